@@ -1,0 +1,230 @@
+"""The records that cross the worker's borders: asks and events between web and engine, work between scheduler and step.
+
+Plain values only: ids and numbers, no text, no tensors, no clock. Times are seconds, entropies are nats.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from diffusion_worker.errors import OutOfRange, WorkerError
+
+SequenceId = int
+
+
+class Reading(StrEnum):
+    """How the weights are read: many positions of a canvas at once, or left to right one token at a time."""
+
+    DIFFUSION = "diffusion"
+    AUTOREGRESSIVE = "autoregressive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The numbers of one denoising run. A checkpoint brings its own (`NetFacts.recipe`), a request overrides single fields
+    with `dataclasses.replace`. Defaults are those of the released checkpoint. Raises OutOfRange naming the field.
+    """
+
+    steps: int = 48
+    entropy_bound: float = 0.1  # nats that one step may accept, beyond the surest position
+    t_min: float = 0.4
+    t_max: float = 0.8
+    stability: int = 1  # how many previous argmax canvases must equal the present one
+    confidence_threshold: float = 0.005  # nats; the mean entropy must be below it to stop early
+    canvas_length: int = 256
+
+    def __post_init__(self) -> None:
+        _within("steps", self.steps, 1, 4096)
+        _within("entropy_bound", self.entropy_bound, 0.0, math.inf)
+        _within("t_min", self.t_min, 0.001, 100.0)
+        _within("t_max", self.t_max, self.t_min, 100.0)
+        _within("stability", self.stability, 0, 64)
+        _within("confidence_threshold", self.confidence_threshold, 0.0, math.inf)
+        _within("canvas_length", self.canvas_length, 1, 4096)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One answer wanted, in ids. End tokens belong to the checkpoint; stop *strings* to the web layer, which reads the
+    events and aborts. `n` answers are `n` asks with different seeds. Raises OutOfRange naming the field.
+
+    `temperature` scales the sampling of tokens: 0 takes the argmax, None is the checkpoint's own habit (a canvas: as
+    trained, the same as 1; left to right: the argmax).
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int  # exact upper limit of emitted tokens, the end token counted
+    seed: int
+    recipe: Recipe
+    reading: Reading = Reading.DIFFUSION
+    temperature: float | None = None
+    start_ids: tuple[int, ...] = ()  # warm start of the first canvas, e.g. the text being edited
+    deadline_s: float | None = None  # from submission; the best answer so far is returned when it passes
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise OutOfRange("the prompt is empty", param="messages")
+        _within("max_tokens", self.max_tokens, 1, 2**31)
+        _within("seed", self.seed, -(2**63), 2**63 - 1)
+        if self.temperature is not None:
+            _within("temperature", self.temperature, 0.0, 2.0)
+        if self.deadline_s is not None:
+            _within("deadline_ms", self.deadline_s, 0.0, math.inf)
+
+
+class FinishReason(StrEnum):
+    """Why an answer is complete. On OpenAI's wire `deadline` is spelled `length`."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a sequence has cost and how sure it is, so far. An emitted end token counts as a completion token.
+
+    `confidence`: geometric mean probability of the emitted tokens from raw logits (temperature 1); None before the first.
+    `converged`: whether every block so far stopped by stability; None for the autoregressive reading.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    denoising_steps: int  # canvas passes
+    forward_passes: int  # all passes: context, canvas, seal
+    confidence: float | None
+    converged: bool | None
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Completion tokens per forward pass of any kind; 0 before the first."""
+        return self.completion_tokens / self.forward_passes if self.forward_passes else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSealed:
+    """Final ids of one more block (of one token, when read left to right), without end and pad tokens; may be empty."""
+
+    ids: tuple[int, ...]
+    block: int
+    usage: Usage  # true at this point, so that a stop string found in these ids can be answered at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The sequence is answered."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faulted:
+    """The sequence ended without an answer (or with part of one, if blocks were sealed before)."""
+
+    error: WorkerError
+    usage: Usage
+
+
+Event = BlockSealed | Finished | Faulted  # every submitted sequence ends in exactly one of the last two
+
+
+class Residency(StrEnum):
+    """Where the weights are; the word in `/health`."""
+
+    COLD = "cold"
+    LOADING = "loading"
+    READY = "ready"
+    DEGRADED = "degraded"
+    EVICTING = "evicting"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetFacts:
+    """What a loaded net says about itself."""
+
+    vocab_size: int
+    hidden_size: int
+    max_context: int  # tokens, prompt and answer together
+    recipe: Recipe  # the checkpoint's own numbers
+    end_ids: tuple[int, ...]
+    pad_id: int
+    parameters: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStatus:
+    """One look at the engine, for health and metrics."""
+
+    state: Residency
+    running: int
+    waiting: int
+    max_num_seqs: int
+    predicted_wait_ms: float | None  # None until a step has been measured
+    memory_used_bytes: int
+    memory_limit_bytes: int
+    kv_bytes: int
+
+
+class BlockStop(StrEnum):
+    """Why the denoising of a block ended."""
+
+    STABLE = "stable"
+    STEPS = "steps"
+    DEADLINE = "deadline"
+
+
+class Outcome(StrEnum):
+    """How a sequence ended."""
+
+    FINISHED = "finished"
+    FAULTED = "faulted"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepObserved:
+    """One iteration of the loop."""
+
+    seconds: float
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockObserved:
+    """One canvas denoised to its end."""
+
+    stop: BlockStop
+    denoising_steps: int
+    mean_entropy: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceObserved:
+    """One sequence ended; times count from submission, None where it did not get that far."""
+
+    reading: Reading
+    outcome: Outcome
+    first_block_s: float | None
+    total_s: float
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusalObserved:
+    """One ask turned away at the door; `reason` is the error's code."""
+
+    reason: str
+
+
+Observation = StepObserved | BlockObserved | SequenceObserved | RefusalObserved
+# Called from the engine's thread or the event loop; must be quick and must not raise.
+Observer = Callable[[Observation], None]
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # false for NaN as well
+        raise OutOfRange(f"{name} must be between {low:g} and {high:g}, not {value!r}", param=name)
