@@ -1,0 +1,76 @@
+"""Samples as tensors: sequences right-padded from position 0, one canvas of the answer per row.
+
+Positions start at 0 in every row and masks hide the padding, as in serving, where nothing is padded.
+"""
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from training.net import CANVAS_LENGTH
+from training.tasks.sample import Sample
+from training.vocabulary import EOS, PAD, VOCAB_SIZE, encode_prompt, encode_text
+
+WARM_SHARE = 0.25  # of the samples that have a source text
+FULL_NOISE_SHARE = 0.25
+TAIL_WEIGHT = 0.1  # of the positions behind the first end token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One training batch of one task."""
+
+    sequence: torch.Tensor  # [rows, length] prompt + answer + end token, right-padded
+    is_answer: torch.Tensor  # [rows, length] bool, the positions the reading loss counts
+    context: torch.Tensor  # [rows] tokens before the canvas
+    clean: torch.Tensor  # [rows, canvas]
+    noisy: torch.Tensor  # [rows, canvas]
+    weight: torch.Tensor  # [rows, canvas]
+
+
+def make_batch(samples: list[Sample], rng: random.Random, generator: torch.Generator) -> Batch:
+    """Encode `samples`; pick one canvas of each answer at random and corrupt it.
+
+    The noise level is uniform, or 1 for a quarter of the rows; a corrupted position holds any token of the
+    vocabulary with equal chance. A quarter of the edits start from their source text instead of their answer.
+    """
+    prompts = [encode_prompt(s.prompt) for s in samples]
+    answers = [[*encode_text(s.answer), EOS] for s in samples]
+    blocks = [rng.randrange(-(-len(a) // CANVAS_LENGTH)) for a in answers]
+    clean = torch.tensor([_block(a, b) for a, b in zip(answers, blocks, strict=True)])
+    start = torch.tensor(
+        [
+            _block([*encode_text(s.source), EOS], b) if s.source and rng.random() < WARM_SHARE else row
+            for s, b, row in zip(samples, blocks, clean.tolist(), strict=True)
+        ]
+    )
+    length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    sequence = torch.tensor([_padded(p + a, length) for p, a in zip(prompts, answers, strict=True)])
+    places = torch.arange(length)[None]
+    first = torch.tensor([len(p) for p in prompts])[:, None]
+    last = torch.tensor([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)])[:, None]
+    return Batch(
+        sequence=sequence,
+        is_answer=(places >= first) & (places < last),
+        context=torch.tensor([len(p) + b * CANVAS_LENGTH for p, b in zip(prompts, blocks, strict=True)]),
+        clean=clean,
+        noisy=_corrupted(start, generator),
+        weight=torch.where(clean == PAD, TAIL_WEIGHT, 1.0),
+    )
+
+
+def _corrupted(start: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    rows = start.shape[0]
+    level = torch.rand(rows, 1, generator=generator)
+    level = torch.where(torch.rand(rows, 1, generator=generator) < FULL_NOISE_SHARE, torch.ones_like(level), level)
+    noise = torch.randint(VOCAB_SIZE, start.shape, generator=generator)
+    return torch.where(torch.rand(start.shape, generator=generator) < level, noise, start)
+
+
+def _block(answer: list[int], block: int) -> list[int]:
+    return _padded(answer[block * CANVAS_LENGTH : (block + 1) * CANVAS_LENGTH], CANVAS_LENGTH)
+
+
+def _padded(ids: list[int], length: int) -> list[int]:
+    return ids + [PAD] * (length - len(ids))

@@ -1,0 +1,20 @@
+"""Write a trained net as a checkpoint folder that the worker loads: config, generation config, weights, tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+from training.net import generation_config
+from training.vocabulary import save_tokenizer
+
+DENOISING_STEPS = 24
+
+
+def export(net: Any, folder: Path) -> None:
+    """Write `net` to `folder` (fp32 safetensors). The model card is written by hand and left alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trained_with = net.config._attn_implementation
+    net.set_attn_implementation("sdpa")
+    net.save_pretrained(folder)
+    net.set_attn_implementation(trained_with)
+    generation_config(DENOISING_STEPS).save_pretrained(folder)
+    save_tokenizer(folder)

@@ -1,0 +1,149 @@
+"""Train the embedded checkpoint: `python -m training.train --out runs/tiny`. Resumes by itself from the last save.
+
+Data and noise of a step depend on the seed and the step's number alone, so a resumed run sees what an uninterrupted
+one would have seen. One thread: at this size a second one does not help.
+"""
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.batches import make_batch
+from training.export import export
+from training.net import build_net, quicken_for_training
+from training.objective import losses
+from training.tasks.registry import TASKS
+from training.tasks.sample import Sample, Wish
+
+# Rows of each task per step, and the share of invented words among its slots. Strangers ride with the edits.
+MIXTURE = (
+    (("extraction", 22, 0.35),),
+    (("sudoku", 16, 0.0),),
+    (("clean-up", 22, 0.3), ("strangers", 4, 0.0)),
+)
+PEAK_RATE = 4e-3
+WARMUP_STEPS = 100
+SAVE_EVERY_S = 300
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run: state, log, exported snapshot")
+    parser.add_argument("--steps", type=int, default=4400)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    run = Run(seed=options.seed, steps=options.steps, out=options.out)
+    run.resume()
+    run.train()
+
+
+class Run:
+    """Net, optimisers and step counter of one training run."""
+
+    def __init__(self, *, seed: int, steps: int, out: Path) -> None:
+        self.seed, self.steps, self.out, self.step = seed, steps, out, 0
+        self.net: Any = build_net(seed)
+        quicken_for_training(self.net)
+        self.optimizers = _optimizers(self.net)
+
+    def train(self) -> None:
+        """Run to the last step, saving every few minutes; export the net at each save."""
+        saved = began = time.monotonic()
+        recent: list[dict[str, float]] = []
+        while self.step < self.steps:
+            recent.append(self._one_step())
+            self.step += 1
+            if self.step % 25 == 0:
+                self._log(recent, time.monotonic() - began)
+                recent.clear()
+            if time.monotonic() - saved > SAVE_EVERY_S or self.step == self.steps:
+                self.save()
+                saved = time.monotonic()
+
+    def _one_step(self) -> dict[str, float]:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = _rate(self.step, self.steps)
+        report: dict[str, float] = {}
+        rows = sum(count for part in MIXTURE for _, count, _ in part)
+        for number, part in enumerate(MIXTURE):
+            rng = random.Random(f"{self.seed}/{self.step}/{number}")
+            generator = torch.Generator().manual_seed(rng.getrandbits(62))
+            samples = _samples(rng, part)
+            batch = make_batch(samples, rng, generator)
+            first_pass = rng.uniform(0.4, 0.8) if rng.random() < 0.5 else None
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = losses(self.net, batch, first_pass)
+            total = (loss.denoising + loss.reading) * (len(samples) / rows)
+            total.backward()  # type: ignore[no-untyped-call]
+            report[part[0][0]] = loss.denoising.item()
+            report[part[0][0] + "/reading"] = loss.reading.item()
+        torch.nn.utils.clip_grad_norm_([p for p in self.net.parameters() if p.requires_grad], 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return report
+
+    def _log(self, recent: list[dict[str, float]], elapsed_s: float) -> None:
+        means = {key: round(sum(r[key] for r in recent) / len(recent), 4) for key in recent[0]}
+        line = json.dumps({"step": self.step, "elapsed_s": round(elapsed_s), **means})
+        print(line, flush=True)
+        with (self.out / "log.jsonl").open("a") as log:
+            log.write(line + "\n")
+
+    def save(self) -> None:
+        """Write the whole state beside the old one, then take its place: a kill leaves one of the two whole."""
+        state = {
+            "step": self.step,
+            "net": self.net.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        fresh = self.out / "state.new"
+        torch.save(state, fresh)
+        fresh.replace(self.out / "state.pt")
+        export(self.net, self.out / "checkpoint")
+
+    def resume(self) -> None:
+        """Continue from the last saved state, if there is one."""
+        path = self.out / "state.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.step = state["step"]
+        self.net.load_state_dict(state["net"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+
+def _samples(rng: random.Random, part: tuple[tuple[str, int, float], ...]) -> list[Sample]:
+    return [TASKS[name](rng, Wish(invented=invented)) for name, count, invented in part for _ in range(count)]
+
+
+def _rate(step: int, steps: int) -> float:
+    """Warm up, hold for half of the run, then fall in a straight line to 2 % of the peak."""
+    left = 1 - step / steps
+    return PEAK_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * max(0.02, min(1.0, left / 0.5))
+
+
+def _optimizers(net: Any) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings, routers and norms (Jordan et al., 2024)."""
+    matrices, others = [], []
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        inner = parameter.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "router"))
+        (matrices if inner else others).append(parameter)
+    muon = torch.optim.Muon(matrices, lr=PEAK_RATE, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, lr=PEAK_RATE, weight_decay=0.0)]
+
+
+if __name__ == "__main__":
+    main()
