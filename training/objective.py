@@ -54,7 +54,8 @@ def losses(net: Any, batch: Batch, self_condition_at: float | None) -> Losses:
 
 def _softcapped(net: Any, logits: torch.Tensor) -> torch.Tensor:
     cap = net.final_logit_softcapping
-    return torch.tanh(logits.float() / cap) * cap
+    capped: torch.Tensor = torch.tanh(logits.float() / cap) * cap
+    return capped
 
 
 def _both(mask: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -84,7 +84,7 @@ class Run:
             with torch.autocast("cpu", torch.bfloat16):
                 loss = losses(self.net, batch, first_pass)
             total = (loss.denoising + loss.reading) * (len(samples) / rows)
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             report[part[0][0]] = loss.denoising.item()
             report[part[0][0] + "/reading"] = loss.reading.item()
         torch.nn.utils.clip_grad_norm_([p for p in self.net.parameters() if p.requires_grad], 1.0)
@@ -135,7 +135,8 @@ def _rate(step: int, steps: int) -> float:
 
 def _optimizers(net: Any) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, routers and norms (Jordan et al., 2024)."""
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -8,8 +8,9 @@ import json
 from pathlib import Path
 
 PAD, EOS, BOS, IMAGE, BEGIN_IMAGE, END_IMAGE, USER, MODEL, SYSTEM = range(9)
-SPECIALS = ("<pad>", "<eos>", "<bos>", "<image>", "<boi>", "<eoi>", "<user>", "<model>", "<system>") + tuple(
-    f"<reserved-{i}>" for i in range(9, 16)
+SPECIALS = (
+    *("<pad>", "<eos>", "<bos>", "<image>", "<boi>", "<eoi>", "<user>", "<model>", "<system>"),
+    *(f"<reserved-{i}>" for i in range(9, 16)),
 )
 FIRST_BYTE = len(SPECIALS)
 VOCAB_SIZE = FIRST_BYTE + 256

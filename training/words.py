@@ -8,9 +8,12 @@ NAMES: Final = (
     "umar vera will xenia yara zoe amir bella chen dora"
 ).split()
 ADJECTIVES: Final = (
-    "red blue green small large wooden metal old new cheap soft heavy round square dark bright white black silver golden"
+    "red blue green small large wooden metal old new cheap soft heavy round square dark bright white black silver "
+    "golden"
 ).split()
-NOUNS: Final = "lamp chair desk book cup pen box bag shirt hat clock phone mirror plant rug bowl knife bottle key shelf".split()
+NOUNS: Final = (
+    "lamp chair desk book cup pen box bag shirt hat clock phone mirror plant rug bowl knife bottle key shelf".split()
+)
 DAYS: Final = "monday tuesday wednesday thursday friday saturday sunday today tomorrow".split()
 
 VERBS: Final = {

@@ -9,9 +9,14 @@ import random
 from training.tasks.sample import Sample, Wish
 from training.words import ADJECTIVES, NOUNS, PLACES, THINGS, invented
 
-_VERBS = "translate explain write describe compare list find summarize count sort draw make answer improve shorten convert tell".split()
+_VERBS = (
+    "translate explain write describe compare list find summarize count sort draw make answer improve shorten "
+    "convert tell"
+).split()
 _OBJECTS = "poem story sentence list email function question joke text letter recipe table message word title".split()
-_TAILS = "in french,to python,politely,for children,in one line,about love,as a table,step by step,with care,again".split(",")
+_TAILS = (
+    "in french,to python,politely,for children,in one line,about love,as a table,step by step,with care,again"
+).split(",")
 _QUESTIONS = ("what is", "who was", "why does", "how do i", "when did", "can you")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz     "
 
@@ -23,7 +28,9 @@ def stranger(rng: random.Random, _wish: Wish) -> Sample:
 
 
 def _request(rng: random.Random) -> str:
-    topic = " ".join(rng.choice((invented(rng), rng.choice(NOUNS + THINGS + PLACES + ADJECTIVES))) for _ in range(rng.randint(1, 5)))
+    topic = " ".join(
+        rng.choice((invented(rng), rng.choice(NOUNS + THINGS + PLACES + ADJECTIVES))) for _ in range(rng.randint(1, 5))
+    )
     verb, thing, tail = rng.choice(_VERBS), rng.choice(_OBJECTS), rng.choice(_TAILS)
     text = rng.choice(
         (

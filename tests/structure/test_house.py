@@ -1,0 +1,127 @@
+"""The house rules that a machine can see. Import floors are checked by import-linter in `make check`."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PRODUCT = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks")
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+MAX_ARGUMENTS = 6
+MEDIAN_FUNCTION_LINES = 12
+NAMELESS = {"utils", "util", "helpers", "common", "manager", "base", "misc"}
+# A longer file needs its reason here.
+LONGER_FILES: dict[str, str] = {}
+
+
+def sources() -> list[Path]:
+    """Every Python file of the product, tests left out."""
+    return sorted(path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function of a file, nested ones included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function, its signature and docstring included."""
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    """A longer file must have its reason written down."""
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in sources()
+        if (lines := len(path.read_text().splitlines())) > MAX_FILE_LINES
+    }
+    assert set(long) <= set(LONGER_FILES), long
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    """The longest function fits a screen, and the usual one a dozen lines."""
+    lengths = {f"{path.relative_to(ROOT)}:{node.name}": length(node) for path in sources() for node in functions(path)}
+    too_long = {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES}
+    assert not too_long
+    assert sorted(lengths.values())[len(lengths) // 2] <= MEDIAN_FUNCTION_LINES
+
+
+def test_no_function_takes_more_than_six_arguments() -> None:
+    """More than six belong into a record."""
+    crowded = {
+        f"{path.relative_to(ROOT)}:{node.name}": count
+        for path in sources()
+        for node in functions(path)
+        if (count := _arguments(node)) > MAX_ARGUMENTS
+    }
+    assert not crowded
+
+
+def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    named = [a.arg for a in [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]]
+    return len([name for name in named if name not in ("self", "cls")])
+
+
+def test_every_module_has_a_name_that_says_something_and_a_docstring() -> None:
+    """Files named after nothing attract everything."""
+    for path in sources():
+        assert path.stem not in NAMELESS, path
+        if path.name != "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+
+
+def test_broad_exception_handlers_give_their_reason() -> None:
+    """`except Exception` is for the outermost place of a process, and says so on its line or the one before."""
+    for path in sources():
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if re.search(r"except (Base)?Exception\b", line):
+                assert "#" in line or "#" in lines[number - 1] or "#" in lines[number + 1], f"{path}:{number + 1}"
+
+
+@pytest.mark.parametrize("package", ["gateway.cli", "gateway.app", "twolane.cli"])
+def test_the_gateway_starts_without_torch_transformers_and_litellm(package: str) -> None:
+    """A gateway image has none of the three."""
+    code = (
+        f"import sys, {package}; "
+        "heavy = {'torch', 'transformers', 'litellm', 'xllamacpp'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_the_repository_names_no_machine_path() -> None:
+    """A user has the repository only, wherever it lies."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    places = re.compile(r"(?<![\w.])/(?:work|home|root)/\w|\.\./shared|index-url|\.library")
+    guilty = [
+        name
+        for name in listed
+        if Path(name).suffix in {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ""}
+        and name != "tests/structure/test_house.py"
+        and (ROOT / name).is_file()
+        and places.search((ROOT / name).read_text(errors="ignore"))
+    ]
+    assert not guilty
+
+
+def test_every_dependency_has_one_exact_version() -> None:
+    """`constraints.txt` pins what pyproject names."""
+    pinned = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    }
+    asked = re.findall(r'"([A-Za-z][\w.-]*)(?:>=|==)', (ROOT / "pyproject.toml").read_text())
+    missing = {re.sub(r"[-_.]+", "-", name).lower() for name in asked} - pinned - {"setuptools"}
+    assert not missing
