@@ -1,0 +1,83 @@
+"""Batches and losses of the training run."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.diffusion_gemma import modeling_diffusion_gemma as modeling
+
+from training.batches import Batch, make_batch
+from training.net import CANVAS_LENGTH, build_net, quicken_for_training
+from training.objective import losses
+from training.tasks.sample import Sample
+from training.vocabulary import EOS, PAD, decode_ids, encode_prompt
+
+SHORT = Sample(prompt="ab", answer="cd")
+LONG = Sample(prompt="a longer prompt", answer="x" * 100)
+
+
+def batch_of(*samples: Sample) -> Batch:
+    """A batch from a fixed seed."""
+    return make_batch(list(samples), random.Random(1), torch.Generator().manual_seed(1))
+
+
+LIBRARY_EXPERTS = modeling.DiffusionGemmaTextExperts.forward
+
+
+@pytest.fixture
+def net(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A net in evaluation mode with the training shortcuts, taken back afterwards."""
+    monkeypatch.setattr(modeling.DiffusionGemmaTextExperts, "forward", LIBRARY_EXPERTS)
+    net = build_net(0).eval()
+    quicken_for_training(net)
+    return net
+
+
+def test_a_canvas_holds_the_answer_its_end_and_padding() -> None:
+    """The clean canvas is what the worker shall seal."""
+    batch = batch_of(SHORT)
+    ids = batch.clean[0].tolist()
+    assert decode_ids(ids) == "cd"
+    assert ids[2] == EOS
+    assert set(ids[3:]) == {PAD}
+    assert batch.context.tolist() == [len(encode_prompt("ab"))]
+
+
+def test_a_long_answer_is_cut_into_blocks_and_the_context_counts_the_sealed_ones() -> None:
+    """100 bytes and the end token need two canvases of 64."""
+    contexts = {
+        int(make_batch([LONG], random.Random(i), torch.Generator().manual_seed(i)).context[0]) for i in range(20)
+    }
+    first = len(encode_prompt(LONG.prompt))
+    assert contexts == {first, first + CANVAS_LENGTH}
+
+
+def test_padding_of_a_longer_neighbour_changes_nothing(net: Any) -> None:
+    """Masks hide the padding, so a row's logits do not depend on the batch it is in."""
+    alone = batch_of(SHORT)
+    beside = batch_of(SHORT, LONG)
+    beside = Batch(
+        sequence=beside.sequence[:1],
+        is_answer=beside.is_answer[:1],
+        context=beside.context[:1],
+        clean=alone.clean,
+        noisy=alone.noisy,
+        weight=alone.weight,
+    )
+    with torch.no_grad():
+        one, other = losses(net, alone, 0.6), losses(net, beside, 0.6)
+    assert torch.isclose(one.denoising, other.denoising, atol=1e-5)
+    assert torch.isclose(one.reading, other.reading, atol=1e-5)
+
+
+def test_the_training_shortcuts_do_not_change_the_net(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written-out attention and the dispatch-free expert give the library's hidden states."""
+    ids = torch.randint(16, 272, (2, 20), generator=torch.Generator().manual_seed(3))
+    causal = torch.ones(20, 20, dtype=torch.bool).tril()[None, None]
+    masks = {"full_attention": causal, "sliding_attention": causal}
+    with torch.no_grad():
+        quick = net.model.encoder(input_ids=ids, attention_mask=masks).last_hidden_state
+        monkeypatch.setattr(modeling.DiffusionGemmaTextExperts, "forward", LIBRARY_EXPERTS)
+        slow = build_net(0).eval().model.encoder(input_ids=ids).last_hidden_state
+    assert torch.allclose(quick, slow, atol=1e-4)

@@ -1,0 +1,30 @@
+"""A training run that was cut off goes on as if it had not been."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.train import Run
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Two steps at once, and one step, a save, a resume and one more step: the same weights."""
+    torch.set_num_threads(1)
+    whole = Run(seed=5, steps=2, out=tmp_path / "whole")
+    (tmp_path / "whole").mkdir()
+    whole.train()
+
+    (tmp_path / "cut").mkdir()
+    first = Run(seed=5, steps=2, out=tmp_path / "cut")
+    first._one_step()
+    first.step = 1
+    first.save()
+    second = Run(seed=5, steps=2, out=tmp_path / "cut")
+    second.resume()
+    assert second.step == 1
+    second.train()
+
+    for (name, a), b in zip(whole.net.state_dict().items(), second.net.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
