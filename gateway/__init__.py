@@ -1,0 +1,3 @@
+"""Twolane gateway."""
+
+__version__ = "0.1.0"

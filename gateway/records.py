@@ -1,0 +1,445 @@
+"""The records that travel through the gateway: made once at a border, frozen, and carrying their reason.
+
+Knows no policy file, no HTTP, no clock. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Task(StrEnum):
+    """What a request wants done."""
+
+    EDIT = "edit"
+    AUTOCOMPLETE = "autocomplete"
+    STRUCTURED = "structured"
+    EXTRACTION = "extraction"
+    REASONING = "reasoning"
+    CHAT = "chat"
+    AGENT = "agent"
+    CODE = "code"
+    SUMMARIZE = "summarize"
+    TRANSLATE = "translate"
+
+
+class Reason(StrEnum):
+    """Why a target did not give the answer: the closed set of fallback reasons."""
+
+    INVALID_OUTPUT = "invalid_output"
+    P95_BREACH = "p95_breach"
+    DEADLINE = "deadline"
+    HEDGE = "hedge"
+    UPSTREAM_ERROR = "upstream_error"
+    OVERLOADED = "overloaded"
+    NOT_RESIDENT = "not_resident"
+    CIRCUIT_OPEN = "circuit_open"
+    UNSUPPORTED = "unsupported"
+    LOW_CONFIDENCE = "low_confidence"
+    REFUSED = "refused"
+
+
+# These speak of the server, not of one reading of it: every other target behind the same base URL shares them.
+SHARED_REASONS = frozenset(
+    {Reason.UPSTREAM_ERROR, Reason.OVERLOADED, Reason.NOT_RESIDENT, Reason.P95_BREACH, Reason.CIRCUIT_OPEN}
+)
+
+
+class LaneState(StrEnum):
+    """What a lane, that is a target in its role in one route, may carry."""
+
+    SERVING = "serving"
+    PROBING = "probing"
+    BENCHED = "benched"
+
+
+class BreakerState(StrEnum):
+    """In the electrical sense: closed lets requests through."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Place(StrEnum):
+    """Where a target computes; a private request stays `in_cluster`."""
+
+    IN_CLUSTER = "in_cluster"
+    EXTERNAL = "external"
+
+
+class Kind(StrEnum):
+    """Which adapter speaks to a target. `scripted` is the shipped fake and is never read from a policy file."""
+
+    WORKER = "worker"
+    OPENAI = "openai"
+    LITELLM = "litellm"
+    SCRIPTED = "scripted"
+
+
+class Residency(StrEnum):
+    """Where a target's weights are. `unknown` before it was first asked, `unreachable` when nothing answers."""
+
+    UNKNOWN = "unknown"
+    UNREACHABLE = "unreachable"
+    COLD = "cold"
+    LOADING = "loading"
+    READY = "ready"
+    DEGRADED = "degraded"
+    EVICTING = "evicting"
+    DRAINING = "draining"
+
+
+class Hold(StrEnum):
+    """What must be seen before the first byte may leave."""
+
+    WHOLE = "whole"
+    FIRST = "first"
+    NONE = "none"
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    CLIENT_GONE = "client_gone"
+
+
+class AttemptOutcome(StrEnum):
+    """How an attempt ended if not by a fallback `Reason`."""
+
+    OK = "ok"
+    CANCELLED = "cancelled"
+
+
+class SchemaCheck(StrEnum):
+    """What the check of the served answer found; the word in `x-twolane-schema`."""
+
+    VALID = "valid"
+    REPAIRED = "repaired"
+
+
+class Capability(StrEnum):
+    """What a target can do and a request can need."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    SUFFIX = "suffix"
+    PREDICTION = "prediction"
+    JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"
+    REGEX = "regex"
+    CHOICE = "choice"
+    TEMPLATE = "template"
+    TOOLS = "tools"
+    TOOL_CHOICE = "tool_choice"
+    SEED = "seed"
+    TEMPERATURE = "temperature"
+    TOP_P = "top_p"
+    LOGPROBS = "logprobs"
+    LOGIT_BIAS = "logit_bias"
+    STOP = "stop"
+    N = "n"
+    STREAM = "stream"
+    IMAGES = "images"
+    EMBEDDINGS = "embeddings"
+
+
+class Grade(StrEnum):
+    """How far a capability goes: `json_schema` and `tools` use the first three, `prediction` the first and last two."""
+
+    NONE = "none"
+    BEST_EFFORT = "best_effort"
+    GUARANTEED = "guaranteed"
+    WARM_START = "warm_start"
+    ANCHORED = "anchored"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """The words a target can honour. A graded word is in `words` exactly if its grade is not `none`."""
+
+    words: frozenset[Capability]
+    json_schema: Grade = Grade.NONE
+    tools: Grade = Grade.NONE
+    prediction: Grade = Grade.NONE
+
+    def lacks(self, needs: frozenset[Capability]) -> frozenset[Capability]:
+        """The needed words that are missing."""
+        return needs - self.words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A named place that can answer. `capabilities` None means: discovered, see `Status`."""
+
+    name: str
+    kind: Kind
+    url: str  # base URL without /v1; targets with the same one live and die together
+    model: str  # what the target itself calls the model
+    place: Place
+    max_in_flight: int | None = None
+    capabilities: Capabilities | None = None
+    key_env: str | None = None  # environment variable that holds the credential, never the credential
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """What a lane promises, and how it may come back after a benching."""
+
+    p95_ms: float
+    window_s: float = 60.0
+    recover_ratio: float = 0.8
+    probe_share: float = 0.02
+    probe_every_s: float = 2.0
+    hold_down_s: float = 10.0
+    hold_down_max_s: float = 300.0
+
+
+class Form(StrEnum):
+    """The kinds of promise a request can ask an answer's text to keep."""
+
+    JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"
+    REGEX = "regex"
+    CHOICE = "choice"
+    TEMPLATE = "template"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What the text of the answer must look like. Only the field of its form is set.
+
+    `schema` is the JSON Schema as sent (never changed), `digest` is "sha256:..." of its canonical form.
+    """
+
+    form: Form
+    schema: Any = None
+    pattern: str | None = None  # regex or template
+    choices: tuple[str, ...] = ()
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function the answer may call; its arguments must fit `parameters` (a JSON Schema, or None: anything)."""
+
+    name: str
+    parameters: Any = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One request as parsed at the border; below it nobody sees the client's JSON except adapters, in `body`.
+
+    `needs` are the capabilities without which the request cannot be honoured (defaults and harmless wishes left out).
+    Texts serve classification only and are never logged.
+    """
+
+    request_id: str
+    model: str
+    body: bytes
+    received_s: float
+    system_text: str = ""
+    last_user_text: str = ""
+    message_count: int = 1
+    stream: bool = False
+    include_usage: bool = False
+    private: bool = False
+    task_hint: Task | None = None
+    task_hint_from: str = ""  # "header" or "metadata"
+    deadline_ms: float | None = None
+    principal: str | None = None  # name of the key
+    traceparent: str | None = None
+    expectation: Expectation | None = None
+    tools: tuple[Tool, ...] = ()
+    has_tools: bool = False
+    has_prediction: bool = False
+    has_suffix: bool = False
+    has_images: bool = False
+    needs: frozenset[Capability] = frozenset({Capability.CHAT})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """The task, how sure we are (0..1), and the evidence in one word, e.g. `header`, `metadata`, `prediction`."""
+
+    task: Task
+    confidence: float
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A target in its role in one route: what the guard counts for (a lane), and what an attempt is made with."""
+
+    route: str
+    target: Target
+    slo: Slo | None = None
+    min_confidence: float | None = None
+
+    @property
+    def lane(self) -> tuple[str, str]:
+        """What SLO windows are kept by."""
+        return self.route, self.target.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Whom to ask, in order, and what the answer must pass. `policy` is the hash of the policy that made it.
+
+    `private` is the request's wish or the route's `keep: in_cluster`; candidates already respect it.
+    """
+
+    policy: str
+    route: str
+    candidates: tuple[Candidate, ...]
+    deadline_ms: float | None = None
+    private: bool = False
+    check: bool = False  # validate the answer against the request's expectation and tools
+    hold: Hold = Hold.NONE
+    repair: bool = False
+    tell_fallback: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a target last said of itself, or what was learnt by calling it. None means unknown, never zero."""
+
+    residency: Residency = Residency.UNKNOWN
+    predicted_wait_ms: float | None = None
+    capabilities: Capabilities | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """All that is known of a candidate at one moment; reading it changes nothing."""
+
+    status: Status = field(default_factory=Status)
+    lane: LaneState = LaneState.SERVING
+    within_budget: bool = True
+    p95_ms: float | None = None
+    breaker: BreakerState = BreakerState.CLOSED
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """May this candidate be called now? If not, `reason` says why and `detail` with what figures."""
+
+    reason: Reason | None = None
+    detail: str = ""
+    probe: bool = False
+
+    @property
+    def admitted(self) -> bool:
+        """True exactly if there is no reason against it."""
+        return self.reason is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the winning attempt cost by its own account. `confidence` (0..1) and `converged` come from our worker."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    confidence: float | None = None
+    converged: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A call the answer makes, or a fragment of one: fragments with the same `index` concatenate."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What one delta adds to choice `index`; in a whole answer, all of it."""
+
+    index: int
+    text: str = ""
+    refusal: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """One JSON object from a target: an event of a stream, or the whole answer. `data` may leave as it is."""
+
+    data: bytes
+    pieces: tuple[Piece, ...] = ()
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What an adapter needs to make one attempt. `left_ms` is what remains of the request's deadline."""
+
+    target: Target
+    query: Query
+    left_ms: float | None = None
+    remark: str | None = None  # what was wrong with the previous answer, if the policy passes it on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One candidate's share in a request; times count from the request's arrival. Skipped: no call was made."""
+
+    target: str
+    started_ms: float
+    ended_ms: float
+    outcome: Reason | AttemptOutcome
+    first_byte_ms: float | None = None
+    detail: str = ""  # keyword and place in a schema, status of a server; never a value from prompt or answer
+    skipped: bool = False
+    probe: bool = False
+    usage: Usage | None = None
+
+    @property
+    def elapsed_ms(self) -> float:
+        """How long it took, or took so far when it was given up."""
+        return self.ended_ms - self.started_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Everything that was decided about one request and why; rendered as headers, metrics and a log line.
+
+    Grows by returning new values. `target` is who sends the bytes, None if nobody did.
+    """
+
+    time_s: float  # wall clock, seconds since the epoch
+    query_id: str
+    policy: str
+    principal: str | None
+    classification: Classification
+    route: str
+    private: bool
+    stream: bool
+    schema: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    target: str | None = None
+    outcome: Outcome = Outcome.OK
+    schema_check: SchemaCheck | None = None
+    usage: Usage | None = None
+    first_byte_ms: float | None = None  # when the first byte left us
+    total_ms: float = 0.0
+    overhead_ms: float = 0.0  # our own time: total without waiting for targets
+    cost: float = 0.0
+    timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
+
+    @property
+    def fallback(self) -> Reason | None:
+        """The reason of the last change of target, None if the first candidate answered (or nobody was left to)."""
+        if len(self.attempts) < 2:
+            return None
+        outcome = self.attempts[-2].outcome
+        return outcome if isinstance(outcome, Reason) else None
