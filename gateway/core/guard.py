@@ -8,38 +8,17 @@ estimate: a point estimate of p95 benches a healthy lane many times an hour and 
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from math import ceil, sqrt
 from typing import Final
 
 from gateway.core.window import Counts, Window
+from gateway.records import LaneState, Slo
 
 SHARE_OVER: Final = 0.05
 DOUBT: Final = 0.001
 MIN_ANSWERS: Final = 10
 FRESH_PROBES: Final = 10
 RAMP: Final = (0.1, 0.5)  # then everything
-
-
-class LaneState(StrEnum):
-    """What a lane may carry."""
-
-    SERVING = "serving"
-    PROBING = "probing"
-    BENCHED = "benched"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slo:
-    """What a lane promises, and how it may come back. Times are seconds unless the name says ms."""
-
-    p95_ms: float
-    window_s: float = 60.0
-    recover_ratio: float = 0.8
-    probe_share: float = 0.02
-    probe_every_s: float = 2.0
-    hold_down_s: float = 10.0
-    hold_down_max_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ from random import Random
 
 import pytest
 
-from gateway.core.guard import DOUBT, SHARE_OVER, Guard, LaneState, Slo, Ticket, critical
+from gateway.core.guard import DOUBT, SHARE_OVER, Guard, Ticket, critical
+from gateway.records import LaneState, Slo
 
 BUDGET_MS = 400.0
 SLO = Slo(p95_ms=BUDGET_MS)
