@@ -1,0 +1,129 @@
+"""One checkpoint's tokenizer: text to ids, ids to bytes, special ids by name.
+
+Reads `tokenizer.json` with the `tokenizers` library. Knows nothing of messages, of answers that arrive in pieces, or of
+the net: a vocabulary that does not fit the weights is the loader's finding.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Library
+
+from diffusion_worker.errors import CheckpointBroken, CheckpointForeign, CheckpointMissing
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class Tokenizer:
+    """Text to ids and back. Thread-safe: nothing changes after it is made.
+
+    `specials` maps the text of every control token to its id; control tokens are never part of an answer's text.
+    `named` maps roles such as `bos_token` to their text, as templates ask for them.
+    """
+
+    def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """From the two documents of a checkpoint. Raises CheckpointBroken, CheckpointForeign."""
+        text = json.dumps(document)
+        self._library = _library(text)
+        # A second copy reads control tokens in a user's text as ordinary characters: a prompt must not change roles.
+        self._plain = _library(text)
+        self._plain.encode_special_tokens = True
+        self.specials: Mapping[str, int] = {
+            str(token["content"]): int(token["id"]) for token in document.get("added_tokens", ()) if token["special"]
+        }
+        self.named: Mapping[str, str] = _named_tokens(config)
+        self.size: int = self._library.get_vocab_size(with_added_tokens=True)
+        self._bytes = _byte_table(document, self._library.get_vocab(with_added_tokens=True))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of text that a template wrote: control tokens count as such. Nothing is added."""
+        return tuple(self._library.encode(text, add_special_tokens=False).ids)
+
+    def encode_plain(self, text: str) -> tuple[int, ...]:
+        """Ids of text that a stranger wrote: the characters `<eos>` stay characters."""
+        return tuple(self._plain.encode(text, add_special_tokens=False).ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token adds to the text: UTF-8, not necessarily whole characters; empty for control tokens and for ids
+        outside the vocabulary (weights may have more rows than the tokenizer has words)."""
+        return self._bytes.get(token, b"")
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint folder. Raises CheckpointMissing, CheckpointBroken, CheckpointForeign."""
+    document = read_json(folder / "tokenizer.json")
+    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    return Tokenizer(document, config)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a checkpoint's file. Raises CheckpointMissing, CheckpointBroken naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointMissing(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointBroken(f"{path} cannot be read: {_first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise CheckpointBroken(f"{path} holds no JSON object")
+    return value
+
+
+def _library(text: str) -> Library:
+    try:
+        return Library.from_str(text)
+    except Exception as error:  # the library knows no other class for what is wrong with a file
+        raise CheckpointBroken(f"tokenizer.json is not a usable tokenizer: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """`bos_token` and its kin, as strings; older files write them as objects with a `content`."""
+    named = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            named[name] = text
+    return named
+
+
+def _byte_table(document: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[int, bytes]:
+    """Id to bytes for the whole vocabulary; an added token is its own text, a control token is nothing."""
+    spell = _speller(document.get("decoder"))
+    table = {token: spell(symbol) for symbol, token in vocabulary.items()}
+    for added in document.get("added_tokens", ()):
+        table[int(added["id"])] = b"" if added["special"] else str(added["content"]).encode()
+    return table
+
+
+def _speller(decoder: Any) -> Callable[[str], bytes]:
+    """How this vocabulary spells bytes: GPT-2's printable symbols, or text with `<0xAB>` for single bytes (Gemma)."""
+    steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
+    kinds = [step.get("type") for step in steps]
+    if kinds == ["ByteLevel"]:
+        return _byte_level_speller()
+    if kinds and set(kinds) <= {"Replace", "ByteFallback", "Fuse"}:
+        replacements = [(step["pattern"]["String"], step["content"]) for step in steps if step["type"] == "Replace"]
+        return lambda symbol: _spell_text(symbol, replacements)
+    raise CheckpointForeign(f"tokenizer.json: decoder {'+'.join(map(str, kinds)) or 'none'} is not supported")
+
+
+def _byte_level_speller() -> Callable[[str], bytes]:
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    shifted = [byte for byte in range(256) if byte not in printable]
+    values = {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(shifted)}
+    return lambda symbol: bytes(values[character] for character in symbol if character in values)
+
+
+def _spell_text(symbol: str, replacements: list[tuple[str, str]]) -> bytes:
+    if found := _BYTE_TOKEN.fullmatch(symbol):
+        return bytes([int(found[1], 16)])
+    for pattern, content in replacements:
+        symbol = symbol.replace(pattern, content)
+    return symbol.encode()
