@@ -13,10 +13,11 @@ WorkerError
 │   ├── StepFailed            the step it took part in raised                                       500
 │   ├── DeadlineExceeded      its deadline passed before anything could be answered                 504
 │   └── Cancelled             its client left, or it was aborted                                    499
-└── CheckpointError           the worker cannot start; names the file and the cause
-    ├── CheckpointMissing     no such folder, file, or hub entry
-    ├── CheckpointBroken      unreadable, incomplete, or not what its own config says
-    └── CheckpointForeign     a readable checkpoint of another architecture
+├── CheckpointError           the worker cannot start; names the file and the cause
+│   ├── CheckpointMissing     no such folder, file, or hub entry
+│   ├── CheckpointBroken      unreadable, incomplete, or not what its own config says
+│   └── CheckpointForeign     a readable checkpoint of another architecture
+└── BadSetting                the worker cannot start; names the flag, variable or file
 """
 
 # ruff: noqa: N818 - the names say what happened; "Error" behind each would only repeat the head of the tree.
@@ -133,3 +134,9 @@ class CheckpointForeign(CheckpointError):
     """A readable checkpoint of another architecture."""
 
     code = "checkpoint_foreign"
+
+
+class BadSetting(WorkerError):
+    """The worker is told to start in a way it cannot; the message names the flag, the variable or the file."""
+
+    code = "bad_setting"
