@@ -1,0 +1,73 @@
+"""May this candidate be called now? Each answer costs no time and says why.
+
+Knows what was last heard of a target, not what is true: an attempt finds that out. Breaker, room and SLO guard
+change when asked, so the state store asks those; here is what only looks.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from gateway.records import (
+    SHARED_REASONS,
+    BreakerState,
+    Candidate,
+    Health,
+    Query,
+    Reason,
+    Residency,
+    Verdict,
+)
+
+# Unknown and unreachable are admitted: the call itself finds out, and the breaker bounds what that costs.
+_NOT_THERE: Final = frozenset({Residency.COLD, Residency.LOADING, Residency.EVICTING, Residency.DRAINING})
+
+ADMITTED: Final = Verdict()
+
+
+def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float | None = None) -> Verdict:
+    """Skip a candidate that cannot honour the request, is not there, or would answer after the deadline.
+
+    `left_ms` is what remains of the request's time (None: no deadline). What is unknown never counts against a target.
+    """
+    capabilities = candidate.target.capabilities or health.status.capabilities
+    if capabilities is not None and not query.needs <= capabilities.words:
+        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(capabilities.lacks(query.needs))))
+    if health.status.residency in _NOT_THERE:
+        return Verdict(reason=Reason.NOT_RESIDENT, detail=health.status.residency)
+    if left_ms is not None:
+        wait_ms = health.status.predicted_wait_ms or 0.0
+        if left_ms <= wait_ms:
+            return Verdict(reason=Reason.DEADLINE, detail=f"{left_ms:.0f} ms left, predicted wait {wait_ms:.0f} ms")
+    return ADMITTED
+
+
+def died_with(candidate: Candidate, failed: Mapping[str, tuple[str, Reason]]) -> Verdict:
+    """Skip a candidate whose server has already failed this request under another name.
+
+    `failed` maps a base URL to the target that failed or was skipped there, and why, if that reason `is_shared`.
+    """
+    other = failed.get(candidate.target.url)
+    if other is None:
+        return ADMITTED
+    name, reason = other
+    return Verdict(reason=reason, detail=f"same server as {name}")
+
+
+def is_shared(reason: Reason) -> bool:
+    """Does this reason speak of the whole server, so that every target behind the same base URL shares it?"""
+    return reason in SHARED_REASONS
+
+
+def has_relief(candidates: Sequence[Candidate], index: int, query: Query, healths: Sequence[Health]) -> bool:
+    """Could a later candidate take the request from `candidates[index]`, and is it within its own budget?
+
+    Behind the same base URL there is no relief: it shares the slowness. `healths` are those of the candidates.
+    """
+    url = candidates[index].target.url
+    return any(
+        later.target.url != url
+        and health.within_budget
+        and health.breaker is not BreakerState.OPEN
+        and admit(later, query, health).admitted
+        for later, health in zip(candidates[index + 1 :], healths[index + 1 :], strict=True)
+    )

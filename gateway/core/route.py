@@ -1,0 +1,40 @@
+"""From a request and its task to a plan: whom to ask, in order, and what the answer must pass.
+
+Knows neither health nor load: that is `admit`.
+"""
+
+from dataclasses import replace
+
+from gateway.core.policy import Policy, Rule
+from gateway.errors import ModelNotFound, NoPrivateTarget
+from gateway.records import Classification, Plan, Query
+
+
+def choose(policy: Policy, query: Query, classification: Classification) -> Plan:
+    """The plan of the first route that takes the request, or of the target it names itself.
+
+    Raises ModelNotFound for a model that is neither an alias nor a target, NoPrivateTarget when a request must stay
+    in the cluster and nobody of its route is there.
+    """
+    rule = _rule_for(policy, query, classification)
+    plan = rule.private if query.private else rule.open
+    if not plan.candidates:
+        raise NoPrivateTarget(f"The request must stay in the cluster, and no target of route {plan.route!r} is there.")
+    return _with_deadline(plan, query)
+
+
+def _rule_for(policy: Policy, query: Query, classification: Classification) -> Rule:
+    if query.model not in policy.aliases:
+        rule = policy.direct.get(query.model)
+        if rule is None:
+            raise ModelNotFound(query.model)
+        return rule
+    # The loader made sure that the last route takes everything.
+    return next(rule for rule in policy.rules if rule.route.when.matches(query, classification))
+
+
+def _with_deadline(plan: Plan, query: Query) -> Plan:
+    """Of two deadlines the smaller holds."""
+    if query.deadline_ms is None or (plan.deadline_ms is not None and plan.deadline_ms <= query.deadline_ms):
+        return plan
+    return replace(plan, deadline_ms=query.deadline_ms)

@@ -1,0 +1,57 @@
+"""A policy file into a compiled policy, whole or not at all. Every mistake names file, line, column and key.
+
+Knows how the parts of the language fit together; its words are explained in policies/README.md.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from ruamel.yaml.comments import CommentedMap
+
+from gateway.core.policy import AUTO, Policy, compile_policy
+from gateway.policy_files.document import parse_document, read_document
+from gateway.policy_files.routes import read_routes
+from gateway.policy_files.section import Section
+from gateway.policy_files.targets import read_targets
+from gateway.records import Target
+
+LANGUAGE: Final = 1
+
+
+def load(path: Path, environment: Mapping[str, str]) -> Policy:
+    """Read and compile a policy file. Raises PolicyError."""
+    return _policy(read_document(path, environment), str(path))
+
+
+def parse(text: str, environment: Mapping[str, str], *, file: str = "policy") -> Policy:
+    """Compile a policy given as text; errors call it `file`. Raises PolicyError."""
+    return _policy(parse_document(text, environment, file=file), file)
+
+
+def _policy(document: CommentedMap, file: str) -> Policy:
+    top = Section(document, file=file)
+    top.integer("version", least=LANGUAGE, most=LANGUAGE)
+    targets, target_slos = read_targets(top)
+    aliases = _aliases(top, targets)
+    routes = read_routes(top, targets)
+    top.refuse({"limits": "limiting requests in the policy"})
+    top.close()
+    return compile_policy(
+        # Of what it says with the environment filled in: comments and layout make no other policy.
+        content_hash=hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest(),
+        targets=targets,
+        target_slos=target_slos,
+        routes=routes,
+        aliases=aliases,
+    )
+
+
+def _aliases(top: Section, targets: Mapping[str, Target]) -> frozenset[str]:
+    aliases = top.names("aliases", ())
+    for number, alias in enumerate(aliases):
+        if alias in targets:
+            raise top.fault(f"{alias!r} is a target; an alias is routed like {AUTO!r}", "aliases", number)
+    return frozenset(aliases)

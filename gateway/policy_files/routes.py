@@ -1,0 +1,160 @@
+"""The `routes` of a policy file: which requests go where, and what their answers must pass.
+
+Knows the words of a route and of its conditions; names of targets are checked against those that exist.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from gateway.core.policy import COMPARISONS, DIRECT, Route, When
+from gateway.policy_files.section import Section, suggestion
+from gateway.policy_files.words import check_name, read_slo
+from gateway.records import Hold, Place, Target, Task
+
+_LONGEST_MS: Final = 3_600_000
+_CONFIDENCE: Final = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)")
+
+# Words of the language that a later version honours. Until then they are errors: a policy means what it says.
+_LATER: Final = {
+    "hedge": "hedging",
+    "shadow": "shadow traffic",
+    "weights": "weighted traffic",
+    "retry": "retrying the same target",
+    "limits": "limiting a route",
+}
+_LATER_WHEN: Final = {
+    "header": "a condition on headers",
+    "time": "a condition on time",
+    "prompt": "a condition on prompt size",
+}
+
+
+def read_routes(top: Section, targets: Mapping[str, Target]) -> tuple[Route, ...]:
+    """All routes in order; exactly the last takes everything."""
+    entries = top.items("routes")
+    routes: list[Route] = []
+    for number, entry in enumerate(entries):
+        route = _route(entry, targets)
+        if route.name in {earlier.name for earlier in routes}:
+            raise entry.fault(f"a second route called {route.name!r}", "name")
+        is_last = number == len(entries) - 1
+        if is_last and entry.has("when"):
+            raise entry.fault("the last route takes what no other took, so it has no `when`", "when")
+        if not is_last and not entry.has("when"):
+            raise entry.fault(f"without `when` route {route.name!r} takes everything, and those after it nothing")
+        routes.append(route)
+    return tuple(routes)
+
+
+def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
+    name = entry.text("name")
+    check_name(entry, name, reserved=DIRECT, key="name")
+    when = entry.section("when")
+    check = _check(entry)
+    min_confidence = entry.number("min_confidence", None, least=0, most=1)
+    route = Route(
+        name=name,
+        when=When() if when is None else _when(when),
+        use=_use(entry, targets),
+        fall_back=_fall_back(entry, targets),
+        slo=read_slo(entry),
+        min_confidence=min_confidence,
+        deadline_ms=entry.number("deadline_ms", None, least=1, most=_LONGEST_MS),
+        check=check,
+        # A confidence comes with the end of an answer, so asking for one means waiting for the end.
+        hold=Hold.WHOLE if check or min_confidence is not None else Hold.NONE,
+        keep_in_cluster=entry.word("keep", _Keep, None) is not None,
+    )
+    entry.refuse(_LATER)
+    entry.close()
+    _check_private(entry, route, targets)
+    return route
+
+
+class _Keep(StrEnum):
+    IN_CLUSTER = "in_cluster"
+
+
+def _when(when: Section) -> When:
+    tasks, models, keys = when.words("task", Task, None), when.names("model", None), when.names("key", None)
+    conditions = When(
+        tasks=None if tasks is None else frozenset(tasks),
+        confidence=_confidence(when),
+        models=None if models is None else frozenset(models),
+        keys=None if keys is None else frozenset(keys),
+        stream=when.flag("stream", None),
+        schema=when.flag("schema", None),
+        private=when.flag("private", None),
+    )
+    when.refuse(_LATER_WHEN)
+    when.close()
+    return conditions
+
+
+def _confidence(when: Section) -> tuple[str, float] | None:
+    text = when.text("confidence", None)
+    if text is None:
+        return None
+    match = _CONFIDENCE.fullmatch(text.strip())
+    if match is None or float(match[2]) > 1:
+        raise when.fault(
+            f'expected a comparison with a number up to 1, such as ">= 0.6" ({", ".join(COMPARISONS)})', "confidence"
+        )
+    return match[1], float(match[2])
+
+
+def _use(entry: Section, targets: Mapping[str, Target]) -> str:
+    if isinstance(entry.node.get("use"), list | dict):
+        raise entry.fault("sharing a route between targets is not supported in this version", "use")
+    use = entry.text("use")
+    if use not in targets:
+        raise entry.fault(f"no target called {use!r}{suggestion(use, targets)}", "use")
+    return str(use)
+
+
+def _fall_back(entry: Section, targets: Mapping[str, Target]) -> tuple[str, ...]:
+    names: tuple[str, ...] = entry.names("fall_back", ())
+    for number, name in enumerate(names):
+        if name not in targets:
+            raise entry.fault(f"no target called {name!r}{suggestion(name, targets)}", "fall_back", number)
+        if name == entry.node["use"]:
+            raise entry.fault(f"{name!r} cannot fall back to itself", "fall_back", number)
+    return names
+
+
+class _Check(StrEnum):
+    REQUEST = "request"
+    NONE = "none"
+
+
+def _check(entry: Section) -> bool:
+    """Is the answer checked against what the request itself asks for? Only with the whole answer held back, as yet."""
+    validate = entry.section("validate")
+    if validate is None:
+        return False
+    check = validate.word("schema", _Check, _Check.REQUEST) is _Check.REQUEST
+    hold = validate.word("hold", Hold, Hold.WHOLE if check else Hold.NONE)
+    if check and hold is not Hold.WHOLE:
+        raise validate.fault(f"hold: {hold} with a check is not supported in this version (use whole)", "hold")
+    if not check and hold is not Hold.NONE:
+        raise validate.fault("nothing is held without a check", "hold")
+    if validate.text("repair", "none") != "none":
+        raise validate.fault("repairing an answer is not supported in this version", "repair")
+    if validate.flag("tell_fallback", False):
+        raise validate.fault("telling the next target what was wrong is not supported in this version", "tell_fallback")
+    validate.refuse({"first_bytes": "holding the first bytes only"})
+    validate.close()
+    return check
+
+
+def _check_private(entry: Section, route: Route, targets: Mapping[str, Target]) -> None:
+    """A route that keeps requests in the cluster names only targets there: what could never be called is a mistake."""
+    if not route.keep_in_cluster:
+        return
+    if targets[route.use].place is not Place.IN_CLUSTER:
+        raise entry.fault(f"the route keeps requests in the cluster, and {route.use!r} is outside", "use")
+    for number, name in enumerate(route.fall_back):
+        if targets[name].place is not Place.IN_CLUSTER:
+            raise entry.fault(f"the route keeps requests in the cluster, and {name!r} is outside", "fall_back", number)

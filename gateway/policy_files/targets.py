@@ -1,0 +1,92 @@
+"""The `targets` of a policy file: named places that can answer.
+
+Knows the words of a target; where they stand in the file is the section's business.
+"""
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+from gateway.core.engines import ENGINES, capabilities_of
+from gateway.core.policy import AUTO
+from gateway.policy_files.section import Section, suggestion
+from gateway.policy_files.words import check_name, read_slo
+from gateway.records import Capabilities, Capability, Grade, Kind, Place, Slo, Target
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LATER: Final = {"urls": "several urls for one target", "limits": "limiting a target"}
+
+
+def read_targets(top: Section) -> tuple[dict[str, Target], dict[str, Slo]]:
+    """All targets by name, and what they promise by themselves."""
+    section = top.section("targets")
+    if section is None or not section.node:
+        raise top.fault("a policy needs at least one target", "targets")
+    targets: dict[str, Target] = {}
+    slos: dict[str, Slo] = {}
+    for name in section.node:
+        check_name(section, name, reserved=AUTO)
+        entry = section.within(section.node[name], name)
+        targets[name] = _target(entry, name)
+        slo = read_slo(entry)
+        if slo is not None:
+            slos[name] = slo
+        entry.refuse(_LATER)
+        entry.close()
+    return targets, slos
+
+
+def _target(entry: Section, name: str) -> Target:
+    kind = _kind(entry)
+    key_env = entry.text("key_env", None)
+    if key_env is not None and not _VARIABLE.fullmatch(key_env):
+        raise entry.fault("expected the name of an environment variable, never a key itself", "key_env")
+    return Target(
+        name=name,
+        kind=kind,
+        url=_url(entry),
+        model=entry.text("model"),
+        place=entry.word("place", Place),
+        max_in_flight=entry.integer("max_in_flight", None, least=1, most=100_000),
+        capabilities=_capabilities(entry) if kind is Kind.OPENAI else None,
+        key_env=key_env,
+    )
+
+
+def _kind(entry: Section) -> Kind:
+    kind = entry.text("kind")
+    if kind == Kind.LITELLM:
+        raise entry.fault("kind litellm is not supported in this version (use an OpenAI-compatible url)", "kind")
+    if kind not in (Kind.WORKER, Kind.OPENAI):
+        raise entry.fault(f"unknown kind {kind!r}{suggestion(kind, [Kind.WORKER, Kind.OPENAI])}", "kind")
+    return Kind(kind)
+
+
+def _url(entry: Section) -> str:
+    """A base URL, without the /v1 that every path begins with. Credentials do not belong into a policy."""
+    url = entry.text("url")
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it checks it
+    except ValueError as wrong:
+        raise entry.fault(f"not a URL: {wrong}", "url") from wrong
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise entry.fault("expected http://host[:port][/path] or https://...", "url")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise entry.fault("a base URL has no credentials, query or fragment", "url")
+    return str(url).rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _capabilities(entry: Section) -> Capabilities:
+    """Other servers do not publish what they can do: the policy says it, or names the engine."""
+    words = entry.words("capabilities", Capability, None)
+    engine = entry.text("engine", None)
+    if (words is None) == (engine is None):
+        raise entry.fault(
+            "a target of kind openai needs either `engine` or `capabilities`", "engine" if engine else None
+        )
+    if engine is None:
+        return capabilities_of(frozenset(words), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)
+    if engine not in ENGINES:
+        raise entry.fault(f"unknown engine {engine!r}{suggestion(engine, ENGINES)}", "engine")
+    return ENGINES[engine]

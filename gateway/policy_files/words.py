@@ -1,0 +1,41 @@
+"""Words that targets and routes share: names, and what a lane promises."""
+
+import re
+from typing import Final
+
+from gateway.policy_files.section import Section
+from gateway.records import Slo
+
+# Names appear in headers (`fast=ok,quality=ok`) and as metric labels.
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
+_HOUR_S: Final = 3600
+_PLAIN: Final = Slo(p95_ms=1)
+
+
+def check_name(section: Section, name: object, *, reserved: str, key: str | None = None) -> None:
+    """Refuse a name that could not stand in a header, or that means something else already."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise section.fault("a name is letters, digits and _ . : - (at most 63)", key or str(name))
+    if name == reserved:
+        raise section.fault(f"the name {reserved!r} is reserved", key or name)
+
+
+def read_slo(entry: Section) -> Slo | None:
+    """The `slo` of a route or target, or None if it promises nothing."""
+    slo = entry.section("slo")
+    if slo is None:
+        return None
+    promise = Slo(
+        p95_ms=slo.number("p95_ms", least=1, most=_HOUR_S * 1000),
+        window_s=slo.number("window_s", _PLAIN.window_s, least=1, most=_HOUR_S),
+        recover_ratio=slo.number("recover_ratio", _PLAIN.recover_ratio, least=0.05, most=1),
+        probe_share=slo.number("probe_share", _PLAIN.probe_share, least=0, most=0.5),
+        probe_every_s=slo.number("probe_every_s", _PLAIN.probe_every_s, least=0.01, most=_HOUR_S),
+        hold_down_s=slo.number("hold_down_s", _PLAIN.hold_down_s, least=0, most=_HOUR_S),
+        hold_down_max_s=slo.number("hold_down_max_s", _PLAIN.hold_down_max_s, least=0, most=_HOUR_S),
+    )
+    slo.refuse({"first_token_ms": "a promise on the first token"})
+    slo.close()
+    if promise.hold_down_max_s < promise.hold_down_s:
+        raise slo.fault("hold_down_max_s is below hold_down_s", "hold_down_max_s")
+    return promise
