@@ -1,0 +1,152 @@
+"""Random draws of the loop: fresh canvases, sampled tokens, noise.
+
+Every draw is a pure function of (seed, block, step, purpose, position): no state, so that neighbours in a batch, pauses
+and replays cannot change it. `GeneratorDraws` instead spends a torch.Generator in the order of `generate()`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch.nn import functional as nnf
+
+from diffusion_worker.records import SequenceId
+
+OPENING, SAMPLE, NOISE = 0, 1, 2  # what a draw is for
+_MASK = (1 << 64) - 1
+_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the increment of splitmix64
+_POSITION_STRIDE = _STRIDE - (1 << 64)  # the same bits as a signed number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawKey:
+    """Which row of which step draws."""
+
+    sequence: SequenceId
+    seed: int
+    block: int
+    step: int
+
+
+class Draws(Protocol):
+    """Where a step takes its randomness from; one key per row."""
+
+    def opening(self, key: DrawKey, length: int, vocab_size: int) -> torch.Tensor:
+        """A fresh canvas [canvas] of uniform ids."""
+        ...
+
+    def sample(self, keys: Sequence[DrawKey], probabilities: torch.Tensor) -> torch.Tensor:
+        """One id per position [rows, canvas] from [rows, canvas, vocab]."""
+        ...
+
+    def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
+        """Uniform ids [rows, canvas]; called after `sample`."""
+        ...
+
+
+class CounterDraws:
+    """Draws by counter: a hash of the key and the position (splitmix64, Steele, Lea and Flood 2014)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def opening(self, key: DrawKey, length: int, vocab_size: int) -> torch.Tensor:
+        """See `Draws.opening`."""
+        return (self._uniform((key,), OPENING, length)[0] * vocab_size).long()
+
+    def sample(self, keys: Sequence[DrawKey], probabilities: torch.Tensor) -> torch.Tensor:
+        """See `Draws.sample`."""
+        return invert_cdf(probabilities, self._uniform(keys, SAMPLE, probabilities.shape[1]))
+
+    def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
+        """See `Draws.noise`."""
+        return (self._uniform(keys, NOISE, length) * vocab_size).long()
+
+    def _uniform(self, keys: Sequence[DrawKey], purpose: int, length: int) -> torch.Tensor:
+        """[rows, length] of float64 in [0, 1)."""
+        heads = [_signed(_row_hash(key, purpose)) for key in keys]
+        offsets = torch.arange(length, device=self._device) * _POSITION_STRIDE
+        bits = _mix(torch.tensor(heads, device=self._device)[:, None] + offsets)
+        return ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+
+
+class GeneratorDraws:
+    """One torch.Generator per sequence, spent as transformers does for a batch of one: canvas, then per step sample and
+    noise. The oracle of the parity tests."""
+
+    def __init__(self, generators: dict[SequenceId, torch.Generator]) -> None:
+        self._generators = generators
+
+    def opening(self, key: DrawKey, length: int, vocab_size: int) -> torch.Tensor:
+        """See `Draws.opening`."""
+        return torch.randint(0, vocab_size, (1, length), generator=self._generators[key.sequence])[0]
+
+    def sample(self, keys: Sequence[DrawKey], probabilities: torch.Tensor) -> torch.Tensor:
+        """See `Draws.sample`."""
+        rows = [
+            torch.multinomial(row, 1, generator=self._generators[key.sequence]).squeeze(-1)
+            for key, row in zip(keys, probabilities, strict=True)
+        ]
+        return torch.stack(rows)
+
+    def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
+        """See `Draws.noise`."""
+        return torch.stack([self.opening(key, length, vocab_size) for key in keys])
+
+
+def invert_cdf(probabilities: torch.Tensor, uniform: torch.Tensor, *, width: int = 512) -> torch.Tensor:
+    """First id whose cumulative probability exceeds the uniform: [rows, canvas] from [rows, canvas, vocab] and
+    [rows, canvas]. Never an id of probability 0.
+
+    In two levels, groups of `width` ids and ids within the group, both in float64: a running sum over 262144 words in
+    fp32 could not tell its rare words apart, in float64 it would take 512 MiB a canvas.
+    """
+    vocab_size = probabilities.shape[-1]
+    if vocab_size <= width:
+        return _first_exceeding(probabilities.double().cumsum(-1), uniform[..., None]).squeeze(-1)
+    filled = nnf.pad(probabilities, (0, -vocab_size % width))
+    groups = filled.reshape(*filled.shape[:-1], -1, width)  # [rows, canvas, groups, width]
+    edges = groups.sum(-1, dtype=torch.float64).cumsum(-1)  # [rows, canvas, groups]
+    group = _first_exceeding(edges, uniform[..., None])  # [rows, canvas, 1]
+    before = nnf.pad(edges, (1, 0)).gather(-1, group)
+    mass = edges.gather(-1, group) - before
+    inside = groups.gather(-2, group[..., None].expand(*group.shape, width)).squeeze(-2)
+    rest = (uniform[..., None] * edges[..., -1:] - before) / mass
+    return (group * width + _first_exceeding(inside.double().cumsum(-1), rest.clamp(min=0.0))).squeeze(-1)
+
+
+def _first_exceeding(cumulative: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """Index [..., 1] of the first entry above share * total. The factor keeps the target strictly below the total, so
+    rounding can neither run off the end nor land on an entry of mass 0."""
+    target = share.clamp(max=1.0) * cumulative[..., -1:]
+    target = torch.minimum(target, cumulative[..., -1:] * (1.0 - 2.0**-52))
+    index = torch.searchsorted(cumulative, target, right=True)
+    return index.clamp(max=cumulative.shape[-1] - 1)  # only NaN gets here; such a row is faulted after the step
+
+
+def _row_hash(key: DrawKey, purpose: int) -> int:
+    """64 bits of the key; parts are mixed in one after the other, so no two (block, step) collide by their sum."""
+    bits = _mix_int(key.seed * _STRIDE + 1)
+    for part in (key.block, key.step, purpose):
+        bits = _mix_int(bits + (part + 1) * _STRIDE)
+    return bits
+
+
+def _mix_int(bits: int) -> int:
+    """The finaliser of splitmix64 on a Python integer."""
+    bits &= _MASK
+    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & _MASK
+    return bits ^ (bits >> 31)
+
+
+def _mix(bits: torch.Tensor) -> torch.Tensor:
+    """The same on wrapping int64 tensors; the masks make the arithmetic shifts logical."""
+    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * (0x94D049BB133111EB - (1 << 64))
+    return bits ^ ((bits >> 31) & 0x1FFFFFFFF)
+
+
+def _signed(bits: int) -> int:
+    return bits - (1 << 64) if bits >> 63 else bits

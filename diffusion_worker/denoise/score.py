@@ -1,0 +1,60 @@
+"""What the logits say of every position: how likely each word, how unsure the position, which word is surest.
+
+Pure functions of tensors; knows nothing of requests or of what will be done with the scores.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Scores of one step."""
+
+    z: torch.Tensor  # [rows, canvas, vocab] annealed logits
+    probabilities: torch.Tensor  # [rows, canvas, vocab] of the annealed logits
+    entropy: torch.Tensor  # [rows, canvas] nats, of the annealed logits
+    surest: torch.Tensor  # [rows, canvas] ids
+    logprob: torch.Tensor  # [rows, canvas] of the surest ids at temperature 1
+
+
+def annealed_temperature(
+    t_min: torch.Tensor, t_max: torch.Tensor, step: torch.Tensor, steps: torch.Tensor
+) -> torch.Tensor:
+    """Temperature [rows] with `step` of `steps` steps to go: t_max at the first, almost t_min at the last.
+
+    In fp32 and in this order, as transformers computes it: in another order the canvases part from theirs.
+    """
+    return t_min + (t_max - t_min) * (step / steps)
+
+
+def score(logits: torch.Tensor, temperature: torch.Tensor) -> Scores:
+    """Scores of fp32 logits [rows, canvas, vocab] at temperature [rows]."""
+    z = logits / temperature[:, None, None]
+    probabilities = z.softmax(-1)  # not exp(log_softmax): the same operation as transformers, so that canvases agree
+    best, surest = logits.max(-1)
+    return Scores(
+        z=z,
+        probabilities=probabilities,
+        entropy=-(probabilities * z.log_softmax(-1)).sum(-1),
+        surest=surest,
+        logprob=best - logits.logsumexp(-1),
+    )
+
+
+def sampling_probabilities(scores: Scores, temperatures: tuple[float | None, ...]) -> torch.Tensor:
+    """Probabilities [rows, canvas, vocab] to sample from: those of the net, sharpened or flattened where a request says
+    so. Rows that take the argmax (temperature 0) keep theirs; see `tokens_of`."""
+    if all(temperature in (None, 0.0, 1.0) for temperature in temperatures):
+        return scores.probabilities
+    divisor = torch.tensor([temperature or 1.0 for temperature in temperatures], device=scores.z.device)
+    return (scores.z / divisor[:, None, None]).softmax(-1)
+
+
+def tokens_of(scores: Scores, sampled: torch.Tensor, temperatures: tuple[float | None, ...]) -> torch.Tensor:
+    """The token proposed for each position [rows, canvas]: sampled, or the surest in rows of temperature 0."""
+    if 0.0 not in temperatures:
+        return sampled
+    is_greedy = torch.tensor([temperature == 0.0 for temperature in temperatures], device=sampled.device)
+    return torch.where(is_greedy[:, None], scores.surest, sampled)

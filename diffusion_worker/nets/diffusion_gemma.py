@@ -1,0 +1,108 @@
+"""DiffusionGemma over the unmodified classes of transformers: their layers and weights, our cache and loop.
+
+Knows how those classes want to be called; knows nothing of requests, steps, slots or sampling.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as nnf
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from diffusion_worker.nets.interface import SLIDING, AppendContext, CanvasContext
+from diffusion_worker.records import LayerKv, NetFacts
+
+SINGLE_EXPERT = "twolane_single_expert"
+
+
+class DiffusionGemmaNet:
+    """A loaded `DiffusionGemmaForBlockDiffusion` behind the interface of this package."""
+
+    def __init__(self, model: Any, facts: NetFacts) -> None:
+        """`model` is put into evaluation mode and given the fastest dispatch of experts for its shape and type."""
+        self.facts = facts
+        self._model = model.eval()
+        self._text = model.config.text_config
+        self._encoder = model.model.encoder.language_model
+        self._decoder = model.model.decoder
+        self._soft: torch.Tensor | None = None
+        model.set_experts_implementation(experts_implementation(self._text, model.dtype))
+        # The decoder accepts last step's logits [canvas, vocab] and softens them itself. Handing over the mean
+        # embeddings [canvas, hidden] saves a softmax per step and, at 262144 words, 256 MiB per parked request.
+        self._decoder.self_conditioning.register_forward_pre_hook(lambda _module, inputs: (inputs[0], self._soft))
+
+    @property
+    def kv_layers(self) -> tuple[LayerKv, ...]:
+        """Shapes of what every layer caches."""
+        return tuple(
+            LayerKv(
+                heads=self._text.per_layer_config[index].num_key_value_heads,
+                head_dim=self._text.per_layer_config[index].head_dim,
+                window=self._text.sliding_window if kind == SLIDING else None,
+            )
+            for index, kind in enumerate(self._text.layer_types)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where weights and caches live."""
+        device: torch.device = self._model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights and caches."""
+        dtype: torch.dtype = self._model.dtype
+        return dtype
+
+    def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
+        """See `DiffusionNet.encode`. The text stack is called directly: the wrapper above it only adds images."""
+        hidden: torch.Tensor = self._encoder(
+            input_ids=ids,
+            attention_mask=context.masks,
+            position_ids=context.positions,
+            past_key_values=context,
+        ).last_hidden_state
+        return hidden
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        """See `DiffusionNet.denoise`."""
+        self._soft = soft
+        hidden = self._decoder(
+            decoder_input_ids=canvas,
+            past_key_values=context,
+            decoder_attention_mask=context.masks,
+            decoder_position_ids=context.positions,
+        ).last_hidden_state
+        self._soft = None
+        return self.logits(hidden)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """See `DiffusionNet.logits`; the same operations in the same order as the library's own head."""
+        cap: float = self._model.final_logit_softcapping
+        scores: torch.Tensor = self._model.lm_head(hidden)
+        return torch.tanh(scores.to(torch.float32) / cap) * cap
+
+    def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """See `DiffusionNet.soften`; embeddings are scaled as the input embeddings are."""
+        table: torch.Tensor = self._decoder.embed_tokens.weight
+        scale: torch.Tensor = self._decoder.embed_tokens.embed_scale
+        return torch.matmul(probabilities.to(table.dtype), table) * scale.to(table.dtype)
+
+
+def experts_implementation(text_config: Any, dtype: torch.dtype) -> str:
+    """Name of the fastest way to run the experts: without dispatch if there is but one, grouped otherwise (not in fp64,
+    which grouped matrix products do not know)."""
+    if text_config.num_experts == 1 and text_config.top_k_experts == 1:
+        return SINGLE_EXPERT
+    return "eager" if dtype == torch.float64 else "grouped_mm"
+
+
+def _single_expert(experts: Any, hidden: torch.Tensor, _index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """All tokens [tokens, hidden] through the only expert, scaled by its router weight [tokens, 1]."""
+    gate, up = nnf.linear(hidden, experts.gate_up_proj[0]).chunk(2, dim=-1)
+    mixed = nnf.linear(experts.act_fn(gate) * up, experts.down_proj[0])
+    return (mixed * weights).to(hidden.dtype)
+
+
+ALL_EXPERTS_FUNCTIONS.register(SINGLE_EXPERT, _single_expert)

@@ -1,0 +1,120 @@
+"""A tiny deterministic net on the CPU: it answers every prompt with a scripted text, by default the prompt itself.
+
+It goes through the same cache, loop and scheduler as real weights, in microseconds a pass; it ships for tests, contract
+tests and dry runs. Its "keys" are the context ids and its "values" tell prompt from answer, so it can read both back.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from diffusion_worker.nets.interface import AppendContext, CanvasContext
+from diffusion_worker.records import LayerKv, NetFacts, Recipe
+
+Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> the ids to answer with, without the end token
+SURE, UNSURE = 40.0, 1.0  # logit of the scripted token, all others are 0
+
+
+class ToyNet:
+    """Answers from a script. A canvas settles from left to right, `pace` positions a step; `confidence` below 1 lowers
+    the probability of every answered token, `seconds_per_pass` makes it as slow as wanted."""
+
+    def __init__(  # noqa: PLR0913 - every knob is independent and has a natural rest position
+        self,
+        script: Script | None = None,
+        *,
+        vocab_size: int = 264,
+        end_id: int = 1,
+        pad_id: int = 0,
+        recipe: Recipe | None = None,
+        max_context: int = 4096,
+        pace: int = 8,
+        confidence: float = 1.0,
+        seconds_per_pass: float = 0.0,
+    ) -> None:
+        self.facts = NetFacts(
+            vocab_size=vocab_size,
+            hidden_size=1,
+            max_context=max_context,
+            recipe=recipe or Recipe(canvas_length=16),
+            end_ids=(end_id,),
+            pad_id=pad_id,
+            parameters=0,
+            dtype="float32",
+        )
+        self.kv_layers = (LayerKv(heads=1, head_dim=1, window=None),)
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        self.passes = 0
+        self._script = script or (lambda prompt: prompt)
+        self._pace = pace
+        self._sure = _logit_of(confidence, vocab_size)
+        self._seconds_per_pass = seconds_per_pass
+
+    def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
+        """Hidden states [rows, new, 1] hold the id that follows, so that `logits` can be read from them."""
+        self._take_time()
+        is_answer = (context.positions[:, :1] > 0).expand(ids.shape)  # what starts at 0 is the prompt
+        keys, values = context.update(ids[:, None, :, None].float(), is_answer[:, None, :, None].float(), 0)
+        hidden = torch.zeros(*ids.shape, 1)
+        mask = context.masks["full_attention"]
+        for row in range(len(ids)):
+            for new in range(ids.shape[1]):
+                seen = slice(None) if mask is None else mask[row, 0, new]
+                prompt, answer = _split(keys[row, 0, :, 0][seen], values[row, 0, :, 0][seen])
+                hidden[row, new, 0] = self._follow(prompt, answer, 1)[0]
+        return hidden
+
+    def denoise(
+        self,
+        canvas: torch.Tensor,
+        soft: torch.Tensor,  # noqa: ARG002 - what stands on the canvas tells the toy enough
+        context: CanvasContext,
+    ) -> torch.Tensor:
+        """Logits that are sure of the script up to `pace` positions beyond what already stands on the canvas."""
+        self._take_time()
+        rows, length = canvas.shape
+        logits = torch.zeros(rows, length, self.facts.vocab_size)
+        mask = context.masks["full_attention"]
+        for row in range(rows):
+            count = context.layers[0].keys.shape[2]
+            seen = slice(None) if mask is None else mask[row, 0, 0, :count]
+            keys, values = context.layers[0].keys[row, 0, :, 0][seen], context.layers[0].values[row, 0, :, 0][seen]
+            wanted = torch.tensor(self._follow(*_split(keys, values), length))
+            settled = int((canvas[row] == wanted).long().cumprod(dim=0).sum())
+            strength = torch.where(torch.arange(length) < settled + self._pace, self._sure, UNSURE)
+            logits[row].scatter_(1, wanted[:, None], strength[:, None])
+        return logits
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., 1] -> [..., vocab]."""
+        scores = torch.zeros(*hidden.shape[:-1], self.facts.vocab_size)
+        return scores.scatter_(-1, hidden.long(), self._sure)
+
+    def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """The mean id: [rows, canvas, 1]."""
+        ids = torch.arange(self.facts.vocab_size, dtype=probabilities.dtype)
+        return (probabilities @ ids)[..., None]
+
+    def _follow(self, prompt: tuple[int, ...], answered: int, count: int) -> list[int]:
+        script = (*self._script(prompt), self.facts.end_ids[0])[answered : answered + count]
+        return [*script, *[self.facts.pad_id] * (count - len(script))]
+
+    def _take_time(self) -> None:
+        self.passes += 1
+        if self._seconds_per_pass:
+            time.sleep(self._seconds_per_pass)
+
+
+def _split(keys: torch.Tensor, values: torch.Tensor) -> tuple[tuple[int, ...], int]:
+    """Context as written by `encode` -> (prompt ids, tokens answered so far)."""
+    is_answer = values > 0
+    return tuple(int(key) for key in keys[~is_answer].tolist()), int(is_answer.sum())
+
+
+def _logit_of(probability: float, vocab_size: int) -> float:
+    """The logit that gives one word this probability when all others have logit 0."""
+    if probability >= 1.0:
+        return SURE
+    return float(torch.log(torch.tensor(probability * (vocab_size - 1) / (1.0 - probability))))
