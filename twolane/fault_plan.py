@@ -32,7 +32,8 @@ class FaultError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """The fault in force: `share` of the requests whose path starts with one of `paths` are hit, evenly spread.
+    """The fault in force. `share` of the requests whose path starts with one of `paths` are hit, evenly
+    spread and beginning with the first.
 
     `seconds` is the pause of `delay`, the pause before each piece of `drip`, and the retry-after of `429`.
     """

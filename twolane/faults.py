@@ -9,6 +9,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
+from math import ceil
 from urllib.parse import urlsplit
 
 from twolane.arguments import WRONG_USE, OneLineParser, loopback_host, port_is_free
@@ -25,7 +26,7 @@ STREAM_TYPE = "text/event-stream"
 class FaultProxy:
     """`async with FaultProxy("http://127.0.0.1:8001") as proxy:` then point a client at `proxy.url`.
 
-    `proxy.fault` holds what is done to requests from now on; those already under way keep what they started with.
+    `proxy.fault` is what is done to requests from now on; those already under way keep what they started with.
     """
 
     def __init__(self, upstream_url: str, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -34,9 +35,19 @@ class FaultProxy:
         self._address = (loopback_host(host), port)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.fault = Fault()
+        self._fault = Fault()
+        self._matched = 0
         self.requests = 0
         self.faulted = 0
+
+    @property
+    def fault(self) -> Fault:
+        """The fault in force; setting one starts its share anew."""
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: Fault) -> None:
+        self._fault = fault
         self._matched = 0
 
     @property
@@ -111,13 +122,13 @@ class FaultProxy:
         return read_state(self.fault, requests=self.requests, faulted=self.faulted)
 
     def _draw(self, path: str) -> Fault | None:
-        """Return the fault for the next request, spread evenly over the share that is to be hit."""
+        """Return the fault for the next request: the share that is hit is spread evenly, beginning with the first."""
         self.requests += 1
         fault = self.fault
         if fault.mode is Mode.NONE or not path.startswith(fault.paths):
             return None
         self._matched += 1
-        if int(self._matched * fault.share) == int((self._matched - 1) * fault.share):
+        if ceil(self._matched * fault.share) == ceil((self._matched - 1) * fault.share):
             return None
         self.faulted += 1
         return fault

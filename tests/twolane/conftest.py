@@ -21,6 +21,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, bytes]] = []
+        self.asked = asyncio.Event()
         self.left = asyncio.Event()
         self.url = ""
 
@@ -31,6 +32,7 @@ class Upstream:
         body = await reader.readexactly(length)
         path = head.decode().split(" ")[1]
         self.requests.append((path, body))
+        self.asked.set()
         if path == "/hang":
             await reader.read()
             self.left.set()
@@ -70,6 +72,6 @@ async def upstream(anyio_backend: str) -> AsyncIterator[Upstream]:
     """An upstream on a free loopback port."""
     scripted = Upstream()
     server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
-    scripted.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+    scripted.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         yield scripted

@@ -1,5 +1,6 @@
 """Spoiling an answer makes its JSON invalid, and gives the same text whole and streamed."""
 
+import itertools
 import json
 from typing import Any
 
@@ -37,7 +38,7 @@ def spoilt_stream(pieces: list[str], borders: int) -> str:
 def test_json_becomes_invalid_the_same_way_whole_and_streamed(value: Any, cuts: list[int], borders: int) -> None:
     text = json.dumps(value)
     points = sorted({0, len(text), *(min(cut, len(text)) for cut in cuts)})
-    pieces = [text[start:end] for start, end in zip(points, points[1:], strict=False)]
+    pieces = [text[start:end] for start, end in itertools.pairwise(points)]
     spoilt = spoilt_whole(text)
     assert spoilt == spoilt_stream(pieces, borders) == text[:-1]
     with pytest.raises(json.JSONDecodeError):

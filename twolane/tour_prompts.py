@@ -1,0 +1,29 @@
+"""What the rows of the tour ask, worded as the embedded checkpoint knows it, and the parameters they ask with."""
+
+from typing import Any, Final
+
+ORDER_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": ["string", "null"]},
+        "qty": {"type": "integer"},
+        "item": {"type": "string"},
+        "day": {"type": ["string", "null"]},
+    },
+    "required": ["name", "qty", "item", "day"],
+    "additionalProperties": False,
+}
+AS_ORDER: Final = {
+    "seed": 1,
+    "max_tokens": 96,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "order", "schema": ORDER_SCHEMA}},
+}
+SHORT: Final = {"seed": 1, "max_tokens": 64}
+COOL: Final = {"seed": 1, "max_tokens": 64, "temperature": 0}
+EDIT: Final = {"x-twolane-task": "edit"}
+PRIVATE: Final = {"x-twolane-private": "true"}
+
+ANNA: Final = "Extract the order as JSON: hi, i need 3 red lamp for anna on monday"
+ANNAS_ORDER: Final = {"name": "anna", "qty": 3, "item": "red lamp", "day": "monday"}
+BROKEN_TOKEN: Final = "Clean up this commit subject: Fixed brokn tokn in api"
+FRANCE: Final = "What is the capital of France? Answer in one sentence."
