@@ -28,7 +28,7 @@ class ProcessError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What to start: a name for people, the command line, what the environment adds, where its output goes."""
+    """What to start: a name for people, the command line, its whole environment, where its output goes."""
 
     name: str
     line: tuple[str, ...]
@@ -68,7 +68,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.command.environment},
+                env=self.command.environment,
                 start_new_session=True,  # ctrl-C at the terminal reaches us alone, and we end them in order
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
@@ -121,9 +121,13 @@ class Child:
 
 
 def twolane_command(name: str, arguments: Sequence[str], *, environment: Mapping[str, str], logs: Path) -> Command:
-    """Return the command that runs `twolane NAME ARGUMENTS` with this interpreter."""
+    """Return the command that runs `twolane NAME ARGUMENTS` with this interpreter.
+
+    Settings in our own environment are not handed on: what is started depends on the arguments given here alone.
+    """
     line = (sys.executable, "-m", "twolane", name, *arguments)
-    return Command(name=name, line=line, environment=environment, log=logs / f"{name}.log")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("TWOLANE_", "QUALITY_"))}
+    return Command(name=name, line=line, environment={**kept, **environment}, log=logs / f"{name}.log")
 
 
 async def _answers(client: httpx.AsyncClient, url: str) -> bool:

@@ -25,5 +25,5 @@ PRIVATE: Final = {"x-twolane-private": "true"}
 
 ANNA: Final = "Extract the order as JSON: hi, i need 3 red lamp for anna on monday"
 ANNAS_ORDER: Final = {"name": "anna", "qty": 3, "item": "red lamp", "day": "monday"}
-BROKEN_TOKEN: Final = "Clean up this commit subject: Fixed brokn tokn in api"
+SLOPPY: Final = "Clean up this commit subject: Fixed brokn tokn in api"
 FRANCE: Final = "What is the capital of France? Answer in one sentence."

@@ -9,13 +9,13 @@ from twolane.tour_prompts import (
     ANNA,
     ANNAS_ORDER,
     AS_ORDER,
-    BROKEN_TOKEN,
     COOL,
     EDIT,
     FRANCE,
     ORDER_SCHEMA,
     PRIVATE,
     SHORT,
+    SLOPPY,
 )
 from twolane.tour_script import Chapter, Expectation, Row, anything, error, exactly, fits, same_json, speaks_of
 from twolane.tour_trouble import BROKEN, DEAD, SLOW
@@ -26,7 +26,7 @@ FAST: Final = Chapter(
     rows=(
         Row(
             asked="clean up a commit subject (task named in a header)",
-            prompt=BROKEN_TOKEN,
+            prompt=SLOPPY,
             body=SHORT,
             headers=EDIT,
             expect=Expectation(
@@ -77,10 +77,10 @@ FAST: Final = Chapter(
         Row(
             asked="a 4x4 Sudoku (task named in metadata)",
             prompt="Solve this sudoku: 1__4_3__2___3__1",
-            body={**SHORT, "metadata": {"task": "structured"}},
+            body={**SHORT, "metadata": {"task": "reasoning"}},
             expect=Expectation(
-                task="structured",
-                route="constrained",
+                task="reasoning",
+                route="puzzles",
                 target="fast",
                 attempts="fast=ok",
                 answer=exactly("1234431221433421"),
@@ -88,7 +88,7 @@ FAST: Final = Chapter(
         ),
         Row(
             asked="the same weights read left to right, asked for by name",
-            prompt=BROKEN_TOKEN,
+            prompt=SLOPPY,
             body=SHORT,
             model="careful",
             expect=Expectation(
@@ -126,7 +126,7 @@ QUALITY: Final = Chapter(
         ),
         Row(
             asked="a known edit, but the header says chat",
-            prompt=BROKEN_TOKEN,
+            prompt=SLOPPY,
             body=SHORT,
             headers={"x-twolane-task": "chat"},
             expect=Expectation(

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from twolane.tour_prompts import ANNA, ANNAS_ORDER, AS_ORDER, BROKEN_TOKEN, EDIT, ORDER_SCHEMA, PRIVATE, SHORT
+from twolane.tour_prompts import ANNA, ANNAS_ORDER, AS_ORDER, EDIT, ORDER_SCHEMA, PRIVATE, SHORT, SLOPPY
 from twolane.tour_script import Chapter, Expectation, Row, Scene, anything, error, exactly, fits, same_json
 
 BROKEN: Final = Chapter(
@@ -46,7 +46,7 @@ BROKEN: Final = Chapter(
         ),
         Row(
             asked="the connection breaks inside the answer",
-            prompt=BROKEN_TOKEN,
+            prompt=SLOPPY,
             body=SHORT,
             headers=EDIT,
             scene=Scene.CUT_OFF,
@@ -60,7 +60,7 @@ BROKEN: Final = Chapter(
         ),
         Row(
             asked="the worker is crowded (429)",
-            prompt=BROKEN_TOKEN,
+            prompt=SLOPPY,
             body=SHORT,
             headers=EDIT,
             scene=Scene.CROWDED,
@@ -109,7 +109,7 @@ SLOW: Final = Chapter(
     rows=(
         Row(
             asked="edits at once: all come late",
-            prompt=BROKEN_TOKEN,
+            prompt=SLOPPY,
             body=SHORT,
             headers=EDIT,
             scene=Scene.SLOW,
@@ -121,7 +121,7 @@ SLOW: Final = Chapter(
         ),
         Row(
             asked="the next edits do not wait for a slow lane",
-            prompt=BROKEN_TOKEN,
+            prompt=SLOPPY,
             body=SHORT,
             headers=EDIT,
             scene=Scene.SLOW,
@@ -136,7 +136,7 @@ SLOW: Final = Chapter(
         ),
         Row(
             asked="the worker is quick again: probes find out, the lane heals",
-            prompt=BROKEN_TOKEN,
+            prompt=SLOPPY,
             body=SHORT,
             headers=EDIT,
             until=400,
