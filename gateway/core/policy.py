@@ -67,7 +67,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A route compiled. `private` is the plan for requests that may not leave the cluster, perhaps without candidates."""
+    """A route compiled. `private` is the plan for requests that must stay in the cluster: perhaps nobody can answer."""
 
     route: Route
     open: Plan

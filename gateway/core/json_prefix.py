@@ -1,0 +1,204 @@
+"""Is the text so far the beginning of a JSON document (RFC 8259)? Fed piece by piece, it names the first fault's place.
+
+A pushdown automaton over characters: knows the grammar, neither values nor schemas. Fed whole or in any pieces, it
+says the same.
+"""
+
+import re
+from enum import IntEnum
+from typing import Final
+
+MAX_DEPTH: Final = 512  # of arrays and objects; well below what the parser behind it can take
+
+
+class _State(IntEnum):
+    """What may come next."""
+
+    VALUE = 0
+    FIRST_ITEM = 1  # a value or ]
+    FIRST_KEY = 2  # a string or }
+    KEY = 3
+    COLON = 4
+    AFTER = 5  # a value is complete: , or a closing bracket, or the end
+    STRING = 6
+    ESCAPE = 7
+    HEX = 8
+    LITERAL = 9
+    # Numbers, by what was read last.
+    MINUS = 10
+    ZERO = 11
+    INTEGER = 12
+    POINT = 13
+    FRACTION = 14
+    EXPONENT = 15
+    SIGN = 16
+    POWER = 17
+
+
+_DIGIT_MOVES: Final = {
+    _State.MINUS: _State.INTEGER,
+    _State.INTEGER: _State.INTEGER,
+    _State.POINT: _State.FRACTION,
+    _State.FRACTION: _State.FRACTION,
+    _State.EXPONENT: _State.POWER,
+    _State.SIGN: _State.POWER,
+    _State.POWER: _State.POWER,
+}
+_OTHER_MOVES: Final = {
+    (_State.MINUS, "0"): _State.ZERO,
+    **{(state, "."): _State.POINT for state in (_State.ZERO, _State.INTEGER)},
+    **{(s, e): _State.EXPONENT for s in (_State.ZERO, _State.INTEGER, _State.FRACTION) for e in "eE"},
+    **{(_State.EXPONENT, sign): _State.SIGN for sign in "+-"},
+}
+_COMPLETE_NUMBERS: Final = frozenset({_State.ZERO, _State.INTEGER, _State.FRACTION, _State.POWER})
+_BETWEEN: Final = frozenset({_State.VALUE, _State.FIRST_ITEM, _State.FIRST_KEY, _State.KEY, _State.COLON, _State.AFTER})
+_INSIDE: Final = frozenset({_State.STRING, _State.ESCAPE, _State.HEX, _State.LITERAL})
+_AFTER_SCALAR: Final = {
+    _State.VALUE: _State.AFTER,
+    _State.FIRST_ITEM: _State.AFTER,
+    _State.KEY: _State.COLON,
+    _State.FIRST_KEY: _State.COLON,
+}
+_STARTS: Final = {'"': _State.STRING, "-": _State.MINUS, "0": _State.ZERO, **dict.fromkeys("123456789", _State.INTEGER)}
+_LITERALS: Final = {"t": "rue", "f": "alse", "n": "ull"}
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_PLAIN: Final = re.compile(r'[^"\\\x00-\x1f]*')
+# A scalar that is whole in the piece at hand is read at once. A number is only whole if something follows it.
+_SCALAR: Final = re.compile(
+    r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
+    r"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?=[ \t\n\r,\]}])"
+    r"|true|false|null"
+)
+_HEX: Final = frozenset("0123456789abcdefABCDEF")
+_DIGITS: Final = frozenset("0123456789")
+
+
+class JsonPrefix:
+    """`feed` text; `fault_at` is the index of the first character that cannot be part of a JSON document."""
+
+    def __init__(self) -> None:
+        self.fault_at: int | None = None
+        self._length = 0
+        self._state = _State.VALUE
+        self._open: list[str] = []
+        self._in_key = False
+        self._hex_left = 0
+        self._literal_left = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Would the document be whole if it ended here?"""
+        ended = self._state is _State.AFTER or self._state in _COMPLETE_NUMBERS
+        return self.fault_at is None and ended and not self._open
+
+    def feed(self, text: str) -> bool:
+        """Read on. False once there is a fault: nothing that follows can mend it."""
+        at, end = 0, len(text)
+        while self.fault_at is None and (at := self._leap(text, at)) < end:
+            if self._step(text[at]):
+                at += 1
+            else:
+                self.fault_at = self._length + at
+        self._length += end
+        return self.fault_at is None
+
+    def _leap(self, text: str, at: int) -> int:
+        """Pass over what needs no single steps: the inside of a string, white space, a scalar that is all there."""
+        if self._state is _State.STRING:
+            return _PLAIN.match(text, at).end()  # type: ignore[union-attr]  # the pattern matches everywhere
+        if self._state not in _BETWEEN:
+            return at
+        at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
+        after = _AFTER_SCALAR.get(self._state)
+        if after is None or (scalar := _SCALAR.match(text, at)) is None:
+            return at
+        if after is _State.COLON and text[at] != '"':
+            return at
+        self._state = after
+        return self._leap(text, scalar.end())
+
+    def _step(self, char: str) -> bool:
+        """One character in the present state; False if it cannot be."""
+        if self._state in _COMPLETE_NUMBERS and not self._moves_number(char):
+            # A number has no closing mark: what follows it tells that it is over.
+            self._state = _State.AFTER
+            return char in " \t\n\r" or self._step_structure(char)
+        if self._state in _BETWEEN:
+            return self._step_structure(char)
+        return self._step_inside(char) if self._state in _INSIDE else self._step_number(char)
+
+    def _step_structure(self, char: str) -> bool:
+        state = self._state
+        if state is _State.AFTER:
+            return self._step_after(char)
+        if state is _State.COLON:
+            self._state = _State.VALUE
+            return char == ":"
+        if state in (_State.KEY, _State.FIRST_KEY):
+            if char == "}" and state is _State.FIRST_KEY:
+                return self._close("{")
+            self._in_key = True
+            self._state = _State.STRING
+            return char == '"'
+        if char == "]" and state is _State.FIRST_ITEM:
+            return self._close("[")
+        return self._step_value(char)
+
+    def _step_value(self, char: str) -> bool:
+        if char in "[{":
+            self._open.append(char)
+            self._state = _State.FIRST_ITEM if char == "[" else _State.FIRST_KEY
+            return len(self._open) <= MAX_DEPTH
+        if char in _LITERALS:
+            self._literal_left = _LITERALS[char]
+            self._state = _State.LITERAL
+            return True
+        self._in_key = False
+        self._state = _STARTS.get(char, _State.VALUE)
+        return self._state is not _State.VALUE
+
+    def _step_after(self, char: str) -> bool:
+        if not self._open:
+            return False
+        inside = self._open[-1]
+        if char == ",":
+            self._state = _State.KEY if inside == "{" else _State.VALUE
+            return True
+        return self._close("{") if char == "}" else char == "]" and self._close("[")
+
+    def _close(self, opened: str) -> bool:
+        self._state = _State.AFTER
+        return bool(self._open) and self._open.pop() == opened
+
+    def _step_inside(self, char: str) -> bool:
+        """In a string, an escape or a literal."""
+        if self._state is _State.STRING:
+            if char == "\\":
+                self._state = _State.ESCAPE
+            elif char == '"':
+                self._state = _State.COLON if self._in_key else _State.AFTER
+            else:
+                return False
+            return True
+        if self._state is _State.ESCAPE:
+            self._state = _State.HEX if char == "u" else _State.STRING
+            self._hex_left = 4
+            return char in 'u"\\/bfnrt'
+        if self._state is _State.HEX:
+            self._hex_left -= 1
+            self._state = _State.HEX if self._hex_left else _State.STRING
+            return char in _HEX
+        expected, self._literal_left = self._literal_left[0], self._literal_left[1:]
+        if not self._literal_left:
+            self._state = _State.AFTER
+        return char == expected
+
+    def _moves_number(self, char: str) -> bool:
+        return (self._state, char) in _OTHER_MOVES or (char in _DIGITS and self._state in _DIGIT_MOVES)
+
+    def _step_number(self, char: str) -> bool:
+        moved = _OTHER_MOVES.get((self._state, char))
+        if moved is None and char in _DIGITS:
+            moved = _DIGIT_MOVES.get(self._state)
+        self._state = moved or self._state
+        return moved is not None
