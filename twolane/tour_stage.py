@@ -99,9 +99,9 @@ class Stage:
 
 
 def _worker_command(setting: Setting) -> Command:
-    line = ("--checkpoint", str(setting.checkpoint), "--port", str(setting.ports["worker"]))
-    # One thread: two cores are shared with the other two parts, and waiting threads that spin starve them.
-    return twolane_command("worker", line, environment={"OMP_NUM_THREADS": "1"}, logs=setting.logs)
+    # One thread: few cores are shared with the other two parts, and waiting threads that spin starve them.
+    line = ("--checkpoint", str(setting.checkpoint), "--port", str(setting.ports["worker"]), "--threads", "1")
+    return twolane_command("worker", line, environment={}, logs=setting.logs)
 
 
 def _quality_command(setting: Setting) -> Command:
