@@ -5,7 +5,7 @@ Knows shapes and sizes; knows no tensors, devices or requests.
 
 from collections.abc import Sequence
 
-from diffusion_worker.errors import OutOfRange
+from diffusion_worker.errors import BadSetting
 from diffusion_worker.records import LayerKv
 
 
@@ -21,10 +21,10 @@ def context_bytes(layers: Sequence[LayerKv], tokens: int, itemsize: int) -> int:
 
 
 def fit_slots(wanted: int, *, slot_bytes: int, free_bytes: int) -> int:
-    """As many slots as wanted and as fit. Raises OutOfRange if not even one does."""
-    fitting = min(wanted, free_bytes // slot_bytes if slot_bytes else wanted)
+    """As many slots as wanted and as fit. Raises BadSetting if not even one does."""
+    fitting = min(wanted, free_bytes // slot_bytes)
     if fitting < 1:
-        raise OutOfRange(
-            f"one context needs {slot_bytes} bytes of keys and values, {free_bytes} are allowed", param="kv_limit_bytes"
+        raise BadSetting(
+            f"the memory limit leaves {max(free_bytes, 0)} bytes beside the weights, one context needs {slot_bytes}"
         )
     return fitting

@@ -90,7 +90,8 @@ class KvCache:
     def used_bytes(self) -> int:
         """Bytes of keys and values that running sequences hold."""
         itemsize = self.keys[0].dtype.itemsize
-        return sum(context_bytes(self.layers, self._lengths[slot], itemsize) for slot in self._slot_of.values())
+        slots = tuple(self._slot_of.values())  # a copy: another thread may be looking
+        return sum(context_bytes(self.layers, self._lengths[slot], itemsize) for slot in slots)
 
     def check_integrity(self) -> None:
         """Assert that every slot is free or owned exactly once and that no length exceeds its slot."""

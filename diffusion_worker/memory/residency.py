@@ -45,9 +45,9 @@ class Residence:
         return NotResident(f"the weights are not in memory: {self.state}", retry_after_s=1.0)
 
 
-def memory_in_use(device: torch.device) -> tuple[int, int]:
+def memory_in_use(device: torch.device | None) -> tuple[int, int]:
     """(used, limit) in bytes: of the accelerator, or of this process and what the machine or its cgroup allows it."""
-    if device.type == "cuda":
+    if device is not None and device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return total - free, total
     return _resident_bytes(), _host_limit_bytes()

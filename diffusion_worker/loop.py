@@ -1,0 +1,114 @@
+"""The loop `next_batch -> step -> settle` over one net, as a machine that any thread may feed and one thread turns.
+
+`run` turns it on the calling thread until all is answered. Knows no asyncio, no text and no wire.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from diffusion_worker.denoise.stepper import Stepper
+from diffusion_worker.errors import WorkerError
+from diffusion_worker.memory.budget import context_bytes, fit_slots
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.residency import memory_in_use
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, Observer, Outcome, SequenceId
+from diffusion_worker.scheduler import Limits, Occurrence, Scheduler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """How much to take on at once."""
+
+    max_num_seqs: int = 8  # running together; fewer if their contexts would not fit
+    max_waiting: int = 64
+    max_context: int | None = None  # tokens; None: as many as the net knows positions
+    memory_limit_bytes: int = 0  # weights and contexts together; 0: what the device has
+
+
+class Loop:
+    """Scheduler, stepper and cache as one machine. `turn` belongs to one thread, all else may be called from any."""
+
+    def __init__(self, net: DiffusionNet, capacity: Capacity, observe: Observer | None = None) -> None:
+        self.net = net
+        self.limits, self.memory_limit_bytes = _plan(net, capacity)
+        self.cache = KvCache(
+            net.kv_layers,
+            slots=self.limits.max_num_seqs,
+            slot_tokens=self.limits.max_context,
+            dtype=net.dtype,
+            device=net.device,
+        )
+        self.scheduler = Scheduler(net.facts, self.limits, observe)
+        self._stepper = Stepper(net, self.cache)
+        self._lock = threading.Lock()
+
+    def add(self, ask: Ask) -> SequenceId:
+        """See `Scheduler.add`."""
+        with self._lock:
+            return self.scheduler.add(ask, time.monotonic())
+
+    def leave(self, sequence: SequenceId, outcome: Outcome) -> None:
+        """See `Scheduler.leave`; takes effect at the next border between steps."""
+        with self._lock:
+            self.scheduler.leave(sequence, time.monotonic(), outcome=outcome)
+
+    def fault_all(self, error: WorkerError) -> None:
+        """See `Scheduler.fault_all`."""
+        with self._lock:
+            self.scheduler.fault_all(error, time.monotonic())
+
+    def turn(self) -> tuple[Occurrence, ...]:
+        """One iteration; returns what has happened."""
+        with self._lock:
+            batch = self.scheduler.next_batch(time.monotonic())
+        result = self._stepper.step(batch)
+        with self._lock:
+            return self.scheduler.settle(batch, result, time.monotonic())
+
+    def predicted_wait_s(self) -> float | None:
+        """See `Scheduler.predicted_wait_s`."""
+        with self._lock:
+            return self.scheduler.predicted_wait_s()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """All of one sequence at once."""
+
+    ids: tuple[int, ...]
+    end: Finished | Faulted
+
+
+def run(
+    net: DiffusionNet, asks: Sequence[Ask], *, max_num_seqs: int = 8, observe: Observer | None = None
+) -> tuple[Answer, ...]:
+    """Answer all asks, `max_num_seqs` at a time, on the calling thread, with exactly the loop that serves."""
+    if not asks:
+        return ()
+    longest = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
+    loop = Loop(net, Capacity(max_num_seqs=max_num_seqs, max_waiting=len(asks), max_context=longest), observe)
+    ids: dict[SequenceId, list[int]] = {loop.add(ask): [] for ask in asks}
+    ends: dict[SequenceId, Finished | Faulted] = {}
+    while loop.scheduler.has_work:
+        for sequence, event in loop.turn():
+            if isinstance(event, BlockSealed):
+                ids[sequence] += event.ids
+            else:
+                ends[sequence] = event
+    return tuple(Answer(ids=tuple(ids[sequence]), end=ends[sequence]) for sequence in ids)
+
+
+def _plan(net: DiffusionNet, capacity: Capacity) -> tuple[Limits, int]:
+    """How many contexts of which length fit beside the weights, and the limit that was planned with, in bytes."""
+    _, limit = memory_in_use(net.device)
+    limit = min(limit, capacity.memory_limit_bytes) if capacity.memory_limit_bytes else limit
+    max_context = min(capacity.max_context or net.facts.max_context, net.facts.max_context)
+    slots = fit_slots(
+        capacity.max_num_seqs,
+        slot_bytes=context_bytes(net.kv_layers, max_context, net.dtype.itemsize),
+        free_bytes=limit - net.facts.parameters * net.dtype.itemsize,
+    )
+    return Limits(max_num_seqs=slots, max_waiting=capacity.max_waiting, max_context=max_context), limit
