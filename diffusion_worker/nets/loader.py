@@ -1,0 +1,174 @@
+"""From a folder or a hub id to a net: everything is checked first, and what is wrong is named with its file.
+
+Knows the files of a checkpoint; knows nothing of what its weights are for.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from diffusion_worker.errors import CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
+from diffusion_worker.nets.diffusion_gemma import DiffusionGemmaNet
+from diffusion_worker.records import NetFacts, Recipe
+
+ARCHITECTURE = "diffusion_gemma"
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_WANTED = ("*.json", "*.safetensors", "*.jinja")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How the weights are to lie in memory."""
+
+    device: str = "auto"  # auto: the accelerator if there is one
+    dtype: str = "auto"  # auto: as stored
+    threads: int = 0  # CPU threads of a forward pass, for the thread that loads; 0: torch's own choice
+
+
+def locate(source: str) -> Path:
+    """The folder of a checkpoint: `source` itself, or a local copy of that hub id, fetched if it can be. Raises
+    CheckpointMissing."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or source.startswith(".") or source.count("/") != 1:
+        raise CheckpointMissing(f"checkpoint {source}: no such folder")
+    return _from_hub(source)
+
+
+def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaNet:
+    """A net from `source`. Raises CheckpointMissing, CheckpointForeign or CheckpointBroken."""
+    options = options or LoadOptions()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = locate(source)
+    config = _read_json(folder / "config.json")
+    if config.get("model_type") != ARCHITECTURE:
+        raise CheckpointForeign(
+            f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}, not {ARCHITECTURE!r}"
+        )
+    _check_weights(folder)
+    model = _read_model(folder, options)
+    return DiffusionGemmaNet(model, _facts(folder, model))
+
+
+def _from_hub(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(_WANTED)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointMissing(
+            f"checkpoint {source}: no such folder, and not to be had from the hub: {_line(error)}"
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointMissing(f"{file}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointBroken(f"{file}: {_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointBroken(f"{file}: not a JSON object")
+    return content
+
+
+def _check_weights(folder: Path) -> None:
+    """Open every weight file far enough to know that it is whole."""
+    if (folder / _INDEX).exists():
+        weight_map = _read_json(folder / _INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointBroken(f"{folder / _INDEX}: has no weight_map")
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+    else:
+        files = [folder / _WEIGHTS]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointMissing(f"{file}: no such file")
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointBroken(f"{file}: {_line(error)}") from error
+
+
+def _read_model(folder: Path, options: LoadOptions) -> Any:
+    from transformers import DiffusionGemmaForBlockDiffusion
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what it would warn of is checked below, and then refused
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    try:
+        model, found = DiffusionGemmaForBlockDiffusion.from_pretrained(
+            folder, dtype=options.dtype, output_loading_info=True, local_files_only=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise CheckpointBroken(f"{folder}: {_line(error)}") from error
+    _refuse_differences(folder, found)
+    return model.to(device)
+
+
+def _refuse_differences(folder: Path, found: Mapping[str, Any]) -> None:
+    """Weights and config must agree exactly: a tensor left at its random start would answer, only wrongly."""
+    for kind, what in (
+        ("missing_keys", "lacks"),
+        ("unexpected_keys", "has unexpected"),
+        ("mismatched_keys", "misfits"),
+    ):
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get(kind) or ())
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise CheckpointBroken(f"{folder}: the weights {what} {', '.join(names[:3])}{more}, by config.json")
+
+
+def _facts(folder: Path, model: Any) -> NetFacts:
+    text = model.config.text_config
+    generation = _read_json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {}
+    ends = generation.get("eos_token_id", text.eos_token_id)
+    pad = generation.get("pad_token_id", text.pad_token_id)
+    end_ids = tuple(ends) if isinstance(ends, list) else (ends,)
+    for name, value in (("pad_token_id", pad), *(("eos_token_id", end) for end in end_ids)):
+        if type(value) is not int or not 0 <= value < text.vocab_size:
+            raise CheckpointBroken(f"{folder / 'generation_config.json'}: {name} {value!r} is not in the vocabulary")
+    return NetFacts(
+        vocab_size=text.vocab_size,
+        hidden_size=text.hidden_size,
+        max_context=text.max_position_embeddings,
+        recipe=_recipe(folder, generation, model.config.canvas_length),
+        end_ids=end_ids,
+        pad_id=pad,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+
+
+def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: int) -> Recipe:
+    """The checkpoint's own numbers under our names; what it does not say keeps the default of the released one."""
+    known = {
+        "steps": generation.get("max_denoising_steps"),
+        "entropy_bound": (generation.get("sampler_config") or {}).get("entropy_bound"),
+        "t_min": generation.get("t_min"),
+        "t_max": generation.get("t_max"),
+        "stability": generation.get("stability_threshold"),
+        "confidence_threshold": generation.get("confidence_threshold"),
+    }
+    try:
+        return Recipe(
+            canvas_length=canvas_length, **{name: value for name, value in known.items() if value is not None}
+        )
+    except (OutOfRange, TypeError) as error:
+        raise CheckpointBroken(f"{folder / 'generation_config.json'}: {error}") from error
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error: libraries append advice of several paragraphs."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
