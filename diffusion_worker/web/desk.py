@@ -1,0 +1,66 @@
+"""What the web layer works with: the engine, the words of the checkpoint, who may ask, where measurements go.
+
+The words come with the weights, so they are absent until these are loaded.
+"""
+
+from dataclasses import dataclass, field
+
+from diffusion_worker.engine import Engine
+from diffusion_worker.errors import NotResident
+from diffusion_worker.records import NetFacts, Reading, RefusalObserved
+from diffusion_worker.telemetry import Meters
+from diffusion_worker.text.chat_template import ChatTemplate
+from diffusion_worker.text.tokenizer import Tokenizer
+from diffusion_worker.web.keys import KeyRing
+from diffusion_worker.web.problems import ModelNotFound
+
+RETRY_WHILE_LOADING_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """The text side of a checkpoint."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate
+
+
+@dataclass(slots=True, kw_only=True)
+class Desk:
+    """One per process. `words` is set once, by whoever loads, before the engine is ready."""
+
+    model: str
+    version: str
+    created: int  # Unix seconds
+    engine: Engine
+    meters: Meters
+    max_body_bytes: int
+    keys: KeyRing | None = None
+    words: Words | None = None
+    aliases: dict[str, Reading] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.aliases = {"diffusion": Reading.DIFFUSION, "diffusion:autoregressive": Reading.AUTOREGRESSIVE}
+
+    def id_of(self, reading: Reading) -> str:
+        """The model id under which a reading is served."""
+        return self.model if reading is Reading.DIFFUSION else f"{self.model}:{reading.value}"
+
+    def reading_of(self, model: str) -> Reading:
+        """How a model id, or an alias of one, reads the weights. Raises ModelNotFound."""
+        for reading in Reading:
+            if model == self.id_of(reading):
+                return reading
+        if model in self.aliases:
+            return self.aliases[model]
+        known = ", ".join([*map(self.id_of, Reading), *self.aliases])
+        raise ModelNotFound(f"The model '{model}' does not exist here; there are: {known}.", param="model")
+
+    def resident(self) -> tuple[Words, NetFacts]:
+        """Words and facts of the loaded checkpoint. Raises NotResident, and counts the refusal."""
+        facts = self.engine.facts
+        if self.words is None or facts is None:
+            error = NotResident("The weights are not in memory yet.", retry_after_s=RETRY_WHILE_LOADING_S)
+            self.meters.observe(RefusalObserved(reason=error.code))
+            raise error
+        return self.words, facts

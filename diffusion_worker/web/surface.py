@@ -1,0 +1,81 @@
+"""How much of OpenAI's chat completions this worker honours: field by field, and as published capabilities.
+
+What is not honoured is refused by name, never ignored. Reading the honoured fields is `openai`'s part.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion_worker.records import Reading
+from diffusion_worker.web.fields import Fields
+
+# Read by `openai` and honoured.
+HONOURED = (
+    *("model", "messages", "max_tokens", "max_completion_tokens", "seed", "temperature", "stop", "stream"),
+    *("stream_options", "n", "prediction", "response_format", "diffusion"),
+)
+# They change no answer here: labels, storage and scheduling of OpenAI's own platform, and tool calls there are none of.
+HARMLESS_TEXTS = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+HARMLESS_FLAGS = ("store", "parallel_tool_calls")
+HARMLESS = ("metadata", *HARMLESS_TEXTS, *HARMLESS_FLAGS)
+# Not honoured: accepted only where the value says "off".
+OFF: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "top_p": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "modalities": (["text"],),
+    "audio": (),
+    "images": (),
+    "suffix": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+    "structured_outputs": (),
+}
+# The closed set of words that policies and `/v1/models` share, each with true, false or a grade.
+_OFFERED: Mapping[str, bool | str] = {
+    **dict.fromkeys(("chat", "stream", "seed", "temperature", "stop", "json_object"), True),
+    **dict.fromkeys(("completions", "suffix", "regex", "choice", "template", "tool_choice", "top_p"), False),
+    **dict.fromkeys(("logprobs", "logit_bias", "n", "images", "embeddings"), False),
+    "json_schema": "best_effort",
+    "tools": "none",
+}
+CAPABILITIES: Mapping[Reading, Mapping[str, bool | str]] = {
+    Reading.DIFFUSION: {**_OFFERED, "prediction": "warm_start"},
+    Reading.AUTOREGRESSIVE: {**_OFFERED, "prediction": "none"},
+}
+
+
+def check_surface(fields: Fields) -> None:
+    """Raises Unsupported for the first field, or value of one, that would have to be ignored."""
+    fields.only((*HONOURED, *HARMLESS, *OFF))
+    for name, off in OFF.items():
+        value = fields.raw(name)
+        if value is not None and not any(_same(value, word) for word in off):
+            raise fields.refuse(name, "is not supported by this model.")
+    if fields.whole("n", 1, 128) not in (None, 1):
+        raise fields.refuse("n", "must be 1 for this model.")
+    _check_harmless(fields)
+
+
+def _same(value: Any, word: Any) -> bool:
+    """Equality that tells 0 from false, as JSON does and Python does not."""
+    return bool(value == word) and isinstance(value, bool) is isinstance(word, bool)
+
+
+def _check_harmless(fields: Fields) -> None:
+    """They have no effect, but a wrong type is still a mistake worth telling."""
+    fields.part("metadata")
+    for name in HARMLESS_TEXTS:
+        fields.text(name)
+    for name in HARMLESS_FLAGS:
+        fields.flag(name)
