@@ -187,8 +187,10 @@ class Refused(AttemptFailed):
     kind = "invalid_request_error"
     reason = Reason.REFUSED
 
-    def __init__(self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None) -> None:
-        super().__init__(message, detail=f"status {status}", param=param)
+    def __init__(
+        self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None, detail: str = ""
+    ) -> None:
+        super().__init__(message, detail=detail or f"status {status}", param=param)
         self.status = status
         self.code = code or "refused"
 

@@ -3,7 +3,7 @@
 Knows records and errors only.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from gateway.records import Attempt, Call, Candidate, Decision, Delta, Health, Status, Verdict
@@ -12,7 +12,7 @@ from gateway.records import Attempt, Call, Candidate, Decision, Delta, Health, S
 class Reply(Protocol):
     """An answer being received. Exactly one reader; `aclose` may come at any time and hangs up on the target."""
 
-    def deltas(self) -> AsyncIterator[Delta]:
+    def deltas(self) -> AsyncGenerator[Delta, None]:
         """The events of a stream in order, or the one whole answer.
 
         Ends only when the answer is complete; raises an AttemptFailed (never a foreign error) if it is cut short.
@@ -49,23 +49,27 @@ class Permit(Protocol):
         """Does this attempt test a benched lane or an open breaker?"""
         ...
 
+    def hand_back(self, attempt: Attempt, now_s: float) -> None:
+        """Count the latency for the guard and the fault for the breaker, free the place."""
+        ...
+
 
 class StateStore(Protocol):
     """What is remembered of targets and lanes. Every call returns at once: replicas are merged behind its back."""
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
-        """Look, change nothing."""
+        """Look, change nothing; cheap enough for every request."""
+        ...
+
+    def p95_ms(self, candidate: Candidate, now_s: float) -> float | None:
+        """The lane's p95 for display; None with too few answers to tell."""
         ...
 
     def enter(self, candidate: Candidate, now_s: float, *, draw: float, relief: bool) -> Permit | Verdict:
-        """Ask breaker, capacity and SLO guard, in this order, for leave to call; a Verdict says why not.
+        """Ask for room, of the breaker and of the SLO guard, for leave to call; a Verdict says why not.
 
         `draw` is uniform in [0, 1). `relief`: a later candidate could take the request and is within its own budget.
         """
-        ...
-
-    def leave(self, permit: Permit, attempt: Attempt, now_s: float) -> None:
-        """The attempt ended: count its latency for the guard and its fault for the breaker, free its place."""
         ...
 
 

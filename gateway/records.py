@@ -301,8 +301,6 @@ class Plan:
     private: bool = False
     check: bool = False  # validate the answer against the request's expectation and tools
     hold: Hold = Hold.NONE
-    repair: bool = False
-    tell_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,7 +319,6 @@ class Health:
     status: Status = field(default_factory=Status)
     lane: LaneState = LaneState.SERVING
     within_budget: bool = True
-    p95_ms: float | None = None
     breaker: BreakerState = BreakerState.CLOSED
     in_flight: int = 0
 
@@ -386,7 +383,6 @@ class Call:
     target: Target
     query: Query
     left_ms: float | None = None
-    remark: str | None = None  # what was wrong with the previous answer, if the policy passes it on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

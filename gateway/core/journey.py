@@ -1,0 +1,171 @@
+"""What has happened to one request so far: grows attempt by attempt, and becomes a Decision whenever somebody asks.
+
+Knows no clock (`now_s` comes with each call) and decides nothing itself.
+"""
+
+from gateway.errors import (
+    AttemptFailed,
+    DeadlineExceeded,
+    GatewayError,
+    NoPrivateTarget,
+    NoRoute,
+    NotResident,
+    Overloaded,
+    Unsupported,
+)
+from gateway.records import (
+    SHARED_REASONS,
+    Attempt,
+    AttemptOutcome,
+    Candidate,
+    Classification,
+    Decision,
+    Outcome,
+    Plan,
+    Query,
+    Reason,
+    SchemaCheck,
+    Usage,
+    Verdict,
+)
+
+_RETRY_S = 1.0
+
+
+class Journey:
+    """One request's way from target to target."""
+
+    def __init__(
+        self, query: Query, classification: Classification, plan: Plan, *, wall_s: float, now_s: float
+    ) -> None:
+        self.query = query
+        self.plan = plan
+        self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> who failed there, and why
+        self.outcome = Outcome.OK
+        self.schema_check: SchemaCheck | None = None
+        self._classification = classification
+        self._wall_s = wall_s
+        self._attempts: list[Attempt] = []
+        self._fault: AttemptFailed | None = None
+        self._usage: Usage | None = None
+        self._target: str | None = None
+        self._first_byte_ms: float | None = None
+        self._timings_ms = {"classify": self.at_ms(now_s)}
+        self._waited_ms = 0.0
+        self._taken_ms = 0.0
+
+    def at_ms(self, now_s: float) -> float:
+        """Milliseconds since the request arrived."""
+        return (now_s - self.query.received_s) * 1000
+
+    def left_ms(self, now_s: float) -> float | None:
+        """What remains of the request's deadline; None: it has none."""
+        return None if self.plan.deadline_ms is None else self.plan.deadline_ms - self.at_ms(now_s)
+
+    def skip(self, candidate: Candidate, verdict: Verdict, now_s: float) -> None:
+        """The candidate was not called."""
+        assert verdict.reason is not None
+        at_ms = self.at_ms(now_s)
+        self._note(
+            candidate,
+            Attempt(
+                target=candidate.target.name,
+                started_ms=at_ms,
+                ended_ms=at_ms,
+                outcome=verdict.reason,
+                detail=verdict.detail,
+                skipped=True,
+            ),
+        )
+
+    def end(self, candidate: Candidate, attempt: Attempt, fault: AttemptFailed | None = None) -> None:
+        """A call came to its end, well or not."""
+        self._fault = fault
+        self._waited_ms += attempt.elapsed_ms
+        self._note(candidate, attempt)
+
+    def take(self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float) -> None:
+        """The candidate's answer may leave: from here on there is no other."""
+        self._target = candidate.target.name
+        self._taken_ms = started_ms
+        self._usage = usage
+        self._first_byte_ms = self.at_ms(now_s)
+        self._timings_ms["queue"] = started_ms - self._timings_ms["classify"]
+        self._timings_ms["upstream"] = self._first_byte_ms - started_ms
+
+    def checked(self, check: SchemaCheck | None, took_ms: float) -> None:
+        """An answer was validated; what counts is the last one."""
+        self.schema_check = check
+        self._timings_ms["validate"] = took_ms
+
+    def used(self, usage: Usage) -> None:
+        """The account of a stream came behind its text."""
+        self._usage = usage
+
+    def decision(self, now_s: float) -> Decision:
+        """All of it, as of now. A stream still running counts as an attempt that is well."""
+        query, plan, total_ms = self.query, self.plan, self.at_ms(now_s)
+        return Decision(
+            time_s=self._wall_s,
+            query_id=query.request_id,
+            policy=plan.policy,
+            principal=query.principal,
+            classification=self._classification,
+            route=plan.route,
+            private=query.private or plan.private,
+            stream=query.stream,
+            schema=query.expectation.digest if query.expectation else None,
+            attempts=tuple(self._attempts) if self._is_settled else (*self._attempts, self._running(total_ms)),
+            target=self._target,
+            outcome=self.outcome,
+            schema_check=self.schema_check,
+            usage=self._usage,
+            first_byte_ms=self._first_byte_ms,
+            total_ms=total_ms,
+            overhead_ms=max(0.0, total_ms - self._waited_ms),
+            timings_ms=dict(self._timings_ms),
+        )
+
+    def nobody_left(self) -> GatewayError:
+        """The one answer of a request that no candidate answered: the last attempt's fault, or why there was none."""
+        reason = self._attempts[-1].outcome if self._attempts else None
+        if self.plan.private and (reason is None or reason in SHARED_REASONS):
+            return NoPrivateTarget("No target inside the cluster can answer now.", retry_after_s=_RETRY_S)
+        if self._fault is not None:
+            return self._fault
+        return _of_skip(self._attempts[-1]) if self._attempts else NoRoute("The route has no target.")
+
+    @property
+    def _is_settled(self) -> bool:
+        """Is there no call under way whose answer was taken?"""
+        return self._target is None or any(
+            attempt.target == self._target and not attempt.skipped for attempt in self._attempts
+        )
+
+    def _running(self, now_ms: float) -> Attempt:
+        assert self._target is not None
+        return Attempt(
+            target=self._target,
+            started_ms=self._taken_ms,
+            ended_ms=now_ms,
+            outcome=AttemptOutcome.OK,
+        )
+
+    def _note(self, candidate: Candidate, attempt: Attempt) -> None:
+        self._attempts.append(attempt)
+        if isinstance(attempt.outcome, Reason) and attempt.outcome in SHARED_REASONS:
+            self.failed.setdefault(candidate.target.url, (candidate.target.name, attempt.outcome))
+
+
+def _of_skip(attempt: Attempt) -> GatewayError:
+    """The error for a request whose every candidate was passed over; the last one's reason speaks."""
+    name, detail = attempt.target, attempt.detail
+    if attempt.outcome is Reason.DEADLINE:
+        return DeadlineExceeded(f"The deadline leaves no time for target {name!r}: {detail}.")
+    if attempt.outcome is Reason.UNSUPPORTED:
+        return Unsupported(f"Target {name!r} cannot honour this request: {detail}.")
+    if attempt.outcome is Reason.OVERLOADED:
+        return Overloaded(f"Target {name!r} is full: {detail}.", retry_after_s=_RETRY_S)
+    if attempt.outcome is Reason.NOT_RESIDENT:
+        return NotResident(f"Target {name!r} is not ready: {detail}.", retry_after_s=_RETRY_S)
+    return NoRoute(f"No target can be called now; the last was {name!r}: {attempt.outcome}.", retry_after_s=_RETRY_S)

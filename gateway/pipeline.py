@@ -1,0 +1,205 @@
+"""THE story of a request: classify, choose, then per candidate admit and open; fall back or answer; explain.
+
+Knows ports, not sockets. What is decided is decided in `core`; what is said of it is one `Decision`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Protocol
+
+from gateway.core.admit import admit, died_with, has_relief
+from gateway.core.classify import classify
+from gateway.core.journey import Journey
+from gateway.core.policy import Policy
+from gateway.core.route import choose
+from gateway.core.validate import SchemaCache
+from gateway.errors import AttemptFailed, GatewayError
+from gateway.ports import Clock, Observer, Permit, StateStore, Upstream
+from gateway.records import (
+    Candidate,
+    Classification,
+    Decision,
+    Delta,
+    Health,
+    Outcome,
+    Plan,
+    Query,
+    Target,
+    Verdict,
+)
+from gateway.upstreams.attempt import OpenAttempt
+
+
+class Policies(Protocol):
+    """Where the running policy is."""
+
+    @property
+    def current(self) -> Policy:
+        """The policy for requests that begin now; each holds its own to the end."""
+        ...
+
+
+class Pipeline:
+    """Answers queries; one per process. `upstreams` gives the door to a target, `draw` a uniform number in [0, 1)."""
+
+    def __init__(
+        self,
+        *,
+        policies: Policies,
+        upstreams: Callable[[Target], Upstream],
+        state: StateStore,
+        observer: Observer,
+        clock: Clock,
+        draw: Callable[[], float],
+    ) -> None:
+        self._policies = policies
+        self._upstreams = upstreams
+        self._state = state
+        self._observer = observer
+        self._clock = clock
+        self._draw = draw
+        self._schemas = SchemaCache()
+
+    async def answer(self, query: Query) -> "Answer":
+        """Exactly one answer for every query: deltas to send, or an error that explains. The caller closes it.
+
+        Cancelling hangs up on whoever is being asked.
+        """
+        journey, error = self._begin(query)
+        if error is not None:
+            return self._sorry(journey, error)
+        try:
+            for index, candidate in enumerate(journey.plan.candidates):
+                permit = self._admit(journey, index)
+                if isinstance(permit, Verdict):
+                    journey.skip(candidate, permit, self._clock.now_s())
+                    continue
+                attempt = OpenAttempt(journey, candidate, permit, clock=self._clock, schemas=self._schemas)
+                try:
+                    held = await attempt.open(self._upstreams(candidate.target))
+                except AttemptFailed:
+                    continue  # the journey has noted it; the next candidate is asked
+                return Answer(journey, self._explained, held=held, attempt=attempt)
+        except asyncio.CancelledError:
+            journey.outcome = Outcome.CLIENT_GONE
+            self._explained(journey)
+            raise
+        return self._sorry(journey, journey.nobody_left())
+
+    def explain(self, query: Query) -> tuple[Decision, tuple[tuple[Candidate, Health, Verdict], ...]]:
+        """A dry run: what would be decided now, without calling anybody or changing anything.
+
+        Raises ModelNotFound, NoPrivateTarget.
+        """
+        journey, error = self._begin(query)
+        if error is not None:
+            raise error
+        looks = tuple((each, self._health(each), self._look(journey, each)) for each in journey.plan.candidates)
+        return journey.decision(self._clock.now_s()), looks
+
+    def _begin(self, query: Query) -> tuple[Journey, GatewayError | None]:
+        """Classify and choose. A query that nobody may answer still has a journey, to be explained by."""
+        policy = self._policies.current
+        classification = classify(query)
+        try:
+            return self._journey(query, classification, choose(policy, query, classification)), None
+        except GatewayError as error:
+            nowhere = Plan(policy=policy.version, route="", candidates=(), private=query.private)
+            return self._journey(query, classification, nowhere), error
+
+    def _journey(self, query: Query, classification: Classification, plan: Plan) -> Journey:
+        return Journey(query, classification, plan, wall_s=self._clock.wall_s(), now_s=self._clock.now_s())
+
+    def _admit(self, journey: Journey, index: int) -> Permit | Verdict:
+        """Leave to call a candidate, or why not. Whatever changes by being asked is asked last."""
+        candidates = journey.plan.candidates
+        candidate = candidates[index]
+        verdict = self._look(journey, candidate)
+        if not verdict.admitted:
+            return verdict
+        relief = False
+        if candidate.slo is not None:
+            healths = [self._health(each) for each in candidates]
+            relief = has_relief(candidates, index, journey.query, healths)
+        return self._state.enter(candidate, self._clock.now_s(), draw=self._draw(), relief=relief)
+
+    def _look(self, journey: Journey, candidate: Candidate) -> Verdict:
+        verdict = died_with(candidate, journey.failed)
+        if not verdict.admitted:
+            return verdict
+        left_ms = journey.left_ms(self._clock.now_s())
+        return admit(candidate, journey.query, self._health(candidate), left_ms=left_ms)
+
+    def _health(self, candidate: Candidate) -> Health:
+        status = self._upstreams(candidate.target).status
+        return self._state.health(candidate, status, self._clock.now_s())
+
+    def _sorry(self, journey: Journey, error: GatewayError) -> "Answer":
+        journey.outcome = Outcome.ERROR
+        return Answer(journey, self._explained, error=error)
+
+    def _explained(self, journey: Journey) -> Decision:
+        decision = journey.decision(self._clock.now_s())
+        self._observer.decided(decision)
+        return decision
+
+
+class Answer:
+    """What leaves for one query: `error`, or `deltas`. Close it when sent, or when the client has left.
+
+    An Answer with deltas exists only behind the point of no return: whoever answers now, answers to the end.
+    """
+
+    def __init__(
+        self,
+        journey: Journey,
+        explained: Callable[[Journey], Decision],
+        *,
+        held: Iterable[Delta] = (),
+        attempt: OpenAttempt | None = None,
+        error: GatewayError | None = None,
+    ) -> None:
+        self.error = error
+        self._journey = journey
+        self._explained = explained
+        self._held = held
+        self._attempt = attempt
+        self._is_complete = error is not None
+        self._is_closed = False
+
+    def decision(self, now_s: float) -> Decision:
+        """What was decided up to now."""
+        return self._journey.decision(now_s)
+
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """In order, once. Raises AttemptFailed where the answer breaks off; then its end must not look like one."""
+        for delta in self._held:
+            if self._is_wanted(delta):
+                yield delta
+        if self._attempt is not None:
+            try:
+                async for delta in self._attempt.rest():
+                    if self._is_wanted(delta):
+                        yield delta
+            except AttemptFailed:
+                self._journey.outcome = Outcome.ERROR
+                self._is_complete = True
+                raise
+        self._is_complete = True
+
+    async def aclose(self) -> None:
+        """Hang up on whoever still answers, and tell what happened; further calls do nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if not self._is_complete:
+            self._journey.outcome = Outcome.CLIENT_GONE
+        try:
+            if self._attempt is not None:
+                await self._attempt.abandon()
+        finally:
+            self._explained(self._journey)
+
+    def _is_wanted(self, delta: Delta) -> bool:
+        """We always ask for the account behind a stream; the client sees it only if it asked as well."""
+        return bool(delta.pieces) or self._journey.query.include_usage or not self._journey.query.stream

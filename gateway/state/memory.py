@@ -1,0 +1,126 @@
+"""The state of one process: a breaker and a count of attempts per target, a guard per lane.
+
+Knows what the pure parts of `core` mean, not who asks. Nothing here waits.
+"""
+
+from gateway.core import breaker as breakers
+from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
+from gateway.core.guard import Guard, Ticket
+from gateway.records import (
+    Attempt,
+    AttemptOutcome,
+    Candidate,
+    Health,
+    Reason,
+    Slo,
+    Status,
+    Verdict,
+)
+
+# The server itself is at fault; everything else says nothing about whether the next request would be served.
+_FAULTS = frozenset({Reason.UPSTREAM_ERROR})
+# A whole answer came, whatever it was worth: its latency counts.
+_ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE})
+# The server spoke, if only to turn a request down: it lives.
+_ALIVE = _ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED}
+# Given up unfinished: counts once it outlasted the budget.
+_ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
+
+
+class MemoryStore:
+    """See `ports.StateStore`."""
+
+    def __init__(self, rule: BreakerRule | None = None) -> None:
+        self._rule = rule or BreakerRule()
+        self._breakers: dict[str, Breaker] = {}
+        self._in_flight: dict[str, int] = {}
+        self._guards: dict[tuple[str, str], Guard] = {}
+
+    def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
+        """Look, change nothing."""
+        name = candidate.target.name
+        guard = self._guards.get(candidate.lane)
+        breaker = self._breakers.get(name, CLOSED).state
+        in_flight = self._in_flight.get(name, 0)
+        if guard is None:
+            return Health(status=status, breaker=breaker, in_flight=in_flight)
+        return Health(
+            status=status,
+            lane=guard.state,
+            within_budget=guard.within_budget(now_s),
+            breaker=breaker,
+            in_flight=in_flight,
+        )
+
+    def p95_ms(self, candidate: Candidate, now_s: float) -> float | None:
+        """The lane's p95 for display."""
+        guard = self._guards.get(candidate.lane)
+        return guard.p95_ms(now_s) if guard else None
+
+    def enter(self, candidate: Candidate, now_s: float, *, draw: float, relief: bool) -> "MemoryPermit | Verdict":
+        """Room first, then the guard, then the breaker: only the breaker's trial must set out once it is noted."""
+        target = candidate.target
+        in_flight = self._in_flight.get(target.name, 0)
+        if target.max_in_flight is not None and in_flight >= target.max_in_flight:
+            return Verdict(reason=Reason.OVERLOADED, detail=f"{in_flight} of {target.max_in_flight} in flight")
+        breaker = self._breakers.get(target.name, CLOSED)
+        admitted, asked = breakers.ask(breaker, now_s, self._rule)
+        if not admitted:
+            return Verdict(reason=Reason.CIRCUIT_OPEN, detail=f"open after {breaker.faults} faults")
+        ticket = None
+        if candidate.slo is not None:
+            ticket = self._guard(candidate, candidate.slo).ask(now_s, draw=draw, relief=relief)
+            if ticket is None:
+                return Verdict(reason=Reason.P95_BREACH, detail=f"benched, p95 over {candidate.slo.p95_ms:g} ms")
+        self._breakers[target.name] = asked
+        self._in_flight[target.name] = in_flight + 1
+        return MemoryPermit(self, candidate, ticket, trial=asked.trial_at_s is not None)
+
+    def left(self, candidate: Candidate, ticket: Ticket | None, attempt: Attempt, now_s: float) -> None:
+        """What a permit says when it is handed back."""
+        name, outcome = candidate.target.name, attempt.outcome
+        self._in_flight[name] -= 1
+        if outcome in _FAULTS:
+            self._tell_breaker(name, BreakerEvent.FAULT, now_s)
+        elif outcome in _ALIVE:
+            self._tell_breaker(name, BreakerEvent.OK, now_s)
+        if ticket is not None:
+            _tell_guard(self._guards[candidate.lane], ticket, attempt, now_s)
+
+    def returned(self, target: str) -> None:
+        """The server was seen to answer again (a poll, not an attempt): the faults of its former life are void."""
+        self._breakers.pop(target, None)
+
+    def _tell_breaker(self, name: str, event: BreakerEvent, now_s: float) -> None:
+        breaker = self._breakers.get(name, CLOSED)
+        self._breakers[name] = breakers.step(breaker, event, now_s, self._rule)
+
+    def _guard(self, candidate: Candidate, slo: Slo) -> Guard:
+        """A promise that changed with the policy begins anew."""
+        guard = self._guards.get(candidate.lane)
+        if guard is None or guard.slo != slo:
+            guard = self._guards[candidate.lane] = Guard(slo)
+        return guard
+
+
+class MemoryPermit:
+    """See `ports.Permit`."""
+
+    __slots__ = ("_candidate", "_store", "_ticket", "probe")
+
+    def __init__(self, store: MemoryStore, candidate: Candidate, ticket: Ticket | None, *, trial: bool) -> None:
+        self._store = store
+        self._candidate = candidate
+        self._ticket = ticket
+        self.probe = trial or (ticket is not None and ticket.probe)
+
+    def hand_back(self, attempt: Attempt, now_s: float) -> None:
+        """See `ports.Permit`."""
+        self._store.left(self._candidate, self._ticket, attempt, now_s)
+
+
+def _tell_guard(guard: Guard, ticket: Ticket, attempt: Attempt, now_s: float) -> None:
+    if attempt.outcome in _ANSWERED:
+        guard.finished(now_s, ticket, attempt.elapsed_ms)
+    elif attempt.outcome in _ABANDONED:
+        guard.abandoned(now_s, ticket, attempt.elapsed_ms)

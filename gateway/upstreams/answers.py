@@ -1,0 +1,108 @@
+"""From an OpenAI answer, whole or one chunk of it, to a Delta. Reads what checks and accounts need, keeps the bytes."""
+
+import msgspec
+
+from gateway.errors import AttemptFailed, UpstreamError
+from gateway.records import Delta, Piece, ToolCall, Usage
+from gateway.upstreams.faults import from_error_object
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int | None = None
+    function: _Function | None = None
+
+
+class _Body(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Body | None = None
+    message: _Body | None = None
+    finish_reason: str | None = None
+
+
+class _Diffusion(msgspec.Struct):
+    confidence: float | None = None
+    converged: bool | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    diffusion: _Diffusion | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: msgspec.Raw | None = None
+
+
+_decoder = msgspec.json.Decoder(_Answer)
+
+
+def read_delta(data: bytes) -> Delta:
+    """Raises an AttemptFailed for an error object and for bytes that are no answer."""
+    try:
+        answer = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
+        raise UpstreamError("The target's answer is not a completion.", detail="malformed answer") from fault
+    if answer.error is not None and bytes(answer.error) != b"null":
+        raise _told(bytes(answer.error))
+    if answer.choices is None:
+        raise UpstreamError("The target's answer is not a completion.", detail="no choices")
+    return Delta(
+        data=data,
+        pieces=tuple(_piece(choice) for choice in answer.choices),
+        usage=_usage(answer.usage) if answer.usage else None,
+    )
+
+
+def _told(error: bytes) -> AttemptFailed:
+    """An error inside a stream that began well: its status is gone, its words decide."""
+    try:
+        return from_error_object(msgspec.json.decode(error), status=502)
+    except msgspec.DecodeError:
+        return UpstreamError("The target reported an error.", detail="error event")
+
+
+def _piece(choice: _Choice) -> Piece:
+    body = choice.delta or choice.message
+    if body is None:
+        return Piece(index=choice.index, finish_reason=choice.finish_reason)
+    return Piece(
+        index=choice.index,
+        text=body.content or "",
+        refusal=body.refusal or "",
+        tool_calls=tuple(_tool_call(place, call) for place, call in enumerate(body.tool_calls or ())),
+        finish_reason=choice.finish_reason,
+    )
+
+
+def _tool_call(place: int, call: _ToolCall) -> ToolCall:
+    """Whole answers number their calls by position only."""
+    function = call.function or _Function()
+    return ToolCall(
+        index=place if call.index is None else call.index,
+        name=function.name or "",
+        arguments=function.arguments or "",
+    )
+
+
+def _usage(usage: _Usage) -> Usage:
+    diffusion = usage.diffusion or _Diffusion()
+    return Usage(
+        input_tokens=usage.prompt_tokens,
+        output_tokens=usage.completion_tokens,
+        confidence=diffusion.confidence,
+        converged=diffusion.converged,
+    )

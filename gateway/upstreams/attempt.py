@@ -1,0 +1,214 @@
+"""One call to one candidate: up to the point of no return, where its answer may leave, and beyond.
+
+Knows the request's journey and one door. Before that point every fault is an AttemptFailed, and somebody else may be
+asked; behind it a fault can only end the answer.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final
+
+from gateway.core.answer import AnswerCheck
+from gateway.core.journey import Journey
+from gateway.core.validate import Fault, SchemaCache
+from gateway.errors import AttemptFailed, DeadlineExceeded, InvalidOutput, LowConfidence, Refused, UpstreamError
+from gateway.ports import Clock, Permit, Reply, Upstream
+from gateway.records import (
+    Attempt,
+    AttemptOutcome,
+    Call,
+    Candidate,
+    Delta,
+    Hold,
+    Reason,
+    SchemaCheck,
+    Usage,
+)
+
+MAX_HELD_BYTES: Final = 32 * 1024 * 1024
+
+
+class OpenAttempt:
+    """However it ends, its permit is handed back exactly once and its connection is given back or closed."""
+
+    def __init__(
+        self, journey: Journey, candidate: Candidate, permit: Permit, *, clock: Clock, schemas: SchemaCache
+    ) -> None:
+        self._journey = journey
+        self._candidate = candidate
+        self._permit = permit
+        self._clock = clock
+        self._reply: Reply | None = None
+        self._deltas: AsyncGenerator[Delta, None] | None = None
+        self._started_ms = journey.at_ms(clock.now_s())
+        self._first_byte_ms: float | None = None
+        self._usage: Usage | None = None
+        self._schema_check = AnswerCheck(journey.query, schemas) if journey.plan.check else None
+        self._past_return = False  # the point of no return: from here on the answer may leave
+        self._ended = False
+
+    async def open(self, upstream: Upstream) -> list[Delta]:
+        """Call, hold back, check; returns what may leave at once. The rest, if any, comes from `rest`.
+
+        Raises AttemptFailed; then, or when cancelled, the target has been hung up on and the attempt is over.
+        """
+        try:
+            async with asyncio.timeout(self._left_s()):
+                held = await self._receive(upstream)
+            self._pass(held)
+            self._past_return = True  # nothing can fail between here and the caller
+        except TimeoutError:
+            raise self._failed(DeadlineExceeded("The request's deadline passed.", detail="deadline passed")) from None
+        except AttemptFailed as fault:
+            raise self._failed(fault) from fault.__cause__
+        finally:
+            if self._ended or not self._past_return:
+                await self.abandon()
+        return held
+
+    async def rest(self) -> AsyncIterator[Delta]:
+        """What follows the held deltas. Raises AttemptFailed, which can no longer fall back."""
+        if self._ended or self._deltas is None:
+            return
+        try:
+            while (delta := await self._next(self._deltas)) is not None:
+                yield delta
+        except AttemptFailed as fault:
+            raise self._failed(fault) from fault.__cause__
+        self._end(AttemptOutcome.OK)
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        """Give the connection back, or hang up on an answer that is not complete: then the attempt was cancelled."""
+        self._end(AttemptOutcome.CANCELLED)
+        if self._deltas is not None:
+            await self._deltas.aclose()
+        if self._reply is not None:
+            await self._reply.aclose()
+
+    async def _receive(self, upstream: Upstream) -> list[Delta]:
+        """As much of the answer as must be seen before any of it may leave."""
+        query = self._journey.query
+        left_ms = self._journey.left_ms(self._clock.now_s())
+        self._reply = await upstream.send(Call(target=self._candidate.target, query=query, left_ms=left_ms))
+        self._deltas = self._reply.deltas()
+        wants_whole = not query.stream or self._must_hold
+        held: list[Delta] = []
+        size = 0
+        async for delta in self._deltas:
+            self._saw(delta)
+            held.append(delta)
+            size += len(delta.data)
+            if size > MAX_HELD_BYTES:
+                raise UpstreamError("The target's answer is too large to be checked.", detail="answer too large")
+            if not wants_whole and _is_telling(delta):
+                return held
+            if self._must_hold and self._schema_check is not None:
+                _raise_if(self._schema_check.feed(delta.pieces))  # no need to wait for the end of a lost answer
+        if not held:
+            raise UpstreamError("The target's answer is empty.", detail="empty answer")
+        return held
+
+    def _pass(self, held: list[Delta]) -> None:
+        """Everything an answer must pass before its first byte leaves; raises AttemptFailed."""
+        if not self._journey.query.stream or self._must_hold:
+            if not self._is_last and _is_refusal(held):
+                raise Refused("The target declined to answer.", detail="declined")
+            self._check_schema()
+            self._check_confidence()
+            self._end(AttemptOutcome.OK)
+        self._journey.take(self._candidate, self._started_ms, self._usage, self._clock.now_s())
+
+    def _check_schema(self) -> None:
+        if self._schema_check is None or not self._schema_check.has_something_to_check:
+            return
+        began_s = self._clock.now_s()
+        fault = self._schema_check.finish()
+        took_ms = (self._clock.now_s() - began_s) * 1000
+        self._journey.checked(None if fault else SchemaCheck.VALID, took_ms)
+        _raise_if(fault)
+
+    def _check_confidence(self) -> None:
+        wanted = self._candidate.min_confidence
+        if wanted is None:
+            return
+        confidence = self._usage.confidence if self._usage else None
+        if confidence is None:  # the route asked for a witness, and there is none
+            raise LowConfidence("The target did not say how sure it is.", detail="no confidence given")
+        if confidence < wanted:
+            detail = f"confidence {confidence:.3f} < {wanted:g}"
+            raise LowConfidence(f"The target doubts its own answer: {detail}.", detail=detail)
+
+    async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
+        try:
+            async with asyncio.timeout(self._left_s()):
+                delta = await anext(deltas, None)
+        except TimeoutError:
+            raise DeadlineExceeded("The request's deadline passed.", detail="deadline passed mid-stream") from None
+        if delta is not None:
+            self._saw(delta)
+        return delta
+
+    def _saw(self, delta: Delta) -> None:
+        if self._first_byte_ms is None:
+            self._first_byte_ms = self._journey.at_ms(self._clock.now_s())
+        if delta.usage is not None:
+            self._usage = delta.usage
+            if self._past_return:
+                self._journey.used(delta.usage)
+
+    def _failed(self, fault: AttemptFailed) -> AttemptFailed:
+        self._end(fault.reason, fault)
+        return fault
+
+    def _end(self, outcome: Reason | AttemptOutcome, fault: AttemptFailed | None = None) -> None:
+        """The first word about how it ended holds."""
+        if self._ended:
+            return
+        self._ended = True
+        now_s = self._clock.now_s()
+        attempt = Attempt(
+            target=self._candidate.target.name,
+            started_ms=self._started_ms,
+            ended_ms=self._journey.at_ms(now_s),
+            outcome=outcome,
+            first_byte_ms=self._first_byte_ms,
+            detail=fault.detail if fault else "",
+            probe=self._permit.probe,
+            usage=self._usage,
+        )
+        self._permit.hand_back(attempt, now_s)
+        self._journey.end(self._candidate, attempt, fault)
+
+    def _left_s(self) -> float | None:
+        left_ms = self._journey.left_ms(self._clock.now_s())
+        return None if left_ms is None else max(0.0, left_ms / 1000)
+
+    @property
+    def _is_last(self) -> bool:
+        return self._candidate is self._journey.plan.candidates[-1]
+
+    @property
+    def _must_hold(self) -> bool:
+        """Nothing may leave before the whole answer passed: exactly if there is something it must pass."""
+        if self._candidate.min_confidence is not None:
+            return True
+        checks_schema = self._schema_check is not None and self._schema_check.has_something_to_check
+        return checks_schema and self._journey.plan.hold is Hold.WHOLE
+
+
+def _raise_if(fault: Fault | None) -> None:
+    if fault is not None:
+        raise InvalidOutput(f"The answer breaks the request's schema: {fault.detail}.", detail=fault.detail)
+
+
+def _is_telling(delta: Delta) -> bool:
+    """Does it carry anything of an answer? The first chunk of a stream usually names a role and nothing else."""
+    return any(piece.text or piece.refusal or piece.tool_calls or piece.finish_reason for piece in delta.pieces)
+
+
+def _is_refusal(deltas: list[Delta]) -> bool:
+    """Did every choice decline, by its own words or by a filter's?"""
+    pieces = [piece for delta in deltas for piece in delta.pieces]
+    declined = {piece.index for piece in pieces if piece.refusal or piece.finish_reason == "content_filter"}
+    return bool(pieces) and declined == {piece.index for piece in pieces}

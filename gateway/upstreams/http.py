@@ -1,0 +1,110 @@
+"""One HTTP exchange with a target: bytes out, Deltas back, every fault one of ours.
+
+Knows OpenAI's framing, whole or streamed; does not know what was asked or why.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from gateway.errors import UpstreamError
+from gateway.records import Delta
+from gateway.upstreams.answers import read_delta
+from gateway.upstreams.events import EventReader, EventTooLarge
+from gateway.upstreams.faults import from_response, translated
+
+MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
+MAX_ERROR_BYTES: Final = 64 * 1024
+DONE: Final = b"[DONE]"
+_LINGER_S: Final = 0.2
+
+
+def open_session(*, connect_s: float, idle_s: float) -> aiohttp.ClientSession:
+    """The connections of a whole gateway. `idle_s` bounds the silence between two bytes, not the answer.
+
+    Idle connections are dropped before the usual server (5 s) drops them, so that a request does not meet a closed one.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=idle_s),
+        skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+async def post(session: aiohttp.ClientSession, url: URL, body: bytes, headers: dict[str, str]) -> "HttpReply":
+    """Returns at the head of a good answer. Raises AttemptFailed for any other; never follows a redirect."""
+    with translated():
+        response = await session.post(url, data=body, headers=headers, allow_redirects=False)
+        if response.status == 200:
+            return HttpReply(response)
+        try:
+            told = await response.content.read(MAX_ERROR_BYTES)
+        finally:
+            response.close()
+    raise from_response(response.status, response.headers, told)
+
+
+class HttpReply:
+    """A Reply over HTTP; streamed or not is the target's choice, said by its content type."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.headers = response.headers
+
+    @property
+    def is_stream(self) -> bool:
+        """Are events coming?"""
+        return self._response.content_type == "text/event-stream"
+
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
+        """See `ports.Reply`. A stream is complete only behind its `[DONE]`."""
+        if not self.is_stream:
+            yield read_delta(await self._whole())
+            return
+        async for data in self._events():
+            yield read_delta(data)
+        await self._linger()
+
+    async def aclose(self) -> None:
+        """An answer read to its end leaves the connection to others; anything else hangs up."""
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+    async def _whole(self) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        with translated():
+            async for part in self._response.content.iter_any():
+                parts.append(part)
+                size += len(part)
+                if size > MAX_ANSWER_BYTES:
+                    raise UpstreamError("The target's answer is too large.", detail="answer too large")
+        return b"".join(parts)
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        reader = EventReader()
+        try:
+            with translated():
+                async for part in self._response.content.iter_any():
+                    for data in reader.feed(part):
+                        if data == DONE:
+                            return
+                        yield data
+        except EventTooLarge as fault:
+            raise UpstreamError("The target's answer is too large.", detail="event too large") from fault
+        raise UpstreamError("The target hung up in the middle of its answer.", detail="stream cut short")
+
+    async def _linger(self) -> None:
+        """Behind `[DONE]` comes only the end of the body; seeing it lets the connection be used again."""
+        with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
+            async with asyncio.timeout(_LINGER_S):
+                await self._response.content.readany()

@@ -1,0 +1,124 @@
+"""What is known of one worker process: polled about once a second, and learnt from every call in between.
+
+Knows the worker's `/health` and `/v1/models`, not who asks or why.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from gateway.errors import AttemptFailed, NotResident
+from gateway.records import Capabilities, Capability, Grade, Residency, Status
+
+POLL_S: Final = 1.0
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=2.0)
+_MODELS_EVERY: Final = 30  # polls
+WAIT_HEADER: Final = "x-twolane-worker-predicted-wait-ms"
+_KNOWN: Final = frozenset(Capability)
+_GRADES: Final = frozenset(Grade)
+
+
+class WorkerWatch:
+    """Start with `run` in a task. `on_return` is called when a worker that was away answers again."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, on_return: Callable[[], None]) -> None:
+        self._url = url
+        self._session = session
+        self._on_return = on_return
+        self._status = Status()
+        self._capabilities: dict[str, Capabilities] = {}
+        self._statuses: dict[str, Status] = {}
+
+    def status_of(self, model: str) -> Status:
+        """Residency and wait are the process's, capabilities the model's."""
+        return self._statuses.get(model, self._status)
+
+    def learn_answer(self, headers: Mapping[str, str]) -> None:
+        """A worker that answers is there, and says how long the next one would wait."""
+        residency = Residency.DEGRADED if self._status.residency is Residency.DEGRADED else Residency.READY
+        self._learn(residency, _number(headers.get(WAIT_HEADER)))
+
+    def learn_fault(self, fault: AttemptFailed) -> None:
+        """A refusal for want of weights holds until the next poll says otherwise; other faults are the breaker's."""
+        if isinstance(fault, NotResident):
+            self._learn(Residency.COLD, None)
+
+    async def run(self) -> None:
+        """Poll for ever; ends by cancellation only."""
+        polls = 0
+        while True:
+            models_due = polls % _MODELS_EVERY == 0 or not self._capabilities
+            if await self.poll(models=models_due):
+                polls += 1
+            await asyncio.sleep(POLL_S)
+
+    async def poll(self, *, models: bool) -> bool:
+        """Ask once. False if nobody answered."""
+        was_away = self._status.residency is Residency.UNREACHABLE
+        try:
+            health = await self._get("/health")
+            if models or was_away:
+                self._capabilities = read_models(await self._get("/v1/models"))
+        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError):
+            self._learn(Residency.UNREACHABLE, None)
+            return False
+        self._learn(_residency(health.get("state")), _number(health.get("predicted_wait_ms")))
+        return True
+
+    def _learn(self, residency: Residency, predicted_wait_ms: float | None) -> None:
+        was_away = self._status.residency is Residency.UNREACHABLE
+        self._status = Status(residency=residency, predicted_wait_ms=predicted_wait_ms)
+        self._statuses = {model: replace(self._status, capabilities=own) for model, own in self._capabilities.items()}
+        if was_away and residency in (Residency.READY, Residency.DEGRADED):
+            self._on_return()
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        """A body is read whatever the status: a worker that is not ready says so with 503."""
+        async with self._session.get(self._url + path, timeout=_TIMEOUT) as response:
+            document = orjson.loads(await response.read())
+        return document if isinstance(document, dict) else {}
+
+
+def read_models(listing: Mapping[str, Any]) -> dict[str, Capabilities]:
+    """Capabilities by model id and alias; words of a newer worker that we do not know are left out."""
+    found: dict[str, Capabilities] = {}
+    for entry in listing.get("data") or ():
+        ours = entry.get("twolane") or {}
+        words = ours.get("capabilities")
+        if words is not None:
+            capabilities = _capabilities(words)
+            found.update(dict.fromkeys([entry.get("id"), *(ours.get("aliases") or ())], capabilities))
+    return found
+
+
+def _capabilities(words: Mapping[str, Any]) -> Capabilities:
+    """Each word with true, false or a grade."""
+    granted = {word: grade for word, grade in words.items() if word in _KNOWN and grade not in (False, None, "none")}
+    return Capabilities(
+        words=frozenset(Capability(word) for word in granted),
+        json_schema=_grade(granted.get("json_schema")),
+        tools=_grade(granted.get("tools")),
+        prediction=_grade(granted.get("prediction")),
+    )
+
+
+def _grade(value: Any) -> Grade:
+    return Grade(value) if value in _GRADES else Grade.BEST_EFFORT if value else Grade.NONE
+
+
+def _residency(state: Any) -> Residency:
+    try:
+        return Residency(state)
+    except ValueError:
+        return Residency.UNKNOWN
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,113 @@
+"""The parts of an OpenAI chat request that routing must understand, as types; everything else is skipped unread.
+
+Knows shapes and bounds only. A wrong value is reported by msgspec with its path.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+MAX_MESSAGES = 4096
+MAX_TOOLS = 512
+MAX_CHOICES = 4096
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Part(msgspec.Struct):
+    """One part of a message's content."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(msgspec.Struct):
+    """One turn. An assistant's turn may have no content, only calls."""
+
+    role: Role
+    content: str | list[Part] | None = None
+
+
+class StreamOptions(msgspec.Struct):
+    """What a stream should tell besides text."""
+
+    include_usage: bool | None = None
+
+
+class NamedSchema(msgspec.Struct):
+    """`response_format.json_schema`."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    schema: msgspec.Raw | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    """What the answer's text must be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+
+class Structured(msgspec.Struct):
+    """Extended constraints as vLLM spells them; exactly one may be set."""
+
+    regex: str | None = None
+    choice: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
+    template: str | None = None
+    # "json" is vLLM's other spelling of response_format.
+    json: msgspec.Raw | None = None
+
+
+class Function(msgspec.Struct):
+    """A function the answer may call."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    parameters: msgspec.Raw | None = None
+
+
+class ToolEntry(msgspec.Struct):
+    """An entry of `tools`; only functions carry something to check."""
+
+    type: str
+    function: Function | None = None
+
+
+class Prediction(msgspec.Struct):
+    """OpenAI's predicted output: the text being edited."""
+
+    type: Literal["content"]
+    content: str | list[Part]
+
+
+class Extensions(msgspec.Struct):
+    """The object `diffusion`; only the deadline concerns the gateway."""
+
+    deadline_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+
+
+class ChatRequest(msgspec.Struct):
+    """A chat completion request, as far as routing needs it."""
+
+    model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: Structured | None = None
+    tools: Annotated[list[ToolEntry], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Any = None
+    suffix: str | None = None
+    prediction: Prediction | None = None
+    metadata: dict[str, Any] | None = None
+    diffusion: Extensions | None = None
