@@ -84,16 +84,17 @@ class AnswerCheck:
         name = "".join(fragment.name for fragment in fragments)
         tool = self._tools.get(name)
         if tool is None:
-            return Fault(keyword="name", place="tools")
+            return Fault(keyword="name", place="a tool call")
         arguments = "".join(fragment.arguments for fragment in fragments)
         return self._fault_of_arguments(tool, arguments)
 
     def _fault_of_arguments(self, tool: Tool, arguments: str) -> Fault | None:
         if tool.parameters is None:
-            return _fault_of_json(arguments, None)
-        digest = tool.digest or digest_of(tool.parameters)
-        fault = _fault_of_json(arguments, self._schemas.get(digest, lambda: Schema(tool.parameters)))
-        return fault and Fault(keyword=fault.keyword, place=f"tools/{tool.name}{fault.place}")
+            fault = _fault_of_json(arguments, None)
+        else:
+            digest = tool.digest or digest_of(tool.parameters)
+            fault = _fault_of_json(arguments, self._schemas.get(digest, lambda: Schema(tool.parameters)))
+        return fault and Fault(keyword=fault.keyword, place=f"tool {tool.name}: {fault.place}")
 
     def _fault_of_text(self, expectation: Expectation, text: str) -> Fault | None:
         match expectation.form:

@@ -27,7 +27,6 @@ CONFIDENCE: Final = {
 
 # Of code models' own templates: Qwen, StarCoder, CodeGemma; Code Llama; DeepSeek.
 _FIM_MARKERS: Final = re.compile(r"<\|?fim[_▁](?:prefix|suffix|middle|begin|hole|end)\|?>|<｜fim▁|<(?:PRE|SUF|MID)>")
-_FENCE: Final = re.compile(r"^\s*```[^\n]*\n(?P<source>.*?)^\s*```\s*$", re.MULTILINE | re.DOTALL)
 _SEEN_CHARS: Final = 16_384  # of a long text, markers and fences are looked for in the head and the tail only
 _INSTRUCTION_CHARS: Final = 600
 
@@ -78,11 +77,15 @@ WITNESSES: Final[tuple[Witness, ...]] = (stated, shaped, marked)
 
 
 def _is_source_with_instruction(text: str) -> bool:
-    fences = list(_FENCE.finditer(text))
-    if len(fences) != 1 or not fences[0]["source"].strip():
+    """One fenced block that is not empty, and a few words around it that ask nothing. By lines: linear in the text."""
+    lines = text.split("\n")
+    fences = [number for number, line in enumerate(lines) if line.lstrip().startswith("```")]
+    if len(fences) != 2 or lines[fences[1]].strip() != "```":
         return False
-    instruction = (text[: fences[0].start()] + text[fences[0].end() :]).strip()
-    return 0 < len(instruction) <= _INSTRUCTION_CHARS and "?" not in instruction
+    first, last = fences
+    instruction = "\n".join(lines[:first] + lines[last + 1 :]).strip()
+    has_source = any(line.strip() for line in lines[first + 1 : last])
+    return has_source and 0 < len(instruction) <= _INSTRUCTION_CHARS and "?" not in instruction
 
 
 def _testify(task: Task, evidence: str) -> Classification:

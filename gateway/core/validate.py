@@ -1,7 +1,8 @@
 """JSON Schemas: checked when they arrive, compiled once, and then asked about values. Draft as declared, else 2020-12.
 
 Knows values, not answers (see `answer`). Formats are annotations, as the drafts say. Nothing is fetched, and the cost
-of every check is bounded: references, combinations and backtracking alike.
+of every check is bounded: references, combinations and backtracking alike. Agrees with `jsonschema`, except that
+decimals are exact, patterns are ECMA 262's, and `dependencies` still counts in drafts that moved it.
 """
 
 import hashlib

@@ -1,0 +1,157 @@
+"""Answers are checked against what their request asked for, whole or as they stream."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.answer import AnswerCheck
+from gateway.core.validate import SchemaCache, SchemaFault
+from gateway.records import Expectation, Form, Piece, Query, Tool, ToolCall
+
+MakeQuery = Callable[..., Query]
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+JSON_SCHEMA = Expectation(form=Form.JSON_SCHEMA, schema=SCHEMA)
+JSON_OBJECT = Expectation(form=Form.JSON_OBJECT)
+TOOLS = (Tool(name="add", parameters={"required": ["x"], "properties": {"x": {"type": "number"}}}), Tool(name="now"))
+
+
+def verdict(query: Query, *pieces: Piece) -> str | None:
+    """The detail of the first fault, pieces fed one by one."""
+    check = AnswerCheck(query, SchemaCache())
+    for piece in pieces:
+        fault = check.feed([piece])
+        if fault is not None:
+            return f"early: {fault.detail}"
+    fault = check.finish()
+    return fault and fault.detail
+
+
+def said(text: str, index: int = 0) -> Piece:
+    return Piece(index=index, text=text)
+
+
+@pytest.mark.parametrize(
+    ("expectation", "text", "detail"),
+    [
+        (JSON_SCHEMA, '{"n": 1}', None),
+        (JSON_SCHEMA, ' {"n": 1}\n', None),
+        (JSON_SCHEMA, '{"n": "1"}', "type at #/properties/n"),
+        (JSON_SCHEMA, "{}", "required at #/properties/n"),
+        (JSON_SCHEMA, '```json\n{"n": 1}\n```', "json at character 0"),
+        (JSON_SCHEMA, '{"n": 1} Done.', "json at character 9"),
+        (JSON_SCHEMA, '{"n": 1', "json at its end"),
+        (JSON_SCHEMA, "", "json at its end"),
+        (JSON_SCHEMA, '{"n": NaN}', "json at character 6"),
+        (JSON_OBJECT, "{}", None),
+        (JSON_OBJECT, "[]", "type at #"),
+        (Expectation(form=Form.REGEX, pattern="[a-z]+"), "abc", None),
+        (Expectation(form=Form.REGEX, pattern="[a-z]+"), "abc!", "regex at #"),
+        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "yes", None),
+        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "maybe", "choice at #"),
+        (Expectation(form=Form.TEMPLATE, pattern="x"), "anything", None),
+        (None, "anything", None),
+    ],
+)
+def test_a_text_must_keep_what_was_asked(
+    query: MakeQuery, expectation: Expectation | None, text: str, detail: str | None
+) -> None:
+    assert verdict(query(expectation=expectation), said(text)) == detail
+
+
+@pytest.mark.parametrize(
+    ("call", "detail"),
+    [
+        (ToolCall(index=0, name="add", arguments='{"x": 1}'), None),
+        (ToolCall(index=0, name="add", arguments="{}"), "required at tool add: #/properties/x"),
+        (ToolCall(index=0, name="add", arguments='{"x": '), "json at tool add: its end"),
+        (ToolCall(index=0, name="subtract", arguments="{}"), "name at a tool call"),
+        (ToolCall(index=0, name="now", arguments="{}"), None),
+        (ToolCall(index=0, name="now", arguments="soon"), "json at tool now: character 0"),
+    ],
+)
+def test_a_call_must_name_a_known_tool_with_fitting_arguments(
+    query: MakeQuery, call: ToolCall, detail: str | None
+) -> None:
+    assert verdict(query(tools=TOOLS), Piece(index=0, tool_calls=(call,))) == detail
+
+
+def test_fragments_of_a_call_are_one_call(query: MakeQuery) -> None:
+    fragments = [ToolCall(index=0, name="add"), *(ToolCall(index=0, arguments=part) for part in '{"x":1}')]
+    assert verdict(query(tools=TOOLS), *(Piece(index=0, tool_calls=(part,)) for part in fragments)) is None
+
+
+def test_a_choice_that_calls_need_not_say_anything_besides(query: MakeQuery) -> None:
+    call = ToolCall(index=0, name="now", arguments="{}")
+    asked = query(tools=TOOLS, expectation=JSON_SCHEMA)
+    assert verdict(asked, Piece(index=0, tool_calls=(call,))) is None
+    assert verdict(asked, Piece(index=0, tool_calls=(call,), text="Calling now")) == "json at character 0"
+
+
+def test_calls_are_not_judged_where_nothing_was_said_about_tools(query: MakeQuery) -> None:
+    call = ToolCall(index=0, name="web_search", arguments="?")
+    assert verdict(query(), Piece(index=0, tool_calls=(call,))) is None
+
+
+def test_every_choice_must_be_good(query: MakeQuery) -> None:
+    asked = query(expectation=JSON_SCHEMA)
+    assert verdict(asked, said('{"n": 1}', 0), said('{"n": 2}', 1)) is None
+    assert verdict(asked, said('{"n": 1}', 0), said('{"n": ""}', 1)) == "type at #/properties/n"
+
+
+def test_a_refusal_is_an_answer(query: MakeQuery) -> None:
+    assert verdict(query(expectation=JSON_SCHEMA), Piece(index=0, refusal="I must not.")) is None
+
+
+def test_an_answer_without_choices_keeps_no_promise(query: MakeQuery) -> None:
+    assert verdict(query(expectation=JSON_SCHEMA)) == "choices at #"
+    assert verdict(query()) is None
+
+
+def test_a_stream_is_left_at_its_first_impossible_character(query: MakeQuery) -> None:
+    asked = query(expectation=JSON_SCHEMA, stream=True)
+    assert verdict(asked, said('{"n"'), said(" = 1}"), said("more")) == "early: json at character 5"
+
+
+@given(st.data())
+def test_the_verdict_does_not_depend_on_how_the_answer_is_cut(data: st.DataObject) -> None:
+    value: Any = data.draw(st.sampled_from([{"n": 1}, {"n": "é🦊"}, {}, [1.5e3], "x"]))
+    text = json.dumps(value, ensure_ascii=data.draw(st.booleans()))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
+    parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    asked = Query(
+        request_id="r", model="auto", body=b"", received_s=0, expectation=JSON_SCHEMA, stream=data.draw(st.booleans())
+    )
+    assert verdict(asked, *map(said, parts)) == verdict(asked, said(text))
+
+
+@pytest.mark.parametrize(
+    ("fields", "something"),
+    [
+        ({}, False),
+        ({"expectation": JSON_OBJECT}, True),
+        ({"tools": TOOLS}, True),
+        ({"expectation": Expectation(form=Form.TEMPLATE, pattern="x")}, False),
+    ],
+)
+def test_it_knows_whether_there_is_anything_to_check(query: MakeQuery, fields: dict[str, Any], something: bool) -> None:
+    assert AnswerCheck(query(**fields), SchemaCache()).has_something_to_check is something
+
+
+def test_a_schema_is_compiled_once_for_many_answers(query: MakeQuery) -> None:
+    schemas = SchemaCache()
+    for _ in range(3):
+        check = AnswerCheck(query(expectation=JSON_SCHEMA), schemas)
+        check.feed([said('{"n": 1}')])
+        assert check.finish() is None
+    assert len(schemas) == 1
+
+
+def test_an_unusable_schema_is_the_requests_fault_not_the_answers(query: MakeQuery) -> None:
+    check = AnswerCheck(query(expectation=Expectation(form=Form.JSON_SCHEMA, schema={"type": "x"})), SchemaCache())
+    check.feed([said("{}")])
+    with pytest.raises(SchemaFault):
+        check.finish()
