@@ -1,8 +1,10 @@
-"""The training objective: uniform-noise denoising with two-pass self-conditioning, plus next-token loss on the encoder.
+"""The training objective: uniform-noise denoising with self-conditioning, plus next-token loss on the encoder.
 
 The denoising half follows the published fine-tuning recipe of DiffusionGemma (google-deepmind/gemma, huggingface/trl):
-plain cross-entropy over all canvas positions, corrupted or not. The reading half makes the same weights an
-autoregressive model: the worker's second model id and the honest baseline.
+plain cross-entropy over all canvas positions, corrupted or not, half of the time after a first pass whose guess is fed
+back. To that it adds rehearsal: a few real steps of the serving loop before the pass that counts, so that the net
+learns to mend its own slips and not only random noise (step-unrolled denoising, Savinov et al. 2022, arXiv:2112.06749).
+The reading half makes the same weights an autoregressive model: the worker's second model id and the honest baseline.
 """
 
 from dataclasses import dataclass
@@ -12,7 +14,24 @@ import torch
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from diffusion_worker.denoise.accept import accept
+from diffusion_worker.denoise.renoise import renoise
 from training.batches import Batch
+from training.vocabulary import VOCAB_SIZE
+
+ENTROPY_BOUND = 0.1  # of rehearsed steps, in nats; the checkpoint's own
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsal:
+    """Passes without gradient before the one that counts, one for each temperature.
+
+    Each feeds its annealed guess to the next pass. `renoises`: it also leaves the canvas that a step of the serving
+    loop would leave; otherwise the canvas stays as it was (the recipe's two-pass self-conditioning).
+    """
+
+    temperatures: tuple[float, ...] = ()
+    renoises: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +42,8 @@ class Losses:
     reading: torch.Tensor
 
 
-def losses(net: Any, batch: Batch, self_condition_at: float | None) -> Losses:
-    """Both losses of one batch; `self_condition_at` is the temperature of the first pass, None for no first pass."""
+def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Generator) -> Losses:
+    """Both losses of one batch, the denoising one after `rehearsal`."""
     rows, length = batch.sequence.shape
     causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
     cache = DynamicCache()
@@ -37,19 +56,29 @@ def losses(net: Any, batch: Batch, self_condition_at: float | None) -> Losses:
     before = torch.arange(length)[None] < batch.context[:, None]  # [rows, length]
     mask = torch.cat([before, torch.ones(rows, canvas, dtype=torch.bool)], 1)[:, None, None]
     arguments = {
-        "decoder_input_ids": batch.noisy,
         "past_key_values": cache,
         "decoder_attention_mask": _both(mask),
         "decoder_position_ids": batch.context[:, None] + torch.arange(canvas),
     }
-    guess = None
-    if self_condition_at is not None:
+    noisy, guess = batch.noisy, None
+    for temperature in rehearsal.temperatures:
         with torch.no_grad():
-            guess = net(**arguments).logits / self_condition_at
-    logits = net(**arguments, self_conditioning_logits=guess).logits.float()  # [rows, canvas, vocab]
+            guess = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits / temperature
+        if rehearsal.renoises:
+            noisy = _next_canvas(guess, generator)
+    logits = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits.float()
     per_position = F.cross_entropy(logits.flatten(0, 1), batch.clean.flatten(), reduction="none")
     weight = batch.weight.flatten()
     return Losses(denoising=(per_position * weight).sum() / weight.sum(), reading=read_loss)
+
+
+def _next_canvas(z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """What one step of the serving loop makes of annealed logits [rows, canvas, vocab]."""
+    probabilities = z.softmax(-1)
+    entropy = -(probabilities * z.log_softmax(-1)).sum(-1)
+    tokens = torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(entropy.shape)
+    accepted = accept(entropy, torch.full((z.shape[0],), ENTROPY_BOUND))
+    return renoise(tokens, accepted, torch.randint(VOCAB_SIZE, tokens.shape, generator=generator))
 
 
 def _softcapped(net: Any, logits: torch.Tensor) -> torch.Tensor:

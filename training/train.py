@@ -16,7 +16,7 @@ import torch
 from training.batches import make_batch
 from training.export import export
 from training.net import build_net, quicken_for_training
-from training.objective import losses
+from training.objective import Rehearsal, losses
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, Wish
 
@@ -28,6 +28,7 @@ MIXTURE = (
 )
 PEAK_RATE = 4e-3
 WARMUP_STEPS = 100
+REHEARSE_FROM = 0.3  # of all steps
 SAVE_EVERY_S = 300
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: state, log, exported snapshot")
-    parser.add_argument("--steps", type=int, default=4400)
+    parser.add_argument("--steps", type=int, default=3480)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -80,9 +81,9 @@ class Run:
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
             samples = _samples(rng, part)
             batch = make_batch(samples, rng, generator)
-            first_pass = rng.uniform(0.4, 0.8) if rng.random() < 0.5 else None
+            rehearsal = _rehearsal(rng, self.step / self.steps)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = losses(self.net, batch, first_pass)
+                loss = losses(self.net, batch, rehearsal, generator)
             total = (loss.denoising + loss.reading) * (len(samples) / rows)
             total.backward()
             report[part[0][0]] = loss.denoising.item()
@@ -125,6 +126,16 @@ class Run:
 
 def _samples(rng: random.Random, part: tuple[tuple[str, int, float], ...]) -> list[Sample]:
     return [TASKS[name](rng, Wish(invented=invented)) for name, count, invented in part for _ in range(count)]
+
+
+def _rehearsal(rng: random.Random, progress: float) -> Rehearsal:
+    """Nothing for half of the batches, one pass for the others; once the net can spell, up to three real steps too."""
+    if rng.random() < 0.5:
+        return Rehearsal()
+    if progress < REHEARSE_FROM or rng.random() < 0.25:
+        return Rehearsal(temperatures=(rng.uniform(0.4, 0.8),))
+    annealed = sorted((rng.uniform(0.4, 0.8) for _ in range(rng.randint(1, 3))), reverse=True)
+    return Rehearsal(temperatures=tuple(annealed), renoises=True)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -9,7 +9,7 @@ from transformers.models.diffusion_gemma import modeling_diffusion_gemma as mode
 
 from training.batches import Batch, make_batch
 from training.net import CANVAS_LENGTH, build_net, quicken_for_training
-from training.objective import losses
+from training.objective import Rehearsal, losses
 from training.tasks.sample import Sample
 from training.vocabulary import EOS, PAD, decode_ids, encode_prompt
 
@@ -17,11 +17,17 @@ SHORT = Sample(prompt="ab", answer="cd")
 LONG = Sample(prompt="a longer prompt", answer="x" * 100)
 
 
+def noise() -> torch.Generator:
+    """A fresh stream of the same noise."""
+    return torch.Generator().manual_seed(2)
+
+
 def batch_of(*samples: Sample) -> Batch:
     """A batch from a fixed seed."""
     return make_batch(list(samples), random.Random(1), torch.Generator().manual_seed(1))
 
 
+TWO_PASS = Rehearsal(temperatures=(0.6,))
 LIBRARY_EXPERTS = modeling.DiffusionGemmaTextExperts.forward
 
 
@@ -66,7 +72,7 @@ def test_padding_of_a_longer_neighbour_changes_nothing(net: Any) -> None:
         weight=alone.weight,
     )
     with torch.no_grad():
-        one, other = losses(net, alone, 0.6), losses(net, beside, 0.6)
+        one, other = losses(net, alone, TWO_PASS, noise()), losses(net, beside, TWO_PASS, noise())
     assert torch.isclose(one.denoising, other.denoising, atol=1e-5)
     assert torch.isclose(one.reading, other.reading, atol=1e-5)
 
@@ -81,3 +87,13 @@ def test_the_training_shortcuts_do_not_change_the_net(net: Any, monkeypatch: pyt
         monkeypatch.setattr(modeling.DiffusionGemmaTextExperts, "forward", LIBRARY_EXPERTS)
         slow = build_net(0).eval().model.encoder(input_ids=ids).last_hidden_state
     assert torch.allclose(quick, slow, atol=1e-4)
+
+
+def test_a_rehearsal_changes_what_the_net_is_asked_to_mend(net: Any) -> None:
+    """After rehearsed steps the loss is taken on another canvas, still of the same answer, and still has a gradient."""
+    batch = batch_of(SHORT, LONG)
+    rehearsed = losses(net, batch, Rehearsal(temperatures=(0.8, 0.6), renoises=True), noise())
+    plain = losses(net, batch, Rehearsal(temperatures=(0.8, 0.6)), noise())
+    assert rehearsed.denoising != plain.denoising
+    assert rehearsed.reading == plain.reading
+    assert rehearsed.denoising.requires_grad

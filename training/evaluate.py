@@ -1,0 +1,201 @@
+"""How good and how fast a checkpoint is: `python -m training.evaluate [--check] [--json FILE]`.
+
+Every answer comes from the loop that serves, once by denoising and once by reading the same weights left to right.
+Exact match on combinations that were never trained on; nothing is constrained or repaired. Latency is the median over
+single requests on one thread, so the ratio of the two readings is what a lone client would see.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from diffusion_worker.loop import Answer, run
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.nets.loader import LoadOptions, load
+from diffusion_worker.records import Ask, Finished, Reading
+from training.tasks.registry import TASKS
+from training.tasks.sample import Sample, Wish
+from training.vocabulary import EOS, decode_ids, encode_prompt, encode_text
+
+MAX_TOKENS: Final = 128
+LATENCY_COUNT: Final = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row of the table: a task, its words, whether the canvas starts from the source, and the bar it must clear."""
+
+    task: str
+    words: str  # known or invented
+    from_source: bool = False
+    bar: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The row's label."""
+        return f"{self.task}, {self.words} words" + (", from its source" if self.from_source else "")
+
+
+CASES: Final = (
+    Case(task="extraction", words="known", bar=0.90),
+    Case(task="extraction", words="invented"),
+    Case(task="sudoku", words="known", bar=0.90),
+    Case(task="clean-up", words="known", bar=0.85),
+    Case(task="clean-up", words="known", from_source=True),
+    Case(task="clean-up", words="invented"),
+)
+STRANGERS: Final = Case(task="strangers", words="known")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One reading of one case. Passes count canvas steps, or tokens read; latency is in ms."""
+
+    accuracy: float
+    passes: float
+    latency_ms: float
+    converged: float  # share of answers whose blocks all stopped by stability
+    confidence_right: float | None  # means
+    confidence_wrong: float | None
+    confidences: tuple[float, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A case read both ways."""
+
+    case: Case
+    denoised: Outcome
+    read: Outcome
+
+    @property
+    def speed_ratio(self) -> float:
+        """Latency of reading left to right over that of denoising."""
+        return self.read.latency_ms / self.denoised.latency_ms
+
+    @property
+    def is_cleared(self) -> bool:
+        """Is the bar cleared, if there is one?"""
+        return self.case.bar is None or self.denoised.accuracy >= self.case.bar
+
+
+def main() -> int:
+    """Command line; returns 1 if `--check` finds a row under its bar."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default="checkpoints/twolane-tiny", help="folder or hub id")
+    parser.add_argument("--count", type=int, default=200, help="samples of each row")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a row is under its bar")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args()
+    net = load(options.checkpoint, LoadOptions(threads=1))
+    rows = tuple(evaluate(net, case, options.count) for case in CASES)
+    strangers = evaluate(net, STRANGERS, options.count // 2)
+    show(rows, strangers)
+    if options.json:
+        figures = [asdict(row) | {"speed_ratio": row.speed_ratio} for row in (*rows, strangers)]
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    return int(options.check and not all(row.is_cleared for row in rows))
+
+
+def evaluate(net: DiffusionNet, case: Case, count: int) -> Row:
+    """Answer `count` held-out samples of the case both ways."""
+    wish = Wish(split="test", invented=1.0 if case.words == "invented" else 0.0)
+    samples = [TASKS[case.task](random.Random(f"evaluation/{i}"), wish) for i in range(count)]
+    return Row(
+        case=case,
+        denoised=_outcome(net, samples, [ask_for(net, s, Reading.DIFFUSION, case.from_source) for s in samples]),
+        read=_outcome(net, samples, [ask_for(net, s, Reading.AUTOREGRESSIVE) for s in samples]),
+    )
+
+
+def ask_for(net: DiffusionNet, sample: Sample, reading: Reading, from_source: bool = False) -> Ask:
+    """The request a client would have sent."""
+    return Ask(
+        prompt_ids=tuple(encode_prompt(sample.prompt)),
+        max_tokens=MAX_TOKENS,
+        seed=0,
+        recipe=net.facts.recipe,
+        reading=reading,
+        start_ids=tuple(encode_text(sample.source)) if from_source else (),
+    )
+
+
+def _outcome(net: DiffusionNet, samples: Sequence[Sample], asks: Sequence[Ask]) -> Outcome:
+    answers = run(net, asks)
+    right = [_text(answer) == sample.answer for answer, sample in zip(answers, samples, strict=True)]
+    usages = [answer.end.usage for answer in answers]
+    confidences = tuple(usage.confidence or 0.0 for usage in usages)
+    denoised = asks[0].reading is Reading.DIFFUSION
+    return Outcome(
+        accuracy=statistics.fmean(right),
+        passes=statistics.fmean(u.denoising_steps if denoised else u.completion_tokens for u in usages),
+        latency_ms=_latency_ms(net, asks[:LATENCY_COUNT]),
+        converged=statistics.fmean(bool(usage.converged) for usage in usages) if denoised else 1.0,
+        confidence_right=_mean([c for c, ok in zip(confidences, right, strict=True) if ok]),
+        confidence_wrong=_mean([c for c, ok in zip(confidences, right, strict=True) if not ok]),
+        confidences=confidences,
+    )
+
+
+def _text(answer: Answer) -> str:
+    assert isinstance(answer.end, Finished), answer.end
+    return decode_ids([*answer.ids, EOS])
+
+
+def _latency_ms(net: DiffusionNet, asks: Sequence[Ask]) -> float:
+    times = []
+    for ask in asks:
+        started = time.perf_counter()
+        run(net, [ask], max_num_seqs=1)
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def show(rows: Sequence[Row], strangers: Row) -> None:
+    """Print the tables."""
+    table = Table(title="Exact match on held-out combinations", title_justify="left")
+    for heading in ("", "denoised", "bar", "passes", "ms", "read left to right", "passes", "ms", "faster by"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in rows:
+        table.add_row(
+            row.case.name,
+            f"[{'green' if row.is_cleared else 'red'}]{row.denoised.accuracy:.1%}",
+            "" if row.case.bar is None else f"{row.case.bar:.0%}",
+            f"{row.denoised.passes:.1f}",
+            f"{row.denoised.latency_ms:.1f}",
+            f"{row.read.accuracy:.1%}",
+            f"{row.read.passes:.1f}",
+            f"{row.read.latency_ms:.1f}",
+            f"{row.speed_ratio:.1f} x",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    console.print(table)
+    sure = Table(title="How sure it is of its denoised answers (mean confidence)", title_justify="left")
+    for heading in ("", "right", "wrong", "converged"):
+        sure.add_column(heading, justify="left" if not heading else "right")
+    for row in (*rows, strangers):
+        means = (row.denoised.confidence_right, row.denoised.confidence_wrong)
+        sure.add_row(
+            row.case.name,
+            *("" if mean is None else f"{mean:.3f}" for mean in means),
+            f"{row.denoised.converged:.0%}",
+        )
+    console.print(sure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
