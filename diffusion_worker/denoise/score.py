@@ -20,13 +20,13 @@ class Scores:
 
 
 def annealed_temperature(
-    t_min: torch.Tensor, t_max: torch.Tensor, step: torch.Tensor, steps: torch.Tensor
+    t_min: torch.Tensor, span: torch.Tensor, step: torch.Tensor, steps: torch.Tensor
 ) -> torch.Tensor:
-    """Temperature [rows] with `step` of `steps` steps to go: t_max at the first, almost t_min at the last.
+    """Temperature [rows] with `step` of `steps` steps to go: t_min + span at the first, almost t_min at the last.
 
     In fp32 and in this order, as transformers computes it: in another order the canvases part from theirs.
     """
-    return t_min + (t_max - t_min) * (step / steps)
+    return t_min + span * (step / steps)
 
 
 def score(logits: torch.Tensor, temperature: torch.Tensor) -> Scores:

@@ -29,7 +29,10 @@ class DiffusionGemmaNet:
         model.set_experts_implementation(experts_implementation(self._text, model.dtype))
         # The decoder accepts last step's logits [canvas, vocab] and softens them itself. Handing over the mean
         # embeddings [canvas, hidden] saves a softmax per step and, at 262144 words, 256 MiB per parked request.
-        self._decoder.self_conditioning.register_forward_pre_hook(lambda _module, inputs: (inputs[0], self._soft))
+        # Outside `denoise` the hook stands aside, so that the model's own `generate()` still works.
+        self._decoder.self_conditioning.register_forward_pre_hook(
+            lambda _module, inputs: None if self._soft is None else (inputs[0], self._soft)
+        )
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:

@@ -1,0 +1,37 @@
+"""Acceptance keeps the surest positions within the bound."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_worker.denoise.accept import accept
+
+# Multiples of 1/64 add up without rounding, so the properties hold exactly.
+ENTROPIES = st.lists(st.integers(0, 400).map(lambda count: count / 64), min_size=1, max_size=40)
+BOUND = st.integers(0, 1300).map(lambda count: count / 64)
+
+
+@given(entropies=ENTROPIES, bound=BOUND)
+def test_it_takes_the_longest_run_of_surest_positions_whose_predecessors_fit(
+    entropies: list[float], bound: float
+) -> None:
+    accepted = accept(torch.tensor([entropies]), torch.tensor([bound]))[0].tolist()
+    taken = sorted(entropy for entropy, is_in in zip(entropies, accepted, strict=True) if is_in)
+    left = sorted(entropy for entropy, is_in in zip(entropies, accepted, strict=True) if not is_in)
+    assert taken, "the surest position is always accepted"
+    assert not left or taken[-1] <= left[0], "no position is passed over for a less sure one"
+    assert sum(taken[:-1]) <= bound
+    assert not left or sum(taken) > bound, "it does not stop before the bound"
+
+
+@given(entropies=ENTROPIES, bound=BOUND)
+def test_a_higher_bound_never_accepts_fewer(entropies: list[float], bound: float) -> None:
+    row = torch.tensor([entropies])
+    few, more = accept(row, torch.tensor([bound])), accept(row, torch.tensor([bound + 1.0]))
+    assert bool((few <= more).all())
+
+
+def test_each_row_has_its_own_bound() -> None:
+    row = torch.tensor([0.25, 0.125, 0.5, 0.75])
+    accepted = accept(row.repeat(3, 1), torch.tensor([0.0, 0.125, 10.0]))
+    assert accepted.tolist() == [[False, True, False, False], [True, True, False, False], [True] * 4]

@@ -1,0 +1,188 @@
+"""Our loop and `generate()` of transformers agree on the surest canvas of every step of every block.
+
+In fp64, where rounding cannot hide a wrong operation, on chaotic random nets, where a wrong operation cannot hide at all.
+Each sequence is compared with a `generate()` of its own, whoever shares the batch.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_worker.denoise.draws import GeneratorDraws
+from diffusion_worker.denoise.stepper import Stepper
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.records import Ask, BlockSealed, Finished, FinishReason, Recipe
+from diffusion_worker.scheduler import Limits, Scheduler
+
+STEPS_ONLY = Recipe(steps=6, canvas_length=12, confidence_threshold=1e-12)
+Drafts = list[tuple[int, ...]]
+
+
+@dataclass
+class Told:
+    """What one sequence showed of itself."""
+
+    drafts: Drafts
+    ids: list[int]
+    end: Finished | None = None
+
+
+class _Recorder:
+    """A streamer that keeps the drafts of `generate()`."""
+
+    def __init__(self) -> None:
+        self.drafts: Drafts = []
+
+    def put(self, value: torch.Tensor) -> None:
+        pass
+
+    def put_draft(self, value: torch.Tensor) -> None:
+        self.drafts.append(tuple(value[0].tolist()))
+
+    def end(self) -> None:
+        pass
+
+
+def theirs(model: Any, ask: Ask, end_ids: tuple[int, ...]) -> Told:
+    from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
+        DiffusionGemmaGenerationConfig,
+        EntropyBoundSamplerConfig,
+    )
+
+    recorder, recipe = _Recorder(), ask.recipe
+    torch.manual_seed(ask.seed)
+    start = {"decoder_input_ids": torch.tensor([ask.start_ids])} if ask.start_ids else {}
+    out = model.generate(
+        torch.tensor([ask.prompt_ids]),
+        streamer=recorder,
+        generation_config=DiffusionGemmaGenerationConfig(
+            max_new_tokens=ask.max_tokens,
+            max_denoising_steps=recipe.steps,
+            sampler_config=EntropyBoundSamplerConfig(entropy_bound=recipe.entropy_bound),
+            t_min=recipe.t_min,
+            t_max=recipe.t_max,
+            stability_threshold=recipe.stability,
+            confidence_threshold=recipe.confidence_threshold,
+            pad_token_id=0,
+            eos_token_id=list(end_ids) or None,
+        ),
+        **start,
+    )
+    return Told(recorder.drafts, out.sequences[0, len(ask.prompt_ids) :].tolist())
+
+
+def ours(net: Any, asks: list[Ask], *, slots: int = 4) -> list[Told]:
+    """All asks through scheduler and stepper, drawing as transformers draws."""
+    cache = KvCache(net.kv_layers, slots=slots, slot_tokens=256, dtype=net.dtype, device=net.device)
+    scheduler = Scheduler(net.facts, Limits(max_num_seqs=slots, max_waiting=len(asks), max_context=256))
+    ids = [scheduler.add(ask, 0.0) for ask in asks]
+    generators = {sequence: torch.Generator().manual_seed(ask.seed) for sequence, ask in zip(ids, asks, strict=True)}
+    stepper, told = Stepper(net, cache, GeneratorDraws(generators)), {sequence: Told([], []) for sequence in ids}
+    while scheduler.has_work:
+        batch = scheduler.next_batch(0.0)
+        result = stepper.step(batch)
+        assert result.faults == ()
+        for canvas in result.canvases:
+            told[canvas.sequence].drafts.append(canvas.ids)
+        for sequence, event in scheduler.settle(batch, result, 0.0):
+            if isinstance(event, BlockSealed):
+                told[sequence].ids += event.ids
+            else:
+                assert isinstance(event, Finished)
+                told[sequence].end = event
+        cache.check_integrity()
+    return [told[sequence] for sequence in ids]
+
+
+def prompt(seed: int, length: int, vocab: int = 61) -> tuple[int, ...]:
+    return tuple(torch.randint(6, vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+def ask(seed: int, *, length: int = 9, blocks: int = 1, recipe: Recipe = STEPS_ONLY) -> Ask:
+    return Ask(prompt_ids=prompt(seed, length), max_tokens=blocks * recipe.canvas_length, seed=seed, recipe=recipe)
+
+
+SHAPES = {
+    "one expert": {},
+    "four experts, two at a time": {"experts": 4},
+    "six layers, wide window": {"layers": 6, "window": 64},
+    "window shorter than the prompt": {"window": 5},
+    "a canvas of one": {"canvas": 1},
+    "a canvas wider than the window": {"canvas": 20, "window": 8},
+    "a vocabulary beyond one group of the sampler": {"vocab": 700},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_every_step_of_every_block_shows_the_canvas_that_generate_shows(make_net: Any, shape: dict[str, Any]) -> None:
+    net = make_net(end_ids=(), **shape)
+    recipe = replace(STEPS_ONLY, canvas_length=shape.get("canvas", 12))
+    for seed in range(3):
+        one = ask(seed, blocks=3, recipe=recipe)
+        expected, [found] = theirs(net._model, one, ()), ours(net, [one])
+        assert found.drafts == expected.drafts
+        assert found.ids == expected.ids
+        assert len(found.drafts) == 3 * recipe.steps
+
+
+def test_rows_of_different_requests_do_not_touch_each_other(make_net: Any) -> None:
+    net = make_net(end_ids=(), window=16)
+    asks = [
+        ask(
+            seed,
+            length=length,
+            blocks=blocks,
+            recipe=replace(STEPS_ONLY, steps=steps, entropy_bound=bound, t_max=t_max),
+        )
+        for seed, length, blocks, steps, bound, t_max in (
+            (1, 3, 1, 4, 0.1, 0.8),
+            (2, 40, 3, 7, 0.5, 0.8),
+            (3, 17, 2, 3, 3.0, 1.2),
+            (4, 90, 2, 9, 0.1, 0.6),
+            (5, 15, 3, 5, 9.0, 0.8),
+            (6, 31, 1, 8, 0.1, 0.9),
+        )
+    ]
+    for found, one in zip(ours(net, asks, slots=3), asks, strict=True):
+        assert found.drafts == theirs(net._model, one, ()).drafts
+
+
+def test_canvases_stop_early_at_the_step_where_generate_stops(make_net: Any) -> None:
+    net = make_net(end_ids=(), spread=0.6)
+    stopped_at = set()
+    for stability in (0, 1, 2):
+        recipe = replace(STEPS_ONLY, steps=40, stability=stability, confidence_threshold=1.0, entropy_bound=8.0)
+        for seed in range(4):
+            one = ask(seed, blocks=2, recipe=recipe)
+            expected, [found] = theirs(net._model, one, ()), ours(net, [one])
+            assert found.drafts == expected.drafts
+            stopped_at.add(len(found.drafts))
+    assert min(stopped_at) < 80, "no canvas stopped early: the test says nothing"
+    assert len(stopped_at) > 2
+
+
+def test_an_end_token_inside_a_canvas_ends_the_answer_there(make_net: Any) -> None:
+    end_ids = tuple(range(6, 16))  # a chaotic net meets one of ten ids soon
+    net = make_net(end_ids=end_ids)
+    lengths = set()
+    for seed in range(8):
+        one = ask(seed, blocks=4)
+        expected, [found] = theirs(net._model, one, end_ids), ours(net, [one])
+        assert found.drafts == expected.drafts
+        assert found.end is not None
+        if found.end.reason is FinishReason.STOP:
+            end = next(index for index, token in enumerate(expected.ids) if token in end_ids)
+            assert found.ids == expected.ids[:end]
+            assert found.end.usage.completion_tokens == end + 1
+            lengths.add(end)
+    assert len(lengths) > 3, "too few answers ended: the test says nothing"
+
+
+def test_a_given_canvas_is_denoised_as_generate_denoises_it(make_net: Any) -> None:
+    """For one step: `generate()` draws a fresh canvas all the same and drops it, so the random streams part after it."""
+    net = make_net()
+    for seed in range(3):
+        one = replace(ask(seed, recipe=replace(STEPS_ONLY, steps=1)), start_ids=prompt(9, 12))
+        assert ours(net, [one])[0].drafts == theirs(net._model, one, (1,)).drafts
