@@ -45,6 +45,8 @@ class Guard:
         self._probes: tuple[bool, ...] = ()  # was each of the last ten over recover_ratio x budget?
         self._stage = 0
         self._stage_counts = Counts()
+        self._p95_ms: float | None = None
+        self._p95_until_s = 0.0
 
     @property
     def state(self) -> LaneState:
@@ -82,8 +84,14 @@ class Guard:
         return self._state is LaneState.SERVING and not self._is_breached(now_s)
 
     def p95_ms(self, now_s: float) -> float | None:
-        """The p95 of the window in ms for display, or None with fewer than twenty answers."""
-        return self._window.quantile(now_s, 1 - SHARE_OVER)
+        """The p95 of the window in ms, or None with fewer than twenty answers. For display: it may lag a little.
+
+        Reading it is dear beside counting, so it is read anew at most a hundred times per window.
+        """
+        if self._p95_ms is None or now_s >= self._p95_until_s:
+            self._p95_ms = self._window.quantile(now_s, 1 - SHARE_OVER)
+            self._p95_until_s = now_s + self.slo.window_s / 100
+        return self._p95_ms
 
     def counts(self, now_s: float) -> Counts:
         """The window's answers and those over budget (while benched: as before; probes are counted apart)."""
@@ -135,6 +143,7 @@ class Guard:
         held = self._state is LaneState.BENCHED and now_s >= self._since_s + self._hold_s
         if held and len(self._probes) == FRESH_PROBES and sum(self._probes) <= 1:
             self._window.clear()
+            self._p95_ms = None
             self._stage = 0
             self._stage_counts = Counts()
             self._new_era(LaneState.PROBING, now_s)

@@ -13,6 +13,7 @@ from gateway.errors import PolicyError
 Word = TypeVar("Word", bound=StrEnum)
 
 REQUIRED: Final = object()
+_ABSENT: Final = object()
 
 
 class Section:
@@ -39,15 +40,17 @@ class Section:
     def text(self, key: str, default: Any = REQUIRED) -> Any:
         """A string; numbers and booleans are not taken for one."""
         value = self._take(key, default)
-        if value is default or (isinstance(value, str) and value):
-            return value if value is default else str(value)
+        if value is _ABSENT:
+            return default
+        if isinstance(value, str) and value:
+            return str(value)
         raise self.fault(f"expected text, got {_describe(value)}", key)
 
     def number(self, key: str, default: Any = REQUIRED, *, least: float, most: float) -> Any:
         """A number within [least, most]; text counts if it reads as a number, as an environment value does."""
         value = self._take(key, default)
-        if value is default:
-            return value
+        if value is _ABSENT:
+            return default
         try:
             number = None if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
@@ -61,29 +64,31 @@ class Section:
     def integer(self, key: str, default: Any = REQUIRED, *, least: int, most: int) -> Any:
         """A whole number within [least, most]."""
         number = self.number(key, default, least=least, most=most)
-        if number is not default and number != int(number):
+        if not self.has(key):
+            return default
+        if number != int(number):
             raise self.fault(f"expected a whole number, got {number:g}", key)
-        return number if number is default else int(number)
+        return int(number)
 
     def flag(self, key: str, default: Any = REQUIRED) -> Any:
         """True or false."""
         value = self._take(key, default)
-        if value is default or isinstance(value, bool):
+        if value is _ABSENT:
+            return default
+        if isinstance(value, bool):
             return value
         raise self.fault(f"expected true or false, got {_describe(value)}", key)
 
     def word(self, key: str, words: type[Word], default: Any = REQUIRED) -> Any:
         """One word of a closed set."""
         value = self.text(key, default)
-        if value is default:
-            return value
-        return self._known_word(value, words, key, None)
+        return self._known_word(value, words, key, None) if self.has(key) else default
 
     def words(self, key: str, words: type[Word], default: Any = REQUIRED) -> Any:
         """One or several words of a closed set."""
         values = self.names(key, default)
-        if values is default:
-            return values
+        if not self.has(key):
+            return default
         item = None if isinstance(self.node[key], str) else 0
         return tuple(
             self._known_word(value, words, key, item if item is None else number) for number, value in enumerate(values)
@@ -92,8 +97,8 @@ class Section:
     def names(self, key: str, default: Any = REQUIRED) -> Any:
         """One text or a list of texts, as a tuple without repetitions."""
         value = self._take(key, default)
-        if value is default:
-            return value
+        if value is _ABSENT:
+            return default
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list):
             raise self.fault(f"expected text or a list of texts, got {_describe(value)}", key)
@@ -107,7 +112,7 @@ class Section:
     def section(self, key: str) -> "Section | None":
         """A mapping under a key, or None if the key is absent."""
         value = self._take(key, None)
-        return None if value is None and not self.has(key) else self.within(value, key)
+        return None if value is _ABSENT else self.within(value, key)
 
     def within(self, value: Any, key: str, item: int | None = None) -> "Section":
         """`value`, found under a key (or as an item of its list), as a section of its own."""
@@ -146,7 +151,7 @@ class Section:
         if default is REQUIRED:
             near = get_close_matches(key, [str(known) for known in self.node if known not in self._known], n=1)
             raise self.fault(f"{key!r} is missing" + (f" (is it {near[0]!r}?)" if near else ""))
-        return default
+        return _ABSENT
 
     def _known_word(self, value: str, words: type[Word], key: str, item: int | None) -> Word:
         if value in [*words]:
@@ -155,15 +160,12 @@ class Section:
 
     def _position(self, key: str | None, item: int | None) -> tuple[int, int]:
         """Line and column from 1; a key that came through a YAML merge has only its section's."""
-        try:
-            if item is not None and isinstance(self.node[key], list):
-                line, column = self.node[key].lc.item(item)
-            elif key is not None and key in self.node:
-                line, column = self.node.lc.key(key)
-            else:
-                line, column = self.node.lc.line, self.node.lc.col
-        except (AttributeError, KeyError, TypeError):
-            return 0, 0
+        here = self.node.lc
+        line, column = here.line, here.col
+        if item is not None and isinstance(self.node[key], list):
+            line, column = self.node[key].lc.item(item)
+        elif key is not None and here.data is not None and key in here.data:
+            line, column = here.key(key)
         return line + 1, column + 1
 
 

@@ -265,3 +265,13 @@ def test_a_lane_that_is_fast_again_heals_even_at_little_traffic(rate: float, wit
 def test_a_lane_that_stays_slow_changes_state_only_once() -> None:
     run = simulate(5, 0.5, seed=3, slow_s=(60.0, 1e9))
     assert (len(run.benchings), run.healings) == (1, [])
+
+
+def test_p95_is_unknown_until_twenty_answers_and_then_lags_at_most_a_hundredth_of_the_window() -> None:
+    guard = Guard(SLO)
+    answer(guard, 0.0, *[FAST_MS] * 19)
+    assert guard.p95_ms(0.0) is None
+    answer(guard, 0.0, FAST_MS)
+    assert guard.p95_ms(0.0) == pytest.approx(FAST_MS, rel=0.02)
+    answer(guard, 0.1, *[SLOW_MS] * 5)
+    assert guard.p95_ms(SLO.window_s / 100) == pytest.approx(SLOW_MS, rel=0.02)

@@ -1,0 +1,176 @@
+"""Every mistake in a policy is told with its line, its column, its key, and the nearest valid word."""
+
+from collections.abc import Callable
+
+import pytest
+
+from gateway.errors import PolicyError
+
+Refused = Callable[..., PolicyError]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # Unknown keys and words, with the nearest known one.
+        ("aliases:", "alias:", "2:1: alias: unknown key; did you mean 'aliases'?"),
+        ("max_in_flight", "max_inflight", "9:5: targets.fast.max_inflight: unknown key; did you mean 'max_in_flight'?"),
+        ("window_s: 60", "windows: 60", "22:24: routes[0].slo.windows: unknown key; did you mean 'window_s'?"),
+        ("confidence:", "confidense:", "20:40: routes[0].when.confidense: unknown key; did you mean 'confidence'?"),
+        ("[edit, auto", "[edti, auto", "20:19: routes[0].when.task[0]: unknown word 'edti'; did you mean 'edit'?"),
+        ("hold: whole", "hold: hole", "25:33: routes[0].validate.hold: unknown word 'hole'; did you mean 'whole'?"),
+        ("place: in_cluster", "place: cluster", "8:5: targets.fast.place: unknown word 'cluster'; did you mean 'in_cl"),
+        ("engine: vllm", "engine: vlm", "14:5: targets.quality.engine: unknown engine 'vlm'; did you mean 'vllm'?"),
+        ("kind: worker", "kind: works", "5:5: targets.fast.kind: unknown kind 'works'; did you mean 'worker'?"),
+        ("kind: worker", "kind: scripted", "5:5: targets.fast.kind: unknown kind 'scripted'"),
+        # Names that point nowhere.
+        ("use: fast", "use: fats", "21:5: routes[0].use: no target called 'fats'; did you mean 'fast'?"),
+        ("[quality]", "[quality, qualty]", "26:26: routes[0].fall_back[1]: no target called 'qualty'; did you mean"),
+        ("fall_back: [quality]", "fall_back: nobody", "26:5: routes[0].fall_back[0]: no target called 'nobody'"),
+        ("fall_back: [quality]", "fall_back: [fast]", "routes[0].fall_back[0]: 'fast' cannot fall back to itself"),
+        ("[quality]", "[quality, quality]", "routes[0].fall_back[1]: 'quality' is named twice"),
+        # Values of the wrong type or out of range.
+        ("p95_ms: 400", "p95_ms: soon", "22:11: routes[0].slo.p95_ms: expected a number, got text"),
+        ("p95_ms: 400", "p95_ms: true", "22:11: routes[0].slo.p95_ms: expected a number, got true"),
+        ("p95_ms: 400", "p95_ms: 0", "22:11: routes[0].slo.p95_ms: 0 is not between 1 and 3.6e+06"),
+        ("p95_ms: 400", "p95_ms: .nan", "22:11: routes[0].slo.p95_ms: nan is not between"),
+        ("{p95_ms: 400, window_s: 60}", "fast", "22:5: routes[0].slo: expected a mapping, got text"),
+        ("{p95_ms: 400, window_s: 60}", "{window_s: 60}", "22:10: routes[0].slo: 'p95_ms' is missing"),
+        ("{p95_ms: 400, window_s: 60}", "{p95ms: 60}", "routes[0].slo: 'p95_ms' is missing (is it 'p95ms'?)"),
+        ("{p95_ms: 400, window_s: 60}", "{p95_ms: 4, hold_down_s: 400}", "hold_down_max_s is below hold_down_s"),
+        ("min_confidence: 0.8", "min_confidence: 80", "23:5: routes[0].min_confidence: 80 is not between 0 and 1"),
+        (
+            "max_in_flight: 16",
+            "max_in_flight: 1.5",
+            "9:5: targets.fast.max_in_flight: expected a whole number, got 1.5",
+        ),
+        ("max_in_flight: 16", "max_in_flight:", "9:5: targets.fast.max_in_flight: expected a number, got nothing"),
+        ("model: diffusion", "model: 5", "7:5: targets.fast.model: expected text, got a number"),
+        ("model: diffusion", 'model: ""', "7:5: targets.fast.model: expected text, got empty text"),
+        ("    model: diffusion\n", "", "targets.fast: 'model' is missing"),
+        ('">= 0.6"', "0.6", "20:40: routes[0].when.confidence: expected text, got a number"),
+        ('">= 0.6"', '"~ 0.6"', 'routes[0].when.confidence: expected a comparison with a number up to 1, such as ">='),
+        ('">= 0.6"', '">= 60"', "routes[0].when.confidence: expected a comparison"),
+        ("[edit, autocomplete]", "{a: b}", "routes[0].when.task: expected text or a list of texts, got a mapping"),
+        ("[edit, autocomplete]", "[edit, 5]", "routes[0].when.task[1]: expected text, got a number"),
+        (
+            "when: {task: [edit, autocomplete], confidence",
+            "when: {stream: 1, confidence",
+            "expected true or false, got",
+        ),
+        ("key_env: QUALITY_KEY", "key_env: sk-123-abc", "16:5: targets.quality.key_env: expected the name of an env"),
+        # URLs.
+        ("https://example.com/v1/", "example.com", "12:5: targets.quality.url: expected http://host"),
+        ("https://example.com/v1/", "ftp://example.com", "targets.quality.url: expected http://host"),
+        ("https://example.com/v1/", "http://u:p@example.com", "targets.quality.url: a base URL has no credentials"),
+        ("https://example.com/v1/", "http://example.com?key=1", "a base URL has no credentials, query or fragment"),
+        ("https://example.com/v1/", "http://example.com:99999", "targets.quality.url: not a URL"),
+        # Names that cannot stand in a header, or mean something already.
+        ("  fast:", "  auto:", "4:3: targets.auto: the name 'auto' is reserved"),
+        ("name: edits", "name: direct", "19:5: routes[0].name: the name 'direct' is reserved"),
+        ("name: edits", "name: my edits", "19:5: routes[0].name: a name is letters, digits"),
+        ("  fast:", "  fast=1:", "targets.fast=1: a name is letters, digits"),
+        ("  fast:", "  5:", "targets.5: a name is letters, digits"),
+        # Routes as a whole.
+        ("name: default", "name: edits", "27:5: routes[1].name: a second route called 'edits'"),
+        (
+            "    use: quality\n",
+            "    use: quality\n    when: {stream: true}\n",
+            "29:5: routes[1].when: the last route takes",
+        ),
+        (
+            '    when: {task: [edit, autocomplete], confidence: ">= 0.6"}\n',
+            "",
+            "without `when` route 'edits' takes every",
+        ),
+        (
+            "    use: fast\n",
+            "    use: fast\n    keep: in_cluster\n",
+            "fall_back[0]: the route keeps requests in the clu",
+        ),
+        (
+            "    use: quality\n",
+            "    use: quality\n    keep: in_cluster\n",
+            "routes[1].use: the route keeps requests in",
+        ),
+        (
+            "    use: quality\n",
+            "    use: quality\n    keep: here\n",
+            "routes[1].keep: unknown word 'here'; known: in_clu",
+        ),
+        # What a target must and must not state.
+        ("    engine: vllm\n", "", "targets.quality: a target of kind openai needs either `engine` or `capabilities`"),
+        (
+            "    engine: vllm\n",
+            "    engine: vllm\n    capabilities: [chat]\n",
+            "needs either `engine` or `capabilities`",
+        ),
+        ("    max_in_flight: 16\n", "    engine: vllm\n", "9:5: targets.fast.engine: unknown key"),
+        ("engine: vllm", "capabilities: [chat, sight]", "14:26: targets.quality.capabilities[1]: unknown word 'sight'"),
+        ("hold: whole", "hold: whole, schema: none", "duplicate key"),
+        ("{schema: request, hold: whole}", "{schema: none, hold: whole}", "nothing is held without a check"),
+        # YAML itself.
+        ("aliases: [small]", "aliases: [small", "not YAML"),
+        ("aliases: [small]", "aliases: a: b", "2:11: not YAML: mapping values are not allowed here"),
+        ("aliases: [small]", "version: 1", '2:1: not YAML: found duplicate key "version"'),
+        ("aliases: [small]", "\taliases: [small]", "2:1: not YAML: found character"),
+        ("aliases: [small]", "aliases: " + "[" * 5000, "nested too deeply"),
+        ("aliases: [small]", "aliases: [*small]", "not YAML: found undefined alias"),
+        ("aliases: [small]", "aliases: [\x01]", "not YAML"),
+        ("aliases: [small]", "aliases: !!python/object:os.system x", "aliases: expected text or a list of texts"),
+    ],
+)
+def test_a_mistake_is_told_with_place_and_key(refused: Refused, old: str, new: str, message: str) -> None:
+    error = refused(old, new)
+    assert message in str(error)
+    assert str(error).startswith("p.yaml:")
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("kind: openai", "kind: litellm", "targets.quality.kind"),
+        ("    max_in_flight: 16\n", "    urls: [http://a, http://b]\n", "targets.fast.urls"),
+        ("    min_confidence: 0.8\n", "    hedge: {after_ms: 800}\n", "routes[0].hedge"),
+        ("    min_confidence: 0.8\n", "    shadow: {share: 0.1}\n", "routes[0].shadow"),
+        ("    min_confidence: 0.8\n", "    weights: {fast: 1}\n", "routes[0].weights"),
+        ("    min_confidence: 0.8\n", "    retry: {share: 1.2}\n", "routes[0].retry"),
+        ("    min_confidence: 0.8\n", "    limits: {}\n", "routes[0].limits"),
+        ("use: fast", "use: {fast: 0.9, quality: 0.1}", "routes[0].use"),
+        ("use: fast", "use: [fast, quality]", "routes[0].use"),
+        ("hold: whole", "hold: first", "routes[0].validate.hold"),
+        ("hold: whole", "hold: none", "routes[0].validate.hold"),
+        ("hold: whole", "first_bytes: 256", "routes[0].validate.first_bytes"),
+        ("hold: whole", "repair: syntax", "routes[0].validate.repair"),
+        ("hold: whole", "tell_fallback: true", "routes[0].validate.tell_fallback"),
+        ("p95_ms: 400", "p95_ms: 400, first_token_ms: 50", "routes[0].slo.first_token_ms"),
+        ("when: {", "when: {header: {x-team: a}, ", "routes[0].when.header"),
+        ("when: {", "when: {time: night, ", "routes[0].when.time"),
+        ("when: {", 'when: {prompt: "< 1000", ', "routes[0].when.prompt"),
+        ("aliases: [small]", "limits: {}", "limits"),
+    ],
+)
+def test_what_this_version_does_not_honour_is_refused_never_ignored(
+    refused: Refused, old: str, new: str, key: str
+) -> None:
+    error = refused(old, new)
+    assert error.key == key
+    assert "not supported in this version" in str(error)
+    assert error.line > 0
+    assert error.column > 0
+
+
+def test_an_unset_variable_without_default_is_named_with_its_place(refused: Refused) -> None:
+    error = refused("model: diffusion", 'model: "${MODEL}"')
+    assert str(error) == ("p.yaml:7:5: targets.fast.model: environment variable MODEL is not set and has no default")
+
+
+def test_a_malformed_variable_is_told(refused: Refused) -> None:
+    assert "expected ${NAME} or ${NAME:-default}" in str(refused("model: diffusion", 'model: "${MODEL:=x}"'))
+
+
+def test_a_key_that_came_by_a_merge_is_told_at_its_section(refused: Refused) -> None:
+    base = "  base: &base {kind: openai, url: http://a, model: m, place: external, engine: vllm}\n"
+    error = refused("  fast:\n    kind: worker\n", base + "  fast:\n    <<: *base\n    kind: worker\n")
+    assert str(error).startswith("p.yaml:6:5: targets.fast.engine: unknown key")

@@ -1,0 +1,134 @@
+"""Loading a policy: what it says becomes what is compiled; comments and layout make no other policy."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.core.policy import Policy
+from gateway.errors import PolicyError
+from gateway.policy_files.load import load, parse
+from gateway.records import Capability, Grade, Hold, Kind, Place, Query, Slo, Task
+
+POLICIES = Path(__file__).parents[3] / "policies"
+PolicyWith = Callable[..., Policy]
+Refused = Callable[..., PolicyError]
+
+
+def test_targets_are_read_as_written(policy_with: PolicyWith) -> None:
+    targets = policy_with().targets
+    fast, quality = targets["fast"], targets["quality"]
+    assert (fast.kind, fast.url, fast.model) == (Kind.WORKER, "http://127.0.0.1:8001", "diffusion")
+    assert (fast.place, fast.max_in_flight, fast.capabilities) == (Place.IN_CLUSTER, 16, None)
+    assert (quality.url, quality.key_env, quality.place) == ("https://example.com", "QUALITY_KEY", Place.EXTERNAL)
+    assert quality.capabilities is not None
+    assert Capability.JSON_SCHEMA in quality.capabilities.words
+
+
+def test_routes_are_read_as_written(policy_with: PolicyWith) -> None:
+    edits, default = (rule.route for rule in policy_with().rules)
+    assert edits.when.tasks == {Task.EDIT, Task.AUTOCOMPLETE}
+    assert edits.when.confidence == (">=", 0.6)
+    assert (edits.use, edits.fall_back, edits.min_confidence, edits.deadline_ms) == ("fast", ("quality",), 0.8, 3000)
+    assert edits.slo == Slo(p95_ms=400, window_s=60)
+    assert (edits.check, edits.hold) == (True, Hold.WHOLE)
+    assert (default.use, default.fall_back, default.check, default.hold) == ("quality", (), False, Hold.NONE)
+
+
+def test_aliases_are_routed_like_auto(policy_with: PolicyWith) -> None:
+    assert policy_with().aliases == {"auto", "small"}
+
+
+def test_a_targets_own_promise_counts_where_it_is_a_fallback(policy_with: PolicyWith) -> None:
+    lanes = {lane.lane: lane.slo for lane in policy_with().lanes}
+    assert lanes["edits", "quality"] == Slo(p95_ms=9000)
+
+
+def test_asking_for_confidence_means_waiting_for_the_end(policy_with: PolicyWith) -> None:
+    policy = policy_with("    validate: {schema: request, hold: whole}\n", "")
+    assert (policy.rules[0].route.check, policy.rules[0].route.hold) == (False, Hold.WHOLE)
+
+
+def test_stated_capabilities_are_best_effort(policy_with: PolicyWith) -> None:
+    stated = policy_with("engine: vllm", "capabilities: [chat, stream, json_schema]").targets["quality"].capabilities
+    assert stated is not None
+    assert stated.words == {Capability.CHAT, Capability.STREAM, Capability.JSON_SCHEMA}
+    assert (stated.json_schema, stated.tools) == (Grade.BEST_EFFORT, Grade.NONE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ("version: 1", "# a comment\nversion:   1", False),
+        ("aliases: [small]", "aliases:\n  - small", False),
+        ("p95_ms: 400", "p95_ms: 401", True),
+        ("name: edits", "name: edit", True),
+    ],
+)
+def test_the_hash_is_that_of_the_content(policy_with: PolicyWith, old: str, new: str, changes: bool) -> None:
+    assert (policy_with(old, new).content_hash != policy_with().content_hash) is changes
+
+
+def test_the_environment_is_part_of_the_content(policy_with: PolicyWith) -> None:
+    one, other = (policy_with("model: big", 'model: "${M:-big}"', M=model) for model in ("", "bigger"))
+    assert (one.targets["quality"].model, other.targets["quality"].model) == ("big", "bigger")
+    assert one.content_hash == policy_with().content_hash != other.content_hash
+
+
+@pytest.mark.parametrize("name", ["default.yaml", "tour.yaml"])
+def test_the_shipped_policies_load_without_any_environment(name: str) -> None:
+    policy = load(POLICIES / name, {})
+    assert set(policy.targets) == {"fast", "careful", "quality"}
+    assert policy.targets["fast"].url == policy.targets["careful"].url == "http://127.0.0.1:8001"
+    assert policy.targets["quality"].url == "http://127.0.0.1:8002"
+
+
+def test_the_default_policy_sends_edits_and_structure_to_the_fast_lane_and_the_rest_to_quality() -> None:
+    policy = load(POLICIES / "default.yaml", {})
+    assert [(rule.route.name, rule.route.use) for rule in policy.rules] == [
+        ("edits", "fast"),
+        ("constrained", "fast"),
+        ("default", "quality"),
+    ]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"nowhere\.yaml: cannot be read: No such file"):
+        load(tmp_path / "nowhere.yaml", {})
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"\xff\xfe", "not UTF-8 at byte 0"),
+        (b"#" * (1 << 21), "larger than"),
+        (b"", "expected a mapping"),
+        (b"- a\n", "expected a mapping"),
+        (b"version: 1\n", "targets: a policy needs at least one target"),
+        (b"version: 1\ntargets: {}\n", "at least one target"),
+    ],
+)
+def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, content: bytes, cause: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_bytes(content)
+    with pytest.raises(PolicyError, match=cause):
+        load(path, {})
+
+
+def test_a_policy_needs_a_version_that_is_known(refused: Refused) -> None:
+    assert "'version' is missing" in str(refused("version: 1\n", ""))
+    assert "2 is not between 1 and 1" in str(refused("version: 1", "version: 2"))
+
+
+def test_an_alias_cannot_be_a_target(refused: Refused) -> None:
+    assert str(refused("[small]", "[small, fast]")).startswith("p.yaml:2:18: aliases[1]: 'fast' is a target")
+
+
+def test_text_is_compiled_under_the_name_it_is_given() -> None:
+    with pytest.raises(PolicyError, match=r"^from the console:1:1: "):
+        parse("versoin: 1\n", {}, file="from the console")
+
+
+def test_a_compiled_policy_can_be_asked(policy_with: PolicyWith) -> None:
+    query = Query(request_id="r", model="auto", body=b"", received_s=0.0)
+    assert query.model in policy_with().aliases
