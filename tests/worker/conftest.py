@@ -13,7 +13,7 @@ MakeModel = Callable[..., Any]
 MakeNet = Callable[..., DiffusionGemmaNet]
 
 
-def _make_model(  # noqa: PLR0913
+def _make_model(
     *,
     vocab: int = 61,
     canvas: int = 12,
@@ -25,7 +25,7 @@ def _make_model(  # noqa: PLR0913
     spread: float = 0.25,
     dtype: torch.dtype = torch.float64,
 ) -> Any:
-    """A random DiffusionGemma. A wide spread of weights makes it chaotic: one wrong bit anywhere shows in its canvases."""
+    """A random DiffusionGemma. A wide spread of weights makes it chaotic: one wrong bit shows in its canvases."""
     from transformers import (
         DiffusionGemmaConfig,
         DiffusionGemmaForBlockDiffusion,

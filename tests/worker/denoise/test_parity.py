@@ -1,7 +1,7 @@
 """Our loop and `generate()` of transformers agree on the surest canvas of every step of every block.
 
-In fp64, where rounding cannot hide a wrong operation, on chaotic random nets, where a wrong operation cannot hide at all.
-Each sequence is compared with a `generate()` of its own, whoever shares the batch.
+In fp64, where rounding is no excuse, on chaotic random nets, where a wrong operation cannot hide. Each sequence is
+compared with a `generate()` of its own, whoever shares the batch.
 """
 
 from dataclasses import dataclass, replace
@@ -181,7 +181,7 @@ def test_an_end_token_inside_a_canvas_ends_the_answer_there(make_net: Any) -> No
 
 
 def test_a_given_canvas_is_denoised_as_generate_denoises_it(make_net: Any) -> None:
-    """For one step: `generate()` draws a fresh canvas all the same and drops it, so the random streams part after it."""
+    """For one step: `generate()` draws a fresh canvas all the same and drops it, so the random streams part."""
     net = make_net()
     for seed in range(3):
         one = replace(ask(seed, recipe=replace(STEPS_ONLY, steps=1)), start_ids=prompt(9, 12))
