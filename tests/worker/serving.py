@@ -1,0 +1,124 @@
+"""A worker on the toy net, put together by the product's own composition root, for every test that needs one."""
+
+import asyncio
+import contextlib
+import functools
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from diffusion_worker.app import Worker, build_worker
+from diffusion_worker.engine import Engine
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import Recipe
+from diffusion_worker.settings import Settings
+from diffusion_worker.text.chat_template import load_chat_template
+from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
+from diffusion_worker.web.desk import Words
+from training.vocabulary import save_tokenizer
+
+MODEL = "toy"
+READ = f"{MODEL}:autoregressive"
+CHAT = "/v1/chat/completions"
+
+
+@functools.cache
+def toy_words() -> Words:
+    """Tokenizer and template of the embedded checkpoint."""
+    with tempfile.TemporaryDirectory() as name:
+        save_tokenizer(Path(name))
+        tokenizer = load_tokenizer(Path(name))
+        return Words(tokenizer=tokenizer, template=load_chat_template(Path(name), tokenizer))
+
+
+def toy_tokenizer() -> Tokenizer:
+    return toy_words().tokenizer
+
+
+def toy_net(answer: str | None = None, **knobs: Any) -> ToyNet:
+    """A net that answers everything with `answer`, or with the user's own words."""
+    tokenizer = toy_tokenizer()
+    specials = set(tokenizer.specials.values())
+
+    def script(prompt: tuple[int, ...]) -> tuple[int, ...]:
+        if answer is not None:
+            return tokenizer.encode_plain(answer)
+        return tuple(token for token in prompt if token not in specials)
+
+    return ToyNet(script, **{"vocab_size": tokenizer.size, "recipe": Recipe(canvas_length=16, steps=16), **knobs})
+
+
+def toy_settings(**given: Any) -> Settings:
+    return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, **given})
+
+
+def build(net: ToyNet, **settings: Any) -> Worker:
+    """A worker that is not started."""
+    return build_worker(toy_settings(**settings), lambda _settings: (toy_words(), net))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A running worker and someone to ask it."""
+
+    worker: Worker
+    net: ToyNet
+    client: httpx.AsyncClient
+
+    @property
+    def engine(self) -> Engine:
+        return self.worker.desk.engine
+
+    async def ask(self, text: str = "hello", *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
+        """One chat completion."""
+        body = {"model": MODEL, "messages": [{"role": "user", "content": text}], **fields}
+        return await self.client.post(CHAT, json=body, headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def serving(net: ToyNet, **settings: Any) -> AsyncIterator[Served]:
+    """A loaded worker without a socket."""
+    worker = build(net, **settings)
+    worker.desk.engine.start()
+    transport = httpx.ASGITransport(app=worker.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
+        try:
+            await worker.desk.engine.ready()
+            yield Served(worker=worker, net=net, client=client)
+        finally:
+            await worker.desk.engine.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(net: ToyNet, **settings: Any) -> AsyncIterator[Served]:
+    """The same behind a real socket on a free port."""
+    async with serving(net, **settings) as served:
+        config = uvicorn.Config(served.worker.app, http="httptools", lifespan="off", log_config=None, access_log=False)
+        server = uvicorn.Server(config)
+        listener = socket.create_server(("127.0.0.1", 0))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+                yield Served(worker=served.worker, net=net, client=client)
+        finally:
+            server.should_exit = True
+            await task
+
+
+async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Wait until something holds; fails the test when it does not."""
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110 - many kinds of things are waited for
+            await asyncio.sleep(0.002)
+
+
+def events(text: str) -> list[str]:
+    """The data of each server-sent event."""
+    return [part.removeprefix("data: ") for part in text.split("\n\n") if part]

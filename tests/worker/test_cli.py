@@ -1,0 +1,197 @@
+"""cli: exit codes, and one line that names the cause."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from diffusion_worker.cli import bind, main
+from diffusion_worker.errors import BadSetting
+from training.vocabulary import save_tokenizer
+
+COMMAND = [sys.executable, "-m", "diffusion_worker"]
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("TWOLANE_")}
+
+
+@pytest.fixture
+def checkpoint(make_model: Any, tmp_path: Path) -> Path:
+    """Random weights of the real architecture, with the embedded vocabulary."""
+    folder = tmp_path / "random-net"
+    make_model(vocab=272).float().save_pretrained(folder)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": 1, "pad_token_id": 0, "max_denoising_steps": 4})
+    )
+    save_tokenizer(folder)
+    return folder
+
+
+def outcome(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=60, env={**CLEAN, **environment}
+    )
+
+
+def assert_one_line(text: str, named: str) -> None:
+    """What a person reads on stderr."""
+    assert len(text.splitlines()) == 1, text
+    assert text.startswith("twolane worker: ")
+    assert named in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--checkpoint"),
+        (["--checkpoint", "x", "--port", "high"], "--port: 'high'"),
+        (["--checkpoint", "x", "--host", "0.0.0.0"], "--host 0.0.0.0"),
+        (["--frobnicate"], "--frobnicate"),
+    ],
+)
+def test_wrong_use_ends_at_once_with_2(arguments: list[str], named: str) -> None:
+    """As a process, before anything heavy is imported."""
+    ended = outcome(*arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert_one_line(ended.stderr, named)
+
+
+def test_a_wrong_variable_ends_with_2() -> None:
+    """By its own name."""
+    ended = outcome("--checkpoint", "x", TWOLANE_WORKER_MAX_NUM_SEQS="many")
+    assert ended.returncode == 2
+    assert_one_line(ended.stderr, "TWOLANE_WORKER_MAX_NUM_SEQS")
+
+
+def test_a_busy_port_ends_with_2() -> None:
+    """Somebody else listens there."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = outcome("--checkpoint", "x", "--port", str(port))
+    assert ended.returncode == 2
+    assert_one_line(ended.stderr, f"port {port}: Address already in use")
+
+
+def test_help_ends_with_0() -> None:
+    """On stdout."""
+    ended = outcome("--help")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "TWOLANE_WORKER_CHECKPOINT" in ended.stdout
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 80])
+def test_an_address_that_is_not_ours_is_named(host: str) -> None:
+    """With the system's words."""
+    with pytest.raises(BadSetting, match=f"cannot listen on {host} port 0: "):
+        bind(host, 0)
+
+
+def break_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{broken}")
+
+
+def break_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+def break_template(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% for %}")
+
+
+def drop_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def narrow_vocabulary(folder: Path) -> None:
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["model"]["vocab"] |= {f"word{rank}": 272 + rank for rank in range(3)}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (break_weights, "model.safetensors"),
+        (break_tokenizer, "tokenizer.json"),
+        (break_template, "chat template"),
+        (drop_config, "config.json"),
+        (narrow_vocabulary, "275 words, the weights only 272"),
+    ],
+)
+def test_a_broken_checkpoint_ends_with_2(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], spoil: Any, named: str
+) -> None:
+    """Although the socket was open already: the process ends, and says why."""
+    spoil(checkpoint)
+    assert main(["--checkpoint", str(checkpoint), "--port", "0"]) == 2
+    assert_one_line(capsys.readouterr().err, named)
+
+
+def test_a_wrong_keys_file_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anybody could ask without a key."""
+    keys = tmp_path / "keys"
+    keys.write_text("gateway secret\n")
+    assert main(["--checkpoint", str(tmp_path), "--port", "0", "--keys-file", str(keys)]) == 2
+    assert_one_line(capsys.readouterr().err, f"keys file {keys}, line 1")
+
+
+def test_too_little_memory_ends_with_2(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arithmetic says so before a request does."""
+    assert main(["--checkpoint", str(checkpoint), "--port", "0", "--memory-limit-bytes", "1"]) == 2
+    assert_one_line(capsys.readouterr().err, "memory")
+
+
+@pytest.mark.slow
+def test_a_missing_checkpoint_ends_with_2() -> None:
+    """As a process, from the start to the one line."""
+    ended = outcome("--checkpoint", "/no/such/folder", "--port", "0")
+    assert ended.returncode == 2
+    assert_one_line(ended.stderr, "/no/such/folder")
+
+
+@contextlib.contextmanager
+def worker_process(checkpoint: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A serving worker and its address."""
+    line = [*COMMAND, "--checkpoint", str(checkpoint), "--port", "0", "--threads", "1"]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[2]
+        assert process.stdout.readline() == "twolane worker: random-net is ready\n"
+        yield process, url
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> None:
+    """SIGTERM lets a running answer finish and refuses new ones; then the process ends with 0 and an empty stderr."""
+    with worker_process(checkpoint) as (process, url), httpx.Client(base_url=url, timeout=30) as client:
+        body = {
+            "model": "random-net",
+            "messages": [{"role": "user", "content": "x"}],
+            "max_tokens": 400,
+            "stream": True,
+        }
+        with client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 5
+            while time.monotonic() < deadline and client.get("/health").json()["state"] != "draining":
+                pass
+            refused = client.post("/v1/chat/completions", json={**body, "stream": False})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
+            assert list(lines)[-2] == "data: [DONE]"
+        assert process.wait(timeout=20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""

@@ -1,0 +1,106 @@
+"""settings: flags over variables over defaults, and every mistake refused by name."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import pytest
+
+from diffusion_worker.errors import BadSetting
+from diffusion_worker.settings import PREFIX, Settings, read_settings
+
+NEEDED = ["--checkpoint", "some/folder"]
+
+
+def test_everything_but_the_checkpoint_has_a_default() -> None:
+    """The defaults are loopback, port 8001, eight requests together."""
+    settings = read_settings(NEEDED, {})
+    assert (settings.host, settings.port, settings.max_num_seqs) == ("127.0.0.1", 8001, 8)
+    assert settings.keys_file is None
+
+
+def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None:
+    """The order is that of nearness to the person who types."""
+    environment = {f"{PREFIX}PORT": "9001", f"{PREFIX}MAX_WAITING": "3", "PORT": "1"}
+    settings = read_settings([*NEEDED, "--port", "9002"], environment)
+    assert (settings.port, settings.max_waiting) == (9002, 3)
+
+
+def test_the_checkpoint_may_come_from_the_environment() -> None:
+    """A container needs no flags."""
+    assert read_settings([], {f"{PREFIX}CHECKPOINT": "x"}).checkpoint == "x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "--checkpoint"),
+        ([*NEEDED, "--port", "http"], "--port: 'http'"),
+        ([*NEEDED, "--port", "70000"], "--port: 70000"),
+        ([*NEEDED, "--max-num-seqs", "0"], "--max-num-seqs: 0"),
+        ([*NEEDED, "--dtype", "int3"], "--dtype: 'int3'"),
+        ([*NEEDED, "--device", "tpu"], "--device: 'tpu'"),
+        ([*NEEDED, "--drain-s", "soon"], "--drain-s: 'soon'"),
+        ([*NEEDED, "--drain-s", "nan"], "--drain-s: nan"),
+        ([*NEEDED, "--name", " "], "--name"),
+        ([*NEEDED, "--max-num", "3"], "--max-num"),
+        ([*NEEDED, "--port"], "--port"),
+        ([*NEEDED, "--host", "0.0.0.0"], "--host 0.0.0.0"),
+        ([*NEEDED, "--host", "::"], "--host ::"),
+        ([*NEEDED, "--host", "example.com"], "--host example.com"),
+    ],
+)
+def test_a_wrong_flag_is_refused_by_name(arguments: list[str], named: str) -> None:
+    """One line tells which flag and what is wrong with it."""
+    with pytest.raises(BadSetting) as caught:
+        read_settings(arguments, {})
+    assert named in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_wrong_variable_is_refused_by_its_own_name() -> None:
+    """The variable is named, not the flag nobody typed."""
+    with pytest.raises(BadSetting, match=f"{PREFIX}PORT: 'tcp://10.0.0.1:80' is not a whole number"):
+        read_settings(NEEDED, {f"{PREFIX}PORT": "tcp://10.0.0.1:80"})
+
+
+def test_a_misspelled_variable_is_refused_with_the_near_one() -> None:
+    """It would otherwise be a silent default."""
+    with pytest.raises(BadSetting, match=f"{PREFIX}MAX_NUM_SEQ is not a setting; did you mean {PREFIX}MAX_NUM_SEQS"):
+        read_settings(NEEDED, {f"{PREFIX}MAX_NUM_SEQ": "4"})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_needs_no_keys(host: str) -> None:
+    """Every spelling of it."""
+    assert read_settings([*NEEDED, "--host", host], {}).host == host
+
+
+def test_another_address_is_allowed_with_a_keys_file() -> None:
+    """Then someone decides who may ask."""
+    settings = read_settings([*NEEDED, "--host", "0.0.0.0", "--keys-file", "keys"], {})
+    assert settings.keys_file == Path("keys")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "name", "model"),
+    [
+        ("checkpoints/twolane-tiny", None, "twolane-tiny"),
+        ("checkpoints/twolane-tiny/", None, "twolane-tiny"),
+        ("google/some-net", None, "some-net"),
+        ("checkpoints/twolane-tiny", "mine", "mine"),
+    ],
+)
+def test_the_model_id_is_the_name_or_the_last_part_of_the_place(checkpoint: str, name: str | None, model: str) -> None:
+    """A worker serves its checkpoint's name."""
+    assert Settings(checkpoint=checkpoint, name=name).model == model
+
+
+def test_help_lists_every_setting_with_its_variable() -> None:
+    """One list for flags and environment."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), pytest.raises(SystemExit) as left:
+        read_settings(["--help"], {})
+    assert left.value.code == 0
+    for name in Settings.__dataclass_fields__:
+        assert PREFIX + name.upper() in page.getvalue()

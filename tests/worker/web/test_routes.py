@@ -1,0 +1,85 @@
+"""web.routes: what is there, what is not, and how each is told."""
+
+import threading
+
+import httpx
+import pytest
+
+from diffusion_worker.app import build_worker
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.settings import Settings
+from diffusion_worker.web.desk import Words
+from tests.worker.serving import CHAT, MODEL, READ, serving, toy_net, toy_settings, toy_words
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "unknown_url"),
+        ("POST", "/v1/completions", 404, "unknown_url"),
+        ("POST", "/v1/responses", 404, "unknown_url"),
+        ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("GET", "/docs", 404, "unknown_url"),
+        ("GET", "/openapi.json", 404, "unknown_url"),
+        ("GET", CHAT, 405, "method_not_allowed"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("GET", "/v1/models/nothing", 404, "model_not_found"),
+    ],
+)
+async def test_what_is_not_there_is_told_in_openais_shape(method: str, path: str, status: int, code: str) -> None:
+    """With the usual object, not a page of the framework's."""
+    async with serving(toy_net()) as served:
+        answer = await served.client.request(method, path, content=b"{}")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["type"]) == (status, code, "invalid_request_error")
+        assert error["message"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"), [(MODEL, MODEL), (READ, READ), ("diffusion", MODEL), ("diffusion:autoregressive", READ)]
+)
+async def test_a_model_is_found_by_id_and_alias(asked: str, found: str) -> None:
+    """One entry, the same as in the list."""
+    async with serving(toy_net()) as served:
+        assert (await served.client.get(f"/v1/models/{asked}")).json()["id"] == found
+
+
+async def test_metrics_speak_prometheus() -> None:
+    """On the same port as everything else."""
+    async with serving(toy_net()) as served:
+        await served.ask()
+        answer = await served.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert 'gen_ai_server_request_duration_seconds_count{gen_ai_request_model="toy"} 1.0' in answer.text
+    assert "twolane_worker_sealed_blocks_total 1.0" in answer.text
+
+
+async def test_while_weights_load_the_worker_lives_and_is_not_ready() -> None:
+    """Probes tell the two apart; requests get their 503 at once, and it is counted."""
+    may_load = threading.Event()
+
+    def load(_settings: Settings) -> tuple[Words, DiffusionNet]:
+        may_load.wait(20)
+        return toy_words(), toy_net()
+
+    worker = build_worker(toy_settings(), load)
+    worker.desk.engine.start()
+    transport = httpx.ASGITransport(app=worker.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
+        try:
+            assert (await client.get("/live")).status_code == 200
+            health = await client.get("/health")
+            assert (health.status_code, health.json()["state"]) == (503, "loading")
+            assert (await client.get("/v1/models")).json()["data"][0]["twolane"]["context_length"] is None
+            refused = await client.post(CHAT, json={"model": MODEL, "messages": [{"role": "user", "content": "x"}]})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_resident")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert 'twolane_worker_refused_total{reason="not_resident"} 1.0' in (await client.get("/metrics")).text
+            may_load.set()
+            await worker.desk.engine.ready()
+            assert (await client.get("/health")).status_code == 200
+        finally:
+            may_load.set()
+            await worker.desk.engine.close()

@@ -1,0 +1,83 @@
+"""web.transcript: text, stop strings and a true account from the engine's events."""
+
+from typing import Any
+
+import pytest
+
+from diffusion_worker.records import BlockSealed, Finished, FinishReason, Usage
+from diffusion_worker.web.transcript import Transcript, finish_reason
+from tests.worker.serving import toy_tokenizer
+
+TOKENIZER = toy_tokenizer()
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return TOKENIZER.encode_plain(text)
+
+
+def usage(completion: int, **more: Any) -> Usage:
+    known = {"prompt_tokens": 5, "denoising_steps": 3, "forward_passes": 4, "confidence": 0.5, "converged": True}
+    return Usage(completion_tokens=completion, **{**known, **more})
+
+
+def block(text: str, completion: int) -> BlockSealed:
+    return BlockSealed(ids=ids(text), block=0, usage=usage(completion))
+
+
+def test_text_and_account_follow_the_blocks() -> None:
+    """The account of the end holds, end token included."""
+    transcript = Transcript(TOKENIZER, (), ())
+    assert transcript.take(block("ab", 2)) + transcript.take(block("c", 4)) == "abc"
+    finished = Finished(reason=FinishReason.STOP, usage=usage(4))
+    assert transcript.close(finished) == ""
+    assert transcript.account() == usage(4)
+
+
+def test_an_answer_cut_at_a_stop_string_counts_no_token_behind_it() -> None:
+    """Not those of the same block, not its end token."""
+    transcript = Transcript(TOKENIZER, ("X",), ())
+    assert transcript.take(block("ab", 2)) == "ab"
+    assert transcript.take(block("cXde", 7)) == "c"
+    assert transcript.stopped
+    assert transcript.close(None) == ""
+    assert transcript.account().completion_tokens == 4
+
+
+def test_a_stop_string_over_the_border_of_blocks_is_found() -> None:
+    """Its beginning was held back, so nothing has to be taken back."""
+    transcript = Transcript(TOKENIZER, ("STOP",), ())
+    assert transcript.take(block("abST", 4)) == "ab"
+    assert transcript.take(block("OPcd", 8)) == ""
+    assert transcript.stopped
+    assert transcript.account().completion_tokens == 6
+
+
+def test_what_was_held_back_in_vain_leaves_at_the_end() -> None:
+    """Half a stop string is text after all, half a character is U+FFFD."""
+    transcript = Transcript(TOKENIZER, ("STOP",), ())
+    sealed = BlockSealed(ids=(*ids("ST"), *ids("é")[:1]), block=0, usage=usage(3))
+    assert transcript.take(sealed) == ""
+    assert transcript.close(Finished(reason=FinishReason.LENGTH, usage=usage(3))) == "ST\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "blocks", "accepted"),
+    [("abcd", ["ab", "cd"], 4), ("abcd", ["axcd"], 3), ("abcd", ["xabc"], 0), ("ab", ["abab"], 2), ("", ["ab"], 0)],
+)
+def test_accepted_prediction_tokens_are_equal_at_the_same_place(
+    prediction: str, blocks: list[str], accepted: int
+) -> None:
+    """Across blocks, and never more than either side has."""
+    transcript = Transcript(TOKENIZER, (), ids(prediction))
+    for text in blocks:
+        transcript.take(block(text, len(text)))
+    assert transcript.accepted_prediction_tokens == accepted
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [(FinishReason.STOP, "stop"), (FinishReason.LENGTH, "length"), (FinishReason.DEADLINE, "length"), (None, "stop")],
+)
+def test_finish_reasons_are_openais(reason: FinishReason | None, word: str) -> None:
+    """None is an answer that a stop string ended."""
+    assert finish_reason(None if reason is None else Finished(reason=reason, usage=usage(1))) == word
