@@ -6,6 +6,7 @@ Counts merge exactly between replicas, because a slice is named by its place in 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil, exp, log
 from typing import Final
 
@@ -139,13 +140,10 @@ def quantile(latencies: Mapping[int, int], share: float) -> float | None:
     total = sum(latencies.values())
     if total * (1 - share) < 1 - 1e-9:
         return None
+    buckets = sorted(latencies)
+    seen = accumulate(latencies[bucket] for bucket in buckets)
     rank = ceil(share * total - 1e-9)
-    seen = 0
-    for bucket in sorted(latencies):
-        seen += latencies[bucket]
-        if seen >= rank:
-            return _value_of(bucket)
-    return None
+    return _value_of(next(bucket for bucket, count in zip(buckets, seen, strict=True) if count >= rank))
 
 
 def _value_of(bucket: int) -> float:

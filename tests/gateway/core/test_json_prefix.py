@@ -2,7 +2,6 @@
 
 import json
 
-import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -35,12 +34,16 @@ def fed(*pieces: str) -> JsonPrefix:
     return prefix
 
 
+def refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
 def parses(text: str) -> bool:
-    """The parser's word, but for the two things that it refuses beyond the grammar."""
+    """The word of a parser that adds nothing to the grammar but NaN and its like, which are switched off."""
     try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError as fault:
-        return any(words in str(fault) for words in ("surrogate", "infinity"))
+        json.loads(text, parse_constant=refuse)
+    except ValueError:
+        return False
     return True
 
 
@@ -49,6 +52,10 @@ def parses(text: str) -> bool:
 @example('{"a":1,}')
 @example("[1 2]")
 @example("01")
+@example("NaN")
+@example("-Infinity")
+@example('"\\ud800"')
+@example("1e400")
 @example('"\\u12G4"')
 @example("")
 def test_it_accepts_exactly_what_a_parser_accepts(text: str) -> None:
@@ -77,7 +84,18 @@ def test_before_its_fault_a_text_is_viable_and_through_it_not(text: str) -> None
 
 @pytest.mark.parametrize(
     ("text", "fault_at"),
-    [("Sure! {", 0), ('{"a" 1}', 5), ("[1,]", 3), ('{"a":1}}', 7), ("nul ", 3), ('"a\nb"', 2), ("[}", 1), ("1.x", 2)],
+    [
+        ("Sure! {", 0),
+        ('{"a" 1}', 5),
+        ("[1,]", 3),
+        ('{"a":1}}', 7),
+        ("nul ", 3),
+        ('"a\nb"', 2),
+        ("[}", 1),
+        ("1.x", 2),
+        ("{1:2}", 1),
+        ("{true:2}", 1),
+    ],
 )
 def test_the_fault_is_the_first_impossible_character(text: str, fault_at: int) -> None:
     prefix = JsonPrefix()

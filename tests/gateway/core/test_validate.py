@@ -151,6 +151,13 @@ def test_a_long_place_is_cut() -> None:
     assert len(fault.detail) <= 160
 
 
+def deep_list(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("schema", "pointer", "cause"),
     [
@@ -161,6 +168,7 @@ def test_a_long_place_is_cut() -> None:
         ({"pattern": "(a{1,1000}){1,1000}"}, "#/pattern", "not a regular expression"),
         ({"$schema": "https://example.com/draft"}, "#/$schema", "an unknown draft"),
         ({"$ref": "https://example.com/s"}, "#/$ref", "references into the schema itself"),
+        ({"const": deep_list(400)}, "#", "Recursion limit"),
         ([], "#", "a schema is an object"),
         ("type", "#", "a schema is an object"),
         (None, "#", "a schema is an object"),

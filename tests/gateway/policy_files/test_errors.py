@@ -98,6 +98,9 @@ Refused = Callable[..., PolicyError]
             "    use: quality\n    keep: here\n",
             "routes[1].keep: unknown word 'here'; known: in_clu",
         ),
+        ("routes:\n", "routes: []\nold:\n", "18:1: routes: expected a list of mappings, got an empty list"),
+        ("routes:\n", "routes: {}\nold:\n", "18:1: routes: expected a list of mappings, got a mapping"),
+        ("  - name: default\n", "  - default\n  - name: default\n", "27:5: routes[1]: expected a mapping, got text"),
         # What a target must and must not state.
         ("    engine: vllm\n", "", "targets.quality: a target of kind openai needs either `engine` or `capabilities`"),
         (
