@@ -1,0 +1,72 @@
+"""One step over rows whose parameters all differ gives each row what it would get alone."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_worker.denoise.canvas import fresh
+from diffusion_worker.denoise.draws import CounterDraws
+from diffusion_worker.denoise.step import step
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.records import Recipe
+from diffusion_worker.work import Denoise
+
+BASE = Recipe(steps=8, canvas_length=12)
+ITEMS = [
+    Denoise(sequence=n, block=n, step=8 - n, recipe=recipe, seed=100 + n, temperature=temperature, start_ids=())
+    for n, (recipe, temperature) in enumerate(
+        (
+            (BASE, None),
+            (replace(BASE, entropy_bound=9.0), 0.0),
+            (replace(BASE, steps=40, t_max=1.5), 1.7),
+            (replace(BASE, stability=0, confidence_threshold=99.0), 1.0),
+        )
+    )
+]
+
+
+@pytest.fixture
+def setting(make_net: Any) -> tuple[Any, KvCache]:
+    net = make_net(window=8)
+    cache = KvCache(net.kv_layers, slots=4, slot_tokens=64, dtype=net.dtype, device=net.device)
+    for item in ITEMS:
+        cache.open(item.sequence)
+        count = 3 + 9 * item.sequence
+        view = cache.appending([item.sequence], [count])
+        with torch.inference_mode():
+            net.encode(torch.arange(6, 6 + count)[None], view)
+        cache.seal(view)
+    return net, cache
+
+
+@torch.inference_mode()
+def test_rows_together_advance_as_rows_alone(setting: tuple[Any, KvCache]) -> None:
+    net, cache = setting
+    draws = CounterDraws(net.device)
+    canvases = [fresh(torch.arange(12) + n, net.facts.hidden_size, net.dtype) for n in range(4)]
+    together = step(net, ITEMS, canvases, cache.reading(range(4), 12), draws)
+    for row, (item, canvas) in enumerate(zip(ITEMS, canvases, strict=True)):
+        alone = step(net, [item], [canvas], cache.reading([item.sequence], 12), draws)
+        assert torch.equal(alone.canvases[0].ids, together.canvases[row].ids)
+        assert torch.equal(alone.canvases[0].surest, together.canvases[row].surest)
+        torch.testing.assert_close(alone.canvases[0].soft, together.canvases[row].soft, atol=1e-6, rtol=0)
+        torch.testing.assert_close(alone.logprob[0], together.logprob[row], atol=1e-5, rtol=0)
+        assert alone.accepted[0] == together.accepted[row]
+    assert together.settled.tolist() == [False, False, False, True]
+
+
+@torch.inference_mode()
+def test_a_row_at_temperature_zero_puts_its_surest_tokens_on_the_canvas(setting: tuple[Any, KvCache]) -> None:
+    net, cache = setting
+    items = [replace(ITEMS[0], temperature=0.0, recipe=replace(BASE, entropy_bound=1e6))]
+    done = step(
+        net,
+        items,
+        [fresh(torch.arange(12), net.facts.hidden_size, net.dtype)],
+        cache.reading([0], 12),
+        CounterDraws(net.device),
+    )
+    assert done.accepted.tolist() == [12]
+    assert torch.equal(done.canvases[0].ids, done.canvases[0].surest)

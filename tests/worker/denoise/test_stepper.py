@@ -1,0 +1,156 @@
+"""Carrying out batches: groups, isolation of failures, freed rows, and the traps of the passes."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_worker.denoise.stepper import Stepper
+from diffusion_worker.errors import NotFinite, StepFailed
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.nets.interface import AppendContext
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import Recipe, SequenceId
+from diffusion_worker.work import Append, Batch, Denoise, Read, StepResult
+
+RECIPE = Recipe(steps=4, canvas_length=12)
+
+
+def stepper(net: Any, *, slots: int = 4) -> Stepper:
+    return Stepper(net, KvCache(net.kv_layers, slots=slots, slot_tokens=64, dtype=net.dtype, device=net.device))
+
+
+def denoise(sequence: SequenceId, step: int = 4, **changes: Any) -> Denoise:
+    base = Denoise(sequence=sequence, block=0, step=step, recipe=RECIPE, seed=sequence, temperature=None, start_ids=())
+    return replace(base, **changes)
+
+
+def append(sequence: SequenceId, *ids: int, at: int = 0) -> Append:
+    return Append(sequence=sequence, ids=ids, at=at)
+
+
+def test_canvases_of_different_length_advance_in_one_batch() -> None:
+    it = stepper(ToyNet())
+    result = it.step(
+        Batch(
+            appends=(append(1, 20, 21), append(2, 30)),
+            denoises=(denoise(1), denoise(2, recipe=replace(RECIPE, canvas_length=5))),
+        )
+    )
+    assert {canvas.sequence: len(canvas.ids) for canvas in result.canvases} == {1: 12, 2: 5}
+
+
+def test_a_step_reports_the_surest_canvas_and_how_sure_it_is() -> None:
+    it = stepper(ToyNet(confidence=0.9, pace=12))
+    [canvas] = it.step(Batch(appends=(append(1, 20, 21),), denoises=(denoise(1),))).canvases
+    assert canvas.ids == (20, 21, 1) + (0,) * 9
+    assert [round(2.718281828**logprob, 4) for logprob in canvas.logprobs] == [0.9] * 12
+    assert not canvas.is_settled
+
+
+def test_a_warm_start_is_what_the_first_pass_sees(make_net: Any) -> None:
+    net = make_net(dtype=torch.float32)
+    seen: list[torch.Tensor] = []
+    real = net.denoise
+    net.denoise = lambda canvas, soft, context: (seen.append(canvas), real(canvas, soft, context))[1]
+    stepper(net).step(Batch(appends=(append(1, 20),), denoises=(denoise(1, start_ids=(30, 31)),)))
+    assert seen[0].tolist() == [[30, 31, 1] + [0] * 9]
+
+
+def test_a_released_sequence_holds_nothing() -> None:
+    it = stepper(ToyNet(), slots=1)
+    it.step(Batch(appends=(append(1, 20),), denoises=(denoise(1),)))
+    it.step(Batch(releases=(1,), appends=(append(2, 20),), denoises=(denoise(2),)))
+    assert 1 not in it.cache
+    assert list(it._canvases) == [2]
+    it.step(Batch(releases=(2, 7)))
+    assert it.cache.used_bytes() == 0
+
+
+def test_a_row_that_raises_is_found_and_its_neighbours_lose_nothing() -> None:
+    class Brittle(ToyNet):
+        def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
+            if bool((ids == 99).any()):
+                raise RuntimeError("cannot be computed")
+            return super().encode(ids, context)
+
+    it = stepper(Brittle())
+    result = it.step(
+        Batch(appends=(append(1, 20), append(2, 99), append(3, 30)), denoises=(denoise(1), denoise(2), denoise(3)))
+    )
+    [fault] = result.faults
+    assert fault.sequence == 2
+    assert isinstance(fault.error, StepFailed)
+    assert [canvas.sequence for canvas in result.canvases] == [1, 3]
+    assert it.cache.length(1) == it.cache.length(3) == 1, "appended once, not once per attempt"
+    it.cache.check_integrity()
+
+
+def test_a_defect_that_is_not_of_the_pass_is_not_swallowed() -> None:
+    it = stepper(ToyNet())
+    with pytest.raises(KeyError):
+        it.step(Batch(denoises=(denoise(5, step=2),)))  # a canvas that never opened
+
+
+def test_a_slot_that_held_nan_is_clean_for_its_next_owner(make_net: Any) -> None:
+    """What a mask hides is still multiplied by zero, and zero times NaN is NaN."""
+    it = stepper(make_net(dtype=torch.float32), slots=2)
+    it.step(Batch(appends=(append(1, *[7] * 40),)))
+    it.cache.keys[0][0, :, :40] = float("nan")
+    [fault] = it.step(Batch(denoises=(denoise(1),))).faults
+    assert isinstance(fault.error, NotFinite)
+    both = Batch(appends=(append(2, 9), append(3, *[7] * 40)), denoises=(denoise(2), denoise(3)))
+    assert it.step(both).faults == ()
+
+
+def test_reading_gives_the_token_that_a_full_pass_would_give(make_net: Any) -> None:
+    """One token at a time through the cache, past the sliding window, against the whole text at once."""
+    net = make_net(window=8)
+    it, text = stepper(net), (20, 21, 22, 23, 24)
+    [first] = it.step(Batch(reads=(Read(sequence=1, ids=text, at=0, seed=0, temperature=None),))).tokens
+    read = [first.id]
+    for _ in range(15):
+        at = len(text) + len(read) - 1
+        item = Read(sequence=1, ids=(read[-1],), at=at, seed=0, temperature=None)
+        read.append(it.step(Batch(reads=(item,))).tokens[0].id)
+    whole = torch.tensor([[*text, *read]])
+    hidden = net._model.model.encoder(input_ids=whole).last_hidden_state
+    expected = net.logits(hidden)[0, len(text) - 1 : -1]
+    assert read == expected.argmax(-1).tolist()
+
+
+def test_reading_rows_of_different_length_together_changes_none(make_net: Any) -> None:
+    net = make_net(window=8)
+
+    def tokens(*rows: int) -> dict[SequenceId, list[int]]:
+        it = stepper(net)
+        found: dict[SequenceId, list[int]] = {row: [] for row in rows}
+        for turn in range(10):
+            reads = tuple(
+                Read(
+                    sequence=row,
+                    ids=(found[row][-1],) if turn else (20 + row,) * (3 * row),
+                    at=3 * row + turn - 1 if turn else 0,
+                    seed=row,
+                    temperature=0.7,
+                )
+                for row in rows
+            )
+            for token in it.step(Batch(reads=reads)).tokens:
+                found[token.sequence].append(token.id)
+        return found
+
+    alone = {row: tokens(row)[row] for row in (1, 2, 5)}
+    assert tokens(1, 2, 5) == alone
+    assert len({tuple(ids) for ids in alone.values()}) == 3
+
+
+def test_reading_at_temperature_zero_is_greedy_and_above_zero_is_drawn_by_seed() -> None:
+    it = stepper(ToyNet(confidence=0.3), slots=4)
+    reads = [Read(sequence=n, ids=(20, 21), at=0, seed=n, temperature=t) for n, t in enumerate((None, 0.0, 2.0, 2.0))]
+    result: StepResult = it.step(Batch(reads=tuple(reads)))
+    ids = [token.id for token in result.tokens]
+    assert ids[:2] == [20, 20]
+    assert ids[2] != ids[3]
+    assert result.tokens[0].logprob == pytest.approx(-1.204, abs=1e-3)
