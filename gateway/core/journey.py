@@ -127,13 +127,22 @@ class Journey:
         )
 
     def nobody_left(self) -> GatewayError:
-        """The one answer of a request that no candidate answered: the last attempt's fault, or why there was none."""
-        reason = self._attempts[-1].outcome if self._attempts else None
-        if self.plan.private and (reason is None or reason in SHARED_REASONS):
-            return NoPrivateTarget("No target inside the cluster can answer now.", retry_after_s=_RETRY_S)
-        if self._fault is not None:
-            return self._fault
-        return _of_skip(self._attempts[-1]) if self._attempts else NoRoute("The route has no target.")
+        """The one answer of a request that no candidate answered: the last call's fault, or why nobody was called.
+
+        A private request is told that nobody inside could serve it, unless it was itself at fault or out of time.
+        """
+        error = self._last_error()
+        if self.plan.private and error.status >= 500 and not isinstance(error, DeadlineExceeded):
+            return NoPrivateTarget("No target inside the cluster could answer.", retry_after_s=_RETRY_S)
+        return error
+
+    def _last_error(self) -> GatewayError:
+        if not self._attempts:
+            return NoRoute("The route has no target.")
+        last = self._attempts[-1]
+        if self._fault is None or last.outcome is Reason.DEADLINE:  # that time ran out outweighs what was lost in it
+            return _of_skip(last)
+        return self._fault
 
     @property
     def _is_settled(self) -> bool:
@@ -161,7 +170,7 @@ def _of_skip(attempt: Attempt) -> GatewayError:
     """The error for a request whose every candidate was passed over; the last one's reason speaks."""
     name, detail = attempt.target, attempt.detail
     if attempt.outcome is Reason.DEADLINE:
-        return DeadlineExceeded(f"The deadline leaves no time for target {name!r}: {detail}.")
+        return DeadlineExceeded(f"The deadline left no time for target {name!r}: {detail}.")
     if attempt.outcome is Reason.UNSUPPORTED:
         return Unsupported(f"Target {name!r} cannot honour this request: {detail}.")
     if attempt.outcome is Reason.OVERLOADED:

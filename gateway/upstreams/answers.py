@@ -44,7 +44,7 @@ class _Usage(msgspec.Struct):
 class _Answer(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _decoder = msgspec.json.Decoder(_Answer)
@@ -56,7 +56,7 @@ def read_delta(data: bytes) -> Delta:
         answer = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
         raise UpstreamError("The target's answer is not a completion.", detail="malformed answer") from fault
-    if answer.error is not None and bytes(answer.error) != b"null":
+    if bytes(answer.error) not in (b"", b"null"):
         raise _told(bytes(answer.error))
     if answer.choices is None:
         raise UpstreamError("The target's answer is not a completion.", detail="no choices")

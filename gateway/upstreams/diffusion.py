@@ -7,7 +7,7 @@ from gateway.errors import AttemptFailed
 from gateway.records import Call, Status, Target
 from gateway.upstreams.bodies import body_for
 from gateway.upstreams.http import HttpReply, post
-from gateway.upstreams.openai_compatible import headers_for
+from gateway.upstreams.openai_compatible import headers_for, key_of
 from gateway.upstreams.worker_watch import WorkerWatch
 
 
@@ -18,6 +18,7 @@ class Diffusion:
         self._model = target.model
         self._session = session
         self._url = URL(f"{target.url}/v1/chat/completions")
+        self._key = key_of(target)
         self._watch = watch
 
     @property
@@ -28,7 +29,7 @@ class Diffusion:
     async def send(self, call: Call) -> HttpReply:
         """See `ports.Upstream`."""
         capabilities = call.target.capabilities or self.status.capabilities
-        headers = headers_for(call)
+        headers = headers_for(call, key=self._key)
         if call.left_ms is not None:
             headers["x-twolane-deadline-ms"] = str(max(1, int(call.left_ms)))
         try:

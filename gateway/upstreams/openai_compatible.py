@@ -18,7 +18,7 @@ class OpenAICompatible:
     def __init__(self, target: Target, session: aiohttp.ClientSession) -> None:
         self._session = session
         self._url = URL(f"{target.url}/v1/chat/completions")
-        self._key = os.environ.get(target.key_env, "") if target.key_env else ""
+        self._key = key_of(target)
 
     @property
     def status(self) -> Status:
@@ -32,6 +32,11 @@ class OpenAICompatible:
 
     async def aclose(self) -> None:
         """Connections belong to the session."""
+
+
+def key_of(target: Target) -> str:
+    """The credential itself, from the environment; empty if the policy names none or it is not set."""
+    return os.environ.get(target.key_env, "") if target.key_env else ""
 
 
 def headers_for(call: Call, *, key: str = "") -> dict[str, str]:

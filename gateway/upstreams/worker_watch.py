@@ -25,8 +25,11 @@ _GRADES: Final = frozenset(Grade)
 class WorkerWatch:
     """Start with `run` in a task. `on_return` is called when a worker that was away answers again."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, on_return: Callable[[], None]) -> None:
+    def __init__(
+        self, url: str, session: aiohttp.ClientSession, *, key: str = "", on_return: Callable[[], None]
+    ) -> None:
         self._url = url
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._session = session
         self._on_return = on_return
         self._status = Status()
@@ -63,7 +66,7 @@ class WorkerWatch:
             health = await self._get("/health")
             if models or was_away:
                 self._capabilities = read_models(await self._get("/v1/models"))
-        except (aiohttp.ClientError, TimeoutError, OSError, orjson.JSONDecodeError):
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             self._learn(Residency.UNREACHABLE, None)
             return False
         self._learn(_residency(health.get("state")), _number(health.get("predicted_wait_ms")))
@@ -78,7 +81,7 @@ class WorkerWatch:
 
     async def _get(self, path: str) -> dict[str, Any]:
         """A body is read whatever the status: a worker that is not ready says so with 503."""
-        async with self._session.get(self._url + path, timeout=_TIMEOUT) as response:
+        async with self._session.get(self._url + path, headers=self._headers, timeout=_TIMEOUT) as response:
             document = orjson.loads(await response.read())
         return document if isinstance(document, dict) else {}
 

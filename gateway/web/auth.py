@@ -73,7 +73,13 @@ class Authenticate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let pass, or answer 401."""
-        if self._keys is None or scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if self._keys is None or scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # nothing here speaks anything else
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
         name = self._keys.name_of(_bearer(scope))

@@ -13,7 +13,7 @@ import msgspec
 from gateway.core.validate import SchemaFault, check_pattern, check_schema
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.records import Capability, Expectation, Form, Query, Task, Tool
-from gateway.web.wire import ChatRequest, Message, ResponseFormat, Structured, ToolEntry
+from gateway.web.wire import ChatRequest, Message, ResponseFormat, Structured, ToolEntry, is_given
 
 MAX_DEPTH = 64
 MAX_SCHEMA_BYTES = 65_536
@@ -119,17 +119,19 @@ def _from_format(wanted: ResponseFormat) -> Expectation | None:
     param = "response_format.json_schema"
     if wanted.json_schema is None:
         raise InvalidField(f"{param!r} is required for type 'json_schema'.", param=param)
-    if wanted.json_schema.schema is None:
+    if not is_given(wanted.json_schema.schema):
         raise InvalidField(f"'{param}.schema' is required.", param=f"{param}.schema")
     schema, digest = _schema(wanted.json_schema.schema, f"{param}.schema")
     return Expectation(form=Form.JSON_SCHEMA, schema=schema, digest=digest)
 
 
 def _from_structured(wanted: Structured) -> Expectation:
-    given = [name for name in ("regex", "choice", "template", "json") if getattr(wanted, name) is not None]
+    given = [name for name in ("regex", "choice", "template") if getattr(wanted, name) is not None]
+    if is_given(wanted.json):
+        given.append("json")
     if len(given) != 1:
         raise InvalidField("'structured_outputs' takes exactly one constraint.", param="structured_outputs")
-    if wanted.json is not None:
+    if is_given(wanted.json):
         schema, digest = _schema(wanted.json, "structured_outputs.json")
         return Expectation(form=Form.JSON_SCHEMA, schema=schema, digest=digest)
     if wanted.choice is not None:
@@ -143,7 +145,7 @@ def _from_structured(wanted: Structured) -> Expectation:
 def _tool(index: int, entry: ToolEntry) -> Tool:
     function = entry.function
     assert function is not None
-    if function.parameters is None:
+    if not is_given(function.parameters):
         return Tool(name=function.name)
     schema, digest = _schema(function.parameters, f"tools[{index}].function.parameters")
     return Tool(name=function.name, parameters=schema, digest=digest)

@@ -12,7 +12,14 @@ MAX_TOOLS = 512
 MAX_CHOICES = 4096
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+# Raw takes any JSON, null included, and cannot be part of a union: `is_given` tells.
+ABSENT = msgspec.Raw()
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+def is_given(raw: msgspec.Raw) -> bool:
+    """Is there a value other than null?"""
+    return bytes(raw) not in (b"", b"null")
 
 
 class Part(msgspec.Struct):
@@ -39,7 +46,7 @@ class NamedSchema(msgspec.Struct):
     """`response_format.json_schema`."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = ABSENT
 
 
 class ResponseFormat(msgspec.Struct):
@@ -56,14 +63,14 @@ class Structured(msgspec.Struct):
     choice: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
     template: str | None = None
     # "json" is vLLM's other spelling of response_format.
-    json: msgspec.Raw | None = None
+    json: msgspec.Raw = ABSENT
 
 
 class Function(msgspec.Struct):
     """A function the answer may call."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw = ABSENT
 
 
 class ToolEntry(msgspec.Struct):

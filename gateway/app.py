@@ -1,0 +1,210 @@
+"""Composition root: the only file that knows every concrete class. Opens and closes all of it, serves both ports."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import BadSetting, GatewayError, PolicyError
+from gateway.pipeline import Pipeline
+from gateway.policy_files.watch import Policies
+from gateway.ports import Observer
+from gateway.settings import Settings
+from gateway.state.memory import MemoryStore
+from gateway.telemetry.lanes import LaneCollector
+from gateway.telemetry.logs import DecisionLog
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.recent import Observers, RecentDecisions
+from gateway.upstreams.doors import Doors
+from gateway.upstreams.http import open_session
+from gateway.web.admin import admin_app
+from gateway.web.answers import send_error
+from gateway.web.auth import Authenticate, Keys, load_keys
+from gateway.web.chat import PATH, ChatCompletions
+from gateway.web.routes import HotRoutes, public_app
+
+_log = logging.getLogger("gateway")
+
+
+class SystemClock:
+    """See `ports.Clock`."""
+
+    def now_s(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def wall_s(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """Two ASGI applications over one pipeline."""
+
+    public: ASGIApp
+    admin: ASGIApp
+    policies: Policies
+    metrics: Metrics
+    doors: Doors
+
+    def reload(self) -> None:
+        """Read the policy again; one that does not load leaves the running one as it is."""
+        try:
+            changed = self.policies.reload()
+        except PolicyError as error:
+            self.metrics.reloaded("refused")
+            _log.error("policy not reloaded: %s", error.message)
+            return
+        self.doors.keep(self.policies.current.targets.values())
+        self.metrics.reloaded("changed" if changed else "unchanged")
+        _log.info("policy %s", self.policies.current.version)
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """Everything of one gateway but its sockets. Raises CannotStart."""
+    keys = load_keys(settings.keys_file) if settings.keys_file else None
+    policies = Policies(settings.policy, os.environ)
+    async with contextlib.AsyncExitStack() as stack:
+        metrics, recent = Metrics(), RecentDecisions(settings.recent_decisions)
+        observers: list[Observer] = [metrics, recent]
+        if settings.decision_log is not None:
+            log = DecisionLog(settings.decision_log)
+            stack.callback(log.close)
+            observers.append(log)
+        state, clock = MemoryStore(), SystemClock()
+        session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
+        doors = Doors(session, on_return=state.returned)
+        stack.push_async_callback(doors.aclose)
+        doors.keep(policies.current.targets.values())
+        metrics.registry.register(LaneCollector(lambda: policies.current, state, clock))
+        pipeline = Pipeline(
+            policies=policies,
+            upstreams=doors,
+            state=state,
+            observer=Observers(observers),
+            clock=clock,
+            draw=random.random,
+        )
+        chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes)
+        public = public_app(lambda: policies.current, lambda target: doors(target).status)
+        admin = admin_app(
+            policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
+        )
+        yield Gateway(
+            public=_guarded(HotRoutes({PATH: chat}, public), keys),
+            admin=_guarded(admin, keys),
+            policies=policies,
+            metrics=metrics,
+            doors=doors,
+        )
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or ctrl-C; requests under way may finish. Raises CannotStart."""
+    with contextlib.ExitStack() as sockets:
+        public_socket = sockets.enter_context(_bind(settings.host, settings.port, "TWOLANE_PORT"))
+        admin_socket = sockets.enter_context(_bind(settings.admin_host, settings.admin_port, "TWOLANE_ADMIN_PORT"))
+        async with open_gateway(settings) as gateway:
+            public, admin = _server(gateway.public, settings), _server(gateway.admin, settings)
+            _listen_to_signals(gateway, (public, admin))
+            print(
+                f"twolane serve: {_url(public_socket)}, admin {_url(admin_socket)},"
+                f" policy {settings.policy} ({gateway.policies.current.version})",
+                flush=True,
+            )
+            await asyncio.gather(public.serve(sockets=[public_socket]), admin.serve(sockets=[admin_socket]))
+
+
+class Outermost:
+    """The last place where an error can be turned into an answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An error nobody expected is logged and answered with 500; behind the first byte it cuts the connection."""
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except Exception:  # the outermost place: whatever was not foreseen must still end in exactly one answer
+            _log.exception("request failed")
+            if started or scope["type"] != "http":
+                raise
+            await send_error(send, GatewayError("The gateway failed; its log says why."))
+
+
+def _guarded(app: ASGIApp, keys: Keys | None) -> ASGIApp:
+    return Outermost(Authenticate(app, keys))
+
+
+class _Server(uvicorn.Server):
+    """Two servers share one loop, so neither may claim the process's signals."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave them alone."""
+        yield
+
+
+def _server(app: ASGIApp, settings: Settings) -> _Server:
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+    )
+    return _Server(config)
+
+
+def _listen_to_signals(gateway: Gateway, servers: tuple[_Server, ...]) -> None:
+    def leave() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, leave)
+    if sys.platform != "win32":
+        loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+
+
+def _bind(host: str, port: int, variable: str) -> socket.socket:
+    """Bound before anything is built: a busy port is found out at once. Raises BadSetting."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as fault:
+        raise BadSetting(f"{variable}: cannot listen on {host}:{port}: {fault.strerror}") from fault
+    return bound
+
+
+def _url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,88 @@
+"""The admin surface, on a port of its own: metrics, past decisions, and what would be decided now."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from gateway import __version__
+from gateway.core.policy import Policy
+from gateway.errors import BodyTooLarge, NotFound
+from gateway.pipeline import Pipeline
+from gateway.ports import Clock
+from gateway.records import Candidate, Health, Verdict
+from gateway.telemetry.documents import document_of
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.recent import RecentDecisions
+from gateway.web.openai import parse_chat
+from gateway.web.routes import NO_TELEMETRY, json_response, shape_errors
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+
+
+def admin_app(
+    *, policy: Callable[[], Policy], pipeline: Pipeline, clock: Clock, metrics: Metrics, recent: RecentDecisions
+) -> FastAPI:
+    """For operators and Prometheus; never for applications."""
+    app = FastAPI(title="Twolane admin", version=__version__, telemetry=NO_TELEMETRY)
+    shape_errors(app)
+
+    @app.get("/live")
+    @app.get("/health")
+    async def health() -> Response:
+        """200 while the process serves."""
+        return json_response({"status": "ok", "version": __version__, "policy": policy().version})
+
+    @app.get("/metrics")
+    async def page() -> Response:
+        """Prometheus' text format."""
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/admin/decisions/{query_id}")
+    async def decision(query_id: str) -> Response:
+        """Why one of the last requests was answered as it was."""
+        found = recent.get(query_id)
+        if found is None:
+            raise NotFound(f"No decision {query_id!r} among the last ones.")
+        return json_response(document_of(found))
+
+    @app.post("/admin/explain")
+    async def explain(request: Request) -> Response:
+        """A chat request, not sent to anybody: task, plan, and what stands against each candidate now."""
+        body = await request.body()
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        query = parse_chat(body, dict(request.scope["headers"]), now_s=clock.now_s(), principal=None)
+        decision, looks = pipeline.explain(query)
+        return json_response(
+            {
+                "policy": decision.policy,
+                "task": decision.classification.task,
+                "confidence": decision.classification.confidence,
+                "evidence": decision.classification.evidence,
+                "route": decision.route,
+                "private": decision.private,
+                "needs": sorted(query.needs),
+                "candidates": [_look(candidate, health, verdict) for candidate, health, verdict in looks],
+            }
+        )
+
+    return app
+
+
+def _look(candidate: Candidate, health: Health, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "target": candidate.target.name,
+        "place": candidate.target.place,
+        "admitted": verdict.admitted,
+        "reason": verdict.reason,
+        "detail": verdict.detail,
+        "lane": health.lane,
+        "within_budget": health.within_budget,
+        "breaker": health.breaker,
+        "in_flight": health.in_flight,
+        "residency": health.status.residency,
+        "predicted_wait_ms": health.status.predicted_wait_ms,
+    }
