@@ -60,7 +60,7 @@ def faults(schema: Any, text: str) -> Fault | None:
     return Schema(schema).fault_of(orjson.loads(text), len(text))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(schemas, st.lists(values, min_size=1, max_size=4))
 def test_the_compiled_validator_agrees_with_the_reference(schema: Any, instances: list[Any]) -> None:
     compiled, reference = Schema(schema), jsonschema.Draft202012Validator(schema)
