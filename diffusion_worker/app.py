@@ -100,7 +100,8 @@ async def run_worker(worker: Worker, listener: socket.socket, drain_s: float) ->
     listener.listen(BACKLOG)
     engine.start()
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    print(f"twolane worker: http://{host}:{port} is open, {worker.desk.model} is loading", flush=True)
+    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    print(f"twolane worker: http://{place} is open, {worker.desk.model} is loading", flush=True)
     leaving = asyncio.create_task(leave.wait())
     loading = asyncio.create_task(_announce(worker))
     try:
