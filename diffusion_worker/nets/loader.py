@@ -18,6 +18,7 @@ from diffusion_worker.records import NetFacts, Recipe
 
 ARCHITECTURE = "diffusion_gemma"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
 
 
@@ -52,9 +53,11 @@ def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaNet:
         raise CheckpointForeign(
             f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}, not {ARCHITECTURE!r}"
         )
+    generation = _read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
+    recipe = _recipe(folder, generation, config.get("canvas_length"))
     _check_weights(folder)
     model = _read_model(folder, options)
-    return DiffusionGemmaNet(model, _facts(folder, model))
+    return DiffusionGemmaNet(model, _facts(folder, generation, model, recipe))
 
 
 def _from_hub(source: str) -> Path:
@@ -101,6 +104,7 @@ def _check_weights(folder: Path) -> None:
 
 
 def _read_model(folder: Path, options: LoadOptions) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import DiffusionGemmaForBlockDiffusion
     from transformers.utils import logging
 
@@ -111,7 +115,7 @@ def _read_model(folder: Path, options: LoadOptions) -> Any:
         model, found = DiffusionGemmaForBlockDiffusion.from_pretrained(
             folder, dtype=options.dtype, output_loading_info=True, local_files_only=True, ignore_mismatched_sizes=True
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
         raise CheckpointBroken(f"{folder}: {_line(error)}") from error
     _refuse_differences(folder, found)
     return model.to(device)
@@ -130,20 +134,19 @@ def _refuse_differences(folder: Path, found: Mapping[str, Any]) -> None:
             raise CheckpointBroken(f"{folder}: the weights {what} {', '.join(names[:3])}{more}, by config.json")
 
 
-def _facts(folder: Path, model: Any) -> NetFacts:
+def _facts(folder: Path, generation: Mapping[str, Any], model: Any, recipe: Recipe) -> NetFacts:
     text = model.config.text_config
-    generation = _read_json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {}
     ends = generation.get("eos_token_id", text.eos_token_id)
     pad = generation.get("pad_token_id", text.pad_token_id)
     end_ids = tuple(ends) if isinstance(ends, list) else (ends,)
     for name, value in (("pad_token_id", pad), *(("eos_token_id", end) for end in end_ids)):
         if type(value) is not int or not 0 <= value < text.vocab_size:
-            raise CheckpointBroken(f"{folder / 'generation_config.json'}: {name} {value!r} is not in the vocabulary")
+            raise CheckpointBroken(f"{folder / _GENERATION}: {name} {value!r} is not in the vocabulary")
     return NetFacts(
         vocab_size=text.vocab_size,
         hidden_size=text.hidden_size,
         max_context=text.max_position_embeddings,
-        recipe=_recipe(folder, generation, model.config.canvas_length),
+        recipe=recipe,
         end_ids=end_ids,
         pad_id=pad,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -151,22 +154,22 @@ def _facts(folder: Path, model: Any) -> NetFacts:
     )
 
 
-def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: int) -> Recipe:
+def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: object) -> Recipe:
     """The checkpoint's own numbers under our names; what it does not say keeps the default of the released one."""
+    sampler = generation.get("sampler_config")
     known = {
         "steps": generation.get("max_denoising_steps"),
-        "entropy_bound": (generation.get("sampler_config") or {}).get("entropy_bound"),
+        "entropy_bound": sampler.get("entropy_bound") if isinstance(sampler, dict) else None,
         "t_min": generation.get("t_min"),
         "t_max": generation.get("t_max"),
         "stability": generation.get("stability_threshold"),
         "confidence_threshold": generation.get("confidence_threshold"),
+        "canvas_length": canvas_length,
     }
     try:
-        return Recipe(
-            canvas_length=canvas_length, **{name: value for name, value in known.items() if value is not None}
-        )
+        return Recipe(**{name: value for name, value in known.items() if value is not None})  # type: ignore[arg-type]
     except (OutOfRange, TypeError) as error:
-        raise CheckpointBroken(f"{folder / 'generation_config.json'}: {error}") from error
+        raise CheckpointBroken(f"{folder / _GENERATION}: {error}") from error
 
 
 def _line(error: BaseException) -> str:

@@ -98,13 +98,13 @@ def _make_net(**shape: Any) -> DiffusionGemmaNet:
     return DiffusionGemmaNet(model, facts)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model() -> MakeModel:
     """A maker of random transformers models; see `_make_model` for the shapes."""
     return _make_model
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_net() -> MakeNet:
     """A maker of random nets behind our interface."""
     return _make_net

@@ -1,0 +1,59 @@
+"""The loop without asyncio: what evaluation runs is what serves."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from diffusion_worker.loop import Capacity, Loop, run
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import Ask, Finished, Reading
+
+
+def ask(net: Any, prompt: tuple[int, ...], **changes: Any) -> Ask:
+    return replace(Ask(prompt_ids=prompt, max_tokens=40, seed=0, recipe=net.facts.recipe), **changes)
+
+
+def test_answers_come_in_the_order_of_the_asks_however_many_run_together() -> None:
+    net = ToyNet()
+    asks = [ask(net, tuple(range(20, 21 + n)), reading=tuple(Reading)[n % 2]) for n in range(10)]
+    for together in (1, 3, 16):
+        answers = run(net, asks, max_num_seqs=together)
+        assert [answer.ids for answer in answers] == [one.prompt_ids for one in asks]
+        assert all(isinstance(answer.end, Finished) for answer in answers)
+
+
+def test_no_asks_no_answers() -> None:
+    assert run(ToyNet(), []) == ()
+
+
+def test_batching_saves_passes_and_not_one_is_wasted() -> None:
+    net = ToyNet()
+    asks = [ask(net, (20, 21, 22))] * 4
+    run(net, asks, max_num_seqs=1)
+    alone, net.passes = net.passes, 0
+    run(net, asks, max_num_seqs=4)
+    assert alone == 4 * net.passes == 4 * 3, "one for the prompt, two for the canvas"
+
+
+def test_the_last_canvas_is_not_encoded_for_nobody() -> None:
+    net = ToyNet(recipe=replace(ToyNet().facts.recipe, canvas_length=4))
+    [answer] = run(net, [ask(net, (20,) * 8, max_tokens=8)])
+    assert answer.end.usage.forward_passes == answer.end.usage.denoising_steps + 2 == net.passes
+
+
+def test_context_length_is_what_the_net_knows_unless_less_is_asked_for() -> None:
+    assert Loop(ToyNet(max_context=500), Capacity()).limits.max_context == 500
+    assert Loop(ToyNet(max_context=500), Capacity(max_context=90)).limits.max_context == 90
+    assert Loop(ToyNet(max_context=500), Capacity(max_context=900)).limits.max_context == 500
+
+
+@pytest.mark.parametrize("reading", Reading)
+def test_when_all_is_answered_nothing_is_held(reading: Reading) -> None:
+    net = ToyNet()
+    loop = Loop(net, Capacity())
+    loop.add(ask(net, (20, 21), reading=reading))
+    while loop.scheduler.has_work:
+        loop.turn()
+    assert loop.cache.used_bytes() == 0
+    loop.cache.check_integrity()
