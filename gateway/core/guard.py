@@ -130,9 +130,12 @@ class Guard:
                 self._serving_since_s = now_s
 
     def _bench(self, now_s: float) -> None:
-        """A lane benched again before it has served a window (or its last hold-down) is held down twice as long."""
+        """A lane benched again before it served as long as the longest hold-down is held down twice as long as before.
+
+        A shorter memory would let a lane that is only a little over its budget come and go all day.
+        """
         served_s = now_s - self._serving_since_s if self._state is LaneState.SERVING else 0.0
-        again = served_s < max(self._hold_s, self.slo.window_s)
+        again = served_s < self.slo.hold_down_max_s
         self._hold_s = min(2 * self._hold_s, self.slo.hold_down_max_s) if again else self.slo.hold_down_s
         self._probes = ()
         self._last_probe_s = now_s

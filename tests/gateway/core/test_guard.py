@@ -184,8 +184,8 @@ def test_each_relapse_doubles_the_hold_down_up_to_its_limit() -> None:
     assert holds == pytest.approx([1.0, 2.0, 4.0, 5.0], abs=0.11)
 
 
-def test_a_lane_that_served_well_for_a_window_starts_over_with_the_short_hold_down() -> None:
-    slo = Slo(p95_ms=BUDGET_MS, window_s=12.0, probe_every_s=0.1, hold_down_s=1.0)
+def test_a_lane_that_served_longer_than_any_hold_down_starts_over_with_the_short_one() -> None:
+    slo = Slo(p95_ms=BUDGET_MS, window_s=12.0, probe_every_s=0.1, hold_down_s=1.0, hold_down_max_s=12.0)
     guard = benched(0.0, slo)
     now_s = probe(guard, 0.0, *[FAST_MS] * 10)
     now_s = probe(guard, now_s, *[FAST_MS] * 20)
@@ -260,6 +260,12 @@ def test_a_lane_that_is_fast_again_heals_even_at_little_traffic(rate: float, wit
         run = simulate(rate, 0.25, seed, slow_s=(120.0, 240.0))
         assert run.healings
         assert 240.0 < run.healings[-1] <= 240.0 + within_s
+
+
+@pytest.mark.parametrize("rate", [0.5, 5, 20])
+def test_a_lane_a_little_over_its_budget_does_not_come_and_go_all_day(rate: float) -> None:
+    hours = 2
+    assert len(simulate(rate, hours, seed=1, late=0.08).benchings) <= 14 * hours
 
 
 def test_a_lane_that_stays_slow_changes_state_only_once() -> None:
