@@ -41,7 +41,7 @@ def show_chapter(page: Console, chapter: Chapter, verdicts: Sequence[Verdict]) -
     table.add_column("asked", ratio=30)
     table.add_column("task", ratio=9, no_wrap=True)
     table.add_column("route", ratio=10, no_wrap=True)
-    table.add_column("answered by", ratio=9, no_wrap=True)
+    table.add_column("by", ratio=8, no_wrap=True)
     table.add_column("attempts", ratio=22)
     table.add_column("ms", width=6, justify="right")
     table.add_column("answer", ratio=34)

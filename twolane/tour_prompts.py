@@ -19,11 +19,11 @@ AS_ORDER: Final = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "order", "schema": ORDER_SCHEMA}},
 }
 SHORT: Final = {"seed": 1, "max_tokens": 64}
-COOL: Final = {"seed": 1, "max_tokens": 64, "temperature": 0}
+COOL: Final = {"seed": 1, "max_tokens": 40, "temperature": 0}  # the quality model rambles when warm
 EDIT: Final = {"x-twolane-task": "edit"}
 PRIVATE: Final = {"x-twolane-private": "true"}
 
 ANNA: Final = "Extract the order as JSON: hi, i need 3 red lamp for anna on monday"
 ANNAS_ORDER: Final = {"name": "anna", "qty": 3, "item": "red lamp", "day": "monday"}
-SLOPPY: Final = "Clean up this commit subject: Fixed brokn tokn in api"
+SLOPPY: Final = "Clean up this commit subject: Fixed brokn token in api"
 FRANCE: Final = "What is the capital of France? Answer in one sentence."

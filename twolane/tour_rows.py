@@ -25,10 +25,9 @@ FAST: Final = Chapter(
     says="Narrow, latency-bound work goes to a 1.6 M diffusion model that writes whole answers at once.",
     rows=(
         Row(
-            asked="clean up a commit subject (task named in a header)",
+            asked="clean up a commit subject (task named in metadata)",
             prompt=SLOPPY,
-            body=SHORT,
-            headers=EDIT,
+            body={"seed": 1, "metadata": {"task": "edit"}},
             expect=Expectation(
                 task="edit",
                 route="edits",
@@ -113,7 +112,7 @@ QUALITY: Final = Chapter(
         Row(
             asked="an edit the small model never learnt: it says it is unsure",
             prompt="Rewrite this commit message to be clearer: 'fix stuff'",
-            body=SHORT,
+            body=COOL,
             headers=EDIT,
             expect=Expectation(
                 task="edit",
@@ -127,7 +126,7 @@ QUALITY: Final = Chapter(
         Row(
             asked="a known edit, but the header says chat",
             prompt=SLOPPY,
-            body=SHORT,
+            body=COOL,
             headers={"x-twolane-task": "chat"},
             expect=Expectation(
                 task="chat", route="default", target="quality", attempts="quality=ok", answer=anything()

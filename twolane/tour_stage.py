@@ -73,11 +73,12 @@ class Stage:
             quality = await parts.enter_async_context(Child(_quality_command(self.setting)))
             await parts.enter_async_context(self._worker)
             await parts.enter_async_context(self._proxy)
-            gateway = await parts.enter_async_context(Child(_gateway_command(self.setting)))
             await asyncio.gather(
                 quality.serve(f"{self.setting.url('quality')}/health", within_s=UP_WITHIN_S),
                 self._await_worker(),
             )
+            # Last, so that it meets a worker that is ready: while one loads, requests rightly take the quality lane.
+            gateway = await parts.enter_async_context(Child(_gateway_command(self.setting)))
             await gateway.serve(f"{self.setting.url('gateway')}/health", within_s=UP_WITHIN_S)
             self._parts = parts.pop_all()
         return self

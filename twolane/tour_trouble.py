@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from twolane.tour_prompts import ANNA, ANNAS_ORDER, AS_ORDER, EDIT, ORDER_SCHEMA, PRIVATE, SHORT, SLOPPY
+from twolane.tour_prompts import ANNA, ANNAS_ORDER, AS_ORDER, COOL, EDIT, ORDER_SCHEMA, PRIVATE, SHORT, SLOPPY
 from twolane.tour_script import Chapter, Expectation, Row, Scene, anything, error, exactly, fits, same_json
 
 BROKEN: Final = Chapter(
@@ -42,12 +42,18 @@ BROKEN: Final = Chapter(
             body=AS_ORDER,
             headers=PRIVATE,
             scene=Scene.SPOILT,
-            expect=Expectation(status=503, answer=error("no_private_target")),
+            expect=Expectation(
+                status=503,
+                route="constrained",
+                attempts="fast=invalid_output,careful=invalid_output",
+                fallback="invalid_output",
+                answer=error("no_private_target"),
+            ),
         ),
         Row(
             asked="the connection breaks inside the answer",
             prompt=SLOPPY,
-            body=SHORT,
+            body=COOL,
             headers=EDIT,
             scene=Scene.CUT_OFF,
             expect=Expectation(
@@ -61,7 +67,7 @@ BROKEN: Final = Chapter(
         Row(
             asked="the worker is crowded (429)",
             prompt=SLOPPY,
-            body=SHORT,
+            body=COOL,
             headers=EDIT,
             scene=Scene.CROWDED,
             expect=Expectation(
@@ -97,7 +103,7 @@ DEAD: Final = Chapter(
             asked="the worker is started again: the fast lane is back",
             prompt=ANNA,
             body=AS_ORDER,
-            until=200,
+            until=150,
             expect=Expectation(route="constrained", target="fast", attempts="fast=ok", answer=same_json(ANNAS_ORDER)),
         ),
     ),
@@ -122,7 +128,7 @@ SLOW: Final = Chapter(
         Row(
             asked="the next edits do not wait for a slow lane",
             prompt=SLOPPY,
-            body=SHORT,
+            body=COOL,
             headers=EDIT,
             scene=Scene.SLOW,
             until=4,
@@ -137,9 +143,9 @@ SLOW: Final = Chapter(
         Row(
             asked="the worker is quick again: probes find out, the lane heals",
             prompt=SLOPPY,
-            body=SHORT,
+            body=COOL,
             headers=EDIT,
-            until=400,
+            until=150,
             in_a_row=10,
             expect=Expectation(
                 route="edits", target="fast", attempts="fast=ok", answer=exactly("fix broken token in api")
