@@ -79,12 +79,13 @@ async def test_without_max_tokens_an_answer_is_bounded() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_stop_string_ends_text_and_work(model: str, stream: bool) -> None:
     """It lies across two blocks, it does not appear, and no further block is computed."""
-    async with serving(toy_net(answer="a" * 14 + "STOP" + "b" * 200, max_context=1000)) as served:
-        answer = await served.ask(model=model, stop=["STOP", "zz"], stream=stream, max_tokens=210)
+    net = toy_net(answer="a" * 14 + "STOP" + "b" * 400, seconds_per_pass=0.002, max_context=1000)
+    async with serving(net) as served:
+        answer = await served.ask(model=model, stop=["STOP", "zz"], stream=stream, max_tokens=400)
         await until(lambda: served.engine.status().running == 0)
         text = deltas(answer.text) if stream else choice(answer)[0]
         assert text == "a" * 14
-        assert served.net.passes < 30
+        assert net.passes < 60  # the engine may be a little ahead of its reader, but not at the end
         if not stream:
             assert choice(answer)[1] == "stop"
             assert answer.json()["usage"]["completion_tokens"] == 18
