@@ -5,6 +5,7 @@ The story of the demo in one file; each step it calls is a module of its own.
 
 import asyncio
 import contextlib
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from twolane.arguments import WRONG_USE, OneLineParser, WrongUseError
 from twolane.processes import ProcessError
 from twolane.quality import find_weights
 from twolane.tour_client import connect, send_row
-from twolane.tour_counters import read_counters
+from twolane.tour_counters import Counters, read_counters
 from twolane.tour_judge import Verdict, judge
 from twolane.tour_rows import TOUR
 from twolane.tour_script import Chapter, Scene
@@ -37,6 +38,7 @@ class Wish:
     """What the command line asked for."""
 
     once: bool
+    tour: bool
     free_ports: bool
     checkpoint: Path
     policy: Path
@@ -48,17 +50,18 @@ def main(argv: Sequence[str]) -> int:
     Without --once it goes on serving after the tour until ctrl-C or SIGTERM, and then returns what the tour deserved.
     """
     wish = _parse(argv)
-    page = tour_page.open_page()
     try:
         _look_for_files(wish)
-        with tempfile.TemporaryDirectory(prefix="twolane-demo-") as logs:
-            return asyncio.run(_until_stopped(page, wish, Path(logs)))
     except WrongUseError as cause:
         print(f"twolane demo: {cause}", file=sys.stderr)
         return WRONG_USE
-    except ProcessError as cause:
-        print(f"twolane demo: {cause}", file=sys.stderr)
-        return WORK_FAILED
+    logs = Path(tempfile.mkdtemp(prefix="twolane-demo-"))
+    result = asyncio.run(_until_stopped(tour_page.open_page(), wish, logs))
+    if result == 0:
+        shutil.rmtree(logs)
+    else:
+        print(f"twolane demo: what the processes said is in {logs}", file=sys.stderr)
+    return result
 
 
 async def _until_stopped(page: Console, wish: Wish, logs: Path) -> int:
@@ -70,6 +73,9 @@ async def _until_stopped(page: Console, wish: Wish, logs: Path) -> int:
         return await demo
     except asyncio.CancelledError:
         return WORK_FAILED
+    except ProcessError as cause:
+        print(f"twolane demo: {cause}", file=sys.stderr)
+        return WORK_FAILED
 
 
 async def _demo(page: Console, wish: Wish, logs: Path) -> int:
@@ -77,12 +83,7 @@ async def _demo(page: Console, wish: Wish, logs: Path) -> int:
     page.print("Starting a diffusion worker, a quality server and the gateway ...", style="dim")
     async with Stage(setting) as stage:
         tour_page.show_opening(page, gateway_url=setting.url("gateway"), admin_url=setting.url("admin"))
-        verdicts = await _play(page, stage)
-        async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
-            metrics = (await client.get(f"{setting.url('admin')}/metrics")).raise_for_status()
-        tour_page.show_counters(page, read_counters(metrics.text))
-        tour_page.show_result(page, verdicts)
-        result = 0 if all(verdict.passed for verdict in verdicts) else WORK_FAILED
+        result = await _tour(page, stage) if wish.tour else 0
         if not wish.once:
             tour_page.show_invitation(page, gateway_url=setting.url("gateway"))
             with contextlib.suppress(asyncio.CancelledError):
@@ -91,23 +92,43 @@ async def _demo(page: Console, wish: Wish, logs: Path) -> int:
         return result
 
 
-async def _play(page: Console, stage: Stage) -> list[Verdict]:
-    verdicts = []
+async def _tour(page: Console, stage: Stage) -> int:
+    """Play every chapter, then read what the gateway counted meanwhile; whatever was disturbed must serve again."""
+    verdicts: list[Verdict] = []
     async with connect(stage.setting.url("gateway")) as client:
         for chapter in TOUR:
-            played = await _play_chapter(stage, client, chapter)
+            played = await _play(page, stage, client, chapter)
             tour_page.show_chapter(page, chapter, played)
             verdicts += played
-        await stage.change(Scene.CALM)
-    return verdicts
+    await stage.change(Scene.CALM)
+    counters = await _counters(stage)
+    tour_page.show_counters(page, counters)
+    for complaint in counters.lanes_out:
+        tour_page.show_complaint(page, complaint)
+    tour_page.show_result(page, verdicts)
+    return result_of(verdicts, counters)
 
 
-async def _play_chapter(stage: Stage, client: openai.AsyncOpenAI, chapter: Chapter) -> list[Verdict]:
+def result_of(verdicts: Sequence[Verdict], counters: Counters) -> int:
+    """Return 0 exactly if every row came out as stated and every lane serves in the end."""
+    passed = bool(verdicts) and all(verdict.passed for verdict in verdicts) and not counters.lanes_out
+    return 0 if passed else WORK_FAILED
+
+
+async def _play(page: Console, stage: Stage, client: openai.AsyncOpenAI, chapter: Chapter) -> list[Verdict]:
     verdicts = []
-    for row in chapter.rows:
-        await stage.change(row.scene)
-        verdicts.append(judge(row, await send_row(client, row)))
+    with tour_page.waiting(page, chapter.title) as now:
+        for row in chapter.rows:
+            now(row.asked)
+            await stage.change(row.scene)
+            verdicts.append(judge(row, await send_row(client, row)))
     return verdicts
+
+
+async def _counters(stage: Stage) -> Counters:
+    async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
+        metrics = await client.get(f"{stage.setting.url('admin')}/metrics")
+    return read_counters(metrics.raise_for_status().text)
 
 
 def _parse(argv: Sequence[str]) -> Wish:
@@ -115,11 +136,18 @@ def _parse(argv: Sequence[str]) -> Wish:
         prog="twolane demo", description="Both lanes and the gateway on loopback, and a tour through."
     )
     parser.add_argument("--once", action="store_true", help="end after the tour; exit 0 only if all came out as stated")
+    parser.add_argument("--no-tour", action="store_true", help="start everything and serve, without the tour")
     parser.add_argument("--free-ports", action="store_true", help="take any free ports instead of the usual ones")
     parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "twolane-tiny", metavar="DIR")
     parser.add_argument("--policy", type=Path, default=ROOT / "policies" / "tour.yaml", metavar="FILE")
     read = parser.parse_args(argv)
-    return Wish(once=read.once, free_ports=read.free_ports, checkpoint=read.checkpoint, policy=read.policy)
+    return Wish(
+        once=read.once,
+        tour=not read.no_tour,
+        free_ports=read.free_ports,
+        checkpoint=read.checkpoint,
+        policy=read.policy,
+    )
 
 
 def _look_for_files(wish: Wish) -> None:

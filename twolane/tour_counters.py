@@ -1,6 +1,6 @@
-"""Reads the gateway's own counters from its metrics page: p50 and p95 per target, fallbacks by reason.
+"""Reads the gateway's own counters from its metrics page: p50 and p95 per target, fallbacks by reason, lane states.
 
-Knows Prometheus' text format and two metric names of the contract.
+Knows Prometheus' text format and three metric names of the contract.
 """
 
 import math
@@ -13,6 +13,8 @@ from prometheus_client.samples import Sample
 
 DURATION = "twolane_request_duration_seconds"
 FALLBACKS = "twolane_fallbacks_total"
+LANE_STATE = "twolane_lane_state"
+STATES = ("serving", "probing", "benched")  # by their value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +32,19 @@ class TargetCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """The metrics page, as far as the tour tells of it. `fallbacks` counts by (from, to, reason)."""
+    """The metrics page, as far as the tour tells of it.
+
+    `fallbacks` counts by (from, to, reason); `lanes` has the state of each (route, target) that is guarded.
+    """
 
     targets: tuple[TargetCount, ...]
     fallbacks: Mapping[tuple[str, str, str], int]
+    lanes: Mapping[tuple[str, str], str]
+
+    @property
+    def lanes_out(self) -> tuple[str, ...]:
+        """The lanes that do not serve as they should, in words."""
+        return tuple(f"lane {'/'.join(lane)} is {state}" for lane, state in self.lanes.items() if state != STATES[0])
 
 
 def read_counters(page: str) -> Counters:
@@ -45,7 +56,14 @@ def read_counters(page: str) -> Counters:
     fallbacks: Counter[tuple[str, str, str]] = Counter()
     for sample in _named(samples, FALLBACKS):
         fallbacks[sample.labels["from"], sample.labels["to"], sample.labels["reason"]] += int(sample.value)
-    return Counters(targets=tuple(_count(target, buckets[target]) for target in sorted(buckets)), fallbacks=fallbacks)
+    return Counters(
+        targets=tuple(_count(target, buckets[target]) for target in sorted(buckets)),
+        fallbacks=fallbacks,
+        lanes={
+            (sample.labels["route"], sample.labels["target"]): STATES[int(sample.value)]
+            for sample in _named(samples, LANE_STATE)
+        },
+    )
 
 
 def quantile_s(share: float, cumulative: Mapping[float, int]) -> float | None:

@@ -3,7 +3,8 @@
 Knows `rich`, verdicts and counters; decides nothing.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
@@ -30,6 +31,13 @@ def show_opening(page: Console, *, gateway_url: str, admin_url: str) -> None:
     """Say what listens where."""
     page.print()
     page.print(f"[bold]Twolane[/] serves at [bold]{gateway_url}/v1[/]; metrics and admin at {admin_url}.")
+
+
+@contextlib.contextmanager
+def waiting(page: Console, title: str) -> Iterator[Callable[[str], None]]:
+    """Say what is going on while it goes on; only a terminal shows it."""
+    with page.status(title) as status:
+        yield lambda asked: status.update(f"{title}: {escape(asked)}")
 
 
 def show_chapter(page: Console, chapter: Chapter, verdicts: Sequence[Verdict]) -> None:
@@ -69,6 +77,14 @@ def show_counters(page: Console, counters: Counters) -> None:
     for (source, target, reason), times in sorted(counters.fallbacks.items(), key=lambda item: -item[1]):
         reasons.add_row(reason, _target(source), _target(target), str(times))
     page.print(reasons)
+    if counters.lanes:
+        lanes = (f"{route}/{target} {state}" for (route, target), state in counters.lanes.items())
+        page.print(f"Lanes under guard: {', '.join(lanes)}.")
+
+
+def show_complaint(page: Console, complaint: str) -> None:
+    """Print what is wrong with the tour as a whole."""
+    page.print(f"[red]✗[/] {escape(complaint)}")
 
 
 def show_result(page: Console, verdicts: Sequence[Verdict]) -> None:

@@ -146,7 +146,7 @@ SLOW: Final = Chapter(
             body=COOL,
             headers=EDIT,
             until=150,
-            in_a_row=10,
+            in_a_row=35,
             expect=Expectation(
                 route="edits", target="fast", attempts="fast=ok", answer=exactly("fix broken token in api")
             ),

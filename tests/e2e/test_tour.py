@@ -9,9 +9,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
-
-from twolane import tour
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
 MARK = "TOUR_TEST_MARK"
@@ -89,11 +88,23 @@ def test_interrupted_while_it_starts_it_still_ends_everything(mark: str) -> None
         assert process.wait(timeout=30) == 1
 
 
-@pytest.mark.parametrize("option", ["--checkpoint", "--policy"])
-def test_missing_files_are_one_line_and_exit_2(
-    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], mark: str
-) -> None:
-    assert tour.main(["--once", option, str(tmp_path / "nothing")]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert option in told
+@pytest.mark.timeout(240)
+def test_without_once_it_serves_until_ctrl_c(mark: str) -> None:
+    """The request of the README works as printed, but for the port that the demo says it took."""
+    with demo("--no-tour") as process:
+        assert process.stdout is not None
+        url = next(line for line in process.stdout if "curl" in line).split()[2]
+        answer = httpx.post(
+            url,
+            json={
+                "model": "auto",
+                "seed": 1,
+                "metadata": {"task": "edit"},
+                "messages": [{"role": "user", "content": "Clean up this commit subject: Fixed brokn token in api"}],
+            },
+            timeout=30.0,
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    assert answer.json()["choices"][0]["message"]["content"] == "fix broken token in api"
+    assert answer.headers["x-twolane-attempts"] == "fast=ok"

@@ -5,9 +5,9 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from twolane.tour_counters import quantile_s, read_counters
+from twolane.tour_counters import Counters, quantile_s, read_counters
 
 
 def page() -> str:
@@ -21,6 +21,9 @@ def page() -> str:
     fallbacks = Counter("twolane_fallbacks", "", ("route", "from", "to", "reason"), registry=registry)
     for route in ("edits", "constrained"):
         fallbacks.labels(route, "fast", "quality", "deadline").inc(2)
+    lanes = Gauge("twolane_lane_state", "", ("route", "target"), registry=registry)
+    lanes.labels("edits", "fast").set(0)
+    lanes.labels("constrained", "fast").set(2)
     return generate_latest(registry).decode()
 
 
@@ -41,8 +44,14 @@ def test_fallbacks_are_counted_by_their_reason() -> None:
     assert read_counters(page()).fallbacks == {("fast", "quality", "deadline"): 4}
 
 
+def test_lanes_that_do_not_serve_are_told() -> None:
+    counters = read_counters(page())
+    assert counters.lanes == {("edits", "fast"): "serving", ("constrained", "fast"): "benched"}
+    assert counters.lanes_out == ("lane constrained/fast is benched",)
+
+
 def test_an_empty_page_counts_nothing() -> None:
-    assert read_counters("") == type(read_counters(""))(targets=(), fallbacks={})
+    assert read_counters("") == Counters(targets=(), fallbacks={}, lanes={})
     assert quantile_s(0.5, {}) is None
     assert quantile_s(0.5, {1.0: 0, math.inf: 0}) is None
 

@@ -67,8 +67,9 @@ def test_answers_cannot_paint_the_page(page: Console) -> None:
 
 def test_counters_tell_speed_per_target_and_reasons(page: Console) -> None:
     fast = TargetCount(target="fast", answers=12, p50_ms=60.4, p95_ms=None)
-    tour_page.show_counters(page, Counters(targets=(fast,), fallbacks={("fast", "quality", "deadline"): 3}))
-    assert all(said in text(page) for said in ("fast", "12", "60", "deadline", "quality", "3"))
+    fallbacks = {("fast", "quality", "deadline"): 3}
+    tour_page.show_counters(page, Counters(targets=(fast,), fallbacks=fallbacks, lanes={("edits", "fast"): "probing"}))
+    assert all(said in text(page) for said in ("fast", "12", "60", "deadline", "quality", "3", "edits/fast probing"))
 
 
 def test_the_result_counts_what_went_wrong(page: Console) -> None:
