@@ -65,7 +65,6 @@ class KvCache:
         view.write()
         for slot, count in zip(view.slots, view.counts, strict=True):
             self._lengths[slot] += count
-        self._last_view = None
 
     def reading(self, sequences: Sequence[SequenceId], canvas_length: int) -> CanvasView:
         """What canvases of these sequences attend to; kept until a member or a length changes."""

@@ -124,7 +124,7 @@ async def test_max_tokens_is_exact() -> None:
 
 
 async def test_the_event_loop_stays_awake_during_a_slow_pass() -> None:
-    net = ToyNet(seconds_per_pass=0.15)
+    net = ToyNet(seconds_per_pass=0.3)
     async with serving(net) as engine:
         answer = asyncio.create_task(collect(engine.submit(ask(net))))
         longest, last = 0.0, time.perf_counter()
@@ -133,7 +133,7 @@ async def test_the_event_loop_stays_awake_during_a_slow_pass() -> None:
             now = time.perf_counter()
             longest, last = max(longest, now - last), now
     assert net.passes >= 3
-    assert longest < 0.1, "one pass takes longer than that"
+    assert longest < 0.2, "one pass takes longer than that"
 
 
 async def test_a_reader_that_is_cancelled_stops_the_work() -> None:

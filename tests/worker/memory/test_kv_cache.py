@@ -112,6 +112,18 @@ def test_a_released_slot_is_reused_without_its_past() -> None:
     assert context(it, [2], 1) == [[8]]
 
 
+def test_a_view_of_a_slots_former_owner_is_not_shown_to_its_next() -> None:
+    it = cache()
+    for sequence, token in ((1, 5), (2, 6), (3, 7)):
+        it.open(sequence)
+        extend(it, {sequence: [token]})
+    assert context(it, [1, 3], 1) == [[5], [7]]
+    it.release(3)
+    it.open(4)
+    extend(it, {4: [8]})
+    assert context(it, [1, 4], 1) == [[5], [8]], "same slots, same lengths, another text"
+
+
 def test_scrubbing_wipes_the_slot() -> None:
     it = cache(slots=1)
     it.open(1)
