@@ -6,6 +6,7 @@ tests and dry runs. Its "keys" are the context ids and its "values" tell prompt 
 
 import time
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 
@@ -13,33 +14,34 @@ from diffusion_worker.nets.interface import AppendContext, CanvasContext
 from diffusion_worker.records import LayerKv, NetFacts, Recipe
 
 Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> the ids to answer with, without the end token
+_RECIPE = Recipe(canvas_length=16)
 SURE, UNSURE = 40.0, 1.0  # logit of the scripted token, all others are 0
 
 
+@dataclass(eq=False)
 class ToyNet:
     """Answers from a script. A canvas settles from left to right, `pace` positions a step; `confidence` below 1 lowers
     the probability of every answered token, `seconds_per_pass` makes it as slow as wanted."""
 
-    def __init__(  # noqa: PLR0913 - every knob is independent and has a natural rest position
-        self,
-        script: Script | None = None,
-        *,
-        vocab_size: int = 264,
-        end_id: int = 1,
-        pad_id: int = 0,
-        recipe: Recipe | None = None,
-        max_context: int = 4096,
-        pace: int = 8,
-        confidence: float = 1.0,
-        seconds_per_pass: float = 0.0,
-    ) -> None:
+    script: Script = tuple  # by default the prompt itself
+    _: KW_ONLY
+    vocab_size: int = 264
+    end_id: int = 1
+    pad_id: int = 0
+    recipe: Recipe = _RECIPE
+    max_context: int = 4096
+    pace: int = 8
+    confidence: float = 1.0
+    seconds_per_pass: float = 0.0
+
+    def __post_init__(self) -> None:
         self.facts = NetFacts(
-            vocab_size=vocab_size,
+            vocab_size=self.vocab_size,
             hidden_size=1,
-            max_context=max_context,
-            recipe=recipe or Recipe(canvas_length=16),
-            end_ids=(end_id,),
-            pad_id=pad_id,
+            max_context=self.max_context,
+            recipe=self.recipe,
+            end_ids=(self.end_id,),
+            pad_id=self.pad_id,
             parameters=0,
             dtype="float32",
         )
@@ -47,10 +49,7 @@ class ToyNet:
         self.device = torch.device("cpu")
         self.dtype = torch.float32
         self.passes = 0
-        self._script = script or (lambda prompt: prompt)
-        self._pace = pace
-        self._sure = _logit_of(confidence, vocab_size)
-        self._seconds_per_pass = seconds_per_pass
+        self._sure = _logit_of(self.confidence, self.vocab_size)
 
     def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
         """Hidden states [rows, new, 1] hold the id that follows, so that `logits` can be read from them."""
@@ -75,7 +74,7 @@ class ToyNet:
         """Logits that are sure of the script up to `pace` positions beyond what already stands on the canvas."""
         self._take_time()
         rows, length = canvas.shape
-        logits = torch.zeros(rows, length, self.facts.vocab_size)
+        logits = torch.zeros(rows, length, self.vocab_size)
         mask = context.masks["full_attention"]
         for row in range(rows):
             count = context.layers[0].keys.shape[2]
@@ -83,28 +82,28 @@ class ToyNet:
             keys, values = context.layers[0].keys[row, 0, :, 0][seen], context.layers[0].values[row, 0, :, 0][seen]
             wanted = torch.tensor(self._follow(*_split(keys, values), length))
             settled = int((canvas[row] == wanted).long().cumprod(dim=0).sum())
-            strength = torch.where(torch.arange(length) < settled + self._pace, self._sure, UNSURE)
+            strength = torch.where(torch.arange(length) < settled + self.pace, self._sure, UNSURE)
             logits[row].scatter_(1, wanted[:, None], strength[:, None])
         return logits
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """[..., 1] -> [..., vocab]."""
-        scores = torch.zeros(*hidden.shape[:-1], self.facts.vocab_size)
+        scores = torch.zeros(*hidden.shape[:-1], self.vocab_size)
         return scores.scatter_(-1, hidden.long(), self._sure)
 
     def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
         """The mean id: [rows, canvas, 1]."""
-        ids = torch.arange(self.facts.vocab_size, dtype=probabilities.dtype)
+        ids = torch.arange(self.vocab_size, dtype=probabilities.dtype)
         return (probabilities @ ids)[..., None]
 
     def _follow(self, prompt: tuple[int, ...], answered: int, count: int) -> list[int]:
-        script = (*self._script(prompt), self.facts.end_ids[0])[answered : answered + count]
-        return [*script, *[self.facts.pad_id] * (count - len(script))]
+        script = (*self.script(prompt), self.end_id)[answered : answered + count]
+        return [*script, *[self.pad_id] * (count - len(script))]
 
     def _take_time(self) -> None:
         self.passes += 1
-        if self._seconds_per_pass:
-            time.sleep(self._seconds_per_pass)
+        if self.seconds_per_pass:
+            time.sleep(self.seconds_per_pass)
 
 
 def _split(keys: torch.Tensor, values: torch.Tensor) -> tuple[tuple[int, ...], int]:

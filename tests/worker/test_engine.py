@@ -137,7 +137,7 @@ async def test_the_event_loop_stays_awake_during_a_slow_pass() -> None:
 
 
 async def test_a_reader_that_is_cancelled_stops_the_work() -> None:
-    net = ToyNet(seconds_per_pass=0.01, pace=1, recipe=None)
+    net = ToyNet(seconds_per_pass=0.01, pace=1)
     async with serving(net) as engine:
         reader = asyncio.create_task(collect(engine.submit(ask(net, *[30] * 400, max_tokens=400))))
         await until(lambda: net.passes > 2)
