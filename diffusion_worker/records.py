@@ -59,7 +59,7 @@ class Ask:
     recipe: Recipe
     reading: Reading = Reading.DIFFUSION
     temperature: float | None = None
-    start_ids: tuple[int, ...] = ()  # warm start of the first canvas, e.g. the text being edited
+    start_ids: tuple[int, ...] = ()  # warm start of the first canvas, e.g. a text to edit; a hint, unused by reading
     deadline_s: float | None = None  # from submission; the best answer so far is returned when it passes
 
     def __post_init__(self) -> None:
