@@ -5,7 +5,7 @@ An Observer. Children are cached by their labels: finding one costs a dictionary
 
 from itertools import pairwise
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
 from gateway.records import Attempt, AttemptOutcome, Decision, Outcome, Reason
 from gateway.telemetry import names
@@ -17,6 +17,7 @@ class Metrics:
     """One registry per gateway, so that two in one process do not mix."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # they double the page and nobody reads them
         self.registry = CollectorRegistry()
         self._children: dict[tuple[object, ...], Counter | Histogram] = {}
         self._requests = self._counter(names.REQUESTS, "Requests ended.", "route", "task", "target", "outcome")

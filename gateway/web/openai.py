@@ -21,6 +21,7 @@ MAX_SCHEMA_BYTES = 65_536
 _decoder = msgspec.json.Decoder(ChatRequest)
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
@@ -74,11 +75,11 @@ def is_deeper(body: bytes, depth: int) -> bool:
     """Is this JSON nested deeper than `depth`? Exact for JSON; for other bytes the decoder has the word."""
     if body.count(b"{") + body.count(b"[") <= depth:
         return False
-    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
+    brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _NOT_BRACKETS)
     for _ in range(depth):
         if not brackets:
             return False
-        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+        brackets = brackets.replace(b"[]", b"")  # takes the innermost level away
     return bool(brackets)
 
 

@@ -415,14 +415,13 @@ LINES = st.sampled_from(
 )
 
 
-@given(
-    fast=LINES, careful=LINES, quality=LINES, stream=st.booleans(), schema=st.booleans(), private=st.booleans()
-)  # fmt: skip
+@given(lines=st.tuples(LINES, LINES, LINES), stream=st.booleans(), schema=st.booleans(), private=st.booleans())
 async def test_whatever_the_targets_do_there_is_exactly_one_answer(
-    stage: Any, fast: Any, careful: Any, quality: Any, stream: bool, schema: bool, private: bool
+    stage: Any, lines: tuple[Any, Any, Any], stream: bool, schema: bool, private: bool
 ) -> None:
     """One decision, at most one call per target, every permit handed back, and nothing invalid behind a schema."""
-    scene = stage(fast=fast, careful=careful, quality=quality, route={"min_confidence": 0.8}, **SAME_SERVER)
+    given_lines = dict(zip(("fast", "careful", "quality"), lines, strict=True))
+    scene = stage(**given_lines, route={"min_confidence": 0.8}, **SAME_SERVER)
     body: dict[str, Any] = {"response_format": SCHEMA} if schema else {}
     sent = await scene.send(stream=stream, metadata={"private": private}, **body)
     decision = scene.decision
