@@ -18,6 +18,7 @@ import httpx
 
 GRACE_S: Final = 8.0
 POLL_S: Final = 0.1
+GONE_WITHIN_S: Final = 2.0  # after SIGKILL
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 LOG_TAIL_LINES: Final = 12
 
@@ -99,6 +100,7 @@ class Child:
         finally:
             self._signal(signal.SIGKILL)  # whatever of its group is left
             await asyncio.shield(self._process.wait())
+            await self._outlast_group()
 
     async def kill(self) -> None:
         """End it without notice, as a crash would."""
@@ -111,13 +113,21 @@ class Child:
         text = self.command.log.read_text(errors="replace") if self.command.log.exists() else ""
         return "\n".join(text.strip().splitlines()[-LOG_TAIL_LINES:]) or "(it said nothing)"
 
-    def _signal(self, number: signal.Signals) -> None:
+    async def _outlast_group(self) -> None:
+        """Wait until its own children, which nobody here can wait for, have gone as well."""
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while self._signal(0) and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S / 10)
+
+    def _signal(self, number: int) -> bool:
+        """Signal the whole group; return whether there was anybody in it."""
         if self._process is None:
-            return
+            return False
         try:
             os.killpg(self._process.pid, number)  # it leads its own group, so its id is the group's
         except ProcessLookupError:
-            return
+            return False
+        return True
 
 
 def twolane_command(name: str, arguments: Sequence[str], *, environment: Mapping[str, str], logs: Path) -> Command:

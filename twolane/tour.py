@@ -57,22 +57,25 @@ def main(argv: Sequence[str]) -> int:
         return WRONG_USE
     logs = Path(tempfile.mkdtemp(prefix="twolane-demo-"))
     result = asyncio.run(_until_stopped(tour_page.open_page(), wish, logs))
-    if result == 0:
-        shutil.rmtree(logs)
-    else:
+    if result is not None and result != 0:
         print(f"twolane demo: what the processes said is in {logs}", file=sys.stderr)
-    return result
+        return result
+    shutil.rmtree(logs)
+    return WORK_FAILED if result is None else result
 
 
-async def _until_stopped(page: Console, wish: Wish, logs: Path) -> int:
-    """Run the demo as a task that ctrl-C and SIGTERM cancel, so that every child is ended on every way out."""
+async def _until_stopped(page: Console, wish: Wish, logs: Path) -> int | None:
+    """Run the demo as a task that ctrl-C and SIGTERM cancel, so that every child is ended on every way out.
+
+    Returns its result, None when it was interrupted before it had one.
+    """
     demo = asyncio.create_task(_demo(page, wish, logs))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, demo.cancel)
     try:
         return await demo
     except asyncio.CancelledError:
-        return WORK_FAILED
+        return None
     except ProcessError as cause:
         print(f"twolane demo: {cause}", file=sys.stderr)
         return WORK_FAILED

@@ -17,6 +17,7 @@ from twolane.tour_judge import Verdict
 from twolane.tour_script import Chapter
 
 WIDTH_WITHOUT_TERMINAL: Final = 160
+WIDE: Final = 132  # columns, from which on every fact has a column of its own
 ANSWER_CHARS: Final = 76
 TARGET_STYLES: Final = {"fast": "bold green", "careful": "bold cyan", "quality": "bold yellow"}
 
@@ -44,17 +45,10 @@ def show_chapter(page: Console, chapter: Chapter, verdicts: Sequence[Verdict]) -
     """Print one chapter: its title, its sentence, and a line per row, with complaints below the rows they speak of."""
     page.print()
     page.print(f"[bold]{chapter.title}.[/] {chapter.says}")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True, header_style="dim")
-    table.add_column("", width=1)
-    table.add_column("asked", ratio=30)
-    table.add_column("task", ratio=9, no_wrap=True)
-    table.add_column("route", ratio=10, no_wrap=True)
-    table.add_column("by", ratio=8, no_wrap=True)
-    table.add_column("attempts", ratio=22)
-    table.add_column("ms", width=6, justify="right")
-    table.add_column("answer", ratio=34)
+    wide = page.width >= WIDE
+    table = _wide_table() if wide else _narrow_table()
     for verdict in verdicts:
-        table.add_row(*_cells(verdict))
+        table.add_row(*(_wide_cells(verdict) if wide else _narrow_cells(verdict)))
     page.print(table)
     for verdict in verdicts:
         for complaint in verdict.complaints:
@@ -110,12 +104,22 @@ def show_invitation(page: Console, *, gateway_url: str) -> None:
     )
 
 
-def _cells(verdict: Verdict) -> tuple[str, ...]:
+def _wide_table() -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True, header_style="dim")
+    table.add_column("", width=1)
+    table.add_column("asked", ratio=1)
+    for name, width in (("task", 10), ("route", 11), ("by", 7), ("attempts", 22)):
+        table.add_column(name, width=width)
+    table.add_column("ms", width=5, justify="right")
+    table.add_column("answer", ratio=1)
+    return table
+
+
+def _wide_cells(verdict: Verdict) -> tuple[str, ...]:
     reply = verdict.reply
-    times = f" [dim]×{verdict.sent}[/]" if verdict.sent > 1 else ""
     return (
-        "[green]✓[/]" if verdict.passed else "[red]✗[/]",
-        escape(verdict.row.asked) + times,
+        _mark(verdict),
+        _asked(verdict),
         reply.header("task"),
         reply.header("route"),
         _target(reply.header("target")),
@@ -125,17 +129,50 @@ def _cells(verdict: Verdict) -> tuple[str, ...]:
     )
 
 
+def _narrow_table() -> Table:
+    """The same in fewer columns: answers below questions, routes below tasks; who answered is the one that is ok."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True, header_style="dim")
+    table.add_column("", width=1)
+    table.add_column("asked → answer", ratio=1)
+    table.add_column("task, route", width=11)
+    table.add_column("attempts", width=16)
+    table.add_column("ms", width=5, justify="right")
+    return table
+
+
+def _narrow_cells(verdict: Verdict) -> tuple[str, ...]:
+    reply = verdict.reply
+    return (
+        _mark(verdict),
+        f"{_asked(verdict)}\n→ {_answer(verdict)}",
+        f"{reply.header('task')}\n[dim]{reply.header('route')}[/]",
+        _attempts(reply.header("attempts"), between="\n  "),
+        f"{reply.elapsed_ms:.0f}",
+    )
+
+
+def _mark(verdict: Verdict) -> str:
+    return "[green]✓[/]" if verdict.passed else "[red]✗[/]"
+
+
+def _asked(verdict: Verdict) -> str:
+    times = f" [dim]×{verdict.sent}[/]" if verdict.sent > 1 else ""
+    return f"{escape(verdict.row.asked)}{times}\n[dim]{escape(verdict.row.prompt)}[/]"
+
+
 def _target(name: str) -> str:
     style = TARGET_STYLES.get(name)
     return f"[{style}]{name}[/]" if style else name
 
 
-def _attempts(header: str) -> str:
-    """One attempt a line, the reasons of those that failed in red."""
+def _attempts(header: str, between: str = " ") -> str:
+    """One attempt after the other, the reasons of those that failed in red."""
     lines = []
     for attempt in filter(None, header.split(",")):
         target, _, outcome = attempt.partition("=")
-        lines.append(f"{target} [green]ok[/]" if outcome == "ok" else f"{target} [red]{outcome}[/]")
+        lines.append(
+            f"{_target(target)}{between}[green]ok[/]" if outcome == "ok" else f"{target}{between}[red]{outcome}[/]"
+        )
     return "\n".join(lines)
 
 

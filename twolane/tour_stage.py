@@ -52,11 +52,14 @@ class Setting:
 
 
 def choose_ports(*, free_only: bool) -> dict[str, int]:
-    """Return the default port of each part where it is free, else (or with `free_only`) any free one."""
-    return {
-        part: port if not free_only and port_is_free(HOST, port) else free_port(HOST)
-        for part, port in DEFAULT_PORTS.items()
-    }
+    """Return the default port of each part where it is free, else (or with `free_only`) any free one; no two alike."""
+    chosen: dict[str, int] = {}
+    for part, usual in DEFAULT_PORTS.items():
+        port = usual if not free_only and port_is_free(HOST, usual) else free_port(HOST)
+        while port in chosen.values():
+            port = free_port(HOST)
+        chosen[part] = port
+    return chosen
 
 
 class Stage:

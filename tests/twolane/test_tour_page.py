@@ -45,6 +45,13 @@ def test_a_row_tells_what_was_asked_where_it_went_and_how_it_ended(page: Console
         assert said in shown
 
 
+def test_a_narrow_terminal_loses_no_fact(page: Console) -> None:
+    page.width = 80
+    shown = " ".join(chapter(page, verdict(answer="the answer")).split())
+    for said in ("✓", "an edit [of a text]", "→ the answer", "edit", "edits", "low_confidence", "quality", "ok", "42"):
+        assert said in shown
+
+
 def test_a_wrong_row_tells_why(page: Console) -> None:
     shown = chapter(page, verdict("target is quality, not fast"))
     assert "✗" in shown
