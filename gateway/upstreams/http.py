@@ -5,6 +5,7 @@ Knows OpenAI's framing, whole or streamed; does not know what was asked or why.
 
 import asyncio
 import contextlib
+import io
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
@@ -20,6 +21,7 @@ from gateway.upstreams.faults import from_response, translated
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
 DONE: Final = b"[DONE]"
+_LARGE_BODY: Final = 1 << 20
 _LINGER_S: Final = 0.2
 
 
@@ -40,8 +42,9 @@ def open_session(*, connect_s: float, idle_s: float) -> aiohttp.ClientSession:
 
 async def post(session: aiohttp.ClientSession, url: URL, body: bytes, headers: dict[str, str]) -> "HttpReply":
     """Returns at the head of a good answer. Raises AttemptFailed for any other; never follows a redirect."""
+    data = body if len(body) < _LARGE_BODY else io.BytesIO(body)  # aiohttp writes the latter piece by piece
     with translated():
-        response = await session.post(url, data=body, headers=headers, allow_redirects=False)
+        response = await session.post(url, data=data, headers=headers, allow_redirects=False)
         if response.status == 200:
             return HttpReply(response)
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -265,7 +266,7 @@ class RealGateway:
     async def ask(self, body: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
         """POST a chat request; what is not a mapping goes as it is."""
         body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]} if body is None else body
-        data = orjson.dumps(body) if isinstance(body, dict) else body
+        data = io.BytesIO(orjson.dumps(body) if isinstance(body, dict) else body)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.client.post(f"{self.url}/v1/chat/completions", data=data, headers=names) as response:
             raw = await response.read()

@@ -85,6 +85,12 @@ async def test_extensions_of_ours_never_reach_a_target(fake: Any, serving: Any) 
     assert not [name for name in server.headers[0] if name.lower().startswith("x-twolane")]
 
 
+async def test_a_large_request_reaches_its_target_whole(fake: Any, serving: Any) -> None:
+    async with fake() as server, serving(one_lane(server.url)) as gateway:
+        assert (await gateway.ask(ask(text="x" * 3_000_000)))[0] == 200
+    assert len(server.bodies[0]["messages"][0]["content"]) == 3_000_000
+
+
 async def test_bytes_of_a_stream_leave_as_they_come(fake: Any, serving: Any, wire: Any) -> None:
     """The first chunk is here while the target still waits."""
     go_on = asyncio.Event()

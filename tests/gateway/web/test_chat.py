@@ -1,0 +1,130 @@
+"""Wrong requests on the wire: each gets one clear OpenAI-shaped error, and the next request is served."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.errors import BodyTooLarge
+from gateway.web.chat import ClientLeft, read_body
+
+pytestmark = pytest.mark.anyio
+
+POLICY = """
+version: 1
+targets:
+  only: {kind: openai, engine: openai, url: "%s", model: m, place: in_cluster}
+routes:
+  - {name: default, use: only}
+"""
+
+
+@pytest.fixture
+async def gateway(fake: Any, serving: Any) -> AsyncIterator[Any]:
+    """A gateway that takes bodies of up to 10,000 bytes."""
+    async with fake() as server, serving(POLICY % server.url, max_body_bytes=10_000) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        (b"{nope", 400, "invalid_json", None),
+        (b"", 400, "invalid_json", None),
+        (b"[" * 9000, 400, "invalid_json", None),
+        ({"model": "auto", "messages": []}, 400, "invalid_value", "messages"),
+        ({"model": "auto", "messages": "hi"}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "user", "content": "hi"}]}, 400, "invalid_value", "model"),
+        ({"model": "gpt-9", "messages": [{"role": "user", "content": "hi"}]}, 404, "model_not_found", "model"),
+        (b" " * 10_001, 413, "request_too_large", None),
+        (b" " * 20_000_000, 413, "request_too_large", None),
+    ],
+)
+async def test_a_wrong_body_is_answered_clearly(gateway: Any, body: Any, status: int, code: str, param: Any) -> None:
+    got, headers, told = await gateway.ask(body)
+    assert got == status
+    assert set(told["error"]) == {"message", "type", "param", "code"}
+    assert (told["error"]["code"], told["error"]["param"]) == (code, param)
+    assert told["error"]["type"] == "invalid_request_error"
+    assert headers["x-request-id"].startswith("req_")
+    assert (await gateway.ask())[0] == 200
+
+
+async def test_a_body_that_hides_its_size_is_cut_off_at_the_limit(gateway: Any) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 1000
+
+    url = f"{gateway.url}/v1/chat/completions"
+    async with gateway.client.post(url, data=endless()) as response:
+        assert response.status == 413
+    assert (await gateway.ask())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("POST", "/v1/models", 405, "method_not_allowed"),
+        ("POST", "/v1/audio/speech", 404, "unknown_url"),
+        ("GET", "/v1/models/gpt-9", 404, "model_not_found"),
+        ("GET", "/nothing", 404, "unknown_url"),
+        ("GET", "/admin/decisions/req_1", 404, "unknown_url"),
+        ("GET", "/metrics", 404, "unknown_url"),
+    ],
+)
+async def test_other_paths_are_refused_in_openais_shape(
+    gateway: Any, method: str, path: str, status: int, code: str
+) -> None:
+    """Administration is not on the public port."""
+    async with gateway.client.request(method, gateway.url + path) as response:
+        assert response.status == status
+        assert (await response.json())["error"]["code"] == code
+
+
+async def test_a_body_is_put_together_from_its_parts() -> None:
+    assert await read_body(_receive(b"ab", b"c", b""), {}, 10) == b"abc"
+
+
+async def test_an_announced_size_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(BodyTooLarge):
+        await read_body(_never, {b"content-length": b"11"}, 10)
+
+
+async def test_a_client_that_leaves_while_sending_is_noticed() -> None:
+    with pytest.raises(ClientLeft):
+        await read_body(_receive(b"ab", None), {}, 10)
+
+
+def _receive(*parts: bytes | None) -> Any:
+    messages = [
+        {"type": "http.disconnect"}
+        if part is None
+        else {"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
+        for number, part in enumerate(parts)
+    ]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    return receive
+
+
+async def _never() -> Any:
+    raise AssertionError("nothing should be read")
+
+
+async def test_models_lists_auto_and_every_target_with_what_it_can_do(gateway: Any) -> None:
+    async with gateway.client.get(f"{gateway.url}/v1/models") as response:
+        listed = await response.json()
+    assert [entry["id"] for entry in listed["data"]] == ["auto", "only"]
+    assert listed["data"][1]["twolane"]["capabilities"]["json_schema"] == "guaranteed"
+    async with gateway.client.get(f"{gateway.url}/v1/models/only") as response:
+        assert await response.json() == listed["data"][1]
+
+
+@pytest.mark.parametrize("path", ["/health", "/live"])
+async def test_probes_are_answered(gateway: Any, path: str) -> None:
+    async with gateway.client.get(gateway.url + path) as response:
+        assert response.status == 200
+        assert (await response.json())["status"] == "ok"
