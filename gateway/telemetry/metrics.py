@@ -17,7 +17,7 @@ class Metrics:
     """One registry per gateway, so that two in one process do not mix."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # they double the page and nobody reads them
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and nobody reads them
         self.registry = CollectorRegistry()
         self._children: dict[tuple[object, ...], Counter | Histogram] = {}
         self._requests = self._counter(names.REQUESTS, "Requests ended.", "route", "task", "target", "outcome")

@@ -69,10 +69,8 @@ def read_delta(data: bytes) -> Delta:
 
 def _told(error: bytes) -> AttemptFailed:
     """An error inside a stream that began well: its status is gone, its words decide."""
-    try:
-        return from_error_object(msgspec.json.decode(error), status=502)
-    except msgspec.DecodeError:
-        return UpstreamError("The target reported an error.", detail="error event")
+    told = msgspec.json.decode(error)
+    return from_error_object(told if isinstance(told, dict) else {}, status=502)
 
 
 def _piece(choice: _Choice) -> Piece:

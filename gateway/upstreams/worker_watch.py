@@ -6,10 +6,10 @@ Knows the worker's `/health` and `/v1/models`, not who asks or why.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import aiohttp
-import orjson
+import msgspec
 
 from gateway.errors import AttemptFailed, NotResident
 from gateway.records import Capabilities, Capability, Grade, Residency, Status
@@ -20,6 +20,29 @@ _MODELS_EVERY: Final = 30  # polls
 WAIT_HEADER: Final = "x-twolane-worker-predicted-wait-ms"
 _KNOWN: Final = frozenset(Capability)
 _GRADES: Final = frozenset(Grade)
+_STATES: Final = frozenset(Residency)
+
+
+class _Health(msgspec.Struct):
+    state: str = ""
+    predicted_wait_ms: float | None = None
+
+
+class _Extension(msgspec.Struct):
+    aliases: list[str] = []
+    capabilities: dict[str, bool | str | None] | None = None
+
+
+class _Model(msgspec.Struct):
+    id: str
+    twolane: _Extension | None = None
+
+
+class _Listing(msgspec.Struct):
+    data: list[_Model] = []
+
+
+_Kind = TypeVar("_Kind", _Health, _Listing)
 
 
 class WorkerWatch:
@@ -63,13 +86,13 @@ class WorkerWatch:
         """Ask once. False if nobody answered."""
         was_away = self._status.residency is Residency.UNREACHABLE
         try:
-            health = await self._get("/health")
+            health = _read(await self._get("/health"), _Health)
             if models or was_away:
                 self._capabilities = read_models(await self._get("/v1/models"))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        except (aiohttp.ClientError, TimeoutError, OSError):
             self._learn(Residency.UNREACHABLE, None)
             return False
-        self._learn(_residency(health.get("state")), _number(health.get("predicted_wait_ms")))
+        self._learn(_residency(health.state), health.predicted_wait_ms)
         return True
 
     def _learn(self, residency: Residency, predicted_wait_ms: float | None) -> None:
@@ -79,26 +102,23 @@ class WorkerWatch:
         if was_away and residency in (Residency.READY, Residency.DEGRADED):
             self._on_return()
 
-    async def _get(self, path: str) -> dict[str, Any]:
+    async def _get(self, path: str) -> bytes:
         """A body is read whatever the status: a worker that is not ready says so with 503."""
         async with self._session.get(self._url + path, headers=self._headers, timeout=_TIMEOUT) as response:
-            document = orjson.loads(await response.read())
-        return document if isinstance(document, dict) else {}
+            return await response.read()
 
 
-def read_models(listing: Mapping[str, Any]) -> dict[str, Capabilities]:
+def read_models(listing: bytes) -> dict[str, Capabilities]:
     """Capabilities by model id and alias; words of a newer worker that we do not know are left out."""
     found: dict[str, Capabilities] = {}
-    for entry in listing.get("data") or ():
-        ours = entry.get("twolane") or {}
-        words = ours.get("capabilities")
-        if words is not None:
-            capabilities = _capabilities(words)
-            found.update(dict.fromkeys([entry.get("id"), *(ours.get("aliases") or ())], capabilities))
+    for entry in _read(listing, _Listing).data:
+        if entry.twolane is not None and entry.twolane.capabilities is not None:
+            capabilities = _capabilities(entry.twolane.capabilities)
+            found.update(dict.fromkeys([entry.id, *entry.twolane.aliases], capabilities))
     return found
 
 
-def _capabilities(words: Mapping[str, Any]) -> Capabilities:
+def _capabilities(words: Mapping[str, bool | str | None]) -> Capabilities:
     """Each word with true, false or a grade."""
     granted = {word: grade for word, grade in words.items() if word in _KNOWN and grade not in (False, None, "none")}
     return Capabilities(
@@ -109,19 +129,24 @@ def _capabilities(words: Mapping[str, Any]) -> Capabilities:
     )
 
 
-def _grade(value: Any) -> Grade:
+def _grade(value: bool | str | None) -> Grade:
     return Grade(value) if value in _GRADES else Grade.BEST_EFFORT if value else Grade.NONE
 
 
-def _residency(state: Any) -> Residency:
+def _residency(state: str) -> Residency:
+    return Residency(state) if state in _STATES else Residency.UNKNOWN
+
+
+def _read(data: bytes, kind: type[_Kind]) -> _Kind:
+    """Whatever stands there, as far as it makes sense; nonsense tells nothing."""
     try:
-        return Residency(state)
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return kind()
+
+
+def _number(value: str | None) -> float | None:
+    try:
+        return float(value or "")
     except ValueError:
-        return Residency.UNKNOWN
-
-
-def _number(value: Any) -> float | None:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
         return None
