@@ -204,13 +204,16 @@ def _listen_to_signals(gateway: Gateway, servers: tuple[_Server, ...]) -> None:
 
 def _bind(host: str, port: int, variable: str) -> socket.socket:
     """Bound before anything is built: a busy port is found out at once. Raises BadSetting."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-    except OSError as fault:
-        raise BadSetting(f"{variable}: cannot listen on {host}:{port}: {fault.strerror}") from fault
+    with contextlib.ExitStack() as undo:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            bound = undo.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.listen(2048)  # only this makes a port ours: two that merely bind get along
+        except OSError as fault:
+            raise BadSetting(f"{variable}: cannot listen on {host}:{port}: {fault.strerror}") from fault
+        undo.pop_all()
     return bound
 
 

@@ -3,7 +3,7 @@
 import queue
 import threading
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import orjson
 
@@ -20,7 +20,7 @@ class DecisionLog:
     def __init__(self, path: Path) -> None:
         """Raises BadSetting if the file cannot be opened."""
         try:
-            self._file: BinaryIO = path.open("ab")
+            self._file = path.open("ab", buffering=0)
         except OSError as fault:
             raise BadSetting(f"TWOLANE_DECISION_LOG: cannot write {path}: {fault.strerror}") from fault
         self._waiting: queue.SimpleQueue[Decision | None] = queue.SimpleQueue()
@@ -42,10 +42,18 @@ class DecisionLog:
         self._file.close()
 
     def _write(self) -> None:
-        while (decision := self._waiting.get()) is not None:
-            try:
-                self._file.write(orjson.dumps(document_of(decision), option=orjson.OPT_APPEND_NEWLINE))
-                if self._waiting.empty():
-                    self._file.flush()
-            except OSError:  # a full disk costs lines, not requests
-                self.dropped += 1
+        is_open = True
+        while is_open:
+            batch = [self._waiting.get()]
+            while not self._waiting.empty():
+                batch.append(self._waiting.get())
+            is_open = None not in batch
+            self._append([decision for decision in batch if decision is not None])
+
+    def _append(self, decisions: list[Decision]) -> None:
+        """One write for all that waited; a full disk costs lines, not requests."""
+        lines = [orjson.dumps(document_of(decision), option=orjson.OPT_APPEND_NEWLINE) for decision in decisions]
+        try:
+            self._file.write(b"".join(lines))
+        except OSError:
+            self.dropped += len(lines)

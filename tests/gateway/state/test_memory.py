@@ -1,0 +1,148 @@
+"""One process's memory of targets and lanes: what feeds the breaker, what feeds the guard, what neither."""
+
+from typing import Any
+
+import pytest
+
+from gateway.core.breaker import BreakerRule
+from gateway.records import (
+    Attempt,
+    AttemptOutcome,
+    BreakerState,
+    Candidate,
+    Kind,
+    LaneState,
+    Place,
+    Reason,
+    Slo,
+    Status,
+    Target,
+    Verdict,
+)
+from gateway.state.memory import MemoryStore
+
+SLO = Slo(p95_ms=100, window_s=12)
+
+
+def lane(**changes: Any) -> Candidate:
+    target = Target(name="fast", kind=Kind.WORKER, url="http://fast", model="m", place=Place.IN_CLUSTER, **changes)
+    return Candidate(route="edits", target=target, slo=SLO)
+
+
+def attempt(outcome: Any, took_ms: float = 10.0) -> Attempt:
+    return Attempt(target="fast", started_ms=0, ended_ms=took_ms, outcome=outcome)
+
+
+def play(store: MemoryStore, outcome: Any, *, times: int = 1, took_ms: float = 10.0, now_s: float = 1.0) -> list[Any]:
+    """Attempts one after the other; the verdicts of those that were not let in."""
+    refused = []
+    for _ in range(times):
+        permit = store.enter(lane(), now_s, draw=0.5, relief=True)
+        if isinstance(permit, Verdict):
+            refused.append(permit.reason)
+        else:
+            permit.hand_back(attempt(outcome, took_ms), now_s)
+    return refused
+
+
+def health(store: MemoryStore, now_s: float = 1.0) -> Any:
+    return store.health(lane(), Status(), now_s)
+
+
+@pytest.mark.parametrize("outcome", [Reason.UPSTREAM_ERROR])
+def test_faults_of_the_server_open_the_breaker_and_do_not_bench_the_lane(outcome: Reason) -> None:
+    store = MemoryStore()
+    assert play(store, outcome, times=6, took_ms=500) == [Reason.CIRCUIT_OPEN]
+    assert (health(store).breaker, health(store).lane) == (BreakerState.OPEN, LaneState.SERVING)
+
+
+@pytest.mark.parametrize("outcome", [AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE])
+def test_late_answers_bench_the_lane_whatever_they_were_worth(outcome: Any) -> None:
+    store = MemoryStore()
+    assert play(store, outcome, times=12, took_ms=200) == [Reason.P95_BREACH] * 2
+    assert (health(store).breaker, health(store).lane) == (BreakerState.CLOSED, LaneState.BENCHED)
+
+
+@pytest.mark.parametrize("outcome", [Reason.DEADLINE, AttemptOutcome.CANCELLED, Reason.HEDGE])
+def test_an_attempt_given_up_counts_only_once_it_outlasted_the_budget(outcome: Any) -> None:
+    quick, slow = MemoryStore(), MemoryStore()
+    assert play(quick, outcome, times=30, took_ms=90) == []
+    assert play(slow, outcome, times=12, took_ms=110) == [Reason.P95_BREACH] * 2
+    assert health(slow).breaker is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("outcome", [Reason.OVERLOADED, Reason.NOT_RESIDENT, Reason.REFUSED, Reason.UNSUPPORTED])
+def test_a_refusal_feeds_neither(outcome: Reason) -> None:
+    store = MemoryStore()
+    assert play(store, outcome, times=30, took_ms=500) == []
+
+
+def test_any_answer_ends_a_row_of_faults() -> None:
+    store = MemoryStore()
+    for outcome in [Reason.UPSTREAM_ERROR] * 4 + [Reason.REFUSED] + [Reason.UPSTREAM_ERROR] * 4:
+        assert play(store, outcome) == []
+
+
+def test_the_trial_of_an_open_breaker_is_a_probe_and_passes_alone() -> None:
+    store = MemoryStore(BreakerRule(faults=1, open_s=2))
+    play(store, Reason.UPSTREAM_ERROR)
+    trial = store.enter(lane(), 3.5, draw=0.5, relief=True)
+    assert not isinstance(trial, Verdict)
+    assert trial.probe
+    second = store.enter(lane(), 3.5, draw=0.5, relief=True)
+    assert isinstance(second, Verdict)
+    trial.hand_back(attempt(AttemptOutcome.OK), 3.6)
+    assert health(store).breaker is BreakerState.CLOSED
+
+
+def test_a_server_seen_to_be_back_is_called_again_at_once() -> None:
+    store = MemoryStore(BreakerRule(faults=1, open_s=30))
+    play(store, Reason.UPSTREAM_ERROR)
+    assert play(store, AttemptOutcome.OK) == [Reason.CIRCUIT_OPEN]
+    store.returned("fast")
+    assert play(store, AttemptOutcome.OK) == []
+
+
+def test_no_more_attempts_at_once_than_a_target_takes() -> None:
+    store, full = MemoryStore(), lane(max_in_flight=2)
+    permits = [store.enter(full, 1.0, draw=0.5, relief=False) for _ in range(3)]
+    refused = permits[2]
+    assert isinstance(refused, Verdict)
+    assert (refused.reason, refused.detail) == (Reason.OVERLOADED, "2 of 2 in flight")
+    first = permits[0]
+    assert not isinstance(first, Verdict)
+    first.hand_back(attempt(AttemptOutcome.OK), 1.0)
+    assert not isinstance(store.enter(full, 1.0, draw=0.5, relief=False), Verdict)
+
+
+def test_a_full_target_does_not_use_up_the_breakers_trial() -> None:
+    """What is noted when asked is asked last."""
+    store, full = MemoryStore(BreakerRule(faults=1, open_s=2)), lane(max_in_flight=1)
+    running = store.enter(full, 0.0, draw=0.5, relief=False)
+    play(store, Reason.UPSTREAM_ERROR)
+    assert isinstance(store.enter(full, 4.0, draw=0.5, relief=False), Verdict)
+    assert not isinstance(running, Verdict)
+    running.hand_back(attempt(AttemptOutcome.CANCELLED), 4.0)
+    assert not isinstance(store.enter(full, 4.0, draw=0.5, relief=False), Verdict)
+
+
+def test_a_promise_that_changed_begins_anew() -> None:
+    store = MemoryStore()
+    play(store, AttemptOutcome.OK, times=12, took_ms=200)
+    looser = Candidate(route="edits", target=lane().target, slo=Slo(p95_ms=500))
+    assert not isinstance(store.enter(looser, 1.0, draw=0.5, relief=True), Verdict)
+
+
+def test_looking_changes_nothing_and_knows_nothing_of_strangers() -> None:
+    store = MemoryStore()
+    assert health(store).lane is LaneState.SERVING
+    assert health(store).within_budget
+    assert store.p95_ms(lane(), 1.0) is None
+
+
+def test_p95_is_told_once_there_is_enough_to_tell() -> None:
+    store = MemoryStore()
+    play(store, AttemptOutcome.OK, times=19, took_ms=50)
+    assert store.p95_ms(lane(), 1.0) is None
+    play(store, AttemptOutcome.OK, times=1, took_ms=50)
+    assert store.p95_ms(lane(), 1.0) == pytest.approx(50, rel=0.02)

@@ -1,0 +1,56 @@
+"""A decision as a line of the log: the contract, key by key."""
+
+from typing import Any
+
+import orjson
+
+from gateway.telemetry.documents import document_of
+
+
+def test_the_shape_is_the_contracts(decision: Any) -> None:
+    assert orjson.loads(orjson.dumps(document_of(decision()))) == {
+        "time": "2026-01-01T00:00:00.000Z",
+        "id": "req_1",
+        "policy": "abcdef012345",
+        "principal": "anna",
+        "task": "edit",
+        "confidence": 0.97,
+        "evidence": "prediction",
+        "route": "edits",
+        "private": False,
+        "stream": True,
+        "input_tokens": 120,
+        "output_tokens": 40,
+        "schema": "sha256:00",
+        "attempts": [
+            {
+                "target": "fast",
+                "started_ms": 0.4,
+                "first_byte_ms": 31.0,
+                "ended_ms": 58.2,
+                "outcome": "invalid_output",
+                "detail": "required at #/properties/name",
+            },
+            {
+                "target": "careful",
+                "started_ms": 58.3,
+                "first_byte_ms": None,
+                "ended_ms": 58.3,
+                "outcome": "circuit_open",
+                "detail": "",
+            },
+            {
+                "target": "quality",
+                "started_ms": 58.4,
+                "first_byte_ms": 100.0,
+                "ended_ms": 200.0,
+                "outcome": "ok",
+                "detail": "",
+            },
+        ],
+        "target": "quality",
+        "outcome": "ok",
+        "fallback": "circuit_open",
+        "total_ms": 212.0,
+        "cost": 0.0,
+    }

@@ -1,0 +1,48 @@
+"""The decision log on disk."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.errors import BadSetting
+from gateway.telemetry import logs
+from gateway.telemetry.logs import DecisionLog
+
+
+def test_closing_writes_what_waits(decision: Any, tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "log")
+    for number in range(100):
+        log.decided(decision(query_id=f"req_{number}"))
+    log.close()
+    lines = [orjson.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+    assert [line["id"] for line in lines] == [f"req_{number}" for number in range(100)]
+
+
+def test_a_log_goes_on_where_it_ended(decision: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        log = DecisionLog(tmp_path / "log")
+        log.decided(decision())
+        log.close()
+    assert len((tmp_path / "log").read_bytes().splitlines()) == 2
+
+
+def test_a_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="TWOLANE_DECISION_LOG"):
+        DecisionLog(tmp_path / "no" / "such" / "folder")
+
+
+def test_a_full_disk_costs_lines_and_no_requests(decision: Any) -> None:
+    log = DecisionLog(Path("/dev/full"))
+    log.decided(decision())
+    log.close()
+    assert log.dropped == 1
+
+
+def test_more_than_may_wait_is_dropped_and_counted(decision: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(logs, "MAX_WAITING", 0)
+    log = DecisionLog(tmp_path / "log")
+    log.decided(decision())
+    log.close()
+    assert log.dropped == 1

@@ -1,0 +1,136 @@
+"""The commands: what they print, and with which code they end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.cli import main
+
+POLICY = """
+version: 1
+targets:
+  quality: {kind: openai, engine: openai, url: "http://127.0.0.1:9", model: m, place: external}
+routes:
+  - {name: default, use: quality}
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    file = tmp_path / "policy.yaml"
+    file.write_text(POLICY)
+    return file
+
+
+def run(capsys: Any, *line: str) -> tuple[int, str, str]:
+    try:
+        code = main(line)
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_a_good_policy_is_said_to_be_good(capsys: Any, policy: Path) -> None:
+    code, out, err = run(capsys, "policy", "check", str(policy))
+    assert (code, err) == (0, "")
+    assert "good; 1 targets, 1 routes" in out
+
+
+def test_a_wrong_policy_is_told_by_file_line_and_key(capsys: Any, policy: Path) -> None:
+    policy.write_text(POLICY.replace("use: quality", "us: quality"))
+    code, out, err = run(capsys, "policy", "check", str(policy))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"twolane policy: {policy}:6:")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        (),
+        ("dance",),
+        ("policy",),
+        ("policy", "check"),
+        ("policy", "check", "none.yaml"),
+        ("serve", "--policy", "none.yaml", "--port", "0", "--admin-port", "0"),
+        ("serve", "--port", "many"),
+        ("serve", "--host", "0.0.0.0"),
+        ("serve", "--keys-file", "none", "--port", "0", "--admin-port", "0"),
+        ("serve", "--colour", "blue"),
+        ("policy", "explain", "none.json"),
+    ],
+)
+def test_wrong_use_is_one_line_and_code_2(
+    capsys: Any, line: tuple[str, ...], tmp_path: Path, monkeypatch: Any, policy: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TWOLANE_POLICY", str(policy))
+    code, out, err = run(capsys, *line)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith("twolane")
+
+
+def test_a_busy_port_is_named(capsys: Any, policy: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        code, out, err = run(capsys, "serve", "--policy", str(policy), "--port", str(port), "--admin-port", "0")
+    assert (code, out) == (2, "")
+    assert err == f"twolane serve: TWOLANE_PORT: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_help_lists_the_settings(capsys: Any) -> None:
+    code, out, _ = run(capsys, "serve", "--help")
+    assert code == 0
+    assert "TWOLANE_DECISION_LOG" in out
+
+
+def test_a_request_is_explained_without_sending_it(capsys: Any, policy: Path, tmp_path: Path) -> None:
+    request = tmp_path / "request.json"
+    request.write_text('{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}')
+    code, out, _ = run(capsys, "policy", "explain", str(request), "--policy", str(policy))
+    assert code == 0
+    assert "route    default" in out
+    assert "targets  quality" in out
+    request.write_text('{"model": "auto"}')
+    code, out, _ = run(capsys, "policy", "explain", str(request), "--policy", str(policy))
+    assert code == 1
+    assert "messages" in out
+
+
+@pytest.fixture
+def process(policy: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TWOLANE_")}
+    line = [sys.executable, "-m", "gateway", "serve", "--policy", str(policy), "--port", "0", "--admin-port", "0"]
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[2]
+    ) as started:
+        yield started
+        started.kill()
+
+
+def test_it_serves_until_told_to_end(process: subprocess.Popen[str], policy: Path) -> None:
+    """SIGHUP reads the policy again, SIGTERM ends it with 0."""
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    urls = [word.strip(",") for word in first.split() if word.startswith("http")]
+    assert len(urls) == 2
+    with httpx.Client(trust_env=False) as client:
+        before = client.get(f"{urls[0]}/health").json()["policy"]
+        policy.write_text(POLICY.replace("name: default", "name: other"))
+        process.send_signal(signal.SIGHUP)
+        for _ in range(200):
+            if client.get(f"{urls[1]}/health").json()["policy"] != before:
+                break
+        assert client.get(f"{urls[0]}/health").json()["policy"] != before
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
