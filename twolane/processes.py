@@ -134,11 +134,14 @@ class Child:
 def twolane_command(name: str, arguments: Sequence[str], *, environment: Mapping[str, str], logs: Path) -> Command:
     """Return the command that runs `twolane NAME ARGUMENTS` with this interpreter.
 
-    Settings in our own environment are not handed on: what is started depends on the arguments given here alone.
+    Settings in our own environment are not handed on: what is started depends on the arguments given here alone. Its
+    temporary files go beside its log, so that they go when that goes.
     """
     line = (sys.executable, "-m", "twolane", name, *arguments)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TWOLANE_", "QUALITY_"))}
-    return Command(name=name, line=line, environment={**kept, **environment}, log=logs / f"{name}.log")
+    return Command(
+        name=name, line=line, environment={**kept, "TMPDIR": str(logs), **environment}, log=logs / f"{name}.log"
+    )
 
 
 async def _answers(client: httpx.AsyncClient, url: str) -> bool:
