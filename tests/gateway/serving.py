@@ -1,0 +1,149 @@
+"""A gateway on real sockets, put together by its own composition root, and servers to stand behind it."""
+
+import asyncio
+import contextlib
+import io
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import uvicorn
+from aiohttp import web
+
+from gateway.app import Gateway, open_gateway
+from gateway.settings import Settings
+
+
+@dataclass
+class FakeServer:
+    """An OpenAI-compatible server on loopback that does what `answer` says; `lost` counts clients that hung up."""
+
+    answer: Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[Any] = field(default_factory=list)
+    lost: int = 0
+    url: str = ""
+    health: dict[str, Any] | None = None
+    models: dict[str, Any] | None = None
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        self.bodies.append(orjson.loads(await request.read()))
+        self.headers.append(request.headers)
+        try:
+            return await self.answer(request, self.bodies[-1])
+        except (asyncio.CancelledError, ConnectionError):
+            self.lost += 1
+            raise
+
+    async def tell_health(self, _: web.Request) -> web.Response:
+        return web.json_response(self.health, status=200 if self.health and self.health["state"] == "ready" else 503)
+
+    async def tell_models(self, _: web.Request) -> web.Response:
+        return web.json_response(self.models)
+
+
+@contextlib.asynccontextmanager
+async def fake_server(answer: Any = None, *, port: int = 0, **given: Any) -> AsyncIterator[FakeServer]:
+    """Serve on a free port, or again on one that was used before."""
+    server = FakeServer(answer=answer or says_hello, **given)
+    app = web.Application(client_max_size=1 << 26)
+    app.router.add_post("/v1/chat/completions", server.chat)
+    app.router.add_get("/health", server.tell_health)
+    app.router.add_get("/v1/models", server.tell_models)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
+    await site.start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+def completion(text: str, **usage: Any) -> dict[str, Any]:
+    """A whole answer."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    used = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, **usage}
+    return {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": used}
+
+
+def chunk(text: str) -> bytes:
+    """One event of a stream."""
+    choice = {"index": 0, "delta": {"content": text}}
+    plain = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return b"data: " + orjson.dumps(plain) + b"\n\n"
+
+
+async def says_hello(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    """Whole or streamed, as asked."""
+    if not body.get("stream"):
+        return web.json_response(completion("hello"))
+    stream = await start_stream(request)
+    for text in ("hel", "lo"):
+        await stream.write(chunk(text))
+    await stream.write(b"data: [DONE]\n\n")
+    return stream
+
+
+async def start_stream(request: web.Request) -> web.StreamResponse:
+    """The head of a stream of events."""
+    stream = web.StreamResponse(headers={"content-type": "text/event-stream"})
+    await stream.prepare(request)
+    return stream
+
+
+@dataclass
+class RealGateway:
+    """A gateway on two free ports, and a client for it."""
+
+    gateway: Gateway
+    url: str
+    admin_url: str
+    client: aiohttp.ClientSession
+
+    async def ask(self, body: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
+        """POST a chat request; what is not a mapping goes as it is."""
+        body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]} if body is None else body
+        data = io.BytesIO(orjson.dumps(body) if isinstance(body, dict) else body)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.client.post(f"{self.url}/v1/chat/completions", data=data, headers=names) as response:
+            raw = await response.read()
+            is_json = response.content_type == "application/json"
+            lowered = {name.lower(): value for name, value in response.headers.items()}
+            return response.status, lowered, orjson.loads(raw) if is_json else raw
+
+    async def metrics(self) -> str:
+        async with self.client.get(f"{self.admin_url}/metrics") as response:
+            return await response.text()
+
+
+@contextlib.asynccontextmanager
+async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIterator[RealGateway]:
+    """Serve a policy, written as text, on loopback in this very loop."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(policy)
+    chosen = Settings(port=0, admin_port=0, policy=file, **settings)
+    async with open_gateway(chosen) as gateway, contextlib.AsyncExitStack() as stack:
+        urls = [await stack.enter_async_context(_served(app)) for app in (gateway.public, gateway.admin)]
+        client = await stack.enter_async_context(aiohttp.ClientSession())
+        yield RealGateway(gateway, urls[0], urls[1], client)
+
+
+@contextlib.asynccontextmanager
+async def _served(app: Any) -> AsyncIterator[str]:
+    bound = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, lifespan="off", log_config=None, ws="none", loop="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server._serve([bound]))  # the public door would claim the process's signals
+    try:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.001)
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task

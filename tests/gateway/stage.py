@@ -1,0 +1,149 @@
+"""A pipeline over scripted targets: a clock that is set by hand, and a policy in one line."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from gateway.core.policy import Policy, Route, When, compile_policy
+from gateway.pipeline import Answer, Pipeline
+from gateway.records import Decision, Hold, Kind, Place, Query, Target
+from gateway.state.memory import MemoryStore
+from gateway.upstreams.scripted import Line, Scripted
+from gateway.web.openai import parse_chat
+
+
+class HandClock:
+    """Stands still until told; sleeping moves it."""
+
+    def __init__(self) -> None:
+        self.time_s = 1000.0
+
+    def now_s(self) -> float:
+        return self.time_s
+
+    def wall_s(self) -> float:
+        return 1_700_000_000.0 + self.time_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.time_s += seconds
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Listener:
+    """Every decision that was told."""
+
+    decisions: list[Decision] = field(default_factory=list)
+
+    def decided(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+
+
+@dataclass
+class Sent:
+    """What a client would have got."""
+
+    texts: list[str]
+    data: list[bytes]
+    error: Any
+    broken: Any
+    headers: Decision
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+@dataclass
+class Stage:
+    """A pipeline over scripted targets, in the order of one route `main`."""
+
+    clock: HandClock
+    listener: Listener
+    state: MemoryStore
+    targets: dict[str, Scripted]
+    policy: Policy
+    pipeline: Pipeline
+
+    @property
+    def decision(self) -> Decision:
+        """The one decision of the one request."""
+        assert len(self.listener.decisions) == 1
+        return self.listener.decisions[0]
+
+    @property
+    def attempts(self) -> dict[str, str]:
+        return {attempt.target: str(attempt.outcome) for attempt in self.listener.decisions[-1].attempts}
+
+    def query(self, **body: Any) -> Query:
+        headers = body.pop("headers", {})
+        document = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], **body}
+        return parse_chat(orjson.dumps(document), headers, now_s=self.clock.now_s(), principal=None)
+
+    async def send(self, **body: Any) -> Sent:
+        """Ask, read to the end, close."""
+        answer = await self.pipeline.answer(self.query(**body))
+        try:
+            return await self.read(answer)
+        finally:
+            await answer.aclose()
+
+    async def read(self, answer: Answer) -> Sent:
+        sent = Sent([], [], answer.error, None, answer.decision(self.clock.now_s()))
+        try:
+            if answer.error is None:
+                async for delta in answer.deltas():
+                    sent.data.append(delta.data)
+                    sent.texts += [piece.text for piece in delta.pieces]
+        except Exception as fault:
+            sent.broken = fault
+        return sent
+
+
+def build_stage(*, route: dict[str, Any] | None = None, draw: float = 0.5, **given: Any) -> Stage:
+    clock = HandClock()
+    lines = {name: value for name, value in given.items() if not name.endswith("_target")}
+    scripted = {name: Scripted(_lines(value), sleep=clock.sleep) for name, value in lines.items()}
+    targets = {name: _target(name, given.get(f"{name}_target", {})) for name in scripted}
+    names = tuple(targets)
+    rule = Route(name="main", when=When(), use=names[0], fall_back=names[1:], check=True, hold=Hold.WHOLE)
+    policy = compile_policy(
+        content_hash="0123456789abcdef",
+        targets=targets,
+        target_slos={},
+        routes=(replace(rule, **(route or {})),),
+    )
+    state, listener = MemoryStore(), Listener()
+    pipeline = Pipeline(
+        policies=_Fixed(policy),
+        upstreams=lambda target: scripted[target.name],
+        state=state,
+        observer=listener,
+        clock=clock,
+        draw=lambda: draw,
+    )
+    return Stage(clock, listener, state, scripted, policy, pipeline)
+
+
+@dataclass
+class _Fixed:
+    current: Policy
+
+
+def _lines(value: Line | Iterable[Line]) -> list[Line]:
+    return [value] if isinstance(value, Line) else list(value)
+
+
+def _target(name: str, changes: dict[str, Any]) -> Target:
+    """`fast` is a worker, so that a route's min_confidence holds for it; the others are not."""
+    plain = Target(
+        name=name,
+        kind=Kind.WORKER if name in ("fast", "careful") else Kind.OPENAI,
+        url=f"http://{name}",
+        model=name,
+        place=Place.EXTERNAL if name == "quality" else Place.IN_CLUSTER,
+    )
+    return replace(plain, **changes)
