@@ -28,7 +28,7 @@ MIXTURE = (
 )
 PEAK_RATE = 4e-3
 WARMUP_STEPS = 100
-REHEARSE_FROM = 0.3  # of all steps
+REHEARSE_FROM = 0.35  # of all steps
 SAVE_EVERY_S = 300
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: state, log, exported snapshot")
-    parser.add_argument("--steps", type=int, default=3480)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
