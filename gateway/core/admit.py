@@ -18,7 +18,7 @@ from gateway.records import (
     Verdict,
 )
 
-# Unknown and unreachable are admitted: the call itself finds out, and the breaker bounds what that costs.
+# Unknown is admitted: the call itself finds out, and the breaker bounds what that costs.
 _NOT_THERE: Final = frozenset({Residency.COLD, Residency.LOADING, Residency.EVICTING, Residency.DRAINING})
 
 ADMITTED: Final = Verdict()
@@ -32,6 +32,8 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     capabilities = candidate.target.capabilities or health.status.capabilities
     if capabilities is not None and not query.needs <= capabilities.words:
         return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(capabilities.lacks(query.needs))))
+    if health.status.residency is Residency.UNREACHABLE:  # whoever polls it will say when it is back
+        return Verdict(reason=Reason.UPSTREAM_ERROR, detail="unreachable at the last poll")
     if health.status.residency in _NOT_THERE:
         return Verdict(reason=Reason.NOT_RESIDENT, detail=health.status.residency)
     if left_ms is not None:

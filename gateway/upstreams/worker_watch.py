@@ -15,7 +15,7 @@ from gateway.errors import AttemptFailed, NotResident
 from gateway.records import Capabilities, Capability, Grade, Residency, Status
 
 POLL_S: Final = 1.0
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=2.0)
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=1.0)
 _MODELS_EVERY: Final = 30  # polls
 WAIT_HEADER: Final = "x-twolane-worker-predicted-wait-ms"
 _KNOWN: Final = frozenset(Capability)
@@ -56,6 +56,7 @@ class WorkerWatch:
         self._session = session
         self._on_return = on_return
         self._status = Status()
+        self._silences = 0  # polls in a row that nobody answered
         self._capabilities: dict[str, Capabilities] = {}
         self._statuses: dict[str, Status] = {}
 
@@ -89,9 +90,15 @@ class WorkerWatch:
             health = _read(await self._get("/health"), _Health)
             if models or was_away:
                 self._capabilities = read_models(await self._get("/v1/models"))
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except TimeoutError:  # once may be a busy moment, twice is a process that hangs
+            self._silences += 1
+            if self._silences > 1:
+                self._learn(Residency.UNREACHABLE, None)
+            return False
+        except (aiohttp.ClientError, OSError):
             self._learn(Residency.UNREACHABLE, None)
             return False
+        self._silences = 0
         self._learn(_residency(health.state), health.predicted_wait_ms)
         return True
 

@@ -55,7 +55,7 @@ def test_discovered_capabilities_count_where_the_policy_states_none(
         (Residency.READY, None),
         (Residency.DEGRADED, None),
         (Residency.UNKNOWN, None),
-        (Residency.UNREACHABLE, None),
+        (Residency.UNREACHABLE, Reason.UPSTREAM_ERROR),
         (Residency.COLD, Reason.NOT_RESIDENT),
         (Residency.LOADING, Reason.NOT_RESIDENT),
         (Residency.EVICTING, Reason.NOT_RESIDENT),

@@ -1,6 +1,7 @@
 """What is known of a worker, and how soon."""
 
 import asyncio
+import socket
 from typing import Any
 
 import aiohttp
@@ -79,6 +80,18 @@ async def test_a_worker_that_died_is_unreachable_and_its_return_is_told_once(fak
             await watch.poll(models=False)
     assert returns == ["back"]
     assert watch.status_of("tiny").residency is Residency.READY
+
+
+async def test_a_worker_that_hangs_is_unreachable_after_the_second_silence(monkeypatch: Any) -> None:
+    """Connections are taken, nothing is ever said: a stopped process."""
+    monkeypatch.setattr("gateway.upstreams.worker_watch._TIMEOUT", aiohttp.ClientTimeout(total=0.02))
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        async with _session() as session:
+            watch = WorkerWatch(f"http://127.0.0.1:{hung.getsockname()[1]}", session, on_return=_nothing)
+            await watch.poll(models=False)
+            assert watch.status_of("m").residency is Residency.UNKNOWN
+            await watch.poll(models=False)
+            assert watch.status_of("m").residency is Residency.UNREACHABLE
 
 
 @pytest.mark.parametrize("models", [{"data": 5}, {"data": [5]}, {"data": [{"twolane": {"capabilities": 5}}]}, []])

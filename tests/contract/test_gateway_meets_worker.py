@@ -1,0 +1,132 @@
+"""The two halves on the wire: the real gateway in front of the real worker on its toy net, everything over sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+
+from diffusion_worker.nets.toy import ToyNet
+from tests.gateway.serving import RealGateway, fake_server, real_gateway
+from tests.worker.serving import listening, toy_net
+
+pytestmark = pytest.mark.anyio
+
+POLICY = """
+version: 1
+targets:
+  fast: {kind: worker, url: "%s", model: diffusion, place: in_cluster}
+  careful: {kind: worker, url: "%s", model: "diffusion:autoregressive", place: in_cluster}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+routes:
+  - {name: edits, when: {task: edit}, use: fast, min_confidence: 0.01, fall_back: [quality]}
+  - {name: constrained, when: {task: structured}, use: fast, validate: {schema: request}, fall_back: [careful, quality]}
+  - {name: default, use: fast, fall_back: [quality]}
+"""
+NUMBER = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
+
+
+class Both:
+    """A gateway, the worker behind it, and a second server to fall back to."""
+
+    def __init__(self, gateway: RealGateway, worker: Any, quality: Any) -> None:
+        self.gateway = gateway
+        self.worker = worker
+        self.quality = quality
+
+    async def ask(self, text: str = "hello", headers: dict[str, str] | None = None, **fields: Any) -> Any:
+        body = {"model": "auto", "messages": [{"role": "user", "content": text}], "max_tokens": 30, **fields}
+        return await self.gateway.ask(body, **(headers or {}))
+
+
+async def both(net: ToyNet, tmp_path: Any, **settings: Any) -> AsyncIterator[Both]:
+    async with listening(net, **settings) as worker, fake_server() as quality:
+        url = str(worker.client.base_url).rstrip("/")
+        async with real_gateway(tmp_path, POLICY % (url, url, quality.url)) as gateway:
+            await _until_known(gateway)
+            yield Both(gateway, worker, quality)
+
+
+@pytest.fixture
+async def pair(tmp_path: Any) -> AsyncIterator[Both]:
+    """The net repeats the user's words."""
+    async for made in both(toy_net(), tmp_path):
+        yield made
+
+
+async def _until_known(gateway: RealGateway) -> None:
+    for _ in range(200):
+        async with gateway.client.get(f"{gateway.url}/v1/models/fast") as response:
+            if (await response.json())["twolane"]["state"] == "ready":
+                return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the worker was never seen")
+
+
+async def test_the_worker_is_discovered_with_what_it_can_do(pair: Both) -> None:
+    async with pair.gateway.client.get(f"{pair.gateway.url}/v1/models") as response:
+        listed = {entry["id"]: entry["twolane"] for entry in (await response.json())["data"]}
+    assert listed["fast"]["capabilities"]["prediction"] == "warm_start"
+    assert "prediction" not in listed["careful"]["capabilities"]
+    assert listed["fast"]["capabilities"]["stream"] is True
+
+
+async def test_an_answer_of_the_worker_comes_through_with_its_confidence(pair: Both) -> None:
+    status, headers, body = await pair.ask("fix the bug", prediction={"type": "content", "content": "fix teh bug"})
+    assert status == 200
+    assert body["choices"][0]["message"]["content"] == "fix the bug"
+    assert headers["x-twolane-attempts"] == "fast=ok"
+    assert body["usage"]["diffusion"]["confidence"] > 0.01
+
+
+async def test_a_held_stream_of_the_worker_comes_through(pair: Both) -> None:
+    status, headers, raw = await pair.ask("7", stream=True, response_format=NUMBER)
+    assert status == 200
+    assert headers["x-twolane-schema"] == "valid"
+    events = [event.removeprefix(b"data: ") for event in raw.strip().split(b"\n\n")]
+    assert events.pop() == b"[DONE]"
+    chunks = [orjson.loads(event) for event in events]
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == "7"
+    assert all(chunk["choices"] for chunk in chunks)  # the account was asked for by us alone
+
+
+async def test_an_invalid_answer_goes_on_to_the_other_reading_and_then_to_the_other_server(pair: Both) -> None:
+    status, headers, _ = await pair.ask("seven", response_format=NUMBER)
+    assert headers["x-twolane-attempts"] == "fast=invalid_output,careful=invalid_output,quality=invalid_output"
+    assert status == 502
+
+
+async def test_what_the_worker_does_not_honour_is_known_before_it_is_asked(pair: Both) -> None:
+    _, headers, _ = await pair.ask(n=2)
+    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
+
+
+async def test_what_the_worker_refuses_by_name_falls_back(pair: Both) -> None:
+    """A field of which the gateway knows nothing."""
+    _, headers, _ = await pair.ask(frequency_penalty=0.5)
+    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
+    assert pair.quality.bodies[-1]["frequency_penalty"] == 0.5
+
+
+async def test_a_prompt_too_long_for_the_worker_falls_back(pair: Both) -> None:
+    _, headers, _ = await pair.ask("x" * 100_000)
+    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
+
+
+async def test_metadata_of_ours_does_not_trouble_the_worker(pair: Both) -> None:
+    status, headers, _ = await pair.ask(metadata={"task": "edit", "private": "true"})
+    assert (status, headers["x-twolane-target"]) == (200, "fast")
+
+
+async def test_the_deadline_reaches_the_worker_which_answers_in_time_with_what_it_has(pair: Both) -> None:
+    status, headers, _ = await pair.ask(headers={"x_twolane_deadline_ms": "5000"})
+    assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok")
+
+
+async def test_a_worker_that_leaves_is_passed_over(pair: Both) -> None:
+    await pair.worker.engine.drain(0.1)
+    _, headers, _ = await pair.ask()
+    assert headers["x-twolane-attempts"] == "fast=not_resident,quality=ok"
+    _, headers, _ = await pair.ask()
+    assert headers["x-twolane-attempts"] == "fast=not_resident,quality=ok"

@@ -1,0 +1,108 @@
+"""What applications, dashboards and log readers rely on: words, headers, metrics and codes, name by name."""
+
+import re
+from typing import Any
+
+import pytest
+
+from gateway import errors, records
+from gateway.settings import Settings
+from gateway.telemetry import names
+from gateway.web import headers
+from tests.gateway.serving import fake_server, real_gateway
+
+pytestmark = pytest.mark.anyio
+
+CLOSED_SETS = {
+    records.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
+    records.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
+    " unsupported low_confidence refused",
+    records.LaneState: "serving probing benched",
+    records.BreakerState: "closed open half_open",
+    records.Outcome: "ok error client_gone",
+    records.AttemptOutcome: "ok cancelled",
+    records.SchemaCheck: "valid repaired",
+    records.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
+    " tool_choice seed temperature top_p logprobs logit_bias stop n stream images embeddings",
+    records.Grade: "none best_effort guaranteed warm_start anchored",
+    records.Place: "in_cluster external",
+    records.Hold: "whole first none",
+}
+HEADERS = (
+    "x-request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
+    " x-twolane-fallback x-twolane-policy x-twolane-schema server-timing"
+)
+METRICS = (
+    "gen_ai_client_operation_duration_seconds gen_ai_client_operation_time_to_first_chunk_seconds"
+    " gen_ai_client_token_usage twolane_requests_total twolane_request_duration_seconds"
+    " twolane_time_to_first_byte_seconds twolane_fallbacks_total twolane_skips_total twolane_validations_total"
+    " twolane_lane_state twolane_lane_p95_seconds twolane_lane_budget_seconds twolane_breaker_state twolane_in_flight"
+    " twolane_overhead_seconds twolane_policy_info twolane_policy_reloads_total"
+)
+CODES = "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
+POLICY = """
+version: 1
+targets:
+  first: {kind: openai, engine: openai, url: "%s", model: m, place: in_cluster}
+  second: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+routes:
+  - {name: default, use: first, fall_back: second, slo: {p95_ms: 500}, validate: {schema: request}}
+"""
+
+
+@pytest.mark.parametrize("words", CLOSED_SETS)
+def test_closed_sets_hold_exactly_the_contracts_words(words: Any) -> None:
+    assert {word.value for word in words} == set(CLOSED_SETS[words].split())
+
+
+def test_header_names_are_the_contracts() -> None:
+    written = {value.decode() for value in vars(headers).values() if isinstance(value, bytes)}
+    assert written == set(HEADERS.split())
+
+
+def test_metric_names_are_the_contracts() -> None:
+    written = {
+        value for value in vars(names).values() if isinstance(value, str) and re.match(r"(twolane|gen_ai)_\w+$", value)
+    }
+    assert written == set(METRICS.split())
+
+
+def test_error_codes_on_the_wire_include_the_contracts() -> None:
+    known = {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    assert set(CODES.split()) <= known
+
+
+def test_ports_are_the_contracts() -> None:
+    assert (Settings().port, Settings().admin_port) == (8080, 8090)
+
+
+async def test_a_fallback_is_told_in_headers_and_counted_under_the_contracts_labels(tmp_path: Any) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "required": ["n"]}}}
+    body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "response_format": schema}
+    async with fake_server() as server, real_gateway(tmp_path, POLICY % (server.url, server.url)) as gateway:
+        status, told, error = await gateway.ask(body)
+        page = await gateway.metrics()
+    assert (status, error["error"]["code"]) == (502, "invalid_output")
+    assert told["x-twolane-attempts"] == "first=invalid_output,second=invalid_output"
+    labels = {
+        "twolane_requests_total": "outcome route target task",
+        "twolane_fallbacks_total": "from reason route to",
+        "twolane_validations_total": "keyword result route target",
+        "twolane_lane_state": "route target",
+        "twolane_lane_budget_seconds": "route target",
+        "twolane_breaker_state": "target",
+        "twolane_in_flight": "target",
+        "twolane_policy_info": "hash",
+    }
+    for name, expected in labels.items():
+        found = re.search(rf"^{name}\{{(.*?)\}} ", page, re.MULTILINE)
+        assert found, name
+        assert sorted(re.findall(r'(\w+)="', found[1])) == expected.split(), name
+
+
+async def test_values_of_requests_never_become_labels(tmp_path: Any) -> None:
+    """Cardinality is bounded by the policy."""
+    async with fake_server() as server, real_gateway(tmp_path, POLICY % (server.url, server.url)) as gateway:
+        await gateway.ask({"model": "STRANGE", "messages": [{"role": "user", "content": "STRANGE"}]})
+        await gateway.ask({"model": "auto", "messages": [{"role": "user", "content": "x"}], "user": "STRANGE"})
+        assert "STRANGE" not in await gateway.metrics()

@@ -1,0 +1,143 @@
+"""Everything a network can do to a worker's answers: each request still gets exactly one answer, with a true reason."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from tests.gateway.serving import RealGateway, chunk, fake_server, real_gateway, start_stream
+from tests.worker.serving import listening, toy_net
+from twolane.fault_plan import Fault, Mode
+from twolane.faults import FaultProxy
+
+pytestmark = pytest.mark.anyio
+
+POLICY = """
+version: 1
+targets:
+  fast: {kind: worker, url: "%s", model: diffusion, place: in_cluster}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+routes:
+  - {name: constrained, when: {task: structured}, use: fast, validate: {schema: request}, fall_back: [quality]}
+  - {name: default, use: fast, fall_back: [quality]}
+"""
+ORDER = {
+    "type": "json_schema",
+    "json_schema": {"name": "order", "schema": {"type": "object", "required": ["n"], "additionalProperties": False,
+                                                "properties": {"n": {"type": "integer"}}}},
+}  # fmt: skip
+TEXT = '{"n": 1}'
+# Under each fault: what a request for JSON must come to, by attempts.
+EXPECTED = {
+    Mode.NONE: "fast=ok",
+    Mode.CORRUPT: "fast=invalid_output,quality=ok",
+    Mode.TRUNCATE: "fast=upstream_error,quality=ok",
+    Mode.RESET: "fast=upstream_error,quality=ok",
+    Mode.TOO_MANY: "fast=overloaded,quality=ok",
+    Mode.BROKEN: "fast=upstream_error,quality=ok",
+    Mode.DELAY: "fast=ok",
+    Mode.DRIP: "fast=ok",
+}
+
+
+@pytest.fixture
+async def scene(tmp_path: Any) -> AsyncIterator[tuple[RealGateway, FaultProxy, Any]]:
+    """Gateway, tampering proxy, worker that repeats the user's words; behind them a server that is always right."""
+
+    async def right(request: Any, body: dict[str, Any]) -> Any:
+        if not body.get("stream"):
+            message = {"role": "assistant", "content": TEXT}
+            answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            return web.json_response(answer)
+        stream = await start_stream(request)
+        await stream.write(chunk(TEXT) + b"data: [DONE]\n\n")
+        return stream
+
+    async with (
+        listening(toy_net()) as worker,
+        fake_server(right) as quality,
+        FaultProxy(str(worker.client.base_url).rstrip("/")) as proxy,
+        real_gateway(tmp_path, POLICY % (proxy.url, quality.url)) as gateway,
+    ):
+        yield gateway, proxy, worker
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("mode", EXPECTED)
+async def test_json_is_right_whatever_happens_to_it(scene: Any, mode: Mode, stream: bool) -> None:
+    gateway, proxy, _ = scene
+    proxy.fault = Fault(mode=mode, seconds=0.002)
+    for _ in range(2):
+        status, headers, body = await gateway.ask(ask(stream=stream, response_format=ORDER))
+        assert status == 200
+        assert headers["x-twolane-attempts"] == EXPECTED[mode]
+        assert headers["x-twolane-schema"] == "valid"
+        assert text_of(body, stream) == TEXT
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("mode", EXPECTED)
+async def test_plain_requests_end_once_and_truthfully(scene: Any, mode: Mode, stream: bool) -> None:
+    """What breaks behind the first byte of an unchecked stream ends with an error event, never with [DONE]."""
+    gateway, proxy, _ = scene
+    proxy.fault = Fault(mode=mode, seconds=0.002)
+    status, headers, body = await gateway.ask(ask(stream=stream))
+    assert status == 200
+    decision = await told(gateway, headers)
+    if stream and b"[DONE]" not in body:
+        assert mode is Mode.TRUNCATE
+        assert orjson.loads(body.rpartition(b"data: ")[2])["error"]["code"] == "upstream_error"
+        assert (decision["outcome"], decision["attempts"][-1]["outcome"]) == ("error", "upstream_error")
+    else:
+        assert decision["outcome"] == "ok"
+        assert decision["attempts"][-1]["outcome"] == "ok"
+        assert headers["x-twolane-target"] == decision["target"]
+
+
+async def test_many_at_once_under_changing_faults_each_get_one_answer(scene: Any) -> None:
+    gateway, proxy, worker = scene
+    waiting = []
+    for number, mode in enumerate([*EXPECTED, *EXPECTED, *EXPECTED]):
+        proxy.fault = Fault(mode=mode, seconds=0.002, share=0.5)
+        waiting += [
+            asyncio.create_task(gateway.ask(ask(stream=bool(each % 2), response_format=ORDER))) for each in range(3)
+        ]
+        if number % 3 == 0:
+            await asyncio.sleep(0.01)
+    answers = await asyncio.gather(*waiting)
+    assert {status for status, _, _ in answers} == {200}
+    assert [text_of(body, isinstance(body, bytes)) for _, _, body in answers] == [TEXT] * len(answers)
+    page = await gateway.metrics()
+    counted = [line for line in page.splitlines() if line.startswith("twolane_requests_total{")]
+    assert sum(float(line.rpartition(" ")[2]) for line in counted) == len(answers)
+    assert 'twolane_in_flight{target="fast"} 0.0' in page
+    status = worker.engine.status()
+    assert (status.running, status.waiting) == (0, 0)
+
+
+async def test_a_deadline_holds_against_a_dripping_answer(scene: Any) -> None:
+    gateway, proxy, _ = scene
+    proxy.fault = Fault(mode=Mode.DRIP, seconds=0.5)
+    status, headers, body = await gateway.ask(ask(response_format=ORDER), x_twolane_deadline_ms="300")
+    assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
+    assert headers["x-twolane-attempts"] == "fast=deadline,quality=deadline"
+
+
+def ask(**more: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": TEXT}], "max_tokens": 20, **more}
+
+
+def text_of(body: Any, stream: bool) -> str:
+    if not stream:
+        return str(body["choices"][0]["message"]["content"])
+    assert body.endswith(b"data: [DONE]\n\n")
+    events = [orjson.loads(event.removeprefix(b"data: ")) for event in body.split(b"\n\n")[:-2]]
+    return "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
+
+
+async def told(gateway: RealGateway, headers: dict[str, str]) -> Any:
+    async with gateway.client.get(f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}") as response:
+        return await response.json()
