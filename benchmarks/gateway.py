@@ -1,0 +1,199 @@
+"""What the gateway costs: `python -m benchmarks.gateway [--check] [--json FILE]`.
+
+A real gateway process stands between a canned upstream and a closed-loop client, all on loopback. The most robust
+figure on a small machine is the gateway's own CPU time per request (user + system of its process); the latency it adds
+is read against the same client talking to the upstream directly, in the same run.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.loopback import Load, Timing, drive, serve_canned
+
+REQUEST_BUDGET_US: Final = 120.0
+CHUNK_BUDGET_US: Final = 45.0
+CHUNKS: Final = 64
+SCHEMA: Final = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+POLICY: Final = """
+version: 1
+targets:
+  canned: {{kind: openai, url: "http://127.0.0.1:{port}", model: canned, place: in_cluster, engine: vllm}}
+routes:
+  - name: checked
+    when: {{task: structured}}
+    use: canned
+    validate: {{schema: request, hold: whole}}
+    slo: {{p95_ms: 5000}}
+  - name: default
+    use: canned
+    slo: {{p95_ms: 5000}}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One kind of request: the gateway's CPU time, and what the client saw through it and without it."""
+
+    name: str
+    requests: int
+    cpu_us: float  # per request
+    cpu_us_per_chunk: float | None  # of streams
+    p50_ms: float
+    direct_p50_ms: float
+    failures: int
+
+    @property
+    def is_within(self) -> bool:
+        """Is it within its budget?"""
+        if self.cpu_us_per_chunk is not None:
+            return self.cpu_us_per_chunk <= CHUNK_BUDGET_US
+        return self.cpu_us <= REQUEST_BUDGET_US
+
+
+def main() -> int:
+    """Command line; returns 1 if `--check` finds a row over its budget, or a request failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=4000, help="requests of each kind")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a row is over its budget")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--upstream", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.upstream:
+        asyncio.run(serve_canned(options.upstream, _plain_answer(), _stream_answer))
+    upstream_port, gateway_port, admin_port = _free_ports(3)
+    with tempfile.TemporaryDirectory() as folder:
+        policy = Path(folder) / "policy.yaml"
+        policy.write_text(POLICY.format(port=upstream_port))
+        upstream = [sys.executable, "-m", "benchmarks.gateway", "--upstream", str(upstream_port)]
+        gateway = [sys.executable, "-m", "twolane", "serve", "--policy", str(policy)]
+        gateway += ["--port", str(gateway_port), "--admin-port", str(admin_port)]
+        with _process(upstream, upstream_port), _process(gateway, gateway_port) as process:
+            _wait_until_healthy(gateway_port)
+            rows = [_measure(process.pid, gateway_port, upstream_port, load) for load in _loads(options.requests)]
+    _show(rows)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    failed = any(row.failures for row in rows) or (options.check and not all(row.is_within for row in rows))
+    return int(failed)
+
+
+def _loads(requests: int) -> tuple[Load, ...]:
+    history = [{"role": "user" if i % 2 == 0 else "assistant", "content": "word " * 60} for i in range(11)]
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+    plain: dict[str, Any] = {"model": "auto", "messages": history}
+
+    def load(name: str, body: dict[str, Any], count: int, chunks: int = 0) -> Load:
+        return Load(name=name, body=json.dumps(body).encode(), requests=count, connections=16, chunks=chunks)
+
+    return (
+        load("relayed, 4 KB request", plain, requests),
+        load("schema checked, 4 KB request", {**plain, "response_format": form}, requests),
+        load(f"streamed, {CHUNKS} chunks", {**plain, "stream": True}, max(16, requests // 16), CHUNKS),
+    )
+
+
+def _measure(pid: int, gateway_port: int, upstream_port: int, load: Load) -> Row:
+    warm = Load(name=load.name, body=load.body, requests=64, connections=16)
+    asyncio.run(drive(gateway_port, warm))
+    direct: Timing = asyncio.run(drive(upstream_port, load))
+    before = _cpu_s(pid)
+    through: Timing = asyncio.run(drive(gateway_port, load))
+    cpu_us = 1e6 * (_cpu_s(pid) - before) / len(through.latencies_s)
+    return Row(
+        name=load.name,
+        requests=len(through.latencies_s),
+        cpu_us=cpu_us,
+        cpu_us_per_chunk=cpu_us / load.chunks if load.chunks else None,
+        p50_ms=through.quantile_ms(0.5),
+        direct_p50_ms=direct.quantile_ms(0.5),
+        failures=through.failures + direct.failures,
+    )
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of the process so far (proc(5), stat fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def _process(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A child process that listens on `port`; ended on the way out."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while process.poll() is None and time.monotonic() < deadline:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def _wait_until_healthy(port: int) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=30) as answer:
+        answer.read()
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def _plain_answer() -> bytes:
+    message = {"role": "assistant", "content": json.dumps({"name": "x" * 200})}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 900, "completion_tokens": 60, "total_tokens": 960}
+    return json.dumps({"id": "c", "object": "chat.completion", "created": 1, "model": "canned", "choices": [choice]}
+                      | {"usage": usage}).encode()  # fmt: skip
+
+
+def _stream_answer() -> list[bytes]:
+    head = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "canned"}
+
+    def event(delta: dict[str, str], reason: str | None) -> bytes:
+        choices = [{"index": 0, "delta": delta, "finish_reason": reason}]
+        return b"data: " + json.dumps(head | {"choices": choices}).encode() + b"\n\n"
+
+    words = [event({"content": "word "}, None) for _ in range(CHUNKS - 2)]
+    return [event({"role": "assistant"}, None), *words, event({}, "stop"), b"data: [DONE]\n\n"]
+
+
+def _show(rows: list[Row]) -> None:
+    title = f"Gateway on loopback: budgets {REQUEST_BUDGET_US:.0f} us a request, {CHUNK_BUDGET_US:.0f} us a chunk"
+    table = Table(title=title, title_justify="left")
+    for heading in ("", "requests", "CPU us", "CPU us a chunk", "p50 ms", "direct p50 ms", "failed"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in rows:
+        color = "green" if row.is_within else "red"
+        per_chunk = "" if row.cpu_us_per_chunk is None else f"[{color}]{row.cpu_us_per_chunk:.1f}"
+        cpu = f"{row.cpu_us:.0f}" if per_chunk else f"[{color}]{row.cpu_us:.0f}"
+        latencies = (f"{row.p50_ms:.2f}", f"{row.direct_p50_ms:.2f}")
+        table.add_row(row.name, str(row.requests), cpu, per_chunk, *latencies, str(row.failures))
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
