@@ -1,0 +1,72 @@
+"""What the README shows is true: its commands exist, its curl and its snippet work as printed."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PRINTED = "http://127.0.0.1:8080"
+
+
+def block(language: str, start: str) -> str:
+    """The fenced block of that language that begins so."""
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return next(b for b in blocks if b.startswith(start))
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[str]:
+    """The base URL of a demo that serves without a tour."""
+    command = [sys.executable, "-m", "twolane", "demo", "--no-tour", "--free-ports"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as demo:
+        try:
+            assert demo.stdout is not None
+            url = None
+            for line in demo.stdout:
+                if found := re.search(r"serves at (http://[\d.:]+)", line):
+                    url = found.group(1)
+                    break
+            assert url, "the demo never served"
+            yield url
+        finally:
+            demo.terminate()
+            demo.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_the_curl_works_as_printed(gateway: str) -> None:
+    """The answer is right, and the headers tell which lane gave it."""
+    command = block("sh", "curl").replace(PRINTED, gateway)
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True).stdout
+    head, body = told.replace("\r", "").split("\n\n", 1)
+    assert head.startswith("HTTP/1.1 200")
+    assert "x-twolane-attempts: fast=ok" in head
+    assert json.loads(body)["choices"][0]["message"]["content"] == "fix broken token in api"
+
+
+@pytest.mark.slow
+def test_the_snippet_works_as_printed(gateway: str) -> None:
+    """The order comes out as the schema wants it."""
+    program = block("python", "from openai").replace(PRINTED, gateway)
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(told.stdout) == {"name": "anna", "qty": 3, "item": "red lamp", "day": "monday"}
+
+
+def test_every_command_and_file_that_is_named_exists() -> None:
+    """make targets, twolane commands, links."""
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"`?make (\w+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    help_text = subprocess.run(
+        [sys.executable, "-m", "twolane", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for command in re.findall(r"`twolane (\w+)", README):
+        assert f"  {command} " in help_text, command
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("http") or (ROOT / link).exists(), link
