@@ -1,7 +1,7 @@
 """The decision log: one JSON line per request, written by a thread of its own so that no request waits for a disk."""
 
-import queue
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,7 @@ from gateway.records import Decision
 from gateway.telemetry.documents import document_of
 
 MAX_WAITING: Final = 10_000
+_EVERY_S: Final = 0.1  # waking the thread for every line would cost more than the line
 
 
 class DecisionLog:
@@ -23,35 +24,33 @@ class DecisionLog:
             self._file = path.open("ab", buffering=0)
         except OSError as fault:
             raise BadSetting(f"TWOLANE_DECISION_LOG: cannot write {path}: {fault.strerror}") from fault
-        self._waiting: queue.SimpleQueue[Decision | None] = queue.SimpleQueue()
+        self._waiting: deque[Decision] = deque()  # appending and popping are atomic
         self.dropped = 0
-        self._thread = threading.Thread(target=self._write, name="decision log", daemon=True)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="decision log", daemon=True)
         self._thread.start()
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
-        if self._waiting.qsize() >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             self.dropped += 1
         else:
-            self._waiting.put(decision)
+            self._waiting.append(decision)
 
     def close(self) -> None:
         """Write what is waiting, then close the file."""
-        self._waiting.put(None)
+        self._closing.set()
         self._thread.join()
         self._file.close()
 
-    def _write(self) -> None:
-        is_open = True
-        while is_open:
-            batch = [self._waiting.get()]
-            while not self._waiting.empty():
-                batch.append(self._waiting.get())
-            is_open = None not in batch
-            self._append([decision for decision in batch if decision is not None])
+    def _run(self) -> None:
+        while not self._closing.wait(_EVERY_S):
+            self._append()
+        self._append()
 
-    def _append(self, decisions: list[Decision]) -> None:
+    def _append(self) -> None:
         """One write for all that waited; a full disk costs lines, not requests."""
+        decisions = [self._waiting.popleft() for _ in range(len(self._waiting))]
         lines = [orjson.dumps(document_of(decision), option=orjson.OPT_APPEND_NEWLINE) for decision in decisions]
         try:
             self._file.write(b"".join(lines))
