@@ -30,7 +30,7 @@ GatewayError
 
 from typing import ClassVar
 
-from gateway.records import Reason
+from gateway.words import Reason
 
 
 class GatewayError(Exception):

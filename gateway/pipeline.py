@@ -15,19 +15,9 @@ from gateway.core.route import choose
 from gateway.core.validate import SchemaCache
 from gateway.errors import AttemptFailed, GatewayError
 from gateway.ports import Clock, Observer, Permit, StateStore, Upstream
-from gateway.records import (
-    Candidate,
-    Classification,
-    Decision,
-    Delta,
-    Health,
-    Outcome,
-    Plan,
-    Query,
-    Target,
-    Verdict,
-)
+from gateway.records import Candidate, Classification, Decision, Delta, Health, Plan, Query, Target, Verdict
 from gateway.upstreams.attempt import OpenAttempt
+from gateway.words import Outcome
 
 
 class Policies(Protocol):

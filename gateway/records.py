@@ -5,156 +5,24 @@ Knows no policy file, no HTTP, no clock. Times named `_s` are monotonic seconds,
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-
-class Task(StrEnum):
-    """What a request wants done."""
-
-    EDIT = "edit"
-    AUTOCOMPLETE = "autocomplete"
-    STRUCTURED = "structured"
-    EXTRACTION = "extraction"
-    REASONING = "reasoning"
-    CHAT = "chat"
-    AGENT = "agent"
-    CODE = "code"
-    SUMMARIZE = "summarize"
-    TRANSLATE = "translate"
-
-
-class Reason(StrEnum):
-    """Why a target did not give the answer: the closed set of fallback reasons."""
-
-    INVALID_OUTPUT = "invalid_output"
-    P95_BREACH = "p95_breach"
-    DEADLINE = "deadline"
-    HEDGE = "hedge"
-    UPSTREAM_ERROR = "upstream_error"
-    OVERLOADED = "overloaded"
-    NOT_RESIDENT = "not_resident"
-    CIRCUIT_OPEN = "circuit_open"
-    UNSUPPORTED = "unsupported"
-    LOW_CONFIDENCE = "low_confidence"
-    REFUSED = "refused"
-
-
-# These speak of the server, not of one reading of it: every other target behind the same base URL shares them.
-SHARED_REASONS = frozenset(
-    {Reason.UPSTREAM_ERROR, Reason.OVERLOADED, Reason.NOT_RESIDENT, Reason.P95_BREACH, Reason.CIRCUIT_OPEN}
+from gateway.words import (
+    AttemptOutcome,
+    BreakerState,
+    Capability,
+    Form,
+    Grade,
+    Hold,
+    Kind,
+    LaneState,
+    Outcome,
+    Place,
+    Reason,
+    Residency,
+    SchemaCheck,
+    Task,
 )
-
-
-class LaneState(StrEnum):
-    """What a lane, that is a target in its role in one route, may carry."""
-
-    SERVING = "serving"
-    PROBING = "probing"
-    BENCHED = "benched"
-
-
-class BreakerState(StrEnum):
-    """In the electrical sense: closed lets requests through."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half_open"
-
-
-class Place(StrEnum):
-    """Where a target computes; a private request stays `in_cluster`."""
-
-    IN_CLUSTER = "in_cluster"
-    EXTERNAL = "external"
-
-
-class Kind(StrEnum):
-    """Which adapter speaks to a target. `scripted` is the shipped fake and is never read from a policy file."""
-
-    WORKER = "worker"
-    OPENAI = "openai"
-    LITELLM = "litellm"
-    SCRIPTED = "scripted"
-
-
-class Residency(StrEnum):
-    """Where a target's weights are. `unknown` before it was first asked, `unreachable` when nothing answers."""
-
-    UNKNOWN = "unknown"
-    UNREACHABLE = "unreachable"
-    COLD = "cold"
-    LOADING = "loading"
-    READY = "ready"
-    DEGRADED = "degraded"
-    EVICTING = "evicting"
-    DRAINING = "draining"
-
-
-class Hold(StrEnum):
-    """What must be seen before the first byte may leave."""
-
-    WHOLE = "whole"
-    FIRST = "first"
-    NONE = "none"
-
-
-class Outcome(StrEnum):
-    """How a request ended."""
-
-    OK = "ok"
-    ERROR = "error"
-    CLIENT_GONE = "client_gone"
-
-
-class AttemptOutcome(StrEnum):
-    """How an attempt ended if not by a fallback `Reason`."""
-
-    OK = "ok"
-    CANCELLED = "cancelled"
-
-
-class SchemaCheck(StrEnum):
-    """What the check of the served answer found; the word in `x-twolane-schema`."""
-
-    VALID = "valid"
-    REPAIRED = "repaired"
-
-
-class Capability(StrEnum):
-    """What a target can do and a request can need."""
-
-    CHAT = "chat"
-    COMPLETIONS = "completions"
-    SUFFIX = "suffix"
-    PREDICTION = "prediction"
-    JSON_SCHEMA = "json_schema"
-    JSON_OBJECT = "json_object"
-    REGEX = "regex"
-    CHOICE = "choice"
-    TEMPLATE = "template"
-    TOOLS = "tools"
-    TOOL_CHOICE = "tool_choice"
-    SEED = "seed"
-    TEMPERATURE = "temperature"
-    TOP_P = "top_p"
-    LOGPROBS = "logprobs"
-    LOGIT_BIAS = "logit_bias"
-    STOP = "stop"
-    N = "n"
-    STREAM = "stream"
-    IMAGES = "images"
-    EMBEDDINGS = "embeddings"
-
-
-class Grade(StrEnum):
-    """How far a capability goes: `json_schema` and `tools` use the first three, `prediction` the first and last two."""
-
-    NONE = "none"
-    BEST_EFFORT = "best_effort"
-    GUARANTEED = "guaranteed"
-    WARM_START = "warm_start"
-    ANCHORED = "anchored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,16 +64,6 @@ class Slo:
     probe_every_s: float = 2.0
     hold_down_s: float = 10.0
     hold_down_max_s: float = 300.0
-
-
-class Form(StrEnum):
-    """The kinds of promise a request can ask an answer's text to keep."""
-
-    JSON_SCHEMA = "json_schema"
-    JSON_OBJECT = "json_object"
-    REGEX = "regex"
-    CHOICE = "choice"
-    TEMPLATE = "template"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

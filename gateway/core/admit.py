@@ -7,16 +7,8 @@ change when asked, so the state store asks those; here is what only looks.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from gateway.records import (
-    SHARED_REASONS,
-    BreakerState,
-    Candidate,
-    Health,
-    Query,
-    Reason,
-    Residency,
-    Verdict,
-)
+from gateway.records import Candidate, Health, Query, Verdict
+from gateway.words import SHARED_REASONS, BreakerState, Reason, Residency
 
 # Unknown is admitted: the call itself finds out, and the breaker bounds what that costs.
 _NOT_THERE: Final = frozenset({Residency.COLD, Residency.LOADING, Residency.EVICTING, Residency.DRAINING})

@@ -10,7 +10,8 @@ import orjson
 
 from gateway.core.json_prefix import JsonPrefix
 from gateway.core.validate import Fault, Schema, SchemaCache, check_pattern, digest_of
-from gateway.records import Expectation, Form, Piece, Query, Tool, ToolCall
+from gateway.records import Expectation, Piece, Query, Tool, ToolCall
+from gateway.words import Form
 
 _JSON_FORMS = frozenset({Form.JSON_SCHEMA, Form.JSON_OBJECT})
 

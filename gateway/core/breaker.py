@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-from gateway.records import BreakerState
+from gateway.words import BreakerState
 
 
 class BreakerEvent(StrEnum):

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from gateway.records import Classification, Form, Query, Task
+from gateway.records import Classification, Query
+from gateway.words import Form, Task
 
 Witness = Callable[[Query], Classification | None]
 

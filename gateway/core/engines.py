@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from gateway.records import Capabilities, Capability, Grade
+from gateway.records import Capabilities
+from gateway.words import Capability, Grade
 
 _SAMPLING: Final = "seed temperature top_p stop"
 _PROFILES: Final = {

@@ -13,21 +13,8 @@ from gateway.errors import (
     Overloaded,
     Unsupported,
 )
-from gateway.records import (
-    SHARED_REASONS,
-    Attempt,
-    AttemptOutcome,
-    Candidate,
-    Classification,
-    Decision,
-    Outcome,
-    Plan,
-    Query,
-    Reason,
-    SchemaCheck,
-    Usage,
-    Verdict,
-)
+from gateway.records import Attempt, Candidate, Classification, Decision, Plan, Query, Usage, Verdict
+from gateway.words import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
 
 _RETRY_S = 1.0
 

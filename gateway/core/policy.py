@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from operator import ge, gt, le, lt
 from typing import Final
 
-from gateway.records import Candidate, Classification, Hold, Kind, Place, Plan, Query, Slo, Target, Task
+from gateway.records import Candidate, Classification, Plan, Query, Slo, Target
+from gateway.words import Hold, Kind, Place, Task
 
 AUTO: Final = "auto"
 DIRECT: Final = "direct"  # the route of a request that names a target itself

@@ -11,7 +11,8 @@ from typing import Final
 from gateway.core.policy import COMPARISONS, DIRECT, Route, When
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.words import check_name, read_slo
-from gateway.records import Hold, Place, Target, Task
+from gateway.records import Target
+from gateway.words import Hold, Place, Task
 
 _LONGEST_MS: Final = 3_600_000
 _CONFIDENCE: Final = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)")

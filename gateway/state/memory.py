@@ -6,16 +6,8 @@ Knows what the pure parts of `core` mean, not who asks. Nothing here waits.
 from gateway.core import breaker as breakers
 from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
 from gateway.core.guard import Guard, Ticket
-from gateway.records import (
-    Attempt,
-    AttemptOutcome,
-    Candidate,
-    Health,
-    Reason,
-    Slo,
-    Status,
-    Verdict,
-)
+from gateway.records import Attempt, Candidate, Health, Slo, Status, Verdict
+from gateway.words import AttemptOutcome, Reason
 
 # The server itself is at fault; everything else says nothing about whether the next request would be served.
 _FAULTS = frozenset({Reason.UPSTREAM_ERROR})

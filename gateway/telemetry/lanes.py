@@ -7,8 +7,9 @@ from prometheus_client.registry import Collector
 
 from gateway.core.policy import Policy
 from gateway.ports import Clock, StateStore
-from gateway.records import BreakerState, LaneState, Status
+from gateway.records import Status
 from gateway.telemetry import names
+from gateway.words import BreakerState, LaneState
 
 _LANE_NUMBER = {LaneState.SERVING: 0, LaneState.PROBING: 1, LaneState.BENCHED: 2}
 _BREAKER_NUMBER = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}

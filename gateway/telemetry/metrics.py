@@ -7,8 +7,9 @@ from itertools import pairwise
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
-from gateway.records import Attempt, AttemptOutcome, Decision, Outcome, Reason
+from gateway.records import Attempt, Decision
 from gateway.telemetry import names
+from gateway.words import AttemptOutcome, Outcome, Reason
 
 _NOBODY = "none"
 

@@ -4,7 +4,8 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.records import Capabilities, Capability, Kind, Query, Target
+from gateway.records import Capabilities, Query, Target
+from gateway.words import Capability, Kind
 
 _OUR_METADATA: Final = ("task", "private")
 # Dropped where a target lacks them, since the answer is as right without: a help, and OpenAI's best-effort promise.

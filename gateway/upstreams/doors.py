@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 import aiohttp
 
 from gateway.ports import Upstream
-from gateway.records import Kind, Target
+from gateway.records import Target
 from gateway.upstreams.diffusion import Diffusion
 from gateway.upstreams.openai_compatible import OpenAICompatible, key_of
 from gateway.upstreams.worker_watch import WorkerWatch
+from gateway.words import Kind
 
 
 class Doors:

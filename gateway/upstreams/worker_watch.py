@@ -12,7 +12,8 @@ import aiohttp
 import msgspec
 
 from gateway.errors import AttemptFailed, NotResident
-from gateway.records import Capabilities, Capability, Grade, Residency, Status
+from gateway.records import Capabilities, Status
+from gateway.words import Capability, Grade, Residency
 
 POLL_S: Final = 1.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=1.0)

@@ -5,7 +5,8 @@ from typing import Any
 
 from gateway.core.policy import AUTO, Policy
 from gateway.errors import ModelNotFound
-from gateway.records import Capabilities, Grade, Status, Target
+from gateway.records import Capabilities, Status, Target
+from gateway.words import Grade
 
 
 def models_of(policy: Policy, status_of: Callable[[Target], Status]) -> list[dict[str, Any]]:

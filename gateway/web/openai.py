@@ -12,8 +12,9 @@ import msgspec
 
 from gateway.core.validate import SchemaFault, check_pattern, check_schema
 from gateway.errors import BadRequest, InvalidField, MalformedBody
-from gateway.records import Capability, Expectation, Form, Query, Task, Tool
+from gateway.records import Expectation, Query, Tool
 from gateway.web.wire import ChatRequest, Message, ResponseFormat, Structured, ToolEntry, is_given
+from gateway.words import Capability, Form, Task
 
 MAX_DEPTH = 64
 MAX_SCHEMA_BYTES = 65_536

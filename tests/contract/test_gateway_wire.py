@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway import errors, records
+from gateway import errors, words
 from gateway.settings import Settings
 from gateway.telemetry import names
 from gateway.web import headers
@@ -14,19 +14,19 @@ from tests.gateway.serving import fake_server, real_gateway
 pytestmark = pytest.mark.anyio
 
 CLOSED_SETS = {
-    records.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
-    records.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
+    words.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
+    words.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
     " unsupported low_confidence refused",
-    records.LaneState: "serving probing benched",
-    records.BreakerState: "closed open half_open",
-    records.Outcome: "ok error client_gone",
-    records.AttemptOutcome: "ok cancelled",
-    records.SchemaCheck: "valid repaired",
-    records.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
+    words.LaneState: "serving probing benched",
+    words.BreakerState: "closed open half_open",
+    words.Outcome: "ok error client_gone",
+    words.AttemptOutcome: "ok cancelled",
+    words.SchemaCheck: "valid repaired",
+    words.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
     " tool_choice seed temperature top_p logprobs logit_bias stop n stream images embeddings",
-    records.Grade: "none best_effort guaranteed warm_start anchored",
-    records.Place: "in_cluster external",
-    records.Hold: "whole first none",
+    words.Grade: "none best_effort guaranteed warm_start anchored",
+    words.Place: "in_cluster external",
+    words.Hold: "whole first none",
 }
 HEADERS = (
     "x-request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"

@@ -9,10 +9,11 @@ import orjson
 
 from gateway.core.policy import Policy, Route, When, compile_policy
 from gateway.pipeline import Answer, Pipeline
-from gateway.records import Decision, Hold, Kind, Place, Query, Target
+from gateway.records import Decision, Query, Target
 from gateway.state.memory import MemoryStore
 from gateway.upstreams.scripted import Line, Scripted
 from gateway.web.openai import parse_chat
+from gateway.words import Hold, Kind, Place
 
 
 class HandClock:

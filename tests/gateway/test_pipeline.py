@@ -17,8 +17,9 @@ from gateway.errors import (
     Unsupported,
     UpstreamError,
 )
-from gateway.records import Capability, Grade, Outcome, Reason, Residency, SchemaCheck, Slo, Status
+from gateway.records import Slo, Status
 from gateway.upstreams.scripted import fails, says
+from gateway.words import Capability, Grade, Outcome, Reason, Residency, SchemaCheck
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.records import Kind, Place, Query, Target
+from gateway.records import Query, Target
+from gateway.words import Kind, Place
 
 
 @pytest.fixture(name="query")

@@ -6,18 +6,8 @@ import pytest
 
 from gateway.core.admit import admit, died_with, has_relief, is_shared
 from gateway.core.engines import ENGINES
-from gateway.records import (
-    BreakerState,
-    Candidate,
-    Capabilities,
-    Capability,
-    Health,
-    Query,
-    Reason,
-    Residency,
-    Status,
-    Target,
-)
+from gateway.records import Candidate, Capabilities, Health, Query, Status, Target
+from gateway.words import BreakerState, Capability, Reason, Residency
 
 MakeQuery = Callable[..., Query]
 MakeTarget = Callable[..., Target]

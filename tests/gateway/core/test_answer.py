@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gateway.core.answer import AnswerCheck
 from gateway.core.validate import SchemaCache, SchemaFault
-from gateway.records import Expectation, Form, Piece, Query, Tool, ToolCall
+from gateway.records import Expectation, Piece, Query, Tool, ToolCall
+from gateway.words import Form
 
 MakeQuery = Callable[..., Query]
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}

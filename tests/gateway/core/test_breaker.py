@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.breaker import CLOSED, TABLE, Breaker, BreakerEvent, BreakerRule, ask, step
-from gateway.records import BreakerState
+from gateway.words import BreakerState
 
 RULE = BreakerRule(faults=3, open_s=5.0, open_max_s=15.0)
 OK, FAULT = BreakerEvent.OK, BreakerEvent.FAULT

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from gateway.core.classify import CONFIDENCE, classify
-from gateway.records import Classification, Expectation, Form, Query, Task
+from gateway.records import Classification, Expectation, Query
+from gateway.words import Form, Task
 
 MakeQuery = Callable[..., Query]
 SCHEMA = Expectation(form=Form.JSON_SCHEMA, schema={})

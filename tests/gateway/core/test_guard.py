@@ -9,7 +9,8 @@ from random import Random
 import pytest
 
 from gateway.core.guard import DOUBT, SHARE_OVER, Guard, Ticket, critical
-from gateway.records import LaneState, Slo
+from gateway.records import Slo
+from gateway.words import LaneState
 
 BUDGET_MS = 400.0
 SLO = Slo(p95_ms=BUDGET_MS)

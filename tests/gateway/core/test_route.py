@@ -7,7 +7,8 @@ import pytest
 from gateway.core.policy import Policy, Route, When, compile_policy
 from gateway.core.route import choose
 from gateway.errors import ModelNotFound, NoPrivateTarget
-from gateway.records import Classification, Kind, Place, Query, Target, Task
+from gateway.records import Classification, Query, Target
+from gateway.words import Kind, Place, Task
 
 MakeQuery = Callable[..., Query]
 EDIT = Classification(task=Task.EDIT, confidence=0.98, evidence="prediction")

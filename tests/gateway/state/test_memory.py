@@ -5,21 +5,9 @@ from typing import Any
 import pytest
 
 from gateway.core.breaker import BreakerRule
-from gateway.records import (
-    Attempt,
-    AttemptOutcome,
-    BreakerState,
-    Candidate,
-    Kind,
-    LaneState,
-    Place,
-    Reason,
-    Slo,
-    Status,
-    Target,
-    Verdict,
-)
+from gateway.records import Attempt, Candidate, Slo, Status, Target, Verdict
 from gateway.state.memory import MemoryStore
+from gateway.words import AttemptOutcome, BreakerState, Kind, LaneState, Place, Reason
 
 SLO = Slo(p95_ms=100, window_s=12)
 

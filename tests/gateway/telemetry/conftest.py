@@ -5,16 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.records import (
-    Attempt,
-    AttemptOutcome,
-    Classification,
-    Decision,
-    Reason,
-    SchemaCheck,
-    Task,
-    Usage,
-)
+from gateway.records import Attempt, Classification, Decision, Usage
+from gateway.words import AttemptOutcome, Reason, SchemaCheck, Task
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.records import Outcome
 from gateway.telemetry.metrics import Metrics
+from gateway.words import Outcome
 
 
 def samples(metrics: Metrics) -> dict[str, float]:

@@ -6,8 +6,9 @@ import orjson
 import pytest
 
 from gateway.core.engines import ENGINES
-from gateway.records import Capabilities, Capability, Kind, Place, Query, Target
+from gateway.records import Capabilities, Query, Target
 from gateway.upstreams.bodies import body_for
+from gateway.words import Capability, Kind, Place
 
 
 def sent(kind: Kind, body: dict[str, Any], capabilities: Capabilities | None = None) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import pytest
 
 from gateway.core.engines import capabilities_of
 from gateway.errors import NotResident, Overloaded
-from gateway.records import Capability, Grade, Residency, Status
+from gateway.records import Status
 from gateway.upstreams.http import open_session
 from gateway.upstreams.worker_watch import WorkerWatch, read_models
+from gateway.words import Capability, Grade, Residency
 
 pytestmark = pytest.mark.anyio
 

@@ -1,15 +1,8 @@
 """A decision as headers."""
 
-from gateway.records import (
-    Attempt,
-    AttemptOutcome,
-    Classification,
-    Decision,
-    Reason,
-    SchemaCheck,
-    Task,
-)
+from gateway.records import Attempt, Classification, Decision
 from gateway.web.headers import describe
+from gateway.words import AttemptOutcome, Reason, SchemaCheck, Task
 
 
 def test_every_header_of_the_contract_is_written() -> None:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import BadRequest, InvalidField, MalformedBody
-from gateway.records import Capability, Form, Query, Task
+from gateway.records import Query
 from gateway.web.openai import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, parse_chat
 from gateway.web.wire import MAX_MESSAGES
+from gateway.words import Capability, Form, Task
 
 USER = {"role": "user", "content": "hi"}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
