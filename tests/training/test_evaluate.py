@@ -7,9 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from training.evaluate import CASES, Case, Outcome, Row
+from training.evaluate import CASES, Case, Outcome, Row, separate
 
 ROOT = Path(__file__).parents[2]
+
+
+def sure(right: tuple[bool, ...], confidences: tuple[float, ...]) -> Outcome:
+    """An outcome of which only the confidences matter."""
+    return Outcome(accuracy=0.0, passes=1.0, latency_ms=1.0, converged=1.0, right=right, confidences=confidences)
+
+
+def test_a_threshold_between_right_and_wrong_answers_separates_them_wholly() -> None:
+    """It serves every right answer and no wrong one."""
+    found = separate([sure((True, False), (0.9, 0.2)), sure((True, False), (0.8, 0.7))])
+    assert (found.auroc, found.threshold, found.right_served, found.wrong_served) == (1.0, 0.8, 1.0, 0.0)
+
+
+def test_confidence_that_says_nothing_has_an_auroc_of_a_half() -> None:
+    """Ties count half, and such a checkpoint does not clear its bar."""
+    found = separate([sure((True, False, True, False), (0.5, 0.5, 0.5, 0.5))])
+    assert found.auroc == 0.5
+    assert not found.is_cleared
 
 
 def row(accuracy: float, bar: float | None) -> Row:
@@ -19,8 +37,7 @@ def row(accuracy: float, bar: float | None) -> Row:
         passes=2.0,
         latency_ms=10.0,
         converged=1.0,
-        confidence_right=1.0,
-        confidence_wrong=None,
+        right=(),
         confidences=(),
     )
     return Row(case=Case(task="sudoku", words="known", bar=bar), denoised=outcome, read=outcome)
@@ -46,7 +63,7 @@ def test_the_shipped_checkpoint_clears_its_bars(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "training.evaluate", "--count", "100", "--check", "--json", str(figures)]
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    rows = json.loads(figures.read_text())
+    rows = json.loads(figures.read_text())["rows"]
     barred = [r for r in rows if r["case"]["bar"] is not None]
     assert len(barred) == 3
     assert all(r["denoised"]["passes"] < r["read"]["passes"] for r in barred)
