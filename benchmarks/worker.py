@@ -1,0 +1,215 @@
+"""What the worker's loop costs: `python -m benchmarks.worker [--check] [--json FILE] [--checkpoint DIR]`.
+
+Our loop and transformers' `generate()` answer the same requests with the same weights, in one process, in turn, on the
+same number of threads; figures are ratios of medians, so a slow machine changes them little. Transformers runs with
+the fastest of its own experts implementations, and its static batches need not wait for their requests to arrive.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.worker_load import under_load
+from benchmarks.worker_requests import Run, Transformers, WatchedNet, answer, ask_for, samples
+from benchmarks.worker_steps import ROWS, StepCost, step_costs
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.nets.loader import LoadOptions, load
+from diffusion_worker.records import Ask
+
+SEATS: Final = 8  # requests in flight
+ROUNDS: Final = 5
+STATIC_BATCHES: Final = (2, 4, 8)
+STAGGER_STEPS: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """Where a figure has to be; `note` says what it is measured against."""
+
+    note: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def is_cleared_by(self, value: float) -> bool:
+        """Is the value on the right side?"""
+        above = self.at_least is None or value >= self.at_least
+        return above and (self.at_most is None or value <= self.at_most)
+
+    def __str__(self) -> str:
+        return f"<= {self.at_most:g}" if self.at_most is not None else f">= {self.at_least:g}"
+
+
+BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
+    {
+        "single request, latency": Bar(note="x generate()", at_most=1.0),
+        "staggered, tokens/s": Bar(note="x what the net allows", at_least=0.85),
+        "staggered, tokens/s again": Bar(note="x best static batch", at_least=1.15),
+        "staggered, forward passes": Bar(note="x simultaneous", at_most=1.15),
+        "outside the net at 8 rows": Bar(note="share of a step", at_most=0.12),
+        "event loop held up, p99": Bar(note="ms", at_most=10.0),
+        "resident memory, growth": Bar(note="MiB", at_most=8.0),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured figure of the table; its bar stands in BARS under the same name."""
+
+    name: str
+    value: float
+    detail: str
+
+    @property
+    def is_cleared(self) -> bool:
+        """Is its bar cleared?"""
+        return BARS[self.name].is_cleared_by(self.value)
+
+
+def main() -> int:
+    """Command line; returns 1 if `--check` finds a figure under its bar."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default="checkpoints/twolane-tiny", help="folder or hub id")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
+    parser.add_argument("--requests", type=int, default=5000, help="over which memory is watched")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a figure is under its bar")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    options = parser.parse_args()
+    net = load(options.checkpoint, LoadOptions(threads=options.threads))
+    torch.set_num_threads(options.threads)
+    drawn = samples(6 * SEATS)
+    asks = [ask_for(sample, net.facts.recipe) for sample in drawn]
+    reference = Transformers(options.checkpoint)
+    reference.choose_experts(asks[:SEATS])
+    costs = step_costs(net, asks)
+    figures = [
+        *throughput(net, reference, asks, [sample.answer for sample in drawn], costs),
+        passes(net, asks),
+        outside(costs[SEATS]),
+        *asyncio.run(loaded(net, asks, options.requests)),
+    ]
+    show(figures, costs, f"{options.threads} thread(s), experts of transformers: {reference.experts}")
+    if options.json:
+        rows = [asdict(figure) | {"bar": str(BARS[figure.name])} for figure in figures]
+        steps = [asdict(cost) for cost in costs.values()]
+        options.json.write_text(json.dumps({"figures": rows, "steps": steps}, indent=1) + "\n")
+    return int(options.check and not all(figure.is_cleared for figure in figures))
+
+
+def throughput(
+    net: DiffusionNet,
+    reference: Transformers,
+    asks: Sequence[Ask],
+    wanted: Sequence[str],
+    costs: dict[int, StepCost],
+) -> list[Figure]:
+    """Single requests and staggered ones, ours and theirs in turn."""
+    runs: dict[str, list[Run]] = {}
+    for _ in range(ROUNDS):
+        ones = [answer(net, [ask], rows=1) for ask in asks[:SEATS]]
+        theirs = [reference.answer([ask], rows=1) for ask in asks[:SEATS]]
+        runs.setdefault("one", []).append(joined(ones))
+        runs.setdefault("generate", []).append(joined(theirs))
+        runs.setdefault("alone", []).append(answer(net, asks, rows=1))
+        runs.setdefault("staggered", []).append(answer(net, asks, rows=SEATS, stagger=STAGGER_STEPS))
+        for rows in STATIC_BATCHES:
+            runs.setdefault(f"static {rows}", []).append(reference.answer(asks, rows=rows))
+    seconds = {name: statistics.median(run.seconds for run in many) for name, many in runs.items()}
+    speed = {name: many[0].tokens / seconds[name] for name, many in runs.items()}
+    allowed = allowed_speed_up(costs)
+    static = max((f"static {rows}" for rows in STATIC_BATCHES), key=lambda name: speed[name])
+    one, generate, staggered = (runs[name][0].texts for name in ("one", "generate", "staggered"))
+    ms = [1000 * seconds[name] / SEATS for name in ("one", "generate")]
+    return [
+        Figure(
+            name="single request, latency",
+            value=seconds["one"] / seconds["generate"],
+            detail=f"{ms[0]:.1f} against {ms[1]:.1f} ms; {agreeing(one, generate)} of {SEATS} answers equal",
+        ),
+        Figure(
+            name="staggered, tokens/s",
+            value=speed["staggered"] / speed["alone"] / allowed,
+            detail=f"{speed['staggered']:.0f} against {speed['alone']:.0f} alone; the net allows {allowed:.2f} x; "
+            f"{agreeing(staggered, wanted)} of {len(asks)} answers right",
+        ),
+        Figure(
+            name="staggered, tokens/s again",
+            value=speed["staggered"] / speed[static],
+            detail=f"{speed['staggered']:.0f} against {speed[static]:.0f} ({static}); "
+            f"{agreeing(runs[static][0].texts, wanted)} of {len(asks)} right",
+        ),
+    ]
+
+
+def joined(runs: Sequence[Run]) -> Run:
+    """Runs after one another as one."""
+    return Run(
+        texts=tuple(text for run in runs for text in run.texts),
+        tokens=sum(run.tokens for run in runs),
+        seconds=sum(run.seconds for run in runs),
+    )
+
+
+def allowed_speed_up(costs: dict[int, StepCost]) -> float:
+    """How much faster than alone the net itself lets SEATS rows be."""
+    return SEATS * costs[1].net_ms / costs[SEATS].net_ms
+
+
+def agreeing(some: Sequence[str], others: Sequence[str]) -> int:
+    """How many texts are equal, pair by pair."""
+    return sum(one == other for one, other in zip(some, others, strict=True))
+
+
+def passes(net: DiffusionNet, asks: Sequence[Ask]) -> Figure:
+    """Passes of the net when requests come one by one, against all in the queue from the start."""
+    together, apart = WatchedNet(net), WatchedNet(net)
+    answer(together, asks, rows=SEATS)
+    answer(apart, asks, rows=SEATS, stagger=STAGGER_STEPS)
+    detail = f"{apart.passes} against {together.passes} for {len(asks)} requests, {SEATS} at a time"
+    return Figure(name="staggered, forward passes", value=apart.passes / together.passes, detail=detail)
+
+
+def outside(cost: StepCost) -> Figure:
+    """What the loop itself costs."""
+    detail = f"step {cost.step_ms:.2f} ms, net {cost.net_ms:.2f} ms"
+    return Figure(name="outside the net at 8 rows", value=cost.outside, detail=detail)
+
+
+async def loaded(net: DiffusionNet, asks: Sequence[Ask], requests: int) -> list[Figure]:
+    """The engine under load."""
+    load_seen = await under_load(net, asks, seconds=8.0, requests=requests)
+    return [
+        Figure(name="event loop held up, p99", value=load_seen.stall_p99_ms, detail="1 ms ticks beside 8 clients"),
+        Figure(name="resident memory, growth", value=load_seen.growth_mib, detail=f"over {requests} requests"),
+    ]
+
+
+def show(figures: Sequence[Figure], costs: dict[int, StepCost], conditions: str) -> None:
+    """Print figures and step costs."""
+    table = Table(title=f"The worker's loop ({conditions})", title_justify="left")
+    for heading in ("", "figure", "", "bar", "", "as measured"):
+        table.add_column(heading, justify="right" if heading in ("figure", "bar") else "left")
+    for figure in figures:
+        bar = BARS[figure.name]
+        verdict = "[green]cleared" if figure.is_cleared else "[red]missed"
+        table.add_row(figure.name, f"{figure.value:.2f}", bar.note, str(bar), verdict, figure.detail)
+    for rows in ROWS:
+        cost = costs[rows]
+        detail = f"{cost.row_ms:.2f} ms a row; net {cost.net_ms:.2f} ms, outside {cost.outside:.1%}"
+        table.add_row(f"step at {rows} rows", f"{cost.step_ms:.2f}", "ms", "", "", detail)
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

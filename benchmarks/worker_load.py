@@ -1,0 +1,106 @@
+"""The worker's engine under load: how long its event loop is held up, and whether its memory grows.
+
+The engine runs as it serves, with the net on its own thread; the clients are coroutines, without a wire between.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Final
+
+from diffusion_worker.engine import Engine
+from diffusion_worker.loop import Capacity
+from diffusion_worker.memory.residency import memory_in_use
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.records import Ask, Faulted
+
+CLIENTS: Final = 8
+TICK_S: Final = 0.001
+MEBIBYTE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What the load showed."""
+
+    stall_p99_ms: float
+    growth_mib: float  # resident memory, last tenth of the requests against the second
+    requests: int  # that the memory was watched over
+
+
+async def under_load(net: DiffusionNet, asks: Sequence[Ask], *, seconds: float, requests: int) -> Load:
+    """Serve the asks in a circle for some seconds while a ticker watches; then very short ones, watching memory."""
+    context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
+    engine = Engine(lambda: net, Capacity(max_num_seqs=CLIENTS, max_context=context))
+    engine.start()
+    await engine.ready()
+    try:
+        stalls_s = await _stalls(engine, asks, seconds)
+        sizes = await _sizes(engine, [short(ask) for ask in asks], requests)
+    finally:
+        await engine.close()
+    return Load(stall_p99_ms=1000 * quantile(stalls_s, 0.99), growth_mib=growth(sizes) / MEBIBYTE, requests=requests)
+
+
+def short(ask: Ask) -> Ask:
+    """The beginning of the prompt, one step, few tokens."""
+    return replace(ask, prompt_ids=ask.prompt_ids[:16], max_tokens=8, recipe=replace(ask.recipe, steps=1))
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that `share` of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def growth(sizes: Sequence[int]) -> float:
+    """Median of the last tenth less that of the second: the first fills the allocator's pools."""
+    tenth = max(1, len(sizes) // 10)
+    return statistics.median(sizes[-tenth:]) - statistics.median(sizes[tenth : 2 * tenth])
+
+
+async def _stalls(engine: Engine, asks: Sequence[Ask], seconds: float) -> list[float]:
+    """By how much each tick came late, in seconds."""
+    ends = time.monotonic() + seconds
+    late: list[float] = []
+
+    async def client(number: int) -> None:
+        for turn in count(number):
+            if time.monotonic() >= ends:
+                return
+            await _answer(engine, asks[turn % len(asks)])
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(CLIENTS):
+            group.create_task(client(number))
+        while time.monotonic() < ends:
+            started = time.perf_counter()
+            await asyncio.sleep(TICK_S)
+            late.append(time.perf_counter() - started - TICK_S)
+    return late
+
+
+async def _sizes(engine: Engine, asks: Sequence[Ask], requests: int) -> list[int]:
+    """Resident bytes after every request."""
+    sizes: list[int] = []
+    numbers = iter(range(requests))
+
+    async def client() -> None:
+        for number in numbers:
+            await _answer(engine, replace(asks[number % len(asks)], seed=number))
+            sizes.append(memory_in_use(None)[0])
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CLIENTS):
+            group.create_task(client())
+    return sizes
+
+
+async def _answer(engine: Engine, ask: Ask) -> None:
+    async with engine.submit(ask) as ticket:
+        async for event in ticket:
+            if isinstance(event, Faulted):
+                raise event.error

@@ -1,0 +1,179 @@
+"""The requests of the worker's benchmark, and who answers them: our loop, or transformers' own `generate()`.
+
+Held-out samples of all tasks in turn, so prompts, answers and numbers of steps are mixed. Measures nothing itself.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+
+from diffusion_worker.loop import Capacity, Loop
+from diffusion_worker.nets.interface import AppendContext, CanvasContext, DiffusionNet
+from diffusion_worker.nets.loader import locate
+from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, LayerKv, NetFacts, Recipe
+from training.tasks.registry import TASKS
+from training.tasks.sample import Sample, Wish
+from training.vocabulary import EOS, decode_ids, encode_prompt
+
+MIXED_TASKS: Final = ("extraction", "sudoku", "clean-up")
+EXPERTS: Final = ("eager", "grouped_mm", "batched_mm")  # what transformers itself offers
+MAX_TOKENS: Final = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """All requests of one run answered."""
+
+    texts: tuple[str, ...]
+    tokens: int  # emitted, the end token counted
+    seconds: float
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Throughput of the run."""
+        return self.tokens / self.seconds
+
+
+class WatchedNet:
+    """A net that counts its passes and the seconds spent in them; softening belongs to the net, as in transformers."""
+
+    def __init__(self, net: DiffusionNet) -> None:
+        self._net = net
+        self.passes = 0
+        self.seconds = 0.0
+
+    @property
+    def facts(self) -> NetFacts:
+        """Of the net."""
+        return self._net.facts
+
+    @property
+    def kv_layers(self) -> tuple[LayerKv, ...]:
+        """Of the net."""
+        return self._net.kv_layers
+
+    @property
+    def device(self) -> torch.device:
+        """Of the net."""
+        return self._net.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the net."""
+        return self._net.dtype
+
+    def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
+        """One pass."""
+        self.passes += 1
+        return self._timed(lambda: self._net.encode(ids, context))
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        """One pass."""
+        self.passes += 1
+        return self._timed(lambda: self._net.denoise(canvas, soft, context))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The head of a causal pass."""
+        return self._timed(lambda: self._net.logits(hidden))
+
+    def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """The end of a canvas pass."""
+        return self._timed(lambda: self._net.soften(probabilities))
+
+    def _timed(self, call: Callable[[], torch.Tensor]) -> torch.Tensor:
+        started = time.perf_counter()
+        out = call()
+        self.seconds += time.perf_counter() - started
+        return out
+
+
+def samples(count: int) -> list[Sample]:
+    """Held-out samples, the tasks in turn."""
+    wish = Wish(split="test")
+    return [TASKS[MIXED_TASKS[i % len(MIXED_TASKS)]](random.Random(f"benchmark/{i}"), wish) for i in range(count)]
+
+
+def ask_for(sample: Sample, recipe: Recipe) -> Ask:
+    """The request a client would have sent."""
+    return Ask(prompt_ids=tuple(encode_prompt(sample.prompt)), max_tokens=MAX_TOKENS, seed=0, recipe=recipe)
+
+
+def answer(net: DiffusionNet, asks: Sequence[Ask], *, rows: int, stagger: int = 0) -> Run:
+    """All asks through the loop that serves, `rows` at a time. With `stagger` they are not queued beforehand: the first
+    `rows` come that many steps apart, every other one comes when an answer has gone out."""
+    context = max(len(ask.prompt_ids) for ask in asks) + MAX_TOKENS
+    loop = Loop(net, Capacity(max_num_seqs=rows, max_waiting=len(asks), max_context=context))
+    texts: dict[int, list[int]] = {}
+    tokens = turns = over = 0
+    started = time.perf_counter()
+    while over < len(asks):
+        due = arrived(turns, over, rows=rows, stagger=stagger) if stagger else len(asks)
+        for ask in asks[len(texts) : due]:
+            texts[loop.add(ask)] = []
+        for sequence, event in loop.turn():
+            if isinstance(event, BlockSealed):
+                texts[sequence] += event.ids
+            else:
+                tokens += _tokens(event)
+                over += 1
+        turns += 1
+    seconds = time.perf_counter() - started
+    return Run(texts=tuple(decode_ids([*ids, EOS]) for ids in texts.values()), tokens=tokens, seconds=seconds)
+
+
+def arrived(turns: int, over: int, *, rows: int, stagger: int) -> int:
+    """How many requests have come after `turns` steps and `over` answers: see `answer`."""
+    return min(turns // stagger + 1, rows) + over
+
+
+def _tokens(event: Finished | Faulted) -> int:
+    if isinstance(event, Faulted):
+        raise RuntimeError(f"a request of the benchmark failed: {event.error}")
+    return event.usage.completion_tokens
+
+
+class Transformers:
+    """The same weights in the unmodified model, answered by its `generate()`."""
+
+    def __init__(self, checkpoint: str) -> None:
+        from transformers import DiffusionGemmaForBlockDiffusion
+
+        self._model: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(locate(checkpoint)).eval()
+        self.experts = EXPERTS[0]
+
+    def choose_experts(self, asks: Sequence[Ask]) -> None:
+        """Keep the fastest of its own implementations, by the best of three turns at the asks."""
+        best: dict[str, float] = {}
+        for _ in range(3):
+            for name in EXPERTS:
+                self._model.set_experts_implementation(name)
+                best[name] = min(best.get(name, float("inf")), self.answer(asks, rows=len(asks)).seconds)
+        self.experts = min(best, key=lambda name: best[name])
+        self._model.set_experts_implementation(self.experts)
+
+    def answer(self, asks: Sequence[Ask], *, rows: int) -> Run:
+        """The asks in static batches of `rows`, padded on the left; each batch waits for its slowest."""
+        texts: list[str] = []
+        tokens = 0
+        started = time.perf_counter()
+        for first in range(0, len(asks), rows):
+            prompts, mask = padded_left([ask.prompt_ids for ask in asks[first : first + rows]])
+            torch.manual_seed(0)
+            out = self._model.generate(
+                torch.tensor(prompts), attention_mask=torch.tensor(mask), max_new_tokens=MAX_TOKENS
+            )
+            for ids in out.sequences[:, len(prompts[0]) :].tolist():
+                tokens += ids.index(EOS) + 1 if EOS in ids else len(ids)
+                texts.append(decode_ids([*ids, EOS]))
+        return Run(texts=tuple(texts), tokens=tokens, seconds=time.perf_counter() - started)
+
+
+def padded_left(prompts: Sequence[tuple[int, ...]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts of unequal length filled with 0 on the left, and the mask that tells (1 = true token)."""
+    longest = max(len(prompt) for prompt in prompts)
+    filled = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    return filled, [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]

@@ -1,0 +1,70 @@
+"""What one step of the worker costs at a number of rows, and how much of it is spent outside the net.
+
+The loops of all row counts are stepped in turn, so that a noisy moment falls on all alike; figures are medians.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from benchmarks.worker_requests import WatchedNet
+from diffusion_worker.loop import Capacity, Loop
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.records import Ask
+
+ROWS: Final = (1, 2, 4, 8, 16)
+WARM_TURNS: Final = 3  # the first of them also reads the prompts
+TURNS: Final = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCost:
+    """One step at `rows` rows, in ms."""
+
+    rows: int
+    step_ms: float
+    net_ms: float
+    outside: float  # share of the step not spent in the net
+
+    @property
+    def row_ms(self) -> float:
+        """Per row."""
+        return self.step_ms / self.rows
+
+
+def step_costs(net: DiffusionNet, asks: Sequence[Ask]) -> dict[int, StepCost]:
+    """Rows -> cost of a step of the loop with that many canvases running."""
+    stepped = {rows: _steps(net, asks, rows) for rows in ROWS}
+    timings: dict[int, list[tuple[float, float]]] = {rows: [] for rows in ROWS}
+    for turn in range(WARM_TURNS + TURNS):
+        for rows, steps in stepped.items():
+            timing = next(steps)
+            if turn >= WARM_TURNS:
+                timings[rows].append(timing)
+    return {rows: cost_of(rows, timings[rows]) for rows in ROWS}
+
+
+def cost_of(rows: int, timings: Sequence[tuple[float, float]]) -> StepCost:
+    """Medians over (step, net) in seconds; the share is taken step by step, so both halves saw the same noise."""
+    return StepCost(
+        rows=rows,
+        step_ms=1000 * statistics.median(step for step, _ in timings),
+        net_ms=1000 * statistics.median(inside for _, inside in timings),
+        outside=statistics.median(1.0 - inside / step for step, inside in timings),
+    )
+
+
+def _steps(net: DiffusionNet, asks: Sequence[Ask], rows: int) -> Iterator[tuple[float, float]]:
+    """Seconds of (step, net) for ever new steps of `rows` canvases that never settle."""
+    watched = WatchedNet(net)
+    context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
+    loop = Loop(watched, Capacity(max_num_seqs=rows, max_context=context))
+    endless = replace(net.facts.recipe, steps=WARM_TURNS + TURNS + 1, stability=64)
+    for row in range(rows):
+        loop.add(replace(asks[row % len(asks)], recipe=endless))
+    while True:
+        before, started = watched.seconds, time.perf_counter()
+        loop.turn()
+        yield time.perf_counter() - started, watched.seconds - before

@@ -1,0 +1,45 @@
+"""The worker's benchmark: its arithmetic and its verdicts."""
+
+from benchmarks.worker import BARS, SEATS, Bar, Figure, agreeing, allowed_speed_up, joined
+from benchmarks.worker_requests import Run
+from benchmarks.worker_steps import StepCost
+
+
+def cost(rows: int, net_ms: float) -> StepCost:
+    return StepCost(rows=rows, step_ms=net_ms + 1, net_ms=net_ms, outside=0.1)
+
+
+def test_a_bar_is_cleared_on_its_right_side_only() -> None:
+    """An upper bar holds below, a lower bar above; both hold at the bar itself."""
+    assert Bar(note="", at_most=1.0).is_cleared_by(1.0)
+    assert not Bar(note="", at_most=1.0).is_cleared_by(1.01)
+    assert Bar(note="", at_least=0.85).is_cleared_by(0.85)
+    assert not Bar(note="", at_least=0.85).is_cleared_by(0.84)
+
+
+def test_every_bar_has_exactly_one_side() -> None:
+    """A bar without a side would be cleared by anything."""
+    assert all((bar.at_most is None) != (bar.at_least is None) for bar in BARS.values())
+
+
+def test_a_figure_is_judged_by_the_bar_of_its_name() -> None:
+    """A latency over that of `generate()` misses."""
+    assert Figure(name="single request, latency", value=0.9, detail="").is_cleared
+    assert not Figure(name="single request, latency", value=1.1, detail="").is_cleared
+
+
+def test_the_ceiling_is_rows_times_the_price_of_one_over_the_price_of_all() -> None:
+    """Eight rows for twice the price of one allow four times the speed."""
+    assert allowed_speed_up({1: cost(1, 5.0), SEATS: cost(SEATS, 10.0)}) == SEATS / 2
+
+
+def test_runs_joined_add_up() -> None:
+    """Texts in order, tokens and seconds summed."""
+    run = joined([Run(texts=("a",), tokens=3, seconds=1.0), Run(texts=("b",), tokens=5, seconds=3.0)])
+    assert run == Run(texts=("a", "b"), tokens=8, seconds=4.0)
+    assert run.tokens_per_s == 2.0
+
+
+def test_agreement_counts_equal_pairs() -> None:
+    """Position matters."""
+    assert agreeing(["a", "b", "c"], ["a", "c", "b"]) == 1

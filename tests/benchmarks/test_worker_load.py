@@ -1,0 +1,30 @@
+"""The engine under load: its arithmetic, and a short load on the scripted net."""
+
+import pytest
+
+from benchmarks.worker_load import growth, quantile, short, under_load
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import Ask
+
+
+def test_a_quantile_is_a_value_that_occurred() -> None:
+    """The 99th of a hundred, the only one of one."""
+    assert quantile(range(100), 0.99) == 99
+    assert quantile([7.0], 0.99) == 7.0
+
+
+def test_growth_leaves_out_the_first_tenth() -> None:
+    """What is allocated once at the start is no leak; what goes on growing is one."""
+    assert growth([0] * 10 + [50] * 90) == 0
+    assert growth(range(100)) == pytest.approx(80)
+
+
+@pytest.mark.anyio
+async def test_a_load_is_served_to_its_end() -> None:
+    """The ticker has ticked and every short request was answered."""
+    net = ToyNet()
+    ask = Ask(prompt_ids=tuple(range(20, 50)), max_tokens=8, seed=0, recipe=net.facts.recipe)
+    assert len(short(ask).prompt_ids) == 16
+    seen = await under_load(net, [ask], seconds=0.05, requests=20)
+    assert seen.requests == 20
+    assert seen.stall_p99_ms >= 0.0

@@ -1,0 +1,40 @@
+"""Requests of the worker's benchmark through the loop, on the scripted net."""
+
+import pytest
+
+from benchmarks.worker_requests import WatchedNet, answer, arrived, padded_left
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import Ask, Recipe
+
+
+def asks(net: ToyNet, count: int) -> list[Ask]:
+    return [Ask(prompt_ids=(20 + i, 30), max_tokens=8, seed=0, recipe=net.facts.recipe) for i in range(count)]
+
+
+def test_requests_arrive_some_steps_apart_until_all_seats_are_taken() -> None:
+    """Then one comes for every answer."""
+    assert [arrived(turn, 0, rows=3, stagger=2) for turn in range(7)] == [1, 1, 2, 2, 3, 3, 3]
+    assert arrived(20, 4, rows=3, stagger=2) == 7
+
+
+@pytest.mark.parametrize("stagger", [0, 1, 3])
+def test_every_request_is_answered_in_order_however_they_arrive(stagger: int) -> None:
+    """The scripted net repeats the prompt; the end token counts."""
+    net = ToyNet()
+    run = answer(net, asks(net, 7), rows=3, stagger=stagger)
+    assert run.texts == tuple(bytes([20 + i - 16, 30 - 16]).decode() for i in range(7))
+    assert run.tokens == 7 * 3
+
+
+def test_a_watched_net_counts_the_passes_of_the_net() -> None:
+    """Causal passes and canvas steps alike."""
+    net = ToyNet(recipe=Recipe(canvas_length=16))
+    watched = WatchedNet(net)
+    answer(watched, asks(net, 3), rows=2)
+    assert watched.passes == net.passes > 0
+    assert watched.seconds > 0
+
+
+def test_prompts_are_padded_on_the_left() -> None:
+    """The mask tells pads from true tokens."""
+    assert padded_left([(5,), (6, 7)]) == ([[0, 5], [6, 7]], [[0, 1], [1, 1]])
