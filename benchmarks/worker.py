@@ -28,6 +28,7 @@ from diffusion_worker.nets.loader import LoadOptions, load
 from diffusion_worker.records import Ask
 
 SEATS: Final = 8  # requests in flight
+REQUESTS: Final = 12 * SEATS  # enough that filling and emptying the seats weighs little
 ROUNDS: Final = 5
 STATIC_BATCHES: Final = (2, 4, 8)
 STAGGER_STEPS: Final = 1
@@ -88,7 +89,7 @@ def main() -> int:
     options = parser.parse_args()
     net = load(options.checkpoint, LoadOptions(threads=options.threads))
     torch.set_num_threads(options.threads)
-    drawn = samples(6 * SEATS)
+    drawn = samples(REQUESTS)
     asks = [ask_for(sample, net.facts.recipe) for sample in drawn]
     reference = Transformers(options.checkpoint)
     reference.choose_experts(asks[:SEATS])
