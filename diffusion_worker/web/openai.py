@@ -164,7 +164,9 @@ def _parse_max_tokens(fields: Fields) -> int | None:
 
 def _parse_stops(fields: Fields) -> tuple[str, ...]:
     value = fields.raw("stop")
-    stops = [value] if isinstance(value, str) else value or []
+    if value is None:
+        return ()
+    stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise InvalidType("'stop' must be a string or an array of strings.", param="stop")
     if len(stops) > MAX_STOPS:
