@@ -1,6 +1,6 @@
 """What one step of the worker costs at a number of rows, and how much of it is spent outside the net.
 
-The loops of all row counts take turns, so that a noisy moment falls on all alike; figures are medians. A turn is a burst
+All row counts take turns, so that a noisy moment falls on all alike; figures are medians. A turn is a burst
 of steps of which the first does not count: it would pay for the processor's caches that another row count has filled,
 which makes one row look a tenth dearer and the ceiling for many rows too high.
 """
