@@ -139,6 +139,19 @@ class LayerKv:
     window: int | None  # a sliding layer keeps the last window - 1 tokens, None keeps all
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetSize:
+    """What a net will take, known before any weight is; see `nets.plan`."""
+
+    parameters: int  # tied weights counted once
+    active_parameters: int  # that one token of text passes through
+    kv_layers: tuple[LayerKv, ...]
+    max_context: int  # tokens
+    canvas_length: int
+    dtype: str | None  # as the config says the weights are stored; None: it does not say
+    quantised: bool  # the stored weights are smaller than `dtype` says, by a method that is not planned here
+
+
 class Residency(StrEnum):
     """Where the weights are; the word in `/health`."""
 

@@ -126,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="twolane worker",
         description="Serve a block-diffusion language model behind OpenAI's chat completions.",
-        epilog=f"Every option can also be given as {PREFIX}<NAME> in the environment; the option wins.",
+        epilog=f"Every option can also be given as {PREFIX}<NAME> in the environment; the option wins. "
+        "--plan CONFIG, instead of serving, prints what a checkpoint would take (--plan CONFIG --help tells more).",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )

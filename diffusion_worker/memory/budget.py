@@ -4,9 +4,13 @@ Knows shapes and sizes; knows no tensors, devices or requests.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from diffusion_worker.errors import BadSetting
-from diffusion_worker.records import LayerKv
+from diffusion_worker.records import LayerKv, NetSize
+
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_CONTEXTS = (1024, 8192, 32768)  # tokens; worth a line in a plan, beside the longest
 
 
 def tokens_kept(layer: LayerKv, tokens: int) -> int:
@@ -28,3 +32,72 @@ def fit_slots(wanted: int, *, slot_bytes: int, free_bytes: int) -> int:
             f"the memory limit leaves {max(free_bytes, 0)} bytes beside the weights, one context needs {slot_bytes}"
         )
     return fitting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextPlan:
+    """What contexts of one length take. A slot is reserved for the longest one, so `slots` is for workers that are
+    told to hold no longer ones."""
+
+    tokens: int
+    kv_bytes: int
+    slots: int | None  # that fit beside the weights; None: no memory was given
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a net takes and how many contexts fit, activations of a step not counted."""
+
+    parameters: int
+    active_parameters: int
+    canvas_length: int
+    dtype: str  # of weights and contexts
+    quantised: bool  # then `weight_bytes` are those of the unquantised net
+    weight_bytes: dict[str, int]  # by dtype
+    kv_bytes_per_token: int  # while every layer still keeps all
+    kv_bytes_per_further_token: int  # once the sliding layers are full
+    memory_limit_bytes: int | None
+    contexts: tuple[ContextPlan, ...]  # shortest first
+
+
+def plan(
+    size: NetSize, *, dtype: str = "auto", memory_limit_bytes: int | None = None, max_context: int | None = None
+) -> Plan:
+    """The arithmetic of a worker that starts, without the worker. Raises BadSetting if the dtype is not known or the
+    net knows fewer positions than `max_context`."""
+    dtype = _dtype(size, dtype)
+    longest = size.max_context if max_context is None else max_context
+    if not 1 <= longest <= size.max_context:
+        raise BadSetting(f"--max-context: {longest} is not between 1 and the net's {size.max_context}")
+    weights, item = size.parameters * ITEM_BYTES[dtype], ITEM_BYTES[dtype]
+    free = None if memory_limit_bytes is None else memory_limit_bytes - weights
+    return Plan(
+        parameters=size.parameters,
+        active_parameters=size.active_parameters,
+        canvas_length=size.canvas_length,
+        dtype=dtype,
+        quantised=size.quantised,
+        weight_bytes={name: size.parameters * ITEM_BYTES[name] for name in ITEM_BYTES},
+        kv_bytes_per_token=context_bytes(size.kv_layers, 1, item),
+        kv_bytes_per_further_token=context_bytes([y for y in size.kv_layers if y.window is None], 1, item),
+        memory_limit_bytes=memory_limit_bytes,
+        contexts=tuple(
+            _context(size.kv_layers, tokens, item, free)
+            for tokens in sorted({longest, *(usual for usual in _CONTEXTS if usual < longest)})
+        ),
+    )
+
+
+def _dtype(size: NetSize, wanted: str) -> str:
+    dtype = size.dtype if wanted == "auto" else wanted
+    if dtype is None:
+        raise BadSetting("--dtype: the config does not say how the weights are stored; name the format")
+    if dtype not in ITEM_BYTES:
+        raise BadSetting(f"--dtype: {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
+    return dtype
+
+
+def _context(layers: Sequence[LayerKv], tokens: int, item: int, free_bytes: int | None) -> ContextPlan:
+    taken = context_bytes(layers, tokens, item)
+    slots = None if free_bytes is None else max(0, free_bytes // taken) if taken else 0
+    return ContextPlan(tokens=tokens, kv_bytes=taken, slots=slots)

@@ -37,14 +37,7 @@ class DiffusionGemmaNet:
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
         """Shapes of what every layer caches."""
-        return tuple(
-            LayerKv(
-                heads=self._text.per_layer_config[index].num_key_value_heads,
-                head_dim=self._text.per_layer_config[index].head_dim,
-                window=self._text.sliding_window if kind == SLIDING else None,
-            )
-            for index, kind in enumerate(self._text.layer_types)
-        )
+        return kv_shapes(self._text)
 
     @property
     def device(self) -> torch.device:
@@ -91,6 +84,18 @@ class DiffusionGemmaNet:
         table: torch.Tensor = self._decoder.embed_tokens.weight
         scale: torch.Tensor = self._decoder.embed_tokens.embed_scale
         return torch.matmul(probabilities.to(table.dtype), table) * scale.to(table.dtype)
+
+
+def kv_shapes(text_config: Any) -> tuple[LayerKv, ...]:
+    """Shapes of what every layer of such a net caches."""
+    return tuple(
+        LayerKv(
+            heads=text_config.per_layer_config[index].num_key_value_heads,
+            head_dim=text_config.per_layer_config[index].head_dim,
+            window=text_config.sliding_window if kind == SLIDING else None,
+        )
+        for index, kind in enumerate(text_config.layer_types)
+    )
 
 
 def experts_implementation(text_config: Any, dtype: torch.dtype) -> str:

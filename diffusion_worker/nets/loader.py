@@ -17,6 +17,7 @@ from diffusion_worker.nets.diffusion_gemma import DiffusionGemmaNet
 from diffusion_worker.records import NetFacts, Recipe
 
 ARCHITECTURE = "diffusion_gemma"
+CONFIG = "config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
@@ -48,16 +49,20 @@ def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaNet:
     if options.threads:
         torch.set_num_threads(options.threads)
     folder = locate(source)
-    config = _read_json(folder / "config.json")
-    if config.get("model_type") != ARCHITECTURE:
-        raise CheckpointForeign(
-            f"{folder / 'config.json'}: model_type is {config.get('model_type')!r}, not {ARCHITECTURE!r}"
-        )
+    config = read_config(folder / CONFIG)
     generation = _read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
     recipe = _recipe(folder, generation, config.get("canvas_length"))
     _check_weights(folder)
     model = _read_model(folder, options)
     return DiffusionGemmaNet(model, _facts(folder, generation, model, recipe))
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A config.json of the architecture served. Raises CheckpointMissing, CheckpointForeign or CheckpointBroken."""
+    config = _read_json(file)
+    if config.get("model_type") != ARCHITECTURE:
+        raise CheckpointForeign(f"{file}: model_type is {config.get('model_type')!r}, not {ARCHITECTURE!r}")
+    return config
 
 
 def _from_hub(source: str) -> Path:
@@ -68,7 +73,7 @@ def _from_hub(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=list(_WANTED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointMissing(
-            f"checkpoint {source}: no such folder, and not to be had from the hub: {_line(error)}"
+            f"checkpoint {source}: no such folder, and not to be had from the hub: {first_line(error)}"
         ) from error
 
 
@@ -78,7 +83,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointMissing(f"{file}: no such file") from None
     except (OSError, ValueError) as error:
-        raise CheckpointBroken(f"{file}: {_line(error)}") from error
+        raise CheckpointBroken(f"{file}: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointBroken(f"{file}: not a JSON object")
     return content
@@ -100,7 +105,7 @@ def _check_weights(folder: Path) -> None:
             with safe_open(file, framework="pt") as opened:
                 opened.keys()
         except (SafetensorError, OSError) as error:
-            raise CheckpointBroken(f"{file}: {_line(error)}") from error
+            raise CheckpointBroken(f"{file}: {first_line(error)}") from error
 
 
 def _read_model(folder: Path, options: LoadOptions) -> Any:
@@ -116,7 +121,7 @@ def _read_model(folder: Path, options: LoadOptions) -> Any:
             folder, dtype=options.dtype, output_loading_info=True, local_files_only=True, ignore_mismatched_sizes=True
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
-        raise CheckpointBroken(f"{folder}: {_line(error)}") from error
+        raise CheckpointBroken(f"{folder}: {first_line(error)}") from error
     _refuse_differences(folder, found)
     return model.to(device)
 
@@ -172,6 +177,6 @@ def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: object) 
         raise CheckpointBroken(f"{folder / _GENERATION}: {error}") from error
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error: libraries append advice of several paragraphs."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -149,6 +149,47 @@ def test_too_little_memory_ends_with_2(checkpoint: Path, capsys: pytest.CaptureF
     assert_one_line(capsys.readouterr().err, "memory")
 
 
+TINY = str(Path(__file__).parents[2] / "checkpoints" / "twolane-tiny")
+
+
+def test_a_plan_prints_a_table_and_writes_the_same_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From a folder with a config, without serving."""
+    file = tmp_path / "plan.json"
+    line = ["--plan", TINY, "--memory-limit-bytes", "20000000", "--max-context", "1500", "--json", str(file)]
+    assert main(line) == 0
+    printed, figures = capsys.readouterr(), json.loads(file.read_text())
+    assert printed.err == ""
+    assert f"{figures['parameters']:,}" in printed.out
+    longest = figures["contexts"][-1]
+    assert longest["tokens"] == 1500
+    assert longest["slots"] == (20_000_000 - figures["weight_bytes"]["float32"]) // longest["kv_bytes"]
+    assert printed.out.splitlines()[-3].split() == ["1,500", f"{longest['kv_bytes']:,}", str(longest["slots"])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--plan", "/no/such/config.json"], "/no/such/config.json: no such file"),
+        (["--plan", __file__], "test_cli.py"),
+        (["--plan"], "--plan"),
+        (["--plan", TINY, "--memory-limit-bytes", "much"], "--memory-limit-bytes"),
+        (["--plan", TINY, "--max-context", "0"], "--max-context"),
+        ([f"--plan={TINY}", "--max-context", "4096"], "--max-context: 4096"),
+        (["--plan", TINY, "--dtype", "int3"], "--dtype"),
+        (["--plan", TINY, "--checkpoint", TINY], "--checkpoint"),
+        (["--plan", TINY, "--json", "/no/such/folder/plan.json"], "--json /no/such/folder/plan.json"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_ends_with_2(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With one line, and no table."""
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert_one_line(printed.err, named)
+
+
 @pytest.mark.slow
 def test_a_missing_checkpoint_ends_with_2() -> None:
     """As a process, from the start to the one line."""

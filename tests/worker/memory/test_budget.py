@@ -1,12 +1,15 @@
 """What fits is known by arithmetic."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.errors import BadSetting
-from diffusion_worker.memory.budget import context_bytes, fit_slots, tokens_kept
-from diffusion_worker.records import LayerKv
+from diffusion_worker.memory.budget import context_bytes, fit_slots, plan, tokens_kept
+from diffusion_worker.records import LayerKv, NetSize
 
 FULL = LayerKv(heads=2, head_dim=512, window=None)
 SLIDING = LayerKv(heads=8, head_dim=256, window=1024)
@@ -39,3 +42,45 @@ def test_slots_never_exceed_what_is_wanted_or_what_is_free(wanted: int, slot: in
 def test_weights_larger_than_the_limit_are_refused_in_words() -> None:
     with pytest.raises(BadSetting, match="leaves 0 bytes beside the weights"):
         fit_slots(8, slot_bytes=100, free_bytes=-5)
+
+
+SIZE = NetSize(
+    parameters=25_000_000_000,
+    active_parameters=3_800_000_000,
+    kv_layers=RELEASED,
+    max_context=262_144,
+    canvas_length=256,
+    dtype="bfloat16",
+    quantised=False,
+)
+
+
+def test_a_plan_counts_the_slots_that_weights_and_contexts_leave_room_for() -> None:
+    """One byte less than three contexts beside the weights is room for two."""
+    one = 20_480 * 8192 + 204_800 * 1023
+    room = 50_000_000_000 + 3 * one
+    fitting = [
+        plan(SIZE, memory_limit_bytes=limit, max_context=8192).contexts[-1].slots for limit in (room, room - 1, 10**9)
+    ]
+    assert fitting == [3, 2, 0]
+
+
+def test_a_plan_tells_the_bytes_of_a_token_before_and_after_the_windows_are_full() -> None:
+    found = plan(SIZE)
+    assert (found.kv_bytes_per_token, found.kv_bytes_per_further_token) == (225_280, 20_480)
+    assert [context.tokens for context in found.contexts] == [1024, 8192, 32_768, 262_144]
+    assert {context.slots for context in found.contexts} == {None}
+    assert found.weight_bytes["bfloat16"] == 50_000_000_000
+    assert plan(SIZE, dtype="float32").kv_bytes_per_token == 2 * 225_280
+
+
+@pytest.mark.parametrize(("wrong", "named"), [({"max_context": 262_145}, "--max-context"), ({"dtype": "int3"}, "int3")])
+def test_a_plan_beyond_the_net_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadSetting, match=named):
+        plan(SIZE, **wrong)
+
+
+def test_a_config_without_a_dtype_asks_for_one() -> None:
+    with pytest.raises(BadSetting, match="--dtype"):
+        plan(replace(SIZE, dtype=None))
+    assert plan(replace(SIZE, dtype=None), dtype="float32").dtype == "float32"
