@@ -16,7 +16,7 @@ from gateway.records import Candidate, Health, Verdict
 from gateway.telemetry.documents import document_of
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent import RecentDecisions
-from gateway.web.openai import parse_chat
+from gateway.web.openai import once_each, parse_chat
 from gateway.web.routes import NO_TELEMETRY, json_response, shape_errors
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -54,7 +54,7 @@ def admin_app(
         body = await request.body()
         if len(body) > MAX_BODY_BYTES:
             raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-        query = parse_chat(body, dict(request.scope["headers"]), now_s=clock.now_s(), principal=None)
+        query = parse_chat(body, once_each(request.scope["headers"]), now_s=clock.now_s(), principal=None)
         decision, looks = pipeline.explain(query)
         return json_response(
             {

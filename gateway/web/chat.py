@@ -16,7 +16,7 @@ from gateway.web import sse
 from gateway.web.answers import send_bytes, send_error, send_json, start_stream
 from gateway.web.headers import REQUEST_ID, describe
 from gateway.web.leaving import CancelOnLeave
-from gateway.web.openai import parse_chat
+from gateway.web.openai import once_each, parse_chat
 
 PATH = "/v1/chat/completions"
 
@@ -53,7 +53,7 @@ class ChatCompletions:
         now_s = self._clock.now_s()
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"{PATH} takes POST, not {scope['method']}.")
-        headers = dict(scope["headers"])
+        headers = once_each(scope["headers"])
         body = await read_body(receive, headers, self._max_body_bytes)
         state: dict[str, Any] = scope.get("state") or {}
         return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"))

@@ -5,10 +5,12 @@ The only place where the client's JSON is understood. Knows no policy: whether a
 
 import re
 import secrets
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import msgspec
+import orjson
 
 from gateway.core.validate import SchemaFault, check_pattern, check_schema
 from gateway.errors import BadRequest, InvalidField, MalformedBody
@@ -24,6 +26,7 @@ _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
 
@@ -31,7 +34,7 @@ def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, princi
     """Raises BadRequest (or a child of it) whose `param` names the field or header."""
     request = decode(body)
     expectation = _expectation(request)
-    tools = tuple(_tool(index, entry) for index, entry in enumerate(request.tools or ()) if entry.function)
+    tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
     task, task_from = _task(request, headers)
     images = any(_has_images(message) for message in request.messages)
     return Query(
@@ -49,7 +52,7 @@ def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, princi
         task_hint_from=task_from,
         deadline_ms=_deadline_ms(request, headers),
         principal=principal,
-        traceparent=_text(headers.get(b"traceparent")) or None,
+        traceparent=_traceparent(headers),
         expectation=expectation,
         tools=tools,
         has_tools=bool(request.tools),
@@ -60,15 +63,30 @@ def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, princi
     )
 
 
+def once_each(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Request headers by name. Raises InvalidField where one of ours is given twice with different values.
+
+    Whichever of the two were taken, a private request might leave the cluster.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name.startswith(b"x-twolane-") and found.get(name, value) != value:
+            raise InvalidField(f"{_text(name)!r} is given twice, with different values.", param=_text(name))
+        found[name] = value
+    return found
+
+
 def decode(body: bytes) -> ChatRequest:
     """Bytes to types; bounded in depth before anything recursive reads them."""
     if is_deeper(body, MAX_DEPTH):
         raise MalformedBody(f"The body is nested deeper than {MAX_DEPTH} levels.")
     try:
-        return _decoder.decode(body)
+        request = _decoder.decode(body)
+        orjson.loads(body)  # msgspec skips unread fields unchecked, and a target gets them too
+        return request
     except msgspec.ValidationError as fault:
         raise _invalid_field(str(fault)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, orjson.JSONDecodeError) as fault:
         raise MalformedBody(f"The body is not valid JSON: {fault}") from None
 
 
@@ -142,6 +160,13 @@ def _from_structured(wanted: Structured) -> Expectation:
         _check_pattern(wanted.regex)
         return Expectation(form=Form.REGEX, pattern=wanted.regex)
     return Expectation(form=Form.TEMPLATE, pattern=wanted.template)
+
+
+def _is_function(index: int, entry: ToolEntry) -> bool:
+    if entry.type == "function" and entry.function is None:
+        param = f"tools[{index}].function"
+        raise InvalidField(f"{param!r} is required for type 'function'.", param=param)
+    return entry.function is not None
 
 
 def _tool(index: int, entry: ToolEntry) -> Tool:
@@ -247,6 +272,12 @@ def _deadline_ms(request: ChatRequest, headers: dict[bytes, bytes]) -> float | N
     if not 0 < in_header < float("inf"):
         raise InvalidField("'x-twolane-deadline-ms' must be a positive number.", param="x-twolane-deadline-ms")
     return in_header if in_body is None else min(in_header, in_body)
+
+
+def _traceparent(headers: dict[bytes, bytes]) -> str | None:
+    """W3C Trace Context: one that is not well formed is dropped, not passed on; a target might refuse it as ours."""
+    given = headers.get(b"traceparent", b"").strip()
+    return given.decode() if _TRACEPARENT.fullmatch(given) else None
 
 
 def _text(value: bytes | None) -> str:

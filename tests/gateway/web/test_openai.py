@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.records import Query
-from gateway.web.openai import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, parse_chat
+from gateway.web.openai import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, once_each, parse_chat
 from gateway.web.wire import MAX_MESSAGES
 from gateway.words import Capability, Form, Task
 
@@ -110,6 +110,40 @@ def test_task_privacy_and_deadline_come_from_headers_or_metadata() -> None:
     assert in_body.deadline_ms == 900
 
 
+@pytest.mark.parametrize("name", [b"x-twolane-private", b"x-twolane-task", b"x-twolane-deadline-ms"])
+def test_a_header_of_ours_given_twice_with_different_values_is_refused(name: bytes) -> None:
+    """Taking the last would let `private: true, false` out of the cluster."""
+    with pytest.raises(InvalidField) as told:
+        once_each([(name, b"1"), (b"accept", b"a"), (name, b"0")])
+    assert told.value.param == name.decode()
+    assert once_each([(name, b"1"), (b"accept", b"a"), (b"accept", b"b"), (name, b"1")])[name] == b"1"
+
+
+@pytest.mark.parametrize(
+    ("given", "passed_on"),
+    [
+        (b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", True),
+        (b"", False),
+        (b"x" * 20_000, False),
+        (b"\xe9\xff", False),
+    ],
+)
+def test_only_a_well_formed_traceparent_travels_on(given: bytes, passed_on: bool) -> None:
+    assert parse({b"traceparent": given}).traceparent == (given.decode() if passed_on else None)
+
+
+@pytest.mark.parametrize("unread", [b'"\xff\xfe"', b"1e999", b"9" * 5000, rb'"\ud800"'])
+def test_what_no_parser_of_a_target_would_take_is_refused_even_where_routing_does_not_look(unread: bytes) -> None:
+    plain = orjson.dumps({"model": "auto", "messages": [USER]})[:-1]
+    for extra in (
+        b',"user":' + unread,
+        b',"metadata":{"x":' + unread + b"}",
+        b',"tools":[{"type":"x","y":' + unread + b"}]",
+    ):
+        with pytest.raises(BadRequest):
+            parse_bytes(plain + extra + b"}")
+
+
 def test_a_header_about_the_task_outranks_metadata() -> None:
     assert parse({b"x-twolane-task": b"edit"}, metadata={"task": "code"}).task_hint is Task.EDIT
 
@@ -138,6 +172,7 @@ def test_a_wrong_hint_is_refused_by_name(headers: dict[bytes, bytes], body: dict
 @pytest.mark.parametrize(
     ("body", "param"),
     [
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
         ({"messages": [USER, {"role": "user", "content": 5}]}, "messages[1].content"),
