@@ -70,8 +70,8 @@ class Pipeline:
                 except AttemptFailed:
                     continue  # the journey has noted it; the next candidate is asked
                 return Answer(journey, self._explained, held=held, attempt=attempt)
-        except asyncio.CancelledError:
-            journey.outcome = Outcome.CLIENT_GONE
+        except BaseException as fault:  # a request is explained even if it ends by a mistake of ours
+            journey.outcome = Outcome.CLIENT_GONE if isinstance(fault, asyncio.CancelledError) else Outcome.ERROR
             self._explained(journey)
             raise
         return self._sorry(journey, journey.nobody_left())

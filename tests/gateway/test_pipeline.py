@@ -1,7 +1,7 @@
 """The story of a request, branch by branch, over scripted targets and a clock that stands still."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -376,6 +376,13 @@ async def test_the_account_of_a_stream_is_kept_and_shown_only_if_asked_for(stage
     told = await scene.send(stream=True, stream_options={"include_usage": True})
     assert b"usage" in told.data[-1]
     assert [decision.usage.output_tokens for decision in scene.listener.decisions] == [1, 1]
+
+
+async def test_a_mistake_of_ours_is_explained_too_and_leaves_nothing_in_flight(stage: Any) -> None:
+    scene = stage(fast=fails(cast("AttemptFailed", ZeroDivisionError())))
+    with pytest.raises(ZeroDivisionError):
+        await scene.send()
+    assert (scene.decision.outcome, scene.attempts) == (Outcome.ERROR, {"fast": "cancelled"})
 
 
 async def test_explaining_calls_nobody_and_changes_nothing(stage: Any, tight_slo: Slo) -> None:
