@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.records import Candidate, Health, Query, Verdict
-from gateway.words import SHARED_REASONS, BreakerState, Reason, Residency
+from gateway.words import BreakerState, Reason, Residency
 
 # Unknown is admitted: the call itself finds out, and the breaker bounds what that costs.
 _NOT_THERE: Final = frozenset({Residency.COLD, Residency.LOADING, Residency.EVICTING, Residency.DRAINING})
@@ -38,18 +38,13 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
 def died_with(candidate: Candidate, failed: Mapping[str, tuple[str, Reason]]) -> Verdict:
     """Skip a candidate whose server has already failed this request under another name.
 
-    `failed` maps a base URL to the target that failed or was skipped there, and why, if that reason `is_shared`.
+    `failed` maps a base URL to the target that failed or was skipped there, and why, if that is one of SHARED_REASONS.
     """
     other = failed.get(candidate.target.url)
     if other is None:
         return ADMITTED
     name, reason = other
     return Verdict(reason=reason, detail=f"same server as {name}")
-
-
-def is_shared(reason: Reason) -> bool:
-    """Does this reason speak of the whole server, so that every target behind the same base URL shares it?"""
-    return reason in SHARED_REASONS
 
 
 def has_relief(candidates: Sequence[Candidate], index: int, query: Query, healths: Sequence[Health]) -> bool:

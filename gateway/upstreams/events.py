@@ -17,11 +17,6 @@ class EventReader:
     def __init__(self) -> None:
         self._rest = b""
 
-    @property
-    def is_empty(self) -> bool:
-        """True if nothing is left over: the bytes so far ended with an event."""
-        return not self._rest.strip()
-
     def feed(self, data: bytes) -> list[bytes]:
         """The data of the events that end in `data`, in order; comments and empty events are dropped."""
         whole = self._rest + data if self._rest else data

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.core.admit import admit, died_with, has_relief, is_shared
+from gateway.core.admit import admit, died_with, has_relief
 from gateway.core.engines import ENGINES
 from gateway.records import Candidate, Capabilities, Health, Query, Status, Target
-from gateway.words import BreakerState, Capability, Reason, Residency
+from gateway.words import SHARED_REASONS, BreakerState, Capability, Reason, Residency
 
 MakeQuery = Callable[..., Query]
 MakeTarget = Callable[..., Target]
@@ -82,7 +82,7 @@ def test_a_server_that_failed_under_one_name_is_not_called_under_another(candida
 
 
 def test_faults_of_one_reading_are_not_shared_by_the_server() -> None:
-    assert {reason for reason in Reason if is_shared(reason)} == {
+    assert {*SHARED_REASONS} == {
         Reason.UPSTREAM_ERROR,
         Reason.OVERLOADED,
         Reason.NOT_RESIDENT,
