@@ -3,7 +3,8 @@
 WorkerError
 ├── BadAsk                    the request cannot be honoured as written; `param` names the field     400
 │   ├── OutOfRange            a number or a list outside its bounds
-│   └── PromptTooLong         prompt and answer together exceed the context
+│   ├── PromptTooLong         prompt and answer together exceed the context
+│   └── UnsupportedSchema     a constraint that cannot be kept; names the keyword and where it stands
 ├── Refused                   a good request at a bad moment; `retry_after_s` says when to come back
 │   ├── OverCapacity          the queue is full                                                     429
 │   ├── NotResident           weights are not (yet) in memory                                       503
@@ -55,6 +56,17 @@ class PromptTooLong(BadAsk):
     """Prompt and requested answer together exceed the context."""
 
     code = "context_length_exceeded"
+
+
+class UnsupportedSchema(BadAsk):
+    """A constraint that cannot be kept. `keyword` is what stands in the way, `pointer` the JSON pointer to it."""
+
+    code = "unsupported_schema"
+
+    def __init__(self, message: str, *, keyword: str, pointer: str, param: str | None = None) -> None:
+        super().__init__(f"{message} (`{keyword}` at `#{pointer}`)", param=param)
+        self.keyword = keyword
+        self.pointer = pointer
 
 
 class Refused(WorkerError):

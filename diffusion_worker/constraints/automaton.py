@@ -1,0 +1,67 @@
+"""The byte automaton: what every constraint is compiled to, and all that the rest of the worker sees of it.
+
+Deterministic, minimal and trimmed: every state lies on a path from the start to an accepting state, so a walk that has
+not died can always be completed. The empty language is the one exception; it is refused before a record is made.
+Knows bytes and states; knows no schema, no token and no text encoding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+DEAD: Final = -1
+Edge = tuple[int, int, int]  # first label, last label (inclusive), target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByteAutomaton:
+    """A minimal deterministic automaton over bytes, with equal columns of its table folded into classes."""
+
+    classes: NDArray[np.uint8]  # [256] byte -> class
+    next: NDArray[np.int32]  # [states, classes] -> state, -1 = dead
+    accepting: NDArray[np.bool_]  # [states]
+    start: int
+
+    @property
+    def states(self) -> int:
+        """How many states."""
+        return len(self.accepting)
+
+    def walk(self, state: int, text: bytes) -> int:
+        """The state after `text`, -1 once dead."""
+        for byte in text:
+            if state == DEAD:
+                break
+            state = int(self.next[state, self.classes[byte]])
+        return state
+
+    def accepts(self, text: bytes) -> bool:
+        """Whether the whole of `text` is a member."""
+        state = self.walk(self.start, text)
+        return state != DEAD and bool(self.accepting[state])
+
+
+def freeze(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> ByteAutomaton:
+    """Rows of disjoint byte ranges as a table. The rows must be minimal and trimmed already (see `minimise`)."""
+    table = np.full((len(rows), 256), DEAD, dtype=np.int32)
+    for state, edges in enumerate(rows):
+        for first, last, target in edges:
+            table[state, first : last + 1] = target
+    classes, representatives = _fold(table)
+    return ByteAutomaton(
+        classes=classes,
+        next=np.ascontiguousarray(table[:, representatives]),
+        accepting=np.asarray(accepting, dtype=np.bool_),
+        start=start,
+    )
+
+
+def _fold(table: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """[states, 256] -> the class of each byte, and one byte for each class. Classes are numbered by first byte."""
+    columns = np.ascontiguousarray(table.T)
+    seen: dict[bytes, int] = {}
+    classes = np.array([seen.setdefault(column.tobytes(), len(seen)) for column in columns], dtype=np.uint8)
+    return classes, np.unique(classes, return_index=True)[1]

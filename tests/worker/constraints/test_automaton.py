@@ -1,0 +1,43 @@
+"""The record that every constraint is compiled to."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.worker.constraints.reference import automaton_of, is_trimmed, moore_classes
+
+WORDS = st.sets(st.binary(max_size=4), min_size=1, max_size=12)
+ANY_BYTES = st.binary(max_size=5)
+
+
+@given(WORDS, ANY_BYTES)
+def test_a_finite_set_accepts_its_words_and_nothing_else(words: set[bytes], other: bytes) -> None:
+    """Membership is exact."""
+    automaton = automaton_of(words)
+    assert all(automaton.accepts(word) for word in words)
+    assert automaton.accepts(other) == (other in words)
+
+
+@given(WORDS)
+def test_bytes_with_equal_columns_share_a_class(words: set[bytes]) -> None:
+    """Folding loses nothing, and leaves no two equal columns."""
+    automaton = automaton_of(words)
+    assert automaton.classes.shape == (256,)
+    columns = {column.tobytes() for column in np.ascontiguousarray(automaton.next.T)}
+    assert len(columns) == automaton.next.shape[1] == automaton.classes.max() + 1
+
+
+@given(WORDS)
+def test_the_reference_is_minimal_and_trimmed(words: set[bytes]) -> None:
+    """So it may judge others."""
+    automaton = automaton_of(words)
+    assert moore_classes(automaton) == automaton.states
+    assert is_trimmed(automaton)
+
+
+@pytest.mark.parametrize(("text", "end"), [(b"", True), (b"a", True), (b"ab", True), (b"b", False), (b"abc", False)])
+def test_a_walk_dies_once_nothing_can_follow(text: bytes, end: bool) -> None:
+    """And stays dead."""
+    automaton = automaton_of({b"ab", b"ac"})
+    assert (automaton.walk(automaton.start, text) != -1) == end
