@@ -1,0 +1,138 @@
+"""How often the host waits for the device in one step, whatever the rows; and that the counting itself can be trusted.
+
+The aim is one read a step and no blocking upload. The bounds below are what the stepper does at present: whoever
+improves it lowers them, nobody raises them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_worker.denoise.stepper import Stepper
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.records import Recipe
+from diffusion_worker.work import Append, Batch, Denoise, Read
+from tests.worker.denoise.syncs import Syncs, counted_syncs
+
+RECIPE = Recipe(steps=8, canvas_length=12)
+DEVICE = torch.device("cpu")
+
+
+def append(sequence: int) -> Append:
+    return Append(sequence=sequence, ids=tuple(range(6, 12 + sequence)), at=0)
+
+
+def denoise(sequence: int, step: int) -> Denoise:
+    return Denoise(sequence=sequence, block=0, step=step, recipe=RECIPE, seed=3, temperature=None, start_ids=())
+
+
+def stepper_of(net: Any, rows: int) -> Stepper:
+    """Whose first `rows` sequences are in the middle of a block; one slot is free."""
+    cache = KvCache(net.kv_layers, slots=rows + 1, slot_tokens=64, dtype=net.dtype, device=net.device)
+    stepper = Stepper(net, cache)
+    stepper.step(Batch(appends=tuple(map(append, range(rows))), denoises=tuple(denoise(row, 8) for row in range(rows))))
+    stepper.step(Batch(denoises=tuple(denoise(row, 7) for row in range(rows))))
+    return stepper
+
+
+def syncs_of(stepper: Stepper, batch: Batch) -> Syncs:
+    with counted_syncs() as syncs:
+        result = stepper.step(batch)
+    assert len(result.canvases) + len(result.tokens) == len(batch.denoises) + len(batch.reads)
+    return syncs
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("experts", [1, 4])
+def test_a_step_in_the_middle_of_blocks(make_net: Any, experts: int, rows: int) -> None:
+    stepper = stepper_of(make_net(dtype=torch.float32, experts=experts), rows)
+    syncs = syncs_of(stepper, Batch(denoises=tuple(denoise(row, 6) for row in range(rows))))
+    assert syncs.reads.total() <= 5 + rows, str(syncs)
+    assert syncs.uploads.total() <= 10, str(syncs)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_step_in_which_a_prompt_joins(make_net: Any, rows: int) -> None:
+    stepper = stepper_of(make_net(dtype=torch.float32), rows)
+    joined = (*(denoise(row, 6) for row in range(rows)), denoise(rows, 8))
+    syncs = syncs_of(stepper, Batch(appends=(append(rows),), denoises=joined))
+    assert syncs.reads.total() <= 9 + len(joined), str(syncs)
+    assert syncs.uploads.total() <= 18, str(syncs)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_step_that_reads_left_to_right(make_net: Any, rows: int) -> None:
+    net = make_net(dtype=torch.float32)
+    stepper = Stepper(net, KvCache(net.kv_layers, slots=8, slot_tokens=64, dtype=net.dtype, device=net.device))
+    reads = tuple(Read(sequence=row, ids=(7, 8), at=0, seed=1, temperature=None) for row in range(rows))
+    syncs = syncs_of(stepper, Batch(reads=reads))
+    assert syncs.reads.total() <= 4, str(syncs)
+    assert syncs.uploads.total() <= 6, str(syncs)
+
+
+REMOTE = torch.arange(6, device=DEVICE)
+READS: dict[str, Callable[[], object]] = {
+    "item": REMOTE[0].item,
+    "truth": lambda: bool(REMOTE[0] > 0),
+    "number": lambda: int(REMOTE[0]),
+    "list": REMOTE.tolist,
+    "copy": REMOTE.cpu,
+    "array": REMOTE.numpy,
+    "places": REMOTE.nonzero,
+    "places of a condition": lambda: torch.where(REMOTE > 2),
+    "choice by truth": lambda: REMOTE[REMOTE > 2],
+    "choice by mask": lambda: REMOTE.masked_select(REMOTE > 2),
+    "sameness": lambda: torch.equal(REMOTE, REMOTE),
+    "within the library": lambda: torch.nn.functional.one_hot(REMOTE),
+}
+QUIET: dict[str, Callable[[], object]] = {
+    "arithmetic": lambda: (REMOTE + 1).sum() * 2,
+    "choice by place": lambda: REMOTE[REMOTE],
+    "choice between two": lambda: torch.where(REMOTE > 2, REMOTE, 0),
+    "slices and shapes": lambda: (len(REMOTE), REMOTE[2:], REMOTE.shape, REMOTE[None]),
+    "numbers made there": lambda: torch.zeros(3, device=DEVICE) + torch.arange(3, device=DEVICE),
+    "numbers that stay here": lambda: torch.tensor([1, 2]).sum().item() + 1,
+}
+
+
+@pytest.mark.parametrize("what", READS)
+@pytest.mark.parametrize("inference", [True, False])
+def test_what_the_host_must_know_is_a_read(what: str, inference: bool) -> None:
+    with torch.inference_mode(inference), counted_syncs() as syncs:
+        READS[what]()
+    assert syncs.reads.total() >= 1
+    assert not syncs.uploads
+
+
+@pytest.mark.parametrize("what", QUIET)
+def test_what_can_be_queued_is_none(what: str) -> None:
+    with counted_syncs() as syncs:
+        QUIET[what]()
+    assert str(syncs) == "none"
+
+
+def test_what_has_been_fetched_can_be_looked_at_again_for_nothing() -> None:
+    with counted_syncs() as syncs:
+        fetched = (REMOTE * 2).cpu()
+        rows = [fetched[row].tolist() for row in range(6)]
+    assert rows == [0, 2, 4, 6, 8, 10]
+    assert syncs.reads.total() == 1
+
+
+def test_a_blocking_upload_is_told_from_one_that_is_queued() -> None:
+    with counted_syncs() as syncs:
+        REMOTE[torch.tensor([1, 2]).to(DEVICE, non_blocking=True)]
+        assert not syncs.uploads
+        torch.tensor([1, 2], device=DEVICE)
+        torch.tensor([1, 2]).to(DEVICE)
+        REMOTE[[1, 2]]
+        REMOTE[torch.tensor([1, 2])]
+    assert syncs.uploads.total() == 4
+    assert not syncs.reads
+
+
+def test_a_place_is_named_by_the_line_of_the_product(make_net: Any) -> None:
+    syncs = syncs_of(stepper_of(make_net(dtype=torch.float32), 1), Batch(denoises=(denoise(0, 6),)))
+    assert all(place.startswith(("denoise/", "memory/", "nets/")) for place in (*syncs.reads, *syncs.uploads)), syncs
