@@ -13,9 +13,10 @@ from gateway.core.journey import Journey
 from gateway.core.policy import Policy
 from gateway.core.route import choose
 from gateway.core.validate import SchemaCache
+from gateway.decisions import Decision
 from gateway.errors import AttemptFailed, GatewayError
 from gateway.ports import Clock, Observer, Permit, StateStore, Upstream
-from gateway.records import Candidate, Classification, Decision, Delta, Health, Plan, Query, Target, Verdict
+from gateway.records import Candidate, Classification, Delta, Health, Plan, Query, Target, Verdict
 from gateway.upstreams.attempt import OpenAttempt
 from gateway.words import Outcome
 

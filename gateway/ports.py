@@ -6,7 +6,8 @@ Knows records and errors only.
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from gateway.records import Attempt, Call, Candidate, Decision, Delta, Health, Status, Verdict
+from gateway.decisions import Attempt, Decision
+from gateway.records import Call, Candidate, Delta, Health, Status, Verdict
 
 
 class Reply(Protocol):

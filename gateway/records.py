@@ -3,12 +3,11 @@
 Knows no policy file, no HTTP, no clock. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.terms import Hedge, Retry, Slo
 from gateway.words import (
-    AttemptOutcome,
     BreakerState,
     Capability,
     Form,
@@ -16,11 +15,9 @@ from gateway.words import (
     Hold,
     Kind,
     LaneState,
-    Outcome,
     Place,
     Reason,
     Residency,
-    SchemaCheck,
     Task,
 )
 
@@ -51,19 +48,7 @@ class Target:
     max_in_flight: int | None = None
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slo:
-    """What a lane promises, and how it may come back after a benching."""
-
-    p95_ms: float
-    window_s: float = 60.0
-    recover_ratio: float = 0.8
-    probe_share: float = 0.02
-    probe_every_s: float = 2.0
-    hold_down_s: float = 10.0
-    hold_down_max_s: float = 300.0
+    retry: Retry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +123,7 @@ class Candidate:
     target: Target
     slo: Slo | None = None
     min_confidence: float | None = None
+    hedge: Hedge | None = None
 
     @property
     def lane(self) -> tuple[str, str]:
@@ -156,6 +142,7 @@ class Plan:
     route: str
     candidates: tuple[Candidate, ...]
     deadline_ms: float | None = None
+    attempt_ms: float | None = None  # the longest an attempt may take to be ready to answer, if somebody else is left
     private: bool = False
     check: bool = False  # validate the answer against the request's expectation and tools
     hold: Hold = Hold.NONE
@@ -241,59 +228,3 @@ class Call:
     target: Target
     query: Query
     left_ms: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One candidate's share in a request; times count from the request's arrival. Skipped: no call was made."""
-
-    target: str
-    started_ms: float
-    ended_ms: float
-    outcome: Reason | AttemptOutcome
-    first_byte_ms: float | None = None
-    detail: str = ""  # keyword and place in a schema, status of a server; never a value from prompt or answer
-    skipped: bool = False
-    probe: bool = False
-    usage: Usage | None = None
-
-    @property
-    def elapsed_ms(self) -> float:
-        """How long it took, or took so far when it was given up."""
-        return self.ended_ms - self.started_ms
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """Everything that was decided about one request and why; rendered as headers, metrics and a log line.
-
-    Grows by returning new values. `target` is who sends the bytes, None if nobody did.
-    """
-
-    time_s: float  # wall clock, seconds since the epoch
-    query_id: str
-    policy: str
-    principal: str | None
-    classification: Classification
-    route: str
-    private: bool
-    stream: bool
-    schema: str | None = None
-    attempts: tuple[Attempt, ...] = ()
-    target: str | None = None
-    outcome: Outcome = Outcome.OK
-    schema_check: SchemaCheck | None = None
-    usage: Usage | None = None
-    first_byte_ms: float | None = None  # when the first byte left us
-    total_ms: float = 0.0
-    overhead_ms: float = 0.0  # our own time: total without waiting for targets
-    cost: float = 0.0
-    timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
-
-    @property
-    def fallback(self) -> Reason | None:
-        """The reason of the last change of target, None if the first candidate answered (or nobody was left to)."""
-        if len(self.attempts) < 2:
-            return None
-        outcome = self.attempts[-2].outcome
-        return outcome if isinstance(outcome, Reason) else None

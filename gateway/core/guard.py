@@ -12,7 +12,7 @@ from math import ceil, sqrt
 from typing import Final
 
 from gateway.core.window import Counts, Window
-from gateway.records import Slo
+from gateway.terms import Slo
 from gateway.words import LaneState
 
 SHARE_OVER: Final = 0.05

@@ -3,6 +3,7 @@
 Knows no clock (`now_s` comes with each call) and decides nothing itself.
 """
 
+from gateway.decisions import Attempt, Decision
 from gateway.errors import (
     AttemptFailed,
     DeadlineExceeded,
@@ -13,7 +14,7 @@ from gateway.errors import (
     Overloaded,
     Unsupported,
 )
-from gateway.records import Attempt, Candidate, Classification, Decision, Plan, Query, Usage, Verdict
+from gateway.records import Candidate, Classification, Plan, Query, Usage, Verdict
 from gateway.words import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
 
 _RETRY_S = 1.0

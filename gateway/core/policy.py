@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from operator import ge, gt, le, lt
 from typing import Final
 
-from gateway.records import Candidate, Classification, Plan, Query, Slo, Target
+from gateway.records import Candidate, Classification, Plan, Query, Target
+from gateway.terms import Slo
 from gateway.words import Hold, Kind, Place, Task
 
 AUTO: Final = "auto"

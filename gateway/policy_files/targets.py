@@ -11,7 +11,8 @@ from gateway.core.engines import ENGINES, capabilities_of
 from gateway.core.policy import AUTO
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.words import check_name, read_slo
-from gateway.records import Capabilities, Slo, Target
+from gateway.records import Capabilities, Target
+from gateway.terms import Slo
 from gateway.words import Capability, Grade, Kind, Place
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 from gateway.policy_files.section import Section
-from gateway.records import Slo
+from gateway.terms import Slo
 
 # Names appear in headers (`fast=ok,quality=ok`) and as metric labels.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")

@@ -6,7 +6,9 @@ Knows what the pure parts of `core` mean, not who asks. Nothing here waits.
 from gateway.core import breaker as breakers
 from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
 from gateway.core.guard import Guard, Ticket
-from gateway.records import Attempt, Candidate, Health, Slo, Status, Verdict
+from gateway.decisions import Attempt
+from gateway.records import Candidate, Health, Status, Verdict
+from gateway.terms import Slo
 from gateway.words import AttemptOutcome, Reason
 
 # The server itself is at fault; everything else says nothing about whether the next request would be served.

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.records import Attempt, Decision
+from gateway.decisions import Attempt, Decision
 
 
 def document_of(decision: Decision) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Final
 
 import orjson
 
+from gateway.decisions import Decision
 from gateway.errors import BadSetting
-from gateway.records import Decision
 from gateway.telemetry.documents import document_of
 
 MAX_WAITING: Final = 10_000

@@ -3,11 +3,9 @@
 An Observer. Children are cached by their labels: finding one costs a dictionary look-up.
 """
 
-from itertools import pairwise
-
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 
-from gateway.records import Attempt, Decision
+from gateway.decisions import Attempt, Decision
 from gateway.telemetry import names
 from gateway.words import AttemptOutcome, Outcome, Reason
 
@@ -52,8 +50,8 @@ class Metrics:
         self._overhead.observe(decision.overhead_ms / 1000)
         for attempt in decision.attempts:
             self._attempted(route, attempt)
-        for left, taken in pairwise(decision.attempts):
-            self._count(self._fallbacks, route, left.target, taken.target, left.outcome)
+        for left, taken, reason in decision.changes:
+            self._count(self._fallbacks, route, left, taken, reason)
         if decision.schema_check is not None:
             self._count(self._validations, route, target, decision.schema_check, "")
 

@@ -3,8 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 
+from gateway.decisions import Decision
 from gateway.ports import Observer
-from gateway.records import Decision
 
 
 class RecentDecisions:

@@ -11,9 +11,10 @@ from typing import Final
 from gateway.core.answer import AnswerCheck
 from gateway.core.journey import Journey
 from gateway.core.validate import Fault, SchemaCache
+from gateway.decisions import Attempt
 from gateway.errors import AttemptFailed, DeadlineExceeded, InvalidOutput, LowConfidence, Refused, UpstreamError
 from gateway.ports import Clock, Permit, Reply, Upstream
-from gateway.records import Attempt, Call, Candidate, Delta, Usage
+from gateway.records import Call, Candidate, Delta, Usage
 from gateway.words import AttemptOutcome, Hold, Reason, SchemaCheck
 
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024

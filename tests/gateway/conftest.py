@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.records import Slo
+from gateway.terms import Slo
 from tests.gateway.serving import chunk, completion, fake_server, real_gateway, says_hello, start_stream
 from tests.gateway.stage import build_stage
 

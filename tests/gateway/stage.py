@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from gateway.core.policy import Policy, Route, When, compile_policy
+from gateway.decisions import Decision
 from gateway.pipeline import Answer, Pipeline
-from gateway.records import Decision, Query, Target
+from gateway.records import Query, Target
 from gateway.state.memory import MemoryStore
 from gateway.upstreams.scripted import Line, Scripted
 from gateway.web.openai import parse_chat

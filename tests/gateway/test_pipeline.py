@@ -17,7 +17,8 @@ from gateway.errors import (
     Unsupported,
     UpstreamError,
 )
-from gateway.records import Slo, Status
+from gateway.records import Status
+from gateway.terms import Slo
 from gateway.upstreams.scripted import fails, says
 from gateway.words import Capability, Grade, Outcome, Reason, Residency, SchemaCheck
 

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from gateway.core.guard import DOUBT, SHARE_OVER, Guard, Ticket, critical
-from gateway.records import Slo
+from gateway.terms import Slo
 from gateway.words import LaneState
 
 BUDGET_MS = 400.0

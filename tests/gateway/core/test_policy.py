@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from gateway.core.policy import DIRECT, Policy, Route, When, compile_policy
-from gateway.records import Classification, Expectation, Query, Slo, Target
+from gateway.records import Classification, Expectation, Query, Target
+from gateway.terms import Slo
 from gateway.words import Form, Hold, Kind, Place, Task
 
 MakeQuery = Callable[..., Query]

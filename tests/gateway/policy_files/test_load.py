@@ -8,7 +8,8 @@ import pytest
 from gateway.core.policy import Policy
 from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
-from gateway.records import Query, Slo
+from gateway.records import Query
+from gateway.terms import Slo
 from gateway.words import Capability, Grade, Hold, Kind, Place, Task
 
 POLICIES = Path(__file__).parents[3] / "policies"

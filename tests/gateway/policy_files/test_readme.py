@@ -8,7 +8,7 @@ import pytest
 from gateway.core.engines import ENGINES
 from gateway.core.policy import Policy
 from gateway.policy_files.load import parse
-from gateway.records import Slo
+from gateway.terms import Slo
 from gateway.words import Capability, Task
 
 README = (Path(__file__).parents[3] / "policies" / "README.md").read_text()

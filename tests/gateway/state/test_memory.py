@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from gateway.core.breaker import BreakerRule
-from gateway.records import Attempt, Candidate, Slo, Status, Target, Verdict
+from gateway.decisions import Attempt
+from gateway.records import Candidate, Status, Target, Verdict
 from gateway.state.memory import MemoryStore
+from gateway.terms import Slo
 from gateway.words import AttemptOutcome, BreakerState, Kind, LaneState, Place, Reason
 
 SLO = Slo(p95_ms=100, window_s=12)

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.records import Attempt, Classification, Decision, Usage
+from gateway.decisions import Attempt, Decision
+from gateway.records import Classification, Usage
 from gateway.words import AttemptOutcome, Reason, SchemaCheck, Task
 
 

@@ -1,6 +1,7 @@
 """A decision as headers."""
 
-from gateway.records import Attempt, Classification, Decision
+from gateway.decisions import Attempt, Decision
+from gateway.records import Classification
 from gateway.web.headers import describe
 from gateway.words import AttemptOutcome, Reason, SchemaCheck, Task
 

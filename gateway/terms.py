@@ -1,0 +1,38 @@
+"""The terms a policy sets for its lanes: what is promised, and which extra attempts keeping it may cost.
+
+Records only; the units stand in the names.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slo:
+    """What a lane promises, and how it may come back after a benching."""
+
+    p95_ms: float
+    window_s: float = 60.0
+    recover_ratio: float = 0.8
+    probe_share: float = 0.02
+    probe_every_s: float = 2.0
+    hold_down_s: float = 10.0
+    hold_down_max_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hedge:
+    """Ask the next target beside one that takes longer than `after_ms` (None: than 19 in 20 of its answers do).
+
+    At most `max_share` of the lane's requests are asked twice.
+    """
+
+    after_ms: float | None = None
+    max_share: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Ask the same target again, up to `times`, after it broke: at most `max_share` of the requests sent to it."""
+
+    times: int = 1
+    max_share: float = 0.2
