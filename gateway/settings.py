@@ -15,6 +15,7 @@ from typing import Any, Final
 from gateway.errors import BadSetting
 
 PREFIX: Final = "TWOLANE_"
+_REDIS_URL: Final = "REDIS_URL"  # what platforms set by themselves
 _NEAR: Final = 0.85  # how alike a misspelt name is; orchestrators set many variables that merely begin alike
 
 
@@ -39,8 +40,12 @@ def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
+def _secret(text: str) -> str | None:
+    return text or None
+
+
 def _setting(default: Any, read: Callable[[str], Any], says: str) -> Any:
-    return field(default=default, metadata={"read": read, "says": says})
+    return field(default=default, repr=read is not _secret, metadata={"read": read, "says": says})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +63,8 @@ class Settings:
     recent_decisions: int = _setting(1000, _whole(1, 1_000_000), "how many decisions the admin port remembers")
     connect_s: float = _setting(2.0, _seconds, "longest wait for a connection to a target")
     idle_s: float = _setting(60.0, _seconds, "longest silence of a target inside an answer")
+    redis_url: str | None = _setting(None, _secret, "where replicas share lane state; REDIS_URL stands in; none: alone")
+    redis_namespace: str = _setting("twolane", str, "replicas of the same name share; other deployments need another")
     drain_s: float = _setting(10.0, _seconds, "how long requests may finish when the process is told to end")
 
     def __post_init__(self) -> None:
@@ -77,6 +84,8 @@ def read_settings(environment: Mapping[str, str], flags: Mapping[str, str]) -> S
             values[setting.name] = _read(setting, flags[setting.name], flag_of(setting.name))
         elif variable in environment:
             values[setting.name] = _read(setting, environment[variable], variable)
+    if "redis_url" not in values and environment.get(_REDIS_URL):
+        values["redis_url"] = environment[_REDIS_URL]
     return Settings(**values)
 
 

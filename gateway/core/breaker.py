@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
+from gateway.core.reports import BreakerReport
 from gateway.words import BreakerState
 
 
@@ -40,9 +41,13 @@ class BreakerRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """One target's breaker. `trial_at_s` is when the one request of half_open set out, None while it has not."""
+    """One target's breaker. `trial_at_s` is when the one request of half_open set out, None while it has not.
+
+    `era` grows with every opening and closing and is odd while not closed; between replicas the larger is the later.
+    """
 
     state: BreakerState = BreakerState.CLOSED
+    era: int = 0
     faults: int = 0
     open_s: float = 0.0
     opened_at_s: float = 0.0
@@ -56,7 +61,7 @@ def step(breaker: Breaker, event: BreakerEvent, now_s: float, rule: BreakerRule)
     """The breaker after `event`. Only OK and FAULT are told from outside; TRIP and COOLED are found here."""
     if breaker.state is BreakerState.CLOSED:
         if event is BreakerEvent.OK:
-            return CLOSED if breaker.faults else breaker
+            return replace(breaker, faults=0) if breaker.faults else breaker
         if event is BreakerEvent.FAULT:
             breaker = replace(breaker, faults=breaker.faults + 1)
             event = BreakerEvent.TRIP if breaker.faults >= rule.faults else event
@@ -83,11 +88,43 @@ def ask(breaker: Breaker, now_s: float, rule: BreakerRule) -> tuple[bool, Breake
     return True, replace(breaker, trial_at_s=now_s)
 
 
+def closed(breaker: Breaker) -> Breaker:
+    """The breaker without its past."""
+    return Breaker(era=breaker.era + breaker.era % 2)
+
+
+def report(breaker: Breaker, now_s: float) -> BreakerReport:
+    """What to tell other replicas."""
+    return BreakerReport(
+        era=breaker.era,
+        state=breaker.state,
+        faults=breaker.faults,
+        open_s=breaker.open_s,
+        opened_s=now_s - breaker.opened_at_s,
+    )
+
+
+def follow(breaker: Breaker, heard: BreakerReport, told_s: float) -> Breaker:
+    """Take over what another replica knows later. Each replica sends a trial of its own when the time is over."""
+    if heard.era <= breaker.era:
+        return breaker
+    if heard.state is BreakerState.CLOSED:
+        return Breaker(era=heard.era)
+    return Breaker(
+        state=BreakerState.OPEN,
+        era=heard.era,
+        faults=heard.faults,
+        open_s=heard.open_s,
+        opened_at_s=told_s - heard.opened_s,
+    )
+
+
 def _entered(breaker: Breaker, state: BreakerState, now_s: float, rule: BreakerRule) -> Breaker:
     if state is BreakerState.CLOSED:
-        return CLOSED
+        return closed(breaker)
     if state is BreakerState.HALF_OPEN:
         return replace(breaker, state=state, trial_at_s=None)
     failed_trial = breaker.state is BreakerState.HALF_OPEN
     open_s = min(2 * breaker.open_s, rule.open_max_s) if failed_trial else rule.open_s
-    return Breaker(state=state, faults=breaker.faults, open_s=open_s, opened_at_s=now_s)
+    era = breaker.era + (2 if failed_trial else 1)
+    return Breaker(state=state, era=era, faults=breaker.faults, open_s=open_s, opened_at_s=now_s)

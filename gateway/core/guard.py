@@ -5,12 +5,16 @@ Knows one lane only, neither clock nor dice: `now_s` and `draw` (uniform in [0, 
 "p95 <= budget" means that at most one answer in twenty is over. So the guard counts, and asks how likely the count
 would be if the lane just kept its promise: benched when P(Binomial(n, 0.05) >= k) < 0.001. That is a test, not an
 estimate: a point estimate of p95 benches a healthy lane many times an hour and needs too many probes to heal.
+
+Replicas count together: each adds what the others `report`, and follows whoever is further (`era`, then `stage`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Final
 
+from gateway.core.reports import LaneReport
 from gateway.core.window import Counts, Window
 from gateway.terms import Slo
 from gateway.words import LaneState
@@ -43,8 +47,10 @@ class Guard:
         self._since_s = float("-inf")
         self._serving_since_s = float("-inf")
         self._last_probe_s = float("-inf")
-        self._probes: tuple[bool, ...] = ()  # was each of the last ten over recover_ratio x budget?
-        self._stage = 0
+        self._probes: tuple[tuple[float, bool], ...] = ()  # when, and was it over recover_ratio x budget? Our last ten
+        self._others: Window | None = None  # what other replicas counted in this era
+        self._others_probes: tuple[tuple[float, bool], ...] = ()
+        self._stage = len(RAMP)
         self._stage_counts = Counts()
         self._p95_ms: float | None = None
         self._p95_until_s = 0.0
@@ -95,13 +101,45 @@ class Guard:
         return self._p95_ms
 
     def counts(self, now_s: float) -> Counts:
-        """The window's answers and those over budget (while benched: as before; probes are counted apart)."""
-        return self._window.counts(now_s)
+        """The window's answers and those over budget, of all replicas (while benched: as before; see `_probes`)."""
+        own = self._window.counts(now_s)
+        if self._others is None:
+            return own
+        others = self._others.counts(now_s)
+        return Counts(total=own.total + others.total, over=own.over + others.over)
+
+    def report(self, now_s: float) -> LaneReport:
+        """What to tell other replicas."""
+        is_benched = self._state is LaneState.BENCHED
+        return LaneReport(
+            slo=self.slo,
+            era=self._era,
+            stage=self._stage,
+            since_s=now_s - self._since_s,
+            serving_since_s=now_s - self._serving_since_s,
+            hold_s=self._hold_s,
+            tallies=() if is_benched else self._window.tallies(now_s),
+            probes=tuple((now_s - at_s, late) for at_s, late in self._probes) if is_benched else (),
+        )
+
+    def hear(self, now_s: float, heard: Sequence[tuple[float, LaneReport]]) -> None:
+        """All that the other replicas said last, each with the time it was said at; replaces what was heard before."""
+        reports = [(told_s, report) for told_s, report in heard if report.slo == self.slo]
+        for told_s, report in reports:
+            if (report.era, report.stage) > (self._era, self._stage):
+                self._follow(now_s, told_s, report)
+        same = [(told_s, report) for told_s, report in reports if report.era == self._era]
+        self._others = Window(self.slo.window_s) if same else None
+        for told_s, report in same:
+            assert self._others is not None
+            self._others.merge_tallies(now_s, told_s, report.tallies)
+        self._others_probes = tuple((told_s - age_s, late) for told_s, report in same for age_s, late in report.probes)
+        self._recover(now_s)
 
     def _is_breached(self, now_s: float) -> bool:
         if self._state is LaneState.PROBING:
             return self._stage_counts.over > 1
-        counts = self._window.counts(now_s)
+        counts = self.counts(now_s)
         return counts.total >= MIN_ANSWERS and counts.over >= critical(counts.total)
 
     def _share(self) -> float:
@@ -109,7 +147,8 @@ class Guard:
 
     def _count(self, now_s: float, latency_ms: float) -> None:
         if self._state is LaneState.BENCHED:
-            self._probes = (*self._probes, latency_ms > self.slo.recover_ratio * self.slo.p95_ms)[-FRESH_PROBES:]
+            late = latency_ms > self.slo.recover_ratio * self.slo.p95_ms
+            self._probes = (*self._probes, (now_s, late))[-FRESH_PROBES:]
         else:
             over = latency_ms > self.slo.p95_ms
             self._window.add(now_s, latency_ms, over=over)
@@ -138,22 +177,40 @@ class Guard:
         served_s = now_s - self._serving_since_s if self._state is LaneState.SERVING else 0.0
         again = served_s < self.slo.hold_down_max_s
         self._hold_s = min(2 * self._hold_s, self.slo.hold_down_max_s) if again else self.slo.hold_down_s
-        self._probes = ()
-        self._last_probe_s = now_s
+        self._stage = 0
         self._new_era(LaneState.BENCHED, now_s)
 
     def _recover(self, now_s: float) -> None:
         """From benched to the ramp, once the hold-down is over and ten fresh probes were good."""
         held = self._state is LaneState.BENCHED and now_s >= self._since_s + self._hold_s
-        if held and len(self._probes) == FRESH_PROBES and sum(self._probes) <= 1:
-            self._window.clear()
-            self._p95_ms = None
-            self._stage = 0
-            self._stage_counts = Counts()
+        if not held:
+            return
+        probes = sorted((*self._probes, *self._others_probes))[-FRESH_PROBES:]
+        if len(probes) == FRESH_PROBES and sum(late for _, late in probes) <= 1:
             self._new_era(LaneState.PROBING, now_s)
 
+    def _follow(self, now_s: float, told_s: float, report: LaneReport) -> None:
+        """Another replica is further: its state is ours, from when it entered it."""
+        self._hold_s = report.hold_s
+        self._serving_since_s = told_s - report.serving_since_s
+        self._stage, self._stage_counts = report.stage, Counts()
+        if report.era != self._era:
+            self._era = report.era - 1
+            self._new_era(LaneState.BENCHED if report.era % 2 else LaneState.PROBING, now_s)
+        if report.stage == len(RAMP):
+            self._enter(LaneState.SERVING, now_s)
+        self._since_s = told_s - report.since_s
+
     def _new_era(self, state: LaneState, now_s: float) -> None:
+        """Odd eras are benched, even ones probing and then serving; what was counted in another is void."""
         self._era += 1
+        self._probes, self._others_probes, self._others = (), (), None
+        self._stage_counts = Counts()
+        if state is LaneState.BENCHED:
+            self._last_probe_s = now_s
+        else:
+            self._window.clear()
+            self._p95_ms = None
         self._enter(state, now_s)
 
     def _enter(self, state: LaneState, now_s: float) -> None:

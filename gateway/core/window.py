@@ -10,6 +10,8 @@ from itertools import accumulate
 from math import ceil, exp, log
 from typing import Final
 
+from gateway.core.reports import TallyReport
+
 SLICES: Final = 12
 
 # Relative error of a reported latency. The bucket bounds grow by (1 + e) / (1 - e), so the value reported for a
@@ -96,6 +98,28 @@ class Window:
                 self._over += other.counts.over
                 for bucket, count in other.latencies.items():
                     tally.latencies[bucket] = tally.latencies.get(bucket, 0) + count
+
+    def tallies(self, now_s: float) -> tuple[TallyReport, ...]:
+        """The window's counts for replicas whose clocks are others."""
+        self._advance(now_s)
+        return tuple(
+            TallyReport(age_s=now_s - (index + 0.5) * self._slice_s, total=tally.total, over=tally.over)
+            for index, tally in sorted(self._slices.items())
+        )
+
+    def merge_tallies(self, now_s: float, told_s: float, tallies: Iterable[TallyReport]) -> None:
+        """Add what another replica counted, placed to within half a slice; `told_s` is when it said so by our clock."""
+        self.merge(
+            now_s,
+            (
+                Slice(
+                    index=int((told_s - tally.age_s) // self._slice_s),
+                    counts=Counts(total=tally.total, over=tally.over),
+                    latencies={},
+                )
+                for tally in tallies
+            ),
+        )
 
     def clear(self) -> None:
         """Forget everything."""

@@ -1,11 +1,15 @@
 """The state of one process: a breaker and a count of attempts per target, a guard per lane.
 
-Knows what the pure parts of `core` mean, not who asks. Nothing here waits.
+Knows what the pure parts of `core` mean, not who asks. Nothing here waits. Replicas `report` and `hear`; how words
+travel between them is not known here (see `redis`).
 """
+
+from collections.abc import Sequence
 
 from gateway.core import breaker as breakers
 from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
 from gateway.core.guard import Guard, Ticket
+from gateway.core.reports import Heard, LaneReport, Report
 from gateway.decisions import Attempt
 from gateway.records import Candidate, Health, Status, Verdict
 from gateway.terms import Slo
@@ -83,7 +87,32 @@ class MemoryStore:
 
     def returned(self, target: str) -> None:
         """The server was seen to answer again (a poll, not an attempt): the faults of its former life are void."""
-        self._breakers.pop(target, None)
+        breaker = self._breakers.get(target)
+        if breaker is not None:
+            self._breakers[target] = breakers.closed(breaker)
+
+    def report(self, now_s: float) -> Report:
+        """What this process counted and decided itself, for other replicas. Places in flight are each one's own."""
+        return Report(
+            lanes=tuple((lane, guard.report(now_s)) for lane, guard in self._guards.items()),
+            breakers=tuple((name, breakers.report(breaker, now_s)) for name, breaker in self._breakers.items()),
+        )
+
+    def hear(self, now_s: float, heard: Sequence[Heard]) -> None:
+        """What all other replicas said last; whoever is no longer in it no longer counts."""
+        theirs: dict[tuple[str, str], list[tuple[float, LaneReport]]] = {lane: [] for lane in self._guards}
+        for each in heard:
+            for lane, report in each.report.lanes:
+                theirs.setdefault(lane, []).append((each.told_s, report))
+        for lane, reports in theirs.items():
+            guard = self._guards.get(lane)
+            if guard is None:  # nobody asked for this lane here yet; the first who does must know
+                guard = self._guards[lane] = Guard(reports[0][1].slo)
+            guard.hear(now_s, reports)
+        for each in heard:
+            for name, opening in each.report.breakers:
+                breaker = self._breakers.get(name, CLOSED)
+                self._breakers[name] = breakers.follow(breaker, opening, each.told_s)
 
     def _tell_breaker(self, name: str, event: BreakerEvent, now_s: float) -> None:
         breaker = self._breakers.get(name, CLOSED)

@@ -3,7 +3,9 @@
 An Observer. Children are cached by their labels: finding one costs a dictionary look-up.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from gateway.decisions import Attempt, Decision
 from gateway.telemetry import names
@@ -58,6 +60,11 @@ class Metrics:
     def reloaded(self, result: str) -> None:
         """The policy file was read again: `changed`, `unchanged` or `refused`."""
         self._count(self._reloads, result)
+
+    def watch_store(self, is_up: Callable[[], bool]) -> None:
+        """There is a store that replicas share; without one nothing is said of it."""
+        gauge = Gauge(names.STORE_UP, "Did the last exchange with other replicas work?", registry=self.registry)
+        gauge.set_function(lambda: float(is_up()))
 
     def render(self) -> bytes:
         """The page that Prometheus reads."""

@@ -17,6 +17,7 @@ LANE_BUDGET_SECONDS: Final = "twolane_lane_budget_seconds"
 BREAKER_STATE: Final = "twolane_breaker_state"
 IN_FLIGHT: Final = "twolane_in_flight"
 POLICY_INFO: Final = "twolane_policy_info"
+STORE_UP: Final = "twolane_store_up"
 
 # OpenTelemetry's conventions for clients of generative models, one sample per attempt.
 OPERATION_SECONDS: Final = "gen_ai_client_operation_duration_seconds"

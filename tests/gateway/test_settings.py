@@ -79,3 +79,14 @@ def test_help_lists_every_setting() -> None:
     listed = describe_settings()
     for name in Settings.__dataclass_fields__:
         assert f"TWOLANE_{name.upper()}" in listed
+
+
+def test_the_platforms_redis_is_taken_where_ours_is_not_said() -> None:
+    assert read_settings({"REDIS_URL": "redis://theirs"}, {}).redis_url == "redis://theirs"
+    both = {"REDIS_URL": "redis://theirs", "TWOLANE_REDIS_URL": "redis://ours"}
+    assert read_settings(both, {}).redis_url == "redis://ours"
+    assert read_settings({**both, "TWOLANE_REDIS_URL": ""}, {}).redis_url is None
+
+
+def test_a_redis_password_does_not_show() -> None:
+    assert "secret" not in repr(Settings(redis_url="redis://:secret@host"))

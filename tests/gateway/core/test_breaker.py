@@ -55,7 +55,7 @@ def test_a_trial_that_never_came_back_does_not_bar_the_way() -> None:
 
 def test_a_good_trial_closes_and_forgets_the_faults() -> None:
     _, breaker = ask(after(FAULT, FAULT, FAULT), 5.0, RULE)
-    assert step(breaker, OK, 5.1, RULE) == CLOSED
+    assert step(breaker, OK, 5.1, RULE) == Breaker(era=2)
 
 
 def test_failed_trials_double_the_time_up_to_the_limit() -> None:

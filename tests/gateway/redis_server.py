@@ -1,0 +1,75 @@
+"""A real redis-server on loopback that can be stopped, stalled, emptied and started again."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+class RedisServer:
+    """One process, nothing on disk. `url` stays the same over restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = free.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"redis://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        options = {"port": self._port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self._folder}
+        line = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        self._process = subprocess.Popen(["redis-server", *line], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while self.say(b"PING") != b"+PONG\r\n":
+            assert self._process.poll() is None
+            assert time.monotonic() < deadline
+
+    def say(self, command: bytes) -> bytes:
+        """One command without arguments; nothing if nobody answers."""
+        try:
+            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
+                connection.sendall(command + b"\r\n")
+                return connection.recv(1024)
+        except OSError:
+            return b""
+
+    def stall(self) -> None:
+        """It takes connections and says nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """It answers whatever waited."""
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """It is gone, with all it knew."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+
+@contextlib.contextmanager
+def redis_server(folder: Path) -> Iterator[RedisServer]:
+    """Skips where there is none (`make redis` installs it), but not in CI: there it must be."""
+    if shutil.which("redis-server") is None and not os.environ.get("CI"):
+        pytest.skip("no redis-server; `make redis` installs it")
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

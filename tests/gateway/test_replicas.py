@@ -1,0 +1,88 @@
+"""Two whole gateways over one Redis: they agree on a benching within two seconds, and serve whatever befalls Redis."""
+
+import asyncio
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from tests.gateway.redis_server import redis_server
+from tests.gateway.serving import RealGateway, completion, fake_server, real_gateway
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+def policy(fast: str, quality: str) -> str:
+    engine = {"kind": "openai", "engine": "openai", "model": "m", "place": "in_cluster"}
+    return orjson.dumps(
+        {
+            "version": 1,
+            "targets": {"fast": {**engine, "url": fast}, "quality": {**engine, "url": quality}},
+            "routes": [{"name": "default", "use": "fast", "fall_back": ["quality"], "slo": {"p95_ms": 20}}],
+        }
+    ).decode()
+
+
+async def slow(*_: Any) -> web.StreamResponse:
+    await asyncio.sleep(0.03)
+    return web.json_response(completion("late"))
+
+
+async def until(seconds: float, gateway: RealGateway, line: str) -> float:
+    """How long until the metrics say so; more than `seconds` is a failure."""
+    began_s = monotonic()
+    while line not in await gateway.metrics():
+        assert monotonic() - began_s < seconds, line
+        await asyncio.sleep(0.02)
+    return monotonic() - began_s
+
+
+async def test_a_benching_at_one_gateway_is_one_at_the_other_within_two_seconds(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis:
+        async with fake_server(slow) as fast, fake_server() as quality:
+            text, (one_place, other_place) = policy(fast.url, quality.url), (tmp_path / "one", tmp_path / "other")
+            one_place.mkdir()
+            other_place.mkdir()
+            async with (
+                real_gateway(one_place, text, redis_url=redis.url) as one,
+                real_gateway(other_place, text, redis_url=redis.url) as other,
+            ):
+                await until(2, one, "twolane_store_up 1.0")
+                await until(2, other, "twolane_store_up 1.0")
+                answers = [await one.ask() for _ in range(11)]
+                assert answers[-1][1]["x-twolane-attempts"] == "fast=p95_breach,quality=ok"
+                await until(2, other, 'twolane_lane_state{route="default",target="fast"} 2.0')
+                _, headers, _ = await other.ask()
+                assert headers["x-twolane-fallback"] == "p95_breach"
+
+
+async def test_requests_are_served_whatever_befalls_redis(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis:
+        async with (
+            fake_server() as fast,
+            fake_server() as quality,
+            real_gateway(tmp_path, policy(fast.url, quality.url), redis_url=redis.url) as gateway,
+        ):
+            await until(2, gateway, "twolane_store_up 1.0")
+            for befalls, mends in ((redis.stall, redis.go_on), (redis.stop, redis.start)):
+                befalls()
+                await until(3, gateway, "twolane_store_up 0.0")
+                assert {(await gateway.ask())[0] for _ in range(5)} == {200}
+                mends()
+                await until(3, gateway, "twolane_store_up 1.0")
+
+
+async def test_a_gateway_starts_without_the_redis_it_is_told_of(tmp_path: Path) -> None:
+    async with fake_server() as fast:
+        gone = "redis://127.0.0.1:1"
+        async with real_gateway(tmp_path, policy(fast.url, fast.url), redis_url=gone) as gateway:
+            assert (await gateway.ask())[0] == 200
+            assert "twolane_store_up 0.0" in await gateway.metrics()
+
+
+async def test_without_a_redis_nothing_is_said_of_one(tmp_path: Path) -> None:
+    async with fake_server() as fast, real_gateway(tmp_path, policy(fast.url, fast.url)) as gateway:
+        assert "twolane_store_up" not in await gateway.metrics()
