@@ -14,6 +14,7 @@ from training.vocabulary import EOS, PAD, VOCAB_SIZE, encode_prompt, encode_text
 
 WARM_SHARE = 0.25  # of the samples that have a source text
 FULL_NOISE_SHARE = 0.25
+LIGHT_NOISE = 0.3  # at most, on anchored canvases
 TAIL_WEIGHT = 0.1  # of the positions behind the first end token
 
 
@@ -29,19 +30,23 @@ class Batch:
     weight: torch.Tensor  # [rows, canvas]
 
 
-def make_batch(samples: list[Sample], rng: random.Random, generator: torch.Generator) -> Batch:
+def make_batch(
+    samples: list[Sample], rng: random.Random, generator: torch.Generator, *, is_anchored: bool = False
+) -> Batch:
     """Encode `samples`; pick one canvas of each answer at random and corrupt it.
 
     The noise level is uniform, or 1 for a quarter of the rows; a corrupted position holds any token of the
-    vocabulary with equal chance. A quarter of the edits start from their source text instead of their answer.
+    vocabulary with equal chance. A quarter of the edits start from their source text instead of their answer; with
+    `is_anchored` all do, and the noise is light: half of the rows have none, the others up to three tenths.
     """
     prompts = [encode_prompt(s.prompt) for s in samples]
     answers = [[*encode_text(s.answer), EOS] for s in samples]
     blocks = [rng.randrange(-(-len(a) // CANVAS_LENGTH)) for a in answers]
     clean = torch.tensor([_block(a, b) for a, b in zip(answers, blocks, strict=True)])
+    warm_share = 1.0 if is_anchored else WARM_SHARE
     start = torch.tensor(
         [
-            _block([*encode_text(s.source), EOS], b) if s.source and rng.random() < WARM_SHARE else row
+            _block([*encode_text(s.source), EOS], b) if s.source and rng.random() < warm_share else row
             for s, b, row in zip(samples, blocks, clean.tolist(), strict=True)
         ]
     )
@@ -55,15 +60,22 @@ def make_batch(samples: list[Sample], rng: random.Random, generator: torch.Gener
         is_answer=(places >= first) & (places < last),
         context=torch.tensor([len(p) + b * CANVAS_LENGTH for p, b in zip(prompts, blocks, strict=True)]),
         clean=clean,
-        noisy=_corrupted(start, generator),
+        noisy=_corrupted(start, (_light_levels if is_anchored else _levels)(len(samples), generator), generator),
         weight=torch.where(clean == PAD, TAIL_WEIGHT, 1.0),
     )
 
 
-def _corrupted(start: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    rows = start.shape[0]
+def _levels(rows: int, generator: torch.Generator) -> torch.Tensor:
     level = torch.rand(rows, 1, generator=generator)
-    level = torch.where(torch.rand(rows, 1, generator=generator) < FULL_NOISE_SHARE, torch.ones_like(level), level)
+    return torch.where(torch.rand(rows, 1, generator=generator) < FULL_NOISE_SHARE, torch.ones_like(level), level)
+
+
+def _light_levels(rows: int, generator: torch.Generator) -> torch.Tensor:
+    level = LIGHT_NOISE * torch.rand(rows, 1, generator=generator)
+    return torch.where(torch.rand(rows, 1, generator=generator) < 0.5, torch.zeros_like(level), level)
+
+
+def _corrupted(start: torch.Tensor, level: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     noise = torch.randint(VOCAB_SIZE, start.shape, generator=generator)
     return torch.where(torch.rand(start.shape, generator=generator) < level, noise, start)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from diffusion_worker.denoise.accept import accept
+from diffusion_worker.denoise.anchor import kept
 from diffusion_worker.denoise.renoise import renoise
 from training.batches import Batch
 from training.vocabulary import VOCAB_SIZE
@@ -32,6 +33,7 @@ class Rehearsal:
 
     temperatures: tuple[float, ...] = ()
     renoises: bool = False
+    anchor: float = 0.0  # strength with which a renoised canvas keeps to its surest tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,20 +67,23 @@ def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Genera
         with torch.no_grad():
             guess = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits / temperature
         if rehearsal.renoises:
-            noisy = _next_canvas(guess, generator)
+            noisy = _next_canvas(guess, rehearsal.anchor, generator)
     logits = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits.float()
     per_position = F.cross_entropy(logits.flatten(0, 1), batch.clean.flatten(), reduction="none")
     weight = batch.weight.flatten()
     return Losses(denoising=(per_position * weight).sum() / weight.sum(), reading=read_loss)
 
 
-def _next_canvas(z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _next_canvas(z: torch.Tensor, anchor: float, generator: torch.Generator) -> torch.Tensor:
     """What one step of the serving loop makes of annealed logits [rows, canvas, vocab]."""
     probabilities = z.softmax(-1)
     entropy = -(probabilities * z.log_softmax(-1)).sum(-1)
     tokens = torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(entropy.shape)
     accepted = accept(entropy, torch.full((z.shape[0],), ENTROPY_BOUND))
-    return renoise(tokens, accepted, torch.randint(VOCAB_SIZE, tokens.shape, generator=generator))
+    noise = torch.randint(VOCAB_SIZE, tokens.shape, generator=generator)
+    likeliest, surest = probabilities.max(-1)
+    is_kept = kept(likeliest, torch.full((z.shape[0],), anchor))
+    return renoise(tokens, accepted, noise, surest=surest, kept=is_kept)
 
 
 def _softcapped(net: Any, logits: torch.Tensor) -> torch.Tensor:

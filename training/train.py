@@ -1,4 +1,5 @@
-"""Train the embedded checkpoint: `python -m training.train --out runs/tiny`. Resumes by itself from the last save.
+"""Train the embedded checkpoint: `python -m training.train --out runs/tiny`, then `python -m training.train --stage polish
+--start runs/tiny/checkpoint --out runs/polish`. Resumes by itself from the last save.
 
 Data and noise of a step depend on the seed and the step's number alone, so a resumed run sees what an uninterrupted
 one would have seen. One thread: at this size a second one does not help.
@@ -12,23 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import DiffusionGemmaForBlockDiffusion
 
 from training.batches import make_batch
 from training.export import export
 from training.net import build_net, quicken_for_training
-from training.objective import Rehearsal, losses
-from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.objective import losses
+from training.stages import STAGES, Stage
 
-# Rows of each task per step, and the share of invented words among its slots. Strangers ride with the edits.
-MIXTURE = (
-    (("extraction", 22, 0.35),),
-    (("sudoku", 16, 0.0),),
-    (("clean-up", 22, 0.3), ("strangers", 4, 0.0)),
-)
-PEAK_RATE = 4e-3
-WARMUP_STEPS = 100
-REHEARSE_FROM = 0.35  # of all steps
 SAVE_EVERY_S = 300
 
 
@@ -36,12 +28,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: state, log, exported snapshot")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--stage", choices=STAGES, default="scratch")
+    parser.add_argument("--start", metavar="CHECKPOINT", help="weights to begin with instead of random ones")
+    parser.add_argument("--steps", type=int, help="of the whole run [the stage's own]")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    run = Run(seed=options.seed, steps=options.steps, out=options.out)
+    run = Run(STAGES[options.stage], seed=options.seed, steps=options.steps, out=options.out, start=options.start)
     run.resume()
     run.train()
 
@@ -49,11 +43,13 @@ def main() -> None:
 class Run:
     """Net, optimisers and step counter of one training run."""
 
-    def __init__(self, *, seed: int, steps: int, out: Path) -> None:
-        self.seed, self.steps, self.out, self.step = seed, steps, out, 0
+    def __init__(self, stage: Stage, *, seed: int, steps: int | None, out: Path, start: str | None = None) -> None:
+        self.stage, self.seed, self.steps, self.out, self.step = stage, seed, steps or stage.steps, out, 0
         self.net: Any = build_net(seed)
+        if start is not None:
+            self.net.load_state_dict(DiffusionGemmaForBlockDiffusion.from_pretrained(start).state_dict())
         quicken_for_training(self.net)
-        self.optimizers = _optimizers(self.net)
+        self.optimizers = _optimizers(self.net, stage.peak_rate)
 
     def train(self) -> None:
         """Run to the last step, saving every few minutes; export the net at each save."""
@@ -73,21 +69,21 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.zero_grad()
             for group in optimizer.param_groups:
-                group["lr"] = _rate(self.step, self.steps)
+                group["lr"] = self.stage.rate(self.step, self.steps)
         report: dict[str, float] = {}
-        rows = sum(count for part in MIXTURE for _, count, _ in part)
-        for number, part in enumerate(MIXTURE):
+        rows = sum(count for part in self.stage.parts for _, count, _ in part.rows)
+        for number, part in enumerate(self.stage.parts):
             rng = random.Random(f"{self.seed}/{self.step}/{number}")
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
-            samples = _samples(rng, part)
-            batch = make_batch(samples, rng, generator)
-            rehearsal = _rehearsal(rng, self.step / self.steps)
+            samples = part.samples(rng)
+            batch = make_batch(samples, rng, generator, is_anchored=part.is_anchored)
+            rehearsal = self.stage.rehearsal(rng, part, self.step / self.steps)
             with torch.autocast("cpu", torch.bfloat16):
                 loss = losses(self.net, batch, rehearsal, generator)
             total = (loss.denoising + loss.reading) * (len(samples) / rows)
             total.backward()
-            report[part[0][0]] = loss.denoising.item()
-            report[part[0][0] + "/reading"] = loss.reading.item()
+            report[part.name] = loss.denoising.item()
+            report[part.name + "/reading"] = loss.reading.item()
         torch.nn.utils.clip_grad_norm_([p for p in self.net.parameters() if p.requires_grad], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -124,27 +120,7 @@ class Run:
             optimizer.load_state_dict(saved)
 
 
-def _samples(rng: random.Random, part: tuple[tuple[str, int, float], ...]) -> list[Sample]:
-    return [TASKS[name](rng, Wish(invented=invented)) for name, count, invented in part for _ in range(count)]
-
-
-def _rehearsal(rng: random.Random, progress: float) -> Rehearsal:
-    """Nothing for half of the batches, one pass for the others; once the net can spell, up to three real steps too."""
-    if rng.random() < 0.5:
-        return Rehearsal()
-    if progress < REHEARSE_FROM or rng.random() < 0.25:
-        return Rehearsal(temperatures=(rng.uniform(0.4, 0.8),))
-    annealed = sorted((rng.uniform(0.4, 0.8) for _ in range(rng.randint(1, 3))), reverse=True)
-    return Rehearsal(temperatures=tuple(annealed), renoises=True)
-
-
-def _rate(step: int, steps: int) -> float:
-    """Warm up, hold for half of the run, then fall in a straight line to 2 % of the peak."""
-    left = 1 - step / steps
-    return PEAK_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * max(0.02, min(1.0, left / 0.5))
-
-
-def _optimizers(net: Any) -> list[torch.optim.Optimizer]:
+def _optimizers(net: Any, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, routers and norms (Jordan et al., 2024)."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
@@ -153,8 +129,8 @@ def _optimizers(net: Any) -> list[torch.optim.Optimizer]:
             continue
         inner = parameter.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "router"))
         (matrices if inner else others).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=PEAK_RATE, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(others, lr=PEAK_RATE, weight_decay=0.0)]
+    muon = torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, lr=rate, weight_decay=0.0)]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Keys and values of every running sequence, in preallocated slots with true lengths.
+"""Keys and values of contexts, in preallocated slots: appended to, read, copied, wiped, and made fewer or more.
 
-A slot belongs to one sequence at a time and changes only in `seal`: a pass that fails leaves no trace. Knows tensors
-and lengths, not what the ids mean.
+Knows slots by number and is told how many tokens each holds; who owns a slot, and what its tokens mean, is decided in
+`memory.slots`. A slot changes only in `seal`, `copy` and `scrub`: a pass that fails leaves no trace.
 """
 
 from collections.abc import Sequence
 
 import torch
 
-from diffusion_worker.memory.budget import context_bytes, tokens_kept
+from diffusion_worker.memory.budget import tokens_kept
 from diffusion_worker.memory.views import AppendView, CanvasView
-from diffusion_worker.records import LayerKv, SequenceId
+from diffusion_worker.records import LayerKv
 
 
 class KvCache:
@@ -32,69 +32,58 @@ class KvCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.device = device
-        self.allocated_bytes = slots * context_bytes(layers, slot_tokens, dtype.itemsize)
-        self._lengths = [0] * slots
-        self._free = list(range(slots))
-        self._slot_of: dict[SequenceId, int] = {}
         self._last_view: tuple[object, CanvasView] | None = None
 
-    def __contains__(self, sequence: SequenceId) -> bool:
-        return sequence in self._slot_of
+    @property
+    def slots(self) -> int:
+        """How many there are."""
+        return len(self.keys[0])
 
-    def open(self, sequence: SequenceId) -> None:
-        """Give the sequence an empty slot; the lowest free one, so that running slots stay neighbours."""
-        slot = self._free.pop(0)
-        self._slot_of[sequence] = slot
-        self._lengths[slot] = 0
-
-    def length(self, sequence: SequenceId) -> int:
-        """Context tokens sealed so far."""
-        return self._lengths[self._slot_of[sequence]]
-
-    def appending(self, sequences: Sequence[SequenceId], counts: Sequence[int]) -> AppendView:
-        """A view that a causal pass over `counts[i]` new tokens of `sequences[i]` writes through; see `seal`."""
-        slots = tuple(self._slot_of[sequence] for sequence in sequences)
-        lengths = tuple(self._lengths[slot] for slot in slots)
+    def appending(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> AppendView:
+        """A view that a causal pass over `counts[i]` new tokens behind `lengths[i]` old ones in `slots[i]` writes
+        through; see `seal`. Raises ValueError where a slot cannot hold them."""
         for have, more in zip(lengths, counts, strict=True):
             if have + more > self.slot_tokens:
                 raise ValueError(f"{more} tokens after {have} exceed a slot of {self.slot_tokens}")
-        return AppendView(self, slots=slots, lengths=lengths, counts=tuple(counts))
+        return AppendView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts))
 
     def seal(self, view: AppendView) -> None:
         """Make what was written through the view part of the context."""
         view.write()
-        for slot, count in zip(view.slots, view.counts, strict=True):
-            self._lengths[slot] += count
-
-    def reading(self, sequences: Sequence[SequenceId], canvas_length: int) -> CanvasView:
-        """What canvases of these sequences attend to; kept until a member or a length changes."""
-        slots = tuple(self._slot_of[sequence] for sequence in sequences)
-        lengths = tuple(self._lengths[slot] for slot in slots)
-        key = (slots, lengths, canvas_length)
-        if self._last_view is None or self._last_view[0] != key:
-            self._last_view = (key, CanvasView(self, slots=slots, lengths=lengths, canvas_length=canvas_length))
-        return self._last_view[1]
-
-    def release(self, sequence: SequenceId, *, scrub: bool = False) -> None:
-        """Free the slot. `scrub` wipes it: after a fault it may hold NaN, which no mask can hide."""
-        slot = self._slot_of.pop(sequence)
-        if scrub:
-            for store in (*self.keys, *self.values):
-                store[slot].zero_()
-        self._lengths[slot] = 0
-        self._free.append(slot)
-        self._free.sort()
         self._last_view = None
 
-    def used_bytes(self) -> int:
-        """Bytes of keys and values that running sequences hold."""
-        itemsize = self.keys[0].dtype.itemsize
-        slots = tuple(self._slot_of.values())  # a copy: another thread may be looking
-        return sum(context_bytes(self.layers, self._lengths[slot], itemsize) for slot in slots)
+    def reading(
+        self, slots: Sequence[int], lengths: Sequence[int], canvas_length: int, *, bucket: int | None = None
+    ) -> CanvasView:
+        """What canvases on these slots attend to; the last view is kept until a slot, a length or any content
+        changes."""
+        key = (tuple(slots), tuple(lengths), canvas_length, bucket)
+        if self._last_view is None or self._last_view[0] != key:
+            view = CanvasView(self, slots=key[0], lengths=key[1], canvas_length=canvas_length, bucket=bucket)
+            self._last_view = (key, view)
+        return self._last_view[1]
 
-    def check_integrity(self) -> None:
-        """Assert that every slot is free or owned exactly once and that no length exceeds its slot."""
-        owned = list(self._slot_of.values())
-        assert sorted(owned + self._free) == list(range(len(self._lengths))), "a slot is lost or owned twice"
-        assert all(0 <= length <= self.slot_tokens for length in self._lengths), "a length exceeds its slot"
-        assert all(self._lengths[slot] == 0 for slot in self._free), "a free slot has a length"
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Let `target` hold the first `tokens` tokens of `source`. Of a ring that has wrapped only its present length
+        can be copied; `memory.slots` asks for no other."""
+        for store, capacity in zip((*self.keys, *self.values), (*self.capacities, *self.capacities), strict=True):
+            count = min(tokens, capacity)
+            store[target, :, :count] = store[source, :, :count]
+        self._last_view = None
+
+    def scrub(self, slot: int) -> None:
+        """Wipe a slot: after a fault it may hold NaN, which no mask can hide."""
+        for store in (*self.keys, *self.values):
+            store[slot].zero_()
+        self._last_view = None
+
+    def resize(self, slots: int) -> None:
+        """Keep the lowest `slots` slots, or add empty ones behind. Layer by layer, so that never more than one layer is
+        held twice; what is dropped is free memory at once."""
+        self._last_view = None
+        for stores in (self.keys, self.values):
+            for layer, store in enumerate(stores):
+                resized = store.new_zeros((slots, *store.shape[1:]))
+                common = min(slots, len(store))
+                resized[:common] = store[:common]
+                stores[layer] = resized
