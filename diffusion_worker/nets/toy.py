@@ -13,7 +13,9 @@ import torch
 from diffusion_worker.nets.interface import AppendContext, CanvasContext
 from diffusion_worker.records import LayerKv, NetFacts, Recipe
 
-Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> the ids to answer with, without the end token
+Script = Callable[
+    [tuple[int, ...]], tuple[int, ...]
+]  # prompt ids -> ids of the answer; the first end token follows
 _RECIPE = Recipe(canvas_length=16)
 SURE, UNSURE = 40.0, 1.0  # logit of the scripted token, all others are 0
 
@@ -26,7 +28,7 @@ class ToyNet:
     script: Script = tuple  # by default the prompt itself
     _: KW_ONLY
     vocab_size: int = 264
-    end_id: int = 1
+    end_ids: tuple[int, ...] = (1,)
     pad_id: int = 0
     recipe: Recipe = _RECIPE
     max_context: int = 4096
@@ -40,7 +42,7 @@ class ToyNet:
             hidden_size=1,
             max_context=self.max_context,
             recipe=self.recipe,
-            end_ids=(self.end_id,),
+            end_ids=self.end_ids,
             pad_id=self.pad_id,
             parameters=0,
             dtype="float32",
@@ -97,7 +99,7 @@ class ToyNet:
         return (probabilities @ ids)[..., None]
 
     def _follow(self, prompt: tuple[int, ...], answered: int, count: int) -> list[int]:
-        script = (*self.script(prompt), self.end_id)[answered : answered + count]
+        script = (*self.script(prompt), self.end_ids[0])[answered : answered + count]
         return [*script, *[self.pad_id] * (count - len(script))]
 
     def _take_time(self) -> None:

@@ -1,33 +1,40 @@
 """Messages to prompt ids through the checkpoint's own chat template.
 
-A template is code of strangers: it runs in jinja's immutable sandbox. A message is text of strangers: control tokens
-spelled in it stay ordinary characters, so that no prompt can open or close a turn.
+A template is code of strangers: it runs in jinja's immutable sandbox. A message is text of strangers, and so are the
+tools of a request: control tokens spelled in them stay ordinary characters, so that no prompt can open or close a turn.
+What a template can do is read off the variables that it asks for.
 """
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError
+from jinja2 import TemplateError, meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from diffusion_worker.errors import BadAsk, CheckpointBroken, CheckpointMissing
+from diffusion_worker.text.channels import marks_of
+from diffusion_worker.text.conversation import Message, folded_turns, template_turns, without_old_thoughts
 from diffusion_worker.text.tokenizer import Tokenizer, read_json
 
 # Unicode noncharacters, reserved for use inside one program: they mark control tokens that were spelled in a message.
 _MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
+_THINKING = "enable_thinking"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One turn: a role and its text."""
+class Abilities:
+    """What a checkpoint can be asked for beyond plain turns."""
 
-    role: str
-    content: str
+    tools: bool = False  # the template shows tools, and the tokenizer has the tokens of a call
+    thinking: bool = False  # the template has a switch for it
+
+
+TURNS_ONLY = Abilities()
 
 
 class ChatTemplate:
@@ -36,25 +43,47 @@ class ChatTemplate:
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._control = _any_of(tokenizer.specials)
+        environment = _environment()
         try:
-            self._template = _compile(source)
+            reads = meta.find_undeclared_variables(environment.parse(source))
+            self._template = environment.from_string(source)
         except TemplateError as error:
             raise CheckpointBroken(f"the chat template is not valid: {error}") from error
+        marks = marks_of(tokenizer)
+        self.abilities = Abilities(tools="tools" in reads and marks.know_calls, thinking=_THINKING in reads)
+        self._thinks = marks.thought is not None
+        # Gemma 4's first templates knew no turns of tools; later ones look the answer up by the id of its call.
+        self._turns_of = folded_turns if "tool_responses" in source and "tool_call_id" not in source else template_turns
 
-    def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Ids of the conversation up to where the model's turn begins. Raises BadAsk with the template's own words."""
-        mark = _unused_mark(messages)
-        guarded = [{"role": m.role, "content": self._guard(m.content, mark)} for m in messages]
+    def prompt_ids(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, thinking: bool | None = None
+    ) -> tuple[int, ...]:
+        """Ids of the conversation up to where the model's turn begins; `tools` are OpenAI's objects, `thinking` None
+        leaves the choice to the template. Raises BadAsk with the template's own words."""
+        turns = self._turns_of(without_old_thoughts(messages) if self._thinks else messages)
+        mark = _unused_mark(turns, tools)
+        given: dict[str, Any] = {"messages": self._guarded(turns, mark), "add_generation_prompt": True}
+        if tools:
+            given["tools"] = self._guarded(tools, mark)
+        if thinking is not None:
+            given[_THINKING] = thinking
         try:
-            text = self._template.render(messages=guarded, add_generation_prompt=True, **self._tokenizer.named)
+            text = self._template.render(given, **self._tokenizer.named)
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             # Templates check little: wrong use shows as whatever Python raises inside them.
             raise BadAsk(f"the chat template refuses these messages: {error}", param="messages") from error
         return self._encode(text, mark)
 
-    def _guard(self, content: str, mark: str) -> str:
-        """Put a mark inside every control token that the text spells; it is taken out again after rendering."""
-        return self._control.sub(lambda found: _marked(found[0], mark), content)
+    def _guarded(self, value: Any, mark: str) -> Any:
+        """The same value with a mark inside every control token that its texts spell; it is taken out again after
+        rendering."""
+        if isinstance(value, str):
+            return self._control.sub(lambda found: _marked(found[0], mark), value)
+        if isinstance(value, Mapping):
+            return {self._guarded(key, mark): self._guarded(inner, mark) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._guarded(inner, mark) for inner in value]
+        return value
 
     def _encode(self, text: str, mark: str) -> tuple[int, ...]:
         if mark not in text:
@@ -91,11 +120,11 @@ def _configured_template(folder: Path) -> str:
     return template
 
 
-def _compile(source: str) -> Template:
+def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
-    return environment.from_string(source)
+    return environment
 
 
 def _marked(special: str, mark: str) -> str:
@@ -103,9 +132,9 @@ def _marked(special: str, mark: str) -> str:
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the words, the longest first; of no words, nothing."""
+    """Matches any of the words, the longest first; of no words, nothing. In any case, as templates may change it."""
     ordered = sorted(words, key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else r"((?!))")
+    return re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else r"((?!))", re.IGNORECASE)
 
 
 def _refuse(message: str) -> NoReturn:
@@ -117,9 +146,18 @@ def _to_json(value: object, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
-def _unused_mark(messages: Sequence[Message]) -> str:
-    used = set().union(*(m.content for m in messages))
+def _unused_mark(*values: Any) -> str:
+    used = set().union(*map(_characters, values))
     for mark in _MARKS:
         if mark not in used:
             return mark
     raise BadAsk("the messages use every Unicode noncharacter from U+FDD0 to U+FDEF", param="messages")
+
+
+def _characters(value: Any) -> set[str]:
+    """Every character of every text inside."""
+    if isinstance(value, str):
+        return set(value)
+    if isinstance(value, Mapping):
+        return _characters([*value, *value.values()])
+    return set().union(*map(_characters, value)) if isinstance(value, list | tuple) else set()

@@ -39,9 +39,22 @@ class Detokenizer:
             parts.append(self._scanner.feed(self._decoder.decode(self._tokenizer.token_bytes(token))))
         return Piece(text="".join(parts), ids_read=read, stopped=self._scanner.stopped)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has been found."""
+        return self._scanner.stopped
+
+    def add(self, text: str) -> str:
+        """Text that comes from elsewhere stands here in the answer; what is final after it."""
+        return self._scanner.feed(text)
+
+    def cut(self) -> str:
+        """The next id belongs elsewhere: bytes of an unfinished character become one U+FFFD."""
+        return self._scanner.feed(self._decoder.decode(b"", final=True))
+
     def flush(self) -> Piece:
-        """What was held back, now that nothing follows; bytes of an unfinished character become one U+FFFD."""
-        text = self._scanner.feed(self._decoder.decode(b"", final=True)) + self._scanner.flush()
+        """What was held back, now that nothing follows."""
+        text = self.cut() + self._scanner.flush()
         return Piece(text=text, ids_read=0, stopped=self._scanner.stopped)
 
 

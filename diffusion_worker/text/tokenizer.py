@@ -6,7 +6,7 @@ the net: a vocabulary that does not fit the weights is the loader's finding.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class Tokenizer:
         self.named: Mapping[str, str] = _named_tokens(config)
         self.size: int = self._library.get_vocab_size(with_added_tokens=True)
         self._bytes = _byte_table(document, self._library.get_vocab(with_added_tokens=True))
+        self._controls = {token: text for text, token in self.specials.items()}
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of text that a template wrote: control tokens count as such. Nothing is added."""
@@ -50,6 +51,11 @@ class Tokenizer:
         """What a token adds to the text: UTF-8, not necessarily whole characters; empty for control tokens and for ids
         outside the vocabulary (weights may have more rows than the tokenizer has words)."""
         return self._bytes.get(token, b"")
+
+    def spelling(self, ids: Iterable[int]) -> str:
+        """How ids are written down for people: control tokens as well, by their text."""
+        written = (self._controls.get(token, "").encode() or self.token_bytes(token) for token in ids)
+        return b"".join(written).decode(errors="replace")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

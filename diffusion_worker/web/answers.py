@@ -4,13 +4,15 @@
 `diffusion` object at its top level: so a gateway reads the confidence of a stream whose client asked for no usage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
 from diffusion_worker.records import Usage
+from diffusion_worker.text.channels import Heard
+from diffusion_worker.text.tool_calls import ToolCall
 
 DONE = b"data: [DONE]\n\n"
 
@@ -19,22 +21,43 @@ DONE = b"data: [DONE]\n\n"
 class Label:
     """What every part of one answer repeats."""
 
+    PREFIX: ClassVar[str] = "chatcmpl-"
+
     id: str
     model: str
     created: int  # Unix seconds
 
 
-def completion(label: Label, text: str, finish_reason: str, usage: Mapping[str, Any]) -> bytes:
-    """The answer of a request that did not stream."""
-    message = {"role": "assistant", "content": text, "refusal": None}
+def completion(label: Label, heard: Sequence[Heard], finish_reason: str, usage: Mapping[str, Any]) -> bytes:
+    """The answer of a request that did not stream. Thought and calls are there only if there were any; a message that
+    only calls has a content of null."""
+    text, thought = "".join(part.text for part in heard), "".join(part.thought for part in heard)
+    calls = [call for part in heard for call in part.calls]
+    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    if thought:
+        message["reasoning_content"] = thought
+    if calls:
+        message["tool_calls"] = [call_body(label, number, call) for number, call in enumerate(calls)]
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     return orjson.dumps({**_head(label, "chat.completion"), "choices": [choice], "usage": usage})
 
 
+def call_body(label: Label, number: int, call: ToolCall) -> dict[str, Any]:
+    """One call of an answer; its id is the answer's, numbered."""
+    return {
+        "id": f"call_{label.id.removeprefix(Label.PREFIX)}_{number}",
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments},
+    }
+
+
 class Chunks:
-    """The server-sent events of one stream, in this order: role, text (none or often), finish, usage, DONE."""
+    """The server-sent events of one stream, in this order: role, thought, text and calls (none or often), finish,
+    usage, DONE."""
 
     def __init__(self, label: Label, include_usage: bool) -> None:
+        self._label = label
+        self._calls = 0
         self._head = _head(label, "chat.completion.chunk")
         # OpenAI: with include_usage every chunk but the last has a usage of null.
         self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
@@ -43,9 +66,18 @@ class Chunks:
         """Opens the answer."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def text(self, text: str) -> bytes:
-        """Text that is final."""
-        return self._chunk({"content": text})
+    def heard(self, heard: Heard) -> bytes:
+        """What is final: thought, text, and whole calls, each in an event of its own."""
+        deltas: list[dict[str, Any]] = []
+        if heard.thought:
+            deltas.append({"reasoning_content": heard.thought})
+        if heard.text:
+            deltas.append({"content": heard.text})
+        for call in heard.calls:
+            body = {"index": self._calls, **call_body(self._label, self._calls, call)}
+            deltas.append({"tool_calls": [body]})
+            self._calls += 1
+        return b"".join(map(self._chunk, deltas))
 
     def finish(self, reason: str, diffusion: Mapping[str, Any]) -> bytes:
         """Ends the answer and says how it came about."""
@@ -65,13 +97,14 @@ def event(value: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
-def usage_body(usage: Usage, accepted_prediction_tokens: int) -> dict[str, Any]:
+def usage_body(usage: Usage, *, accepted_prediction_tokens: int, reasoning_tokens: int) -> dict[str, Any]:
     """OpenAI's usage with our additions."""
+    details = {"accepted_prediction_tokens": accepted_prediction_tokens, "reasoning_tokens": reasoning_tokens}
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "completion_tokens_details": {"accepted_prediction_tokens": accepted_prediction_tokens},
+        "completion_tokens_details": details,
         "diffusion": diffusion_body(usage),
     }
 

@@ -9,20 +9,22 @@ import math
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from diffusion_worker.engine import Ticket
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, Reading
+from diffusion_worker.text.channels import Heard, Wanted
+from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.web.answers import DONE, Chunks, Label, completion, diffusion_body, event, usage_body
 from diffusion_worker.web.asks import Given, ask_of
 from diffusion_worker.web.desk import Desk, Words
 from diffusion_worker.web.exchange import JSON, header, read_body, send_whole, unless_gone
 from diffusion_worker.web.openai import ChatRequest, parse_chat
 from diffusion_worker.web.problems import InvalidValue, problem_of
-from diffusion_worker.web.transcript import Transcript, finish_reason
+from diffusion_worker.web.transcript import Transcript
 
 DEADLINE_HEADER = "x-twolane-deadline-ms"
 _LARGE_BYTES = 64 * 1024  # reading and tokenizing more than this would hold up the event loop
@@ -56,11 +58,12 @@ class ChatCompletions:
         await unless_gone(receive, self._relay(order, self._reply(order, send)))
 
     def _understand(self, body: bytes, deadline_ms: float | None) -> Order:
-        request = parse_chat(body)
+        # Before the weights are there nobody knows what they can do: then the refusal is theirs, not a field's.
+        request = parse_chat(body, self._desk.abilities or Abilities(tools=True, thinking=True))
         reading = self._desk.reading_of(request.model)
         words, facts = self._desk.resident()
         given = Given(
-            prompt_ids=words.template.prompt_ids(request.messages),
+            prompt_ids=words.template.prompt_ids(request.messages, request.tools.offered, thinking=request.thinking),
             prediction_ids=words.tokenizer.encode_plain(request.prediction or ""),
             reading=reading,
             seed=secrets.randbits(63),
@@ -70,32 +73,34 @@ class ChatCompletions:
 
     def _reply(self, order: Order, send: Send) -> "Reply":
         label = Label(
-            id=f"chatcmpl-{secrets.token_hex(12)}", model=self._desk.id_of(order.reading), created=int(time.time())
+            id=f"{Label.PREFIX}{secrets.token_hex(12)}", model=self._desk.id_of(order.reading), created=int(time.time())
         )
         if order.request.is_stream:
             return Stream(send, label, order.request.include_usage)
         return Whole(send, label)
 
     async def _relay(self, order: Order, reply: "Reply") -> None:
-        transcript = Transcript(order.words.tokenizer, order.request.stops, order.ask.start_ids)
+        request, ask = order.request, order.ask
+        wanted = Wanted(stops=request.stops, calls=bool(request.tools.offered), most_calls=request.tools.most_calls)
+        transcript = Transcript(order.words.tokenizer, wanted, ask.prompt_ids, prediction=ask.start_ids)
         async with self._desk.engine.submit(order.ask) as ticket:
             try:
                 finished = await _follow(ticket, transcript, reply)
             except WorkerError as error:
                 await reply.fail(error)
                 return
-        text = transcript.close(finished)
-        await reply.finish(text, finish_reason(finished), transcript)
+        heard = transcript.close(finished)
+        await reply.finish(heard, transcript.finish_reason(finished), transcript)
 
 
 class Reply(Protocol):
     """How an answer leaves."""
 
-    async def add(self, text: str) -> None:
-        """Text that is final."""
+    async def add(self, heard: Heard) -> None:
+        """What is final."""
 
-    async def finish(self, text: str, reason: str, transcript: Transcript) -> None:
-        """The last text and the account."""
+    async def finish(self, heard: Heard, reason: str, transcript: Transcript) -> None:
+        """What comes last, and the account."""
 
     async def fail(self, error: WorkerError) -> None:
         """There will be no (more) answer. Raises the error where it can still have a status."""
@@ -106,14 +111,13 @@ class Whole:
 
     def __init__(self, send: Send, label: Label) -> None:
         self._send, self._label = send, label
-        self._texts: list[str] = []
+        self._heard: list[Heard] = []
 
-    async def add(self, text: str) -> None:
-        self._texts.append(text)
+    async def add(self, heard: Heard) -> None:
+        self._heard.append(heard)
 
-    async def finish(self, text: str, reason: str, transcript: Transcript) -> None:
-        usage = usage_body(transcript.account(), transcript.accepted_prediction_tokens)
-        body = completion(self._label, "".join([*self._texts, text]), reason, usage)
+    async def finish(self, heard: Heard, reason: str, transcript: Transcript) -> None:
+        body = completion(self._label, [*self._heard, heard], reason, _usage(transcript))
         await send_whole(self._send, 200, (JSON,), body)
 
     async def fail(self, error: WorkerError) -> None:
@@ -129,20 +133,19 @@ class Stream:
         self._include_usage = include_usage
         self._headers_sent = False
 
-    async def add(self, text: str) -> None:
+    async def add(self, heard: Heard) -> None:
         if not self._headers_sent:
             self._headers_sent = True
             await self._send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
             await self._write(self._chunks.role())
-        if text:
-            await self._write(self._chunks.text(text))
+        if events := self._chunks.heard(heard):
+            await self._write(events)
 
-    async def finish(self, text: str, reason: str, transcript: Transcript) -> None:
-        await self.add(text)
+    async def finish(self, heard: Heard, reason: str, transcript: Transcript) -> None:
+        await self.add(heard)
         last = [self._chunks.finish(reason, diffusion_body(transcript.account()))]
         if self._include_usage:
-            usage = usage_body(transcript.account(), transcript.accepted_prediction_tokens)
-            last.append(self._chunks.usage(usage))
+            last.append(self._chunks.usage(_usage(transcript)))
         await self._write(b"".join([*last, DONE]), more=False)
 
     async def fail(self, error: WorkerError) -> None:
@@ -169,6 +172,14 @@ async def _follow(ticket: Ticket, transcript: Transcript, reply: Reply) -> Finis
             case Faulted(error=error):
                 raise error
     raise AssertionError("a sequence ends in Finished or Faulted")
+
+
+def _usage(transcript: Transcript) -> dict[str, Any]:
+    return usage_body(
+        transcript.account(),
+        accepted_prediction_tokens=transcript.accepted_prediction_tokens,
+        reasoning_tokens=transcript.reasoning_tokens,
+    )
 
 
 def _deadline_ms(text: str | None) -> float | None:

@@ -9,7 +9,7 @@ from diffusion_worker.engine import Engine
 from diffusion_worker.errors import NotResident
 from diffusion_worker.records import NetFacts, Reading, RefusalObserved
 from diffusion_worker.telemetry import Meters
-from diffusion_worker.text.chat_template import ChatTemplate
+from diffusion_worker.text.chat_template import Abilities, ChatTemplate
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.web.keys import KeyRing
 from diffusion_worker.web.problems import ModelNotFound
@@ -55,6 +55,11 @@ class Desk:
             return self.aliases[model]
         known = ", ".join([*map(self.id_of, Reading), *self.aliases])
         raise ModelNotFound(f"The model '{model}' does not exist here; there are: {known}.", param="model")
+
+    @property
+    def abilities(self) -> Abilities | None:
+        """What the checkpoint can do; None before it is loaded."""
+        return self.words.template.abilities if self.words else None
 
     def resident(self) -> tuple[Words, NetFacts]:
         """Words and facts of the loaded checkpoint. Raises NotResident, and counts the refusal."""

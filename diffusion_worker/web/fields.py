@@ -9,6 +9,8 @@ from typing import Any
 
 from diffusion_worker.web.problems import InvalidType, InvalidValue, MissingField, Unsupported
 
+MAX_DEPTH = 64  # of objects and arrays in a body; a JSON Schema spends two per level
+
 
 @dataclass(frozen=True, slots=True)
 class Fields:
@@ -44,6 +46,14 @@ class Fields:
         if value is not None and not isinstance(value, str):
             raise self._mistyped(name, "a string", value)
         return value
+
+    def nonempty(self, name: str) -> str:
+        """A string that is there and says something."""
+        self.required(name)
+        text = self.text(name)
+        if not text:
+            raise self.invalid(name, "must not be empty.")
+        return text
 
     def flag(self, name: str) -> bool | None:
         """True or false."""
@@ -106,6 +116,21 @@ class Fields:
         if not low <= value <= high:
             raise self.invalid(name, f"must be between {low} and {high}, not {value}.")
         return value
+
+
+def is_deeper(value: Any, limit: int) -> bool:
+    """Whether objects and arrays nest beyond the limit; level by level, so that no depth exhausts the stack."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _kind(value: Any) -> str:

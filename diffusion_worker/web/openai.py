@@ -8,22 +8,20 @@ whatever the checkpoint makes of the conversation. Knows no sockets, no engine a
 import dataclasses
 import re
 from dataclasses import dataclass
-from typing import Any
 
-import jsonschema_rs
 import orjson
 
-from diffusion_worker.text.chat_template import Message
-from diffusion_worker.web.fields import Fields
+from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
+from diffusion_worker.text.conversation import Message
+from diffusion_worker.web.fields import MAX_DEPTH, Fields, is_deeper
 from diffusion_worker.web.problems import InvalidJson, InvalidType
+from diffusion_worker.web.schemas import check_schema
 from diffusion_worker.web.surface import check_surface
+from diffusion_worker.web.tools import NO_TOOLS, Tools, parse_thinking, parse_tools
+from diffusion_worker.web.turns import parse_messages, parse_text
 
-MAX_DEPTH = 64  # of objects and arrays in a body; a JSON Schema spends two per level
 MAX_STOPS = 4
 
-ROLES = ("system", "developer", "user", "assistant")
-# A recorded answer of ours or of others carries these; null or empty they say nothing.
-_EMPTY_IN_MESSAGES = ("refusal", "audio", "annotations", "tool_calls", "function_call", "reasoning_content")
 _FORMAT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -48,6 +46,8 @@ class ChatRequest:
 
     model: str
     messages: tuple[Message, ...]
+    tools: Tools = NO_TOOLS
+    thinking: bool | None = None  # None: as the template has it
     max_tokens: int | None = None
     seed: int | None = None
     temperature: float | None = None
@@ -59,16 +59,19 @@ class ChatRequest:
     deadline_ms: float | None = None
 
 
-def parse_chat(body: bytes) -> ChatRequest:
-    """A request body, read and checked whole. Raises a BadAsk that names the first field found wrong."""
+def parse_chat(body: bytes, abilities: Abilities = TURNS_ONLY) -> ChatRequest:
+    """A request body, read and checked whole, for a checkpoint that can so much. Raises a BadAsk that names the first
+    field found wrong."""
     fields = parse_body(body)
     check_surface(fields)
     _check_format(fields.part("response_format"))
     is_stream = fields.flag("stream") or False
     deadline_ms, overrides = _parse_diffusion(fields.part("diffusion"))
     return ChatRequest(
-        model=_required_text(fields, "model"),
-        messages=_parse_messages(fields),
+        model=fields.nonempty("model"),
+        messages=parse_messages(fields, abilities),
+        tools=parse_tools(fields, abilities),
+        thinking=parse_thinking(fields, abilities),
         max_tokens=_parse_max_tokens(fields),
         seed=fields.whole("seed", -(2**63), 2**63 - 1),
         temperature=fields.number("temperature", 0.0, 2.0),
@@ -89,69 +92,9 @@ def parse_body(body: bytes) -> Fields:
         raise InvalidJson(f"The body is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise InvalidJson("The body must be a JSON object.")
-    if _is_deeper(value, MAX_DEPTH):
+    if is_deeper(value, MAX_DEPTH):
         raise InvalidJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
     return Fields(value)
-
-
-def _is_deeper(value: Any, limit: int) -> bool:
-    """Whether objects and arrays nest beyond the limit; level by level, so that no depth exhausts the stack."""
-    level = [value]
-    for _ in range(limit):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
-
-
-def _required_text(fields: Fields, name: str) -> str:
-    fields.required(name)
-    text = fields.text(name)
-    if not text:
-        raise fields.invalid(name, "must not be empty.")
-    return text
-
-
-def _parse_messages(fields: Fields) -> tuple[Message, ...]:
-    messages = tuple(map(_parse_message, fields.parts("messages")))
-    if not messages:
-        raise fields.invalid("messages", "must hold at least one message.")
-    return messages
-
-
-def _parse_message(fields: Fields) -> Message:
-    fields.only(("role", "content", "name", "tool_call_id", *_EMPTY_IN_MESSAGES))
-    role = _required_text(fields, "role")
-    if role in ("tool", "function"):
-        raise fields.refuse("role", f"{role!r} is not supported by this model.")
-    if role not in ROLES:
-        raise fields.invalid("role", f"must be one of {', '.join(ROLES)}.")
-    for name in ("name", "tool_call_id", *_EMPTY_IN_MESSAGES):
-        if fields.raw(name) and name != "reasoning_content":  # thought of earlier turns is stripped from history
-            raise fields.refuse(name, "is not supported by this model.")
-    fields.required("content")
-    return Message(role=role, content=_parse_text(fields, "content"))
-
-
-def _parse_text(fields: Fields, name: str) -> str:
-    """A string, or text parts, which are joined without anything between them."""
-    if not isinstance(fields.raw(name), list):
-        return fields.text(name) or ""
-    return "".join(map(_parse_part, fields.parts(name)))
-
-
-def _parse_part(fields: Fields) -> str:
-    kind = _required_text(fields, "type")
-    if kind != "text":
-        raise fields.refuse(kind, "is not supported by this model: content must be text.")
-    fields.only(("type", "text"))
-    fields.required("text")
-    return fields.text("text") or ""
 
 
 def _parse_max_tokens(fields: Fields) -> int | None:
@@ -192,16 +135,16 @@ def _parse_prediction(fields: Fields | None) -> str | None:
     if fields is None:
         return None
     fields.only(("type", "content"))
-    if _required_text(fields, "type") != "content":
+    if fields.nonempty("type") != "content":
         raise fields.invalid("type", "must be 'content'.")
     fields.required("content")
-    return _parse_text(fields, "content")
+    return parse_text(fields, "content")
 
 
 def _check_format(fields: Fields | None) -> None:
     if fields is None:
         return
-    kind = _required_text(fields, "type")
+    kind = fields.nonempty("type")
     if kind not in ("text", "json_object", "json_schema"):
         raise fields.invalid("type", "must be one of text, json_object, json_schema.")
     fields.only(("type", "json_schema") if kind == "json_schema" else ("type",))
@@ -212,20 +155,11 @@ def _check_format(fields: Fields | None) -> None:
 
 def _check_named_schema(fields: Fields) -> None:
     fields.only(("name", "description", "schema", "strict"))
-    if not _FORMAT_NAME.fullmatch(_required_text(fields, "name")):
+    if not _FORMAT_NAME.fullmatch(fields.nonempty("name")):
         raise fields.invalid("name", "must be 1 to 64 letters, digits, '_' or '-'.")
     fields.text("description")
     fields.flag("strict")
-    fields.required("schema")
-    schema = fields.part("schema") or fields
-    try:
-        # Compiling checks the meta-schema, every pattern and every reference. Offline: a reference must never make us
-        # fetch what a stranger names.
-        jsonschema_rs.validator_for(dict(schema.values), offline=True)
-    except (ValueError, jsonschema_rs.ValidationError) as error:
-        place = "/".join(map(str, getattr(error, "instance_path", ()) or ()))
-        reason = getattr(error, "message", str(error))
-        raise fields.invalid("schema", f"is not a valid JSON Schema at '#/{place}': {reason}.") from error
+    check_schema(fields, "schema")
 
 
 def _parse_diffusion(fields: Fields | None) -> tuple[float | None, Overrides]:

@@ -13,11 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.records import Reading, Residency
 from diffusion_worker.telemetry import CONTENT_TYPE
+from diffusion_worker.text.chat_template import TURNS_ONLY
 from diffusion_worker.web.chat import ChatCompletions
 from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.envelope import Envelope
 from diffusion_worker.web.problems import MethodNotAllowed, NoSuchRoute, problem_of
-from diffusion_worker.web.surface import CAPABILITIES
+from diffusion_worker.web.surface import capabilities_of
 
 CHAT_PATH = "/v1/chat/completions"
 _SERVING = frozenset({Residency.READY, Residency.DEGRADED})
@@ -117,7 +118,7 @@ def model_body(desk: Desk, reading: Reading) -> dict[str, Any]:
     extension = {
         "reading": reading.value,
         "aliases": [alias for alias, meant in desk.aliases.items() if meant is reading],
-        "capabilities": CAPABILITIES[reading],
+        "capabilities": capabilities_of(reading, desk.abilities or TURNS_ONLY),
         "context_length": facts.max_context if facts else None,
         "canvas_length": facts.recipe.canvas_length if facts else None,
     }

@@ -7,21 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_worker.records import Reading
+from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.web.fields import Fields
 
 # Read by `openai` and honoured.
 HONOURED = (
     *("model", "messages", "max_tokens", "max_completion_tokens", "seed", "temperature", "stop", "stream"),
     *("stream_options", "n", "prediction", "response_format", "diffusion"),
+    # As far as the checkpoint can: `tools` refuses what it cannot.
+    *("tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "chat_template_kwargs"),
 )
-# They change no answer here: labels, storage and scheduling of OpenAI's own platform, and tool calls there are none of.
+# They change no answer here: labels, storage and scheduling of OpenAI's own platform.
 HARMLESS_TEXTS = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
-HARMLESS_FLAGS = ("store", "parallel_tool_calls")
+HARMLESS_FLAGS = ("store",)
 HARMLESS = ("metadata", *HARMLESS_TEXTS, *HARMLESS_FLAGS)
 # Not honoured: accepted only where the value says "off".
 OFF: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "logit_bias": ({},),
@@ -36,7 +37,6 @@ OFF: dict[str, tuple[Any, ...]] = {
     "suffix": (),
     "best_of": (1,),
     "echo": (False,),
-    "reasoning_effort": (),
     "verbosity": (),
     "web_search_options": (),
     "structured_outputs": (),
@@ -47,12 +47,14 @@ _OFFERED: Mapping[str, bool | str] = {
     **dict.fromkeys(("completions", "suffix", "regex", "choice", "template", "tool_choice", "top_p"), False),
     **dict.fromkeys(("logprobs", "logit_bias", "n", "images", "embeddings"), False),
     "json_schema": "best_effort",
-    "tools": "none",
 }
-CAPABILITIES: Mapping[Reading, Mapping[str, bool | str]] = {
-    Reading.DIFFUSION: {**_OFFERED, "prediction": "warm_start"},
-    Reading.AUTOREGRESSIVE: {**_OFFERED, "prediction": "none"},
-}
+_PREDICTION = {Reading.DIFFUSION: "warm_start", Reading.AUTOREGRESSIVE: "none"}
+
+
+def capabilities_of(reading: Reading, abilities: Abilities) -> Mapping[str, bool | str]:
+    """What a reading of a checkpoint can do. Tools are never more than best effort: nothing forces a call, and so there
+    is no `tool_choice`."""
+    return {**_OFFERED, "prediction": _PREDICTION[reading], "tools": "best_effort" if abilities.tools else "none"}
 
 
 def check_surface(fields: Fields) -> None:

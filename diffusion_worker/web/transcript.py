@@ -1,54 +1,68 @@
-"""The text of one answer and its account, from the engine's events: pure, fed by whoever waits for them.
+"""One answer and its account, from the engine's events: pure, fed by whoever waits for them.
 
 Knows no sockets and no JSON. `usage` speaks of what the client receives: ids behind a stop string are not counted.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from diffusion_worker.records import BlockSealed, Finished, FinishReason, Usage
-from diffusion_worker.text.detokenize import Detokenizer
+from diffusion_worker.text.channels import Heard, Listener, Wanted, marks_of
 from diffusion_worker.text.tokenizer import Tokenizer
 
 
 class Transcript:
     """Take every block, then close once. After `stopped` no further block is wanted."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...], prediction_ids: tuple[int, ...]) -> None:
-        self._detokenizer = Detokenizer(tokenizer, stops)
-        self._prediction = prediction_ids
-        self._length = 0
+    def __init__(
+        self, tokenizer: Tokenizer, wanted: Wanted, prompt_ids: Sequence[int] = (), *, prediction: Sequence[int] = ()
+    ) -> None:
+        self._listener = Listener(tokenizer, marks_of(tokenizer), wanted, prompt_ids)
+        self._prediction = prediction
+        self._length = 0  # of the text, in ids
         self._counted = 0  # completion tokens before the present block
         self._usage: Usage | None = None
-        self.accepted_prediction_tokens = 0  # emitted ids that equal the prediction's at the same place
+        self._calls = 0
+        self.accepted_prediction_tokens = 0  # ids of the text that equal the prediction's at the same place
         self.stopped = False
 
-    def take(self, block: BlockSealed) -> str:
-        """The text that may leave now."""
-        piece = self._detokenizer.feed(block.ids)
-        self._compare(block.ids[: piece.ids_read])
-        self._usage, self.stopped = block.usage, piece.stopped
-        if piece.stopped:
-            self._usage = dataclasses.replace(block.usage, completion_tokens=self._counted + piece.ids_read)
-        self._counted = self._usage.completion_tokens
-        return piece.text
+    @property
+    def reasoning_tokens(self) -> int:
+        """Completion tokens that were thought and not said."""
+        return self._listener.thought_ids
 
-    def close(self, finished: Finished | None) -> str:
+    def take(self, block: BlockSealed) -> Heard:
+        """What may leave now."""
+        heard = self._listener.feed(block.ids)
+        self._compare(heard.text_ids)
+        self._calls += len(heard.calls)
+        self._usage, self.stopped = block.usage, self._listener.stopped
+        if self.stopped:
+            self._usage = dataclasses.replace(block.usage, completion_tokens=self._counted + heard.ids_read)
+        self._counted = self._usage.completion_tokens
+        return heard
+
+    def close(self, finished: Finished | None) -> Heard:
         """What was held back; None when a stop string ended the answer before the engine did."""
         if finished is not None and not self.stopped:
             self._usage = finished.usage
-        return self._detokenizer.flush().text
+        heard = self._listener.flush()
+        self._calls += len(heard.calls)
+        return heard
 
     def account(self) -> Usage:
         """What the answer has cost so far; there is an account from the first block or the end on."""
         assert self._usage is not None, "asked before anything happened"
         return self._usage
 
-    def _compare(self, ids: tuple[int, ...]) -> None:
+    def finish_reason(self, finished: Finished | None) -> str:
+        """OpenAI's word, after `close`: a limit of tokens or of time is `length`; an answer that ended by itself has
+        called tools, or it is `stop`, as it is behind a stop string."""
+        if finished is not None and finished.reason is not FinishReason.STOP:
+            return "length"
+        return "tool_calls" if self._calls else "stop"
+
+    def _compare(self, ids: Sequence[int]) -> None:
         expected = self._prediction[self._length : self._length + len(ids)]
         self.accepted_prediction_tokens += sum(mine == theirs for mine, theirs in zip(ids, expected, strict=False))
         self._length += len(ids)
-
-
-def finish_reason(finished: Finished | None) -> str:
-    """OpenAI's word: a stop string or an end token is `stop`, a limit of tokens or of time is `length`."""
-    return "stop" if finished is None or finished.reason is FinishReason.STOP else "length"

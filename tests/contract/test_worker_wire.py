@@ -89,7 +89,7 @@ USAGE_SHAPE = {
     "prompt_tokens": "int",
     "completion_tokens": "int",
     "total_tokens": "int",
-    "completion_tokens_details": {"accepted_prediction_tokens": "int"},
+    "completion_tokens_details": {"accepted_prediction_tokens": "int", "reasoning_tokens": "int"},
     "diffusion": {
         "denoising_steps": "int",
         "forward_passes": "int",

@@ -58,9 +58,9 @@ def toy_settings(**given: Any) -> Settings:
     return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, **given})
 
 
-def build(net: ToyNet, **settings: Any) -> Worker:
+def build(net: ToyNet, words: Words | None = None, **settings: Any) -> Worker:
     """A worker that is not started."""
-    return build_worker(toy_settings(**settings), lambda _settings: (toy_words(), net))
+    return build_worker(toy_settings(**settings), lambda _settings: (words or toy_words(), net))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +82,9 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(net: ToyNet, **settings: Any) -> AsyncIterator[Served]:
+async def serving(net: ToyNet, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
     """A loaded worker without a socket."""
-    worker = build(net, **settings)
+    worker = build(net, words, **settings)
     worker.desk.engine.start()
     transport = httpx.ASGITransport(app=worker.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
@@ -96,9 +96,9 @@ async def serving(net: ToyNet, **settings: Any) -> AsyncIterator[Served]:
 
 
 @contextlib.asynccontextmanager
-async def listening(net: ToyNet, **settings: Any) -> AsyncIterator[Served]:
+async def listening(net: ToyNet, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
     """The same behind a real socket on a free port."""
-    async with serving(net, **settings) as served:
+    async with serving(net, words, **settings) as served:
         config = uvicorn.Config(served.worker.app, http="httptools", lifespan="off", log_config=None, access_log=False)
         server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))

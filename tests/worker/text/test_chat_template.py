@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.errors import BadAsk, CheckpointBroken, CheckpointMissing
-from diffusion_worker.text.chat_template import ChatTemplate, Message, load_chat_template
+from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities, ChatTemplate, load_chat_template
+from diffusion_worker.text.conversation import Message, PastCall
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
+from tests.worker.released import CONTROL, FIRST_TEMPLATE, TEMPLATE, released_words, spelled
+from tests.worker.serving import toy_words
 
 TURNS = "{% for m in messages %}{{ '<' + m.role + '>' + m['content'] }}{% endfor %}<model>"
 
@@ -100,3 +104,91 @@ def test_a_checkpoint_without_a_template_says_so(folder: Path, tmp_path: Path) -
     """It cannot chat, so it does not start."""
     with pytest.raises(CheckpointMissing, match="chat_template"):
         load_chat_template(tmp_path, load_tokenizer(folder))
+
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+CALLED = Message(
+    role="assistant",
+    content="",
+    thought="hm",
+    calls=(PastCall(id="1", name="weather", arguments={"city": "Rome", "days": 3}),),
+)
+SUNNY = Message(role="tool", content="sunny", call_id="1")
+
+
+def test_a_template_shows_tools_calls_and_answers_as_it_was_shipped() -> None:
+    """The released checkpoint's kind: a call and its answer stand within one turn of the model, which goes on."""
+    text = spelled(released_words().template.prompt_ids([user("hi"), CALLED, SUNNY], [TOOL], thinking=True))
+    assert text.startswith("<bos><|turn>system\n<|think|><|tool>declaration:weather{")
+    assert text.endswith(
+        "<|turn>user\nhi<turn|>\n<|turn>model\n<|channel>thought\nhm\n<channel|>"
+        '<|tool_call>call:weather{city:<|"|>Rome<|"|>,days:3}<tool_call|>'
+        '<|tool_response>response:weather{value:<|"|>sunny<|"|>}<tool_response|>'
+    )
+
+
+def test_a_template_that_knows_no_turns_of_tools_gets_them_folded() -> None:
+    """As the checkpoint was first published; without thinking it writes the empty thought itself."""
+    first = released_words(FIRST_TEMPLATE).template
+    called = '<|tool_call>call:weather{city:<|"|>Rome<|"|>,days:3}<tool_call|>'
+    answered = '<|tool_response>response:weather{value:<|"|>sunny<|"|>}<tool_response|>'
+    assert spelled(first.prompt_ids([user("hi"), CALLED, SUNNY])).endswith(called + answered)
+    assert spelled(first.prompt_ids([user("hi")])).endswith("<|turn>model\n<|channel>thought\n<channel|>")
+    assert spelled(first.prompt_ids([user("hi")], thinking=True)).endswith("<|turn>model\n")
+
+
+def test_old_thoughts_are_not_shown_again() -> None:
+    """Neither as a field nor spelled out; a checkpoint without that channel keeps every character."""
+    spelled_out = Message(role="assistant", content="<|channel>thought\nsecret<channel|>yes", thought="secret")
+    text = spelled(released_words().template.prompt_ids([user("a"), spelled_out, user("b")]))
+    assert "secret" not in text
+    assert "<|turn>model\nyes<turn|>" in text
+    plain = toy_words()
+    ids = plain.template.prompt_ids([user("a"), spelled_out, user("b")])
+    assert spelled_out.content.encode() in b"".join(map(plain.tokenizer.token_bytes, ids))
+
+
+@given(text=st.lists(st.sampled_from([*CONTROL, "a", "\ufdd0", "<|TURN>", "\n"]), max_size=6).map("".join))
+def test_no_text_of_a_request_becomes_a_control_token(text: str) -> None:
+    """Not in messages, tools, arguments or answers, not in keys, and not where a template changes upper and lower
+    case: the ids hold the control tokens of the same request with harmless words, in the same order."""
+
+    def controls(word: str) -> list[int]:
+        tool = {"type": "function", "function": {"name": "f", "description": word, "parameters": {"type": word}}}
+        call = PastCall(id="1", name="f", arguments={"k" + word: word, "n": [word]})
+        turns = [
+            Message(role="system", content=word),
+            user(word),
+            Message(role="assistant", content="", calls=(call,)),
+            Message(role="tool", content=word, call_id="1"),
+        ]
+        ids = released_words().template.prompt_ids(turns, [tool])
+        return [token for token in ids if token in CONTROL.values()]
+
+    assert controls(text) == controls("w")
+
+
+@pytest.mark.parametrize(
+    ("template", "abilities"),
+    [
+        (TEMPLATE, Abilities(tools=True, thinking=True)),
+        (FIRST_TEMPLATE, Abilities(tools=True, thinking=True)),
+        ("{% set enable_thinking = enable_thinking | default(false) %}{{ messages }}", Abilities(thinking=True)),
+        ("{% set tools = [] %}{{ tools }}", Abilities()),
+    ],
+)
+def test_what_a_template_asks_for_is_what_it_can_do(template: str, abilities: Abilities) -> None:
+    """A variable that it sets itself is not asked for."""
+    assert ChatTemplate(template, released_words().tokenizer).abilities == abilities
+
+
+def test_tools_need_the_tokens_of_a_call(tokenizer: Tokenizer) -> None:
+    """A template that shows tools is not enough: what came back could not be told from text."""
+    assert ChatTemplate("{{ tools }}", tokenizer).abilities == TURNS_ONLY

@@ -4,6 +4,8 @@ import orjson
 import pytest
 
 from diffusion_worker.records import Usage
+from diffusion_worker.text.channels import Heard
+from diffusion_worker.text.tool_calls import ToolCall
 from diffusion_worker.web.answers import Chunks, Label, completion, diffusion_body, event, usage_body
 
 LABEL = Label(id="chatcmpl-1", model="m", created=5)
@@ -12,10 +14,16 @@ USAGE = Usage(
 )
 
 
+def heard(text: str = "", thought: str = "", *calls: str) -> Heard:
+    """What became final; calls by their names."""
+    called = tuple(ToolCall(name=name, arguments="{}") for name in calls)
+    return Heard(text=text, thought=thought, calls=called, ids_read=0, text_ids=())
+
+
 @pytest.mark.parametrize("text", ["a\nb", "\r\n\r\n", "data: x\n\n", "\u2028é🙂"])
 def test_an_event_is_one_line_whatever_the_text(text: str) -> None:
     """A line break in an answer must not end the event."""
-    sent = Chunks(LABEL, include_usage=False).text(text)
+    sent = Chunks(LABEL, include_usage=False).heard(heard(text))
     assert sent.startswith(b"data: ")
     assert sent.endswith(b"\n\n")
     assert b"\n" not in sent[:-2]
@@ -25,7 +33,7 @@ def test_an_event_is_one_line_whatever_the_text(text: str) -> None:
 
 def test_a_completion_repeats_its_label() -> None:
     """Id, model and time, with one choice."""
-    body = orjson.loads(completion(LABEL, "t", "stop", {}))
+    body = orjson.loads(completion(LABEL, [heard("t")], "stop", {}))
     assert (body["id"], body["model"], body["created"], body["object"]) == ("chatcmpl-1", "m", 5, "chat.completion")
     assert body["choices"] == [
         {
@@ -37,11 +45,38 @@ def test_a_completion_repeats_its_label() -> None:
     ]
 
 
+def test_thought_and_calls_are_there_only_if_there_were_any() -> None:
+    """A message that only calls says nothing; ids of calls are numbered through."""
+    body = orjson.loads(completion(LABEL, [heard("", "h", "f"), heard("", "m", "g")], "tool_calls", {}))
+    message = body["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == (None, "hm")
+    assert [(call["id"], call["function"]["name"]) for call in message["tool_calls"]] == [
+        ("call_1_0", "f"),
+        ("call_1_1", "g"),
+    ]
+
+
+def test_a_stream_numbers_its_calls_and_sends_each_whole() -> None:
+    """Thought before text before calls, an event for each; nothing heard is nothing sent."""
+    chunks = Chunks(LABEL, include_usage=False)
+    assert chunks.heard(heard()) == b""
+    sent = (chunks.heard(heard("t", "hm", "f")) + chunks.heard(heard("", "", "g", "h"))).decode().split("\n\n")
+    deltas = [orjson.loads(part[6:])["choices"][0]["delta"] for part in sent if part]
+    assert [next(iter(delta)) for delta in deltas] == ["reasoning_content", "content", *["tool_calls"] * 3]
+    assert [delta["tool_calls"][0]["index"] for delta in deltas[2:]] == [0, 1, 2]
+    assert deltas[2]["tool_calls"][0] == {
+        "index": 0,
+        "id": "call_1_0",
+        "type": "function",
+        "function": {"name": "f", "arguments": "{}"},
+    }
+
+
 def test_usage_adds_up_and_keeps_unknowns_null() -> None:
     """No confidence yet, nothing to converge: null, not a number that looks like one."""
-    body = usage_body(USAGE, 4)
+    body = usage_body(USAGE, accepted_prediction_tokens=4, reasoning_tokens=2)
     assert body["total_tokens"] == 11
-    assert body["completion_tokens_details"] == {"accepted_prediction_tokens": 4}
+    assert body["completion_tokens_details"] == {"accepted_prediction_tokens": 4, "reasoning_tokens": 2}
     assert body["diffusion"] == diffusion_body(USAGE)
     assert (body["diffusion"]["tokens_per_forward"], body["diffusion"]["confidence"]) == (2.667, None)
 

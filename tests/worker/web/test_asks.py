@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
 from diffusion_worker.records import Ask, NetFacts, Reading, Recipe
-from diffusion_worker.text.chat_template import Message
+from diffusion_worker.text.conversation import Message
 from diffusion_worker.web.asks import DEFAULT_CANVASES, Given, ask_of
 from diffusion_worker.web.openai import ChatRequest, Overrides
 from diffusion_worker.web.problems import Unsupported

@@ -95,7 +95,10 @@ async def test_a_prediction_is_counted_where_it_held() -> None:
     """Emitted tokens that equal the predicted ones at the same place."""
     async with serving(toy_net(answer="hello world")) as served:
         answer = await served.ask(prediction={"type": "content", "content": "hello there"})
-        assert answer.json()["usage"]["completion_tokens_details"] == {"accepted_prediction_tokens": 6}
+        assert answer.json()["usage"]["completion_tokens_details"] == {
+            "accepted_prediction_tokens": 6,
+            "reasoning_tokens": 0,
+        }
 
 
 async def test_the_same_seed_gives_the_same_text() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.errors import BadAsk
-from diffusion_worker.text.chat_template import Message
+from diffusion_worker.text.conversation import Message
 from diffusion_worker.web.openai import MAX_DEPTH, ChatRequest, Overrides, parse_chat
 from diffusion_worker.web.surface import HARMLESS, HONOURED, OFF
 
@@ -136,6 +136,7 @@ def test_what_has_no_effect_is_accepted(harmless: dict[str, Any]) -> None:
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
         ({"guided_json": {}}, "guided_json"),
         ({"top_k": 4}, "top_k"),
         ({"diffusion": {"anchor": 0.5}}, "diffusion.anchor"),

@@ -1,7 +1,8 @@
 """web.surface: what is published is what is honoured."""
 
 from diffusion_worker.records import Reading
-from diffusion_worker.web.surface import CAPABILITIES, HARMLESS, HONOURED, OFF
+from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
+from diffusion_worker.web.surface import HARMLESS, HONOURED, OFF, capabilities_of
 
 WORDS = (
     "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice seed "
@@ -11,22 +12,29 @@ WORDS = (
 
 def test_capabilities_use_the_closed_set_of_words() -> None:
     """Each word has its say, for both readings."""
-    for capabilities in CAPABILITIES.values():
-        assert sorted(capabilities) == sorted(WORDS)
+    for reading in Reading:
+        assert sorted(capabilities_of(reading, TURNS_ONLY)) == sorted(WORDS)
 
 
 def test_graded_words_carry_a_grade() -> None:
     """A grade where there is one, true or false elsewhere."""
-    for capabilities in CAPABILITIES.values():
+    for reading in Reading:
+        capabilities = capabilities_of(reading, TURNS_ONLY)
         assert capabilities["json_schema"] == "best_effort"
         assert capabilities["tools"] == "none"
         assert {type(value) for word, value in capabilities.items()} == {bool, str}
 
 
+def test_tools_are_best_effort_where_the_checkpoint_knows_them() -> None:
+    """Never guaranteed, and a choice of tool is not on offer: nothing forces a call."""
+    capabilities = capabilities_of(Reading.DIFFUSION, Abilities(tools=True))
+    assert (capabilities["tools"], capabilities["tool_choice"]) == ("best_effort", False)
+
+
 def test_only_the_canvas_can_be_warmed() -> None:
     """Left to right there is nothing to start from."""
-    assert CAPABILITIES[Reading.DIFFUSION]["prediction"] == "warm_start"
-    assert CAPABILITIES[Reading.AUTOREGRESSIVE]["prediction"] == "none"
+    assert capabilities_of(Reading.DIFFUSION, TURNS_ONLY)["prediction"] == "warm_start"
+    assert capabilities_of(Reading.AUTOREGRESSIVE, TURNS_ONLY)["prediction"] == "none"
 
 
 def test_no_field_is_both_honoured_and_refused() -> None:
@@ -36,6 +44,6 @@ def test_no_field_is_both_honoured_and_refused() -> None:
 
 def test_what_is_published_as_missing_is_refused_as_a_field() -> None:
     """A published false and an accepted field would contradict each other."""
-    for word, has in CAPABILITIES[Reading.DIFFUSION].items():
-        if has is False and word in ("suffix", "tool_choice", "top_p", "logprobs", "logit_bias"):
+    for word, has in capabilities_of(Reading.DIFFUSION, TURNS_ONLY).items():
+        if has is False and word in ("suffix", "top_p", "logprobs", "logit_bias"):
             assert word in OFF

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from diffusion_worker.records import BlockSealed, Finished, FinishReason, Usage
-from diffusion_worker.web.transcript import Transcript, finish_reason
+from diffusion_worker.text.channels import Wanted
+from diffusion_worker.web.transcript import Transcript
+from tests.worker.released import released_tokenizer
 from tests.worker.serving import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
@@ -26,38 +28,38 @@ def block(text: str, completion: int) -> BlockSealed:
 
 def test_text_and_account_follow_the_blocks() -> None:
     """The account of the end holds, end token included."""
-    transcript = Transcript(TOKENIZER, (), ())
-    assert transcript.take(block("ab", 2)) + transcript.take(block("c", 4)) == "abc"
+    transcript = Transcript(TOKENIZER, Wanted())
+    assert transcript.take(block("ab", 2)).text + transcript.take(block("c", 4)).text == "abc"
     finished = Finished(reason=FinishReason.STOP, usage=usage(4))
-    assert transcript.close(finished) == ""
+    assert transcript.close(finished).text == ""
     assert transcript.account() == usage(4)
 
 
 def test_an_answer_cut_at_a_stop_string_counts_no_token_behind_it() -> None:
     """Not those of the same block, not its end token."""
-    transcript = Transcript(TOKENIZER, ("X",), ())
-    assert transcript.take(block("ab", 2)) == "ab"
-    assert transcript.take(block("cXde", 7)) == "c"
+    transcript = Transcript(TOKENIZER, Wanted(stops=("X",)))
+    assert transcript.take(block("ab", 2)).text == "ab"
+    assert transcript.take(block("cXde", 7)).text == "c"
     assert transcript.stopped
-    assert transcript.close(None) == ""
+    assert transcript.close(None).text == ""
     assert transcript.account().completion_tokens == 4
 
 
 def test_a_stop_string_over_the_border_of_blocks_is_found() -> None:
     """Its beginning was held back, so nothing has to be taken back."""
-    transcript = Transcript(TOKENIZER, ("STOP",), ())
-    assert transcript.take(block("abST", 4)) == "ab"
-    assert transcript.take(block("OPcd", 8)) == ""
+    transcript = Transcript(TOKENIZER, Wanted(stops=("STOP",)))
+    assert transcript.take(block("abST", 4)).text == "ab"
+    assert transcript.take(block("OPcd", 8)).text == ""
     assert transcript.stopped
     assert transcript.account().completion_tokens == 6
 
 
 def test_what_was_held_back_in_vain_leaves_at_the_end() -> None:
     """Half a stop string is text after all, half a character is U+FFFD."""
-    transcript = Transcript(TOKENIZER, ("STOP",), ())
+    transcript = Transcript(TOKENIZER, Wanted(stops=("STOP",)))
     sealed = BlockSealed(ids=(*ids("ST"), *ids("é")[:1]), block=0, usage=usage(3))
-    assert transcript.take(sealed) == ""
-    assert transcript.close(Finished(reason=FinishReason.LENGTH, usage=usage(3))) == "ST\ufffd"
+    assert transcript.take(sealed).text == ""
+    assert transcript.close(Finished(reason=FinishReason.LENGTH, usage=usage(3))).text == "ST\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_accepted_prediction_tokens_are_equal_at_the_same_place(
     prediction: str, blocks: list[str], accepted: int
 ) -> None:
     """Across blocks, and never more than either side has."""
-    transcript = Transcript(TOKENIZER, (), ids(prediction))
+    transcript = Transcript(TOKENIZER, Wanted(), prediction=ids(prediction))
     for text in blocks:
         transcript.take(block(text, len(text)))
     assert transcript.accepted_prediction_tokens == accepted
@@ -80,4 +82,29 @@ def test_accepted_prediction_tokens_are_equal_at_the_same_place(
 )
 def test_finish_reasons_are_openais(reason: FinishReason | None, word: str) -> None:
     """None is an answer that a stop string ended."""
-    assert finish_reason(None if reason is None else Finished(reason=reason, usage=usage(1))) == word
+    finished = None if reason is None else Finished(reason=reason, usage=usage(1))
+    assert Transcript(TOKENIZER, Wanted()).finish_reason(finished) == word
+
+
+RELEASED = released_tokenizer()
+
+
+def released(answer: str, completion: int) -> BlockSealed:
+    return BlockSealed(ids=RELEASED.encode(answer), block=0, usage=usage(completion))
+
+
+@pytest.mark.parametrize(("reason", "word"), [(FinishReason.STOP, "tool_calls"), (FinishReason.LENGTH, "length")])
+def test_an_answer_that_called_says_so_unless_it_was_cut(reason: FinishReason, word: str) -> None:
+    """Also a call that only the end of the turn has ended."""
+    transcript = Transcript(RELEASED, Wanted(calls=True))
+    assert not transcript.take(released("<|tool_call>call:f{}", 9)).calls
+    finished = Finished(reason=reason, usage=usage(9))
+    assert [call.name for call in transcript.close(finished).calls] == ["f"]
+    assert transcript.finish_reason(finished) == word
+
+
+def test_thought_is_accounted_for_apart_and_predicts_nothing() -> None:
+    """A prediction speaks of the text, wherever that begins."""
+    transcript = Transcript(RELEASED, Wanted(), prediction=RELEASED.encode("ab"))
+    transcript.take(released("<|channel>thought\nhm<channel|>ab", 14))
+    assert (transcript.reasoning_tokens, transcript.accepted_prediction_tokens) == (2, 2)

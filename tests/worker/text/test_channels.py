@@ -1,0 +1,167 @@
+"""text.channels: what is said, thought and called, whatever the borders of blocks."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_worker.text.channels import Heard, Listener, Wanted, marks_of
+from diffusion_worker.text.detokenize import Detokenizer
+from tests.worker.released import CONTROL, released_tokenizer
+from tests.worker.serving import toy_tokenizer
+
+TOKENIZER = released_tokenizer()
+MARKS = marks_of(TOKENIZER)
+CALLS = Wanted(calls=True)
+WEATHER = '<|tool_call>call:weather{city:<|"|>São Paulo<|"|>,days:3}<tool_call|>'
+
+
+def ids(text: str) -> tuple[int, ...]:
+    """Control tokens count as such."""
+    return TOKENIZER.encode(text)
+
+
+def joined(parts: list[Heard]) -> tuple[str, str, list[tuple[str, object]]]:
+    calls = [(call.name, json.loads(call.arguments)) for part in parts for call in part.calls]
+    return "".join(part.text for part in parts), "".join(part.thought for part in parts), calls
+
+
+def listen(text: str, wanted: Wanted = CALLS, *, prompt: str = "") -> tuple[str, str, list[tuple[str, object]]]:
+    """Text, thought and calls of a whole answer, fed id by id."""
+    listener = Listener(TOKENIZER, MARKS, wanted, ids(prompt))
+    return joined([*(listener.feed((token,)) for token in ids(text)), listener.flush()])
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "thought"),
+    [
+        ("plain", "plain", ""),
+        ("<|channel>thought\n<channel|>plain", "plain", ""),
+        ("<|channel>thought\n\n <channel|>plain", "plain", ""),
+        ("<|channel>thought<channel|>plain", "plain", ""),
+        ("<|channel>thought\nhm, é\nso\n<channel|>é!", "é!", "hm, é\nso"),
+        ("<|channel>thought\n  in\n\n  out<channel|>x", "x", "  in\n\n  out"),
+        ("<|channel>thoughtful<channel|>x", "x", "thoughtful"),
+        ("<|channel>other\nname<channel|>x", "x", "other\nname"),
+        ("a<|channel>thought\nb<channel|>c<|channel>thought\nd<channel|>e", "ace", "b\nd"),
+        ("<|channel>thought\ncut off", "", "cut off"),
+        ("<|channel>thou", "", "thou"),
+        ("<|channel>", "", ""),
+        ("stray<channel|> close", "stray close", ""),
+        ("<|channel>thought\na<|channel>thought\nb<channel|>c", "c", "a\nb"),
+    ],
+)
+def test_thought_is_told_from_text(answer: str, text: str, thought: str) -> None:
+    """The channel's name and the empty block leave no trace; a thought that is cut off is no answer."""
+    assert listen(answer) == (text, thought, [])
+
+
+def test_a_thought_that_the_template_has_begun_goes_on() -> None:
+    """The opening token stands in the prompt then, not in the answer."""
+    assert listen("hm<channel|>x", prompt="<|turn>model\n<|channel>thought\n") == ("x", "hm", [])
+    assert listen("x", prompt="<|turn>model\n<|channel>thought\n<channel|>") == ("x", "", [])
+
+
+def test_calls_become_names_and_json() -> None:
+    """Several in a row, behind thought and text; the quote is one token, so a string may say what it likes."""
+    answer = f'<|channel>thought\nhm<channel|>Look:{WEATHER}<|tool_call>call:f{{a:[<|"|>}}<|"|>]}}<tool_call|>'
+    weather = ("weather", {"city": "São Paulo", "days": 3})
+    assert listen(answer) == ("Look:", "hm", [weather, ("f", {"a": ["}"]})])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "<|tool_call>call:f(city=1)<tool_call|>",
+        "<|tool_call><tool_call|>",
+        '<|tool_call>call:f{city:<|"|>é<tool_call|>',
+        "<|tool_call>call:f{a:1",
+    ],
+)
+def test_a_malformed_call_is_left_as_text(call: str) -> None:
+    """Spelled out whole, so that a reader sees what went wrong."""
+    assert listen(f"a{call}") == (f"a{call}", "", [])
+
+
+def test_a_call_that_is_whole_needs_no_closing_token() -> None:
+    """The checkpoint may end its turn with `<|tool_response>`, which is an end token, right behind the brace."""
+    assert listen("<|tool_call>call:f{a:1}")[2] == [("f", {"a": 1})]
+    assert listen(f"<|tool_call>call:f{{a:1}}{WEATHER}")[2][0] == ("f", {"a": 1})
+    assert listen("<|channel>thought\nhm<|tool_call>call:f{}<tool_call|>") == ("", "hm", [("f", {})])
+
+
+def test_without_tools_on_offer_a_call_is_text() -> None:
+    """Nobody would know what to do with it."""
+    assert listen("<|tool_call>call:f{a:1}<tool_call|>", Wanted()) == ("call:f{a:1}", "", [])
+
+
+def test_stop_strings_are_looked_for_in_text_only() -> None:
+    """Not in thought, not in arguments; and across a thought the text is one."""
+    answer = f"<|channel>thought\nan END<channel|>a E{WEATHER}<|channel>thought\nEND<channel|>ND of it"
+    text, thought, calls = listen(answer, Wanted(stops=("END", "Paulo"), calls=True))
+    assert (text, thought, len(calls)) == ("a ", "an END\nEND", 1)
+
+
+def test_the_last_call_wanted_ends_the_answer() -> None:
+    """`parallel_tool_calls: false` is kept by reading no further."""
+    listener = Listener(TOKENIZER, MARKS, Wanted(calls=True, most_calls=1))
+    heard = listener.feed(ids(f"{WEATHER}{WEATHER}"))
+    assert (len(heard.calls), listener.stopped, heard.ids_read) == (1, True, len(ids(WEATHER)))
+    assert listener.feed(ids("more")).ids_read == 0
+
+
+def test_thought_is_counted_in_ids_behind_its_name() -> None:
+    """The block that says nothing counts nothing."""
+    listener = Listener(TOKENIZER, MARKS, CALLS)
+    listener.feed(ids("<|channel>thought\n<channel|>x"))
+    assert listener.thought_ids == 0
+    listener.feed(ids("<|channel>thought\nabc<channel|>x"))
+    assert listener.thought_ids == 3
+
+
+PARTS = [
+    "<|channel>",
+    "thought\n",
+    "<channel|>",
+    "<|tool_call>",
+    "call:f{a:",
+    '<|"|>',
+    "1}",
+    "<tool_call|>",
+    "é E",
+    "ND\n",
+]
+
+
+@given(answer=st.lists(st.sampled_from(PARTS), max_size=16).map("".join), cuts=st.sets(st.integers(1, 120), max_size=6))
+def test_borders_of_blocks_leave_no_trace(answer: str, cuts: set[int]) -> None:
+    """However ids arrive, the same is heard; nothing raises, whatever a net writes."""
+    wanted = Wanted(stops=("END",), calls=True)
+    given_ids = ids(answer)
+    borders = [0, *sorted(cut for cut in cuts if cut < len(given_ids)), len(given_ids)]
+    listener = Listener(TOKENIZER, MARKS, wanted)
+    parts = [listener.feed(given_ids[start:end]) for start, end in pairwise(borders)]
+    assert joined([*parts, listener.flush()]) == listen(answer, wanted)
+
+
+@given(answer=st.lists(st.integers(0, TOKENIZER.size + 3) | st.sampled_from([*CONTROL.values()]), max_size=60))
+def test_any_ids_are_heard(answer: list[int]) -> None:
+    """An untrained net writes anything; control tokens appear only where a malformed call is shown."""
+    listener = Listener(TOKENIZER, MARKS, Wanted())
+    text, thought, calls = joined([listener.feed(answer), listener.flush()])
+    assert not calls
+    assert not any(control in text + thought for control in CONTROL)
+
+
+@given(answer=st.lists(st.integers(0, 300), max_size=60))
+def test_a_checkpoint_without_these_tokens_is_untouched(answer: list[int]) -> None:
+    """Its answer is what its bytes say, as if this module did not exist."""
+    tokenizer = toy_tokenizer()
+    listener = Listener(tokenizer, marks_of(tokenizer), Wanted(stops=("ab",), calls=True))
+    plain = Detokenizer(tokenizer, ("ab",))
+    pieces = [plain.feed(answer), plain.flush()]
+    heard = [listener.feed(answer), listener.flush()]
+    assert joined(heard) == ("".join(piece.text for piece in pieces), "", [])
+    assert heard[0].ids_read == pieces[0].ids_read
