@@ -1,10 +1,11 @@
-"""THE story of a request: classify, choose, then per candidate admit and open; fall back or answer; explain.
+"""THE story of a request: classify, choose, then per candidate admit and open, hedge, fall back; answer;; explain.
 
 Knows ports, not sockets. What is decided is decided in `core`; what is said of it is one `Decision`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Protocol
 
 from gateway.core.admit import admit, died_with, has_relief
@@ -17,8 +18,9 @@ from gateway.decisions import Decision
 from gateway.errors import AttemptFailed, GatewayError
 from gateway.ports import Clock, Observer, Permit, StateStore, Upstream
 from gateway.records import Candidate, Classification, Delta, Health, Plan, Query, Target, Verdict
-from gateway.upstreams.attempt import OpenAttempt
-from gateway.words import Outcome
+from gateway.upstreams.attempt import OpenAttempt, Turn
+from gateway.upstreams.race import race
+from gateway.words import Outcome, Reason
 
 
 class Policies(Protocol):
@@ -60,22 +62,15 @@ class Pipeline:
         if error is not None:
             return self._sorry(journey, error)
         try:
-            for index, candidate in enumerate(journey.plan.candidates):
-                permit = self._admit(journey, index)
-                if isinstance(permit, Verdict):
-                    journey.skip(candidate, permit, self._clock.now_s())
-                    continue
-                attempt = OpenAttempt(journey, candidate, permit, clock=self._clock, schemas=self._schemas)
-                try:
-                    held = await attempt.open(self._upstreams(candidate.target))
-                except AttemptFailed:
-                    continue  # the journey has noted it; the next candidate is asked
-                return Answer(journey, self._explained, held=held, attempt=attempt)
+            attempt = await self._ask_in_turn(journey)
+            held = await attempt.win() if attempt is not None else ()
         except BaseException as fault:  # a request is explained even if it ends by a mistake of ours
             journey.outcome = Outcome.CLIENT_GONE if isinstance(fault, asyncio.CancelledError) else Outcome.ERROR
             self._explained(journey)
             raise
-        return self._sorry(journey, journey.nobody_left())
+        if attempt is None:
+            return self._sorry(journey, journey.nobody_left())
+        return Answer(journey, self._explained, held=held, attempt=attempt)
 
     def explain(self, query: Query) -> tuple[Decision, tuple[tuple[Candidate, Health, Verdict], ...]]:
         """A dry run: what would be decided now, without calling anybody or changing anything.
@@ -101,18 +96,80 @@ class Pipeline:
     def _journey(self, query: Query, classification: Classification, plan: Plan) -> Journey:
         return Journey(query, classification, plan, wall_s=self._clock.wall_s(), now_s=self._clock.now_s())
 
-    def _admit(self, journey: Journey, index: int) -> Permit | Verdict:
+    async def _ask_in_turn(self, journey: Journey) -> OpenAttempt | None:
+        """The first attempt whose answer may leave; None if nobody is left to be asked."""
+        waiting = deque(journey.plan.candidates)
+        tries: Counter[str] = Counter()
+        while waiting:
+            candidate = waiting.popleft()
+            name = candidate.target.name
+            attempt = self._set_out(journey, candidate, waiting, again=tries[name] > 0)
+            if attempt is None:
+                continue
+            tries[name] += 1
+            winner = await self._open(journey, attempt, waiting)
+            if winner is not None:
+                return winner
+            if attempt.reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries[name]):
+                waiting.appendleft(candidate)
+        return None
+
+    async def _open(self, journey: Journey, attempt: OpenAttempt, waiting: deque[Candidate]) -> OpenAttempt | None:
+        """Open an attempt, and if the route hedges and it takes long, another beside it; the one that did well."""
+        hedge = attempt.candidate.hedge
+        if hedge is None or not waiting:
+            return attempt if await attempt.open() else None
+        after_s = self._state.hedge_after_ms(attempt.candidate, self._clock.now_s()) / 1000
+        return await race(attempt, after_s=after_s, second=lambda: self._hedge(journey, attempt.candidate, waiting))
+
+    def _hedge(self, journey: Journey, slow: Candidate, waiting: deque[Candidate]) -> OpenAttempt | None:
+        """Whoever is next behind another server than the slow one's, if the share of hedges is not used up."""
+        rival = next((each for each in waiting if each.target.url != slow.target.url), None)
+        if rival is None or not self._state.may_hedge(slow):
+            return None
+        waiting.remove(rival)
+        return self._set_out(journey, rival, waiting, rival=True)
+
+    def _may_retry(self, candidate: Candidate, tries: int) -> bool:
+        retry = candidate.target.retry
+        return retry is not None and tries <= retry.times and self._state.may_retry(candidate)
+
+    def _set_out(
+        self,
+        journey: Journey,
+        candidate: Candidate,
+        later: Collection[Candidate],
+        *,
+        again: bool = False,
+        rival: bool = False,
+    ) -> OpenAttempt | None:
+        """An attempt at a candidate, or None if it is passed over."""
+        permit = self._admit(journey, candidate, later, again=again)
+        now_s = self._clock.now_s()
+        if isinstance(permit, Verdict):
+            journey.skip(candidate, permit, now_s)
+            return None
+        turn = Turn(
+            candidate=candidate,
+            permit=permit,
+            upstream=self._upstreams(candidate.target),
+            limit_ms=journey.limit_ms(now_s, is_last=not later),
+            is_last=not later,
+            hedge=rival,
+        )
+        return OpenAttempt(journey, turn, clock=self._clock, schemas=self._schemas)
+
+    def _admit(
+        self, journey: Journey, candidate: Candidate, later: Collection[Candidate], *, again: bool
+    ) -> Permit | Verdict:
         """Leave to call a candidate, or why not. Whatever changes by being asked is asked last."""
-        candidates = journey.plan.candidates
-        candidate = candidates[index]
         verdict = self._look(journey, candidate)
         if not verdict.admitted:
             return verdict
-        relief = False
-        if candidate.slo is not None:
-            healths = [self._health(each) for each in candidates]
-            relief = has_relief(candidates, index, journey.query, healths)
-        return self._state.enter(candidate, self._clock.now_s(), draw=self._draw(), relief=relief)
+        relief = candidate.slo is not None and has_relief(
+            candidate, ((each, self._health(each)) for each in later), journey.query
+        )
+        return self._state.enter(candidate, self._clock.now_s(), draw=self._draw(), relief=relief, again=again)
 
     def _look(self, journey: Journey, candidate: Candidate) -> Verdict:
         verdict = died_with(candidate, journey.failed)

@@ -66,11 +66,26 @@ class StateStore(Protocol):
         """The lane's p95 for display; None with too few answers to tell."""
         ...
 
-    def enter(self, candidate: Candidate, now_s: float, *, draw: float, relief: bool) -> Permit | Verdict:
+    def enter(
+        self, candidate: Candidate, now_s: float, *, draw: float, relief: bool, again: bool = False
+    ) -> Permit | Verdict:
         """Ask for room, of the breaker and of the SLO guard, for leave to call; a Verdict says why not.
 
         `draw` is uniform in [0, 1). `relief`: a later candidate could take the request and is within its own budget.
+        `again`: this is a retry, for which `may_retry` was asked.
         """
+        ...
+
+    def may_retry(self, candidate: Candidate) -> bool:
+        """Is there a retry left for the target? If so it is taken."""
+        ...
+
+    def may_hedge(self, candidate: Candidate) -> bool:
+        """Is there a hedge left for the lane? If so it is taken."""
+        ...
+
+    def hedge_after_ms(self, candidate: Candidate, now_s: float) -> float:
+        """How long an attempt at the lane may take before a hedge is made beside it."""
         ...
 
 

@@ -4,7 +4,7 @@ Knows what was last heard of a target, not what is true: an attempt finds that o
 change when asked, so the state store asks those; here is what only looks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.records import Candidate, Health, Query, Verdict
@@ -41,22 +41,21 @@ def died_with(candidate: Candidate, failed: Mapping[str, tuple[str, Reason]]) ->
     `failed` maps a base URL to the target that failed or was skipped there, and why, if that is one of SHARED_REASONS.
     """
     other = failed.get(candidate.target.url)
-    if other is None:
+    if other is None or other[0] == candidate.target.name:  # its own fault does not bar it: this is a retry
         return ADMITTED
     name, reason = other
     return Verdict(reason=reason, detail=f"same server as {name}")
 
 
-def has_relief(candidates: Sequence[Candidate], index: int, query: Query, healths: Sequence[Health]) -> bool:
-    """Could a later candidate take the request from `candidates[index]`, and is it within its own budget?
+def has_relief(candidate: Candidate, others: Iterable[tuple[Candidate, Health]], query: Query) -> bool:
+    """Could one of the `others`, who come after it, take the request from a candidate, and is it within its own budget?
 
-    Behind the same base URL there is no relief: it shares the slowness. `healths` are those of the candidates.
+    Behind the same base URL there is no relief: it shares the slowness.
     """
-    url = candidates[index].target.url
     return any(
-        later.target.url != url
+        other.target.url != candidate.target.url
         and health.within_budget
         and health.breaker is not BreakerState.OPEN
-        and admit(later, query, health).admitted
-        for later, health in zip(candidates[index + 1 :], healths[index + 1 :], strict=True)
+        and admit(other, query, health).admitted
+        for other, health in others
     )

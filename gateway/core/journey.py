@@ -39,8 +39,8 @@ class Journey:
         self._target: str | None = None
         self._first_byte_ms: float | None = None
         self._timings_ms = {"classify": self.at_ms(now_s)}
-        self._waited_ms = 0.0
         self._taken_ms = 0.0
+        self._is_settled = True  # is there no call under way whose answer was taken?
 
     def at_ms(self, now_s: float) -> float:
         """Milliseconds since the request arrived."""
@@ -49,6 +49,13 @@ class Journey:
     def left_ms(self, now_s: float) -> float | None:
         """What remains of the request's deadline; None: it has none."""
         return None if self.plan.deadline_ms is None else self.plan.deadline_ms - self.at_ms(now_s)
+
+    def limit_ms(self, now_s: float, *, is_last: bool) -> float | None:
+        """How long an attempt may take until its answer is ready: so that time is left for the others, if any are."""
+        left_ms, attempt_ms = self.left_ms(now_s), self.plan.attempt_ms
+        if is_last or left_ms is None or attempt_ms is None:
+            return left_ms
+        return min(left_ms, attempt_ms)
 
     def skip(self, candidate: Candidate, verdict: Verdict, now_s: float) -> None:
         """The candidate was not called."""
@@ -67,15 +74,16 @@ class Journey:
         )
 
     def end(self, candidate: Candidate, attempt: Attempt, fault: AttemptFailed | None = None) -> None:
-        """A call came to its end, well or not."""
+        """A call came to its end, well or not; once an answer is taken, only that one is left to end."""
         self._fault = fault
-        self._waited_ms += attempt.elapsed_ms
+        self._is_settled = True
         self._note(candidate, attempt)
 
     def take(self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float) -> None:
         """The candidate's answer may leave: from here on there is no other."""
         self._target = candidate.target.name
         self._taken_ms = started_ms
+        self._is_settled = False
         self._usage = usage
         self._first_byte_ms = self.at_ms(now_s)
         self._timings_ms["queue"] = started_ms - self._timings_ms["classify"]
@@ -93,6 +101,9 @@ class Journey:
     def decision(self, now_s: float) -> Decision:
         """All of it, as of now. A stream still running counts as an attempt that is well."""
         query, plan, total_ms = self.query, self.plan, self.at_ms(now_s)
+        attempts = self._attempts if self._is_settled else [*self._attempts, self._running(total_ms)]
+        if len(attempts) > 1:  # a hedge may end before the attempt that it was made beside
+            attempts = sorted(attempts, key=_started_ms)
         return Decision(
             time_s=self._wall_s,
             query_id=query.request_id,
@@ -103,14 +114,14 @@ class Journey:
             private=query.private or plan.private,
             stream=query.stream,
             schema=query.expectation.digest if query.expectation else None,
-            attempts=tuple(self._attempts) if self._is_settled else (*self._attempts, self._running(total_ms)),
+            attempts=tuple(attempts),
             target=self._target,
             outcome=self.outcome,
             schema_check=self.schema_check,
             usage=self._usage,
             first_byte_ms=self._first_byte_ms,
             total_ms=total_ms,
-            overhead_ms=max(0.0, total_ms - self._waited_ms),
+            overhead_ms=max(0.0, total_ms - _waited_ms(attempts)),
             timings_ms=dict(self._timings_ms),
         )
 
@@ -132,13 +143,6 @@ class Journey:
             return _of_skip(last)
         return self._fault
 
-    @property
-    def _is_settled(self) -> bool:
-        """Is there no call under way whose answer was taken?"""
-        return self._target is None or any(
-            attempt.target == self._target and not attempt.skipped for attempt in self._attempts
-        )
-
     def _running(self, now_ms: float) -> Attempt:
         assert self._target is not None
         return Attempt(
@@ -152,6 +156,19 @@ class Journey:
         self._attempts.append(attempt)
         if isinstance(attempt.outcome, Reason) and attempt.outcome in SHARED_REASONS:
             self.failed.setdefault(candidate.target.url, (candidate.target.name, attempt.outcome))
+
+
+def _started_ms(attempt: Attempt) -> float:
+    return attempt.started_ms
+
+
+def _waited_ms(attempts: list[Attempt]) -> float:
+    """How long at least one attempt was under way. `attempts` in the order of their starts."""
+    waited_ms = until_ms = 0.0
+    for attempt in attempts:
+        waited_ms += max(0.0, attempt.ended_ms - max(attempt.started_ms, until_ms))
+        until_ms = max(until_ms, attempt.ended_ms)
+    return waited_ms
 
 
 def _of_skip(attempt: Attempt) -> GatewayError:

@@ -9,7 +9,7 @@ from operator import ge, gt, le, lt
 from typing import Final
 
 from gateway.records import Candidate, Classification, Plan, Query, Target
-from gateway.terms import Slo
+from gateway.terms import Hedge, Slo
 from gateway.words import Hold, Kind, Place, Task
 
 AUTO: Final = "auto"
@@ -62,6 +62,8 @@ class Route:
     slo: Slo | None = None
     min_confidence: float | None = None
     deadline_ms: float | None = None
+    attempt_ms: float | None = None
+    hedge: Hedge | None = None
     check: bool = False
     hold: Hold = Hold.NONE
     keep_in_cluster: bool = False
@@ -146,6 +148,7 @@ def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo]) -> 
         slo=(route.slo or own) if target.name == route.use else own,
         # Only our worker says how sure it is of an answer.
         min_confidence=route.min_confidence if target.kind is Kind.WORKER else None,
+        hedge=route.hedge if target.name == route.use else None,
     )
 
 
@@ -155,6 +158,7 @@ def _plan(version: str, route: Route, candidates: tuple[Candidate, ...], *, priv
         route=route.name,
         candidates=candidates,
         deadline_ms=route.deadline_ms,
+        attempt_ms=route.attempt_ms,
         private=private,
         check=route.check,
         hold=route.hold,

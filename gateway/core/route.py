@@ -34,7 +34,11 @@ def _rule_for(policy: Policy, query: Query, classification: Classification) -> R
 
 
 def _with_deadline(plan: Plan, query: Query) -> Plan:
-    """Of two deadlines the smaller holds."""
-    if query.deadline_ms is None or (plan.deadline_ms is not None and plan.deadline_ms <= query.deadline_ms):
+    """Of two deadlines the smaller holds; a request's own shortens what each attempt may take in proportion."""
+    wanted_ms, given_ms = query.deadline_ms, plan.deadline_ms
+    if wanted_ms is None or (given_ms is not None and given_ms <= wanted_ms):
         return plan
-    return replace(plan, deadline_ms=query.deadline_ms)
+    attempt_ms = plan.attempt_ms
+    if attempt_ms is not None and given_ms is not None:
+        attempt_ms *= wanted_ms / given_ms
+    return replace(plan, deadline_ms=wanted_ms, attempt_ms=attempt_ms)

@@ -4,14 +4,15 @@ Knows the words of a route and of its conditions; names of targets are checked a
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
 from gateway.core.policy import COMPARISONS, DIRECT, Route, When
 from gateway.policy_files.section import Section, suggestion
-from gateway.policy_files.words import check_name, read_slo
+from gateway.policy_files.words import check_name, read_hedge, read_slo
 from gateway.records import Target
+from gateway.terms import Hedge, Slo
 from gateway.words import Hold, Place, Task
 
 _LONGEST_MS: Final = 3_600_000
@@ -19,10 +20,8 @@ _CONFIDENCE: Final = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)")
 
 # Words of the language that a later version honours. Until then they are errors: a policy means what it says.
 _LATER: Final = {
-    "hedge": "hedging",
     "shadow": "shadow traffic",
     "weights": "weighted traffic",
-    "retry": "retrying the same target",
     "limits": "limiting a route",
 }
 _LATER_WHEN: Final = {
@@ -55,14 +54,19 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
     when = entry.section("when")
     check = _check(entry)
     min_confidence = entry.number("min_confidence", None, least=0, most=1)
+    slo = read_slo(entry)
+    use, fall_back = _use(entry, targets), _fall_back(entry, targets)
+    deadline_ms = entry.number("deadline_ms", None, least=1, most=_LONGEST_MS)
     route = Route(
         name=name,
         when=When() if when is None else _when(when),
-        use=_use(entry, targets),
-        fall_back=_fall_back(entry, targets),
-        slo=read_slo(entry),
+        use=use,
+        fall_back=fall_back,
+        slo=slo,
         min_confidence=min_confidence,
-        deadline_ms=entry.number("deadline_ms", None, least=1, most=_LONGEST_MS),
+        deadline_ms=deadline_ms,
+        attempt_ms=_attempt_ms(entry, deadline_ms, len(fall_back)),
+        hedge=_hedge(entry, slo, [targets[name] for name in (use, *fall_back)]),
         check=check,
         # A confidence comes with the end of an answer, so asking for one means waiting for the end.
         hold=Hold.WHOLE if check or min_confidence is not None else Hold.NONE,
@@ -123,6 +127,26 @@ def _fall_back(entry: Section, targets: Mapping[str, Target]) -> tuple[str, ...]
         if name == entry.node["use"]:
             raise entry.fault(f"{name!r} cannot fall back to itself", "fall_back", number)
     return names
+
+
+def _attempt_ms(entry: Section, deadline_ms: float | None, fallbacks: int) -> float | None:
+    """What each attempt but the last may take: together they leave the last one time within the deadline."""
+    attempt_ms: float | None = entry.number("attempt_ms", None, least=1, most=_LONGEST_MS)
+    if attempt_ms is None:
+        return None
+    if deadline_ms is None or not fallbacks:
+        raise entry.fault("needs a `deadline_ms` to be a part of, and a `fall_back` to leave time for", "attempt_ms")
+    if attempt_ms * fallbacks >= deadline_ms:
+        raise entry.fault(f"{fallbacks} x {attempt_ms:g} leaves the last attempt nothing of deadline_ms", "attempt_ms")
+    return attempt_ms
+
+
+def _hedge(entry: Section, slo: Slo | None, targets: Sequence[Target]) -> Hedge | None:
+    """Only another server can overtake a slow one."""
+    hedge = read_hedge(entry, slo)
+    if hedge is not None and all(target.url == targets[0].url for target in targets[1:]):
+        raise entry.fault("hedging needs a `fall_back` behind another url", "hedge")
+    return hedge
 
 
 class _Check(StrEnum):

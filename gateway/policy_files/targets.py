@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from gateway.core.engines import ENGINES, capabilities_of
 from gateway.core.policy import AUTO
 from gateway.policy_files.section import Section, suggestion
-from gateway.policy_files.words import check_name, read_slo
+from gateway.policy_files.words import check_name, read_retry, read_slo
 from gateway.records import Capabilities, Target
 from gateway.terms import Slo
 from gateway.words import Capability, Grade, Kind, Place
@@ -52,6 +52,7 @@ def _target(entry: Section, name: str) -> Target:
         max_in_flight=entry.integer("max_in_flight", None, least=1, most=100_000),
         capabilities=_capabilities(entry) if kind is Kind.OPENAI else None,
         key_env=key_env,
+        retry=read_retry(entry),
     )
 
 

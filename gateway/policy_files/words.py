@@ -1,15 +1,18 @@
-"""Words that targets and routes share: names, and what a lane promises."""
+"""Words that targets and routes share: names, what a lane promises, and which extra attempts that may cost."""
 
 import re
+from enum import StrEnum
 from typing import Final
 
 from gateway.policy_files.section import Section
-from gateway.terms import Slo
+from gateway.terms import Hedge, Retry, Slo
 
 # Names appear in headers (`fast=ok,quality=ok`) and as metric labels.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 _HOUR_S: Final = 3600
 _PLAIN: Final = Slo(p95_ms=1)
+MOST_HEDGED: Final = 0.5
+MOST_RETRIED: Final = 0.2  # more than 1.2 attempts per request is how an outage becomes a storm
 
 
 def check_name(section: Section, name: object, *, reserved: str, key: str | None = None) -> None:
@@ -39,3 +42,35 @@ def read_slo(entry: Section) -> Slo | None:
     if promise.hold_down_max_s < promise.hold_down_s:
         raise slo.fault("hold_down_max_s is below hold_down_s", "hold_down_max_s")
     return promise
+
+
+def read_hedge(entry: Section, slo: Slo | None) -> Hedge | None:
+    """The `hedge` of a route: after a time, or after its p95, which only a lane with a promise keeps count of."""
+    hedge = entry.section("hedge")
+    if hedge is None:
+        return None
+    after_ms = hedge.number("after_ms", None, least=1, most=_HOUR_S * 1000)
+    after = hedge.word("after", _After, None)
+    share = hedge.number("max_share", Hedge().max_share, least=0, most=MOST_HEDGED)
+    hedge.close()
+    if (after is None) == (after_ms is None):
+        raise hedge.fault("needs either `after_ms` or `after: p95`", "after" if after else None)
+    if after is not None and slo is None:
+        raise hedge.fault("after: p95 needs an `slo` on this route, by which answers are timed", "after")
+    return Hedge(after_ms=after_ms, max_share=share)
+
+
+class _After(StrEnum):
+    P95 = "p95"
+
+
+def read_retry(entry: Section) -> Retry | None:
+    """The `retry` of a target, or None if it is asked once."""
+    retry = entry.section("retry")
+    if retry is None:
+        return None
+    plain = Retry()
+    times = retry.integer("times", plain.times, least=1, most=3)
+    share = retry.number("max_share", plain.max_share, least=0, most=MOST_RETRIED)
+    retry.close()
+    return Retry(times=times, max_share=share)

@@ -4,9 +4,11 @@ Knows what the pure parts of `core` mean, not who asks. Nothing here waits. Repl
 travel between them is not known here (see `redis`).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from gateway.core import breaker as breakers
+from gateway.core.allowance import Allowance
 from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
 from gateway.core.guard import Guard, Ticket
 from gateway.core.reports import Heard, LaneReport, Report
@@ -33,6 +35,8 @@ class MemoryStore:
         self._breakers: dict[str, Breaker] = {}
         self._in_flight: dict[str, int] = {}
         self._guards: dict[tuple[str, str], Guard] = {}
+        self._retries: defaultdict[str, Allowance] = defaultdict(Allowance)
+        self._hedges: defaultdict[tuple[str, str], Allowance] = defaultdict(Allowance)
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
         """Look, change nothing."""
@@ -55,7 +59,25 @@ class MemoryStore:
         guard = self._guards.get(candidate.lane)
         return guard.p95_ms(now_s) if guard else None
 
-    def enter(self, candidate: Candidate, now_s: float, *, draw: float, relief: bool) -> "MemoryPermit | Verdict":
+    def may_retry(self, candidate: Candidate) -> bool:
+        """See `ports.StateStore`."""
+        return self._retries[candidate.target.name].spend()
+
+    def may_hedge(self, candidate: Candidate) -> bool:
+        """See `ports.StateStore`."""
+        return self._hedges[candidate.lane].spend()
+
+    def hedge_after_ms(self, candidate: Candidate, now_s: float) -> float:
+        """As the policy says; or the lane's p95, and while that is unknown what it promises."""
+        assert candidate.hedge is not None
+        if candidate.hedge.after_ms is not None:
+            return candidate.hedge.after_ms
+        assert candidate.slo is not None
+        return self.p95_ms(candidate, now_s) or candidate.slo.p95_ms
+
+    def enter(
+        self, candidate: Candidate, now_s: float, *, draw: float, relief: bool, again: bool = False
+    ) -> "MemoryPermit | Verdict":
         """Room first, then the guard, then the breaker: only the breaker's trial must set out once it is noted."""
         target = candidate.target
         in_flight = self._in_flight.get(target.name, 0)
@@ -72,6 +94,8 @@ class MemoryStore:
                 return Verdict(reason=Reason.P95_BREACH, detail=f"benched, p95 over {candidate.slo.p95_ms:g} ms")
         self._breakers[target.name] = asked
         self._in_flight[target.name] = in_flight + 1
+        if not again:
+            self._earn(candidate)
         return MemoryPermit(self, candidate, ticket, trial=asked.trial_at_s is not None)
 
     def left(self, candidate: Candidate, ticket: Ticket | None, attempt: Attempt, now_s: float) -> None:
@@ -113,6 +137,13 @@ class MemoryStore:
             for name, opening in each.report.breakers:
                 breaker = self._breakers.get(name, CLOSED)
                 self._breakers[name] = breakers.follow(breaker, opening, each.told_s)
+
+    def _earn(self, candidate: Candidate) -> None:
+        """An ordinary attempt is made: it earns shares of extra ones."""
+        if candidate.target.retry is not None:
+            self._retries[candidate.target.name].earn(candidate.target.retry.max_share)
+        if candidate.hedge is not None:
+            self._hedges[candidate.lane].earn(candidate.hedge.max_share)
 
     def _tell_breaker(self, name: str, event: BreakerEvent, now_s: float) -> None:
         breaker = self._breakers.get(name, CLOSED)

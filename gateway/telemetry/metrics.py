@@ -26,6 +26,7 @@ class Metrics:
         self._first_byte = self._seconds_of(names.FIRST_BYTE_SECONDS, "Until the first byte left us.")
         self._fallbacks = self._counter(names.FALLBACKS, "Changes of target.", "route", "from", "to", "reason")
         self._skips = self._counter(names.SKIPS, "Targets passed over uncalled.", "route", "target", "reason")
+        self._hedges = self._counter(names.HEDGES, "Second attempts beside slow ones.", "route", "result")
         self._validations = self._counter(names.VALIDATIONS, "Answers checked.", "route", "target", "result", "keyword")
         self._overhead = Histogram(
             names.OVERHEAD_SECONDS, "Our own time.", registry=self.registry, buckets=names.OVERHEAD_BUCKETS
@@ -74,6 +75,8 @@ class Metrics:
         if attempt.skipped:
             self._count(self._skips, route, attempt.target, attempt.outcome)
             return
+        if attempt.hedge:
+            self._count(self._hedges, route, "won" if attempt.outcome is AttemptOutcome.OK else "lost")
         error = "" if attempt.outcome is AttemptOutcome.OK else attempt.outcome
         self._time(self._operation, attempt.elapsed_ms, "chat", attempt.target, error)
         if attempt.first_byte_ms is not None:

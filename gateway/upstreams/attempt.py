@@ -6,6 +6,7 @@ asked; behind it a fault can only end the answer.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
 from typing import Final
 
 from gateway.core.answer import AnswerCheck
@@ -20,43 +21,77 @@ from gateway.words import AttemptOutcome, Hold, Reason, SchemaCheck
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A candidate's turn in a request: leave to call it, its door, and what depends on who else could be asked.
+
+    `limit_ms` is the time until its answer must be ready to leave, None without a deadline.
+    """
+
+    candidate: Candidate
+    permit: Permit
+    upstream: Upstream
+    limit_ms: float | None = None
+    is_last: bool = True  # nobody else is left, so that what it says must do
+    hedge: bool = False
+
+
 class OpenAttempt:
     """However it ends, its permit is handed back exactly once and its connection is given back or closed."""
 
-    def __init__(
-        self, journey: Journey, candidate: Candidate, permit: Permit, *, clock: Clock, schemas: SchemaCache
-    ) -> None:
+    def __init__(self, journey: Journey, turn: Turn, *, clock: Clock, schemas: SchemaCache) -> None:
+        self.candidate = turn.candidate
+        self.reason: Reason | None = None  # why it failed, if it did
         self._journey = journey
-        self._candidate = candidate
-        self._permit = permit
+        self._turn = turn
         self._clock = clock
         self._reply: Reply | None = None
         self._deltas: AsyncGenerator[Delta, None] | None = None
+        self._held: list[Delta] = []
         self._started_ms = journey.at_ms(clock.now_s())
         self._first_byte_ms: float | None = None
         self._usage: Usage | None = None
-        self._schema_check = AnswerCheck(journey.query, schemas) if journey.plan.check else None
+        self._check = AnswerCheck(journey.query, schemas) if journey.plan.check else None
+        self._checked_ms: float | None = None
+        self._is_whole = False
         self._past_return = False  # the point of no return: from here on the answer may leave
         self._ended = False
 
-    async def open(self, upstream: Upstream) -> list[Delta]:
-        """Call, hold back, check; returns what may leave at once. The rest, if any, comes from `rest`.
+    async def open(self) -> bool:
+        """Call, hold back, check: may the answer leave? If not, the journey knows why and the target is hung up on.
 
-        Raises AttemptFailed; then, or when cancelled, the target has been hung up on and the attempt is over.
+        So it is, too, when cancelled. What was opened is then either served (`win`) or given up (`lose`, `abandon`).
         """
+        ready = False
         try:
-            async with asyncio.timeout(self._left_s()):
-                held = await self._receive(upstream)
-            self._pass(held)
-            self._past_return = True  # nothing can fail between here and the caller
+            async with asyncio.timeout(_seconds(self._turn.limit_ms)):
+                self._held = await self._receive(self._turn.upstream)
+            self._pass()
+            ready = True
         except TimeoutError:
-            raise self._failed(DeadlineExceeded("The request's deadline passed.", detail="deadline passed")) from None
+            self._fail(DeadlineExceeded("The time for this request is over.", detail=self._overdue()))
         except AttemptFailed as fault:
-            raise self._failed(fault) from fault.__cause__
+            self._fail(fault)
         finally:
-            if self._ended or not self._past_return:
+            if not ready:
                 await self.abandon()
-        return held
+        return ready
+
+    async def win(self) -> list[Delta]:
+        """Behind the point of no return: what may leave at once. The rest, if any, comes from `rest`."""
+        self._past_return = True
+        now_s = self._clock.now_s()
+        if self._checked_ms is not None:
+            self._journey.checked(SchemaCheck.VALID, self._checked_ms)
+        self._journey.take(self.candidate, self._started_ms, self._usage, now_s)
+        if self._is_whole:
+            self._end(AttemptOutcome.OK)
+            await self.abandon()
+        return self._held
+
+    def lose(self) -> None:
+        """Another attempt of this request was quicker."""
+        self._end(Reason.HEDGE)
 
     async def rest(self) -> AsyncIterator[Delta]:
         """What follows the held deltas. Raises AttemptFailed, which can no longer fall back."""
@@ -66,7 +101,8 @@ class OpenAttempt:
             while (delta := await self._next(self._deltas)) is not None:
                 yield delta
         except AttemptFailed as fault:
-            raise self._failed(fault) from fault.__cause__
+            self._fail(fault)
+            raise
         self._end(AttemptOutcome.OK)
         await self.abandon()
 
@@ -81,8 +117,7 @@ class OpenAttempt:
     async def _receive(self, upstream: Upstream) -> list[Delta]:
         """As much of the answer as must be seen before any of it may leave."""
         query = self._journey.query
-        left_ms = self._journey.left_ms(self._clock.now_s())
-        self._reply = await upstream.send(Call(target=self._candidate.target, query=query, left_ms=left_ms))
+        self._reply = await upstream.send(Call(target=self.candidate.target, query=query, left_ms=self._turn.limit_ms))
         self._deltas = self._reply.deltas()
         wants_whole = not query.stream or self._must_hold
         held: list[Delta] = []
@@ -95,33 +130,32 @@ class OpenAttempt:
                 raise UpstreamError("The target's answer is too large to be checked.", detail="answer too large")
             if not wants_whole and _is_telling(delta):
                 return held
-            if self._must_hold and self._schema_check is not None:
-                _raise_if(self._schema_check.feed(delta.pieces))  # no need to wait for the end of a lost answer
+            if self._must_hold and self._check is not None:
+                _raise_if(self._check.feed(delta.pieces))  # no need to wait for the end of a lost answer
         if not held:
             raise UpstreamError("The target's answer is empty.", detail="empty answer")
         return held
 
-    def _pass(self, held: list[Delta]) -> None:
+    def _pass(self) -> None:
         """Everything an answer must pass before its first byte leaves; raises AttemptFailed."""
-        if not self._journey.query.stream or self._must_hold:
-            if not self._is_last and _is_refusal(held):
-                raise Refused("The target declined to answer.", detail="declined")
-            self._check_schema()
-            self._check_confidence()
-            self._end(AttemptOutcome.OK)
-        self._journey.take(self._candidate, self._started_ms, self._usage, self._clock.now_s())
+        if self._journey.query.stream and not self._must_hold:
+            return
+        if not self._turn.is_last and _is_refusal(self._held):
+            raise Refused("The target declined to answer.", detail="declined")
+        self._check_schema()
+        self._check_confidence()
+        self._is_whole = True
 
     def _check_schema(self) -> None:
-        if self._schema_check is None or not self._schema_check.has_something_to_check:
+        if self._check is None or not self._check.has_something_to_check:
             return
         began_s = self._clock.now_s()
-        fault = self._schema_check.finish()
-        took_ms = (self._clock.now_s() - began_s) * 1000
-        self._journey.checked(None if fault else SchemaCheck.VALID, took_ms)
+        fault = self._check.finish()
+        self._checked_ms = (self._clock.now_s() - began_s) * 1000
         _raise_if(fault)
 
     def _check_confidence(self) -> None:
-        wanted = self._candidate.min_confidence
+        wanted = self.candidate.min_confidence
         if wanted is None:
             return
         confidence = self._usage.confidence if self._usage else None
@@ -133,7 +167,7 @@ class OpenAttempt:
 
     async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
         try:
-            async with asyncio.timeout(self._left_s()):
+            async with asyncio.timeout(_seconds(self._journey.left_ms(self._clock.now_s()))):
                 delta = await anext(deltas, None)
         except TimeoutError:
             raise DeadlineExceeded("The request's deadline passed.", detail="deadline passed mid-stream") from None
@@ -149,9 +183,13 @@ class OpenAttempt:
             if self._past_return:
                 self._journey.used(delta.usage)
 
-    def _failed(self, fault: AttemptFailed) -> AttemptFailed:
+    def _fail(self, fault: AttemptFailed) -> None:
+        self.reason = fault.reason
         self._end(fault.reason, fault)
-        return fault
+
+    def _overdue(self) -> str:
+        left_ms = self._journey.left_ms(self._clock.now_s())
+        return "deadline passed" if left_ms is None or left_ms <= 0 else "its part of the deadline passed"
 
     def _end(self, outcome: Reason | AttemptOutcome, fault: AttemptFailed | None = None) -> None:
         """The first word about how it ended holds."""
@@ -160,33 +198,30 @@ class OpenAttempt:
         self._ended = True
         now_s = self._clock.now_s()
         attempt = Attempt(
-            target=self._candidate.target.name,
+            target=self.candidate.target.name,
             started_ms=self._started_ms,
             ended_ms=self._journey.at_ms(now_s),
             outcome=outcome,
             first_byte_ms=self._first_byte_ms,
             detail=fault.detail if fault else "",
-            probe=self._permit.probe,
+            probe=self._turn.permit.probe,
+            hedge=self._turn.hedge,
             usage=self._usage,
         )
-        self._permit.hand_back(attempt, now_s)
-        self._journey.end(self._candidate, attempt, fault)
-
-    def _left_s(self) -> float | None:
-        left_ms = self._journey.left_ms(self._clock.now_s())
-        return None if left_ms is None else max(0.0, left_ms / 1000)
-
-    @property
-    def _is_last(self) -> bool:
-        return self._candidate is self._journey.plan.candidates[-1]
+        self._turn.permit.hand_back(attempt, now_s)
+        self._journey.end(self.candidate, attempt, fault)
 
     @property
     def _must_hold(self) -> bool:
         """Nothing may leave before the whole answer passed: exactly if there is something it must pass."""
-        if self._candidate.min_confidence is not None:
+        if self.candidate.min_confidence is not None:
             return True
-        checks_schema = self._schema_check is not None and self._schema_check.has_something_to_check
+        checks_schema = self._check is not None and self._check.has_something_to_check
         return checks_schema and self._journey.plan.hold is Hold.WHOLE
+
+
+def _seconds(limit_ms: float | None) -> float | None:
+    return None if limit_ms is None else max(0.0, limit_ms / 1000)
 
 
 def _raise_if(fault: Fault | None) -> None:

@@ -63,7 +63,7 @@ class Sent:
 class Stage:
     """A pipeline over scripted targets, in the order of one route `main`."""
 
-    clock: HandClock
+    clock: Any
     listener: Listener
     state: MemoryStore
     targets: dict[str, Scripted]
@@ -105,8 +105,8 @@ class Stage:
         return sent
 
 
-def build_stage(*, route: dict[str, Any] | None = None, draw: float = 0.5, **given: Any) -> Stage:
-    clock = HandClock()
+def build_stage(*, route: dict[str, Any] | None = None, draw: float = 0.5, clock: Any = None, **given: Any) -> Stage:
+    clock = clock or HandClock()
     lines = {name: value for name, value in given.items() if not name.endswith("_target")}
     scripted = {name: Scripted(_lines(value), sleep=clock.sleep) for name, value in lines.items()}
     targets = {name: _target(name, given.get(f"{name}_target", {})) for name in scripted}

@@ -81,6 +81,12 @@ def test_a_server_that_failed_under_one_name_is_not_called_under_another(candida
     assert died_with(candidate("quality"), failed).admitted
 
 
+def test_a_retry_is_not_barred_by_the_fault_that_it_mends(candidate: Callable[..., Candidate]) -> None:
+    assert died_with(
+        candidate("fast", url="http://worker"), {"http://worker": ("fast", Reason.UPSTREAM_ERROR)}
+    ).admitted
+
+
 def test_faults_of_one_reading_are_not_shared_by_the_server() -> None:
     assert {*SHARED_REASONS} == {
         Reason.UPSTREAM_ERROR,
@@ -105,17 +111,16 @@ def test_faults_of_one_reading_are_not_shared_by_the_server() -> None:
 def test_relief_is_a_later_lane_that_could_take_the_request_within_its_budget(
     candidate: Callable[..., Candidate], query: MakeQuery, later: Health, relief: bool
 ) -> None:
-    candidates = (candidate("fast"), candidate("quality"))
     asked = query(needs=NEEDS_SCHEMA)
-    assert has_relief(candidates, 0, asked, (Health(), later)) is relief
+    assert has_relief(candidate("fast"), [(candidate("quality"), later)], asked) is relief
 
 
 def test_the_same_server_is_no_relief_and_neither_is_nobody(
     candidate: Callable[..., Candidate], query: MakeQuery
 ) -> None:
     fast, careful = candidate("fast", url="http://worker"), candidate("careful", url="http://worker")
-    assert not has_relief((fast, careful), 0, query(), (Health(), Health()))
-    assert not has_relief((fast,), 0, query(), (Health(),))
+    assert not has_relief(fast, [(careful, Health())], query())
+    assert not has_relief(fast, [], query())
 
 
 def test_the_engine_of_a_released_diffusion_model_takes_no_schema_seed_or_temperature() -> None:

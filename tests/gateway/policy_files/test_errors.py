@@ -112,6 +112,17 @@ Refused = Callable[..., PolicyError]
         ("engine: vllm", "capabilities: [chat, sight]", "14:26: targets.quality.capabilities[1]: unknown word 'sight'"),
         ("hold: whole", "hold: whole, schema: none", "duplicate key"),
         ("{schema: request, hold: whole}", "{schema: none, hold: whole}", "nothing is held without a check"),
+        # Extra attempts, and the time they may take.
+        ("deadline_ms: 3000", "hedge: {max_share: 0.1}", "routes[0].hedge: needs either `after_ms` or `after: p95`"),
+        ("deadline_ms: 3000", "hedge: {after_ms: 9, after: p95}", "24:26: routes[0].hedge.after: needs either"),
+        ("deadline_ms: 3000", "hedge: {after: p59}", "routes[0].hedge.after: unknown word 'p59'; did you mean 'p95'?"),
+        ("deadline_ms: 3000", "hedge: {after_ms: 9, max_share: 0.9}", "hedge.max_share: 0.9 is not between 0 and 0.5"),
+        ("    slo: {p95_ms: 400, window_s: 60}\n", "    hedge: {after: p95}\n", "after: p95 needs an `slo` on this"),
+        ("    use: quality\n", "    use: quality\n    hedge: {after_ms: 9}\n", "hedging needs a `fall_back` behind"),
+        ("max_in_flight: 16", "retry: {times: 9}", "9:13: targets.fast.retry.times: 9 is not between 1 and 3"),
+        ("max_in_flight: 16", "retry: {max_share: 1.2}", "targets.fast.retry.max_share: 1.2 is not between 0 and 0.2"),
+        ("deadline_ms: 3000", "attempt_ms: 9", "24:5: routes[0].attempt_ms: needs a `deadline_ms` to be a part of"),
+        ("deadline_ms: 3000", "deadline_ms: 9\n    attempt_ms: 9", "25:5: routes[0].attempt_ms: 1 x 9 leaves the last"),
         # YAML itself.
         ("aliases: [small]", "aliases: [small", "not YAML"),
         ("aliases: [small]", "aliases: a: b", "2:11: not YAML: mapping values are not allowed here"),
@@ -135,10 +146,8 @@ def test_a_mistake_is_told_with_place_and_key(refused: Refused, old: str, new: s
     [
         ("kind: openai", "kind: litellm", "targets.quality.kind"),
         ("    max_in_flight: 16\n", "    urls: [http://a, http://b]\n", "targets.fast.urls"),
-        ("    min_confidence: 0.8\n", "    hedge: {after_ms: 800}\n", "routes[0].hedge"),
         ("    min_confidence: 0.8\n", "    shadow: {share: 0.1}\n", "routes[0].shadow"),
         ("    min_confidence: 0.8\n", "    weights: {fast: 1}\n", "routes[0].weights"),
-        ("    min_confidence: 0.8\n", "    retry: {share: 1.2}\n", "routes[0].retry"),
         ("    min_confidence: 0.8\n", "    limits: {}\n", "routes[0].limits"),
         ("use: fast", "use: {fast: 0.9, quality: 0.1}", "routes[0].use"),
         ("use: fast", "use: [fast, quality]", "routes[0].use"),

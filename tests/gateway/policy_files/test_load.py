@@ -9,7 +9,7 @@ from gateway.core.policy import Policy
 from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
 from gateway.records import Query
-from gateway.terms import Slo
+from gateway.terms import Hedge, Retry, Slo
 from gateway.words import Capability, Grade, Hold, Kind, Place, Task
 
 POLICIES = Path(__file__).parents[3] / "policies"
@@ -35,6 +35,13 @@ def test_routes_are_read_as_written(policy_with: PolicyWith) -> None:
     assert edits.slo == Slo(p95_ms=400, window_s=60)
     assert (edits.check, edits.hold) == (True, Hold.WHOLE)
     assert (default.use, default.fall_back, default.check, default.hold) == ("quality", (), False, Hold.NONE)
+
+
+def test_extra_attempts_are_read_as_written(policy_with: PolicyWith) -> None:
+    policy = policy_with("    deadline_ms: 3000\n", "    hedge: {after: p95, max_share: 0.05}\n")
+    assert policy.rules[0].open.candidates[0].hedge == Hedge(max_share=0.05)
+    assert policy.rules[0].open.candidates[1].hedge is None
+    assert policy_with("max_in_flight: 16", "retry: {}").targets["fast"].retry == Retry(times=1, max_share=0.2)
 
 
 def test_aliases_are_routed_like_auto(policy_with: PolicyWith) -> None:
