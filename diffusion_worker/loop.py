@@ -5,17 +5,34 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.errors import WorkerError
+from diffusion_worker.limits import Limits
 from diffusion_worker.memory.budget import context_bytes, fit_slots
 from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.pressure import ROWS_SHARE, Ladder
 from diffusion_worker.memory.residency import memory_in_use
+from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, Observer, Outcome, SequenceId
-from diffusion_worker.scheduler import Limits, Occurrence, Scheduler
+from diffusion_worker.records import (
+    Ask,
+    BlockSealed,
+    Faulted,
+    Finished,
+    Observer,
+    Outcome,
+    PrefixSteady,
+    Pressure,
+    SequenceId,
+)
+from diffusion_worker.scheduler import Occurrence, Scheduler
+
+Gauge = Callable[[], tuple[int, int]]  # (used, limit) in bytes, of whatever memory may run short
+PRESSURE_EVERY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,24 +43,40 @@ class Capacity:
     max_waiting: int = 64
     max_context: int | None = None  # tokens; None: as many as the net knows positions
     memory_limit_bytes: int = 0  # weights and contexts together; 0: what the device has
+    prefix_slots: int = 0  # further slots for contexts kept for reuse; fewer if they would not fit
+    prefill_chunk: int = 512
+    max_step_tokens: int | None = None
+    is_exact: bool = False
 
 
 class Loop:
     """Scheduler, stepper and cache as one machine. `turn` belongs to one thread, all else may be called from any."""
 
-    def __init__(self, net: DiffusionNet, capacity: Capacity, observe: Observer | None = None) -> None:
+    def __init__(
+        self, net: DiffusionNet, capacity: Capacity, observe: Observer | None = None, gauge: Gauge | None = None
+    ) -> None:
         self.net = net
-        self.limits, self.memory_limit_bytes = _plan(net, capacity)
-        self.cache = KvCache(
+        self.limits, self._all_slots, self.memory_limit_bytes = _plan(net, capacity)
+        table = SlotTable(net.kv_layers, self._all_slots, itemsize=net.dtype.itemsize, is_reusing=not capacity.is_exact)
+        cache = KvCache(
             net.kv_layers,
-            slots=self.limits.max_num_seqs,
+            slots=self._all_slots + capacity.is_exact,  # in exact mode the last one holds nothing, see `denoise.exact`
             slot_tokens=self.limits.max_context,
             dtype=net.dtype,
             device=net.device,
         )
-        self.scheduler = Scheduler(net.facts, self.limits, observe)
-        self._stepper = Stepper(net, self.cache)
+        self.scheduler = Scheduler(net.facts, self.limits, table, observe)
+        padding = Padding(rows=self.limits.max_num_seqs) if capacity.is_exact else None
+        self._stepper = Stepper(net, cache, padding=padding)
+        self._gauge = gauge or (lambda: memory_in_use(net.device))
+        self._ladder = Ladder()
+        self._looked_at = float("-inf")
         self._lock = threading.Lock()
+
+    @property
+    def pressure(self) -> Pressure:
+        """What memory pressure has made it give up."""
+        return self._ladder.rung
 
     def add(self, ask: Ask) -> SequenceId:
         """See `Scheduler.add`."""
@@ -62,16 +95,32 @@ class Loop:
 
     def turn(self) -> tuple[Occurrence, ...]:
         """One iteration; returns what has happened."""
+        self.relieve()
         with self._lock:
             batch = self.scheduler.next_batch(time.monotonic())
         result = self._stepper.step(batch)
         with self._lock:
             return self.scheduler.settle(batch, result, time.monotonic())
 
+    def relieve(self) -> None:
+        """Look at the memory, at most every PRESSURE_EVERY_S, and give up or take back what its pressure demands."""
+        now = time.monotonic()
+        if now - self._looked_at < PRESSURE_EVERY_S:
+            return
+        self._looked_at, before = now, self._ladder.rung
+        rung = self._ladder.read(*self._gauge(), now)
+        with self._lock:
+            if rung is not before:
+                self.scheduler.limit_rows(int(self.limits.max_num_seqs * ROWS_SHARE[rung]), now)
+            if rung:
+                self.scheduler.forget_retained()
+            elif before:
+                self.scheduler.restore_slots(self._all_slots)
+
     def predicted_wait_s(self) -> float | None:
         """See `Scheduler.predicted_wait_s`."""
         with self._lock:
-            return self.scheduler.predicted_wait_s()
+            return self.scheduler.predicted_wait_s(time.monotonic())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,21 +143,29 @@ def run(
     ends: dict[SequenceId, Finished | Faulted] = {}
     while loop.scheduler.has_work:
         for sequence, event in loop.turn():
-            if isinstance(event, BlockSealed):
+            if isinstance(event, BlockSealed | PrefixSteady):
                 ids[sequence] += event.ids
-            else:
+            elif isinstance(event, Finished | Faulted):
                 ends[sequence] = event
     return tuple(Answer(ids=tuple(ids[sequence]), end=ends[sequence]) for sequence in ids)
 
 
-def _plan(net: DiffusionNet, capacity: Capacity) -> tuple[Limits, int]:
-    """How many contexts of which length fit beside the weights, and the limit that was planned with, in bytes."""
+def _plan(net: DiffusionNet, capacity: Capacity) -> tuple[Limits, int, int]:
+    """Limits, how many slots of the longest context fit beside the weights, and the bytes that was planned with."""
     _, limit = memory_in_use(net.device)
     limit = min(limit, capacity.memory_limit_bytes) if capacity.memory_limit_bytes else limit
     max_context = min(capacity.max_context or net.facts.max_context, net.facts.max_context)
     slots = fit_slots(
-        capacity.max_num_seqs,
+        capacity.max_num_seqs + capacity.prefix_slots,
         slot_bytes=context_bytes(net.kv_layers, max_context, net.dtype.itemsize),
         free_bytes=limit - net.facts.parameters * net.dtype.itemsize,
     )
-    return Limits(max_num_seqs=slots, max_waiting=capacity.max_waiting, max_context=max_context), limit
+    limits = Limits(
+        max_num_seqs=min(slots, capacity.max_num_seqs),
+        max_waiting=capacity.max_waiting,
+        max_context=max_context,
+        prefill_chunk=capacity.prefill_chunk,
+        max_step_tokens=capacity.max_step_tokens,
+        is_exact=capacity.is_exact,
+    )
+    return limits, slots, limit

@@ -6,7 +6,7 @@ Plain values only: ids and numbers, no text, no tensors, no clock. Times are sec
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from diffusion_worker.errors import OutOfRange, WorkerError
 
@@ -59,7 +59,11 @@ class Ask:
     recipe: Recipe
     reading: Reading = Reading.DIFFUSION
     temperature: float | None = None
-    start_ids: tuple[int, ...] = ()  # warm start of the first canvas, e.g. a text to edit; a hint, unused by reading
+    start_ids: tuple[int, ...] = ()  # a text to start from, e.g. one to edit; a hint, unused by reading
+    anchor: float = 0.0  # how strongly canvases keep to it, 0 (not at all) to 1
+    suffix_ids: tuple[int, ...] = ()  # what stands behind the gap to be filled; its beginning is shown to the net
+    tells_prefix: bool = False  # tell what is steady before the canvas is sealed, and hold on to it
+    tells_drafts: bool = False  # tell the surest canvas of every step
     deadline_s: float | None = None  # from submission; the best answer so far is returned when it passes
 
     def __post_init__(self) -> None:
@@ -67,6 +71,7 @@ class Ask:
             raise OutOfRange("the prompt is empty", param="messages")
         _within("max_tokens", self.max_tokens, 1, 2**31)
         _within("seed", self.seed, -(2**63), 2**63 - 1)
+        _within("anchor", self.anchor, 0.0, 1.0)
         if self.temperature is not None:
             _within("temperature", self.temperature, 0.0, 2.0)
         if self.deadline_s is not None:
@@ -90,6 +95,7 @@ class Usage:
     """
 
     prompt_tokens: int
+    cached_tokens: int  # of the prompt, that another context had computed before
     completion_tokens: int
     denoising_steps: int  # canvas passes
     forward_passes: int  # all passes: context, canvas, seal
@@ -104,11 +110,30 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSealed:
-    """Final ids of one more block (of one token, when read left to right), without end and pad tokens; may be empty."""
+    """One more block is final (of one token, when read left to right): its ids behind those that were told before,
+    without end and pad tokens; may be empty."""
 
     ids: tuple[int, ...]
     block: int
     usage: Usage  # true at this point, so that a stop string found in these ids can be answered at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixSteady:
+    """More ids of a block that is still being denoised; they are final. Only for asks with `tells_prefix`."""
+
+    ids: tuple[int, ...]
+    block: int
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanvasDrafted:
+    """What a canvas looks like after a step, up to its end token; nothing of it is final. Only for `tells_drafts`."""
+
+    ids: tuple[int, ...]  # of the whole block
+    block: int
+    step: int  # counts up from 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +152,8 @@ class Faulted:
     usage: Usage
 
 
-Event = BlockSealed | Finished | Faulted  # every submitted sequence ends in exactly one of the last two
+Ending = Finished | Faulted  # every submitted sequence ends in exactly one of them
+Event = BlockSealed | PrefixSteady | CanvasDrafted | Finished | Faulted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +203,15 @@ class NetFacts:
     dtype: str
 
 
+class Pressure(IntEnum):
+    """What memory pressure has made the worker give up, each rung including the ones before."""
+
+    NONE = 0
+    RETAINED = 1  # contexts kept for reuse
+    ROWS = 2  # half of the rows that advance together
+    DOOR = 3  # new requests
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
     """One look at the engine, for health and metrics."""
@@ -189,6 +224,8 @@ class EngineStatus:
     memory_used_bytes: int
     memory_limit_bytes: int
     kv_bytes: int
+    retained_contexts: int = 0  # of former requests, kept for reuse
+    pressure: Pressure = Pressure.NONE
 
 
 class BlockStop(StrEnum):
@@ -242,7 +279,29 @@ class RefusalObserved:
     reason: str
 
 
-Observation = StepObserved | BlockObserved | SequenceObserved | RefusalObserved
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixObserved:
+    """A context began with tokens that another one had computed."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedObserved:
+    """A running sequence gave up its slot at a step border; it goes on later."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitObserved:
+    """A sequence that had to wait got its slot: what was predicted when it came, and how long it took."""
+
+    predicted_s: float
+    actual_s: float
+
+
+Observation = (
+    StepObserved | BlockObserved | SequenceObserved | RefusalObserved | PrefixObserved | ParkedObserved | WaitObserved
+)
 # Called from the engine's thread or the event loop; must be quick and must not raise.
 Observer = Callable[[Observation], None]
 

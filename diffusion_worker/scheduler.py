@@ -4,15 +4,20 @@ Continuous batching at the grain of one step: sequences join and leave at every 
 neighbours are at. Pure bookkeeping: no tensors, no clock (`now`, in seconds, is an argument), no threads.
 """
 
-import heapq
-from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterator
+from collections.abc import Sequence as Ids
 
-from diffusion_worker.errors import Cancelled, DeadlineExceeded, OutOfRange, OverCapacity, PromptTooLong, WorkerError
+from diffusion_worker.batching import compose
+from diffusion_worker.errors import Cancelled, DeadlineExceeded, OverCapacity, WorkerError
+from diffusion_worker.limits import Limits
+from diffusion_worker.line import Line
+from diffusion_worker.memory.slots import SlotTable
+from diffusion_worker.predict import Forecast
 from diffusion_worker.records import (
     Ask,
     BlockObserved,
     BlockSealed,
+    CanvasDrafted,
     Event,
     Faulted,
     Finished,
@@ -20,76 +25,76 @@ from diffusion_worker.records import (
     NetFacts,
     Observer,
     Outcome,
-    Reading,
+    ParkedObserved,
+    PrefixObserved,
+    PrefixSteady,
     SequenceId,
     SequenceObserved,
     StepObserved,
+    WaitObserved,
 )
-from diffusion_worker.sequence import Sequence
-from diffusion_worker.work import Batch, CanvasResult, StepResult, TokenResult
+from diffusion_worker.sequence import Sequence, portions_of
+from diffusion_worker.work import Append, Batch, CanvasResult, Copy, Denoise, Read, StepResult, TokenResult
 
 Occurrence = tuple[SequenceId, Event]
-_NEWEST = 0.1  # weight of the newest measurement in a running mean
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What may run and wait at once."""
-
-    max_num_seqs: int  # running together
-    max_waiting: int  # beyond them, before asks are refused
-    max_context: int  # tokens, prompt and answer together
 
 
 class Scheduler:
     """Every sequence added ends in exactly one Finished or Faulted."""
 
-    def __init__(self, facts: NetFacts, limits: Limits, observe: Observer | None = None) -> None:
+    def __init__(self, facts: NetFacts, limits: Limits, slots: SlotTable, observe: Observer | None = None) -> None:
         self._facts = facts
         self._limits = limits
         self._observe: Observer = observe or (lambda _observation: None)
-        self._waiting: deque[Sequence] = deque()
+        self.slots = slots
+        self.rows = limits.max_num_seqs  # that may run now; fewer under memory pressure
+        self._forecast = Forecast()
+        self._line = Line(self._forecast)
         self._running: dict[SequenceId, Sequence] = {}
-        self._left: list[SequenceId] = []  # ended; the next batch frees their rows
+        self._left: list[SequenceId] = []  # ended; the next batch forgets their canvases
+        self._copies: list[Copy] = []
+        self._resized: int | None = None
         self._outbox: list[Occurrence] = []
         self._next_id: SequenceId = 1
         self._began = 0.0
-        self._step_s: float | None = None
-        self._passes: dict[Reading, float] = {}  # mean number of passes of finished sequences
 
     @property
     def running(self) -> int:
-        """Sequences that take part in the next step."""
+        """Sequences that have a slot."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for a place."""
-        return len(self._waiting)
+        """Sequences that wait for one."""
+        return len(self._line)
 
     @property
     def has_work(self) -> bool:
         """Whether another iteration is due, be it only to free rows or to tell what happened."""
-        return bool(self._waiting or self._running or self._left or self._outbox)
+        return bool(self._line or self._running or self._left or self._outbox or self._resized is not None)
 
     def add(self, ask: Ask, now: float) -> SequenceId:
         """Accept an ask. Raises PromptTooLong, OutOfRange or OverCapacity; then nothing has changed."""
-        self._check(ask)
+        self._limits.check(ask, self._facts.vocab_size)
         if self.running + self.waiting >= self._limits.max_num_seqs + self._limits.max_waiting:
             raise OverCapacity(
-                f"{self.running} requests run and {self.waiting} wait", retry_after_s=self.predicted_wait_s() or 1.0
+                f"{self.running} requests run and {self.waiting} wait", retry_after_s=self.predicted_wait_s(now) or 1.0
             )
         sequence = Sequence(
-            id=self._next_id, ask=ask, submitted=now, pending=ask.prompt_ids, steps_to_go=ask.recipe.steps
+            id=self._next_id,
+            ask=ask,
+            submitted=now,
+            portions=portions_of(ask.prompt_ids, self._limits.prefill_chunk),
+            predicted_wait_s=self.predicted_wait_s(now),
         )
         self._next_id += 1
-        self._waiting.append(sequence)
+        self._line.add(sequence)
         return sequence.id
 
     def leave(self, sequence_id: SequenceId, now: float, *, outcome: Outcome = Outcome.CANCELLED) -> None:
         """End a sequence early if it has not ended: cancelled, or finished because its reader has enough. It takes part
         in no later step."""
-        for sequence in (*self._running.values(), *self._waiting):
+        for sequence in self._all():
             if sequence.id == sequence_id and outcome is Outcome.FINISHED:
                 self._finish(sequence, FinishReason.STOP, now)
             elif sequence.id == sequence_id:
@@ -97,86 +102,148 @@ class Scheduler:
 
     def fault_all(self, error: WorkerError, now: float) -> None:
         """End everything that runs or waits with the same error."""
-        for sequence in (*self._running.values(), *self._waiting):
+        for sequence in self._all():
             self._fault(sequence, error, now)
 
+    def limit_rows(self, rows: int, now: float) -> None:
+        """At most so many sequences run from now on; those with most work left give up their slots for now."""
+        self.rows = min(max(1, rows), self._limits.max_num_seqs)
+        for sequence in sorted(self._running.values(), key=lambda s: self._line.key(s, now))[self.rows :]:
+            self._park(sequence, now)
+
+    def forget_retained(self) -> int:
+        """Drop contexts kept for reuse and give their memory back; returns how many there were."""
+        dropped = self.slots.forget()
+        slots = max(self.slots.shrunk_to(), self.rows)
+        if slots < len(self.slots):
+            self.slots.resize(slots)
+            self._resized = slots
+        return dropped
+
+    def restore_slots(self, slots: int) -> None:
+        """Have that many slots again."""
+        if slots > len(self.slots):
+            self.slots.resize(slots)
+            self._resized = slots
+
     def next_batch(self, now: float) -> Batch:
-        """What to do in this iteration: free what has left, admit what fits, advance all that run."""
+        """What to do in this iteration: free what has left, admit what fits, advance what fits the budget."""
         self._began = now
         self._admit(now)
+        parts = compose(self._running.values(), lambda each: self._line.key(each, now), self._limits.max_step_tokens)
         releases, self._left = tuple(self._left), []
-        canvases = [sequence for sequence in self._running.values() if not sequence.is_read]
-        appends = [sequence.append() for sequence in canvases]
+        copies, self._copies = tuple(self._copies), []
+        slots, self._resized = self._resized, None
         return Batch(
+            slots=slots,
             releases=releases,
-            appends=tuple(append for append in appends if append),
-            denoises=tuple(sequence.denoise() for sequence in canvases),
-            reads=tuple(sequence.read() for sequence in self._running.values() if sequence.is_read),
+            copies=copies,
+            appends=tuple(parts.appends),
+            denoises=tuple(parts.denoises),
+            reads=tuple(parts.reads),
         )
 
     def settle(self, batch: Batch, result: StepResult, now: float) -> tuple[Occurrence, ...]:
         """Take in what a step found; returns everything that has happened since the last call. Results of sequences
         that left in the meantime are dropped."""
-        self._measure(now - self._began, len(batch.denoises) + len(batch.reads))
+        self._measure(now - self._began, batch)
         for fault in result.faults:
             if sequence := self._running.get(fault.sequence):
                 self._fault(sequence, fault.error, now)
         for append in batch.appends:
-            if sequence := self._running.get(append.sequence):
-                sequence.appended()
+            if sequence := self._taking_part(append):
+                sequence.appended(append.ids)
+                self._extend(sequence, append.ids)
+        denoises = {item.sequence: item for item in batch.denoises}
         for canvas in result.canvases:
-            if sequence := self._running.get(canvas.sequence):
+            if sequence := self._taking_part(denoises[canvas.sequence]):
                 self._settle_canvas(sequence, canvas, now)
+        reads = {item.sequence: item for item in batch.reads}
         for token in result.tokens:
-            if sequence := self._running.get(token.sequence):
-                self._settle_token(sequence, token, now)
+            if sequence := self._taking_part(reads[token.sequence]):
+                self._settle_token(sequence, reads[token.sequence], token, now)
         happened, self._outbox = tuple(self._outbox), []
         return happened
 
-    def predicted_wait_s(self) -> float | None:
-        """How long an ask added now would wait for a place; None until a step has been measured."""
-        if self._step_s is None:
-            return None
-        places = [self._passes_to_go(sequence) for sequence in self._running.values()]
-        places += [0.0] * (self._limits.max_num_seqs - len(places))
-        heapq.heapify(places)
-        for sequence in self._waiting:
-            heapq.heapreplace(places, places[0] + self._passes_to_go(sequence))
-        return places[0] * self._step_s
+    def predicted_wait_s(self, now: float) -> float | None:
+        """How long an ask added now would wait for a slot; None until a step has been measured."""
+        return self._line.wait_s(self._running.values(), self.rows, now)
 
-    def _check(self, ask: Ask) -> None:
-        wanted = len(ask.prompt_ids) + ask.max_tokens
-        if wanted > self._limits.max_context:
-            raise PromptTooLong(
-                f"{len(ask.prompt_ids)} prompt tokens and max_tokens {ask.max_tokens} make {wanted}, "
-                f"the context holds {self._limits.max_context}",
-                param="messages",
-            )
-        for name, ids in (("messages", ask.prompt_ids), ("prediction", ask.start_ids)):
-            if ids and not (min(ids) >= 0 and max(ids) < self._facts.vocab_size):
-                raise OutOfRange(f"a token id lies outside the vocabulary of {self._facts.vocab_size}", param=name)
+    def _all(self) -> tuple[Sequence, ...]:
+        return (*self._running.values(), *self._line)
 
     def _admit(self, now: float) -> None:
-        for sequence in tuple(self._waiting):
-            if sequence.is_due(now):
-                self._fault(sequence, DeadlineExceeded("the deadline passed in the queue"), now)
-        while self._waiting and len(self._running) < self._limits.max_num_seqs:
-            sequence = self._waiting.popleft()
-            self._running[sequence.id] = sequence
+        for sequence in self._line.overdue(now):
+            self._fault(sequence, DeadlineExceeded("the deadline passed in the queue"), now)
+        if victim := self._line.victim(self._running.values(), now, is_full=len(self._running) >= self.rows):
+            self._park(victim, now)
+        while len(self._running) < self.rows and self.slots.free and (best := self._line.take(now)):
+            self._place(best, now)
+
+    def _place(self, sequence: Sequence, now: float) -> None:
+        """Give it a slot, and whatever of its context another slot can spare it."""
+        ids = sequence.all_ids
+        lease = self.slots.acquire(sequence.id, ids, at_most=len(ids) - sequence.is_read)
+        if lease.copy:
+            self._copies.append(lease.copy)
+        if lease.reused:
+            self._observe(PrefixObserved(tokens=lease.reused))
+        if self._limits.is_exact:  # the same passes as the first time, so the same bits
+            pending = list(sequence.portions)
+        else:
+            cut = max(0, lease.boundary - lease.reused)
+            pending = portions_of(ids[lease.reused :], self._limits.prefill_chunk, cut=cut)
+        sequence.settle_in(lease.slot, reused=lease.reused, boundary=lease.boundary, pending=pending)
+        self._running[sequence.id] = sequence
+        if sequence.predicted_wait_s and not sequence.parked:
+            waited_s = now - sequence.submitted
+            self._forecast.waited(sequence.predicted_wait_s, waited_s)
+            self._observe(WaitObserved(predicted_s=sequence.predicted_wait_s, actual_s=waited_s))
+
+    def _park(self, sequence: Sequence, now: float) -> None:
+        assert sequence.slot is not None
+        del self._running[sequence.id]
+        self.slots.release(sequence.slot)
+        sequence.park(now)
+        self._line.add(sequence)
+        self._observe(ParkedObserved())
+
+    def _taking_part(self, item: Append | Denoise | Read) -> Sequence | None:
+        """The sequence of an item, unless it has left or lost its slot while the step ran."""
+        sequence = self._running.get(item.sequence)
+        return sequence if sequence is not None and sequence.slot == item.slot else None
+
+    def _extend(self, sequence: Sequence, ids: Ids[int]) -> None:
+        assert sequence.slot is not None
+        self.slots.extend(sequence.slot, ids)
+        if sequence.context == sequence.boundary and (copy := self.slots.snapshot(sequence.slot)):
+            self._copies.append(copy)
 
     def _settle_canvas(self, sequence: Sequence, canvas: CanvasResult, now: float) -> None:
         stop = sequence.stepped(canvas, is_late=self._would_be_late(sequence, now))
-        if stop is None:
-            return
         steps = sequence.ask.recipe.steps - sequence.steps_to_go
+        if stop is None:
+            self._outbox += self._told_early(sequence, canvas, steps)
+            return
+        self._forecast.sealed_block(steps)
         self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=canvas.mean_entropy))
-        visible, has_end = sequence.seal(canvas, self._facts.end_ids)
-        self._emit(sequence, visible, now)
+        fresh, has_end = sequence.seal(canvas, self._facts.end_ids)
+        self._emit(sequence, fresh, now)
         if not self._ended(sequence, now, has_end=has_end):
             sequence.open_block(canvas.ids)
 
-    def _settle_token(self, sequence: Sequence, token: TokenResult, now: float) -> None:
-        sequence.took(token)
+    def _told_early(self, sequence: Sequence, canvas: CanvasResult, steps: int) -> Iterator[Occurrence]:
+        """What may be said of a canvas that is not sealed yet."""
+        if sequence.ask.tells_prefix and (ids := sequence.steady(canvas, self._facts.end_ids)):
+            usage = sequence.usage(told=len(sequence.told))
+            yield sequence.id, PrefixSteady(ids=ids, block=sequence.block, usage=usage)
+        if sequence.ask.tells_drafts:
+            shown, _ = sequence.visible(canvas.ids, self._facts.end_ids)
+            yield sequence.id, CanvasDrafted(ids=shown, block=sequence.block, step=steps)
+
+    def _settle_token(self, sequence: Sequence, read: Read, token: TokenResult, now: float) -> None:
+        sequence.took(token, read.ids)
+        self._extend(sequence, read.ids)
         has_end = token.id in self._facts.end_ids
         if not has_end:
             self._emit(sequence, (token.id,), now)
@@ -198,8 +265,7 @@ class Scheduler:
         self._outbox.append((sequence.id, BlockSealed(ids=ids, block=sequence.block, usage=sequence.usage())))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
-        reading = sequence.ask.reading
-        self._passes[reading] = _running_mean(self._passes.get(reading), sequence.forward_passes)
+        self._forecast.finished(sequence)
         self._outbox.append((sequence.id, Finished(reason=reason, usage=sequence.usage())))
         self._end(sequence, now, Outcome.FINISHED)
 
@@ -209,9 +275,11 @@ class Scheduler:
 
     def _end(self, sequence: Sequence, now: float, outcome: Outcome) -> None:
         if self._running.pop(sequence.id, None):
-            self._left.append(sequence.id)
+            assert sequence.slot is not None
+            self.slots.release(sequence.slot, retain=outcome is not Outcome.FAULTED)
         else:
-            self._waiting.remove(sequence)
+            self._line.remove(sequence)
+        self._left.append(sequence.id)
         first = sequence.first_block_at
         self._observe(
             SequenceObserved(
@@ -223,20 +291,11 @@ class Scheduler:
             )
         )
 
-    def _measure(self, seconds: float, rows: int) -> None:
-        if rows:  # an iteration that only freed rows says nothing about the price of a step
-            self._step_s = _running_mean(self._step_s, seconds)
+    def _measure(self, seconds: float, batch: Batch) -> None:
+        if rows := len(batch.denoises) + len(batch.reads):  # freeing rows says nothing about the price of a step
+            self._forecast.took_step(seconds, rows)
             self._observe(StepObserved(seconds=seconds, rows=rows))
 
     def _would_be_late(self, sequence: Sequence, now: float) -> bool:
         """Whether one more step would probably end after the deadline."""
-        return sequence.is_due(now + (self._step_s or 0.0))
-
-    def _passes_to_go(self, sequence: Sequence) -> float:
-        at_most = sequence.passes_at_most()
-        expected = min(self._passes.get(sequence.ask.reading, at_most), at_most)
-        return max(1.0, expected - sequence.forward_passes)
-
-
-def _running_mean(known: float | None, newest: float) -> float:
-    return newest if known is None else known + _NEWEST * (newest - known)
+        return sequence.is_due(now + (self._forecast.step_s(max(1, len(self._running))) or 0.0))

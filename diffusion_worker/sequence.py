@@ -4,31 +4,49 @@ One sequence by itself: knows no queue, no neighbours, no tensors and no clock.
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence as Ids
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from diffusion_worker.aligned import place_of
 from diffusion_worker.records import Ask, BlockStop, Reading, SequenceId, Usage
 from diffusion_worker.work import Append, CanvasResult, Denoise, Read, TokenResult
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """State between two steps. `pending` are ids that are known but not yet in the context: the prompt, a sealed
-    canvas, or the token read last."""
+    """State between two steps. Its context is made of portions: parts of the prompt, sealed canvases, tokens read.
+    `pending` are those not yet in the cache."""
 
     id: SequenceId
     ask: Ask
     submitted: float
-    pending: tuple[int, ...]
-    steps_to_go: int  # on the present canvas
-    context: int = 0
+    portions: list[tuple[int, ...]]
+    steps_to_go: int = 0  # on the present canvas
+    slot: int | None = None
+    context: int = 0  # tokens in the slot
+    boundary: int = 0  # context length at which a copy of the slot would serve others
+    cached: int = 0
+    pending: deque[tuple[int, ...]] = field(default_factory=deque)
     block: int = 0
-    emitted: int = 0
+    start: tuple[int, ...] = ()  # what the present canvas starts from
+    emitted: int = 0  # in sealed blocks
+    told: tuple[int, ...] = ()  # ids of the present block that the client has already
     logprob: float = 0.0  # sum over the emitted tokens
+    mean_entropy: float = math.inf  # of the present canvas
+    entropy_rate: float | None = None  # by what factor the last step has changed it
     denoising_steps: int = 0
     forward_passes: int = 0
     converged: bool = True
+    parked: int = 0  # how often
+    waiting_since: float = 0.0
+    predicted_wait_s: float | None = None
     first_block_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.steps_to_go = self.ask.recipe.steps
+        self.start = self.ask.start_ids
+        self.waiting_since = self.submitted
 
     @property
     def is_read(self) -> bool:
@@ -40,66 +58,114 @@ class Sequence:
         """Whether it has emitted all the tokens it asked for."""
         return self.emitted == self.ask.max_tokens
 
+    @property
+    def all_ids(self) -> tuple[int, ...]:
+        """Everything that its context is to hold."""
+        return tuple(token for portion in self.portions for token in portion)
+
     def is_due(self, now: float) -> bool:
         """Whether its deadline has passed."""
         return self.ask.deadline_s is not None and now >= self.submitted + self.ask.deadline_s
 
-    def usage(self) -> Usage:
-        """What it has cost so far."""
+    def usage(self, *, told: int = 0) -> Usage:
+        """What it has cost so far; `told` tokens of the present block are out already."""
         return Usage(
             prompt_tokens=len(self.ask.prompt_ids),
-            completion_tokens=self.emitted,
+            cached_tokens=self.cached,
+            completion_tokens=self.emitted + told,
             denoising_steps=self.denoising_steps,
             forward_passes=self.forward_passes,
             confidence=math.exp(self.logprob / self.emitted) if self.emitted else None,
             converged=None if self.is_read else self.converged,
         )
 
-    def passes_at_most(self) -> int:
-        """Iterations it needs if it neither stops early nor ends before `max_tokens`."""
+    def iterations_at_most(self) -> int:
+        """Iterations it still needs if it neither stops early nor ends before `max_tokens`."""
+        room = self.ask.max_tokens - self.emitted
         if self.is_read:
-            return self.ask.max_tokens
-        return math.ceil(self.ask.max_tokens / self.ask.recipe.canvas_length) * self.ask.recipe.steps
+            return room
+        further = math.ceil(room / self.width) - 1
+        return self.steps_to_go + max(0, further) * self.ask.recipe.steps
+
+    # --- its place in the cache
+
+    def settle_in(self, slot: int, *, reused: int, boundary: int, pending: Ids[tuple[int, ...]]) -> None:
+        """It has a slot that holds its first `reused` tokens; `pending` are all others."""
+        self.slot, self.context, self.boundary, self.pending = slot, reused, boundary, deque(pending)
+        if self.forward_passes == 0:
+            self.cached = reused
+
+    def park(self, now: float) -> None:
+        """It has lost its slot; its canvas stays as it is."""
+        self.slot, self.context, self.boundary, self.pending = None, 0, 0, deque()
+        self.parked += 1
+        self.waiting_since = now
+
+    # --- what it wants
 
     def append(self) -> Append | None:
-        """The causal pass it needs before its next canvas step."""
-        if not self.pending:
+        """The causal pass it needs next; None if its context is complete, or the pass would choose a token as well."""
+        if not self.pending or (self.is_read and len(self.pending) == 1):
             return None
-        return Append(sequence=self.id, ids=self.pending, at=self.context)
+        assert self.slot is not None
+        is_seal = not self.is_read and self.context >= len(self.ask.prompt_ids)
+        return Append(sequence=self.id, slot=self.slot, ids=self.pending[0], at=self.context, is_seal=is_seal)
 
-    def denoise(self) -> Denoise:
-        """Its next canvas step."""
+    def denoise(self, *, appended: int = 0) -> Denoise:
+        """Its next canvas step, `appended` more tokens being in the slot by then."""
+        assert self.slot is not None
         return Denoise(
             sequence=self.id,
+            slot=self.slot,
+            at=self.context + appended,
             block=self.block,
             step=self.steps_to_go,
             recipe=self.ask.recipe,
             seed=self.ask.seed,
             temperature=self.ask.temperature,
-            start_ids=self.ask.start_ids if self.block == 0 else (),
+            start_ids=self.start,
+            anchor=self.ask.anchor if self.start else 0.0,
+            head=self.told,
+            tail=self.tail,
         )
 
     def read(self) -> Read:
         """Its next token."""
+        assert self.slot is not None
         return Read(
             sequence=self.id,
-            ids=self.pending,
+            slot=self.slot,
+            ids=self.pending[0],
             at=self.context,
             seed=self.ask.seed,
             temperature=self.ask.temperature,
         )
 
-    def appended(self) -> None:
-        """What was pending is in the context."""
-        self.context += len(self.pending)
+    @property
+    def tail(self) -> tuple[int, ...]:
+        """What is pinned at the far end of its canvases: the beginning of the text behind the gap, at most half."""
+        return self.ask.suffix_ids[: self.ask.recipe.canvas_length // 2]
+
+    @property
+    def width(self) -> int:
+        """Positions of a canvas that can become part of the answer."""
+        return self.ask.recipe.canvas_length - len(self.tail)
+
+    # --- what it makes of results
+
+    def appended(self, ids: tuple[int, ...]) -> None:
+        """These ids, its first pending ones, are in the context."""
+        self.context += len(ids)
         self.forward_passes += 1
-        self.pending = ()
+        self.pending.popleft()
 
     def stepped(self, canvas: CanvasResult, *, is_late: bool) -> BlockStop | None:
         """Take in one step; returns why the canvas is done, or None if it needs another."""
         self.denoising_steps += 1
         self.forward_passes += 1
         self.steps_to_go -= 1
+        self.entropy_rate = canvas.mean_entropy / self.mean_entropy if 0.0 < self.mean_entropy < math.inf else None
+        self.mean_entropy = canvas.mean_entropy
         if canvas.is_settled:
             return BlockStop.STABLE
         self.converged = self.converged and self.steps_to_go > 0 and not is_late
@@ -107,32 +173,54 @@ class Sequence:
             return BlockStop.STEPS
         return BlockStop.DEADLINE if is_late else None
 
-    def seal(self, canvas: CanvasResult, end_ids: tuple[int, ...]) -> tuple[tuple[int, ...], bool]:
-        """Emit the canvas up to its first end token or to `max_tokens`. Returns the ids before the end token, and
-        whether there was one."""
-        count, has_end = _emitted(canvas.ids, end_ids, self.ask.max_tokens - self.emitted)
+    def visible(self, ids: tuple[int, ...], end_ids: Ids[int]) -> tuple[tuple[int, ...], bool]:
+        """The ids of a canvas that its answer would show (up to the first end token, `max_tokens` and its width), and
+        whether an end token follows."""
+        room = min(self.ask.max_tokens - self.emitted, self.width)
+        for index, token in enumerate(ids[:room]):
+            if token in end_ids:
+                return ids[:index], True
+        return ids[:room], False
+
+    def steady(self, canvas: CanvasResult, end_ids: Ids[int]) -> tuple[int, ...]:
+        """Ids that may be told now, and from now on stay on the canvas."""
+        shown, _ = self.visible(canvas.ids[: canvas.steady], end_ids)
+        fresh = shown[len(self.told) :]
+        self.told += fresh
+        return fresh
+
+    def seal(self, canvas: CanvasResult, end_ids: Ids[int]) -> tuple[tuple[int, ...], bool]:
+        """Emit the canvas. Returns the ids that were not told before, and whether an end token followed them."""
+        shown, has_end = self.visible(canvas.ids, end_ids)
+        count = len(shown) + has_end
         self.emitted += count
         self.logprob += math.fsum(canvas.logprobs[:count])
-        return canvas.ids[: count - has_end], has_end
+        fresh, self.told = shown[len(self.told) :], ()
+        return fresh, has_end
 
     def open_block(self, sealed: tuple[int, ...]) -> None:
         """Go on behind the sealed canvas with a fresh one."""
-        self.pending = sealed
+        portion = sealed[: self.width]
+        self.portions.append(portion)
+        self.pending.append(portion)
         self.block += 1
         self.steps_to_go = self.ask.recipe.steps
+        self.mean_entropy, self.entropy_rate = math.inf, None
+        if self.ask.start_ids:  # go on in it behind what has been answered; where it has run out, start from noise
+            answered = self.all_ids[len(self.ask.prompt_ids) :]
+            self.start = self.ask.start_ids[place_of(answered, self.ask.start_ids) :]
 
-    def took(self, token: TokenResult) -> None:
+    def took(self, token: TokenResult, ids: tuple[int, ...]) -> None:
         """Take in one token read left to right; it counts as a block of its own."""
-        self.appended()
+        self.appended(ids)
         self.emitted += 1
         self.logprob += token.logprob
-        self.pending = (token.id,)
+        self.portions.append((token.id,))
+        self.pending.append((token.id,))
         self.block = self.emitted - 1
 
 
-def _emitted(ids: Ids[int], end_ids: Ids[int], room: int) -> tuple[int, bool]:
-    """How many of the ids are emitted (through the first end token, at most `room`) and whether the last is an end."""
-    for index, token in enumerate(ids[:room]):
-        if token in end_ids:
-            return index + 1, True
-    return min(len(ids), room), False
+def portions_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:
+    """Ids in portions of at most `size`, with a border after the first `cut` of them (0: nowhere)."""
+    starts = sorted({*range(0, cut, size), *range(cut, len(ids), size)})
+    return [ids[start:end] for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]

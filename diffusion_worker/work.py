@@ -1,6 +1,7 @@
 """The records between scheduler and step: what one iteration is to do, and what came of it.
 
-Ids and numbers only; the tensors of a sequence stay with whoever steps.
+Ids and numbers only; the tensors of a sequence stay with whoever steps. `slot` is the sequence's place in the cache and
+`at` how many context tokens it holds.
 """
 
 from dataclasses import dataclass
@@ -10,43 +11,69 @@ from diffusion_worker.records import Recipe, SequenceId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Let one slot hold the first tokens of another."""
+
+    source: int
+    target: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
-    """Causal pass over the prompt or a sealed canvas; extends the sequence's context. A prompt is what comes at 0."""
+    """Causal pass over a part of the prompt or a sealed canvas; extends the sequence's context."""
 
     sequence: SequenceId
+    slot: int
     ids: tuple[int, ...]
-    at: int  # context length before
+    at: int
+    is_seal: bool = False  # a sealed canvas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denoise:
-    """One step of one canvas. `step` counts down from `recipe.steps` to 1; at the first a fresh canvas opens."""
+    """One step of one canvas. `step` counts down from `recipe.steps` to 1; at the first a fresh canvas opens, with
+    `start_ids` on it or uniform noise. `head` and `tail` are ids pinned at its two ends."""
 
     sequence: SequenceId
+    slot: int
+    at: int
     block: int
     step: int
     recipe: Recipe
     seed: int
-    temperature: float | None
-    start_ids: tuple[int, ...]  # what the fresh canvas starts from; empty: uniform noise
+    temperature: float | None = None
+    start_ids: tuple[int, ...] = ()
+    anchor: float = 0.0
+    head: tuple[int, ...] = ()
+    tail: tuple[int, ...] = ()
+
+    @property
+    def opens(self) -> bool:
+        """Whether this is the first step of its canvas."""
+        return self.step == self.recipe.steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """Append the ids (the prompt, later the token chosen before) and choose the next token."""
+    """Append the ids (the last of the prompt, later the token chosen before) and choose the next token."""
 
     sequence: SequenceId
+    slot: int
     ids: tuple[int, ...]
-    at: int  # context length before
+    at: int
     seed: int
-    temperature: float | None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One iteration: drop what has ended, then append, denoise and read. A sequence has at most one Denoise or Read."""
+    """One iteration: forget what has ended, copy, then append, denoise and read. A sequence has at most one Denoise or
+    Read. `slots`: how many the cache shall have from now on (None: as many as it has)."""
 
+    slots: int | None = None
     releases: tuple[SequenceId, ...] = ()
+    copies: tuple[Copy, ...] = ()
     appends: tuple[Append, ...] = ()
     denoises: tuple[Denoise, ...] = ()
     reads: tuple[Read, ...] = ()
@@ -61,6 +88,7 @@ class CanvasResult:
     logprobs: tuple[float, ...]
     mean_entropy: float
     accepted: int
+    steady: int  # positions from the left whose surest token has stayed the same, and likely, for some steps
     is_settled: bool  # stable and confident: nothing is gained by another step
 
 

@@ -133,6 +133,7 @@ def ask_for(net: DiffusionNet, sample: Sample, reading: Reading, from_source: bo
         recipe=net.facts.recipe,
         reading=reading,
         start_ids=tuple(encode_text(sample.source)) if from_source else (),
+        anchor=1.0 if from_source else 0.0,
     )
 
 

@@ -1,5 +1,5 @@
-"""Train the embedded checkpoint: `python -m training.train --out runs/tiny`, then `python -m training.train --stage polish
---start runs/tiny/checkpoint --out runs/polish`. Resumes by itself from the last save.
+"""Train the embedded checkpoint, in two stages: `python -m training.train --out runs/tiny`, then
+`python -m training.train --stage polish --start runs/tiny/checkpoint --out runs/polish`. Both resume by themselves.
 
 Data and noise of a step depend on the seed and the step's number alone, so a resumed run sees what an uninterrupted
 one would have seen. One thread: at this size a second one does not help.

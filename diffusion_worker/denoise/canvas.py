@@ -15,16 +15,17 @@ class Canvas:
     ids: torch.Tensor  # [canvas] accepted tokens and noise
     soft: torch.Tensor  # [canvas, hidden] self-conditioning; zeros before the first step
     surest: torch.Tensor  # [canvas] argmax of the step before; -1 before the first
-    held: int  # for how many steps `surest` has not changed
+    held: torch.Tensor  # [canvas] for how many steps each of them has not changed
 
 
-def fresh(ids: torch.Tensor, hidden_size: int, dtype: torch.dtype) -> Canvas:
-    """A canvas [canvas] no step has seen yet."""
+def fresh(ids: torch.Tensor, hidden_size: int, dtype: torch.dtype, *, is_anchored: bool = False) -> Canvas:
+    """A canvas [canvas] no step has seen yet. An anchored one counts as the surest so far: if the net agrees with all
+    of it, one step settles it."""
     return Canvas(
         ids=ids,
         soft=torch.zeros(len(ids), hidden_size, dtype=dtype, device=ids.device),
-        surest=torch.full_like(ids, -1),
-        held=0,
+        surest=ids if is_anchored else torch.full_like(ids, -1),
+        held=torch.zeros_like(ids),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional as nnf
 
+from diffusion_worker.nets.upload import upload
 from diffusion_worker.records import SequenceId
 
 OPENING, SAMPLE, NOISE = 0, 1, 2  # what a draw is for
@@ -67,7 +68,7 @@ class CounterDraws:
         """[rows, length] of float64 in [0, 1)."""
         heads = [_signed(_row_hash(key, purpose)) for key in keys]
         offsets = torch.arange(length, device=self._device) * _POSITION_STRIDE
-        bits = _mix(torch.tensor(heads, device=self._device)[:, None] + offsets)
+        bits = _mix(upload(heads, self._device)[:, None] + offsets)
         return ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from diffusion_worker.denoise.pins import pin_ids, pin_logits
+from diffusion_worker.nets.upload import upload
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
@@ -16,7 +19,7 @@ class Scores:
     probabilities: torch.Tensor  # [rows, canvas, vocab] of the annealed logits
     entropy: torch.Tensor  # [rows, canvas] nats, of the annealed logits
     surest: torch.Tensor  # [rows, canvas] ids
-    logprob: torch.Tensor  # [rows, canvas] of the surest ids at temperature 1
+    logprob: torch.Tensor  # [rows, canvas] of the surest ids at temperature 1, by the net alone
 
 
 def annealed_temperature(
@@ -29,17 +32,17 @@ def annealed_temperature(
     return t_min + span * (step / steps)
 
 
-def score(logits: torch.Tensor, temperature: torch.Tensor) -> Scores:
-    """Scores of fp32 logits [rows, canvas, vocab] at temperature [rows]."""
-    z = logits / temperature[:, None, None]
+def score(logits: torch.Tensor, temperature: torch.Tensor, pins: torch.Tensor | None = None) -> Scores:
+    """Scores of fp32 logits [rows, canvas, vocab] at temperature [rows]; `pins` as in `denoise.pins`."""
+    z = pin_logits(logits, pins) / temperature[:, None, None]
     probabilities = z.softmax(-1)  # not exp(log_softmax): the same operation as transformers, so that canvases agree
-    best, surest = logits.max(-1)
+    surest = pin_ids(logits.argmax(-1), pins)
     return Scores(
         z=z,
         probabilities=probabilities,
         entropy=-(probabilities * z.log_softmax(-1)).sum(-1),
         surest=surest,
-        logprob=best - logits.logsumexp(-1),
+        logprob=logits.gather(-1, surest[..., None])[..., 0] - logits.logsumexp(-1),
     )
 
 
@@ -48,7 +51,7 @@ def sampling_probabilities(scores: Scores, temperatures: tuple[float | None, ...
     so. Rows that take the argmax (temperature 0) keep theirs; see `tokens_of`."""
     if all(temperature in (None, 0.0, 1.0) for temperature in temperatures):
         return scores.probabilities
-    divisor = torch.tensor([temperature or 1.0 for temperature in temperatures], device=scores.z.device)
+    divisor = upload([temperature or 1.0 for temperature in temperatures], scores.z.device)
     return (scores.z / divisor[:, None, None]).softmax(-1)
 
 
@@ -56,5 +59,5 @@ def tokens_of(scores: Scores, sampled: torch.Tensor, temperatures: tuple[float |
     """The token proposed for each position [rows, canvas]: sampled, or the surest in rows of temperature 0."""
     if 0.0 not in temperatures:
         return sampled
-    is_greedy = torch.tensor([temperature == 0.0 for temperature in temperatures], device=sampled.device)
+    is_greedy = upload([temperature == 0.0 for temperature in temperatures], sampled.device)
     return torch.where(is_greedy[:, None], scores.surest, sampled)

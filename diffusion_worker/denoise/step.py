@@ -1,7 +1,8 @@
 """The loop body: forward, score, accept, renoise, stop, for any number of canvases at once.
 
 Pure in its rows: every parameter is per row, so the canvases of one call may be of different requests, at different
-steps. Knows no scheduler, no cache but the view it is given.
+steps. Knows no scheduler, no cache but the view it is given. Nothing here waits for the device: what the host wants to
+know leaves as one tensor, to be fetched once.
 """
 
 from collections.abc import Sequence
@@ -10,13 +11,16 @@ from dataclasses import dataclass
 import torch
 
 from diffusion_worker.denoise.accept import accept
+from diffusion_worker.denoise.anchor import cooled, kept
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.draws import DrawKey, Draws
+from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
 from diffusion_worker.denoise.score import annealed_temperature, sampling_probabilities, score, tokens_of
-from diffusion_worker.denoise.stop import held_for, is_settled
+from diffusion_worker.denoise.stop import held_for, is_settled, steady_prefix
 from diffusion_worker.nets.interface import CanvasContext, DiffusionNet
-from diffusion_worker.work import Denoise
+from diffusion_worker.nets.upload import upload
+from diffusion_worker.work import CanvasResult, Denoise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +28,7 @@ class Advanced:
     """Canvases one step on, and what the step found; the surest canvas is what would be sealed."""
 
     canvases: tuple[Canvas, ...]
-    logprob: torch.Tensor  # [rows, canvas] of the surest ids, at temperature 1
-    mean_entropy: torch.Tensor  # [rows] nats; not finite where the net returned NaN or infinity
-    accepted: torch.Tensor  # [rows] how many positions kept their token
-    settled: torch.Tensor  # [rows] stable and confident
+    report: torch.Tensor  # [rows, 2 * canvas + 4] of float64, see `told`
 
 
 def step(
@@ -37,48 +38,74 @@ def step(
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
     temperatures = tuple(item.temperature for item in items)
     rows = _Rows(items, net.device)
+    pins = pins_of(items, len(canvases[0].ids), net.device)
+    shown = pin_ids(torch.stack([canvas.ids for canvas in canvases]), pins)
 
-    logits = net.denoise(
-        torch.stack([canvas.ids for canvas in canvases]), torch.stack([canvas.soft for canvas in canvases]), context
-    )
-    scores = score(logits, rows.temperature)
+    logits = net.denoise(shown, torch.stack([canvas.soft for canvas in canvases]), context)
+    scores = score(logits, rows.temperature, pins)
     sampled = draws.sample(keys, sampling_probabilities(scores, temperatures))
     accepted = accept(scores.entropy, rows.entropy_bound)
     noise = draws.noise(keys, logits.shape[1], logits.shape[2])
-    ids = renoise(tokens_of(scores, sampled, temperatures), accepted, noise)
+    ids = renoise(
+        tokens_of(scores, sampled, temperatures),
+        accepted,
+        noise,
+        surest=scores.surest,
+        kept=kept(scores.probabilities.amax(-1), rows.anchor),
+    )
     held = held_for(
         scores.surest,
         torch.stack([canvas.surest for canvas in canvases]),
-        torch.tensor([canvas.held for canvas in canvases], device=net.device),
+        torch.stack([canvas.held for canvas in canvases]),
     )
-    mean_entropy = scores.entropy.mean(-1)
+    mean_entropy = mean_over_free(scores.entropy, pins)
     settled = is_settled(held, mean_entropy, rows.stability, rows.confidence_threshold)
 
     soft = net.soften(scores.probabilities)
+    single = [mean_entropy, accepted.sum(-1), steady_prefix(held, scores.logprob), settled]
     return Advanced(
         canvases=tuple(
-            Canvas(ids=ids[row], soft=soft[row], surest=scores.surest[row], held=count)
-            for row, count in enumerate(held.tolist())
+            Canvas(ids=ids[row], soft=soft[row], surest=scores.surest[row], held=held[row]) for row in range(len(items))
         ),
-        logprob=scores.logprob,
+        report=torch.cat(
+            [scores.surest.double(), scores.logprob.double(), *(each.double()[:, None] for each in single)], dim=-1
+        ),
+    )
+
+
+def told(item: Denoise, row: Sequence[float]) -> CanvasResult:
+    """One row of a report, fetched. Its mean entropy is not finite where the net returned NaN or infinity."""
+    length = item.recipe.canvas_length
+    mean_entropy, accepted, steady, settled = row[2 * length :]
+    return CanvasResult(
+        sequence=item.sequence,
+        ids=tuple(map(int, row[:length])),
+        logprobs=tuple(row[length : 2 * length]),
         mean_entropy=mean_entropy,
-        accepted=accepted.sum(-1),
-        settled=settled,
+        accepted=int(accepted),
+        steady=int(steady),
+        is_settled=bool(settled),
     )
 
 
 class _Rows:
-    """The recipes of a step as tensors of [rows]."""
+    """The numbers of a step as tensors of [rows]."""
 
     def __init__(self, items: Sequence[Denoise], device: torch.device) -> None:
-        recipes = [item.recipe for item in items]
-        # The span is a difference of Python floats, rounded once: so does transformers.
-        self.temperature = annealed_temperature(
-            torch.tensor([recipe.t_min for recipe in recipes], device=device),
-            torch.tensor([recipe.t_max - recipe.t_min for recipe in recipes], device=device),
-            torch.tensor([item.step for item in items], device=device),
-            torch.tensor([recipe.steps for recipe in recipes], device=device),
-        )
-        self.entropy_bound = torch.tensor([recipe.entropy_bound for recipe in recipes], device=device)
-        self.stability = torch.tensor([recipe.stability for recipe in recipes], device=device)
-        self.confidence_threshold = torch.tensor([recipe.confidence_threshold for recipe in recipes], device=device)
+        # The span is a difference of Python floats, rounded to fp32 once: so does transformers.
+        numbers = [
+            (
+                item.recipe.t_min,
+                cooled(item.recipe.t_max - item.recipe.t_min, item.anchor),
+                item.step,
+                item.recipe.steps,
+                item.recipe.entropy_bound,
+                item.recipe.stability,
+                item.recipe.confidence_threshold,
+                item.anchor,
+            )
+            for item in items
+        ]
+        t_min, span, step, steps, *others = upload(numbers, device).unbind(-1)
+        self.temperature = annealed_temperature(t_min, span, step, steps)
+        self.entropy_bound, self.stability, self.confidence_threshold, self.anchor = others

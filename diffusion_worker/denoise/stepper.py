@@ -1,140 +1,157 @@
-"""Carries out a batch on the net: releases, causal passes, canvas steps, reads; owns the tensors of running sequences.
+"""Carries out a batch on the net: releases, copies, causal passes, canvas steps, reads; owns the running canvases.
 
-Knows the net, the cache and the canvases; knows nothing of queues, budgets or why a batch is what it is.
+Knows the net, the cache and the canvases; knows nothing of queues, budgets or why a batch is what it is. However many
+rows a batch has, the host waits for the device once, when all passes are queued.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
-from diffusion_worker.denoise.read import padded, read
-from diffusion_worker.denoise.step import step
+from diffusion_worker.denoise.exact import Padding
+from diffusion_worker.denoise.read import chosen, padded, read
+from diffusion_worker.denoise.step import step, told
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.nets.upload import upload
 from diffusion_worker.records import SequenceId
 from diffusion_worker.work import Append, Batch, CanvasResult, Denoise, Read, RowFault, StepResult, TokenResult
 
 Work = TypeVar("Work", Append, Denoise, Read)
-Result = CanvasResult | TokenResult | RowFault
 # What a forward pass raises on bad shapes, bad ids or too little memory.
 _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
 
 
-class Stepper:
-    """`step(batch)` is the middle one of the three verbs: next_batch, step, settle. One thread calls it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passed:
+    """One pass that is queued: whose rows, what its report [rows, numbers] will tell, and the canvases it leaves."""
 
-    def __init__(self, net: DiffusionNet, cache: KvCache, draws: Draws | None = None) -> None:
+    items: Sequence[Denoise | Read]
+    report: torch.Tensor
+    canvases: Sequence[Canvas] = ()
+
+
+Outcome = _Passed | RowFault
+
+
+class Stepper:
+    """`step(batch)` is the middle one of the three verbs: next_batch, step, settle. One thread calls it. With a
+    `padding` every pass has the shape it would have without neighbours."""
+
+    def __init__(
+        self, net: DiffusionNet, cache: KvCache, draws: Draws | None = None, padding: Padding | None = None
+    ) -> None:
         self.net = net
         self.cache = cache
         self._draws = draws or CounterDraws(net.device)
+        self._padding = padding
         self._canvases: dict[SequenceId, Canvas] = {}
 
     @torch.inference_mode()
     def step(self, batch: Batch) -> StepResult:
         """One iteration. A failing row faults alone: where a pass over several rows raises, each is tried by itself."""
+        self._prepare(batch)
+        outcomes: list[Outcome] = []
+        for group in self._together(batch.appends, lambda item: item.is_seal):
+            outcomes += self._isolated(group, self._append)
+        lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
+        denoises = [item for item in batch.denoises if item.sequence not in lost]
+        for steps in _alike(denoises, lambda item: item.recipe.canvas_length):
+            outcomes += self._isolated(steps, self._denoise)
+        for reads in self._together(batch.reads, lambda item: item.at == 0):
+            outcomes += self._isolated(reads, self._read)
+        return self._fetch(outcomes)
+
+    def _prepare(self, batch: Batch) -> None:
         for sequence in batch.releases:
-            self.release(sequence)
-        beginning: tuple[Append | Read, ...] = (*batch.appends, *batch.reads)
-        for first in beginning:
-            if first.at == 0:
-                self.cache.open(first.sequence)
-        results: list[Result] = []
-        for group in _alike(batch.appends, lambda item: item.at == 0):
-            results += self._isolated(group, self._append)
-        lost = {result.sequence for result in results}
-        for steps in _alike([i for i in batch.denoises if i.sequence not in lost], lambda i: i.recipe.canvas_length):
-            results += self._isolated(steps, self._denoise)
-        for reads in _alike(batch.reads, lambda item: item.at == 0):
-            results += self._isolated(reads, self._read)
-        return StepResult(
-            canvases=tuple(r for r in results if isinstance(r, CanvasResult)),
-            tokens=tuple(r for r in results if isinstance(r, TokenResult)),
-            faults=tuple(r for r in results if isinstance(r, RowFault)),
-        )
+            self._canvases.pop(sequence, None)
+        if batch.slots is not None:
+            self.cache.resize(batch.slots + (self._padding is not None))
+        for copy in batch.copies:
+            self.cache.copy(copy.source, copy.target, copy.tokens)
 
-    def release(self, sequence: SequenceId) -> None:
-        """Forget a sequence, if it is known."""
-        self._canvases.pop(sequence, None)
-        if sequence in self.cache:
-            self.cache.release(sequence)
-
-    def _append(self, items: Sequence[Append]) -> list[Result]:
-        view = self.cache.appending([i.sequence for i in items], [len(i.ids) for i in items])
+    def _append(self, items: Sequence[Append]) -> list[Outcome]:
+        view = self.cache.appending([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
         self.net.encode(padded([i.ids for i in items], self.net.device), view)
         self.cache.seal(view)
         return []
 
-    def _denoise(self, items: Sequence[Denoise]) -> list[Result]:
+    def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
         canvases = [self._canvas_of(item) for item in items]
-        context = self.cache.reading([i.sequence for i in items], items[0].recipe.canvas_length)
-        done = step(self.net, items, canvases, context, self._draws)
-        results: list[Result] = []
-        columns = (done.logprob, done.mean_entropy, done.accepted, done.settled)
-        for item, canvas, *row in zip(items, done.canvases, *(column.tolist() for column in columns), strict=True):
-            logprobs, mean_entropy, accepted, is_settled = row
-            if not math.isfinite(mean_entropy):
-                results.append(self._not_finite(item.sequence))
-                continue
-            self._canvases[item.sequence] = canvas
-            results.append(
-                CanvasResult(
-                    sequence=item.sequence,
-                    ids=tuple(canvas.surest.tolist()),
-                    logprobs=tuple(logprobs),
-                    mean_entropy=mean_entropy,
-                    accepted=accepted,
-                    is_settled=is_settled,
-                )
-            )
-        return results
+        length, bucket = items[0].recipe.canvas_length, None
+        rows, shown = items, canvases
+        if self._padding is not None:
+            rows, shown = self._padding.fill(items, canvases, dummy_slot=self.cache.slots - 1)
+            bucket = self.cache.slot_tokens
+        context = self.cache.reading([i.slot for i in rows], [i.at for i in rows], length, bucket=bucket)
+        done = step(self.net, rows, shown, context, self._draws)
+        return [_Passed(items=items, report=done.report[: len(items)], canvases=done.canvases[: len(items)])]
 
-    def _read(self, items: Sequence[Read]) -> list[Result]:
-        view = self.cache.appending([i.sequence for i in items], [len(i.ids) for i in items])
-        chosen = read(self.net, items, view, self._draws)
+    def _read(self, items: Sequence[Read]) -> list[Outcome]:
+        view = self.cache.appending([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
+        report = read(self.net, items, view, self._draws)
         self.cache.seal(view)
-        return [
-            TokenResult(sequence=item.sequence, id=token, logprob=logprob)
-            if math.isfinite(logprob)
-            else self._not_finite(item.sequence)
-            for item, token, logprob in zip(items, chosen.ids.tolist(), chosen.logprob.tolist(), strict=True)
-        ]
+        return [_Passed(items=items, report=report)]
+
+    def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
+        """The one moment of waiting: every report in one copy."""
+        passes = [outcome for outcome in outcomes if isinstance(outcome, _Passed)]
+        faults = [outcome for outcome in outcomes if isinstance(outcome, RowFault)]
+        numbers = torch.cat([each.report.flatten() for each in passes]).tolist() if passes else []
+        canvases: list[CanvasResult] = []
+        tokens: list[TokenResult] = []
+        at = 0
+        for each in passes:
+            width = each.report.shape[1]
+            for row, item in enumerate(each.items):
+                told_row = numbers[at : at + width]
+                at += width
+                if not all(map(math.isfinite, told_row)):
+                    faults.append(self._fault(item, NotFinite("the net returned NaN or infinity")))
+                elif isinstance(item, Denoise):
+                    self._canvases[item.sequence] = each.canvases[row]
+                    canvases.append(told(item, told_row))
+                else:
+                    tokens.append(chosen(item, told_row))
+        return StepResult(canvases=tuple(canvases), tokens=tuple(tokens), faults=tuple(faults))
 
     def _canvas_of(self, item: Denoise) -> Canvas:
         """The canvas as the last step left it, or a fresh one at the first step of a block."""
-        if item.step < item.recipe.steps:
+        if not item.opens:
             return self._canvases[item.sequence]
         length, facts = item.recipe.canvas_length, self.net.facts
         if item.start_ids:
             start = warm_start(item.start_ids, length=length, end_id=facts.end_ids[0], pad_id=facts.pad_id)
-            ids = torch.tensor(start, device=self.net.device)
+            ids = upload(start, self.net.device)
         else:
             key = DrawKey(sequence=item.sequence, seed=item.seed, block=item.block, step=item.step)
             ids = self._draws.opening(key, length, facts.vocab_size)
-        return fresh(ids, facts.hidden_size, self.net.dtype)
+        return fresh(ids, facts.hidden_size, self.net.dtype, is_anchored=item.anchor > 0.0)
 
-    def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Result]]) -> list[Result]:
+    def _together(self, items: Sequence[Work], trait: Callable[[Work], object]) -> list[list[Work]]:
+        """Causal passes: as many rows as are alike, or each by itself where its neighbours must not matter."""
+        return _alike(items, trait) if self._padding is None else [[item] for item in items]
+
+    def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Outcome]]) -> list[Outcome]:
         """Run the items together; if that raises, one by one, so that only those which raise alone are lost. Sound
         because a pass commits (context, canvases) only after its last tensor operation."""
         try:
             return run(items)
         except _PASS_ERRORS as error:
             if len(items) > 1:
-                return [result for item in items for result in self._isolated([item], run)]
-            return [self._fault(items[0].sequence, StepFailed(f"the forward pass failed: {error}"))]
+                return [outcome for item in items for outcome in self._isolated([item], run)]
+            return [self._fault(items[0], StepFailed(f"the forward pass failed: {error}"))]
 
-    def _not_finite(self, sequence: SequenceId) -> RowFault:
-        return self._fault(sequence, NotFinite("the net returned NaN or infinity"))
-
-    def _fault(self, sequence: SequenceId, error: NotFinite | StepFailed) -> RowFault:
-        self._canvases.pop(sequence, None)
-        if sequence in self.cache:
-            self.cache.release(sequence, scrub=True)
-        return RowFault(sequence=sequence, error=error)
+    def _fault(self, item: Append | Denoise | Read, error: NotFinite | StepFailed) -> RowFault:
+        self._canvases.pop(item.sequence, None)
+        self.cache.scrub(item.slot)
+        return RowFault(sequence=item.sequence, error=error)
 
 
 def _alike(items: Iterable[Work], trait: Callable[[Work], object]) -> list[list[Work]]:

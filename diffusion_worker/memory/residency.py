@@ -4,6 +4,7 @@ Knows no requests; it is told when loading starts and ends, and answers whether 
 """
 
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -19,7 +20,10 @@ MOVES: dict[Residency, frozenset[Residency]] = {
     Residency.EVICTING: frozenset({Residency.COLD, Residency.DRAINING}),
     Residency.DRAINING: frozenset(),
 }
-SERVING = frozenset({Residency.READY, Residency.DEGRADED})  # degraded: the last step failed as a whole; work goes on
+CGROUP = Path("/sys/fs/cgroup")
+SERVING = frozenset(
+    {Residency.READY, Residency.DEGRADED}
+)  # degraded: the last step failed as a whole, or memory is short
 
 
 class Residence:
@@ -46,11 +50,18 @@ class Residence:
 
 
 def memory_in_use(device: torch.device | None) -> tuple[int, int]:
-    """(used, limit) in bytes: of the accelerator, or of this process and what the machine or its cgroup allows it."""
+    """(used, limit) in bytes: of the accelerator, or of what the process may use of its machine: its cgroup where that
+    has a limit, shared with whoever else is in it, and itself where not."""
     if device is not None and device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return total - free, total
-    return _resident_bytes(), _host_limit_bytes()
+    return _cgroup_bytes(CGROUP) or (_resident_bytes(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def release_cached() -> None:
+    """Give back what allocators keep for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _resident_bytes() -> int:
@@ -60,9 +71,18 @@ def _resident_bytes() -> int:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _host_limit_bytes() -> int:
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    ceiling = Path("/sys/fs/cgroup/memory.max")
-    if not ceiling.exists() or not (text := ceiling.read_text().strip()).isdigit():  # "max": no limit
-        return physical
-    return min(physical, int(text))
+def _cgroup_bytes(cgroup: Path) -> tuple[int, int] | None:
+    """(working set, limit) of a cgroup, version 2; None without a limit. As the kubelet counts: memory less the file
+    pages that the kernel would drop first."""
+    ceiling, current = _content(cgroup / "memory.max"), _content(cgroup / "memory.current")
+    if not ceiling.isdigit() or not current.isdigit():  # "max": no limit
+        return None
+    found = re.search(r"^inactive_file (\d+)$", _content(cgroup / "memory.stat"), re.MULTILINE)
+    return max(0, int(current) - int(found[1] if found else 0)), int(ceiling)
+
+
+def _content(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""

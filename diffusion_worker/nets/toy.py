@@ -13,9 +13,7 @@ import torch
 from diffusion_worker.nets.interface import AppendContext, CanvasContext
 from diffusion_worker.records import LayerKv, NetFacts, Recipe
 
-Script = Callable[
-    [tuple[int, ...]], tuple[int, ...]
-]  # prompt ids -> ids of the answer; the first end token follows
+Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> ids of the answer; the first end token follows
 _RECIPE = Recipe(canvas_length=16)
 SURE, UNSURE = 40.0, 1.0  # logit of the scripted token, all others are 0
 

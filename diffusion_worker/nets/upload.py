@@ -1,6 +1,6 @@
 """Numbers of the host as a tensor on the device, without making the host wait for what the device still has to do.
 
-A copy from ordinary memory would: it lets the device's queue run dry first. From pinned memory it is queued like a pass.
+A copy from ordinary memory would: it lets the device's queue run dry. From pinned memory it is queued as a pass is.
 """
 
 from collections.abc import Sequence

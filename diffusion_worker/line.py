@@ -1,0 +1,83 @@
+"""The sequences that wait for a slot, in what order they get one, and who has to make way.
+
+Shortest predicted remaining work first, aged by waiting and by deadline. Pure: `now`, in seconds, is an argument.
+"""
+
+import heapq
+from collections.abc import Collection, Iterator
+
+from diffusion_worker.predict import Forecast
+from diffusion_worker.sequence import Sequence
+
+UNKNOWN_STEP_S = 0.05  # until a step has been measured
+MAKES_WAY = 4.0  # how many times as much work a running sequence must have left to be parked for a waiting one
+MOST_PARKS = 2  # how often one sequence may have to make way
+
+
+class Line:
+    """Waiting sequences; a parked one among them keeps its age."""
+
+    def __init__(self, forecast: Forecast) -> None:
+        self._forecast = forecast
+        self._waiting: list[Sequence] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """It waits from now on."""
+        self._waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """It waits no longer."""
+        self._waiting.remove(sequence)
+
+    def overdue(self, now: float) -> list[Sequence]:
+        """Those whose deadline has passed before anything of their answer was there."""
+        return [sequence for sequence in self._waiting if sequence.is_due(now)]
+
+    def take(self, now: float) -> Sequence | None:
+        """The next to get a slot."""
+        if not self._waiting:
+            return None
+        best = min(self._waiting, key=lambda sequence: self.key(sequence, now))
+        self._waiting.remove(best)
+        return best
+
+    def key(self, sequence: Sequence, now: float) -> float:
+        """The lower, the sooner: remaining work less the time since submission, or the slack before the deadline if
+        that is less. A second of waiting weighs as much as a second of work, so nobody starves."""
+        left_s = self._left_s(sequence)
+        key = left_s - (now - sequence.submitted)
+        if sequence.ask.deadline_s is not None:
+            key = min(key, sequence.submitted + sequence.ask.deadline_s - now - left_s)
+        return key
+
+    def victim(self, running: Collection[Sequence], now: float, *, is_full: bool) -> Sequence | None:
+        """A running sequence that should make way: one with far more work left than someone who waits, and not more
+        urgent. Parking costs the context, so the difference must be worth it, and nobody is parked again and again."""
+        if not is_full or not self._waiting:
+            return None
+        best = min(self._waiting, key=lambda sequence: self.key(sequence, now))
+        candidates = [sequence for sequence in running if sequence.parked < MOST_PARKS]
+        worst = max(candidates, key=lambda sequence: self.key(sequence, now), default=None)
+        if worst is None or self.key(worst, now) <= self.key(best, now):
+            return None
+        return worst if self._left_s(worst) > MAKES_WAY * self._left_s(best) else None
+
+    def wait_s(self, running: Collection[Sequence], rows: int, now: float) -> float | None:
+        """How long one more would wait, served in order behind all who wait; None until a step was measured."""
+        places = [self._forecast.iterations(sequence) for sequence in running]
+        if len(places) < rows:
+            places += [0.0] * (rows - len(places))
+        heapq.heapify(places)
+        for sequence in sorted(self._waiting, key=lambda sequence: self.key(sequence, now)):
+            heapq.heapreplace(places, places[0] + self._forecast.iterations(sequence))
+        return self._forecast.wait_s(places[0], rows)
+
+    def _left_s(self, sequence: Sequence) -> float:
+        step_s = self._forecast.step_s(1)
+        return self._forecast.iterations(sequence) * (UNKNOWN_STEP_S if step_s is None else step_s)
