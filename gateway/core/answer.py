@@ -1,29 +1,33 @@
 """Does an answer keep what its request asked for? Fed as it comes, whole or in pieces; a fault is told as soon as sure.
 
-Knows expectations and tools; how a schema is asked is `validate`'s business.
+Knows choices, tool calls and what was promised of each; how a single text is judged is `text_check`'s business.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import orjson
-
-from gateway.core.json_prefix import JsonPrefix
+from gateway.core.text_check import ChoiceCheck, JsonCheck, PatternCheck, TextCheck
 from gateway.core.validate import Fault, Schema, SchemaCache, check_pattern, digest_of
 from gateway.records import Expectation, Piece, Query, Tool, ToolCall
 from gateway.words import Form
 
-_JSON_FORMS = frozenset({Form.JSON_SCHEMA, Form.JSON_OBJECT})
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call, of which fragments come. Its arguments are judged once its name is whole: when they begin."""
+
+    name: str = ""
+    arguments: JsonCheck | None = None
 
 
 @dataclass(slots=True)
 class _Choice:
     """What has come of one choice."""
 
-    texts: list[str] = field(default_factory=list)
-    calls: dict[int, list[ToolCall]] = field(default_factory=dict)
+    text: TextCheck | None
+    said_something: bool = False
     refused: bool = False
-    prefix: JsonPrefix = field(default_factory=JsonPrefix)
+    calls: dict[int, _Call] = field(default_factory=dict)
 
 
 class AnswerCheck:
@@ -37,8 +41,7 @@ class AnswerCheck:
         self._tools = {tool.name: tool for tool in query.tools}
         self._schemas = schemas
         self._choices: dict[int, _Choice] = {}
-        # A whole answer is parsed once, at the end; only a stream can be left early.
-        self._early = query.stream and self._expectation is not None and self._expectation.form in _JSON_FORMS
+        self._early = query.stream  # a whole answer is judged at its end; only a stream can be left early
 
     @property
     def has_something_to_check(self) -> bool:
@@ -49,14 +52,12 @@ class AnswerCheck:
     def feed(self, pieces: Iterable[Piece]) -> Fault | None:
         """Take what one delta adds; a fault here means that nothing to come can mend the answer."""
         for piece in pieces:
-            choice = self._choices.setdefault(piece.index, _Choice())
-            choice.refused = choice.refused or bool(piece.refusal)
-            if piece.text:
-                choice.texts.append(piece.text)
-                if self._early and not choice.refused and not choice.prefix.feed(piece.text):
-                    return _at_character(choice.prefix.fault_at)
-            for call in piece.tool_calls:
-                choice.calls.setdefault(call.index, []).append(call)
+            choice = self._choices.get(piece.index)
+            if choice is None:
+                choice = self._choices[piece.index] = _Choice(self._text_check())
+            fault = self._feed_choice(choice, piece)
+            if fault is not None:
+                return fault
         return None
 
     def finish(self) -> Fault | None:
@@ -64,71 +65,78 @@ class AnswerCheck:
         if not self._choices and self.has_something_to_check:
             return Fault(keyword="choices", place="#")
         for _, choice in sorted(self._choices.items()):
-            fault = None if choice.refused else self._fault_of(choice)
+            fault = None if choice.refused else self._finish_choice(choice)
             if fault is not None:
                 return fault
         return None
 
-    def _fault_of(self, choice: _Choice) -> Fault | None:
-        for index in sorted(choice.calls):
-            fault = self._fault_of_call(choice.calls[index])
+    def _feed_choice(self, choice: _Choice, piece: Piece) -> Fault | None:
+        choice.refused = choice.refused or bool(piece.refusal)
+        if choice.refused:
+            return None
+        if piece.text and choice.text is not None:
+            choice.said_something = True
+            fault = choice.text.feed(piece.text)
             if fault is not None:
                 return fault
-        text = "".join(choice.texts)
-        if self._expectation is None or (choice.calls and not text):
+        for fragment in piece.tool_calls if self._tools else ():
+            fault = self._feed_call(choice.calls.setdefault(fragment.index, _Call()), fragment)
+            if fault is not None:
+                return fault
+        return None
+
+    def _feed_call(self, call: _Call, fragment: ToolCall) -> Fault | None:
+        call.name += fragment.name
+        if not fragment.arguments:
             return None
-        return self._fault_of_text(self._expectation, text)
-
-    def _fault_of_call(self, fragments: list[ToolCall]) -> Fault | None:
-        if not self._tools:
-            return None  # nothing is known of what could be called
-        name = "".join(fragment.name for fragment in fragments)
-        tool = self._tools.get(name)
+        tool = self._tools.get(call.name)
         if tool is None:
-            return Fault(keyword="name", place="a tool call")
-        arguments = "".join(fragment.arguments for fragment in fragments)
-        return self._fault_of_arguments(tool, arguments)
+            return _stranger()
+        if call.arguments is None:
+            call.arguments = JsonCheck(self._parameters(tool), early=self._early)
+        return _of_tool(call.arguments.feed(fragment.arguments), tool.name)
 
-    def _fault_of_arguments(self, tool: Tool, arguments: str) -> Fault | None:
+    def _finish_choice(self, choice: _Choice) -> Fault | None:
+        for _, call in sorted(choice.calls.items()):
+            fault = self._finish_call(call)
+            if fault is not None:
+                return fault
+        if choice.text is None or (choice.calls and not choice.said_something):
+            return None
+        return choice.text.finish()
+
+    def _finish_call(self, call: _Call) -> Fault | None:
+        tool = self._tools.get(call.name)
+        if tool is None:
+            return _stranger()
+        arguments = call.arguments or JsonCheck(self._parameters(tool), early=False)
+        return _of_tool(arguments.finish(), tool.name)
+
+    def _text_check(self) -> TextCheck | None:
+        asked = self._expectation
+        if asked is None or asked.form is Form.TEMPLATE:
+            return None
+        if asked.form is Form.CHOICE:
+            return ChoiceCheck(asked.choices, early=self._early)
+        if asked.form is Form.REGEX:
+            pattern = asked.pattern or ""
+            return PatternCheck(self._schemas.get(f"regex:{pattern}", lambda: check_pattern(pattern)))
+        return JsonCheck(self._schema(asked), early=self._early)
+
+    def _schema(self, asked: Expectation) -> Schema:
+        if asked.form is Form.JSON_OBJECT:
+            return self._schemas.get("json_object", lambda: Schema({"type": "object"}))
+        return self._schemas.get(asked.digest or digest_of(asked.schema), lambda: Schema(asked.schema))
+
+    def _parameters(self, tool: Tool) -> Schema | None:
         if tool.parameters is None:
-            fault = _fault_of_json(arguments, None)
-        else:
-            digest = tool.digest or digest_of(tool.parameters)
-            fault = _fault_of_json(arguments, self._schemas.get(digest, lambda: Schema(tool.parameters)))
-        return fault and Fault(keyword=fault.keyword, place=f"tool {tool.name}: {fault.place}")
-
-    def _fault_of_text(self, expectation: Expectation, text: str) -> Fault | None:
-        match expectation.form:
-            case Form.JSON_SCHEMA:
-                digest = expectation.digest or digest_of(expectation.schema)
-                return _fault_of_json(text, self._schemas.get(digest, lambda: Schema(expectation.schema)))
-            case Form.JSON_OBJECT:
-                return _fault_of_json(text, self._schemas.get("json_object", lambda: Schema({"type": "object"})))
-            case Form.REGEX:
-                pattern = expectation.pattern or ""
-                schema = self._schemas.get(f"regex:{pattern}", lambda: check_pattern(pattern))
-                return Fault(keyword="regex", place="#") if schema.fault_of(text, len(text)) else None
-            case Form.CHOICE:
-                return None if text in expectation.choices else Fault(keyword="choice", place="#")
-            case Form.TEMPLATE:
-                return None
+            return None
+        return self._schemas.get(tool.digest or digest_of(tool.parameters), lambda: Schema(tool.parameters))
 
 
-def _fault_of_json(text: str, schema: Schema | None) -> Fault | None:
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as wrong:
-        return _unparsed(text, wrong.pos)
-    return schema.fault_of(value, len(text)) if schema is not None else None
+def _stranger() -> Fault:
+    return Fault(keyword="name", place="a tool call")
 
 
-def _unparsed(text: str, position: int) -> Fault:
-    """The first impossible character; a text without one ended too early, or holds what the parser cannot represent."""
-    prefix = JsonPrefix()
-    if not prefix.feed(text):
-        return _at_character(prefix.fault_at)
-    return _at_character(position) if prefix.is_complete else Fault(keyword="json", place="its end")
-
-
-def _at_character(position: int | None) -> Fault:
-    return Fault(keyword="json", place=f"character {position}")
+def _of_tool(fault: Fault | None, name: str) -> Fault | None:
+    return fault and replace(fault, place=f"tool {name}: {fault.place}")

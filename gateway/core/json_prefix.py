@@ -1,7 +1,7 @@
 """Is the text so far the beginning of a JSON document (RFC 8259)? Fed piece by piece, it names the first fault's place.
 
 A pushdown automaton over characters: knows the grammar, neither values nor schemas. Fed whole or in any pieces, it
-says the same.
+says the same. Whoever wants to know what is being read (see `schema_follow`) fills in the four methods that are told.
 """
 
 import re
@@ -61,6 +61,7 @@ _AFTER_SCALAR: Final = {
 }
 _STARTS: Final = {'"': _State.STRING, "-": _State.MINUS, "0": _State.ZERO, **dict.fromkeys("123456789", _State.INTEGER)}
 _LITERALS: Final = {"t": "rue", "f": "alse", "n": "ull"}
+_BEGINNINGS: Final = frozenset({"[", "{", *_STARTS, *_LITERALS})
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _PLAIN: Final = re.compile(r'[^"\\\x00-\x1f]*')
 # A scalar that is whole in the piece at hand is read at once. A number is only whole if something follows it.
@@ -84,6 +85,10 @@ class JsonPrefix:
         self._in_key = False
         self._hex_left = 0
         self._literal_left = ""
+        self._at = 0  # of the character being read
+        self._piece = ""
+        self._token_at: int | None = None  # where the scalar or key began that is being read
+        self._token: list[str] = []  # what earlier pieces held of it
 
     @property
     def is_complete(self) -> bool:
@@ -94,13 +99,33 @@ class JsonPrefix:
     def feed(self, text: str) -> bool:
         """Read on. False once there is a fault: nothing that follows can mend it."""
         at, end = 0, len(text)
+        self._piece = text
         while self.fault_at is None and (at := self._leap(text, at)) < end:
+            self._at = self._length + at
             if self._step(text[at]):
                 at += 1
-            else:
-                self.fault_at = self._length + at
+            elif self.fault_at is None:
+                self.fault_at = self._at
+        if self._token_at is not None:
+            self._token.append(text[max(0, self._token_at - self._length) :])
         self._length += end
         return self.fault_at is None
+
+    def _begins(self, char: str, at: int) -> bool:  # noqa: ARG002 - for whoever wants to know
+        """A value begins with this character at index `at`. False: it must not, and `fault_at` is set."""
+        return True
+
+    def _named(self, raw: str, at: int) -> bool:  # noqa: ARG002
+        """A key was read, `raw` with its quotes."""
+        return True
+
+    def _said(self, raw: str, at: int) -> bool:  # noqa: ARG002
+        """A scalar was read. A number at the very end of a document is not told: it might go on."""
+        return True
+
+    def _closed(self, at: int) -> bool:  # noqa: ARG002
+        """An array or object ended."""
+        return True
 
     def _leap(self, text: str, at: int) -> int:
         """Pass over what needs no single steps: the inside of a string, white space, a scalar that is all there."""
@@ -114,15 +139,22 @@ class JsonPrefix:
             return at
         if after is _State.COLON and text[at] != '"':
             return at
-        self._state = after
+        if not self._leapt(after, scalar[0], self._length + at):
+            return at
         return self._leap(text, scalar.end())
+
+    def _leapt(self, after: _State, raw: str, at: int) -> bool:
+        self._state = after
+        if after is _State.COLON:
+            return self._named(raw, at)
+        return self._begins(raw[0], at) and self._said(raw, at)
 
     def _step(self, char: str) -> bool:
         """One character in the present state; False if it cannot be."""
         if self._state in _COMPLETE_NUMBERS and not self._moves_number(char):
             # A number has no closing mark: what follows it tells that it is over.
             self._state = _State.AFTER
-            return char in " \t\n\r" or self._step_structure(char)
+            return self._token_ends(self._at) and (char in " \t\n\r" or self._step_structure(char))
         if self._state in _BETWEEN:
             return self._step_structure(char)
         return self._step_inside(char) if self._state in _INSIDE else self._step_number(char)
@@ -139,23 +171,27 @@ class JsonPrefix:
                 return self._close("{")
             self._in_key = True
             self._state = _State.STRING
+            self._token_at = self._at
             return char == '"'
         if char == "]" and state is _State.FIRST_ITEM:
             return self._close("[")
         return self._step_value(char)
 
     def _step_value(self, char: str) -> bool:
+        self._in_key = False
+        if char not in _BEGINNINGS or not self._begins(char, self._at):
+            return False
         if char in "[{":
             self._open.append(char)
             self._state = _State.FIRST_ITEM if char == "[" else _State.FIRST_KEY
             return len(self._open) <= MAX_DEPTH
+        self._token_at = self._at
         if char in _LITERALS:
             self._literal_left = _LITERALS[char]
             self._state = _State.LITERAL
             return True
-        self._in_key = False
-        self._state = _STARTS.get(char, _State.VALUE)
-        return self._state is not _State.VALUE
+        self._state = _STARTS[char]
+        return True
 
     def _step_after(self, char: str) -> bool:
         if not self._open:
@@ -168,7 +204,17 @@ class JsonPrefix:
 
     def _close(self, opened: str) -> bool:
         self._state = _State.AFTER
-        return bool(self._open) and self._open.pop() == opened
+        return bool(self._open) and self._open.pop() == opened and self._closed(self._at)
+
+    def _token_ends(self, end: int) -> bool:
+        """A scalar or key that was read step by step is complete."""
+        at = self._token_at
+        assert at is not None
+        begun = "".join(self._token)
+        raw = begun + self._piece[max(0, at - self._length) : end - self._length]
+        self._token_at = None
+        self._token.clear()
+        return self._named(raw, at) if self._in_key else self._said(raw, at)
 
     def _step_inside(self, char: str) -> bool:
         """In a string, an escape or a literal."""
@@ -177,6 +223,7 @@ class JsonPrefix:
                 self._state = _State.ESCAPE
             elif char == '"':
                 self._state = _State.COLON if self._in_key else _State.AFTER
+                return self._token_ends(self._at + 1)
             else:
                 return False
             return True
@@ -189,9 +236,12 @@ class JsonPrefix:
             self._state = _State.HEX if self._hex_left else _State.STRING
             return char in _HEX
         expected, self._literal_left = self._literal_left[0], self._literal_left[1:]
-        if not self._literal_left:
-            self._state = _State.AFTER
-        return char == expected
+        if char != expected:
+            return False
+        if self._literal_left:
+            return True
+        self._state = _State.AFTER
+        return self._token_ends(self._at + 1)
 
     def _moves_number(self, char: str) -> bool:
         return (self._state, char) in _OTHER_MOVES or (char in _DIGITS and self._state in _DIGIT_MOVES)

@@ -15,6 +15,8 @@ import jsonschema_rs
 import orjson
 
 from gateway.core.schema_cost import SchemaCost, SchemaFault, escaped
+from gateway.core.schema_follow import SchemaFollower
+from gateway.core.schema_outline import Outline
 
 __all__ = ["Fault", "Schema", "SchemaCache", "SchemaFault", "check_pattern", "check_schema", "digest_of"]
 
@@ -28,15 +30,20 @@ _DETAIL_CHARS: Final = 160
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """Why a text does not keep its promise: the keyword that says so, and its place. Never a value from the text."""
+    """Why a text does not keep its promise: the keyword that says so, and its place. Never a value from the text.
+
+    `byte` is where in the text (UTF-8, from 0) nothing to come could mend it any more, None where only the end told.
+    """
 
     keyword: str
     place: str
+    byte: int | None = None
 
     @property
     def detail(self) -> str:
-        """As in the decision log: "required at #/properties/name"."""
-        return f"{self.keyword} at {self.place}"[:_DETAIL_CHARS]
+        """As in the decision log: "required at #/properties/name, byte 17"."""
+        said = f"{self.keyword} at {self.place}"[:_DETAIL_CHARS]
+        return said if self.byte is None else f"{said}, byte {self.byte}"
 
 
 class Schema:
@@ -48,6 +55,7 @@ class Schema:
         self._schema = schema
         self._cost = SchemaCost(schema)
         self._validator = _compile(schema)
+        self._outline: Outline | None = None
 
     def fault_of(self, value: Any, length: int) -> Fault | None:
         """What is wrong with a value parsed from a text of `length` characters; None if it is valid."""
@@ -56,6 +64,12 @@ class Schema:
         if self._validator.is_valid(value):
             return None
         return _fault(self._schema, next(iter(self._validator.iter_errors(value))))
+
+    def follow(self) -> SchemaFollower:
+        """Somebody to read a text along with, from its beginning."""
+        if self._outline is None:
+            self._outline = Outline(self._schema, _REGEX)
+        return SchemaFollower(self._outline)
 
 
 class SchemaCache:

@@ -58,7 +58,7 @@ async def test_an_answer_that_breaks_the_schema_never_leaves(stage: Any, stream:
     assert sent.text == GOOD
     assert b'\\"m' not in b"".join(sent.data)
     assert scene.attempts == {"fast": "invalid_output", "quality": "ok"}
-    assert scene.decision.attempts[0].detail == "required at #/properties/n"
+    assert scene.decision.attempts[0].detail == "required at #/properties/n, byte 7"
     assert scene.decision.schema_check is SchemaCheck.VALID
 
 

@@ -40,19 +40,24 @@ def said(text: str, index: int = 0) -> Piece:
     [
         (JSON_SCHEMA, '{"n": 1}', None),
         (JSON_SCHEMA, ' {"n": 1}\n', None),
-        (JSON_SCHEMA, '{"n": "1"}', "type at #/properties/n"),
-        (JSON_SCHEMA, "{}", "required at #/properties/n"),
-        (JSON_SCHEMA, '```json\n{"n": 1}\n```', "json at character 0"),
-        (JSON_SCHEMA, '{"n": 1} Done.', "json at character 9"),
+        (JSON_SCHEMA, '{"n": "1"}', "type at #/properties/n, byte 6"),
+        (JSON_SCHEMA, "{}", "required at #/properties/n, byte 1"),
+        (JSON_SCHEMA, '```json\n{"n": 1}\n```', "json at #, byte 0"),
+        (JSON_SCHEMA, '{"n": 1} Done.', "json at #, byte 9"),
+        (JSON_SCHEMA, '{"é": 1, "n": "1"}', "type at #/properties/n, byte 15"),
+        (JSON_SCHEMA, '{"n": 12 "x": 1}', "json at #, byte 9"),
+        (JSON_SCHEMA, '{"n": "1" x', "type at #/properties/n, byte 6"),
         (JSON_SCHEMA, '{"n": 1', "json at its end"),
         (JSON_SCHEMA, "", "json at its end"),
-        (JSON_SCHEMA, '{"n": NaN}', "json at character 6"),
+        (JSON_SCHEMA, '{"n": NaN}', "json at #, byte 6"),
         (JSON_OBJECT, "{}", None),
-        (JSON_OBJECT, "[]", "type at #"),
+        (JSON_OBJECT, "[]", "type at #, byte 0"),
         (Expectation(form=Form.REGEX, pattern="[a-z]+"), "abc", None),
         (Expectation(form=Form.REGEX, pattern="[a-z]+"), "abc!", "regex at #"),
         (Expectation(form=Form.CHOICE, choices=("yes", "no")), "yes", None),
-        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "maybe", "choice at #"),
+        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "maybe", "choice at #, byte 0"),
+        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "ye", "choice at #"),
+        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "yes!", "choice at #, byte 3"),
         (Expectation(form=Form.TEMPLATE, pattern="x"), "anything", None),
         (None, "anything", None),
     ],
@@ -67,11 +72,12 @@ def test_a_text_must_keep_what_was_asked(
     ("call", "detail"),
     [
         (ToolCall(index=0, name="add", arguments='{"x": 1}'), None),
-        (ToolCall(index=0, name="add", arguments="{}"), "required at tool add: #/properties/x"),
+        (ToolCall(index=0, name="add", arguments="{}"), "required at tool add: #/properties/x, byte 1"),
         (ToolCall(index=0, name="add", arguments='{"x": '), "json at tool add: its end"),
-        (ToolCall(index=0, name="subtract", arguments="{}"), "name at a tool call"),
+        (ToolCall(index=0, name="subtract", arguments="{}"), "early: name at a tool call"),
+        (ToolCall(index=0, name="subtract"), "name at a tool call"),
         (ToolCall(index=0, name="now", arguments="{}"), None),
-        (ToolCall(index=0, name="now", arguments="soon"), "json at tool now: character 0"),
+        (ToolCall(index=0, name="now", arguments="soon"), "json at tool now: #, byte 0"),
     ],
 )
 def test_a_call_must_name_a_known_tool_with_fitting_arguments(
@@ -89,7 +95,7 @@ def test_a_choice_that_calls_need_not_say_anything_besides(query: MakeQuery) -> 
     call = ToolCall(index=0, name="now", arguments="{}")
     asked = query(tools=TOOLS, expectation=JSON_SCHEMA)
     assert verdict(asked, Piece(index=0, tool_calls=(call,))) is None
-    assert verdict(asked, Piece(index=0, tool_calls=(call,), text="Calling now")) == "json at character 0"
+    assert verdict(asked, Piece(index=0, tool_calls=(call,), text="Calling now")) == "json at #, byte 0"
 
 
 def test_calls_are_not_judged_where_nothing_was_said_about_tools(query: MakeQuery) -> None:
@@ -100,7 +106,7 @@ def test_calls_are_not_judged_where_nothing_was_said_about_tools(query: MakeQuer
 def test_every_choice_must_be_good(query: MakeQuery) -> None:
     asked = query(expectation=JSON_SCHEMA)
     assert verdict(asked, said('{"n": 1}', 0), said('{"n": 2}', 1)) is None
-    assert verdict(asked, said('{"n": 1}', 0), said('{"n": ""}', 1)) == "type at #/properties/n"
+    assert verdict(asked, said('{"n": 1}', 0), said('{"n": ""}', 1)) == "type at #/properties/n, byte 6"
 
 
 def test_a_refusal_is_an_answer(query: MakeQuery) -> None:
@@ -114,7 +120,29 @@ def test_an_answer_without_choices_keeps_no_promise(query: MakeQuery) -> None:
 
 def test_a_stream_is_left_at_its_first_impossible_character(query: MakeQuery) -> None:
     asked = query(expectation=JSON_SCHEMA, stream=True)
-    assert verdict(asked, said('{"n"'), said(" = 1}"), said("more")) == "early: json at character 5"
+    assert verdict(asked, said('{"n"'), said(" = 1}"), said("more")) == "early: json at #, byte 5"
+
+
+def test_a_stream_is_left_at_the_first_value_that_breaks_its_schema(query: MakeQuery) -> None:
+    asked = query(expectation=JSON_SCHEMA, stream=True)
+    assert (
+        verdict(asked, said('{"m": 1, "n"'), said(': "'), said("never read"))
+        == "early: type at #/properties/n, byte 14"
+    )
+
+
+def test_a_stream_is_left_when_no_choice_begins_so(query: MakeQuery) -> None:
+    asked = query(expectation=Expectation(form=Form.CHOICE, choices=("yes", "yesterday")), stream=True)
+    assert verdict(asked, said("yes"), said("terdax"), said("?")) == "early: choice at #, byte 8"
+
+
+def test_a_call_is_left_at_the_first_argument_that_breaks_its_schema(query: MakeQuery) -> None:
+    fragments = [
+        ToolCall(index=0, name="add"),
+        *(ToolCall(index=0, arguments=part) for part in ('{"x"', ": tr", "ue}")),
+    ]
+    found = verdict(query(tools=TOOLS, stream=True), *(Piece(index=0, tool_calls=(part,)) for part in fragments))
+    assert found == "early: type at tool add: #/properties/x, byte 6"
 
 
 @given(st.data())
@@ -153,6 +181,5 @@ def test_a_schema_is_compiled_once_for_many_answers(query: MakeQuery) -> None:
 
 def test_an_unusable_schema_is_the_requests_fault_not_the_answers(query: MakeQuery) -> None:
     check = AnswerCheck(query(expectation=Expectation(form=Form.JSON_SCHEMA, schema={"type": "x"})), SchemaCache())
-    check.feed([said("{}")])
     with pytest.raises(SchemaFault):
-        check.finish()
+        check.feed([said("{}")])
