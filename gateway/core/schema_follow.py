@@ -1,7 +1,7 @@
 """Follows a JSON text through a schema while it comes, and names the first place that nothing to come can mend.
 
-Knows the outline of a schema (see `schema_outline`) and the grammar (see `json_prefix`). A fault here is sure; none here
-is not yet a verdict. An object that names a key twice is held to what it said first.
+Knows the outline of a schema (see `schema_outline`) and the grammar (see `json_prefix`). A fault here is sure; none
+here is not yet a verdict. An object that names a key twice is held to what it said first.
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
 """What a JSON Schema says that can be seen while a value is still coming: an outline of it, never more than it says.
 
-Knows schemas, not texts. Everything here is a *necessary* condition: what breaks the outline breaks the schema, and what
-keeps it must still be judged by `validate`. Left out are alternatives (`anyOf`, `oneOf`, `if`, `not`), what needs the
-whole value, and references into schemas that have a base of their own.
+Knows schemas, not texts. Everything here is a *necessary* condition: what breaks the outline breaks the schema, and
+what keeps it must still be judged by `validate`. Left out are alternatives (`anyOf`, `oneOf`, `if`, `not`), what needs
+the whole value, and references into schemas that have a base of their own.
 """
 
 from dataclasses import dataclass
