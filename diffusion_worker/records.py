@@ -95,12 +95,12 @@ class Usage:
     """
 
     prompt_tokens: int
-    cached_tokens: int  # of the prompt, that another context had computed before
     completion_tokens: int
     denoising_steps: int  # canvas passes
     forward_passes: int  # all passes: context, canvas, seal
     confidence: float | None
     converged: bool | None
+    cached_tokens: int = 0  # of the prompt, that another context had computed before
 
     @property
     def tokens_per_forward(self) -> float:
