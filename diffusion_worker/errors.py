@@ -4,7 +4,8 @@ WorkerError
 ├── BadAsk                    the request cannot be honoured as written; `param` names the field     400
 │   ├── OutOfRange            a number or a list outside its bounds
 │   ├── PromptTooLong         prompt and answer together exceed the context
-│   └── UnsupportedSchema     a constraint that cannot be kept; names the keyword and where it stands
+│   ├── UnsupportedSchema     a constraint that cannot be kept; names the keyword and where it stands
+│   └── AnswerDoesNotFit      the shortest answer a constraint allows is longer than max_tokens
 ├── Refused                   a good request at a bad moment; `retry_after_s` says when to come back
 │   ├── OverCapacity          the queue is full                                                     429
 │   ├── NotResident           weights are not (yet) in memory                                       503
@@ -67,6 +68,12 @@ class UnsupportedSchema(BadAsk):
         super().__init__(f"{message} (`{keyword}` at `#{pointer}`)", param=param)
         self.keyword = keyword
         self.pointer = pointer
+
+
+class AnswerDoesNotFit(BadAsk):
+    """The shortest answer that the constraint allows is longer than `max_tokens`."""
+
+    code = "answer_does_not_fit"
 
 
 class Refused(WorkerError):

@@ -1,0 +1,176 @@
+"""From bytes to tokens: which tokens lead from state to state.
+
+All states walk the vocabulary's trie at once, level by level. Where a state keeps to itself for every byte below a node
+(inside a string), the whole subtree is one range of tokens and is not entered. Knows nothing of logits or of schemas.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_worker.constraints.automaton import DEAD, ByteAutomaton
+from diffusion_worker.constraints.distance import NEVER, distances, spans
+from diffusion_worker.constraints.intern import RangeSets, cut_into_atoms, intern_sets
+from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.vocabulary import Trie, Vocabulary
+
+Ints = NDArray[np.int32]
+_BATCH = 1024  # states that walk together: bounds the memory of a walk
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Tokens of ranks [low, high) lead from source to target; the ranges of one source are disjoint."""
+
+    source: Ints
+    target: Ints
+    low: Ints
+    high: Ints
+
+    def where(self, keep: NDArray[np.bool_] | NDArray[np.int64]) -> "Moves":
+        """Only some of them, or all in another order."""
+        return Moves(self.source[keep], self.target[keep], self.low[keep], self.high[keep])
+
+
+def lift(
+    automaton: ByteAutomaton, vocabulary: Vocabulary, headers: Sequence[Sequence[int]] = ((),)
+) -> TokenAutomaton | None:
+    """The texts of `automaton` as token sequences, each closed by an end token; None if the tokens can spell none.
+
+    `headers` are the ids that may stand before the text; an empty one among them makes them optional. Raises ValueError
+    when a header could be read as the beginning of a text.
+    """
+    done = automaton.states
+    moves = _joined([_walk(automaton, vocabulary.trie), _end_moves(automaton, vocabulary, done)])
+    start = automaton.start
+    if any(headers):
+        start = done + 1
+        moves = _joined([moves, *_header_moves(moves, vocabulary, headers, text=automaton.start, start=start)])
+    return _assembled(moves, vocabulary, start=start, done=done)
+
+
+def _walk(automaton: ByteAutomaton, trie: Trie) -> Moves:
+    """Every state through the whole vocabulary."""
+    loops = _loops(automaton)
+    found = []
+    for first in range(0, automaton.states, _BATCH):
+        origin: Ints = np.arange(first, min(first + _BATCH, automaton.states), dtype=np.int32)
+        state, node = origin, np.zeros_like(origin)
+        while len(node):
+            parent, child = _children(trie, node)
+            after = automaton.next[state[parent], automaton.classes[trie.byte[child]]]
+            alive = np.flatnonzero(after != DEAD)
+            state, node, origin = after[alive], child[alive], origin[parent[alive]]
+            is_whole = ((trie.below[node] & ~loops[state]) == 0).all(axis=1)
+            high = np.where(is_whole, trie.high[node], trie.low[node] + trie.own[node])
+            has_tokens = trie.low[node] < high
+            found.append(Moves(origin, state, trie.low[node], high).where(has_tokens))
+            state, node, origin = state[~is_whole], node[~is_whole], origin[~is_whole]
+    return _joined(found)
+
+
+def _children(trie: Trie, node: Ints) -> tuple[Ints, Ints]:
+    """The children of all nodes, and for each the index of its parent in `node`."""
+    counts = trie.children[node]
+    first = trie.first_child[node]
+    parents = np.repeat(np.arange(len(node), dtype=np.int32), counts)
+    return parents, spans(first, first + counts).astype(np.int32)
+
+
+def _loops(automaton: ByteAutomaton) -> NDArray[np.uint64]:
+    """[states, 4] the 256 bits of the bytes over which a state keeps to itself."""
+    stays = automaton.next == np.arange(automaton.states)[:, None]
+    bits = np.packbits(stays[:, automaton.classes], axis=1, bitorder="little")
+    return np.ascontiguousarray(bits).view(np.uint64)
+
+
+def _end_moves(automaton: ByteAutomaton, vocabulary: Vocabulary, done: int) -> Moves:
+    """End tokens leave the accepting states, and no others."""
+    return _single_moves(
+        (int(state), done, vocabulary, token)
+        for state in np.flatnonzero(automaton.accepting)
+        for token in sorted(vocabulary.end_ids)
+    )
+
+
+def _header_moves(
+    moves: Moves, vocabulary: Vocabulary, headers: Sequence[Sequence[int]], *, text: int, start: int
+) -> list[Moves]:
+    """The trie of the headers from `start` to `text`; where a header may go on, so may the text begin."""
+    whole = {tuple(header) for header in headers}
+    inner = sorted({header[:length] for header in whole for length in range(len(header))})
+    state = dict.fromkeys(whole, text) | {prefix: start + index for index, prefix in enumerate(inner)}  # () is first
+    text_ranks = int(vocabulary.trie.high[0])
+    if any(step[:-1] in whole and vocabulary.rank[step[-1]] < text_ranks for step in state if step):
+        raise ValueError("a header must begin with a control token, also where it goes on behind a shorter one")
+    steps = _single_moves((state[step[:-1]], state[step], vocabulary, step[-1]) for step in state if step)
+    follows = moves.where(moves.source == text)
+    copies = [
+        Moves(np.full_like(follows.source, state[header]), follows.target, follows.low, follows.high)
+        for header in whole.intersection(inner)
+    ]
+    return [steps, *copies]
+
+
+def _single_moves(moves: Iterable[tuple[int, int, Vocabulary, int]]) -> Moves:
+    """Moves over one token each."""
+    rows = [(source, target, int(vocabulary.rank[token])) for source, target, vocabulary, token in moves]
+    table = np.array(rows, np.int32).reshape(-1, 3)
+    return Moves(table[:, 0], table[:, 1], table[:, 2], table[:, 2] + 1)
+
+
+def _joined(parts: Sequence[Moves]) -> Moves:
+    return Moves(
+        np.concatenate([part.source for part in parts]),
+        np.concatenate([part.target for part in parts]),
+        np.concatenate([part.low for part in parts]),
+        np.concatenate([part.high for part in parts]),
+    )
+
+
+def _assembled(moves: Moves, vocabulary: Vocabulary, *, start: int, done: int) -> TokenAutomaton | None:
+    """Moves as edges with classes, without the states that lead nowhere or are never reached."""
+    moves, first = _gathered(moves)
+    source, target = moves.source[first[:-1]], moves.target[first[:-1]]
+    states = int(max(source.max(), target.max(), start)) + 1
+    distance = distances(source, target, states=states, goal=done)
+    if distance[start] == NEVER:
+        return None
+    is_live = (distance != NEVER) & (distances(target, source, states=states, goal=start) != NEVER)
+    kept = np.flatnonzero(is_live[source] & is_live[target])
+    chosen = spans(first[kept], first[kept + 1])
+    sets = RangeSets(np.append(0, np.cumsum(np.diff(first)[kept])), moves.low[chosen], moves.high[chosen])
+    label, classes = intern_sets(sets)
+
+    names = np.append(np.flatnonzero(is_live & (np.arange(states) != done)), done)  # new name -> old, `done` last
+    renamed = np.full(states, DEAD, np.int32)
+    renamed[names] = np.arange(len(names), dtype=np.int32)
+    source = np.append(renamed[source[kept]], renamed[done])
+    order = np.argsort(source, kind="stable")
+    return TokenAutomaton(
+        classes=cut_into_atoms(classes, vocabulary),
+        first_edge=np.searchsorted(source[order], np.arange(len(names) + 1)).astype(np.int32),
+        source=source[order],
+        target=np.append(renamed[target[kept]], renamed[done])[order],
+        label=np.append(label, len(classes.first) - 1).astype(np.int32)[order],
+        distance=distance[names],
+        start=int(renamed[start]),
+        tail_id=vocabulary.tail_id,
+        vocabulary=vocabulary.digest,
+    )
+
+
+def _gathered(moves: Moves) -> tuple[Moves, NDArray[np.int64]]:
+    """Moves sorted by (source, target), touching ranges made one; and where each pair begins, with the end behind."""
+    pair = moves.source.astype(np.int64) * (int(moves.target.max()) + 1) + moves.target
+    order = np.argsort((pair << 20) + moves.low)  # 2^20 ranks: no vocabulary known is larger
+    moves, pair = moves.where(order), pair[order]
+    is_new_pair = np.append(True, pair[1:] != pair[:-1])
+    is_new = is_new_pair | np.append(True, moves.low[1:] != moves.high[:-1])
+    begins = np.flatnonzero(is_new)
+    high = moves.high[np.append(begins[1:], len(pair)) - 1]
+    merged = moves.where(begins)
+    first = np.append(np.flatnonzero(is_new_pair[begins]), len(begins))
+    return Moves(merged.source, merged.target, merged.low, high), first

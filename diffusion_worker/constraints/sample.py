@@ -1,0 +1,96 @@
+"""A text drawn from all that the constraint allows on a canvas, as likely as the net thinks it, jointly and exactly.
+
+Backwards the masses are summed (`marginals.remaining`), forwards one edge after the other is drawn. Randomness is an
+argument: one number per position, so whoever keys it by seed, block, step and position gets the same text again.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_worker.constraints.class_scores import ClassMasses, Floats
+from diffusion_worker.constraints.cursor import CanvasPath, Cursor
+from diffusion_worker.constraints.token_automaton import TokenAutomaton, TokenClasses
+from diffusion_worker.constraints.viterbi import written
+
+Doubles = NDArray[np.float64]
+_LARGE: Final = 4096  # tokens; a larger atom is read in place, in runs of _RUN
+_RUN: Final = 256
+
+
+def sample_path(cursor: Cursor, masses: ClassMasses, onward: Doubles, uniforms: Doubles) -> CanvasPath:
+    """One draw. `onward` is what `remaining` gave; `uniforms` [canvas] are in [0, 1)."""
+    automaton = cursor.automaton
+    members = _Members(automaton.classes, masses)
+    state, tokens = cursor.state, []
+    for position in range(len(onward) - 1):
+        if state == automaton.done:
+            break
+        edge, rest = _choose_edge(automaton, state, masses.mass[position], onward[position + 1], uniforms[position])
+        tokens.append(members.choose(position, int(automaton.label[edge]), rest))
+        state = int(automaton.target[edge])
+    return written(cursor, masses.scores, tokens, state)
+
+
+def _choose_edge(
+    automaton: TokenAutomaton, state: int, mass: Doubles, onward: Doubles, uniform: float
+) -> tuple[int, float]:
+    """An edge out of `state`, by the mass of its class [classes + 1] and of what follows [states]."""
+    first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
+    chosen, rest = _choose(mass[automaton.label[first:stop]] + onward[automaton.target[first:stop]], uniform)
+    return int(first) + chosen, rest
+
+
+class _Members:
+    """Draws tokens of classes: first the atom, then the token."""
+
+    def __init__(self, classes: TokenClasses, masses: ClassMasses) -> None:
+        self._classes = classes
+        self._masses = masses
+        self._only: dict[int, Floats] = {}  # large atom -> [vocab] 0 for its tokens, -inf for others
+        self._runs = np.arange(0, len(classes.order), _RUN)
+
+    def choose(self, position: int, label: int, uniform: float) -> int:
+        """A token of the class at the position."""
+        atoms, start = self._classes.atoms_of(label), self._classes.atom_start
+        index, rest = _choose(self._masses.atom_mass[position, atoms], uniform)
+        atom = int(atoms[index])
+        members = self._classes.order[start[atom] : start[atom + 1]]
+        logits = self._masses.scores.logits[position]
+        if len(members) > _LARGE:
+            return self._choose_in_place(logits, atom, rest)
+        return int(members[_choose(logits[members], rest)[0]])
+
+    def _choose_in_place(self, logits: Floats, atom: int, uniform: float) -> int:
+        """A token of a large atom: first the run of neighbouring ids, then the token. A running sum over all of them
+        would cost more than their exponentials."""
+        if atom not in self._only:
+            self._only[atom] = np.where(self._classes.atom_of == atom, np.float32(0.0), np.float32(-np.inf))
+        values = logits + self._only[atom]
+        values -= values.max()
+        shares = np.exp(values, out=values)
+        run, rest = _invert(np.add.reduceat(shares, self._runs), uniform)
+        first = run * _RUN
+        return first + _invert(shares[first : first + _RUN], rest)[0]
+
+
+def _choose(weights: NDArray[np.floating], uniform: float) -> tuple[int, float]:
+    """An index drawn by log weights; and what the number has left to say, uniform again. Weights of nothing but -inf
+    count as equal."""
+    if len(weights) == 1:
+        return 0, uniform
+    top = weights.max()
+    return _invert(np.exp(weights - top) if top > -np.inf else np.ones(len(weights)), uniform)
+
+
+def _invert(shares: NDArray[np.floating], uniform: float) -> tuple[int, float]:
+    """The index at which the running sum of shares passes `uniform` of it, never one of share 0; and the rest."""
+    ends = shares.cumsum(dtype=np.float64)
+    target = uniform * ends[-1]
+    index = int(ends.searchsorted(target, side="right"))
+    if index == len(ends):  # rounding: the last one that weighs anything
+        index = int(np.flatnonzero(shares)[-1])
+    share = float(shares[index])
+    rest = (target - (float(ends[index]) - share)) / share
+    return index, min(max(rest, 0.0), 1.0 - 2.0**-53)

@@ -1,0 +1,54 @@
+"""Masses and marginals are the sums over all texts that can close in time."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion_worker.constraints.class_scores import weigh_classes
+from diffusion_worker.constraints.marginals import marginals, remaining
+from tests.worker.constraints.by_hand import TAIL, Case, cases
+from tests.worker.constraints.test_viterbi import opened
+
+
+def by_hand(case: Case, max_tokens: int) -> tuple[float, np.ndarray]:
+    """Log mass of all texts, and [room, vocab + 1] what each position holds; the last column is the tail."""
+    texts = case.texts(max_tokens)
+    total = float(np.logaddexp.reduce(list(texts.values())))
+    held = np.zeros((min(len(case.logits), max_tokens), len(case.tokens) + 1))
+    for ids, logprob in texts.items():
+        for position in range(len(held)):
+            held[position, ids[position] if position < len(ids) else -1] += np.exp(logprob - total)
+    return total, held
+
+
+@given(cases(), st.integers(1, 6))
+@settings(max_examples=200)
+def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int) -> None:
+    """Mass, probability of every token at every place, and entropy."""
+    cursor = opened(case, max_tokens)
+    masses = weigh_classes(cursor.automaton.classes, case.logits)
+    onward = remaining(cursor, masses)
+    found = marginals(cursor, masses, onward)
+    total, held = by_hand(case, max_tokens)
+    assert onward[0, cursor.state] == pytest.approx(total, rel=1e-5, abs=1e-3)
+    for token in range(len(case.tokens)):
+        expected = held[:, token] + (held[:, -1] if token == TAIL else 0.0)
+        tokens = np.full(len(case.logits), token, np.int32)
+        assert found.probability(tokens, cursor.automaton) == pytest.approx(expected, abs=2e-3)
+    assert found.tail == pytest.approx(held[:, -1], abs=2e-3)
+    entropy = -(held * np.log(np.maximum(held, 1e-300))).sum(axis=1)
+    assert found.entropy == pytest.approx(entropy, abs=1e-2)
+
+
+@given(cases(), st.integers(1, 6))
+def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) -> None:
+    """The net is sure of a token that may not stand: all that may is e^-2000 likely, and still weighed."""
+    cursor = opened(case, max_tokens)
+    logits = case.logits / 100.0
+    logits[:, TAIL] = 2000.0
+    masses = weigh_classes(cursor.automaton.classes, logits)
+    found = marginals(cursor, masses, remaining(cursor, masses))
+    held = by_hand(Case(case.language, case.tokens, logits), max_tokens)[1]
+    assert np.isfinite(found.entropy).all()
+    assert found.tail == pytest.approx(held[:, -1], abs=2e-3)
