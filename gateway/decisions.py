@@ -20,6 +20,8 @@ class Attempt:
     ended_ms: float
     outcome: Reason | AttemptOutcome
     first_byte_ms: float | None = None
+    stream: bool = False
+    first_token_ms: float | None = None  # of a stream: when its first word came
     detail: str = ""  # keyword and place in a schema, status of a server; never a value from prompt or answer
     skipped: bool = False
     probe: bool = False

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Protocol
 
-from gateway.core.admit import admit, died_with, has_relief
+from gateway.core.admit import admit, died_with, has_relief, too_busy
 from gateway.core.classify import classify
 from gateway.core.journey import Journey
 from gateway.core.policy import Policy
@@ -169,6 +169,8 @@ class Pipeline:
         relief = candidate.slo is not None and has_relief(
             candidate, ((each, self._health(each)) for each in later), journey.query
         )
+        if relief and not (verdict := too_busy(candidate, self._health(candidate))).admitted:
+            return verdict
         return self._state.enter(candidate, self._clock.now_s(), draw=self._draw(), relief=relief, again=again)
 
     def _look(self, journey: Journey, candidate: Candidate) -> Verdict:

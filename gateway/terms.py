@@ -4,13 +4,18 @@ Records only; the units stand in the names.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
-    """What a lane promises, and how it may come back after a benching."""
+    """What a lane promises, and how it may come back after a benching. What is not promised is infinite.
 
-    p95_ms: float
+    `first_token_p95_ms` counts for streams: from the call to the first word of the answer.
+    """
+
+    p95_ms: float = inf
+    first_token_p95_ms: float = inf
     window_s: float = 60.0
     recover_ratio: float = 0.8
     probe_share: float = 0.02

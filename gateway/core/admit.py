@@ -35,6 +35,14 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     return ADMITTED
 
 
+def too_busy(candidate: Candidate, health: Health) -> Verdict:
+    """Skip a candidate where waiting alone would take longer than its lane promises. Ask only where there is relief."""
+    slo, wait_ms = candidate.slo, health.status.predicted_wait_ms
+    if slo is None or wait_ms is None or wait_ms <= min(slo.p95_ms, slo.first_token_p95_ms):
+        return ADMITTED
+    return Verdict(reason=Reason.OVERLOADED, detail=f"predicted wait {wait_ms:.0f} ms is longer than promised")
+
+
 def died_with(candidate: Candidate, failed: Mapping[str, tuple[str, Reason]]) -> Verdict:
     """Skip a candidate whose server has already failed this request under another name.
 

@@ -2,6 +2,7 @@
 
 import re
 from enum import StrEnum
+from math import inf
 from typing import Final
 
 from gateway.policy_files.section import Section
@@ -10,7 +11,7 @@ from gateway.terms import Hedge, Retry, Slo
 # Names appear in headers (`fast=ok,quality=ok`) and as metric labels.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 _HOUR_S: Final = 3600
-_PLAIN: Final = Slo(p95_ms=1)
+_PLAIN: Final = Slo()
 MOST_HEDGED: Final = 0.5
 MOST_RETRIED: Final = 0.2  # more than 1.2 attempts per request is how an outage becomes a storm
 
@@ -29,7 +30,8 @@ def read_slo(entry: Section) -> Slo | None:
     if slo is None:
         return None
     promise = Slo(
-        p95_ms=slo.number("p95_ms", least=1, most=_HOUR_S * 1000),
+        p95_ms=slo.number("p95_ms", _PLAIN.p95_ms, least=1, most=_HOUR_S * 1000),
+        first_token_p95_ms=slo.number("first_token_p95_ms", _PLAIN.p95_ms, least=1, most=_HOUR_S * 1000),
         window_s=slo.number("window_s", _PLAIN.window_s, least=1, most=_HOUR_S),
         recover_ratio=slo.number("recover_ratio", _PLAIN.recover_ratio, least=0.05, most=1),
         probe_share=slo.number("probe_share", _PLAIN.probe_share, least=0, most=0.5),
@@ -37,8 +39,9 @@ def read_slo(entry: Section) -> Slo | None:
         hold_down_s=slo.number("hold_down_s", _PLAIN.hold_down_s, least=0, most=_HOUR_S),
         hold_down_max_s=slo.number("hold_down_max_s", _PLAIN.hold_down_max_s, least=0, most=_HOUR_S),
     )
-    slo.refuse({"first_token_ms": "a promise on the first token"})
     slo.close()
+    if promise.p95_ms == promise.first_token_p95_ms == inf:
+        raise slo.fault("promises nothing: give `p95_ms`, `first_token_p95_ms` or both")
     if promise.hold_down_max_s < promise.hold_down_s:
         raise slo.fault("hold_down_max_s is below hold_down_s", "hold_down_max_s")
     return promise
@@ -55,8 +58,8 @@ def read_hedge(entry: Section, slo: Slo | None) -> Hedge | None:
     hedge.close()
     if (after is None) == (after_ms is None):
         raise hedge.fault("needs either `after_ms` or `after: p95`", "after" if after else None)
-    if after is not None and slo is None:
-        raise hedge.fault("after: p95 needs an `slo` on this route, by which answers are timed", "after")
+    if after is not None and (slo is None or slo.p95_ms == inf):
+        raise hedge.fault("after: p95 needs `slo.p95_ms` on this route, by which answers are timed", "after")
     return Hedge(after_ms=after_ms, max_share=share)
 
 

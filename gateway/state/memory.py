@@ -6,6 +6,9 @@ travel between them is not known here (see `redis`).
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from typing import Final, NamedTuple
 
 from gateway.core import breaker as breakers
 from gateway.core.allowance import Allowance
@@ -15,7 +18,7 @@ from gateway.core.reports import Heard, LaneReport, Report
 from gateway.decisions import Attempt
 from gateway.records import Candidate, Health, Status, Verdict
 from gateway.terms import Slo
-from gateway.words import AttemptOutcome, Reason
+from gateway.words import AttemptOutcome, LaneState, Reason
 
 # The server itself is at fault; everything else says nothing about whether the next request would be served.
 _FAULTS = frozenset({Reason.UPSTREAM_ERROR})
@@ -25,6 +28,8 @@ _ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONF
 _ALIVE = _ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED}
 # Given up unfinished: counts once it outlasted the budget.
 _ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
+# Of several promises the worst kept one tells the lane's state.
+_WORSE: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.BENCHED)
 
 
 class MemoryStore:
@@ -35,23 +40,20 @@ class MemoryStore:
         self._breakers: dict[str, Breaker] = {}
         self._in_flight: dict[str, int] = {}
         self._guards: dict[tuple[str, str], Guard] = {}
+        self._promised: dict[tuple[str, str], tuple[Slo, tuple[_Promise, ...]]] = {}
         self._retries: defaultdict[str, Allowance] = defaultdict(Allowance)
         self._hedges: defaultdict[tuple[str, str], Allowance] = defaultdict(Allowance)
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
         """Look, change nothing."""
         name = candidate.target.name
-        guard = self._guards.get(candidate.lane)
-        breaker = self._breakers.get(name, CLOSED).state
-        in_flight = self._in_flight.get(name, 0)
-        if guard is None:
-            return Health(status=status, breaker=breaker, in_flight=in_flight)
+        guards = self._known_guards(candidate) if candidate.slo is not None else ()
         return Health(
             status=status,
-            lane=guard.state,
-            within_budget=guard.within_budget(now_s),
-            breaker=breaker,
-            in_flight=in_flight,
+            lane=max((guard.state for guard in guards), key=_WORSE.index, default=LaneState.SERVING),
+            within_budget=all(guard.within_budget(now_s) for guard in guards),
+            breaker=self._breakers.get(name, CLOSED).state,
+            in_flight=self._in_flight.get(name, 0),
         )
 
     def p95_ms(self, candidate: Candidate, now_s: float) -> float | None:
@@ -87,18 +89,24 @@ class MemoryStore:
         admitted, asked = breakers.ask(breaker, now_s, self._rule)
         if not admitted:
             return Verdict(reason=Reason.CIRCUIT_OPEN, detail=f"open after {breaker.faults} faults")
-        ticket = None
-        if candidate.slo is not None:
-            ticket = self._guard(candidate, candidate.slo).ask(now_s, draw=draw, relief=relief)
+        passes: list[_Pass] = []
+        for promise in self._promises(candidate):
+            # A probe of one promise tests the others, too: two benches must not wait for each other's probes.
+            is_probe = any(each.ticket.probe for each in passes)
+            guard = self._guard(promise)
+            ticket = guard.ask(now_s, draw=draw, relief=relief and not is_probe)
             if ticket is None:
-                return Verdict(reason=Reason.P95_BREACH, detail=f"benched, p95 over {candidate.slo.p95_ms:g} ms")
+                return Verdict(
+                    reason=Reason.P95_BREACH, detail=f"benched, {promise.says} over {promise.slo.p95_ms:g} ms"
+                )
+            passes.append(_Pass(guard, ticket, promise))
         self._breakers[target.name] = asked
         self._in_flight[target.name] = in_flight + 1
         if not again:
             self._earn(candidate)
-        return MemoryPermit(self, candidate, ticket, trial=asked.trial_at_s is not None)
+        return MemoryPermit(self, candidate, passes, trial=asked.trial_at_s is not None)
 
-    def left(self, candidate: Candidate, ticket: Ticket | None, attempt: Attempt, now_s: float) -> None:
+    def left(self, candidate: Candidate, attempt: Attempt, now_s: float) -> None:
         """What a permit says when it is handed back."""
         name, outcome = candidate.target.name, attempt.outcome
         self._in_flight[name] -= 1
@@ -106,8 +114,6 @@ class MemoryStore:
             self._tell_breaker(name, BreakerEvent.FAULT, now_s)
         elif outcome in _ALIVE:
             self._tell_breaker(name, BreakerEvent.OK, now_s)
-        if ticket is not None:
-            _tell_guard(self._guards[candidate.lane], ticket, attempt, now_s)
 
     def returned(self, target: str) -> None:
         """The server was seen to answer again (a poll, not an attempt): the faults of its former life are void."""
@@ -149,32 +155,79 @@ class MemoryStore:
         breaker = self._breakers.get(name, CLOSED)
         self._breakers[name] = breakers.step(breaker, event, now_s, self._rule)
 
-    def _guard(self, candidate: Candidate, slo: Slo) -> Guard:
+    def _promises(self, candidate: Candidate) -> "tuple[_Promise, ...]":
+        if candidate.slo is None:
+            return ()
+        known = self._promised.get(candidate.lane)
+        if known is None or known[0] is not candidate.slo:
+            known = self._promised[candidate.lane] = (candidate.slo, _promises_of(candidate.lane, candidate.slo))
+        return known[1]
+
+    def _known_guards(self, candidate: Candidate) -> list[Guard]:
+        return [guard for promise in self._promises(candidate) if (guard := self._guards.get(promise.key)) is not None]
+
+    def _guard(self, promise: "_Promise") -> Guard:
         """A promise that changed with the policy begins anew."""
-        guard = self._guards.get(candidate.lane)
-        if guard is None or guard.slo != slo:
-            guard = self._guards[candidate.lane] = Guard(slo)
+        guard = self._guards.get(promise.key)
+        if guard is None or guard.slo != promise.slo:
+            guard = self._guards[promise.key] = Guard(promise.slo)
         return guard
 
 
 class MemoryPermit:
     """See `ports.Permit`."""
 
-    __slots__ = ("_candidate", "_store", "_ticket", "probe")
+    __slots__ = ("_candidate", "_passes", "_store", "probe")
 
-    def __init__(self, store: MemoryStore, candidate: Candidate, ticket: Ticket | None, *, trial: bool) -> None:
+    def __init__(self, store: MemoryStore, candidate: Candidate, passes: "Sequence[_Pass]", *, trial: bool) -> None:
         self._store = store
         self._candidate = candidate
-        self._ticket = ticket
-        self.probe = trial or (ticket is not None and ticket.probe)
+        self._passes = passes
+        self.probe = trial or any(each.ticket.probe for each in passes)
 
     def hand_back(self, attempt: Attempt, now_s: float) -> None:
         """See `ports.Permit`."""
-        self._store.left(self._candidate, self._ticket, attempt, now_s)
+        self._store.left(self._candidate, attempt, now_s)
+        for each in self._passes:
+            tell = _tell_of_first_token if each.promise.of_first_token else _tell_of_whole
+            tell(each.guard, each.ticket, attempt, now_s)
 
 
-def _tell_guard(guard: Guard, ticket: Ticket, attempt: Attempt, now_s: float) -> None:
+class _Promise(NamedTuple):
+    """One number that a lane promises, as its guard knows it; `key` is what the guard is kept by."""
+
+    key: tuple[str, str]
+    slo: Slo
+    says: str
+    of_first_token: bool
+
+
+class _Pass(NamedTuple):
+    """One guard's leave."""
+
+    guard: Guard
+    ticket: Ticket
+    promise: _Promise
+
+
+def _promises_of(lane: tuple[str, str], slo: Slo) -> tuple[_Promise, ...]:
+    """A guard knows one number; so the first token has a guard of its own, which is told that one."""
+    whole = _Promise(lane, slo, "p95", of_first_token=False)
+    first = replace(slo, p95_ms=slo.first_token_p95_ms)
+    first_token = _Promise((lane[0], f"{lane[1]} (first token)"), first, "p95 of the first token", of_first_token=True)
+    return tuple(promise for promise in (whole, first_token) if promise.slo.p95_ms < inf)
+
+
+def _tell_of_whole(guard: Guard, ticket: Ticket, attempt: Attempt, now_s: float) -> None:
     if attempt.outcome in _ANSWERED:
         guard.finished(now_s, ticket, attempt.elapsed_ms)
     elif attempt.outcome in _ABANDONED:
+        guard.abandoned(now_s, ticket, attempt.elapsed_ms)
+
+
+def _tell_of_first_token(guard: Guard, ticket: Ticket, attempt: Attempt, now_s: float) -> None:
+    """Only streams have one. Once it came it counts, however the rest went."""
+    if attempt.first_token_ms is not None:
+        guard.finished(now_s, ticket, attempt.first_token_ms - attempt.started_ms)
+    elif attempt.stream and attempt.outcome in _ABANDONED:
         guard.abandoned(now_s, ticket, attempt.elapsed_ms)

@@ -1,6 +1,7 @@
 """The state of lanes, targets and policy as gauges, read at the moment somebody looks."""
 
 from collections.abc import Callable, Iterator
+from math import inf
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -36,7 +37,8 @@ class LaneCollector(Collector):
             health = self._state.health(candidate, Status(), now_s)
             if candidate.slo is not None:
                 states.add_metric(candidate.lane, _LANE_NUMBER[health.lane])
-                budgets.add_metric(candidate.lane, candidate.slo.p95_ms / 1000)
+                if candidate.slo.p95_ms < inf:
+                    budgets.add_metric(candidate.lane, candidate.slo.p95_ms / 1000)
                 p95_ms = self._state.p95_ms(candidate, now_s)
                 if p95_ms is not None:
                     p95s.add_metric(candidate.lane, p95_ms / 1000)

@@ -50,6 +50,7 @@ class OpenAttempt:
         self._held: list[Delta] = []
         self._started_ms = journey.at_ms(clock.now_s())
         self._first_byte_ms: float | None = None
+        self._first_token_ms: float | None = None
         self._usage: Usage | None = None
         self._check = AnswerCheck(journey.query, schemas) if journey.plan.check else None
         self._checked_ms: float | None = None
@@ -178,6 +179,8 @@ class OpenAttempt:
     def _saw(self, delta: Delta) -> None:
         if self._first_byte_ms is None:
             self._first_byte_ms = self._journey.at_ms(self._clock.now_s())
+        if self._first_token_ms is None and self._journey.query.stream and _is_telling(delta):
+            self._first_token_ms = self._journey.at_ms(self._clock.now_s())
         if delta.usage is not None:
             self._usage = delta.usage
             if self._past_return:
@@ -203,6 +206,8 @@ class OpenAttempt:
             ended_ms=self._journey.at_ms(now_s),
             outcome=outcome,
             first_byte_ms=self._first_byte_ms,
+            stream=self._journey.query.stream,
+            first_token_ms=self._first_token_ms,
             detail=fault.detail if fault else "",
             probe=self._turn.permit.probe,
             hedge=self._turn.hedge,

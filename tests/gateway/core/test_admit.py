@@ -1,12 +1,14 @@
 """Admission by what is known: capabilities, residency, time left, a server that just failed, relief behind."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from gateway.core.admit import admit, died_with, has_relief
+from gateway.core.admit import admit, died_with, has_relief, too_busy
 from gateway.core.engines import ENGINES
 from gateway.records import Candidate, Capabilities, Health, Query, Status, Target
+from gateway.terms import Slo
 from gateway.words import SHARED_REASONS, BreakerState, Capability, Reason, Residency
 
 MakeQuery = Callable[..., Query]
@@ -72,6 +74,25 @@ def test_a_target_that_would_answer_too_late_is_skipped(
     verdict = admit(candidate(), query(), health(predicted_wait_ms=wait_ms), left_ms=left_ms)
     assert verdict.admitted is admitted
     assert admitted or verdict.reason is Reason.DEADLINE
+
+
+@pytest.mark.parametrize(
+    ("slo", "wait_ms", "admitted"),
+    [
+        (None, 9e9, True),
+        (Slo(p95_ms=400), None, True),
+        (Slo(p95_ms=400), 400, True),
+        (Slo(p95_ms=400), 401, False),
+        (Slo(p95_ms=400, first_token_p95_ms=100), 150, False),
+        (Slo(first_token_p95_ms=100), 100, True),
+    ],
+)
+def test_a_wait_longer_than_the_promise_is_not_begun(
+    candidate: Callable[..., Candidate], slo: Slo | None, wait_ms: float | None, admitted: bool
+) -> None:
+    verdict = too_busy(replace(candidate(), slo=slo), health(predicted_wait_ms=wait_ms))
+    assert verdict.admitted is admitted
+    assert admitted or verdict.reason is Reason.OVERLOADED
 
 
 def test_a_server_that_failed_under_one_name_is_not_called_under_another(candidate: Callable[..., Candidate]) -> None:

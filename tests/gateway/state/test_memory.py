@@ -1,5 +1,6 @@
 """One process's memory of targets and lanes: what feeds the breaker, what feeds the guard, what neither."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,3 +137,55 @@ def test_p95_is_told_once_there_is_enough_to_tell() -> None:
     assert store.p95_ms(lane(), 1.0) is None
     play(store, AttemptOutcome.OK, times=1, took_ms=50)
     assert store.p95_ms(lane(), 1.0) == pytest.approx(50, rel=0.02)
+
+
+FIRST = Slo(first_token_p95_ms=50, window_s=12, probe_every_s=0.5, hold_down_s=1)
+
+
+def stream(first_token_ms: float | None, took_ms: float, outcome: Any = AttemptOutcome.OK) -> Attempt:
+    return Attempt(
+        target="fast", started_ms=5, ended_ms=5 + took_ms, outcome=outcome, stream=True,
+        first_token_ms=None if first_token_ms is None else 5 + first_token_ms,
+    )  # fmt: skip
+
+
+def play_streams(store: MemoryStore, slo: Slo, told: Attempt, times: int, now_s: float = 1.0) -> list[Any]:
+    refused = []
+    for _ in range(times):
+        permit = store.enter(replace(lane(), slo=slo), now_s, draw=0.5, relief=True)
+        if isinstance(permit, Verdict):
+            refused.append(permit.detail)
+        else:
+            permit.hand_back(told, now_s)
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("told", "is_late"),
+    [
+        (stream(60, 70), True),
+        (stream(40, 9000), False),  # how long the rest takes was not promised
+        (stream(60, 70, Reason.UPSTREAM_ERROR), True),  # it broke later, but the first word had come
+        (stream(None, 60, Reason.HEDGE), True),
+        (stream(None, 40, Reason.HEDGE), False),
+        (stream(None, 9000, Reason.REFUSED), False),
+        (attempt(AttemptOutcome.OK, 9000), False),  # not a stream
+    ],
+)
+def test_a_late_first_token_benches_a_lane_of_streams(told: Attempt, is_late: bool) -> None:
+    store = MemoryStore(BreakerRule(faults=1000))
+    refused = play_streams(store, FIRST, told, times=12)
+    assert refused == (["benched, p95 of the first token over 50 ms"] * 2 if is_late else [])
+
+
+def test_of_two_promises_either_benches_the_lane_and_both_must_heal() -> None:
+    """Probes of the one serve the other: two benches that wait for different probes would never heal."""
+    both = replace(FIRST, p95_ms=100)
+    store = MemoryStore()
+    play_streams(store, both, stream(60, 200), times=10)
+    assert play_streams(store, both, stream(60, 200), times=1)
+    assert store.health(replace(lane(), slo=both), Status(), 1.0).lane is LaneState.BENCHED
+    for tick in range(300):
+        play_streams(store, both, stream(5, 10), times=1, now_s=2.0 + 0.1 * tick)
+    healed = store.health(replace(lane(), slo=both), Status(), 33.0)
+    assert (healed.lane, healed.within_budget) == (LaneState.SERVING, True)
