@@ -1,0 +1,202 @@
+"""From schemas to shapes: what references, combinators and dependencies do to a list of alternatives.
+
+Everything symbolic is decided here, before any state exists: conjunctions are multiplied out, branches of `oneOf` are
+told apart or made to exclude each other, negations are pushed down to single keywords. What cannot be expressed so, or
+would multiply beyond bounds, is left open and named in `Shape.unchecked`: the automaton then admits too much, never too
+little, and the final check decides.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from diffusion_worker.constraints.document import Conj, Document, Node, together
+from diffusion_worker.constraints.negate import NotExpressible, negated
+from diffusion_worker.constraints.plain import plain_shape
+from diffusion_worker.constraints.shapes import MemberLayer, Members, Shape
+from diffusion_worker.errors import UnsupportedSchema
+
+MAX_PRODUCT: Final = 64
+_DEPTH_OF_PROOF: Final = 3
+Shapes = tuple[Shape, ...]
+
+
+class Combiner:
+    """The shapes of positions and of conjunctions, each worked out once."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self._known: dict[Node, Shapes] = {}
+        self._joined: dict[Conj, Shapes] = {}
+        self._open: set[Node] = set()
+
+    def shapes(self, conj: Conj) -> Shapes:
+        """The ways in which all nodes can be satisfied at once."""
+        if conj not in self._joined:
+            shapes: Shapes = (Shape(),)
+            for node in conj:
+                shapes = _product(shapes, self._of(node), "allOf")
+            self._joined[conj] = shapes
+        return self._joined[conj]
+
+    def _of(self, node: Node) -> Shapes:
+        if node in self._known:
+            return self._known[node]
+        if node in self._open:
+            raise UnsupportedSchema("a reference that leads back to itself", keyword="$ref", pointer=node.pointer)
+        self._open.add(node)
+        try:
+            shapes = self._negative(node) if node.negative else self._positive(node)
+        finally:
+            self._open.discard(node)
+        self._known[node] = shapes
+        return shapes
+
+    def _negative(self, node: Node) -> Shapes:
+        try:
+            return negated(self.document, self._of(self.document.opposite(node)))
+        except NotExpressible:
+            return (Shape(unchecked=frozenset(("not",))),)
+
+    def _positive(self, node: Node) -> Shapes:
+        schema = node.schema
+        if isinstance(schema, bool):
+            return (Shape(),) if schema else ()
+        if self.document.old and "$ref" in schema:
+            return self._of(self.document.resolve(node, "$ref", schema["$ref"]))
+        shapes: Shapes = tuple(s for s in (plain_shape(self.document, node),) if s.types)
+        for keyword in _COMBINATORS:
+            if keyword in schema:
+                for factor in self._factors(node, keyword, schema[keyword]):
+                    shapes = _product(shapes, factor, keyword)
+        return shapes
+
+    def _factors(self, node: Node, keyword: str, value: Any) -> Iterable[Shapes]:
+        child = self.document.child
+        match keyword:
+            case "$ref":
+                yield self._of(self.document.resolve(node, keyword, value))
+            case "allOf":
+                yield from (self._of(child(node, keyword, index)) for index in range(len(value)))
+            case "anyOf":
+                branches = [self._of(child(node, keyword, index)) for index in range(len(value))]
+                yield tuple(shape for branch in branches for shape in branch)
+            case "oneOf":
+                yield self._one_of([self._of(child(node, keyword, index)) for index in range(len(value))])
+            case "not":
+                yield self._of(self.document.opposite(child(node, keyword)))
+            case "if":
+                yield self._condition(node)
+            case _:
+                yield from (self._dependency(node, keyword, name, needs) for name, needs in value.items())
+
+    def _condition(self, node: Node) -> Shapes:
+        """`then` where `if` holds, `else` where it does not."""
+        assert not isinstance(node.schema, bool)
+        condition = self.document.child(node, "if")
+        ways: list[Shape] = []
+        for keyword, premise in (("then", condition), ("else", self.document.opposite(condition))):
+            shapes = tuple(_renamed(shape, "not", "if") for shape in self._of(premise))
+            if keyword in node.schema:
+                shapes = _product(shapes, self._of(self.document.child(node, keyword)), "if")
+            ways.extend(shapes)
+        return tuple(ways)
+
+    def _dependency(self, node: Node, keyword: str, name: str, needs: Any) -> Shapes:
+        """Without the name; or with it and what it needs."""
+        absent = Shape(members=Members(layers=(_without(self.document, name),)))
+        if isinstance(needs, list):
+            return absent, Shape(members=Members(required=(name, *needs)))
+        present = Shape(members=Members(required=(name,)))
+        needed = self._of(self.document.child(node, keyword, name))
+        return absent, *_product((present,), needed, keyword)
+
+    def _one_of(self, branches: Sequence[Shapes]) -> Shapes:
+        ways: list[Shape] = []
+        for index, branch in enumerate(branches):
+            mine = branch
+            for other, theirs in enumerate(branches):
+                if other != index:
+                    mine = self._excluding(mine, theirs)
+            ways.extend(mine)
+        return tuple(ways)
+
+    def _excluding(self, ours: Shapes, theirs: Shapes) -> Shapes:
+        """Our shapes without what theirs admit; named unchecked where that cannot be expressed."""
+        apart = [shape for shape in ours if all(self._disjoint(shape, other) for other in theirs)]
+        if len(apart) == len(ours):
+            return ours
+        overlapping = tuple(shape for shape in ours if shape not in apart)
+        try:
+            rest = _product(overlapping, negated(self.document, theirs), "oneOf")
+        except NotExpressible:
+            rest = tuple(_open(shape, "oneOf") for shape in overlapping)
+        return *apart, *rest
+
+    def _disjoint(self, ours: Shape, theirs: Shape) -> bool:
+        return not (ours.types & theirs.types) or self.nothing(ours.and_(theirs))
+
+    def nothing(self, shape: Shape, depth: int = 0) -> bool:
+        """Whether it is plain that no value has this shape."""
+        if shape.types != {"object"} or depth > _DEPTH_OF_PROOF:
+            return not shape.types
+        return any(self._impossible(self.member(shape.members, name), depth) for name in shape.members.required)
+
+    def _impossible(self, conj: Conj, depth: int) -> bool:
+        if not self._open.isdisjoint(conj):
+            return False
+        try:
+            return all(self.nothing(shape, depth + 1) for shape in self.shapes(conj))
+        except UnsupportedSchema:  # a loop of references, or a dead one: reported where it is built
+            return False
+
+    def member(self, members: Members, name: str) -> Conj:
+        """What all layers say of one member."""
+        return together(*(self._in_layer(layer, name) for layer in members.layers))
+
+    def _in_layer(self, layer: MemberLayer, name: str) -> Conj:
+        found = [layer.properties[name]] if name in layer.properties else []
+        found += [conj for pattern, conj in layer.patterns if _found(pattern, name)]
+        return together(*found) if found else layer.rest or ()
+
+
+def _without(document: Document, name: str) -> MemberLayer:
+    return MemberLayer(properties={name: (document.nothing,)})
+
+
+def _found(pattern: str, name: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error:
+        raise UnsupportedSchema("not a regular expression", keyword="patternProperties", pointer="") from None
+
+
+def _open(shape: Shape, keyword: str) -> Shape:
+    return replace(shape, unchecked=shape.unchecked | {keyword})
+
+
+def _renamed(shape: Shape, keyword: str, name: str) -> Shape:
+    if keyword not in shape.unchecked:
+        return shape
+    return replace(shape, unchecked=(shape.unchecked - {keyword}) | {name})
+
+
+def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:
+    """Every shape of the one with every shape of the other; beyond the bound the second stays unchecked."""
+    if len(ours) > 1 and len(theirs) > 1 and len(ours) * len(theirs) > MAX_PRODUCT:
+        return tuple(_open(shape, keyword) for shape in ours)
+    return tuple(joined for a in ours for b in theirs if (joined := a.and_(b)).types)
+
+
+_COMBINATORS: Final = (
+    "$ref",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "if",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+)

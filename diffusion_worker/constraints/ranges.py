@@ -1,0 +1,79 @@
+"""Sets of labels as sorted, disjoint, inclusive ranges, and ranges of numbers as products of digit ranges.
+
+Knows integers only: whether they are bytes, code points or nibbles is the caller's business.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Sorted, disjoint, with neighbours joined."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], last))
+        else:
+            joined.append((first, last))
+    return tuple(joined)
+
+
+def union(*sets: Ranges) -> Ranges:
+    """What is in any of the sets."""
+    return normal(pair for ranges in sets for pair in ranges)
+
+
+def without(ranges: Ranges, taken: Ranges) -> Ranges:
+    """What is in `ranges` and not in `taken`."""
+    left: list[tuple[int, int]] = []
+    for first, last in ranges:
+        at = first
+        for taken_first, taken_last in taken:
+            if taken_last < at or taken_first > last:
+                continue
+            if taken_first > at:
+                left.append((at, taken_first - 1))
+            at = taken_last + 1
+        if at <= last:
+            left.append((at, last))
+    return normal(left)
+
+
+def common(ranges: Ranges, others: Ranges) -> Ranges:
+    """What is in both sets."""
+    return without(ranges, without(ranges, others))
+
+
+def holds(ranges: Ranges, value: int) -> bool:
+    """Whether a value is in the set."""
+    return any(first <= value <= last for first, last in ranges)
+
+
+def digit_ranges(first: int, last: int, radices: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:
+    """The numbers first..last, written with one digit per radix (most significant first), as products of digit ranges.
+
+    Two products, also of disjoint ranges of numbers, differ first at a digit where their ranges are disjoint: so they
+    can be laid into a trie of ranges without splitting any.
+    """
+    if not radices:
+        yield ()
+        return
+    size = 1
+    for radix in radices[1:]:
+        size *= radix
+    (low, low_rest), (high, high_rest) = divmod(first, size), divmod(last, size)
+    if low == high:
+        for rest in digit_ranges(low_rest, high_rest, radices[1:]):
+            yield ((low, low), *rest)
+        return
+    if low_rest:
+        for rest in digit_ranges(low_rest, size - 1, radices[1:]):
+            yield ((low, low), *rest)
+        low += 1
+    top = high if high_rest == size - 1 else high - 1
+    if low <= top:
+        yield ((low, top), *((0, radix - 1) for radix in radices[1:]))
+    if top != high:
+        for rest in digit_ranges(0, high_rest, radices[1:]):
+            yield ((high, high), *rest)

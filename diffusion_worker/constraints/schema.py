@@ -1,0 +1,183 @@
+"""From a JSON Schema to states: values by type, built backwards from what follows them.
+
+The normal form: members in declared order (see `objects`), strings and numbers as `spelling` and `numbers` write them,
+white space anywhere, and the caps of `caps`. Every text that the states accept satisfies the schema, but for the
+keywords left in `unchecked`; every value within the caps is accepted when it is written in normal form.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import Any, Final, TypeVar
+
+from diffusion_worker.constraints.arrays import array
+from diffusion_worker.constraints.caps import Caps
+from diffusion_worker.constraints.checks import Checker
+from diffusion_worker.constraints.combine import Combiner
+from diffusion_worker.constraints.document import Conj, Document, Node, same
+from diffusion_worker.constraints.graph import Graph
+from diffusion_worker.constraints.keywords import ANNOTATIONS
+from diffusion_worker.constraints.literals import literals
+from diffusion_worker.constraints.numbers import (
+    MAX_DIGITS,
+    MAX_MODULUS,
+    Bounds,
+    bounded_number,
+    free_number,
+    multiples,
+)
+from diffusion_worker.constraints.objects import object_
+from diffusion_worker.constraints.shapes import TYPES, Items, Members, Numbers, Shape, Text
+from diffusion_worker.constraints.site import Place, before
+from diffusion_worker.constraints.spelling import string
+from diffusion_worker.constraints.text import language
+
+T = TypeVar("T", Numbers, Text, Items, Members)
+_SELF_EVIDENT: Final = frozenset(("enum", "const", "type", *ANNOTATIONS))
+
+
+class Builder:
+    """One attempt at one rung of the caps. `cuts` counts the places where a cap on depth cut something off."""
+
+    def __init__(self, document: Document, caps: Caps, combiner: Combiner, checker: Checker) -> None:
+        self.graph = Graph(max_states=caps.states)
+        self.caps = caps
+        self.combiner = combiner
+        self.unchecked: set[str] = set()
+        self.cuts = 0
+        self.pointer = ""  # where the work is
+        self._checker = checker
+        self._document = document
+        self._active: Counter[Conj] = Counter()
+        self._known: dict[tuple[Conj, Place], int | None] = {}
+
+    def document(self) -> int | None:
+        """The state before a whole document; it may begin and end in white space."""
+        end = self.graph.reserve()
+        self.graph.fill(end, [(0x09, 0x0A, end), (0x0D, 0x0D, end), (0x20, 0x20, end)], accepting=True)
+        start = self.value((self._document.root,), Place(following=end))
+        return None if start is None else before(self.graph, start)
+
+    def value(self, conj: Conj, place: Place) -> int | None:
+        """The state before a value that satisfies all nodes; None: there is none within the caps."""
+        if place.free > self.caps.free_depth:
+            return None
+        if (self._active[conj] > self.caps.recursion and conj) or place.depth > self.caps.depth:
+            self.cuts += 1
+            return None
+        key = (conj, place)
+        if key in self._known:
+            return self._known[key]
+        cuts = self.cuts
+        self._active[conj] += 1
+        state = self._built(conj, place)
+        self._active[conj] -= 1
+        if cuts == self.cuts:  # otherwise the state depends on what was around it
+            self._known[key] = state
+        return state
+
+    def _built(self, conj: Conj, place: Place) -> int | None:
+        self.pointer = conj[0].pointer if conj else self.pointer
+        shapes = self.combiner.shapes(conj)
+        starts: list[int] = []
+        if given := [value for shape in shapes for value in shape.literals or ()]:
+            kept = [value for value in _distinct(given) if self._satisfies(value, conj)]
+            starts.extend(literals(self.graph, kept, place.following))
+        starts.extend(self._typed([shape for shape in shapes if shape.literals is None], place))
+        return self.graph.state(self.graph.merged([], *starts)) if starts else None
+
+    def _satisfies(self, value: Any, conj: Conj) -> bool:
+        return all(_evident(node) or self._checker.holds(node, value) for node in conj)
+
+    def _typed(self, shapes: Sequence[Shape], place: Place) -> Iterator[int]:
+        """The states before a value of any shape, type by type; shapes that agree on a type are built once for it."""
+        by_type = {name: [shape for shape in shapes if name in shape.types] for name in TYPES}
+        for shape in shapes:
+            self.unchecked |= shape.unchecked
+        graph, following = self.graph, place.following
+        if by_type["null"]:
+            yield graph.word(b"null", following)
+        if by_type["boolean"]:
+            yield from (graph.word(word, following) for word in (b"true", b"false"))
+        found = [
+            *(self._number(numbers, following) for numbers in _weakest(shape.numbers for shape in by_type["number"])),
+            *(self._string(text, following) for text in _weakest(shape.text for shape in by_type["string"])),
+            *(array(self, items, place) for items in _weakest(shape.items for shape in by_type["array"])),
+            *(object_(self, members, place) for members in _weakest(shape.members for shape in by_type["object"])),
+        ]
+        yield from (state for state in found if state is not None)
+
+    def _string(self, text: Text, following: int) -> int | None:
+        names, unchecked = language(text, self.caps.length)
+        self.unchecked |= unchecked
+        free = text == Text()
+        return string(self.graph, names, following, free=free) if names.rows else None
+
+    def _number(self, numbers: Numbers, following: int) -> int | None:
+        whole = [value for value in numbers.multiples if value == value.to_integral_value()]
+        parts = [value for value in numbers.multiples if value not in whole]
+        integer = numbers.integer or bool(whole)
+        if parts and not integer:
+            self.unchecked.add("multipleOf")
+        bounds = self._bounds(numbers.bounds)
+        fraction = 0 if integer else max((-int(part.as_tuple().exponent) for part in parts), default=None)
+        from_zero = bounds == Bounds(low=Decimal(0))
+        if (fraction is None or not numbers.multiples) and (bounds == Bounds() or from_zero):
+            return free_number(self.graph, following, integer=integer, negative=not from_zero)
+        state = bounded_number(self.graph, bounds, following, fraction=fraction)
+        for modulus in whole if state is not None else ():
+            state = self._multiple(state, int(modulus), following)
+        return state
+
+    def _multiple(self, state: int | None, modulus: int, following: int) -> int | None:
+        if state is None or modulus == 1:
+            return state
+        if modulus > MAX_MODULUS:
+            self.unchecked.add("multipleOf")
+            return state
+        return self.graph.meet(state, multiples(self.graph, modulus, following))
+
+    def _bounds(self, bounds: Bounds) -> Bounds:
+        """Bounds of a length that is worth comparing with; others are left to the final check."""
+        low, high = (
+            None if bound is None or len(format(bound, "f")) > MAX_DIGITS else bound
+            for bound in (bounds.low, bounds.high)
+        )
+        if low != bounds.low:
+            self.unchecked.add("minimum")
+        if high != bounds.high:
+            self.unchecked.add("maximum")
+        return Bounds(
+            low=low, high=high, above=bounds.above and low is not None, below=bounds.below and high is not None
+        )
+
+
+def _weakest(shapes: Iterable[T]) -> list[T]:
+    """Each of the shapes once; only the one that restricts nothing, if there is one."""
+    kept: list[T] = []
+    for shape in shapes:
+        if shape == type(shape)():
+            return [shape]
+        if shape not in kept:
+            kept.append(shape)
+    return kept
+
+
+def _evident(node: Node) -> bool:
+    """Whether a literal of the node's shape satisfies the node, without asking."""
+    if node.negative or isinstance(node.schema, bool):
+        return not node.negative and node.schema is True
+    return _SELF_EVIDENT.issuperset(node.schema)
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    kept: list[Any] = []
+    seen: set[str] = set()
+    for value in values:
+        if isinstance(value, str):
+            if value not in seen:
+                seen.add(value)
+                kept.append(value)
+        elif not any(not isinstance(other, str) and same(value, other) for other in kept):
+            kept.append(value)
+    return kept
