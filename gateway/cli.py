@@ -107,7 +107,8 @@ def _explain(read: argparse.Namespace) -> int:
     print(f"route    {plan.route}{' (private)' if plan.private else ''}")
     print(f"targets  {', '.join(candidate.target.name for candidate in plan.candidates)}")
     print(f"needs    {', '.join(sorted(query.needs))}")
-    print(f"check    {'whole answer' if plan.check else 'nothing'}; policy {plan.policy}")
+    checks = f"answers, hold {plan.checks.hold}" if plan.checks else "nothing"
+    print(f"check    {checks}; policy {plan.policy}")
     return GOOD
 
 

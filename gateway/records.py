@@ -6,13 +6,12 @@ Knows no policy file, no HTTP, no clock. Times named `_s` are monotonic seconds,
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.terms import Hedge, Retry, Slo
+from gateway.terms import Checks, Hedge, Retry, Slo
 from gateway.words import (
     BreakerState,
     Capability,
     Form,
     Grade,
-    Hold,
     Kind,
     LaneState,
     Place,
@@ -144,8 +143,7 @@ class Plan:
     deadline_ms: float | None = None
     attempt_ms: float | None = None  # the longest an attempt may take to be ready to answer, if somebody else is left
     private: bool = False
-    check: bool = False  # validate the answer against the request's expectation and tools
-    hold: Hold = Hold.NONE
+    checks: Checks | None = None  # of the answer against the request's expectation and tools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,8 +221,12 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What an adapter needs to make one attempt. `left_ms` is what remains of the request's deadline."""
+    """What an adapter needs to make one attempt. `left_ms` is what remains of the request's deadline.
+
+    `rejected` is why an earlier answer was not good enough, for the target to read; None: it is not told.
+    """
 
     target: Target
     query: Query
     left_ms: float | None = None
+    rejected: str | None = None

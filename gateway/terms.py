@@ -6,6 +6,8 @@ Records only; the units stand in the names.
 from dataclasses import dataclass
 from math import inf
 
+from gateway.words import Hold
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
@@ -22,6 +24,19 @@ class Slo:
     probe_every_s: float = 2.0
     hold_down_s: float = 10.0
     hold_down_max_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """How an answer is held to what its request asked for. `first_bytes` of its text are held back by `hold: first`.
+
+    `repair`: close syntax that is unambiguously unclosed. `tell_fallback`: tell the next target what was wrong.
+    """
+
+    hold: Hold = Hold.WHOLE
+    first_bytes: int = 256
+    repair: bool = False
+    tell_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,21 +27,23 @@ class _Choice:
     text: TextCheck | None
     said_something: bool = False
     refused: bool = False
+    cut_short: bool = False
     calls: dict[int, _Call] = field(default_factory=dict)
 
 
 class AnswerCheck:
     """One answer being checked: `feed` its pieces, then `finish`. Either returns the first fault, or None.
 
-    A refusal is an answer, not a fault; a choice that calls tools need not say anything besides.
+    A refusal is an answer, not a fault; a choice that calls tools need not say anything besides. `early` asks for
+    faults while the answer comes; where it is whole anyway, or might be repaired, its end is soon enough.
     """
 
-    def __init__(self, query: Query, schemas: SchemaCache) -> None:
+    def __init__(self, query: Query, schemas: SchemaCache, *, early: bool) -> None:
         self._expectation = query.expectation
         self._tools = {tool.name: tool for tool in query.tools}
         self._schemas = schemas
         self._choices: dict[int, _Choice] = {}
-        self._early = query.stream  # a whole answer is judged at its end; only a stream can be left early
+        self._early = early
 
     @property
     def has_something_to_check(self) -> bool:
@@ -70,8 +72,26 @@ class AnswerCheck:
                 return fault
         return None
 
+    def mended(self) -> dict[tuple[int, int | None], str]:
+        """What repairing syntax gives, by choice and tool call (None: its text). Nothing for what was cut short.
+
+        A target that ran into its token limit says so, and closing what it could not finish would hide that.
+        """
+        found: dict[tuple[int, int | None], str] = {}
+        for index, choice in self._choices.items():
+            if choice.cut_short or choice.refused:
+                continue
+            checks: dict[int | None, TextCheck | None] = {None: choice.text}
+            checks.update({number: call.arguments for number, call in choice.calls.items()})
+            for number, check in checks.items():
+                text = check.mended() if isinstance(check, JsonCheck) else None
+                if text is not None:
+                    found[index, number] = text
+        return found
+
     def _feed_choice(self, choice: _Choice, piece: Piece) -> Fault | None:
         choice.refused = choice.refused or bool(piece.refusal)
+        choice.cut_short = choice.cut_short or piece.finish_reason == "length"
         if choice.refused:
             return None
         if piece.text and choice.text is not None:

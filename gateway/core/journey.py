@@ -8,6 +8,7 @@ from gateway.errors import (
     AttemptFailed,
     DeadlineExceeded,
     GatewayError,
+    InvalidOutput,
     NoPrivateTarget,
     NoRoute,
     NotResident,
@@ -57,6 +58,13 @@ class Journey:
             return left_ms
         return min(left_ms, attempt_ms)
 
+    @property
+    def rejected(self) -> str | None:
+        """Why the last answer was not good enough, if whoever is asked next is to know."""
+        checks, fault = self.plan.checks, self._fault
+        is_told = checks is not None and checks.tell_fallback and isinstance(fault, InvalidOutput)
+        return fault.detail if is_told and fault is not None else None
+
     def skip(self, candidate: Candidate, verdict: Verdict, now_s: float) -> None:
         """The candidate was not called."""
         assert verdict.reason is not None
@@ -90,7 +98,9 @@ class Journey:
         self._timings_ms["upstream"] = self._first_byte_ms - started_ms
 
     def checked(self, check: SchemaCheck | None, took_ms: float) -> None:
-        """An answer was validated; what counts is the last one."""
+        """The answer that is served was validated; None: it was not, or not yet."""
+        if check is None:
+            return
         self.schema_check = check
         self._timings_ms["validate"] = took_ms
 

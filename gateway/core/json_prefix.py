@@ -93,8 +93,15 @@ class JsonPrefix:
     @property
     def is_complete(self) -> bool:
         """Would the document be whole if it ended here?"""
+        return self.closing == ""
+
+    @property
+    def closing(self) -> str | None:
+        """The brackets that would make the document whole if it ended here; None if more is missing than brackets."""
         ended = self._state is _State.AFTER or self._state in _COMPLETE_NUMBERS
-        return self.fault_at is None and ended and not self._open
+        if self.fault_at is not None or not ended:
+            return None
+        return "".join("]" if opened == "[" else "}" for opened in reversed(self._open))
 
     def feed(self, text: str) -> bool:
         """Read on. False once there is a fault: nothing that follows can mend it."""

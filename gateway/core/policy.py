@@ -9,8 +9,8 @@ from operator import ge, gt, le, lt
 from typing import Final
 
 from gateway.records import Candidate, Classification, Plan, Query, Target
-from gateway.terms import Hedge, Slo
-from gateway.words import Hold, Kind, Place, Task
+from gateway.terms import Checks, Hedge, Slo
+from gateway.words import Kind, Place, Task
 
 AUTO: Final = "auto"
 DIRECT: Final = "direct"  # the route of a request that names a target itself
@@ -64,8 +64,7 @@ class Route:
     deadline_ms: float | None = None
     attempt_ms: float | None = None
     hedge: Hedge | None = None
-    check: bool = False
-    hold: Hold = Hold.NONE
+    checks: Checks | None = None
     keep_in_cluster: bool = False
 
 
@@ -127,7 +126,7 @@ def compile_policy(
 
 def _direct_route(target: str) -> Route:
     """No fallback: who names a target wants that one. The answer is still checked."""
-    return Route(name=DIRECT, when=When(), use=target, check=True, hold=Hold.WHOLE)
+    return Route(name=DIRECT, when=When(), use=target, checks=Checks())
 
 
 def _rule(version: str, route: Route, targets: Mapping[str, Target], target_slos: Mapping[str, Slo]) -> Rule:
@@ -160,6 +159,5 @@ def _plan(version: str, route: Route, candidates: tuple[Candidate, ...], *, priv
         deadline_ms=route.deadline_ms,
         attempt_ms=route.attempt_ms,
         private=private,
-        check=route.check,
-        hold=route.hold,
+        checks=route.checks,
     )

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import orjson
 
 from gateway.core.json_prefix import JsonPrefix
+from gateway.core.repair import mend
 from gateway.core.schema_follow import SchemaFollower
 from gateway.core.validate import Fault, Schema
 
@@ -51,6 +52,10 @@ class JsonCheck:
             return self._traced(text) or self._unparsed(text, wrong.pos)
         fault = self._schema.fault_of(value, len(text)) if self._schema is not None else None
         return fault and (self._traced(text) or fault)
+
+    def mended(self) -> str | None:
+        """The text with its syntax closed, if that was wanting and can be done."""
+        return mend("".join(self._texts))
 
     def _new_reader(self) -> JsonPrefix:
         return JsonPrefix() if self._schema is None else self._schema.follow()

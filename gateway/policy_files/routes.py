@@ -10,10 +10,11 @@ from typing import Final
 
 from gateway.core.policy import COMPARISONS, DIRECT, Route, When
 from gateway.policy_files.section import Section, suggestion
+from gateway.policy_files.validation import read_checks
 from gateway.policy_files.words import check_name, read_hedge, read_slo
 from gateway.records import Target
 from gateway.terms import Hedge, Slo
-from gateway.words import Hold, Place, Task
+from gateway.words import Place, Task
 
 _LONGEST_MS: Final = 3_600_000
 _CONFIDENCE: Final = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)")
@@ -52,7 +53,6 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
     name = entry.text("name")
     check_name(entry, name, reserved=DIRECT, key="name")
     when = entry.section("when")
-    check = _check(entry)
     min_confidence = entry.number("min_confidence", None, least=0, most=1)
     slo = read_slo(entry)
     use, fall_back = _use(entry, targets), _fall_back(entry, targets)
@@ -67,9 +67,7 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
         deadline_ms=deadline_ms,
         attempt_ms=_attempt_ms(entry, deadline_ms, len(fall_back)),
         hedge=_hedge(entry, slo, [targets[name] for name in (use, *fall_back)]),
-        check=check,
-        # A confidence comes with the end of an answer, so asking for one means waiting for the end.
-        hold=Hold.WHOLE if check or min_confidence is not None else Hold.NONE,
+        checks=read_checks(entry, wants_confidence=min_confidence is not None, can_fall_back=bool(fall_back)),
         keep_in_cluster=entry.word("keep", _Keep, None) is not None,
     )
     entry.refuse(_LATER)
@@ -147,31 +145,6 @@ def _hedge(entry: Section, slo: Slo | None, targets: Sequence[Target]) -> Hedge 
     if hedge is not None and all(target.url == targets[0].url for target in targets[1:]):
         raise entry.fault("hedging needs a `fall_back` behind another url", "hedge")
     return hedge
-
-
-class _Check(StrEnum):
-    REQUEST = "request"
-    NONE = "none"
-
-
-def _check(entry: Section) -> bool:
-    """Is the answer checked against what the request itself asks for? Only with the whole answer held back, as yet."""
-    validate = entry.section("validate")
-    if validate is None:
-        return False
-    check = validate.word("schema", _Check, _Check.REQUEST) is _Check.REQUEST
-    hold = validate.word("hold", Hold, Hold.WHOLE if check else Hold.NONE)
-    if check and hold is not Hold.WHOLE:
-        raise validate.fault(f"hold: {hold} with a check is not supported in this version (use whole)", "hold")
-    if not check and hold is not Hold.NONE:
-        raise validate.fault("nothing is held without a check", "hold")
-    if validate.text("repair", "none") != "none":
-        raise validate.fault("repairing an answer is not supported in this version", "repair")
-    if validate.flag("tell_fallback", False):
-        raise validate.fault("telling the next target what was wrong is not supported in this version", "tell_fallback")
-    validate.refuse({"first_bytes": "holding the first bytes only"})
-    validate.close()
-    return check
 
 
 def _check_private(entry: Section, route: Route, targets: Mapping[str, Target]) -> None:

@@ -1,6 +1,9 @@
 """From an OpenAI answer, whole or one chunk of it, to a Delta. Reads what checks and accounts need, keeps the bytes."""
 
+from collections.abc import Iterable, Mapping
+
 import msgspec
+import orjson
 
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.records import Delta, Piece, ToolCall, Usage
@@ -65,6 +68,31 @@ def read_delta(data: bytes) -> Delta:
         pieces=tuple(_piece(choice) for choice in answer.choices),
         usage=_usage(answer.usage) if answer.usage else None,
     )
+
+
+def with_texts(deltas: Iterable[Delta], texts: Mapping[tuple[int, int | None], str]) -> list[Delta]:
+    """The same answer, saying these texts instead, by choice and tool call (None: the choice's text).
+
+    In a stream the whole of a text comes with the first delta that held some of it; the others keep everything else.
+    """
+    left = dict(texts)
+    return [read_delta(_with_texts(delta.data, texts, left)) if delta.pieces else delta for delta in deltas]
+
+
+def _with_texts(
+    data: bytes, texts: Mapping[tuple[int, int | None], str], left: dict[tuple[int, int | None], str]
+) -> bytes:
+    document = orjson.loads(data)
+    for choice in document["choices"]:
+        index = choice.get("index", 0)
+        body = choice.get("delta") or choice.get("message") or {}
+        if body.get("content") and (index, None) in texts:
+            body["content"] = left.pop((index, None), "")
+        for place, call in enumerate(body.get("tool_calls") or ()):
+            number, function = call.get("index", place), call.get("function") or {}
+            if function.get("arguments") and (index, number) in texts:
+                function["arguments"] = left.pop((index, number), "")
+    return orjson.dumps(document)
 
 
 def _told(error: bytes) -> AttemptFailed:

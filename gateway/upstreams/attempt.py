@@ -9,14 +9,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.core.answer import AnswerCheck
 from gateway.core.journey import Journey
-from gateway.core.validate import Fault, SchemaCache
+from gateway.core.validate import SchemaCache
 from gateway.decisions import Attempt
-from gateway.errors import AttemptFailed, DeadlineExceeded, InvalidOutput, LowConfidence, Refused, UpstreamError
+from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refused, UpstreamError
 from gateway.ports import Clock, Permit, Reply, Upstream
 from gateway.records import Call, Candidate, Delta, Usage
-from gateway.words import AttemptOutcome, Hold, Reason, SchemaCheck
+from gateway.upstreams.scrutiny import Scrutiny
+from gateway.words import AttemptOutcome, Reason
 
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 
@@ -52,8 +52,7 @@ class OpenAttempt:
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
         self._usage: Usage | None = None
-        self._check = AnswerCheck(journey.query, schemas) if journey.plan.check else None
-        self._checked_ms: float | None = None
+        self._scrutiny = Scrutiny(journey.query, journey.plan.checks, schemas, clock.now_s)
         self._is_whole = False
         self._past_return = False  # the point of no return: from here on the answer may leave
         self._ended = False
@@ -67,7 +66,8 @@ class OpenAttempt:
         try:
             async with asyncio.timeout(_seconds(self._turn.limit_ms)):
                 self._held = await self._receive(self._turn.upstream)
-            self._pass()
+            if self._is_whole:
+                self._pass()
             ready = True
         except TimeoutError:
             self._fail(DeadlineExceeded("The time for this request is over.", detail=self._overdue()))
@@ -82,8 +82,7 @@ class OpenAttempt:
         """Behind the point of no return: what may leave at once. The rest, if any, comes from `rest`."""
         self._past_return = True
         now_s = self._clock.now_s()
-        if self._checked_ms is not None:
-            self._journey.checked(SchemaCheck.VALID, self._checked_ms)
+        self._journey.checked(self._scrutiny.result, self._scrutiny.took_ms)
         self._journey.take(self.candidate, self._started_ms, self._usage, now_s)
         if self._is_whole:
             self._end(AttemptOutcome.OK)
@@ -100,10 +99,13 @@ class OpenAttempt:
             return
         try:
             while (delta := await self._next(self._deltas)) is not None:
+                self._scrutiny.read_along(delta)
                 yield delta
+            self._scrutiny.judge([])
         except AttemptFailed as fault:
             self._fail(fault)
             raise
+        self._journey.checked(self._scrutiny.result, self._scrutiny.took_ms)
         self._end(AttemptOutcome.OK)
         await self.abandon()
 
@@ -117,43 +119,36 @@ class OpenAttempt:
 
     async def _receive(self, upstream: Upstream) -> list[Delta]:
         """As much of the answer as must be seen before any of it may leave."""
-        query = self._journey.query
-        self._reply = await upstream.send(Call(target=self.candidate.target, query=query, left_ms=self._turn.limit_ms))
+        query, rejected = self._journey.query, self._journey.rejected
+        call = Call(target=self.candidate.target, query=query, left_ms=self._turn.limit_ms, rejected=rejected)
+        self._reply = await upstream.send(call)
         self._deltas = self._reply.deltas()
-        wants_whole = not query.stream or self._must_hold
+        # A confidence comes with the end of an answer.
+        wants_whole = not query.stream or self.candidate.min_confidence is not None
+        wanted = None if wants_whole else self._scrutiny.wanted_bytes
         held: list[Delta] = []
-        size = 0
+        size = told = 0
         async for delta in self._deltas:
             self._saw(delta)
             held.append(delta)
             size += len(delta.data)
             if size > MAX_HELD_BYTES:
                 raise UpstreamError("The target's answer is too large to be checked.", detail="answer too large")
-            if not wants_whole and _is_telling(delta):
+            self._scrutiny.read_along(delta)  # no need to wait for the end of a lost answer
+            told += _told_bytes(delta)
+            if wanted is not None and told >= wanted:
                 return held
-            if self._must_hold and self._check is not None:
-                _raise_if(self._check.feed(delta.pieces))  # no need to wait for the end of a lost answer
         if not held:
             raise UpstreamError("The target's answer is empty.", detail="empty answer")
+        self._is_whole = True
         return held
 
     def _pass(self) -> None:
         """Everything an answer must pass before its first byte leaves; raises AttemptFailed."""
-        if self._journey.query.stream and not self._must_hold:
-            return
         if not self._turn.is_last and _is_refusal(self._held):
             raise Refused("The target declined to answer.", detail="declined")
-        self._check_schema()
+        self._held = self._scrutiny.judge(self._held)
         self._check_confidence()
-        self._is_whole = True
-
-    def _check_schema(self) -> None:
-        if self._check is None or not self._check.has_something_to_check:
-            return
-        began_s = self._clock.now_s()
-        fault = self._check.finish()
-        self._checked_ms = (self._clock.now_s() - began_s) * 1000
-        _raise_if(fault)
 
     def _check_confidence(self) -> None:
         wanted = self.candidate.min_confidence
@@ -216,27 +211,19 @@ class OpenAttempt:
         self._turn.permit.hand_back(attempt, now_s)
         self._journey.end(self.candidate, attempt, fault)
 
-    @property
-    def _must_hold(self) -> bool:
-        """Nothing may leave before the whole answer passed: exactly if there is something it must pass."""
-        if self.candidate.min_confidence is not None:
-            return True
-        checks_schema = self._check is not None and self._check.has_something_to_check
-        return checks_schema and self._journey.plan.hold is Hold.WHOLE
-
 
 def _seconds(limit_ms: float | None) -> float | None:
     return None if limit_ms is None else max(0.0, limit_ms / 1000)
 
 
-def _raise_if(fault: Fault | None) -> None:
-    if fault is not None:
-        raise InvalidOutput(f"The answer breaks the request's schema: {fault.detail}.", detail=fault.detail)
-
-
-def _is_telling(delta: Delta) -> bool:
-    """Does it carry anything of an answer? The first chunk of a stream usually names a role and nothing else."""
-    return any(piece.text or piece.refusal or piece.tool_calls or piece.finish_reason for piece in delta.pieces)
+def _told_bytes(delta: Delta) -> int:
+    """How much of an answer it carries. The first chunk of a stream usually names a role and nothing else."""
+    return sum(
+        len(piece.text.encode("utf-8", "surrogatepass"))
+        + len(piece.refusal)
+        + sum(len(call.name) + len(call.arguments) for call in piece.tool_calls)
+        for piece in delta.pieces
+    )
 
 
 def _is_refusal(deltas: list[Delta]) -> bool:

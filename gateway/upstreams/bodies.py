@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.records import Capabilities, Query, Target
+from gateway.records import Call, Capabilities
 from gateway.words import Capability, Kind
 
 _OUR_METADATA: Final = ("task", "private")
@@ -12,8 +12,14 @@ _OUR_METADATA: Final = ("task", "private")
 _HARMLESS: Final = {Capability.PREDICTION: "prediction", Capability.SEED: "seed"}
 
 
-def body_for(target: Target, query: Query, capabilities: Capabilities | None) -> bytes:
+def body_for(call: Call, capabilities: Capabilities | None) -> bytes:
     """What to send. `capabilities` None means unknown: then nothing is dropped."""
+    return orjson.dumps(document_for(call, capabilities))
+
+
+def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any]:
+    """The same before it is bytes, for doors that speak otherwise."""
+    target, query = call.target, call.query
     document: dict[str, Any] = orjson.loads(query.body)
     document["model"] = target.model
     _strip_metadata(document)
@@ -27,7 +33,9 @@ def body_for(target: Target, query: Query, capabilities: Capabilities | None) ->
         for capability, field in _HARMLESS.items():
             if capability not in capabilities.words:
                 document.pop(field, None)
-    return orjson.dumps(document)
+    if call.rejected is not None:
+        _tell(document, f"An earlier answer to this was rejected: {call.rejected}. Answer again so that it fits.")
+    return document
 
 
 def _strip_metadata(document: dict[str, Any]) -> None:
@@ -39,6 +47,18 @@ def _strip_metadata(document: dict[str, Any]) -> None:
         document["metadata"] = theirs
     else:
         del document["metadata"]
+
+
+def _tell(document: dict[str, Any], note: str) -> None:
+    """At the end of the last user turn: chat templates that want turns to alternate accept no further one."""
+    messages = document["messages"]
+    last = next((message for message in reversed(messages) if message.get("role") == "user"), None)
+    if last is None:
+        messages.append({"role": "user", "content": note})
+    elif isinstance(last.get("content"), list):
+        last["content"] = [*last["content"], {"type": "text", "text": note}]
+    else:
+        last["content"] = f"{last.get('content') or ''}\n\n{note}"
 
 
 def _spell_schema(document: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ class Diffusion:
         if call.left_ms is not None:
             headers["x-twolane-deadline-ms"] = str(max(1, int(call.left_ms)))
         try:
-            body = body_for(call.target, call.query, capabilities)
+            body = body_for(call, capabilities)
             reply = await post(self._session, self._url, body, headers)
         except AttemptFailed as fault:
             self._watch.learn_fault(fault)

@@ -27,7 +27,7 @@ class OpenAICompatible:
 
     async def send(self, call: Call) -> HttpReply:
         """See `ports.Upstream`."""
-        body = body_for(call.target, call.query, call.target.capabilities)
+        body = body_for(call, call.target.capabilities)
         return await post(self._session, self._url, body, headers_for(call, key=self._key))
 
     async def aclose(self) -> None:

@@ -12,9 +12,10 @@ from gateway.decisions import Decision
 from gateway.pipeline import Answer, Pipeline
 from gateway.records import Query, Target
 from gateway.state.memory import MemoryStore
+from gateway.terms import Checks
 from gateway.upstreams.scripted import Line, Scripted
 from gateway.web.openai import parse_chat
-from gateway.words import Hold, Kind, Place
+from gateway.words import Kind, Place
 
 
 class HandClock:
@@ -111,7 +112,7 @@ def build_stage(*, route: dict[str, Any] | None = None, draw: float = 0.5, clock
     scripted = {name: Scripted(_lines(value), sleep=clock.sleep) for name, value in lines.items()}
     targets = {name: _target(name, given.get(f"{name}_target", {})) for name in scripted}
     names = tuple(targets)
-    rule = Route(name="main", when=When(), use=names[0], fall_back=names[1:], check=True, hold=Hold.WHOLE)
+    rule = Route(name="main", when=When(), use=names[0], fall_back=names[1:], checks=Checks())
     policy = compile_policy(
         content_hash="0123456789abcdef",
         targets=targets,

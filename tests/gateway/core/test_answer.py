@@ -22,7 +22,7 @@ TOOLS = (Tool(name="add", parameters={"required": ["x"], "properties": {"x": {"t
 
 def verdict(query: Query, *pieces: Piece) -> str | None:
     """The detail of the first fault, pieces fed one by one."""
-    check = AnswerCheck(query, SchemaCache())
+    check = AnswerCheck(query, SchemaCache(), early=query.stream)
     for piece in pieces:
         fault = check.feed([piece])
         if fault is not None:
@@ -167,19 +167,38 @@ def test_the_verdict_does_not_depend_on_how_the_answer_is_cut(data: st.DataObjec
     ],
 )
 def test_it_knows_whether_there_is_anything_to_check(query: MakeQuery, fields: dict[str, Any], something: bool) -> None:
-    assert AnswerCheck(query(**fields), SchemaCache()).has_something_to_check is something
+    assert AnswerCheck(query(**fields), SchemaCache(), early=False).has_something_to_check is something
 
 
 def test_a_schema_is_compiled_once_for_many_answers(query: MakeQuery) -> None:
     schemas = SchemaCache()
     for _ in range(3):
-        check = AnswerCheck(query(expectation=JSON_SCHEMA), schemas)
+        check = AnswerCheck(query(expectation=JSON_SCHEMA), schemas, early=False)
         check.feed([said('{"n": 1}')])
         assert check.finish() is None
     assert len(schemas) == 1
 
 
 def test_an_unusable_schema_is_the_requests_fault_not_the_answers(query: MakeQuery) -> None:
-    check = AnswerCheck(query(expectation=Expectation(form=Form.JSON_SCHEMA, schema={"type": "x"})), SchemaCache())
+    asked = query(expectation=Expectation(form=Form.JSON_SCHEMA, schema={"type": "x"}))
+    check = AnswerCheck(asked, SchemaCache(), early=False)
     with pytest.raises(SchemaFault):
         check.feed([said("{}")])
+
+
+def mended(query: Query, *pieces: Piece) -> dict[tuple[int, int | None], str]:
+    check = AnswerCheck(query, SchemaCache(), early=False)
+    check.feed(pieces)
+    return check.mended()
+
+
+def test_texts_and_arguments_that_only_lack_their_end_can_be_mended(query: MakeQuery) -> None:
+    call = ToolCall(index=2, name="add", arguments='{"x": 1')
+    asked = query(expectation=JSON_SCHEMA, tools=TOOLS)
+    pieces = [said('{"n": [1'), said('{"n": 1}', 1), Piece(index=2, tool_calls=(call,))]
+    assert mended(asked, *pieces) == {(0, None): '{"n": [1]}', (2, 2): '{"x": 1}'}
+
+
+@pytest.mark.parametrize("piece", [Piece(index=0, finish_reason="length"), Piece(index=0, refusal="no")])
+def test_what_was_cut_short_or_refused_is_not_mended(query: MakeQuery, piece: Piece) -> None:
+    assert mended(query(expectation=JSON_SCHEMA), said('{"n": 1'), piece) == {}

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.core.policy import DIRECT, Policy, Route, When, compile_policy
 from gateway.records import Classification, Expectation, Query, Target
-from gateway.terms import Slo
+from gateway.terms import Checks, Slo
 from gateway.words import Form, Hold, Kind, Place, Task
 
 MakeQuery = Callable[..., Query]
@@ -90,7 +90,7 @@ def test_every_target_can_be_named_itself_without_fallback_but_with_checks(targe
     policy = compiled(target, Route(name="r", when=When(), use="fast"))
     assert set(policy.direct) == set(policy.targets)
     plan = policy.direct["quality"].open
-    assert (plan.route, len(plan.candidates), plan.check, plan.hold) == (DIRECT, 1, True, Hold.WHOLE)
+    assert (plan.route, len(plan.candidates), plan.checks) == (DIRECT, 1, Checks(hold=Hold.WHOLE))
 
 
 def test_plans_carry_the_first_digits_of_the_hash(target: MakeTarget) -> None:

@@ -45,7 +45,7 @@ def test_too_little_confidence_takes_the_default_route(policy: Policy, query: Ma
 def test_a_targets_name_addresses_it_alone(policy: Policy, query: MakeQuery) -> None:
     plan = choose(policy, query(model="fast"), CHAT)
     assert [candidate.target.name for candidate in plan.candidates] == ["fast"]
-    assert plan.check
+    assert plan.checks is not None
 
 
 @pytest.mark.parametrize("model", ["gpt-4", "AUTO", "", "edits", "default"])

@@ -152,11 +152,6 @@ def test_a_mistake_is_told_with_place_and_key(refused: Refused, old: str, new: s
         ("    min_confidence: 0.8\n", "    limits: {}\n", "routes[0].limits"),
         ("use: fast", "use: {fast: 0.9, quality: 0.1}", "routes[0].use"),
         ("use: fast", "use: [fast, quality]", "routes[0].use"),
-        ("hold: whole", "hold: first", "routes[0].validate.hold"),
-        ("hold: whole", "hold: none", "routes[0].validate.hold"),
-        ("hold: whole", "first_bytes: 256", "routes[0].validate.first_bytes"),
-        ("hold: whole", "repair: syntax", "routes[0].validate.repair"),
-        ("hold: whole", "tell_fallback: true", "routes[0].validate.tell_fallback"),
         ("when: {", "when: {header: {x-team: a}, ", "routes[0].when.header"),
         ("when: {", "when: {time: night, ", "routes[0].when.time"),
         ("when: {", 'when: {prompt: "< 1000", ', "routes[0].when.prompt"),
@@ -171,6 +166,32 @@ def test_what_this_version_does_not_honour_is_refused_never_ignored(
     assert "not supported in this version" in str(error)
     assert error.line > 0
     assert error.column > 0
+
+
+CONFIDENT = "    min_confidence: 0.8\n    deadline_ms: 3000\n    validate: {schema: request, hold: whole}\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("hold: whole", "hold: first", "hold"),  # its confidence would come too late
+        ("hold: whole", "hold: none", "hold"),
+        ("hold: whole", "first_bytes: 256", "first_bytes"),
+        (CONFIDENT, "    validate: {hold: first, repair: syntax}\n", "repair"),
+        (CONFIDENT, "    validate: {hold: first, first_bytes: 0}\n", "first_bytes"),
+        (CONFIDENT + "    fall_back: [quality]\n", "    validate: {tell_fallback: true}\n", "tell_fallback"),
+        ("schema: request, hold: whole", "schema: none, hold: whole", "hold"),
+        ("schema: request, hold: whole", "schema: none, first_bytes: 9", "first_bytes"),
+        ("schema: request, hold: whole", "schema: none, repair: syntax", "repair"),
+        ("schema: request, hold: whole", "schema: none, tell_fallback: true", "tell_fallback"),
+        ("hold: whole", "hold: whole, repair: all", "repair"),
+        ("hold: whole", "hold: whole, holds: 1", "holds"),
+    ],
+)
+def test_checks_that_contradict_themselves_are_refused(refused: Refused, old: str, new: str, key: str) -> None:
+    error = refused(old, new)
+    assert error.key == f"routes[0].validate.{key}"
+    assert error.line > 0
 
 
 def test_an_unset_variable_without_default_is_named_with_its_place(refused: Refused) -> None:

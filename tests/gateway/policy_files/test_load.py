@@ -9,7 +9,7 @@ from gateway.core.policy import Policy
 from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
 from gateway.records import Query
-from gateway.terms import Hedge, Retry, Slo
+from gateway.terms import Checks, Hedge, Retry, Slo
 from gateway.words import Capability, Grade, Hold, Kind, Place, Task
 
 POLICIES = Path(__file__).parents[3] / "policies"
@@ -33,8 +33,8 @@ def test_routes_are_read_as_written(policy_with: PolicyWith) -> None:
     assert edits.when.confidence == (">=", 0.6)
     assert (edits.use, edits.fall_back, edits.min_confidence, edits.deadline_ms) == ("fast", ("quality",), 0.8, 3000)
     assert edits.slo == Slo(p95_ms=400, window_s=60)
-    assert (edits.check, edits.hold) == (True, Hold.WHOLE)
-    assert (default.use, default.fall_back, default.check, default.hold) == ("quality", (), False, Hold.NONE)
+    assert edits.checks == Checks(hold=Hold.WHOLE)
+    assert (default.use, default.fall_back, default.checks) == ("quality", (), None)
 
 
 def test_extra_attempts_are_read_as_written(policy_with: PolicyWith) -> None:
@@ -53,9 +53,27 @@ def test_a_targets_own_promise_counts_where_it_is_a_fallback(policy_with: Policy
     assert lanes["edits", "quality"] == Slo(p95_ms=9000)
 
 
-def test_asking_for_confidence_means_waiting_for_the_end(policy_with: PolicyWith) -> None:
-    policy = policy_with("    validate: {schema: request, hold: whole}\n", "")
-    assert (policy.rules[0].route.check, policy.rules[0].route.hold) == (False, Hold.WHOLE)
+@pytest.mark.parametrize(
+    ("written", "checks"),
+    [
+        ("{}", Checks()),
+        ("{hold: whole, repair: syntax, tell_fallback: true}", Checks(repair=True, tell_fallback=True)),
+        ("{hold: whole, repair: none, tell_fallback: false}", Checks()),
+        ("{schema: none, hold: none}", None),
+    ],
+)
+def test_checks_are_read_as_written(policy_with: PolicyWith, written: str, checks: Checks | None) -> None:
+    policy = policy_with("{schema: request, hold: whole}", written)
+    assert policy.rules[0].route.checks == checks
+    assert policy.rules[0].open.checks == policy.rules[0].private.checks == checks
+
+
+def test_the_first_bytes_may_be_held_where_no_confidence_is_asked_for(policy_with: PolicyWith) -> None:
+    policy = policy_with(
+        "    min_confidence: 0.8\n    deadline_ms: 3000\n    validate: {schema: request, hold: whole}\n",
+        "    validate: {hold: first, first_bytes: 64}\n",
+    )
+    assert policy.rules[0].route.checks == Checks(hold=Hold.FIRST, first_bytes=64)
 
 
 def test_stated_capabilities_are_best_effort(policy_with: PolicyWith) -> None:

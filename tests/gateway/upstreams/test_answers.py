@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import AttemptFailed, DeadlineExceeded, UpstreamError
 from gateway.records import Piece, ToolCall, Usage
-from gateway.upstreams.answers import read_delta
+from gateway.upstreams.answers import read_delta, with_texts
 
 
 def test_a_whole_answer_is_read_in_one_piece() -> None:
@@ -82,3 +82,24 @@ def test_no_answer_raises_anything_but_a_failed_attempt(document: dict[str, Any]
         read_delta(orjson.dumps(document))
     except (AttemptFailed, TypeError) as fault:
         assert isinstance(fault, AttemptFailed) or "64-bit" in str(fault)  # noqa: PT017 - either is fine
+
+
+def test_a_whole_answer_can_say_another_text_and_keeps_everything_else() -> None:
+    calls = [{"id": "c", "function": {"name": "f", "arguments": "{"}}]
+    body = {"message": {"content": "old", "tool_calls": calls}, "index": 0, "finish_reason": "stop", "mine": 1}
+    delta = read_delta(orjson.dumps({"id": "x", "choices": [body]}))
+    (said,) = with_texts([delta], {(0, None): "new", (0, 0): "{}"})
+    assert said.pieces[0].text == "new"
+    assert said.pieces[0].tool_calls[0].arguments == "{}"
+    assert orjson.loads(said.data)["id"] == "x"
+    assert orjson.loads(said.data)["choices"][0]["mine"] == 1
+
+
+def test_in_a_stream_the_text_comes_at_once_and_nothing_else_is_lost() -> None:
+    parts: list[Any] = [{"role": "assistant"}, {"content": "a"}, {"content": "b"}, {}]
+    deltas = [read_delta(orjson.dumps({"choices": [{"index": 0, "delta": part}]})) for part in parts]
+    deltas.append(read_delta(b'{"choices": [], "usage": {"prompt_tokens": 1}}'))
+    said = with_texts(deltas, {(0, None): "abc", (1, None): "not here"})
+    assert [piece.text for delta in said for piece in delta.pieces] == ["", "abc", "", ""]
+    assert said[4] is deltas[4]
+    assert b"assistant" in said[0].data

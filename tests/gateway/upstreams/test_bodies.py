@@ -6,16 +6,19 @@ import orjson
 import pytest
 
 from gateway.core.engines import ENGINES
-from gateway.records import Capabilities, Query, Target
+from gateway.records import Call, Capabilities, Query, Target
 from gateway.upstreams.bodies import body_for
 from gateway.words import Capability, Kind, Place
 
 
-def sent(kind: Kind, body: dict[str, Any], capabilities: Capabilities | None = None) -> dict[str, Any]:
+def sent(
+    kind: Kind, body: dict[str, Any], capabilities: Capabilities | None = None, rejected: str | None = None
+) -> dict[str, Any]:
     target = Target(name="t", kind=kind, url="http://t", model="theirs", place=Place.EXTERNAL)
     given = {"model": "auto", "messages": [], **body}
     query = Query(request_id="r", model="auto", body=orjson.dumps(given), received_s=0, stream=bool(body.get("stream")))
-    document: dict[str, Any] = orjson.loads(body_for(target, query, capabilities))
+    call = Call(target=target, query=query, rejected=rejected)
+    document: dict[str, Any] = orjson.loads(body_for(call, capabilities))
     return document
 
 
@@ -58,3 +61,25 @@ def test_whatever_is_not_ours_travels_on() -> None:
         "messages": [{"role": "user", "content": "ü"}],
         "top_k": 5,
     }
+
+
+NOTE = "An earlier answer to this was rejected: type at #/n. Answer again so that it fits."
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ([{"role": "user", "content": "hi"}], [{"role": "user", "content": f"hi\n\n{NOTE}"}]),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "hi"}]}, {"role": "assistant", "content": "{"}],
+            [
+                {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "text", "text": NOTE}]},
+                {"role": "assistant", "content": "{"},
+            ],
+        ),
+        ([{"role": "system", "content": "s"}], [{"role": "system", "content": "s"}, {"role": "user", "content": NOTE}]),
+    ],
+)
+def test_why_an_earlier_answer_was_rejected_stands_in_the_last_user_turn(messages: Any, told: Any) -> None:
+    assert sent(Kind.OPENAI, {"messages": messages}, rejected="type at #/n")["messages"] == told
+    assert sent(Kind.OPENAI, {"messages": messages})["messages"] == messages

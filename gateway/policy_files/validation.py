@@ -1,0 +1,61 @@
+"""The `validate` of a route: what its answers are checked against, and what may leave before the check is over."""
+
+from enum import StrEnum
+
+from gateway.policy_files.section import Section
+from gateway.terms import Checks
+from gateway.words import Hold
+
+_MOST_FIRST_BYTES = 1 << 20
+
+
+class _Against(StrEnum):
+    REQUEST = "request"
+    NONE = "none"
+
+
+class _Repair(StrEnum):
+    SYNTAX = "syntax"
+    NONE = "none"
+
+
+def read_checks(entry: Section, *, wants_confidence: bool, can_fall_back: bool) -> Checks | None:
+    """None if nothing is checked. A confidence comes with the end of an answer, so asking for one holds all of it."""
+    validate = entry.section("validate")
+    if validate is None:
+        return None
+    plain = Checks()
+    is_checked = validate.word("schema", _Against, _Against.REQUEST) is _Against.REQUEST
+    hold = validate.word("hold", Hold, Hold.WHOLE if is_checked else Hold.NONE)
+    checks = Checks(
+        hold=hold,
+        first_bytes=validate.integer("first_bytes", plain.first_bytes, least=1, most=_MOST_FIRST_BYTES),
+        repair=validate.word("repair", _Repair, _Repair.NONE) is _Repair.SYNTAX,
+        tell_fallback=validate.flag("tell_fallback", False),
+    )
+    validate.close()
+    if not is_checked:
+        _refuse_without_check(validate, checks)
+        return None
+    if wants_confidence and hold is not Hold.WHOLE:
+        raise validate.fault(f"hold: {hold} lets go of an answer before its confidence is known", "hold")
+    if checks.repair and hold is not Hold.WHOLE:
+        raise validate.fault("only what is held back whole can be repaired (hold: whole)", "repair")
+    if validate.has("first_bytes") and hold is not Hold.FIRST:
+        raise validate.fault("counts with hold: first only", "first_bytes")
+    if checks.tell_fallback and not can_fall_back:
+        raise validate.fault("this route has no `fall_back` to be told", "tell_fallback")
+    return checks
+
+
+def _refuse_without_check(validate: Section, checks: Checks) -> None:
+    """With `schema: none` the rest would mean nothing, and whoever wrote it meant something."""
+    if checks.hold is not Hold.NONE:
+        raise validate.fault("nothing is held without a check", "hold")
+    for key, is_asked in (
+        ("first_bytes", validate.has("first_bytes")),
+        ("repair", checks.repair),
+        ("tell_fallback", checks.tell_fallback),
+    ):
+        if is_asked:
+            raise validate.fault("means nothing without a check", key)
