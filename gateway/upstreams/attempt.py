@@ -174,7 +174,7 @@ class OpenAttempt:
     def _saw(self, delta: Delta) -> None:
         if self._first_byte_ms is None:
             self._first_byte_ms = self._journey.at_ms(self._clock.now_s())
-        if self._first_token_ms is None and self._journey.query.stream and _is_telling(delta):
+        if self._first_token_ms is None and self._journey.query.stream and _told_bytes(delta):
             self._first_token_ms = self._journey.at_ms(self._clock.now_s())
         if delta.usage is not None:
             self._usage = delta.usage
