@@ -34,12 +34,13 @@ from gateway.web.answers import send_error
 from gateway.web.auth import Authenticate, Keys, load_keys
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.routes import HotRoutes, public_app
+from gateway.weights.tasks import open_classifier
 
 _log = logging.getLogger("gateway")
 
 
-class SystemClock:
-    """See `ports.Clock`."""
+class SystemWorld:
+    """See `ports.World`."""
 
     def now_s(self) -> float:
         """Monotonic seconds."""
@@ -48,6 +49,10 @@ class SystemClock:
     def wall_s(self) -> float:
         """Seconds since the epoch."""
         return time.time()
+
+    def draw(self) -> float:
+        """From the process's own dice."""
+        return random.random()  # noqa: S311 - chance, not a secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +90,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             log = DecisionLog(settings.decision_log)
             stack.callback(log.close)
             observers.append(log)
-        state, clock = MemoryStore(), SystemClock()
+        state, clock = MemoryStore(), SystemWorld()
         if settings.redis_url is not None:
             shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
             replica = await stack.enter_async_context(shared)
@@ -97,11 +102,11 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         metrics.registry.register(LaneCollector(lambda: policies.current, state, clock))
         pipeline = Pipeline(
             policies=policies,
+            classify=open_classifier(),
             upstreams=doors,
             state=state,
             observer=Observers(observers),
-            clock=clock,
-            draw=random.random,
+            world=clock,
         )
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes)
         public = public_app(lambda: policies.current, lambda target: doors(target).status)

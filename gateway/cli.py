@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from gateway.app import serve
-from gateway.core.classify import classify
 from gateway.core.route import choose
 from gateway.errors import CannotStart, GatewayError
 from gateway.policy_files.load import load
 from gateway.settings import describe_settings, flag_of, read_settings
 from gateway.web.openai import parse_chat
+from gateway.weights.tasks import open_classifier
 
 GOOD: Final = 0
 FAILED: Final = 1
@@ -96,7 +96,7 @@ def _explain(read: argparse.Namespace) -> int:
     policy = load(read.policy or settings.policy, os.environ)
     try:
         query = parse_chat(_read_bytes(read.request), {}, now_s=time.monotonic(), principal=None)
-        classification = classify(query)
+        classification = open_classifier()(query)
         plan = choose(policy, query, classification)
     except CannotStart:
         raise

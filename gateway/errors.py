@@ -23,6 +23,7 @@ GatewayError
 └── CannotStart               configuration that cannot be used; one line names the cause
     ├── BadSetting            an environment variable with a wrong value
     ├── BadKeysFile           a keys file that is missing or unreadable; names the line
+    ├── BadWeights            trained weights that are missing, broken, or made for other features
     └── PolicyError           a policy that is missing or wrong; names file, line, column and key
 """
 
@@ -218,6 +219,10 @@ class BadSetting(CannotStart):
 
 class BadKeysFile(CannotStart):
     """A keys file that is missing or unreadable; names file and line."""
+
+
+class BadWeights(CannotStart):
+    """Trained weights that are missing, broken, or made for other features."""
 
 
 class PolicyError(CannotStart):

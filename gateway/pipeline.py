@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from typing import Protocol
 
 from gateway.core.admit import admit, died_with, has_relief, too_busy
-from gateway.core.classify import classify
+from gateway.core.classify import Classify
 from gateway.core.journey import Journey
 from gateway.core.policy import Policy
 from gateway.core.route import choose
 from gateway.core.validate import SchemaCache
 from gateway.decisions import Decision
 from gateway.errors import AttemptFailed, GatewayError
-from gateway.ports import Clock, Observer, Permit, StateStore, Upstream
+from gateway.ports import Observer, Permit, StateStore, Upstream, World
 from gateway.records import Candidate, Classification, Delta, Health, Plan, Query, Target, Verdict
 from gateway.upstreams.attempt import OpenAttempt, Turn
 from gateway.upstreams.race import race
@@ -33,24 +33,25 @@ class Policies(Protocol):
 
 
 class Pipeline:
-    """Answers queries; one per process. `upstreams` gives the door to a target, `draw` a uniform number in [0, 1)."""
+    """Answers queries; one per process. `classify` tells a query's task, `upstreams` gives the door to a target."""
 
     def __init__(
         self,
         *,
         policies: Policies,
+        classify: Classify,
         upstreams: Callable[[Target], Upstream],
         state: StateStore,
         observer: Observer,
-        clock: Clock,
-        draw: Callable[[], float],
+        world: World,
     ) -> None:
         self._policies = policies
+        self._classify = classify
         self._upstreams = upstreams
         self._state = state
         self._observer = observer
-        self._clock = clock
-        self._draw = draw
+        self._clock = world
+        self._draw = world.draw
         self._schemas = SchemaCache()
 
     async def answer(self, query: Query) -> "Answer":
@@ -86,7 +87,7 @@ class Pipeline:
     def _begin(self, query: Query) -> tuple[Journey, GatewayError | None]:
         """Classify and choose. A query that nobody may answer still has a journey, to be explained by."""
         policy = self._policies.current
-        classification = classify(query)
+        classification = self._classify(query)
         try:
             return self._journey(query, classification, choose(policy, query, classification)), None
         except GatewayError as error:

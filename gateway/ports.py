@@ -107,3 +107,11 @@ class Clock(Protocol):
     def wall_s(self) -> float:
         """Seconds since the epoch, for people."""
         ...
+
+
+class World(Clock, Protocol):
+    """Time and chance: what nobody below the composition root takes for himself."""
+
+    def draw(self) -> float:
+        """A number in [0, 1), all equally likely."""
+        ...

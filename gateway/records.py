@@ -107,7 +107,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """The task, how sure we are (0..1), and the evidence in one word, e.g. `header`, `metadata`, `prediction`."""
+    """The task, how sure we are (0..1), and the evidence: `header`, `prediction`, `words: translate, into`."""
 
     task: Task
     confidence: float

@@ -1,7 +1,8 @@
 """What a request wants done, from the cheapest sufficient evidence: witnesses in order, the first who knows tells.
 
-Knows nothing of policies. Confidences are fixed numbers per kind of evidence, in `CONFIDENCE`; what a policy does with
-them is its own business (a route usually wants 0.6 or more).
+Knows nothing of policies. The witnesses here are sure by the kind of their evidence, see `CONFIDENCE`; behind them the
+gateway hears one that has learned (`learned.py`). What a policy does with a confidence is its own business (a route
+usually wants 0.6 or more).
 """
 
 import re
@@ -12,6 +13,7 @@ from gateway.records import Classification, Query
 from gateway.words import Form, Task
 
 Witness = Callable[[Query], Classification | None]
+Classify = Callable[[Query], Classification]
 
 CONFIDENCE: Final = {
     "header": 1.0,  # the application said so
@@ -22,14 +24,12 @@ CONFIDENCE: Final = {
     "response_format": 0.95,  # a schema, or JSON of any shape
     "structured_outputs": 0.95,  # a regex, a choice, a template
     "fim_markers": 0.95,  # fill-in-the-middle markers of code models, in plain text
-    "fenced_source": 0.55,  # source with an instruction: mostly an edit, but questions about code look the same
     "none": 0.3,  # nothing to go by: a chat
 }
 
 # Of code models' own templates: Qwen, StarCoder, CodeGemma; Code Llama; DeepSeek.
 _FIM_MARKERS: Final = re.compile(r"<\|?fim[_▁](?:prefix|suffix|middle|begin|hole|end)\|?>|<｜fim▁|<(?:PRE|SUF|MID)>")
-_SEEN_CHARS: Final = 16_384  # of a long text, markers and fences are looked for in the head and the tail only
-_INSTRUCTION_CHARS: Final = 600
+_SEEN_CHARS: Final = 16_384  # of a long text, markers are looked for in the head and the tail only
 
 
 def classify(query: Query, witnesses: tuple[Witness, ...] | None = None) -> Classification:
@@ -63,30 +63,16 @@ def shaped(query: Query) -> Classification | None:
 
 
 def marked(query: Query) -> Classification | None:
-    """Marks inside the text: a gap to fill, or source with an instruction beside it."""
+    """Marks inside the text: a gap to fill."""
     text = query.last_user_text
     if len(text) > 2 * _SEEN_CHARS:
         text = text[:_SEEN_CHARS] + text[-_SEEN_CHARS:]
     if "<" in text and _FIM_MARKERS.search(text):
         return _testify(Task.AUTOCOMPLETE, "fim_markers")
-    if "```" in text and _is_source_with_instruction(text):
-        return _testify(Task.EDIT, "fenced_source")
     return None
 
 
 WITNESSES: Final[tuple[Witness, ...]] = (stated, shaped, marked)
-
-
-def _is_source_with_instruction(text: str) -> bool:
-    """One fenced block that is not empty, and a few words around it that ask nothing. By lines: linear in the text."""
-    lines = text.split("\n")
-    fences = [number for number, line in enumerate(lines) if line.lstrip().startswith("```")]
-    if len(fences) != 2 or lines[fences[1]].strip() != "```":
-        return False
-    first, last = fences
-    instruction = "\n".join(lines[:first] + lines[last + 1 :]).strip()
-    has_source = any(line.strip() for line in lines[first + 1 : last])
-    return has_source and 0 < len(instruction) <= _INSTRUCTION_CHARS and "?" not in instruction
 
 
 def _testify(task: Task, evidence: str) -> Classification:

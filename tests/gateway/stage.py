@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from gateway.core.classify import classify
 from gateway.core.policy import Policy, Route, When, compile_policy
 from gateway.decisions import Decision
 from gateway.pipeline import Answer, Pipeline
@@ -29,6 +30,9 @@ class HandClock:
 
     def wall_s(self) -> float:
         return 1_700_000_000.0 + self.time_s
+
+    def draw(self) -> float:
+        return 0.5
 
     async def sleep(self, seconds: float) -> None:
         self.time_s += seconds
@@ -106,7 +110,7 @@ class Stage:
         return sent
 
 
-def build_stage(*, route: dict[str, Any] | None = None, draw: float = 0.5, clock: Any = None, **given: Any) -> Stage:
+def build_stage(*, route: dict[str, Any] | None = None, clock: Any = None, **given: Any) -> Stage:
     clock = clock or HandClock()
     lines = {name: value for name, value in given.items() if not name.endswith("_target")}
     scripted = {name: Scripted(_lines(value), sleep=clock.sleep) for name, value in lines.items()}
@@ -122,11 +126,11 @@ def build_stage(*, route: dict[str, Any] | None = None, draw: float = 0.5, clock
     state, listener = MemoryStore(), Listener()
     pipeline = Pipeline(
         policies=_Fixed(policy),
+        classify=classify,
         upstreams=lambda target: scripted[target.name],
         state=state,
         observer=listener,
-        clock=clock,
-        draw=lambda: draw,
+        world=clock,
     )
     return Stage(clock, listener, state, scripted, policy, pipeline)
 

@@ -35,13 +35,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class LoopClock:
-    """The running loop's time as a `ports.Clock`; `sleep` lets it pass."""
+    """The running loop's time as a `ports.World` without surprises; `sleep` lets it pass."""
 
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()
 
     def wall_s(self) -> float:
         return 1_700_000_000.0 + self.now_s()
+
+    def draw(self) -> float:
+        return 0.5
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -42,12 +42,6 @@ def test_the_form_of_a_request_gives_its_task_away(
     assert found.confidence == CONFIDENCE[evidence] >= 0.9
 
 
-def test_source_with_an_instruction_is_an_edit_but_not_surely(query: MakeQuery) -> None:
-    found = classify(query(last_user_text="Make it async.\n```python\ndef f():\n    pass\n```"))
-    assert (found.task, found.evidence) == (Task.EDIT, "fenced_source")
-    assert found.confidence < 0.6
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -38,7 +38,7 @@ def test_auto_and_aliases_take_the_first_route_that_fits(policy: Policy, query: 
 
 
 def test_too_little_confidence_takes_the_default_route(policy: Policy, query: MakeQuery) -> None:
-    unsure = Classification(task=Task.EDIT, confidence=0.55, evidence="fenced_source")
+    unsure = Classification(task=Task.EDIT, confidence=0.55, evidence="words")
     assert choose(policy, query(), unsure).route == "default"
 
 

@@ -1,0 +1,137 @@
+"""What a text looks like to the linear model: hashed words, pairs of words, runs of characters, and a few marks.
+
+Every feature is a row number in the model's table. All of it is arithmetic on whole arrays, since a loop over 200 words
+would cost more than the rest of the gateway; the hash is a polynomial over code points modulo 2^32, whose prefix sums
+give the hash of any span in two operations (Rabin-Karp), so it is the same in every process.
+
+Knows neither tasks nor weights. Bounded: of a long text only the head and the tail are seen.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.uint32]
+Floats = npt.NDArray[np.float32]
+
+VERSION: Final = 1  # of the features: weights fit only the version they were trained with
+HASH_BITS: Final = 15
+MARKS: Final = 32  # rows behind the hashed ones, one for each mark
+TABLE_ROWS: Final = (1 << HASH_BITS) + MARKS
+
+_HEAD_CHARS: Final = 500  # of the last user turn
+_TAIL_CHARS: Final = 400
+_SYSTEM_CHARS: Final = 240
+_EDGE_WORDS: Final = 12  # the first and the last words weigh as such: instructions stand at the edges
+_GAP: Final = "\x00"  # between the parts: no word reaches over it
+
+_LIMIT: Final = _HEAD_CHARS + _TAIL_CHARS + _SYSTEM_CHARS + 64
+_PRIME: Final = 0x01000193  # FNV's; any odd number has an inverse modulo 2^32
+_POWERS: Final = np.array([pow(_PRIME, n, 1 << 32) for n in range(4 * _LIMIT)], dtype=np.uint32)
+_INVERSES: Final = np.array([pow(_PRIME, -n, 1 << 32) for n in range(4 * _LIMIT)], dtype=np.uint32)
+_IS_WORD: Final = np.array([chr(code).isalnum() or chr(code) == "'" for code in range(1 << 16)], dtype=np.bool_)
+_RUNS: Final = (2, 3, 5)  # lengths of the runs of characters
+_MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
+_SHIFT: Final = np.uint32(32 - HASH_BITS)
+_SALTS: Final = tuple(np.uint32(salt) for salt in (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1, 0xD3A2646D))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """Rows of the model's table with the weight of each; `words[i]` is the hash of the word that row i speaks of.
+
+    `rows` and `weights` are [features]; only the first `words.size` rows speak of a word. `own_words` of them are the
+    user's.
+    """
+
+    rows: Rows
+    weights: Floats
+    words: Rows
+    own_words: int
+
+
+def features(*, system: str, user: str) -> Features:
+    """Never fails, whatever the text; the time is bounded by the part that is seen."""
+    head, tail = _ends(user)
+    text = f"{system[:_SYSTEM_CHARS]}{_GAP}{head}{_GAP}{tail}".lower()[: 4 * _LIMIT - 1]
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    sums = np.zeros(codes.size + 1, dtype=np.uint32)
+    np.cumsum(codes * _POWERS[: codes.size], out=sums[1:], dtype=np.uint32)
+    words, of_system = _words(codes, sums)
+    own = words[of_system:]
+    groups = [
+        words[:of_system] * _SALTS[0],
+        own,
+        own[:_EDGE_WORDS] * _SALTS[1],
+        own[-_EDGE_WORDS:] * _SALTS[2],
+        own[:-1] * _SALTS[3] + own[1:],
+        *(((sums[n:] - sums[:-n]) * _INVERSES[: max(0, sums.size - n)]) ^ _SALTS[4] for n in _RUNS if sums.size > n),
+    ]
+    rows = (np.concatenate(groups) * _MIX) >> _SHIFT
+    marks = _marks(system, user, head, tail)
+    weights = [1.0 / max(1, group.size) ** 0.5 for group in groups]
+    sizes = [group.size for group in groups]
+    spoken = np.concatenate([words, own[:_EDGE_WORDS], own[-_EDGE_WORDS:]])
+    return Features(
+        rows=np.concatenate([rows, np.array(marks, dtype=np.uint32) + np.uint32(1 << HASH_BITS)]),
+        weights=np.repeat(np.array([*weights, 0.5], dtype=np.float32), [*sizes, len(marks)]),
+        words=spoken,
+        own_words=own.size,
+    )
+
+
+def word_hash(word: str) -> int:
+    """The hash that `features` gives a word, alone or in a text."""
+    return sum(ord(char) * int(_POWERS[at]) for at, char in enumerate(word.lower())) & 0xFFFFFFFF
+
+
+def _ends(text: str) -> tuple[str, str]:
+    """Head and tail; a short text is all head."""
+    if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
+        return text, ""
+    return text[:_HEAD_CHARS], text[-_TAIL_CHARS:]
+
+
+def _words(codes: Rows, sums: Rows) -> tuple[Rows, int]:
+    """Hashes of all words in order, and how many of them are the system prompt's."""
+    inside = np.zeros(codes.size + 2, dtype=np.int8)
+    inside[1:-1] = _IS_WORD[np.minimum(codes, 0xFFFF)]
+    edges = np.diff(inside)
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    border = int(np.flatnonzero(codes == 0)[0])
+    return (sums[ends] - sums[starts]) * _INVERSES[starts], int(np.searchsorted(starts, border))
+
+
+def _marks(system: str, user: str, head: str, tail: str) -> list[int]:
+    """Marks that words cannot carry. A mark's number is for ever: weights are trained with it."""
+    end = (tail or head).rstrip()
+    seen = head + tail
+    letters = max(1, len(seen))
+    digits = sum(map(seen.count, "0123456789"))
+    present = (
+        True,
+        bool(system),
+        end.endswith("?"),
+        "?" in seen,
+        seen.count("```") == 2,
+        seen.count("```") > 2,
+        end.endswith("```"),
+        head.lstrip()[:1] in ("{", "["),
+        end.endswith(("}", "]")),
+        '"type"' in seen,
+        digits * 20 > letters,
+        digits * 4 > letters,
+        not seen.isascii(),
+        "\n" in seen,
+        "\n\n" in seen,
+        len(user) < 40,
+        len(user) < 160,
+        seen.count("\n") * 30 > letters,
+        not seen.strip(),
+        end.endswith((":", ">")),
+        end.endswith((";", "(", "{", "=", ",")),
+        "\n    " in seen or "\n\t" in seen or "\n  " in seen,
+    )
+    return [number for number, here in enumerate(present) if here]

@@ -1,0 +1,1 @@
+"""Trained weights that ship with the gateway, and how they are read."""

@@ -1,0 +1,56 @@
+"""The learned witness, on a model of a few words that is easy to check by hand."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from gateway.core.classify import WITNESSES, classify
+from gateway.core.features import TABLE_ROWS, features, word_hash
+from gateway.core.learned import Learned, TaskModel
+from gateway.records import Query
+from gateway.words import Task
+
+MakeQuery = Callable[..., Query]
+TASKS = (Task.TRANSLATE, Task.CHAT)
+
+
+def model(*, named: tuple[str, ...] = ("translate",), strength: float = 50.0) -> TaskModel:
+    """Knows one word, which speaks for translation."""
+    weights = np.zeros((TABLE_ROWS, 2), dtype=np.float32)
+    weights[features(system="", user="translate").rows[0], 0] = strength
+    return TaskModel(tasks=TASKS, weights=weights, vocabulary={word_hash(word): word for word in named})
+
+
+def test_the_likeliest_task_is_told_with_the_words_that_speak_for_it(query: MakeQuery) -> None:
+    found = Learned(model())(query(last_user_text="Please TRANSLATE my secret"))
+    assert found is not None
+    assert (found.task, found.evidence) == (Task.TRANSLATE, "words: translate")
+    assert found.confidence > 0.9
+
+
+def test_confidence_is_the_probability_of_the_task(query: MakeQuery) -> None:
+    text, small = "translate it now", model(strength=2.0)
+    found, seen = Learned(small)(query(last_user_text=text)), features(system="", user=text)
+    score = float(seen.weights @ small.weights[seen.rows, 0])
+    assert found is not None
+    assert found.confidence == pytest.approx(1 / (1 + math.exp(-score)), rel=1e-5)
+
+
+def test_evidence_names_no_word_of_the_request_that_is_not_the_models_own(query: MakeQuery) -> None:
+    """Evidence is logged, prompts are not."""
+    found = Learned(model(named=()))(query(last_user_text="translate"))
+    assert found is not None
+    assert found.evidence == "words"
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n\t\n", "\u3000", "?!", "]]}}"])
+def test_about_a_request_without_words_it_is_silent(query: MakeQuery, text: str) -> None:
+    assert Learned(model())(query(last_user_text=text, system_text="translate")) is None
+    assert classify(query(last_user_text=text), (*WITNESSES, Learned(model()))).evidence == "none"
+
+
+def test_whoever_is_surer_by_form_is_heard_first(query: MakeQuery) -> None:
+    found = classify(query(last_user_text="translate", has_tools=True), (*WITNESSES, Learned(model())))
+    assert (found.task, found.evidence) == (Task.AGENT, "tools")

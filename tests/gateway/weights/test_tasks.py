@@ -1,0 +1,147 @@
+"""The weights that ship: whole, small, right on prompts like those they learned from, and modest about all others."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.features import TABLE_ROWS
+from gateway.errors import BadWeights, CannotStart
+from gateway.records import Query
+from gateway.weights.tasks import FILE, MAX_BYTES, open_classifier, read_model, write_model
+from gateway.words import Task
+from training.classifier.examples import examples
+
+FAST = {Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION}
+SURE_ENOUGH = 0.6  # for the fast lane, by the shipped policies
+CLASSIFY = open_classifier()
+
+
+def asked(user: str, system: str = "") -> Query:
+    return Query(request_id="", model="auto", body=b"", received_s=0.0, last_user_text=user, system_text=system)
+
+
+def test_the_file_is_small_and_fits_the_features() -> None:
+    found = read_model()
+    assert FILE.stat().st_size <= MAX_BYTES
+    assert found.tasks == tuple(Task)
+    assert found.weights.shape == (TABLE_ROWS, len(Task))
+    assert np.isfinite(found.weights).all()
+    assert found.vocabulary
+
+
+def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
+    """Fresh ones of lines it learned from; how far it is right on other people's prompts, its card says."""
+    told = [(each, CLASSIFY(asked(each.user, each.system))) for each in examples(987_654_321, count=1000)]
+    right = [said.task == each.task for each, said in told]
+    sure = [said.confidence for _, said in told]
+    assert sum(right) >= 940
+    assert abs(sum(sure) - sum(right)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("text", "task"),
+    [
+        ("Correct the spelling of this sentence: He recieved teh parcel.", Task.EDIT),
+        ("def area(r):\n    return 3.14 * r\n\nRename r to radius.", Task.EDIT),
+        ("List three rivers of Spain as a JSON array.", Task.STRUCTURED),
+        ("Extract all dates from this letter: We met on 4 May and again on 9 June 2021.", Task.EXTRACTION),
+        ("Summarize the following article in two sentences.\n\nThe harbour was closed. " * 5, Task.SUMMARIZE),
+        ("Translate into Danish: the soup is cold", Task.TRANSLATE),
+        ("A hen lays 5 eggs a week. How many eggs do 12 hens lay in 3 weeks?", Task.REASONING),
+        ("Write a Python function that removes duplicates from a list.", Task.CODE),
+        ("Tell me a story about a lighthouse.", Task.CHAT),
+    ],
+)
+def test_plain_wishes_are_understood(text: str, task: Task) -> None:
+    assert CLASSIFY(asked(text)).task is task
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "?",
+        "hm",
+        "qzx vlkk wrrp 0x9f",
+        "🦊🦊🦊",
+        "ⴰⵣⵓⵍ ⴼⵍⵍⴰⵡⵏ",
+        "\x00\x01\x02",
+        "]]]]}}}}",
+        "a" * 1_000_000,
+        "1 2 3",
+    ],
+)
+def test_what_nobody_could_understand_goes_to_the_quality_lane(text: str) -> None:
+    said = CLASSIFY(asked(text))
+    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+
+
+@given(user=st.text(max_size=400), system=st.text(max_size=100))
+@settings(deadline=None)
+def test_any_text_gets_a_task_and_a_probability(user: str, system: str) -> None:
+    said = CLASSIFY(asked(user, system))
+    assert said.task in Task
+    assert 0.0 < said.confidence <= 1.0
+    assert CLASSIFY(asked(user, system)) == said
+
+
+@pytest.mark.parametrize("unit", ["word ", "```\n", "<fim", "\n", "漢", "\ud800", "'"])
+def test_a_megabyte_of_anything_takes_no_longer_than_a_page(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    started = time.perf_counter()
+    for _ in range(10):
+        CLASSIFY(asked(text, text))
+    assert time.perf_counter() - started < 0.5
+
+
+def test_weights_survive_being_written_and_read(tmp_path: Path) -> None:
+    """A signed byte each: what is lost is below half a step. The same model gives the same bytes."""
+    found = read_model()
+    for name in ("one.npz", "two.npz"):
+        write_model(found, tmp_path / name)
+    again = read_model(tmp_path / "one.npz")
+    steps = np.abs(found.weights).max(axis=0) / 127
+    assert (np.abs(again.weights - found.weights) <= steps * 0.51).all()
+    assert dataclasses.astuple(again)[0::2] == dataclasses.astuple(found)[0::2]
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+
+
+def _without(name: str) -> Callable[[dict[str, np.ndarray]], object]:
+    return lambda parts: parts.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda parts: parts.update(version=np.array(999)), "version 999"),
+        (lambda parts: parts.update(table=parts["table"][:-1]), "does not fit"),
+        (lambda parts: parts.update(table=parts["table"].astype(np.float64)), "float64"),
+        (lambda parts: parts.update(tasks=np.array(["edit", "juggling"])), "juggling"),
+        (_without("scales"), "scales"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_by_name(
+    tmp_path: Path, spoil: Callable[[dict[str, np.ndarray]], object], said: str
+) -> None:
+    parts = dict(np.load(FILE))
+    spoil(parts)
+    np.savez(tmp_path / "bad.npz", **parts)
+    with pytest.raises(BadWeights, match=said) as caught:
+        read_model(tmp_path / "bad.npz")
+    assert "bad.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [None, b"", b"PK\x03\x04 no archive", b"\x93NUMPY"])
+def test_a_missing_or_broken_file_stops_the_start_with_its_name(tmp_path: Path, data: bytes | None) -> None:
+    path = tmp_path / "tasks.npz"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(CannotStart, match=r"tasks\.npz"):
+        open_classifier(path)

@@ -1,0 +1,81 @@
+"""Train the task classifier: `python -m training.classifier --out gateway/weights/tasks.npz [--json FILE]`.
+
+Two fits. The first sees four fifths of the prompts' lines; the other fifth measures it and sets the temperature. The
+second sees all lines and is what ships, with that temperature. Two minutes on one core.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gateway.core.features import HASH_BITS, word_hash
+from gateway.core.learned import TaskModel
+from gateway.weights.tasks import write_model
+from gateway.words import Task
+from training.classifier.examples import EVERYTHING, FIT, HELD_OUT, examples, task_words
+from training.classifier.fit import fit, matrix, scores, temperature
+
+SEED: Final = 20261125
+VOCABULARY: Final = 2000  # words that evidence may name
+
+
+def main() -> None:
+    """Command line; writes the weights, prints what was measured on the way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="where the weights go")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--examples", type=int, default=40_000, help="prompts written for each of the two fits")
+    parser.add_argument("--epochs", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    model, figures = train(count=options.examples, epochs=options.epochs)
+    write_model(model, options.out)
+    figures |= {"seconds": round(time.monotonic() - started, 1), "bytes": options.out.stat().st_size}
+    print(json.dumps(figures, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def train(*, count: int, epochs: int, seed: int = SEED) -> tuple[TaskModel, dict[str, Any]]:
+    """The model that ships, and what was measured of the one beside it that left lines out."""
+    held_out = matrix(examples(seed + 1, count=max(200, count // 8), shares=HELD_OUT))
+    table = fit(matrix(examples(seed, count=count, shares=FIT)), seed=seed, epochs=epochs)
+    found = scores(table, held_out)
+    divisor = temperature(found, held_out.labels)
+    figures = {"temperature": round(divisor, 3), **judged(found / divisor, held_out.labels)}
+    whole = fit(matrix(examples(seed + 2, count=count, shares=EVERYTHING)), seed=seed, epochs=epochs)
+    weights = (whole.weight.detach() / divisor).numpy()
+    return TaskModel(tasks=tuple(Task), weights=weights, vocabulary=telling_words(weights)), figures
+
+
+def judged(found: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Accuracy, by task as well, and how far confidence is from it (expected calibration error in ten bins)."""
+    sure, told = found.softmax(1).max(1)
+    right = (told == labels).float()
+    bins = (sure * 10).clamp(max=9).long()
+    gaps = [abs(float((sure - right)[bins == n].sum())) for n in range(10)]
+    return {
+        "accuracy": round(float(right.mean()), 4),
+        "by_task": {task.value: round(float(right[labels == at].mean()), 3) for at, task in enumerate(Task)},
+        "calibration_error": round(sum(gaps) / len(labels), 4),
+    }
+
+
+def telling_words(weights: np.ndarray) -> dict[int, str]:
+    """Of the words in the tasks' own lines, those whose rows tell the tasks apart most."""
+    words = sorted(task_words())
+    rows = [(word_hash(word) * 0x9E3779B1 & 0xFFFFFFFF) >> (32 - HASH_BITS) for word in words]
+    spread = weights[rows].std(axis=1)
+    kept = sorted(words[at] for at in np.argsort(-spread, kind="stable")[:VOCABULARY])
+    return {word_hash(word): word for word in kept}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Labelled prompts: a line of a task's grammar, expanded, said in one of many registers, perhaps with a system prompt.
+
+Lines are held out whole: what is measured on `HELD_OUT` was written with lines that the fit never saw.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from gateway.words import Task
+from training.classifier.contexts import fillers
+from training.classifier.grammar import Grammar, Rules, read_rules, share_of
+
+PROMPTS: Final = Path(__file__).parent / "prompts"
+FIT: Final = frozenset(range(8))
+HELD_OUT: Final = frozenset({8, 9})
+EVERYTHING: Final = FIT | HELD_OUT
+
+_OPENERS = (
+    "Hi, |Hello! |Please |please |pls |Hey, |Can you |OK. |Q: |Dear assistant, |i need help: |Task: |1. |> ".split("|")
+)
+_CLOSERS = " Thanks!| thank you| please|\n\nThanks in advance.| asap|!!|\n| Be concise.| Take your time.| 🙏".split("|")
+_REFERENCE = re.compile(r"‹([^›]+)›")
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """What the classifier reads of a request, and what it should say."""
+
+    task: Task
+    system: str
+    user: str
+
+
+class Author:
+    """Writes prompts; `shares` says with which tenths of the lines."""
+
+    def __init__(self, shares: frozenset[int], folder: Path = PROMPTS) -> None:
+        rules: Rules = {}
+        for path in sorted(folder.glob("*.txt")):
+            rules |= read_rules(path)
+        context: list[Grammar] = []
+        self._grammar = Grammar(rules, fillers(context))
+        context.append(self._grammar)
+        self._lines = {task: self._lines_of(rules, task, shares) for task in Task}
+
+    def _lines_of(self, rules: Rules, task: Task, shares: frozenset[int]) -> list[str]:
+        roots = (task.value, f"{task} code", f"{task} foreign")
+        lines = [leaf for name in roots for line in rules.get(name, ()) for leaf in self._leaves(rules, line)]
+        return [line for line in lines if share_of(line) in shares]
+
+    def _leaves(self, rules: Rules, line: str) -> Iterator[str]:
+        """A line that is nothing but a rule's name stands for the lines of that rule."""
+        alone = _REFERENCE.fullmatch(line)
+        if alone is None or alone[1] not in rules:
+            yield line
+            return
+        for inner in rules[alone[1]]:
+            yield from self._leaves(rules, inner)
+
+    def lines(self, task: Task) -> list[str]:
+        """The lines a task's prompts are written from; one that counts twice is there twice."""
+        return self._lines[task]
+
+    def write(self, rng: random.Random, task: Task) -> Example:
+        """One prompt of a task."""
+        text = self._grammar.expand(rng, rng.choice(self._lines[task]))
+        return Example(task=task, system=self._system(rng, task), user=said(rng, text))
+
+    def _system(self, rng: random.Random, task: Task) -> str:
+        """Mostly none; a general one tells nothing, the task's own one may."""
+        draw = rng.random()
+        if draw < 0.65:
+            return ""
+        return self._grammar.expand(rng, "‹plain system›" if draw < 0.85 else f"‹{task} system›")
+
+
+def examples(seed: int, *, count: int, shares: frozenset[int] = EVERYTHING) -> list[Example]:
+    """`count` prompts, the tasks in turn; the same for the same seed."""
+    rng, author, tasks = random.Random(seed), Author(shares), list(Task)
+    return [author.write(rng, tasks[index % len(tasks)]) for index in range(count)]
+
+
+def task_words(folder: Path = PROMPTS) -> set[str]:
+    """The words of the tasks' own lines, in lower case; those that only contexts use are left out."""
+    rules = [read_rules(folder / f"{task}.txt") for task in Task]
+    return {word.lower() for each in rules for word in Grammar(each, {}).words}
+
+
+def said(rng: random.Random, text: str) -> str:
+    """The same wish as different people type it: hasty, polite, without capitals, with slips of the fingers."""
+    if rng.random() < 0.18:
+        opener = rng.choice(_OPENERS)
+        text = opener + (text[:1].lower() + text[1:] if opener.endswith(", ") else text)
+    if rng.random() < 0.1:
+        text += rng.choice(_CLOSERS)
+    if rng.random() < 0.15:
+        text = text.lower()
+    if rng.random() < 0.06:
+        text = text.rstrip("?.!:")
+    if rng.random() < 0.08:
+        text = _slipped(rng, text)
+    return text
+
+
+def _slipped(rng: random.Random, text: str) -> str:
+    """One to three letters swapped, lost or replaced."""
+    for _ in range(rng.randint(1, 3)):
+        if len(text) < 4:
+            break
+        at = rng.randrange(min(len(text), 200) - 2)
+        middle = rng.choice(("", text[at + 1] + text[at], rng.choice(_LETTERS) + text[at + 1]))
+        text = text[:at] + middle + text[at + 2 :]
+    return text
