@@ -5,6 +5,7 @@ and relative to the largest logit of its own atom, so nothing underflows and not
 Knows classes, no states.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +29,8 @@ class ClassScores:
     logits: Floats  # [positions, vocab] as they came
     normaliser: Floats  # [positions] log of the sum of their exponentials
     best: Doubles  # [positions, classes + 1]
-    atom_best: Floats  # [positions, atoms]
+    node_best: Floats  # [positions, nodes]
+    surest: NDArray[np.int64]  # [positions] the likeliest token of all, allowed or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class ClassMasses:
 
     scores: ClassScores
     mass: Doubles  # [positions, classes + 1]
-    atom_mass: Floats  # [positions, atoms]
+    node_mass: Floats  # [positions, nodes]
     atom_entropy: Floats  # [positions, atoms] nats, of a token known to be in the atom
 
 
@@ -46,31 +48,30 @@ def score_classes(classes: TokenClasses, logits: Floats) -> ClassScores:
 
     Raises ValueError when the logits are of another vocabulary.
     """
-    peak = np.empty((len(logits), classes.atoms), np.float32)
-    normaliser = np.empty(len(logits), np.float32)
     reader = _Reader(classes, logits)
     for block in reader.blocks:
-        reader.read_peaks(logits[block], peak[block])
-        reader.read_normaliser(logits[block], normaliser[block])
-    return _scores(classes, logits, normaliser, peak)
+        reader.read_peaks(block)
+        reader.read_normaliser(block)
+    return _scores(classes, reader)
 
 
 def weigh_classes(classes: TokenClasses, logits: Floats) -> ClassMasses:
     """Scores and masses of logits, as `score_classes`; for sampling and marginals."""
-    peak, logsum, entropy = (np.empty((len(logits), classes.atoms), np.float32) for _ in range(3))
     reader = _Reader(classes, logits)
     for block in reader.blocks:
-        reader.read_peaks(logits[block], peak[block])
-        reader.read_masses(peak[block], logsum[block], entropy[block])
-    mass = peak + logsum
+        reader.read_peaks(block, weighed=True)
+        reader.read_masses(block)
+    mass = reader.peak + reader.logsum
     top = mass.max(axis=1, initial=-np.inf)
-    normaliser = top + np.log(np.exp(mass - top[:, None]).sum(axis=1))
-    mass -= normaliser[:, None]
+    reader.normaliser[:] = top + np.log(np.exp(mass - top[:, None]).sum(axis=1))
+    node_mass = _tree(classes, mass - reader.normaliser[:, None])
+    for parents, children in levels(classes):
+        node_mass[:, parents] = _log_added(node_mass[:, children][:, ::2], node_mass[:, children][:, 1::2])
     return ClassMasses(
-        scores=_scores(classes, logits, normaliser, peak),
-        mass=_class_mass(classes, mass),
-        atom_mass=mass,
-        atom_entropy=entropy,
+        scores=_scores(classes, reader),
+        mass=_with_unscored(_log_sums(classes, node_mass)),
+        node_mass=node_mass,
+        atom_entropy=reader.entropy,
     )
 
 
@@ -85,79 +86,118 @@ class _Reader:
         vocab, sizes = len(classes.order), np.diff(classes.atom_start)
         if logits.shape[1] != vocab:
             raise ValueError(f"logits of {logits.shape[1]} words for a constraint over {vocab}")
+        self.logits = logits
+        self.surest = np.empty(len(logits), np.int64)
+        self.normaliser = np.empty(len(logits), np.float32)
+        self.peak, self.logsum, self.entropy = np.zeros((3, len(logits), classes.atoms), np.float32)
         rows = max(1, _AT_ONCE // vocab)
         self.blocks = [slice(first, first + rows) for first in range(0, len(logits), rows)]
+
         self._has_large = bool(sizes[-1] > vocab // 2)
         last = classes.atoms - self._has_large
         self._singles = int((sizes[:last] == 1).sum())
+        self._groups = slice(self._singles, last)  # atoms of several tokens that are gathered
         self._gathered = classes.order[: classes.atom_start[last]].astype(np.intp)
-        self._group_sizes = sizes[self._singles : last]
-        self._group_first = (classes.atom_start[self._singles : last] - self._singles).astype(np.intp)
+        self._group_sizes = sizes[self._groups]
+        self._group_first = (classes.atom_start[self._groups] - self._singles).astype(np.intp)
         self._elsewhere = np.zeros(vocab, np.float32)
         self._elsewhere[self._gathered] = _ELSEWHERE
         self._rows, self._share = np.empty((2, rows, vocab), np.float32)
         self._values = np.empty((rows, len(self._gathered)), np.float32)
 
-    def read_peaks(self, logits: Floats, peak: Floats) -> None:
-        """Fill [rows, atoms] with the largest logit of each atom."""
-        rows, singles = len(logits), self._singles
+    def read_peaks(self, block: slice, *, weighed: bool = False) -> None:
+        """The surest token of the rows and the largest logit of each atom. `weighed`: `read_masses` follows."""
+        logits, peak, singles = self.logits[block], self.peak[block], self._singles
+        surest = logits.argmax(axis=1, out=self.surest[block])
         if self._has_large:
-            values = np.add(logits, self._elsewhere, out=self._rows[:rows])
-            values.max(axis=1, out=peak[:, -1])
-        values = np.take(logits, self._gathered, axis=1, mode="clip", out=self._values[:rows])
+            peak[:, -1] = logits[np.arange(len(logits)), surest]
+            if weighed or self._elsewhere[surest].any():  # the surest token is of another atom
+                values = np.add(logits, self._elsewhere, out=self._rows[: len(logits)])
+                values.max(axis=1, out=peak[:, -1])
+        values = np.take(logits, self._gathered, axis=1, mode="clip", out=self._values[: len(logits)])
         peak[:, :singles] = values[:, :singles]
         if len(self._group_first):
-            groups = slice(singles, singles + len(self._group_first))
-            np.maximum.reduceat(values[:, singles:], self._group_first, axis=1, out=peak[:, groups])
+            np.maximum.reduceat(values[:, singles:], self._group_first, axis=1, out=peak[:, self._groups])
 
-    def read_normaliser(self, logits: Floats, normaliser: Floats) -> None:
-        """Fill [rows] with the log of the sum of exponentials."""
-        share = self._share[: len(logits)]
-        logits.max(axis=1, out=normaliser)
-        np.subtract(logits, normaliser[:, None], out=share)
+    def read_normaliser(self, block: slice) -> None:
+        """Behind `read_peaks`: the log of the sum of exponentials."""
+        logits, normaliser = self.logits[block], self.normaliser[block]
+        normaliser[:] = logits[np.arange(len(logits)), self.surest[block]]
+        share = np.subtract(logits, normaliser[:, None], out=self._share[: len(logits)])
         np.exp(share, out=share)
         normaliser += np.log(share.sum(axis=1))
 
-    def read_masses(self, peak: Floats, logsum: Floats, entropy: Floats) -> None:
-        """Behind `read_peaks`, whose rows are spent: log of the sum of exponentials, relative to the peak of the atom,
-        and the entropy within it."""
-        rows, singles = len(peak), self._singles
-        logsum[:, :singles] = 0.0
-        entropy[:, :singles] = 0.0
+    def read_masses(self, block: slice) -> None:
+        """Behind `read_peaks`, whose rows are spent: log of the sum of exponentials of each atom, relative to its peak,
+        and the entropy within. Both stay 0 for single tokens."""
+        peak, logsum, entropy = self.peak[block], self.logsum[block], self.entropy[block]
         if self._has_large:
-            values, share = self._rows[:rows], self._share[:rows]
+            values, share = self._rows[: len(peak)], self._share[: len(peak)]
             values -= peak[:, -1:]
             np.exp(values, out=share)
             total = share.sum(axis=1)
-            np.log(total, out=logsum[:, -1])
-            np.subtract(logsum[:, -1], np.vecdot(share, values) / total, out=entropy[:, -1])
+            logsum[:, -1] = np.log(total)
+            entropy[:, -1] = logsum[:, -1] - np.vecdot(share, values) / total
         if len(self._group_first):
-            groups = slice(singles, singles + len(self._group_first))
-            values = self._values[:rows, singles:]
+            groups, first = self._groups, self._group_first
+            values = self._values[: len(peak), self._singles :]
             values -= np.repeat(peak[:, groups], self._group_sizes, axis=1)
             share = np.exp(values)
-            sums = np.add.reduceat(share, self._group_first, axis=1)
+            totals = np.add.reduceat(share, first, axis=1)
             share *= values
-            np.log(sums, out=logsum[:, groups])
-            moments = np.add.reduceat(share, self._group_first, axis=1)
-            np.subtract(logsum[:, groups], moments / sums, out=entropy[:, groups])
+            logsum[:, groups] = np.log(totals)
+            entropy[:, groups] = logsum[:, groups] - np.add.reduceat(share, first, axis=1) / totals
 
 
-def _scores(classes: TokenClasses, logits: Floats, normaliser: Floats, peak: Floats) -> ClassScores:
-    peak -= normaliser[:, None]
-    members = np.take(peak, classes.class_atom, axis=1, mode="clip")
-    best = np.maximum.reduceat(members, classes.class_start[:-1], axis=1)
-    return ClassScores(logits=logits, normaliser=normaliser, best=_with_unscored(best), atom_best=peak)
+def _scores(classes: TokenClasses, reader: _Reader) -> ClassScores:
+    node_best = _tree(classes, reader.peak - reader.normaliser[:, None])
+    for parents, children in levels(classes):
+        np.maximum(node_best[:, children][:, ::2], node_best[:, children][:, 1::2], out=node_best[:, parents])
+    members = np.take(node_best, classes.class_node, axis=1, mode="clip")
+    return ClassScores(
+        logits=reader.logits,
+        normaliser=reader.normaliser,
+        best=_with_unscored(np.maximum.reduceat(members, classes.class_start[:-1], axis=1)),
+        node_best=node_best,
+        surest=reader.surest,
+    )
 
 
-def _class_mass(classes: TokenClasses, mass: Floats) -> Doubles:
-    """[positions, classes + 1] from the masses of atoms."""
-    members = np.take(mass, classes.class_atom, axis=1, mode="clip")
-    top = np.maximum(np.maximum.reduceat(members, classes.class_start[:-1], axis=1), np.float32(FLOOR))
+def _tree(classes: TokenClasses, atoms: Floats) -> Floats:
+    """[positions, nodes] with the leaves filled from [positions, atoms]."""
+    nodes = np.full((len(atoms), classes.nodes), _ELSEWHERE)
+    nodes[:, classes.leaf_of] = np.maximum(atoms, _ELSEWHERE)
+    return nodes
+
+
+def _log_added(first: Floats, second: Floats) -> Floats:
+    """np.logaddexp of finite numbers, vectorised."""
+    share: Floats = np.exp(-np.abs(first - second))
+    share += np.float32(1.0)
+    np.log(share, out=share)
+    share += np.maximum(first, second)
+    return share
+
+
+def levels(classes: TokenClasses) -> Iterator[tuple[slice, slice]]:
+    """Parents and their children, from the leaves to the root."""
+    first = classes.nodes // 4
+    while first:
+        yield slice(first, 2 * first), slice(2 * first, 4 * first)
+        first //= 2
+
+
+def _log_sums(classes: TokenClasses, node_mass: Floats) -> Floats:
+    """[positions, classes] the log of the sum of exponentials of the nodes of each class."""
+    start = classes.class_start[:-1]
+    members = np.take(node_mass, classes.class_node, axis=1, mode="clip")
+    top = np.maximum(np.maximum.reduceat(members, start, axis=1), np.float32(FLOOR))
     members -= np.repeat(top, np.diff(classes.class_start), axis=1)
-    total = np.add.reduceat(np.exp(members, out=members), classes.class_start[:-1], axis=1)
+    total = np.add.reduceat(np.exp(members, out=members), start, axis=1)
     with np.errstate(divide="ignore"):  # a class of nothing but -inf
-        return _with_unscored(top + np.log(total))
+        np.log(total, out=total)
+    total += top
+    return total
 
 
 def _with_unscored(scores: Floats) -> Doubles:

@@ -37,7 +37,7 @@ def intern_sets(sets: RangeSets) -> tuple[Ints, RangeSets]:
 
 
 def cut_into_atoms(classes: RangeSets, vocabulary: Vocabulary) -> TokenClasses:
-    """The coarsest partition of the vocabulary that no class cuts, and every class as a list of its parts."""
+    """The coarsest partition of the vocabulary that no class cuts, and every class as nodes of a tree over it."""
     signature = _signatures(classes, vocabulary.size)
     _, example, part, counts = np.unique(signature, return_index=True, return_inverse=True, return_counts=True)
     by_size = np.argsort(counts, kind="stable")  # single tokens first, the largest atom last
@@ -45,13 +45,19 @@ def cut_into_atoms(classes: RangeSets, vocabulary: Vocabulary) -> TokenClasses:
     name[by_size] = np.arange(len(by_size), dtype=np.int32)
     atom_of = np.empty(vocabulary.size, np.int32)
     atom_of[vocabulary.order] = name[part]
-    class_start, class_atom = _members(classes, example, name)
+    owner, atom = _members(classes, example, name)
+    leaf_of = _leaves(owner, atom, signature[example[by_size]])
+    atom_at = np.full(2 << max(len(name) - 1, 0).bit_length(), -1, np.int32)
+    atom_at[leaf_of] = np.arange(len(name), dtype=np.int32)
+    owner, node = _cover(owner, leaf_of[atom])
     return TokenClasses(
         order=np.argsort(atom_of, kind="stable").astype(np.int32),
         atom_start=np.append(0, np.cumsum(counts[by_size])).astype(np.int32),
         atom_of=atom_of,
-        class_start=class_start,
-        class_atom=class_atom,
+        leaf_of=leaf_of,
+        atom_at=atom_at,
+        class_start=np.searchsorted(owner, np.arange(len(classes.first))).astype(np.int32),
+        class_node=node,
     )
 
 
@@ -66,14 +72,40 @@ def _signatures(classes: RangeSets, size: int) -> NDArray[np.uint64]:
 
 
 def _members(classes: RangeSets, example: NDArray[np.int64], name: Ints) -> tuple[Ints, Ints]:
-    """Which atoms are in which class: those whose example is. Returns class_start and class_atom."""
+    """Pairs of a class and an atom in it: an atom is where its example is."""
     by_rank = np.argsort(example)
     examples = example[by_rank]
     low, high = np.searchsorted(examples, classes.low), np.searchsorted(examples, classes.high)
-    atoms = name[by_rank][spans(low, high)]
-    inside = np.append(0, np.cumsum(high - low))[classes.first]  # [classes + 1]
-    label = np.repeat(np.arange(len(inside) - 1), np.diff(inside))
-    return inside.astype(np.int32), atoms[np.lexsort((atoms, label))]
+    owner = np.repeat(np.arange(len(classes.first) - 1, dtype=np.int32), np.diff(classes.first))
+    return np.repeat(owner, high - low), name[by_rank][spans(low, high)]
+
+
+def _leaves(owner: Ints, atom: Ints, signature: NDArray[np.uint64]) -> Ints:
+    """[atoms] a leaf for each atom; those that share the largest classes, or all, are neighbours."""
+    atoms = len(signature)
+    largest = np.argsort(-np.bincount(owner), kind="stable")[:64]
+    bit = np.zeros(int(owner.max()) + 1, np.uint64)
+    bit[largest] = np.uint64(1) << np.arange(63, 63 - len(largest), -1).astype(np.uint64)
+    shared = np.zeros(atoms, np.uint64)
+    np.bitwise_or.at(shared, atom, bit[owner])
+    leaf_of = np.empty(atoms, np.int32)
+    leaf_of[np.lexsort((signature, shared))] = np.arange(atoms, dtype=np.int32) + (1 << max(atoms - 1, 0).bit_length())
+    return leaf_of
+
+
+def _cover(owner: Ints, leaf: Ints) -> tuple[Ints, Ints]:
+    """Pairs of a class and a node, sorted: the fewest nodes over the leaves of each class. Level by level, two siblings
+    of one class become their parent."""
+    pairs = np.sort(owner.astype(np.int64) << 32 | leaf)
+    done = []
+    while len(pairs):
+        is_first = np.append((pairs[1:] == pairs[:-1] + 1) & (pairs[:-1] % 2 == 0), False)
+        is_second = np.append(False, is_first[:-1])
+        done.append(pairs[~(is_first | is_second)])
+        parents = pairs[is_first]
+        pairs = (parents >> 32 << 32) | ((parents & 0xFFFFFFFF) >> 1)
+    covered = np.sort(np.concatenate(done))
+    return (covered >> 32).astype(np.int32), (covered & 0xFFFFFFFF).astype(np.int32)
 
 
 def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -11,14 +11,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.class_scores import ClassMasses
+from diffusion_worker.constraints.class_scores import ClassMasses, levels
 from diffusion_worker.constraints.cursor import Cursor
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.token_automaton import TokenAutomaton, TokenClasses
 from diffusion_worker.constraints.viterbi import closing
 
 Doubles = NDArray[np.float64]
 Indices = NDArray[np.intp]
-_AT_ONCE: Final = 65536  # pairs of position and edge
 _LOWEST: Final = -1e300  # stands for -inf where a difference is taken
 
 
@@ -38,7 +37,7 @@ class Marginals:
         atoms = automaton.classes.atom_of[tokens]
         scores = self.masses.scores
         logprob = scores.logits[positions, tokens] - scores.normaliser[positions]
-        within = np.exp(logprob - self.masses.atom_mass[positions, atoms])
+        within = np.exp(logprob - self.masses.node_mass[positions, automaton.classes.leaf_of[atoms]])
         probability: Doubles = self.atom[positions, atoms] * within
         return probability + np.where(tokens == automaton.tail_id, self.tail, 0.0)
 
@@ -57,37 +56,64 @@ def remaining(cursor: Cursor, masses: ClassMasses) -> Doubles:
         np.take(values[position + 1], target, out=onward, mode="clip")
         np.take(mass[position], label, out=step, mode="clip")
         onward += step
-        values[position] = add(onward)
+        values[position] = add(onward)[0]
     return values
 
 
 def marginals(cursor: Cursor, masses: ClassMasses, onward: Doubles) -> Marginals:
     """Marginals of a canvas; `onward` is what `remaining` gave."""
-    automaton = cursor.automaton
     room = len(onward) - 1
-    used = _label_posterior(automaton, masses.mass[:room], _arrivals(cursor, masses.mass[:room]), onward, cursor.state)
-    atom = _atom_posterior(automaton, masses, used[:, :-1])
+    used = _label_posterior(cursor, masses.mass[:room], onward)
+    atom = _atom_posterior(cursor.automaton.classes, masses, used[:, :-1])
     tail = used[:, -1]
     entropy = (atom * masses.atom_entropy[:room]).sum(axis=1) - _xlogx(atom).sum(axis=1) - _xlogx(tail)
     return Marginals(masses=masses, atom=atom, tail=tail, entropy=np.maximum(entropy, 0.0))
 
 
-def _arrivals(cursor: Cursor, mass: Doubles) -> Doubles:
-    """[room + 1, states] log mass of all ways from the cursor to each state."""
+def _label_posterior(cursor: Cursor, mass: Doubles, onward: Doubles) -> Doubles:
+    """[room, classes + 1] probability that a position takes an edge of each class.
+
+    Forwards over the positions: what arrives at a state, times what goes on from it. Both are relative to the largest
+    edge into that state, so exponentials are taken once per edge.
+    """
     automaton = cursor.automaton
     order = np.argsort(automaton.target, kind="stable")
     label, source = automaton.label[order].astype(np.intp), automaton.source[order].astype(np.intp)
     entered, first = np.unique(automaton.target[order], return_index=True)
     add = _LogAdder(np.append(first, len(order)))
-    values = np.full((len(mass) + 1, automaton.states), -np.inf)
-    values[0, cursor.state] = 0.0
-    onward, step = np.empty(automaton.edges), np.empty(automaton.edges)
+    arrived = np.full(automaton.states, -np.inf)
+    arrived[cursor.state] = 0.0
+    used = np.empty((len(mass), automaton.classes.classes + 1))
+    edge, step = np.empty(automaton.edges), np.empty(automaton.edges)
     for position in range(len(mass)):
-        np.take(values[position], source, out=onward, mode="clip")
+        np.take(arrived, source, out=edge, mode="clip")
         np.take(mass[position], label, out=step, mode="clip")
-        onward += step
-        values[position + 1, entered] = add(onward)
-    return values
+        edge += step
+        total, top, share = add(edge)
+        arrived[:] = -np.inf
+        arrived[entered] = total
+        top += onward[position + 1, entered]
+        top -= onward[0, cursor.state]
+        share *= add.spread(np.exp(top))
+        used[position] = np.bincount(label, share, minlength=used.shape[1])
+    return used
+
+
+def _atom_posterior(classes: TokenClasses, masses: ClassMasses, used: Doubles) -> Doubles:
+    """[room, atoms] probability of each atom: what its classes are used, times its share of them, down the tree."""
+    owner = np.repeat(np.arange(classes.classes), np.diff(classes.class_start))
+    order = np.argsort(classes.class_node, kind="stable")
+    node, label = classes.class_node[order], owner[order]
+    present, first = np.unique(node, return_index=True)
+    room = len(used)
+    mass = masses.node_mass[:room]
+    share = np.exp(np.minimum(mass[:, node] - masses.mass[:room, label], 0.0))
+    posterior = np.zeros((room, classes.nodes))
+    posterior[:, present] = np.add.reduceat(share * used[:, label], first, axis=1)
+    for parents, children in reversed(list(levels(classes))):
+        down = np.exp(np.minimum(mass[:, children] - np.repeat(mass[:, parents], 2, axis=1), 0.0))
+        posterior[:, children] += np.repeat(posterior[:, parents], 2, axis=1) * down
+    return posterior[:, classes.leaf_of]
 
 
 class _LogAdder:
@@ -96,56 +122,23 @@ class _LogAdder:
     def __init__(self, first: NDArray[np.integer]) -> None:
         self._first = first[:-1].astype(np.intp)
         self._counts = np.diff(first)
+        self._share = np.empty(int(first[-1]), np.float32)  # of the largest in its run: single precision is enough
 
-    def __call__(self, values: Doubles) -> Doubles:
-        """[runs] from [runs laid end to end]; `values` are spent."""
+    def spread(self, values: Doubles) -> Doubles:
+        """[runs laid end to end] from [runs]."""
+        return np.repeat(values, self._counts)
+
+    def __call__(self, values: Doubles) -> tuple[Doubles, Doubles, NDArray[np.float32]]:
+        """From [runs laid end to end], which are spent: the sums and the largest of [runs], and the exponentials
+        relative to the largest, which stand until the next call."""
         top = np.maximum.reduceat(values, self._first)
-        finite = np.maximum(top, _LOWEST)
-        values -= np.repeat(finite, self._counts)
-        np.exp(values, out=values)
-        total = np.add.reduceat(values, self._first)
+        np.maximum(top, _LOWEST, out=top)
+        np.subtract(values, self.spread(top), out=self._share, casting="same_kind")
+        np.exp(self._share, out=self._share)
         with np.errstate(divide="ignore"):
-            np.log(total, out=total)
-        total += finite
-        return total
-
-
-def _label_posterior(
-    automaton: TokenAutomaton, mass: Doubles, arrived: Doubles, onward: Doubles, state: int
-) -> Doubles:
-    """[room, classes + 1] probability that a position takes an edge of each class."""
-    order = np.argsort(automaton.label, kind="stable")
-    source, target = automaton.source[order], automaton.target[order]
-    label, first = (
-        automaton.label[order],
-        np.searchsorted(automaton.label[order], np.arange(automaton.classes.classes + 1)),
-    )
-    used = np.empty((len(mass), automaton.classes.classes + 1))
-    rows = max(1, _AT_ONCE // automaton.edges)
-    for start in range(0, len(mass), rows):
-        block = slice(start, min(start + rows, len(mass)))
-        log_posterior = arrived[block][:, source] + mass[block][:, label] - onward[0, state]
-        log_posterior += onward[block.start + 1 : block.stop + 1][:, target]
-        used[block] = np.add.reduceat(np.exp(log_posterior, out=log_posterior), first, axis=1)
-    return used
-
-
-def _atom_posterior(automaton: TokenAutomaton, masses: ClassMasses, used: Doubles) -> Doubles:
-    """[room, atoms] probability of each atom: what its classes are used, times its share of them."""
-    classes = automaton.classes
-    label_of = np.repeat(np.arange(classes.classes), np.diff(classes.class_start))
-    order = np.argsort(classes.class_atom, kind="stable")
-    atoms, labels = classes.class_atom[order], label_of[order]
-    present, first = np.unique(atoms, return_index=True)
-    posterior = np.zeros((len(used), classes.atoms))
-    rows = max(1, _AT_ONCE // len(order))
-    for start in range(0, len(used), rows):
-        block = slice(start, min(start + rows, len(used)))
-        share = masses.atom_mass[block][:, atoms] - masses.mass[block][:, labels]
-        np.exp(np.minimum(share, 0.0, out=share), out=share)
-        share *= used[block][:, labels]
-        posterior[block, present] = np.add.reduceat(share, first, axis=1)
-    return posterior
+            total = np.log(np.add.reduceat(self._share, self._first, dtype=np.float64))
+        total += top
+        return total, top, self._share
 
 
 def _xlogx(values: Doubles) -> Doubles:

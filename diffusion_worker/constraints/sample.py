@@ -4,6 +4,7 @@ Backwards the masses are summed (`marginals.remaining`), forwards one edge after
 argument: one number per position, so whoever keys it by seed, block, step and position gets the same text again.
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.class_scores import ClassMasses, Floats
 from diffusion_worker.constraints.cursor import CanvasPath, Cursor
-from diffusion_worker.constraints.token_automaton import TokenAutomaton, TokenClasses
+from diffusion_worker.constraints.token_automaton import Ints, TokenAutomaton, TokenClasses
 from diffusion_worker.constraints.viterbi import written
 
 Doubles = NDArray[np.float64]
 _LARGE: Final = 4096  # tokens; a larger atom is read in place, in runs of _RUN
 _RUN: Final = 256
+_BELOW_ONE: Final = 1.0 - 2.0**-53
 
 
 def sample_path(cursor: Cursor, masses: ClassMasses, onward: Doubles, uniforms: Doubles) -> CanvasPath:
@@ -43,7 +45,7 @@ def _choose_edge(
 
 
 class _Members:
-    """Draws tokens of classes: first the atom, then the token."""
+    """Draws tokens of classes: first the node, then its atom, then the token."""
 
     def __init__(self, classes: TokenClasses, masses: ClassMasses) -> None:
         self._classes = classes
@@ -53,14 +55,14 @@ class _Members:
 
     def choose(self, position: int, label: int, uniform: float) -> int:
         """A token of the class at the position."""
-        atoms, start = self._classes.atoms_of(label), self._classes.atom_start
-        index, rest = _choose(self._masses.atom_mass[position, atoms], uniform)
-        atom = int(atoms[index])
-        members = self._classes.order[start[atom] : start[atom + 1]]
-        logits = self._masses.scores.logits[position]
-        if len(members) > _LARGE:
-            return self._choose_in_place(logits, atom, rest)
-        return int(members[_choose(logits[members], rest)[0]])
+        mass, logits = self._masses.node_mass[position], self._masses.scores.logits[position]
+        node, rest = _pick(self._classes.nodes_of(label), mass, uniform)
+        while 2 * node < self._classes.nodes:
+            second, rest = _halve(float(mass[2 * node + 1]) - float(mass[2 * node]), rest)
+            node = 2 * node + second
+        atom = int(self._classes.atom_at[node])
+        tokens = self._classes.tokens_of(atom)
+        return self._choose_in_place(logits, atom, rest) if len(tokens) > _LARGE else _pick(tokens, logits, rest)[0]
 
     def _choose_in_place(self, logits: Floats, atom: int, uniform: float) -> int:
         """A token of a large atom: first the run of neighbouring ids, then the token. A running sum over all of them
@@ -75,6 +77,14 @@ class _Members:
         return first + _invert(shares[first : first + _RUN], rest)[0]
 
 
+def _pick(candidates: Ints, weights: Floats, uniform: float) -> tuple[int, float]:
+    """One of the candidates, by their log weights; and the rest of the number."""
+    if len(candidates) == 1:
+        return int(candidates[0]), uniform
+    index, rest = _choose(weights[candidates], uniform)
+    return int(candidates[index]), rest
+
+
 def _choose(weights: NDArray[np.floating], uniform: float) -> tuple[int, float]:
     """An index drawn by log weights; and what the number has left to say, uniform again. Weights of nothing but -inf
     count as equal."""
@@ -82,6 +92,14 @@ def _choose(weights: NDArray[np.floating], uniform: float) -> tuple[int, float]:
         return 0, uniform
     top = weights.max()
     return _invert(np.exp(weights - top) if top > -np.inf else np.ones(len(weights)), uniform)
+
+
+def _halve(gap: float, uniform: float) -> tuple[int, float]:
+    """0 or 1, where the second weighs exp(gap) times the first; and the rest of the number."""
+    first = 1.0 / (1.0 + math.exp(gap)) if gap < 700.0 else 0.0
+    if uniform < first:
+        return 0, uniform / first
+    return 1, min((uniform - first) / (1.0 - first), _BELOW_ONE)
 
 
 def _invert(shares: NDArray[np.floating], uniform: float) -> tuple[int, float]:
@@ -93,4 +111,4 @@ def _invert(shares: NDArray[np.floating], uniform: float) -> tuple[int, float]:
         index = int(np.flatnonzero(shares)[-1])
     share = float(shares[index])
     rest = (target - (float(ends[index]) - share)) / share
-    return index, min(max(rest, 0.0), 1.0 - 2.0**-53)
+    return index, min(max(rest, 0.0), _BELOW_ONE)

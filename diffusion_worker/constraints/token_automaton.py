@@ -1,7 +1,7 @@
 """The token automaton: a constraint as the net sees it, and how it is kept on disk.
 
 States are what has been written, edges are sets of tokens. Tokens that no edge tells apart form an *atom*, so a class
-(the label of an edge) is a list of atoms: the tens of thousands of tokens that may stand inside a string are one atom,
+(the label of an edge) is a set of atoms: the tens of thousands of tokens that may stand inside a string are one atom,
 and whatever is computed of it is a sum over its members, never total minus rest, which would cancel. Knows no logits.
 """
 
@@ -22,28 +22,47 @@ FORMAT: Final = 1  # of the bytes; another number is another layout
 class TokenClasses:
     """The vocabulary cut into atoms, and the classes made of them.
 
-    Atoms of a single token come first; the last atom is the largest. Every id is in exactly one atom.
+    Every id is in exactly one atom; atoms of a single token come first, the last is the largest. The atoms are leaves
+    of a binary tree, numbered as a heap: node n has the children 2n and 2n + 1, the leaves are the last half. A class
+    is written as the fewest nodes that cover it, for large classes differ in little: any text but this key, but that.
     """
 
     order: Ints  # [vocab] ids atom by atom, ascending within one
     atom_start: Ints  # [atoms + 1] into order
     atom_of: Ints  # [vocab] id -> atom
-    class_start: Ints  # [classes + 1] into class_atom
-    class_atom: Ints  # [pairs] ascending within a class
+    leaf_of: Ints  # [atoms] -> node
+    atom_at: Ints  # [nodes] the atom of a leaf, -1 elsewhere
+    class_start: Ints  # [classes + 1] into class_node
+    class_node: Ints  # ascending within a class
 
     @property
     def atoms(self) -> int:
         """How many atoms."""
-        return len(self.atom_start) - 1
+        return len(self.leaf_of)
+
+    @property
+    def nodes(self) -> int:
+        """How many numbers the nodes take, a power of two; number 0 is no node."""
+        return len(self.atom_at)
 
     @property
     def classes(self) -> int:
         """How many classes; as a label this number means *any token, unscored*."""
         return len(self.class_start) - 1
 
-    def atoms_of(self, label: int) -> Ints:
-        """The atoms of a class."""
-        return self.class_atom[self.class_start[label] : self.class_start[label + 1]]
+    def nodes_of(self, label: int) -> Ints:
+        """The nodes that cover a class."""
+        return self.class_node[self.class_start[label] : self.class_start[label + 1]]
+
+    def tokens_of(self, atom: int) -> Ints:
+        """The ids of an atom."""
+        return self.order[self.atom_start[atom] : self.atom_start[atom + 1]]
+
+    def holds(self, label: int, token: int) -> bool:
+        """Whether a class holds a token: whether one of its nodes is on the way from the token's leaf to the root."""
+        leaf = int(self.leaf_of[self.atom_of[token]])
+        way = {leaf >> level for level in range(leaf.bit_length())}
+        return not way.isdisjoint(self.nodes_of(label).tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +99,8 @@ class TokenAutomaton:
         """The state after `token`, -1 where it may not stand."""
         if state == self.done:
             return state
-        atom = self.classes.atom_of[token]
         for edge in range(self.first_edge[state], self.first_edge[state + 1]):
-            atoms = self.classes.atoms_of(int(self.label[edge]))
-            place = np.searchsorted(atoms, atom)
-            if place < len(atoms) and atoms[place] == atom:
+            if self.classes.holds(int(self.label[edge]), token):
                 return int(self.target[edge])
         return -1
 

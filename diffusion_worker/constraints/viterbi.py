@@ -78,14 +78,15 @@ def written(cursor: Cursor, scores: ClassScores, tokens: Sequence[int], state: i
 def _likeliest(scores: ClassScores, automaton: TokenAutomaton, position: int, label: int) -> int:
     """The likeliest token of a class at a position."""
     classes = automaton.classes
-    atoms = classes.atoms_of(label)
-    atom = int(atoms[scores.atom_best[position, atoms].argmax()]) if len(atoms) > 1 else int(atoms[0])
-    first, stop = classes.atom_start[atom], classes.atom_start[atom + 1]
-    if stop - first == 1:
-        return int(classes.order[first])
-    row = scores.logits[position]
-    surest = int(row.argmax())  # quick, and most often the answer inside a string
-    if classes.atom_of[surest] == atom:
+    best = scores.node_best[position]
+    node = _argmax(best, classes.nodes_of(label))
+    while 2 * node < classes.nodes:
+        node = 2 * node + int(best[2 * node + 1] > best[2 * node])
+    surest = int(scores.surest[position])
+    if classes.leaf_of[classes.atom_of[surest]] == node:
         return surest
-    members = classes.order[first:stop]
-    return int(members[row[members].argmax()])
+    return _argmax(scores.logits[position], classes.tokens_of(int(classes.atom_at[node])))
+
+
+def _argmax(values: NDArray[np.float32], candidates: NDArray[np.int32]) -> int:
+    return int(candidates[values[candidates].argmax()] if len(candidates) > 1 else candidates[0])

@@ -67,6 +67,8 @@ def test_every_token_is_in_one_atom_and_no_class_cuts_an_atom(case: Case) -> Non
         token: tuple(automaton.after(state, token) for state in range(automaton.states - 1))
         for token in range(len(case.tokens))
     }
+    for atom, leaf in enumerate(classes.leaf_of):
+        assert classes.atom_at[leaf] == atom
     for first, second in itertools.combinations(steps, 2):
         assert (classes.atom_of[first] == classes.atom_of[second]) == (steps[first] == steps[second])
 
