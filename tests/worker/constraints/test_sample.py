@@ -33,7 +33,7 @@ def test_every_draw_is_allowed(case: Case, max_tokens: int, draws: list[float]) 
 
 
 @given(cases(), st.integers(1, 6), st.integers(0, 2**32 - 1))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_texts_come_as_often_as_they_are_likely(case: Case, max_tokens: int, seed: int) -> None:
     """Pearson's statistic of 2000 draws stays within six deviations of what chance gives."""
     cursor = opened(case, max_tokens)
