@@ -97,7 +97,7 @@ def _explain(read: argparse.Namespace) -> int:
     try:
         query = parse_chat(_read_bytes(read.request), {}, now_s=time.monotonic(), principal=None)
         classification = open_classifier()(query)
-        plan = choose(policy, query, classification)
+        plan = choose(policy, query, classification, wall_s=time.time(), draw=0.0)
     except CannotStart:
         raise
     except GatewayError as error:

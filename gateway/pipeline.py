@@ -1,4 +1,4 @@
-"""THE story of a request: classify, choose, then per candidate admit and open, hedge, fall back; answer;; explain.
+"""THE story of a request: classify, choose, then per candidate admit and open; hedge, fall back or answer; explain.
 
 Knows ports, not sockets. What is decided is decided in `core`; what is said of it is one `Decision`.
 """
@@ -59,7 +59,7 @@ class Pipeline:
 
         Cancelling hangs up on whoever is being asked.
         """
-        journey, error = self._begin(query)
+        journey, error = self._begin(query, self._draw())
         if error is not None:
             return self._sorry(journey, error)
         try:
@@ -74,22 +74,23 @@ class Pipeline:
         return Answer(journey, self._explained, held=held, attempt=attempt)
 
     def explain(self, query: Query) -> tuple[Decision, tuple[tuple[Candidate, Health, Verdict], ...]]:
-        """A dry run: what would be decided now, without calling anybody or changing anything.
+        """A dry run: what would be decided now, without calling anybody or changing anything; of shares, the first.
 
         Raises ModelNotFound, NoPrivateTarget.
         """
-        journey, error = self._begin(query)
+        journey, error = self._begin(query, 0.0)
         if error is not None:
             raise error
         looks = tuple((each, self._health(each), self._look(journey, each)) for each in journey.plan.candidates)
         return journey.decision(self._clock.now_s()), looks
 
-    def _begin(self, query: Query) -> tuple[Journey, GatewayError | None]:
+    def _begin(self, query: Query, draw: float) -> tuple[Journey, GatewayError | None]:
         """Classify and choose. A query that nobody may answer still has a journey, to be explained by."""
         policy = self._policies.current
         classification = self._classify(query)
         try:
-            return self._journey(query, classification, choose(policy, query, classification)), None
+            plan = choose(policy, query, classification, wall_s=self._clock.wall_s(), draw=draw)
+            return self._journey(query, classification, plan), None
         except GatewayError as error:
             nowhere = Plan(policy=policy.version, route="", candidates=(), private=query.private)
             return self._journey(query, classification, nowhere), error

@@ -3,6 +3,7 @@
 Knows no policy file, no HTTP, no clock. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +104,8 @@ class Query:
     has_suffix: bool = False
     has_images: bool = False
     needs: frozenset[Capability] = frozenset({Capability.CHAT})
+    prompt_chars: int = 0  # of all turns together
+    headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for conditions of routes; never logged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

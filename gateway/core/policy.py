@@ -1,63 +1,34 @@
-"""What a policy is, once compiled: targets, and routes in order, each with its two plans ready. Immutable.
+"""What a policy is, once compiled: targets, and routes in order, each with its plans ready. Immutable.
 
 Knows no file format (that is `policy_files`) and no state. `content_hash` names the content, comments aside.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import ge, gt, le, lt
+from itertools import accumulate
 from typing import Final
 
-from gateway.records import Candidate, Classification, Plan, Query, Target
+from gateway.core.conditions import When
+from gateway.records import Candidate, Plan, Target
 from gateway.terms import Checks, Hedge, Slo
-from gateway.words import Kind, Place, Task
+from gateway.words import Kind, Place
 
 AUTO: Final = "auto"
 DIRECT: Final = "direct"  # the route of a request that names a target itself
 HASH_DIGITS: Final = 12  # of the content hash, in headers and metrics
 
-COMPARISONS: Final = {">=": ge, ">": gt, "<=": le, "<": lt}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class When:
-    """The conditions of a route: all that are given must hold; None is not asked."""
-
-    tasks: frozenset[Task] | None = None
-    confidence: tuple[str, float] | None = None  # one of COMPARISONS, and the number
-    models: frozenset[str] | None = None
-    keys: frozenset[str] | None = None  # names of API keys
-    stream: bool | None = None
-    schema: bool | None = None
-    private: bool | None = None
-
-    def matches(self, query: Query, classification: Classification) -> bool:
-        """Does this route take the request?"""
-        if self.tasks is not None and classification.task not in self.tasks:
-            return False
-        if self.confidence is not None:
-            comparison, number = self.confidence
-            if not COMPARISONS[comparison](classification.confidence, number):
-                return False
-        return self._matches_request(query)
-
-    def _matches_request(self, query: Query) -> bool:
-        return (
-            (self.models is None or query.model in self.models)
-            and (self.keys is None or query.principal in self.keys)
-            and (self.stream is None or query.stream is self.stream)
-            and (self.schema is None or (query.expectation is not None) is self.schema)
-            and (self.private is None or query.private is self.private)
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A rule as written: who is asked first, who next, and what the answer must pass."""
+    """A rule as written: who is asked first, who next, and what the answer must pass.
+
+    `use` is whom; with `shares`, one of those, each as often as its part of their sum says (a canary).
+    """
 
     name: str
     when: When
     use: str
+    shares: tuple[tuple[str, float], ...] = ()
     fall_back: tuple[str, ...] = ()
     slo: Slo | None = None
     min_confidence: float | None = None
@@ -69,12 +40,32 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """A route compiled. `private` is the plan for requests that must stay in the cluster: perhaps nobody can answer."""
+class Choice:
+    """Who may be asked first, for draws below `until`.
 
-    route: Route
+    `private` is the plan for requests that must stay in the cluster: perhaps nobody can answer.
+    """
+
     open: Plan
     private: Plan
+    until: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A route compiled: its choices in order, usually one. `until` of the last is 1."""
+
+    route: Route
+    choices: tuple[Choice, ...]
+
+    @property
+    def open(self) -> Plan:
+        """The first choice's plan."""
+        return self.choices[0].open
+
+    def drawn(self, draw: float) -> Choice:
+        """The choice for a number that is uniform in [0, 1)."""
+        return next((choice for choice in self.choices if draw < choice.until), self.choices[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +87,9 @@ class Policy:
     @property
     def lanes(self) -> tuple[Candidate, ...]:
         """Every candidate of every route, in the policy's order: the lanes that can have a state."""
-        return tuple(candidate for rule in self.rules for candidate in rule.open.candidates)
+        plans = (choice.open for rule in self.rules for choice in rule.choices)
+        lanes = {candidate.lane: candidate for plan in plans for candidate in plan.candidates}
+        return tuple(lanes.values())
 
 
 def compile_policy(
@@ -130,24 +123,37 @@ def _direct_route(target: str) -> Route:
 
 
 def _rule(version: str, route: Route, targets: Mapping[str, Target], target_slos: Mapping[str, Slo]) -> Rule:
-    candidates = tuple(_candidate(route, targets[name], target_slos) for name in (route.use, *route.fall_back))
+    shares = route.shares or ((route.use, 1.0),)
+    total = sum(share for _, share in shares)
+    untils = accumulate(share / total for _, share in shares)
+    choices = []
+    for (first, _), until in zip(shares, untils, strict=True):
+        names = (first, *(name for name in route.fall_back if name != first))
+        candidates = tuple(_candidate(route, targets[name], target_slos, hedges=name == first) for name in names)
+        choices.append(_choice(version, route, candidates, until))
+    return Rule(route=route, choices=tuple(choices))
+
+
+def _choice(version: str, route: Route, candidates: tuple[Candidate, ...], until: float) -> Choice:
     inside = tuple(candidate for candidate in candidates if candidate.target.place is Place.IN_CLUSTER)
-    return Rule(
-        route=route,
+    return Choice(
         open=_plan(version, route, inside if route.keep_in_cluster else candidates, private=route.keep_in_cluster),
         private=_plan(version, route, inside, private=True),
+        until=until,
     )
 
 
-def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo]) -> Candidate:
+def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, hedges: bool) -> Candidate:
+    """A lane promises the same whether it is asked first or, in a shared route, next: it has one guard."""
     own = target_slos.get(target.name)
+    firsts = dict(route.shares) or {route.use}
     return Candidate(
         route=route.name,
         target=target,
-        slo=(route.slo or own) if target.name == route.use else own,
+        slo=(route.slo or own) if target.name in firsts else own,
         # Only our worker says how sure it is of an answer.
         min_confidence=route.min_confidence if target.kind is Kind.WORKER else None,
-        hedge=route.hedge if target.name == route.use else None,
+        hedge=route.hedge if hedges else None,
     )
 
 

@@ -3,32 +3,25 @@
 Knows the words of a route and of its conditions; names of targets are checked against those that exist.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
-from gateway.core.policy import COMPARISONS, DIRECT, Route, When
+from gateway.core.policy import DIRECT, Route
+from gateway.policy_files.conditions import read_when
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.validation import read_checks
 from gateway.policy_files.words import check_name, read_hedge, read_slo
 from gateway.records import Target
 from gateway.terms import Hedge, Slo
-from gateway.words import Place, Task
+from gateway.words import Place
 
 _LONGEST_MS: Final = 3_600_000
-_CONFIDENCE: Final = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)")
 
 # Words of the language that a later version honours. Until then they are errors: a policy means what it says.
 _LATER: Final = {
     "shadow": "shadow traffic",
-    "weights": "weighted traffic",
     "limits": "limiting a route",
-}
-_LATER_WHEN: Final = {
-    "header": "a condition on headers",
-    "time": "a condition on time",
-    "prompt": "a condition on prompt size",
 }
 
 
@@ -52,21 +45,23 @@ def read_routes(top: Section, targets: Mapping[str, Target]) -> tuple[Route, ...
 def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
     name = entry.text("name")
     check_name(entry, name, reserved=DIRECT, key="name")
-    when = entry.section("when")
+    when = read_when(entry)
     min_confidence = entry.number("min_confidence", None, least=0, most=1)
     slo = read_slo(entry)
-    use, fall_back = _use(entry, targets), _fall_back(entry, targets)
+    shares, fall_back = _use(entry, targets), _fall_back(entry, targets)
+    lanes = [targets[name] for name in (*(name for name, _ in shares), *fall_back)]
     deadline_ms = entry.number("deadline_ms", None, least=1, most=_LONGEST_MS)
     route = Route(
         name=name,
-        when=When() if when is None else _when(when),
-        use=use,
+        when=when,
+        use=shares[0][0],
+        shares=shares if len(shares) > 1 else (),
         fall_back=fall_back,
         slo=slo,
         min_confidence=min_confidence,
         deadline_ms=deadline_ms,
         attempt_ms=_attempt_ms(entry, deadline_ms, len(fall_back)),
-        hedge=_hedge(entry, slo, [targets[name] for name in (use, *fall_back)]),
+        hedge=_hedge(entry, slo, lanes),
         checks=read_checks(entry, wants_confidence=min_confidence is not None, can_fall_back=bool(fall_back)),
         keep_in_cluster=entry.word("keep", _Keep, None) is not None,
     )
@@ -80,41 +75,25 @@ class _Keep(StrEnum):
     IN_CLUSTER = "in_cluster"
 
 
-def _when(when: Section) -> When:
-    tasks, models, keys = when.words("task", Task, None), when.names("model", None), when.names("key", None)
-    conditions = When(
-        tasks=None if tasks is None else frozenset(tasks),
-        confidence=_confidence(when),
-        models=None if models is None else frozenset(models),
-        keys=None if keys is None else frozenset(keys),
-        stream=when.flag("stream", None),
-        schema=when.flag("schema", None),
-        private=when.flag("private", None),
-    )
-    when.refuse(_LATER_WHEN)
-    when.close()
-    return conditions
+def _use(entry: Section, targets: Mapping[str, Target]) -> tuple[tuple[str, float], ...]:
+    """Who is asked first: a target, or several that share the requests, each with its part."""
+    if not isinstance(entry.node.get("use"), dict):
+        name = entry.text("use")
+        _check_target(entry, name, targets)
+        return ((name, 1.0),)
+    section = entry.section("use")
+    assert section is not None
+    for name in section.node:
+        _check_target(section, str(name), targets, key=str(name))
+    shares = tuple((str(name), section.number(name, least=0, most=1e6)) for name in section.node)
+    if not sum(share for _, share in shares) > 0:
+        raise entry.fault("somebody must have a share", "use")
+    return shares
 
 
-def _confidence(when: Section) -> tuple[str, float] | None:
-    text = when.text("confidence", None)
-    if text is None:
-        return None
-    match = _CONFIDENCE.fullmatch(text.strip())
-    if match is None or float(match[2]) > 1:
-        raise when.fault(
-            f'expected a comparison with a number up to 1, such as ">= 0.6" ({", ".join(COMPARISONS)})', "confidence"
-        )
-    return match[1], float(match[2])
-
-
-def _use(entry: Section, targets: Mapping[str, Target]) -> str:
-    if isinstance(entry.node.get("use"), list | dict):
-        raise entry.fault("sharing a route between targets is not supported in this version", "use")
-    use = entry.text("use")
-    if use not in targets:
-        raise entry.fault(f"no target called {use!r}{suggestion(use, targets)}", "use")
-    return str(use)
+def _check_target(section: Section, name: str, targets: Mapping[str, Target], *, key: str = "use") -> None:
+    if name not in targets:
+        raise section.fault(f"no target called {name!r}{suggestion(name, targets)}", key)
 
 
 def _fall_back(entry: Section, targets: Mapping[str, Target]) -> tuple[str, ...]:
@@ -122,7 +101,7 @@ def _fall_back(entry: Section, targets: Mapping[str, Target]) -> tuple[str, ...]
     for number, name in enumerate(names):
         if name not in targets:
             raise entry.fault(f"no target called {name!r}{suggestion(name, targets)}", "fall_back", number)
-        if name == entry.node["use"]:
+        if name == entry.node["use"]:  # where several share a route, one may fall back to another
             raise entry.fault(f"{name!r} cannot fall back to itself", "fall_back", number)
     return names
 
@@ -151,8 +130,9 @@ def _check_private(entry: Section, route: Route, targets: Mapping[str, Target]) 
     """A route that keeps requests in the cluster names only targets there: what could never be called is a mistake."""
     if not route.keep_in_cluster:
         return
-    if targets[route.use].place is not Place.IN_CLUSTER:
-        raise entry.fault(f"the route keeps requests in the cluster, and {route.use!r} is outside", "use")
+    for name in [name for name, _ in route.shares] or [route.use]:
+        if targets[name].place is not Place.IN_CLUSTER:
+            raise entry.fault(f"the route keeps requests in the cluster, and {name!r} is outside", "use")
     for number, name in enumerate(route.fall_back):
         if targets[name].place is not Place.IN_CLUSTER:
             raise entry.fault(f"the route keeps requests in the cluster, and {name!r} is outside", "fall_back", number)

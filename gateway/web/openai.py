@@ -60,6 +60,8 @@ def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, princi
         has_suffix=request.suffix is not None,
         has_images=images,
         needs=_needs(request, expectation, images=images),
+        prompt_chars=sum(len(text_of(message)) for message in request.messages),
+        headers=headers,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from gateway.core.classify import classify
-from gateway.core.policy import Policy, Route, When, compile_policy
+from gateway.core.conditions import When
+from gateway.core.policy import Policy, Route, compile_policy
 from gateway.decisions import Decision
 from gateway.pipeline import Answer, Pipeline
 from gateway.records import Query, Target

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import pytest
-
-from gateway.core.policy import DIRECT, Policy, Route, When, compile_policy
-from gateway.records import Classification, Expectation, Query, Target
+from gateway.core.conditions import When
+from gateway.core.policy import DIRECT, Policy, Route, compile_policy
+from gateway.records import Classification, Query, Target
 from gateway.terms import Checks, Slo
-from gateway.words import Form, Hold, Kind, Place, Task
+from gateway.words import Hold, Kind, Place, Task
 
 MakeQuery = Callable[..., Query]
 MakeTarget = Callable[..., Target]
@@ -25,36 +24,6 @@ def compiled(target: MakeTarget, *routes: Route) -> Policy:
     return compile_policy(
         content_hash="0123456789abcdef", targets=targets, target_slos={"quality": OWN, "fast": OWN}, routes=routes
     )
-
-
-@pytest.mark.parametrize(
-    ("when", "fields", "matches"),
-    [
-        (When(), {}, True),
-        (When(tasks=frozenset({Task.EDIT})), {}, True),
-        (When(tasks=frozenset({Task.CHAT})), {}, False),
-        (When(confidence=(">=", 0.7)), {}, True),
-        (When(confidence=(">", 0.7)), {}, False),
-        (When(confidence=("<=", 0.7)), {}, True),
-        (When(confidence=("<", 0.7)), {}, False),
-        (When(models=frozenset({"auto"})), {}, True),
-        (When(models=frozenset({"other"})), {}, False),
-        (When(keys=frozenset({"ci"})), {"principal": "ci"}, True),
-        (When(keys=frozenset({"ci"})), {}, False),
-        (When(stream=True), {"stream": True}, True),
-        (When(stream=True), {}, False),
-        (When(stream=False), {}, True),
-        (When(schema=True), {"expectation": Expectation(form=Form.JSON_OBJECT)}, True),
-        (When(schema=True), {}, False),
-        (When(private=True), {"private": True}, True),
-        (When(private=False), {"private": True}, False),
-        (When(tasks=frozenset({Task.EDIT}), stream=True), {}, False),
-    ],
-)
-def test_a_route_takes_a_request_when_all_its_conditions_hold(
-    query: MakeQuery, when: When, fields: dict[str, object], matches: bool
-) -> None:
-    assert when.matches(query(**fields), EDIT) is matches
 
 
 def test_the_routes_promise_is_for_its_first_choice_and_others_keep_their_own(target: MakeTarget) -> None:
@@ -75,8 +44,8 @@ def test_only_the_worker_is_asked_how_sure_it_is(target: MakeTarget) -> None:
 def test_the_private_plan_has_only_targets_inside(target: MakeTarget) -> None:
     rule = compiled(target, Route(name="r", when=When(), use="quality", fall_back=("fast",))).rules[0]
     assert [candidate.target.name for candidate in rule.open.candidates] == ["quality", "fast"]
-    assert [candidate.target.name for candidate in rule.private.candidates] == ["fast"]
-    assert (rule.open.private, rule.private.private) == (False, True)
+    assert [candidate.target.name for candidate in rule.choices[0].private.candidates] == ["fast"]
+    assert (rule.open.private, rule.choices[0].private.private) == (False, True)
 
 
 def test_a_route_that_keeps_requests_in_is_private_for_everybody(target: MakeTarget) -> None:
@@ -96,3 +65,25 @@ def test_every_target_can_be_named_itself_without_fallback_but_with_checks(targe
 def test_plans_carry_the_first_digits_of_the_hash(target: MakeTarget) -> None:
     policy = compiled(target, Route(name="r", when=When(), use="fast"))
     assert policy.version == "0123456789ab" == policy.rules[0].open.policy
+
+
+def test_targets_that_share_a_route_are_drawn_by_their_parts(target: MakeTarget) -> None:
+    route = Route(
+        name="r", when=When(), use="fast", shares=(("fast", 3), ("careful", 1)), fall_back=("quality", "fast")
+    )
+    rule = compiled(target, route).rules[0]
+
+    def asked(draw: float) -> list[str]:
+        return [candidate.target.name for candidate in rule.drawn(draw).open.candidates]
+
+    assert asked(0.0) == asked(0.7499) == ["fast", "quality"]
+    assert asked(0.75) == asked(0.9999999) == ["careful", "quality", "fast"]
+
+
+def test_a_lane_of_a_shared_route_promises_the_same_wherever_it_stands(target: MakeTarget) -> None:
+    """Otherwise its guard would begin anew with every draw."""
+    shares = (("fast", 1), ("careful", 1))
+    route = Route(name="r", when=When(), use="fast", shares=shares, fall_back=("fast", "careful"), slo=SLO)
+    rule = compiled(target, route).rules[0]
+    assert {each.slo for choice in rule.choices for each in choice.open.candidates} == {SLO}
+    assert [lane.target.name for lane in compiled(target, route).lanes] == ["fast", "careful"]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.conditions import Comparison
 from gateway.core.policy import Policy
 from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
@@ -30,7 +31,7 @@ def test_targets_are_read_as_written(policy_with: PolicyWith) -> None:
 def test_routes_are_read_as_written(policy_with: PolicyWith) -> None:
     edits, default = (rule.route for rule in policy_with().rules)
     assert edits.when.tasks == {Task.EDIT, Task.AUTOCOMPLETE}
-    assert edits.when.confidence == (">=", 0.6)
+    assert edits.when.confidence == Comparison(sign=">=", number=0.6)
     assert (edits.use, edits.fall_back, edits.min_confidence, edits.deadline_ms) == ("fast", ("quality",), 0.8, 3000)
     assert edits.slo == Slo(p95_ms=400, window_s=60)
     assert edits.checks == Checks(hold=Hold.WHOLE)
@@ -65,7 +66,7 @@ def test_a_targets_own_promise_counts_where_it_is_a_fallback(policy_with: Policy
 def test_checks_are_read_as_written(policy_with: PolicyWith, written: str, checks: Checks | None) -> None:
     policy = policy_with("{schema: request, hold: whole}", written)
     assert policy.rules[0].route.checks == checks
-    assert policy.rules[0].open.checks == policy.rules[0].private.checks == checks
+    assert policy.rules[0].open.checks == policy.rules[0].choices[0].private.checks == checks
 
 
 def test_the_first_bytes_may_be_held_where_no_confidence_is_asked_for(policy_with: PolicyWith) -> None:
