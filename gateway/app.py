@@ -73,7 +73,7 @@ class Gateway:
             self.metrics.reloaded("refused")
             _log.error("policy not reloaded: %s", error.message)
             return
-        self.doors.keep(self.policies.current.targets.values())
+        self.doors.keep(self.policies.current.places)
         self.metrics.reloaded("changed" if changed else "unchanged")
         _log.info("policy %s", self.policies.current.version)
 
@@ -98,7 +98,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
         doors = Doors(session, on_return=state.returned)
         stack.push_async_callback(doors.aclose)
-        doors.keep(policies.current.targets.values())
+        doors.keep(policies.current.places)
         metrics.registry.register(LaneCollector(lambda: policies.current, state, clock))
         pipeline = Pipeline(
             policies=policies,

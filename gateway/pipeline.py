@@ -5,7 +5,7 @@ Knows ports, not sockets. What is decided is decided in `core`; what is said of 
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Container
 from typing import Protocol
 
 from gateway.core.admit import admit, died_with, has_relief, too_busy
@@ -13,11 +13,13 @@ from gateway.core.classify import Classify
 from gateway.core.journey import Journey
 from gateway.core.policy import Policy
 from gateway.core.route import choose
+from gateway.core.spread import nearest
 from gateway.core.validate import SchemaCache
 from gateway.decisions import Decision
-from gateway.errors import AttemptFailed, GatewayError
+from gateway.errors import GatewayError
 from gateway.ports import Observer, Permit, StateStore, Upstream, World
-from gateway.records import Candidate, Classification, Delta, Health, Plan, Query, Target, Verdict
+from gateway.records import Candidate, Classification, Health, Plan, Query, Target, Verdict
+from gateway.upstreams.answer import Answer
 from gateway.upstreams.attempt import OpenAttempt, Turn
 from gateway.upstreams.race import race
 from gateway.words import Outcome, Reason
@@ -54,7 +56,7 @@ class Pipeline:
         self._draw = world.draw
         self._schemas = SchemaCache()
 
-    async def answer(self, query: Query) -> "Answer":
+    async def answer(self, query: Query) -> Answer:
         """Exactly one answer for every query: deltas to send, or an error that explains. The caller closes it.
 
         Cancelling hangs up on whoever is being asked.
@@ -81,7 +83,8 @@ class Pipeline:
         journey, error = self._begin(query, 0.0)
         if error is not None:
             raise error
-        looks = tuple((each, self._health(each), self._look(journey, each)) for each in journey.plan.candidates)
+        nears = [self._near(each, query) for each in journey.plan.candidates]
+        looks = tuple((near, self._health(near), self._look(journey, near)) for near in nears)
         return journey.decision(self._clock.now_s()), looks
 
     def _begin(self, query: Query, draw: float) -> tuple[Journey, GatewayError | None]:
@@ -104,7 +107,7 @@ class Pipeline:
         tries: Counter[str] = Counter()
         while waiting:
             candidate = waiting.popleft()
-            name = candidate.target.name
+            name = candidate.target.title
             attempt = self._set_out(journey, candidate, waiting, again=tries[name] > 0)
             if attempt is None:
                 continue
@@ -126,11 +129,12 @@ class Pipeline:
 
     def _hedge(self, journey: Journey, slow: Candidate, waiting: deque[Candidate]) -> OpenAttempt | None:
         """Whoever is next behind another server than the slow one's, if the share of hedges is not used up."""
-        rival = next((each for each in waiting if each.target.url != slow.target.url), None)
+        rival = next((each for each in waiting if any(p.target.url != slow.target.url for p in each.places)), None)
         if rival is None or not self._state.may_hedge(slow):
             return None
         waiting.remove(rival)
-        return self._set_out(journey, rival, waiting, rival=True)
+        near = self._near(rival, journey.query, avoid={*journey.failed, slow.target.url})
+        return self._set_out(journey, near, waiting, rival=True)
 
     def _may_retry(self, candidate: Candidate, tries: int) -> bool:
         retry = candidate.target.retry
@@ -146,6 +150,7 @@ class Pipeline:
         rival: bool = False,
     ) -> OpenAttempt | None:
         """An attempt at a candidate, or None if it is passed over."""
+        candidate = self._near(candidate, journey.query, avoid=journey.failed)
         permit = self._admit(journey, candidate, later, again=again)
         now_s = self._clock.now_s()
         if isinstance(permit, Verdict):
@@ -168,12 +173,17 @@ class Pipeline:
         verdict = self._look(journey, candidate)
         if not verdict.admitted:
             return verdict
+        nears = (self._near(each, journey.query) for each in later)
         relief = candidate.slo is not None and has_relief(
-            candidate, ((each, self._health(each)) for each in later), journey.query
+            candidate, ((near, self._health(near)) for near in nears), journey.query
         )
         if relief and not (verdict := too_busy(candidate, self._health(candidate))).admitted:
             return verdict
         return self._state.enter(candidate, self._clock.now_s(), draw=self._draw(), relief=relief, again=again)
+
+    def _near(self, candidate: Candidate, query: Query, *, avoid: Container[str] = ()) -> Candidate:
+        """The candidate at one of its target's servers, if that has several."""
+        return nearest(candidate, query, self._health, avoid=avoid) if candidate.servers else candidate
 
     def _look(self, journey: Journey, candidate: Candidate) -> Verdict:
         verdict = died_with(candidate, journey.failed)
@@ -186,7 +196,7 @@ class Pipeline:
         status = self._upstreams(candidate.target).status
         return self._state.health(candidate, status, self._clock.now_s())
 
-    def _sorry(self, journey: Journey, error: GatewayError) -> "Answer":
+    def _sorry(self, journey: Journey, error: GatewayError) -> Answer:
         journey.outcome = Outcome.ERROR
         return Answer(journey, self._explained, error=error)
 
@@ -194,64 +204,3 @@ class Pipeline:
         decision = journey.decision(self._clock.now_s())
         self._observer.decided(decision)
         return decision
-
-
-class Answer:
-    """What leaves for one query: `error`, or `deltas`. Close it when sent, or when the client has left.
-
-    An Answer with deltas exists only behind the point of no return: whoever answers now, answers to the end.
-    """
-
-    def __init__(
-        self,
-        journey: Journey,
-        explained: Callable[[Journey], Decision],
-        *,
-        held: Iterable[Delta] = (),
-        attempt: OpenAttempt | None = None,
-        error: GatewayError | None = None,
-    ) -> None:
-        self.error = error
-        self._journey = journey
-        self._explained = explained
-        self._held = held
-        self._attempt = attempt
-        self._is_complete = error is not None
-        self._is_closed = False
-
-    def decision(self, now_s: float) -> Decision:
-        """What was decided up to now."""
-        return self._journey.decision(now_s)
-
-    async def deltas(self) -> AsyncIterator[Delta]:
-        """In order, once. Raises AttemptFailed where the answer breaks off; then its end must not look like one."""
-        for delta in self._held:
-            if self._is_wanted(delta):
-                yield delta
-        if self._attempt is not None:
-            try:
-                async for delta in self._attempt.rest():
-                    if self._is_wanted(delta):
-                        yield delta
-            except AttemptFailed:
-                self._journey.outcome = Outcome.ERROR
-                self._is_complete = True
-                raise
-        self._is_complete = True
-
-    async def aclose(self) -> None:
-        """Hang up on whoever still answers, and tell what happened; further calls do nothing."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        if not self._is_complete:
-            self._journey.outcome = Outcome.CLIENT_GONE
-        try:
-            if self._attempt is not None:
-                await self._attempt.abandon()
-        finally:
-            self._explained(self._journey)
-
-    def _is_wanted(self, delta: Delta) -> bool:
-        """We always ask for the account behind a stream; the client sees it only if it asked as well."""
-        return bool(delta.pieces) or self._journey.query.include_usage or not self._journey.query.stream

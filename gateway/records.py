@@ -38,7 +38,11 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A named place that can answer. `capabilities` None means: discovered, see `Status`."""
+    """A named place that can answer. `capabilities` None means: discovered, see `Status`.
+
+    One with several `servers` is never called itself; each of those is a target with a url, a breaker and room of its
+    own, and `part_of` it.
+    """
 
     name: str
     kind: Kind
@@ -49,6 +53,13 @@ class Target:
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
     retry: Retry | None = None
+    part_of: str | None = None
+    servers: "tuple[Target, ...]" = ()
+
+    @property
+    def title(self) -> str:
+        """The name that a policy gave it: what headers, logs and lanes say."""
+        return self.part_of or self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +116,7 @@ class Query:
     has_images: bool = False
     needs: frozenset[Capability] = frozenset({Capability.CHAT})
     prompt_chars: int = 0  # of all turns together
+    prefix_text: str = ""  # how the prompt begins
     headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for conditions of routes; never logged
 
 
@@ -126,11 +138,17 @@ class Candidate:
     slo: Slo | None = None
     min_confidence: float | None = None
     hedge: Hedge | None = None
+    servers: "tuple[Candidate, ...]" = ()  # the same candidate at each server of its target, if that has several
 
     @property
     def lane(self) -> tuple[str, str]:
         """What SLO windows are kept by."""
-        return self.route, self.target.name
+        return self.route, self.target.title
+
+    @property
+    def places(self) -> "tuple[Candidate, ...]":
+        """Those that can be called."""
+        return self.servers or (self,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,7 @@ class Journey:
         self._note(
             candidate,
             Attempt(
-                target=candidate.target.name,
+                target=candidate.target.title,
                 started_ms=at_ms,
                 ended_ms=at_ms,
                 outcome=verdict.reason,
@@ -89,7 +89,7 @@ class Journey:
 
     def take(self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float) -> None:
         """The candidate's answer may leave: from here on there is no other."""
-        self._target = candidate.target.name
+        self._target = candidate.target.title
         self._taken_ms = started_ms
         self._is_settled = False
         self._usage = usage

@@ -4,7 +4,7 @@ Knows no file format (that is `policy_files`) and no state. `content_hash` names
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Final
 
@@ -85,6 +85,11 @@ class Policy:
         return self.content_hash[:HASH_DIGITS]
 
     @property
+    def places(self) -> tuple[Target, ...]:
+        """Every target that can be called: of those with several servers, the servers."""
+        return tuple(place for target in self.targets.values() for place in target.servers or (target,))
+
+    @property
     def lanes(self) -> tuple[Candidate, ...]:
         """Every candidate of every route, in the policy's order: the lanes that can have a state."""
         plans = (choice.open for rule in self.rules for choice in rule.choices)
@@ -147,7 +152,7 @@ def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, 
     """A lane promises the same whether it is asked first or, in a shared route, next: it has one guard."""
     own = target_slos.get(target.name)
     firsts = dict(route.shares) or {route.use}
-    return Candidate(
+    candidate = Candidate(
         route=route.name,
         target=target,
         slo=(route.slo or own) if target.name in firsts else own,
@@ -155,6 +160,7 @@ def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, 
         min_confidence=route.min_confidence if target.kind is Kind.WORKER else None,
         hedge=route.hedge if hedges else None,
     )
+    return replace(candidate, servers=tuple(replace(candidate, target=server) for server in target.servers))
 
 
 def _plan(version: str, route: Route, candidates: tuple[Candidate, ...], *, private: bool) -> Plan:

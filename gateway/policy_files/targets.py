@@ -4,6 +4,7 @@ Knows the words of a target; where they stand in the file is the section's busin
 """
 
 import re
+from dataclasses import replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from gateway.terms import Slo
 from gateway.words import Capability, Grade, Kind, Place
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LATER: Final = {"urls": "several urls for one target", "limits": "limiting a target"}
+_LATER: Final = {"limits": "limiting a target"}
 
 
 def read_targets(top: Section) -> tuple[dict[str, Target], dict[str, Slo]]:
@@ -43,16 +44,26 @@ def _target(entry: Section, name: str) -> Target:
     key_env = entry.text("key_env", None)
     if key_env is not None and not _VARIABLE.fullmatch(key_env):
         raise entry.fault("expected the name of an environment variable, never a key itself", "key_env")
-    return Target(
+    urls = _urls(entry)
+    target = Target(
         name=name,
         kind=kind,
-        url=_url(entry),
+        url=urls[0],
         model=entry.text("model"),
         place=entry.word("place", Place),
         max_in_flight=entry.integer("max_in_flight", None, least=1, most=100_000),
         capabilities=_capabilities(entry) if kind is Kind.OPENAI else None,
         key_env=key_env,
         retry=read_retry(entry),
+    )
+    return target if len(urls) == 1 else replace(target, servers=_servers(target, urls))
+
+
+def _servers(target: Target, urls: tuple[str, ...]) -> tuple[Target, ...]:
+    """Numbered from 1; a policy cannot name them, because no name has a slash."""
+    return tuple(
+        replace(target, name=f"{target.name}/{number}", url=url, part_of=target.name)
+        for number, url in enumerate(urls, 1)
     )
 
 
@@ -65,18 +76,32 @@ def _kind(entry: Section) -> Kind:
     return Kind(kind)
 
 
-def _url(entry: Section) -> str:
-    """A base URL, without the /v1 that every path begins with. Credentials do not belong into a policy."""
-    url = entry.text("url")
+def _urls(entry: Section) -> tuple[str, ...]:
+    """One `url`, or several `urls` of servers that are alike."""
+    if not entry.has("urls"):
+        return (_base_url(entry, entry.text("url"), "url"),)
+    if entry.has("url"):
+        raise entry.fault("give either `url` or `urls`", "urls")
+    urls = tuple(_base_url(entry, url, "urls", item) for item, url in enumerate(entry.names("urls")))
+    if not urls:
+        raise entry.fault("expected at least one url", "urls")
+    for item, url in enumerate(urls):
+        if url in urls[:item]:
+            raise entry.fault(f"{url!r} is named twice", "urls", item)
+    return urls
+
+
+def _base_url(entry: Section, url: str, key: str, item: int | None = None) -> str:
+    """Without the /v1 that every path begins with. Credentials do not belong into a policy."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - reading it checks it
     except ValueError as wrong:
-        raise entry.fault(f"not a URL: {wrong}", "url") from wrong
+        raise entry.fault(f"not a URL: {wrong}", key, item) from wrong
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise entry.fault("expected http://host[:port][/path] or https://...", "url")
+        raise entry.fault("expected http://host[:port][/path] or https://...", key, item)
     if parts.username is not None or parts.query or parts.fragment:
-        raise entry.fault("a base URL has no credentials, query or fragment", "url")
+        raise entry.fault("a base URL has no credentials, query or fragment", key, item)
     return str(url).rstrip("/").removesuffix("/v1").rstrip("/")
 
 

@@ -63,7 +63,7 @@ class MemoryStore:
 
     def may_retry(self, candidate: Candidate) -> bool:
         """See `ports.StateStore`."""
-        return self._retries[candidate.target.name].spend()
+        return self._retries[candidate.target.title].spend()
 
     def may_hedge(self, candidate: Candidate) -> bool:
         """See `ports.StateStore`."""
@@ -147,7 +147,7 @@ class MemoryStore:
     def _earn(self, candidate: Candidate) -> None:
         """An ordinary attempt is made: it earns shares of extra ones."""
         if candidate.target.retry is not None:
-            self._retries[candidate.target.name].earn(candidate.target.retry.max_share)
+            self._retries[candidate.target.title].earn(candidate.target.retry.max_share)
         if candidate.hedge is not None:
             self._hedges[candidate.lane].earn(candidate.hedge.max_share)
 

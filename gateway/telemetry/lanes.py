@@ -42,10 +42,13 @@ class LaneCollector(Collector):
                 p95_ms = self._state.p95_ms(candidate, now_s)
                 if p95_ms is not None:
                     p95s.add_metric(candidate.lane, p95_ms / 1000)
-            if candidate.target.name not in seen:
-                seen.add(candidate.target.name)
-                breakers.add_metric((candidate.target.name,), _BREAKER_NUMBER[health.breaker])
-                in_flight.add_metric((candidate.target.name,), health.in_flight)
+            for place in candidate.places:
+                name = place.target.name
+                if name not in seen:
+                    seen.add(name)
+                    health = self._state.health(place, Status(), now_s)
+                    breakers.add_metric((name,), _BREAKER_NUMBER[health.breaker])
+                    in_flight.add_metric((name,), health.in_flight)
         info = GaugeMetricFamily(names.POLICY_INFO, "The running policy.", labels=("hash",))
         info.add_metric((policy.version,), 1)
         yield from (states, p95s, budgets, breakers, in_flight, info)

@@ -196,7 +196,7 @@ class OpenAttempt:
         self._ended = True
         now_s = self._clock.now_s()
         attempt = Attempt(
-            target=self.candidate.target.name,
+            target=self.candidate.target.title,
             started_ms=self._started_ms,
             ended_ms=self._journey.at_ms(now_s),
             outcome=outcome,

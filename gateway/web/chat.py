@@ -9,9 +9,10 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, MethodNotAllowed
-from gateway.pipeline import Answer, Pipeline
+from gateway.pipeline import Pipeline
 from gateway.ports import Clock
 from gateway.records import Query
+from gateway.upstreams.answer import Answer
 from gateway.web import sse
 from gateway.web.answers import send_bytes, send_error, send_json, start_stream
 from gateway.web.headers import REQUEST_ID, describe

@@ -13,7 +13,9 @@ def models_of(policy: Policy, status_of: Callable[[Target], Status]) -> list[dic
     """OpenAI's list, `auto` first."""
     routed = [AUTO, *sorted(policy.aliases - {AUTO})]
     entries = [_entry(name, "twolane", {"routed": True}) for name in routed]
-    return entries + [_target(target, status_of(target)) for target in policy.targets.values()]
+    return entries + [
+        _target(target, status_of((target.servers or (target,))[0])) for target in policy.targets.values()
+    ]
 
 
 def model_of(policy: Policy, status_of: Callable[[Target], Status], name: str) -> dict[str, Any]:

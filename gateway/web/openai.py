@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from gateway.core.spread import PREFIX_CHARS
 from gateway.core.validate import SchemaFault, check_pattern, check_schema
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.records import Expectation, Query, Tool
@@ -61,6 +62,7 @@ def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, princi
         has_images=images,
         needs=_needs(request, expectation, images=images),
         prompt_chars=sum(len(text_of(message)) for message in request.messages),
+        prefix_text="".join(text_of(message)[:PREFIX_CHARS] for message in request.messages[:2])[:PREFIX_CHARS],
         headers=headers,
     )
 

@@ -11,10 +11,11 @@ from gateway.core.classify import classify
 from gateway.core.conditions import When
 from gateway.core.policy import Policy, Route, compile_policy
 from gateway.decisions import Decision
-from gateway.pipeline import Answer, Pipeline
+from gateway.pipeline import Pipeline
 from gateway.records import Query, Target
 from gateway.state.memory import MemoryStore
 from gateway.terms import Checks
+from gateway.upstreams.answer import Answer
 from gateway.upstreams.scripted import Line, Scripted
 from gateway.web.openai import parse_chat
 from gateway.words import Kind, Place

@@ -65,6 +65,14 @@ Refused = Callable[..., PolicyError]
         ("https://example.com/v1/", "http://u:p@example.com", "targets.quality.url: a base URL has no credentials"),
         ("https://example.com/v1/", "http://example.com?key=1", "a base URL has no credentials, query or fragment"),
         ("https://example.com/v1/", "http://example.com:99999", "targets.quality.url: not a URL"),
+        ("    max_in_flight: 16\n", "    urls: [http://a]\n", "9:5: targets.fast.urls: give either `url` or `urls`"),
+        ('url: "http://127.0.0.1:8001"', "urls: [http://a, b]", "6:22: targets.fast.urls[1]: expected http://host"),
+        (
+            'url: "http://127.0.0.1:8001"',
+            "urls: [http://a, http://a/v1]",
+            "urls[1]: 'http://a' is named twice",
+        ),
+        ('url: "http://127.0.0.1:8001"', "urls: []", "6:5: targets.fast.urls: expected at least one url"),
         # Names that cannot stand in a header, or mean something already.
         ("  fast:", "  auto:", "4:3: targets.auto: the name 'auto' is reserved"),
         ("name: edits", "name: direct", "19:5: routes[0].name: the name 'direct' is reserved"),
@@ -182,7 +190,6 @@ def test_a_mistake_is_told_with_place_and_key(refused: Refused, old: str, new: s
     ("old", "new", "key"),
     [
         ("kind: openai", "kind: litellm", "targets.quality.kind"),
-        ("    max_in_flight: 16\n", "    urls: [http://a, http://b]\n", "targets.fast.urls"),
         ("    min_confidence: 0.8\n", "    shadow: {share: 0.1}\n", "routes[0].shadow"),
         ("    min_confidence: 0.8\n", "    limits: {}\n", "routes[0].limits"),
         ("aliases: [small]", "limits: {}", "limits"),

@@ -1,0 +1,58 @@
+"""A target with several servers on real sockets: who is asked, what is said of it, and what happens when one dies."""
+
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+POLICY = """
+version: 1
+targets:
+  pool: {kind: openai, engine: openai, urls: ["%s", "%s"], model: m, place: in_cluster, retry: {}}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+routes:
+  - {name: default, use: pool, fall_back: quality}
+"""
+DEAD = "http://127.0.0.1:9"
+
+
+def asking(prompt: str) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": prompt}]}
+
+
+async def test_prompts_are_spread_and_a_conversation_stays_where_it_began(serving: Any, fake: Any) -> None:
+    async with (
+        fake() as one,
+        fake() as two,
+        fake() as three,
+        serving(POLICY % (one.url, two.url, three.url)) as gateway,
+    ):
+        for number in range(12):
+            for _ in range(2):
+                status, headers, _ = await gateway.ask(asking(f"conversation {number}"))
+                assert (status, headers["x-twolane-attempts"]) == (200, "pool=ok")
+        for server in (one, two):
+            prompts = [body["messages"][0]["content"] for body in server.bodies]
+            assert prompts
+            assert all(prompts.count(prompt) == 2 for prompt in prompts)
+        assert 'twolane_breaker_state{target="pool/2"} 0.0' in await gateway.metrics()
+
+
+async def test_a_dead_server_costs_a_fallback_until_its_breaker_opens_and_no_more(serving: Any, fake: Any) -> None:
+    async with fake() as alive, fake() as quality, serving(POLICY % (DEAD, alive.url, quality.url)) as gateway:
+        told = [(await gateway.ask(asking(f"number {number}")))[1] for number in range(60)]
+    attempts = [headers["x-twolane-attempts"] for headers in told]
+    assert set(attempts) <= {"pool=ok", "pool=upstream_error,quality=ok", "pool=upstream_error,pool=ok"}
+    assert "pool=upstream_error,pool=ok" in attempts  # a retry, and at the other server
+    assert attempts[-20:] == ["pool=ok"] * 20
+    assert sum(each.count("pool") for each in attempts) <= 1.2 * len(attempts)
+
+
+async def test_the_list_of_models_has_the_target_once(serving: Any, fake: Any) -> None:
+    async with fake() as one, serving(POLICY % (one.url, one.url + "/x", one.url)) as gateway:
+        async with gateway.client.get(f"{gateway.url}/v1/models") as response:
+            names = [entry["id"] for entry in (await response.json())["data"]]
+        status, _, body = await gateway.ask({**asking("hi"), "model": "pool/1"})
+    assert names == ["auto", "pool", "quality"]
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
