@@ -1,0 +1,115 @@
+"""What constraints cost per step and whether they hold: random logits against one schema after the other.
+
+Logits are drawn once and cut into canvases at random rows: drawing fresh ones would take longer than what is measured.
+Times are those of the running thread, so other work on the machine weighs little.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.vocabularies import Words
+from diffusion_worker.constraints.class_scores import score_classes, weigh_classes
+from diffusion_worker.constraints.cursor import CanvasPath, Cursor, open_cursor
+from diffusion_worker.constraints.marginals import marginals, remaining
+from diffusion_worker.constraints.sample import sample_path
+from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.viterbi import best_path
+
+Floats = NDArray[np.float32]
+Answer = TypeVar("Answer")
+REPEATS: Final = 3
+SCALES: Final = (0.0, 1.0, 3.0, 10.0)  # spread of the logits, from a net that knows nothing to one that is sure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMs:
+    """One step on one canvas, in ms. Scoring the classes is part of `best`, weighing them of `marginals`."""
+
+    softmax: float  # of the same logits
+    best: float  # best path
+    marginals: float  # best path and marginals
+    sample: float  # a joint sample, on top of the marginals
+
+
+class Noise:
+    """Logits of a net that knows nothing of the schema."""
+
+    def __init__(self, *, canvas: int, vocab: int, seed: int) -> None:
+        self.canvas = canvas
+        self._rows = np.random.default_rng(seed).standard_normal((2 * canvas, vocab), dtype=np.float32)
+        self._random = np.random.default_rng(seed + 1)
+
+    def canvas_of(self, scale: float) -> Floats:
+        """[canvas, vocab] from a random row on."""
+        first = int(self._random.integers(self.canvas))
+        return self._rows[first : first + self.canvas] * np.float32(scale)
+
+    def uniforms(self) -> NDArray[np.float64]:
+        """[canvas]."""
+        return self._random.random(self.canvas)
+
+
+def step_ms(automaton: TokenAutomaton, logits: Floats) -> StepMs:
+    """Cost of the first step of an answer that has room enough."""
+    cursor = open_cursor(automaton, 1_000_000)
+    softmax = _thread_ms(lambda: _softmax(logits))[0]
+    best = _thread_ms(lambda: best_path(cursor, score_classes(automaton.classes, logits)))[0]
+    weigh, masses = _thread_ms(lambda: weigh_classes(automaton.classes, logits))
+    again, _ = _thread_ms(lambda: best_path(cursor, masses.scores))
+    back, onward = _thread_ms(lambda: remaining(cursor, masses))
+    forth, _ = _thread_ms(lambda: marginals(cursor, masses, onward))
+    numbers = np.random.default_rng(0).random(len(logits))
+    sample, _ = _thread_ms(lambda: sample_path(cursor, masses, onward, numbers))
+    return StepMs(softmax=softmax, best=best, marginals=weigh + again + back + forth, sample=sample)
+
+
+def random_answer(automaton: TokenAutomaton, noise: Noise, max_tokens: int, *, is_sampled: bool) -> list[int]:
+    """An answer of as many canvases as it takes, from noise of all scales: its ids, the end token left off.
+
+    Raises AssertionError when it does not close within `max_tokens`.
+    """
+    cursor, ids, canvases = open_cursor(automaton, max_tokens), list[int](), 0
+    while cursor.tokens_left and not cursor.is_done:
+        logits = noise.canvas_of(SCALES[canvases % len(SCALES)])
+        path = _sampled(cursor, logits, noise) if is_sampled else _best(cursor, logits)
+        ids += path.tokens[: path.length].tolist()
+        cursor, canvases = path.cursor, canvases + 1
+    assert cursor.is_done, "the answer did not close in time"
+    assert len(ids) <= max_tokens
+    return ids[:-1]
+
+
+def spelled(words: Words, ids: list[int]) -> str:
+    """The text of an answer. Raises UnicodeDecodeError if it is none."""
+    return words.text(ids).decode()
+
+
+def _best(cursor: Cursor, logits: Floats) -> CanvasPath:
+    return best_path(cursor, score_classes(cursor.automaton.classes, logits))
+
+
+def _sampled(cursor: Cursor, logits: Floats, noise: Noise) -> CanvasPath:
+    masses = weigh_classes(cursor.automaton.classes, logits)
+    return sample_path(cursor, masses, remaining(cursor, masses), noise.uniforms())
+
+
+def _softmax(logits: Floats) -> Floats:
+    """What the step pays anyway."""
+    shares: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _thread_ms(work: Callable[[], Answer]) -> tuple[float, Answer]:
+    """The quickest of some runs, and what it returned."""
+    best = float("inf")
+    for _ in range(REPEATS):
+        started = time.thread_time()
+        answer = work()
+        best = min(best, time.thread_time() - started)
+    return 1000 * best, answer

@@ -1,0 +1,130 @@
+"""The traps of real vocabularies: tokens that span borders, parts of characters, leading spaces."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.constraints_steps import Noise, random_answer
+from benchmarks.vocabularies import VOCABULARIES, Words
+from diffusion_worker.constraints.automaton import ByteAutomaton
+from diffusion_worker.constraints.compile import compile_schema
+from diffusion_worker.constraints.lift import lift
+from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.vocabulary import Vocabulary
+
+pytestmark = pytest.mark.slow
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "kind": {"enum": ["café", "日本", "😀 smile"]},
+        "size": {"type": ["integer", "null"]},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["name", "kind", "size", "tags"],
+    "additionalProperties": False,
+}
+TEXTS = (
+    '{"name":"a","kind":"café","size":1,"tags":[]}',
+    '{"name":"","kind":"日本","size":null,"tags":["x","y"]}',
+    '{\n  "name": " two  spaces ",\n  "kind": "😀 smile",\n  "size": -70,\n  "tags": ["\\"", "\\u00e9", "naïve 𝄞"]\n}',
+)
+
+
+@functools.cache
+def words_of(name: str) -> Words:
+    return VOCABULARIES[name]()
+
+
+@functools.cache
+def vocabulary_of(name: str) -> Vocabulary:
+    return words_of(name).read()
+
+
+@functools.cache
+def language() -> ByteAutomaton:
+    return compile_schema(SCHEMA).automaton
+
+
+@functools.cache
+def lifted(name: str) -> TokenAutomaton:
+    automaton = lift(language(), vocabulary_of(name))
+    assert automaton is not None
+    return automaton
+
+
+def spellings(words: Words, text: bytes, seed: int) -> list[int]:
+    """Some way to cut a text into tokens: at every place a random one of those that fit."""
+    random, by_text = np.random.default_rng(seed), by_spelling(words)
+    ids, at = list[int](), 0
+    while at < len(text):
+        fitting = [by_text[piece] for end in range(at + 1, len(text) + 1) if (piece := text[at:end]) in by_text]
+        ids.append(int(random.choice(fitting)))
+        at += len(words.tokens[ids[-1]])
+    return ids
+
+
+@functools.cache
+def by_spelling(words: Words) -> dict[bytes, int]:
+    return {spelling: token for token, spelling in enumerate(words.tokens) if spelling}
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_way_to_cut_a_valid_document_into_tokens_is_allowed(name: str, text: str) -> None:
+    """Fifty ways each; and the end token stands behind the whole, not before."""
+    words, automaton = words_of(name), lifted(name)
+    assert language().accepts(text.encode())
+    for seed in range(50):
+        ids = spellings(words, text.encode(), seed)
+        assert automaton.walk(automaton.start, [*ids, words.end_id]) == automaton.done
+        assert automaton.walk(automaton.start, [*ids[:-1], words.end_id]) == -1
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize(
+    "before", ["", "{", '{"name":"', '{"name":"a', '{"name":"a","kind":"', '{"name":"\\', '{"name":"é']
+)
+def test_at_a_border_exactly_those_tokens_may_stand_whose_bytes_may(name: str, before: str) -> None:
+    """The whole vocabulary, token by token, against the walk over its bytes: `":"`, `",`, halves of characters."""
+    words, automaton = words_of(name), lifted(name)
+    byte_state = language().walk(language().start, before.encode())
+    state = automaton.walk(automaton.start, spellings(words, before.encode(), 0))
+    wrong = [
+        token
+        for token, spelling in enumerate(words.tokens)
+        if token != words.end_id
+        and (automaton.after(state, token) >= 0) != (bool(spelling) and language().walk(byte_state, spelling) >= 0)
+    ]
+    assert not wrong, [words.tokens[token] for token in wrong[:20]]
+
+
+@pytest.mark.parametrize("name", ["smollm2", "tekken"])
+def test_there_are_tokens_that_span_borders_and_split_characters(name: str) -> None:
+    """The traps are real: what the other tests walk over is in these vocabularies."""
+    spelled = set(words_of(name).tokens)
+    assert {b'":', b'",', b'{"', b'":"', b" a"} & spelled >= {b'":', b'{"', b" a"}
+    assert any(_is_part_of_a_character(spelling) for spelling in spelled)
+
+
+def _is_part_of_a_character(spelling: bytes) -> bool:
+    try:
+        spelling.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_noise_becomes_valid_documents(name: str, is_sampled: bool) -> None:
+    """From the shortest possible answer to one over several canvases."""
+    words, automaton = words_of(name), lifted(name)
+    noise = Noise(canvas=64, vocab=len(words.tokens), seed=7)
+    shortest = int(automaton.distance[automaton.start])
+    for budget in (shortest, shortest + 1, shortest + 30, shortest + 200):
+        document = json.loads(words.text(random_answer(automaton, noise, budget, is_sampled=is_sampled)))
+        assert list(document) == ["name", "kind", "size", "tags"]
+        assert document["kind"] in SCHEMA["properties"]["kind"]["enum"]
