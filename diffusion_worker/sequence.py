@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from diffusion_worker.aligned import place_of
 from diffusion_worker.records import Ask, BlockStop, Reading, SequenceId, Usage
@@ -222,5 +223,5 @@ class Sequence:
 
 def portions_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:
     """Ids in portions of at most `size`, with a border after the first `cut` of them (0: nowhere)."""
-    starts = sorted({*range(0, cut, size), *range(cut, len(ids), size)})
-    return [ids[start:end] for start, end in zip(starts, [*starts[1:], len(ids)], strict=True)]
+    borders = sorted({*range(0, cut, size), *range(cut, len(ids), size), len(ids)})
+    return [ids[start:end] for start, end in pairwise(borders)]

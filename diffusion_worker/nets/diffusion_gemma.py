@@ -13,20 +13,22 @@ from diffusion_worker.nets.interface import SLIDING, AppendContext, CanvasContex
 from diffusion_worker.records import LayerKv, NetFacts
 
 SINGLE_EXPERT = "twolane_single_expert"
+EVERY_EXPERT = "twolane_every_expert"
 
 
 class DiffusionGemmaNet:
     """A loaded `DiffusionGemmaForBlockDiffusion` behind the interface of this package."""
 
-    def __init__(self, model: Any, facts: NetFacts) -> None:
-        """`model` is put into evaluation mode and given the fastest dispatch of experts for its shape and type."""
+    def __init__(self, model: Any, facts: NetFacts, *, is_exact: bool = False) -> None:
+        """`model` is put into evaluation mode and given the fastest dispatch of experts for its shape and type, or, to
+        be exact, one whose products have the same shapes whatever the router chooses."""
         self.facts = facts
         self._model = model.eval()
         self._text = model.config.text_config
         self._encoder = model.model.encoder.language_model
         self._decoder = model.model.decoder
         self._soft: torch.Tensor | None = None
-        model.set_experts_implementation(experts_implementation(self._text, model.dtype))
+        model.set_experts_implementation(experts_implementation(self._text, model.dtype, is_exact=is_exact))
         # The decoder accepts last step's logits [canvas, vocab] and softens them itself. Handing over the mean
         # embeddings [canvas, hidden] saves a softmax per step and, at 262144 words, 256 MiB per parked request.
         # Outside `denoise` the hook stands aside, so that the model's own `generate()` still works.
@@ -98,19 +100,35 @@ def kv_shapes(text_config: Any) -> tuple[LayerKv, ...]:
     )
 
 
-def experts_implementation(text_config: Any, dtype: torch.dtype) -> str:
+def experts_implementation(text_config: Any, dtype: torch.dtype, *, is_exact: bool = False) -> str:
     """Name of the fastest way to run the experts: without dispatch if there is but one, grouped otherwise (not in fp64,
-    which grouped matrix products do not know)."""
+    which grouped matrix products do not know). Grouping makes the shapes of products depend on what other rows need;
+    `is_exact` runs every expert on every token instead, at experts / top k times the price."""
     if text_config.num_experts == 1 and text_config.top_k_experts == 1:
         return SINGLE_EXPERT
+    if is_exact:
+        return EVERY_EXPERT
     return "eager" if dtype == torch.float64 else "grouped_mm"
 
 
 def _single_expert(experts: Any, hidden: torch.Tensor, _index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """All tokens [tokens, hidden] through the only expert, scaled by its router weight [tokens, 1]."""
-    gate, up = nnf.linear(hidden, experts.gate_up_proj[0]).chunk(2, dim=-1)
-    mixed = nnf.linear(experts.act_fn(gate) * up, experts.down_proj[0])
-    return (mixed * weights).to(hidden.dtype)
+    return (_through(experts, 0, hidden) * weights).to(hidden.dtype)
+
+
+def _every_expert(experts: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """All tokens [tokens, hidden] through all experts; `index` and `weights` [tokens, top k] say which count."""
+    share = weights.new_zeros(len(hidden), experts.num_experts).scatter_add(1, index, weights)  # [tokens, experts]
+    total = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, weights.dtype))
+    for expert in range(experts.num_experts):
+        total = total + _through(experts, expert, hidden) * share[:, expert, None]
+    return total.to(hidden.dtype)
+
+
+def _through(experts: Any, expert: int, hidden: torch.Tensor) -> torch.Tensor:
+    gate, up = nnf.linear(hidden, experts.gate_up_proj[expert]).chunk(2, dim=-1)
+    return nnf.linear(experts.act_fn(gate) * up, experts.down_proj[expert])
 
 
 ALL_EXPERTS_FUNCTIONS.register(SINGLE_EXPERT, _single_expert)
+ALL_EXPERTS_FUNCTIONS.register(EVERY_EXPERT, _every_expert)

@@ -29,6 +29,7 @@ class LoadOptions:
 
     device: str = "auto"  # auto: the accelerator if there is one
     dtype: str = "auto"  # auto: as stored
+    is_exact: bool = False  # see `diffusion_gemma.experts_implementation`
     threads: int = 0  # CPU threads of a forward pass, for the thread that loads; 0: torch's own choice
 
 
@@ -54,7 +55,7 @@ def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaNet:
     recipe = _recipe(folder, generation, config.get("canvas_length"))
     _check_weights(folder)
     model = _read_model(folder, options)
-    return DiffusionGemmaNet(model, _facts(folder, generation, model, recipe))
+    return DiffusionGemmaNet(model, _facts(folder, generation, model, recipe), is_exact=options.is_exact)
 
 
 def read_config(file: Path) -> dict[str, Any]:
