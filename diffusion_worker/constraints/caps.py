@@ -6,7 +6,7 @@ values of undeclared members make the language smaller (still sound); lengths an
 final check.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 
@@ -20,15 +20,18 @@ class Caps:
     recursion: int  # how often a position may stand inside itself
     depth: int  # levels of arrays and objects altogether
     length: int  # counted code points of a string
+    wide: int  # counted code points of all strings together
     items: int  # counted items of an array
     members: int  # counted members of an object
 
 
-LADDER: Final = (
-    Caps(states=3_000, free_depth=3, undeclared_depth=1, recursion=3, depth=24, length=128, items=32, members=16),
-    Caps(states=5_000, free_depth=2, undeclared_depth=0, recursion=2, depth=16, length=64, items=16, members=8),
-    Caps(states=8_000, free_depth=2, undeclared_depth=-1, recursion=2, depth=12, length=32, items=8, members=4),
-    Caps(states=12_000, free_depth=1, undeclared_depth=-1, recursion=1, depth=10, length=8, items=4, members=2),
-    Caps(states=25_000, free_depth=1, undeclared_depth=-1, recursion=0, depth=8, length=4, items=3, members=1),
-    Caps(states=25_000, free_depth=0, undeclared_depth=-1, recursion=0, depth=5, length=0, items=2, members=1),
+# states, free_depth, undeclared_depth, recursion, depth, length, wide, items, members
+_RUNGS: Final = (
+    (8_000, 3, 1, 3, 24, 64, 128, 32, 16),
+    (10_000, 2, 1, 2, 16, 32, 128, 16, 8),
+    (14_000, 2, 0, 2, 12, 16, 128, 8, 4),
+    (18_000, 1, -1, 1, 10, 8, 128, 4, 2),
+    (25_000, 1, -1, 0, 8, 4, 1000, 3, 1),
+    (30_000, 0, -1, 0, 5, 0, 1000, 2, 1),
 )
+LADDER: Final = tuple(Caps(**dict(zip((entry.name for entry in fields(Caps)), rung, strict=True))) for rung in _RUNGS)

@@ -54,6 +54,10 @@ def compile_schema(schema: Schema, *, ladder: Sequence[Caps] = LADDER) -> Compil
         except TooLarge:
             pointer = builder.pointer
             continue
+        except RecursionError:
+            raise UnsupportedSchema(
+                "nested too deeply", keyword=keyword_at(builder.pointer), pointer=builder.pointer
+            ) from None
         small = (
             Rows(rows=(), accepting=(), start=-1)
             if start is None

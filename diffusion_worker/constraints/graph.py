@@ -67,7 +67,8 @@ class Graph:
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self.reserve()
-            self.fill(found, key[1], accepting=accepting)
+            self.rows[found] = tuple((a, b, found if t == SELF else t) for a, b, t in key[1])
+            self.accepting[found] = accepting
         return found
 
     def reserve(self) -> int:
@@ -80,7 +81,7 @@ class Graph:
 
     def fill(self, state: int, edges: Iterable[Edge], *, accepting: bool = False) -> None:
         """Give a reserved state its edges, once."""
-        row = tuple((first, last, state if target == SELF else target) for first, last, target in edges)
+        row = ((first, last, state if target == SELF else target) for first, last, target in edges)
         self.rows[state], self.accepting[state] = coalesced(row), accepting
 
     def word(self, labels: Sequence[int], following: int) -> int:

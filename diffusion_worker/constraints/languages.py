@@ -26,6 +26,7 @@ from diffusion_worker.constraints.regex import (
     Tree,
     parse,
     parts_of,
+    relaxed,
 )
 
 _FILLER: Final = Repeat(Chars((*SCALARS, (BEGIN, END))), 0, None)
@@ -35,9 +36,11 @@ EMPTY_TEXT: Final = Rows(rows=((),), accepting=(True,), start=0)
 
 
 @lru_cache(maxsize=512)
-def matching(pattern: str, *, wide: bool = False, whole: bool = False) -> Rows:
-    """The texts in which `pattern` is found (`whole`: which it matches from end to end). Raises NotRegular."""
+def matching(pattern: str, *, wide: bool = False, whole: bool = False, repeats: int | None = None) -> Rows:
+    """The texts in which `pattern` is found (`whole`: which it matches from end to end); repetitions of more than
+    `repeats` times are taken to have no upper bound. Raises NotRegular."""
     tree = parse(pattern, wide=wide)
+    tree = tree if repeats is None else relaxed(tree, repeats)
     return of_tree(tree) if whole else _searched(tree)
 
 

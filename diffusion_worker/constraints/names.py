@@ -38,9 +38,9 @@ def admitted(combiner: Combiner, members: Members, caps: Caps, unchecked: set[st
         if shape.literals is not None:
             found = either(found, words(frozenset(value for value in shape.literals if isinstance(value, str))))
             continue
-        names, left = language(shape.text, caps.length)
-        unchecked.update({"propertyNames"} if left else ())
-        found = either(found, names)
+        names = language(shape.text, caps.length)
+        unchecked.update({"propertyNames"} if names.unchecked else ())
+        found = either(found, names.rows)
     return found
 
 

@@ -73,6 +73,10 @@ class _Object:
         """Behind the opening brace."""
         if self._impossible:
             return None
+        most = self._low if self._high is None else self._high
+        for index in reversed(range(len(self._names))):  # the last first, so that no chain of members nests calls
+            for count in range(min(index, most) + 1):
+                self._tail(index, count)
         edges = self._closing(0, 0)
         if not self._full(0) and (keys := self._keys(0, 0)) is not None:
             edges.append((QUOTE, QUOTE, keys))
@@ -119,8 +123,7 @@ class _Object:
             conj = self._site.combiner.member(self._members, self._names[index])
             value = None if after is None else self._value(conj, after, silent=False)
             self._tails[key] = None if value is None else sign(self._graph, COLON, value)
-        tail = self._tails[key]
-        return None if tail is None else tail
+        return self._tails[key]
 
     def _value(self, conj: Conj, following: int, *, silent: bool) -> int | None:
         place = self._place.inside(following)

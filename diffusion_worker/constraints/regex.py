@@ -264,3 +264,16 @@ def _is_number(text: str) -> bool:
 def parts_of(tree: Tree) -> Sequence[Tree]:
     """A sequence's parts, or the tree itself as the only one."""
     return tree.parts if isinstance(tree, Seq) else (tree,)
+
+
+def relaxed(tree: Tree, repeats: int) -> Tree:
+    """The tree without repetitions of more than `repeats` times: a larger language, or the same."""
+    match tree:
+        case Seq(parts):
+            return Seq(tuple(relaxed(part, repeats) for part in parts))
+        case Alt(parts):
+            return Alt(tuple(relaxed(part, repeats) for part in parts))
+        case Repeat(part, low, high):
+            fits = low <= repeats and (high is None or high <= repeats)
+            return Repeat(relaxed(part, repeats), min(low, repeats), high if fits else None)
+    return tree

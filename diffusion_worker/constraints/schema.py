@@ -7,6 +7,7 @@ keywords left in `unchecked`; every value within the caps is accepted when it is
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
@@ -15,7 +16,7 @@ from diffusion_worker.constraints.caps import Caps
 from diffusion_worker.constraints.checks import Checker
 from diffusion_worker.constraints.combine import Combiner
 from diffusion_worker.constraints.document import Conj, Document, Node, same
-from diffusion_worker.constraints.graph import Graph
+from diffusion_worker.constraints.graph import Graph, TooLarge
 from diffusion_worker.constraints.keywords import ANNOTATIONS
 from diffusion_worker.constraints.literals import literals
 from diffusion_worker.constraints.numbers import (
@@ -27,10 +28,10 @@ from diffusion_worker.constraints.numbers import (
     multiples,
 )
 from diffusion_worker.constraints.objects import object_
-from diffusion_worker.constraints.shapes import TYPES, Items, Members, Numbers, Shape, Text
+from diffusion_worker.constraints.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Numbers, Shape, Text
 from diffusion_worker.constraints.site import Place, before
 from diffusion_worker.constraints.spelling import string
-from diffusion_worker.constraints.text import language
+from diffusion_worker.constraints.text import LEAST_WIDE, language
 
 T = TypeVar("T", Numbers, Text, Items, Members)
 _SELF_EVIDENT: Final = frozenset(("enum", "const", "type", *ANNOTATIONS))
@@ -46,9 +47,10 @@ class Builder:
         self.unchecked: set[str] = set()
         self.cuts = 0
         self.pointer = ""  # where the work is
+        self._wide = 0
         self._checker = checker
         self._document = document
-        self._active: Counter[Conj] = Counter()
+        self._active: Counter[int] = Counter()
         self._known: dict[tuple[Conj, Place], int | None] = {}
 
     def document(self) -> int | None:
@@ -62,16 +64,14 @@ class Builder:
         """The state before a value that satisfies all nodes; None: there is none within the caps."""
         if place.free > self.caps.free_depth:
             return None
-        if (self._active[conj] > self.caps.recursion and conj) or place.depth > self.caps.depth:
+        if place.depth > self.caps.depth:
             self.cuts += 1
             return None
         key = (conj, place)
         if key in self._known:
             return self._known[key]
         cuts = self.cuts
-        self._active[conj] += 1
         state = self._built(conj, place)
-        self._active[conj] -= 1
         if cuts == self.cuts:  # otherwise the state depends on what was around it
             self._known[key] = state
         return state
@@ -102,16 +102,37 @@ class Builder:
         found = [
             *(self._number(numbers, following) for numbers in _weakest(shape.numbers for shape in by_type["number"])),
             *(self._string(text, following) for text in _weakest(shape.text for shape in by_type["string"])),
-            *(array(self, items, place) for items in _weakest(shape.items for shape in by_type["array"])),
-            *(object_(self, members, place) for members in _weakest(shape.members for shape in by_type["object"])),
+            *(self._array(items, place) for items in _weakest(shape.items for shape in by_type["array"])),
+            *(self._object(members, place) for members in _weakest(shape.members for shape in by_type["object"])),
         ]
         yield from (state for state in found if state is not None)
 
+    def _array(self, items: Items, place: Place) -> int | None:
+        with self._inside(items.layers) as allowed:
+            return array(self, items, place) if allowed else None
+
+    def _object(self, members: Members, place: Place) -> int | None:
+        with self._inside(members.layers) as allowed:
+            return object_(self, members, place) if allowed else None
+
+    @contextmanager
+    def _inside(self, layers: Sequence[ItemLayer | MemberLayer]) -> Iterator[bool]:
+        """Whether a container may stand inside itself once more. A layer is made once for its position, so it tells
+        recursion apart however it was reached."""
+        names = [id(layer) for layer in layers]
+        allowed = all(self._active[name] <= self.caps.recursion for name in names)
+        self.cuts += not allowed
+        self._active.update(names)
+        yield allowed
+        self._active.subtract(names)
+
     def _string(self, text: Text, following: int) -> int | None:
-        names, unchecked = language(text, self.caps.length)
-        self.unchecked |= unchecked
-        free = text == Text()
-        return string(self.graph, names, following, free=free) if names.rows else None
+        found = language(text, self.caps.length)
+        self.unchecked |= found.unchecked
+        self._wide += found.wide if found.wide > LEAST_WIDE else 0
+        if self._wide > self.caps.wide:
+            raise TooLarge("strings of too many states")
+        return string(self.graph, found.rows, following, free=text == Text()) if found.rows.rows else None
 
     def _number(self, numbers: Numbers, following: int) -> int | None:
         whole = [value for value in numbers.multiples if value == value.to_integral_value()]

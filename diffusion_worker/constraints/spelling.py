@@ -5,18 +5,19 @@ admits what writers produce: printable ASCII as itself, the short escapes, `\\uX
 and for what is not ASCII, with either case of hexadecimal digits. Lone surrogates are never admitted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
 from diffusion_worker.constraints.automaton import Edge
-from diffusion_worker.constraints.graph import Graph
+from diffusion_worker.constraints.graph import Graph, coalesced
 from diffusion_worker.constraints.minimise import Rows
 from diffusion_worker.constraints.ranges import Ranges, common, digit_ranges, holds
 
 QUOTE: Final = 0x22
 Spelling = tuple[Ranges, ...]  # one set of bytes after the other
-Spell = Callable[[Ranges], tuple[Spelling, ...]]
+Style = Literal["free", "plain", "raw"]
 
 _RAW_ASCII: Final[Ranges] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F))
 _SHORT: Final = {0x22: '"', 0x5C: "\\", 0x2F: "/", 8: "b", 12: "f", 10: "n", 13: "r", 9: "t"}
@@ -32,6 +33,15 @@ _D: Final[Ranges] = ((0x44, 0x44), (0x64, 0x64))
 _ESCAPED_IF_PLAIN: Final[Ranges] = ((0, 0x1F), (0x7F, 0xD7FF), (0xE000, 0x10FFFF))
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The states that spell one character of several sets, innermost first. A target is a state of the plan, or, as
+    -1 - n, whatever follows a character of set n."""
+
+    states: tuple[tuple[Edge, ...], ...]
+    start: tuple[Edge, ...]
+
+
 def string(graph: Graph, language: Rows, following: int, *, free: bool = False) -> int:
     """The state before a string of the language, quotes included; `following` is the one behind the closing quote."""
     return graph.state([(QUOTE, QUOTE, body(graph, language, following, free=free))])
@@ -39,38 +49,55 @@ def string(graph: Graph, language: Rows, following: int, *, free: bool = False) 
 
 def body(graph: Graph, language: Rows, following: int, *, free: bool = False) -> int:
     """The same, behind the opening quote."""
-    return _laid(graph, language, [(QUOTE, QUOTE, following)], lambda ranges: _json(ranges, free))
-
-
-def raw(graph: Graph, language: Rows, following: int) -> int:
-    """The language in plain UTF-8, without quotes and escapes, and then `following` without a border between them."""
-    return _laid(graph, language, graph.rows[following], _utf8, accepting=graph.accepting[following])
-
-
-def _laid(graph: Graph, language: Rows, closing: Sequence[Edge], spell: Spell, *, accepting: bool = False) -> int:
     bodies = [graph.reserve() for _ in language.rows]
-    for state, row in enumerate(language.rows):
-        by_target: dict[int, list[tuple[int, int]]] = {}
-        for first, last, target in row:
-            by_target.setdefault(target, []).append((first, last))
-        spelled = [(s, bodies[target]) for target, ranges in by_target.items() for s in spell(tuple(ranges))]
-        edges = _trie(graph, spelled)
-        if language.accepting[state]:
-            edges = graph.merged(edges, graph.state(closing))
-        graph.fill(bodies[state], edges, accepting=accepting and language.accepting[state])
+    for state, (edges, last) in enumerate(_spelled(graph, language, bodies, "free" if free else "plain")):
+        graph.fill(bodies[state], [*edges, (QUOTE, QUOTE, following)] if last else edges)
     return bodies[language.start]
 
 
-def _trie(graph: Graph, spelled: Sequence[tuple[Spelling, int]]) -> list[Edge]:
+def raw(graph: Graph, language: Rows) -> int:
+    """The language in plain UTF-8, without quotes and escapes; its words end the text."""
+    bodies = [graph.reserve() for _ in language.rows]
+    for state, (edges, last) in enumerate(_spelled(graph, language, bodies, "raw")):
+        graph.fill(bodies[state], edges, accepting=last)
+    return bodies[language.start]
+
+
+def _spelled(graph: Graph, language: Rows, bodies: Sequence[int], style: Style) -> Iterator[tuple[list[Edge], bool]]:
+    """The edges of every state of the language, each character spelled, and whether a word may end there."""
+    for row, last in zip(language.rows, language.accepting, strict=True):
+        by_target: dict[int, list[tuple[int, int]]] = {}
+        for first, after, target in row:
+            by_target.setdefault(target, []).append((first, after))
+        plan = _plan(tuple(tuple(ranges) for ranges in by_target.values()), style)
+        ends = [bodies[target] for target in by_target]
+        made: list[int] = []
+        for edges in plan.states:
+            made.append(graph.state([(a, b, made[t] if t >= 0 else ends[-1 - t]) for a, b, t in edges]))
+        yield [(a, b, made[t] if t >= 0 else ends[-1 - t]) for a, b, t in plan.start], last
+
+
+@lru_cache(maxsize=4096)
+def _plan(sets: tuple[Ranges, ...], style: Style) -> _Plan:
+    numbers: dict[tuple[Edge, ...], int] = {}
+    spelled = [(spelling, -1 - index) for index, ranges in enumerate(sets) for spelling in _spellings(ranges, style)]
+    return _Plan(start=_trie(spelled, numbers), states=tuple(numbers))
+
+
+def _trie(spelled: Sequence[tuple[Spelling, int]], numbers: dict[tuple[Edge, ...], int]) -> tuple[Edge, ...]:
     """Spellings differ first where their sets of bytes are disjoint (see `digit_ranges`), so this is deterministic."""
     grouped: dict[Ranges, list[tuple[Spelling, int]]] = {}
-    for spelling, target in spelled:
-        grouped.setdefault(spelling[0], []).append((spelling[1:], target))
+    for spelling, end in spelled:
+        grouped.setdefault(spelling[0], []).append((spelling[1:], end))
     edges: list[Edge] = []
     for labels, rest in grouped.items():
-        target = rest[0][1] if not rest[0][0] else graph.state(_trie(graph, rest))
+        target = rest[0][1] if not rest[0][0] else numbers.setdefault(_trie(rest, numbers), len(numbers))
         edges.extend((first, last, target) for first, last in labels)
-    return edges
+    return coalesced(edges)
+
+
+def _spellings(ranges: Ranges, style: Style) -> tuple[Spelling, ...]:
+    return _utf8(ranges) if style == "raw" else _json(ranges, style == "free")
 
 
 @lru_cache(maxsize=4096)

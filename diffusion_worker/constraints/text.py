@@ -1,10 +1,14 @@
 """From the shape of a string to its language over code points, within the caps.
 
-What does not fit is named to the caller, who leaves it to the final check; the language then admits more.
+What does not fit is named to the caller, who leaves it to the final check; the language then admits more. What counts
+is the number of *wide* states, those that go on with many characters: each of them costs the lifting onto tokens a walk
+through much of the vocabulary. A repetition in an expression that is too long is kept as one without bound.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 from diffusion_worker.constraints.formats import FORMATS
 from diffusion_worker.constraints.graph import TooLarge
@@ -13,25 +17,49 @@ from diffusion_worker.constraints.minimise import Rows
 from diffusion_worker.constraints.regex import NotRegular
 from diffusion_worker.constraints.shapes import Text
 
-Language = tuple[Rows, frozenset[str]]  # and the keywords that are left to the final check
+LEAST_WIDE: Final = 16  # wide states that any string may have, whatever the caps
+_WIDE: Final = 48  # characters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Language:
+    """The strings of a shape, what of it is left to the final check, and how many wide states that takes."""
+
+    rows: Rows
+    unchecked: frozenset[str]
+    wide: int
 
 
 @lru_cache(maxsize=1024)
 def language(text: Text, longest: int) -> Language:
-    """The strings of a shape; at most `longest` code points are counted."""
+    """The strings of a shape, with at most about `longest` wide states."""
     found = ANY_TEXT
     unchecked: set[str] = set()
+    limit = max(longest, LEAST_WIDE)
     for keyword, narrow in _restrictions(text):
         try:
-            found = narrow(found)
+            narrowed = narrow(found, None)
+            if wide_states(narrowed) > limit:
+                unchecked.add(keyword)
+                narrowed = narrow(found, LEAST_WIDE // 4)
+            found = narrowed if wide_states(narrowed) <= limit else found
         except (NotRegular, TooLarge):
             unchecked.add(keyword)
     if text.taken:
         found = minus(found, words(text.taken))
-    return _counted(found, text, longest, unchecked)
+    found = _counted(found, text, longest, unchecked)
+    return Language(rows=found, unchecked=frozenset(unchecked), wide=wide_states(found))
 
 
-def _restrictions(text: Text) -> list[tuple[str, Callable[[Rows], Rows]]]:
+def wide_states(rows: Rows) -> int:
+    """How many states go on with many characters."""
+    return sum(sum(last - first + 1 for first, last, _ in row) >= _WIDE for row in rows.rows)
+
+
+Narrow = Callable[[Rows, int | None], Rows]
+
+
+def _restrictions(text: Text) -> list[tuple[str, Narrow]]:
     return [
         *(("pattern", _finding(pattern)) for pattern in text.patterns),
         *(("not", _lacking(pattern)) for pattern in text.refused),
@@ -39,21 +67,21 @@ def _restrictions(text: Text) -> list[tuple[str, Callable[[Rows], Rows]]]:
     ]
 
 
-def _finding(pattern: str) -> Callable[[Rows], Rows]:
-    return lambda found: both(found, matching(pattern))
+def _finding(pattern: str) -> Narrow:
+    return lambda found, repeats: both(found, matching(pattern, repeats=repeats))
 
 
-def _lacking(pattern: str) -> Callable[[Rows], Rows]:
-    return lambda found: minus(found, matching(pattern, wide=True))
+def _lacking(pattern: str) -> Narrow:
+    return lambda found, repeats: found if repeats else minus(found, matching(pattern, wide=True))
 
 
-def _formatted(name: str) -> Callable[[Rows], Rows]:
-    return lambda found: both(found, matching(FORMATS[name], whole=True))
+def _formatted(name: str) -> Narrow:
+    return lambda found, repeats: both(found, matching(FORMATS[name], whole=True, repeats=repeats))
 
 
-def _counted(found: Rows, text: Text, longest: int, unchecked: set[str]) -> Language:
+def _counted(found: Rows, text: Text, longest: int, unchecked: set[str]) -> Rows:
     if not found.rows or (text.low == 0 and text.high is None):
-        return found, frozenset(unchecked)
+        return found
     least, most = extent(found)
     low = text.low if least < text.low else 0
     high = None if text.high is None or (most is not None and most <= text.high) else text.high
@@ -64,6 +92,7 @@ def _counted(found: Rows, text: Text, longest: int, unchecked: set[str]) -> Lang
         low = min(low, max(longest, 1))
         unchecked.add("minLength")
     try:
-        return bounded(found, low, high), frozenset(unchecked)
+        return bounded(found, low, high)
     except TooLarge:
-        return found, frozenset(unchecked | ({"minLength"} if low else set()) | ({"maxLength"} if high else set()))
+        unchecked |= ({"minLength"} if low else set()) | ({"maxLength"} if high is not None else set())
+        return found

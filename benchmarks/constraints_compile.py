@@ -1,0 +1,182 @@
+"""What real schemas cost and keep: `python -m benchmarks.constraints_compile FILE.jsonl [--check] [--json FILE]`.
+
+Each line of the file holds a `schema`, its `split`, and `tests`: instances that are `valid` or not. Counted per split:
+compiled, compiled with a final check, refused and by which keyword; how long it took and how many states it gave (the
+compiler's half alone: lifting onto tokens is measured elsewhere). Of the instances: valid ones that are accepted once
+written in normal form, and invalid ones that are accepted, which must not be where no final check follows.
+Rows that jsonschema itself judges differently (`python_jsonschema_agrees_with_tests` is false) are left out.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from diffusion_worker.constraints.arrange import arranged
+from diffusion_worker.constraints.compile import Compiled, compile_schema
+from diffusion_worker.errors import BadAsk, UnsupportedSchema
+
+HARD: Final = ("Github_hard", "Github_ultra", "JsonSchemaStore")
+EASY_SHARE: Final = 0.97
+HARD_SHARE: Final = 0.75
+P50_BUDGET_MS: Final = 75.0  # half of what a compilation with lifting may take
+P95_BUDGET_MS: Final = 1500.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One schema. `accepted`: (valid and accepted, valid, invalid and accepted, invalid) instances."""
+
+    split: str
+    ms: float
+    refused: str | None = None  # by which keyword
+    needs_check: tuple[str, ...] = ()
+    states: int = 0
+    rung: int = 0
+    instances: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def unsound(self) -> bool:
+        """Whether an invalid instance is accepted although no final check follows."""
+        return self.instances[2] > 0 and not self.needs_check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Figures of one split, or of all."""
+
+    schemas: int
+    compiled: int  # without a final check
+    with_check: int
+    refused: dict[str, int]
+    checked_keywords: dict[str, int]
+    p50_ms: float
+    p95_ms: float
+    max_ms: float
+    p50_states: int
+    max_states: int
+    valid_accepted: tuple[int, int]  # of
+    unsound: int = field(default=0)
+
+    @property
+    def share(self) -> float:
+        """Of schemas that compile in either way."""
+        return (self.compiled + self.with_check) / self.schemas
+
+
+def measure(case: dict[str, Any]) -> Row:
+    """Compile one schema and try its instances."""
+    started = time.process_time()
+    try:
+        compiled = compile_schema(case["schema"])
+    except UnsupportedSchema as error:
+        return Row(split=case["split"], ms=_ms(started), refused=error.keyword)
+    except BadAsk:
+        return Row(split=case["split"], ms=_ms(started), refused="not a schema")
+    return Row(
+        split=case["split"],
+        ms=_ms(started),
+        needs_check=compiled.needs_check,
+        states=compiled.stats.states,
+        rung=compiled.stats.rung,
+        instances=_instances(compiled, case),
+    )
+
+
+def _ms(started: float) -> float:
+    return (time.process_time() - started) * 1e3
+
+
+def _instances(compiled: Compiled, case: dict[str, Any]) -> tuple[int, int, int, int]:
+    counts = Counter[tuple[bool, bool]]()
+    for test in case["tests"]:
+        value = arranged(case["schema"], test["data"])
+        accepted = compiled.automaton.accepts(json.dumps(value, ensure_ascii=False).encode())
+        counts[test["valid"], accepted] += 1
+    valid, invalid = (counts[kind, True] + counts[kind, False] for kind in (True, False))
+    return counts[True, True], valid, counts[False, True], invalid
+
+
+def summed(rows: Sequence[Row]) -> Split:
+    """The figures of some rows."""
+    times = sorted(row.ms for row in rows)
+    states = [row.states for row in rows if row.refused is None] or [0]
+    return Split(
+        schemas=len(rows),
+        compiled=sum(row.refused is None and not row.needs_check for row in rows),
+        with_check=sum(row.refused is None and bool(row.needs_check) for row in rows),
+        refused=dict(Counter(row.refused for row in rows if row.refused is not None)),
+        checked_keywords=dict(Counter(keyword for row in rows for keyword in row.needs_check)),
+        p50_ms=statistics.median(times),
+        p95_ms=times[min(len(times) - 1, int(0.95 * len(times)))],
+        max_ms=times[-1],
+        p50_states=int(statistics.median(states)),
+        max_states=max(states),
+        valid_accepted=(sum(row.instances[0] for row in rows), sum(row.instances[1] for row in rows)),
+        unsound=sum(row.unsound for row in rows),
+    )
+
+
+def failures(splits: dict[str, Split]) -> list[str]:
+    """Which budgets are missed."""
+    whole = splits["all"]
+    missed = [
+        f"{name}: {split.share:.1%} compile"
+        for name, split in splits.items()
+        if name != "all" and split.share < (HARD_SHARE if name in HARD else EASY_SHARE)
+    ]
+    missed += [f"p50 {whole.p50_ms:.0f} ms"] if whole.p50_ms > P50_BUDGET_MS else []
+    missed += [f"p95 {whole.p95_ms:.0f} ms"] if whole.p95_ms > P95_BUDGET_MS else []
+    return missed + ([f"{whole.unsound} unsound"] if whole.unsound else [])
+
+
+def show(splits: dict[str, Split]) -> None:
+    """One line for each split."""
+    table = Table(
+        "split", "schemas", "compiled", "with check", "refused", "p50/p95/max ms", "states p50/max", "valid kept"
+    )
+    for name, split in splits.items():
+        kept, valid = split.valid_accepted
+        refused = ", ".join(f"{keyword} {count}" for keyword, count in split.refused.items())
+        times = f"{split.p50_ms:.0f} / {split.p95_ms:.0f} / {split.max_ms:.0f}"
+        counts = [str(split.schemas), str(split.compiled), str(split.with_check), refused]
+        table.add_row(name, *counts, times, f"{split.p50_states} / {split.max_states}", f"{kept} of {valid}")
+    console = Console()
+    console.print(table)
+    console.print("left to the final check:", dict(sorted(splits["all"].checked_keywords.items())))
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """Exit status 1 if `--check` is given and a budget is missed."""
+    parser = argparse.ArgumentParser(description="compile real schemas")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--check", action="store_true", help="fail if a budget is missed")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    cases = [json.loads(line) for line in options.file.read_text().splitlines()]
+    compile_schema(True)  # imports and first-use tables are not what is measured
+    by_split: dict[str, list[Row]] = defaultdict(list)
+    for case in cases:
+        if case.get("python_jsonschema_agrees_with_tests") is not False:
+            by_split[case["split"]].append(measure(case))
+    splits = {name: summed(rows) for name, rows in by_split.items()}
+    splits["all"] = summed([row for rows in by_split.values() for row in rows])
+    show(splits)
+    if options.json:
+        options.json.write_text(json.dumps({name: asdict(split) for name, split in splits.items()}, indent=1))
+    missed = failures(splits)
+    print("\n".join(missed) if missed else "all budgets met")
+    return 1 if options.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
