@@ -10,6 +10,7 @@ WorkerError
 │   ├── OverCapacity          the queue is full                                                     429
 │   ├── NotResident           weights are not (yet) in memory                                       503
 │   └── Draining              the worker is leaving                                                 503
+├── CompilerFailed            the process that compiles constraints died on this one                500
 ├── SequenceFailed            an accepted sequence ended without an answer
 │   ├── NotFinite             its logits held NaN or infinity                                       500
 │   ├── StepFailed            the step it took part in raised                                       500
@@ -99,6 +100,12 @@ class Draining(Refused):
     """The worker finishes what it has and takes nothing new."""
 
     code = "draining"
+
+
+class CompilerFailed(WorkerError):
+    """The process that compiles constraints died or misbehaved; it is started again for the next one."""
+
+    code = "compiler_failed"
 
 
 class SequenceFailed(WorkerError):

@@ -4,14 +4,47 @@ It shares no code with the automaton, so what both accept is valid by two indepe
 """
 
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
 import jsonschema_specifications
 from jsonschema.validators import validator_for
 
+from diffusion_worker.constraints.constraint import Constraint, template_parts
 from diffusion_worker.constraints.document import Node, Schema
 from diffusion_worker.errors import BadAsk
+
+
+def final_check(constraint: Constraint) -> Callable[[str], str | None]:
+    """A judge of whole answers: what is wrong with one, in one line, or None. Raises BadAsk if the constraint is not
+    well-formed."""
+    match constraint.kind:
+        case "json_schema" | "json_object":
+            schema = {"type": "object"} if constraint.kind == "json_object" else constraint.value
+            return Checker(schema).violation_of_text
+        case "choice":
+            choices = frozenset(constraint.value)
+            return lambda text: None if text in choices else "not one of the choices"
+        case "regex":
+            return _matches(constraint.value)
+        case "template":
+            return _matches("".join(_expression(part) for part in template_parts(constraint.value)))
+
+
+def _expression(part: str | tuple[str, ...] | re.Pattern[str]) -> str:
+    if isinstance(part, str):
+        return re.escape(part)
+    return f"(?:{'|'.join(map(re.escape, part)) if isinstance(part, tuple) else part.pattern})"
+
+
+def _matches(pattern: str) -> Callable[[str], str | None]:
+    try:
+        judge = re.compile(pattern)
+    except re.error as error:
+        raise BadAsk(f"not a regular expression: {error}", param="structured_outputs.regex") from None
+    return lambda text: None if judge.fullmatch(text) else "does not match"
 
 
 class Checker:

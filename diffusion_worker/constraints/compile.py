@@ -4,7 +4,8 @@
 by content (see `store`) and made in another process (see `service`). Knows nothing of tokens.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,11 +13,15 @@ from diffusion_worker.constraints.automaton import ByteAutomaton, freeze
 from diffusion_worker.constraints.caps import LADDER, Caps
 from diffusion_worker.constraints.checks import Checker
 from diffusion_worker.constraints.combine import Combiner
+from diffusion_worker.constraints.constraint import Constraint, template_parts
 from diffusion_worker.constraints.document import Document, Schema
-from diffusion_worker.constraints.graph import TooLarge
+from diffusion_worker.constraints.graph import Graph, TooLarge
 from diffusion_worker.constraints.keywords import keyword_at
-from diffusion_worker.constraints.minimise import Rows, minimise
+from diffusion_worker.constraints.languages import of_tree
+from diffusion_worker.constraints.minimise import EMPTY, Rows, minimise
+from diffusion_worker.constraints.regex import Alt, NotRegular, Seq, Tree, literal, parse
 from diffusion_worker.constraints.schema import Builder
+from diffusion_worker.constraints.spelling import raw
 from diffusion_worker.errors import UnsupportedSchema
 
 COMPILER_VERSION: Final = 1  # part of every cache key; raise it whenever an automaton may come out differently
@@ -41,9 +46,33 @@ class Compiled:
     stats: Stats
 
 
+def compile_constraint(constraint: Constraint) -> Compiled:
+    """The answers that satisfy a constraint. Raises BadAsk for one that makes no sense, UnsupportedSchema for one that
+    cannot be kept or admits nothing."""
+    try:
+        return _compile(constraint)
+    except RecursionError:
+        raise UnsupportedSchema("nested too deeply", keyword=constraint.kind, pointer="") from None
+
+
+def _compile(constraint: Constraint) -> Compiled:
+    match constraint.kind:
+        case "json_schema":
+            return compile_schema(constraint.value)
+        case "json_object":
+            return compile_schema({"type": "object"})
+        case "regex":
+            return _compile_tree("regex", lambda: parse(constraint.value))
+        case "choice":
+            return _compile_tree("choice", lambda: _any_of(constraint.value))
+        case "template":
+            return _compile_tree(
+                "template", lambda: Seq(tuple(_part(part) for part in template_parts(constraint.value)))
+            )
+
+
 def compile_schema(schema: Schema, *, ladder: Sequence[Caps] = LADDER) -> Compiled:
-    """The documents that satisfy a schema, in normal form. Raises BadAsk for what is no schema, UnsupportedSchema for
-    one that cannot be kept, or admits nothing."""
+    """The documents that satisfy a schema, in normal form, on the first rung of the ladder that holds them."""
     checker, document = Checker(schema), Document(schema)
     combiner = Combiner(document)
     pointer = ""
@@ -54,17 +83,9 @@ def compile_schema(schema: Schema, *, ladder: Sequence[Caps] = LADDER) -> Compil
         except TooLarge:
             pointer = builder.pointer
             continue
-        except RecursionError:
-            raise UnsupportedSchema(
-                "nested too deeply", keyword=keyword_at(builder.pointer), pointer=builder.pointer
-            ) from None
-        small = (
-            Rows(rows=(), accepting=(), start=-1)
-            if start is None
-            else minimise(builder.graph.rows, builder.graph.accepting, start)
-        )
+        small = EMPTY if start is None else minimise(builder.graph.rows, builder.graph.accepting, start)
         if small.rows:
-            return _compiled(small, builder, rung)
+            return _compiled(small, builder.unchecked, rung=rung, cut=bool(builder.cuts))
         if not builder.cuts:
             raise UnsupportedSchema("the schema admits no value", keyword=keyword_at(""), pointer="")
     raise UnsupportedSchema(
@@ -72,7 +93,31 @@ def compile_schema(schema: Schema, *, ladder: Sequence[Caps] = LADDER) -> Compil
     )
 
 
-def _compiled(small: Rows, builder: Builder, rung: int) -> Compiled:
+def _compile_tree(kind: str, tree: Callable[[], Tree]) -> Compiled:
+    graph = Graph(max_states=LADDER[-1].states)
+    try:
+        language = of_tree(tree())
+        start = raw(graph, language) if language.rows else None
+    except NotRegular as error:
+        raise UnsupportedSchema(f"not supported in an expression: {error}", keyword=kind, pointer="") from None
+    except TooLarge:
+        raise UnsupportedSchema("needs more states than the budget allows", keyword=kind, pointer="") from None
+    if start is None:
+        raise UnsupportedSchema("admits no answer", keyword=kind, pointer="")
+    return _compiled(minimise(graph.rows, graph.accepting, start), set(), rung=0, cut=False)
+
+
+def _any_of(choices: Sequence[str]) -> Tree:
+    return Alt(tuple(literal(choice) for choice in choices))
+
+
+def _part(part: str | tuple[str, ...] | re.Pattern[str]) -> Tree:
+    if isinstance(part, str):
+        return literal(part)
+    return _any_of(part) if isinstance(part, tuple) else parse(part.pattern)
+
+
+def _compiled(small: Rows, unchecked: set[str], *, rung: int, cut: bool) -> Compiled:
     automaton = freeze(small.rows, small.accepting, small.start)
-    stats = Stats(states=automaton.states, edges=int((automaton.next >= 0).sum()), rung=rung, cut=bool(builder.cuts))
-    return Compiled(automaton=automaton, needs_check=tuple(sorted(builder.unchecked)), stats=stats)
+    stats = Stats(states=automaton.states, edges=int((automaton.next >= 0).sum()), rung=rung, cut=cut)
+    return Compiled(automaton=automaton, needs_check=tuple(sorted(unchecked)), stats=stats)

@@ -1,0 +1,130 @@
+"""Constraints of every kind, as a request names them."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from diffusion_worker.constraints.caps import LADDER
+from diffusion_worker.constraints.checks import final_check
+from diffusion_worker.constraints.compile import compile_constraint, compile_schema
+from diffusion_worker.constraints.constraint import Constraint, Kind
+from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from tests.worker.constraints.reference import wander
+
+LETTER = {
+    "text": "Dear {{who}},\n{{body}}\nYours, {{by}}",
+    "holes": {"who": {"choice": ["Ann", "Zoë"]}, "by": {"regex": "[A-Z]+"}},
+}
+MEMBERS: list[tuple[Kind, Any, list[str], list[str]]] = [
+    ("json_object", None, ["{}", ' {"a": [1, {"b": null}]} \n'], ["[]", "1", '{"a"}', "{'a':1}", ""]),
+    ("regex", r"\d{2}|[a-c]+é", ["12", "abcé"], ["1", "123", "x12", "é"]),
+    ("choice", ["yes", "no", "naïve"], ["yes", "no", "naïve"], ["", "ye", "yesno", '"yes"']),
+    ("template", LETTER, ["Dear Zoë,\nhello!\nYours, A"], ["Dear Bob,\nhello!\nYours, A", "Dear Ann,\n\nYours, A"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "good", "bad"), MEMBERS)
+def test_every_kind_admits_its_answers_only(kind: Kind, value: Any, good: list[str], bad: list[str]) -> None:
+    """And the final check, which shares no code with the automaton, agrees."""
+    constraint = Constraint(kind=kind, value=value)
+    compiled, check = compile_constraint(constraint), final_check(constraint)
+    assert [text for text in good if not compiled.automaton.accepts(text.encode())] == []
+    assert [text for text in bad if compiled.automaton.accepts(text.encode())] == []
+    assert [text for text in good if check(text) is not None] == []
+    assert [text for text in bad if check(text) is None] == []
+
+
+@pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, value, _, _ in MEMBERS])
+def test_random_answers_pass_the_final_check(kind: Kind, value: Any) -> None:
+    """Whatever the automaton accepts."""
+    constraint = Constraint(kind=kind, value=value)
+    compiled, check, draw = compile_constraint(constraint), final_check(constraint), random.Random(0)
+    for _ in range(20):
+        text = wander(compiled.automaton, draw).decode()
+        assert check(text) is None, text
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        (Constraint(kind="regex", value=r"(a)\1"), "escape"),
+        (Constraint(kind="regex", value="[^\\s\\S]"), "admits no answer"),
+        (Constraint(kind="choice", value=[]), "admits no answer"),
+        (Constraint(kind="template", value={"text": "{{a}}", "holes": {"b": {"choice": ["x"]}}}), "no hole 'b'"),
+        (Constraint(kind="template", value={"text": "{{a}}", "holes": {"a": {}, "b": {}}}), "no hole 'b'"),
+        (Constraint(kind="template", value={"text": "{{a}}", "holes": {"a": {"choice": []}}}), "needs a `regex`"),
+        (Constraint(kind="json_schema", value={"type": "strnig"}), "not a valid schema"),
+        (Constraint(kind="json_schema", value={"$ref": "https://example.org/s"}), "leads out of the document"),
+        (Constraint(kind="json_schema", value={"$ref": "#/$defs/none"}), "leads out of the document"),
+        (Constraint(kind="json_schema", value={"$ref": "#"}), "back to itself"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_by_name(constraint: Constraint, message: str) -> None:
+    """With a 400, before anything is generated."""
+    with pytest.raises(BadAsk, match=message) as caught:
+        compile_constraint(constraint)
+    assert caught.value.status == 400
+
+
+def test_a_refusal_names_keyword_and_pointer() -> None:
+    """So that the client can mend the schema."""
+    schema = {"properties": {"a/b": {"items": {"$ref": "other.json"}}}}
+    with pytest.raises(UnsupportedSchema) as caught:
+        compile_schema(schema)
+    assert (caught.value.keyword, caught.value.pointer) == ("$ref", "/properties/a~1b/items/$ref")
+    assert caught.value.code == "unsupported_schema"
+
+
+@pytest.mark.parametrize(
+    "layout", [{"indent": 2}, {"indent": "\t"}, {"separators": (",", ":")}, {"separators": (" , ", " : ")}]
+)
+def test_the_models_own_layout_is_admitted(layout: dict[str, Any]) -> None:
+    """White space wherever JSON allows it."""
+    schema = {
+        "properties": {"a": {"items": {"type": "integer"}}, "b": {"enum": [{"x": [1, 2]}]}},
+        "additionalProperties": False,
+    }
+    text = json.dumps({"a": [1, 2], "b": {"x": [1, 2]}}, **layout)
+    assert compile_schema(schema).automaton.accepts(f"\n {text}\r\n".encode())
+
+
+def test_recursion_is_unrolled_and_says_that_it_was_cut() -> None:
+    """To the depth of the caps; beyond it nothing is accepted."""
+    tree = {
+        "$ref": "#/$defs/t",
+        "$defs": {"t": {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}, "additionalProperties": False}},
+    }
+    compiled = compile_schema(tree)
+    assert compiled.stats.cut
+    depth = LADDER[compiled.stats.rung].recursion
+    for levels, accepted in ((1, True), (depth + 1, True), (depth + 2, False)):
+        assert compiled.automaton.accepts(('{"t":' * (levels - 1) + "{}" + "}" * (levels - 1)).encode()) == accepted
+
+
+def test_optional_members_do_not_double_the_states() -> None:
+    """A hundred of them take about twice as many states as fifty, not 2^50 times."""
+
+    def states(count: int) -> int:
+        members = {f"member_{index:03}": {"type": "integer"} for index in range(count)}
+        return compile_schema({"type": "object", "properties": members, "additionalProperties": False}).stats.states
+
+    assert states(100) < 2.5 * states(50)
+
+
+def test_a_large_schema_climbs_down_the_ladder() -> None:
+    """Rather than being refused."""
+    free = {f"m{index}": {"type": "object"} for index in range(40)}
+    compiled = compile_schema({"type": "object", "properties": free})
+    assert compiled.stats.rung > 0
+    assert compiled.automaton.accepts(b'{"m0": {"a": 1}, "m39": {}}')
+
+
+def test_compilation_is_deterministic() -> None:
+    """The same table each time, so results can be kept by content."""
+    schema = {
+        "anyOf": [{"type": "object", "properties": {"a": {"enum": [1, "x"]}}}, {"type": "string", "maxLength": 3}]
+    }
+    one, two = (compile_schema(schema).automaton for _ in range(2))
+    assert (one.next.tobytes(), one.classes.tobytes()) == (two.next.tobytes(), two.classes.tobytes())
