@@ -108,6 +108,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observer=Observers(observers),
             world=clock,
         )
+        stack.push_async_callback(pipeline.aclose)
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes)
         public = public_app(lambda: policies.current, lambda target: doors(target).status)
         admin = admin_app(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gateway.records import Classification, Usage
-from gateway.words import AttemptOutcome, Outcome, Reason, SchemaCheck
+from gateway.words import AttemptOutcome, Likeness, Outcome, Reason, SchemaCheck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +86,12 @@ class Decision:
         """The reason of the last change of target, None if the first candidate answered (or nobody was left to)."""
         changes = self.changes
         return changes[-1][2] if changes else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirrored:
+    """A request was asked of a shadow target as well."""
+
+    route: str
+    target: str
+    likeness: Likeness

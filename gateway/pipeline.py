@@ -22,6 +22,7 @@ from gateway.records import Candidate, Classification, Health, Plan, Query, Targ
 from gateway.upstreams.answer import Answer
 from gateway.upstreams.attempt import OpenAttempt, Turn
 from gateway.upstreams.race import race
+from gateway.upstreams.shadows import Shadows
 from gateway.words import Outcome, Reason
 
 
@@ -55,6 +56,7 @@ class Pipeline:
         self._clock = world
         self._draw = world.draw
         self._schemas = SchemaCache()
+        self._shadows = Shadows(self._mirror, observer, world)
 
     async def answer(self, query: Query) -> Answer:
         """Exactly one answer for every query: deltas to send, or an error that explains. The caller closes it.
@@ -73,7 +75,12 @@ class Pipeline:
             raise
         if attempt is None:
             return self._sorry(journey, journey.nobody_left())
-        return Answer(journey, self._explained, held=held, attempt=attempt)
+        witness = self._shadows.witness(journey, self._draw()) if journey.plan.shadow is not None else None
+        return Answer(journey, self._explained, held=held, attempt=attempt, witness=witness)
+
+    async def aclose(self) -> None:
+        """End what nobody waits for."""
+        await self._shadows.aclose()
 
     def explain(self, query: Query) -> tuple[Decision, tuple[tuple[Candidate, Health, Verdict], ...]]:
         """A dry run: what would be decided now, without calling anybody or changing anything; of shares, the first.
@@ -196,11 +203,22 @@ class Pipeline:
         status = self._upstreams(candidate.target).status
         return self._state.health(candidate, status, self._clock.now_s())
 
+    async def _mirror(self, journey: Journey) -> Answer:
+        """Ask a shadow: as anybody, but nobody is told."""
+        attempt = await self._ask_in_turn(journey)
+        if attempt is None:
+            journey.outcome = Outcome.ERROR
+            return Answer(journey, self._decided, error=journey.nobody_left())
+        return Answer(journey, self._decided, held=await attempt.win(), attempt=attempt)
+
     def _sorry(self, journey: Journey, error: GatewayError) -> Answer:
         journey.outcome = Outcome.ERROR
         return Answer(journey, self._explained, error=error)
 
     def _explained(self, journey: Journey) -> Decision:
-        decision = journey.decision(self._clock.now_s())
+        decision = self._decided(journey)
         self._observer.decided(decision)
         return decision
+
+    def _decided(self, journey: Journey) -> Decision:
+        return journey.decision(self._clock.now_s())

@@ -6,7 +6,7 @@ Knows records and errors only.
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from gateway.decisions import Attempt, Decision
+from gateway.decisions import Attempt, Decision, Mirrored
 from gateway.records import Call, Candidate, Delta, Health, Status, Verdict
 
 
@@ -95,6 +95,9 @@ class Observer(Protocol):
     def decided(self, decision: Decision) -> None:
         """A request has ended, in exactly one way."""
         ...
+
+    def mirrored(self, mirrored: Mirrored) -> None:
+        """A shadow was asked, too. Nobody needs to care."""
 
 
 class Clock(Protocol):

@@ -152,6 +152,14 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """Whom a `share` of a route's requests is mirrored to, unheard."""
+
+    candidate: Candidate
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Whom to ask, in order, and what the answer must pass. `policy` is the hash of the policy that made it.
 
@@ -164,6 +172,7 @@ class Plan:
     deadline_ms: float | None = None
     attempt_ms: float | None = None  # the longest an attempt may take to be ready to answer, if somebody else is left
     private: bool = False
+    shadow: Shadow | None = None
     checks: Checks | None = None  # of the answer against the request's expectation and tools
 
 

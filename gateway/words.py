@@ -162,3 +162,11 @@ class Form(StrEnum):
     REGEX = "regex"
     CHOICE = "choice"
     TEMPLATE = "template"
+
+
+class Likeness(StrEnum):
+    """How the answer of a shadow compares with the one that was served."""
+
+    SAME = "same"
+    DIFFERENT = "different"
+    FAILED = "failed"

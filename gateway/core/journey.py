@@ -32,7 +32,7 @@ class Journey:
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> who failed there, and why
         self.outcome = Outcome.OK
         self.schema_check: SchemaCheck | None = None
-        self._classification = classification
+        self.classification = classification
         self._wall_s = wall_s
         self._attempts: list[Attempt] = []
         self._fault: AttemptFailed | None = None
@@ -119,7 +119,7 @@ class Journey:
             query_id=query.request_id,
             policy=plan.policy,
             principal=query.principal,
-            classification=self._classification,
+            classification=self.classification,
             route=plan.route,
             private=query.private or plan.private,
             stream=query.stream,

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Final
 
 from gateway.core.conditions import When
-from gateway.records import Candidate, Plan, Target
+from gateway.records import Candidate, Plan, Shadow, Target
 from gateway.terms import Checks, Hedge, Slo
 from gateway.words import Kind, Place
 
@@ -35,6 +35,7 @@ class Route:
     deadline_ms: float | None = None
     attempt_ms: float | None = None
     hedge: Hedge | None = None
+    shadow: tuple[str, float] | None = None  # a target, and the share of requests that it gets as well
     checks: Checks | None = None
     keep_in_cluster: bool = False
 
@@ -131,21 +132,39 @@ def _rule(version: str, route: Route, targets: Mapping[str, Target], target_slos
     shares = route.shares or ((route.use, 1.0),)
     total = sum(share for _, share in shares)
     untils = accumulate(share / total for _, share in shares)
+    shadow = _shadow(route, targets)
     choices = []
     for (first, _), until in zip(shares, untils, strict=True):
         names = (first, *(name for name in route.fall_back if name != first))
         candidates = tuple(_candidate(route, targets[name], target_slos, hedges=name == first) for name in names)
-        choices.append(_choice(version, route, candidates, until))
+        choices.append(_choice(version, route, candidates, shadow, until))
     return Rule(route=route, choices=tuple(choices))
 
 
-def _choice(version: str, route: Route, candidates: tuple[Candidate, ...], until: float) -> Choice:
+def _choice(
+    version: str, route: Route, candidates: tuple[Candidate, ...], shadow: Shadow | None, until: float
+) -> Choice:
     inside = tuple(candidate for candidate in candidates if candidate.target.place is Place.IN_CLUSTER)
+    open_plan = _plan(version, route, inside if route.keep_in_cluster else candidates, private=route.keep_in_cluster)
+    private = _plan(version, route, inside, private=True)
+    if shadow is None:
+        return Choice(open=open_plan, private=private, until=until)
+    may_see_private = shadow.candidate.target.place is Place.IN_CLUSTER
     return Choice(
-        open=_plan(version, route, inside if route.keep_in_cluster else candidates, private=route.keep_in_cluster),
-        private=_plan(version, route, inside, private=True),
+        open=replace(open_plan, shadow=shadow if may_see_private or not open_plan.private else None),
+        private=replace(private, shadow=shadow if may_see_private else None),
         until=until,
     )
+
+
+def _shadow(route: Route, targets: Mapping[str, Target]) -> Shadow | None:
+    """Nothing is asked of its answers, so that it is compared as it is."""
+    if route.shadow is None:
+        return None
+    name, share = route.shadow
+    candidate = Candidate(route=route.name, target=targets[name])
+    servers = tuple(replace(candidate, target=server) for server in targets[name].servers)
+    return Shadow(candidate=replace(candidate, servers=servers), share=share)
 
 
 def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, hedges: bool) -> Candidate:

@@ -20,7 +20,6 @@ _LONGEST_MS: Final = 3_600_000
 
 # Words of the language that a later version honours. Until then they are errors: a policy means what it says.
 _LATER: Final = {
-    "shadow": "shadow traffic",
     "limits": "limiting a route",
 }
 
@@ -62,6 +61,7 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
         deadline_ms=deadline_ms,
         attempt_ms=_attempt_ms(entry, deadline_ms, len(fall_back)),
         hedge=_hedge(entry, slo, lanes),
+        shadow=_shadow(entry, targets),
         checks=read_checks(entry, wants_confidence=min_confidence is not None, can_fall_back=bool(fall_back)),
         keep_in_cluster=entry.word("keep", _Keep, None) is not None,
     )
@@ -126,6 +126,17 @@ def _hedge(entry: Section, slo: Slo | None, targets: Sequence[Target]) -> Hedge 
     return hedge
 
 
+def _shadow(entry: Section, targets: Mapping[str, Target]) -> tuple[str, float] | None:
+    shadow = entry.section("shadow")
+    if shadow is None:
+        return None
+    name = shadow.text("target")
+    _check_target(shadow, name, targets, key="target")
+    share = shadow.number("share", least=0, most=1)
+    shadow.close()
+    return name, share
+
+
 def _check_private(entry: Section, route: Route, targets: Mapping[str, Target]) -> None:
     """A route that keeps requests in the cluster names only targets there: what could never be called is a mistake."""
     if not route.keep_in_cluster:
@@ -133,6 +144,8 @@ def _check_private(entry: Section, route: Route, targets: Mapping[str, Target]) 
     for name in [name for name, _ in route.shares] or [route.use]:
         if targets[name].place is not Place.IN_CLUSTER:
             raise entry.fault(f"the route keeps requests in the cluster, and {name!r} is outside", "use")
+    if route.shadow is not None and targets[route.shadow[0]].place is not Place.IN_CLUSTER:
+        raise entry.fault(f"the route keeps requests in the cluster, and {route.shadow[0]!r} is outside", "shadow")
     for number, name in enumerate(route.fall_back):
         if targets[name].place is not Place.IN_CLUSTER:
             raise entry.fault(f"the route keeps requests in the cluster, and {name!r} is outside", "fall_back", number)

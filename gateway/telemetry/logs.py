@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 
-from gateway.decisions import Decision
+from gateway.decisions import Decision, Mirrored
 from gateway.errors import BadSetting
 from gateway.telemetry.documents import document_of
 
@@ -36,6 +36,9 @@ class DecisionLog:
             self.dropped += 1
         else:
             self._waiting.append(decision)
+
+    def mirrored(self, mirrored: Mirrored) -> None:
+        """A line is a request, and this was none."""
 
     def close(self) -> None:
         """Write what is waiting, then close the file."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-from gateway.decisions import Attempt, Decision
+from gateway.decisions import Attempt, Decision, Mirrored
 from gateway.telemetry import names
 from gateway.words import AttemptOutcome, Outcome, Reason
 
@@ -27,6 +27,7 @@ class Metrics:
         self._fallbacks = self._counter(names.FALLBACKS, "Changes of target.", "route", "from", "to", "reason")
         self._skips = self._counter(names.SKIPS, "Targets passed over uncalled.", "route", "target", "reason")
         self._hedges = self._counter(names.HEDGES, "Second attempts beside slow ones.", "route", "result")
+        self._shadows = self._counter(names.SHADOWS, "Answers compared unheard.", "route", "target", "result")
         self._validations = self._counter(names.VALIDATIONS, "Answers checked.", "route", "target", "result", "keyword")
         self._overhead = Histogram(
             names.OVERHEAD_SECONDS, "Our own time.", registry=self.registry, buckets=names.OVERHEAD_BUCKETS
@@ -57,6 +58,10 @@ class Metrics:
             self._count(self._fallbacks, route, left, taken, reason)
         if decision.schema_check is not None:
             self._count(self._validations, route, target, decision.schema_check, "")
+
+    def mirrored(self, mirrored: Mirrored) -> None:
+        """See `ports.Observer`."""
+        self._count(self._shadows, mirrored.route, mirrored.target, mirrored.likeness)
 
     def reloaded(self, result: str) -> None:
         """The policy file was read again: `changed`, `unchanged` or `refused`."""

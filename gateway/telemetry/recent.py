@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from gateway.decisions import Decision
+from gateway.decisions import Decision, Mirrored
 from gateway.ports import Observer
 
 
@@ -20,6 +20,9 @@ class RecentDecisions:
         if len(self._known) > self._capacity:
             self._known.popitem(last=False)
 
+    def mirrored(self, mirrored: Mirrored) -> None:
+        """Nothing that a client asks for."""
+
     def get(self, query_id: str) -> Decision | None:
         """The decision of this id, if it is among the last."""
         return self._known.get(query_id)
@@ -35,3 +38,8 @@ class Observers:
         """Tell all, in order."""
         for observer in self._observers:
             observer.decided(decision)
+
+    def mirrored(self, mirrored: Mirrored) -> None:
+        """Tell all, in order."""
+        for observer in self._observers:
+            observer.mirrored(mirrored)

@@ -1,6 +1,7 @@
 """What leaves the gateway for one query, whole or in pieces. Knows the attempt that won, not the wire."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Protocol
 
 from gateway.core.journey import Journey
 from gateway.decisions import Decision
@@ -8,6 +9,18 @@ from gateway.errors import AttemptFailed, GatewayError
 from gateway.records import Delta
 from gateway.upstreams.attempt import OpenAttempt
 from gateway.words import Outcome
+
+
+class Hearer(Protocol):
+    """Who hears what is sent, beside the client."""
+
+    def hear(self, delta: Delta) -> None:
+        """One delta, in order."""
+        ...
+
+    def done(self) -> None:
+        """The answer was sent whole."""
+        ...
 
 
 class Answer:
@@ -24,12 +37,14 @@ class Answer:
         held: Iterable[Delta] = (),
         attempt: OpenAttempt | None = None,
         error: GatewayError | None = None,
+        witness: Hearer | None = None,
     ) -> None:
         self.error = error
         self._journey = journey
         self._explained = explained
         self._held = held
         self._attempt = attempt
+        self._witness = witness
         self._is_complete = error is not None
         self._is_closed = False
 
@@ -39,19 +54,24 @@ class Answer:
 
     async def deltas(self) -> AsyncIterator[Delta]:
         """In order, once. Raises AttemptFailed where the answer breaks off; then its end must not look like one."""
-        for delta in self._held:
+        async for delta in self._all():
+            if self._witness is not None:
+                self._witness.hear(delta)
             if self._is_wanted(delta):
                 yield delta
+        self._is_complete = True
+
+    async def _all(self) -> AsyncIterator[Delta]:
+        for delta in self._held:
+            yield delta
         if self._attempt is not None:
             try:
                 async for delta in self._attempt.rest():
-                    if self._is_wanted(delta):
-                        yield delta
+                    yield delta
             except AttemptFailed:
                 self._journey.outcome = Outcome.ERROR
                 self._is_complete = True
                 raise
-        self._is_complete = True
 
     async def aclose(self) -> None:
         """Hang up on whoever still answers, and tell what happened; further calls do nothing."""
@@ -65,6 +85,8 @@ class Answer:
                 await self._attempt.abandon()
         finally:
             self._explained(self._journey)
+        if self._witness is not None and self._journey.outcome is Outcome.OK:
+            self._witness.done()
 
     def _is_wanted(self, delta: Delta) -> bool:
         """We always ask for the account behind a stream; the client sees it only if it asked as well."""

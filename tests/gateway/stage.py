@@ -10,7 +10,7 @@ import orjson
 from gateway.core.classify import classify
 from gateway.core.conditions import When
 from gateway.core.policy import Policy, Route, compile_policy
-from gateway.decisions import Decision
+from gateway.decisions import Decision, Mirrored
 from gateway.pipeline import Pipeline
 from gateway.records import Query, Target
 from gateway.state.memory import MemoryStore
@@ -46,9 +46,13 @@ class Listener:
     """Every decision that was told."""
 
     decisions: list[Decision] = field(default_factory=list)
+    mirrors: list[Mirrored] = field(default_factory=list)
 
     def decided(self, decision: Decision) -> None:
         self.decisions.append(decision)
+
+    def mirrored(self, mirrored: Mirrored) -> None:
+        self.mirrors.append(mirrored)
 
 
 @dataclass
@@ -117,7 +121,8 @@ def build_stage(*, route: dict[str, Any] | None = None, clock: Any = None, **giv
     lines = {name: value for name, value in given.items() if not name.endswith("_target")}
     scripted = {name: Scripted(_lines(value), sleep=clock.sleep) for name, value in lines.items()}
     targets = {name: _target(name, given.get(f"{name}_target", {})) for name in scripted}
-    names = tuple(targets)
+    shadow = (route or {}).get("shadow", ("", 0.0))[0]
+    names = tuple(name for name in targets if name != shadow)
     rule = Route(name="main", when=When(), use=names[0], fall_back=names[1:], checks=Checks())
     policy = compile_policy(
         content_hash="0123456789abcdef",

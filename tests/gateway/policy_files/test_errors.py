@@ -168,6 +168,14 @@ Refused = Callable[..., PolicyError]
         ("use: fast", "use: {fast: 1, qualty: 1}", "routes[0].use.qualty: no target called 'qualty'; did you mean 'qu"),
         ("use: fast", "use: {fast: most}", "21:11: routes[0].use.fast: expected a number, got text"),
         ("use: fast", "use: {fast: 0, quality: 0}", "21:5: routes[0].use: somebody must have a share"),
+        # Shadows.
+        ("deadline_ms: 3000", "shadow: {share: 0.1}", "24:13: routes[0].shadow: 'target' is missing"),
+        (
+            "deadline_ms: 3000",
+            "shadow: {target: fast, share: 2}",
+            "routes[0].shadow.share: 2 is not between 0 and",
+        ),
+        ("deadline_ms: 3000", "shadow: {target: fats, share: 1}", "no target called 'fats'; did you mean 'fast'?"),
         # YAML itself.
         ("aliases: [small]", "aliases: [small", "not YAML"),
         ("aliases: [small]", "aliases: a: b", "2:11: not YAML: mapping values are not allowed here"),
@@ -190,7 +198,6 @@ def test_a_mistake_is_told_with_place_and_key(refused: Refused, old: str, new: s
     ("old", "new", "key"),
     [
         ("kind: openai", "kind: litellm", "targets.quality.kind"),
-        ("    min_confidence: 0.8\n", "    shadow: {share: 0.1}\n", "routes[0].shadow"),
         ("    min_confidence: 0.8\n", "    limits: {}\n", "routes[0].limits"),
         ("aliases: [small]", "limits: {}", "limits"),
     ],
