@@ -49,7 +49,14 @@ def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionNet]:
     folder = locate(settings.checkpoint)
     tokenizer = load_tokenizer(folder)
     words = Words(tokenizer=tokenizer, template=load_chat_template(folder, tokenizer))
-    options = LoadOptions(device=settings.device, dtype=settings.dtype, threads=settings.threads)
+    options = LoadOptions(
+        device=settings.device,
+        device_map=settings.device_map,
+        dtype=settings.dtype,
+        experts=settings.experts,
+        quantised=settings.quantised,
+        threads=settings.threads,
+    )
     net = load(str(folder), options)
     if tokenizer.size > net.facts.vocab_size:
         raise CheckpointBroken(

@@ -109,6 +109,7 @@ def _plan_lines(found: Plan) -> list[str]:
         ("active per token", f"{found.active_parameters:,}"),
         ("canvas length, tokens", f"{found.canvas_length:,}"),
         *((f"weights in {name}, bytes", f"{taken:,}") for name, taken in found.weight_bytes.items()),
+        *([("weights as stored, bytes", f"{found.stored_weight_bytes:,}")] if found.stored_weight_bytes else []),
         ("contexts are kept in", found.dtype),
         ("a context token, bytes", f"{found.kv_bytes_per_token:,}"),
         ("past every window, bytes", f"{found.kv_bytes_per_further_token:,}"),
@@ -121,8 +122,10 @@ def _plan_lines(found: Plan) -> list[str]:
         slots = "-" if context.slots is None else f"{context.slots:,}"
         lines.append(f"{context.tokens:>16,}{context.kv_bytes:>20,}{slots:>18}")
     lines += ["", "Not counted: activations of a step, and what the process takes besides."]
-    if found.quantised:
-        lines.append("The config names a quantisation; the bytes of weights above are those without it.")
+    if found.quantised and found.stored_weight_bytes is None:
+        lines.append(f"Quantised by {found.quantised}, in bits that are not declared: the bytes above are without it.")
+    elif found.quantised:
+        lines.append(f"Slots are those beside the weights as stored, quantised by {found.quantised}.")
     return lines
 
 

@@ -158,7 +158,7 @@ def _plan(net: DiffusionNet, capacity: Capacity) -> tuple[Limits, int, int]:
     slots = fit_slots(
         capacity.max_num_seqs + capacity.prefix_slots,
         slot_bytes=context_bytes(net.kv_layers, max_context, net.dtype.itemsize),
-        free_bytes=limit - net.facts.parameters * net.dtype.itemsize,
+        free_bytes=limit - net.facts.weight_bytes,
     )
     limits = Limits(
         max_num_seqs=min(slots, capacity.max_num_seqs),

@@ -166,6 +166,15 @@ class LayerKv:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """The quantised part of a net's weights; `bits` of each, its share of a scale included, None if not declared."""
+
+    method: str
+    parameters: int
+    bits: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetSize:
     """What a net will take, known before any weight is; see `nets.plan`."""
 
@@ -175,7 +184,7 @@ class NetSize:
     max_context: int  # tokens
     canvas_length: int
     dtype: str | None  # as the config says the weights are stored; None: it does not say
-    quantised: bool  # the stored weights are smaller than `dtype` says, by a method that is not planned here
+    quantised: Packed | None  # the stored weights are smaller than `dtype` says
 
 
 class Residency(StrEnum):
@@ -201,6 +210,8 @@ class NetFacts:
     pad_id: int
     parameters: int
     dtype: str
+    weight_bytes: int  # that they take once the net runs
+    quantised: str | None = None  # the method, if they are kept quantised
 
 
 class Pressure(IntEnum):

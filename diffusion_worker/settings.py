@@ -7,7 +7,9 @@ web and no engine; `cli` shows the list and `app` puts the values to use.
 import argparse
 import difflib
 import ipaddress
+import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -60,6 +62,25 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
+def _device(text: str) -> str:
+    if text != "auto" and not re.fullmatch(r"(cpu|cuda|xpu|mps)(:\d+)?", text):
+        raise ValueError(f"{text!r} is neither auto nor a device such as cpu or cuda:0")
+    return text
+
+
+def _device_map(text: str) -> str | Mapping[str, str | int]:
+    words = ("auto", "balanced", "balanced_low_0", "sequential")
+    if text in words:
+        return text
+    try:
+        placed = json.loads(text)
+    except ValueError:
+        placed = None
+    if not isinstance(placed, dict) or not placed or not all(type(place) in (str, int) for place in placed.values()):
+        raise ValueError(f"{text!r} is neither one of {', '.join(words)} nor a JSON object of modules and devices")
+    return placed
+
+
 def _path(text: str) -> Path:
     return Path(_word(text))
 
@@ -82,15 +103,30 @@ class Settings:
         "bytes for weights and context together; 0: what the device has", _whole(0, 2**50), default=0
     )
     threads: int = _setting("CPU threads of a forward pass; 0 leaves the choice to torch", _whole(0, 1024), default=0)
-    device: str = _setting("where the weights live", _one_of("auto", "cpu", "cuda"), default="auto")
+    device: str = _setting("where the weights live: auto, cpu, cuda, cuda:1, …", _device, default="auto")
+    device_map: str | Mapping[str, str | int] | None = _setting(
+        "where which module lives, in transformers' words: auto, …, or a JSON object of modules and devices",
+        _device_map,
+        default=None,
+    )
     dtype: str = _setting(
-        "number format of the weights; auto: as stored", _one_of("auto", "float32", "bfloat16"), default="auto"
+        "number format of the weights; auto: as stored",
+        _one_of("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+    )
+    experts: str = _setting("transformers' implementation of the experts; auto: the fastest", _word, default="auto")
+    quantised: str = _setting(
+        "quantised weights: keep them, or unpack them to plain ones while loading",
+        _one_of("keep", "unpack"),
+        default="keep",
     )
     drain_s: float = _setting("seconds that running requests get to finish at SIGTERM", _seconds, default=10.0)
 
     def __post_init__(self) -> None:
         if self.keys_file is None and not _is_loopback(self.host):
             raise BadSetting(f"--host {self.host}: only a loopback address may be used without --keys-file")
+        if self.device_map is not None and self.device != "auto":
+            raise BadSetting(f"--device {self.device}: --device-map says where the weights live")
 
     @property
     def model(self) -> str:

@@ -3,6 +3,7 @@
 Knows shapes and sizes; knows no tensors, devices or requests.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,8 +53,9 @@ class Plan:
     active_parameters: int
     canvas_length: int
     dtype: str  # of weights and contexts
-    quantised: bool  # then `weight_bytes` are those of the unquantised net
-    weight_bytes: dict[str, int]  # by dtype
+    quantised: str | None  # the method of the stored weights
+    weight_bytes: dict[str, int]  # by dtype, unquantised
+    stored_weight_bytes: int | None  # quantised as declared, the rest in `dtype`; None: not quantised, or not declared
     kv_bytes_per_token: int  # while every layer still keeps all
     kv_bytes_per_further_token: int  # once the sliding layers are full
     memory_limit_bytes: int | None
@@ -69,15 +71,18 @@ def plan(
     longest = size.max_context if max_context is None else max_context
     if not 1 <= longest <= size.max_context:
         raise BadSetting(f"--max-context: {longest} is not between 1 and the net's {size.max_context}")
-    weights, item = size.parameters * ITEM_BYTES[dtype], ITEM_BYTES[dtype]
+    item = ITEM_BYTES[dtype]
+    stored = _stored_bytes(size, item)
+    weights = size.parameters * item if stored is None else stored
     free = None if memory_limit_bytes is None else memory_limit_bytes - weights
     return Plan(
         parameters=size.parameters,
         active_parameters=size.active_parameters,
         canvas_length=size.canvas_length,
         dtype=dtype,
-        quantised=size.quantised,
+        quantised=size.quantised.method if size.quantised else None,
         weight_bytes={name: size.parameters * ITEM_BYTES[name] for name in ITEM_BYTES},
+        stored_weight_bytes=stored,
         kv_bytes_per_token=context_bytes(size.kv_layers, 1, item),
         kv_bytes_per_further_token=context_bytes([y for y in size.kv_layers if y.window is None], 1, item),
         memory_limit_bytes=memory_limit_bytes,
@@ -86,6 +91,13 @@ def plan(
             for tokens in sorted({longest, *(usual for usual in _CONTEXTS if usual < longest)})
         ),
     )
+
+
+def _stored_bytes(size: NetSize, item: int) -> int | None:
+    packed = size.quantised
+    if packed is None or packed.bits is None:
+        return None
+    return (size.parameters - packed.parameters) * item + math.ceil(packed.parameters * packed.bits / 8)
 
 
 def _dtype(size: NetSize, wanted: str) -> str:

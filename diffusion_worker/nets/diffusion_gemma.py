@@ -19,16 +19,20 @@ EVERY_EXPERT = "twolane_every_expert"
 class DiffusionGemmaNet:
     """A loaded `DiffusionGemmaForBlockDiffusion` behind the interface of this package."""
 
-    def __init__(self, model: Any, facts: NetFacts, *, is_exact: bool = False) -> None:
-        """`model` is put into evaluation mode and given the fastest dispatch of experts for its shape and type, or, to
-        be exact, one whose products have the same shapes whatever the router chooses."""
+    def __init__(self, model: Any, facts: NetFacts, *, experts: str | None = None, is_exact: bool = False) -> None:
+        """`model` is put into evaluation mode and given the named dispatch of experts, else the fastest for its shape
+        and type, or, to be exact, one whose products have the same shapes whatever the router chooses. Quantised
+        experts keep the dispatch that came with them."""
         self.facts = facts
         self._model = model.eval()
         self._text = model.config.text_config
         self._encoder = model.model.encoder.language_model
         self._decoder = model.model.decoder
         self._soft: torch.Tensor | None = None
-        model.set_experts_implementation(experts_implementation(self._text, model.dtype, is_exact=is_exact))
+        if experts is None and facts.quantised is None:
+            experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
+        if experts is not None:
+            model.set_experts_implementation(experts)
         # The decoder accepts last step's logits [canvas, vocab] and softens them itself. Handing over the mean
         # embeddings [canvas, hidden] saves a softmax per step and, at 262144 words, 256 MiB per parked request.
         # Outside `denoise` the hook stands aside, so that the model's own `generate()` still works.

@@ -3,34 +3,28 @@
 Knows the files of a checkpoint; knows nothing of what its weights are for.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from diffusion_worker.errors import CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
+from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
 from diffusion_worker.nets.diffusion_gemma import DiffusionGemmaNet
+from diffusion_worker.nets.placing import AUTO, LoadOptions, bare_config, bare_model, first_line, place
+from diffusion_worker.nets.quantisation import Quantisation, quantisation_of
 from diffusion_worker.records import NetFacts, Recipe
+
+__all__ = ["ARCHITECTURE", "CONFIG", "LoadOptions", "load", "locate", "read_config"]
 
 ARCHITECTURE = "diffusion_gemma"
 CONFIG = "config.json"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _GENERATION = "generation_config.json"
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadOptions:
-    """How the weights are to lie in memory."""
-
-    device: str = "auto"  # auto: the accelerator if there is one
-    dtype: str = "auto"  # auto: as stored
-    is_exact: bool = False  # see `diffusion_gemma.experts_implementation`
-    threads: int = 0  # CPU threads of a forward pass, for the thread that loads; 0: torch's own choice
 
 
 def locate(source: str) -> Path:
@@ -45,7 +39,7 @@ def locate(source: str) -> Path:
 
 
 def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaNet:
-    """A net from `source`. Raises CheckpointMissing, CheckpointForeign or CheckpointBroken."""
+    """A net from `source`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or BadSetting."""
     options = options or LoadOptions()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -54,8 +48,16 @@ def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaNet:
     generation = _read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
     recipe = _recipe(folder, generation, config.get("canvas_length"))
     _check_weights(folder)
-    model = _read_model(folder, options)
-    return DiffusionGemmaNet(model, _facts(folder, generation, model, recipe), is_exact=options.is_exact)
+    model, found = place(folder, config, options)
+    _refuse_differences(folder, found)
+    facts = _facts(folder, generation, model, recipe)
+    quantised = quantisation_of(config) if getattr(model, "is_quantized", False) else None
+    if quantised is not None and options.is_exact:
+        raise BadSetting(f"{folder}: exact mode needs plain weights; `--quantised unpack` makes them so")
+    if quantised is not None:
+        facts = _quantised_facts(facts, config, model, quantised)
+    experts = None if options.experts == AUTO else options.experts
+    return DiffusionGemmaNet(model, facts, experts=experts, is_exact=options.is_exact)
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -109,24 +111,6 @@ def _check_weights(folder: Path) -> None:
             raise CheckpointBroken(f"{file}: {first_line(error)}") from error
 
 
-def _read_model(folder: Path, options: LoadOptions) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import DiffusionGemmaForBlockDiffusion
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it would warn of is checked below, and then refused
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    try:
-        model, found = DiffusionGemmaForBlockDiffusion.from_pretrained(
-            folder, dtype=options.dtype, output_loading_info=True, local_files_only=True, ignore_mismatched_sizes=True
-        )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
-        raise CheckpointBroken(f"{folder}: {first_line(error)}") from error
-    _refuse_differences(folder, found)
-    return model.to(device)
-
-
 def _refuse_differences(folder: Path, found: Mapping[str, Any]) -> None:
     """Weights and config must agree exactly: a tensor left at its random start would answer, only wrongly."""
     for kind, what in (
@@ -156,7 +140,22 @@ def _facts(folder: Path, generation: Mapping[str, Any], model: Any, recipe: Reci
         end_ids=end_ids,
         pad_id=pad,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
+    )
+
+
+def _quantised_facts(facts: NetFacts, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> NetFacts:
+    """Packed tensors cannot be counted: the parameters are those of the plain net. Weights that compressed-tensors
+    keeps compressed are unpacked for good by the first pass, so they are counted at their later size."""
+    parameters = sum(weight.numel() for weight in bare_model(bare_config(config)).parameters())
+    is_unpacked_later = quantised.method == "compressed-tensors"
+    later = parameters * model.dtype.itemsize
+    return dataclasses.replace(
+        facts,
+        parameters=parameters,
+        weight_bytes=max(facts.weight_bytes, later) if is_unpacked_later else facts.weight_bytes,
+        quantised=quantised.method,
     )
 
 
@@ -176,8 +175,3 @@ def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: object) 
         return Recipe(**{name: value for name, value in known.items() if value is not None})  # type: ignore[arg-type]
     except (OutOfRange, TypeError) as error:
         raise CheckpointBroken(f"{folder / _GENERATION}: {error}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error: libraries append advice of several paragraphs."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

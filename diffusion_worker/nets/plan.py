@@ -6,15 +6,14 @@ Knows a config.json; knows no weights, no memory and no slots.
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffusion_worker.errors import CheckpointBroken, OutOfRange
 from diffusion_worker.nets.diffusion_gemma import kv_shapes
-from diffusion_worker.nets.loader import CONFIG, first_line, read_config
-from diffusion_worker.records import NetSize, Recipe
+from diffusion_worker.nets.loader import CONFIG, read_config
+from diffusion_worker.nets.placing import IMAGES, bare_config, bare_model, first_line
+from diffusion_worker.nets.quantisation import Quantisation, quantisation_of
+from diffusion_worker.records import NetSize, Packed, Recipe
 
 _EXPERTS = ".experts."  # tensors [experts, ...], of which a token visits the router's top k
-_IMAGES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # no token of text passes through these
 
 
 def measure(source: str | Path) -> NetSize:
@@ -33,17 +32,13 @@ def measure(source: str | Path) -> NetSize:
 
 
 def _measure(content: dict[str, Any]) -> NetSize:
-    from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    config = DiffusionGemmaConfig.from_dict(content)
+    config = bare_config(content)
     text = config.text_config
     visited, experts = text.top_k_experts, text.num_experts
     if visited is None or experts is None or not 1 <= visited <= experts:
         raise ValueError(f"top_k_experts {visited} is not between 1 and num_experts {experts}")
-    with torch.device("meta"):
-        model = DiffusionGemmaForBlockDiffusion(config)
+    model = bare_model(config)
+    quantised = quantisation_of(content)
     return NetSize(
         parameters=sum(weight.numel() for weight in model.parameters()),
         active_parameters=_active(model, text),
@@ -51,8 +46,14 @@ def _measure(content: dict[str, Any]) -> NetSize:
         max_context=text.max_position_embeddings,
         canvas_length=Recipe(canvas_length=config.canvas_length).canvas_length,
         dtype=_stored_dtype(config),
-        quantised="quantization_config" in content,
+        quantised=None if quantised is None else _packed(model, quantised),
     )
+
+
+def _packed(model: Any, quantised: Quantisation) -> Packed:
+    """By the bits that the config declares, for every matrix that it does not leave out."""
+    covered = sum(weight.numel() for name, weight in model.named_parameters() if quantised.covers(name))
+    return Packed(method=quantised.method, parameters=covered, bits=quantised.bits)
 
 
 def _active(model: Any, text: Any) -> int:
@@ -62,7 +63,7 @@ def _active(model: Any, text: Any) -> int:
     for name, weight in model.named_parameters():
         if _EXPERTS in name:
             total += weight.numel() // text.num_experts * text.top_k_experts
-        elif not name.startswith(_IMAGES):
+        elif not name.startswith(IMAGES):
             total += weight.numel()
     return total
 

@@ -44,6 +44,7 @@ class ToyNet:
             pad_id=self.pad_id,
             parameters=0,
             dtype="float32",
+            weight_bytes=0,
         )
         self.kv_layers = (LayerKv(heads=1, head_dim=1, window=None),)
         self.device = torch.device("cpu")

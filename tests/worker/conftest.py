@@ -94,6 +94,7 @@ def _make_net(**shape: Any) -> DiffusionGemmaNet:
         pad_id=0,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
+        weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
     )
     return DiffusionGemmaNet(model, facts)
 

@@ -46,6 +46,7 @@ FACTS = NetFacts(
     pad_id=0,
     parameters=0,
     dtype="float32",
+    weight_bytes=0,
 )
 ASK = Ask(prompt_ids=(10, 11, 12), max_tokens=8, seed=5, recipe=RECIPE)
 READ = replace(ASK, reading=Reading.AUTOREGRESSIVE)

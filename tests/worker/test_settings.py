@@ -40,6 +40,12 @@ def test_the_checkpoint_may_come_from_the_environment() -> None:
         ([*NEEDED, "--max-num-seqs", "0"], "--max-num-seqs: 0"),
         ([*NEEDED, "--dtype", "int3"], "--dtype: 'int3'"),
         ([*NEEDED, "--device", "tpu"], "--device: 'tpu'"),
+        ([*NEEDED, "--device", "cuda:x"], "--device: 'cuda:x'"),
+        ([*NEEDED, "--device-map", "anywhere"], "--device-map: 'anywhere'"),
+        ([*NEEDED, "--device-map", "{}"], "--device-map: '{}'"),
+        ([*NEEDED, "--device-map", '{"": 1.5}'], "--device-map: "),
+        ([*NEEDED, "--device-map", "auto", "--device", "cpu"], "--device cpu: --device-map"),
+        ([*NEEDED, "--quantised", "maybe"], "--quantised: 'maybe'"),
         ([*NEEDED, "--drain-s", "soon"], "--drain-s: 'soon'"),
         ([*NEEDED, "--drain-s", "nan"], "--drain-s: nan"),
         ([*NEEDED, "--name", " "], "--name"),
@@ -56,6 +62,15 @@ def test_a_wrong_flag_is_refused_by_name(arguments: list[str], named: str) -> No
         read_settings(arguments, {})
     assert named in caught.value.message
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "device_map"), [("auto", "auto"), ('{"": 0, "model.encoder.vision_tower": "cpu"}', None)]
+)
+def test_a_device_map_is_a_word_or_an_object(text: str, device_map: str | None) -> None:
+    """In transformers' own terms."""
+    settings = read_settings([*NEEDED, "--device-map", text], {})
+    assert settings.device_map == (device_map or {"": 0, "model.encoder.vision_tower": "cpu"})
 
 
 def test_a_wrong_variable_is_refused_by_its_own_name() -> None:

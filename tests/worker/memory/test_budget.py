@@ -51,7 +51,7 @@ SIZE = NetSize(
     max_context=262_144,
     canvas_length=256,
     dtype="bfloat16",
-    quantised=False,
+    quantised=None,
 )
 
 

@@ -28,7 +28,7 @@ def test_the_released_shape_has_26_billion_parameters_of_which_4_are_active() ->
     assert 25e9 <= size.parameters <= 27e9
     assert 3.75e9 <= size.active_parameters <= 3.85e9
     assert size.parameters - size.active_parameters - idle == images
-    assert (size.canvas_length, size.max_context, size.dtype, size.quantised) == (256, 262_144, "bfloat16", False)
+    assert (size.canvas_length, size.max_context, size.dtype, size.quantised) == (256, 262_144, "bfloat16", None)
 
 
 def test_the_released_shape_keeps_five_whole_and_25_sliding_layers() -> None:
@@ -101,3 +101,40 @@ def test_a_missing_config_and_one_that_is_not_json_are_told_apart(tmp_path: Path
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointBroken):
         measure(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "bits", "gigabytes"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 16 / 128**2, (26.0, 28.0)),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": ["vision_tower"]}, 4.5, (15.0, 17.0)),
+    ],
+)
+def test_quantised_weights_are_planned_by_the_bits_that_the_config_declares(
+    tmp_path: Path, said: dict[str, Any], bits: float, gigabytes: tuple[float, float]
+) -> None:
+    """The released shape: matrices of layers and experts in so many bits, the table of words and norms as they are.
+    Parameters do not change, and what is saved makes room for contexts."""
+    content = {**json.loads(RELEASED.read_text()), "quantization_config": said}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    plain, size = measure(RELEASED), measure(tmp_path)
+    assert (size.parameters, size.active_parameters) == (plain.parameters, plain.active_parameters)
+    assert size.quantised is not None
+    assert (size.quantised.method, size.quantised.bits) == (said["quant_method"], bits)
+    table = 262_144 * 2816
+    assert 0.9 * (size.parameters - table) < size.quantised.parameters < size.parameters - table
+    stored = plan(size).stored_weight_bytes
+    assert stored is not None
+    rest = size.parameters - size.quantised.parameters
+    assert abs(stored - (rest * 2 + size.quantised.parameters * bits / 8)) <= 1
+    assert gigabytes[0] < stored / 1e9 < gigabytes[1]
+    limit = 80 * 10**9
+    slots = [plan(it, memory_limit_bytes=limit).contexts[1].slots or 0 for it in (plain, size)]
+    assert slots[1] > slots[0] > 0
+
+
+def test_bits_that_are_not_declared_are_not_guessed(tmp_path: Path) -> None:
+    content = {**json.loads(RELEASED.read_text()), "quantization_config": {"quant_method": "torchao"}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    found = plan(measure(tmp_path))
+    assert (found.quantised, found.stored_weight_bytes) == ("torchao", None)

@@ -21,6 +21,7 @@ FACTS = NetFacts(
     pad_id=0,
     parameters=1,
     dtype="float32",
+    weight_bytes=0,
 )
 REQUEST = ChatRequest(model="m", messages=(Message(role="user", content="x"),))
 GIVEN = Given(prompt_ids=(5,) * 10, prediction_ids=(), reading=Reading.DIFFUSION, seed=99, deadline_ms=None)
