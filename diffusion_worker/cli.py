@@ -126,6 +126,8 @@ def _plan_lines(found: Plan) -> list[str]:
         lines.append(f"Quantised by {found.quantised}, in bits that are not declared: the bytes above are without it.")
     elif found.quantised:
         lines.append(f"Slots are those beside the weights as stored, quantised by {found.quantised}.")
+    if found.quantised == "compressed-tensors":
+        lines.append("transformers unpacks these at the first pass, unless told otherwise: then they take plain bytes.")
     return lines
 
 
