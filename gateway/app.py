@@ -10,15 +10,17 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.core.policy import Policy
 from gateway.errors import BadSetting, GatewayError, PolicyError
 from gateway.pipeline import Pipeline
-from gateway.policy_files.watch import Policies
+from gateway.policy_files.watch import Follower, Policies
 from gateway.ports import Observer
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
@@ -62,20 +64,7 @@ class Gateway:
     public: ASGIApp
     admin: ASGIApp
     policies: Policies
-    metrics: Metrics
-    doors: Doors
-
-    def reload(self) -> None:
-        """Read the policy again; one that does not load leaves the running one as it is."""
-        try:
-            changed = self.policies.reload()
-        except PolicyError as error:
-            self.metrics.reloaded("refused")
-            _log.error("policy not reloaded: %s", error.message)
-            return
-        self.doors.keep(self.policies.current.places)
-        self.metrics.reloaded("changed" if changed else "unchanged")
-        _log.info("policy %s", self.policies.current.version)
+    follower: Follower
 
 
 @contextlib.asynccontextmanager
@@ -109,6 +98,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             world=clock,
         )
         stack.push_async_callback(pipeline.aclose)
+        follower = Follower(policies, lambda told: _reloaded(told, policies.current, metrics, doors))
+        await stack.enter_async_context(_running(follower.run(settings.policy_watch_s)))
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes)
         public = public_app(lambda: policies.current, lambda target: doors(target).status)
         admin = admin_app(
@@ -118,9 +109,31 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             public=_guarded(HotRoutes({PATH: chat}, public), keys),
             admin=_guarded(admin, keys),
             policies=policies,
-            metrics=metrics,
-            doors=doors,
+            follower=follower,
         )
+
+
+def _reloaded(told: bool | PolicyError, policy: Policy, metrics: Metrics, doors: Doors) -> None:
+    """The policy was read again; one that does not load leaves the running one as it is."""
+    if isinstance(told, PolicyError):
+        metrics.reloaded("refused")
+        _log.error("policy not reloaded: %s", told.message)
+        return
+    doors.keep(policy.places)
+    metrics.reloaded("changed" if told else "unchanged")
+    _log.info("policy %s", policy.version)
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Something that runs beside the requests, and no longer than they."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def serve(settings: Settings) -> None:
@@ -210,7 +223,7 @@ def _listen_to_signals(gateway: Gateway, servers: tuple[_Server, ...]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
     if sys.platform != "win32":
-        loop.add_signal_handler(signal.SIGHUP, gateway.reload)
+        loop.add_signal_handler(signal.SIGHUP, gateway.follower.ask)
 
 
 def _bind(host: str, port: int, variable: str) -> socket.socket:

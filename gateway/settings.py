@@ -57,6 +57,7 @@ class Settings:
     admin_host: str = _setting("127.0.0.1", str, "address of the admin port; others than loopback need a keys file")
     admin_port: int = _setting(8090, _whole(0, 65535), "port of metrics and administration; 0 takes a free one")
     policy: Path = _setting(Path("policies/default.yaml"), Path, "the policy file")
+    policy_watch_s: float = _setting(0.5, _seconds, "how often the policy file is looked at for changes")
     keys_file: Path | None = _setting(None, _path, "keys that may ask, `name sha256:<hex>` a line; none: open")
     decision_log: Path | None = _setting(None, _path, "file that gets one JSON line per request; none: no log")
     max_body_bytes: int = _setting(4_194_304, _whole(1024, 1 << 30), "largest request body")

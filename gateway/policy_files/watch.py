@@ -1,13 +1,19 @@
-"""The running policy: replaced whole, and only by one that loads.
+"""The running policy: replaced whole, and only by one that loads. Followed on the disk, and read again when told.
 
-Knows when to read the file only because it is told; requests hold the snapshot that they began with.
+Knows files, not what depends on them: whoever does is told how each reading went.
 """
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.core.policy import Policy
+from gateway.errors import PolicyError
 from gateway.policy_files.load import load
+
+Look = tuple[str, int, int, int]
 
 
 class Policies:
@@ -21,12 +27,73 @@ class Policies:
 
     @property
     def current(self) -> Policy:
-        """The policy for requests that begin now."""
+        """The policy for requests that begin now; each keeps the one that it began with."""
         return self._current
 
-    def reload(self) -> bool:
-        """Prepare (raises PolicyError, and the running policy stays), then swap, which cannot fail. Did it change?"""
-        prepared = load(self._path, self._environment)
+    @property
+    def path(self) -> Path:
+        """Where it is read from."""
+        return self._path
+
+    def prepare(self) -> Policy:
+        """Read the file again. Raises PolicyError; nothing has changed then. May be called in another thread."""
+        return load(self._path, self._environment)
+
+    def swap(self, prepared: Policy) -> bool:
+        """Let requests that begin from now on have this one, which cannot fail. Did it change?"""
         changed = prepared.content_hash != self._current.content_hash
         self._current = prepared
         return changed
+
+
+class Follower:
+    """Reads the policy again when its file changes, or when asked. `tell` is told of each reading: whether it brought
+    another policy, or the error for which the last good one was kept."""
+
+    def __init__(self, policies: Policies, tell: Callable[[bool | PolicyError], None]) -> None:
+        self._policies = policies
+        self._tell = tell
+        self._asked = asyncio.Event()
+        self._read = self._last = look(policies.path)
+
+    def ask(self) -> None:
+        """Read it again soon, changed or not (SIGHUP)."""
+        self._asked.set()
+
+    async def run(self, every_s: float) -> None:
+        """Look at the file so often, for ever; ends by cancellation only.
+
+        Looking is polling, on purpose: it sees what inotify does not, files on a network and the symlinks that
+        Kubernetes swaps to update a ConfigMap, and costs one stat.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await self._asked.wait()
+            if self._asked.is_set() or self._has_settled():
+                self._asked.clear()
+                await self.reload()
+
+    async def reload(self) -> None:
+        """Prepare in a thread, so that no request waits for the parser; then swap between two requests."""
+        self._read = look(self._policies.path)
+        try:
+            prepared = await asyncio.to_thread(self._policies.prepare)
+        except PolicyError as error:
+            self._tell(error)
+            return
+        self._tell(self._policies.swap(prepared))
+
+    def _has_settled(self) -> bool:
+        """Is it another file than was read, and the same as at the last look? One being written is not."""
+        before, self._last = self._last, look(self._policies.path)
+        return self._last == before and self._last != self._read
+
+
+def look(path: Path) -> Look | None:
+    """What tells two versions of a file apart without reading it; None if there is none. Follows symlinks."""
+    try:
+        found = path.stat()
+        return os.path.realpath(path), found.st_ino, found.st_size, found.st_mtime_ns
+    except OSError:
+        return None

@@ -311,15 +311,26 @@ async def test_the_policy_is_reloaded_whole_or_not_at_all(fake: Any, serving: An
     async with fake() as first, fake() as second, serving(one_lane(first.url)) as gateway:
         await gateway.ask()
         (tmp_path / "policy.yaml").write_text("version: 1\ntargets: [broken")
-        gateway.gateway.reload()
+        await gateway.gateway.follower.reload()
         assert (await gateway.ask())[0] == 200
         (tmp_path / "policy.yaml").write_text(one_lane(second.url))
-        gateway.gateway.reload()
+        await gateway.gateway.follower.reload()
         await gateway.ask()
         page = await gateway.metrics()
     assert (len(first.bodies), len(second.bodies)) == (2, 1)
     assert 'twolane_policy_reloads_total{result="refused"} 1.0' in page
     assert 'twolane_policy_reloads_total{result="changed"} 1.0' in page
+
+
+async def test_a_changed_policy_file_is_followed_without_being_asked(fake: Any, serving: Any, tmp_path: Any) -> None:
+    async with fake() as first, fake() as second, serving(one_lane(first.url), policy_watch_s=0.01) as gateway:
+        (tmp_path / "policy.yaml").write_text(one_lane(second.url))
+        for _ in range(500):
+            await gateway.ask()
+            if second.bodies:
+                break
+        else:
+            pytest.fail("the policy was never read again")
 
 
 async def test_an_error_nobody_foresaw_is_still_one_answer(fake: Any, serving: Any, monkeypatch: Any) -> None:
