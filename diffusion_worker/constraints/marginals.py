@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.class_scores import ClassMasses, levels
+from diffusion_worker.constraints.class_scores import ClassMasses, Floats, levels
 from diffusion_worker.constraints.cursor import Cursor
 from diffusion_worker.constraints.token_automaton import TokenAutomaton, TokenClasses
 from diffusion_worker.constraints.viterbi import closing
@@ -41,6 +41,21 @@ class Marginals:
         probability: Doubles = self.atom[positions, atoms] * within
         return probability + np.where(tokens == automaton.tail_id, self.tail, 0.0)
 
+    def projected(self, automaton: TokenAutomaton) -> Floats:
+        """[canvas, vocab] probability of every token at every place, exactly 0 for what may not stand there; the tail
+        token has what is behind the end, and all that is beyond the room."""
+        scores, classes = self.masses.scores, automaton.classes
+        with np.errstate(divide="ignore"):
+            tilt = np.log(self.atom) - self.masses.node_mass[: len(self.atom), classes.leaf_of]
+        tilt -= scores.normaliser[: len(self.atom), None]
+        held = np.zeros_like(scores.logits)
+        for row, logits, shift in zip(held, scores.logits, tilt.astype(np.float32), strict=False):
+            np.add(logits, np.take(shift, classes.atom_of, mode="clip"), out=row)
+            np.exp(row, out=row)
+        held[: len(self.tail), automaton.tail_id] += self.tail
+        held[len(self.tail) :, automaton.tail_id] = 1.0
+        return held
+
 
 def remaining(cursor: Cursor, masses: ClassMasses) -> Doubles:
     """[room + 1, states] log mass of all ways on from each state that close in time. `[0, cursor.state]` is the
@@ -48,7 +63,7 @@ def remaining(cursor: Cursor, masses: ClassMasses) -> Doubles:
     automaton = cursor.automaton
     mass = masses.mass[: cursor.room(len(masses.mass))]
     label, target = automaton.label.astype(np.intp), automaton.target.astype(np.intp)
-    add = _LogAdder(automaton.first_edge)
+    add = LogAdder(automaton.first_edge)
     values = np.empty((len(mass) + 1, automaton.states))
     values[-1] = closing(cursor, len(mass))
     onward, step = np.empty(automaton.edges), np.empty(automaton.edges)
@@ -80,7 +95,7 @@ def _label_posterior(cursor: Cursor, mass: Doubles, onward: Doubles) -> Doubles:
     order = np.argsort(automaton.target, kind="stable")
     label, source = automaton.label[order].astype(np.intp), automaton.source[order].astype(np.intp)
     entered, first = np.unique(automaton.target[order], return_index=True)
-    add = _LogAdder(np.append(first, len(order)))
+    add = LogAdder(np.append(first, len(order)))
     arrived = np.full(automaton.states, -np.inf)
     arrived[cursor.state] = 0.0
     used = np.empty((len(mass), automaton.classes.classes + 1))
@@ -116,7 +131,7 @@ def _atom_posterior(classes: TokenClasses, masses: ClassMasses, used: Doubles) -
     return posterior[:, classes.leaf_of]
 
 
-class _LogAdder:
+class LogAdder:
     """Log of sums of exponentials over runs of an array; a run of -inf alone gives -inf, without a warning."""
 
     def __init__(self, first: NDArray[np.integer]) -> None:

@@ -36,6 +36,12 @@ def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int) -> None:
         expected = held[:, token] + (held[:, -1] if token == TAIL else 0.0)
         tokens = np.full(len(case.logits), token, np.int32)
         assert found.probability(tokens, cursor.automaton) == pytest.approx(expected, abs=2e-3)
+    projected = found.projected(cursor.automaton)
+    held_by_tokens = held[:, :-1].copy()
+    held_by_tokens[:, TAIL] += held[:, -1]
+    assert projected[: len(held)] == pytest.approx(held_by_tokens, abs=2e-3)
+    assert ((held_by_tokens > 0) | (projected[: len(held)] == 0)).all()
+    assert (projected[len(held) :].argmax(axis=1) == TAIL).all()
     assert found.tail == pytest.approx(held[:, -1], abs=2e-3)
     entropy = -(held * np.log(np.maximum(held, 1e-300))).sum(axis=1)
     assert found.entropy == pytest.approx(entropy, abs=1e-2)
