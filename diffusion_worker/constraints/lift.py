@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.automaton import DEAD, ByteAutomaton
+from diffusion_worker.constraints.chains import LONGEST, Chains, byte_sets, find_chains
 from diffusion_worker.constraints.distance import NEVER, distances, spans
 from diffusion_worker.constraints.intern import RangeSets, cut_into_atoms, intern_sets
 from diffusion_worker.constraints.token_automaton import TokenAutomaton
@@ -22,7 +23,8 @@ _BATCH = 1024  # states that walk together: bounds the memory of a walk
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """Tokens of ranks [low, high) lead from source to target; the ranges of one source are disjoint."""
+    """Tokens at the places [low, high) lead from source to target; no token is in two ranges of one source. Places are
+    ranks, and behind them the tokens once more by length."""
 
     source: Ints
     target: Ints
@@ -53,7 +55,8 @@ def lift(
 
 def _walk(automaton: ByteAutomaton, trie: Trie) -> Moves:
     """Every state through the whole vocabulary."""
-    loops = _loops(automaton)
+    stays = automaton.next == np.arange(automaton.states)[:, None]
+    loops, chains = byte_sets(stays, automaton), find_chains(automaton)
     found = []
     for first in range(0, automaton.states, _BATCH):
         origin: Ints = np.arange(first, min(first + _BATCH, automaton.states), dtype=np.int32)
@@ -65,9 +68,13 @@ def _walk(automaton: ByteAutomaton, trie: Trie) -> Moves:
             state, node, origin = after[alive], child[alive], origin[parent[alive]]
             is_whole = ((trie.below[node] & ~loops[state]) == 0).all(axis=1)
             high = np.where(is_whole, trie.high[node], trie.low[node] + trie.own[node])
-            has_tokens = trie.low[node] < high
+            is_chain = ~is_whole & chains.counts[state]
+            is_chain[is_chain] = _is_chain(chains, trie, node[is_chain], state[is_chain])
+            found.append(_along_chains(chains, trie, origin[is_chain], node[is_chain], state[is_chain]))
+            has_tokens = (trie.low[node] < high) & ~is_chain
             found.append(Moves(origin, state, trie.low[node], high).where(has_tokens))
-            state, node, origin = state[~is_whole], node[~is_whole], origin[~is_whole]
+            goes_on = ~(is_whole | is_chain)
+            state, node, origin = state[goes_on], node[goes_on], origin[goes_on]
     return _joined(found)
 
 
@@ -79,11 +86,21 @@ def _children(trie: Trie, node: Ints) -> tuple[Ints, Ints]:
     return parents, spans(first, first + counts).astype(np.int32)
 
 
-def _loops(automaton: ByteAutomaton) -> NDArray[np.uint64]:
-    """[states, 4] the 256 bits of the bytes over which a state keeps to itself."""
-    stays = automaton.next == np.arange(automaton.states)[:, None]
-    bits = np.packbits(stays[:, automaton.classes], axis=1, bitorder="little")
-    return np.ascontiguousarray(bits).view(np.uint64)
+def _is_chain(chains: Chains, trie: Trie, node: Ints, state: Ints) -> NDArray[np.bool_]:
+    """Where every token below a node keeps to the chain of the state."""
+    height = trie.lengths.height[node]
+    over = chains.over[np.minimum(height, LONGEST), state]
+    keeps: NDArray[np.bool_] = ((trie.below[node] & ~over) == 0).all(axis=1)
+    return keeps & (height <= LONGEST)
+
+
+def _along_chains(chains: Chains, trie: Trie, origin: Ints, node: Ints, state: Ints) -> Moves:
+    """All tokens below the nodes, by length: as many steps along the chain of the state."""
+    lengths = trie.lengths
+    entries = spans(lengths.first[node], lengths.first[node + 1])
+    counts = lengths.first[node + 1] - lengths.first[node]
+    target = chains.target[lengths.steps[entries], np.repeat(state, counts)]
+    return Moves(np.repeat(origin, counts), target, lengths.low[entries], lengths.high[entries])
 
 
 def _end_moves(automaton: ByteAutomaton, vocabulary: Vocabulary, done: int) -> Moves:
@@ -142,7 +159,7 @@ def _assembled(moves: Moves, vocabulary: Vocabulary, *, start: int, done: int) -
     kept = np.flatnonzero(is_live[source] & is_live[target])
     chosen = spans(first[kept], first[kept + 1])
     sets = RangeSets(np.append(0, np.cumsum(np.diff(first)[kept])), moves.low[chosen], moves.high[chosen])
-    label, classes = intern_sets(sets)
+    label, classes = intern_sets(sets, vocabulary)
 
     names = np.append(np.flatnonzero(is_live & (np.arange(states) != done)), done)  # new name -> old, `done` last
     renamed = np.full(states, DEAD, np.int32)
@@ -165,7 +182,7 @@ def _assembled(moves: Moves, vocabulary: Vocabulary, *, start: int, done: int) -
 def _gathered(moves: Moves) -> tuple[Moves, NDArray[np.int64]]:
     """Moves sorted by (source, target), touching ranges made one; and where each pair begins, with the end behind."""
     pair = moves.source.astype(np.int64) * (int(moves.target.max()) + 1) + moves.target
-    order = np.argsort((pair << 20) + moves.low)  # 2^20 ranks: no vocabulary known is larger
+    order = np.argsort((pair << 20) + moves.low)  # 2^20 places: no vocabulary known has half as many tokens
     moves, pair = moves.where(order), pair[order]
     is_new_pair = np.append(True, pair[1:] != pair[:-1])
     is_new = is_new_pair | np.append(True, moves.low[1:] != moves.high[:-1])

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_worker.constraints.distance import spans
+
 Ints = NDArray[np.int32]
 
 
@@ -27,6 +29,20 @@ class Trie:
     high: Ints  # [nodes]
     own: Ints  # [nodes]
     below: NDArray[np.uint64]  # [nodes, 4] 256 bits
+    lengths: "Lengths"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """The tokens below each node by how many bytes they go on, as ranges of a second order of the tokens: by length,
+    then by rank. There, those of one length below one node are neighbours. Its places are numbered behind the ranks."""
+
+    order: Ints  # [tokens that spell] -> rank
+    first: Ints  # [nodes + 1] into the entries
+    steps: Ints  # [entries] bytes below the node, ascending within one
+    low: Ints  # [entries] places
+    high: Ints  # [entries]
+    height: Ints  # [nodes] the most steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +73,7 @@ def read_vocabulary(tokens: Sequence[bytes], end_ids: Sequence[int], tail_id: in
         size=len(tokens),
         order=np.array(order, np.int32),
         rank=rank,
-        trie=_trie(spelled),
+        trie=_trie(spelled, len(tokens)),
         end_ids=tuple(end_ids),
         tail_id=tail_id,
         digest=_digest(tokens, end_ids, tail_id),
@@ -71,8 +87,8 @@ def _digest(tokens: Sequence[bytes], end_ids: Sequence[int], tail_id: int) -> st
     return content.hexdigest()
 
 
-def _trie(spelled: Sequence[bytes]) -> Trie:
-    """The trie of sorted byte strings, one level at a time."""
+def _trie(spelled: Sequence[bytes], size: int) -> Trie:
+    """The trie of sorted byte strings, one level at a time; `size` counts the control tokens too."""
     lengths = np.array([len(token) for token in spelled], np.int32)
     shared = _shared_prefixes(spelled)
     levels = [_Level(np.zeros(1, np.int32), np.array([len(spelled)], np.int32), np.zeros(1, np.int32))]
@@ -85,7 +101,7 @@ def _trie(spelled: Sequence[bytes]) -> Trie:
         ends_here = np.append(0, np.cumsum(lengths == depth + 1))
         levels.append(_Level(low, high, (ends_here[high] - ends_here[low]).astype(np.int32)))
         labels.append(np.array([spelled[rank][depth] for rank in low.tolist()], np.uint8))
-    return _joined(levels, labels)
+    return _joined(levels, labels, lengths, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +126,11 @@ def _shared_prefixes(spelled: Sequence[bytes]) -> Ints:
     return shared
 
 
-def _joined(levels: Sequence[_Level], labels: Sequence[NDArray[np.uint8]]) -> Trie:
+def _joined(levels: Sequence[_Level], labels: Sequence[NDArray[np.uint8]], lengths: Ints, size: int) -> Trie:
     """All levels as one numbering, with the links from each level to the next."""
     starts = np.cumsum([0, *(len(level.low) for level in levels)])
+    nodes = _Level(*(np.concatenate([getattr(level, name) for level in levels]) for name in ("low", "high", "own")))
+    depth = np.repeat(np.arange(len(levels), dtype=np.int32), np.diff(starts))
     first_child, children = [], []
     for level, after, start in zip(levels, [*levels[1:], None], starts[1:], strict=True):
         below = after.low if after else np.zeros(0, np.int32)
@@ -123,13 +141,38 @@ def _joined(levels: Sequence[_Level], labels: Sequence[NDArray[np.uint8]]) -> Tr
         byte=np.concatenate(labels),
         first_child=np.concatenate(first_child),
         children=np.concatenate(children),
-        low=np.concatenate([level.low for level in levels]),
-        high=np.concatenate([level.high for level in levels]),
-        own=np.concatenate([level.own for level in levels]),
+        low=nodes.low,
+        high=nodes.high,
+        own=nodes.own,
         below=np.zeros((int(starts[-1]), 4), np.uint64),
+        lengths=_lengths(nodes, depth, lengths, size),
     )
     _fill_below(trie, starts)
     return trie
+
+
+def _lengths(nodes: _Level, depth: Ints, lengths: Ints, place: int) -> Lengths:
+    """Every (node, token length) that occurs: tokens are told once per ancestor, as often as they have bytes."""
+    node = np.repeat(np.arange(len(depth), dtype=np.int64), nodes.high - nodes.low)
+    longest = int(lengths.max(initial=0)) + 1
+    pairs, counts = np.unique(node * longest + lengths[spans(nodes.low, nodes.high)], return_counts=True)
+    owner, length = (pairs // longest).astype(np.int32), (pairs % longest).astype(np.int32)
+    order = np.argsort(lengths, kind="stable").astype(np.int32)
+    stride = np.int64(len(lengths) + 1)
+    low = np.searchsorted(lengths[order] * stride + order, length * stride + nodes.low[owner])
+    first = np.searchsorted(owner, np.arange(len(depth) + 1)).astype(np.int32)
+    steps = length - depth[owner]
+    height = np.zeros(len(depth), np.int32)
+    has_entries = first[1:] > first[:-1]
+    height[has_entries] = steps[first[1:][has_entries] - 1]
+    return Lengths(
+        order=order,
+        first=first,
+        steps=steps,
+        low=(place + low).astype(np.int32),
+        high=(place + low + counts).astype(np.int32),
+        height=height,
+    )
 
 
 def _fill_below(trie: Trie, starts: NDArray[np.int64]) -> None:

@@ -97,6 +97,37 @@ def test_a_header_stands_before_the_text_and_only_there(case: Case, is_optional:
             assert (headed.walk(headed.start, ids) >= 0) == (is_optional and expected >= 0)
 
 
+printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=15)
+
+
+@given(st.integers(0, 20), st.lists(printable, min_size=1, max_size=30), st.sampled_from([b'"', b'"}', b'":"']))
+def test_where_states_count_bytes_so_do_tokens(limit: int, spelled: list[str], closing: bytes) -> None:
+    """A string of bounded length: tokens of every length from every state, longer than any shortcut too."""
+    rows: list[list[tuple[int, int, int]]] = []
+    for count in range(limit + 1):
+        onward = [(0x20, 0x21, count + 1), (0x23, 0x7E, count + 1)] if count < limit else []
+        rows.append(sorted([*onward, (0x22, 0x22, limit + 1)]))
+    last = [[(byte, byte, limit + 2 + at)] for at, byte in enumerate(closing[1:])]
+    language = freeze([*rows, *last, []], [*[False] * (limit + len(closing)), True], 0)
+    glued = [text + closing.decode() for text in spelled[:10]]
+    tokens = (b"", b"", b"", b"a", *(bytes([byte]) for byte in closing), *(t.encode() for t in [*spelled, *glued]))
+    automaton = lifted(Case(language, tokens, np.zeros((1, len(tokens)), np.float32)))
+    assert automaton is not None
+    for count in range(limit + 1):
+        state = automaton.walk(automaton.start, (3,) * count)
+        for token, spelling in enumerate(tokens[3:], start=3):
+            assert (automaton.after(state, token) >= 0) == (language.walk(count, spelling) >= 0)
+            assert _same_future(automaton, automaton.after(state, token), language.walk(count, spelling), limit)
+
+
+def _same_future(automaton: TokenAutomaton, state: int, byte_state: int, limit: int) -> bool:
+    """Whether as many more bytes may follow."""
+    if state < 0 or byte_state > limit:
+        return True
+    room = limit - byte_state
+    return automaton.walk(state, (3,) * room) >= 0 > automaton.walk(state, (3,) * (room + 1))
+
+
 def test_a_header_that_could_be_text_is_refused() -> None:
     """With an optional header the first token must tell."""
     language = freeze([ANY], [True], 0)
