@@ -55,10 +55,16 @@ class ToyNet:
     def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
         """Hidden states [rows, new, 1] hold the id that follows, so that `logits` can be read from them."""
         self._take_time()
-        is_answer = (context.positions[:, :1] > 0).expand(ids.shape)  # what starts at 0 is the prompt
-        keys, values = context.update(ids[:, None, :, None].float(), is_answer[:, None, :, None].float(), 0)
-        hidden = torch.zeros(*ids.shape, 1)
+        fresh = ids[:, None, :, None].float()
+        keys, values = context.update(fresh, torch.zeros_like(fresh), 0)
         mask = context.masks["full_attention"]
+        is_answer = torch.zeros_like(fresh)
+        for row in range(len(ids)):
+            before = keys.shape[2] - ids.shape[1]
+            seen = slice(before) if mask is None else mask[row, 0, 0, :before]
+            is_answer[row] = self._continues(keys[row, 0, :before, 0][seen], values[row, 0, :before, 0][seen], ids[row])
+        keys, values = context.update(fresh, is_answer, 0)
+        hidden = torch.zeros(*ids.shape, 1)
         for row in range(len(ids)):
             for new in range(ids.shape[1]):
                 seen = slice(None) if mask is None else mask[row, 0, new]
@@ -97,6 +103,16 @@ class ToyNet:
         ids = torch.arange(self.vocab_size, dtype=probabilities.dtype)
         return (probabilities @ ids)[..., None]
 
+    def _continues(self, keys: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> bool:
+        """Whether ids [new], padded on the right, go on with the answer: contexts are put together from pieces of
+        earlier ones, so where a piece stands does not tell whether it is prompt."""
+        if not len(keys):
+            return False
+        new = ids.tolist()
+        while new and new[-1] == self.pad_id:
+            new.pop()
+        return bool(new) and self._follow(*_split(keys, values), len(new)) == new
+
     def _follow(self, prompt: tuple[int, ...], answered: int, count: int) -> list[int]:
         script = (*self.script(prompt), self.end_ids[0])[answered : answered + count]
         return [*script, *[self.pad_id] * (count - len(script))]
@@ -108,9 +124,10 @@ class ToyNet:
 
 
 def _split(keys: torch.Tensor, values: torch.Tensor) -> tuple[tuple[int, ...], int]:
-    """Context as written by `encode` -> (prompt ids, tokens answered so far)."""
-    is_answer = values > 0
-    return tuple(int(key) for key in keys[~is_answer].tolist()), int(is_answer.sum())
+    """Context as written by `encode` -> (prompt ids, tokens answered so far). What was an answer once is prompt as soon
+    as more prompt follows it."""
+    answered = int((values > 0).flip(0).long().cumprod(0).sum())
+    return tuple(int(key) for key in keys[: len(keys) - answered].tolist()), answered
 
 
 def _logit_of(probability: float, vocab_size: int) -> float:

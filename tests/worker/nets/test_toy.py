@@ -41,3 +41,13 @@ def test_its_confidence_is_the_confidence_of_the_answer(reading: Reading) -> Non
     [answer] = run(net, [ask(net, 50, 51, reading=reading)])
     assert answer.ids == (50, 51)
     assert answer.end.usage.confidence == pytest.approx(0.8, abs=1e-3)
+
+
+@pytest.mark.parametrize("reading", Reading)
+def test_it_tells_prompt_from_answer_however_a_context_was_put_together(reading: Reading) -> None:
+    """A conversation goes on: what was the answer is prompt now, and most of it stands in the cache already; the same
+    prompt comes again; a long prompt comes in portions."""
+    net = ToyNet(lambda prompt: (len(prompt) % 200 + 20,) * 3)
+    prompts = [range(50, 60), (*range(50, 60), 30, 30, 30, 1, 77), range(50, 60), (*range(50, 60), 88), [9] * 700]
+    answers = run(net, [ask(net, *prompt, reading=reading) for prompt in prompts], max_num_seqs=1)
+    assert [answer.ids for answer in answers] == [(len(prompt) % 200 + 20,) * 3 for prompt in prompts]

@@ -77,13 +77,15 @@ async def test_calls_are_translated_and_any_end_token_ends_the_turn(end: str) ->
     """Several in one answer, each with an id of its own."""
     async with serving(released_net(THOUGHT + CALL + LISBON + end), released_words()) as served:
         answer, reason = await message(served, tools=[TOOL])
+        facts = served.engine.facts
+    assert facts is not None
+    assert facts.end_ids == END_IDS
     assert (answer["content"], answer["reasoning_content"], reason) == (None, "what could it be", "tool_calls")
     assert [json.loads(call["function"]["arguments"]) for call in answer["tool_calls"]] == [
         {"city": "São Paulo"},
         {"city": "Lisbon"},
     ]
     assert len({call["id"] for call in answer["tool_calls"]}) == 2
-    assert served.engine.facts.end_ids == END_IDS
 
 
 async def test_one_call_at_a_time_is_one_call() -> None:
