@@ -64,8 +64,7 @@ class Forecast:
     def _steps_to_go(self, sequence: Sequence) -> float:
         """Steps of the present canvas: those that canvases usually need, or, once its entropy falls, as many as it
         takes to reach the threshold at the rate seen."""
-        done = sequence.ask.recipe.steps - sequence.steps_to_go
-        usual = max(1.0, (self._steps or math.inf) - done)
+        usual = max(1.0, (self._steps or math.inf) - sequence.steps_done)
         if sequence.entropy_rate is not None and 0.0 < sequence.entropy_rate < 1.0:
             excess = max(sequence.mean_entropy, 1e-9) / max(sequence.ask.recipe.confidence_threshold, 1e-9)
             falling = 1.0 + max(0.0, math.log(excess) / -math.log(sequence.entropy_rate))

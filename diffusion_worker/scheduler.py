@@ -221,7 +221,7 @@ class Scheduler:
 
     def _settle_canvas(self, sequence: Sequence, canvas: CanvasResult, now: float) -> None:
         stop = sequence.stepped(canvas, is_late=self._would_be_late(sequence, now))
-        steps = sequence.ask.recipe.steps - sequence.steps_to_go
+        steps = sequence.steps_done
         if stop is None:
             self._outbox += self._told_early(sequence, canvas, steps)
             return

@@ -45,8 +45,8 @@ class Sequence:
     first_block_at: float | None = None
 
     def __post_init__(self) -> None:
-        self.steps_to_go = self.ask.recipe.steps
         self.start = self.ask.start_ids
+        self.steps_to_go = self.steps
         self.waiting_since = self.submitted
 
     @property
@@ -121,11 +121,12 @@ class Sequence:
             at=self.context + appended,
             block=self.block,
             step=self.steps_to_go,
+            opens=self.steps_to_go == self.steps,
             recipe=self.ask.recipe,
             seed=self.ask.seed,
             temperature=self.ask.temperature,
             start_ids=self.start,
-            anchor=self.ask.anchor if self.start else 0.0,
+            anchor=self.anchor,
             head=self.told,
             tail=self.tail,
         )
@@ -141,6 +142,21 @@ class Sequence:
             seed=self.ask.seed,
             temperature=self.ask.temperature,
         )
+
+    @property
+    def anchor(self) -> float:
+        """How strongly the present canvas keeps to what it starts from; a text that has run out holds nobody."""
+        return self.ask.anchor if self.start else 0.0
+
+    @property
+    def steps(self) -> int:
+        """Steps of the present canvas at the most: an anchored one begins late in the schedule."""
+        return late_start(self.ask.recipe.steps, self.anchor)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the present canvas so far."""
+        return self.steps - self.steps_to_go
 
     @property
     def tail(self) -> tuple[int, ...]:
@@ -205,11 +221,11 @@ class Sequence:
         self.portions.append(portion)
         self.pending.append(portion)
         self.block += 1
-        self.steps_to_go = self.ask.recipe.steps
         self.mean_entropy, self.entropy_rate = math.inf, None
         if self.ask.start_ids:  # go on in it behind what has been answered; where it has run out, start from noise
             answered = self.all_ids[len(self.ask.prompt_ids) :]
             self.start = self.ask.start_ids[place_of(answered, self.ask.start_ids) :]
+        self.steps_to_go = self.steps
 
     def took(self, token: TokenResult, ids: tuple[int, ...]) -> None:
         """Take in one token read left to right; it counts as a block of its own."""
@@ -219,6 +235,12 @@ class Sequence:
         self.portions.append((token.id,))
         self.pending.append((token.id,))
         self.block = self.emitted - 1
+
+
+def late_start(steps: int, anchor: float) -> int:
+    """Where in a schedule of `steps` a canvas begins that is anchored so strongly: at the top without an anchor, after
+    two thirds at strength 1. A text that is nearly right needs no long cooling (SDEdit, arXiv:2108.01073)."""
+    return max(1, math.ceil(steps * (1.0 - 2.0 * anchor / 3.0)))
 
 
 def portions_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:

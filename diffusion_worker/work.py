@@ -32,14 +32,16 @@ class Append:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denoise:
-    """One step of one canvas. `step` counts down from `recipe.steps` to 1; at the first a fresh canvas opens, with
-    `start_ids` on it or uniform noise. `head` and `tail` are ids pinned at its two ends."""
+    """One step of one canvas. `step` counts down to 1 from `recipe.steps`, or from less where an anchored canvas begins
+    late in the schedule; at the first (`opens`) it is made, with `start_ids` on it or uniform noise. `head` and `tail`
+    are ids pinned at its two ends."""
 
     sequence: SequenceId
     slot: int
     at: int
     block: int
     step: int
+    opens: bool
     recipe: Recipe
     seed: int
     temperature: float | None = None
@@ -47,11 +49,6 @@ class Denoise:
     anchor: float = 0.0
     head: tuple[int, ...] = ()
     tail: tuple[int, ...] = ()
-
-    @property
-    def opens(self) -> bool:
-        """Whether this is the first step of its canvas."""
-        return self.step == self.recipe.steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
