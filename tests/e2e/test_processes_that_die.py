@@ -1,0 +1,119 @@
+"""A real upstream process is killed, and one is stopped at work: every request has one true answer."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.gateway.serving import fake_server, real_gateway
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+POLICY = """
+version: 1
+targets:
+  fast: {{kind: openai, engine: openai, url: "http://127.0.0.1:{port}", model: m, place: in_cluster, retry: {{}}}}
+  quality: {{kind: openai, engine: openai, url: "{quality}", model: m, place: external}}
+routes:
+  - name: default
+    use: fast
+    fall_back: quality
+    deadline_ms: 5000
+    attempt_ms: 400
+    {more}
+"""
+
+
+@contextlib.asynccontextmanager
+async def upstream(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A server in a process of its own that answers at once."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.gateway", "--upstream", str(port), stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        await process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+async def ask_many(gateway: Any, count: int, **more: Any) -> list[tuple[int, str]]:
+    """Status and attempts of so many requests, a few at a time."""
+    gate = asyncio.Semaphore(8)
+
+    async def one() -> tuple[int, str]:
+        async with gate:
+            body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **more}
+            status, headers, _ = await gateway.ask(body)
+            return status, headers["x-twolane-attempts"]
+
+    return await asyncio.gather(*(one() for _ in range(count)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_killed_upstream_costs_nobody_an_answer_and_gets_few_attempts(tmp_path: Any, stream: bool) -> None:
+    port = free_port()
+    async with (
+        upstream(port) as process,
+        fake_server() as quality,
+        real_gateway(tmp_path, POLICY.format(port=port, quality=quality.url, more="")) as gateway,
+    ):
+        assert set(await ask_many(gateway, 20, stream=stream)) == {(200, "fast=ok")}
+        process.kill()
+        await process.wait()
+        told = await ask_many(gateway, 100, stream=stream)
+    assert {status for status, _ in told} == {200}
+    # Broken connections and refused ones, a retry of them, and then the breaker.
+    assert {attempts for _, attempts in told} <= {
+        "fast=upstream_error,quality=ok",
+        "fast=upstream_error,fast=upstream_error,quality=ok",
+        "fast=upstream_error,fast=circuit_open,quality=ok",
+        "fast=circuit_open,quality=ok",
+    }
+    assert sum(attempts.count("fast=upstream_error") for _, attempts in told) <= 30
+    assert len(quality.bodies) == 100
+
+
+@pytest.mark.parametrize(
+    ("more", "outcome"), [("", "fast=deadline,quality=ok"), ("hedge: {after_ms: 100, max_share: 0.5}", "fast=hedge")]
+)
+async def test_a_stopped_upstream_is_given_its_time_and_no_more(tmp_path: Any, more: str, outcome: str) -> None:
+    """It accepts connections and says nothing, as a process that swaps or hangs: only time can tell."""
+    port = free_port()
+    async with (
+        upstream(port) as process,
+        fake_server() as quality,
+        real_gateway(tmp_path, POLICY.format(port=port, quality=quality.url, more=more)) as gateway,
+    ):
+        assert set(await ask_many(gateway, 20)) == {(200, "fast=ok")}
+        os.kill(process.pid, signal.SIGSTOP)
+        began_s = asyncio.get_running_loop().time()
+        told = await ask_many(gateway, 8)
+        took_s = asyncio.get_running_loop().time() - began_s
+        os.kill(process.pid, signal.SIGCONT)
+        after = await ask_many(gateway, 8)
+    assert {status for status, _ in told} == {200}
+    assert all(attempts.endswith("quality=ok") for _, attempts in told)
+    assert any(attempts.startswith(outcome) for _, attempts in told)
+    assert took_s < 2.0
+    assert set(after) == {(200, "fast=ok")}
