@@ -2,8 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
+PROVIDERS := .venv/.providers
 
-.PHONY: help setup redis check format test demo clean
+.PHONY: help setup redis providers check format test demo clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,12 @@ redis: ## install redis-server from the distribution if it is missing: what the 
 	    || { timeout 120 apt-get update -qq && timeout 120 apt-get install -qq redis-server; } >/dev/null 2>&1; }; } \
 	  || echo "no redis-server, and no leave to install it: the tests of shared state are skipped"
 
+providers: $(PROVIDERS) ## litellm for `kind: litellm`, every archive by its hash
+
+$(PROVIDERS): $(READY) requirements-providers.txt
+	$(BIN)/pip install --quiet --require-hashes --requirement requirements-providers.txt
+	@touch $@
+
 check: $(READY) ## lint, format, types, import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -33,7 +40,7 @@ format: $(READY) ## lay out the code and mend what a machine can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) redis ## all tests, the quick ones first
+test: $(READY) $(PROVIDERS) redis ## all tests, the quick ones first
 	$(BIN)/python -m pytest -m 'not slow'
 	$(BIN)/python -m pytest -m slow
 

@@ -88,6 +88,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         doors = Doors(session, on_return=state.returned)
         stack.push_async_callback(doors.aclose)
         doors.keep(policies.current.places)
+        await doors.ready()
         metrics.registry.register(LaneCollector(lambda: policies.current, state, clock))
         pipeline = Pipeline(
             policies=policies,

@@ -218,6 +218,7 @@ class Usage:
     output_tokens: int | None = None
     confidence: float | None = None
     converged: bool | None = None
+    cost: float | None = None  # in dollars, where its price is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

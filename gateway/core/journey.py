@@ -132,6 +132,7 @@ class Journey:
             first_byte_ms=self._first_byte_ms,
             total_ms=total_ms,
             overhead_ms=max(0.0, total_ms - _waited_ms(attempts)),
+            cost=sum(attempt.usage.cost or 0.0 for attempt in attempts if attempt.usage),
             timings_ms=dict(self._timings_ms),
         )
 

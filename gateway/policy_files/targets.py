@@ -5,6 +5,7 @@ Knows the words of a target; where they stand in the file is the section's busin
 
 import re
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,6 +18,8 @@ from gateway.terms import Slo
 from gateway.words import Capability, Grade, Kind, Place
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KINDS: Final = (Kind.WORKER, Kind.OPENAI, Kind.LITELLM)
+_INSTALL: Final = "pip install --require-hashes --requirement requirements-providers.txt"
 _LATER: Final = {"limits": "limiting a target"}
 
 
@@ -44,7 +47,7 @@ def _target(entry: Section, name: str) -> Target:
     key_env = entry.text("key_env", None)
     if key_env is not None and not _VARIABLE.fullmatch(key_env):
         raise entry.fault("expected the name of an environment variable, never a key itself", "key_env")
-    urls = _urls(entry)
+    urls = _urls(entry, kind)
     target = Target(
         name=name,
         kind=kind,
@@ -52,7 +55,7 @@ def _target(entry: Section, name: str) -> Target:
         model=entry.text("model"),
         place=entry.word("place", Place),
         max_in_flight=entry.integer("max_in_flight", None, least=1, most=100_000),
-        capabilities=_capabilities(entry) if kind is Kind.OPENAI else None,
+        capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
         key_env=key_env,
         retry=read_retry(entry),
     )
@@ -69,15 +72,24 @@ def _servers(target: Target, urls: tuple[str, ...]) -> tuple[Target, ...]:
 
 def _kind(entry: Section) -> Kind:
     kind = entry.text("kind")
-    if kind == Kind.LITELLM:
-        raise entry.fault("kind litellm is not supported in this version (use an OpenAI-compatible url)", "kind")
-    if kind not in (Kind.WORKER, Kind.OPENAI):
-        raise entry.fault(f"unknown kind {kind!r}{suggestion(kind, [Kind.WORKER, Kind.OPENAI])}", "kind")
+    if kind not in _KINDS:
+        raise entry.fault(f"unknown kind {kind!r}{suggestion(kind, _KINDS)}", "kind")
+    if kind == Kind.LITELLM and find_spec("litellm") is None:  # looks for it without importing it
+        raise entry.fault(f"kind litellm needs the extra `providers`: {_INSTALL}", "kind")
     return Kind(kind)
 
 
-def _urls(entry: Section) -> tuple[str, ...]:
-    """One `url`, or several `urls` of servers that are alike."""
+def _urls(entry: Section, kind: Kind) -> tuple[str, ...]:
+    """One `url`, or several `urls` of servers that are alike, without the /v1 that every path begins with.
+
+    litellm knows where its providers are, so there its model may stand for the address; given one, it adds what it likes.
+    """
+    if kind is Kind.LITELLM:
+        return _given_urls(entry) if entry.has("url") or entry.has("urls") else (f"litellm:{entry.text('model')}",)
+    return tuple(url.removesuffix("/v1").rstrip("/") for url in _given_urls(entry))
+
+
+def _given_urls(entry: Section) -> tuple[str, ...]:
     if not entry.has("urls"):
         return (_base_url(entry, entry.text("url"), "url"),)
     if entry.has("url"):
@@ -92,7 +104,7 @@ def _urls(entry: Section) -> tuple[str, ...]:
 
 
 def _base_url(entry: Section, url: str, key: str, item: int | None = None) -> str:
-    """Without the /v1 that every path begins with. Credentials do not belong into a policy."""
+    """Credentials do not belong into a policy."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - reading it checks it
@@ -102,16 +114,16 @@ def _base_url(entry: Section, url: str, key: str, item: int | None = None) -> st
         raise entry.fault("expected http://host[:port][/path] or https://...", key, item)
     if parts.username is not None or parts.query or parts.fragment:
         raise entry.fault("a base URL has no credentials, query or fragment", key, item)
-    return str(url).rstrip("/").removesuffix("/v1").rstrip("/")
+    return str(url).rstrip("/")
 
 
-def _capabilities(entry: Section) -> Capabilities:
+def _capabilities(entry: Section, kind: Kind) -> Capabilities:
     """Other servers do not publish what they can do: the policy says it, or names the engine."""
     words = entry.words("capabilities", Capability, None)
     engine = entry.text("engine", None)
     if (words is None) == (engine is None):
         raise entry.fault(
-            "a target of kind openai needs either `engine` or `capabilities`", "engine" if engine else None
+            f"a target of kind {kind} needs either `engine` or `capabilities`", "engine" if engine else None
         )
     if engine is None:
         return capabilities_of(frozenset(words), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)

@@ -33,6 +33,7 @@ class Metrics:
             names.OVERHEAD_SECONDS, "Our own time.", registry=self.registry, buckets=names.OVERHEAD_BUCKETS
         )
         self._reloads = self._counter(names.POLICY_RELOADS, "Reloads of the policy.", "result")
+        self._cost = self._counter(names.COST, "What attempts cost, where their price is known.", "target")
         self._operation = self._per_attempt(names.OPERATION_SECONDS, "One attempt.", "error_type")
         self._first_chunk = self._per_attempt(names.FIRST_CHUNK_SECONDS, "First chunk of an attempt.")
         self._tokens = Histogram(
@@ -89,17 +90,19 @@ class Metrics:
         if attempt.outcome is Reason.INVALID_OUTPUT:
             self._count(self._validations, route, attempt.target, "invalid", attempt.detail.partition(" at ")[0])
         usage = attempt.usage
+        if usage and usage.cost is not None:
+            self._count(self._cost, attempt.target, by=usage.cost)
         if usage and usage.input_tokens is not None:
             self._observe(self._tokens, usage.input_tokens, "chat", attempt.target, "input")
         if usage and usage.output_tokens is not None:
             self._observe(self._tokens, usage.output_tokens, "chat", attempt.target, "output")
 
-    def _count(self, family: Counter, *labels: str) -> None:
+    def _count(self, family: Counter, *labels: str, by: float = 1.0) -> None:
         child = self._children.get((family, *labels))
         if child is None:
             child = self._children[(family, *labels)] = family.labels(*labels)
         assert isinstance(child, Counter)
-        child.inc()
+        child.inc(by)
 
     def _time(self, family: Histogram, milliseconds: float, *labels: str) -> None:
         self._observe(family, milliseconds / 1000, *labels)

@@ -19,6 +19,7 @@ LANE_BUDGET_SECONDS: Final = "twolane_lane_budget_seconds"
 BREAKER_STATE: Final = "twolane_breaker_state"
 IN_FLIGHT: Final = "twolane_in_flight"
 POLICY_INFO: Final = "twolane_policy_info"
+COST: Final = "twolane_cost_dollars_total"
 STORE_UP: Final = "twolane_store_up"
 
 # OpenTelemetry's conventions for clients of generative models, one sample per attempt.

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterable
 
 import aiohttp
 
+from gateway.errors import CannotStart, UpstreamError
 from gateway.ports import Upstream
 from gateway.records import Target
 from gateway.upstreams.diffusion import Diffusion
 from gateway.upstreams.openai_compatible import OpenAICompatible, key_of
+from gateway.upstreams.providers import Library, Provider
 from gateway.upstreams.worker_watch import WorkerWatch
 from gateway.words import Kind
+
+_PROVIDER_IDLE_S = 60.0
 
 
 class Doors:
@@ -25,6 +29,7 @@ class Doors:
         self._on_return = on_return
         self._doors: dict[str, tuple[Target, Upstream]] = {}
         self._watches: dict[str, tuple[WorkerWatch, asyncio.Task[None]]] = {}
+        self._providers = Library()
 
     def __call__(self, target: Target) -> Upstream:
         """The door to this target; a target that changed under its name gets a new one."""
@@ -45,6 +50,14 @@ class Doors:
         for url in [url for url in self._watches if url not in urls]:
             self._watches.pop(url)[1].cancel()
 
+    async def ready(self) -> None:
+        """Wait for what takes long to load and would hold up the first requests. Raises CannotStart if it cannot be."""
+        if any(target.kind is Kind.LITELLM for target, _ in self._doors.values()):
+            try:
+                await self._providers.loaded()
+            except UpstreamError as fault:
+                raise CannotStart(fault.message) from fault
+
     async def aclose(self) -> None:
         """Stop watching and hang up on everybody."""
         tasks = [task for _, task in self._watches.values()]
@@ -53,11 +66,14 @@ class Doors:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        await self._providers.aclose()
         await self._session.close()
 
     def _make(self, target: Target) -> Upstream:
         if target.kind is Kind.WORKER:
             return Diffusion(target, self._session, self._watch(target))
+        if target.kind is Kind.LITELLM:
+            return Provider(target, self._providers, idle_s=self._session.timeout.sock_read or _PROVIDER_IDLE_S)
         if target.kind is Kind.OPENAI:
             return OpenAICompatible(target, self._session)
         raise ValueError(f"no adapter speaks to a target of kind {target.kind}")  # the policy loader refuses these

@@ -197,7 +197,6 @@ def test_a_mistake_is_told_with_place_and_key(refused: Refused, old: str, new: s
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
-        ("kind: openai", "kind: litellm", "targets.quality.kind"),
         ("    min_confidence: 0.8\n", "    limits: {}\n", "routes[0].limits"),
         ("aliases: [small]", "limits: {}", "limits"),
     ],

@@ -160,3 +160,14 @@ def test_text_is_compiled_under_the_name_it_is_given() -> None:
 def test_a_compiled_policy_can_be_asked(policy_with: PolicyWith) -> None:
     query = Query(request_id="r", model="auto", body=b"", received_s=0.0)
     assert query.model in policy_with().aliases
+
+
+def test_a_provider_needs_no_url_and_its_models_do_not_die_together(
+    policy_with: PolicyWith, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.policy_files.targets.find_spec", lambda _: object())
+    written = '    kind: openai\n    url: "https://example.com/v1/"\n    model: big\n'
+    alone = policy_with(written, "    kind: litellm\n    model: anthropic/big\n").targets["quality"]
+    assert (alone.kind, alone.url, alone.model) == (Kind.LITELLM, "litellm:anthropic/big", "anthropic/big")
+    given = policy_with("kind: openai", "kind: litellm").targets["quality"]
+    assert given.url == "https://example.com/v1"  # what comes behind it is the provider's own business
