@@ -80,21 +80,14 @@ def _kind(entry: Section) -> Kind:
 
 
 def _urls(entry: Section, kind: Kind) -> tuple[str, ...]:
-    """One `url`, or several `urls` of servers that are alike, without the /v1 that every path begins with.
-
-    litellm knows where its providers are, so there its model may stand for the address; given one, it adds what it likes.
-    """
-    if kind is Kind.LITELLM:
-        return _given_urls(entry) if entry.has("url") or entry.has("urls") else (f"litellm:{entry.text('model')}",)
-    return tuple(url.removesuffix("/v1").rstrip("/") for url in _given_urls(entry))
-
-
-def _given_urls(entry: Section) -> tuple[str, ...]:
+    """One `url`, or several `urls` of servers that are alike; of a provider, its model may stand for the address."""
     if not entry.has("urls"):
-        return (_base_url(entry, entry.text("url"), "url"),)
+        if kind is Kind.LITELLM and not entry.has("url"):
+            return (f"litellm:{entry.text('model')}",)
+        return (_base_url(entry, entry.text("url"), kind, "url"),)
     if entry.has("url"):
         raise entry.fault("give either `url` or `urls`", "urls")
-    urls = tuple(_base_url(entry, url, "urls", item) for item, url in enumerate(entry.names("urls")))
+    urls = tuple(_base_url(entry, url, kind, "urls", item) for item, url in enumerate(entry.names("urls")))
     if not urls:
         raise entry.fault("expected at least one url", "urls")
     for item, url in enumerate(urls):
@@ -103,8 +96,8 @@ def _given_urls(entry: Section) -> tuple[str, ...]:
     return urls
 
 
-def _base_url(entry: Section, url: str, key: str, item: int | None = None) -> str:
-    """Credentials do not belong into a policy."""
+def _base_url(entry: Section, url: str, kind: Kind, key: str, item: int | None = None) -> str:
+    """Without the /v1 that every path of ours begins with; litellm adds what it likes. Never with credentials."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - reading it checks it
@@ -114,7 +107,8 @@ def _base_url(entry: Section, url: str, key: str, item: int | None = None) -> st
         raise entry.fault("expected http://host[:port][/path] or https://...", key, item)
     if parts.username is not None or parts.query or parts.fragment:
         raise entry.fault("a base URL has no credentials, query or fragment", key, item)
-    return str(url).rstrip("/")
+    bare = url.rstrip("/")
+    return bare if kind is Kind.LITELLM else bare.removesuffix("/v1").rstrip("/")
 
 
 def _capabilities(entry: Section, kind: Kind) -> Capabilities:

@@ -12,15 +12,22 @@ _LEAVE_S = 2.0
 
 
 class Aside:
-    """Begins with the first call. Cancelling who waits cancels what runs aside; `close` cancels all of it."""
+    """Begins with the first call. Cancelling who waits cancels what runs aside; `aclose` cancels all of it.
+
+    Used from one event loop only, so that nothing is sent over behind the word to leave.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._is_closed = False
 
     async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Its result or exception, as if it had been awaited here."""
+        """Its result or exception, as if it had been awaited here. Once closed: cancelled."""
+        if self._is_closed:
+            work.close()
+            raise asyncio.CancelledError
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._started()))
 
     async def iterate(self, source: AsyncGenerator[_T, None]) -> AsyncGenerator[_T, None]:
@@ -30,15 +37,15 @@ class Aside:
             while (item := await self.run(_next(source, end, turn))) is not end:
                 yield item  # type: ignore[misc]  # the sentinel is no _T
         finally:
-            await self.run(_close(source, turn))
+            if not self._is_closed:  # then whoever ended the loop has closed the source
+                await self.run(_close(source, turn))
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Cancel what runs, wait for it a little, and end the thread."""
-        if self._loop is None or self._thread is None:
-            return
-        asyncio.run_coroutine_threadsafe(_leave(), self._loop)
-        self._thread.join(_LEAVE_S)
-        self._loop = self._thread = None
+        self._is_closed = True
+        if self._loop is not None and self._thread is not None:
+            asyncio.run_coroutine_threadsafe(_leave(), self._loop)
+            await asyncio.to_thread(self._thread.join, _LEAVE_S)
 
     def _started(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:

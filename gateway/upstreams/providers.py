@@ -6,6 +6,7 @@ extra; the policy loader refuses `kind: litellm` where it is not installed.
 """
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
@@ -61,10 +62,13 @@ class Library:
             raise UpstreamError("litellm cannot be imported.", detail=type(fault).__name__) from fault
 
     async def aclose(self) -> None:
-        """End all calls, and the thread."""
+        """End all calls, close its connections, end the thread."""
         if self._loading is not None:
             self._loading.cancel()
-        await asyncio.to_thread(self.aside.close)
+            with contextlib.suppress(asyncio.CancelledError, ImportError):
+                litellm = await self._loading  # where it came to be, it keeps its connections for ever
+                await self.aside.run(litellm.close_litellm_async_clients())
+        await self.aside.aclose()
 
 
 class Provider:

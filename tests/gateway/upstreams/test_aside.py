@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 async def make_aside() -> AsyncIterator[Aside]:
     aside = Aside("under test")
     yield aside
-    await asyncio.to_thread(aside.close)
+    await aside.aclose()
     assert "under test" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -102,12 +102,15 @@ async def test_closing_cancels_what_still_runs() -> None:
     aside, source = Aside("to be closed"), Source(stuck_at=0)
     pulling = asyncio.create_task(anext(aside.iterate(source.items())))
     await asyncio.to_thread(source.stuck.wait, 5)
-    await asyncio.to_thread(aside.close)
+    await aside.aclose()
     assert source.closed.is_set()
     with pytest.raises(asyncio.CancelledError):
         await pulling
 
 
-def test_an_aside_that_was_never_needed_has_no_thread() -> None:
-    Aside("never").close()
+async def test_an_aside_that_was_never_needed_has_no_thread() -> None:
+    aside = Aside("never")
+    await aside.aclose()
+    with pytest.raises(asyncio.CancelledError):
+        await aside.run(asyncio.sleep(0))
     assert "never" not in {thread.name for thread in threading.enumerate()}
