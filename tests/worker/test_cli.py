@@ -167,6 +167,30 @@ def test_a_plan_prints_a_table_and_writes_the_same_figures(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
+    ("said", "lines"),
+    [
+        (None, []),
+        ({"quant_method": "fp8"}, ["Slots are those beside the weights as stored, quantised by fp8."]),
+        ({"quant_method": "torchao"}, ["Quantised by torchao, in bits that are not declared: the bytes above are"]),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}},
+            ["Slots are those beside the weights as stored, quantised by compressed-tensors.", "transformers unpacks"],
+        ),
+    ],
+)
+def test_a_plan_says_how_it_counts_quantised_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: dict[str, Any] | None, lines: list[str]
+) -> None:
+    """By declared bits, or not at all; and whether that lasts once the net runs."""
+    config = json.loads((Path(TINY) / "config.json").read_text()) | ({"quantization_config": said} if said else {})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["--plan", str(tmp_path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    tail = told[told.index("Not counted: activations of a step, and what the process takes besides.") + 1 :]
+    assert [line[: len(start)] for line, start in zip(tail, lines, strict=True)] == lines
+
+
+@pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["--plan", "/no/such/config.json"], "/no/such/config.json: no such file"),
