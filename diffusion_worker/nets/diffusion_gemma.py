@@ -12,8 +12,9 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from diffusion_worker.nets.interface import SLIDING, AppendContext, CanvasContext
 from diffusion_worker.records import LayerKv, NetFacts
 
-SINGLE_EXPERT = "twolane_single_expert"
-EVERY_EXPERT = "twolane_every_expert"
+OURS = "twolane_"  # begins the names that we add to the library's register
+SINGLE_EXPERT = OURS + "single_expert"
+EVERY_EXPERT = OURS + "every_expert"
 
 
 class DiffusionGemmaNet:

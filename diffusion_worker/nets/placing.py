@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign
+from diffusion_worker.nets.diffusion_gemma import OURS
 from diffusion_worker.nets.quantisation import Quantisation, quantisation_of
 
 AUTO = "auto"
@@ -50,8 +51,9 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
     quantisation = quantisation_of(config)
     device = _device(options.device)
     _check_experts(options)
-    given = {**_placement(options, device, quantisation), **_quantised(folder, quantisation, options)}
+    given = _placement(options, device, quantisation)
     try:
+        given |= _as_config_says(folder, quantisation, options)
         model, found = DiffusionGemmaForBlockDiffusion.from_pretrained(
             folder,
             dtype=options.dtype,
@@ -109,7 +111,8 @@ def _check_experts(options: LoadOptions) -> None:
         return
     if options.is_exact:
         raise BadSetting(f"--experts {options.experts}: exact mode has an implementation of its own")
-    known = sorted({"eager", *ALL_EXPERTS_FUNCTIONS.keys(), *ALL_FP8_EXPERTS_FUNCTIONS.keys()})
+    there = {"eager", *ALL_EXPERTS_FUNCTIONS.keys(), *ALL_FP8_EXPERTS_FUNCTIONS.keys()}
+    known = sorted(name for name in there if not name.startswith(OURS))
     if options.experts not in known:
         raise BadSetting(f"--experts {options.experts}: not one of {', '.join([AUTO, *known])}")
 
@@ -129,8 +132,8 @@ def _placement(options: LoadOptions, device: torch.device, quantisation: Quantis
     return {"device_map": given}
 
 
-def _quantised(folder: Path, quantisation: Quantisation | None, options: LoadOptions) -> dict[str, Any]:
-    """What the config says is passed through as it is; only `unpack` adds a word."""
+def _as_config_says(folder: Path, quantisation: Quantisation | None, options: LoadOptions) -> dict[str, Any]:
+    """A quantisation is passed through as it is; only `unpack` adds a word."""
     from transformers import DiffusionGemmaConfig, __version__
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -143,7 +146,8 @@ def _quantised(folder: Path, quantisation: Quantisation | None, options: LoadOpt
         )
     if options.quantised == UNPACK:
         config = DiffusionGemmaConfig.from_pretrained(folder)
-        config.quantization_config = {**config.quantization_config, "dequantize": True}
+        holder = config if hasattr(config, "quantization_config") else config.text_config
+        holder.quantization_config = {**holder.quantization_config, "dequantize": True}
         named["config"] = config
     return named
 

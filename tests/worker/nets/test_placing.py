@@ -32,13 +32,13 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "tiny"))
 
 
-def declare(folder: Path, **said: Any) -> None:
+def declare(folder: Path, part: str | None = None, **said: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = said
+    (config[part] if part else config)["quantization_config"] = said
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def make_fp8(folder: Path) -> None:
+def make_fp8(folder: Path, part: str | None) -> None:
     """The matrices of attention and of the dense part in blocks of eight-bit floats, as FP8 checkpoints store them."""
     tensors = load_file(folder / "model.safetensors")
     for name in [name for name in tensors if name.endswith("_proj.weight") and "vision" not in name]:
@@ -51,7 +51,7 @@ def make_fp8(folder: Path) -> None:
         tensors[name.replace(".weight", ".weight_scale_inv")] = scale
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     left_out = ["vision_tower", "embed_vision", "lm_head", "router", "self_conditioning", "experts"]
-    declare(folder, quant_method="fp8", weight_block_size=[BLOCK, BLOCK], modules_to_not_convert=left_out)
+    declare(folder, part, quant_method="fp8", weight_block_size=[BLOCK, BLOCK], modules_to_not_convert=left_out)
 
 
 def refusal(folder: Path, kind: type[WorkerError], **options: Any) -> str:
@@ -73,6 +73,7 @@ def test_the_experts_run_as_named(folder: Path, experts: str) -> None:
 def test_an_unknown_way_to_run_experts_is_refused_with_those_there_are(folder: Path) -> None:
     message = refusal(folder, BadSetting, experts="quickly")
     assert "--experts quickly: not one of auto, batched_mm" in message
+    assert "twolane" not in message
 
 
 def test_exact_mode_chooses_its_own_experts(folder: Path) -> None:
@@ -109,13 +110,13 @@ def test_a_map_needs_a_library_that_may_be_missing(folder: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with an accelerator it stays as it is")
-@pytest.mark.parametrize("quantised", ["keep", "unpack"])
+@pytest.mark.parametrize(("quantised", "part"), [("keep", None), ("unpack", None), ("unpack", "text_config")])
 def test_an_fp8_checkpoint_loads_and_is_unpacked_where_nothing_could_run_it(
-    folder: Path, saved: Path, quantised: str
+    folder: Path, saved: Path, quantised: str, part: str | None
 ) -> None:
     """The library does so by itself on a CPU; its facts are then those of plain weights, and the numbers are those
     that were quantised."""
-    make_fp8(folder)
+    make_fp8(folder, part)
     net, plain = load(str(folder), LoadOptions(device="cpu", quantised=quantised)), load(str(saved))
     assert net.facts == plain.facts
     assert net.facts.quantised is None
