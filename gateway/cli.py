@@ -1,10 +1,11 @@
-"""The gateway's commands: `serve`, `policy check FILE`, `policy explain REQUEST.json`.
+"""The gateway's commands: `serve`, `policy check FILE`, `policy schema`, `policy explain REQUEST.json`.
 
 Exit codes: 0 good, 1 the work failed, 2 wrong use or configuration, with one line on stderr that names the cause.
 """
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -17,6 +18,7 @@ from gateway.app import serve
 from gateway.core.route import choose
 from gateway.errors import CannotStart, GatewayError
 from gateway.policy_files.load import load
+from gateway.policy_files.schema import editor_schema
 from gateway.settings import describe_settings, flag_of, read_settings
 from gateway.web.openai import parse_chat
 from gateway.weights.tasks import open_classifier
@@ -66,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     check = verbs.add_parser("check", help="load a policy; say what is wrong with it, by file, line and column")
     check.add_argument("file", type=Path)
     check.set_defaults(run=_check)
+    schema = verbs.add_parser("schema", help="print the language as a JSON Schema, for editors")
+    schema.set_defaults(run=_schema)
     explain = verbs.add_parser("explain", help="say how a chat request would be routed, without sending it")
     explain.add_argument("request", type=Path, metavar="REQUEST.json")
     explain.add_argument("--policy", type=Path, default=None, help="the policy file (TWOLANE_POLICY)")
@@ -88,6 +92,11 @@ def _serve(read: argparse.Namespace) -> int:
 def _check(read: argparse.Namespace) -> int:
     policy = load(read.file, os.environ)
     print(f"{read.file}: good; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
+    return GOOD
+
+
+def _schema(_: argparse.Namespace) -> int:
+    print(json.dumps(editor_schema(), indent=1))
     return GOOD
 
 

@@ -14,7 +14,7 @@ from ruamel.yaml.comments import CommentedMap
 from gateway.core.policy import AUTO, Policy, compile_policy
 from gateway.policy_files.document import parse_document, read_document
 from gateway.policy_files.routes import read_routes
-from gateway.policy_files.section import Section
+from gateway.policy_files.section import Notes, Section
 from gateway.policy_files.targets import read_targets
 from gateway.records import Target
 
@@ -31,8 +31,13 @@ def parse(text: str, environment: Mapping[str, str], *, file: str = "policy") ->
     return _policy(parse_document(text, environment, file=file), file)
 
 
-def _policy(document: CommentedMap, file: str) -> Policy:
-    top = Section(document, file=file)
+def visit(text: str, notes: Notes) -> Policy:
+    """As `parse`, and whatever is asked of the text is noted."""
+    return _policy(parse_document(text, {}, file="sample"), "sample", notes)
+
+
+def _policy(document: CommentedMap, file: str, notes: Notes | None = None) -> Policy:
+    top = Section(document, file=file, notes=notes)
     top.integer("version", least=LANGUAGE, most=LANGUAGE)
     targets, target_slos = read_targets(top)
     aliases = _aliases(top, targets)

@@ -6,7 +6,7 @@ Knows YAML and positions, but nothing of what a policy means.
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from gateway.errors import PolicyError
 
@@ -16,13 +16,22 @@ REQUIRED: Final = object()
 _ABSENT: Final = object()
 
 
+class Notes(Protocol):
+    """Who wants to know what the readers of a file ask for; see `schema`."""
+
+    def note(self, path: str, key: str, takes: dict[str, Any], *, required: bool) -> None:
+        """In the section at `path`, `key` takes what this JSON Schema says."""
+        ...
+
+
 class Section:
     """One mapping of the file. Each key is taken once; `close` refuses what nobody took."""
 
-    def __init__(self, node: Any, *, file: str, path: str = "") -> None:
+    def __init__(self, node: Any, *, file: str, path: str = "", notes: Notes | None = None) -> None:
         self.node = node
         self.file = file
         self.path = path
+        self._notes = notes
         self._known: list[str] = []
 
     def fault(self, cause: str, key: str | None = None, item: int | None = None) -> PolicyError:
@@ -39,7 +48,7 @@ class Section:
 
     def text(self, key: str, default: Any = REQUIRED) -> Any:
         """A string; numbers and booleans are not taken for one."""
-        value = self._take(key, default)
+        value = self._take(key, default, {"type": "string", "minLength": 1})
         if value is _ABSENT:
             return default
         if isinstance(value, str) and value:
@@ -48,7 +57,10 @@ class Section:
 
     def number(self, key: str, default: Any = REQUIRED, *, least: float, most: float) -> Any:
         """A number within [least, most]; text counts if it reads as a number, as an environment value does."""
-        value = self._take(key, default)
+        return self._number(key, default, least, most, "number")
+
+    def _number(self, key: str, default: Any, least: float, most: float, kind: str) -> Any:
+        value = self._take(key, default, {"type": kind, "minimum": least, "maximum": most})
         if value is _ABSENT:
             return default
         try:
@@ -63,7 +75,7 @@ class Section:
 
     def integer(self, key: str, default: Any = REQUIRED, *, least: int, most: int) -> Any:
         """A whole number within [least, most]."""
-        number = self.number(key, default, least=least, most=most)
+        number = self._number(key, default, least, most, "integer")
         if not self.has(key):
             return default
         if number != int(number):
@@ -72,7 +84,7 @@ class Section:
 
     def flag(self, key: str, default: Any = REQUIRED) -> Any:
         """True or false."""
-        value = self._take(key, default)
+        value = self._take(key, default, {"type": "boolean"})
         if value is _ABSENT:
             return default
         if isinstance(value, bool):
@@ -81,12 +93,16 @@ class Section:
 
     def word(self, key: str, words: type[Word], default: Any = REQUIRED) -> Any:
         """One word of a closed set."""
-        value = self.text(key, default)
-        return self._known_word(value, words, key, None) if self.has(key) else default
+        value = self._take(key, default, {"enum": [*words]})
+        if value is _ABSENT:
+            return default
+        if not isinstance(value, str) or not value:
+            raise self.fault(f"expected text, got {_describe(value)}", key)
+        return self._known_word(value, words, key, None)
 
     def words(self, key: str, words: type[Word], default: Any = REQUIRED) -> Any:
         """One or several words of a closed set."""
-        values = self.names(key, default)
+        values = self._names(key, default, {"enum": [*words]})
         if not self.has(key):
             return default
         item = None if isinstance(self.node[key], str) else 0
@@ -96,7 +112,11 @@ class Section:
 
     def names(self, key: str, default: Any = REQUIRED) -> Any:
         """One text or a list of texts, as a tuple without repetitions."""
-        value = self._take(key, default)
+        return self._names(key, default, {"type": "string", "minLength": 1})
+
+    def _names(self, key: str, default: Any, each: dict[str, Any]) -> Any:
+        several = {"type": "array", "items": each, "uniqueItems": True}
+        value = self._take(key, default, {"anyOf": [each, several]})
         if value is _ABSENT:
             return default
         values = [value] if isinstance(value, str) else value
@@ -111,7 +131,7 @@ class Section:
 
     def section(self, key: str) -> "Section | None":
         """A mapping under a key, or None if the key is absent."""
-        value = self._take(key, None)
+        value = self._take(key, None, {"type": "object"})
         return None if value is _ABSENT else self.within(value, key)
 
     def within(self, value: Any, key: str, item: int | None = None) -> "Section":
@@ -119,11 +139,12 @@ class Section:
         if not isinstance(value, dict):
             raise self.fault(f"expected a mapping, got {_describe(value)}", key, item)
         name = ".".join(part for part in (self.path, key) if part)
-        return Section(value, file=self.file, path=f"{name}[{item}]" if item is not None else name)
+        path = f"{name}[{item}]" if item is not None else name
+        return Section(value, file=self.file, path=path, notes=self._notes)
 
     def items(self, key: str) -> list["Section"]:
         """The mappings of a list; the key must be there."""
-        value = self._take(key, REQUIRED)
+        value = self._take(key, REQUIRED, {"type": "array", "items": {"type": "object"}, "minItems": 1})
         if not isinstance(value, list) or not value:
             raise self.fault(f"expected a list of mappings, got {_describe(value)}", key)
         return [self.within(item, key, number) for number, item in enumerate(value)]
@@ -144,8 +165,10 @@ class Section:
             if key not in self._known:
                 raise self.fault(f"unknown key{suggestion(str(key), self._known)}", str(key))
 
-    def _take(self, key: str, default: Any) -> Any:
+    def _take(self, key: str, default: Any, takes: dict[str, Any]) -> Any:
         self._known.append(key)
+        if self._notes is not None:
+            self._notes.note(self.path, key, takes, required=default is REQUIRED)
         if key in self.node:
             return self.node[key]
         if default is REQUIRED:
