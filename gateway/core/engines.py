@@ -13,7 +13,9 @@ from gateway.words import Capability, Grade
 _SAMPLING: Final = "seed temperature top_p stop"
 _PROFILES: Final = {
     # Its diffusion models refuse seeds, temperatures, biases and every structured output (vLLM 0.33, SamplingParams).
-    "vllm_diffusion": ("chat completions stream stop n logprobs images", Grade.NONE, Grade.NONE),
+    "vllm_diffusion": ("chat completions stream top_p stop n logprobs images", Grade.NONE, Grade.NONE),
+    # SGLang 0.5.23 refuses as much and logprobs besides; temperature and top_p it takes and ignores.
+    "sglang_diffusion": ("chat completions stream stop images", Grade.NONE, Grade.NONE),
     "vllm": (
         f"chat completions stream {_SAMPLING} n logprobs logit_bias images json_schema json_object regex choice tools"
         " tool_choice embeddings",

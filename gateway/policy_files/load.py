@@ -1,6 +1,6 @@
 """A policy file into a compiled policy, whole or not at all. Every mistake names file, line, column and key.
 
-Knows how the parts of the language fit together; its words are explained in policies/README.md.
+Knows how the parts of the language fit together; its words are explained in docs/policies.md.
 """
 
 import hashlib
