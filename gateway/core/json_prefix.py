@@ -63,7 +63,7 @@ _STARTS: Final = {'"': _State.STRING, "-": _State.MINUS, "0": _State.ZERO, **dic
 _LITERALS: Final = {"t": "rue", "f": "alse", "n": "ull"}
 _BEGINNINGS: Final = frozenset({"[", "{", *_STARTS, *_LITERALS})
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-_PLAIN: Final = re.compile(r'[^"\\\x00-\x1f]*')
+_PLAIN: Final = re.compile(r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
 # A scalar that is whole in the piece at hand is read at once. A number is only whole if something follows it.
 _SCALAR: Final = re.compile(
     r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'

@@ -1,6 +1,6 @@
 """Mends JSON whose syntax is unambiguously unclosed, and nothing else: what was meant must not be a guess.
 
-Mended are a Markdown fence around the whole text, a comma before a closing bracket, and brackets missing at the end.
+Mended are a Markdown fence around the whole text, commas before closing brackets, and brackets missing at the end.
 Not mended are strings and words cut short, missing values, missing commas: each could be closed in more than one way.
 Knows syntax only; whether the mended text is any good is judged as if it had come so.
 """
@@ -10,35 +10,36 @@ from typing import Final
 
 from gateway.core.json_prefix import JsonPrefix
 
-_FENCED: Final = re.compile(r"\s*```[A-Za-z0-9]*[ \t]*\n(.*?)\n?[ \t]*(?:```)?\s*", re.DOTALL)
-_LOOSE_COMMA: Final = re.compile(r",(?=[ \t\r\n]*\Z)")
-MOST_COMMAS: Final = 16
-_MOST_CHARS: Final = 1 << 20
+_FENCE: Final = "```"
+# Strings, to pass over them; and a comma between the end of a value and a closing bracket.
+_LOOSE_COMMA: Final = re.compile(r'"(?:[^"\\]++|\\.)*+"?|(?<=["\]}\w])[ \t\r\n]*+,(?=[ \t\r\n]*+[\]}])', re.DOTALL)
+MOST_CHARS: Final = 1 << 15  # longer texts would hold up everybody else
 
 
 def mend(text: str) -> str | None:
     """The text as JSON, or None if it is JSON as it stands or cannot be mended."""
-    if len(text) > _MOST_CHARS:
+    if len(text) > MOST_CHARS:
         return None
-    fenced = _FENCED.fullmatch(text)
-    inside = fenced[1] if fenced and "```" not in fenced[1] else text
-    for _ in range(MOST_COMMAS + 1):
-        reader = JsonPrefix()
-        if reader.feed(inside):
-            closing = reader.closing
-            mended = None if closing is None else inside + closing
-            return None if mended == text else mended
-        shorter = _without_comma(inside, reader.fault_at)
-        if shorter is None:
-            return None
-        inside = shorter
-    return None
+    inside = _unfenced(text)
+    closing = _closing(inside)
+    if closing is None:
+        inside = _LOOSE_COMMA.sub(lambda found: found[0] if found[0].startswith('"') else "", inside)
+        closing = _closing(inside)
+    mended = None if closing is None else inside + closing
+    return None if mended == text else mended
 
 
-def _without_comma(text: str, at: int | None) -> str | None:
-    """The text without the comma before the bracket at `at`, if these two are what is wrong."""
-    assert at is not None
-    if text[at] not in "]}":
-        return None
-    before, found = _LOOSE_COMMA.subn("", text[:at])
-    return before + text[at:] if found else None
+def _unfenced(text: str) -> str:
+    """What stands between the fences, if that is all of the text; the second one may be missing."""
+    first, _, rest = text.strip().partition("\n")
+    language = first.removeprefix(_FENCE).strip()
+    if not first.startswith(_FENCE) or (language and not language.isalnum()):
+        return text
+    inside = rest.rstrip().removesuffix(_FENCE).strip()
+    return text if _FENCE in inside else inside
+
+
+def _closing(text: str) -> str | None:
+    reader = JsonPrefix()
+    reader.feed(text)
+    return reader.closing

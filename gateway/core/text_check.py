@@ -13,7 +13,7 @@ from gateway.core.schema_follow import SchemaFollower
 from gateway.core.validate import Fault, Schema
 
 # Longer texts are judged, but where exactly they went wrong is not looked for: it would hold up everybody else.
-_MOST_TRACED_CHARS: Final = 1 << 20
+_MOST_TRACED_CHARS: Final = 1 << 16
 
 
 class TextCheck(Protocol):

@@ -115,6 +115,20 @@ def test_the_repository_names_no_machine_path() -> None:
     assert not guilty
 
 
+def test_every_archive_of_the_providers_extra_is_known_by_its_hash_in_the_pinned_version() -> None:
+    """litellm had malicious releases: what `make providers` installs is exactly what was looked at."""
+    lines = (ROOT / "requirements-providers.txt").read_text().splitlines()
+    asked = [line.rstrip(" \\") for line in lines if line and not line.startswith(("#", " "))]
+    hashed = sum(line.startswith("    --hash=sha256:") for line in lines)
+    pinned = {
+        re.sub(r"[-_.]+", "-", line).lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    assert {re.sub(r"[-_.]+", "-", line).lower() for line in asked} <= pinned
+    assert hashed >= len(asked) > 50
+
+
 def test_every_dependency_has_one_exact_version() -> None:
     """`constraints.txt` pins what pyproject names."""
     pinned = {

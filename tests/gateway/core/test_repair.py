@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.repair import MOST_COMMAS, mend
+from gateway.core.repair import MOST_CHARS, mend
 
 documents = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=4),
@@ -27,6 +27,8 @@ documents = st.recursive(
         ('```\n{"a": 1}\n```\n', '{"a": 1}'),
         ('```json\n{"a": 1', '{"a": 1}'),
         ('["]", "}"', '["]", "}"]'),
+        ('[",]", "a\\",]" , ]', '[",]", "a\\",]" ]'),
+        ("[[1,],[2,],[{},],]", "[[1],[2],[{}]]"),
     ],
 )
 def test_what_is_unambiguous_is_mended(text: str, mended: str) -> None:
@@ -49,7 +51,9 @@ def test_what_is_unambiguous_is_mended(text: str, mended: str) -> None:
         "Sure! {}",
         '```json\n{"a": 1}\n``` and ```json\n{"a": 2}\n```',
         "",
-        "[" + "1,]" * (MOST_COMMAS + 2),
+        "[1,, 2]",
+        '{"a":, }',
+        "[" + "1," * (MOST_CHARS // 2) + "1",
         "[1" * 600,
     ],
 )
