@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks.worker_load import under_load
 from benchmarks.worker_requests import Run, Transformers, WatchedNet, answer, ask_for, samples
 from benchmarks.worker_steps import ROWS, StepCost, step_costs
+from benchmarks.worker_waits import foretold
 from diffusion_worker.nets.interface import DiffusionNet
 from diffusion_worker.nets.loader import LoadOptions, load
 from diffusion_worker.records import Ask
@@ -32,6 +33,8 @@ REQUESTS: Final = 12 * SEATS  # enough that filling and emptying the seats weigh
 ROUNDS: Final = 5
 STATIC_BATCHES: Final = (2, 4, 8)
 STAGGER_STEPS: Final = 1
+WAITING_REQUESTS: Final = 600
+READ_SHARE, READ_RATE = 0.05, 0.5  # reading takes many times the steps, so requests must come more slowly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
         "staggered, tokens/s again": Bar(note="x best static batch", at_least=1.15),
         "staggered, forward passes": Bar(note="x simultaneous", at_most=1.15),
         "outside the net at 8 rows": Bar(note="share of a step", at_most=0.12),
+        "predicted wait, median error": Bar(note="of the wait", at_most=0.25),
         "event loop held up, p99": Bar(note="ms", at_most=10.0),
         "resident memory, growth": Bar(note="MiB", at_most=8.0),
     }
@@ -98,6 +102,7 @@ def main() -> int:
         *throughput(net, reference, asks, [sample.answer for sample in drawn], costs),
         passes(net, asks),
         outside(costs[SEATS]),
+        asyncio.run(waits(net, asks)),
         *asyncio.run(loaded(net, asks, options.requests)),
     ]
     show(figures, costs, f"{options.threads} thread(s), experts of transformers: {reference.experts}")
@@ -185,6 +190,21 @@ def outside(cost: StepCost) -> Figure:
     """What the loop itself costs."""
     detail = f"step {cost.step_ms:.2f} ms, net {cost.net_ms:.2f} ms"
     return Figure(name="outside the net at 8 rows", value=cost.outside, detail=detail)
+
+
+async def waits(net: DiffusionNet, asks: Sequence[Ask]) -> Figure:
+    """How well waiting is foretold."""
+    served_per_s = len(asks) / answer(net, asks, rows=SEATS, stagger=STAGGER_STEPS).seconds
+    seen = await foretold(net, asks, requests=WAITING_REQUESTS, served_per_s=served_per_s)
+    read_too = await foretold(
+        net, asks, requests=WAITING_REQUESTS, served_per_s=served_per_s * READ_RATE, read_share=READ_SHARE
+    )
+    return Figure(
+        name="predicted wait, median error",
+        value=seen.median_error,
+        detail=f"{seen.count} waits, median {seen.median_wait_ms:.0f} ms, predicted {seen.median_ratio:.2f} x of it; "
+        f"with {READ_SHARE:.0%} read left to right: error {read_too.median_error:.2f}",
+    )
 
 
 async def loaded(net: DiffusionNet, asks: Sequence[Ask], requests: int) -> list[Figure]:

@@ -14,7 +14,7 @@ import torch
 from diffusion_worker.loop import Capacity, Loop
 from diffusion_worker.nets.interface import AppendContext, CanvasContext, DiffusionNet
 from diffusion_worker.nets.loader import locate
-from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, LayerKv, NetFacts, Recipe
+from diffusion_worker.records import Ask, BlockSealed, Ending, Faulted, LayerKv, NetFacts, Recipe
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, Wish
 from training.vocabulary import EOS, decode_ids, encode_prompt
@@ -117,7 +117,7 @@ def answer(net: DiffusionNet, asks: Sequence[Ask], *, rows: int, stagger: int = 
         for sequence, event in loop.turn():
             if isinstance(event, BlockSealed):
                 texts[sequence] += event.ids
-            else:
+            elif isinstance(event, Ending):
                 tokens += _tokens(event)
                 over += 1
         turns += 1
@@ -130,7 +130,7 @@ def arrived(turns: int, over: int, *, rows: int, stagger: int) -> int:
     return min(turns // stagger + 1, rows) + over
 
 
-def _tokens(event: Finished | Faulted) -> int:
+def _tokens(event: Ending) -> int:
     if isinstance(event, Faulted):
         raise RuntimeError(f"a request of the benchmark failed: {event.error}")
     return event.usage.completion_tokens

@@ -7,6 +7,7 @@ import heapq
 from collections.abc import Collection, Iterator
 
 from diffusion_worker.predict import Forecast
+from diffusion_worker.records import Reading
 from diffusion_worker.sequence import Sequence
 
 UNKNOWN_STEP_S = 0.05  # until a step has been measured
@@ -50,7 +51,7 @@ class Line:
     def key(self, sequence: Sequence, now: float) -> float:
         """The lower, the sooner: remaining work less the time since submission, or the slack before the deadline if
         that is less. A second of waiting weighs as much as a second of work, so nobody starves."""
-        left_s = self._left_s(sequence)
+        left_s = self._left_s(self._forecast.iterations(sequence))
         key = left_s - (now - sequence.submitted)
         if sequence.ask.deadline_s is not None:
             key = min(key, sequence.submitted + sequence.ask.deadline_s - now - left_s)
@@ -62,22 +63,29 @@ class Line:
         if not is_full or not self._waiting:
             return None
         best = min(self._waiting, key=lambda sequence: self.key(sequence, now))
-        candidates = [sequence for sequence in running if sequence.parked < MOST_PARKS]
-        worst = max(candidates, key=lambda sequence: self.key(sequence, now), default=None)
-        if worst is None or self.key(worst, now) <= self.key(best, now):
-            return None
-        return worst if self._left_s(worst) > MAKES_WAY * self._left_s(best) else None
+        work, key = self._forecast.iterations(best), self.key(best, now)
+        candidates = [sequence for sequence in running if self._makes_way(sequence, work, key, now)]
+        return max(candidates, key=lambda sequence: self.key(sequence, now), default=None)
 
-    def wait_s(self, running: Collection[Sequence], rows: int, now: float) -> float | None:
-        """How long one more would wait, served in order behind all who wait; None until a step was measured."""
-        places = [self._forecast.iterations(sequence) for sequence in running]
-        if len(places) < rows:
-            places += [0.0] * (rows - len(places))
+    def wait_s(self, running: Collection[Sequence], rows: int, now: float, ask: Sequence | None = None) -> float | None:
+        """How long one more would wait, `ask` or one as usual; None until a step was measured. All who are more urgent
+        go first, and who would make way for it is in nobody's way."""
+        work = self._forecast.iterations(ask) if ask else self._forecast.usual_iterations()
+        key = self.key(ask, now) if ask else self._left_s(work)
+        stay = [sequence for sequence in running if not self._makes_way(sequence, work, key, now)]
+        places = [self._forecast.iterations(sequence) for sequence in stay]
+        places += [0.0] * (rows - len(places))
         heapq.heapify(places)
-        for sequence in sorted(self._waiting, key=lambda sequence: self.key(sequence, now)):
+        before = [sequence for sequence in self._waiting if self.key(sequence, now) <= key]
+        for sequence in sorted(before, key=lambda sequence: self.key(sequence, now)):
             heapq.heapreplace(places, places[0] + self._forecast.iterations(sequence))
-        return self._forecast.wait_s(places[0], rows)
+        return self._forecast.wait_s(places[0], rows, ask.ask.reading if ask else Reading.DIFFUSION)
 
-    def _left_s(self, sequence: Sequence) -> float:
+    def _makes_way(self, running: Sequence, work: float, key: float, now: float) -> bool:
+        """Whether it would be parked for a waiting one with that much work, in iterations, and that key."""
+        has_far_more = self._forecast.iterations(running) > MAKES_WAY * work
+        return has_far_more and running.parked < MOST_PARKS and self.key(running, now) > key
+
+    def _left_s(self, iterations: float) -> float:
         step_s = self._forecast.step_s(1)
-        return self._forecast.iterations(sequence) * (UNKNOWN_STEP_S if step_s is None else step_s)
+        return iterations * (UNKNOWN_STEP_S if step_s is None else step_s)

@@ -1,16 +1,22 @@
 """How much work a sequence still is, and how long work takes: learnt from what was observed, pure arithmetic.
 
-A step costs a + b * rows seconds; a canvas needs as many steps as canvases have needed lately, corrected by how its own
-entropy falls; an answer is as long as answers have been lately. Knows no queue and no clock.
+A step costs a + b * rows seconds; answers are as long, and canvases need as many steps, as those of requests with a
+prompt of like length have lately, corrected by how a canvas's own entropy falls. Knows no queue and no clock.
 """
 
 import math
+from typing import Generic, TypeVar
 
 from diffusion_worker.records import Reading
 from diffusion_worker.sequence import Sequence
 
 _NEWEST = 0.1  # weight of the newest observation in a running mean
 _FORGETS = 0.98  # weight that older steps keep in the fit of their cost
+_FURTHEST = math.log(4.0)  # how far from experience the correction of predicted waits may go
+_GUESS = 0.5  # share of what is possible that is expected before anything is known
+
+Kin = tuple[Reading, int]  # reading, and prompt length in steps of a quarter of an octave
+Key = TypeVar("Key")
 
 
 class Forecast:
@@ -18,58 +24,88 @@ class Forecast:
 
     def __init__(self) -> None:
         self._cost = _Line()
-        self._steps: float | None = None  # of a block
-        self._tokens: dict[Reading, float] = {}  # of an answer
-        self._bias = 0.0  # log of how much longer waits have been than predicted
+        self._steps: _Means[Kin] = _Means()  # of a block
+        self._tokens: _Means[Kin] = _Means()  # of an answer
+        self._iterations: float | None = None  # of a request
+        self._bias: dict[Reading, float] = dict.fromkeys(
+            Reading, 0.0
+        )  # log of how much longer waits were than foretold
 
     def took_step(self, seconds: float, rows: int) -> None:
         """One iteration is over."""
         self._cost.add(rows, seconds)
 
-    def sealed_block(self, steps: int) -> None:
-        """A canvas needed that many steps."""
-        self._steps = _running_mean(self._steps, steps)
+    def sealed_block(self, sequence: Sequence) -> None:
+        """The present canvas of a sequence needs no more steps."""
+        self._steps.add(_kin(sequence), sequence.steps_done)
 
     def finished(self, sequence: Sequence) -> None:
         """An answer is complete."""
-        reading = sequence.ask.reading
-        self._tokens[reading] = _running_mean(self._tokens.get(reading), sequence.emitted)
+        self._tokens.add(_kin(sequence), sequence.emitted)
+        iterations = sequence.emitted if sequence.is_read else sequence.denoising_steps
+        self._iterations = _running_mean(self._iterations, iterations)
 
-    def waited(self, predicted_s: float, actual_s: float) -> None:
-        """A sequence got its place after so long, where `predicted_s` had been foretold."""
-        if predicted_s > 0.0 and actual_s > 0.0:
-            self._bias += _NEWEST * math.log(actual_s / predicted_s)
-            self._bias = min(max(self._bias, -1.0), 1.0)
+    def waited(self, sequence: Sequence, actual_s: float) -> None:
+        """A sequence got its place after so long."""
+        if sequence.predicted_wait_s and actual_s > 0.0:
+            reading = sequence.ask.reading
+            bias = self._bias[reading] + _NEWEST * math.log(actual_s / sequence.predicted_wait_s)
+            self._bias[reading] = min(max(bias, -_FURTHEST), _FURTHEST)
 
     def step_s(self, rows: int) -> float | None:
         """Seconds of an iteration over that many rows; None until one was seen."""
         return self._cost.at(rows)
 
-    def wait_s(self, iterations: float, rows: int) -> float | None:
+    def wait_s(self, iterations: float, rows: int, reading: Reading) -> float | None:
         """Seconds until that many iterations are over, corrected by how wrong such forecasts have been."""
         step_s = self.step_s(rows)
-        return None if step_s is None else iterations * step_s * math.exp(self._bias)
+        return None if step_s is None else iterations * step_s * math.exp(self._bias[reading])
+
+    def usual_iterations(self) -> float:
+        """Of a request that nothing is known of."""
+        return self._iterations or 1.0
 
     def iterations(self, sequence: Sequence) -> float:
         """Iterations that a sequence still needs, at least one."""
         at_most = sequence.iterations_at_most()
-        tokens = min(self._tokens.get(sequence.ask.reading, math.inf), sequence.ask.max_tokens)
+        tokens = self._tokens.of(_kin(sequence), sequence.ask.max_tokens)
         if sequence.is_read:
             return max(1.0, min(at_most, tokens - sequence.emitted))
-        length = sequence.ask.recipe.canvas_length
-        further_blocks = max(0.0, math.ceil((tokens - sequence.emitted) / length) - 1)
-        usual = min(self._steps or math.inf, sequence.ask.recipe.steps)
-        return max(1.0, min(at_most, self._steps_to_go(sequence) + further_blocks * usual))
+        further_blocks = max(0.0, math.ceil((tokens - sequence.emitted) / sequence.width) - 1)
+        usual = self._steps.of(_kin(sequence), sequence.ask.recipe.steps)
+        return max(1.0, min(at_most, self._steps_to_go(sequence, usual) + further_blocks * usual))
 
-    def _steps_to_go(self, sequence: Sequence) -> float:
-        """Steps of the present canvas: those that canvases usually need, or, once its entropy falls, as many as it
-        takes to reach the threshold at the rate seen."""
-        usual = max(1.0, (self._steps or math.inf) - sequence.steps_done)
+    def _steps_to_go(self, sequence: Sequence, usual: float) -> float:
+        """Steps of the present canvas: those that canvases usually need, and, once its entropy falls, as many as it
+        takes to reach the threshold at the rate seen; the mean of the two."""
+        left = max(1.0, usual - sequence.steps_done)
         if sequence.entropy_rate is not None and 0.0 < sequence.entropy_rate < 1.0:
             excess = max(sequence.mean_entropy, 1e-9) / max(sequence.ask.recipe.confidence_threshold, 1e-9)
             falling = 1.0 + max(0.0, math.log(excess) / -math.log(sequence.entropy_rate))
-            usual = min(usual, falling) if self._steps is None else (usual + falling) / 2
-        return min(usual, sequence.steps_to_go)
+            left = (left + falling) / 2
+        return min(left, sequence.steps_to_go)
+
+
+def _kin(sequence: Sequence) -> Kin:
+    """Requests that look alike before anything is computed."""
+    return sequence.ask.reading, round(4 * math.log2(len(sequence.ask.prompt_ids)))
+
+
+class _Means(Generic[Key]):
+    """Running means by kin; of strangers the mean over all."""
+
+    def __init__(self) -> None:
+        self._means: dict[Key, float] = {}
+        self._all: float | None = None
+
+    def add(self, key: Key, value: float) -> None:
+        self._means[key] = _running_mean(self._means.get(key), value)
+        self._all = _running_mean(self._all, value)
+
+    def of(self, key: Key, at_most: float) -> float:
+        """At most what is possible; half of it as long as nothing is known."""
+        mean = self._means.get(key, self._all)
+        return max(1.0, _GUESS * at_most) if mean is None else min(mean, at_most)
 
 
 class _Line:

@@ -85,8 +85,8 @@ class Scheduler:
             ask=ask,
             submitted=now,
             portions=portions_of(ask.prompt_ids, self._limits.prefill_chunk),
-            predicted_wait_s=self.predicted_wait_s(now),
         )
+        sequence.predicted_wait_s = self._line.wait_s(self._running.values(), self.rows, now, sequence)
         self._next_id += 1
         self._line.add(sequence)
         return sequence.id
@@ -197,7 +197,7 @@ class Scheduler:
         self._running[sequence.id] = sequence
         if sequence.predicted_wait_s and not sequence.parked:
             waited_s = now - sequence.submitted
-            self._forecast.waited(sequence.predicted_wait_s, waited_s)
+            self._forecast.waited(sequence, waited_s)
             self._observe(WaitObserved(predicted_s=sequence.predicted_wait_s, actual_s=waited_s))
 
     def _park(self, sequence: Sequence, now: float) -> None:
@@ -225,7 +225,7 @@ class Scheduler:
         if stop is None:
             self._outbox += self._told_early(sequence, canvas, steps)
             return
-        self._forecast.sealed_block(steps)
+        self._forecast.sealed_block(sequence)
         self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=canvas.mean_entropy))
         fresh, has_end = sequence.seal(canvas, self._facts.end_ids)
         self._emit(sequence, fresh, now)

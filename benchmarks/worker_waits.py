@@ -1,0 +1,81 @@
+"""How well the worker foretells waiting: what it predicted for every request that had to wait, against how long it took.
+
+Open loop: requests of all tasks come at random moments (Poisson), for half a second faster than they can be served,
+then slower, so queues build and drain. The first fifth teaches the forecast and does not count. Measures the engine as
+it serves, without a wire between.
+"""
+
+import asyncio
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from diffusion_worker.engine import Engine
+from diffusion_worker.loop import Capacity
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.records import Ask, Faulted, Observation, Reading, WaitObserved
+
+SEATS: Final = 8
+FAST, SLOW, PHASE_S = 1.7, 0.6, 0.5  # rates, as shares of what can be served, and how long each lasts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """Relative errors of the predicted waits."""
+
+    median_error: float
+    median_ratio: float  # predicted over actual
+    median_wait_ms: float
+    count: int
+
+
+async def foretold(
+    net: DiffusionNet, asks: Sequence[Ask], *, requests: int, served_per_s: float, read_share: float = 0.0
+) -> Waits:
+    """Send that many requests, `read_share` of them to be read left to right. `served_per_s` is what the engine can
+    serve of the denoised ones."""
+    seen: list[WaitObserved] = []
+
+    def observe(observation: Observation) -> None:
+        if isinstance(observation, WaitObserved):
+            seen.append(observation)
+
+    context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
+    engine = Engine(lambda: net, Capacity(max_num_seqs=SEATS, max_waiting=requests, max_context=context), observe)
+    engine.start()
+    await engine.ready()
+    dice = random.Random("waits")
+    began = asyncio.get_running_loop().time()
+    try:
+        async with asyncio.TaskGroup() as group:
+            for at in _moments(dice, requests, served_per_s):
+                await asyncio.sleep(max(0.0, began + at - asyncio.get_running_loop().time()))
+                reading = Reading.AUTOREGRESSIVE if dice.random() < read_share else Reading.DIFFUSION
+                ask = replace(dice.choice(asks), reading=reading, seed=dice.getrandbits(32))
+                group.create_task(_answer(engine, ask))
+    finally:
+        await engine.close()
+    counted = seen[len(seen) // 5 :]
+    return Waits(
+        median_error=statistics.median(abs(wait.predicted_s - wait.actual_s) / wait.actual_s for wait in counted),
+        median_ratio=statistics.median(wait.predicted_s / wait.actual_s for wait in counted),
+        median_wait_ms=1000 * statistics.median(wait.actual_s for wait in counted),
+        count=len(counted),
+    )
+
+
+def _moments(dice: random.Random, requests: int, served_per_s: float) -> Iterator[float]:
+    """When requests come, in seconds."""
+    at = 0.0
+    for _ in range(requests):
+        at += dice.expovariate(served_per_s * (FAST if at % (2 * PHASE_S) < PHASE_S else SLOW))
+        yield at
+
+
+async def _answer(engine: Engine, ask: Ask) -> None:
+    async with engine.submit(ask) as ticket:
+        async for event in ticket:
+            if isinstance(event, Faulted):
+                raise event.error
