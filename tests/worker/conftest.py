@@ -99,6 +99,12 @@ def _make_net(**shape: Any) -> DiffusionGemmaNet:
     return DiffusionGemmaNet(model, facts)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Nets this small lose more time to waking threads than they win; who tests threads sets them."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def make_model() -> MakeModel:
     """A maker of random transformers models; see `_make_model` for the shapes."""

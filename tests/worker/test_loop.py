@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_worker.loop import Capacity, Loop, run
 from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, Finished, Reading
+from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, Reading
 
 
 def ask(net: Any, prompt: tuple[int, ...], **changes: Any) -> Ask:
@@ -55,5 +55,26 @@ def test_when_all_is_answered_nothing_is_held(reading: Reading) -> None:
     loop.add(ask(net, (20, 21), reading=reading))
     while loop.scheduler.has_work:
         loop.turn()
-    assert loop.cache.used_bytes() == 0
-    loop.cache.check_integrity()
+    assert loop.scheduler.slots.used_bytes() == 0
+    assert loop.scheduler.slots.free == len(loop.scheduler.slots)
+
+
+def test_a_prompt_that_a_slot_already_holds_is_not_computed_again(make_net: Any) -> None:
+    net = make_net()
+    one = Ask(prompt_ids=tuple(range(6, 30)), max_tokens=12, seed=3, recipe=replace(net.facts.recipe, steps=4))
+    loop = Loop(net, Capacity(max_num_seqs=2, max_context=64))
+    answers = [answered(loop, one) for _ in range(3)]
+    assert [end.usage.cached_tokens for _, end in answers] == [0, 24, 24]
+    assert [end.usage.forward_passes for _, end in answers] == [5, 4, 4]
+    assert answers[0][0] == answers[1][0] == answers[2][0]
+
+
+def answered(loop: Loop, one: Ask) -> tuple[tuple[int, ...], Finished | Faulted]:
+    """The answer of a loop that has nothing else to do."""
+    sequence, ids = loop.add(one), ()
+    while True:
+        for who, event in loop.turn():
+            if who == sequence and isinstance(event, BlockSealed):
+                ids += event.ids
+            elif who == sequence and isinstance(event, Finished | Faulted):
+                return ids, event

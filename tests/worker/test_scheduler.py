@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,8 @@ from diffusion_worker.errors import (
     PromptTooLong,
     StepFailed,
 )
+from diffusion_worker.limits import Limits
+from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.records import (
     Ask,
     BlockObserved,
@@ -24,6 +27,7 @@ from diffusion_worker.records import (
     Faulted,
     Finished,
     FinishReason,
+    LayerKv,
     NetFacts,
     Observation,
     Outcome,
@@ -32,7 +36,7 @@ from diffusion_worker.records import (
     SequenceObserved,
     StepObserved,
 )
-from diffusion_worker.scheduler import Limits, Scheduler
+from diffusion_worker.scheduler import Scheduler
 from diffusion_worker.work import Batch, CanvasResult, RowFault, StepResult, TokenResult
 
 END = 1
@@ -52,9 +56,13 @@ ASK = Ask(prompt_ids=(10, 11, 12), max_tokens=8, seed=5, recipe=RECIPE)
 READ = replace(ASK, reading=Reading.AUTOREGRESSIVE)
 
 
-def scheduler(*, running: int = 2, waiting: int = 2, seen: list[Observation] | None = None) -> Scheduler:
-    limits = Limits(max_num_seqs=running, max_waiting=waiting, max_context=64)
-    return Scheduler(FACTS, limits, seen.append if seen is not None else None)
+LAYERS = (LayerKv(heads=1, head_dim=1, window=None),)
+
+
+def scheduler(*, running: int = 2, waiting: int = 2, seen: list[Observation] | None = None, **more: Any) -> Scheduler:
+    limits = Limits(max_num_seqs=running, max_waiting=waiting, max_context=64, **more)
+    slots = SlotTable(LAYERS, running, itemsize=4)
+    return Scheduler(FACTS, limits, slots, seen.append if seen is not None else None)
 
 
 def canvas(sequence: int, ids: tuple[int, ...], *, settled: bool = False, logprob: float = -0.5) -> CanvasResult:
@@ -64,6 +72,7 @@ def canvas(sequence: int, ids: tuple[int, ...], *, settled: bool = False, logpro
         logprobs=(logprob,) * len(ids),
         mean_entropy=0.25,
         accepted=1,
+        steady=0,
         is_settled=settled,
     )
 
@@ -98,7 +107,7 @@ def last(happened: list[tuple[int, Event]]) -> Finished | Faulted:
 
 
 def test_deciding_needs_no_torch() -> None:
-    modules = "diffusion_worker.scheduler, diffusion_worker.sequence, diffusion_worker.memory.budget"
+    modules = "diffusion_worker.scheduler, diffusion_worker.memory.slots, diffusion_worker.memory.pressure"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -170,7 +179,13 @@ def test_confidence_is_the_geometric_mean_over_the_emitted_tokens_end_token_incl
     it.add(ASK, 0.0)
     batch = it.next_batch(0.0)
     surest = CanvasResult(
-        sequence=1, ids=(5, END, 7, 8), logprobs=(-0.2, -0.4, -9, -9), mean_entropy=0.0, accepted=4, is_settled=True
+        sequence=1,
+        ids=(5, END, 7, 8),
+        logprobs=(-0.2, -0.4, -9, -9),
+        mean_entropy=0.0,
+        accepted=4,
+        steady=0,
+        is_settled=True,
     )
     [*_, (_, end)] = it.settle(batch, StepResult(canvases=(surest,)), 0.0)
     assert end.usage.confidence == pytest.approx(2.718281828 ** (-0.3))
@@ -357,10 +372,10 @@ def test_reading_returns_what_it_has_at_the_deadline() -> None:
 def test_the_wait_is_unknown_until_a_step_was_measured_and_zero_while_places_are_free() -> None:
     it = scheduler(running=2)
     it.add(ASK, 0.0)
-    assert it.predicted_wait_s() is None
+    assert it.predicted_wait_s(0.5) is None
     batch = it.next_batch(0.0)
     it.settle(batch, StepResult(canvases=(canvas(1, (5,) * 4),)), 0.5)
-    assert it.predicted_wait_s() == 0.0
+    assert it.predicted_wait_s(0.5) == 0.0
 
 
 def test_the_predicted_wait_grows_with_the_work_ahead() -> None:
@@ -370,7 +385,7 @@ def test_the_predicted_wait_grows_with_the_work_ahead() -> None:
     it.settle(batch, StepResult(canvases=(canvas(1, (5,) * 4),)), 0.5)
     waits = []
     for _ in range(3):
-        waits.append(it.predicted_wait_s() or 0.0)
+        waits.append(it.predicted_wait_s(0.5) or 0.0)
         it.add(ASK, 0.5)
     assert 0.0 < waits[0] < waits[1] < waits[2]
     assert waits[1] - waits[0] == pytest.approx(6 * 0.5), "two blocks of three steps of half a second"

@@ -12,9 +12,11 @@ import torch
 
 from diffusion_worker.denoise.draws import GeneratorDraws
 from diffusion_worker.denoise.stepper import Stepper
+from diffusion_worker.limits import Limits
 from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.records import Ask, BlockSealed, Finished, FinishReason, Recipe
-from diffusion_worker.scheduler import Limits, Scheduler
+from diffusion_worker.scheduler import Scheduler
 
 STEPS_ONLY = Recipe(steps=6, canvas_length=12, confidence_threshold=1e-12)
 Drafts = list[tuple[int, ...]]
@@ -76,7 +78,8 @@ def theirs(model: Any, ask: Ask, end_ids: tuple[int, ...]) -> Told:
 def ours(net: Any, asks: list[Ask], *, slots: int = 4) -> list[Told]:
     """All asks through scheduler and stepper, drawing as transformers draws."""
     cache = KvCache(net.kv_layers, slots=slots, slot_tokens=256, dtype=net.dtype, device=net.device)
-    scheduler = Scheduler(net.facts, Limits(max_num_seqs=slots, max_waiting=len(asks), max_context=256))
+    table = SlotTable(net.kv_layers, slots, itemsize=net.dtype.itemsize)
+    scheduler = Scheduler(net.facts, Limits(max_num_seqs=slots, max_waiting=len(asks), max_context=256), table)
     ids = [scheduler.add(ask, 0.0) for ask in asks]
     generators = {sequence: torch.Generator().manual_seed(ask.seed) for sequence, ask in zip(ids, asks, strict=True)}
     stepper, told = Stepper(net, cache, GeneratorDraws(generators)), {sequence: Told([], []) for sequence in ids}
@@ -92,7 +95,7 @@ def ours(net: Any, asks: list[Ask], *, slots: int = 4) -> list[Told]:
             else:
                 assert isinstance(event, Finished)
                 told[sequence].end = event
-        cache.check_integrity()
+    assert table.free == slots
     return [told[sequence] for sequence in ids]
 
 

@@ -8,14 +8,15 @@ import torch
 
 from diffusion_worker.denoise.canvas import fresh
 from diffusion_worker.denoise.draws import CounterDraws
-from diffusion_worker.denoise.step import step
+from diffusion_worker.denoise.step import step, told
 from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.memory.views import CanvasView
 from diffusion_worker.records import Recipe
 from diffusion_worker.work import Denoise
 
 BASE = Recipe(steps=8, canvas_length=12)
 ITEMS = [
-    Denoise(sequence=n, block=n, step=8 - n, recipe=recipe, seed=100 + n, temperature=temperature, start_ids=())
+    Denoise(sequence=n, slot=n, at=3 + 9 * n, block=n, step=8 - n, recipe=recipe, seed=100 + n, temperature=temperature)
     for n, (recipe, temperature) in enumerate(
         (
             (BASE, None),
@@ -32,13 +33,15 @@ def setting(make_net: Any) -> tuple[Any, KvCache]:
     net = make_net(window=8)
     cache = KvCache(net.kv_layers, slots=4, slot_tokens=64, dtype=net.dtype, device=net.device)
     for item in ITEMS:
-        cache.open(item.sequence)
-        count = 3 + 9 * item.sequence
-        view = cache.appending([item.sequence], [count])
+        view = cache.appending([item.slot], [0], [item.at])
         with torch.inference_mode():
-            net.encode(torch.arange(6, 6 + count)[None], view)
+            net.encode(torch.arange(6, 6 + item.at)[None], view)
         cache.seal(view)
     return net, cache
+
+
+def context(cache: KvCache, items: list[Denoise]) -> CanvasView:
+    return cache.reading([item.slot for item in items], [item.at for item in items], 12)
 
 
 @torch.inference_mode()
@@ -46,15 +49,17 @@ def test_rows_together_advance_as_rows_alone(setting: tuple[Any, KvCache]) -> No
     net, cache = setting
     draws = CounterDraws(net.device)
     canvases = [fresh(torch.arange(12) + n, net.facts.hidden_size, net.dtype) for n in range(4)]
-    together = step(net, ITEMS, canvases, cache.reading(range(4), 12), draws)
+    together = step(net, ITEMS, canvases, context(cache, ITEMS), draws)
     for row, (item, canvas) in enumerate(zip(ITEMS, canvases, strict=True)):
-        alone = step(net, [item], [canvas], cache.reading([item.sequence], 12), draws)
+        alone = step(net, [item], [canvas], context(cache, [item]), draws)
         assert torch.equal(alone.canvases[0].ids, together.canvases[row].ids)
         assert torch.equal(alone.canvases[0].surest, together.canvases[row].surest)
         torch.testing.assert_close(alone.canvases[0].soft, together.canvases[row].soft, atol=1e-6, rtol=0)
-        torch.testing.assert_close(alone.logprob[0], together.logprob[row], atol=1e-5, rtol=0)
-        assert alone.accepted[0] == together.accepted[row]
-    assert together.settled.tolist() == [False, False, False, True]
+        mine, ours = (told(item, report) for report in (alone.report[0].tolist(), together.report[row].tolist()))
+        assert mine.ids == ours.ids
+        assert mine.logprobs == pytest.approx(ours.logprobs, abs=1e-5)
+        assert (mine.accepted, mine.steady, mine.is_settled) == (ours.accepted, ours.steady, ours.is_settled)
+        assert ours.is_settled == (row == 3)
 
 
 @torch.inference_mode()
@@ -65,8 +70,8 @@ def test_a_row_at_temperature_zero_puts_its_surest_tokens_on_the_canvas(setting:
         net,
         items,
         [fresh(torch.arange(12), net.facts.hidden_size, net.dtype)],
-        cache.reading([0], 12),
+        context(cache, items),
         CounterDraws(net.device),
     )
-    assert done.accepted.tolist() == [12]
+    assert told(items[0], done.report[0].tolist()).accepted == 12
     assert torch.equal(done.canvases[0].ids, done.canvases[0].surest)
