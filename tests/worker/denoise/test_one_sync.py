@@ -30,7 +30,14 @@ def append(sequence: int) -> Append:
 
 def denoise(sequence: int, step: int, **changes: Any) -> Denoise:
     item = Denoise(
-        sequence=sequence, slot=sequence, at=length(sequence), block=0, step=step, recipe=RECIPE, seed=sequence
+        sequence=sequence,
+        slot=sequence,
+        at=length(sequence),
+        block=0,
+        step=step,
+        opens=step == RECIPE.steps,
+        recipe=RECIPE,
+        seed=sequence,
     )
     return replace(item, **changes)
 

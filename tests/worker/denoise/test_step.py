@@ -16,7 +16,17 @@ from diffusion_worker.work import Denoise
 
 BASE = Recipe(steps=8, canvas_length=12)
 ITEMS = [
-    Denoise(sequence=n, slot=n, at=3 + 9 * n, block=n, step=8 - n, recipe=recipe, seed=100 + n, temperature=temperature)
+    Denoise(
+        sequence=n,
+        slot=n,
+        at=3 + 9 * n,
+        block=n,
+        step=8 - n,
+        opens=False,
+        recipe=recipe,
+        seed=100 + n,
+        temperature=temperature,
+    )
     for n, (recipe, temperature) in enumerate(
         (
             (BASE, None),

@@ -23,7 +23,16 @@ def stepper(net: Any, *, slots: int = 4) -> Stepper:
 
 def denoise(sequence: SequenceId, step: int = 4, **changes: Any) -> Denoise:
     """`at` must be given behind a longer prompt; sequence n lives in slot n - 1."""
-    base = Denoise(sequence=sequence, slot=sequence - 1, at=1, block=0, step=step, recipe=RECIPE, seed=sequence)
+    base = Denoise(
+        sequence=sequence,
+        slot=sequence - 1,
+        at=1,
+        block=0,
+        step=step,
+        opens=step == RECIPE.steps,
+        recipe=RECIPE,
+        seed=sequence,
+    )
     return replace(base, **changes)
 
 
