@@ -43,15 +43,19 @@ class ClassMasses:
     atom_entropy: Floats  # [positions, atoms] nats, of a token known to be in the atom
 
 
-def score_classes(classes: TokenClasses, logits: Floats) -> ClassScores:
+def score_classes(classes: TokenClasses, logits: Floats, normaliser: Floats | None = None) -> ClassScores:
     """Scores of logits [positions, vocab], float32, without NaN or +inf: all that a best path needs.
 
-    Raises ValueError when the logits are of another vocabulary.
+    `normaliser` [positions] is the log of the sum of their exponentials, where it is known; finding it is half of the
+    work. Raises ValueError when the logits are of another vocabulary.
     """
     reader = _Reader(classes, logits)
     for block in reader.blocks:
         reader.read_peaks(block)
-        reader.read_normaliser(block)
+        if normaliser is None:
+            reader.read_normaliser(block)
+    if normaliser is not None:
+        reader.normaliser[:] = normaliser
     return _scores(classes, reader)
 
 

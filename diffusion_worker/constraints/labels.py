@@ -38,15 +38,17 @@ def _log_mass(text: bytes, vocabulary: Vocabulary, logits: Floats, normaliser: F
     stand from the position after on."""
     arcs = [arc for start in range(len(text)) for arc in _arcs(text, start, vocabulary)]
     arcs += [(len(text), len(text) + 1, token) for token in vocabulary.end_ids]
-    table = np.array(arcs).T
-    source, target, token = table
-    leaving, first = np.unique(source, return_index=True)
-    add = LogAdder(np.append(first, len(source)))
+    source, target, token = np.array(arcs).T
+    count = np.bincount(source)
+    leaving = np.argsort(-count, kind="stable")[: np.count_nonzero(count)]
+    add = LogAdder(count[leaving])
+    layout = np.argsort(np.argsort(leaving)[np.searchsorted(np.sort(leaving), source)], kind="stable")[add.layout]
+    target, token = target[layout], token[layout]
     scores = (logits[:, token] - normaliser[:, None]).astype(np.float64)
     onward = np.full(len(text) + 2, -np.inf)
     for position in range(len(logits) - 1, -1, -1):
         onward[-1] = 0.0  # behind the end, whatever it is
-        sums, _, _ = add(scores[position] + onward[target])
+        sums, _ = add(scores[position] + onward[target])
         onward = np.full(len(text) + 2, -np.inf)
         onward[leaving] = sums
     return float(onward[0])

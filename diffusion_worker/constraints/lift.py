@@ -161,7 +161,10 @@ def _assembled(moves: Moves, vocabulary: Vocabulary, *, start: int, done: int) -
     sets = RangeSets(np.append(0, np.cumsum(np.diff(first)[kept])), moves.low[chosen], moves.high[chosen])
     label, classes = intern_sets(sets, vocabulary)
 
-    names = np.append(np.flatnonzero(is_live & (np.arange(states) != done)), done)  # new name -> old, `done` last
+    degree = np.bincount(source[kept], minlength=states)
+    degree[done] = 0  # the last name of those that stay
+    degree[~is_live] = -1
+    names = np.argsort(-degree, kind="stable")[: np.count_nonzero(is_live)]  # new name -> old
     renamed = np.full(states, DEAD, np.int32)
     renamed[names] = np.arange(len(names), dtype=np.int32)
     source = np.append(renamed[source[kept]], renamed[done])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.class_scores import ClassMasses, Floats, levels
 from diffusion_worker.constraints.cursor import Cursor
+from diffusion_worker.constraints.runs import Runs
 from diffusion_worker.constraints.token_automaton import TokenAutomaton, TokenClasses
 from diffusion_worker.constraints.viterbi import closing
 
@@ -62,16 +63,16 @@ def remaining(cursor: Cursor, masses: ClassMasses) -> Doubles:
     probability that the net, sampling every position by itself, keeps to the constraint."""
     automaton = cursor.automaton
     mass = masses.mass[: cursor.room(len(masses.mass))]
-    label, target = automaton.label.astype(np.intp), automaton.target.astype(np.intp)
-    add = LogAdder(automaton.first_edge)
+    add = LogAdder(np.diff(automaton.first_edge))
+    label, target = automaton.label[add.layout].astype(np.intp), automaton.target[add.layout].astype(np.intp)
     values = np.empty((len(mass) + 1, automaton.states))
     values[-1] = closing(cursor, len(mass))
-    onward, step = np.empty(automaton.edges), np.empty(automaton.edges)
+    onward, step = np.empty((2, automaton.edges))
     for position in range(len(mass) - 1, -1, -1):
-        np.take(values[position + 1], target, out=onward, mode="clip")
-        np.take(mass[position], label, out=step, mode="clip")
+        values[position + 1].take(target, out=onward, mode="clip")
+        mass[position].take(label, out=step, mode="clip")
         onward += step
-        values[position] = add(onward)[0]
+        values[position], _ = add(onward)
     return values
 
 
@@ -92,26 +93,34 @@ def _label_posterior(cursor: Cursor, mass: Doubles, onward: Doubles) -> Doubles:
     edge into that state, so exponentials are taken once per edge.
     """
     automaton = cursor.automaton
-    order = np.argsort(automaton.target, kind="stable")
+    entered, order, add = _by_target(automaton)
     label, source = automaton.label[order].astype(np.intp), automaton.source[order].astype(np.intp)
-    entered, first = np.unique(automaton.target[order], return_index=True)
-    add = LogAdder(np.append(first, len(order)))
     arrived = np.full(automaton.states, -np.inf)
     arrived[cursor.state] = 0.0
     used = np.empty((len(mass), automaton.classes.classes + 1))
-    edge, step = np.empty(automaton.edges), np.empty(automaton.edges)
+    edge, step = np.empty((2, automaton.edges))
     for position in range(len(mass)):
-        np.take(arrived, source, out=edge, mode="clip")
-        np.take(mass[position], label, out=step, mode="clip")
+        arrived.take(source, out=edge, mode="clip")
+        mass[position].take(label, out=step, mode="clip")
         edge += step
-        total, top, share = add(edge)
+        total, top = add(edge)
         arrived[:] = -np.inf
         arrived[entered] = total
         top += onward[position + 1, entered]
         top -= onward[0, cursor.state]
-        share *= add.spread(np.exp(top))
-        used[position] = np.bincount(label, share, minlength=used.shape[1])
+        edge *= np.exp(top).take(add.owner, out=step, mode="clip")
+        used[position] = np.bincount(label, edge, minlength=used.shape[1])
     return used
+
+
+def _by_target(automaton: TokenAutomaton) -> tuple[NDArray[np.int64], NDArray[np.int64], "LogAdder"]:
+    """The states that edges enter, most first; the edges in the layout of their sums, and what adds them."""
+    entering = np.bincount(automaton.target, minlength=automaton.states)
+    entered = np.argsort(-entering, kind="stable")[: np.count_nonzero(entering)]
+    place = np.empty(automaton.states, np.int64)
+    place[entered] = np.arange(len(entered))
+    add = LogAdder(entering[entered])
+    return entered, np.argsort(place[automaton.target], kind="stable")[add.layout], add
 
 
 def _atom_posterior(classes: TokenClasses, masses: ClassMasses, used: Doubles) -> Doubles:
@@ -132,28 +141,26 @@ def _atom_posterior(classes: TokenClasses, masses: ClassMasses, used: Doubles) -
 
 
 class LogAdder:
-    """Log of sums of exponentials over runs of an array; a run of -inf alone gives -inf, without a warning."""
+    """Log of sums of exponentials over runs; a run of -inf alone gives -inf, without a warning."""
 
-    def __init__(self, first: NDArray[np.integer]) -> None:
-        self._first = first[:-1].astype(np.intp)
-        self._counts = np.diff(first)
-        self._share = np.empty(int(first[-1]), np.float32)  # of the largest in its run: single precision is enough
+    def __init__(self, lengths: NDArray[np.integer]) -> None:
+        self._runs = Runs(lengths)
+        self.layout, self.owner = self._runs.layout, self._runs.owner
+        self._top, self._total = np.empty((2, len(lengths)))
+        self._spread = np.empty(len(self.owner))
 
-    def spread(self, values: Doubles) -> Doubles:
-        """[runs laid end to end] from [runs]."""
-        return np.repeat(values, self._counts)
-
-    def __call__(self, values: Doubles) -> tuple[Doubles, Doubles, NDArray[np.float32]]:
-        """From [runs laid end to end], which are spent: the sums and the largest of [runs], and the exponentials
-        relative to the largest, which stand until the next call."""
-        top = np.maximum.reduceat(values, self._first)
-        np.maximum(top, _LOWEST, out=top)
-        np.subtract(values, self.spread(top), out=self._share, casting="same_kind")
-        np.exp(self._share, out=self._share)
+    def __call__(self, values: Doubles) -> tuple[Doubles, Doubles]:
+        """From members in the layout of `Runs`: sums and largest of [runs], which stand until the next call. What
+        `values` holds then are the exponentials relative to the largest."""
+        top, total = self._top, self._total
+        np.maximum(self._runs.reduce(np.maximum, values, top), _LOWEST, out=top)
+        values -= top.take(self.owner, out=self._spread, mode="clip")
+        np.exp(values, out=values)
+        self._runs.reduce(np.add, values, total)
         with np.errstate(divide="ignore"):
-            total = np.log(np.add.reduceat(self._share, self._first, dtype=np.float64))
+            np.log(total, out=total)
         total += top
-        return total, top, self._share
+        return total, top
 
 
 def _xlogx(values: Doubles) -> Doubles:

@@ -68,7 +68,8 @@ class TokenClasses:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenAutomaton:
     """Deterministic: no token is in two classes that leave the same state. Every state lies on a way from `start` to
-    `done`, the last state, whose one edge leads back to itself over any token, unscored."""
+    `done`, the last state, whose one edge leads back to itself over any token, unscored. States with more edges come
+    first (see `Runs`)."""
 
     classes: TokenClasses
     first_edge: Ints  # [states + 1] edges sorted by source

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.class_scores import ClassScores
 from diffusion_worker.constraints.cursor import CanvasPath, Cursor
+from diffusion_worker.constraints.runs import Runs
 from diffusion_worker.constraints.token_automaton import TokenAutomaton
 
 Doubles = NDArray[np.float64]
@@ -41,17 +42,17 @@ def best_path(cursor: Cursor, scores: ClassScores) -> CanvasPath:
 def completions(cursor: Cursor, best: Doubles) -> Doubles:
     """[room + 1, states] log probability of the best way on from each state, -inf where none closes in time."""
     automaton = cursor.automaton
-    label, target = automaton.label.astype(np.intp), automaton.target.astype(np.intp)
-    first = automaton.first_edge[:-1].astype(np.intp)
+    runs = Runs(np.diff(automaton.first_edge))
+    label, target = automaton.label[runs.layout].astype(np.intp), automaton.target[runs.layout].astype(np.intp)
     room = len(best)
     values = np.empty((room + 1, automaton.states))
     values[room] = closing(cursor, room)
-    onward, step = np.empty(automaton.edges), np.empty(automaton.edges)
+    onward, step = np.empty((2, automaton.edges))
     for position in range(room - 1, -1, -1):
-        np.take(values[position + 1], target, out=onward, mode="clip")
-        np.take(best[position], label, out=step, mode="clip")
+        values[position + 1].take(target, out=onward, mode="clip")
+        best[position].take(label, out=step, mode="clip")
         onward += step
-        np.maximum.reduceat(onward, first, out=values[position])
+        runs.reduce(np.maximum, onward, values[position])
     return values
 
 

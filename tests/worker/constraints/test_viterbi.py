@@ -36,6 +36,15 @@ def test_it_is_the_best_of_all(case: Case, max_tokens: int) -> None:
     assert (path.tokens[path.length :] == TAIL).all()
 
 
+@given(cases(), st.integers(1, 6))
+def test_a_normaliser_that_is_known_changes_nothing(case: Case, max_tokens: int) -> None:
+    """It is what the sum of exponentials comes to."""
+    cursor = opened(case, max_tokens)
+    known = np.logaddexp.reduce(case.logits, axis=1)
+    path = best_path(cursor, score_classes(cursor.automaton.classes, case.logits, known))
+    assert path.logprob == pytest.approx(best(cursor, case.logits).logprob, rel=1e-5, abs=1e-3)
+
+
 @given(cases(canvas=2), st.integers(1, 7), st.randoms(use_true_random=False))
 @settings(max_examples=200)
 def test_canvas_after_canvas_the_text_closes_in_time(case: Case, max_tokens: int, random: object) -> None:
