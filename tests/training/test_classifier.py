@@ -58,7 +58,7 @@ def test_examples_are_the_same_for_the_same_seed_and_take_the_tasks_in_turn() ->
 def test_lines_that_are_held_out_are_never_learned_from() -> None:
     learned, held_out = Author(FIT), Author(HELD_OUT)
     for task in Task:
-        assert not set(learned.lines(task)) & set(held_out.lines(task))
+        assert not learned.lines(task) & held_out.lines(task)
         assert held_out.lines(task)
 
 

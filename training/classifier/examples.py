@@ -46,12 +46,14 @@ class Author:
         context: list[Grammar] = []
         self._grammar = Grammar(rules, fillers(context))
         context.append(self._grammar)
-        self._lines = {task: self._lines_of(rules, task, shares) for task in Task}
+        self._groups = {task: self._groups_of(rules, task, shares) for task in Task}
 
-    def _lines_of(self, rules: Rules, task: Task, shares: frozenset[int]) -> list[str]:
+    def _groups_of(self, rules: Rules, task: Task, shares: frozenset[int]) -> list[list[str]]:
+        """For every line of the task's own rules, the lines it stands for; those outside `shares` are left out."""
         roots = (task.value, f"{task} code", f"{task} foreign")
-        lines = [leaf for name in roots for line in rules.get(name, ()) for leaf in self._leaves(rules, line)]
-        return [line for line in lines if share_of(line) in shares]
+        found = [list(self._leaves(rules, line)) for name in roots for line in rules.get(name, ())]
+        kept = [[leaf for leaf in leaves if share_of(leaf) in shares] for leaves in found]
+        return [leaves for leaves in kept if leaves]
 
     def _leaves(self, rules: Rules, line: str) -> Iterator[str]:
         """A line that is nothing but a rule's name stands for the lines of that rule."""
@@ -62,13 +64,13 @@ class Author:
         for inner in rules[alone[1]]:
             yield from self._leaves(rules, inner)
 
-    def lines(self, task: Task) -> list[str]:
-        """The lines a task's prompts are written from; one that counts twice is there twice."""
-        return self._lines[task]
+    def lines(self, task: Task) -> set[str]:
+        """The lines that a task's prompts are written from."""
+        return {line for leaves in self._groups[task] for line in leaves}
 
     def write(self, rng: random.Random, task: Task) -> Example:
         """One prompt of a task."""
-        text = self._grammar.expand(rng, rng.choice(self._lines[task]))
+        text = self._grammar.expand(rng, rng.choice(rng.choice(self._groups[task])))
         return Example(task=task, system=self._system(rng, task), user=said(rng, text))
 
     def _system(self, rng: random.Random, task: Task) -> str:

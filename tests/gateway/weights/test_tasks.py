@@ -56,6 +56,7 @@ def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
         ("A hen lays 5 eggs a week. How many eggs do 12 hens lay in 3 weeks?", Task.REASONING),
         ("Write a Python function that removes duplicates from a list.", Task.CODE),
         ("Tell me a story about a lighthouse.", Task.CHAT),
+        ("What is the capital of Denmark? Answer in one sentence.", Task.CHAT),
     ],
 )
 def test_plain_wishes_are_understood(text: str, task: Task) -> None:
