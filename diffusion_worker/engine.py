@@ -9,9 +9,8 @@ import contextlib
 import gc
 import queue
 import threading
+import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from diffusion_worker.errors import Draining, NotResident, OverCapacity, Refused, StepFailed, WorkerError
 from diffusion_worker.loop import Capacity, Gauge, Loop
@@ -21,7 +20,6 @@ from diffusion_worker.records import (
     Ask,
     Ending,
     EngineStatus,
-    Event,
     NetFacts,
     Observer,
     Outcome,
@@ -31,54 +29,10 @@ from diffusion_worker.records import (
     SequenceId,
 )
 from diffusion_worker.scheduler import Occurrence
+from diffusion_worker.ticket import Ticket
 
 IDLE_LOOK_S = 1.0  # between two looks at the memory while nothing is asked
-
-
-class Ticket:
-    """One submitted ask: iterate it for events, the last of which is Finished or Faulted. Leaving its context, or being
-    cancelled while waiting for an event, aborts the sequence. Belongs to the event loop it was made on."""
-
-    def __init__(self, leave: Callable[[Outcome], None]) -> None:
-        self._leave = leave
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._is_over = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.abort()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._is_over:
-            raise StopAsyncIteration
-        try:
-            event = await self._events.get()
-        except asyncio.CancelledError:
-            self.abort()
-            raise
-        self._is_over = isinstance(event, Ending)
-        return event
-
-    def abort(self) -> None:
-        """The reader has gone: the sequence takes part in no later step and ends in Faulted(Cancelled)."""
-        if not self._is_over:
-            self._leave(Outcome.CANCELLED)
-
-    def stop(self) -> None:
-        """The reader has enough, e.g. it found a stop string: the sequence ends in Finished(stop)."""
-        if not self._is_over:
-            self._leave(Outcome.FINISHED)
-
-    def deliver(self, event: Event) -> None:
-        """Hand an event to the reader; called by the engine on the event loop."""
-        self._events.put_nowait(event)
+FORETOLD_S = 0.02  # for how long a predicted wait is repeated: every response tells it
 
 
 class Engine:
@@ -101,6 +55,7 @@ class Engine:
         self._loop: Loop | None = None
         self._tickets: dict[SequenceId, Ticket] = {}  # touched on the event loop only
         self._idle = asyncio.Event()  # set when the last ticket has retired
+        self._foretold: tuple[float, float | None] = (float("-inf"), None)  # when, and the wait in seconds
         self._work_came = threading.Event()
         self._is_leaving = threading.Event()  # the net is to go
         self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: load a net, False: end the thread
@@ -149,6 +104,10 @@ class Engine:
         """What the net says about itself; None while it is not loaded."""
         return self._loop.net.facts if self._loop else None
 
+    def refusal(self) -> Refused | None:
+        """Why nothing can be asked now, or None."""
+        return self._residence.refusal()
+
     def submit(self, ask: Ask) -> Ticket:
         """Accept an ask. Raises NotResident, Draining, OverCapacity, PromptTooLong or OutOfRange."""
         try:
@@ -170,20 +129,28 @@ class Engine:
     def status(self) -> EngineStatus:
         """One look, for health and metrics; cheap, and good in every state."""
         loop = self._loop
-        wait_s = loop.predicted_wait_s() if loop else None
         used, limit = memory_in_use(loop.net.device if loop else None)
         return EngineStatus(
             state=self._residence.state,
             running=loop.scheduler.running if loop else 0,
             waiting=loop.scheduler.waiting if loop else 0,
             max_num_seqs=loop.scheduler.rows if loop else self._capacity.max_num_seqs,
-            predicted_wait_ms=None if wait_s is None else wait_s * 1000.0,
+            predicted_wait_ms=self.predicted_wait_ms(),
             memory_used_bytes=used,
             memory_limit_bytes=loop.memory_limit_bytes if loop else limit,
             kv_bytes=loop.scheduler.slots.used_bytes() if loop else 0,
             retained_contexts=loop.scheduler.slots.retained if loop else 0,
             pressure=loop.pressure if loop else Pressure.NONE,
         )
+
+    def predicted_wait_ms(self) -> float | None:
+        """What an ask submitted now would wait, as of FORETOLD_S ago at most; None until measured. Costs next to
+        nothing, where `status` looks at the memory."""
+        now = time.monotonic()
+        if now - self._foretold[0] >= FORETOLD_S or self._foretold[1] is None:
+            self._foretold = (now, self._loop.predicted_wait_s() if self._loop else None)
+        wait_s = self._foretold[1]
+        return None if wait_s is None else wait_s * 1000.0
 
     async def drain(self, timeout_s: float) -> None:
         """Refuse what comes, let what runs finish for at most `timeout_s`, then close."""

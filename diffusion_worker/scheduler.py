@@ -235,7 +235,7 @@ class Scheduler:
     def _told_early(self, sequence: Sequence, canvas: CanvasResult, steps: int) -> Iterator[Occurrence]:
         """What may be said of a canvas that is not sealed yet."""
         if sequence.ask.tells_prefix and (ids := sequence.steady(canvas, self._facts.end_ids)):
-            usage = sequence.usage(told=len(sequence.told))
+            usage = sequence.usage(told=canvas.logprobs[: len(sequence.told)])
             yield sequence.id, PrefixSteady(ids=ids, block=sequence.block, usage=usage)
         if sequence.ask.tells_drafts:
             shown, _ = sequence.visible(canvas.ids, self._facts.end_ids)

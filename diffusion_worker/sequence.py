@@ -68,15 +68,16 @@ class Sequence:
         """Whether its deadline has passed."""
         return self.ask.deadline_s is not None and now >= self.submitted + self.ask.deadline_s
 
-    def usage(self, *, told: int = 0) -> Usage:
-        """What it has cost so far; `told` tokens of the present block are out already."""
+    def usage(self, *, told: Ids[float] = ()) -> Usage:
+        """What it has cost so far; `told`: log-probabilities of those tokens of the present block that are out."""
+        count, logprob = self.emitted + len(told), self.logprob + math.fsum(told)
         return Usage(
             prompt_tokens=len(self.ask.prompt_ids),
             cached_tokens=self.cached,
-            completion_tokens=self.emitted + told,
+            completion_tokens=count,
             denoising_steps=self.denoising_steps,
             forward_passes=self.forward_passes,
-            confidence=math.exp(self.logprob / self.emitted) if self.emitted else None,
+            confidence=math.exp(logprob / count) if count else None,
             converged=None if self.is_read else self.converged,
         )
 

@@ -70,6 +70,7 @@ class Wanted:
     stops: tuple[str, ...] = ()  # end the text; thoughts and calls are not searched
     calls: bool = False
     most_calls: int | None = None  # the answer ends behind so many
+    channels: bool = True  # without, all is text: what was asked for is no turn of a conversation
 
 
 class _Channel(Enum):

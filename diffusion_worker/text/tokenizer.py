@@ -7,6 +7,7 @@ the net: a vocabulary that does not fit the weights is the loader's finding.
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ class Tokenizer:
     """Text to ids and back. Thread-safe: nothing changes after it is made.
 
     `specials` maps the text of every control token to its id; control tokens are never part of an answer's text.
-    `named` maps roles such as `bos_token` to their text, as templates ask for them.
+    `named` maps roles such as `bos_token` to their text, as templates ask for them. `opening` are the ids that the
+    checkpoint wants before raw text; a template writes them itself.
     """
 
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -35,9 +37,19 @@ class Tokenizer:
             str(token["content"]): int(token["id"]) for token in document.get("added_tokens", ()) if token["special"]
         }
         self.named: Mapping[str, str] = _named_tokens(config)
+        self.opening = self._opening(config.get("add_bos_token"))
         self.size: int = self._library.get_vocab_size(with_added_tokens=True)
         self._bytes = _byte_table(document, self._library.get_vocab(with_added_tokens=True))
         self._controls = {token: text for text, token in self.specials.items()}
+
+    def _opening(self, is_asked_for: Any) -> tuple[int, ...]:
+        """The config decides where it speaks of it; else what the library itself writes before a text."""
+        if isinstance(is_asked_for, bool):
+            begin = self.specials.get(self.named.get("bos_token", ""))
+            return () if begin is None or not is_asked_for else (begin,)
+        encoded = self._library.encode("a", add_special_tokens=True)
+        marked = zip(encoded.ids, encoded.special_tokens_mask, strict=True)
+        return tuple(token for token, _ in takewhile(lambda pair: pair[1], marked))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of text that a template wrote: control tokens count as such. Nothing is added."""

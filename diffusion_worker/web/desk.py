@@ -14,8 +14,6 @@ from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.web.keys import KeyRing
 from diffusion_worker.web.problems import ModelNotFound
 
-RETRY_WHILE_LOADING_S = 2.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
@@ -62,10 +60,10 @@ class Desk:
         return self.words.template.abilities if self.words else None
 
     def resident(self) -> tuple[Words, NetFacts]:
-        """Words and facts of the loaded checkpoint. Raises NotResident, and counts the refusal."""
+        """Words and facts of the loaded checkpoint. Raises NotResident or Draining, and counts the refusal."""
         facts = self.engine.facts
         if self.words is None or facts is None:
-            error = NotResident("The weights are not in memory yet.", retry_after_s=RETRY_WHILE_LOADING_S)
+            error = self.engine.refusal() or NotResident("the weights are not in memory yet", retry_after_s=1.0)
             self.meters.observe(RefusalObserved(reason=error.code))
             raise error
         return self.words, facts

@@ -83,7 +83,7 @@ class _Post:
         trace = header(self._scope, TRACE_PARENT) or ""
         if _REPEATABLE.fullmatch(trace):
             common.append((TRACE_PARENT, trace.encode()))
-        wait_ms = self._desk.engine.status().predicted_wait_ms
+        wait_ms = self._desk.engine.predicted_wait_ms()
         if wait_ms is not None:
             common.append((PREDICTED_WAIT, str(round(wait_ms)).encode()))
         return common

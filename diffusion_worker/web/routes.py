@@ -1,8 +1,9 @@
-"""The worker's HTTP surface: chat, models, health, metrics.
+"""The worker's HTTP surface: chat, text completions, models, health, metrics.
 
-The one hot route is raw ASGI and goes past the router; everything else is looked up by FastAPI. All share one port.
+The hot routes are raw ASGI and go past the router; everything else is looked up by FastAPI. All share one port.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -14,34 +15,38 @@ from diffusion_worker.errors import WorkerError
 from diffusion_worker.records import Reading, Residency
 from diffusion_worker.telemetry import CONTENT_TYPE
 from diffusion_worker.text.chat_template import TURNS_ONLY
-from diffusion_worker.web.chat import ChatCompletions
+from diffusion_worker.web.chat import understand_chat
+from diffusion_worker.web.completions import understand_completion
 from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.envelope import Envelope
 from diffusion_worker.web.problems import MethodNotAllowed, NoSuchRoute, problem_of
+from diffusion_worker.web.relay import Endpoint
 from diffusion_worker.web.surface import capabilities_of
 
-CHAT_PATH = "/v1/chat/completions"
+DIALECTS = {"/v1/chat/completions": understand_chat, "/v1/completions": understand_completion}
 _SERVING = frozenset({Residency.READY, Residency.DEGRADED})
 
 
 def build_routes(desk: Desk) -> ASGIApp:
     """The whole application."""
-    return Envelope(_Switch(ChatCompletions(desk), _cold_routes(desk)), desk)
+    hot = {path: Endpoint(desk, understand) for path, understand in DIALECTS.items()}
+    return Envelope(_Switch(hot, _cold_routes(desk)), desk)
 
 
 class _Switch:
-    """The hot route first, past middleware and router."""
+    """The hot routes first, past middleware and router."""
 
-    def __init__(self, chat: ChatCompletions, cold: FastAPI) -> None:
-        self._chat, self._cold = chat, cold
+    def __init__(self, hot: Mapping[str, Endpoint], cold: FastAPI) -> None:
+        self._hot, self._cold = hot, cold
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == CHAT_PATH:
-            if scope["method"] != "POST":
-                raise MethodNotAllowed(f"{CHAT_PATH} takes POST, not {scope['method']}.")
-            await self._chat(scope, receive, send)
+        endpoint = self._hot.get(scope["path"]) if scope["type"] == "http" else None
+        if endpoint is None:
+            await self._cold(scope, receive, send)
             return
-        await self._cold(scope, receive, send)
+        if scope["method"] != "POST":
+            raise MethodNotAllowed(f"{scope['path']} takes POST, not {scope['method']}.")
+        await endpoint(scope, receive, send)
 
 
 def _cold_routes(desk: Desk) -> FastAPI:
@@ -86,7 +91,8 @@ def _cold_routes(desk: Desk) -> FastAPI:
         """Unknown paths and methods, in OpenAI's shape."""
         if error.status_code == 405:
             return _refusal(MethodNotAllowed(f"{request.url.path} does not take {request.method}."))
-        return _refusal(NoSuchRoute(f"Unknown path {request.url.path}; there are {CHAT_PATH} and /v1/models."))
+        known = ", ".join((*DIALECTS, "/v1/models"))
+        return _refusal(NoSuchRoute(f"Unknown path {request.url.path}; there are {known}."))
 
     @app.exception_handler(WorkerError)
     async def refused(_request: Request, error: WorkerError) -> Response:

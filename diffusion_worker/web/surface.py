@@ -1,66 +1,88 @@
-"""How much of OpenAI's chat completions this worker honours: field by field, and as published capabilities.
+"""How much of OpenAI's two dialects this worker honours: field by field, and as published capabilities.
 
-What is not honoured is refused by name, never ignored. Reading the honoured fields is `openai`'s part.
+What is not honoured is refused by name, never ignored. Reading the honoured fields is the parsers' part.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from diffusion_worker.records import Reading
 from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.web.fields import Fields
 
-# Read by `openai` and honoured.
-HONOURED = (
-    *("model", "messages", "max_tokens", "max_completion_tokens", "seed", "temperature", "stop", "stream"),
-    *("stream_options", "n", "prediction", "response_format", "diffusion"),
-    # As far as the checkpoint can: `tools` refuses what it cannot.
-    *("tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "chat_template_kwargs"),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surface:
+    """The fields of a dialect: `honoured` ones are read, those of `off` accepted only where the value says "off"."""
+
+    honoured: tuple[str, ...]
+    off: Mapping[str, tuple[Any, ...]]
+
+
+_HONOURED = ("model", "max_tokens", "seed", "temperature", "stop", "stream", "stream_options", "n", "diffusion")
+_OFF: Mapping[str, tuple[Any, ...]] = {
+    "logit_bias": ({},),
+    "top_p": (1,),
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "best_of": (1,),
+    "structured_outputs": (),
+}
+CHAT = Surface(
+    honoured=(
+        *_HONOURED,
+        *("messages", "max_completion_tokens", "prediction", "response_format"),
+        # As far as the checkpoint can: `tools` refuses what it cannot.
+        *("tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "chat_template_kwargs"),
+    ),
+    off={
+        **_OFF,
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "logprobs": (False,),
+        "top_logprobs": (0,),
+        "modalities": (["text"],),
+        "audio": (),
+        "images": (),
+        "suffix": (),
+        "echo": (False,),
+        "verbosity": (),
+        "web_search_options": (),
+    },
+)
+COMPLETIONS = Surface(
+    honoured=(*_HONOURED, "prompt", "suffix", "echo"),
+    off={**_OFF, "logprobs": (), "prediction": (), "response_format": ()},  # `logprobs: 0` asks for some here
 )
 # They change no answer here: labels, storage and scheduling of OpenAI's own platform.
 HARMLESS_TEXTS = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
 HARMLESS_FLAGS = ("store",)
 HARMLESS = ("metadata", *HARMLESS_TEXTS, *HARMLESS_FLAGS)
-# Not honoured: accepted only where the value says "off".
-OFF: dict[str, tuple[Any, ...]] = {
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "top_p": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "modalities": (["text"],),
-    "audio": (),
-    "images": (),
-    "suffix": (),
-    "best_of": (1,),
-    "echo": (False,),
-    "verbosity": (),
-    "web_search_options": (),
-    "structured_outputs": (),
-}
 # The closed set of words that policies and `/v1/models` share, each with true, false or a grade.
 _OFFERED: Mapping[str, bool | str] = {
-    **dict.fromkeys(("chat", "stream", "seed", "temperature", "stop", "json_object"), True),
-    **dict.fromkeys(("completions", "suffix", "regex", "choice", "template", "tool_choice", "top_p"), False),
+    **dict.fromkeys(("chat", "completions", "stream", "seed", "temperature", "stop", "json_object"), True),
+    **dict.fromkeys(("regex", "choice", "template", "tool_choice", "top_p"), False),
     **dict.fromkeys(("logprobs", "logit_bias", "n", "images", "embeddings"), False),
     "json_schema": "best_effort",
 }
-_PREDICTION = {Reading.DIFFUSION: "warm_start", Reading.AUTOREGRESSIVE: "none"}
+# Only a canvas can start from a text, or end in one.
+_OF_READING: Mapping[Reading, Mapping[str, bool | str]] = {
+    Reading.DIFFUSION: {"prediction": "anchored", "suffix": True},
+    Reading.AUTOREGRESSIVE: {"prediction": "none", "suffix": False},
+}
 
 
 def capabilities_of(reading: Reading, abilities: Abilities) -> Mapping[str, bool | str]:
     """What a reading of a checkpoint can do. Tools are never more than best effort: nothing forces a call, and so there
     is no `tool_choice`."""
-    return {**_OFFERED, "prediction": _PREDICTION[reading], "tools": "best_effort" if abilities.tools else "none"}
+    return {**_OFFERED, **_OF_READING[reading], "tools": "best_effort" if abilities.tools else "none"}
 
 
-def check_surface(fields: Fields) -> None:
+def check_surface(fields: Fields, surface: Surface) -> None:
     """Raises Unsupported for the first field, or value of one, that would have to be ignored."""
-    fields.only((*HONOURED, *HARMLESS, *OFF))
-    for name, off in OFF.items():
+    fields.only((*surface.honoured, *HARMLESS, *surface.off))
+    for name, off in surface.off.items():
         value = fields.raw(name)
         if value is not None and not any(_same(value, word) for word in off):
             raise fields.refuse(name, "is not supported by this model.")

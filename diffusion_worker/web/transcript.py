@@ -6,24 +6,27 @@ Knows no sockets and no JSON. `usage` speaks of what the client receives: ids be
 import dataclasses
 from collections.abc import Sequence
 
-from diffusion_worker.records import BlockSealed, Finished, FinishReason, Usage
-from diffusion_worker.text.channels import Heard, Listener, Wanted, marks_of
+from diffusion_worker.aligned import count_kept
+from diffusion_worker.records import BlockSealed, Finished, FinishReason, PrefixSteady, Usage
+from diffusion_worker.text.channels import Heard, Listener, Marks, Wanted, marks_of
 from diffusion_worker.text.tokenizer import Tokenizer
+
+NO_MARKS = Marks(thought=None, call=None, quote=None)  # all is text
 
 
 class Transcript:
-    """Take every block, then close once. After `stopped` no further block is wanted."""
+    """Take whatever becomes final, then close once. After `stopped` nothing further is wanted."""
 
     def __init__(
         self, tokenizer: Tokenizer, wanted: Wanted, prompt_ids: Sequence[int] = (), *, prediction: Sequence[int] = ()
     ) -> None:
-        self._listener = Listener(tokenizer, marks_of(tokenizer), wanted, prompt_ids)
+        self._tokenizer = tokenizer
+        self._listener = Listener(tokenizer, marks_of(tokenizer) if wanted.channels else NO_MARKS, wanted, prompt_ids)
         self._prediction = prediction
-        self._length = 0  # of the text, in ids
+        self._text_ids: list[int] = []
         self._counted = 0  # completion tokens before the present block
         self._usage: Usage | None = None
         self._calls = 0
-        self.accepted_prediction_tokens = 0  # ids of the text that equal the prediction's at the same place
         self.stopped = False
 
     @property
@@ -31,10 +34,15 @@ class Transcript:
         """Completion tokens that were thought and not said."""
         return self._listener.thought_ids
 
-    def take(self, block: BlockSealed) -> Heard:
+    @property
+    def accepted_prediction_tokens(self) -> int:
+        """How many ids of the text the prediction had, in the same order; what else was said may lie between."""
+        return count_kept(self._text_ids, self._prediction)
+
+    def take(self, block: BlockSealed | PrefixSteady) -> Heard:
         """What may leave now."""
         heard = self._listener.feed(block.ids)
-        self._compare(heard.text_ids)
+        self._text_ids += heard.text_ids
         self._calls += len(heard.calls)
         self._usage, self.stopped = block.usage, self._listener.stopped
         if self.stopped:
@@ -62,7 +70,6 @@ class Transcript:
             return "length"
         return "tool_calls" if self._calls else "stop"
 
-    def _compare(self, ids: Sequence[int]) -> None:
-        expected = self._prediction[self._length : self._length + len(ids)]
-        self.accepted_prediction_tokens += sum(mine == theirs for mine, theirs in zip(ids, expected, strict=False))
-        self._length += len(ids)
+    def sketch(self, ids: Sequence[int]) -> str:
+        """The text of ids of which nothing is final."""
+        return b"".join(map(self._tokenizer.token_bytes, ids)).decode(errors="replace")

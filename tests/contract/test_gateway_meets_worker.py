@@ -67,7 +67,7 @@ async def _until_known(gateway: RealGateway) -> None:
 async def test_the_worker_is_discovered_with_what_it_can_do(pair: Both) -> None:
     async with pair.gateway.client.get(f"{pair.gateway.url}/v1/models") as response:
         listed = {entry["id"]: entry["twolane"] for entry in (await response.json())["data"]}
-    assert listed["fast"]["capabilities"]["prediction"] == "warm_start"
+    assert listed["fast"]["capabilities"]["prediction"] == "anchored"
     assert "prediction" not in listed["careful"]["capabilities"]
     assert listed["fast"]["capabilities"]["stream"] is True
 

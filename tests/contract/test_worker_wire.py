@@ -80,7 +80,7 @@ async def test_models_publish_both_readings_with_aliases_and_capabilities() -> N
         assert set(entry["twolane"]["capabilities"]) == WORDS
     assert found[MODEL]["twolane"]["aliases"] == ["diffusion"]
     assert found[READ]["twolane"]["aliases"] == ["diffusion:autoregressive"]
-    assert found[MODEL]["twolane"]["capabilities"]["prediction"] == "warm_start"
+    assert found[MODEL]["twolane"]["capabilities"]["prediction"] == "anchored"
     assert found[READ]["twolane"]["capabilities"]["prediction"] == "none"
     assert found[MODEL]["twolane"]["capabilities"]["json_schema"] == "best_effort"
 
@@ -89,7 +89,12 @@ USAGE_SHAPE = {
     "prompt_tokens": "int",
     "completion_tokens": "int",
     "total_tokens": "int",
-    "completion_tokens_details": {"accepted_prediction_tokens": "int", "reasoning_tokens": "int"},
+    "prompt_tokens_details": {"cached_tokens": "int"},
+    "completion_tokens_details": {
+        "accepted_prediction_tokens": "int",
+        "rejected_prediction_tokens": "int",
+        "reasoning_tokens": "int",
+    },
     "diffusion": {
         "denoising_steps": "int",
         "forward_passes": "int",

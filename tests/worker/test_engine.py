@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_worker.engine import Engine, Ticket
+from diffusion_worker.engine import Engine
 from diffusion_worker.errors import (
     BadSetting,
     Cancelled,
@@ -39,6 +39,7 @@ from diffusion_worker.records import (
     Residency,
     SequenceObserved,
 )
+from diffusion_worker.ticket import Ticket
 
 pytestmark = pytest.mark.anyio
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
+from tokenizers.processors import TemplateProcessing
 
 from diffusion_worker.errors import CheckpointBroken, CheckpointForeign, CheckpointMissing
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
@@ -82,3 +83,22 @@ def test_an_unknown_way_of_spelling_is_refused(folder: Path, tmp_path: Path) -> 
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(CheckpointForeign, match="WordPiece"):
         load_tokenizer(tmp_path)
+
+
+def opened(tokenizer_folder: Path, library: Library, **config: object) -> tuple[int, ...]:
+    library.save(str(tokenizer_folder / "tokenizer.json"))
+    (tokenizer_folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<bos>", **config}))
+    return load_tokenizer(tokenizer_folder).opening
+
+
+def test_raw_text_opens_as_the_checkpoint_asks(tmp_path: Path, library: Library) -> None:
+    """By its config; where that is silent, by what its library writes before a text."""
+    begin = library.token_to_id("<bos>")
+    assert opened(tmp_path, library) == ()
+    assert opened(tmp_path, library, add_bos_token=True) == (begin,)
+    plain = Library.from_str(library.to_str())
+    plain.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", begin), ("<eos>", library.token_to_id("<eos>"))]
+    )
+    assert opened(tmp_path, plain) == (begin,)
+    assert opened(tmp_path, plain, add_bos_token=False) == ()

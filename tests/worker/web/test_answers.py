@@ -1,4 +1,4 @@
-"""web.answers: bytes of OpenAI's shape."""
+"""web.answers and web.writer: bytes of OpenAI's shape."""
 
 import orjson
 import pytest
@@ -6,11 +6,18 @@ import pytest
 from diffusion_worker.records import Usage
 from diffusion_worker.text.channels import Heard
 from diffusion_worker.text.tool_calls import ToolCall
-from diffusion_worker.web.answers import Chunks, Label, completion, diffusion_body, event, usage_body
+from diffusion_worker.web.answers import ChatWriter
+from diffusion_worker.web.writer import Details, Label, diffusion_body, event, usage_body
 
 LABEL = Label(id="chatcmpl-1", model="m", created=5)
 USAGE = Usage(
-    prompt_tokens=3, completion_tokens=8, denoising_steps=2, forward_passes=3, confidence=None, converged=None
+    prompt_tokens=3,
+    completion_tokens=8,
+    denoising_steps=2,
+    forward_passes=3,
+    confidence=None,
+    converged=None,
+    cached_tokens=2,
 )
 
 
@@ -23,7 +30,7 @@ def heard(text: str = "", thought: str = "", *calls: str) -> Heard:
 @pytest.mark.parametrize("text", ["a\nb", "\r\n\r\n", "data: x\n\n", "\u2028é🙂"])
 def test_an_event_is_one_line_whatever_the_text(text: str) -> None:
     """A line break in an answer must not end the event."""
-    sent = Chunks(LABEL, include_usage=False).heard(heard(text))
+    sent = ChatWriter(LABEL).part(heard(text))
     assert sent.startswith(b"data: ")
     assert sent.endswith(b"\n\n")
     assert b"\n" not in sent[:-2]
@@ -33,7 +40,7 @@ def test_an_event_is_one_line_whatever_the_text(text: str) -> None:
 
 def test_a_completion_repeats_its_label() -> None:
     """Id, model and time, with one choice."""
-    body = orjson.loads(completion(LABEL, [heard("t")], "stop", {}))
+    body = orjson.loads(ChatWriter(LABEL).whole([heard("t")], "stop", {}))
     assert (body["id"], body["model"], body["created"], body["object"]) == ("chatcmpl-1", "m", 5, "chat.completion")
     assert body["choices"] == [
         {
@@ -47,7 +54,7 @@ def test_a_completion_repeats_its_label() -> None:
 
 def test_thought_and_calls_are_there_only_if_there_were_any() -> None:
     """A message that only calls says nothing; ids of calls are numbered through."""
-    body = orjson.loads(completion(LABEL, [heard("", "h", "f"), heard("", "m", "g")], "tool_calls", {}))
+    body = orjson.loads(ChatWriter(LABEL).whole([heard("", "h", "f"), heard("", "m", "g")], "tool_calls", {}))
     message = body["choices"][0]["message"]
     assert (message["content"], message["reasoning_content"]) == (None, "hm")
     assert [(call["id"], call["function"]["name"]) for call in message["tool_calls"]] == [
@@ -58,9 +65,9 @@ def test_thought_and_calls_are_there_only_if_there_were_any() -> None:
 
 def test_a_stream_numbers_its_calls_and_sends_each_whole() -> None:
     """Thought before text before calls, an event for each; nothing heard is nothing sent."""
-    chunks = Chunks(LABEL, include_usage=False)
-    assert chunks.heard(heard()) == b""
-    sent = (chunks.heard(heard("t", "hm", "f")) + chunks.heard(heard("", "", "g", "h"))).decode().split("\n\n")
+    writer = ChatWriter(LABEL)
+    assert writer.part(heard()) == b""
+    sent = (writer.part(heard("t", "hm", "f")) + writer.part(heard("", "", "g", "h"))).decode().split("\n\n")
     deltas = [orjson.loads(part[6:])["choices"][0]["delta"] for part in sent if part]
     assert [next(iter(delta)) for delta in deltas] == ["reasoning_content", "content", *["tool_calls"] * 3]
     assert [delta["tool_calls"][0]["index"] for delta in deltas[2:]] == [0, 1, 2]
@@ -74,9 +81,14 @@ def test_a_stream_numbers_its_calls_and_sends_each_whole() -> None:
 
 def test_usage_adds_up_and_keeps_unknowns_null() -> None:
     """No confidence yet, nothing to converge: null, not a number that looks like one."""
-    body = usage_body(USAGE, accepted_prediction_tokens=4, reasoning_tokens=2)
+    body = usage_body(USAGE, Details(accepted_prediction_tokens=4, rejected_prediction_tokens=1, reasoning_tokens=2))
     assert body["total_tokens"] == 11
-    assert body["completion_tokens_details"] == {"accepted_prediction_tokens": 4, "reasoning_tokens": 2}
+    assert body["prompt_tokens_details"] == {"cached_tokens": 2}
+    assert body["completion_tokens_details"] == {
+        "accepted_prediction_tokens": 4,
+        "rejected_prediction_tokens": 1,
+        "reasoning_tokens": 2,
+    }
     assert body["diffusion"] == diffusion_body(USAGE)
     assert (body["diffusion"]["tokens_per_forward"], body["diffusion"]["confidence"]) == (2.667, None)
 
@@ -84,3 +96,10 @@ def test_usage_adds_up_and_keeps_unknowns_null() -> None:
 def test_an_error_inside_a_stream_is_an_event_like_any_other() -> None:
     """Clients look for `error` in the data."""
     assert event({"error": {}}) == b'data: {"error":{}}\n\n'
+
+
+def test_a_draft_has_no_choice_that_a_reader_of_text_could_stumble_over() -> None:
+    """With include_usage it carries the null that all chunks carry."""
+    body = orjson.loads(ChatWriter(LABEL, include_usage=True).draft({"draft": "a", "block": 0, "step": 3})[6:])
+    assert (body["choices"], body["twolane"], body["usage"]) == ([], {"draft": "a", "block": 0, "step": 3}, None)
+    assert (body["id"], body["object"]) == ("chatcmpl-1", "chat.completion.chunk")

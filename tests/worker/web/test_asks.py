@@ -7,10 +7,9 @@ import pytest
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
 from diffusion_worker.records import Ask, NetFacts, Reading, Recipe
-from diffusion_worker.text.conversation import Message
 from diffusion_worker.web.asks import DEFAULT_CANVASES, Given, ask_of
-from diffusion_worker.web.openai import ChatRequest, Overrides
-from diffusion_worker.web.problems import Unsupported
+from diffusion_worker.web.problems import InvalidValue, Unsupported
+from diffusion_worker.web.request import Overrides, Wishes
 
 FACTS = NetFacts(
     vocab_size=272,
@@ -23,11 +22,11 @@ FACTS = NetFacts(
     dtype="float32",
     weight_bytes=0,
 )
-REQUEST = ChatRequest(model="m", messages=(Message(role="user", content="x"),))
-GIVEN = Given(prompt_ids=(5,) * 10, prediction_ids=(), reading=Reading.DIFFUSION, seed=99, deadline_ms=None)
+REQUEST = Wishes(model="m")
+GIVEN = Given(prompt_ids=(5,) * 10, prompt_name="messages", reading=Reading.DIFFUSION, seed=99, deadline_ms=None)
 
 
-def ask(request: ChatRequest = REQUEST, facts: NetFacts = FACTS, **given: Any) -> Ask:
+def ask(request: Wishes = REQUEST, facts: NetFacts = FACTS, **given: Any) -> Ask:
     return ask_of(request, replace(GIVEN, **given), facts)
 
 
@@ -75,20 +74,46 @@ def test_numbers_that_do_not_fit_the_checkpoints_are_named() -> None:
     assert caught.value.param == "diffusion.t_max"
 
 
-def test_a_prediction_becomes_the_start_of_the_canvas() -> None:
-    """In ids."""
-    assert ask(prediction_ids=(7, 8)).start_ids == (7, 8)
+@pytest.mark.parametrize(("wished", "anchor"), [(None, 1.0), (0.0, 0.0), (0.4, 0.4)])
+def test_a_prediction_is_what_the_canvas_starts_from_and_keeps_to(wished: float | None, anchor: float) -> None:
+    """As strongly as asked for, else as strongly as can be."""
+    got = ask(replace(REQUEST, anchor=wished), prediction_ids=(7, 8))
+    assert (got.start_ids, got.anchor) == ((7, 8), anchor)
+
+
+@pytest.mark.parametrize("prediction", [None, ()])
+def test_without_a_prediction_there_is_nothing_to_keep_to(prediction: tuple[int, ...] | None) -> None:
+    """An empty one is none."""
+    assert ask(prediction_ids=prediction).anchor == 0.0
+
+
+def test_an_anchor_without_a_prediction_is_a_mistake() -> None:
+    """Worth telling."""
+    with pytest.raises(InvalidValue) as caught:
+        ask(replace(REQUEST, anchor=0.5))
+    assert caught.value.param == "diffusion.anchor"
+
+
+def test_only_who_reads_along_is_told_early() -> None:
+    """Streams what is steady, and drafts where they are asked for."""
+    assert not ask().tells_prefix
+    assert ask(replace(REQUEST, is_stream=True)).tells_prefix
+    assert not ask(replace(REQUEST, is_stream=True)).tells_drafts
+    assert ask(replace(REQUEST, is_stream=True, include_drafts=True)).tells_drafts
 
 
 @pytest.mark.parametrize(
-    ("request_", "param"),
+    ("request_", "given", "param"),
     [
-        (replace(REQUEST, prediction="x"), "prediction"),
-        (replace(REQUEST, overrides=Overrides(steps=3)), "diffusion.steps"),
+        (REQUEST, {"prediction_ids": ()}, "prediction"),
+        (REQUEST, {"suffix_ids": (7,)}, "suffix"),
+        (replace(REQUEST, include_drafts=True), {}, "stream_options.include_drafts"),
+        (replace(REQUEST, anchor=0.5), {}, "diffusion.anchor"),
+        (replace(REQUEST, overrides=Overrides(steps=3)), {}, "diffusion.steps"),
     ],
 )
-def test_left_to_right_there_is_no_canvas_to_speak_of(request_: ChatRequest, param: str) -> None:
+def test_left_to_right_there_is_no_canvas_to_speak_of(request_: Wishes, given: dict[str, Any], param: str) -> None:
     """What only a canvas understands is refused by name."""
     with pytest.raises(Unsupported) as caught:
-        ask(request_, reading=Reading.AUTOREGRESSIVE)
+        ask(request_, reading=Reading.AUTOREGRESSIVE, **given)
     assert caught.value.param == param

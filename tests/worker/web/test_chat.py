@@ -1,4 +1,4 @@
-"""web.chat: answers, streams, stop strings, clients that leave."""
+"""web.chat and web.relay: answers, streams, stop strings, clients that leave."""
 
 import asyncio
 import json
@@ -37,13 +37,15 @@ async def test_an_answer_over_several_blocks_comes_whole(model: str) -> None:
 
 
 async def test_a_stream_has_its_parts_in_order() -> None:
-    """Role, text per sealed block, finish with `diffusion`, DONE; usage only when asked for."""
+    """Role, text as it becomes final, finish with `diffusion`, DONE; usage only when asked for."""
     async with serving(toy_net()) as served:
         *chunks, done = events((await served.ask("x" * 40, stream=True)).text)
     first, *middle, last = map(json.loads, chunks)
     assert done == "[DONE]"
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-    assert [chunk["choices"][0]["delta"] for chunk in middle] == [{"content": "x" * n} for n in (16, 16, 8)]
+    parts = [chunk["choices"][0]["delta"]["content"] for chunk in middle]
+    assert all(parts)
+    assert "".join(parts) == "x" * 40
     assert (last["choices"][0]["delta"], last["choices"][0]["finish_reason"]) == ({}, "stop")
     assert last["diffusion"]["converged"] is True
     assert len({chunk["id"] for chunk in (first, *middle, last)}) == 1
@@ -92,11 +94,12 @@ async def test_a_stop_string_ends_text_and_work(model: str, stream: bool) -> Non
 
 
 async def test_a_prediction_is_counted_where_it_held() -> None:
-    """Emitted tokens that equal the predicted ones at the same place."""
+    """Emitted tokens that the prediction had; the others of it are rejected."""
     async with serving(toy_net(answer="hello world")) as served:
         answer = await served.ask(prediction={"type": "content", "content": "hello there"})
         assert answer.json()["usage"]["completion_tokens_details"] == {
-            "accepted_prediction_tokens": 6,
+            "accepted_prediction_tokens": 7,
+            "rejected_prediction_tokens": 4,
             "reasoning_tokens": 0,
         }
 
@@ -278,3 +281,20 @@ async def test_the_official_client_reads_errors() -> None:
 def test_the_toy_speaks_the_embedded_vocabulary() -> None:
     """What these tests rely on."""
     assert toy_tokenizer().size == 272
+
+
+async def test_a_canvas_streams_as_it_settles_and_drafts_show_it() -> None:
+    """Text leaves before its block is sealed; drafts are opt-in, and a client that reads choices reads past them."""
+    net = toy_net(answer="y" * 40, pace=4)
+    async with serving(net) as served:
+        answer = await served.ask(stream=True, stream_options={"include_drafts": True}, max_tokens=60)
+        plain = await served.ask(stream=True, max_tokens=60)
+    chunks = [json.loads(data) for data in events(answer.text)[:-1]]
+    drafts = [chunk["twolane"] for chunk in chunks if not chunk["choices"]]
+    assert deltas(answer.text) == deltas(plain.text) == "y" * 40
+    assert "twolane" not in plain.text
+    first = [draft["step"] for draft in drafts if draft["block"] == 0]
+    assert first == list(range(1, len(first) + 1))
+    assert drafts[-1]["draft"] == "y" * 8
+    texts = [chunk["choices"][0]["delta"].get("content") for chunk in chunks if chunk["choices"]]
+    assert len([text for text in texts if text]) > 3  # more often than blocks are sealed

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from diffusion_worker.errors import BadAsk
 from diffusion_worker.text.conversation import Message
-from diffusion_worker.web.openai import MAX_DEPTH, ChatRequest, Overrides, parse_chat
-from diffusion_worker.web.surface import HARMLESS, HONOURED, OFF
+from diffusion_worker.web.fields import MAX_DEPTH
+from diffusion_worker.web.openai import ChatRequest, parse_chat
+from diffusion_worker.web.request import Overrides, Wishes
+from diffusion_worker.web.surface import CHAT, HARMLESS
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -34,7 +36,7 @@ def schema_format(schema: object, **more: Any) -> dict[str, Any]:
 
 def test_a_small_request_has_openai_defaults() -> None:
     """Model and messages are enough."""
-    assert parse() == ChatRequest(model="m", messages=(Message(role="user", content="hello"),))
+    assert parse() == ChatRequest(wishes=Wishes(model="m"), messages=(Message(role="user", content="hello"),))
 
 
 def test_every_honoured_field_is_read() -> None:
@@ -45,25 +47,34 @@ def test_every_honoured_field_is_read() -> None:
         temperature=0,
         stop=["a", "b"],
         stream=True,
-        stream_options={"include_usage": True},
+        stream_options={"include_usage": True, "include_drafts": True},
         n=1,
         prediction={"type": "content", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]},
         response_format=schema_format({"type": "object"}, strict=True, description="d"),
-        diffusion={"steps": 4, "entropy_bound": 0.2, "t_min": 0.1, "t_max": 1, "canvas_length": 8, "deadline_ms": 50},
+        diffusion={
+            "steps": 4,
+            "entropy_bound": 0.2,
+            "t_min": 0.1,
+            "t_max": 1,
+            "canvas_length": 8,
+            "anchor": 0.5,
+            "deadline_ms": 50,
+        },
     )
-    assert request == ChatRequest(
+    wishes = Wishes(
         model="m",
-        messages=(Message(role="user", content="hello"),),
         max_tokens=7,
         seed=-3,
         temperature=0.0,
         stops=("a", "b"),
         is_stream=True,
         include_usage=True,
-        prediction="xy",
+        include_drafts=True,
         overrides=Overrides(steps=4, entropy_bound=0.2, t_min=0.1, t_max=1.0, canvas_length=8),
+        anchor=0.5,
         deadline_ms=50.0,
     )
+    assert request == ChatRequest(wishes=wishes, messages=(Message(role="user", content="hello"),), prediction="xy")
 
 
 def test_null_counts_as_absent() -> None:
@@ -139,9 +150,8 @@ def test_what_has_no_effect_is_accepted(harmless: dict[str, Any]) -> None:
         ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
         ({"guided_json": {}}, "guided_json"),
         ({"top_k": 4}, "top_k"),
-        ({"diffusion": {"anchor": 0.5}}, "diffusion.anchor"),
         ({"diffusion": {"speed": 1}}, "diffusion.speed"),
-        ({"stream": True, "stream_options": {"include_drafts": True}}, "stream_options.include_drafts"),
+        ({"stream": True, "stream_options": {"include_moods": True}}, "stream_options.include_moods"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "x", "name": "n"}]}, "messages[0].name"),
@@ -237,6 +247,8 @@ def test_what_would_have_to_be_ignored_is_refused_by_name(fields: dict[str, Any]
         ({"diffusion": {"steps": 0}}, "diffusion.steps", "invalid_value"),
         ({"diffusion": {"steps": 2.5}}, "diffusion.steps", "invalid_type"),
         ({"diffusion": {"t_min": 0}}, "diffusion.t_min", "invalid_value"),
+        ({"diffusion": {"anchor": 1.5}}, "diffusion.anchor", "invalid_value"),
+        ({"stream": True, "stream_options": {"include_drafts": 1}}, "stream_options.include_drafts", "invalid_type"),
         ({"diffusion": {"deadline_ms": -1}}, "diffusion.deadline_ms", "invalid_value"),
     ],
 )
@@ -303,7 +315,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from([*HONOURED, *HARMLESS, *OFF, "x"])
+NAMES = st.sampled_from([*CHAT.honoured, *HARMLESS, *CHAT.off, "x"])
 
 
 @given(fields=st.dictionaries(NAMES, JSON, max_size=5))

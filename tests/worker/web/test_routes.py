@@ -18,12 +18,12 @@ pytestmark = pytest.mark.anyio
     ("method", "path", "status", "code"),
     [
         ("GET", "/", 404, "unknown_url"),
-        ("POST", "/v1/completions", 404, "unknown_url"),
         ("POST", "/v1/responses", 404, "unknown_url"),
         ("POST", "/v1/embeddings", 404, "unknown_url"),
         ("GET", "/docs", 404, "unknown_url"),
         ("GET", "/openapi.json", 404, "unknown_url"),
         ("GET", CHAT, 405, "method_not_allowed"),
+        ("GET", "/v1/completions", 405, "method_not_allowed"),
         ("POST", "/health", 405, "method_not_allowed"),
         ("GET", "/v1/models/nothing", 404, "model_not_found"),
     ],

@@ -1,8 +1,10 @@
 """web.surface: what is published is what is honoured."""
 
+import pytest
+
 from diffusion_worker.records import Reading
 from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
-from diffusion_worker.web.surface import HARMLESS, HONOURED, OFF, capabilities_of
+from diffusion_worker.web.surface import CHAT, COMPLETIONS, HARMLESS, Surface, capabilities_of
 
 WORDS = (
     "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice seed "
@@ -31,19 +33,23 @@ def test_tools_are_best_effort_where_the_checkpoint_knows_them() -> None:
     assert (capabilities["tools"], capabilities["tool_choice"]) == ("best_effort", False)
 
 
-def test_only_the_canvas_can_be_warmed() -> None:
-    """Left to right there is nothing to start from."""
-    assert capabilities_of(Reading.DIFFUSION, TURNS_ONLY)["prediction"] == "warm_start"
-    assert capabilities_of(Reading.AUTOREGRESSIVE, TURNS_ONLY)["prediction"] == "none"
+def test_only_a_canvas_starts_from_a_text_or_ends_in_one() -> None:
+    """Left to right there is nothing to anchor, and nobody sees what follows."""
+    canvas, read = (capabilities_of(reading, TURNS_ONLY) for reading in Reading)
+    assert (canvas["prediction"], canvas["suffix"], canvas["completions"]) == ("anchored", True, True)
+    assert (read["prediction"], read["suffix"], read["completions"]) == ("none", False, True)
 
 
-def test_no_field_is_both_honoured_and_refused() -> None:
+@pytest.mark.parametrize("surface", [CHAT, COMPLETIONS])
+def test_no_field_is_both_honoured_and_refused(surface: Surface) -> None:
     """Three tables without overlap."""
-    assert len({*HONOURED, *HARMLESS, *OFF}) == len(HONOURED) + len(HARMLESS) + len(OFF)
+    names = [*surface.honoured, *HARMLESS, *surface.off]
+    assert len(set(names)) == len(names)
 
 
-def test_what_is_published_as_missing_is_refused_as_a_field() -> None:
+@pytest.mark.parametrize("surface", [CHAT, COMPLETIONS])
+def test_what_is_published_as_missing_is_refused_as_a_field(surface: Surface) -> None:
     """A published false and an accepted field would contradict each other."""
     for word, has in capabilities_of(Reading.DIFFUSION, TURNS_ONLY).items():
-        if has is False and word in ("suffix", "top_p", "logprobs", "logit_bias"):
-            assert word in OFF
+        if has is False and word in ("top_p", "logprobs", "logit_bias"):
+            assert word in surface.off

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker.records import BlockSealed, Finished, FinishReason, Usage
+from diffusion_worker.records import BlockSealed, Finished, FinishReason, PrefixSteady, Usage
 from diffusion_worker.text.channels import Wanted
 from diffusion_worker.web.transcript import Transcript
 from tests.worker.released import released_tokenizer
 from tests.worker.serving import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
+RELEASED = released_tokenizer()
 
 
 def ids(text: str) -> tuple[int, ...]:
@@ -22,8 +23,36 @@ def usage(completion: int, **more: Any) -> Usage:
     return Usage(completion_tokens=completion, **{**known, **more})
 
 
+def released(answer: str, completion: int) -> BlockSealed:
+    return BlockSealed(ids=RELEASED.encode(answer), block=0, usage=usage(completion))
+
+
 def block(text: str, completion: int) -> BlockSealed:
     return BlockSealed(ids=ids(text), block=0, usage=usage(completion))
+
+
+def test_what_is_steady_counts_like_what_is_sealed() -> None:
+    """A block that was told in parts is told once, and a stop string is found across the parts."""
+    transcript = Transcript(TOKENIZER, Wanted(stops=("STOP",)))
+    assert transcript.take(PrefixSteady(ids=ids("abS"), block=0, usage=usage(3))).text == "ab"
+    assert transcript.take(BlockSealed(ids=ids("TO"), block=0, usage=usage(5))).text == ""
+    assert transcript.take(PrefixSteady(ids=ids("Pxy"), block=1, usage=usage(8))).text == ""
+    assert transcript.stopped
+    assert transcript.account().completion_tokens == 6
+
+
+def test_without_channels_all_is_text() -> None:
+    """A raw text is no turn: nothing of it is a thought, and control tokens say nothing."""
+    transcript = Transcript(RELEASED, Wanted(channels=False))
+    heard = transcript.take(released("<|channel>thought\nhm<channel|>ab", 14))
+    assert (heard.text, heard.thought) == ("thought\nhmab", "")
+
+
+def test_a_sketch_is_the_text_of_ids_that_are_not_final() -> None:
+    """It changes nothing, and half a character does not end it."""
+    transcript = Transcript(TOKENIZER, Wanted())
+    assert transcript.sketch((*ids("a"), *ids("é")[:1])) == "a\ufffd"
+    assert transcript.take(block("b", 1)).text == "b"
 
 
 def test_text_and_account_follow_the_blocks() -> None:
@@ -64,9 +93,9 @@ def test_what_was_held_back_in_vain_leaves_at_the_end() -> None:
 
 @pytest.mark.parametrize(
     ("prediction", "blocks", "accepted"),
-    [("abcd", ["ab", "cd"], 4), ("abcd", ["axcd"], 3), ("abcd", ["xabc"], 0), ("ab", ["abab"], 2), ("", ["ab"], 0)],
+    [("abcd", ["ab", "cd"], 4), ("abcd", ["axcd"], 3), ("abcd", ["xabc"], 3), ("ab", ["abab"], 2), ("", ["ab"], 0)],
 )
-def test_accepted_prediction_tokens_are_equal_at_the_same_place(
+def test_accepted_prediction_tokens_are_found_wherever_edits_have_moved_them(
     prediction: str, blocks: list[str], accepted: int
 ) -> None:
     """Across blocks, and never more than either side has."""
@@ -84,13 +113,6 @@ def test_finish_reasons_are_openais(reason: FinishReason | None, word: str) -> N
     """None is an answer that a stop string ended."""
     finished = None if reason is None else Finished(reason=reason, usage=usage(1))
     assert Transcript(TOKENIZER, Wanted()).finish_reason(finished) == word
-
-
-RELEASED = released_tokenizer()
-
-
-def released(answer: str, completion: int) -> BlockSealed:
-    return BlockSealed(ids=RELEASED.encode(answer), block=0, usage=usage(completion))
 
 
 @pytest.mark.parametrize(("reason", "word"), [(FinishReason.STOP, "tool_calls"), (FinishReason.LENGTH, "length")])

@@ -1,0 +1,133 @@
+"""web.completions: raw text goes on, gaps are filled, and what surrounds an answer comes back as it was sent."""
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from tests.worker.serving import MODEL, READ, Served, events, listening, serving, toy_net, toy_tokenizer
+
+pytestmark = pytest.mark.anyio
+PATH = "/v1/completions"
+GAP = "brown é🙂 fox " * 3  # several canvases, characters over their borders
+
+
+async def complete(served: Served, prompt: Any = "The ", **fields: Any) -> Any:
+    return await served.client.post(PATH, json={"model": MODEL, "prompt": prompt, **fields})
+
+
+async def text_of(served: Served, prompt: Any = "The ", **fields: Any) -> str:
+    """Whole and streamed must agree."""
+    whole = await complete(served, prompt, **fields)
+    assert whole.status_code == 200, whole.text
+    streamed = await complete(served, prompt, stream=True, **fields)
+    *chunks, done = events(streamed.text)
+    assert done == "[DONE]"
+    parts = [json.loads(chunk)["choices"][0] for chunk in chunks]
+    [choice] = whole.json()["choices"]
+    assert "".join(part["text"] for part in parts) == choice["text"]
+    assert [part["finish_reason"] for part in parts] == [*[None] * (len(parts) - 1), choice["finish_reason"]]
+    return str(choice["text"])
+
+
+@pytest.mark.parametrize("model", [MODEL, READ])
+async def test_raw_text_goes_on(model: str) -> None:
+    """No template: the net sees the prompt's ids and nothing else."""
+    async with serving(toy_net()) as served:  # repeats what it is asked
+        assert await text_of(served, "The brown fox", model=model) == "The brown fox"
+        assert (await complete(served)).json()["usage"]["prompt_tokens"] == len("The ")
+
+
+IDS = list(toy_tokenizer().encode_plain("abc"))
+
+
+@pytest.mark.parametrize("prompt", ["abc", ["abc"], IDS, [IDS]])
+async def test_a_prompt_may_be_text_or_ids_or_a_list_of_one_of_them(prompt: Any) -> None:
+    """They mean the same text."""
+    async with serving(toy_net()) as served:
+        assert await text_of(served, prompt, echo=True) == "abcabc"
+
+
+@pytest.mark.parametrize("suffix", ["", " jumps", "\n\tdüring ☃ a very long text behind the gap" * 4])
+async def test_a_gap_is_filled_and_its_surroundings_come_back_as_they_were(suffix: str) -> None:
+    """Whatever lies behind the gap, however long: only what fills it is new."""
+    prompt = "x = [1,\r\n\u2028é "
+    async with serving(toy_net(answer=GAP)) as served:
+        asked = {"suffix": suffix, "max_tokens": 200}
+        assert await text_of(served, prompt, **asked) == GAP
+        assert await text_of(served, prompt, echo=True, **asked) == prompt + GAP + suffix
+        assert await text_of(served, prompt, echo=True, stop="🙂", **asked) == prompt + "brown é" + suffix
+
+
+async def test_the_shape_is_openais() -> None:
+    """Object, id, choice; a stream's last chunk tells how the answer came about."""
+    async with serving(toy_net(answer="hello")) as served:
+        body = (await complete(served)).json()
+        assert (body["object"], body["id"][:5], body["model"]) == ("text_completion", "cmpl-", MODEL)
+        assert body["choices"] == [{"index": 0, "text": "hello", "logprobs": None, "finish_reason": "stop"}]
+        usage = {"include_usage": True}
+        *_, finish, last, _done = events((await complete(served, stream=True, stream_options=usage)).text)
+        assert json.loads(finish)["diffusion"] == body["usage"]["diffusion"]
+        assert json.loads(last)["usage"]["completion_tokens"] == 6
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"prompt": None}, "prompt", "missing_required_parameter"),
+        ({"prompt": ""}, "prompt", "invalid_value"),
+        ({"prompt": []}, "prompt", "invalid_value"),
+        ({"prompt": 5}, "prompt", "invalid_type"),
+        ({"prompt": [True]}, "prompt", "invalid_type"),
+        ({"prompt": [1, 1.5]}, "prompt", "invalid_type"),
+        ({"prompt": [272]}, "prompt", "invalid_value"),
+        ({"prompt": [-1]}, "prompt", "invalid_value"),
+        ({"prompt": ["a", "b"]}, "prompt", "unsupported_parameter"),
+        ({"prompt": [[20], [21]]}, "prompt", "unsupported_parameter"),
+        ({"prompt": "x" * 5000}, "prompt", "context_length_exceeded"),
+        ({"max_tokens": 5000}, "max_tokens", "context_length_exceeded"),
+        ({"n": 2}, "n", "unsupported_parameter"),
+        ({"best_of": 2}, "best_of", "unsupported_parameter"),
+        ({"logprobs": 0}, "logprobs", "unsupported_parameter"),
+        ({"top_p": 0.5}, "top_p", "unsupported_parameter"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "unsupported_parameter"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction", "unsupported_parameter"),
+        ({"messages": []}, "messages", "unsupported_parameter"),
+        ({"diffusion": {"anchor": 0.5}}, "diffusion.anchor", "invalid_value"),
+        ({"suffix": 5}, "suffix", "invalid_type"),
+        ({"echo": "yes"}, "echo", "invalid_type"),
+        ({"suffix": "x", "model": READ}, "suffix", "unsupported_parameter"),
+    ],
+)
+async def test_what_is_wrong_or_not_honoured_is_refused_by_name(fields: Any, param: str, code: str) -> None:
+    """As in the chat dialect."""
+    async with serving(toy_net(max_context=4096)) as served:
+        answer = await complete(served, **{"prompt": "The ", **fields})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
+
+
+async def test_every_off_position_is_accepted() -> None:
+    """OpenAI's clients send defaults along."""
+    off = {"n": 1, "best_of": 1, "logprobs": None, "echo": False, "suffix": None, "logit_bias": {}, "user": "u"}
+    async with serving(toy_net(answer="hello")) as served:
+        assert await text_of(served, top_p=1, presence_penalty=0, frequency_penalty=0, **off) == "hello"
+
+
+async def test_the_official_client_completes_and_fills() -> None:
+    """Whole, streamed, and with drafts that it reads past."""
+    async with listening(toy_net(answer="brown ")) as served:
+        client = openai.AsyncOpenAI(base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0)
+        async with client:
+            asked: Any = {"model": MODEL, "prompt": "The ", "suffix": "fox"}
+            whole = await client.completions.create(echo=True, **asked)
+            assert whole.choices[0].text == "The brown fox"
+            options: Any = {"include_drafts": True, "include_usage": True}
+            stream = await client.completions.create(stream=True, stream_options=options, **asked)
+            parts = [part async for part in stream]
+    assert "".join(part.choices[0].text for part in parts if part.choices) == "brown "
+    drafts = [part.model_extra["twolane"] for part in parts if "twolane" in (part.model_extra or {})]
+    assert drafts
+    assert drafts[0]["step"] == 1
+    assert parts[-1].usage is not None
