@@ -86,7 +86,11 @@ class Replica:
     async def run(self) -> None:
         """Exchange for ever; ends by cancellation only."""
         while True:
-            await self.exchange()
+            try:
+                await self.exchange()
+            except Exception:  # noqa: BLE001 - outermost place of this task: one bad report must not end all sharing
+                _log.exception("shared state: an exchange failed")
+                self.is_up = False
             await asyncio.sleep(EVERY_S * random.uniform(0.9, 1.0))  # noqa: S311 - so that replicas do not march in step
 
     async def exchange(self) -> None:

@@ -202,6 +202,35 @@ async def test_what_was_overtaken_on_its_way_changes_nothing(redis: RedisServer)
         assert other.lane is LaneState.BENCHED
 
 
+class Stumbling(MemoryStore):
+    """Cannot make sense of the first thing it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stumbled = False
+
+    def hear(self, now_s: float, heard: Any) -> None:
+        if heard and not self.stumbled:
+            self.stumbled = True
+            raise ValueError("no sense")
+        super().hear(now_s, heard)
+
+
+@pytest.mark.slow
+async def test_a_report_that_makes_no_sense_does_not_end_all_sharing(redis: RedisServer) -> None:
+    store = Stumbling()
+    async with (
+        peers(redis) as (one, _),
+        shared_state(store, RealClock(), url=redis.url, namespace="tests") as replica,
+    ):
+        one.answered(200, 11)
+        await one.replica.exchange()
+        async with asyncio.timeout(5):
+            while not (store.stumbled and replica.is_up):  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.02)
+        assert store.health(LANE, Status(), monotonic()).lane is LaneState.BENCHED
+
+
 async def test_a_url_that_is_none_is_refused_without_its_password() -> None:
     with pytest.raises(BadSetting, match="TWOLANE_REDIS_URL") as refused:
         async with shared_state(MemoryStore(), RealClock(), url="http://:secret@host:1", namespace="n"):

@@ -212,6 +212,25 @@ async def test_a_deadline_hangs_up_on_the_provider(serving: Any, fake: Any) -> N
                 await asyncio.sleep(0.01)
 
 
+async def test_a_client_that_leaves_in_the_middle_hangs_up_on_the_provider(serving: Any) -> None:
+    async def goes_on(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        stream = await start_stream(request)
+        for event in anthropic_events(body["model"], "first")[:3]:
+            await stream.write(event)
+        await asyncio.sleep(30)
+        return stream
+
+    async with provider_server(goes_on) as server, serving(policy(server.url)) as gateway:
+        url = f"{gateway.url}/v1/chat/completions"
+        async with gateway.client.post(url, json=ask(stream=True)) as response:
+            assert b"first" in await response.content.readuntil(b"\n\n")
+        async with asyncio.timeout(5):
+            while not server.lost:  # noqa: ASYNC110 - the server has no event for it
+                await asyncio.sleep(0.01)
+        page = await gateway.metrics()
+    assert 'twolane_in_flight{target="provider"} 0.0' in page
+
+
 async def test_no_request_makes_us_fetch_anything(serving: Any, fake: Any) -> None:
     image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/secret"}}
     asked = ask(messages=[{"role": "user", "content": [{"type": "text", "text": "what is this?"}, image]}])
