@@ -114,6 +114,7 @@ class Scheduler:
     def forget_retained(self) -> int:
         """Drop contexts kept for reuse and give their memory back; returns how many there were."""
         dropped = self.slots.forget()
+        self._copies = []  # between two batches only copies to be retained are due, maybe into slots that now go
         slots = max(self.slots.shrunk_to(), self.rows)
         if slots < len(self.slots):
             self.slots.resize(slots)

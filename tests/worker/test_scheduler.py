@@ -3,9 +3,12 @@
 import subprocess
 import sys
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diffusion_worker.errors import (
     Cancelled,
@@ -379,16 +382,17 @@ def test_the_wait_is_unknown_until_a_step_was_measured_and_zero_while_places_are
 
 
 def test_the_predicted_wait_grows_with_the_work_ahead() -> None:
-    it = scheduler(running=1, waiting=9)
-    it.add(ASK, 0.0)
-    batch = it.next_batch(0.0)
-    it.settle(batch, StepResult(canvases=(canvas(1, (5,) * 4),)), 0.5)
+    it, now = scheduler(running=1, waiting=9), 0.0
+    it.add(ASK, now)
+    while it.running or it.waiting:  # what a request usually takes is learnt from one
+        batch = it.next_batch(now)
+        now += 0.5
+        it.settle(batch, StepResult(canvases=tuple(canvas(d.sequence, (5,) * 4) for d in batch.denoises)), now)
     waits = []
-    for _ in range(3):
-        waits.append(it.predicted_wait_s(0.5) or 0.0)
-        it.add(ASK, 0.5)
-    assert 0.0 < waits[0] < waits[1] < waits[2]
-    assert waits[1] - waits[0] == pytest.approx(6 * 0.5), "two blocks of three steps of half a second"
+    for _ in range(4):
+        waits.append(it.predicted_wait_s(now) or 0.0)
+        it.add(ASK, now)
+    assert waits == pytest.approx([0.0, 3.0, 6.0, 9.0]), "two blocks of three steps of half a second each"
 
 
 def test_what_happens_is_observed() -> None:
@@ -410,3 +414,97 @@ def test_an_idle_scheduler_has_nothing_to_do_once_rows_are_freed() -> None:
     assert it.has_work, "the rows of the finished sequence are still held"
     assert it.next_batch(0.0) == Batch(releases=(1,))
     assert not it.has_work
+
+
+def test_contexts_that_are_forgotten_are_not_copied_into_slots_that_are_gone() -> None:
+    """A copy to be retained is due when memory pressure takes its slot away."""
+    layers = (LayerKv(heads=1, head_dim=1, window=5),)
+    limits = Limits(max_num_seqs=2, max_waiting=4, max_context=64)
+    it = Scheduler(FACTS, limits, SlotTable(layers, 5, itemsize=4))
+    common = tuple(range(10, 30))
+    for tail in (40, 41):
+        it.add(replace(ASK, prompt_ids=(*common, tail), max_tokens=4), 0.0)
+        batch = it.next_batch(0.0)
+        while not batch.denoises:
+            it.settle(batch, StepResult(), 0.0)
+            if it._copies:
+                break
+            batch = it.next_batch(0.0)
+        if it._copies:
+            break
+        it.settle(batch, StepResult(canvases=(canvas(1, (5,) * 4, settled=True),)), 0.0)
+    assert it._copies, "no copy was due: the test says nothing"
+    it.forget_retained()
+    batch = it.next_batch(0.0)
+    assert batch.slots == 2
+    assert all(max(copy.source, copy.target) < 2 for copy in batch.copies)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 4), st.sampled_from((None, 1, 6, 20)), st.integers(1, 9))
+def test_every_sequence_ends_exactly_once_and_every_slot_is_free_again(
+    dice: Random, running: int, budget: int | None, chunk: int
+) -> None:
+    """Whatever comes, leaves, faults, is late, is parked or loses its rows, at whatever moment."""
+    limits = Limits(max_num_seqs=running, max_waiting=99, max_context=64, max_step_tokens=budget, prefill_chunk=chunk)
+    table = SlotTable((LayerKv(heads=1, head_dim=1, window=9),), running + 1, itemsize=4)
+    it, now, due = Scheduler(FACTS, limits, table), 0.0, dice.randint(1, 12)
+    added, ends, owned = [], [], dict[int, int]()
+    for _ in range(2000):
+        if not due and not it.has_work:
+            break
+        now += dice.random()
+        if due and dice.random() < 0.5:
+            due -= 1
+            one = replace(
+                dice.choice((ASK, READ)),
+                prompt_ids=tuple(range(10, 10 + dice.randint(1, 40))),
+                max_tokens=dice.randint(1, 20),
+                deadline_s=dice.choice((None, None, 3.0)),
+                tells_prefix=dice.random() < 0.5,
+            )
+            added.append(it.add(one, now))
+        disturb(it, added, dice, now)
+        batch = it.next_batch(now)
+        items = (*batch.appends, *batch.denoises, *batch.reads)
+        owned = {item.slot: item.sequence for item in items}
+        assert all(owned[item.slot] == item.sequence for item in items), "a slot with two owners"
+        assert len({item.sequence for item in items}) <= running
+        if added and dice.random() < 0.1:
+            it.leave(dice.choice(added), now)  # in the middle of a step
+        happened = it.settle(batch, made_up(batch, dice), now + dice.random())
+        ends += [sequence for sequence, event in happened if isinstance(event, Finished | Faulted)]
+    assert sorted(ends) == added
+    assert table.free == len(table)
+
+
+def disturb(it: Scheduler, added: list[int], dice: Random, now: float) -> None:
+    if added and dice.random() < 0.05:
+        it.leave(dice.choice(added), now, outcome=dice.choice((Outcome.FINISHED, Outcome.CANCELLED)))
+    if dice.random() < 0.1:
+        it.limit_rows(dice.randint(1, 4), now)
+    if dice.random() < 0.1:
+        it.forget_retained()
+    if dice.random() < 0.2:
+        it.restore_slots(5)
+
+
+def made_up(batch: Batch, dice: Random) -> StepResult:
+    """Results of random ids and ends; now and then a row faults."""
+    faults = [RowFault(sequence=d.sequence, error=NotFinite("NaN")) for d in batch.denoises if dice.random() < 0.02]
+    failed = {fault.sequence for fault in faults}
+    return StepResult(
+        faults=tuple(faults),
+        canvases=tuple(
+            canvas(
+                d.sequence,
+                (*d.head, *(dice.choice((5, 6, 7, END)) for _ in range(4 - len(d.head)))),
+                settled=dice.random() < 0.2,
+            )
+            for d in batch.denoises
+            if d.sequence not in failed
+        ),
+        tokens=tuple(
+            TokenResult(sequence=r.sequence, id=dice.choice((5, 6, 7, END)), logprob=-1.0) for r in batch.reads
+        ),
+    )

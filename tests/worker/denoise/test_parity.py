@@ -5,6 +5,7 @@ compared with a `generate()` of its own, whoever shares the batch.
 """
 
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,11 +16,21 @@ from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.limits import Limits
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.slots import SlotTable
-from diffusion_worker.records import Ask, BlockSealed, Finished, FinishReason, Recipe
+from diffusion_worker.records import (
+    Ask,
+    BlockSealed,
+    Finished,
+    FinishReason,
+    Observation,
+    ParkedObserved,
+    PrefixObserved,
+    Recipe,
+)
 from diffusion_worker.scheduler import Scheduler
 
 STEPS_ONLY = Recipe(steps=6, canvas_length=12, confidence_threshold=1e-12)
 Drafts = list[tuple[int, ...]]
+Seen = list[Observation]
 
 
 @dataclass
@@ -75,15 +86,34 @@ def theirs(model: Any, ask: Ask, end_ids: tuple[int, ...]) -> Told:
     return Told(recorder.drafts, out.sequences[0, len(ask.prompt_ids) :].tolist())
 
 
-def ours(net: Any, asks: list[Ask], *, slots: int = 4) -> list[Told]:
-    """All asks through scheduler and stepper, drawing as transformers draws."""
-    cache = KvCache(net.kv_layers, slots=slots, slot_tokens=256, dtype=net.dtype, device=net.device)
+def ours(
+    net: Any,
+    asks: list[Ask],
+    *,
+    slots: int = 4,
+    arrivals: Random | None = None,
+    seen: Seen | None = None,
+    **limits: Any,
+) -> list[Told]:
+    """All asks through scheduler and stepper, drawing as transformers draws. With `arrivals` they come at random
+    iterations, and rows are taken away and given back as under memory pressure."""
     table = SlotTable(net.kv_layers, slots, itemsize=net.dtype.itemsize)
-    scheduler = Scheduler(net.facts, Limits(max_num_seqs=slots, max_waiting=len(asks), max_context=256), table)
-    ids = [scheduler.add(ask, 0.0) for ask in asks]
-    generators = {sequence: torch.Generator().manual_seed(ask.seed) for sequence, ask in zip(ids, asks, strict=True)}
-    stepper, told = Stepper(net, cache, GeneratorDraws(generators)), {sequence: Told([], []) for sequence in ids}
-    while scheduler.has_work:
+    cache = KvCache(net.kv_layers, slots=slots, slot_tokens=256, dtype=net.dtype, device=net.device)
+    bounds = Limits(max_num_seqs=slots, max_waiting=len(asks), max_context=256, **limits)
+    scheduler = Scheduler(net.facts, bounds, table, seen.append if seen is not None else None)
+    generators: dict[int, torch.Generator] = {}
+    stepper, told, due = Stepper(net, cache, GeneratorDraws(generators)), dict[int, Told](), list(asks)
+    while due or scheduler.has_work:
+        while due and (arrivals is None or arrivals.random() < 0.3):
+            sequence = scheduler.add(due[0], 0.0)
+            generators[sequence] = torch.Generator().manual_seed(due.pop(0).seed)
+            told[sequence] = Told([], [])
+        if arrivals and arrivals.random() < 0.3:
+            scheduler.limit_rows(arrivals.randint(1, slots), 0.0)
+        if arrivals and arrivals.random() < 0.1:
+            scheduler.forget_retained()
+        if arrivals and arrivals.random() < 0.2:
+            scheduler.restore_slots(slots)
         batch = scheduler.next_batch(0.0)
         result = stepper.step(batch)
         assert result.faults == ()
@@ -95,8 +125,8 @@ def ours(net: Any, asks: list[Ask], *, slots: int = 4) -> list[Told]:
             else:
                 assert isinstance(event, Finished)
                 told[sequence].end = event
-    assert table.free == slots
-    return [told[sequence] for sequence in ids]
+    assert table.free == len(table)
+    return [told[sequence] for sequence in sorted(told)]
 
 
 def prompt(seed: int, length: int, vocab: int = 61) -> tuple[int, ...]:
@@ -150,6 +180,32 @@ def test_rows_of_different_requests_do_not_touch_each_other(make_net: Any) -> No
     ]
     for found, one in zip(ours(net, asks, slots=3), asks, strict=True):
         assert found.drafts == theirs(net._model, one, ()).drafts
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("window", [8, 64])
+def test_rows_that_come_and_go_and_are_parked_and_reuse_prompts_change_nothing(
+    make_net: Any, window: int, seed: int
+) -> None:
+    """A budget of positions, prompts in chunks, rows lost and given back, contexts copied: whatever serving does."""
+    net, dice, seen = make_net(end_ids=(), window=window), Random(seed), list[Observation]()
+    common = prompt(77, 40)
+    asks = [
+        Ask(
+            prompt_ids=common[: dice.choice((20, 33, 40))] + prompt(n, dice.randint(1, 30)),
+            max_tokens=12 * dice.randint(1, 3),
+            seed=n,
+            recipe=replace(STEPS_ONLY, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 3.0))),
+        )
+        for n in range(8)
+    ]
+    found = ours(
+        net, asks, slots=3, arrivals=dice, seen=seen, max_step_tokens=dice.choice((None, 12, 40)), prefill_chunk=7
+    )
+    for one, mine in zip(asks, found, strict=True):
+        assert mine.drafts == theirs(net._model, one, ()).drafts
+    assert any(isinstance(each, ParkedObserved) for each in seen), "nothing was parked: the test says nothing"
+    assert any(isinstance(each, PrefixObserved) for each in seen), "nothing was reused: the test says nothing"
 
 
 def test_canvases_stop_early_at_the_step_where_generate_stops(make_net: Any) -> None:
