@@ -47,11 +47,16 @@ class MemoryStore:
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
         """Look, change nothing."""
         name = candidate.target.name
-        guards = self._known_guards(candidate) if candidate.slo is not None else ()
+        lane, within_budget = LaneState.SERVING, True
+        for promise in self._promises(candidate):
+            guard = self._guards.get(promise.key)
+            if guard is not None:
+                lane = max(lane, guard.state, key=_WORSE.index) if lane is not guard.state else lane
+                within_budget = within_budget and guard.within_budget(now_s)
         return Health(
             status=status,
-            lane=max((guard.state for guard in guards), key=_WORSE.index, default=LaneState.SERVING),
-            within_budget=all(guard.within_budget(now_s) for guard in guards),
+            lane=lane,
+            within_budget=within_budget,
             breaker=self._breakers.get(name, CLOSED).state,
             in_flight=self._in_flight.get(name, 0),
         )
@@ -162,9 +167,6 @@ class MemoryStore:
         if known is None or known[0] is not candidate.slo:
             known = self._promised[candidate.lane] = (candidate.slo, _promises_of(candidate.lane, candidate.slo))
         return known[1]
-
-    def _known_guards(self, candidate: Candidate) -> list[Guard]:
-        return [guard for promise in self._promises(candidate) if (guard := self._guards.get(promise.key)) is not None]
 
     def _guard(self, promise: "_Promise") -> Guard:
         """A promise that changed with the policy begins anew."""

@@ -54,24 +54,19 @@ class Answer:
 
     async def deltas(self) -> AsyncIterator[Delta]:
         """In order, once. Raises AttemptFailed where the answer breaks off; then its end must not look like one."""
-        async for delta in self._all():
-            if self._witness is not None:
-                self._witness.hear(delta)
-            if self._is_wanted(delta):
-                yield delta
-        self._is_complete = True
-
-    async def _all(self) -> AsyncIterator[Delta]:
         for delta in self._held:
-            yield delta
-        if self._attempt is not None:
+            if self._is_sent(delta):
+                yield delta
+        if self._attempt is not None and not self._attempt.is_whole:
             try:
                 async for delta in self._attempt.rest():
-                    yield delta
+                    if self._is_sent(delta):
+                        yield delta
             except AttemptFailed:
                 self._journey.outcome = Outcome.ERROR
                 self._is_complete = True
                 raise
+        self._is_complete = True
 
     async def aclose(self) -> None:
         """Hang up on whoever still answers, and tell what happened; further calls do nothing."""
@@ -88,6 +83,8 @@ class Answer:
         if self._witness is not None and self._journey.outcome is Outcome.OK:
             self._witness.done()
 
-    def _is_wanted(self, delta: Delta) -> bool:
+    def _is_sent(self, delta: Delta) -> bool:
         """We always ask for the account behind a stream; the client sees it only if it asked as well."""
+        if self._witness is not None:
+            self._witness.hear(delta)
         return bool(delta.pieces) or self._journey.query.include_usage or not self._journey.query.stream

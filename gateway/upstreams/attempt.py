@@ -53,7 +53,7 @@ class OpenAttempt:
         self._first_token_ms: float | None = None
         self._usage: Usage | None = None
         self._scrutiny = Scrutiny(journey.query, journey.plan.checks, schemas, clock.now_s)
-        self._is_whole = False
+        self.is_whole = False  # is all of the answer held? Then nothing follows
         self._past_return = False  # the point of no return: from here on the answer may leave
         self._ended = False
 
@@ -66,7 +66,7 @@ class OpenAttempt:
         try:
             async with asyncio.timeout(_seconds(self._turn.limit_ms)):
                 self._held = await self._receive(self._turn.upstream)
-            if self._is_whole:
+            if self.is_whole:
                 self._pass()
             ready = True
         except TimeoutError:
@@ -84,7 +84,7 @@ class OpenAttempt:
         now_s = self._clock.now_s()
         self._journey.checked(self._scrutiny.result, self._scrutiny.took_ms)
         self._journey.take(self.candidate, self._started_ms, self._usage, now_s)
-        if self._is_whole:
+        if self.is_whole:
             self._end(AttemptOutcome.OK)
             await self.abandon()
         return self._held
@@ -140,7 +140,7 @@ class OpenAttempt:
                 return held
         if not held:
             raise UpstreamError("The target's answer is empty.", detail="empty answer")
-        self._is_whole = True
+        self.is_whole = True
         return held
 
     def _pass(self) -> None:
@@ -162,9 +162,13 @@ class OpenAttempt:
             raise LowConfidence(f"The target doubts its own answer: {detail}.", detail=detail)
 
     async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
+        limit_s = _seconds(self._journey.left_ms(self._clock.now_s()))
         try:
-            async with asyncio.timeout(_seconds(self._journey.left_ms(self._clock.now_s()))):
+            if limit_s is None:  # a time-out that never comes costs as much as any
                 delta = await anext(deltas, None)
+            else:
+                async with asyncio.timeout(limit_s):
+                    delta = await anext(deltas, None)
         except TimeoutError:
             raise DeadlineExceeded("The request's deadline passed.", detail="deadline passed mid-stream") from None
         if delta is not None:

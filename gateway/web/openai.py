@@ -28,6 +28,7 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_SYSTEM = ("system", "developer")
 _YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
 
@@ -37,14 +38,15 @@ def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, princi
     expectation = _expectation(request)
     tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
     task, task_from = _task(request, headers)
-    images = any(_has_images(message) for message in request.messages)
+    texts = [text_of(message) for message in request.messages]
+    images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
     return Query(
         request_id=f"req_{secrets.token_hex(12)}",
         model=request.model,
         body=body,
         received_s=now_s,
-        system_text="\n".join(text_of(m) for m in request.messages if m.role in ("system", "developer")),
-        last_user_text=next((text_of(m) for m in reversed(request.messages) if m.role == "user"), ""),
+        system_text="\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM),
+        last_user_text=_last_of("user", request.messages, texts),
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -61,8 +63,8 @@ def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, princi
         has_suffix=request.suffix is not None,
         has_images=images,
         needs=_needs(request, expectation, images=images),
-        prompt_chars=sum(len(text_of(message)) for message in request.messages),
-        prefix_text="".join(text_of(message)[:PREFIX_CHARS] for message in request.messages[:2])[:PREFIX_CHARS],
+        prompt_chars=sum(map(len, texts)),
+        prefix_text="".join(texts[:2])[:PREFIX_CHARS],
         headers=headers,
     )
 
@@ -111,6 +113,12 @@ def text_of(message: Message) -> str:
     if isinstance(message.content, str):
         return message.content
     return "\n".join(part.text for part in message.content or () if part.text)
+
+
+def _last_of(role: str, messages: list[Message], texts: list[str]) -> str:
+    return next(
+        (text for message, text in zip(reversed(messages), reversed(texts), strict=True) if message.role == role), ""
+    )
 
 
 def _has_images(message: Message) -> bool:
