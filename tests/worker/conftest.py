@@ -81,8 +81,8 @@ def _make_model(
 
 
 def _make_net(**shape: Any) -> DiffusionGemmaNet:
-    """The same behind our interface; `end_ids` may be given."""
-    end_ids = shape.pop("end_ids", (1,))
+    """The same behind our interface; `end_ids` and `is_exact` may be given."""
+    end_ids, is_exact = shape.pop("end_ids", (1,)), shape.pop("is_exact", False)
     model = _make_model(**shape)
     text = model.config.text_config
     facts = NetFacts(
@@ -96,7 +96,7 @@ def _make_net(**shape: Any) -> DiffusionGemmaNet:
         dtype=str(model.dtype).removeprefix("torch."),
         weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
     )
-    return DiffusionGemmaNet(model, facts)
+    return DiffusionGemmaNet(model, facts, is_exact=is_exact)
 
 
 @pytest.fixture(scope="session", autouse=True)

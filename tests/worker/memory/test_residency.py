@@ -1,12 +1,13 @@
 """Where the weights are, and what that means for asks."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 
 from diffusion_worker.errors import Draining, NotResident
-from diffusion_worker.memory.residency import MOVES, SERVING, Residence, memory_in_use
+from diffusion_worker.memory.residency import MOVES, SERVING, Residence, _cgroup_bytes, memory_in_use
 from diffusion_worker.records import Residency
 
 
@@ -50,3 +51,21 @@ def test_asks_are_admitted_only_where_weights_are_in_memory(state: Residency) ->
 def test_memory_of_the_process_is_known_and_below_its_limit() -> None:
     used, limit = memory_in_use(torch.device("cpu"))
     assert 2**20 < used < limit
+
+
+def test_a_cgroup_with_a_limit_is_read_without_the_pages_that_would_go_first(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    assert _cgroup_bytes(tmp_path) == (700, 1000), "without statistics all counts"
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 250\nactive_file 50\n")
+    assert _cgroup_bytes(tmp_path) == (450, 1000)
+    (tmp_path / "memory.stat").write_text("inactive_file 900\n")
+    assert _cgroup_bytes(tmp_path) == (0, 1000), "read a moment apart: never negative"
+
+
+@pytest.mark.parametrize("ceiling", ["max", "", "many"])
+def test_a_cgroup_without_a_limit_says_nothing(tmp_path: Path, ceiling: str) -> None:
+    (tmp_path / "memory.current").write_text("700")
+    assert _cgroup_bytes(tmp_path) is None, "no file at all"
+    (tmp_path / "memory.max").write_text(ceiling)
+    assert _cgroup_bytes(tmp_path) is None

@@ -1,0 +1,96 @@
+"""In exact mode the same request and seed give the same bits alone, in any company, and after being parked."""
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_worker.loop import Capacity, Loop
+from diffusion_worker.records import Ask, Faulted, Reading, Recipe
+from diffusion_worker.work import StepResult
+
+RECIPE = Recipe(steps=5, canvas_length=12, confidence_threshold=1e-12)
+ROWS = 4
+Drafts = list[tuple[tuple[int, ...], tuple[float, ...]]]  # ids and log-probabilities of every step
+
+
+def asks(dice: Random, count: int) -> list[Ask]:
+    return [
+        Ask(
+            prompt_ids=tuple(dice.randint(6, 60) for _ in range(dice.randint(2, 70))),
+            max_tokens=12 * dice.randint(1, 3),
+            seed=n,
+            recipe=replace(RECIPE, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 4.0))),
+            temperature=dice.choice((None, 0.0, 1.3)),
+            tells_prefix=dice.random() < 0.3,
+            suffix_ids=dice.choice(((), (7, 8, 9))),
+            reading=Reading.AUTOREGRESSIVE if n % 5 == 4 else Reading.DIFFUSION,
+        )
+        for n in range(count)
+    ]
+
+
+def served(net: Any, wanted: list[Ask], *, dice: Random | None = None, is_exact: bool = True) -> list[Drafts]:
+    """What every step of every ask showed. With `dice` they come at random iterations and lose their rows at times."""
+    capacity = Capacity(max_num_seqs=ROWS, max_context=128, is_exact=is_exact, prefill_chunk=16)
+    loop = Loop(net, capacity, gauge=lambda: (0, 0))
+    shown: dict[int, Drafts] = {}
+    step = loop._stepper.step
+
+    def stepped(batch: Any) -> StepResult:
+        result: StepResult = step(batch)
+        for canvas in result.canvases:
+            shown[canvas.sequence].append((canvas.ids, canvas.logprobs))
+        for token in result.tokens:
+            shown[token.sequence].append(((token.id,), (token.logprob,)))
+        return result
+
+    loop._stepper.step = stepped  # type: ignore[method-assign]
+    due = list(wanted)
+    while due or loop.scheduler.has_work:
+        while due and (dice is None or dice.random() < 0.4):
+            shown[loop.add(due.pop(0))] = []
+        if dice:
+            loop.scheduler.limit_rows(dice.choice((1, 2, ROWS, ROWS)), 0.0)
+        assert not any(isinstance(event, Faulted) for _, event in loop.turn())
+    return [shown[sequence] for sequence in sorted(shown)]
+
+
+def in_any_company(net: Any, seed: int, *, is_exact: bool = True) -> list[bool]:
+    """For every ask whether it showed the same bits in random company as alone."""
+    dice = Random(seed)
+    wanted = asks(dice, 8)
+    alone = [served(net, [one], is_exact=is_exact)[0] for one in wanted]
+    order = dice.sample(range(len(wanted)), len(wanted))
+    together = served(net, [wanted[index] for index in order], dice=dice, is_exact=is_exact)
+    return [together[place] == alone[index] for place, index in enumerate(order)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("experts", [1, 4])
+def test_every_step_shows_the_same_bits_whoever_shares_the_batch(
+    make_net: Any, experts: int, dtype: torch.dtype
+) -> None:
+    net = make_net(dtype=dtype, experts=experts, is_exact=True, end_ids=())
+    assert all(in_any_company(net, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_holds_for_more_orders_and_threads(make_net: Any, dtype: torch.dtype, seed: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        net = make_net(dtype=dtype, experts=1 + 3 * (seed % 2), is_exact=True, end_ids=(), hidden=64, seed=seed)
+        assert all(in_any_company(net, seed))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_it_rounding_shows_so_the_promise_is_worth_something(make_net: Any) -> None:
+    net = make_net(dtype=torch.bfloat16, experts=4, end_ids=())
+    assert not all(in_any_company(net, 1, is_exact=False))

@@ -1,0 +1,52 @@
+"""Pinned positions are certain: shown to the net, kept in the answer, and of no entropy."""
+
+from typing import Any
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_worker.denoise.pins import FREE, mean_over_free, pin_ids, pins_of
+from diffusion_worker.denoise.score import score
+from diffusion_worker.loop import run
+from diffusion_worker.records import Ask, Recipe
+from diffusion_worker.work import Denoise
+
+CPU = torch.device("cpu")
+
+
+def item(*, head: tuple[int, ...] = (), tail: tuple[int, ...] = ()) -> Denoise:
+    recipe = Recipe(canvas_length=8)
+    return Denoise(sequence=1, slot=0, at=0, block=0, step=3, opens=False, recipe=recipe, seed=0, head=head, tail=tail)
+
+
+def test_rows_without_pins_cost_nothing() -> None:
+    assert pins_of([item(), item()], 8, CPU) is None
+
+
+@given(head=st.lists(st.integers(0, 9), max_size=4).map(tuple), tail=st.lists(st.integers(0, 9), max_size=4).map(tuple))
+def test_head_and_tail_stand_at_the_two_ends_and_all_between_is_free(
+    head: tuple[int, ...], tail: tuple[int, ...]
+) -> None:
+    pins = pins_of([item(head=head, tail=tail), item(head=(5,))], 8, CPU)
+    assert pins is not None
+    ids = torch.full((2, 8), 7)
+    assert pin_ids(ids, pins)[0].tolist() == [*head, *[7] * (8 - len(head) - len(tail)), *tail]
+    found = score(torch.zeros(2, 8, 10), torch.tensor([0.5, 0.5]), pins)
+    is_free = pins == FREE
+    assert bool((found.entropy[~is_free] == 0.0).all())
+    assert bool((found.surest[~is_free] == pins[~is_free]).all())
+    torch.testing.assert_close(mean_over_free(found.entropy, pins), found.entropy.amax(-1), msg="pins dilute the mean")
+
+
+def test_the_text_behind_a_gap_is_on_every_canvas_that_the_net_sees(make_net: Any) -> None:
+    net, shown = make_net(dtype=torch.float32, end_ids=()), list[list[int]]()
+    denoise = net.denoise
+    net.denoise = lambda canvas, soft, context: (shown.extend(canvas.tolist()), denoise(canvas, soft, context))[1]
+    one = Ask(
+        prompt_ids=(20, 21), max_tokens=18, seed=1, suffix_ids=(30, 31, 32), recipe=Recipe(steps=4, canvas_length=12)
+    )
+    [answer] = run(net, [one])
+    assert len(answer.ids) == 18, "two canvases of which nine positions each are the gap"
+    assert len(shown) == answer.end.usage.denoising_steps
+    assert all(canvas[-3:] == [30, 31, 32] for canvas in shown)
