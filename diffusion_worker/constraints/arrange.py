@@ -7,6 +7,7 @@ from outside is taken. Knows shapes; knows no states.
 from collections.abc import Sequence
 from typing import Any
 
+from diffusion_worker.constraints.checks import Checker
 from diffusion_worker.constraints.combine import Combiner
 from diffusion_worker.constraints.document import Conj, Document, Schema, same
 from diffusion_worker.constraints.shapes import Shape
@@ -15,7 +16,7 @@ from diffusion_worker.constraints.shapes import Shape
 def arranged(schema: Schema, value: Any) -> Any:
     """`value` in normal form. Raises UnsupportedSchema where the compiler does."""
     document = Document(schema)
-    return _Arranger(Combiner(document)).arranged((document.root,), value)
+    return _Arranger(Combiner(document, Checker(schema))).arranged((document.root,), value)
 
 
 class _Arranger:

@@ -64,7 +64,7 @@ class Checker:
     def holds(self, node: Node, value: Any) -> bool:
         """Whether a value satisfies one position of the schema."""
         valid = bool(self._validator.evolve(schema=node.schema).is_valid(value))
-        return valid != node.negative
+        return valid != bool(node.negative)
 
     def violation(self, value: Any) -> str | None:
         """What is wrong with a value, in one line; None: nothing."""

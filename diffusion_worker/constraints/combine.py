@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
+from diffusion_worker.constraints.checks import Checker
 from diffusion_worker.constraints.document import Conj, Document, Node, together
+from diffusion_worker.constraints.keywords import ANNOTATIONS
 from diffusion_worker.constraints.negate import NotExpressible, negated
 from diffusion_worker.constraints.plain import plain_shape
 from diffusion_worker.constraints.shapes import MemberLayer, Members, Shape
@@ -19,14 +21,17 @@ from diffusion_worker.errors import UnsupportedSchema
 
 MAX_PRODUCT: Final = 64
 _DEPTH_OF_PROOF: Final = 3
+_SELF_EVIDENT: Final = frozenset(("enum", "const", "type", *ANNOTATIONS))
 Shapes = tuple[Shape, ...]
+_ANY: Final[Shapes] = (Shape(),)
 
 
 class Combiner:
     """The shapes of positions and of conjunctions, each worked out once."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, checker: Checker) -> None:
         self.document = document
+        self._checker = checker
         self._known: dict[Node, Shapes] = {}
         self._joined: dict[Conj, Shapes] = {}
         self._open: set[Node] = set()
@@ -55,9 +60,9 @@ class Combiner:
 
     def _negative(self, node: Node) -> Shapes:
         try:
-            return negated(self.document, self._of(self.document.opposite(node)))
+            return negated(self.document, self._of(self.document.opposite(node, "")), node.negative)
         except NotExpressible:
-            return (Shape(unchecked=frozenset(("not",))),)
+            return (Shape(unchecked=frozenset((node.negative,))),)
 
     def _positive(self, node: Node) -> Shapes:
         schema = node.schema
@@ -67,7 +72,9 @@ class Combiner:
             return self._of(self.document.resolve(node, "$ref", schema["$ref"]))
         shapes: Shapes = tuple(s for s in (plain_shape(self.document, node),) if s.types)
         for keyword in _COMBINATORS:
-            if keyword in schema:
+            if keyword == "oneOf" and keyword in schema:
+                shapes = self._one_of(shapes, [self._of(n) for n in self._branches(node, keyword)])
+            elif keyword in schema:
                 for factor in self._factors(node, keyword, schema[keyword]):
                     shapes = _product(shapes, factor, keyword)
         return shapes
@@ -78,26 +85,32 @@ class Combiner:
             case "$ref":
                 yield self._of(self.document.resolve(node, keyword, value))
             case "allOf":
-                yield from (self._of(child(node, keyword, index)) for index in range(len(value)))
+                yield from (self._of(branch) for branch in self._branches(node, keyword))
             case "anyOf":
-                branches = [self._of(child(node, keyword, index)) for index in range(len(value))]
-                yield tuple(shape for branch in branches for shape in branch)
-            case "oneOf":
-                yield self._one_of([self._of(child(node, keyword, index)) for index in range(len(value))])
+                yield tuple(shape for branch in self._branches(node, keyword) for shape in self._of(branch))
             case "not":
-                yield self._of(self.document.opposite(child(node, keyword)))
+                yield self._of(self.document.opposite(child(node, keyword), keyword))
             case "if":
                 yield self._condition(node)
             case _:
                 yield from (self._dependency(node, keyword, name, needs) for name, needs in value.items())
 
+    def _branches(self, node: Node, keyword: str) -> list[Node]:
+        assert not isinstance(node.schema, bool)
+        return [self.document.child(node, keyword, index) for index in range(len(node.schema[keyword]))]
+
     def _condition(self, node: Node) -> Shapes:
-        """`then` where `if` holds, `else` where it does not."""
+        """`then` where `if` holds, `else` where it does not. Without a `then`, whatever satisfies either will do."""
         assert not isinstance(node.schema, bool)
         condition = self.document.child(node, "if")
+        if "then" not in node.schema:
+            return (
+                *self._of(condition),
+                *(self._of(self.document.child(node, "else")) if "else" in node.schema else _ANY),
+            )
         ways: list[Shape] = []
-        for keyword, premise in (("then", condition), ("else", self.document.opposite(condition))):
-            shapes = tuple(_renamed(shape, "not", "if") for shape in self._of(premise))
+        for keyword, premise in (("then", condition), ("else", self.document.opposite(condition, "if"))):
+            shapes = self._of(premise)
             if keyword in node.schema:
                 shapes = _product(shapes, self._of(self.document.child(node, keyword)), "if")
             ways.extend(shapes)
@@ -112,30 +125,36 @@ class Combiner:
         needed = self._of(self.document.child(node, keyword, name))
         return absent, *_product((present,), needed, keyword)
 
-    def _one_of(self, branches: Sequence[Shapes]) -> Shapes:
+    def _one_of(self, around: Shapes, branches: Sequence[Shapes]) -> Shapes:
+        """What is `around` and in exactly one of the branches."""
         ways: list[Shape] = []
         for index, branch in enumerate(branches):
-            mine = branch
+            mine = _product(around, branch, "oneOf")
             for other, theirs in enumerate(branches):
                 if other != index:
-                    mine = self._excluding(mine, theirs)
+                    mine = tuple(piece for shape in mine for piece in self._excluding(shape, theirs))
             ways.extend(mine)
         return tuple(ways)
 
-    def _excluding(self, ours: Shapes, theirs: Shapes) -> Shapes:
-        """Our shapes without what theirs admit; named unchecked where that cannot be expressed."""
-        apart = [shape for shape in ours if all(self._disjoint(shape, other) for other in theirs)]
-        if len(apart) == len(ours):
-            return ours
-        overlapping = tuple(shape for shape in ours if shape not in apart)
-        try:
-            rest = _product(overlapping, negated(self.document, theirs), "oneOf")
-        except NotExpressible:
-            rest = tuple(_open(shape, "oneOf") for shape in overlapping)
-        return *apart, *rest
-
-    def _disjoint(self, ours: Shape, theirs: Shape) -> bool:
-        return not (ours.types & theirs.types) or self.nothing(ours.and_(theirs))
+    def _excluding(self, ours: Shape, theirs: Shapes) -> Shapes:
+        """Our shape without what theirs admit, one type at a time; left unchecked where that cannot be expressed."""
+        clear: set[str] = set()
+        pieces: list[Shape] = []
+        for name in sorted(ours.types):
+            mine = ours.only(name)
+            rivals = tuple(shape.only(name) for shape in theirs if name in shape.types)
+            rivals = tuple(rival for rival in rivals if not self.nothing(mine.and_(rival)))
+            if not rivals:
+                clear.add(name)
+                continue
+            try:
+                outside = negated(self.document, rivals, "oneOf", within=mine)
+                pieces.extend(_product((mine,), outside, "oneOf"))
+            except NotExpressible:
+                pieces.append(_open(mine, "oneOf"))
+        if len(clear) == len(ours.types):
+            return (ours,)
+        return (*((ours.only(*clear),) if clear else ()), *(piece for piece in pieces if not self.nothing(piece)))
 
     def nothing(self, shape: Shape, depth: int = 0) -> bool:
         """Whether it is plain that no value has this shape."""
@@ -147,9 +166,16 @@ class Combiner:
         if not self._open.isdisjoint(conj):
             return False
         try:
-            return all(self.nothing(shape, depth + 1) for shape in self.shapes(conj))
+            return all(self.nothing(shape, depth + 1) or self._none_fits(shape, conj) for shape in self.shapes(conj))
         except UnsupportedSchema:  # a loop of references, or a dead one: reported where it is built
             return False
+
+    def _none_fits(self, shape: Shape, conj: Conj) -> bool:
+        return shape.literals is not None and not any(self.satisfies(value, conj) for value in shape.literals)
+
+    def satisfies(self, value: Any, conj: Conj) -> bool:
+        """Whether a literal satisfies all nodes."""
+        return all(_evident(node) or self._checker.holds(node, value) for node in conj)
 
     def member(self, members: Members, name: str) -> Conj:
         """What all layers say of one member."""
@@ -161,25 +187,23 @@ class Combiner:
         return together(*found) if found else layer.rest or ()
 
 
+def _evident(node: Node) -> bool:
+    """Whether a literal of the node's shape satisfies the node, without asking."""
+    if node.negative or isinstance(node.schema, bool):
+        return not node.negative and node.schema is True
+    return _SELF_EVIDENT.issuperset(node.schema)
+
+
 def _without(document: Document, name: str) -> MemberLayer:
     return MemberLayer(properties={name: (document.nothing,)})
 
 
 def _found(pattern: str, name: str) -> bool:
-    try:
-        return re.search(pattern, name) is not None
-    except re.error:
-        raise UnsupportedSchema("not a regular expression", keyword="patternProperties", pointer="") from None
+    return re.search(pattern, name) is not None
 
 
 def _open(shape: Shape, keyword: str) -> Shape:
     return replace(shape, unchecked=shape.unchecked | {keyword})
-
-
-def _renamed(shape: Shape, keyword: str, name: str) -> Shape:
-    if keyword not in shape.unchecked:
-        return shape
-    return replace(shape, unchecked=(shape.unchecked - {keyword}) | {name})
 
 
 def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:

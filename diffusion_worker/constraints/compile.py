@@ -73,11 +73,10 @@ def _compile(constraint: Constraint) -> Compiled:
 
 def compile_schema(schema: Schema, *, ladder: Sequence[Caps] = LADDER) -> Compiled:
     """The documents that satisfy a schema, in normal form, on the first rung of the ladder that holds them."""
-    checker, document = Checker(schema), Document(schema)
-    combiner = Combiner(document)
+    combiner = Combiner(Document(schema), Checker(schema))
     pointer = ""
     for rung, caps in enumerate(ladder):
-        builder = Builder(document, caps, combiner, checker)
+        builder = Builder(caps, combiner)
         try:
             start = builder.document()
         except TooLarge:

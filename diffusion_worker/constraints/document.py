@@ -19,12 +19,13 @@ _DATA: Final = ("enum", "const", "default", "examples", "example")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Node:
-    """One position of the document. `negative`: what is meant is everything that the schema there refuses."""
+    """One position of the document. `negative`: the keyword for whose sake what is meant is everything that the schema
+    there refuses; empty: the schema itself."""
 
     schema: Schema
     pointer: str
     base: str
-    negative: bool = False
+    negative: str = ""
 
 
 Conj = tuple[Node, ...]  # all of these at once; empty: anything
@@ -38,7 +39,7 @@ class Document:
         dialect = uri if isinstance(uri, str) else ""
         self.old = any(name in dialect for name in _OLD)  # siblings of `$ref` are ignored up to draft 7
         self.lists_items = self.old or "2019-09" in dialect  # `items` may be a list
-        self._nodes: dict[tuple[str, bool], Node] = {}
+        self._nodes: dict[tuple[str, str], Node] = {}
         self._resources: dict[str, str] = {"": ""}  # URI -> pointer
         self._anchors: dict[tuple[str, str], str] = {}  # URI, name -> pointer
         self._bases: dict[str, str] = {}  # pointer -> URI, where it changes
@@ -48,7 +49,7 @@ class Document:
         self.nothing = Node(schema=False, pointer="", base="")
         self._anything = Node(schema=True, pointer="", base="")
 
-    def at(self, pointer: str, *, negative: bool = False) -> Node:
+    def at(self, pointer: str, *, negative: str = "") -> Node:
         """The node at a JSON pointer. Raises KeyError if nothing stands there."""
         key = (pointer, negative)
         if key not in self._nodes:
@@ -62,11 +63,11 @@ class Document:
         """A subschema of a node."""
         return self.at(node.pointer + "".join(f"/{_escaped(str(token))}" for token in tokens))
 
-    def opposite(self, node: Node) -> Node:
-        """The node that admits what this one refuses."""
+    def opposite(self, node: Node, keyword: str) -> Node:
+        """The node that admits what this one refuses, as `keyword` wants it."""
         if node is self.nothing or node is self._anything:
             return self._anything if node is self.nothing else self.nothing
-        return self.at(node.pointer, negative=not node.negative)
+        return self.at(node.pointer, negative="" if node.negative else keyword)
 
     def resolve(self, node: Node, keyword: str, reference: str) -> Node:
         """The node that a reference leads to. Raises UnsupportedSchema for one that leaves the document."""

@@ -2,7 +2,7 @@
 specification has it.
 
 The expressions describe a normal form inside each format (RFC 3339, 4122, 5321, 5322, 1123, 3986, 4291): dates exist in
-the calendar, e-mail addresses are unquoted, URIs carry a scheme and, after `//`, a host.
+the calendar, e-mail addresses are unquoted, URIs carry a scheme and, after `//`, a host. Lengths are not counted.
 """
 
 from typing import Final
@@ -18,7 +18,7 @@ _ZONE: Final = r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
 _BYTE: Final = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4: Final = rf"{_BYTE}(?:\.{_BYTE}){{3}}"
 _GROUP: Final = r"[0-9a-fA-F]{1,4}"
-_LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOST: Final = rf"{_LABEL}(?:\.{_LABEL})*"
 _ATOM: Final = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
 _PLAIN: Final = r"[a-zA-Z0-9._~!$&'()*+,;=:@-]"

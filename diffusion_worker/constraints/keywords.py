@@ -59,7 +59,8 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         maxItems="checked above the cap on items",
         minLength="code points; checked above the cap on lengths",
         maxLength="code points; checked above the cap on lengths",
-        pattern="ECMA 262, searched; checked if not regular (back references, look-around inside, `\\b`, `\\p`)",
+        pattern="ECMA 262, searched; checked if not regular (back references, look-around inside, `\\b`); refused if "
+        "Python's `re`, which checks, cannot read it (`\\p`)",
         format="the formats below; all others are annotations; checked only if it does not fit the caps",
         multipleOf="integers up to 1000; otherwise digits are limited and it is checked",
         oneOf="branches that can be told apart or made to exclude each other; otherwise united and checked",

@@ -14,7 +14,7 @@ from diffusion_worker.constraints.languages import ANY_TEXT, both, either, match
 from diffusion_worker.constraints.minimise import EMPTY, Rows
 from diffusion_worker.constraints.regex import NotRegular
 from diffusion_worker.constraints.shapes import MemberLayer, Members
-from diffusion_worker.constraints.text import language
+from diffusion_worker.constraints.text import LEAST_WIDE, language, wide_states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ def _split(cell: Cell, layer: MemberLayer, unchecked: set[str]) -> list[Cell]:
     rest = cell
     for pattern, conj in layer.patterns:
         try:
-            inside, outside = matching(pattern), matching(pattern, wide=True)
+            inside, outside = _sides(pattern, unchecked)
             matched = [part for found in matched for part in _parted(found, inside, outside, conj)]
             matched.extend(_narrowed(rest, both(rest.names, inside), conj))
             rest = replace(rest, names=minus(rest.names, outside))
@@ -71,6 +71,15 @@ def _split(cell: Cell, layer: MemberLayer, unchecked: set[str]) -> list[Cell]:
     if layer.rest is not None:
         rest = replace(rest, conj=together(rest.conj, layer.rest), silent=False)
     return [*matched, rest]
+
+
+def _sides(pattern: str, unchecked: set[str]) -> tuple[Rows, Rows]:
+    """The names that surely match, and those that may."""
+    inside, outside = matching(pattern), matching(pattern, wide=True)
+    if max(wide_states(inside), wide_states(outside)) > LEAST_WIDE:
+        unchecked.add("patternProperties")
+        inside, outside = (matching(pattern, wide=wide, repeats=LEAST_WIDE // 4) for wide in (False, True))
+    return inside, outside
 
 
 def _parted(cell: Cell, inside: Rows, outside: Rows, conj: Conj) -> list[Cell]:

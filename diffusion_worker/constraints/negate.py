@@ -6,6 +6,7 @@ array and object literals, and of whatever is itself left to the final check.
 
 from collections.abc import Iterator
 from decimal import Decimal
+from typing import NamedTuple
 
 from diffusion_worker.constraints.document import Document
 from diffusion_worker.constraints.numbers import Bounds
@@ -18,18 +19,37 @@ class NotExpressible(Exception):  # noqa: N818 - says what happened; never leave
     """The opposite has no shape."""
 
 
-def negated(document: Document, shapes: tuple[Shape, ...]) -> tuple[Shape, ...]:
-    """The shapes of everything that none of `shapes` admits. Raises NotExpressible."""
+def negated(
+    document: Document, shapes: tuple[Shape, ...], keyword: str, *, within: Shape | None = None
+) -> tuple[Shape, ...]:
+    """The shapes of everything that none of `shapes` admits, as `keyword` wants it; if `within` is given, only as far
+    as that shape goes. Raises NotExpressible."""
     outside: tuple[Shape, ...] = (Shape(),)
     for shape in shapes:
-        opposite = tuple(_opposite(document, shape))
+        opposite = tuple(_opposite(_Context(document, keyword, within), shape))
         outside = tuple(joined for a in outside for b in opposite if (joined := a.and_(b)).types)
         if len(outside) > _MAX_SHAPES:
             raise NotExpressible
     return outside
 
 
-def _opposite(document: Document, shape: Shape) -> Iterator[Shape]:
+class _Context(NamedTuple):
+    document: Document
+    keyword: str
+    within: Shape | None
+
+    def names(self) -> frozenset[str] | None:
+        """The only names that objects can have here; None: there is no end of them."""
+        layers = () if self.within is None else self.within.members.layers
+        closed = [frozenset(layer.properties) for layer in layers if _is_closed(layer)]
+        return frozenset.intersection(*closed) if closed else None
+
+
+def _is_closed(layer: MemberLayer) -> bool:
+    return bool(layer.rest) and not layer.patterns and any(node.schema is False for node in layer.rest or ())
+
+
+def _opposite(context: _Context, shape: Shape) -> Iterator[Shape]:
     if shape.unchecked:
         raise NotExpressible
     if other := TYPES - shape.types:
@@ -46,7 +66,7 @@ def _opposite(document: Document, shape: Shape) -> Iterator[Shape]:
     if "array" in shape.types:
         yield from (Shape(types=frozenset(("array",)), items=items) for items in _other_items(shape.items))
     if "object" in shape.types:
-        found = _other_members(document, shape.members)
+        found = _other_members(context, shape.members)
         yield from (Shape(types=frozenset(("object",)), members=members) for members in found)
 
 
@@ -101,8 +121,11 @@ def _other_items(items: Items) -> Iterator[Items]:
         yield Items(low=items.high + 1)
 
 
-def _other_members(document: Document, members: Members) -> Iterator[Members]:
-    if members.names or members.closed or any(layer.patterns or layer.rest for layer in members.layers):
+def _other_members(context: _Context, members: Members) -> Iterator[Members]:
+    document, names = context.document, context.names()
+    if members.names or members.closed or any(layer.patterns for layer in members.layers):
+        raise NotExpressible
+    if names is None and any(layer.rest for layer in members.layers):
         raise NotExpressible
     if members.low:
         yield Members(high=members.low - 1)
@@ -111,7 +134,8 @@ def _other_members(document: Document, members: Members) -> Iterator[Members]:
     for name in members.required:
         yield Members(layers=(MemberLayer(properties={name: (document.nothing,)}),))
     for layer in members.layers:
-        for name, conj in layer.properties.items():
+        rest = {name: layer.rest or () for name in sorted(names or ()) if name not in layer.properties}
+        for name, conj in {**layer.properties, **rest}.items():
             for node in conj:
-                other = MemberLayer(properties={name: (document.opposite(node),)})
+                other = MemberLayer(properties={name: (document.opposite(node, context.keyword),)})
                 yield Members(layers=(other,), required=(name,))

@@ -1,5 +1,6 @@
 """The shape that the plain keywords of one schema give, each on its own: everything but references and combinators."""
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
@@ -9,6 +10,7 @@ from diffusion_worker.constraints.formats import FORMATS
 from diffusion_worker.constraints.keywords import refuse_unsupported
 from diffusion_worker.constraints.numbers import Bounds
 from diffusion_worker.constraints.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Numbers, Shape, Text
+from diffusion_worker.errors import UnsupportedSchema
 
 _NAMES: Final = {"integer": "number"}
 
@@ -22,7 +24,7 @@ def plain_shape(document: Document, node: Node) -> Shape:
     shape = Shape(
         types=types,
         numbers=_numbers(schema, integer),
-        text=_text(schema),
+        text=_text(node, schema),
         items=_items(document, node, schema),
         members=_members(document, node, schema),
         literals=_literals(schema),
@@ -59,11 +61,22 @@ def _decimal(value: float | None) -> Decimal | None:
     return None if value is None else Decimal(str(value))
 
 
-def _text(schema: Mapping[str, Any]) -> Text:
+def _readable(pattern: str, keyword: str, pointer: str) -> str:
+    """The pattern, if the final check can read it: not every metaschema asks that."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UnsupportedSchema(
+            f"not an expression that can be read: {error}", keyword=keyword, pointer=pointer
+        ) from None
+    return pattern
+
+
+def _text(node: Node, schema: Mapping[str, Any]) -> Text:
     return Text(
         low=_count(schema, "minLength") or 0,
         high=_count(schema, "maxLength"),
-        patterns=(schema["pattern"],) if "pattern" in schema else (),
+        patterns=(_readable(schema["pattern"], "pattern", f"{node.pointer}/pattern"),) if "pattern" in schema else (),
         formats=(schema["format"],) if schema.get("format") in FORMATS else (),
     )
 
@@ -93,7 +106,8 @@ def _members(document: Document, node: Node, schema: Mapping[str, Any]) -> Membe
     layer = MemberLayer(
         properties={name: (child(node, "properties", name),) for name in schema.get("properties", {})},
         patterns=tuple(
-            (pattern, (child(node, "patternProperties", pattern),)) for pattern in schema.get("patternProperties", {})
+            (_readable(pattern, "patternProperties", node.pointer), (child(node, "patternProperties", pattern),))
+            for pattern in schema.get("patternProperties", {})
         ),
         rest=(child(node, "additionalProperties"),) if "additionalProperties" in schema else None,
     )

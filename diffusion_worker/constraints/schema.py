@@ -9,15 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from diffusion_worker.constraints.arrays import array
 from diffusion_worker.constraints.caps import Caps
-from diffusion_worker.constraints.checks import Checker
 from diffusion_worker.constraints.combine import Combiner
-from diffusion_worker.constraints.document import Conj, Document, Node, same
+from diffusion_worker.constraints.document import Conj, same
 from diffusion_worker.constraints.graph import Graph, TooLarge
-from diffusion_worker.constraints.keywords import ANNOTATIONS
 from diffusion_worker.constraints.literals import literals
 from diffusion_worker.constraints.numbers import (
     MAX_DIGITS,
@@ -34,13 +32,12 @@ from diffusion_worker.constraints.spelling import string
 from diffusion_worker.constraints.text import LEAST_WIDE, language
 
 T = TypeVar("T", Numbers, Text, Items, Members)
-_SELF_EVIDENT: Final = frozenset(("enum", "const", "type", *ANNOTATIONS))
 
 
 class Builder:
     """One attempt at one rung of the caps. `cuts` counts the places where a cap on depth cut something off."""
 
-    def __init__(self, document: Document, caps: Caps, combiner: Combiner, checker: Checker) -> None:
+    def __init__(self, caps: Caps, combiner: Combiner) -> None:
         self.graph = Graph(max_states=caps.states)
         self.caps = caps
         self.combiner = combiner
@@ -48,8 +45,6 @@ class Builder:
         self.cuts = 0
         self.pointer = ""  # where the work is
         self._wide = 0
-        self._checker = checker
-        self._document = document
         self._active: Counter[int] = Counter()
         self._known: dict[tuple[Conj, Place], int | None] = {}
 
@@ -57,7 +52,7 @@ class Builder:
         """The state before a whole document; it may begin and end in white space."""
         end = self.graph.reserve()
         self.graph.fill(end, [(0x09, 0x0A, end), (0x0D, 0x0D, end), (0x20, 0x20, end)], accepting=True)
-        start = self.value((self._document.root,), Place(following=end))
+        start = self.value((self.combiner.document.root,), Place(following=end))
         return None if start is None else before(self.graph, start)
 
     def value(self, conj: Conj, place: Place) -> int | None:
@@ -81,13 +76,10 @@ class Builder:
         shapes = self.combiner.shapes(conj)
         starts: list[int] = []
         if given := [value for shape in shapes for value in shape.literals or ()]:
-            kept = [value for value in _distinct(given) if self._satisfies(value, conj)]
+            kept = [value for value in _distinct(given) if self.combiner.satisfies(value, conj)]
             starts.extend(literals(self.graph, kept, place.following))
         starts.extend(self._typed([shape for shape in shapes if shape.literals is None], place))
         return self.graph.state(self.graph.merged([], *starts)) if starts else None
-
-    def _satisfies(self, value: Any, conj: Conj) -> bool:
-        return all(_evident(node) or self._checker.holds(node, value) for node in conj)
 
     def _typed(self, shapes: Sequence[Shape], place: Place) -> Iterator[int]:
         """The states before a value of any shape, type by type; shapes that agree on a type are built once for it."""
@@ -182,13 +174,6 @@ def _weakest(shapes: Iterable[T]) -> list[T]:
         if shape not in kept:
             kept.append(shape)
     return kept
-
-
-def _evident(node: Node) -> bool:
-    """Whether a literal of the node's shape satisfies the node, without asking."""
-    if node.negative or isinstance(node.schema, bool):
-        return not node.negative and node.schema is True
-    return _SELF_EVIDENT.issuperset(node.schema)
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

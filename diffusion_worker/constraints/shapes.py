@@ -4,12 +4,15 @@ is built. A schema becomes a list of shapes, one of which must fit; `combine` ma
 Subschemas stay references to positions (`Conj`): they are expanded only where they are reached.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 from diffusion_worker.constraints.document import Conj, same, together
+from diffusion_worker.constraints.formats import FORMATS
+from diffusion_worker.constraints.languages import matching, member
 from diffusion_worker.constraints.numbers import Bounds
 
 T = TypeVar("T")
@@ -59,6 +62,14 @@ class Text:
             formats=_joined(self.formats, other.formats),
             taken=self.taken | other.taken,
         )
+
+    def fits(self, value: str) -> bool:
+        """Whether a string is one of these."""
+        if value in self.taken or len(value) < self.low or (self.high is not None and len(value) > self.high):
+            return False
+        if not all(member(matching(FORMATS[name], whole=True), value) for name in self.formats):
+            return False
+        return all(re.search(p, value) for p in self.patterns) and not any(re.search(p, value) for p in self.refused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +178,10 @@ class Shape:
         )
         return joined.reduced()
 
+    def only(self, *types: str) -> "Shape":
+        """As far as these types go."""
+        return replace(self, types=self.types & set(types)).reduced()
+
     def reduced(self) -> "Shape":
         """Without types for which nothing is left, and without literals of other types."""
         types = self.types
@@ -193,17 +208,16 @@ class Shape:
         if kind == "number":
             return self._fits_number(value)
         if kind == "string":
-            long_enough = self.text.low <= len(value)
-            return (
-                long_enough
-                and (self.text.high is None or len(value) <= self.text.high)
-                and value not in self.text.taken
-            )
+            return self.text.fits(value)
         return kind != "object" or all(name in value for name in self.members.required)
 
     def _fits_number(self, value: float) -> bool:
         number = Decimal(str(value))
+        if not number.is_finite():
+            return False
         if self.numbers.integer and number != number.to_integral_value():
+            return False
+        if any(number % divisor for divisor in self.numbers.multiples):
             return False
         return not self.numbers.bounds.and_(Bounds(low=number, high=number)).empty
 

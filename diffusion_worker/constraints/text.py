@@ -17,7 +17,7 @@ from diffusion_worker.constraints.minimise import Rows
 from diffusion_worker.constraints.regex import NotRegular
 from diffusion_worker.constraints.shapes import Text
 
-LEAST_WIDE: Final = 16  # wide states that any string may have, whatever the caps
+LEAST_WIDE: Final = 32  # wide states that any string may have, whatever the caps
 _WIDE: Final = 48  # characters
 
 

@@ -13,6 +13,7 @@ from diffusion_worker.constraints.constraint import Constraint, Kind
 from diffusion_worker.errors import BadAsk, UnsupportedSchema
 from tests.worker.constraints.reference import wander
 
+DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 LETTER = {
     "text": "Dear {{who}},\n{{body}}\nYours, {{by}}",
     "holes": {"who": {"choice": ["Ann", "Zoë"]}, "by": {"regex": "[A-Z]+"}},
@@ -59,6 +60,14 @@ def test_random_answers_pass_the_final_check(kind: Kind, value: Any) -> None:
         (Constraint(kind="json_schema", value={"$ref": "https://example.org/s"}), "leads out of the document"),
         (Constraint(kind="json_schema", value={"$ref": "#/$defs/none"}), "leads out of the document"),
         (Constraint(kind="json_schema", value={"$ref": "#"}), "back to itself"),
+        (
+            Constraint(kind="json_schema", value={"items": {"pattern": "\\p{L}"}}),
+            r"is not a 'regex' \(at `#/items/pattern`\)",
+        ),
+        (
+            Constraint(kind="json_schema", value={"$schema": DRAFT_4, "patternProperties": {"(": {}}}),
+            "`patternProperties` at `#`",
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_refused_by_name(constraint: Constraint, message: str) -> None:
