@@ -10,7 +10,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from math import inf
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -19,8 +21,9 @@ from gateway.core.route import choose
 from gateway.errors import CannotStart, GatewayError
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
+from gateway.records import Plan
 from gateway.settings import describe_settings, flag_of, read_settings
-from gateway.web.openai import parse_chat
+from gateway.web.openai import once_each, parse_chat
 from gateway.weights.tasks import open_classifier
 
 GOOD: Final = 0
@@ -73,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     explain = verbs.add_parser("explain", help="say how a chat request would be routed, without sending it")
     explain.add_argument("request", type=Path, metavar="REQUEST.json")
     explain.add_argument("--policy", type=Path, default=None, help="the policy file (TWOLANE_POLICY)")
+    explain.add_argument(
+        "--header", action="append", default=[], metavar="NAME=VALUE", type=_header, help="sent with it"
+    )
+    explain.add_argument("--key", metavar="NAME", help="the name of the key it is sent with")
+    explain.add_argument("--at", type=datetime.fromisoformat, metavar="TIME", help="when, as 2026-07-01T12:00+00:00")
     explain.set_defaults(run=_explain)
     return parser
 
@@ -100,13 +108,22 @@ def _schema(_: argparse.Namespace) -> int:
     return GOOD
 
 
+def _header(text: str) -> tuple[bytes, bytes]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name.lower().encode(), value.encode()
+
+
 def _explain(read: argparse.Namespace) -> int:
     settings = read_settings(os.environ, {})
     policy = load(read.policy or settings.policy, os.environ)
+    wall_s = read.at.timestamp() if read.at else time.time()
     try:
-        query = parse_chat(_read_bytes(read.request), {}, now_s=time.monotonic(), principal=None)
+        headers = once_each(read.header)
+        query = parse_chat(_read_bytes(read.request), headers, now_s=time.monotonic(), principal=read.key)
         classification = open_classifier()(query)
-        plan = choose(policy, query, classification, wall_s=time.time(), draw=0.0)
+        plan = choose(policy, query, classification, wall_s=wall_s, draw=0.0)
     except CannotStart:
         raise
     except GatewayError as error:
@@ -118,7 +135,26 @@ def _explain(read: argparse.Namespace) -> int:
     print(f"needs    {', '.join(sorted(query.needs))}")
     checks = f"answers, hold {plan.checks.hold}" if plan.checks else "nothing"
     print(f"check    {checks}; policy {plan.policy}")
+    for line in _terms(plan):
+        print(line)
     return GOOD
+
+
+def _terms(plan: Plan) -> Iterator[str]:
+    """What else the route says, where it says something."""
+    first = plan.candidates[0]
+    if first.slo is not None:
+        numbers = {"answers": first.slo.p95_ms, "first words": first.slo.first_token_p95_ms}
+        said = ", ".join(f"{what} in {number:g} ms" for what, number in numbers.items() if number < inf)
+        yield f"promise  of {first.target.name}, 19 in 20: {said}"
+    if plan.deadline_ms is not None:
+        part = f", {plan.attempt_ms:g} ms an attempt" if plan.attempt_ms is not None else ""
+        yield f"time     {plan.deadline_ms:g} ms{part}"
+    if first.hedge is not None:
+        after = "its p95" if first.hedge.after_ms is None else f"{first.hedge.after_ms:g} ms"
+        yield f"hedge    after {after}, at most {first.hedge.max_share:.0%} of requests"
+    if plan.shadow is not None:
+        yield f"shadow   {plan.shadow.candidate.target.name}, {plan.shadow.share:.0%} of requests"
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -94,6 +94,60 @@ def test_help_lists_the_settings(capsys: Any) -> None:
     assert "TWOLANE_DECISION_LOG" in out
 
 
+TERMS = """
+version: 1
+targets:
+  fast: {kind: worker, url: "http://a", model: m, place: in_cluster}
+  quality: {kind: openai, engine: openai, url: "http://b", model: m, place: external}
+routes:
+  - name: nights
+    when: {header: {x-batch: true}, key: ci, time: {from: "22:00", to: "06:00"}}
+    use: fast
+    slo: {first_token_p95_ms: 150}
+    deadline_ms: 3000
+    attempt_ms: 1200
+    hedge: {after_ms: 800}
+    shadow: {target: quality, share: 0.05}
+    fall_back: quality
+  - {name: default, use: quality}
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "route"),
+    [
+        (["--header", "X-Batch=1", "--key", "ci", "--at", "2026-07-01T23:00+00:00"], "nights"),
+        (["--header", "X-Batch=1", "--key", "ci", "--at", "2026-07-01T12:00+00:00"], "default"),
+        (["--header", "X-Batch=1", "--at", "2026-07-01T23:00+00:00"], "default"),
+        (["--key", "ci", "--at", "2026-07-01T23:00+00:00"], "default"),
+    ],
+)
+def test_a_request_is_explained_with_its_headers_its_key_and_its_time(
+    capsys: Any, tmp_path: Path, given: list[str], route: str
+) -> None:
+    (tmp_path / "p.yaml").write_text(TERMS)
+    (tmp_path / "r.json").write_text('{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}')
+    code, out, _ = run(
+        capsys, "policy", "explain", str(tmp_path / "r.json"), "--policy", str(tmp_path / "p.yaml"), *given
+    )
+    assert code == 0
+    assert f"route    {route}\n" in out
+    if route == "nights":
+        for line in (
+            "promise  of fast, 19 in 20: first words in 150 ms",
+            "time     3000 ms, 1200 ms an attempt",
+            "hedge    after 800 ms, at most 10% of requests",
+            "shadow   quality, 5% of requests",
+        ):
+            assert line in out
+
+
+def test_a_header_without_a_value_is_wrong_use(capsys: Any) -> None:
+    code, _, errors = run(capsys, "policy", "explain", "r.json", "--header", "x-batch")
+    assert code == 2
+    assert "'x-batch' is not NAME=VALUE" in errors
+
+
 def test_a_request_is_explained_without_sending_it(capsys: Any, policy: Path, tmp_path: Path) -> None:
     request = tmp_path / "request.json"
     request.write_text('{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}')

@@ -156,6 +156,21 @@ async def test_a_parameter_that_no_target_can_honour_is_a_clear_400(stage: Any) 
     assert "lacks n" in sent.error.message
 
 
+PICTURE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
+
+
+async def test_pictures_go_to_a_target_that_sees_and_are_a_clear_400_where_none_does(stage: Any) -> None:
+    blind = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
+    seeing = capabilities_of(frozenset({Capability.CHAT, Capability.IMAGES}), json_schema=Grade.NONE, tools=Grade.NONE)
+    body = {"messages": [{"role": "user", "content": PICTURE}]}
+    given = {"fast": says("no"), "fast_target": {"capabilities": blind}}
+    scene = stage(**given, quality=says("a cat"), quality_target={"capabilities": seeing})
+    assert (await scene.send(**body)).text == "a cat"
+    assert scene.attempts == {"fast": "unsupported", "quality": "ok"}
+    sent = await stage(**given).send(**body)
+    assert (sent.error.status, sent.error.code) == (400, "unsupported")
+
+
 async def test_discovered_capabilities_count_as_well(stage: Any) -> None:
     scene = stage(fast=says("no"), quality=says("hi"))
     words = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
