@@ -5,13 +5,13 @@ so and requests get their 503 at once.
 """
 
 import asyncio
+import signal
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
-from types import FrameType
 
 import uvicorn
 import uvloop
@@ -26,6 +26,7 @@ from diffusion_worker.settings import Settings
 from diffusion_worker.telemetry import Meters
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import load_tokenizer
+from diffusion_worker.web.admin import build_admin
 from diffusion_worker.web.desk import Desk, Words
 from diffusion_worker.web.keys import load_keys
 from diffusion_worker.web.routes import build_routes
@@ -42,6 +43,9 @@ class Worker:
 
     desk: Desk
     app: ASGIApp
+    admin: ASGIApp
+    is_cold: bool  # it starts without weights
+    drain_s: float  # for running requests, when it leaves
 
 
 def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionNet]:
@@ -76,7 +80,12 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
     capacity = Capacity(
         max_num_seqs=settings.max_num_seqs,
         max_waiting=settings.max_waiting,
+        max_context=settings.max_context or None,
         memory_limit_bytes=settings.memory_limit_bytes,
+        prefix_slots=settings.prefix_slots,
+        prefill_chunk=settings.prefill_chunk,
+        max_step_tokens=settings.max_step_tokens or None,
+        is_exact=settings.exact,
     )
     desk = Desk(
         model=settings.model,
@@ -87,43 +96,55 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         max_body_bytes=settings.max_body_bytes,
         keys=load_keys(settings.keys_file) if settings.keys_file else None,
     )
-    return Worker(desk=desk, app=build_routes(desk))
+    return Worker(
+        desk=desk,
+        app=build_routes(desk),
+        admin=build_admin(desk, drain_s=settings.drain_s),
+        is_cold=settings.cold,
+        drain_s=settings.drain_s,
+    )
 
 
-def serve(settings: Settings, listener: socket.socket) -> None:
-    """Serve on a bound socket until told to leave. Raises BadSetting or a CheckpointError when there is nothing to
+def serve(settings: Settings, public: socket.socket, admin: socket.socket | None = None) -> None:
+    """Serve on bound sockets until told to leave. Raises BadSetting or a CheckpointError when there is nothing to
     serve."""
     worker = build_worker(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run_worker(worker, listener, settings.drain_s))
+        runner.run(run_worker(worker, public, admin))
 
 
-async def run_worker(worker: Worker, listener: socket.socket, drain_s: float) -> None:
+async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket | None = None) -> None:
     """Listen and load at the same time; at a signal refuse what comes, let what runs finish, leave. Raises what loading
     raised."""
     engine, leave = worker.desk.engine, asyncio.Event()
-    server = _Server(worker.app, leave)
-    host, port = listener.getsockname()[:2]
-    listener.listen(BACKLOG)
-    engine.start()
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    print(f"twolane worker: http://{place} is open, {worker.desk.model} is loading", flush=True)
+    servers = [_Server(worker.app)] + ([_Server(worker.admin)] if admin else [])
+    _listen_to_signals(leave, servers)
+    engine.start(cold=worker.is_cold)
+    sockets = [public] + ([admin] if admin else [])
+    serving = [asyncio.create_task(_serve(*each)) for each in zip(servers, sockets, strict=True)]
+    print(_opening_line(worker, public, admin), flush=True)
     leaving = asyncio.create_task(leave.wait())
-    loading = asyncio.create_task(_announce(worker))
+    loading = None if worker.is_cold else asyncio.create_task(_announce(worker))
     try:
-        await asyncio.wait((loading, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if loading.done():
+        await asyncio.wait([task for task in (loading, leaving) if task], return_when=asyncio.FIRST_COMPLETED)
+        if loading and loading.done():
             loading.result()
-            await leaving
-        with suppress(TimeoutError):
-            async with asyncio.timeout(drain_s + CLOSING_S):
-                await engine.drain(drain_s)
+        await leaving
     finally:
         leaving.cancel()
-        loading.cancel()
-        server.should_exit = True
-        await serving
+        if loading:
+            loading.cancel()
+        with suppress(TimeoutError):  # also after a failure: the engine's thread waits for orders until it is closed
+            async with asyncio.timeout(worker.drain_s + CLOSING_S):
+                await engine.drain(worker.drain_s)
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*serving)
+
+
+async def _serve(server: "_Server", listener: socket.socket) -> None:
+    listener.listen(BACKLOG)
+    await server.serve(sockets=[listener])
 
 
 async def _announce(worker: Worker) -> None:
@@ -131,32 +152,52 @@ async def _announce(worker: Worker) -> None:
     print(f"twolane worker: {worker.desk.model} is ready", flush=True)
 
 
+def _opening_line(worker: Worker, public: socket.socket, admin: socket.socket | None) -> str:
+    state = "cold" if worker.is_cold else "loading"
+    aside = f" (admin {_url(admin)})" if admin else ""
+    return f"twolane worker: {_url(public)} is open{aside}, {worker.desk.model} is {state}"
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class _Server(uvicorn.Server):
-    """Uvicorn, but the first signal only sets an event: until the engine has drained, new requests get their 503."""
+    """Uvicorn without its signals: until the engine has drained, new requests get their 503."""
 
-    def __init__(self, app: ASGIApp, leave: asyncio.Event) -> None:
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=CLOSING_S,
+    def __init__(self, app: ASGIApp) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=CLOSING_S,
+            )
         )
-        super().__init__(config)
-        self._leave = leave
-        self._events = asyncio.get_running_loop()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Called by Python between two byte codes of the main thread, hence the detour over the event loop."""
-        if self._leave.is_set():
-            self.should_exit = self.force_exit = True  # asked twice: do not wait for connections
-        self._events.call_soon_threadsafe(self._leave.set)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Two servers share the process: neither may claim what is sent to both."""
+        yield
+
+
+def _listen_to_signals(leave: asyncio.Event, servers: Sequence[_Server]) -> None:
+    def told() -> None:
+        if leave.is_set():  # asked twice: do not wait for connections
+            for server in servers:
+                server.should_exit = server.force_exit = True
+        leave.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told)
 
 
 def _version() -> str:

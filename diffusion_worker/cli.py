@@ -7,6 +7,7 @@ stderr that names the cause. 1, with a traceback: a defect.
 """
 
 import argparse
+import contextlib
 import json
 import socket
 import sys
@@ -29,10 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(word.split("=")[0] == "--plan" for word in arguments):
             return _print_plan(arguments)
         settings = read_settings(arguments)
-        with bind(settings.host, settings.port) as listener:
+        with contextlib.ExitStack() as sockets:
+            public = sockets.enter_context(bind(settings.host, settings.port))
+            admin = None
+            if settings.admin_port is not None:
+                admin = sockets.enter_context(bind(settings.admin_host, settings.admin_port))
             from diffusion_worker.app import serve  # brings torch: neither --help nor a busy port has to wait for it
 
-            serve(settings, listener)
+            serve(settings, public, admin)
     except (BadSetting, CheckpointError) as error:
         print(f"twolane worker: {_one_line(error)}", file=sys.stderr)
         return WRONG_USE

@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from diffusion_worker.errors import Draining, NotResident, OverCapacity, Refused, StepFailed, WorkerError
 from diffusion_worker.loop import Capacity, Gauge, Loop
@@ -101,8 +102,9 @@ class Engine:
 
     @property
     def facts(self) -> NetFacts | None:
-        """What the net says about itself; None while it is not loaded."""
-        return self._loop.net.facts if self._loop else None
+        """What the net says about itself, its context as long as is served here; None while it is not loaded."""
+        loop = self._loop
+        return replace(loop.net.facts, max_context=loop.limits.max_context) if loop else None
 
     def refusal(self) -> Refused | None:
         """Why nothing can be asked now, or None."""

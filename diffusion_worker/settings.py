@@ -81,6 +81,13 @@ def _device_map(text: str) -> str | Mapping[str, str | int]:
     return placed
 
 
+def _switch(text: str) -> bool:
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in words:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return words[text.lower()]
+
+
 def _path(text: str) -> Path:
     return Path(_word(text))
 
@@ -93,6 +100,13 @@ class Settings:
     name: str | None = _setting("model id to serve it under; the folder's name if absent", _word, default=None)
     host: str = _setting("address to listen on; other than loopback needs a keys file", _word, default="127.0.0.1")
     port: int = _setting("port to listen on; 0 takes a free one", _whole(0, 65535), default=8001)
+    admin_host: str = _setting("address of the admin surface, as for --host", _word, default="127.0.0.1")
+    admin_port: int | None = _setting(
+        "port to load, unload and look at the worker on; 0 takes a free one, absent: there is none",
+        _whole(0, 65535),
+        default=None,
+    )
+    cold: bool = _setting("start without weights; they come when asked for on the admin port", _switch, default=False)
     keys_file: Path | None = _setting(  # noqa: RUF009 - it is a field
         "who may ask: lines of `name sha256:<hex of the key>`", _path, default=None
     )
@@ -101,6 +115,19 @@ class Settings:
     max_body_bytes: int = _setting("largest request body", _whole(1024, 2**31), default=4 * 2**20)
     memory_limit_bytes: int = _setting(
         "bytes for weights and context together; 0: what the device has", _whole(0, 2**50), default=0
+    )
+    max_context: int = _setting(
+        "tokens of prompt and answer together; 0: as many as the net knows", _whole(0, 2**30), default=0
+    )
+    prefix_slots: int = _setting(
+        "contexts kept for requests that begin alike, as far as they fit", _whole(0, 100_000), default=8
+    )
+    prefill_chunk: int = _setting("prompt tokens that one request adds in a step", _whole(1, 2**20), default=512)
+    max_step_tokens: int = _setting(
+        "positions of a step, all requests together; 0: no limit", _whole(0, 2**30), default=0
+    )
+    exact: bool = _setting(
+        "the same request and seed give the same bytes in any company; slower", _switch, default=False
     )
     threads: int = _setting("CPU threads of a forward pass; 0 leaves the choice to torch", _whole(0, 1024), default=0)
     device: str = _setting("where the weights live: auto, cpu, cuda, cuda:1, …", _device, default="auto")
@@ -123,8 +150,11 @@ class Settings:
     drain_s: float = _setting("seconds that running requests get to finish at SIGTERM", _seconds, default=10.0)
 
     def __post_init__(self) -> None:
-        if self.keys_file is None and not _is_loopback(self.host):
-            raise BadSetting(f"--host {self.host}: only a loopback address may be used without --keys-file")
+        for flag, host in (("--host", self.host), ("--admin-host", self.admin_host)):
+            if self.keys_file is None and not _is_loopback(host):
+                raise BadSetting(f"{flag} {host}: only a loopback address may be used without --keys-file")
+        if self.cold and self.admin_port is None:
+            raise BadSetting("--cold: without --admin-port nobody could ask for the weights")
         if self.device_map is not None and self.device != "auto":
             raise BadSetting(f"--device {self.device}: --device-map says where the weights live")
 
@@ -161,7 +191,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="twolane worker",
-        description="Serve a block-diffusion language model behind OpenAI's chat completions.",
+        description="Serve a block-diffusion language model behind OpenAI's API.",
         epilog=f"Every option can also be given as {PREFIX}<NAME> in the environment; the option wins. "
         "--plan CONFIG, instead of serving, prints what a checkpoint would take (--plan CONFIG --help tells more).",
         allow_abbrev=False,
@@ -170,7 +200,8 @@ def _parser() -> argparse.ArgumentParser:
     for setting in fields(Settings):
         default = "required" if setting.default is MISSING else f"default: {setting.default}"
         explanation = f"{setting.metadata['explanation']} [{default}; {PREFIX}{setting.name.upper()}]"
-        parser.add_argument(_flag(setting.name), metavar=setting.name.upper(), help=explanation)
+        switch: dict[str, Any] = {"nargs": "?", "const": "true"} if setting.metadata["read"] is _switch else {}
+        parser.add_argument(_flag(setting.name), metavar=setting.name.upper(), help=explanation, **switch)
     return parser
 
 

@@ -15,10 +15,13 @@ from diffusion_worker.records import (
     EngineStatus,
     Observation,
     Outcome,
+    ParkedObserved,
+    PrefixObserved,
     RefusalObserved,
     Residency,
     SequenceObserved,
     StepObserved,
+    WaitObserved,
 )
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
@@ -42,6 +45,12 @@ REFUSED: Final = "twolane_worker_refused_total"
 STATE: Final = "twolane_worker_state"
 KV_BYTES: Final = "twolane_worker_kv_bytes"
 MEMORY_BYTES: Final = "twolane_worker_memory_bytes"
+PREFIX_HITS: Final = "twolane_worker_prefix_hits_total"
+PREFIX_TOKENS: Final = "twolane_worker_prefix_tokens_total"
+PARKED: Final = "twolane_worker_parked_total"
+WAIT_RATIO: Final = "twolane_worker_wait_ratio"
+PRESSURE: Final = "twolane_worker_pressure"
+RETAINED: Final = "twolane_worker_retained_contexts"
 
 _SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
 _STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -49,6 +58,7 @@ _PER_TOKEN_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0
 _STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
 _RATE = (0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+_RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 _NATS = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -71,6 +81,10 @@ class Meters:
         self._steps = {stop: steps.labels(stop=stop.value) for stop in BlockStop}
         self._sealed = Counter(SEALED_BLOCKS, "Canvases sealed", registry=self.registry)
         self._cancelled = Counter(CANCELLED, "Sequences whose client left", registry=self.registry)
+        self._prefix_hits = Counter(PREFIX_HITS, "Contexts that began like another", registry=self.registry)
+        self._prefix_tokens = Counter(PREFIX_TOKENS, "Tokens that were not computed again", registry=self.registry)
+        self._parked = Counter(PARKED, "Running sequences that made way for a time", registry=self.registry)
+        self._wait_ratio = self._histogram(WAIT_RATIO, "Time waited over time foretold", _RATIOS)
         self._refused = Counter(REFUSED, "Requests turned away at the door", ["reason"], registry=self.registry)
         state = Gauge(STATE, "1 for the state the worker is in", ["state"], registry=self.registry)
         self._states = {word: state.labels(state=word.value) for word in Residency}
@@ -80,6 +94,10 @@ class Meters:
         self._waiting = Gauge(WAITING, "Sequences that wait for a place", registry=self.registry)
         self._wait = Gauge(PREDICTED_WAIT, "What a request added now would wait", registry=self.registry)
         self._kv = Gauge(KV_BYTES, "Keys and values of running sequences", registry=self.registry)
+        self._pressure = Gauge(
+            PRESSURE, "Given up for memory: 1 retained contexts, 2 rows, 3 the door", registry=self.registry
+        )
+        self._retained = Gauge(RETAINED, "Contexts kept for reuse", registry=self.registry)
 
     def observe(self, observation: Observation) -> None:
         """Take one observation in; quick, and safe from any thread."""
@@ -95,6 +113,13 @@ class Meters:
                 self._take_sequence(observation)
             case RefusalObserved(reason=reason):
                 self._refused.labels(reason=reason).inc()
+            case PrefixObserved(tokens=tokens):
+                self._prefix_hits.inc()
+                self._prefix_tokens.inc(tokens)
+            case ParkedObserved():
+                self._parked.inc()
+            case WaitObserved(predicted_s=predicted_s, actual_s=actual_s) if predicted_s > 0.0:
+                self._wait_ratio.observe(actual_s / predicted_s)
 
     def render(self, status: EngineStatus) -> bytes:
         """Everything in Prometheus' text format; what is a state rather than an event is read from `status`."""
@@ -102,6 +127,8 @@ class Meters:
         self._waiting.set(status.waiting)
         self._wait.set((status.predicted_wait_ms or 0.0) / 1000)
         self._kv.set(status.kv_bytes)
+        self._pressure.set(status.pressure)
+        self._retained.set(status.retained_contexts)
         self._used.set(status.memory_used_bytes)
         self._limit.set(status.memory_limit_bytes)
         for word, gauge in self._states.items():

@@ -223,15 +223,16 @@ def test_a_missing_checkpoint_ends_with_2() -> None:
 
 
 @contextlib.contextmanager
-def worker_process(checkpoint: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A serving worker and its address."""
-    line = [*COMMAND, "--checkpoint", str(checkpoint), "--port", "0", "--threads", "1"]
+def worker_process(checkpoint: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A serving worker and its first line, which tells its addresses."""
+    line = [*COMMAND, "--checkpoint", str(checkpoint), "--port", "0", "--threads", "1", *more]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN)
     try:
         assert process.stdout is not None
-        url = process.stdout.readline().split()[2]
-        assert process.stdout.readline() == "twolane worker: random-net is ready\n"
-        yield process, url
+        opening = process.stdout.readline()
+        if "--cold" not in more:
+            assert process.stdout.readline() == "twolane worker: random-net is ready\n"
+        yield process, opening
     finally:
         process.kill()
         process.communicate()
@@ -240,7 +241,10 @@ def worker_process(checkpoint: Path) -> Iterator[tuple[subprocess.Popen[str], st
 @pytest.mark.slow
 def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> None:
     """SIGTERM lets a running answer finish and refuses new ones; then the process ends with 0 and an empty stderr."""
-    with worker_process(checkpoint) as (process, url), httpx.Client(base_url=url, timeout=30) as client:
+    with (
+        worker_process(checkpoint) as (process, opening),
+        httpx.Client(base_url=opening.split()[2], timeout=30) as client,
+    ):
         body = {
             "model": "random-net",
             "messages": [{"role": "user", "content": "x"}],
@@ -260,3 +264,35 @@ def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> No
         assert process.wait(timeout=20) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+@pytest.mark.slow
+def test_a_cold_worker_loads_unloads_and_leaves_when_told_to(checkpoint: Path) -> None:
+    """Everything through its admin port, in exact mode, with every size set by hand."""
+    sizes = ["--max-context", "256", "--prefill-chunk", "64", "--max-step-tokens", "300", "--prefix-slots", "2"]
+    with (
+        worker_process(checkpoint, "--cold", "--admin-port", "0", "--exact", *sizes) as (process, opening),
+        httpx.Client(timeout=30) as client,
+    ):
+        assert opening.endswith("random-net is cold\n")
+        public, admin = (word.strip("()") for word in opening.replace("),", "").split() if "http" in word)
+        assert client.get(f"{public}/health").json()["state"] == "cold"
+        assert client.post(f"{admin}/admin/load").json()["state"] == "ready"
+        asked = {"model": "random-net", "prompt": "x", "max_tokens": 20, "seed": 1}
+        first, again = (client.post(f"{public}/v1/completions", json=asked).json()["choices"] for _ in range(2))
+        assert first == again
+        too_long = client.post(f"{public}/v1/completions", json={**asked, "prompt": "x" * 300}).json()["error"]
+        assert (too_long["code"], too_long["param"]) == ("context_length_exceeded", "prompt")
+        assert client.post(f"{admin}/admin/unload", json={"timeout_s": 1}).json()["state"] == "cold"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_a_busy_admin_port_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is loaded."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["--checkpoint", "x", "--port", "0", "--admin-port", port]) == 2
+    assert_one_line(capsys.readouterr().err, f"port {port}: Address already in use")

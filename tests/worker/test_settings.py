@@ -119,3 +119,37 @@ def test_help_lists_every_setting_with_its_variable() -> None:
     assert left.value.code == 0
     for name in Settings.__dataclass_fields__:
         assert PREFIX + name.upper() in page.getvalue()
+
+
+def test_a_switch_needs_no_value_but_may_have_one() -> None:
+    """On the command line; a variable always has one."""
+    assert not read_settings(NEEDED, {}).exact
+    assert read_settings([*NEEDED, "--exact"], {}).exact
+    assert not read_settings([*NEEDED, "--exact", "false"], {f"{PREFIX}EXACT": "true"}).exact
+    assert read_settings(NEEDED, {f"{PREFIX}EXACT": "1"}).exact
+    with pytest.raises(BadSetting, match="--exact: 'maybe' is neither true nor false"):
+        read_settings([*NEEDED, "--exact", "maybe"], {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--cold"], "--cold: without --admin-port"),
+        (["--admin-port", "0", "--admin-host", "0.0.0.0"], "--admin-host 0.0.0.0"),
+        (["--admin-port", "70000"], "--admin-port: 70000"),
+        (["--prefill-chunk", "0"], "--prefill-chunk: 0"),
+        (["--max-context", "-1"], "--max-context: -1"),
+        (["--prefix-slots", "few"], "--prefix-slots: 'few'"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_the_start(arguments: list[str], named: str) -> None:
+    """A cold worker that nobody could warm, an admin port open to the world."""
+    with pytest.raises(BadSetting) as caught:
+        read_settings([*NEEDED, *arguments], {})
+    assert named in caught.value.message
+
+
+def test_by_default_there_is_no_admin_port_and_weights_are_loaded_at_once() -> None:
+    """And contexts that begin alike are computed once."""
+    settings = read_settings(NEEDED, {})
+    assert (settings.admin_port, settings.cold, settings.exact, settings.prefix_slots) == (None, False, False, 8)

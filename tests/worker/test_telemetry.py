@@ -9,12 +9,16 @@ from diffusion_worker.records import (
     BlockStop,
     EngineStatus,
     Outcome,
+    ParkedObserved,
+    PrefixObserved,
+    Pressure,
     Reading,
     RefusalObserved,
     Residency,
     SequenceObserved,
     StepObserved,
     Usage,
+    WaitObserved,
 )
 from diffusion_worker.telemetry import Meters
 
@@ -27,6 +31,8 @@ STATUS = EngineStatus(
     memory_used_bytes=10,
     memory_limit_bytes=20,
     kv_bytes=5,
+    retained_contexts=3,
+    pressure=Pressure.ROWS,
 )
 USAGE = Usage(prompt_tokens=3, completion_tokens=8, denoising_steps=3, forward_passes=4, confidence=0.9, converged=True)
 
@@ -77,12 +83,27 @@ def test_steps_blocks_and_refusals_are_counted() -> None:
     assert found['twolane_worker_refused_total{reason="overloaded"}'] == 1
 
 
+def test_reuse_parking_and_waiting_are_counted() -> None:
+    """A wait is judged by what had been foretold; of nothing there is no ratio."""
+    meters = Meters("net")
+    for tokens in (5, 7):
+        meters.observe(PrefixObserved(tokens=tokens))
+    meters.observe(ParkedObserved())
+    meters.observe(WaitObserved(predicted_s=2.0, actual_s=3.0))
+    meters.observe(WaitObserved(predicted_s=0.0, actual_s=3.0))
+    found = values(meters)
+    assert (found["twolane_worker_prefix_hits_total"], found["twolane_worker_prefix_tokens_total"]) == (2, 12)
+    assert found["twolane_worker_parked_total"] == 1
+    assert (found["twolane_worker_wait_ratio_count"], found["twolane_worker_wait_ratio_sum"]) == (1, 1.5)
+
+
 def test_gauges_show_the_present_status() -> None:
     """They are read when somebody looks."""
     found = values(Meters("net"))
     assert found["twolane_worker_running"] == 2
     assert found["twolane_worker_predicted_wait_seconds"] == 1.5
     assert found['twolane_worker_memory_bytes{kind="limit"}'] == 20
+    assert (found["twolane_worker_pressure"], found["twolane_worker_retained_contexts"]) == (2, 3)
     states = {name: value for name, value in found.items() if name.startswith("twolane_worker_state")}
     assert [name for name, value in states.items() if value] == ['twolane_worker_state{state="ready"}']
     assert len(states) == len(Residency)

@@ -83,3 +83,20 @@ async def test_while_weights_load_the_worker_lives_and_is_not_ready() -> None:
         finally:
             may_load.set()
             await worker.desk.engine.close()
+
+
+async def test_a_shorter_context_than_the_nets_is_published_and_kept_to() -> None:
+    """An answer without max_tokens fits in, a prompt beyond it is refused with the number."""
+    async with serving(toy_net(answer="y" * 90), max_context=50) as served:
+        assert (await served.client.get(f"/v1/models/{MODEL}")).json()["twolane"]["context_length"] == 50
+        answer = (await served.ask("x" * 27)).json()
+        assert answer["choices"][0] | {"message": 0} == {
+            "index": 0,
+            "message": 0,
+            "logprobs": None,
+            "finish_reason": "length",
+        }
+        assert answer["usage"]["total_tokens"] == 50
+        error = (await served.ask("x" * 60)).json()["error"]
+        assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+        assert "50 tokens" in error["message"]

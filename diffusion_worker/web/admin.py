@@ -1,0 +1,66 @@
+"""The admin surface, on a port of its own: look at the worker, bring its weights into memory, let them go.
+
+The same keys open it. A request returns when what it asked for is done.
+"""
+
+from typing import Any
+
+from fastapi import Request, Response
+from starlette.types import ASGIApp
+
+from diffusion_worker.web.desk import Desk
+from diffusion_worker.web.envelope import Envelope
+from diffusion_worker.web.exchange import read_body
+from diffusion_worker.web.fields import Fields
+from diffusion_worker.web.probes import health_body, json_response, probed_app
+from diffusion_worker.web.request import parse_body
+
+_PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/health", "/metrics")
+_MOST_BYTES = 4096  # of a body
+
+
+def build_admin(desk: Desk, *, drain_s: float) -> ASGIApp:
+    """The whole application; an unload that names no `timeout_s` gives running requests `drain_s` seconds."""
+    app = probed_app(desk, _PATHS)
+
+    @app.get("/admin/state")
+    async def state() -> Response:
+        """All that is known at a glance."""
+        return json_response(state_body(desk))
+
+    @app.post("/admin/load")
+    async def load(request: Request) -> Response:
+        """Weights into memory. A failure is told and leaves the worker as it was: cold."""
+        (await _fields(request)).only(())
+        await desk.engine.load()
+        return json_response(state_body(desk))
+
+    @app.post("/admin/unload")
+    async def unload(request: Request) -> Response:
+        """Weights out of memory, behind what runs."""
+        fields = await _fields(request)
+        fields.only(("timeout_s",))
+        wished_s = fields.number("timeout_s", 0.0, 3600.0)
+        await desk.engine.unload(drain_s if wished_s is None else wished_s)
+        return json_response(state_body(desk))
+
+    return Envelope(app, desk)
+
+
+def state_body(desk: Desk) -> dict[str, Any]:
+    """Health, and what memory has been given to or taken from; sizes are null while nothing is loaded."""
+    status, facts = desk.engine.status(), desk.engine.facts
+    return {
+        **health_body(desk),
+        "kv_bytes": status.kv_bytes,
+        "retained_contexts": status.retained_contexts,
+        "pressure": status.pressure.name.lower(),
+        "parameters": facts.parameters if facts else None,
+        "dtype": facts.dtype if facts else None,
+    }
+
+
+async def _fields(request: Request) -> Fields:
+    """No body means: nothing special is asked for."""
+    body = await read_body(request.scope, request.receive, _MOST_BYTES)
+    return parse_body(body) if body else Fields({})
