@@ -21,6 +21,7 @@ from jsonschema.validators import validator_for
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.constraints_embedded import Embedded, measure
 from benchmarks.constraints_steps import Noise, StepMs, random_answer, spelled, step_ms
 from benchmarks.left_to_right import Greedy, LeftToRight
 from benchmarks.vocabularies import VOCABULARIES, Words
@@ -43,6 +44,8 @@ BARS: Final = {
     "best path, p50, x softmax": 1.0,
     "with marginals, p50, x softmax": 3.0,
     "invalid answers": 0.0,
+    "embedded: best path, x forward pass": 0.5,
+    "embedded: best path, marginals and sample, x forward pass": 0.5,
 }
 
 
@@ -77,7 +80,7 @@ def main() -> int:
     options = parser.parse_args()
     words = VOCABULARIES[options.vocabulary]()
     rows = list(_rows(options.file, words, seeds=options.seeds, limit=options.limit))
-    figures = figures_of(rows)
+    figures = figures_of(rows) | embedded_figures(measure())
     _print(rows, figures)
     if options.json:
         options.json.write_text(json.dumps({"figures": figures, "rows": [asdict(row) for row in rows]}, indent=1))
@@ -100,6 +103,14 @@ def figures_of(rows: Sequence[Row]) -> dict[str, float]:
         "with marginals, p95, x softmax": _percentile(marginal, 95),
         "joint sample, p50, x softmax": _percentile([row.step.sample / row.step.softmax for row in rows], 50),
         "invalid answers": float(sum(len(row.invalid) for row in rows)),
+    }
+
+
+def embedded_figures(embedded: Embedded) -> dict[str, float]:
+    """Of the shipped checkpoint, in passes of it."""
+    return {
+        "embedded: best path, x forward pass": embedded.best / embedded.forward,
+        "embedded: best path, marginals and sample, x forward pass": embedded.step / embedded.forward,
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import constraints
 from benchmarks.constraints import Judge, Row, figures_of
+from benchmarks.constraints_embedded import Embedded
 from benchmarks.constraints_steps import StepMs
 
 
@@ -38,6 +39,13 @@ def test_figures_are_ratios_to_the_softmax_and_counts_of_invalid_answers() -> No
     assert figures["with marginals, p95, x softmax"] == pytest.approx(2.0)
     assert figures["joint sample, p50, x softmax"] == pytest.approx(0.5)
     assert figures["invalid answers"] == 2.0
+
+
+def test_the_embedded_checkpoint_is_measured_in_passes_of_it() -> None:
+    """Half a pass is the bar of both figures."""
+    figures = constraints.embedded_figures(Embedded(forward=8.0, best=1.0, step=4.0))
+    assert list(figures.values()) == [0.125, 0.5]
+    assert all(constraints.BARS[name] == 0.5 for name in figures)
 
 
 def test_an_invalid_answer_is_forgiven_only_where_a_final_check_follows() -> None:
