@@ -26,7 +26,8 @@ from benchmarks.constraints_steps import Noise, StepMs, random_answer, spelled, 
 from benchmarks.left_to_right import Greedy, LeftToRight
 from benchmarks.vocabularies import VOCABULARIES, Words
 from diffusion_worker.constraints.class_scores import score_classes
-from diffusion_worker.constraints.compile import Compiled, compile_schema
+from diffusion_worker.constraints.compile import Compiled, compile_constraint
+from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.constraints.cursor import open_cursor
 from diffusion_worker.constraints.lift import lift
 from diffusion_worker.constraints.token_automaton import TokenAutomaton
@@ -122,7 +123,7 @@ def _rows(file: Path, words: Words, *, seeds: int, limit: int | None) -> Iterato
         document = json.loads(line)
         started = time.thread_time()
         try:
-            compiled = compile_schema(document["schema"])
+            compiled = compile_constraint(Constraint(kind="json_schema", value=document["schema"]))
         except BadAsk:
             continue  # counted by benchmarks.constraints_compile
         compile_ms = 1000 * (time.thread_time() - started)
