@@ -1,0 +1,123 @@
+"""Memory that runs short, with a made-up gauge: what is given up, that it is really freed, and that it comes back."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from diffusion_worker import loop as loop_module
+from diffusion_worker.engine import Engine
+from diffusion_worker.errors import OverCapacity
+from diffusion_worker.loop import Capacity, Loop, run
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, Pressure, Recipe, Residency
+
+RECIPE = Recipe(steps=6, canvas_length=12, confidence_threshold=1e-12)
+
+
+class Gauge:
+    """Tells what it is told to, in percent."""
+
+    def __init__(self) -> None:
+        self.share = 10
+
+    def __call__(self) -> tuple[int, int]:
+        return self.share, 100
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks at the memory in every iteration, and leaves rungs at once."""
+    monkeypatch.setattr(loop_module, "PRESSURE_EVERY_S", 0.0)
+    monkeypatch.setattr("diffusion_worker.memory.pressure.HOLD_S", 0.0)
+    monkeypatch.setattr("diffusion_worker.engine.IDLE_LOOK_S", 0.005)
+
+
+def asks() -> list[Ask]:
+    return [Ask(prompt_ids=tuple(range(6, 30 + n)), max_tokens=36, seed=n, recipe=RECIPE) for n in range(8)]
+
+
+def kv_bytes(it: Loop) -> int:
+    cache = it._stepper.cache
+    return sum(store.untyped_storage().nbytes() for store in (*cache.keys, *cache.values))
+
+
+def turned(it: Loop, texts: dict[int, tuple[int, ...]], turns: int = 10**6) -> None:
+    while turns and it.scheduler.has_work:
+        turns -= 1
+        for sequence, event in it.turn():
+            assert not isinstance(event, Faulted)
+            if isinstance(event, BlockSealed):
+                texts[sequence] += event.ids
+
+
+@pytest.mark.usefixtures("quick")
+def test_contexts_kept_for_reuse_go_first_and_their_memory_is_really_freed(make_net: Any) -> None:
+    gauge, net = Gauge(), make_net(end_ids=())
+    it = Loop(net, Capacity(max_num_seqs=4, max_context=80, prefix_slots=4), gauge=gauge)
+    full, texts = kv_bytes(it), dict[int, tuple[int, ...]]()
+    for one in asks()[:6]:
+        texts[it.add(one)] = ()
+    turned(it, texts)
+    assert it.scheduler.slots.retained > 0
+    gauge.share = 86
+    it.relieve()
+    it.turn()
+    assert (it.pressure, it.scheduler.slots.retained, it.scheduler.rows) == (Pressure.RETAINED, 0, 4)
+    assert kv_bytes(it) == full // 2
+    gauge.share = 10
+    it.relieve()
+    it.turn()
+    assert (it.pressure, kv_bytes(it)) == (Pressure.NONE, full)
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_runs_while_rows_are_halved_and_given_back_ends_with_the_same_text(make_net: Any) -> None:
+    gauge, net = Gauge(), make_net(end_ids=())
+    expected = [answer.ids for answer in run(net, asks())]
+    it = Loop(net, Capacity(max_num_seqs=4, max_context=80, prefix_slots=3), gauge=gauge)
+    texts = {it.add(one): tuple[int, ...]() for one in asks()}
+    turned(it, texts, 3)
+    assert it.scheduler.running == 4
+    for share, rows in ((93, 2), (97, 1), (10, 2), (10, 4), (93, 2)):
+        gauge.share = share
+        turned(it, texts, 1)
+        assert it.scheduler.running <= it.scheduler.rows == rows
+    gauge.share = 10
+    turned(it, texts)
+    assert list(texts.values()) == expected
+    assert (it.pressure, it.scheduler.rows) == (Pressure.NONE, 4)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("quick")
+async def test_at_the_last_rung_the_door_closes_and_opens_again() -> None:
+    gauge, net = Gauge(), ToyNet(seconds_per_pass=0.002, pace=1)
+    one = Ask(prompt_ids=tuple(range(20, 90)), max_tokens=100, seed=1, recipe=net.facts.recipe)
+    engine = Engine(lambda: net, Capacity(max_num_seqs=2), gauge=gauge)
+    engine.start()
+    await engine.ready()
+    ticket = engine.submit(one)
+    gauge.share = 97
+    await until(lambda: engine.status().pressure is Pressure.DOOR)
+    await until(lambda: engine.status().state is Residency.DEGRADED)
+    with pytest.raises(OverCapacity) as refusal:
+        engine.submit(one)
+    assert refusal.value.retry_after_s
+    gauge.share = 10
+    events = [event async for event in ticket]
+    assert isinstance(events[-1], Finished)
+    assert tuple(token for event in events if isinstance(event, BlockSealed) for token in event.ids) == one.prompt_ids
+    await until(lambda: engine.status().pressure is Pressure.NONE)
+    again = [event async for event in engine.submit(replace(one, seed=2))]
+    assert isinstance(again[-1], Finished)
+    assert engine.status().state is Residency.READY
+    await engine.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10.0):
+        while not condition():  # noqa: ASYNC110 - the engine's thread looks
+            await asyncio.sleep(0.002)

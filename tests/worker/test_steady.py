@@ -1,0 +1,83 @@
+"""What has been told of a canvas never changes: every later canvas of its block keeps it, and so does the answer."""
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from diffusion_worker.denoise import stop
+from diffusion_worker.loop import Capacity, Loop
+from diffusion_worker.records import (
+    Ask,
+    BlockSealed,
+    CanvasDrafted,
+    Faulted,
+    Finished,
+    FinishReason,
+    PrefixSteady,
+    Recipe,
+)
+
+RECIPE = Recipe(steps=12, canvas_length=12, confidence_threshold=1e-12, entropy_bound=6.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_has_been_told_stays(make_net: Any, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks, cut by max_tokens, end tokens and deadlines; rows parked; a sureness that is often wrong."""
+    monkeypatch.setattr(stop, "STEADY_PROBABILITY", 0.2)
+    monkeypatch.setattr(stop, "STEADY_STEPS", 1)
+    dice, net = Random(seed), make_net(end_ids=(6, 7), spread=0.5, seed=seed)
+    loop = Loop(net, Capacity(max_num_seqs=3, max_context=128), gauge=lambda: (0, 0))
+    told: dict[int, list[int]] = {}
+    texts: dict[int, list[int]] = {}
+    ends: dict[int, Finished] = {}
+    early = 0
+    for n in range(6):
+        one = Ask(
+            prompt_ids=tuple(dice.randint(8, 60) for _ in range(20)),
+            max_tokens=dice.randint(1, 40),
+            seed=n,
+            recipe=RECIPE,
+            tells_prefix=True,
+            tells_drafts=n % 2 == 0,
+            suffix_ids=dice.choice(((), (9, 9))),
+            deadline_s=dice.choice((None, None, 0.15)),
+        )
+        sequence = loop.add(one)
+        told[sequence], texts[sequence] = [], []
+    while loop.scheduler.has_work:
+        loop.scheduler.limit_rows(dice.choice((1, 3, 3)), 0.0)
+        for sequence, event in loop.turn():
+            if isinstance(event, PrefixSteady):
+                assert event.ids, "nothing is told with no ids"
+                told[sequence] += event.ids
+                texts[sequence] += event.ids
+                early += len(event.ids)
+                assert event.usage.completion_tokens == len(texts[sequence])
+            elif isinstance(event, CanvasDrafted):
+                assert list(event.ids[: len(told[sequence])]) == told[sequence], "a later canvas keeps what was told"
+            elif isinstance(event, BlockSealed):
+                texts[sequence] += event.ids
+                told[sequence] = []
+            elif isinstance(event, Finished):
+                ends[sequence] = event
+            else:
+                assert isinstance(event, Faulted), event
+                assert event.error.code == "deadline_exceeded", "only who never got a slot"
+    for sequence, end in ends.items():
+        has_end = end.reason is FinishReason.STOP
+        assert end.usage.completion_tokens == len(texts[sequence]) + has_end
+        assert not {6, 7} & set(texts[sequence])
+    assert early > 0, "nothing was told early: the test says nothing"
+
+
+def test_drafts_show_every_step_but_the_last_and_promise_nothing(make_net: Any) -> None:
+    net = make_net(end_ids=())
+    loop = Loop(net, Capacity(max_num_seqs=1, max_context=64))
+    loop.add(Ask(prompt_ids=(9,) * 9, max_tokens=24, seed=1, tells_drafts=True, recipe=replace(RECIPE, steps=4)))
+    drafts = []
+    while loop.scheduler.has_work:
+        drafts += [event for _, event in loop.turn() if isinstance(event, CanvasDrafted)]
+    assert [(draft.block, draft.step) for draft in drafts] == [(block, step) for block in (0, 1) for step in (1, 2, 3)]
+    assert all(len(draft.ids) == 12 for draft in drafts)
