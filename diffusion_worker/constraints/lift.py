@@ -1,7 +1,8 @@
 """From bytes to tokens: which tokens lead from state to state.
 
 All states walk the vocabulary's trie at once, level by level. Where a state keeps to itself for every byte below a node
-(inside a string), the whole subtree is one range of tokens and is not entered. Knows nothing of logits or of schemas.
+(inside a string), the whole subtree is one range of tokens and is not entered; where it counts (inside a string of
+bounded length), one range per token length. Knows nothing of logits or of schemas.
 """
 
 from collections.abc import Iterable, Sequence
@@ -161,10 +162,7 @@ def _assembled(moves: Moves, vocabulary: Vocabulary, *, start: int, done: int) -
     sets = RangeSets(np.append(0, np.cumsum(np.diff(first)[kept])), moves.low[chosen], moves.high[chosen])
     label, classes = intern_sets(sets, vocabulary)
 
-    degree = np.bincount(source[kept], minlength=states)
-    degree[done] = 0  # the last name of those that stay
-    degree[~is_live] = -1
-    names = np.argsort(-degree, kind="stable")[: np.count_nonzero(is_live)]  # new name -> old
+    names = _names(source[kept], is_live, done)
     renamed = np.full(states, DEAD, np.int32)
     renamed[names] = np.arange(len(names), dtype=np.int32)
     source = np.append(renamed[source[kept]], renamed[done])
@@ -180,6 +178,14 @@ def _assembled(moves: Moves, vocabulary: Vocabulary, *, start: int, done: int) -
         tail_id=vocabulary.tail_id,
         vocabulary=vocabulary.digest,
     )
+
+
+def _names(source: Ints, is_live: NDArray[np.bool_], done: int) -> NDArray[np.int64]:
+    """[live states] new name -> old: states with more edges first, `done` last."""
+    degree = np.bincount(source, minlength=len(is_live))
+    degree[done] = 0
+    degree[~is_live] = -1
+    return np.argsort(-degree, kind="stable")[: np.count_nonzero(is_live)]
 
 
 def _gathered(moves: Moves) -> tuple[Moves, NDArray[np.int64]]:

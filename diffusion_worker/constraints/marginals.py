@@ -18,7 +18,6 @@ from diffusion_worker.constraints.token_automaton import TokenAutomaton, TokenCl
 from diffusion_worker.constraints.viterbi import closing
 
 Doubles = NDArray[np.float64]
-Indices = NDArray[np.intp]
 _LOWEST: Final = -1e300  # stands for -inf where a difference is taken
 
 
