@@ -8,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jsonschema.validators import validator_for
 
 from gateway.core.schema_follow import SchemaFollower
 from gateway.core.validate import Schema
@@ -37,6 +38,53 @@ def said(schema: Any, *pieces: str) -> str | None:
 def test_what_it_refuses_the_reference_refuses(schema: Any, value: Any, indent: int | None) -> None:
     if read(schema, json.dumps(value, indent=indent)).fault_at is not None:
         assert not jsonschema.Draft202012Validator(schema).is_valid(value)
+
+
+DRAFTS = [
+    "http://json-schema.org/draft-04/schema#",
+    "http://json-schema.org/draft-06/schema#",
+    "http://json-schema.org/draft-07/schema#",
+    "https://json-schema.org/draft/2019-09/schema",
+    "https://json-schema.org/draft/2020-12/schema",
+]
+objects = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["integer", "number", "string", "object", "array"]),
+        "enum": st.lists(values, min_size=1, max_size=2, unique_by=repr),
+        "required": st.lists(st.sampled_from("ab"), min_size=1, max_size=2, unique=True),
+        "maxLength": st.integers(0, 2),
+    },
+)
+inner = st.fixed_dictionaries(
+    {},
+    optional={
+        "$ref": st.sampled_from(["#/definitions/x", "#/definitions/y", "#/properties/a"]),
+        "items": objects | st.lists(objects, min_size=1, max_size=2),
+        "additionalItems": objects,
+        "properties": st.dictionaries(st.sampled_from("ab"), objects, max_size=2),
+        "allOf": st.lists(objects, min_size=1, max_size=2),
+        "minimum": st.integers(-1, 1),
+        "maxItems": st.integers(0, 2),
+    },
+)
+
+
+@thorough
+@given(inner, st.tuples(objects, objects), st.sampled_from(DRAFTS), values)
+def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_reference(
+    schema: Any, definitions: Any, draft: str, value: Any
+) -> None:
+    whole = {**schema, "$schema": draft, "definitions": dict(zip("xy", definitions, strict=True))}
+    text = json.dumps(value) + " "
+    try:
+        compiled = Schema(whole)
+    except ValueError:  # no schema of this draft, or one without end
+        return
+    is_valid = compiled.fault_of(value, len(text)) is None
+    assert validator_for(whole)(whole).is_valid(value) is is_valid
+    follower = compiled.follow()
+    assert follower.feed(text) or not is_valid, follower.breach
 
 
 @thorough
