@@ -1,8 +1,8 @@
 """What real schemas cost and keep: `python -m benchmarks.constraints_compile FILE.jsonl [--check] [--json FILE]`.
 
 Each line of the file holds a `schema`, its `split`, and `tests`: instances that are `valid` or not. Counted per split:
-compiled, compiled with a final check, refused and by which keyword; how long it took and how many states it gave (the
-compiler's half alone: lifting onto tokens is measured elsewhere). Of the instances: valid ones that are accepted once
+compiled, compiled with a final check, refused and by which keyword; how much processor time it took and how many states
+it gave (the compiler's half alone: lifting onto tokens is `benchmarks.constraints`). Of the instances: valid ones that are accepted once
 written in normal form, and invalid ones that are accepted, which must not be where no final check follows.
 Rows that jsonschema itself judges differently (`python_jsonschema_agrees_with_tests` is false) are left out.
 """
@@ -150,7 +150,7 @@ def show(splits: dict[str, Split]) -> None:
         times = f"{split.p50_ms:.0f} / {split.p95_ms:.0f} / {split.max_ms:.0f}"
         counts = [str(split.schemas), str(split.compiled), str(split.with_check), refused]
         table.add_row(name, *counts, times, f"{split.p50_states} / {split.max_states}", f"{kept} of {valid}")
-    console = Console()
+    console = Console(width=150)
     console.print(table)
     console.print("left to the final check:", dict(sorted(splits["all"].checked_keywords.items())))
 

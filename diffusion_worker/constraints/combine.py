@@ -77,6 +77,8 @@ class Combiner:
             elif keyword in schema:
                 for factor in self._factors(node, keyword, schema[keyword]):
                     shapes = _product(shapes, factor, keyword)
+                    if keyword in _DEPENDENCIES:  # most pairs of "with" and "without" contradict each other
+                        shapes = tuple(shape for shape in shapes if not self.nothing(shape))
         return shapes
 
     def _factors(self, node: Node, keyword: str, value: Any) -> Iterable[Shapes]:
@@ -213,14 +215,5 @@ def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:
     return tuple(joined for a in ours for b in theirs if (joined := a.and_(b)).types)
 
 
-_COMBINATORS: Final = (
-    "$ref",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
-    "if",
-    "dependencies",
-    "dependentRequired",
-    "dependentSchemas",
-)
+_DEPENDENCIES: Final = ("dependencies", "dependentRequired", "dependentSchemas")
+_COMBINATORS: Final = ("$ref", "allOf", "anyOf", "oneOf", "not", "if", *_DEPENDENCIES)

@@ -14,6 +14,7 @@ from diffusion_worker.errors import UnsupportedSchema
 
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 LONG = "x" * 400
+HAS: list[dict[str, Any]] = [{"required": [f"m{index}"]} for index in range(18)]
 # keyword: a schema, a value it admits, a value that the keyword forbids
 KEPT: dict[str, tuple[Any, Any, Any]] = {
     "type": ({"type": "integer"}, 1, "a"),
@@ -78,6 +79,26 @@ CHECKED: dict[str, tuple[Any, Any]] = {
     "unevaluatedProperties": ({"unevaluatedProperties": {"type": "null"}}, {"a": 1}),
     "unevaluatedItems": ({"unevaluatedItems": False}, [1]),
 }
+OPEN = {"type": "object", "properties": {f"m{index}": {"type": "integer"} for index in range(7)}}
+MANY: dict[str, tuple[Any, Any]] = {  # alternatives that multiply beyond the bound
+    "allOf": (
+        {"type": "object", "allOf": [{"anyOf": [HAS[a], HAS[a + 1]]} for a in range(0, 14, 2)]},
+        {f"m{a}": 1 for a in range(0, 12, 2)},
+    ),
+    "anyOf": ({"type": "object", "allOf": [{"anyOf": HAS[:9]}], "anyOf": HAS[9:]}, {"m0": 1}),
+    "dependentRequired": (
+        {**OPEN, "dependentRequired": {f"m{index}": [f"n{index}"] for index in range(7)}},
+        {"m6": 1},
+    ),
+    "dependentSchemas": (
+        {**OPEN, "dependentSchemas": {f"m{index}": {"required": [f"n{index}"]} for index in range(7)}},
+        {"m6": 1},
+    ),
+    "dependencies": (
+        {**OPEN, "$schema": DRAFT_7, "dependencies": {f"m{index}": [f"n{index}"] for index in range(7)}},
+        {"m6": 1},
+    ),
+}
 NAMED_AS = {"then": "if", "else": "if", "minContains": "contains"}
 REFUSED: dict[str, Any] = {
     "$dynamicRef": {"$dynamicRef": "#a"},
@@ -101,7 +122,7 @@ def with_treatment(*treatments: str) -> set[str]:
 def test_every_keyword_has_its_witness() -> None:
     """Nobody can add a row without showing that it holds."""
     assert set(KEPT) == with_treatment("in the automaton", "automaton, else checked")
-    assert set(CHECKED) | {"format"} == with_treatment("automaton, else checked", "checked after")
+    assert set(CHECKED) | set(MANY) | {"format"} == with_treatment("automaton, else checked", "checked after")
     assert set(REFUSED) == with_treatment("refused")
 
 
@@ -115,10 +136,10 @@ def test_what_is_in_the_automaton_cannot_be_violated(keyword: str) -> None:
     assert not compiled.automaton.accepts(text(bad))
 
 
-@pytest.mark.parametrize("keyword", sorted(CHECKED))
+@pytest.mark.parametrize("keyword", sorted({**CHECKED, **MANY}))
 def test_what_is_checked_after_is_named_and_found(keyword: str) -> None:
     """The automaton lets it pass, the check does not."""
-    schema, bad = CHECKED[keyword]
+    schema, bad = {**CHECKED, **MANY}[keyword]
     compiled = compile_schema(schema)
     assert NAMED_AS.get(keyword, keyword) in compiled.needs_check
     if bad is not None:

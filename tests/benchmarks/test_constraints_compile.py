@@ -1,0 +1,52 @@
+"""The figures about real schemas are counted right, on three made by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.constraints_compile import Row, failures, main, measure, summed
+
+KEPT = {
+    "split": "made",
+    "schema": {"type": "object", "properties": {"a": {"type": "integer"}, "b": {}}},
+    "tests": [{"valid": True, "data": {"b": 1, "a": 2}}, {"valid": False, "data": {"a": "x"}}],
+}
+CHECKED = {"split": "made", "schema": {"uniqueItems": True}, "tests": [{"valid": False, "data": [1, 1]}]}
+REFUSED = {"split": "made", "schema": {"$ref": "https://example.org"}, "tests": []}
+
+
+def test_rows_tell_kept_checked_and_refused_apart() -> None:
+    """Valid instances are tried in normal form, whatever order they come in."""
+    kept, checked, refused = (measure(case) for case in (KEPT, CHECKED, REFUSED))
+    assert (kept.refused, kept.needs_check, kept.instances) == (None, (), (1, 1, 0, 1))
+    assert (checked.needs_check, checked.instances, checked.unsound) == (("uniqueItems",), (0, 0, 1, 1), False)
+    assert refused.refused == "$ref"
+    whole = summed([kept, checked, refused])
+    assert (whole.compiled, whole.with_check, whole.refused) == (1, 1, {"$ref": 1})
+
+
+def test_missed_budgets_are_named() -> None:
+    """Shares by split; times and soundness over all."""
+    good = Row(split="easy", ms=10.0, states=5)
+    splits = {"easy": summed([good] * 9 + [Row(split="easy", ms=9000.0, refused="$ref")])}
+    splits["all"] = splits["easy"]
+    assert failures(splits) == ["easy: 90.0% compile", "p95 9000 ms"]
+    unsound = Row(split="easy", ms=10.0, states=5, instances=(0, 0, 1, 1))
+    assert failures({"easy": summed([good]), "all": summed([unsound])}) == ["1 unsound"]
+
+
+def test_the_command_writes_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And fails on request; how long it took is no matter here."""
+    monkeypatch.setattr("benchmarks.constraints_compile.P50_BUDGET_MS", 60_000.0)
+    monkeypatch.setattr("benchmarks.constraints_compile.P95_BUDGET_MS", 60_000.0)
+    disputed = {**KEPT, "python_jsonschema_agrees_with_tests": False}
+    file, figures = tmp_path / "schemas.jsonl", tmp_path / "figures.json"
+    file.write_text("\n".join(json.dumps(case) for case in (KEPT, CHECKED, disputed)))
+    assert main([str(file), "--check", "--json", str(figures)]) == 0
+    assert json.loads(figures.read_text())["made"]["schemas"] == 2
+    file.write_text(json.dumps(REFUSED))
+    assert main([str(file), "--check"]) == 1
+    assert "0.0% compile" in capsys.readouterr().out
