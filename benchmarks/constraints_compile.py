@@ -2,8 +2,9 @@
 
 Each line of the file holds a `schema`, its `split`, and `tests`: instances that are `valid` or not. Counted per split:
 compiled, compiled with a final check, refused and by which keyword; how much processor time it took and how many states
-it gave (the compiler's half alone: lifting onto tokens is `benchmarks.constraints`). Of the instances: valid ones that are accepted once
-written in normal form, and invalid ones that are accepted, which must not be where no final check follows.
+it gave (the compiler's half alone: lifting onto tokens is `benchmarks.constraints`). Of the instances: valid ones that
+are accepted once written in normal form, and invalid ones that are accepted, which must not be where no final check
+follows.
 Rows that jsonschema itself judges differently (`python_jsonschema_agrees_with_tests` is false) are left out.
 """
 
