@@ -126,6 +126,46 @@ async def test_a_deadline_holds_against_a_dripping_answer(scene: Any) -> None:
     assert headers["x-twolane-attempts"] == "fast=deadline,quality=deadline"
 
 
+HEDGED = """
+version: 1
+targets:
+  fast: {kind: worker, url: "%s", model: diffusion, place: in_cluster}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+routes:
+  - name: default
+    use: fast
+    validate: {schema: request}
+    hedge: {after_ms: %d, max_share: 0.5}
+    fall_back: [quality]
+"""
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("mode", [Mode.DELAY, Mode.DRIP])
+async def test_a_slow_answer_is_overtaken_by_a_hedge_and_hung_up_on(scene: Any, mode: Mode, stream: bool) -> None:
+    gateway, proxy, worker = scene
+    quality = gateway.gateway.policies.current.targets["quality"].url
+    await put_policy(gateway, HEDGED % (proxy.url, quality, 60_000))
+    for _ in range(2):  # two earn one, and are not slow enough to spend it
+        await gateway.ask(ask(stream=stream, response_format=ORDER))
+    await put_policy(gateway, HEDGED % (proxy.url, quality, 100))
+    proxy.fault = Fault(mode=mode, seconds=20.0)
+    status, headers, body = await gateway.ask(ask(stream=stream, response_format=ORDER))
+    assert (status, headers["x-twolane-attempts"]) == (200, "fast=hedge,quality=ok")
+    assert headers["x-twolane-fallback"] == "hedge"
+    assert text_of(body, stream) == TEXT
+    page = await gateway.metrics()
+    assert 'twolane_hedges_total{result="won",route="default"} 1.0' in page
+    assert 'twolane_in_flight{target="fast"} 0.0' in page
+    status = worker.engine.status()
+    assert (status.running, status.waiting) == (0, 0)
+
+
+async def put_policy(gateway: RealGateway, text: str) -> None:
+    gateway.gateway.policies.path.write_text(text)
+    await gateway.gateway.follower.reload()
+
+
 def ask(**more: Any) -> dict[str, Any]:
     return {"model": "auto", "messages": [{"role": "user", "content": TEXT}], "max_tokens": 20, **more}
 
