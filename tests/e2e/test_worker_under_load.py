@@ -1,0 +1,157 @@
+"""A worker among clients who leave, queue, ask for too much or lose it: one answer each, and nothing left behind."""
+
+import asyncio
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.worker.serving import CHAT, MODEL, Served, events, listening, toy_net, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+ROOT = Path(__file__).parents[2]
+TEXT = "größer 日本 🙂 " * 3
+
+
+def body(*, stream: bool, text: str = TEXT, **fields: Any) -> dict[str, Any]:
+    return {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": text}],
+        "stream": stream,
+        "max_tokens": 120,
+        **fields,
+    }
+
+
+async def answer(served: Served, *, stream: bool, **fields: Any) -> tuple[int, str]:
+    """Status, and the text of a whole answer or of a stream that has said that it is whole."""
+    response = await served.client.post(CHAT, json=body(stream=stream, **fields))
+    if response.status_code != 200:
+        return response.status_code, response.json()["error"]["code"]
+    if not stream:
+        return 200, response.json()["choices"][0]["message"]["content"]
+    *chunks, done = events(response.text)
+    assert done == "[DONE]"
+    deltas = [choice["delta"] for chunk in chunks for choice in json.loads(chunk)["choices"]]
+    return 200, "".join(delta.get("content", "") for delta in deltas)
+
+
+async def leave(served: Served, *, stream: bool, after_s: float) -> None:
+    """Ask and go away, wherever the answer is by then."""
+    asking = asyncio.create_task(answer(served, stream=stream))
+    await asyncio.sleep(after_s)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+
+async def assert_nothing_is_left(served: Served) -> None:
+    await until(lambda: served.engine.status().running + served.engine.status().waiting == 0)
+    status = served.engine.status()
+    assert status.kv_bytes == 0
+    assert not served.engine._tickets
+    assert await answer(served, stream=False) == (200, TEXT)
+
+
+def counted(served: Served, name: str) -> float:
+    page = served.worker.desk.meters.render(served.engine.status()).decode()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
+
+
+async def test_of_two_hundred_clients_half_leave_and_nothing_leaks() -> None:
+    """Those who stay get their whole answer, those who leave cost nothing further."""
+    chance = random.Random(7)
+    async with listening(toy_net(seconds_per_pass=0.001), max_num_seqs=16, max_waiting=200) as served:
+        staying = [asyncio.create_task(answer(served, stream=bool(n % 2))) for n in range(100)]
+        leaving = [leave(served, stream=bool(n % 2), after_s=chance.uniform(0.0, 2.0)) for n in range(100)]
+        await asyncio.gather(*leaving)
+        assert await asyncio.gather(*staying) == [(200, TEXT)] * 100
+        await until(lambda: served.engine.status().running + served.engine.status().waiting == 0)
+        ended = counted(served, "gen_ai_server_request_duration_seconds_count")
+        cancelled = counted(served, "twolane_worker_cancelled_total")
+        finished = counted(served, "twolane_worker_tokens_per_forward_count")
+        assert 100 <= finished <= 200
+        assert ended == finished + cancelled  # each that got in ended once, and in one way
+        await assert_nothing_is_left(served)
+
+
+async def test_sixty_four_streams_run_side_by_side() -> None:
+    """Each is whole, none is mixed with another."""
+    async with listening(toy_net(), max_num_seqs=16, max_waiting=64) as served:
+        texts = [f"{number} {TEXT}"[:60] for number in range(64)]
+        answers = await asyncio.gather(*(answer(served, stream=True, text=text) for text in texts))
+        assert answers == [(200, text) for text in texts]
+        await assert_nothing_is_left(served)
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
+    """Who is let in is answered; who is not is told so before the others are done."""
+    async with listening(toy_net(seconds_per_pass=0.01), max_num_seqs=2, max_waiting=2) as served:
+        await answer(served, stream=False)
+        asked = [served.client.post(CHAT, json=body(stream=bool(n % 2))) for n in range(20)]
+        answers = await asyncio.gather(*asked)
+        refused = [each for each in answers if each.status_code == 429]
+        assert {each.status_code for each in answers} == {200, 429}
+        assert len(answers) - len(refused) >= 4
+        assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
+        assert all(each.json()["error"]["code"] == "overloaded" for each in refused)
+        assert counted(served, 'twolane_worker_refused_total{reason="overloaded"}') == len(refused)
+        await assert_nothing_is_left(served)
+
+
+async def test_prompts_that_are_too_long_are_refused_beside_those_that_are_not() -> None:
+    """Whatever their size; nobody waits for them."""
+    async with listening(toy_net(), max_context=300) as served:
+        sizes = [301, 5_000, 300_000] * 5
+        long = [answer(served, stream=bool(n % 2), text="x" * size) for n, size in enumerate(sizes)]
+        good = [answer(served, stream=bool(n % 2)) for n in range(8)]
+        answers = await asyncio.gather(*long, *good)
+        assert answers == [(400, "context_length_exceeded")] * len(sizes) + [(200, TEXT)] * 8
+        await assert_nothing_is_left(served)
+
+
+async def test_a_worker_killed_under_load_leaves_nobody_waiting() -> None:
+    """Every client learns at once that its answer broke off."""
+    line = [sys.executable, "-m", "diffusion_worker", "--checkpoint", "checkpoints/twolane-tiny", "--port", "0"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOLANE_")}
+    process = await asyncio.create_subprocess_exec(
+        *line, "--threads", "1", "--max-num-seqs", "16", stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=clean
+    )
+    try:
+        assert process.stdout is not None
+        url = (await process.stdout.readline()).decode().split()[2]
+        assert b"is ready" in await process.stdout.readline()
+        endless: dict[str, Any] = {
+            "model": "diffusion",
+            "diffusion": {"steps": 4096, "t_min": 50, "t_max": 90},
+            "max_tokens": 500,
+        }
+        drafts: dict[str, Any] = {"stream_options": {"include_drafts": True}}  # so that streams have begun
+        began: set[int] = set()
+
+        async def broken_off(number: int) -> str:
+            stream = bool(number % 2)
+            asked = body(stream=stream, **endless, **(drafts if stream else {}))
+            try:
+                async with client.stream("POST", CHAT, json=asked) as response:
+                    async for _line in response.aiter_lines():
+                        began.add(number)
+            except httpx.TransportError as error:
+                return type(error).__name__
+            return "whole"
+
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            clients = [asyncio.create_task(broken_off(number)) for number in range(24)]
+            await until(lambda: len(began) >= 2, within_s=40)
+            process.kill()
+            async with asyncio.timeout(10):
+                outcomes = await asyncio.gather(*clients)
+        assert "whole" not in outcomes
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
