@@ -131,13 +131,14 @@ class Engine:
     def status(self) -> EngineStatus:
         """One look, for health and metrics; cheap, and good in every state."""
         loop = self._loop
+        wait_s = loop.predicted_wait_s() if loop else None
         used, limit = memory_in_use(loop.net.device if loop else None)
         return EngineStatus(
             state=self._residence.state,
             running=loop.scheduler.running if loop else 0,
             waiting=loop.scheduler.waiting if loop else 0,
             max_num_seqs=loop.scheduler.rows if loop else self._capacity.max_num_seqs,
-            predicted_wait_ms=self.predicted_wait_ms(),
+            predicted_wait_ms=None if wait_s is None else wait_s * 1000.0,
             memory_used_bytes=used,
             memory_limit_bytes=loop.memory_limit_bytes if loop else limit,
             kv_bytes=loop.scheduler.slots.used_bytes() if loop else 0,
