@@ -24,7 +24,8 @@ _SHORT: Final = {0x22: '"', 0x5C: "\\", 0x2F: "/", 8: "b", 12: "f", 10: "n", 13:
 # first code point, last, radices of the bytes, the first byte's offset
 _UTF8: Final = (
     (0x80, 0x7FF, (32, 64), 0xC0),
-    (0x800, 0xFFFF, (16, 64, 64), 0xE0),
+    (0x800, 0xD7FF, (16, 64, 64), 0xE0),
+    (0xE000, 0xFFFF, (16, 64, 64), 0xE0),
     (0x10000, 0x10FFFF, (8, 64, 64, 64), 0xF0),
 )
 _BACKSLASH: Final[Ranges] = ((0x5C, 0x5C),)

@@ -137,3 +137,11 @@ def test_compilation_is_deterministic() -> None:
     }
     one, two = (compile_schema(schema).automaton for _ in range(2))
     assert (one.next.tobytes(), one.classes.tobytes()) == (two.next.tobytes(), two.classes.tobytes())
+
+
+def test_a_lone_surrogate_in_a_schema_is_never_written() -> None:
+    """No UTF-8 text holds one."""
+    compiled = compile_schema({"enum": ["\ud800", "a"]})
+    assert compiled.automaton.accepts(b'"a"')
+    assert not compiled.automaton.accepts(b'"\xed\xa0\x80"')
+    assert not compiled.automaton.accepts(b'"\\ud800"')
