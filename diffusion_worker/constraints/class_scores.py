@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_worker.constraints.distance import spans
 from diffusion_worker.constraints.token_automaton import TokenClasses
 
 Floats = NDArray[np.float32]
@@ -158,11 +159,13 @@ def _scores(classes: TokenClasses, reader: _Reader) -> ClassScores:
     node_best = _tree(classes, reader.peak - reader.normaliser[:, None])
     for parents, children in levels(classes):
         np.maximum(node_best[:, children][:, ::2], node_best[:, children][:, 1::2], out=node_best[:, parents])
-    members = np.take(node_best, classes.class_node, axis=1, mode="clip")
+    best, many, members, first = _of_classes(classes, node_best)
+    if len(many):
+        best[:, many] = np.maximum.reduceat(members, first, axis=1)
     return ClassScores(
         logits=reader.logits,
         normaliser=reader.normaliser,
-        best=_with_unscored(np.maximum.reduceat(members, classes.class_start[:-1], axis=1)),
+        best=_with_unscored(best),
         node_best=node_best,
         surest=reader.surest,
     )
@@ -192,17 +195,31 @@ def levels(classes: TokenClasses) -> Iterator[tuple[slice, slice]]:
         first //= 2
 
 
+def _of_classes(classes: TokenClasses, nodes: Floats) -> tuple[Floats, NDArray[np.int64], Floats, NDArray[np.int64]]:
+    """[positions, classes] the value of the first node of each class, from [positions, nodes]; which classes have more
+    nodes, the values of all of theirs, class after class, and where each begins."""
+    start, counts = classes.class_start[:-1], np.diff(classes.class_start)
+    many = np.flatnonzero(counts > 1)
+    members = spans(start[many], start[many] + counts[many])
+    return (
+        np.take(nodes, classes.class_node[start], axis=1, mode="clip"),
+        many,
+        np.take(nodes, classes.class_node[members], axis=1, mode="clip"),
+        np.cumsum(counts[many]) - counts[many],
+    )
+
+
 def _log_sums(classes: TokenClasses, node_mass: Floats) -> Floats:
     """[positions, classes] the log of the sum of exponentials of the nodes of each class."""
-    start = classes.class_start[:-1]
-    members = np.take(node_mass, classes.class_node, axis=1, mode="clip")
-    top = np.maximum(np.maximum.reduceat(members, start, axis=1), np.float32(FLOOR))
-    members -= np.repeat(top, np.diff(classes.class_start), axis=1)
-    total = np.add.reduceat(np.exp(members, out=members), start, axis=1)
+    sums, many, members, first = _of_classes(classes, node_mass)
+    if not len(many):
+        return sums
+    top = np.maximum(np.maximum.reduceat(members, first, axis=1), np.float32(FLOOR))
+    members -= np.repeat(top, np.diff(np.append(first, members.shape[1])), axis=1)
+    total = np.add.reduceat(np.exp(members, out=members), first, axis=1)
     with np.errstate(divide="ignore"):  # a class of nothing but -inf
-        np.log(total, out=total)
-    total += top
-    return total
+        sums[:, many] = top + np.log(total)
+    return sums
 
 
 def _with_unscored(scores: Floats) -> Doubles:
