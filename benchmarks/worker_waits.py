@@ -1,4 +1,4 @@
-"""How well the worker foretells waiting: what it predicted for every request that had to wait, against how long it took.
+"""How well the worker foretells waiting: what it predicted for every request that had to wait, against how long it was.
 
 Open loop: requests of all tasks come at random moments (Poisson), for half a second faster than they can be served,
 then slower, so queues build and drain. The first fifth teaches the forecast and does not count. Measures the engine as
@@ -15,7 +15,8 @@ from typing import Final
 from diffusion_worker.engine import Engine
 from diffusion_worker.loop import Capacity
 from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Ask, Faulted, Observation, Reading, WaitObserved
+from diffusion_worker.observed import Observation, WaitObserved
+from diffusion_worker.records import Ask, Faulted, Reading
 
 SEATS: Final = 8
 FAST, SLOW, PHASE_S = 1.7, 0.6, 0.5  # rates, as shares of what can be served, and how long each lasts

@@ -17,18 +17,8 @@ from diffusion_worker.errors import Draining, NotResident, OverCapacity, Refused
 from diffusion_worker.loop import Capacity, Gauge, Loop
 from diffusion_worker.memory.residency import SERVING, Residence, memory_in_use, release_cached
 from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import (
-    Ask,
-    Ending,
-    EngineStatus,
-    NetFacts,
-    Observer,
-    Outcome,
-    Pressure,
-    RefusalObserved,
-    Residency,
-    SequenceId,
-)
+from diffusion_worker.observed import Observer, RefusalObserved
+from diffusion_worker.records import Ask, Ending, EngineStatus, NetFacts, Outcome, Pressure, Residency, SequenceId
 from diffusion_worker.scheduler import Occurrence
 from diffusion_worker.ticket import Ticket
 
@@ -220,6 +210,7 @@ class Engine:
             self._work_came.clear()
             if not loop.scheduler.has_work:
                 loop.relieve()
+                self._show_strength(loop)
                 self._work_came.wait(IDLE_LOOK_S)
                 continue
             try:
@@ -228,12 +219,15 @@ class Engine:
                 loop.fault_all(StepFailed(f"the step failed: {error!r}"))
                 self._tell(self._turned, Residency.DEGRADED)
                 continue
-            # Fewer rows than asked for is a worker at less than its strength; a step that went well heals the rest.
-            state = Residency.DEGRADED if loop.pressure >= Pressure.ROWS else Residency.READY
-            if self._residence.state is not state:
-                self._tell(self._turned, state)
+            self._show_strength(loop)
             if happened:
                 self._tell(self._publish, happened)
+
+    def _show_strength(self, loop: Loop) -> None:
+        """Fewer rows than asked for is a worker at less than its strength; a step that went well heals the rest."""
+        state = Residency.DEGRADED if loop.pressure >= Pressure.ROWS else Residency.READY
+        if self._residence.state is not state:
+            self._tell(self._turned, state)
 
     def _parting(self) -> WorkerError:
         if self._residence.state is Residency.EVICTING:

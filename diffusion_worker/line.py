@@ -40,13 +40,9 @@ class Line:
         """Those whose deadline has passed before anything of their answer was there."""
         return [sequence for sequence in self._waiting if sequence.is_due(now)]
 
-    def take(self, now: float) -> Sequence | None:
+    def first(self, now: float) -> Sequence | None:
         """The next to get a slot."""
-        if not self._waiting:
-            return None
-        best = min(self._waiting, key=lambda sequence: self.key(sequence, now))
-        self._waiting.remove(best)
-        return best
+        return min(self._waiting, key=lambda sequence: self.key(sequence, now), default=None)
 
     def key(self, sequence: Sequence, now: float) -> float:
         """The lower, the sooner: remaining work less the time since submission, or the slack before the deadline if
@@ -60,9 +56,8 @@ class Line:
     def victim(self, running: Collection[Sequence], now: float, *, is_full: bool) -> Sequence | None:
         """A running sequence that should make way: one with far more work left than someone who waits, and not more
         urgent. Parking costs the context, so the difference must be worth it, and nobody is parked again and again."""
-        if not is_full or not self._waiting:
+        if not is_full or (best := self.first(now)) is None:
             return None
-        best = min(self._waiting, key=lambda sequence: self.key(sequence, now))
         work, key = self._forecast.iterations(best), self.key(best, now)
         candidates = [sequence for sequence in running if self._makes_way(sequence, work, key, now)]
         return max(candidates, key=lambda sequence: self.key(sequence, now), default=None)

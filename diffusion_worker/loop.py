@@ -18,17 +18,8 @@ from diffusion_worker.memory.pressure import ROWS_SHARE, Ladder
 from diffusion_worker.memory.residency import memory_in_use
 from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import (
-    Ask,
-    BlockSealed,
-    Faulted,
-    Finished,
-    Observer,
-    Outcome,
-    PrefixSteady,
-    Pressure,
-    SequenceId,
-)
+from diffusion_worker.observed import Observer
+from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, Outcome, PrefixSteady, Pressure, SequenceId
 from diffusion_worker.scheduler import Occurrence, Scheduler
 
 Gauge = Callable[[], tuple[int, int]]  # (used, limit) in bytes, of whatever memory may run short

@@ -62,8 +62,8 @@ class Forecast:
         return None if step_s is None else iterations * step_s * math.exp(self._bias[reading])
 
     def usual_iterations(self) -> float:
-        """Of a request that nothing is known of."""
-        return self._iterations or 1.0
+        """Of a request that nothing is known of; before any has finished it may be as long as can be."""
+        return self._iterations or math.inf
 
     def iterations(self, sequence: Sequence) -> float:
         """Iterations that a sequence still needs, at least one."""

@@ -4,7 +4,6 @@ Plain values only: ids and numbers, no text, no tensors, no clock. Times are sec
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
@@ -253,68 +252,6 @@ class Outcome(StrEnum):
     FINISHED = "finished"
     FAULTED = "faulted"
     CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepObserved:
-    """One iteration of the loop."""
-
-    seconds: float
-    rows: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockObserved:
-    """One canvas denoised to its end."""
-
-    stop: BlockStop
-    denoising_steps: int
-    mean_entropy: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SequenceObserved:
-    """One sequence ended; times count from submission, None where it did not get that far."""
-
-    reading: Reading
-    outcome: Outcome
-    first_block_s: float | None
-    total_s: float
-    usage: Usage
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusalObserved:
-    """One ask turned away at the door; `reason` is the error's code."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixObserved:
-    """A context began with tokens that another one had computed."""
-
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParkedObserved:
-    """A running sequence gave up its slot at a step border; it goes on later."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitObserved:
-    """A sequence that had to wait got its slot: what was predicted when it came, and how long it took."""
-
-    predicted_s: float
-    actual_s: float
-
-
-Observation = (
-    StepObserved | BlockObserved | SequenceObserved | RefusalObserved | PrefixObserved | ParkedObserved | WaitObserved
-)
-# Called from the engine's thread or the event loop; must be quick and must not raise.
-Observer = Callable[[Observation], None]
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -12,10 +12,17 @@ from diffusion_worker.errors import Cancelled, DeadlineExceeded, OverCapacity, W
 from diffusion_worker.limits import Limits
 from diffusion_worker.line import Line
 from diffusion_worker.memory.slots import SlotTable
+from diffusion_worker.observed import (
+    BlockObserved,
+    Observer,
+    ParkedObserved,
+    PrefixObserved,
+    StepObserved,
+    WaitObserved,
+)
 from diffusion_worker.predict import Forecast
 from diffusion_worker.records import (
     Ask,
-    BlockObserved,
     BlockSealed,
     CanvasDrafted,
     Event,
@@ -23,15 +30,9 @@ from diffusion_worker.records import (
     Finished,
     FinishReason,
     NetFacts,
-    Observer,
     Outcome,
-    ParkedObserved,
-    PrefixObserved,
     PrefixSteady,
     SequenceId,
-    SequenceObserved,
-    StepObserved,
-    WaitObserved,
 )
 from diffusion_worker.sequence import Sequence, portions_of
 from diffusion_worker.work import Append, Batch, CanvasResult, Copy, Denoise, Read, StepResult, TokenResult
@@ -151,6 +152,7 @@ class Scheduler:
         for fault in result.faults:
             if sequence := self._running.get(fault.sequence):
                 self._fault(sequence, fault.error, now)
+            self.slots.spoil(fault.slot)
         for append in batch.appends:
             if sequence := self._taking_part(append):
                 sequence.appended(append.ids)
@@ -178,8 +180,9 @@ class Scheduler:
             self._fault(sequence, DeadlineExceeded("the deadline passed in the queue"), now)
         if victim := self._line.victim(self._running.values(), now, is_full=len(self._running) >= self.rows):
             self._park(victim, now)
-        while len(self._running) < self.rows and self.slots.free and (best := self._line.take(now)):
+        while len(self._running) < self.rows and self.slots.free and (best := self._line.first(now)):
             self._place(best, now)
+            self._line.remove(best)
 
     def _place(self, sequence: Sequence, now: float) -> None:
         """Give it a slot, and whatever of its context another slot can spare it."""
@@ -197,9 +200,8 @@ class Scheduler:
         sequence.settle_in(lease.slot, reused=lease.reused, boundary=lease.boundary, pending=pending)
         self._running[sequence.id] = sequence
         if sequence.predicted_wait_s and not sequence.parked:
-            waited_s = now - sequence.submitted
-            self._forecast.waited(sequence, waited_s)
-            self._observe(WaitObserved(predicted_s=sequence.predicted_wait_s, actual_s=waited_s))
+            self._forecast.waited(sequence, now - sequence.submitted)
+            self._observe(WaitObserved(predicted_s=sequence.predicted_wait_s, actual_s=now - sequence.submitted))
 
     def _park(self, sequence: Sequence, now: float) -> None:
         assert sequence.slot is not None
@@ -210,9 +212,12 @@ class Scheduler:
         self._observe(ParkedObserved())
 
     def _taking_part(self, item: Append | Denoise | Read) -> Sequence | None:
-        """The sequence of an item, unless it has left or lost its slot while the step ran."""
+        """The sequence of an item, unless it has left while the step ran. Then its slot is free, and what was written
+        meanwhile may have overwritten a ring: nobody can tell what it holds."""
         sequence = self._running.get(item.sequence)
-        return sequence if sequence is not None and sequence.slot == item.slot else None
+        if sequence is None and not isinstance(item, Denoise):
+            self.slots.spoil(item.slot)
+        return sequence
 
     def _extend(self, sequence: Sequence, ids: Ids[int]) -> None:
         assert sequence.slot is not None
@@ -281,16 +286,7 @@ class Scheduler:
         else:
             self._line.remove(sequence)
         self._left.append(sequence.id)
-        first = sequence.first_block_at
-        self._observe(
-            SequenceObserved(
-                reading=sequence.ask.reading,
-                outcome=outcome,
-                first_block_s=None if first is None else first - sequence.submitted,
-                total_s=now - sequence.submitted,
-                usage=sequence.usage(),
-            )
-        )
+        self._observe(sequence.observed(outcome, now))
 
     def _measure(self, seconds: float, batch: Batch) -> None:
         if rows := len(batch.denoises) + len(batch.reads):  # freeing rows says nothing about the price of a step

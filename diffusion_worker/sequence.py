@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from diffusion_worker.aligned import place_of
-from diffusion_worker.records import Ask, BlockStop, Reading, SequenceId, Usage
+from diffusion_worker.observed import SequenceObserved
+from diffusion_worker.records import Ask, BlockStop, Outcome, Reading, SequenceId, Usage
 from diffusion_worker.work import Append, CanvasResult, Denoise, Read, TokenResult
 
 
@@ -79,6 +80,16 @@ class Sequence:
             forward_passes=self.forward_passes,
             confidence=math.exp(logprob / count) if count else None,
             converged=None if self.is_read else self.converged,
+        )
+
+    def observed(self, outcome: Outcome, now: float) -> SequenceObserved:
+        """What is to be told of it at its end."""
+        return SequenceObserved(
+            reading=self.ask.reading,
+            outcome=outcome,
+            first_block_s=None if self.first_block_at is None else self.first_block_at - self.submitted,
+            total_s=now - self.submitted,
+            usage=self.usage(),
         )
 
     def iterations_at_most(self) -> int:

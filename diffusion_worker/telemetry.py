@@ -9,20 +9,17 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from diffusion_worker.records import (
+from diffusion_worker.observed import (
     BlockObserved,
-    BlockStop,
-    EngineStatus,
     Observation,
-    Outcome,
     ParkedObserved,
     PrefixObserved,
     RefusalObserved,
-    Residency,
     SequenceObserved,
     StepObserved,
     WaitObserved,
 )
+from diffusion_worker.records import BlockStop, EngineStatus, Outcome, Residency
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 

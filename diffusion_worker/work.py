@@ -100,15 +100,16 @@ class TokenResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFault:
-    """This sequence's part of the step failed; its neighbours are untouched."""
+    """This sequence's part of the step failed, and its slot was wiped; its neighbours are untouched."""
 
     sequence: SequenceId
+    slot: int
     error: WorkerError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What came of a batch. A sequence of the batch appears in exactly one of the three, or only appended."""
+    """What came of a batch. Whoever is among the faults counts for nothing else."""
 
     canvases: tuple[CanvasResult, ...] = ()
     tokens: tuple[TokenResult, ...] = ()

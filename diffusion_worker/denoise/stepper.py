@@ -32,7 +32,7 @@ _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError
 class _Passed:
     """One pass that is queued: whose rows, what its report [rows, numbers] will tell, and the canvases it leaves."""
 
-    items: Sequence[Denoise | Read]
+    items: Sequence[Append | Denoise | Read]
     report: torch.Tensor
     canvases: Sequence[Canvas] = ()
 
@@ -78,9 +78,13 @@ class Stepper:
 
     def _append(self, items: Sequence[Append]) -> list[Outcome]:
         view = self.cache.appending([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
-        self.net.encode(padded([i.ids for i in items], self.net.device), view)
+        hidden = self.net.encode(padded([i.ids for i in items], self.net.device), view)
         self.cache.seal(view)
-        return []
+        # A context that holds NaN must not be kept for anybody, even if its owner never gets to a canvas.
+        doubtful = (
+            (hidden - hidden).flatten(1).sum(-1, keepdim=True)
+        )  # [rows, 1] 0, or NaN where anything is not finite
+        return [_Passed(items=items, report=doubtful.double())]
 
     def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
         canvases = [self._canvas_of(item) for item in items]
@@ -117,7 +121,7 @@ class Stepper:
                 elif isinstance(item, Denoise):
                     self._canvases[item.sequence] = each.canvases[row]
                     canvases.append(told(item, told_row))
-                else:
+                elif isinstance(item, Read):
                     tokens.append(chosen(item, told_row))
         return StepResult(canvases=tuple(canvases), tokens=tuple(tokens), faults=tuple(faults))
 
@@ -151,7 +155,7 @@ class Stepper:
     def _fault(self, item: Append | Denoise | Read, error: NotFinite | StepFailed) -> RowFault:
         self._canvases.pop(item.sequence, None)
         self.cache.scrub(item.slot)
-        return RowFault(sequence=item.sequence, error=error)
+        return RowFault(sequence=item.sequence, slot=item.slot, error=error)
 
 
 def _alike(items: Iterable[Work], trait: Callable[[Work], object]) -> list[list[Work]]:

@@ -100,6 +100,11 @@ class SlotTable:
             self._slots[slot].ids = []
         self._touch(slot)
 
+    def spoil(self, slot: int) -> None:
+        """What a free slot holds is not what was noted down: a step has written to it after its owner had left."""
+        if slot < len(self._slots) and self._slots[slot].owner is None:
+            self._slots[slot].ids = []
+
     def forget(self) -> int:
         """Drop all retained contexts; returns how many there were."""
         dropped = [slot for slot in self._slots if slot.owner is None and slot.ids]

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from diffusion_worker.engine import Engine
 from diffusion_worker.errors import NotResident
-from diffusion_worker.records import NetFacts, Reading, RefusalObserved
+from diffusion_worker.observed import RefusalObserved
+from diffusion_worker.records import NetFacts, Reading
 from diffusion_worker.telemetry import Meters
 from diffusion_worker.text.chat_template import Abilities, ChatTemplate
 from diffusion_worker.text.tokenizer import Tokenizer

@@ -26,19 +26,8 @@ from diffusion_worker.errors import (
 from diffusion_worker.loop import Capacity
 from diffusion_worker.nets.interface import CanvasContext
 from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import (
-    Ask,
-    BlockSealed,
-    Faulted,
-    Finished,
-    FinishReason,
-    Observation,
-    Outcome,
-    Reading,
-    RefusalObserved,
-    Residency,
-    SequenceObserved,
-)
+from diffusion_worker.observed import Observation, RefusalObserved, SequenceObserved
+from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, FinishReason, Outcome, Reading, Residency
 from diffusion_worker.ticket import Ticket
 
 pytestmark = pytest.mark.anyio

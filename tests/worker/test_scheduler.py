@@ -21,9 +21,9 @@ from diffusion_worker.errors import (
 )
 from diffusion_worker.limits import Limits
 from diffusion_worker.memory.slots import SlotTable
+from diffusion_worker.observed import BlockObserved, Observation, SequenceObserved, StepObserved
 from diffusion_worker.records import (
     Ask,
-    BlockObserved,
     BlockSealed,
     BlockStop,
     Event,
@@ -32,12 +32,9 @@ from diffusion_worker.records import (
     FinishReason,
     LayerKv,
     NetFacts,
-    Observation,
     Outcome,
     Reading,
     Recipe,
-    SequenceObserved,
-    StepObserved,
 )
 from diffusion_worker.scheduler import Scheduler
 from diffusion_worker.work import Batch, CanvasResult, RowFault, StepResult, TokenResult
@@ -308,7 +305,7 @@ def test_a_fault_ends_its_sequence_and_no_other() -> None:
     it = scheduler()
     bad, good = it.add(ASK, 0.0), it.add(ASK, 0.0)
     batch = it.next_batch(0.0)
-    fault = RowFault(sequence=bad, error=NotFinite("NaN"))
+    fault = RowFault(sequence=bad, slot=0, error=NotFinite("NaN"))
     happened = it.settle(batch, StepResult(faults=(fault,), canvases=(canvas(good, (END,) * 4, settled=True),)), 0.0)
     ends = {sequence: event for sequence, event in happened if not isinstance(event, BlockSealed)}
     assert isinstance(ends[bad], Faulted)
@@ -491,7 +488,9 @@ def disturb(it: Scheduler, added: list[int], dice: Random, now: float) -> None:
 
 def made_up(batch: Batch, dice: Random) -> StepResult:
     """Results of random ids and ends; now and then a row faults."""
-    faults = [RowFault(sequence=d.sequence, error=NotFinite("NaN")) for d in batch.denoises if dice.random() < 0.02]
+    faults = [
+        RowFault(sequence=d.sequence, slot=0, error=NotFinite("NaN")) for d in batch.denoises if dice.random() < 0.02
+    ]
     failed = {fault.sequence for fault in faults}
     return StepResult(
         faults=tuple(faults),

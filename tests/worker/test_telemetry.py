@@ -4,22 +4,16 @@ import re
 
 import pytest
 
-from diffusion_worker.records import (
+from diffusion_worker.observed import (
     BlockObserved,
-    BlockStop,
-    EngineStatus,
-    Outcome,
     ParkedObserved,
     PrefixObserved,
-    Pressure,
-    Reading,
     RefusalObserved,
-    Residency,
     SequenceObserved,
     StepObserved,
-    Usage,
     WaitObserved,
 )
+from diffusion_worker.records import BlockStop, EngineStatus, Outcome, Pressure, Reading, Residency, Usage
 from diffusion_worker.telemetry import Meters
 
 STATUS = EngineStatus(

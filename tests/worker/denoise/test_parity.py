@@ -16,16 +16,8 @@ from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.limits import Limits
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.slots import SlotTable
-from diffusion_worker.records import (
-    Ask,
-    BlockSealed,
-    Finished,
-    FinishReason,
-    Observation,
-    ParkedObserved,
-    PrefixObserved,
-    Recipe,
-)
+from diffusion_worker.observed import Observation, ParkedObserved, PrefixObserved
+from diffusion_worker.records import Ask, BlockSealed, Finished, FinishReason, Recipe
 from diffusion_worker.scheduler import Scheduler
 
 STEPS_ONLY = Recipe(steps=6, canvas_length=12, confidence_threshold=1e-12)

@@ -4,7 +4,8 @@ import pytest
 
 from diffusion_worker.loop import run
 from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, BlockObserved, Finished, FinishReason, Observation, Reading, Recipe
+from diffusion_worker.observed import BlockObserved, Observation
+from diffusion_worker.records import Ask, Finished, FinishReason, Reading, Recipe
 
 
 def ask(net: ToyNet, *prompt: int, reading: Reading = Reading.DIFFUSION, max_tokens: int = 100) -> Ask:
