@@ -10,6 +10,7 @@ from enum import IntEnum, StrEnum
 from diffusion_worker.errors import OutOfRange, WorkerError
 
 SequenceId = int
+DEFAULT_ANCHOR = 0.8  # of a text to edit whose request names no strength, see docs/decisions/0006
 
 
 class Reading(StrEnum):

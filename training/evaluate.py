@@ -19,15 +19,15 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_worker.loop import Answer, run
+from diffusion_worker.loop import run
 from diffusion_worker.nets.interface import DiffusionNet
 from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask, Finished, Reading
+from diffusion_worker.records import Ask, Reading
+from training.asks import ask_for, text_of
+from training.edits import Edits, edits
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, Wish
-from training.vocabulary import EOS, decode_ids, encode_prompt, encode_text
 
-MAX_TOKENS: Final = 128
 LATENCY_COUNT: Final = 30
 AUROC_BAR: Final = 0.90
 
@@ -106,11 +106,15 @@ def main() -> int:
     rows = tuple(evaluate(net, case, options.count) for case in CASES)
     strangers = evaluate(net, STRANGERS, options.count // 2)
     separation = separate([row.denoised for row in (*rows, strangers)])
-    show(rows, strangers, separation)
+    edited = edits(net, options.count)
+    show(rows, strangers, separation, edited)
     if options.json:
         figures = [asdict(row) | {"speed_ratio": row.speed_ratio} for row in (*rows, strangers)]
-        options.json.write_text(json.dumps({"rows": figures, "confidence": asdict(separation)}, indent=1) + "\n")
-    return int(options.check and not (separation.is_cleared and all(row.is_cleared for row in rows)))
+        options.json.write_text(
+            json.dumps({"rows": figures, "confidence": asdict(separation), "edits": asdict(edited)}, indent=1) + "\n"
+        )
+    is_cleared = separation.is_cleared and edited.is_cleared and all(row.is_cleared for row in rows)
+    return int(options.check and not is_cleared)
 
 
 def evaluate(net: DiffusionNet, case: Case, count: int) -> Row:
@@ -124,22 +128,9 @@ def evaluate(net: DiffusionNet, case: Case, count: int) -> Row:
     )
 
 
-def ask_for(net: DiffusionNet, sample: Sample, reading: Reading, from_source: bool = False) -> Ask:
-    """The request a client would have sent."""
-    return Ask(
-        prompt_ids=tuple(encode_prompt(sample.prompt)),
-        max_tokens=MAX_TOKENS,
-        seed=0,
-        recipe=net.facts.recipe,
-        reading=reading,
-        start_ids=tuple(encode_text(sample.source)) if from_source else (),
-        anchor=1.0 if from_source else 0.0,
-    )
-
-
 def _outcome(net: DiffusionNet, samples: Sequence[Sample], asks: Sequence[Ask]) -> Outcome:
     answers = run(net, asks)
-    right = [_text(answer) == sample.answer for answer, sample in zip(answers, samples, strict=True)]
+    right = [text_of(answer) == sample.answer for answer, sample in zip(answers, samples, strict=True)]
     usages = [answer.end.usage for answer in answers]
     denoised = asks[0].reading is Reading.DIFFUSION
     return Outcome(
@@ -150,11 +141,6 @@ def _outcome(net: DiffusionNet, samples: Sequence[Sample], asks: Sequence[Ask]) 
         right=tuple(right),
         confidences=tuple(usage.confidence or 0.0 for usage in usages),
     )
-
-
-def _text(answer: Answer) -> str:
-    assert isinstance(answer.end, Finished), answer.end
-    return decode_ids([*answer.ids, EOS])
 
 
 def _latency_ms(net: DiffusionNet, asks: Sequence[Ask]) -> float:
@@ -201,7 +187,7 @@ def separate(outcomes: Sequence[Outcome]) -> Separation:
     )
 
 
-def show(rows: Sequence[Row], strangers: Row, separation: Separation) -> None:
+def show(rows: Sequence[Row], strangers: Row, separation: Separation, edited: Edits) -> None:
     """Print the tables."""
     table = Table(title="Exact match on held-out combinations", title_justify="left")
     for heading in ("", "denoised", "bar", "passes", "ms", "read left to right", "passes", "ms", "faster by"):
@@ -236,6 +222,7 @@ def show(rows: Sequence[Row], strangers: Row, separation: Separation) -> None:
         f"min_confidence {separation.threshold:.2f} would serve {separation.right_served:.1%} of the right answers "
         f"and {separation.wrong_served:.1%} of the wrong ones."
     )
+    console.print(str(edited))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
-from diffusion_worker.records import Ask, NetFacts, Reading, Recipe
+from diffusion_worker.records import DEFAULT_ANCHOR, Ask, NetFacts, Reading, Recipe
 from diffusion_worker.web.problems import InvalidValue, Unsupported
 from diffusion_worker.web.request import Overrides, Wishes
 
 DEFAULT_CANVASES = 4  # an answer without max_tokens may fill this many canvases, if the context has room for them
-FULL_ANCHOR = 1.0  # of a prediction that names no strength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +73,7 @@ def _anchor(wishes: Wishes, given: Given) -> float:
         raise InvalidValue("'diffusion.anchor' is only allowed with a 'prediction'.", param="diffusion.anchor")
     if not given.prediction_ids:
         return 0.0
-    return FULL_ANCHOR if wishes.anchor is None else wishes.anchor
+    return DEFAULT_ANCHOR if wishes.anchor is None else wishes.anchor
 
 
 def _recipe(overrides: Overrides, own: Recipe) -> Recipe:

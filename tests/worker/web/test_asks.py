@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
-from diffusion_worker.records import Ask, NetFacts, Reading, Recipe
+from diffusion_worker.records import DEFAULT_ANCHOR, Ask, NetFacts, Reading, Recipe
 from diffusion_worker.web.asks import DEFAULT_CANVASES, Given, ask_of
 from diffusion_worker.web.problems import InvalidValue, Unsupported
 from diffusion_worker.web.request import Overrides, Wishes
@@ -74,7 +74,7 @@ def test_numbers_that_do_not_fit_the_checkpoints_are_named() -> None:
     assert caught.value.param == "diffusion.t_max"
 
 
-@pytest.mark.parametrize(("wished", "anchor"), [(None, 1.0), (0.0, 0.0), (0.4, 0.4)])
+@pytest.mark.parametrize(("wished", "anchor"), [(None, DEFAULT_ANCHOR), (0.0, 0.0), (0.4, 0.4)])
 def test_a_prediction_is_what_the_canvas_starts_from_and_keeps_to(wished: float | None, anchor: float) -> None:
     """As strongly as asked for, else as strongly as can be."""
     got = ask(replace(REQUEST, anchor=wished), prediction_ids=(7, 8))

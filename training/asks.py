@@ -1,0 +1,30 @@
+"""A sample as the request a client would have sent, and an answer as text."""
+
+from typing import Final
+
+from diffusion_worker.loop import Answer
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.records import DEFAULT_ANCHOR, Ask, Finished, Reading
+from training.tasks.sample import Sample
+from training.vocabulary import EOS, decode_ids, encode_prompt, encode_text
+
+MAX_TOKENS: Final = 128
+
+
+def ask_for(net: DiffusionNet, sample: Sample, reading: Reading, from_source: bool = False, *, seed: int = 0) -> Ask:
+    """`from_source` sends the text to edit as a prediction."""
+    return Ask(
+        prompt_ids=tuple(encode_prompt(sample.prompt)),
+        max_tokens=MAX_TOKENS,
+        seed=seed,
+        recipe=net.facts.recipe,
+        reading=reading,
+        start_ids=tuple(encode_text(sample.source)) if from_source else (),
+        anchor=DEFAULT_ANCHOR if from_source else 0.0,
+    )
+
+
+def text_of(answer: Answer) -> str:
+    """The text of an answer that came to its end."""
+    assert isinstance(answer.end, Finished), answer.end
+    return decode_ids([*answer.ids, EOS])

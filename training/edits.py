@@ -1,0 +1,75 @@
+"""What a prediction is worth: the clean-up task with and without the text to edit as the canvas's start.
+
+Known and invented words, each sample under several seeds: single answers hang on the dice, a bar should not.
+"""
+
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from diffusion_worker.loop import run
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.records import Reading
+from training.asks import ask_for, text_of
+from training.tasks.registry import TASKS
+from training.tasks.sample import Sample, Wish
+
+SEEDS: Final = 4
+PASSES_BAR: Final = 0.7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edits:
+    """Exact match and mean passes of both ways, over the same samples and seeds."""
+
+    answers: int
+    plain_right: int
+    anchored_right: int
+    plain_passes: float
+    anchored_passes: float
+
+    @property
+    def passes_ratio(self) -> float:
+        """Passes with a prediction over passes without."""
+        return self.anchored_passes / self.plain_passes
+
+    @property
+    def is_cleared(self) -> bool:
+        """Not fewer right, and at most so many passes."""
+        return self.anchored_right >= self.plain_right and self.passes_ratio <= PASSES_BAR
+
+    def __str__(self) -> str:
+        return (
+            f"Clean-up from its source (prediction), {self.answers} answers each way: {self.anchored_right} right "
+            f"against {self.plain_right} without, {self.anchored_passes:.2f} passes against {self.plain_passes:.2f} "
+            f"({self.passes_ratio:.2f} x, bar {PASSES_BAR})."
+        )
+
+
+def edits(net: DiffusionNet, count: int) -> Edits:
+    """Half of `count` held-out samples with known words and half with invented ones, under each of SEEDS seeds."""
+    samples = [
+        TASKS["clean-up"](random.Random(f"evaluation/{i}"), Wish(split="test", invented=invented))
+        for invented in (0.0, 1.0)
+        for i in range(count // 2)
+    ]
+    plain, anchored = (_answered(net, samples, from_source) for from_source in (False, True))
+    return Edits(
+        answers=SEEDS * len(samples),
+        plain_right=sum(right for right, _ in plain),
+        anchored_right=sum(right for right, _ in anchored),
+        plain_passes=statistics.fmean(passes for _, passes in plain),
+        anchored_passes=statistics.fmean(passes for _, passes in anchored),
+    )
+
+
+def _answered(net: DiffusionNet, samples: Sequence[Sample], from_source: bool) -> list[tuple[bool, int]]:
+    """(right, passes) of every sample under every seed."""
+    found: list[tuple[bool, int]] = []
+    for seed in range(SEEDS):
+        asks = [ask_for(net, sample, Reading.DIFFUSION, from_source, seed=seed) for sample in samples]
+        for sample, answer in zip(samples, run(net, asks), strict=True):
+            found.append((text_of(answer) == sample.answer, answer.end.usage.denoising_steps))
+    return found
