@@ -1,12 +1,14 @@
 """The records that cross the worker's borders: asks and events (web, engine), facts and observations.
 
-Plain values only: ids and numbers, no text, no tensors, no clock. Times are seconds, entropies are nats.
+Plain values only: ids, numbers and the cursor of a constraint, no text, no tensors, no clock. Times are seconds,
+entropies are nats.
 """
 
 import math
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
+from diffusion_worker.constraints.cursor import Cursor
 from diffusion_worker.errors import OutOfRange, WorkerError
 
 SequenceId = int
@@ -65,6 +67,7 @@ class Ask:
     tells_prefix: bool = False  # tell what is steady before the canvas is sealed, and hold on to it
     tells_drafts: bool = False  # tell the surest canvas of every step
     deadline_s: float | None = None  # from submission; the best answer so far is returned when it passes
+    cursor: Cursor | None = None  # what the answer may be; it stands before the first token, with max_tokens left
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -90,7 +93,8 @@ class FinishReason(StrEnum):
 class Usage:
     """What a sequence has cost and how sure it is, so far. An emitted end token counts as a completion token.
 
-    `confidence`: geometric mean probability of the emitted tokens from raw logits (temperature 1), None before any.
+    `confidence`: geometric mean probability of the emitted tokens from raw logits (temperature 1), over those that no
+    constraint has forced; None before any.
     `converged`: whether every block so far stopped by stability; None for the autoregressive reading.
     """
 

@@ -34,7 +34,7 @@ from diffusion_worker.records import (
     PrefixSteady,
     SequenceId,
 )
-from diffusion_worker.sequence import Sequence, portions_of
+from diffusion_worker.sequence import HASTE_STEPS, Sequence, portions_of
 from diffusion_worker.work import Append, Batch, CanvasResult, Copy, Denoise, Read, StepResult, TokenResult
 
 Occurrence = tuple[SequenceId, Event]
@@ -199,6 +199,7 @@ class Scheduler:
             pending = portions_of(ids[lease.reused :], self._limits.prefill_chunk, cut=cut)
         sequence.settle_in(lease.slot, reused=lease.reused, boundary=lease.boundary, pending=pending)
         self._running[sequence.id] = sequence
+        sequence.hurries = self._would_be_late(sequence, now, steps=HASTE_STEPS)
         if sequence.predicted_wait_s and not sequence.parked:
             self._forecast.waited(sequence, now - sequence.submitted)
             self._observe(WaitObserved(predicted_s=sequence.predicted_wait_s, actual_s=now - sequence.submitted))
@@ -227,6 +228,7 @@ class Scheduler:
 
     def _settle_canvas(self, sequence: Sequence, canvas: CanvasResult, now: float) -> None:
         stop = sequence.stepped(canvas, is_late=self._would_be_late(sequence, now))
+        sequence.hurries = self._would_be_late(sequence, now, steps=HASTE_STEPS)
         steps = sequence.steps_done
         if stop is None:
             self._outbox += self._told_early(sequence, canvas, steps)
@@ -241,7 +243,7 @@ class Scheduler:
     def _told_early(self, sequence: Sequence, canvas: CanvasResult, steps: int) -> Iterator[Occurrence]:
         """What may be said of a canvas that is not sealed yet."""
         if sequence.ask.tells_prefix and (ids := sequence.steady(canvas, self._facts.end_ids)):
-            usage = sequence.usage(told=canvas.logprobs[: len(sequence.told)])
+            usage = sequence.usage(canvas)
             yield sequence.id, PrefixSteady(ids=ids, block=sequence.block, usage=usage)
         if sequence.ask.tells_drafts:
             shown, _ = sequence.visible(canvas.ids, self._facts.end_ids)
@@ -293,6 +295,6 @@ class Scheduler:
             self._forecast.took_step(seconds, rows)
             self._observe(StepObserved(seconds=seconds, rows=rows))
 
-    def _would_be_late(self, sequence: Sequence, now: float) -> bool:
-        """Whether one more step would probably end after the deadline."""
-        return sequence.is_due(now + (self._forecast.step_s(max(1, len(self._running))) or 0.0))
+    def _would_be_late(self, sequence: Sequence, now: float, *, steps: int = 1) -> bool:
+        """Whether so many more steps would probably end after the deadline."""
+        return sequence.is_due(now + steps * (self._forecast.step_s(max(1, len(self._running))) or 0.0))

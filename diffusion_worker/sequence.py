@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from diffusion_worker.aligned import place_of
+from diffusion_worker.constraints.cursor import Cursor
 from diffusion_worker.observed import SequenceObserved
 from diffusion_worker.records import Ask, BlockStop, Outcome, Reading, SequenceId, Usage
 from diffusion_worker.work import Append, CanvasResult, Denoise, Read, TokenResult
+
+HASTE_STEPS = 3  # so many before its deadline a constrained text begins to look for its end
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -34,7 +37,10 @@ class Sequence:
     start: tuple[int, ...] = ()  # what the present canvas starts from
     emitted: int = 0  # in sealed blocks
     told: tuple[int, ...] = ()  # ids of the present block that the client has already
-    logprob: float = 0.0  # sum over the emitted tokens
+    logprob: float = 0.0  # sum over the emitted tokens that were not forced
+    weighed: int = 0  # how many those are
+    cursor: Cursor | None = None  # before the present canvas, or the next token
+    hurries: bool = False  # the deadline is near: a constrained text shall close on the present canvas
     mean_entropy: float = math.inf  # of the present canvas
     entropy_rate: float | None = None  # by what factor the last step has changed it
     denoising_steps: int = 0
@@ -47,6 +53,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.start = self.ask.start_ids
+        self.cursor = self.ask.cursor
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
 
@@ -69,13 +76,15 @@ class Sequence:
         """Whether its deadline has passed."""
         return self.ask.deadline_s is not None and now >= self.submitted + self.ask.deadline_s
 
-    def usage(self, *, told: Ids[float] = ()) -> Usage:
-        """What it has cost so far; `told`: log-probabilities of those tokens of the present block that are out."""
-        count, logprob = self.emitted + len(told), self.logprob + math.fsum(told)
+    def usage(self, canvas: CanvasResult | None = None) -> Usage:
+        """What it has cost so far; those tokens of a canvas counted that have been told."""
+        told = len(self.told) if canvas else 0
+        count, logprob = (0, 0.0) if canvas is None else weighed(canvas, told)
+        count, logprob = self.weighed + count, self.logprob + logprob
         return Usage(
             prompt_tokens=len(self.ask.prompt_ids),
             cached_tokens=self.cached,
-            completion_tokens=count,
+            completion_tokens=self.emitted + told,
             denoising_steps=self.denoising_steps,
             forward_passes=self.forward_passes,
             confidence=math.exp(logprob / count) if count else None,
@@ -141,6 +150,8 @@ class Sequence:
             anchor=self.anchor,
             head=self.told,
             tail=self.tail,
+            cursor=self.cursor,
+            hurries=self.hurries,
         )
 
     def read(self) -> Read:
@@ -153,6 +164,7 @@ class Sequence:
             at=self.context,
             seed=self.ask.seed,
             temperature=self.ask.temperature,
+            cursor=self.cursor,
         )
 
     @property
@@ -223,13 +235,17 @@ class Sequence:
         shown, has_end = self.visible(canvas.ids, end_ids)
         count = len(shown) + has_end
         self.emitted += count
-        self.logprob += math.fsum(canvas.logprobs[:count])
+        unforced, logprob = weighed(canvas, count)
+        self.weighed += unforced
+        self.logprob += logprob
         fresh, self.told = shown[len(self.told) :], ()
         return fresh, has_end
 
     def open_block(self, sealed: tuple[int, ...]) -> None:
         """Go on behind the sealed canvas with a fresh one."""
         portion = sealed[: self.width]
+        if self.cursor is not None:
+            self.cursor = self.cursor.after(portion)
         self.portions.append(portion)
         self.pending.append(portion)
         self.block += 1
@@ -243,10 +259,22 @@ class Sequence:
         """Take in one token read left to right; it counts as a block of its own."""
         self.appended(ids)
         self.emitted += 1
-        self.logprob += token.logprob
+        if self.cursor is not None:
+            self.cursor = self.cursor.after((token.id,))
+        if not token.is_forced:
+            self.weighed += 1
+            self.logprob += token.logprob
         self.portions.append((token.id,))
         self.pending.append((token.id,))
         self.block = self.emitted - 1
+
+
+def weighed(canvas: CanvasResult, count: int) -> tuple[int, float]:
+    """How many of the first `count` tokens of a canvas were not forced, and their log-probabilities together."""
+    free = [
+        logprob for place, logprob in enumerate(canvas.logprobs[:count]) if not any(canvas.forced[place : place + 1])
+    ]
+    return len(free), math.fsum(free)
 
 
 def late_start(steps: int, anchor: float) -> int:

@@ -6,6 +6,7 @@ Ids and numbers only; the tensors of a sequence stay with whoever steps. `slot` 
 
 from dataclasses import dataclass
 
+from diffusion_worker.constraints.cursor import Cursor
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.records import Recipe, SequenceId
 
@@ -34,7 +35,7 @@ class Append:
 class Denoise:
     """One step of one canvas. `step` counts down to 1 from `recipe.steps`, or from less where an anchored canvas begins
     late in the schedule; at the first (`opens`) it is made, with `start_ids` on it or uniform noise. `head` and `tail`
-    are ids pinned at its two ends."""
+    are ids pinned at its two ends. `cursor` stands before the canvas; in a hurry the text shall close on it."""
 
     sequence: SequenceId
     slot: int
@@ -49,11 +50,14 @@ class Denoise:
     anchor: float = 0.0
     head: tuple[int, ...] = ()
     tail: tuple[int, ...] = ()
+    cursor: Cursor | None = None
+    hurries: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """Append the ids (the last of the prompt, later the token chosen before) and choose the next token."""
+    """Append the ids (the last of the prompt, later the token chosen before) and choose the next token, one that
+    `cursor` allows."""
 
     sequence: SequenceId
     slot: int
@@ -61,6 +65,7 @@ class Read:
     at: int
     seed: int
     temperature: float | None = None
+    cursor: Cursor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,7 @@ class CanvasResult:
     accepted: int
     steady: int  # positions from the left whose surest token has stayed the same, and likely, for some steps
     is_settled: bool  # stable and confident: nothing is gained by another step
+    forced: tuple[bool, ...] = ()  # positions at which a constraint left no choice; empty: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +102,7 @@ class TokenResult:
     sequence: SequenceId
     id: int
     logprob: float
+    is_forced: bool = False  # a constraint left no choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

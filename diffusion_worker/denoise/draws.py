@@ -14,7 +14,7 @@ from torch.nn import functional as nnf
 from diffusion_worker.nets.upload import upload
 from diffusion_worker.records import SequenceId
 
-OPENING, SAMPLE, NOISE = 0, 1, 2  # what a draw is for
+OPENING, SAMPLE, NOISE, TEXT = 0, 1, 2, 3  # what a draw is for
 _MASK = (1 << 64) - 1
 _STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the increment of splitmix64
 _POSITION_STRIDE = _STRIDE - (1 << 64)  # the same bits as a signed number
@@ -45,6 +45,11 @@ class Draws(Protocol):
         """Uniform ids [rows, canvas]; called after `sample`."""
         ...
 
+    def text(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor:
+        """Uniform numbers [rows, canvas] in [0, 1) for texts that are drawn as a whole; called after `noise`, and only
+        where a row is constrained."""
+        ...
+
 
 class CounterDraws:
     """Draws by counter: a hash of the key and the position (splitmix64, Steele, Lea and Flood 2014)."""
@@ -63,6 +68,10 @@ class CounterDraws:
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
         """See `Draws.noise`."""
         return (self._uniform(keys, NOISE, length) * vocab_size).long()
+
+    def text(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor:
+        """See `Draws.text`."""
+        return self._uniform(keys, TEXT, length)
 
     def _uniform(self, keys: Sequence[DrawKey], purpose: int, length: int) -> torch.Tensor:
         """[rows, length] of float64 in [0, 1)."""
@@ -94,6 +103,10 @@ class GeneratorDraws:
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
         """See `Draws.noise`."""
         return torch.stack([self.opening(key, length, vocab_size) for key in keys])
+
+    def text(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor:
+        """See `Draws.text`."""
+        return torch.stack([torch.rand(length, generator=self._generators[key.sequence]) for key in keys])
 
 
 def invert_cdf(probabilities: torch.Tensor, uniform: torch.Tensor, *, width: int = 512) -> torch.Tensor:

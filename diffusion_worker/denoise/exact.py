@@ -27,7 +27,9 @@ class Padding:
     ) -> tuple[list[Denoise], list[Canvas]]:
         """Items and canvases with as many dummies behind them as rows are missing."""
         missing = self.rows - len(items)
-        item = replace(items[0], slot=dummy_slot, at=0, head=(), tail=(), start_ids=(), anchor=0.0, temperature=None)
+        item = replace(
+            items[0], slot=dummy_slot, at=0, head=(), tail=(), start_ids=(), anchor=0.0, temperature=None, cursor=None
+        )
         like = canvases[0]
         canvas = Canvas(
             ids=torch.zeros_like(like.ids),

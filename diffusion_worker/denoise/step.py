@@ -1,8 +1,8 @@
 """The loop body: forward, score, accept, renoise, stop, for any number of canvases at once.
 
 Pure in its rows: every parameter is per row, so the canvases of one call may be of different requests, at different
-steps. Knows no scheduler, no cache but the view it is given. Nothing here waits for the device: what the host wants to
-know leaves as one tensor, to be fetched once.
+steps. Knows no scheduler, no cache but the view it is given. Nothing here waits for the device, but for constrained
+rows, once (see `constrain`): what the host wants to know leaves as one tensor, to be fetched once.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch
 from diffusion_worker.denoise.accept import accept
 from diffusion_worker.denoise.anchor import cooled, kept
 from diffusion_worker.denoise.canvas import Canvas
+from diffusion_worker.denoise.constrain import constrain
 from diffusion_worker.denoise.draws import DrawKey, Draws
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
@@ -28,7 +29,7 @@ class Advanced:
     """Canvases one step on, and what the step found; the surest canvas is what would be sealed."""
 
     canvases: tuple[Canvas, ...]
-    report: torch.Tensor  # [rows, 2 * canvas + 4] of float64, see `told`
+    report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `told`
 
 
 def step(
@@ -42,12 +43,14 @@ def step(
     shown = pin_ids(torch.stack([canvas.ids for canvas in canvases]), pins)
 
     logits = net.denoise(shown, torch.stack([canvas.soft for canvas in canvases]), context)
-    scores = score(logits, rows.temperature, pins)
-    sampled = draws.sample(keys, sampling_probabilities(scores, temperatures))
-    accepted = accept(scores.entropy, rows.entropy_bound)
+    plain = score(logits, rows.temperature, pins)
+    sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
     noise = draws.noise(keys, logits.shape[1], logits.shape[2])
+    texts = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits)
+    scores = texts.scores
+    accepted = accept(scores.entropy, rows.entropy_bound)
     ids = renoise(
-        tokens_of(scores, sampled, temperatures),
+        tokens_of(scores, texts.sampled, temperatures),
         accepted,
         noise,
         surest=scores.surest,
@@ -68,7 +71,11 @@ def step(
             Canvas(ids=ids[row], soft=soft[row], surest=scores.surest[row], held=held[row]) for row in range(len(items))
         ),
         report=torch.cat(
-            [scores.surest.double(), scores.logprob.double(), *(each.double()[:, None] for each in single)], dim=-1
+            [
+                *(each.double() for each in (scores.surest, scores.logprob, texts.forced)),
+                *(each.double()[:, None] for each in single),
+            ],
+            dim=-1,
         ),
     )
 
@@ -76,11 +83,12 @@ def step(
 def told(item: Denoise, row: Sequence[float]) -> CanvasResult:
     """One row of a report, fetched. Its mean entropy is not finite where the net returned NaN or infinity."""
     length = item.recipe.canvas_length
-    mean_entropy, accepted, steady, settled = row[2 * length :]
+    mean_entropy, accepted, steady, settled = row[3 * length :]
     return CanvasResult(
         sequence=item.sequence,
         ids=tuple(map(int, row[:length])),
         logprobs=tuple(row[length : 2 * length]),
+        forced=tuple(map(bool, row[2 * length : 3 * length])),
         mean_entropy=mean_entropy,
         accepted=int(accepted),
         steady=int(steady),

@@ -1,0 +1,129 @@
+"""The rows of a step whose answers are constrained: whole texts in place of tokens that do not know of each other.
+
+A mask per position would admit tokens that clash as soon as two are committed together. So for these rows the best text
+of the constraint replaces the surest tokens, an exact joint sample the sampled ones, and marginals the probabilities:
+they decide what is accepted, and feed the next step. It is done on the host, behind one transfer for all such rows; a
+step without them waits for nothing. Knows logits and automata, no requests.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffusion_worker.constraints.choices import forced
+from diffusion_worker.constraints.class_scores import ClassMasses, weigh_classes
+from diffusion_worker.constraints.cursor import CanvasPath, Cursor
+from diffusion_worker.constraints.marginals import marginals, remaining
+from diffusion_worker.constraints.sample import sample_path
+from diffusion_worker.constraints.viterbi import best_path
+from diffusion_worker.denoise.score import Scores
+from diffusion_worker.nets.upload import upload
+from diffusion_worker.work import Denoise
+
+_BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Texts:
+    """Scores and proposals of a step in which some rows are constrained."""
+
+    scores: Scores
+    sampled: torch.Tensor  # [rows, canvas]
+    forced: torch.Tensor  # [rows, canvas] the constraint left no choice
+
+
+def constrain(
+    items: Sequence[Denoise],
+    scores: Scores,
+    sampled: torch.Tensor,
+    draw: Callable[[], torch.Tensor],
+    logits: torch.Tensor,
+) -> Texts:
+    """Scores [rows, canvas, vocab] and sampled tokens [rows, canvas], those of constrained rows replaced. `draw` gives
+    the numbers [rows, canvas] in [0, 1) that decide what is sampled; `logits` are those of the net, for the confidence
+    in the texts."""
+    rows = [row for row, item in enumerate(items) if item.cursor is not None]
+    if not rows:
+        return Texts(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
+    place = upload(rows, logits.device)
+    fetched = torch.cat([scores.z[place].float(), draw()[place].float()[..., None]], dim=-1).cpu().numpy()
+    said = [_Said(items[row], seen[:, :-1], seen[:, -1]) for row, seen in zip(rows, fetched, strict=True)]
+
+    def replaced(old: torch.Tensor, name: str) -> torch.Tensor:
+        new = torch.from_numpy(np.stack([getattr(each, name) for each in said]))
+        return old.index_copy(0, place, upload(new, old.device).to(old.dtype))
+
+    surest = replaced(scores.surest, "surest")
+    return Texts(
+        scores=replace(
+            scores,
+            probabilities=replaced(scores.probabilities, "probabilities"),
+            entropy=replaced(scores.entropy, "entropy"),
+            surest=surest,
+            logprob=logits.gather(-1, surest[..., None])[..., 0] - logits.logsumexp(-1),
+        ),
+        sampled=replaced(sampled, "sampled"),
+        forced=replaced(torch.zeros_like(surest, dtype=torch.bool), "forced"),
+    )
+
+
+class _Said:
+    """What one constrained row says; arrays of [canvas] or [canvas, vocab]. Pinned positions come first, they keep
+    their token. A row of logits that are not finite tells so by its entropy, and is faulted after the step."""
+
+    def __init__(self, item: Denoise, z: NDArray[np.float32], uniforms: NDArray[np.float32]) -> None:
+        canvas, self._pinned = len(z), len(item.head)
+        self.surest, self.sampled = np.zeros((2, canvas), np.int64)
+        self.surest[: self._pinned] = self.sampled[: self._pinned] = item.head
+        self.entropy = np.zeros(canvas)
+        self.forced = np.zeros(canvas, np.bool_)
+        self.probabilities = np.zeros_like(z)
+        self.probabilities[np.arange(self._pinned), item.head] = 1.0
+        assert item.cursor is not None
+        if not np.isfinite(z).all():
+            self.entropy[:] = np.nan
+        elif self._pinned < canvas:
+            cursor = _cursor_of(item.cursor, item.head, free=canvas - self._pinned, hurries=item.hurries)
+            self._read(cursor, z[self._pinned :], uniforms[self._pinned :], item.temperature)
+        self.forced[: self._pinned] = forced(item.cursor.automaton, item.cursor.state, self.surest[: self._pinned])
+
+    def _read(
+        self, cursor: Cursor, z: NDArray[np.float32], uniforms: NDArray[np.float32], temperature: float | None
+    ) -> None:
+        free, automaton = slice(self._pinned, None), cursor.automaton
+        masses = weigh_classes(automaton.classes, z)
+        onward = remaining(cursor, masses)
+        best, shares = best_path(cursor, masses.scores), marginals(cursor, masses, onward)
+        self.surest[free] = best.tokens
+        self.entropy[self._pinned : self._pinned + len(shares.entropy)] = shares.entropy
+        self.probabilities[free] = shares.projected(automaton)
+        self.forced[self._pinned : self._pinned + best.length] = forced(
+            automaton, cursor.state, best.tokens[: best.length]
+        )
+        self.sampled[free] = _drawn(cursor, masses, onward, uniforms, temperature).tokens
+
+
+def _cursor_of(cursor: Cursor, head: tuple[int, ...], *, free: int, hurries: bool) -> Cursor:
+    """Behind what is pinned. In a hurry the text must close on this canvas, if it can."""
+    behind = cursor.after(head)
+    room = behind.room(free)
+    if hurries and behind.automaton.distance[behind.state] <= room:
+        return replace(behind, tokens_left=room)
+    return behind
+
+
+def _drawn(
+    cursor: Cursor,
+    masses: ClassMasses,
+    onward: NDArray[np.float64],
+    uniforms: NDArray[np.float32],
+    temperature: float | None,
+) -> CanvasPath:
+    """A text sampled as the request wants it: `temperature` scales what is sampled and nothing else."""
+    if temperature not in (None, 0.0, 1.0):
+        masses = weigh_classes(cursor.automaton.classes, masses.scores.logits / np.float32(temperature))
+        onward = remaining(cursor, masses)
+    return sample_path(cursor, masses, onward, np.minimum(uniforms, _BELOW_ONE).astype(np.float64))
