@@ -1,6 +1,7 @@
 """How often the host waits for the device in one step, whatever the rows; and that the counting itself can be trusted.
 
-One read a step, and no upload that waits: what a pass needs from the host goes through the one door that queues it.
+One read a step, one more where a row is constrained, and no upload that waits: what a pass needs from the host goes
+through the one door that queues it.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from diffusion_worker.constraints.compile import compile_constraint
+from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.cursor import Cursor, open_cursor
+from diffusion_worker.constraints.lift import lift
+from diffusion_worker.constraints.vocabulary import read_vocabulary
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.records import Recipe
@@ -112,6 +118,30 @@ def test_a_step_with_work_of_every_kind_waits_once(make_net: Any) -> None:
     syncs = syncs_of(stepper, batch)
     assert syncs.reads.total() == 1, str(syncs)
     assert not syncs.uploads, str(syncs)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_step_with_constrained_rows_waits_once_more_however_many_they_are(make_net: Any, rows: int) -> None:
+    """Best texts are sought on the host: it needs the scores of those rows."""
+    net = make_net(dtype=torch.float32)
+    stepper, cursor = stepper_of(net, rows), any_text(net.facts.vocab_size)
+    batch = Batch(
+        denoises=tuple(denoise(row, 6, cursor=cursor if row % 2 == 0 else None) for row in range(rows)),
+        reads=(replace(read(rows + 1, slot=rows), cursor=cursor),),
+    )
+    syncs = syncs_of(stepper, batch)
+    assert syncs.reads.total() == 2, str(syncs)
+    assert not syncs.uploads, str(syncs)
+
+
+def any_text(vocab_size: int) -> Cursor:
+    """A constraint that allows every text of letters; the tokens are letters, after a pad and an end token."""
+    tokens = [b"", b"", *(bytes([65 + number]) for number in range(vocab_size - 2))]
+    automaton = lift(
+        compile_constraint(Constraint(kind="regex", value="[A-Z]*")).automaton, read_vocabulary(tokens, (1,), 0)
+    )
+    assert automaton is not None
+    return open_cursor(automaton, 40)
 
 
 REMOTE = torch.arange(6, device=DEVICE)

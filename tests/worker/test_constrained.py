@@ -1,0 +1,223 @@
+"""Constraints through the whole loop: whatever the net says, what comes out is what was asked for, and in time."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+
+from benchmarks.vocabularies import shipped
+from diffusion_worker.constraints.compile import compile_constraint
+from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.cursor import Cursor, open_cursor
+from diffusion_worker.constraints.lift import lift
+from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.loop import Capacity, Loop, run
+from diffusion_worker.nets.interface import CanvasContext
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import (
+    Ask,
+    BlockSealed,
+    Finished,
+    FinishReason,
+    PrefixSteady,
+    Reading,
+    Recipe,
+)
+
+WORDS = shipped()
+VOCABULARY = WORDS.read()
+RECIPE = Recipe(canvas_length=16, steps=4)
+ORDER = {
+    "type": "object",
+    "properties": {
+        "item": {"type": "string", "minLength": 1, "maxLength": 30},
+        "count": {"type": "integer", "minimum": 1, "maximum": 99},
+        "gift": {"type": "boolean"},
+    },
+    "required": ["item", "count"],
+    "additionalProperties": False,
+}
+CONSTRAINTS = {
+    "an object": Constraint(kind="json_schema", value=ORDER),
+    "a list": Constraint(kind="json_schema", value={"type": "array", "items": {"enum": ["a", "bc", 1]}, "minItems": 3}),
+    "any object": Constraint(kind="json_object"),
+    "a pattern": Constraint(kind="regex", value=r"[A-Z]{2}-\d{3}(é|日)?"),
+    "a choice": Constraint(kind="choice", value=["yes", "no", "perhaps"]),
+    "a template": Constraint(
+        kind="template", value={"text": "Dear {{name}}, {{word}}!", "holes": {"word": {"choice": ["hi", "bye"]}}}
+    ),
+}
+
+
+class NoisyNet(ToyNet):
+    """Says something else at every pass."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__(
+            vocab_size=VOCABULARY.size, end_ids=VOCABULARY.end_ids, pad_id=VOCABULARY.tail_id, recipe=RECIPE
+        )
+        self._noise = torch.Generator().manual_seed(seed)
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        return self._any(super().denoise(canvas, soft, context))
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._any(super().logits(hidden))
+
+    def _any(self, like: torch.Tensor) -> torch.Tensor:
+        return 6 * torch.randn(like.shape, generator=self._noise)
+
+
+@cache
+def automaton_of(name: str) -> TokenAutomaton:
+    automaton = lift(compile_constraint(CONSTRAINTS[name]).automaton, VOCABULARY)
+    assert automaton is not None
+    return automaton
+
+
+def cursor_of(name: str, max_tokens: int) -> Cursor:
+    return open_cursor(automaton_of(name), max_tokens)
+
+
+def ask(name: str | None, *, max_tokens: int = 120, **changes: Any) -> Ask:
+    """Of a constraint by its name."""
+    one = Ask(prompt_ids=(20, 21), max_tokens=max_tokens, seed=0, recipe=RECIPE)
+    return replace(one, cursor=cursor_of(name, max_tokens) if name else None, **changes)
+
+
+def is_member(name: str, ids: Sequence[int]) -> bool:
+    """By jsonschema or a regular expression, never by the automaton."""
+    text = WORDS.text(list(ids)).decode()
+    match CONSTRAINTS[name]:
+        case Constraint(kind="json_schema", value=schema):
+            return Draft202012Validator(schema).is_valid(json.loads(text))
+        case Constraint(kind="json_object"):
+            return isinstance(json.loads(text), dict)
+        case Constraint(kind="choice", value=choices):
+            return text in choices
+        case Constraint(kind="regex", value=pattern):
+            return re.fullmatch(pattern, text) is not None
+    return re.fullmatch(r"Dear [^\n\r]+, (hi|bye)!", text) is not None
+
+
+@pytest.mark.parametrize("reading", Reading)
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_becomes_valid_beside_rows_without_a_constraint(reading: Reading, seed: int) -> None:
+    names = [name for name in CONSTRAINTS for _ in range(2)]
+    temperatures = [None, 0.0, 0.7, 1.5]
+    asks = [
+        ask(name, seed=seed + place, reading=reading, temperature=temperatures[place % 4])
+        for place, name in enumerate(names)
+    ]
+    free = ask(None, max_tokens=40, reading=reading)
+    answers = run(NoisyNet(seed), [*asks, free], max_num_seqs=6)
+    for name, answer in zip(names, answers, strict=False):
+        assert isinstance(answer.end, Finished), answer.end
+        assert answer.end.reason is FinishReason.STOP
+        assert is_member(name, answer.ids), (name, WORDS.text(list(answer.ids)))
+    assert isinstance(answers[-1].end, Finished)
+
+
+@pytest.mark.parametrize("reading", Reading)
+@pytest.mark.parametrize("name", CONSTRAINTS)
+@pytest.mark.parametrize("spare", [0, 1, 17])
+def test_a_text_closes_however_tight_max_tokens_is(name: str, reading: Reading, spare: int) -> None:
+    automaton = automaton_of(name)
+    room = int(automaton.distance[automaton.start]) + spare
+    for seed in range(3):
+        [answer] = run(NoisyNet(seed), [ask(name, max_tokens=room, seed=seed, reading=reading)])
+        assert isinstance(answer.end, Finished)
+        assert answer.end.reason is FinishReason.STOP
+        assert answer.end.usage.completion_tokens <= room
+        assert is_member(name, answer.ids)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_told_early_stays_and_leads_to_a_valid_text(seed: int) -> None:
+    """The beginning that a client has is a border for every later step."""
+    net = NoisyNet(seed)
+    loop = Loop(net, Capacity(max_context=200))
+    loop.add(ask("an object", tells_prefix=True, seed=seed))
+    told = [event.ids for event in turned(loop) if isinstance(event, BlockSealed | PrefixSteady)]
+    assert is_member("an object", [token for ids in told for token in ids])
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_at_a_deadline_what_there_is_can_be_completed(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever step the deadline falls on, on the first canvas or the second."""
+    clock = [0.0]
+    monkeypatch.setattr("diffusion_worker.loop.time.monotonic", lambda: clock[0])
+    for name in CONSTRAINTS:
+        loop = Loop(NoisyNet(step), Capacity(max_context=400))
+        clock[0] = 0.0
+        loop.add(ask(name, max_tokens=300, deadline_s=step - 0.5))
+        ids: list[int] = []
+        end = None
+        for event in turned(loop, clock):
+            if isinstance(event, BlockSealed):
+                ids += event.ids
+            elif isinstance(event, Finished):
+                end = event
+        assert end is not None
+        automaton = automaton_of(name)
+        if end.reason is FinishReason.STOP:
+            assert is_member(name, ids)
+        else:
+            assert automaton.walk(automaton.start, ids) >= 0, WORDS.text(ids)
+
+
+def test_near_its_deadline_a_text_that_can_close_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A canvas of 16 has room for a whole object of any kind."""
+    clock = [0.0]
+    monkeypatch.setattr("diffusion_worker.loop.time.monotonic", lambda: clock[0])
+    for seed in range(5):
+        loop = Loop(NoisyNet(seed), Capacity(max_context=400))
+        clock[0] = 0.0
+        loop.add(ask("any object", max_tokens=300, seed=seed, deadline_s=2.5))
+        *_, end = turned(loop, clock)
+        assert isinstance(end, Finished)
+        assert end.reason is FinishReason.STOP
+
+
+def test_forced_tokens_earn_no_confidence() -> None:
+    """The net gives every token of noise a small probability; of a choice of one nothing is left to be sure of."""
+    automaton = lift(compile_constraint(Constraint(kind="choice", value=["perhaps"])).automaton, VOCABULARY)
+    assert automaton is not None
+    for reading in Reading:
+        one = replace(ask(None, reading=reading), cursor=open_cursor(automaton, 120))
+        [answer] = run(NoisyNet(), [one])
+        assert WORDS.text(list(answer.ids)) == b"perhaps"
+        assert answer.end.usage.confidence is None
+        [answer] = run(NoisyNet(), [ask("a choice", reading=reading)])
+        assert answer.end.usage.confidence is not None
+        assert 0.0 < answer.end.usage.confidence < 1.0
+
+
+def test_who_shares_the_batch_does_not_matter() -> None:
+    """A constrained row draws its own numbers."""
+    net = ToyNet(
+        lambda prompt: prompt * 3,
+        vocab_size=VOCABULARY.size,
+        end_ids=VOCABULARY.end_ids,
+        pad_id=VOCABULARY.tail_id,
+        recipe=RECIPE,
+    )
+    one, others = ask("a pattern", seed=5), [ask("an object", seed=1), ask(None, max_tokens=30)]
+    [alone] = run(net, [one])
+    together = run(net, [*others, one], max_num_seqs=3)
+    assert together[-1].ids == alone.ids
+
+
+def turned(loop: Loop, clock: list[float] | None = None) -> Iterator[Any]:
+    """All events until nothing is left to do; every turn takes a second of the clock."""
+    while loop.scheduler.has_work:
+        happened = loop.turn()
+        yield from (event for _, event in happened)
+        if clock:
+            clock[0] += 1.0
