@@ -137,6 +137,7 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
         with suppress(TimeoutError):  # also after a failure: the engine's thread waits for orders until it is closed
             async with asyncio.timeout(worker.drain_s + CLOSING_S):
                 await engine.drain(worker.drain_s)
+        worker.desk.binder.close()
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*serving)

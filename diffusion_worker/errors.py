@@ -14,6 +14,7 @@ WorkerError
 ├── SequenceFailed            an accepted sequence ended without an answer
 │   ├── NotFinite             its logits held NaN or infinity                                       500
 │   ├── StepFailed            the step it took part in raised                                       500
+│   ├── InvalidOutput         its answers broke a keyword that no automaton sees                     500
 │   ├── DeadlineExceeded      its deadline passed before anything could be answered                 504
 │   └── Cancelled             its client left, or it was aborted                                    499
 ├── CheckpointError           the worker cannot start; names the file and the cause
@@ -122,6 +123,12 @@ class StepFailed(SequenceFailed):
     """The step this sequence took part in raised."""
 
     code = "step_failed"
+
+
+class InvalidOutput(SequenceFailed):
+    """Every answer, however often it was tried, broke a keyword that is checked only at the end."""
+
+    code = "invalid_output"
 
 
 class DeadlineExceeded(SequenceFailed):

@@ -17,7 +17,7 @@ from diffusion_worker.text.tool_calls import ToolCall, read_call
 THOUGHT = ("<|channel>", "<channel|>")
 CALL = ("<|tool_call>", "<tool_call|>")
 QUOTE = '<|"|>'
-_NAME = "thought"  # stands behind the opening token, on a line of its own
+THOUGHT_NAME = "thought"  # stands behind the opening token, on a line of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +226,7 @@ class _Thought:
         text = self._detokenizer.cut()
         if self._head is not None:
             head, self._head = self._head + text, None
-            text = "" if head == _NAME else head
+            text = "" if head == THOUGHT_NAME else head
         text = self._without_end(text)
         self._held = ""
         return text
@@ -235,9 +235,9 @@ class _Thought:
         if self._head is None:
             return text
         self._head += text
-        if f"{_NAME}\n".startswith(self._head) and self._head != f"{_NAME}\n":
+        if f"{THOUGHT_NAME}\n".startswith(self._head) and self._head != f"{THOUGHT_NAME}\n":
             return ""
-        text, self._head = self._head.removeprefix(f"{_NAME}\n"), None
+        text, self._head = self._head.removeprefix(f"{THOUGHT_NAME}\n"), None
         return text
 
     def _without_end(self, text: str) -> str:

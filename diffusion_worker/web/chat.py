@@ -6,8 +6,10 @@ from diffusion_worker.text.channels import Wanted
 from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.web.answers import ChatWriter
 from diffusion_worker.web.asks import Given, ask_of
+from diffusion_worker.web.binding import NO_HEADER, headers_of
 from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.openai import parse_chat
+from diffusion_worker.web.problems import Unsupported
 from diffusion_worker.web.relay import Order
 from diffusion_worker.web.transcript import Transcript
 from diffusion_worker.web.writer import new_label
@@ -19,6 +21,8 @@ def understand_chat(desk: Desk, body: bytes, deadline_ms: float | None) -> Order
     request = parse_chat(body, desk.abilities or Abilities(tools=True, thinking=True))
     wishes, tools = request.wishes, request.tools
     reading = desk.reading_of(wishes.model)
+    if request.thinking and wishes.constraint:
+        raise Unsupported("Thinking is not supported with a constrained answer.", param="response_format")
     words, facts = desk.resident()
     predicted = request.prediction
     given = Given(
@@ -37,4 +41,6 @@ def understand_chat(desk: Desk, body: bytes, deadline_ms: float | None) -> Order
         writer=ChatWriter(new_label(ChatWriter, desk.id_of(reading)), include_usage=wishes.include_usage),
         is_stream=wishes.is_stream,
         include_usage=wishes.include_usage,
+        constraint=wishes.constraint,
+        headers=headers_of(words.tokenizer) if wishes.constraint else NO_HEADER,
     )

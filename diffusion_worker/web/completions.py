@@ -8,7 +8,7 @@ from diffusion_worker.text.channels import Wanted
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.web.asks import Given, ask_of
 from diffusion_worker.web.desk import Desk
-from diffusion_worker.web.problems import InvalidValue
+from diffusion_worker.web.problems import InvalidValue, Unsupported
 from diffusion_worker.web.prompts import CompletionRequest, Prompt, parse_completion
 from diffusion_worker.web.relay import Order
 from diffusion_worker.web.texts import TextWriter
@@ -20,6 +20,8 @@ def understand_completion(desk: Desk, body: bytes, deadline_ms: float | None) ->
     """See `relay.Understand`."""
     request = parse_completion(body)
     wishes = request.wishes
+    if wishes.constraint and request.suffix:
+        raise Unsupported("'suffix' is not supported with a constrained answer.", param="suffix")
     reading = desk.reading_of(wishes.model)
     words, facts = desk.resident()
     given = Given(
@@ -40,6 +42,7 @@ def understand_completion(desk: Desk, body: bytes, deadline_ms: float | None) ->
         writer=TextWriter(label, include_usage=wishes.include_usage, before=before, behind=behind),
         is_stream=wishes.is_stream,
         include_usage=wishes.include_usage,
+        constraint=wishes.constraint,
     )
 
 

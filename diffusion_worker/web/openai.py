@@ -1,23 +1,18 @@
 """OpenAI's chat completion request, parsed once into a record.
 
 What this surface honours is read; what would have no effect anyway is accepted; everything else is refused by name. A
-`prediction` is the text that is being edited. A `response_format` is best effort: its schema must be valid, the answer
-is whatever the checkpoint makes of the conversation. Knows no sockets, no engine and no torch.
+`prediction` is the text that is being edited. Knows no sockets, no engine and no torch.
 """
 
-import re
 from dataclasses import dataclass
 
 from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
 from diffusion_worker.text.conversation import Message
 from diffusion_worker.web.fields import Fields
 from diffusion_worker.web.request import Wishes, parse_body, parse_wishes
-from diffusion_worker.web.schemas import check_schema
 from diffusion_worker.web.surface import CHAT, check_surface
 from diffusion_worker.web.tools import NO_TOOLS, Tools, parse_thinking, parse_tools
 from diffusion_worker.web.turns import parse_messages, parse_text
-
-_FORMAT_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +31,6 @@ def parse_chat(body: bytes, abilities: Abilities = TURNS_ONLY) -> ChatRequest:
     field found wrong."""
     fields = parse_body(body)
     check_surface(fields, CHAT)
-    _check_format(fields.part("response_format"))
     return ChatRequest(
         wishes=parse_wishes(fields),
         messages=parse_messages(fields, abilities),
@@ -54,24 +48,3 @@ def _parse_prediction(fields: Fields | None) -> str | None:
         raise fields.invalid("type", "must be 'content'.")
     fields.required("content")
     return parse_text(fields, "content")
-
-
-def _check_format(fields: Fields | None) -> None:
-    if fields is None:
-        return
-    kind = fields.nonempty("type")
-    if kind not in ("text", "json_object", "json_schema"):
-        raise fields.invalid("type", "must be one of text, json_object, json_schema.")
-    fields.only(("type", "json_schema") if kind == "json_schema" else ("type",))
-    if kind == "json_schema":
-        fields.required("json_schema")
-        _check_named_schema(fields.part("json_schema") or fields)
-
-
-def _check_named_schema(fields: Fields) -> None:
-    fields.only(("name", "description", "schema", "strict"))
-    if not _FORMAT_NAME.fullmatch(fields.nonempty("name")):
-        raise fields.invalid("name", "must be 1 to 64 letters, digits, '_' or '-'.")
-    fields.text("description")
-    fields.flag("strict")
-    check_schema(fields, "schema")

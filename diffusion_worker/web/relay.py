@@ -7,16 +7,20 @@ its sequence.
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from diffusion_worker.errors import WorkerError
+from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.cursor import open_cursor
+from diffusion_worker.errors import InvalidOutput, WorkerError
 from diffusion_worker.records import Ask, BlockSealed, CanvasDrafted, Faulted, Finished, PrefixSteady
 from diffusion_worker.text.channels import Heard
 from diffusion_worker.ticket import Ticket
+from diffusion_worker.web.binding import NO_HEADER, Bound, Headers
 from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.exchange import JSON, header, read_body, send_whole, unless_gone
 from diffusion_worker.web.problems import InvalidValue, problem_of
@@ -24,6 +28,7 @@ from diffusion_worker.web.transcript import Transcript
 from diffusion_worker.web.writer import DONE, Details, Writer, diffusion_body, event, usage_body
 
 DEADLINE_HEADER = "x-twolane-deadline-ms"
+MOST_ATTEMPTS = 3  # at an answer that breaks what its automaton cannot see
 _LARGE_BYTES = 64 * 1024  # reading and tokenizing more than this would hold up the event loop
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -37,6 +42,8 @@ class Order:
     writer: Writer
     is_stream: bool
     include_usage: bool
+    constraint: Constraint | None = None  # not bound yet
+    headers: Headers = NO_HEADER  # ids that may stand before a constrained text
 
 
 # A dialect: body and deadline in its header (milliseconds) to an order. Raises a BadAsk, or NotResident.
@@ -57,8 +64,30 @@ class Endpoint:
             order = await asyncio.to_thread(self._understand, self._desk, body, deadline_ms)
         else:
             order = self._understand(self._desk, body, deadline_ms)
-        reply = Stream(send, order) if order.is_stream else Whole(send, order)
-        await unless_gone(receive, self._relay(order, reply))
+        await unless_gone(receive, self._answer(order, send))
+
+    async def _answer(self, order: Order, send: Send) -> None:
+        """Bind what constrains the answer, then relay it: as it comes, or, where somebody must judge the whole of it,
+        as soon as it is found good."""
+        if order.constraint is None:
+            await self._relay(order, _reply(order, send))
+            return
+        started, (words, facts) = time.monotonic(), self._desk.resident()
+        bound = await self._desk.binder.bind(order.constraint, words.tokenizer, facts, order.headers)
+        cursor = open_cursor(bound.automaton, order.ask.max_tokens)
+        order = replace(order, ask=replace(order.ask, cursor=cursor))
+        if order.is_stream and not bound.needs_check:
+            await self._relay(order, _reply(order, send))
+            return
+        for attempt in range(MOST_ATTEMPTS):
+            again = _again(order, attempt, time.monotonic() - started)
+            try:
+                await self._relay(again, Held(_reply(again, send), again, bound))
+            except InvalidOutput:
+                if attempt == MOST_ATTEMPTS - 1:
+                    raise
+            else:
+                return
 
     async def _relay(self, order: Order, reply: "Reply") -> None:
         async with self._desk.engine.submit(order.ask) as ticket:
@@ -143,6 +172,45 @@ class Stream:
             part = self._writer.opening() + part
         if part or not more:
             await self._send({"type": "http.response.body", "body": part, "more_body": more})
+
+
+class Held:
+    """Keeps an answer back until it is whole and judged. Raises InvalidOutput, of which nothing has left, where it
+    breaks what only a look at the whole can tell. What a limit or a stop string has cut is not judged."""
+
+    def __init__(self, reply: Reply, order: Order, bound: Bound) -> None:
+        self._reply, self._order, self._bound = reply, order, bound
+        self._heard: list[Heard] = []
+
+    async def add(self, heard: Heard) -> None:
+        self._heard.append(heard)
+
+    async def draft(self, drafted: CanvasDrafted) -> None:
+        """A look at what may never leave."""
+
+    async def finish(self, heard: Heard, reason: str) -> None:
+        if reason == "stop" and not self._order.transcript.stopped:
+            text = "".join(each.text for each in (*self._heard, heard))
+            if (violation := self._bound.judge(text)) is not None:
+                raise InvalidOutput(f"the answer breaks its constraint: {violation}")
+        for each in self._heard:
+            await self._reply.add(each)
+        await self._reply.finish(heard, reason)
+
+    async def fail(self, error: WorkerError) -> None:
+        await self._reply.fail(error)
+
+
+def _reply(order: Order, send: Send) -> Reply:
+    return Stream(send, order) if order.is_stream else Whole(send, order)
+
+
+def _again(order: Order, attempt: int, spent_s: float) -> Order:
+    """The same with another seed, and what is left of its time."""
+    deadline_s = order.ask.deadline_s
+    left_s = None if deadline_s is None else max(0.0, deadline_s - spent_s)
+    ask = replace(order.ask, seed=order.ask.seed ^ attempt, deadline_s=left_s, tells_prefix=False, tells_drafts=False)
+    return replace(order, ask=ask, transcript=order.transcript.anew())
 
 
 async def _follow(ticket: Ticket, transcript: Transcript, reply: Reply) -> Finished | None:

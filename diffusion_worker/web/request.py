@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import orjson
 
+from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.web.fields import MAX_DEPTH, Fields, is_deeper
+from diffusion_worker.web.formats import parse_constraint
 from diffusion_worker.web.problems import InvalidJson, InvalidType
 
 MAX_STOPS = 4
@@ -44,6 +46,7 @@ class Wishes:
     overrides: Overrides = Overrides()
     anchor: float | None = None
     deadline_ms: float | None = None
+    constraint: Constraint | None = None  # what the answer must be
 
 
 def parse_body(body: bytes) -> Fields:
@@ -76,6 +79,7 @@ def parse_wishes(fields: Fields) -> Wishes:
         overrides=_parse_overrides(diffusion),
         anchor=diffusion.number("anchor", 0.0, 1.0),
         deadline_ms=diffusion.number("deadline_ms", 0.0, 1e9),
+        constraint=parse_constraint(fields),
     )
 
 

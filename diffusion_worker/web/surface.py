@@ -20,14 +20,24 @@ class Surface:
     off: Mapping[str, tuple[Any, ...]]
 
 
-_HONOURED = ("model", "max_tokens", "seed", "temperature", "stop", "stream", "stream_options", "n", "diffusion")
+_HONOURED = (
+    "model",
+    "max_tokens",
+    "seed",
+    "temperature",
+    "stop",
+    "stream",
+    "stream_options",
+    "n",
+    "diffusion",
+    "structured_outputs",
+)
 _OFF: Mapping[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "top_p": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "best_of": (1,),
-    "structured_outputs": (),
 }
 CHAT = Surface(
     honoured=(
@@ -61,10 +71,11 @@ HARMLESS_FLAGS = ("store",)
 HARMLESS = ("metadata", *HARMLESS_TEXTS, *HARMLESS_FLAGS)
 # The closed set of words that policies and `/v1/models` share, each with true, false or a grade.
 _OFFERED: Mapping[str, bool | str] = {
-    **dict.fromkeys(("chat", "completions", "stream", "seed", "temperature", "stop", "json_object"), True),
-    **dict.fromkeys(("regex", "choice", "template", "tool_choice", "top_p"), False),
+    **dict.fromkeys(("chat", "completions", "stream", "seed", "temperature", "stop"), True),
+    **dict.fromkeys(("json_object", "regex", "choice", "template"), True),
+    **dict.fromkeys(("tool_choice", "top_p"), False),
     **dict.fromkeys(("logprobs", "logit_bias", "n", "images", "embeddings"), False),
-    "json_schema": "best_effort",
+    "json_schema": "guaranteed",
 }
 # Only a canvas can start from a text, or end in one.
 _OF_READING: Mapping[Reading, Mapping[str, bool | str]] = {

@@ -20,7 +20,7 @@ class Transcript:
     def __init__(
         self, tokenizer: Tokenizer, wanted: Wanted, prompt_ids: Sequence[int] = (), *, prediction: Sequence[int] = ()
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer, self._wanted, self._prompt_ids = tokenizer, wanted, prompt_ids
         self._listener = Listener(tokenizer, marks_of(tokenizer) if wanted.channels else NO_MARKS, wanted, prompt_ids)
         self._prediction = prediction
         self._text_ids: list[int] = []
@@ -28,6 +28,10 @@ class Transcript:
         self._usage: Usage | None = None
         self._calls = 0
         self.stopped = False
+
+    def anew(self) -> "Transcript":
+        """One of the same request, of which nothing has been said."""
+        return Transcript(self._tokenizer, self._wanted, self._prompt_ids, prediction=self._prediction)
 
     @property
     def reasoning_tokens(self) -> int:

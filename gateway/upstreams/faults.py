@@ -24,7 +24,10 @@ from gateway.errors import (
 
 _NOT_RESIDENT: Final = frozenset({"not_resident", "draining", "model_not_loaded", "loading"})
 _UNSUPPORTED: Final = frozenset(
-    {"unsupported", "unsupported_schema", "unsupported_parameter", "unsupported_value", "context_length_exceeded"}
+    {
+        *("unsupported", "unsupported_schema", "unsupported_parameter", "unsupported_value"),
+        *("context_length_exceeded", "answer_does_not_fit"),
+    }
 )
 # Answers to *us*: the client can do nothing about them, and must not take them for its own.
 _OURS: Final = frozenset({401, 402, 403, 404, 405, 407, 421, 499})

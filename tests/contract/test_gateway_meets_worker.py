@@ -92,9 +92,29 @@ async def test_a_held_stream_of_the_worker_comes_through(pair: Both) -> None:
 
 
 async def test_an_invalid_answer_goes_on_to_the_other_reading_and_then_to_the_other_server(pair: Both) -> None:
-    status, headers, _ = await pair.ask("seven", response_format=NUMBER)
+    """The worker keeps to the schema, but a stop string may cut what it says."""
+    status, headers, _ = await pair.ask("7", response_format=NUMBER, stop=["7"])
     assert headers["x-twolane-attempts"] == "fast=invalid_output,careful=invalid_output,quality=invalid_output"
     assert status == 502
+
+
+async def test_the_worker_keeps_to_a_schema_whatever_its_net_would_say(pair: Both) -> None:
+    status, headers, body = await pair.ask("seven", response_format=NUMBER)
+    assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok")
+    assert isinstance(orjson.loads(body["choices"][0]["message"]["content"]), int)
+
+
+async def test_a_schema_that_the_worker_cannot_keep_falls_back(pair: Both) -> None:
+    old = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer", "divisibleBy": 3}}}
+    _, headers, _ = await pair.ask("aa", response_format=old)
+    assert headers["x-twolane-attempts"].startswith("fast=unsupported,")
+
+
+async def test_an_answer_that_cannot_fit_falls_back(pair: Both) -> None:
+    """Another model may have longer words."""
+    long = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": "x" * 60}}}
+    _, headers, _ = await pair.ask("aa", response_format=long)
+    assert headers["x-twolane-attempts"].startswith("fast=unsupported,")
 
 
 async def test_what_the_worker_does_not_honour_is_known_before_it_is_asked(pair: Both) -> None:

@@ -82,7 +82,8 @@ async def test_models_publish_both_readings_with_aliases_and_capabilities() -> N
     assert found[READ]["twolane"]["aliases"] == ["diffusion:autoregressive"]
     assert found[MODEL]["twolane"]["capabilities"]["prediction"] == "anchored"
     assert found[READ]["twolane"]["capabilities"]["prediction"] == "none"
-    assert found[MODEL]["twolane"]["capabilities"]["json_schema"] == "best_effort"
+    for entry in found.values():
+        assert entry["twolane"]["capabilities"]["json_schema"] == "guaranteed"
 
 
 USAGE_SHAPE = {

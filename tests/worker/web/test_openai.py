@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.errors import BadAsk
 from diffusion_worker.text.conversation import Message
 from diffusion_worker.web.fields import MAX_DEPTH
@@ -73,6 +74,7 @@ def test_every_honoured_field_is_read() -> None:
         overrides=Overrides(steps=4, entropy_bound=0.2, t_min=0.1, t_max=1.0, canvas_length=8),
         anchor=0.5,
         deadline_ms=50.0,
+        constraint=Constraint(kind="json_schema", value={"type": "object"}),
     )
     assert request == ChatRequest(wishes=wishes, messages=(Message(role="user", content="hello"),), prediction="xy")
 
@@ -143,7 +145,7 @@ def test_what_has_no_effect_is_accepted(harmless: dict[str, Any]) -> None:
         ({"suffix": "x"}, "suffix"),
         ({"frequency_penalty": 0.1}, "frequency_penalty"),
         ({"presence_penalty": -1}, "presence_penalty"),
-        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        ({"structured_outputs": {"grammar": "a"}}, "structured_outputs.grammar"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),

@@ -22,7 +22,7 @@ def test_graded_words_carry_a_grade() -> None:
     """A grade where there is one, true or false elsewhere."""
     for reading in Reading:
         capabilities = capabilities_of(reading, TURNS_ONLY)
-        assert capabilities["json_schema"] == "best_effort"
+        assert capabilities["json_schema"] == "guaranteed"
         assert capabilities["tools"] == "none"
         assert {type(value) for word, value in capabilities.items()} == {bool, str}
 

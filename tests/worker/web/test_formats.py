@@ -1,0 +1,58 @@
+"""web.formats: one constraint is read, or the field that is wrong is named."""
+
+from typing import Any
+
+import pytest
+
+from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.errors import BadAsk
+from diffusion_worker.web.fields import Fields
+from diffusion_worker.web.formats import field_of, parse_constraint
+
+
+@pytest.mark.parametrize(
+    ("body", "constraint"),
+    [
+        ({}, None),
+        ({"response_format": None, "structured_outputs": None}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, Constraint(kind="json_object")),
+        ({"structured_outputs": {"regex": "a+", "choice": None}}, Constraint(kind="regex", value="a+")),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, Constraint(kind="choice", value=["a", "b"])),
+        ({"structured_outputs": {"template": "Dear {{x}}"}}, Constraint(kind="template", value={"text": "Dear {{x}}"})),
+        (
+            {"structured_outputs": {"template": {"text": "{{x}}", "holes": {"x": {"choice": ["a"]}}}}},
+            Constraint(kind="template", value={"text": "{{x}}", "holes": {"x": {"choice": ["a"]}}}),
+        ),
+    ],
+)
+def test_each_way_to_ask_is_read(body: dict[str, Any], constraint: Constraint | None) -> None:
+    assert parse_constraint(Fields(body)) == constraint
+    if constraint is not None:
+        assert field_of(constraint).split(".")[0] in body
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"structured_outputs": {}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": 7}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"choice": "a"}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"template": {"holes": {}}}}, "structured_outputs.template.text"),
+        (
+            {"structured_outputs": {"template": {"text": "{{x}}", "holes": {"x": {"json": {}}}}}},
+            "structured_outputs.template.holes.json",
+        ),
+        ({"structured_outputs": {"json": {}}}, "structured_outputs.json"),
+        ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "structured_outputs"),
+    ],
+)
+def test_what_is_wrong_is_named(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadAsk) as raised:
+        parse_constraint(Fields(body))
+    assert raised.value.param is not None
+    assert raised.value.param.startswith(param.rsplit(".json", 1)[0])
