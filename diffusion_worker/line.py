@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Collection, Iterator
 
 from diffusion_worker.predict import Forecast
-from diffusion_worker.records import Reading
+from diffusion_worker.records import Foretold, Reading
 from diffusion_worker.sequence import Sequence
 
 UNKNOWN_STEP_S = 0.05  # until a step has been measured
@@ -62,7 +62,9 @@ class Line:
         candidates = [sequence for sequence in running if self._makes_way(sequence, work, key, now)]
         return max(candidates, key=lambda sequence: self.key(sequence, now), default=None)
 
-    def wait_s(self, running: Collection[Sequence], rows: int, now: float, ask: Sequence | None = None) -> float | None:
+    def foretell(
+        self, running: Collection[Sequence], rows: int, now: float, ask: Sequence | None = None
+    ) -> Foretold | None:
         """How long one more would wait, `ask` or one as usual; None until a step was measured. All who are more urgent
         go first, and who would make way for it is in nobody's way."""
         work = self._forecast.iterations(ask) if ask else self._forecast.usual_iterations()
@@ -74,7 +76,7 @@ class Line:
         before = [sequence for sequence in self._waiting if self.key(sequence, now) <= key]
         for sequence in sorted(before, key=lambda sequence: self.key(sequence, now)):
             heapq.heapreplace(places, places[0] + self._forecast.iterations(sequence))
-        return self._forecast.wait_s(places[0], rows, ask.ask.reading if ask else Reading.DIFFUSION)
+        return self._forecast.foretell(places[0], rows, ask.ask.reading if ask else Reading.DIFFUSION)
 
     def _makes_way(self, running: Sequence, work: float, key: float, now: float) -> bool:
         """Whether it would be parked for a waiting one with that much work, in iterations, and that key."""

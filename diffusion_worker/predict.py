@@ -7,11 +7,12 @@ prompt of like length have lately, corrected by how a canvas's own entropy falls
 import math
 from typing import Generic, TypeVar
 
-from diffusion_worker.records import Reading
+from diffusion_worker.records import Foretold, Reading
 from diffusion_worker.sequence import Sequence
 
 _NEWEST = 0.1  # weight of the newest observation in a running mean
 _FORGETS = 0.98  # weight that older steps keep in the fit of their cost
+_NEWEST_ERROR = 0.03
 _FURTHEST = math.log(4.0)  # how far from experience the correction of predicted waits may go
 _GUESS = 0.5  # share of what is possible that is expected before anything is known
 
@@ -45,21 +46,25 @@ class Forecast:
         iterations = sequence.emitted if sequence.is_read else sequence.denoising_steps
         self._iterations = _running_mean(self._iterations, iterations)
 
-    def waited(self, sequence: Sequence, actual_s: float) -> None:
-        """A sequence got its place after so long."""
-        if sequence.predicted_wait_s and actual_s > 0.0:
-            reading = sequence.ask.reading
-            bias = self._bias[reading] + _NEWEST * math.log(actual_s / sequence.predicted_wait_s)
-            self._bias[reading] = min(max(bias, -_FURTHEST), _FURTHEST)
+    def waited(self, foretold: Foretold, actual_s: float) -> None:
+        """A sequence got its place after so long. What is learnt is the error of the plain prediction: to correct what
+        has been corrected, a whole wait later, would swing ever further."""
+        if foretold.plain_s > 0.0 and actual_s > 0.0:
+            known, error = self._bias[foretold.reading], math.log(actual_s / foretold.plain_s)
+            bias = known + _NEWEST_ERROR * (error - known)
+            self._bias[foretold.reading] = min(max(bias, -_FURTHEST), _FURTHEST)
 
     def step_s(self, rows: int) -> float | None:
         """Seconds of an iteration over that many rows; None until one was seen."""
         return self._cost.at(rows)
 
-    def wait_s(self, iterations: float, rows: int, reading: Reading) -> float | None:
-        """Seconds until that many iterations are over, corrected by how wrong such forecasts have been."""
+    def foretell(self, iterations: float, rows: int, reading: Reading) -> Foretold | None:
+        """How long until that many iterations are over; None until a step was measured."""
         step_s = self.step_s(rows)
-        return None if step_s is None else iterations * step_s * math.exp(self._bias[reading])
+        if step_s is None:
+            return None
+        plain_s = iterations * step_s
+        return Foretold(reading=reading, plain_s=plain_s, wait_s=plain_s * math.exp(self._bias[reading]))
 
     def usual_iterations(self) -> float:
         """Of a request that nothing is known of; before any has finished it may be as long as can be."""

@@ -81,6 +81,15 @@ class Ask:
             _within("deadline_ms", self.deadline_s, 0.0, math.inf)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foretold:
+    """A predicted wait, in seconds: plain, and corrected by how wrong such predictions have been."""
+
+    reading: Reading
+    plain_s: float
+    wait_s: float
+
+
 class FinishReason(StrEnum):
     """Why an answer is complete. On OpenAI's wire `deadline` is spelled `length`."""
 

@@ -87,7 +87,7 @@ class Scheduler:
             submitted=now,
             portions=portions_of(ask.prompt_ids, self._limits.prefill_chunk),
         )
-        sequence.predicted_wait_s = self._line.wait_s(self._running.values(), self.rows, now, sequence)
+        sequence.foretold = self._line.foretell(self._running.values(), self.rows, now, sequence)
         self._next_id += 1
         self._line.add(sequence)
         return sequence.id
@@ -170,7 +170,8 @@ class Scheduler:
 
     def predicted_wait_s(self, now: float) -> float | None:
         """How long an ask added now would wait for a slot; None until a step has been measured."""
-        return self._line.wait_s(self._running.values(), self.rows, now)
+        foretold = self._line.foretell(self._running.values(), self.rows, now)
+        return foretold.wait_s if foretold else None
 
     def _all(self) -> tuple[Sequence, ...]:
         return (*self._running.values(), *self._line)
@@ -192,17 +193,12 @@ class Scheduler:
             self._copies.append(lease.copy)
         if lease.reused:
             self._observe(PrefixObserved(tokens=lease.reused))
-        if self._limits.is_exact:  # the same passes as the first time, so the same bits
-            pending = list(sequence.portions)
-        else:
-            cut = max(0, lease.boundary - lease.reused)
-            pending = portions_of(ids[lease.reused :], self._limits.prefill_chunk, cut=cut)
-        sequence.settle_in(lease.slot, reused=lease.reused, boundary=lease.boundary, pending=pending)
+        sequence.settle_in(lease, chunk=None if self._limits.is_exact else self._limits.prefill_chunk)
         self._running[sequence.id] = sequence
         sequence.hurries = self._would_be_late(sequence, now, steps=HASTE_STEPS)
-        if sequence.predicted_wait_s and not sequence.parked:
-            self._forecast.waited(sequence, now - sequence.submitted)
-            self._observe(WaitObserved(predicted_s=sequence.predicted_wait_s, actual_s=now - sequence.submitted))
+        if sequence.foretold and sequence.foretold.wait_s and not sequence.parked:
+            self._forecast.waited(sequence.foretold, now - sequence.submitted)
+            self._observe(WaitObserved(predicted_s=sequence.foretold.wait_s, actual_s=now - sequence.submitted))
 
     def _park(self, sequence: Sequence, now: float) -> None:
         assert sequence.slot is not None

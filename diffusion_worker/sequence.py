@@ -11,8 +11,9 @@ from itertools import pairwise
 
 from diffusion_worker.aligned import place_of
 from diffusion_worker.constraints.cursor import Cursor
+from diffusion_worker.memory.slots import Lease
 from diffusion_worker.observed import SequenceObserved
-from diffusion_worker.records import Ask, BlockStop, Outcome, Reading, SequenceId, Usage
+from diffusion_worker.records import Ask, BlockStop, Foretold, Outcome, Reading, SequenceId, Usage
 from diffusion_worker.work import Append, CanvasResult, Denoise, Read, TokenResult
 
 HASTE_STEPS = 3  # so many before its deadline a constrained text begins to look for its end
@@ -48,7 +49,7 @@ class Sequence:
     converged: bool = True
     parked: int = 0  # how often
     waiting_since: float = 0.0
-    predicted_wait_s: float | None = None
+    foretold: Foretold | None = None  # its wait for a slot
     first_block_at: float | None = None
 
     def __post_init__(self) -> None:
@@ -111,11 +112,17 @@ class Sequence:
 
     # --- its place in the cache
 
-    def settle_in(self, slot: int, *, reused: int, boundary: int, pending: Ids[tuple[int, ...]]) -> None:
-        """It has a slot that holds its first `reused` tokens; `pending` are all others."""
-        self.slot, self.context, self.boundary, self.pending = slot, reused, boundary, deque(pending)
+    def settle_in(self, lease: Lease, *, chunk: int | None) -> None:
+        """It has a slot. What that does not hold yet is appended in portions of at most `chunk`; with None in the very
+        portions of the first time, so that the same passes give the same bits."""
+        self.slot, self.context, self.boundary = lease.slot, lease.reused, lease.boundary
+        if chunk is None:
+            self.pending = deque(self.portions)
+        else:
+            cut = max(0, lease.boundary - lease.reused)
+            self.pending = deque(portions_of(self.all_ids[lease.reused :], chunk, cut=cut))
         if self.forward_passes == 0:
-            self.cached = reused
+            self.cached = lease.reused
 
     def park(self, now: float) -> None:
         """It has lost its slot; its canvas stays as it is."""
