@@ -1,4 +1,5 @@
-"""The gateway's commands: `serve`, `policy check FILE`, `policy schema`, `policy explain REQUEST.json`.
+"""The gateway's commands: `serve`, `policy check FILE`, `policy schema`, `policy explain REQUEST.json`, and those of
+`gateway.simulate.commands`.
 
 Exit codes: 0 good, 1 the work failed, 2 wrong use or configuration, with one line on stderr that names the cause.
 """
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from gateway.app import serve
+from gateway.core.admit import admit
 from gateway.core.route import choose
 from gateway.errors import CannotStart, GatewayError
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
-from gateway.records import Plan
+from gateway.records import Health, Plan, Query
 from gateway.settings import describe_settings, flag_of, read_settings
+from gateway.simulate.commands import add_verbs
 from gateway.web.openai import once_each, parse_chat
 from gateway.weights.tasks import open_classifier
 
@@ -82,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--key", metavar="NAME", help="the name of the key it is sent with")
     explain.add_argument("--at", type=datetime.fromisoformat, metavar="TIME", help="when, as 2026-07-01T12:00+00:00")
     explain.set_defaults(run=_explain)
+    add_verbs(verbs)
     return parser
 
 
@@ -135,7 +139,7 @@ def _explain(read: argparse.Namespace) -> int:
     print(f"needs    {', '.join(sorted(query.needs))}")
     checks = f"answers, hold {plan.checks.hold}" if plan.checks else "nothing"
     print(f"check    {checks}; policy {plan.policy}")
-    for line in _terms(plan):
+    for line in (*_terms(plan), *_verdicts(plan, query)):
         print(line)
     return GOOD
 
@@ -155,6 +159,15 @@ def _terms(plan: Plan) -> Iterator[str]:
         yield f"hedge    after {after}, at most {first.hedge.max_share:.0%} of requests"
     if plan.shadow is not None:
         yield f"shadow   {plan.shadow.candidate.target.name}, {plan.shadow.share:.0%} of requests"
+
+
+def _verdicts(plan: Plan, query: Query) -> Iterator[str]:
+    """May each be called, by what the policy alone says? Nobody is asked, so load, health and residency are unknown."""
+    for place, candidate in enumerate(plan.candidates, 1):
+        target, verdict = candidate.target, admit(candidate, query, Health())
+        says = "may be asked" if verdict.admitted else f"is passed over: {verdict.reason}, {verdict.detail}"
+        unknown = "; what it can do it says itself" if target.capabilities is None else ""
+        yield f"{'try ' + str(place):<9}{target.name} ({target.place}) {says}{unknown}"
 
 
 def _read_bytes(path: Path) -> bytes:

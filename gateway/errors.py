@@ -24,11 +24,14 @@ GatewayError
     ├── BadSetting            an environment variable with a wrong value
     ├── BadKeysFile           a keys file that is missing or unreadable; names the line
     ├── BadWeights            trained weights that are missing, broken, or made for other features
+    ├── TraceError            a trace or decision log that cannot be read; names file, line and column
+    ├── NoLatency             a simulation that does not know how long a target takes
     └── PolicyError           a policy that is missing or wrong; names file, line, column and key
 """
 
 # ruff: noqa: N818 - the names say what happened; "Error" behind each would only repeat the head of the tree.
 
+from pathlib import Path
 from typing import ClassVar
 
 from gateway.words import Reason
@@ -223,6 +226,17 @@ class BadKeysFile(CannotStart):
 
 class BadWeights(CannotStart):
     """Trained weights that are missing, broken, or made for other features."""
+
+
+class TraceError(CannotStart):
+    """A trace or decision log that cannot be read. The message reads `file:line:column: cause`."""
+
+    def __init__(self, cause: str, *, file: Path, line: int = 0, column: int = 0) -> None:
+        super().__init__(f"{file}:{line}:{column}: {cause}" if line else f"{file}: {cause}")
+
+
+class NoLatency(CannotStart):
+    """A simulation that does not know how long a target takes; the message names the target."""
 
 
 class PolicyError(CannotStart):

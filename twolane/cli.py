@@ -16,7 +16,7 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "serve": ("gateway.cli", True, "run the gateway: one endpoint in front of the lanes"),
     "worker": ("diffusion_worker.cli", False, "run a diffusion worker: --checkpoint DIR_OR_HUB_ID"),
     "quality": ("twolane.quality", False, "run a small quality lane (SmolLM2) on loopback"),
-    "policy": ("gateway.cli", True, "check and explain a policy file"),
+    "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
     "demo": ("twolane.tour", False, "start all three and send a tour of requests through them"),
     "faults": ("twolane.faults", False, "run a proxy that spoils answers on demand"),
 }

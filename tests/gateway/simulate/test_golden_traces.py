@@ -1,0 +1,31 @@
+"""The traces in policies/traces are what their script makes, and simulation says of them what is written there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.golden_traces import HOME, PLAYED, main, write
+
+
+@pytest.fixture(scope="module", name="made")
+def make(tmp_path_factory: Any) -> Path:
+    folder = tmp_path_factory.mktemp("traces")
+    write(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["mixed.csv", "log.jsonl", *PLAYED])
+def test_a_golden_file_is_what_is_made_now(made: Path, name: str) -> None:
+    assert (made / name).read_text() == (HOME / name).read_text()
+
+
+def test_a_file_that_differs_is_named(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    write(tmp_path)
+    (tmp_path / "policy.yaml").write_text((HOME / "policy.yaml").read_text())
+    monkeypatch.setattr("benchmarks.golden_traces.HOME", tmp_path)
+    monkeypatch.setattr("sys.argv", ["golden_traces", "--check"])
+    assert main() == 0
+    (tmp_path / "slip.json").write_text("{}")
+    assert main() == 1
+    assert capsys.readouterr().out.endswith("slip.json is not what is made now\n")
