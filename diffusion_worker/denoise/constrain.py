@@ -1,9 +1,10 @@
 """The rows of a step whose answers are constrained: whole texts in place of tokens that do not know of each other.
 
 A mask per position would admit tokens that clash as soon as two are committed together. So for these rows the best text
-of the constraint replaces the surest tokens, an exact joint sample the sampled ones, and marginals the probabilities:
-they decide what is accepted, and feed the next step. It is done on the host, behind one transfer for all such rows; a
-step without them waits for nothing. Knows logits and automata, no requests.
+of the constraint replaces the surest tokens, an exact joint sample the sampled ones, and the entropies of the marginals
+decide what is accepted. The net's own probabilities still feed its next step: it was never trained on projected ones,
+and with them it answers worse (docs/log.md). It is done on the host, behind one transfer for all such rows; a step
+without them waits for nothing. Knows logits and automata, no requests.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,7 +61,6 @@ def constrain(
     return Texts(
         scores=replace(
             scores,
-            probabilities=replaced(scores.probabilities, "probabilities"),
             entropy=replaced(scores.entropy, "entropy"),
             surest=surest,
             logprob=logits.gather(-1, surest[..., None])[..., 0] - logits.logsumexp(-1),
@@ -71,8 +71,8 @@ def constrain(
 
 
 class _Said:
-    """What one constrained row says; arrays of [canvas] or [canvas, vocab]. Pinned positions come first, they keep
-    their token. A row of logits that are not finite tells so by its entropy, and is faulted after the step."""
+    """What one constrained row says; arrays of [canvas]. Pinned positions come first, they keep their token. A row
+    whose logits are not finite is left empty: it is faulted after the step."""
 
     def __init__(self, item: Denoise, z: NDArray[np.float32], uniforms: NDArray[np.float32]) -> None:
         canvas, self._pinned = len(z), len(item.head)
@@ -80,12 +80,8 @@ class _Said:
         self.surest[: self._pinned] = self.sampled[: self._pinned] = item.head
         self.entropy = np.zeros(canvas)
         self.forced = np.zeros(canvas, np.bool_)
-        self.probabilities = np.zeros_like(z)
-        self.probabilities[np.arange(self._pinned), item.head] = 1.0
         assert item.cursor is not None
-        if not np.isfinite(z).all():
-            self.entropy[:] = np.nan
-        elif self._pinned < canvas:
+        if self._pinned < canvas and np.isfinite(z).all():
             cursor = _cursor_of(item.cursor, item.head, free=canvas - self._pinned, hurries=item.hurries)
             self._read(cursor, z[self._pinned :], uniforms[self._pinned :], item.temperature)
         self.forced[: self._pinned] = forced(item.cursor.automaton, item.cursor.state, self.surest[: self._pinned])
@@ -99,7 +95,6 @@ class _Said:
         best, shares = best_path(cursor, masses.scores), marginals(cursor, masses, onward)
         self.surest[free] = best.tokens
         self.entropy[self._pinned : self._pinned + len(shares.entropy)] = shares.entropy
-        self.probabilities[free] = shares.projected(automaton)
         self.forced[self._pinned : self._pinned + best.length] = forced(
             automaton, cursor.state, best.tokens[: best.length]
         )

@@ -61,7 +61,7 @@ def step(
         torch.stack([canvas.surest for canvas in canvases]),
         torch.stack([canvas.held for canvas in canvases]),
     )
-    mean_entropy = mean_over_free(scores.entropy, pins)
+    mean_entropy = mean_over_free(plain.entropy, pins)  # the net itself must be sure, not only its constraint
     settled = is_settled(held, mean_entropy, rows.stability, rows.confidence_threshold)
 
     soft = net.soften(scores.probabilities)

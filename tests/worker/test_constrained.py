@@ -17,12 +17,14 @@ from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.constraints.cursor import Cursor, open_cursor
 from diffusion_worker.constraints.lift import lift
 from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.errors import NotFinite
 from diffusion_worker.loop import Capacity, Loop, run
 from diffusion_worker.nets.interface import CanvasContext
 from diffusion_worker.nets.toy import ToyNet
 from diffusion_worker.records import (
     Ask,
     BlockSealed,
+    Faulted,
     Finished,
     FinishReason,
     PrefixSteady,
@@ -55,13 +57,19 @@ CONSTRAINTS = {
 }
 
 
+OF_SHIPPED: dict[str, Any] = {
+    "vocab_size": VOCABULARY.size,
+    "end_ids": VOCABULARY.end_ids,
+    "pad_id": VOCABULARY.tail_id,
+    "recipe": RECIPE,
+}
+
+
 class NoisyNet(ToyNet):
     """Says something else at every pass."""
 
     def __init__(self, seed: int = 0) -> None:
-        super().__init__(
-            vocab_size=VOCABULARY.size, end_ids=VOCABULARY.end_ids, pad_id=VOCABULARY.tail_id, recipe=RECIPE
-        )
+        super().__init__(**OF_SHIPPED)
         self._noise = torch.Generator().manual_seed(seed)
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
@@ -201,13 +209,7 @@ def test_forced_tokens_earn_no_confidence() -> None:
 
 def test_who_shares_the_batch_does_not_matter() -> None:
     """A constrained row draws its own numbers."""
-    net = ToyNet(
-        lambda prompt: prompt * 3,
-        vocab_size=VOCABULARY.size,
-        end_ids=VOCABULARY.end_ids,
-        pad_id=VOCABULARY.tail_id,
-        recipe=RECIPE,
-    )
+    net = ToyNet(lambda prompt: prompt * 3, **OF_SHIPPED)
     one, others = ask("a pattern", seed=5), [ask("an object", seed=1), ask(None, max_tokens=30)]
     [alone] = run(net, [one])
     together = run(net, [*others, one], max_num_seqs=3)
@@ -221,3 +223,39 @@ def turned(loop: Loop, clock: list[float] | None = None) -> Iterator[Any]:
         yield from (event for _, event in happened)
         if clock:
             clock[0] += 1.0
+
+
+class PoisonedNet(NoisyNet):
+    """Returns NaN for rows whose prompt begins with 99."""
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        logits = super().denoise(canvas, soft, context)
+        logits[context.layers[0].keys[:, 0, 0, 0] == 99] = float("nan")
+        return logits
+
+
+def test_a_constrained_row_of_nan_faults_alone() -> None:
+    asks = [ask("an object"), ask("an object", prompt_ids=(99, 20)), ask("a choice")]
+    answers = run(PoisonedNet(), asks, max_num_seqs=3)
+    assert isinstance(answers[1].end, Faulted)
+    assert isinstance(answers[1].end.error, NotFinite)
+    assert is_member("an object", answers[0].ids)
+    assert is_member("a choice", answers[2].ids)
+
+
+def test_constant_shapes_take_constraints_too() -> None:
+    """Rows that belong to nobody have none, and the same request gives the same text in whatever company."""
+    texts = []
+    for company in (0, 2):
+        loop = Loop(ToyNet(lambda p: p * 3, **OF_SHIPPED), Capacity(max_context=200, max_num_seqs=3, is_exact=True))
+        sequence = loop.add(ask("an object", seed=4))
+        for seed in range(company):
+            loop.add(ask("a pattern" if seed else None, seed=seed))
+        ids: list[int] = []
+        while loop.scheduler.has_work:
+            for who, event in loop.turn():
+                if who == sequence and isinstance(event, BlockSealed):
+                    ids += event.ids
+        texts.append(tuple(ids))
+    assert texts[0] == texts[1]
+    assert is_member("an object", texts[0])
