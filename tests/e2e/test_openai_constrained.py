@@ -1,0 +1,52 @@
+"""The official client asks the worker for objects, words and expressions, and gets them whatever the net says."""
+
+import re
+from typing import Literal
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+from tests.worker.serving import MODEL, READ, listening, toy_net
+
+pytestmark = pytest.mark.anyio
+
+
+class Order(BaseModel):
+    """What is wanted."""
+
+    item: Literal["tea", "mint tea", "coffee"]
+    count: int
+    note: str | None
+
+
+@pytest.mark.parametrize("model", [MODEL, READ])
+async def test_the_official_client_parses_what_it_asked_for(model: str) -> None:
+    """The net repeats the user's words, which are no JSON."""
+    messages = [{"role": "user", "content": "mint tea, two of them"}]
+    async with listening(toy_net()) as served, openai.DefaultAsyncHttpxClient(trust_env=False) as direct:
+        client = openai.AsyncOpenAI(
+            base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0, http_client=direct
+        )
+        parsed = await client.chat.completions.parse(
+            model=model,
+            messages=messages,  # type: ignore[arg-type]  # plain dictionaries
+            response_format=Order,
+            max_tokens=150,
+        )
+        assert isinstance(parsed.choices[0].message.parsed, Order)
+        assert parsed.choices[0].finish_reason == "stop"
+        coded = await client.chat.completions.create(
+            model=model,
+            messages=messages,  # type: ignore[arg-type]
+            max_tokens=20,
+            extra_body={"structured_outputs": {"regex": "[A-Z]{2}-[0-9]{2}"}},
+        )
+        assert re.fullmatch("[A-Z]{2}-[0-9]{2}", coded.choices[0].message.content or "")
+        with pytest.raises(openai.BadRequestError, match="shortest answer"):
+            await client.chat.completions.parse(
+                model=model,
+                messages=messages,  # type: ignore[arg-type]
+                response_format=Order,
+                max_tokens=5,
+            )
