@@ -5,23 +5,25 @@ from pathlib import Path
 import pytest
 import torch
 
+from training.stages import STAGES, Stage
 from training.train import Run
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES.keys())
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stage: Stage) -> None:
     """Two steps at once, and one step, a save, a resume and one more step: the same weights."""
     torch.set_num_threads(1)
-    whole = Run(seed=5, steps=2, out=tmp_path / "whole")
+    whole = Run(stage, seed=5, steps=2, out=tmp_path / "whole")
     (tmp_path / "whole").mkdir()
     whole.train()
 
     (tmp_path / "cut").mkdir()
-    first = Run(seed=5, steps=2, out=tmp_path / "cut")
+    first = Run(stage, seed=5, steps=2, out=tmp_path / "cut")
     first._one_step()
     first.step = 1
     first.save()
-    second = Run(seed=5, steps=2, out=tmp_path / "cut")
+    second = Run(stage, seed=5, steps=2, out=tmp_path / "cut")
     second.resume()
     assert second.step == 1
     second.train()
