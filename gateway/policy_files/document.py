@@ -30,7 +30,7 @@ def parse_document(text: str, environment: Mapping[str, str], *, file: str) -> C
         document = YAML(typ="rt").load(text)
         if not isinstance(document, CommentedMap):
             raise PolicyError("expected a mapping with version, targets and routes", file=file, line=1, column=1)
-        _fill(Section(document, file=file), environment)
+        _fill(Section(document, file=file), environment, set())
     except MarkedYAMLError as wrong:
         mark = wrong.problem_mark or wrong.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
@@ -56,21 +56,30 @@ def _read(path: Path) -> str:
         raise PolicyError(f"not UTF-8 at byte {wrong.start}", file=str(path)) from wrong
 
 
-def _fill(section: Section, environment: Mapping[str, str]) -> None:
-    """Replace the variables in every text of a mapping, in place: positions stay."""
+def _fill(section: Section, environment: Mapping[str, str], seen: set[int]) -> None:
+    """Replace the variables in every text of a mapping, in place: positions stay.
+
+    What several aliases name is one object and is filled once (`seen` holds their ids). Else a file of a kilobyte whose
+    anchors double each other would be walked 2^n times, and one that contains itself without end.
+    """
+    if id(section.node) in seen:
+        return
+    seen.add(id(section.node))
     for key, value in section.node.items():
         if isinstance(value, CommentedMap):
-            _fill(section.within(value, str(key)), environment)
+            _fill(section.within(value, str(key)), environment, seen)
         elif isinstance(value, CommentedSeq):
-            _fill_items(section, str(key), value, environment)
+            _fill_items(section, str(key), value, environment, seen)
         elif isinstance(value, str):
             section.node[key] = _filled(value, section, str(key), environment)
 
 
-def _fill_items(section: Section, key: str, items: CommentedSeq, environment: Mapping[str, str]) -> None:
+def _fill_items(
+    section: Section, key: str, items: CommentedSeq, environment: Mapping[str, str], seen: set[int]
+) -> None:
     for number, value in enumerate(items):
         if isinstance(value, CommentedMap):
-            _fill(section.within(value, key, number), environment)
+            _fill(section.within(value, key, number), environment, seen)
         elif isinstance(value, str):
             items[number] = _filled(value, section, key, environment)
 

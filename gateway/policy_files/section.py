@@ -65,7 +65,7 @@ class Section:
             return default
         try:
             number = None if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # 0xfff... is a number that no float holds
             number = None
         if number is None:
             raise self.fault(f"expected a number, got {_describe(value)}", key)

@@ -5,6 +5,7 @@ Knows files, not what depends on them: whoever does is told how each reading wen
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from gateway.errors import PolicyError
 from gateway.policy_files.load import load
 
 Look = tuple[str, int, int, int]
+
+_log = logging.getLogger("gateway")
 
 
 class Policies:
@@ -81,6 +84,10 @@ class Follower:
             prepared = await asyncio.to_thread(self._policies.prepare)
         except PolicyError as error:
             self._tell(error)
+            return
+        except Exception as mistake:  # noqa: BLE001 - a file that trips the parser must not end the following of all later ones
+            _log.exception("reading the policy: a mistake of ours")
+            self._tell(PolicyError(f"reading it failed: {type(mistake).__name__}", file=str(self._policies.path)))
             return
         self._tell(self._policies.swap(prepared))
 

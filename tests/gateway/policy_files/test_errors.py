@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from gateway.errors import PolicyError
+from gateway.policy_files.load import parse
 
 Refused = Callable[..., PolicyError]
 
@@ -250,3 +251,24 @@ def test_a_key_that_came_by_a_merge_is_told_at_its_section(refused: Refused) -> 
     base = "  base: &base {kind: openai, url: http://a, model: m, place: external, engine: vllm}\n"
     error = refused("  fast:\n    kind: worker\n", base + "  fast:\n    <<: *base\n    kind: worker\n")
     assert str(error).startswith("p.yaml:6:5: targets.fast.engine: unknown key")
+
+
+def test_a_number_that_no_float_holds_is_told_and_not_raised(refused: Refused) -> None:
+    error = refused("p95_ms: 400", f"p95_ms: 0x{'f' * 400}")
+    assert str(error).startswith("p.yaml:22:11: routes[0].slo.p95_ms: expected a number")
+
+
+def test_anchors_that_double_each_other_cost_no_more_than_they_are_long(refused: Refused) -> None:
+    bomb = "".join(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}\n" for n in range(1, 60))  # 2^59 if walked
+    error = refused("aliases: [small]\n", "a0: &a0 {x: z}\n" + bomb)
+    assert "a0: unknown key" in str(error)
+
+
+def test_a_variable_behind_an_alias_is_filled_wherever_it_is_named() -> None:
+    text = (
+        "version: 1\ntargets:\n"
+        '  one: &one {kind: worker, url: "http://${HOST}", model: m, place: in_cluster}\n'
+        "  two: *one\nroutes:\n  - {name: default, use: one}\n"
+    )
+    targets = parse(text, {"HOST": "h"}).targets
+    assert [targets[name].url for name in ("one", "two")] == ["http://h", "http://h"]

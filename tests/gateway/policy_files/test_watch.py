@@ -137,3 +137,21 @@ def test_a_file_that_is_still_being_written_is_not_read(path: Path) -> None:
         settled.append(follower._has_settled())
     settled += [follower._has_settled(), follower._has_settled()]
     assert settled == [False, False, False, True, True]
+
+
+@pytest.mark.anyio
+async def test_a_mistake_of_ours_in_reading_is_told_and_later_files_are_followed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with following(path) as (policies, _, told):
+        with monkeypatch.context() as broken:
+
+            def trip(*_: object) -> None:
+                raise OverflowError
+
+            broken.setattr("gateway.policy_files.watch.load", trip)
+            put(path, OTHER)
+            assert "OverflowError" in str(await told())
+            assert policies.current.targets["fast"].model == "m"
+        put(path, OTHER + "# again\n")
+        assert await told() is True
