@@ -40,7 +40,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "ended_ms": _ms(attempt.ended_ms),
         "outcome": attempt.outcome,
         "detail": attempt.detail,
-    }
+    } | ({"hedge": True} if attempt.hedge else {})  # rare: said of those only
 
 
 def _ms(value: float) -> float:

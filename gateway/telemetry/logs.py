@@ -54,8 +54,17 @@ class DecisionLog:
     def _append(self) -> None:
         """One write for all that waited; a full disk costs lines, not requests."""
         decisions = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        lines = [orjson.dumps(document_of(decision), option=orjson.OPT_APPEND_NEWLINE) for decision in decisions]
+        lines = [line for line in map(_line, decisions) if line]
+        self.dropped += len(decisions) - len(lines)
         try:
             self._file.write(b"".join(lines))
         except OSError:
             self.dropped += len(lines)
+
+
+def _line(decision: Decision) -> bytes:
+    """Empty for what JSON cannot say: that costs its line, and not the thread that writes all later ones."""
+    try:
+        return orjson.dumps(document_of(decision), option=orjson.OPT_APPEND_NEWLINE)
+    except (orjson.JSONEncodeError, OverflowError, ValueError):
+        return b""

@@ -1,6 +1,7 @@
 """From an OpenAI answer, whole or one chunk of it, to a Delta. Reads what checks and accounts need, keeps the bytes."""
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 import msgspec
 import orjson
@@ -51,6 +52,7 @@ class _Answer(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Answer)
+_MOST_TOKENS: Final = 1 << 40  # no answer has more, and any reader of the log can hold it
 
 
 def read_delta(data: bytes) -> Delta:
@@ -125,10 +127,16 @@ def _tool_call(place: int, call: _ToolCall) -> ToolCall:
 
 
 def _usage(usage: _Usage) -> Usage:
+    """What the target tells of itself. What cannot be true counts as not told: it may be passed on, not counted."""
     diffusion = usage.diffusion or _Diffusion()
+    confidence = diffusion.confidence
     return Usage(
-        input_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens,
-        confidence=diffusion.confidence,
+        input_tokens=_count(usage.prompt_tokens),
+        output_tokens=_count(usage.completion_tokens),
+        confidence=confidence if confidence is not None and 0 <= confidence <= 1 else None,
         converged=diffusion.converged,
     )
+
+
+def _count(tokens: int | None) -> int | None:
+    return tokens if tokens is not None and 0 <= tokens <= _MOST_TOKENS else None

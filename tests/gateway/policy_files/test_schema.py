@@ -34,7 +34,8 @@ def test_it_is_a_schema() -> None:
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("**/*.yaml")), ids=lambda path: path.name)
 def test_what_is_shipped_is_fine_and_names_the_schema(path: Path) -> None:
     assert is_fine(path.read_text())
-    assert path.read_text().startswith("# yaml-language-server: $schema=./schema.json\n")
+    way = "../" * (len(path.relative_to(POLICIES).parts) - 1) or "./"
+    assert path.read_text().startswith(f"# yaml-language-server: $schema={way}schema.json\n")
 
 
 def test_what_the_loader_takes_is_fine() -> None:

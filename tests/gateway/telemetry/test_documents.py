@@ -1,5 +1,6 @@
 """A decision as a line of the log: the contract, key by key."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -54,3 +55,9 @@ def test_the_shape_is_the_contracts(decision: Any) -> None:
         "total_ms": 212.0,
         "cost": 0.0,
     }
+
+
+def test_a_hedge_is_marked_as_one(decision: Any) -> None:
+    first, *others = decision().attempts
+    marked = document_of(decision(attempts=(replace(first, hedge=True), *others)))["attempts"]
+    assert [attempt.get("hedge") for attempt in marked] == [True, None, None]

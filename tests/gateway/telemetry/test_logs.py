@@ -46,3 +46,13 @@ def test_more_than_may_wait_is_dropped_and_counted(decision: Any, tmp_path: Path
     log.decided(decision())
     log.close()
     assert log.dropped == 1
+
+
+def test_what_json_cannot_say_costs_its_own_line_only(decision: Any, tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path / "log")
+    for name in ("req_1", "\ud800", "req_2"):
+        log.decided(decision(query_id=name))
+    log.close()
+    lines = [orjson.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+    assert [line["id"] for line in lines] == ["req_1", "req_2"]
+    assert log.dropped == 1

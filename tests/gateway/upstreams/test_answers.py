@@ -103,3 +103,12 @@ def test_in_a_stream_the_text_comes_at_once_and_nothing_else_is_lost() -> None:
     assert [piece.text for delta in said for piece in delta.pieces] == ["", "abc", "", ""]
     assert said[4] is deltas[4]
     assert b"assistant" in said[0].data
+
+
+@pytest.mark.parametrize("tokens", [-1, 1 << 41, 10**30])
+@pytest.mark.parametrize("confidence", [-0.1, 7])
+def test_what_a_target_cannot_have_counted_is_not_told_of_it(tokens: int, confidence: float) -> None:
+    told = f'"prompt_tokens":{tokens},"completion_tokens":{tokens},"diffusion":{{"confidence":{confidence}}}'
+    data = f'{{"choices":[],"usage":{{{told}}}}}'.encode()
+    assert read_delta(data).usage == Usage()
+    assert read_delta(data).data is data
