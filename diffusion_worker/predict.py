@@ -85,8 +85,9 @@ class Forecast:
         takes to reach the threshold at the rate seen; the mean of the two."""
         left = max(1.0, usual - sequence.steps_done)
         if sequence.entropy_rate is not None and 0.0 < sequence.entropy_rate < 1.0:
-            excess = max(sequence.mean_entropy, 1e-9) / max(sequence.ask.recipe.confidence_threshold, 1e-9)
-            falling = 1.0 + max(0.0, math.log(excess) / -math.log(sequence.entropy_rate))
+            threshold = max(sequence.ask.recipe.confidence_threshold, 1e-9)  # may be infinite, its ratio then is 0
+            excess = math.log(max(sequence.mean_entropy, 1e-9)) - math.log(threshold)
+            falling = 1.0 + max(0.0, excess / -math.log(sequence.entropy_rate))
             left = (left + falling) / 2
         return min(left, sequence.steps_to_go)
 
