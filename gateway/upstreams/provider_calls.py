@@ -123,7 +123,8 @@ def _priced(litellm: Any, model: str, usage: Usage, told: dict[str, Any]) -> Usa
         )
     except Exception:  # noqa: BLE001 - it raises whatever it likes for models it does not know; an unknown price is no fault
         return usage
-    return replace(usage, cost=float(prompt + completion))
+    cost = float(prompt + completion)
+    return replace(usage, cost=cost) if cost >= 0 else usage  # more tokens told as cached than there were
 
 
 def _refuse_fetching(messages: list[dict[str, Any]]) -> None:

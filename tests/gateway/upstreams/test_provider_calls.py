@@ -1,5 +1,6 @@
 """What litellm is asked, and what its exceptions mean; without litellm."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -7,8 +8,8 @@ import pytest
 
 from gateway.core.engines import ENGINES
 from gateway.errors import Overloaded, Refused, Unsupported, UpstreamError
-from gateway.records import Call, Query, Target
-from gateway.upstreams.provider_calls import arguments_for, fault_of
+from gateway.records import Call, Query, Target, Usage
+from gateway.upstreams.provider_calls import _priced, arguments_for, fault_of
 from gateway.words import Kind, Place
 
 TARGET = Target(
@@ -105,3 +106,9 @@ def test_the_providers_own_status_and_words_outweigh_litellms() -> None:
 
 def test_what_a_provider_says_of_our_key_is_not_told() -> None:
     assert "sk-" not in fault_of(raised("AuthenticationError", 401, "wrong key sk-123")).message
+
+
+def test_a_price_below_nothing_is_not_counted() -> None:
+    """A provider that tells of more cached tokens than it read; a counter refuses to go down."""
+    lying = SimpleNamespace(cost_per_token=lambda **_: (-1.0, 0.5))
+    assert _priced(lying, "m", Usage(input_tokens=1), {}) == Usage(input_tokens=1)
