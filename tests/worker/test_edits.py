@@ -1,0 +1,51 @@
+"""Anchored edits through the loop that serves: what an unchanged text costs, and where a longer one goes on."""
+
+import pytest
+
+from diffusion_worker.loop import run
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import Ask, Recipe
+
+RECIPE = Recipe(canvas_length=8, steps=12)
+TEXT = (*range(30, 34), *range(40, 55))  # 19 ids: two canvases and a part of a third
+
+
+def edit(answer: tuple[int, ...], source: tuple[int, ...], anchor: float) -> tuple[tuple[int, ...], int]:
+    """(ids, denoising steps) of an ask whose right answer is `answer` and whose prediction is `source`."""
+    net = ToyNet(lambda _prompt: answer, recipe=RECIPE, pace=4)
+    ask = Ask(prompt_ids=(20, 21), max_tokens=40, seed=1, recipe=RECIPE, start_ids=source, anchor=anchor)
+    [found] = run(net, [ask])
+    return found.ids, found.end.usage.denoising_steps
+
+
+def test_a_block_that_does_not_change_costs_one_step() -> None:
+    ids, steps = edit(TEXT, TEXT, 1.0)
+    assert ids == TEXT
+    assert steps == 3, "one for each canvas"
+
+
+def test_without_an_anchor_a_start_is_only_a_hint() -> None:
+    ids, steps = edit(TEXT, TEXT, 0.0)
+    assert ids == TEXT
+    assert steps > 3
+
+
+@pytest.mark.parametrize("changed", [(*TEXT[:3], 99, *TEXT[3:]), (*TEXT[:3], *TEXT[5:]), (*TEXT[:3], 99, *TEXT[4:])])
+def test_canvases_behind_an_insertion_or_a_loss_go_on_where_the_text_does(changed: tuple[int, ...]) -> None:
+    """Only the first canvas differs from the text; those behind it are shifted, and still cost one step each."""
+    ids, steps = edit(changed, TEXT, 1.0)
+    _, first = edit(changed[:8], TEXT[:8], 1.0)
+    assert ids == changed
+    assert steps <= first + 2
+
+
+@pytest.mark.parametrize("anchor", [0.3, 0.8, 1.0])
+def test_a_text_that_is_all_wrong_is_released(anchor: float) -> None:
+    ids, _ = edit(TEXT, tuple(range(200, 219)), anchor)
+    assert ids == TEXT
+
+
+def test_a_text_that_is_too_short_leaves_the_rest_to_noise() -> None:
+    ids, steps = edit(TEXT, TEXT[:8], 1.0)
+    assert ids == TEXT
+    assert steps > 3

@@ -1,0 +1,132 @@
+"""The weights come and go by order while the worker lives: load, unload, and what becomes of requests meanwhile."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from diffusion_worker.engine import Engine
+from diffusion_worker.errors import CheckpointMissing, NotResident
+from diffusion_worker.loop import Capacity
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import Ask, Faulted, Finished, Recipe, Residency
+from diffusion_worker.ticket import Ticket
+
+pytestmark = pytest.mark.anyio
+RECIPE = Recipe(canvas_length=16, steps=16)
+ASK = Ask(prompt_ids=(20, 21, 22), max_tokens=16, seed=1, recipe=RECIPE)
+
+
+async def ending(ticket: Ticket) -> Finished | Faulted:
+    async for event in ticket:
+        if isinstance(event, Finished | Faulted):
+            return event
+    raise AssertionError("a ticket ended without an end")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5.0):
+        while not condition():  # noqa: ASYNC110 - the condition belongs to another thread
+            await asyncio.sleep(0.005)
+
+
+async def test_weights_can_be_loaded_let_go_and_loaded_again() -> None:
+    loads = 0
+
+    def load() -> ToyNet:
+        nonlocal loads
+        loads += 1
+        return ToyNet(recipe=RECIPE)
+
+    engine = Engine(load)
+    engine.start(cold=True)
+    try:
+        with pytest.raises(NotResident):
+            engine.submit(ASK)
+        for turn in (1, 2, 3):
+            await engine.load()
+            await engine.load()  # once more changes nothing
+            assert loads == turn
+            assert isinstance(await ending(engine.submit(ASK)), Finished)
+            await engine.unload(1.0)
+            assert engine.status().state is Residency.COLD
+            assert engine.facts is None
+            with pytest.raises(NotResident):
+                engine.submit(ASK)
+    finally:
+        await engine.close()
+
+
+async def test_who_runs_when_the_weights_go_may_finish_in_time_or_is_told() -> None:
+    for seconds_per_pass, patience_s, expected in ((0.005, 5.0, Finished), (0.2, 0.05, Faulted)):
+        net = ToyNet(recipe=RECIPE, seconds_per_pass=seconds_per_pass, pace=4)
+        engine = Engine(lambda net=net: net, Capacity(max_num_seqs=2))
+        engine.start()
+        await engine.ready()
+        try:
+            tickets = [engine.submit(ASK) for _ in range(3)]
+            leaving = asyncio.create_task(engine.unload(patience_s))
+            await until(lambda engine=engine: engine.status().state is Residency.EVICTING)
+            with pytest.raises(NotResident):
+                engine.submit(ASK)
+            ends = [await ending(ticket) for ticket in tickets]
+            await leaving
+            assert all(isinstance(end, expected) for end in ends)
+            if expected is Faulted:
+                assert all(isinstance(end.error, NotResident) for end in ends if isinstance(end, Faulted))
+            assert engine.status().state is Residency.COLD
+        finally:
+            await engine.close()
+
+
+async def test_a_failed_load_leaves_a_worker_that_can_load() -> None:
+    outcomes = [CheckpointMissing("no such folder"), ToyNet(recipe=RECIPE)]
+
+    def load() -> ToyNet:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    engine = Engine(load)
+    engine.start(cold=True)
+    try:
+        with pytest.raises(CheckpointMissing):
+            await engine.load()
+        assert engine.status().state is Residency.COLD
+        await engine.load()
+        assert isinstance(await ending(engine.submit(ASK)), Finished)
+    finally:
+        await engine.close()
+
+
+async def test_a_worker_that_is_told_to_leave_while_it_loads_leaves() -> None:
+    released = asyncio.Event()
+    events = asyncio.get_running_loop()
+
+    def load() -> ToyNet:
+        asyncio.run_coroutine_threadsafe(released.wait(), events).result(5.0)
+        return ToyNet(recipe=RECIPE)
+
+    engine = Engine(load)
+    engine.start()
+    leaving = asyncio.create_task(engine.drain(1.0))
+    await until(lambda: engine.status().state is Residency.DRAINING)
+    released.set()
+    await leaving
+    assert not engine._thread.is_alive()
+
+
+async def test_an_idle_worker_recovers_when_the_pressure_has_gone() -> None:
+    used = [95]
+    engine = Engine(lambda: ToyNet(recipe=RECIPE), Capacity(max_num_seqs=4), gauge=lambda: (used[0], 100))
+    engine.start()
+    await engine.ready()
+    try:
+        await until(lambda: engine.status().state is Residency.DEGRADED)
+        assert engine.status().max_num_seqs == 2
+        used[0] = 10
+        await until(lambda: engine.status().state is Residency.READY)
+        await until(lambda: engine.status().max_num_seqs == 4)
+    finally:
+        await engine.close()
