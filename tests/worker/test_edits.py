@@ -10,16 +10,19 @@ RECIPE = Recipe(canvas_length=8, steps=12)
 TEXT = (*range(30, 34), *range(40, 55))  # 19 ids: two canvases and a part of a third
 
 
-def edit(answer: tuple[int, ...], source: tuple[int, ...], anchor: float) -> tuple[tuple[int, ...], int]:
+def edit(
+    answer: tuple[int, ...], source: tuple[int, ...], anchor: float, *, confidence: float = 1.0
+) -> tuple[tuple[int, ...], int]:
     """(ids, denoising steps) of an ask whose right answer is `answer` and whose prediction is `source`."""
-    net = ToyNet(lambda _prompt: answer, recipe=RECIPE, pace=4)
+    net = ToyNet(lambda _prompt: answer, recipe=RECIPE, pace=4, confidence=confidence)
     ask = Ask(prompt_ids=(20, 21), max_tokens=40, seed=1, recipe=RECIPE, start_ids=source, anchor=anchor)
     [found] = run(net, [ask])
     return found.ids, found.end.usage.denoising_steps
 
 
-def test_a_block_that_does_not_change_costs_one_step() -> None:
-    ids, steps = edit(TEXT, TEXT, 1.0)
+@pytest.mark.parametrize("confidence", [1.0, 0.9])
+def test_a_block_that_does_not_change_costs_one_step_however_sure_the_net_is(confidence: float) -> None:
+    ids, steps = edit(TEXT, TEXT, 1.0, confidence=confidence)
     assert ids == TEXT
     assert steps == 3, "one for each canvas"
 
