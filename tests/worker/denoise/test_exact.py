@@ -54,7 +54,7 @@ def served(net: Any, wanted: list[Ask], *, dice: Random | None = None, is_exact:
             shown[loop.add(due.pop(0))] = []
         if dice:
             loop.scheduler.limit_rows(dice.choice((1, 2, ROWS, ROWS)), 0.0)
-        assert not any(isinstance(event, Faulted) for _, event in loop.turn())
+        assert [event.error for _, event in loop.turn() if isinstance(event, Faulted)] == []
     return [shown[sequence] for sequence in sorted(shown)]
 
 
