@@ -3,7 +3,7 @@
 A mask per position would admit tokens that clash as soon as two are committed together. So for these rows the best text
 of the constraint replaces the surest tokens, an exact joint sample the sampled ones, and the entropies of the marginals
 decide what is accepted. The net's own probabilities still feed its next step: it was never trained on projected ones,
-and with them it answers worse (docs/log.md). It is done on the host, behind one transfer for all such rows; a step
+and they were seen to help nothing (docs/log.md). It is done on the host, behind one transfer for all such rows; a step
 without them waits for nothing. Knows logits and automata, no requests.
 """
 
