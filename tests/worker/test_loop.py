@@ -78,3 +78,28 @@ def answered(loop: Loop, one: Ask) -> tuple[tuple[int, ...], Finished | Faulted]
                 ids += event.ids
             elif who == sequence and isinstance(event, Finished | Faulted):
                 return ids, event
+
+
+def test_a_context_whose_ring_was_overwritten_after_its_owner_had_left_is_not_kept(make_net: Any) -> None:
+    """A client leaves while its canvas is being sealed: the pass has written over the oldest tokens of every window."""
+    net = make_net(window=8)
+    one = Ask(prompt_ids=tuple(range(6, 30)), max_tokens=36, seed=3, recipe=replace(net.facts.recipe, steps=4))
+    undisturbed, _ = answered(Loop(net, Capacity(max_num_seqs=2, max_context=64)), one)
+
+    loop = Loop(net, Capacity(max_num_seqs=2, max_context=64))
+    leaving, step = loop.add(one), loop._stepper.step
+
+    def stepped(batch: Any) -> Any:
+        result = step(batch)
+        if any(append.is_seal for append in batch.appends):
+            loop.scheduler.leave(leaving, 0.0)
+        return result
+
+    loop._stepper.step = stepped  # type: ignore[method-assign]
+    while loop.scheduler.running or loop.scheduler.waiting:
+        loop.turn()
+    loop._stepper.step = step  # type: ignore[method-assign]
+    assert loop.scheduler.slots.retained == 0
+    again, end = answered(loop, one)
+    assert again == undisturbed
+    assert end.usage.cached_tokens == 0
