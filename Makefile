@@ -41,7 +41,7 @@ format: $(READY) ## lay out the code and mend what a machine can mend
 	$(BIN)/ruff format .
 
 test: $(READY) $(PROVIDERS) redis ## all tests, the quick ones first
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m slow
 
 demo: $(READY) ## worker, quality server and gateway on loopback, a tour through them; ONCE=1 ends after the tour

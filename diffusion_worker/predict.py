@@ -50,7 +50,7 @@ class Forecast:
         """A sequence got its place after so long. What is learnt is the error of the plain prediction: to correct what
         has been corrected, a whole wait later, would swing ever further."""
         if foretold.plain_s > 0.0 and actual_s > 0.0:
-            known, error = self._bias[foretold.reading], math.log(actual_s / foretold.plain_s)
+            known, error = self._bias[foretold.reading], math.log(actual_s) - math.log(foretold.plain_s)
             bias = known + _NEWEST_ERROR * (error - known)
             self._bias[foretold.reading] = min(max(bias, -_FURTHEST), _FURTHEST)
 
@@ -63,7 +63,7 @@ class Forecast:
         step_s = self.step_s(rows)
         if step_s is None:
             return None
-        plain_s = iterations * step_s
+        plain_s = iterations * step_s if step_s > 0.0 else 0.0  # unknown work in steps of no time is no NaN
         return Foretold(reading=reading, plain_s=plain_s, wait_s=plain_s * math.exp(self._bias[reading]))
 
     def usual_iterations(self) -> float:

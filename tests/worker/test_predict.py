@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffusion_worker.predict import Forecast
@@ -37,8 +37,9 @@ def canvas(number: int, ids: tuple[int, ...], *, entropy: float = 1.0, settled: 
     steps=st.lists(st.tuples(SECONDS, st.integers(1, 64)), min_size=1, max_size=30),
     errors=st.lists(st.tuples(SECONDS, SECONDS), max_size=60),
     rows=st.integers(1, 64),
-    iterations=st.floats(0.0, 1e5),
+    iterations=st.floats(0.0, 1e5) | st.just(math.inf),
 )
+@example(steps=[(0.0, 1)], errors=[(2.0, 5e-324)], rows=1, iterations=math.inf)
 def test_times_are_finite_and_not_negative_and_experience_corrects_them_fourfold_at_most(
     steps: list[tuple[float, int]], errors: list[tuple[float, float]], rows: int, iterations: float
 ) -> None:
@@ -49,7 +50,8 @@ def test_times_are_finite_and_not_negative_and_experience_corrects_them_fourfold
         it.waited(Foretold(reading=Reading.DIFFUSION, plain_s=plain_s, wait_s=plain_s), actual_s)
     foretold = it.foretell(iterations, rows, Reading.DIFFUSION)
     assert foretold is not None
-    assert 0.0 <= foretold.plain_s < math.inf
+    assert 0.0 <= foretold.plain_s
+    assert math.isfinite(foretold.plain_s) == (math.isfinite(iterations) or not it.step_s(rows))
     assert foretold.plain_s / 4.001 <= foretold.wait_s <= foretold.plain_s * 4.001
 
 
