@@ -50,7 +50,7 @@ def test_times_are_finite_and_not_negative_and_experience_corrects_them_fourfold
         it.waited(Foretold(reading=Reading.DIFFUSION, plain_s=plain_s, wait_s=plain_s), actual_s)
     foretold = it.foretell(iterations, rows, Reading.DIFFUSION)
     assert foretold is not None
-    assert 0.0 <= foretold.plain_s
+    assert foretold.plain_s >= 0.0
     assert math.isfinite(foretold.plain_s) == (math.isfinite(iterations) or not it.step_s(rows))
     assert foretold.plain_s / 4.001 <= foretold.wait_s <= foretold.plain_s * 4.001
 
