@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "quality": ("twolane.quality", False, "run a small quality lane (SmolLM2) on loopback"),
     "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
     "demo": ("twolane.tour", False, "start all three and send a tour of requests through them"),
+    "bench": ("twolane.bench", False, "load an endpoint on a schedule and tell what its clients felt"),
     "faults": ("twolane.faults", False, "run a proxy that spoils answers on demand"),
 }
 
