@@ -42,6 +42,7 @@ class Engine:
         self._capacity = capacity or Capacity()
         self._observe: Observer = observe or (lambda _observation: None)
         self._gauge = gauge
+        self._allowed_rows: int | None = None  # fewer than the capacity, as long as `limit` says so
         self._residence = Residence()
         self._loop: Loop | None = None
         self._tickets: dict[SequenceId, Ticket] = {}  # touched on the event loop only
@@ -89,6 +90,18 @@ class Engine:
         self._is_leaving.set()
         self._work_came.set()
         await self._evicted.wait()
+
+    @property
+    def most_rows(self) -> int:
+        """How many sequences may run together at most, whatever `limit` says now."""
+        return self._loop.limits.max_num_seqs if self._loop else self._capacity.max_num_seqs
+
+    def limit(self, rows: int) -> None:
+        """From the next step on at most so many sequences run together, also after a reload; the others wait."""
+        self._allowed_rows = rows
+        if self._loop:
+            self._loop.allow_rows(rows)
+            self._work_came.set()
 
     @property
     def facts(self) -> NetFacts | None:
@@ -242,6 +255,8 @@ class Engine:
 
     def _begin_serving(self, loop: Loop) -> None:
         self._loop = loop
+        if self._allowed_rows is not None:
+            loop.allow_rows(self._allowed_rows)
         if self._residence.state is Residency.LOADING:
             self._residence.move(Residency.READY)
         self._loaded.set_result(None)

@@ -61,6 +61,7 @@ class Loop:
         self._stepper = Stepper(net, cache, padding=padding)
         self._gauge = gauge or (lambda: memory_in_use(net.device))
         self._ladder = Ladder()
+        self._allowed_rows, self._is_told = self.limits.max_num_seqs, False
         self._looked_at = float("-inf")
         self._lock = threading.Lock()
 
@@ -84,6 +85,11 @@ class Loop:
         with self._lock:
             self.scheduler.fault_all(error, time.monotonic())
 
+    def allow_rows(self, rows: int) -> None:
+        """From the next border between steps on, at most so many run together; never more than was planned for."""
+        with self._lock:
+            self._allowed_rows, self._is_told = rows, True
+
     def turn(self) -> tuple[Occurrence, ...]:
         """One iteration; returns what has happened."""
         self.relieve()
@@ -94,15 +100,18 @@ class Loop:
             return self.scheduler.settle(batch, result, time.monotonic())
 
     def relieve(self) -> None:
-        """Look at the memory, at most every PRESSURE_EVERY_S, and give up or take back what its pressure demands."""
+        """Look at the memory, at most every PRESSURE_EVERY_S, and give up or take back what its pressure demands and
+        what `allow_rows` said."""
         now = time.monotonic()
-        if now - self._looked_at < PRESSURE_EVERY_S:
+        if now - self._looked_at < PRESSURE_EVERY_S and not self._is_told:
             return
         self._looked_at, before = now, self._ladder.rung
         rung = self._ladder.read(*self._gauge(), now)
         with self._lock:
-            if rung is not before:
-                self.scheduler.limit_rows(int(self.limits.max_num_seqs * ROWS_SHARE[rung]), now)
+            if rung is not before or self._is_told:
+                pressed = int(self.limits.max_num_seqs * ROWS_SHARE[rung])
+                self.scheduler.limit_rows(min(pressed, self._allowed_rows), now)
+                self._is_told = False
             if rung:
                 self.scheduler.forget_retained()
             elif before:

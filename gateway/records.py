@@ -53,6 +53,7 @@ class Target:
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
     retry: Retry | None = None
+    diffusion: tuple[tuple[str, float], ...] = ()  # what a worker is asked for where a request says nothing
     part_of: str | None = None
     servers: "tuple[Target, ...]" = ()
 

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
     "demo": ("twolane.tour", False, "start all three and send a tour of requests through them"),
     "bench": ("twolane.bench", False, "load an endpoint on a schedule and tell what its clients felt"),
+    "tune": ("twolane.tune", False, "find the settings of a live worker that serve your prompts best"),
     "faults": ("twolane.faults", False, "run a proxy that spoils answers on demand"),
 }
 

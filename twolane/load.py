@@ -26,8 +26,8 @@ _TOLD: Final = ("target", "route", "fallback", "attempts")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manner:
-    """How to ask: the root of the endpoint (without /v1), the model, whether to stream, when to give up (seconds), how
-    many may be under way (None: any number; who is held back keeps its due moment), and what to add to every body."""
+    """How to ask: the root of the endpoint (without /v1), the model, whether to stream, when to give up (seconds), and
+    how many may be under way (None: any number; who is held back keeps its due moment)."""
 
     url: str
     model: str = "auto"
@@ -35,7 +35,6 @@ class Manner:
     timeout_s: float = 60.0
     most_in_flight: int | None = None
     key: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +99,7 @@ def connection(manner: Manner) -> aiohttp.ClientSession:
 async def ask(session: aiohttp.ClientSession, call: Call, manner: Manner, *, begin_s: float) -> Sample:
     """Send one request and hear it out. Raises nothing but CancelledError."""
     events = asyncio.get_running_loop()
-    body = {"model": manner.model, **call.prompt.body, **manner.extra, "stream": manner.stream}
+    body = {"model": manner.model, **call.prompt.body, "stream": manner.stream}
     if manner.stream:
         body["stream_options"] = {"include_usage": True}
     answer = _Answer()

@@ -1,4 +1,5 @@
-"""The admin surface, on a port of its own: look at the worker, bring its weights into memory, let them go.
+"""The admin surface, on a port of its own: look at the worker, bring its weights into memory, let them go, let
+fewer requests advance together.
 
 The same keys open it. A request returns when what it asked for is done.
 """
@@ -15,7 +16,7 @@ from diffusion_worker.web.fields import Fields
 from diffusion_worker.web.probes import health_body, json_response, probed_app
 from diffusion_worker.web.request import parse_body
 
-_PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/health", "/metrics")
+_PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/admin/limits", "/health", "/metrics")
 _MOST_BYTES = 4096  # of a body
 
 
@@ -42,6 +43,17 @@ def build_admin(desk: Desk, *, drain_s: float) -> ASGIApp:
         fields.only(("timeout_s",))
         wished_s = fields.number("timeout_s", 0.0, 3600.0)
         await desk.engine.unload(drain_s if wished_s is None else wished_s)
+        return json_response(state_body(desk))
+
+    @app.post("/admin/limits")
+    async def limits(request: Request) -> Response:
+        """Fewer requests together than the worker started with, or as many again: what `twolane tune` turns."""
+        fields = await _fields(request)
+        fields.only(("max_num_seqs",))
+        fields.required("max_num_seqs")
+        rows = fields.whole("max_num_seqs", 1, desk.engine.most_rows)
+        assert rows is not None, "it is required"
+        desk.engine.limit(rows)
         return json_response(state_body(desk))
 
     return Envelope(app, desk)

@@ -31,7 +31,8 @@ version: 1
 aliases: [small]
 targets:
   fast:
-    {kind: worker, url: "http://a", model: m, place: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1}}
+    {kind: worker, url: "http://a", model: m, place: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
+     diffusion: {}}
   pool: {kind: openai, urls: ["http://b"], model: m, place: external, engine: vllm}
   other: {kind: openai, url: "http://c", model: m, place: external, capabilities: [chat]}
 routes:

@@ -20,6 +20,9 @@ from gateway.words import Capability, Grade, Kind, Place
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KINDS: Final = (Kind.WORKER, Kind.OPENAI, Kind.LITELLM)
 _INSTALL: Final = "pip install --require-hashes --requirement requirements-providers.txt"
+# What a worker takes in the object `diffusion` of a request, and between which bounds.
+_STEPS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
+_SHARES: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
 _LATER: Final = {"limits": "limiting a target"}
 
 
@@ -58,6 +61,7 @@ def _target(entry: Section, name: str) -> Target:
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
         key_env=key_env,
         retry=read_retry(entry),
+        diffusion=_diffusion(entry, kind),
     )
     return target if len(urls) == 1 else replace(target, servers=_servers(target, urls))
 
@@ -109,6 +113,19 @@ def _base_url(entry: Section, url: str, kind: Kind, key: str, item: int | None =
         raise entry.fault("a base URL has no credentials, query or fragment", key, item)
     bare = url.rstrip("/")
     return bare if kind is Kind.LITELLM else bare.removesuffix("/v1").rstrip("/")
+
+
+def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:
+    """What `twolane tune` found, for instance. A request that says otherwise has its way."""
+    wished = entry.section("diffusion")
+    if wished is None:
+        return ()
+    if kind is not Kind.WORKER:
+        raise entry.fault("only a target of kind worker has steps and canvases", "diffusion")
+    whole = {name: wished.integer(name, None, least=low, most=high) for name, (low, high) in _STEPS.items()}
+    parts = {name: wished.number(name, None, least=low, most=high) for name, (low, high) in _SHARES.items()}
+    wished.close()
+    return tuple((name, value) for name, value in {**whole, **parts}.items() if value is not None)
 
 
 def _capabilities(entry: Section, kind: Kind) -> Capabilities:

@@ -1,5 +1,6 @@
 """The client's body, edited for one target: its own model name in, everything of ours out, nothing else touched."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import orjson
@@ -29,6 +30,8 @@ def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any
         document["stream_options"] = {**(document.get("stream_options") or {}), "include_usage": True}
     if target.kind is not Kind.WORKER:
         document.pop("diffusion", None)
+    elif target.diffusion:
+        _wish(document, target.diffusion)
     if capabilities is not None:
         for capability, field in _HARMLESS.items():
             if capability not in capabilities.words:
@@ -47,6 +50,13 @@ def _strip_metadata(document: dict[str, Any]) -> None:
         document["metadata"] = theirs
     else:
         del document["metadata"]
+
+
+def _wish(document: dict[str, Any], wished: Iterable[tuple[str, float]]) -> None:
+    """What the policy wishes of a worker, under what the request wishes; an anchor needs a text to hold on to."""
+    edits = document.get("prediction") is not None
+    usual = {name: value for name, value in wished if edits or name != "anchor"}
+    document["diffusion"] = {**usual, **(document.get("diffusion") or {})}
 
 
 def _tell(document: dict[str, Any], note: str) -> None:

@@ -30,6 +30,10 @@ Refused = Callable[..., PolicyError]
         ("fall_back: [quality]", "fall_back: nobody", "26:5: routes[0].fall_back[0]: no target called 'nobody'"),
         ("fall_back: [quality]", "fall_back: [fast]", "routes[0].fall_back[0]: 'fast' cannot fall back to itself"),
         ("[quality]", "[quality, quality]", "routes[0].fall_back[1]: 'quality' is named twice"),
+        # Wishes of a worker.
+        ("max_in_flight: 16", "diffusion: {steps: 0}", "9:17: targets.fast.diffusion.steps: 0 is not between 1 and 40"),
+        ("max_in_flight: 16", "diffusion: {step: 1}", "targets.fast.diffusion.step: unknown key; did you mean 'steps'"),
+        ("engine: vllm", "engine: vllm\n    diffusion: {}", "targets.quality.diffusion: only a target of kind worker"),
         # Values of the wrong type or out of range.
         ("p95_ms: 400", "p95_ms: soon", "22:11: routes[0].slo.p95_ms: expected a number, got text"),
         ("p95_ms: 400", "p95_ms: true", "22:11: routes[0].slo.p95_ms: expected a number, got true"),

@@ -33,6 +33,25 @@ def test_extensions_of_the_worker_stay_with_the_worker() -> None:
     assert "diffusion" not in sent(Kind.OPENAI, {"diffusion": {"steps": 3}})
 
 
+@pytest.mark.parametrize(
+    ("asked", "sent_on"),
+    [
+        ({}, {"steps": 8}),
+        ({"diffusion": {"steps": 3, "t_min": 0.5}}, {"steps": 3, "t_min": 0.5}),
+        ({"prediction": {"type": "content", "content": "x"}}, {"steps": 8, "anchor": 0.5}),
+    ],
+)
+def test_what_a_policy_wishes_of_a_worker_stands_under_what_the_request_wishes(
+    asked: dict[str, Any], sent_on: dict[str, Any]
+) -> None:
+    target = Target(
+        name="t", kind=Kind.WORKER, url="http://t", model="m", place=Place.IN_CLUSTER,
+        diffusion=(("steps", 8), ("anchor", 0.5)),
+    )  # fmt: skip
+    query = Query(request_id="r", model="auto", body=orjson.dumps({"messages": [], **asked}), received_s=0)
+    assert orjson.loads(body_for(Call(target=target, query=query), None))["diffusion"] == sent_on
+
+
 def test_streams_always_tell_their_account() -> None:
     assert sent(Kind.OPENAI, {"stream": True})["stream_options"] == {"include_usage": True}
     asked = sent(Kind.OPENAI, {"stream": True, "stream_options": {"include_usage": False, "x": 1}})

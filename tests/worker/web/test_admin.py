@@ -153,3 +153,25 @@ async def test_keys_hold_on_both_ports(tmp_path: Path) -> None:
         assert (await it.post("load")).status_code == 401
         assert (await it.admin.get("/admin/state", headers={"authorization": "Bearer long"})).status_code == 200
         assert (await it.admin.get("/live")).status_code == 200
+
+
+async def test_fewer_requests_advance_together_as_long_as_told_also_after_a_reload() -> None:
+    async with both(cold=False, max_num_seqs=4) as it:
+        await it.worker.desk.engine.ready()
+        assert (await it.post("limits", max_num_seqs=1)).status_code == 200
+        await until(lambda: it.worker.desk.engine.status().max_num_seqs == 1)
+        answers = await asyncio.gather(*(it.public.post(CHAT, json=HELLO) for _ in range(3)))
+        assert [answer.status_code for answer in answers] == [200] * 3
+        await it.post("unload")
+        await it.post("load")
+        await until(lambda: it.worker.desk.engine.status().max_num_seqs == 1)
+        await it.post("limits", max_num_seqs=4)
+        await until(lambda: it.worker.desk.engine.status().max_num_seqs == 4)
+
+
+@pytest.mark.parametrize("body", [{}, {"max_num_seqs": 0}, {"max_num_seqs": 5}, {"max_num_seqs": "2"}, {"rows": 2}])
+async def test_a_limit_beyond_what_the_worker_has_is_refused_by_name(body: dict[str, Any]) -> None:
+    async with both(max_num_seqs=4) as it:
+        refused = await it.post("limits", **body)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] in ("max_num_seqs", "rows")
