@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
 import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
+from diffusion_worker.constraints.store import Store
 from diffusion_worker.engine import Engine
-from diffusion_worker.errors import CheckpointBroken
+from diffusion_worker.errors import BadSetting, CheckpointBroken
 from diffusion_worker.loop import Capacity
 from diffusion_worker.nets.interface import DiffusionNet
 from diffusion_worker.nets.loader import LoadOptions, load, locate
@@ -27,6 +29,7 @@ from diffusion_worker.telemetry import Meters
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import load_tokenizer
 from diffusion_worker.web.admin import build_admin
+from diffusion_worker.web.binding import Binder
 from diffusion_worker.web.desk import Desk, Words
 from diffusion_worker.web.keys import load_keys
 from diffusion_worker.web.routes import build_routes
@@ -95,6 +98,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         meters=meters,
         max_body_bytes=settings.max_body_bytes,
         keys=load_keys(settings.keys_file) if settings.keys_file else None,
+        binder=Binder(_store(settings.constraint_cache)),
     )
     return Worker(
         desk=desk,
@@ -137,7 +141,7 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
         with suppress(TimeoutError):  # also after a failure: the engine's thread waits for orders until it is closed
             async with asyncio.timeout(worker.drain_s + CLOSING_S):
                 await engine.drain(worker.drain_s)
-        worker.desk.binder.close()
+        await worker.desk.binder.close()
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*serving)
@@ -199,6 +203,13 @@ def _listen_to_signals(leave: asyncio.Event, servers: Sequence[_Server]) -> None
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told)
+
+
+def _store(folder: Path | None) -> Store:
+    try:
+        return Store(folder)
+    except OSError as error:
+        raise BadSetting(f"--constraint-cache {folder}: {error.strerror or error}") from error
 
 
 def _version() -> str:

@@ -147,6 +147,11 @@ class Settings:
         _one_of("keep", "unpack"),
         default="keep",
     )
+    constraint_cache: Path | None = _setting(  # noqa: RUF009 - it is a field
+        "folder that keeps compiled schemas between runs, at most 512 MiB; absent: they are kept in memory only",
+        _path,
+        default=None,
+    )
     drain_s: float = _setting("seconds that running requests get to finish at SIGTERM", _seconds, default=10.0)
 
     def __post_init__(self) -> None:

@@ -68,7 +68,10 @@ class Checker:
 
     def violation(self, value: Any) -> str | None:
         """What is wrong with a value, in one line; None: nothing."""
-        error = next(iter(self._validator.iter_errors(value)), None)
+        try:
+            error = next(iter(self._validator.iter_errors(value)), None)
+        except RecursionError:
+            return "nested too deeply to be checked"
         return None if error is None else f"{error.json_path}: {str(error.message)[:200]}"
 
     def violation_of_text(self, text: str) -> str | None:
@@ -77,6 +80,8 @@ class Checker:
             value = json.loads(text, parse_constant=_no_constant)
         except ValueError as error:
             return f"not JSON: {error}"
+        except RecursionError:
+            return "nested too deeply"
         return self.violation(value)
 
 

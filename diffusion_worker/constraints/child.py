@@ -1,44 +1,48 @@
-"""The process that compiles: `python -m diffusion_worker.constraints.child`, one constraint after the other.
+"""The process that compiles: `python -m diffusion_worker.constraints.child LIMIT_S` (see `frames`).
 
-Frames on standard input and output: four bytes of length, big-endian, then the content. In: a constraint as JSON.
-Out: `C` and a compiled automaton, or `E` and a refusal as JSON. It ends when its input does, so it never outlives its
-parent.
+Two kinds of jobs: `V` and a lexicon, which is kept for what follows; `C` and a constraint with its headers as JSON,
+which is answered with the constraint made ready for that lexicon.
 """
 
 import json
-import sys
-from typing import BinaryIO
 
-from diffusion_worker.constraints.compile import compile_constraint
+from diffusion_worker.constraints import lexicon, ready
 from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.store import to_bytes
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
-
-LENGTH_BYTES = 4
-
-
-def frame(content: bytes) -> bytes:
-    """Content behind its length."""
-    return len(content).to_bytes(LENGTH_BYTES, "big") + content
+from diffusion_worker.constraints.frames import run
+from diffusion_worker.constraints.ready import Headers
+from diffusion_worker.constraints.vocabulary import Vocabulary, vocabulary_of
+from diffusion_worker.errors import UnsupportedSchema
 
 
-def answer(content: bytes) -> bytes:
-    """What the child says to one constraint."""
-    try:
-        return b"C" + to_bytes(compile_constraint(Constraint(**json.loads(content))))
-    except UnsupportedSchema as error:
-        refusal = {"message": error.message, "param": error.param, "keyword": error.keyword, "pointer": error.pointer}
-        return b"E" + json.dumps(refusal).encode()
-    except BadAsk as error:
-        return b"E" + json.dumps({"message": error.message, "param": error.param}).encode()
+def vocabulary_job(words: lexicon.Lexicon) -> bytes:
+    """Tells the process which words to lift onto."""
+    return b"V" + lexicon.to_bytes(words)
 
 
-def serve(source: BinaryIO, sink: BinaryIO) -> None:
-    """Until the input ends."""
-    while len(length := source.read(LENGTH_BYTES)) == LENGTH_BYTES:
-        sink.write(frame(answer(source.read(int.from_bytes(length, "big")))))
-        sink.flush()
+def constraint_job(constraint: Constraint, headers: Headers) -> bytes:
+    """Asks for a constraint."""
+    return b"C" + json.dumps(headers).encode() + b"\n" + constraint.content()
+
+
+class Compiler:
+    """Does the jobs. Keeps one vocabulary."""
+
+    def __init__(self) -> None:
+        self._vocabulary: Vocabulary | None = None
+
+    def work(self, content: bytes) -> bytes:
+        """One job. Raises BadAsk, UnsupportedSchema."""
+        if content[:1] == b"V":
+            self._vocabulary = vocabulary_of(lexicon.from_bytes(content[1:]))
+            return b""
+        assert self._vocabulary is not None, "the words come first"
+        headers, _, constraint = content[1:].partition(b"\n")
+        asked = Constraint(**json.loads(constraint))
+        try:
+            return ready.to_bytes(ready.make_ready(asked, self._vocabulary, json.loads(headers)))
+        except MemoryError:
+            raise UnsupportedSchema("needs more memory than it may have", keyword=asked.kind, pointer="") from None
 
 
 if __name__ == "__main__":
-    serve(sys.stdin.buffer, sys.stdout.buffer)
+    run(Compiler().work)

@@ -19,6 +19,7 @@ from diffusion_worker.constraints.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.vocabulary import Trie, Vocabulary
 
 Ints = NDArray[np.int32]
+LIFT_VERSION = 1  # part of every cache key; raise it whenever a token automaton may come out differently
 _BATCH = 1024  # states that walk together: bounds the memory of a walk
 
 

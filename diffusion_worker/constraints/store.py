@@ -1,110 +1,115 @@
-"""Compiled automata kept: some in memory, more on disk, found by what they were compiled from.
+"""Constraints made ready and kept: some in memory, more on disk, found by what they were made from.
 
 A file is written beside its place and moved there, so a reader never sees half of one; a file that cannot be read is
-removed and counts as absent. Knows nothing of how automata are made.
+removed and counts as absent. Several processes may share a folder. Knows nothing of how automata are made.
 """
 
 import contextlib
-import io
-import json
 import os
 import tempfile
-import zipfile
+import time
 from collections import OrderedDict
-from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
+from typing import Final
 
-import numpy as np
+from diffusion_worker.constraints.ready import Ready, from_bytes, to_bytes
 
-from diffusion_worker.constraints.automaton import ByteAutomaton
-from diffusion_worker.constraints.compile import Compiled, Stats
-
-
-def to_bytes(compiled: Compiled) -> bytes:
-    """One self-contained file."""
-    facts = {"start": compiled.automaton.start, "needs_check": compiled.needs_check, "stats": asdict(compiled.stats)}
-    with io.BytesIO() as file:
-        np.savez_compressed(
-            file,
-            classes=compiled.automaton.classes,
-            next=compiled.automaton.next,
-            accepting=compiled.automaton.accepting,
-            facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
-        )
-        return file.getvalue()
-
-
-def from_bytes(content: bytes) -> Compiled:
-    """The reverse. Raises ValueError for anything else."""
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            facts = json.loads(file["facts"].tobytes())
-            return Compiled(
-                automaton=ByteAutomaton(
-                    classes=file["classes"], next=file["next"], accepting=file["accepting"], start=facts["start"]
-                ),
-                needs_check=tuple(facts["needs_check"]),
-                stats=Stats(**facts["stats"]),
-            )
-    except (KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"not a compiled constraint: {error}") from error
+IN_MEMORY: Final = 64  # constraints
+ON_DISK_BYTES: Final = 512 << 20
+_SUFFIX: Final = ".constraint"
+_ABANDONED_S: Final = 3600.0  # after which a half-written file has no writer any more
 
 
 class Store:
-    """A bounded memory over a bounded folder; the least recently used leaves first. Safe to share between threads."""
+    """A bounded memory over a bounded folder; the least recently used leaves first. Safe to share between threads.
+    Raises OSError when the folder cannot be made; later it is never an error."""
 
-    def __init__(self, folder: Path | None = None, *, in_memory: int = 64, on_disk: int = 4096) -> None:
-        self._folder, self._in_memory, self._on_disk = folder, in_memory, on_disk
-        self._kept: OrderedDict[str, Compiled] = OrderedDict()
+    def __init__(
+        self, folder: Path | None = None, *, in_memory: int = IN_MEMORY, on_disk_bytes: int = ON_DISK_BYTES
+    ) -> None:
+        self._folder, self._in_memory, self._on_disk_bytes = folder, in_memory, on_disk_bytes
+        self._kept: OrderedDict[str, Ready] = OrderedDict()
         self._lock = Lock()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def get(self, digest: str) -> Compiled | None:
-        """What was put under this digest, here or by an earlier process."""
+    def recall(self, digest: str) -> Ready | None:
+        """What is in memory; no look at the disk."""
         with self._lock:
             found = self._kept.get(digest)
             if found is not None:
                 self._kept.move_to_end(digest)
-                return found
-        found = self._read(digest)
-        if found is not None:
+            return found
+
+    def get(self, digest: str) -> Ready | None:
+        """What was put under this digest, here or by an earlier process."""
+        found = self.recall(digest)
+        if found is None and (found := self._read(digest)) is not None:
             self._keep(digest, found)
         return found
 
-    def put(self, digest: str, compiled: Compiled) -> None:
+    def put(self, digest: str, ready: Ready) -> None:
         """Keep it. A disk that cannot be written to costs the next process a compilation, and nothing else."""
-        self._keep(digest, compiled)
+        self._keep(digest, ready)
         if self._folder is not None:
             with contextlib.suppress(OSError):
-                self._write(self._folder, digest, to_bytes(compiled))
+                self._write(self._folder, digest, to_bytes(ready))
 
-    def _keep(self, digest: str, compiled: Compiled) -> None:
+    def forget(self) -> None:
+        """Empty the memory: other weights have come, with other words."""
         with self._lock:
-            self._kept[digest] = compiled
+            self._kept.clear()
+
+    def _keep(self, digest: str, ready: Ready) -> None:
+        with self._lock:
+            self._kept[digest] = ready
             self._kept.move_to_end(digest)
             while len(self._kept) > self._in_memory:
                 self._kept.popitem(last=False)
 
-    def _read(self, digest: str) -> Compiled | None:
+    def _read(self, digest: str) -> Ready | None:
         if self._folder is None:
             return None
-        path = self._folder / f"{digest}.npz"
+        path = self._folder / (digest + _SUFFIX)
         try:
             content = path.read_bytes()
             os.utime(path)
-            return from_bytes(content)
         except OSError:
             return None
+        try:
+            return from_bytes(content)
         except ValueError:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             return None
 
     def _write(self, folder: Path, digest: str, content: bytes) -> None:
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(folder / f"{digest}.npz")
-        files = sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_mtime)
-        for path in files[: max(0, len(files) - self._on_disk)]:
+        if len(content) > self._on_disk_bytes:
+            return
+        handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
+        try:
+            with open(handle, "wb") as file:
+                file.write(content)
+            Path(name).replace(folder / (digest + _SUFFIX))
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+        self._make_room(folder)
+
+    def _make_room(self, folder: Path) -> None:
+        """Oldest first; and what a process that died has left half-written."""
+        kept, bytes_kept = [], 0
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):  # another process may have removed it meanwhile
+                facts = path.stat()
+                if path.suffix == _SUFFIX:
+                    kept.append((facts.st_mtime, facts.st_size, path))
+                    bytes_kept += facts.st_size
+                elif path.suffix == ".part" and facts.st_mtime < time.time() - _ABANDONED_S:
+                    path.unlink()
+        for _, size, path in sorted(kept):
+            if bytes_kept <= self._on_disk_bytes:
+                break
             path.unlink(missing_ok=True)
+            bytes_kept -= size

@@ -1,31 +1,28 @@
-"""A request's constraint bound to the words of the checkpoint: compiled in its own process, lifted and kept here.
+"""A request's constraint bound to the words of the checkpoint: made ready in its own process, once, and kept.
 
-The event loop never waits for it: whoever binds awaits a thread. Knows no request and no engine.
+The event loop never waits for it. Knows no request and no engine.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from diffusion_worker.constraints.checks import final_check
 from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.service import CompileService
+from diffusion_worker.constraints.lexicon import Lexicon, read_lexicon
+from diffusion_worker.constraints.ready import NO_HEADER, Headers, Ready, digest_of
+from diffusion_worker.constraints.store import Store
 from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.constraints.vocabulary import Vocabulary, read_vocabulary
 from diffusion_worker.errors import BadAsk, UnsupportedSchema
 from diffusion_worker.records import NetFacts
 from diffusion_worker.text.channels import THOUGHT_NAME, marks_of
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.web.formats import field_of
+from diffusion_worker.workshop import Workshop
 
-KEPT: Final = 64  # bound constraints in memory
-THREADS: Final = 4  # requests that wait for the compiler at once; it takes one after the other
-Headers = tuple[tuple[int, ...], ...]
-NO_HEADER: Final[Headers] = ((),)
+REFUSED_S: Final = 60.0  # a refusal is remembered so long; those for want of time depend on the company
+MOST_REFUSED: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,63 +30,118 @@ class Bound:
     """A constraint ready for the engine. `judge` says what is wrong with a whole answer, or None."""
 
     automaton: TokenAutomaton
-    judge: Callable[[str], str | None]
+    judge: Callable[[str], Awaitable[str | None]]
     needs_check: bool  # the automaton does not see all of it
 
 
-class Binder:
-    """Binds constraints, the same one once. Belongs to one event loop; close it."""
+@dataclass(slots=True)
+class _Flight:
+    """A constraint in the making, and how many requests wait for it."""
 
-    def __init__(self, service: CompileService | None = None) -> None:
-        self._service = service or CompileService()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="constraints")
-        self._kept: OrderedDict[str, Bound] = OrderedDict()
-        self._words: Tokenizer | None = None  # those that `kept` is bound to
-        self._read: tuple[Tokenizer, Vocabulary] | None = None
+    task: asyncio.Task[Ready]
+    waiting: int = 0
+
+
+class Binder:
+    """Binds constraints, the same one once however many ask. Belongs to one event loop; close it."""
+
+    def __init__(self, store: Store | None = None, workshop: Workshop | None = None) -> None:
+        self._store, self._workshop = store or Store(), workshop or Workshop()
+        self._flights: dict[str, _Flight] = {}
+        self._refused: OrderedDict[str, tuple[float, BadAsk]] = OrderedDict()  # when, on the loop's clock
+        self._words: tuple[Tokenizer, Lexicon] | None = None
 
     async def bind(
         self, constraint: Constraint, tokenizer: Tokenizer, facts: NetFacts, headers: Headers = NO_HEADER
     ) -> Bound:
-        """Raises BadAsk, UnsupportedSchema (both name the field), OverCapacity or CompilerFailed."""
-        if self._words is not tokenizer:  # other weights have been loaded
-            self._words = tokenizer
-            self._kept.clear()
-        key = constraint.digest(str(headers))
-        if (found := self._kept.get(key)) is not None:
-            self._kept.move_to_end(key)
-            return found
+        """Raises BadAsk, UnsupportedSchema (both name the field), OverCapacity or CompilerFailed. Who gives up waiting
+        ends the work, unless somebody else waits for it too."""
         try:
-            bound = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._bind, constraint, tokenizer, facts, headers
-            )
+            words = await self._lexicon(tokenizer, facts)
+            key = await asyncio.to_thread(digest_of, constraint, words.digest, headers)
+            self._refuse_again(key)
+            ready = self._store.recall(key) or await self._shared(key, constraint, words, headers)
         except BadAsk as error:
             error.param = error.param or field_of(constraint)
             raise
-        if self._words is tokenizer:
-            self._kept[key] = bound
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return bound
+        return Bound(
+            automaton=ready.automaton,
+            judge=lambda text: self._judged(key, constraint, text),
+            needs_check=bool(ready.needs_check),
+        )
 
-    def close(self) -> None:
-        """End the compiler's process and the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._service.close()
+    async def close(self) -> None:
+        """End what is in the making, and the processes."""
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._workshop.close()
 
-    def _bind(self, constraint: Constraint, tokenizer: Tokenizer, facts: NetFacts, headers: Headers) -> Bound:
-        judge = final_check(constraint)
-        compiled = self._service.compile(constraint)
-        automaton = lift(compiled.automaton, self._vocabulary(tokenizer, facts), headers)
-        if automaton is None:
-            raise UnsupportedSchema("the tokens can spell no answer", keyword=constraint.kind, pointer="")
-        return Bound(automaton=automaton, judge=judge, needs_check=bool(compiled.needs_check))
+    async def _shared(self, key: str, constraint: Constraint, words: Lexicon, headers: Headers) -> Ready:
+        flight = self._flights.get(key)
+        if flight is None:
+            making = asyncio.create_task(self._made(key, constraint, words, headers))
+            flight = self._flights[key] = _Flight(making)
+            making.add_done_callback(lambda _: self._landed(key, making))
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:
+                self._landed(key, flight.task)
+                flight.task.cancel()
 
-    def _vocabulary(self, tokenizer: Tokenizer, facts: NetFacts) -> Vocabulary:
-        """Read once per tokenizer. Weights may have more rows than the tokenizer has words: those spell nothing."""
-        if self._read is None or self._read[0] is not tokenizer:
-            tokens = [tokenizer.token_bytes(token) for token in range(facts.vocab_size)]
-            self._read = tokenizer, read_vocabulary(tokens, facts.end_ids, facts.pad_id)
-        return self._read[1]
+    def _landed(self, key: str, task: asyncio.Task[Ready]) -> None:
+        """Who asks from now on begins anew, or finds it in the store."""
+        if task.done() and not task.cancelled():
+            task.exception()  # heard, even if nobody waits any more
+        if key in self._flights and self._flights[key].task is task:
+            del self._flights[key]
+
+    async def _made(self, key: str, constraint: Constraint, words: Lexicon, headers: Headers) -> Ready:
+        found = await asyncio.to_thread(self._store.get, key)
+        if found is None:
+            try:
+                found = await self._workshop.ready(constraint, words, headers)
+            except BadAsk as error:
+                self._remember_refusal(key, error)
+                raise
+            await asyncio.to_thread(self._store.put, key, found)
+        return found
+
+    async def _judged(self, key: str, constraint: Constraint, text: str) -> str | None:
+        try:
+            return await self._workshop.violation(constraint, text)
+        except UnsupportedSchema as error:  # nobody can tell in time
+            error.param = field_of(constraint)
+            self._remember_refusal(key, error)
+            raise
+
+    def _remember_refusal(self, key: str, error: BadAsk) -> None:
+        self._refused[key] = asyncio.get_running_loop().time(), error
+        while len(self._refused) > MOST_REFUSED:
+            self._refused.popitem(last=False)
+
+    def _refuse_again(self, key: str) -> None:
+        since, error = self._refused.get(key, (0.0, None))
+        if error is not None and asyncio.get_running_loop().time() - since < REFUSED_S:
+            raise error.with_traceback(None)
+
+    async def _lexicon(self, tokenizer: Tokenizer, facts: NetFacts) -> Lexicon:
+        """Read once per tokenizer, that is, for the weights that are loaded."""
+        if self._words is None or self._words[0] is not tokenizer:
+            words = await asyncio.to_thread(_lexicon_of, tokenizer, facts)
+            self._words = tokenizer, words
+            self._store.forget()
+        return self._words[1]
+
+
+def _lexicon_of(tokenizer: Tokenizer, facts: NetFacts) -> Lexicon:
+    """Weights may have more rows than the tokenizer has words: those spell nothing."""
+    tokens = [tokenizer.token_bytes(token) for token in range(facts.vocab_size)]
+    return read_lexicon(tokens, facts.end_ids, facts.pad_id)
 
 
 def headers_of(tokenizer: Tokenizer) -> Headers:

@@ -2,11 +2,12 @@
 
 import secrets
 
+from diffusion_worker.constraints.ready import NO_HEADER
 from diffusion_worker.text.channels import Wanted
 from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.web.answers import ChatWriter
 from diffusion_worker.web.asks import Given, ask_of
-from diffusion_worker.web.binding import NO_HEADER, headers_of
+from diffusion_worker.web.binding import headers_of
 from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.openai import parse_chat
 from diffusion_worker.web.problems import Unsupported

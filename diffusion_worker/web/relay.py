@@ -16,11 +16,12 @@ from starlette.types import Receive, Scope, Send
 
 from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.constraints.cursor import open_cursor
+from diffusion_worker.constraints.ready import NO_HEADER, Headers
 from diffusion_worker.errors import InvalidOutput, WorkerError
 from diffusion_worker.records import Ask, BlockSealed, CanvasDrafted, Faulted, Finished, PrefixSteady
 from diffusion_worker.text.channels import Heard
 from diffusion_worker.ticket import Ticket
-from diffusion_worker.web.binding import NO_HEADER, Bound, Headers
+from diffusion_worker.web.binding import Bound
 from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.exchange import JSON, header, read_body, send_whole, unless_gone
 from diffusion_worker.web.problems import InvalidValue, problem_of
@@ -191,7 +192,7 @@ class Held:
     async def finish(self, heard: Heard, reason: str) -> None:
         if reason == "stop" and not self._order.transcript.stopped:
             text = "".join(each.text for each in (*self._heard, heard))
-            if (violation := self._bound.judge(text)) is not None:
+            if (violation := await self._bound.judge(text)) is not None:
                 raise InvalidOutput(f"the answer breaks its constraint: {violation}")
         for each in self._heard:
             await self._reply.add(each)

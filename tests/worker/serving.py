@@ -93,7 +93,7 @@ async def serving(net: ToyNet, words: Words | None = None, **settings: Any) -> A
             yield Served(worker=worker, net=net, client=client)
         finally:
             await worker.desk.engine.close()
-            worker.desk.binder.close()
+            await worker.desk.binder.close()
 
 
 @contextlib.asynccontextmanager

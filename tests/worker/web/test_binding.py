@@ -137,4 +137,5 @@ async def test_the_same_constraint_is_bound_once() -> None:
         assert first.status_code == 200
         one = Constraint(kind="choice", value=["a", "b"])
         binder = served.worker.desk.binder
-        assert await binder.bind(one, words.tokenizer, facts) is await binder.bind(one, words.tokenizer, facts)
+        bound = [await binder.bind(one, words.tokenizer, facts) for _ in range(2)]
+        assert bound[0].automaton is bound[1].automaton
