@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROVIDERS := .venv/.providers
 
-.PHONY: help setup redis providers check format test demo clean
+.PHONY: help setup redis providers check format test chaos demo clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ format: $(READY) ## lay out the code and mend what a machine can mend
 test: $(READY) $(PROVIDERS) redis ## all tests, the quick ones first
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m slow
+
+chaos: $(READY) redis ## ten minutes of load while workers, gateways and Redis are killed, paused and spoilt
+	@mkdir -p build
+	$(BIN)/twolane chaos --json build/chaos.json
 
 demo: $(READY) ## worker, quality server and gateway on loopback, a tour through them; ONCE=1 ends after the tour
 	$(BIN)/twolane demo $(if $(ONCE),--once)

@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "demo": ("twolane.tour", False, "start all three and send a tour of requests through them"),
     "bench": ("twolane.bench", False, "load an endpoint on a schedule and tell what its clients felt"),
     "tune": ("twolane.tune", False, "find the settings of a live worker that serve your prompts best"),
+    "chaos": ("twolane.chaos", False, "break workers, gateways and Redis under load, and count what was lost"),
     "faults": ("twolane.faults", False, "run a proxy that spoils answers on demand"),
 }
 

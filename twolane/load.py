@@ -96,7 +96,14 @@ def connection(manner: Manner) -> aiohttp.ClientSession:
     )
 
 
-async def ask(session: aiohttp.ClientSession, call: Call, manner: Manner, *, begin_s: float) -> Sample:
+async def ask(
+    session: aiohttp.ClientSession,
+    call: Call,
+    manner: Manner,
+    *,
+    begin_s: float,
+    headers: Mapping[str, str] | None = None,
+) -> Sample:
     """Send one request and hear it out. Raises nothing but CancelledError."""
     events = asyncio.get_running_loop()
     body = {"model": manner.model, **call.prompt.body, "stream": manner.stream}
@@ -105,7 +112,7 @@ async def ask(session: aiohttp.ClientSession, call: Call, manner: Manner, *, beg
     answer = _Answer()
     sent_s = events.time() - begin_s
     try:
-        async with session.post(f"{manner.url}/v1/chat/completions", json=body) as response:
+        async with session.post(f"{manner.url}/v1/chat/completions", json=body, headers=headers) as response:
             answer.told = {word: value for word in _TOLD if (value := response.headers.get(f"x-twolane-{word}"))}
             if response.status != 200:
                 raise RefusedError(_code(await response.read(), response.status))
