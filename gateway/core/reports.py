@@ -49,16 +49,31 @@ class BreakerReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AllowanceReport:
+    """What one replica has saved of extra attempts, and how many whole ones it ever gave to and took from others.
+
+    Both only grow, so a gift is taken once however often it is heard of.
+    """
+
+    saved: float
+    given: tuple[tuple[str, int], ...] = ()  # by the name of the other replica
+    taken: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All that one replica tells. Lanes by (route, target), breakers by target."""
+    """All that one replica tells. Lanes and hedges by (route, target), breakers and retries by target."""
 
     lanes: tuple[tuple[tuple[str, str], LaneReport], ...] = ()
     breakers: tuple[tuple[str, BreakerReport], ...] = ()
+    hedges: tuple[tuple[tuple[str, str], AllowanceReport], ...] = ()
+    retries: tuple[tuple[str, AllowanceReport], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """A report that came, and when it was written by the hearer's own clock."""
+    """A report that came, from which replica, and when it was written by the hearer's own clock."""
 
+    name: str
     told_s: float
     report: Report

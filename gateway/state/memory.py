@@ -4,14 +4,13 @@ Knows what the pure parts of `core` mean, not who asks. Nothing here waits. Repl
 travel between them is not known here (see `redis`).
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 from typing import Final, NamedTuple
 
 from gateway.core import breaker as breakers
-from gateway.core.allowance import Allowance
+from gateway.core.allowance import Allowances
 from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
 from gateway.core.guard import Guard, Ticket
 from gateway.core.reports import Heard, LaneReport, Report
@@ -28,6 +27,8 @@ _ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONF
 _ALIVE = _ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED}
 # Given up unfinished: counts once it outlasted the budget.
 _ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
+# Who was silent for longer than a few exchanges is given nothing: it may be dead.
+_LIVING_S: Final = 3.0
 # Of several promises the worst kept one tells the lane's state.
 _WORSE: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.BENCHED)
 
@@ -41,8 +42,8 @@ class MemoryStore:
         self._in_flight: dict[str, int] = {}
         self._guards: dict[tuple[str, str], Guard] = {}
         self._promised: dict[tuple[str, str], tuple[Slo, tuple[_Promise, ...]]] = {}
-        self._retries: defaultdict[str, Allowance] = defaultdict(Allowance)
-        self._hedges: defaultdict[tuple[str, str], Allowance] = defaultdict(Allowance)
+        self._retries = Allowances[str]()
+        self._hedges = Allowances[tuple[str, str]]()
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
         """Look, change nothing."""
@@ -131,10 +132,12 @@ class MemoryStore:
         return Report(
             lanes=tuple((lane, guard.report(now_s)) for lane, guard in self._guards.items()),
             breakers=tuple((name, breakers.report(breaker, now_s)) for name, breaker in self._breakers.items()),
+            hedges=self._hedges.report(),
+            retries=self._retries.report(),
         )
 
-    def hear(self, now_s: float, heard: Sequence[Heard]) -> None:
-        """What all other replicas said last; whoever is no longer in it no longer counts."""
+    def hear(self, now_s: float, heard: Sequence[Heard], *, me: str) -> None:
+        """What all other replicas said last; whoever is no longer in it no longer counts. `me` is their name for us."""
         theirs: dict[tuple[str, str], list[tuple[float, LaneReport]]] = {lane: [] for lane in self._guards}
         for each in heard:
             for lane, report in each.report.lanes:
@@ -148,6 +151,9 @@ class MemoryStore:
             for name, opening in each.report.breakers:
                 breaker = self._breakers.get(name, CLOSED)
                 self._breakers[name] = breakers.follow(breaker, opening, each.told_s)
+        living = [each for each in heard if now_s - each.told_s <= _LIVING_S]
+        self._hedges.hear(me, [(each.name, each.report.hedges) for each in living])
+        self._retries.hear(me, [(each.name, each.report.retries) for each in living])
 
     def _earn(self, candidate: Candidate) -> None:
         """An ordinary attempt is made: it earns shares of extra ones."""

@@ -46,6 +46,7 @@ for i = 1, #fields, 2 do
   if not told_ms or now_ms - tonumber(told_ms) > keep_ms then
     redis.call('HDEL', key, fields[i])
   elseif fields[i] ~= me then
+    reply[#reply + 1] = fields[i]
     reply[#reply + 1] = tostring(math.max(0, now_ms - tonumber(told_ms)))
     reply[#reply + 1] = other
   end
@@ -65,8 +66,8 @@ class Reporter(Protocol):
         """All that this process counted itself."""
         ...
 
-    def hear(self, now_s: float, heard: Sequence[Heard]) -> None:
-        """All that the others said last."""
+    def hear(self, now_s: float, heard: Sequence[Heard], *, me: str) -> None:
+        """All that the others said last; `me` is what they call us."""
         ...
 
 
@@ -106,7 +107,7 @@ class Replica:
             self._went(False, type(fault).__name__)  # not its message: that may hold the address
             return
         now_s = self._clock.now_s()
-        self._reporter.hear(now_s, _heard(reply, now_s))
+        self._reporter.hear(now_s, _heard(reply, now_s), me=self._name)
         self._went(True, "")
 
     def _went(self, is_up: bool, cause: str) -> None:
@@ -146,9 +147,10 @@ def connect(url: str) -> "Redis":
 
 
 def _heard(reply: Sequence[Any], now_s: float) -> list[Heard]:
-    """Pairs of age in milliseconds and report; those of another version are left out."""
+    """From names, ages in milliseconds and reports in turn; those of another version are left out."""
     found: list[Heard] = []
-    for age_ms, encoded in zip(reply[::2], reply[1::2], strict=True):
+    for name, age_ms, encoded in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
         with contextlib.suppress(msgspec.DecodeError):
-            found.append(Heard(told_s=now_s - float(age_ms) / 1000, report=_decoder.decode(encoded)))
+            told_s = now_s - float(age_ms) / 1000
+            found.append(Heard(name=name.decode(errors="replace"), told_s=told_s, report=_decoder.decode(encoded)))
     return found

@@ -21,6 +21,7 @@ class RedisServer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
+        self.address = ("127.0.0.1", self._port)
         self.url = f"redis://127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -36,7 +37,7 @@ class RedisServer:
     def say(self, command: bytes) -> bytes:
         """One command without arguments; nothing if nobody answers."""
         try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
+            with socket.create_connection(self.address, timeout=1) as connection:
                 connection.sendall(command + b"\r\n")
                 return connection.recv(1024)
         except OSError:

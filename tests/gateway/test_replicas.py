@@ -62,6 +62,44 @@ async def test_a_benching_at_one_gateway_is_one_at_the_other_within_two_seconds(
                 assert headers["x-twolane-fallback"] == "p95_breach"
 
 
+def hedging(fast: str, quality: str) -> str:
+    found = orjson.loads(policy(fast, quality))
+    (route,) = found["routes"]
+    del route["slo"]
+    return orjson.dumps({**found, "routes": [{**route, "hedge": {"after_ms": 150, "max_share": 0.1}}]}).decode()
+
+
+async def test_two_gateways_share_their_hedges_and_stay_in_the_share_together(tmp_path: Path) -> None:
+    """What quick answers earned at one pays for hedges at the other, where alone the first nine could not be made."""
+    took_s = 0.0
+
+    async def takes(*_: Any) -> web.StreamResponse:
+        await asyncio.sleep(took_s)
+        return web.json_response(completion("hello"))
+
+    with redis_server(tmp_path) as redis:
+        async with fake_server(takes) as fast, fake_server() as quality:
+            text, (one_place, other_place) = hedging(fast.url, quality.url), (tmp_path / "one", tmp_path / "other")
+            one_place.mkdir()
+            other_place.mkdir()
+            async with (
+                real_gateway(one_place, text, redis_url=redis.url) as one,
+                real_gateway(other_place, text, redis_url=redis.url) as other,
+            ):
+                await until(2, one, "twolane_store_up 1.0")
+                await until(2, other, "twolane_store_up 1.0")
+                for _ in range(80):
+                    await one.ask()
+                took_s = 0.3
+                unhedged = 0
+                while "hedge" not in (await other.ask())[1]["x-twolane-attempts"]:
+                    unhedged += 1
+                    assert unhedged < 9  # alone it could make one after nine
+                await asyncio.gather(*(gateway.ask() for gateway in (one, other) for _ in range(12)))
+                assert len(quality.bodies) >= 4
+                assert len(quality.bodies) <= 0.1 * len(fast.bodies)
+
+
 async def test_requests_are_served_whatever_befalls_redis(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis:
         async with (

@@ -1,83 +1,22 @@
 """Replicas over a real Redis: together they count exactly, and nothing that befalls Redis befalls a request."""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from gateway.decisions import Attempt
 from gateway.errors import BadSetting
-from gateway.records import Candidate, Status, Target, Verdict
+from gateway.records import Status
 from gateway.state.memory import MemoryStore
-from gateway.state.redis import TIMEOUT_S, Replica, connect, shared_state
-from gateway.terms import Slo
-from gateway.words import AttemptOutcome, BreakerState, Kind, LaneState, Place, Reason
+from gateway.state.redis import TIMEOUT_S, shared_state
+from gateway.words import BreakerState, LaneState, Reason
 from tests.gateway.redis_server import RedisServer
+from tests.gateway.state.peers import LANE, Peer, RealClock, peers, settle
 
 pytestmark = pytest.mark.anyio
-TARGET = Target(name="fast", kind=Kind.OPENAI, url="http://fast", model="m", place=Place.IN_CLUSTER)
-LANE = Candidate(route="edits", target=TARGET, slo=Slo(p95_ms=100))
-
-
-class RealClock:
-    def now_s(self) -> float:
-        return monotonic()
-
-    def wall_s(self) -> float:
-        return 0.0
-
-
-class Peer:
-    """A gateway's memory and its way to the others, one exchange at a time."""
-
-    def __init__(self, url: str, namespace: str = "tests") -> None:
-        self.store = MemoryStore()
-        self._redis = connect(url)
-        self.replica = Replica(self.store, RealClock(), self._redis, namespace=namespace)
-
-    def answered(self, took_ms: float, times: int, outcome: Any = AttemptOutcome.OK) -> list[Any]:
-        """Attempts one after the other; the reasons of those that were not let in."""
-        refused = []
-        for _ in range(times):
-            permit = self.store.enter(LANE, monotonic(), draw=0.5, relief=True)
-            if isinstance(permit, Verdict):
-                refused.append(permit.reason)
-                continue
-            attempt = Attempt(target="fast", started_ms=0, ended_ms=took_ms, outcome=outcome)
-            permit.hand_back(attempt, monotonic())
-        return refused
-
-    @property
-    def lane(self) -> LaneState:
-        return self.store.health(LANE, Status(), monotonic()).lane
-
-    @property
-    def breaker(self) -> BreakerState:
-        return self.store.health(LANE, Status(), monotonic()).breaker
-
-    async def aclose(self) -> None:
-        await self._redis.aclose()
-
-
-@contextlib.asynccontextmanager
-async def peers(redis: RedisServer, **names: str) -> AsyncIterator[list[Peer]]:
-    found = [Peer(redis.url, names.get("first", "tests")), Peer(redis.url, names.get("second", "tests"))]
-    try:
-        yield found
-    finally:
-        for peer in found:
-            await peer.aclose()
-
-
-async def settle(*several: Peer) -> None:
-    """All tell, and all have heard all."""
-    for peer in (*several, *several):
-        await peer.replica.exchange()
 
 
 async def test_what_none_saw_alone_all_see_together(redis: RedisServer) -> None:
@@ -209,11 +148,11 @@ class Stumbling(MemoryStore):
         super().__init__()
         self.stumbled = False
 
-    def hear(self, now_s: float, heard: Any) -> None:
+    def hear(self, now_s: float, heard: Any, *, me: str) -> None:
         if heard and not self.stumbled:
             self.stumbled = True
             raise ValueError("no sense")
-        super().hear(now_s, heard)
+        super().hear(now_s, heard, me=me)
 
 
 @pytest.mark.slow

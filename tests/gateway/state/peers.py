@@ -1,0 +1,83 @@
+"""Gateways' memories that meet in a real Redis, one exchange at a time."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Any
+
+from gateway.decisions import Attempt
+from gateway.records import Candidate, Status, Target, Verdict
+from gateway.state.memory import MemoryStore
+from gateway.state.redis import Replica, connect
+from gateway.terms import Hedge, Retry, Slo
+from gateway.words import AttemptOutcome, BreakerState, Kind, LaneState, Place
+from tests.gateway.redis_server import RedisServer
+
+TARGET = Target(
+    name="fast", kind=Kind.OPENAI, url="http://fast", model="m", place=Place.IN_CLUSTER, retry=Retry(max_share=0.2)
+)
+LANE = Candidate(route="edits", target=TARGET, slo=Slo(p95_ms=100), hedge=Hedge(after_ms=1, max_share=0.1))
+
+
+class RealClock:
+    def now_s(self) -> float:
+        return monotonic()
+
+    def wall_s(self) -> float:
+        return 0.0
+
+
+class Peer:
+    """A gateway's memory and its way to the others, one exchange at a time."""
+
+    def __init__(self, url: str, namespace: str = "tests") -> None:
+        self.store = MemoryStore()
+        self._redis = connect(url)
+        self.replica = Replica(self.store, RealClock(), self._redis, namespace=namespace)
+
+    def answered(self, took_ms: float, times: int, outcome: Any = AttemptOutcome.OK) -> list[Any]:
+        """Attempts one after the other; the reasons of those that were not let in."""
+        refused = []
+        for _ in range(times):
+            permit = self.store.enter(LANE, monotonic(), draw=0.5, relief=True)
+            if isinstance(permit, Verdict):
+                refused.append(permit.reason)
+                continue
+            attempt = Attempt(target="fast", started_ms=0, ended_ms=took_ms, outcome=outcome)
+            permit.hand_back(attempt, monotonic())
+        return refused
+
+    def hedges(self) -> int:
+        """As many as may be made now; they are."""
+        return sum(self.store.may_hedge(LANE) for _ in range(100))
+
+    def retries(self) -> int:
+        """As many as may be made now; they are."""
+        return sum(self.store.may_retry(LANE) for _ in range(100))
+
+    @property
+    def lane(self) -> LaneState:
+        return self.store.health(LANE, Status(), monotonic()).lane
+
+    @property
+    def breaker(self) -> BreakerState:
+        return self.store.health(LANE, Status(), monotonic()).breaker
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+
+@contextlib.asynccontextmanager
+async def peers(redis: RedisServer, **names: str) -> AsyncIterator[list[Peer]]:
+    found = [Peer(redis.url, names.get("first", "tests")), Peer(redis.url, names.get("second", "tests"))]
+    try:
+        yield found
+    finally:
+        for peer in found:
+            await peer.aclose()
+
+
+async def settle(*several: Peer) -> None:
+    """All tell, and all have heard all."""
+    for peer in (*several, *several):
+        await peer.replica.exchange()
