@@ -30,6 +30,17 @@ class ByteAutomaton:
         """How many states."""
         return len(self.accepting)
 
+    def rows(self) -> list[list[Edge]]:
+        """The edges of every state, by ranges of bytes; as `freeze` takes them."""
+        table = self.next[:, self.classes]
+        borders = np.diff(table, prepend=DEAD - 1, append=DEAD - 1) != 0
+        found: list[list[Edge]] = []
+        for row, changes in zip(table, borders, strict=True):
+            at = np.flatnonzero(changes)
+            spans = zip(at[:-1].tolist(), (at[1:] - 1).tolist(), row[at[:-1]].tolist(), strict=True)
+            found.append([edge for edge in spans if edge[2] != DEAD])
+        return found
+
     def walk(self, state: int, text: bytes) -> int:
         """The state after `text`, -1 once dead."""
         for byte in text:

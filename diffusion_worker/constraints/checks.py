@@ -5,7 +5,7 @@ It shares no code with the automaton, so what both accept is valid by two indepe
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jsonschema
@@ -17,9 +17,16 @@ from diffusion_worker.constraints.document import Node, Schema
 from diffusion_worker.errors import BadAsk
 
 
+def spoken(text: str, calls: Sequence[tuple[str, str]]) -> str:
+    """An answer to tools as it is judged: what it says, and names and arguments of what it calls."""
+    return json.dumps({"text": text, "calls": calls})
+
+
 def final_check(constraint: Constraint) -> Callable[[str], str | None]:
-    """A judge of whole answers: what is wrong with one, in one line, or None. Raises BadAsk if the constraint is not
-    well-formed."""
+    """A judge of whole answers (to tools: as `spoken` writes them): what is wrong with one, in one line, or None.
+
+    Raises BadAsk if the constraint is not well-formed.
+    """
     match constraint.kind:
         case "json_schema" | "json_object":
             schema = {"type": "object"} if constraint.kind == "json_object" else constraint.value
@@ -31,12 +38,38 @@ def final_check(constraint: Constraint) -> Callable[[str], str | None]:
             return _matches(constraint.value)
         case "template":
             return _matches("".join(_expression(part) for part in template_parts(constraint.value)))
+        case "tools":
+            return _of_spoken(constraint.value)
 
 
 def _expression(part: str | tuple[str, ...] | re.Pattern[str]) -> str:
     if isinstance(part, str):
         return re.escape(part)
     return f"(?:{'|'.join(map(re.escape, part)) if isinstance(part, tuple) else part.pattern})"
+
+
+def _of_spoken(value: Mapping[str, Any]) -> Callable[[str], str | None]:
+    """An answer that calls need not say anything; one that does not is judged as the text that it is."""
+    of_text = final_check(Constraint(**value["text"])) if value["text"] else lambda _: None
+    functions = {each["name"]: _of_arguments(each) for each in value["functions"]}
+
+    def judge(answer: str) -> str | None:
+        spoken = json.loads(answer)
+        for name, arguments in spoken["calls"]:
+            violation = functions[name](arguments) if name in functions else "no such tool"
+            if violation is not None:
+                return f"{name}: {violation}"
+        return None if spoken["calls"] else of_text(spoken["text"])
+
+    return judge
+
+
+def _of_arguments(function: Mapping[str, Any]) -> Callable[[str], str | None]:
+    try:
+        return Checker(function["parameters"]).violation_of_text
+    except BadAsk as error:
+        error.param = function["field"]
+        raise
 
 
 def _matches(pattern: str) -> Callable[[str], str | None]:

@@ -5,11 +5,12 @@ by content (see `store`) and made in another process (see `service`). Knows noth
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from diffusion_worker.constraints.automaton import ByteAutomaton, freeze
+from diffusion_worker.constraints.automaton import DEAD, ByteAutomaton, freeze
+from diffusion_worker.constraints.calls import Function, Rules, Syntax, Thought, answers
 from diffusion_worker.constraints.caps import LADDER, Caps
 from diffusion_worker.constraints.checks import Checker
 from diffusion_worker.constraints.combine import Combiner
@@ -22,8 +23,9 @@ from diffusion_worker.constraints.minimise import EMPTY, Rows, minimise
 from diffusion_worker.constraints.regex import Alt, NotRegular, Seq, Tree, literal, parse
 from diffusion_worker.constraints.schema import Builder
 from diffusion_worker.constraints.spelling import raw
-from diffusion_worker.errors import UnsupportedSchema
+from diffusion_worker.errors import BadAsk, UnsupportedSchema
 
+CALL_STATES: Final = 60_000  # of all tools of a request together, under construction
 COMPILER_VERSION: Final = 1  # part of every cache key; raise it whenever an automaton may come out differently
 
 
@@ -69,6 +71,8 @@ def _compile(constraint: Constraint) -> Compiled:
             return _compile_tree(
                 "template", lambda: Seq(tuple(_part(part) for part in template_parts(constraint.value)))
             )
+        case "tools":
+            return _compile_calls(constraint.value)
 
 
 def compile_schema(schema: Schema, *, ladder: Sequence[Caps] = LADDER) -> Compiled:
@@ -90,6 +94,41 @@ def compile_schema(schema: Schema, *, ladder: Sequence[Caps] = LADDER) -> Compil
     raise UnsupportedSchema(
         "the schema needs more states than the budget allows", keyword=keyword_at(pointer), pointer=pointer
     )
+
+
+def _compile_calls(value: Mapping[str, Any]) -> Compiled:
+    """The tools of a request, on the first rung of the ladder that holds all of them together."""
+    text = [_compile(Constraint(**value["text"]))] if value["text"] else []
+    for rung in range(len(LADDER)):
+        functions = [_compile_function(function, LADDER[rung:]) for function in value["functions"]]
+        rules = Rules(
+            functions=[Function(name=name, arguments=compiled.automaton) for name, compiled in functions],
+            syntax=Syntax(value["syntax"]),
+            thought=Thought(value["thought"]),
+            must=value["must"],
+            many=value["many"],
+            text=text[0].automaton if text else None,
+        )
+        try:
+            small = answers(rules, max_states=CALL_STATES)
+        except TooLarge:
+            continue
+        parts = [*text, *(compiled for _, compiled in functions)]
+        unchecked = {keyword for part in parts for keyword in part.needs_check}
+        return _compiled(small, unchecked, rung=rung, cut=any(part.stats.cut for part in parts))
+    raise UnsupportedSchema("the tools need more states than the budget allows", keyword="tools", pointer="")
+
+
+def _compile_function(function: Mapping[str, Any], ladder: Sequence[Caps]) -> tuple[str, Compiled]:
+    """Its name and arguments. Errors name the field that they were read from."""
+    try:
+        compiled = compile_schema(function["parameters"], ladder=ladder)
+        if compiled.automaton.walk(compiled.automaton.start, b"{") == DEAD:
+            raise UnsupportedSchema("the schema admits no object", keyword="type", pointer="")
+    except BadAsk as error:
+        error.param = function["field"]
+        raise
+    return function["name"], compiled
 
 
 def _compile_tree(kind: str, tree: Callable[[], Tree]) -> Compiled:

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from diffusion_worker.errors import BadAsk
 
-Kind = Literal["json_schema", "json_object", "regex", "choice", "template"]
+Kind = Literal["json_schema", "json_object", "regex", "choice", "template", "tools"]
 MAX_BYTES: Final = 1_000_000
 _HOLE: Final = re.compile(r"\{\{(\w+)\}\}")
 _ANY_LINE: Final = r"[^\n\r]+"
@@ -22,7 +22,9 @@ _ANY_LINE: Final = r"[^\n\r]+"
 class Constraint:
     """`value` by kind: a schema; nothing; an expression that matches the whole answer; a list of answers; a template,
     `{"text": "Dear {{name}},", "holes": {"name": {"regex": "..."} or {"choice": [...]}}}`, where a hole of which
-    nothing is said takes any text of one line."""
+    nothing is said takes any text of one line; tools, `{"functions": [{"name", "parameters", "field"}], "syntax",
+    "thought", "must", "many", "text"}` as `calls.Rules` has them, `field` being where the parameters were read from and
+    `text` another constraint as an object, or null."""
 
     kind: Kind
     value: Any = None

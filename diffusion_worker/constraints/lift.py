@@ -121,8 +121,7 @@ def _header_moves(
     whole = {tuple(header) for header in headers}
     inner = sorted({header[:length] for header in whole for length in range(len(header))})
     state = dict.fromkeys(whole, text) | {prefix: start + index for index, prefix in enumerate(inner)}  # () is first
-    text_ranks = int(vocabulary.trie.high[0])
-    if any(step[:-1] in whole and vocabulary.rank[step[-1]] < text_ranks for step in state if step):
+    if any(step[:-1] in whole and vocabulary.rank[step[-1]] < vocabulary.text_ranks for step in state if step):
         raise ValueError("a header must begin with a control token, also where it goes on behind a shorter one")
     steps = _single_moves((state[step[:-1]], state[step], vocabulary, step[-1]) for step in state if step)
     follows = moves.where(moves.source == text)

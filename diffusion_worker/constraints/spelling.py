@@ -64,6 +64,11 @@ def raw(graph: Graph, language: Rows) -> int:
     return bodies[language.start]
 
 
+def characters(graph: Graph, ranges: Ranges, target: int) -> list[Edge]:
+    """Edges over the characters of the ranges, in plain UTF-8."""
+    return _laid(graph, _plan((ranges,), "raw"), [target])
+
+
 def _spelled(graph: Graph, language: Rows, bodies: Sequence[int], style: Style) -> Iterator[tuple[list[Edge], bool]]:
     """The edges of every state of the language, each character spelled, and whether a word may end there."""
     for row, last in zip(language.rows, language.accepting, strict=True):
@@ -71,11 +76,15 @@ def _spelled(graph: Graph, language: Rows, bodies: Sequence[int], style: Style) 
         for first, after, target in row:
             by_target.setdefault(target, []).append((first, after))
         plan = _plan(tuple(tuple(ranges) for ranges in by_target.values()), style)
-        ends = [bodies[target] for target in by_target]
-        made: list[int] = []
-        for edges in plan.states:
-            made.append(graph.state([(a, b, made[t] if t >= 0 else ends[-1 - t]) for a, b, t in edges]))
-        yield [(a, b, made[t] if t >= 0 else ends[-1 - t]) for a, b, t in plan.start], last
+        yield _laid(graph, plan, [bodies[target] for target in by_target]), last
+
+
+def _laid(graph: Graph, plan: _Plan, ends: Sequence[int]) -> list[Edge]:
+    """The plan's first edges, its states made; `ends` follow the characters of its sets."""
+    made: list[int] = []
+    for edges in plan.states:
+        made.append(graph.state([(a, b, made[t] if t >= 0 else ends[-1 - t]) for a, b, t in edges]))
+    return [(a, b, made[t] if t >= 0 else ends[-1 - t]) for a, b, t in plan.start]
 
 
 @lru_cache(maxsize=4096)

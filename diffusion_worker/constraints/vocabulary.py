@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.distance import spans
 from diffusion_worker.constraints.lexicon import Lexicon, read_lexicon
+from diffusion_worker.constraints.marks import FIRST_MARK
 
 Ints = NDArray[np.int32]
 
@@ -56,6 +57,14 @@ class Vocabulary:
     end_ids: tuple[int, ...]  # any of them ends an answer
     tail_id: int  # written behind the end
     digest: str
+
+    @property
+    def text_ranks(self) -> int:
+        """How many ranks spell text; from there on come marks, and what spells nothing."""
+        first, trie = int(self.trie.first_child[0]), self.trie
+        siblings = trie.byte[first : first + int(trie.children[0])]
+        at = int(np.searchsorted(siblings, FIRST_MARK))
+        return int(trie.low[first + at] if at < len(siblings) else trie.high[0])
 
 
 def read_vocabulary(tokens: Sequence[bytes], end_ids: Sequence[int], tail_id: int) -> Vocabulary:

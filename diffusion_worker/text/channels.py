@@ -2,15 +2,19 @@
 
     <|channel>thought … <channel|> the answer <|tool_call>call:name{…}<tool_call|>
 
-These are the released checkpoint's tokens. A checkpoint whose tokenizer lacks a pair has no such channel, and its
-answers pass through untouched. Ids come in pieces of any size: nothing depends on the borders of blocks. Knows no wire.
+These are the released checkpoint's tokens. A checkpoint whose tokenizer lacks a pair has no such channel; where those
+of calls are lacking, calls are looked for in the text (see `envelope`). Ids come in pieces of any size: nothing depends
+on the borders of blocks. Knows no wire.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from diffusion_worker.constraints.calls import Syntax
+from diffusion_worker.constraints.marks import Mark
 from diffusion_worker.text.detokenize import Detokenizer
+from diffusion_worker.text.envelope import EnvelopeReader
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.text.tool_calls import ToolCall, read_call
 
@@ -40,6 +44,12 @@ class Marks:
         last = next((token for token in reversed(prompt_ids) if token in self.thought), None)
         return last == self.thought[0]
 
+    def for_lifting(self) -> dict[int, Mark]:
+        """By id, what stands for them in a constraint."""
+        thought = zip(self.thought or (), (Mark.THOUGHT_OPENS, Mark.THOUGHT_CLOSES), strict=False)
+        call = zip(self.call or (), (Mark.CALL_OPENS, Mark.CALL_CLOSES), strict=False)
+        return {**dict(thought), **dict(call), **({} if self.quote is None else {self.quote: Mark.QUOTE})}
+
 
 def marks_of(tokenizer: Tokenizer) -> Marks:
     """The control tokens that a tokenizer knows."""
@@ -65,11 +75,10 @@ class Heard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """How an answer is to be read. Without `calls` a call is text like any other."""
+    """How an answer is to be read. Without `calls`, their syntax, a call is text like any other."""
 
     stops: tuple[str, ...] = ()  # end the text; thoughts and calls are not searched
-    calls: bool = False
-    most_calls: int | None = None  # the answer ends behind so many
+    calls: Syntax | None = None
     channels: bool = True  # without, all is text: what was asked for is no turn of a conversation
 
 
@@ -85,12 +94,12 @@ class Listener:
     def __init__(self, tokenizer: Tokenizer, marks: Marks, wanted: Wanted, prompt_ids: Sequence[int] = ()) -> None:
         self._tokenizer, self._wanted = tokenizer, wanted
         self._thought_marks = marks.thought or (None, None)
-        self._call_marks = (marks.call if wanted.calls and marks.know_calls else None) or (None, None)
+        self._call_marks = (marks.call if wanted.calls is Syntax.NATIVE else None) or (None, None)
         self._quote = marks.quote
         self._detokenizer = Detokenizer(tokenizer, wanted.stops)
+        self._envelope = _Enveloped(tokenizer) if wanted.calls is Syntax.ENVELOPE else None
         self._thought = _Thought(tokenizer)
         self._call: list[int] = []  # the opening token and what followed
-        self._calls_heard = 0
         self._channel = _Channel.TEXT
         self._texts: list[str] = []
         self._thoughts: list[str] = []
@@ -101,8 +110,8 @@ class Listener:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string, or the last call wanted, has ended the answer."""
-        return self._detokenizer.stopped or self._calls_heard == self._wanted.most_calls
+        """Whether a stop string has ended the answer."""
+        return self._detokenizer.stopped
 
     @property
     def thought_ids(self) -> int:
@@ -125,6 +134,8 @@ class Listener:
         if self._channel is _Channel.CALL:
             self._close_call()
         self._thoughts.append(self._thought.close())
+        if self._envelope is not None:
+            self._take_found(self._envelope.flush())
         self._texts.append(self._detokenizer.flush().text)
         return self._heard(0)
 
@@ -141,8 +152,23 @@ class Listener:
             if token == self._call_marks[1]:
                 self._close_call()
         elif token not in (self._thought_marks[1], self._call_marks[1]):
+            self._say(token)
+
+    def _say(self, token: int) -> None:
+        if self._envelope is None:
             self._text_ids.append(token)
             self._texts.append(self._detokenizer.feed((token,)).text)
+            return
+        self._take_found(self._envelope.feed(token))
+        if not self._envelope.is_calling:
+            self._text_ids.append(token)
+
+    def _take_found(self, found: Iterable[str | ToolCall]) -> None:
+        for each in found:
+            if isinstance(each, ToolCall):
+                self._calls.append(each)
+            else:
+                self._texts.append(self._detokenizer.add(each))
 
     def _think(self, token: int) -> None:
         if token == self._thought_marks[1]:
@@ -172,7 +198,6 @@ class Listener:
             self._texts.append(self._detokenizer.add(self._tokenizer.spelling(self._call)))
         else:
             self._calls.append(call)
-            self._calls_heard += 1
         self._channel, self._call = _Channel.TEXT, []
 
     def _segments(self) -> list[str]:
@@ -196,6 +221,23 @@ class Listener:
         for taken in (self._texts, self._thoughts, self._calls, self._text_ids):
             taken.clear()
         return heard
+
+
+class _Enveloped:
+    """Ids to text and calls."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._detokenizer, self._reader = Detokenizer(tokenizer), EnvelopeReader()
+
+    @property
+    def is_calling(self) -> bool:
+        return self._reader.is_calling
+
+    def feed(self, token: int) -> Iterable[str | ToolCall]:
+        return self._reader.feed(self._detokenizer.feed((token,)).text)
+
+    def flush(self) -> Iterable[str | ToolCall]:
+        return (*self._reader.feed(self._detokenizer.flush().text), self._reader.flush())
 
 
 class _Thought:

@@ -16,9 +16,16 @@ from jinja2 import TemplateError, meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from diffusion_worker.constraints.calls import Syntax
 from diffusion_worker.errors import BadAsk, CheckpointBroken, CheckpointMissing
 from diffusion_worker.text.channels import marks_of
-from diffusion_worker.text.conversation import Message, folded_turns, template_turns, without_old_thoughts
+from diffusion_worker.text.conversation import (
+    Message,
+    enveloped_turns,
+    folded_turns,
+    template_turns,
+    without_old_thoughts,
+)
 from diffusion_worker.text.tokenizer import Tokenizer, read_json
 
 # Unicode noncharacters, reserved for use inside one program: they mark control tokens that were spelled in a message.
@@ -28,9 +35,8 @@ _THINKING = "enable_thinking"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """What a checkpoint can be asked for beyond plain turns."""
+    """What a checkpoint can be asked for beyond plain turns and tools."""
 
-    tools: bool = False  # the template shows tools, and the tokenizer has the tokens of a call
     thinking: bool = False  # the template has a switch for it
 
 
@@ -50,7 +56,9 @@ class ChatTemplate:
         except TemplateError as error:
             raise CheckpointBroken(f"the chat template is not valid: {error}") from error
         marks = marks_of(tokenizer)
-        self.abilities = Abilities(tools="tools" in reads and marks.know_calls, thinking=_THINKING in reads)
+        self.abilities = Abilities(thinking=_THINKING in reads)
+        # Native: the template shows tools, and the tokenizer has the tokens of a call.
+        self.calls = Syntax.NATIVE if "tools" in reads and marks.know_calls else Syntax.ENVELOPE
         self._thinks = marks.thought is not None
         # Gemma 4's first templates knew no turns of tools; later ones look the answer up by the id of its call.
         self._turns_of = folded_turns if "tool_responses" in source and "tool_call_id" not in source else template_turns
@@ -60,6 +68,8 @@ class ChatTemplate:
     ) -> tuple[int, ...]:
         """Ids of the conversation up to where the model's turn begins; `tools` are OpenAI's objects, `thinking` None
         leaves the choice to the template. Raises BadAsk with the template's own words."""
+        if self.calls is Syntax.ENVELOPE:
+            messages, tools = enveloped_turns(messages, tools), ()
         turns = self._turns_of(without_old_thoughts(messages) if self._thinks else messages)
         mark = _unused_mark(turns, tools)
         given: dict[str, Any] = {"messages": self._guarded(turns, mark), "add_generation_prompt": True}

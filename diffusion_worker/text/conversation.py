@@ -1,18 +1,27 @@
-"""The turns of a conversation as a chat template wants them: cleaned of old thoughts, tools and calls as plain values.
+"""The turns of a conversation as a chat template wants them: cleaned of old thoughts, tools and calls as plain values,
+or, for templates that know neither, as text.
 
 Knows the control tokens by their text, no ids and no template.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Final
 
+from diffusion_worker.constraints.calls import CLOSES, OPENS
 from diffusion_worker.text.channels import THOUGHT
 
 # A block that is not closed reaches to the end: it was cut off while thinking.
 _SPELLED_THOUGHT = re.compile("{}.*?(?:{}|\\Z)\\s*".format(*map(re.escape, THOUGHT)), re.DOTALL)
 ASSISTANT, USER, TOOL = "assistant", "user", "tool"
+SYSTEMS = ("system", "developer")
+_BEFORE_TOOLS: Final = "These functions can be called:"
+_BEHIND_TOOLS: Final = (
+    f'A call is written {OPENS}{{"name": "...", "arguments": {{...}}}}{CLOSES}; several stand one behind the other.'
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +71,41 @@ def folded_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
         answer = {"name": _name_of(turn.get("tool_call_id"), caller), "response": turn["content"]}
         caller.setdefault("tool_responses", []).append(answer)
     return turns
+
+
+def enveloped_turns(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The same conversation in plain turns. Tools (OpenAI's objects) stand at the end of the first turn, if that is the
+    system's, else in one of their own; calls in the text of their turn; what tools answered in turns of the user."""
+    names = {call.id: call.name for message in messages for call in message.calls}
+    turns: list[Message] = []
+    for are_answers, group in groupby(messages, lambda message: message.role == TOOL):
+        if are_answers:
+            answers = [_answer(names.get(each.call_id or "", "unknown"), each.content) for each in group]
+            turns.append(Message(role=USER, content="\n".join(answers)))
+        else:
+            turns.extend(map(_with_calls, group))
+    return tuple(_shown(tools, turns) if tools else turns)
+
+
+def _shown(tools: Sequence[Mapping[str, Any]], turns: Sequence[Message]) -> list[Message]:
+    listed = "\n".join([_BEFORE_TOOLS, *(_json(tool["function"]) for tool in tools), _BEHIND_TOOLS])
+    if turns and turns[0].role in SYSTEMS:
+        return [replace(turns[0], content=f"{turns[0].content}\n\n{listed}"), *turns[1:]]
+    return [Message(role=SYSTEMS[0], content=listed), *turns]
+
+
+def _with_calls(message: Message) -> Message:
+    calls = [f"{OPENS}{_json({'name': call.name, 'arguments': call.arguments})}{CLOSES}" for call in message.calls]
+    said = [message.content] if message.content else []
+    return replace(message, content="\n".join([*said, *calls]), calls=())
+
+
+def _answer(name: str, content: str) -> str:
+    return f"<tool_response>{_json({'name': name, 'content': content})}</tool_response>"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _without_thought(message: Message, *, keep: bool) -> Message:

@@ -11,6 +11,7 @@ from typing import Final
 
 from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.constraints.lexicon import Lexicon, read_lexicon
+from diffusion_worker.constraints.marks import marked
 from diffusion_worker.constraints.ready import NO_HEADER, Headers, Ready, digest_of
 from diffusion_worker.constraints.store import Store
 from diffusion_worker.constraints.token_automaton import TokenAutomaton
@@ -27,7 +28,7 @@ MOST_REFUSED: Final = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bound:
-    """A constraint ready for the engine. `judge` says what is wrong with a whole answer, or None."""
+    """A constraint ready for the engine."""
 
     automaton: TokenAutomaton
     judge: Callable[[str], Awaitable[str | None]]
@@ -139,9 +140,10 @@ class Binder:
 
 
 def _lexicon_of(tokenizer: Tokenizer, facts: NetFacts) -> Lexicon:
-    """Weights may have more rows than the tokenizer has words: those spell nothing."""
+    """Weights may have more rows than the tokenizer has words: those spell nothing. Control tokens that a constraint
+    can ask for spell their mark."""
     tokens = [tokenizer.token_bytes(token) for token in range(facts.vocab_size)]
-    return read_lexicon(tokens, facts.end_ids, facts.pad_id)
+    return read_lexicon(marked(tokens, marks_of(tokenizer).for_lifting()), facts.end_ids, facts.pad_id)
 
 
 def headers_of(tokenizer: Tokenizer) -> Headers:

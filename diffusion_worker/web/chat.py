@@ -2,14 +2,16 @@
 
 import secrets
 
-from diffusion_worker.constraints.ready import NO_HEADER
-from diffusion_worker.text.channels import Wanted
+from diffusion_worker.constraints.calls import Thought
+from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.ready import NO_HEADER, Headers
+from diffusion_worker.text.channels import Wanted, marks_of
 from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.web.answers import ChatWriter
 from diffusion_worker.web.asks import Given, ask_of
 from diffusion_worker.web.binding import headers_of
-from diffusion_worker.web.desk import Desk
-from diffusion_worker.web.openai import parse_chat
+from diffusion_worker.web.desk import Desk, Words
+from diffusion_worker.web.openai import ChatRequest, parse_chat
 from diffusion_worker.web.problems import Unsupported
 from diffusion_worker.web.relay import Order
 from diffusion_worker.web.transcript import Transcript
@@ -19,7 +21,7 @@ from diffusion_worker.web.writer import new_label
 def understand_chat(desk: Desk, body: bytes, deadline_ms: float | None) -> Order:
     """See `relay.Understand`."""
     # Before the weights are there nobody knows what they can do: then the refusal is theirs, not a field's.
-    request = parse_chat(body, desk.abilities or Abilities(tools=True, thinking=True))
+    request = parse_chat(body, desk.abilities or Abilities(thinking=True))
     wishes, tools = request.wishes, request.tools
     reading = desk.reading_of(wishes.model)
     if request.thinking and wishes.constraint:
@@ -35,13 +37,29 @@ def understand_chat(desk: Desk, body: bytes, deadline_ms: float | None) -> Order
         prediction_ids=None if predicted is None else words.tokenizer.encode_plain(predicted),
     )
     ask = ask_of(wishes, given, facts)
-    wanted = Wanted(stops=wishes.stops, calls=bool(tools.offered), most_calls=tools.most_calls)
+    constraint, headers = _constraint(request, words, ask.prompt_ids)
+    wanted = Wanted(stops=wishes.stops, calls=words.template.calls if tools.offered else None)
     return Order(
         ask=ask,
         transcript=Transcript(words.tokenizer, wanted, ask.prompt_ids, prediction=ask.start_ids),
         writer=ChatWriter(new_label(ChatWriter, desk.id_of(reading)), include_usage=wishes.include_usage),
         is_stream=wishes.is_stream,
         include_usage=wishes.include_usage,
-        constraint=wishes.constraint,
-        headers=headers_of(words.tokenizer) if wishes.constraint else NO_HEADER,
+        constraint=constraint,
+        headers=headers,
     )
+
+
+def _constraint(request: ChatRequest, words: Words, prompt_ids: tuple[int, ...]) -> tuple[Constraint | None, Headers]:
+    """What the answer must be, and what may stand before it. Only beside tools may it think first."""
+    text, tools = request.wishes.constraint, request.tools
+    if not tools.offered:
+        return text, headers_of(words.tokenizer) if text else NO_HEADER
+    marks = marks_of(words.tokenizer)
+    thought = Thought.NO
+    if marks.leave_thought_open(prompt_ids):
+        thought = Thought.OPEN
+    elif marks.thought is not None and request.thinking is not False and text is None:
+        thought = Thought.MAY
+    headers = headers_of(words.tokenizer) if thought is Thought.NO else NO_HEADER
+    return tools.constraint(words.template.calls, thought, text), headers

@@ -26,6 +26,8 @@ def parse_constraint(fields: Fields) -> Constraint | None:
 
 def field_of(constraint: Constraint) -> str:
     """The field that a constraint was read from."""
+    if constraint.kind == "tools":
+        return "tools"
     return f"structured_outputs.{constraint.kind}" if constraint.kind in _STRUCTURED else "response_format"
 
 

@@ -33,8 +33,8 @@ def parse_chat(body: bytes, abilities: Abilities = TURNS_ONLY) -> ChatRequest:
     check_surface(fields, CHAT)
     return ChatRequest(
         wishes=parse_wishes(fields),
-        messages=parse_messages(fields, abilities),
-        tools=parse_tools(fields, abilities),
+        messages=parse_messages(fields),
+        tools=parse_tools(fields),
         thinking=parse_thinking(fields, abilities),
         prediction=_parse_prediction(fields.part("prediction")),
     )

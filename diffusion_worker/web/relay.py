@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from diffusion_worker.constraints.checks import spoken
 from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.constraints.cursor import open_cursor
 from diffusion_worker.constraints.ready import NO_HEADER, Headers
@@ -190,16 +191,23 @@ class Held:
         """A look at what may never leave."""
 
     async def finish(self, heard: Heard, reason: str) -> None:
-        if reason == "stop" and not self._order.transcript.stopped:
-            text = "".join(each.text for each in (*self._heard, heard))
-            if (violation := await self._bound.judge(text)) is not None:
-                raise InvalidOutput(f"the answer breaks its constraint: {violation}")
+        is_whole = reason in ("stop", "tool_calls") and not self._order.transcript.stopped
+        if is_whole and (violation := await self._bound.judge(self._judged(heard))) is not None:
+            raise InvalidOutput(f"the answer breaks its constraint: {violation}")
         for each in self._heard:
             await self._reply.add(each)
         await self._reply.finish(heard, reason)
 
     async def fail(self, error: WorkerError) -> None:
         await self._reply.fail(error)
+
+    def _judged(self, last: Heard) -> str:
+        """The answer as whoever judges it wants it."""
+        whole = (*self._heard, last)
+        text = "".join(each.text for each in whole)
+        if self._order.constraint is None or self._order.constraint.kind != "tools":
+            return text
+        return spoken(text, [(call.name, call.arguments) for each in whole for call in each.calls])
 
 
 def _reply(order: Order, send: Send) -> Reply:

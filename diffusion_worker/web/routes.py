@@ -10,7 +10,6 @@ from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_worker.records import Reading
-from diffusion_worker.text.chat_template import TURNS_ONLY
 from diffusion_worker.web.chat import understand_chat
 from diffusion_worker.web.completions import understand_completion
 from diffusion_worker.web.desk import Desk
@@ -67,7 +66,7 @@ def model_body(desk: Desk, reading: Reading) -> dict[str, Any]:
     extension = {
         "reading": reading.value,
         "aliases": [alias for alias, meant in desk.aliases.items() if meant is reading],
-        "capabilities": capabilities_of(reading, desk.abilities or TURNS_ONLY),
+        "capabilities": capabilities_of(reading),
         "context_length": facts.max_context if facts else None,
         "canvas_length": facts.recipe.canvas_length if facts else None,
     }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_worker.records import Reading
-from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.web.fields import Fields
 
 
@@ -43,8 +42,8 @@ CHAT = Surface(
     honoured=(
         *_HONOURED,
         *("messages", "max_completion_tokens", "prediction", "response_format"),
-        # As far as the checkpoint can: `tools` refuses what it cannot.
-        *("tools", "tool_choice", "parallel_tool_calls", "reasoning_effort", "chat_template_kwargs"),
+        *("tools", "tool_choice", "parallel_tool_calls"),
+        *("reasoning_effort", "chat_template_kwargs"),  # where the template has a switch
     ),
     off={
         **_OFF,
@@ -72,10 +71,9 @@ HARMLESS = ("metadata", *HARMLESS_TEXTS, *HARMLESS_FLAGS)
 # The closed set of words that policies and `/v1/models` share, each with true, false or a grade.
 _OFFERED: Mapping[str, bool | str] = {
     **dict.fromkeys(("chat", "completions", "stream", "seed", "temperature", "stop"), True),
-    **dict.fromkeys(("json_object", "regex", "choice", "template"), True),
-    **dict.fromkeys(("tool_choice", "top_p"), False),
-    **dict.fromkeys(("logprobs", "logit_bias", "n", "images", "embeddings"), False),
-    "json_schema": "guaranteed",
+    **dict.fromkeys(("json_object", "regex", "choice", "template", "tool_choice"), True),
+    **dict.fromkeys(("top_p", "logprobs", "logit_bias", "n", "images", "embeddings"), False),
+    **dict.fromkeys(("json_schema", "tools"), "guaranteed"),
 }
 # Only a canvas can start from a text, or end in one.
 _OF_READING: Mapping[Reading, Mapping[str, bool | str]] = {
@@ -84,10 +82,9 @@ _OF_READING: Mapping[Reading, Mapping[str, bool | str]] = {
 }
 
 
-def capabilities_of(reading: Reading, abilities: Abilities) -> Mapping[str, bool | str]:
-    """What a reading of a checkpoint can do. Tools are never more than best effort: nothing forces a call, and so there
-    is no `tool_choice`."""
-    return {**_OFFERED, **_OF_READING[reading], "tools": "best_effort" if abilities.tools else "none"}
+def capabilities_of(reading: Reading) -> Mapping[str, bool | str]:
+    """What a reading of a checkpoint can do."""
+    return {**_OFFERED, **_OF_READING[reading]}
 
 
 def check_surface(fields: Fields, surface: Surface) -> None:

@@ -1,14 +1,16 @@
-"""The tools that a request offers, and its switch for thinking: what the chat template is asked for beside the turns.
+"""The tools that a request offers, whether it wants them called, and its switch for thinking.
 
-Tools are best effort: they are shown to the model, and what it calls is read back; nothing forces it to call, or to
-keep to a schema. So `tool_choice` can be `auto` or `none`, and what would need a guarantee is refused.
+Calls are kept to by construction: what is offered becomes a constraint on the answer. `strict` changes nothing, for
+arguments are valid by the function's schema either way. Knows no template and no syntax of calls.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from diffusion_worker.constraints.calls import NO_ARGUMENTS, Syntax, Thought
+from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.web.fields import Fields
 from diffusion_worker.web.schemas import check_schema
@@ -23,27 +25,68 @@ class Tools:
     """What may be called: OpenAI's objects, as templates read them; none with `tool_choice: none`."""
 
     offered: tuple[Mapping[str, Any], ...] = ()
-    most_calls: int | None = None  # in one answer; None: as many as the model likes
+    must: bool = False  # call
+    only: str | None = None  # the one function to be called
+    many: bool = True  # calls in one answer
+
+    def constraint(self, syntax: Syntax, thought: Thought, text: Constraint | None) -> Constraint:
+        """What an answer to such an offer is; `text` says what it may be instead of a call, None: any text."""
+        functions = [
+            {
+                "name": tool["function"]["name"],
+                "parameters": tool["function"].get("parameters", NO_ARGUMENTS),
+                "field": f"tools[{at}].function.parameters",
+            }
+            for at, tool in enumerate(self.offered)
+            if self.only in (None, tool["function"]["name"])
+        ]
+        rules = {"syntax": syntax, "thought": thought, "must": self.must, "many": self.many}
+        return Constraint(kind="tools", value={"functions": functions, **rules, "text": text and asdict(text)})
 
 
 NO_TOOLS = Tools()
 
 
-def parse_tools(fields: Fields, abilities: Abilities) -> Tools:
-    """Raises a BadAsk naming the field, an Unsupported where the checkpoint knows no tools."""
-    choice = fields.raw("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise fields.refuse("tool_choice", "must be 'auto' or 'none' for this model.")
+def parse_tools(fields: Fields) -> Tools:
+    """Raises a BadAsk naming the field."""
     parallel = fields.flag("parallel_tool_calls")
     entries = () if fields.raw("tools") is None else fields.parts("tools")
-    if entries and not abilities.tools:
-        raise fields.refuse("tools", "is not supported by this model.")
     if len(entries) > MAX_TOOLS:
         raise fields.invalid("tools", f"must not hold more than {MAX_TOOLS} tools.")
     offered = tuple(map(_parse_tool, entries))
-    if len({tool["function"]["name"] for tool in offered}) < len(offered):
+    names = {tool["function"]["name"] for tool in offered}
+    if len(names) < len(offered):
         raise fields.invalid("tools", "must not name a function twice.")
-    return Tools(offered=() if choice == "none" else offered, most_calls=1 if parallel is False else None)
+    choice, only = _parse_choice(fields)
+    if choice == "required" and not offered:
+        raise fields.invalid("tool_choice", "wants a call, but there are no 'tools'.")
+    if only is not None and only not in names:
+        raise fields.invalid("tool_choice", f"names {only!r}, which is not among the 'tools'.")
+    return Tools(
+        offered=() if choice == "none" else offered,
+        must=choice == "required",
+        only=only,
+        many=parallel is not False and only is None,
+    )
+
+
+def _parse_choice(fields: Fields) -> tuple[str, str | None]:
+    """`auto`, `none` or `required`, and with the last perhaps the name of the one function."""
+    value = fields.raw("tool_choice")
+    if value is None:
+        return "auto", None
+    if isinstance(value, str):
+        if value not in ("auto", "none", "required"):
+            raise fields.invalid("tool_choice", "must be auto, none, required, or an object that names a function.")
+        return value, None
+    choice = fields.part("tool_choice") or fields
+    if choice.nonempty("type") != "function":
+        raise choice.refuse("type", "must be 'function' for this model.")
+    choice.only(("type", "function"))
+    choice.required("function")
+    function = choice.part("function") or choice
+    function.only(("name",))
+    return "required", function.nonempty("name")
 
 
 def parse_thinking(fields: Fields, abilities: Abilities) -> bool | None:

@@ -1,4 +1,4 @@
-"""The messages of a request: roles, text, and, for a checkpoint that knows tools, calls and their answers.
+"""The messages of a request: roles, text, calls and their answers.
 
 Knows OpenAI's shapes; how a turn is written for the model is the template's business.
 """
@@ -7,7 +7,6 @@ from typing import Any
 
 import orjson
 
-from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.text.conversation import ASSISTANT, TOOL, Message, PastCall
 from diffusion_worker.web.fields import MAX_DEPTH, Fields, is_deeper
 
@@ -18,12 +17,12 @@ _OF_MODEL = ("tool_calls", "reasoning_content")
 _OF_TOOLS = ("tool_call_id", "name")
 
 
-def parse_messages(fields: Fields, abilities: Abilities) -> tuple[Message, ...]:
+def parse_messages(fields: Fields) -> tuple[Message, ...]:
     """At least one turn. Raises a BadAsk naming the field; calls and their answers must find each other."""
     messages: list[Message] = []
     calls: set[str] = set()
     for part in fields.parts("messages"):
-        message = _parse_message(part, abilities)
+        message = _parse_message(part)
         if message.call_id is not None and message.call_id not in calls:
             raise part.invalid("tool_call_id", f"{message.call_id!r} is no call of an earlier message.")
         calls.update(call.id for call in message.calls)
@@ -40,17 +39,17 @@ def parse_text(fields: Fields, name: str) -> str:
     return "".join(map(_parse_part, fields.parts(name)))
 
 
-def _parse_message(fields: Fields, abilities: Abilities) -> Message:
+def _parse_message(fields: Fields) -> Message:
     fields.only(("role", "content", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS))
     role = fields.nonempty("role")
-    if role == "function" or (role == TOOL and not abilities.tools):
+    if role == "function":
         raise fields.refuse("role", f"{role!r} is not supported by this model.")
     if role not in ROLES:
         raise fields.invalid("role", f"must be one of {', '.join(ROLES)}.")
     for name in (*_EMPTY_IN_MESSAGES, *(() if role == TOOL else _OF_TOOLS)):
         if fields.raw(name):
             raise fields.refuse(name, "is not supported by this model.")
-    calls = _parse_calls(fields, abilities, role)
+    calls = _parse_calls(fields, role)
     if not calls:
         fields.required("content")
     return Message(
@@ -62,10 +61,10 @@ def _parse_message(fields: Fields, abilities: Abilities) -> Message:
     )
 
 
-def _parse_calls(fields: Fields, abilities: Abilities, role: str) -> tuple[PastCall, ...]:
+def _parse_calls(fields: Fields, role: str) -> tuple[PastCall, ...]:
     if not fields.raw("tool_calls"):
         return ()
-    if role != ASSISTANT or not abilities.tools:
+    if role != ASSISTANT:
         raise fields.refuse("tool_calls", "is not supported by this model.")
     return tuple(map(_parse_call, fields.parts("tool_calls")))
 

@@ -73,10 +73,26 @@ async def test_a_streamed_call_is_put_together_by_the_client(client: openai.Asyn
     assert completion.choices[0].finish_reason == "tool_calls"
 
 
-async def test_what_cannot_be_promised_is_an_error_of_the_request(client: openai.AsyncOpenAI) -> None:
-    """A forced call would need a guarantee."""
-    with pytest.raises(openai.BadRequestError) as refused:
-        await client.chat.completions.create(
-            model=MODEL, tools=[TOOL], tool_choice="required", messages=[{"role": "user", "content": "weather?"}]
+@pytest.mark.parametrize("model", [MODEL, f"{MODEL}:autoregressive"])
+async def test_a_call_that_is_required_is_made(client: openai.AsyncOpenAI, model: str) -> None:
+    """Also where the net would rather talk, and by name."""
+    talk: list[Any] = [{"role": "user", "content": "weather? 22 degrees"}]
+    choices: list[Any] = ["required", {"type": "function", "function": {"name": "weather"}}]
+    for choice in choices:
+        answer = await client.chat.completions.create(
+            model=model, tools=[TOOL], tool_choice=choice, max_tokens=300, messages=talk
         )
-    assert refused.value.param == "tool_choice"
+        [call] = answer.choices[0].message.tool_calls or []
+        assert call.type == "function"
+        assert isinstance(json.loads(call.function.arguments)["city"], str)
+        assert answer.choices[0].finish_reason == "tool_calls"
+
+
+async def test_what_cannot_be_promised_is_an_error_of_the_request(client: openai.AsyncOpenAI) -> None:
+    """Named by field, keyword and pointer."""
+    far: Any = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"divisibleBy": 3}}}}}
+    with pytest.raises(openai.BadRequestError, match="#/properties/a/divisibleBy") as refused:
+        await client.chat.completions.create(
+            model=MODEL, tools=[TOOL, far], messages=[{"role": "user", "content": "weather?"}]
+        )
+    assert refused.value.param == "tools[1].function.parameters"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion_worker.constraints.calls import Syntax
 from diffusion_worker.text.channels import Heard, Listener, Wanted, marks_of
 from diffusion_worker.text.detokenize import Detokenizer
 from tests.worker.released import CONTROL, released_tokenizer
@@ -14,7 +15,7 @@ from tests.worker.serving import toy_tokenizer
 
 TOKENIZER = released_tokenizer()
 MARKS = marks_of(TOKENIZER)
-CALLS = Wanted(calls=True)
+CALLS = Wanted(calls=Syntax.NATIVE)
 WEATHER = '<|tool_call>call:weather{city:<|"|>São Paulo<|"|>,days:3}<tool_call|>'
 
 
@@ -100,16 +101,8 @@ def test_without_tools_on_offer_a_call_is_text() -> None:
 def test_stop_strings_are_looked_for_in_text_only() -> None:
     """Not in thought, not in arguments; and across a thought the text is one."""
     answer = f"<|channel>thought\nan END<channel|>a E{WEATHER}<|channel>thought\nEND<channel|>ND of it"
-    text, thought, calls = listen(answer, Wanted(stops=("END", "Paulo"), calls=True))
+    text, thought, calls = listen(answer, Wanted(stops=("END", "Paulo"), calls=Syntax.NATIVE))
     assert (text, thought, len(calls)) == ("a ", "an END\nEND", 1)
-
-
-def test_the_last_call_wanted_ends_the_answer() -> None:
-    """`parallel_tool_calls: false` is kept by reading no further."""
-    listener = Listener(TOKENIZER, MARKS, Wanted(calls=True, most_calls=1))
-    heard = listener.feed(ids(f"{WEATHER}{WEATHER}"))
-    assert (len(heard.calls), listener.stopped, heard.ids_read) == (1, True, len(ids(WEATHER)))
-    assert listener.feed(ids("more")).ids_read == 0
 
 
 def test_thought_is_counted_in_ids_behind_its_name() -> None:
@@ -138,7 +131,7 @@ PARTS = [
 @given(answer=st.lists(st.sampled_from(PARTS), max_size=16).map("".join), cuts=st.sets(st.integers(1, 120), max_size=6))
 def test_borders_of_blocks_leave_no_trace(answer: str, cuts: set[int]) -> None:
     """However ids arrive, the same is heard; nothing raises, whatever a net writes."""
-    wanted = Wanted(stops=("END",), calls=True)
+    wanted = Wanted(stops=("END",), calls=Syntax.NATIVE)
     given_ids = ids(answer)
     borders = [0, *sorted(cut for cut in cuts if cut < len(given_ids)), len(given_ids)]
     listener = Listener(TOKENIZER, MARKS, wanted)
@@ -159,7 +152,7 @@ def test_any_ids_are_heard(answer: list[int]) -> None:
 def test_a_checkpoint_without_these_tokens_is_untouched(answer: list[int]) -> None:
     """Its answer is what its bytes say, as if this module did not exist."""
     tokenizer = toy_tokenizer()
-    listener = Listener(tokenizer, marks_of(tokenizer), Wanted(stops=("ab",), calls=True))
+    listener = Listener(tokenizer, marks_of(tokenizer), Wanted(stops=("ab",), calls=Syntax.NATIVE))
     plain = Detokenizer(tokenizer, ("ab",))
     pieces = [plain.feed(answer), plain.flush()]
     heard = [listener.feed(answer), listener.flush()]

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion_worker.constraints.calls import Syntax
 from diffusion_worker.errors import BadAsk, CheckpointBroken, CheckpointMissing
-from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities, ChatTemplate, load_chat_template
+from diffusion_worker.text.chat_template import Abilities, ChatTemplate, load_chat_template
 from diffusion_worker.text.conversation import Message, PastCall
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from tests.worker.released import CONTROL, FIRST_TEMPLATE, TEMPLATE, released_words, spelled
@@ -176,19 +177,39 @@ def test_no_text_of_a_request_becomes_a_control_token(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "abilities"),
+    ("template", "calls", "thinking"),
     [
-        (TEMPLATE, Abilities(tools=True, thinking=True)),
-        (FIRST_TEMPLATE, Abilities(tools=True, thinking=True)),
-        ("{% set enable_thinking = enable_thinking | default(false) %}{{ messages }}", Abilities(thinking=True)),
-        ("{% set tools = [] %}{{ tools }}", Abilities()),
+        (TEMPLATE, Syntax.NATIVE, True),
+        (FIRST_TEMPLATE, Syntax.NATIVE, True),
+        ("{% set enable_thinking = enable_thinking | default(false) %}{{ messages }}", Syntax.ENVELOPE, True),
+        ("{% set tools = [] %}{{ tools }}", Syntax.ENVELOPE, False),
     ],
 )
-def test_what_a_template_asks_for_is_what_it_can_do(template: str, abilities: Abilities) -> None:
+def test_what_a_template_asks_for_is_what_it_can_do(template: str, calls: Syntax, thinking: bool) -> None:
     """A variable that it sets itself is not asked for."""
-    assert ChatTemplate(template, released_words().tokenizer).abilities == abilities
+    made = ChatTemplate(template, released_words().tokenizer)
+    assert (made.calls, made.abilities) == (calls, Abilities(thinking=thinking))
 
 
-def test_tools_need_the_tokens_of_a_call(tokenizer: Tokenizer) -> None:
+def test_native_calls_need_their_tokens(tokenizer: Tokenizer) -> None:
     """A template that shows tools is not enough: what came back could not be told from text."""
-    assert ChatTemplate("{{ tools }}", tokenizer).abilities == TURNS_ONLY
+    assert ChatTemplate("{{ tools }}", tokenizer).calls is Syntax.ENVELOPE
+
+
+def test_a_template_without_tools_is_shown_them_as_text(tokenizer: Tokenizer) -> None:
+    """And calls and their answers with them: it renders plain turns of roles that it knows."""
+    template = ChatTemplate("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}", tokenizer)
+    call = PastCall(id="1", name="weather", arguments={"city": "Rome"})
+    turns = [
+        Message(role="user", content="q"),
+        Message(role="assistant", content="", calls=(call,)),
+        Message(role="tool", content="sunny", call_id="1"),
+    ]
+    shown = tokenizer.spelling(template.prompt_ids(turns, [{"type": "function", "function": {"name": "weather"}}]))
+    assert shown.startswith(
+        '[system]These functions can be called:\n{"name": "weather"}\nA call is written <tool_call>'
+    )
+    assert shown.endswith(
+        '[user]q[assistant]<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+        '[user]<tool_response>{"name": "weather", "content": "sunny"}</tool_response>'
+    )

@@ -132,8 +132,6 @@ def test_what_has_no_effect_is_accepted(harmless: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "required"}, "tool_choice"),
         ({"functions": [{}]}, "functions"),
         ({"logit_bias": {"1": 2}}, "logit_bias"),
         ({"logprobs": True}, "logprobs"),
@@ -155,10 +153,8 @@ def test_what_has_no_effect_is_accepted(harmless: dict[str, Any]) -> None:
         ({"diffusion": {"speed": 1}}, "diffusion.speed"),
         ({"stream": True, "stream_options": {"include_moods": True}}, "stream_options.include_moods"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": "x", "name": "n"}]}, "messages[0].name"),
         ({"messages": [{"role": "user", "content": "x", "mood": "n"}]}, "messages[0].mood"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
         (
             {"messages": [*HELLO, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             "messages[1].content[0].image_url",

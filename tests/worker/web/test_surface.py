@@ -3,7 +3,6 @@
 import pytest
 
 from diffusion_worker.records import Reading
-from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
 from diffusion_worker.web.surface import CHAT, COMPLETIONS, HARMLESS, Surface, capabilities_of
 
 WORDS = (
@@ -15,27 +14,21 @@ WORDS = (
 def test_capabilities_use_the_closed_set_of_words() -> None:
     """Each word has its say, for both readings."""
     for reading in Reading:
-        assert sorted(capabilities_of(reading, TURNS_ONLY)) == sorted(WORDS)
+        assert sorted(capabilities_of(reading)) == sorted(WORDS)
 
 
 def test_graded_words_carry_a_grade() -> None:
     """A grade where there is one, true or false elsewhere."""
     for reading in Reading:
-        capabilities = capabilities_of(reading, TURNS_ONLY)
-        assert capabilities["json_schema"] == "guaranteed"
-        assert capabilities["tools"] == "none"
+        capabilities = capabilities_of(reading)
+        assert (capabilities["json_schema"], capabilities["tools"]) == ("guaranteed", "guaranteed")
+        assert capabilities["tool_choice"] is True
         assert {type(value) for word, value in capabilities.items()} == {bool, str}
-
-
-def test_tools_are_best_effort_where_the_checkpoint_knows_them() -> None:
-    """Never guaranteed, and a choice of tool is not on offer: nothing forces a call."""
-    capabilities = capabilities_of(Reading.DIFFUSION, Abilities(tools=True))
-    assert (capabilities["tools"], capabilities["tool_choice"]) == ("best_effort", False)
 
 
 def test_only_a_canvas_starts_from_a_text_or_ends_in_one() -> None:
     """Left to right there is nothing to anchor, and nobody sees what follows."""
-    canvas, read = (capabilities_of(reading, TURNS_ONLY) for reading in Reading)
+    canvas, read = (capabilities_of(reading) for reading in Reading)
     assert (canvas["prediction"], canvas["suffix"], canvas["completions"]) == ("anchored", True, True)
     assert (read["prediction"], read["suffix"], read["completions"]) == ("none", False, True)
 
@@ -50,6 +43,6 @@ def test_no_field_is_both_honoured_and_refused(surface: Surface) -> None:
 @pytest.mark.parametrize("surface", [CHAT, COMPLETIONS])
 def test_what_is_published_as_missing_is_refused_as_a_field(surface: Surface) -> None:
     """A published false and an accepted field would contradict each other."""
-    for word, has in capabilities_of(Reading.DIFFUSION, TURNS_ONLY).items():
+    for word, has in capabilities_of(Reading.DIFFUSION).items():
         if has is False and word in ("top_p", "logprobs", "logit_bias"):
             assert word in surface.off

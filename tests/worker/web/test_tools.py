@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
+from diffusion_worker.constraints.calls import NO_ARGUMENTS, Syntax, Thought
+from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.errors import BadAsk
 from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
 from diffusion_worker.web.fields import Fields
-from diffusion_worker.web.tools import NO_TOOLS, Tools, parse_thinking, parse_tools
+from diffusion_worker.web.tools import NO_TOOLS, parse_thinking, parse_tools
 
-ABLE = Abilities(tools=True, thinking=True)
+ABLE = Abilities(thinking=True)
 WEATHER = {"name": "weather", "description": "of a city", "parameters": {"type": "object", "properties": {}}}
 
 
@@ -17,46 +19,89 @@ def offer(function: Any) -> dict[str, Any]:
     return {"tools": [{"type": "function", "function": function}]}
 
 
-def refused(values: dict[str, Any], parse: Any = parse_tools, abilities: Abilities = ABLE) -> BadAsk:
+def refused(values: dict[str, Any], parse: Any = parse_tools) -> BadAsk:
     with pytest.raises(BadAsk) as caught:
-        parse(Fields(values), abilities)
+        parse(Fields(values))
     assert caught.value.message.endswith(".")
     return caught.value
 
 
 def test_tools_are_handed_on_as_templates_read_them() -> None:
-    """`strict` promises nothing here, so the template is not told of it; a missing description is an empty one."""
-    assert parse_tools(Fields(offer({**WEATHER, "strict": True})), ABLE).offered == (
+    """`strict` changes nothing, so the template is not told of it; a missing description is an empty one."""
+    assert parse_tools(Fields(offer({**WEATHER, "strict": True}))).offered == (
         {"type": "function", "function": WEATHER},
     )
-    assert parse_tools(Fields(offer({"name": "f"})), ABLE).offered == (
+    assert parse_tools(Fields(offer({"name": "f"}))).offered == (
         {"type": "function", "function": {"name": "f", "description": ""}},
     )
 
 
 def test_a_choice_of_none_offers_nothing() -> None:
     """A model that is shown no tool calls none."""
-    assert parse_tools(Fields({**offer(WEATHER), "tool_choice": "none"}), ABLE) == NO_TOOLS
-    assert parse_tools(Fields({**offer(WEATHER), "tool_choice": "auto"}), ABLE).offered
+    assert parse_tools(Fields({**offer(WEATHER), "tool_choice": "none"})) == NO_TOOLS
+    assert parse_tools(Fields({**offer(WEATHER), "tool_choice": "auto"})).offered
 
 
-def test_calls_one_at_a_time_can_be_had() -> None:
-    """The answer ends behind the first."""
-    assert parse_tools(Fields({"parallel_tool_calls": False}), ABLE) == Tools(most_calls=1)
-    assert parse_tools(Fields({"parallel_tool_calls": True}), ABLE).most_calls is None
+@pytest.mark.parametrize(
+    ("fields", "must", "only", "many"),
+    [
+        ({}, False, None, True),
+        ({"tool_choice": "auto", "parallel_tool_calls": False}, False, None, False),
+        ({"tool_choice": "required", "parallel_tool_calls": True}, True, None, True),
+        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, True, "weather", False),
+    ],
+)
+def test_a_choice_says_whether_what_and_how_often_to_call(
+    fields: dict[str, Any], must: bool, only: str | None, many: bool
+) -> None:
+    """A function that is named is called once."""
+    tools = parse_tools(Fields({**offer(WEATHER), **fields}))
+    assert (tools.must, tools.only, tools.many) == (must, only, many)
 
 
-@pytest.mark.parametrize("choice", ["required", "any", {"type": "function", "function": {"name": "weather"}}, 1, []])
-def test_a_choice_that_would_need_a_guarantee_is_refused(choice: Any) -> None:
-    """Until it can be kept."""
-    error = refused({**offer(WEATHER), "tool_choice": choice})
-    assert (error.param, error.code) == ("tool_choice", "unsupported_parameter")
+def test_an_offer_becomes_a_constraint() -> None:
+    """Only what may be called is in it, each with the field that a refusal will name; without parameters none are
+    taken."""
+    given = Fields(
+        {
+            "tools": [*offer(WEATHER)["tools"], *offer({"name": "f"})["tools"]],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+        }
+    )
+    constraint = parse_tools(given).constraint(Syntax.ENVELOPE, Thought.NO, Constraint(kind="json_object"))
+    assert constraint.kind == "tools"
+    assert constraint.value == {
+        "functions": [{"name": "f", "parameters": NO_ARGUMENTS, "field": "tools[1].function.parameters"}],
+        "syntax": "envelope",
+        "thought": "no",
+        "must": True,
+        "many": False,
+        "text": {"kind": "json_object", "value": None},
+    }
 
 
-def test_a_checkpoint_without_tools_refuses_them_by_name() -> None:
-    """An empty list asks for nothing."""
-    assert refused(offer(WEATHER), abilities=TURNS_ONLY).param == "tools"
-    assert parse_tools(Fields({"tools": [], "tool_choice": "auto"}), TURNS_ONLY) == NO_TOOLS
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        ("any", "tool_choice"),
+        (1, "tool_choice"),
+        ([], "tool_choice"),
+        ({"type": "allowed_tools"}, "tool_choice.type"),
+        ({"type": "function"}, "tool_choice.function"),
+        ({"type": "function", "function": {"name": ""}}, "tool_choice.function.name"),
+        ({"type": "function", "function": {"name": "weather", "mood": 1}}, "tool_choice.function.mood"),
+        ({"type": "function", "function": {"name": "other"}}, "tool_choice"),
+    ],
+)
+def test_a_wrong_choice_is_named(choice: Any, param: str) -> None:
+    """Also one of a function that is not there."""
+    assert refused({**offer(WEATHER), "tool_choice": choice}).param == param
+
+
+def test_nothing_to_call_cannot_be_required() -> None:
+    """Elsewhere an empty list asks for nothing."""
+    assert refused({"tools": [], "tool_choice": "required"}).param == "tool_choice"
+    assert parse_tools(Fields({"tools": [], "tool_choice": "auto"})) == NO_TOOLS
 
 
 @pytest.mark.parametrize(
@@ -114,11 +159,11 @@ def test_thinking_has_two_spellings(values: dict[str, Any], thinking: bool | Non
 )
 def test_a_wrong_switch_is_named(values: dict[str, Any], param: str) -> None:
     """Also two that contradict each other."""
-    assert refused(values, parse_thinking).param == param
+    assert refused(values, lambda fields: parse_thinking(fields, ABLE)).param == param
 
 
 @pytest.mark.parametrize("values", [{"reasoning_effort": "low"}, {"chat_template_kwargs": {"enable_thinking": False}}])
 def test_a_template_without_a_switch_refuses_it_by_name(values: dict[str, Any]) -> None:
     """It would have to be ignored."""
-    error = refused(values, parse_thinking, TURNS_ONLY)
+    error = refused(values, lambda fields: parse_thinking(fields, TURNS_ONLY))
     assert (error.param, error.code) == (next(iter(values)), "unsupported_parameter")

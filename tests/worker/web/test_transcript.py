@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from diffusion_worker.constraints.calls import Syntax
 from diffusion_worker.records import BlockSealed, Finished, FinishReason, PrefixSteady, Usage
 from diffusion_worker.text.channels import Wanted
 from diffusion_worker.web.transcript import Transcript
@@ -118,7 +119,7 @@ def test_finish_reasons_are_openais(reason: FinishReason | None, word: str) -> N
 @pytest.mark.parametrize(("reason", "word"), [(FinishReason.STOP, "tool_calls"), (FinishReason.LENGTH, "length")])
 def test_an_answer_that_called_says_so_unless_it_was_cut(reason: FinishReason, word: str) -> None:
     """Also a call that only the end of the turn has ended."""
-    transcript = Transcript(RELEASED, Wanted(calls=True))
+    transcript = Transcript(RELEASED, Wanted(calls=Syntax.NATIVE))
     assert not transcript.take(released("<|tool_call>call:f{}", 9)).calls
     finished = Finished(reason=reason, usage=usage(9))
     assert [call.name for call in transcript.close(finished).calls] == ["f"]

@@ -1,16 +1,13 @@
-"""web.turns: messages with calls and their answers, for checkpoints that know them."""
+"""web.turns: messages with calls and their answers."""
 
 from typing import Any
 
 import pytest
 
 from diffusion_worker.errors import BadAsk
-from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
 from diffusion_worker.text.conversation import Message, PastCall
 from diffusion_worker.web.fields import Fields
 from diffusion_worker.web.turns import parse_messages
-
-ABLE = Abilities(tools=True)
 
 
 def called(arguments: Any = '{"city": "Rome"}', **more: Any) -> dict[str, Any]:
@@ -22,8 +19,8 @@ def answered(**more: Any) -> dict[str, Any]:
     return {"role": "tool", "tool_call_id": "c1", "content": "sunny", **more}
 
 
-def parse(*messages: dict[str, Any], abilities: Abilities = ABLE) -> tuple[Message, ...]:
-    return parse_messages(Fields({"messages": list(messages)}), abilities)
+def parse(*messages: dict[str, Any]) -> tuple[Message, ...]:
+    return parse_messages(Fields({"messages": list(messages)}))
 
 
 def test_calls_and_their_answers_are_read() -> None:
@@ -74,13 +71,3 @@ def test_a_wrong_turn_is_named_with_its_path(messages: list[dict[str, Any]], par
     with pytest.raises(BadAsk) as caught:
         parse(*messages)
     assert caught.value.param == param
-
-
-@pytest.mark.parametrize(
-    ("messages", "param"), [([called()], "messages[0].tool_calls"), ([answered()], "messages[0].role")]
-)
-def test_a_checkpoint_without_tools_refuses_their_turns(messages: list[dict[str, Any]], param: str) -> None:
-    """By the first field that would have to be ignored."""
-    with pytest.raises(BadAsk) as caught:
-        parse(*messages, abilities=TURNS_ONLY)
-    assert (caught.value.param, caught.value.code) == (param, "unsupported_parameter")

@@ -1,0 +1,100 @@
+"""The official client has functions called by the shipped checkpoint, which was trained on none, in a process of its
+own: every call that comes is valid."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "minLength": 1, "maxLength": 20},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        "unit": {"enum": ["C", "F"]},
+    },
+    "required": ["city", "unit"],
+    "additionalProperties": False,
+}
+NOTE = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}, "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3}},
+    "required": ["text"],
+    "additionalProperties": False,
+}
+SCHEMAS: dict[str, Any] = {"weather": WEATHER, "note": NOTE}
+TOOLS: Any = [
+    {"type": "function", "function": {"name": name, "parameters": schema, "strict": True}}
+    for name, schema in SCHEMAS.items()
+]
+NAMED: Any = {"type": "function", "function": {"name": "note"}}
+ASKED: Any = [{"role": "user", "content": "Extract the order as JSON: hi, i need 3 red lamp for anna on monday"}]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[openai.AsyncOpenAI]:
+    line = [sys.executable, "-m", "diffusion_worker", "--checkpoint", "checkpoints/twolane-tiny", "--port", "0"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOLANE_")}
+    process = await asyncio.create_subprocess_exec(
+        *line, "--threads", "1", stdout=asyncio.subprocess.PIPE, cwd=ROOT, env=clean
+    )
+    try:
+        assert process.stdout is not None
+        url = (await process.stdout.readline()).decode().split()[2]
+        assert b"is ready" in await process.stdout.readline()
+        direct = openai.DefaultAsyncHttpxClient(trust_env=False)
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=direct) as it:
+            yield it
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def names(calls: Any) -> list[str]:
+    """The functions called, each with valid arguments."""
+    for call in calls or []:
+        jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
+    return [call.function.name for call in calls or []]
+
+
+@pytest.mark.parametrize("model", ["diffusion", "diffusion:autoregressive"])
+async def test_calls_of_the_shipped_checkpoint_are_valid(client: openai.AsyncOpenAI, model: str) -> None:
+    """Whole and streamed, by several seeds; `auto` gives text or a call."""
+    for seed in range(3):
+        options: dict[str, Any] = {"model": model, "tools": TOOLS, "messages": ASKED, "seed": seed, "temperature": 1.5}
+        for choice in ("required", NAMED, "auto"):
+            options |= {"tool_choice": choice, "max_tokens": 250, "parallel_tool_calls": False}
+            message = (await client.chat.completions.create(**options)).choices[0].message
+            called = names(message.tool_calls)
+            async with client.chat.completions.stream(**options) as stream:
+                completion = await stream.get_final_completion()
+            streamed = completion.choices[0]
+            assert names(streamed.message.tool_calls) == called
+            assert streamed.finish_reason == ("tool_calls" if called else "stop")
+            assert len(called) == 1 or choice == "auto"
+            assert choice is not NAMED or called == ["note"]
+            assert "tool_call" not in (message.content or "")
+
+
+async def test_a_conversation_goes_on_behind_a_call(client: openai.AsyncOpenAI) -> None:
+    """What the client got goes back as it came, with the tool's answer."""
+    first = await client.chat.completions.create(
+        model="diffusion", tools=TOOLS, tool_choice=NAMED, messages=ASKED, max_tokens=250
+    )
+    [call] = first.choices[0].message.tool_calls or []
+    turns: Any = [*ASKED, first.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "done"}]
+    last = await client.chat.completions.create(model="diffusion", tools=TOOLS, messages=turns, max_tokens=250)
+    assert last.choices[0].finish_reason in ("stop", "tool_calls", "length")
+    assert last.usage is not None
+    assert first.usage is not None
+    assert last.usage.prompt_tokens > first.usage.prompt_tokens

@@ -1,0 +1,145 @@
+"""Calls on the wire, by construction: whatever the net says, in both syntaxes, both readings, streamed and whole."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+
+from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.records import Recipe
+from diffusion_worker.web.desk import Words
+from tests.worker.released import END_IDS, released_words
+from tests.worker.serving import MODEL, READ, Served, events, serving, toy_net, toy_words
+from tests.worker.web.test_binding import NoisyNet
+
+pytestmark = pytest.mark.anyio
+
+WEATHER = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+        "unit": {"enum": ["C", "F"]},
+    },
+    "required": ["city", "unit"],
+    "additionalProperties": False,
+}
+SCHEMAS: dict[str, Any] = {"weather": WEATHER, "stop": {"type": "object", "additionalProperties": False}}
+
+
+def tool(name: str, parameters: Any = None) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **({"parameters": parameters} if parameters else {})}}
+
+
+TOOLS = [tool("weather", WEATHER), tool("stop")]
+NAMED = {"type": "function", "function": {"name": "weather"}}
+Noisy = Callable[[], tuple[ToyNet, Words]]
+
+
+def embedded() -> tuple[ToyNet, Words]:
+    return NoisyNet(vocab_size=toy_words().tokenizer.size, recipe=Recipe(canvas_length=16, steps=4)), toy_words()
+
+
+def released() -> tuple[ToyNet, Words]:
+    words = released_words()
+    knobs: dict[str, Any] = {"vocab_size": words.tokenizer.size, "end_ids": END_IDS}
+    return NoisyNet(recipe=Recipe(canvas_length=16, steps=4), **knobs), words
+
+
+async def answer(served: Served, stream: bool, **fields: Any) -> tuple[str, list[dict[str, Any]], str]:
+    """Text, calls and how it ended."""
+    response = await served.ask(stream=stream, **{"max_tokens": 160, "tools": TOOLS, **fields})
+    assert response.status_code == 200, response.text
+    if not stream:
+        [choice] = response.json()["choices"]
+        return choice["message"]["content"] or "", choice["message"].get("tool_calls", []), choice["finish_reason"]
+    *data, done = events(response.text)
+    assert done == "[DONE]"
+    choices = [json.loads(each)["choices"][0] for each in data]
+    text = "".join(choice["delta"].get("content") or "" for choice in choices)
+    calls = [call for choice in choices for call in choice["delta"].get("tool_calls", [])]
+    assert [call.pop("index") for call in calls] == list(range(len(calls)))
+    return text, calls, choices[-1]["finish_reason"]
+
+
+def check(calls: list[dict[str, Any]]) -> list[str]:
+    """Every call is whole and valid; returns their names."""
+    assert len({call["id"] for call in calls}) == len(calls)
+    for call in calls:
+        assert call["type"] == "function"
+        jsonschema.validate(json.loads(call["function"]["arguments"]), SCHEMAS[call["function"]["name"]])
+    return [call["function"]["name"] for call in calls]
+
+
+@pytest.mark.parametrize("made", [embedded, released])
+@pytest.mark.parametrize("model", [MODEL, READ])
+async def test_noise_becomes_the_calls_that_were_asked_for(made: Noisy, model: str) -> None:
+    """A call must stand where one is required, of the function that is named; else text or calls, nothing between."""
+    async with serving(*made()) as served:
+        for stream in (False, True):
+            for choice in ("required", NAMED):
+                text, calls, reason = await answer(served, stream, model=model, tool_choice=choice)
+                assert (text, reason, bool(check(calls))) == ("", "tool_calls", True)
+                assert choice != NAMED or check(calls) == ["weather"]
+            text, calls, reason = await answer(served, stream, model=model)
+            assert reason == ("tool_calls" if check(calls) else "stop")
+            assert "tool_call" not in text
+
+
+@pytest.mark.parametrize("model", [MODEL, READ])
+async def test_a_net_that_calls_is_read_as_it_is(model: str) -> None:
+    """Text first, then several calls; one only, where they shall not be parallel."""
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Rome", "unit": "C"}}</tool_call>'
+    said = f"Let me see. {call}\n{call}"
+    async with serving(toy_net(said)) as served:
+        text, calls, reason = await answer(served, True, model=model, max_tokens=300)
+        assert (text, check(calls), reason) == ("Let me see. ", ["weather"] * 2, "tool_calls")
+        assert calls[0]["function"]["arguments"] == '{"city": "Rome", "unit": "C"}'
+        text, calls, _ = await answer(served, False, model=model, max_tokens=300, parallel_tool_calls=False)
+        assert len(check(calls)) == 1
+
+
+async def test_a_call_closes_in_time_or_is_refused() -> None:
+    """Before anything is computed."""
+    async with serving(*embedded()) as served:
+        _, calls, reason = await answer(served, False, tool_choice=NAMED, max_tokens=80)
+        assert (check(calls), reason) == (["weather"], "tool_calls")
+        refused = await served.ask(tools=TOOLS, tool_choice=NAMED, max_tokens=40)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "answer_does_not_fit")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_an_automaton_does_not_see_is_judged_before_it_leaves(stream: bool) -> None:
+    """Of every call; tried with other seeds, then a failure of ours."""
+    distinct = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": [1]}, "uniqueItems": True}}}
+    bad, good = ([tool("f", {**distinct, "required": ["a"], "additionalProperties": False})] for _ in range(2))
+    said = '<tool_call>{"name": "f", "arguments": {"a": [%s]}}</tool_call>'
+    async with serving(toy_net(said % "1, 1")) as served:
+        refused = await served.ask(tools=bad, tool_choice="required", max_tokens=100, stream=stream)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (500, "invalid_output")
+    async with serving(toy_net(said % "1")) as served:
+        _, calls, _ = await answer(served, stream, tools=good, tool_choice="required")
+        assert json.loads(calls[0]["function"]["arguments"]) == {"a": [1]}
+
+
+async def test_parameters_that_cannot_be_kept_are_refused_by_name() -> None:
+    """The field, the keyword in it and the pointer to it."""
+    far = {"type": "object", "properties": {"a": {"type": "integer", "divisibleBy": 3}}}
+    async with serving(*embedded()) as served:
+        for choice in ("auto", "required"):
+            refused = await served.ask(tools=[TOOLS[0], tool("far", far)], tool_choice=choice)
+            error = refused.json()["error"]
+            assert (refused.status_code, error["param"]) == (400, "tools[1].function.parameters")
+            assert "`divisibleBy` at `#/properties/a/divisibleBy`" in error["message"]
+
+
+async def test_beside_a_format_what_is_no_call_keeps_to_it() -> None:
+    """Both were asked for."""
+    number = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
+    async with serving(toy_net("seven")) as served:
+        text, calls, reason = await answer(served, False, response_format=number)
+        assert (calls, reason, type(json.loads(text))) == ([], "stop", int)
+        text, calls, _ = await answer(served, False, response_format=number, tool_choice="required")
+        assert (text, len(check(calls))) == ("", 1)
