@@ -78,6 +78,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         if settings.decision_log is not None:
             log = DecisionLog(settings.decision_log)
             stack.callback(log.close)
+            metrics.watch_log(lambda: log.dropped)
             observers.append(log)
         state, clock = MemoryStore(), SystemWorld()
         if settings.redis_url is not None:

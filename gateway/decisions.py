@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gateway.records import Classification, Usage
-from gateway.words import AttemptOutcome, Likeness, Outcome, Reason, SchemaCheck
+from gateway.words import AttemptOutcome, Likeness, Outcome, Promise, Reason, SchemaCheck
+
+# A whole answer came, whatever it was worth: its latency counts.
+ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE})
+# Given up unfinished: counts once it outlasted the budget.
+ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
+# The request's own fault, or its luck: says nothing of the lane.
+_NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.REFUSED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +34,18 @@ class Attempt:
     probe: bool = False
     hedge: bool = False  # made beside another one that took long
     usage: Usage | None = None
+    budget_ms: float | None = None  # what its lane promises; None: nothing
+
+    @property
+    def promise(self) -> Promise | None:
+        """What it says of its lane's promise, as the guard sees it and with faults beside; None: nothing."""
+        if self.budget_ms is None or self.skipped or self.outcome in _NO_FAULT:
+            return None
+        if self.elapsed_ms > self.budget_ms and self.outcome in ANSWERED | ABANDONED:
+            return Promise.OVER
+        if self.outcome in ANSWERED:
+            return Promise.KEPT
+        return None if self.outcome in ABANDONED else Promise.FAILED
 
     @property
     def elapsed_ms(self) -> float:

@@ -111,6 +111,14 @@ class AttemptOutcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Promise(StrEnum):
+    """What became of a lane's promise in one attempt."""
+
+    KEPT = "kept"
+    OVER = "over"  # answered later than promised, or given up when it was
+    FAILED = "failed"
+
+
 class SchemaCheck(StrEnum):
     """What the check of the served answer found; the word in `x-twolane-schema`."""
 

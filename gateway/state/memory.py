@@ -14,19 +14,15 @@ from gateway.core.allowance import Allowances
 from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
 from gateway.core.guard import Guard, Ticket
 from gateway.core.reports import Heard, LaneReport, Report
-from gateway.decisions import Attempt
+from gateway.decisions import ABANDONED, ANSWERED, Attempt
 from gateway.records import Candidate, Health, Status, Verdict
 from gateway.terms import Slo
-from gateway.words import AttemptOutcome, LaneState, Reason
+from gateway.words import LaneState, Reason
 
 # The server itself is at fault; everything else says nothing about whether the next request would be served.
 _FAULTS = frozenset({Reason.UPSTREAM_ERROR})
-# A whole answer came, whatever it was worth: its latency counts.
-_ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE})
 # The server spoke, if only to turn a request down: it lives.
-_ALIVE = _ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED}
-# Given up unfinished: counts once it outlasted the budget.
-_ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
+_ALIVE = ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED}
 # Who was silent for longer than a few exchanges is given nothing: it may be dead.
 _LIVING_S: Final = 3.0
 # Of several promises the worst kept one tells the lane's state.
@@ -227,9 +223,9 @@ def _promises_of(lane: tuple[str, str], slo: Slo) -> tuple[_Promise, ...]:
 
 
 def _tell_of_whole(guard: Guard, ticket: Ticket, attempt: Attempt, now_s: float) -> None:
-    if attempt.outcome in _ANSWERED:
+    if attempt.outcome in ANSWERED:
         guard.finished(now_s, ticket, attempt.elapsed_ms)
-    elif attempt.outcome in _ABANDONED:
+    elif attempt.outcome in ABANDONED:
         guard.abandoned(now_s, ticket, attempt.elapsed_ms)
 
 
@@ -237,5 +233,5 @@ def _tell_of_first_token(guard: Guard, ticket: Ticket, attempt: Attempt, now_s: 
     """Only streams have one. Once it came it counts, however the rest went."""
     if attempt.first_token_ms is not None:
         guard.finished(now_s, ticket, attempt.first_token_ms - attempt.started_ms)
-    elif attempt.stream and attempt.outcome in _ABANDONED:
+    elif attempt.stream and attempt.outcome in ABANDONED:
         guard.abandoned(now_s, ticket, attempt.elapsed_ms)

@@ -3,9 +3,11 @@
 An Observer. Children are cached by their labels: finding one costs a dictionary look-up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from gateway.decisions import Attempt, Decision, Mirrored
 from gateway.telemetry import names
@@ -29,10 +31,13 @@ class Metrics:
         self._hedges = self._counter(names.HEDGES, "Second attempts beside slow ones.", "route", "result")
         self._shadows = self._counter(names.SHADOWS, "Answers compared unheard.", "route", "target", "result")
         self._validations = self._counter(names.VALIDATIONS, "Answers checked.", "route", "target", "result", "keyword")
+        self._promises = self._counter(names.PROMISES, "Budgets kept or not, per attempt.", "route", "target", "result")
         self._overhead = Histogram(
             names.OVERHEAD_SECONDS, "Our own time.", registry=self.registry, buckets=names.OVERHEAD_BUCKETS
         )
         self._reloads = self._counter(names.POLICY_RELOADS, "Reloads of the policy.", "result")
+        self._current = Gauge(names.POLICY_CURRENT, "Is the running policy what its file says?", registry=self.registry)
+        self._current.set(1)
         self._cost = self._counter(names.COST, "What attempts cost, where their price is known.", "target")
         self._operation = self._per_attempt(names.OPERATION_SECONDS, "One attempt.", "error_type")
         self._first_chunk = self._per_attempt(names.FIRST_CHUNK_SECONDS, "First chunk of an attempt.")
@@ -67,6 +72,11 @@ class Metrics:
     def reloaded(self, result: str) -> None:
         """The policy file was read again: `changed`, `unchanged` or `refused`."""
         self._count(self._reloads, result)
+        self._current.set(result != "refused")
+
+    def watch_log(self, dropped: Callable[[], int]) -> None:
+        """There is a decision log, that may have to drop lines."""
+        self.registry.register(_Dropped(dropped))
 
     def watch_store(self, is_up: Callable[[], bool]) -> None:
         """There is a store that replicas share; without one nothing is said of it."""
@@ -81,6 +91,8 @@ class Metrics:
         if attempt.skipped:
             self._count(self._skips, route, attempt.target, attempt.outcome)
             return
+        if attempt.promise is not None:
+            self._count(self._promises, route, attempt.target, attempt.promise)
         if attempt.hedge:
             self._count(self._hedges, route, "won" if attempt.outcome is AttemptOutcome.OK else "lost")
         error = "" if attempt.outcome is AttemptOutcome.OK else attempt.outcome
@@ -123,3 +135,14 @@ class Metrics:
     def _per_attempt(self, name: str, says: str, *more: str) -> Histogram:
         labels = ("gen_ai_operation_name", "gen_ai_request_model", *more)
         return Histogram(name, says, labels, registry=self.registry, buckets=names.SECONDS_BUCKETS)
+
+
+class _Dropped(Collector):
+    """The decision log counts by itself; this says how far it got when somebody looks."""
+
+    def __init__(self, dropped: Callable[[], int]) -> None:
+        self._dropped = dropped
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """One counter."""
+        yield CounterMetricFamily(names.DECISIONS_DROPPED, "Lines the decision log lost.", value=self._dropped())

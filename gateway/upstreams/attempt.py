@@ -7,6 +7,7 @@ asked; behind it a fault can only end the answer.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from gateway.core.journey import Journey
@@ -211,9 +212,15 @@ class OpenAttempt:
             probe=self._turn.permit.probe,
             hedge=self._turn.hedge,
             usage=self._usage,
+            budget_ms=_budget_ms(self.candidate),
         )
         self._turn.permit.hand_back(attempt, now_s)
         self._journey.end(self.candidate, attempt, fault)
+
+
+def _budget_ms(candidate: Candidate) -> float | None:
+    promised_ms = candidate.slo.p95_ms if candidate.slo else inf
+    return promised_ms if promised_ms < inf else None
 
 
 def _seconds(limit_ms: float | None) -> float | None:

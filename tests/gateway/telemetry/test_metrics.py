@@ -1,11 +1,14 @@
 """A decision as metrics."""
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.decisions import Attempt
 from gateway.telemetry.metrics import Metrics
-from gateway.words import Outcome
+from gateway.words import AttemptOutcome, Outcome, Reason
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -51,3 +54,43 @@ def test_two_gateways_in_one_process_do_not_mix(decision: Any) -> None:
     first, second = Metrics(), Metrics()
     first.decided(decision())
     assert "twolane_requests_total,outcome=ok,route=edits,target=quality,task=edit" not in samples(second)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "elapsed_ms", "result"),
+    [
+        (AttemptOutcome.OK, 90.0, "kept"),
+        (AttemptOutcome.OK, 110.0, "over"),
+        (Reason.INVALID_OUTPUT, 90.0, "kept"),
+        (Reason.HEDGE, 110.0, "over"),
+        (Reason.HEDGE, 90.0, None),
+        (AttemptOutcome.CANCELLED, 90.0, None),
+        (Reason.UPSTREAM_ERROR, 1.0, "failed"),
+        (Reason.OVERLOADED, 110.0, "failed"),
+        (Reason.REFUSED, 110.0, None),
+    ],
+)
+def test_a_lanes_promise_is_kept_missed_or_not_touched(
+    decision: Any, outcome: Reason | AttemptOutcome, elapsed_ms: float, result: str | None
+) -> None:
+    attempt = Attempt(target="fast", started_ms=5.0, ended_ms=5.0 + elapsed_ms, outcome=outcome, budget_ms=100.0)
+    metrics = Metrics()
+    metrics.decided(decision(attempts=(attempt, replace(attempt, budget_ms=None), replace(attempt, skipped=True))))
+    told = {name: count for name, count in samples(metrics).items() if name.startswith("twolane_lane_promises")}
+    assert told == ({f"twolane_lane_promises_total,result={result},route=edits,target=fast": 1} if result else {})
+
+
+def test_a_refused_policy_shows_until_the_next_that_loads() -> None:
+    metrics = Metrics()
+    seen = []
+    for result in ("refused", "changed"):
+        metrics.reloaded(result)
+        seen.append(samples(metrics)["twolane_policy_current"])
+    assert seen == [0, 1]
+
+
+def test_lines_that_the_log_dropped_are_told_where_there_is_a_log() -> None:
+    metrics = Metrics()
+    assert "twolane_decisions_dropped_total" not in samples(metrics)
+    metrics.watch_log(lambda: 3)
+    assert samples(metrics)["twolane_decisions_dropped_total"] == 3
