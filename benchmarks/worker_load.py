@@ -13,7 +13,7 @@ from typing import Final
 
 from diffusion_worker.engine import Engine
 from diffusion_worker.loop import Capacity
-from diffusion_worker.memory.residency import memory_in_use
+from diffusion_worker.memory.residency import resident_bytes
 from diffusion_worker.nets.interface import DiffusionNet
 from diffusion_worker.records import Ask, Faulted
 
@@ -91,7 +91,7 @@ async def _sizes(engine: Engine, asks: Sequence[Ask], requests: int) -> list[int
     async def client() -> None:
         for number in numbers:
             await _answer(engine, replace(asks[number % len(asks)], seed=number))
-            sizes.append(memory_in_use(None)[0])
+            sizes.append(resident_bytes())
 
     async with asyncio.TaskGroup() as group:
         for _ in range(CLIENTS):

@@ -4,6 +4,7 @@ Knows RFC 9112 as far as a relay needs it (keep-alive, no trailers, no upgrades)
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterable
@@ -107,7 +108,8 @@ class Wire:
     def reset(self) -> None:
         """Close so that the peer sees a reset and not an orderly end: lingering for zero seconds sends RST."""
         connection = self.writer.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):  # the peer was quicker
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def _body(self, head: Head, *, length_unknown: int | None) -> AsyncIterator[bytes]:

@@ -19,7 +19,7 @@ def table(trials: Sequence[Trial], chosen: Trial | None) -> Table:
     page = Table(title="Settings, each by its longest trial", title_justify="left")
     page.add_column("")
     page.add_column("settings")
-    for name in ("requests", "p50 ms", "p95 ms", "quality", "MiB", "errors"):
+    for name in ("requests", "p50 ms", "p95 ms", "quality", "memory MiB", "errors"):
         page.add_column(name, justify="right", no_wrap=True)
     best = front(trials)
     for trial in sorted(trials, key=lambda one: one.p95_ms):

@@ -21,6 +21,7 @@ MOVES: dict[Residency, frozenset[Residency]] = {
     Residency.DRAINING: frozenset(),
 }
 CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
 SERVING = frozenset(
     {Residency.READY, Residency.DEGRADED}
 )  # degraded: the last step failed as a whole, or memory is short
@@ -51,11 +52,13 @@ class Residence:
 
 def memory_in_use(device: torch.device | None) -> tuple[int, int]:
     """(used, limit) in bytes: of the accelerator, or of what the process may use of its machine: its cgroup where that
-    has a limit, shared with whoever else is in it, and itself where not."""
+    has a limit, and the whole machine where not. Whoever else is in there counts: the kernel ends processes for them,
+    too."""
     if device is not None and device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return total - free, total
-    return _cgroup_bytes(CGROUP) or (_resident_bytes(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _cgroup_bytes(CGROUP) or _machine_bytes(MEMINFO) or (resident_bytes(), whole)
 
 
 def release_cached() -> None:
@@ -64,7 +67,8 @@ def release_cached() -> None:
         torch.cuda.empty_cache()
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """What this process holds of the machine's memory; 0 where nobody tells."""
     statm = Path("/proc/self/statm")
     if not statm.exists():  # not Linux
         return 0
@@ -79,6 +83,15 @@ def _cgroup_bytes(cgroup: Path) -> tuple[int, int] | None:
         return None
     found = re.search(r"^inactive_file (\d+)$", _content(cgroup / "memory.stat"), re.MULTILINE)
     return max(0, int(current) - int(found[1] if found else 0)), int(ceiling)
+
+
+def _machine_bytes(meminfo: Path) -> tuple[int, int] | None:
+    """(not available, all) of the machine: pages that the kernel would give up for the asking are available (Linux)."""
+    told = dict(re.findall(r"^(\w+): +(\d+) kB$", _content(meminfo), re.MULTILINE))
+    if "MemTotal" not in told or "MemAvailable" not in told:
+        return None
+    whole = int(told["MemTotal"]) * 1024
+    return max(0, whole - int(told["MemAvailable"]) * 1024), whole
 
 
 def _content(file: Path) -> str:

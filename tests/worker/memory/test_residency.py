@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from diffusion_worker.errors import Draining, NotResident
-from diffusion_worker.memory.residency import MOVES, SERVING, Residence, _cgroup_bytes, memory_in_use
+from diffusion_worker.memory.residency import (
+    MOVES,
+    SERVING,
+    Residence,
+    _cgroup_bytes,
+    _machine_bytes,
+    memory_in_use,
+    resident_bytes,
+)
 from diffusion_worker.records import Residency
 
 
@@ -51,6 +59,19 @@ def test_asks_are_admitted_only_where_weights_are_in_memory(state: Residency) ->
 def test_memory_of_the_process_is_known_and_below_its_limit() -> None:
     used, limit = memory_in_use(torch.device("cpu"))
     assert 2**20 < used < limit
+
+
+def test_without_a_cgroup_all_that_runs_on_the_machine_counts(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    assert _machine_bytes(meminfo) is None
+    meminfo.write_text("MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable:  400 kB\nHugePages_Total:  3\n")
+    assert _machine_bytes(meminfo) == (600 * 1024, 1000 * 1024)
+    meminfo.write_text("MemTotal:  1000 kB\n")
+    assert _machine_bytes(meminfo) is None
+
+
+def test_what_the_process_holds_itself_is_known() -> None:
+    assert resident_bytes() > 2**20
 
 
 def test_a_cgroup_with_a_limit_is_read_without_the_pages_that_would_go_first(tmp_path: Path) -> None:

@@ -1,0 +1,203 @@
+"""On a laptop: no way out, weights that come and go, little memory, a slow disk. What is there answers."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.gateway.serving import fake_server
+from twolane.arguments import free_port
+from twolane.processes import Child, Command
+
+ROOT = Path(__file__).parents[2]
+CHECKPOINT = ROOT / "checkpoints" / "twolane-tiny"
+MEMINFO = Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else ""
+ORDER = "Extract the order as JSON: hi, i need 3 red lamp for anna on monday"
+ASKED = {
+    "model": "auto",
+    "seed": 1,
+    "max_tokens": 96,
+    "metadata": {"task": "extraction"},
+    "messages": [{"role": "user", "content": ORDER}],
+}
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+
+class Machine:
+    """A worker and a gateway with the offline policy, and somebody to ask them."""
+
+    def __init__(self, folder: Path, quality_url: str) -> None:
+        self.folder = folder
+        self.ports = {part: free_port() for part in ("worker", "worker_admin", "gateway", "admin")}
+        self.quality_url = quality_url
+        self.http = httpx.AsyncClient(timeout=60, trust_env=False)
+
+    def url(self, part: str) -> str:
+        return f"http://127.0.0.1:{self.ports[part]}"
+
+    def worker(self, *line: str, checkpoint: Path = CHECKPOINT, before: tuple[str, ...] = ()) -> Child:
+        ports = ("--port", str(self.ports["worker"]), "--admin-port", str(self.ports["worker_admin"]))
+        return self._child("worker", "--checkpoint", str(checkpoint), "--threads", "1", *ports, *line, before=before)
+
+    def gateway(self, **environment: str) -> Child:
+        return self._child(
+            "serve",
+            TWOLANE_POLICY=str(ROOT / "policies" / "offline.yaml"),
+            TWOLANE_PORT=str(self.ports["gateway"]),
+            TWOLANE_ADMIN_PORT=str(self.ports["admin"]),
+            WORKER_URL=self.url("worker"),
+            QUALITY_URL=self.quality_url,
+            **environment,
+        )
+
+    def _child(self, *line: str, before: tuple[str, ...] = (), **environment: str) -> Child:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TWOLANE_")}
+        return Child(
+            Command(
+                name=line[0],
+                line=(*before, sys.executable, "-m", "twolane", *line),
+                environment={**kept, **environment},
+                log=self.folder / f"{line[0]}.log",
+            )
+        )
+
+    async def ask(self, **more: Any) -> httpx.Response:
+        return await self.http.post(f"{self.url('gateway')}/v1/chat/completions", json=ASKED | more)
+
+    async def order(self, verb: str, **body: Any) -> None:
+        (await self.http.post(f"{self.url('worker_admin')}/admin/{verb}", json=body)).raise_for_status()
+
+    async def until(self, target: str, reason: str | None = None) -> None:
+        """Ask until that target answers, for that reason: the gateway looks at its targets once a second."""
+        async with asyncio.timeout(30):
+            while True:
+                answer = await self.ask()
+                assert answer.status_code == 200, answer.text
+                if (answer.headers["x-twolane-target"], answer.headers.get("x-twolane-fallback")) == (target, reason):
+                    return
+                await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    async with fake_server() as quality:
+        made = Machine(tmp_path, quality.url)
+        async with made.http:
+            yield made
+
+
+def test_the_offline_policy_names_this_machine_only_and_keeps_every_route_in() -> None:
+    policy = yaml.safe_load((ROOT / "policies" / "offline.yaml").read_text())
+    assert {target["place"] for target in policy["targets"].values()} == {"in_cluster"}
+    assert {route["keep"] for route in policy["routes"]} == {"in_cluster"}
+    assert all(":-http://127.0.0.1:" in target["url"] for target in policy["targets"].values())
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or os.getuid() != 0, reason="needs root to take the network away")
+async def test_without_any_network_but_loopback_all_of_it_works(tmp_path: Path) -> None:
+    """The kernel gives the whole product a namespace whose only interface is loopback."""
+    tour = 'ip link set lo up 2>/dev/null || python3 -c "$LO"; exec "$0" -m twolane demo --once --free-ports'
+    up = (
+        "import fcntl,socket,struct\n"
+        "s=socket.socket();r=struct.pack('16sh14x',b'lo',0x41)\n"
+        "fcntl.ioctl(s,0x8914,r)"  # SIOCSIFFLAGS: up and running
+    )
+    process = await asyncio.create_subprocess_exec(
+        "unshare", "--net", "sh", "-c", tour, sys.executable,
+        cwd=ROOT, env={**os.environ, "LO": up, "HTTPS_PROXY": "", "HTTP_PROXY": ""},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await asyncio.wait_for(process.communicate(), 110)
+    assert process.returncode == 0, said.decode()[-2000:]
+
+
+async def test_while_the_weights_are_not_in_memory_others_answer_and_then_the_worker_does(machine: Machine) -> None:
+    async with machine.worker("--cold") as worker, machine.gateway() as gateway:
+        await worker.serve(f"{machine.url('worker')}/live", within_s=60)
+        await gateway.serve(f"{machine.url('gateway')}/health", within_s=60)
+        await machine.until("quality", "not_resident")
+        await machine.order("load")
+        await machine.until("fast")
+        await machine.order("unload", timeout_s=5)
+        await machine.until("quality", "not_resident")
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or os.getuid() != 0, reason="needs root to show other memory")
+async def test_with_memory_running_short_the_worker_closes_its_door_and_opens_it_again(machine: Machine) -> None:
+    """In the worker's own namespace /proc/meminfo is a file of ours, so that the machine is as full as we say."""
+    meminfo = machine.folder / "meminfo"
+    meminfo.write_text(MEMINFO)
+    as_we_say = ("unshare", "--mount", "sh", "-c", f'mount --bind {meminfo} /proc/meminfo && exec "$@"', "sh")
+    async with machine.worker(before=as_we_say) as worker, machine.gateway() as gateway:
+        await worker.serve(f"{machine.url('worker')}/health", within_s=60)
+        await gateway.serve(f"{machine.url('gateway')}/health", within_s=60)
+        await machine.until("fast")
+        meminfo.write_text(re.sub(r"MemAvailable: +\d+", "MemAvailable: 1000", MEMINFO))  # the file mounted, not another
+        await machine.until("quality", "overloaded")
+        state = (await machine.http.get(f"{machine.url('worker_admin')}/admin/state")).json()
+        assert (state["state"], state["pressure"]) == ("degraded", "door")
+        meminfo.write_text(MEMINFO)
+        await machine.until("fast")
+
+
+async def test_while_weights_come_from_a_slow_disk_the_worker_says_so_and_others_answer(machine: Machine) -> None:
+    """The config comes through a pipe, so it comes when we let it."""
+    slow = machine.folder / "twolane-tiny"
+    shutil.copytree(CHECKPOINT, slow)
+    config = (slow / "config.json").read_bytes()
+    (slow / "config.json").unlink()
+    os.mkfifo(slow / "config.json")
+    async with machine.worker(checkpoint=slow) as worker, machine.gateway() as gateway:
+        await worker.serve(f"{machine.url('worker')}/live", within_s=60)
+        await gateway.serve(f"{machine.url('gateway')}/health", within_s=60)
+        health = await machine.http.get(f"{machine.url('worker')}/health")
+        assert (health.status_code, health.json()["state"]) == (503, "loading")
+        refused = await machine.http.post(
+            f"{machine.url('worker')}/v1/chat/completions", json=ASKED | {"model": "diffusion"}
+        )
+        assert refused.status_code == 503
+        assert float(refused.headers["retry-after"]) > 0
+        await machine.until("quality", "not_resident")
+        feeding = asyncio.create_task(asyncio.to_thread(_feed, slow / "config.json", config))
+        try:
+            await machine.until("fast")
+        finally:
+            feeding.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await feeding
+
+
+def _feed(pipe: Path, content: bytes) -> None:
+    """Whoever waits at the pipe gets the content, and whoever looks there later a file."""
+    whole = pipe.with_suffix(".whole")
+    whole.write_bytes(content)
+    with pipe.open("wb") as end:
+        end.write(content)
+        whole.replace(pipe)
+
+
+async def test_a_disk_that_takes_no_lines_of_the_log_slows_no_request(machine: Machine) -> None:
+    log = machine.folder / "decisions.jsonl"
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)  # there, but it never reads: 64 KiB, and the writer is stuck
+    try:
+        async with machine.gateway(TWOLANE_DECISION_LOG=str(log)) as gateway:
+            await gateway.serve(f"{machine.url('gateway')}/health", within_s=60)
+            took_s = []
+            for _ in range(300):
+                begin_s = asyncio.get_running_loop().time()
+                assert (await machine.ask()).status_code == 200
+                took_s.append(asyncio.get_running_loop().time() - begin_s)
+            assert sorted(took_s)[295] < 1.0
+    finally:
+        os.close(reader)
