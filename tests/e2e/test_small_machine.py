@@ -142,7 +142,7 @@ async def test_with_memory_running_short_the_worker_closes_its_door_and_opens_it
         await worker.serve(f"{machine.url('worker')}/health", within_s=60)
         await gateway.serve(f"{machine.url('gateway')}/health", within_s=60)
         await machine.until("fast")
-        meminfo.write_text(re.sub(r"MemAvailable: +\d+", "MemAvailable: 1000", MEMINFO))  # the file mounted, not another
+        meminfo.write_text(re.sub(r"MemAvailable: +\d+", "MemAvailable: 1000", MEMINFO))  # in place
         await machine.until("quality", "overloaded")
         state = (await machine.http.get(f"{machine.url('worker_admin')}/admin/state")).json()
         assert (state["state"], state["pressure"]) == ("degraded", "door")
