@@ -25,7 +25,8 @@ from gateway.ports import Observer
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
-from gateway.telemetry.lanes import LaneCollector
+from gateway.telemetry import names
+from gateway.telemetry.gauges import Reading, lanes_of
 from gateway.telemetry.logs import DecisionLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent import Observers, RecentDecisions
@@ -76,21 +77,23 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         metrics, recent = Metrics(), RecentDecisions(settings.recent_decisions)
         observers: list[Observer] = [metrics, recent]
         if settings.decision_log is not None:
-            log = DecisionLog(settings.decision_log)
+            log = DecisionLog(settings.decision_log, on_drop=metrics.dropped)
             stack.callback(log.close)
-            metrics.watch_log(lambda: log.dropped)
             observers.append(log)
         state, clock = MemoryStore(), SystemWorld()
         if settings.redis_url is not None:
             shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
             replica = await stack.enter_async_context(shared)
-            metrics.watch_store(lambda: replica.is_up)
+            metrics.gauges.watch(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
         doors = Doors(session, on_return=state.returned)
         stack.push_async_callback(doors.aclose)
         doors.keep(policies.current.places)
         await doors.ready()
-        metrics.registry.register(LaneCollector(lambda: policies.current, state, clock))
+        metrics.follow(policies.current, clock.wall_s())
+        metrics.gauges.watch(
+            lanes_of(lambda: policies.current, state, clock, status_of=lambda target: doors(target).status)
+        )
         pipeline = Pipeline(
             policies=policies,
             classify=open_classifier(),
@@ -122,6 +125,7 @@ def _reloaded(told: bool | PolicyError, policy: Policy, metrics: Metrics, doors:
         _log.error("policy not reloaded: %s", told.message)
         return
     doors.keep(policy.places)
+    metrics.follow(policy, time.time())
     metrics.reloaded("changed" if told else "unchanged")
     _log.info("policy %s", policy.version)
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +19,14 @@ _EVERY_S: Final = 0.1  # waking the thread for every line would cost more than t
 class DecisionLog:
     """An Observer. When the disk is slower than the requests, lines are dropped and counted, never waited for."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises BadSetting if the file cannot be opened."""
+    def __init__(self, path: Path, on_drop: Callable[[int], None] = lambda _lines: None) -> None:
+        """Raises BadSetting if the file cannot be opened. `on_drop` is told how many lines were lost, on any thread."""
         try:
             self._file = path.open("ab", buffering=0)
         except OSError as fault:
             raise BadSetting(f"TWOLANE_DECISION_LOG: cannot write {path}: {fault.strerror}") from fault
         self._waiting: deque[Decision] = deque()  # appending and popping are atomic
-        self.dropped = 0
+        self._drop = on_drop
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="decision log", daemon=True)
         self._thread.start()
@@ -33,7 +34,7 @@ class DecisionLog:
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
         if len(self._waiting) >= MAX_WAITING:
-            self.dropped += 1
+            self._drop(1)
         else:
             self._waiting.append(decision)
 
@@ -55,11 +56,11 @@ class DecisionLog:
         """One write for all that waited; a full disk costs lines, not requests."""
         decisions = [self._waiting.popleft() for _ in range(len(self._waiting))]
         lines = [line for line in map(_line, decisions) if line]
-        self.dropped += len(decisions) - len(lines)
+        self._drop(len(decisions) - len(lines))
         try:
             self._file.write(b"".join(lines))
         except OSError:
-            self.dropped += len(lines)
+            self._drop(len(lines))
 
 
 def _line(decision: Decision) -> bytes:

@@ -1,11 +1,11 @@
 """The admin surface, on a port of its own: metrics, past decisions, and what would be decided now."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from gateway import __version__
 from gateway.core.policy import Policy
@@ -28,6 +28,7 @@ def admin_app(
     """For operators and Prometheus; never for applications."""
     app = FastAPI(title="Twolane admin", version=__version__, telemetry=NO_TELEMETRY)
     shape_errors(app)
+    writing = asyncio.Lock()
 
     @app.get("/live")
     @app.get("/health")
@@ -36,9 +37,12 @@ def admin_app(
         return json_response({"status": "ok", "version": __version__, "policy": policy().version})
 
     @app.get("/metrics")
-    async def page() -> Response:
-        """Prometheus' text format."""
-        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    async def page(request: Request) -> Response:
+        """Prometheus' text format, or OpenMetrics where that is asked for; written beside the event loop."""
+        async with writing:
+            metrics.gauges.look()
+            body, content_type = await asyncio.to_thread(metrics.render, request.headers.get("accept", ""))
+        return Response(body, media_type=content_type)
 
     @app.get("/admin/decisions/{query_id}")
     async def decision(query_id: str) -> Response:

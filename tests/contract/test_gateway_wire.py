@@ -38,7 +38,11 @@ METRICS = (
     " twolane_time_to_first_byte_seconds twolane_fallbacks_total twolane_skips_total twolane_validations_total"
     " twolane_lane_state twolane_lane_p95_seconds twolane_lane_budget_seconds twolane_breaker_state twolane_in_flight"
     " twolane_overhead_seconds twolane_policy_info twolane_policy_reloads_total twolane_hedges_total twolane_store_up"
-    " twolane_shadows_total twolane_cost_dollars_total"
+    " twolane_shadows_total twolane_cost_dollars_total twolane_attempts_total"
+    " twolane_answer_confidence twolane_lane_latency_seconds twolane_lane_first_token_seconds"
+    " twolane_lane_first_token_budget_seconds twolane_target_residency twolane_target_predicted_wait_seconds"
+    " twolane_policy_loaded_timestamp_seconds twolane_policy_current twolane_build_info"
+    " twolane_decisions_dropped_total twolane_lane_promises_total"
 )
 CODES = "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
 POLICY = """

@@ -1,19 +1,25 @@
 """A decision as metrics."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.core.policy import Policy
 from gateway.decisions import Attempt
+from gateway.policy_files.load import load
 from gateway.telemetry.metrics import Metrics
 from gateway.words import AttemptOutcome, Outcome, Reason
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
     """Samples by name and labels, buckets left out."""
-    page = metrics.render().decode()
+    metrics.gauges.look()
+    page = metrics.render()[0].decode()
     found = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
     return {
         ",".join([sample.name, *(f"{key}={sample.labels[key]}" for key in sorted(sample.labels))]): sample.value
@@ -89,8 +95,95 @@ def test_a_refused_policy_shows_until_the_next_that_loads() -> None:
     assert seen == [0, 1]
 
 
-def test_lines_that_the_log_dropped_are_told_where_there_is_a_log() -> None:
+def test_lines_that_the_log_dropped_are_told() -> None:
     metrics = Metrics()
-    assert "twolane_decisions_dropped_total" not in samples(metrics)
-    metrics.watch_log(lambda: 3)
+    metrics.dropped(3)
     assert samples(metrics)["twolane_decisions_dropped_total"] == 3
+
+
+def policy_of(tmp_path: Path, slo: str) -> Policy:
+    (tmp_path / "policy.yaml").write_text(
+        f"""
+version: 1
+targets:
+  fast: {{kind: openai, engine: openai, url: "http://127.0.0.1:1", model: m, place: in_cluster}}
+  quality: {{kind: openai, engine: openai, url: "http://127.0.0.1:2", model: m, place: external}}
+routes:
+  - {{name: edits, when: {{task: edit}}, use: fast, fall_back: quality, slo: {slo}}}
+  - {{name: default, use: quality}}
+"""
+    )
+    return load(tmp_path / "policy.yaml", {})
+
+
+def bounds_of(metrics: Metrics, name: str) -> set[str]:
+    return set(re.findall(rf'^{name}_bucket{{.*le="(.*?)".*}} ', metrics.render()[0].decode(), re.MULTILINE))
+
+
+def test_what_a_policy_promises_is_a_bound_of_every_histogram_of_time(decision: Any, tmp_path: Path) -> None:
+    """Also after a reload; what was counted until then begins anew only where a bound was missing."""
+    metrics = Metrics()
+    metrics.follow(policy_of(tmp_path, "{p95_ms: 730, first_token_p95_ms: 37}"), 0.0)
+    metrics.decided(decision())
+    for name in ("twolane_request_duration_seconds", "gen_ai_client_operation_duration_seconds"):
+        assert {"0.73", "0.037", "1.0"} <= bounds_of(metrics, name)
+    metrics.follow(policy_of(tmp_path, "{p95_ms: 730}"), 0.0)
+    assert samples(metrics)["twolane_request_duration_seconds_count,route=edits,target=quality"] == 1
+    metrics.follow(policy_of(tmp_path, "{p95_ms: 731}"), 0.0)
+    metrics.decided(decision())
+    assert "0.731" in bounds_of(metrics, "twolane_request_duration_seconds")
+    assert "0.73" not in bounds_of(metrics, "twolane_request_duration_seconds")
+    told = samples(metrics)
+    assert told["twolane_request_duration_seconds_count,route=edits,target=quality"] == 1
+    assert told["twolane_requests_total,outcome=ok,route=edits,target=quality,task=edit"] == 2
+
+
+def test_a_lane_is_timed_by_what_its_guard_counts(decision: Any, tmp_path: Path) -> None:
+    metrics = Metrics()
+    metrics.follow(policy_of(tmp_path, "{p95_ms: 100, first_token_p95_ms: 50}"), 0.0)
+    good = Attempt(
+        target="fast", started_ms=5.0, ended_ms=45.0, outcome=AttemptOutcome.OK, budget_ms=100.0, stream=True,
+        first_token_ms=15.0,
+    )  # fmt: skip
+    fault = replace(good, outcome=Reason.UPSTREAM_ERROR, first_token_ms=None)
+    given_up = replace(good, outcome=AttemptOutcome.CANCELLED, first_token_ms=None, ended_ms=85.0)
+    metrics.decided(decision(attempts=(good, fault, given_up, replace(good, target="quality", budget_ms=None))))
+    told = samples(metrics)
+    assert told["twolane_lane_latency_seconds_count,route=edits,target=fast"] == 1
+    assert told["twolane_lane_latency_seconds_sum,route=edits,target=fast"] == pytest.approx(0.04)
+    assert told["twolane_lane_first_token_seconds_count,route=edits,target=fast"] == 2  # one came, one is late already
+    assert told["twolane_lane_first_token_seconds_sum,route=edits,target=fast"] == pytest.approx(0.09)
+    assert not [name for name in told if name.startswith("twolane_lane_") and "quality" in name]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "result"),
+    [(AttemptOutcome.OK, "won"), (Reason.HEDGE, "lost"), (Reason.UPSTREAM_ERROR, "failed")],
+)
+def test_a_hedge_wins_loses_or_fails(decision: Any, outcome: Reason | AttemptOutcome, result: str) -> None:
+    metrics = Metrics()
+    metrics.decided(decision(attempts=(Attempt(target="b", started_ms=1, ended_ms=2, outcome=outcome, hedge=True),)))
+    assert samples(metrics)[f"twolane_hedges_total,result={result},route=edits"] == 1
+
+
+def test_what_a_schema_or_a_target_says_never_becomes_a_label(decision: Any) -> None:
+    metrics = Metrics()
+    for number in range(50):
+        detail = f"x-secret-{number} at #/properties/{number}"
+        bad = Attempt(target="fast", started_ms=1, ended_ms=2, outcome=Reason.INVALID_OUTPUT, detail=detail)
+        metrics.decided(decision(attempts=(bad,), query_id=f"req_{number}", principal=f"anna {number}"))
+    told = samples(metrics)
+    assert told["twolane_validations_total,keyword=other,result=invalid,route=edits,target=fast"] == 50
+    assert not [name for name in told if "secret" in name or "anna" in name]
+
+
+def test_prometheus_gets_openmetrics_where_it_asks_for_it(decision: Any) -> None:
+    metrics = Metrics()
+    metrics.decided(decision())
+    page, content_type = metrics.render("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert page.endswith(b"# EOF\n")
+    families = {family.name for family in openmetrics_families(page.decode())}
+    assert {"twolane_requests", "twolane_lane_latency_seconds"} <= families
+    assert metrics.render("application/openmetrics-text;version=nonsense")[0] == page
+    assert metrics.render("text/html")[1].startswith("text/plain; version=0.0.4")
