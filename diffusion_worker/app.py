@@ -98,7 +98,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         meters=meters,
         max_body_bytes=settings.max_body_bytes,
         keys=load_keys(settings.keys_file) if settings.keys_file else None,
-        binder=Binder(_store(settings.constraint_cache)),
+        binder=Binder(_store(settings.constraint_cache), observe=meters.observe),
     )
     return Worker(
         desk=desk,

@@ -145,6 +145,7 @@ class Engine:
             memory_used_bytes=used,
             memory_limit_bytes=loop.memory_limit_bytes if loop else limit,
             kv_bytes=loop.scheduler.slots.used_bytes() if loop else 0,
+            weight_bytes=loop.net.facts.weight_bytes if loop else 0,
             retained_contexts=loop.scheduler.slots.retained if loop else 0,
             pressure=loop.pressure if loop else Pressure.NONE,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from diffusion_worker.records import BlockStop, Outcome, Reading, Usage
 
@@ -12,6 +13,7 @@ class StepObserved:
 
     seconds: float
     rows: int
+    constraint_s: float = 0.0  # of it, for constraints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class SequenceObserved:
     first_block_s: float | None
     total_s: float
     usage: Usage
+    queue_s: float | None = None  # until it had a slot
+    prefill_s: float | None = None  # from then to the first step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +65,31 @@ class WaitObserved:
     actual_s: float
 
 
+class ConstraintWork(StrEnum):
+    """What is done for a constraint."""
+
+    COMPILE = "compile"  # and lift onto tokens, in a process of its own; not what is recalled
+    STEP = "step"  # on the host, within a step
+    JUDGE = "judge"  # a whole answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConstraintObserved:
+    """Work on a constraint has ended, well or not."""
+
+    work: ConstraintWork
+    seconds: float
+
+
 Observation = (
-    StepObserved | BlockObserved | SequenceObserved | RefusalObserved | PrefixObserved | ParkedObserved | WaitObserved
+    StepObserved
+    | BlockObserved
+    | SequenceObserved
+    | RefusalObserved
+    | PrefixObserved
+    | ParkedObserved
+    | WaitObserved
+    | ConstraintObserved
 )
 # Called from the engine's thread or the event loop; must be quick and must not raise.
 Observer = Callable[[Observation], None]

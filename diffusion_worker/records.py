@@ -10,6 +10,7 @@ from enum import IntEnum, StrEnum
 
 from diffusion_worker.constraints.cursor import Cursor
 from diffusion_worker.errors import OutOfRange, WorkerError
+from diffusion_worker.times import Trail
 
 SequenceId = int
 DEFAULT_ANCHOR = 0.8  # of a text to edit whose request names no strength, see docs/decisions/0006
@@ -68,6 +69,7 @@ class Ask:
     tells_drafts: bool = False  # tell the surest canvas of every step
     deadline_s: float | None = None  # from submission; the best answer so far is returned when it passes
     cursor: Cursor | None = None  # what the answer may be; it stands before the first token, with max_tokens left
+    trail: Trail | None = None  # where its moments are noted, if it is traced
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -248,6 +250,7 @@ class EngineStatus:
     memory_used_bytes: int
     memory_limit_bytes: int
     kv_bytes: int
+    weight_bytes: int = 0  # 0: they are not in memory
     retained_contexts: int = 0  # of former requests, kept for reuse
     pressure: Pressure = Pressure.NONE
 

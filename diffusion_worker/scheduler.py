@@ -148,7 +148,7 @@ class Scheduler:
     def settle(self, batch: Batch, result: StepResult, now: float) -> tuple[Occurrence, ...]:
         """Take in what a step found; returns everything that has happened since the last call. Results of sequences
         that left in the meantime are dropped."""
-        self._measure(now - self._began, batch)
+        self._measure(now - self._began, batch, result.constraint_s)
         for fault in result.faults:
             if sequence := self._running.get(fault.sequence):
                 self._fault(sequence, fault.error, now)
@@ -195,6 +195,7 @@ class Scheduler:
             self._observe(PrefixObserved(tokens=lease.reused))
         sequence.settle_in(lease, chunk=None if self._limits.is_exact else self._limits.prefill_chunk)
         self._running[sequence.id] = sequence
+        sequence.times.place(now)
         sequence.hurries = self._would_be_late(sequence, now, steps=HASTE_STEPS)
         if sequence.foretold and sequence.foretold.wait_s and not sequence.parked:
             self._forecast.waited(sequence.foretold, now - sequence.submitted)
@@ -205,6 +206,7 @@ class Scheduler:
         del self._running[sequence.id]
         self.slots.release(sequence.slot)
         sequence.park(now)
+        sequence.times.park(now)
         self._line.add(sequence)
         self._observe(ParkedObserved())
 
@@ -225,12 +227,13 @@ class Scheduler:
     def _settle_canvas(self, sequence: Sequence, canvas: CanvasResult, now: float) -> None:
         stop = sequence.stepped(canvas, is_late=self._would_be_late(sequence, now))
         sequence.hurries = self._would_be_late(sequence, now, steps=HASTE_STEPS)
-        steps = sequence.steps_done
+        steps, entropy = sequence.steps_done, canvas.mean_entropy
+        sequence.times.step(self._began, now, block=sequence.block, step=steps, entropy=entropy)
         if stop is None:
             self._outbox += self._told_early(sequence, canvas, steps)
             return
         self._forecast.sealed_block(sequence)
-        self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=canvas.mean_entropy))
+        self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy))
         fresh, has_end = sequence.seal(canvas, self._facts.end_ids)
         self._emit(sequence, fresh, now)
         if not self._ended(sequence, now, has_end=has_end):
@@ -247,6 +250,7 @@ class Scheduler:
 
     def _settle_token(self, sequence: Sequence, read: Read, token: TokenResult, now: float) -> None:
         sequence.took(token, read.ids)
+        sequence.times.step(self._began, now, block=sequence.block)
         self._extend(sequence, read.ids)
         has_end = token.id in self._facts.end_ids
         if not has_end:
@@ -264,8 +268,7 @@ class Scheduler:
         return sequence.id not in self._running
 
     def _emit(self, sequence: Sequence, ids: tuple[int, ...], now: float) -> None:
-        if sequence.first_block_at is None:
-            sequence.first_block_at = now
+        sequence.times.tell(now)
         self._outbox.append((sequence.id, BlockSealed(ids=ids, block=sequence.block, usage=sequence.usage())))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
@@ -286,10 +289,10 @@ class Scheduler:
         self._left.append(sequence.id)
         self._observe(sequence.observed(outcome, now))
 
-    def _measure(self, seconds: float, batch: Batch) -> None:
+    def _measure(self, seconds: float, batch: Batch, constraint_s: float) -> None:
         if rows := len(batch.denoises) + len(batch.reads):  # freeing rows says nothing about the price of a step
             self._forecast.took_step(seconds, rows)
-            self._observe(StepObserved(seconds=seconds, rows=rows))
+            self._observe(StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s))
 
     def _would_be_late(self, sequence: Sequence, now: float, *, steps: int = 1) -> bool:
         """Whether so many more steps would probably end after the deadline."""

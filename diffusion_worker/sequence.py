@@ -14,6 +14,7 @@ from diffusion_worker.constraints.cursor import Cursor
 from diffusion_worker.memory.slots import Lease
 from diffusion_worker.observed import SequenceObserved
 from diffusion_worker.records import Ask, BlockStop, Foretold, Outcome, Reading, SequenceId, Usage
+from diffusion_worker.times import Times
 from diffusion_worker.work import Append, CanvasResult, Denoise, Read, TokenResult
 
 HASTE_STEPS = 3  # so many before its deadline a constrained text begins to look for its end
@@ -50,13 +51,14 @@ class Sequence:
     parked: int = 0  # how often
     waiting_since: float = 0.0
     foretold: Foretold | None = None  # its wait for a slot
-    first_block_at: float | None = None
+    times: Times = field(init=False)
 
     def __post_init__(self) -> None:
         self.start = self.ask.start_ids
         self.cursor = self.ask.cursor
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
+        self.times = Times(self.submitted, self.ask.trail)
 
     @property
     def is_read(self) -> bool:
@@ -97,7 +99,9 @@ class Sequence:
         return SequenceObserved(
             reading=self.ask.reading,
             outcome=outcome,
-            first_block_s=None if self.first_block_at is None else self.first_block_at - self.submitted,
+            queue_s=self.times.queue_s,
+            prefill_s=self.times.prefill_s,
+            first_block_s=self.times.first_block_s,
             total_s=now - self.submitted,
             usage=self.usage(),
         )

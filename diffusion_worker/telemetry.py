@@ -11,6 +11,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from diffusion_worker.observed import (
     BlockObserved,
+    ConstraintObserved,
+    ConstraintWork,
     Observation,
     ParkedObserved,
     PrefixObserved,
@@ -48,8 +50,18 @@ PARKED: Final = "twolane_worker_parked_total"
 WAIT_RATIO: Final = "twolane_worker_wait_ratio"
 PRESSURE: Final = "twolane_worker_pressure"
 RETAINED: Final = "twolane_worker_retained_contexts"
+SEQUENCES: Final = "twolane_worker_sequences_total"
+TOKENS: Final = "twolane_worker_tokens_total"
+PHASE: Final = "twolane_worker_phase_seconds"
+CONSTRAINT: Final = "twolane_worker_constraint_seconds"
+MAX_ROWS: Final = "twolane_worker_max_num_seqs"
+BUILD_INFO: Final = "twolane_worker_build_info"
 
-_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0)
+_SECONDS = (  # at most a factor of 2 apart; what a gateway's policy promises is a bound of the gateway's histograms
+    *(0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8),
+    *(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 35.0, 60.0, 120.0),
+)
+_CONSTRAINT_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _PER_TOKEN_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 _STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
@@ -62,7 +74,7 @@ _NATS = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
 class Meters:
     """Takes observations from any thread; children of labelled metrics are made once."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, version: str = "") -> None:
         self.registry = CollectorRegistry()
         named = {"gen_ai_request_model": model}
         self._duration = self._histogram(REQUEST_DURATION, "Submission to end of a sequence", _SECONDS, **named)
@@ -77,6 +89,22 @@ class Meters:
         steps = Histogram(DENOISING_STEPS, "Steps of a block", ["stop"], buckets=_STEPS, registry=self.registry)
         self._steps = {stop: steps.labels(stop=stop.value) for stop in BlockStop}
         self._sealed = Counter(SEALED_BLOCKS, "Canvases sealed", registry=self.registry)
+        sequences = Counter(SEQUENCES, "Sequences ended", ["outcome"], registry=self.registry)
+        self._sequences = {outcome: sequences.labels(outcome=outcome.value) for outcome in Outcome}
+        tokens = Counter(
+            TOKENS, "Of ended sequences; cached ones are part of the prompt", ["kind"], registry=self.registry
+        )
+        self._prompt, self._cached, self._completion = (
+            tokens.labels(kind=kind) for kind in ("prompt", "cached", "completion")
+        )
+        phase = Histogram(PHASE, "Parts of a sequence's time", ["phase"], buckets=_SECONDS, registry=self.registry)
+        self._queue, self._prefill, self._denoise = (
+            phase.labels(phase=name) for name in ("queue", "prefill", "denoise")
+        )
+        constraint = Histogram(
+            CONSTRAINT, "Work on constraints", ["phase"], buckets=_CONSTRAINT_SECONDS, registry=self.registry
+        )
+        self._constraint = {work: constraint.labels(phase=work.value) for work in ConstraintWork}
         self._cancelled = Counter(CANCELLED, "Sequences whose client left", registry=self.registry)
         self._prefix_hits = Counter(PREFIX_HITS, "Contexts that began like another", registry=self.registry)
         self._prefix_tokens = Counter(PREFIX_TOKENS, "Tokens that were not computed again", registry=self.registry)
@@ -86,7 +114,10 @@ class Meters:
         state = Gauge(STATE, "1 for the state the worker is in", ["state"], registry=self.registry)
         self._states = {word: state.labels(state=word.value) for word in Residency}
         memory = Gauge(MEMORY_BYTES, "Of the device", ["kind"], registry=self.registry)
-        self._used, self._limit = memory.labels(kind="used"), memory.labels(kind="limit")
+        self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
+        self._max_rows = Gauge(MAX_ROWS, "Sequences that may advance together now", registry=self.registry)
+        build = Gauge(BUILD_INFO, "What runs here", ["version", "model"], registry=self.registry)
+        build.labels(version=version, model=model).set(1)
         self._running = Gauge(RUNNING, "Sequences that advance", registry=self.registry)
         self._waiting = Gauge(WAITING, "Sequences that wait for a place", registry=self.registry)
         self._wait = Gauge(PREDICTED_WAIT, "What a request added now would wait", registry=self.registry)
@@ -99,9 +130,13 @@ class Meters:
     def observe(self, observation: Observation) -> None:
         """Take one observation in; quick, and safe from any thread."""
         match observation:
-            case StepObserved(seconds=seconds, rows=rows):
+            case StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s):
                 self._step.observe(seconds)
                 self._rows.observe(rows)
+                if constraint_s:
+                    self._constraint[ConstraintWork.STEP].observe(constraint_s)
+            case ConstraintObserved(work=work, seconds=seconds):
+                self._constraint[work].observe(seconds)
             case BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy):
                 self._steps[stop].observe(steps)
                 self._entropy.observe(entropy)
@@ -128,13 +163,24 @@ class Meters:
         self._retained.set(status.retained_contexts)
         self._used.set(status.memory_used_bytes)
         self._limit.set(status.memory_limit_bytes)
+        self._weights.set(status.weight_bytes)
+        self._max_rows.set(status.max_num_seqs)
         for word, gauge in self._states.items():
             gauge.set(word is status.state)
         return generate_latest(self.registry)
 
     def _take_sequence(self, observed: SequenceObserved) -> None:
+        self._sequences[observed.outcome].inc()
         if observed.outcome is Outcome.CANCELLED:
             self._cancelled.inc()
+        self._prompt.inc(observed.usage.prompt_tokens)
+        self._cached.inc(observed.usage.cached_tokens)
+        self._completion.inc(observed.usage.completion_tokens)
+        if observed.queue_s is not None:
+            self._queue.observe(observed.queue_s)
+        if observed.queue_s is not None and observed.prefill_s is not None:
+            self._prefill.observe(observed.prefill_s)
+            self._denoise.observe(observed.total_s - observed.queue_s - observed.prefill_s)
         self._duration.observe(observed.total_s)
         if observed.first_block_s is not None:
             self._first.observe(observed.first_block_s)

@@ -121,3 +121,4 @@ class StepResult:
     canvases: tuple[CanvasResult, ...] = ()
     tokens: tuple[TokenResult, ...] = ()
     faults: tuple[RowFault, ...] = ()
+    constraint_s: float = 0.0  # of it, the host spent so long on constraints

@@ -7,6 +7,7 @@ and they were seen to help nothing (docs/log.md). It is done on the host, behind
 without them waits for nothing. Knows logits and automata, no requests.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,7 @@ class Texts:
     scores: Scores
     sampled: torch.Tensor  # [rows, canvas]
     forced: torch.Tensor  # [rows, canvas] the constraint left no choice
+    seconds: float = 0.0  # that the host worked on it; waiting for the device is not counted
 
 
 def constrain(
@@ -51,7 +53,9 @@ def constrain(
         return Texts(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
     place = upload(rows, logits.device)
     fetched = torch.cat([scores.z[place].float(), draw()[place].float()[..., None]], dim=-1).cpu().numpy()
+    began = time.perf_counter()
     said = [_Said(items[row], seen[:, :-1], seen[:, -1]) for row, seen in zip(rows, fetched, strict=True)]
+    seconds = time.perf_counter() - began
 
     def replaced(old: torch.Tensor, name: str) -> torch.Tensor:
         new = torch.from_numpy(np.stack([getattr(each, name) for each in said]))
@@ -67,6 +71,7 @@ def constrain(
         ),
         sampled=replaced(sampled, "sampled"),
         forced=replaced(torch.zeros_like(surest, dtype=torch.bool), "forced"),
+        seconds=seconds,
     )
 
 

@@ -31,6 +31,7 @@ class Advanced:
 
     canvases: tuple[Canvas, ...]
     report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `told`
+    constraint_s: float = 0.0
 
 
 def step(
@@ -78,6 +79,7 @@ def step(
             ],
             dim=-1,
         ),
+        constraint_s=texts.seconds,
     )
 
 

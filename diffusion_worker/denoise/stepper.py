@@ -35,6 +35,7 @@ class _Passed:
     items: Sequence[Append | Denoise | Read]
     report: torch.Tensor
     canvases: Sequence[Canvas] = ()
+    constraint_s: float = 0.0
 
 
 Outcome = _Passed | RowFault
@@ -95,7 +96,14 @@ class Stepper:
             bucket = self.cache.slot_tokens
         context = self.cache.reading([i.slot for i in rows], [i.at for i in rows], length, bucket=bucket)
         done = step(self.net, rows, shown, context, self._draws)
-        return [_Passed(items=items, report=done.report[: len(items)], canvases=done.canvases[: len(items)])]
+        return [
+            _Passed(
+                items=items,
+                report=done.report[: len(items)],
+                canvases=done.canvases[: len(items)],
+                constraint_s=done.constraint_s,
+            )
+        ]
 
     def _read(self, items: Sequence[Read]) -> list[Outcome]:
         view = self.cache.appending([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
@@ -123,7 +131,10 @@ class Stepper:
                     canvases.append(told(item, told_row))
                 elif isinstance(item, Read):
                     tokens.append(chosen(item, told_row))
-        return StepResult(canvases=tuple(canvases), tokens=tuple(tokens), faults=tuple(faults))
+        constraint_s = sum(each.constraint_s for each in passes)
+        return StepResult(
+            canvases=tuple(canvases), tokens=tuple(tokens), faults=tuple(faults), constraint_s=constraint_s
+        )
 
     def _canvas_of(self, item: Denoise) -> Canvas:
         """The canvas as the last step left it, or a fresh one at the first step of a block."""

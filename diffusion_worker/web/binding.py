@@ -4,8 +4,10 @@ The event loop never waits for it. Knows no request and no engine.
 """
 
 import asyncio
+import contextlib
+import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +18,7 @@ from diffusion_worker.constraints.ready import NO_HEADER, Headers, Ready, digest
 from diffusion_worker.constraints.store import Store
 from diffusion_worker.constraints.token_automaton import TokenAutomaton
 from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.observed import ConstraintObserved, ConstraintWork, Observer
 from diffusion_worker.records import NetFacts
 from diffusion_worker.text.channels import THOUGHT_NAME, marks_of
 from diffusion_worker.text.tokenizer import Tokenizer
@@ -46,8 +49,13 @@ class _Flight:
 class Binder:
     """Binds constraints, the same one once however many ask. Belongs to one event loop; close it."""
 
-    def __init__(self, store: Store | None = None, workshop: Workshop | None = None) -> None:
-        self._store, self._workshop = store or Store(), workshop or Workshop()
+    def __init__(
+        self,
+        store: Store | None = None,
+        workshop: Workshop | None = None,
+        observe: Observer = lambda _observation: None,
+    ) -> None:
+        self._store, self._workshop, self._observe = store or Store(), workshop or Workshop(), observe
         self._flights: dict[str, _Flight] = {}
         self._refused: OrderedDict[str, tuple[float, BadAsk]] = OrderedDict()  # when, on the loop's clock
         self._words: tuple[Tokenizer, Lexicon] | None = None
@@ -105,7 +113,8 @@ class Binder:
         found = await asyncio.to_thread(self._store.get, key)
         if found is None:
             try:
-                found = await self._workshop.ready(constraint, words, headers)
+                with self._timed(ConstraintWork.COMPILE):
+                    found = await self._workshop.ready(constraint, words, headers)
             except BadAsk as error:
                 self._remember_refusal(key, error)
                 raise
@@ -114,11 +123,20 @@ class Binder:
 
     async def _judged(self, key: str, constraint: Constraint, text: str) -> str | None:
         try:
-            return await self._workshop.violation(constraint, text)
+            with self._timed(ConstraintWork.JUDGE):
+                return await self._workshop.violation(constraint, text)
         except UnsupportedSchema as error:  # nobody can tell in time
             error.param = field_of(constraint)
             self._remember_refusal(key, error)
             raise
+
+    @contextlib.contextmanager
+    def _timed(self, work: ConstraintWork) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._observe(ConstraintObserved(work=work, seconds=time.monotonic() - began))
 
     def _remember_refusal(self, key: str, error: BadAsk) -> None:
         self._refused[key] = asyncio.get_running_loop().time(), error

@@ -108,7 +108,8 @@ class Metrics:
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page that Prometheus reads, and its content type; on any thread, behind a `look` of the gauges."""
         if _OPEN_METRICS in accept:
-            return openmetrics.generate_latest(self.registry, version="1.0.0"), openmetrics.CONTENT_TYPE_LATEST
+            page = openmetrics.generate_latest(self.registry, version="1.0.0")  # type: ignore[no-untyped-call]
+            return page, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def _standing(self) -> Iterator[Reading]:

@@ -1,11 +1,14 @@
 """telemetry: observations become Prometheus text under the agreed names."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from diffusion_worker.observed import (
     BlockObserved,
+    ConstraintObserved,
+    ConstraintWork,
     ParkedObserved,
     PrefixObserved,
     RefusalObserved,
@@ -26,8 +29,10 @@ STATUS = EngineStatus(
     memory_limit_bytes=20,
     kv_bytes=5,
     retained_contexts=3,
+    weight_bytes=7,
     pressure=Pressure.ROWS,
 )
+PHASES = ("queue", "prefill", "denoise")
 USAGE = Usage(prompt_tokens=3, completion_tokens=8, denoising_steps=3, forward_passes=4, confidence=0.9, converged=True)
 
 
@@ -64,6 +69,32 @@ def test_a_cancelled_sequence_counts_as_cancelled_and_not_as_speed() -> None:
     assert found["twolane_worker_tokens_per_forward_count"] == 0
 
 
+def test_a_sequences_time_and_tokens_are_told_apart() -> None:
+    """Queue, prefill and denoising make up its time; one that never had a slot took none of them."""
+    meters = Meters("net")
+    meters.observe(replace(ended(Outcome.FINISHED), queue_s=0.2, prefill_s=0.1))
+    meters.observe(ended(Outcome.FAULTED, first_block_s=None))
+    found = values(meters)
+    phases = {name: found[f'twolane_worker_phase_seconds_sum{{phase="{name}"}}'] for name in PHASES}
+    assert phases == pytest.approx({"queue": 0.2, "prefill": 0.1, "denoise": 0.5})
+    assert found['twolane_worker_phase_seconds_count{phase="queue"}'] == 1
+    assert found['twolane_worker_sequences_total{outcome="faulted"}'] == 1
+    tokens = {kind: found[f'twolane_worker_tokens_total{{kind="{kind}"}}'] for kind in ("prompt", "completion")}
+    assert tokens == {"prompt": 6, "completion": 16}
+
+
+def test_work_on_constraints_is_timed_by_its_kind() -> None:
+    """A step without constraints spent none."""
+    meters = Meters("net")
+    meters.observe(ConstraintObserved(work=ConstraintWork.COMPILE, seconds=1.5))
+    meters.observe(StepObserved(seconds=0.01, rows=1, constraint_s=0.004))
+    meters.observe(StepObserved(seconds=0.01, rows=1))
+    found = values(meters)
+    assert found['twolane_worker_constraint_seconds_sum{phase="compile"}'] == 1.5
+    assert found['twolane_worker_constraint_seconds_count{phase="step"}'] == 1
+    assert found['twolane_worker_constraint_seconds_count{phase="judge"}'] == 0
+
+
 def test_steps_blocks_and_refusals_are_counted() -> None:
     """With labels from closed sets."""
     meters = Meters("net")
@@ -96,7 +127,12 @@ def test_gauges_show_the_present_status() -> None:
     found = values(Meters("net"))
     assert found["twolane_worker_running"] == 2
     assert found["twolane_worker_predicted_wait_seconds"] == 1.5
-    assert found['twolane_worker_memory_bytes{kind="limit"}'] == 20
+    assert [found[f'twolane_worker_memory_bytes{{kind="{kind}"}}'] for kind in ("used", "limit", "weights")] == [
+        10,
+        20,
+        7,
+    ]
+    assert found["twolane_worker_max_num_seqs"] == 8
     assert (found["twolane_worker_pressure"], found["twolane_worker_retained_contexts"]) == (2, 3)
     states = {name: value for name, value in found.items() if name.startswith("twolane_worker_state")}
     assert [name for name, value in states.items() if value] == ['twolane_worker_state{state="ready"}']
