@@ -74,7 +74,7 @@ def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionNet]:
 
 def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worker:
     """Everything but the weights. Raises BadSetting."""
-    meters = Meters(settings.model)
+    meters = Meters(settings.model, _version())
 
     def load_net() -> DiffusionNet:
         desk.words, net = load_both(settings)
