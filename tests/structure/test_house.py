@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PRODUCT = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks")
+PRODUCT = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks", "deploy")
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 MAX_ARGUMENTS = 6

@@ -1,0 +1,1 @@
+"""Twolane's Grafana dashboards as code. `python -m deploy.grafana` writes what lies in `dashboards/`."""

@@ -1,0 +1,97 @@
+"""A Board as Grafana's JSON, through Grafana's own SDK: classic dashboards, which Grafana 10 to 12 read."""
+
+from collections.abc import Mapping
+from itertools import count
+from typing import Final
+
+from grafana_foundation_sdk.builders import dashboard, prometheus, stat, statetimeline, timeseries
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import (
+    DataSourceRef,
+    ValueMap,
+    ValueMappingResult,
+    VariableRefresh,
+)
+
+from deploy.grafana.panels import Board, Kind, Panel
+
+SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
+TAG: Final = "twolane"
+_COLUMNS: Final = 24
+_HEIGHTS: Final = {Kind.LINES: 8, Kind.NUMBER: 4, Kind.STATES: 8}
+_COLOURS: Final = ("green", "yellow", "red", "dark-red")
+_YES_AND_NO: Final[Mapping[tuple[str, ...], tuple[str, ...]]] = {
+    ("no", "yes"): ("text", "green"),
+    ("lost", "up"): ("red", "green"),
+}
+_BUILDERS: Final[Mapping[Kind, "type[_Drawn]"]] = {
+    Kind.LINES: timeseries.Panel,
+    Kind.NUMBER: stat.Panel,
+    Kind.STATES: statetimeline.Panel,
+}
+
+_Drawn = timeseries.Panel | stat.Panel | statetimeline.Panel
+
+
+def render(board: Board) -> str:
+    """The file's whole text: the same Board gives the same bytes."""
+    page = (
+        dashboard.Dashboard(board.title)
+        .uid(board.uid)
+        .description(board.description)
+        .tags([TAG])
+        .readonly()
+        .refresh("30s")
+        .time("now-1h", "now")
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(_values_of("job", f"label_values({board.jobs_of}, job)"))
+        .with_variable(_values_of("instance", f'label_values({board.jobs_of}{{job=~"$job"}}, instance)'))
+        .link(dashboard.DashboardLink("Twolane").tags([TAG]).as_dropdown(True).keep_time(True))
+    )
+    numbers = count(1)
+    for section in board.sections:
+        page = page.with_row(dashboard.Row(section.title).id(next(numbers)))
+        for panel in section.panels:
+            page = page.with_panel(_drawn(panel).id(next(numbers)))
+    return JSONEncoder(sort_keys=True, indent=1).encode(page.build()) + "\n"
+
+
+def _values_of(name: str, query: str) -> dashboard.QueryVariable:
+    """Looked up anew when the time range changes: instances come and go."""
+    return (
+        dashboard.QueryVariable(name)
+        .label(name.capitalize())
+        .datasource(SOURCE)
+        .query(query)
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .multi(True)
+        .include_all(True)
+        .all_value(".+")
+    )
+
+
+def _drawn(panel: Panel) -> _Drawn:
+    drawn: _Drawn = (
+        _BUILDERS[panel.kind]()
+        .title(panel.title)
+        .description(panel.description)
+        .unit(panel.unit)
+        .datasource(SOURCE)
+        .span(min(panel.width, _COLUMNS))
+        .height(_HEIGHTS[panel.kind])
+    )
+    for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
+        drawn = drawn.with_target(
+            prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter).datasource(SOURCE)
+        )
+    return drawn.mappings([_named(panel.words)]) if panel.words else drawn
+
+
+def _named(words: tuple[str, ...]) -> ValueMap:
+    colours = _YES_AND_NO.get(words, _COLOURS)
+    return ValueMap(
+        options={
+            str(value): ValueMappingResult(text=word, color=colour, index=value)
+            for value, (word, colour) in enumerate(zip(words, colours, strict=False))
+        }
+    )

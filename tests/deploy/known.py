@@ -1,0 +1,33 @@
+"""Every name that a query may use: what the programs export, what the rules record, what Prometheus adds."""
+
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from diffusion_worker import telemetry
+from gateway.telemetry import names
+
+ROOT = Path(__file__).parents[2]
+RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
+OF_PROMETHEUS = {"up", "scrape_duration_seconds"}
+
+
+def rules(kind: str) -> list[dict[str, object]]:
+    """All rules that have this key: `alert` or `record`."""
+    groups = [group for file in RULES for group in YAML(typ="safe").load(file)["groups"]]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def exported() -> set[str]:
+    """Names in the programs' own lists; of histograms also what they are made of."""
+    found = {value for module in (names, telemetry) for value in vars(module).values() if _is_metric(value)}
+    return found | {name + end for name in found for end in ("_bucket", "_sum", "_count")}
+
+
+def recorded() -> set[str]:
+    """Names that recording rules make."""
+    return {str(rule["record"]) for rule in rules("record")}
+
+
+def _is_metric(value: object) -> bool:
+    return isinstance(value, str) and value.startswith(("twolane_", "gen_ai_"))

@@ -1,0 +1,79 @@
+"""Alerts and recording rules: they load, name no dead metric, and each is explained and tried both ways."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.deploy.known import OF_PROMETHEUS, ROOT, RULES, exported, recorded, rules
+from tests.deploy.promql import selectors
+
+TESTS = sorted((ROOT / "deploy/prometheus/tests").glob("*.yml"))
+ALERTS = {str(rule["alert"]): rule for rule in rules("alert")}
+RUNBOOKS = "docs/runbooks.md"
+
+
+@pytest.fixture
+def promtool() -> str:
+    """Prometheus' own tool; skips where there is none (`make prometheus` installs it)."""
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("no promtool; `make prometheus` installs it")
+    return found
+
+
+def test_every_rule_parses_and_names_only_what_exists() -> None:
+    for rule in (*rules("alert"), *rules("record")):
+        for selector in selectors(str(rule["expr"])):
+            assert selector.name in exported() | recorded() | OF_PROMETHEUS, selector
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_how_urgent_it_is_and_what_to_do(alert: str) -> None:
+    rule = ALERTS[alert]
+    assert rule["labels"] in ({"severity": "page"}, {"severity": "ticket"})
+    assert isinstance(rule["annotations"], dict)
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+    assert rule["annotations"]["runbook_url"] == f"{RUNBOOKS}#{alert.lower()}"
+    section = re.search(rf"^## {alert}\n(.*?)(?=^## |\Z)", (ROOT / RUNBOOKS).read_text(), re.DOTALL | re.MULTILINE)
+    assert section
+    assert len(section[1].split()) > 40, "a section of a few words helps nobody at night"
+
+
+def test_no_runbook_is_left_of_an_alert_that_is_gone() -> None:
+    headings = re.findall(r"^## (\w+)$", (ROOT / RUNBOOKS).read_text(), re.MULTILINE)
+    assert headings == list(ALERTS)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_is_tried_both_ways(alert: str) -> None:
+    """It fires in one unit test, and is silent in another whose series are its own metrics."""
+    fires, silent = False, False
+    read = {selector.name for selector in selectors(str(ALERTS[alert]["expr"]))}
+    read |= {"twolane_lane_promises_total"} if any(name in recorded() for name in read) else set()
+    for file in TESTS:
+        for test in YAML(typ="safe").load(file)["tests"]:
+            given = {each["series"].partition("{")[0] for each in test["input_series"]}
+            for check in test["alert_rule_test"]:
+                if check["alertname"] == alert and given & read:
+                    fires, silent = fires or bool(check["exp_alerts"]), silent or not check["exp_alerts"]
+    assert fires
+    assert silent
+
+
+@pytest.mark.slow
+def test_the_rules_do_what_their_unit_tests_say(promtool: str) -> None:
+    _run(promtool, "test", "rules", *TESTS)
+
+
+def test_prometheus_takes_configuration_and_rules(promtool: str) -> None:
+    assert RULES
+    _run(promtool, "check", "config", ROOT / "deploy/prometheus/prometheus.yml")
+
+
+def _run(*line: str | Path) -> None:
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,107 @@
+"""The dashboards are what the code says, keep the rules of Grafana's dashboard-linter, and name no dead metric."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from deploy.grafana.__main__ import FOLDER, main
+from deploy.grafana.boards import BOARDS
+from tests.deploy.known import OF_PROMETHEUS, ROOT, exported, recorded
+from tests.deploy.promql import filled_in, selectors
+
+PAGES = {board.uid: json.loads((FOLDER / f"{board.uid}.json").read_text()) for board in BOARDS}
+RATE_INTERVAL_S = 60.0  # what promql.filled_in makes of $__rate_interval
+RANGE_S = 3600.0
+
+
+def panels(page: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All but headings."""
+    return (panel for panel in page["panels"] if panel["type"] != "row")
+
+
+PANELS = [
+    pytest.param(panel, id=f"{uid}: {panel['title'].replace('->', 'to')}")
+    for uid, page in PAGES.items()
+    for panel in panels(page)
+]
+
+
+def test_the_folder_holds_what_the_code_says() -> None:
+    assert main(["--check"]) == 0
+
+
+def test_a_stale_or_strange_file_is_found_and_mended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("deploy.grafana.__main__.FOLDER", tmp_path)
+    (tmp_path / "old.json").write_text("{}")
+    assert main(["--check"]) == 1
+    assert main([]) == 0
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in FOLDER.iterdir()}
+    (tmp_path / "twolane-lanes.json").write_text("{}")
+    assert main(["--check"]) == 1
+
+
+def test_every_page_lets_its_reader_choose_source_job_and_instance() -> None:
+    """template-datasource, template-job, template-instance, template-on-time-change-reload, uneditable."""
+    for page in PAGES.values():
+        assert page["editable"] is False
+        source, *others = page["templating"]["list"]
+        assert (source["type"], source["name"], source["query"]) == ("datasource", "datasource", "prometheus")
+        assert [variable["name"] for variable in others] == ["job", "instance"]
+        for variable in others:
+            assert variable["datasource"]["uid"] == "${datasource}"
+            assert (variable["multi"], variable["includeAll"], variable["allValue"]) == (True, True, ".+")
+            assert variable["refresh"] == 2
+            assert _names(variable["query"].split("(")[1].split("{")[0].split(",")[0]) <= exported()
+
+
+def test_titles_and_numbers_of_a_page_are_its_own() -> None:
+    for page in PAGES.values():
+        titles = [panel["title"] for panel in panels(page)]
+        assert len(set(titles)) == len(titles)
+        numbers = [panel["id"] for panel in page["panels"]]
+        assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_panel_says_what_it_shows_in_which_unit_and_from_where(panel: dict[str, Any]) -> None:
+    """panel-title-description, panel-units, panel-datasource, panel-no-targets."""
+    assert panel["title"]
+    assert panel["description"].endswith(".")
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["targets"]
+    for asker in (panel, *panel["targets"]):
+        assert asker["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert all(target["legendFormat"] for target in panel["targets"])
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_query_parses_keeps_to_its_instances_and_rates_its_counters(panel: dict[str, Any]) -> None:
+    """target-promql, target-job, target-instance, target-rate-interval, target-counter-agg; and no dead name."""
+    for target in panel["targets"]:
+        found = selectors(filled_in(target["expr"]))
+        assert found
+        for selector in found:
+            assert selector.name in exported() | recorded() | OF_PROMETHEUS
+            assert "job" in selector.labels
+            assert "instance" in selector.labels or selector.name in recorded()
+            is_counter = selector.name.endswith(("_total", "_bucket", "_sum", "_count"))
+            assert is_counter == (selector.rate_window_s is not None), selector
+            assert selector.rate_window_s in (None, RATE_INTERVAL_S, RANGE_S)
+
+
+def test_grafana_is_told_where_the_files_and_the_data_are() -> None:
+    """Provisioning: one file of data sources, one of dashboards; the scrape interval is Prometheus' own."""
+    provisioning = ROOT / "deploy/grafana/provisioning"
+    source = YAML(typ="safe").load(provisioning / "datasources/prometheus.yaml")["datasources"][0]
+    scrape = YAML(typ="safe").load(ROOT / "deploy/prometheus/prometheus.yml")["global"]["scrape_interval"]
+    assert (source["type"], source["jsonData"]["timeInterval"]) == ("prometheus", scrape)
+    (provider,) = YAML(typ="safe").load(provisioning / "dashboards/twolane.yaml")["providers"]
+    assert (provider["type"], provider["allowUiUpdates"]) == ("file", False)
+
+
+def _names(text: str) -> set[str]:
+    return {text.strip()}
