@@ -99,7 +99,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             classify=open_classifier(),
             upstreams=doors,
             state=state,
-            observer=Observers(observers),
+            observer=Observers(observers, metrics.observer_failed),
             world=clock,
         )
         stack.push_async_callback(pipeline.aclose)

@@ -29,6 +29,7 @@ class Attempt:
     first_byte_ms: float | None = None
     stream: bool = False
     first_token_ms: float | None = None  # of a stream: when its first word came
+    url: str | None = None  # host:port of the server, if the target has several
     detail: str = ""  # keyword and place in a schema, status of a server; never a value from prompt or answer
     skipped: bool = False
     probe: bool = False

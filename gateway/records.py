@@ -6,6 +6,7 @@ Knows no policy file, no HTTP, no clock. Times named `_s` are monotonic seconds,
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from gateway.terms import Checks, Hedge, Retry, Slo
 from gateway.words import (
@@ -61,6 +62,11 @@ class Target:
     def title(self) -> str:
         """The name that a policy gave it: what headers, logs and lanes say."""
         return self.part_of or self.name
+
+    @property
+    def server(self) -> str | None:
+        """Host and port, where the title alone does not tell which of several servers this is. Never a credential."""
+        return urlsplit(self.url).netloc.rpartition("@")[2] if self.part_of else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,8 @@ Every feature is a row number in the model's table. All of it is arithmetic on w
 would cost more than the rest of the gateway; the hash is a polynomial over code points modulo 2^32, whose prefix sums
 give the hash of any span in two operations (Rabin-Karp), so it is the same in every process.
 
+A word that is denied ("don't summarize, explain") is another word, as in sentiment analysis since Das and Chen 2001.
+
 Knows neither tasks nor weights. Bounded: of a long text only the head and the tail are seen.
 """
 
@@ -13,10 +15,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.uint32]
+from gateway.core.hashing import INVERSES, MOST_CODES, POWERS, Places, Rows, places
+from gateway.core.negation import negated
+
 Floats = npt.NDArray[np.float32]
 
-VERSION: Final = 1  # of the features: weights fit only the version they were trained with
+VERSION: Final = 2  # of the features: weights fit only the version they were trained with
 HASH_BITS: Final = 15
 MARKS: Final = 32  # rows behind the hashed ones, one for each mark
 TABLE_ROWS: Final = (1 << HASH_BITS) + MARKS
@@ -27,14 +31,10 @@ _SYSTEM_CHARS: Final = 240
 _EDGE_WORDS: Final = 12  # the first and the last words weigh as such: instructions stand at the edges
 _GAP: Final = "\x00"  # between the parts: no word reaches over it
 
-_LIMIT: Final = _HEAD_CHARS + _TAIL_CHARS + _SYSTEM_CHARS + 64
-_PRIME: Final = 0x01000193  # FNV's; any odd number has an inverse modulo 2^32
-_POWERS: Final = np.array([pow(_PRIME, n, 1 << 32) for n in range(4 * _LIMIT)], dtype=np.uint32)
-_INVERSES: Final = np.array([pow(_PRIME, -n, 1 << 32) for n in range(4 * _LIMIT)], dtype=np.uint32)
 _IS_WORD: Final = np.array([chr(code).isalnum() or chr(code) == "'" for code in range(1 << 16)], dtype=np.bool_)
 _RUNS: Final = (2, 3, 5)  # lengths of the runs of characters
-_MIX: Final = np.uint32(0x9E3779B1)  # Knuth's golden ratio: spreads the low bits into the high ones
-_SHIFT: Final = np.uint32(32 - HASH_BITS)
+_NOT: Final = np.uint32(0x2545F491)
+_SPACELESS: Final = 0x0E00  # from Thai on, scripts are mostly written without spaces between words
 _SALTS: Final = tuple(np.uint32(salt) for salt in (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1, 0xD3A2646D))
 
 
@@ -43,33 +43,44 @@ class Features:
     """Rows of the model's table with the weight of each; `words[i]` is the hash of the word that row i speaks of.
 
     `rows` and `weights` are [features]; only the first `words.size` rows speak of a word. `own_words` of them are the
-    user's.
+    user's. `edges` are the hashes of the user's first and of the last words, where instructions stand, as far as they
+    are words between spaces: what Chinese or Thai write between two signs is a sentence.
     """
 
     rows: Rows
     weights: Floats
     words: Rows
     own_words: int
+    edges: tuple[Rows, Rows]
 
 
 def features(*, system: str, user: str) -> Features:
     """Never fails, whatever the text; the time is bounded by the part that is seen."""
     head, tail = _ends(user)
-    text = f"{system[:_SYSTEM_CHARS]}{_GAP}{head}{_GAP}{tail}".lower()[: 4 * _LIMIT - 1]
+    text = f"{system[:_SYSTEM_CHARS]}{_GAP}{head}{_GAP}{tail}".lower().replace("’", "'")[: MOST_CODES - 1]
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     sums = np.zeros(codes.size + 1, dtype=np.uint32)
-    np.cumsum(codes * _POWERS[: codes.size], out=sums[1:], dtype=np.uint32)
-    words, of_system = _words(codes, sums)
+    np.cumsum(codes * POWERS[: codes.size], out=sums[1:], dtype=np.uint32)
+    words, starts, ends = _words(codes, sums)
+    of_system = int(np.searchsorted(starts, int(np.flatnonzero(codes == 0)[0])))
     own = words[of_system:]
+    spaced = own[codes[starts[of_system:]] < _SPACELESS]
+    runs = [(sums[n:] - sums[:-n]) * INVERSES[: max(0, sums.size - n)] for n in _RUNS if sums.size > n]
+    no = negated(words, codes, starts)
+    if no.size:
+        words = words.copy()
+        words[no] *= _NOT
+        own = words[of_system:]
+        runs = _without(runs, codes.size, starts[no], ends[no])
     groups = [
         words[:of_system] * _SALTS[0],
         own,
         own[:_EDGE_WORDS] * _SALTS[1],
         own[-_EDGE_WORDS:] * _SALTS[2],
         own[:-1] * _SALTS[3] + own[1:],
-        *(((sums[n:] - sums[:-n]) * _INVERSES[: max(0, sums.size - n)]) ^ _SALTS[4] for n in _RUNS if sums.size > n),
+        *(run ^ _SALTS[4] for run in runs),
     ]
-    rows = (np.concatenate(groups) * _MIX) >> _SHIFT
+    rows = places(np.concatenate(groups), HASH_BITS)
     marks = _marks(system, user, head, tail)
     weights = [1.0 / max(1, group.size) ** 0.5 for group in groups]
     sizes = [group.size for group in groups]
@@ -79,12 +90,8 @@ def features(*, system: str, user: str) -> Features:
         weights=np.repeat(np.array([*weights, 0.5], dtype=np.float32), [*sizes, len(marks)]),
         words=spoken,
         own_words=own.size,
+        edges=(spaced[:_EDGE_WORDS], spaced[-_EDGE_WORDS:]),
     )
-
-
-def word_hash(word: str) -> int:
-    """The hash that `features` gives a word, alone or in a text."""
-    return sum(ord(char) * int(_POWERS[at]) for at, char in enumerate(word.lower())) & 0xFFFFFFFF
 
 
 def _ends(text: str) -> tuple[str, str]:
@@ -94,14 +101,22 @@ def _ends(text: str) -> tuple[str, str]:
     return text[:_HEAD_CHARS], text[-_TAIL_CHARS:]
 
 
-def _words(codes: Rows, sums: Rows) -> tuple[Rows, int]:
-    """Hashes of all words in order, and how many of them are the system prompt's."""
+def _words(codes: Rows, sums: Rows) -> tuple[Rows, Places, Places]:
+    """Hashes of all words in order, where each begins, and where it ends."""
     inside = np.zeros(codes.size + 2, dtype=np.int8)
     inside[1:-1] = _IS_WORD[np.minimum(codes, 0xFFFF)]
     edges = np.diff(inside)
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    border = int(np.flatnonzero(codes == 0)[0])
-    return (sums[ends] - sums[starts]) * _INVERSES[starts], int(np.searchsorted(starts, border))
+    return (sums[ends] - sums[starts]) * INVERSES[starts], starts, ends
+
+
+def _without(runs: list[Rows], size: int, starts: Places, ends: Places) -> list[Rows]:
+    """The runs of characters that touch none of the words given, whose letters would still say what they deny."""
+    steps = np.zeros(size + 1, dtype=np.int32)
+    steps[starts] += 1
+    steps[ends] -= 1
+    touched = np.concatenate([[0], np.cumsum(np.cumsum(steps[:-1]))])
+    return [run[touched[n:] == touched[:-n]] for n, run in zip(_RUNS, runs, strict=False)]
 
 
 def _marks(system: str, user: str, head: str, tail: str) -> list[int]:

@@ -38,6 +38,7 @@ class Journey:
         self._fault: AttemptFailed | None = None
         self._usage: Usage | None = None
         self._target: str | None = None
+        self._server: str | None = None
         self._first_byte_ms: float | None = None
         self._timings_ms = {"classify": self.at_ms(now_s)}
         self._taken_ms = 0.0
@@ -73,6 +74,7 @@ class Journey:
             candidate,
             Attempt(
                 target=candidate.target.title,
+                url=candidate.target.server,
                 started_ms=at_ms,
                 ended_ms=at_ms,
                 outcome=verdict.reason,
@@ -90,6 +92,7 @@ class Journey:
     def take(self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float) -> None:
         """The candidate's answer may leave: from here on there is no other."""
         self._target = candidate.target.title
+        self._server = candidate.target.server
         self._taken_ms = started_ms
         self._is_settled = False
         self._usage = usage
@@ -158,6 +161,7 @@ class Journey:
         assert self._target is not None
         return Attempt(
             target=self._target,
+            url=self._server,
             started_ms=self._taken_ms,
             ended_ms=now_ms,
             outcome=AttemptOutcome.OK,

@@ -11,12 +11,31 @@ from typing import Any, Final
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.scanner import RoundTripScanner, ScannerError
 
 from gateway.errors import PolicyError
 from gateway.policy_files.section import Section
 
-_LARGEST_BYTES: Final = 1 << 20
+# The parser takes seconds for a megabyte, and its time for open brackets grows with their square.
+_LARGEST_BYTES: Final = 1 << 18
+_DEEPEST: Final = 64  # real policies nest about six deep
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\}")
+
+
+class _ShallowScanner(RoundTripScanner):
+    """Refuses what is nested too deeply at the bracket or indent that makes it so, before anything is built."""
+
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:  # noqa: N803 - ruamel's name
+        self._bound(len(self.flow_context))
+        super().fetch_flow_collection_start(TokenClass, to_push)
+
+    def add_indent(self, column: int) -> bool:
+        self._bound(len(self.indents))
+        return bool(super().add_indent(column))
+
+    def _bound(self, depth: int) -> None:
+        if depth >= _DEEPEST:
+            raise ScannerError(None, None, f"nested more than {_DEEPEST} deep", self.reader.get_mark())
 
 
 def read_document(path: Path, environment: Mapping[str, str]) -> CommentedMap:
@@ -27,7 +46,7 @@ def read_document(path: Path, environment: Mapping[str, str]) -> CommentedMap:
 def parse_document(text: str, environment: Mapping[str, str], *, file: str) -> CommentedMap:
     """As `read_document`, for text that came from elsewhere; `file` is what errors call it."""
     try:
-        document = YAML(typ="rt").load(text)
+        document = _reader().load(text)
         if not isinstance(document, CommentedMap):
             raise PolicyError("expected a mapping with version, targets and routes", file=file, line=1, column=1)
         _fill(Section(document, file=file), environment, set())
@@ -38,9 +57,13 @@ def parse_document(text: str, environment: Mapping[str, str], *, file: str) -> C
         raise PolicyError(f"not YAML: {cause}", file=file, line=line, column=column) from wrong
     except (YAMLError, TypeError, ValueError) as wrong:
         raise PolicyError(f"not YAML: {str(wrong).splitlines()[0]}", file=file) from wrong
-    except RecursionError as wrong:
-        raise PolicyError("nested too deeply", file=file) from wrong
     return document
+
+
+def _reader() -> YAML:
+    reader = YAML(typ="rt")
+    reader.Scanner = _ShallowScanner
+    return reader
 
 
 def _read(path: Path) -> str:

@@ -33,6 +33,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
+    rare = {"url": attempt.url, "hedge": attempt.hedge}  # said of those only that have them
     return {
         "target": attempt.target,
         "started_ms": _ms(attempt.started_ms),
@@ -40,7 +41,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         "ended_ms": _ms(attempt.ended_ms),
         "outcome": attempt.outcome,
         "detail": attempt.detail,
-    } | ({"hedge": True} if attempt.hedge else {})  # rare: said of those only
+    } | {name: value for name, value in rare.items() if value}
 
 
 def _ms(value: float) -> float:

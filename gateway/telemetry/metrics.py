@@ -48,6 +48,7 @@ class Metrics:
         self._validations = self._counter(names.VALIDATIONS, "Answers checked.", "route", "target", "result", "keyword")
         self._reloads = self._counter(names.POLICY_RELOADS, "Reloads of the policy.", "result")
         self._cost = self._counter(names.COST, "What attempts cost, where their price is known.", "target")
+        self._missed = self._counter(names.OBSERVER_FAULTS, "Decisions that somebody failed to note.", "observer")
         self._dropped = self._counter(names.DECISIONS_DROPPED, "Lines that the decision log lost.")
         self._overhead = self._histogram(names.OVERHEAD_SECONDS, "Our own time.", names.OVERHEAD_BUCKETS)
         self._confidence = self._histogram(
@@ -104,6 +105,10 @@ class Metrics:
     def dropped(self, lines: int) -> None:
         """So many lines of the decision log are lost."""
         self._count(self._dropped, by=lines)
+
+    def observer_failed(self, observer: str) -> None:
+        """One of those who take note of decisions did not manage to."""
+        self._count(self._missed, observer)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page that Prometheus reads, and its content type; on any thread, behind a `look` of the gauges."""

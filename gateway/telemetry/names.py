@@ -18,6 +18,7 @@ PROMISES: Final = "twolane_lane_promises_total"
 CONFIDENCE: Final = "twolane_answer_confidence"
 OVERHEAD_SECONDS: Final = "twolane_overhead_seconds"
 COST: Final = "twolane_cost_dollars_total"
+OBSERVER_FAULTS: Final = "twolane_observer_faults_total"
 DECISIONS_DROPPED: Final = "twolane_decisions_dropped_total"
 
 LANE_SECONDS: Final = "twolane_lane_latency_seconds"

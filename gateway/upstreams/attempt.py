@@ -202,6 +202,7 @@ class OpenAttempt:
         now_s = self._clock.now_s()
         attempt = Attempt(
             target=self.candidate.target.title,
+            url=self.candidate.target.server,
             started_ms=self._started_ms,
             ended_ms=self._journey.at_ms(now_s),
             outcome=outcome,

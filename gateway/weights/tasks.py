@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 
 from gateway.core.classify import WITNESSES, Classify, classify
-from gateway.core.features import TABLE_ROWS, VERSION, word_hash
-from gateway.core.learned import Learned, TaskModel
+from gateway.core.features import TABLE_ROWS, VERSION
+from gateway.core.hashing import word_hash
+from gateway.core.learned import KNOWN_BITS, Learned, TaskModel
 from gateway.errors import BadWeights
 from gateway.words import Task
 
@@ -33,8 +34,11 @@ def read_model(path: Path = FILE) -> TaskModel:
         with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
             version, table, scales = int(file["version"]), file["table"], file["scales"]
             tasks, words = tuple(Task(str(name)) for name in file["tasks"]), [str(word) for word in file["words"]]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as fault:
+            known = np.unpackbits(file["known"]).astype(np.bool_)
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as fault:
         raise BadWeights(f"{path}: not readable as weights: {fault}") from fault
+    if version == VERSION and known.shape != (1 << KNOWN_BITS,):
+        raise BadWeights(f"{path}: {known.size} places of known words do not fit")
     if version != VERSION:
         raise BadWeights(f"{path}: made for version {version} of the features, this is {VERSION}")
     if table.shape != (TABLE_ROWS, len(tasks)) or table.dtype != np.int8 or scales.shape != (len(tasks),):
@@ -42,6 +46,7 @@ def read_model(path: Path = FILE) -> TaskModel:
     return TaskModel(
         tasks=tasks,
         weights=table.astype(np.float32) * scales.astype(np.float32),
+        known=known,
         vocabulary={word_hash(word): word for word in words},
     )
 
@@ -55,5 +60,6 @@ def write_model(model: TaskModel, path: Path) -> None:
         tasks=np.array([task.value for task in model.tasks]),
         table=np.rint(model.weights / scales).astype(np.int8),
         scales=scales.astype(np.float32),
+        known=np.packbits(model.known),
         words=np.array(list(model.vocabulary.values())),
     )

@@ -56,3 +56,20 @@ async def test_the_list_of_models_has_the_target_once(serving: Any, fake: Any) -
         status, _, body = await gateway.ask({**asking("hi"), "model": "pool/1"})
     assert names == ["auto", "pool", "quality"]
     assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_a_decision_says_which_server_was_asked_and_which_was_passed_over(serving: Any, fake: Any) -> None:
+    """By host and port: of a target with one server its name tells."""
+    async with fake() as one, fake() as quality:
+        policy = POLICY.replace("url:", "max_in_flight: 4, url:") % (one.url, DEAD + "/secret", quality.url)
+        async with serving(policy) as gateway:
+            found = []
+            for number in range(12):
+                _, headers, _ = await gateway.ask(asking(f"number {number}"))
+                decision = f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}"
+                async with gateway.client.get(decision) as response:
+                    found += (await response.json())["attempts"]
+    urls = {(attempt["target"], attempt["outcome"]): attempt.get("url") for attempt in found}
+    assert urls[("pool", "ok")] == one.url.removeprefix("http://")
+    assert urls[("pool", "upstream_error")] == DEAD.removeprefix("http://")
+    assert urls.get(("quality", "ok")) is None

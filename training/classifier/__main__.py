@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gateway.core.features import HASH_BITS, word_hash
-from gateway.core.learned import TaskModel
+from gateway.core.features import HASH_BITS
+from gateway.core.hashing import places, word_hash
+from gateway.core.learned import KNOWN_BITS, TaskModel
 from gateway.weights.tasks import write_model
 from gateway.words import Task
 from training.classifier.examples import EVERYTHING, FIT, HELD_OUT, examples, task_words
-from training.classifier.fit import fit, matrix, scores, temperature
+from training.classifier.fit import Matrix, fit, matrix, scores, temperature
 
 SEED: Final = 20261125
+LEAST_TIMES: Final = 6  # at an edge, so that a word is known; short prompts have both edges in one
 VOCABULARY: Final = 2000  # words that evidence may name
 
 
@@ -50,9 +52,10 @@ def train(*, count: int, epochs: int, seed: int = SEED) -> tuple[TaskModel, dict
     found = scores(table, held_out)
     divisor = temperature(found, held_out.labels)
     figures = {"temperature": round(divisor, 3), **judged(found / divisor, held_out.labels)}
-    whole = fit(matrix(examples(seed + 2, count=count, shares=EVERYTHING)), seed=seed, epochs=epochs)
-    weights = (whole.weight.detach() / divisor).numpy()
-    return TaskModel(tasks=tuple(Task), weights=weights, vocabulary=telling_words(weights)), figures
+    everything = matrix(examples(seed + 2, count=count, shares=EVERYTHING))
+    weights = (fit(everything, seed=seed, epochs=epochs).weight.detach() / divisor).numpy()
+    vocabulary, known = telling_words(weights), known_words(everything)
+    return TaskModel(tasks=tuple(Task), weights=weights, known=known, vocabulary=vocabulary), figures
 
 
 def judged(found: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -68,10 +71,18 @@ def judged(found: Tensor, labels: Tensor) -> dict[str, Any]:
     }
 
 
+def known_words(data: Matrix) -> np.ndarray:
+    """The places of all words that stand at the edge of several prompts: once is no acquaintance."""
+    words, times = np.unique(data.edges, return_counts=True)
+    known = np.zeros(1 << KNOWN_BITS, dtype=np.bool_)
+    known[places(words[times >= LEAST_TIMES], KNOWN_BITS)] = True
+    return known
+
+
 def telling_words(weights: np.ndarray) -> dict[int, str]:
     """Of the words in the tasks' own lines, those whose rows tell the tasks apart most."""
     words = sorted(task_words())
-    rows = [(word_hash(word) * 0x9E3779B1 & 0xFFFFFFFF) >> (32 - HASH_BITS) for word in words]
+    rows = places(np.array([word_hash(word) for word in words], dtype=np.uint32), HASH_BITS)
     spread = weights[rows].std(axis=1)
     kept = sorted(words[at] for at in np.argsort(-spread, kind="stable")[:VOCABULARY])
     return {word_hash(word): word for word in kept}

@@ -71,7 +71,18 @@ class Author:
     def write(self, rng: random.Random, task: Task) -> Example:
         """One prompt of a task."""
         text = self._grammar.expand(rng, rng.choice(rng.choice(self._groups[task])))
+        if rng.random() < 0.12:
+            text = self._beside_denied(rng, task, text)
         return Example(task=task, system=self._system(rng, task), user=said(rng, text))
+
+    def _beside_denied(self, rng: random.Random, task: Task, text: str) -> str:
+        """The same wish, and what somebody does not want: words of another task that must not tell it."""
+        other = rng.choice([each for each in Task if each is not task])
+        denied = self._grammar.expand(rng, f"‹not {other}›")
+        lowered = text[:1].lower() + text[1:]
+        before = (f"{denied}, {lowered}", f"{denied}; {lowered}", f"{denied}. {text}")
+        behind = (f"{text}\n\n{denied}.", f"{text} {denied}.")
+        return rng.choice((*before, *behind))
 
     def _system(self, rng: random.Random, task: Task) -> str:
         """Mostly none; a general one tells nothing, the task's own one may."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gateway.core.features import TABLE_ROWS, features
+from gateway.core.hashing import Rows
 from gateway.words import Task
 from training.classifier.examples import Example
 
@@ -22,12 +23,16 @@ _BATCH = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """Examples as the net reads them: rows and weights of all, where each begins, and the number of its task."""
+    """Examples as the net reads them: rows and weights of all, where each begins, and the number of its task.
+
+    `edges` are the hashes of the words at the edges of all.
+    """
 
     rows: Tensor  # [features of all]
     weights: Tensor  # [features of all]
     starts: Tensor  # [examples + 1]
     labels: Tensor  # [examples]
+    edges: Rows
 
     def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows, weights, offsets and labels of the chosen examples."""
@@ -47,6 +52,7 @@ def matrix(examples: Sequence[Example]) -> Matrix:
         weights=torch.from_numpy(np.concatenate([each.weights for each in found])),
         starts=torch.from_numpy(starts),
         labels=torch.tensor([_TASKS.index(each.task) for each in examples]),
+        edges=np.concatenate([edge for each in found for edge in each.edges]),
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.features import HASH_BITS, TABLE_ROWS, features, word_hash
+from gateway.core.features import HASH_BITS, TABLE_ROWS, features
+from gateway.core.hashing import word_hash
 
 ANY_TEXT = st.text(max_size=3000) | st.text(alphabet=st.characters(categories=None), max_size=300)
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from gateway.core.classify import WITNESSES, classify
-from gateway.core.features import TABLE_ROWS, features, word_hash
-from gateway.core.learned import Learned, TaskModel
+from gateway.core.features import TABLE_ROWS, features
+from gateway.core.hashing import places, word_hash
+from gateway.core.learned import KNOWN_BITS, Learned, TaskModel
 from gateway.records import Query
 from gateway.words import Task
 
@@ -20,7 +21,9 @@ def model(*, named: tuple[str, ...] = ("translate",), strength: float = 50.0) ->
     """Knows one word, which speaks for translation."""
     weights = np.zeros((TABLE_ROWS, 2), dtype=np.float32)
     weights[features(system="", user="translate").rows[0], 0] = strength
-    return TaskModel(tasks=TASKS, weights=weights, vocabulary={word_hash(word): word for word in named})
+    known = np.zeros(1 << KNOWN_BITS, dtype=np.bool_)
+    known[places(np.array([word_hash("translate")], dtype=np.uint32), KNOWN_BITS)] = True
+    return TaskModel(tasks=TASKS, weights=weights, known=known, vocabulary={word_hash(word): word for word in named})
 
 
 def test_the_likeliest_task_is_told_with_the_words_that_speak_for_it(query: MakeQuery) -> None:
@@ -54,3 +57,21 @@ def test_about_a_request_without_words_it_is_silent(query: MakeQuery, text: str)
 def test_whoever_is_surer_by_form_is_heard_first(query: MakeQuery) -> None:
     found = classify(query(last_user_text="translate", has_tools=True), (*WITNESSES, Learned(model())))
     assert (found.task, found.evidence) == (Task.AGENT, "tools")
+
+
+def test_among_words_that_it_hardly_knows_it_is_hardly_sure(query: MakeQuery) -> None:
+    witness = Learned(model(strength=500.0))
+    sure = [
+        found.confidence
+        for strangers in (0, 3, 7, 31)
+        if (found := witness(query(last_user_text="translate" + " qzx" * strangers)))
+    ]
+    assert sure[:2] == [pytest.approx(1.0), pytest.approx(1.0)]
+    assert sure[2] == pytest.approx(0.5)  # one of eight, where two would do
+    assert sure[3] < 0.4
+
+
+def test_a_script_without_spaces_has_no_words_to_be_strange(query: MakeQuery) -> None:
+    found = Learned(model())(query(last_user_text="请把这个翻译成英语"))
+    assert found is not None
+    assert found.confidence >= 0.5

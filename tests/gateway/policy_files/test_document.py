@@ -1,7 +1,10 @@
 """Filling in the environment: in any text at any depth, as a whole or in part."""
 
+import time
+
 import pytest
 
+from gateway.errors import PolicyError
 from gateway.policy_files.document import parse_document
 
 
@@ -25,3 +28,24 @@ def test_variables_are_filled_in(text: str, environment: dict[str, str], value: 
 
 def test_a_number_from_the_environment_reads_as_text_that_a_number_accepts() -> None:
     assert parse_document('n: "${N:-4}"\n', {"N": "7"}, file="p")["n"] == "7"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 5000,
+        "{a: " * 5000,
+        "- " * 5000 + "a",
+        "? " * 5000 + "a",
+        "\n".join(" " * depth + "a:" for depth in range(700)),
+    ],
+)
+def test_what_is_nested_too_deeply_is_refused_at_its_place_before_it_costs_anything(text: str) -> None:
+    began_s = time.thread_time()
+    with pytest.raises(PolicyError, match=r"p:\d+:\d+: not YAML: nested more than 64 deep"):
+        parse_document(text, {}, file="p")
+    assert time.thread_time() - began_s < 0.5
+
+
+def test_what_is_nested_as_deeply_as_may_be_is_read() -> None:
+    assert parse_document("a: " + "[" * 60 + "]" * 60, {}, file="p")

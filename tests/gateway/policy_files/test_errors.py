@@ -186,7 +186,7 @@ Refused = Callable[..., PolicyError]
         ("aliases: [small]", "aliases: a: b", "2:11: not YAML: mapping values are not allowed here"),
         ("aliases: [small]", "version: 1", '2:1: not YAML: found duplicate key "version"'),
         ("aliases: [small]", "\taliases: [small]", "2:1: not YAML: found character"),
-        ("aliases: [small]", "aliases: " + "[" * 600, "nested too deeply"),
+        ("aliases: [small]", "aliases: " + "[" * 600, "nested more than 64 deep"),
         ("aliases: [small]", "aliases: [*small]", "not YAML: found undefined alias"),
         ("aliases: [small]", "aliases: [\x01]", "not YAML"),
         ("aliases: [small]", "aliases: !!python/object:os.system x", "aliases: expected text or a list of texts"),

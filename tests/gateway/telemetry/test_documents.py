@@ -57,6 +57,12 @@ def test_the_shape_is_the_contracts(decision: Any) -> None:
     }
 
 
+def test_the_server_is_told_of_targets_that_have_several(decision: Any) -> None:
+    first, *others = decision().attempts
+    marked = document_of(decision(attempts=(replace(first, url="10.0.0.7:8001"), *others)))["attempts"]
+    assert [attempt.get("url") for attempt in marked] == ["10.0.0.7:8001", None, None]
+
+
 def test_a_hedge_is_marked_as_one(decision: Any) -> None:
     first, *others = decision().attempts
     marked = document_of(decision(attempts=(replace(first, hedge=True), *others)))["attempts"]

@@ -1,6 +1,6 @@
 """The weights that ship: whole, small, right on prompts like those they learned from, and modest about all others."""
 
-import dataclasses
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +64,60 @@ def test_plain_wishes_are_understood(text: str, task: Task) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "unwanted", "task"),
+    [
+        ("Don't summarize this, explain what makes it funny: A horse walks into a bar.", Task.SUMMARIZE, Task.CHAT),
+        ("Do not translate. Who wrote this? Il pleure dans mon coeur.", Task.TRANSLATE, Task.CHAT),
+        ("Rather than rewriting it, tell me honestly what you think: the moon was pale.", Task.EDIT, Task.CHAT),
+        ("Please don't proofread, I only want to know if it is kind: I hope you get well.", Task.EDIT, Task.CHAT),
+        ("Without extracting any names, tell me who is right: Ann says yes, Bob says no.", Task.EXTRACTION, Task.CHAT),
+        ("I need no JSON here. What is the tallest mountain of Africa?", Task.STRUCTURED, Task.CHAT),
+        ("Don’t translate this, fix its grammar: she have went home", Task.TRANSLATE, Task.EDIT),
+        ("No summary, please: translate to Danish: the soup is cold", Task.SUMMARIZE, Task.TRANSLATE),
+        ("Übersetze das nicht, erkläre mir den Satz: Time flies.", Task.TRANSLATE, Task.CHAT),
+        ("Ne corrige pas, dis-moi ce que tu en penses : il fait beau", Task.EDIT, Task.CHAT),
+    ],
+)
+def test_what_is_not_wanted_is_not_understood_as_wanted(text: str, unwanted: Task, task: Task) -> None:
+    said = CLASSIFY(asked(text))
+    assert said.task is not unwanted
+    assert said.task is task
+
+
+@pytest.mark.parametrize("verb", ["rewrite", "correct", "extract", "complete", "polish"])
+@pytest.mark.parametrize("denial", ["Don't {} it.", "Do not {} anything.", "You must never {} this.", "never {}!"])
+def test_a_denied_wish_alone_takes_nobody_down_the_fast_lane(verb: str, denial: str) -> None:
+    said = CLASSIFY(asked(denial.format(verb) + " The harbour was closed on Monday and the ships waited outside."))
+    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+
+
+@pytest.mark.parametrize("words", [1, 2, 5, 12, 40, 150])
+def test_of_words_that_nobody_knows_it_is_not_sure(words: int) -> None:
+    """Syllables at random: their letters look like some language or other, and were once believed."""
+    rng, syllables = random.Random(words), [a + b for a in ("b", "kr", "z", "sh", "pl", "v") for b in "aeiou"]
+    for _ in range(50):
+        text = " ".join("".join(rng.choices(syllables, k=rng.randint(3, 5))) for _ in range(words))
+        said = CLASSIFY(asked(text + rng.choice(".?:")))
+        assert said.confidence < SURE_ENOUGH
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Kaixo, zer moduz zaude gaur goizean?",  # Basque
+        "Sawubona, unjani namuhla ekuseni?",  # Zulu
+        "Miten voit tänään, ystäväni hyvä?",  # Finnish
+        "Labas rytas, kaip laikaisi šiandien?",  # Lithuanian
+        "გამარჯობა, როგორ ხარ დღეს?",  # Georgian
+        "እንደምን አደሩ ዛሬ እንዴት ነዎት",  # Amharic
+    ],
+)
+def test_a_language_that_it_never_read_goes_to_the_quality_lane(text: str) -> None:
+    said = CLASSIFY(asked(text))
+    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
@@ -110,7 +164,8 @@ def test_weights_survive_being_written_and_read(tmp_path: Path) -> None:
     again = read_model(tmp_path / "one.npz")
     steps = np.abs(found.weights).max(axis=0) / 127
     assert (np.abs(again.weights - found.weights) <= steps * 0.51).all()
-    assert dataclasses.astuple(again)[0::2] == dataclasses.astuple(found)[0::2]
+    assert (again.tasks, again.vocabulary) == (found.tasks, found.vocabulary)
+    assert np.array_equal(again.known, found.known)
     assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
 
 
