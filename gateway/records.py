@@ -117,6 +117,7 @@ class Query:
     traceparent: str | None = None
     expectation: Expectation | None = None
     tools: tuple[Tool, ...] = ()
+    must_call: str | None = None  # the tool that `tool_choice` names; empty: any; None: no call is due
     has_tools: bool = False
     has_prediction: bool = False
     has_suffix: bool = False

@@ -41,6 +41,7 @@ class AnswerCheck:
     def __init__(self, query: Query, schemas: SchemaCache, *, early: bool) -> None:
         self._expectation = query.expectation
         self._tools = {tool.name: tool for tool in query.tools}
+        self._must_call = query.must_call
         self._schemas = schemas
         self._choices: dict[int, _Choice] = {}
         self._early = early
@@ -112,11 +113,15 @@ class AnswerCheck:
         tool = self._tools.get(call.name)
         if tool is None:
             return _stranger()
+        if self._must_call not in (None, "", call.name):
+            return _uncalled()
         if call.arguments is None:
             call.arguments = JsonCheck(self._parameters(tool), early=self._early)
         return _of_tool(call.arguments.feed(fragment.arguments), tool.name)
 
     def _finish_choice(self, choice: _Choice) -> Fault | None:
+        if self._must_call is not None and not choice.calls:
+            return _uncalled()
         for _, call in sorted(choice.calls.items()):
             fault = self._finish_call(call)
             if fault is not None:
@@ -129,6 +134,8 @@ class AnswerCheck:
         tool = self._tools.get(call.name)
         if tool is None:
             return _stranger()
+        if self._must_call not in (None, "", call.name):
+            return _uncalled()
         arguments = call.arguments or JsonCheck(self._parameters(tool), early=False)
         return _of_tool(arguments.finish(), tool.name)
 
@@ -145,17 +152,25 @@ class AnswerCheck:
 
     def _schema(self, asked: Expectation) -> Schema:
         if asked.form is Form.JSON_OBJECT:
-            return self._schemas.get("json_object", lambda: Schema({"type": "object"}))
+            return self._any_object()
         return self._schemas.get(asked.digest or digest_of(asked.schema), lambda: Schema(asked.schema))
 
-    def _parameters(self, tool: Tool) -> Schema | None:
+    def _any_object(self) -> Schema:
+        return self._schemas.get("json_object", lambda: Schema({"type": "object"}))
+
+    def _parameters(self, tool: Tool) -> Schema:
+        """Arguments are an object, even where nothing more is said."""
         if tool.parameters is None:
-            return None
+            return self._any_object()
         return self._schemas.get(tool.digest or digest_of(tool.parameters), lambda: Schema(tool.parameters))
 
 
 def _stranger() -> Fault:
     return Fault(keyword="name", place="a tool call")
+
+
+def _uncalled() -> Fault:
+    return Fault(keyword="tool_choice", place="#")
 
 
 def _of_tool(fault: Fault | None, name: str) -> Fault | None:

@@ -16,7 +16,7 @@ from gateway.core.spread import PREFIX_CHARS
 from gateway.core.validate import SchemaFault, check_pattern, check_schema
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.records import Expectation, Query, Tool
-from gateway.web.wire import ChatRequest, Message, ResponseFormat, Structured, ToolEntry, is_given
+from gateway.web.wire import ChatRequest, Message, ResponseFormat, Structured, ToolEntry, is_given, must_call
 from gateway.words import Capability, Form, Task
 
 MAX_DEPTH = 64
@@ -58,6 +58,7 @@ def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, princi
         traceparent=_traceparent(headers),
         expectation=expectation,
         tools=tools,
+        must_call=must_call(request.tool_choice) if tools else None,
         has_tools=bool(request.tools),
         has_prediction=request.prediction is not None,
         has_suffix=request.suffix is not None,

@@ -80,6 +80,15 @@ class ToolEntry(msgspec.Struct):
     function: Function | None = None
 
 
+def must_call(choice: Any) -> str | None:
+    """The function that a `tool_choice` names, empty for any; None where it forces nothing, or nothing that we know."""
+    if choice == "required":
+        return ""
+    function = choice.get("function") if isinstance(choice, dict) else None
+    name = function.get("name") if isinstance(function, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
 class Prediction(msgspec.Struct):
     """OpenAI's predicted output: the text being edited."""
 

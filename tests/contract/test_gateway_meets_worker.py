@@ -24,6 +24,12 @@ routes:
   - {name: constrained, when: {task: structured}, use: fast, validate: {schema: request}, fall_back: [careful, quality]}
   - {name: default, use: fast, fall_back: [quality]}
 """
+ADDENDS = {
+    "type": "object",
+    "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["x"],
+    "additionalProperties": False,
+}
 NUMBER = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
 
 
@@ -70,6 +76,9 @@ async def test_the_worker_is_discovered_with_what_it_can_do(pair: Both) -> None:
     assert listed["fast"]["capabilities"]["prediction"] == "anchored"
     assert "prediction" not in listed["careful"]["capabilities"]
     assert listed["fast"]["capabilities"]["stream"] is True
+    for name in ("fast", "careful"):
+        words = listed[name]["capabilities"]
+        assert (words["tools"], words["tool_choice"], words["json_schema"]) == ("guaranteed", True, "guaranteed")
 
 
 async def test_an_answer_of_the_worker_comes_through_with_its_confidence(pair: Both) -> None:
@@ -108,6 +117,32 @@ async def test_a_schema_that_the_worker_cannot_keep_falls_back(pair: Both) -> No
     old = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer", "divisibleBy": 3}}}
     _, headers, _ = await pair.ask("aa", response_format=old)
     assert headers["x-twolane-attempts"].startswith("fast=unsupported,")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_is_required_is_made_by_the_fast_lane(pair: Both, stream: bool) -> None:
+    """Whatever its net would say; the gateway has judged the arguments before they leave."""
+    tools = [{"type": "function", "function": {"name": "add", "parameters": ADDENDS}}]
+    status, headers, body = await pair.ask(
+        "seven", {"x_twolane_task": "structured"}, tools=tools, tool_choice="required", stream=stream, max_tokens=150
+    )
+    assert (status, headers["x-twolane-attempts"], headers["x-twolane-schema"]) == (200, "fast=ok", "valid")
+    if stream:
+        deltas = [
+            orjson.loads(event.removeprefix(b"data: "))["choices"][0]["delta"]
+            for event in body.strip().split(b"\n\n")[:-1]
+        ]
+        calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    else:
+        calls = body["choices"][0]["message"]["tool_calls"]
+    assert isinstance(orjson.loads(calls[0]["function"]["arguments"])["x"], int)
+
+
+async def test_tools_that_the_worker_cannot_keep_to_fall_back(pair: Both) -> None:
+    """And a lane that does not call although it must is left."""
+    old = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"divisibleBy": 3}}}}}
+    _, headers, _ = await pair.ask("aa", {"x_twolane_task": "structured"}, tools=[old], tool_choice="required")
+    assert headers["x-twolane-attempts"] == "fast=unsupported,careful=unsupported,quality=invalid_output"
 
 
 async def test_an_answer_that_cannot_fit_falls_back(pair: Both) -> None:

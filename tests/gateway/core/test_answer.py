@@ -78,12 +78,34 @@ def test_a_text_must_keep_what_was_asked(
         (ToolCall(index=0, name="subtract"), "name at a tool call"),
         (ToolCall(index=0, name="now", arguments="{}"), None),
         (ToolCall(index=0, name="now", arguments="soon"), "json at tool now: #, byte 0"),
+        (ToolCall(index=0, name="now", arguments="[]"), "type at tool now: #, byte 0"),
     ],
 )
 def test_a_call_must_name_a_known_tool_with_fitting_arguments(
     query: MakeQuery, call: ToolCall, detail: str | None
 ) -> None:
     assert verdict(query(tools=TOOLS), Piece(index=0, tool_calls=(call,))) == detail
+
+
+@pytest.mark.parametrize(
+    ("must_call", "called", "detail"),
+    [
+        ("", None, "tool_choice at #"),
+        ("", "now", None),
+        ("now", "now", None),
+        ("add", "now", "tool_choice at #"),
+        ("add", None, "tool_choice at #"),
+        (None, None, None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_that_was_due_must_come(
+    query: MakeQuery, must_call: str | None, called: str | None, detail: str | None, stream: bool
+) -> None:
+    asked = query(tools=TOOLS, must_call=must_call, stream=stream)
+    calls = (ToolCall(index=0, name=called, arguments="{}"),) if called else ()
+    found = verdict(asked, Piece(index=0, tool_calls=calls, text="" if called else "no"))
+    assert (found and found.removeprefix("early: ")) == detail
 
 
 def test_fragments_of_a_call_are_one_call(query: MakeQuery) -> None:

@@ -74,6 +74,11 @@ def test_tools_and_a_forced_choice_are_needs_of_their_own() -> None:
     assert Capability.TOOL_CHOICE in parse(tools=tools, tool_choice="required").needs
     assert Capability.TOOL_CHOICE not in parse(tools=tools, tool_choice="auto").needs
     assert parse(tools=tools).tools[0].parameters == SCHEMA
+    named = {"type": "function", "function": {"name": "f"}}
+    due = {"auto": None, "none": None, "required": "", None: None}
+    assert {choice: parse(tools=tools, tool_choice=choice).must_call for choice in due} == due
+    assert [parse(tools=given, tool_choice=named).must_call for given in (tools, None)] == ["f", None]
+    assert parse(tools=tools, tool_choice={"type": "allowed_tools"}).must_call is None
 
 
 def test_content_in_parts_is_joined() -> None:
