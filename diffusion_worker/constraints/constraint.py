@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from diffusion_worker.errors import BadAsk
@@ -28,6 +28,7 @@ class Constraint:
 
     kind: Kind
     value: Any = None
+    field: str | None = field(default=None, compare=False)  # of the request, that errors are to name; no content
 
     def content(self) -> bytes:
         """The constraint as JSON; the order of members counts. Raises BadAsk if it is too long."""

@@ -22,7 +22,6 @@ from diffusion_worker.observed import ConstraintObserved, ConstraintWork, Observ
 from diffusion_worker.records import NetFacts
 from diffusion_worker.text.channels import THOUGHT_NAME, marks_of
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.web.formats import field_of
 from diffusion_worker.workshop import Workshop
 
 REFUSED_S: Final = 60.0  # a refusal is remembered so long; those for want of time depend on the company
@@ -71,7 +70,8 @@ class Binder:
             self._refuse_again(key)
             ready = self._store.recall(key) or await self._shared(key, constraint, words, headers)
         except BadAsk as error:
-            error.param = error.param or field_of(constraint)
+            # Tools say themselves which of them is meant; anything else may be remembered from under another name.
+            error.param = error.param or constraint.field if constraint.kind == "tools" else constraint.field
             raise
         return Bound(
             automaton=ready.automaton,
@@ -126,7 +126,7 @@ class Binder:
             with self._timed(ConstraintWork.JUDGE):
                 return await self._workshop.violation(constraint, text)
         except UnsupportedSchema as error:  # nobody can tell in time
-            error.param = field_of(constraint)
+            error.param = constraint.field
             self._remember_refusal(key, error)
             raise
 

@@ -12,23 +12,17 @@ from diffusion_worker.web.problems import InvalidType
 from diffusion_worker.web.schemas import check_schema
 
 _FORMAT_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_STRUCTURED: Final = ("regex", "choice", "template")
+_FORMAT: Final = "response_format"
+_STRUCTURED: Final = ("regex", "choice", "template", "json")
 
 
 def parse_constraint(fields: Fields) -> Constraint | None:
     """The one constraint of a body; None: any text will do. Raises a BadAsk that names the field."""
-    by_format = _parse_format(fields.part("response_format"))
+    by_format = _parse_format(fields.part(_FORMAT))
     by_structure = _parse_structured(fields.part("structured_outputs"))
     if by_format and by_structure:
         raise fields.invalid("structured_outputs", "contradicts 'response_format'.")
     return by_format or by_structure
-
-
-def field_of(constraint: Constraint) -> str:
-    """The field that a constraint was read from."""
-    if constraint.kind == "tools":
-        return "tools"
-    return f"structured_outputs.{constraint.kind}" if constraint.kind in _STRUCTURED else "response_format"
 
 
 def _parse_format(fields: Fields | None) -> Constraint | None:
@@ -40,8 +34,9 @@ def _parse_format(fields: Fields | None) -> Constraint | None:
     fields.only(("type", "json_schema") if kind == "json_schema" else ("type",))
     if kind == "json_schema":
         fields.required("json_schema")
-        return Constraint(kind="json_schema", value=_named_schema(fields.part("json_schema") or fields))
-    return Constraint(kind="json_object") if kind == "json_object" else None
+        schema = _named_schema(fields.part("json_schema") or fields)
+        return Constraint(kind="json_schema", value=schema, field=_FORMAT)
+    return Constraint(kind="json_object", field=_FORMAT) if kind == "json_object" else None
 
 
 def _named_schema(fields: Fields) -> Any:
@@ -60,13 +55,17 @@ def _parse_structured(fields: Fields | None) -> Constraint | None:
     fields.only(_STRUCTURED)
     given = [name for name in _STRUCTURED if fields.raw(name) is not None]
     if len(given) != 1:
-        raise fields.invalid(given[1] if given else "regex", "must stand alone: one of regex, choice, template.")
+        raise fields.invalid(given[1] if given else "regex", f"must stand alone: one of {', '.join(_STRUCTURED)}.")
+    field = fields.param(given[0])
     match given[0]:
         case "regex":
-            return Constraint(kind="regex", value=fields.nonempty("regex"))
+            return Constraint(kind="regex", value=fields.nonempty("regex"), field=field)
         case "choice":
-            return Constraint(kind="choice", value=_parse_choices(fields))
-    return Constraint(kind="template", value=_parse_template(fields))
+            return Constraint(kind="choice", value=_parse_choices(fields), field=field)
+        case "json":  # vLLM's other spelling of `response_format`
+            check_schema(fields, "json")
+            return Constraint(kind="json_schema", value=fields.raw("json"), field=field)
+    return Constraint(kind="template", value=_parse_template(fields), field=field)
 
 
 def _parse_choices(fields: Fields) -> list[str]:

@@ -6,7 +6,7 @@ arguments are valid by the function's schema either way. Knows no template and n
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from diffusion_worker.constraints.calls import NO_ARGUMENTS, Syntax, Thought
@@ -41,7 +41,8 @@ class Tools:
             if self.only in (None, tool["function"]["name"])
         ]
         rules = {"syntax": syntax, "thought": thought, "must": self.must, "many": self.many}
-        return Constraint(kind="tools", value={"functions": functions, **rules, "text": text and asdict(text)})
+        said = text and {"kind": text.kind, "value": text.value}
+        return Constraint(kind="tools", value={"functions": functions, **rules, "text": said}, field="tools")
 
 
 NO_TOOLS = Tools()

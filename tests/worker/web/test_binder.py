@@ -18,7 +18,7 @@ from tests.worker.serving import toy_net, toy_tokenizer
 
 pytestmark = pytest.mark.anyio
 
-YES = Constraint(kind="choice", value=["yes", "no"])
+YES = Constraint(kind="choice", value=["yes", "no"], field="structured_outputs.choice")
 TOKENIZER = toy_tokenizer()
 
 
@@ -127,7 +127,8 @@ async def test_what_was_refused_is_refused_again_without_a_try(monkeypatch: pyte
 
 async def test_an_answer_that_nobody_can_judge_spoils_its_constraint() -> None:
     """The next request with it is refused before a step is spent on it."""
-    slow = Constraint(kind="json_schema", value={"type": "array", "items": {"pattern": "^(a+)+$"}})
+    value = {"type": "array", "items": {"pattern": "^(a+)+$"}}
+    slow = Constraint(kind="json_schema", value=value, field="response_format")
     binder = Binder(workshop=Workshop(judge_s=0.3))
     bound = await binder.bind(slow, TOKENIZER, facts())
     with pytest.raises(UnsupportedSchema, match="to check"):
