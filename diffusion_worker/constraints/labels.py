@@ -10,6 +10,7 @@ import numpy as np
 
 from diffusion_worker.constraints.class_scores import Floats
 from diffusion_worker.constraints.marginals import Doubles, LogAdder
+from diffusion_worker.constraints.runs import Runs
 from diffusion_worker.constraints.vocabulary import Vocabulary
 
 Arc = tuple[int, int, int]  # from byte, to byte, token
@@ -41,14 +42,15 @@ def _log_mass(text: bytes, vocabulary: Vocabulary, logits: Floats, normaliser: F
     source, target, token = np.array(arcs).T
     count = np.bincount(source)
     leaving = np.argsort(-count, kind="stable")[: np.count_nonzero(count)]
-    add = LogAdder(count[leaving])
-    layout = np.argsort(np.argsort(leaving)[np.searchsorted(np.sort(leaving), source)], kind="stable")[add.layout]
+    runs = Runs(count[leaving])
+    add = LogAdder(runs)
+    layout = np.argsort(np.argsort(leaving)[np.searchsorted(np.sort(leaving), source)], kind="stable")[runs.layout]
     target, token = target[layout], token[layout]
     scores = (logits[:, token] - normaliser[:, None]).astype(np.float64)
     onward = np.full(len(text) + 2, -np.inf)
     for position in range(len(logits) - 1, -1, -1):
         onward[-1] = 0.0  # behind the end, whatever it is
-        sums, _ = add(scores[position] + onward[target])
+        sums = add(scores[position] + onward[target], np.empty(len(leaving)))
         onward = np.full(len(text) + 2, -np.inf)
         onward[leaving] = sums
     return float(onward[0])

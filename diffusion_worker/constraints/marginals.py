@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.class_scores import ClassMasses, Floats, levels
 from diffusion_worker.constraints.cursor import Cursor
+from diffusion_worker.constraints.distance import spans
 from diffusion_worker.constraints.runs import Runs
 from diffusion_worker.constraints.token_automaton import TokenAutomaton, TokenClasses
-from diffusion_worker.constraints.viterbi import closing
+from diffusion_worker.constraints.viterbi import swept
+from diffusion_worker.constraints.wiring import Indices, Wiring, wiring_of
 
 Doubles = NDArray[np.float64]
 _LOWEST: Final = -1e300  # stands for -inf where a difference is taken
+_NOBODY: Final = 1e-12  # a probability: a thousand such nodes at each of 256 positions weigh as much as float32 rounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,81 +61,70 @@ class Marginals:
 
 
 def remaining(cursor: Cursor, masses: ClassMasses) -> Doubles:
-    """[room + 1, states] log mass of all ways on from each state that close in time. `[0, cursor.state]` is the
-    probability that the net, sampling every position by itself, keeps to the constraint."""
-    automaton = cursor.automaton
-    mass = masses.mass[: cursor.room(len(masses.mass))]
-    add = LogAdder(np.diff(automaton.first_edge))
-    label, target = automaton.label[add.layout].astype(np.intp), automaton.target[add.layout].astype(np.intp)
-    values = np.empty((len(mass) + 1, automaton.states))
-    values[-1] = closing(cursor, len(mass))
-    onward, step = np.empty((2, automaton.edges))
-    for position in range(len(mass) - 1, -1, -1):
-        values[position + 1].take(target, out=onward, mode="clip")
-        mass[position].take(label, out=step, mode="clip")
-        onward += step
-        values[position], _ = add(onward)
-    return values
+    """[room + 1, nodes] log mass of all ways on from each node that close in time, as in `viterbi.completions`. `[0]` at
+    the node of the cursor is the probability that the net, sampling every position by itself, keeps to the constraint.
+    """
+    return swept(cursor, masses.mass[: cursor.room(len(masses.mass))], LogAdder)
 
 
 def marginals(cursor: Cursor, masses: ClassMasses, onward: Doubles) -> Marginals:
     """Marginals of a canvas; `onward` is what `remaining` gave."""
-    room = len(onward) - 1
+    room, classes = len(onward) - 1, cursor.automaton.classes
     used = _label_posterior(cursor, masses.mass[:room], onward)
-    atom = _atom_posterior(cursor.automaton.classes, masses, used[:, :-1])
+    atom = _atom_posterior(classes, masses, used[:, :-1])
     tail = used[:, -1]
     entropy = (atom * masses.atom_entropy[:room]).sum(axis=1) - _xlogx(atom).sum(axis=1) - _xlogx(tail)
     return Marginals(masses=masses, atom=atom, tail=tail, entropy=np.maximum(entropy, 0.0))
 
 
 def _label_posterior(cursor: Cursor, mass: Doubles, onward: Doubles) -> Doubles:
-    """[room, classes + 1] probability that a position takes an edge of each class.
+    """[room, classes + 1] probability that a position reads each class.
 
-    Forwards over the positions: what arrives at a state, times what goes on from it. Both are relative to the largest
-    edge into that state, so exponentials are taken once per edge.
+    Forwards over the positions, in probabilities: who stands at a node takes each of its ways as often as the way has a
+    share of the mass that goes on from there. Nodes where hardly anybody stands are left out.
     """
-    automaton = cursor.automaton
-    entered, order, add = _by_target(automaton)
-    label, source = automaton.label[order].astype(np.intp), automaton.source[order].astype(np.intp)
-    arrived = np.full(automaton.states, -np.inf)
-    arrived[cursor.state] = 0.0
-    used = np.empty((len(mass), automaton.classes.classes + 1))
-    edge, step = np.empty((2, automaton.edges))
-    for position in range(len(mass)):
-        arrived.take(source, out=edge, mode="clip")
-        mass[position].take(label, out=step, mode="clip")
-        edge += step
-        total, top = add(edge)
-        arrived[:] = -np.inf
-        arrived[entered] = total
-        top += onward[position + 1, entered]
-        top -= onward[0, cursor.state]
-        edge *= np.exp(top).take(add.owner, out=step, mode="clip")
-        used[position] = np.bincount(label, edge, minlength=used.shape[1])
+    wiring, classes = wiring_of(cursor.automaton), cursor.automaton.classes.classes
+    standing = np.zeros(wiring.nodes)
+    standing[wiring.node_of[cursor.state]] = 1.0
+    used = np.empty((len(mass), classes + 1))
+    for position, score in enumerate(mass):
+        after = onward[position + 1]
+        label, target, flow = _flow(wiring, standing[: wiring.states], onward[position], score, after)
+        standing = np.bincount(target, flow, minlength=wiring.nodes)
+        if wiring.from_hubs is not None:
+            is_read = target < wiring.states
+            hub_label, target, more = _flow(wiring, standing[wiring.states:], after, score, after, first=wiring.states)
+            standing += np.bincount(target, more, minlength=wiring.nodes)
+            label, flow = np.concatenate([label[is_read], hub_label]), np.concatenate([flow[is_read], more])
+        used[position] = np.bincount(label, flow, minlength=classes + 1)
     return used
 
 
-def _by_target(automaton: TokenAutomaton) -> tuple[NDArray[np.int64], NDArray[np.int64], "LogAdder"]:
-    """The states that edges enter, most first; the edges in the layout of their sums, and what adds them."""
-    entering = np.bincount(automaton.target, minlength=automaton.states)
-    entered = np.argsort(-entering, kind="stable")[: np.count_nonzero(entering)]
-    place = np.empty(automaton.states, np.int64)
-    place[entered] = np.arange(len(entered))
-    add = LogAdder(entering[entered])
-    return entered, np.argsort(place[automaton.target], kind="stable")[add.layout], add
+def _flow(
+    wiring: Wiring, standing: Doubles, value: Doubles, score: Doubles, after: Doubles, *, first: int = 0
+) -> tuple[Indices, Indices, Doubles]:
+    """Labels, targets and probabilities of the ways out of the nodes from `first` on where somebody stands."""
+    where = np.flatnonzero(standing > _NOBODY)
+    nodes = where + first
+    ways, count = wiring.ways_of(nodes)
+    label, target = wiring.ways_label.take(ways), wiring.ways_target.take(ways)
+    flow = score.take(label)
+    flow += after.take(target)
+    flow += np.repeat(np.log(standing.take(where)) - value.take(nodes), count)
+    return label, target, np.exp(flow, out=flow)
 
 
 def _atom_posterior(classes: TokenClasses, masses: ClassMasses, used: Doubles) -> Doubles:
     """[room, atoms] probability of each atom: what its classes are used, times its share of them, down the tree."""
-    owner = np.repeat(np.arange(classes.classes), np.diff(classes.class_start))
-    order = np.argsort(classes.class_node, kind="stable")
-    node, label = classes.class_node[order], owner[order]
-    present, first = np.unique(node, return_index=True)
     room = len(used)
+    position, label = np.nonzero(used)
+    first, stop = classes.class_start[label], classes.class_start[label + 1]
+    node, owner = classes.class_node[spans(first, stop)], np.repeat(np.arange(len(label)), stop - first)
     mass = masses.node_mass[:room]
-    share = np.exp(np.minimum(mass[:, node] - masses.mass[:room, label], 0.0))
-    posterior = np.zeros((room, classes.nodes))
-    posterior[:, present] = np.add.reduceat(share * used[:, label], first, axis=1)
+    share = mass[position[owner], node] - masses.mass[position, label][owner]
+    share = np.exp(np.minimum(share, 0.0)) * used[position, label][owner]
+    place = position[owner] * classes.nodes + node
+    posterior = np.bincount(place, share, minlength=room * classes.nodes).reshape(room, classes.nodes)
     for parents, children in reversed(list(levels(classes))):
         down = np.exp(np.minimum(mass[:, children] - np.repeat(mass[:, parents], 2, axis=1), 0.0))
         posterior[:, children] += np.repeat(posterior[:, parents], 2, axis=1) * down
@@ -142,24 +134,22 @@ def _atom_posterior(classes: TokenClasses, masses: ClassMasses, used: Doubles) -
 class LogAdder:
     """Log of sums of exponentials over runs; a run of -inf alone gives -inf, without a warning."""
 
-    def __init__(self, lengths: NDArray[np.integer]) -> None:
-        self._runs = Runs(lengths)
-        self.layout, self.owner = self._runs.layout, self._runs.owner
-        self._top, self._total = np.empty((2, len(lengths)))
-        self._spread = np.empty(len(self.owner))
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self._top = np.empty(runs.count)
+        self._spread = np.empty(len(runs.owner))
 
-    def __call__(self, values: Doubles) -> tuple[Doubles, Doubles]:
-        """From members in the layout of `Runs`: sums and largest of [runs], which stand until the next call. What
-        `values` holds then are the exponentials relative to the largest."""
-        top, total = self._top, self._total
+    def __call__(self, values: Doubles, out: Doubles) -> Doubles:
+        """[runs] from members in the layout of the runs, which are spent."""
+        top = self._top
         np.maximum(self._runs.reduce(np.maximum, values, top), _LOWEST, out=top)
-        values -= top.take(self.owner, out=self._spread, mode="clip")
+        values -= top.take(self._runs.owner, out=self._spread, mode="clip")
         np.exp(values, out=values)
-        self._runs.reduce(np.add, values, total)
+        self._runs.reduce(np.add, values, out)
         with np.errstate(divide="ignore"):
-            np.log(total, out=total)
-        total += top
-        return total, top
+            np.log(out, out=out)
+        out += top
+        return out
 
 
 def _xlogx(values: Doubles) -> Doubles:

@@ -20,6 +20,7 @@ class Runs:
     stands where; `owner` is the run of each place."""
 
     def __init__(self, lengths: NDArray[np.integer]) -> None:
+        self.count = len(lengths)
         longest = int(lengths[0])
         taller = np.searchsorted(-lengths, -np.arange(longest))  # [row] how many runs have a member there
         rows = 1 + int(np.argmin(_ROW_COST * np.arange(1, longest + 1) + np.append(taller[1:], 0)))

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.class_scores import ClassMasses, Floats
 from diffusion_worker.constraints.cursor import CanvasPath, Cursor
-from diffusion_worker.constraints.token_automaton import Ints, TokenAutomaton, TokenClasses
+from diffusion_worker.constraints.token_automaton import Ints, TokenClasses
 from diffusion_worker.constraints.viterbi import written
+from diffusion_worker.constraints.wiring import wiring_of
 
 Doubles = NDArray[np.float64]
 _LARGE: Final = 4096  # tokens; a larger atom is read in place, in runs of _RUN
@@ -23,25 +24,19 @@ _BELOW_ONE: Final = 1.0 - 2.0**-53
 
 def sample_path(cursor: Cursor, masses: ClassMasses, onward: Doubles, uniforms: Doubles) -> CanvasPath:
     """One draw. `onward` is what `remaining` gave; `uniforms` [canvas] are in [0, 1)."""
-    automaton = cursor.automaton
+    automaton, wiring = cursor.automaton, wiring_of(cursor.automaton)
     members = _Members(automaton.classes, masses)
     state, tokens = cursor.state, []
     for position in range(len(onward) - 1):
         if state == automaton.done:
             break
-        edge, rest = _choose_edge(automaton, state, masses.mass[position], onward[position + 1], uniforms[position])
+        first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
+        ways = masses.mass[position, wiring.label[first:stop]] + onward[position + 1, wiring.target[first:stop]]
+        chosen, rest = _choose(ways, uniforms[position])
+        edge = first + chosen
         tokens.append(members.choose(position, int(automaton.label[edge]), rest))
         state = int(automaton.target[edge])
     return written(cursor, masses.scores, tokens, state)
-
-
-def _choose_edge(
-    automaton: TokenAutomaton, state: int, mass: Doubles, onward: Doubles, uniform: float
-) -> tuple[int, float]:
-    """An edge out of `state`, by the mass of its class [classes + 1] and of what follows [states]."""
-    first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
-    chosen, rest = _choose(mass[automaton.label[first:stop]] + onward[automaton.target[first:stop]], uniform)
-    return int(first) + chosen, rest
 
 
 class _Members:

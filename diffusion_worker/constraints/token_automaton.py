@@ -18,7 +18,7 @@ Ints = NDArray[np.int32]
 FORMAT: Final = 1  # of the bytes; another number is another layout
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class TokenClasses:
     """The vocabulary cut into atoms, and the classes made of them.
 
@@ -65,7 +65,7 @@ class TokenClasses:
         return not way.isdisjoint(self.nodes_of(label).tolist())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class TokenAutomaton:
     """Deterministic: no token is in two classes that leave the same state. Every state lies on a way from `start` to
     `done`, the last state, whose one edge leads back to itself over any token, unscored. States with more edges come

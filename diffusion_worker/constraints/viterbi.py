@@ -4,8 +4,9 @@ Dynamic programming over positions and edges, backwards, so that a state's value
 idea for diffusion is DINGO's (Suresh et al. 2025, arXiv 2505.23061). Knows class scores, no logits beyond them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from diffusion_worker.constraints.class_scores import ClassScores
 from diffusion_worker.constraints.cursor import CanvasPath, Cursor
 from diffusion_worker.constraints.runs import Runs
 from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.wiring import Ways, wiring_of
 
 Doubles = NDArray[np.float64]
+Join = Callable[[Doubles, Doubles], object]  # values of ways, in their layout; values of nodes, to be written
 
 
 def best_path(cursor: Cursor, scores: ClassScores) -> CanvasPath:
@@ -23,16 +26,16 @@ def best_path(cursor: Cursor, scores: ClassScores) -> CanvasPath:
 
     `scores` are of a whole canvas. There is always one: the cursor promises it. Ties: the first edge and atom.
     """
-    automaton = cursor.automaton
+    automaton, wiring = cursor.automaton, wiring_of(cursor.automaton)
     room = cursor.room(len(scores.best))
     values = completions(cursor, scores.best[:room])
     labels, state = [], cursor.state
     for position in range(room):
         if state == automaton.done:
             break
-        edges = slice(automaton.first_edge[state], automaton.first_edge[state + 1])
-        onward = scores.best[position, automaton.label[edges]] + values[position + 1, automaton.target[edges]]
-        edge = edges.start + int(onward.argmax())
+        first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
+        onward = scores.best[position, wiring.label[first:stop]] + values[position + 1, wiring.target[first:stop]]
+        edge = first + onward.argmax()
         labels.append(int(automaton.label[edge]))
         state = int(automaton.target[edge])
     tokens = [_likeliest(scores, automaton, position, label) for position, label in enumerate(labels)]
@@ -40,20 +43,39 @@ def best_path(cursor: Cursor, scores: ClassScores) -> CanvasPath:
 
 
 def completions(cursor: Cursor, best: Doubles) -> Doubles:
-    """[room + 1, states] log probability of the best way on from each state, -inf where none closes in time."""
-    automaton = cursor.automaton
-    runs = Runs(np.diff(automaton.first_edge))
-    label, target = automaton.label[runs.layout].astype(np.intp), automaton.target[runs.layout].astype(np.intp)
-    room = len(best)
-    values = np.empty((room + 1, automaton.states))
-    values[room] = closing(cursor, room)
-    onward, step = np.empty((2, automaton.edges))
+    """[room + 1, nodes] log probability of the best way on from each node, -inf where none closes in time. A hub, having
+    read nothing, belongs to the position before: `[p + 1]` has the nodes to which a step at position p may lead."""
+    return swept(cursor, best, lambda runs: partial(runs.reduce, np.maximum))
+
+
+def swept(cursor: Cursor, scores: Doubles, joining: Callable[[Runs], Join]) -> Doubles:
+    """Backwards over the positions of `scores` [room, classes + 1]: every way is worth its class and what goes on from
+    its target; `joining` makes one value of those of a node, in place of `out`."""
+    wiring, room = wiring_of(cursor.automaton), len(scores)
+    values = np.empty((room + 1, wiring.nodes))
+    values[room, wiring.node_of] = closing(cursor, room)
+    hubs, states = slice(wiring.states, None), slice(wiring.states)
+    into_hubs = _sweep(wiring.from_hubs, joining) if wiring.from_hubs else None
+    into_states = _sweep(wiring.from_states, joining)
     for position in range(room - 1, -1, -1):
-        values[position + 1].take(target, out=onward, mode="clip")
-        best[position].take(label, out=step, mode="clip")
-        onward += step
-        runs.reduce(np.maximum, onward, values[position])
+        after, score = values[position + 1], scores[position]
+        if into_hubs is not None:
+            into_hubs(after, score, after[hubs])
+        into_states(after, score, values[position, states])
     return values
+
+
+def _sweep(ways: Ways, joining: Callable[[Runs], Join]) -> Callable[[Doubles, Doubles, Doubles], object]:
+    join = joining(ways.runs)
+    onward, step = np.empty((2, len(ways.label)))
+
+    def sweep(after: Doubles, score: Doubles, out: Doubles) -> None:
+        after.take(ways.target, out=onward, mode="clip")
+        score.take(ways.label, out=step, mode="clip")
+        np.add(onward, step, out=onward)
+        join(onward, out)
+
+    return sweep
 
 
 def closing(cursor: Cursor, room: int) -> Doubles:
