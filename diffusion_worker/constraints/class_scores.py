@@ -1,26 +1,26 @@
-"""What the logits say of every class of tokens: its likeliest member, its whole mass, the uncertainty within.
+"""What the logits say of every class of tokens: its likeliest member, and its whole mass.
 
-One pass over the logits, a few rows at a time so that they stay in the processor's cache. Everything is in log space
-and relative to the largest logit of its own atom, so nothing underflows and nothing is a difference of large sums.
-Knows classes, no states.
+From the atoms up their tree, and from the nodes to the classes, all positions side by side. Everything is in log space,
+so nothing underflows and nothing is a difference of large sums. Knows classes, no states.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_worker.constraints.atom_scores import ELSEWHERE, AtomScores, Floats, Indices
 from diffusion_worker.constraints.distance import spans
+from diffusion_worker.constraints.runs import Runs
 from diffusion_worker.constraints.token_automaton import TokenClasses
 
-Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-_AT_ONCE: Final = 65536  # logits, as long as that is a row or more
-_ELSEWHERE: Final = np.float32(-1e30)  # added to logits of other atoms: their exponential is 0, and 0 * -1e30 no NaN
 # No class is less likely than this, so that there is a best path even where logits are -inf.
 FLOOR: Final = -1e4
+_AT_ONCE: Final = 128  # positions whose members stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class ClassScores:
     logits: Floats  # [positions, vocab] as they came
     normaliser: Floats  # [positions] log of the sum of their exponentials
     best: Doubles  # [positions, classes + 1]
-    node_best: Floats  # [positions, nodes]
+    node_best: Floats  # [nodes, positions]
     surest: NDArray[np.int64]  # [positions] the likeliest token of all, allowed or not
 
 
@@ -40,7 +40,7 @@ class ClassMasses:
 
     scores: ClassScores
     mass: Doubles  # [positions, classes + 1]
-    node_mass: Floats  # [positions, nodes]
+    node_mass: Floats  # [nodes, positions]
     atom_entropy: Floats  # [positions, atoms] nats, of a token known to be in the atom
 
 
@@ -50,131 +50,51 @@ def score_classes(classes: TokenClasses, logits: Floats, normaliser: Floats | No
     `normaliser` [positions] is the log of the sum of their exponentials, where it is known; finding it is half of the
     work. Raises ValueError when the logits are of another vocabulary.
     """
-    reader = _Reader(classes, logits)
-    for block in reader.blocks:
-        reader.read_peaks(block)
-        if normaliser is None:
-            reader.read_normaliser(block)
-    if normaliser is not None:
-        reader.normaliser[:] = normaliser
-    return _scores(classes, reader)
+    atoms = AtomScores(classes, logits)
+    atoms.read_peaks(normaliser)
+    return _scores(classes, atoms)
 
 
 def weigh_classes(classes: TokenClasses, logits: Floats) -> ClassMasses:
     """Scores and masses of logits, as `score_classes`; for sampling and marginals."""
-    reader = _Reader(classes, logits)
-    for block in reader.blocks:
-        reader.read_peaks(block, weighed=True)
-        reader.read_masses(block)
-    mass = reader.peak + reader.logsum
-    top = mass.max(axis=1, initial=-np.inf)
-    reader.normaliser[:] = top + np.log(np.exp(mass - top[:, None]).sum(axis=1))
-    node_mass = _tree(classes, mass - reader.normaliser[:, None])
+    atoms = AtomScores(classes, logits)
+    atoms.read_masses()
+    node_mass = _tree(classes, atoms.peak + atoms.logsum, atoms.normaliser)
     for parents, children in levels(classes):
-        node_mass[:, parents] = _log_added(node_mass[:, children][:, ::2], node_mass[:, children][:, 1::2])
+        node_mass[parents] = _log_added(node_mass[children][::2], node_mass[children][1::2])
     return ClassMasses(
-        scores=_scores(classes, reader),
-        mass=_with_unscored(_log_sums(classes, node_mass)),
+        scores=_scores(classes, atoms),
+        mass=_of_classes(classes, node_mass, _log_sums),
         node_mass=node_mass,
-        atom_entropy=reader.entropy,
+        atom_entropy=atoms.entropy,
     )
 
 
-class _Reader:
-    """Reads some rows of logits at a time, atom by atom, in buffers of its own.
-
-    The largest atom is read in place when it is most of the vocabulary, with the others weighed down; gathering it
-    would cost more than its exponentials.
-    """
-
-    def __init__(self, classes: TokenClasses, logits: Floats) -> None:
-        vocab, sizes = len(classes.order), np.diff(classes.atom_start)
-        if logits.shape[1] != vocab:
-            raise ValueError(f"logits of {logits.shape[1]} words for a constraint over {vocab}")
-        self.logits = logits
-        self.surest = np.empty(len(logits), np.int64)
-        self.normaliser = np.empty(len(logits), np.float32)
-        self.peak, self.logsum, self.entropy = np.zeros((3, len(logits), classes.atoms), np.float32)
-        rows = max(1, _AT_ONCE // vocab)
-        self.blocks = [slice(first, first + rows) for first in range(0, len(logits), rows)]
-
-        self._has_large = bool(sizes[-1] > vocab // 2)
-        last = classes.atoms - self._has_large
-        self._singles = int((sizes[:last] == 1).sum())
-        self._groups = slice(self._singles, last)  # atoms of several tokens that are gathered
-        self._gathered = classes.order[: classes.atom_start[last]].astype(np.intp)
-        self._group_sizes = sizes[self._groups]
-        self._group_first = (classes.atom_start[self._groups] - self._singles).astype(np.intp)
-        self._elsewhere = np.zeros(vocab, np.float32)
-        self._elsewhere[self._gathered] = _ELSEWHERE
-        self._rows, self._share = np.empty((2, rows, vocab), np.float32)
-        self._ones = np.ones(vocab, np.float32)  # a product with ones is the quickest sum
-        self._values = np.empty((rows, len(self._gathered)), np.float32)
-
-    def read_peaks(self, block: slice, *, weighed: bool = False) -> None:
-        """The surest token of the rows and the largest logit of each atom. `weighed`: `read_masses` follows."""
-        logits, peak, singles = self.logits[block], self.peak[block], self._singles
-        surest = logits.argmax(axis=1, out=self.surest[block])
-        if self._has_large:
-            peak[:, -1] = logits[np.arange(len(logits)), surest]
-            if weighed or self._elsewhere[surest].any():  # the surest token is of another atom
-                values = np.add(logits, self._elsewhere, out=self._rows[: len(logits)])
-                values.max(axis=1, out=peak[:, -1])
-        values = np.take(logits, self._gathered, axis=1, mode="clip", out=self._values[: len(logits)])
-        peak[:, :singles] = values[:, :singles]
-        if len(self._group_first):
-            np.maximum.reduceat(values[:, singles:], self._group_first, axis=1, out=peak[:, self._groups])
-
-    def read_normaliser(self, block: slice) -> None:
-        """Behind `read_peaks`: the log of the sum of exponentials."""
-        logits, normaliser = self.logits[block], self.normaliser[block]
-        normaliser[:] = logits[np.arange(len(logits)), self.surest[block]]
-        share = np.subtract(logits, normaliser[:, None], out=self._share[: len(logits)])
-        np.exp(share, out=share)
-        normaliser += np.log(np.vecdot(share, self._ones))
-
-    def read_masses(self, block: slice) -> None:
-        """Behind `read_peaks`, whose rows are spent: log of the sum of exponentials of each atom, relative to its peak,
-        and the entropy within. Both stay 0 for single tokens."""
-        peak, logsum, entropy = self.peak[block], self.logsum[block], self.entropy[block]
-        if self._has_large:
-            values, share = self._rows[: len(peak)], self._share[: len(peak)]
-            values -= peak[:, -1:]
-            np.exp(values, out=share)
-            total = np.vecdot(share, self._ones)
-            logsum[:, -1] = np.log(total)
-            entropy[:, -1] = logsum[:, -1] - np.vecdot(share, values) / total
-        if len(self._group_first):
-            groups, first = self._groups, self._group_first
-            values = self._values[: len(peak), self._singles :]
-            values -= np.repeat(peak[:, groups], self._group_sizes, axis=1)
-            share = np.exp(values)
-            totals = np.add.reduceat(share, first, axis=1)
-            share *= values
-            logsum[:, groups] = np.log(totals)
-            entropy[:, groups] = logsum[:, groups] - np.add.reduceat(share, first, axis=1) / totals
+def levels(classes: TokenClasses) -> Iterator[tuple[slice, slice]]:
+    """Parents and their children, from the leaves to the root."""
+    first = classes.nodes // 4
+    while first:
+        yield slice(first, 2 * first), slice(2 * first, 4 * first)
+        first //= 2
 
 
-def _scores(classes: TokenClasses, reader: _Reader) -> ClassScores:
-    node_best = _tree(classes, reader.peak - reader.normaliser[:, None])
+def _scores(classes: TokenClasses, atoms: AtomScores) -> ClassScores:
+    node_best = _tree(classes, atoms.peak, atoms.normaliser)
     for parents, children in levels(classes):
-        np.maximum(node_best[:, children][:, ::2], node_best[:, children][:, 1::2], out=node_best[:, parents])
-    best, many, members, first = _of_classes(classes, node_best)
-    if len(many):
-        best[:, many] = np.maximum.reduceat(members, first, axis=1)
+        np.maximum(node_best[children][::2], node_best[children][1::2], out=node_best[parents])
     return ClassScores(
-        logits=reader.logits,
-        normaliser=reader.normaliser,
-        best=_with_unscored(best),
+        logits=atoms.logits,
+        normaliser=atoms.normaliser,
+        best=_of_classes(classes, node_best, _maxima),
         node_best=node_best,
-        surest=reader.surest,
+        surest=atoms.surest,
     )
 
 
-def _tree(classes: TokenClasses, atoms: Floats) -> Floats:
-    """[positions, nodes] with the leaves filled from [positions, atoms]."""
-    nodes = np.full((len(atoms), classes.nodes), _ELSEWHERE)
-    nodes[:, classes.leaf_of] = np.maximum(atoms, _ELSEWHERE)
+def _tree(classes: TokenClasses, atoms: Floats, normaliser: Floats) -> Floats:
+    """[nodes, positions] with the leaves filled from [positions, atoms] and [positions]."""
+    nodes = np.full((classes.nodes, len(atoms)), ELSEWHERE)
+    nodes[classes.leaf_of] = np.maximum(atoms - normaliser[:, None], ELSEWHERE).T
     return nodes
 
 
@@ -187,43 +107,63 @@ def _log_added(first: Floats, second: Floats) -> Floats:
     return share
 
 
-def levels(classes: TokenClasses) -> Iterator[tuple[slice, slice]]:
-    """Parents and their children, from the leaves to the root."""
-    first = classes.nodes // 4
-    while first:
-        yield slice(first, 2 * first), slice(2 * first, 4 * first)
-        first //= 2
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Members:
+    """Classes by how many nodes cover them: those of one, and those of more with their nodes in the layout of runs."""
+
+    one: Indices
+    node: Indices  # of each of `one`
+    many: Indices
+    members: Indices  # nodes
+    runs: Runs | None
 
 
-def _of_classes(classes: TokenClasses, nodes: Floats) -> tuple[Floats, NDArray[np.int64], Floats, NDArray[np.int64]]:
-    """[positions, classes] the value of the first node of each class, from [positions, nodes]; which classes have more
-    nodes, the values of all of theirs, class after class, and where each begins."""
-    start, counts = classes.class_start[:-1], np.diff(classes.class_start)
-    many = np.flatnonzero(counts > 1)
-    members = spans(start[many], start[many] + counts[many])
-    return (
-        np.take(nodes, classes.class_node[start], axis=1, mode="clip"),
-        many,
-        np.take(nodes, classes.class_node[members], axis=1, mode="clip"),
-        np.cumsum(counts[many]) - counts[many],
-    )
+_KEPT: Final[WeakKeyDictionary[TokenClasses, _Members]] = WeakKeyDictionary()
 
 
-def _log_sums(classes: TokenClasses, node_mass: Floats) -> Floats:
-    """[positions, classes] the log of the sum of exponentials of the nodes of each class."""
-    sums, many, members, first = _of_classes(classes, node_mass)
-    if not len(many):
-        return sums
-    top = np.maximum(np.maximum.reduceat(members, first, axis=1), np.float32(FLOOR))
-    members -= np.repeat(top, np.diff(np.append(first, members.shape[1])), axis=1)
-    total = np.add.reduceat(np.exp(members, out=members), first, axis=1)
-    with np.errstate(divide="ignore"):  # a class of nothing but -inf
-        sums[:, many] = top + np.log(total)
-    return sums
+def _members_of(classes: TokenClasses) -> _Members:
+    """Made at the first call."""
+    if classes not in _KEPT:
+        start, counts = classes.class_start[:-1], np.diff(classes.class_start)
+        one = np.flatnonzero(counts == 1)
+        many = np.argsort(-counts, kind="stable")[: len(counts) - len(one)]
+        members = classes.class_node[spans(start[many], start[many] + counts[many])].astype(np.intp)
+        runs = Runs(counts[many], row_cost=0) if len(many) else None
+        members = members if runs is None else members[runs.layout]
+        _KEPT[classes] = _Members(
+            one=one, node=classes.class_node[start[one]].astype(np.intp), many=many, members=members, runs=runs
+        )
+    return _KEPT[classes]
 
 
-def _with_unscored(scores: Floats) -> Doubles:
-    """One more class, *any token*, and no class below the floor."""
-    full = np.zeros((len(scores), scores.shape[1] + 1))
-    np.maximum(scores, FLOOR, out=full[:, :-1])
+def _of_classes(classes: TokenClasses, nodes: Floats, join: Callable[[Runs, Floats, Floats], None]) -> Doubles:
+    """[positions, classes + 1] from [nodes, positions]: `join` makes one value per run of the values of its members, in
+    place of the last argument. No class is below the floor; one more is *any token*, 0."""
+    members, positions = _members_of(classes), nodes.shape[1]
+    full = np.zeros((positions, classes.classes + 1))
+    for first in range(0, positions, _AT_ONCE):
+        part = np.ascontiguousarray(nodes[:, first : first + _AT_ONCE])
+        values = np.empty((classes.classes, part.shape[1]), np.float32)
+        values[members.one] = part[members.node]
+        if members.runs is not None:
+            joined = np.empty((members.runs.count, part.shape[1]), np.float32)
+            join(members.runs, part.take(members.members, axis=0, mode="clip"), joined)
+            values[members.many] = joined
+        np.maximum(values.T, FLOOR, out=full[first : first + _AT_ONCE, :-1])
     return full
+
+
+def _maxima(runs: Runs, values: Floats, out: Floats) -> None:
+    runs.reduce(np.maximum, values, out)
+
+
+def _log_sums(runs: Runs, values: Floats, out: Floats) -> None:
+    """Log of sums of exponentials; `values` are spent."""
+    top: Floats = np.empty_like(out)
+    np.maximum(runs.reduce(np.maximum, values, top), np.float32(FLOOR), out=top)
+    runs.lower(values, top)
+    np.exp(values, out=values)
+    runs.reduce(np.add, values, out)
+    with np.errstate(divide="ignore"):  # a class of nothing but -inf
+        np.log(out, out=out)
+    out += top

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from diffusion_worker.constraints.class_scores import Floats
+from diffusion_worker.constraints.atom_scores import Floats
 from diffusion_worker.constraints.marginals import Doubles, LogAdder
 from diffusion_worker.constraints.runs import Runs
 from diffusion_worker.constraints.vocabulary import Vocabulary
@@ -50,7 +50,8 @@ def _log_mass(text: bytes, vocabulary: Vocabulary, logits: Floats, normaliser: F
     onward = np.full(len(text) + 2, -np.inf)
     for position in range(len(logits) - 1, -1, -1):
         onward[-1] = 0.0  # behind the end, whatever it is
-        sums = add(scores[position] + onward[target], np.empty(len(leaving)))
+        with np.errstate(divide="ignore"):  # no way to the end fits
+            sums = add(scores[position] + onward[target], np.empty(len(leaving)))
         onward = np.full(len(text) + 2, -np.inf)
         onward[leaving] = sums
     return float(onward[0])

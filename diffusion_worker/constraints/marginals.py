@@ -11,13 +11,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.class_scores import ClassMasses, Floats, levels
+from diffusion_worker.constraints.atom_scores import Floats
+from diffusion_worker.constraints.class_scores import ClassMasses, levels
 from diffusion_worker.constraints.cursor import Cursor
 from diffusion_worker.constraints.distance import spans
 from diffusion_worker.constraints.runs import Runs
 from diffusion_worker.constraints.token_automaton import TokenAutomaton, TokenClasses
 from diffusion_worker.constraints.viterbi import swept
-from diffusion_worker.constraints.wiring import Indices, Wiring, wiring_of
+from diffusion_worker.constraints.wiring import wiring_of
 
 Doubles = NDArray[np.float64]
 _LOWEST: Final = -1e300  # stands for -inf where a difference is taken
@@ -40,7 +41,7 @@ class Marginals:
         atoms = automaton.classes.atom_of[tokens]
         scores = self.masses.scores
         logprob = scores.logits[positions, tokens] - scores.normaliser[positions]
-        within = np.exp(logprob - self.masses.node_mass[positions, automaton.classes.leaf_of[atoms]])
+        within = np.exp(logprob - self.masses.node_mass[automaton.classes.leaf_of[atoms], positions])
         probability: Doubles = self.atom[positions, atoms] * within
         return probability + np.where(tokens == automaton.tail_id, self.tail, 0.0)
 
@@ -49,7 +50,7 @@ class Marginals:
         token has what is behind the end, and all that is beyond the room."""
         scores, classes = self.masses.scores, automaton.classes
         with np.errstate(divide="ignore"):
-            tilt = np.log(self.atom) - self.masses.node_mass[: len(self.atom), classes.leaf_of]
+            tilt = np.log(self.atom) - self.masses.node_mass[classes.leaf_of, : len(self.atom)].T
         tilt -= scores.normaliser[: len(self.atom), None]
         held = np.zeros_like(scores.logits)
         for row, logits, shift in zip(held, scores.logits, tilt.astype(np.float32), strict=False):
@@ -61,10 +62,11 @@ class Marginals:
 
 
 def remaining(cursor: Cursor, masses: ClassMasses) -> Doubles:
-    """[room + 1, nodes] log mass of all ways on from each node that close in time, as in `viterbi.completions`. `[0]` at
+    """[room + 1, nodes] log mass of all ways on from each node that close in time, as `viterbi.completions`. `[0]` at
     the node of the cursor is the probability that the net, sampling every position by itself, keeps to the constraint.
     """
-    return swept(cursor, masses.mass[: cursor.room(len(masses.mass))], LogAdder)
+    with np.errstate(divide="ignore"):  # nodes from which no text closes in time
+        return swept(cursor, masses.mass[: cursor.room(len(masses.mass))], LogAdder)
 
 
 def marginals(cursor: Cursor, masses: ClassMasses, onward: Doubles) -> Marginals:
@@ -84,34 +86,25 @@ def _label_posterior(cursor: Cursor, mass: Doubles, onward: Doubles) -> Doubles:
     share of the mass that goes on from there. Nodes where hardly anybody stands are left out.
     """
     wiring, classes = wiring_of(cursor.automaton), cursor.automaton.classes.classes
-    standing = np.zeros(wiring.nodes)
-    standing[wiring.node_of[cursor.state]] = 1.0
-    used = np.empty((len(mass), classes + 1))
+    standing = np.zeros(wiring.states)
+    standing[cursor.state] = 1.0
+    labels, flows = [], []
     for position, score in enumerate(mass):
-        after = onward[position + 1]
-        label, target, flow = _flow(wiring, standing[: wiring.states], onward[position], score, after)
-        standing = np.bincount(target, flow, minlength=wiring.nodes)
-        if wiring.from_hubs is not None:
-            is_read = target < wiring.states
-            hub_label, target, more = _flow(wiring, standing[wiring.states:], after, score, after, first=wiring.states)
-            standing += np.bincount(target, more, minlength=wiring.nodes)
-            label, flow = np.concatenate([label[is_read], hub_label]), np.concatenate([flow[is_read], more])
-        used[position] = np.bincount(label, flow, minlength=classes + 1)
-    return used
-
-
-def _flow(
-    wiring: Wiring, standing: Doubles, value: Doubles, score: Doubles, after: Doubles, *, first: int = 0
-) -> tuple[Indices, Indices, Doubles]:
-    """Labels, targets and probabilities of the ways out of the nodes from `first` on where somebody stands."""
-    where = np.flatnonzero(standing > _NOBODY)
-    nodes = where + first
-    ways, count = wiring.ways_of(nodes)
-    label, target = wiring.ways_label.take(ways), wiring.ways_target.take(ways)
-    flow = score.take(label)
-    flow += after.take(target)
-    flow += np.repeat(np.log(standing.take(where)) - value.take(nodes), count)
-    return label, target, np.exp(flow, out=flow)
+        states = np.flatnonzero(standing > _NOBODY)
+        edges, count = wiring.edges_of(states)
+        label = wiring.label.take(edges)
+        flow = score.take(label)
+        flow += onward[position + 1].take(wiring.target_node.take(edges))
+        flow += (np.log(standing.take(states)) - onward[position].take(wiring.node_of.take(states))).repeat(count)
+        np.exp(flow, out=flow)
+        standing = _sums(wiring.target.take(edges), flow, wiring.states)
+        labels.append(label)
+        flows.append(flow)
+    if not flows:
+        return np.zeros((0, classes + 1))
+    row = np.repeat(np.arange(len(mass)) * (classes + 1), [len(label) for label in labels])
+    used = _sums(row + np.concatenate(labels), np.concatenate(flows), len(mass) * (classes + 1))
+    return used.reshape(len(mass), classes + 1)
 
 
 def _atom_posterior(classes: TokenClasses, masses: ClassMasses, used: Doubles) -> Doubles:
@@ -120,36 +113,39 @@ def _atom_posterior(classes: TokenClasses, masses: ClassMasses, used: Doubles) -
     position, label = np.nonzero(used)
     first, stop = classes.class_start[label], classes.class_start[label + 1]
     node, owner = classes.class_node[spans(first, stop)], np.repeat(np.arange(len(label)), stop - first)
-    mass = masses.node_mass[:room]
-    share = mass[position[owner], node] - masses.mass[position, label][owner]
+    mass = masses.node_mass[:, :room]
+    share = mass[node, position[owner]] - masses.mass[position, label][owner]
     share = np.exp(np.minimum(share, 0.0)) * used[position, label][owner]
-    place = position[owner] * classes.nodes + node
-    posterior = np.bincount(place, share, minlength=room * classes.nodes).reshape(room, classes.nodes)
+    posterior = _sums(node * room + position[owner], share, classes.nodes * room).reshape(classes.nodes, room)
     for parents, children in reversed(list(levels(classes))):
-        down = np.exp(np.minimum(mass[:, children] - np.repeat(mass[:, parents], 2, axis=1), 0.0))
-        posterior[:, children] += np.repeat(posterior[:, parents], 2, axis=1) * down
-    return posterior[:, classes.leaf_of]
+        above = mass[parents, None]
+        down = np.exp(np.minimum(mass[children].reshape(len(above), 2, room) - above, 0.0))
+        posterior[children] += (posterior[parents, None] * down).reshape(2 * len(above), room)
+    return posterior[classes.leaf_of].T
 
 
 class LogAdder:
-    """Log of sums of exponentials over runs; a run of -inf alone gives -inf, without a warning."""
+    """Log of sums of exponentials over runs; a run of -inf alone gives -inf (numpy says it divides by zero)."""
 
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
         self._top = np.empty(runs.count)
-        self._spread = np.empty(len(runs.owner))
 
     def __call__(self, values: Doubles, out: Doubles) -> Doubles:
         """[runs] from members in the layout of the runs, which are spent."""
         top = self._top
         np.maximum(self._runs.reduce(np.maximum, values, top), _LOWEST, out=top)
-        values -= top.take(self._runs.owner, out=self._spread, mode="clip")
+        self._runs.lower(values, top)
         np.exp(values, out=values)
         self._runs.reduce(np.add, values, out)
-        with np.errstate(divide="ignore"):
-            np.log(out, out=out)
+        np.log(out, out=out)
         out += top
         return out
+
+
+def _sums(place: NDArray[np.intp], values: Doubles, size: int) -> Doubles:
+    """[size] the sum of the values at each place."""
+    return np.bincount(place, values, minlength=size).astype(np.float64, copy=False)
 
 
 def _xlogx(values: Doubles) -> Doubles:

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.class_scores import ClassMasses, Floats
+from diffusion_worker.constraints.atom_scores import Floats
+from diffusion_worker.constraints.class_scores import ClassMasses
 from diffusion_worker.constraints.cursor import CanvasPath, Cursor
 from diffusion_worker.constraints.token_automaton import Ints, TokenClasses
 from diffusion_worker.constraints.viterbi import written
@@ -31,7 +32,7 @@ def sample_path(cursor: Cursor, masses: ClassMasses, onward: Doubles, uniforms: 
         if state == automaton.done:
             break
         first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
-        ways = masses.mass[position, wiring.label[first:stop]] + onward[position + 1, wiring.target[first:stop]]
+        ways = masses.mass[position, wiring.label[first:stop]] + onward[position + 1, wiring.target_node[first:stop]]
         chosen, rest = _choose(ways, uniforms[position])
         edge = first + chosen
         tokens.append(members.choose(position, int(automaton.label[edge]), rest))
@@ -46,11 +47,10 @@ class _Members:
         self._classes = classes
         self._masses = masses
         self._only: dict[int, Floats] = {}  # large atom -> [vocab] 0 for its tokens, -inf for others
-        self._runs = np.arange(0, len(classes.order), _RUN)
 
     def choose(self, position: int, label: int, uniform: float) -> int:
         """A token of the class at the position."""
-        mass, logits = self._masses.node_mass[position], self._masses.scores.logits[position]
+        mass, logits = self._masses.node_mass[:, position], self._masses.scores.logits[position]
         node, rest = _pick(self._classes.nodes_of(label), mass, uniform)
         while 2 * node < self._classes.nodes:
             second, rest = _halve(float(mass[2 * node + 1]) - float(mass[2 * node]), rest)
@@ -67,7 +67,9 @@ class _Members:
         values = logits + self._only[atom]
         values -= values.max()
         shares = np.exp(values, out=values)
-        run, rest = _invert(np.add.reduceat(shares, self._runs), uniform)
+        whole = len(shares) // _RUN * _RUN
+        sums = shares[:whole].reshape(-1, _RUN) @ np.ones(_RUN, np.float32)  # the quickest sum
+        run, rest = _invert(np.append(sums, shares[whole:].sum()), uniform)
         first = run * _RUN
         return first + _invert(shares[first : first + _RUN], rest)[0]
 

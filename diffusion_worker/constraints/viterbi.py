@@ -34,7 +34,7 @@ def best_path(cursor: Cursor, scores: ClassScores) -> CanvasPath:
         if state == automaton.done:
             break
         first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
-        onward = scores.best[position, wiring.label[first:stop]] + values[position + 1, wiring.target[first:stop]]
+        onward = scores.best[position, wiring.label[first:stop]] + values[position + 1, wiring.target_node[first:stop]]
         edge = first + onward.argmax()
         labels.append(int(automaton.label[edge]))
         state = int(automaton.target[edge])
@@ -43,8 +43,8 @@ def best_path(cursor: Cursor, scores: ClassScores) -> CanvasPath:
 
 
 def completions(cursor: Cursor, best: Doubles) -> Doubles:
-    """[room + 1, nodes] log probability of the best way on from each node, -inf where none closes in time. A hub, having
-    read nothing, belongs to the position before: `[p + 1]` has the nodes to which a step at position p may lead."""
+    """[room + 1, nodes] log probability of the best way on from each node, -inf where none closes in time. `[p + 1]`
+    has the nodes to which a step at position p may lead; a hub among them has yet to read the token of p."""
     return swept(cursor, best, lambda runs: partial(runs.reduce, np.maximum))
 
 
@@ -101,7 +101,7 @@ def written(cursor: Cursor, scores: ClassScores, tokens: Sequence[int], state: i
 def _likeliest(scores: ClassScores, automaton: TokenAutomaton, position: int, label: int) -> int:
     """The likeliest token of a class at a position."""
     classes = automaton.classes
-    best = scores.node_best[position]
+    best = scores.node_best[:, position]
     node = _argmax(best, classes.nodes_of(label))
     while 2 * node < classes.nodes:
         node = 2 * node + int(best[2 * node + 1] > best[2 * node])

@@ -34,23 +34,18 @@ class Wiring:
     hub reads *any token, unscored* (it weighs nothing) and no token; a way from a hub leads to a state."""
 
     states: int
+    nodes: int
     node_of: Indices  # [states] of the automaton -> node
-    target: Indices  # [edges] of the automaton -> the node it leads to
-    label: Indices  # [edges] of the automaton, as it has them
+    first: Indices  # [states + 1] the automaton's edges, as it has them
+    label: Indices
+    target: Indices
+    target_node: Indices  # [edges] -> the node it leads to
     from_states: Ways
     from_hubs: Ways | None
-    first: Indices  # [nodes + 1] into `ways_label` and `ways_target`: the ways once more, node after node
-    ways_label: Indices
-    ways_target: Indices
 
-    @property
-    def nodes(self) -> int:
-        """How many."""
-        return len(self.first) - 1
-
-    def ways_of(self, nodes: Indices) -> tuple[Indices, Indices]:
-        """Indices of the ways out of some nodes, and how many each has."""
-        first, stop = self.first[nodes], self.first[nodes + 1]
+    def edges_of(self, states: Indices) -> tuple[Indices, Indices]:
+        """Indices of the edges out of some states, and how many each has."""
+        first, stop = self.first.take(states), self.first.take(states + 1)
         return spans(first, stop), stop - first
 
 
@@ -67,7 +62,7 @@ def wiring_of(automaton: TokenAutomaton) -> Wiring:
 
 def _wired(automaton: TokenAutomaton) -> Wiring:
     states = automaton.states
-    source, label, target = automaton.source.astype(np.intp), automaton.label.astype(np.intp), automaton.target
+    source, label, target = (each.astype(np.intp) for each in (automaton.source, automaton.label, automaton.target))
     hub, hubs = _hubs(source, label * states + target)
     own = np.flatnonzero(hub < 0)
     into = np.unique(source[hub >= 0] * hubs + hub[hub >= 0])
@@ -83,14 +78,14 @@ def _wired(automaton: TokenAutomaton) -> Wiring:
     first = np.append(0, np.cumsum(np.bincount(node_of[ways_source], minlength=states + hubs)))
     return Wiring(
         states=states,
+        nodes=states + hubs,
         node_of=node_of[:states],
-        target=node_of[target],
+        first=automaton.first_edge.astype(np.intp),
         label=label,
+        target=target,
+        target_node=node_of[target],
         from_states=_ways(first[: states + 1], ways_label, ways_target),
         from_hubs=_ways(first[states:], ways_label, ways_target) if hubs else None,
-        first=first,
-        ways_label=ways_label,
-        ways_target=ways_target,
     )
 
 

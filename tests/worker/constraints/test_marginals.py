@@ -1,5 +1,7 @@
 """Masses and marginals are the sums over all texts that can close in time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,3 +61,13 @@ def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) ->
     held = by_hand(Case(case.language, case.tokens, logits), max_tokens)[1]
     assert np.isfinite(found.entropy).all()
     assert found.tail == pytest.approx(held[:, -1], abs=2e-3)
+
+
+@given(cases())
+def test_where_no_token_is_left_there_is_nothing_to_weigh(case: Case) -> None:
+    """A text that ended with the last token it had: no position, no entropy."""
+    cursor = opened(case, 6)
+    ended = replace(cursor, state=cursor.automaton.done, tokens_left=0)
+    masses = weigh_classes(cursor.automaton.classes, case.logits)
+    found = marginals(ended, masses, remaining(ended, masses))
+    assert found.entropy.shape == found.tail.shape == (0,)

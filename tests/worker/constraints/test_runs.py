@@ -21,7 +21,9 @@ def test_each_run_has_its_own_largest_and_sum(lengths: list[int], seed: int) -> 
     parts = np.split(members, np.cumsum(lengths)[:-1])
     runs = Runs(np.array(lengths))
     assert sorted(runs.layout) == list(range(len(members)))
-    assert (runs.owner == np.repeat(np.arange(len(lengths)), lengths)[runs.layout]).all()
+    lowered = np.repeat(np.arange(len(lengths), dtype=np.float64), lengths)[runs.layout]
+    runs.lower(lowered, np.arange(len(lengths), dtype=np.float64))
+    assert not lowered.any()
     out = np.empty(len(lengths))
     assert (runs.reduce(np.maximum, members[runs.layout], out) == [part.max() for part in parts]).all()
     assert np.allclose(runs.reduce(np.add, members[runs.layout], out), [part.sum() for part in parts])
