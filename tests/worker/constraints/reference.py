@@ -30,7 +30,7 @@ def automaton_of(words: Iterable[bytes]) -> ByteAutomaton:
 
 def moore_classes(automaton: ByteAutomaton) -> int:
     """How many states the minimal automaton of the same language has, the dead one left out."""
-    part = automaton.accepting.astype(np.int64)
+    part = np.unique(automaton.accepting, return_inverse=True)[1].ravel()  # one class where all accept, not class 1
     while True:
         ahead = np.append(part, -1)[automaton.next]
         refined = np.unique(np.column_stack([part, ahead]), axis=0, return_inverse=True)[1].ravel()
