@@ -89,7 +89,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         doors = Doors(session, on_return=state.returned)
         stack.push_async_callback(doors.aclose)
         doors.keep(policies.current.places)
-        await doors.ready()
+        await doors.ready(policies.current.places)
         metrics.follow(policies.current, clock.wall_s())
         metrics.gauges.watch(
             lanes_of(lambda: policies.current, state, clock, status_of=lambda target: doors(target).status)
@@ -103,7 +103,11 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             world=clock,
         )
         stack.push_async_callback(pipeline.aclose)
-        follower = Follower(policies, lambda told: _reloaded(told, policies.current, metrics, doors))
+        follower = Follower(
+            policies,
+            lambda told: _reloaded(told, policies.current, metrics, doors),
+            ready=lambda policy: doors.ready(policy.places),
+        )
         await stack.enter_async_context(_running(follower.run(settings.policy_watch_s)))
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes)
         public = public_app(lambda: policies.current, lambda target: doors(target).status)

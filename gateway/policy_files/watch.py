@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from gateway.core.policy import Policy
-from gateway.errors import PolicyError
+from gateway.errors import CannotStart, PolicyError
 from gateway.policy_files.load import load
 
 Look = tuple[str, int, int, int]
@@ -51,11 +51,19 @@ class Policies:
 
 class Follower:
     """Reads the policy again when its file changes, or when asked. `tell` is told of each reading: whether it brought
-    another policy, or the error for which the last good one was kept."""
+    another policy, or the error for which the last good one was kept. `ready` is waited for before a policy is swapped
+    in: it loads what that needs, and raises CannotStart if it cannot be had."""
 
-    def __init__(self, policies: Policies, tell: Callable[[bool | PolicyError], None]) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        tell: Callable[[bool | PolicyError], None],
+        *,
+        ready: Callable[[Policy], Awaitable[None]] | None = None,
+    ) -> None:
         self._policies = policies
         self._tell = tell
+        self._ready = ready
         self._asked = asyncio.Event()
         self._read = self._last = look(policies.path)
 
@@ -82,8 +90,13 @@ class Follower:
         self._read = look(self._policies.path)
         try:
             prepared = await asyncio.to_thread(self._policies.prepare)
+            if self._ready is not None:
+                await self._ready(prepared)
         except PolicyError as error:
             self._tell(error)
+            return
+        except CannotStart as fault:
+            self._tell(PolicyError(fault.message, file=str(self._policies.path)))
             return
         except Exception as mistake:  # noqa: BLE001 - a file that trips the parser must not end the following of all later ones
             _log.exception("reading the policy: a mistake of ours")

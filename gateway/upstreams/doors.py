@@ -50,9 +50,9 @@ class Doors:
         for url in [url for url in self._watches if url not in urls]:
             self._watches.pop(url)[1].cancel()
 
-    async def ready(self) -> None:
-        """Wait for what takes long to load and would hold up the first requests. Raises CannotStart if it cannot be."""
-        if any(target.kind is Kind.LITELLM for target, _ in self._doors.values()):
+    async def ready(self, targets: Iterable[Target]) -> None:
+        """Load what these need and what takes long, before anybody asks them. Raises CannotStart if it cannot be."""
+        if any(target.kind is Kind.LITELLM for target in targets):
             try:
                 await self._providers.loaded()
             except UpstreamError as fault:

@@ -7,10 +7,12 @@ extra; the policy loader refuses `kind: litellm` where it is not installed.
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import os
-from collections.abc import AsyncGenerator
+import sys
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any, Final
 
 from gateway.errors import UpstreamError
@@ -20,6 +22,7 @@ from gateway.upstreams.openai_compatible import key_of
 from gateway.upstreams.provider_calls import arguments_for, deltas_of, fault_of, hang_up
 
 _STATUS: Final = Status()
+_SWITCH_S: Final = 0.0005  # a tenth of the usual: how long a thread may be waited for
 # Read by litellm when it is imported: no price list from the network, no `.env` of whatever folder this runs in.
 _ENVIRONMENT: Final = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
 _LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")  # they may quote prompts
@@ -114,7 +117,31 @@ class ProviderReply:
         await self._aside.run(hang_up(self._answer))
 
 
+@contextlib.contextmanager
+def _gently() -> Iterator[None]:
+    """Be quick to let the other thread's loop have its turn, which serves meanwhile.
+
+    An import makes a million objects. The collector would walk through all of them again and again, holding the
+    interpreter's lock for half a second (docs/log.md); what is there in the end stays, so it need not be walked at all.
+    """
+    interval_s, collects = sys.getswitchinterval(), gc.isenabled()
+    sys.setswitchinterval(_SWITCH_S)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
+        sys.setswitchinterval(interval_s)
+
+
 async def _load() -> Any:
+    with _gently():
+        return await _loaded()
+
+
+async def _loaded() -> Any:
     os.environ.update(_ENVIRONMENT)
     litellm = importlib.import_module("litellm")
     for name, value in _SETTINGS.items():

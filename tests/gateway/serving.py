@@ -147,3 +147,49 @@ async def _served(app: Any) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await task
+
+
+def two_lanes(fast: str, quality: str, **route: Any) -> str:
+    """A worker first, another server behind it."""
+    return orjson.dumps(
+        {
+            "version": 1,
+            "targets": {
+                "fast": {"kind": "openai", "engine": "openai", "url": fast, "model": "f", "place": "in_cluster"},
+                "quality": {"kind": "openai", "engine": "openai", "url": quality, "model": "q", "place": "external"},
+            },
+            "routes": [{"name": "default", "use": "fast", "fall_back": ["quality"], **route}],
+        }
+    ).decode()
+
+
+def one_lane(url: str, **route: Any) -> str:
+    return orjson.dumps(
+        {
+            "version": 1,
+            "targets": {
+                "only": {"kind": "openai", "engine": "openai", "url": url, "model": "m", "place": "in_cluster"}
+            },
+            "routes": [{"name": "default", "use": "only", **route}],
+        }
+    ).decode()
+
+
+def ask(text: str = "hi", **more: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": text}], **more}
+
+
+async def last_decision(gateway: Any, headers: dict[str, str]) -> Any:
+    url = f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}"
+    async with gateway.client.get(url) as response:
+        return await response.json()
+
+
+async def until(read: Any, word: str) -> str:
+    """Read again until the word is there: what is told behind an answer comes a moment later."""
+    for _ in range(200):
+        page: str = await read()
+        if word in page:
+            return page
+        await asyncio.sleep(0.005)
+    raise AssertionError(f"{word} never came")

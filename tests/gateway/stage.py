@@ -161,3 +161,17 @@ def _target(name: str, changes: dict[str, Any]) -> Target:
         place=Place.EXTERNAL if name == "quality" else Place.IN_CLUSTER,
     )
     return replace(plain, **changes)
+
+
+def hang(scene: Any) -> Any:
+    """The deadline of a call is real time, what is left of it is the scene's: let both pass."""
+
+    async def sleep(_: float) -> None:
+        scene.clock.time_s += 5
+        await asyncio.sleep(5)
+
+    return sleep
+
+
+def in_flight(scene: Any) -> int:
+    return sum(scene.state._in_flight.values())

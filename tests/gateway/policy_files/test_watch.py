@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import PolicyError
-from gateway.policy_files.watch import Follower, Policies
+from gateway.core.policy import Policy
+from gateway.errors import CannotStart, PolicyError
+from gateway.policy_files.watch import Follower, Policies, look
 
 TEXT = """\
 version: 1
@@ -155,3 +156,37 @@ async def test_a_mistake_of_ours_in_reading_is_told_and_later_files_are_followed
             assert policies.current.targets["fast"].model == "m"
         put(path, OTHER + "# again\n")
         assert await told() is True
+
+
+@pytest.mark.anyio
+async def test_a_policy_is_swapped_in_only_once_what_it_needs_is_there(path: Path) -> None:
+    policies, told, loaded = Policies(path, {}), list[Any](), asyncio.Event()
+
+    async def ready(policy: Policy) -> None:
+        assert policy.targets["fast"].model == "n"
+        await loaded.wait()
+
+    follower = Follower(policies, told.append, ready=ready)
+    put(path, OTHER)
+    reading = asyncio.create_task(follower.reload())
+    while follower._read != look(path) or not loaded._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert (policies.current.targets["fast"].model, told) == ("m", [])
+    loaded.set()
+    await reading
+    assert (policies.current.targets["fast"].model, told) == ("n", [True])
+
+
+@pytest.mark.anyio
+async def test_a_policy_whose_needs_cannot_be_met_is_refused_like_any_other(path: Path) -> None:
+    policies, told = Policies(path, {}), list[Any]()
+
+    async def ready(_: Policy) -> None:
+        raise CannotStart("litellm cannot be imported.")
+
+    put(path, OTHER)
+    await Follower(policies, told.append, ready=ready).reload()
+    assert policies.current.targets["fast"].model == "m"
+    assert isinstance(told[0], PolicyError)
+    assert "policy.yaml" in str(told[0])
+    assert "litellm cannot be imported" in str(told[0])

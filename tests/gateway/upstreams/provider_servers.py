@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 from aiohttp import web
 
 Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
@@ -99,3 +100,39 @@ async def speaks_gemini(request: web.Request, _: dict[str, Any]) -> web.StreamRe
     for answer in (gemini_answer("hel"), gemini_answer("lo", finishReason="STOP")):
         await stream.write(f"data: {json.dumps(answer)}\r\n\r\n".encode())
     return stream
+
+
+CLAUDE, GEMINI = "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash"
+
+
+def policy(url: str, model: str = CLAUDE, fallback: str = "") -> str:
+    provider = {"kind": "litellm", "url": url, "model": model, "engine": "openai", "place": "external"}
+    targets: dict[str, Any] = {"provider": {**provider, "key_env": "PROVIDER_KEY"}}
+    route: dict[str, Any] = {"name": "default", "use": "provider", "validate": {"schema": "request"}}
+    if fallback:
+        targets["other"] = {"kind": "openai", "engine": "openai", "url": fallback, "model": "o", "place": "external"}
+        route["fall_back"] = ["other"]
+    return orjson.dumps({"version": 1, "targets": targets, "routes": [route]}).decode()
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 50, **fields}
+
+
+def events(body: bytes) -> list[Any]:
+    return [orjson.loads(line[6:]) for line in body.split(b"\n\n") if line.startswith(b"data: {")]
+
+
+async def last_decision(gateway: Any, headers: dict[str, str]) -> dict[str, Any]:
+    """What is told behind an answer comes a moment later."""
+    for _ in range(200):
+        async with gateway.client.get(f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}") as response:
+            found: dict[str, Any] = await response.json()
+        if "outcome" in found:
+            return found
+        await asyncio.sleep(0.005)
+    raise AssertionError(found)
+
+
+def answers(body: Any) -> list[Any]:
+    return [body] if isinstance(body, dict) else events(body)

@@ -1,0 +1,191 @@
+"""The whole gateway over real sockets: targets that break in every way, clients that leave, time that runs out."""
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from tests.gateway.serving import ask, last_decision, one_lane, two_lanes, until
+
+pytestmark = pytest.mark.anyio
+ORDER = {
+    "type": "json_schema",
+    "json_schema": {"name": "order", "schema": {"type": "object", "required": ["n"]}},
+}
+
+
+async def test_a_stream_cut_off_inside_ends_with_an_error_event_and_without_done(
+    fake: Any, serving: Any, wire: Any
+) -> None:
+    async def answer(request: web.Request, _: Any) -> web.StreamResponse:
+        stream = await wire.start_stream(request)
+        await stream.write(wire.chunk("half"))
+        request.transport.abort()
+        return stream
+
+    async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url)) as gateway:
+        status, headers, body = await gateway.ask(ask(stream=True))
+        assert status == 200
+        first, last = body.split(b"\n\n")[:2]
+        assert first + b"\n\n" == wire.chunk("half")
+        assert last.startswith(b"event: error\ndata: ")
+        assert orjson.loads(last.partition(b"data: ")[2])["error"]["code"] == "upstream_error"
+        assert b"[DONE]" not in body
+        decision = await last_decision(gateway, headers)
+        assert (decision["outcome"], decision["attempts"][0]["outcome"]) == ("error", "upstream_error")
+    assert quality.bodies == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_target_that_hangs_up_before_its_first_byte_is_replaced(fake: Any, serving: Any, stream: bool) -> None:
+    async def answer(request: web.Request, _: Any) -> web.StreamResponse:
+        request.transport.abort()
+        return web.Response()
+
+    async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url)) as gateway:
+        status, headers, _ = await gateway.ask(ask(stream=stream))
+        page = await gateway.metrics()
+    assert status == 200
+    assert headers["x-twolane-attempts"] == "fast=upstream_error,quality=ok"
+    assert headers["x-twolane-fallback"] == "upstream_error"
+    assert 'twolane_fallbacks_total{from="fast",reason="upstream_error",route="default",to="quality"} 1.0' in page
+
+
+async def test_nobody_listening_is_an_upstream_error_too(serving: Any, fake: Any) -> None:
+    async with fake() as gone:
+        pass
+    async with serving(one_lane(gone.url)) as gateway:
+        status, headers, body = await gateway.ask()
+    assert (status, body["error"]["code"]) == (502, "upstream_error")
+    assert headers["x-twolane-attempts"] == "only=upstream_error"
+
+
+async def test_a_held_stream_that_turns_out_invalid_never_shows_a_byte(fake: Any, serving: Any, wire: Any) -> None:
+    async def wrong(request: web.Request, _: Any) -> web.StreamResponse:
+        stream = await wire.start_stream(request)
+        await stream.write(wire.chunk('{"WRONG"') + wire.chunk(": 1}") + b"data: [DONE]\n\n")
+        return stream
+
+    async def right(request: web.Request, _: Any) -> web.StreamResponse:
+        stream = await wire.start_stream(request)
+        await stream.write(wire.chunk('{"n"') + wire.chunk(": 1}") + b"data: [DONE]\n\n")
+        return stream
+
+    policy = {"validate": {"schema": "request", "hold": "whole"}}
+    async with (
+        fake(wrong) as fast,
+        fake(right) as quality,
+        serving(two_lanes(fast.url, quality.url, **policy)) as gateway,
+    ):
+        status, headers, body = await gateway.ask(ask(stream=True, response_format=ORDER))
+    assert status == 200
+    assert headers["x-twolane-attempts"] == "fast=invalid_output,quality=ok"
+    assert headers["x-twolane-schema"] == "valid"
+    assert body == wire.chunk('{"n"') + wire.chunk(": 1}") + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("status", [429, 503, 500, 400, 401])
+async def test_refusals_of_a_target_are_told_truthfully(fake: Any, serving: Any, status: int) -> None:
+    """What concerns the client comes through; our own credentials do not become the client's fault."""
+
+    async def answer(*_: Any) -> web.StreamResponse:
+        error = {"message": "told by the target", "code": "some_code", "param": "messages", "type": "x"}
+        return web.json_response({"error": error}, status=status, headers={"retry-after": "7"})
+
+    async with fake(answer) as server, serving(one_lane(server.url)) as gateway:
+        got, headers, body = await gateway.ask()
+    expected = {
+        429: (503, "overloaded"),
+        503: (503, "overloaded"),
+        500: (502, "upstream_error"),
+        400: (400, "some_code"),
+        401: (502, "upstream_error"),
+    }
+    assert (got, body["error"]["code"]) == expected[status]
+    assert (body["error"]["message"] == "told by the target") == (status == 400)
+    assert headers["retry-after"] == "7"
+
+
+async def test_a_client_that_leaves_hangs_up_on_the_target(fake: Any, serving: Any) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def answer(*_: Any) -> web.StreamResponse:
+        began.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.set()
+        return web.Response()
+
+    async with fake(answer) as server, serving(one_lane(server.url)) as gateway:
+        task = asyncio.create_task(gateway.ask())
+        await began.wait()
+        task.cancel()
+        await asyncio.wait_for(ended.wait(), 2)
+        page = await until(gateway.metrics, 'outcome="client_gone"')
+    assert 'twolane_in_flight{target="only"} 0.0' in page
+    assert server.lost == 1
+
+
+async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(fake: Any, serving: Any, wire: Any) -> None:
+    ended = asyncio.Event()
+
+    async def answer(request: web.Request, _: Any) -> web.StreamResponse:
+        stream = await wire.start_stream(request)
+        try:
+            while True:
+                await stream.write(wire.chunk("more"))
+                await asyncio.sleep(0.002)
+        finally:
+            ended.set()
+
+    async with fake(answer) as server, serving(one_lane(server.url)) as gateway:
+        url = f"{gateway.url}/v1/chat/completions"
+        async with gateway.client.post(url, data=orjson.dumps(ask(stream=True))) as response:
+            await response.content.readuntil(b"\n\n")
+            response.close()
+        await asyncio.wait_for(ended.wait(), 2)
+        await until(gateway.metrics, 'outcome="client_gone"')
+
+
+async def test_a_deadline_in_a_header_ends_the_request_in_time(fake: Any, serving: Any) -> None:
+    async def answer(*_: Any) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    async with fake(answer) as server, serving(one_lane(server.url)) as gateway:
+        status, headers, body = await gateway.ask(x_twolane_deadline_ms="60")
+    assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
+    assert headers["x-twolane-attempts"] == "only=deadline"
+
+
+async def test_a_silent_target_is_given_up_after_the_idle_limit(fake: Any, serving: Any) -> None:
+    async def answer(*_: Any) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url), idle_s=0.05) as it:
+        _, headers, _ = await it.ask()
+    assert headers["x-twolane-attempts"] == "fast=upstream_error,quality=ok"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        b"{}",
+        b'{"choices": 3}',
+        b'{"error": {"message": "sorry"}}',
+        b"\xff\xfe",
+        b'{"choices": [{"index": "a"}]}',
+    ],
+)
+async def test_a_target_that_speaks_nonsense_is_replaced(fake: Any, serving: Any, body: bytes) -> None:
+    async def answer(*_: Any) -> web.StreamResponse:
+        return web.Response(body=body, content_type="application/json")
+
+    async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url)) as gateway:
+        _, headers, _ = await gateway.ask()
+    assert headers["x-twolane-attempts"] == "fast=upstream_error,quality=ok"

@@ -1,0 +1,126 @@
+"""Who is passed over before any time is lost: who cannot, is not ready, is full, slow or broken."""
+
+from typing import Any
+
+import pytest
+
+from gateway.core.engines import capabilities_of
+from gateway.records import Status
+from gateway.terms import Slo
+from gateway.upstreams.scripted import fails, says
+from gateway.words import Capability, Grade, Reason, Residency
+
+pytestmark = pytest.mark.anyio
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "order",
+        "schema": {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+    },
+}
+GOOD, BAD = '{"n": 1}', '{"m": 1}'
+PICTURE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
+
+
+async def test_a_target_without_a_needed_capability_is_passed_over(stage: Any) -> None:
+    words = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
+    scene = stage(fast=says("no"), quality=says("hi"), fast_target={"capabilities": words})
+    await scene.send(stop=["x"])
+    assert scene.attempts == {"fast": "unsupported", "quality": "ok"}
+    assert scene.decision.attempts[0].detail == "lacks stop"
+
+
+async def test_a_parameter_that_no_target_can_honour_is_a_clear_400(stage: Any) -> None:
+    words = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
+    scene = stage(fast=says("no"), fast_target={"capabilities": words})
+    sent = await scene.send(n=2)
+    assert (sent.error.status, sent.error.code) == (400, "unsupported")
+    assert "lacks n" in sent.error.message
+
+
+async def test_pictures_go_to_a_target_that_sees_and_are_a_clear_400_where_none_does(stage: Any) -> None:
+    blind = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
+    seeing = capabilities_of(frozenset({Capability.CHAT, Capability.IMAGES}), json_schema=Grade.NONE, tools=Grade.NONE)
+    body = {"messages": [{"role": "user", "content": PICTURE}]}
+    given = {"fast": says("no"), "fast_target": {"capabilities": blind}}
+    scene = stage(**given, quality=says("a cat"), quality_target={"capabilities": seeing})
+    assert (await scene.send(**body)).text == "a cat"
+    assert scene.attempts == {"fast": "unsupported", "quality": "ok"}
+    sent = await stage(**given).send(**body)
+    assert (sent.error.status, sent.error.code) == (400, "unsupported")
+
+
+async def test_discovered_capabilities_count_as_well(stage: Any) -> None:
+    scene = stage(fast=says("no"), quality=says("hi"))
+    words = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
+    scene.targets["fast"].status = Status(residency=Residency.READY, capabilities=words)
+    await scene.send(temperature=0)
+    assert scene.attempts == {"fast": "unsupported", "quality": "ok"}
+
+
+async def test_a_model_that_is_not_in_memory_is_passed_over_without_losing_time(stage: Any) -> None:
+    scene = stage(fast=says("no"), quality=says("hi"))
+    scene.targets["fast"].status = Status(residency=Residency.LOADING)
+    await scene.send()
+    assert scene.attempts == {"fast": "not_resident", "quality": "ok"}
+    assert scene.targets["fast"].calls == []
+
+
+async def test_a_worker_too_busy_for_the_deadline_is_passed_over(stage: Any) -> None:
+    scene = stage(fast=says("no"), quality=says("hi"), route={"deadline_ms": 500})
+    scene.targets["fast"].status = Status(residency=Residency.READY, predicted_wait_ms=600)
+    await scene.send()
+    assert scene.attempts == {"fast": "deadline", "quality": "ok"}
+
+
+async def test_a_slow_lane_is_benched_and_heals(stage: Any, tight_slo: Slo) -> None:
+    """Ten late answers bench it; while benched only probes call it; quick probes bring it back."""
+    scene = stage(fast=[*[says("late", before_s=0.2)] * 12, says("hi")], quality=says("hi"), route={"slo": tight_slo})
+    for _ in range(10):
+        await scene.send()
+        assert scene.attempts == {"fast": "ok"}
+    await scene.send()
+    assert scene.attempts == {"fast": "p95_breach", "quality": "ok"}
+    assert scene.listener.decisions[-1].fallback is Reason.P95_BREACH
+    for _ in range(300):
+        scene.clock.time_s += 0.2
+        await scene.send()
+    assert scene.attempts == {"fast": "ok"}
+    assert len([d for d in scene.listener.decisions if d.target == "fast"]) < 300
+    assert scene.listener.decisions[-1].attempts[0].probe is False
+
+
+async def test_a_slow_lane_is_not_benched_for_a_fallback_that_cannot_take_over(stage: Any, tight_slo: Slo) -> None:
+    scene = stage(fast=says("late", before_s=0.2), route={"slo": tight_slo})
+    for _ in range(30):
+        await scene.send()
+    assert {decision.target for decision in scene.listener.decisions} == {"fast"}
+
+
+async def test_a_target_that_keeps_failing_is_left_alone_for_a_while(stage: Any) -> None:
+    scene = stage(fast=[*[fails()] * 5, says("back")], quality=says("hi"))
+    for _ in range(5):
+        await scene.send()
+    await scene.send()
+    assert scene.attempts == {"fast": "circuit_open", "quality": "ok"}
+    scene.clock.time_s += 2.1
+    assert (await scene.send()).text == "back"
+    assert scene.listener.decisions[-1].attempts[0].probe
+
+
+async def test_invalid_answers_do_not_open_the_breaker(stage: Any) -> None:
+    scene = stage(fast=says(BAD), quality=says(GOOD))
+    for _ in range(8):
+        await scene.send(response_format=SCHEMA)
+    assert len(scene.targets["fast"].calls) == 8
+
+
+async def test_a_full_target_is_passed_over(stage: Any) -> None:
+    scene = stage(fast=says("a", "b"), quality=says("hi"), fast_target={"max_in_flight": 1})
+    first = await scene.pipeline.answer(scene.query(stream=True))
+    await scene.send()
+    assert scene.attempts == {"fast": "overloaded", "quality": "ok"}
+    await scene.read(first)
+    await first.aclose()
+    await scene.send()
+    assert scene.attempts == {"fast": "ok"}

@@ -1,0 +1,115 @@
+"""Deadlines, streams and clients that leave: what ends a request in the middle, and what is said then."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.errors import (
+    UpstreamError,
+)
+from gateway.upstreams.scripted import fails, says
+from gateway.words import Outcome
+from tests.gateway.stage import hang, in_flight
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_deadline_of_a_request_ends_it(stage: Any) -> None:
+    scene = stage(fast=fails(UpstreamError("late"), before_s=0.5), quality=says("hi"))
+    sent = await scene.send(headers={b"x-twolane-deadline-ms": b"400"})
+    assert (sent.error.status, sent.error.code) == (504, "deadline_exceeded")
+    assert scene.attempts == {"fast": "upstream_error", "quality": "deadline"}
+    assert scene.targets["quality"].calls == []
+
+
+async def test_each_attempt_gets_what_is_left_of_the_deadline(stage: Any) -> None:
+    scene = stage(fast=fails(before_s=0.25), quality=says("hi"), route={"deadline_ms": 1000})
+    await scene.send()
+    left = [scene.targets[name].calls[0].left_ms for name in ("fast", "quality")]
+    assert left == pytest.approx([1000, 750])
+
+
+async def test_an_attempt_that_outlasts_the_deadline_is_hung_up_on(stage: Any) -> None:
+    scene = stage(fast=says("late"), quality=says("hi"))
+    scene.targets["fast"]._sleep = hang(scene)
+    sent = await scene.send(headers={b"x-twolane-deadline-ms": b"5"})
+    assert sent.error.code == "deadline_exceeded"
+    assert scene.attempts["fast"] == "deadline"
+    assert scene.targets["fast"].left == 1
+
+
+async def test_a_stream_without_checks_is_relayed_as_it_comes(stage: Any) -> None:
+    scene = stage(fast=says("a", "b", between_s=1.0))
+    answer = await scene.pipeline.answer(scene.query(stream=True))
+    opened_s = scene.clock.time_s
+    deltas = answer.deltas()
+    assert (await anext(deltas)).pieces[0].text == "a"
+    assert scene.clock.time_s == opened_s  # nothing more was waited for
+    assert (await anext(deltas)).pieces[0].text == "b"
+    await answer.aclose()
+
+
+async def test_a_stream_that_dies_before_its_first_text_falls_back(stage: Any) -> None:
+    scene = stage(fast=fails(UpstreamError("gone"), ""), quality=says("hi"))
+    sent = await scene.send(stream=True)
+    assert sent.text == "hi"
+    assert scene.attempts == {"fast": "upstream_error", "quality": "ok"}
+
+
+async def test_a_stream_that_dies_behind_the_point_of_no_return_breaks_off_and_says_so(stage: Any) -> None:
+    scene = stage(fast=fails(UpstreamError("gone"), "a", "b"), quality=says("no"))
+    sent = await scene.send(stream=True)
+    assert sent.texts == ["a", "b"]
+    assert isinstance(sent.broken, UpstreamError)
+    assert scene.targets["quality"].calls == []
+    assert scene.attempts == {"fast": "upstream_error"}
+    assert (scene.decision.outcome, scene.decision.target) == (Outcome.ERROR, "fast")
+
+
+async def test_a_stream_that_outlives_the_deadline_breaks_off_and_says_so(stage: Any) -> None:
+    scene = stage(fast=says("a", "b"))
+    answer = await scene.pipeline.answer(scene.query(stream=True, headers={b"x-twolane-deadline-ms": b"50"}))
+    answer._attempt._reply._sleep = hang(scene)
+    sent = await scene.read(answer)
+    await answer.aclose()
+    assert sent.texts == ["a"]
+    assert sent.broken.code == "deadline_exceeded"
+    assert scene.attempts == {"fast": "deadline"}
+
+
+async def test_a_client_that_leaves_before_the_answer_cancels_the_attempt(stage: Any) -> None:
+    scene = stage(fast=says("late"), quality=says("no"))
+    scene.targets["fast"]._sleep = lambda _: asyncio.sleep(5)
+    task = asyncio.create_task(scene.pipeline.answer(scene.query()))
+    await asyncio.sleep(0.005)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert scene.targets["fast"].left == 1
+    assert scene.targets["quality"].calls == []
+    assert scene.decision.outcome is Outcome.CLIENT_GONE
+    assert scene.attempts == {"fast": "cancelled"}
+    assert in_flight(scene) == 0
+
+
+async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(stage: Any) -> None:
+    scene = stage(fast=says("a", "b", "c"))
+    answer = await scene.pipeline.answer(scene.query(stream=True))
+    deltas = answer.deltas()
+    await anext(deltas)
+    await deltas.aclose()
+    await answer.aclose()
+    assert scene.targets["fast"].left == 1
+    assert scene.decision.outcome is Outcome.CLIENT_GONE
+    assert scene.attempts == {"fast": "cancelled"}
+    assert in_flight(scene) == 0
+
+
+async def test_the_account_of_a_stream_is_kept_and_shown_only_if_asked_for(stage: Any) -> None:
+    scene = stage(fast=says("hi"))
+    quiet = await scene.send(stream=True)
+    assert b"usage" not in b"".join(quiet.data)
+    told = await scene.send(stream=True, stream_options={"include_usage": True})
+    assert b"usage" in told.data[-1]
+    assert [decision.usage.output_tokens for decision in scene.listener.decisions] == [1, 1]

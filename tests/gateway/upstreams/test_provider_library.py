@@ -1,0 +1,140 @@
+"""litellm itself: an extra, loaded without a network, that fetches nothing; and a real model behind it."""
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.errors import PolicyError
+from gateway.policy_files.load import parse
+from gateway.upstreams import providers
+from tests.gateway.serving import one_lane
+from tests.gateway.upstreams.provider_servers import (
+    GEMINI,
+    answers,
+    ask,
+    last_decision,
+    policy,
+    provider_server,
+    speaks_anthropic,
+    speaks_gemini,
+)
+from twolane.arguments import free_port
+
+pytest.importorskip("litellm", reason="the extra `providers` is not installed; `make providers` installs it")
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    # litellm's own habits, seen when its event loop ends; none of them is ours to mend.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+async def test_no_request_makes_us_fetch_anything(serving: Any, fake: Any) -> None:
+    image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/secret"}}
+    asked = ask(messages=[{"role": "user", "content": [{"type": "text", "text": "what is this?"}, image]}])
+    async with provider_server(speaks_gemini) as server, serving(policy(server.url, GEMINI)) as gateway:
+        status, headers, _ = await gateway.ask(asked)
+    assert (status, headers["x-twolane-attempts"]) == (400, "provider=unsupported")
+    assert server.requests == []
+
+
+def test_a_policy_without_the_extra_is_refused_and_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.policy_files.targets.find_spec", lambda _: None)
+    with pytest.raises(PolicyError) as refused:
+        parse(policy("http://127.0.0.1:9"), {}, file="p.yaml")
+    assert refused.value.key == "targets.provider.kind"
+    assert "extra `providers`: pip install --require-hashes" in str(refused.value)
+
+
+def test_the_door_opens_without_a_network_a_price_list_or_a_dotenv(tmp_path: Any) -> None:
+    """In a process of its own: every name that is looked up and every address that is called is written down."""
+    (tmp_path / ".env").write_text("SLIPPED_IN=1\n")
+    script = textwrap.dedent(
+        """
+        import asyncio, gc, os, socket, sys
+        interval_s = sys.getswitchinterval()
+        seen = []
+        socket.getaddrinfo = lambda *where, **_: seen.append(where) or (_ for _ in ()).throw(OSError("no network"))
+        connect = socket.socket.connect
+        socket.socket.connect = lambda self, where: seen.append(where) or connect(self, where)
+        from gateway.upstreams.providers import Library
+
+        async def main():
+            library = Library()
+            litellm = await library.loaded()
+            assert litellm.callbacks == [] and litellm.cache is None and litellm.telemetry is False
+            assert gc.isenabled() and sys.getswitchinterval() == interval_s, "what loading changed for a while"
+            assert litellm.model_cost["claude-sonnet-4-5"]["input_cost_per_token"] > 0
+            await library.aclose()
+
+        asyncio.run(main())
+        assert not seen, seen
+        assert "SLIPPED_IN" not in os.environ
+        """
+    )
+    environment = {"PATH": "/usr/bin", "PYTHONPATH": ":".join(filter(None, sys.path)), "HOME": str(tmp_path)}
+    outcome = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 0, outcome.stderr
+
+
+async def test_a_reload_that_first_names_a_provider_serves_the_old_policy_until_it_is_loaded(
+    serving: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for the import: who comes meanwhile is answered as before, who comes then by the provider."""
+    loaded = asyncio.Event()
+    load = providers._load
+
+    async def slowly() -> Any:
+        litellm = await load()
+        while not loaded.is_set():  # noqa: ASYNC110 - set from the other thread
+            await asyncio.sleep(0.005)
+        return litellm
+
+    monkeypatch.setattr(providers, "_load", slowly)
+    async with fake() as other, provider_server(speaks_anthropic) as server, serving(one_lane(other.url)) as gateway:
+        gateway.gateway.policies.path.write_text(policy(server.url))
+        reading = asyncio.create_task(gateway.gateway.follower.reload())
+        assert (await gateway.ask(ask()))[1]["x-twolane-target"] == "only"
+        assert not reading.done()
+        loaded.set()
+        await reading
+        assert (await gateway.ask(ask()))[1]["x-twolane-target"] == "provider"
+
+
+@pytest.fixture(name="quality_url", scope="module")
+def start_quality() -> Iterator[str]:
+    """The quality server of the demo, real weights and all."""
+    port = free_port()
+    line = [sys.executable, "-m", "twolane", "quality", "--port", str(port)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"smollm2 at" in process.stdout.readline()
+        yield f"http://127.0.0.1:{port}/v1"
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_real_model_behind_litellm_keeps_a_schema(serving: Any, quality_url: str, stream: bool) -> None:
+    """Through litellm's door for OpenAI-compatible servers; its price nobody knows."""
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    async with serving(policy(quality_url, "openai/smollm2")) as gateway:
+        status, headers, body = await gateway.ask(ask(stream=stream, response_format=wanted, seed=1))
+        decision = await last_decision(gateway, headers)
+    assert (status, headers["x-twolane-schema"]) == (200, "valid")
+    parts = [choice.get("message") or choice["delta"] for one in answers(body) for choice in one["choices"]]
+    text = "".join(part.get("content") or "" for part in parts)
+    assert isinstance(orjson.loads(text)["n"], int)
+    assert decision["input_tokens"] > 0
+    assert decision["cost"] == 0
