@@ -13,6 +13,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from gateway.core.policy import AUTO, Policy, compile_policy
 from gateway.policy_files.document import parse_document, read_document
+from gateway.policy_files.resolve import Lookup, unresolved
 from gateway.policy_files.routes import read_routes
 from gateway.policy_files.section import Notes, Section
 from gateway.policy_files.targets import read_targets
@@ -21,9 +22,9 @@ from gateway.records import Target
 LANGUAGE: Final = 1
 
 
-def load(path: Path, environment: Mapping[str, str]) -> Policy:
-    """Read and compile a policy file. Raises PolicyError."""
-    return _policy(read_document(path, environment), str(path))
+def load(path: Path, environment: Mapping[str, str], resolve: Lookup = unresolved) -> Policy:
+    """Read and compile a policy file; names of several servers are asked of `resolve`. Raises PolicyError."""
+    return _policy(read_document(path, environment), str(path), resolve=resolve)
 
 
 def parse(text: str, environment: Mapping[str, str], *, file: str = "policy") -> Policy:
@@ -36,10 +37,10 @@ def visit(text: str, notes: Notes) -> Policy:
     return _policy(parse_document(text, {}, file="sample"), "sample", notes)
 
 
-def _policy(document: CommentedMap, file: str, notes: Notes | None = None) -> Policy:
+def _policy(document: CommentedMap, file: str, notes: Notes | None = None, resolve: Lookup = unresolved) -> Policy:
     top = Section(document, file=file, notes=notes)
     top.integer("version", least=LANGUAGE, most=LANGUAGE)
-    targets, target_slos = read_targets(top)
+    targets, target_slos = read_targets(top, resolve)
     aliases = _aliases(top, targets)
     routes = read_routes(top, targets)
     top.refuse({"limits": "limiting requests in the policy"})

@@ -20,6 +20,7 @@ _CLOCK: Final = {"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$|^
 # Where a reader takes text and then looks closer.
 _CLOSER: Final[dict[str, dict[str, Any]]] = {
     "targets.*.kind": {"enum": [kind.value for kind in Kind if kind is not Kind.SCRIPTED]},
+    "targets.*.resolve": {"enum": ["dns"]},
     "targets.*.engine": {"enum": sorted(ENGINES)},
     "routes[].when.confidence": _COMPARISON,
     "routes[].when.prompt_chars": _COMPARISON,
@@ -33,6 +34,7 @@ targets:
   fast:
     {kind: worker, url: "http://a", model: m, place: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
      diffusion: {}}
+  name: {kind: worker, url: "http://d", model: m, place: in_cluster, resolve: dns}
   pool: {kind: openai, urls: ["http://b"], model: m, place: external, engine: vllm}
   other: {kind: openai, url: "http://c", model: m, place: external, capabilities: [chat]}
 routes:

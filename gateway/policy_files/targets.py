@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from gateway.core.engines import ENGINES, capabilities_of
 from gateway.core.policy import AUTO
+from gateway.policy_files.resolve import Lookup
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.words import check_name, read_retry, read_slo
 from gateway.records import Capabilities, Target
@@ -26,7 +27,7 @@ _SHARES: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.
 _LATER: Final = {"limits": "limiting a target"}
 
 
-def read_targets(top: Section) -> tuple[dict[str, Target], dict[str, Slo]]:
+def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict[str, Slo]]:
     """All targets by name, and what they promise by themselves."""
     section = top.section("targets")
     if section is None or not section.node:
@@ -36,7 +37,7 @@ def read_targets(top: Section) -> tuple[dict[str, Target], dict[str, Slo]]:
     for name in section.node:
         check_name(section, name, reserved=AUTO)
         entry = section.within(section.node[name], name)
-        targets[name] = _target(entry, name)
+        targets[name] = _target(entry, name, resolve)
         slo = read_slo(entry)
         if slo is not None:
             slos[name] = slo
@@ -45,7 +46,7 @@ def read_targets(top: Section) -> tuple[dict[str, Target], dict[str, Slo]]:
     return targets, slos
 
 
-def _target(entry: Section, name: str) -> Target:
+def _target(entry: Section, name: str, resolve: Lookup) -> Target:
     kind = _kind(entry)
     key_env = entry.text("key_env", None)
     if key_env is not None and not _VARIABLE.fullmatch(key_env):
@@ -63,7 +64,25 @@ def _target(entry: Section, name: str) -> Target:
         retry=read_retry(entry),
         diffusion=_diffusion(entry, kind),
     )
+    if entry.text("resolve", None) is not None:
+        return replace(target, servers=_found(target, entry, resolve))
     return target if len(urls) == 1 else replace(target, servers=_servers(target, urls))
+
+
+def _found(target: Target, entry: Section, resolve: Lookup) -> tuple[Target, ...]:
+    """A server for each address behind the name, called by its address: numbers would move when one leaves."""
+    if entry.text("resolve") != "dns":
+        raise entry.fault("a name is resolved by `dns`", "resolve")
+    parts = urlsplit(target.url)
+    if parts.scheme != "http" or entry.has("urls"):
+        raise entry.fault("only one `url` with http is resolved: behind https the name is checked", "resolve")
+    port = parts.port or 80
+    hosts = [f"[{found}]" if ":" in found else found for found in resolve(parts.hostname or "", port)]
+    places = [f"{host}:{port}" for host in hosts]
+    return tuple(
+        replace(target, name=f"{target.name}/{place}", url=f"http://{place}{parts.path}", part_of=target.name)
+        for place in places
+    )
 
 
 def _servers(target: Target, urls: tuple[str, ...]) -> tuple[Target, ...]:

@@ -9,10 +9,14 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from gateway.core.policy import Policy
 from gateway.errors import CannotStart, PolicyError
 from gateway.policy_files.load import load
+from gateway.policy_files.resolve import Resolver
+
+RESOLVE_EVERY_S: Final = 2.0  # a pod that leaves is still there so long: its preStop hook waits longer
 
 Look = tuple[str, int, int, int]
 
@@ -22,11 +26,12 @@ _log = logging.getLogger("gateway")
 class Policies:
     """Holds the current policy. Made only with one that loads: without a policy there is no gateway."""
 
-    def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, environment: Mapping[str, str], resolver: Resolver | None = None) -> None:
         """Raises PolicyError."""
         self._path = path
         self._environment = environment
-        self._current = load(path, environment)
+        self._resolver = resolver or Resolver()
+        self._current = load(path, environment, self._resolver)
 
     @property
     def current(self) -> Policy:
@@ -40,7 +45,16 @@ class Policies:
 
     def prepare(self) -> Policy:
         """Read the file again. Raises PolicyError; nothing has changed then. May be called in another thread."""
-        return load(self._path, self._environment)
+        return load(self._path, self._environment, self._resolver)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether servers come from names that may have other addresses by now."""
+        return self._resolver.has_names
+
+    def servers_changed(self) -> bool:
+        """Whether they have. Blocking."""
+        return self._resolver.has_changed()
 
     def swap(self, prepared: Policy) -> bool:
         """Let requests that begin from now on have this one, which cannot fail. Did it change?"""
@@ -66,6 +80,7 @@ class Follower:
         self._ready = ready
         self._asked = asyncio.Event()
         self._read = self._last = look(policies.path)
+        self._resolved_s = float("-inf")
 
     def ask(self) -> None:
         """Read it again soon, changed or not (SIGHUP)."""
@@ -81,7 +96,7 @@ class Follower:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await self._asked.wait()
-            if self._asked.is_set() or self._has_settled():
+            if self._asked.is_set() or self._has_settled() or await self._has_moved():
                 self._asked.clear()
                 await self.reload()
 
@@ -103,6 +118,14 @@ class Follower:
             self._tell(PolicyError(f"reading it failed: {type(mistake).__name__}", file=str(self._policies.path)))
             return
         self._tell(self._policies.swap(prepared))
+
+    async def _has_moved(self) -> bool:
+        """Has a name other addresses than it had? Asked every RESOLVE_EVERY_S at most."""
+        now_s = asyncio.get_running_loop().time()
+        if not self._policies.has_names or now_s - self._resolved_s < RESOLVE_EVERY_S:
+            return False
+        self._resolved_s = now_s
+        return await asyncio.to_thread(self._policies.servers_changed)
 
     def _has_settled(self) -> bool:
         """Is it another file than was read, and the same as at the last look? One being written is not."""
