@@ -18,10 +18,12 @@ from diffusion_worker.constraints.distance import spans
 from diffusion_worker.constraints.runs import Runs
 from diffusion_worker.constraints.token_automaton import TokenAutomaton, TokenClasses
 from diffusion_worker.constraints.viterbi import swept
-from diffusion_worker.constraints.wiring import wiring_of
+from diffusion_worker.constraints.wiring import Indices, Wiring, wiring_of
 
 Doubles = NDArray[np.float64]
+Flows = tuple[Indices, Doubles, list[int]]  # label and probability of edges, position after position; how many each
 _LOWEST: Final = -1e300  # stands for -inf where a difference is taken
+_FEW_EDGES: Final = 512
 _NOBODY: Final = 1e-12  # a probability: a thousand such nodes at each of 256 positions weigh as much as float32 rounds
 
 
@@ -82,13 +84,32 @@ def marginals(cursor: Cursor, masses: ClassMasses, onward: Doubles) -> Marginals
 def _label_posterior(cursor: Cursor, mass: Doubles, onward: Doubles) -> Doubles:
     """[room, classes + 1] probability that a position reads each class.
 
-    Forwards over the positions, in probabilities: who stands at a node takes each of its ways as often as the way has a
-    share of the mass that goes on from there. Nodes where hardly anybody stands are left out.
+    Forwards over the positions, in probabilities: who stands at a state takes each of its edges as often as the edge
+    has a share of the mass that goes on from there.
     """
-    wiring, classes = wiring_of(cursor.automaton), cursor.automaton.classes.classes
+    wiring, size = wiring_of(cursor.automaton), cursor.automaton.classes.classes + 1
     standing = np.zeros(wiring.states)
     standing[cursor.state] = 1.0
-    labels, flows = [], []
+    flows = _all_flows if len(wiring.label) <= _FEW_EDGES else _flows_of_somebody
+    label, flow, counts = flows(wiring, standing, mass, onward)
+    row = np.repeat(np.arange(len(mass)) * size, counts)
+    return _sums(row + label, flow, len(mass) * size).reshape(len(mass), size)
+
+
+def _all_flows(wiring: Wiring, standing: Doubles, mass: Doubles, onward: Doubles) -> Flows:
+    """Over all edges, the shares of all positions at once: fewest calls of numpy."""
+    label, value = wiring.label, np.maximum(onward[:-1, wiring.node_of], _LOWEST)
+    flow = mass[:, label] + onward[1:, wiring.target_node] - value[:, wiring.source]
+    np.exp(flow, out=flow)
+    for share in flow:
+        np.multiply(share, standing.take(wiring.source), out=share)
+        standing = _sums(wiring.target, share, wiring.states)
+    return np.tile(label, len(mass)), flow.ravel(), [len(label)] * len(mass)
+
+
+def _flows_of_somebody(wiring: Wiring, standing: Doubles, mass: Doubles, onward: Doubles) -> Flows:
+    """Over the edges of states where somebody stands: a handful of thousands, as a rule."""
+    labels, flows = [np.empty(0, np.intp)], [np.empty(0)]
     for position, score in enumerate(mass):
         states = np.flatnonzero(standing > _NOBODY)
         edges, count = wiring.edges_of(states)
@@ -100,11 +121,7 @@ def _label_posterior(cursor: Cursor, mass: Doubles, onward: Doubles) -> Doubles:
         standing = _sums(wiring.target.take(edges), flow, wiring.states)
         labels.append(label)
         flows.append(flow)
-    if not flows:
-        return np.zeros((0, classes + 1))
-    row = np.repeat(np.arange(len(mass)) * (classes + 1), [len(label) for label in labels])
-    used = _sums(row + np.concatenate(labels), np.concatenate(flows), len(mass) * (classes + 1))
-    return used.reshape(len(mass), classes + 1)
+    return np.concatenate(labels), np.concatenate(flows), [len(label) for label in labels[1:]]
 
 
 def _atom_posterior(classes: TokenClasses, masses: ClassMasses, used: Doubles) -> Doubles:

@@ -37,6 +37,7 @@ class Wiring:
     nodes: int
     node_of: Indices  # [states] of the automaton -> node
     first: Indices  # [states + 1] the automaton's edges, as it has them
+    source: Indices
     label: Indices
     target: Indices
     target_node: Indices  # [edges] -> the node it leads to
@@ -81,6 +82,7 @@ def _wired(automaton: TokenAutomaton) -> Wiring:
         nodes=states + hubs,
         node_of=node_of[:states],
         first=automaton.first_edge.astype(np.intp),
+        source=source,
         label=label,
         target=target,
         target_node=node_of[target],

@@ -1,6 +1,7 @@
 """Masses and marginals are the sums over all texts that can close in time."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -25,14 +26,15 @@ def by_hand(case: Case, max_tokens: int) -> tuple[float, np.ndarray]:
     return total, held
 
 
-@given(cases(), st.integers(1, 6))
+@given(cases(), st.integers(1, 6), st.booleans())
 @settings(max_examples=200)
-def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int) -> None:
-    """Mass, probability of every token at every place, and entropy."""
+def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int, is_large: bool) -> None:
+    """Mass, probability of every token at every place, and entropy; also in the way that is meant for large ones."""
     cursor = opened(case, max_tokens)
     masses = weigh_classes(cursor.automaton.classes, case.logits)
     onward = remaining(cursor, masses)
-    found = marginals(cursor, masses, onward)
+    with patch("diffusion_worker.constraints.marginals._FEW_EDGES", 0 if is_large else 512):
+        found = marginals(cursor, masses, onward)
     total, held = by_hand(case, max_tokens)
     assert onward[0, wiring_of(cursor.automaton).node_of[cursor.state]] == pytest.approx(total, rel=1e-5, abs=1e-3)
     for token in range(len(case.tokens)):
@@ -63,11 +65,13 @@ def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) ->
     assert found.tail == pytest.approx(held[:, -1], abs=2e-3)
 
 
+@pytest.mark.parametrize("few", [0, 512])
 @given(cases())
-def test_where_no_token_is_left_there_is_nothing_to_weigh(case: Case) -> None:
+def test_where_no_token_is_left_there_is_nothing_to_weigh(few: int, case: Case) -> None:
     """A text that ended with the last token it had: no position, no entropy."""
     cursor = opened(case, 6)
     ended = replace(cursor, state=cursor.automaton.done, tokens_left=0)
     masses = weigh_classes(cursor.automaton.classes, case.logits)
-    found = marginals(ended, masses, remaining(ended, masses))
+    with patch("diffusion_worker.constraints.marginals._FEW_EDGES", few):
+        found = marginals(ended, masses, remaining(ended, masses))
     assert found.entropy.shape == found.tail.shape == (0,)
