@@ -3,8 +3,8 @@
 A mask per position would admit tokens that clash as soon as two are committed together. So for these rows the best text
 of the constraint replaces the surest tokens, an exact joint sample the sampled ones, and the entropies of the marginals
 decide what is accepted. The net's own probabilities still feed its next step: it was never trained on projected ones,
-and they were seen to help nothing (docs/log.md). It is done on the host, which waits for the device once; a step without
-such rows waits for nothing. Knows logits and automata, no requests.
+and they were seen to help nothing (docs/log.md). It is done on the host, behind one transfer for all such rows; a step
+without them waits for nothing. Knows logits and automata, no requests.
 """
 
 import time
@@ -52,10 +52,9 @@ def constrain(
     if not rows:
         return Texts(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
     place = upload(rows, logits.device)
-    uniforms = draw()[place].float().cpu().numpy()
-    seen = [scores.z[row].float().cpu().numpy() for row in rows]  # where they are in the host's memory, no copies
+    fetched = torch.cat([scores.z[place].float(), draw()[place].float()[..., None]], dim=-1).cpu().numpy()
     began = time.perf_counter()
-    said = [_Said(items[row], *each) for row, *each in zip(rows, seen, uniforms, strict=True)]
+    said = [_Said(items[row], seen[:, :-1], seen[:, -1]) for row, seen in zip(rows, fetched, strict=True)]
     seconds = time.perf_counter() - began
 
     def replaced(old: torch.Tensor, name: str) -> torch.Tensor:
