@@ -33,6 +33,7 @@ _GAP: Final = "\x00"  # between the parts: no word reaches over it
 
 _IS_WORD: Final = np.array([chr(code).isalnum() or chr(code) == "'" for code in range(1 << 16)], dtype=np.bool_)
 _RUNS: Final = (2, 3, 5)  # lengths of the runs of characters
+_ZERO: Final = np.uint32(ord("0"))
 _NOT: Final = np.uint32(0x2545F491)
 _SPACELESS: Final = 0x0E00  # from Thai on, scripts are mostly written without spaces between words
 _SALTS: Final = tuple(np.uint32(salt) for salt in (0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1, 0xD3A2646D))
@@ -57,12 +58,14 @@ class Features:
 def features(*, system: str, user: str) -> Features:
     """Never fails, whatever the text; the time is bounded by the part that is seen."""
     head, tail = _ends(user)
-    text = f"{system[:_SYSTEM_CHARS]}{_GAP}{head}{_GAP}{tail}".lower().replace("’", "'")[: MOST_CODES - 1]
+    above = system[:_SYSTEM_CHARS].replace(_GAP, " ")
+    text = f"{above}{_GAP}{head}{_GAP}{tail}".lower().replace("’", "'")[: MOST_CODES - 1]
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     sums = np.zeros(codes.size + 1, dtype=np.uint32)
-    np.cumsum(codes * POWERS[: codes.size], out=sums[1:], dtype=np.uint32)
+    np.add.accumulate(codes * POWERS[: codes.size], out=sums[1:])
     words, starts, ends = _words(codes, sums)
-    of_system = int(np.searchsorted(starts, int(np.flatnonzero(codes == 0)[0])))
+    border = text.index(_GAP)
+    of_system = int(starts.searchsorted(border)) if border else 0
     own = words[of_system:]
     spaced = own[codes[starts[of_system:]] < _SPACELESS]
     runs = [(sums[n:] - sums[:-n]) * INVERSES[: max(0, sums.size - n)] for n in _RUNS if sums.size > n]
@@ -81,9 +84,9 @@ def features(*, system: str, user: str) -> Features:
         *(run ^ _SALTS[4] for run in runs),
     ]
     rows = places(np.concatenate(groups), HASH_BITS)
-    marks = _marks(system, user, head, tail)
-    weights = [1.0 / max(1, group.size) ** 0.5 for group in groups]
+    marks = _marks(system, user, head, tail, digits=int(np.count_nonzero(codes[border:] - _ZERO < 10)))
     sizes = [group.size for group in groups]
+    weights = [1.0 / max(1, size) ** 0.5 for size in sizes]
     spoken = np.concatenate([words, own[:_EDGE_WORDS], own[-_EDGE_WORDS:]])
     return Features(
         rows=np.concatenate([rows, np.array(marks, dtype=np.uint32) + np.uint32(1 << HASH_BITS)]),
@@ -103,10 +106,10 @@ def _ends(text: str) -> tuple[str, str]:
 
 def _words(codes: Rows, sums: Rows) -> tuple[Rows, Places, Places]:
     """Hashes of all words in order, where each begins, and where it ends."""
-    inside = np.zeros(codes.size + 2, dtype=np.int8)
-    inside[1:-1] = _IS_WORD[np.minimum(codes, 0xFFFF)]
-    edges = np.diff(inside)
-    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    inside = np.zeros(codes.size + 2, dtype=np.bool_)
+    _IS_WORD.take(codes, mode="clip", out=inside[1:-1])
+    borders = (inside[1:] != inside[:-1]).nonzero()[0]
+    starts, ends = borders[::2], borders[1::2]
     return (sums[ends] - sums[starts]) * INVERSES[starts], starts, ends
 
 
@@ -119,12 +122,11 @@ def _without(runs: list[Rows], size: int, starts: Places, ends: Places) -> list[
     return [run[touched[n:] == touched[:-n]] for n, run in zip(_RUNS, runs, strict=False)]
 
 
-def _marks(system: str, user: str, head: str, tail: str) -> list[int]:
+def _marks(system: str, user: str, head: str, tail: str, *, digits: int) -> list[int]:
     """Marks that words cannot carry. A mark's number is for ever: weights are trained with it."""
     end = (tail or head).rstrip()
     seen = head + tail
     letters = max(1, len(seen))
-    digits = sum(map(seen.count, "0123456789"))
     present = (
         True,
         bool(system),

@@ -74,7 +74,8 @@ class Learned:
     def _evidence(self, found: Features, rows: npt.NDArray[np.float32], best: int) -> str:
         """`words`, and the strongest of them: those whose rows speak most for the task, against the average task."""
         strength = (rows[:, best] - rows @ self._evenly) * found.weights[: len(rows)]
-        order = np.argsort(strength)[: -_LOOKED_AT - 1 : -1].tolist()
-        names = (self._model.vocabulary.get(int(found.words[at])) for at in order if strength[at] > 0)
+        order = strength.argsort()[: -_LOOKED_AT - 1 : -1]
+        strongest = zip(found.words[order].tolist(), strength[order].tolist(), strict=True)
+        names = (self._model.vocabulary.get(word) for word, strong in strongest if strong > 0)
         named = list(dict.fromkeys(name for name in names if name))[:_NAMED]
         return f"words: {', '.join(named)}" if named else "words"

@@ -1,8 +1,9 @@
 """What a JSON Schema says that can be seen while a value is still coming: an outline of it, never more than it says.
 
 Knows schemas, not texts. Everything here is a *necessary* condition: what breaks the outline breaks the schema, and
-what keeps it must still be judged by `validate`. Left out are alternatives (`anyOf`, `oneOf`, `if`, `not`), what needs
-the whole value, and references into schemas that have a base of their own.
+what keeps it must still be judged by `validate`. Of alternatives (`anyOf`, `oneOf`) it knows that one must be kept.
+Left out are `not` and `if`, which only a whole value decides, all else that needs one, and references into schemas that
+have a base of their own.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ _LISTED_ITEMS: Final = (*_OLD_DRAFTS, "2019-09")
 _OF_SCALARS: Final = frozenset(
     "type enum const minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength pattern".split()
 )
+_FORKS: Final = ("anyOf", "oneOf")
 _BEGINNINGS: Final = {
     "object": "{",
     "array": "[",
@@ -34,12 +36,16 @@ _BEGINNINGS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One schema, at `place` (a JSON pointer), that a value must satisfy. `beginnings` None: any character."""
+    """One schema, at `place` (a JSON pointer), that a value must satisfy. `beginnings` None: any character.
+
+    `forks` are the keywords that list alternatives.
+    """
 
     schema: dict[str, Any]
     place: str
     beginnings: frozenset[str] | None
     scalar: jsonschema_rs.Validator | None  # asks the keywords of _OF_SCALARS
+    forks: tuple[str, ...] = ()
 
 
 class Breach(NamedTuple):
@@ -63,6 +69,7 @@ class Outline:
         self._ref_hides = any(name in self._draft for name in _OLD_DRAFTS)
         self._items_listed = any(name in self._draft for name in _LISTED_ITEMS)
         self._known: dict[int, Parts | Breach] = {}
+        self._branches: dict[tuple[int, str], tuple[Parts | Breach, ...]] = {}
 
     @property
     def root(self) -> Parts | Breach:
@@ -99,6 +106,16 @@ class Outline:
                 return more
             found += more
         return tuple(found[:MOST_PARTS])
+
+    def branches(self, part: Part, keyword: str) -> tuple[Parts | Breach, ...]:
+        """The alternatives that a part lists under this keyword; none, if one of them is known to allow anything."""
+        key = id(part.schema), keyword
+        known = self._branches.get(key)
+        if known is None:
+            listed = enumerate(part.schema[keyword])
+            found = tuple(self._of(each, f"{part.place}/{keyword}/{number}") for number, each in listed)
+            known = self._branches[key] = found if all(found) else ()
+        return known
 
     def _item(self, part: Part, index: int) -> Parts | Breach:
         listed, rest = ("items", "additionalItems") if self._items_listed else ("prefixItems", "items")
@@ -161,7 +178,8 @@ class Outline:
 
     def _part(self, node: dict[str, Any], place: str) -> Part:
         asked = {key: value for key, value in node.items() if key in _OF_SCALARS}
-        return Part(schema=node, place=place, beginnings=_beginnings(node), scalar=self._scalar(asked))
+        forks = tuple(keyword for keyword in _FORKS if isinstance(node.get(keyword), list))
+        return Part(schema=node, place=place, beginnings=_beginnings(node), scalar=self._scalar(asked), forks=forks)
 
     def _scalar(self, asked: dict[str, Any]) -> jsonschema_rs.Validator | None:
         if not asked:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 
-from gateway.core.schema_follow import SchemaFollower
+from gateway.core.schema_follow import MOST_READERS, SchemaFollower
 from gateway.core.validate import Schema
 from tests.gateway.core.any_schema import schemas, values
 
@@ -168,6 +168,77 @@ def test_drafts_and_references_are_not_taken_for_more_than_they_say(schema: Any,
         return
     assert compiled.follow().feed(text)
     assert compiled.fault_of(orjson.loads(text), len(text)) is None
+
+
+OPTIONAL = {
+    "properties": {
+        "age": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]},
+        "pet": {
+            "oneOf": [
+                {"properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind"]},
+                {"properties": {"kind": {"const": "dog"}, "lives": False}, "required": ["kind"]},
+            ],
+            "type": "object",
+        },
+        "list": {"items": {"anyOf": [{"type": "string"}, {"items": {"anyOf": [{"const": 1}, {"const": 2}]}}]}},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"age": null, "pet": {"kind": "cat", "lives": 9}, "list": ["a", [1, 2]]}', None),
+        ('{"age": "', "anyOf #/properties/age 8"),
+        ('{"age": -1,', "anyOf #/properties/age 8"),
+        ('{"pet": {"kind": "cow"', "oneOf #/properties/pet 17"),
+        ('{"pet": {"kind": "dog", "lives"', "oneOf #/properties/pet 24"),
+        ('{"pet": {"lives": 9, "kind": "dog"', "oneOf #/properties/pet 29"),
+        ('{"pet": {}', "oneOf #/properties/pet 9"),
+        ('{"pet": {"kind": "cat"}, "age": t', "anyOf #/properties/age 32"),
+        ('{"list": [[1, 3,', "anyOf #/properties/list/items 14"),
+        ('{"list": [[1], "x", [2, 2], {', None),
+    ],
+)
+def test_where_no_alternative_is_left_nothing_can_mend_it(text: str, fault: str | None) -> None:
+    assert said(OPTIONAL, text) == fault
+    assert said(OPTIONAL, *text) == fault
+
+
+branches = st.lists(objects, min_size=1, max_size=3)
+forked = st.fixed_dictionaries(
+    {},
+    optional={
+        "anyOf": st.lists(
+            st.fixed_dictionaries({}, optional={"anyOf": branches, "items": objects}) | objects, min_size=1
+        ),
+        "oneOf": branches,
+        "properties": st.dictionaries(
+            st.sampled_from("ab"), st.fixed_dictionaries({"oneOf": branches}) | objects, max_size=2
+        ),
+        "items": st.fixed_dictionaries({"anyOf": branches}),
+    },
+)
+
+
+@thorough
+@given(forked, values)
+def test_a_fork_that_refuses_is_refused_by_the_reference_and_the_other_way_round_it_is_never_early(
+    schema: Any, value: Any
+) -> None:
+    text = json.dumps(value) + " "
+    at = read(schema, text).fault_at
+    assert at == read(schema, *text).fault_at
+    if at is not None:
+        assert not jsonschema.Draft202012Validator(schema).is_valid(value)
+        assert read(schema, text[:at]).fault_at is None
+
+
+def test_alternatives_that_double_at_every_level_are_followed_as_far_as_there_is_room() -> None:
+    twice: Any = {"$defs": {"x": {"anyOf": [{"items": {"$ref": "#/$defs/x"}}, {"items": {"$ref": "#/$defs/x"}}]}}}
+    follower = Schema({**twice, "$ref": "#/$defs/x"}).follow()
+    assert follower.feed("[" * 400 + "1" + "]" * 400 + " ")
+    assert follower._reader._room.left == MOST_READERS  # and all room is given back
 
 
 def test_depth_and_breadth_are_bounded() -> None:
