@@ -30,6 +30,7 @@ from gateway.telemetry.gauges import Reading, lanes_of
 from gateway.telemetry.logs import DecisionLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent import Observers, RecentDecisions
+from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.doors import Doors
 from gateway.upstreams.http import open_session
 from gateway.web.admin import admin_app
@@ -76,6 +77,10 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     async with contextlib.AsyncExitStack() as stack:
         metrics, recent = Metrics(), RecentDecisions(settings.recent_decisions)
         observers: list[Observer] = [metrics, recent]
+        tracing = open_tracing(os.environ)
+        if tracing is not None:
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
+            observers.append(tracing)
         if settings.decision_log is not None:
             log = DecisionLog(settings.decision_log, on_drop=metrics.dropped)
             stack.callback(log.close)
@@ -109,7 +114,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             ready=lambda policy: doors.ready(policy.places),
         )
         await stack.enter_async_context(_running(follower.run(settings.policy_watch_s)))
-        chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes)
+        begin = tracing.begin if tracing else passing
+        chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes, begin=begin)
         public = public_app(lambda: policies.current, lambda target: doors(target).status)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gateway.records import Classification, Usage
+from gateway.trace import Trace
 from gateway.words import AttemptOutcome, Likeness, Outcome, Promise, Reason, SchemaCheck
 
 # A whole answer came, whatever it was worth: its latency counts.
@@ -35,6 +36,7 @@ class Attempt:
     probe: bool = False
     hedge: bool = False  # made beside another one that took long
     usage: Usage | None = None
+    span_id: int = 0  # in the request's trace; 0: none
     budget_ms: float | None = None  # what its lane promises; None: nothing
 
     @property
@@ -79,6 +81,7 @@ class Decision:
     total_ms: float = 0.0
     overhead_ms: float = 0.0  # our own time: total without waiting for targets
     cost: float = 0.0
+    trace: Trace | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
 
     @property

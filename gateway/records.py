@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from gateway.terms import Checks, Hedge, Retry, Slo
+from gateway.trace import Trace
 from gateway.words import (
     BreakerState,
     Capability,
@@ -114,7 +115,7 @@ class Query:
     task_hint_from: str = ""  # "header" or "metadata"
     deadline_ms: float | None = None
     principal: str | None = None  # name of the key
-    traceparent: str | None = None
+    trace: Trace | None = None
     expectation: Expectation | None = None
     tools: tuple[Tool, ...] = ()
     must_call: str | None = None  # the tool that `tool_choice` names; empty: any; None: no call is due
@@ -269,3 +270,4 @@ class Call:
     query: Query
     left_ms: float | None = None
     rejected: str | None = None
+    span_id: int = 0  # of this attempt in the query's trace

@@ -42,6 +42,7 @@ class Journey:
         self._first_byte_ms: float | None = None
         self._timings_ms = {"classify": self.at_ms(now_s)}
         self._taken_ms = 0.0
+        self._calls = 0
         self._is_settled = True  # is there no call under way whose answer was taken?
 
     def at_ms(self, now_s: float) -> float:
@@ -65,6 +66,14 @@ class Journey:
         checks, fault = self.plan.checks, self._fault
         is_told = checks is not None and checks.tell_fallback and isinstance(fault, InvalidOutput)
         return fault.detail if is_told and fault is not None else None
+
+    def next_span_id(self) -> int:
+        """One for the attempt that sets out now; 0 if the request is not recorded."""
+        trace = self.query.trace
+        if trace is None or not trace.is_recorded:
+            return 0
+        self._calls += 1
+        return trace.child_id(self._calls)
 
     def skip(self, candidate: Candidate, verdict: Verdict, now_s: float) -> None:
         """The candidate was not called."""
@@ -136,6 +145,7 @@ class Journey:
             total_ms=total_ms,
             overhead_ms=max(0.0, total_ms - _waited_ms(attempts)),
             cost=sum(attempt.usage.cost or 0.0 for attempt in attempts if attempt.usage),
+            trace=query.trace,
             timings_ms=dict(self._timings_ms),
         )
 

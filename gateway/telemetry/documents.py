@@ -12,6 +12,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
     return {
         "time": _time(decision.time_s),
         "id": decision.query_id,
+        "trace": decision.trace.hex_id if decision.trace else None,
         "policy": decision.policy,
         "principal": decision.principal,
         "task": classification.task,

@@ -35,6 +35,7 @@ class Metrics:
         self.registry.register(self.gauges)
         self._children: dict[tuple[object, ...], Counter | Histogram] = {}
         self._first_token_ms: dict[tuple[str, str], float] = {}  # what streams of a lane promise
+        self._exemplar: dict[str, str] | None = None  # of the decision being counted: its trace, if that is recorded
         self._policy = ""
         self._loaded_s = 0.0
         self._is_current = True
@@ -80,6 +81,8 @@ class Metrics:
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
         route, target = decision.route or _NOBODY, decision.target or _NOBODY
+        trace = decision.trace
+        self._exemplar = {"trace_id": trace.hex_id} if trace is not None and trace.is_recorded else None
         self._count(self._requests, route, decision.classification.task, target, decision.outcome)
         if decision.outcome is Outcome.OK:
             self._time(self._seconds, decision.total_ms, route, target)
@@ -178,7 +181,7 @@ class Metrics:
         if child is None:
             child = self._children[(family, *labels)] = family.labels(*labels) if labels else family
         assert isinstance(child, Histogram)
-        child.observe(value)
+        child.observe(value, self._exemplar)
 
     def _time_with(self, bounds: tuple[float, ...]) -> None:
         """Make the histograms of time."""

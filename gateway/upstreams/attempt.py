@@ -49,6 +49,7 @@ class OpenAttempt:
         self._reply: Reply | None = None
         self._deltas: AsyncGenerator[Delta, None] | None = None
         self._held: list[Delta] = []
+        self._span_id = journey.next_span_id()
         self._started_ms = journey.at_ms(clock.now_s())
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
@@ -121,7 +122,13 @@ class OpenAttempt:
     async def _receive(self, upstream: Upstream) -> list[Delta]:
         """As much of the answer as must be seen before any of it may leave."""
         query, rejected = self._journey.query, self._journey.rejected
-        call = Call(target=self.candidate.target, query=query, left_ms=self._turn.limit_ms, rejected=rejected)
+        call = Call(
+            target=self.candidate.target,
+            query=query,
+            left_ms=self._turn.limit_ms,
+            rejected=rejected,
+            span_id=self._span_id,
+        )
         self._reply = await upstream.send(call)
         self._deltas = self._reply.deltas()
         # A confidence comes with the end of an answer.
@@ -213,6 +220,7 @@ class OpenAttempt:
             probe=self._turn.permit.probe,
             hedge=self._turn.hedge,
             usage=self._usage,
+            span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
         )
         self._turn.permit.hand_back(attempt, now_s)

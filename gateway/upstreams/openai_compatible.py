@@ -46,8 +46,11 @@ def headers_for(call: Call, *, key: str = "") -> dict[str, str]:
         "accept-encoding": "identity",
         "x-request-id": call.query.request_id,
     }
-    if call.query.traceparent:
-        headers["traceparent"] = call.query.traceparent
+    trace = call.query.trace
+    if trace is not None:
+        headers["traceparent"] = trace.header(call.span_id)
+        if trace.state:
+            headers["tracestate"] = trace.state
     if key:
         headers["authorization"] = f"Bearer {key}"
     return headers

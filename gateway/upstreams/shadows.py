@@ -84,7 +84,8 @@ class Shadows:
             checks=plan.checks and Checks(),  # nobody waits, so nothing needs to be sent before it is whole
         )
         now_s = self._clock.now_s()
-        query = replace(served.query, received_s=now_s)
+        trace = served.query.trace and replace(served.query.trace, flags=0, is_recorded=False)  # nobody waited for it
+        query = replace(served.query, received_s=now_s, trace=trace)
         return Journey(query, served.classification, alone, wall_s=self._clock.wall_s(), now_s=now_s)
 
 

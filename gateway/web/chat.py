@@ -4,6 +4,7 @@ Knows the wire; what to answer is the pipeline's business.
 """
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -12,6 +13,7 @@ from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, MethodNotAll
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
 from gateway.records import Query
+from gateway.trace import Trace, read_trace
 from gateway.upstreams.answer import Answer
 from gateway.web import sse
 from gateway.web.answers import send_bytes, send_error, send_json, start_stream
@@ -29,10 +31,19 @@ class ClientLeft(Exception):  # noqa: N818 - says what happened
 class ChatCompletions:
     """An ASGI application for one path."""
 
-    def __init__(self, pipeline: Pipeline, clock: Clock, *, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        clock: Clock,
+        *,
+        max_body_bytes: int,
+        begin: Callable[[Trace | None], Trace | None] = lambda caller: caller,
+    ) -> None:
+        """`begin` gives a request its place in a trace, below that of its caller."""
         self._pipeline = pipeline
         self._clock = clock
         self._max_body_bytes = max_body_bytes
+        self._begin = begin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Exactly one answer, unless the client has left."""
@@ -57,7 +68,8 @@ class ChatCompletions:
         headers = once_each(scope["headers"])
         body = await read_body(receive, headers, self._max_body_bytes)
         state: dict[str, Any] = scope.get("state") or {}
-        return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"))
+        trace = self._begin(read_trace(headers))
+        return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"), trace=trace)
 
     async def _send(self, send: Send, query: Query, answer: Answer, client: CancelOnLeave) -> None:
         headers = describe(answer.decision(self._clock.now_s()))

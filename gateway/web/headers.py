@@ -15,6 +15,7 @@ FALLBACK = b"x-twolane-fallback"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
+TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace, and our span in it
 
 
 def describe(decision: Decision) -> ResponseHeaders:
@@ -31,6 +32,7 @@ def describe(decision: Decision) -> ResponseHeaders:
         (POLICY, decision.policy),
         (SCHEMA, decision.schema_check),
         (SERVER_TIMING, _timing(decision)),
+        (TRACE, decision.trace.header() if decision.trace and decision.trace.is_recorded else None),
     )
     return [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
 

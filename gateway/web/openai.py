@@ -16,6 +16,7 @@ from gateway.core.spread import PREFIX_CHARS
 from gateway.core.validate import SchemaFault, check_pattern, check_schema
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.records import Expectation, Query, Tool
+from gateway.trace import Trace
 from gateway.web.wire import ChatRequest, Message, ResponseFormat, Structured, ToolEntry, is_given, must_call
 from gateway.words import Capability, Form, Task
 
@@ -27,12 +28,18 @@ _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _SYSTEM = ("system", "developer")
 _YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
 
-def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, principal: str | None) -> Query:
+def parse_chat(
+    body: bytes,
+    headers: dict[bytes, bytes],
+    *,
+    now_s: float,
+    principal: str | None,
+    trace: Trace | None = None,
+) -> Query:
     """Raises BadRequest (or a child of it) whose `param` names the field or header."""
     request = decode(body)
     expectation = _expectation(request)
@@ -55,7 +62,7 @@ def parse_chat(body: bytes, headers: dict[bytes, bytes], *, now_s: float, princi
         task_hint_from=task_from,
         deadline_ms=_deadline_ms(request, headers),
         principal=principal,
-        traceparent=_traceparent(headers),
+        trace=trace,
         expectation=expectation,
         tools=tools,
         must_call=must_call(request.tool_choice) if tools else None,
@@ -285,12 +292,6 @@ def _deadline_ms(request: ChatRequest, headers: dict[bytes, bytes]) -> float | N
     if not 0 < in_header < float("inf"):
         raise InvalidField("'x-twolane-deadline-ms' must be a positive number.", param="x-twolane-deadline-ms")
     return in_header if in_body is None else min(in_header, in_body)
-
-
-def _traceparent(headers: dict[bytes, bytes]) -> str | None:
-    """W3C Trace Context: one that is not well formed is dropped, not passed on; a target might refuse it as ours."""
-    given = headers.get(b"traceparent", b"").strip()
-    return given.decode() if _TRACEPARENT.fullmatch(given) else None
 
 
 def _text(value: bytes | None) -> str:

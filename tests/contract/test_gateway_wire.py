@@ -30,7 +30,7 @@ CLOSED_SETS = {
 }
 HEADERS = (
     "x-request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
-    " x-twolane-fallback x-twolane-policy x-twolane-schema server-timing"
+    " x-twolane-fallback x-twolane-policy x-twolane-schema server-timing traceresponse"
 )
 METRICS = (
     "gen_ai_client_operation_duration_seconds gen_ai_client_operation_time_to_first_chunk_seconds"

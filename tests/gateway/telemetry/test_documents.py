@@ -12,6 +12,7 @@ def test_the_shape_is_the_contracts(decision: Any) -> None:
     assert orjson.loads(orjson.dumps(document_of(decision()))) == {
         "time": "2026-01-01T00:00:00.000Z",
         "id": "req_1",
+        "trace": None,
         "policy": "abcdef012345",
         "principal": "anna",
         "task": "edit",

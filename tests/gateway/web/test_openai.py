@@ -124,19 +124,6 @@ def test_a_header_of_ours_given_twice_with_different_values_is_refused(name: byt
     assert once_each([(name, b"1"), (b"accept", b"a"), (b"accept", b"b"), (name, b"1")])[name] == b"1"
 
 
-@pytest.mark.parametrize(
-    ("given", "passed_on"),
-    [
-        (b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", True),
-        (b"", False),
-        (b"x" * 20_000, False),
-        (b"\xe9\xff", False),
-    ],
-)
-def test_only_a_well_formed_traceparent_travels_on(given: bytes, passed_on: bool) -> None:
-    assert parse({b"traceparent": given}).traceparent == (given.decode() if passed_on else None)
-
-
 @pytest.mark.parametrize("unread", [b'"\xff\xfe"', b"1e999", b"9" * 5000, rb'"\ud800"'])
 def test_what_no_parser_of_a_target_would_take_is_refused_even_where_routing_does_not_look(unread: bytes) -> None:
     plain = orjson.dumps({"model": "auto", "messages": [USER]})[:-1]

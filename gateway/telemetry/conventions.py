@@ -1,0 +1,43 @@
+"""The names of OpenTelemetry's conventions that spans use, and our own beside them. Pure constants.
+
+Those for generative models are in development and live in a repository of their own since 2026
+(open-telemetry/semantic-conventions-genai, read at 004902b); the Python package carries older ones as deprecated, so
+they are spelled here. A change of the conventions is a change of this file.
+"""
+
+from typing import Final
+
+OPERATION: Final = "gen_ai.operation.name"
+PROVIDER: Final = "gen_ai.provider.name"
+REQUEST_MODEL: Final = "gen_ai.request.model"
+REQUEST_STREAM: Final = "gen_ai.request.stream"
+INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"  # seconds
+ERROR_TYPE: Final = "error.type"
+HTTP_METHOD: Final = "http.request.method"
+URL_PATH: Final = "url.path"
+
+REQUEST_ID: Final = "twolane.request.id"
+TASK: Final = "twolane.task"
+CONFIDENCE: Final = "twolane.task.confidence"
+EVIDENCE: Final = "twolane.task.evidence"
+ROUTE: Final = "twolane.route"
+TARGET: Final = "twolane.target"
+OUTCOME: Final = "twolane.outcome"
+FALLBACK: Final = "twolane.fallback"
+POLICY: Final = "twolane.policy"
+PRIVATE: Final = "twolane.private"
+SCHEMA: Final = "twolane.schema"
+COST: Final = "twolane.cost"  # dollars
+OVERHEAD: Final = "twolane.overhead"  # seconds
+DETAIL: Final = "twolane.detail"
+HEDGE: Final = "twolane.hedge"
+PROBE: Final = "twolane.probe"
+ANSWER_CONFIDENCE: Final = "twolane.answer.confidence"
+
+SKIPPED: Final = "skipped"  # events
+FIRST_BYTE: Final = "first_byte"
+
+CHAT: Final = "chat"  # values
+US: Final = "twolane"

@@ -1,0 +1,139 @@
+"""Tracing: whether, which requests, and what is told of them."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
+from opentelemetry.trace import SpanKind, StatusCode
+
+from gateway.errors import BadSetting
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.tracing import Tracing, open_tracing
+from gateway.trace import Trace
+from gateway.words import Outcome
+
+CALLER = Trace(trace_id=0xABC, span_id=0xDEF, flags=1, state="vendor=1")
+
+
+class Kept:
+    """A processor that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+    def shutdown(self) -> None:
+        """Nothing is left."""
+
+
+def tracing(sampler: Any = ALWAYS_ON) -> tuple[Tracing, list[ReadableSpan]]:
+    kept = Kept()
+    return Tracing(sampler, kept, Resource({"service.name": "test"})), kept.spans
+
+
+def traced(decision: Any, trace: Trace, **changes: Any) -> Any:
+    """The decision of a request that stands there, its attempts with the spans they were given."""
+    plain = decision(trace=trace, **changes)
+    attempts = [replace(each, span_id=trace.child_id(n)) for n, each in enumerate(plain.attempts, 1)]
+    return replace(plain, attempts=tuple(attempts))
+
+
+def test_a_sampled_request_stands_below_its_caller_and_above_its_attempts(decision: Any) -> None:
+    tracer, spans = tracing()
+    trace = tracer.begin(CALLER)
+    tracer.decided(traced(decision, trace))
+    request, *attempts = spans
+    assert (request.kind, request.parent.span_id) == (SpanKind.SERVER, CALLER.span_id)
+    assert {span.context.trace_id for span in spans} == {CALLER.trace_id}
+    assert [(span.kind, span.parent.span_id) for span in attempts] == [(SpanKind.CLIENT, trace.span_id)] * 2
+    assert [span.name for span in spans] == ["chat edits", "chat fast", "chat quality"]
+    assert [span.status.status_code for span in attempts] == [StatusCode.ERROR, StatusCode.UNSET]
+    assert attempts[0].attributes["error.type"] == "invalid_output"
+    assert attempts[1].attributes["gen_ai.usage.output_tokens"] == 40
+    assert [event.attributes["twolane.outcome"] for event in request.events] == ["circuit_open"]
+    assert len({span.context.span_id for span in spans}) == 3
+
+
+def test_spans_last_as_long_as_the_decision_says(decision: Any) -> None:
+    tracer, spans = tracing()
+    tracer.decided(traced(decision, tracer.begin(None), timings_ms={"classify": 2.0}))
+    request, first, _ = spans
+    assert abs(request.start_time - (1767225600 * 10**9 - 2 * 10**6)) < 1000
+    assert request.end_time - request.start_time == 212 * 10**6
+    assert first.start_time - request.start_time == 400_000
+    assert first.end_time - first.start_time == pytest.approx(57.8 * 10**6)
+
+
+def test_a_root_has_no_parent_and_an_error_says_so(decision: Any) -> None:
+    tracer, spans = tracing()
+    tracer.decided(traced(decision, tracer.begin(None), attempts=(), target=None, outcome=Outcome.ERROR))
+    assert spans[0].parent is None
+    assert spans[0].status.status_code is StatusCode.ERROR
+    assert spans[0].attributes["error.type"] == "no_route"
+
+
+def test_one_that_is_not_sampled_costs_no_span_and_tells_its_targets_so(decision: Any) -> None:
+    tracer, spans = tracing(ALWAYS_OFF)
+    below, root = tracer.begin(CALLER), tracer.begin(None)
+    tracer.decided(traced(decision, below))
+    tracer.decided(decision())
+    assert spans == []
+    assert below.header() == f"00-{CALLER.trace_id:032x}-{CALLER.span_id:016x}-00"
+    assert root.header().endswith("-00")
+
+
+def test_a_parent_decides_for_its_children_and_a_ratio_for_roots() -> None:
+    tracer, _ = tracing(ParentBased(TraceIdRatioBased(0.25)))
+    assert tracer.begin(CALLER).is_recorded
+    assert not tracer.begin(replace(CALLER, flags=0)).is_recorded
+    assert 150 < sum(tracer.begin(None).is_recorded for _ in range(1000)) < 350
+
+
+def test_samples_of_a_recorded_request_point_to_its_trace(decision: Any) -> None:
+    metrics, (tracer, _) = Metrics(), tracing()
+    trace = tracer.begin(None)
+    metrics.decided(decision(trace=trace))
+    metrics.decided(decision(trace=CALLER))
+    page, _ = metrics.render("application/openmetrics-text")
+    assert f'# {{trace_id="{trace.hex_id}"}}'.encode() in page
+    assert CALLER.hex_id.encode() not in page
+    assert b"trace_id" not in metrics.render()[0]
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_SAMPLER": "sometimes"}, "SAMPLER"),
+    ],
+)
+def test_what_would_be_ignored_in_silence_is_refused_by_name(environment: dict[str, str], says: str) -> None:
+    with pytest.raises(BadSetting, match=says):
+        open_tracing(environment)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
+        {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "otlp"},
+        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1"},
+    ],
+)
+def test_without_an_exporter_there_is_no_tracing(environment: dict[str, str]) -> None:
+    assert open_tracing(environment) is None
+
+
+def test_without_an_exporter_nothing_of_opentelemetrys_sdk_is_imported() -> None:
+    """FastAPI brings the API by itself."""
+    code = "import sys, gateway.app; print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'requests'))])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
