@@ -5,11 +5,13 @@ so and requests get their 503 at once.
 """
 
 import asyncio
+import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +23,7 @@ from starlette.types import ASGIApp
 from diffusion_worker.constraints.store import Store
 from diffusion_worker.engine import Engine
 from diffusion_worker.errors import BadSetting, CheckpointBroken
+from diffusion_worker.logs import json_lines
 from diffusion_worker.loop import Capacity
 from diffusion_worker.nets.interface import DiffusionNet
 from diffusion_worker.nets.loader import LoadOptions, load, locate
@@ -28,6 +31,7 @@ from diffusion_worker.settings import Settings
 from diffusion_worker.telemetry import Meters
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import load_tokenizer
+from diffusion_worker.tracing import open_tracing
 from diffusion_worker.web.admin import build_admin
 from diffusion_worker.web.binding import Binder
 from diffusion_worker.web.desk import Desk, Words
@@ -98,6 +102,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         meters=meters,
         max_body_bytes=settings.max_body_bytes,
         keys=load_keys(settings.keys_file) if settings.keys_file else None,
+        tracing=open_tracing(os.environ),
         binder=Binder(_store(settings.constraint_cache), observe=meters.observe),
     )
     return Worker(
@@ -113,7 +118,7 @@ def serve(settings: Settings, public: socket.socket, admin: socket.socket | None
     """Serve on bound sockets until told to leave. Raises BadSetting or a CheckpointError when there is nothing to
     serve."""
     worker = build_worker(settings)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_worker(worker, public, admin))
 
 
@@ -142,6 +147,8 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
             async with asyncio.timeout(worker.drain_s + CLOSING_S):
                 await engine.drain(worker.drain_s)
         await worker.desk.binder.close()
+        if worker.desk.tracing is not None:
+            await asyncio.to_thread(worker.desk.tracing.close)
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*serving)
@@ -203,6 +210,10 @@ def _listen_to_signals(leave: asyncio.Event, servers: Sequence[_Server]) -> None
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told)
+
+
+def _logging(settings: Settings) -> AbstractContextManager[None]:
+    return json_lines(sys.stderr) if settings.log == "json" else nullcontext()
 
 
 def _store(folder: Path | None) -> Store:

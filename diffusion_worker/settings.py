@@ -152,6 +152,11 @@ class Settings:
         _path,
         default=None,
     )
+    log: str = _setting(
+        "plain: what went wrong, as text; json: that, and a line per request, as JSON on stderr",
+        _one_of("plain", "json"),
+        default="plain",
+    )
     drain_s: float = _setting("seconds that running requests get to finish at SIGTERM", _seconds, default=10.0)
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from diffusion_worker.records import NetFacts, Reading
 from diffusion_worker.telemetry import Meters
 from diffusion_worker.text.chat_template import Abilities, ChatTemplate
 from diffusion_worker.text.tokenizer import Tokenizer
+from diffusion_worker.tracing import Tracing
 from diffusion_worker.web.binding import Binder
 from diffusion_worker.web.keys import KeyRing
 from diffusion_worker.web.problems import ModelNotFound
@@ -36,6 +37,7 @@ class Desk:
     meters: Meters
     max_body_bytes: int
     keys: KeyRing | None = None
+    tracing: Tracing | None = None
     words: Words | None = None
     binder: Binder = field(default_factory=Binder)
     aliases: dict[str, Reading] = field(init=False)

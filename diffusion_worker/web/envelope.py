@@ -11,12 +11,13 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_worker.errors import WorkerError
+from diffusion_worker.web import visit
 from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.exchange import JSON, ClientGone, header, send_whole
 from diffusion_worker.web.problems import InvalidKey, problem_of
 
 OPEN_PATHS = frozenset({"/live", "/health"})  # probes carry no key; every other path needs one where there are keys
-REQUEST_ID, TRACE_PARENT = b"x-request-id", b"traceparent"
+REQUEST_ID, TRACE_PARENT, TRACE_RESPONSE = b"x-request-id", b"traceparent", b"traceresponse"
 PREDICTED_WAIT = b"x-twolane-worker-predicted-wait-ms"
 _REPEATABLE = re.compile(r"[\x21-\x7e]{1,128}")  # what we are willing to send back
 _log = logging.getLogger("twolane.worker")
@@ -34,6 +35,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope[visit.REQUEST_ID] = _request_id(scope)
         post = _Post(send, scope, self._desk)
         try:
             self._admit(scope)
@@ -76,10 +78,10 @@ class _Post:
         await send_whole(self, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
 
     def _common(self) -> list[tuple[bytes, bytes]]:
-        request_id = header(self._scope, REQUEST_ID) or ""
-        if not _REPEATABLE.fullmatch(request_id):
-            request_id = f"req_{secrets.token_hex(12)}"
-        common = [(REQUEST_ID, request_id.encode())]
+        common = [(REQUEST_ID, self._scope[visit.REQUEST_ID].encode())]
+        own = self._scope.get(visit.TRACE)
+        if own is not None and self._desk.tracing is not None and own.is_sampled:
+            common.append((TRACE_RESPONSE, own.header.encode()))
         trace = header(self._scope, TRACE_PARENT) or ""
         if _REPEATABLE.fullmatch(trace):
             common.append((TRACE_PARENT, trace.encode()))
@@ -87,3 +89,9 @@ class _Post:
         if wait_ms is not None:
             common.append((PREDICTED_WAIT, str(round(wait_ms)).encode()))
         return common
+
+
+def _request_id(scope: Scope) -> str:
+    """As it came, if we are willing to send it back; else one of our own."""
+    given = header(scope, REQUEST_ID) or ""
+    return given if _REPEATABLE.fullmatch(given) else f"req_{secrets.token_hex(12)}"

@@ -27,6 +27,7 @@ from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.exchange import JSON, header, read_body, send_whole, unless_gone
 from diffusion_worker.web.problems import InvalidValue, problem_of
 from diffusion_worker.web.transcript import Transcript
+from diffusion_worker.web.visit import Visit, visit_of
 from diffusion_worker.web.writer import DONE, Details, Writer, diffusion_body, event, usage_body
 
 DEADLINE_HEADER = "x-twolane-deadline-ms"
@@ -46,6 +47,7 @@ class Order:
     include_usage: bool
     constraint: Constraint | None = None  # not bound yet
     headers: Headers = NO_HEADER  # ids that may stand before a constrained text
+    visit: Visit | None = None  # who is told what came of it
 
 
 # A dialect: body and deadline in its header (milliseconds) to an order. Raises a BadAsk, or NotResident.
@@ -60,13 +62,19 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        with visit_of(scope, self._desk.tracing) as visit:
+            order = replace(await self._read(scope, receive), visit=visit)
+            model = self._desk.id_of(order.ask.reading)
+            if trail := visit.asks(order.ask, model=model, is_stream=order.is_stream):
+                order = replace(order, ask=replace(order.ask, trail=trail))
+            await unless_gone(receive, self._answer(order, send))
+
+    async def _read(self, scope: Scope, receive: Receive) -> Order:
         deadline_ms = _deadline_ms(header(scope, DEADLINE_HEADER.encode()))
         body = await read_body(scope, receive, self._desk.max_body_bytes)
         if len(body) > _LARGE_BYTES:
-            order = await asyncio.to_thread(self._understand, self._desk, body, deadline_ms)
-        else:
-            order = self._understand(self._desk, body, deadline_ms)
-        await unless_gone(receive, self._answer(order, send))
+            return await asyncio.to_thread(self._understand, self._desk, body, deadline_ms)
+        return self._understand(self._desk, body, deadline_ms)
 
     async def _answer(self, order: Order, send: Send) -> None:
         """Bind what constrains the answer, then relay it: as it comes, or, where somebody must judge the whole of it,
@@ -96,8 +104,13 @@ class Endpoint:
             try:
                 finished = await _follow(ticket, order.transcript, reply)
             except WorkerError as error:
+                if order.visit:
+                    order.visit.error = error.code
                 await reply.fail(error)
                 return
+            finally:
+                if order.visit:
+                    order.visit.usage = order.transcript.usage
         heard = order.transcript.close(finished)
         await reply.finish(heard, order.transcript.finish_reason(finished))
 

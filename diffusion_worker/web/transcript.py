@@ -62,6 +62,11 @@ class Transcript:
         self._calls += len(heard.calls)
         return heard
 
+    @property
+    def usage(self) -> Usage | None:
+        """The same, or None before anything happened."""
+        return self._usage
+
     def account(self) -> Usage:
         """What the answer has cost so far; there is an account from the first block or the end on."""
         assert self._usage is not None, "asked before anything happened"

@@ -136,4 +136,6 @@ def test_without_an_exporter_there_is_no_tracing(environment: dict[str, str]) ->
 def test_without_an_exporter_nothing_of_opentelemetrys_sdk_is_imported() -> None:
     """FastAPI brings the API by itself."""
     code = "import sys, gateway.app; print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'requests'))])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.strip() == "[]"
+    )

@@ -1,0 +1,127 @@
+"""Two real processes and a receiver of OTLP: what a client began is one trace through gateway and worker."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from twolane.arguments import free_port
+from twolane.processes import Child, Command
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+CLIENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
+SECRET = "zebra crossing"
+
+
+POLICY = """
+version: 1
+targets:
+  fast: {kind: worker, url: "${WORKER_URL}", model: diffusion, place: in_cluster}
+routes:
+  - {name: default, use: fast}
+"""
+
+
+class Receiver:
+    """Takes spans in OTLP's own encoding."""
+
+    def __init__(self) -> None:
+        self.raw: list[bytes] = []
+        self.spans: list[tuple[str, Any]] = []
+        self.port = free_port()
+        self.has_both = asyncio.Event()
+
+    async def take(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        self.raw.append(body)
+        for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+            service = next(each.value.string_value for each in group.resource.attributes if each.key == "service.name")
+            self.spans += [(service, span) for scope in group.scope_spans for span in scope.spans]
+        if {service for service, _ in self.spans} == {"twolane-gateway", "twolane-worker"}:
+            self.has_both.set()
+        return web.Response(body=b"", content_type="application/x-protobuf")
+
+
+@contextlib.asynccontextmanager
+async def receiving() -> AsyncIterator[Receiver]:
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_post("/v1/traces", receiver.take)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", receiver.port).start()
+    try:
+        yield receiver
+    finally:
+        await runner.cleanup()
+
+
+def child(folder: Path, *line: str, **environment: str) -> Child:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TWOLANE_", "OTEL_"))}
+    return Child(
+        Command(
+            name=line[0],
+            line=(sys.executable, "-m", "twolane", *line),
+            environment={**kept, **environment},
+            log=folder / f"{line[0]}.log",
+        )
+    )
+
+
+async def test_spans_of_both_processes_join_to_the_clients_trace(tmp_path: Path) -> None:
+    ports = {name: free_port() for name in ("worker", "public", "admin")}
+    worker_url = f"http://127.0.0.1:{ports['worker']}"
+    async with receiving() as receiver, contextlib.AsyncExitStack() as stack:
+        otel = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.port}",
+            "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+        }
+        checkpoint = ROOT / "checkpoints" / "twolane-tiny"
+        line = ("worker", "--checkpoint", str(checkpoint), "--port", str(ports["worker"]), "--threads", "1")
+        (tmp_path / "policy.yaml").write_text(POLICY)
+        worker = await stack.enter_async_context(child(tmp_path, *line, "--log", "json", **otel))
+        await worker.serve(f"{worker_url}/health", within_s=60)
+        gateway = await stack.enter_async_context(
+            child(
+                tmp_path,
+                "serve",
+                TWOLANE_POLICY=str(tmp_path / "policy.yaml"),
+                TWOLANE_PORT=str(ports["public"]),
+                TWOLANE_ADMIN_PORT=str(ports["admin"]),
+                WORKER_URL=worker_url,
+                **otel,
+            )
+        )
+        await gateway.serve(f"http://127.0.0.1:{ports['public']}/health", within_s=60)
+        async with httpx.AsyncClient(
+            timeout=60, trust_env=False, base_url=f"http://127.0.0.1:{ports['public']}"
+        ) as http:
+            body = {"model": "auto", "max_tokens": 32, "metadata": {"task": "edit"}, "seed": 1}
+            body["messages"] = [{"role": "user", "content": f"Clean up this commit subject: {SECRET}"}]
+            await http.post("/v1/chat/completions", json=body)  # nobody sampled this one
+            answer = await http.post("/v1/chat/completions", json=body, headers={"traceparent": CLIENT})
+        assert answer.status_code == 200, answer.text
+        async with asyncio.timeout(20):
+            await receiver.has_both.wait()
+    assert {span.trace_id.hex() for _, span in receiver.spans} == {TRACE_ID}
+    (request,) = [span for _, span in receiver.spans if span.parent_span_id.hex() == "00f067aa0ba902b7"]
+    attempts = {span.span_id: span for _, span in receiver.spans if span.parent_span_id == request.span_id}
+    (served,) = [span for service, span in receiver.spans if service == "twolane-worker"]
+    assert served.parent_span_id in attempts
+    assert answer.headers["traceresponse"].split("-")[2] == request.span_id.hex()
+    assert [event.name for event in served.events][:2] == ["placed", "prefilled"]
+    assert attempts[served.parent_span_id].start_time_unix_nano <= served.end_time_unix_nano
+    assert not any(SECRET.encode() in raw for raw in receiver.raw)
+    assert TRACE_ID in (tmp_path / "worker.log").read_text()
