@@ -4,10 +4,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROVIDERS := .venv/.providers
 
-.PHONY: help setup redis prometheus chromium providers check format test chaos demo clean
+.PHONY: help setup redis prometheus chromium providers check format test test-deploy chaos demo clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with every version as in constraints.txt
 
@@ -55,6 +55,9 @@ format: $(READY) ## lay out the code and mend what a machine can mend
 test: $(READY) $(PROVIDERS) redis prometheus chromium ## all tests, the quick ones first
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m slow
+
+test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium ## dashboards and alerts on a live Prometheus, and a minute of chaos
+	$(BIN)/python -m pytest tests/deploy tests/twolane/test_chaos.py --durations 5
 
 chaos: $(READY) redis ## ten minutes of load while workers, gateways and Redis are killed, paused and spoilt
 	@mkdir -p build

@@ -6,7 +6,7 @@ sets only. Knows no HTTP.
 
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from diffusion_worker.observed import (
@@ -75,6 +75,7 @@ class Meters:
     """Takes observations from any thread; children of labelled metrics are made once."""
 
     def __init__(self, model: str, version: str = "") -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and nobody reads them
         self.registry = CollectorRegistry()
         named = {"gen_ai_request_model": model}
         self._duration = self._histogram(REQUEST_DURATION, "Submission to end of a sequence", _SECONDS, **named)

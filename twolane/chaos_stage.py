@@ -55,7 +55,7 @@ class ChaosStage:
         async with contextlib.AsyncExitStack() as parts:
             for proxy in self._proxies.values():
                 await parts.enter_async_context(proxy)
-            await self._add(parts, STORE, _redis_command(self._setting.logs, self._ports[STORE]))
+            await self._add(parts, STORE, redis_command(self._setting.logs, self._ports[STORE]))
             for worker in (*WORKERS, LAST_WORKER):
                 await self._add(parts, worker, self._worker_command(worker))
             quality = ("--port", str(self._ports["quality"]))
@@ -141,7 +141,8 @@ class ChaosStage:
         )
 
 
-def _redis_command(logs: Path, port: int) -> Command:
+def redis_command(logs: Path, port: int) -> Command:
+    """A Redis that keeps nothing on the disk. Raises WrongUseError where there is none."""
     server = shutil.which("redis-server")
     if server is None:
         raise WrongUseError("no redis-server on this machine: `make redis` installs it")

@@ -12,6 +12,31 @@ HERE: Final = 'job=~"$job", instance=~"$instance"'
 SPAN: Final = "$__rate_interval"
 
 
+class Colour(StrEnum):
+    """What a state looks like, in Grafana's words."""
+
+    GOOD = "green"
+    SOSO = "yellow"
+    BAD = "red"
+    NEITHER = "gray"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """What the value of a state is called, and how it looks."""
+
+    text: str
+    colour: Colour
+
+
+def words(**named: Colour) -> tuple[Word, ...]:
+    """For the values 0, 1, 2, ... in order; underscores are spaces."""
+    return tuple(Word(text=text.replace("_", " "), colour=colour) for text, colour in named.items())
+
+
+YES_OR_NO: Final = words(no=Colour.NEITHER, yes=Colour.GOOD)
+
+
 class Kind(StrEnum):
     """How a panel is drawn."""
 
@@ -30,8 +55,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One question an operator has. `unit` is Grafana's word; `words` gives values names (0 -> serving); `width` counts
-    the 24 columns of the grid."""
+    """One question an operator has. `unit` is Grafana's word; `words` names the values 0, 1, 2, ... of a state; `width`
+    counts the 24 columns of the grid."""
 
     title: str
     description: str
@@ -39,7 +64,7 @@ class Panel:
     queries: tuple[Query, ...]
     kind: Kind = Kind.LINES
     width: int = 12
-    words: tuple[str, ...] = ()
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +108,8 @@ def number(title: str, description: str, unit: str, expr: str) -> Panel:
     )
 
 
-def states(title: str, description: str, query: Query, *, words: tuple[str, ...]) -> Panel:
-    """Bands that change colour; value n is called `words[n]`."""
+def states(title: str, description: str, query: Query, *, words: tuple[Word, ...]) -> Panel:
+    """Bands that change colour; value n is `words[n]`."""
     return Panel(title=title, description=description, unit="short", queries=(query,), kind=Kind.STATES, words=words)
 
 

@@ -13,17 +13,12 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
 )
 
-from deploy.grafana.panels import Board, Kind, Panel
+from deploy.grafana.panels import Board, Kind, Panel, Word
 
 SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG: Final = "twolane"
 _COLUMNS: Final = 24
 _HEIGHTS: Final = {Kind.LINES: 8, Kind.NUMBER: 4, Kind.STATES: 8}
-_COLOURS: Final = ("green", "yellow", "red", "dark-red")
-_YES_AND_NO: Final[Mapping[tuple[str, ...], tuple[str, ...]]] = {
-    ("no", "yes"): ("text", "green"),
-    ("lost", "up"): ("red", "green"),
-}
 _BUILDERS: Final[Mapping[Kind, "type[_Drawn]"]] = {
     Kind.LINES: timeseries.Panel,
     Kind.NUMBER: stat.Panel,
@@ -87,11 +82,10 @@ def _drawn(panel: Panel) -> _Drawn:
     return drawn.mappings([_named(panel.words)]) if panel.words else drawn
 
 
-def _named(words: tuple[str, ...]) -> ValueMap:
-    colours = _YES_AND_NO.get(words, _COLOURS)
+def _named(words: tuple[Word, ...]) -> ValueMap:
     return ValueMap(
         options={
-            str(value): ValueMappingResult(text=word, color=colour, index=value)
-            for value, (word, colour) in enumerate(zip(words, colours, strict=False))
+            str(value): ValueMappingResult(text=word.text, color=word.colour, index=value)
+            for value, word in enumerate(words)
         }
     )

@@ -18,9 +18,14 @@ def rules(kind: str) -> list[dict[str, object]]:
     return [rule for group in groups for rule in group["rules"] if kind in rule]
 
 
+def metrics() -> set[str]:
+    """Names in the programs' own lists."""
+    return {value for module in (names, telemetry) for value in vars(module).values() if _is_metric(value)}
+
+
 def exported() -> set[str]:
-    """Names in the programs' own lists; of histograms also what they are made of."""
-    found = {value for module in (names, telemetry) for value in vars(module).values() if _is_metric(value)}
+    """The same; of histograms also what they are made of."""
+    found = metrics()
     return found | {name + end for name in found for end in ("_bucket", "_sum", "_count")}
 
 

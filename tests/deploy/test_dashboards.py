@@ -1,6 +1,7 @@
 """The dashboards are what the code says, keep the rules of Grafana's dashboard-linter, and name no dead metric."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from ruamel.yaml import YAML
 
 from deploy.grafana.__main__ import FOLDER, main
 from deploy.grafana.boards import BOARDS
-from tests.deploy.known import OF_PROMETHEUS, ROOT, exported, recorded
+from tests.deploy.known import OF_PROMETHEUS, ROOT, exported, metrics, recorded
 from tests.deploy.promql import filled_in, selectors
 
 PAGES = {board.uid: json.loads((FOLDER / f"{board.uid}.json").read_text()) for board in BOARDS}
@@ -91,6 +92,15 @@ def test_a_query_parses_keeps_to_its_instances_and_rates_its_counters(panel: dic
             is_counter = selector.name.endswith(("_total", "_bucket", "_sum", "_count"))
             assert is_counter == (selector.rate_window_s is not None), selector
             assert selector.rate_window_s in (None, RATE_INTERVAL_S, RANGE_S)
+
+
+def test_no_metric_goes_unseen() -> None:
+    """What is exported and on no page is dead weight, or a page lacks a panel."""
+    asked = [
+        selectors(filled_in(target["expr"])) for page in PAGES.values() for p in panels(page) for target in p["targets"]
+    ]
+    seen = {re.sub("_(bucket|sum|count)$", "", selector.name) for found in asked for selector in found}
+    assert metrics() - seen == set()
 
 
 def test_grafana_is_told_where_the_files_and_the_data_are() -> None:

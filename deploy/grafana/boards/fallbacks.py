@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from deploy.grafana.panels import Board, Section, lines, rate, share_of
+from deploy.grafana.panels import Board, Section, lines, quantile, rate, share_of
 
 FALLBACK: Final = "twolane_fallbacks_total"
 HEDGES: Final = "twolane_hedges_total"
@@ -24,6 +24,19 @@ _CHANGES: Final = Section(
             "Targets that were next but not asked: benched, breaker open, busy, not able.",
             "reqps",
             rate("twolane_skips_total", "target", "reason"),
+        ),
+        lines(
+            "Attempts by outcome",
+            "Every call: ok, cancelled, or why it was no answer.",
+            "reqps",
+            rate("twolane_attempts_total", "target", "outcome"),
+        ),
+        lines(
+            "Confidence of answers",
+            "The worker's own, at the 5th and 50th percentile. `min_confidence` cuts from below.",
+            "percentunit",
+            quantile(0.05, "twolane_answer_confidence", "target"),
+            quantile(0.5, "twolane_answer_confidence", "target"),
         ),
         lines(
             "Low confidence",

@@ -4,7 +4,9 @@ from typing import Final
 
 from deploy.grafana.panels import (
     HERE,
+    YES_OR_NO,
     Board,
+    Colour,
     Query,
     Section,
     gauge,
@@ -15,6 +17,7 @@ from deploy.grafana.panels import (
     rate_of,
     share_of,
     states,
+    words,
 )
 
 REQUESTS: Final = "twolane_requests_total"
@@ -74,6 +77,18 @@ _TRAFFIC: Final = Section(
         ),
         lines("Requests by outcome", "ok, error or client_gone.", "reqps", rate(REQUESTS, "outcome")),
         lines(
+            "Predicted wait of targets",
+            "What workers say a request sent now would wait, as the gateways hear it.",
+            "s",
+            gauge("twolane_target_predicted_wait_seconds", "target", how="max"),
+        ),
+        states(
+            "Residency of targets",
+            "Where a target's weights are, as the gateways hear it.",
+            gauge("twolane_target_residency", "target", "state", how="max"),
+            words=YES_OR_NO,
+        ),
+        lines(
             "In flight",
             "Attempts under way at each target, over the gateways shown.",
             "short",
@@ -106,6 +121,13 @@ _LATENCY: Final = Section(
             quantile(0.95, "twolane_time_to_first_byte_seconds", "route", "target"),
         ),
         lines(
+            "First token in a lane",
+            "p95 of streams, from the call to the first word, where the policy promises one; with that promise.",
+            "s",
+            quantile(0.95, "twolane_lane_first_token_seconds", "route", "target"),
+            gauge("twolane_lane_first_token_budget_seconds", "route", "target", how="max"),
+        ),
+        lines(
             "First chunk of attempts",
             "Until a target said its first word, attempts that were thrown away included.",
             "s",
@@ -121,13 +143,13 @@ _PROMISES: Final = Section(
             "Lane state",
             "Benched lanes carry probes only; probing ones a growing share. The worst of the gateways shown.",
             gauge("twolane_lane_state", "route", "target", how="max"),
-            words=("serving", "probing", "benched"),
+            words=words(serving=Colour.GOOD, probing=Colour.SOSO, benched=Colour.BAD),
         ),
         states(
             "Breaker",
             "Open after repeated faults: the target is not called until a trial succeeds.",
             gauge("twolane_breaker_state", "target", how="max"),
-            words=("closed", "half open", "open"),
+            words=words(closed=Colour.GOOD, half_open=Colour.SOSO, open=Colour.BAD),
         ),
         lines(
             "p95 as the guard sees it",
@@ -137,6 +159,13 @@ _PROMISES: Final = Section(
                 expr=f"max by (route, target) (twolane_lane_p95_seconds{{{HERE}}})", legend="p95 {{route}} {{target}}"
             ),
             BUDGET,
+        ),
+        lines(
+            "Latency as the guard counts it",
+            "p95 and median of whole answers and of attempts that outlasted the budget, per lane.",
+            "s",
+            quantile(0.95, "twolane_lane_latency_seconds", "route", "target"),
+            quantile(0.5, "twolane_lane_latency_seconds", "route", "target"),
         ),
         lines(
             "Promises by result",

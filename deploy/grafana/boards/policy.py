@@ -2,7 +2,20 @@
 
 from typing import Final
 
-from deploy.grafana.panels import HERE, Board, Query, Section, gauge, lines, rate, rate_of, share_of, states
+from deploy.grafana.panels import (
+    HERE,
+    Board,
+    Colour,
+    Query,
+    Section,
+    gauge,
+    lines,
+    rate,
+    rate_of,
+    share_of,
+    states,
+    words,
+)
 
 REQUESTS: Final = "twolane_requests_total"
 
@@ -16,10 +29,10 @@ _POLICY: Final = Section(
             gauge("twolane_policy_info", "hash"),
         ),
         states(
-            "Policy is its file's",
-            "No: the file on the disk does not load, and the last good policy goes on.",
+            "Policy and file",
+            "Stale: the file on the disk does not load, and the last good policy goes on.",
             gauge("twolane_policy_current", "instance", how="min"),
-            words=("no", "yes"),
+            words=words(stale=Colour.BAD, current=Colour.GOOD),
         ),
         lines(
             "Reloads",
@@ -27,11 +40,26 @@ _POLICY: Final = Section(
             "ops",
             rate("twolane_policy_reloads_total", "result"),
         ),
+        lines(
+            "Age of the policy",
+            "Since the running policy was loaded, per gateway.",
+            "s",
+            Query(
+                expr=f"time() - max by (instance) (twolane_policy_loaded_timestamp_seconds{{{HERE}}})",
+                legend="{{instance}}",
+            ),
+        ),
+        lines(
+            "Versions",
+            "Gateways by the version of the program.",
+            "short",
+            gauge("twolane_build_info", "version"),
+        ),
         states(
             "Shared state",
             "Whether the last exchange with the other gateways, through Redis, worked.",
             gauge("twolane_store_up", "instance", how="min"),
-            words=("lost", "up"),
+            words=words(lost=Colour.BAD, up=Colour.GOOD),
         ),
     ),
 )

@@ -4,7 +4,9 @@ from typing import Final
 
 from deploy.grafana.panels import (
     HERE,
+    YES_OR_NO,
     Board,
+    Colour,
     Query,
     Section,
     gauge,
@@ -15,6 +17,7 @@ from deploy.grafana.panels import (
     rate,
     rate_of,
     states,
+    words,
 )
 
 W: Final = "twolane_worker"
@@ -47,10 +50,11 @@ _QUEUE: Final = Section(
     panels=(
         lines(
             "Running and waiting",
-            "Sequences that advance, and those that wait for a place.",
+            "Sequences that advance, those that wait for a place, and how many may advance together.",
             "short",
             Query(expr=gauge(f"{W}_running", "instance").expr, legend="running {{instance}}"),
             Query(expr=gauge(f"{W}_waiting", "instance").expr, legend="waiting {{instance}}"),
+            Query(expr=gauge(f"{W}_max_num_seqs", "instance").expr, legend="room {{instance}}"),
         ),
         lines(
             "Predicted wait",
@@ -104,6 +108,18 @@ _LOOP: Final = Section(
             quantile(0.5, f"{W}_tokens_per_forward"),
         ),
         lines(
+            "Constraints",
+            "Seconds of work per second: compile, step (on the host, between passes) and judge.",
+            "percentunit",
+            rate(f"{W}_constraint_seconds_sum", "phase"),
+        ),
+        lines(
+            "One piece of work on a constraint",
+            "Mean time by phase.",
+            "s",
+            mean(f"{W}_constraint_seconds", "phase"),
+        ),
+        lines(
             "Entropy of sealed blocks",
             "Nats per position: how unsure the net was of what it wrote.",
             "short",
@@ -122,6 +138,14 @@ _SEQUENCES: Final = Section(
             quantile(0.5, "gen_ai_server_request_duration_seconds", "gen_ai_request_model"),
             quantile(0.95, "gen_ai_server_request_duration_seconds", "gen_ai_request_model"),
         ),
+        lines("Sequences by outcome", "How they ended.", "ops", rate(f"{W}_sequences_total", "outcome")),
+        lines(
+            "Phases",
+            "p95 of what a sequence spends in queue, prefill and denoising.",
+            "s",
+            quantile(0.95, f"{W}_phase_seconds", "phase"),
+        ),
+        lines("Tokens", "Read, recalled (part of those read) and written.", "ops", rate(f"{W}_tokens_total", "kind")),
         lines(
             "First block",
             "From submission to the first sealed block.",
@@ -150,20 +174,26 @@ _MEMORY: Final = Section(
             "Residency",
             "Where the weights are.",
             Query(expr=f"max by (instance, state) ({W}_state{{{HERE}}})", legend="{{instance}} {{state}}"),
-            words=("no", "yes"),
+            words=YES_OR_NO,
         ),
         lines(
             "Memory of the device",
-            "In use, against its limit.",
+            "In use, of that weights, against its limit.",
             "bytes",
             gauge(f"{W}_memory_bytes", "instance", "kind"),
+        ),
+        lines(
+            "Versions and models",
+            "Workers by the version of the program and the checkpoint they serve.",
+            "short",
+            gauge(f"{W}_build_info", "version", "model"),
         ),
         lines("Keys and values", "Of running sequences.", "bytes", gauge(f"{W}_kv_bytes", "instance")),
         states(
             "Pressure",
             "What was given up for memory.",
             gauge(f"{W}_pressure", "instance", how="max"),
-            words=("none", "retained contexts", "rows", "the door"),
+            words=words(none=Colour.GOOD, retained_contexts=Colour.SOSO, rows=Colour.BAD, the_door=Colour.BAD),
         ),
         lines(
             "Prefixes reused",

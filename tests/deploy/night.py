@@ -1,0 +1,197 @@
+"""One bad night, played in a minute: worker, stand-in, gateway, Redis and Prometheus as they run in production, a load,
+and faults. What Prometheus then knows is kept, and the dashboards are drawn from it.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from deploy.grafana.answers import Answered, Window, ask
+from deploy.grafana.boards import BOARDS
+from deploy.grafana.preview import preview
+from tests.deploy.known import ROOT
+from tests.deploy.standin import StandIn
+from twolane.arguments import free_port
+from twolane.chaos_stage import redis_command
+from twolane.fault_plan import Fault, Mode
+from twolane.faults import FaultProxy
+from twolane.load import Manner, Sample, run
+from twolane.load_plan import Call, Prompt, poisson
+from twolane.processes import Child, Command, twolane_command
+from twolane.tour_prompts import ANNA, AS_ORDER, SHORT, SLOPPY
+
+SECONDS = 45.0
+RATE = 5.0
+UP_WITHIN_S = 90.0
+PARTS = ("worker", "quality", "gateway", "admin", "redis", "prometheus")
+# From which second on what is done to the answers of the fast lane.
+TROUBLES = (
+    (10.0, Fault(mode=Mode.CORRUPT, share=0.6)),
+    (20.0, Fault(mode=Mode.BROKEN)),
+    (25.0, Fault(mode=Mode.DELAY, seconds=2.0)),
+    (37.0, Fault()),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Night:
+    """What is left of it."""
+
+    samples: list[Sample]
+    answers: Mapping[str, tuple[Answered, ...]]
+    complaints: list[str]
+    pages: Mapping[str, str]
+    rules: list[dict[str, Any]]
+    pictures: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Where everything is."""
+
+    folder: Path
+    ports: Mapping[str, int] = field(default_factory=lambda: {part: free_port() for part in PARTS})
+
+    def url(self, part: str) -> str:
+        return f"http://127.0.0.1:{self.ports[part]}"
+
+    @property
+    def policy(self) -> Path:
+        return self.folder / "policy.yaml"
+
+
+async def play(folder: Path, pictures: Path) -> Night:
+    """The whole night; nothing of it is running afterwards."""
+    stage = Stage(folder=folder)
+    samples: list[Sample] = []
+    async with _serving(stage) as proxy:
+        begin_s = time.time()
+        async with asyncio.TaskGroup() as group:
+            for seed, stream in enumerate((False, True)):
+                manner = Manner(url=stage.url("gateway"), stream=stream)
+                group.create_task(run(_calls(seed), manner, heard=samples.append))
+            group.create_task(_spoil(proxy))
+            group.create_task(_crowd(stage))
+            group.create_task(_change_policy(stage))
+        end_s = time.time()
+        window = Window(begin_s=begin_s, end_s=end_s, step_s=1.0, rate_s=10.0)
+        return await asyncio.to_thread(_look, stage, samples, window, pictures)
+
+
+def _look(stage: Stage, samples: list[Sample], window: Window, pictures: Path) -> Night:
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir(parents=True)
+    url = stage.url("prometheus")
+    rules = json.loads(_read(f"{url}/api/v1/rules"))["data"]["groups"]
+    return Night(
+        samples=samples,
+        complaints=preview(url, pictures, window),
+        answers={board.uid: ask(board, url, window) for board in BOARDS},
+        pages={part: _read(f"{stage.url(part)}/metrics") for part in ("admin", "worker")},
+        rules=[rule for group in rules for rule in group["rules"]],
+        pictures=pictures,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _serving(stage: Stage) -> AsyncIterator[FaultProxy]:
+    async with contextlib.AsyncExitStack() as parts:
+        shutil.copy(ROOT / "tests/deploy/night.yaml", stage.policy)
+        proxy = await parts.enter_async_context(FaultProxy(stage.url("worker")))
+        await parts.enter_async_context(StandIn(stage.ports["quality"]))
+        await parts.enter_async_context(Child(redis_command(stage.folder, stage.ports["redis"])))
+        worker = await parts.enter_async_context(Child(_worker(stage)))
+        await worker.serve(f"{stage.url('worker')}/health", within_s=UP_WITHIN_S)
+        gateway = await parts.enter_async_context(Child(_gateway(stage, proxy.url)))
+        await gateway.serve(f"{stage.url('gateway')}/health", within_s=UP_WITHIN_S)
+        prometheus = await parts.enter_async_context(Child(_prometheus(stage)))
+        await prometheus.serve(f"{stage.url('prometheus')}/-/ready", within_s=UP_WITHIN_S)
+        yield proxy
+
+
+def _worker(stage: Stage) -> Command:
+    """With so little room that requests wait and some are refused."""
+    line = ("--checkpoint", str(ROOT / "checkpoints/twolane-tiny"), "--port", str(stage.ports["worker"]))
+    room = ("--threads", "1", "--max-num-seqs", "3", "--max-waiting", "6")
+    return twolane_command("worker", (*line, *room), environment={}, logs=stage.folder)
+
+
+def _gateway(stage: Stage, spoilt_url: str) -> Command:
+    environment = {
+        "SPOILT_URL": spoilt_url,
+        "WORKER_URL": stage.url("worker"),
+        "QUALITY_URL": stage.url("quality"),
+        "PROVIDER_KEY": "unused",
+        "TWOLANE_POLICY": str(stage.policy),
+        "TWOLANE_PORT": str(stage.ports["gateway"]),
+        "TWOLANE_ADMIN_PORT": str(stage.ports["admin"]),
+        "TWOLANE_REDIS_URL": f"redis://127.0.0.1:{stage.ports['redis']}/0",
+        "TWOLANE_DECISION_LOG": str(stage.folder / "decisions.jsonl"),
+    }
+    return twolane_command("serve", (), environment=environment, logs=stage.folder)
+
+
+def _prometheus(stage: Stage) -> Command:
+    """The file that ships, at our addresses, and looking every second."""
+    yaml = YAML(typ="safe")
+    setting = yaml.load(ROOT / "deploy/prometheus/prometheus.yml")
+    setting["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    setting["rule_files"] = [str(ROOT / "deploy/prometheus" / files) for files in setting["rule_files"]]
+    ports = {"twolane-gateway": stage.ports["admin"], "twolane-worker": stage.ports["worker"]}
+    for job in setting["scrape_configs"]:
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
+    file = stage.folder / "prometheus.yml"
+    yaml.dump(setting, file)
+    line = ("prometheus", f"--config.file={file}", f"--storage.tsdb.path={stage.folder / 'series'}")
+    line = (*line, f"--web.listen-address=127.0.0.1:{stage.ports['prometheus']}", "--log.level=warn")
+    return Command(name="prometheus", line=line, environment=dict(os.environ), log=stage.folder / "prometheus.log")
+
+
+def _calls(seed: int) -> list[Call]:
+    orders = [_body(ANNA, task, **AS_ORDER) for task in ("structured", "structured", "extraction", "code")]
+    bodies = [*orders, *(_body(SLOPPY, task, **SHORT) for task in ("edit", "reasoning", "chat"))]
+    moments = poisson(RATE / 2, SECONDS, seed)
+    return [Call(due_s=due_s, prompt=Prompt(body=bodies[n % len(bodies)])) for n, due_s in enumerate(moments)]
+
+
+def _body(text: str, task: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], "metadata": {"task": task}, **more}
+
+
+async def _spoil(proxy: FaultProxy) -> None:
+    at_s = 0.0
+    for when_s, fault in TROUBLES:
+        await asyncio.sleep(when_s - at_s)
+        at_s, proxy.fault = when_s, fault
+
+
+async def _crowd(stage: Stage) -> None:
+    """Three times more at once than the worker takes; past the gateway, which would not send them."""
+    for number in range(3):
+        await asyncio.sleep(8.0)
+        calls = [Call(due_s=0.0, prompt=Prompt(body={**_body(ANNA, "", **AS_ORDER), "seed": n})) for n in range(20)]
+        calls = [replace(call, prompt=Prompt(body={**call.prompt.body, "user": str(number)})) for call in calls]
+        await run(calls, Manner(url=stage.url("worker"), model="diffusion"), heard=lambda _: None)
+
+
+async def _change_policy(stage: Stage) -> None:
+    """Touched, changed, and at last spoilt: the night ends with a policy that does not load."""
+    text = stage.policy.read_text()
+    for pause_s, now in ((6.0, f"{text}\n# more"), (6.0, text.replace("0.9999", "0.9998")), (22.0, f"{text}\n]")):
+        await asyncio.sleep(pause_s)
+        stage.policy.write_text(now)
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return answer.read().decode()

@@ -1,0 +1,71 @@
+"""Dashboards and alerts on live data: nothing is empty, nothing is blank, nothing is dead."""
+
+import asyncio
+import os
+import re
+import shutil
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from deploy.grafana.boards import BOARDS
+from deploy.grafana.drawing import COLOURS, STATE_COLOURS, WIDTH, layout
+from deploy.grafana.panels import Board, Kind
+from tests.deploy.known import ROOT, metrics
+from tests.deploy.night import SECONDS, Night, play
+from twolane.load import OK
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+NEEDED = ("prometheus", "chromium", "redis-server")
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    """Played once; its pictures stay in build/dashboards."""
+    missing = [program for program in NEEDED if shutil.which(program) is None]
+    if missing and not os.environ.get("CI"):
+        pytest.skip(f"no {missing[0]}; `make prometheus chromium redis` installs it")
+    return asyncio.run(play(tmp_path_factory.mktemp("night"), ROOT / "build/dashboards"))
+
+
+def test_the_night_was_as_bad_as_it_should_be(night: Night) -> None:
+    """Else the other tests would look at nothing."""
+    outcomes = Counter(sample.outcome for sample in night.samples)
+    assert outcomes[OK] > 2 * SECONDS
+    assert outcomes.total() > outcomes[OK]
+    assert {sample.told.get("target") for sample in night.samples} >= {"fast", "careful", "quality"}
+
+
+def test_every_query_of_every_panel_has_numbers(night: Night) -> None:
+    assert not night.complaints
+
+
+def test_what_the_programs_say_they_export_is_exported_and_nothing_else_of_ours(night: Night) -> None:
+    told = {name for page in night.pages.values() for name in re.findall(r"^# TYPE (\S+)", page, re.MULTILINE)}
+    assert {name for name in told if name.startswith(("twolane_", "gen_ai_"))} == metrics()
+
+
+def test_prometheus_evaluates_every_rule_and_sees_the_policy_that_does_not_load(night: Night) -> None:
+    assert all(rule["health"] == "ok" and not rule.get("lastError") for rule in night.rules)
+    states = {rule["name"]: rule["state"] for rule in night.rules if rule["type"] == "alerting"}
+    assert states["TwolanePolicyNotReloaded"] in ("pending", "firing")
+    assert states["TwolaneRequestsFail"] in ("pending", "firing")
+    assert states["TwolaneDown"] == states["TwolaneRedisLost"] == states["TwolaneDecisionsDropped"] == "inactive"
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.uid)
+def test_no_panel_of_a_picture_is_blank(night: Night, board: Board) -> None:
+    picture = Image.open(night.pictures / f"{board.uid}.png").convert("RGB")
+    boxes, height = layout(board)
+    assert picture.size == (WIDTH, height)
+    for panel, box in zip(board.panels, boxes, strict=True):
+        part = picture.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+        colours = STATE_COLOURS.values() if panel.kind is Kind.STATES else COLOURS
+        counts = Counter({colour: count for count, colour in part.getcolors(maxcolors=1 << 20) or ()})
+        seen = sum(counts[_rgb(colour)] for colour in colours)
+        assert seen > 40, f"{panel.title}: {seen} pixels"
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
