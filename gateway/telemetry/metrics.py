@@ -48,6 +48,12 @@ class Metrics:
         self._shadows = self._counter(names.SHADOWS, "Answers compared unheard.", "route", "target", "result")
         self._validations = self._counter(names.VALIDATIONS, "Answers checked.", "route", "target", "result", "keyword")
         self._reloads = self._counter(names.POLICY_RELOADS, "Reloads of the policy.", "result")
+        for result in (
+            "changed",
+            "unchanged",
+            "refused",
+        ):  # rare: unless they begin at 0, the first is not seen to happen
+            self._count(self._reloads, result, by=0)
         self._cost = self._counter(names.COST, "What attempts cost, where their price is known.", "target")
         self._missed = self._counter(names.OBSERVER_FAULTS, "Decisions that somebody failed to note.", "observer")
         self._dropped = self._counter(names.DECISIONS_DROPPED, "Lines that the decision log lost.")

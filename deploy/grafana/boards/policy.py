@@ -85,6 +85,15 @@ _ERRORS: Final = Section(
             "ops",
             rate("twolane_decisions_dropped_total", "instance"),
         ),
+        lines(
+            "Decisions not noted",
+            "Mistakes of ours that cost a figure, a line or a span, and no request. 0 while there are none.",
+            "ops",
+            Query(
+                expr=f"{rate_of('twolane_observer_faults_total', 'observer')} or 0 * {rate_of(REQUESTS)}",
+                legend="{{observer}}",
+            ),
+        ),
     ),
 )
 
