@@ -27,6 +27,7 @@ from rich.table import Table
 from benchmarks.loopback import Load, Timing, drive, serve_canned
 
 REQUEST_BUDGET_US: Final = 120.0
+LEARNED_BUDGET_US: Final = 100.0  # more, where only the words of a request tell its task
 CHUNK_BUDGET_US: Final = 45.0
 CHUNKS: Final = 64
 SCHEMA: Final = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -57,13 +58,14 @@ class Row:
     p50_ms: float
     direct_p50_ms: float
     failures: int
+    budget_us: float = REQUEST_BUDGET_US
 
     @property
     def is_within(self) -> bool:
         """Is it within its budget?"""
         if self.cpu_us_per_chunk is not None:
             return self.cpu_us_per_chunk <= CHUNK_BUDGET_US
-        return self.cpu_us <= REQUEST_BUDGET_US
+        return self.cpu_us <= self.budget_us
 
 
 def main() -> int:
@@ -123,6 +125,7 @@ def _measure(pid: int, gateway_port: int, upstream_port: int, load: Load) -> Row
         p50_ms=through.quantile_ms(0.5),
         direct_p50_ms=direct.quantile_ms(0.5),
         failures=through.failures + direct.failures,
+        budget_us=REQUEST_BUDGET_US + (0 if b"response_format" in load.body else LEARNED_BUDGET_US),
     )
 
 
@@ -182,7 +185,10 @@ def _stream_answer() -> list[bytes]:
 
 
 def _show(rows: list[Row]) -> None:
-    title = f"Gateway on loopback: budgets {REQUEST_BUDGET_US:.0f} us a request, {CHUNK_BUDGET_US:.0f} us a chunk"
+    title = (
+        f"Gateway on loopback: budgets {REQUEST_BUDGET_US:.0f} us a request,"
+        f" {LEARNED_BUDGET_US:.0f} us more where its words must tell its task, {CHUNK_BUDGET_US:.0f} us a chunk"
+    )
     table = Table(title=title, title_justify="left")
     for heading in ("", "requests", "CPU us", "CPU us a chunk", "p50 ms", "direct p50 ms", "failed"):
         table.add_column(heading, justify="left" if not heading else "right")
