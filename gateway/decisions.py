@@ -85,6 +85,12 @@ class Decision:
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
 
     @property
+    def tokens(self) -> int:
+        """In and out, of all attempts, as far as targets told."""
+        used = (attempt.usage for attempt in self.attempts if attempt.usage)
+        return sum((usage.input_tokens or 0) + (usage.output_tokens or 0) for usage in used)
+
+    @property
     def path(self) -> tuple[Attempt, ...]:
         """The attempts up to the one that answers, or all if none did; hedges that lost to it are beside the path."""
         for place in range(len(self.attempts), 0, -1):

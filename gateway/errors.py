@@ -9,6 +9,7 @@ GatewayError
 │   ├── NotFound              no such path                                                              404
 │   ├── MethodNotAllowed      a path that wants another method                                          405
 │   └── Unauthorized          no key, or an unknown one                                                 401
+├── OverLimit                 a key has used what the policy grants it                                  429
 ├── AttemptFailed             one target did not answer well; `reason` decides what happens next
 │   ├── UpstreamError         it broke, hung up, or spoke nonsense                                      502
 │   ├── Overloaded            it has too much to do                                                     503
@@ -112,6 +113,14 @@ class Unauthorized(BadRequest):
 
     status = 401
     code = "invalid_api_key"
+
+
+class OverLimit(GatewayError):
+    """A key has used what the policy grants it; `retry_after_s` tells when there is more."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    kind = "rate_limit_error"
 
 
 class AttemptFailed(GatewayError):

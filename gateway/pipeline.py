@@ -16,7 +16,7 @@ from gateway.core.route import choose
 from gateway.core.spread import nearest
 from gateway.core.validate import SchemaCache
 from gateway.decisions import Decision
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, OverLimit
 from gateway.ports import Observer, Permit, StateStore, Upstream, World
 from gateway.records import Candidate, Classification, Health, Plan, Query, Target, Verdict
 from gateway.upstreams.answer import Answer
@@ -64,6 +64,7 @@ class Pipeline:
         Cancelling hangs up on whoever is being asked.
         """
         journey, error = self._begin(query, self._draw())
+        error = error or self._limited(journey)
         if error is not None:
             return self._sorry(journey, error)
         try:
@@ -104,6 +105,15 @@ class Pipeline:
         except GatewayError as error:
             nowhere = Plan(policy=policy.version, route="", candidates=(), private=query.private)
             return self._journey(query, classification, nowhere), error
+
+    def _limited(self, journey: Journey) -> OverLimit | None:
+        """Let a request in if its key has not used up what the policy grants it; shadows are nobody's requests."""
+        query, limit = journey.query, self._policies.current.limit_of(journey.query.principal)
+        wait_s = None if limit is None else self._state.let_in(query.principal, limit, self._clock.now_s())
+        if wait_s is not None:
+            return OverLimit("This key has used what it may for now.", retry_after_s=wait_s)
+        journey.is_counted = limit is not None
+        return None
 
     def _journey(self, query: Query, classification: Classification, plan: Plan) -> Journey:
         return Journey(query, classification, plan, wall_s=self._clock.wall_s(), now_s=self._clock.now_s())
@@ -217,6 +227,8 @@ class Pipeline:
 
     def _explained(self, journey: Journey) -> Decision:
         decision = self._decided(journey)
+        if journey.is_counted:
+            self._state.let_out(decision.principal, decision.tokens)
         self._observer.decided(decision)
         return decision
 

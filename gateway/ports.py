@@ -8,6 +8,7 @@ from typing import Protocol
 
 from gateway.decisions import Attempt, Decision, Mirrored
 from gateway.records import Call, Candidate, Delta, Health, Status, Verdict
+from gateway.terms import Limit
 
 
 class Reply(Protocol):
@@ -74,6 +75,14 @@ class StateStore(Protocol):
         `draw` is uniform in [0, 1). `relief`: a later candidate could take the request and is within its own budget.
         `again`: this is a retry, for which `may_retry` was asked.
         """
+        ...
+
+    def let_in(self, key: str | None, limit: Limit, now_s: float) -> float | None:
+        """May this key have another request? None: yes, and `let_out` must be told of its end; else seconds to wait."""
+        ...
+
+    def let_out(self, key: str | None, tokens: int) -> None:
+        """A request that was let in has ended, and used so many tokens."""
         ...
 
     def may_retry(self, candidate: Candidate) -> bool:

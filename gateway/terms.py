@@ -1,4 +1,4 @@
-"""The terms a policy sets for its lanes: what is promised, and which extra attempts keeping it may cost.
+"""The terms a policy sets: what its lanes promise, which extra attempts keeping it may cost, and what keys may use.
 
 Records only; the units stand in the names.
 """
@@ -56,3 +56,16 @@ class Retry:
 
     times: int = 1
     max_share: float = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What one key may use. `keys` None: each key that no other limit names, and all requests without a key together.
+
+    What is said for a minute may be used at once, and comes back evenly over the next minute. None: without limit.
+    """
+
+    keys: frozenset[str] | None = None
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None  # in and out together, as targets count them
+    max_in_flight: int | None = None

@@ -31,6 +31,7 @@ class Journey:
         self.plan = plan
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> who failed there, and why
         self.outcome = Outcome.OK
+        self.is_counted = False  # by the limit of its key
         self.schema_check: SchemaCheck | None = None
         self.classification = classification
         self._wall_s = wall_s

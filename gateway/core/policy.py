@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.core.conditions import When
 from gateway.records import Candidate, Plan, Shadow, Target
-from gateway.terms import Checks, Hedge, Slo
+from gateway.terms import Checks, Hedge, Limit, Slo
 from gateway.words import Kind, Place
 
 AUTO: Final = "auto"
@@ -79,6 +79,12 @@ class Policy:
     rules: tuple[Rule, ...]
     direct: Mapping[str, Rule]
     aliases: frozenset[str] = field(default_factory=frozenset)
+    limits: tuple[Limit, ...] = ()
+
+    def limit_of(self, key: str | None) -> Limit | None:
+        """The one that holds for a key (None: a request without any): the first that names it, else the general one."""
+        named = (limit for limit in self.limits if limit.keys is not None and key in limit.keys)
+        return next(named, None) or next((limit for limit in self.limits if limit.keys is None), None)
 
     @property
     def version(self) -> str:
@@ -105,6 +111,7 @@ def compile_policy(
     target_slos: Mapping[str, Slo],
     routes: tuple[Route, ...],
     aliases: frozenset[str] = frozenset(),
+    limits: tuple[Limit, ...] = (),
 ) -> Policy:
     """Build the plans ahead, so that choosing costs nothing. The parts must be consistent: the loader's job.
 
@@ -120,6 +127,7 @@ def compile_policy(
         rules=rules,
         direct=direct,
         aliases=aliases | {AUTO},
+        limits=limits,
     )
 
 

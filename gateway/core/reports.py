@@ -61,13 +61,23 @@ class AllowanceReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyReport:
+    """What one replica ever let a key use, and its requests under way."""
+
+    requests: int
+    tokens: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All that one replica tells. Lanes and hedges by (route, target), breakers and retries by target."""
+    """All that one replica tells. Lanes and hedges by (route, target), breakers and retries by target, keys by name."""
 
     lanes: tuple[tuple[tuple[str, str], LaneReport], ...] = ()
     breakers: tuple[tuple[str, BreakerReport], ...] = ()
     hedges: tuple[tuple[tuple[str, str], AllowanceReport], ...] = ()
     retries: tuple[tuple[str, AllowanceReport], ...] = ()
+    keys: tuple[tuple[str, KeyReport], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

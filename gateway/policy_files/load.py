@@ -13,6 +13,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from gateway.core.policy import AUTO, Policy, compile_policy
 from gateway.policy_files.document import parse_document, read_document
+from gateway.policy_files.limits import read_limits
 from gateway.policy_files.resolve import Lookup, unresolved
 from gateway.policy_files.routes import read_routes
 from gateway.policy_files.section import Notes, Section
@@ -43,7 +44,7 @@ def _policy(document: CommentedMap, file: str, notes: Notes | None = None, resol
     targets, target_slos = read_targets(top, resolve)
     aliases = _aliases(top, targets)
     routes = read_routes(top, targets)
-    top.refuse({"limits": "limiting requests in the policy"})
+    limits = read_limits(top)
     top.close()
     return compile_policy(
         # Of what it says with the environment filled in: comments and layout make no other policy.
@@ -52,6 +53,7 @@ def _policy(document: CommentedMap, file: str, notes: Notes | None = None, resol
         target_slos=target_slos,
         routes=routes,
         aliases=aliases,
+        limits=limits,
     )
 
 

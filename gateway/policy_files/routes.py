@@ -18,9 +18,9 @@ from gateway.words import Place
 
 _LONGEST_MS: Final = 3_600_000
 
-# Words of the language that a later version honours. Until then they are errors: a policy means what it says.
+# Words that stand elsewhere. Here they are errors: a policy means what it says.
 _LATER: Final = {
-    "limits": "limiting a route",
+    "limits": "limiting a route (limits stand at the top, for keys)",
 }
 
 

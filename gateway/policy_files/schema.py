@@ -30,6 +30,7 @@ _CLOSER: Final[dict[str, dict[str, Any]]] = {
 SAMPLE: Final = """\
 version: 1
 aliases: [small]
+limits: [{keys: a, max_in_flight: 1}]
 targets:
   fast:
     {kind: worker, url: "http://a", model: m, place: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},

@@ -3,7 +3,7 @@
 Knows YAML and positions, but nothing of what a policy means.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, Final, Protocol, TypeVar
@@ -142,9 +142,11 @@ class Section:
         path = f"{name}[{item}]" if item is not None else name
         return Section(value, file=self.file, path=path, notes=self._notes)
 
-    def items(self, key: str) -> list["Section"]:
-        """The mappings of a list; the key must be there."""
-        value = self._take(key, REQUIRED, {"type": "array", "items": {"type": "object"}, "minItems": 1})
+    def items(self, key: str, default: Any = REQUIRED) -> "Sequence[Section]":
+        """The mappings of a list that is not empty."""
+        value = self._take(key, default, {"type": "array", "items": {"type": "object"}, "minItems": 1})
+        if value is _ABSENT:
+            return ()
         if not isinstance(value, list) or not value:
             raise self.fault(f"expected a list of mappings, got {_describe(value)}", key)
         return [self.within(item, key, number) for number, item in enumerate(value)]

@@ -24,7 +24,7 @@ _INSTALL: Final = "pip install --require-hashes --requirement requirements-provi
 # What a worker takes in the object `diffusion` of a request, and between which bounds.
 _STEPS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
 _SHARES: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
-_LATER: Final = {"limits": "limiting a target"}
+_LATER: Final = {"limits": "limiting a target (but for max_in_flight)"}
 
 
 def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict[str, Slo]]:

@@ -13,18 +13,17 @@ from gateway.core import breaker as breakers
 from gateway.core.allowance import Allowances
 from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
 from gateway.core.guard import Guard, Ticket
+from gateway.core.limits import LIVING_S, Uses
 from gateway.core.reports import Heard, LaneReport, Report
 from gateway.decisions import ABANDONED, ANSWERED, Attempt
 from gateway.records import Candidate, Health, Status, Verdict
-from gateway.terms import Slo
+from gateway.terms import Limit, Slo
 from gateway.words import LaneState, Reason
 
 # The server itself is at fault; everything else says nothing about whether the next request would be served.
 _FAULTS = frozenset({Reason.UPSTREAM_ERROR})
 # The server spoke, if only to turn a request down: it lives.
 _ALIVE = ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED}
-# Who was silent for longer than a few exchanges is given nothing: it may be dead.
-_LIVING_S: Final = 3.0
 # Of several promises the worst kept one tells the lane's state.
 _WORSE: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.BENCHED)
 
@@ -40,6 +39,7 @@ class MemoryStore:
         self._promised: dict[tuple[str, str], tuple[Slo, tuple[_Promise, ...]]] = {}
         self._retries = Allowances[str]()
         self._hedges = Allowances[tuple[str, str]]()
+        self._uses = Uses()
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
         """Look, change nothing."""
@@ -62,6 +62,14 @@ class MemoryStore:
         """The lane's p95 for display."""
         guard = self._guards.get(candidate.lane)
         return guard.p95_ms(now_s) if guard else None
+
+    def let_in(self, key: str | None, limit: Limit, now_s: float) -> float | None:
+        """See `ports.StateStore`."""
+        return self._uses.enter(key, limit, now_s)
+
+    def let_out(self, key: str | None, tokens: int) -> None:
+        """See `ports.StateStore`."""
+        self._uses.left(key, tokens)
 
     def may_retry(self, candidate: Candidate) -> bool:
         """See `ports.StateStore`."""
@@ -130,6 +138,7 @@ class MemoryStore:
             breakers=tuple((name, breakers.report(breaker, now_s)) for name, breaker in self._breakers.items()),
             hedges=self._hedges.report(),
             retries=self._retries.report(),
+            keys=self._uses.report(),
         )
 
     def hear(self, now_s: float, heard: Sequence[Heard], *, me: str) -> None:
@@ -147,9 +156,10 @@ class MemoryStore:
             for name, opening in each.report.breakers:
                 breaker = self._breakers.get(name, CLOSED)
                 self._breakers[name] = breakers.follow(breaker, opening, each.told_s)
-        living = [each for each in heard if now_s - each.told_s <= _LIVING_S]
+        living = [each for each in heard if now_s - each.told_s <= LIVING_S]  # who is silent may be dead
         self._hedges.hear(me, [(each.name, each.report.hedges) for each in living])
         self._retries.hear(me, [(each.name, each.report.retries) for each in living])
+        self._uses.hear(now_s, [(each.name, each.report.keys) for each in living])
 
     def _earn(self, candidate: Candidate) -> None:
         """An ordinary attempt is made: it earns shares of extra ones."""

@@ -44,7 +44,10 @@ METRICS = (
     " twolane_policy_loaded_timestamp_seconds twolane_policy_current twolane_build_info"
     " twolane_decisions_dropped_total twolane_lane_promises_total twolane_observer_faults_total"
 )
-CODES = "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
+CODES = (
+    "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
+    " rate_limit_exceeded"
+)
 POLICY = """
 version: 1
 targets:

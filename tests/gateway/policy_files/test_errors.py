@@ -203,7 +203,7 @@ def test_a_mistake_is_told_with_place_and_key(refused: Refused, old: str, new: s
     ("old", "new", "key"),
     [
         ("    min_confidence: 0.8\n", "    limits: {}\n", "routes[0].limits"),
-        ("aliases: [small]", "limits: {}", "limits"),
+        ("max_in_flight: 16", "limits: {}", "targets.fast.limits"),
     ],
 )
 def test_what_this_version_does_not_honour_is_refused_never_ignored(

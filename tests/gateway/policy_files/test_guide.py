@@ -15,7 +15,7 @@ from gateway.core.policy import Policy
 from gateway.core.route import choose
 from gateway.errors import GatewayError
 from gateway.policy_files.load import parse
-from gateway.terms import Checks, Hedge, Retry, Slo
+from gateway.terms import Checks, Hedge, Limit, Retry, Slo
 from gateway.web.openai import parse_chat
 from gateway.words import Capability, Hold, Task
 
@@ -78,7 +78,7 @@ def test_every_example_has_its_table() -> None:
             assert (example, name) in proved, name
 
 
-RECORDS = (Slo, Hedge, Retry, Checks)
+RECORDS = (Slo, Hedge, Retry, Checks, Limit)
 
 
 @pytest.mark.parametrize("word", [*Task, *Capability, *ENGINES, *Hold, *(f.name for r in RECORDS for f in fields(r))])

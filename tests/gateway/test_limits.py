@@ -1,0 +1,108 @@
+"""Keys with limits, over real sockets: who is over is told when to come back, and nobody else suffers."""
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.gateway.redis_server import redis_server
+from tests.gateway.serving import completion, fake_server, one_lane, real_gateway
+
+pytestmark = pytest.mark.anyio
+
+
+def keys_of(folder: Path, *names: str) -> Path:
+    """A keys file; each key is its name, twice."""
+    file = folder / "keys"
+    file.write_text("".join(f"{name} sha256:{hashlib.sha256((2 * name).encode()).hexdigest()}\n" for name in names))
+    return file
+
+
+def limited(url: str, *limits: dict[str, Any]) -> str:
+    return one_lane(url)[:-1] + f', "limits": {list(limits)}}}'.replace("'", '"')
+
+
+async def test_a_key_that_used_its_requests_gets_429_and_others_go_on(tmp_path: Path) -> None:
+    keys = keys_of(tmp_path, "ann", "bob")
+    async with (
+        fake_server() as server,
+        real_gateway(
+            tmp_path, limited(server.url, {"keys": ["ann"], "requests_per_minute": 2}), keys_file=keys
+        ) as gateway,
+    ):
+        answers = [await gateway.ask(authorization="Bearer annann") for _ in range(3)]
+        assert [status for status, _, _ in answers] == [200, 200, 429]
+        _, headers, body = answers[-1]
+        assert body["error"]["code"] == "rate_limit_exceeded"
+        assert 28 <= int(headers["retry-after"]) <= 30
+        assert "x-twolane-attempts" not in headers
+        assert (await gateway.ask(authorization="Bearer bobbob"))[0] == 200
+        assert len(server.bodies) == 3  # the refused one reached nobody
+
+
+async def test_tokens_count_when_they_are_told(tmp_path: Path) -> None:
+    async with (
+        fake_server() as server,  # tells of three tokens in and two out
+        real_gateway(tmp_path, limited(server.url, {"tokens_per_minute": 4})) as gateway,
+    ):
+        assert [(await gateway.ask())[0] for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_requests_under_way_make_room_when_they_end_however_they_do(tmp_path: Path, leaves: bool) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def waits(*_: Any) -> web.StreamResponse:
+        asked.set()
+        await go_on.wait()
+        return web.json_response(completion("late"))
+
+    async with (
+        fake_server(waits) as server,
+        real_gateway(tmp_path, limited(server.url, {"max_in_flight": 1})) as gateway,
+    ):
+        first = asyncio.create_task(gateway.ask())
+        await asked.wait()
+        assert (await gateway.ask())[0] == 429
+        if leaves:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+        go_on.set()
+        if not leaves:
+            assert (await first)[0] == 200
+        async with asyncio.timeout(5):
+            while (await gateway.ask())[0] != 200:  # noqa: ASYNC110 - its end is told behind its answer
+                await asyncio.sleep(0.01)
+
+
+async def test_a_request_that_is_itself_wrong_costs_nothing(tmp_path: Path) -> None:
+    async with (
+        fake_server() as server,
+        real_gateway(tmp_path, limited(server.url, {"requests_per_minute": 1})) as gateway,
+    ):
+        wrong = {"model": "nobody", "messages": [{"role": "user", "content": "hi"}]}
+        assert [(await gateway.ask(wrong))[0] for _ in range(3)] == [404] * 3
+        assert [(await gateway.ask())[0] for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.slow
+async def test_two_gateways_hold_a_key_to_one_limit(tmp_path: Path) -> None:
+    """About a second late: what was used at one is gone at the other, too."""
+    with redis_server(tmp_path) as redis:
+        async with fake_server() as server:
+            text, places = limited(server.url, {"requests_per_minute": 10}), (tmp_path / "one", tmp_path / "other")
+            for place in places:
+                place.mkdir()
+            async with (
+                real_gateway(places[0], text, redis_url=redis.url) as one,
+                real_gateway(places[1], text, redis_url=redis.url) as other,
+            ):
+                assert (await one.ask())[0] == (await other.ask())[0] == 200
+                await asyncio.sleep(2)  # they have met
+                assert [(await one.ask())[0] for _ in range(4)] == [200] * 4
+                await asyncio.sleep(2)
+                answers = [(await other.ask())[0] for _ in range(9)]
+                assert answers.count(200) in (5, 6)  # nine but four, and what has leaked
