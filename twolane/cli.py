@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "worker": ("diffusion_worker.cli", False, "run a diffusion worker: --checkpoint DIR_OR_HUB_ID"),
     "quality": ("twolane.quality", False, "run a small quality lane (SmolLM2) on loopback"),
     "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
+    "keys": ("twolane.keys", False, "make a key for whoever may ask"),
     "demo": ("twolane.tour", False, "start all three and send a tour of requests through them"),
     "bench": ("twolane.bench", False, "load an endpoint on a schedule and tell what its clients felt"),
     "tune": ("twolane.tune", False, "find the settings of a live worker that serve your prompts best"),

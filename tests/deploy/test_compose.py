@@ -1,0 +1,94 @@
+"""docker-compose.yml and the images' recipes: valid, confined, pinned, and in step with what they start."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.compose.make_secrets import main as make_secrets
+from diffusion_worker.settings import PREFIX as WORKER_PREFIX
+from diffusion_worker.settings import Settings as WorkerSettings
+from diffusion_worker.web.keys import load_keys as load_worker_keys
+from gateway.settings import PREFIX, Settings
+from gateway.web.auth import load_keys
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ROOT / "docker-compose.yml"
+RECIPES = sorted((ROOT / "deploy" / "images").glob("*.Containerfile"))
+BIN = Path(sys.executable).parent
+
+
+def services() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]
+    return read
+
+
+def test_the_file_is_one_that_compose_takes(tmp_path: Path) -> None:
+    assert check(COMPOSE).returncode == 0
+    misspelt = tmp_path / "docker-compose.yml"
+    misspelt.write_text(COMPOSE.read_text().replace("depends_on:", "depend_on:"))
+    assert check(misspelt).returncode != 0
+
+
+def check(file: Path) -> subprocess.CompletedProcess[str]:
+    line = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", file]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_a_recipe_passes_the_lint(recipe: Path) -> None:
+    linter = shutil.which("hadolint", path=str(BIN))
+    assert linter is not None
+    done = subprocess.run([linter, recipe], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_service_is_confined_limited_and_pinned() -> None:
+    for name, service in services().items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert "memory" in service["deploy"]["resources"]["limits"], name
+        assert "build" in service or re.search(r":v?\d+\.\d+", service["image"]), name
+        for port in service.get("ports", ()):
+            assert port.startswith("127.0.0.1:"), f"{name}: {port} is open to the network"
+
+
+def test_what_is_built_is_built_by_a_recipe_that_is_there() -> None:
+    used = {ROOT / one["build"]["dockerfile"] for one in services().values() if "build" in one}
+    assert used == set(RECIPES)
+
+
+def test_settings_are_those_of_the_processes() -> None:
+    known = {PREFIX + name.upper() for name in Settings.__dataclass_fields__}
+    known |= {WORKER_PREFIX + name.upper() for name in WorkerSettings.__dataclass_fields__}
+    text = COMPOSE.read_text() + "".join(recipe.read_text() for recipe in RECIPES)
+    assert set(re.findall(r"TWOLANE_[A-Z_]+", text)) <= known
+
+
+def test_what_is_mounted_is_there() -> None:
+    for name, service in services().items():
+        for volume in service.get("volumes", ()):
+            source = re.sub(r"\$\{\w+:-([^}]+)\}", r"\1", volume).split(":")[0]
+            assert not source.startswith(".") or (ROOT / source).exists(), f"{name}: {source}"
+
+
+def test_the_secrets_open_what_they_are_for_and_are_never_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "secrets"
+    assert make_secrets(folder) == 0
+    application = capsys.readouterr().out.strip()
+    metrics = (folder / "metrics-key").read_text().encode()
+    worker = (folder / "gateway.env").read_text().strip().removeprefix("WORKER_API_KEY=").encode()
+    gateway_keys, worker_keys = load_keys(folder / "gateway-keys"), load_worker_keys(folder / "worker-keys")
+    assert (gateway_keys.name_of(application.encode()), gateway_keys.name_of(metrics)) == ("application", "metrics")
+    assert (worker_keys.holder(worker), worker_keys.holder(metrics)) == ("gateway", "metrics")
+    assert gateway_keys.name_of(worker) is None
+    named = yaml.safe_load(COMPOSE.read_text())["secrets"].values()
+    assert {Path(one["file"]).name for one in named} | {"gateway.env"} == {file.name for file in folder.iterdir()}
+    assert make_secrets(folder) == 1

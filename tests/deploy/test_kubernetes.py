@@ -1,0 +1,184 @@
+"""The manifests, as kubectl builds them: strictly valid, consistent with each other and with the code they deploy."""
+
+import functools
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from deploy.kubernetes.__main__ import OUT, render
+from diffusion_worker.settings import PREFIX as WORKER_PREFIX
+from diffusion_worker.settings import Settings as WorkerSettings
+from gateway.policy_files.load import parse
+from gateway.settings import PREFIX, Settings
+from tests.deploy.known import exported
+
+ROOT = Path(__file__).parents[2]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+OVERLAYS = ("cpu-demo", "gpu", "gateway-only")
+VERSION = "1.32"
+CUSTOM = {
+    "ScaledObject": "cloudcoil.models.keda.v1alpha1",
+    "ServiceMonitor": "cloudcoil.models.prometheus_operator.v1",
+    "PrometheusRule": "cloudcoil.models.prometheus_operator.v1",
+}
+ENVIRONMENT = {"QUALITY_URL": "http://q", "QUALITY_MODEL": "m", "VLLM_URL": "http://v"}
+Manifest = dict[str, Any]
+
+
+@functools.cache
+def built(overlay: str) -> tuple[Manifest, ...]:
+    kubectl = shutil.which("kubectl") or str(ROOT / ".venv" / "bin" / "kubectl")
+    if not Path(kubectl).exists() and not os.environ.get("CI"):
+        pytest.skip("no kubectl: `make kubectl` gets one")
+    line = [kubectl, "kustomize", KUBERNETES / "overlays" / overlay]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    return tuple(yaml.safe_load_all(done.stdout))
+
+
+def find(overlay: str, kind: str, name: str) -> Manifest:
+    (found,) = [one for one in built(overlay) if one["kind"] == kind and one["metadata"]["name"] == name]
+    return found
+
+
+def container(overlay: str, name: str) -> Manifest:
+    (only,) = find(overlay, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_manifest_is_valid_to_the_letter(overlay: str) -> None:
+    for manifest in built(overlay):
+        if manifest["kind"] in CUSTOM:
+            check_custom(manifest)
+        else:
+            kubernetes_validate.validate(manifest, VERSION, strict=True)
+
+
+def check_custom(manifest: Manifest) -> None:
+    """By the resource's own types; a key that they do not know does not come back out of them."""
+    model = getattr(importlib.import_module(CUSTOM[manifest["kind"]]), manifest["kind"])
+    read = model.model_validate(manifest).model_dump(by_alias=True, exclude_unset=True, mode="json")
+    assert plain(read) == plain(manifest)
+
+
+def plain(value: Any) -> Any:
+    """Numbers and quantities may come back as text."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else str(value)
+
+
+def test_a_misspelt_key_is_found_in_either_kind() -> None:
+    scaled = json.loads(json.dumps(find("gpu", "ScaledObject", "worker")))
+    scaled["spec"]["minReplicaCont"] = 1
+    with pytest.raises(AssertionError):
+        check_custom(scaled)
+    gateway = json.loads(json.dumps(find("gpu", "Deployment", "gateway")))
+    gateway["spec"]["template"]["spec"]["containers"][0]["resourcs"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(gateway, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_policy_of_every_overlay_loads_and_is_mounted_so_that_it_can_change(overlay: str) -> None:
+    policy = find(overlay, "ConfigMap", "twolane-policy")["data"]["policy.yaml"]
+    assert parse(policy, ENVIRONMENT).places
+    mounts = {mount["name"]: mount for mount in container(overlay, "gateway")["volumeMounts"]}
+    assert "subPath" not in mounts["policy"]
+    (path,) = [one["value"] for one in container(overlay, "gateway")["env"] if one["name"] == "TWOLANE_POLICY"]
+    assert path == f"{mounts['policy']['mountPath']}/policy.yaml"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_setting_is_one_that_the_process_knows(overlay: str) -> None:
+    known = {PREFIX + name.upper() for name in Settings.__dataclass_fields__}
+    known |= {WORKER_PREFIX + name.upper() for name in WorkerSettings.__dataclass_fields__}
+    for manifest in built(overlay):
+        if manifest["kind"] == "Deployment":
+            for part in manifest["spec"]["template"]["spec"]["containers"]:
+                named = {one["name"] for one in part.get("env", ()) if one["name"].startswith("TWOLANE_")}
+                assert named <= known
+
+
+@pytest.mark.parametrize(("overlay", "part"), [(overlay, "gateway") for overlay in OVERLAYS] + [("gpu", "worker")])
+def test_a_pod_that_ends_has_time_for_what_it_began(overlay: str, part: str) -> None:
+    spec = find(overlay, "Deployment", part)["spec"]["template"]["spec"]
+    environment = {one["name"]: one.get("value") for one in container(overlay, part)["env"]}
+    drain_s = float(environment[f"{WORKER_PREFIX if part == 'worker' else PREFIX}DRAIN_S"] or 0)
+    before_s = float(container(overlay, part)["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert spec["terminationGracePeriodSeconds"] >= before_s + drain_s
+    routes = yaml.safe_load(find(overlay, "ConfigMap", "twolane-policy")["data"]["policy.yaml"])["routes"]
+    asked = [route["deadline_ms"] for route in routes if part == "gateway" or route["use"] in ("fast", "careful")]
+    assert drain_s > max(asked) / 1000
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_are_confined_and_probed(overlay: str) -> None:
+    for manifest in built(overlay):
+        if manifest["kind"] != "Deployment":
+            continue
+        spec = manifest["spec"]["template"]["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["automountServiceAccountToken"] is False
+        for part in spec["containers"]:
+            assert part["securityContext"]["readOnlyRootFilesystem"] is True
+            assert part["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+            assert {"readinessProbe", "livenessProbe"} <= part.keys()
+            assert "memory" in part["resources"]["limits"]
+            assert not part["image"].endswith(":latest")
+    worker = [one for one in built(overlay) if one["kind"] == "Deployment" and one["metadata"]["name"] == "worker"]
+    for manifest in worker:  # weights take long, and liveness must not wait for them
+        (part,) = manifest["spec"]["template"]["spec"]["containers"]
+        assert part["startupProbe"]["periodSeconds"] * part["startupProbe"]["failureThreshold"] >= 1800
+        assert (part["readinessProbe"]["httpGet"]["path"], part["livenessProbe"]["httpGet"]["path"]) == (
+            "/health", "/live",
+        )  # fmt: skip
+
+
+def test_no_secret_is_in_the_manifests() -> None:
+    for overlay in OVERLAYS:
+        assert not [one for one in built(overlay) if one["kind"] == "Secret"]
+        assert "sha256:" not in json.dumps([one for one in built(overlay) if one["kind"] != "ConfigMap"])
+
+
+def test_before_other_engines_there_is_no_worker() -> None:
+    names = {(one["kind"], one["metadata"]["name"]) for one in built("gateway-only")}
+    assert not [name for _, name in names if name == "worker"]
+    assert ("Deployment", "gateway") in names
+
+
+def test_the_autoscaler_asks_for_metrics_that_there_are() -> None:
+    for trigger in find("gpu", "ScaledObject", "worker")["spec"]["triggers"]:
+        asked = set(re.findall(r"twolane_\w+", trigger["metadata"]["query"]))
+        assert asked
+        assert asked <= exported()
+        assert float(trigger["metadata"]["threshold"]) > 0
+
+
+def test_jobs_are_named_alike_wherever_they_are_scraped() -> None:
+    jobs = set()
+    for file in (ROOT / "deploy/prometheus/prometheus.yml", ROOT / "deploy/compose/prometheus.yml"):
+        scraped = yaml.safe_load(file.read_text())["scrape_configs"]
+        jobs.add(tuple(sorted(job["job_name"] for job in scraped)))
+    monitors = [one for one in built("gpu") if one["kind"] == "ServiceMonitor"]
+    jobs.add(tuple(sorted(one["spec"]["endpoints"][0]["relabelings"][0]["replacement"] for one in monitors)))
+    assert len(jobs) == 1
+
+
+def test_the_rules_are_those_of_the_prometheus_beside() -> None:
+    assert OUT.read_text() == render(), "run `python -m deploy.kubernetes`"
+
+
+def test_every_dashboard_is_in_the_cluster_too() -> None:
+    carried = find("gpu", "ConfigMap", "twolane-dashboards")["data"].keys()
+    assert set(carried) == {file.name for file in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
