@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from diffusion_worker.constraints.cursor import Cursor
+from diffusion_worker.constraints.labels import Labels
 from diffusion_worker.errors import OutOfRange, WorkerError
 from diffusion_worker.times import Trail
 
@@ -69,6 +70,7 @@ class Ask:
     tells_drafts: bool = False  # tell the surest canvas of every step
     deadline_s: float | None = None  # from submission; the best answer so far is returned when it passes
     cursor: Cursor | None = None  # what the answer may be; it stands before the first token, with max_tokens left
+    labels: Labels | None = None  # of which one is the answer, chosen in one pass; instead of a cursor
     trail: Trail | None = None  # where its moments are noted, if it is traced
 
     def __post_init__(self) -> None:
@@ -131,6 +133,7 @@ class BlockSealed:
     ids: tuple[int, ...]
     block: int
     usage: Usage  # true at this point, so that a stop string found in these ids can be answered at once
+    labels: tuple[float, ...] = ()  # log-probabilities of the labels that were asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -235,7 +235,7 @@ class Scheduler:
         self._forecast.sealed_block(sequence)
         self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy))
         fresh, has_end = sequence.seal(canvas, self._facts.end_ids)
-        self._emit(sequence, fresh, now)
+        self._emit(sequence, fresh, now, canvas.labels)
         if not self._ended(sequence, now, has_end=has_end):
             sequence.open_block(canvas.ids)
 
@@ -267,9 +267,10 @@ class Scheduler:
             self._finish(sequence, FinishReason.DEADLINE, now)
         return sequence.id not in self._running
 
-    def _emit(self, sequence: Sequence, ids: tuple[int, ...], now: float) -> None:
+    def _emit(self, sequence: Sequence, ids: tuple[int, ...], now: float, labels: tuple[float, ...] = ()) -> None:
         sequence.times.tell(now)
-        self._outbox.append((sequence.id, BlockSealed(ids=ids, block=sequence.block, usage=sequence.usage())))
+        sealed = BlockSealed(ids=ids, block=sequence.block, usage=sequence.usage(), labels=labels)
+        self._outbox.append((sequence.id, sealed))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
         self._forecast.finished(sequence)

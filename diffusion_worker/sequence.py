@@ -54,8 +54,7 @@ class Sequence:
     times: Times = field(init=False)
 
     def __post_init__(self) -> None:
-        self.start = self.ask.start_ids
-        self.cursor = self.ask.cursor
+        self.start, self.cursor = self.ask.start_ids, self.ask.cursor
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
         self.times = Times(self.submitted, self.ask.trail)
@@ -163,6 +162,7 @@ class Sequence:
             tail=self.tail,
             cursor=self.cursor,
             hurries=self.hurries,
+            labels=self.ask.labels,
         )
 
     def read(self) -> Read:

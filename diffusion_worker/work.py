@@ -7,6 +7,7 @@ Ids and numbers only; the tensors of a sequence stay with whoever steps. `slot` 
 from dataclasses import dataclass
 
 from diffusion_worker.constraints.cursor import Cursor
+from diffusion_worker.constraints.labels import Labels
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.records import Recipe, SequenceId
 
@@ -35,7 +36,8 @@ class Append:
 class Denoise:
     """One step of one canvas. `step` counts down to 1 from `recipe.steps`, or from less where an anchored canvas begins
     late in the schedule; at the first (`opens`) it is made, with `start_ids` on it or uniform noise. `head` and `tail`
-    are ids pinned at its two ends. `cursor` stands before the canvas; in a hurry the text shall close on it."""
+    are ids pinned at its two ends. `cursor` stands before the canvas; in a hurry the text shall close on it. Where
+    there are `labels`, the answer is one of them."""
 
     sequence: SequenceId
     slot: int
@@ -52,6 +54,7 @@ class Denoise:
     tail: tuple[int, ...] = ()
     cursor: Cursor | None = None
     hurries: bool = False
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,7 @@ class CanvasResult:
     steady: int  # positions from the left whose surest token has stayed the same, and likely, for some steps
     is_settled: bool  # stable and confident: nothing is gained by another step
     forced: tuple[bool, ...] = ()  # positions at which a constraint left no choice; empty: none
+    labels: tuple[float, ...] = ()  # log-probabilities of the item's labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

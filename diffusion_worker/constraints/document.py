@@ -148,10 +148,11 @@ def together(*parts: Iterable[Node]) -> Conj:
 
 def same(left: Any, right: Any) -> bool:
     """Equality of JSON values: true is not 1, but 1.0 is."""
-    return _canonical(left) == _canonical(right)
+    return canonical(left) == canonical(right)
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """The same text for the same value, and for no other."""
     return json.dumps(_plain(value), sort_keys=True)
 
 

@@ -28,7 +28,16 @@ class Padding:
         """Items and canvases with as many dummies behind them as rows are missing."""
         missing = self.rows - len(items)
         item = replace(
-            items[0], slot=dummy_slot, at=0, head=(), tail=(), start_ids=(), anchor=0.0, temperature=None, cursor=None
+            items[0],
+            slot=dummy_slot,
+            at=0,
+            head=(),
+            tail=(),
+            start_ids=(),
+            anchor=0.0,
+            temperature=None,
+            cursor=None,
+            labels=None,
         )
         like = canvases[0]
         canvas = Canvas(

@@ -16,6 +16,7 @@ from diffusion_worker.denoise.anchor import cooled, kept
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.constrain import constrain
 from diffusion_worker.denoise.draws import DrawKey, Draws
+from diffusion_worker.denoise.label import label
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
 from diffusion_worker.denoise.score import annealed_temperature, sampling_probabilities, score, tokens_of
@@ -32,6 +33,7 @@ class Advanced:
     canvases: tuple[Canvas, ...]
     report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `told`
     constraint_s: float = 0.0
+    labels: tuple[tuple[float, ...], ...] = ()  # of every row
 
 
 def step(
@@ -49,7 +51,8 @@ def step(
     sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
     noise = draws.noise(keys, logits.shape[1], logits.shape[2])
     texts = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits)
-    scores = texts.scores
+    labelled = label(items, texts, logits)
+    texts, scores = labelled.texts, labelled.texts.scores
     accepted = accept(scores.entropy, rows.entropy_bound)
     ids = renoise(
         tokens_of(scores, texts.sampled, temperatures),
@@ -64,7 +67,7 @@ def step(
         torch.stack([canvas.held for canvas in canvases]),
     )
     mean_entropy = mean_over_free(plain.entropy, pins)  # the net itself must be sure, not only its constraint
-    settled = is_settled(held, mean_entropy, rows.stability, rows.confidence_threshold)
+    settled = is_settled(held, mean_entropy, rows.stability, rows.confidence_threshold) | labelled.chosen
 
     soft = net.soften(scores.probabilities)
     single = [mean_entropy, accepted.sum(-1), steady_prefix(held, scores.logprob), settled]
@@ -80,10 +83,11 @@ def step(
             dim=-1,
         ),
         constraint_s=texts.seconds,
+        labels=labelled.logprobs,
     )
 
 
-def told(item: Denoise, row: Sequence[float]) -> CanvasResult:
+def told(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
     """One row of a report, fetched. Its mean entropy is not finite where the net returned NaN or infinity."""
     length = item.recipe.canvas_length
     mean_entropy, accepted, steady, settled = row[3 * length :]
@@ -96,6 +100,7 @@ def told(item: Denoise, row: Sequence[float]) -> CanvasResult:
         accepted=int(accepted),
         steady=int(steady),
         is_settled=bool(settled),
+        labels=labels,
     )
 
 

@@ -36,6 +36,7 @@ class _Passed:
     report: torch.Tensor
     canvases: Sequence[Canvas] = ()
     constraint_s: float = 0.0
+    labels: Sequence[tuple[float, ...]] = ()  # of every row of a canvas pass
 
 
 Outcome = _Passed | RowFault
@@ -102,6 +103,7 @@ class Stepper:
                 report=done.report[: len(items)],
                 canvases=done.canvases[: len(items)],
                 constraint_s=done.constraint_s,
+                labels=done.labels,
             )
         ]
 
@@ -128,7 +130,7 @@ class Stepper:
                     faults.append(self._fault(item, NotFinite("the net returned NaN or infinity")))
                 elif isinstance(item, Denoise):
                     self._canvases[item.sequence] = each.canvases[row]
-                    canvases.append(told(item, told_row))
+                    canvases.append(told(item, told_row, each.labels[row]))
                 elif isinstance(item, Read):
                     tokens.append(chosen(item, told_row))
         constraint_s = sum(each.constraint_s for each in passes)

@@ -71,6 +71,7 @@ class Heard:
     calls: tuple[ToolCall, ...]
     ids_read: int  # of those given
     text_ids: tuple[int, ...]  # those of them that belong to the text
+    labels: tuple[tuple[str, float], ...] = ()  # log-probabilities of labels, the likeliest first, where asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from diffusion_worker.text.channels import Heard
 from diffusion_worker.text.tool_calls import ToolCall
+from diffusion_worker.web.labels import logprobs_body
 from diffusion_worker.web.writer import Label, Writer
 
 
@@ -15,9 +16,10 @@ class ChatWriter(Writer):
     WHOLE = "chat.completion"
     CHUNK = "chat.completion.chunk"
 
-    def __init__(self, label: Label, *, include_usage: bool = False) -> None:
+    def __init__(self, label: Label, *, include_usage: bool = False, top_logprobs: int = 0) -> None:
         super().__init__(label, include_usage=include_usage)
         self._calls = 0  # sent
+        self._top_logprobs = top_logprobs
 
     def opening(self) -> bytes:
         """The role."""
@@ -34,7 +36,7 @@ class ChatWriter(Writer):
             body = {"index": self._calls, **self._call_body(self._calls, call)}
             deltas.append({"tool_calls": [body]})
             self._calls += 1
-        return b"".join(self._chunk({"delta": delta}) for delta in deltas)
+        return b"".join(self._chunk({"delta": delta, **self._logprobs([heard])}) for delta in deltas)
 
     def finish(self, reason: str, diffusion: Mapping[str, Any]) -> bytes:
         """Nothing more is said."""
@@ -49,7 +51,12 @@ class ChatWriter(Writer):
             message["reasoning_content"] = thought
         if calls:
             message["tool_calls"] = [self._call_body(number, call) for number, call in enumerate(calls)]
-        return {"message": message}
+        return {"message": message, **self._logprobs(heard)}
+
+    def _logprobs(self, heard: Sequence[Heard]) -> dict[str, Any]:
+        """Beside the answer, where labels were weighed for it."""
+        labels = next((part.labels for part in heard if part.labels), ())
+        return {"logprobs": logprobs_body(labels, self._top_logprobs)} if labels else {}
 
     def _call_body(self, number: int, call: ToolCall) -> dict[str, Any]:
         """One call of an answer; its id is the answer's, numbered."""

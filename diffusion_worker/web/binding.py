@@ -7,11 +7,12 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.labels import Labels, Spellings, read_labels, read_spellings
 from diffusion_worker.constraints.lexicon import Lexicon, read_lexicon
 from diffusion_worker.constraints.marks import marked
 from diffusion_worker.constraints.ready import NO_HEADER, Headers, Ready, digest_of
@@ -58,6 +59,7 @@ class Binder:
         self._flights: dict[str, _Flight] = {}
         self._refused: OrderedDict[str, tuple[float, BadAsk]] = OrderedDict()  # when, on the loop's clock
         self._words: tuple[Tokenizer, Lexicon] | None = None
+        self._spellings: tuple[Lexicon, Spellings] | None = None
 
     async def bind(
         self, constraint: Constraint, tokenizer: Tokenizer, facts: NetFacts, headers: Headers = NO_HEADER
@@ -78,6 +80,19 @@ class Binder:
             judge=lambda text: self._judged(key, constraint, text),
             needs_check=bool(ready.needs_check),
         )
+
+    async def labels(
+        self, layouts: Sequence[Sequence[str]], field: str | None, tokenizer: Tokenizer, facts: NetFacts
+    ) -> Labels:
+        """The few answers that a constraint leaves, as the engine weighs them. Raises BadAsk naming the field."""
+        words = await self._lexicon(tokenizer, facts)
+        if self._spellings is None or self._spellings[0] is not words:
+            self._spellings = words, await asyncio.to_thread(read_spellings, words)
+        try:
+            return await asyncio.to_thread(read_labels, layouts, self._spellings[1])
+        except BadAsk as error:
+            error.param = field
+            raise
 
     async def close(self) -> None:
         """End what is in the making, and the processes."""

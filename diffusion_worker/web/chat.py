@@ -1,6 +1,7 @@
 """The chat dialect, POST /v1/chat/completions: turns through the checkpoint's template, answers read by channel."""
 
 import secrets
+from dataclasses import replace
 
 from diffusion_worker.constraints.calls import Thought
 from diffusion_worker.constraints.constraint import Constraint
@@ -11,6 +12,7 @@ from diffusion_worker.web.answers import ChatWriter
 from diffusion_worker.web.asks import Given, ask_of
 from diffusion_worker.web.binding import headers_of
 from diffusion_worker.web.desk import Desk, Words
+from diffusion_worker.web.labels import layouts_for
 from diffusion_worker.web.openai import ChatRequest, parse_chat
 from diffusion_worker.web.problems import Unsupported
 from diffusion_worker.web.relay import Order
@@ -36,18 +38,32 @@ def understand_chat(desk: Desk, body: bytes, deadline_ms: float | None) -> Order
         deadline_ms=deadline_ms,
         prediction_ids=None if predicted is None else words.tokenizer.encode_plain(predicted),
     )
+    layouts = layouts_for(request, reading)
+    if layouts:
+        given = replace(given, prompt_ids=_behind_header(given.prompt_ids, words))
     ask = ask_of(wishes, given, facts)
     constraint, headers = _constraint(request, words, ask.prompt_ids)
     wanted = Wanted(stops=wishes.stops, calls=words.template.calls if tools.offered else None)
     return Order(
         ask=ask,
-        transcript=Transcript(words.tokenizer, wanted, ask.prompt_ids, prediction=ask.start_ids),
-        writer=ChatWriter(new_label(ChatWriter, desk.id_of(reading)), include_usage=wishes.include_usage),
+        transcript=Transcript(words.tokenizer, wanted, ask.prompt_ids, prediction=ask.start_ids, layouts=layouts),
+        writer=ChatWriter(
+            new_label(ChatWriter, desk.id_of(reading)),
+            include_usage=wishes.include_usage,
+            top_logprobs=request.top_logprobs or 0,
+        ),
         is_stream=wishes.is_stream,
         include_usage=wishes.include_usage,
         constraint=constraint,
         headers=headers,
+        layouts=layouts,
     )
+
+
+def _behind_header(prompt_ids: tuple[int, ...], words: Words) -> tuple[int, ...]:
+    """Labels stand where the answer begins: behind the empty thought, if the checkpoint writes one."""
+    header = headers_of(words.tokenizer)[-1]
+    return prompt_ids if prompt_ids[len(prompt_ids) - len(header) :] == header else prompt_ids + header
 
 
 def _constraint(request: ChatRequest, words: Words, prompt_ids: tuple[int, ...]) -> tuple[Constraint | None, Headers]:

@@ -14,6 +14,8 @@ from diffusion_worker.web.surface import CHAT, check_surface
 from diffusion_worker.web.tools import NO_TOOLS, Tools, parse_thinking, parse_tools
 from diffusion_worker.web.turns import parse_messages, parse_text
 
+MOST_LOGPROBS = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
@@ -24,6 +26,7 @@ class ChatRequest:
     tools: Tools = NO_TOOLS
     thinking: bool | None = None  # None: as the template has it
     prediction: str | None = None
+    top_logprobs: int | None = None  # so many labels' probabilities beside that of the answer; None: none at all
 
 
 def parse_chat(body: bytes, abilities: Abilities = TURNS_ONLY) -> ChatRequest:
@@ -37,7 +40,17 @@ def parse_chat(body: bytes, abilities: Abilities = TURNS_ONLY) -> ChatRequest:
         tools=parse_tools(fields),
         thinking=parse_thinking(fields, abilities),
         prediction=_parse_prediction(fields.part("prediction")),
+        top_logprobs=_parse_logprobs(fields),
     )
+
+
+def _parse_logprobs(fields: Fields) -> int | None:
+    top = fields.whole("top_logprobs", 0, MOST_LOGPROBS)
+    if not fields.flag("logprobs"):
+        if top:
+            raise fields.invalid("top_logprobs", "is only allowed when 'logprobs' is true.")
+        return None
+    return top or 0
 
 
 def _parse_prediction(fields: Fields | None) -> str | None:

@@ -25,6 +25,7 @@ from diffusion_worker.ticket import Ticket
 from diffusion_worker.web.binding import Bound
 from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.exchange import JSON, header, read_body, send_whole, unless_gone
+from diffusion_worker.web.labels import Layouts
 from diffusion_worker.web.problems import InvalidValue, problem_of
 from diffusion_worker.web.transcript import Transcript
 from diffusion_worker.web.visit import Visit, visit_of
@@ -47,6 +48,7 @@ class Order:
     include_usage: bool
     constraint: Constraint | None = None  # not bound yet
     headers: Headers = NO_HEADER  # ids that may stand before a constrained text
+    layouts: Layouts = ()  # the labels that the constraint leaves, where their probabilities are wanted
     visit: Visit | None = None  # who is told what came of it
 
 
@@ -79,6 +81,8 @@ class Endpoint:
     async def _answer(self, order: Order, send: Send) -> None:
         """Bind what constrains the answer, then relay it: as it comes, or, where somebody must judge the whole of it,
         as soon as it is found good."""
+        if order.layouts:
+            order = await self._with_labels(order)
         if order.constraint is None:
             await self._relay(order, _reply(order, send))
             return
@@ -98,6 +102,14 @@ class Endpoint:
                     raise
             else:
                 return
+
+    async def _with_labels(self, order: Order) -> Order:
+        """Every label keeps to the constraint, so it need not be bound."""
+        words, facts = self._desk.resident()
+        field = None if order.constraint is None else order.constraint.field
+        labels = await self._desk.binder.labels(order.layouts, field, words.tokenizer, facts)
+        labels.check_room(min(order.ask.max_tokens, order.ask.recipe.canvas_length))
+        return replace(order, ask=replace(order.ask, labels=labels), constraint=None)
 
     async def _relay(self, order: Order, reply: "Reply") -> None:
         async with self._desk.engine.submit(order.ask) as ticket:

@@ -42,15 +42,13 @@ CHAT = Surface(
     honoured=(
         *_HONOURED,
         *("messages", "max_completion_tokens", "prediction", "response_format"),
-        *("tools", "tool_choice", "parallel_tool_calls"),
+        *("tools", "tool_choice", "parallel_tool_calls", "logprobs", "top_logprobs"),
         *("reasoning_effort", "chat_template_kwargs"),  # where the template has a switch
     ),
     off={
         **_OFF,
         "functions": ([],),
         "function_call": ("none", "auto"),
-        "logprobs": (False,),
-        "top_logprobs": (0,),
         "modalities": (["text"],),
         "audio": (),
         "images": (),
@@ -72,13 +70,13 @@ HARMLESS = ("metadata", *HARMLESS_TEXTS, *HARMLESS_FLAGS)
 _OFFERED: Mapping[str, bool | str] = {
     **dict.fromkeys(("chat", "completions", "stream", "seed", "temperature", "stop"), True),
     **dict.fromkeys(("json_object", "regex", "choice", "template", "tool_choice"), True),
-    **dict.fromkeys(("top_p", "logprobs", "logit_bias", "n", "images", "embeddings"), False),
+    **dict.fromkeys(("top_p", "logit_bias", "n", "images", "embeddings"), False),
     **dict.fromkeys(("json_schema", "tools"), "guaranteed"),
 }
-# Only a canvas can start from a text, or end in one.
+# Only a canvas can start from a text, end in one, or tell labels apart in one pass.
 _OF_READING: Mapping[Reading, Mapping[str, bool | str]] = {
-    Reading.DIFFUSION: {"prediction": "anchored", "suffix": True},
-    Reading.AUTOREGRESSIVE: {"prediction": "none", "suffix": False},
+    Reading.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True},
+    Reading.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": False},
 }
 
 

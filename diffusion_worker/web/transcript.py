@@ -18,11 +18,18 @@ class Transcript:
     """Take whatever becomes final, then close once. After `stopped` nothing further is wanted."""
 
     def __init__(
-        self, tokenizer: Tokenizer, wanted: Wanted, prompt_ids: Sequence[int] = (), *, prediction: Sequence[int] = ()
+        self,
+        tokenizer: Tokenizer,
+        wanted: Wanted,
+        prompt_ids: Sequence[int] = (),
+        *,
+        prediction: Sequence[int] = (),
+        layouts: Sequence[Sequence[str]] = (),
     ) -> None:
+        """`layouts`: the texts that mean each label, of which the first is told."""
         self._tokenizer, self._wanted, self._prompt_ids = tokenizer, wanted, prompt_ids
         self._listener = Listener(tokenizer, marks_of(tokenizer) if wanted.channels else NO_MARKS, wanted, prompt_ids)
-        self._prediction = prediction
+        self._prediction, self._layouts = prediction, layouts
         self._text_ids: list[int] = []
         self._counted = 0  # completion tokens before the present block
         self._usage: Usage | None = None
@@ -31,7 +38,9 @@ class Transcript:
 
     def anew(self) -> "Transcript":
         """One of the same request, of which nothing has been said."""
-        return Transcript(self._tokenizer, self._wanted, self._prompt_ids, prediction=self._prediction)
+        return Transcript(
+            self._tokenizer, self._wanted, self._prompt_ids, prediction=self._prediction, layouts=self._layouts
+        )
 
     @property
     def reasoning_tokens(self) -> int:
@@ -52,7 +61,13 @@ class Transcript:
         if self.stopped:
             self._usage = dataclasses.replace(block.usage, completion_tokens=self._counted + heard.ids_read)
         self._counted = self._usage.completion_tokens
-        return heard
+        labels = self._ranked(block.labels) if isinstance(block, BlockSealed) else ()
+        return dataclasses.replace(heard, labels=labels)
+
+    def _ranked(self, logprobs: Sequence[float]) -> tuple[tuple[str, float], ...]:
+        """Labels and their log-probabilities, the likeliest first."""
+        texts = [layouts[0] for layouts in self._layouts[: len(logprobs)]]
+        return tuple(sorted(zip(texts, logprobs, strict=True), key=lambda label: -label[1]))
 
     def close(self, finished: Finished | None) -> Heard:
         """What was held back; None when a stop string ended the answer before the engine did."""

@@ -75,7 +75,7 @@ class Writer(ABC):
         return event({**self._head(self.CHUNK), "choices": [self._choice(content, reason)], **more, **self._tail})
 
     def _choice(self, content: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
-        return {"index": 0, **content, "logprobs": None, "finish_reason": reason}
+        return {"index": 0, "logprobs": None, **content, "finish_reason": reason}
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self._label.id, "object": kind, "created": self._label.created, "model": self._label.model}

@@ -1,5 +1,6 @@
 """The official client asks the worker for objects, words and expressions, and gets them whatever the net says."""
 
+import math
 import re
 from typing import Literal
 
@@ -50,3 +51,40 @@ async def test_the_official_client_parses_what_it_asked_for(model: str) -> None:
                 response_format=Order,
                 max_tokens=5,
             )
+
+
+class Mood(BaseModel):
+    """A few values in all."""
+
+    mood: Literal["good", "bad"]
+    sure: bool
+
+
+async def test_the_official_client_reads_probabilities_of_labels() -> None:
+    """Of a choice, and of a model of literals."""
+    messages = [{"role": "user", "content": "well?"}]
+    async with listening(toy_net()) as served, openai.DefaultAsyncHttpxClient(trust_env=False) as direct:
+        client = openai.AsyncOpenAI(
+            base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0, http_client=direct
+        )
+        chosen = await client.chat.completions.create(
+            model=MODEL,
+            messages=messages,  # type: ignore[arg-type]
+            logprobs=True,
+            top_logprobs=2,
+            extra_body={"structured_outputs": {"choice": ["yes", "no"]}},
+        )
+        assert chosen.choices[0].logprobs is not None
+        [entry] = chosen.choices[0].logprobs.content or []
+        assert entry.token == chosen.choices[0].message.content
+        assert sum(math.exp(top.logprob) for top in entry.top_logprobs) == pytest.approx(1.0)
+        parsed = await client.chat.completions.parse(
+            model=MODEL,
+            messages=messages,  # type: ignore[arg-type]
+            response_format=Mood,
+            logprobs=True,
+            extra_body={"diffusion": {"canvas_length": 40}},
+        )
+        assert isinstance(parsed.choices[0].message.parsed, Mood)
+        with pytest.raises(openai.BadRequestError, match="'logprobs' needs an answer out of at most"):
+            await client.chat.completions.create(model=MODEL, messages=messages, logprobs=True)  # type: ignore[arg-type]

@@ -134,9 +134,6 @@ def test_what_has_no_effect_is_accepted(harmless: dict[str, Any]) -> None:
     [
         ({"functions": [{}]}, "functions"),
         ({"logit_bias": {"1": 2}}, "logit_bias"),
-        ({"logprobs": True}, "logprobs"),
-        ({"logprobs": 0}, "logprobs"),
-        ({"top_logprobs": 2}, "top_logprobs"),
         ({"top_p": 0.9}, "top_p"),
         ({"top_p": True}, "top_p"),
         ({"n": 2}, "n"),

@@ -44,5 +44,5 @@ def test_no_field_is_both_honoured_and_refused(surface: Surface) -> None:
 def test_what_is_published_as_missing_is_refused_as_a_field(surface: Surface) -> None:
     """A published false and an accepted field would contradict each other."""
     for word, has in capabilities_of(Reading.DIFFUSION).items():
-        if has is False and word in ("top_p", "logprobs", "logit_bias"):
+        if has is False and word in ("top_p", "logit_bias"):
             assert word in surface.off

@@ -1,0 +1,64 @@
+"""The rows of a step that choose among labels: one pass, one look at the net's own words, and the canvas is done.
+
+The likeliest label becomes the surest text and the row counts as settled, so nothing else of the loop needs to know.
+Like constraints it is done on the host, behind one transfer for all such rows. Knows logits and labels, no requests.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from diffusion_worker.constraints.labels import weigh
+from diffusion_worker.denoise.constrain import Texts
+from diffusion_worker.nets.upload import upload
+from diffusion_worker.work import Denoise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """What a step says once labels have been chosen."""
+
+    texts: Texts
+    chosen: torch.Tensor  # [rows] where one was
+    logprobs: tuple[tuple[float, ...], ...]  # of every row's labels; empty where there are none
+
+
+def label(items: Sequence[Denoise], texts: Texts, logits: torch.Tensor) -> Labelled:
+    """Texts of rows with labels replaced; `logits` [rows, canvas, vocab] are those of the net, at temperature 1. A row
+    whose logits are not finite keeps its text: it is faulted after the step."""
+    chosen = torch.zeros(len(items), dtype=torch.bool, device=logits.device)
+    logprobs: list[tuple[float, ...]] = [()] * len(items)
+    rows = [row for row, item in enumerate(items) if item.labels is not None]
+    if not rows:
+        return Labelled(texts=texts, chosen=chosen, logprobs=tuple(logprobs))
+    surest, sure, forced = texts.scores.surest.clone(), texts.scores.logprob.clone(), texts.forced.clone()
+    for row, seen in zip(rows, _fetched(items, rows, logits), strict=True):
+        labels = items[row].labels
+        assert labels is not None
+        if not np.isfinite(seen).all():
+            continue
+        found = weigh(labels, seen)
+        best = int(found.argmax())
+        answer = (*labels.answers[best], labels.end_id)
+        surest[row] = labels.end_id  # behind the answer as well: nobody will look there
+        surest[row, : len(answer)] = upload(list(answer), logits.device)
+        sure[row], forced[row], chosen[row] = 0.0, True, True
+        sure[row, 0], forced[row, 0] = float(found[best]), False  # all its tokens are as sure as the label
+        logprobs[row] = tuple(found.tolist())
+    scores = replace(texts.scores, surest=surest, logprob=sure)
+    return Labelled(texts=replace(texts, scores=scores, forced=forced), chosen=chosen, logprobs=tuple(logprobs))
+
+
+def _fetched(items: Sequence[Denoise], rows: Sequence[int], logits: torch.Tensor) -> list[np.ndarray]:
+    """Of each row [positions, columns] the log-probabilities that its labels are made of."""
+    parts = []
+    for row in rows:
+        labels = items[row].labels
+        assert labels is not None
+        seen = logits[row, : labels.positions]
+        parts.append(seen[:, upload(labels.tokens.tolist(), logits.device)] - seen.logsumexp(-1, keepdim=True))
+    numbers = torch.cat([part.flatten() for part in parts]).double().cpu().numpy()
+    ends = np.cumsum([part.numel() for part in parts])[:-1]
+    return [part.reshape(like.shape) for part, like in zip(np.split(numbers, ends), parts, strict=True)]

@@ -1,0 +1,83 @@
+"""Labels through the whole loop: chosen in one step, beside rows of any other kind, which notice nothing."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_worker.constraints.labels import Labels, read_labels, read_spellings, weigh
+from diffusion_worker.constraints.lexicon import read_lexicon
+from diffusion_worker.errors import NotFinite
+from diffusion_worker.loop import Capacity, Loop, run
+from diffusion_worker.nets.interface import CanvasContext
+from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, FinishReason
+from tests.worker.test_constrained import RECIPE, WORDS, NoisyNet, ask, is_member, turned
+
+SPELLINGS = read_spellings(read_lexicon(WORDS.tokens, (WORDS.end_id,), WORDS.tail_id))
+LABELS = read_labels([["yes"], ["no"], ["perhaps"]], SPELLINGS)
+
+
+class FixedNet(NoisyNet):
+    """Says the same noise at every pass and to every row; NaN to rows whose prompt begins with 99."""
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        rows, length = canvas.shape
+        logits = noise(length, self.facts.vocab_size).expand(rows, -1, -1).clone()
+        super().denoise(canvas, soft, context)
+        logits[context.layers[0].keys[:, 0, 0, 0] == 99] = float("nan")
+        return logits
+
+
+def noise(length: int, vocab: int) -> torch.Tensor:
+    return 3 * torch.randn((length, vocab), generator=torch.Generator().manual_seed(7))
+
+
+def expected(labels: Labels) -> np.ndarray:
+    logprobs = noise(RECIPE.canvas_length, len(WORDS.tokens)).log_softmax(-1).double().numpy()
+    return weigh(labels, logprobs[: labels.positions, labels.tokens])
+
+
+def test_the_likeliest_label_is_the_answer_of_the_first_step() -> None:
+    """Its probabilities are those of the net's words on the opening canvas; its own is the confidence."""
+    loop = Loop(FixedNet(), Capacity(max_context=200))
+    loop.add(ask(None, labels=LABELS))
+    sealed, finished = turned(loop)
+    assert isinstance(sealed, BlockSealed)
+    assert isinstance(finished, Finished)
+    best = int(expected(LABELS).argmax())
+    assert sealed.labels == pytest.approx(expected(LABELS).tolist(), abs=1e-4)
+    assert sealed.ids == LABELS.answers[best]
+    usage = finished.usage
+    assert (finished.reason, usage.denoising_steps, usage.converged) == (FinishReason.STOP, 1, True)
+    assert usage.completion_tokens == len(sealed.ids) + 1
+    assert usage.confidence == pytest.approx(math.exp(sealed.labels[best]), abs=1e-6)
+
+
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_neighbours_notice_nothing(is_exact: bool) -> None:
+    """Nor does a row with labels of its neighbours."""
+    free, bound = ask(None, max_tokens=40), ask("a pattern", seed=1)
+    few, other = (replace(ask(None), labels=labels) for labels in (LABELS, read_labels([["a"], ["bc"]], SPELLINGS)))
+
+    def answered(*asks: Ask) -> list[list[int]]:
+        loop = Loop(FixedNet(), Capacity(max_context=200, max_num_seqs=4, is_exact=is_exact))
+        said: dict[int, list[int]] = {loop.add(each): [] for each in asks}
+        while loop.scheduler.has_work:
+            for who, event in loop.turn():
+                said[who] += event.ids if isinstance(event, BlockSealed) else ()
+        return list(said.values())
+
+    together = answered(free, few, bound, other)
+    assert together == [*answered(free), *answered(few), *answered(bound), *answered(other)]
+    assert is_member("a pattern", together[2])
+
+
+def test_a_row_of_nan_faults_alone() -> None:
+    """Instead of choosing by it."""
+    good, bad = (replace(ask(None), labels=LABELS, prompt_ids=prompt) for prompt in ((20, 21), (99, 21)))
+    fine, faulted = run(FixedNet(), [good, bad])
+    assert isinstance(fine.end, Finished)
+    assert isinstance(faulted.end, Faulted)
+    assert isinstance(faulted.end.error, NotFinite)
