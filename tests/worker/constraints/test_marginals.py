@@ -67,6 +67,7 @@ def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) ->
 
 @pytest.mark.parametrize("few", [0, 512])
 @given(cases())
+@settings(max_examples=20)
 def test_where_no_token_is_left_there_is_nothing_to_weigh(few: int, case: Case) -> None:
     """A text that ended with the last token it had: no position, no entropy."""
     cursor = opened(case, 6)
