@@ -1,8 +1,13 @@
-"""What a constraint costs beside a pass of the embedded checkpoint: one canvas of 64 over 272 tokens, one thread."""
+"""What a constraint costs beside a pass of the embedded checkpoint, one thread: canvases of 64 over 272 tokens.
+
+First the engine's part of a step by itself, beside a pass with one row; then whole steps of the loop that serves, in
+which some of the rows are constrained.
+"""
 
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -10,13 +15,29 @@ from benchmarks.constraints_steps import Noise, step_ms
 from benchmarks.vocabularies import SHIPPED, shipped
 from benchmarks.worker_requests import WatchedNet, ask_for, samples
 from diffusion_worker.constraints.compile import compile_schema
+from diffusion_worker.constraints.cursor import open_cursor
 from diffusion_worker.constraints.lift import lift
+from diffusion_worker.constraints.token_automaton import TokenAutomaton
 from diffusion_worker.loop import Capacity, Loop
 from diffusion_worker.nets.interface import DiffusionNet
 from diffusion_worker.nets.loader import LoadOptions, load
+from diffusion_worker.observed import Observation, StepObserved
+from diffusion_worker.records import Ask
 from twolane.tour_prompts import ORDER_SCHEMA
 
 STEPS: Final = 40
+WARM_UP: Final = 4  # steps that read prompts and fill caches
+ROWS: Final = 4
+CONSTRAINED: Final = (0, 2, 4)  # of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixedStep:
+    """A step of ROWS rows in ms, and the engine's part of it; medians."""
+
+    constrained: int
+    ms: float
+    constraint_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,22 +47,28 @@ class Embedded:
     forward: float
     best: float
     step: float
+    mixed: tuple[MixedStep, ...] = ()
 
 
 def measure() -> Embedded:
-    """One row of the checkpoint, and its constraint."""
+    """One row of the checkpoint, and its constraint; then rows together."""
     net = load(str(SHIPPED), LoadOptions(threads=1))
     automaton = lift(compile_schema(ORDER_SCHEMA).automaton, shipped().read())
     assert automaton is not None
     noise = Noise(canvas=net.facts.recipe.canvas_length, vocab=len(automaton.classes.order), seed=0)
     ours = step_ms(automaton, noise.canvas_of(3.0))
-    return Embedded(forward=_forward_ms(net), best=ours.best, step=ours.marginals + ours.sample)
+    return Embedded(
+        forward=_forward_ms(net),
+        best=ours.best,
+        step=ours.marginals + ours.sample,
+        mixed=_mixed(net, automaton),
+    )
 
 
 def _forward_ms(net: DiffusionNet) -> float:
     """The net's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
     watched = WatchedNet(net, time.thread_time)
-    ask = ask_for(samples(1)[0], replace(net.facts.recipe, steps=STEPS, stability=64))
+    ask = _endless(net)
     loop = Loop(watched, Capacity(max_num_seqs=1, max_context=len(ask.prompt_ids) + ask.max_tokens))
     loop.add(ask)
     spent = [watched.seconds]
@@ -49,3 +76,33 @@ def _forward_ms(net: DiffusionNet) -> float:
         loop.turn()
         spent.append(watched.seconds)
     return 1000 * statistics.median(after - before for before, after in itertools.pairwise(spent))
+
+
+def _mixed(net: DiffusionNet, automaton: TokenAutomaton) -> tuple[MixedStep, ...]:
+    """Loops with more and more constrained rows take turns, so that a noisy moment falls on all alike."""
+    seen: dict[int, list[Observation]] = {count: [] for count in CONSTRAINED}
+    ask = _endless(net)
+    loops = []
+    for count, told in seen.items():
+        loop = Loop(net, Capacity(max_num_seqs=ROWS, max_context=len(ask.prompt_ids) + ask.max_tokens), told.append)
+        for row in range(ROWS):
+            cursor = open_cursor(automaton, ask.max_tokens) if row < count else None
+            loop.add(replace(ask, seed=row, cursor=cursor))
+        loops.append(loop)
+    for loop in itertools.chain.from_iterable(itertools.repeat(loops, STEPS - 1)):
+        loop.turn()
+    return tuple(_median(count, told) for count, told in seen.items())
+
+
+def _median(count: int, told: Sequence[Observation]) -> MixedStep:
+    steps = [each for each in told if isinstance(each, StepObserved) and each.rows == ROWS][WARM_UP:]
+    return MixedStep(
+        constrained=count,
+        ms=1000 * statistics.median(step.seconds for step in steps),
+        constraint_ms=1000 * statistics.median(step.constraint_s for step in steps),
+    )
+
+
+def _endless(net: DiffusionNet) -> Ask:
+    """A canvas that does not settle while it is measured."""
+    return ask_for(samples(1)[0], replace(net.facts.recipe, steps=STEPS, stability=64))

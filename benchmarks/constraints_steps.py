@@ -35,6 +35,16 @@ class StepMs:
     marginals: float  # best path and marginals
     sample: float  # a joint sample, on top of the marginals
 
+    @property
+    def best_share(self) -> float:
+        """In softmaxes."""
+        return self.best / self.softmax
+
+    @property
+    def marginals_share(self) -> float:
+        """In softmaxes."""
+        return self.marginals / self.softmax
+
 
 class Noise:
     """Logits of a net that knows nothing of the schema."""

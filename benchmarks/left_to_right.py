@@ -1,20 +1,28 @@
-"""Left-to-right constrained decoding with llguidance, on the same logits: mask, take the likeliest, go on.
+"""Left-to-right constrained decoding with llguidance: mask, take the likeliest, go on.
 
-What every autoregressive engine does with a schema. On a canvas it is the greedy way through the same lattice of which
-our engine takes the best path; it sees neither what comes later nor how many tokens are left.
+What every autoregressive engine does with a schema. On the logits of a canvas it is the greedy way through the same
+lattice of which our engine takes the best path; read from a net, it is the baseline in accuracy, passes and time. It
+sees neither what comes later nor how many tokens are left.
 """
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.vocabularies import Words
+from diffusion_worker.denoise.read import padded
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.records import Ask
 
 Floats = NDArray[np.float32]
+Source = Callable[[Sequence[int]], Floats | None]  # ids so far -> logits [vocab] of the next one, None: no room for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +48,8 @@ class LeftToRight:
         self._words = words
         self._tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Spelling(words)), len(words.tokens))
 
-    def decode(self, schema: Any, logits: Floats) -> Greedy | None:
-        """The greedy text of logits [positions, vocab]; None where llguidance refuses the schema."""
+    def decode(self, schema: Any, source: Source) -> Greedy | None:
+        """The greedy text; None where llguidance refuses the schema."""
         started = time.thread_time()
         try:
             grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema))
@@ -51,7 +59,7 @@ class LeftToRight:
         if matcher.is_error():
             return None
         compiled = time.thread_time()
-        ids, logprob = self._run(matcher, logits)
+        ids, logprob = self._run(matcher, source)
         return Greedy(
             compile_ms=1000 * (compiled - started),
             ms=1000 * (time.thread_time() - compiled),
@@ -60,10 +68,10 @@ class LeftToRight:
             logprob=logprob,
         )
 
-    def _run(self, matcher: Any, logits: Floats) -> tuple[list[int], float]:
-        bitmask = self._masks.allocate_token_bitmask(1, logits.shape[1])
+    def _run(self, matcher: Any, source: Source) -> tuple[list[int], float]:
+        bitmask = self._masks.allocate_token_bitmask(1, len(self._words.tokens))
         ids, logprob = list[int](), 0.0
-        for row in logits:
+        while (row := source(ids)) is not None:
             self._masks.fill_next_token_bitmask(matcher, bitmask)
             allowed = np.unpackbits(bitmask[0].view(np.uint8), bitorder="little")[: len(row)]
             token = int(np.where(allowed, row, np.float32(-np.inf)).argmax())
@@ -73,6 +81,33 @@ class LeftToRight:
             if token == self._words.end_id or not matcher.consume_token(token):
                 break
         return ids, logprob
+
+
+def of_canvas(logits: Floats) -> Source:
+    """Position after position of logits [positions, vocab]."""
+    return lambda ids: logits[len(ids)] if len(ids) < len(logits) else None
+
+
+class OfNet:
+    """Pass after pass of a net that reads left to right, over a context of its own."""
+
+    def __init__(self, net: DiffusionNet, ask: Ask) -> None:
+        self._net, self._ask, self._at = net, ask, 0
+        room = len(ask.prompt_ids) + ask.max_tokens
+        self._cache = KvCache(net.kv_layers, slots=1, slot_tokens=room, dtype=net.dtype, device=net.device)
+
+    @torch.inference_mode()
+    def __call__(self, ids: Sequence[int]) -> Floats | None:
+        """One pass over what is new."""
+        if len(ids) == self._ask.max_tokens:
+            return None
+        new = (*self._ask.prompt_ids, *ids)[self._at :]
+        view = self._cache.appending([0], [self._at], [len(new)])
+        hidden = self._net.encode(padded([new], self._net.device), view)
+        self._cache.seal(view)
+        self._at += len(new)
+        logits: Floats = self._net.logits(hidden[0, -1]).numpy()
+        return logits
 
 
 class _Spelling:

@@ -7,15 +7,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks import constraints
-from benchmarks.constraints import Judge, Row, figures_of
+from benchmarks.constraints import figures_of, refused_figures, task_figures
 from benchmarks.constraints_embedded import Embedded
+from benchmarks.constraints_rows import Judge, Refusal, Row
 from benchmarks.constraints_steps import StepMs
+from benchmarks.constraints_tables import splits_table
+from benchmarks.constraints_tasks import FREE, KEPT, Way
 
 
 def row(**changes: object) -> Row:
     values: dict[str, object] = {
         "id": "a",
         "split": "easy",
+        "has_check": False,
         "compile_ms": 20.0,
         "lift_ms": 10.0,
         "states": 5,
@@ -37,8 +41,34 @@ def test_figures_are_ratios_to_the_softmax_and_counts_of_invalid_answers() -> No
     assert figures["compile and lift, p50, ms"] == 30.0
     assert figures["best path, p50, x softmax"] == pytest.approx(0.8)
     assert figures["with marginals, p95, x softmax"] == pytest.approx(2.0)
-    assert figures["joint sample, p50, x softmax"] == pytest.approx(0.5)
+    assert figures["joint sample on top, p50, x softmax"] == pytest.approx(0.5)
     assert figures["invalid answers"] == 2.0
+
+
+def test_refusals_are_shares_of_their_splits() -> None:
+    """The worst split counts, and harder ones have a bar of their own."""
+    refusals = [Refusal(id="b", split=split, keyword="$ref") for split in ("easy", "Github_ultra")]
+    rows = [row(), row(), row(split="trivial"), row(split="Github_ultra")]
+    figures = refused_figures(rows, refusals)
+    assert list(figures.values()) == [pytest.approx(1 / 3), 0.5]
+    assert refused_figures([row(split="Github_hard")], []) == dict.fromkeys(figures, 0.0)
+    assert set(figures) < set(constraints.BARS)
+
+
+def test_a_split_has_three_counts() -> None:
+    """Compiled, compiled with a final check, refused by keyword."""
+    rows = [row(), row(has_check=True, split="hard"), row(has_check=True, split="hard")]
+    table = splits_table(rows, [Refusal(id="b", split="hard", keyword="$ref")])
+    lines = list(zip(*(list(column.cells)[:5] for column in table.columns), strict=True))
+    assert lines[0][:5] == ("easy", "1", "1", "0", "")
+    assert lines[1][:5] == ("hard", "3", "0", "2", "$ref 1")
+    assert lines[2][:5] == ("all", "4", "1", "2", "$ref 1")
+
+
+def test_a_schema_that_costs_right_answers_misses_its_bar() -> None:
+    """One that wins some does not."""
+    free, kept = (Way(name=name, count=9, right=right, passes=1.0, ms=1.0) for name, right in ((FREE, 7), (KEPT, 8)))
+    assert list(task_figures([free, kept]).values()) == [-1.0]
 
 
 def test_the_embedded_checkpoint_is_measured_in_passes_of_it() -> None:
@@ -67,11 +97,14 @@ def test_it_runs_and_its_exit_code_tells(
     schemas = [{"type": "boolean"}, {"type": "string", "enum": [1]}]
     lines = [json.dumps({"id": str(n), "split": "easy", "schema": schema}) for n, schema in enumerate(schemas)]
     file.write_text("\n".join(lines))
-    arguments = ["constraints", str(file), "--check", "--json", str(report), "--vocabulary", "shipped", "--seeds", "1"]
-    monkeypatch.setattr(sys, "argv", arguments)
+    quick = ["--vocabulary", "shipped", "--seeds", "1", "--orders", "2"]
+    monkeypatch.setattr(sys, "argv", ["constraints", str(file), "--check", "--json", str(report), *quick])
     monkeypatch.setattr(constraints, "BARS", {"invalid answers": 0.0})
     assert constraints.main() == 0
     monkeypatch.setattr(constraints, "BARS", {"invalid answers": -1.0})
     assert constraints.main() == 1
-    assert [entry["id"] for entry in json.loads(report.read_text())["rows"]] == ["0"]
-    assert "6 answers from noise" in capsys.readouterr().out
+    told = json.loads(report.read_text())
+    assert [entry["id"] for entry in told["rows"]] == ["0"]
+    assert [(entry["id"], entry["keyword"]) for entry in told["refused"]] == [("1", "enum")]
+    assert [way["count"] for way in told["orders"]] == [2] * len(told["orders"])
+    assert "canvas, within the schema" in capsys.readouterr().out

@@ -1,0 +1,156 @@
+"""One schema after the other: compiled, lifted onto a real vocabulary, answered from noise, and what that costs.
+
+Knows nothing of bars and tables.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jsonschema.validators import validator_for
+
+from benchmarks.constraints_steps import Noise, StepMs, random_answer, spelled, step_ms
+from benchmarks.left_to_right import Greedy, LeftToRight, of_canvas
+from benchmarks.vocabularies import Words
+from diffusion_worker.constraints.class_scores import score_classes
+from diffusion_worker.constraints.compile import Compiled, compile_constraint
+from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.cursor import open_cursor
+from diffusion_worker.constraints.lift import lift
+from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.viterbi import best_path
+from diffusion_worker.constraints.vocabulary import Vocabulary
+from diffusion_worker.errors import BadAsk, UnsupportedSchema
+
+CANVAS: Final = 256
+SPARE: Final = 40  # tokens beyond the shortest answer, for the answers that are pressed
+ROOM: Final = 600  # for those that are not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One schema that compiled."""
+
+    id: str
+    split: str
+    has_check: bool  # the compiler left keywords to the final check
+    compile_ms: float
+    lift_ms: float
+    states: int
+    edges: int
+    shortest: int  # tokens, the end token counted
+    answers: int
+    left_to_check: int  # answers that fail a keyword which the compiler left to the final check
+    invalid: tuple[str, ...]
+    step: StepMs
+    best_logprob: float
+    greedy: Greedy | None
+
+    @property
+    def ready_ms(self) -> float:
+        """Compiled and lifted."""
+        return self.compile_ms + self.lift_ms
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """One schema that did not compile, and the keyword it was refused by."""
+
+    id: str
+    split: str
+    keyword: str
+
+
+def measure_rows(
+    file: Path, words: Words, *, seeds: int, limit: int | None, guided: LeftToRight | None
+) -> Iterator[Row | Refusal]:
+    """Every schema of a file, one after the other."""
+    vocabulary = words.read()
+    noise = [Noise(canvas=CANVAS, vocab=vocabulary.size, seed=seed) for seed in range(seeds)]
+    for line in file.read_text().splitlines()[:limit]:
+        document = json.loads(line)
+        started = time.thread_time()
+        try:
+            compiled = compile_constraint(Constraint(kind="json_schema", value=document["schema"]))
+        except BadAsk as refused:
+            keyword = refused.keyword if isinstance(refused, UnsupportedSchema) else "not a schema"
+            yield Refusal(id=document["id"], split=document["split"], keyword=keyword)
+            continue
+        compile_ms = 1000 * (time.thread_time() - started)
+        yield _row(document, compiled, compile_ms, words=words, vocabulary=vocabulary, tools=(noise, guided))
+
+
+def _row(
+    document: dict[str, Any],
+    compiled: Compiled,
+    compile_ms: float,
+    *,
+    words: Words,
+    vocabulary: Vocabulary,
+    tools: tuple[Sequence[Noise], LeftToRight | None],
+) -> Row:
+    started = time.thread_time()
+    automaton = lift(compiled.automaton, vocabulary)
+    lift_ms = 1000 * (time.thread_time() - started)
+    assert automaton is not None, f"{document['id']}: the vocabulary spells no answer"
+    noise, left_to_right = tools
+    logits = noise[0].canvas_of(3.0)
+    judge = Judge(document["schema"], has_check=bool(compiled.needs_check))
+    for one in noise:
+        judge.try_answers(automaton, one, words)
+    return Row(
+        id=document["id"],
+        split=document["split"],
+        has_check=bool(compiled.needs_check),
+        compile_ms=compile_ms,
+        lift_ms=lift_ms,
+        states=automaton.states,
+        edges=automaton.edges,
+        shortest=int(automaton.distance[automaton.start]),
+        answers=judge.answers,
+        left_to_check=judge.left_to_check,
+        invalid=tuple(judge.invalid),
+        step=step_ms(automaton, logits),
+        best_logprob=_best_logprob(automaton, logits),
+        greedy=left_to_right.decode(document["schema"], of_canvas(logits)) if left_to_right else None,
+    )
+
+
+class Judge:
+    """Answers of one schema, judged by jsonschema."""
+
+    def __init__(self, schema: Any, *, has_check: bool) -> None:
+        cls = validator_for(schema)
+        self._validator = cls(schema, format_checker=cls.FORMAT_CHECKER)
+        self._has_check = has_check
+        self.answers = 0
+        self.left_to_check = 0
+        self.invalid = list[str]()
+
+    def try_answers(self, automaton: TokenAutomaton, noise: Noise, words: Words) -> None:
+        """Pressed and roomy, best paths and joint samples."""
+        shortest = int(automaton.distance[automaton.start])
+        for budget in (shortest, shortest + SPARE, shortest + ROOM):
+            for is_sampled in (False, True):
+                self.take(spelled(words, random_answer(automaton, noise, budget, is_sampled=is_sampled)))
+
+    def take(self, text: str) -> None:
+        """Judge one answer."""
+        self.answers += 1
+        if self._validator.is_valid(json.loads(text)):
+            return
+        if self._has_check:
+            self.left_to_check += 1
+        else:
+            self.invalid.append(text)
+
+
+def _best_logprob(automaton: TokenAutomaton, logits: np.ndarray[Any, np.dtype[np.float32]]) -> float:
+    """Of the best path over a whole canvas, in which the answer need close; -inf where it cannot."""
+    if automaton.distance[automaton.start] > CANVAS:
+        return float("-inf")
+    return best_path(open_cursor(automaton, CANVAS), score_classes(automaton.classes, logits)).logprob

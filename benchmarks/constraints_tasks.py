@@ -1,0 +1,96 @@
+"""Orders to extract within their schema, by one net in several ways: right answers, passes of the net, time.
+
+One request at a time, in thread time: the canvas free and within the schema, and left to right with our automaton and
+with llguidance. (With rows enough for figures about accuracy alone: `benchmarks.constraints_answers`.)
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from benchmarks.left_to_right import LeftToRight, OfNet
+from benchmarks.vocabularies import SHIPPED, shipped
+from benchmarks.worker_requests import WatchedNet
+from diffusion_worker.constraints.compile import compile_schema
+from diffusion_worker.constraints.cursor import open_cursor
+from diffusion_worker.constraints.lift import lift
+from diffusion_worker.loop import run
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.nets.loader import LoadOptions, load
+from diffusion_worker.records import Ask, Reading
+from training.asks import ask_for, text_of
+from training.tasks.orders import SCHEMA, order
+from training.tasks.sample import Wish
+from training.vocabulary import decode_ids
+
+SEED: Final = 7
+FREE: Final = "canvas, free"
+KEPT: Final = "canvas, within the schema"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to answer `count` requests: how many were right; means of passes, the prompt's among them, and of ms."""
+
+    name: str
+    count: int
+    right: int
+    passes: float
+    ms: float
+
+
+def ways(guided: LeftToRight | None, count: int) -> list[Way]:
+    """All of them over the same requests; without llguidance, all but the last."""
+    net = WatchedNet(load(str(SHIPPED), LoadOptions(threads=1)))
+    automaton = lift(compile_schema(SCHEMA).automaton, shipped().read())
+    assert automaton is not None
+    rng = random.Random(SEED)
+    samples = [order(rng, Wish(split="test", invented=1.0)) for _ in range(count)]
+
+    def asks(reading: Reading, *, is_kept: bool) -> Iterator[Ask]:
+        for seed, sample in enumerate(samples):
+            ask = ask_for(net, sample, reading, seed=seed)
+            yield replace(ask, cursor=open_cursor(automaton, ask.max_tokens)) if is_kept else ask
+
+    answers = [sample.answer for sample in samples]
+    found = [
+        _way(FREE, net, list(asks(Reading.DIFFUSION, is_kept=False)), answers, _by_us(net)),
+        _way(KEPT, net, list(asks(Reading.DIFFUSION, is_kept=True)), answers, _by_us(net)),
+        _way(
+            "left to right, our automaton", net, list(asks(Reading.AUTOREGRESSIVE, is_kept=True)), answers, _by_us(net)
+        ),
+    ]
+    if guided is not None:
+        by_guided = _by_guided(net, guided)
+        plain = list(asks(Reading.AUTOREGRESSIVE, is_kept=False))
+        found.append(_way("left to right, llguidance", net, plain, answers, by_guided))
+    return found
+
+
+def _way(name: str, net: WatchedNet, asks: Sequence[Ask], answers: Sequence[str], answer: Callable[[Ask], str]) -> Way:
+    answer(asks[0])  # what is made once is not what is measured
+    passes, started = net.passes, time.thread_time()
+    texts = [answer(ask) for ask in asks]
+    count = len(asks)
+    return Way(
+        name=name,
+        count=count,
+        right=sum(text == right for text, right in zip(texts, answers, strict=True)),
+        passes=(net.passes - passes) / count,
+        ms=1000 * (time.thread_time() - started) / count,
+    )
+
+
+def _by_us(net: DiffusionNet) -> Callable[[Ask], str]:
+    return lambda ask: text_of(run(net, [ask])[0])
+
+
+def _by_guided(net: DiffusionNet, guided: LeftToRight) -> Callable[[Ask], str]:
+    def answer(ask: Ask) -> str:
+        greedy = guided.decode(SCHEMA, OfNet(net, ask))
+        assert greedy is not None, "llguidance refuses the schema"
+        return decode_ids(list(greedy.ids))
+
+    return answer
