@@ -105,6 +105,6 @@ def test_it_runs_and_its_exit_code_tells(
     assert constraints.main() == 1
     told = json.loads(report.read_text())
     assert [entry["id"] for entry in told["rows"]] == ["0"]
-    assert [(entry["id"], entry["keyword"]) for entry in told["refused"]] == [("1", "enum")]
+    assert [(entry["id"], entry["keyword"]) for entry in told["refused"]] == [("1", "type")]
     assert [way["count"] for way in told["orders"]] == [2] * len(told["orders"])
     assert "canvas, within the schema" in capsys.readouterr().out
