@@ -85,7 +85,7 @@ def ways_table(ways: Sequence[Way]) -> Table:
     """The same requests answered in several ways."""
     table = Table("embedded checkpoint, orders as JSON", "right", "of", "passes", "ms")
     for way in ways:
-        table.add_row(way.name, str(way.right), str(way.count), f"{way.passes:.1f}", f"{way.ms:.0f}")
+        table.add_row(way.name, str(sum(way.verdicts)), str(len(way.verdicts)), f"{way.passes:.1f}", f"{way.ms:.0f}")
     return table
 
 

@@ -32,11 +32,10 @@ KEPT: Final = "canvas, within the schema"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """One way to answer `count` requests: how many were right; means of passes, the prompt's among them, and of ms."""
+    """One way to answer requests: which answers were right; means of passes, the prompt's among them, and of ms."""
 
     name: str
-    count: int
-    right: int
+    verdicts: tuple[bool, ...]
     passes: float
     ms: float
 
@@ -76,8 +75,7 @@ def _way(name: str, net: WatchedNet, asks: Sequence[Ask], answers: Sequence[str]
     count = len(asks)
     return Way(
         name=name,
-        count=count,
-        right=sum(text == right for text, right in zip(texts, answers, strict=True)),
+        verdicts=tuple(text == right for text, right in zip(texts, answers, strict=True)),
         passes=(net.passes - passes) / count,
         ms=1000 * (time.thread_time() - started) / count,
     )

@@ -18,6 +18,8 @@ Indices = NDArray[np.intp]
 _AT_ONCE: Final = 196_608  # logits, as long as that is a row or more
 # e^60 times a million tokens is a float32, and so is e^-60 in full precision.
 _PLAIN: Final = 60.0
+RUN: Final = 256  # neighbouring ids whose shares in the largest atom are summed, for whoever draws from it
+_ONES: Final = np.ones(RUN, np.float32)
 ELSEWHERE: Final = np.float32(-1e30)  # added to logits of other atoms: their exponential is 0, and 0 * -1e30 no NaN
 
 
@@ -42,6 +44,7 @@ class AtomLayout:
         self.in_large[self.gathered] = 0.0
         self.elsewhere = np.where(self.in_large > 0.0, np.float32(0.0), ELSEWHERE)
         self.ones = np.ones(vocab, np.float32)  # a product with ones is the quickest sum
+        self.runs = -(-vocab // RUN) if self.has_large else 0
 
 
 _KEPT: Final[WeakKeyDictionary[TokenClasses, AtomLayout]] = WeakKeyDictionary()
@@ -70,9 +73,12 @@ class AtomScores:
         self.normaliser = np.empty(len(logits), np.float32)  # [positions] log of the sum of all exponentials
         # [positions, atoms] the largest logit; log of the sum of exponentials relative to it; nats within
         self.peak, self.logsum, self.entropy = np.zeros((3, len(logits), layout.atoms), np.float32)
+        # [positions, runs] mass of the largest atom in every run of ids, in units of its own; no runs if it is gathered
+        self.large_runs = np.zeros((len(logits), layout.runs), np.float32)
         rows = max(1, _AT_ONCE // layout.vocab)
         self._blocks = [slice(first, first + rows) for first in range(0, len(logits), rows)]
         self._row, self._share = np.empty((2, rows, layout.vocab), np.float32)
+        self._in_runs = np.zeros((rows, layout.runs * RUN), np.float32)
         self._values = np.empty((rows, len(layout.gathered)), np.float32)
 
     def read_peaks(self, normaliser: Floats | None = None) -> None:
@@ -119,8 +125,9 @@ class AtomScores:
             self.normaliser[block] = self._top + np.log(np.vecdot(share, self._layout.ones))
 
     def _read_large(self, block: slice) -> None:
-        layout, values, share = self._layout, self.logits[block], self._share[: len(self._top)]
-        peak = self.peak[block, -1]
+        layout, values = self._layout, self.logits[block]
+        in_runs = self._in_runs[: len(values)]
+        share, peak = in_runs[:, : layout.vocab], self.peak[block, -1]
         if self._is_plain(peak):
             np.exp(values, out=share)
             share *= layout.in_large
@@ -130,8 +137,10 @@ class AtomScores:
             values -= peak[:, None]
             np.exp(values, out=share)
             shift = np.zeros_like(peak)
-        total = np.vecdot(share, layout.ones)
+        runs = in_runs.reshape(len(share), layout.runs, RUN).dot(_ONES)
+        total = runs.sum(axis=1)
         logsum = np.log(total)
+        self.large_runs[block] = runs
         self.logsum[block, -1] = logsum - shift
         self.entropy[block, -1] = logsum - np.vecdot(share, values) / total
 

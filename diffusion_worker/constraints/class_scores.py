@@ -42,6 +42,7 @@ class ClassMasses:
     mass: Doubles  # [positions, classes + 1]
     node_mass: Floats  # [nodes, positions]
     atom_entropy: Floats  # [positions, atoms] nats, of a token known to be in the atom
+    large_runs: Floats  # [positions, runs] of the largest atom, see `AtomScores`
 
 
 def score_classes(classes: TokenClasses, logits: Floats, normaliser: Floats | None = None) -> ClassScores:
@@ -67,6 +68,7 @@ def weigh_classes(classes: TokenClasses, logits: Floats) -> ClassMasses:
         mass=_of_classes(classes, node_mass, _log_sums),
         node_mass=node_mass,
         atom_entropy=atoms.entropy,
+        large_runs=atoms.large_runs,
     )
 
 

@@ -10,16 +10,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.atom_scores import Floats
+from diffusion_worker.constraints.atom_scores import RUN, Floats
 from diffusion_worker.constraints.class_scores import ClassMasses
 from diffusion_worker.constraints.cursor import CanvasPath, Cursor
-from diffusion_worker.constraints.token_automaton import Ints, TokenClasses
+from diffusion_worker.constraints.token_automaton import TokenClasses
 from diffusion_worker.constraints.viterbi import written
 from diffusion_worker.constraints.wiring import wiring_of
 
 Doubles = NDArray[np.float64]
-_LARGE: Final = 4096  # tokens; a larger atom is read in place, in runs of _RUN
-_RUN: Final = 256
 _FEW: Final = 16
 _BELOW_ONE: Final = 1.0 - 2.0**-53
 
@@ -47,7 +45,7 @@ class _Members:
     def __init__(self, classes: TokenClasses, masses: ClassMasses) -> None:
         self._classes = classes
         self._masses = masses
-        self._only: dict[int, Floats] = {}  # large atom -> [vocab] 0 for its tokens, -inf for others
+        self._large = classes.atoms - 1 if masses.large_runs.shape[1] else -1
 
     def choose(self, position: int, label: int, uniform: float) -> int:
         """A token of the class at the position."""
@@ -57,25 +55,19 @@ class _Members:
             second, rest = _halve(float(mass[2 * node + 1]) - float(mass[2 * node]), rest)
             node = 2 * node + second
         atom = int(self._classes.atom_at[node])
-        tokens = self._classes.tokens_of(atom)
-        return self._choose_in_place(logits, atom, rest) if len(tokens) > _LARGE else _pick(tokens, logits, rest)[0]
+        if atom == self._large:
+            return self._choose_of_large(position, rest)
+        return _pick(self._classes.tokens_of(atom), logits, rest)[0]
 
-    def _choose_in_place(self, logits: Floats, atom: int, uniform: float) -> int:
-        """A token of a large atom: first the run of neighbouring ids, then the token. A running sum over all of them
-        would cost more than their exponentials."""
-        if atom not in self._only:
-            self._only[atom] = np.where(self._classes.atom_of == atom, np.float32(0.0), np.float32(-np.inf))
-        values = logits + self._only[atom]
-        values -= values.max()
-        shares = np.exp(values, out=values)
-        whole = len(shares) // _RUN * _RUN
-        sums = shares[:whole].reshape(-1, _RUN) @ np.ones(_RUN, np.float32)  # the quickest sum
-        run, rest = _invert(np.append(sums, shares[whole:].sum()), uniform)
-        first = run * _RUN
-        return first + _invert(shares[first : first + _RUN], rest)[0]
+    def _choose_of_large(self, position: int, uniform: float) -> int:
+        """A token of the largest atom: first the run of neighbouring ids, then the token."""
+        run, rest = _invert(self._masses.large_runs[position], uniform)
+        ids = slice(run * RUN, (run + 1) * RUN)
+        candidates = np.flatnonzero(self._classes.atom_of[ids] == self._large)
+        return ids.start + _pick(candidates, self._masses.scores.logits[position, ids], rest)[0]
 
 
-def _pick(candidates: Ints, weights: Floats, uniform: float) -> tuple[int, float]:
+def _pick(candidates: NDArray[np.integer], weights: Floats, uniform: float) -> tuple[int, float]:
     """One of the candidates, by their log weights; and the rest of the number."""
     if len(candidates) == 1:
         return int(candidates[0]), uniform

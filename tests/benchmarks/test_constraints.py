@@ -65,10 +65,17 @@ def test_a_split_has_three_counts() -> None:
     assert lines[2][:5] == ("all", "4", "1", "2", "$ref 1")
 
 
-def test_a_schema_that_costs_right_answers_misses_its_bar() -> None:
-    """One that wins some does not."""
-    free, kept = (Way(name=name, count=9, right=right, passes=1.0, ms=1.0) for name, right in ((FREE, 7), (KEPT, 8)))
-    assert list(task_figures([free, kept]).values()) == [-1.0]
+@pytest.mark.parametrize(("lost", "won", "deviations"), [(0, 0, 0.0), (3, 1, 1.0), (9, 0, 3.0), (0, 4, -2.0)])
+def test_what_a_schema_costs_is_held_against_chance(lost: int, won: int, deviations: float) -> None:
+    """Answers that are right, or wrong, both ways say nothing."""
+    verdicts = [(True, False)] * lost + [(False, True)] * won + [(True, True), (False, False)]
+    free, kept = (
+        Way(name=name, verdicts=each, passes=1.0, ms=1.0)
+        for name, each in zip((FREE, KEPT), zip(*verdicts, strict=True), strict=True)
+    )
+    figures = task_figures([free, kept])
+    assert list(figures.values()) == [pytest.approx(deviations)]
+    assert set(figures) < set(constraints.BARS)
 
 
 def test_the_embedded_checkpoint_is_measured_in_passes_of_it() -> None:
@@ -106,5 +113,5 @@ def test_it_runs_and_its_exit_code_tells(
     told = json.loads(report.read_text())
     assert [entry["id"] for entry in told["rows"]] == ["0"]
     assert [(entry["id"], entry["keyword"]) for entry in told["refused"]] == [("1", "type")]
-    assert [way["count"] for way in told["orders"]] == [2] * len(told["orders"])
+    assert [len(way["verdicts"]) for way in told["orders"]] == [2] * len(told["orders"])
     assert "canvas, within the schema" in capsys.readouterr().out
