@@ -1,5 +1,6 @@
 """What the gateway's tests are written with: a stage for the story, real sockets for the wire."""
 
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from gateway.terms import Slo
 from tests.gateway.serving import chunk, completion, fake_server, real_gateway, says_hello, start_stream
 from tests.gateway.stage import build_stage
+from tests.gateway.virtual import LoopClock, run_virtual
 
 
 @pytest.fixture(scope="session")  # it only hands out a function, so property tests may share it
@@ -39,3 +41,19 @@ def serving(tmp_path: Path) -> Any:
 def wire() -> Any:
     """Answers as bytes: `completion`, `chunk`, `start_stream`."""
     return SimpleNamespace(completion=completion, chunk=chunk, start_stream=start_stream, says_hello=says_hello)
+
+
+@pytest.fixture(name="play", scope="session")  # it only hands out a function
+def make_play(stage: Any) -> Callable[..., Any]:
+    """Play a story over a stage in virtual time: `play(story, fast=..., quality=...)`."""
+
+    def play(story: Callable[[Any], Coroutine[Any, Any, Any]], **given_lines: Any) -> Any:
+        async def run() -> Any:
+            scene = stage(clock=LoopClock(), **given_lines)
+            told = await story(scene)
+            assert sum(scene.state._in_flight.values()) == 0
+            return told
+
+        return run_virtual(run())
+
+    return play

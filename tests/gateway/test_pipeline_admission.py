@@ -73,6 +73,18 @@ async def test_a_worker_too_busy_for_the_deadline_is_passed_over(stage: Any) -> 
     assert scene.attempts == {"fast": "deadline", "quality": "ok"}
 
 
+@pytest.mark.parametrize(("other_is_up", "attempts"), [(True, "overloaded"), (False, "ok")])
+async def test_a_worker_whose_wait_alone_breaks_the_promise_is_passed_over_where_there_is_relief(
+    stage: Any, tight_slo: Slo, other_is_up: bool, attempts: str
+) -> None:
+    scene = stage(fast=says("hi"), quality=says("hi"), route={"slo": tight_slo})
+    scene.targets["fast"].status = Status(residency=Residency.READY, predicted_wait_ms=150)
+    if not other_is_up:
+        scene.targets["quality"].status = Status(residency=Residency.LOADING)
+    await scene.send()
+    assert scene.attempts["fast"] == attempts
+
+
 async def test_a_slow_lane_is_benched_and_heals(stage: Any, tight_slo: Slo) -> None:
     """Ten late answers bench it; while benched only probes call it; quick probes bring it back."""
     scene = stage(fast=[*[says("late", before_s=0.2)] * 12, says("hi")], quality=says("hi"), route={"slo": tight_slo})

@@ -170,6 +170,13 @@ def test_a_closing_is_followed_and_an_older_opening_is_not() -> None:
     assert follow(shut, report(opened, 3.2), told_s=3.2) is shut
 
 
+def test_what_is_known_already_does_not_call_back_a_trial_that_is_under_way() -> None:
+    opened = broken()
+    passes, trial = ask(opened, 3.0, RULE)
+    assert passes
+    assert follow(trial, report(opened, 3.2), told_s=3.2) is trial
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_breakers_agree_in_whatever_order_they_hear(seed: int) -> None:
     dice, told = Random(seed), []

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from gateway.core.breaker import BreakerRule
+from gateway.core.reports import Heard, Report
 from gateway.decisions import Attempt
 from gateway.records import Candidate, Status, Target, Verdict
 from gateway.state.memory import MemoryStore
-from gateway.terms import Slo
+from gateway.terms import Retry, Slo
 from gateway.words import AttemptOutcome, BreakerState, Kind, LaneState, Place, Reason
 
 SLO = Slo(p95_ms=100, window_s=12)
@@ -189,3 +190,15 @@ def test_of_two_promises_either_benches_the_lane_and_both_must_heal() -> None:
         play_streams(store, both, stream(5, 10), times=1, now_s=2.0 + 0.1 * tick)
     healed = store.health(replace(lane(), slo=both), Status(), 33.0)
     assert (healed.lane, healed.within_budget) == (LaneState.SERVING, True)
+
+
+@pytest.mark.parametrize(("silent_s", "given"), [(1.0, 5), (60.0, 0)])
+def test_who_was_silent_for_long_is_given_no_extra_attempts(silent_s: float, given: int) -> None:
+    """It may be dead, and what it is given is lost then."""
+    store = MemoryStore()
+    candidate = lane(retry=Retry(max_share=0.2))
+    for _ in range(50):
+        store.enter(candidate, 100.0, draw=0.5, relief=True)
+    store.hear(100.0, [Heard(name="other", told_s=100.0 - silent_s, report=Report())], me="us")
+    (purse,) = (purse for _, purse in store.report(100.0).retries)
+    assert purse.given == ((("other", given),) if given else ())
