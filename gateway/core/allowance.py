@@ -26,13 +26,14 @@ Key = TypeVar("Key", bound=Hashable)
 class Allowance:
     """One replica's purse. Begins empty: the first extra attempt has been earned as well."""
 
-    __slots__ = ("_given", "_most", "_saved", "_taken")
+    __slots__ = ("_given", "_most", "_others", "_saved", "_taken")
 
     def __init__(self) -> None:
         self._saved = 0.0
         self._most = MOST_SAVED
-        self._given = Counter[str]()  # whole extras ever given, by replica
-        # Whole extras ever taken, by replica. Kept as long as this process lives: forgetting would take twice.
+        self._others = frozenset[str]()  # heard of last
+        # Whole extras ever given and taken, by replica. Kept as long as the process lives: who forgets takes twice.
+        self._given = Counter[str]()
         self._taken = Counter[str]()
 
     def earn(self, share: float) -> None:
@@ -47,11 +48,16 @@ class Allowance:
         return True
 
     def report(self) -> AllowanceReport:
-        """What to tell the other replicas."""
-        return AllowanceReport(saved=self._saved, given=tuple(self._given.items()), taken=tuple(self._taken.items()))
+        """What to tell the other replicas; nothing of those that are gone: reports must not grow with every restart."""
+        given, taken = self._of_others(self._given), self._of_others(self._taken)
+        return AllowanceReport(saved=self._saved, given=given, taken=taken)
+
+    def _of_others(self, counts: Counter[str]) -> tuple[tuple[str, int], ...]:
+        return tuple((name, counts[name]) for name in sorted(self._others) if counts[name])
 
     def hear(self, me: str, heard: Sequence[tuple[str, AllowanceReport]]) -> None:
         """Take what others gave to the replica `me`, once, and give to those who have less."""
+        self._others = frozenset(name for name, _ in heard)
         for name, report in heard:
             gift = dict(report.given).get(me, 0) - self._taken[name]
             if gift > 0:

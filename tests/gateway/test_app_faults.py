@@ -189,3 +189,25 @@ async def test_a_target_that_speaks_nonsense_is_replaced(fake: Any, serving: Any
     async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url)) as gateway:
         _, headers, _ = await gateway.ask()
     assert headers["x-twolane-attempts"] == "fast=upstream_error,quality=ok"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_target_that_says_too_much_is_replaced_and_its_words_are_not_kept(
+    fake: Any, serving: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr("gateway.upstreams.http.MAX_ANSWER_BYTES", 10_000)
+    monkeypatch.setattr("gateway.upstreams.events.MAX_EVENT_BYTES", 10_000)
+
+    async def talks(request: Any, _: Any) -> Any:
+        if not stream:
+            return web.json_response(wire.completion("x" * 100_000))
+        reply = await wire.start_stream(request)
+        await reply.write(b"data: ")
+        for _ in range(100):
+            await reply.write(b"x" * 1000)  # an event without end
+        return reply
+
+    async with fake(talks) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url)) as gateway:
+        body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
+        status, headers, _ = await gateway.ask(body)
+    assert (status, headers["x-twolane-attempts"]) == (200, "fast=upstream_error,quality=ok")

@@ -147,3 +147,13 @@ def test_held_whole_a_stream_is_served_exactly_if_the_whole_answer_would_be(
         sent = asyncio.run(scene.send(stream=stream, response_format=SCHEMA))
         ends.append((sent.text, scene.attempts, scene.decision.attempts[0].detail, scene.decision.schema_check))
     assert ends[0] == ends[1]
+
+
+async def test_an_answer_too_large_to_be_held_is_left_for_another(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk is small, and nobody else counts them."""
+    monkeypatch.setattr("gateway.upstreams.attempt.MAX_HELD_BYTES", 2000)
+    scene = stage(fast=says('{"s": "', *["x" * 100] * 50, '"}'), quality=GOOD)
+    sent = await scene.send(stream=True, response_format=SCHEMA)
+    assert (sent.text, scene.attempts) == ('{"n": 1}', {"fast": "upstream_error", "quality": "ok"})
+    assert scene.decision.attempts[0].detail == "answer too large"
+    assert scene.targets["fast"].left == 1

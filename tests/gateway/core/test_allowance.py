@@ -140,6 +140,18 @@ def test_a_gift_that_was_announced_twice_is_taken_once() -> None:
     assert [purse.spend() for _ in range(3)] == [True, True, False]
 
 
+def test_reports_do_not_grow_with_every_replica_that_ever_was() -> None:
+    purse = Allowance()
+    for number in range(500):
+        for _ in range(30):
+            purse.earn(0.1)
+        purse.hear("me", [(f"other {number}", AllowanceReport(saved=0.0, given=(("me", 1),)))])
+    report = purse.report()
+    assert [name for name, _ in (*report.given, *report.taken)] == ["other 499"] * 2
+    purse.hear("me", [("other 3", AllowanceReport(saved=50.0, given=(("me", 1),)))])
+    assert purse.report().taken == (("other 3", 1),)  # but nothing is taken twice
+
+
 def test_every_target_has_a_purse_of_its_own_also_one_that_is_only_heard_of() -> None:
     ours = Allowances[str]()
     ours["fast"].earn(0.5)
