@@ -92,7 +92,7 @@ def _series(query: Query, url: str, window: Window) -> tuple[Series, ...]:
             result = json.load(answer)["data"]["result"]
     except urllib.error.HTTPError as fault:
         raise AnswerError(f"{asked['query']}: {fault.read().decode(errors='replace')}") from None
-    except (OSError, ValueError, KeyError) as fault:
+    except (OSError, ValueError, KeyError, TypeError) as fault:
         raise AnswerError(f"{url}: {fault}") from None
     return tuple(_one(query, each) for each in result)
 

@@ -4,9 +4,13 @@ An SVG per dashboard, and a PNG where there is a Chromium; exit 1 if a query bro
 """
 
 import argparse
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +26,17 @@ _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome")
 _PICTURE_S: Final = 60.0
 
 
+class PictureError(Exception):
+    """The browser did not take a picture; the text says what it said."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0 if every query of every panel brought numbers, 1 if not or if Prometheus cannot be asked."""
     parser = argparse.ArgumentParser(prog="python -m deploy.grafana.preview", description="Draw the dashboards.")
     parser.add_argument("url", help="of a Prometheus, like http://127.0.0.1:9090")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
-    parser.add_argument("--minutes", type=float, default=60.0, help="how far back (%(default)s)")
-    parser.add_argument("--rate-seconds", type=float, default=60.0, help="window of rates (%(default)s)")
+    parser.add_argument("--minutes", type=_positive, default=60.0, help="how far back (%(default)s)")
+    parser.add_argument("--rate-seconds", type=_positive, default=60.0, help="window of rates (%(default)s)")
     read = parser.parse_args(argv)
     end_s = time.time()
     begin_s = end_s - 60 * read.minutes
@@ -37,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     read.out.mkdir(parents=True, exist_ok=True)
     try:
         complaints = preview(read.url.rstrip("/"), read.out, window)
-    except AnswerError as cause:
+    except (AnswerError, PictureError) as cause:
         print(f"preview: {cause}", file=sys.stderr)
         return WORK_FAILED
     for complaint in complaints:
@@ -46,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def preview(url: str, folder: Path, window: Window) -> list[str]:
-    """Draw all boards; return what is wrong with their answers. Raises AnswerError."""
+    """Draw all boards; return what is wrong with their answers. Raises AnswerError, PictureError."""
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     complaints: list[str] = []
     for board in BOARDS:
@@ -60,17 +68,42 @@ def preview(url: str, folder: Path, window: Window) -> list[str]:
 
 
 def photograph(browser: str, page: Path, *, height: int) -> Path:
-    """A PNG beside the page. Raises CalledProcessError or TimeoutExpired with what the browser said."""
+    """A PNG beside the page. Raises PictureError with what the browser said."""
     picture = page.with_suffix(".png")
-    line = (
+    with tempfile.TemporaryDirectory(prefix="twolane-browser-", ignore_cleanup_errors=True) as profile:
+        _run(_line(browser, page, picture, profile=profile, height=height))
+    return picture
+
+
+def _line(browser: str, page: Path, picture: Path, *, profile: str, height: int) -> tuple[str, ...]:
+    return (
         *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1"),
         "--host-resolver-rules=MAP * ~NOTFOUND",  # whatever a browser likes to ask at its start: not from here
-        *(f"--user-data-dir={page.parent / 'browser'}", f"--window-size={WIDTH},{height}"),
+        *(f"--user-data-dir={profile}", f"--window-size={WIDTH},{height}"),
         *(f"--screenshot={picture}", page.resolve().as_uri()),
     )
-    subprocess.run(line, capture_output=True, timeout=_PICTURE_S, check=True)  # noqa: S603 - a browser of this machine
-    shutil.rmtree(page.parent / "browser", ignore_errors=True)
-    return picture
+
+
+def _run(line: Sequence[str]) -> None:
+    """In a group of its own, because a browser is many processes: none of them outlives its time."""
+    with subprocess.Popen(  # noqa: S603 - a browser of this machine
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=_PICTURE_S)
+        except subprocess.TimeoutExpired:
+            raise PictureError(f"{line[0]} took longer than {_PICTURE_S:.0f} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode != 0:
+        raise PictureError(f"{line[0]}: {said.decode(errors='replace')[-500:]}")
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := float(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: not a positive number")
+    return value
 
 
 if __name__ == "__main__":

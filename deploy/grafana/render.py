@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import count
+from string import ascii_uppercase
 from typing import Final
 
 from grafana_foundation_sdk.builders import dashboard, prometheus, stat, statetimeline, timeseries
@@ -75,7 +76,7 @@ def _drawn(panel: Panel) -> _Drawn:
         .span(min(panel.width, _COLUMNS))
         .height(_HEIGHTS[panel.kind])
     )
-    for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
+    for letter, query in zip(ascii_uppercase, panel.queries, strict=False):
         drawn = drawn.with_target(
             prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter).datasource(SOURCE)
         )

@@ -10,7 +10,7 @@ import shutil
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -176,11 +176,11 @@ async def _spoil(proxy: FaultProxy) -> None:
 
 
 async def _crowd(stage: Stage) -> None:
-    """Three times more at once than the worker takes; past the gateway, which would not send them."""
+    """Twice as many at once as the worker has room for; past the gateway, which would not send them."""
     for number in range(3):
         await asyncio.sleep(8.0)
-        calls = [Call(due_s=0.0, prompt=Prompt(body={**_body(ANNA, "", **AS_ORDER), "seed": n})) for n in range(20)]
-        calls = [replace(call, prompt=Prompt(body={**call.prompt.body, "user": str(number)})) for call in calls]
+        bodies = [_body(ANNA, "", **{**AS_ORDER, "seed": 20 * number + n}) for n in range(20)]
+        calls = [Call(due_s=0.0, prompt=Prompt(body=body)) for body in bodies]
         await run(calls, Manner(url=stage.url("worker"), model="diffusion"), heard=lambda _: None)
 
 

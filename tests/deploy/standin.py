@@ -15,8 +15,7 @@ class StandIn:
 
     def __init__(self, port: int) -> None:
         app = web.Application()
-        for path in ("/v1/chat/completions", "/chat/completions"):  # the second is what litellm asks for
-            app.router.add_post(path, _answer)
+        app.router.add_post("/v1/chat/completions", _answer)
         app.router.add_get("/health", _health)
         self._runner = web.AppRunner(app, access_log=None)
         self._port = port

@@ -1,5 +1,6 @@
 """Alerts and recording rules: they load, name no dead metric, and each is explained and tried both ways."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,9 +21,9 @@ RUNBOOKS = "docs/runbooks.md"
 def promtool() -> str:
     """Prometheus' own tool; skips where there is none (`make prometheus` installs it)."""
     found = shutil.which("promtool")
-    if found is None:
+    if found is None and not os.environ.get("CI"):
         pytest.skip("no promtool; `make prometheus` installs it")
-    return found
+    return found or "promtool"
 
 
 def test_every_rule_parses_and_names_only_what_exists() -> None:

@@ -10,7 +10,7 @@ from deploy.grafana.answers import Answered, Series, Window, filled_in
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.drawing import COLOURS, STATE_COLOURS, WIDTH, draw, layout, said
 from deploy.grafana.panels import Board, Colour, Kind
-from deploy.grafana.preview import main
+from deploy.grafana.preview import PictureError, main, photograph
 
 WINDOW = Window(begin_s=1000.0, end_s=1060.0, step_s=1.0, rate_s=10.0)
 SERIES = Series(name="a & <b>", points=((1010.0, 0.0), (1020.0, 2.0)))
@@ -86,3 +86,30 @@ def test_a_prometheus_that_is_not_there_is_one_line_and_exit_1(
 ) -> None:
     assert main(["http://127.0.0.1:1", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--minutes", "0"], ["--rate-seconds", "nan"]])
+def test_a_window_that_is_none_is_refused(words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["http://127.0.0.1:1", "--out", str(tmp_path), *words])
+
+
+def test_a_browser_that_fails_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    browser = tmp_path / "browser"
+    browser.write_text("#!/bin/sh\necho no display >&2; exit 3\n")
+    browser.chmod(0o755)
+    page = tmp_path / "page.svg"
+    with pytest.raises(PictureError, match="no display"):
+        photograph(str(browser), page, height=100)
+    assert {file.name for file in tmp_path.iterdir()} == {"browser"}
+
+
+def test_a_browser_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.grafana.preview._PICTURE_S", 0.2)
+    browser, children = tmp_path / "browser", tmp_path / "child"
+    browser.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {children}\nwait\n")
+    browser.chmod(0o755)
+    with pytest.raises(PictureError, match="longer than"):
+        photograph(str(browser), tmp_path / "page.svg", height=100)
+    state = Path(f"/proc/{children.read_text().strip()}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
