@@ -1,12 +1,19 @@
 """A Board as Grafana's JSON, through Grafana's own SDK: classic dashboards, which Grafana 10 to 12 read."""
 
-from collections.abc import Mapping
 from itertools import count
 from string import ascii_uppercase
 from typing import Final
 
-from grafana_foundation_sdk.builders import dashboard, prometheus, stat, statetimeline, timeseries
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, statetimeline, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import (
+    BigValueGraphMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    SortOrder,
+    TooltipDisplayMode,
+    VisibilityMode,
+)
 from grafana_foundation_sdk.models.dashboard import (
     DataSourceRef,
     ValueMap,
@@ -20,12 +27,6 @@ SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG: Final = "twolane"
 _COLUMNS: Final = 24
 _HEIGHTS: Final = {Kind.LINES: 8, Kind.NUMBER: 4, Kind.STATES: 8}
-_BUILDERS: Final[Mapping[Kind, "type[_Drawn]"]] = {
-    Kind.LINES: timeseries.Panel,
-    Kind.NUMBER: stat.Panel,
-    Kind.STATES: statetimeline.Panel,
-}
-
 _Drawn = timeseries.Panel | stat.Panel | statetimeline.Panel
 
 
@@ -68,7 +69,7 @@ def _values_of(name: str, query: str) -> dashboard.QueryVariable:
 
 def _drawn(panel: Panel) -> _Drawn:
     drawn: _Drawn = (
-        _BUILDERS[panel.kind]()
+        _empty(panel.kind)
         .title(panel.title)
         .description(panel.description)
         .unit(panel.unit)
@@ -81,6 +82,22 @@ def _drawn(panel: Panel) -> _Drawn:
             prometheus.Dataquery().expr(query.expr).legend_format(query.legend).ref_id(letter).datasource(SOURCE)
         )
     return drawn.mappings([_named(panel.words)]) if panel.words else drawn
+
+
+def _empty(kind: Kind) -> _Drawn:
+    """Nothing of how a panel looks is left to Grafana's defaults, which move from version to version."""
+    legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
+    legend = legend.placement(LegendPlacement.BOTTOM)
+    tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
+    match kind:
+        case Kind.NUMBER:
+            latest = common.ReduceDataOptions().calcs(["lastNotNull"])
+            return stat.Panel().reduce_options(latest).graph_mode(BigValueGraphMode.AREA)
+        case Kind.STATES:
+            return statetimeline.Panel().legend(legend).tooltip(tooltip).show_value(VisibilityMode.AUTO)
+        case Kind.LINES:
+            drawn = timeseries.Panel().legend(legend).tooltip(tooltip).show_points(VisibilityMode.AUTO)
+            return drawn.line_width(1).fill_opacity(5)
 
 
 def _named(words: tuple[Word, ...]) -> ValueMap:

@@ -77,6 +77,7 @@ def test_a_panel_says_what_it_shows_in_which_unit_and_from_where(panel: dict[str
     for asker in (panel, *panel["targets"]):
         assert asker["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     assert all(target["legendFormat"] for target in panel["targets"])
+    assert panel["options"]
 
 
 @pytest.mark.parametrize("panel", PANELS)

@@ -10,6 +10,7 @@ from deploy.grafana.panels import (
     Section,
     gauge,
     lines,
+    number,
     rate,
     rate_of,
     share_of,
@@ -100,19 +101,17 @@ _ERRORS: Final = Section(
 _COST: Final = Section(
     title="Cost",
     panels=(
+        number(
+            "Spend in the shown time",
+            "Of all targets whose price is known, over the range on the screen.",
+            "currencyUSD",
+            f"sum(increase(twolane_cost_dollars_total{{{HERE}}}[$__range]))",
+        ),
         lines(
             "Spend per hour",
             "At the present rate, by target, where its price is known; attempts that were thrown away included.",
             "currencyUSD",
             Query(expr=f"3600 * {rate_of('twolane_cost_dollars_total', 'target')}", legend="{{target}}"),
-        ),
-        lines(
-            "Spend in the shown time",
-            "Summed over the range on the screen.",
-            "currencyUSD",
-            Query(
-                expr=f"sum by (target) (increase(twolane_cost_dollars_total{{{HERE}}}[$__range]))", legend="{{target}}"
-            ),
         ),
         lines(
             "Tokens by target",
