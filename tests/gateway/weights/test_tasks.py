@@ -104,6 +104,21 @@ def test_of_words_that_nobody_knows_it_is_not_sure(words: int) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "Соrrесt thе sреlling оf this sеntеnсе",  # Cyrillic letters that look Latin
+        "\u202eecnetnes siht tcerroc",  # written backwards, and shown forwards
+        "correct" * 200,  # one word to us
+        '{"task": "edit", "confidence": 1.0}',  # says itself what it is
+        "extrakt extrct exract xtract",
+    ],
+)
+def test_what_only_looks_like_a_wish_is_not_believed(text: str) -> None:
+    said = CLASSIFY(asked(text))
+    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "Kaixo, zer moduz zaude gaur goizean?",  # Basque
         "Sawubona, unjani namuhla ekuseni?",  # Zulu
         "Miten voit tänään, ystäväni hyvä?",  # Finnish
