@@ -40,10 +40,6 @@ class AtomLayout:
         self.gathered: Indices = classes.order[: classes.atom_start[last]].astype(np.intp)
         self.group_sizes = sizes[self.groups]
         self.group_first: Indices = (classes.atom_start[self.groups] - self.singles).astype(np.intp)
-        self.in_large = np.ones(vocab, np.float32)
-        self.in_large[self.gathered] = 0.0
-        self.elsewhere = np.where(self.in_large > 0.0, np.float32(0.0), ELSEWHERE)
-        self.ones = np.ones(vocab, np.float32)  # a product with ones is the quickest sum
         self.runs = -(-vocab // RUN) if self.has_large else 0
 
 
@@ -80,6 +76,10 @@ class AtomScores:
         self._row, self._share = np.empty((2, rows, layout.vocab), np.float32)
         self._in_runs = np.zeros((rows, layout.runs * RUN), np.float32)
         self._values = np.empty((rows, len(layout.gathered)), np.float32)
+        # [vocab] for products, sums and the quickest sum; made anew, for layouts are kept as long as constraints are
+        self._ones, self._in_large = np.ones((2, layout.vocab), np.float32)
+        self._in_large[layout.gathered] = 0.0
+        self._elsewhere = np.where(self._in_large > 0.0, np.float32(0.0), ELSEWHERE)
 
     def read_peaks(self, normaliser: Floats | None = None) -> None:
         """`surest`, `peak` and `normaliser`, which is half of the work where it is not known."""
@@ -108,8 +108,8 @@ class AtomScores:
         self._top = logits[np.arange(len(logits)), surest]
         if layout.has_large:
             peak[:, -1] = self._top
-            if layout.elsewhere[surest].any():  # the surest token is of another atom
-                np.add(logits, layout.elsewhere, out=self._row[: len(logits)]).max(axis=1, out=peak[:, -1])
+            if self._elsewhere[surest].any():  # the surest token is of another atom
+                np.add(logits, self._elsewhere, out=self._row[: len(logits)]).max(axis=1, out=peak[:, -1])
         values = np.take(logits, layout.gathered, axis=1, mode="clip", out=self._values[: len(logits)])
         peak[:, : layout.singles] = values[:, : layout.singles]
         if len(layout.group_first):
@@ -119,10 +119,10 @@ class AtomScores:
         logits, share = self.logits[block], self._share[: len(self._top)]
         if self._is_plain(self._top):
             np.exp(logits, out=share)
-            self.normaliser[block] = np.log(np.vecdot(share, self._layout.ones))
+            self.normaliser[block] = np.log(np.vecdot(share, self._ones))
         else:
             np.exp(np.subtract(logits, self._top[:, None], out=share), out=share)
-            self.normaliser[block] = self._top + np.log(np.vecdot(share, self._layout.ones))
+            self.normaliser[block] = self._top + np.log(np.vecdot(share, self._ones))
 
     def _read_large(self, block: slice) -> None:
         layout, values = self._layout, self.logits[block]
@@ -130,10 +130,10 @@ class AtomScores:
         share, peak = in_runs[:, : layout.vocab], self.peak[block, -1]
         if self._is_plain(peak):
             np.exp(values, out=share)
-            share *= layout.in_large
+            share *= self._in_large
             shift = peak
         else:
-            values = np.add(values, layout.elsewhere, out=self._row[: len(share)])
+            values = np.add(values, self._elsewhere, out=self._row[: len(share)])
             values -= peak[:, None]
             np.exp(values, out=share)
             shift = np.zeros_like(peak)
