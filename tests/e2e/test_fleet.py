@@ -1,0 +1,223 @@
+"""A fleet of real workers behind a name: they join, leave and die, and start and stop as the autoscaler's queries
+say, while two gateways that share a Redis lose no request."""
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from twolane.arguments import free_port
+from twolane.load import OK, Manner, Sample, run
+from twolane.load_plan import Prompt, in_turn, poisson
+from twolane.processes import Child, Command
+
+ROOT = Path(__file__).parents[2]
+NAME = "workers.test"
+SCALED = ROOT / "deploy" / "kubernetes" / "components" / "autoscaling" / "scaledobject.yaml"
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(not shutil.which("unshare") or os.getuid() != 0, reason="needs root for a hosts file of ours"),
+]
+
+POLICY = """
+version: 1
+targets:
+  fast: {{kind: worker, url: "http://{name}:{port}", resolve: dns, model: diffusion, place: in_cluster, retry: {{}}}}
+routes:
+  - {{name: all, use: fast, deadline_ms: 170000}}
+"""
+
+
+class Fleet:
+    """Workers on addresses of loopback, one port; the name that stands for them is a hosts file the gateways see."""
+
+    def __init__(self, folder: Path, *line: str) -> None:
+        self.folder, self._line = folder, line
+        self.port, self.redis_port = free_port(), free_port()
+        self.gateways = [free_port(), free_port()]
+        self.workers: dict[str, Child] = {}
+        self.hosts, self.targets = folder / "hosts", folder / "targets.json"
+        self._next = 10
+        self._write()
+
+    async def join(self) -> str:
+        """Start one, and give it the name once it serves."""
+        self._next += 1
+        address = f"127.0.0.{self._next}"
+        line = ("--checkpoint", str(ROOT / "checkpoints" / "twolane-tiny"), "--threads", "1", "--host", address)
+        worker = Child(self._command(f"worker-{address}", ("worker", *line, "--port", str(self.port), *self._line)))
+        await worker.start()
+        await worker.serve(f"http://{address}:{self.port}/health", within_s=90)
+        self.workers[address] = worker
+        self._write()
+        return address
+
+    async def leave(self, address: str) -> None:
+        """As a pod that is told to go: out of the name, a pause (preStop), SIGTERM."""
+        worker = self.workers.pop(address)
+        self._write()
+        await asyncio.sleep(4.0)
+        await worker.stop(grace_s=30.0)
+
+    async def die(self, address: str) -> None:
+        """Without notice; the name goes on pointing there for a while."""
+        worker = self.workers.pop(address)
+        await worker.kill()
+        await asyncio.sleep(2.0)
+        self._write()
+
+    def gateway(self, number: int) -> Child:
+        policy = self.folder / "policy.yaml"
+        policy.write_text(POLICY.format(name=NAME, port=self.port))
+        before = ("unshare", "--mount", "sh", "-c", f'mount --bind {self.hosts} /etc/hosts && exec "$@"', "sh")
+        environment = {
+            "TWOLANE_POLICY": str(policy),
+            "TWOLANE_PORT": str(self.gateways[number]),
+            "TWOLANE_ADMIN_PORT": "0",
+            "TWOLANE_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
+        }
+        return Child(self._command(f"gateway-{number}", ("serve",), before, environment))
+
+    def redis(self) -> Child:
+        line = ("redis-server", "--port", str(self.redis_port), "--save", "", "--dir", str(self.folder))
+        return Child(Command(name="redis", line=line, environment=dict(os.environ), log=self.folder / "redis.log"))
+
+    async def ask(self, rate: float, seconds: float, seed: int) -> list[Sample]:
+        """A load on both gateways at once."""
+        body = {"max_tokens": 48, "diffusion": {"steps": 48, "entropy_bound": 0.001}}
+        prompts = [Prompt(body=body | {"messages": [{"role": "user", "content": f"Say {n}"}]}) for n in range(50)]
+        samples: list[Sample] = []
+        async with asyncio.TaskGroup() as group:
+            for number, port in enumerate(self.gateways):
+                manner = Manner(url=f"http://127.0.0.1:{port}", stream=number == 1, timeout_s=180.0)
+                calls = in_turn(poisson(rate / 2, seconds, seed + number), prompts, seed)
+                group.create_task(run(calls, manner, heard=samples.append))
+        return samples
+
+    def _write(self) -> None:
+        """In place: what is mounted is the file, not its name."""
+        self.hosts.write_text("".join(f"{address} {NAME}\n" for address in self.workers) + "127.0.0.1 localhost\n")
+        places = [f"{address}:{self.port}" for address in self.workers]
+        (self.folder / "part").write_text(json.dumps([{"targets": places}]))
+        (self.folder / "part").replace(self.targets)
+
+    def _command(
+        self,
+        name: str,
+        line: tuple[str, ...],
+        before: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ) -> Command:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("TWOLANE_")}
+        return Command(
+            name=name,
+            line=(*before, sys.executable, "-m", "twolane", *line),
+            environment=kept | (environment or {}),
+            log=self.folder / f"{name}.log",
+        )
+
+
+@contextlib.asynccontextmanager
+async def fleet(folder: Path, workers: int, *line: str) -> AsyncIterator[Fleet]:
+    it = Fleet(folder, *line)
+    try:
+        async with it.redis():
+            for _ in range(workers):
+                await it.join()
+            async with it.gateway(0) as one, it.gateway(1) as two:
+                for child, port in zip((one, two), it.gateways, strict=True):
+                    await child.serve(f"http://127.0.0.1:{port}/health", within_s=60)
+                yield it
+    finally:
+        for worker in it.workers.values():
+            await worker.stop()
+
+
+async def test_workers_join_leave_and_die_and_no_request_is_lost(tmp_path: Path) -> None:
+    async with fleet(tmp_path, 2) as it:
+
+        async def changes() -> None:
+            await asyncio.sleep(3)
+            await it.join()
+            await asyncio.sleep(4)
+            await it.leave(next(iter(it.workers)))
+            await asyncio.sleep(2)
+            await it.die(next(iter(it.workers)))
+
+        changing = asyncio.create_task(changes())
+        samples = await it.ask(6, 24, seed=1)
+        await changing
+        assert len(samples) > 100
+        assert [sample.outcome for sample in samples if sample.outcome != OK] == []
+        assert len(it.workers) == 1
+        last = await it.ask(4, 3, seed=9)
+        assert {sample.outcome for sample in last} == {OK}
+
+
+async def test_the_autoscalers_queries_start_and_stop_workers_and_no_request_is_lost(tmp_path: Path) -> None:
+    """What KEDA would do, with the queries and thresholds of the manifest and a real Prometheus: as many workers as the
+    larger of ceil(value / threshold) says."""
+    triggers = [one["metadata"] for one in yaml.safe_load(SCALED.read_text())["spec"]["triggers"]]
+    async with fleet(tmp_path, 1, "--max-num-seqs", "1", "--max-waiting", "1000") as it, prometheus(it) as url:
+        assert await wanted(url, triggers) == 1
+        load = asyncio.create_task(it.ask(25, 2, seed=1))
+        seen = [1]
+        async with asyncio.timeout(200):
+            while not load.done() or len(it.workers) > 1:
+                await asyncio.sleep(1.0)
+                seen.append(await wanted(url, triggers))
+                if seen[-1] > len(it.workers) and len(it.workers) < 2 and not load.done():
+                    await it.join()
+                elif load.done() and seen[-1] == 1 and len(it.workers) > 1:
+                    await it.leave(max(it.workers))
+        assert max(seen) > 1, "the load was to be too much for one"
+        assert [one for one in load.result() if one.outcome != OK] == []
+        assert len(it.workers) == 1
+
+
+async def wanted(url: str, triggers: list[dict[str, str]]) -> int:
+    """How many workers: at least one; a query without an answer asks for none."""
+    counts = [1]
+    async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+        for trigger in triggers:
+            told = (await client.get(f"{url}/api/v1/query", params={"query": trigger["query"]})).json()
+            for found in told["data"]["result"]:
+                counts.append(math.ceil(float(found["value"][1]) / float(trigger["threshold"])))
+    return max(counts)
+
+
+@contextlib.asynccontextmanager
+async def prometheus(it: Fleet) -> AsyncIterator[str]:
+    """Scrapes the fleet every second, wherever its workers are."""
+    port = free_port()
+    configuration = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [
+            {
+                "job_name": "twolane-worker",
+                "file_sd_configs": [{"files": [str(it.targets)], "refresh_interval": "1s"}],
+            }
+        ],
+    }
+    (it.folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    line = (
+        "prometheus", f"--config.file={it.folder}/prometheus.yml", f"--storage.tsdb.path={it.folder}/tsdb",
+        f"--web.listen-address=127.0.0.1:{port}",
+    )  # fmt: skip
+    log = it.folder / "prometheus.log"
+    async with Child(Command(name="prometheus", line=line, environment=dict(os.environ), log=log)) as child:
+        await child.serve(f"http://127.0.0.1:{port}/-/ready", within_s=60)
+        await asyncio.sleep(3)
+        yield f"http://127.0.0.1:{port}"
