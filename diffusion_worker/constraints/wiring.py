@@ -96,7 +96,7 @@ def _hubs(source: Indices, pair: Indices) -> tuple[Indices, int]:
     where it leads. Pairs that leave the very same states share a hub if that saves ways: n pairs of m states are n * m
     edges, or n + m ways."""
     pairs, which, count = np.unique(pair, return_inverse=True, return_counts=True)
-    draws = np.random.default_rng(0).integers(0, 2**63, int(source.max()) + 1, dtype=np.uint64)
+    draws = np.random.default_rng(0).integers(0, 2**64, int(source.max()) + 1, dtype=np.uint64)
     signature = np.zeros(len(pairs), np.uint64)  # sums of 64 random bits: equal sums are equal sets of states
     np.add.at(signature, which, draws[source])
     _, group, size = np.unique(signature, return_inverse=True, return_counts=True)
