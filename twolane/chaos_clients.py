@@ -30,7 +30,7 @@ _JUDGE: Final = jsonschema.Draft202012Validator(ORDER_SCHEMA)
 class Ended:
     """One request, at its end. `outcome`: OK, or why not even the last try was an answer."""
 
-    request_id: str
+    trace: str  # that all its tries are part of: gateways write it down
     due_s: float
     latency_s: float
     outcome: str
@@ -56,18 +56,18 @@ async def clients(urls: Sequence[str], rate: float, seconds: float, seed: int, h
 
         async def one(number: int, call: Call) -> None:
             streams = replace(manner, stream=number % 2 == 0)
-            request_id = f"chaos-{seed}-{number}"
+            trace = f"{draw.getrandbits(128) | 1:032x}"
             first, tries = OK, 0
             for tries in range(1, TRIES + 1):
                 url = urls[(number + tries) % len(urls)]
-                headers = {"x-request-id": request_id}
+                headers = {"traceparent": f"00-{trace}-{tries:016x}-00"}
                 sample = await ask(session, call, replace(streams, url=url), begin_s=begin_s, headers=headers)
                 sample = replace(sample, outcome=judged(sample))
                 first = sample.outcome if tries == 1 else first
                 if sample.outcome == OK:
                     break
                 await asyncio.sleep(PAUSE_S * tries)
-            heard(_ended(request_id, sample, tries, first))
+            heard(_ended(trace, sample, tries, first))
 
         for number, call in enumerate(calls):
             await asyncio.sleep(begin_s + call.due_s - events.time())
@@ -86,9 +86,9 @@ def judged(sample: Sample) -> str:
         return WRONG
 
 
-def _ended(request_id: str, sample: Sample, tries: int, first: str) -> Ended:
+def _ended(trace: str, sample: Sample, tries: int, first: str) -> Ended:
     return Ended(
-        request_id=request_id,
+        trace=trace,
         due_s=sample.call.due_s,
         latency_s=sample.latency_s,
         outcome=sample.outcome,

@@ -34,6 +34,7 @@ class Report:
     calm: Spread
     troubled: Spread
     troubles: tuple[tuple[str, float, float, int], ...]  # what, from, until (seconds), requests that ended badly
+    unlogged: int  # answered, but in no log: the gateway was killed before it wrote the line
     log_lines: int
     torn_lines: int
     memory_mib: Mapping[str, tuple[int, int]]  # resident, before and after
@@ -58,8 +59,8 @@ def report(
     """Add it all up. A gateway that was killed may have torn the last line of its log; it is counted."""
     lines, torn = _read(logs)
     good = [one for one in ended if one.is_good]
-    answered = Counter(line.get("id") for line in lines if line.get("outcome") == OK)
-    twice = Counter(one.request_id for one in ended)
+    answered = Counter(line.get("trace") for line in lines if line.get("outcome") == OK)
+    twice = Counter(one.trace for one in ended)
     troubled = [one for one in good if any(_touches(trouble, one) for trouble in plan)]
     told = [one for one in good if one.target]
     return Report(
@@ -77,6 +78,7 @@ def report(
             (str(one), one.at_s, one.ends_s, sum(not bad.is_good and _touches(one, bad) for bad in ended))
             for one in plan
         ),
+        unlogged=sum(one.trace not in answered for one in good),
         log_lines=len(lines),
         torn_lines=torn,
         memory_mib={name: (held // MEBIBYTE, memory[1].get(name, 0) // MEBIBYTE) for name, held in memory[0].items()},
@@ -107,7 +109,7 @@ def show(found: Report, page: Console) -> None:
     ):
         page.print(f"{name}: " + (", ".join(f"{what} {count}" for what, count in counts.items()) or "none"))
     page.print(f"resident MiB, before and after: {dict(found.memory_mib)}")
-    page.print(f"{found.log_lines} decisions logged, {found.torn_lines} lines torn")
+    page.print(f"{found.log_lines} decisions logged, {found.torn_lines} lines torn, {found.unlogged} answers in no log")
     page.print(
         f"{found.good} of {found.requests} requests ended well ({found.success:.3%}), {found.first_try} at the first "
         f"try, {found.more_than_once} more than once.",

@@ -20,7 +20,7 @@ from twolane.tour_prompts import AS_ORDER
 
 ROOT = Path(__file__).parents[2]
 ENDED = Ended(
-    request_id="a", due_s=1.0, latency_s=0.5, outcome=OK, tries=1, first_outcome=OK, fallback=None, target="fast"
+    trace="a", due_s=1.0, latency_s=0.5, outcome=OK, tries=1, first_outcome=OK, fallback=None, target="fast"
 )
 NO_MEMORY: tuple[dict[str, int], dict[str, int]] = ({}, {})
 
@@ -28,7 +28,7 @@ NO_MEMORY: tuple[dict[str, int], dict[str, int]] = ({}, {})
 def test_a_request_that_ends_twice_or_badly_fails_a_run() -> None:
     assert report([ENDED], [], [], memory=NO_MEMORY).is_good(1.0)
     assert not report([ENDED, ENDED], [], [], memory=NO_MEMORY).is_good(0.5)
-    bad = replace(ENDED, request_id="b", outcome="timed_out")
+    bad = replace(ENDED, trace="b", outcome="timed_out")
     assert not report([ENDED, bad], [], [], memory=NO_MEMORY).is_good(0.999)
     assert not report([], [], [], memory=NO_MEMORY).is_good(0.5)
 
@@ -36,9 +36,10 @@ def test_a_request_that_ends_twice_or_badly_fails_a_run() -> None:
 def test_an_answer_that_two_gateways_gave_is_found_in_their_logs(tmp_path: Path) -> None:
     logs = [tmp_path / "one", tmp_path / "two"]
     for log in logs:
-        log.write_text(json.dumps({"id": "a", "outcome": "ok"}) + '\n{"id": "to')
+        log.write_text(json.dumps({"trace": "a", "outcome": "ok"}) + '\n{"id": "to')
     found = report([ENDED], [], [*logs, tmp_path / "none"], memory=NO_MEMORY)
-    assert (found.more_than_once, found.log_lines, found.torn_lines) == (1, 2, 2)
+    assert (found.more_than_once, found.log_lines, found.torn_lines, found.unlogged) == (1, 2, 2, 0)
+    assert report([replace(ENDED, trace="b")], [], logs, memory=NO_MEMORY).unlogged == 1
 
 
 def test_a_trouble_is_charged_with_what_ended_badly_while_it_lasted() -> None:
@@ -80,6 +81,7 @@ def test_a_minute_of_chaos_loses_nothing(tmp_path: Path) -> None:
     found = json.loads(file.read_text())
     assert found["requests"] > 180
     assert len(found["troubles"]) >= 5
+    assert found["unlogged"] < 10, "answers of clients and lines of logs are the same requests"
 
 
 @pytest.mark.slow
