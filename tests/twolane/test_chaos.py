@@ -19,9 +19,7 @@ from twolane.load_plan import Call, Prompt
 from twolane.tour_prompts import AS_ORDER
 
 ROOT = Path(__file__).parents[2]
-ENDED = Ended(
-    trace="a", due_s=1.0, latency_s=0.5, outcome=OK, tries=1, first_outcome=OK, fallback=None, target="fast"
-)
+ENDED = Ended(trace="a", due_s=1.0, latency_s=0.5, outcome=OK, tries=1, first_outcome=OK, fallback=None, target="fast")
 NO_MEMORY: tuple[dict[str, int], dict[str, int]] = ({}, {})
 
 
