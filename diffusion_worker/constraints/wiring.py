@@ -50,6 +50,7 @@ class Wiring:
         return spans(first, stop), stop - first
 
 
+_LEAST_SAVED: Final = 2000  # ways; about as many as the calls of numpy for one more kind of node take time for
 _KEPT: Final[WeakKeyDictionary[TokenAutomaton, Wiring]] = WeakKeyDictionary()
 
 
@@ -94,14 +95,17 @@ def _wired(automaton: TokenAutomaton) -> Wiring:
 def _hubs(source: Indices, pair: Indices) -> tuple[Indices, int]:
     """[edges] the hub that an edge is moved to, or -1; and how many hubs there are. `pair` says what an edge reads and
     where it leads. Pairs that leave the very same states share a hub if that saves ways: n pairs of m states are n * m
-    edges, or n + m ways."""
+    edges, or n + m ways. Small automata have none."""
     pairs, which, count = np.unique(pair, return_inverse=True, return_counts=True)
     draws = np.random.default_rng(0).integers(0, 2**64, int(source.max()) + 1, dtype=np.uint64)
     signature = np.zeros(len(pairs), np.uint64)  # sums of 64 random bits: equal sums are equal sets of states
     np.add.at(signature, which, draws[source])
     _, group, size = np.unique(signature, return_inverse=True, return_counts=True)
-    saves = count * size[group] > count + size[group]
-    hubs, hub = np.unique(np.where(saves, group, -1), return_inverse=True)
+    size = size[group]
+    saved = count - count / size - 1  # by moving a pair, its part of what all of its group save
+    if saved[saved > 0].sum() < _LEAST_SAVED:
+        return np.full(len(pair), -1), 0
+    hubs, hub = np.unique(np.where(saved > 0, group, -1), return_inverse=True)
     lacking = int(hubs[0] == -1)
     return (hub - lacking)[which], len(hubs) - lacking
 

@@ -3,23 +3,36 @@
 import gc
 import weakref
 from collections import Counter
+from collections.abc import Iterator
+from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.vocabularies import shipped
+from diffusion_worker.constraints.class_scores import weigh_classes
 from diffusion_worker.constraints.compile import compile_schema
 from diffusion_worker.constraints.cursor import open_cursor
 from diffusion_worker.constraints.lift import lift
+from diffusion_worker.constraints.marginals import marginals, remaining
+from diffusion_worker.constraints.sample import sample_path
 from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.constraints.viterbi import completions
+from diffusion_worker.constraints.viterbi import best_path, completions
 from diffusion_worker.constraints.wiring import Ways, Wiring, wiring_of
 from tests.worker.constraints.by_hand import Case, cases
 from tests.worker.constraints.test_viterbi import opened
 
 # Any key may follow any other, so most states behind a value have the same edges.
 KEYS = {"type": "object", "properties": {name: {"type": "string"} for name in ("ape", "bee", "cat", "dog", "eel")}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hubs_wherever_they_save_a_way() -> Iterator[None]:
+    """Small automata have none otherwise."""
+    with patch("diffusion_worker.constraints.wiring._LEAST_SAVED", 1):
+        yield
 
 
 def keyed() -> TokenAutomaton:
@@ -75,6 +88,16 @@ def test_what_states_share_is_wired_once() -> None:
     assert edges_by_node(wiring) == told(automaton, wiring)
 
 
+def test_few_shared_edges_are_not_worth_another_kind_of_node() -> None:
+    """Its calls would take longer than the edges."""
+    with patch("diffusion_worker.constraints.wiring._LEAST_SAVED", 2000):
+        automaton = keyed()
+        wiring = wiring_of(automaton)
+    assert wiring.from_hubs is None
+    assert len(wiring.from_states.label) == automaton.edges
+    assert edges_by_node(wiring) == told(automaton, wiring)
+
+
 def test_it_is_made_once_and_dies_with_its_automaton() -> None:
     automaton = keyed()
     assert wiring_of(automaton) is wiring_of(automaton)
@@ -96,3 +119,23 @@ def test_values_are_those_of_every_edge_by_itself() -> None:
         expected = np.full(automaton.states, -np.inf)
         np.maximum.at(expected, automaton.source, edges)
         assert (found[position] == expected).all()
+
+
+def test_hubs_change_neither_texts_nor_masses_nor_marginals() -> None:
+    """The same automaton wired with and without."""
+    wired, plain = keyed(), keyed()
+    with patch("diffusion_worker.constraints.wiring._LEAST_SAVED", 2000):
+        assert wiring_of(plain).from_hubs is None
+    logits = np.random.default_rng(1).standard_normal((24, len(plain.classes.order)), dtype=np.float32) * 3
+    seen = []
+    for automaton in (wired, plain):
+        cursor, masses = open_cursor(automaton, 40), weigh_classes(automaton.classes, logits)
+        onward = remaining(cursor, masses)
+        found = marginals(cursor, masses, onward)
+        text = best_path(cursor, masses.scores).tokens
+        drawn = sample_path(cursor, masses, onward, np.random.default_rng(2).random(24)).tokens
+        mass = onward[0, wiring_of(automaton).node_of[cursor.state]]
+        seen.append((text, drawn, mass, found.atom, found.tail, found.entropy))
+    assert wiring_of(wired).from_hubs is not None
+    for one, other in zip(*seen, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9)
