@@ -1,4 +1,4 @@
-"""How likely each of a few given texts is to be the whole answer: probabilities of labels from one pass of the net.
+"""How likely each of a few given texts is to be the whole answer: probabilities of labels from a canvas pass.
 
 A label's mass is the probability that the canvas spells it and ends there, the net's positions taken as independent,
 summed over every way to cut it into tokens, so that no label is punished for being spelled in several, and over its

@@ -1,7 +1,9 @@
-"""The rows of a step that choose among labels: one pass, one look at the net's own words, and the canvas is done.
+"""The rows of a step that choose among labels: two passes, a look at the net's own words, and the canvas is done.
 
-The likeliest label becomes the surest text and the row counts as settled, so nothing else of the loop needs to know.
-Like constraints it is done on the host, behind one transfer for all such rows. Knows logits and labels, no requests.
+The likeliest label is the surest text of every step, and from the second on the row counts as settled, so nothing else
+of the loop needs to know. One pass would nearly do, but over pure noise the net may not know yet how long a word is;
+then every position behind it speaks against the right label (docs/log.md). Like constraints it is done on the host,
+behind one transfer for all such rows. Knows logits and labels, no requests.
 """
 
 from collections.abc import Sequence
@@ -18,21 +20,23 @@ from diffusion_worker.work import Denoise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """What a step says once labels have been chosen."""
+    """What a step says once labels have been weighed."""
 
     texts: Texts
-    chosen: torch.Tensor  # [rows] where one was
+    rows: torch.Tensor  # [rows] those with labels
+    done: torch.Tensor  # [rows] those of them that need no further step
     logprobs: tuple[tuple[float, ...], ...]  # of every row's labels; empty where there are none
 
 
 def label(items: Sequence[Denoise], texts: Texts, logits: torch.Tensor) -> Labelled:
     """Texts of rows with labels replaced; `logits` [rows, canvas, vocab] are those of the net, at temperature 1. A row
     whose logits are not finite keeps its text: it is faulted after the step."""
-    chosen = torch.zeros(len(items), dtype=torch.bool, device=logits.device)
     logprobs: list[tuple[float, ...]] = [()] * len(items)
     rows = [row for row, item in enumerate(items) if item.labels is not None]
+    has_labels = upload([item.labels is not None for item in items], logits.device)
+    done = upload([item.labels is not None and not item.opens for item in items], logits.device)
     if not rows:
-        return Labelled(texts=texts, chosen=chosen, logprobs=tuple(logprobs))
+        return Labelled(texts=texts, rows=has_labels, done=done, logprobs=tuple(logprobs))
     surest, sure, forced = texts.scores.surest.clone(), texts.scores.logprob.clone(), texts.forced.clone()
     for row, seen in zip(rows, _fetched(items, rows, logits), strict=True):
         labels = items[row].labels
@@ -44,11 +48,11 @@ def label(items: Sequence[Denoise], texts: Texts, logits: torch.Tensor) -> Label
         answer = (*labels.answers[best], labels.end_id)
         surest[row] = labels.end_id  # behind the answer as well: nobody will look there
         surest[row, : len(answer)] = upload(list(answer), logits.device)
-        sure[row], forced[row], chosen[row] = 0.0, True, True
+        sure[row], forced[row] = 0.0, True
         sure[row, 0], forced[row, 0] = float(found[best]), False  # all its tokens are as sure as the label
         logprobs[row] = tuple(found.tolist())
-    scores = replace(texts.scores, surest=surest, logprob=sure)
-    return Labelled(texts=replace(texts, scores=scores, forced=forced), chosen=chosen, logprobs=tuple(logprobs))
+    texts = replace(texts, scores=replace(texts.scores, surest=surest, logprob=sure), forced=forced)
+    return Labelled(texts=texts, rows=has_labels, done=done, logprobs=tuple(logprobs))
 
 
 def _fetched(items: Sequence[Denoise], rows: Sequence[int], logits: torch.Tensor) -> list[np.ndarray]:

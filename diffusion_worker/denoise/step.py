@@ -67,7 +67,8 @@ def step(
         torch.stack([canvas.held for canvas in canvases]),
     )
     mean_entropy = mean_over_free(plain.entropy, pins)  # the net itself must be sure, not only its constraint
-    settled = is_settled(held, mean_entropy, rows.stability, rows.confidence_threshold) | labelled.chosen
+    settled = is_settled(held, mean_entropy, rows.stability, rows.confidence_threshold)
+    settled = torch.where(labelled.rows, labelled.done, settled)
 
     soft = net.soften(scores.probabilities)
     single = [mean_entropy, accepted.sum(-1), steady_prefix(held, scores.logprob), settled]

@@ -145,6 +145,18 @@ async def test_tools_that_the_worker_cannot_keep_to_fall_back(pair: Both) -> Non
     assert headers["x-twolane-attempts"] == "fast=unsupported,careful=unsupported,quality=invalid_output"
 
 
+async def test_probabilities_of_labels_come_through_and_others_fall_back(pair: Both) -> None:
+    """The worker has them where the answer is one of a few; its other reading is known to have none."""
+    task = {"x_twolane_task": "structured"}
+    few = {"choice": ["yes", "no"]}
+    _, headers, body = await pair.ask("no", task, structured_outputs=few, logprobs=True, top_logprobs=2)
+    assert headers["x-twolane-attempts"] == "fast=ok"
+    [entry] = body["choices"][0]["logprobs"]["content"]
+    assert {top["token"] for top in entry["top_logprobs"]} == {"yes", "no"}
+    _, headers, _ = await pair.ask("no", task, structured_outputs={"regex": "a|b"}, logprobs=True)
+    assert headers["x-twolane-attempts"].startswith("fast=unsupported,careful=unsupported,quality=")
+
+
 async def test_an_answer_that_cannot_fit_falls_back(pair: Both) -> None:
     """Another model may have longer words."""
     long = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": "x" * 60}}}

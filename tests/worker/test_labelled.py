@@ -1,4 +1,4 @@
-"""Labels through the whole loop: chosen in one step, beside rows of any other kind, which notice nothing."""
+"""Labels through the whole loop: chosen in two steps, beside rows of any other kind, which notice nothing."""
 
 import math
 from dataclasses import replace
@@ -39,8 +39,8 @@ def expected(labels: Labels) -> np.ndarray:
     return weigh(labels, logprobs[: labels.positions, labels.tokens])
 
 
-def test_the_likeliest_label_is_the_answer_of_the_first_step() -> None:
-    """Its probabilities are those of the net's words on the opening canvas; its own is the confidence."""
+def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
+    """Its probabilities are those of the net's words on that canvas; its own is the confidence."""
     loop = Loop(FixedNet(), Capacity(max_context=200))
     loop.add(ask(None, labels=LABELS))
     sealed, finished = turned(loop)
@@ -50,9 +50,31 @@ def test_the_likeliest_label_is_the_answer_of_the_first_step() -> None:
     assert sealed.labels == pytest.approx(expected(LABELS).tolist(), abs=1e-4)
     assert sealed.ids == LABELS.answers[best]
     usage = finished.usage
-    assert (finished.reason, usage.denoising_steps, usage.converged) == (FinishReason.STOP, 1, True)
+    assert (finished.reason, usage.denoising_steps, usage.converged) == (FinishReason.STOP, 2, True)
     assert usage.completion_tokens == len(sealed.ids) + 1
     assert usage.confidence == pytest.approx(math.exp(sealed.labels[best]), abs=1e-6)
+
+
+def test_whatever_is_sealed_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the only step of a recipe, and at a deadline that leaves time for no other."""
+    clock = [0.0]
+    monkeypatch.setattr("diffusion_worker.loop.time.monotonic", lambda: clock[0])
+    for recipe, deadline_s in ((replace(RECIPE, steps=1), None), (RECIPE, 1.5)):
+        clock[0] = 0.0
+        loop = Loop(FixedNet(), Capacity(max_context=200))
+        loop.add(ask(None, labels=LABELS, recipe=recipe, deadline_s=deadline_s))
+        sealed, finished = turned(loop, clock)
+        assert sealed.ids in LABELS.answers
+        assert len(sealed.labels) == 3
+        assert finished.usage.denoising_steps <= 2
+
+
+def test_a_recipe_that_wants_no_stability_still_takes_two_passes() -> None:
+    """The first looks at nothing but noise."""
+    loop = Loop(FixedNet(), Capacity(max_context=200))
+    loop.add(ask(None, labels=LABELS, recipe=replace(RECIPE, stability=0, confidence_threshold=100.0)))
+    *_, finished = turned(loop)
+    assert finished.usage.denoising_steps == 2
 
 
 @pytest.mark.parametrize("is_exact", [False, True])

@@ -1,4 +1,4 @@
-"""Label probabilities on the wire: one pass, whole labels, in OpenAI's shape; elsewhere a clear refusal."""
+"""Label probabilities on the wire: two passes, whole labels, in OpenAI's shape; elsewhere a clear refusal."""
 
 import json
 import math
@@ -25,7 +25,7 @@ def formatted(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
 
 
-async def test_a_choice_is_made_in_one_pass_with_its_probabilities() -> None:
+async def test_a_choice_is_made_in_two_passes_with_its_probabilities() -> None:
     """They sum to 1, the likeliest is the answer, and the confidence is its probability."""
     async with serving(noisy_net()) as served:
         asked = {"structured_outputs": CHOICE, "logprobs": True, "top_logprobs": 3}
@@ -40,7 +40,7 @@ async def test_a_choice_is_made_in_one_pass_with_its_probabilities() -> None:
     assert {**entry, "top_logprobs": []} == {**tops[0], "top_logprobs": []}
     assert bytes(entry["bytes"]).decode() == entry["token"]
     usage = body["usage"]
-    assert usage["diffusion"]["denoising_steps"] == 1
+    assert usage["diffusion"]["denoising_steps"] == 2
     assert usage["diffusion"]["confidence"] == pytest.approx(math.exp(entry["logprob"]), abs=1e-6)
     assert usage["completion_tokens"] == len(entry["bytes"]) + 1
 

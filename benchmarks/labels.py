@@ -1,0 +1,131 @@
+"""How good labels are that are read off the net at once: `python -m benchmarks.labels [--check] [--json FILE]`
+
+Held-out orders of the extraction task. All fields but one are given, the labels are the answers that are left. Right
+answers of the likeliest label (two passes) and of denoising within the same set, the log loss of the probabilities in
+nats, and the canvas passes of denoising.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.vocabularies import SHIPPED, shipped
+from diffusion_worker.constraints.compile import compile_constraint
+from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.cursor import open_cursor
+from diffusion_worker.constraints.labels import read_labels, read_spellings
+from diffusion_worker.constraints.lexicon import read_lexicon
+from diffusion_worker.constraints.lift import lift
+from diffusion_worker.loop import Capacity, Loop, run
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.nets.loader import LoadOptions, load
+from diffusion_worker.records import Ask, BlockSealed, Reading
+from training.asks import ask_for, text_of
+from training.tasks.orders import order
+from training.tasks.sample import Sample, Wish
+from training.words import DAYS, NAMES
+
+FIELDS: Final[dict[str, tuple[Any, ...]]] = {
+    "day": (None, *DAYS),
+    "qty": tuple(range(1, 31)),
+    "name": (None, *NAMES[:20]),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Of one field and kind of words. Log loss is a mean in nats, passes are those of denoising."""
+
+    field: str
+    words: str
+    count: int
+    labels: int  # of a sample, on the average
+    right: int
+    log_loss: float
+    denoised: int  # right by denoising
+    denoised_passes: float
+
+
+def measure(net: DiffusionNet, field: str, *, invented: bool, count: int, seed: int = 5) -> Row:
+    """Samples whose every answer fits on one canvas."""
+    rng = random.Random(seed)
+    sets: list[tuple[Sample, list[str]]] = []
+    while len(sets) < count:
+        sample = order(rng, Wish(split="test", invented=float(invented)))
+        if max(map(len, answers := _answers(sample, field))) < net.facts.recipe.canvas_length:
+            sets.append((sample, answers))
+    asks = [ask_for(net, sample, Reading.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)]
+    weighed = [_weighed(net, ask, answers) for ask, (_, answers) in zip(asks, sets, strict=True)]
+    truths = [answers.index(sample.answer) for sample, answers in sets]
+    denoised = run(net, [_within(ask, answers) for ask, (_, answers) in zip(asks, sets, strict=True)])
+    return Row(
+        field=field,
+        words="invented" if invented else "known",
+        count=count,
+        labels=round(statistics.fmean(len(answers) for _, answers in sets)),
+        right=sum(max(found) == found[truth] for found, truth in zip(weighed, truths, strict=True)),
+        log_loss=-statistics.fmean(found[truth] for found, truth in zip(weighed, truths, strict=True)),
+        denoised=sum(text_of(answer) == sample.answer for answer, (sample, _) in zip(denoised, sets, strict=True)),
+        denoised_passes=statistics.fmean(answer.end.usage.denoising_steps for answer in denoised),
+    )
+
+
+def main() -> int:
+    """Command line; with `--check` 1 if labels are less often right than denoising."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100, help="samples of each row")
+    parser.add_argument("--check", action="store_true", help="exit 1 under the bar")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    options = parser.parse_args()
+    net = load(str(SHIPPED), LoadOptions(threads=1))
+    rows = [
+        measure(net, field, invented=invented, count=options.count) for field in FIELDS for invented in (False, True)
+    ]
+    table = Table("field", "words", "samples", "labels", "right by labels", "log loss", "right denoised", "passes")
+    for row in rows:
+        counts = (row.count, row.labels, row.right, f"{row.log_loss:.4f}", row.denoised, f"{row.denoised_passes:.1f}")
+        table.add_row(row.field, row.words, *map(str, counts))
+    Console().print(table)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    return int(options.check and any(row.right < row.denoised for row in rows))
+
+
+def _answers(sample: Sample, field: str) -> list[str]:
+    """The right one and its rivals, as the task writes them."""
+    truth = json.loads(sample.answer)
+    values = dict.fromkeys((*FIELDS[field], truth[field]))
+    return [json.dumps({**truth, field: value}, separators=(",", ":")) for value in values]
+
+
+def _weighed(net: DiffusionNet, ask: Ask, answers: Sequence[str]) -> tuple[float, ...]:
+    words = shipped()
+    spellings = read_spellings(read_lexicon(words.tokens, (words.end_id,), words.tail_id))
+    labels = read_labels([[answer] for answer in answers], spellings)
+    loop = Loop(net, Capacity(max_num_seqs=1, max_context=len(ask.prompt_ids) + ask.max_tokens))
+    loop.add(replace(ask, labels=labels))
+    while loop.scheduler.has_work:
+        for _, event in loop.turn():
+            if isinstance(event, BlockSealed):
+                return event.labels
+    raise AssertionError("an ask with labels seals one canvas")
+
+
+def _within(ask: Ask, answers: Sequence[str]) -> Ask:
+    compiled = compile_constraint(Constraint(kind="choice", value=list(answers)))
+    automaton = lift(compiled.automaton, shipped().read())
+    assert automaton is not None
+    return replace(ask, cursor=open_cursor(automaton, ask.max_tokens))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""What tools on offer do to the embedded checkpoint: `python -m benchmarks.tools [--check] [--json FILE]`
+
+Held-out samples of its tasks, answered by the loop that serves, alone and with a tool on offer that the task has no use
+for (`auto`; the prompt stays as it is, so that only the constraint differs): right answers of each, and calls. Then
+calls that are required, sampled at temperature 1.5: how many of them are valid.
+"""
+
+import argparse
+import json
+import random
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import jsonschema
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.vocabularies import SHIPPED, shipped
+from diffusion_worker.constraints.calls import OPENS, Syntax, Thought
+from diffusion_worker.constraints.compile import compile_constraint
+from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.cursor import open_cursor
+from diffusion_worker.constraints.lift import lift
+from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.loop import run
+from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.nets.loader import LoadOptions, load
+from diffusion_worker.records import Reading
+from diffusion_worker.text.envelope import EnvelopeReader
+from diffusion_worker.text.tool_calls import ToolCall
+from training.asks import ask_for, text_of
+from training.tasks.registry import TASKS
+from training.tasks.sample import Sample, Wish
+
+NAMES: Final = ("extraction", "sudoku", "clean-up")
+CALL_TOKENS: Final = 250
+WEATHER: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "minLength": 1, "maxLength": 40},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        "units": {"type": "array", "items": {"enum": ["C", "F"]}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["city", "units"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Of one task and reading, counts of answers."""
+
+    task: str
+    reading: Reading
+    count: int
+    alone: int  # right
+    beside: int  # right with a tool on offer
+    called: int  # with a tool on offer, of which the task has no use
+    valid: int  # calls, where they are required
+
+
+def offer(*, must: bool) -> TokenAutomaton:
+    """A tool, as the embedded checkpoint is to call it."""
+    function = {"name": "weather", "parameters": WEATHER, "field": "tools[0].function.parameters"}
+    rules = {"syntax": Syntax.ENVELOPE, "thought": Thought.NO, "must": must, "many": False, "text": None}
+    compiled = compile_constraint(Constraint(kind="tools", value={"functions": [function], **rules}))
+    automaton = lift(compiled.automaton, shipped().read())
+    assert automaton is not None
+    return automaton
+
+
+def measure(net: DiffusionNet, task: str, reading: Reading, *, count: int, seed: int = 5) -> Row:
+    """The same samples three times."""
+    rng = random.Random(seed)
+    samples = [TASKS[task](rng, Wish(split="test")) for _ in range(count)]
+    alone = _answers(net, samples, reading)
+    beside = _answers(net, samples, reading, offer(must=False))
+    due = _answers(net, samples, reading, offer(must=True), max_tokens=CALL_TOKENS, temperature=1.5)
+    return Row(
+        task=task,
+        reading=reading,
+        count=count,
+        alone=_right(samples, alone),
+        beside=_right(samples, beside),
+        called=sum(OPENS in text for text in beside),
+        valid=sum(map(is_valid, due)),
+    )
+
+
+def is_valid(text: str) -> bool:
+    """Whether a text is one call and nothing else, with arguments that jsonschema finds valid."""
+    reader = EnvelopeReader()
+    found = [part for part in (*reader.feed(text), reader.flush()) if part]
+    return [
+        isinstance(part, ToolCall) and jsonschema.Draft202012Validator(WEATHER).is_valid(json.loads(part.arguments))
+        for part in found
+    ] == [True]
+
+
+def main() -> int:
+    """Command line; with `--check` 1 if a tool on offer costs right answers, or a call that is due is not valid."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=100, help="samples of each row")
+    parser.add_argument("--check", action="store_true", help="exit 1 under the bar")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    options = parser.parse_args()
+    net = load(str(SHIPPED), LoadOptions(threads=1))
+    rows = [measure(net, task, reading, count=options.count) for task in NAMES for reading in Reading]
+    _show(rows)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    return int(options.check and any(row.beside < row.alone or row.valid < row.count for row in rows))
+
+
+def _answers(
+    net: DiffusionNet,
+    samples: Sequence[Sample],
+    reading: Reading,
+    automaton: TokenAutomaton | None = None,
+    **changes: Any,
+) -> list[str]:
+    asks = [replace(ask_for(net, sample, reading, seed=place), **changes) for place, sample in enumerate(samples)]
+    if automaton is not None:
+        asks = [replace(ask, cursor=open_cursor(automaton, ask.max_tokens)) for ask in asks]
+    return [text_of(answer) for answer in run(net, asks)]
+
+
+def _right(samples: Sequence[Sample], answers: Sequence[str]) -> int:
+    return sum(text == sample.answer for text, sample in zip(answers, samples, strict=True))
+
+
+def _show(rows: Sequence[Row]) -> None:
+    table = Table("task", "reading", "samples", "right alone", "right beside a tool", "calls", "valid when required")
+    for row in rows:
+        counts = (row.count, row.alone, row.beside, row.called, row.valid)
+        table.add_row(row.task, row.reading.value, *map(str, counts))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
