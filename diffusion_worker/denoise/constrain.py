@@ -52,9 +52,13 @@ def constrain(
     if not rows:
         return Texts(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
     place = upload(rows, logits.device)
-    fetched = torch.cat([scores.z[place].float(), draw()[place].float()[..., None]], dim=-1).cpu().numpy()
+    fetched = torch.cat([scores.z[place].float().flatten(1), draw()[place].float()], dim=-1).cpu().numpy()
     began = time.perf_counter()
-    said = [_Said(items[row], seen[:, :-1], seen[:, -1]) for row, seen in zip(rows, fetched, strict=True)]
+    canvas, vocab = scores.z.shape[1:]  # logits come first, whole: numpy would copy what lies in pieces
+    said = [
+        _Said(items[row], seen[:-canvas].reshape(canvas, vocab), seen[-canvas:])
+        for row, seen in zip(rows, fetched, strict=True)
+    ]
     seconds = time.perf_counter() - began
 
     def replaced(old: torch.Tensor, name: str) -> torch.Tensor:
