@@ -14,6 +14,7 @@ from diffusion_worker.constraints.document import canonical
 
 MOST: Final = 256  # labels
 _DEPTH: Final = 16  # references within references
+_LOOKS: Final = 4096  # at schemas
 _ASIDE: Final = {"title", "description", "default", "examples", "$schema", "$defs", "definitions", "$comment"}
 _REFERENCES: Final = ("#/$defs/", "#/definitions/")
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
@@ -39,7 +40,7 @@ def layouts_of(constraint: Constraint) -> tuple[tuple[str, ...], ...] | None:
     if constraint.kind != "json_schema":
         return None
     try:
-        values = _distinct(_values(constraint.value, constraint.value, _DEPTH))
+        values = _distinct(_Reader(constraint.value).values(constraint.value))
     except _Endless:
         return None
     return tuple(map(_layouts, values)) or None
@@ -52,55 +53,59 @@ def _layouts(value: Any) -> tuple[str, ...]:
 
 def _distinct(values: Iterator[Any]) -> list[Any]:
     found: dict[str, Any] = {}
-    for value in values:
+    for seen, value in enumerate(values):
         found.setdefault(canonical(value), value)
-        if len(found) > MOST:
+        if len(found) > MOST or seen > _LOOKS:
             raise _Endless
     return list(found.values())
 
 
-def _values(schema: Any, root: Any, depth: int) -> Iterator[Any]:
-    """Every value of a schema, some perhaps twice."""
-    if not isinstance(schema, Mapping) or not depth:
-        raise _Endless
-    keywords = set(schema) - _ASIDE
-    types = _types_of(schema)
-    if keywords in ({"enum"}, {"enum", "type"}):
-        yield from (value for value in schema["enum"] if _is_any(value, types))
-    elif keywords in ({"const"}, {"const", "type"}):
-        yield from (value for value in (schema["const"],) if _is_any(value, types))
-    elif keywords == {"type"} and set(types or ()) <= {"boolean", "null"}:
-        yield from (value for value in (True, False, None) if _is_any(value, types))
-    elif keywords == {"anyOf"}:
-        for part in schema["anyOf"]:
-            yield from _values(part, root, depth - 1)
-    elif keywords == {"$ref"}:
-        yield from _values(_referred(schema["$ref"], root), root, depth - 1)
-    elif keywords == {"type", "properties", "required", "additionalProperties"} and _is_closed(schema):
-        yield from _objects(schema["properties"], root, depth - 1)
-    else:
+class _Reader:
+    """Reads values out of one document, in a bounded number of looks: references may multiply them beyond measure."""
+
+    def __init__(self, root: Any) -> None:
+        self._root, self._looks = root, 0
+
+    def values(self, schema: Any, depth: int = _DEPTH) -> Iterator[Any]:
+        """Every value of a schema, some perhaps twice."""
+        self._looks += 1
+        if not isinstance(schema, Mapping) or not depth or self._looks > _LOOKS:
+            raise _Endless
+        keywords = set(schema) - _ASIDE
+        types = _types_of(schema)
+        if keywords in ({"enum"}, {"enum", "type"}):
+            yield from (value for value in schema["enum"] if _is_any(value, types))
+        elif keywords in ({"const"}, {"const", "type"}):
+            yield from (value for value in (schema["const"],) if _is_any(value, types))
+        elif keywords == {"type"} and set(types or ()) <= {"boolean", "null"}:
+            yield from (value for value in (True, False, None) if _is_any(value, types))
+        elif keywords == {"anyOf"}:
+            for part in schema["anyOf"]:
+                yield from self.values(part, depth - 1)
+        elif keywords == {"$ref"}:
+            yield from self.values(self._referred(schema["$ref"]), depth - 1)
+        elif keywords == {"type", "properties", "required", "additionalProperties"} and _is_closed(schema):
+            yield from self._objects(schema["properties"], depth - 1)
+        else:
+            raise _Endless
+
+    def _objects(self, members: Mapping[str, Any], depth: int) -> Iterator[Any]:
+        given = [_distinct(self.values(member, depth)) for member in members.values()]
+        for values in itertools.product(*given):
+            yield dict(zip(members, values, strict=True))
+
+    def _referred(self, reference: str) -> Any:
+        """Where pydantic puts what it refers to, and nowhere else."""
+        for prefix in _REFERENCES:
+            name, place = reference.removeprefix(prefix), self._root.get(prefix[2:-1])
+            if name != reference and isinstance(place, Mapping) and name in place:
+                return place[name]
         raise _Endless
 
 
 def _is_closed(schema: Mapping[str, Any]) -> bool:
     is_whole = set(schema["required"]) == set(schema["properties"])
     return schema["type"] == "object" and is_whole and schema["additionalProperties"] is False
-
-
-def _objects(members: Mapping[str, Any], root: Any, depth: int) -> Iterator[Any]:
-    given = [_distinct(_values(member, root, depth)) for member in members.values()]
-    for values in itertools.product(*given):
-        yield dict(zip(members, values, strict=True))
-
-
-def _referred(reference: str, root: Any) -> Any:
-    """Where pydantic puts what it refers to, and nowhere else."""
-    for prefix in _REFERENCES:
-        name = reference.removeprefix(prefix)
-        place = root.get(prefix[2:-1])
-        if name != reference and isinstance(place, Mapping) and name in place:
-            return place[name]
-    raise _Endless
 
 
 def _types_of(schema: Mapping[str, Any]) -> list[str] | None:

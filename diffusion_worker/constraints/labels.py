@@ -44,10 +44,11 @@ class Labels:
     states: int
     positions: int  # that the longest text could take, the end token counted
 
-    def check_room(self, tokens: int) -> None:
-        """Raises AnswerDoesNotFit where a label needs more than so many tokens, the end token counted."""
+    def check_room(self, tokens: int, field: str | None = None) -> None:
+        """Raises AnswerDoesNotFit, naming the field, where a label needs more tokens, the end token counted."""
         if (longest := 1 + max(map(len, self.answers))) > tokens:
-            raise AnswerDoesNotFit(f"the longest label takes {longest} tokens; there is room for {tokens}")
+            message = f"the longest label takes {longest} tokens; there is room for {tokens}"
+            raise AnswerDoesNotFit(message, param=field)
 
 
 def read_spellings(words: Lexicon) -> Spellings:

@@ -108,7 +108,7 @@ class Endpoint:
         words, facts = self._desk.resident()
         field = None if order.constraint is None else order.constraint.field
         labels = await self._desk.binder.labels(order.layouts, field, words.tokenizer, facts)
-        labels.check_room(min(order.ask.max_tokens, order.ask.recipe.canvas_length))
+        labels.check_room(min(order.ask.max_tokens, order.ask.recipe.canvas_length), field)
         return replace(order, ask=replace(order.ask, labels=labels), constraint=None)
 
     async def _relay(self, order: Order, reply: "Reply") -> None:

@@ -56,6 +56,13 @@ def test_a_schema_of_enums_is_the_list_of_its_values(schema: Any, expected: list
         jsonschema.validate(value, schema)
 
 
+@pytest.mark.parametrize("leaf", [{"const": 1}, {"const": 1, "type": "string"}])
+def test_references_that_multiply_are_given_up(leaf: Any) -> None:
+    """In no time, whether their ends hold a value or none."""
+    defs: dict[str, Any] = {f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 90} for at in range(7)}
+    assert values({"$ref": "#/$defs/d0", "$defs": {**defs, "d7": leaf}}) is None
+
+
 def test_a_value_is_laid_out_compact_and_as_python_does() -> None:
     """A choice has one layout, a text with nothing to lay out too."""
     layouts = layouts_of(Constraint(kind="json_schema", value=closed(c=COLOUR)))
