@@ -89,10 +89,12 @@ class Containers:
 
     def clear(self) -> None:
         """Remove every image of the tests."""
-        names = self.run("podman", "images", "--format", "{{.Repository}}", check=False).splitlines()
-        for name in {name for name in names if "/twolane-test/" in name}:
-            self.run("podman", "rmi", "--force", name, check=False)
-        self.run("podman", "image", "prune", "--force", check=False)
+        names = self.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}", check=False).splitlines()
+        for name in names:
+            if "/twolane-test/" in name:
+                self.run("podman", "rmi", "--force", name, check=False)
+            elif "/podman-pause:" in name:  # made by itself for pods; stays if others use it
+                self.run("podman", "rmi", name, check=False)
 
     def _build_text(self, tag: str, text: str) -> str:
         (self.folder / "Containerfile").write_text(text)

@@ -12,6 +12,7 @@ import pytest
 
 from deploy.compose.make_secrets import main as make_secrets
 from tests.deploy.containers import BASE, ROOT, Containers, can_run
+from tests.deploy.played import PARTS, Played
 from twolane.arguments import free_port
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
@@ -80,6 +81,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
     if not can_run():
         pytest.skip("needs root, podman, buildah, runc and mmdebstrap: `make podman`")
     made = Containers(tmp_path_factory.mktemp("images"))
+    made.clear()  # what a run that was killed left
     try:
         made.base()
         yield made
@@ -90,6 +92,11 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
 @pytest.fixture(scope="module")
 def gateway_image(containers: Containers) -> str:
     return containers.build("gateway")
+
+
+@pytest.fixture(scope="module")
+def redis_image(containers: Containers) -> str:
+    return containers.redis()
 
 
 @pytest.fixture(scope="module")
@@ -122,15 +129,49 @@ def test_a_gateway_without_keys_refuses_to_listen_to_the_world(containers: Conta
         containers.run(*line)
 
 
-def test_a_request_goes_through_all_of_it_and_each_leaves_in_order(
-    containers: Containers, gateway_image: str, worker_image: str, tmp_path: Path
+def test_the_manifests_of_kubernetes_run_and_answer(
+    containers: Containers, redis_image: str, gateway_image: str, worker_image: str, tmp_path: Path
 ) -> None:
-    redis = containers.redis()
+    """By `podman play kube`: confined as they say, keys and policy mounted, the worker found by its name."""
+    it = Deployed(containers, tmp_path)
+    key = _application_key(it.secrets)
+    played = Played(containers, tmp_path, it.ports)
+    try:
+        played.play(it.secrets, it.checkpoint)
+        _answers(f"http://127.0.0.1:{it.ports['worker']}/health", played)
+        _answers(f"http://127.0.0.1:{it.ports['gateway']}/health", played)
+        assert it.ask("wrong").status_code == 401
+        answer = _answered_by(it, key, "fast")
+        assert json.loads(answer.json()["choices"][0]["message"]["content"])["qty"] == 3
+        for part in PARTS:
+            told = played.container(part)["HostConfig"]
+            assert told["ReadonlyRootfs"] is True
+            assert told["Memory"] > 0
+            assert not played.container(part)["EffectiveCaps"]
+    finally:
+        played.end()
+
+
+def _answers(url: str, played: Played) -> None:
+    ends_s = time.monotonic() + 120
+    while time.monotonic() < ends_s:
+        try:
+            if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(played.logs())
+
+
+def test_a_request_goes_through_all_of_it_and_each_leaves_in_order(
+    containers: Containers, redis_image: str, gateway_image: str, worker_image: str, tmp_path: Path
+) -> None:
     it = Deployed(containers, tmp_path)
     key = _application_key(it.secrets)
     redis_line = ("redis-server", "--port", it.ports["redis"], "--save", "", "--appendonly", "no")
     with (
-        containers.running(redis, *redis_line),
+        containers.running(redis_image, *redis_line),
         containers.running(worker_image, options=it.for_worker) as worker,
         containers.running(gateway_image, options=it.for_gateway) as gateway,
     ):

@@ -1,12 +1,8 @@
 """The manifests, as kubectl builds them: strictly valid, consistent with each other and with the code they deploy."""
 
-import functools
 import importlib
 import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +16,9 @@ from diffusion_worker.settings import Settings as WorkerSettings
 from gateway.policy_files.load import parse
 from gateway.settings import PREFIX, Settings
 from tests.deploy.known import exported
+from tests.deploy.kustomized import Manifest, built
 
 ROOT = Path(__file__).parents[2]
-KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("cpu-demo", "gpu", "gateway-only")
 VERSION = "1.32"
 CUSTOM = {
@@ -31,17 +27,6 @@ CUSTOM = {
     "PrometheusRule": "cloudcoil.models.prometheus_operator.v1",
 }
 ENVIRONMENT = {"QUALITY_URL": "http://q", "QUALITY_MODEL": "m", "VLLM_URL": "http://v"}
-Manifest = dict[str, Any]
-
-
-@functools.cache
-def built(overlay: str) -> tuple[Manifest, ...]:
-    kubectl = shutil.which("kubectl") or str(ROOT / ".venv" / "bin" / "kubectl")
-    if not Path(kubectl).exists() and not os.environ.get("CI"):
-        pytest.skip("no kubectl: `make kubectl` gets one")
-    line = [kubectl, "kustomize", KUBERNETES / "overlays" / overlay]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
-    return tuple(yaml.safe_load_all(done.stdout))
 
 
 def find(overlay: str, kind: str, name: str) -> Manifest:
