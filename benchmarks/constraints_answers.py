@@ -1,18 +1,28 @@
 """Does a constraint cost the embedded checkpoint right answers? `python -m benchmarks.constraints_answers [--check]`
 
-Held-out orders of the extraction task, answered by the loop that serves with and without the task's own schema, each
-with seeds of its own. Exact match of the text.
+Held-out samples of the tasks whose answers have a form, answered in every way that there is: without the constraint,
+with it, and with what else could keep it (a naive mask on the canvas, llguidance left to right). All ways answer the
+same samples with the same seeds, so they are compared in pairs (McNemar's exact test). Right is the very same text.
 """
 
 import argparse
+import importlib.util
+import json
+import math
 import random
-import statistics
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
 
+from benchmarks.constraints_masks import MaskedNet
+from benchmarks.left_to_right import LeftToRight, OfNet
 from benchmarks.vocabularies import SHIPPED, shipped
-from diffusion_worker.constraints.compile import compile_schema
+from diffusion_worker.constraints.compile import compile_constraint
+from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.constraints.cursor import open_cursor
 from diffusion_worker.constraints.lift import lift
 from diffusion_worker.loop import run
@@ -21,67 +31,159 @@ from diffusion_worker.nets.loader import LoadOptions, load
 from diffusion_worker.records import Ask, Reading
 from training.asks import ask_for, text_of
 from training.tasks.orders import SCHEMA, order
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Generator, Sample, Wish
+from training.tasks.sudoku import sudoku
+from training.vocabulary import decode_ids
+
+GRID: Final = "[1-4]{16}"
+SIGNIFICANT: Final = 0.05
+KEPT: Final = "constrained"
+Answered = Callable[[], Sequence[tuple[str, int]]]  # texts, and the passes each of them took
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
-    """Of one kind of words and one reading: right answers without and with the schema, canvas steps of each."""
+class Task:
+    """Where samples come from and what form their answers have."""
 
-    words: str
+    generator: Generator
+    invented: float
+    constraint: Constraint
+
+
+TASKS: Final[Mapping[str, Task]] = MappingProxyType(
+    {
+        "known": Task(generator=order, invented=0.0, constraint=Constraint(kind="json_schema", value=SCHEMA)),
+        "invented": Task(generator=order, invented=1.0, constraint=Constraint(kind="json_schema", value=SCHEMA)),
+        "sudoku": Task(generator=sudoku, invented=0.0, constraint=Constraint(kind="regex", value=GRID)),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How one way of answering did: which samples were right, passes and ms of an answer on average."""
+
     reading: Reading
-    count: int
-    free: int
-    constrained: int
-    free_steps: float
-    constrained_steps: float
+    name: str
+    right: tuple[bool, ...]
+    passes: float
+    ms: float
 
 
-def measure(net: DiffusionNet, *, invented: bool, reading: Reading, count: int, seed: int = 5) -> Answers:
-    """Answer the same `count` samples twice."""
+def measure(net: DiffusionNet, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None) -> list[Way]:
+    """All ways through the same `count` samples: canvases free, masked naively, constrained; left to right free,
+    constrained, and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
-    samples = [order(rng, Wish(split="test", invented=float(invented))) for _ in range(count)]
-    asks = [ask_for(net, sample, reading, seed=place) for place, sample in enumerate(samples)]
-    automaton = lift(compile_schema(SCHEMA).automaton, shipped().read())
+    samples = [task.generator(rng, Wish(split="test", invented=task.invented)) for _ in range(count)]
+    automaton = lift(compile_constraint(task.constraint).automaton, shipped().read())
     assert automaton is not None
-    kept = [replace(ask, cursor=open_cursor(automaton, ask.max_tokens)) for ask in asks]
-    (free, free_steps), (constrained, steps) = _right(net, samples, asks), _right(net, samples, kept)
-    return Answers(
-        words="invented" if invented else "known",
-        reading=reading,
-        count=count,
-        free=free,
-        constrained=constrained,
-        free_steps=free_steps,
-        constrained_steps=steps,
-    )
+    ways = []
+    for reading in Reading:
+        asks = [ask_for(net, sample, reading, seed=1000 * seed + place) for place, sample in enumerate(samples)]
+        kept = [replace(ask, cursor=open_cursor(automaton, ask.max_tokens)) for ask in asks]
+        ways += [_way(reading, "free", samples, _by(net, asks)), _way(reading, KEPT, samples, _by(net, kept))]
+        if reading is Reading.DIFFUSION:
+            ways.append(_way(reading, "naive mask", samples, _by(MaskedNet(net, automaton), asks)))
+        elif guide is not None and task.constraint.kind == "json_schema":
+            ways.append(_way(reading, "llguidance", samples, _guided(net, guide, task.constraint.value, asks)))
+    return ways
+
+
+def p_value(better: int, worse: int) -> float:
+    """McNemar's exact test, two-sided: how likely pairs that differ are split at least so unevenly by chance
+    alone."""
+    pairs = better + worse
+    ways = sum(math.comb(pairs, count) for count in range(min(better, worse) + 1))
+    return float(min(1.0, 2 * ways / 2**pairs))
+
+
+def compared(free: Sequence[bool], other: Sequence[bool]) -> tuple[int, int, float]:
+    """(right only in the other, right only free, p) of paired answers."""
+    gained = sum(b and not a for a, b in zip(free, other, strict=True))
+    lost = sum(a and not b for a, b in zip(free, other, strict=True))
+    return gained, lost, p_value(gained, lost)
 
 
 def main() -> int:
-    """Command line; with `--check` 1 if any row is less right with its schema than without."""
+    """Command line; with `--check` 1 if a constraint costs right answers beyond chance."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=300, help="samples of each row")
-    parser.add_argument("--seed", type=int, default=5, help="of the samples")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a schema costs right answers")
+    parser.add_argument("--count", type=int, default=100, help="samples of each task and seed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[5], help="of the samples")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a constraint costs right answers (p < 0.05)")
     options = parser.parse_args()
     net = load(str(SHIPPED), LoadOptions(threads=1))
-    rows = [
-        measure(net, invented=invented, reading=reading, count=options.count, seed=options.seed)
-        for invented in (False, True)
-        for reading in Reading
-    ]
-    for row in rows:
-        print(
-            f"{row.words:>8}, {row.reading.value:<14}: {row.free}/{row.count} free in {row.free_steps:.1f} steps, "
-            f"{row.constrained}/{row.count} within the schema in {row.constrained_steps:.1f}"
+    guide = LeftToRight(shipped()) if importlib.util.find_spec("llguidance") else None
+    rows: list[dict[str, Any]] = []
+    for name in options.tasks:
+        rows += _rows(
+            name, [measure(net, TASKS[name], count=options.count, seed=seed, guide=guide) for seed in options.seeds]
         )
-    return int(options.check and any(row.constrained < row.free for row in rows))
+    print("| " + " | ".join(rows[0]) + " |\n" + "| --- " * len(rows[0]) + "|")
+    for row in rows:
+        print("| " + " | ".join(str(value) for value in row.values()) + " |")
+    if options.json:
+        options.json.write_text(json.dumps({"seeds": options.seeds, "rows": rows}, indent=1))
+    return int(options.check and any(_is_worse(row) for row in rows))
 
 
-def _right(net: DiffusionNet, samples: Sequence[Sample], asks: Sequence[Ask]) -> tuple[int, float]:
-    answers = run(net, asks)
-    right = sum(text_of(answer) == sample.answer for answer, sample in zip(answers, samples, strict=True))
-    return right, statistics.fmean(answer.end.usage.denoising_steps for answer in answers)
+def _way(reading: Reading, name: str, samples: Sequence[Sample], answered: Answered) -> Way:
+    started = time.thread_time()
+    answers = answered()
+    seconds = time.thread_time() - started
+    return Way(
+        reading=reading,
+        name=name,
+        right=tuple(text == sample.answer for (text, _), sample in zip(answers, samples, strict=True)),
+        passes=sum(passes for _, passes in answers) / len(answers),
+        ms=1000 * seconds / len(answers),
+    )
+
+
+def _by(net: DiffusionNet, asks: Sequence[Ask]) -> Answered:
+    """Eight rows share a pass."""
+    return lambda: [(text_of(answer), answer.end.usage.forward_passes) for answer in run(net, asks)]
+
+
+def _guided(net: DiffusionNet, guide: LeftToRight, schema: Any, asks: Sequence[Ask]) -> Answered:
+    """One after the other."""
+
+    def answered() -> list[tuple[str, int]]:
+        found = [guide.decode(schema, OfNet(net, ask)) for ask in asks]
+        return [(decode_ids(list(each.ids)), len(each.ids)) for each in found if each is not None]
+
+    return answered
+
+
+def _pooled(ways: Sequence[Way]) -> Way:
+    """One way over all seeds."""
+    return replace(
+        ways[0],
+        right=tuple(one for way in ways for one in way.right),
+        passes=sum(way.passes for way in ways) / len(ways),
+        ms=sum(way.ms for way in ways) / len(ways),
+    )
+
+
+def _rows(task: str, parts: Sequence[Sequence[Way]]) -> list[dict[str, Any]]:
+    """Of one task; each way against the free one of the same reading."""
+    ways = [_pooled(same) for same in zip(*parts, strict=True)]
+    free = {way.reading: way.right for way in ways if way.name == "free"}
+    rows = []
+    for place, way in enumerate(ways):
+        gained, lost, p = compared(free[way.reading], way.right)
+        rows.append(
+            {"task": task, "reading": way.reading.value, "way": way.name, "right": sum(way.right)}
+            | {"of": len(way.right), "gained": gained, "lost": lost, "p": float(f"{p:.2g}")}
+            | {"passes": round(way.passes, 1), "ms": round(way.ms, 1)}
+            | {"right by seed": " ".join(str(sum(part[place].right)) for part in parts)}
+        )
+    return rows
+
+
+def _is_worse(row: Mapping[str, Any]) -> bool:
+    return bool(row["way"] == KEPT and row["lost"] > row["gained"] and row["p"] < SIGNIFICANT)
 
 
 if __name__ == "__main__":

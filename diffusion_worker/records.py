@@ -5,7 +5,7 @@ entropies are nats.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 from diffusion_worker.constraints.cursor import Cursor
@@ -123,6 +123,18 @@ class Usage:
     def tokens_per_forward(self) -> float:
         """Completion tokens per forward pass of any kind; 0 before the first."""
         return self.completion_tokens / self.forward_passes if self.forward_passes else 0.0
+
+
+def together(spent: Usage, last: Usage) -> Usage:
+    """What attempts at one answer have cost together. The prompt is the first one's, the marks are the last one's."""
+    return replace(
+        last,
+        prompt_tokens=spent.prompt_tokens,
+        cached_tokens=spent.cached_tokens,
+        completion_tokens=spent.completion_tokens + last.completion_tokens,
+        denoising_steps=spent.denoising_steps + last.denoising_steps,
+        forward_passes=spent.forward_passes + last.forward_passes,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,15 +14,17 @@ Flags = NDArray[np.bool_]
 
 def allowed(cursor: Cursor) -> Flags:
     """[vocab] the tokens that may stand next, of which the text can still close in time. Never none: the cursor
-    promises it."""
+    promises it, and what it forbids is allowed where nothing else is."""
     automaton, left = cursor.automaton, cursor.tokens_left - 1
     classes = automaton.classes
     atoms = np.zeros(classes.atoms, np.bool_)
     for edge in range(automaton.first_edge[cursor.state], automaton.first_edge[cursor.state + 1]):
         if automaton.distance[automaton.target[edge]] <= left:
-            atoms[_atoms_of(classes, int(automaton.label[edge]))] = True
+            atoms[atoms_of(classes, int(automaton.label[edge]))] = True
     tokens: Flags = atoms[classes.atom_of]
-    return tokens
+    others = tokens.copy()
+    others[list(cursor.forbidden)] = False
+    return others if others.any() else tokens
 
 
 def forced(automaton: TokenAutomaton, state: int, tokens: NDArray[np.integer]) -> Flags:
@@ -39,11 +41,11 @@ def _has_one_way(automaton: TokenAutomaton, state: int) -> bool:
     first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
     if stop - first != 1 or state == automaton.done:
         return False
-    atoms = _atoms_of(automaton.classes, int(automaton.label[first]))
+    atoms = atoms_of(automaton.classes, int(automaton.label[first]))
     return len(atoms) == 1 and len(automaton.classes.tokens_of(int(atoms[0]))) == 1
 
 
-def _atoms_of(classes: TokenClasses, label: int) -> NDArray[np.int32]:
+def atoms_of(classes: TokenClasses, label: int) -> NDArray[np.int32]:
     """The atoms of a class: the leaves below its nodes."""
     below = []
     for node in classes.nodes_of(label).tolist():

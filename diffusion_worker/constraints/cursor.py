@@ -21,6 +21,7 @@ class Cursor:
     automaton: TokenAutomaton
     state: int
     tokens_left: int  # the end token counted
+    forbidden: frozenset[int] = frozenset()  # may not stand next, as long as anything else may; see `web.mending`
 
     @property
     def is_done(self) -> bool:
@@ -38,7 +39,8 @@ class Cursor:
         state = self.automaton.walk(self.state, tokens[:room])
         if state < 0 or self.automaton.distance[state] > self.tokens_left - room:
             raise ValueError("the canvas leaves the constraint")
-        return replace(self, state=state, tokens_left=self.tokens_left - room)
+        forbidden = self.forbidden if room == 0 else frozenset()
+        return replace(self, state=state, tokens_left=self.tokens_left - room, forbidden=forbidden)
 
 
 def open_cursor(automaton: TokenAutomaton, max_tokens: int) -> Cursor:

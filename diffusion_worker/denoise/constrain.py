@@ -25,6 +25,7 @@ from diffusion_worker.denoise.score import Scores
 from diffusion_worker.nets.upload import upload
 from diffusion_worker.work import Denoise
 
+_FORBIDDEN = np.float32(-1e9)  # below whatever a canvas of logits can add up to
 _BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
 
 
@@ -99,6 +100,9 @@ class _Said:
         self, cursor: Cursor, z: NDArray[np.float32], uniforms: NDArray[np.float32], temperature: float | None
     ) -> None:
         free, automaton = slice(self._pinned, None), cursor.automaton
+        if cursor.forbidden:
+            z = z.copy()
+            z[0, list(cursor.forbidden)] = _FORBIDDEN
         masses = weigh_classes(automaton.classes, z)
         onward = remaining(cursor, masses)
         best, shares = best_path(cursor, masses.scores), marginals(cursor, masses, onward)

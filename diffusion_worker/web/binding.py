@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.constraint import Constraint, Kind
 from diffusion_worker.constraints.labels import Labels, Spellings, read_labels, read_spellings
 from diffusion_worker.constraints.lexicon import Lexicon, read_lexicon
 from diffusion_worker.constraints.marks import marked
@@ -35,6 +35,7 @@ class Bound:
 
     automaton: TokenAutomaton
     judge: Callable[[str], Awaitable[str | None]]
+    kind: Kind
     needs_check: bool  # the automaton does not see all of it
 
 
@@ -78,6 +79,7 @@ class Binder:
         return Bound(
             automaton=ready.automaton,
             judge=lambda text: self._judged(key, constraint, text),
+            kind=constraint.kind,
             needs_check=bool(ready.needs_check),
         )
 

@@ -26,13 +26,14 @@ from diffusion_worker.web.binding import Bound
 from diffusion_worker.web.desk import Desk
 from diffusion_worker.web.exchange import JSON, header, read_body, send_whole, unless_gone
 from diffusion_worker.web.labels import Layouts
+from diffusion_worker.web.mending import Broken, Mender
 from diffusion_worker.web.problems import InvalidValue, problem_of
 from diffusion_worker.web.transcript import Transcript
 from diffusion_worker.web.visit import Visit, visit_of
 from diffusion_worker.web.writer import DONE, Details, Writer, diffusion_body, event, usage_body
 
 DEADLINE_HEADER = "x-twolane-deadline-ms"
-MOST_ATTEMPTS = 3  # at an answer that breaks what its automaton cannot see
+MOST_ATTEMPTS = 6  # at an answer that breaks what its automaton cannot see
 _LARGE_BYTES = 64 * 1024  # reading and tokenizing more than this would hold up the event loop
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -50,6 +51,7 @@ class Order:
     headers: Headers = NO_HEADER  # ids that may stand before a constrained text
     layouts: Layouts = ()  # the labels that the constraint leaves, where their probabilities are wanted
     visit: Visit | None = None  # who is told what came of it
+    kept: tuple[int, ...] = ()  # ids that the answer begins with, from an attempt before
 
 
 # A dialect: body and deadline in its header (milliseconds) to an order. Raises a BadAsk, or NotResident.
@@ -93,15 +95,22 @@ class Endpoint:
         if order.is_stream and not bound.needs_check:
             await self._relay(order, _reply(order, send))
             return
-        for attempt in range(MOST_ATTEMPTS):
-            again = _again(order, attempt, time.monotonic() - started)
-            try:
-                await self._relay(again, Held(_reply(again, send), again, bound))
-            except InvalidOutput:
-                if attempt == MOST_ATTEMPTS - 1:
-                    raise
-            else:
+        ask = replace(_with_time(order.ask, time.monotonic() - started), tells_prefix=False, tells_drafts=False)
+        await self._judged(replace(order, ask=ask), bound, send)
+
+    async def _judged(self, order: Order, bound: Bound, send: Send) -> None:
+        """Try until an answer is found good. Raises InvalidOutput."""
+        started, mender = time.monotonic(), Mender(ask=order.ask, tokenizer=self._desk.resident()[0].tokenizer)
+        for attempt in range(1, MOST_ATTEMPTS + 1):
+            held = Held(_reply(order, send), order, bound)
+            await self._relay(order, held)
+            if held.broken is None:
                 return
+            mend = mender.mend(held.broken, attempt) if attempt < MOST_ATTEMPTS else None
+            if mend is None:
+                raise InvalidOutput(f"the answer breaks its constraint: {held.broken.violation}")
+            ask = _with_time(mend.ask, time.monotonic() - started)
+            order = replace(order, ask=ask, kept=mend.kept, transcript=order.transcript.anew())
 
     async def _with_labels(self, order: Order) -> Order:
         """Every label keeps to the constraint, so it need not be bound."""
@@ -114,6 +123,8 @@ class Endpoint:
     async def _relay(self, order: Order, reply: "Reply") -> None:
         async with self._desk.engine.submit(order.ask) as ticket:
             try:
+                if order.kept:
+                    await reply.add(order.transcript.keep(order.kept))
                 finished = await _follow(ticket, order.transcript, reply)
             except WorkerError as error:
                 if order.visit:
@@ -202,12 +213,13 @@ class Stream:
 
 
 class Held:
-    """Keeps an answer back until it is whole and judged. Raises InvalidOutput, of which nothing has left, where it
-    breaks what only a look at the whole can tell. What a limit or a stop string has cut is not judged."""
+    """Keeps an answer back until it is whole and judged. Where it breaks what only a look at the whole can tell, it is
+    `broken` and nothing has left. What a limit or a stop string has cut is not judged."""
 
     def __init__(self, reply: Reply, order: Order, bound: Bound) -> None:
         self._reply, self._order, self._bound = reply, order, bound
         self._heard: list[Heard] = []
+        self.broken: Broken | None = None
 
     async def add(self, heard: Heard) -> None:
         self._heard.append(heard)
@@ -217,8 +229,11 @@ class Held:
 
     async def finish(self, heard: Heard, reason: str) -> None:
         is_whole = reason in ("stop", "tool_calls") and not self._order.transcript.stopped
-        if is_whole and (violation := await self._bound.judge(self._judged(heard))) is not None:
-            raise InvalidOutput(f"the answer breaks its constraint: {violation}")
+        text = self._judged(heard)
+        if is_whole and (violation := await self._bound.judge(text)) is not None:
+            ids, kind = self._order.transcript.ids, self._bound.kind
+            self.broken = Broken(ids=ids, text=text, violation=violation, kind=kind)
+            return
         for each in self._heard:
             await self._reply.add(each)
         await self._reply.finish(heard, reason)
@@ -239,12 +254,8 @@ def _reply(order: Order, send: Send) -> Reply:
     return Stream(send, order) if order.is_stream else Whole(send, order)
 
 
-def _again(order: Order, attempt: int, spent_s: float) -> Order:
-    """The same with another seed, and what is left of its time."""
-    deadline_s = order.ask.deadline_s
-    left_s = None if deadline_s is None else max(0.0, deadline_s - spent_s)
-    ask = replace(order.ask, seed=order.ask.seed ^ attempt, deadline_s=left_s, tells_prefix=False, tells_drafts=False)
-    return replace(order, ask=ask, transcript=order.transcript.anew())
+def _with_time(ask: Ask, spent_s: float) -> Ask:
+    return ask if ask.deadline_s is None else replace(ask, deadline_s=max(0.0, ask.deadline_s - spent_s))
 
 
 async def _follow(ticket: Ticket, transcript: Transcript, reply: Reply) -> Finished | None:
@@ -266,10 +277,9 @@ async def _follow(ticket: Ticket, transcript: Transcript, reply: Reply) -> Finis
 
 
 def _usage(order: Order) -> dict[str, Any]:
-    accepted = order.transcript.accepted_prediction_tokens
     details = Details(
-        accepted_prediction_tokens=accepted,
-        rejected_prediction_tokens=len(order.ask.start_ids) - accepted,
+        accepted_prediction_tokens=order.transcript.accepted_prediction_tokens,
+        rejected_prediction_tokens=order.transcript.rejected_prediction_tokens,
         reasoning_tokens=order.transcript.reasoning_tokens,
     )
     return usage_body(order.transcript.account(), details)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from diffusion_worker.aligned import count_kept
-from diffusion_worker.records import BlockSealed, Finished, FinishReason, PrefixSteady, Usage
+from diffusion_worker.records import BlockSealed, Finished, FinishReason, PrefixSteady, Usage, together
 from diffusion_worker.text.channels import Heard, Listener, Marks, Wanted, marks_of
 from diffusion_worker.text.tokenizer import Tokenizer
 
@@ -25,22 +25,44 @@ class Transcript:
         *,
         prediction: Sequence[int] = (),
         layouts: Sequence[Sequence[str]] = (),
+        spent: Usage | None = None,
     ) -> None:
-        """`layouts`: the texts that mean each label, of which the first is told."""
+        """`layouts`: the texts that mean each label, of which the first is told. `spent` on attempts that came to
+        nothing."""
         self._tokenizer, self._wanted, self._prompt_ids = tokenizer, wanted, prompt_ids
         self._listener = Listener(tokenizer, marks_of(tokenizer) if wanted.channels else NO_MARKS, wanted, prompt_ids)
         self._prediction, self._layouts = prediction, layouts
+        self._ids: list[int] = []
         self._text_ids: list[int] = []
         self._counted = 0  # completion tokens before the present block
         self._usage: Usage | None = None
+        self._spent = spent
         self._calls = 0
         self.stopped = False
 
     def anew(self) -> "Transcript":
-        """One of the same request, of which nothing has been said."""
+        """One of the same request, of which nothing has been said, but for what this one has cost."""
         return Transcript(
-            self._tokenizer, self._wanted, self._prompt_ids, prediction=self._prediction, layouts=self._layouts
+            self._tokenizer,
+            self._wanted,
+            self._prompt_ids,
+            prediction=self._prediction,
+            layouts=self._layouts,
+            spent=self.usage,
         )
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All of the answer so far, a header included."""
+        return tuple(self._ids)
+
+    def keep(self, ids: tuple[int, ...]) -> Heard:
+        """The answer begins as a former attempt did; that has been accounted for."""
+        self._ids += ids
+        heard = self._listener.feed(ids)
+        self._text_ids += heard.text_ids
+        self._calls += len(heard.calls)
+        return heard
 
     @property
     def reasoning_tokens(self) -> int:
@@ -52,8 +74,14 @@ class Transcript:
         """How many ids of the text the prediction had, in the same order; what else was said may lie between."""
         return count_kept(self._text_ids, self._prediction)
 
+    @property
+    def rejected_prediction_tokens(self) -> int:
+        """How many it had that are not among them."""
+        return len(self._prediction) - self.accepted_prediction_tokens
+
     def take(self, block: BlockSealed | PrefixSteady) -> Heard:
         """What may leave now."""
+        self._ids += block.ids
         heard = self._listener.feed(block.ids)
         self._text_ids += heard.text_ids
         self._calls += len(heard.calls)
@@ -80,12 +108,13 @@ class Transcript:
     @property
     def usage(self) -> Usage | None:
         """The same, or None before anything happened."""
-        return self._usage
+        return together(self._spent, self._usage) if self._spent and self._usage else self._usage or self._spent
 
     def account(self) -> Usage:
         """What the answer has cost so far; there is an account from the first block or the end on."""
-        assert self._usage is not None, "asked before anything happened"
-        return self._usage
+        usage = self.usage
+        assert usage is not None, "asked before anything happened"
+        return usage
 
     def finish_reason(self, finished: Finished | None) -> str:
         """OpenAI's word, after `close`: a limit of tokens or of time is `length`; an answer that ended by itself has

@@ -15,6 +15,7 @@ import orjson
 from gateway.errors import (
     AttemptFailed,
     DeadlineExceeded,
+    InvalidOutput,
     NotResident,
     Overloaded,
     Refused,
@@ -49,6 +50,8 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
         return NotResident("The target's model is not in memory.", detail=f"status {status}, {code}")
     if code == "deadline_exceeded" or status in (408, 504):
         return DeadlineExceeded("The target ran out of time.", detail=f"status {status}")
+    if code == "invalid_output":  # a worker's own check: its machine is well, and asking it again would not help
+        return InvalidOutput("The target found no answer that fits the schema.", detail=f"status {status}, {code}")
     if status in (429, 503, 529) or code == "overloaded":
         return Overloaded("The target is overloaded.", detail=f"status {status}")
     if status >= 500 or status in _OURS or status < 400:

@@ -1,18 +1,42 @@
-"""A schema costs the shipped checkpoint no right answer, and no further step."""
+"""A constraint costs the shipped checkpoint no right answer; and how that is told from chance."""
 
 import pytest
 
-from benchmarks.constraints_answers import measure
-from benchmarks.vocabularies import SHIPPED
+from benchmarks.constraints_answers import TASKS, compared, measure, p_value
+from benchmarks.constraints_masks import naive_masks
+from benchmarks.vocabularies import SHIPPED, shipped
+from diffusion_worker.constraints.compile import compile_constraint
+from diffusion_worker.constraints.constraint import Constraint
+from diffusion_worker.constraints.lift import lift
 from diffusion_worker.nets.loader import LoadOptions, load
 from diffusion_worker.records import Reading
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reading", Reading)
-def test_a_schema_costs_no_right_answer(reading: Reading) -> None:
+@pytest.mark.parametrize("task", ["invented", "sudoku"])
+def test_a_constraint_costs_no_right_answer(task: str) -> None:
     """Words that were never trained on: there the net is least sure."""
     net = load(str(SHIPPED), LoadOptions(threads=1))
-    found = measure(net, invented=True, reading=reading, count=60)
-    assert found.constrained >= found.free >= 50
-    assert found.constrained_steps <= found.free_steps
+    ways = {(way.reading, way.name): way for way in measure(net, TASKS[task], count=60, seed=5)}
+    for reading in Reading:
+        free, kept = ways[reading, "free"], ways[reading, "constrained"]
+        assert sum(kept.right) >= sum(free.right) >= 50
+        assert kept.passes <= free.passes + 0.5
+
+
+def test_the_paired_test_is_mcnemars() -> None:
+    """Six of six pairs one way: 2 / 2**6; as many either way: chance."""
+    assert p_value(6, 0) == pytest.approx(2 / 64)
+    assert p_value(3, 3) == p_value(0, 0) == 1.0
+    assert compared([True, True, False], [True, False, True]) == (1, 1, 1.0)
+
+
+def test_the_naive_mask_lets_tokens_clash() -> None:
+    """Of `ab` and `cd` every position has two tokens, and the mask cannot see which belong together."""
+    automaton = lift(compile_constraint(Constraint(kind="choice", value=["ab", "cd"])).automaton, shipped().read())
+    assert automaton is not None
+    masks = naive_masks(automaton, 4)
+    spelled = [sorted(shipped().text([token]) for token in mask.nonzero()[0].tolist()) for mask in masks]
+    assert spelled[:2] == [[b"a", b"c"], [b"b", b"d"]]
+    assert masks[2].sum() == 1
+    assert masks[3, automaton.tail_id]

@@ -6,9 +6,10 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
 
 from diffusion_worker.nets.toy import ToyNet
-from tests.gateway.serving import RealGateway, fake_server, real_gateway
+from tests.gateway.serving import RealGateway, chunk, completion, fake_server, real_gateway
 from tests.worker.serving import listening, toy_net
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +31,7 @@ ADDENDS = {
     "required": ["x"],
     "additionalProperties": False,
 }
+SSE = "text/event-stream"
 NUMBER = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
 
 
@@ -197,3 +199,30 @@ async def test_a_worker_that_leaves_is_passed_over(pair: Both) -> None:
     assert headers["x-twolane-attempts"] == "fast=not_resident,quality=ok"
     _, headers, _ = await pair.ask()
     assert headers["x-twolane-attempts"] == "fast=not_resident,quality=ok"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_the_worker_cannot_mend_falls_back(
+    pair: Both, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so by its own error, and nothing of it has left, streams included."""
+
+    async def never(_constraint: object, _text: str) -> str:
+        return "$: not good enough"
+
+    async def answers(_request: object, _body: object) -> web.Response:
+        whole = orjson.dumps(completion("[1,2]"))
+        parts = chunk("[1,2]") + b"data: [DONE]\n\n"
+        return web.Response(body=parts if stream else whole, content_type=SSE if stream else "application/json")
+
+    monkeypatch.setattr(pair.worker.worker.desk.binder._workshop, "violation", never)
+    pair.quality.answer = answers
+    distinct = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2, "uniqueItems": True}
+    status, headers, body = await pair.ask(
+        "[1,1]",
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": distinct}},
+        stream=stream,
+    )
+    assert headers["x-twolane-attempts"] == "fast=invalid_output,careful=invalid_output,quality=ok"
+    assert (status, headers["x-twolane-schema"]) == (200, "valid")
+    assert "[1,2]" in (body.decode() if stream else body["choices"][0]["message"]["content"])

@@ -1,5 +1,6 @@
 """Calls on the wire, by construction: whatever the net says, in both syntaxes, both readings, streamed and whole."""
 
+import copy
 import json
 from collections.abc import Callable
 from typing import Any
@@ -114,7 +115,9 @@ async def test_a_call_closes_in_time_or_is_refused() -> None:
 async def test_what_an_automaton_does_not_see_is_judged_before_it_leaves(stream: bool) -> None:
     """Of every call; tried with other seeds, then a failure of ours."""
     distinct = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": [1]}, "uniqueItems": True}}}
-    bad, good = ([tool("f", {**distinct, "required": ["a"], "additionalProperties": False})] for _ in range(2))
+    distinct |= {"required": ["a"], "additionalProperties": False}
+    good, bad = [tool("f", distinct)], [tool("f", copy.deepcopy(distinct))]
+    bad[0]["function"]["parameters"]["properties"]["a"]["minItems"] = 2
     said = '<tool_call>{"name": "f", "arguments": {"a": [%s]}}</tool_call>'
     async with serving(toy_net(said % "1, 1")) as served:
         refused = await served.ask(tools=bad, tool_choice="required", max_tokens=100, stream=stream)

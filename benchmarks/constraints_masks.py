@@ -1,0 +1,45 @@
+"""The naive way to put a constraint onto a canvas: at every position what *some* text has there, whatever stands beside
+it. Knows a net and one constraint; what it is compared with is in `constraints_answers`.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.worker_requests import WatchedNet
+from diffusion_worker.constraints.choices import atoms_of
+from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.nets.interface import CanvasContext, DiffusionNet
+
+_NEVER = -1e4  # finite: a step takes infinite logits for a broken net
+
+
+def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
+    """[canvas, vocab] which tokens stand at each position of the first canvas in some text."""
+    classes, states = automaton.classes, {automaton.start}
+    masks = np.zeros((canvas, len(classes.order)), np.bool_)
+    for mask in masks:
+        edges = [
+            edge
+            for state in states - {automaton.done}
+            for edge in range(automaton.first_edge[state], automaton.first_edge[state + 1])
+        ]
+        atoms = np.zeros(classes.atoms, np.bool_)
+        for label in {int(automaton.label[edge]) for edge in edges}:
+            atoms[atoms_of(classes, label)] = True
+        mask[:] = atoms[classes.atom_of]
+        mask[automaton.tail_id] |= automaton.done in states
+        states = {int(automaton.target[edge]) for edge in edges} | (states & {automaton.done})
+    return masks
+
+
+class MaskedNet(WatchedNet):
+    """Masks each position of a canvas by itself. True for answers of one canvas."""
+
+    def __init__(self, net: DiffusionNet, automaton: TokenAutomaton) -> None:
+        super().__init__(net)
+        self._masks = torch.from_numpy(naive_masks(automaton, net.facts.recipe.canvas_length))
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        """One pass."""
+        return super().denoise(canvas, soft, context).masked_fill(~self._masks, _NEVER)
