@@ -21,7 +21,9 @@ from twolane.load_plan import Prompt, in_turn, poisson
 from twolane.processes import Child, Command
 
 ROOT = Path(__file__).parents[2]
+CHECKPOINT = ROOT / "checkpoints" / "twolane-tiny"
 NAME = "workers.test"
+DRAIN_S = 60  # as in the manifests: what waits at a worker that leaves is answered, on a slow machine too
 SCALED = ROOT / "deploy" / "kubernetes" / "components" / "autoscaling" / "scaledobject.yaml"
 
 pytestmark = [
@@ -56,7 +58,7 @@ class Fleet:
         """Start one, and give it the name once it serves."""
         self._next += 1
         address = f"127.0.0.{self._next}"
-        line = ("--checkpoint", str(ROOT / "checkpoints" / "twolane-tiny"), "--threads", "1", "--host", address)
+        line = ("--checkpoint", str(CHECKPOINT), "--threads", "1", "--host", address, "--drain-s", str(DRAIN_S))
         worker = Child(self._command(f"worker-{address}", ("worker", *line, "--port", str(self.port), *self._line)))
         await worker.start()
         await worker.serve(f"http://{address}:{self.port}/health", within_s=90)
@@ -69,7 +71,7 @@ class Fleet:
         worker = self.workers.pop(address)
         self._write()
         await asyncio.sleep(4.0)
-        await worker.stop(grace_s=30.0)
+        await worker.stop(grace_s=DRAIN_S + 5)
 
     async def die(self, address: str) -> None:
         """Without notice; the name goes on pointing there for a while."""
