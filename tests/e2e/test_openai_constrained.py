@@ -53,6 +53,26 @@ async def test_the_official_client_parses_what_it_asked_for(model: str) -> None:
             )
 
 
+@pytest.mark.parametrize("model", [MODEL, READ])
+async def test_the_official_client_streams_an_object_that_closes_in_time(model: str) -> None:
+    """With hardly more tokens than the shortest answer takes."""
+    messages = [{"role": "user", "content": "mint tea, two of them"}]
+    async with listening(toy_net()) as served, openai.DefaultAsyncHttpxClient(trust_env=False) as direct:
+        client = openai.AsyncOpenAI(
+            base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0, http_client=direct
+        )
+        for room in (40, 45, 60):
+            async with client.chat.completions.stream(
+                model=model,
+                messages=messages,  # type: ignore[arg-type]
+                response_format=Order,
+                max_tokens=room,
+            ) as stream:
+                final = await stream.get_final_completion()
+            assert final.choices[0].finish_reason == "stop"
+            assert isinstance(final.choices[0].message.parsed, Order)
+
+
 class Mood(BaseModel):
     """A few values in all."""
 
