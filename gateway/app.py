@@ -7,28 +7,30 @@ import logging
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.core.policy import Policy
-from gateway.errors import BadSetting, GatewayError, PolicyError
+from gateway.errors import GatewayError, PolicyError
 from gateway.pipeline import Pipeline
 from gateway.policy_files.watch import Follower, Policies
 from gateway.ports import Observer
 from gateway.settings import Settings
+from gateway.sockets import bind_both, inherited, url_of
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
 from gateway.telemetry import names
 from gateway.telemetry.gauges import Reading, lanes_of
 from gateway.telemetry.logs import DecisionLog
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.peers import FOLDER_VARIABLE, TELL_EVERY_S, Peers
 from gateway.telemetry.recent import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.doors import Doors
@@ -75,7 +77,9 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     keys = load_keys(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        metrics, recent = Metrics(), RecentDecisions(settings.recent_decisions)
+        folder = os.environ.get(FOLDER_VARIABLE)
+        peers = Peers(Path(folder)) if folder else None
+        metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
         if tracing is not None:
@@ -114,6 +118,9 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             ready=lambda policy: doors.ready(policy.places),
         )
         await stack.enter_async_context(_running(follower.run(settings.policy_watch_s)))
+        if peers is not None:
+            stack.callback(peers.leave)
+            await stack.enter_async_context(_running(_keep_telling(peers, metrics)))
         begin = tracing.begin if tracing else passing
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes, begin=begin)
         public = public_app(lambda: policies.current, lambda target: doors(target).status)
@@ -140,6 +147,12 @@ def _reloaded(told: bool | PolicyError, policy: Policy, metrics: Metrics, doors:
     _log.info("policy %s", policy.version)
 
 
+async def _keep_telling(peers: Peers, metrics: Metrics) -> None:
+    while True:
+        await asyncio.to_thread(peers.tell, metrics.gauges.look())
+        await asyncio.sleep(TELL_EVERY_S)
+
+
 @contextlib.asynccontextmanager
 async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Something that runs beside the requests, and no longer than they."""
@@ -154,15 +167,16 @@ async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or ctrl-C; requests under way may finish. Raises CannotStart."""
+    handed_down = settings.handed_down
     with contextlib.ExitStack() as sockets:
-        public_socket = sockets.enter_context(_bind(settings.host, settings.port, "TWOLANE_PORT"))
-        admin_socket = sockets.enter_context(_bind(settings.admin_host, settings.admin_port, "TWOLANE_ADMIN_PORT"))
+        bound = inherited(handed_down) if handed_down else bind_both(settings)
+        public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
             public, admin = _server(gateway.public, settings), _server(gateway.admin, settings)
-            _listen_to_signals(gateway, (public, admin))
+            _listen_to_signals(gateway, (public, admin), parent=handed_down[2] if handed_down else None)
             _calm_collector()
             print(
-                f"twolane serve: {_url(public_socket)}, admin {_url(admin_socket)},"
+                f"twolane serve: {url_of(public_socket)}, admin {url_of(admin_socket)},"
                 f" policy {settings.policy} ({gateway.policies.current.version})",
                 flush=True,
             )
@@ -230,33 +244,21 @@ def _server(app: ASGIApp, settings: Settings) -> _Server:
     return _Server(config)
 
 
-def _listen_to_signals(gateway: Gateway, servers: tuple[_Server, ...]) -> None:
+def _listen_to_signals(gateway: Gateway, servers: tuple[_Server, ...], parent: int | None) -> None:
+    """`parent` is readable as soon as the parent process is gone."""
+
     def leave() -> None:
         for server in servers:
             server.should_exit = True
+
+    def leave_with_parent(pipe: int) -> None:
+        loop.remove_reader(pipe)
+        leave()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
     if sys.platform != "win32":
         loop.add_signal_handler(signal.SIGHUP, gateway.follower.ask)
-
-
-def _bind(host: str, port: int, variable: str) -> socket.socket:
-    """Bound before anything is built: a busy port is found out at once. Raises BadSetting."""
-    with contextlib.ExitStack() as undo:
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            bound = undo.enter_context(socket.socket(family, kind, protocol))
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            bound.listen(2048)  # only this makes a port ours: two that merely bind get along
-        except OSError as fault:
-            raise BadSetting(f"{variable}: cannot listen on {host}:{port}: {fault.strerror}") from fault
-        undo.pop_all()
-    return bound
-
-
-def _url(bound: socket.socket) -> str:
-    host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if parent is not None:
+        loop.add_reader(parent, leave_with_parent, parent)

@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 from gateway.app import serve
 from gateway.core.admit import admit
 from gateway.core.route import choose
+from gateway.crew import run_crew
 from gateway.errors import CannotStart, GatewayError
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
@@ -32,7 +33,7 @@ from gateway.weights.tasks import open_classifier
 GOOD: Final = 0
 FAILED: Final = 1
 WRONG_USE: Final = 2
-_FLAGS: Final = ("host", "port", "admin_host", "admin_port", "policy", "keys_file", "decision_log")
+_FLAGS: Final = ("host", "port", "admin_host", "admin_port", "policy", "keys_file", "decision_log", "workers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(read: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(read).items() if name in _FLAGS}
     settings = read_settings(os.environ, given)
+    if settings.workers > 1:
+        line = [part for name, value in given.items() if name != "workers" for part in (flag_of(name), value)]
+        return run_crew(settings, ["serve", *line])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     import uvloop

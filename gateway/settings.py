@@ -29,6 +29,13 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(",")) if text else ()
+    if len(numbers) not in (0, 3):
+        raise ValueError("not three file descriptors")
+    return numbers
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value <= 3600:
@@ -56,6 +63,10 @@ class Settings:
     port: int = _setting(8080, _whole(0, 65535), "public port; 0 takes a free one")
     admin_host: str = _setting("127.0.0.1", str, "address of the admin port; others than loopback need a keys file")
     admin_port: int = _setting(8090, _whole(0, 65535), "port of metrics and administration; 0 takes a free one")
+    workers: int = _setting(
+        1, _whole(1, 256), "processes that serve the same ports; each decides by what it saw itself"
+    )
+    handed_down: tuple[int, ...] = _setting((), _numbers, "sockets of a parent process; it sets this itself")
     policy: Path = _setting(Path("policies/default.yaml"), Path, "the policy file")
     policy_watch_s: float = _setting(0.5, _seconds, "how often the policy file is looked at for changes")
     keys_file: Path | None = _setting(None, _path, "keys that may ask, `name sha256:<hex>` a line; none: open")
@@ -94,7 +105,7 @@ def describe_settings() -> str:
     """One line per setting, for `--help`."""
     lines = []
     for setting in fields(Settings):
-        default = "none" if setting.default is None else setting.default
+        default = "none" if setting.default in (None, ()) else setting.default
         lines.append(f"  {PREFIX + setting.name.upper():<26}{setting.metadata['says']} ({default})")
     return "\n".join(lines)
 

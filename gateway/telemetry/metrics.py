@@ -16,6 +16,7 @@ from gateway.core.policy import Policy
 from gateway.decisions import ABANDONED, Attempt, Decision, Mirrored
 from gateway.telemetry import names
 from gateway.telemetry.gauges import Gauges, Reading
+from gateway.telemetry.peers import Peers
 from gateway.terms import Slo
 from gateway.words import AttemptOutcome, Outcome, Promise, Reason
 
@@ -27,10 +28,12 @@ _OPEN_METRICS: Final = "application/openmetrics-text"
 class Metrics:
     """One registry per gateway, so that two in one process do not mix."""
 
-    def __init__(self, gauges: Gauges | None = None) -> None:
+    def __init__(self, peers: Peers | None = None) -> None:
+        """With `peers`, the page shows what all processes of this gateway counted; then it has no exemplars."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and nobody reads them
         self.registry = CollectorRegistry()
-        self.gauges = gauges or Gauges()
+        self._peers = peers
+        self.gauges = Gauges(peers.heard if peers else tuple)
         self.gauges.watch(self._standing)
         self.registry.register(self.gauges)
         self._children: dict[tuple[object, ...], Counter | Histogram] = {}
@@ -121,10 +124,14 @@ class Metrics:
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """The page that Prometheus reads, and its content type; on any thread, behind a `look` of the gauges."""
+        registry = self.registry
+        if self._peers is not None:
+            registry = self._peers.counts()
+            registry.register(self.gauges)
         if _OPEN_METRICS in accept:
-            page = openmetrics.generate_latest(self.registry, version="1.0.0")  # type: ignore[no-untyped-call]
+            page = openmetrics.generate_latest(registry, version="1.0.0")  # type: ignore[no-untyped-call]
             return page, openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
+        return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def _standing(self) -> Iterator[Reading]:
         yield Reading(names.BUILD_INFO, (__version__,), 1)

@@ -1,0 +1,167 @@
+"""Several processes behind the same two ports: every request is counted once, also those of a process that has died."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.gateway.serving import fake_server, says_hello
+from twolane.arguments import free_port
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+POLICY = """
+version: 1
+targets:
+  only: {kind: openai, engine: openai, url: "%s", model: m, place: in_cluster}
+routes:
+  - {name: default, use: only, slo: {p95_ms: 730}}
+"""
+BODY = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
+
+
+class Crew:
+    """A parent process, and somebody to ask its children; every request on a connection of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, public: str, admin: str, log: Path) -> None:
+        self.process, self.public, self.admin, self.log = process, public, admin, log
+
+    async def ask(self, count: int) -> list[int]:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
+
+            async def one() -> int:
+                async with http.post(f"{self.public}/v1/chat/completions", json=BODY) as answer:
+                    return answer.status
+
+            return list(await asyncio.gather(*(one() for _ in range(count))))
+
+    async def page(self, accept: str = "") -> str:
+        told = {"accept": accept, "connection": "close"}
+        async with aiohttp.ClientSession() as http, http.get(f"{self.admin}/metrics", headers=told) as answer:
+            return await answer.text()
+
+    async def counted(self) -> float:
+        return value(await self.page(), "twolane_requests_total")
+
+    def children(self) -> list[int]:
+        told = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in told.split()]
+
+    async def until_serving(self, count: int) -> None:
+        """So many processes have said that they serve."""
+        await until(lambda: self.log.read_text().count(", policy ") >= count)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110 - what other processes do sends us no event
+            await asyncio.sleep(0.05)
+
+
+def value(page: str, name: str) -> float:
+    return sum(float(found) for found in re.findall(rf"^{name}(?:{{.*}})? ([0-9.e+]+)", page, re.MULTILINE))
+
+
+async def begun(folder: Path, url: str, *, workers: int, **environment: str) -> Crew:
+    """A parent that has been started."""
+    policy, log, ports = folder / "policy.yaml", folder / "log", (free_port(), free_port())
+    policy.write_text(POLICY % url)
+    kept = {name: given for name, given in os.environ.items() if not name.startswith(("TWOLANE_", "PROMETHEUS_"))}
+    flags = ("--port", str(ports[0]), "--admin-port", str(ports[1]), "--policy", str(policy))
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "twolane", "serve", "--workers", str(workers), *flags),
+            env={**kept, **environment},
+            stdout=output,
+            stderr=output,
+        )
+    return Crew(process, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", log)
+
+
+@contextlib.asynccontextmanager
+async def crew(folder: Path, url: str, *, workers: int = 3) -> AsyncIterator[Crew]:
+    """One whose processes all serve."""
+    made = await begun(folder, url, workers=workers)
+    try:
+        await made.until_serving(workers)
+        yield made
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            made.process.kill()
+        await made.process.wait()
+
+
+async def test_every_request_is_counted_once_whoever_is_asked_and_whoever_has_died(tmp_path: Path) -> None:
+    async with fake_server() as server, crew(tmp_path, server.url) as serving:
+        assert set(await serving.ask(120)) == {200}
+        assert {await serving.counted() for _ in range(8)} == {120.0}
+        first = serving.children()
+        os.kill(first[0], signal.SIGKILL)
+        await serving.until_serving(4)
+        assert await serving.counted() == 120.0
+        assert set(await serving.ask(60)) == {200}
+        assert {await serving.counted() for _ in range(8)} == {180.0}
+        assert len(set(serving.children()) & set(first)) == 2
+        page = await serving.page("application/openmetrics-text")
+        assert 'twolane_lane_latency_seconds_bucket{le="0.73",route="default",target="only"} 180.0' in page
+        assert value(page, "twolane_in_flight") == 0
+        assert page.count("twolane_policy_info{") == 1
+        assert page.endswith("# EOF\n")
+        serving.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(serving.process.wait(), 20) == 0
+    assert len(server.bodies) == 180
+
+
+async def test_requests_in_flight_are_the_sum_of_all_processes(tmp_path: Path) -> None:
+    release = asyncio.Event()
+
+    async def slow(request: Any, body: Any) -> Any:
+        await release.wait()
+        return await says_hello(request, body)
+
+    async with fake_server(slow) as server, crew(tmp_path, server.url, workers=2) as serving:
+        asking = asyncio.create_task(serving.ask(12))
+        async with asyncio.timeout(30):
+            while value(await serving.page(), "twolane_in_flight") != 12:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+        release.set()
+        assert set(await asking) == {200}
+
+
+async def test_children_leave_when_their_parent_was_killed(tmp_path: Path) -> None:
+    async with fake_server() as server, crew(tmp_path, server.url, workers=2) as serving:
+        children = serving.children()
+        serving.process.kill()
+        await until(lambda: not any(_lives(pid) for pid in children))
+
+
+def _lives(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+async def test_what_keeps_one_from_starting_ends_all_with_its_exit_code(tmp_path: Path) -> None:
+    missing = str(tmp_path / "no" / "keys")
+    made = await begun(tmp_path, "http://127.0.0.1:1", workers=2, TWOLANE_KEYS_FILE=missing)
+    assert await asyncio.wait_for(made.process.wait(), 60) == 2
+    assert missing in made.log.read_text()
+
+
+async def test_a_process_that_dies_again_and_again_is_not_started_for_ever(tmp_path: Path) -> None:
+    async with fake_server() as server, crew(tmp_path, server.url, workers=1 + 1) as serving:
+        while serving.process.returncode is None:
+            for pid in serving.children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(serving.process.wait(), 0.2)
+    assert serving.process.returncode == 1
