@@ -86,7 +86,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             observers.append(tracing)
         if settings.decision_log is not None:
-            log = DecisionLog(settings.decision_log, on_drop=metrics.dropped)
+            size, keep = settings.decision_log_bytes, settings.decision_log_files
+            log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, most_bytes=size, keep=keep)
             stack.callback(log.close)
             observers.append(log)
         state, clock = MemoryStore(), SystemWorld()

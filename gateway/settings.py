@@ -71,6 +71,8 @@ class Settings:
     policy_watch_s: float = _setting(0.5, _seconds, "how often the policy file is looked at for changes")
     keys_file: Path | None = _setting(None, _path, "keys that may ask, `name sha256:<hex>` a line; none: open")
     decision_log: Path | None = _setting(None, _path, "file that gets one JSON line per request; none: no log")
+    decision_log_bytes: int = _setting(100_000_000, _whole(0, 1 << 40), "a fuller log is put aside as FILE.1; 0: never")
+    decision_log_files: int = _setting(5, _whole(1, 1000), "how many logs that were put aside are kept")
     max_body_bytes: int = _setting(4_194_304, _whole(1024, 1 << 30), "largest request body")
     recent_decisions: int = _setting(1000, _whole(1, 1_000_000), "how many decisions the admin port remembers")
     connect_s: float = _setting(2.0, _seconds, "longest wait for a connection to a target")

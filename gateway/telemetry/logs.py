@@ -11,6 +11,7 @@ import orjson
 from gateway.decisions import Decision, Mirrored
 from gateway.errors import BadSetting
 from gateway.telemetry.documents import document_of
+from gateway.telemetry.rotation import RotatingFile
 
 MAX_WAITING: Final = 10_000
 _EVERY_S: Final = 0.1  # waking the thread for every line would cost more than the line
@@ -19,10 +20,13 @@ _EVERY_S: Final = 0.1  # waking the thread for every line would cost more than t
 class DecisionLog:
     """An Observer. When the disk is slower than the requests, lines are dropped and counted, never waited for."""
 
-    def __init__(self, path: Path, on_drop: Callable[[int], None] = lambda _lines: None) -> None:
-        """Raises BadSetting if the file cannot be opened. `on_drop` is told how many lines were lost, on any thread."""
+    def __init__(
+        self, path: Path, on_drop: Callable[[int], None] = lambda _lines: None, *, most_bytes: int = 0, keep: int = 1
+    ) -> None:
+        """Raises BadSetting if the file cannot be opened. `on_drop` is told how many lines were lost, on any thread;
+        for the rest see `RotatingFile`."""
         try:
-            self._file = path.open("ab", buffering=0)
+            self._file = RotatingFile(path, most_bytes=most_bytes, keep=keep)
         except OSError as fault:
             raise BadSetting(f"TWOLANE_DECISION_LOG: cannot write {path}: {fault.strerror}") from fault
         self._waiting: deque[Decision] = deque()  # appending and popping are atomic
@@ -57,8 +61,10 @@ class DecisionLog:
         decisions = [self._waiting.popleft() for _ in range(len(self._waiting))]
         lines = [line for line in map(_line, decisions) if line]
         self._drop(len(decisions) - len(lines))
+        if not lines:
+            return
         try:
-            self._file.write(b"".join(lines))
+            self._file.append(b"".join(lines))
         except OSError:
             self._drop(len(lines))
 

@@ -70,6 +70,16 @@ def test_settings_are_those_of_the_processes() -> None:
     assert set(re.findall(r"TWOLANE_[A-Z_]+", text)) <= known
 
 
+def test_gateway_and_workers_send_their_spans_to_the_same_place() -> None:
+    told = {
+        name: service["environment"].get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        for name, service in services().items()
+        if name in ("gateway", "worker", "worker-gpu")
+    }
+    assert len(told) == 3
+    assert set(told.values()) == {"${OTEL_EXPORTER_OTLP_ENDPOINT:-}"}
+
+
 def test_what_is_mounted_is_there() -> None:
     for name, service in services().items():
         for volume in service.get("volumes", ()):

@@ -59,3 +59,15 @@ def test_what_json_cannot_say_costs_its_own_line_only(decision: Any, tmp_path: P
     lines = [orjson.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
     assert [line["id"] for line in lines] == ["req_1", "req_2"]
     assert sum(lost) == 1
+
+
+def test_a_log_that_is_full_is_put_aside_with_all_its_lines(decision: Any, tmp_path: Path) -> None:
+    for number in range(3):
+        log = DecisionLog(tmp_path / "log", most_bytes=1, keep=5)
+        log.decided(decision(query_id=f"req_{number}"))
+        log.close()
+    assert [orjson.loads((tmp_path / name).read_bytes())["id"] for name in ("log.2", "log.1", "log")] == [
+        "req_0",
+        "req_1",
+        "req_2",
+    ]
