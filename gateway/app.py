@@ -86,10 +86,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.push_async_callback(asyncio.to_thread, tracing.close)
             observers.append(tracing)
         if settings.decision_log is not None:
-            size, keep = settings.decision_log_bytes, settings.decision_log_files
-            log = DecisionLog(settings.decision_log, on_drop=metrics.dropped, most_bytes=size, keep=keep)
-            stack.callback(log.close)
-            observers.append(log)
+            observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
         state, clock = MemoryStore(), SystemWorld()
         if settings.redis_url is not None:
             shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
@@ -146,6 +143,13 @@ def _reloaded(told: bool | PolicyError, policy: Policy, metrics: Metrics, doors:
     metrics.follow(policy, time.time())
     metrics.reloaded("changed" if told else "unchanged")
     _log.info("policy %s", policy.version)
+
+
+@contextlib.contextmanager
+def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[DecisionLog]:
+    most_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
+    with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, most_bytes=most_bytes, keep=keep)) as log:
+        yield log
 
 
 async def _keep_telling(peers: Peers, metrics: Metrics) -> None:
