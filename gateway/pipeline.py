@@ -132,9 +132,16 @@ class Pipeline:
             winner = await self._open(journey, attempt, waiting)
             if winner is not None:
                 return winner
-            if attempt.reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries[name]):
+            if self._stays(candidate, attempt, tries[name]):
                 waiting.appendleft(candidate)
         return None
+
+    def _stays(self, candidate: Candidate, attempt: OpenAttempt, tries: int) -> bool:
+        """Whether the same target is asked again. A server that leaves has begun nothing and is known to leave from now
+        on, so to ask one beside it needs no allowance; one that broke may have cost something, and may do so again."""
+        if attempt.reason is Reason.NOT_RESIDENT:
+            return tries < len(candidate.servers)
+        return attempt.reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries)
 
     async def _open(self, journey: Journey, attempt: OpenAttempt, waiting: deque[Candidate]) -> OpenAttempt | None:
         """Open an attempt, and if the route hedges and it takes long, another beside it; the one that did well."""

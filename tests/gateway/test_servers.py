@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 pytestmark = pytest.mark.anyio
 
@@ -73,3 +74,34 @@ async def test_a_decision_says_which_server_was_asked_and_which_was_passed_over(
     assert urls[("pool", "ok")] == one.url.removeprefix("http://")
     assert urls[("pool", "upstream_error")] == DEAD.removeprefix("http://")
     assert urls.get(("quality", "ok")) is None
+
+
+async def leaves(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+    """What a worker says that has been told to go."""
+    return web.json_response({"error": {"code": "draining", "message": "leaving"}}, status=503)
+
+
+async def test_a_server_that_leaves_is_passed_over_for_one_beside_it_without_any_allowance(
+    serving: Any, fake: Any
+) -> None:
+    policy = POLICY.replace(", retry: {}", "")
+    async with (
+        fake(leaves) as one,
+        fake() as two,
+        fake() as quality,
+        serving(policy % (one.url, two.url, quality.url)) as gateway,
+    ):
+        told = [(await gateway.ask(asking(f"number {number}")))[1] for number in range(20)]
+    assert {headers["x-twolane-attempts"] for headers in told} == {"pool=ok", "pool=not_resident,pool=ok"}
+
+
+async def test_where_all_servers_leave_each_is_asked_once(serving: Any, fake: Any) -> None:
+    async with (
+        fake(leaves) as one,
+        fake(leaves) as two,
+        fake() as quality,
+        serving(POLICY % (one.url, two.url, quality.url)) as gateway,
+    ):
+        _, headers, _ = await gateway.ask(asking("hi"))
+        assert (len(one.bodies), len(two.bodies)) == (1, 1)
+    assert headers["x-twolane-attempts"] == "pool=not_resident,pool=not_resident,quality=ok"
