@@ -19,6 +19,17 @@ async def test_every_request_leaves_one_line_in_the_decision_log(fake: Any, serv
     assert "SECRET" not in file.read_text()
 
 
+async def test_a_full_decision_log_is_put_aside(fake: Any, serving: Any, tmp_path: Any) -> None:
+    file, ids = tmp_path / "decisions.jsonl", []
+    for _ in range(3):
+        settings = {"decision_log": file, "decision_log_bytes": 1, "decision_log_files": 1}
+        async with fake() as server, serving(one_lane(server.url), **settings) as gateway:
+            ids.append((await gateway.ask(ask()))[1]["x-request-id"])
+    kept = [orjson.loads((tmp_path / name).read_bytes())["id"] for name in ("decisions.jsonl.1", "decisions.jsonl")]
+    assert kept == ids[1:]
+    assert not (tmp_path / "decisions.jsonl.2").exists()
+
+
 async def test_the_policy_is_reloaded_whole_or_not_at_all(fake: Any, serving: Any, tmp_path: Any) -> None:
     async with fake() as first, fake() as second, serving(one_lane(first.url)) as gateway:
         await gateway.ask()
