@@ -84,6 +84,8 @@ class Checker:
     """One schema, ready to judge values. Raises BadAsk for what is no schema by its own metaschema."""
 
     def __init__(self, schema: Schema) -> None:
+        if isinstance(schema, Mapping) and not isinstance(schema.get("$schema", ""), str):
+            raise BadAsk("not a valid schema: `$schema` must be a string", param="response_format")
         kind = validator_for(schema, default=jsonschema.Draft202012Validator)
         try:
             kind.check_schema(schema)

@@ -5,13 +5,14 @@ which is answered with the constraint made ready for that lexicon.
 """
 
 import json
+import traceback
 
 from diffusion_worker.constraints import lexicon, ready
 from diffusion_worker.constraints.constraint import Constraint
 from diffusion_worker.constraints.frames import run
 from diffusion_worker.constraints.ready import Headers
 from diffusion_worker.constraints.vocabulary import Vocabulary, vocabulary_of
-from diffusion_worker.errors import UnsupportedSchema
+from diffusion_worker.errors import BadAsk, UnsupportedSchema
 
 
 def vocabulary_job(words: lexicon.Lexicon) -> bytes:
@@ -40,8 +41,17 @@ class Compiler:
         asked = Constraint(**json.loads(constraint))
         try:
             return ready.to_bytes(ready.make_ready(asked, self._vocabulary, json.loads(headers)))
+        except BadAsk:
+            raise
+        except RecursionError:
+            raise UnsupportedSchema("nested too deeply", keyword=asked.kind, pointer="") from None
         except MemoryError:
             raise UnsupportedSchema("needs more memory than it may have", keyword=asked.kind, pointer="") from None
+        except Exception as error:  # noqa: BLE001 - the outermost place of this process: what trips us is refused
+            traceback.print_exc()
+            raise UnsupportedSchema(
+                f"the compiler failed on it: {type(error).__name__}", keyword=asked.kind, pointer=""
+            ) from None
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ _ANY: Final[Shapes] = (Shape(),)
 
 
 class Combiner:
-    """The shapes of positions and of conjunctions, each worked out once."""
+    """The shapes of positions and of conjunctions, each worked out once. A loose one leaves to the final check whatever
+    would have to exclude something: branches of `oneOf` are united, `not`, `if` and dependencies left open."""
 
-    def __init__(self, document: Document, checker: Checker) -> None:
+    def __init__(self, document: Document, checker: Checker, *, loose: bool = False) -> None:
         self.document = document
+        self._loose = loose
         self._checker = checker
         self._known: dict[Node, Shapes] = {}
         self._joined: dict[Conj, Shapes] = {}
@@ -72,7 +74,9 @@ class Combiner:
             return self._of(self.document.resolve(node, "$ref", schema["$ref"]))
         shapes: Shapes = tuple(s for s in (plain_shape(self.document, node),) if s.types)
         for keyword in _COMBINATORS:
-            if keyword == "oneOf" and keyword in schema:
+            if keyword in _EXCLUDING and keyword in schema and self._loose:
+                shapes = tuple(_open(shape, keyword) for shape in shapes)
+            elif keyword == "oneOf" and keyword in schema:
                 shapes = self._one_of(shapes, [self._of(n) for n in self._branches(node, keyword)])
             elif keyword in schema:
                 for factor in self._factors(node, keyword, schema[keyword]):
@@ -129,6 +133,8 @@ class Combiner:
 
     def _one_of(self, around: Shapes, branches: Sequence[Shapes]) -> Shapes:
         """What is `around` and in exactly one of the branches."""
+        if self._loose:
+            return tuple(_open(shape, "oneOf") for branch in branches for shape in _product(around, branch, "oneOf"))
         ways: list[Shape] = []
         for index, branch in enumerate(branches):
             mine = _product(around, branch, "oneOf")
@@ -216,4 +222,5 @@ def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:
 
 
 _DEPENDENCIES: Final = ("dependencies", "dependentRequired", "dependentSchemas")
+_EXCLUDING: Final = ("not", "if", *_DEPENDENCIES)
 _COMBINATORS: Final = ("$ref", "allOf", "anyOf", "oneOf", "not", "if", *_DEPENDENCIES)

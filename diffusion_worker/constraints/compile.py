@@ -26,7 +26,7 @@ from diffusion_worker.constraints.spelling import raw
 from diffusion_worker.errors import BadAsk, UnsupportedSchema
 
 CALL_STATES: Final = 60_000  # of all tools of a request together, under construction
-COMPILER_VERSION: Final = 1  # part of every cache key; raise it whenever an automaton may come out differently
+COMPILER_VERSION: Final = 2  # part of every cache key; raise it whenever an automaton may come out differently
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +77,11 @@ def _compile(constraint: Constraint) -> Compiled:
 
 def compile_schema(schema: Schema, *, ladder: Sequence[Caps] = LADDER) -> Compiled:
     """The documents that satisfy a schema, in normal form, on the first rung of the ladder that holds them."""
-    combiner = Combiner(Document(schema), Checker(schema))
+    document, checker = Document(schema), Checker(schema)
+    strict, loose = Combiner(document, checker), Combiner(document, checker, loose=True)
+    attempts = [(rung, caps, combiner) for combiner in (strict, loose) for rung, caps in enumerate(ladder)]
     pointer = ""
-    for rung, caps in enumerate(ladder):
+    for rung, caps, combiner in attempts:
         builder = Builder(caps, combiner)
         try:
             start = builder.document()

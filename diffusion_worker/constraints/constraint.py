@@ -33,9 +33,13 @@ class Constraint:
     def content(self) -> bytes:
         """The constraint as JSON; the order of members counts. Raises BadAsk if it is too long."""
         try:
-            content = json.dumps({"kind": self.kind, "value": self.value}, separators=(",", ":")).encode()
+            content = json.dumps(
+                {"kind": self.kind, "value": self.value}, separators=(",", ":"), allow_nan=False
+            ).encode()
         except RecursionError:
             raise BadAsk("a constraint that is nested too deeply") from None
+        except ValueError:
+            raise BadAsk("a constraint that holds NaN or an infinite number") from None
         if len(content) > MAX_BYTES:
             raise BadAsk(f"a constraint of {len(content)} bytes is longer than {MAX_BYTES}")
         return content

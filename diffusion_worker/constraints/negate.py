@@ -131,11 +131,20 @@ def _other_members(context: _Context, members: Members) -> Iterator[Members]:
         yield Members(high=members.low - 1)
     if members.high is not None:
         yield Members(low=members.high + 1)
+    rests = [
+        {name: layer.rest or () for name in sorted(names or ()) if name not in layer.properties}
+        for layer in members.layers
+    ]
+    said = [
+        (name, node)
+        for layer, rest in zip(members.layers, rests, strict=True)
+        for name, conj in {**layer.properties, **rest}.items()
+        for node in conj
+    ]
     for name in members.required:
-        yield Members(layers=(MemberLayer(properties={name: (document.nothing,)}),))
-    for layer in members.layers:
-        rest = {name: layer.rest or () for name in sorted(names or ()) if name not in layer.properties}
-        for name, conj in {**layer.properties, **rest}.items():
-            for node in conj:
-                other = MemberLayer(properties={name: (document.opposite(node, context.keyword),)})
-                yield Members(layers=(other,), required=(name,))
+        if all(name != other for other, _ in said):
+            yield Members(layers=(MemberLayer(properties={name: (document.nothing,)}),))
+    for name, node in said:
+        other = MemberLayer(properties={name: (document.opposite(node, context.keyword),)})
+        # absent or different is one alternative, not two: several rivals would multiply them
+        yield Members(layers=(other,), required=() if name in members.required else (name,))

@@ -20,7 +20,7 @@ def plain_shape(document: Document, node: Node) -> Shape:
     schema = node.schema
     assert not isinstance(schema, bool)
     refuse_unsupported(schema, node.pointer)
-    types, integer = _types(schema)
+    types, integer = _types(schema, node.pointer)
     shape = Shape(
         types=types,
         numbers=_numbers(schema, integer),
@@ -33,9 +33,11 @@ def plain_shape(document: Document, node: Node) -> Shape:
     return shape.reduced()
 
 
-def _types(schema: Mapping[str, Any]) -> tuple[frozenset[str], bool]:
+def _types(schema: Mapping[str, Any], pointer: str) -> tuple[frozenset[str], bool]:
     named = schema.get("type", [])
     names = [named] if isinstance(named, str) else list(named)
+    if not all(isinstance(name, str) for name in names):
+        raise UnsupportedSchema("a schema among the types (draft 3)", keyword="type", pointer=f"{pointer}/type")
     if "type" not in schema:
         return TYPES, False
     return frozenset(_NAMES.get(name, name) for name in names) & TYPES, "integer" in names and "number" not in names
@@ -113,12 +115,19 @@ def _members(document: Document, node: Node, schema: Mapping[str, Any]) -> Membe
     )
     return Members(
         layers=(layer,) if layer.properties or layer.patterns or layer.rest is not None else (),
-        required=tuple(schema.get("required", ())),
+        required=_required(node, schema),
         low=_count(schema, "minProperties") or 0,
         high=_count(schema, "maxProperties"),
         names=(child(node, "propertyNames"),) if "propertyNames" in schema else (),
         closed=schema.get("unevaluatedProperties") is False,
     )
+
+
+def _required(node: Node, schema: Mapping[str, Any]) -> tuple[str, ...]:
+    required = schema.get("required", ())
+    if isinstance(required, bool):
+        raise UnsupportedSchema("a boolean (draft 3)", keyword="required", pointer=f"{node.pointer}/required")
+    return tuple(required)
 
 
 def _count(schema: Mapping[str, Any], keyword: str, default: int | None = None) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from diffusion_worker.constraints.arrays import array
 from diffusion_worker.constraints.caps import Caps
 from diffusion_worker.constraints.combine import Combiner
-from diffusion_worker.constraints.document import Conj, same
+from diffusion_worker.constraints.document import Conj, canonical
 from diffusion_worker.constraints.graph import Graph, TooLarge
 from diffusion_worker.constraints.literals import literals
 from diffusion_worker.constraints.numbers import (
@@ -177,13 +177,4 @@ def _weakest(shapes: Iterable[T]) -> list[T]:
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
-    kept: list[Any] = []
-    seen: set[str] = set()
-    for value in values:
-        if isinstance(value, str):
-            if value not in seen:
-                seen.add(value)
-                kept.append(value)
-        elif not any(not isinstance(other, str) and same(value, other) for other in kept):
-            kept.append(value)
-    return kept
+    return list({canonical(value): value for value in reversed(list(values))}.values())[::-1]

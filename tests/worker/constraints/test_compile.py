@@ -145,3 +145,10 @@ def test_a_lone_surrogate_in_a_schema_is_never_written() -> None:
     assert compiled.automaton.accepts(b'"a"')
     assert not compiled.automaton.accepts(b'"\xed\xa0\x80"')
     assert not compiled.automaton.accepts(b'"\\ud800"')
+
+
+def test_a_number_that_json_cannot_say_is_refused() -> None:
+    """Python's reader takes NaN and Infinity for numbers; a schema must not bring them in."""
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(BadAsk, match="NaN or an infinite number"):
+            Constraint(kind="json_schema", value={"minimum": value}).content()

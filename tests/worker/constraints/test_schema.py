@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.constraints.caps import LADDER
 from diffusion_worker.constraints.compile import Compiled, compile_schema
-from diffusion_worker.errors import UnsupportedSchema
+from diffusion_worker.errors import BadAsk, UnsupportedSchema
 from tests.worker.constraints.reference import admits, is_trimmed, moore_classes, wander
 
 Json = Any
@@ -163,3 +163,42 @@ def test_a_schema_that_admits_nothing_is_refused(schema: Json) -> None:
     """Rather than giving an automaton in which nothing can be written."""
     with pytest.raises(UnsupportedSchema, match="admits no value"):
         compile_schema(schema)
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"$schema": "http://json-schema.org/draft-03/schema#", "properties": {"a": {"required": True}}}, "required"),
+        ({"$schema": "http://json-schema.org/draft-03/schema#", "type": ["null", {"type": "string"}]}, "type"),
+    ],
+)
+def test_what_only_draft_3_knows_is_refused_by_name(schema: Json, keyword: str) -> None:
+    """Its metaschema lets pass what no later one does."""
+    with pytest.raises(UnsupportedSchema) as caught:
+        compile_schema(schema)
+    assert caught.value.keyword == keyword
+
+
+def test_a_dialect_that_is_no_string_is_no_schema() -> None:
+    """A clean refusal, not a crash of whoever looks the dialect up."""
+    with pytest.raises(BadAsk, match="must be a string"):
+        compile_schema({"$schema": 5})
+
+
+def test_thousands_of_literals_are_told_apart_in_one_pass() -> None:
+    """Equal ones once, true and 1 apart, in their own order."""
+    values = [*range(3000), 1.0, True, "1"]
+    automaton = compile_schema({"enum": values}, ladder=(ROOMY,)).automaton
+    assert all(automaton.accepts(json.dumps(value).encode()) for value in (0, 2999, True, "1"))
+    assert not automaton.accepts(b"3000")
+
+
+def test_branches_too_many_to_exclude_each_other_are_united_and_checked() -> None:
+    """Rather than refused for want of states."""
+    branches = [
+        {"type": "object", "properties": {f"p{i}": {"type": "string"}, "n": {"type": "integer"}}, "required": [f"p{i}"]}
+        for i in range(8)
+    ]
+    compiled = compile_schema({"oneOf": branches})
+    assert compiled.needs_check == ("oneOf",)
+    assert compiled.automaton.accepts(b'{"p7":"x","n":1}')
