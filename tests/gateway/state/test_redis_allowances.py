@@ -102,13 +102,21 @@ async def test_what_was_given_to_a_replica_that_died_is_not_spent_by_anybody(red
 
 
 class keep_busy:  # noqa: N801 - reads as a verb
-    """A script that never ends, begun by somebody else."""
+    """A script that never ends, begun by somebody else: it has begun when a second one gets no answer."""
 
     def __init__(self, redis: RedisServer) -> None:
         self._socket = socket.create_connection(redis.address)
 
     def __enter__(self) -> None:
         self._socket.sendall(b'EVAL "while true do end" 0\r\n')
+        with socket.create_connection(self._socket.getpeername(), timeout=0.1) as other:
+            for _ in range(50):
+                other.sendall(b"PING\r\n")
+                try:
+                    other.recv(64)
+                except TimeoutError:
+                    return
+        raise AssertionError("it went on answering")
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
