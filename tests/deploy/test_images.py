@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from deploy.compose.make_secrets import main as make_secrets
+from tests.deploy.composed import Composed
 from tests.deploy.containers import BASE, ROOT, Containers, can_run
 from tests.deploy.played import PARTS, Played
 from twolane.arguments import free_port
@@ -152,7 +153,29 @@ def test_the_manifests_of_kubernetes_run_and_answer(
         played.end()
 
 
-def _answers(url: str, played: Played) -> None:
+def test_the_compose_file_comes_up_and_answers(
+    containers: Containers, redis_image: str, gateway_image: str, worker_image: str, tmp_path: Path
+) -> None:
+    it = Deployed(containers, tmp_path)
+    key = _application_key(it.secrets)
+    composed = Composed(containers, tmp_path, it.ports)
+    images = {"redis": redis_image, "gateway": gateway_image, "worker": worker_image}
+    try:
+        composed.up(images, it.secrets, it.checkpoint, it.policies)
+        _answers(f"http://127.0.0.1:{it.ports['worker']}/health", composed)
+        _answers(f"http://127.0.0.1:{it.ports['gateway']}/health", composed)
+        assert it.ask("wrong").status_code == 401
+        _answered_by(it, key, "fast")
+        for part in ("gateway", "worker"):
+            told = composed.container(part)["HostConfig"]
+            assert told["ReadonlyRootfs"] is True
+            assert told["Memory"] > 0
+            assert not composed.container(part)["EffectiveCaps"]
+    finally:
+        composed.down()
+
+
+def _answers(url: str, played: Played | Composed) -> None:
     ends_s = time.monotonic() + 120
     while time.monotonic() < ends_s:
         try:

@@ -1,0 +1,70 @@
+"""docker-compose.yml run by podman-compose, as it stands but for what a test may not take: bridges, others' images.
+
+Of every service stay its image, settings, mounts, secrets, limits and confinement; its network is the host's, on free
+ports.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy.containers import ROOT, Containers
+
+PARTS = ("redis", "worker", "gateway")
+_NOT_HERE = ("ports", "networks", "profiles", "build")
+
+
+class Composed:
+    """`up` starts Redis, worker and gateway; `down` removes them."""
+
+    def __init__(self, containers: Containers, folder: Path, ports: dict[str, str]) -> None:
+        self._containers, self._folder, self._ports = containers, folder, ports
+        self._file = folder / "docker-compose.yml"
+
+    def up(self, images: dict[str, str], secrets: Path, checkpoint: Path, policies: Path) -> None:
+        """Start them with these images and folders."""
+        read = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+        read["services"] = {part: self._service(read["services"][part], images[part]) for part in PARTS}
+        services = read["services"]
+        services["redis"]["command"] += ["--port", self._ports["redis"]]
+        services["worker"]["environment"]["TWOLANE_WORKER_PORT"] = self._ports["worker"]
+        services["worker"]["volumes"] = [f"{checkpoint}:/checkpoint:ro"]
+        services["gateway"]["volumes"] = [f"{policies}:/etc/twolane/policies:ro"]
+        services["gateway"]["env_file"] = [str(secrets / "gateway.env")]
+        services["gateway"]["environment"] |= {
+            "WORKER_URL": f"http://127.0.0.1:{self._ports['worker']}",
+            "TWOLANE_REDIS_URL": f"redis://127.0.0.1:{self._ports['redis']}/0",
+            "TWOLANE_PORT": self._ports["gateway"],
+            "TWOLANE_ADMIN_PORT": self._ports["admin"],
+        }
+        read["secrets"] = {name: {"file": str(secrets / name)} for name in ("gateway-keys", "worker-keys")}
+        read.pop("volumes")
+        self._file.write_text(yaml.safe_dump(read))
+        self._compose("up", "--detach")
+
+    def down(self) -> None:
+        """Whatever was started is gone."""
+        if self._file.exists():
+            self._compose("down", "--volumes", check=False)
+
+    def logs(self) -> str:
+        """What the containers said."""
+        return "".join(self._containers.run("podman", "logs", f"twolane_{p}_1", check=False) for p in PARTS)
+
+    def container(self, part: str) -> dict[str, Any]:
+        """As podman knows it."""
+        told = yaml.safe_load(self._containers.run("podman", "inspect", f"twolane_{part}_1"))
+        found: dict[str, Any] = told[0]
+        return found
+
+    def _service(self, service: dict[str, Any], image: str) -> dict[str, Any]:
+        kept = {key: value for key, value in service.items() if key not in _NOT_HERE}
+        return kept | {"image": image, "network_mode": "host", "environment": dict(service.get("environment", {}))}
+
+    def _compose(self, *line: str, check: bool = True) -> None:
+        tool = Path(sys.executable).parent / "podman-compose"
+        self._containers.run(
+            tool, "--in-pod", "0", "--project-name", "twolane", "--file", self._file, *line, seconds=180, check=check
+        )
