@@ -8,12 +8,16 @@ every few seconds instead.
 import socket
 from collections.abc import Callable
 
+# "No such name", and "a name without addresses" where the system tells them apart.
+_NOBODY = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+
 Lookup = Callable[[str, int], tuple[str, ...]]
 
 
 class Resolver:
     """Answers with the addresses of a host, and remembers what it answered. Where the name service is away, what was
-    known stays: workers do not die of that."""
+    known stays: workers do not die of that. Where it says that nobody is there, nobody is: an address that was let go
+    may be somebody else's by now, who is not to be sent prompts and keys."""
 
     def __init__(self, lookup: Lookup | None = None) -> None:
         self._lookup = lookup or look_up
@@ -36,7 +40,9 @@ class Resolver:
     def _ask(self, host: str, port: int) -> tuple[str, ...]:
         try:
             return self._lookup(host, port)
-        except OSError:
+        except OSError as fault:
+            if isinstance(fault, socket.gaierror) and fault.errno in _NOBODY:
+                return ()
             return self._known.get((host, port), ())
 
 

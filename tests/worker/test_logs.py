@@ -3,6 +3,7 @@
 import io
 import logging
 import threading
+import time
 
 import orjson
 import pytest
@@ -52,9 +53,11 @@ def test_a_reader_that_stands_still_costs_lines_and_no_requests(monkeypatch: pyt
             released.wait(10)
             return 0
 
+    begin_s = time.monotonic()
     with json_lines(Still()):
         for number in range(50):
             logging.getLogger("twolane.worker").warning("%d", number)
+    assert time.monotonic() - begin_s < 5.0, "the reader stands still for ten seconds"
     released.set()
 
 

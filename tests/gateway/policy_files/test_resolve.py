@@ -1,6 +1,7 @@
 """Servers behind a name join and leave a running policy, and a name service that is away changes nothing."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,11 @@ class Names:
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses
         self.is_away = False
+        self.says: int | None = None
 
     def __call__(self, host: str, port: int) -> tuple[str, ...]:
+        if self.says is not None:
+            raise socket.gaierror(self.says, "nobody")
         if self.is_away or not self.addresses:
             raise OSError("no answer")
         assert (host, port) == ("workers", 8001)
@@ -64,6 +68,16 @@ def test_one_that_leaves_moves_no_other_and_a_silent_name_service_moves_nobody(t
     assert it.servers_changed()
     after = {place.url: place.name for place in it.prepare().places}
     assert after["http://10.0.0.2:8001"] == before["http://10.0.0.2:8001"]
+    assert not it.servers_changed()
+
+
+@pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_NODATA])
+def test_where_the_name_service_says_that_nobody_is_there_no_old_address_is_asked(tmp_path: Path, code: int) -> None:
+    names = Names("10.0.0.1")
+    it = policies(tmp_path, names)
+    names.says = code
+    assert it.servers_changed()
+    assert urls(it.prepare()) == ["http://workers:8001"]
     assert not it.servers_changed()
 
 
