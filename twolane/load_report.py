@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from twolane.arguments import WrongUseError
@@ -19,10 +20,12 @@ _SUFFIXES: Final = (".png", ".svg", ".pdf")
 
 def table(found: Figures) -> Table:
     """One row per spread, counts in the caption."""
-    page = Table(title=_title(found), caption=_caption(found), title_justify="left", caption_justify="left")
-    page.add_column("milliseconds", no_wrap=True)
+    page = Table(
+        title=_title(found), caption=_caption(found), title_justify="left", caption_justify="left", box=SIMPLE_HEAD
+    )
+    page.add_column("ms", overflow="fold")
     for name in ("count", "mean", *(f"p{share:g}" for share in PERCENTILES), "max"):
-        page.add_column(name, justify="right", no_wrap=True)
+        page.add_column(name, justify="right", no_wrap=True, min_width=5)  # never cut short
     for name, times in _spreads(found):
         page.add_row(name, *_cells(times))
     return page

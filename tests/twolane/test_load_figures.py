@@ -1,11 +1,15 @@
 """Figures of a load: every sample counts once, and only answers have times."""
 
+import io
+
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from twolane.load import OK, Sample
 from twolane.load_figures import PERCENTILES, figures, percentile, spread
 from twolane.load_plan import Call, Prompt
+from twolane.load_report import table
 
 
 def sample(due_s: float = 0.0, *, took_s: float = 1.0, outcome: str = OK, **told: str) -> Sample:
@@ -50,6 +54,15 @@ def test_lanes_and_fallbacks_are_told_apart_by_the_headers() -> None:
     )
     assert {lane: times.count for lane, times in found.lanes.items()} == {"edits -> fast": 1, "edits -> quality": 1}
     assert found.fallbacks == {"deadline": 1}
+
+
+def test_on_eighty_columns_no_number_is_cut_short() -> None:
+    slow = [sample(took_s=123.456, route="a route with a long name", target="a target with a long name")] * 20
+    page = Console(width=80, file=io.StringIO(), record=True)
+    page.print(table(figures(slow)))
+    shown = page.export_text()
+    assert "…" not in shown
+    assert shown.count("123456") == 2 * (1 + len(PERCENTILES) + 1)
 
 
 def test_no_samples_are_no_figures_and_no_fault() -> None:
