@@ -252,6 +252,16 @@ class Sequence:
         fresh, self.told = shown[len(self.told) :], ()
         return fresh, has_end
 
+    def close(self, sealed: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """The fewest tokens that make a constrained text whole behind the sealed canvas, where no time is left for the
+        net to choose any. Counted as emitted, the end token with them."""
+        assert self.cursor is not None, "there is nothing to keep to"
+        cursor = self.cursor.after(sealed[: self.width]) if sealed else self.cursor
+        closing = cursor.automaton.shortest(cursor.state)
+        self.emitted += len(closing) + 1
+        self.converged = False
+        return closing
+
     def open_block(self, sealed: tuple[int, ...]) -> None:
         """Go on behind the sealed canvas with a fresh one."""
         portion = sealed[: self.width]

@@ -58,6 +58,16 @@ class TokenClasses:
         """The ids of an atom."""
         return self.order[self.atom_start[atom] : self.atom_start[atom + 1]]
 
+    def any_of(self, label: int) -> int:
+        """Some token of a class."""
+        node = int(self.nodes_of(label)[0])
+        leaves = self.leaf_of.astype(np.int64)
+        for level in range(int(leaves.max()).bit_length()):
+            below = np.flatnonzero(leaves >> level == node)
+            if below.size:
+                return int(self.tokens_of(int(below[0]))[0])
+        raise AssertionError("every node has a leaf")
+
     def holds(self, label: int, token: int) -> bool:
         """Whether a class holds a token: whether one of its nodes is on the way from the token's leaf to the root."""
         leaf = int(self.leaf_of[self.atom_of[token]])
@@ -104,6 +114,16 @@ class TokenAutomaton:
             if self.classes.holds(int(self.label[edge]), token):
                 return int(self.target[edge])
         return -1
+
+    def shortest(self, state: int) -> tuple[int, ...]:
+        """Fewest tokens that close a text which stands at `state`, the end token left out."""
+        tokens: list[int] = []
+        while self.distance[state] > 1:
+            edges = range(self.first_edge[state], self.first_edge[state + 1])
+            edge = min(edges, key=lambda each: self.distance[self.target[each]])
+            tokens.append(self.classes.any_of(int(self.label[edge])))
+            state = int(self.target[edge])
+        return tuple(tokens)
 
     def walk(self, state: int, tokens: Sequence[int]) -> int:
         """The state after all `tokens`, -1 once one may not stand."""

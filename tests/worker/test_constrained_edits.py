@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.worker.serving import MODEL, READ, events, serving, toy_net
-from tests.worker.test_constrained import ORDER, NoisyNet, automaton_of, is_member
+from tests.worker.test_constrained import ORDER, NoisyNet, is_member
 from tests.worker.web.test_binding import schema
 
 pytestmark = pytest.mark.anyio
@@ -85,9 +85,8 @@ async def test_a_valid_document_that_the_net_would_leave_costs_one_step() -> Non
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_at_any_deadline_what_arrives_is_valid_or_says_length_and_can_be_completed(stream: bool) -> None:
+async def test_at_any_deadline_what_arrives_is_valid(stream: bool) -> None:
     """Or is refused by name, where not even a first canvas was there in time."""
-    automaton = automaton_of("an object")
     async with serving(NoisyNet()) as served:
         encode = served.worker.desk.resident()[0].tokenizer.encode_plain
         await served.ask(response_format=schema(ORDER))  # compiled by now
@@ -102,9 +101,6 @@ async def test_at_any_deadline_what_arrives_is_valid_or_says_length_and_can_be_c
             else:
                 choice = response.json()["choices"][0]
                 text, reason = choice["message"]["content"], choice["finish_reason"]
-            if reason == "stop":
-                assert is_member("an object", encode(text))
-            else:
-                assert reason == "length"
-                assert automaton.walk(automaton.start, encode(text)) >= 0
-        assert reason == "stop", "the last deadline was far away"
+            assert reason == "stop"
+            assert is_member("an object", encode(text))
+        assert response.status_code == 200, "the last deadline was far away"
