@@ -234,9 +234,7 @@ class Scheduler:
             return
         self._forecast.sealed_block(sequence)
         self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy))
-        fresh, has_end = sequence.seal(canvas, self._facts.end_ids)
-        if not has_end and self._must_close(sequence, now):
-            fresh, has_end = fresh + sequence.close(canvas.ids), True
+        fresh, has_end = sequence.seal(canvas, self._facts.end_ids, is_late=self._would_be_late(sequence, now))
         self._emit(sequence, fresh, now, canvas.labels)
         if not self._ended(sequence, now, has_end=has_end):
             sequence.open_block(canvas.ids)
@@ -254,11 +252,9 @@ class Scheduler:
         sequence.took(token, read.ids)
         sequence.times.step(self._began, now, block=sequence.block)
         self._extend(sequence, read.ids)
-        has_end = token.id in self._facts.end_ids
-        if not has_end:
-            closing = sequence.close() if self._must_close(sequence, now) else None
-            has_end = closing is not None
-            self._emit(sequence, (token.id, *(closing or ())), now)
+        told, has_end = sequence.told_by(token.id, self._facts.end_ids, is_late=self._would_be_late(sequence, now))
+        if told:
+            self._emit(sequence, told, now)
         self._ended(sequence, now, has_end=has_end)
 
     def _ended(self, sequence: Sequence, now: float, *, has_end: bool) -> bool:
@@ -298,10 +294,6 @@ class Scheduler:
         if rows := len(batch.denoises) + len(batch.reads):  # freeing rows says nothing about the price of a step
             self._forecast.took_step(seconds, rows)
             self._observe(StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s))
-
-    def _must_close(self, sequence: Sequence, now: float) -> bool:
-        """Whether a constrained text has to be made whole without the net: its deadline leaves no further step."""
-        return sequence.cursor is not None and self._would_be_late(sequence, now)
 
     def _would_be_late(self, sequence: Sequence, now: float, *, steps: int = 1) -> bool:
         """Whether so many more steps would probably end after the deadline."""

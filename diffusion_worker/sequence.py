@@ -15,7 +15,7 @@ from diffusion_worker.memory.slots import Lease
 from diffusion_worker.observed import SequenceObserved
 from diffusion_worker.records import Ask, BlockStop, Foretold, Outcome, Reading, SequenceId, Usage
 from diffusion_worker.times import Times
-from diffusion_worker.work import Append, CanvasResult, Denoise, Read, TokenResult
+from diffusion_worker.work import Append, CanvasResult, Denoise, Read, TokenResult, late_start
 
 HASTE_STEPS = 3  # so many before its deadline a constrained text begins to look for its end
 
@@ -81,7 +81,7 @@ class Sequence:
     def usage(self, canvas: CanvasResult | None = None) -> Usage:
         """What it has cost so far; those tokens of a canvas counted that have been told."""
         told = len(self.told) if canvas else 0
-        count, logprob = (0, 0.0) if canvas is None else weighed(canvas, told)
+        count, logprob = (0, 0.0) if canvas is None else canvas.weighed(told)
         count, logprob = self.weighed + count, self.logprob + logprob
         return Usage(
             prompt_tokens=len(self.ask.prompt_ids),
@@ -241,25 +241,29 @@ class Sequence:
         self.told += fresh
         return fresh
 
-    def seal(self, canvas: CanvasResult, end_ids: Ids[int]) -> tuple[tuple[int, ...], bool]:
-        """Emit the canvas. Returns the ids that were not told before, and whether an end token followed them."""
+    def seal(self, canvas: CanvasResult, end_ids: Ids[int], *, is_late: bool = False) -> tuple[tuple[int, ...], bool]:
+        """Emit the canvas. Returns the ids that were not told before, and whether an end token followed them. With no
+        time for another step, a constrained text is made whole without the net."""
         shown, has_end = self.visible(canvas.ids, end_ids)
         count = len(shown) + has_end
         self.emitted += count
-        unforced, logprob = weighed(canvas, count)
-        self.weighed += unforced
-        self.logprob += logprob
+        unforced, logprob = canvas.weighed(count)
+        self.weighed, self.logprob = self.weighed + unforced, self.logprob + logprob
         fresh, self.told = shown[len(self.told) :], ()
+        if is_late and self.cursor and not has_end:
+            return fresh + self._close(canvas.ids[: self.width]), True
         return fresh, has_end
 
-    def close(self, sealed: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """The fewest tokens that make a constrained text whole behind the sealed canvas, where no time is left for the
-        net to choose any. Counted as emitted, the end token with them."""
-        assert self.cursor is not None, "there is nothing to keep to"
-        cursor = self.cursor.after(sealed[: self.width]) if sealed else self.cursor
-        closing = cursor.automaton.shortest(cursor.state)
-        self.emitted += len(closing) + 1
-        self.converged = False
+    def told_by(self, token: int, end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
+        """What the token just read adds to what is told, and whether the answer ends with it; see `seal`."""
+        if token in end_ids:
+            return (), True
+        return ((token, *self._close(())), True) if is_late and self.cursor else ((token,), False)
+
+    def _close(self, sealed: tuple[int, ...]) -> tuple[int, ...]:
+        """The fewest tokens that make a constrained text whole, counted as emitted, the end token with them."""
+        closing = self.cursor.after(sealed).shortest() if self.cursor else ()
+        self.emitted, self.converged = self.emitted + len(closing) + 1, False
         return closing
 
     def open_block(self, sealed: tuple[int, ...]) -> None:
@@ -288,20 +292,6 @@ class Sequence:
         self.portions.append((token.id,))
         self.pending.append((token.id,))
         self.block = self.emitted - 1
-
-
-def weighed(canvas: CanvasResult, count: int) -> tuple[int, float]:
-    """How many of the first `count` tokens of a canvas were not forced, and their log-probabilities together."""
-    free = [
-        logprob for place, logprob in enumerate(canvas.logprobs[:count]) if not any(canvas.forced[place : place + 1])
-    ]
-    return len(free), math.fsum(free)
-
-
-def late_start(steps: int, anchor: float) -> int:
-    """Where in a schedule of `steps` a canvas begins that is anchored so strongly: at the top without an anchor, after
-    two thirds at strength 1. A text that is nearly right needs no long cooling (SDEdit, arXiv:2108.01073)."""
-    return max(1, math.ceil(steps * (1.0 - 2.0 * anchor / 3.0)))
 
 
 def portions_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:

@@ -4,6 +4,7 @@ Ids and numbers only; the tensors of a sequence stay with whoever steps. `slot` 
 `at` how many context tokens it holds.
 """
 
+import math
 from dataclasses import dataclass
 
 from diffusion_worker.constraints.cursor import Cursor
@@ -98,6 +99,12 @@ class CanvasResult:
     forced: tuple[bool, ...] = ()  # positions at which a constraint left no choice; empty: none
     labels: tuple[float, ...] = ()  # log-probabilities of the item's labels
 
+    def weighed(self, count: int) -> tuple[int, float]:
+        """How many of the first `count` tokens were not forced, and their log-probabilities together."""
+        told = enumerate(self.logprobs[:count])
+        free = [logprob for place, logprob in told if not any(self.forced[place : place + 1])]
+        return len(free), math.fsum(free)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenResult:
@@ -126,3 +133,9 @@ class StepResult:
     tokens: tuple[TokenResult, ...] = ()
     faults: tuple[RowFault, ...] = ()
     constraint_s: float = 0.0  # of it, the host spent so long on constraints
+
+
+def late_start(steps: int, anchor: float) -> int:
+    """Where in a schedule of `steps` a canvas begins that is anchored so strongly: at the top without an anchor, after
+    two thirds at strength 1. A text that is nearly right needs no long cooling (SDEdit, arXiv:2108.01073)."""
+    return max(1, math.ceil(steps * (1.0 - 2.0 * anchor / 3.0)))

@@ -32,6 +32,10 @@ class Cursor:
         """How many positions of a canvas the constraint fills; those behind exceed `max_tokens`."""
         return min(canvas, self.tokens_left)
 
+    def shortest(self) -> tuple[int, ...]:
+        """Fewest tokens that close the text, the end token left out."""
+        return self.automaton.shortest(self.state)
+
     def after(self, tokens: Sequence[int]) -> "Cursor":
         """Behind a sealed canvas, of which all but the first `room` tokens are ignored. Raises ValueError when a token
         may not stand where it does, or when the text could no longer close in time."""
