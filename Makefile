@@ -64,7 +64,7 @@ test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## all tests, the 
 	$(BIN)/python -m pytest -m slow
 
 test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## dashboards and alerts on a live Prometheus, and a minute of chaos
-	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/test_chaos.py --durations 5
+	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/chaos/test_command.py --durations 5
 
 test-images: $(READY) podman ## build the images with buildah, run them with podman, and remove all of it
 	$(BIN)/python -m pytest -m images

@@ -22,13 +22,13 @@ from benchmarks.constraints_masks import MaskedNet
 from benchmarks.left_to_right import LeftToRight, OfNet
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.loop import run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask, Reading
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import Ask, Reading
 from training.asks import ask_for, text_of
 from training.tasks.orders import SCHEMA, order
 from training.tasks.sample import Generator, Sample, Wish

@@ -22,8 +22,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_worker.constraints.arrange import arranged
 from diffusion_worker.constraints.compile import Compiled, compile_schema
+from diffusion_worker.constraints.schema.normal_form import arranged
 from diffusion_worker.errors import BadAsk, UnsupportedSchema
 
 HARD: Final = ("Github_hard", "Github_ultra", "JsonSchemaStore")

@@ -15,15 +15,15 @@ from benchmarks.constraints_steps import Noise, step_ms
 from benchmarks.vocabularies import SHIPPED, shipped
 from benchmarks.worker_requests import WatchedNet, ask_for, samples
 from diffusion_worker.constraints.compile import compile_schema
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.observed import Observation, StepObserved
-from diffusion_worker.records import Ask
-from twolane.tour_prompts import ORDER_SCHEMA
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import Ask
+from diffusion_worker.types.observations import Observation, StepObserved
+from twolane.demo.prompts import ORDER_SCHEMA
 
 STEPS: Final = 40
 WARM_UP: Final = 4  # steps that read prompts and fill caches

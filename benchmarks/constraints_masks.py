@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.worker_requests import WatchedNet
-from diffusion_worker.constraints.choices import atoms_of
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.nets.interface import CanvasContext, DiffusionNet
+from diffusion_worker.constraints.inference.token_mask import atoms_of
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.models.interface import CanvasContext, DiffusionNet
 
 _NEVER = -1e4  # finite: a step takes infinite logits for a broken net
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.vocabularies import Words
-from diffusion_worker.constraints.class_scores import score_classes, weigh_classes
-from diffusion_worker.constraints.cursor import CanvasPath, Cursor, open_cursor
-from diffusion_worker.constraints.marginals import marginals, remaining
-from diffusion_worker.constraints.sample import sample_path
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.constraints.viterbi import best_path
+from diffusion_worker.constraints.inference.marginals import marginals, remaining
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Cursor, open_cursor
+from diffusion_worker.constraints.inference.sample import sample_path
+from diffusion_worker.constraints.inference.token_set_scores import score_classes, weigh_classes
+from diffusion_worker.constraints.inference.viterbi import best_path
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 
 Floats = NDArray[np.float32]
 Answer = TypeVar("Answer")

@@ -20,15 +20,15 @@ from rich.table import Table
 
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.labels import read_labels, read_spellings
-from diffusion_worker.constraints.lexicon import read_lexicon
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.loop import Capacity, Loop, run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask, BlockSealed, Reading
+from diffusion_worker.constraints.inference.labels import read_labels, read_spellings
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.vocabulary_bytes import read_lexicon
+from diffusion_worker.engine.loop import Capacity, Loop, run
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import Ask, BlockSealed, Reading
 from training.asks import ask_for, text_of
 from training.tasks.orders import order
 from training.tasks.sample import Sample, Wish

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.vocabularies import Words
-from diffusion_worker.denoise.read import padded
+from diffusion_worker.denoise.autoregressive import padded
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Ask
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.types.generation import Ask
 
 Floats = NDArray[np.float32]
 Source = Callable[[Sequence[int]], Floats | None]  # ids so far -> logits [vocab] of the next one, None: no room for it

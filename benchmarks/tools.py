@@ -19,18 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.vocabularies import SHIPPED, shipped
-from diffusion_worker.constraints.calls import OPENS, Syntax, Thought
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.loop import run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Reading
-from diffusion_worker.text.envelope import EnvelopeReader
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.tool_calls import OPENS, Syntax, Thought
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.text.tagged_tool_calls import EnvelopeReader
 from diffusion_worker.text.tool_calls import ToolCall
+from diffusion_worker.types.generation import Reading
 from training.asks import ask_for, text_of
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, Wish

@@ -24,9 +24,9 @@ from benchmarks.worker_load import under_load
 from benchmarks.worker_requests import Run, Transformers, WatchedNet, answer, ask_for, samples
 from benchmarks.worker_steps import ROWS, StepCost, step_costs
 from benchmarks.worker_waits import foretold
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import Ask
 
 SEATS: Final = 8  # requests in flight
 REQUESTS: Final = 12 * SEATS  # enough that filling and emptying the seats weighs little

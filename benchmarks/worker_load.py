@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
 
-from diffusion_worker.engine import Engine
-from diffusion_worker.loop import Capacity
-from diffusion_worker.memory.residency import resident_bytes
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Ask, Faulted
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity
+from diffusion_worker.memory.lifecycle import resident_bytes
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.types.generation import Ask, Faulted
 
 CLIENTS: Final = 8
 TICK_S: Final = 0.001

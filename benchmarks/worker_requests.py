@@ -11,10 +11,10 @@ from typing import Any, Final
 
 import torch
 
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.nets.interface import AppendContext, CanvasContext, DiffusionNet
-from diffusion_worker.nets.loader import locate
-from diffusion_worker.records import Ask, BlockSealed, Ending, Faulted, LayerKv, NetFacts, Recipe
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.models.interface import AppendContext, CanvasContext, DiffusionNet
+from diffusion_worker.models.loader import locate
+from diffusion_worker.types.generation import Ask, BlockSealed, Ending, Faulted, LayerKv, NetFacts, Recipe
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, Wish
 from training.vocabulary import EOS, decode_ids, encode_prompt

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from benchmarks.worker_requests import WatchedNet
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Ask
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.types.generation import Ask
 
 ROWS: Final = (1, 2, 4, 8, 16)
 BURSTS: Final = 9  # the first warms up and reads the prompts

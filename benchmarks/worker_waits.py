@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from diffusion_worker.engine import Engine
-from diffusion_worker.loop import Capacity
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.observed import Observation, WaitObserved
-from diffusion_worker.records import Ask, Faulted, Reading
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.types.generation import Ask, Faulted, Reading
+from diffusion_worker.types.observations import Observation, WaitObserved
 
 SEATS: Final = 8
 FAST, SLOW, PHASE_S = 1.7, 0.6, 0.5  # rates, as shares of what can be served, and how long each lasts

@@ -20,23 +20,23 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from diffusion_worker.constraints.store import Store
-from diffusion_worker.engine import Engine
+from diffusion_worker.constraint_service.cache import Store
+from diffusion_worker.constraint_service.service import Binder
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity
 from diffusion_worker.errors import BadSetting, CheckpointBroken
-from diffusion_worker.logs import json_lines
-from diffusion_worker.loop import Capacity
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load, locate
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.models.loader import LoadOptions, load, locate
 from diffusion_worker.settings import Settings
-from diffusion_worker.telemetry import Meters
+from diffusion_worker.telemetry.json_log import json_lines
+from diffusion_worker.telemetry.metrics import Meters
+from diffusion_worker.telemetry.tracing import open_tracing
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import load_tokenizer
-from diffusion_worker.tracing import open_tracing
 from diffusion_worker.web.admin import build_admin
-from diffusion_worker.web.binding import Binder
-from diffusion_worker.web.desk import Desk, Words
 from diffusion_worker.web.keys import load_keys
 from diffusion_worker.web.routes import build_routes
+from diffusion_worker.web.serving_state import Desk, Words
 
 Load = Callable[[Settings], tuple[Words, DiffusionNet]]
 KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that it is they who close them

@@ -17,30 +17,30 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.core.policy import Policy
+from gateway.classifier.weights import open_classifier
 from gateway.errors import GatewayError, PolicyError
 from gateway.pipeline import Pipeline
 from gateway.policy_files.watch import Follower, Policies
 from gateway.ports import Observer
+from gateway.routing.policy import Policy
+from gateway.server.sockets import bind_both, inherited, url_of
 from gateway.settings import Settings
-from gateway.sockets import bind_both, inherited, url_of
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
-from gateway.telemetry import names
+from gateway.telemetry import metric_names as names
+from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lanes_of
-from gateway.telemetry.logs import DecisionLog
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.peers import FOLDER_VARIABLE, TELL_EVERY_S, Peers
-from gateway.telemetry.recent import Observers, RecentDecisions
+from gateway.telemetry.multiprocess import FOLDER_VARIABLE, TELL_EVERY_S, Peers
+from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
-from gateway.upstreams.doors import Doors
 from gateway.upstreams.http import open_session
+from gateway.upstreams.registry import Doors
 from gateway.web.admin import admin_app
-from gateway.web.answers import send_error
+from gateway.web.asgi_responses import send_error
 from gateway.web.auth import Authenticate, Keys, load_keys
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.routes import HotRoutes, public_app
-from gateway.weights.tasks import open_classifier
 
 _log = logging.getLogger("gateway")
 

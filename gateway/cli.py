@@ -1,5 +1,5 @@
 """The gateway's commands: `serve`, `policy check FILE`, `policy schema`, `policy explain REQUEST.json`, and those of
-`gateway.simulate.commands`.
+`gateway.simulation.commands`.
 
 Exit codes: 0 good, 1 the work failed, 2 wrong use or configuration, with one line on stderr that names the cause.
 """
@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from gateway.app import serve
-from gateway.core.admit import admit
-from gateway.core.route import choose
-from gateway.crew import run_crew
+from gateway.classifier.weights import open_classifier
 from gateway.errors import CannotStart, GatewayError
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
-from gateway.records import Health, Plan, Query
+from gateway.reliability.admission import admit
+from gateway.routing.route import choose
+from gateway.server.supervisor import run_crew
 from gateway.settings import describe_settings, flag_of, read_settings
-from gateway.simulate.commands import add_verbs
-from gateway.web.openai import once_each, parse_chat
-from gateway.weights.tasks import open_classifier
+from gateway.simulation.commands import add_verbs
+from gateway.types import Health, Plan, Query
+from gateway.web.parse_request import once_each, parse_chat
 
 GOOD: Final = 0
 FAILED: Final = 1

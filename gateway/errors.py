@@ -35,7 +35,7 @@ GatewayError
 from pathlib import Path
 from typing import ClassVar
 
-from gateway.words import Reason
+from gateway.enums import Reason
 
 
 class GatewayError(Exception):

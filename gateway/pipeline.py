@@ -8,22 +8,22 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Container
 from typing import Protocol
 
-from gateway.core.admit import admit, died_with, has_relief, too_busy
-from gateway.core.classify import Classify
-from gateway.core.journey import Journey
-from gateway.core.policy import Policy
-from gateway.core.route import choose
-from gateway.core.spread import nearest
-from gateway.core.validate import SchemaCache
-from gateway.decisions import Decision
+from gateway.attempts.attempt import OpenAttempt, Turn
+from gateway.attempts.hedging import race
+from gateway.attempts.request_context import Journey
+from gateway.attempts.response import Answer
+from gateway.attempts.shadow import Shadows
+from gateway.decision import Decision
+from gateway.enums import Outcome, Reason
 from gateway.errors import GatewayError, OverLimit
 from gateway.ports import Observer, Permit, StateStore, Upstream, World
-from gateway.records import Candidate, Classification, Health, Plan, Query, Target, Verdict
-from gateway.upstreams.answer import Answer
-from gateway.upstreams.attempt import OpenAttempt, Turn
-from gateway.upstreams.race import race
-from gateway.upstreams.shadows import Shadows
-from gateway.words import Outcome, Reason
+from gateway.reliability.admission import admit, died_with, has_relief, too_busy
+from gateway.reliability.load_balancing import nearest
+from gateway.routing.classify import Classify
+from gateway.routing.policy import Policy
+from gateway.routing.route import choose
+from gateway.types import Candidate, Classification, Health, Plan, Query, Target, Verdict
+from gateway.validation.json_schema import SchemaCache
 
 
 class Policies(Protocol):

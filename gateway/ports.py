@@ -6,9 +6,9 @@ Knows records and errors only.
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from gateway.decisions import Attempt, Decision, Mirrored
-from gateway.records import Call, Candidate, Delta, Health, Status, Verdict
-from gateway.terms import Limit
+from gateway.decision import Attempt, Decision, Mirrored
+from gateway.policy_types import Limit
+from gateway.types import Call, Candidate, Delta, Health, Status, Verdict
 
 
 class Reply(Protocol):

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from diffusion_worker.loop import Answer
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import DEFAULT_ANCHOR, Ask, Finished, Reading
+from diffusion_worker.engine.loop import Answer
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.types.generation import DEFAULT_ANCHOR, Ask, Finished, Reading
 from training.tasks.sample import Sample
 from training.vocabulary import EOS, decode_ids, encode_prompt, encode_text
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from diffusion_worker.loop import run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Reading
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.types.generation import Reading
 from training.asks import ask_for, text_of
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, Wish

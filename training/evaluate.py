@@ -19,10 +19,10 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_worker.loop import run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask, Reading
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import Ask, Reading
 from training.asks import ask_for, text_of
 from training.edits import Edits, edits
 from training.tasks.registry import TASKS

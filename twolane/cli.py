@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, metadata
 
-from twolane.arguments import WRONG_USE
+from twolane.process.flags import WRONG_USE
 
 Main = Callable[[list[str]], int]
 
@@ -18,11 +18,11 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "quality": ("twolane.quality", False, "run a small quality lane (SmolLM2) on loopback"),
     "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
     "keys": ("twolane.keys", False, "make a key for whoever may ask"),
-    "demo": ("twolane.tour", False, "start all three and send a tour of requests through them"),
-    "bench": ("twolane.bench", False, "load an endpoint on a schedule and tell what its clients felt"),
-    "tune": ("twolane.tune", False, "find the settings of a live worker that serve your prompts best"),
-    "chaos": ("twolane.chaos", False, "break workers, gateways and Redis under load, and count what was lost"),
-    "faults": ("twolane.faults", False, "run a proxy that spoils answers on demand"),
+    "demo": ("twolane.demo.command", False, "start all three and send a tour of requests through them"),
+    "bench": ("twolane.bench.command", False, "load an endpoint on a schedule and tell what its clients felt"),
+    "tune": ("twolane.tune.command", False, "find the settings of a live worker that serve your prompts best"),
+    "chaos": ("twolane.chaos.command", False, "break workers, gateways and Redis under load, and count what was lost"),
+    "faults": ("twolane.fault_proxy.proxy", False, "run a proxy that spoils answers on demand"),
 }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twolane.arguments import WRONG_USE, OneLineParser, WrongUseError, port_is_free, whole_number
+from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, port_is_free, whole_number
 
 MODEL_ID = "smollm2"
 DEFAULT_PORT = 8002

@@ -9,20 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diffusion_worker.constraints.automaton import DEAD, ByteAutomaton, freeze
-from diffusion_worker.constraints.calls import Function, Rules, Syntax, Thought, answers
-from diffusion_worker.constraints.caps import LADDER, Caps
-from diffusion_worker.constraints.checks import Checker
-from diffusion_worker.constraints.combine import Combiner
-from diffusion_worker.constraints.constraint import Constraint, template_parts
-from diffusion_worker.constraints.document import Document, Schema
-from diffusion_worker.constraints.graph import Graph, TooLarge
-from diffusion_worker.constraints.keywords import keyword_at
-from diffusion_worker.constraints.languages import of_tree
-from diffusion_worker.constraints.minimise import EMPTY, Rows, minimise
-from diffusion_worker.constraints.regex import Alt, NotRegular, Seq, Tree, literal, parse
-from diffusion_worker.constraints.schema import Builder
-from diffusion_worker.constraints.spelling import raw
+from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton, freeze
+from diffusion_worker.constraints.automata.code_point_dfa import of_tree
+from diffusion_worker.constraints.automata.graph import Graph, TooLarge
+from diffusion_worker.constraints.automata.minimise import EMPTY, Rows, minimise
+from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tree, literal, parse
+from diffusion_worker.constraints.schema.builder import Builder
+from diffusion_worker.constraints.schema.combine import Combiner
+from diffusion_worker.constraints.schema.document import Document, Schema
+from diffusion_worker.constraints.schema.json_strings import raw
+from diffusion_worker.constraints.schema.keywords import keyword_at
+from diffusion_worker.constraints.schema.size_limits import LADDER, Caps
+from diffusion_worker.constraints.schema.validation import Checker
+from diffusion_worker.constraints.spec import Constraint, template_parts
+from diffusion_worker.constraints.tool_calls import Function, Rules, Syntax, Thought, answers
 from diffusion_worker.errors import BadAsk, UnsupportedSchema
 
 CALL_STATES: Final = 60_000  # of all tools of a request together, under construction

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.choices import forced
-from diffusion_worker.constraints.class_scores import ClassMasses, weigh_classes
-from diffusion_worker.constraints.cursor import CanvasPath, Cursor
-from diffusion_worker.constraints.marginals import marginals, remaining
-from diffusion_worker.constraints.sample import sample_path
-from diffusion_worker.constraints.viterbi import best_path
+from diffusion_worker.constraints.inference.marginals import marginals, remaining
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Cursor
+from diffusion_worker.constraints.inference.sample import sample_path
+from diffusion_worker.constraints.inference.token_mask import forced
+from diffusion_worker.constraints.inference.token_set_scores import ClassMasses, weigh_classes
+from diffusion_worker.constraints.inference.viterbi import best_path
 from diffusion_worker.denoise.score import Scores
-from diffusion_worker.nets.upload import upload
-from diffusion_worker.work import Denoise
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.types.step_batch import Denoise
 
 _FORBIDDEN = np.float32(-1e9)  # below whatever a canvas of logits can add up to
 _BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1

@@ -21,9 +21,9 @@ from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
 from diffusion_worker.denoise.score import annealed_temperature, sampling_probabilities, score, tokens_of
 from diffusion_worker.denoise.stop import held_for, is_settled, steady_prefix
-from diffusion_worker.nets.interface import CanvasContext, DiffusionNet
-from diffusion_worker.nets.upload import upload
-from diffusion_worker.work import CanvasResult, Denoise
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.models.interface import CanvasContext, DiffusionNet
+from diffusion_worker.types.step_batch import CanvasResult, Denoise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,17 +11,26 @@ from typing import TypeVar
 
 import torch
 
+from diffusion_worker.denoise.autoregressive import chosen, padded, read
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
-from diffusion_worker.denoise.read import chosen, padded, read
 from diffusion_worker.denoise.step import step, told
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.upload import upload
-from diffusion_worker.records import SequenceId
-from diffusion_worker.work import Append, Batch, CanvasResult, Denoise, Read, RowFault, StepResult, TokenResult
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.types.generation import SequenceId
+from diffusion_worker.types.step_batch import (
+    Append,
+    Batch,
+    CanvasResult,
+    Denoise,
+    Read,
+    RowFault,
+    StepResult,
+    TokenResult,
+)
 
 Work = TypeVar("Work", Append, Denoise, Read)
 # What a forward pass raises on bad shapes, bad ids or too little memory.

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from diffusion_worker.memory.budget import tokens_kept
-from diffusion_worker.memory.views import AppendView, CanvasView
-from diffusion_worker.records import LayerKv
+from diffusion_worker.memory.cache_views import AppendView, CanvasView
+from diffusion_worker.types.generation import LayerKv
 
 
 class KvCache:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from diffusion_worker.memory.budget import context_bytes
-from diffusion_worker.records import LayerKv, SequenceId
-from diffusion_worker.work import Copy
+from diffusion_worker.types.generation import LayerKv, SequenceId
+from diffusion_worker.types.step_batch import Copy
 
 MIN_REUSE = 16  # tokens; fewer are computed faster than copied
 

@@ -16,10 +16,10 @@ from jinja2 import TemplateError, meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from diffusion_worker.constraints.calls import Syntax
+from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.errors import BadAsk, CheckpointBroken, CheckpointMissing
 from diffusion_worker.text.channels import marks_of
-from diffusion_worker.text.conversation import (
+from diffusion_worker.text.messages import (
     Message,
     enveloped_turns,
     folded_turns,

@@ -9,12 +9,12 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.types import ASGIApp
 
-from diffusion_worker.web.desk import Desk
-from diffusion_worker.web.envelope import Envelope
-from diffusion_worker.web.exchange import read_body
-from diffusion_worker.web.fields import Fields
-from diffusion_worker.web.probes import health_body, json_response, probed_app
-from diffusion_worker.web.request import parse_body
+from diffusion_worker.web.health import health_body, json_response, probed_app
+from diffusion_worker.web.http_io import read_body
+from diffusion_worker.web.middleware import Envelope
+from diffusion_worker.web.requests.fields import Fields
+from diffusion_worker.web.requests.request_params import parse_body
+from diffusion_worker.web.serving_state import Desk
 
 _PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/admin/limits", "/health", "/metrics")
 _MOST_BYTES = 4096  # of a body

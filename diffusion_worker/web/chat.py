@@ -3,21 +3,21 @@
 import secrets
 from dataclasses import replace
 
-from diffusion_worker.constraints.calls import Thought
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.ready import NO_HEADER, Headers
+from diffusion_worker.constraint_service.service import headers_of
+from diffusion_worker.constraints.compiled import NO_HEADER, Headers
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tool_calls import Thought
 from diffusion_worker.text.channels import Wanted, marks_of
 from diffusion_worker.text.chat_template import Abilities
-from diffusion_worker.web.answers import ChatWriter
-from diffusion_worker.web.asks import Given, ask_of
-from diffusion_worker.web.binding import headers_of
-from diffusion_worker.web.desk import Desk, Words
-from diffusion_worker.web.labels import layouts_for
-from diffusion_worker.web.openai import ChatRequest, parse_chat
-from diffusion_worker.web.problems import Unsupported
-from diffusion_worker.web.relay import Order
-from diffusion_worker.web.transcript import Transcript
-from diffusion_worker.web.writer import new_label
+from diffusion_worker.web.chat_response import ChatWriter
+from diffusion_worker.web.error_body import Unsupported
+from diffusion_worker.web.handler import Order
+from diffusion_worker.web.label_logprobs import layouts_for
+from diffusion_worker.web.requests.build_request import Given, ask_of
+from diffusion_worker.web.requests.chat_request import ChatRequest, parse_chat
+from diffusion_worker.web.response_builder import Transcript
+from diffusion_worker.web.response_parts import new_label
+from diffusion_worker.web.serving_state import Desk, Words
 
 
 def understand_chat(desk: Desk, body: bytes, deadline_ms: float | None) -> Order:

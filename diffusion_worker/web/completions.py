@@ -3,17 +3,17 @@ channels: what is written is text."""
 
 import secrets
 
-from diffusion_worker.records import NetFacts
 from diffusion_worker.text.channels import Wanted
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.web.asks import Given, ask_of
-from diffusion_worker.web.desk import Desk
-from diffusion_worker.web.problems import InvalidValue, Unsupported
-from diffusion_worker.web.prompts import CompletionRequest, Prompt, parse_completion
-from diffusion_worker.web.relay import Order
-from diffusion_worker.web.texts import TextWriter
-from diffusion_worker.web.transcript import Transcript
-from diffusion_worker.web.writer import new_label
+from diffusion_worker.types.generation import NetFacts
+from diffusion_worker.web.completion_response import TextWriter
+from diffusion_worker.web.error_body import InvalidValue, Unsupported
+from diffusion_worker.web.handler import Order
+from diffusion_worker.web.requests.build_request import Given, ask_of
+from diffusion_worker.web.requests.completion_request import CompletionRequest, Prompt, parse_completion
+from diffusion_worker.web.response_builder import Transcript
+from diffusion_worker.web.response_parts import new_label
+from diffusion_worker.web.serving_state import Desk
 
 
 def understand_completion(desk: Desk, body: bytes, deadline_ms: float | None) -> Order:

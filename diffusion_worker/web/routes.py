@@ -9,15 +9,15 @@ from typing import Any
 from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_worker.records import Reading
+from diffusion_worker.types.generation import Reading
 from diffusion_worker.web.chat import understand_chat
 from diffusion_worker.web.completions import understand_completion
-from diffusion_worker.web.desk import Desk
-from diffusion_worker.web.envelope import Envelope
-from diffusion_worker.web.probes import json_response, probed_app
-from diffusion_worker.web.problems import MethodNotAllowed
-from diffusion_worker.web.relay import Endpoint
-from diffusion_worker.web.surface import capabilities_of
+from diffusion_worker.web.error_body import MethodNotAllowed
+from diffusion_worker.web.handler import Endpoint
+from diffusion_worker.web.health import json_response, probed_app
+from diffusion_worker.web.middleware import Envelope
+from diffusion_worker.web.requests.api_support import capabilities_of
+from diffusion_worker.web.serving_state import Desk
 
 DIALECTS = {"/v1/chat/completions": understand_chat, "/v1/completions": understand_completion}
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
-from gateway.core.policy import DIRECT, Route
+from gateway.enums import Place
 from gateway.policy_files.conditions import read_when
+from gateway.policy_files.objectives import check_name, read_hedge, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.validation import read_checks
-from gateway.policy_files.words import check_name, read_hedge, read_slo
-from gateway.records import Target
-from gateway.terms import Hedge, Slo
-from gateway.words import Place
+from gateway.policy_types import Hedge, Slo
+from gateway.routing.policy import DIRECT, Route
+from gateway.types import Target
 
 _LONGEST_MS: Final = 3_600_000
 

@@ -7,10 +7,10 @@ they would take. So no key can be missing here, or be here only. What depends on
 import re
 from typing import Any, Final
 
-from gateway.core.conditions import COMPARISONS
-from gateway.core.engines import ENGINES
+from gateway.enums import Kind
 from gateway.policy_files.load import visit
-from gateway.words import Kind
+from gateway.routing.conditions import COMPARISONS
+from gateway.routing.engine_profiles import ENGINES
 
 _VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
 # Sections whose keys are names that the author chooses.

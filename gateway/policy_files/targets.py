@@ -9,14 +9,14 @@ from importlib.util import find_spec
 from typing import Final
 from urllib.parse import urlsplit
 
-from gateway.core.engines import ENGINES, capabilities_of
-from gateway.core.policy import AUTO
-from gateway.policy_files.resolve import Lookup
+from gateway.enums import Capability, Grade, Kind, Place
+from gateway.policy_files.dns import Lookup
+from gateway.policy_files.objectives import check_name, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
-from gateway.policy_files.words import check_name, read_retry, read_slo
-from gateway.records import Capabilities, Target
-from gateway.terms import Slo
-from gateway.words import Capability, Grade, Kind, Place
+from gateway.policy_types import Slo
+from gateway.routing.engine_profiles import ENGINES, capabilities_of
+from gateway.routing.policy import AUTO
+from gateway.types import Capabilities, Target
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KINDS: Final = (Kind.WORKER, Kind.OPENAI, Kind.LITELLM)

@@ -2,9 +2,9 @@
 
 from enum import StrEnum
 
+from gateway.enums import Hold
 from gateway.policy_files.section import Section
-from gateway.terms import Checks
-from gateway.words import Hold
+from gateway.policy_types import Checks
 
 _MOST_FIRST_BYTES = 1 << 20
 

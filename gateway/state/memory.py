@@ -9,16 +9,16 @@ from dataclasses import replace
 from math import inf
 from typing import Final, NamedTuple
 
-from gateway.core import breaker as breakers
-from gateway.core.allowance import Allowances
-from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
-from gateway.core.guard import Guard, Ticket
-from gateway.core.limits import LIVING_S, Uses
-from gateway.core.reports import Heard, LaneReport, Report
-from gateway.decisions import ABANDONED, ANSWERED, Attempt
-from gateway.records import Candidate, Health, Status, Verdict
-from gateway.terms import Limit, Slo
-from gateway.words import LaneState, Reason
+from gateway.decision import ABANDONED, ANSWERED, Attempt
+from gateway.enums import LaneState, Reason
+from gateway.policy_types import Limit, Slo
+from gateway.reliability import breaker as breakers
+from gateway.reliability.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
+from gateway.reliability.rate_limits import LIVING_S, Uses
+from gateway.reliability.replication import Heard, LaneReport, Report
+from gateway.reliability.retry_budget import Allowances
+from gateway.reliability.slo_guard import Guard, Ticket
+from gateway.types import Candidate, Health, Status, Verdict
 
 # The server itself is at fault; everything else says nothing about whether the next request would be served.
 _FAULTS = frozenset({Reason.UPSTREAM_ERROR})

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from gateway.core.reports import Heard, Report
 from gateway.errors import BadSetting
 from gateway.ports import Clock
+from gateway.reliability.replication import Heard, Report
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.core.policy import Policy
+from gateway.enums import BreakerState, LaneState, Residency
 from gateway.ports import Clock, StateStore
-from gateway.records import Candidate, Status, Target
-from gateway.telemetry import names
-from gateway.words import BreakerState, LaneState, Residency
+from gateway.routing.policy import Policy
+from gateway.telemetry import metric_names as names
+from gateway.types import Candidate, Status, Target
 
 
 class Family(NamedTuple):

@@ -12,13 +12,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from gateway import __version__
-from gateway.core.policy import Policy
-from gateway.decisions import ABANDONED, Attempt, Decision, Mirrored
-from gateway.telemetry import names
+from gateway.decision import ABANDONED, Attempt, Decision, Mirrored
+from gateway.enums import AttemptOutcome, Outcome, Promise, Reason
+from gateway.policy_types import Slo
+from gateway.routing.policy import Policy
+from gateway.telemetry import metric_names as names
 from gateway.telemetry.gauges import Gauges, Reading
-from gateway.telemetry.peers import Peers
-from gateway.terms import Slo
-from gateway.words import AttemptOutcome, Outcome, Promise, Reason
+from gateway.telemetry.multiprocess import Peers
 
 _NOBODY: Final = "none"
 _CHAT: Final = "chat"

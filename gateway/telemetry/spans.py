@@ -13,11 +13,11 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.util.types import AttributeValue
 
 from gateway import __version__
-from gateway.decisions import Attempt, Decision
-from gateway.records import Usage
-from gateway.telemetry import conventions as c
-from gateway.trace import SAMPLED, Trace
-from gateway.words import AttemptOutcome, Outcome, Reason
+from gateway.decision import Attempt, Decision
+from gateway.enums import AttemptOutcome, Outcome, Reason
+from gateway.telemetry import semantic_conventions as c
+from gateway.trace_context import SAMPLED, Trace
+from gateway.types import Usage
 
 Attributes = dict[str, AttributeValue]
 _SCOPE = InstrumentationScope("twolane.gateway", __version__)

@@ -9,17 +9,17 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.attempts.response import Answer
 from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, MethodNotAllowed
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
-from gateway.records import Query
-from gateway.trace import Trace, read_trace
-from gateway.upstreams.answer import Answer
+from gateway.trace_context import Trace, read_trace
+from gateway.types import Query
 from gateway.web import sse
-from gateway.web.answers import send_bytes, send_error, send_json, start_stream
+from gateway.web.asgi_responses import send_bytes, send_error, send_json, start_stream
+from gateway.web.client_disconnect import CancelOnLeave
 from gateway.web.headers import REQUEST_ID, describe
-from gateway.web.leaving import CancelOnLeave
-from gateway.web.openai import once_each, parse_chat
+from gateway.web.parse_request import once_each, parse_chat
 
 PATH = "/v1/chat/completions"
 

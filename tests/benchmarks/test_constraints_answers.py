@@ -6,10 +6,10 @@ from benchmarks.constraints_answers import TASKS, compared, measure, p_value
 from benchmarks.constraints_masks import naive_masks
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Reading
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import Reading
 
 
 @pytest.mark.slow

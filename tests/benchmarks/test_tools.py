@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks import labels, tools
 from benchmarks.vocabularies import SHIPPED
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Reading
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import Reading
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.worker_load import growth, quantile, short, under_load
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import Ask
 
 
 def test_a_quantile_is_a_value_that_occurred() -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.worker_requests import WatchedNet, answer, arrived, padded_left
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, Recipe
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import Ask, Recipe
 
 
 def asks(net: ToyNet, count: int) -> list[Ask]:

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.worker_steps import ROWS, cost_of, step_costs
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import Ask
 
 
 def test_one_slow_step_does_not_move_the_figures() -> None:

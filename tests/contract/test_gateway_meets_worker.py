@@ -8,7 +8,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from diffusion_worker.nets.toy import ToyNet
+from diffusion_worker.models.toy import ToyNet
 from tests.gateway.serving import RealGateway, chunk, completion, fake_server, real_gateway
 from tests.worker.serving import listening, toy_net
 

@@ -5,28 +5,28 @@ from typing import Any
 
 import pytest
 
-from gateway import errors, words
+from gateway import enums, errors
 from gateway.settings import Settings
-from gateway.telemetry import names
+from gateway.telemetry import metric_names as names
 from gateway.web import headers
 from tests.gateway.serving import fake_server, real_gateway
 
 pytestmark = pytest.mark.anyio
 
 CLOSED_SETS = {
-    words.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
-    words.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
+    enums.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
+    enums.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
     " unsupported low_confidence refused",
-    words.LaneState: "serving probing benched",
-    words.BreakerState: "closed open half_open",
-    words.Outcome: "ok error client_gone",
-    words.AttemptOutcome: "ok cancelled",
-    words.SchemaCheck: "valid repaired",
-    words.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
+    enums.LaneState: "serving probing benched",
+    enums.BreakerState: "closed open half_open",
+    enums.Outcome: "ok error client_gone",
+    enums.AttemptOutcome: "ok cancelled",
+    enums.SchemaCheck: "valid repaired",
+    enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
     " tool_choice seed temperature top_p logprobs logit_bias stop n stream images embeddings",
-    words.Grade: "none best_effort guaranteed warm_start anchored",
-    words.Place: "in_cluster external",
-    words.Hold: "whole first none",
+    enums.Grade: "none best_effort guaranteed warm_start anchored",
+    enums.Place: "in_cluster external",
+    enums.Hold: "whole first none",
 }
 HEADERS = (
     "x-request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"

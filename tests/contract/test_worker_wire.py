@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker.records import Residency
+from diffusion_worker.types.generation import Residency
 from tests.worker.serving import MODEL, READ, events, serving, toy_net, until
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from deploy.compose.make_secrets import main as make_secrets
 from tests.deploy.composed import Composed
 from tests.deploy.containers import BASE, ROOT, Containers, can_run
 from tests.deploy.played import PARTS, Played
-from twolane.arguments import free_port
+from twolane.process.flags import free_port
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 MEBIBYTE = 2**20

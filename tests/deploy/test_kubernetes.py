@@ -13,8 +13,8 @@ import yaml
 from deploy.kubernetes.__main__ import OUT, render
 from diffusion_worker.settings import PREFIX as WORKER_PREFIX
 from diffusion_worker.settings import Settings as WorkerSettings
-from gateway.core.limits import Uses
 from gateway.policy_files.load import parse
+from gateway.reliability.rate_limits import Uses
 from gateway.settings import PREFIX, Settings
 from tests.deploy.known import exported
 from tests.deploy.kustomized import Manifest, built

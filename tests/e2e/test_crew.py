@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.gateway.serving import fake_server, says_hello
-from twolane.arguments import free_port
+from twolane.process.flags import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from tests.gateway.serving import RealGateway, chunk, fake_server, real_gateway, start_stream
 from tests.worker.serving import listening, toy_net
-from twolane.fault_plan import Fault, Mode
-from twolane.faults import FaultProxy
+from twolane.fault_proxy.control import Fault, Mode
+from twolane.fault_proxy.proxy import FaultProxy
 
 pytestmark = pytest.mark.anyio
 

@@ -15,10 +15,10 @@ import httpx
 import pytest
 import yaml
 
-from twolane.arguments import free_port
-from twolane.load import OK, Manner, Sample, run
-from twolane.load_plan import Prompt, in_turn, poisson
-from twolane.processes import Child, Command
+from twolane.bench.load import OK, Manner, Sample, run
+from twolane.bench.plan import Prompt, in_turn, poisson
+from twolane.process.children import Child, Command
+from twolane.process.flags import free_port
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "twolane-tiny"

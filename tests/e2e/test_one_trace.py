@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from twolane.arguments import free_port
-from twolane.processes import Child, Command
+from twolane.process.children import Child, Command
+from twolane.process.flags import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

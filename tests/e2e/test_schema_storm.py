@@ -11,8 +11,8 @@ import httpx
 import jsonschema
 import pytest
 
-from twolane.arguments import free_port
-from twolane.processes import Child, twolane_command
+from twolane.process.children import Child, twolane_command
+from twolane.process.flags import free_port
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]

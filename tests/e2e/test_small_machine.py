@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from tests.gateway.serving import fake_server
-from twolane.arguments import free_port
-from twolane.processes import Child, Command
+from twolane.process.children import Child, Command
+from twolane.process.flags import free_port
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "twolane-tiny"

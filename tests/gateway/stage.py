@@ -7,18 +7,18 @@ from typing import Any
 
 import orjson
 
-from gateway.core.classify import classify
-from gateway.core.conditions import When
-from gateway.core.policy import Policy, Route, compile_policy
-from gateway.decisions import Decision, Mirrored
+from gateway.attempts.response import Answer
+from gateway.decision import Decision, Mirrored
+from gateway.enums import Kind, Place
 from gateway.pipeline import Pipeline
-from gateway.records import Query, Target
+from gateway.policy_types import Checks
+from gateway.routing.classify import classify
+from gateway.routing.conditions import When
+from gateway.routing.policy import Policy, Route, compile_policy
 from gateway.state.memory import MemoryStore
-from gateway.terms import Checks
-from gateway.upstreams.answer import Answer
+from gateway.types import Query, Target
 from gateway.upstreams.scripted import Line, Scripted
-from gateway.web.openai import parse_chat
-from gateway.words import Kind, Place
+from gateway.web.parse_request import parse_chat
 
 
 class HandClock:

@@ -196,7 +196,7 @@ async def test_a_target_that_says_too_much_is_replaced_and_its_words_are_not_kep
     fake: Any, serving: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     monkeypatch.setattr("gateway.upstreams.http.MAX_ANSWER_BYTES", 10_000)
-    monkeypatch.setattr("gateway.upstreams.events.MAX_EVENT_BYTES", 10_000)
+    monkeypatch.setattr("gateway.upstreams.sse_reader.MAX_EVENT_BYTES", 10_000)
 
     async def talks(request: Any, _: Any) -> Any:
         if not stream:

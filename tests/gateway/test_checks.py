@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.enums import Hold, Outcome, SchemaCheck
 from gateway.errors import InvalidOutput
-from gateway.terms import Checks
+from gateway.policy_types import Checks
 from gateway.upstreams.scripted import fails, says
-from gateway.words import Hold, Outcome, SchemaCheck
 
 pytestmark = pytest.mark.anyio
 SCHEMA = {
@@ -151,7 +151,7 @@ def test_held_whole_a_stream_is_served_exactly_if_the_whole_answer_would_be(
 
 async def test_an_answer_too_large_to_be_held_is_left_for_another(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each chunk is small, and nobody else counts them."""
-    monkeypatch.setattr("gateway.upstreams.attempt.MAX_HELD_BYTES", 2000)
+    monkeypatch.setattr("gateway.attempts.attempt.MAX_HELD_BYTES", 2000)
     scene = stage(fast=says('{"s": "', *["x" * 100] * 50, '"}'), quality=GOOD)
     sent = await scene.send(stream=True, response_format=SCHEMA)
     assert (sent.text, scene.attempts) == ('{"n": 1}', {"fast": "upstream_error", "quality": "ok"})

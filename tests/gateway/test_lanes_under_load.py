@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from gateway.enums import LaneState, Outcome
 from gateway.errors import UpstreamError
-from gateway.records import Call, Status
-from gateway.terms import Hedge, Retry, Slo
+from gateway.policy_types import Hedge, Retry, Slo
+from gateway.types import Call, Status
 from gateway.upstreams.scripted import Scripted, fails, says
-from gateway.words import LaneState, Outcome
 from tests.gateway.virtual import LoopClock, run_virtual
 
 BUDGET_MS, HEDGE_MS = 400.0, 400.0

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from gateway.core.engines import capabilities_of
-from gateway.records import Status
-from gateway.terms import Slo
+from gateway.enums import Capability, Grade, Reason, Residency
+from gateway.policy_types import Slo
+from gateway.routing.engine_profiles import capabilities_of
+from gateway.types import Status
 from gateway.upstreams.scripted import fails, says
-from gateway.words import Capability, Grade, Reason, Residency
 
 pytestmark = pytest.mark.anyio
 SCHEMA = {

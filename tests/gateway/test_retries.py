@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import AttemptFailed, NotResident, Overloaded, Refused
-from gateway.terms import Retry
+from gateway.policy_types import Retry
 from gateway.upstreams.scripted import fails, says
 
 

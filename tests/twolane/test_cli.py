@@ -25,7 +25,7 @@ def spy(monkeypatch: pytest.MonkeyPatch, module: str) -> list[list[str]]:
         (["policy", "check", "p.yaml"], "gateway.cli", ["policy", "check", "p.yaml"]),
         (["worker", "--checkpoint", "c"], "diffusion_worker.cli", ["--checkpoint", "c"]),
         (["quality", "--port", "0"], "twolane.quality", ["--port", "0"]),
-        (["demo", "--once"], "twolane.tour", ["--once"]),
+        (["demo", "--once"], "twolane.demo.command", ["--once"]),
     ],
 )
 def test_each_command_reaches_its_part_and_returns_its_code(

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from twolane import quality
-from twolane.arguments import WrongUseError, free_port
+from twolane.process.flags import WrongUseError, free_port
 
 ORDER = {
     "type": "object",

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_worker.nets.diffusion_gemma import DiffusionGemmaNet
-from diffusion_worker.records import NetFacts, Recipe
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaNet
+from diffusion_worker.types.generation import NetFacts, Recipe
 
 MakeModel = Callable[..., Any]
 MakeNet = Callable[..., DiffusionGemmaNet]

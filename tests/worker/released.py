@@ -11,11 +11,11 @@ from typing import Any
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Library
 
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Recipe
+from diffusion_worker.models.toy import ToyNet
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
-from diffusion_worker.web.desk import Words
+from diffusion_worker.types.generation import Recipe
+from diffusion_worker.web.serving_state import Words
 
 CONTROL = {
     "<pad>": 0,

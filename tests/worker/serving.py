@@ -14,13 +14,13 @@ import httpx
 import uvicorn
 
 from diffusion_worker.app import Worker, build_worker
-from diffusion_worker.engine import Engine
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Recipe
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.models.toy import ToyNet
 from diffusion_worker.settings import Settings
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
-from diffusion_worker.web.desk import Words
+from diffusion_worker.types.generation import Recipe
+from diffusion_worker.web.serving_state import Words
 from training.vocabulary import save_tokenizer
 
 MODEL = "toy"

@@ -13,15 +13,15 @@ from jsonschema import Draft202012Validator
 
 from benchmarks.vocabularies import shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import Cursor, open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.inference.matcher import Cursor, open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
-from diffusion_worker.loop import Capacity, Loop, run
-from diffusion_worker.nets.interface import CanvasContext
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import (
+from diffusion_worker.models.interface import CanvasContext
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import (
     Ask,
     BlockSealed,
     Faulted,
@@ -177,7 +177,7 @@ def test_what_was_told_early_stays_and_leads_to_a_valid_text(seed: int) -> None:
 def test_at_a_deadline_the_text_is_made_whole(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever step the deadline falls on, on the first canvas or the second."""
     clock = [0.0]
-    monkeypatch.setattr("diffusion_worker.loop.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
     for name in CONSTRAINTS:
         loop = Loop(NoisyNet(step), Capacity(max_context=400))
         clock[0] = 0.0
@@ -198,7 +198,7 @@ def test_at_a_deadline_the_text_is_made_whole(step: int, monkeypatch: pytest.Mon
 def test_near_its_deadline_a_text_that_can_close_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """A canvas of 16 has room for a whole object of any kind."""
     clock = [0.0]
-    monkeypatch.setattr("diffusion_worker.loop.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
     for seed in range(5):
         loop = Loop(NoisyNet(seed), Capacity(max_context=400))
         clock[0] = 0.0

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from tests.worker.constraint_service.test_service import schema
 from tests.worker.serving import MODEL, READ, events, serving, toy_net
 from tests.worker.test_constrained import ORDER, NoisyNet, is_member
-from tests.worker.web.test_binding import schema
 
 pytestmark = pytest.mark.anyio
 VALID = '{"item":"red lamp","count":3,"gift":false}'

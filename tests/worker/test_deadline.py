@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker import loop as loop_module
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, FinishReason, Recipe
+from diffusion_worker.engine import loop as loop_module
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import Ask, BlockSealed, Faulted, Finished, FinishReason, Recipe
 
 RECIPE = Recipe(canvas_length=8, steps=10)
 STEP_S = 1.0

@@ -2,9 +2,9 @@
 
 import pytest
 
-from diffusion_worker.loop import run
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, Recipe
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import Ask, Recipe
 
 RECIPE = Recipe(canvas_length=8, steps=12)
 TEXT = (*range(30, 34), *range(40, 55))  # 19 ids: two canvases and a part of a third

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_worker.constraints.labels import Labels, read_labels, read_spellings, weigh
-from diffusion_worker.constraints.lexicon import read_lexicon
+from diffusion_worker.constraints.inference.labels import Labels, read_labels, read_spellings, weigh
+from diffusion_worker.constraints.tokens.vocabulary_bytes import read_lexicon
+from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
-from diffusion_worker.loop import Capacity, Loop, run
-from diffusion_worker.nets.interface import CanvasContext
-from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, FinishReason
+from diffusion_worker.models.interface import CanvasContext
+from diffusion_worker.types.generation import Ask, BlockSealed, Faulted, Finished, FinishReason
 from tests.worker.test_constrained import RECIPE, WORDS, NoisyNet, ask, is_member, turned
 
 SPELLINGS = read_spellings(read_lexicon(WORDS.tokens, (WORDS.end_id,), WORDS.tail_id))
@@ -58,7 +58,7 @@ def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
 def test_whatever_is_sealed_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the only step of a recipe, and at a deadline that leaves time for no other."""
     clock = [0.0]
-    monkeypatch.setattr("diffusion_worker.loop.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
     for recipe, deadline_s in ((replace(RECIPE, steps=1), None), (RECIPE, 1.5)):
         clock[0] = 0.0
         loop = Loop(FixedNet(), Capacity(max_context=200))

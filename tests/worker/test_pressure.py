@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker import loop as loop_module
-from diffusion_worker.engine import Engine
+from diffusion_worker.engine import loop as loop_module
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import OverCapacity
-from diffusion_worker.loop import Capacity, Loop, run
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, Pressure, Recipe, Residency
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import Ask, BlockSealed, Faulted, Finished, Pressure, Recipe, Residency
 
 RECIPE = Recipe(steps=6, canvas_length=12, confidence_threshold=1e-12)
 
@@ -32,7 +32,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks at the memory in every iteration, and leaves rungs at once."""
     monkeypatch.setattr(loop_module, "PRESSURE_EVERY_S", 0.0)
     monkeypatch.setattr("diffusion_worker.memory.pressure.HOLD_S", 0.0)
-    monkeypatch.setattr("diffusion_worker.engine.IDLE_LOOK_S", 0.005)
+    monkeypatch.setattr("diffusion_worker.engine.engine.IDLE_LOOK_S", 0.005)
 
 
 def asks() -> list[Ask]:

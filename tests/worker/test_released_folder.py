@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusion_worker.app import build_worker
-from diffusion_worker.records import Recipe
+from diffusion_worker.types.generation import Recipe
 from tests.worker.released import END_IDS, released_tokenizer, save_released_words
 from tests.worker.serving import CHAT, MODEL, toy_settings
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from diffusion_worker.engine import Engine
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity
+from diffusion_worker.engine.output_stream import Ticket
 from diffusion_worker.errors import CheckpointMissing, NotResident
-from diffusion_worker.loop import Capacity
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, Faulted, Finished, Recipe, Residency
-from diffusion_worker.ticket import Ticket
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import Ask, Faulted, Finished, Recipe, Residency
 
 pytestmark = pytest.mark.anyio
 RECIPE = Recipe(canvas_length=16, steps=16)

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from diffusion_worker.loop import run
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Reading
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import Reading
 from training.asks import ask_for
 from training.tasks.registry import TASKS
 from training.tasks.sample import Wish

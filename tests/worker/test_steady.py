@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from diffusion_worker.denoise import stop
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.records import (
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.types.generation import (
     Ask,
     BlockSealed,
     CanvasDrafted,

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.core.policy import Policy
 from gateway.errors import PolicyError
 from gateway.policy_files.load import parse
+from gateway.routing.policy import Policy
 
 VALID = """\
 version: 1

@@ -9,15 +9,15 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.classify import classify
-from gateway.core.engines import ENGINES
-from gateway.core.policy import Policy
-from gateway.core.route import choose
+from gateway.enums import Capability, Hold, Task
 from gateway.errors import GatewayError
 from gateway.policy_files.load import parse
-from gateway.terms import Checks, Hedge, Limit, Retry, Slo
-from gateway.web.openai import parse_chat
-from gateway.words import Capability, Hold, Task
+from gateway.policy_types import Checks, Hedge, Limit, Retry, Slo
+from gateway.routing.classify import classify
+from gateway.routing.engine_profiles import ENGINES
+from gateway.routing.policy import Policy
+from gateway.routing.route import choose
+from gateway.web.parse_request import parse_chat
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "policies.md").read_text()
 EXAMPLES = [(found[1], found.end()) for found in re.finditer(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)]

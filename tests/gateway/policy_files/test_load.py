@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.conditions import Comparison
-from gateway.core.policy import Policy
+from gateway.enums import Capability, Grade, Hold, Kind, Place, Task
 from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
-from gateway.records import Query
-from gateway.terms import Checks, Hedge, Retry, Slo
-from gateway.words import Capability, Grade, Hold, Kind, Place, Task
+from gateway.policy_types import Checks, Hedge, Retry, Slo
+from gateway.routing.conditions import Comparison
+from gateway.routing.policy import Policy
+from gateway.types import Query
 
 POLICIES = Path(__file__).parents[3] / "policies"
 PolicyWith = Callable[..., Policy]

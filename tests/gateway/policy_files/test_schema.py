@@ -9,9 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.cli import main
-from gateway.core.engines import ENGINES
+from gateway.enums import Capability, Hold, Task
 from gateway.policy_files.schema import SAMPLE, editor_schema
-from gateway.words import Capability, Hold, Task
+from gateway.routing.engine_profiles import ENGINES
 from tests.gateway.policy_files.conftest import VALID
 
 POLICIES = Path(__file__).parents[3] / "policies"

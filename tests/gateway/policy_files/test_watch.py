@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gateway.core.policy import Policy
 from gateway.errors import CannotStart, PolicyError
 from gateway.policy_files.watch import Follower, Policies, look
+from gateway.routing.policy import Policy
 
 TEXT = """\
 version: 1

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any
 
-from gateway.decisions import Attempt
-from gateway.records import Candidate, Status, Target, Verdict
+from gateway.decision import Attempt
+from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Place
+from gateway.policy_types import Hedge, Retry, Slo
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import Replica, connect
-from gateway.terms import Hedge, Retry, Slo
-from gateway.words import AttemptOutcome, BreakerState, Kind, LaneState, Place
+from gateway.types import Candidate, Status, Target, Verdict
 from tests.gateway.redis_server import RedisServer
 
 TARGET = Target(

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from gateway.core.breaker import BreakerRule
-from gateway.core.reports import Heard, Report
-from gateway.decisions import Attempt
-from gateway.records import Candidate, Status, Target, Verdict
+from gateway.decision import Attempt
+from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Place, Reason
+from gateway.policy_types import Retry, Slo
+from gateway.reliability.breaker import BreakerRule
+from gateway.reliability.replication import Heard, Report
 from gateway.state.memory import MemoryStore
-from gateway.terms import Retry, Slo
-from gateway.words import AttemptOutcome, BreakerState, Kind, LaneState, Place, Reason
+from gateway.types import Candidate, Status, Target, Verdict
 
 SLO = Slo(p95_ms=100, window_s=12)
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from gateway.enums import BreakerState, LaneState, Reason
 from gateway.errors import BadSetting
-from gateway.records import Status
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import TIMEOUT_S, shared_state
-from gateway.words import BreakerState, LaneState, Reason
+from gateway.types import Status
 from tests.gateway.redis_server import RedisServer
 from tests.gateway.state.peers import LANE, Peer, RealClock, peers, settle
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.decisions import Attempt, Decision
-from gateway.records import Classification, Usage
-from gateway.words import AttemptOutcome, Reason, SchemaCheck, Task
+from gateway.decision import Attempt, Decision
+from gateway.enums import AttemptOutcome, Reason, SchemaCheck, Task
+from gateway.types import Classification, Usage
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.core.policy import Policy
-from gateway.decisions import Attempt
+from gateway.decision import Attempt
+from gateway.enums import AttemptOutcome, Outcome, Promise, Reason
 from gateway.policy_files.load import load
+from gateway.routing.policy import Policy
 from gateway.telemetry.metrics import Metrics
-from gateway.words import AttemptOutcome, Outcome, Promise, Reason
 
 
 def samples(metrics: Metrics) -> dict[str, float]:

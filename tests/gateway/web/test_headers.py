@@ -1,9 +1,9 @@
 """A decision as headers."""
 
-from gateway.decisions import Attempt, Decision
-from gateway.records import Classification
+from gateway.decision import Attempt, Decision
+from gateway.enums import AttemptOutcome, Reason, SchemaCheck, Task
+from gateway.types import Classification
 from gateway.web.headers import describe
-from gateway.words import AttemptOutcome, Reason, SchemaCheck, Task
 
 
 def test_every_header_of_the_contract_is_written() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker.constraints.caps import LADDER
-from diffusion_worker.constraints.checks import final_check
 from diffusion_worker.constraints.compile import compile_constraint, compile_schema
-from diffusion_worker.constraints.constraint import Constraint, Kind
+from diffusion_worker.constraints.schema.size_limits import LADDER
+from diffusion_worker.constraints.schema.validation import final_check
+from diffusion_worker.constraints.spec import Constraint, Kind
 from diffusion_worker.errors import BadAsk, UnsupportedSchema
 from tests.worker.constraints.reference import wander
 

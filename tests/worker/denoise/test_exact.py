@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.records import Ask, Faulted, Reading, Recipe
-from diffusion_worker.work import StepResult
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.types.generation import Ask, Faulted, Reading, Recipe
+from diffusion_worker.types.step_batch import StepResult
 
 RECIPE = Recipe(steps=5, canvas_length=12, confidence_threshold=1e-12)
 ROWS = 4

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import Cursor, open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.vocabulary import read_vocabulary
+from diffusion_worker.constraints.inference.matcher import Cursor, open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_trie import read_vocabulary
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.records import Recipe
-from diffusion_worker.work import Append, Batch, Copy, Denoise, Read
+from diffusion_worker.types.generation import Recipe
+from diffusion_worker.types.step_batch import Append, Batch, Copy, Denoise, Read
 from tests.worker.denoise.syncs import Syncs, counted_syncs
 
 RECIPE = Recipe(steps=8, canvas_length=12)
@@ -207,4 +207,4 @@ def test_a_blocking_upload_is_told_from_one_that_is_queued() -> None:
 
 def test_a_place_is_named_by_the_line_of_the_product(make_net: Any) -> None:
     syncs = syncs_of(stepper_of(make_net(dtype=torch.float32), 1), Batch(denoises=(denoise(0, 6),)))
-    assert all(place.startswith(("denoise/", "memory/", "nets/")) for place in (*syncs.reads, *syncs.uploads)), syncs
+    assert all(place.startswith(("denoise/", "memory/", "models/")) for place in (*syncs.reads, *syncs.uploads)), syncs

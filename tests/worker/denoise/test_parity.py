@@ -13,12 +13,12 @@ import torch
 
 from diffusion_worker.denoise.draws import GeneratorDraws
 from diffusion_worker.denoise.stepper import Stepper
-from diffusion_worker.limits import Limits
+from diffusion_worker.engine.capacity import Limits
+from diffusion_worker.engine.scheduler import Scheduler
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.slots import SlotTable
-from diffusion_worker.observed import Observation, ParkedObserved, PrefixObserved
-from diffusion_worker.records import Ask, BlockSealed, Finished, FinishReason, Recipe
-from diffusion_worker.scheduler import Scheduler
+from diffusion_worker.types.generation import Ask, BlockSealed, Finished, FinishReason, Recipe
+from diffusion_worker.types.observations import Observation, ParkedObserved, PrefixObserved
 
 STEPS_ONLY = Recipe(steps=6, canvas_length=12, confidence_threshold=1e-12)
 Drafts = list[tuple[int, ...]]

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from diffusion_worker.denoise.pins import FREE, mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.score import score
-from diffusion_worker.loop import run
-from diffusion_worker.records import Ask, Recipe
-from diffusion_worker.work import Denoise
+from diffusion_worker.engine.loop import run
+from diffusion_worker.types.generation import Ask, Recipe
+from diffusion_worker.types.step_batch import Denoise
 
 CPU = torch.device("cpu")
 

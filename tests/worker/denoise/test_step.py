@@ -9,10 +9,10 @@ import torch
 from diffusion_worker.denoise.canvas import fresh
 from diffusion_worker.denoise.draws import CounterDraws
 from diffusion_worker.denoise.step import step, told
+from diffusion_worker.memory.cache_views import CanvasView
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.memory.views import CanvasView
-from diffusion_worker.records import Recipe
-from diffusion_worker.work import Denoise
+from diffusion_worker.types.generation import Recipe
+from diffusion_worker.types.step_batch import Denoise
 
 BASE = Recipe(steps=8, canvas_length=12)
 ITEMS = [

@@ -9,10 +9,10 @@ import torch
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.nets.interface import AppendContext
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Recipe, SequenceId
-from diffusion_worker.work import Append, Batch, Denoise, Read, StepResult
+from diffusion_worker.models.interface import AppendContext
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import Recipe, SequenceId
+from diffusion_worker.types.step_batch import Append, Batch, Denoise, Read, StepResult
 
 RECIPE = Recipe(steps=4, canvas_length=12)
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.nets.interface import FULL, SLIDING
-from diffusion_worker.records import LayerKv
+from diffusion_worker.models.interface import FULL, SLIDING
+from diffusion_worker.types.generation import LayerKv
 
 LAYERS = (LayerKv(heads=1, head_dim=1, window=6), LayerKv(heads=1, head_dim=1, window=None))
 

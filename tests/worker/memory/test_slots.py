@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_worker.memory.slots import MIN_REUSE, SlotTable
-from diffusion_worker.records import LayerKv
-from diffusion_worker.work import Copy
+from diffusion_worker.types.generation import LayerKv
+from diffusion_worker.types.step_batch import Copy
 
 FULL, RING = LayerKv(heads=1, head_dim=1, window=None), LayerKv(heads=1, head_dim=1, window=21)
 SYSTEM = tuple(range(100, 160))

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.calls import Syntax
+from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.errors import BadAsk, CheckpointBroken, CheckpointMissing
 from diffusion_worker.text.chat_template import Abilities, ChatTemplate, load_chat_template
-from diffusion_worker.text.conversation import Message, PastCall
+from diffusion_worker.text.messages import Message, PastCall
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from tests.worker.released import CONTROL, FIRST_TEMPLATE, TEMPLATE, released_words, spelled
 from tests.worker.serving import toy_words

@@ -12,9 +12,9 @@ import pytest
 
 from diffusion_worker.app import Worker, build_worker
 from diffusion_worker.errors import CheckpointMissing
-from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.models.interface import DiffusionNet
 from diffusion_worker.settings import Settings
-from diffusion_worker.web.desk import Words
+from diffusion_worker.web.serving_state import Words
 from tests.worker.serving import CHAT, MODEL, toy_net, toy_settings, toy_words, until
 
 pytestmark = pytest.mark.anyio

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.lexicon import Lexicon
-from diffusion_worker.constraints.ready import Headers, Ready, make_ready
-from diffusion_worker.constraints.store import Store
-from diffusion_worker.constraints.vocabulary import vocabulary_of
+from diffusion_worker.constraint_service.cache import Store
+from diffusion_worker.constraint_service.compiler_pool import Workshop
+from diffusion_worker.constraint_service.service import Binder
+from diffusion_worker.constraints.compiled import Headers, Ready, make_ready
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.token_trie import vocabulary_of
+from diffusion_worker.constraints.tokens.vocabulary_bytes import Lexicon
 from diffusion_worker.errors import BadAsk, UnsupportedSchema
-from diffusion_worker.records import NetFacts
-from diffusion_worker.web.binding import Binder
-from diffusion_worker.workshop import Workshop
+from diffusion_worker.types.generation import NetFacts
 from tests.worker.serving import toy_net, toy_tokenizer
 
 pytestmark = pytest.mark.anyio
@@ -118,7 +118,7 @@ async def test_what_was_refused_is_refused_again_without_a_try(monkeypatch: pyte
             await binder.bind(YES, TOKENIZER, facts())
         assert caught.value.param == "structured_outputs.choice"
     assert workshop.begun == 1
-    monkeypatch.setattr("diffusion_worker.web.binding.REFUSED_S", 0.0)
+    monkeypatch.setattr("diffusion_worker.constraint_service.service.REFUSED_S", 0.0)
     with pytest.raises(UnsupportedSchema):
         await binder.bind(YES, TOKENIZER, facts())
     assert workshop.begun == 2

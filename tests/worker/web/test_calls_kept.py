@@ -8,12 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Recipe
-from diffusion_worker.web.desk import Words
+from diffusion_worker.models.toy import ToyNet
+from diffusion_worker.types.generation import Recipe
+from diffusion_worker.web.serving_state import Words
+from tests.worker.constraint_service.test_service import NoisyNet
 from tests.worker.released import END_IDS, released_words
 from tests.worker.serving import MODEL, READ, Served, events, serving, toy_net, toy_words
-from tests.worker.web.test_binding import NoisyNet
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from diffusion_worker.records import Recipe
+from diffusion_worker.types.generation import Recipe
 from tests.worker.serving import CHAT, MODEL, READ, Served, events, listening, serving, toy_net, toy_tokenizer, until
 
 pytestmark = pytest.mark.anyio

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from diffusion_worker.app import build_worker
-from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.models.interface import DiffusionNet
 from diffusion_worker.settings import Settings
-from diffusion_worker.web.desk import Words
+from diffusion_worker.web.serving_state import Words
 from tests.worker.serving import CHAT, MODEL, READ, serving, toy_net, toy_settings, toy_words
 
 pytestmark = pytest.mark.anyio
