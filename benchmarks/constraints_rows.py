@@ -24,7 +24,7 @@ from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.compilation import lift
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.token_trie import Vocabulary
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 CANVAS: Final = 256
 SPARE: Final = 40  # tokens beyond the shortest answer, for the answers that are pressed
@@ -76,7 +76,7 @@ def measure_rows(
         started = time.thread_time()
         try:
             compiled = compile_constraint(Constraint(kind="json_schema", value=document["schema"]))
-        except BadAsk as refused:
+        except InvalidRequest as refused:
             keyword = refused.keyword if isinstance(refused, UnsupportedSchema) else "not a schema"
             yield Refusal(id=document["id"], split=document["split"], keyword=keyword)
             continue

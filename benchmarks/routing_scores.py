@@ -125,7 +125,7 @@ def calibration_error(told: Sequence[Told]) -> float:
 
 def lane_of(policy: Policy, query: Query, said: Classification) -> bool:
     """Does the policy ask a worker first?"""
-    return choose(policy, query, said, wall_s=0.0, draw=0.0).candidates[0].target.kind is Kind.WORKER
+    return choose(policy, query, said, wall_s=0.0, sample=0.0).candidates[0].target.kind is Kind.WORKER
 
 
 def time_learned(model: TaskModel, calls: int = 3000) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gateway.enums import AttemptOutcome, Likeness, Outcome, Promise, Reason, SchemaCheck
+from gateway.enums import AttemptOutcome, Likeness, Outcome, Reason, SchemaCheck, SloOutcome
 from gateway.trace_context import Trace
 from gateway.types import Classification, Usage
 
@@ -20,7 +20,7 @@ _NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.REFUSED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class AttemptRecord:
     """One candidate's share in a request; times count from the request's arrival. Skipped: no call was made."""
 
     target: str
@@ -40,15 +40,15 @@ class Attempt:
     budget_ms: float | None = None  # what its lane promises; None: nothing
 
     @property
-    def promise(self) -> Promise | None:
+    def promise(self) -> SloOutcome | None:
         """What it says of its lane's promise, as the guard sees it and with faults beside; None: nothing."""
         if self.budget_ms is None or self.skipped or self.outcome in _NO_FAULT:
             return None
         if self.elapsed_ms > self.budget_ms and self.outcome in ANSWERED | ABANDONED:
-            return Promise.OVER
+            return SloOutcome.LATE
         if self.outcome in ANSWERED:
-            return Promise.KEPT
-        return None if self.outcome in ABANDONED else Promise.FAILED
+            return SloOutcome.MET
+        return None if self.outcome in ABANDONED else SloOutcome.FAILED
 
     @property
     def elapsed_ms(self) -> float:
@@ -72,7 +72,7 @@ class Decision:
     private: bool
     stream: bool
     schema: str | None = None
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
     target: str | None = None
     outcome: Outcome = Outcome.OK
     schema_check: SchemaCheck | None = None
@@ -91,7 +91,7 @@ class Decision:
         return sum((usage.input_tokens or 0) + (usage.output_tokens or 0) for usage in used)
 
     @property
-    def path(self) -> tuple[Attempt, ...]:
+    def path(self) -> tuple[AttemptRecord, ...]:
         """The attempts up to the one that answers, or all if none did; hedges that lost to it are beside the path."""
         for place in range(len(self.attempts), 0, -1):
             last = self.attempts[place - 1]

@@ -48,7 +48,7 @@ class LaneState(StrEnum):
 
     SERVING = "serving"
     PROBING = "probing"
-    BENCHED = "benched"
+    EJECTED = "ejected"
 
 
 class BreakerState(StrEnum):
@@ -59,7 +59,7 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"
 
 
-class Place(StrEnum):
+class Location(StrEnum):
     """Where a target computes; a private request stays `in_cluster`."""
 
     IN_CLUSTER = "in_cluster"
@@ -88,11 +88,11 @@ class Residency(StrEnum):
     DRAINING = "draining"
 
 
-class Hold(StrEnum):
+class Buffer(StrEnum):
     """What must be seen before the first byte may leave."""
 
-    WHOLE = "whole"
-    FIRST = "first"
+    FULL = "full"
+    FIRST_BYTES = "first_bytes"
     NONE = "none"
 
 
@@ -111,11 +111,11 @@ class AttemptOutcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Promise(StrEnum):
+class SloOutcome(StrEnum):
     """What became of a lane's promise in one attempt."""
 
-    KEPT = "kept"
-    OVER = "over"  # answered later than promised, or given up when it was
+    MET = "met"
+    LATE = "late"  # answered later than promised, or given up when it was
     FAILED = "failed"
 
 

@@ -6,12 +6,12 @@ Records only; the units stand in the names.
 from dataclasses import dataclass
 from math import inf
 
-from gateway.enums import Hold
+from gateway.enums import Buffer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
-    """What a lane promises, and how it may come back after a benching. What is not promised is infinite.
+    """What a lane promises, and how it may come back after a ejection. What is not promised is infinite.
 
     `first_token_p95_ms` counts for streams: from the call to the first word of the answer.
     """
@@ -22,21 +22,22 @@ class Slo:
     recover_ratio: float = 0.8
     probe_share: float = 0.02
     probe_every_s: float = 2.0
-    hold_down_s: float = 10.0
-    hold_down_max_s: float = 300.0
+    base_ejection_s: float = 10.0
+    max_ejection_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checks:
-    """How an answer is held to what its request asked for. `first_bytes` of its text are held back by `hold: first`.
+    """How an answer is held to what its request asked for. `first_bytes` of its text are held back by `buffer:
+    first_bytes`.
 
-    `repair`: close syntax that is unambiguously unclosed. `tell_fallback`: tell the next target what was wrong.
-    """
+    `repair`: close syntax that is unambiguously unclosed. `send_error_to_fallback`: tell the next target what was
+    wrong."""
 
-    hold: Hold = Hold.WHOLE
+    buffer: Buffer = Buffer.FULL
     first_bytes: int = 256
     repair: bool = False
-    tell_fallback: bool = False
+    send_error_to_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

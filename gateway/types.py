@@ -15,7 +15,7 @@ from gateway.enums import (
     Grade,
     Kind,
     LaneState,
-    Place,
+    Location,
     Reason,
     Residency,
     Task,
@@ -43,31 +43,31 @@ class Target:
     """A named place that can answer. `capabilities` None means: discovered, see `Status`.
 
     One with several `servers` is never called itself; each of those is a target with a url, a breaker and room of its
-    own, and `part_of` it.
+    own, and `pool` it.
     """
 
     name: str
     kind: Kind
     url: str  # base URL without /v1; targets with the same one live and die together
     model: str  # what the target itself calls the model
-    place: Place
+    location: Location
     max_in_flight: int | None = None
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
     retry: Retry | None = None
     diffusion: tuple[tuple[str, float], ...] = ()  # what a worker is asked for where a request says nothing
-    part_of: str | None = None
+    pool: str | None = None
     servers: "tuple[Target, ...]" = ()
 
     @property
     def title(self) -> str:
         """The name that a policy gave it: what headers, logs and lanes say."""
-        return self.part_of or self.name
+        return self.pool or self.name
 
     @property
     def server(self) -> str | None:
         """Host and port, where the title alone does not tell which of several servers this is. Never a credential."""
-        return urlsplit(self.url).netloc.rpartition("@")[2] if self.part_of else None
+        return urlsplit(self.url).netloc.rpartition("@")[2] if self.pool else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +172,7 @@ class Shadow:
 class Plan:
     """Whom to ask, in order, and what the answer must pass. `policy` is the hash of the policy that made it.
 
-    `private` is the request's wish or the route's `keep: in_cluster`; candidates already respect it.
+    `private` is the request's wish or the route's `private: true`; candidates already respect it.
     """
 
     policy: str

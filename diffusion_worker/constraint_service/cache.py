@@ -102,11 +102,11 @@ class Store:
         kept, bytes_kept = [], 0
         for path in folder.iterdir():
             with contextlib.suppress(OSError):  # another process may have removed it meanwhile
-                facts = path.stat()
+                info = path.stat()
                 if path.suffix == _SUFFIX:
-                    kept.append((facts.st_mtime, facts.st_size, path))
-                    bytes_kept += facts.st_size
-                elif path.suffix == ".part" and facts.st_mtime < time.time() - _ABANDONED_S:
+                    kept.append((info.st_mtime, info.st_size, path))
+                    bytes_kept += info.st_size
+                elif path.suffix == ".part" and info.st_mtime < time.time() - _ABANDONED_S:
                     path.unlink()
         for _, size, path in sorted(kept):
             if bytes_kept <= self._on_disk_bytes:

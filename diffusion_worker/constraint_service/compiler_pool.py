@@ -19,7 +19,7 @@ from diffusion_worker.constraint_service.pipe_framing import LENGTH_BYTES, frame
 from diffusion_worker.constraint_service.validator_process import judge_job
 from diffusion_worker.constraints.compiled import Headers, Ready, from_bytes
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.vocabulary_bytes import Lexicon
+from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes
 from diffusion_worker.errors import CompilerFailed, OverCapacity, UnsupportedSchema
 
 COMPILE_S: Final = 10.0
@@ -63,8 +63,8 @@ class Child:
             self._turn.release()
 
     async def ask(self, job: bytes, limit_s: float) -> bytes:
-        """What the process says. Raises BadAsk or UnsupportedSchema as it does, TimeoutError after `limit_s`. However
-        this ends but well, cancelled too, the process has ended with it."""
+        """What the process says. Raises InvalidRequest or UnsupportedSchema as it does, TimeoutError after `limit_s`.
+        However this ends but well, cancelled too, the process has ended with it."""
         said = b""
         try:
             async with asyncio.timeout(limit_s):
@@ -119,7 +119,7 @@ class Child:
         waiting.add_done_callback(self._ending.discard)
 
 
-class Workshop:
+class CompilerPool:
     """Both processes. Close it."""
 
     def __init__(self, *, compile_s: float = COMPILE_S, judge_s: float = JUDGE_S) -> None:
@@ -127,9 +127,10 @@ class Workshop:
         self._compiler = Child("compiler_process", longest_s=max(compile_s, _START_S))
         self._judge = Child("validator_process", longest_s=judge_s)
 
-    async def ready(self, constraint: Constraint, words: Lexicon, headers: Headers) -> Ready:
-        """The constraint for these words. Raises BadAsk and UnsupportedSchema as the compiler does, the latter also for
-        one that takes too long; OverCapacity if others are in the way; CompilerFailed if the process died twice."""
+    async def ready(self, constraint: Constraint, words: VocabularyBytes, headers: Headers) -> Ready:
+        """The constraint for these words. Raises InvalidRequest and UnsupportedSchema as the compiler does, the latter
+        also for one that takes too long; OverCapacity if others are in the way; CompilerFailed if the process died
+        twice."""
         await self._judge.warm()  # it will be wanted when the answer is there
         job = constraint_job(constraint, headers)
         async with self._compiler.turn(self._compile_s):
@@ -161,7 +162,7 @@ class Workshop:
         """End both."""
         await asyncio.gather(self._compiler.close(), self._judge.close())
 
-    async def _teach(self, words: Lexicon) -> None:
+    async def _teach(self, words: VocabularyBytes) -> None:
         """Tell the compiler the words, unless it knows them."""
         if self._compiler.knows == words.digest:
             return

@@ -13,10 +13,10 @@ from diffusion_worker.constraints.compiled import Headers
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens import vocabulary_bytes
 from diffusion_worker.constraints.tokens.token_trie import Vocabulary, vocabulary_of
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 
-def vocabulary_job(words: vocabulary_bytes.Lexicon) -> bytes:
+def vocabulary_job(words: vocabulary_bytes.VocabularyBytes) -> bytes:
     """Tells the process which words to lift onto."""
     return b"V" + vocabulary_bytes.to_bytes(words)
 
@@ -33,7 +33,7 @@ class Compiler:
         self._vocabulary: Vocabulary | None = None
 
     def work(self, content: bytes) -> bytes:
-        """One job. Raises BadAsk, UnsupportedSchema."""
+        """One job. Raises InvalidRequest, UnsupportedSchema."""
         if content[:1] == b"V":
             self._vocabulary = vocabulary_of(vocabulary_bytes.from_bytes(content[1:]))
             return b""
@@ -42,7 +42,7 @@ class Compiler:
         asked = Constraint(**json.loads(constraint))
         try:
             return compiled.to_bytes(compiled.make_ready(asked, self._vocabulary, json.loads(headers)))
-        except BadAsk:
+        except InvalidRequest:
             raise
         except RecursionError:
             raise UnsupportedSchema("nested too deeply", keyword=asked.kind, pointer="") from None

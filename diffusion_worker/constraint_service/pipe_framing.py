@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import BinaryIO, Final
 
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 LENGTH_BYTES: Final = 4
 MEMORY_BYTES: Final = 4 << 30  # of addresses; numpy reserves half a gibibyte before the first job
@@ -28,18 +28,18 @@ def answer(work: Work, content: bytes) -> bytes:
     """What is said to one job."""
     try:
         return b"+" + work(content)
-    except BadAsk as error:
+    except InvalidRequest as error:
         return b"-" + _refusal(error)
 
 
-def read_refusal(content: bytes) -> BadAsk:
+def read_refusal(content: bytes) -> InvalidRequest:
     """The error that a refusal stands for."""
-    facts = json.loads(content)
-    if "keyword" not in facts:
-        return BadAsk(facts["message"], param=facts["param"])
-    suffix = f" (`{facts['keyword']}` at `#{facts['pointer']}`)"
+    info = json.loads(content)
+    if "keyword" not in info:
+        return InvalidRequest(info["message"], param=info["param"])
+    suffix = f" (`{info['keyword']}` at `#{info['pointer']}`)"
     return UnsupportedSchema(
-        facts["message"].removesuffix(suffix), keyword=facts["keyword"], pointer=facts["pointer"], param=facts["param"]
+        info["message"].removesuffix(suffix), keyword=info["keyword"], pointer=info["pointer"], param=info["param"]
     )
 
 
@@ -61,8 +61,8 @@ def run(work: Work) -> None:
     serve(work, sys.stdin.buffer, sys.stdout.buffer, limit_s=float(sys.argv[1]))
 
 
-def _refusal(error: BadAsk) -> bytes:
-    facts = {"message": error.message, "param": error.param}
+def _refusal(error: InvalidRequest) -> bytes:
+    info = {"message": error.message, "param": error.param}
     if isinstance(error, UnsupportedSchema):
-        facts |= {"keyword": error.keyword, "pointer": error.pointer}
-    return json.dumps(facts).encode()
+        info |= {"keyword": error.keyword, "pointer": error.pointer}
+    return json.dumps(info).encode()

@@ -23,7 +23,7 @@ from diffusion_worker.constraints.schema.size_limits import LADDER, Caps
 from diffusion_worker.constraints.schema.validation import Checker
 from diffusion_worker.constraints.spec import Constraint, template_parts
 from diffusion_worker.constraints.tool_calls import Function, Rules, Syntax, Thought, answers
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 CALL_STATES: Final = 60_000  # of all tools of a request together, under construction
 COMPILER_VERSION: Final = 2  # part of every cache key; raise it whenever an automaton may come out differently
@@ -49,8 +49,8 @@ class Compiled:
 
 
 def compile_constraint(constraint: Constraint) -> Compiled:
-    """The answers that satisfy a constraint. Raises BadAsk for one that makes no sense, UnsupportedSchema for one that
-    cannot be kept or admits nothing."""
+    """The answers that satisfy a constraint. Raises InvalidRequest for one that makes no sense, UnsupportedSchema for
+    one that cannot be kept or admits nothing."""
     try:
         return _compile(constraint)
     except RecursionError:
@@ -127,7 +127,7 @@ def _compile_function(function: Mapping[str, Any], ladder: Sequence[Caps]) -> tu
         compiled = compile_schema(function["parameters"], ladder=ladder)
         if compiled.automaton.walk(compiled.automaton.start, b"{") == DEAD:
             raise UnsupportedSchema("the schema admits no object", keyword="type", pointer="")
-    except BadAsk as error:
+    except InvalidRequest as error:
         error.param = function["field"]
         raise
     return function["name"], compiled

@@ -33,12 +33,13 @@ class Ready:
 
 
 def digest_of(constraint: Constraint, vocabulary: str, headers: Headers = NO_HEADER) -> str:
-    """Equal digests mean equal results; `vocabulary` is the digest of one. Raises BadAsk for one that is too long."""
+    """Equal digests mean equal results; `vocabulary` is the digest of one. Raises InvalidRequest for one that is too
+    long."""
     return constraint.digest(f"{_VERSIONS}, vocabulary {vocabulary}, headers {headers}")
 
 
 def make_ready(constraint: Constraint, vocabulary: Vocabulary, headers: Sequence[Sequence[int]] = NO_HEADER) -> Ready:
-    """Raises BadAsk and UnsupportedSchema; takes what time it takes."""
+    """Raises InvalidRequest and UnsupportedSchema; takes what time it takes."""
     final_check(constraint)  # says by itself what is not well-formed
     compiled = compile_constraint(constraint)
     automaton = lift(compiled.automaton, vocabulary, headers)
@@ -49,16 +50,16 @@ def make_ready(constraint: Constraint, vocabulary: Vocabulary, headers: Sequence
 
 def to_bytes(ready: Ready) -> bytes:
     """A line of facts, then the automaton."""
-    facts = {"needs_check": ready.needs_check, "stats": asdict(ready.stats)}
-    return json.dumps(facts).encode() + b"\n" + token_automaton.to_bytes(ready.automaton)
+    info = {"needs_check": ready.needs_check, "stats": asdict(ready.stats)}
+    return json.dumps(info).encode() + b"\n" + token_automaton.to_bytes(ready.automaton)
 
 
 def from_bytes(content: bytes) -> Ready:
     """The reverse. Raises ValueError for anything that `to_bytes` of this version has not written whole."""
     line, _, rest = content.partition(b"\n")
     try:
-        facts = json.loads(line)
-        needs_check, stats = tuple(facts["needs_check"]), Stats(**facts["stats"])
+        info = json.loads(line)
+        needs_check, stats = tuple(info["needs_check"]), Stats(**info["stats"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a constraint made ready: {error}") from error
     return Ready(automaton=token_automaton.from_bytes(rest), needs_check=needs_check, stats=stats)

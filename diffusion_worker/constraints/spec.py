@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from diffusion_worker.errors import BadAsk
+from diffusion_worker.errors import InvalidRequest
 
 Kind = Literal["json_schema", "json_object", "regex", "choice", "template", "tools"]
 MAX_BYTES: Final = 1_000_000
@@ -31,17 +31,17 @@ class Constraint:
     field: str | None = field(default=None, compare=False)  # of the request, that errors are to name; no content
 
     def content(self) -> bytes:
-        """The constraint as JSON; the order of members counts. Raises BadAsk if it is too long."""
+        """The constraint as JSON; the order of members counts. Raises InvalidRequest if it is too long."""
         try:
             content = json.dumps(
                 {"kind": self.kind, "value": self.value}, separators=(",", ":"), allow_nan=False
             ).encode()
         except RecursionError:
-            raise BadAsk("a constraint that is nested too deeply") from None
+            raise InvalidRequest("a constraint that is nested too deeply") from None
         except ValueError:
-            raise BadAsk("a constraint that holds NaN or an infinite number") from None
+            raise InvalidRequest("a constraint that holds NaN or an infinite number") from None
         if len(content) > MAX_BYTES:
-            raise BadAsk(f"a constraint of {len(content)} bytes is longer than {MAX_BYTES}")
+            raise InvalidRequest(f"a constraint of {len(content)} bytes is longer than {MAX_BYTES}")
         return content
 
     def digest(self, salt: str) -> str:
@@ -50,13 +50,13 @@ class Constraint:
 
 
 def template_parts(value: Mapping[str, Any]) -> Iterator[str | tuple[str, ...] | re.Pattern[str]]:
-    """A template's parts in order: literal text, the choices of a hole, or its expression. Raises BadAsk."""
+    """A template's parts in order: literal text, the choices of a hole, or its expression. Raises InvalidRequest."""
     text, holes = value.get("text"), value.get("holes") or {}
     if not isinstance(text, str):
-        raise BadAsk("a template needs a `text`", param="structured_outputs.template")
+        raise InvalidRequest("a template needs a `text`", param="structured_outputs.template")
     names = _HOLE.findall(text)
     if unknown := sorted(set(holes) - set(names)):
-        raise BadAsk(f"the template has no hole {unknown[0]!r}", param="structured_outputs.template")
+        raise InvalidRequest(f"the template has no hole {unknown[0]!r}", param="structured_outputs.template")
     for index, part in enumerate(_HOLE.split(text)):
         if index % 2:
             yield _hole(part, holes.get(part) or {"regex": _ANY_LINE})
@@ -72,5 +72,5 @@ def _hole(name: str, hole: Mapping[str, Any]) -> tuple[str, ...] | re.Pattern[st
         try:
             return re.compile(regex)
         except re.error as error:
-            raise BadAsk(f"the hole {name!r}: {error}", param="structured_outputs.template") from None
-    raise BadAsk(f"the hole {name!r} needs a `regex` or a `choice`", param="structured_outputs.template")
+            raise InvalidRequest(f"the hole {name!r}: {error}", param="structured_outputs.template") from None
+    raise InvalidRequest(f"the hole {name!r} needs a `regex` or a `choice`", param="structured_outputs.template")

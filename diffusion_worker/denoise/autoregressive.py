@@ -11,11 +11,11 @@ import torch
 from diffusion_worker.constraints.inference.token_mask import allowed
 from diffusion_worker.denoise.draws import DrawKey, Draws
 from diffusion_worker.models.host_to_device import upload
-from diffusion_worker.models.interface import AppendContext, DiffusionNet
-from diffusion_worker.types.step_batch import Read, TokenResult
+from diffusion_worker.models.interface import DiffusionModel, PrefillContext
+from diffusion_worker.types.step_batch import Decode, TokenResult
 
 
-def read(net: DiffusionNet, items: Sequence[Read], context: AppendContext, draws: Draws) -> torch.Tensor:
+def read(net: DiffusionModel, items: Sequence[Decode], context: PrefillContext, draws: Draws) -> torch.Tensor:
     """Append the ids of every item to its context and choose the token that follows: the argmax, or a sample for items
     with a temperature above 0. Returns [rows, 3] of float64: the id, its log-probability at temperature 1, which is not
     finite where the net returned NaN or infinity, and whether a constraint left no choice."""
@@ -31,7 +31,7 @@ def read(net: DiffusionNet, items: Sequence[Read], context: AppendContext, draws
     return torch.stack([ids.double(), logprob.double(), is_forced.double()], dim=-1)
 
 
-def chosen(item: Read, row: Sequence[float]) -> TokenResult:
+def chosen(item: Decode, row: Sequence[float]) -> TokenResult:
     """One row of what `read` returned, fetched."""
     return TokenResult(sequence=item.sequence, id=int(row[0]), logprob=row[1], is_forced=bool(row[2]))
 
@@ -42,18 +42,18 @@ def padded(rows: Sequence[tuple[int, ...]], device: torch.device) -> torch.Tenso
     return upload([row + (0,) * (longest - len(row)) for row in rows], device)
 
 
-def _limited(items: Sequence[Read], logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _limited(items: Sequence[Decode], logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [rows, vocab] that leave only what the constraints allow, and where that is a single token [rows]. The
     host knows what it is without a look at the logits."""
-    if all(item.cursor is None for item in items):
+    if all(item.matcher is None for item in items):
         return logits, torch.zeros(len(items), device=logits.device)
     everything = np.ones(logits.shape[-1], np.bool_)
-    masks = np.stack([everything if item.cursor is None else allowed(item.cursor) for item in items])
+    masks = np.stack([everything if item.matcher is None else allowed(item.matcher) for item in items])
     limited = logits.masked_fill(~upload(torch.from_numpy(masks), logits.device), -torch.inf)
     return limited, upload((masks.sum(axis=1) == 1).tolist(), logits.device)
 
 
-def _sampled(items: Sequence[Read], logits: torch.Tensor, draws: Draws) -> torch.Tensor:
+def _sampled(items: Sequence[Decode], logits: torch.Tensor, draws: Draws) -> torch.Tensor:
     """[rows] drawn at each item's temperature; the position in the context is the step of the draw."""
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=0, step=i.at + len(i.ids)) for i in items]
     divisor = upload([item.temperature or 1.0 for item in items], logits.device)

@@ -36,7 +36,7 @@ class Padding:
             start_ids=(),
             anchor=0.0,
             temperature=None,
-            cursor=None,
+            matcher=None,
             labels=None,
         )
         like = canvases[0]

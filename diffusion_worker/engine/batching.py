@@ -8,29 +8,29 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.step_batch import Append, Denoise, Read
+from diffusion_worker.types.step_batch import Decode, Denoise, Prefill
 
 
 @dataclass(slots=True, kw_only=True)
 class Parts:
     """The passes of an iteration."""
 
-    appends: list[Append] = field(default_factory=list)
+    prefills: list[Prefill] = field(default_factory=list)
     denoises: list[Denoise] = field(default_factory=list)
-    reads: list[Read] = field(default_factory=list)
+    decodes: list[Decode] = field(default_factory=list)
 
     def take(self, sequence: Sequence) -> None:
         """The part of one sequence: a portion of its context, and a step as soon as the context is complete."""
         append = sequence.append()
         if append is not None:
-            self.appends.append(append)
+            self.prefills.append(append)
         if append is None and sequence.is_read:
-            self.reads.append(sequence.read())
+            self.decodes.append(sequence.read())
         elif not sequence.is_read and len(sequence.pending) <= 1:
             self.denoises.append(sequence.denoise(appended=len(append.ids) if append else 0))
 
     def __bool__(self) -> bool:
-        return bool(self.appends or self.denoises or self.reads)
+        return bool(self.prefills or self.denoises or self.decodes)
 
 
 def compose(running: Iterable[Sequence], key: Callable[[Sequence], float], budget: int | None) -> Parts:
@@ -53,4 +53,4 @@ def _cost(sequence: Sequence) -> int:
     """Positions that its part passes through the net."""
     ahead = len(sequence.pending[0]) if sequence.pending else 0
     is_denoising = not sequence.is_read and len(sequence.pending) <= 1
-    return ahead + (sequence.ask.recipe.canvas_length if is_denoising else 0)
+    return ahead + (sequence.ask.denoising.canvas_length if is_denoising else 0)

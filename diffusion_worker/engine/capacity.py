@@ -6,7 +6,7 @@ Plain numbers, decided before any tensor exists; knows no sequence and no clock.
 from dataclasses import dataclass
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
-from diffusion_worker.types.generation import Ask
+from diffusion_worker.types.generation import GenerationRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Limits:
     max_step_tokens: int | None = None  # positions of all passes of an iteration together; None: no limit
     is_exact: bool = False  # nothing that a sequence is put through may depend on the others
 
-    def check(self, ask: Ask, vocab_size: int) -> None:
+    def check(self, ask: GenerationRequest, vocab_size: int) -> None:
         """Raises PromptTooLong or OutOfRange, naming the field."""
         wanted = len(ask.prompt_ids) + ask.max_tokens
         if wanted > self.max_context:

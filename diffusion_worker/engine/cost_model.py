@@ -8,7 +8,7 @@ import math
 from typing import Generic, TypeVar
 
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.generation import Foretold, Reading
+from diffusion_worker.types.generation import DecodingMode, PredictedWait
 
 _NEWEST = 0.1  # weight of the newest observation in a running mean
 _FORGETS = 0.98  # weight that older steps keep in the fit of their cost
@@ -16,7 +16,7 @@ _NEWEST_ERROR = 0.03
 _FURTHEST = math.log(4.0)  # how far from experience the correction of predicted waits may go
 _GUESS = 0.5  # share of what is possible that is expected before anything is known
 
-Kin = tuple[Reading, int]  # reading, and prompt length in steps of a quarter of an octave
+Kin = tuple[DecodingMode, int]  # reading, and prompt length in steps of a quarter of an octave
 Key = TypeVar("Key")
 
 
@@ -28,8 +28,8 @@ class Forecast:
         self._steps: _Means[Kin] = _Means()  # of a block
         self._tokens: _Means[Kin] = _Means()  # of an answer
         self._iterations: float | None = None  # of a request
-        self._bias: dict[Reading, float] = dict.fromkeys(
-            Reading, 0.0
+        self._bias: dict[DecodingMode, float] = dict.fromkeys(
+            DecodingMode, 0.0
         )  # log of how much longer waits were than foretold
 
     def took_step(self, seconds: float, rows: int) -> None:
@@ -46,25 +46,30 @@ class Forecast:
         iterations = sequence.emitted if sequence.is_read else sequence.denoising_steps
         self._iterations = _running_mean(self._iterations, iterations)
 
-    def waited(self, foretold: Foretold, actual_s: float) -> None:
+    def waited(self, predicted_wait: PredictedWait, actual_s: float) -> None:
         """A sequence got its place after so long. What is learnt is the error of the plain prediction: to correct what
         has been corrected, a whole wait later, would swing ever further."""
-        if foretold.plain_s > 0.0 and actual_s > 0.0:
-            known, error = self._bias[foretold.reading], math.log(actual_s) - math.log(foretold.plain_s)
+        if predicted_wait.plain_s > 0.0 and actual_s > 0.0:
+            known, error = (
+                self._bias[predicted_wait.decoding_mode],
+                math.log(actual_s) - math.log(predicted_wait.plain_s),
+            )
             bias = known + _NEWEST_ERROR * (error - known)
-            self._bias[foretold.reading] = min(max(bias, -_FURTHEST), _FURTHEST)
+            self._bias[predicted_wait.decoding_mode] = min(max(bias, -_FURTHEST), _FURTHEST)
 
     def step_s(self, rows: int) -> float | None:
         """Seconds of an iteration over that many rows; None until one was seen."""
         return self._cost.at(rows)
 
-    def foretell(self, iterations: float, rows: int, reading: Reading) -> Foretold | None:
+    def predict_wait(self, iterations: float, rows: int, decoding_mode: DecodingMode) -> PredictedWait | None:
         """How long until that many iterations are over; None until a step was measured."""
         step_s = self.step_s(rows)
         if step_s is None:
             return None
         plain_s = iterations * step_s if step_s > 0.0 else 0.0  # unknown work in steps of no time is no NaN
-        return Foretold(reading=reading, plain_s=plain_s, wait_s=plain_s * math.exp(self._bias[reading]))
+        return PredictedWait(
+            decoding_mode=decoding_mode, plain_s=plain_s, wait_s=plain_s * math.exp(self._bias[decoding_mode])
+        )
 
     def usual_iterations(self) -> float:
         """Of a request that nothing is known of; before any has finished it may be as long as can be."""
@@ -77,7 +82,7 @@ class Forecast:
         if sequence.is_read:
             return max(1.0, min(at_most, tokens - sequence.emitted))
         further_blocks = max(0.0, math.ceil((tokens - sequence.emitted) / sequence.width) - 1)
-        usual = self._steps.of(_kin(sequence), sequence.ask.recipe.steps)
+        usual = self._steps.of(_kin(sequence), sequence.ask.denoising.steps)
         return max(1.0, min(at_most, self._steps_to_go(sequence, usual) + further_blocks * usual))
 
     def _steps_to_go(self, sequence: Sequence, usual: float) -> float:
@@ -85,7 +90,7 @@ class Forecast:
         takes to reach the threshold at the rate seen; the mean of the two."""
         left = max(1.0, usual - sequence.steps_done)
         if sequence.entropy_rate is not None and 0.0 < sequence.entropy_rate < 1.0:
-            threshold = max(sequence.ask.recipe.confidence_threshold, 1e-9)  # may be infinite, its ratio then is 0
+            threshold = max(sequence.ask.denoising.confidence_threshold, 1e-9)  # may be infinite, its ratio then is 0
             excess = math.log(max(sequence.mean_entropy, 1e-9)) - math.log(threshold)
             falling = 1.0 + max(0.0, excess / -math.log(sequence.entropy_rate))
             left = (left + falling) / 2
@@ -94,7 +99,7 @@ class Forecast:
 
 def _kin(sequence: Sequence) -> Kin:
     """Requests that look alike before anything is computed."""
-    return sequence.ask.reading, round(4 * math.log2(len(sequence.ask.prompt_ids)))
+    return sequence.ask.decoding_mode, round(4 * math.log2(len(sequence.ask.prompt_ids)))
 
 
 class _Means(Generic[Key]):

@@ -14,16 +14,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from diffusion_worker.engine.loop import Capacity, Gauge, Loop
-from diffusion_worker.engine.output_stream import Ticket
+from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.engine.scheduler import Occurrence
 from diffusion_worker.errors import Draining, NotResident, OverCapacity, Refused, StepFailed, WorkerError
-from diffusion_worker.memory.lifecycle import SERVING, Residence, memory_in_use, release_cached
-from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.memory.lifecycle import SERVING, ModelLifecycle, memory_in_use, release_cached
+from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.generation import (
-    Ask,
     Ending,
     EngineStatus,
-    NetFacts,
+    GenerationRequest,
+    ModelInfo,
     Outcome,
     Pressure,
     Residency,
@@ -40,7 +40,7 @@ class Engine:
 
     def __init__(
         self,
-        load: Callable[[], DiffusionNet],
+        load: Callable[[], DiffusionModel],
         capacity: Capacity | None = None,
         observe: Observer | None = None,
         gauge: Gauge | None = None,
@@ -52,9 +52,9 @@ class Engine:
         self._observe: Observer = observe or (lambda _observation: None)
         self._gauge = gauge
         self._allowed_rows: int | None = None  # fewer than the capacity, as long as `limit` says so
-        self._residence = Residence()
+        self._residence = ModelLifecycle()
         self._loop: Loop | None = None
-        self._tickets: dict[SequenceId, Ticket] = {}  # touched on the event loop only
+        self._tickets: dict[SequenceId, OutputStream] = {}  # touched on the event loop only
         self._idle = asyncio.Event()  # set when the last ticket has retired
         self._foretold: tuple[float, float | None] = (float("-inf"), None)  # when, and the wait in seconds
         self._work_came = threading.Event()
@@ -113,16 +113,16 @@ class Engine:
             self._work_came.set()
 
     @property
-    def facts(self) -> NetFacts | None:
+    def info(self) -> ModelInfo | None:
         """What the net says about itself, its context as long as is served here; None while it is not loaded."""
         loop = self._loop
-        return replace(loop.net.facts, max_context=loop.limits.max_context) if loop else None
+        return replace(loop.net.info, max_context=loop.limits.max_context) if loop else None
 
     def refusal(self) -> Refused | None:
         """Why nothing can be asked now, or None."""
         return self._residence.refusal()
 
-    def submit(self, ask: Ask) -> Ticket:
+    def submit(self, ask: GenerationRequest) -> OutputStream:
         """Accept an ask. Raises NotResident, Draining, OverCapacity, PromptTooLong or OutOfRange."""
         try:
             if refusal := self._residence.refusal():
@@ -134,11 +134,11 @@ class Engine:
         except Refused as refusal:
             self._observe(RefusalObserved(reason=refusal.code))
             raise
-        ticket = Ticket(lambda outcome: self._leave(sequence, outcome))
-        self._tickets[sequence] = ticket
+        output_stream = OutputStream(lambda outcome: self._leave(sequence, outcome))
+        self._tickets[sequence] = output_stream
         self._idle.clear()
         self._work_came.set()
-        return ticket
+        return output_stream
 
     def status(self) -> EngineStatus:
         """One look, for health and metrics; cheap, and good in every state."""
@@ -154,7 +154,7 @@ class Engine:
             memory_used_bytes=used,
             memory_limit_bytes=loop.memory_limit_bytes if loop else limit,
             kv_bytes=loop.scheduler.slots.used_bytes() if loop else 0,
-            weight_bytes=loop.net.facts.weight_bytes if loop else 0,
+            weight_bytes=loop.net.info.weight_bytes if loop else 0,
             retained_contexts=loop.scheduler.slots.retained if loop else 0,
             pressure=loop.pressure if loop else Pressure.NONE,
         )

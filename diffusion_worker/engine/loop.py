@@ -1,4 +1,5 @@
-"""The loop `next_batch -> step -> settle` over one net, as a machine that any thread may feed and one thread turns.
+"""The loop `next_batch -> step -> update_from_output` over one net, as a machine that any thread may feed and one
+thread turns.
 
 `run` turns it on the calling thread until all is answered. Knows no asyncio, no text and no wire.
 """
@@ -18,14 +19,14 @@ from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.lifecycle import memory_in_use
 from diffusion_worker.memory.pressure import ROWS_SHARE, Ladder
 from diffusion_worker.memory.slots import SlotTable
-from diffusion_worker.models.interface import DiffusionNet
+from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.generation import (
-    Ask,
     BlockSealed,
     Faulted,
     Finished,
+    GenerationRequest,
     Outcome,
-    PrefixSteady,
+    PrefixStable,
     Pressure,
     SequenceId,
 )
@@ -53,7 +54,7 @@ class Loop:
     """Scheduler, stepper and cache as one machine. `turn` belongs to one thread, all else may be called from any."""
 
     def __init__(
-        self, net: DiffusionNet, capacity: Capacity, observe: Observer | None = None, gauge: Gauge | None = None
+        self, net: DiffusionModel, capacity: Capacity, observe: Observer | None = None, gauge: Gauge | None = None
     ) -> None:
         self.net = net
         self.limits, self._all_slots, self.memory_limit_bytes = _plan(net, capacity)
@@ -65,7 +66,7 @@ class Loop:
             dtype=net.dtype,
             device=net.device,
         )
-        self.scheduler = Scheduler(net.facts, self.limits, table, observe)
+        self.scheduler = Scheduler(net.info, self.limits, table, observe)
         padding = Padding(rows=self.limits.max_num_seqs) if capacity.is_exact else None
         self._stepper = Stepper(net, cache, padding=padding)
         self._gauge = gauge or (lambda: memory_in_use(net.device))
@@ -79,7 +80,7 @@ class Loop:
         """What memory pressure has made it give up."""
         return self._ladder.rung
 
-    def add(self, ask: Ask) -> SequenceId:
+    def add(self, ask: GenerationRequest) -> SequenceId:
         """See `Scheduler.add`."""
         with self._lock:
             return self.scheduler.add(ask, time.monotonic())
@@ -106,7 +107,7 @@ class Loop:
             batch = self.scheduler.next_batch(time.monotonic())
         result = self._stepper.step(batch)
         with self._lock:
-            return self.scheduler.settle(batch, result, time.monotonic())
+            return self.scheduler.update_from_output(batch, result, time.monotonic())
 
     def relieve(self) -> None:
         """Look at the memory, at most every PRESSURE_EVERY_S, and give up or take back what its pressure demands and
@@ -141,7 +142,7 @@ class Answer:
 
 
 def run(
-    net: DiffusionNet, asks: Sequence[Ask], *, max_num_seqs: int = 8, observe: Observer | None = None
+    net: DiffusionModel, asks: Sequence[GenerationRequest], *, max_num_seqs: int = 8, observe: Observer | None = None
 ) -> tuple[Answer, ...]:
     """Answer all asks, `max_num_seqs` at a time, on the calling thread, with exactly the loop that serves."""
     if not asks:
@@ -152,22 +153,22 @@ def run(
     ends: dict[SequenceId, Finished | Faulted] = {}
     while loop.scheduler.has_work:
         for sequence, event in loop.turn():
-            if isinstance(event, BlockSealed | PrefixSteady):
+            if isinstance(event, BlockSealed | PrefixStable):
                 ids[sequence] += event.ids
             elif isinstance(event, Finished | Faulted):
                 ends[sequence] = event
     return tuple(Answer(ids=tuple(ids[sequence]), end=ends[sequence]) for sequence in ids)
 
 
-def _plan(net: DiffusionNet, capacity: Capacity) -> tuple[Limits, int, int]:
+def _plan(net: DiffusionModel, capacity: Capacity) -> tuple[Limits, int, int]:
     """Limits, how many slots of the longest context fit beside the weights, and the bytes that was planned with."""
     _, limit = memory_in_use(net.device)
     limit = min(limit, capacity.memory_limit_bytes) if capacity.memory_limit_bytes else limit
-    max_context = min(capacity.max_context or net.facts.max_context, net.facts.max_context)
+    max_context = min(capacity.max_context or net.info.max_context, net.info.max_context)
     slots = fit_slots(
         capacity.max_num_seqs + capacity.prefix_slots,
         slot_bytes=context_bytes(net.kv_layers, max_context, net.dtype.itemsize),
-        free_bytes=limit - net.facts.weight_bytes,
+        free_bytes=limit - net.info.weight_bytes,
     )
     limits = Limits(
         max_num_seqs=min(slots, capacity.max_num_seqs),

@@ -11,7 +11,7 @@ from typing import Self
 from diffusion_worker.types.generation import Ending, Event, Outcome
 
 
-class Ticket:
+class OutputStream:
     """One submitted ask: iterate it for events, the last of which is Finished or Faulted. Leaving its context, or being
     cancelled while waiting for an event, aborts the sequence. Belongs to the event loop it was made on."""
 

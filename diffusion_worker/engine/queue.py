@@ -8,14 +8,14 @@ from collections.abc import Collection, Iterator
 
 from diffusion_worker.engine.cost_model import Forecast
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.generation import Foretold, Reading
+from diffusion_worker.types.generation import DecodingMode, PredictedWait
 
 UNKNOWN_STEP_S = 0.05  # until a step has been measured
 MAKES_WAY = 4.0  # how many times as much work a running sequence must have left to be parked for a waiting one
 MOST_PARKS = 2  # how often one sequence may have to make way
 
 
-class Line:
+class WaitingQueue:
     """Waiting sequences; a parked one among them keeps its age."""
 
     def __init__(self, forecast: Forecast) -> None:
@@ -62,9 +62,9 @@ class Line:
         candidates = [sequence for sequence in running if self._makes_way(sequence, work, key, now)]
         return max(candidates, key=lambda sequence: self.key(sequence, now), default=None)
 
-    def foretell(
+    def predict_wait(
         self, running: Collection[Sequence], rows: int, now: float, ask: Sequence | None = None
-    ) -> Foretold | None:
+    ) -> PredictedWait | None:
         """How long one more would wait, `ask` or one as usual; None until a step was measured. All who are more urgent
         go first, and who would make way for it is in nobody's way."""
         work = self._forecast.iterations(ask) if ask else self._forecast.usual_iterations()
@@ -76,12 +76,12 @@ class Line:
         before = [sequence for sequence in self._waiting if self.key(sequence, now) <= key]
         for sequence in sorted(before, key=lambda sequence: self.key(sequence, now)):
             heapq.heapreplace(places, places[0] + self._forecast.iterations(sequence))
-        return self._forecast.foretell(places[0], rows, ask.ask.reading if ask else Reading.DIFFUSION)
+        return self._forecast.predict_wait(places[0], rows, ask.ask.decoding_mode if ask else DecodingMode.DIFFUSION)
 
     def _makes_way(self, running: Sequence, work: float, key: float, now: float) -> bool:
         """Whether it would be parked for a waiting one with that much work, in iterations, and that key."""
         has_far_more = self._forecast.iterations(running) > MAKES_WAY * work
-        return has_far_more and running.parked < MOST_PARKS and self.key(running, now) > key
+        return has_far_more and running.preempted < MOST_PARKS and self.key(running, now) > key
 
     def _left_s(self, iterations: float) -> float:
         step_s = self._forecast.step_s(1)

@@ -1,4 +1,4 @@
-"""Who runs next and what came of it: `next_batch`, then someone steps, then `settle`.
+"""Who runs next and what came of it: `next_batch`, then someone steps, then `update_from_output`.
 
 Continuous batching at the grain of one step: sequences join and leave at every iteration, whatever step their
 neighbours are at. Pure bookkeeping: no tensors, no clock (`now`, in seconds, is an argument), no threads.
@@ -10,32 +10,41 @@ from collections.abc import Sequence as Ids
 from diffusion_worker.engine.batching import compose
 from diffusion_worker.engine.capacity import Limits
 from diffusion_worker.engine.cost_model import Forecast
-from diffusion_worker.engine.queue import Line
-from diffusion_worker.engine.sequence import HASTE_STEPS, Sequence, portions_of
+from diffusion_worker.engine.queue import WaitingQueue
+from diffusion_worker.engine.sequence import HASTE_STEPS, Sequence, prefill_chunks_of
 from diffusion_worker.errors import Cancelled, DeadlineExceeded, OverCapacity, WorkerError
 from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.types.generation import (
-    Ask,
     BlockSealed,
     CanvasDrafted,
     Event,
     Faulted,
     Finished,
     FinishReason,
-    NetFacts,
+    GenerationRequest,
+    ModelInfo,
     Outcome,
-    PrefixSteady,
+    PrefixStable,
     SequenceId,
 )
 from diffusion_worker.types.observations import (
     BlockObserved,
     Observer,
-    ParkedObserved,
+    PreemptionObserved,
     PrefixObserved,
     StepObserved,
     WaitObserved,
 )
-from diffusion_worker.types.step_batch import Append, Batch, CanvasResult, Copy, Denoise, Read, StepResult, TokenResult
+from diffusion_worker.types.step_batch import (
+    Batch,
+    CanvasResult,
+    Copy,
+    Decode,
+    Denoise,
+    Prefill,
+    StepResult,
+    TokenResult,
+)
 
 Occurrence = tuple[SequenceId, Event]
 
@@ -43,14 +52,14 @@ Occurrence = tuple[SequenceId, Event]
 class Scheduler:
     """Every sequence added ends in exactly one Finished or Faulted."""
 
-    def __init__(self, facts: NetFacts, limits: Limits, slots: SlotTable, observe: Observer | None = None) -> None:
-        self._facts = facts
+    def __init__(self, info: ModelInfo, limits: Limits, slots: SlotTable, observe: Observer | None = None) -> None:
+        self._facts = info
         self._limits = limits
         self._observe: Observer = observe or (lambda _observation: None)
         self.slots = slots
         self.rows = limits.max_num_seqs  # that may run now; fewer under memory pressure
         self._forecast = Forecast()
-        self._line = Line(self._forecast)
+        self._line = WaitingQueue(self._forecast)
         self._running: dict[SequenceId, Sequence] = {}
         self._left: list[SequenceId] = []  # ended; the next batch forgets their canvases
         self._copies: list[Copy] = []
@@ -74,7 +83,7 @@ class Scheduler:
         """Whether another iteration is due, be it only to free rows or to tell what happened."""
         return bool(self._line or self._running or self._left or self._outbox or self._resized is not None)
 
-    def add(self, ask: Ask, now: float) -> SequenceId:
+    def add(self, ask: GenerationRequest, now: float) -> SequenceId:
         """Accept an ask. Raises PromptTooLong, OutOfRange or OverCapacity; then nothing has changed."""
         self._limits.check(ask, self._facts.vocab_size)
         if self.running + self.waiting >= self._limits.max_num_seqs + self._limits.max_waiting:
@@ -85,9 +94,9 @@ class Scheduler:
             id=self._next_id,
             ask=ask,
             submitted=now,
-            portions=portions_of(ask.prompt_ids, self._limits.prefill_chunk),
+            prefill_chunks=prefill_chunks_of(ask.prompt_ids, self._limits.prefill_chunk),
         )
-        sequence.foretold = self._line.foretell(self._running.values(), self.rows, now, sequence)
+        sequence.predicted_wait = self._line.predict_wait(self._running.values(), self.rows, now, sequence)
         self._next_id += 1
         self._line.add(sequence)
         return sequence.id
@@ -140,20 +149,20 @@ class Scheduler:
             slots=slots,
             releases=releases,
             copies=copies,
-            appends=tuple(parts.appends),
+            prefills=tuple(parts.prefills),
             denoises=tuple(parts.denoises),
-            reads=tuple(parts.reads),
+            decodes=tuple(parts.decodes),
         )
 
-    def settle(self, batch: Batch, result: StepResult, now: float) -> tuple[Occurrence, ...]:
+    def update_from_output(self, batch: Batch, result: StepResult, now: float) -> tuple[Occurrence, ...]:
         """Take in what a step found; returns everything that has happened since the last call. Results of sequences
         that left in the meantime are dropped."""
         self._measure(now - self._began, batch, result.constraint_s)
         for fault in result.faults:
             if sequence := self._running.get(fault.sequence):
                 self._fault(sequence, fault.error, now)
-            self.slots.spoil(fault.slot)
-        for append in batch.appends:
+            self.slots.invalidate(fault.slot)
+        for append in batch.prefills:
             if sequence := self._taking_part(append):
                 sequence.appended(append.ids)
                 self._extend(sequence, append.ids)
@@ -161,17 +170,17 @@ class Scheduler:
         for canvas in result.canvases:
             if sequence := self._taking_part(denoises[canvas.sequence]):
                 self._settle_canvas(sequence, canvas, now)
-        reads = {item.sequence: item for item in batch.reads}
+        decodes = {item.sequence: item for item in batch.decodes}
         for token in result.tokens:
-            if sequence := self._taking_part(reads[token.sequence]):
-                self._settle_token(sequence, reads[token.sequence], token, now)
+            if sequence := self._taking_part(decodes[token.sequence]):
+                self._settle_token(sequence, decodes[token.sequence], token, now)
         happened, self._outbox = tuple(self._outbox), []
         return happened
 
     def predicted_wait_s(self, now: float) -> float | None:
         """How long an ask added now would wait for a slot; None until a step has been measured."""
-        foretold = self._line.foretell(self._running.values(), self.rows, now)
-        return foretold.wait_s if foretold else None
+        predicted_wait = self._line.predict_wait(self._running.values(), self.rows, now)
+        return predicted_wait.wait_s if predicted_wait else None
 
     def _all(self) -> tuple[Sequence, ...]:
         return (*self._running.values(), *self._line)
@@ -188,34 +197,34 @@ class Scheduler:
     def _place(self, sequence: Sequence, now: float) -> None:
         """Give it a slot, and whatever of its context another slot can spare it."""
         ids = sequence.all_ids
-        lease = self.slots.acquire(sequence.id, ids, at_most=len(ids) - sequence.is_read)
-        if lease.copy:
-            self._copies.append(lease.copy)
-        if lease.reused:
-            self._observe(PrefixObserved(tokens=lease.reused))
-        sequence.settle_in(lease, chunk=None if self._limits.is_exact else self._limits.prefill_chunk)
+        allocation = self.slots.acquire(sequence.id, ids, at_most=len(ids) - sequence.is_read)
+        if allocation.copy:
+            self._copies.append(allocation.copy)
+        if allocation.reused:
+            self._observe(PrefixObserved(tokens=allocation.reused))
+        sequence.allocate(allocation, chunk=None if self._limits.is_exact else self._limits.prefill_chunk)
         self._running[sequence.id] = sequence
         sequence.times.place(now)
-        sequence.hurries = self._would_be_late(sequence, now, steps=HASTE_STEPS)
-        if sequence.foretold and sequence.foretold.wait_s and not sequence.parked:
-            self._forecast.waited(sequence.foretold, now - sequence.submitted)
-            self._observe(WaitObserved(predicted_s=sequence.foretold.wait_s, actual_s=now - sequence.submitted))
+        sequence.near_deadline = self._would_be_late(sequence, now, steps=HASTE_STEPS)
+        if sequence.predicted_wait and sequence.predicted_wait.wait_s and not sequence.preempted:
+            self._forecast.waited(sequence.predicted_wait, now - sequence.submitted)
+            self._observe(WaitObserved(predicted_s=sequence.predicted_wait.wait_s, actual_s=now - sequence.submitted))
 
     def _park(self, sequence: Sequence, now: float) -> None:
         assert sequence.slot is not None
         del self._running[sequence.id]
         self.slots.release(sequence.slot)
-        sequence.park(now)
-        sequence.times.park(now)
+        sequence.preempt(now)
+        sequence.times.preempt(now)
         self._line.add(sequence)
-        self._observe(ParkedObserved())
+        self._observe(PreemptionObserved())
 
-    def _taking_part(self, item: Append | Denoise | Read) -> Sequence | None:
+    def _taking_part(self, item: Prefill | Denoise | Decode) -> Sequence | None:
         """The sequence of an item, unless it has left while the step ran. Then its slot is free, and what was written
         meanwhile may have overwritten a ring: nobody can tell what it holds."""
         sequence = self._running.get(item.sequence)
         if sequence is None and not isinstance(item, Denoise):
-            self.slots.spoil(item.slot)
+            self.slots.invalidate(item.slot)
         return sequence
 
     def _extend(self, sequence: Sequence, ids: Ids[int]) -> None:
@@ -226,7 +235,7 @@ class Scheduler:
 
     def _settle_canvas(self, sequence: Sequence, canvas: CanvasResult, now: float) -> None:
         stop = sequence.stepped(canvas, is_late=self._would_be_late(sequence, now))
-        sequence.hurries = self._would_be_late(sequence, now, steps=HASTE_STEPS)
+        sequence.near_deadline = self._would_be_late(sequence, now, steps=HASTE_STEPS)
         steps, entropy = sequence.steps_done, canvas.mean_entropy
         sequence.times.step(self._began, now, block=sequence.block, step=steps, entropy=entropy)
         if stop is None:
@@ -241,14 +250,14 @@ class Scheduler:
 
     def _told_early(self, sequence: Sequence, canvas: CanvasResult, steps: int) -> Iterator[Occurrence]:
         """What may be said of a canvas that is not sealed yet."""
-        if sequence.ask.tells_prefix and (ids := sequence.steady(canvas, self._facts.end_ids)):
+        if sequence.ask.stream_prefix and (ids := sequence.steady(canvas, self._facts.end_ids)):
             usage = sequence.usage(canvas)
-            yield sequence.id, PrefixSteady(ids=ids, block=sequence.block, usage=usage)
-        if sequence.ask.tells_drafts:
+            yield sequence.id, PrefixStable(ids=ids, block=sequence.block, usage=usage)
+        if sequence.ask.stream_drafts:
             shown, _ = sequence.visible(canvas.ids, self._facts.end_ids)
             yield sequence.id, CanvasDrafted(ids=shown, block=sequence.block, step=steps)
 
-    def _settle_token(self, sequence: Sequence, read: Read, token: TokenResult, now: float) -> None:
+    def _settle_token(self, sequence: Sequence, read: Decode, token: TokenResult, now: float) -> None:
         sequence.took(token, read.ids)
         sequence.times.step(self._began, now, block=sequence.block)
         self._extend(sequence, read.ids)
@@ -291,7 +300,7 @@ class Scheduler:
         self._observe(sequence.observed(outcome, now))
 
     def _measure(self, seconds: float, batch: Batch, constraint_s: float) -> None:
-        if rows := len(batch.denoises) + len(batch.reads):  # freeing rows says nothing about the price of a step
+        if rows := len(batch.denoises) + len(batch.decodes):  # freeing rows says nothing about the price of a step
             self._forecast.took_step(seconds, rows)
             self._observe(StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s))
 

@@ -9,12 +9,20 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from diffusion_worker.constraints.inference.matcher import Cursor
-from diffusion_worker.memory.slots import Lease
+from diffusion_worker.constraints.inference.matcher import Matcher
+from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.text.alignment import place_of
-from diffusion_worker.types.generation import Ask, BlockStop, Foretold, Outcome, Reading, SequenceId, Usage
+from diffusion_worker.types.generation import (
+    BlockStop,
+    DecodingMode,
+    GenerationRequest,
+    Outcome,
+    PredictedWait,
+    SequenceId,
+    Usage,
+)
 from diffusion_worker.types.observations import SequenceObserved
-from diffusion_worker.types.step_batch import Append, CanvasResult, Denoise, Read, TokenResult, late_start
+from diffusion_worker.types.step_batch import CanvasResult, Decode, Denoise, Prefill, TokenResult, late_start
 from diffusion_worker.types.timeline import Times
 
 HASTE_STEPS = 3  # so many before its deadline a constrained text begins to look for its end
@@ -26,9 +34,9 @@ class Sequence:
     `pending` are those not yet in the cache."""
 
     id: SequenceId
-    ask: Ask
+    ask: GenerationRequest
     submitted: float
-    portions: list[tuple[int, ...]]
+    prefill_chunks: list[tuple[int, ...]]
     steps_to_go: int = 0  # on the present canvas
     slot: int | None = None
     context: int = 0  # tokens in the slot
@@ -41,28 +49,28 @@ class Sequence:
     told: tuple[int, ...] = ()  # ids of the present block that the client has already
     logprob: float = 0.0  # sum over the emitted tokens that were not forced
     weighed: int = 0  # how many those are
-    cursor: Cursor | None = None  # before the present canvas, or the next token
-    hurries: bool = False  # the deadline is near: a constrained text shall close on the present canvas
+    matcher: Matcher | None = None  # before the present canvas, or the next token
+    near_deadline: bool = False  # the deadline is near: a constrained text shall close on the present canvas
     mean_entropy: float = math.inf  # of the present canvas
     entropy_rate: float | None = None  # by what factor the last step has changed it
     denoising_steps: int = 0
     forward_passes: int = 0
     converged: bool = True
-    parked: int = 0  # how often
+    preempted: int = 0  # how often
     waiting_since: float = 0.0
-    foretold: Foretold | None = None  # its wait for a slot
+    predicted_wait: PredictedWait | None = None  # its wait for a slot
     times: Times = field(init=False)
 
     def __post_init__(self) -> None:
-        self.start, self.cursor = self.ask.start_ids, self.ask.cursor
+        self.start, self.matcher = self.ask.start_ids, self.ask.matcher
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
-        self.times = Times(self.submitted, self.ask.trail)
+        self.times = Times(self.submitted, self.ask.timeline)
 
     @property
     def is_read(self) -> bool:
         """Whether it is read left to right instead of denoised."""
-        return self.ask.reading is Reading.AUTOREGRESSIVE
+        return self.ask.decoding_mode is DecodingMode.AUTOREGRESSIVE
 
     @property
     def is_full(self) -> bool:
@@ -72,7 +80,7 @@ class Sequence:
     @property
     def all_ids(self) -> tuple[int, ...]:
         """Everything that its context is to hold."""
-        return tuple(token for portion in self.portions for token in portion)
+        return tuple(token for portion in self.prefill_chunks for token in portion)
 
     def is_due(self, now: float) -> bool:
         """Whether its deadline has passed."""
@@ -96,7 +104,7 @@ class Sequence:
     def observed(self, outcome: Outcome, now: float) -> SequenceObserved:
         """What is to be told of it at its end."""
         return SequenceObserved(
-            reading=self.ask.reading,
+            decoding_mode=self.ask.decoding_mode,
             outcome=outcome,
             queue_s=self.times.queue_s,
             prefill_s=self.times.prefill_s,
@@ -111,37 +119,37 @@ class Sequence:
         if self.is_read:
             return room
         further = math.ceil(room / self.width) - 1
-        return self.steps_to_go + max(0, further) * self.ask.recipe.steps
+        return self.steps_to_go + max(0, further) * self.ask.denoising.steps
 
     # --- its place in the cache
 
-    def settle_in(self, lease: Lease, *, chunk: int | None) -> None:
+    def allocate(self, allocation: Allocation, *, chunk: int | None) -> None:
         """It has a slot. What that does not hold yet is appended in portions of at most `chunk`; with None in the very
         portions of the first time, so that the same passes give the same bits."""
-        self.slot, self.context, self.boundary = lease.slot, lease.reused, lease.boundary
+        self.slot, self.context, self.boundary = allocation.slot, allocation.reused, allocation.boundary
         if chunk is None:
-            self.pending = deque(self.portions)
+            self.pending = deque(self.prefill_chunks)
         else:
-            cut = max(0, lease.boundary - lease.reused)
-            self.pending = deque(portions_of(self.all_ids[lease.reused :], chunk, cut=cut))
+            cut = max(0, allocation.boundary - allocation.reused)
+            self.pending = deque(prefill_chunks_of(self.all_ids[allocation.reused :], chunk, cut=cut))
         if self.forward_passes == 0:
-            self.cached = lease.reused
+            self.cached = allocation.reused
 
-    def park(self, now: float) -> None:
+    def preempt(self, now: float) -> None:
         """It has lost its slot; its canvas stays as it is."""
         self.slot, self.context, self.boundary, self.pending = None, 0, 0, deque()
-        self.parked += 1
+        self.preempted += 1
         self.waiting_since = now
 
     # --- what it wants
 
-    def append(self) -> Append | None:
+    def append(self) -> Prefill | None:
         """The causal pass it needs next; None if its context is complete, or the pass would choose a token as well."""
         if not self.pending or (self.is_read and len(self.pending) == 1):
             return None
         assert self.slot is not None
         is_seal = not self.is_read and self.context >= len(self.ask.prompt_ids)
-        return Append(sequence=self.id, slot=self.slot, ids=self.pending[0], at=self.context, is_seal=is_seal)
+        return Prefill(sequence=self.id, slot=self.slot, ids=self.pending[0], at=self.context, is_seal=is_seal)
 
     def denoise(self, *, appended: int = 0) -> Denoise:
         """Its next canvas step, `appended` more tokens being in the slot by then."""
@@ -153,29 +161,29 @@ class Sequence:
             block=self.block,
             step=self.steps_to_go,
             opens=self.steps_to_go == self.steps,
-            recipe=self.ask.recipe,
+            denoising=self.ask.denoising,
             seed=self.ask.seed,
             temperature=self.ask.temperature,
             start_ids=self.start,
             anchor=self.anchor,
             head=self.told,
             tail=self.tail,
-            cursor=self.cursor,
-            hurries=self.hurries,
+            matcher=self.matcher,
+            near_deadline=self.near_deadline,
             labels=self.ask.labels,
         )
 
-    def read(self) -> Read:
+    def read(self) -> Decode:
         """Its next token."""
         assert self.slot is not None
-        return Read(
+        return Decode(
             sequence=self.id,
             slot=self.slot,
             ids=self.pending[0],
             at=self.context,
             seed=self.ask.seed,
             temperature=self.ask.temperature,
-            cursor=self.cursor,
+            matcher=self.matcher,
         )
 
     @property
@@ -186,7 +194,7 @@ class Sequence:
     @property
     def steps(self) -> int:
         """Steps of the present canvas at the most: an anchored one begins late in the schedule."""
-        return late_start(self.ask.recipe.steps, self.anchor)
+        return late_start(self.ask.denoising.steps, self.anchor)
 
     @property
     def steps_done(self) -> int:
@@ -196,12 +204,12 @@ class Sequence:
     @property
     def tail(self) -> tuple[int, ...]:
         """What is pinned at the far end of its canvases: the beginning of the text behind the gap, at most half."""
-        return self.ask.suffix_ids[: self.ask.recipe.canvas_length // 2]
+        return self.ask.suffix_ids[: self.ask.denoising.canvas_length // 2]
 
     @property
     def width(self) -> int:
         """Positions of a canvas that can become part of the answer."""
-        return self.ask.recipe.canvas_length - len(self.tail)
+        return self.ask.denoising.canvas_length - len(self.tail)
 
     # --- what it makes of results
 
@@ -250,7 +258,7 @@ class Sequence:
         unforced, logprob = canvas.weighed(count)
         self.weighed, self.logprob = self.weighed + unforced, self.logprob + logprob
         fresh, self.told = shown[len(self.told) :], ()
-        if is_late and self.cursor and not has_end:
+        if is_late and self.matcher and not has_end:
             return fresh + self._close(canvas.ids[: self.width]), True
         return fresh, has_end
 
@@ -258,20 +266,20 @@ class Sequence:
         """What the token just read adds to what is told, and whether the answer ends with it; see `seal`."""
         if token in end_ids:
             return (), True
-        return ((token, *self._close(())), True) if is_late and self.cursor else ((token,), False)
+        return ((token, *self._close(())), True) if is_late and self.matcher else ((token,), False)
 
     def _close(self, sealed: tuple[int, ...]) -> tuple[int, ...]:
         """The fewest tokens that make a constrained text whole, counted as emitted, the end token with them."""
-        closing = self.cursor.after(sealed).shortest() if self.cursor else ()
+        closing = self.matcher.after(sealed).shortest() if self.matcher else ()
         self.emitted, self.converged = self.emitted + len(closing) + 1, False
         return closing
 
     def open_block(self, sealed: tuple[int, ...]) -> None:
         """Go on behind the sealed canvas with a fresh one."""
         portion = sealed[: self.width]
-        if self.cursor is not None:
-            self.cursor = self.cursor.after(portion)
-        self.portions.append(portion)
+        if self.matcher is not None:
+            self.matcher = self.matcher.after(portion)
+        self.prefill_chunks.append(portion)
         self.pending.append(portion)
         self.block += 1
         self.mean_entropy, self.entropy_rate = math.inf, None
@@ -284,17 +292,17 @@ class Sequence:
         """Take in one token read left to right; it counts as a block of its own."""
         self.appended(ids)
         self.emitted += 1
-        if self.cursor is not None:
-            self.cursor = self.cursor.after((token.id,))
+        if self.matcher is not None:
+            self.matcher = self.matcher.after((token.id,))
         if not token.is_forced:
             self.weighed += 1
             self.logprob += token.logprob
-        self.portions.append((token.id,))
+        self.prefill_chunks.append((token.id,))
         self.pending.append((token.id,))
         self.block = self.emitted - 1
 
 
-def portions_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:
+def prefill_chunks_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:
     """Ids in portions of at most `size`, with a border after the first `cut` of them (0: nowhere)."""
     borders = sorted({*range(0, cut, size), *range(cut, len(ids), size), len(ids)})
     return [ids[start:end] for start, end in pairwise(borders)]

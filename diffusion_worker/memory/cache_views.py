@@ -69,7 +69,7 @@ class CanvasView:
         }
 
 
-class AppendView:
+class PrefillView:
     """A ragged causal pass: row i appends counts[i] tokens, padded to the longest, behind lengths[i] tokens."""
 
     is_compileable = False

@@ -27,7 +27,7 @@ SERVING = frozenset(
 )  # degraded: the last step failed as a whole, or memory is short
 
 
-class Residence:
+class ModelLifecycle:
     """The present state. Any thread may look; only the engine moves it."""
 
     def __init__(self) -> None:

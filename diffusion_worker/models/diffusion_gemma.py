@@ -9,28 +9,28 @@ import torch
 from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from diffusion_worker.models.interface import SLIDING, AppendContext, CanvasContext
-from diffusion_worker.types.generation import LayerKv, NetFacts
+from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext
+from diffusion_worker.types.generation import LayerKv, ModelInfo
 
 OURS = "twolane_"  # begins the names that we add to the library's register
 SINGLE_EXPERT = OURS + "single_expert"
 EVERY_EXPERT = OURS + "every_expert"
 
 
-class DiffusionGemmaNet:
+class DiffusionGemmaModel:
     """A loaded `DiffusionGemmaForBlockDiffusion` behind the interface of this package."""
 
-    def __init__(self, model: Any, facts: NetFacts, *, experts: str | None = None, is_exact: bool = False) -> None:
+    def __init__(self, model: Any, info: ModelInfo, *, experts: str | None = None, is_exact: bool = False) -> None:
         """`model` is put into evaluation mode and given the named dispatch of experts, else the fastest for its shape
         and type, or, to be exact, one whose products have the same shapes whatever the router chooses. Quantised
         experts keep the dispatch that came with them."""
-        self.facts = facts
+        self.info = info
         self._model = model.eval()
         self._text = model.config.text_config
         self._encoder = model.model.encoder.language_model
         self._decoder = model.model.decoder
         self._soft: torch.Tensor | None = None
-        if experts is None and facts.quantised is None:
+        if experts is None and info.quantised is None:
             experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
         if experts is not None:
             model.set_experts_implementation(experts)
@@ -58,8 +58,8 @@ class DiffusionGemmaNet:
         dtype: torch.dtype = self._model.dtype
         return dtype
 
-    def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
-        """See `DiffusionNet.encode`. The text stack is called directly: the wrapper above it only adds images."""
+    def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
+        """See `DiffusionModel.encode`. The text stack is called directly: the wrapper above it only adds images."""
         hidden: torch.Tensor = self._encoder(
             input_ids=ids,
             attention_mask=context.masks,
@@ -69,7 +69,7 @@ class DiffusionGemmaNet:
         return hidden
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
-        """See `DiffusionNet.denoise`."""
+        """See `DiffusionModel.denoise`."""
         self._soft = soft
         hidden = self._decoder(
             decoder_input_ids=canvas,
@@ -81,13 +81,13 @@ class DiffusionGemmaNet:
         return self.logits(hidden)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """See `DiffusionNet.logits`; the same operations in the same order as the library's own head."""
+        """See `DiffusionModel.logits`; the same operations in the same order as the library's own head."""
         cap: float = self._model.final_logit_softcapping
         scores: torch.Tensor = self._model.lm_head(hidden)
         return torch.tanh(scores.to(torch.float32) / cap) * cap
 
     def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """See `DiffusionNet.soften`; embeddings are scaled as the input embeddings are."""
+        """See `DiffusionModel.soften`; embeddings are scaled as the input embeddings are."""
         table: torch.Tensor = self._decoder.embed_tokens.weight
         scale: torch.Tensor = self._decoder.embed_tokens.embed_scale
         return torch.matmul(probabilities.to(table.dtype), table) * scale.to(table.dtype)

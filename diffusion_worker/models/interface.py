@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from diffusion_worker.types.generation import LayerKv, NetFacts
+from diffusion_worker.types.generation import LayerKv, ModelInfo
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # the two kinds of layer, keys of every mask mapping
 
@@ -37,7 +37,7 @@ class CanvasContext(Protocol):
     def masks(self) -> Mapping[str, torch.Tensor | None]: ...
 
 
-class AppendContext(Protocol):
+class PrefillContext(Protocol):
     """Context being extended by a ragged batch of new tokens, padded on the right. Shapes: `positions` [rows, new];
     `masks`, True = attend, by kind of layer [rows, 1, new, tokens + new], or None where all is seen."""
 
@@ -52,11 +52,11 @@ class AppendContext(Protocol):
         ...
 
 
-class DiffusionNet(Protocol):
+class DiffusionModel(Protocol):
     """Weights and their two passes. Not thread-safe: one thread owns a net."""
 
     @property
-    def facts(self) -> NetFacts: ...
+    def info(self) -> ModelInfo: ...
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]: ...
@@ -67,7 +67,7 @@ class DiffusionNet(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
 
-    def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
+    def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """Causal pass over [rows, new] ids; extends `context`, returns hidden states [rows, new, hidden]."""
         ...
 

@@ -13,10 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
-from diffusion_worker.models.diffusion_gemma import DiffusionGemmaNet
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
 from diffusion_worker.models.placement import AUTO, LoadOptions, bare_config, bare_model, first_line, place
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
-from diffusion_worker.types.generation import NetFacts, Recipe
+from diffusion_worker.types.generation import DenoisingParams, ModelInfo
 
 __all__ = ["ARCHITECTURE", "CONFIG", "LoadOptions", "load", "locate", "read_config"]
 
@@ -38,7 +38,7 @@ def locate(source: str) -> Path:
     return _from_hub(source)
 
 
-def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaNet:
+def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaModel:
     """A net from `source`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or BadSetting."""
     options = options or LoadOptions()
     if options.threads:
@@ -46,18 +46,18 @@ def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaNet:
     folder = locate(source)
     config = read_config(folder / CONFIG)
     generation = _read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
-    recipe = _recipe(folder, generation, config.get("canvas_length"))
+    denoising = _recipe(folder, generation, config.get("canvas_length"))
     _check_weights(folder)
     model, found = place(folder, config, options)
     _refuse_differences(folder, found)
-    facts = _facts(folder, generation, model, recipe)
+    info = _facts(folder, generation, model, denoising)
     quantised = quantisation_of(config) if getattr(model, "is_quantized", False) else None
     if quantised is not None and options.is_exact:
         raise BadSetting(f"{folder}: exact mode needs plain weights; `--quantised unpack` makes them so")
     if quantised is not None:
-        facts = _quantised_facts(facts, config, model, quantised)
+        info = _quantised_facts(info, config, model, quantised)
     experts = None if options.experts == AUTO else options.experts
-    return DiffusionGemmaNet(model, facts, experts=experts, is_exact=options.is_exact)
+    return DiffusionGemmaModel(model, info, experts=experts, is_exact=options.is_exact)
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _refuse_differences(folder: Path, found: Mapping[str, Any]) -> None:
             raise CheckpointBroken(f"{folder}: the weights {what} {', '.join(names[:3])}{more}, by config.json")
 
 
-def _facts(folder: Path, generation: Mapping[str, Any], model: Any, recipe: Recipe) -> NetFacts:
+def _facts(folder: Path, generation: Mapping[str, Any], model: Any, denoising: DenoisingParams) -> ModelInfo:
     text = model.config.text_config
     ends = generation.get("eos_token_id", text.eos_token_id)
     pad = generation.get("pad_token_id", text.pad_token_id)
@@ -132,11 +132,11 @@ def _facts(folder: Path, generation: Mapping[str, Any], model: Any, recipe: Reci
     for name, value in (("pad_token_id", pad), *(("eos_token_id", end) for end in end_ids)):
         if type(value) is not int or not 0 <= value < text.vocab_size:
             raise CheckpointBroken(f"{folder / _GENERATION}: {name} {value!r} is not in the vocabulary")
-    return NetFacts(
+    return ModelInfo(
         vocab_size=text.vocab_size,
         hidden_size=text.hidden_size,
         max_context=text.max_position_embeddings,
-        recipe=recipe,
+        denoising=denoising,
         end_ids=end_ids,
         pad_id=pad,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -145,21 +145,21 @@ def _facts(folder: Path, generation: Mapping[str, Any], model: Any, recipe: Reci
     )
 
 
-def _quantised_facts(facts: NetFacts, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> NetFacts:
+def _quantised_facts(info: ModelInfo, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> ModelInfo:
     """Packed tensors cannot be counted: the parameters are those of the plain net. Weights that compressed-tensors
     keeps compressed are unpacked for good by the first pass, so they are counted at their later size."""
     parameters = sum(weight.numel() for weight in bare_model(bare_config(config)).parameters())
     is_unpacked_later = quantised.method == "compressed-tensors"
     later = parameters * model.dtype.itemsize
     return dataclasses.replace(
-        facts,
+        info,
         parameters=parameters,
-        weight_bytes=max(facts.weight_bytes, later) if is_unpacked_later else facts.weight_bytes,
+        weight_bytes=max(info.weight_bytes, later) if is_unpacked_later else info.weight_bytes,
         quantised=quantised.method,
     )
 
 
-def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: object) -> Recipe:
+def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: object) -> DenoisingParams:
     """The checkpoint's own numbers under our names; what it does not say keeps the default of the released one."""
     sampler = generation.get("sampler_config")
     known = {
@@ -172,6 +172,6 @@ def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: object) 
         "canvas_length": canvas_length,
     }
     try:
-        return Recipe(**{name: value for name, value in known.items() if value is not None})  # type: ignore[arg-type]
+        return DenoisingParams(**{name: value for name, value in known.items() if value is not None})  # type: ignore[arg-type]
     except (OutOfRange, TypeError) as error:
         raise CheckpointBroken(f"{folder / _GENERATION}: {error}") from error

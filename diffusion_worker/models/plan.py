@@ -11,12 +11,12 @@ from diffusion_worker.models.diffusion_gemma import kv_shapes
 from diffusion_worker.models.loader import CONFIG, read_config
 from diffusion_worker.models.placement import IMAGES, bare_config, bare_model, first_line
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
-from diffusion_worker.types.generation import NetSize, Packed, Recipe
+from diffusion_worker.types.generation import DenoisingParams, ModelSize, Packed
 
 _EXPERTS = ".experts."  # tensors [experts, ...], of which a token visits the router's top k
 
 
-def measure(source: str | Path) -> NetSize:
+def measure(source: str | Path) -> ModelSize:
     """The size of the net that a config.json, or a folder with one, describes. Raises CheckpointMissing,
     CheckpointForeign or CheckpointBroken."""
     from huggingface_hub.errors import StrictDataclassError
@@ -31,7 +31,7 @@ def measure(source: str | Path) -> NetSize:
         raise CheckpointBroken(f"{file}: {first_line(error)}") from error
 
 
-def _measure(content: dict[str, Any]) -> NetSize:
+def _measure(content: dict[str, Any]) -> ModelSize:
     config = bare_config(content)
     text = config.text_config
     visited, experts = text.top_k_experts, text.num_experts
@@ -39,12 +39,12 @@ def _measure(content: dict[str, Any]) -> NetSize:
         raise ValueError(f"top_k_experts {visited} is not between 1 and num_experts {experts}")
     model = bare_model(config)
     quantised = quantisation_of(content)
-    return NetSize(
+    return ModelSize(
         parameters=sum(weight.numel() for weight in model.parameters()),
         active_parameters=_active(model, text),
         kv_layers=kv_shapes(text),
         max_context=text.max_position_embeddings,
-        canvas_length=Recipe(canvas_length=config.canvas_length).canvas_length,
+        canvas_length=DenoisingParams(canvas_length=config.canvas_length).canvas_length,
         dtype=_stored_dtype(config),
         quantised=None if quantised is None else _packed(model, quantised),
     )

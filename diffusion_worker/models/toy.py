@@ -10,16 +10,16 @@ from dataclasses import KW_ONLY, dataclass
 
 import torch
 
-from diffusion_worker.models.interface import AppendContext, CanvasContext
-from diffusion_worker.types.generation import LayerKv, NetFacts, Recipe
+from diffusion_worker.models.interface import CanvasContext, PrefillContext
+from diffusion_worker.types.generation import DenoisingParams, LayerKv, ModelInfo
 
 Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> ids of the answer; the first end token follows
-_RECIPE = Recipe(canvas_length=16)
+_RECIPE = DenoisingParams(canvas_length=16)
 SURE, UNSURE = 40.0, 1.0  # logit of the scripted token, all others are 0
 
 
 @dataclass(eq=False)
-class ToyNet:
+class ToyModel:
     """Answers from a script. A canvas settles from left to right, `pace` positions a step; `confidence` below 1 lowers
     the probability of every answered token, `seconds_per_pass` makes it as slow as wanted."""
 
@@ -28,18 +28,18 @@ class ToyNet:
     vocab_size: int = 264
     end_ids: tuple[int, ...] = (1,)
     pad_id: int = 0
-    recipe: Recipe = _RECIPE
+    denoising: DenoisingParams = _RECIPE
     max_context: int = 4096
     pace: int = 8
     confidence: float = 1.0
     seconds_per_pass: float = 0.0
 
     def __post_init__(self) -> None:
-        self.facts = NetFacts(
+        self.info = ModelInfo(
             vocab_size=self.vocab_size,
             hidden_size=1,
             max_context=self.max_context,
-            recipe=self.recipe,
+            denoising=self.denoising,
             end_ids=self.end_ids,
             pad_id=self.pad_id,
             parameters=0,
@@ -52,7 +52,7 @@ class ToyNet:
         self.passes = 0
         self._sure = _logit_of(self.confidence, self.vocab_size)
 
-    def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
+    def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """Hidden states [rows, new, 1] hold the id that follows, so that `logits` can be read from them."""
         self._take_time()
         fresh = ids[:, None, :, None].float()

@@ -15,7 +15,7 @@ from diffusion_worker.types.observations import (
     ConstraintObserved,
     ConstraintWork,
     Observation,
-    ParkedObserved,
+    PreemptionObserved,
     PrefixObserved,
     RefusalObserved,
     SequenceObserved,
@@ -46,9 +46,9 @@ KV_BYTES: Final = "twolane_worker_kv_bytes"
 MEMORY_BYTES: Final = "twolane_worker_memory_bytes"
 PREFIX_HITS: Final = "twolane_worker_prefix_hits_total"
 PREFIX_TOKENS: Final = "twolane_worker_prefix_tokens_total"
-PARKED: Final = "twolane_worker_parked_total"
-WAIT_RATIO: Final = "twolane_worker_wait_ratio"
-PRESSURE: Final = "twolane_worker_pressure"
+PARKED: Final = "twolane_worker_preemptions_total"
+WAIT_RATIO: Final = "twolane_worker_queue_wait_prediction_ratio"
+PRESSURE: Final = "twolane_worker_memory_pressure_level"
 RETAINED: Final = "twolane_worker_retained_contexts"
 SEQUENCES: Final = "twolane_worker_sequences_total"
 TOKENS: Final = "twolane_worker_tokens_total"
@@ -149,7 +149,7 @@ class Meters:
             case PrefixObserved(tokens=tokens):
                 self._prefix_hits.inc()
                 self._prefix_tokens.inc(tokens)
-            case ParkedObserved():
+            case PreemptionObserved():
                 self._parked.inc()
             case WaitObserved(predicted_s=predicted_s, actual_s=actual_s) if predicted_s > 0.0:
                 self._wait_ratio.observe(actual_s / predicted_s)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from diffusion_worker.errors import BadSetting
-from diffusion_worker.types.timeline import Moment
+from diffusion_worker.types.timeline import TimelineEvent
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -59,7 +59,7 @@ class Request:
     ended_s: float
     error: str = ""
     attributes: Mapping[str, Value] = field(default_factory=dict)
-    moments: tuple[Moment, ...] = ()
+    moments: tuple[TimelineEvent, ...] = ()
 
 
 class Processor(Protocol):

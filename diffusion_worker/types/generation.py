@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 from diffusion_worker.constraints.inference.labels import Labels
-from diffusion_worker.constraints.inference.matcher import Cursor
+from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.errors import OutOfRange, WorkerError
-from diffusion_worker.types.timeline import Trail
+from diffusion_worker.types.timeline import Timeline
 
 SequenceId = int
 DEFAULT_ANCHOR = 0.8  # of a text to edit whose request names no strength, see docs/decisions/0006
 
 
-class Reading(StrEnum):
+class DecodingMode(StrEnum):
     """How the weights are read: many positions of a canvas at once, or left to right one token at a time."""
 
     DIFFUSION = "diffusion"
@@ -25,8 +25,8 @@ class Reading(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """The numbers of one denoising run. A checkpoint brings its own (`NetFacts.recipe`), a request overrides single
+class DenoisingParams:
+    """The numbers of one denoising run. A checkpoint brings its own (`ModelInfo.denoising`), a request overrides single
     fields with `dataclasses.replace`. Defaults are those of the released checkpoint. Raises OutOfRange, naming a field.
     """
 
@@ -49,7 +49,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class GenerationRequest:
     """One answer wanted, in ids. End tokens belong to the checkpoint; stop *strings* to the web layer, which reads the
     events and aborts. `n` answers are `n` asks with different seeds. Raises OutOfRange naming the field.
 
@@ -60,18 +60,18 @@ class Ask:
     prompt_ids: tuple[int, ...]
     max_tokens: int  # exact upper limit of emitted tokens, the end token counted
     seed: int
-    recipe: Recipe
-    reading: Reading = Reading.DIFFUSION
+    denoising: DenoisingParams
+    decoding_mode: DecodingMode = DecodingMode.DIFFUSION
     temperature: float | None = None
     start_ids: tuple[int, ...] = ()  # a text to start from, e.g. one to edit; a hint, unused by reading
     anchor: float = 0.0  # how strongly canvases keep to it, 0 (not at all) to 1
     suffix_ids: tuple[int, ...] = ()  # what stands behind the gap to be filled; its beginning is shown to the net
-    tells_prefix: bool = False  # tell what is steady before the canvas is sealed, and hold on to it
-    tells_drafts: bool = False  # tell the surest canvas of every step
+    stream_prefix: bool = False  # tell what is steady before the canvas is sealed, and hold on to it
+    stream_drafts: bool = False  # tell the surest canvas of every step
     deadline_s: float | None = None  # from submission; the best answer so far is returned when it passes
-    cursor: Cursor | None = None  # what the answer may be; it stands before the first token, with max_tokens left
+    matcher: Matcher | None = None  # what the answer may be; it stands before the first token, with max_tokens left
     labels: Labels | None = None  # of which one is the answer, chosen in one pass; instead of a cursor
-    trail: Trail | None = None  # where its moments are noted, if it is traced
+    timeline: Timeline | None = None  # where its moments are noted, if it is traced
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -86,10 +86,10 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Foretold:
+class PredictedWait:
     """A predicted wait, in seconds: plain, and corrected by how wrong such predictions have been."""
 
-    reading: Reading
+    decoding_mode: DecodingMode
     plain_s: float
     wait_s: float
 
@@ -149,8 +149,8 @@ class BlockSealed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixSteady:
-    """More ids of a block that is still being denoised; they are final. Only for asks with `tells_prefix`."""
+class PrefixStable:
+    """More ids of a block that is still being denoised; they are final. Only for asks with `stream_prefix`."""
 
     ids: tuple[int, ...]
     block: int
@@ -159,7 +159,7 @@ class PrefixSteady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanvasDrafted:
-    """What a canvas looks like after a step, up to its end token; nothing of it is final. Only for `tells_drafts`."""
+    """What a canvas looks like after a step, up to its end token; nothing of it is final. Only for `stream_drafts`."""
 
     ids: tuple[int, ...]  # of the whole block
     block: int
@@ -183,7 +183,7 @@ class Faulted:
 
 
 Ending = Finished | Faulted  # every submitted sequence ends in exactly one of them
-Event = BlockSealed | PrefixSteady | CanvasDrafted | Finished | Faulted
+Event = BlockSealed | PrefixStable | CanvasDrafted | Finished | Faulted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +205,7 @@ class Packed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetSize:
+class ModelSize:
     """What a net will take, known before any weight is; see `nets.plan`."""
 
     parameters: int  # tied weights counted once
@@ -229,13 +229,13 @@ class Residency(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetFacts:
+class ModelInfo:
     """What a loaded net says about itself."""
 
     vocab_size: int
     hidden_size: int
     max_context: int  # tokens, prompt and answer together
-    recipe: Recipe  # the checkpoint's own numbers
+    denoising: DenoisingParams  # the checkpoint's own numbers
     end_ids: tuple[int, ...]
     pad_id: int
     parameters: int

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from diffusion_worker.types.generation import BlockStop, Outcome, Reading, Usage
+from diffusion_worker.types.generation import BlockStop, DecodingMode, Outcome, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class BlockObserved:
 class SequenceObserved:
     """One sequence ended; times count from submission, None where it did not get that far."""
 
-    reading: Reading
+    decoding_mode: DecodingMode
     outcome: Outcome
     first_block_s: float | None
     total_s: float
@@ -53,7 +53,7 @@ class PrefixObserved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParkedObserved:
+class PreemptionObserved:
     """A running sequence gave up its slot at a step border; it goes on later."""
 
 
@@ -87,7 +87,7 @@ Observation = (
     | SequenceObserved
     | RefusalObserved
     | PrefixObserved
-    | ParkedObserved
+    | PreemptionObserved
     | WaitObserved
     | ConstraintObserved
 )

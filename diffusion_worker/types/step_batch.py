@@ -8,9 +8,9 @@ import math
 from dataclasses import dataclass
 
 from diffusion_worker.constraints.inference.labels import Labels
-from diffusion_worker.constraints.inference.matcher import Cursor
+from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.errors import WorkerError
-from diffusion_worker.types.generation import Recipe, SequenceId
+from diffusion_worker.types.generation import DenoisingParams, SequenceId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Append:
+class Prefill:
     """Causal pass over a part of the prompt or a sealed canvas; extends the sequence's context."""
 
     sequence: SequenceId
@@ -35,10 +35,10 @@ class Append:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denoise:
-    """One step of one canvas. `step` counts down to 1 from `recipe.steps`, or from less where an anchored canvas begins
-    late in the schedule; at the first (`opens`) it is made, with `start_ids` on it or uniform noise. `head` and `tail`
-    are ids pinned at its two ends. `cursor` stands before the canvas; in a hurry the text shall close on it. Where
-    there are `labels`, the answer is one of them."""
+    """One step of one canvas. `step` counts down to 1 from `denoising.steps`, or from less where an anchored canvas
+    begins late in the schedule; at the first (`opens`) it is made, with `start_ids` on it or uniform noise. `head` and
+    `tail` are ids pinned at its two ends. `matcher` stands before the canvas; in a hurry the text shall close on it.
+    Where there are `labels`, the answer is one of them."""
 
     sequence: SequenceId
     slot: int
@@ -46,22 +46,22 @@ class Denoise:
     block: int
     step: int
     opens: bool
-    recipe: Recipe
+    denoising: DenoisingParams
     seed: int
     temperature: float | None = None
     start_ids: tuple[int, ...] = ()
     anchor: float = 0.0
     head: tuple[int, ...] = ()
     tail: tuple[int, ...] = ()
-    cursor: Cursor | None = None
-    hurries: bool = False
+    matcher: Matcher | None = None
+    near_deadline: bool = False
     labels: Labels | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Read:
+class Decode:
     """Append the ids (the last of the prompt, later the token chosen before) and choose the next token, one that
-    `cursor` allows."""
+    `matcher` allows."""
 
     sequence: SequenceId
     slot: int
@@ -69,7 +69,7 @@ class Read:
     at: int
     seed: int
     temperature: float | None = None
-    cursor: Cursor | None = None
+    matcher: Matcher | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +80,9 @@ class Batch:
     slots: int | None = None
     releases: tuple[SequenceId, ...] = ()
     copies: tuple[Copy, ...] = ()
-    appends: tuple[Append, ...] = ()
+    prefills: tuple[Prefill, ...] = ()
     denoises: tuple[Denoise, ...] = ()
-    reads: tuple[Read, ...] = ()
+    decodes: tuple[Decode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ MOST_MOMENTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class TimelineEvent:
     """Something that happened to a traced sequence at `at_s`, with its numbers; never a text or a token."""
 
     name: str
@@ -20,16 +20,16 @@ class Moment:
 
 
 @dataclass(slots=True)
-class Trail:
+class Timeline:
     """The moments of a traced request, at most MOST_MOMENTS. One thread notes, whoever made it reads, at any time."""
 
-    moments: list[Moment] = field(default_factory=list)
+    moments: list[TimelineEvent] = field(default_factory=list)
     dropped: int = 0
 
     def note(self, name: str, at_s: float, **numbers: float) -> None:
         """One more moment, unless there are too many."""
         if len(self.moments) < MOST_MOMENTS:
-            self.moments.append(Moment(name=name, at_s=at_s, numbers=tuple(numbers.items())))
+            self.moments.append(TimelineEvent(name=name, at_s=at_s, numbers=tuple(numbers.items())))
         else:
             self.dropped += 1
 
@@ -39,7 +39,7 @@ class Times:
     """Of one sequence. The first time of everything holds: it may be parked and placed again."""
 
     submitted: float
-    trail: Trail | None = None
+    timeline: Timeline | None = None
     placed: float | None = None
     stepping: float | None = None  # the beginning of the iteration that took its first step
     first_block: float | None = None
@@ -47,22 +47,22 @@ class Times:
     def place(self, now: float) -> None:
         """It has got a slot."""
         self.placed = now if self.placed is None else self.placed
-        if self.trail:
-            self.trail.note("placed", now)
+        if self.timeline:
+            self.timeline.note("placed", now)
 
-    def park(self, now: float) -> None:
+    def preempt(self, now: float) -> None:
         """It has lost its slot for a time."""
-        if self.trail:
-            self.trail.note("parked", now)
+        if self.timeline:
+            self.timeline.note("parked", now)
 
     def step(self, began: float, now: float, **numbers: float) -> None:
         """It has advanced by one step or token, in an iteration that lasted from `began` to `now`."""
         if self.stepping is None:
             self.stepping = began
-            if self.trail:
-                self.trail.note("prefilled", began)
-        if self.trail:
-            self.trail.note("step", now, **numbers)
+            if self.timeline:
+                self.timeline.note("prefilled", began)
+        if self.timeline:
+            self.timeline.note("step", now, **numbers)
 
     def tell(self, now: float) -> None:
         """Something of its answer is final."""

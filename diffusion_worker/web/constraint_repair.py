@@ -16,7 +16,7 @@ from diffusion_worker.constraints.error_localisation import span_of
 from diffusion_worker.constraints.inference.token_mask import allowed, forced
 from diffusion_worker.constraints.spec import Kind
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.types.generation import DEFAULT_ANCHOR, Ask
+from diffusion_worker.types.generation import DEFAULT_ANCHOR, GenerationRequest
 
 Ids = tuple[int, ...]
 _OF_JSON: Final = ("json_schema", "json_object")  # what is found wrong with these has a place in the text
@@ -37,22 +37,22 @@ class Mend:
     """The next attempt: what it keeps, and what to ask for behind that."""
 
     kept: Ids
-    ask: Ask
+    ask: GenerationRequest
 
 
 @dataclass(slots=True, kw_only=True)
 class Mender:
     """All attempts at one ask."""
 
-    ask: Ask  # the first one
+    ask: GenerationRequest  # the first one
     tokenizer: Tokenizer
     blamed: dict[Ids, set[int]] = field(default_factory=dict)  # beginning -> tokens behind it that were found bad
 
     def mend(self, broken: Broken, attempt: int) -> Mend | None:
         """None where nothing else could stand in the span."""
-        assert self.ask.cursor is not None
+        assert self.ask.matcher is not None
         ids, places = broken.ids, list(_places(broken, self.tokenizer))
-        is_forced = forced(self.ask.cursor.automaton, self.ask.cursor.state, np.asarray(ids))
+        is_forced = forced(self.ask.matcher.automaton, self.ask.matcher.state, np.asarray(ids))
         free = [place for place in places if not is_forced[place]]
         random.Random(f"{self.ask.seed}/{attempt}").shuffle(free)  # noqa: S311 - no secret
         for place in sorted(free, key=lambda place: not _says(self.tokenizer.token_bytes(ids[place]))):
@@ -61,12 +61,12 @@ class Mender:
         return None
 
     def _at(self, ids: Ids, place: int, attempt: int) -> Mend | None:
-        assert self.ask.cursor is not None
+        assert self.ask.matcher is not None
         kept, rest = ids[:place], ids[place:]
         blamed = self.blamed.setdefault(kept, set())
         blamed.add(rest[0])
-        cursor = self.ask.cursor.after(kept)
-        others = set(np.flatnonzero(allowed(cursor)).tolist()) - blamed
+        matcher = self.ask.matcher.after(kept)
+        others = set(np.flatnonzero(allowed(matcher)).tolist()) - blamed
         if not others:
             return None
         # White space would change the text and not what it says, so it is forbidden as well where anything else may be.
@@ -79,7 +79,7 @@ class Mender:
             seed=self.ask.seed ^ attempt,
             start_ids=rest,
             anchor=DEFAULT_ANCHOR,
-            cursor=replace(cursor, forbidden=frozenset(forbidden)),
+            matcher=replace(matcher, forbidden=frozenset(forbidden)),
         )
         return Mend(kept=kept, ask=ask)
 

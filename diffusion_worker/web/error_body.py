@@ -7,70 +7,70 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from diffusion_worker.errors import BadAsk, WorkerError
+from diffusion_worker.errors import InvalidRequest, WorkerError
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
-class InvalidJson(BadAsk):
+class InvalidJson(InvalidRequest):
     """The body is not a JSON object."""
 
     code = "invalid_json"
 
 
-class InvalidType(BadAsk):
+class InvalidType(InvalidRequest):
     """A field of the wrong JSON type."""
 
     code = "invalid_type"
 
 
-class InvalidValue(BadAsk):
+class InvalidValue(InvalidRequest):
     """A field of the right type whose value means nothing."""
 
     code = "invalid_value"
 
 
-class MissingField(BadAsk):
+class MissingField(InvalidRequest):
     """A required field is absent."""
 
     code = "missing_required_parameter"
 
 
-class Unsupported(BadAsk):
+class Unsupported(InvalidRequest):
     """A field, or a value of it, that this model would have to ignore: it is refused by name instead."""
 
     code = "unsupported_parameter"
 
 
-class BodyTooLarge(BadAsk):
+class BodyTooLarge(InvalidRequest):
     """More bytes than a request may have."""
 
     status = 413
     code = "request_too_large"
 
 
-class ModelNotFound(BadAsk):
+class ModelNotFound(InvalidRequest):
     """No such model id here."""
 
     status = 404
     code = "model_not_found"
 
 
-class NoSuchRoute(BadAsk):
+class NoSuchRoute(InvalidRequest):
     """No such path here."""
 
     status = 404
     code = "unknown_url"
 
 
-class MethodNotAllowed(BadAsk):
+class MethodNotAllowed(InvalidRequest):
     """The path exists, the method does not."""
 
     status = 405
     code = "method_not_allowed"
 
 
-class InvalidKey(BadAsk):
+class InvalidKey(InvalidRequest):
     """No key, or one that nobody holds."""
 
     status = 401

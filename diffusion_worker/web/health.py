@@ -14,16 +14,16 @@ from diffusion_worker.errors import WorkerError
 from diffusion_worker.telemetry.metrics import CONTENT_TYPE
 from diffusion_worker.types.generation import Residency
 from diffusion_worker.web.error_body import MethodNotAllowed, NoSuchRoute, problem_of
-from diffusion_worker.web.serving_state import Desk
+from diffusion_worker.web.serving_state import ServingState
 
 _SERVING = frozenset({Residency.READY, Residency.DEGRADED})
 
 
-def probed_app(desk: Desk, known: Sequence[str]) -> FastAPI:
+def probed_app(serving_state: ServingState, known: Sequence[str]) -> FastAPI:
     """A router with the probes; whoever asks for another path is told which ones are `known`."""
     app = FastAPI(
         title="twolane worker",
-        version=desk.version,
+        version=serving_state.version,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -39,13 +39,13 @@ def probed_app(desk: Desk, known: Sequence[str]) -> FastAPI:
     @app.get("/health")
     async def health() -> Response:
         """Whether requests would be served, and how busy the worker is."""
-        body = health_body(desk)
+        body = health_body(serving_state)
         return json_response(body, 200 if body["state"] in _SERVING else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
         """Prometheus' text format."""
-        return Response(desk.meters.render(desk.engine.status()), media_type=CONTENT_TYPE)
+        return Response(serving_state.meters.render(serving_state.engine.status()), media_type=CONTENT_TYPE)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
@@ -62,19 +62,19 @@ def probed_app(desk: Desk, known: Sequence[str]) -> FastAPI:
     return app
 
 
-def health_body(desk: Desk) -> dict[str, Any]:
+def health_body(serving_state: ServingState) -> dict[str, Any]:
     """State and load of the worker."""
-    status = desk.engine.status()
+    status = serving_state.engine.status()
     wait_ms = status.predicted_wait_ms
     return {
         "state": status.state.value,
-        "model": desk.model,
+        "model": serving_state.model,
         "running": status.running,
         "waiting": status.waiting,
         "max_num_seqs": status.max_num_seqs,
         "predicted_wait_ms": None if wait_ms is None else round(wait_ms),
         "memory": {"used_bytes": status.memory_used_bytes, "limit_bytes": status.memory_limit_bytes},
-        "version": desk.version,
+        "version": serving_state.version,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from diffusion_worker.constraints.finite_answers import MOST, layouts_of
-from diffusion_worker.types.generation import Reading
+from diffusion_worker.types.generation import DecodingMode
 from diffusion_worker.web.error_body import Unsupported
 from diffusion_worker.web.requests.chat_request import ChatRequest
 
@@ -16,16 +16,16 @@ Layouts = tuple[tuple[str, ...], ...]  # of each label the texts that mean it
 _LEAST: Final = -9999.0  # OpenAI's word for what is never said; JSON has no infinity
 
 
-def layouts_for(request: ChatRequest, reading: Reading) -> Layouts:
+def layouts_for(request: ChatRequest, decoding_mode: DecodingMode) -> Layouts:
     """The labels whose probabilities are asked for; empty where nobody asks. Raises Unsupported where they cannot be
     had."""
     if request.top_logprobs is None:
         return ()
-    if reading is not Reading.DIFFUSION:
+    if decoding_mode is not DecodingMode.DIFFUSION:
         raise _refusal("is not supported when the weights are read left to right.")
     if request.tools.offered or request.prediction is not None or request.thinking:
         raise _refusal("is not supported with tools, thinking or a 'prediction'.")
-    constraint = request.wishes.constraint
+    constraint = request.params.constraint
     layouts = layouts_of(constraint) if constraint else None
     if layouts is None:
         raise _refusal(f"needs an answer out of at most {MOST}: a choice, or a JSON Schema of nothing but enums.")

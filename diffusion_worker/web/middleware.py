@@ -14,7 +14,7 @@ from diffusion_worker.errors import WorkerError
 from diffusion_worker.web import request_log
 from diffusion_worker.web.error_body import InvalidKey, problem_of
 from diffusion_worker.web.http_io import JSON, ClientGone, header, send_whole
-from diffusion_worker.web.serving_state import Desk
+from diffusion_worker.web.serving_state import ServingState
 
 OPEN_PATHS = frozenset({"/live", "/health"})  # probes carry no key; every other path needs one where there are keys
 REQUEST_ID, TRACE_PARENT, TRACE_RESPONSE = b"x-request-id", b"traceparent", b"traceresponse"
@@ -23,12 +23,12 @@ _REPEATABLE = re.compile(r"[\x21-\x7e]{1,128}")  # what we are willing to send b
 _log = logging.getLogger("twolane.worker")
 
 
-class Envelope:
+class Middleware:
     """The outermost application."""
 
-    def __init__(self, app: ASGIApp, desk: Desk) -> None:
+    def __init__(self, app: ASGIApp, serving_state: ServingState) -> None:
         self._app = app
-        self._desk = desk
+        self._desk = serving_state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange, which ends in exactly one answer unless its client has left."""
@@ -60,8 +60,8 @@ class Envelope:
 class _Post:
     """A send that adds the common headers and remembers whether the status has left."""
 
-    def __init__(self, send: Send, scope: Scope, desk: Desk) -> None:
-        self._send, self._scope, self._desk = send, scope, desk
+    def __init__(self, send: Send, scope: Scope, serving_state: ServingState) -> None:
+        self._send, self._scope, self._desk = send, scope, serving_state
         self._has_started = False
 
     async def __call__(self, message: Message) -> None:

@@ -16,8 +16,8 @@ from diffusion_worker.errors import WorkerError
 from diffusion_worker.telemetry import semantic_conventions as c
 from diffusion_worker.telemetry.json_log import REQUESTS, TRACE_ID
 from diffusion_worker.telemetry.tracing import Request, Trace, Tracing, Value, read_trace
-from diffusion_worker.types.generation import Ask, Usage
-from diffusion_worker.types.timeline import Moment, Trail
+from diffusion_worker.types.generation import GenerationRequest, Usage
+from diffusion_worker.types.timeline import Timeline, TimelineEvent
 from diffusion_worker.web.http_io import ClientGone, header
 
 CLIENT_GONE: Final = "client_gone"
@@ -26,7 +26,7 @@ TRACE: Final = "twolane.trace"
 
 
 @dataclass(slots=True, kw_only=True)
-class Visit:
+class RequestLog:
     """One request, from its head to its end; use it as a context. `error` and `usage` are set by whoever knows."""
 
     operation: str
@@ -37,13 +37,13 @@ class Visit:
     is_stream: bool = False
     error: str = ""
     usage: Usage | None = None
-    _ask: Ask | None = None
-    _trail: Trail | None = None
+    _ask: GenerationRequest | None = None
+    _trail: Timeline | None = None
     _started_s: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Self:
         if self._is_traced:
-            self._trail = Trail()
+            self._trail = Timeline()
         TRACE_ID.set(self.trace.hex_id if self.trace else None)  # stays, for whoever writes the answer to a fault
         return self
 
@@ -55,7 +55,7 @@ class Visit:
         if self.tracing is not None and self.trace is not None and self._is_traced:
             self.tracing.ended(self.trace, self._request())
 
-    def asks(self, ask: Ask, *, model: str, is_stream: bool) -> Trail | None:
+    def asks(self, ask: GenerationRequest, *, model: str, is_stream: bool) -> Timeline | None:
         """It was understood, and is about to be asked. Where its moments are to be noted, if anywhere."""
         self._ask, self.model, self.is_stream = ask, model, is_stream
         return self._trail
@@ -80,14 +80,14 @@ class Visit:
         }
 
     def _request(self) -> Request:
-        trail = self._trail or Trail()
-        moments = tuple(trail.moments)  # the engine's thread may still note the last one
+        timeline = self._trail or Timeline()
+        moments = tuple(timeline.moments)  # the engine's thread may still note the last one
         return Request(
             name=f"{self.operation} {self.model}".rstrip(),
             started_s=self._started_s,
             ended_s=time.monotonic(),
             error=self.error,
-            attributes=self._attributes() | _durations(moments, self._started_s) | {c.EVENTS_DROPPED: trail.dropped},
+            attributes=self._attributes() | _durations(moments, self._started_s) | {c.EVENTS_DROPPED: timeline.dropped},
             moments=moments,
         )
 
@@ -113,15 +113,15 @@ class Visit:
         return {name: value for name, value in told.items() if value is not None}
 
 
-def visit_of(scope: Scope, tracing: Tracing | None) -> Visit:
+def visit_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
     """A request that has come, its place in a trace settled; the scope keeps that, for the head of the response."""
     sender = read_trace(header(scope, b"traceparent"))
     trace = scope[TRACE] = tracing.begin(sender) if tracing else sender
     operation = c.CHAT if scope["path"].startswith("/v1/chat") else c.TEXT
-    return Visit(operation=operation, request_id=scope.get(REQUEST_ID, ""), trace=trace, tracing=tracing)
+    return RequestLog(operation=operation, request_id=scope.get(REQUEST_ID, ""), trace=trace, tracing=tracing)
 
 
-def _durations(moments: tuple[Moment, ...], started_s: float) -> dict[str, Value]:
+def _durations(moments: tuple[TimelineEvent, ...], started_s: float) -> dict[str, Value]:
     at = {moment.name: moment.at_s for moment in reversed(moments)}  # the first of each name
     told: dict[str, Value] = {}
     if "placed" in at:

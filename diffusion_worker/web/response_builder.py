@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from diffusion_worker.text.alignment import count_kept
 from diffusion_worker.text.channels import Heard, Listener, Marks, Wanted, marks_of
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.types.generation import BlockSealed, Finished, FinishReason, PrefixSteady, Usage, together
+from diffusion_worker.types.generation import BlockSealed, Finished, FinishReason, PrefixStable, Usage, together
 
 NO_MARKS = Marks(thought=None, call=None, quote=None)  # all is text
 
 
-class Transcript:
+class ResponseBuilder:
     """Take whatever becomes final, then close once. After `stopped` nothing further is wanted."""
 
     def __init__(
@@ -40,9 +40,9 @@ class Transcript:
         self._calls = 0
         self.stopped = False
 
-    def anew(self) -> "Transcript":
+    def anew(self) -> "ResponseBuilder":
         """One of the same request, of which nothing has been said, but for what this one has cost."""
-        return Transcript(
+        return ResponseBuilder(
             self._tokenizer,
             self._wanted,
             self._prompt_ids,
@@ -79,7 +79,7 @@ class Transcript:
         """How many it had that are not among them."""
         return len(self._prediction) - self.accepted_prediction_tokens
 
-    def take(self, block: BlockSealed | PrefixSteady) -> Heard:
+    def take(self, block: BlockSealed | PrefixStable) -> Heard:
         """What may leave now."""
         self._ids += block.ids
         heard = self._listener.feed(block.ids)

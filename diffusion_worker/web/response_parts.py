@@ -81,7 +81,7 @@ class Writer(ABC):
         return {"id": self._label.id, "object": kind, "created": self._label.created, "model": self._label.model}
 
 
-def new_label(kind: type[Writer], model: str) -> Label:
+def new_metadata(kind: type[Writer], model: str) -> Label:
     """A label nobody else has."""
     return Label(id=f"{kind.PREFIX}{secrets.token_hex(12)}", model=model, created=int(time.time()))
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from gateway.attempts.request_context import Journey
-from gateway.attempts.response_validation import Scrutiny
-from gateway.decision import Attempt
+from gateway.attempts.request_context import RequestContext
+from gateway.attempts.response_validation import ResponseValidation
+from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refused, UpstreamError
 from gateway.ports import Clock, Permit, Reply, Upstream
@@ -23,7 +23,7 @@ MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class AttemptParams:
     """A candidate's turn in a request: leave to call it, its door, and what depends on who else could be asked.
 
     `limit_ms` is the time until its answer must be ready to leave, None without a deadline.
@@ -37,24 +37,24 @@ class Turn:
     hedge: bool = False
 
 
-class OpenAttempt:
+class Attempt:
     """However it ends, its permit is handed back exactly once and its connection is given back or closed."""
 
-    def __init__(self, journey: Journey, turn: Turn, *, clock: Clock, schemas: SchemaCache) -> None:
+    def __init__(self, context: RequestContext, turn: AttemptParams, *, clock: Clock, schemas: SchemaCache) -> None:
         self.candidate = turn.candidate
         self.reason: Reason | None = None  # why it failed, if it did
-        self._journey = journey
+        self._journey = context
         self._turn = turn
         self._clock = clock
         self._reply: Reply | None = None
         self._deltas: AsyncGenerator[Delta, None] | None = None
         self._held: list[Delta] = []
-        self._span_id = journey.next_span_id()
-        self._started_ms = journey.at_ms(clock.now_s())
+        self._span_id = context.next_span_id()
+        self._started_ms = context.at_ms(clock.now_s())
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
         self._usage: Usage | None = None
-        self._scrutiny = Scrutiny(journey.query, journey.plan.checks, schemas, clock.now_s)
+        self._scrutiny = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self.is_whole = False  # is all of the answer held? Then nothing follows
         self._past_return = False  # the point of no return: from here on the answer may leave
         self._ended = False
@@ -207,7 +207,7 @@ class OpenAttempt:
             return
         self._ended = True
         now_s = self._clock.now_s()
-        attempt = Attempt(
+        attempt = AttemptRecord(
             target=self.candidate.target.title,
             url=self.candidate.target.server,
             started_ms=self._started_ms,
@@ -223,7 +223,7 @@ class OpenAttempt:
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
         )
-        self._turn.permit.hand_back(attempt, now_s)
+        self._turn.permit.release(attempt, now_s)
         self._journey.end(self.candidate, attempt, fault)
 
 

@@ -6,16 +6,16 @@ Knows neither why nor whom: when to start the second, and which, is told by the 
 import asyncio
 from collections.abc import Callable
 
-from gateway.attempts.attempt import OpenAttempt
+from gateway.attempts.attempt import Attempt
 
 
-async def race(first: OpenAttempt, *, after_s: float, second: Callable[[], OpenAttempt | None]) -> OpenAttempt | None:
+async def open_hedged(first: Attempt, *, after_s: float, second: Callable[[], Attempt | None]) -> Attempt | None:
     """The attempt whose answer may leave, or None if none did well. `second` is asked once, `after_s` from now.
 
     Whoever loses is hung up on before this returns; when cancelled, all are.
     """
     running = {asyncio.create_task(first.open()): first}
-    winner: OpenAttempt | None = None
+    winner: Attempt | None = None
     try:
         await asyncio.wait(running, timeout=after_s)
         if not any(task.done() for task in running):
@@ -33,7 +33,7 @@ async def race(first: OpenAttempt, *, after_s: float, second: Callable[[], OpenA
         await _leave(running, lost=winner is not None)
 
 
-async def _leave(running: dict[asyncio.Task[bool], OpenAttempt], *, lost: bool) -> None:
+async def _leave(running: dict[asyncio.Task[bool], Attempt], *, lost: bool) -> None:
     """Also those that were ready at the same moment, and those whose task never began to run."""
     for task, attempt in running.items():
         if lost:

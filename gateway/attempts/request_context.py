@@ -3,7 +3,7 @@
 Knows no clock (`now_s` comes with each call) and decides nothing itself.
 """
 
-from gateway.decision import Attempt, Decision
+from gateway.decision import AttemptRecord, Decision
 from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
 from gateway.errors import (
     AttemptFailed,
@@ -21,7 +21,7 @@ from gateway.types import Candidate, Classification, Plan, Query, Usage, Verdict
 _RETRY_S = 1.0
 
 
-class Journey:
+class RequestContext:
     """One request's way from target to target."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Journey:
         self.schema_check: SchemaCheck | None = None
         self.classification = classification
         self._wall_s = wall_s
-        self._attempts: list[Attempt] = []
+        self._attempts: list[AttemptRecord] = []
         self._fault: AttemptFailed | None = None
         self._usage: Usage | None = None
         self._target: str | None = None
@@ -65,7 +65,7 @@ class Journey:
     def rejected(self) -> str | None:
         """Why the last answer was not good enough, if whoever is asked next is to know."""
         checks, fault = self.plan.checks, self._fault
-        is_told = checks is not None and checks.tell_fallback and isinstance(fault, InvalidOutput)
+        is_told = checks is not None and checks.send_error_to_fallback and isinstance(fault, InvalidOutput)
         return fault.detail if is_told and fault is not None else None
 
     def next_span_id(self) -> int:
@@ -82,7 +82,7 @@ class Journey:
         at_ms = self.at_ms(now_s)
         self._note(
             candidate,
-            Attempt(
+            AttemptRecord(
                 target=candidate.target.title,
                 url=candidate.target.server,
                 started_ms=at_ms,
@@ -93,7 +93,7 @@ class Journey:
             ),
         )
 
-    def end(self, candidate: Candidate, attempt: Attempt, fault: AttemptFailed | None = None) -> None:
+    def end(self, candidate: Candidate, attempt: AttemptRecord, fault: AttemptFailed | None = None) -> None:
         """A call came to its end, well or not; once an answer is taken, only that one is left to end."""
         self._fault = fault
         self._is_settled = True
@@ -168,9 +168,9 @@ class Journey:
             return _of_skip(last)
         return self._fault
 
-    def _running(self, now_ms: float) -> Attempt:
+    def _running(self, now_ms: float) -> AttemptRecord:
         assert self._target is not None
-        return Attempt(
+        return AttemptRecord(
             target=self._target,
             url=self._server,
             started_ms=self._taken_ms,
@@ -178,17 +178,17 @@ class Journey:
             outcome=AttemptOutcome.OK,
         )
 
-    def _note(self, candidate: Candidate, attempt: Attempt) -> None:
+    def _note(self, candidate: Candidate, attempt: AttemptRecord) -> None:
         self._attempts.append(attempt)
         if isinstance(attempt.outcome, Reason) and attempt.outcome in SHARED_REASONS:
             self.failed.setdefault(candidate.target.url, (candidate.target.name, attempt.outcome))
 
 
-def _started_ms(attempt: Attempt) -> float:
+def _started_ms(attempt: AttemptRecord) -> float:
     return attempt.started_ms
 
 
-def _waited_ms(attempts: list[Attempt]) -> float:
+def _waited_ms(attempts: list[AttemptRecord]) -> float:
     """How long at least one attempt was under way. `attempts` in the order of their starts."""
     waited_ms = until_ms = 0.0
     for attempt in attempts:
@@ -197,7 +197,7 @@ def _waited_ms(attempts: list[Attempt]) -> float:
     return waited_ms
 
 
-def _of_skip(attempt: Attempt) -> GatewayError:
+def _of_skip(attempt: AttemptRecord) -> GatewayError:
     """The error for a request whose every candidate was passed over; the last one's reason speaks."""
     name, detail = attempt.target, attempt.detail
     if attempt.outcome is Reason.DEADLINE:

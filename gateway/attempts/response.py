@@ -3,15 +3,15 @@
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
 
-from gateway.attempts.attempt import OpenAttempt
-from gateway.attempts.request_context import Journey
+from gateway.attempts.attempt import Attempt
+from gateway.attempts.request_context import RequestContext
 from gateway.decision import Decision
 from gateway.enums import Outcome
 from gateway.errors import AttemptFailed, GatewayError
 from gateway.types import Delta
 
 
-class Hearer(Protocol):
+class ResponseListener(Protocol):
     """Who hears what is sent, beside the client."""
 
     def hear(self, delta: Delta) -> None:
@@ -23,7 +23,7 @@ class Hearer(Protocol):
         ...
 
 
-class Answer:
+class GatewayResponse:
     """What leaves for one query: `error`, or `deltas`. Close it when sent, or when the client has left.
 
     An Answer with deltas exists only behind the point of no return: whoever answers now, answers to the end.
@@ -31,20 +31,20 @@ class Answer:
 
     def __init__(
         self,
-        journey: Journey,
-        explained: Callable[[Journey], Decision],
+        context: RequestContext,
+        explained: Callable[[RequestContext], Decision],
         *,
         held: Iterable[Delta] = (),
-        attempt: OpenAttempt | None = None,
+        attempt: Attempt | None = None,
         error: GatewayError | None = None,
-        witness: Hearer | None = None,
+        recorder: ResponseListener | None = None,
     ) -> None:
         self.error = error
-        self._journey = journey
+        self._journey = context
         self._explained = explained
         self._held = held
         self._attempt = attempt
-        self._witness = witness
+        self._witness = recorder
         self._is_complete = error is not None
         self._is_closed = False
 

@@ -5,16 +5,16 @@ Knows a route's checks and OpenAI's answers; whom else to ask is not its busines
 
 from collections.abc import Callable, Sequence
 
-from gateway.enums import Hold, SchemaCheck
+from gateway.enums import Buffer, SchemaCheck
 from gateway.errors import InvalidOutput
 from gateway.policy_types import Checks
 from gateway.types import Delta, Query
 from gateway.upstreams.parse_response import with_texts
 from gateway.validation.json_schema import Fault, SchemaCache
-from gateway.validation.response_check import AnswerCheck
+from gateway.validation.response_check import ResponseCheck
 
 
-class Scrutiny:
+class ResponseValidation:
     """`read_along` each delta as it comes, then `judge` the whole. `result` is None until then, or if nothing is asked.
 
     What might be repaired is not read along: a fence around good JSON is a fault at its first byte.
@@ -32,9 +32,9 @@ class Scrutiny:
     @property
     def wanted_bytes(self) -> int | None:
         """How much of its text must be seen before a stream may leave; None: all of the answer."""
-        if self._check is None or self._checks is None or self._checks.hold is Hold.NONE:
+        if self._check is None or self._checks is None or self._checks.buffer is Buffer.NONE:
             return 1
-        return self._checks.first_bytes if self._checks.hold is Hold.FIRST else None
+        return self._checks.first_bytes if self._checks.buffer is Buffer.FIRST_BYTES else None
 
     def read_along(self, delta: Delta) -> None:
         """Raises InvalidOutput once nothing to come can mend the answer."""
@@ -56,7 +56,7 @@ class Scrutiny:
         _raise_if(fault)
         return held
 
-    def _repaired(self, check: AnswerCheck, held: Sequence[Delta]) -> list[Delta] | None:
+    def _repaired(self, check: ResponseCheck, held: Sequence[Delta]) -> list[Delta] | None:
         """The same answer with its syntax closed, if the route allows that and it is good then."""
         again = self._new_check()
         if self._checks is None or not self._checks.repair or again is None:
@@ -68,10 +68,10 @@ class Scrutiny:
         fault = again.feed(piece for delta in repaired for piece in delta.pieces) or again.finish()
         return repaired if fault is None else None
 
-    def _new_check(self) -> AnswerCheck | None:
+    def _new_check(self) -> ResponseCheck | None:
         if self._checks is None:
             return None
-        check = AnswerCheck(self._query, self._schemas, early=self._query.stream and not self._checks.repair)
+        check = ResponseCheck(self._query, self._schemas, early=self._query.stream and not self._checks.repair)
         return check if check.has_something_to_check else None
 
 

@@ -11,8 +11,8 @@ from typing import Final
 
 import orjson
 
-from gateway.attempts.request_context import Journey
-from gateway.attempts.response import Answer
+from gateway.attempts.request_context import RequestContext
+from gateway.attempts.response import GatewayResponse
 from gateway.decision import Mirrored
 from gateway.enums import Likeness, Outcome
 from gateway.errors import AttemptFailed
@@ -23,7 +23,7 @@ from gateway.types import Delta, Plan
 MOST_AT_ONCE: Final = 8
 _LONGEST_MS: Final = 60_000.0
 
-Ask = Callable[[Journey], Awaitable[Answer]]
+Ask = Callable[[RequestContext], Awaitable[GatewayResponse]]
 
 
 class Shadows:
@@ -35,12 +35,12 @@ class Shadows:
         self._clock = clock
         self._running: set[asyncio.Task[None]] = set()
 
-    def witness(self, journey: Journey, draw: float) -> "Witness | None":
+    def recorder(self, context: RequestContext, sample: float) -> "ResponseRecorder | None":
         """Somebody to hear the real answer, if this request is among those that are mirrored."""
-        shadow = journey.plan.shadow
-        if shadow is None or draw >= shadow.share or len(self._running) >= MOST_AT_ONCE:
+        shadow = context.plan.shadow
+        if shadow is None or sample >= shadow.share or len(self._running) >= MOST_AT_ONCE:
             return None
-        return Witness(lambda text: self._start(journey, text))
+        return ResponseRecorder(lambda text: self._start(context, text))
 
     async def aclose(self) -> None:
         """Give up whatever still runs."""
@@ -48,30 +48,30 @@ class Shadows:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _start(self, journey: Journey, text: str) -> None:
-        task = asyncio.create_task(self._run(journey, text), name="shadow")
+    def _start(self, context: RequestContext, text: str) -> None:
+        task = asyncio.create_task(self._run(context, text), name="shadow")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _run(self, served: Journey, text: str) -> None:
-        journey = self._mirror_of(served)
-        answer = await self._ask(journey)
-        heard = Witness(lambda _: None)
+    async def _run(self, served: RequestContext, text: str) -> None:
+        context = self._mirror_of(served)
+        answer = await self._ask(context)
+        heard = ResponseRecorder(lambda _: None)
         try:
             async for delta in answer.deltas():
                 heard.hear(delta)
         except AttemptFailed:
-            journey.outcome = Outcome.ERROR  # which is a result, too
+            context.outcome = Outcome.ERROR  # which is a result, too
         finally:
             await answer.aclose()
         decision = answer.decision(self._clock.now_s())
         likeness = Likeness.FAILED
         if decision.outcome is Outcome.OK:
             likeness = Likeness.SAME if _alike(text, heard.text) else Likeness.DIFFERENT
-        target = journey.plan.candidates[0].target.title
-        self._observer.mirrored(Mirrored(route=journey.plan.route, target=target, likeness=likeness))
+        target = context.plan.candidates[0].target.title
+        self._observer.mirrored(Mirrored(route=context.plan.route, target=target, likeness=likeness))
 
-    def _mirror_of(self, served: Journey) -> Journey:
+    def _mirror_of(self, served: RequestContext) -> RequestContext:
         """The same request as if it had come now, with one candidate."""
         plan, shadow = served.plan, served.plan.shadow
         assert shadow is not None
@@ -86,10 +86,10 @@ class Shadows:
         now_s = self._clock.now_s()
         trace = served.query.trace and replace(served.query.trace, flags=0, is_recorded=False)  # nobody waited for it
         query = replace(served.query, received_s=now_s, trace=trace)
-        return Journey(query, served.classification, alone, wall_s=self._clock.wall_s(), now_s=now_s)
+        return RequestContext(query, served.classification, alone, wall_s=self._clock.wall_s(), now_s=now_s)
 
 
-class Witness:
+class ResponseRecorder:
     """Hears an answer as it is sent; `tell` gets its text when it was sent whole."""
 
     def __init__(self, tell: Callable[[str], None]) -> None:

@@ -39,7 +39,7 @@ class TaskModel:
 
 
 class Learned:
-    """See `classify.Witness`. Silent about a request without words."""
+    """See `classify.ResponseRecorder`. Silent about a request without words."""
 
     def __init__(self, model: TaskModel) -> None:
         self._model = model

@@ -23,7 +23,7 @@ MAX_BYTES: Final = 2_000_000
 
 def open_classifier(path: Path = FILE) -> Classify:
     """Everything the gateway classifies with: the fixed witnesses, then the trained one. Raises BadWeights."""
-    return partial(classify, witnesses=(*WITNESSES, Learned(read_model(path))))
+    return partial(classify, stages=(*WITNESSES, Learned(read_model(path))))
 
 
 def read_model(path: Path = FILE) -> TaskModel:

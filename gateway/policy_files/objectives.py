@@ -36,14 +36,14 @@ def read_slo(entry: Section) -> Slo | None:
         recover_ratio=slo.number("recover_ratio", _PLAIN.recover_ratio, least=0.05, most=1),
         probe_share=slo.number("probe_share", _PLAIN.probe_share, least=0, most=0.5),
         probe_every_s=slo.number("probe_every_s", _PLAIN.probe_every_s, least=0.01, most=_HOUR_S),
-        hold_down_s=slo.number("hold_down_s", _PLAIN.hold_down_s, least=0, most=_HOUR_S),
-        hold_down_max_s=slo.number("hold_down_max_s", _PLAIN.hold_down_max_s, least=0, most=_HOUR_S),
+        base_ejection_s=slo.number("base_ejection_s", _PLAIN.base_ejection_s, least=0, most=_HOUR_S),
+        max_ejection_s=slo.number("max_ejection_s", _PLAIN.max_ejection_s, least=0, most=_HOUR_S),
     )
     slo.close()
     if promise.p95_ms == promise.first_token_p95_ms == inf:
         raise slo.fault("promises nothing: give `p95_ms`, `first_token_p95_ms` or both")
-    if promise.hold_down_max_s < promise.hold_down_s:
-        raise slo.fault("hold_down_max_s is below hold_down_s", "hold_down_max_s")
+    if promise.max_ejection_s < promise.base_ejection_s:
+        raise slo.fault("max_ejection_s is below base_ejection_s", "max_ejection_s")
     return promise
 
 

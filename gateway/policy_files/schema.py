@@ -33,11 +33,11 @@ aliases: [small]
 limits: [{keys: a, max_in_flight: 1}]
 targets:
   fast:
-    {kind: worker, url: "http://a", model: m, place: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
+    {kind: worker, url: "http://a", model: m, location: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
      diffusion: {}}
-  name: {kind: worker, url: "http://d", model: m, place: in_cluster, resolve: dns}
-  pool: {kind: openai, urls: ["http://b"], model: m, place: external, engine: vllm}
-  other: {kind: openai, url: "http://c", model: m, place: external, capabilities: [chat]}
+  name: {kind: worker, url: "http://d", model: m, location: in_cluster, resolve: dns}
+  pool: {kind: openai, urls: ["http://b"], model: m, location: external, engine: vllm}
+  other: {kind: openai, url: "http://c", model: m, location: external, capabilities: [chat]}
 routes:
   - name: first
     when: {header: {x-team: a, x-debug: true}, time: {days: mon}}

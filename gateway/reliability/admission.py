@@ -55,7 +55,7 @@ def died_with(candidate: Candidate, failed: Mapping[str, tuple[str, Reason]]) ->
     return Verdict(reason=reason, detail=f"same server as {name}")
 
 
-def has_relief(candidate: Candidate, others: Iterable[tuple[Candidate, Health]], query: Query) -> bool:
+def has_healthy_fallback(candidate: Candidate, others: Iterable[tuple[Candidate, Health]], query: Query) -> bool:
     """Could one of the `others`, who come after it, take the request from a candidate, and is it within its own budget?
 
     Behind the same base URL there is no relief: it shares the slowness.

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from gateway.enums import BreakerState
-from gateway.reliability.replication import BreakerReport
+from gateway.reliability.replication import BreakerSnapshot
 
 
 class BreakerEvent(StrEnum):
@@ -93,9 +93,9 @@ def closed(breaker: Breaker) -> Breaker:
     return Breaker(era=breaker.era + breaker.era % 2)
 
 
-def report(breaker: Breaker, now_s: float) -> BreakerReport:
+def snapshot(breaker: Breaker, now_s: float) -> BreakerSnapshot:
     """What to tell other replicas."""
-    return BreakerReport(
+    return BreakerSnapshot(
         era=breaker.era,
         state=breaker.state,
         faults=breaker.faults,
@@ -104,7 +104,7 @@ def report(breaker: Breaker, now_s: float) -> BreakerReport:
     )
 
 
-def follow(breaker: Breaker, heard: BreakerReport, told_s: float) -> Breaker:
+def follow(breaker: Breaker, heard: BreakerSnapshot, told_s: float) -> Breaker:
     """Take over what another replica knows later. Each replica sends a trial of its own when the time is over."""
     if heard.era <= breaker.era:
         return breaker

@@ -20,7 +20,7 @@ _WORTH_MS: Final = 50.0
 _WORTH_REQUESTS: Final = 1
 
 
-def nearest(
+def pick_endpoint(
     candidate: Candidate, query: Query, health_of: Callable[[Candidate], Health], *, avoid: Container[str] = ()
 ) -> Candidate:
     """The candidate at one of its servers; those at a url in `avoid`, or that cannot be called, come last."""

@@ -12,7 +12,7 @@ from math import inf
 from typing import Final
 
 from gateway.policy_types import Limit
-from gateway.reliability.replication import KeyReport
+from gateway.reliability.replication import KeyUsageSnapshot
 
 _MINUTE_S: Final = 60.0
 LIVING_S: Final = 3.0  # what was heard longer ago than a few exchanges is no present any more
@@ -51,18 +51,18 @@ class _Use:
         self.in_flight = 0
         self.of_requests = _Bucket()
         self.of_tokens = _Bucket()
-        self.heard: dict[str, KeyReport] = {}
+        self.heard: dict[str, KeyUsageSnapshot] = {}
         self.elsewhere = 0  # in flight
 
 
-class Uses:
+class KeyUsage:
     """Of all keys. Only those that a limit holds for are counted."""
 
     def __init__(self) -> None:
         self._uses: dict[str, _Use] = {}
         self._heard_s = -inf
 
-    def enter(self, key: str | None, limit: Limit, now_s: float) -> float | None:
+    def acquire(self, key: str | None, limit: Limit, now_s: float) -> float | None:
         """None: the request may pass, and `left` must be told of its end. Else how many seconds to wait."""
         use = self._of(key)
         elsewhere = use.elsewhere if now_s - self._heard_s <= LIVING_S else 0
@@ -87,28 +87,28 @@ class Uses:
         use.tokens += tokens
         use.of_tokens.pour(tokens)
 
-    def report(self) -> tuple[tuple[str, KeyReport], ...]:
+    def snapshot(self) -> tuple[tuple[str, KeyUsageSnapshot], ...]:
         """What to tell other replicas."""
         return tuple(
-            (key, KeyReport(requests=use.requests, tokens=use.tokens, in_flight=use.in_flight))
+            (key, KeyUsageSnapshot(requests=use.requests, tokens=use.tokens, in_flight=use.in_flight))
             for key, use in self._uses.items()
         )
 
-    def hear(self, now_s: float, heard: Sequence[tuple[str, Sequence[tuple[str, KeyReport]]]]) -> None:
+    def merge(self, now_s: float, heard: Sequence[tuple[str, Sequence[tuple[str, KeyUsageSnapshot]]]]) -> None:
         """What others that live have counted by now. Of one that is new here, its past may be long ago: it is left."""
         self._heard_s = now_s
         for use in self._uses.values():
             use.elsewhere = 0
         for name, reports in heard:
-            for key, report in reports:
+            for key, snapshot in reports:
                 use = self._of(key)
-                before = use.heard.get(name, report)
-                use.of_requests.pour(max(0, report.requests - before.requests))
-                use.of_tokens.pour(max(0, report.tokens - before.tokens))
-                use.heard[name] = report
+                before = use.heard.get(name, snapshot)
+                use.of_requests.pour(max(0, snapshot.requests - before.requests))
+                use.of_tokens.pour(max(0, snapshot.tokens - before.tokens))
+                use.heard[name] = snapshot
                 if len(use.heard) > _MOST_HEARD:
                     del use.heard[next(iter(use.heard))]
-                use.elsewhere += report.in_flight
+                use.elsewhere += snapshot.in_flight
 
     def _of(self, key: str | None) -> _Use:
         use = self._uses.get(key or _NOBODY)

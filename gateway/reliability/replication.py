@@ -12,7 +12,7 @@ from gateway.policy_types import Slo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TallyReport:
+class TallySnapshot:
     """What was counted in one slice of a window whose middle was `age_s` ago."""
 
     age_s: float
@@ -21,7 +21,7 @@ class TallyReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LaneReport:
+class LaneSnapshot:
     """One lane as its writer sees it. `era` and `stage` only grow: of two replicas the larger pair is the later word.
 
     Tallies and probes are the writer's own, of this era alone.
@@ -33,12 +33,12 @@ class LaneReport:
     since_s: float  # age of the present state
     serving_since_s: float  # age of the last return to full service; infinite if there was none
     hold_s: float
-    tallies: tuple[TallyReport, ...] = ()
+    tallies: tuple[TallySnapshot, ...] = ()
     probes: tuple[tuple[float, bool], ...] = ()  # age, and was it late?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerReport:
+class BreakerSnapshot:
     """One target's breaker. `era` grows with every opening and closing."""
 
     era: int
@@ -49,7 +49,7 @@ class BreakerReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AllowanceReport:
+class RetryBudgetSnapshot:
     """What one replica has saved of extra attempts, and how many whole ones it ever gave to and took from others.
 
     Both only grow, so a gift is taken once however often it is heard of.
@@ -61,7 +61,7 @@ class AllowanceReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeyReport:
+class KeyUsageSnapshot:
     """What one replica ever let a key use, and its requests under way."""
 
     requests: int
@@ -70,20 +70,20 @@ class KeyReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Snapshot:
     """All that one replica tells. Lanes and hedges by (route, target), breakers and retries by target, keys by name."""
 
-    lanes: tuple[tuple[tuple[str, str], LaneReport], ...] = ()
-    breakers: tuple[tuple[str, BreakerReport], ...] = ()
-    hedges: tuple[tuple[tuple[str, str], AllowanceReport], ...] = ()
-    retries: tuple[tuple[str, AllowanceReport], ...] = ()
-    keys: tuple[tuple[str, KeyReport], ...] = ()
+    lanes: tuple[tuple[tuple[str, str], LaneSnapshot], ...] = ()
+    breakers: tuple[tuple[str, BreakerSnapshot], ...] = ()
+    hedges: tuple[tuple[tuple[str, str], RetryBudgetSnapshot], ...] = ()
+    retries: tuple[tuple[str, RetryBudgetSnapshot], ...] = ()
+    keys: tuple[tuple[str, KeyUsageSnapshot], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class PeerSnapshot:
     """A report that came, from which replica, and when it was written by the hearer's own clock."""
 
     name: str
     told_s: float
-    report: Report
+    snapshot: Snapshot

@@ -14,16 +14,16 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import Final, Generic, TypeVar
 
-from gateway.reliability.replication import AllowanceReport
+from gateway.reliability.replication import RetryBudgetSnapshot
 
 MOST_SAVED: Final = 10.0  # of all replicas together: a quiet night must not pay for a storm in the morning
 _SLACK: Final = 1e-9  # ten tenths are one
-_EMPTY: Final = AllowanceReport(saved=0.0)
+_EMPTY: Final = RetryBudgetSnapshot(saved=0.0)
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-class Allowance:
+class RetryBudget:
     """One replica's purse. Begins empty: the first extra attempt has been earned as well."""
 
     __slots__ = ("_given", "_most", "_others", "_saved", "_taken")
@@ -47,31 +47,31 @@ class Allowance:
         self._saved -= 1.0
         return True
 
-    def report(self) -> AllowanceReport:
+    def snapshot(self) -> RetryBudgetSnapshot:
         """What to tell the other replicas; nothing of those that are gone: reports must not grow with every restart."""
         given, taken = self._of_others(self._given), self._of_others(self._taken)
-        return AllowanceReport(saved=self._saved, given=given, taken=taken)
+        return RetryBudgetSnapshot(saved=self._saved, given=given, taken=taken)
 
     def _of_others(self, counts: Counter[str]) -> tuple[tuple[str, int], ...]:
         return tuple((name, counts[name]) for name in sorted(self._others) if counts[name])
 
-    def hear(self, me: str, heard: Sequence[tuple[str, AllowanceReport]]) -> None:
+    def merge(self, me: str, heard: Sequence[tuple[str, RetryBudgetSnapshot]]) -> None:
         """Take what others gave to the replica `me`, once, and give to those who have less."""
         self._others = frozenset(name for name, _ in heard)
-        for name, report in heard:
-            gift = dict(report.given).get(me, 0) - self._taken[name]
+        for name, snapshot in heard:
+            gift = dict(snapshot.given).get(me, 0) - self._taken[name]
             if gift > 0:
                 self._saved += gift
                 self._taken[name] += gift
-        balances = sorted((self._balance(me, name, report), name) for name, report in heard)
+        balances = sorted((self._balance(me, name, snapshot), name) for name, snapshot in heard)
         self._most = max(1.0, MOST_SAVED / (1 + len(balances)))
         if self._saved + sum(balance for balance, _ in balances) > MOST_SAVED:  # earned before they had met
             self._saved = min(self._saved, self._most)
         self._give(balances)
 
-    def _balance(self, me: str, name: str, report: AllowanceReport) -> float:
+    def _balance(self, me: str, name: str, snapshot: RetryBudgetSnapshot) -> float:
         """What another will have once it has heard of all our gifts."""
-        return report.saved + max(0, self._given[name] - dict(report.taken).get(me, 0))
+        return snapshot.saved + max(0, self._given[name] - dict(snapshot.taken).get(me, 0))
 
     def _give(self, others: Sequence[tuple[float, str]]) -> None:
         """Half the difference, in whole extras: fractions would leave several with less than one each."""
@@ -83,21 +83,21 @@ class Allowance:
             self._given[name] += gift
 
 
-class Allowances(Generic[Key]):
+class RetryBudgets(Generic[Key]):
     """A purse for every target, or for every lane."""
 
     def __init__(self) -> None:
-        self._purses: defaultdict[Key, Allowance] = defaultdict(Allowance)
+        self._purses: defaultdict[Key, RetryBudget] = defaultdict(RetryBudget)
 
-    def __getitem__(self, key: Key) -> Allowance:
+    def __getitem__(self, key: Key) -> RetryBudget:
         return self._purses[key]
 
-    def report(self) -> tuple[tuple[Key, AllowanceReport], ...]:
+    def snapshot(self) -> tuple[tuple[Key, RetryBudgetSnapshot], ...]:
         """All of them."""
-        return tuple((key, purse.report()) for key, purse in self._purses.items())
+        return tuple((key, purse.snapshot()) for key, purse in self._purses.items())
 
-    def hear(self, me: str, heard: Sequence[tuple[str, Sequence[tuple[Key, AllowanceReport]]]]) -> None:
+    def merge(self, me: str, heard: Sequence[tuple[str, Sequence[tuple[Key, RetryBudgetSnapshot]]]]) -> None:
         """What others said of theirs. Who has not used one yet has an empty one, and so have we."""
         told = [(name, dict(purses)) for name, purses in heard]
         for key in {*self._purses, *(key for _, purses in told for key in purses)}:
-            self._purses[key].hear(me, [(name, purses.get(key, _EMPTY)) for name, purses in told])
+            self._purses[key].merge(me, [(name, purses.get(key, _EMPTY)) for name, purses in told])

@@ -10,7 +10,7 @@ from itertools import accumulate
 from math import ceil, exp, log
 from typing import Final
 
-from gateway.reliability.replication import TallyReport
+from gateway.reliability.replication import TallySnapshot
 
 SLICES: Final = 12
 
@@ -99,15 +99,15 @@ class Window:
                 for bucket, count in other.latencies.items():
                     tally.latencies[bucket] = tally.latencies.get(bucket, 0) + count
 
-    def tallies(self, now_s: float) -> tuple[TallyReport, ...]:
+    def tallies(self, now_s: float) -> tuple[TallySnapshot, ...]:
         """The window's counts for replicas whose clocks are others."""
         self._advance(now_s)
         return tuple(
-            TallyReport(age_s=now_s - (index + 0.5) * self._slice_s, total=tally.total, over=tally.over)
+            TallySnapshot(age_s=now_s - (index + 0.5) * self._slice_s, total=tally.total, over=tally.over)
             for index, tally in sorted(self._slices.items())
         )
 
-    def merge_tallies(self, now_s: float, told_s: float, tallies: Iterable[TallyReport]) -> None:
+    def merge_tallies(self, now_s: float, told_s: float, tallies: Iterable[TallySnapshot]) -> None:
         """Add what another replica counted, placed to within half a slice; `told_s` is when it said so by our clock."""
         self.merge(
             now_s,

@@ -12,7 +12,7 @@ from typing import Final
 from gateway.enums import Form, Task
 from gateway.types import Classification, Query
 
-Witness = Callable[[Query], Classification | None]
+ResponseRecorder = Callable[[Query], Classification | None]
 Classify = Callable[[Query], Classification]
 
 CONFIDENCE: Final = {
@@ -32,10 +32,10 @@ _FIM_MARKERS: Final = re.compile(r"<\|?fim[_▁](?:prefix|suffix|middle|begin|ho
 _SEEN_CHARS: Final = 16_384  # of a long text, markers are looked for in the head and the tail only
 
 
-def classify(query: Query, witnesses: tuple[Witness, ...] | None = None) -> Classification:
+def classify(query: Query, stages: tuple[ResponseRecorder, ...] | None = None) -> Classification:
     """The task of a request. Without any evidence it is a chat, with a confidence that no sensible route accepts."""
-    for witness in WITNESSES if witnesses is None else witnesses:
-        found = witness(query)
+    for recorder in WITNESSES if stages is None else stages:
+        found = recorder(query)
         if found is not None:
             return found
     return _testify(Task.CHAT, "none")
@@ -72,7 +72,7 @@ def marked(query: Query) -> Classification | None:
     return None
 
 
-WITNESSES: Final[tuple[Witness, ...]] = (stated, shaped, marked)
+WITNESSES: Final[tuple[ResponseRecorder, ...]] = (stated, shaped, marked)
 
 
 def _testify(task: Task, evidence: str) -> Classification:

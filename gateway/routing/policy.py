@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Final
 
-from gateway.enums import Kind, Place
+from gateway.enums import Kind, Location
 from gateway.policy_types import Checks, Hedge, Limit, Slo
 from gateway.routing.conditions import When
 from gateway.types import Candidate, Plan, Shadow, Target
@@ -37,7 +37,7 @@ class Route:
     hedge: Hedge | None = None
     shadow: tuple[str, float] | None = None  # a target, and the share of requests that it gets as well
     checks: Checks | None = None
-    keep_in_cluster: bool = False
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +64,9 @@ class Rule:
         """The first choice's plan."""
         return self.choices[0].open
 
-    def drawn(self, draw: float) -> Choice:
+    def drawn(self, sample: float) -> Choice:
         """The choice for a number that is uniform in [0, 1)."""
-        return next((choice for choice in self.choices if draw < choice.until), self.choices[-1])
+        return next((choice for choice in self.choices if sample < choice.until), self.choices[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +152,12 @@ def _rule(version: str, route: Route, targets: Mapping[str, Target], target_slos
 def _choice(
     version: str, route: Route, candidates: tuple[Candidate, ...], shadow: Shadow | None, until: float
 ) -> Choice:
-    inside = tuple(candidate for candidate in candidates if candidate.target.place is Place.IN_CLUSTER)
-    open_plan = _plan(version, route, inside if route.keep_in_cluster else candidates, private=route.keep_in_cluster)
+    inside = tuple(candidate for candidate in candidates if candidate.target.location is Location.IN_CLUSTER)
+    open_plan = _plan(version, route, inside if route.private else candidates, private=route.private)
     private = _plan(version, route, inside, private=True)
     if shadow is None:
         return Choice(open=open_plan, private=private, until=until)
-    may_see_private = shadow.candidate.target.place is Place.IN_CLUSTER
+    may_see_private = shadow.candidate.target.location is Location.IN_CLUSTER
     return Choice(
         open=replace(open_plan, shadow=shadow if may_see_private or not open_plan.private else None),
         private=replace(private, shadow=shadow if may_see_private else None),

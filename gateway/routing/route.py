@@ -10,14 +10,14 @@ from gateway.routing.policy import Policy, Rule
 from gateway.types import Classification, Plan, Query
 
 
-def choose(policy: Policy, query: Query, classification: Classification, *, wall_s: float, draw: float) -> Plan:
+def choose(policy: Policy, query: Query, classification: Classification, *, wall_s: float, sample: float) -> Plan:
     """The plan of the first route that takes the request, or of the target it names itself.
 
-    `wall_s` are seconds since the epoch, `draw` is uniform in [0, 1) and decides where targets share a route.
+    `wall_s` are seconds since the epoch, `sample` is uniform in [0, 1) and decides where targets share a route.
     Raises ModelNotFound for a model that is neither an alias nor a target, NoPrivateTarget when a request must stay
     in the cluster and nobody of its route is there.
     """
-    choice = _rule_for(policy, query, classification, wall_s).drawn(draw)
+    choice = _rule_for(policy, query, classification, wall_s).drawn(sample)
     plan = choice.private if query.private else choice.open
     if not plan.candidates:
         raise NoPrivateTarget(f"The request must stay in the cluster, and no target of route {plan.route!r} is there.")

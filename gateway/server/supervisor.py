@@ -28,7 +28,7 @@ GRACE_S: Final = 5.0  # beyond the time to drain
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
 
-def run_crew(settings: Settings, line: Sequence[str]) -> int:
+def run_supervised(settings: Settings, line: Sequence[str]) -> int:
     """Serve with `settings.workers` processes until SIGTERM or ctrl-C; SIGHUP goes to all. `line` is how one is
     called. Returns an exit code: 0, or that of the process for which all were ended. Raises BadSetting."""
     with ExitStack() as stack:
@@ -46,7 +46,7 @@ def run_crew(settings: Settings, line: Sequence[str]) -> int:
         }
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-        crew = _Crew(tuple(line), environment, numbers, folder)
+        crew = _Supervisor(tuple(line), environment, numbers, folder)
         stack.callback(crew.kill)
         print(f"twolane serve: {settings.workers} processes on {url_of(public)}, admin {url_of(admin)}", flush=True)
         for _ in range(settings.workers):
@@ -54,7 +54,7 @@ def run_crew(settings: Settings, line: Sequence[str]) -> int:
         return crew.watch() or crew.leave(settings.drain_s + GRACE_S)
 
 
-class _Crew:
+class _Supervisor:
     """The processes; those in `_started` live, by what we know."""
 
     def __init__(

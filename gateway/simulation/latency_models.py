@@ -54,9 +54,9 @@ class Faults:
     reasons: tuple[Reason, ...] = ()
     after_ms: tuple[float, ...] = ()
 
-    def drawn(self, draw: float) -> tuple[Reason | None, float]:
+    def drawn(self, sample: float) -> tuple[Reason | None, float]:
         """The fault for a number in [0, 1), and after how many ms it comes; None: an answer that is good."""
-        place = bisect_right(self.until, draw)
+        place = bisect_right(self.until, sample)
         return (self.reasons[place], self.after_ms[place]) if place < len(self.reasons) else (None, 0.0)
 
 
@@ -74,9 +74,9 @@ class Behaviour:
     dollars_per_token: float = 0.0
     seen: int = 0  # calls it was fitted to; 0: assumed
 
-    def takes_ms(self, input_tokens: int, output_tokens: int, draw: float) -> tuple[float, float]:
+    def takes_ms(self, input_tokens: int, output_tokens: int, sample: float) -> tuple[float, float]:
         """First byte and whole answer, in ms, for a number in [0, 1)."""
-        place = draw * (len(self.ratios) - 1)
+        place = sample * (len(self.ratios) - 1)
         low = int(place)
         high = min(low + 1, len(self.ratios) - 1)
         ratio = self.ratios[low] + (place - low) * (self.ratios[high] - self.ratios[low])

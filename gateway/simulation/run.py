@@ -15,7 +15,7 @@ from gateway.errors import AttemptFailed, CannotStart
 from gateway.pipeline import Pipeline
 from gateway.routing.policy import Policy
 from gateway.simulation.latency_models import Behaviour
-from gateway.simulation.simulated_upstreams import ModelledDoors, Spell, query_of
+from gateway.simulation.simulated_upstreams import SimulatedUpstreams, Spell, query_of
 from gateway.simulation.traffic import Arrival, Trace
 from gateway.simulation.virtual_time import Luck, VirtualWorld, run_virtual
 from gateway.state.memory import MemoryStore
@@ -76,21 +76,21 @@ def simulate(policy: Policy, setting: Setting) -> Run:
     for spell in setting.spells:
         if spell.target not in policy.targets:
             raise CannotStart(f"no target called {spell.target!r} that could be slow or down")
-    doors = ModelledDoors(setting.behaviours, setting.trace.arrivals, Luck(setting.seed), setting.spells)
+    registry = SimulatedUpstreams(setting.behaviours, setting.trace.arrivals, Luck(setting.seed), setting.spells)
     for target in policy.places:
-        doors(target)
-    return run_virtual(_play(policy, setting, doors))
+        registry(target)
+    return run_virtual(_play(policy, setting, registry))
 
 
-async def _play(policy: Policy, setting: Setting, doors: ModelledDoors) -> Run:
+async def _play(policy: Policy, setting: Setting, registry: SimulatedUpstreams) -> Run:
     begin_s = setting.trace.begin_s
     world = VirtualWorld(Luck(setting.seed), epoch_s=NOON if begin_s is None else begin_s)
     state = MemoryStore()
     listener = _Listener(policy, state, world)
     pipeline = Pipeline(
         policies=_Fixed(current=policy),
-        classify=lambda query: _class_of(doors.arrival(query)),
-        upstreams=doors,
+        classify=lambda query: _class_of(registry.arrival(query)),
+        upstreams=registry,
         state=state,
         observer=listener,
         world=world,

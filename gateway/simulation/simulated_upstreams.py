@@ -78,7 +78,7 @@ def query_of(arrival: Arrival, now_s: float) -> Query:
     )
 
 
-class ModelledDoors:
+class SimulatedUpstreams:
     """Call it with a target. Servers that share a target behave alike."""
 
     def __init__(
@@ -92,9 +92,9 @@ class ModelledDoors:
         self._arrivals = arrivals
         self._luck = luck
         self._spells = spells
-        self._doors: dict[str, ModelledDoor] = {}
+        self._doors: dict[str, SimulatedUpstream] = {}
 
-    def __call__(self, target: Target) -> "ModelledDoor":
+    def __call__(self, target: Target) -> "SimulatedUpstream":
         """Raises NoLatency for a target of which nothing is known."""
         door = self._doors.get(target.name)
         if door is None:
@@ -104,7 +104,7 @@ class ModelledDoors:
                     f"nothing tells how long {title!r} takes: --fit a log with answers of it, or --latency {title}=MS"
                 )
             spells = [spell for spell in self._spells if spell.target == title]
-            door = ModelledDoor(title, self._behaviours[title], self, spells)
+            door = SimulatedUpstream(title, self._behaviours[title], self, spells)
             self._doors[target.name] = door
         return door
 
@@ -117,18 +117,18 @@ class ModelledDoors:
         return self._luck.pair(*purpose)
 
 
-class ModelledDoor:
+class SimulatedUpstream:
     """See `ports.Upstream`."""
 
-    def __init__(self, title: str, behaviour: Behaviour, doors: ModelledDoors, spells: Sequence[Spell]) -> None:
+    def __init__(self, title: str, behaviour: Behaviour, registry: SimulatedUpstreams, spells: Sequence[Spell]) -> None:
         self.status = _STATUS
         self._title = title
         self._behaviour = behaviour
-        self._doors = doors
+        self._doors = registry
         self._spells = spells
         self._asked: Counter[str] = Counter()
 
-    async def send(self, call: Call) -> "ModelledReply":
+    async def send(self, call: Call) -> "SimulatedReply":
         """Waits for the first byte, or for the fault."""
         arrival = self._doors.arrival(call.query)
         self._asked[call.query.request_id] += 1
@@ -143,7 +143,7 @@ class ModelledDoor:
             raise _RAISED[fault](f"The target answered: {fault}.", detail="simulated")
         first_ms, whole_ms = self._behaviour.takes_ms(arrival.input_tokens, arrival.output_tokens, quick)
         await asyncio.sleep(first_ms * slower / 1000)
-        return ModelledReply(
+        return SimulatedReply(
             arrival, fault, rest_s=(whole_ms - first_ms) * slower / 1000, usage=self._usage(arrival, fault)
         )
 
@@ -169,7 +169,7 @@ class ModelledDoor:
         )
 
 
-class ModelledReply:
+class SimulatedReply:
     """See `ports.Reply`."""
 
     def __init__(self, arrival: Arrival, fault: Reason | None, *, rest_s: float, usage: Usage) -> None:

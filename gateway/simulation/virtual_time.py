@@ -85,7 +85,7 @@ class VirtualWorld:
         """From here on this task, and those it starts, draw for this request."""
         self._asking.set((request_id, [0]))
 
-    def draw(self) -> float:
+    def sample(self) -> float:
         """The request's next number."""
         request_id, drawn = self._asking.get()
         drawn[0] += 1

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.decision import Attempt, Decision
+from gateway.decision import AttemptRecord, Decision
 
 
 def document_of(decision: Decision) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: Attempt) -> dict[str, Any]:
+def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
     rare = {"url": attempt.url, "hedge": attempt.hedge}  # said of those only that have them
     return {
         "target": attempt.target,

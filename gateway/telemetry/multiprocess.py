@@ -22,7 +22,7 @@ TELL_EVERY_S: Final = 1.0
 STALE_S: Final = 10.0  # whoever has not told anything for so long stands still, or is gone
 
 
-class Peers:
+class MultiprocessMetrics:
     """The other processes of the same gateway."""
 
     def __init__(self, folder: Path) -> None:

@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 _LEAVE_S = 2.0
 
 
-class Aside:
+class BackgroundLoop:
     """Begins with the first call. Cancelling who waits cancels what runs aside; `aclose` cancels all of it.
 
     Used from one event loop only, so that nothing is sent over behind the word to leave.

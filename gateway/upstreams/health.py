@@ -46,7 +46,7 @@ class _Listing(msgspec.Struct):
 _Kind = TypeVar("_Kind", _Health, _Listing)
 
 
-class WorkerWatch:
+class HealthPoller:
     """Start with `run` in a task. `on_return` is called when a worker that was away answers again."""
 
     def __init__(

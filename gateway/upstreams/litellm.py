@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from gateway.errors import UpstreamError
 from gateway.types import Call, Delta, Status, Target
-from gateway.upstreams.background_loop import Aside
+from gateway.upstreams.background_loop import BackgroundLoop
 from gateway.upstreams.litellm_calls import arguments_for, deltas_of, fault_of, hang_up
 from gateway.upstreams.openai import key_of
 
@@ -47,7 +47,7 @@ class Library:
     """litellm, once for the whole gateway. `load` returns at once; whoever needs it before it is there waits."""
 
     def __init__(self) -> None:
-        self.aside = Aside("providers")
+        self.aside = BackgroundLoop("providers")
         self._loading: asyncio.Task[Any] | None = None
 
     def load(self) -> None:
@@ -74,7 +74,7 @@ class Library:
         await self.aside.aclose()
 
 
-class Provider:
+class LiteLLMUpstream:
     """An Upstream for `kind: litellm`; its capabilities are the policy's word."""
 
     def __init__(self, target: Target, library: Library, *, idle_s: float) -> None:
@@ -88,21 +88,21 @@ class Provider:
         """Nothing is known without asking."""
         return _STATUS
 
-    async def send(self, call: Call) -> "ProviderReply":
+    async def send(self, call: Call) -> "LiteLLMReply":
         """See `ports.Upstream`."""
         arguments = arguments_for(call, key=self._key, idle_s=self._idle_s)
         litellm = await self._library.loaded()
         answer = await self._library.aside.run(_complete(litellm, arguments))
-        return ProviderReply(self._library.aside, answer, deltas_of(litellm, call.target.model, answer))
+        return LiteLLMReply(self._library.aside, answer, deltas_of(litellm, call.target.model, answer))
 
     async def aclose(self) -> None:
         """The library is the gateway's."""
 
 
-class ProviderReply:
+class LiteLLMReply:
     """See `ports.Reply`."""
 
-    def __init__(self, aside: Aside, answer: Any, source: AsyncGenerator[Delta, None]) -> None:
+    def __init__(self, aside: BackgroundLoop, answer: Any, source: AsyncGenerator[Delta, None]) -> None:
         self._aside = aside
         self._answer = answer
         self._deltas = aside.iterate(source)

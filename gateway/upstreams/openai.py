@@ -12,7 +12,7 @@ from gateway.upstreams.request_body import body_for
 _STATUS = Status()
 
 
-class OpenAICompatible:
+class OpenAIUpstream:
     """An Upstream for `kind: openai`; its capabilities are the policy's word."""
 
     def __init__(self, target: Target, session: aiohttp.ClientSession) -> None:

@@ -13,22 +13,22 @@ from gateway.enums import Kind
 from gateway.errors import CannotStart, UpstreamError
 from gateway.ports import Upstream
 from gateway.types import Target
-from gateway.upstreams.health import WorkerWatch
-from gateway.upstreams.litellm import Library, Provider
-from gateway.upstreams.openai import OpenAICompatible, key_of
-from gateway.upstreams.worker import Diffusion
+from gateway.upstreams.health import HealthPoller
+from gateway.upstreams.litellm import Library, LiteLLMUpstream
+from gateway.upstreams.openai import OpenAIUpstream, key_of
+from gateway.upstreams.worker import WorkerUpstream
 
 _PROVIDER_IDLE_S = 60.0
 
 
-class Doors:
+class UpstreamRegistry:
     """Call it with a target. `on_return` is told the names of a worker's targets when that worker is back."""
 
     def __init__(self, session: aiohttp.ClientSession, on_return: Callable[[str], None]) -> None:
         self._session = session
         self._on_return = on_return
         self._doors: dict[str, tuple[Target, Upstream]] = {}
-        self._watches: dict[str, tuple[WorkerWatch, asyncio.Task[None]]] = {}
+        self._watches: dict[str, tuple[HealthPoller, asyncio.Task[None]]] = {}
         self._providers = Library()
 
     def __call__(self, target: Target) -> Upstream:
@@ -71,16 +71,16 @@ class Doors:
 
     def _make(self, target: Target) -> Upstream:
         if target.kind is Kind.WORKER:
-            return Diffusion(target, self._session, self._watch(target))
+            return WorkerUpstream(target, self._session, self._watch(target))
         if target.kind is Kind.LITELLM:
-            return Provider(target, self._providers, idle_s=self._session.timeout.sock_read or _PROVIDER_IDLE_S)
+            return LiteLLMUpstream(target, self._providers, idle_s=self._session.timeout.sock_read or _PROVIDER_IDLE_S)
         if target.kind is Kind.OPENAI:
-            return OpenAICompatible(target, self._session)
+            return OpenAIUpstream(target, self._session)
         raise ValueError(f"no adapter speaks to a target of kind {target.kind}")  # the policy loader refuses these
 
-    def _watch(self, target: Target) -> WorkerWatch:
+    def _watch(self, target: Target) -> HealthPoller:
         if target.url not in self._watches:
-            watch = WorkerWatch(
+            watch = HealthPoller(
                 target.url, self._session, key=key_of(target), on_return=lambda: self._returned(target.url)
             )
             self._watches[target.url] = (watch, asyncio.create_task(watch.run(), name=f"watch {target.url}"))

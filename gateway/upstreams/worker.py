@@ -5,16 +5,16 @@ from yarl import URL
 
 from gateway.errors import AttemptFailed
 from gateway.types import Call, Status, Target
-from gateway.upstreams.health import WorkerWatch
+from gateway.upstreams.health import HealthPoller
 from gateway.upstreams.http import HttpReply, post
 from gateway.upstreams.openai import headers_for, key_of
 from gateway.upstreams.request_body import body_for
 
 
-class Diffusion:
+class WorkerUpstream:
     """An Upstream for `kind: worker`. Targets behind the same URL share a watch: they are one process."""
 
-    def __init__(self, target: Target, session: aiohttp.ClientSession, watch: WorkerWatch) -> None:
+    def __init__(self, target: Target, session: aiohttp.ClientSession, watch: HealthPoller) -> None:
         self._model = target.model
         self._session = session
         self._url = URL(f"{target.url}/v1/chat/completions")

@@ -31,7 +31,7 @@ class _Choice:
     calls: dict[int, _Call] = field(default_factory=dict)
 
 
-class AnswerCheck:
+class ResponseCheck:
     """One answer being checked: `feed` its pieces, then `finish`. Either returns the first fault, or None.
 
     A refusal is an answer, not a fault; a choice that calls tools need not say anything besides. `early` asks for

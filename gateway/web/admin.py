@@ -79,7 +79,7 @@ def admin_app(
 def _look(candidate: Candidate, health: Health, verdict: Verdict) -> dict[str, Any]:
     return {
         "target": candidate.target.name,
-        "place": candidate.target.place,
+        "location": candidate.target.location,
         "admitted": verdict.admitted,
         "reason": verdict.reason,
         "detail": verdict.detail,

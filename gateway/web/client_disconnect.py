@@ -6,8 +6,8 @@ from types import TracebackType
 from starlette.types import Receive
 
 
-class CancelOnLeave:
-    """`with CancelOnLeave(receive) as client:` around the work; `client.left` tells afterwards.
+class CancelOnDisconnect:
+    """`with CancelOnDisconnect(receive) as client:` around the work; `client.left` tells afterwards.
 
     Enter it once the request's body has been read: what `receive` says next can only be the client's leaving.
     """
@@ -16,7 +16,7 @@ class CancelOnLeave:
         self._receive = receive
         self.left = False
 
-    def __enter__(self) -> "CancelOnLeave":
+    def __enter__(self) -> "CancelOnDisconnect":
         task = asyncio.current_task()
         assert task is not None
         self._task = task

@@ -42,7 +42,7 @@ def _target(target: Target, status: Status) -> dict[str, Any]:
     ours: dict[str, Any] = {
         "routed": False,
         "kind": target.kind,
-        "place": target.place,
+        "location": target.location,
         "state": status.residency,
         "capabilities": words_of(capabilities) if capabilities else None,
     }

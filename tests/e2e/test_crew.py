@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 POLICY = """
 version: 1
 targets:
-  only: {kind: openai, engine: openai, url: "%s", model: m, place: in_cluster}
+  only: {kind: openai, engine: openai, url: "%s", model: m, location: in_cluster}
 routes:
   - {name: default, use: only, slo: {p95_ms: 730}}
 """

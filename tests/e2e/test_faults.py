@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from tests.gateway.serving import RealGateway, chunk, fake_server, real_gateway, start_stream
-from tests.worker.serving import listening, toy_net
+from tests.worker.serving import listening, toy_model
 from twolane.fault_proxy.control import Fault, Mode
 from twolane.fault_proxy.proxy import FaultProxy
 
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 POLICY = """
 version: 1
 targets:
-  fast: {kind: worker, url: "%s", model: diffusion, place: in_cluster}
-  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+  fast: {kind: worker, url: "%s", model: diffusion, location: in_cluster}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, location: external}
 routes:
   - {name: constrained, when: {task: structured}, use: fast, validate: {schema: request}, fall_back: [quality]}
   - {name: default, use: fast, fall_back: [quality]}
@@ -57,7 +57,7 @@ async def scene(tmp_path: Any) -> AsyncIterator[tuple[RealGateway, FaultProxy, A
         return stream
 
     async with (
-        listening(toy_net()) as worker,
+        listening(toy_model()) as worker,
         fake_server(right) as quality,
         FaultProxy(str(worker.client.base_url).rstrip("/")) as proxy,
         real_gateway(tmp_path, POLICY % (proxy.url, quality.url)) as gateway,
@@ -129,8 +129,8 @@ async def test_a_deadline_holds_against_a_dripping_answer(scene: Any) -> None:
 HEDGED = """
 version: 1
 targets:
-  fast: {kind: worker, url: "%s", model: diffusion, place: in_cluster}
-  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+  fast: {kind: worker, url: "%s", model: diffusion, location: in_cluster}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, location: external}
 routes:
   - name: default
     use: fast

@@ -36,7 +36,7 @@ pytestmark = [
 POLICY = """
 version: 1
 targets:
-  fast: {{kind: worker, url: "http://{name}:{port}", resolve: dns, model: diffusion, place: in_cluster, retry: {{}}}}
+  fast: {{kind: worker, url: "http://{name}:{port}", resolve: dns, model: diffusion, location: in_cluster, retry: {{}}}}
 routes:
   - {{name: all, use: fast, deadline_ms: 170000}}
 """

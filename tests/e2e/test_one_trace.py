@@ -27,7 +27,7 @@ SECRET = "zebra crossing"
 POLICY = """
 version: 1
 targets:
-  fast: {kind: worker, url: "${WORKER_URL}", model: diffusion, place: in_cluster}
+  fast: {kind: worker, url: "${WORKER_URL}", model: diffusion, location: in_cluster}
 routes:
   - {name: default, use: fast}
 """

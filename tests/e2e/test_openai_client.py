@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 POLICY = """
 version: 1
 targets:
-  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, location: external}
 routes:
   - {name: default, use: quality}
 """

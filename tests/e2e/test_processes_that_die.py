@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 POLICY = """
 version: 1
 targets:
-  fast: {{kind: openai, engine: openai, url: "http://127.0.0.1:{port}", model: m, place: in_cluster, retry: {{}}}}
-  quality: {{kind: openai, engine: openai, url: "{quality}", model: m, place: external}}
+  fast: {{kind: openai, engine: openai, url: "http://127.0.0.1:{port}", model: m, location: in_cluster, retry: {{}}}}
+  quality: {{kind: openai, engine: openai, url: "{quality}", model: m, location: external}}
 routes:
   - name: default
     use: fast

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.worker.serving import CHAT, MODEL, Served, events, listening, toy_net, until
+from tests.worker.serving import CHAT, MODEL, Served, events, listening, toy_model, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -58,14 +58,14 @@ async def assert_nothing_is_left(served: Served) -> None:
 
 
 def counted(served: Served, name: str) -> float:
-    page = served.worker.desk.meters.render(served.engine.status()).decode()
+    page = served.worker.serving_state.meters.render(served.engine.status()).decode()
     return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
 
 
 async def test_of_two_hundred_clients_half_leave_and_nothing_leaks() -> None:
     """Those who stay get their whole answer, those who leave cost nothing further."""
     chance = random.Random(7)
-    async with listening(toy_net(seconds_per_pass=0.001), max_num_seqs=16, max_waiting=200) as served:
+    async with listening(toy_model(seconds_per_pass=0.001), max_num_seqs=16, max_waiting=200) as served:
         staying = [asyncio.create_task(answer(served, stream=bool(n % 2))) for n in range(100)]
         leaving = [leave(served, stream=bool(n % 2), after_s=chance.uniform(0.0, 2.0)) for n in range(100)]
         await asyncio.gather(*leaving)
@@ -81,7 +81,7 @@ async def test_of_two_hundred_clients_half_leave_and_nothing_leaks() -> None:
 
 async def test_sixty_four_streams_run_side_by_side() -> None:
     """Each is whole, none is mixed with another."""
-    async with listening(toy_net(), max_num_seqs=16, max_waiting=64) as served:
+    async with listening(toy_model(), max_num_seqs=16, max_waiting=64) as served:
         texts = [f"{number} {TEXT}"[:60] for number in range(64)]
         answers = await asyncio.gather(*(answer(served, stream=True, text=text) for text in texts))
         assert answers == [(200, text) for text in texts]
@@ -90,7 +90,7 @@ async def test_sixty_four_streams_run_side_by_side() -> None:
 
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     """Who is let in is answered; who is not is told so before the others are done."""
-    async with listening(toy_net(seconds_per_pass=0.01), max_num_seqs=2, max_waiting=2) as served:
+    async with listening(toy_model(seconds_per_pass=0.01), max_num_seqs=2, max_waiting=2) as served:
         await answer(served, stream=False)
         asked = [served.client.post(CHAT, json=body(stream=bool(n % 2))) for n in range(20)]
         answers = await asyncio.gather(*asked)
@@ -105,7 +105,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
 
 async def test_prompts_that_are_too_long_are_refused_beside_those_that_are_not() -> None:
     """Whatever their size; nobody waits for them."""
-    async with listening(toy_net(), max_context=300) as served:
+    async with listening(toy_model(), max_context=300) as served:
         sizes = [301, 5_000, 300_000] * 5
         long = [answer(served, stream=bool(n % 2), text="x" * size) for n, size in enumerate(sizes)]
         good = [answer(served, stream=bool(n % 2)) for n in range(8)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.enums import Kind, Place
+from gateway.enums import Kind, Location
 from gateway.policy_types import Slo
 from gateway.types import Query, Target
 from tests.gateway.serving import chunk, completion, fake_server, real_gateway, says_hello, start_stream
@@ -24,7 +24,7 @@ def stage() -> Any:
 @pytest.fixture
 def tight_slo() -> Slo:
     """100 ms, and quick to probe."""
-    return Slo(p95_ms=100, window_s=12, probe_every_s=0.5, hold_down_s=1)
+    return Slo(p95_ms=100, window_s=12, probe_every_s=0.5, base_ejection_s=1)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def make_target() -> Callable[..., Target]:
     """A target inside the cluster, behind a server of its own."""
 
     def build(name: str = "fast", **fields: Any) -> Target:
-        given = {"kind": Kind.WORKER, "url": f"http://{name}", "model": "m", "place": Place.IN_CLUSTER, **fields}
+        given = {"kind": Kind.WORKER, "url": f"http://{name}", "model": "m", "location": Location.IN_CLUSTER, **fields}
         return Target(name=name, **given)
 
     return build

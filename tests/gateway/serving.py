@@ -155,8 +155,8 @@ def two_lanes(fast: str, quality: str, **route: Any) -> str:
         {
             "version": 1,
             "targets": {
-                "fast": {"kind": "openai", "engine": "openai", "url": fast, "model": "f", "place": "in_cluster"},
-                "quality": {"kind": "openai", "engine": "openai", "url": quality, "model": "q", "place": "external"},
+                "fast": {"kind": "openai", "engine": "openai", "url": fast, "model": "f", "location": "in_cluster"},
+                "quality": {"kind": "openai", "engine": "openai", "url": quality, "model": "q", "location": "external"},
             },
             "routes": [{"name": "default", "use": "fast", "fall_back": ["quality"], **route}],
         }
@@ -168,7 +168,7 @@ def one_lane(url: str, **route: Any) -> str:
         {
             "version": 1,
             "targets": {
-                "only": {"kind": "openai", "engine": "openai", "url": url, "model": "m", "place": "in_cluster"}
+                "only": {"kind": "openai", "engine": "openai", "url": url, "model": "m", "location": "in_cluster"}
             },
             "routes": [{"name": "default", "use": "only", **route}],
         }

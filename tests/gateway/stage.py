@@ -7,9 +7,9 @@ from typing import Any
 
 import orjson
 
-from gateway.attempts.response import Answer
+from gateway.attempts.response import GatewayResponse
 from gateway.decision import Decision, Mirrored
-from gateway.enums import Kind, Place
+from gateway.enums import Kind, Location
 from gateway.pipeline import Pipeline
 from gateway.policy_types import Checks
 from gateway.routing.classify import classify
@@ -33,7 +33,7 @@ class HandClock:
     def wall_s(self) -> float:
         return 1_700_000_000.0 + self.time_s
 
-    def draw(self) -> float:
+    def sample(self) -> float:
         return 0.5
 
     async def sleep(self, seconds: float) -> None:
@@ -104,7 +104,7 @@ class Stage:
         finally:
             await answer.aclose()
 
-    async def read(self, answer: Answer) -> Sent:
+    async def read(self, answer: GatewayResponse) -> Sent:
         sent = Sent([], [], answer.error, None, answer.decision(self.clock.now_s()))
         try:
             if answer.error is None:
@@ -158,7 +158,7 @@ def _target(name: str, changes: dict[str, Any]) -> Target:
         kind=Kind.WORKER if name in ("fast", "careful") else Kind.OPENAI,
         url=f"http://{name}",
         model=name,
-        place=Place.EXTERNAL if name == "quality" else Place.IN_CLUSTER,
+        location=Location.EXTERNAL if name == "quality" else Location.IN_CLUSTER,
     )
     return replace(plain, **changes)
 

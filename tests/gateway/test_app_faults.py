@@ -73,7 +73,7 @@ async def test_a_held_stream_that_turns_out_invalid_never_shows_a_byte(fake: Any
         await stream.write(wire.chunk('{"n"') + wire.chunk(": 1}") + b"data: [DONE]\n\n")
         return stream
 
-    policy = {"validate": {"schema": "request", "hold": "whole"}}
+    policy = {"validate": {"schema": "request", "buffer": "full"}}
     async with (
         fake(wrong) as fast,
         fake(right) as quality,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.enums import Hold, Outcome, SchemaCheck
+from gateway.enums import Buffer, Outcome, SchemaCheck
 from gateway.errors import InvalidOutput
 from gateway.policy_types import Checks
 from gateway.upstreams.scripted import fails, says
@@ -27,8 +27,8 @@ SCHEMA = {
 GOOD = says('{"n": 1}')
 LONG = ('{"s": "' + "x" * 40, 'y", "n": ', "7", "}")
 LATE = ('{"s": "' + "x" * 40, 'y", "n": ', '"7"', "}")
-FIRST = {"checks": Checks(hold=Hold.FIRST, first_bytes=20)}
-NONE = {"checks": Checks(hold=Hold.NONE)}
+FIRST = {"checks": Checks(buffer=Buffer.FIRST_BYTES, first_bytes=20)}
+NONE = {"checks": Checks(buffer=Buffer.NONE)}
 REPAIR = {"checks": Checks(repair=True)}
 
 
@@ -112,7 +112,7 @@ async def test_a_repaired_answer_must_be_good_as_well(stage: Any) -> None:
 
 async def test_the_next_target_is_told_what_was_wrong_where_the_route_says_so(stage: Any) -> None:
     scene = stage(
-        fast=says('{"n": "1"}'), careful=says("{"), quality=GOOD, route={"checks": Checks(tell_fallback=True)}
+        fast=says('{"n": "1"}'), careful=says("{"), quality=GOOD, route={"checks": Checks(send_error_to_fallback=True)}
     )
     await scene.send(response_format=SCHEMA)
     told = [scene.targets[name].calls[0].rejected for name in ("fast", "careful", "quality")]
@@ -126,7 +126,7 @@ async def test_otherwise_it_is_not_told(stage: Any) -> None:
 
 
 async def test_only_answers_are_rejected_not_faults(stage: Any) -> None:
-    scene = stage(fast=fails(), quality=GOOD, route={"checks": Checks(tell_fallback=True)})
+    scene = stage(fast=fails(), quality=GOOD, route={"checks": Checks(send_error_to_fallback=True)})
     await scene.send(response_format=SCHEMA)
     assert scene.targets["quality"].calls[0].rejected is None
 

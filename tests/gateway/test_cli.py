@@ -17,7 +17,7 @@ from gateway.cli import main
 POLICY = """
 version: 1
 targets:
-  quality: {kind: openai, engine: openai, url: "http://127.0.0.1:9", model: m, place: external}
+  quality: {kind: openai, engine: openai, url: "http://127.0.0.1:9", model: m, location: external}
 routes:
   - {name: default, use: quality}
 """
@@ -97,8 +97,8 @@ def test_help_lists_the_settings(capsys: Any) -> None:
 TERMS = """
 version: 1
 targets:
-  fast: {kind: worker, url: "http://a", model: m, place: in_cluster}
-  quality: {kind: openai, engine: openai, url: "http://b", model: m, place: external}
+  fast: {kind: worker, url: "http://a", model: m, location: in_cluster}
+  quality: {kind: openai, engine: openai, url: "http://b", model: m, location: external}
 routes:
   - name: nights
     when: {header: {x-batch: true}, key: ci, time: {from: "22:00", to: "06:00"}}

@@ -86,7 +86,7 @@ async def test_a_worker_whose_wait_alone_breaks_the_promise_is_passed_over_where
 
 
 async def test_a_slow_lane_is_benched_and_heals(stage: Any, tight_slo: Slo) -> None:
-    """Ten late answers bench it; while benched only probes call it; quick probes bring it back."""
+    """Ten late answers bench it; while ejected only probes call it; quick probes bring it back."""
     scene = stage(fast=[*[says("late", before_s=0.2)] * 12, says("hi")], quality=says("hi"), route={"slo": tight_slo})
     for _ in range(10):
         await scene.send()

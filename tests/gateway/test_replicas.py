@@ -1,4 +1,4 @@
-"""Two whole gateways over one Redis: they agree on a benching within two seconds, and serve whatever befalls Redis."""
+"""Two whole gateways over one Redis: they agree on a ejection within two seconds, and serve whatever befalls Redis."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 def policy(fast: str, quality: str) -> str:
-    engine = {"kind": "openai", "engine": "openai", "model": "m", "place": "in_cluster"}
+    engine = {"kind": "openai", "engine": "openai", "model": "m", "location": "in_cluster"}
     return orjson.dumps(
         {
             "version": 1,

@@ -10,8 +10,8 @@ pytestmark = pytest.mark.anyio
 POLICY = """
 version: 1
 targets:
-  pool: {kind: openai, engine: openai, urls: ["%s", "%s"], model: m, place: in_cluster, retry: {}}
-  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+  pool: {kind: openai, engine: openai, urls: ["%s", "%s"], model: m, location: in_cluster, retry: {}}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, location: external}
 routes:
   - {name: default, use: pool, fall_back: quality}
 """

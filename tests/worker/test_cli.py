@@ -117,7 +117,7 @@ def narrow_vocabulary(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "named"),
+    ("invalidate", "named"),
     [
         (break_weights, "model.safetensors"),
         (break_tokenizer, "tokenizer.json"),
@@ -127,10 +127,10 @@ def narrow_vocabulary(folder: Path) -> None:
     ],
 )
 def test_a_broken_checkpoint_ends_with_2(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], spoil: Any, named: str
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], invalidate: Any, named: str
 ) -> None:
     """Although the socket was open already: the process ends, and says why."""
-    spoil(checkpoint)
+    invalidate(checkpoint)
     assert main(["--checkpoint", str(checkpoint), "--port", "0"]) == 2
     assert_one_line(capsys.readouterr().err, named)
 

@@ -14,7 +14,7 @@ from prometheus_client.samples import Sample
 DURATION = "twolane_request_duration_seconds"
 FALLBACKS = "twolane_fallbacks_total"
 LANE_STATE = "twolane_lane_state"
-STATES = ("serving", "probing", "benched")  # by their value
+STATES = ("serving", "probing", "ejected")  # by their value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

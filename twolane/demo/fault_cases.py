@@ -111,7 +111,7 @@ DEAD: Final = Chapter(
 
 SLOW: Final = Chapter(
     title="A slow worker",
-    says="The worker's answers are held back for two seconds: late is not wrong, but the lane is benched.",
+    says="The worker's answers are held back for two seconds: late is not wrong, but the lane is ejected.",
     rows=(
         Row(
             asked="edits at once: all come late",

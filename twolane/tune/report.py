@@ -68,7 +68,7 @@ targets:
     kind: worker
     url: "{url}"
     model: "{model}"
-    place: in_cluster
+    location: in_cluster
     diffusion: {{{wishes}}}
 routes:
   - name: tuned

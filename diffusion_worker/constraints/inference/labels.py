@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.tokens.vocabulary_bytes import Lexicon
-from diffusion_worker.errors import AnswerDoesNotFit, BadAsk
+from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes
+from diffusion_worker.errors import AnswerDoesNotFit, InvalidRequest
 
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,7 +51,7 @@ class Labels:
             raise AnswerDoesNotFit(message, param=field)
 
 
-def read_spellings(words: Lexicon) -> Spellings:
+def read_spellings(words: VocabularyBytes) -> Spellings:
     """About 0.1 s for 100,000 words."""
     tokens: dict[bytes, tuple[int, ...]] = {}
     for token, spelled in enumerate(words.tokens):
@@ -61,7 +61,7 @@ def read_spellings(words: Lexicon) -> Spellings:
 
 
 def read_labels(layouts: Sequence[Sequence[str]], words: Spellings) -> Labels:
-    """Labels from the texts that mean each. Raises BadAsk for an empty text, or one that no tokens spell."""
+    """Labels from the texts that mean each. Raises InvalidRequest for an empty text, or one that no tokens spell."""
     arcs: list[tuple[int, int, int]] = []
     answers, starts, owner = [], [], []
     states = _END + 1
@@ -125,5 +125,5 @@ def _fewest(text: bytes, arcs: Sequence[tuple[int, int, int]]) -> tuple[int, ...
         if begin in best and (end not in best or len(best[begin]) + 1 < len(best[end])):
             best[end] = (*best[begin], token)
     if not text or len(text) not in best:
-        raise BadAsk("a label is empty" if not text else f"the tokens cannot spell the label {text.decode()!r}")
+        raise InvalidRequest("a label is empty" if not text else f"the tokens cannot spell the label {text.decode()!r}")
     return best[len(text)]

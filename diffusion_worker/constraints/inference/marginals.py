@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.inference.equivalence_class_scores import Floats
-from diffusion_worker.constraints.inference.matcher import Cursor
+from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.inference.token_set_scores import ClassMasses, levels
 from diffusion_worker.constraints.inference.viterbi import swept
 from diffusion_worker.constraints.tokens.distance import spans
@@ -63,33 +63,33 @@ class Marginals:
         return held
 
 
-def remaining(cursor: Cursor, masses: ClassMasses) -> Doubles:
+def remaining(matcher: Matcher, masses: ClassMasses) -> Doubles:
     """[room + 1, nodes] log mass of all ways on from each node that close in time, as `viterbi.completions`. `[0]` at
     the node of the cursor is the probability that the net, sampling every position by itself, keeps to the constraint.
     """
     with np.errstate(divide="ignore"):  # nodes from which no text closes in time
-        return swept(cursor, masses.mass[: cursor.room(len(masses.mass))], LogAdder)
+        return swept(matcher, masses.mass[: matcher.room(len(masses.mass))], LogAdder)
 
 
-def marginals(cursor: Cursor, masses: ClassMasses, onward: Doubles) -> Marginals:
+def marginals(matcher: Matcher, masses: ClassMasses, onward: Doubles) -> Marginals:
     """Marginals of a canvas; `onward` is what `remaining` gave."""
-    room, classes = len(onward) - 1, cursor.automaton.classes
-    used = _label_posterior(cursor, masses.mass[:room], onward)
+    room, classes = len(onward) - 1, matcher.automaton.classes
+    used = _label_posterior(matcher, masses.mass[:room], onward)
     atom = _atom_posterior(classes, masses, used[:, :-1])
     tail = used[:, -1]
     entropy = (atom * masses.atom_entropy[:room]).sum(axis=1) - _xlogx(atom).sum(axis=1) - _xlogx(tail)
     return Marginals(masses=masses, atom=atom, tail=tail, entropy=np.maximum(entropy, 0.0))
 
 
-def _label_posterior(cursor: Cursor, mass: Doubles, onward: Doubles) -> Doubles:
+def _label_posterior(matcher: Matcher, mass: Doubles, onward: Doubles) -> Doubles:
     """[room, classes + 1] probability that a position reads each class.
 
     Forwards over the positions, in probabilities: who stands at a state takes each of its edges as often as the edge
     has a share of the mass that goes on from there.
     """
-    wiring, size = wiring_of(cursor.automaton), cursor.automaton.classes.classes + 1
+    wiring, size = wiring_of(matcher.automaton), matcher.automaton.classes.classes + 1
     standing = np.zeros(wiring.states)
-    standing[cursor.state] = 1.0
+    standing[matcher.state] = 1.0
     flows = _all_flows if len(wiring.label) <= _FEW_EDGES else _flows_of_somebody
     label, flow, counts = flows(wiring, standing, mass, onward)
     row = np.repeat(np.arange(len(mass)) * size, counts)

@@ -15,7 +15,7 @@ from diffusion_worker.errors import AnswerDoesNotFit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cursor:
+class Matcher:
     """The state of an answer before its next canvas. Invariant: distance of the state <= tokens_left."""
 
     automaton: TokenAutomaton
@@ -36,7 +36,7 @@ class Cursor:
         """Fewest tokens that close the text, the end token left out."""
         return self.automaton.shortest(self.state)
 
-    def after(self, tokens: Sequence[int]) -> "Cursor":
+    def after(self, tokens: Sequence[int]) -> "Matcher":
         """Behind a sealed canvas, of which all but the first `room` tokens are ignored. Raises ValueError when a token
         may not stand where it does, or when the text could no longer close in time."""
         room = self.room(len(tokens))
@@ -47,14 +47,14 @@ class Cursor:
         return replace(self, state=state, tokens_left=self.tokens_left - room, forbidden=forbidden)
 
 
-def open_cursor(automaton: TokenAutomaton, max_tokens: int) -> Cursor:
+def open_cursor(automaton: TokenAutomaton, max_tokens: int) -> Matcher:
     """Before the first canvas. Raises AnswerDoesNotFit when not even the shortest answer fits."""
     shortest = int(automaton.distance[automaton.start])
     if shortest > max_tokens:
         raise AnswerDoesNotFit(
             f"the shortest answer takes {shortest} tokens, max_tokens is {max_tokens}", param="max_tokens"
         )
-    return Cursor(automaton=automaton, state=automaton.start, tokens_left=max_tokens)
+    return Matcher(automaton=automaton, state=automaton.start, tokens_left=max_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +64,9 @@ class CanvasPath:
     tokens: NDArray[np.int32]  # [canvas] the tail token behind the end and beyond the room
     length: int  # tokens before the tail, an end token counted
     logprob: float  # of the written tokens together, as the net sees each by itself
-    cursor: Cursor  # behind this canvas, should it be sealed
+    matcher: Matcher  # behind this canvas, should it be sealed
 
     @property
     def is_closed(self) -> bool:
         """Whether the answer ends on this canvas."""
-        return self.cursor.is_done
+        return self.matcher.is_done

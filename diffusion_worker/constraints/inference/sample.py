@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.inference.equivalence_class_scores import RUN, Floats
-from diffusion_worker.constraints.inference.matcher import CanvasPath, Cursor
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
 from diffusion_worker.constraints.inference.token_set_scores import ClassMasses
 from diffusion_worker.constraints.inference.viterbi import written
 from diffusion_worker.constraints.tokens.token_automaton import TokenClasses
@@ -22,11 +22,11 @@ _FEW: Final = 16
 _BELOW_ONE: Final = 1.0 - 2.0**-53
 
 
-def sample_path(cursor: Cursor, masses: ClassMasses, onward: Doubles, uniforms: Doubles) -> CanvasPath:
+def sample_path(matcher: Matcher, masses: ClassMasses, onward: Doubles, uniforms: Doubles) -> CanvasPath:
     """One draw. `onward` is what `remaining` gave; `uniforms` [canvas] are in [0, 1)."""
-    automaton, wiring = cursor.automaton, wiring_of(cursor.automaton)
+    automaton, wiring = matcher.automaton, wiring_of(matcher.automaton)
     members = _Members(automaton.classes, masses)
-    state, tokens = cursor.state, []
+    state, tokens = matcher.state, []
     for position in range(len(onward) - 1):
         if state == automaton.done:
             break
@@ -36,7 +36,7 @@ def sample_path(cursor: Cursor, masses: ClassMasses, onward: Doubles, uniforms: 
         edge = first + chosen
         tokens.append(members.choose(position, int(automaton.label[edge]), rest))
         state = int(automaton.target[edge])
-    return written(cursor, masses.scores, tokens, state)
+    return written(matcher, masses.scores, tokens, state)
 
 
 class _Members:

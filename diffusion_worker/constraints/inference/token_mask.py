@@ -6,24 +6,24 @@ Knows an automaton and the budget of tokens; no logits.
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.inference.matcher import Cursor
+from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, TokenClasses
 
 Flags = NDArray[np.bool_]
 
 
-def allowed(cursor: Cursor) -> Flags:
+def allowed(matcher: Matcher) -> Flags:
     """[vocab] the tokens that may stand next, of which the text can still close in time. Never none: the cursor
     promises it, and what it forbids is allowed where nothing else is."""
-    automaton, left = cursor.automaton, cursor.tokens_left - 1
+    automaton, left = matcher.automaton, matcher.tokens_left - 1
     classes = automaton.classes
     atoms = np.zeros(classes.atoms, np.bool_)
-    for edge in range(automaton.first_edge[cursor.state], automaton.first_edge[cursor.state + 1]):
+    for edge in range(automaton.first_edge[matcher.state], automaton.first_edge[matcher.state + 1]):
         if automaton.distance[automaton.target[edge]] <= left:
             atoms[atoms_of(classes, int(automaton.label[edge]))] = True
     tokens: Flags = atoms[classes.atom_of]
     others = tokens.copy()
-    others[list(cursor.forbidden)] = False
+    others[list(matcher.forbidden)] = False
     return others if others.any() else tokens
 
 

@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.inference.matcher import CanvasPath, Cursor
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
 from diffusion_worker.constraints.inference.token_set_scores import ClassScores
 from diffusion_worker.constraints.tokens.segmented_reduce import Runs
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
@@ -21,15 +21,15 @@ Doubles = NDArray[np.float64]
 Join = Callable[[Doubles, Doubles], object]  # values of ways, in their layout; values of nodes, to be written
 
 
-def best_path(cursor: Cursor, scores: ClassScores) -> CanvasPath:
+def best_path(matcher: Matcher, scores: ClassScores) -> CanvasPath:
     """The path of highest probability from the cursor over the canvas, among those that can still close in time.
 
     `scores` are of a whole canvas. There is always one: the cursor promises it. Ties: the first edge and atom.
     """
-    automaton, wiring = cursor.automaton, wiring_of(cursor.automaton)
-    room = cursor.room(len(scores.best))
-    values = completions(cursor, scores.best[:room])
-    labels, state = [], cursor.state
+    automaton, wiring = matcher.automaton, wiring_of(matcher.automaton)
+    room = matcher.room(len(scores.best))
+    values = completions(matcher, scores.best[:room])
+    labels, state = [], matcher.state
     for position in range(room):
         if state == automaton.done:
             break
@@ -39,21 +39,21 @@ def best_path(cursor: Cursor, scores: ClassScores) -> CanvasPath:
         labels.append(int(automaton.label[edge]))
         state = int(automaton.target[edge])
     tokens = [_likeliest(scores, automaton, position, label) for position, label in enumerate(labels)]
-    return written(cursor, scores, tokens, state)
+    return written(matcher, scores, tokens, state)
 
 
-def completions(cursor: Cursor, best: Doubles) -> Doubles:
+def completions(matcher: Matcher, best: Doubles) -> Doubles:
     """[room + 1, nodes] log probability of the best way on from each node, -inf where none closes in time. `[p + 1]`
     has the nodes to which a step at position p may lead; a hub among them has yet to read the token of p."""
-    return swept(cursor, best, lambda runs: partial(runs.reduce, np.maximum))
+    return swept(matcher, best, lambda runs: partial(runs.reduce, np.maximum))
 
 
-def swept(cursor: Cursor, scores: Doubles, joining: Callable[[Runs], Join]) -> Doubles:
+def swept(matcher: Matcher, scores: Doubles, joining: Callable[[Runs], Join]) -> Doubles:
     """Backwards over the positions of `scores` [room, classes + 1]: every way is worth its class and what goes on from
     its target; `joining` makes one value of those of a node, in place of `out`."""
-    wiring, room = wiring_of(cursor.automaton), len(scores)
+    wiring, room = wiring_of(matcher.automaton), len(scores)
     values = np.empty((room + 1, wiring.nodes))
-    values[room, wiring.node_of] = closing(cursor, room)
+    values[room, wiring.node_of] = closing(matcher, room)
     hubs, states = slice(wiring.states, None), slice(wiring.states)
     into_hubs = _sweep(wiring.from_hubs, joining) if wiring.from_hubs else None
     into_states = _sweep(wiring.from_states, joining)
@@ -78,15 +78,15 @@ def _sweep(ways: Ways, joining: Callable[[Runs], Join]) -> Callable[[Doubles, Do
     return sweep
 
 
-def closing(cursor: Cursor, room: int) -> Doubles:
+def closing(matcher: Matcher, room: int) -> Doubles:
     """[states] 0 where a text can still close in the tokens left behind `room` positions, -inf elsewhere."""
-    return np.where(cursor.automaton.distance <= cursor.tokens_left - room, 0.0, -np.inf)
+    return np.where(matcher.automaton.distance <= matcher.tokens_left - room, 0.0, -np.inf)
 
 
-def written(cursor: Cursor, scores: ClassScores, tokens: Sequence[int], state: int) -> CanvasPath:
+def written(matcher: Matcher, scores: ClassScores, tokens: Sequence[int], state: int) -> CanvasPath:
     """The path that writes `tokens` from the cursor and stands at `state` behind the canvas."""
     canvas = len(scores.best)
-    filled = np.full(canvas, cursor.automaton.tail_id, np.int32)
+    filled = np.full(canvas, matcher.automaton.tail_id, np.int32)
     filled[: len(tokens)] = tokens
     positions = np.arange(len(tokens))
     logprobs = scores.logits[positions, filled[: len(tokens)]] - scores.normaliser[: len(tokens)]
@@ -94,7 +94,7 @@ def written(cursor: Cursor, scores: ClassScores, tokens: Sequence[int], state: i
         tokens=filled,
         length=len(tokens),
         logprob=float(logprobs.sum(dtype=np.float64)),
-        cursor=replace(cursor, state=state, tokens_left=cursor.tokens_left - cursor.room(canvas)),
+        matcher=replace(matcher, state=state, tokens_left=matcher.tokens_left - matcher.room(canvas)),
     )
 
 

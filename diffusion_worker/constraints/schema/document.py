@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urldefrag, urljoin
 
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 Schema = bool | Mapping[str, Any]
 _OLD: Final = ("draft-03", "draft-04", "draft-05", "draft-06", "draft-07")
@@ -55,7 +55,7 @@ class Document:
         if key not in self._nodes:
             schema, base = self._find(pointer)
             if not isinstance(schema, bool | Mapping):
-                raise BadAsk(f"a schema must be an object or a boolean (at `#{pointer}`)")
+                raise InvalidRequest(f"a schema must be an object or a boolean (at `#{pointer}`)")
             self._nodes[key] = Node(schema=schema, pointer=pointer, base=base, negative=negative)
         return self._nodes[key]
 

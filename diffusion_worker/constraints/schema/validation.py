@@ -14,7 +14,7 @@ from jsonschema.validators import validator_for
 
 from diffusion_worker.constraints.schema.document import Node, Schema
 from diffusion_worker.constraints.spec import Constraint, template_parts
-from diffusion_worker.errors import BadAsk
+from diffusion_worker.errors import InvalidRequest
 
 
 def spoken(text: str, calls: Sequence[tuple[str, str]]) -> str:
@@ -25,7 +25,7 @@ def spoken(text: str, calls: Sequence[tuple[str, str]]) -> str:
 def final_check(constraint: Constraint) -> Callable[[str], str | None]:
     """A judge of whole answers (to tools: as `spoken` writes them): what is wrong with one, in one line, or None.
 
-    Raises BadAsk if the constraint is not well-formed.
+    Raises InvalidRequest if the constraint is not well-formed.
     """
     match constraint.kind:
         case "json_schema" | "json_object":
@@ -67,7 +67,7 @@ def _of_spoken(value: Mapping[str, Any]) -> Callable[[str], str | None]:
 def _of_arguments(function: Mapping[str, Any]) -> Callable[[str], str | None]:
     try:
         return Checker(function["parameters"]).violation_of_text
-    except BadAsk as error:
+    except InvalidRequest as error:
         error.param = function["field"]
         raise
 
@@ -76,22 +76,22 @@ def _matches(pattern: str) -> Callable[[str], str | None]:
     try:
         judge = re.compile(pattern)
     except re.error as error:
-        raise BadAsk(f"not a regular expression: {error}", param="structured_outputs.regex") from None
+        raise InvalidRequest(f"not a regular expression: {error}", param="structured_outputs.regex") from None
     return lambda text: None if judge.fullmatch(text) else "does not match"
 
 
 class Checker:
-    """One schema, ready to judge values. Raises BadAsk for what is no schema by its own metaschema."""
+    """One schema, ready to judge values. Raises InvalidRequest for what is no schema by its own metaschema."""
 
     def __init__(self, schema: Schema) -> None:
         if isinstance(schema, Mapping) and not isinstance(schema.get("$schema", ""), str):
-            raise BadAsk("not a valid schema: `$schema` must be a string", param="response_format")
+            raise InvalidRequest("not a valid schema: `$schema` must be a string", param="response_format")
         kind = validator_for(schema, default=jsonschema.Draft202012Validator)
         try:
             kind.check_schema(schema)
         except jsonschema.SchemaError as error:
             place = "".join(f"/{part}" for part in error.absolute_path)
-            raise BadAsk(
+            raise InvalidRequest(
                 f"not a valid schema: {error.message[:200]} (at `#{place}`)", param="response_format"
             ) from None
         self._validator = kind(schema, registry=jsonschema_specifications.REGISTRY)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from diffusion_worker.constraints.automata.control_tokens import FIRST_MARK
 from diffusion_worker.constraints.tokens.distance import spans
-from diffusion_worker.constraints.tokens.vocabulary_bytes import Lexicon, read_lexicon
+from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes, read_lexicon
 
 Ints = NDArray[np.int32]
 
@@ -72,7 +72,7 @@ def read_vocabulary(tokens: Sequence[bytes], end_ids: Sequence[int], tail_id: in
     return vocabulary_of(read_lexicon(tokens, end_ids, tail_id))
 
 
-def vocabulary_of(lexicon: Lexicon) -> Vocabulary:
+def vocabulary_of(lexicon: VocabularyBytes) -> Vocabulary:
     """About 0.1 s for 50,000 tokens."""
     tokens = lexicon.tokens
     order = sorted(range(len(tokens)), key=lambda token: (not tokens[token], tokens[token]))

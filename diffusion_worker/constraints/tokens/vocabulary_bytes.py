@@ -13,7 +13,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lexicon:
+class VocabularyBytes:
     """`tokens` are empty for control tokens. `digest` names the content: equal digests lift equally."""
 
     tokens: tuple[bytes, ...]
@@ -22,29 +22,29 @@ class Lexicon:
     digest: str
 
 
-def read_lexicon(tokens: Sequence[bytes], end_ids: Sequence[int], tail_id: int) -> Lexicon:
+def read_lexicon(tokens: Sequence[bytes], end_ids: Sequence[int], tail_id: int) -> VocabularyBytes:
     """Raises ValueError when an end token is text or no token."""
     if not end_ids or any(not 0 <= token < len(tokens) or tokens[token] for token in (*end_ids, tail_id)):
         raise ValueError(f"end tokens {tuple(end_ids)} and tail token {tail_id} must be control tokens")
     content = hashlib.sha256(_lengths(tokens) + b"".join(tokens))
     content.update(repr((tuple(end_ids), tail_id)).encode())
-    return Lexicon(tokens=tuple(tokens), end_ids=tuple(end_ids), tail_id=tail_id, digest=content.hexdigest())
+    return VocabularyBytes(tokens=tuple(tokens), end_ids=tuple(end_ids), tail_id=tail_id, digest=content.hexdigest())
 
 
-def to_bytes(lexicon: Lexicon) -> bytes:
+def to_bytes(lexicon: VocabularyBytes) -> bytes:
     """A line of facts, then the lengths of all tokens, then their bytes."""
-    facts = {"tokens": len(lexicon.tokens), "end_ids": lexicon.end_ids, "tail_id": lexicon.tail_id}
-    return json.dumps(facts).encode() + b"\n" + _lengths(lexicon.tokens) + b"".join(lexicon.tokens)
+    info = {"tokens": len(lexicon.tokens), "end_ids": lexicon.end_ids, "tail_id": lexicon.tail_id}
+    return json.dumps(info).encode() + b"\n" + _lengths(lexicon.tokens) + b"".join(lexicon.tokens)
 
 
-def from_bytes(content: bytes) -> Lexicon:
+def from_bytes(content: bytes) -> VocabularyBytes:
     """The reverse."""
     line, _, rest = content.partition(b"\n")
-    facts = json.loads(line)
-    count = int(facts["tokens"])
+    info = json.loads(line)
+    count = int(info["tokens"])
     ends = (4 * count + np.append(0, np.cumsum(np.frombuffer(rest, np.uint32, count), dtype=np.int64))).tolist()
     tokens = [rest[low:high] for low, high in itertools.pairwise(ends)]
-    return read_lexicon(tokens, facts["end_ids"], facts["tail_id"])
+    return read_lexicon(tokens, info["end_ids"], info["tail_id"])
 
 
 def _lengths(tokens: Sequence[bytes]) -> bytes:

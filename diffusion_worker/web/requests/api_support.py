@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_worker.types.generation import Reading
+from diffusion_worker.types.generation import DecodingMode
 from diffusion_worker.web.requests.fields import Fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surface:
+class ApiSupport:
     """The fields of a dialect: `honoured` ones are read, those of `off` accepted only where the value says "off"."""
 
     honoured: tuple[str, ...]
@@ -38,7 +38,7 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "best_of": (1,),
 }
-CHAT = Surface(
+CHAT = ApiSupport(
     honoured=(
         *_HONOURED,
         *("messages", "max_completion_tokens", "prediction", "response_format"),
@@ -58,7 +58,7 @@ CHAT = Surface(
         "web_search_options": (),
     },
 )
-COMPLETIONS = Surface(
+COMPLETIONS = ApiSupport(
     honoured=(*_HONOURED, "prompt", "suffix", "echo"),
     off={**_OFF, "logprobs": (), "prediction": (), "response_format": ()},  # `logprobs: 0` asks for some here
 )
@@ -74,21 +74,21 @@ _OFFERED: Mapping[str, bool | str] = {
     **dict.fromkeys(("json_schema", "tools"), "guaranteed"),
 }
 # Only a canvas can start from a text, end in one, or tell labels apart in one pass.
-_OF_READING: Mapping[Reading, Mapping[str, bool | str]] = {
-    Reading.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True},
-    Reading.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": False},
+_OF_READING: Mapping[DecodingMode, Mapping[str, bool | str]] = {
+    DecodingMode.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True},
+    DecodingMode.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": False},
 }
 
 
-def capabilities_of(reading: Reading) -> Mapping[str, bool | str]:
+def capabilities_of(decoding_mode: DecodingMode) -> Mapping[str, bool | str]:
     """What a reading of a checkpoint can do."""
-    return {**_OFFERED, **_OF_READING[reading]}
+    return {**_OFFERED, **_OF_READING[decoding_mode]}
 
 
-def check_surface(fields: Fields, surface: Surface) -> None:
+def check_surface(fields: Fields, support: ApiSupport) -> None:
     """Raises Unsupported for the first field, or value of one, that would have to be ignored."""
-    fields.only((*surface.honoured, *HARMLESS, *surface.off))
-    for name, off in surface.off.items():
+    fields.only((*support.honoured, *HARMLESS, *support.off))
+    for name, off in support.off.items():
         value = fields.raw(name)
         if value is not None and not any(_same(value, word) for word in off):
             raise fields.refuse(name, "is not supported by this model.")

@@ -11,7 +11,7 @@ from diffusion_worker.text.messages import Message
 from diffusion_worker.web.requests.api_support import CHAT, check_surface
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.messages import parse_messages, parse_text
-from diffusion_worker.web.requests.request_params import Wishes, parse_body, parse_wishes
+from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_wishes
 from diffusion_worker.web.requests.tools import NO_TOOLS, Tools, parse_thinking, parse_tools
 
 MOST_LOGPROBS = 20
@@ -21,7 +21,7 @@ MOST_LOGPROBS = 20
 class ChatRequest:
     """What a client wants, checked; only prompt length and model id are still open."""
 
-    wishes: Wishes
+    params: RequestParams
     messages: tuple[Message, ...]
     tools: Tools = NO_TOOLS
     thinking: bool | None = None  # None: as the template has it
@@ -30,12 +30,12 @@ class ChatRequest:
 
 
 def parse_chat(body: bytes, abilities: Abilities = TURNS_ONLY) -> ChatRequest:
-    """A request body, read and checked whole, for a checkpoint that can so much. Raises a BadAsk that names the first
-    field found wrong."""
+    """A request body, read and checked whole, for a checkpoint that can so much. Raises a InvalidRequest that names the
+    first field found wrong."""
     fields = parse_body(body)
     check_surface(fields, CHAT)
     return ChatRequest(
-        wishes=parse_wishes(fields),
+        params=parse_wishes(fields),
         messages=parse_messages(fields),
         tools=parse_tools(fields),
         thinking=parse_thinking(fields, abilities),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from diffusion_worker.web.error_body import InvalidType
 from diffusion_worker.web.requests.api_support import COMPLETIONS, check_surface
 from diffusion_worker.web.requests.fields import Fields
-from diffusion_worker.web.requests.request_params import Wishes, parse_body, parse_wishes
+from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_wishes
 
 Prompt = str | tuple[int, ...]  # text, or ids as they are
 
@@ -18,18 +18,18 @@ Prompt = str | tuple[int, ...]  # text, or ids as they are
 class CompletionRequest:
     """What a client wants, checked; only prompt length, ids and model id are still open."""
 
-    wishes: Wishes
+    params: RequestParams
     prompt: Prompt
     suffix: str = ""  # empty: nothing follows the answer
     is_echo: bool = False  # return the prompt, and what follows, around the answer
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
-    """A request body, read and checked whole. Raises a BadAsk that names the first field found wrong."""
+    """A request body, read and checked whole. Raises a InvalidRequest that names the first field found wrong."""
     fields = parse_body(body)
     check_surface(fields, COMPLETIONS)
     return CompletionRequest(
-        wishes=parse_wishes(fields),
+        params=parse_wishes(fields),
         prompt=_parse_prompt(fields),
         suffix=fields.text("suffix") or "",
         is_echo=fields.flag("echo") or False,

@@ -18,7 +18,7 @@ _OF_TOOLS = ("tool_call_id", "name")
 
 
 def parse_messages(fields: Fields) -> tuple[Message, ...]:
-    """At least one turn. Raises a BadAsk naming the field; calls and their answers must find each other."""
+    """At least one turn. Raises a InvalidRequest naming the field; calls and their answers must find each other."""
     messages: list[Message] = []
     calls: set[str] = set()
     for part in fields.parts("messages"):

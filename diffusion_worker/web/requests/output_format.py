@@ -17,7 +17,7 @@ _STRUCTURED: Final = ("regex", "choice", "template", "json")
 
 
 def parse_constraint(fields: Fields) -> Constraint | None:
-    """The one constraint of a body; None: any text will do. Raises a BadAsk that names the field."""
+    """The one constraint of a body; None: any text will do. Raises a InvalidRequest that names the field."""
     by_format = _parse_format(fields.part(_FORMAT))
     by_structure = _parse_structured(fields.part("structured_outputs"))
     if by_format and by_structure:

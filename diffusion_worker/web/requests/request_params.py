@@ -32,7 +32,7 @@ class Overrides:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class RequestParams:
     """What a client wants of an answer, whatever it answers; only the model id is still to be looked up."""
 
     model: str
@@ -62,12 +62,12 @@ def parse_body(body: bytes) -> Fields:
     return Fields(value)
 
 
-def parse_wishes(fields: Fields) -> Wishes:
-    """The shared fields of a body. Raises a BadAsk that names the first one found wrong."""
+def parse_wishes(fields: Fields) -> RequestParams:
+    """The shared fields of a body. Raises a InvalidRequest that names the first one found wrong."""
     is_stream = fields.flag("stream") or False
     include_usage, include_drafts = _parse_stream_options(fields, is_stream)
     diffusion = _parse_diffusion(fields)
-    return Wishes(
+    return RequestParams(
         model=fields.nonempty("model"),
         max_tokens=_parse_max_tokens(fields),
         seed=fields.whole("seed", -(2**63), 2**63 - 1),

@@ -49,7 +49,7 @@ NO_TOOLS = Tools()
 
 
 def parse_tools(fields: Fields) -> Tools:
-    """Raises a BadAsk naming the field."""
+    """Raises a InvalidRequest naming the field."""
     parallel = fields.flag("parallel_tool_calls")
     entries = () if fields.raw("tools") is None else fields.parts("tools")
     if len(entries) > MAX_TOOLS:
@@ -92,7 +92,7 @@ def _parse_choice(fields: Fields) -> tuple[str, str | None]:
 
 def parse_thinking(fields: Fields, abilities: Abilities) -> bool | None:
     """Whether to think before answering: OpenAI's `reasoning_effort`, of which a template's switch knows only off and
-    on, or vLLM's `chat_template_kwargs`. None leaves it to the template. Raises a BadAsk naming the field."""
+    on, or vLLM's `chat_template_kwargs`. None leaves it to the template. Raises a InvalidRequest naming the field."""
     effort = fields.text("reasoning_effort")
     options = fields.part("chat_template_kwargs")
     for name in ("reasoning_effort", "chat_template_kwargs"):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.attempts.shadow import MOST_AT_ONCE
-from gateway.enums import Likeness, Outcome, Place
+from gateway.enums import Likeness, Location, Outcome
 from gateway.upstreams.scripted import fails, says
 from tests.gateway.virtual import LoopClock, run_virtual
 
@@ -74,7 +74,7 @@ def test_an_answer_that_was_not_served_is_not_mirrored(stage: Any) -> None:
 
 
 def test_a_private_request_has_no_shadow_outside(stage: Any) -> None:
-    outside = {"careful_target": {"place": Place.EXTERNAL}}
+    outside = {"careful_target": {"location": Location.EXTERNAL}}
     for private, asked in ((True, 0), (False, 1)):
         scene, _ = play(
             stage, lambda s, p=private: s.send(metadata={"private": p}), fast=says("hi"), careful=says("hi"), route=ALL,

@@ -60,11 +60,11 @@ def test_whoever_is_surer_by_form_is_heard_first(query: MakeQuery) -> None:
 
 
 def test_among_words_that_it_hardly_knows_it_is_hardly_sure(query: MakeQuery) -> None:
-    witness = Learned(model(strength=500.0))
+    recorder = Learned(model(strength=500.0))
     sure = [
         found.confidence
         for strangers in (0, 3, 7, 31)
-        if (found := witness(query(last_user_text="translate" + " qzx" * strangers)))
+        if (found := recorder(query(last_user_text="translate" + " qzx" * strangers)))
     ]
     assert sure[:2] == [pytest.approx(1.0), pytest.approx(1.0)]
     assert sure[2] == pytest.approx(0.5)  # one of eight, where two would do

@@ -16,7 +16,7 @@ from gateway.routing.policy import Policy
 POLICY = """
 version: 1
 targets:
-  fast: {kind: worker, url: "http://workers:8001", model: m, place: in_cluster, resolve: dns}
+  fast: {kind: worker, url: "http://workers:8001", model: m, location: in_cluster, resolve: dns}
 routes:
   - {name: all, use: fast}
 """

@@ -16,7 +16,7 @@ from gateway.routing.policy import Policy
 TEXT = """\
 version: 1
 targets:
-  fast: {kind: worker, url: "http://127.0.0.1:1", model: m, place: in_cluster}
+  fast: {kind: worker, url: "http://127.0.0.1:1", model: m, location: in_cluster}
 routes:
   - {name: default, use: fast}
 """

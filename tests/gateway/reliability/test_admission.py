@@ -7,7 +7,7 @@ import pytest
 
 from gateway.enums import SHARED_REASONS, BreakerState, Capability, Reason, Residency
 from gateway.policy_types import Slo
-from gateway.reliability.admission import admit, died_with, has_relief, too_busy
+from gateway.reliability.admission import admit, died_with, has_healthy_fallback, too_busy
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Candidate, Capabilities, Health, Query, Status, Target
 
@@ -119,7 +119,7 @@ def test_faults_of_one_reading_are_not_shared_by_the_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("later", "relief"),
+    ("later", "healthy_fallback"),
     [
         (Health(), True),
         (Health(within_budget=False), False),
@@ -130,18 +130,18 @@ def test_faults_of_one_reading_are_not_shared_by_the_server() -> None:
     ],
 )
 def test_relief_is_a_later_lane_that_could_take_the_request_within_its_budget(
-    candidate: Callable[..., Candidate], query: MakeQuery, later: Health, relief: bool
+    candidate: Callable[..., Candidate], query: MakeQuery, later: Health, healthy_fallback: bool
 ) -> None:
     asked = query(needs=NEEDS_SCHEMA)
-    assert has_relief(candidate("fast"), [(candidate("quality"), later)], asked) is relief
+    assert has_healthy_fallback(candidate("fast"), [(candidate("quality"), later)], asked) is healthy_fallback
 
 
 def test_the_same_server_is_no_relief_and_neither_is_nobody(
     candidate: Callable[..., Candidate], query: MakeQuery
 ) -> None:
     fast, careful = candidate("fast", url="http://worker"), candidate("careful", url="http://worker")
-    assert not has_relief(fast, [(careful, Health())], query())
-    assert not has_relief(fast, [], query())
+    assert not has_healthy_fallback(fast, [(careful, Health())], query())
+    assert not has_healthy_fallback(fast, [], query())
 
 
 def test_the_engine_of_a_released_diffusion_model_takes_no_schema_seed_or_temperature() -> None:

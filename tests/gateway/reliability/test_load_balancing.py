@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.enums import BreakerState, Residency
-from gateway.reliability.load_balancing import nearest
+from gateway.reliability.load_balancing import pick_endpoint
 from gateway.types import Candidate, Health, Query, Status, Target
 
 MakeQuery = Callable[..., Query]
@@ -16,7 +16,7 @@ URLS = ("http://a", "http://b", "http://c")
 
 @pytest.fixture(name="candidate")
 def make_candidate(target: Callable[..., Target]) -> Candidate:
-    servers = tuple(target(f"fast/{n}", url=url, part_of="fast", max_in_flight=8) for n, url in enumerate(URLS, 1))
+    servers = tuple(target(f"fast/{n}", url=url, pool="fast", max_in_flight=8) for n, url in enumerate(URLS, 1))
     whole = Candidate(route="r", target=target("fast", url=URLS[0], servers=servers))
     return replace(whole, servers=tuple(replace(whole, target=server) for server in servers))
 
@@ -30,7 +30,7 @@ def waits(milliseconds: float) -> Health:
 
 
 def asked(candidate: Candidate, query: Query, health_of: Callable[[Candidate], Health], **more: object) -> str:
-    return nearest(candidate, query, health_of, **more).target.url.removeprefix("http://")  # type: ignore[arg-type]
+    return pick_endpoint(candidate, query, health_of, **more).target.url.removeprefix("http://")  # type: ignore[arg-type]
 
 
 def test_prompts_that_begin_alike_go_to_the_same_server_and_others_are_spread(
@@ -85,4 +85,4 @@ def test_the_server_that_just_failed_is_not_asked_again_while_there_is_another(
 
 def test_a_target_with_one_server_is_what_it_is(target: Callable[..., Target], query: MakeQuery) -> None:
     alone = Candidate(route="r", target=target())
-    assert nearest(alone, query(), busy()) is alone
+    assert pick_endpoint(alone, query(), busy()) is alone

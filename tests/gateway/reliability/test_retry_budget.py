@@ -5,56 +5,56 @@ from collections import defaultdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.reliability.replication import AllowanceReport
-from gateway.reliability.retry_budget import MOST_SAVED, Allowance, Allowances
+from gateway.reliability.replication import RetryBudgetSnapshot
+from gateway.reliability.retry_budget import MOST_SAVED, RetryBudget, RetryBudgets
 
 
 @given(share=st.floats(0, 0.5), events=st.lists(st.booleans(), max_size=300))
 def test_extras_never_exceed_their_share_of_what_was_earned(share: float, events: list[bool]) -> None:
-    allowance, earned, spent = Allowance(), 0, 0
+    retry_budget, earned, spent = RetryBudget(), 0, 0
     for is_ordinary in events:
         if is_ordinary:
-            allowance.earn(share)
+            retry_budget.earn(share)
             earned += 1
         else:
-            spent += allowance.spend()
+            spent += retry_budget.spend()
         assert spent <= share * earned + 1e-6
 
 
 def test_five_requests_at_a_fifth_pay_for_exactly_one_retry() -> None:
-    allowance = Allowance()
+    retry_budget = RetryBudget()
     for _ in range(5):
-        assert not allowance.spend()
-        allowance.earn(0.2)
-    assert [allowance.spend(), allowance.spend()] == [True, False]
+        assert not retry_budget.spend()
+        retry_budget.earn(0.2)
+    assert [retry_budget.spend(), retry_budget.spend()] == [True, False]
 
 
 def test_a_long_quiet_time_saves_only_so_much() -> None:
-    allowance = Allowance()
+    retry_budget = RetryBudget()
     for _ in range(10_000):
-        allowance.earn(0.2)
-    assert sum(allowance.spend() for _ in range(100)) == MOST_SAVED
+        retry_budget.earn(0.2)
+    assert sum(retry_budget.spend() for _ in range(100)) == MOST_SAVED
 
 
 class Replicas:
     """Three purses, and everything that any of them ever said: what is heard may be old, repeated or missing."""
 
     def __init__(self, count: int = 3) -> None:
-        self.purses = [Allowance() for _ in range(count)]
-        self.said: defaultdict[int, list[AllowanceReport]] = defaultdict(list)
+        self.purses = [RetryBudget() for _ in range(count)]
+        self.said: defaultdict[int, list[RetryBudgetSnapshot]] = defaultdict(list)
 
     def tell(self, who: int) -> None:
-        self.said[who].append(self.purses[who].report())
+        self.said[who].append(self.purses[who].snapshot())
 
-    def hear(self, who: int, back: int = 0) -> None:
+    def merge(self, who: int, back: int = 0) -> None:
         """All that the others said, `back` reports ago."""
         told = [(str(other), said[-1 - back % len(said)]) for other, said in self.said.items() if other != who]
-        self.purses[who].hear(str(who), told)
+        self.purses[who].merge(str(who), told)
 
     def exchange(self, times: int = 1) -> None:
         for who in [*range(len(self.purses))] * times:
             self.tell(who)
-            self.hear(who)
+            self.merge(who)
 
     def spend_all(self, who: int) -> int:
         return sum(self.purses[who].spend() for _ in range(100))
@@ -78,7 +78,7 @@ def test_replicas_together_never_exceed_the_share_whatever_of_their_words_is_lat
         elif name == "tell":
             replicas.tell(who)
         else:
-            replicas.hear(who, number)
+            replicas.merge(who, number)
         assert spent <= share * earned + 1e-6
     replicas.exchange(4)  # all that is still on its way arrives, and not one more than was earned
     assert spent + sum(map(replicas.spend_all, range(3))) <= share * earned + 1e-6
@@ -111,7 +111,7 @@ def test_replicas_that_agree_are_left_as_they_are() -> None:
         for _ in range(30):
             purse.earn(0.1)
     replicas.exchange(5)
-    assert all(not purse.report().given for purse in replicas.purses)
+    assert all(not purse.snapshot().given for purse in replicas.purses)
 
 
 def test_all_together_save_no_more_than_one_alone() -> None:
@@ -126,35 +126,35 @@ def test_all_together_save_no_more_than_one_alone() -> None:
 
 
 def test_with_very_many_replicas_each_may_still_save_one() -> None:
-    purse = Allowance()
-    purse.hear("me", [(str(other), AllowanceReport(saved=0.5)) for other in range(40)])
+    purse = RetryBudget()
+    purse.merge("me", [(str(other), RetryBudgetSnapshot(saved=0.5)) for other in range(40)])
     for _ in range(100):
         purse.earn(0.1)
     assert [purse.spend(), purse.spend()] == [True, False]
 
 
 def test_a_gift_that_was_announced_twice_is_taken_once() -> None:
-    purse = Allowance()
+    purse = RetryBudget()
     for _ in range(3):
-        purse.hear("me", [("other", AllowanceReport(saved=2.0, given=(("me", 2), ("third", 5))))])
+        purse.merge("me", [("other", RetryBudgetSnapshot(saved=2.0, given=(("me", 2), ("third", 5))))])
     assert [purse.spend() for _ in range(3)] == [True, True, False]
 
 
 def test_reports_do_not_grow_with_every_replica_that_ever_was() -> None:
-    purse = Allowance()
+    purse = RetryBudget()
     for number in range(500):
         for _ in range(30):
             purse.earn(0.1)
-        purse.hear("me", [(f"other {number}", AllowanceReport(saved=0.0, given=(("me", 1),)))])
-    report = purse.report()
-    assert [name for name, _ in (*report.given, *report.taken)] == ["other 499"] * 2
-    purse.hear("me", [("other 3", AllowanceReport(saved=50.0, given=(("me", 1),)))])
-    assert purse.report().taken == (("other 3", 1),)  # but nothing is taken twice
+        purse.merge("me", [(f"other {number}", RetryBudgetSnapshot(saved=0.0, given=(("me", 1),)))])
+    snapshot = purse.snapshot()
+    assert [name for name, _ in (*snapshot.given, *snapshot.taken)] == ["other 499"] * 2
+    purse.merge("me", [("other 3", RetryBudgetSnapshot(saved=50.0, given=(("me", 1),)))])
+    assert purse.snapshot().taken == (("other 3", 1),)  # but nothing is taken twice
 
 
 def test_every_target_has_a_purse_of_its_own_also_one_that_is_only_heard_of() -> None:
-    ours = Allowances[str]()
+    ours = RetryBudgets[str]()
     ours["fast"].earn(0.5)
-    ours.hear("me", [("other", [("quality", AllowanceReport(saved=3.0, given=(("me", 1),)))])])
+    ours.merge("me", [("other", [("quality", RetryBudgetSnapshot(saved=3.0, given=(("me", 1),)))])])
     assert [ours["fast"].spend(), ours["quality"].spend()] == [False, True]
-    assert sorted(name for name, _ in ours.report()) == ["fast", "quality"]
+    assert sorted(name for name, _ in ours.snapshot()) == ["fast", "quality"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from gateway.enums import Hold, Kind, Place, Task
+from gateway.enums import Buffer, Kind, Location, Task
 from gateway.policy_types import Checks, Slo
 from gateway.routing.conditions import When
 from gateway.routing.policy import DIRECT, Policy, Route, compile_policy
@@ -19,7 +19,7 @@ def compiled(target: MakeTarget, *routes: Route) -> Policy:
     targets = {
         "fast": target("fast"),
         "careful": target("careful"),
-        "quality": target("quality", kind=Kind.OPENAI, place=Place.EXTERNAL),
+        "quality": target("quality", kind=Kind.OPENAI, location=Location.EXTERNAL),
     }
     return compile_policy(
         content_hash="0123456789abcdef", targets=targets, target_slos={"quality": OWN, "fast": OWN}, routes=routes
@@ -49,7 +49,7 @@ def test_the_private_plan_has_only_targets_inside(target: MakeTarget) -> None:
 
 
 def test_a_route_that_keeps_requests_in_is_private_for_everybody(target: MakeTarget) -> None:
-    route = Route(name="r", when=When(), use="fast", fall_back=("quality",), keep_in_cluster=True)
+    route = Route(name="r", when=When(), use="fast", fall_back=("quality",), private=True)
     plan = compiled(target, route).rules[0].open
     assert plan.private
     assert [candidate.target.name for candidate in plan.candidates] == ["fast"]
@@ -59,7 +59,7 @@ def test_every_target_can_be_named_itself_without_fallback_but_with_checks(targe
     policy = compiled(target, Route(name="r", when=When(), use="fast"))
     assert set(policy.direct) == set(policy.targets)
     plan = policy.direct["quality"].open
-    assert (plan.route, len(plan.candidates), plan.checks) == (DIRECT, 1, Checks(hold=Hold.WHOLE))
+    assert (plan.route, len(plan.candidates), plan.checks) == (DIRECT, 1, Checks(buffer=Buffer.FULL))
 
 
 def test_plans_carry_the_first_digits_of_the_hash(target: MakeTarget) -> None:
@@ -73,8 +73,8 @@ def test_targets_that_share_a_route_are_drawn_by_their_parts(target: MakeTarget)
     )
     rule = compiled(target, route).rules[0]
 
-    def asked(draw: float) -> list[str]:
-        return [candidate.target.name for candidate in rule.drawn(draw).open.candidates]
+    def asked(sample: float) -> list[str]:
+        return [candidate.target.name for candidate in rule.drawn(sample).open.candidates]
 
     assert asked(0.0) == asked(0.7499) == ["fast", "quality"]
     assert asked(0.75) == asked(0.9999999) == ["careful", "quality", "fast"]

@@ -16,8 +16,8 @@ from gateway.simulation.traffic import Arrival, Trace
 POLICY = """
 version: 1
 targets:
-  fast: {kind: worker, url: "http://a", model: m, place: in_cluster, retry: {}}
-  quality: {kind: openai, url: "http://b", model: m, engine: vllm, place: external}
+  fast: {kind: worker, url: "http://a", model: m, location: in_cluster, retry: {}}
+  quality: {kind: openai, url: "http://b", model: m, engine: vllm, location: external}
 routes:
   - name: edits
     when: {task: edit}

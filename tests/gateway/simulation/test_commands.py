@@ -56,7 +56,7 @@ def test_a_simulation_prints_tables_and_writes_the_same_figures(capsys: Any) -> 
     figures = json.loads(Path("out.json").read_text())
     assert figures["requests"] == sum(lane["requests"] for lane in figures["lanes"]) == 200
     assert figures["errors"] == 0
-    assert "benched" in {change["state"] for change in figures["changes"]}
+    assert "ejected" in {change["state"] for change in figures["changes"]}
     assert {fallback["reason"] for fallback in figures["fallbacks"]} == {"p95_breach"}
     for lane in figures["lanes"]:
         assert re.search(rf"{lane['route']} +│ {lane['target']} +│ {lane['requests']} +│", out)

@@ -50,7 +50,7 @@ def test_a_fit_counts_faults_by_whether_there_was_a_schema(line: Any, log_file: 
 
 
 def test_passing_a_target_over_says_nothing_of_it_and_faults_alone_make_no_model(line: Any, log_file: Any) -> None:
-    told = line(1, [("benched", 0.2, 0.2, "p95_breach"), ("broken", 0.2, 5, "upstream_error"), ("quality", 5, 99)])
+    told = line(1, [("ejected", 0.2, 0.2, "p95_breach"), ("broken", 0.2, 5, "upstream_error"), ("quality", 5, 99)])
     assert set(fit(read_log(log_file(told)))) == {"quality"}
 
 
@@ -72,10 +72,10 @@ sizes = st.integers(0, 100_000)
 
 @given(
     rows=st.lists(st.tuples(sizes, sizes, st.floats(0.01, 1e6), st.floats(0, 1)), min_size=1, max_size=20),
-    sent=sizes, written=sizes, draw=st.floats(0, 1, exclude_max=True),
+    sent=sizes, written=sizes, sample=st.floats(0, 1, exclude_max=True),
 )  # fmt: skip
 def test_whatever_the_log_says_a_latency_is_a_positive_time_and_begins_before_it_ends(
-    line: Any, rows: list[tuple[int, int, float, float]], sent: int, written: int, draw: float
+    line: Any, rows: list[tuple[int, int, float, float]], sent: int, written: int, sample: float
 ) -> None:
     log = [
         Logged(
@@ -89,5 +89,5 @@ def test_whatever_the_log_says_a_latency_is_a_positive_time_and_begins_before_it
         )
         for taken, given_, took_ms, part in rows
     ]  # fmt: skip
-    first_ms, whole_ms = fit(log)["t"].takes_ms(sent, written, draw)
+    first_ms, whole_ms = fit(log)["t"].takes_ms(sent, written, sample)
     assert 0 < first_ms <= whole_ms < float("inf")

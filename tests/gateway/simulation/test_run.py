@@ -27,7 +27,7 @@ def test_a_worker_five_times_slower_is_benched_and_heals(policy: Any, poisson: A
     trace = poisson(rate=10, seconds=300)
     slow = Spell(target="fast", from_s=60, to_s=160, slower=5)
     run = simulate(policy(), Setting(trace=trace, behaviours=BEHAVIOURS, spells=(slow,)))
-    assert [each.state for each in run.changes] == [LaneState.BENCHED, LaneState.PROBING, LaneState.SERVING]
+    assert [each.state for each in run.changes] == [LaneState.EJECTED, LaneState.PROBING, LaneState.SERVING]
     assert 60 < run.changes[0].at_s < 70
     assert run.changes[2].at_s < 220
     assert share_of_fast(run, trace, 0, 60) == 1

@@ -10,14 +10,14 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
+GatewayResponse = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
 
 @dataclass
 class ProviderServer:
     """`answer` takes both tongues; `requests` are (path, headers, body), `lost` counts clients that hung up."""
 
-    answer: Answer
+    answer: GatewayResponse
     requests: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
     lost: int = 0
     url: str = ""
@@ -34,7 +34,7 @@ class ProviderServer:
 
 
 @contextlib.asynccontextmanager
-async def provider_server(answer: Answer) -> AsyncIterator[ProviderServer]:
+async def provider_server(answer: GatewayResponse) -> AsyncIterator[ProviderServer]:
     """Serve on a free port."""
     server = ProviderServer(answer)
     app = web.Application(client_max_size=1 << 24)
@@ -106,11 +106,11 @@ CLAUDE, GEMINI = "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash"
 
 
 def policy(url: str, model: str = CLAUDE, fallback: str = "") -> str:
-    provider = {"kind": "litellm", "url": url, "model": model, "engine": "openai", "place": "external"}
+    provider = {"kind": "litellm", "url": url, "model": model, "engine": "openai", "location": "external"}
     targets: dict[str, Any] = {"provider": {**provider, "key_env": "PROVIDER_KEY"}}
     route: dict[str, Any] = {"name": "default", "use": "provider", "validate": {"schema": "request"}}
     if fallback:
-        targets["other"] = {"kind": "openai", "engine": "openai", "url": fallback, "model": "o", "place": "external"}
+        targets["other"] = {"kind": "openai", "engine": "openai", "url": fallback, "model": "o", "location": "external"}
         route["fall_back"] = ["other"]
     return orjson.dumps({"version": 1, "targets": targets, "routes": [route]}).decode()
 

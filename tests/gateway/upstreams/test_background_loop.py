@@ -7,27 +7,27 @@ from typing import Any
 
 import pytest
 
-from gateway.upstreams.background_loop import Aside
+from gateway.upstreams.background_loop import BackgroundLoop
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(name="aside")
-async def make_aside() -> AsyncIterator[Aside]:
-    aside = Aside("under test")
+async def make_aside() -> AsyncIterator[BackgroundLoop]:
+    aside = BackgroundLoop("under test")
     yield aside
     await aside.aclose()
     assert "under test" not in {thread.name for thread in threading.enumerate()}
 
 
-async def test_work_runs_on_another_thread_and_its_result_comes_back(aside: Aside) -> None:
+async def test_work_runs_on_another_thread_and_its_result_comes_back(aside: BackgroundLoop) -> None:
     async def where() -> str:
         return threading.current_thread().name
 
     assert await aside.run(where()) == "under test"
 
 
-async def test_a_fault_comes_back_as_itself(aside: Aside) -> None:
+async def test_a_fault_comes_back_as_itself(aside: BackgroundLoop) -> None:
     async def fails() -> None:
         raise KeyError("mine")
 
@@ -35,7 +35,7 @@ async def test_a_fault_comes_back_as_itself(aside: Aside) -> None:
         await aside.run(fails())
 
 
-async def test_what_holds_the_other_loop_up_does_not_hold_up_this_one(aside: Aside) -> None:
+async def test_what_holds_the_other_loop_up_does_not_hold_up_this_one(aside: BackgroundLoop) -> None:
     free = threading.Event()
 
     async def blocks() -> bool:
@@ -67,13 +67,13 @@ class Source:
             self.closed.set()
 
 
-async def test_items_come_over_in_order(aside: Aside) -> None:
+async def test_items_come_over_in_order(aside: BackgroundLoop) -> None:
     source = Source()
     assert [item async for item in aside.iterate(source.items())] == [0, 1, 2]
     assert source.closed.is_set()
 
 
-async def test_leaving_in_the_middle_closes_the_source(aside: Aside) -> None:
+async def test_leaving_in_the_middle_closes_the_source(aside: BackgroundLoop) -> None:
     source = Source()
     items = aside.iterate(source.items())
     assert await anext(items) == 0
@@ -81,7 +81,7 @@ async def test_leaving_in_the_middle_closes_the_source(aside: Aside) -> None:
     assert source.closed.is_set()
 
 
-async def test_cancelling_who_waits_cancels_the_pull_and_then_closes_the_source(aside: Aside) -> None:
+async def test_cancelling_who_waits_cancels_the_pull_and_then_closes_the_source(aside: BackgroundLoop) -> None:
     source = Source(stuck_at=1)
     got: list[int] = []
 
@@ -99,7 +99,7 @@ async def test_cancelling_who_waits_cancels_the_pull_and_then_closes_the_source(
 
 
 async def test_closing_cancels_what_still_runs() -> None:
-    aside, source = Aside("to be closed"), Source(stuck_at=0)
+    aside, source = BackgroundLoop("to be closed"), Source(stuck_at=0)
     pulling = asyncio.create_task(anext(aside.iterate(source.items())))
     await asyncio.to_thread(source.stuck.wait, 5)
     await aside.aclose()
@@ -109,7 +109,7 @@ async def test_closing_cancels_what_still_runs() -> None:
 
 
 async def test_an_aside_that_was_never_needed_has_no_thread() -> None:
-    aside = Aside("never")
+    aside = BackgroundLoop("never")
     await aside.aclose()
     with pytest.raises(asyncio.CancelledError):
         await aside.run(asyncio.sleep(0))

@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.enums import Kind, Place
+from gateway.enums import Kind, Location
 from gateway.errors import Overloaded, Refused, Unsupported, UpstreamError
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Query, Target, Usage
@@ -17,7 +17,7 @@ TARGET = Target(
     kind=Kind.LITELLM,
     url="litellm:gemini/some",
     model="gemini/some",
-    place=Place.EXTERNAL,
+    location=Location.EXTERNAL,
     capabilities=ENGINES["openai"],
 )
 

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.enums import Capability, Kind, Place
+from gateway.enums import Capability, Kind, Location
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Capabilities, Query, Target
 from gateway.upstreams.request_body import body_for
@@ -14,7 +14,7 @@ from gateway.upstreams.request_body import body_for
 def sent(
     kind: Kind, body: dict[str, Any], capabilities: Capabilities | None = None, rejected: str | None = None
 ) -> dict[str, Any]:
-    target = Target(name="t", kind=kind, url="http://t", model="theirs", place=Place.EXTERNAL)
+    target = Target(name="t", kind=kind, url="http://t", model="theirs", location=Location.EXTERNAL)
     given = {"model": "auto", "messages": [], **body}
     query = Query(request_id="r", model="auto", body=orjson.dumps(given), received_s=0, stream=bool(body.get("stream")))
     call = Call(target=target, query=query, rejected=rejected)
@@ -45,7 +45,7 @@ def test_what_a_policy_wishes_of_a_worker_stands_under_what_the_request_wishes(
     asked: dict[str, Any], sent_on: dict[str, Any]
 ) -> None:
     target = Target(
-        name="t", kind=Kind.WORKER, url="http://t", model="m", place=Place.IN_CLUSTER,
+        name="t", kind=Kind.WORKER, url="http://t", model="m", location=Location.IN_CLUSTER,
         diffusion=(("steps", 8), ("anchor", 0.5)),
     )  # fmt: skip
     query = Query(request_id="r", model="auto", body=orjson.dumps({"messages": [], **asked}), received_s=0)

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.anyio
 POLICY = """
 version: 1
 targets:
-  fast: {kind: worker, url: "%s", model: diffusion, place: in_cluster}
-  quality: {kind: openai, engine: openai, url: "%s", model: q, place: external}
+  fast: {kind: worker, url: "%s", model: diffusion, location: in_cluster}
+  quality: {kind: openai, engine: openai, url: "%s", model: q, location: external}
 routes:
   - {name: default, use: fast, fall_back: quality, deadline_ms: 9000}
 """

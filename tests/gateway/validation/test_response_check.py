@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.enums import Form
 from gateway.types import Expectation, Piece, Query, Tool, ToolCall
 from gateway.validation.json_schema import SchemaCache, SchemaFault
-from gateway.validation.response_check import AnswerCheck
+from gateway.validation.response_check import ResponseCheck
 
 MakeQuery = Callable[..., Query]
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -22,7 +22,7 @@ TOOLS = (Tool(name="add", parameters={"required": ["x"], "properties": {"x": {"t
 
 def verdict(query: Query, *pieces: Piece) -> str | None:
     """The detail of the first fault, pieces fed one by one."""
-    check = AnswerCheck(query, SchemaCache(), early=query.stream)
+    check = ResponseCheck(query, SchemaCache(), early=query.stream)
     for piece in pieces:
         fault = check.feed([piece])
         if fault is not None:
@@ -189,13 +189,13 @@ def test_the_verdict_does_not_depend_on_how_the_answer_is_cut(data: st.DataObjec
     ],
 )
 def test_it_knows_whether_there_is_anything_to_check(query: MakeQuery, fields: dict[str, Any], something: bool) -> None:
-    assert AnswerCheck(query(**fields), SchemaCache(), early=False).has_something_to_check is something
+    assert ResponseCheck(query(**fields), SchemaCache(), early=False).has_something_to_check is something
 
 
 def test_a_schema_is_compiled_once_for_many_answers(query: MakeQuery) -> None:
     schemas = SchemaCache()
     for _ in range(3):
-        check = AnswerCheck(query(expectation=JSON_SCHEMA), schemas, early=False)
+        check = ResponseCheck(query(expectation=JSON_SCHEMA), schemas, early=False)
         check.feed([said('{"n": 1}')])
         assert check.finish() is None
     assert len(schemas) == 1
@@ -203,13 +203,13 @@ def test_a_schema_is_compiled_once_for_many_answers(query: MakeQuery) -> None:
 
 def test_an_unusable_schema_is_the_requests_fault_not_the_answers(query: MakeQuery) -> None:
     asked = query(expectation=Expectation(form=Form.JSON_SCHEMA, schema={"type": "x"}))
-    check = AnswerCheck(asked, SchemaCache(), early=False)
+    check = ResponseCheck(asked, SchemaCache(), early=False)
     with pytest.raises(SchemaFault):
         check.feed([said("{}")])
 
 
 def mended(query: Query, *pieces: Piece) -> dict[tuple[int, int | None], str]:
-    check = AnswerCheck(query, SchemaCache(), early=False)
+    check = ResponseCheck(query, SchemaCache(), early=False)
     check.feed(pieces)
     return check.mended()
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.web.client_disconnect import CancelOnLeave
+from gateway.web.client_disconnect import CancelOnDisconnect
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ class Client:
 async def test_the_work_of_a_client_that_leaves_is_cancelled_and_the_block_ends_quietly() -> None:
     client = Client()
     client.leaves.set()
-    with CancelOnLeave(client.receive) as watch:
+    with CancelOnDisconnect(client.receive) as watch:
         await asyncio.sleep(5)
     assert watch.left
     task = asyncio.current_task()
@@ -34,7 +34,7 @@ async def test_the_work_of_a_client_that_leaves_is_cancelled_and_the_block_ends_
 
 async def test_work_that_ends_first_is_not_disturbed_later() -> None:
     client = Client()
-    with CancelOnLeave(client.receive) as watch:
+    with CancelOnDisconnect(client.receive) as watch:
         await asyncio.sleep(0)
         watch.stop()
         client.leaves.set()
@@ -45,7 +45,7 @@ async def test_work_that_ends_first_is_not_disturbed_later() -> None:
 
 async def test_a_cancellation_by_others_passes() -> None:
     async def work() -> None:
-        with CancelOnLeave(Client().receive):
+        with CancelOnDisconnect(Client().receive):
             await asyncio.sleep(5)
 
     task = asyncio.create_task(work())
@@ -56,5 +56,5 @@ async def test_a_cancellation_by_others_passes() -> None:
 
 
 async def test_an_error_of_the_work_passes() -> None:
-    with pytest.raises(ValueError, match="x"), CancelOnLeave(Client().receive):
+    with pytest.raises(ValueError, match="x"), CancelOnDisconnect(Client().receive):
         raise ValueError("x")

@@ -14,13 +14,13 @@ REPLY = Reply(status=200, text="x", elapsed_ms=1.0, headers={})
 GOOD = Verdict(row=ROW, reply=REPLY, sent=1, complaints=())
 BAD = Verdict(row=ROW, reply=REPLY, sent=1, complaints=("no",))
 CALM = Counters(targets=(), fallbacks={}, lanes={("edits", "fast"): "serving"})
-BENCHED = Counters(targets=(), fallbacks={}, lanes={("edits", "fast"): "benched"})
+EJECTED = Counters(targets=(), fallbacks={}, lanes={("edits", "fast"): "ejected"})
 
 
 def test_only_a_tour_without_any_complaint_ends_well() -> None:
     assert command.result_of([GOOD, GOOD], CALM) == 0
     assert command.result_of([GOOD, BAD], CALM) == 1
-    assert command.result_of([GOOD], BENCHED) == 1
+    assert command.result_of([GOOD], EJECTED) == 1
     assert command.result_of([], CALM) == 1
 
 

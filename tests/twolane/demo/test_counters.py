@@ -46,8 +46,8 @@ def test_fallbacks_are_counted_by_their_reason() -> None:
 
 def test_lanes_that_do_not_serve_are_told() -> None:
     counters = read_counters(page())
-    assert counters.lanes == {("edits", "fast"): "serving", ("constrained", "fast"): "benched"}
-    assert counters.lanes_out == ("lane constrained/fast is benched",)
+    assert counters.lanes == {("edits", "fast"): "serving", ("constrained", "fast"): "ejected"}
+    assert counters.lanes_out == ("lane constrained/fast is ejected",)
 
 
 def test_an_empty_page_counts_nothing() -> None:

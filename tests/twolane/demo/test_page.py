@@ -35,7 +35,7 @@ def verdict(*complaints: str, status: int = 200, answer: str = "x", sent: int = 
 
 
 def chapter(page: Console, *verdicts: Verdict) -> str:
-    page.show_chapter(page, Chapter(title="T", says="It says.", rows=(ROW,)), verdicts)
+    pages.show_chapter(page, Chapter(title="T", says="It says.", rows=(ROW,)), verdicts)
     return text(page)
 
 
@@ -75,19 +75,19 @@ def test_answers_cannot_paint_the_page(page: Console) -> None:
 def test_counters_tell_speed_per_target_and_reasons(page: Console) -> None:
     fast = TargetCount(target="fast", answers=12, p50_ms=60.4, p95_ms=None)
     fallbacks = {("fast", "quality", "deadline"): 3}
-    page.show_counters(page, Counters(targets=(fast,), fallbacks=fallbacks, lanes={("edits", "fast"): "probing"}))
+    pages.show_counters(page, Counters(targets=(fast,), fallbacks=fallbacks, lanes={("edits", "fast"): "probing"}))
     assert all(said in text(page) for said in ("fast", "12", "60", "deadline", "quality", "3", "edits/fast probing"))
 
 
 def test_the_result_counts_what_went_wrong(page: Console) -> None:
-    page.show_result(page, [verdict(), verdict("no")])
+    pages.show_result(page, [verdict(), verdict("no")])
     assert "1 of 2 rows" in text(page)
-    page.show_result(page, [verdict(sent=3), verdict()])
+    pages.show_result(page, [verdict(sent=3), verdict()])
     assert "All 2 rows came out as stated (4 requests)" in text(page)
 
 
 def test_the_invitation_can_be_pasted_into_a_shell(page: Console) -> None:
-    page.show_invitation(page, gateway_url="http://127.0.0.1:8080")
+    pages.show_invitation(page, gateway_url="http://127.0.0.1:8080")
     shown = text(page)
     assert "curl -si http://127.0.0.1:8080/v1/chat/completions" in shown
     assert '"metadata": {"task": "edit"}' in shown

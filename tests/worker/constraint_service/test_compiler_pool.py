@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_worker.constraint_service.compiler_pool import Workshop
+from diffusion_worker.constraint_service.compiler_pool import CompilerPool
 from diffusion_worker.constraints import compiled
 from diffusion_worker.constraints.compiled import NO_HEADER, make_ready
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.token_trie import vocabulary_of
-from diffusion_worker.constraints.tokens.vocabulary_bytes import Lexicon, from_bytes, read_lexicon, to_bytes
-from diffusion_worker.errors import BadAsk, CompilerFailed, OverCapacity, UnsupportedSchema
+from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes, from_bytes, read_lexicon, to_bytes
+from diffusion_worker.errors import CompilerFailed, InvalidRequest, OverCapacity, UnsupportedSchema
 
 pytestmark = pytest.mark.anyio
 
@@ -26,12 +26,12 @@ SLOW_TO_CHECK = Constraint(kind="json_schema", value={"type": "array", "items": 
 PATIENCE_S = 60.0
 
 
-def words(*more: bytes) -> Lexicon:
+def words(*more: bytes) -> VocabularyBytes:
     return read_lexicon((b"", b"", *(bytes([byte]) for byte in range(256)), *more), (1,), 0)
 
 
-def pid_of(workshop: Workshop, name: str = "_compiler") -> int:
-    process = getattr(workshop, name)._process
+def pid_of(compiler_pool: CompilerPool, name: str = "_compiler") -> int:
+    process = getattr(compiler_pool, name)._process
     assert process is not None
     return int(process.pid)
 
@@ -51,61 +51,63 @@ def test_words_cross_the_border_whole() -> None:
 
 async def test_the_process_makes_what_this_one_would() -> None:
     """For one vocabulary and for the next."""
-    workshop = Workshop()
+    compiler_pool = CompilerPool()
     try:
         for lexicon in (words(), words(b"yes")):
-            found = await workshop.ready(POINT, lexicon, ((), (0,)))
+            found = await compiler_pool.ready(POINT, lexicon, ((), (0,)))
             here = make_ready(POINT, vocabulary_of(lexicon), ((), (0,)))
             assert compiled.to_bytes(found) == compiled.to_bytes(here)
-        pid = pid_of(workshop)
-        await workshop.ready(YES, words(b"yes"), NO_HEADER)
-        assert pid_of(workshop) == pid
+        pid = pid_of(compiler_pool)
+        await compiler_pool.ready(YES, words(b"yes"), NO_HEADER)
+        assert pid_of(compiler_pool) == pid
     finally:
-        await workshop.close()
+        await compiler_pool.close()
     assert not is_running(pid)
 
 
 async def test_refusals_cross_the_border_whole() -> None:
     """With keyword, pointer and message; and the process lives on."""
-    workshop = Workshop()
+    compiler_pool = CompilerPool()
     try:
         with pytest.raises(UnsupportedSchema) as caught:
-            await workshop.ready(Constraint(kind="json_schema", value={"items": {"$ref": "x"}}), words(), NO_HEADER)
+            await compiler_pool.ready(
+                Constraint(kind="json_schema", value={"items": {"$ref": "x"}}), words(), NO_HEADER
+            )
         assert (caught.value.keyword, caught.value.pointer) == ("$ref", "/items/$ref")
         assert caught.value.message.count("/items/$ref") == 1
-        with pytest.raises(BadAsk, match="not a valid schema"):
-            await workshop.ready(Constraint(kind="json_schema", value={"type": 1}), words(), NO_HEADER)
+        with pytest.raises(InvalidRequest, match="not a valid schema"):
+            await compiler_pool.ready(Constraint(kind="json_schema", value={"type": 1}), words(), NO_HEADER)
         with pytest.raises(UnsupportedSchema, match="spell no answer"):
-            await workshop.ready(YES, read_lexicon([b"", b"x"], (0,), 0), NO_HEADER)
-        assert (await workshop.ready(YES, words(), NO_HEADER)).stats.states > 0
+            await compiler_pool.ready(YES, read_lexicon([b"", b"x"], (0,), 0), NO_HEADER)
+        assert (await compiler_pool.ready(YES, words(), NO_HEADER)).stats.states > 0
     finally:
-        await workshop.close()
+        await compiler_pool.close()
 
 
 async def test_a_constraint_that_takes_too_long_is_refused_and_its_process_ended() -> None:
     """The time bounds every constraint, and the next one gets a fresh process."""
-    workshop = Workshop()
+    compiler_pool = CompilerPool()
     try:
-        await workshop.ready(YES, words(), NO_HEADER)
-        pid, workshop._compile_s = pid_of(workshop), 0.0001
+        await compiler_pool.ready(YES, words(), NO_HEADER)
+        pid, compiler_pool._compile_s = pid_of(compiler_pool), 0.0001
         with pytest.raises(UnsupportedSchema, match=r"longer than 0\.0001 s to compile") as caught:
-            await workshop.ready(POINT, words(), NO_HEADER)
+            await compiler_pool.ready(POINT, words(), NO_HEADER)
         assert caught.value.keyword == "json_schema"
-        workshop._compile_s = PATIENCE_S
-        assert (await workshop.ready(POINT, words(), NO_HEADER)).stats.states > 0
-        assert pid_of(workshop) != pid
+        compiler_pool._compile_s = PATIENCE_S
+        assert (await compiler_pool.ready(POINT, words(), NO_HEADER)).stats.states > 0
+        assert pid_of(compiler_pool) != pid
         assert not is_running(pid)
     finally:
-        await workshop.close()
+        await compiler_pool.close()
 
 
 async def test_an_answer_that_cannot_be_judged_in_time_holds_up_nobody() -> None:
     """A back-tracking expression would take years; the loop goes on meanwhile, and other answers are judged after."""
-    workshop = Workshop(judge_s=0.5)
+    compiler_pool = CompilerPool(judge_s=0.5)
     with contextlib.suppress(UnsupportedSchema):  # however long the process takes to start
-        assert await workshop.violation(SLOW_TO_CHECK, '["aaa"]') is None
+        assert await compiler_pool.violation(SLOW_TO_CHECK, '["aaa"]') is None
     try:
-        hanging = asyncio.create_task(workshop.violation(SLOW_TO_CHECK, f'["{"a" * 60}!"]'))
+        hanging = asyncio.create_task(compiler_pool.violation(SLOW_TO_CHECK, f'["{"a" * 60}!"]'))
         ticks = 0
         while not hanging.done():
             await asyncio.sleep(0.01)
@@ -113,51 +115,51 @@ async def test_an_answer_that_cannot_be_judged_in_time_holds_up_nobody() -> None
         with pytest.raises(UnsupportedSchema, match=r"longer than 0\.5 s to check"):
             await hanging
         assert ticks > 5
-        workshop._judge_s = PATIENCE_S
-        assert await workshop.violation(SLOW_TO_CHECK, '["aaa"]') is None
-        assert "'b' does not match" in str(await workshop.violation(SLOW_TO_CHECK, '["b"]'))
-        assert await workshop.violation(YES, "maybe") == "not one of the choices"
+        compiler_pool._judge_s = PATIENCE_S
+        assert await compiler_pool.violation(SLOW_TO_CHECK, '["aaa"]') is None
+        assert "'b' does not match" in str(await compiler_pool.violation(SLOW_TO_CHECK, '["b"]'))
+        assert await compiler_pool.violation(YES, "maybe") == "not one of the choices"
     finally:
-        await workshop.close()
+        await compiler_pool.close()
 
 
 async def test_a_process_that_died_is_replaced() -> None:
     """Between two constraints nobody notices."""
-    workshop = Workshop()
+    compiler_pool = CompilerPool()
     try:
-        await workshop.ready(YES, words(), NO_HEADER)
-        os.kill(pid_of(workshop), signal.SIGKILL)
-        assert (await workshop.ready(POINT, words(), NO_HEADER)).stats.states > 0
+        await compiler_pool.ready(YES, words(), NO_HEADER)
+        os.kill(pid_of(compiler_pool), signal.SIGKILL)
+        assert (await compiler_pool.ready(POINT, words(), NO_HEADER)).stats.states > 0
     finally:
-        await workshop.close()
+        await compiler_pool.close()
 
 
 async def test_a_constraint_that_kills_its_process_twice_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an error of ours, not of the client's."""
     monkeypatch.setattr("diffusion_worker.constraint_service.compiler_pool.sys.executable", "/bin/true")
-    workshop = Workshop()
+    compiler_pool = CompilerPool()
     with pytest.raises(CompilerFailed):
-        await workshop.ready(YES, words(), NO_HEADER)
+        await compiler_pool.ready(YES, words(), NO_HEADER)
     with pytest.raises(CompilerFailed):
-        await workshop.violation(YES, "yes")
-    await workshop.close()
+        await compiler_pool.violation(YES, "yes")
+    await compiler_pool.close()
 
 
 async def test_who_gives_up_ends_the_work_and_who_waits_for_a_turn_is_told() -> None:
     """Cancelled while at work: the process has ended. Behind others for too long: a status to come back with."""
-    workshop = Workshop()
+    compiler_pool = CompilerPool()
     try:
-        await workshop.ready(YES, words(), NO_HEADER)
-        pid = pid_of(workshop)
-        at_work = asyncio.create_task(workshop._compiler.ask(b"V" + b"x" * 50, PATIENCE_S))  # it would die of that
-        async with workshop._compiler.turn(1.0):
+        await compiler_pool.ready(YES, words(), NO_HEADER)
+        pid = pid_of(compiler_pool)
+        at_work = asyncio.create_task(compiler_pool._compiler.ask(b"V" + b"x" * 50, PATIENCE_S))  # it would die of that
+        async with compiler_pool._compiler.turn(1.0):
             with pytest.raises(OverCapacity):
-                async with workshop._compiler.turn(0.01):
+                async with compiler_pool._compiler.turn(0.01):
                     pass
             at_work.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await at_work
-        assert workshop._compiler._process is None
+        assert compiler_pool._compiler._process is None
     finally:
-        await workshop.close()
+        await compiler_pool.close()
     assert not is_running(pid)

@@ -10,9 +10,9 @@ import torch
 
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.models.interface import CanvasContext
-from diffusion_worker.models.toy import ToyNet
-from diffusion_worker.types.generation import Recipe
-from tests.worker.serving import MODEL, READ, events, serving, toy_net, toy_tokenizer
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import DenoisingParams
+from tests.worker.serving import MODEL, READ, events, serving, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ ORDER = {
 }
 
 
-class NoisyNet(ToyNet):
+class NoisyNet(ToyModel):
     """Says something else at every pass."""
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
@@ -37,7 +37,7 @@ class NoisyNet(ToyNet):
 
 
 def noisy_net() -> NoisyNet:
-    return NoisyNet(vocab_size=toy_tokenizer().size, recipe=Recipe(canvas_length=16, steps=4))
+    return NoisyNet(vocab_size=toy_tokenizer().size, denoising=DenoisingParams(canvas_length=16, steps=4))
 
 
 def schema(value: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ async def test_noise_becomes_what_was_asked_for(model: str) -> None:
 async def test_a_net_that_knows_the_answer_is_not_disturbed() -> None:
     """Its own layout and words are among what the schema allows."""
     said = '{ "item": "tea",\n  "count": 3 }'
-    async with serving(toy_net(said)) as served:
+    async with serving(toy_model(said)) as served:
         assert content(await served.ask(response_format=schema(ORDER), max_tokens=90)) == said
 
 
@@ -102,7 +102,7 @@ async def test_a_stream_near_max_tokens_closes_in_time() -> None:
 
 async def test_what_cannot_be_kept_is_refused_by_name() -> None:
     """The field, and in the message keyword and place."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         response = await served.ask(response_format=schema({"properties": {"a": {"$dynamicRef": "#"}}}))
         assert problem(response) == (400, "unsupported_schema", "response_format")
         assert "(`$dynamicRef` at `#/properties/a/$dynamicRef`)" in response.json()["error"]["message"]
@@ -119,13 +119,13 @@ async def test_a_keyword_that_only_the_whole_shows_is_checked_before_anything_le
     """Where nothing else can be written, the answer is a status and no wrong answer."""
     distinct = schema({"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2, "uniqueItems": True})
     same = schema({"type": "array", "items": {"enum": [1]}, "minItems": 2, "maxItems": 2, "uniqueItems": True})
-    async with serving(toy_net("[1,1]")) as served:
+    async with serving(toy_model("[1,1]")) as served:
         response = await served.ask(stream=stream, response_format=same)
         if response.status_code == 200:  # the automaton has learnt to see it
             pytest.fail("choose another keyword for this test: " + response.text)
         assert problem(response)[:2] == (500, "invalid_output")
         assert served.net.passes >= 6, "several attempts of a canvas each"
-    async with serving(toy_net("[1,2]")) as served:
+    async with serving(toy_model("[1,2]")) as served:
         response = await served.ask(stream=stream, response_format=distinct)
         assert response.status_code == 200
         assert "[DONE]" in response.text or content(response) == "[1,2]"
@@ -133,10 +133,10 @@ async def test_a_keyword_that_only_the_whole_shows_is_checked_before_anything_le
 
 async def test_the_same_constraint_is_bound_once() -> None:
     async with serving(noisy_net()) as served:
-        words, facts = served.worker.desk.resident()
+        words, info = served.worker.serving_state.resident()
         first = await served.ask(structured_outputs={"choice": ["a", "b"]}, max_tokens=9)
         assert first.status_code == 200
         one = Constraint(kind="choice", value=["a", "b"])
-        binder = served.worker.desk.binder
-        bound = [await binder.bind(one, words.tokenizer, facts) for _ in range(2)]
+        constraint_service = served.worker.serving_state.constraint_service
+        bound = [await constraint_service.bind(one, words.tokenizer, info) for _ in range(2)]
         assert bound[0].automaton is bound[1].automaton

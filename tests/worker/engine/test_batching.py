@@ -6,22 +6,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.engine.batching import Parts, compose
-from diffusion_worker.engine.sequence import Sequence, portions_of
-from diffusion_worker.memory.slots import Lease
-from diffusion_worker.types.generation import Ask, Reading, Recipe
+from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
+from diffusion_worker.memory.slots import Allocation
+from diffusion_worker.types.generation import DecodingMode, DenoisingParams, GenerationRequest
 
 CANVAS, CHUNK = 4, 5
-ASK = Ask(prompt_ids=(9, 9, 9), max_tokens=100, seed=0, recipe=Recipe(steps=3, canvas_length=CANVAS))
+ASK = GenerationRequest(
+    prompt_ids=(9, 9, 9), max_tokens=100, seed=0, denoising=DenoisingParams(steps=3, canvas_length=CANVAS)
+)
 KINDS = ("prompt", "last of a prompt", "seal", "step", "read")
 
 
 def placed(number: int, kind: str) -> Sequence:
     """A sequence that has a slot and wants what `kind` says."""
     prompt = (9,) * (12 if kind == "prompt" else 3)
-    reading = Reading.AUTOREGRESSIVE if kind == "read" else Reading.DIFFUSION
-    ask = replace(ASK, prompt_ids=prompt, reading=reading)
-    it = Sequence(id=number, ask=ask, submitted=0.0, portions=portions_of(prompt, CHUNK))
-    it.settle_in(Lease(slot=number, reused=0, copy=None, boundary=0), chunk=CHUNK)
+    decoding_mode = DecodingMode.AUTOREGRESSIVE if kind == "read" else DecodingMode.DIFFUSION
+    ask = replace(ASK, prompt_ids=prompt, decoding_mode=decoding_mode)
+    it = Sequence(id=number, ask=ask, submitted=0.0, prefill_chunks=prefill_chunks_of(prompt, CHUNK))
+    it.allocate(Allocation(slot=number, reused=0, copy=None, boundary=0), chunk=CHUNK)
     if kind in ("seal", "step"):
         it.appended(prompt)
     if kind == "seal":
@@ -31,14 +33,14 @@ def placed(number: int, kind: str) -> Sequence:
 
 def positions(parts: Parts) -> int:
     return (
-        sum(len(append.ids) for append in parts.appends)
-        + sum(denoise.recipe.canvas_length for denoise in parts.denoises)
-        + sum(len(read.ids) for read in parts.reads)
+        sum(len(append.ids) for append in parts.prefills)
+        + sum(denoise.denoising.canvas_length for denoise in parts.denoises)
+        + sum(len(read.ids) for read in parts.decodes)
     )
 
 
 def taking_part(parts: Parts) -> set[int]:
-    return {part.sequence for part in (*parts.appends, *parts.denoises, *parts.reads)}
+    return {part.sequence for part in (*parts.prefills, *parts.denoises, *parts.decodes)}
 
 
 @given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=12), budget=st.integers(1, 60), turned=st.booleans())
@@ -72,8 +74,8 @@ def test_of_the_same_kind_the_lowest_key_goes_first() -> None:
 
 def test_a_canvas_is_not_denoised_before_the_last_part_of_its_prompt_goes_in() -> None:
     parts = compose([placed(1, "prompt"), placed(2, "last of a prompt")], lambda each: each.id, None)
-    assert [len(append.ids) for append in parts.appends] == [3, CHUNK] or [
-        len(append.ids) for append in parts.appends
+    assert [len(append.ids) for append in parts.prefills] == [3, CHUNK] or [
+        len(append.ids) for append in parts.prefills
     ] == [CHUNK, 3]
     assert [(denoise.sequence, denoise.at) for denoise in parts.denoises] == [(2, 3)]
 
@@ -84,6 +86,6 @@ def test_a_long_prompt_in_parts_holds_nobody_up() -> None:
     while len(long.pending) > 1:
         parts = compose([long, *others], lambda each: each.id - 100.0 * (each is long), 2 * CANVAS + CHUNK)
         assert {denoise.sequence for denoise in parts.denoises} == {1, 2}
-        [append] = parts.appends
+        [append] = parts.prefills
         assert len(append.ids) <= CHUNK
         long.appended(append.ids)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from diffusion_worker.engine.capacity import Limits
 from diffusion_worker.errors import OutOfRange, PromptTooLong
-from diffusion_worker.types.generation import Ask, Recipe
+from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
 
 LIMITS = Limits(max_num_seqs=1, max_waiting=0, max_context=64)
-ASK = Ask(prompt_ids=(5,), max_tokens=8, seed=0, recipe=Recipe())
+ASK = GenerationRequest(prompt_ids=(5,), max_tokens=8, seed=0, denoising=DenoisingParams())
 
 
 @given(prompt=st.integers(1, 100), max_tokens=st.integers(1, 100))

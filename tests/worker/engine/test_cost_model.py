@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from diffusion_worker.engine.cost_model import Forecast
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.generation import Ask, Foretold, Reading, Recipe
+from diffusion_worker.types.generation import DecodingMode, DenoisingParams, GenerationRequest, PredictedWait
 from diffusion_worker.types.step_batch import CanvasResult
 
-RECIPE = Recipe(steps=12, canvas_length=8)
-ASK = Ask(prompt_ids=(9,) * 8, max_tokens=64, seed=0, recipe=RECIPE)
+RECIPE = DenoisingParams(steps=12, canvas_length=8)
+ASK = GenerationRequest(prompt_ids=(9,) * 8, max_tokens=64, seed=0, denoising=RECIPE)
 SECONDS = st.floats(0.0, 1e4)
 
 
-def sequence(ask: Ask = ASK) -> Sequence:
-    return Sequence(id=1, ask=ask, submitted=0.0, portions=[ask.prompt_ids])
+def sequence(ask: GenerationRequest = ASK) -> Sequence:
+    return Sequence(id=1, ask=ask, submitted=0.0, prefill_chunks=[ask.prompt_ids])
 
 
 def canvas(number: int, ids: tuple[int, ...], *, entropy: float = 1.0, settled: bool = False) -> CanvasResult:
@@ -47,12 +47,12 @@ def test_times_are_finite_and_not_negative_and_experience_corrects_them_fourfold
     for seconds, together in steps:
         it.took_step(seconds, together)
     for plain_s, actual_s in errors:
-        it.waited(Foretold(reading=Reading.DIFFUSION, plain_s=plain_s, wait_s=plain_s), actual_s)
-    foretold = it.foretell(iterations, rows, Reading.DIFFUSION)
-    assert foretold is not None
-    assert foretold.plain_s >= 0.0
-    assert math.isfinite(foretold.plain_s) == (math.isfinite(iterations) or not it.step_s(rows))
-    assert foretold.plain_s / 4.001 <= foretold.wait_s <= foretold.plain_s * 4.001
+        it.waited(PredictedWait(decoding_mode=DecodingMode.DIFFUSION, plain_s=plain_s, wait_s=plain_s), actual_s)
+    predicted_wait = it.predict_wait(iterations, rows, DecodingMode.DIFFUSION)
+    assert predicted_wait is not None
+    assert predicted_wait.plain_s >= 0.0
+    assert math.isfinite(predicted_wait.plain_s) == (math.isfinite(iterations) or not it.step_s(rows))
+    assert predicted_wait.plain_s / 4.001 <= predicted_wait.wait_s <= predicted_wait.plain_s * 4.001
 
 
 @given(
@@ -68,7 +68,7 @@ def test_a_sequence_needs_at_least_one_more_iteration_and_never_more_than_it_can
         other = sequence()
         other.emitted = tokens
         it.finished(other)
-    one = sequence(replace(ASK, recipe=replace(RECIPE, confidence_threshold=threshold)))
+    one = sequence(replace(ASK, denoising=replace(RECIPE, confidence_threshold=threshold)))
     for entropy in entropies:
         one.stepped(canvas(1, (5,) * 8, entropy=entropy), is_late=False)
         assert 1.0 <= it.iterations(one) <= one.iterations_at_most()
@@ -89,7 +89,7 @@ def test_the_price_of_a_row_is_learnt_and_more_rows_are_never_cheaper() -> None:
 
 def test_answers_are_expected_to_be_as_long_as_those_of_kin() -> None:
     it = Forecast()
-    short, long = (replace(ASK, prompt_ids=(9,) * n, reading=Reading.AUTOREGRESSIVE) for n in (8, 200))
+    short, long = (replace(ASK, prompt_ids=(9,) * n, decoding_mode=DecodingMode.AUTOREGRESSIVE) for n in (8, 200))
     for ask, tokens in ((short, 5), (long, 50)):
         done = sequence(ask)
         done.emitted = tokens

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from diffusion_worker.engine.loop import Capacity, Loop, run
-from diffusion_worker.models.toy import ToyNet
-from diffusion_worker.types.generation import Ask, BlockSealed, Faulted, Finished, Reading
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import BlockSealed, DecodingMode, Faulted, Finished, GenerationRequest
 
 
-def ask(net: Any, prompt: tuple[int, ...], **changes: Any) -> Ask:
-    return replace(Ask(prompt_ids=prompt, max_tokens=40, seed=0, recipe=net.facts.recipe), **changes)
+def ask(net: Any, prompt: tuple[int, ...], **changes: Any) -> GenerationRequest:
+    return replace(GenerationRequest(prompt_ids=prompt, max_tokens=40, seed=0, denoising=net.info.denoising), **changes)
 
 
 def test_answers_come_in_the_order_of_the_asks_however_many_run_together() -> None:
-    net = ToyNet()
-    asks = [ask(net, tuple(range(20, 21 + n)), reading=tuple(Reading)[n % 2]) for n in range(10)]
+    net = ToyModel()
+    asks = [ask(net, tuple(range(20, 21 + n)), decoding_mode=tuple(DecodingMode)[n % 2]) for n in range(10)]
     for together in (1, 3, 16):
         answers = run(net, asks, max_num_seqs=together)
         assert [answer.ids for answer in answers] == [one.prompt_ids for one in asks]
@@ -24,11 +24,11 @@ def test_answers_come_in_the_order_of_the_asks_however_many_run_together() -> No
 
 
 def test_no_asks_no_answers() -> None:
-    assert run(ToyNet(), []) == ()
+    assert run(ToyModel(), []) == ()
 
 
 def test_batching_saves_passes_and_not_one_is_wasted() -> None:
-    net = ToyNet()
+    net = ToyModel()
     asks = [ask(net, (20, 21, 22))] * 4
     run(net, asks, max_num_seqs=1)
     alone, net.passes = net.passes, 0
@@ -37,22 +37,22 @@ def test_batching_saves_passes_and_not_one_is_wasted() -> None:
 
 
 def test_the_last_canvas_is_not_encoded_for_nobody() -> None:
-    net = ToyNet(recipe=replace(ToyNet().facts.recipe, canvas_length=4))
+    net = ToyModel(denoising=replace(ToyModel().info.denoising, canvas_length=4))
     [answer] = run(net, [ask(net, (20,) * 8, max_tokens=8)])
     assert answer.end.usage.forward_passes == answer.end.usage.denoising_steps + 2 == net.passes
 
 
 def test_context_length_is_what_the_net_knows_unless_less_is_asked_for() -> None:
-    assert Loop(ToyNet(max_context=500), Capacity()).limits.max_context == 500
-    assert Loop(ToyNet(max_context=500), Capacity(max_context=90)).limits.max_context == 90
-    assert Loop(ToyNet(max_context=500), Capacity(max_context=900)).limits.max_context == 500
+    assert Loop(ToyModel(max_context=500), Capacity()).limits.max_context == 500
+    assert Loop(ToyModel(max_context=500), Capacity(max_context=90)).limits.max_context == 90
+    assert Loop(ToyModel(max_context=500), Capacity(max_context=900)).limits.max_context == 500
 
 
-@pytest.mark.parametrize("reading", Reading)
-def test_when_all_is_answered_nothing_is_held(reading: Reading) -> None:
-    net = ToyNet()
+@pytest.mark.parametrize("decoding_mode", DecodingMode)
+def test_when_all_is_answered_nothing_is_held(decoding_mode: DecodingMode) -> None:
+    net = ToyModel()
     loop = Loop(net, Capacity())
-    loop.add(ask(net, (20, 21), reading=reading))
+    loop.add(ask(net, (20, 21), decoding_mode=decoding_mode))
     while loop.scheduler.has_work:
         loop.turn()
     assert loop.scheduler.slots.used_bytes() == 0
@@ -61,7 +61,9 @@ def test_when_all_is_answered_nothing_is_held(reading: Reading) -> None:
 
 def test_a_prompt_that_a_slot_already_holds_is_not_computed_again(make_net: Any) -> None:
     net = make_net()
-    one = Ask(prompt_ids=tuple(range(6, 30)), max_tokens=12, seed=3, recipe=replace(net.facts.recipe, steps=4))
+    one = GenerationRequest(
+        prompt_ids=tuple(range(6, 30)), max_tokens=12, seed=3, denoising=replace(net.info.denoising, steps=4)
+    )
     loop = Loop(net, Capacity(max_num_seqs=2, max_context=64))
     answers = [answered(loop, one) for _ in range(3)]
     assert [end.usage.cached_tokens for _, end in answers] == [0, 24, 24]
@@ -69,7 +71,7 @@ def test_a_prompt_that_a_slot_already_holds_is_not_computed_again(make_net: Any)
     assert answers[0][0] == answers[1][0] == answers[2][0]
 
 
-def answered(loop: Loop, one: Ask) -> tuple[tuple[int, ...], Finished | Faulted]:
+def answered(loop: Loop, one: GenerationRequest) -> tuple[tuple[int, ...], Finished | Faulted]:
     """The answer of a loop that has nothing else to do."""
     sequence, ids = loop.add(one), ()
     while True:
@@ -83,7 +85,9 @@ def answered(loop: Loop, one: Ask) -> tuple[tuple[int, ...], Finished | Faulted]
 def test_a_context_whose_ring_was_overwritten_after_its_owner_had_left_is_not_kept(make_net: Any) -> None:
     """A client leaves while its canvas is being sealed: the pass has written over the oldest tokens of every window."""
     net = make_net(window=8)
-    one = Ask(prompt_ids=tuple(range(6, 30)), max_tokens=36, seed=3, recipe=replace(net.facts.recipe, steps=4))
+    one = GenerationRequest(
+        prompt_ids=tuple(range(6, 30)), max_tokens=36, seed=3, denoising=replace(net.info.denoising, steps=4)
+    )
     undisturbed, _ = answered(Loop(net, Capacity(max_num_seqs=2, max_context=64)), one)
 
     loop = Loop(net, Capacity(max_num_seqs=2, max_context=64))
@@ -91,7 +95,7 @@ def test_a_context_whose_ring_was_overwritten_after_its_owner_had_left_is_not_ke
 
     def stepped(batch: Any) -> Any:
         result = step(batch)
-        if any(append.is_seal for append in batch.appends):
+        if any(append.is_seal for append in batch.prefills):
             loop.scheduler.leave(leaving, 0.0)
         return result
 

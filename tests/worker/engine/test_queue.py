@@ -8,24 +8,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.engine.cost_model import Forecast
-from diffusion_worker.engine.queue import MAKES_WAY, MOST_PARKS, Line
+from diffusion_worker.engine.queue import MAKES_WAY, MOST_PARKS, WaitingQueue
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.generation import Ask, Reading, Recipe
+from diffusion_worker.types.generation import DecodingMode, DenoisingParams, GenerationRequest
 
-ASK = Ask(prompt_ids=(9,), max_tokens=2, seed=0, recipe=Recipe(), reading=Reading.AUTOREGRESSIVE)
+ASK = GenerationRequest(
+    prompt_ids=(9,), max_tokens=2, seed=0, denoising=DenoisingParams(), decoding_mode=DecodingMode.AUTOREGRESSIVE
+)
 
 
 def of_work(iterations: int, *, submitted: float = 0.0, **changes: Any) -> Sequence:
     """Half of `max_tokens` is expected of one read left to right while nothing has been learnt."""
     ask = replace(ASK, max_tokens=2 * iterations, **changes)
-    return Sequence(id=iterations, ask=ask, submitted=submitted, portions=[ask.prompt_ids])
+    return Sequence(id=iterations, ask=ask, submitted=submitted, prefill_chunks=[ask.prompt_ids])
 
 
-def line(*waiting: Sequence) -> Line:
+def line(*waiting: Sequence) -> WaitingQueue:
     """Every iteration takes a second."""
     forecast = Forecast()
     forecast.took_step(1.0, 1)
-    it = Line(forecast)
+    it = WaitingQueue(forecast)
     for sequence in waiting:
         it.add(sequence)
     return it
@@ -89,7 +91,7 @@ def test_nobody_makes_way_again_and_again() -> None:
     it, running = line(of_work(1)), of_work(100)
     for _ in range(MOST_PARKS):
         assert it.victim([running], 0.0, is_full=True) is running
-        running.park(0.0)
+        running.preempt(0.0)
     assert it.victim([running], 0.0, is_full=True) is None
 
 
@@ -99,10 +101,10 @@ def test_who_is_more_urgent_does_not_make_way_however_much_it_has_left() -> None
     assert it.victim([of_work(100, submitted=500.0, deadline_s=100.0)], 500.0, is_full=True) is None
 
 
-def waits(it: Line, running: list[Sequence], ask: Sequence, rows: int = 1) -> float:
-    foretold = it.foretell(running, rows, 0.0, ask)
-    assert foretold is not None
-    return foretold.wait_s
+def waits(it: WaitingQueue, running: list[Sequence], ask: Sequence, rows: int = 1) -> float:
+    predicted_wait = it.predict_wait(running, rows, 0.0, ask)
+    assert predicted_wait is not None
+    return predicted_wait.wait_s
 
 
 def test_everyone_ahead_counts_and_who_would_make_way_does_not() -> None:
@@ -122,4 +124,4 @@ def test_the_place_that_is_free_first_is_taken() -> None:
 
 @pytest.mark.parametrize("ask", [None, of_work(5)])
 def test_the_wait_is_unknown_before_a_step_was_measured(ask: Sequence | None) -> None:
-    assert Line(Forecast()).foretell([of_work(10)], 1, 0.0, ask) is None
+    assert WaitingQueue(Forecast()).predict_wait([of_work(10)], 1, 0.0, ask) is None

@@ -23,37 +23,37 @@ from diffusion_worker.errors import (
 )
 from diffusion_worker.memory.slots import SlotTable
 from diffusion_worker.types.generation import (
-    Ask,
     BlockSealed,
     BlockStop,
+    DecodingMode,
+    DenoisingParams,
     Event,
     Faulted,
     Finished,
     FinishReason,
+    GenerationRequest,
     LayerKv,
-    NetFacts,
+    ModelInfo,
     Outcome,
-    Reading,
-    Recipe,
 )
 from diffusion_worker.types.observations import BlockObserved, Observation, SequenceObserved, StepObserved
 from diffusion_worker.types.step_batch import Batch, CanvasResult, RowFault, StepResult, TokenResult
 
 END = 1
-RECIPE = Recipe(steps=3, canvas_length=4)
-FACTS = NetFacts(
+RECIPE = DenoisingParams(steps=3, canvas_length=4)
+FACTS = ModelInfo(
     vocab_size=100,
     hidden_size=8,
     max_context=64,
-    recipe=RECIPE,
+    denoising=RECIPE,
     end_ids=(END, 2),
     pad_id=0,
     parameters=0,
     dtype="float32",
     weight_bytes=0,
 )
-ASK = Ask(prompt_ids=(10, 11, 12), max_tokens=8, seed=5, recipe=RECIPE)
-READ = replace(ASK, reading=Reading.AUTOREGRESSIVE)
+ASK = GenerationRequest(prompt_ids=(10, 11, 12), max_tokens=8, seed=5, denoising=RECIPE)
+READ = replace(ASK, decoding_mode=DecodingMode.AUTOREGRESSIVE)
 
 
 LAYERS = (LayerKv(heads=1, head_dim=1, window=None),)
@@ -83,7 +83,7 @@ def play(it: Scheduler, *ids: tuple[int, ...], settled: bool = False, now: float
     for surest in ids:
         batch = it.next_batch(now)
         result = StepResult(canvases=tuple(canvas(d.sequence, surest, settled=settled) for d in batch.denoises))
-        happened += it.settle(batch, result, now)
+        happened += it.update_from_output(batch, result, now)
     return happened
 
 
@@ -91,8 +91,10 @@ def read(it: Scheduler, *tokens: int, now: float = 0.0) -> list[tuple[int, Event
     happened: list[tuple[int, Event]] = []
     for token in tokens:
         batch = it.next_batch(now)
-        result = StepResult(tokens=tuple(TokenResult(sequence=r.sequence, id=token, logprob=-0.5) for r in batch.reads))
-        happened += it.settle(batch, result, now)
+        result = StepResult(
+            tokens=tuple(TokenResult(sequence=r.sequence, id=token, logprob=-0.5) for r in batch.decodes)
+        )
+        happened += it.update_from_output(batch, result, now)
     return happened
 
 
@@ -116,12 +118,12 @@ def test_a_canvas_runs_through_its_steps_then_is_sealed_then_the_next_opens() ->
     it = scheduler()
     it.add(ASK, 0.0)
     first = it.next_batch(0.0)
-    assert [(a.ids, a.at) for a in first.appends] == [((10, 11, 12), 0)]
+    assert [(a.ids, a.at) for a in first.prefills] == [((10, 11, 12), 0)]
     assert [(d.block, d.step) for d in first.denoises] == [(0, 3)]
-    assert texts(list(it.settle(first, StepResult(canvases=(canvas(1, (5, 6, 7, 8)),)), 0.0))) == []
+    assert texts(list(it.update_from_output(first, StepResult(canvases=(canvas(1, (5, 6, 7, 8)),)), 0.0))) == []
     assert texts(play(it, (5, 6, 7, 9), (5, 6, 7, 9))) == [(5, 6, 7, 9)]
     second = it.next_batch(0.0)
-    assert [(a.ids, a.at) for a in second.appends] == [((5, 6, 7, 9), 3)], "the sealed canvas extends the context"
+    assert [(a.ids, a.at) for a in second.prefills] == [((5, 6, 7, 9), 3)], "the sealed canvas extends the context"
     assert [(d.block, d.step) for d in second.denoises] == [(1, 3)]
 
 
@@ -187,7 +189,7 @@ def test_confidence_is_the_geometric_mean_over_the_emitted_tokens_end_token_incl
         steady=0,
         is_settled=True,
     )
-    [*_, (_, end)] = it.settle(batch, StepResult(canvases=(surest,)), 0.0)
+    [*_, (_, end)] = it.update_from_output(batch, StepResult(canvases=(surest,)), 0.0)
     assert end.usage.confidence == pytest.approx(2.718281828 ** (-0.3))
 
 
@@ -208,8 +210,8 @@ def test_reading_appends_the_prompt_first_and_then_each_token_where_it_belongs()
     asked = []
     for token in (5, 6, 7):
         batch = it.next_batch(0.0)
-        asked += [(r.ids, r.at) for r in batch.reads]
-        it.settle(batch, StepResult(tokens=(TokenResult(sequence=1, id=token, logprob=0.0),)), 0.0)
+        asked += [(r.ids, r.at) for r in batch.decodes]
+        it.update_from_output(batch, StepResult(tokens=(TokenResult(sequence=1, id=token, logprob=0.0),)), 0.0)
     assert asked == [((10, 11, 12), 0), ((5,), 3), ((6,), 4)]
 
 
@@ -228,7 +230,9 @@ def test_sequences_join_and_leave_while_others_run_on() -> None:
     second, third = it.add(ASK, 0.0), it.add(ASK, 0.0)
     batch = it.next_batch(0.0)
     assert [(d.sequence, d.step) for d in batch.denoises] == [(first, 2), (second, 3)], "each at its own step"
-    it.settle(batch, StepResult(canvases=(canvas(first, (END, 0, 0, 0), settled=True), canvas(second, (5,) * 4))), 0.0)
+    it.update_from_output(
+        batch, StepResult(canvases=(canvas(first, (END, 0, 0, 0), settled=True), canvas(second, (5,) * 4))), 0.0
+    )
     batch = it.next_batch(0.0)
     assert batch.releases == (first,)
     assert [d.sequence for d in batch.denoises] == [second, third]
@@ -270,7 +274,7 @@ def test_who_leaves_is_in_no_later_batch_and_its_rows_are_freed_at_once() -> Non
     gone, stays = it.add(ASK, 0.0), it.add(ASK, 0.0)
     batch = it.next_batch(0.0)
     it.leave(gone, 0.0)  # in the middle of a step
-    happened = it.settle(
+    happened = it.update_from_output(
         batch, StepResult(canvases=(canvas(gone, (5,) * 4, settled=True), canvas(stays, (5,) * 4))), 0.0
     )
     assert [sequence for sequence, _ in happened] == [gone], "its late result is dropped"
@@ -306,7 +310,9 @@ def test_a_fault_ends_its_sequence_and_no_other() -> None:
     bad, good = it.add(ASK, 0.0), it.add(ASK, 0.0)
     batch = it.next_batch(0.0)
     fault = RowFault(sequence=bad, slot=0, error=NotFinite("NaN"))
-    happened = it.settle(batch, StepResult(faults=(fault,), canvases=(canvas(good, (END,) * 4, settled=True),)), 0.0)
+    happened = it.update_from_output(
+        batch, StepResult(faults=(fault,), canvases=(canvas(good, (END,) * 4, settled=True),)), 0.0
+    )
     ends = {sequence: event for sequence, event in happened if not isinstance(event, BlockSealed)}
     assert isinstance(ends[bad], Faulted)
     assert isinstance(ends[good], Finished)
@@ -335,7 +341,7 @@ def test_a_step_that_would_end_after_the_deadline_is_not_begun() -> None:
     it = scheduler()
     it.add(replace(ASK, deadline_s=10.0), 0.0)
     batch = it.next_batch(0.0)
-    happened = it.settle(batch, StepResult(canvases=(canvas(1, (5, 6, 7, 8)),)), 6.0)  # a step takes 6 s
+    happened = it.update_from_output(batch, StepResult(canvases=(canvas(1, (5, 6, 7, 8)),)), 6.0)  # a step takes 6 s
     assert texts(list(happened)) == [(5, 6, 7, 8)]
 
 
@@ -343,7 +349,7 @@ def test_an_answer_that_is_complete_at_its_deadline_is_called_complete() -> None
     it = scheduler()
     it.add(replace(ASK, deadline_s=10.0), 0.0)
     batch = it.next_batch(0.0)
-    [*_, (_, end)] = it.settle(batch, StepResult(canvases=(canvas(1, (5, END, 0, 0)),)), 11.0)
+    [*_, (_, end)] = it.update_from_output(batch, StepResult(canvases=(canvas(1, (5, END, 0, 0)),)), 11.0)
     assert isinstance(end, Finished)
     assert (end.reason, end.usage.converged) == (FinishReason.STOP, False)
 
@@ -374,7 +380,7 @@ def test_the_wait_is_unknown_until_a_step_was_measured_and_zero_while_places_are
     it.add(ASK, 0.0)
     assert it.predicted_wait_s(0.5) is None
     batch = it.next_batch(0.0)
-    it.settle(batch, StepResult(canvases=(canvas(1, (5,) * 4),)), 0.5)
+    it.update_from_output(batch, StepResult(canvases=(canvas(1, (5,) * 4),)), 0.5)
     assert it.predicted_wait_s(0.5) == 0.0
 
 
@@ -384,7 +390,9 @@ def test_the_predicted_wait_grows_with_the_work_ahead() -> None:
     while it.running or it.waiting:  # what a request usually takes is learnt from one
         batch = it.next_batch(now)
         now += 0.5
-        it.settle(batch, StepResult(canvases=tuple(canvas(d.sequence, (5,) * 4) for d in batch.denoises)), now)
+        it.update_from_output(
+            batch, StepResult(canvases=tuple(canvas(d.sequence, (5,) * 4) for d in batch.denoises)), now
+        )
     waits = []
     for _ in range(4):
         waits.append(it.predicted_wait_s(now) or 0.0)
@@ -397,7 +405,7 @@ def test_what_happens_is_observed() -> None:
     it = scheduler(seen=seen)
     it.add(replace(ASK, max_tokens=4), 1.0)
     batch = it.next_batch(2.0)
-    it.settle(batch, StepResult(canvases=(canvas(1, (5,) * 4, settled=True),)), 2.5)
+    it.update_from_output(batch, StepResult(canvases=(canvas(1, (5,) * 4, settled=True),)), 2.5)
     assert StepObserved(seconds=0.5, rows=1) in seen
     assert BlockObserved(stop=BlockStop.STABLE, denoising_steps=1, mean_entropy=0.25) in seen
     [ended] = [o for o in seen if isinstance(o, SequenceObserved)]
@@ -423,13 +431,13 @@ def test_contexts_that_are_forgotten_are_not_copied_into_slots_that_are_gone() -
         it.add(replace(ASK, prompt_ids=(*common, tail), max_tokens=4), 0.0)
         batch = it.next_batch(0.0)
         while not batch.denoises:
-            it.settle(batch, StepResult(), 0.0)
+            it.update_from_output(batch, StepResult(), 0.0)
             if it._copies:
                 break
             batch = it.next_batch(0.0)
         if it._copies:
             break
-        it.settle(batch, StepResult(canvases=(canvas(1, (5,) * 4, settled=True),)), 0.0)
+        it.update_from_output(batch, StepResult(canvases=(canvas(1, (5,) * 4, settled=True),)), 0.0)
     assert it._copies, "no copy was due: the test says nothing"
     it.forget_retained()
     batch = it.next_batch(0.0)
@@ -458,18 +466,18 @@ def test_every_sequence_ends_exactly_once_and_every_slot_is_free_again(
                 prompt_ids=tuple(range(10, 10 + dice.randint(1, 40))),
                 max_tokens=dice.randint(1, 20),
                 deadline_s=dice.choice((None, None, 3.0)),
-                tells_prefix=dice.random() < 0.5,
+                stream_prefix=dice.random() < 0.5,
             )
             added.append(it.add(one, now))
         disturb(it, added, dice, now)
         batch = it.next_batch(now)
-        items = (*batch.appends, *batch.denoises, *batch.reads)
+        items = (*batch.prefills, *batch.denoises, *batch.decodes)
         owned = {item.slot: item.sequence for item in items}
         assert all(owned[item.slot] == item.sequence for item in items), "a slot with two owners"
         assert len({item.sequence for item in items}) <= running
         if added and dice.random() < 0.1:
             it.leave(dice.choice(added), now)  # in the middle of a step
-        happened = it.settle(batch, made_up(batch, dice), now + dice.random())
+        happened = it.update_from_output(batch, made_up(batch, dice), now + dice.random())
         ends += [sequence for sequence, event in happened if isinstance(event, Finished | Faulted)]
     assert sorted(ends) == added
     assert table.free == len(table)
@@ -504,6 +512,6 @@ def made_up(batch: Batch, dice: Random) -> StepResult:
             if d.sequence not in failed
         ),
         tokens=tuple(
-            TokenResult(sequence=r.sequence, id=dice.choice((5, 6, 7, END)), logprob=-1.0) for r in batch.reads
+            TokenResult(sequence=r.sequence, id=dice.choice((5, 6, 7, END)), logprob=-1.0) for r in batch.decodes
         ),
     )

@@ -5,17 +5,17 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.engine.sequence import Sequence, portions_of
-from diffusion_worker.types.generation import Ask, Reading, Recipe
+from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
+from diffusion_worker.types.generation import DecodingMode, DenoisingParams, GenerationRequest
 from diffusion_worker.types.step_batch import CanvasResult
 
 END = 1
-RECIPE = Recipe(steps=5, canvas_length=4)
-ASK = Ask(prompt_ids=(9, 9), max_tokens=100, seed=0, recipe=RECIPE)
+RECIPE = DenoisingParams(steps=5, canvas_length=4)
+ASK = GenerationRequest(prompt_ids=(9, 9), max_tokens=100, seed=0, denoising=RECIPE)
 
 
-def sequence(ask: Ask = ASK) -> Sequence:
-    return Sequence(id=1, ask=ask, submitted=0.0, portions=[ask.prompt_ids])
+def sequence(ask: GenerationRequest = ASK) -> Sequence:
+    return Sequence(id=1, ask=ask, submitted=0.0, prefill_chunks=[ask.prompt_ids])
 
 
 def canvas(*ids: int) -> CanvasResult:
@@ -52,7 +52,7 @@ def test_what_is_emitted_is_a_prefix_of_what_was_sealed_up_to_the_end_token_or_t
 
 def test_it_needs_at_most_as_many_iterations_as_its_blocks_can_take() -> None:
     assert sequence(replace(ASK, max_tokens=9)).iterations_at_most() == 3 * 5
-    assert sequence(replace(ASK, max_tokens=9, reading=Reading.AUTOREGRESSIVE)).iterations_at_most() == 9
+    assert sequence(replace(ASK, max_tokens=9, decoding_mode=DecodingMode.AUTOREGRESSIVE)).iterations_at_most() == 9
 
 
 def test_the_confidence_is_unknown_before_the_first_token() -> None:
@@ -73,9 +73,9 @@ def test_portions_are_the_ids_in_order_none_empty_none_too_long_and_cut_where_as
     ids: tuple[int, ...], size: int, cut: int
 ) -> None:
     """Also of no ids at all: a context that another slot holds completely leaves nothing to append."""
-    portions = portions_of(ids, size, cut=min(cut, len(ids)))
-    assert tuple(token for portion in portions for token in portion) == ids
-    assert all(0 < len(portion) <= size for portion in portions)
+    prefill_chunks = prefill_chunks_of(ids, size, cut=min(cut, len(ids)))
+    assert tuple(token for portion in prefill_chunks for token in portion) == ids
+    assert all(0 < len(portion) <= size for portion in prefill_chunks)
     if 0 < cut < len(ids):
-        ends = [sum(map(len, portions[: n + 1])) for n in range(len(portions))]
+        ends = [sum(map(len, prefill_chunks[: n + 1])) for n in range(len(prefill_chunks))]
         assert cut in ends

@@ -10,7 +10,7 @@ from diffusion_worker.errors import Draining, NotResident
 from diffusion_worker.memory.lifecycle import (
     MOVES,
     SERVING,
-    Residence,
+    ModelLifecycle,
     _cgroup_bytes,
     _machine_bytes,
     memory_in_use,
@@ -19,8 +19,8 @@ from diffusion_worker.memory.lifecycle import (
 from diffusion_worker.types.generation import Residency
 
 
-def residence(state: Residency) -> Residence:
-    it = Residence()
+def residence(state: Residency) -> ModelLifecycle:
+    it = ModelLifecycle()
     it.state = state
     return it
 

@@ -21,7 +21,7 @@ def cache_of(net: Any, prompt: torch.Tensor = PROMPT) -> KvCache:
 
 
 def zeros(net: Any) -> torch.Tensor:
-    return torch.zeros(1, CANVAS.shape[1], net.facts.hidden_size, dtype=net.dtype)
+    return torch.zeros(1, CANVAS.shape[1], net.info.hidden_size, dtype=net.dtype)
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def test_a_first_step_gives_the_librarys_logits(make_net: Any, experts: int, win
     """Also with zero self-conditioning the canvas goes through the last norm of that module."""
     net = make_net(experts=experts, window=window)
     expected = net._model(input_ids=PROMPT, decoder_input_ids=CANVAS).logits
-    found = net.denoise(CANVAS, zeros(net), cache_of(net).reading([0], [40], 12))
+    found = net.denoise(CANVAS, zeros(net), cache_of(net).decoding_mode([0], [40], 12))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
@@ -39,7 +39,7 @@ def test_a_first_step_gives_the_librarys_logits(make_net: Any, experts: int, win
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_mean_embeddings_say_exactly_what_logits_say_to_the_library(make_net: Any, dtype: torch.dtype) -> None:
     net = make_net(dtype=dtype)
-    view = cache_of(net).reading([0], [40], 12)
+    view = cache_of(net).decoding_mode([0], [40], 12)
     z = net.denoise(CANVAS, zeros(net), view) / 0.7
     found = net.denoise(CANVAS, net.soften(z.softmax(-1)), view)
     expected = net._model(
@@ -61,11 +61,11 @@ def test_every_position_of_a_canvas_sees_the_same_window_of_context(make_net: An
     seen: list[torch.Tensor] = []
     net._decoder.layers[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
     cache = cache_of(net)
-    assert cache.reading([0], [40], 12).layers[0].keys.shape[2] == 5
-    net.denoise(CANVAS, zeros(net), cache.reading([0], [40], 12))
+    assert cache.decoding_mode([0], [40], 12).layers[0].keys.shape[2] == 5
+    net.denoise(CANVAS, zeros(net), cache.decoding_mode([0], [40], 12))
     for kept in range(5):
         cache.keys[0][0, :, kept] += 1.0
-        net.denoise(CANVAS, zeros(net), cache.reading([0], [40], 12))
+        net.denoise(CANVAS, zeros(net), cache.decoding_mode([0], [40], 12))
         assert bool((seen[-1] != seen[-2]).any(-1).all()), "each kept token is seen by every position"
 
 
@@ -92,7 +92,7 @@ def test_the_causal_pass_is_causal(make_net: Any) -> None:
 @torch.no_grad()
 def test_logits_are_fp32_and_capped(make_net: Any) -> None:
     net = make_net(dtype=torch.bfloat16)
-    found = net.denoise(CANVAS, zeros(net), cache_of(net).reading([0], [40], 12))
+    found = net.denoise(CANVAS, zeros(net), cache_of(net).decoding_mode([0], [40], 12))
     assert found.dtype == torch.float32
     assert float(found.abs().max()) <= 30.0
 
@@ -102,7 +102,7 @@ def test_a_single_expert_without_dispatch_equals_the_librarys_dispatch(make_net:
     net = make_net(dtype=torch.float64)
     for layer in net._decoder.layers:  # tied: the encoder has the same
         layer.router.per_expert_scale.fill_(1.7)
-    view = cache_of(net).reading([0], [40], 12)
+    view = cache_of(net).decoding_mode([0], [40], 12)
     direct = net.denoise(CANVAS, zeros(net), view)
     net._model.set_experts_implementation("eager")
     torch.testing.assert_close(direct, net.denoise(CANVAS, zeros(net), view), atol=1e-9, rtol=0)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import CheckpointBroken, CheckpointError, CheckpointForeign, CheckpointMissing
 from diffusion_worker.models.loader import LoadOptions, load, locate
-from diffusion_worker.types.generation import Ask, Finished, Recipe
+from diffusion_worker.types.generation import DenoisingParams, Finished, GenerationRequest
 
 GENERATION = {
     "max_denoising_steps": 24,
@@ -58,7 +58,7 @@ def refusal(folder: Path, kind: type[CheckpointError]) -> str:
 
 def test_a_checkpoint_brings_its_numbers_and_answers(folder: Path) -> None:
     net = load(str(folder), LoadOptions(device="cpu"))
-    assert net.facts.recipe == Recipe(
+    assert net.info.denoising == DenoisingParams(
         steps=24,
         t_min=0.3,
         t_max=0.9,
@@ -67,9 +67,9 @@ def test_a_checkpoint_brings_its_numbers_and_answers(folder: Path) -> None:
         entropy_bound=0.2,
         canvas_length=12,
     )
-    assert (net.facts.end_ids, net.facts.pad_id, net.facts.vocab_size, net.facts.max_context) == ((1, 7), 0, 61, 512)
-    assert net.facts.dtype == "float32"
-    [answer] = run(net, [Ask(prompt_ids=(9, 10), max_tokens=5, seed=0, recipe=net.facts.recipe)])
+    assert (net.info.end_ids, net.info.pad_id, net.info.vocab_size, net.info.max_context) == ((1, 7), 0, 61, 512)
+    assert net.info.dtype == "float32"
+    [answer] = run(net, [GenerationRequest(prompt_ids=(9, 10), max_tokens=5, seed=0, denoising=net.info.denoising)])
     assert isinstance(answer.end, Finished)
 
 
@@ -80,14 +80,14 @@ def test_loaded_weights_are_the_saved_ones(folder: Path) -> None:
 
 
 def test_the_number_format_can_be_chosen(folder: Path) -> None:
-    assert load(str(folder), LoadOptions(dtype="bfloat16")).facts.dtype == "bfloat16"
+    assert load(str(folder), LoadOptions(dtype="bfloat16")).info.dtype == "bfloat16"
 
 
 def test_without_a_generation_config_the_defaults_of_the_released_checkpoint_hold(folder: Path) -> None:
     (folder / "generation_config.json").unlink()
-    facts = load(str(folder)).facts
-    assert facts.recipe == Recipe(canvas_length=12)
-    assert facts.end_ids == (1,)
+    info = load(str(folder)).info
+    assert info.denoising == DenoisingParams(canvas_length=12)
+    assert info.end_ids == (1,)
 
 
 def test_weights_in_several_files_are_found_by_their_index(folder: Path) -> None:

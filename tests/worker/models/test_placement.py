@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import BadSetting, CheckpointForeign, WorkerError
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import Ask, Finished
+from diffusion_worker.types.generation import Finished, GenerationRequest
 
 BLOCK = 16
 HAS_COMPRESSED = importlib.util.find_spec("compressed_tensors") is not None
@@ -66,7 +66,7 @@ def test_the_experts_run_as_named(folder: Path, experts: str) -> None:
     """By the library's own names; all give the same answer up to rounding."""
     net = load(str(folder), LoadOptions(device="cpu", dtype="float32", experts=experts))
     assert net._model.config._experts_implementation == experts
-    [answer] = run(net, [Ask(prompt_ids=(9, 10), max_tokens=3, seed=0, recipe=net.facts.recipe)])
+    [answer] = run(net, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=net.info.denoising)])
     assert isinstance(answer.end, Finished)
 
 
@@ -93,8 +93,8 @@ def test_weights_can_be_placed_by_a_map(folder: Path) -> None:
     placed = {"model.encoder": "cpu", "model.decoder": "cpu", "lm_head": "cpu"}
     net = load(str(folder), LoadOptions(device_map=placed))
     plain = load(str(folder), LoadOptions(device="cpu"))
-    ask = Ask(prompt_ids=(9, 10), max_tokens=3, seed=0, recipe=net.facts.recipe)
-    assert net.facts == plain.facts
+    ask = GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=net.info.denoising)
+    assert net.info == plain.info
     assert [answer.ids for answer in run(net, [ask])] == [answer.ids for answer in run(plain, [ask])]
 
 
@@ -118,14 +118,14 @@ def test_an_fp8_checkpoint_loads_and_is_unpacked_where_nothing_could_run_it(
     that were quantised."""
     make_fp8(folder, part)
     net, plain = load(str(folder), LoadOptions(device="cpu", quantised=quantised)), load(str(saved))
-    assert net.facts == plain.facts
-    assert net.facts.quantised is None
+    assert net.info == plain.info
+    assert net.info.quantised is None
     stored = load_file(folder / "model.safetensors")
     name = "model.decoder.layers.0.mlp.gate_proj.weight"
     assert stored[name].dtype == torch.float8_e4m3fn
     torch.testing.assert_close(net._model.get_parameter(name), plain._model.get_parameter(name), atol=0.05, rtol=0.08)
     assert not torch.equal(net._model.get_parameter(name), plain._model.get_parameter(name))
-    [answer] = run(net, [Ask(prompt_ids=(9, 10), max_tokens=3, seed=0, recipe=net.facts.recipe)])
+    [answer] = run(net, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=net.info.denoising)])
     assert isinstance(answer.end, Finished)
 
 

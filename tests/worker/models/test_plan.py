@@ -42,13 +42,13 @@ def test_the_plan_of_the_shipped_checkpoint_is_what_the_loaded_net_takes() -> No
     size = measure(TINY)
     found = plan(size)
     weights = list(net._model.parameters())
-    assert size.parameters == net.facts.parameters == sum(weight.numel() for weight in weights)
-    assert found.weight_bytes[net.facts.dtype] == sum(weight.numel() * weight.element_size() for weight in weights)
+    assert size.parameters == net.info.parameters == sum(weight.numel() for weight in weights)
+    assert found.weight_bytes[net.info.dtype] == sum(weight.numel() * weight.element_size() for weight in weights)
     assert size.kv_layers == net.kv_layers
     assert (found.dtype, size.max_context, found.canvas_length) == (
-        net.facts.dtype,
-        net.facts.max_context,
-        net.facts.recipe.canvas_length,
+        net.info.dtype,
+        net.info.max_context,
+        net.info.denoising.canvas_length,
     )
     cache = KvCache(net.kv_layers, slots=3, slot_tokens=size.max_context, dtype=net.dtype, device=torch.device("cpu"))
     stored = sum(store.numel() * store.element_size() for store in (*cache.keys, *cache.values))
@@ -70,7 +70,7 @@ def set_text(name: str, value: object) -> Callable[[dict[str, Any]], object]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "kind", "named"),
+    ("invalidate", "kind", "named"),
     [
         (lambda config: config.update(model_type="llama"), CheckpointForeign, "'llama'"),
         (lambda config: config.update(canvas_length=0), CheckpointBroken, "canvas_length"),
@@ -84,10 +84,10 @@ def set_text(name: str, value: object) -> Callable[[dict[str, Any]], object]:
     ],
 )
 def test_a_config_that_describes_no_net_is_refused_with_its_file(
-    tmp_path: Path, spoil: Callable[[dict[str, Any]], object], kind: type[CheckpointError], named: str
+    tmp_path: Path, invalidate: Callable[[dict[str, Any]], object], kind: type[CheckpointError], named: str
 ) -> None:
     config = json.loads((TINY / "config.json").read_text())
-    spoil(config)
+    invalidate(config)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(kind) as refused:
         measure(tmp_path)

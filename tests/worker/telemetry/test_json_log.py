@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_worker.telemetry import json_log
 from diffusion_worker.telemetry.json_log import json_lines
-from tests.worker.serving import serving, toy_net
+from tests.worker.serving import serving, toy_model
 
 SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
@@ -19,7 +19,7 @@ SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 async def test_every_request_is_a_line_without_its_text() -> None:
     written = io.StringIO()
     with json_lines(written):
-        async with serving(toy_net()) as served:
+        async with serving(toy_model()) as served:
             await served.ask("zebra", headers={"traceparent": SENDER, "x-request-id": "req_7"})
             await served.ask("zebra", max_tokens=-1)
     lines = [orjson.loads(line) for line in written.getvalue().splitlines()]

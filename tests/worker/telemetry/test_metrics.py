@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 
 from diffusion_worker.telemetry.metrics import Meters
-from diffusion_worker.types.generation import BlockStop, EngineStatus, Outcome, Pressure, Reading, Residency, Usage
+from diffusion_worker.types.generation import BlockStop, DecodingMode, EngineStatus, Outcome, Pressure, Residency, Usage
 from diffusion_worker.types.observations import (
     BlockObserved,
     ConstraintObserved,
     ConstraintWork,
-    ParkedObserved,
+    PreemptionObserved,
     PrefixObserved,
     RefusalObserved,
     SequenceObserved,
@@ -44,7 +44,7 @@ def values(meters: Meters, status: EngineStatus = STATUS) -> dict[str, float]:
 
 def ended(outcome: Outcome, first_block_s: float | None = 0.1) -> SequenceObserved:
     return SequenceObserved(
-        reading=Reading.DIFFUSION, outcome=outcome, first_block_s=first_block_s, total_s=0.8, usage=USAGE
+        decoding_mode=DecodingMode.DIFFUSION, outcome=outcome, first_block_s=first_block_s, total_s=0.8, usage=USAGE
     )
 
 
@@ -113,13 +113,16 @@ def test_reuse_parking_and_waiting_are_counted() -> None:
     meters = Meters("net")
     for tokens in (5, 7):
         meters.observe(PrefixObserved(tokens=tokens))
-    meters.observe(ParkedObserved())
+    meters.observe(PreemptionObserved())
     meters.observe(WaitObserved(predicted_s=2.0, actual_s=3.0))
     meters.observe(WaitObserved(predicted_s=0.0, actual_s=3.0))
     found = values(meters)
     assert (found["twolane_worker_prefix_hits_total"], found["twolane_worker_prefix_tokens_total"]) == (2, 12)
-    assert found["twolane_worker_parked_total"] == 1
-    assert (found["twolane_worker_wait_ratio_count"], found["twolane_worker_wait_ratio_sum"]) == (1, 1.5)
+    assert found["twolane_worker_preemptions_total"] == 1
+    assert (
+        found["twolane_worker_queue_wait_prediction_ratio_count"],
+        found["twolane_worker_queue_wait_prediction_ratio_sum"],
+    ) == (1, 1.5)
 
 
 def test_gauges_show_the_present_status() -> None:
@@ -133,7 +136,7 @@ def test_gauges_show_the_present_status() -> None:
         7,
     ]
     assert found["twolane_worker_max_num_seqs"] == 8
-    assert (found["twolane_worker_pressure"], found["twolane_worker_retained_contexts"]) == (2, 3)
+    assert (found["twolane_worker_memory_pressure_level"], found["twolane_worker_retained_contexts"]) == (2, 3)
     states = {name: value for name, value in found.items() if name.startswith("twolane_worker_state")}
     assert [name for name, value in states.items() if value] == ['twolane_worker_state{state="ready"}']
     assert len(states) == len(Residency)

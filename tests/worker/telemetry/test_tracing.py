@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from diffusion_worker.errors import BadSetting
 from diffusion_worker.telemetry.tracing import Tracing, open_tracing, read_trace
 from diffusion_worker.types.timeline import MOST_MOMENTS
-from tests.worker.serving import Served, serving, toy_net
+from tests.worker.serving import Served, serving, toy_model
 
 pytestmark = pytest.mark.anyio
 
@@ -38,13 +38,13 @@ class Kept:
 def traced(served: Served, sampler: Any = DEFAULT_ON) -> list[ReadableSpan]:
     """From now on the worker traces; its spans."""
     kept = Kept()
-    served.worker.desk.tracing = Tracing(sampler, kept, Resource({"service.name": "test"}))
+    served.worker.serving_state.tracing = Tracing(sampler, kept, Resource({"service.name": "test"}))
     return kept.spans
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_a_sampled_request_tells_waiting_prefill_and_every_step(is_stream: bool) -> None:
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         spans = traced(served)
         answer = await served.ask(SECRET, headers={"traceparent": SENDER}, stream=is_stream, max_tokens=20)
     (span,) = spans
@@ -62,7 +62,7 @@ async def test_a_sampled_request_tells_waiting_prefill_and_every_step(is_stream:
 
 
 async def test_what_is_not_sampled_leaves_no_span_and_no_header() -> None:
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         spans = traced(served)
         answer = await served.ask(headers={"traceparent": SENDER[:-2] + "00"})
         assert "traceresponse" not in answer.headers
@@ -72,12 +72,12 @@ async def test_what_is_not_sampled_leaves_no_span_and_no_header() -> None:
 
 
 async def test_without_tracing_nothing_is_noted() -> None:
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         assert "traceresponse" not in (await served.ask(headers={"traceparent": SENDER})).headers
 
 
 async def test_a_request_that_fails_says_why() -> None:
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         spans = traced(served, ALWAYS_ON)
         assert (await served.ask(max_tokens=-1)).status_code == 400
     (span,) = spans
@@ -86,7 +86,7 @@ async def test_a_request_that_fails_says_why() -> None:
 
 
 async def test_a_long_answer_has_a_bounded_number_of_events() -> None:
-    async with serving(toy_net("a" * 300)) as served:
+    async with serving(toy_model("a" * 300)) as served:
         spans = traced(served, ALWAYS_ON)
         await served.ask(model="toy:autoregressive", max_tokens=290)
     (span,) = spans

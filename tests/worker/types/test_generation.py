@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from diffusion_worker.errors import OutOfRange
-from diffusion_worker.types.generation import Ask, Recipe
+from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from diffusion_worker.types.generation import Ask, Recipe
 )
 def test_a_recipe_out_of_range_names_its_field(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(OutOfRange) as wrong:
-        Recipe(**changes)
+        DenoisingParams(**changes)
     assert wrong.value.param == field
 
 
@@ -40,7 +40,7 @@ def test_a_recipe_out_of_range_names_its_field(changes: dict[str, Any], field: s
     ],
 )
 def test_an_ask_out_of_range_names_its_field(changes: dict[str, Any], field: str) -> None:
-    fields = {"prompt_ids": (1,), "max_tokens": 1, "seed": 0, "recipe": Recipe()}
+    fields = {"prompt_ids": (1,), "max_tokens": 1, "seed": 0, "denoising": DenoisingParams()}
     with pytest.raises(OutOfRange) as wrong:
-        Ask(**{**fields, **changes})
+        GenerationRequest(**{**fields, **changes})
     assert wrong.value.param == field

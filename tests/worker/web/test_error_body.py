@@ -39,7 +39,7 @@ def test_refusals_say_in_whole_seconds_when_to_come_back(wait_s: float | None, s
 
 def test_other_errors_ask_nobody_to_come_back() -> None:
     """A bad request stays bad."""
-    assert problem_of(errors.BadAsk("m", retry_after_s=3.0)).headers == ()
+    assert problem_of(errors.InvalidRequest("m", retry_after_s=3.0)).headers == ()
 
 
 def test_a_missing_key_names_the_scheme() -> None:

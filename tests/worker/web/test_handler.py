@@ -9,22 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffusion_worker.models.toy import ToyNet
-from diffusion_worker.web.response_builder import Transcript
-from tests.worker.serving import events, serving, toy_net, toy_tokenizer
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.web.response_builder import ResponseBuilder
+from tests.worker.serving import events, serving, toy_model, toy_tokenizer
 
 TEXTS = st.text(alphabet="ab é🙂日", min_size=0, max_size=24)
 
 
-def fickle_net(texts: Sequence[str], every: int, pace: int) -> ToyNet:
+def fickle_net(texts: Sequence[str], every: int, pace: int) -> ToyModel:
     """It is sure of one text, and a few passes later as sure of another."""
-    net = toy_net(pace=pace)
+    net = toy_model(pace=pace)
     answers = [toy_tokenizer().encode_plain(text) for text in texts]
     net.script = lambda _prompt: answers[net.passes // every % len(answers)]
     return net
 
 
-async def streamed(net: ToyNet, **fields: Any) -> list[dict[str, Any]]:
+async def streamed(net: ToyModel, **fields: Any) -> list[dict[str, Any]]:
     async with serving(net) as served:
         options = {"include_drafts": True}
         response = await served.ask(stream=True, stream_options=options, seed=1, **fields)
@@ -63,14 +63,14 @@ def test_every_draft_goes_on_from_what_has_been_sent(texts: list[str], every: in
 def test_pieces_make_the_text_of_all_ids(texts: list[str], every: int, stop: str | None) -> None:
     """Over several canvases: characters and stop strings that lie across pieces are neither broken nor missed."""
     taken: list[int] = []
-    take = Transcript.take
+    take = ResponseBuilder.take
 
-    def recorded(self: Transcript, block: Any) -> Any:
+    def recorded(self: ResponseBuilder, block: Any) -> Any:
         taken.extend(block.ids)
         return take(self, block)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Transcript, "take", recorded)
+        patch.setattr(ResponseBuilder, "take", recorded)
         chunks = asyncio.run(streamed(fickle_net(texts, every, 8), stop=stop, max_tokens=60))
     whole = b"".join(map(toy_tokenizer().token_bytes, taken)).decode(errors="replace")
     sent = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])

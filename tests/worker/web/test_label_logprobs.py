@@ -8,7 +8,7 @@ import pytest
 
 from tests.worker.constraint_service.test_service import noisy_net
 from tests.worker.released import released_net, released_words
-from tests.worker.serving import MODEL, READ, events, serving, toy_net
+from tests.worker.serving import MODEL, READ, events, serving, toy_model
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +47,7 @@ async def test_a_choice_is_made_in_two_passes_with_its_probabilities() -> None:
 
 async def test_a_schema_of_enums_is_a_choice_too_and_streams() -> None:
     """A net that is sure is told to be."""
-    async with serving(toy_net('{"mood": "bad", "sure": true}')) as served:
+    async with serving(toy_model('{"mood": "bad", "sure": true}')) as served:
         asked = {"logprobs": True, "stream": True, "diffusion": {"canvas_length": 40}}
         for given in ({"response_format": formatted(SCHEMA)}, {"structured_outputs": {"json": SCHEMA}}):
             response = await served.ask(**asked, **given)
@@ -97,7 +97,7 @@ async def test_labels_and_others_share_a_batch_and_channels_do_not_disturb() -> 
 )
 async def test_where_there_are_none_the_request_is_refused(fields: dict[str, Any], code: str, param: str) -> None:
     """By name, before anything is computed."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         refused = await served.ask(**{"logprobs": True, **fields})
     error = refused.json()["error"]
     assert (refused.status_code, error["code"], error["param"]) == (400, code, param)
@@ -105,7 +105,7 @@ async def test_where_there_are_none_the_request_is_refused(fields: dict[str, Any
 
 async def test_the_capability_is_that_of_the_canvas() -> None:
     """Read left to right, every label would take passes of its own."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         for model, has in ((MODEL, True), (READ, False)):
             listed = (await served.client.get(f"/v1/models/{model}")).json()
             assert listed["twolane"]["capabilities"]["logprobs"] is has

@@ -9,8 +9,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from diffusion_worker.errors import OverCapacity
-from diffusion_worker.web.middleware import Envelope
-from tests.worker.serving import build, serving, toy_net
+from diffusion_worker.web.middleware import Middleware
+from tests.worker.serving import build, serving, toy_model
 
 pytestmark = pytest.mark.anyio
 KEY = "a-long-random-key"
@@ -26,7 +26,7 @@ def keys_file(tmp_path: Path) -> Path:
 
 async def test_a_request_id_is_echoed_or_made() -> None:
     """Whatever the answer is."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         answer = await served.client.get("/live", headers={"x-request-id": "abc-1"})
         assert answer.headers["x-request-id"] == "abc-1"
         answer = await served.client.get("/nowhere")
@@ -36,7 +36,7 @@ async def test_a_request_id_is_echoed_or_made() -> None:
 @pytest.mark.parametrize("strange", ["x" * 129, "a b", "caf\xe9"])
 async def test_a_strange_request_id_is_replaced(strange: str) -> None:
     """Only short printable ASCII is sent back."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         answer = await served.client.get("/live", headers={"x-request-id": strange.encode("latin-1")})
         assert answer.headers["x-request-id"].startswith("req_")
 
@@ -44,14 +44,14 @@ async def test_a_strange_request_id_is_replaced(strange: str) -> None:
 async def test_a_trace_parent_is_passed_back() -> None:
     """Present only if given."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         assert (await served.client.get("/live", headers={"traceparent": trace})).headers["traceparent"] == trace
         assert "traceparent" not in (await served.client.get("/live")).headers
 
 
 async def test_the_predicted_wait_is_told_on_every_response_once_measured() -> None:
     """Errors, health and answers alike; before the first step there is nothing to tell."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         assert "x-twolane-worker-predicted-wait-ms" not in (await served.client.get("/live")).headers
         await served.ask()
         for answer in (await served.client.get("/live"), await served.client.get("/nowhere"), await served.ask()):
@@ -60,7 +60,7 @@ async def test_the_predicted_wait_is_told_on_every_response_once_measured() -> N
 
 async def test_with_keys_every_path_but_the_probes_needs_one(keys_file: Path) -> None:
     """Fail closed: a path nobody thought of is closed, too."""
-    async with serving(toy_net(), keys_file=keys_file) as served:
+    async with serving(toy_model(), keys_file=keys_file) as served:
         for path in ("/v1/models", "/metrics", "/nowhere", "/v1/chat/completions"):
             answer = await served.client.get(path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
@@ -75,13 +75,13 @@ async def test_with_keys_every_path_but_the_probes_needs_one(keys_file: Path) ->
 )
 async def test_only_a_known_bearer_key_opens(keys_file: Path, authorization: str, status: int) -> None:
     """The scheme is read without regard to case, the key is not."""
-    async with serving(toy_net(), keys_file=keys_file) as served:
+    async with serving(toy_model(), keys_file=keys_file) as served:
         answer = await served.ask(headers={"authorization": authorization})
         assert answer.status_code == status
 
 
 def client_of(app: object) -> httpx.AsyncClient:
-    envelope = Envelope(app, build(toy_net()).desk)  # type: ignore[arg-type]
+    envelope = Middleware(app, build(toy_model()).serving_state)  # type: ignore[arg-type]
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=envelope), base_url="http://worker")
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.text.channels import Wanted
-from diffusion_worker.types.generation import BlockSealed, Finished, FinishReason, PrefixSteady, Usage
-from diffusion_worker.web.response_builder import Transcript
+from diffusion_worker.types.generation import BlockSealed, Finished, FinishReason, PrefixStable, Usage
+from diffusion_worker.web.response_builder import ResponseBuilder
 from tests.worker.released import released_tokenizer
 from tests.worker.serving import toy_tokenizer
 
@@ -34,62 +34,62 @@ def block(text: str, completion: int) -> BlockSealed:
 
 def test_what_is_steady_counts_like_what_is_sealed() -> None:
     """A block that was told in parts is told once, and a stop string is found across the parts."""
-    transcript = Transcript(TOKENIZER, Wanted(stops=("STOP",)))
-    assert transcript.take(PrefixSteady(ids=ids("abS"), block=0, usage=usage(3))).text == "ab"
-    assert transcript.take(BlockSealed(ids=ids("TO"), block=0, usage=usage(5))).text == ""
-    assert transcript.take(PrefixSteady(ids=ids("Pxy"), block=1, usage=usage(8))).text == ""
-    assert transcript.stopped
-    assert transcript.account().completion_tokens == 6
+    builder = ResponseBuilder(TOKENIZER, Wanted(stops=("STOP",)))
+    assert builder.take(PrefixStable(ids=ids("abS"), block=0, usage=usage(3))).text == "ab"
+    assert builder.take(BlockSealed(ids=ids("TO"), block=0, usage=usage(5))).text == ""
+    assert builder.take(PrefixStable(ids=ids("Pxy"), block=1, usage=usage(8))).text == ""
+    assert builder.stopped
+    assert builder.account().completion_tokens == 6
 
 
 def test_without_channels_all_is_text() -> None:
     """A raw text is no turn: nothing of it is a thought, and control tokens say nothing."""
-    transcript = Transcript(RELEASED, Wanted(channels=False))
-    heard = transcript.take(released("<|channel>thought\nhm<channel|>ab", 14))
+    builder = ResponseBuilder(RELEASED, Wanted(channels=False))
+    heard = builder.take(released("<|channel>thought\nhm<channel|>ab", 14))
     assert (heard.text, heard.thought) == ("thought\nhmab", "")
 
 
 def test_a_sketch_is_the_text_of_ids_that_are_not_final() -> None:
     """It changes nothing, and half a character does not end it."""
-    transcript = Transcript(TOKENIZER, Wanted())
-    assert transcript.sketch((*ids("a"), *ids("é")[:1])) == "a\ufffd"
-    assert transcript.take(block("b", 1)).text == "b"
+    builder = ResponseBuilder(TOKENIZER, Wanted())
+    assert builder.sketch((*ids("a"), *ids("é")[:1])) == "a\ufffd"
+    assert builder.take(block("b", 1)).text == "b"
 
 
 def test_text_and_account_follow_the_blocks() -> None:
     """The account of the end holds, end token included."""
-    transcript = Transcript(TOKENIZER, Wanted())
-    assert transcript.take(block("ab", 2)).text + transcript.take(block("c", 4)).text == "abc"
+    builder = ResponseBuilder(TOKENIZER, Wanted())
+    assert builder.take(block("ab", 2)).text + builder.take(block("c", 4)).text == "abc"
     finished = Finished(reason=FinishReason.STOP, usage=usage(4))
-    assert transcript.close(finished).text == ""
-    assert transcript.account() == usage(4)
+    assert builder.close(finished).text == ""
+    assert builder.account() == usage(4)
 
 
 def test_an_answer_cut_at_a_stop_string_counts_no_token_behind_it() -> None:
     """Not those of the same block, not its end token."""
-    transcript = Transcript(TOKENIZER, Wanted(stops=("X",)))
-    assert transcript.take(block("ab", 2)).text == "ab"
-    assert transcript.take(block("cXde", 7)).text == "c"
-    assert transcript.stopped
-    assert transcript.close(None).text == ""
-    assert transcript.account().completion_tokens == 4
+    builder = ResponseBuilder(TOKENIZER, Wanted(stops=("X",)))
+    assert builder.take(block("ab", 2)).text == "ab"
+    assert builder.take(block("cXde", 7)).text == "c"
+    assert builder.stopped
+    assert builder.close(None).text == ""
+    assert builder.account().completion_tokens == 4
 
 
 def test_a_stop_string_over_the_border_of_blocks_is_found() -> None:
     """Its beginning was held back, so nothing has to be taken back."""
-    transcript = Transcript(TOKENIZER, Wanted(stops=("STOP",)))
-    assert transcript.take(block("abST", 4)).text == "ab"
-    assert transcript.take(block("OPcd", 8)).text == ""
-    assert transcript.stopped
-    assert transcript.account().completion_tokens == 6
+    builder = ResponseBuilder(TOKENIZER, Wanted(stops=("STOP",)))
+    assert builder.take(block("abST", 4)).text == "ab"
+    assert builder.take(block("OPcd", 8)).text == ""
+    assert builder.stopped
+    assert builder.account().completion_tokens == 6
 
 
 def test_what_was_held_back_in_vain_leaves_at_the_end() -> None:
     """Half a stop string is text after all, half a character is U+FFFD."""
-    transcript = Transcript(TOKENIZER, Wanted(stops=("STOP",)))
+    builder = ResponseBuilder(TOKENIZER, Wanted(stops=("STOP",)))
     sealed = BlockSealed(ids=(*ids("ST"), *ids("é")[:1]), block=0, usage=usage(3))
-    assert transcript.take(sealed).text == ""
-    assert transcript.close(Finished(reason=FinishReason.LENGTH, usage=usage(3))).text == "ST\ufffd"
+    assert builder.take(sealed).text == ""
+    assert builder.close(Finished(reason=FinishReason.LENGTH, usage=usage(3))).text == "ST\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_accepted_prediction_tokens_are_found_wherever_edits_have_moved_them(
     prediction: str, blocks: list[str], accepted: int
 ) -> None:
     """Across blocks, and never more than either side has."""
-    transcript = Transcript(TOKENIZER, Wanted(), prediction=ids(prediction))
+    builder = ResponseBuilder(TOKENIZER, Wanted(), prediction=ids(prediction))
     for text in blocks:
-        transcript.take(block(text, len(text)))
-    assert transcript.accepted_prediction_tokens == accepted
+        builder.take(block(text, len(text)))
+    assert builder.accepted_prediction_tokens == accepted
 
 
 @pytest.mark.parametrize(
@@ -113,21 +113,21 @@ def test_accepted_prediction_tokens_are_found_wherever_edits_have_moved_them(
 def test_finish_reasons_are_openais(reason: FinishReason | None, word: str) -> None:
     """None is an answer that a stop string ended."""
     finished = None if reason is None else Finished(reason=reason, usage=usage(1))
-    assert Transcript(TOKENIZER, Wanted()).finish_reason(finished) == word
+    assert ResponseBuilder(TOKENIZER, Wanted()).finish_reason(finished) == word
 
 
 @pytest.mark.parametrize(("reason", "word"), [(FinishReason.STOP, "tool_calls"), (FinishReason.LENGTH, "length")])
 def test_an_answer_that_called_says_so_unless_it_was_cut(reason: FinishReason, word: str) -> None:
     """Also a call that only the end of the turn has ended."""
-    transcript = Transcript(RELEASED, Wanted(calls=Syntax.NATIVE))
-    assert not transcript.take(released("<|tool_call>call:f{}", 9)).calls
+    builder = ResponseBuilder(RELEASED, Wanted(calls=Syntax.NATIVE))
+    assert not builder.take(released("<|tool_call>call:f{}", 9)).calls
     finished = Finished(reason=reason, usage=usage(9))
-    assert [call.name for call in transcript.close(finished).calls] == ["f"]
-    assert transcript.finish_reason(finished) == word
+    assert [call.name for call in builder.close(finished).calls] == ["f"]
+    assert builder.finish_reason(finished) == word
 
 
 def test_thought_is_accounted_for_apart_and_predicts_nothing() -> None:
     """A prediction speaks of the text, wherever that begins."""
-    transcript = Transcript(RELEASED, Wanted(), prediction=RELEASED.encode("ab"))
-    transcript.take(released("<|channel>thought\nhm<channel|>ab", 14))
-    assert (transcript.reasoning_tokens, transcript.accepted_prediction_tokens) == (2, 2)
+    builder = ResponseBuilder(RELEASED, Wanted(), prediction=RELEASED.encode("ab"))
+    builder.take(released("<|channel>thought\nhm<channel|>ab", 14))
+    assert (builder.reasoning_tokens, builder.accepted_prediction_tokens) == (2, 2)

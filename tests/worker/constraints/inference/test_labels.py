@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.constraints.inference.labels import read_labels, read_spellings, weigh
 from diffusion_worker.constraints.tokens.vocabulary_bytes import read_lexicon
-from diffusion_worker.errors import AnswerDoesNotFit, BadAsk
+from diffusion_worker.errors import AnswerDoesNotFit, InvalidRequest
 
 TOKENS = (b"", b"", b"", b"a", b"b", b"ab", b"ba", b"a")
 ENDS = (1, 2)
@@ -57,9 +57,9 @@ def test_a_label_is_as_likely_as_its_layouts_together() -> None:
 
 def test_labels_that_are_empty_or_cannot_be_spelled_are_refused() -> None:
     """Also those that take more tokens than there is room for, the end counted."""
-    with pytest.raises(BadAsk, match="is empty"):
+    with pytest.raises(InvalidRequest, match="is empty"):
         read_labels([["a"], [""]], WORDS)
-    with pytest.raises(BadAsk, match="cannot spell the label 'abc'"):
+    with pytest.raises(InvalidRequest, match="cannot spell the label 'abc'"):
         read_labels([["a"], ["abc"]], WORDS)
     labels = read_labels([["a"], ["abab"]], WORDS)
     labels.check_room(3)

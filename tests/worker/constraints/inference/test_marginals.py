@@ -30,18 +30,18 @@ def by_hand(case: Case, max_tokens: int) -> tuple[float, np.ndarray]:
 @settings(max_examples=200)
 def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int, is_large: bool) -> None:
     """Mass, probability of every token at every place, and entropy; also in the way that is meant for large ones."""
-    cursor = opened(case, max_tokens)
-    masses = weigh_classes(cursor.automaton.classes, case.logits)
-    onward = remaining(cursor, masses)
+    matcher = opened(case, max_tokens)
+    masses = weigh_classes(matcher.automaton.classes, case.logits)
+    onward = remaining(matcher, masses)
     with patch("diffusion_worker.constraints.inference.marginals._FEW_EDGES", 0 if is_large else 512):
-        found = marginals(cursor, masses, onward)
+        found = marginals(matcher, masses, onward)
     total, held = by_hand(case, max_tokens)
-    assert onward[0, wiring_of(cursor.automaton).node_of[cursor.state]] == pytest.approx(total, rel=1e-5, abs=1e-3)
+    assert onward[0, wiring_of(matcher.automaton).node_of[matcher.state]] == pytest.approx(total, rel=1e-5, abs=1e-3)
     for token in range(len(case.tokens)):
         expected = held[:, token] + (held[:, -1] if token == TAIL else 0.0)
         tokens = np.full(len(case.logits), token, np.int32)
-        assert found.probability(tokens, cursor.automaton) == pytest.approx(expected, abs=2e-3)
-    projected = found.projected(cursor.automaton)
+        assert found.probability(tokens, matcher.automaton) == pytest.approx(expected, abs=2e-3)
+    projected = found.projected(matcher.automaton)
     held_by_tokens = held[:, :-1].copy()
     held_by_tokens[:, TAIL] += held[:, -1]
     assert projected[: len(held)] == pytest.approx(held_by_tokens, abs=2e-3)
@@ -55,11 +55,11 @@ def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int, is_large:
 @given(cases(), st.integers(1, 6))
 def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) -> None:
     """The net is sure of a token that may not stand: all that may is e^-2000 likely, and still weighed."""
-    cursor = opened(case, max_tokens)
+    matcher = opened(case, max_tokens)
     logits = case.logits / 100.0
     logits[:, TAIL] = 2000.0
-    masses = weigh_classes(cursor.automaton.classes, logits)
-    found = marginals(cursor, masses, remaining(cursor, masses))
+    masses = weigh_classes(matcher.automaton.classes, logits)
+    found = marginals(matcher, masses, remaining(matcher, masses))
     held = by_hand(Case(case.language, case.tokens, logits), max_tokens)[1]
     assert np.isfinite(found.entropy).all()
     assert found.tail == pytest.approx(held[:, -1], abs=2e-3)
@@ -70,9 +70,9 @@ def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) ->
 @settings(max_examples=20)
 def test_where_no_token_is_left_there_is_nothing_to_weigh(few: int, case: Case) -> None:
     """A text that ended with the last token it had: no position, no entropy."""
-    cursor = opened(case, 6)
-    ended = replace(cursor, state=cursor.automaton.done, tokens_left=0)
-    masses = weigh_classes(cursor.automaton.classes, case.logits)
+    matcher = opened(case, 6)
+    ended = replace(matcher, state=matcher.automaton.done, tokens_left=0)
+    masses = weigh_classes(matcher.automaton.classes, case.logits)
     with patch("diffusion_worker.constraints.inference.marginals._FEW_EDGES", few):
         found = marginals(ended, masses, remaining(ended, masses))
     assert found.entropy.shape == found.tail.shape == (0,)

@@ -23,12 +23,12 @@ uniforms = st.floats(0.0, 1.0, exclude_max=True)
 @settings(max_examples=200)
 def test_every_draw_is_allowed(case: Case, max_tokens: int, draws: list[float]) -> None:
     """Whatever the numbers, 0 and the largest below 1 among them; the same numbers give the same text."""
-    cursor = opened(case, max_tokens)
-    masses = weigh_classes(cursor.automaton.classes, case.logits)
-    path = sample_path(cursor, masses, remaining(cursor, masses), np.array(draws))
+    matcher = opened(case, max_tokens)
+    masses = weigh_classes(matcher.automaton.classes, case.logits)
+    path = sample_path(matcher, masses, remaining(matcher, masses), np.array(draws))
     assert tuple(path.tokens[: path.length].tolist()) in case.texts(max_tokens)
-    assert cursor.after(path.tokens.tolist()) == path.cursor
-    again = sample_path(cursor, masses, remaining(cursor, masses), np.array(draws))
+    assert matcher.after(path.tokens.tolist()) == path.matcher
+    again = sample_path(matcher, masses, remaining(matcher, masses), np.array(draws))
     assert (again.tokens == path.tokens).all()
 
 
@@ -36,13 +36,13 @@ def test_every_draw_is_allowed(case: Case, max_tokens: int, draws: list[float]) 
 @settings(max_examples=10)
 def test_texts_come_as_often_as_they_are_likely(case: Case, max_tokens: int, seed: int) -> None:
     """Pearson's statistic of 2000 draws stays within six deviations of what chance gives."""
-    cursor = opened(case, max_tokens)
+    matcher = opened(case, max_tokens)
     logits = case.logits / max(1.0, float(np.abs(case.logits).max()) / 3.0)
     case = Case(case.language, case.tokens, logits)
-    masses = weigh_classes(cursor.automaton.classes, logits)
-    onward = remaining(cursor, masses)
+    masses = weigh_classes(matcher.automaton.classes, logits)
+    onward = remaining(matcher, masses)
     numbers = np.random.default_rng(seed).random((2000, len(logits)))
-    paths = [sample_path(cursor, masses, onward, row) for row in numbers]
+    paths = [sample_path(matcher, masses, onward, row) for row in numbers]
     counts = Counter(tuple(path.tokens[: path.length].tolist()) for path in paths)
     texts = case.texts(max_tokens)
     expected = np.exp(np.array(list(texts.values())) - np.logaddexp.reduce(list(texts.values()))) * 2000
@@ -63,10 +63,10 @@ def test_a_large_atom_is_drawn_like_any_other() -> None:
     assert automaton is not None
     logits = np.random.default_rng(0).standard_normal((2, len(tokens))).astype(np.float32)
     masses = weigh_classes(automaton.classes, logits)
-    cursor = open_cursor(automaton, 2)
-    onward = remaining(cursor, masses)
+    matcher = open_cursor(automaton, 2)
+    onward = remaining(matcher, masses)
     shares = np.exp(logits[0, 2:].astype(np.float64))
     ends = np.cumsum(shares) / shares.sum()
     for token in (0, 1, 255, 256, 5_000, 9_999):
         middle = ends[token] - shares[token] / shares.sum() / 2
-        assert sample_path(cursor, masses, onward, np.array([middle, 0.5])).tokens.tolist() == [token + 2, 1]
+        assert sample_path(matcher, masses, onward, np.array([middle, 0.5])).tokens.tolist() == [token + 2, 1]

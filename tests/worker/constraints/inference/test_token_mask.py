@@ -23,22 +23,22 @@ def automaton_of(pattern: str) -> TokenAutomaton:
 def test_what_is_allowed_is_what_leads_on_and_still_closes_in_time() -> None:
     """Along a text, for every budget from the tightest."""
     automaton = automaton_of('"([^"\\\\x]|xyz)*"')
-    cursor = open_cursor(automaton, 7)
+    matcher = open_cursor(automaton, 7)
     for token in WORDS.tokens.index(b'"'), WORDS.tokens.index(b"x"), WORDS.tokens.index(b"y"):
-        flags = allowed(cursor)
-        after = [automaton.after(cursor.state, each) for each in range(VOCABULARY.size)]
-        fits = [state >= 0 and automaton.distance[state] <= cursor.tokens_left - 1 for state in after]
+        flags = allowed(matcher)
+        after = [automaton.after(matcher.state, each) for each in range(VOCABULARY.size)]
+        fits = [state >= 0 and automaton.distance[state] <= matcher.tokens_left - 1 for state in after]
         assert flags.tolist() == fits
         assert flags.any()
-        cursor = cursor.after((token,))
+        matcher = matcher.after((token,))
 
 
 def test_near_the_end_only_what_closes_is_allowed() -> None:
     automaton = automaton_of('"[a-z]*"')
-    cursor = open_cursor(automaton, 4).after((WORDS.tokens.index(b'"'),))
-    assert allowed(cursor).sum() == 27
-    cursor = cursor.after((WORDS.tokens.index(b"a"),))
-    assert np.flatnonzero(allowed(cursor)).tolist() == [WORDS.tokens.index(b'"')]
+    matcher = open_cursor(automaton, 4).after((WORDS.tokens.index(b'"'),))
+    assert allowed(matcher).sum() == 27
+    matcher = matcher.after((WORDS.tokens.index(b"a"),))
+    assert np.flatnonzero(allowed(matcher)).tolist() == [WORDS.tokens.index(b'"')]
 
 
 def test_a_token_without_an_alternative_is_forced() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.constraints.compile import Compiled, compile_schema
 from diffusion_worker.constraints.schema.size_limits import LADDER
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 from tests.worker.constraints.reference import admits, is_trimmed, moore_classes, wander
 
 Json = Any
@@ -181,7 +181,7 @@ def test_what_only_draft_3_knows_is_refused_by_name(schema: Json, keyword: str) 
 
 def test_a_dialect_that_is_no_string_is_no_schema() -> None:
     """A clean refusal, not a crash of whoever looks the dialect up."""
-    with pytest.raises(BadAsk, match="must be a string"):
+    with pytest.raises(InvalidRequest, match="must be a string"):
         compile_schema({"$schema": 5})
 
 

@@ -110,10 +110,10 @@ def test_it_is_made_once_and_dies_with_its_automaton() -> None:
 def test_values_are_those_of_every_edge_by_itself() -> None:
     """The best completions, by the automaton's own edges."""
     automaton = keyed()
-    cursor, wiring = open_cursor(automaton, 30), wiring_of(automaton)
+    matcher, wiring = open_cursor(automaton, 30), wiring_of(automaton)
     best = -np.random.default_rng(0).random((20, automaton.classes.classes + 1))
     best[:, -1] = 0.0  # any token, unscored
-    found = completions(cursor, best)[:, wiring.node_of]
+    found = completions(matcher, best)[:, wiring.node_of]
     for position in range(20):
         edges = best[position, automaton.label] + found[position + 1, automaton.target]
         expected = np.full(automaton.states, -np.inf)
@@ -129,12 +129,12 @@ def test_hubs_change_neither_texts_nor_masses_nor_marginals() -> None:
     logits = np.random.default_rng(1).standard_normal((24, len(plain.classes.order)), dtype=np.float32) * 3
     seen = []
     for automaton in (wired, plain):
-        cursor, masses = open_cursor(automaton, 40), weigh_classes(automaton.classes, logits)
-        onward = remaining(cursor, masses)
-        found = marginals(cursor, masses, onward)
-        text = best_path(cursor, masses.scores).tokens
-        drawn = sample_path(cursor, masses, onward, np.random.default_rng(2).random(24)).tokens
-        mass = onward[0, wiring_of(automaton).node_of[cursor.state]]
+        matcher, masses = open_cursor(automaton, 40), weigh_classes(automaton.classes, logits)
+        onward = remaining(matcher, masses)
+        found = marginals(matcher, masses, onward)
+        text = best_path(matcher, masses.scores).tokens
+        drawn = sample_path(matcher, masses, onward, np.random.default_rng(2).random(24)).tokens
+        mass = onward[0, wiring_of(automaton).node_of[matcher.state]]
         seen.append((text, drawn, mass, found.atom, found.tail, found.entropy))
     assert wiring_of(wired).from_hubs is not None
     for one, other in zip(*seen, strict=True):

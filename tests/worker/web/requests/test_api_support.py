@@ -2,8 +2,8 @@
 
 import pytest
 
-from diffusion_worker.types.generation import Reading
-from diffusion_worker.web.requests.api_support import CHAT, COMPLETIONS, HARMLESS, Surface, capabilities_of
+from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.web.requests.api_support import CHAT, COMPLETIONS, HARMLESS, ApiSupport, capabilities_of
 
 WORDS = (
     "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice seed "
@@ -13,14 +13,14 @@ WORDS = (
 
 def test_capabilities_use_the_closed_set_of_words() -> None:
     """Each word has its say, for both readings."""
-    for reading in Reading:
-        assert sorted(capabilities_of(reading)) == sorted(WORDS)
+    for decoding_mode in DecodingMode:
+        assert sorted(capabilities_of(decoding_mode)) == sorted(WORDS)
 
 
 def test_graded_words_carry_a_grade() -> None:
     """A grade where there is one, true or false elsewhere."""
-    for reading in Reading:
-        capabilities = capabilities_of(reading)
+    for decoding_mode in DecodingMode:
+        capabilities = capabilities_of(decoding_mode)
         assert (capabilities["json_schema"], capabilities["tools"]) == ("guaranteed", "guaranteed")
         assert capabilities["tool_choice"] is True
         assert {type(value) for word, value in capabilities.items()} == {bool, str}
@@ -28,21 +28,21 @@ def test_graded_words_carry_a_grade() -> None:
 
 def test_only_a_canvas_starts_from_a_text_or_ends_in_one() -> None:
     """Left to right there is nothing to anchor, and nobody sees what follows."""
-    canvas, read = (capabilities_of(reading) for reading in Reading)
+    canvas, read = (capabilities_of(decoding_mode) for decoding_mode in DecodingMode)
     assert (canvas["prediction"], canvas["suffix"], canvas["completions"]) == ("anchored", True, True)
     assert (read["prediction"], read["suffix"], read["completions"]) == ("none", False, True)
 
 
-@pytest.mark.parametrize("surface", [CHAT, COMPLETIONS])
-def test_no_field_is_both_honoured_and_refused(surface: Surface) -> None:
+@pytest.mark.parametrize("support", [CHAT, COMPLETIONS])
+def test_no_field_is_both_honoured_and_refused(support: ApiSupport) -> None:
     """Three tables without overlap."""
-    names = [*surface.honoured, *HARMLESS, *surface.off]
+    names = [*support.honoured, *HARMLESS, *support.off]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("surface", [CHAT, COMPLETIONS])
-def test_what_is_published_as_missing_is_refused_as_a_field(surface: Surface) -> None:
+@pytest.mark.parametrize("support", [CHAT, COMPLETIONS])
+def test_what_is_published_as_missing_is_refused_as_a_field(support: ApiSupport) -> None:
     """A published false and an accepted field would contradict each other."""
-    for word, has in capabilities_of(Reading.DIFFUSION).items():
+    for word, has in capabilities_of(DecodingMode.DIFFUSION).items():
         if has is False and word in ("top_p", "logit_bias"):
-            assert word in surface.off
+            assert word in support.off

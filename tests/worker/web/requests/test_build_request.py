@@ -6,34 +6,46 @@ from typing import Any
 import pytest
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
-from diffusion_worker.types.generation import DEFAULT_ANCHOR, Ask, NetFacts, Reading, Recipe
+from diffusion_worker.types.generation import (
+    DEFAULT_ANCHOR,
+    DecodingMode,
+    DenoisingParams,
+    GenerationRequest,
+    ModelInfo,
+)
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
-from diffusion_worker.web.requests.build_request import DEFAULT_CANVASES, Given, ask_of
-from diffusion_worker.web.requests.request_params import Overrides, Wishes
+from diffusion_worker.web.requests.build_request import DEFAULT_CANVASES, Given, build_request
+from diffusion_worker.web.requests.request_params import Overrides, RequestParams
 
-FACTS = NetFacts(
+FACTS = ModelInfo(
     vocab_size=272,
     hidden_size=8,
     max_context=200,
-    recipe=Recipe(canvas_length=16, steps=24),
+    denoising=DenoisingParams(canvas_length=16, steps=24),
     end_ids=(1,),
     pad_id=0,
     parameters=1,
     dtype="float32",
     weight_bytes=0,
 )
-REQUEST = Wishes(model="m")
-GIVEN = Given(prompt_ids=(5,) * 10, prompt_name="messages", reading=Reading.DIFFUSION, seed=99, deadline_ms=None)
+REQUEST = RequestParams(model="m")
+GIVEN = Given(
+    prompt_ids=(5,) * 10, prompt_name="messages", decoding_mode=DecodingMode.DIFFUSION, seed=99, deadline_ms=None
+)
 
 
-def ask(request: Wishes = REQUEST, facts: NetFacts = FACTS, **given: Any) -> Ask:
-    return ask_of(request, replace(GIVEN, **given), facts)
+def ask(request: RequestParams = REQUEST, info: ModelInfo = FACTS, **given: Any) -> GenerationRequest:
+    return build_request(request, replace(GIVEN, **given), info)
 
 
 def test_without_wishes_the_checkpoints_own_numbers_hold() -> None:
     """Recipe of the checkpoint, four canvases, the seed that was drawn."""
-    assert ask() == Ask(
-        prompt_ids=(5,) * 10, max_tokens=DEFAULT_CANVASES * 16, seed=99, recipe=FACTS.recipe, reading=Reading.DIFFUSION
+    assert ask() == GenerationRequest(
+        prompt_ids=(5,) * 10,
+        max_tokens=DEFAULT_CANVASES * 16,
+        seed=99,
+        denoising=FACTS.denoising,
+        decoding_mode=DecodingMode.DIFFUSION,
     )
 
 
@@ -42,7 +54,7 @@ def test_wishes_win() -> None:
     request = replace(REQUEST, max_tokens=7, seed=3, temperature=0.5, overrides=Overrides(steps=4, canvas_length=32))
     got = ask(request)
     assert (got.max_tokens, got.seed, got.temperature) == (7, 3, 0.5)
-    assert got.recipe == replace(FACTS.recipe, steps=4, canvas_length=32)
+    assert got.denoising == replace(FACTS.denoising, steps=4, canvas_length=32)
 
 
 def test_a_default_length_follows_the_canvas_and_the_room_left() -> None:
@@ -96,10 +108,10 @@ def test_an_anchor_without_a_prediction_is_a_mistake() -> None:
 
 def test_only_who_reads_along_is_told_early() -> None:
     """Streams what is steady, and drafts where they are asked for."""
-    assert not ask().tells_prefix
-    assert ask(replace(REQUEST, is_stream=True)).tells_prefix
-    assert not ask(replace(REQUEST, is_stream=True)).tells_drafts
-    assert ask(replace(REQUEST, is_stream=True, include_drafts=True)).tells_drafts
+    assert not ask().stream_prefix
+    assert ask(replace(REQUEST, is_stream=True)).stream_prefix
+    assert not ask(replace(REQUEST, is_stream=True)).stream_drafts
+    assert ask(replace(REQUEST, is_stream=True, include_drafts=True)).stream_drafts
 
 
 @pytest.mark.parametrize(
@@ -112,8 +124,10 @@ def test_only_who_reads_along_is_told_early() -> None:
         (replace(REQUEST, overrides=Overrides(steps=3)), {}, "diffusion.steps"),
     ],
 )
-def test_left_to_right_there_is_no_canvas_to_speak_of(request_: Wishes, given: dict[str, Any], param: str) -> None:
+def test_left_to_right_there_is_no_canvas_to_speak_of(
+    request_: RequestParams, given: dict[str, Any], param: str
+) -> None:
     """What only a canvas understands is refused by name."""
     with pytest.raises(Unsupported) as caught:
-        ask(request_, reading=Reading.AUTOREGRESSIVE, **given)
+        ask(request_, decoding_mode=DecodingMode.AUTOREGRESSIVE, **given)
     assert caught.value.param == param

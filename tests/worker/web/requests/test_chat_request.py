@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.errors import BadAsk
+from diffusion_worker.errors import InvalidRequest
 from diffusion_worker.text.messages import Message
 from diffusion_worker.web.requests.api_support import CHAT, HARMLESS
 from diffusion_worker.web.requests.chat_request import ChatRequest, parse_chat
 from diffusion_worker.web.requests.fields import MAX_DEPTH
-from diffusion_worker.web.requests.request_params import Overrides, Wishes
+from diffusion_worker.web.requests.request_params import Overrides, RequestParams
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -23,8 +23,8 @@ def parse(**fields: Any) -> ChatRequest:
     return parse_chat(json.dumps({"model": "m", "messages": HELLO, **fields}).encode())
 
 
-def refused(**fields: Any) -> BadAsk:
-    with pytest.raises(BadAsk) as caught:
+def refused(**fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
         parse(**fields)
     assert caught.value.status == 400
     assert caught.value.message.endswith(".")
@@ -37,7 +37,7 @@ def schema_format(schema: object, **more: Any) -> dict[str, Any]:
 
 def test_a_small_request_has_openai_defaults() -> None:
     """Model and messages are enough."""
-    assert parse() == ChatRequest(wishes=Wishes(model="m"), messages=(Message(role="user", content="hello"),))
+    assert parse() == ChatRequest(params=RequestParams(model="m"), messages=(Message(role="user", content="hello"),))
 
 
 def test_every_honoured_field_is_read() -> None:
@@ -62,7 +62,7 @@ def test_every_honoured_field_is_read() -> None:
             "deadline_ms": 50,
         },
     )
-    wishes = Wishes(
+    params = RequestParams(
         model="m",
         max_tokens=7,
         seed=-3,
@@ -76,7 +76,7 @@ def test_every_honoured_field_is_read() -> None:
         deadline_ms=50.0,
         constraint=Constraint(kind="json_schema", value={"type": "object"}),
     )
-    assert request == ChatRequest(wishes=wishes, messages=(Message(role="user", content="hello"),), prediction="xy")
+    assert request == ChatRequest(params=params, messages=(Message(role="user", content="hello"),), prediction="xy")
 
 
 def test_null_counts_as_absent() -> None:
@@ -274,7 +274,7 @@ def test_an_invalid_schema_is_refused_with_its_place(schema: dict[str, Any], pla
 @pytest.mark.parametrize("body", [b"", b"{", b"hello", b'{"a": NaN}', b"\xff", b'{"a": "\\ud800"}', b"{}{}"])
 def test_what_is_not_json_is_refused(body: bytes) -> None:
     """With what the parser says and where."""
-    with pytest.raises(BadAsk) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         parse_chat(body)
     assert caught.value.code == "invalid_json"
 
@@ -282,7 +282,7 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b"[]", b"5", b'"x"', b"null"])
 def test_a_body_is_an_object(body: bytes) -> None:
     """Other JSON is told so."""
-    with pytest.raises(BadAsk, match="must be a JSON object"):
+    with pytest.raises(InvalidRequest, match="must be a JSON object"):
         parse_chat(body)
 
 
@@ -292,7 +292,7 @@ def test_deep_nesting_is_refused_before_anything_recurses(depth: int) -> None:
     body = (
         b'{"model":"m","messages":[{"role":"user","content":"x"}],"metadata":' + b'{"a":' * depth + b"1" + b"}" * depth
     )
-    with pytest.raises(BadAsk) as caught:
+    with pytest.raises(InvalidRequest) as caught:
         parse_chat(body + b"}")
     assert caught.value.code == "invalid_json"
 
@@ -316,5 +316,5 @@ NAMES = st.sampled_from([*CHAT.honoured, *HARMLESS, *CHAT.off, "x"])
 @given(fields=st.dictionaries(NAMES, JSON, max_size=5))
 def test_any_json_is_read_or_refused_as_a_bad_ask(fields: dict[str, Any]) -> None:
     """Never another exception, whatever strangers send."""
-    with contextlib.suppress(BadAsk):
+    with contextlib.suppress(InvalidRequest):
         parse(**fields)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker.errors import BadAsk
+from diffusion_worker.errors import InvalidRequest
 from diffusion_worker.text.messages import Message, PastCall
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.messages import parse_messages
@@ -67,7 +67,7 @@ def test_no_arguments_are_an_empty_object(arguments: str) -> None:
     ],
 )
 def test_a_wrong_turn_is_named_with_its_path(messages: list[dict[str, Any]], param: str) -> None:
-    """Nothing but a BadAsk, at whatever depth."""
-    with pytest.raises(BadAsk) as caught:
+    """Nothing but a InvalidRequest, at whatever depth."""
+    with pytest.raises(InvalidRequest) as caught:
         parse(*messages)
     assert caught.value.param == param

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.errors import BadAsk
+from diffusion_worker.errors import InvalidRequest
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.output_format import parse_constraint
 
@@ -57,7 +57,7 @@ def test_each_way_to_ask_is_read(body: dict[str, Any], constraint: Constraint | 
     ],
 )
 def test_what_is_wrong_is_named(body: dict[str, Any], param: str) -> None:
-    with pytest.raises(BadAsk) as raised:
+    with pytest.raises(InvalidRequest) as raised:
         parse_constraint(Fields(body))
     assert raised.value.param is not None
     assert raised.value.param.startswith(param.rsplit(".json", 1)[0])

@@ -6,7 +6,7 @@ import pytest
 
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tool_calls import NO_ARGUMENTS, Syntax, Thought
-from diffusion_worker.errors import BadAsk
+from diffusion_worker.errors import InvalidRequest
 from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.tools import NO_TOOLS, parse_thinking, parse_tools
@@ -19,8 +19,8 @@ def offer(function: Any) -> dict[str, Any]:
     return {"tools": [{"type": "function", "function": function}]}
 
 
-def refused(values: dict[str, Any], parse: Any = parse_tools) -> BadAsk:
-    with pytest.raises(BadAsk) as caught:
+def refused(values: dict[str, Any], parse: Any = parse_tools) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
         parse(Fields(values))
     assert caught.value.message.endswith(".")
     return caught.value
