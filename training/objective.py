@@ -49,7 +49,7 @@ def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Genera
     rows, length = batch.sequence.shape
     causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
     cache = DynamicCache()
-    encoded = net.model.encoder(input_ids=batch.sequence, past_key_values=cache, attention_mask=_both(causal))
+    encoded = net.model.encoder(input_ids=batch.sequence, cache=cache, attention_mask=_both(causal))
     reading = _softcapped(net, net.lm_head(encoded.last_hidden_state[:, :-1]))
     read_loss = F.cross_entropy(reading[batch.is_answer[:, 1:]], batch.sequence[:, 1:][batch.is_answer[:, 1:]])
 
@@ -58,7 +58,7 @@ def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Genera
     before = torch.arange(length)[None] < batch.context[:, None]  # [rows, length]
     mask = torch.cat([before, torch.ones(rows, canvas, dtype=torch.bool)], 1)[:, None, None]
     arguments = {
-        "past_key_values": cache,
+        "cache": cache,
         "decoder_attention_mask": _both(mask),
         "decoder_position_ids": batch.context[:, None] + torch.arange(canvas),
     }
