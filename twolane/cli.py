@@ -24,6 +24,15 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "chaos": ("twolane.chaos", False, "break workers, gateways and Redis under load, and count what was lost"),
     "faults": ("twolane.faults", False, "run a proxy that spoils answers on demand"),
 }
+# command -> the extra of pyproject.toml that adds what it imports; any other command needs no extra
+EXTRAS: Mapping[str, str] = {
+    "worker": "worker",
+    "quality": "demo",
+    "demo": "demo",
+    "bench": "load",
+    "tune": "load",
+    "chaos": "demo",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,5 +85,4 @@ def _run(name: str, rest: Sequence[str]) -> int:
 
 
 def _remedy(name: str) -> str:
-    extra = {"worker": "[worker]", "quality": "[quality]", "demo": "[worker,quality,tour]"}.get(name, "")
-    return f"pip install 'twolane{extra}'"
+    return f"pip install 'twolane[{EXTRAS[name]}]'" if name in EXTRAS else "pip install twolane"
