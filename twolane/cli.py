@@ -24,6 +24,17 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "chaos": ("twolane.chaos.command", False, "break workers, gateways and Redis under load, and count what was lost"),
     "faults": ("twolane.fault_proxy.proxy", False, "run a proxy that spoils answers on demand"),
 }
+OWN_PACKAGES = ("gateway", "diffusion_worker", "twolane")  # no extra adds a module of these
+
+# command -> the extra of pyproject.toml that adds what it imports; any other command needs no extra
+EXTRAS: Mapping[str, str] = {
+    "worker": "worker",
+    "quality": "demo",
+    "demo": "demo",
+    "bench": "load",
+    "tune": "load",
+    "chaos": "demo",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,12 +80,13 @@ def _run(name: str, rest: Sequence[str]) -> int:
     module, keeps_name, _ = COMMANDS[name]
     try:
         command: Main = import_module(module).main
+        return command([name, *rest] if keeps_name else list(rest))  # may import the rest of what it needs
     except ModuleNotFoundError as missing:
+        if str(missing.name).split(".")[0] in OWN_PACKAGES:
+            raise
         print(f"twolane {name}: the package {missing.name} is missing: {_remedy(name)}", file=sys.stderr)
         return WRONG_USE
-    return command([name, *rest] if keeps_name else list(rest))
 
 
 def _remedy(name: str) -> str:
-    extra = {"worker": "[worker]", "quality": "[quality]", "demo": "[worker,quality,tour]"}.get(name, "")
-    return f"pip install 'twolane{extra}'"
+    return f"pip install 'twolane[{EXTRAS[name]}]'" if name in EXTRAS else "pip install twolane"

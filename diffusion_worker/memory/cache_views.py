@@ -7,7 +7,7 @@ depends on lengths alone is decided on the host, which knows them: no view makes
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -90,7 +90,9 @@ class PrefillView:
         self.masks = {kind: None if sees_all else self._mask(layer) for kind, layer in kinds.items()}
         self._fresh: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, **_attention: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Remember the new tokens' [rows, heads, new, head_dim]; return old context and new tokens, to attend over."""
         self._fresh[layer_idx] = keys, values
         kept = min(self._longest, self._store.capacities[layer_idx])

@@ -64,7 +64,7 @@ class DiffusionGemmaModel:
             input_ids=ids,
             attention_mask=context.masks,
             position_ids=context.positions,
-            past_key_values=context,
+            cache=context,
         ).last_hidden_state
         return hidden
 
@@ -73,7 +73,7 @@ class DiffusionGemmaModel:
         self._soft = soft
         hidden = self._decoder(
             decoder_input_ids=canvas,
-            past_key_values=context,
+            cache=context,
             decoder_attention_mask=context.masks,
             decoder_position_ids=context.positions,
         ).last_hidden_state

@@ -4,7 +4,7 @@ Knows tensors, not weights: the rows of one call may belong to different request
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -47,8 +47,11 @@ class PrefillContext(Protocol):
     @property
     def masks(self) -> Mapping[str, torch.Tensor | None]: ...
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take the new tokens' [rows, heads, new, head_dim]; return what the layer attends over."""
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, **_attention: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the new tokens' [rows, heads, new, head_dim]; return what the layer attends over. transformers also
+        passes the attention's keyword arguments, which are not used."""
         ...
 
 

@@ -47,7 +47,7 @@ async def client(tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
             assert process.stdout is not None
             first = (await process.stdout.readline()).decode()
             url = next(word for word in first.split() if word.startswith("http")).strip(",")
-            direct = openai.DefaultAsyncHttpxClient(trust_env=False)
+            direct = openai.DefaultAsyncHttpx2Client(trust_env=False)
             async with openai.AsyncOpenAI(
                 base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=direct
             ) as it:

@@ -163,7 +163,7 @@ def test_a_missing_runtime_is_named_with_its_extra(
     assert quality.main(["--port", "0"]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "twolane[quality]" in told
+    assert "twolane[demo]" in told
 
 
 def cpu_seconds(pid: int) -> float:

@@ -19,7 +19,7 @@ TIMEOUT_S = 60.0
 
 def connect(gateway_url: str) -> openai.AsyncOpenAI:
     """Return a client for the gateway that never retries: retrying is the gateway's business here."""
-    direct = openai.DefaultAsyncHttpxClient(trust_env=False)  # loopback needs no proxy, whatever the environment says
+    direct = openai.DefaultAsyncHttpx2Client(trust_env=False)  # loopback needs no proxy, whatever the environment says
     return openai.AsyncOpenAI(
         base_url=f"{gateway_url}/v1", api_key="unused", max_retries=0, timeout=TIMEOUT_S, http_client=direct
     )

@@ -44,7 +44,7 @@ def test_mean_embeddings_say_exactly_what_logits_say_to_the_library(make_net: An
     found = net.denoise(CANVAS, net.soften(z.softmax(-1)), view)
     expected = net._model(
         decoder_input_ids=CANVAS,
-        past_key_values=view,
+        cache=view,
         decoder_attention_mask=view.masks,
         decoder_position_ids=view.positions,
         self_conditioning_logits=z.to(dtype),
