@@ -1,11 +1,23 @@
 """Fixtures that every test may use."""
 
+import gc
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine must not decide whether a property holds.
-settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("steady")
+_STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", _STEADY, max_examples=50)
+settings.register_profile("nightly", _STEADY, max_examples=300)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what was imported (torch, transformers, every test module) from garbage collection: it lives as long as
+    the process, and each full collection would walk over it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
