@@ -1,8 +1,10 @@
 """A worker on the toy net, put together by the product's own composition root, for every test that needs one."""
 
 import asyncio
+import atexit
 import contextlib
 import functools
+import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +28,7 @@ from training.vocabulary import save_tokenizer
 MODEL = "toy"
 READ = f"{MODEL}:autoregressive"
 CHAT = "/v1/chat/completions"
+PLAIN = False  # for httpx's `verify`: loopback speaks plain HTTP, and reading the certificates takes 0.1 s per client
 
 
 @functools.cache
@@ -54,8 +57,17 @@ def toy_net(answer: str | None = None, **knobs: Any) -> ToyNet:
     return ToyNet(script, **{"vocab_size": tokenizer.size, "recipe": Recipe(canvas_length=16, steps=16), **knobs})
 
 
+@functools.cache
+def compiled() -> Path:
+    """A constraint cache that all workers of this test process share: it finds a constraint by its content and by the
+    vocabulary, so whoever asks first compiles it, and nobody can tell who that was. `constraint_cache=None`: without."""
+    folder = Path(tempfile.mkdtemp(prefix="twolane-constraints-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def toy_settings(**given: Any) -> Settings:
-    return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, **given})
+    return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, "constraint_cache": compiled(), **given})
 
 
 def build(net: ToyNet, words: Words | None = None, **settings: Any) -> Worker:
@@ -106,7 +118,7 @@ async def listening(net: ToyNet, words: Words | None = None, **settings: Any) ->
         task = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=20, verify=PLAIN) as client:
                 yield Served(worker=served.worker, net=net, client=client)
         finally:
             server.should_exit = True
