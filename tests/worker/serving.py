@@ -59,8 +59,8 @@ def toy_net(answer: str | None = None, **knobs: Any) -> ToyNet:
 
 @functools.cache
 def compiled() -> Path:
-    """A constraint cache that all workers of this test process share: it finds a constraint by its content and by the
-    vocabulary, so whoever asks first compiles it, and nobody can tell who that was. `constraint_cache=None`: without."""
+    """A constraint cache for all workers of this test process. It finds a constraint by its content and vocabulary, so
+    no test can tell whether another one had it compiled. Pass `constraint_cache=None` to do without."""
     folder = Path(tempfile.mkdtemp(prefix="twolane-constraints-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
