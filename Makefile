@@ -4,8 +4,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROVIDERS := .venv/.providers
 
-.PHONY: help setup redis prometheus chromium kubectl podman providers check format test test-deploy test-images \
-  secrets chaos demo clean
+# Containers often forbid bytecode; without it every process of a test compiles our modules again.
+export PYTHONDONTWRITEBYTECODE :=
+# Two processes share the tests, a file at a time; tests/conftest.py puts the longest first.
+PYTEST_SHARED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+.PHONY: help setup redis prometheus chromium kubectl podman providers check format test test-quick test-deploy \
+  test-images secrets chaos demo clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,9 +64,11 @@ format: $(READY) ## lay out the code and mend what a machine can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## all tests, the quick ones first
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not images' --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest -m slow
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run all tests but those of images
+	$(PYTEST_SHARED) -m 'not images'
+
+test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run the tests that take no more than a few seconds each
+	$(PYTEST_SHARED) -m 'not slow and not images'
 
 test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## dashboards and alerts on a live Prometheus, and a minute of chaos
 	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/chaos/test_command.py --durations 5

@@ -1,11 +1,37 @@
 """Fixtures that every test may use."""
 
+import gc
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine must not decide whether a property holds.
-settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("steady")
+_STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", _STEADY, max_examples=50)
+settings.register_profile("nightly", _STEADY, max_examples=300)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests, start with the files that take longest, so that none of them runs alone at the
+    end: those of slow tests, the ones with the longest timeout first."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    longest: dict[Path, float] = {}
+    for item in items:
+        timeout = item.get_closest_marker("timeout")
+        estimate = timeout.args[0] if timeout else 1 if item.get_closest_marker("slow") else 0
+        longest[item.path] = max(longest.get(item.path, 0), estimate)
+    items.sort(key=lambda item: -longest[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Exempt what was imported (torch, transformers, every test module) from garbage collection: it lives as long as
+    the process, and each full collection would walk over it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -272,11 +272,12 @@ class Engine:
         self._loaded.set_result(None)
 
     def _let_go(self) -> None:
-        """On the event loop, after the thread has let go of the net: so do we, and its memory is free."""
+        """On the event loop, after the thread has dropped the net: drop it here, too. An evicted net's memory is free
+        afterwards; an engine that closes leaves that to the end of its process, since a full collection takes long."""
         self._loop = None
-        gc.collect()
-        release_cached()
         if self._residence.state is Residency.EVICTING:
+            gc.collect()
+            release_cached()
             self._is_leaving.clear()
             self._residence.move(Residency.COLD)
         self._evicted.set()

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.enums import Buffer, Outcome, SchemaCheck
@@ -134,7 +134,6 @@ async def test_only_answers_are_rejected_not_faults(stage: Any) -> None:
 texts = st.sampled_from(['{"n": 1}', '{"n": 1', '{"n": "é"}', "```\n{}\n```", '{"n": 2,}'])
 
 
-@settings(max_examples=60, deadline=None)
 @given(texts, st.lists(st.integers(0, 12), max_size=4), st.sampled_from([REPAIR, {}]))
 def test_held_whole_a_stream_is_served_exactly_if_the_whole_answer_would_be(
     stage: Any, text: str, cuts: list[int], route: Any

@@ -1,8 +1,10 @@
 """A worker on the toy net, put together by the product's own composition root, for every test that needs one."""
 
 import asyncio
+import atexit
 import contextlib
 import functools
+import shutil
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +28,7 @@ from training.vocabulary import save_tokenizer
 MODEL = "toy"
 READ = f"{MODEL}:autoregressive"
 CHAT = "/v1/chat/completions"
+PLAIN = False  # for httpx's `verify`: loopback speaks plain HTTP, and reading the certificates takes 0.1 s per client
 
 
 @functools.cache
@@ -56,8 +59,17 @@ def toy_model(answer: str | None = None, **knobs: Any) -> ToyModel:
     )
 
 
+@functools.cache
+def compiled() -> Path:
+    """A constraint cache for all workers of this test process. It finds a constraint by its content and vocabulary, so
+    no test can tell whether another one had it compiled. Pass `constraint_cache=None` to do without."""
+    folder = Path(tempfile.mkdtemp(prefix="twolane-constraints-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def toy_settings(**given: Any) -> Settings:
-    return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, **given})
+    return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, "constraint_cache": compiled(), **given})
 
 
 def build(net: ToyModel, words: Words | None = None, **settings: Any) -> Worker:
@@ -108,7 +120,7 @@ async def listening(net: ToyModel, words: Words | None = None, **settings: Any) 
         task = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=20) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=20, verify=PLAIN) as client:
                 yield Served(worker=served.worker, net=net, client=client)
         finally:
             server.should_exit = True

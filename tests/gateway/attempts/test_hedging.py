@@ -7,7 +7,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.enums import Outcome, Reason
@@ -220,7 +220,6 @@ LINES = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     lines=st.tuples(LINES, LINES, LINES),
     stream=st.booleans(),

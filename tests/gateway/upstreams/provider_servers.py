@@ -5,11 +5,17 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import orjson
+import pytest
 from aiohttp import web
 
+# Looked for, not imported: that takes seconds, and every test process would.
+needs_litellm = pytest.mark.skipif(
+    find_spec("litellm") is None, reason="the extra `providers` is not installed; `make providers` installs it"
+)
 GatewayResponse = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
 

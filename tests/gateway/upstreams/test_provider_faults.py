@@ -10,13 +10,14 @@ from tests.gateway.upstreams.provider_servers import (
     anthropic_events,
     ask,
     last_decision,
+    needs_litellm,
     policy,
     provider_server,
     start_stream,
 )
 
-pytest.importorskip("litellm", reason="the extra `providers` is not installed; `make providers` installs it")
 pytestmark = [
+    needs_litellm,
     pytest.mark.anyio,
     pytest.mark.slow,
     # litellm's own habits, seen when its event loop ends; none of them is ours to mend.

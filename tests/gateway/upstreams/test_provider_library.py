@@ -19,6 +19,7 @@ from tests.gateway.upstreams.provider_servers import (
     answers,
     ask,
     last_decision,
+    needs_litellm,
     policy,
     provider_server,
     speaks_anthropic,
@@ -26,8 +27,8 @@ from tests.gateway.upstreams.provider_servers import (
 )
 from twolane.process.flags import free_port
 
-pytest.importorskip("litellm", reason="the extra `providers` is not installed; `make providers` installs it")
 pytestmark = [
+    needs_litellm,
     pytest.mark.anyio,
     pytest.mark.slow,
     # litellm's own habits, seen when its event loop ends; none of them is ours to mend.

@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 
@@ -27,7 +27,6 @@ def faults(schema: Any, text: str) -> Fault | None:
     return Schema(schema).fault_of(orjson.loads(text), len(text))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(schemas, st.lists(values, min_size=1, max_size=4))
 def test_the_compiled_validator_agrees_with_the_reference(schema: Any, instances: list[Any]) -> None:
     compiled, reference = Schema(schema), jsonschema.Draft202012Validator(schema)

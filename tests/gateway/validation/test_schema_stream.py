@@ -6,15 +6,13 @@ from typing import Any
 import jsonschema
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 
 from gateway.validation.json_schema import Schema
 from gateway.validation.schema_stream import MOST_READERS, SchemaFollower
 from tests.gateway.validation.any_schema import schemas, values
-
-thorough = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 
 def read(schema: Any, *pieces: str) -> SchemaFollower:
@@ -33,7 +31,6 @@ def said(schema: Any, *pieces: str) -> str | None:
     return f"{breach.keyword} {breach.place} {follower.fault_at}" if breach else f"json {follower.fault_at}"
 
 
-@thorough
 @given(schemas, values, st.sampled_from([None, 1]))
 def test_what_it_refuses_the_reference_refuses(schema: Any, value: Any, indent: int | None) -> None:
     if read(schema, json.dumps(value, indent=indent)).fault_at is not None:
@@ -70,7 +67,6 @@ inner = st.fixed_dictionaries(
 )
 
 
-@thorough
 @given(inner, st.tuples(objects, objects), st.sampled_from(DRAFTS), values)
 def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_reference(
     schema: Any, definitions: Any, draft: str, value: Any
@@ -87,14 +83,12 @@ def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_
     assert follower.feed(text) or not is_valid, follower.breach
 
 
-@thorough
 @given(schemas, values)
 def test_it_says_the_same_however_the_text_is_cut(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
     assert said(schema, text) == said(schema, *text)
 
 
-@thorough
 @given(schemas, values)
 def test_before_its_fault_nothing_is_wrong(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
@@ -221,7 +215,6 @@ forked = st.fixed_dictionaries(
 )
 
 
-@thorough
 @given(forked, values)
 def test_a_fork_that_refuses_is_refused_by_the_reference_and_the_other_way_round_it_is_never_early(
     schema: Any, value: Any

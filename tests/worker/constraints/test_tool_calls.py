@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton
@@ -93,7 +93,6 @@ def possible(constraint: Constraint) -> Compiled:
         raise
 
 
-@settings(max_examples=40, deadline=None)
 @given(SCHEMAS, st.sampled_from(Syntax), st.integers(0, 2**32))
 def test_whatever_is_accepted_is_read_back_as_a_valid_call(schema: Any, syntax: Syntax, seed: int) -> None:
     """Random answers of random schemas; what keywords leave to the final check is left to it."""
@@ -118,7 +117,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from(["x", "true", "3", "a-b.c"]), VALUES, max_size=3))
 def test_what_json_may_say_can_be_said_natively(arguments: dict[str, Any]) -> None:
     """Any characters in strings, controls and quotes too: nothing is escaped there."""

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.engine.capacity import Limits
@@ -445,7 +445,6 @@ def test_contexts_that_are_forgotten_are_not_copied_into_slots_that_are_gone() -
     assert all(max(copy.source, copy.target) < 2 for copy in batch.copies)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=False), st.integers(1, 4), st.sampled_from((None, 1, 6, 20)), st.integers(1, 9))
 def test_every_sequence_ends_exactly_once_and_every_slot_is_free_again(
     dice: Random, running: int, budget: int | None, chunk: int

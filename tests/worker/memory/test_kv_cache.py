@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.memory.kv_cache import KvCache
@@ -54,7 +54,6 @@ class Filled:
         ]
 
 
-@settings(max_examples=60)
 @given(
     chunks=st.lists(st.dictionaries(st.integers(0, 2), st.integers(1, 9), min_size=1), min_size=1, max_size=4),
 )

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.memory.slots import MIN_REUSE, SlotTable
@@ -72,7 +72,6 @@ def test_what_is_spoilt_is_not_kept_and_exact_tables_keep_nothing() -> None:
     assert (exact.retained, allocation.reused, allocation.copy, allocation.boundary) == (0, 0, None, 0)
 
 
-@settings(max_examples=150)
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.booleans())
 def test_a_copy_done_in_the_order_told_always_holds_what_the_table_says(
     dice: Random, slots: int, has_ring: bool

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.models.toy import ToyModel
@@ -35,7 +35,6 @@ async def streamed(net: ToyModel, **fields: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=15)
 @given(
     texts=st.lists(TEXTS, min_size=1, max_size=4),
     every=st.integers(1, 5),
@@ -54,7 +53,6 @@ def test_every_draft_goes_on_from_what_has_been_sent(texts: list[str], every: in
 
 
 @pytest.mark.slow
-@settings(max_examples=15)
 @given(
     texts=st.lists(TEXTS, min_size=1, max_size=3),
     every=st.integers(1, 9),

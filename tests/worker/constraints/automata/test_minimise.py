@@ -2,7 +2,7 @@
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import freeze
@@ -34,7 +34,6 @@ def run(rows: list[list[tuple[int, int, int]]], accepting: list[bool], word: byt
     return accepting[state]
 
 
-@settings(max_examples=300)
 @given(st.integers(0, 2**32), WORDS)
 def test_the_language_stays_and_no_state_is_left_over(seed: int, words: list[bytes]) -> None:
     """Same members, as few states as possible, all of them useful."""

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.code_point_dfa import both, either, extent, matching, member, minus, words
@@ -39,7 +39,6 @@ PATTERNS = [
 TEXTS = st.text(alphabet="aabbcxyz01-.@[]{,", max_size=8)
 
 
-@settings(max_examples=60)
 @given(st.sampled_from(PATTERNS), st.lists(TEXTS, min_size=5, max_size=30))
 def test_a_pattern_is_searched_as_re_searches_it(pattern: str, texts: list[str]) -> None:
     """Unanchored unless it says otherwise."""

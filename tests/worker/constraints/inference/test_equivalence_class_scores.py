@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import freeze
@@ -33,7 +33,6 @@ def classes_of(sizes: tuple[int, int]) -> TokenClasses:
     st.floats(-150.0, 150.0),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60)
 def test_peak_mass_and_entropy_are_those_of_the_members(
     sizes: tuple[int, int], scale: float, offset: float, seed: int
 ) -> None:
@@ -54,7 +53,6 @@ def test_peak_mass_and_entropy_are_those_of_the_members(
 
 
 @given(st.sampled_from([1.0, 300.0]), st.floats(-150.0, 150.0), st.integers(0, 2**32 - 1))
-@settings(max_examples=30)
 def test_peaks_alone_are_the_same_peaks(scale: float, offset: float, seed: int) -> None:
     """And the normaliser is found, or taken where it is known."""
     classes = classes_of((3, 5))

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.inference.marginals import marginals, remaining
@@ -27,7 +27,6 @@ def by_hand(case: Case, max_tokens: int) -> tuple[float, np.ndarray]:
 
 
 @given(cases(), st.integers(1, 6), st.booleans())
-@settings(max_examples=200)
 def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int, is_large: bool) -> None:
     """Mass, probability of every token at every place, and entropy; also in the way that is meant for large ones."""
     matcher = opened(case, max_tokens)
@@ -67,7 +66,6 @@ def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) ->
 
 @pytest.mark.parametrize("few", [0, 512])
 @given(cases())
-@settings(max_examples=20)
 def test_where_no_token_is_left_there_is_nothing_to_weigh(few: int, case: Case) -> None:
     """A text that ended with the last token it had: no position, no entropy."""
     matcher = opened(case, 6)

@@ -20,7 +20,6 @@ uniforms = st.floats(0.0, 1.0, exclude_max=True)
 
 
 @given(cases(), st.integers(1, 6), st.lists(uniforms, min_size=3, max_size=3))
-@settings(max_examples=200)
 def test_every_draw_is_allowed(case: Case, max_tokens: int, draws: list[float]) -> None:
     """Whatever the numbers, 0 and the largest below 1 among them; the same numbers give the same text."""
     matcher = opened(case, max_tokens)
@@ -33,7 +32,7 @@ def test_every_draw_is_allowed(case: Case, max_tokens: int, draws: list[float]) 
 
 
 @given(cases(), st.integers(1, 6), st.integers(0, 2**32 - 1))
-@settings(max_examples=10)
+@settings(max_examples=10)  # fixed: the more often a statistic is drawn, the likelier one exceeds its bound
 def test_texts_come_as_often_as_they_are_likely(case: Case, max_tokens: int, seed: int) -> None:
     """Pearson's statistic of 2000 draws stays within six deviations of what chance gives."""
     matcher = opened(case, max_tokens)

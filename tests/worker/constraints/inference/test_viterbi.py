@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, open_cursor
@@ -25,7 +25,6 @@ def best(matcher: Matcher, logits: np.ndarray) -> CanvasPath:
 
 
 @given(cases(), st.integers(1, 6))
-@settings(max_examples=200)
 def test_it_is_the_best_of_all(case: Case, max_tokens: int) -> None:
     """Against every text written out; a path that is allowed exists whenever the shortest answer fits."""
     path = best(opened(case, max_tokens), case.logits)
@@ -46,7 +45,6 @@ def test_a_normaliser_that_is_known_changes_nothing(case: Case, max_tokens: int)
 
 
 @given(cases(canvas=2), st.integers(1, 7), st.randoms(use_true_random=False))
-@settings(max_examples=200)
 def test_canvas_after_canvas_the_text_closes_in_time(case: Case, max_tokens: int, random: object) -> None:
     """Whatever the net says, exactly within the budget; and the cursor that the tokens lead to is the path's own."""
     matcher = opened(case, max_tokens)

@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.compile import Compiled, compile_schema
@@ -117,7 +117,6 @@ def compiled_or_none(schema: Json) -> Compiled | None:
         return None
 
 
-@settings(max_examples=60, deadline=None)
 @given(SCHEMAS)
 def test_a_small_world_is_divided_as_jsonschema_divides_it(schema: Json) -> None:
     """Valid values are accepted, in some order of members; invalid ones are not, unless a keyword is left open."""
@@ -132,7 +131,6 @@ def test_a_small_world_is_divided_as_jsonschema_divides_it(schema: Json) -> None
             assert compiled.needs_check, value
 
 
-@settings(max_examples=40, deadline=None)
 @given(SCHEMAS, st.integers(0, 2**32))
 def test_random_members_are_valid(schema: Json, seed: int) -> None:
     """Random walks through the automaton end in documents that satisfy the schema."""
@@ -147,7 +145,6 @@ def test_random_members_are_valid(schema: Json, seed: int) -> None:
         assert compiled.needs_check or judge.is_valid(value), text
 
 
-@settings(max_examples=25, deadline=None)
 @given(SCHEMAS)
 def test_automata_are_minimal_and_trimmed(schema: Json) -> None:
     """As the record promises."""

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton, freeze
@@ -29,7 +29,6 @@ def bounded(bounds: Bounds, fraction: int | None) -> ByteAutomaton | None:
     return freeze(small.rows, small.accepting, small.start) if small is not None and small.rows else None
 
 
-@settings(max_examples=80)
 @given(BOUND, BOUND, st.booleans(), st.booleans(), st.sampled_from([0, 2, None]), VALUES)
 def test_a_number_is_accepted_exactly_within_its_bounds(
     low: Decimal | None, high: Decimal | None, above: bool, below: bool, fraction: int | None, values: list[Decimal]

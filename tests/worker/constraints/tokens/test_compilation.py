@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import freeze
@@ -20,7 +20,6 @@ def lifted(case: Case, headers: tuple[tuple[int, ...], ...] = ((),)) -> TokenAut
 
 
 @given(cases())
-@settings(max_examples=200)
 def test_a_token_may_stand_where_the_bytes_may_go_on_and_close(case: Case) -> None:
     """For every short sequence: the walk over tokens lives exactly if the walk over bytes does and can be closed."""
     automaton = lifted(case)
