@@ -11,10 +11,9 @@ from typing import Any
 
 import aiohttp
 import orjson
-import uvicorn
 from aiohttp import web
 
-from gateway.app import Gateway, open_gateway
+from gateway.app import Gateway, build_server, open_gateway
 from gateway.settings import Settings
 
 
@@ -137,9 +136,8 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
 @contextlib.asynccontextmanager
 async def _served(app: Any) -> AsyncIterator[str]:
     bound = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, lifespan="off", log_config=None, ws="none", loop="none", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve([bound]))  # the public door would claim the process's signals
+    server = build_server(app, drain_s=1)
+    task = asyncio.create_task(server.serve(sockets=[bound]))
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.001)
