@@ -83,7 +83,7 @@ class Containers:
         """Wait until the health check that the image brings is content."""
         ends = time.monotonic() + seconds
         line = ["podman", "healthcheck", "run", container]
-        while subprocess.run(line, env=self._environment, capture_output=True, timeout=60, check=False).returncode:
+        while subprocess.run(line, env=self._environment, capture_output=True, timeout=120, check=False).returncode:
             assert time.monotonic() < ends, self.run("podman", "logs", container, check=False)
             time.sleep(0.5)
 
@@ -110,7 +110,7 @@ def can_run() -> bool:
 def _packages() -> list[str]:
     """The way to packages that pip has here: its files of configuration, and the folders that they name."""
     told = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "debug"], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-m", "pip", "config", "debug"], capture_output=True, text=True, timeout=120, check=True
     ).stdout
     files = [Path(found) for found in re.findall(r"^\s+(/\S+), exists: True", told, re.MULTILINE)]
     folders = [Path(found) for found in re.findall(r"(?:file://|: )(/[\w./-]+)", told)]

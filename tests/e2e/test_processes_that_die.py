@@ -37,7 +37,7 @@ async def upstream(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
         sys.executable, "-m", "benchmarks.gateway", "--upstream", str(port), stdout=asyncio.subprocess.DEVNULL
     )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 with contextlib.suppress(OSError):
                     _, writer = await asyncio.open_connection("127.0.0.1", port)

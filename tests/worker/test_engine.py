@@ -80,7 +80,7 @@ async def collect(ticket: Ticket) -> tuple[tuple[int, ...], Finished | Faulted]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - the condition belongs to another thread
             await asyncio.sleep(0.001)
 

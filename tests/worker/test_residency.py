@@ -25,7 +25,7 @@ async def ending(ticket: Ticket) -> Finished | Faulted:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - the condition belongs to another thread
             await asyncio.sleep(0.005)
 

@@ -96,7 +96,7 @@ async def test_a_deadline_hangs_up_on_the_provider(serving: Any, fake: Any) -> N
     async with provider_server(waits) as server, serving(policy(server.url)) as gateway:
         status, _, body = await gateway.ask(ask(), x_twolane_deadline_ms="300")
         assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while not server.lost:  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.01)
 
@@ -113,7 +113,7 @@ async def test_a_client_that_leaves_in_the_middle_hangs_up_on_the_provider(servi
         url = f"{gateway.url}/v1/chat/completions"
         async with gateway.client.post(url, json=ask(stream=True)) as response:
             assert b"first" in await response.content.readuntil(b"\n\n")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while not server.lost:  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.01)
         page = await gateway.metrics()

@@ -37,7 +37,7 @@ class Both:
 
 
 def _client(app: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://worker", timeout=20)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://worker", timeout=120)
 
 
 @contextlib.asynccontextmanager
