@@ -94,7 +94,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             replica = await stack.enter_async_context(shared)
             metrics.gauges.watch(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
-        doors = Doors(session, on_return=state.returned)
+        doors = Doors(session, on_return=state.returned, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(doors.aclose)
         doors.keep(policies.current.places)
         await doors.ready(policies.current.places)

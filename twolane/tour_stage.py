@@ -177,5 +177,6 @@ def _gateway_command(setting: Setting) -> Command:
         "TWOLANE_ADMIN_PORT": str(setting.ports["admin"]),
         "TWOLANE_CONNECT_S": "60",
         "TWOLANE_IDLE_S": "600",
+        "TWOLANE_HEALTH_TIMEOUT_S": "60",
     }
     return twolane_command("serve", (), environment=environment, logs=setting.logs)
