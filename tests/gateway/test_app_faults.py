@@ -166,7 +166,7 @@ async def test_a_silent_target_is_given_up_after_the_idle_limit(fake: Any, servi
         await asyncio.sleep(30)
         return web.Response()
 
-    async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url), idle_s=0.05) as it:
+    async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url), idle_s=1.5) as it:
         _, headers, _ = await it.ask()
     assert headers["x-twolane-attempts"] == "fast=upstream_error,quality=ok"
 

@@ -189,7 +189,7 @@ async def test_a_client_that_leaves_takes_the_upstream_request_with_it(proxy: Fa
 
 
 async def test_a_dead_upstream_shows_as_a_broken_connection() -> None:
-    async with FaultProxy(f"http://127.0.0.1:{free_port()}") as proxy, httpx.AsyncClient() as client:
+    async with FaultProxy(f"http://127.0.0.1:{free_port()}") as proxy, httpx.AsyncClient(timeout=120) as client:
         with pytest.raises(httpx.ReadError):
             await client.post(proxy.url + CHAT, content="{}")
 

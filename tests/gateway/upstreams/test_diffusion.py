@@ -72,9 +72,7 @@ async def test_a_refusal_for_want_of_weights_spares_the_next_request_the_call(fa
     assert len(fast.bodies) <= 1
 
 
-async def test_a_killed_worker_is_replaced_at_once_and_back_within_two_seconds_of_its_restart(
-    fake: Any, serving: Any
-) -> None:
+async def test_a_killed_worker_is_replaced_at_once_and_back_after_its_restart(fake: Any, serving: Any) -> None:
     async with fake() as quality:
         async with fake(health=READY, models={}) as first:
             port = int(first.url.rpartition(":")[2])

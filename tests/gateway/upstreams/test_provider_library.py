@@ -13,12 +13,11 @@ import pytest
 from gateway.errors import PolicyError
 from gateway.policy_files.load import parse
 from gateway.upstreams import providers
-from tests.gateway.serving import one_lane
+from tests.gateway.serving import last_decision, one_lane
 from tests.gateway.upstreams.provider_servers import (
     GEMINI,
     answers,
     ask,
-    last_decision,
     policy,
     provider_server,
     speaks_anthropic,
