@@ -40,7 +40,7 @@ class Receiver:
         self.raw: list[bytes] = []
         self.spans: list[tuple[str, Any]] = []
         self.port = free_port()
-        self.has_both = asyncio.Event()
+        self.is_complete = asyncio.Event()
 
     async def take(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -48,8 +48,11 @@ class Receiver:
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
             service = next(each.value.string_value for each in group.resource.attributes if each.key == "service.name")
             self.spans += [(service, span) for scope in group.scope_spans for span in scope.spans]
-        if {service for service, _ in self.spans} == {"twolane-gateway", "twolane-worker"}:
-            self.has_both.set()
+        # They come in any order, each from its process when that has time: the client's, the gateway's, the worker's.
+        known = {span.span_id for _, span in self.spans} | {bytes.fromhex(CLIENT.split("-")[2])}
+        services = {service for service, _ in self.spans}
+        if len(services) == 2 and all(span.parent_span_id in known for _, span in self.spans):
+            self.is_complete.set()
         return web.Response(body=b"", content_type="application/x-protobuf")
 
 
@@ -114,7 +117,7 @@ async def test_spans_of_both_processes_join_to_the_clients_trace(tmp_path: Path)
             answer = await http.post("/v1/chat/completions", json=body, headers={"traceparent": CLIENT})
         assert answer.status_code == 200, answer.text
         async with asyncio.timeout(120):
-            await receiver.has_both.wait()
+            await receiver.is_complete.wait()
     assert {span.trace_id.hex() for _, span in receiver.spans} == {TRACE_ID}
     (request,) = [span for _, span in receiver.spans if span.parent_span_id.hex() == "00f067aa0ba902b7"]
     attempts = {span.span_id: span for _, span in receiver.spans if span.parent_span_id == request.span_id}

@@ -199,6 +199,7 @@ async def test_a_disk_that_takes_no_lines_of_the_log_slows_no_request(machine: M
                 begin_s = asyncio.get_running_loop().time()
                 assert (await machine.ask()).status_code == 200
                 took_s.append(asyncio.get_running_loop().time() - begin_s)
-            assert sorted(took_s)[295] < 1.0
+            before, stuck = sorted(took_s[:30]), sorted(took_s[-100:])  # the pipe takes the lines of a hundred requests
+            assert stuck[50] < 10 * before[15]
     finally:
         os.close(reader)

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -114,16 +113,22 @@ async def test_max_tokens_is_exact() -> None:
 
 
 async def test_the_event_loop_stays_awake_during_a_slow_pass() -> None:
-    net = ToyNet(seconds_per_pass=0.3)
+    turns, turns_in_pass = 0, []
+
+    class Watched(ToyNet):
+        def _take_time(self) -> None:
+            before = turns
+            super()._take_time()
+            turns_in_pass.append(turns - before)
+
+    net = Watched(seconds_per_pass=0.3)
     async with serving(net) as engine:
         answer = asyncio.create_task(collect(engine.submit(ask(net))))
-        longest, last = 0.0, time.perf_counter()
         while not answer.done():
             await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
+            turns += 1
     assert net.passes >= 3
-    assert longest < 0.2, "one pass takes longer than that"
+    assert sorted(turns_in_pass)[len(turns_in_pass) // 2] > 0
 
 
 async def test_a_reader_that_is_cancelled_stops_the_work() -> None:
