@@ -108,9 +108,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
         answers = await asyncio.gather(*asked)
         refused = [each for each in answers if each.status_code == 429]
         assert {each.status_code for each in answers} == {200, 429}
-        assert (
-            3 <= len(answers) - len(refused) <= 4
-        )  # two who wait, one or two in the batch
+        assert 3 <= len(answers) - len(refused) <= 4  # two who wait, one or two in the batch
         assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
         assert all(each.json()["error"]["code"] == "overloaded" for each in refused)
         assert counted(served, 'twolane_worker_refused_total{reason="overloaded"}') == len(refused)

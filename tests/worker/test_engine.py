@@ -291,11 +291,11 @@ async def test_beyond_queue_and_places_asks_are_refused() -> None:
 
 
 async def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
-    net = ToyNet(seconds_per_pass=0.01)
+    net = ToyNet(seconds_per_pass=0.1)
     async with serving(net) as engine:
         running = asyncio.create_task(collect(engine.submit(ask(net))))
         await until(lambda: engine.status().running == 1)
-        leaving = asyncio.create_task(engine.drain(5.0))
+        leaving = asyncio.create_task(engine.drain(120.0))
         await asyncio.sleep(0)
         with pytest.raises(Draining):
             engine.submit(ask(net))
@@ -327,7 +327,7 @@ def engine_that_is_slow() -> Callable[[], Awaitable[Engine]]:
 
 
 async def test_health_shows_what_runs_and_what_it_holds() -> None:
-    net = ToyNet(seconds_per_pass=0.01)
+    net = ToyNet(seconds_per_pass=0.1)
     async with serving(net, Capacity(max_num_seqs=1)) as engine:
         assert engine.facts == net.facts
         assert engine.status().predicted_wait_ms is None
