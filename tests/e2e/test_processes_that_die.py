@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.serving import fake_server, real_gateway
+from twolane.arguments import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -49,11 +49,6 @@ async def upstream(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
             process.send_signal(signal.SIGCONT)
             process.kill()
         await process.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 async def ask_many(gateway: Any, count: int, **more: Any) -> list[tuple[int, str]]:

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from twolane.arguments import free_port
+
 
 class RedisServer:
     """One process, nothing on disk. `url` stays the same over restarts."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ("127.0.0.1", self._port)
         self.url = f"redis://127.0.0.1:{self._port}"

@@ -7,6 +7,8 @@ import orjson
 import pytest
 from aiohttp import web
 
+from twolane.arguments import free_port
+
 pytestmark = pytest.mark.anyio
 
 POLICY = """
@@ -74,8 +76,8 @@ async def test_a_refusal_for_want_of_weights_spares_the_next_request_the_call(fa
 
 async def test_a_killed_worker_is_replaced_at_once_and_back_after_its_restart(fake: Any, serving: Any) -> None:
     async with fake() as quality:
-        async with fake(health=READY, models={}) as first:
-            port = int(first.url.rpartition(":")[2])
+        port = free_port()
+        async with fake(health=READY, models={}, port=port) as first:
             running = serving(POLICY % (first.url, quality.url))
             gateway = await running.__aenter__()
         try:

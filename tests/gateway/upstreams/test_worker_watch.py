@@ -14,6 +14,7 @@ from gateway.records import Status
 from gateway.upstreams.http import open_session
 from gateway.upstreams.worker_watch import WorkerWatch, read_models
 from gateway.words import Capability, Grade, Residency
+from twolane.arguments import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -70,13 +71,13 @@ async def test_a_worker_that_is_not_ready_says_so_with_503(fake: Any, state: str
 async def test_a_worker_that_died_is_unreachable_and_its_return_is_told_once(fake: Any) -> None:
     returns: list[str] = []
     async with _session() as session:
-        async with fake(health=READY, models=MODELS) as server:
+        port = free_port()
+        async with fake(health=READY, models=MODELS, port=port) as server:
             watch = WorkerWatch(server.url, session, on_return=lambda: returns.append("back"), timeout_s=60)
             await watch.poll(models=True)
         assert not await watch.poll(models=False)
         assert watch.status_of("tiny").residency is Residency.UNREACHABLE
         assert returns == []
-        port = int(server.url.rpartition(":")[2])
         async with fake(health=READY, models=MODELS, port=port):
             await watch.poll(models=False)
             await watch.poll(models=False)
