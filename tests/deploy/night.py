@@ -193,5 +193,5 @@ async def _change_policy(stage: Stage) -> None:
 
 
 def _read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         return answer.read().decode()

@@ -109,7 +109,7 @@ async def test_spans_of_both_processes_join_to_the_clients_trace(tmp_path: Path)
         )
         await gateway.serve(f"http://127.0.0.1:{ports['public']}/health", within_s=300)
         async with httpx.AsyncClient(
-            timeout=60, trust_env=False, base_url=f"http://127.0.0.1:{ports['public']}"
+            timeout=120, trust_env=False, base_url=f"http://127.0.0.1:{ports['public']}"
         ) as http:
             body = {"model": "auto", "max_tokens": 32, "metadata": {"task": "edit"}, "seed": 1}
             body["messages"] = [{"role": "user", "content": f"Clean up this commit subject: {SECRET}"}]

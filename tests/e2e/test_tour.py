@@ -48,7 +48,7 @@ def demo(*arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.timeout(1800)
 def test_the_tour_comes_out_as_stated(mark: str) -> None:
     with demo("--once") as process:
-        told, complaints = process.communicate(timeout=400)
+        told, complaints = process.communicate(timeout=1700)
     assert process.returncode == 0, told + complaints
     assert "rows came out as stated" in told
     assert "✗" not in told
@@ -76,7 +76,7 @@ def test_a_tour_that_is_interrupted_ends_everything_it_started(
 def test_a_worker_that_cannot_start_is_told_and_the_others_are_ended(mark: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with demo("--once", "--checkpoint", str(tmp_path)) as process:
-        told, complaints = process.communicate(timeout=200)
+        told, complaints = process.communicate(timeout=1700)
     assert process.returncode == 1, told
     assert "worker ended before it served" in complaints
     assert "Traceback" not in complaints
@@ -85,7 +85,7 @@ def test_a_worker_that_cannot_start_is_told_and_the_others_are_ended(mark: str, 
 @pytest.mark.timeout(1800)
 def test_interrupted_while_it_starts_it_still_ends_everything(mark: str) -> None:
     with demo("--once") as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len(marked(mark)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
@@ -106,7 +106,7 @@ def test_without_once_it_serves_until_ctrl_c(mark: str) -> None:
                 "metadata": {"task": "edit"},
                 "messages": [{"role": "user", "content": "Clean up this commit subject: Fixed brokn token in api"}],
             },
-            timeout=30.0,
+            timeout=120,
         )
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=120) == 0
