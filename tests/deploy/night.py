@@ -32,7 +32,7 @@ from twolane.tour_prompts import ANNA, AS_ORDER, SHORT, SLOPPY
 
 SECONDS = 45.0
 RATE = 5.0
-UP_WITHIN_S = 90.0
+UP_WITHIN_S = 900.0
 PARTS = ("worker", "quality", "gateway", "admin", "redis", "prometheus")
 # From which second on what is done to the answers of the fast lane.
 TROUBLES = (
