@@ -1,4 +1,4 @@
-"""Client connections: uvicorn's HTTP/1.1 protocol, closed in a way that never resets a client.
+"""Client connections: uvicorn's HTTP/1.1 protocol, closed without resetting the client.
 
 A TCP socket that is closed while bytes wait in it sends a reset, and the client loses its request or the answer to it.
 Uvicorn closes like that in three situations, and each is handled here:
@@ -6,6 +6,9 @@ Uvicorn closes like that in three situations, and each is handled here:
 * The keep-alive timeout ends just as the next request arrives.
 * The process shuts down: a client with pooled connections does not know yet and sends its next request.
 * An answer precedes the end of the request's body (401, 413) and the connection is to be closed behind it.
+
+A request that is still on its way when an idle connection is closed is lost in any case (RFC 9112, 9.5): only a timeout
+longer than the client's avoids that.
 """
 
 import asyncio

@@ -81,7 +81,10 @@ async def test_bytes_of_a_stream_leave_as_they_come(fake: Any, serving: Any, wir
             assert await response.content.read() == wire.chunk("second") + b"data: [DONE]\n\n"
 
 
-async def test_connections_to_targets_are_used_again(fake: Any, serving: Any, wire: Any) -> None:
+async def test_connections_to_targets_are_used_again(
+    fake: Any, serving: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.upstreams.http._LINGER_S", 60.0)
     ports = set()
 
     async def answer(request: web.Request, body: Any) -> web.StreamResponse:
