@@ -40,6 +40,7 @@ from gateway.web.admin import admin_app
 from gateway.web.asgi_responses import send_error
 from gateway.web.auth import Authenticate, Keys, load_keys
 from gateway.web.chat import PATH, ChatCompletions
+from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.routes import HotRoutes, public_app
 
 _log = logging.getLogger("gateway")
@@ -93,7 +94,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             replica = await stack.enter_async_context(shared)
             metrics.gauges.watch(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
-        registry = UpstreamRegistry(session, on_return=state.returned)
+        registry = UpstreamRegistry(session, on_return=state.returned, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
         registry.keep(policies.current.places)
         await registry.ready(policies.current.places)
@@ -177,7 +178,7 @@ async def serve(settings: Settings) -> None:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
         public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
-            public, admin = _server(gateway.public, settings), _server(gateway.admin, settings)
+            public, admin = (build_server(app, drain_s=settings.drain_s) for app in (gateway.public, gateway.admin))
             _listen_to_signals(gateway, (public, admin), parent=handed_down[2] if handed_down else None)
             _calm_collector()
             print(
@@ -232,24 +233,25 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: ASGIApp, settings: Settings) -> _Server:
+def build_server(app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE_S) -> uvicorn.Server:
+    """The server of one port. `drain_s` is how long requests may finish when it is told to end."""
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=ClientConnection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        timeout_keep_alive=keep_alive_s,
+        timeout_graceful_shutdown=max(1, round(drain_s)),
     )
     return _Server(config)
 
 
-def _listen_to_signals(gateway: Gateway, servers: tuple[_Server, ...], parent: int | None) -> None:
+def _listen_to_signals(gateway: Gateway, servers: tuple[uvicorn.Server, ...], parent: int | None) -> None:
     """`parent` is readable as soon as the parent process is gone."""
 
     def leave() -> None:

@@ -41,7 +41,7 @@ class Losses:
     """Mean cross-entropies in nats per weighted position."""
 
     denoising: torch.Tensor
-    causal_logits: torch.Tensor
+    autoregressive: torch.Tensor
 
 
 def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Generator) -> Losses:
@@ -71,7 +71,7 @@ def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Genera
     logits = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits.float()
     per_position = F.cross_entropy(logits.flatten(0, 1), batch.clean.flatten(), reduction="none")
     weight = batch.weight.flatten()
-    return Losses(denoising=(per_position * weight).sum() / weight.sum(), causal_logits=read_loss)
+    return Losses(denoising=(per_position * weight).sum() / weight.sum(), autoregressive=read_loss)
 
 
 def _next_canvas(z: torch.Tensor, anchor: float, generator: torch.Generator) -> torch.Tensor:

@@ -16,7 +16,6 @@ from gateway.errors import AttemptFailed, NotResident
 from gateway.types import Capabilities, Status
 
 POLL_S: Final = 1.0
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=1.0)
 _MODELS_EVERY: Final = 30  # polls
 WAIT_HEADER: Final = "x-twolane-worker-predicted-wait-ms"
 _KNOWN: Final = frozenset(Capability)
@@ -50,9 +49,16 @@ class HealthPoller:
     """Start with `run` in a task. `on_return` is called when a worker that was away answers again."""
 
     def __init__(
-        self, url: str, session: aiohttp.ClientSession, *, key: str = "", on_return: Callable[[], None]
+        self,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        key: str = "",
+        on_return: Callable[[], None],
+        timeout_s: float = 1.0,
     ) -> None:
         self._url = url
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._session = session
         self._on_return = on_return
@@ -112,7 +118,7 @@ class HealthPoller:
 
     async def _get(self, path: str) -> bytes:
         """A body is read whatever the status: a worker that is not ready says so with 503."""
-        async with self._session.get(self._url + path, headers=self._headers, timeout=_TIMEOUT) as response:
+        async with self._session.get(self._url + path, headers=self._headers, timeout=self._timeout) as response:
             return await response.read()
 
 

@@ -24,8 +24,11 @@ _PROVIDER_IDLE_S = 60.0
 class UpstreamRegistry:
     """Call it with a target. `on_return` is told the names of a worker's targets when that worker is back."""
 
-    def __init__(self, session: aiohttp.ClientSession, on_return: Callable[[str], None]) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, on_return: Callable[[str], None], *, health_timeout_s: float = 1.0
+    ) -> None:
         self._session = session
+        self._health_timeout_s = health_timeout_s
         self._on_return = on_return
         self._doors: dict[str, tuple[Target, Upstream]] = {}
         self._watches: dict[str, tuple[HealthPoller, asyncio.Task[None]]] = {}
@@ -81,7 +84,11 @@ class UpstreamRegistry:
     def _watch(self, target: Target) -> HealthPoller:
         if target.url not in self._watches:
             watch = HealthPoller(
-                target.url, self._session, key=key_of(target), on_return=lambda: self._returned(target.url)
+                target.url,
+                self._session,
+                key=key_of(target),
+                on_return=lambda: self._returned(target.url),
+                timeout_s=self._health_timeout_s,
             )
             self._watches[target.url] = (watch, asyncio.create_task(watch.run(), name=f"watch {target.url}"))
         return self._watches[target.url][0]

@@ -64,12 +64,12 @@ async def pair(tmp_path: Any) -> AsyncIterator[Both]:
 
 
 async def _until_known(gateway: RealGateway) -> None:
-    for _ in range(200):
-        async with gateway.client.get(f"{gateway.url}/v1/models/fast") as response:
-            if (await response.json())["twolane"]["state"] == "ready":
-                return
-        await asyncio.sleep(0.01)
-    raise AssertionError("the worker was never seen")
+    async with asyncio.timeout(120):
+        while True:
+            async with gateway.client.get(f"{gateway.url}/v1/models/fast") as response:
+                if (await response.json())["twolane"]["state"] == "ready":
+                    return
+            await asyncio.sleep(0.01)
 
 
 async def test_the_worker_is_discovered_with_what_it_can_do(pair: Both) -> None:
@@ -189,7 +189,7 @@ async def test_metadata_of_ours_does_not_trouble_the_worker(pair: Both) -> None:
 
 
 async def test_the_deadline_reaches_the_worker_which_answers_in_time_with_what_it_has(pair: Both) -> None:
-    status, headers, _ = await pair.ask(headers={"x_twolane_deadline_ms": "5000"})
+    status, headers, _ = await pair.ask(headers={"x_twolane_deadline_ms": "60000"})
     assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok")
 
 

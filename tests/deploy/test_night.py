@@ -16,7 +16,7 @@ from tests.deploy.known import ROOT, metrics
 from tests.deploy.night import SECONDS, Night, play
 from twolane.bench.load import OK
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 NEEDED = ("prometheus", "chromium", "redis-server")
 
 

@@ -53,7 +53,7 @@ async def client(tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
             ) as it:
                 yield it
             process.terminate()
-            assert await asyncio.wait_for(process.wait(), 10) == 0
+            assert await asyncio.wait_for(process.wait(), 120) == 0
         finally:
             if process.returncode is None:
                 process.kill()

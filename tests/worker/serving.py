@@ -120,14 +120,14 @@ async def listening(net: ToyModel, words: Words | None = None, **settings: Any) 
         task = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=20, verify=PLAIN) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=120) as client:
                 yield Served(worker=served.worker, net=net, client=client)
         finally:
             server.should_exit = True
             await task
 
 
-async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], within_s: float = 120) -> None:
     """Wait until something holds; fails the test when it does not."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - many kinds of things are waited for

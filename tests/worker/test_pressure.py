@@ -128,6 +128,6 @@ async def test_at_the_last_rung_the_door_closes_and_opens_again() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10.0):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - the engine's thread looks
             await asyncio.sleep(0.002)

@@ -19,7 +19,7 @@ from twolane.process.children import Child, Command, twolane_command
 from twolane.process.flags import WrongUseError, free_port
 
 HOST: Final = "127.0.0.1"
-UP_WITHIN_S: Final = 180.0
+UP_WITHIN_S: Final = 900.0
 LAST_WORKER: Final = "worker-3"  # the one that nothing happens to
 
 

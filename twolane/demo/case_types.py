@@ -49,9 +49,9 @@ class Expectation:
 class Row:
     """One line of the tour. `body` and `headers` are added to the request as they are.
 
-    `times` requests are sent and all must come out as expected; `together` sends them at once. With `until` one
-    request after the other is sent until `in_a_row` of them do, at most that many; the others must at least be
-    answered.
+    `times` requests are sent and all must come out as expected; `together` sends them at once. With `until` they are
+    sent again and again until, `in_a_row` times, one of them comes out as expected; all must at least be answered.
+    `within_s` only bounds how long a demo that fails takes.
     """
 
     asked: str
@@ -64,8 +64,9 @@ class Row:
     scene: Scene = Scene.CALM
     times: int = 1
     together: bool = False
-    until: int = 0
+    until: bool = False
     in_a_row: int = 1
+    within_s: float = 900.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

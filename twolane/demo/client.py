@@ -14,7 +14,7 @@ from twolane.demo.case_types import Row
 from twolane.demo.expectations import Reply, differences
 
 PAUSE_S = 0.05
-TIMEOUT_S = 60.0
+TIMEOUT_S = 600.0  # the gateway gives up first
 
 
 def connect(gateway_url: str) -> openai.AsyncOpenAI:
@@ -27,19 +27,23 @@ def connect(gateway_url: str) -> openai.AsyncOpenAI:
 
 async def send_row(client: openai.AsyncOpenAI, row: Row) -> list[Reply]:
     """Send a row as often as it says and return every reply, in order of sending."""
+    return await _send_until(client, row) if row.until else await _send_round(client, row)
+
+
+async def _send_round(client: openai.AsyncOpenAI, row: Row) -> list[Reply]:
     if row.together:
         return list(await asyncio.gather(*(send(client, row) for _ in range(row.times))))
-    if row.until:
-        return await _send_until(client, row)
     return [await send(client, row) for _ in range(row.times)]
 
 
 async def _send_until(client: openai.AsyncOpenAI, row: Row) -> list[Reply]:
     replies: list[Reply] = []
     good = 0
-    while len(replies) < row.until and good < row.in_a_row:
-        replies.append(await send(client, row))
-        good = 0 if differences(row.expect, replies[-1]) else good + 1
+    deadline = time.monotonic() + row.within_s
+    while good < row.in_a_row and time.monotonic() < deadline:
+        came = await _send_round(client, row)
+        good = good + 1 if any(not differences(row.expect, reply) for reply in came) else 0
+        replies += came
         await asyncio.sleep(PAUSE_S)
     return replies
 

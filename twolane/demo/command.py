@@ -124,12 +124,14 @@ async def _play(page: Console, stage: Stage, client: openai.AsyncOpenAI, chapter
         for row in chapter.rows:
             now(row.asked)
             await stage.change(row.scene)
+            if row.scene is not Scene.KILLED and not row.until:  # what is sent until it works may be sent before
+                await stage.until_fast_lane_serves()
             verdicts.append(judge(row, await send_row(client, row)))
     return verdicts
 
 
 async def _counters(stage: Stage) -> Counters:
-    async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=60.0, trust_env=False) as client:
         metrics = await client.get(f"{stage.setting.url('admin')}/metrics")
     return read_counters(metrics.raise_for_status().text)
 

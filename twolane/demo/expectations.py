@@ -51,14 +51,18 @@ def judge(row: Row, replies: Sequence[Reply]) -> Verdict:
 
 
 def _judge_until(row: Row, replies: Sequence[Reply]) -> Verdict:
-    """The last replies must be as stated; all before them must have been answered."""
+    """One reply of each of the last rounds must be as stated; all others must have been answered."""
     for reply in replies:
         if reply.status != row.expect.status or reply.broken:
             said = f"one of {len(replies)} was not answered: {reply.broken or reply.text}"
             return Verdict(row=row, reply=reply, sent=len(replies), complaints=(said,))
-    wrong = [complaints for reply in replies[-row.in_a_row :] if (complaints := differences(row.expect, reply))]
-    late = (f"not within {len(replies)} requests", *wrong[-1]) if wrong else ()
-    return Verdict(row=row, reply=replies[-1], sent=len(replies), complaints=late)
+    rounds = [replies[begin : begin + row.times] for begin in range(0, len(replies), row.times)]
+    good = [next((each for each in came if not differences(row.expect, each)), None) for came in rounds]
+    shown = good[-1] or replies[-1]
+    if len(rounds) >= row.in_a_row and all(good[-row.in_a_row :]):
+        return Verdict(row=row, reply=shown, sent=len(replies), complaints=())
+    late = f"not within {row.within_s:g} s and {len(replies)} requests"
+    return Verdict(row=row, reply=shown, sent=len(replies), complaints=(late, *differences(row.expect, shown)))
 
 
 def differences(expect: Expectation, reply: Reply) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ DEAD: Final = Chapter(
             asked="the worker is started again: the fast lane is back",
             prompt=ANNA,
             body=AS_ORDER,
-            until=150,
+            until=True,
             expect=Expectation(route="constrained", target="fast", attempts="fast=ok", answer=same_json(ANNAS_ORDER)),
         ),
     ),
@@ -111,7 +111,7 @@ DEAD: Final = Chapter(
 
 SLOW: Final = Chapter(
     title="A slow worker",
-    says="The worker's answers are held back for two seconds: late is not wrong, but the lane is ejected.",
+    says="The worker's answers come later than the lane's SLO allows: late is not wrong, but the lane is ejected.",
     rows=(
         Row(
             asked="edits at once: all come late",
@@ -131,7 +131,9 @@ SLOW: Final = Chapter(
             body=COOL,
             headers=EDIT,
             scene=Scene.SLOW,
-            until=4,
+            times=2,  # at once: where one is the probe of a benched lane, the other is not
+            together=True,
+            until=True,
             expect=Expectation(
                 route="edits",
                 target="quality",
@@ -145,8 +147,8 @@ SLOW: Final = Chapter(
             prompt=SLOPPY,
             body=COOL,
             headers=EDIT,
-            until=150,
-            in_a_row=35,
+            until=True,
+            in_a_row=35,  # more than probing lets through
             expect=Expectation(
                 route="edits", target="fast", attempts="fast=ok", answer=exactly("fix broken token in api")
             ),

@@ -77,7 +77,7 @@ class Child:
     async def serve(self, health_url: str, *, within_s: float) -> None:
         """Wait until `health_url` answers 200; raises ProcessError if it ends before or takes longer."""
         deadline = time.monotonic() + within_s
-        async with httpx.AsyncClient(timeout=2.0, trust_env=False) as client:
+        async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
             while not await _answers(client, health_url):
                 if not self.is_running:
                     raise ProcessError(f"{self.command.name} ended before it served: {self.last_words()}")

@@ -5,12 +5,15 @@ Knows argparse; knows nothing of what the commands do.
 
 import argparse
 import ipaddress
+import secrets
 import socket
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 WRONG_USE = 2
+FIRST_PORT = 20_000
+FIRST_EPHEMERAL_PORT = 32_768  # ip_local_port_range of Linux; others begin higher
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -75,8 +78,11 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that was free a moment ago.
+
+    It lies below those that the kernel hands out for port 0 and for outgoing connections, so that it is still free when
+    a process that takes long to start gets to it.
+    """
+    while not port_is_free(host, port := FIRST_PORT + secrets.randbelow(FIRST_EPHEMERAL_PORT - FIRST_PORT)):
+        pass
+    return port

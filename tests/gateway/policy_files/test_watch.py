@@ -76,7 +76,7 @@ async def following(path: Path) -> AsyncIterator[tuple[Policies, Follower, Calla
     running = asyncio.create_task(follower.run(0.01))
 
     async def told() -> Any:
-        return await asyncio.wait_for(news.get(), 20)
+        return await asyncio.wait_for(news.get(), 120)
 
     try:
         yield policies, follower, told

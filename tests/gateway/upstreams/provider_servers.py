@@ -129,16 +129,5 @@ def events(body: bytes) -> list[Any]:
     return [orjson.loads(line[6:]) for line in body.split(b"\n\n") if line.startswith(b"data: {")]
 
 
-async def last_decision(gateway: Any, headers: dict[str, str]) -> dict[str, Any]:
-    """What is told behind an answer comes a moment later."""
-    for _ in range(200):
-        async with gateway.client.get(f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}") as response:
-            found: dict[str, Any] = await response.json()
-        if "outcome" in found:
-            return found
-        await asyncio.sleep(0.005)
-    raise AssertionError(found)
-
-
 def answers(body: Any) -> list[Any]:
     return [body] if isinstance(body, dict) else events(body)

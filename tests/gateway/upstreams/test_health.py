@@ -14,8 +14,10 @@ from gateway.routing.engine_profiles import capabilities_of
 from gateway.types import Status
 from gateway.upstreams.health import HealthPoller, read_models
 from gateway.upstreams.http import open_session
+from twolane.process.flags import free_port
 
 pytestmark = pytest.mark.anyio
+
 
 READY = {"state": "ready", "predicted_wait_ms": 42}
 MODELS = {
@@ -42,7 +44,7 @@ MODELS = {
 
 async def test_a_worker_is_known_after_one_poll(fake: Any) -> None:
     async with fake(health=READY, models=MODELS) as server, _session() as session:
-        watch = HealthPoller(server.url, session, on_return=_nothing)
+        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
         assert watch.status_of("tiny") == Status()
         assert await watch.poll(models=True)
     status = watch.status_of("diffusion")
@@ -61,7 +63,7 @@ def test_capabilities_are_read_with_their_grades_and_unknown_words_left_out() ->
 @pytest.mark.parametrize("state", ["cold", "loading", "degraded", "evicting", "draining"])
 async def test_a_worker_that_is_not_ready_says_so_with_503(fake: Any, state: str) -> None:
     async with fake(health={"state": state}, models=MODELS) as server, _session() as session:
-        watch = HealthPoller(server.url, session, on_return=_nothing)
+        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
         await watch.poll(models=True)
     assert watch.status_of("tiny").residency == state
 
@@ -69,13 +71,13 @@ async def test_a_worker_that_is_not_ready_says_so_with_503(fake: Any, state: str
 async def test_a_worker_that_died_is_unreachable_and_its_return_is_told_once(fake: Any) -> None:
     returns: list[str] = []
     async with _session() as session:
-        async with fake(health=READY, models=MODELS) as server:
-            watch = HealthPoller(server.url, session, on_return=lambda: returns.append("back"))
+        port = free_port()
+        async with fake(health=READY, models=MODELS, port=port) as server:
+            watch = HealthPoller(server.url, session, on_return=lambda: returns.append("back"), timeout_s=60)
             await watch.poll(models=True)
         assert not await watch.poll(models=False)
         assert watch.status_of("tiny").residency is Residency.UNREACHABLE
         assert returns == []
-        port = int(server.url.rpartition(":")[2])
         async with fake(health=READY, models=MODELS, port=port):
             await watch.poll(models=False)
             await watch.poll(models=False)
@@ -83,12 +85,13 @@ async def test_a_worker_that_died_is_unreachable_and_its_return_is_told_once(fak
     assert watch.status_of("tiny").residency is Residency.READY
 
 
-async def test_a_worker_that_hangs_is_unreachable_after_the_second_silence(monkeypatch: Any) -> None:
+async def test_a_worker_that_hangs_is_unreachable_after_the_second_silence() -> None:
     """Connections are taken, nothing is ever said: a stopped process."""
-    monkeypatch.setattr("gateway.upstreams.health._TIMEOUT", aiohttp.ClientTimeout(total=0.02))
     with socket.create_server(("127.0.0.1", 0)) as hung:
         async with _session() as session:
-            watch = HealthPoller(f"http://127.0.0.1:{hung.getsockname()[1]}", session, on_return=_nothing)
+            watch = HealthPoller(
+                f"http://127.0.0.1:{hung.getsockname()[1]}", session, on_return=_nothing, timeout_s=0.02
+            )
             await watch.poll(models=False)
             assert watch.status_of("m").residency is Residency.UNKNOWN
             await watch.poll(models=False)
@@ -98,14 +101,14 @@ async def test_a_worker_that_hangs_is_unreachable_after_the_second_silence(monke
 @pytest.mark.parametrize("models", [{"data": 5}, {"data": [5]}, {"data": [{"twolane": {"capabilities": 5}}]}, []])
 async def test_a_listing_of_nonsense_leaves_capabilities_unknown(fake: Any, models: Any) -> None:
     async with fake(health=READY, models=models) as server, _session() as session:
-        watch = HealthPoller(server.url, session, on_return=_nothing)
+        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
         await watch.poll(models=True)
     assert watch.status_of("tiny").capabilities is None
 
 
 async def test_every_answer_tells_how_long_the_next_would_wait() -> None:
     async with _session() as session:
-        watch = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing)
+        watch = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing, timeout_s=60)
         watch.learn_answer({"x-twolane-worker-predicted-wait-ms": "17"})
         assert watch.status_of("m") == Status(residency=Residency.READY, predicted_wait_ms=17)
         watch.learn_answer({"x-twolane-worker-predicted-wait-ms": "null"})
@@ -114,7 +117,7 @@ async def test_every_answer_tells_how_long_the_next_would_wait() -> None:
 
 async def test_a_refusal_for_want_of_weights_is_learnt_at_once_and_crowding_is_not_one() -> None:
     async with _session() as session:
-        watch = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing)
+        watch = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing, timeout_s=60)
         watch.learn_fault(Overloaded("full"))
         assert watch.status_of("m").residency is Residency.UNKNOWN
         watch.learn_fault(NotResident("cold"))
@@ -124,13 +127,11 @@ async def test_a_refusal_for_want_of_weights_is_learnt_at_once_and_crowding_is_n
 async def test_watching_goes_on_whatever_the_worker_says(fake: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("gateway.upstreams.health.POLL_S", 0.001)
     async with fake(health=5, models="x") as server, _session() as session:
-        watch = HealthPoller(server.url, session, on_return=_nothing)
+        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
         task = asyncio.create_task(watch.run())
         await asyncio.sleep(0.05)
         server.health, server.models = READY, MODELS
-        for _ in range(200):
-            if watch.status_of("tiny").residency is Residency.READY:
-                break
+        while watch.status_of("tiny").residency is not Residency.READY and not task.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         assert not task.done()
         task.cancel()
@@ -139,7 +140,7 @@ async def test_watching_goes_on_whatever_the_worker_says(fake: Any, monkeypatch:
 
 
 def _session() -> aiohttp.ClientSession:
-    return open_session(connect_s=1, idle_s=1)
+    return open_session(connect_s=60, idle_s=60)
 
 
 def _nothing() -> None:

@@ -6,13 +6,13 @@ import orjson
 import pytest
 from aiohttp import web
 
+from tests.gateway.serving import last_decision
 from tests.gateway.upstreams.provider_servers import (
     CLAUDE,
     GEMINI,
     anthropic_message,
     ask,
     events,
-    last_decision,
     needs_litellm,
     policy,
     provider_server,

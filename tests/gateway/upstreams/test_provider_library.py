@@ -13,12 +13,11 @@ import pytest
 from gateway.errors import PolicyError
 from gateway.policy_files.load import parse
 from gateway.upstreams import litellm
-from tests.gateway.serving import one_lane
+from tests.gateway.serving import last_decision, one_lane
 from tests.gateway.upstreams.provider_servers import (
     GEMINI,
     answers,
     ask,
-    last_decision,
     needs_litellm,
     policy,
     provider_server,
@@ -122,7 +121,7 @@ def start_quality() -> Iterator[str]:
         assert b"smollm2 at" in process.stdout.readline()
         yield f"http://127.0.0.1:{port}/v1"
         process.terminate()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=120) == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])

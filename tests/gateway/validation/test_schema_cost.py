@@ -1,7 +1,6 @@
 """Schemas are bounded before they are used: references end inside, combinations are counted, depth is limited."""
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -42,11 +41,9 @@ def test_a_plain_schema_costs_what_it_says() -> None:
 
 def test_combinations_through_references_are_counted_without_doing_them() -> None:
     assert SchemaCost(decoded(tower(2, 10))).of({}) > 2**10
-    started = time.perf_counter()
     with pytest.raises(SchemaFault, match="too many") as caught:
-        SchemaCost(decoded(tower(2, 60)))
+        SchemaCost(decoded(tower(2, 60)))  # doing them would never end
     assert caught.value.unsupported
-    assert time.perf_counter() - started < 0.5
 
 
 def test_a_schema_that_contains_itself_costs_as_much_as_the_value_is_deep() -> None:

@@ -50,23 +50,17 @@ def chunk(text: str) -> str:
 
 async def test_who_would_have_come_while_a_server_stood_still_counts_its_wait() -> None:
     """A closed loop would have sent one request into the pause and hidden it from all percentiles but the last."""
-    frozen = asyncio.Lock()
-    asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(_hold(frozen, 0.5)))
+    pause_s = iter([0.5])
 
     async def answer(_: web.Request) -> web.StreamResponse:
-        async with frozen:
-            return web.json_response(WHOLE)
+        await asyncio.sleep(next(pause_s, 0.0))
+        return web.json_response(WHOLE)
 
     samples = await load(answer, calls(100, 0.6), most_in_flight=1)
     found = figures(samples)
     assert found.answered == 60
     assert found.latency.percentiles_ms[50.0] > 150  # half of them were due while it stood still
     assert found.late > 20
-
-
-async def _hold(lock: asyncio.Lock, seconds: float) -> None:
-    async with lock:
-        await asyncio.sleep(seconds)
 
 
 async def test_calls_leave_when_they_are_due_whatever_becomes_of_others() -> None:

@@ -124,11 +124,21 @@ async def test_until_stops_at_enough_good_replies_in_a_row(gateway: Gateway) -> 
     targets = iter(["fast", "quality", "fast", "fast", "fast"])
     gateway.answer = lambda body: whole(completion("ok"), headers=f"x-twolane-target: {next(targets)}\r\n")
     async with connect(gateway.url) as client:
-        replies = await send_row(client, row(until=9, in_a_row=2))
+        replies = await send_row(client, row(until=True, in_a_row=2))
     assert [reply.header("target") for reply in replies] == ["fast", "quality", "fast", "fast"]
+
+
+async def test_until_sends_rounds_and_one_good_reply_makes_a_good_round(gateway: Gateway) -> None:
+    targets = iter(["quality", "quality", "quality", "fast", "fast", "fast"])
+    gateway.answer = lambda body: whole(completion("ok"), headers=f"x-twolane-target: {next(targets)}\r\n")
+    async with connect(gateway.url) as client:
+        replies = await send_row(client, row(until=True, times=2, together=True))
+    assert len(replies) == 4
+    assert gateway.most_under_way == 2
 
 
 async def test_until_gives_up_in_the_end(gateway: Gateway) -> None:
     gateway.answer = lambda body: whole(completion("ok"), headers="x-twolane-target: quality\r\n")
     async with connect(gateway.url) as client:
-        assert len(await send_row(client, row(until=3))) == 3
+        replies = await send_row(client, row(until=True, within_s=0.1))
+    assert {reply.header("target") for reply in replies} == {"quality"}

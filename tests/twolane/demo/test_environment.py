@@ -7,7 +7,7 @@ import pytest
 
 from twolane.demo import environment
 from twolane.demo.case_types import Scene
-from twolane.demo.environment import FAULTS, Setting, choose_ports
+from twolane.demo.environment import FAULTS, HEADROOM, Setting, choose_ports, raise_slos, slowness
 from twolane.fault_proxy.control import Mode
 
 
@@ -37,3 +37,11 @@ def test_calm_scenes_have_no_fault() -> None:
     assert FAULTS[Scene.CALM].mode is FAULTS[Scene.KILLED].mode is Mode.NONE
     disturbed = set(Scene) - {Scene.CALM, Scene.KILLED}
     assert all(FAULTS[scene].mode is not Mode.NONE for scene in disturbed)
+
+
+def test_slos_are_raised_only_where_calm_answers_come_near_the_tightest_of_them() -> None:
+    policy = "slo: {p95_ms: 1500, window_s: 300}\nslo: {p95_ms: 3000}"
+    assert slowness(policy, 1500 / HEADROOM) == 1.0
+    assert slowness(policy, 2 * 1500 / HEADROOM) == 2.0
+    assert slowness("no slo", 1e9) == 1.0
+    assert raise_slos(policy, 2.0) == "slo: {p95_ms: 3000, window_s: 300}\nslo: {p95_ms: 6000}"

@@ -56,15 +56,23 @@ def test_of_several_requests_all_must_be_right_and_the_wrong_one_is_shown() -> N
 
 def test_until_forgives_other_answers_but_no_missing_one() -> None:
     other = reply(target="quality", attempts="quality=ok")
-    assert judge(row(until=5), [other, other, reply()]).passed
-    assert not judge(row(until=5), [reply(status=503, text="no_route"), reply()]).passed
-    assert "within 5" in judge(row(until=5), [other] * 5).complaints[0]
+    assert judge(row(until=True), [other, other, reply()]).passed
+    assert not judge(row(until=True), [reply(status=503, text="no_route"), reply()]).passed
+    assert "within 9 s and 5 requests" in judge(row(until=True, within_s=9), [other] * 5).complaints[0]
 
 
 def test_until_can_ask_for_several_in_a_row() -> None:
     other = reply(target="quality")
-    assert judge(row(until=9, in_a_row=2), [other, reply(), other, reply(), reply()]).passed
-    assert not judge(row(until=5, in_a_row=2), [reply(), other, reply(), other, reply()]).passed
+    assert judge(row(until=True, in_a_row=2), [other, reply(), other, reply(), reply()]).passed
+    assert not judge(row(until=True, in_a_row=2), [reply(), other, reply(), other, reply()]).passed
+    assert not judge(row(until=True, in_a_row=2), [reply()]).passed
+
+
+def test_of_a_round_one_good_reply_is_enough_and_is_the_one_to_show() -> None:
+    other, good = reply(target="quality"), reply()
+    verdict = judge(row(until=True, times=2), [other, other, good, other])
+    assert (verdict.passed, verdict.reply, verdict.sent) == (True, good, 4)
+    assert not judge(row(until=True, times=2), [good, other, other, other]).passed
 
 
 def test_absent_headers_are_told_as_absent() -> None:

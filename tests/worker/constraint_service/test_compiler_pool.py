@@ -103,7 +103,7 @@ async def test_a_constraint_that_takes_too_long_is_refused_and_its_process_ended
 
 async def test_an_answer_that_cannot_be_judged_in_time_holds_up_nobody() -> None:
     """A back-tracking expression would take years; the loop goes on meanwhile, and other answers are judged after."""
-    compiler_pool = CompilerPool(judge_s=0.5)
+    compiler_pool = CompilerPool(judge_s=1.0)
     with contextlib.suppress(UnsupportedSchema):  # however long the process takes to start
         assert await compiler_pool.violation(SLOW_TO_CHECK, '["aaa"]') is None
     try:
@@ -112,9 +112,9 @@ async def test_an_answer_that_cannot_be_judged_in_time_holds_up_nobody() -> None
         while not hanging.done():
             await asyncio.sleep(0.01)
             ticks += 1
-        with pytest.raises(UnsupportedSchema, match=r"longer than 0\.5 s to check"):
+        with pytest.raises(UnsupportedSchema, match=r"longer than 1 s to check"):
             await hanging
-        assert ticks > 5
+        assert ticks > 2  # one, had the loop waited
         compiler_pool._judge_s = PATIENCE_S
         assert await compiler_pool.violation(SLOW_TO_CHECK, '["aaa"]') is None
         assert "'b' does not match" in str(await compiler_pool.violation(SLOW_TO_CHECK, '["b"]'))

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -89,7 +88,7 @@ async def collect(output_stream: OutputStream) -> tuple[tuple[int, ...], Finishe
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - the condition belongs to another thread
             await asyncio.sleep(0.001)
 
@@ -125,16 +124,22 @@ async def test_max_tokens_is_exact() -> None:
 
 
 async def test_the_event_loop_stays_awake_during_a_slow_pass() -> None:
-    net = ToyModel(seconds_per_pass=0.3)
+    turns, turns_in_pass = 0, []
+
+    class Watched(ToyModel):
+        def _take_time(self) -> None:
+            before = turns
+            super()._take_time()
+            turns_in_pass.append(turns - before)
+
+    net = Watched(seconds_per_pass=0.3)
     async with serving(net) as engine:
         answer = asyncio.create_task(collect(engine.submit(ask(net))))
-        longest, last = 0.0, time.perf_counter()
         while not answer.done():
             await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            longest, last = max(longest, now - last), now
+            turns += 1
     assert net.passes >= 3
-    assert longest < 0.2, "one pass takes longer than that"
+    assert sorted(turns_in_pass)[len(turns_in_pass) // 2] > 0
 
 
 async def test_a_reader_that_is_cancelled_stops_the_work() -> None:
@@ -304,11 +309,11 @@ async def test_beyond_queue_and_places_asks_are_refused() -> None:
 
 
 async def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
-    net = ToyModel(seconds_per_pass=0.01)
+    net = ToyModel(seconds_per_pass=0.1)
     async with serving(net) as engine:
         running = asyncio.create_task(collect(engine.submit(ask(net))))
         await until(lambda: engine.status().running == 1)
-        leaving = asyncio.create_task(engine.drain(5.0))
+        leaving = asyncio.create_task(engine.drain(120.0))
         await asyncio.sleep(0)
         with pytest.raises(Draining):
             engine.submit(ask(net))
@@ -340,7 +345,7 @@ def engine_that_is_slow() -> Callable[[], Awaitable[Engine]]:
 
 
 async def test_health_shows_what_runs_and_what_it_holds() -> None:
-    net = ToyModel(seconds_per_pass=0.01)
+    net = ToyModel(seconds_per_pass=0.1)
     async with serving(net, Capacity(max_num_seqs=1)) as engine:
         assert engine.info == net.info
         assert engine.status().predicted_wait_ms is None

@@ -3,7 +3,6 @@
 import io
 import logging
 import threading
-import time
 
 import orjson
 import pytest
@@ -50,15 +49,13 @@ def test_a_reader_that_stands_still_costs_lines_and_no_requests(monkeypatch: pyt
 
     class Still(io.StringIO):
         def write(self, _: str) -> int:
-            released.wait(10)
+            released.wait(600)
             return 0
 
-    begin_s = time.monotonic()
     with json_lines(Still()):
         for number in range(50):
             logging.getLogger("twolane.worker").warning("%d", number)
-    assert time.monotonic() - begin_s < 5.0, "the reader stands still for ten seconds"
-    released.set()
+    released.set()  # only now: whoever waited for the reader would not have come here
 
 
 def test_outside_nothing_is_changed() -> None:

@@ -37,7 +37,7 @@ class Both:
 
 
 def _client(app: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://worker", timeout=20)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://worker", timeout=120)
 
 
 @contextlib.asynccontextmanager
@@ -89,14 +89,14 @@ async def test_an_unload_lets_what_runs_finish() -> None:
     """And refuses what comes meanwhile."""
 
     def load(_settings: Settings) -> tuple[Words, DiffusionModel]:
-        return toy_words(), toy_model(answer="y" * 60, seconds_per_pass=0.01)
+        return toy_words(), toy_model(answer="y" * 60, seconds_per_pass=0.05)
 
     async with both(load, cold=False) as it:
         engine = it.worker.serving_state.engine
         await engine.ready()
         running = asyncio.create_task(it.public.post(CHAT, json=HELLO))
         await until(lambda: engine.status().running == 1)
-        leaving = asyncio.create_task(it.post("unload", timeout_s=20))
+        leaving = asyncio.create_task(it.post("unload", timeout_s=120))
         await until(lambda: engine.status().state == "evicting")
         assert (await it.public.post(CHAT, json=HELLO)).json()["error"]["code"] == "not_resident"
         assert (await running).json()["choices"][0]["message"]["content"] == "y" * 60

@@ -81,13 +81,13 @@ async def test_without_max_tokens_an_answer_is_bounded() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_stop_string_ends_text_and_work(model: str, stream: bool) -> None:
     """It lies across two blocks, it does not appear, and no further block is computed."""
-    net = toy_model(answer="a" * 14 + "STOP" + "b" * 400, seconds_per_pass=0.002, max_context=1000)
+    net = toy_model(answer="a" * 14 + "STOP" + "b" * 900, seconds_per_pass=0.02, max_context=2000)
     async with serving(net) as served:
-        answer = await served.ask(model=model, stop=["STOP", "zz"], stream=stream, max_tokens=400)
+        answer = await served.ask(model=model, stop=["STOP", "zz"], stream=stream, max_tokens=900)
         await until(lambda: served.engine.status().running == 0)
         text = deltas(answer.text) if stream else choice(answer)[0]
         assert text == "a" * 14
-        assert net.passes < 60  # the engine may be a little ahead of its reader, but not at the end
+        assert net.passes < 100  # of at least 114: the engine may be ahead of its reader, but not at the end
         if not stream:
             assert choice(answer)[1] == "stop"
             assert answer.json()["usage"]["completion_tokens"] == 18
@@ -116,18 +116,21 @@ async def test_the_same_seed_gives_the_same_text() -> None:
 
 async def test_two_requests_advance_together() -> None:
     """Neither waits for the other's end."""
-    async with serving(toy_model(answer=LONG, seconds_per_pass=0.002, max_context=2000)) as served:
-        slow = asyncio.create_task(served.ask(max_tokens=400))
+    ended: list[str] = []
+    async with serving(toy_model(answer=LONG, seconds_per_pass=0.01, max_context=2000)) as served:
+        slow = asyncio.create_task(served.ask(max_tokens=400), name="slow")
         await until(lambda: served.engine.status().running == 1)
-        quick = await served.ask(max_tokens=16)
-        assert not slow.done()
-        assert choice(quick)[0] == LONG[:16]
+        quick = asyncio.create_task(served.ask(max_tokens=16), name="quick")
+        for task in (slow, quick):
+            task.add_done_callback(lambda done: ended.append(done.get_name()))
+        assert choice(await quick)[0] == LONG[:16]
         assert choice(await slow)[0] == LONG[:400]
+        assert ended == ["quick", "slow"]
 
 
 async def test_more_than_run_and_wait_are_shed_with_429() -> None:
     """At once, with the time to come back."""
-    net = toy_model(answer=LONG, seconds_per_pass=0.005, max_context=2000)
+    net = toy_model(answer=LONG, seconds_per_pass=0.05, max_context=2000)
     async with serving(net, max_num_seqs=1, max_waiting=1) as served:
         busy = [asyncio.create_task(served.ask(max_tokens=800)) for _ in range(2)]
         await until(lambda: served.engine.status().running + served.engine.status().waiting == 2)
@@ -142,8 +145,8 @@ async def test_more_than_run_and_wait_are_shed_with_429() -> None:
 @pytest.mark.parametrize("source", ["header", "body"])
 async def test_a_deadline_returns_what_there_is(source: str) -> None:
     """The smaller of the two holds; the answer is cut like one that ran out of tokens."""
-    net = toy_model(answer=LONG, seconds_per_pass=0.005, max_context=2000)
-    near, far = ("40", 60_000) if source == "header" else ("60000", 40)
+    net = toy_model(answer=LONG, seconds_per_pass=0.03, max_context=2000)
+    near, far = ("800", 60_000) if source == "header" else ("60000", 800)
     async with serving(net) as served:
         answer = await served.ask(
             max_tokens=900, headers={"x-twolane-deadline-ms": near}, diffusion={"deadline_ms": far}
@@ -188,10 +191,10 @@ async def test_an_error_before_the_first_block_has_its_own_status() -> None:
 
 async def test_an_error_after_the_first_block_is_the_last_event() -> None:
     """No [DONE] follows: the client must not take the text for whole."""
-    net = toy_model(answer=LONG, seconds_per_pass=0.002, max_context=2000)
+    net = toy_model(answer=LONG, seconds_per_pass=0.02, max_context=2000)
     async with serving(net) as served:
         asking = asyncio.create_task(served.ask(max_tokens=900, stream=True))
-        await until(lambda: "sealed_blocks_total 1.0" in _metrics(served))
+        await until(lambda: "sealed_blocks_total 0.0" not in _metrics(served))
         await served.engine.close()
         *_, last = events((await asking).text)
     assert json.loads(last)["error"]["code"] == "draining"
@@ -205,7 +208,7 @@ def _metrics(served: Served) -> str:
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_a_client_that_leaves_stops_its_work(stream: bool, model: str) -> None:
     """Over a real socket: no pass is made for nobody."""
-    net = toy_model(answer=LONG, seconds_per_pass=0.002, max_context=2000)
+    net = toy_model(answer=LONG, seconds_per_pass=0.01, max_context=2000)
     async with listening(net) as served:
         body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 900, "stream": stream}
         reader, writer = await asyncio.open_connection("127.0.0.1", served.client.base_url.port)
