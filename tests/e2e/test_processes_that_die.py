@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from twolane.process.flags import free_port
 
 from tests.gateway.serving import fake_server, real_gateway
+from twolane.process.flags import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+
 from gateway.reliability.breaker import BreakerRule
 
 pytestmark = pytest.mark.anyio

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import web
+
 from twolane.process.flags import free_port
 
 pytestmark = pytest.mark.anyio

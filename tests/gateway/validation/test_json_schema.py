@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
-from tests.gateway.validation.any_schema import schemas, values
 
 from gateway.validation.json_schema import (
     Fault,
@@ -20,6 +19,7 @@ from gateway.validation.json_schema import (
     check_schema,
     digest_of,
 )
+from tests.gateway.validation.any_schema import schemas, values
 from tests.measured import cpu_s
 
 
