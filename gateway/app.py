@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.classifier.weights import open_classifier
 from gateway.errors import GatewayError, PolicyError
 from gateway.pipeline import Pipeline
-from gateway.policy_files.watch import Follower, Policies
+from gateway.policy_files.watch import PolicyWatcher, Policies
 from gateway.ports import Observer
 from gateway.routing.policy import Policy
 from gateway.server.sockets import bind_both, inherited, url_of
@@ -69,7 +69,7 @@ class Gateway:
     public: ASGIApp
     admin: ASGIApp
     policies: Policies
-    follower: Follower
+    watcher: PolicyWatcher
 
 
 @contextlib.asynccontextmanager
@@ -111,12 +111,12 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             world=clock,
         )
         stack.push_async_callback(pipeline.aclose)
-        follower = Follower(
+        watcher = PolicyWatcher(
             policies,
             lambda told: _reloaded(told, policies.current, metrics, registry),
-            ready=lambda policy: registry.ready(policy.places),
+            prepare_targets=lambda policy: registry.ready(policy.places),
         )
-        await stack.enter_async_context(_running(follower.run(settings.policy_watch_s)))
+        await stack.enter_async_context(_running(watcher.run(settings.policy_watch_s)))
         if peers is not None:
             stack.callback(peers.leave)
             await stack.enter_async_context(_running(_keep_telling(peers, metrics)))
@@ -130,7 +130,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             public=_guarded(HotRoutes({PATH: chat}, public), keys),
             admin=_guarded(admin, keys),
             policies=policies,
-            follower=follower,
+            watcher=watcher,
         )
 
 
@@ -266,6 +266,6 @@ def _listen_to_signals(gateway: Gateway, servers: tuple[uvicorn.Server, ...], pa
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, leave)
     if sys.platform != "win32":
-        loop.add_signal_handler(signal.SIGHUP, gateway.follower.ask)
+        loop.add_signal_handler(signal.SIGHUP, gateway.watcher.request_reload)
     if parent is not None:
         loop.add_reader(parent, leave_with_parent, parent)
