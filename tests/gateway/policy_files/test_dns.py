@@ -10,7 +10,7 @@ from gateway.errors import PolicyError
 from gateway.policy_files import watch
 from gateway.policy_files.dns import Resolver, look_up
 from gateway.policy_files.load import parse
-from gateway.policy_files.watch import PolicyWatcher, Policies
+from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.routing.policy import Policy
 
 POLICY = """

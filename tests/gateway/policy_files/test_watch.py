@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import CannotStart, PolicyError
-from gateway.policy_files.watch import PolicyWatcher, Policies, fingerprint
+from gateway.policy_files.watch import Policies, PolicyWatcher, fingerprint
 from gateway.routing.policy import Policy
 
 TEXT = """\

@@ -1,4 +1,4 @@
-"""Servers of ours that speak as Anthropic's and Google's do, in the shapes of their documentation, on loopback."""
+"""Fake servers with the APIs of Anthropic and Google, as documented, on loopback."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ GatewayResponse = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamRe
 
 @dataclass
 class ProviderServer:
-    """`answer` takes both tongues; `requests` are (path, headers, body), `lost` counts clients that hung up."""
+    """`answer` handles both APIs; `requests` are (path, headers, body), `lost` counts clients that disconnected."""
 
     answer: GatewayResponse
     requests: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
@@ -82,7 +82,7 @@ def anthropic_message(model: str, *blocks: dict[str, Any], stop: str | None = "e
 
 
 async def speaks_anthropic(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Says hello, whole or streamed."""
+    """Responds with a greeting, whole or streamed."""
     if not body.get("stream"):
         return web.json_response(anthropic_message(body["model"], {"type": "text", "text": "hello"}))
     stream = await start_stream(request)
@@ -99,7 +99,7 @@ def gemini_answer(text: str, **candidate: Any) -> dict[str, Any]:
 
 
 async def speaks_gemini(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
-    """The same in Google's tongue."""
+    """The same in Google's format."""
     if "stream" not in request.path:
         return web.json_response(gemini_answer("hello", finishReason="STOP"))
     stream = await start_stream(request)

@@ -1,4 +1,4 @@
-"""Providers through litellm, against local servers that speak as they do: words, keys, costs."""
+"""Providers through litellm against local fakes: formats, keys, costs."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ pytestmark = [
     needs_litellm,
     pytest.mark.anyio,
     pytest.mark.slow,
-    # litellm's own habits, seen when its event loop ends; none of them is ours to mend.
+    # warnings from litellm when its event loop ends.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -33,7 +33,7 @@ TONGUES = [(CLAUDE, speaks_anthropic, 12, 5, 0.000111), (GEMINI, speaks_gemini, 
 
 
 @pytest.mark.parametrize(("model", "tongue", "tokens_in", "tokens_out", "cost"), TONGUES)
-async def test_a_provider_answers_in_openais_words_and_its_cost_is_told(
+async def test_a_provider_s_response_has_openai_s_format_and_a_cost(
     serving: Any, model: str, tongue: Any, tokens_in: int, tokens_out: int, cost: float
 ) -> None:
     async with provider_server(tongue) as server, serving(policy(server.url, model)) as gateway:
@@ -50,7 +50,7 @@ async def test_a_provider_answers_in_openais_words_and_its_cost_is_told(
 
 @pytest.mark.parametrize("speaking", TONGUES)
 @pytest.mark.parametrize("include_usage", [False, True])
-async def test_a_provider_streams_in_openais_words(
+async def test_a_provider_streams_in_openai_s_format(
     serving: Any, speaking: tuple[str, Any, int, int, float], include_usage: bool
 ) -> None:
     model, tongue, tokens_in, tokens_out, cost = speaking
@@ -69,7 +69,7 @@ async def test_a_provider_streams_in_openais_words(
     assert decision["cost"] == pytest.approx(cost)
 
 
-async def test_the_provider_gets_its_key_and_nothing_a_request_slipped_in(serving: Any) -> None:
+async def test_the_provider_receives_its_key_and_no_unlisted_parameters(serving: Any) -> None:
     slipped = {"api_base": "http://127.0.0.1:9/", "api_key": "theirs", "mock_response": "fake", "fallbacks": ["x"],
                "custom_llm_provider": "openai", "extra_headers": {"x-evil": "1"}, "num_retries": 5}  # fmt: skip
     async with provider_server(speaks_anthropic) as server, serving(policy(server.url)) as gateway:

@@ -1,4 +1,4 @@
-"""Providers through litellm that refuse, break, stall or are left: one call each, and a true reason."""
+"""Providers through litellm that reject, fail, stall or are cancelled: one call each, with the right reason."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ pytestmark = [
     needs_litellm,
     pytest.mark.anyio,
     pytest.mark.slow,
-    # litellm's own habits, seen when its event loop ends; none of them is ours to mend.
+    # warnings from litellm when its event loop ends.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -40,7 +40,7 @@ pytestmark = [
         (413, (413, "refused")),
     ],
 )
-async def test_refusals_are_told_truthfully_after_one_call(serving: Any, status: int, told: tuple[int, str]) -> None:
+async def test_rejections_keep_their_status_after_one_call(serving: Any, status: int, told: tuple[int, str]) -> None:
     async def refuses(*_: Any) -> web.StreamResponse:
         error = {"type": "error", "error": {"type": "some_error", "message": "told by the provider"}}
         return web.json_response(error, status=status, headers={"retry-after": "7"})
@@ -54,7 +54,7 @@ async def test_refusals_are_told_truthfully_after_one_call(serving: Any, status:
         assert headers["retry-after"] == "7"
 
 
-async def test_a_provider_that_hangs_up_or_is_not_there_is_replaced(serving: Any, fake: Any) -> None:
+async def test_a_provider_that_disconnects_or_is_down_is_replaced(serving: Any, fake: Any) -> None:
     async def hangs_up(request: web.Request, _: Any) -> web.StreamResponse:
         assert request.transport is not None
         request.transport.abort()
@@ -95,14 +95,14 @@ async def test_a_stream_cut_short_ends_with_an_error_event(serving: Any) -> None
     assert (decision["outcome"], decision["attempts"][0]["outcome"]) == ("error", "upstream_error")
 
 
-async def test_a_deadline_hangs_up_on_the_provider(serving: Any, fake: Any) -> None:
+async def test_a_deadline_closes_the_connection_to_the_provider(serving: Any, fake: Any) -> None:
     async def waits(*_: Any) -> web.StreamResponse:
         await asyncio.sleep(30)
         return web.Response()
 
     async with provider_server(waits) as server, serving(policy(server.url)) as gateway:
         deadline_ms = 300
-        while not server.requests:  # on a busy machine the time may be over before anybody is asked
+        while not server.requests:  # on a busy machine the deadline may pass before the call
             status, _, body = await gateway.ask(ask(), x_twolane_deadline_ms=str(deadline_ms))
             assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
             deadline_ms *= 4
@@ -111,7 +111,7 @@ async def test_a_deadline_hangs_up_on_the_provider(serving: Any, fake: Any) -> N
                 await asyncio.sleep(0.01)
 
 
-async def test_a_client_that_leaves_in_the_middle_hangs_up_on_the_provider(serving: Any) -> None:
+async def test_a_client_disconnect_closes_the_connection_to_the_provider(serving: Any) -> None:
     async def goes_on(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         stream = await start_stream(request)
         for event in anthropic_events(body["model"], "first")[:3]:
