@@ -29,9 +29,9 @@ from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.decision_log import DecisionLog
-from gateway.telemetry.gauges import Reading, lanes_of
+from gateway.telemetry.gauges import Reading, lane_gauges
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.multiprocess import FOLDER_VARIABLE, TELL_EVERY_S, MultiprocessMetrics
+from gateway.telemetry.multiprocess import FOLDER_VARIABLE, PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
@@ -92,15 +92,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         if settings.redis_url is not None:
             shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
             replica = await stack.enter_async_context(shared)
-            metrics.gauges.watch(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+            metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
-        registry = UpstreamRegistry(session, on_return=state.returned, health_timeout_s=settings.health_timeout_s)
+        registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
         registry.set_targets(policies.current.places)
         await registry.prepare(policies.current.places)
-        metrics.follow(policies.current, clock.wall_s())
-        metrics.gauges.watch(
-            lanes_of(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
+        metrics.set_policy(policies.current, clock.wall_s())
+        metrics.gauges.add_source(
+            lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
         )
         pipeline = Pipeline(
             policies=policies,
@@ -118,8 +118,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         )
         await stack.enter_async_context(_running(watcher.run(settings.policy_watch_s)))
         if peers is not None:
-            stack.callback(peers.leave)
-            await stack.enter_async_context(_running(_keep_telling(peers, metrics)))
+            stack.callback(peers.close)
+            await stack.enter_async_context(_running(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes, begin=begin)
         public = public_app(lambda: policies.current, lambda target: registry(target).status)
@@ -141,22 +141,22 @@ def _reloaded(told: bool | PolicyError, policy: Policy, metrics: Metrics, regist
         _log.error("policy not reloaded: %s", told.message)
         return
     registry.set_targets(policy.places)
-    metrics.follow(policy, time.time())
+    metrics.set_policy(policy, time.time())
     metrics.reloaded("changed" if told else "unchanged")
     _log.info("policy %s", policy.version)
 
 
 @contextlib.contextmanager
 def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[DecisionLog]:
-    most_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
-    with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, most_bytes=most_bytes, keep=keep)) as log:
+    max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
+    with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
         yield log
 
 
-async def _keep_telling(peers: MultiprocessMetrics, metrics: Metrics) -> None:
+async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
     while True:
-        await asyncio.to_thread(peers.tell, metrics.gauges.look())
-        await asyncio.sleep(TELL_EVERY_S)
+        await asyncio.to_thread(peers.publish, metrics.gauges.refresh())
+        await asyncio.sleep(PUBLISH_EVERY_S)
 
 
 @contextlib.asynccontextmanager

@@ -40,7 +40,7 @@ def admin_app(
     async def page(request: Request) -> Response:
         """Prometheus' text format, or OpenMetrics where that is asked for; written beside the event loop."""
         async with writing:
-            metrics.gauges.look()
+            metrics.gauges.refresh()
             body, content_type = await asyncio.to_thread(metrics.render, request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
 

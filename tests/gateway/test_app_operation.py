@@ -34,10 +34,10 @@ async def test_the_policy_is_reloaded_whole_or_not_at_all(fake: Any, serving: An
     async with fake() as first, fake() as second, serving(one_lane(first.url)) as gateway:
         await gateway.ask()
         (tmp_path / "policy.yaml").write_text("version: 1\ntargets: [broken")
-        await gateway.gateway.follower.reload()
+        await gateway.gateway.watcher.reload()
         assert (await gateway.ask())[0] == 200
         (tmp_path / "policy.yaml").write_text(one_lane(second.url))
-        await gateway.gateway.follower.reload()
+        await gateway.gateway.watcher.reload()
         await gateway.ask()
         page = await gateway.metrics()
     assert (len(first.bodies), len(second.bodies)) == (2, 1)

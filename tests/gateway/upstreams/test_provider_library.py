@@ -103,7 +103,7 @@ async def test_a_reload_that_first_names_a_provider_serves_the_old_policy_until_
     monkeypatch.setattr(litellm, "_load", slowly)
     async with fake() as other, provider_server(speaks_anthropic) as server, serving(one_lane(other.url)) as gateway:
         gateway.gateway.policies.path.write_text(policy(server.url))
-        reading = asyncio.create_task(gateway.gateway.follower.reload())
+        reading = asyncio.create_task(gateway.gateway.watcher.reload())
         assert (await gateway.ask(ask()))[1]["x-twolane-target"] == "only"
         assert not reading.done()
         loaded.set()
