@@ -1,4 +1,4 @@
-"""The traces in policies/traces are what their script makes, and simulation says of them what is written there."""
+"""The files in policies/traces are what their script generates, results included."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def make(tmp_path_factory: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["mixed.csv", "log.jsonl", *PLAYED])
-def test_a_golden_file_is_what_is_made_now(made: Path, name: str) -> None:
+def test_a_golden_file_is_up_to_date(made: Path, name: str) -> None:
     assert (made / name).read_text() == (HOME / name).read_text()
 
 

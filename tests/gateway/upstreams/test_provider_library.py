@@ -100,7 +100,7 @@ async def test_a_reload_that_first_names_a_provider_serves_the_old_policy_until_
             await asyncio.sleep(0.005)
         return litellm
 
-    monkeypatch.setattr(litellm, "_load", slowly)
+    monkeypatch.setattr(litellm, "_import_gently", slowly)
     async with fake() as other, provider_server(speaks_anthropic) as server, serving(one_lane(other.url)) as gateway:
         gateway.gateway.policies.path.write_text(policy(server.url))
         reading = asyncio.create_task(gateway.gateway.watcher.reload())

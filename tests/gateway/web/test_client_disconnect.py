@@ -26,7 +26,7 @@ async def test_the_work_of_a_client_that_leaves_is_cancelled_and_the_block_ends_
     client.leaves.set()
     with CancelOnDisconnect(client.receive) as watch:
         await asyncio.sleep(5)
-    assert watch.left
+    assert watch.has_disconnected
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -40,7 +40,7 @@ async def test_work_that_ends_first_is_not_disturbed_later() -> None:
         client.leaves.set()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-    assert not watch.left
+    assert not watch.has_disconnected
 
 
 async def test_a_cancellation_by_others_passes() -> None:
