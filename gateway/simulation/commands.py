@@ -73,7 +73,7 @@ def _add_scenario(parser: argparse.ArgumentParser) -> None:
     add("--down", action="append", default=[], type=_down, metavar="TARGET@FROM-TO",
         help="simulate an outage; repeatable")
     add("--task", type=Task, choices=list(Task), metavar="TASK",
-        help="default task for rows without one (default: chat)")
+        help=f"default task for rows without one (default: chat); one of {', '.join(Task)}")
     add("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     add("--json", type=Path, metavar="FILE", help="write the figures to a JSON file")
     # fmt: on
