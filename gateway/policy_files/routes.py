@@ -99,8 +99,7 @@ def _fall_back(entry: Section, targets: Mapping[str, Target]) -> tuple[str, ...]
 
 
 def _attempt_ms(entry: Section, deadline_ms: float | None, fallbacks: int) -> float | None:
-    """The time limit of every attempt but the last. Together they must leave time for the last one within the
-    deadline."""
+    """The time limit of all attempts but the last; together they must leave time for the last one."""
     attempt_ms: float | None = entry.number("attempt_ms", None, minimum=1, maximum=_MAX_MS)
     if attempt_ms is None:
         return None

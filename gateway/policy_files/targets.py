@@ -137,8 +137,7 @@ def _base_url(entry: Section, url: str, kind: Kind, key: str, item: int | None =
 
 
 def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:
-    """Default decoding parameters of a worker, for example those found by `twolane tune`. Requests can override
-    them."""
+    """Default decoding parameters of a worker, for example from `twolane tune`. Requests override them."""
     given = entry.section("diffusion")
     if given is None:
         return ()

@@ -79,45 +79,44 @@ def _add_scenario(parser: argparse.ArgumentParser) -> None:
     # fmt: on
 
 
-def _simulate(read: argparse.Namespace) -> int:
-    policy = load(read.policy, os.environ)
-    found = report(simulate(policy, _scenario(read)))
-    _write(read.json, found)
-    print_report(found, _console())
+def _simulate(options: argparse.Namespace) -> int:
+    policy = load(options.policy, os.environ)
+    result = report(simulate(policy, _scenario(options)))
+    _write(options.json, result)
+    print_report(result, _console())
     return GOOD
 
 
-def _diff(read: argparse.Namespace) -> int:
-    old, new = load(read.old, os.environ), load(read.new, os.environ)
-    scenario = _scenario(read)
-    found = compare(simulate(old, scenario), simulate(new, scenario))
-    _write(read.json, found)
-    print_difference(found, _console())
+def _diff(options: argparse.Namespace) -> int:
+    old, new = load(options.old, os.environ), load(options.new, os.environ)
+    scenario = _scenario(options)
+    result = compare(simulate(old, scenario), simulate(new, scenario))
+    _write(options.json, result)
+    print_difference(result, _console())
     return GOOD
 
 
-def _suggest(read: argparse.Namespace) -> int:
-    policy = load(read.policy, os.environ)
-    found = suggest(read_log(read.log), policy)
-    if not found:
-        print(
-            f"{read.log}: no route of {read.policy} has enough responses to estimate a p95 (at least {MIN_RESPONSES})"
-        )
+def _suggest(options: argparse.Namespace) -> int:
+    policy = load(options.policy, os.environ)
+    result = suggest(read_log(options.log), policy)
+    if not result:
+        needed = f"at least {MIN_RESPONSES} responses"
+        print(f"{options.log}: no route of {options.policy} has enough responses to estimate a p95 ({needed})")
         return FAILED
-    print(render(read.policy.read_text("utf-8"), os.environ, found, file=str(read.policy)), end="")
+    print(render(options.policy.read_text("utf-8"), os.environ, result, file=str(options.policy)), end="")
     return GOOD
 
 
-def _scenario(read: argparse.Namespace) -> Scenario:
+def _scenario(options: argparse.Namespace) -> Scenario:
     """Raises CannotStart."""
-    trace = read_trace(read.trace, task=read.task)
-    log = read.fit or (read.trace if read.trace.suffix == ".jsonl" else None)
-    models: dict[str, TargetModel] = (fit(read_log(log)) if log else {}) | dict(read.latency)
-    for target, dollars in read.price:
+    trace = read_trace(options.trace, task=options.task)
+    log = options.fit or (options.trace if options.trace.suffix == ".jsonl" else None)
+    models: dict[str, TargetModel] = (fit(read_log(log)) if log else {}) | dict(options.latency)
+    for target, dollars in options.price:
         if target not in models:
             raise CannotStart(f"--price: no latency model for target {target!r}; add --fit or --latency")
         models[target] = replace(models[target], dollars_per_token=dollars)
-    return Scenario(trace=trace, models=models, disruptions=(*read.slow, *read.down), seed=read.seed)
+    return Scenario(trace=trace, models=models, disruptions=(*options.slow, *options.down), seed=options.seed)
 
 
 def _console() -> Console:
@@ -125,23 +124,23 @@ def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=120)
 
 
-def _write(file: Path | None, found: Any) -> None:
+def _write(file: Path | None, result: Any) -> None:
     if file is None:
         return
     try:
-        file.write_bytes(as_json(found))
+        file.write_bytes(as_json(result))
     except OSError as fault:
         raise CannotStart(f"{file}: {fault.strerror}") from fault
 
 
-def as_json(found: Any) -> bytes:
+def as_json(result: Any) -> bytes:
     """A report or a difference as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
 
 
 def _latency(text: str) -> tuple[str, TargetModel]:
-    target, given = _named(text, "TARGET=MS[+MS_PER_TOKEN]")
-    base, _, more = given.partition("+")
+    target, value = _named(text, "TARGET=MS[+MS_PER_TOKEN]")
+    base, _, more = value.partition("+")
     return target, assumed(_number(base, text, above=0), _number(more, text) if more else 0.0)
 
 
@@ -151,8 +150,8 @@ def _price(text: str) -> tuple[str, float]:
 
 
 def _slow(text: str) -> Disruption:
-    target, given = _named(text, "TARGET=FACTOR@FROM-TO")
-    factor, _, span = given.partition("@")
+    target, value = _named(text, "TARGET=FACTOR@FROM-TO")
+    factor, _, span = value.partition("@")
     from_s, to_s = _span(span, text)
     return Disruption(target=target, from_s=from_s, to_s=to_s, slowdown=_number(factor, text, above=0))
 
@@ -164,10 +163,10 @@ def _down(text: str) -> Disruption:
 
 
 def _named(text: str, shape: str) -> tuple[str, str]:
-    target, equals, given = text.partition("=")
+    target, equals, value = text.partition("=")
     if not target or not equals:
         raise argparse.ArgumentTypeError(f"invalid value {text!r}; expected {shape}")
-    return target, given
+    return target, value
 
 
 def _span(span: str, text: str) -> tuple[float, float]:

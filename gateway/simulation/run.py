@@ -113,14 +113,14 @@ async def _client(pipeline: Pipeline, world: VirtualWorld, arrival: Arrival) -> 
     """Sends a request and reads the response to its end."""
     query: Query = query_of(arrival, world.now_s())
     world.bind_request(query.request_id)
-    answer = await pipeline.answer(query)
+    response = await pipeline.answer(query)
     try:
-        async for _ in answer.deltas():
+        async for _ in response.deltas():
             pass
     except AttemptFailed:
         pass  # recorded in the decision
     finally:
-        await answer.aclose()
+        await response.aclose()
 
 
 def _class_of(arrival: Arrival) -> Classification:

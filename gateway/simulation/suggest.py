@@ -27,14 +27,14 @@ _ANSWERED: Final = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.L
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion:
-    """Times for one route, in ms, from the latencies of `answers` responses of its primary target.
+    """Times for one route, in ms, from the latencies of `responses` responses of its primary target.
 
     None: too few streams for a first-token objective, or no target at another URL for a hedge.
     """
 
     route: str
     target: str
-    answers: int
+    responses: int
     p95_ms: float
     slo_p95_ms: int
     deadline_ms: int
@@ -73,7 +73,7 @@ def _suggestion(rule: Rule, log: Sequence[LoggedRequest]) -> Suggestion | None:
     return Suggestion(
         route=rule.route.name,
         target=", ".join(sorted(primaries)),
-        answers=len(calls),
+        responses=len(calls),
         p95_ms=p95_ms,
         slo_p95_ms=budget_ms,
         # Dean and Barroso, The Tail at Scale: hedging the slowest 5 % adds 5 % load.
@@ -84,7 +84,7 @@ def _suggestion(rule: Rule, log: Sequence[LoggedRequest]) -> Suggestion | None:
 
 
 def _has_rival(rule: Rule) -> bool:
-    urls = {place.target.url for each in rule.open.candidates for place in each.places}
+    urls = {endpoint.target.url for each in rule.open.candidates for endpoint in each.places}
     return bool(rule.route.fall_back) and len(urls) > 1
 
 
@@ -104,7 +104,7 @@ def render(text: str, environment: Mapping[str, str], suggestions: Iterable[Sugg
     stream = StringIO()
     for each in suggestions:
         _put(routes[each.route], each)
-        suggested = f"p95 of {each.answers} responses of {each.target} is {each.p95_ms:.0f} ms"
+        suggested = f"p95 of {each.responses} responses of {each.target} is {each.p95_ms:.0f} ms"
         stream.write(f"# {each.route}: {suggested}\n")
     yaml.dump(document, stream)
     parse(stream.getvalue(), environment, file=file)

@@ -230,7 +230,7 @@ def _lines(path: Path) -> Iterator[str]:
 def _line_error(fault: Exception, path: Path, number: int, line: str) -> TraceError:
     """For invalid JSON the column of the error; for an invalid value the column of its key's first occurrence."""
     cause = str(fault).replace("Expected", "expected").replace("Object", "object")
-    place = re.search(r"\(byte (\d+)\)", cause)
+    position = re.search(r"\(byte (\d+)\)", cause)
     key = re.search(r"\.(\w+)(?:\[[^]]*\])*`$", cause)
-    at = int(place[1]) if place else max(0, line.find(f'"{key[1]}"')) if key else 0
+    at = int(position[1]) if position else max(0, line.find(f'"{key[1]}"')) if key else 0
     return TraceError(cause, file=path, line=number, column=at + 1)

@@ -96,7 +96,7 @@ class MemoryStore:
         if target.max_in_flight is not None and in_flight >= target.max_in_flight:
             return Verdict(reason=Reason.OVERLOADED, detail=f"{in_flight} of {target.max_in_flight} in flight")
         breaker = self._breakers.get(target.name, CLOSED)
-        admitted, after_ask = breakers.ask(breaker, now_s, self._rule)
+        admitted, next_breaker = breakers.ask(breaker, now_s, self._rule)
         if not admitted:
             return Verdict(reason=Reason.CIRCUIT_OPEN, detail=f"open after {breaker.faults} faults")
         admissions: list[_GuardAdmission] = []
@@ -110,11 +110,11 @@ class MemoryStore:
                     reason=Reason.P95_BREACH, detail=f"ejected, {objective.label} over {objective.slo.p95_ms:g} ms"
                 )
             admissions.append(_GuardAdmission(guard, admission, objective))
-        self._breakers[target.name] = after_ask
+        self._breakers[target.name] = next_breaker
         self._in_flight[target.name] = in_flight + 1
         if not again:
             self._earn_budget(candidate)
-        return MemoryPermit(self, candidate, admissions, trial=after_ask.trial_at_s is not None)
+        return MemoryPermit(self, candidate, admissions, trial=next_breaker.trial_at_s is not None)
 
     def record_end(self, candidate: Candidate, attempt: AttemptRecord, now_s: float) -> None:
         """Called when a permit is released."""
@@ -142,8 +142,7 @@ class MemoryStore:
         )
 
     def merge(self, now_s: float, peers: Sequence[PeerSnapshot], *, me: str) -> None:
-        """Replace what is known of other replicas; one that is missing no longer counts. `me` is their name for
-        this process."""
+        """Replace the state of other replicas; a missing one no longer counts. `me` is their name for this process."""
         peer_lanes: dict[tuple[str, str], list[tuple[float, LaneSnapshot]]] = {lane: [] for lane in self._guards}
         for each in peers:
             for lane, snapshot in each.snapshot.lanes:

@@ -216,14 +216,18 @@ class Metrics:
             return self._histogram(name, text, bounds, *labels)
 
         self._bounds = bounds
-        self._seconds = timer(names.REQUEST_SECONDS, "Request, first byte in to last byte out.", *lane)
-        self._first_byte = timer(names.FIRST_BYTE_SECONDS, "Until the first byte left us.", *lane)
-        self._lane = timer(names.LANE_SECONDS, "What the p95 of a lane is judged by.", *lane)
-        self._lane_first_token = timer(names.LANE_FIRST_TOKEN_SECONDS, "The same, of the first token.", *lane)
-        self._operation = timer(names.OPERATION_SECONDS, "One attempt.", *operation, "error_type")
-        self._first_chunk = timer(names.FIRST_CHUNK_SECONDS, "First chunk of an attempt.", *operation)
-        made = self._seconds, self._first_byte, self._lane, self._lane_first_token, self._operation, self._first_chunk
-        self._timers: tuple[Histogram, ...] = made
+        self._seconds = timer(
+            names.REQUEST_SECONDS, "Duration of a request, from its first byte to the last byte of the response.", *lane
+        )
+        self._first_byte = timer(names.FIRST_BYTE_SECONDS, "Time until the first byte of the response was sent.", *lane)
+        self._lane = timer(names.LANE_SECONDS, "Latency of a lane as measured by its SLO guard.", *lane)
+        self._lane_first_token = timer(
+            names.LANE_FIRST_TOKEN_SECONDS, "Time to first token of a lane as measured by its SLO guard.", *lane
+        )
+        self._operation = timer(names.OPERATION_SECONDS, "Duration of an attempt.", *operation, "error_type")
+        self._first_chunk = timer(names.FIRST_CHUNK_SECONDS, "Time to the first chunk of an attempt.", *operation)
+        timers = self._seconds, self._first_byte, self._lane, self._lane_first_token, self._operation, self._first_chunk
+        self._timers: tuple[Histogram, ...] = timers
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -243,6 +247,6 @@ def _hedged(attempt: AttemptRecord) -> str:
 
 
 def _keyword(detail: str) -> str:
-    """Of a closed set, whatever a schema or a target help."""
+    """A member of a closed set, because the detail contains text from schemas and targets."""
     keyword = detail.partition(" at ")[0]
     return keyword if keyword in names.KEYWORDS else names.OTHER

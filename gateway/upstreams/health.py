@@ -135,10 +135,10 @@ def read_models(listing: bytes) -> dict[str, Capabilities]:
 def _capabilities(published: Mapping[str, bool | str | None]) -> Capabilities:
     """Each published capability has the value true, false or a grade."""
     granted = {
-        word: grade for word, grade in published.items() if word in _CAPABILITIES and grade not in (False, None, "none")
+        name: grade for name, grade in published.items() if name in _CAPABILITIES and grade not in (False, None, "none")
     }
     return Capabilities(
-        words=frozenset(Capability(word) for word in granted),
+        words=frozenset(Capability(name) for name in granted),
         json_schema=_grade(granted.get("json_schema")),
         tools=_grade(granted.get("tools")),
         prediction=_grade(granted.get("prediction")),

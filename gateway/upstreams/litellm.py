@@ -93,8 +93,8 @@ class LiteLLMUpstream:
         """See `ports.Upstream`."""
         arguments = arguments_for(call, key=self._key, idle_s=self._idle_s)
         litellm = await self._library.loaded()
-        answer = await self._library.background.run(_complete(litellm, arguments))
-        return LiteLLMReply(self._library.background, answer, deltas_of(litellm, call.target.model, answer))
+        response = await self._library.background.run(_complete(litellm, arguments))
+        return LiteLLMReply(self._library.background, response, deltas_of(litellm, call.target.model, response))
 
     async def aclose(self) -> None:
         """Nothing to close: the library is shared."""
@@ -103,9 +103,9 @@ class LiteLLMUpstream:
 class LiteLLMReply:
     """See `ports.Reply`."""
 
-    def __init__(self, background: BackgroundLoop, answer: Any, source: AsyncGenerator[Delta, None]) -> None:
+    def __init__(self, background: BackgroundLoop, response: Any, source: AsyncGenerator[Delta, None]) -> None:
         self._background = background
-        self._answer = answer
+        self._response = response
         self._deltas = background.iterate(source)
 
     def deltas(self) -> AsyncGenerator[Delta, None]:
@@ -115,7 +115,7 @@ class LiteLLMReply:
     async def aclose(self) -> None:
         """Closes the connection unless the response was read to its end."""
         await self._deltas.aclose()
-        await self._background.run(close_stream(self._answer))
+        await self._background.run(close_stream(self._response))
 
 
 @contextlib.contextmanager
@@ -152,8 +152,8 @@ async def _import_litellm() -> Any:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     for stream in (False, True):  # warm-up: builds litellm's lazy state with a mock response, without any network call
         message = {"role": "user", "content": "."}
-        answer = await litellm.acompletion(model="openai/none", messages=[message], mock_response=".", stream=stream)
-        await close_stream(answer)
+        response = await litellm.acompletion(model="openai/none", messages=[message], mock_response=".", stream=stream)
+        await close_stream(response)
     return litellm
 
 

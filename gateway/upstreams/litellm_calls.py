@@ -54,14 +54,14 @@ def arguments_for(call: Call, *, key: str, idle_s: float) -> dict[str, Any]:
     return arguments
 
 
-async def deltas_of(litellm: Any, model: str, answer: Any) -> AsyncGenerator[Delta, None]:
+async def deltas_of(litellm: Any, model: str, response: Any) -> AsyncGenerator[Delta, None]:
     """The chunks of a stream, or the whole response, in OpenAI's format. Raises AttemptFailed."""
-    if not hasattr(answer, "__aiter__"):
-        yield _delta(litellm, model, answer.model_dump(exclude_none=True))
+    if not hasattr(response, "__aiter__"):
+        yield _delta(litellm, model, response.model_dump(exclude_none=True))
         return
     name = ""
     try:
-        async for chunk in answer:
+        async for chunk in response:
             document = chunk.model_dump(exclude_none=True)
             document["id"] = name = name or document.get("id", "")  # some providers send a new id with every chunk
             yield _delta(litellm, model, document)
@@ -71,11 +71,11 @@ async def deltas_of(litellm: Any, model: str, answer: Any) -> AsyncGenerator[Del
         raise fault_of(fault) from fault
 
 
-async def close_stream(answer: Any) -> None:
+async def close_stream(response: Any) -> None:
     """Close a stream that was not read to its end; does nothing for a closed stream or a whole response."""
-    if hasattr(answer, "__aiter__"):
+    if hasattr(response, "__aiter__"):
         with contextlib.suppress(Exception):  # the response is discarded, so errors do not matter
-            await answer.aclose()
+            await response.aclose()
 
 
 def fault_of(fault: Exception) -> AttemptFailed:

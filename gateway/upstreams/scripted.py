@@ -41,8 +41,7 @@ def fails(fault: AttemptFailed | None = None, *texts: str, **more: Any) -> Scrip
 
 
 class ScriptedUpstream:
-    """Plays its responses in order and repeats the last one. `calls` records the calls, `left` counts cancelled
-    ones."""
+    """Plays its responses in order and repeats the last. `calls` records calls, `left` counts cancelled ones."""
 
     def __init__(self, responses: Iterable[ScriptedResponse], *, sleep: Callable[[float], Any] = asyncio.sleep) -> None:
         self._responses = list(responses)

@@ -95,8 +95,7 @@ class ChatCompletions:
 
 
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge, before reading if the announced size is too large, and
-    ClientDisconnected."""
+    """The whole body. Raises BodyTooLarge (before reading if the announced size is too large), ClientDisconnected."""
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)

@@ -33,8 +33,8 @@ def published_capabilities(capabilities: Capabilities) -> dict[str, bool | str]:
         "tools": capabilities.tools,
         "prediction": capabilities.prediction,
     }
-    words: dict[str, bool | str] = {word.value: True for word in sorted(capabilities.words)}
-    return words | {name: grade.value for name, grade in graded.items() if grade is not Grade.NONE}
+    published: dict[str, bool | str] = {capability.value: True for capability in sorted(capabilities.words)}
+    return published | {name: grade.value for name, grade in graded.items() if grade is not Grade.NONE}
 
 
 def _target(target: Target, status: Status) -> dict[str, Any]:

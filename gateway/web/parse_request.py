@@ -240,8 +240,7 @@ def _checked_schema(data: bytes) -> tuple[Any, str]:
 
 
 def _needs(request: ChatRequest, expectation: Expectation | None, *, images: bool) -> frozenset[Capability]:
-    """Values equal to OpenAI's defaults need no capability; neither do `seed` and `prediction`, which are best
-    effort."""
+    """Values equal to OpenAI's defaults, and the best-effort `seed` and `prediction`, need no capability."""
     requested = {
         Capability.STREAM: request.stream,
         Capability.TEMPERATURE: request.temperature not in (None, 1),
@@ -284,10 +283,10 @@ def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
 def _boolean(value: Any, param: str) -> bool:
     if isinstance(value, bool):
         return value
-    answer = _BOOLEANS.get(value.strip().lower()) if isinstance(value, str) else None
-    if answer is None:  # a typo must not send a private request out of the cluster
+    boolean = _BOOLEANS.get(value.strip().lower()) if isinstance(value, str) else None
+    if boolean is None:  # a typo must not send a private request out of the cluster
         raise InvalidField(f"{param!r} must be true or false.", param=param)
-    return answer
+    return boolean
 
 
 def _deadline_ms(request: ChatRequest, headers: dict[bytes, bytes]) -> float | None:

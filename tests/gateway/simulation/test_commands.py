@@ -89,7 +89,7 @@ def test_a_log_with_too_few_responses_suggests_nothing(capsys: Any, line: Any, l
     file = log_file(*(line(n, [("fast", 0, 100)]) for n in range(50)))
     code, out, _ = run(capsys, "suggest", str(file), "--policy", "p.yaml")
     assert code == 1
-    assert out == f"{file}: no route of p.yaml has enough responses to estimate a p95 (at least 100)\n"
+    assert out == f"{file}: no route of p.yaml has enough responses to estimate a p95 (at least 100 responses)\n"
 
 
 @pytest.mark.parametrize(

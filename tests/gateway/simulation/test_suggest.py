@@ -21,7 +21,7 @@ def log(line: Any, log_file: Any) -> list[LoggedRequest]:
 
 def test_budgets_hedges_and_deadlines_come_from_the_histogram(policy: Any, log: list[LoggedRequest]) -> None:
     [edits] = suggest(log, policy())  # nine chats are too few
-    assert (edits.route, edits.target, edits.answers) == ("edits", "fast", 200)
+    assert (edits.route, edits.target, edits.responses) == ("edits", "fast", 200)
     assert edits.p95_ms == pytest.approx(290, rel=0.04)
     assert edits.slo_p95_ms == rounded(1.25 * edits.p95_ms)
     assert edits.slo_first_token_p95_ms == pytest.approx(edits.slo_p95_ms / 2, rel=0.06)
