@@ -52,7 +52,7 @@ async def test_twolane_extensions_are_not_forwarded(fake: Any, serving: Any) -> 
     assert sent["metadata"] == {"mine": "1"}
     assert "diffusion" not in sent
     assert sent["model"] == "m"
-    assert sent["top_k"] == 3  # not ours to judge
+    assert sent["top_k"] == 3  # unknown fields are forwarded
     assert not [name for name in server.headers[0] if name.lower().startswith("x-twolane")]
 
 

@@ -208,7 +208,7 @@ async def test_a_target_with_a_too_large_response_is_replaced(
         reply = await wire.start_stream(request)
         await reply.write(b"data: ")
         for _ in range(100):
-            await reply.write(b"x" * 1000)  # an event without end
+            await reply.write(b"x" * 1000)  # an endless event
         return reply
 
     async with fake(talks) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url)) as gateway:

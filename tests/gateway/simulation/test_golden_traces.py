@@ -28,4 +28,4 @@ def test_a_file_that_differs_is_named(tmp_path: Path, monkeypatch: Any, capsys: 
     assert main() == 0
     (tmp_path / "slip.json").write_text("{}")
     assert main() == 1
-    assert capsys.readouterr().out.endswith("slip.json is not what is made now\n")
+    assert capsys.readouterr().out.endswith("slip.json is out of date\n")

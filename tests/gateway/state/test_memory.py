@@ -167,8 +167,8 @@ def play_streams(store: MemoryStore, slo: Slo, attempt: AttemptRecord, times: in
     ("attempt", "is_late"),
     [
         (stream(60, 70), True),
-        (stream(40, 9000), False),  # how long the rest takes was not promised
-        (stream(60, 70, Reason.UPSTREAM_ERROR), True),  # it broke later, but the first word had come
+        (stream(40, 9000), False),  # the objective covers only the first token
+        (stream(60, 70, Reason.UPSTREAM_ERROR), True),  # it failed later, but the first token had arrived
         (stream(None, 60, Reason.HEDGE), True),
         (stream(None, 40, Reason.HEDGE), False),
         (stream(None, 9000, Reason.REFUSED), False),

@@ -36,7 +36,7 @@ async def test_repeated_exchanges_do_not_count_twice(redis: RedisServer) -> None
         one.answered(200, 4)
         for _ in range(5):
             await settle(one, other)
-        assert other.answered(200, 5) == []  # 9 of 9: one short of enough to judge
+        assert other.answered(200, 5) == []  # 9 of 9: one response short of a verdict
         assert other.answered(200, 2) == [Reason.P95_BREACH]
 
 
@@ -75,7 +75,7 @@ async def test_without_redis_replicas_use_local_state_and_rejoin_later(
         for _ in range(3):
             await settle(one)
         assert not one.replica.is_up
-        assert one.answered(200, 11) == [Reason.P95_BREACH]  # local decisions go on
+        assert one.answered(200, 11) == [Reason.P95_BREACH]  # local state still applies
         redis.start()
         await settle(one, other)
         assert one.replica.is_up
@@ -91,7 +91,7 @@ async def test_a_stopped_redis_delays_no_request(redis: RedisServer, monkeypatch
         await settle(one, other)
         redis.stall()
         waiting = asyncio.create_task(one.replica.exchange())
-        await asyncio.sleep(0)  # it waits for Redis from here on
+        await asyncio.sleep(0)  # from here on it waits for Redis
         assert one.answered(200, 11) == [Reason.P95_BREACH]
         assert not waiting.done()
         await waiting
@@ -134,7 +134,7 @@ async def test_a_write_that_arrives_after_a_newer_one_is_ignored(redis: RedisSer
     async with peers(redis) as (one, other):
         one.answered(200, 11)
         await one.replica.exchange()
-        one.replica._sequence -= 2  # the next one is as old as can be
+        one.replica._sequence -= 2  # the next write has the oldest sequence number
         one.store = one.replica._reporter = MemoryStore()
         await one.replica.exchange()
         await other.replica.exchange()

@@ -67,7 +67,7 @@ async def test_without_redis_replicas_spend_their_own_budget_and_stay_within_the
         await share(one, other)
         assert one.replica.is_up
         made += one.hedges() + other.hedges()
-        assert made == 0.1 * 160  # nothing was lost by it, either
+        assert made == 0.1 * 160  # no budget was lost
 
 
 async def test_killing_redis_during_a_script_loses_one_exchange_only(redis: RedisServer) -> None:
@@ -77,7 +77,7 @@ async def test_killing_redis_during_a_script_loses_one_exchange_only(redis: Redi
         one.answered(10, 100)
         with keep_busy(redis):
             waiting = asyncio.create_task(one.replica.exchange())
-            await asyncio.sleep(0.05)  # it stands in the line behind a script that never ends
+            await asyncio.sleep(0.05)  # queued behind the endless script
             assert not waiting.done()
             redis.stop()
             await waiting

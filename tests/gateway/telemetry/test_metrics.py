@@ -152,7 +152,7 @@ def test_lane_latency_uses_the_numbers_of_the_guard(decision: Any, tmp_path: Pat
     found = samples(metrics)
     assert found["twolane_lane_latency_seconds_count,route=edits,target=fast"] == 1
     assert found["twolane_lane_latency_seconds_sum,route=edits,target=fast"] == pytest.approx(0.04)
-    assert found["twolane_lane_first_token_seconds_count,route=edits,target=fast"] == 2  # one came, one is late already
+    assert found["twolane_lane_first_token_seconds_count,route=edits,target=fast"] == 2  # one arrived, one late
     assert found["twolane_lane_first_token_seconds_sum,route=edits,target=fast"] == pytest.approx(0.09)
     assert not [name for name in found if name.startswith("twolane_lane_") and "quality" in name]
 

@@ -6,24 +6,33 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import pytest
 from aiohttp import web
 
-# Looked for, not imported: that takes seconds, and every test process would.
+# Looked up without importing it, which would take seconds in every test process.
 needs_litellm = pytest.mark.skipif(
     find_spec("litellm") is None, reason="the extra `providers` is not installed; `make providers` installs it"
 )
-GatewayResponse = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
+LITELLM_MARKS: Final = [
+    needs_litellm,
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    # litellm warns when its event loop ends.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+Handler = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
 
 @dataclass
 class ProviderServer:
     """`answer` handles both APIs; `requests` are (path, headers, body), `lost` counts clients that disconnected."""
 
-    answer: GatewayResponse
+    answer: Handler
     requests: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
     lost: int = 0
     url: str = ""
@@ -40,7 +49,7 @@ class ProviderServer:
 
 
 @contextlib.asynccontextmanager
-async def provider_server(answer: GatewayResponse) -> AsyncIterator[ProviderServer]:
+async def provider_server(answer: Handler) -> AsyncIterator[ProviderServer]:
     """Serve on a free port."""
     server = ProviderServer(answer)
     app = web.Application(client_max_size=1 << 24)

@@ -67,4 +67,4 @@ async def test_metrics_show_requests_lanes_and_the_policy(running: Any) -> None:
     ):
         assert line in page, line
     assert "twolane_policy_info{hash=" in page
-    assert "twolane_lane_p95_seconds{" not in page  # one answer tells no p95
+    assert "twolane_lane_p95_seconds{" not in page  # one response is too few for a p95

@@ -16,9 +16,9 @@ from gateway.upstreams import litellm
 from tests.gateway.serving import last_decision, one_lane
 from tests.gateway.upstreams.provider_servers import (
     GEMINI,
+    LITELLM_MARKS,
     answers,
     ask,
-    needs_litellm,
     policy,
     provider_server,
     speaks_anthropic,
@@ -26,15 +26,7 @@ from tests.gateway.upstreams.provider_servers import (
 )
 from twolane.process.flags import free_port
 
-pytestmark = [
-    needs_litellm,
-    pytest.mark.anyio,
-    pytest.mark.slow,
-    # warnings from litellm when its event loop ends.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = LITELLM_MARKS
 
 
 async def test_no_request_makes_the_gateway_fetch_anything(serving: Any, fake: Any) -> None:
