@@ -28,7 +28,7 @@ from gateway.server.supervisor import run_supervised
 from gateway.settings import describe_settings, flag_of, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
-from gateway.web.parse_request import once_each, parse_chat
+from gateway.web.parse_request import parse_chat, unique_headers
 
 GOOD: Final = 0
 FAILED: Final = 1
@@ -70,21 +70,28 @@ def _parser() -> argparse.ArgumentParser:
     for name in _FLAGS:
         serving.add_argument(flag_of(name), dest=name, metavar="VALUE", default=argparse.SUPPRESS)
     serving.set_defaults(run=_serve)
-    policy = commands.add_parser("policy", help="look at a policy file")
+    policy = commands.add_parser("policy", help="check, explain and simulate policies")
     verbs = policy.add_subparsers(required=True, metavar="VERB", parser_class=_OneLineParser)
-    check = verbs.add_parser("check", help="load a policy; say what is wrong with it, by file, line and column")
-    check.add_argument("file", type=Path)
+    check = verbs.add_parser("check", help="validate a policy file; errors name file, line and column")
+    check.add_argument("file", type=Path, metavar="FILE", help="policy file")
     check.set_defaults(run=_check)
-    schema = verbs.add_parser("schema", help="print the language as a JSON Schema, for editors")
+    schema = verbs.add_parser("schema", help="print the JSON Schema of policy files, for editors")
     schema.set_defaults(run=_schema)
-    explain = verbs.add_parser("explain", help="say how a chat request would be routed, without sending it")
-    explain.add_argument("request", type=Path, metavar="REQUEST.json")
-    explain.add_argument("--policy", type=Path, default=None, help="the policy file (TWOLANE_POLICY)")
+    explain = verbs.add_parser("explain", help="show how a chat request would be routed, without sending it")
+    explain.add_argument("request", type=Path, metavar="REQUEST.json", help="body of a chat completion request")
     explain.add_argument(
-        "--header", action="append", default=[], metavar="NAME=VALUE", type=_header, help="sent with it"
+        "--policy", type=Path, default=None, metavar="FILE", help="policy file (default: TWOLANE_POLICY)"
     )
-    explain.add_argument("--key", metavar="NAME", help="the name of the key it is sent with")
-    explain.add_argument("--at", type=datetime.fromisoformat, metavar="TIME", help="when, as 2026-07-01T12:00+00:00")
+    explain.add_argument(
+        "--header", action="append", default=[], metavar="NAME=VALUE", type=_header, help="request header; repeatable"
+    )
+    explain.add_argument("--key", metavar="NAME", help="name of the API key of the request")
+    explain.add_argument(
+        "--at",
+        type=datetime.fromisoformat,
+        metavar="TIME",
+        help="time of the request, such as 2026-07-01T12:00+00:00 (default: now)",
+    )
     explain.set_defaults(run=_explain)
     add_verbs(verbs)
     return parser
@@ -107,7 +114,7 @@ def _serve(read: argparse.Namespace) -> int:
 
 def _check(read: argparse.Namespace) -> int:
     policy = load(read.file, os.environ)
-    print(f"{read.file}: good; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
+    print(f"{read.file}: valid; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
     return GOOD
 
 
@@ -119,7 +126,7 @@ def _schema(_: argparse.Namespace) -> int:
 def _header(text: str) -> tuple[bytes, bytes]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"invalid header {text!r}; expected NAME=VALUE")
     return name.lower().encode(), value.encode()
 
 
@@ -128,7 +135,7 @@ def _explain(read: argparse.Namespace) -> int:
     policy = load(read.policy or settings.policy, os.environ)
     wall_s = read.at.timestamp() if read.at else time.time()
     try:
-        headers = once_each(read.header)
+        headers = unique_headers(read.header)
         query = parse_chat(_read_bytes(read.request), headers, now_s=time.monotonic(), principal=read.key)
         classification = open_classifier()(query)
         plan = choose(policy, query, classification, wall_s=wall_s, sample=0.0)
@@ -141,23 +148,23 @@ def _explain(read: argparse.Namespace) -> int:
     print(f"route    {plan.route}{' (private)' if plan.private else ''}")
     print(f"targets  {', '.join(candidate.target.name for candidate in plan.candidates)}")
     print(f"needs    {', '.join(sorted(query.needs))}")
-    checks = f"answers, hold {plan.checks.buffer}" if plan.checks else "nothing"
-    print(f"check    {checks}; policy {plan.policy}")
-    for line in (*_terms(plan), *_verdicts(plan, query)):
+    print(f"validate {f'response, buffer {plan.checks.buffer}' if plan.checks else 'nothing'}")
+    print(f"policy   {plan.policy}")
+    for line in (*_route_details(plan), *_verdicts(plan, query)):
         print(line)
     return GOOD
 
 
-def _terms(plan: Plan) -> Iterator[str]:
-    """What else the route says, where it says something."""
+def _route_details(plan: Plan) -> Iterator[str]:
+    """The route's SLO, deadline, hedge and shadow, where set."""
     first = plan.candidates[0]
     if first.slo is not None:
-        numbers = {"answers": first.slo.p95_ms, "first words": first.slo.first_token_p95_ms}
-        said = ", ".join(f"{what} in {number:g} ms" for what, number in numbers.items() if number < inf)
-        yield f"promise  of {first.target.name}, 19 in 20: {said}"
+        objectives = {"response": first.slo.p95_ms, "first token": first.slo.first_token_p95_ms}
+        p95s = ", ".join(f"{what} p95 {ms:g} ms" for what, ms in objectives.items() if ms < inf)
+        yield f"slo      {first.target.name}: {p95s}"
     if plan.deadline_ms is not None:
-        part = f", {plan.attempt_ms:g} ms an attempt" if plan.attempt_ms is not None else ""
-        yield f"time     {plan.deadline_ms:g} ms{part}"
+        per_attempt = f", {plan.attempt_ms:g} ms per attempt" if plan.attempt_ms is not None else ""
+        yield f"deadline {plan.deadline_ms:g} ms{per_attempt}"
     if first.hedge is not None:
         after = "its p95" if first.hedge.after_ms is None else f"{first.hedge.after_ms:g} ms"
         yield f"hedge    after {after}, at most {first.hedge.max_share:.0%} of requests"
@@ -166,12 +173,13 @@ def _terms(plan: Plan) -> Iterator[str]:
 
 
 def _verdicts(plan: Plan, query: Query) -> Iterator[str]:
-    """May each be called, by what the policy alone says? Nobody is asked, so load, health and residency are unknown."""
-    for place, candidate in enumerate(plan.candidates, 1):
+    """Whether each target is eligible by the policy alone; load, health and residency are unknown without a running
+    gateway."""
+    for position, candidate in enumerate(plan.candidates, 1):
         target, verdict = candidate.target, admit(candidate, query, Health())
-        says = "may be asked" if verdict.admitted else f"is passed over: {verdict.reason}, {verdict.detail}"
-        unknown = "; what it can do it says itself" if target.capabilities is None else ""
-        yield f"{'try ' + str(place):<9}{target.name} ({target.location}) {says}{unknown}"
+        state = "eligible" if verdict.admitted else f"skipped: {verdict.reason}, {verdict.detail}"
+        reported = " (capabilities reported by the worker)" if target.capabilities is None else ""
+        yield f"{'try ' + str(position):<9}{target.name} ({target.location}): {state}{reported}"
 
 
 def _read_bytes(path: Path) -> bytes:

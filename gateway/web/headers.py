@@ -1,4 +1,4 @@
-"""How a Decision looks as response headers. Every header name of the gateway's answers is here and nowhere else."""
+"""Response headers from a Decision. All header names of responses are defined here."""
 
 from gateway.decision import Decision
 
@@ -15,11 +15,11 @@ FALLBACK = b"x-twolane-fallback"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
-TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace, and our span in it
+TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace and the gateway's span
 
 
 def describe(decision: Decision) -> ResponseHeaders:
-    """Everything that was decided up to this moment; names without a value are left out."""
+    """All headers known so far; empty ones are omitted."""
     classification = decision.classification
     pairs = (
         (REQUEST_ID, decision.query_id),

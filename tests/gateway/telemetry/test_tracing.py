@@ -1,4 +1,4 @@
-"""Tracing: whether, which requests, and what is told of them."""
+"""Tracing: whether, which requests, and what is found of them."""
 
 import subprocess
 import sys
