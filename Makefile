@@ -57,7 +57,7 @@ $(PROVIDERS): $(READY) requirements-providers.txt
 check: $(READY) ## lint, format, types, import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-cache
 
 format: $(READY) ## lay out the code and mend what a machine can mend
