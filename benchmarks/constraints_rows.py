@@ -16,15 +16,15 @@ from jsonschema.validators import validator_for
 from benchmarks.constraints_steps import Noise, StepMs, random_answer, spelled, step_ms
 from benchmarks.left_to_right import Greedy, LeftToRight, of_canvas
 from benchmarks.vocabularies import Words
-from diffusion_worker.constraints.class_scores import score_classes
 from diffusion_worker.constraints.compile import Compiled, compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.constraints.viterbi import best_path
-from diffusion_worker.constraints.vocabulary import Vocabulary
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.inference.token_set_scores import score_classes
+from diffusion_worker.constraints.inference.viterbi import best_path
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.tokens.token_trie import Vocabulary
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 CANVAS: Final = 256
 SPARE: Final = 40  # tokens beyond the shortest answer, for the answers that are pressed
@@ -76,7 +76,7 @@ def measure_rows(
         started = time.thread_time()
         try:
             compiled = compile_constraint(Constraint(kind="json_schema", value=document["schema"]))
-        except BadAsk as refused:
+        except InvalidRequest as refused:
             keyword = refused.keyword if isinstance(refused, UnsupportedSchema) else "not a schema"
             yield Refusal(id=document["id"], split=document["split"], keyword=keyword)
             continue

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.vocabularies import Words
-from diffusion_worker.constraints.class_scores import score_classes, weigh_classes
-from diffusion_worker.constraints.cursor import CanvasPath, Cursor, open_cursor
-from diffusion_worker.constraints.marginals import marginals, remaining
-from diffusion_worker.constraints.sample import sample_path
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.constraints.viterbi import best_path
+from diffusion_worker.constraints.inference.marginals import marginals, remaining
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, open_cursor
+from diffusion_worker.constraints.inference.sample import sample_path
+from diffusion_worker.constraints.inference.token_set_scores import score_classes, weigh_classes
+from diffusion_worker.constraints.inference.viterbi import best_path
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 
 Floats = NDArray[np.float32]
 Answer = TypeVar("Answer")
@@ -66,15 +66,15 @@ class Noise:
 
 def step_ms(automaton: TokenAutomaton, logits: Floats) -> StepMs:
     """Cost of the first step of an answer that has room enough."""
-    cursor = open_cursor(automaton, 1_000_000)
+    matcher = open_cursor(automaton, 1_000_000)
     softmax = _thread_ms(lambda: _softmax(logits))[0]
-    best = _thread_ms(lambda: best_path(cursor, score_classes(automaton.classes, logits)))[0]
+    best = _thread_ms(lambda: best_path(matcher, score_classes(automaton.classes, logits)))[0]
     weigh, masses = _thread_ms(lambda: weigh_classes(automaton.classes, logits))
-    again, _ = _thread_ms(lambda: best_path(cursor, masses.scores))
-    back, onward = _thread_ms(lambda: remaining(cursor, masses))
-    forth, _ = _thread_ms(lambda: marginals(cursor, masses, onward))
+    again, _ = _thread_ms(lambda: best_path(matcher, masses.scores))
+    back, onward = _thread_ms(lambda: remaining(matcher, masses))
+    forth, _ = _thread_ms(lambda: marginals(matcher, masses, onward))
     numbers = np.random.default_rng(0).random(len(logits))
-    sample, _ = _thread_ms(lambda: sample_path(cursor, masses, onward, numbers))
+    sample, _ = _thread_ms(lambda: sample_path(matcher, masses, onward, numbers))
     return StepMs(softmax=softmax, best=best, marginals=weigh + again + back + forth, sample=sample)
 
 
@@ -83,13 +83,13 @@ def random_answer(automaton: TokenAutomaton, noise: Noise, max_tokens: int, *, i
 
     Raises AssertionError when it does not close within `max_tokens`.
     """
-    cursor, ids, canvases = open_cursor(automaton, max_tokens), list[int](), 0
-    while cursor.tokens_left and not cursor.is_done:
+    matcher, ids, canvases = open_cursor(automaton, max_tokens), list[int](), 0
+    while matcher.tokens_left and not matcher.is_done:
         logits = noise.canvas_of(SCALES[canvases % len(SCALES)])
-        path = _sampled(cursor, logits, noise) if is_sampled else _best(cursor, logits)
+        path = _sampled(matcher, logits, noise) if is_sampled else _best(matcher, logits)
         ids += path.tokens[: path.length].tolist()
-        cursor, canvases = path.cursor, canvases + 1
-    assert cursor.is_done, "the answer did not close in time"
+        matcher, canvases = path.matcher, canvases + 1
+    assert matcher.is_done, "the answer did not close in time"
     assert len(ids) <= max_tokens
     return ids[:-1]
 
@@ -99,13 +99,13 @@ def spelled(words: Words, ids: list[int]) -> str:
     return words.text(ids).decode()
 
 
-def _best(cursor: Cursor, logits: Floats) -> CanvasPath:
-    return best_path(cursor, score_classes(cursor.automaton.classes, logits))
+def _best(matcher: Matcher, logits: Floats) -> CanvasPath:
+    return best_path(matcher, score_classes(matcher.automaton.classes, logits))
 
 
-def _sampled(cursor: Cursor, logits: Floats, noise: Noise) -> CanvasPath:
-    masses = weigh_classes(cursor.automaton.classes, logits)
-    return sample_path(cursor, masses, remaining(cursor, masses), noise.uniforms())
+def _sampled(matcher: Matcher, logits: Floats, noise: Noise) -> CanvasPath:
+    masses = weigh_classes(matcher.automaton.classes, logits)
+    return sample_path(matcher, masses, remaining(matcher, masses), noise.uniforms())
 
 
 def _softmax(logits: Floats) -> Floats:

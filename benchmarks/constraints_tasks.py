@@ -14,12 +14,12 @@ from benchmarks.left_to_right import LeftToRight, OfNet
 from benchmarks.vocabularies import SHIPPED, shipped
 from benchmarks.worker_requests import WatchedNet
 from diffusion_worker.constraints.compile import compile_schema
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.loop import run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask, Reading
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import DecodingMode, GenerationRequest
 from training.asks import ask_for, text_of
 from training.tasks.orders import SCHEMA, order
 from training.tasks.sample import Wish
@@ -48,27 +48,37 @@ def ways(guided: LeftToRight | None, count: int) -> list[Way]:
     rng = random.Random(SEED)
     samples = [order(rng, Wish(split="test", invented=1.0)) for _ in range(count)]
 
-    def asks(reading: Reading, *, is_kept: bool) -> Iterator[Ask]:
+    def asks(decoding_mode: DecodingMode, *, is_kept: bool) -> Iterator[GenerationRequest]:
         for seed, sample in enumerate(samples):
-            ask = ask_for(net, sample, reading, seed=seed)
-            yield replace(ask, cursor=open_cursor(automaton, ask.max_tokens)) if is_kept else ask
+            ask = ask_for(net, sample, decoding_mode, seed=seed)
+            yield replace(ask, matcher=open_cursor(automaton, ask.max_tokens)) if is_kept else ask
 
     answers = [sample.answer for sample in samples]
     found = [
-        _way(FREE, net, list(asks(Reading.DIFFUSION, is_kept=False)), answers, _by_us(net)),
-        _way(KEPT, net, list(asks(Reading.DIFFUSION, is_kept=True)), answers, _by_us(net)),
+        _way(FREE, net, list(asks(DecodingMode.DIFFUSION, is_kept=False)), answers, _by_us(net)),
+        _way(KEPT, net, list(asks(DecodingMode.DIFFUSION, is_kept=True)), answers, _by_us(net)),
         _way(
-            "left to right, our automaton", net, list(asks(Reading.AUTOREGRESSIVE, is_kept=True)), answers, _by_us(net)
+            "left to right, our automaton",
+            net,
+            list(asks(DecodingMode.AUTOREGRESSIVE, is_kept=True)),
+            answers,
+            _by_us(net),
         ),
     ]
     if guided is not None:
         by_guided = _by_guided(net, guided)
-        plain = list(asks(Reading.AUTOREGRESSIVE, is_kept=False))
+        plain = list(asks(DecodingMode.AUTOREGRESSIVE, is_kept=False))
         found.append(_way("left to right, llguidance", net, plain, answers, by_guided))
     return found
 
 
-def _way(name: str, net: WatchedNet, asks: Sequence[Ask], answers: Sequence[str], answer: Callable[[Ask], str]) -> Way:
+def _way(
+    name: str,
+    net: WatchedNet,
+    asks: Sequence[GenerationRequest],
+    answers: Sequence[str],
+    answer: Callable[[GenerationRequest], str],
+) -> Way:
     answer(asks[0])  # what is made once is not what is measured
     passes, started = net.passes, time.thread_time()
     texts = [answer(ask) for ask in asks]
@@ -81,12 +91,12 @@ def _way(name: str, net: WatchedNet, asks: Sequence[Ask], answers: Sequence[str]
     )
 
 
-def _by_us(net: DiffusionNet) -> Callable[[Ask], str]:
+def _by_us(net: DiffusionModel) -> Callable[[GenerationRequest], str]:
     return lambda ask: text_of(run(net, [ask])[0])
 
 
-def _by_guided(net: DiffusionNet, guided: LeftToRight) -> Callable[[Ask], str]:
-    def answer(ask: Ask) -> str:
+def _by_guided(net: DiffusionModel, guided: LeftToRight) -> Callable[[GenerationRequest], str]:
+    def answer(ask: GenerationRequest) -> str:
         greedy = guided.decode(SCHEMA, OfNet(net, ask))
         assert greedy is not None, "llguidance refuses the schema"
         return decode_ids(list(greedy.ids))

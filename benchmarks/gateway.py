@@ -34,12 +34,12 @@ SCHEMA: Final = {"type": "object", "properties": {"name": {"type": "string"}}, "
 POLICY: Final = """
 version: 1
 targets:
-  canned: {{kind: openai, url: "http://127.0.0.1:{port}", model: canned, place: in_cluster, engine: vllm}}
+  canned: {{kind: openai, url: "http://127.0.0.1:{port}", model: canned, location: in_cluster, engine: vllm}}
 routes:
   - name: checked
     when: {{task: structured}}
     use: canned
-    validate: {{schema: request, hold: whole}}
+    validate: {{schema: request, buffer: full}}
     slo: {{p95_ms: 5000}}
   - name: default
     use: canned

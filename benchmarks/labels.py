@@ -20,15 +20,15 @@ from rich.table import Table
 
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.labels import read_labels, read_spellings
-from diffusion_worker.constraints.lexicon import read_lexicon
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.loop import Capacity, Loop, run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask, BlockSealed, Reading
+from diffusion_worker.constraints.inference.labels import read_labels, read_spellings
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.vocabulary_bytes import read_lexicon
+from diffusion_worker.engine.loop import Capacity, Loop, run
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import BlockSealed, DecodingMode, GenerationRequest
 from training.asks import ask_for, text_of
 from training.tasks.orders import order
 from training.tasks.sample import Sample, Wish
@@ -55,15 +55,15 @@ class Row:
     denoised_passes: float
 
 
-def measure(net: DiffusionNet, field: str, *, invented: bool, count: int, seed: int = 5) -> Row:
+def measure(net: DiffusionModel, field: str, *, invented: bool, count: int, seed: int = 5) -> Row:
     """Samples whose every answer fits on one canvas."""
     rng = random.Random(seed)
     sets: list[tuple[Sample, list[str]]] = []
     while len(sets) < count:
         sample = order(rng, Wish(split="test", invented=float(invented)))
-        if max(map(len, answers := _answers(sample, field))) < net.facts.recipe.canvas_length:
+        if max(map(len, answers := _answers(sample, field))) < net.info.denoising.canvas_length:
             sets.append((sample, answers))
-    asks = [ask_for(net, sample, Reading.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)]
+    asks = [ask_for(net, sample, DecodingMode.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)]
     weighed = [_weighed(net, ask, answers) for ask, (_, answers) in zip(asks, sets, strict=True)]
     truths = [answers.index(sample.answer) for sample, answers in sets]
     denoised = run(net, [_within(ask, answers) for ask, (_, answers) in zip(asks, sets, strict=True)])
@@ -107,7 +107,7 @@ def _answers(sample: Sample, field: str) -> list[str]:
     return [json.dumps({**truth, field: value}, separators=(",", ":")) for value in values]
 
 
-def _weighed(net: DiffusionNet, ask: Ask, answers: Sequence[str]) -> tuple[float, ...]:
+def _weighed(net: DiffusionModel, ask: GenerationRequest, answers: Sequence[str]) -> tuple[float, ...]:
     words = shipped()
     spellings = read_spellings(read_lexicon(words.tokens, (words.end_id,), words.tail_id))
     labels = read_labels([[answer] for answer in answers], spellings)
@@ -120,11 +120,11 @@ def _weighed(net: DiffusionNet, ask: Ask, answers: Sequence[str]) -> tuple[float
     raise AssertionError("an ask with labels seals one canvas")
 
 
-def _within(ask: Ask, answers: Sequence[str]) -> Ask:
+def _within(ask: GenerationRequest, answers: Sequence[str]) -> GenerationRequest:
     compiled = compile_constraint(Constraint(kind="choice", value=list(answers)))
     automaton = lift(compiled.automaton, shipped().read())
     assert automaton is not None
-    return replace(ask, cursor=open_cursor(automaton, ask.max_tokens))
+    return replace(ask, matcher=open_cursor(automaton, ask.max_tokens))
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.vocabularies import Words
-from diffusion_worker.denoise.read import padded
+from diffusion_worker.denoise.autoregressive import padded
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Ask
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.generation import GenerationRequest
 
 Floats = NDArray[np.float32]
 Source = Callable[[Sequence[int]], Floats | None]  # ids so far -> logits [vocab] of the next one, None: no room for it
@@ -91,7 +91,7 @@ def of_canvas(logits: Floats) -> Source:
 class OfNet:
     """Pass after pass of a net that reads left to right, over a context of its own."""
 
-    def __init__(self, net: DiffusionNet, ask: Ask) -> None:
+    def __init__(self, net: DiffusionModel, ask: GenerationRequest) -> None:
         self._net, self._ask, self._at = net, ask, 0
         room = len(ask.prompt_ids) + ask.max_tokens
         self._cache = KvCache(net.kv_layers, slots=1, slot_tokens=room, dtype=net.dtype, device=net.device)

@@ -19,10 +19,10 @@ from rich.table import Table
 
 from benchmarks.routing_rows import Row, by_keywords, read_rows
 from benchmarks.routing_scores import BARS, Report, Told, lane_of, report, time_learned
-from gateway.core.classify import Classify
-from gateway.core.policy import Policy
+from gateway.classifier.weights import open_classifier, read_model
 from gateway.policy_files.load import load
-from gateway.weights.tasks import open_classifier, read_model
+from gateway.routing.classify import Classify
+from gateway.routing.policy import Policy
 
 POLICY = Path(__file__).parents[1] / "policies" / "default.yaml"
 

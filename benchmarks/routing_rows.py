@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import orjson
 
+from gateway.enums import Task
 from gateway.errors import BadRequest
-from gateway.records import Classification, Query
-from gateway.web.openai import parse_chat
-from gateway.words import Task
+from gateway.types import Classification, Query
+from gateway.web.parse_request import parse_chat
 
 _PASSED_ON: Final = ("messages", "tools", "response_format", "suffix", "prediction")
 _KEYWORDS: Final = (

@@ -8,11 +8,11 @@ from statistics import quantiles
 from typing import Final
 
 from benchmarks.routing_rows import Row
-from gateway.core.learned import Learned, TaskModel
-from gateway.core.policy import Policy
-from gateway.core.route import choose
-from gateway.records import Classification, Query
-from gateway.words import Kind, Task
+from gateway.classifier.model import Learned, TaskModel
+from gateway.enums import Kind, Task
+from gateway.routing.policy import Policy
+from gateway.routing.route import choose
+from gateway.types import Classification, Query
 
 FAST_TASKS: Final = frozenset({Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION})
 # What the figure must reach; for times, what it must stay under.
@@ -125,7 +125,7 @@ def calibration_error(told: Sequence[Told]) -> float:
 
 def lane_of(policy: Policy, query: Query, said: Classification) -> bool:
     """Does the policy ask a worker first?"""
-    return choose(policy, query, said, wall_s=0.0, draw=0.0).candidates[0].target.kind is Kind.WORKER
+    return choose(policy, query, said, wall_s=0.0, sample=0.0).candidates[0].target.kind is Kind.WORKER
 
 
 def time_learned(model: TaskModel, calls: int = 3000) -> list[float]:

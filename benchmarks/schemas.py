@@ -17,7 +17,7 @@ from typing import Any, Final
 import jsonschema
 from jsonschema.validators import validator_for
 
-from gateway.core.validate import Schema, SchemaFault
+from gateway.validation.json_schema import Schema, SchemaFault
 
 PIECE_CHARS: Final = 12  # a few tokens
 BUDGET_US: Final = 45.0  # of reading one piece along: what a relayed chunk may cost

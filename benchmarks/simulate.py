@@ -11,12 +11,12 @@ import os
 import time
 from pathlib import Path
 
+from gateway.enums import Task
 from gateway.policy_files.load import load
-from gateway.simulate.latencies import assumed
-from gateway.simulate.modelled import Spell
-from gateway.simulate.run import Setting, simulate
-from gateway.simulate.traces import read_trace
-from gateway.words import Task
+from gateway.simulation.latency_models import assumed
+from gateway.simulation.run import Setting, simulate
+from gateway.simulation.simulated_upstreams import Spell
+from gateway.simulation.traffic import read_trace
 
 POLICY = Path(__file__).parents[1] / "policies" / "default.yaml"
 BAR = 3000.0  # requests a second on one core

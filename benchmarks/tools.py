@@ -19,18 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.vocabularies import SHIPPED, shipped
-from diffusion_worker.constraints.calls import OPENS, Syntax, Thought
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.loop import run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Reading
-from diffusion_worker.text.envelope import EnvelopeReader
+from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.tool_calls import OPENS, Syntax, Thought
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.text.tagged_tool_calls import EnvelopeReader
 from diffusion_worker.text.tool_calls import ToolCall
+from diffusion_worker.types.generation import DecodingMode
 from training.asks import ask_for, text_of
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, Wish
@@ -54,7 +54,7 @@ class Row:
     """Of one task and reading, counts of answers."""
 
     task: str
-    reading: Reading
+    decoding_mode: DecodingMode
     count: int
     alone: int  # right
     beside: int  # right with a tool on offer
@@ -72,16 +72,16 @@ def offer(*, must: bool) -> TokenAutomaton:
     return automaton
 
 
-def measure(net: DiffusionNet, task: str, reading: Reading, *, count: int, seed: int = 5) -> Row:
+def measure(net: DiffusionModel, task: str, decoding_mode: DecodingMode, *, count: int, seed: int = 5) -> Row:
     """The same samples three times."""
     rng = random.Random(seed)
     samples = [TASKS[task](rng, Wish(split="test")) for _ in range(count)]
-    alone = _answers(net, samples, reading)
-    beside = _answers(net, samples, reading, offer(must=False))
-    due = _answers(net, samples, reading, offer(must=True), max_tokens=CALL_TOKENS, temperature=1.5)
+    alone = _answers(net, samples, decoding_mode)
+    beside = _answers(net, samples, decoding_mode, offer(must=False))
+    due = _answers(net, samples, decoding_mode, offer(must=True), max_tokens=CALL_TOKENS, temperature=1.5)
     return Row(
         task=task,
-        reading=reading,
+        decoding_mode=decoding_mode,
         count=count,
         alone=_right(samples, alone),
         beside=_right(samples, beside),
@@ -108,7 +108,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args()
     net = load(str(SHIPPED), LoadOptions(threads=1))
-    rows = [measure(net, task, reading, count=options.count) for task in NAMES for reading in Reading]
+    rows = [measure(net, task, decoding_mode, count=options.count) for task in NAMES for decoding_mode in DecodingMode]
     _show(rows)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
@@ -116,15 +116,15 @@ def main() -> int:
 
 
 def _answers(
-    net: DiffusionNet,
+    net: DiffusionModel,
     samples: Sequence[Sample],
-    reading: Reading,
+    decoding_mode: DecodingMode,
     automaton: TokenAutomaton | None = None,
     **changes: Any,
 ) -> list[str]:
-    asks = [replace(ask_for(net, sample, reading, seed=place), **changes) for place, sample in enumerate(samples)]
+    asks = [replace(ask_for(net, sample, decoding_mode, seed=place), **changes) for place, sample in enumerate(samples)]
     if automaton is not None:
-        asks = [replace(ask, cursor=open_cursor(automaton, ask.max_tokens)) for ask in asks]
+        asks = [replace(ask, matcher=open_cursor(automaton, ask.max_tokens)) for ask in asks]
     return [text_of(answer) for answer in run(net, asks)]
 
 
@@ -136,7 +136,7 @@ def _show(rows: Sequence[Row]) -> None:
     table = Table("task", "reading", "samples", "right alone", "right beside a tool", "calls", "valid when required")
     for row in rows:
         counts = (row.count, row.alone, row.beside, row.called, row.valid)
-        table.add_row(row.task, row.reading.value, *map(str, counts))
+        table.add_row(row.task, row.decoding_mode.value, *map(str, counts))
     Console().print(table)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from diffusion_worker.constraints.vocabulary import Vocabulary, read_vocabulary
+from diffusion_worker.constraints.tokens.token_trie import Vocabulary, read_vocabulary
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from twolane.quality import find_weights
 

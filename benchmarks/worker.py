@@ -23,10 +23,10 @@ from rich.table import Table
 from benchmarks.worker_load import under_load
 from benchmarks.worker_requests import Run, Transformers, WatchedNet, answer, ask_for, samples
 from benchmarks.worker_steps import ROWS, StepCost, step_costs
-from benchmarks.worker_waits import foretold
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask
+from benchmarks.worker_waits import predicted_wait
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import GenerationRequest
 
 SEATS: Final = 8  # requests in flight
 REQUESTS: Final = 12 * SEATS  # enough that filling and emptying the seats weighs little
@@ -94,7 +94,7 @@ def main() -> int:
     net = load(options.checkpoint, LoadOptions(threads=options.threads))
     torch.set_num_threads(options.threads)
     drawn = samples(REQUESTS)
-    asks = [ask_for(sample, net.facts.recipe) for sample in drawn]
+    asks = [ask_for(sample, net.info.denoising) for sample in drawn]
     reference = Transformers(options.checkpoint)
     reference.choose_experts(asks[:SEATS])
     costs = step_costs(net, asks)
@@ -114,9 +114,9 @@ def main() -> int:
 
 
 def throughput(
-    net: DiffusionNet,
+    net: DiffusionModel,
     reference: Transformers,
-    asks: Sequence[Ask],
+    asks: Sequence[GenerationRequest],
     wanted: Sequence[str],
     costs: dict[int, StepCost],
 ) -> list[Figure]:
@@ -177,7 +177,7 @@ def agreeing(some: Sequence[str], others: Sequence[str]) -> int:
     return sum(one == other for one, other in zip(some, others, strict=True))
 
 
-def passes(net: DiffusionNet, asks: Sequence[Ask]) -> Figure:
+def passes(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> Figure:
     """Passes of the net when requests come one by one, against all in the queue from the start."""
     together, apart = WatchedNet(net), WatchedNet(net)
     answer(together, asks, rows=SEATS)
@@ -192,11 +192,11 @@ def outside(cost: StepCost) -> Figure:
     return Figure(name="outside the net at 8 rows", value=cost.outside, detail=detail)
 
 
-async def waits(net: DiffusionNet, asks: Sequence[Ask]) -> Figure:
+async def waits(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> Figure:
     """How well waiting is foretold."""
     served_per_s = len(asks) / answer(net, asks, rows=SEATS, stagger=STAGGER_STEPS).seconds
-    seen = await foretold(net, asks, requests=WAITING_REQUESTS, served_per_s=served_per_s)
-    read_too = await foretold(
+    seen = await predicted_wait(net, asks, requests=WAITING_REQUESTS, served_per_s=served_per_s)
+    read_too = await predicted_wait(
         net, asks, requests=WAITING_REQUESTS, served_per_s=served_per_s * READ_RATE, read_share=READ_SHARE
     )
     return Figure(
@@ -207,7 +207,7 @@ async def waits(net: DiffusionNet, asks: Sequence[Ask]) -> Figure:
     )
 
 
-async def loaded(net: DiffusionNet, asks: Sequence[Ask], requests: int) -> list[Figure]:
+async def loaded(net: DiffusionModel, asks: Sequence[GenerationRequest], requests: int) -> list[Figure]:
     """The engine under load."""
     load_seen = await under_load(net, asks, seconds=8.0, requests=requests)
     return [

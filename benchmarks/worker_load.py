@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
 
-from diffusion_worker.engine import Engine
-from diffusion_worker.loop import Capacity
-from diffusion_worker.memory.residency import resident_bytes
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Ask, Faulted
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity
+from diffusion_worker.memory.lifecycle import resident_bytes
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.generation import Faulted, GenerationRequest
 
 CLIENTS: Final = 8
 TICK_S: Final = 0.001
@@ -31,7 +31,7 @@ class Load:
     requests: int  # that the memory was watched over
 
 
-async def under_load(net: DiffusionNet, asks: Sequence[Ask], *, seconds: float, requests: int) -> Load:
+async def under_load(net: DiffusionModel, asks: Sequence[GenerationRequest], *, seconds: float, requests: int) -> Load:
     """Serve the asks in a circle for some seconds while a ticker watches; then very short ones, watching memory."""
     context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
     engine = Engine(lambda: net, Capacity(max_num_seqs=CLIENTS, max_context=context))
@@ -45,9 +45,9 @@ async def under_load(net: DiffusionNet, asks: Sequence[Ask], *, seconds: float, 
     return Load(stall_p99_ms=1000 * quantile(stalls_s, 0.99), growth_mib=growth(sizes) / MEBIBYTE, requests=requests)
 
 
-def short(ask: Ask) -> Ask:
+def short(ask: GenerationRequest) -> GenerationRequest:
     """The beginning of the prompt, one step, few tokens."""
-    return replace(ask, prompt_ids=ask.prompt_ids[:16], max_tokens=8, recipe=replace(ask.recipe, steps=1))
+    return replace(ask, prompt_ids=ask.prompt_ids[:16], max_tokens=8, denoising=replace(ask.denoising, steps=1))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -62,7 +62,7 @@ def growth(sizes: Sequence[int]) -> float:
     return statistics.median(sizes[-tenth:]) - statistics.median(sizes[tenth : 2 * tenth])
 
 
-async def _stalls(engine: Engine, asks: Sequence[Ask], seconds: float) -> list[float]:
+async def _stalls(engine: Engine, asks: Sequence[GenerationRequest], seconds: float) -> list[float]:
     """By how much each tick came late, in seconds."""
     ends = time.monotonic() + seconds
     late: list[float] = []
@@ -83,7 +83,7 @@ async def _stalls(engine: Engine, asks: Sequence[Ask], seconds: float) -> list[f
     return late
 
 
-async def _sizes(engine: Engine, asks: Sequence[Ask], requests: int) -> list[int]:
+async def _sizes(engine: Engine, asks: Sequence[GenerationRequest], requests: int) -> list[int]:
     """Resident bytes after every request."""
     sizes: list[int] = []
     numbers = iter(range(requests))
@@ -99,7 +99,7 @@ async def _sizes(engine: Engine, asks: Sequence[Ask], requests: int) -> list[int
     return sizes
 
 
-async def _answer(engine: Engine, ask: Ask) -> None:
+async def _answer(engine: Engine, ask: GenerationRequest) -> None:
     async with engine.submit(ask) as ticket:
         async for event in ticket:
             if isinstance(event, Faulted):

@@ -11,10 +11,18 @@ from typing import Any, Final
 
 import torch
 
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.nets.interface import AppendContext, CanvasContext, DiffusionNet
-from diffusion_worker.nets.loader import locate
-from diffusion_worker.records import Ask, BlockSealed, Ending, Faulted, LayerKv, NetFacts, Recipe
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.models.interface import CanvasContext, DiffusionModel, PrefillContext
+from diffusion_worker.models.loader import locate
+from diffusion_worker.types.generation import (
+    BlockSealed,
+    DenoisingParams,
+    Ending,
+    Faulted,
+    GenerationRequest,
+    LayerKv,
+    ModelInfo,
+)
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, Wish
 from training.vocabulary import EOS, decode_ids, encode_prompt
@@ -41,16 +49,16 @@ class Run:
 class WatchedNet:
     """A net that counts its passes and the seconds spent in them; softening belongs to the net, as in transformers."""
 
-    def __init__(self, net: DiffusionNet, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, net: DiffusionModel, clock: Callable[[], float] = time.perf_counter) -> None:
         self._net = net
         self._clock = clock
         self.passes = 0
         self.seconds = 0.0
 
     @property
-    def facts(self) -> NetFacts:
+    def info(self) -> ModelInfo:
         """Of the net."""
-        return self._net.facts
+        return self._net.info
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
@@ -67,7 +75,7 @@ class WatchedNet:
         """Of the net."""
         return self._net.dtype
 
-    def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
+    def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
         """One pass."""
         self.passes += 1
         return self._timed(lambda: self._net.encode(ids, context))
@@ -98,12 +106,14 @@ def samples(count: int) -> list[Sample]:
     return [TASKS[MIXED_TASKS[i % len(MIXED_TASKS)]](random.Random(f"benchmark/{i}"), wish) for i in range(count)]
 
 
-def ask_for(sample: Sample, recipe: Recipe) -> Ask:
+def ask_for(sample: Sample, denoising: DenoisingParams) -> GenerationRequest:
     """The request a client would have sent."""
-    return Ask(prompt_ids=tuple(encode_prompt(sample.prompt)), max_tokens=MAX_TOKENS, seed=0, recipe=recipe)
+    return GenerationRequest(
+        prompt_ids=tuple(encode_prompt(sample.prompt)), max_tokens=MAX_TOKENS, seed=0, denoising=denoising
+    )
 
 
-def answer(net: DiffusionNet, asks: Sequence[Ask], *, rows: int, stagger: int = 0) -> Run:
+def answer(net: DiffusionModel, asks: Sequence[GenerationRequest], *, rows: int, stagger: int = 0) -> Run:
     """All asks through the loop that serves, `rows` at a time. With `stagger` they are not queued beforehand: the first
     `rows` come that many steps apart, every other one comes when an answer has gone out."""
     context = max(len(ask.prompt_ids) for ask in asks) + MAX_TOKENS
@@ -146,7 +156,7 @@ class Transformers:
         self._model: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(locate(checkpoint)).eval()
         self.experts = EXPERTS[0]
 
-    def choose_experts(self, asks: Sequence[Ask]) -> None:
+    def choose_experts(self, asks: Sequence[GenerationRequest]) -> None:
         """Keep the fastest of its own implementations, by the best of three turns at the asks."""
         best: dict[str, float] = {}
         for _ in range(3):
@@ -156,7 +166,7 @@ class Transformers:
         self.experts = min(best, key=lambda name: best[name])
         self._model.set_experts_implementation(self.experts)
 
-    def answer(self, asks: Sequence[Ask], *, rows: int) -> Run:
+    def answer(self, asks: Sequence[GenerationRequest], *, rows: int) -> Run:
         """The asks in static batches of `rows`, padded on the left; each batch waits for its slowest."""
         texts: list[str] = []
         tokens = 0

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from benchmarks.worker_requests import WatchedNet
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Ask
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.generation import GenerationRequest
 
 ROWS: Final = (1, 2, 4, 8, 16)
 BURSTS: Final = 9  # the first warms up and reads the prompts
@@ -36,7 +36,7 @@ class StepCost:
         return self.step_ms / self.rows
 
 
-def step_costs(net: DiffusionNet, asks: Sequence[Ask]) -> dict[int, StepCost]:
+def step_costs(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> dict[int, StepCost]:
     """Rows -> cost of a step of the loop with that many canvases running."""
     stepped = {rows: _steps(net, asks, rows) for rows in ROWS}
     timings: dict[int, list[tuple[float, float]]] = {rows: [] for rows in ROWS}
@@ -58,14 +58,14 @@ def cost_of(rows: int, timings: Sequence[tuple[float, float]]) -> StepCost:
     )
 
 
-def _steps(net: DiffusionNet, asks: Sequence[Ask], rows: int) -> Iterator[tuple[float, float]]:
+def _steps(net: DiffusionModel, asks: Sequence[GenerationRequest], rows: int) -> Iterator[tuple[float, float]]:
     """Seconds of (step, net) for ever new steps of `rows` canvases that never settle."""
     watched = WatchedNet(net)
     context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
     loop = Loop(watched, Capacity(max_num_seqs=rows, max_context=context))
-    endless = replace(net.facts.recipe, steps=BURSTS * BURST + 1, stability=64)
+    endless = replace(net.info.denoising, steps=BURSTS * BURST + 1, stability=64)
     for row in range(rows):
-        loop.add(replace(asks[row % len(asks)], recipe=endless))
+        loop.add(replace(asks[row % len(asks)], denoising=endless))
     while True:
         before, started = watched.seconds, time.perf_counter()
         loop.turn()

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from diffusion_worker.engine import Engine
-from diffusion_worker.loop import Capacity
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.observed import Observation, WaitObserved
-from diffusion_worker.records import Ask, Faulted, Reading
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.generation import DecodingMode, Faulted, GenerationRequest
+from diffusion_worker.types.observations import Observation, WaitObserved
 
 SEATS: Final = 8
 FAST, SLOW, PHASE_S = 1.7, 0.6, 0.5  # rates, as shares of what can be served, and how long each lasts
@@ -32,8 +32,13 @@ class Waits:
     count: int
 
 
-async def foretold(
-    net: DiffusionNet, asks: Sequence[Ask], *, requests: int, served_per_s: float, read_share: float = 0.0
+async def predicted_wait(
+    net: DiffusionModel,
+    asks: Sequence[GenerationRequest],
+    *,
+    requests: int,
+    served_per_s: float,
+    read_share: float = 0.0,
 ) -> Waits:
     """Send that many requests, `read_share` of them to be read left to right. `served_per_s` is what the engine can
     serve of the denoised ones."""
@@ -53,8 +58,8 @@ async def foretold(
         async with asyncio.TaskGroup() as group:
             for at in _moments(dice, requests, served_per_s):
                 await asyncio.sleep(max(0.0, began + at - asyncio.get_running_loop().time()))
-                reading = Reading.AUTOREGRESSIVE if dice.random() < read_share else Reading.DIFFUSION
-                ask = replace(dice.choice(asks), reading=reading, seed=dice.getrandbits(32))
+                decoding_mode = DecodingMode.AUTOREGRESSIVE if dice.random() < read_share else DecodingMode.DIFFUSION
+                ask = replace(dice.choice(asks), decoding_mode=decoding_mode, seed=dice.getrandbits(32))
                 group.create_task(_answer(engine, ask))
     finally:
         await engine.close()
@@ -75,7 +80,7 @@ def _moments(dice: random.Random, requests: int, served_per_s: float) -> Iterato
         yield at
 
 
-async def _answer(engine: Engine, ask: Ask) -> None:
+async def _answer(engine: Engine, ask: GenerationRequest) -> None:
     async with engine.submit(ask) as ticket:
         async for event in ticket:
             if isinstance(event, Faulted):

@@ -20,25 +20,25 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from diffusion_worker.constraints.store import Store
-from diffusion_worker.engine import Engine
+from diffusion_worker.constraint_service.cache import Store
+from diffusion_worker.constraint_service.service import ConstraintService
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity
 from diffusion_worker.errors import BadSetting, CheckpointBroken
-from diffusion_worker.logs import json_lines
-from diffusion_worker.loop import Capacity
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load, locate
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.loader import LoadOptions, load, locate
 from diffusion_worker.settings import Settings
-from diffusion_worker.telemetry import Meters
+from diffusion_worker.telemetry.json_log import json_lines
+from diffusion_worker.telemetry.metrics import Meters
+from diffusion_worker.telemetry.tracing import open_tracing
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import load_tokenizer
-from diffusion_worker.tracing import open_tracing
 from diffusion_worker.web.admin import build_admin
-from diffusion_worker.web.binding import Binder
-from diffusion_worker.web.desk import Desk, Words
 from diffusion_worker.web.keys import load_keys
 from diffusion_worker.web.routes import build_routes
+from diffusion_worker.web.serving_state import ServingState, Words
 
-Load = Callable[[Settings], tuple[Words, DiffusionNet]]
+Load = Callable[[Settings], tuple[Words, DiffusionModel]]
 KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that it is they who close them
 BACKLOG = 2048
 CLOSING_S = 5  # for connections and the engine's thread, beyond the time to drain
@@ -48,14 +48,14 @@ CLOSING_S = 5  # for connections and the engine's thread, beyond the time to dra
 class Worker:
     """A worker that is put together and not yet started."""
 
-    desk: Desk
+    serving_state: ServingState
     app: ASGIApp
     admin: ASGIApp
     is_cold: bool  # it starts without weights
     drain_s: float  # for running requests, when it leaves
 
 
-def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionNet]:
+def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionModel]:
     """Words and weights from disk or hub. Raises a CheckpointError."""
     folder = locate(settings.checkpoint)
     tokenizer = load_tokenizer(folder)
@@ -69,9 +69,9 @@ def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionNet]:
         threads=settings.threads,
     )
     net = load(str(folder), options)
-    if tokenizer.size > net.facts.vocab_size:
+    if tokenizer.size > net.info.vocab_size:
         raise CheckpointBroken(
-            f"{folder}: tokenizer.json has {tokenizer.size} words, the weights only {net.facts.vocab_size}"
+            f"{folder}: tokenizer.json has {tokenizer.size} words, the weights only {net.info.vocab_size}"
         )
     return words, net
 
@@ -80,8 +80,8 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
     """Everything but the weights. Raises BadSetting."""
     meters = Meters(settings.model, _version())
 
-    def load_net() -> DiffusionNet:
-        desk.words, net = load_both(settings)
+    def load_net() -> DiffusionModel:
+        serving_state.words, net = load_both(settings)
         return net
 
     capacity = Capacity(
@@ -94,7 +94,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         max_step_tokens=settings.max_step_tokens or None,
         is_exact=settings.exact,
     )
-    desk = Desk(
+    serving_state = ServingState(
         model=settings.model,
         version=_version(),
         created=int(time.time()),
@@ -103,12 +103,12 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         max_body_bytes=settings.max_body_bytes,
         keys=load_keys(settings.keys_file) if settings.keys_file else None,
         tracing=open_tracing(os.environ),
-        binder=Binder(_store(settings.constraint_cache), observe=meters.observe),
+        constraint_service=ConstraintService(_store(settings.constraint_cache), observe=meters.observe),
     )
     return Worker(
-        desk=desk,
-        app=build_routes(desk),
-        admin=build_admin(desk, drain_s=settings.drain_s),
+        serving_state=serving_state,
+        app=build_routes(serving_state),
+        admin=build_admin(serving_state, drain_s=settings.drain_s),
         is_cold=settings.cold,
         drain_s=settings.drain_s,
     )
@@ -125,7 +125,7 @@ def serve(settings: Settings, public: socket.socket, admin: socket.socket | None
 async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket | None = None) -> None:
     """Listen and load at the same time; at a signal refuse what comes, let what runs finish, leave. Raises what loading
     raised."""
-    engine, leave = worker.desk.engine, asyncio.Event()
+    engine, leave = worker.serving_state.engine, asyncio.Event()
     servers = [_Server(worker.app)] + ([_Server(worker.admin)] if admin else [])
     _listen_to_signals(leave, servers)
     engine.start(cold=worker.is_cold)
@@ -146,9 +146,9 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
         with suppress(TimeoutError):  # also after a failure: the engine's thread waits for orders until it is closed
             async with asyncio.timeout(worker.drain_s + CLOSING_S):
                 await engine.drain(worker.drain_s)
-        await worker.desk.binder.close()
-        if worker.desk.tracing is not None:
-            await asyncio.to_thread(worker.desk.tracing.close)
+        await worker.serving_state.constraint_service.close()
+        if worker.serving_state.tracing is not None:
+            await asyncio.to_thread(worker.serving_state.tracing.close)
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*serving)
@@ -160,14 +160,14 @@ async def _serve(server: "_Server", listener: socket.socket) -> None:
 
 
 async def _announce(worker: Worker) -> None:
-    await worker.desk.engine.ready()
-    print(f"twolane worker: {worker.desk.model} is ready", flush=True)
+    await worker.serving_state.engine.ready()
+    print(f"twolane worker: {worker.serving_state.model} is ready", flush=True)
 
 
 def _opening_line(worker: Worker, public: socket.socket, admin: socket.socket | None) -> str:
     state = "cold" if worker.is_cold else "loading"
     aside = f" (admin {_url(admin)})" if admin else ""
-    return f"twolane worker: {_url(public)} is open{aside}, {worker.desk.model} is {state}"
+    return f"twolane worker: {_url(public)} is open{aside}, {worker.serving_state.model} is {state}"
 
 
 def _url(listener: socket.socket) -> str:

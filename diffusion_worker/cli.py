@@ -91,7 +91,7 @@ _positive.__name__ = "whole number"  # what argparse calls it in "invalid whole 
 
 def _print_plan(arguments: Sequence[str]) -> int:
     asked = _plan_parser().parse_args(arguments)
-    from diffusion_worker.nets.plan import measure  # brings torch
+    from diffusion_worker.models.plan import measure  # brings torch
 
     found = plan(
         measure(asked.plan),

@@ -1,7 +1,7 @@
 """Everything that can go wrong in the worker, as one tree; the web layer needs only its fields to answer on the wire.
 
 WorkerError
-├── BadAsk                    the request cannot be honoured as written; `param` names the field     400
+├── InvalidRequest                    the request cannot be honoured as written; `param` names the field     400
 │   ├── OutOfRange            a number or a list outside its bounds
 │   ├── PromptTooLong         prompt and answer together exceed the context
 │   ├── UnsupportedSchema     a constraint that cannot be kept; names the keyword and where it stands
@@ -42,26 +42,26 @@ class WorkerError(Exception):
         self.retry_after_s = retry_after_s
 
 
-class BadAsk(WorkerError):
+class InvalidRequest(WorkerError):
     """The request cannot be honoured as written."""
 
     status = 400
     code = "invalid_request_error"
 
 
-class OutOfRange(BadAsk):
+class OutOfRange(InvalidRequest):
     """A value outside its bounds; `param` names it."""
 
     code = "invalid_value"
 
 
-class PromptTooLong(BadAsk):
+class PromptTooLong(InvalidRequest):
     """Prompt and requested answer together exceed the context."""
 
     code = "context_length_exceeded"
 
 
-class UnsupportedSchema(BadAsk):
+class UnsupportedSchema(InvalidRequest):
     """A constraint that cannot be kept. `keyword` is what stands in the way, `pointer` the JSON pointer to it."""
 
     code = "unsupported_schema"
@@ -72,7 +72,7 @@ class UnsupportedSchema(BadAsk):
         self.pointer = pointer
 
 
-class AnswerDoesNotFit(BadAsk):
+class AnswerDoesNotFit(InvalidRequest):
     """The shortest answer that the constraint allows is longer than `max_tokens`."""
 
     code = "answer_does_not_fit"

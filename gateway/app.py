@@ -17,30 +17,31 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.core.policy import Policy
+from gateway.classifier.weights import open_classifier
 from gateway.errors import GatewayError, PolicyError
 from gateway.pipeline import Pipeline
 from gateway.policy_files.watch import Follower, Policies
 from gateway.ports import Observer
+from gateway.routing.policy import Policy
+from gateway.server.sockets import bind_both, inherited, url_of
 from gateway.settings import Settings
-from gateway.sockets import bind_both, inherited, url_of
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
-from gateway.telemetry import names
+from gateway.telemetry import metric_names as names
+from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lanes_of
-from gateway.telemetry.logs import DecisionLog
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.peers import FOLDER_VARIABLE, TELL_EVERY_S, Peers
-from gateway.telemetry.recent import Observers, RecentDecisions
+from gateway.telemetry.multiprocess import FOLDER_VARIABLE, TELL_EVERY_S, MultiprocessMetrics
+from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
-from gateway.upstreams.doors import Doors
 from gateway.upstreams.http import open_session
+from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
-from gateway.web.answers import send_error
+from gateway.web.asgi_responses import send_error
 from gateway.web.auth import Authenticate, Keys, load_keys
 from gateway.web.chat import PATH, ChatCompletions
+from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.routes import HotRoutes, public_app
-from gateway.weights.tasks import open_classifier
 
 _log = logging.getLogger("gateway")
 
@@ -56,7 +57,7 @@ class SystemWorld:
         """Seconds since the epoch."""
         return time.time()
 
-    def draw(self) -> float:
+    def sample(self) -> float:
         """From the process's own dice."""
         return random.random()  # noqa: S311 - chance, not a secret
 
@@ -78,7 +79,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
         folder = os.environ.get(FOLDER_VARIABLE)
-        peers = Peers(Path(folder)) if folder else None
+        peers = MultiprocessMetrics(Path(folder)) if folder else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
@@ -93,18 +94,18 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             replica = await stack.enter_async_context(shared)
             metrics.gauges.watch(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
-        doors = Doors(session, on_return=state.returned)
-        stack.push_async_callback(doors.aclose)
-        doors.keep(policies.current.places)
-        await doors.ready(policies.current.places)
+        registry = UpstreamRegistry(session, on_return=state.returned, health_timeout_s=settings.health_timeout_s)
+        stack.push_async_callback(registry.aclose)
+        registry.keep(policies.current.places)
+        await registry.ready(policies.current.places)
         metrics.follow(policies.current, clock.wall_s())
         metrics.gauges.watch(
-            lanes_of(lambda: policies.current, state, clock, status_of=lambda target: doors(target).status)
+            lanes_of(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
         )
         pipeline = Pipeline(
             policies=policies,
             classify=open_classifier(),
-            upstreams=doors,
+            upstreams=registry,
             state=state,
             observer=Observers(observers, metrics.observer_failed),
             world=clock,
@@ -112,8 +113,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         stack.push_async_callback(pipeline.aclose)
         follower = Follower(
             policies,
-            lambda told: _reloaded(told, policies.current, metrics, doors),
-            ready=lambda policy: doors.ready(policy.places),
+            lambda told: _reloaded(told, policies.current, metrics, registry),
+            ready=lambda policy: registry.ready(policy.places),
         )
         await stack.enter_async_context(_running(follower.run(settings.policy_watch_s)))
         if peers is not None:
@@ -121,7 +122,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             await stack.enter_async_context(_running(_keep_telling(peers, metrics)))
         begin = tracing.begin if tracing else passing
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes, begin=begin)
-        public = public_app(lambda: policies.current, lambda target: doors(target).status)
+        public = public_app(lambda: policies.current, lambda target: registry(target).status)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
@@ -133,13 +134,13 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         )
 
 
-def _reloaded(told: bool | PolicyError, policy: Policy, metrics: Metrics, doors: Doors) -> None:
+def _reloaded(told: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:
     """The policy was read again; one that does not load leaves the running one as it is."""
     if isinstance(told, PolicyError):
         metrics.reloaded("refused")
         _log.error("policy not reloaded: %s", told.message)
         return
-    doors.keep(policy.places)
+    registry.keep(policy.places)
     metrics.follow(policy, time.time())
     metrics.reloaded("changed" if told else "unchanged")
     _log.info("policy %s", policy.version)
@@ -152,7 +153,7 @@ def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[
         yield log
 
 
-async def _keep_telling(peers: Peers, metrics: Metrics) -> None:
+async def _keep_telling(peers: MultiprocessMetrics, metrics: Metrics) -> None:
     while True:
         await asyncio.to_thread(peers.tell, metrics.gauges.look())
         await asyncio.sleep(TELL_EVERY_S)
@@ -177,7 +178,7 @@ async def serve(settings: Settings) -> None:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
         public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
-            public, admin = _server(gateway.public, settings), _server(gateway.admin, settings)
+            public, admin = (build_server(app, drain_s=settings.drain_s) for app in (gateway.public, gateway.admin))
             _listen_to_signals(gateway, (public, admin), parent=handed_down[2] if handed_down else None)
             _calm_collector()
             print(
@@ -232,24 +233,25 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _server(app: ASGIApp, settings: Settings) -> _Server:
+def build_server(app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE_S) -> uvicorn.Server:
+    """The server of one port. `drain_s` is how long requests may finish when it is told to end."""
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=ClientConnection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        timeout_keep_alive=keep_alive_s,
+        timeout_graceful_shutdown=max(1, round(drain_s)),
     )
     return _Server(config)
 
 
-def _listen_to_signals(gateway: Gateway, servers: tuple[_Server, ...], parent: int | None) -> None:
+def _listen_to_signals(gateway: Gateway, servers: tuple[uvicorn.Server, ...], parent: int | None) -> None:
     """`parent` is readable as soon as the parent process is gone."""
 
     def leave() -> None:

@@ -1,5 +1,5 @@
 """The gateway's commands: `serve`, `policy check FILE`, `policy schema`, `policy explain REQUEST.json`, and those of
-`gateway.simulate.commands`.
+`gateway.simulation.commands`.
 
 Exit codes: 0 good, 1 the work failed, 2 wrong use or configuration, with one line on stderr that names the cause.
 """
@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from gateway.app import serve
-from gateway.core.admit import admit
-from gateway.core.route import choose
-from gateway.crew import run_crew
+from gateway.classifier.weights import open_classifier
 from gateway.errors import CannotStart, GatewayError
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
-from gateway.records import Health, Plan, Query
+from gateway.reliability.admission import admit
+from gateway.routing.route import choose
+from gateway.server.supervisor import run_supervised
 from gateway.settings import describe_settings, flag_of, read_settings
-from gateway.simulate.commands import add_verbs
-from gateway.web.openai import once_each, parse_chat
-from gateway.weights.tasks import open_classifier
+from gateway.simulation.commands import add_verbs
+from gateway.types import Health, Plan, Query
+from gateway.web.parse_request import once_each, parse_chat
 
 GOOD: Final = 0
 FAILED: Final = 1
@@ -95,7 +95,7 @@ def _serve(read: argparse.Namespace) -> int:
     settings = read_settings(os.environ, given)
     if settings.workers > 1:
         line = [part for name, value in given.items() if name != "workers" for part in (flag_of(name), value)]
-        return run_crew(settings, ["serve", *line])
+        return run_supervised(settings, ["serve", *line])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     import uvloop
@@ -131,7 +131,7 @@ def _explain(read: argparse.Namespace) -> int:
         headers = once_each(read.header)
         query = parse_chat(_read_bytes(read.request), headers, now_s=time.monotonic(), principal=read.key)
         classification = open_classifier()(query)
-        plan = choose(policy, query, classification, wall_s=wall_s, draw=0.0)
+        plan = choose(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:
         raise
     except GatewayError as error:
@@ -141,7 +141,7 @@ def _explain(read: argparse.Namespace) -> int:
     print(f"route    {plan.route}{' (private)' if plan.private else ''}")
     print(f"targets  {', '.join(candidate.target.name for candidate in plan.candidates)}")
     print(f"needs    {', '.join(sorted(query.needs))}")
-    checks = f"answers, hold {plan.checks.hold}" if plan.checks else "nothing"
+    checks = f"answers, hold {plan.checks.buffer}" if plan.checks else "nothing"
     print(f"check    {checks}; policy {plan.policy}")
     for line in (*_terms(plan), *_verdicts(plan, query)):
         print(line)
@@ -171,7 +171,7 @@ def _verdicts(plan: Plan, query: Query) -> Iterator[str]:
         target, verdict = candidate.target, admit(candidate, query, Health())
         says = "may be asked" if verdict.admitted else f"is passed over: {verdict.reason}, {verdict.detail}"
         unknown = "; what it can do it says itself" if target.capabilities is None else ""
-        yield f"{'try ' + str(place):<9}{target.name} ({target.place}) {says}{unknown}"
+        yield f"{'try ' + str(place):<9}{target.name} ({target.location}) {says}{unknown}"
 
 
 def _read_bytes(path: Path) -> bytes:

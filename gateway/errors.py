@@ -9,7 +9,7 @@ GatewayError
 │   ├── NotFound              no such path                                                              404
 │   ├── MethodNotAllowed      a path that wants another method                                          405
 │   └── Unauthorized          no key, or an unknown one                                                 401
-├── OverLimit                 a key has used what the policy grants it                                  429
+├── RateLimitExceeded                 a key has used what the policy grants it                                  429
 ├── AttemptFailed             one target did not answer well; `reason` decides what happens next
 │   ├── UpstreamError         it broke, hung up, or spoke nonsense                                      502
 │   ├── Overloaded            it has too much to do                                                     503
@@ -35,7 +35,7 @@ GatewayError
 from pathlib import Path
 from typing import ClassVar
 
-from gateway.words import Reason
+from gateway.enums import Reason
 
 
 class GatewayError(Exception):
@@ -115,7 +115,7 @@ class Unauthorized(BadRequest):
     code = "invalid_api_key"
 
 
-class OverLimit(GatewayError):
+class RateLimitExceeded(GatewayError):
     """A key has used what the policy grants it; `retry_after_s` tells when there is more."""
 
     status = 429

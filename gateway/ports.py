@@ -6,9 +6,9 @@ Knows records and errors only.
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from gateway.decisions import Attempt, Decision, Mirrored
-from gateway.records import Call, Candidate, Delta, Health, Status, Verdict
-from gateway.terms import Limit
+from gateway.decision import AttemptRecord, Decision, Mirrored
+from gateway.policy_types import Limit
+from gateway.types import Call, Candidate, Delta, Health, Status, Verdict
 
 
 class Reply(Protocol):
@@ -48,10 +48,10 @@ class Permit(Protocol):
 
     @property
     def probe(self) -> bool:
-        """Does this attempt test a benched lane or an open breaker?"""
+        """Does this attempt test a ejected lane or an open breaker?"""
         ...
 
-    def hand_back(self, attempt: Attempt, now_s: float) -> None:
+    def release(self, attempt: AttemptRecord, now_s: float) -> None:
         """Count the latency for the guard and the fault for the breaker, free the place."""
         ...
 
@@ -67,21 +67,21 @@ class StateStore(Protocol):
         """The lane's p95 for display; None with too few answers to tell."""
         ...
 
-    def enter(
-        self, candidate: Candidate, now_s: float, *, draw: float, relief: bool, again: bool = False
+    def acquire(
+        self, candidate: Candidate, now_s: float, *, sample: float, healthy_fallback: bool, again: bool = False
     ) -> Permit | Verdict:
         """Ask for room, of the breaker and of the SLO guard, for leave to call; a Verdict says why not.
 
-        `draw` is uniform in [0, 1). `relief`: a later candidate could take the request and is within its own budget.
-        `again`: this is a retry, for which `may_retry` was asked.
-        """
+        `sample` is uniform in [0, 1). `healthy_fallback`: a later candidate could take the request and is within its
+        own budget. `again`: this is a retry, for which `may_retry` was asked."""
         ...
 
-    def let_in(self, key: str | None, limit: Limit, now_s: float) -> float | None:
-        """May this key have another request? None: yes, and `let_out` must be told of its end; else seconds to wait."""
+    def acquire_quota(self, key: str | None, limit: Limit, now_s: float) -> float | None:
+        """May this key have another request? None: yes, and `release_quota` must be told of its end; else seconds to
+        wait."""
         ...
 
-    def let_out(self, key: str | None, tokens: int) -> None:
+    def release_quota(self, key: str | None, tokens: int) -> None:
         """A request that was let in has ended, and used so many tokens."""
         ...
 
@@ -124,6 +124,6 @@ class Clock(Protocol):
 class World(Clock, Protocol):
     """Time and chance: what nobody below the composition root takes for himself."""
 
-    def draw(self) -> float:
+    def sample(self) -> float:
         """A number in [0, 1), all equally likely."""
         ...

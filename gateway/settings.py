@@ -77,6 +77,9 @@ class Settings:
     recent_decisions: int = _setting(1000, _whole(1, 1_000_000), "how many decisions the admin port remembers")
     connect_s: float = _setting(2.0, _seconds, "longest wait for a connection to a target")
     idle_s: float = _setting(60.0, _seconds, "longest silence of a target inside an answer")
+    health_timeout_s: float = _setting(
+        1.0, _seconds, "longest wait for a worker's health check; after two timeouts in a row it is unreachable"
+    )
     redis_url: str | None = _setting(None, _secret, "where replicas share lane state; REDIS_URL stands in; none: alone")
     redis_namespace: str = _setting("twolane", str, "replicas of the same name share; other deployments need another")
     drain_s: float = _setting(10.0, _seconds, "how long requests may finish when the process is told to end")

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from diffusion_worker.loop import run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.records import Reading
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.generation import DecodingMode
 from training.asks import ask_for, text_of
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, Wish
@@ -48,7 +48,7 @@ class Edits:
         )
 
 
-def edits(net: DiffusionNet, count: int) -> Edits:
+def edits(net: DiffusionModel, count: int) -> Edits:
     """Half of `count` held-out samples with known words and half with invented ones, under each of SEEDS seeds."""
     samples = [
         TASKS["clean-up"](random.Random(f"evaluation/{i}"), Wish(split="test", invented=invented))
@@ -65,11 +65,11 @@ def edits(net: DiffusionNet, count: int) -> Edits:
     )
 
 
-def _answered(net: DiffusionNet, samples: Sequence[Sample], from_source: bool) -> list[tuple[bool, int]]:
+def _answered(net: DiffusionModel, samples: Sequence[Sample], from_source: bool) -> list[tuple[bool, int]]:
     """(right, passes) of every sample under every seed."""
     found: list[tuple[bool, int]] = []
     for seed in range(SEEDS):
-        asks = [ask_for(net, sample, Reading.DIFFUSION, from_source, seed=seed) for sample in samples]
+        asks = [ask_for(net, sample, DecodingMode.DIFFUSION, from_source, seed=seed) for sample in samples]
         for sample, answer in zip(samples, run(net, asks), strict=True):
             found.append((text_of(answer) == sample.answer, answer.end.usage.denoising_steps))
     return found

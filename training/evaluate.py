@@ -19,10 +19,10 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_worker.loop import run
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Ask, Reading
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import DecodingMode, GenerationRequest
 from training.asks import ask_for, text_of
 from training.edits import Edits, edits
 from training.tasks.registry import TASKS
@@ -117,22 +117,22 @@ def main() -> int:
     return int(options.check and not is_cleared)
 
 
-def evaluate(net: DiffusionNet, case: Case, count: int) -> Row:
+def evaluate(net: DiffusionModel, case: Case, count: int) -> Row:
     """Answer `count` held-out samples of the case both ways."""
     wish = Wish(split="test", invented=1.0 if case.words == "invented" else 0.0)
     samples = [TASKS[case.task](random.Random(f"evaluation/{i}"), wish) for i in range(count)]
     return Row(
         case=case,
-        denoised=_outcome(net, samples, [ask_for(net, s, Reading.DIFFUSION, case.from_source) for s in samples]),
-        read=_outcome(net, samples, [ask_for(net, s, Reading.AUTOREGRESSIVE) for s in samples]),
+        denoised=_outcome(net, samples, [ask_for(net, s, DecodingMode.DIFFUSION, case.from_source) for s in samples]),
+        read=_outcome(net, samples, [ask_for(net, s, DecodingMode.AUTOREGRESSIVE) for s in samples]),
     )
 
 
-def _outcome(net: DiffusionNet, samples: Sequence[Sample], asks: Sequence[Ask]) -> Outcome:
+def _outcome(net: DiffusionModel, samples: Sequence[Sample], asks: Sequence[GenerationRequest]) -> Outcome:
     answers = run(net, asks)
     right = [text_of(answer) == sample.answer for answer, sample in zip(answers, samples, strict=True)]
     usages = [answer.end.usage for answer in answers]
-    denoised = asks[0].reading is Reading.DIFFUSION
+    denoised = asks[0].decoding_mode is DecodingMode.DIFFUSION
     return Outcome(
         accuracy=statistics.fmean(right),
         passes=statistics.fmean(u.denoising_steps if denoised else u.completion_tokens for u in usages),
@@ -143,7 +143,7 @@ def _outcome(net: DiffusionNet, samples: Sequence[Sample], asks: Sequence[Ask]) 
     )
 
 
-def _latency_ms(net: DiffusionNet, asks: Sequence[Ask]) -> float:
+def _latency_ms(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> float:
     times = []
     for ask in asks:
         started = time.perf_counter()

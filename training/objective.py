@@ -41,7 +41,7 @@ class Losses:
     """Mean cross-entropies in nats per weighted position."""
 
     denoising: torch.Tensor
-    reading: torch.Tensor
+    autoregressive: torch.Tensor
 
 
 def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Generator) -> Losses:
@@ -49,16 +49,16 @@ def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Genera
     rows, length = batch.sequence.shape
     causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
     cache = DynamicCache()
-    encoded = net.model.encoder(input_ids=batch.sequence, past_key_values=cache, attention_mask=_both(causal))
-    reading = _softcapped(net, net.lm_head(encoded.last_hidden_state[:, :-1]))
-    read_loss = F.cross_entropy(reading[batch.is_answer[:, 1:]], batch.sequence[:, 1:][batch.is_answer[:, 1:]])
+    encoded = net.model.encoder(input_ids=batch.sequence, cache=cache, attention_mask=_both(causal))
+    causal_logits = _softcapped(net, net.lm_head(encoded.last_hidden_state[:, :-1]))
+    read_loss = F.cross_entropy(causal_logits[batch.is_answer[:, 1:]], batch.sequence[:, 1:][batch.is_answer[:, 1:]])
 
     canvas = batch.clean.shape[1]
     # The cache holds the whole answer; a row may see what stands before its canvas only.
     before = torch.arange(length)[None] < batch.context[:, None]  # [rows, length]
     mask = torch.cat([before, torch.ones(rows, canvas, dtype=torch.bool)], 1)[:, None, None]
     arguments = {
-        "past_key_values": cache,
+        "cache": cache,
         "decoder_attention_mask": _both(mask),
         "decoder_position_ids": batch.context[:, None] + torch.arange(canvas),
     }
@@ -71,7 +71,7 @@ def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Genera
     logits = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits.float()
     per_position = F.cross_entropy(logits.flatten(0, 1), batch.clean.flatten(), reduction="none")
     weight = batch.weight.flatten()
-    return Losses(denoising=(per_position * weight).sum() / weight.sum(), reading=read_loss)
+    return Losses(denoising=(per_position * weight).sum() / weight.sum(), autoregressive=read_loss)
 
 
 def _next_canvas(z: torch.Tensor, anchor: float, generator: torch.Generator) -> torch.Tensor:

@@ -80,10 +80,10 @@ class Run:
             rehearsal = self.stage.rehearsal(rng, part, self.step / self.steps)
             with torch.autocast("cpu", torch.bfloat16):
                 loss = losses(self.net, batch, rehearsal, generator)
-            total = (loss.denoising + loss.reading) * (len(samples) / rows)
+            total = (loss.denoising + loss.autoregressive) * (len(samples) / rows)
             total.backward()
             report[part.name] = loss.denoising.item()
-            report[part.name + "/reading"] = loss.reading.item()
+            report[part.name + "/reading"] = loss.autoregressive.item()
         torch.nn.utils.clip_grad_norm_([p for p in self.net.parameters() if p.requires_grad], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()

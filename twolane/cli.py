@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, metadata
 
-from twolane.arguments import WRONG_USE
+from twolane.process.flags import WRONG_USE
 
 Main = Callable[[list[str]], int]
 
@@ -18,11 +18,22 @@ COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "quality": ("twolane.quality", False, "run a small quality lane (SmolLM2) on loopback"),
     "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
     "keys": ("twolane.keys", False, "make a key for whoever may ask"),
-    "demo": ("twolane.tour", False, "start all three and send a tour of requests through them"),
-    "bench": ("twolane.bench", False, "load an endpoint on a schedule and tell what its clients felt"),
-    "tune": ("twolane.tune", False, "find the settings of a live worker that serve your prompts best"),
-    "chaos": ("twolane.chaos", False, "break workers, gateways and Redis under load, and count what was lost"),
-    "faults": ("twolane.faults", False, "run a proxy that spoils answers on demand"),
+    "demo": ("twolane.demo.command", False, "start all three and send a tour of requests through them"),
+    "bench": ("twolane.bench.command", False, "load an endpoint on a schedule and tell what its clients felt"),
+    "tune": ("twolane.tune.command", False, "find the settings of a live worker that serve your prompts best"),
+    "chaos": ("twolane.chaos.command", False, "break workers, gateways and Redis under load, and count what was lost"),
+    "faults": ("twolane.fault_proxy.proxy", False, "run a proxy that spoils answers on demand"),
+}
+OWN_PACKAGES = ("gateway", "diffusion_worker", "twolane")  # no extra adds a module of these
+
+# command -> the extra of pyproject.toml that adds what it imports; any other command needs no extra
+EXTRAS: Mapping[str, str] = {
+    "worker": "worker",
+    "quality": "demo",
+    "demo": "demo",
+    "bench": "load",
+    "tune": "load",
+    "chaos": "demo",
 }
 
 
@@ -69,12 +80,13 @@ def _run(name: str, rest: Sequence[str]) -> int:
     module, keeps_name, _ = COMMANDS[name]
     try:
         command: Main = import_module(module).main
+        return command([name, *rest] if keeps_name else list(rest))  # may import the rest of what it needs
     except ModuleNotFoundError as missing:
+        if str(missing.name).split(".")[0] in OWN_PACKAGES:
+            raise
         print(f"twolane {name}: the package {missing.name} is missing: {_remedy(name)}", file=sys.stderr)
         return WRONG_USE
-    return command([name, *rest] if keeps_name else list(rest))
 
 
 def _remedy(name: str) -> str:
-    extra = {"worker": "[worker]", "quality": "[quality]", "demo": "[worker,quality,tour]"}.get(name, "")
-    return f"pip install 'twolane{extra}'"
+    return f"pip install 'twolane[{EXTRAS[name]}]'" if name in EXTRAS else "pip install twolane"

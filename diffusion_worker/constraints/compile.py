@@ -9,21 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from diffusion_worker.constraints.automaton import DEAD, ByteAutomaton, freeze
-from diffusion_worker.constraints.calls import Function, Rules, Syntax, Thought, answers
-from diffusion_worker.constraints.caps import LADDER, Caps
-from diffusion_worker.constraints.checks import Checker
-from diffusion_worker.constraints.combine import Combiner
-from diffusion_worker.constraints.constraint import Constraint, template_parts
-from diffusion_worker.constraints.document import Document, Schema
-from diffusion_worker.constraints.graph import Graph, TooLarge
-from diffusion_worker.constraints.keywords import keyword_at
-from diffusion_worker.constraints.languages import of_tree
-from diffusion_worker.constraints.minimise import EMPTY, Rows, minimise
-from diffusion_worker.constraints.regex import Alt, NotRegular, Seq, Tree, literal, parse
-from diffusion_worker.constraints.schema import Builder
-from diffusion_worker.constraints.spelling import raw
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton, freeze
+from diffusion_worker.constraints.automata.code_point_dfa import of_tree
+from diffusion_worker.constraints.automata.graph import Graph, TooLarge
+from diffusion_worker.constraints.automata.minimise import EMPTY, Rows, minimise
+from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tree, literal, parse
+from diffusion_worker.constraints.schema.builder import Builder
+from diffusion_worker.constraints.schema.combine import Combiner
+from diffusion_worker.constraints.schema.document import Document, Schema
+from diffusion_worker.constraints.schema.json_strings import raw
+from diffusion_worker.constraints.schema.keywords import keyword_at
+from diffusion_worker.constraints.schema.size_limits import LADDER, Caps
+from diffusion_worker.constraints.schema.validation import Checker
+from diffusion_worker.constraints.spec import Constraint, template_parts
+from diffusion_worker.constraints.tool_calls import Function, Rules, Syntax, Thought, answers
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 CALL_STATES: Final = 60_000  # of all tools of a request together, under construction
 COMPILER_VERSION: Final = 2  # part of every cache key; raise it whenever an automaton may come out differently
@@ -49,8 +49,8 @@ class Compiled:
 
 
 def compile_constraint(constraint: Constraint) -> Compiled:
-    """The answers that satisfy a constraint. Raises BadAsk for one that makes no sense, UnsupportedSchema for one that
-    cannot be kept or admits nothing."""
+    """The answers that satisfy a constraint. Raises InvalidRequest for one that makes no sense, UnsupportedSchema for
+    one that cannot be kept or admits nothing."""
     try:
         return _compile(constraint)
     except RecursionError:
@@ -127,7 +127,7 @@ def _compile_function(function: Mapping[str, Any], ladder: Sequence[Caps]) -> tu
         compiled = compile_schema(function["parameters"], ladder=ladder)
         if compiled.automaton.walk(compiled.automaton.start, b"{") == DEAD:
             raise UnsupportedSchema("the schema admits no object", keyword="type", pointer="")
-    except BadAsk as error:
+    except InvalidRequest as error:
         error.param = function["field"]
         raise
     return function["name"], compiled

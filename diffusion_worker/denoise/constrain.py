@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.choices import forced
-from diffusion_worker.constraints.class_scores import ClassMasses, weigh_classes
-from diffusion_worker.constraints.cursor import CanvasPath, Cursor
-from diffusion_worker.constraints.marginals import marginals, remaining
-from diffusion_worker.constraints.sample import sample_path
-from diffusion_worker.constraints.viterbi import best_path
+from diffusion_worker.constraints.inference.marginals import marginals, remaining
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
+from diffusion_worker.constraints.inference.sample import sample_path
+from diffusion_worker.constraints.inference.token_mask import forced
+from diffusion_worker.constraints.inference.token_set_scores import ClassMasses, weigh_classes
+from diffusion_worker.constraints.inference.viterbi import best_path
 from diffusion_worker.denoise.score import Scores
-from diffusion_worker.nets.upload import upload
-from diffusion_worker.work import Denoise
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.types.step_batch import Denoise
 
 _FORBIDDEN = np.float32(-1e9)  # below whatever a canvas of logits can add up to
 _BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
@@ -49,7 +49,7 @@ def constrain(
     """Scores [rows, canvas, vocab] and sampled tokens [rows, canvas], those of constrained rows replaced. `draw` gives
     the numbers [rows, canvas] in [0, 1) that decide what is sampled; `logits` are those of the net, for the confidence
     in the texts."""
-    rows = [row for row, item in enumerate(items) if item.cursor is not None]
+    rows = [row for row, item in enumerate(items) if item.matcher is not None]
     if not rows:
         return Texts(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
     place = upload(rows, logits.device)
@@ -90,41 +90,41 @@ class _Said:
         self.surest[: self._pinned] = self.sampled[: self._pinned] = item.head
         self.entropy = np.zeros(canvas)
         self.forced = np.zeros(canvas, np.bool_)
-        assert item.cursor is not None
+        assert item.matcher is not None
         if self._pinned < canvas and np.isfinite(z).all():
-            cursor = _cursor_of(item.cursor, item.head, free=canvas - self._pinned, hurries=item.hurries)
-            self._read(cursor, z[self._pinned :], uniforms[self._pinned :], item.temperature)
-        self.forced[: self._pinned] = forced(item.cursor.automaton, item.cursor.state, self.surest[: self._pinned])
+            matcher = _cursor_of(item.matcher, item.head, free=canvas - self._pinned, near_deadline=item.near_deadline)
+            self._read(matcher, z[self._pinned :], uniforms[self._pinned :], item.temperature)
+        self.forced[: self._pinned] = forced(item.matcher.automaton, item.matcher.state, self.surest[: self._pinned])
 
     def _read(
-        self, cursor: Cursor, z: NDArray[np.float32], uniforms: NDArray[np.float32], temperature: float | None
+        self, matcher: Matcher, z: NDArray[np.float32], uniforms: NDArray[np.float32], temperature: float | None
     ) -> None:
-        free, automaton = slice(self._pinned, None), cursor.automaton
-        if cursor.forbidden:
+        free, automaton = slice(self._pinned, None), matcher.automaton
+        if matcher.forbidden:
             z = z.copy()
-            z[0, list(cursor.forbidden)] = _FORBIDDEN
+            z[0, list(matcher.forbidden)] = _FORBIDDEN
         masses = weigh_classes(automaton.classes, z)
-        onward = remaining(cursor, masses)
-        best, shares = best_path(cursor, masses.scores), marginals(cursor, masses, onward)
+        onward = remaining(matcher, masses)
+        best, shares = best_path(matcher, masses.scores), marginals(matcher, masses, onward)
         self.surest[free] = best.tokens
         self.entropy[self._pinned : self._pinned + len(shares.entropy)] = shares.entropy
         self.forced[self._pinned : self._pinned + best.length] = forced(
-            automaton, cursor.state, best.tokens[: best.length]
+            automaton, matcher.state, best.tokens[: best.length]
         )
-        self.sampled[free] = _drawn(cursor, masses, onward, uniforms, temperature).tokens
+        self.sampled[free] = _drawn(matcher, masses, onward, uniforms, temperature).tokens
 
 
-def _cursor_of(cursor: Cursor, head: tuple[int, ...], *, free: int, hurries: bool) -> Cursor:
+def _cursor_of(matcher: Matcher, head: tuple[int, ...], *, free: int, near_deadline: bool) -> Matcher:
     """Behind what is pinned. In a hurry the text must close on this canvas, if it can."""
-    behind = cursor.after(head)
+    behind = matcher.after(head)
     room = behind.room(free)
-    if hurries and behind.automaton.distance[behind.state] <= room:
+    if near_deadline and behind.automaton.distance[behind.state] <= room:
         return replace(behind, tokens_left=room)
     return behind
 
 
 def _drawn(
-    cursor: Cursor,
+    matcher: Matcher,
     masses: ClassMasses,
     onward: NDArray[np.float64],
     uniforms: NDArray[np.float32],
@@ -132,6 +132,6 @@ def _drawn(
 ) -> CanvasPath:
     """A text sampled as the request wants it: `temperature` scales what is sampled and nothing else."""
     if temperature not in (None, 0.0, 1.0):
-        masses = weigh_classes(cursor.automaton.classes, masses.scores.logits / np.float32(temperature))
-        onward = remaining(cursor, masses)
-    return sample_path(cursor, masses, onward, np.minimum(uniforms, _BELOW_ONE).astype(np.float64))
+        masses = weigh_classes(matcher.automaton.classes, masses.scores.logits / np.float32(temperature))
+        onward = remaining(matcher, masses)
+    return sample_path(matcher, masses, onward, np.minimum(uniforms, _BELOW_ONE).astype(np.float64))

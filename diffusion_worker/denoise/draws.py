@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch.nn import functional as nnf
 
-from diffusion_worker.nets.upload import upload
-from diffusion_worker.records import SequenceId
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.types.generation import SequenceId
 
 OPENING, SAMPLE, NOISE, TEXT = 0, 1, 2, 3  # what a draw is for
 _MASK = (1 << 64) - 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from diffusion_worker.denoise.canvas import Canvas
-from diffusion_worker.work import Denoise
+from diffusion_worker.types.step_batch import Denoise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Padding:
             start_ids=(),
             anchor=0.0,
             temperature=None,
-            cursor=None,
+            matcher=None,
             labels=None,
         )
         like = canvases[0]

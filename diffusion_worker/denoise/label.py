@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from diffusion_worker.constraints.labels import weigh
+from diffusion_worker.constraints.inference.labels import weigh
 from diffusion_worker.denoise.constrain import Texts
-from diffusion_worker.nets.upload import upload
-from diffusion_worker.work import Denoise
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.types.step_batch import Denoise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from diffusion_worker.nets.upload import upload
-from diffusion_worker.work import Denoise
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.types.step_batch import Denoise
 
 FREE = -1
 _IMPOSSIBLE = -1e4  # finite: zero times it is zero, where zero times infinity is NaN

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from diffusion_worker.denoise.pins import pin_ids, pin_logits
-from diffusion_worker.nets.upload import upload
+from diffusion_worker.models.host_to_device import upload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

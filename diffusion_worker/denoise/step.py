@@ -20,10 +20,10 @@ from diffusion_worker.denoise.label import label
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
 from diffusion_worker.denoise.score import annealed_temperature, sampling_probabilities, score, tokens_of
-from diffusion_worker.denoise.stop import held_for, is_settled, steady_prefix
-from diffusion_worker.nets.interface import CanvasContext, DiffusionNet
-from diffusion_worker.nets.upload import upload
-from diffusion_worker.work import CanvasResult, Denoise
+from diffusion_worker.denoise.stop import held_for, is_settled, stable_prefix
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.models.interface import CanvasContext, DiffusionModel
+from diffusion_worker.types.step_batch import CanvasResult, Denoise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Advanced:
 
 
 def step(
-    net: DiffusionNet, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
+    net: DiffusionModel, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
 ) -> Advanced:
     """Advance every canvas by one step; items[i] says how canvases[i] is to be denoised."""
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
@@ -71,7 +71,7 @@ def step(
     settled = torch.where(labelled.rows, labelled.done, settled)
 
     soft = net.soften(scores.probabilities)
-    single = [mean_entropy, accepted.sum(-1), steady_prefix(held, scores.logprob), settled]
+    single = [mean_entropy, accepted.sum(-1), stable_prefix(held, scores.logprob), settled]
     return Advanced(
         canvases=tuple(
             Canvas(ids=ids[row], soft=soft[row], surest=scores.surest[row], held=held[row]) for row in range(len(items))
@@ -90,7 +90,7 @@ def step(
 
 def told(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
     """One row of a report, fetched. Its mean entropy is not finite where the net returned NaN or infinity."""
-    length = item.recipe.canvas_length
+    length = item.denoising.canvas_length
     mean_entropy, accepted, steady, settled = row[3 * length :]
     return CanvasResult(
         sequence=item.sequence,
@@ -112,13 +112,13 @@ class _Rows:
         # The span is a difference of Python floats, rounded to fp32 once: so does transformers.
         numbers = [
             (
-                item.recipe.t_min,
-                cooled(item.recipe.t_max - item.recipe.t_min, item.anchor),
+                item.denoising.t_min,
+                cooled(item.denoising.t_max - item.denoising.t_min, item.anchor),
                 item.step,
-                item.recipe.steps,
-                item.recipe.entropy_bound,
-                item.recipe.stability,
-                math.inf if _verifies(item) else item.recipe.confidence_threshold,
+                item.denoising.steps,
+                item.denoising.entropy_bound,
+                item.denoising.stability,
+                math.inf if _verifies(item) else item.denoising.confidence_threshold,
                 item.anchor,
             )
             for item in items

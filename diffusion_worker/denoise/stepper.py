@@ -11,19 +11,28 @@ from typing import TypeVar
 
 import torch
 
+from diffusion_worker.denoise.autoregressive import chosen, padded, read
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
-from diffusion_worker.denoise.read import chosen, padded, read
 from diffusion_worker.denoise.step import step, told
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.nets.interface import DiffusionNet
-from diffusion_worker.nets.upload import upload
-from diffusion_worker.records import SequenceId
-from diffusion_worker.work import Append, Batch, CanvasResult, Denoise, Read, RowFault, StepResult, TokenResult
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.generation import SequenceId
+from diffusion_worker.types.step_batch import (
+    Batch,
+    CanvasResult,
+    Decode,
+    Denoise,
+    Prefill,
+    RowFault,
+    StepResult,
+    TokenResult,
+)
 
-Work = TypeVar("Work", Append, Denoise, Read)
+Work = TypeVar("Work", Prefill, Denoise, Decode)
 # What a forward pass raises on bad shapes, bad ids or too little memory.
 _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
 
@@ -32,7 +41,7 @@ _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError
 class _Passed:
     """One pass that is queued: whose rows, what its report [rows, numbers] will tell, and the canvases it leaves."""
 
-    items: Sequence[Append | Denoise | Read]
+    items: Sequence[Prefill | Denoise | Decode]
     report: torch.Tensor
     canvases: Sequence[Canvas] = ()
     constraint_s: float = 0.0
@@ -47,7 +56,7 @@ class Stepper:
     `padding` every pass has the shape it would have without neighbours."""
 
     def __init__(
-        self, net: DiffusionNet, cache: KvCache, draws: Draws | None = None, padding: Padding | None = None
+        self, net: DiffusionModel, cache: KvCache, draws: Draws | None = None, padding: Padding | None = None
     ) -> None:
         self.net = net
         self.cache = cache
@@ -60,14 +69,14 @@ class Stepper:
         """One iteration. A failing row faults alone: where a pass over several rows raises, each is tried by itself."""
         self._prepare(batch)
         outcomes: list[Outcome] = []
-        for group in self._together(batch.appends, lambda item: item.is_seal):
+        for group in self._together(batch.prefills, lambda item: item.is_seal):
             outcomes += self._isolated(group, self._append)
         lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
         denoises = [item for item in batch.denoises if item.sequence not in lost]
-        for steps in _alike(denoises, lambda item: item.recipe.canvas_length):
+        for steps in _alike(denoises, lambda item: item.denoising.canvas_length):
             outcomes += self._isolated(steps, self._denoise)
-        for reads in self._together(batch.reads, lambda item: item.at == 0):
-            outcomes += self._isolated(reads, self._read)
+        for decodes in self._together(batch.decodes, lambda item: item.at == 0):
+            outcomes += self._isolated(decodes, self._read)
         return self._fetch(outcomes)
 
     def _prepare(self, batch: Batch) -> None:
@@ -78,7 +87,7 @@ class Stepper:
         for copy in batch.copies:
             self.cache.copy(copy.source, copy.target, copy.tokens)
 
-    def _append(self, items: Sequence[Append]) -> list[Outcome]:
+    def _append(self, items: Sequence[Prefill]) -> list[Outcome]:
         view = self.cache.appending([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
         hidden = self.net.encode(padded([i.ids for i in items], self.net.device), view)
         self.cache.seal(view)
@@ -90,12 +99,12 @@ class Stepper:
 
     def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
         canvases = [self._canvas_of(item) for item in items]
-        length, bucket = items[0].recipe.canvas_length, None
+        length, bucket = items[0].denoising.canvas_length, None
         rows, shown = items, canvases
         if self._padding is not None:
             rows, shown = self._padding.fill(items, canvases, dummy_slot=self.cache.slots - 1)
             bucket = self.cache.slot_tokens
-        context = self.cache.reading([i.slot for i in rows], [i.at for i in rows], length, bucket=bucket)
+        context = self.cache.decoding_mode([i.slot for i in rows], [i.at for i in rows], length, bucket=bucket)
         done = step(self.net, rows, shown, context, self._draws)
         return [
             _Passed(
@@ -107,7 +116,7 @@ class Stepper:
             )
         ]
 
-    def _read(self, items: Sequence[Read]) -> list[Outcome]:
+    def _read(self, items: Sequence[Decode]) -> list[Outcome]:
         view = self.cache.appending([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
         report = read(self.net, items, view, self._draws)
         self.cache.seal(view)
@@ -131,7 +140,7 @@ class Stepper:
                 elif isinstance(item, Denoise):
                     self._canvases[item.sequence] = each.canvases[row]
                     canvases.append(told(item, told_row, each.labels[row]))
-                elif isinstance(item, Read):
+                elif isinstance(item, Decode):
                     tokens.append(chosen(item, told_row))
         constraint_s = sum(each.constraint_s for each in passes)
         return StepResult(
@@ -142,14 +151,14 @@ class Stepper:
         """The canvas as the last step left it, or a fresh one at the first step of a block."""
         if not item.opens:
             return self._canvases[item.sequence]
-        length, facts = item.recipe.canvas_length, self.net.facts
+        length, info = item.denoising.canvas_length, self.net.info
         if item.start_ids:
-            start = warm_start(item.start_ids, length=length, end_id=facts.end_ids[0], pad_id=facts.pad_id)
+            start = warm_start(item.start_ids, length=length, end_id=info.end_ids[0], pad_id=info.pad_id)
             ids = upload(start, self.net.device)
         else:
             key = DrawKey(sequence=item.sequence, seed=item.seed, block=item.block, step=item.step)
-            ids = self._draws.opening(key, length, facts.vocab_size)
-        return fresh(ids, facts.hidden_size, self.net.dtype, is_anchored=item.anchor > 0.0)
+            ids = self._draws.opening(key, length, info.vocab_size)
+        return fresh(ids, info.hidden_size, self.net.dtype, is_anchored=item.anchor > 0.0)
 
     def _together(self, items: Sequence[Work], trait: Callable[[Work], object]) -> list[list[Work]]:
         """Causal passes: as many rows as are alike, or each by itself where its neighbours must not matter."""
@@ -165,9 +174,9 @@ class Stepper:
                 return [outcome for item in items for outcome in self._isolated([item], run)]
             return [self._fault(items[0], StepFailed(f"the forward pass failed: {error}"))]
 
-    def _fault(self, item: Append | Denoise | Read, error: NotFinite | StepFailed) -> RowFault:
+    def _fault(self, item: Prefill | Denoise | Decode, error: NotFinite | StepFailed) -> RowFault:
         self._canvases.pop(item.sequence, None)
-        self.cache.scrub(item.slot)
+        self.cache.zero(item.slot)
         return RowFault(sequence=item.sequence, slot=item.slot, error=error)
 
 

@@ -22,7 +22,7 @@ def is_settled(
     return (held.amin(-1) >= stability) & (mean_entropy < threshold)
 
 
-def steady_prefix(held: torch.Tensor, logprob: torch.Tensor) -> torch.Tensor:
+def stable_prefix(held: torch.Tensor, logprob: torch.Tensor) -> torch.Tensor:
     """How many positions [rows] from the left are steady without a gap; `logprob` [rows, canvas] of their tokens."""
     is_steady = (held >= STEADY_STEPS) & (logprob.exp() >= STEADY_PROBABILITY)
     return is_steady.long().cumprod(-1).sum(-1)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_worker.errors import BadSetting
-from diffusion_worker.records import LayerKv, NetSize
+from diffusion_worker.types.generation import LayerKv, ModelSize
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CONTEXTS = (1024, 8192, 32768)  # tokens; worth a line in a plan, beside the longest
@@ -63,7 +63,7 @@ class Plan:
 
 
 def plan(
-    size: NetSize, *, dtype: str = "auto", memory_limit_bytes: int | None = None, max_context: int | None = None
+    size: ModelSize, *, dtype: str = "auto", memory_limit_bytes: int | None = None, max_context: int | None = None
 ) -> Plan:
     """The arithmetic of a worker that starts, without the worker. Raises BadSetting if the dtype is not known or the
     net knows fewer positions than `max_context`."""
@@ -93,14 +93,14 @@ def plan(
     )
 
 
-def _stored_bytes(size: NetSize, item: int) -> int | None:
+def _stored_bytes(size: ModelSize, item: int) -> int | None:
     packed = size.quantised
     if packed is None or packed.bits is None:
         return None
     return (size.parameters - packed.parameters) * item + math.ceil(packed.parameters * packed.bits / 8)
 
 
-def _dtype(size: NetSize, wanted: str) -> str:
+def _dtype(size: ModelSize, wanted: str) -> str:
     dtype = size.dtype if wanted == "auto" else wanted
     if dtype is None:
         raise BadSetting("--dtype: the config does not say how the weights are stored; name the format")

@@ -1,7 +1,7 @@
 """Keys and values of contexts, in preallocated slots: appended to, read, copied, wiped, and made fewer or more.
 
 Knows slots by number and is told how many tokens each holds; who owns a slot, and what its tokens mean, is decided in
-`memory.slots`. A slot changes only in `seal`, `copy` and `scrub`: a pass that fails leaves no trace.
+`memory.slots`. A slot changes only in `seal`, `copy` and `zero`: a pass that fails leaves no trace.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from diffusion_worker.memory.budget import tokens_kept
-from diffusion_worker.memory.views import AppendView, CanvasView
-from diffusion_worker.records import LayerKv
+from diffusion_worker.memory.cache_views import CanvasView, PrefillView
+from diffusion_worker.types.generation import LayerKv
 
 
 class KvCache:
@@ -39,20 +39,20 @@ class KvCache:
         """How many there are."""
         return len(self.keys[0])
 
-    def appending(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> AppendView:
+    def appending(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> PrefillView:
         """A view that a causal pass over `counts[i]` new tokens behind `lengths[i]` old ones in `slots[i]` writes
         through; see `seal`. Raises ValueError where a slot cannot hold them."""
         for have, more in zip(lengths, counts, strict=True):
             if have + more > self.slot_tokens:
                 raise ValueError(f"{more} tokens after {have} exceed a slot of {self.slot_tokens}")
-        return AppendView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts))
+        return PrefillView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts))
 
-    def seal(self, view: AppendView) -> None:
+    def seal(self, view: PrefillView) -> None:
         """Make what was written through the view part of the context."""
         view.write()
         self._last_view = None
 
-    def reading(
+    def decoding_mode(
         self, slots: Sequence[int], lengths: Sequence[int], canvas_length: int, *, bucket: int | None = None
     ) -> CanvasView:
         """What canvases on these slots attend to; the last view is kept until a slot, a length or any content
@@ -71,7 +71,7 @@ class KvCache:
             store[target, :, :count] = store[source, :, :count]
         self._last_view = None
 
-    def scrub(self, slot: int) -> None:
+    def zero(self, slot: int) -> None:
         """Wipe a slot: after a fault it may hold NaN, which no mask can hide."""
         for store in (*self.keys, *self.values):
             store[slot].zero_()

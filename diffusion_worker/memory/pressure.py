@@ -3,7 +3,7 @@
 Pure: the reading and `now` (seconds) are arguments. Rungs are climbed at once and left one at a time.
 """
 
-from diffusion_worker.records import Pressure
+from diffusion_worker.types.generation import Pressure
 
 # Share of the limit from which a rung holds; it is left RELIEF below.
 RUNGS: dict[Pressure, float] = {Pressure.RETAINED: 0.85, Pressure.ROWS: 0.92, Pressure.DOOR: 0.96}

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from diffusion_worker.memory.budget import context_bytes
-from diffusion_worker.records import LayerKv, SequenceId
-from diffusion_worker.work import Copy
+from diffusion_worker.types.generation import LayerKv, SequenceId
+from diffusion_worker.types.step_batch import Copy
 
 MIN_REUSE = 16  # tokens; fewer are computed faster than copied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Allocation:
     """A slot for a sequence, and what it need not compute. After `copy` (None: nothing to move) the slot holds the
     first `reused` tokens. `boundary`: where another context left the same path too late to be copied from; a copy of
     the slot taken there serves the next one (0: nowhere)."""
@@ -63,7 +63,7 @@ class SlotTable:
         """Free slots that still hold a context."""
         return sum(slot.owner is None and bool(slot.ids) for slot in self._slots)
 
-    def acquire(self, owner: SequenceId, ids: Sequence[int], *, at_most: int) -> Lease:
+    def acquire(self, owner: SequenceId, ids: Sequence[int], *, at_most: int) -> Allocation:
         """A slot for a context that begins with `ids`, of which at most `at_most` tokens may be reused. There must be a
         free one."""
         source, reused, boundary = self._best_match(ids, at_most)
@@ -75,7 +75,7 @@ class SlotTable:
         self._slots[slot].owner = owner
         self._slots[slot].ids = list(ids[:reused])
         self._touch(slot)
-        return Lease(slot=slot, reused=reused, copy=copy, boundary=boundary)
+        return Allocation(slot=slot, reused=reused, copy=copy, boundary=boundary)
 
     def extend(self, slot: int, ids: Sequence[int]) -> None:
         """These tokens now stand in the slot, too."""
@@ -100,7 +100,7 @@ class SlotTable:
             self._slots[slot].ids = []
         self._touch(slot)
 
-    def spoil(self, slot: int) -> None:
+    def invalidate(self, slot: int) -> None:
         """What a free slot holds is not what was noted down: a step has written to it after its owner had left."""
         if slot < len(self._slots) and self._slots[slot].owner is None:
             self._slots[slot].ids = []

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from diffusion_worker.constraints.calls import Syntax
-from diffusion_worker.constraints.marks import Mark
+from diffusion_worker.constraints.automata.control_tokens import Mark
+from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.text.detokenize import Detokenizer
-from diffusion_worker.text.envelope import EnvelopeReader
+from diffusion_worker.text.tagged_tool_calls import EnvelopeReader
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.text.tool_calls import ToolCall, read_call
 

@@ -16,10 +16,10 @@ from jinja2 import TemplateError, meta
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from diffusion_worker.constraints.calls import Syntax
-from diffusion_worker.errors import BadAsk, CheckpointBroken, CheckpointMissing
+from diffusion_worker.constraints.tool_calls import Syntax
+from diffusion_worker.errors import CheckpointBroken, CheckpointMissing, InvalidRequest
 from diffusion_worker.text.channels import marks_of
-from diffusion_worker.text.conversation import (
+from diffusion_worker.text.messages import (
     Message,
     enveloped_turns,
     folded_turns,
@@ -51,14 +51,14 @@ class ChatTemplate:
         self._control = _any_of(tokenizer.specials)
         environment = _environment()
         try:
-            reads = meta.find_undeclared_variables(environment.parse(source))
+            decodes = meta.find_undeclared_variables(environment.parse(source))
             self._template = environment.from_string(source)
         except TemplateError as error:
             raise CheckpointBroken(f"the chat template is not valid: {error}") from error
         marks = marks_of(tokenizer)
-        self.abilities = Abilities(thinking=_THINKING in reads)
+        self.abilities = Abilities(thinking=_THINKING in decodes)
         # Native: the template shows tools, and the tokenizer has the tokens of a call.
-        self.calls = Syntax.NATIVE if "tools" in reads and marks.know_calls else Syntax.ENVELOPE
+        self.calls = Syntax.NATIVE if "tools" in decodes and marks.know_calls else Syntax.ENVELOPE
         self._thinks = marks.thought is not None
         # Gemma 4's first templates knew no turns of tools; later ones look the answer up by the id of its call.
         self._turns_of = folded_turns if "tool_responses" in source and "tool_call_id" not in source else template_turns
@@ -67,7 +67,7 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, thinking: bool | None = None
     ) -> tuple[int, ...]:
         """Ids of the conversation up to where the model's turn begins; `tools` are OpenAI's objects, `thinking` None
-        leaves the choice to the template. Raises BadAsk with the template's own words."""
+        leaves the choice to the template. Raises InvalidRequest with the template's own words."""
         if self.calls is Syntax.ENVELOPE:
             messages, tools = enveloped_turns(messages, tools), ()
         turns = self._turns_of(without_old_thoughts(messages) if self._thinks else messages)
@@ -81,7 +81,7 @@ class ChatTemplate:
             text = self._template.render(given, **self._tokenizer.named)
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
             # Templates check little: wrong use shows as whatever Python raises inside them.
-            raise BadAsk(f"the chat template refuses these messages: {error}", param="messages") from error
+            raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
         return self._encode(text, mark)
 
     def _guarded(self, value: Any, mark: str) -> Any:
@@ -161,7 +161,7 @@ def _unused_mark(*values: Any) -> str:
     for mark in _MARKS:
         if mark not in used:
             return mark
-    raise BadAsk("the messages use every Unicode noncharacter from U+FDD0 to U+FDEF", param="messages")
+    raise InvalidRequest("the messages use every Unicode noncharacter from U+FDD0 to U+FDEF", param="messages")
 
 
 def _characters(value: Any) -> set[str]:

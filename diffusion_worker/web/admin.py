@@ -9,32 +9,32 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.types import ASGIApp
 
-from diffusion_worker.web.desk import Desk
-from diffusion_worker.web.envelope import Envelope
-from diffusion_worker.web.exchange import read_body
-from diffusion_worker.web.fields import Fields
-from diffusion_worker.web.probes import health_body, json_response, probed_app
-from diffusion_worker.web.request import parse_body
+from diffusion_worker.web.health import health_body, json_response, probed_app
+from diffusion_worker.web.http_io import read_body
+from diffusion_worker.web.middleware import Middleware
+from diffusion_worker.web.requests.fields import Fields
+from diffusion_worker.web.requests.request_params import parse_body
+from diffusion_worker.web.serving_state import ServingState
 
 _PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/admin/limits", "/health", "/metrics")
 _MOST_BYTES = 4096  # of a body
 
 
-def build_admin(desk: Desk, *, drain_s: float) -> ASGIApp:
+def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
     """The whole application; an unload that names no `timeout_s` gives running requests `drain_s` seconds."""
-    app = probed_app(desk, _PATHS)
+    app = probed_app(serving_state, _PATHS)
 
     @app.get("/admin/state")
     async def state() -> Response:
         """All that is known at a glance."""
-        return json_response(state_body(desk))
+        return json_response(state_body(serving_state))
 
     @app.post("/admin/load")
     async def load(request: Request) -> Response:
         """Weights into memory. A failure is told and leaves the worker as it was: cold."""
         (await _fields(request)).only(())
-        await desk.engine.load()
-        return json_response(state_body(desk))
+        await serving_state.engine.load()
+        return json_response(state_body(serving_state))
 
     @app.post("/admin/unload")
     async def unload(request: Request) -> Response:
@@ -42,8 +42,8 @@ def build_admin(desk: Desk, *, drain_s: float) -> ASGIApp:
         fields = await _fields(request)
         fields.only(("timeout_s",))
         wished_s = fields.number("timeout_s", 0.0, 3600.0)
-        await desk.engine.unload(drain_s if wished_s is None else wished_s)
-        return json_response(state_body(desk))
+        await serving_state.engine.unload(drain_s if wished_s is None else wished_s)
+        return json_response(state_body(serving_state))
 
     @app.post("/admin/limits")
     async def limits(request: Request) -> Response:
@@ -51,24 +51,24 @@ def build_admin(desk: Desk, *, drain_s: float) -> ASGIApp:
         fields = await _fields(request)
         fields.only(("max_num_seqs",))
         fields.required("max_num_seqs")
-        rows = fields.whole("max_num_seqs", 1, desk.engine.most_rows)
+        rows = fields.whole("max_num_seqs", 1, serving_state.engine.most_rows)
         assert rows is not None, "it is required"
-        desk.engine.limit(rows)
-        return json_response(state_body(desk))
+        serving_state.engine.limit(rows)
+        return json_response(state_body(serving_state))
 
-    return Envelope(app, desk)
+    return Middleware(app, serving_state)
 
 
-def state_body(desk: Desk) -> dict[str, Any]:
+def state_body(serving_state: ServingState) -> dict[str, Any]:
     """Health, and what memory has been given to or taken from; sizes are null while nothing is loaded."""
-    status, facts = desk.engine.status(), desk.engine.facts
+    status, info = serving_state.engine.status(), serving_state.engine.info
     return {
-        **health_body(desk),
+        **health_body(serving_state),
         "kv_bytes": status.kv_bytes,
         "retained_contexts": status.retained_contexts,
         "pressure": status.pressure.name.lower(),
-        "parameters": facts.parameters if facts else None,
-        "dtype": facts.dtype if facts else None,
+        "parameters": info.parameters if info else None,
+        "dtype": info.dtype if info else None,
     }
 
 

@@ -3,57 +3,57 @@
 import secrets
 from dataclasses import replace
 
-from diffusion_worker.constraints.calls import Thought
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.ready import NO_HEADER, Headers
+from diffusion_worker.constraint_service.service import headers_of
+from diffusion_worker.constraints.compiled import NO_HEADER, Headers
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tool_calls import Thought
 from diffusion_worker.text.channels import Wanted, marks_of
 from diffusion_worker.text.chat_template import Abilities
-from diffusion_worker.web.answers import ChatWriter
-from diffusion_worker.web.asks import Given, ask_of
-from diffusion_worker.web.binding import headers_of
-from diffusion_worker.web.desk import Desk, Words
-from diffusion_worker.web.labels import layouts_for
-from diffusion_worker.web.openai import ChatRequest, parse_chat
-from diffusion_worker.web.problems import Unsupported
-from diffusion_worker.web.relay import Order
-from diffusion_worker.web.transcript import Transcript
-from diffusion_worker.web.writer import new_label
+from diffusion_worker.web.chat_response import ChatWriter
+from diffusion_worker.web.error_body import Unsupported
+from diffusion_worker.web.handler import PreparedRequest
+from diffusion_worker.web.label_logprobs import layouts_for
+from diffusion_worker.web.requests.build_request import Given, build_request
+from diffusion_worker.web.requests.chat_request import ChatRequest, parse_chat
+from diffusion_worker.web.response_builder import ResponseBuilder
+from diffusion_worker.web.response_parts import new_metadata
+from diffusion_worker.web.serving_state import ServingState, Words
 
 
-def understand_chat(desk: Desk, body: bytes, deadline_ms: float | None) -> Order:
+def understand_chat(serving_state: ServingState, body: bytes, deadline_ms: float | None) -> PreparedRequest:
     """See `relay.Understand`."""
     # Before the weights are there nobody knows what they can do: then the refusal is theirs, not a field's.
-    request = parse_chat(body, desk.abilities or Abilities(thinking=True))
-    wishes, tools = request.wishes, request.tools
-    reading = desk.reading_of(wishes.model)
-    if request.thinking and wishes.constraint:
+    request = parse_chat(body, serving_state.abilities or Abilities(thinking=True))
+    params, tools = request.params, request.tools
+    decoding_mode = serving_state.reading_of(params.model)
+    if request.thinking and params.constraint:
         raise Unsupported("Thinking is not supported with a constrained answer.", param="response_format")
-    words, facts = desk.resident()
+    words, info = serving_state.resident()
     predicted = request.prediction
     given = Given(
         prompt_ids=words.template.prompt_ids(request.messages, tools.offered, thinking=request.thinking),
         prompt_name="messages",
-        reading=reading,
+        decoding_mode=decoding_mode,
         seed=secrets.randbits(63),
         deadline_ms=deadline_ms,
         prediction_ids=None if predicted is None else words.tokenizer.encode_plain(predicted),
     )
-    layouts = layouts_for(request, reading)
+    layouts = layouts_for(request, decoding_mode)
     if layouts:
         given = replace(given, prompt_ids=_behind_header(given.prompt_ids, words))
-    ask = ask_of(wishes, given, facts)
+    ask = build_request(params, given, info)
     constraint, headers = _constraint(request, words, ask.prompt_ids)
-    wanted = Wanted(stops=wishes.stops, calls=words.template.calls if tools.offered else None)
-    return Order(
+    wanted = Wanted(stops=params.stops, calls=words.template.calls if tools.offered else None)
+    return PreparedRequest(
         ask=ask,
-        transcript=Transcript(words.tokenizer, wanted, ask.prompt_ids, prediction=ask.start_ids, layouts=layouts),
+        builder=ResponseBuilder(words.tokenizer, wanted, ask.prompt_ids, prediction=ask.start_ids, layouts=layouts),
         writer=ChatWriter(
-            new_label(ChatWriter, desk.id_of(reading)),
-            include_usage=wishes.include_usage,
+            new_metadata(ChatWriter, serving_state.id_of(decoding_mode)),
+            include_usage=params.include_usage,
             top_logprobs=request.top_logprobs or 0,
         ),
-        is_stream=wishes.is_stream,
-        include_usage=wishes.include_usage,
+        is_stream=params.is_stream,
+        include_usage=params.include_usage,
         constraint=constraint,
         headers=headers,
         layouts=layouts,
@@ -68,7 +68,7 @@ def _behind_header(prompt_ids: tuple[int, ...], words: Words) -> tuple[int, ...]
 
 def _constraint(request: ChatRequest, words: Words, prompt_ids: tuple[int, ...]) -> tuple[Constraint | None, Headers]:
     """What the answer must be, and what may stand before it. Only beside tools may it think first."""
-    text, tools = request.wishes.constraint, request.tools
+    text, tools = request.params.constraint, request.tools
     if not tools.offered:
         return text, headers_of(words.tokenizer) if text else NO_HEADER
     marks = marks_of(words.tokenizer)

@@ -3,62 +3,62 @@ channels: what is written is text."""
 
 import secrets
 
-from diffusion_worker.records import NetFacts
 from diffusion_worker.text.channels import Wanted
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.web.asks import Given, ask_of
-from diffusion_worker.web.desk import Desk
-from diffusion_worker.web.problems import InvalidValue, Unsupported
-from diffusion_worker.web.prompts import CompletionRequest, Prompt, parse_completion
-from diffusion_worker.web.relay import Order
-from diffusion_worker.web.texts import TextWriter
-from diffusion_worker.web.transcript import Transcript
-from diffusion_worker.web.writer import new_label
+from diffusion_worker.types.generation import ModelInfo
+from diffusion_worker.web.completion_response import TextWriter
+from diffusion_worker.web.error_body import InvalidValue, Unsupported
+from diffusion_worker.web.handler import PreparedRequest
+from diffusion_worker.web.requests.build_request import Given, build_request
+from diffusion_worker.web.requests.completion_request import CompletionRequest, Prompt, parse_completion
+from diffusion_worker.web.response_builder import ResponseBuilder
+from diffusion_worker.web.response_parts import new_metadata
+from diffusion_worker.web.serving_state import ServingState
 
 
-def understand_completion(desk: Desk, body: bytes, deadline_ms: float | None) -> Order:
+def understand_completion(serving_state: ServingState, body: bytes, deadline_ms: float | None) -> PreparedRequest:
     """See `relay.Understand`."""
     request = parse_completion(body)
-    wishes = request.wishes
-    if wishes.constraint and request.suffix:
+    params = request.params
+    if params.constraint and request.suffix:
         raise Unsupported("'suffix' is not supported with a constrained answer.", param="suffix")
-    reading = desk.reading_of(wishes.model)
-    words, facts = desk.resident()
+    decoding_mode = serving_state.reading_of(params.model)
+    words, info = serving_state.resident()
     given = Given(
-        prompt_ids=_prompt_ids(request.prompt, words.tokenizer, facts),
+        prompt_ids=_prompt_ids(request.prompt, words.tokenizer, info),
         prompt_name="prompt",
-        reading=reading,
+        decoding_mode=decoding_mode,
         seed=secrets.randbits(63),
         deadline_ms=deadline_ms,
         suffix_ids=words.tokenizer.encode_plain(request.suffix),
     )
-    ask = ask_of(wishes, given, facts)
-    transcript = Transcript(words.tokenizer, Wanted(stops=wishes.stops, channels=False), ask.prompt_ids)
-    before, behind = _echo(request, transcript)
-    label = new_label(TextWriter, desk.id_of(reading))
-    return Order(
+    ask = build_request(params, given, info)
+    builder = ResponseBuilder(words.tokenizer, Wanted(stops=params.stops, channels=False), ask.prompt_ids)
+    before, behind = _echo(request, builder)
+    label = new_metadata(TextWriter, serving_state.id_of(decoding_mode))
+    return PreparedRequest(
         ask=ask,
-        transcript=transcript,
-        writer=TextWriter(label, include_usage=wishes.include_usage, before=before, behind=behind),
-        is_stream=wishes.is_stream,
-        include_usage=wishes.include_usage,
-        constraint=wishes.constraint,
+        builder=builder,
+        writer=TextWriter(label, include_usage=params.include_usage, before=before, behind=behind),
+        is_stream=params.is_stream,
+        include_usage=params.include_usage,
+        constraint=params.constraint,
     )
 
 
-def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, facts: NetFacts) -> tuple[int, ...]:
+def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
     """Text begins as the checkpoint wants text to begin; ids are taken as they are."""
     ids = (*tokenizer.opening, *tokenizer.encode_plain(prompt)) if isinstance(prompt, str) else prompt
     if not ids:
         raise InvalidValue("'prompt' must not be empty.", param="prompt")
-    if not (min(ids) >= 0 and max(ids) < facts.vocab_size):
-        raise InvalidValue(f"'prompt' must hold token ids from 0 to {facts.vocab_size - 1}.", param="prompt")
+    if not (min(ids) >= 0 and max(ids) < info.vocab_size):
+        raise InvalidValue(f"'prompt' must hold token ids from 0 to {info.vocab_size - 1}.", param="prompt")
     return ids
 
 
-def _echo(request: CompletionRequest, transcript: Transcript) -> tuple[str, str]:
+def _echo(request: CompletionRequest, builder: ResponseBuilder) -> tuple[str, str]:
     """What stands around the answer: the client's own text, never what tokens make of it."""
     if not request.is_echo:
         return "", ""
     prompt = request.prompt
-    return prompt if isinstance(prompt, str) else transcript.sketch(prompt), request.suffix
+    return prompt if isinstance(prompt, str) else builder.sketch(prompt), request.suffix

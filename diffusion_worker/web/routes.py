@@ -9,23 +9,23 @@ from typing import Any
 from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_worker.records import Reading
+from diffusion_worker.types.generation import DecodingMode
 from diffusion_worker.web.chat import understand_chat
 from diffusion_worker.web.completions import understand_completion
-from diffusion_worker.web.desk import Desk
-from diffusion_worker.web.envelope import Envelope
-from diffusion_worker.web.probes import json_response, probed_app
-from diffusion_worker.web.problems import MethodNotAllowed
-from diffusion_worker.web.relay import Endpoint
-from diffusion_worker.web.surface import capabilities_of
+from diffusion_worker.web.error_body import MethodNotAllowed
+from diffusion_worker.web.handler import Endpoint
+from diffusion_worker.web.health import json_response, probed_app
+from diffusion_worker.web.middleware import Middleware
+from diffusion_worker.web.requests.api_support import capabilities_of
+from diffusion_worker.web.serving_state import ServingState
 
 DIALECTS = {"/v1/chat/completions": understand_chat, "/v1/completions": understand_completion}
 
 
-def build_routes(desk: Desk) -> ASGIApp:
+def build_routes(serving_state: ServingState) -> ASGIApp:
     """The whole application."""
-    hot = {path: Endpoint(desk, understand) for path, understand in DIALECTS.items()}
-    return Envelope(_Switch(hot, _cold_routes(desk)), desk)
+    hot = {path: Endpoint(serving_state, understand) for path, understand in DIALECTS.items()}
+    return Middleware(_Switch(hot, _cold_routes(serving_state)), serving_state)
 
 
 class _Switch:
@@ -44,36 +44,38 @@ class _Switch:
         await endpoint(scope, receive, send)
 
 
-def _cold_routes(desk: Desk) -> FastAPI:
-    app = probed_app(desk, (*DIALECTS, "/v1/models"))
+def _cold_routes(serving_state: ServingState) -> FastAPI:
+    app = probed_app(serving_state, (*DIALECTS, "/v1/models"))
 
     @app.get("/v1/models")
     async def models() -> Response:
         """Both readings of the weights."""
-        return json_response({"object": "list", "data": [model_body(desk, reading) for reading in Reading]})
+        return json_response(
+            {"object": "list", "data": [model_body(serving_state, decoding_mode) for decoding_mode in DecodingMode]}
+        )
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Response:
         """One of them, by id or alias."""
-        return json_response(model_body(desk, desk.reading_of(model)))
+        return json_response(model_body(serving_state, serving_state.reading_of(model)))
 
     return app
 
 
-def model_body(desk: Desk, reading: Reading) -> dict[str, Any]:
+def model_body(serving_state: ServingState, decoding_mode: DecodingMode) -> dict[str, Any]:
     """One model id with what it can do; sizes are null until the weights are loaded."""
-    facts = desk.engine.facts
+    info = serving_state.engine.info
     extension = {
-        "reading": reading.value,
-        "aliases": [alias for alias, meant in desk.aliases.items() if meant is reading],
-        "capabilities": capabilities_of(reading),
-        "context_length": facts.max_context if facts else None,
-        "canvas_length": facts.recipe.canvas_length if facts else None,
+        "reading": decoding_mode.value,
+        "aliases": [alias for alias, meant in serving_state.aliases.items() if meant is decoding_mode],
+        "capabilities": capabilities_of(decoding_mode),
+        "context_length": info.max_context if info else None,
+        "canvas_length": info.denoising.canvas_length if info else None,
     }
     return {
-        "id": desk.id_of(reading),
+        "id": serving_state.id_of(decoding_mode),
         "object": "model",
-        "created": desk.created,
+        "created": serving_state.created,
         "owned_by": "twolane",
         "twolane": extension,
     }

@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Final, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from gateway.core.conditions import COMPARISONS, DAYS, Comparison, Header, Hours, When
+from gateway.enums import Task
 from gateway.policy_files.section import Section
-from gateway.words import Task
+from gateway.routing.conditions import COMPARISONS, DAYS, Comparison, Header, Hours, When
 
 _COMPARISON: Final = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)")
 _CLOCK: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)|24:00")

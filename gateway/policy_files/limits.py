@@ -3,7 +3,7 @@
 from typing import Final
 
 from gateway.policy_files.section import Section
-from gateway.terms import Limit
+from gateway.policy_types import Limit
 
 _MOST: Final = 1e9
 _WORDS: Final = ("requests_per_minute", "tokens_per_minute", "max_in_flight")

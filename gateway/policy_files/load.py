@@ -11,14 +11,14 @@ from typing import Final
 
 from ruamel.yaml.comments import CommentedMap
 
-from gateway.core.policy import AUTO, Policy, compile_policy
+from gateway.policy_files.dns import Lookup, unresolved
 from gateway.policy_files.document import parse_document, read_document
 from gateway.policy_files.limits import read_limits
-from gateway.policy_files.resolve import Lookup, unresolved
 from gateway.policy_files.routes import read_routes
 from gateway.policy_files.section import Notes, Section
 from gateway.policy_files.targets import read_targets
-from gateway.records import Target
+from gateway.routing.policy import AUTO, Policy, compile_policy
+from gateway.types import Target
 
 LANGUAGE: Final = 1
 

@@ -4,17 +4,16 @@ Knows the words of a route and of its conditions; names of targets are checked a
 """
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from typing import Final
 
-from gateway.core.policy import DIRECT, Route
+from gateway.enums import Location
 from gateway.policy_files.conditions import read_when
+from gateway.policy_files.objectives import check_name, read_hedge, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.validation import read_checks
-from gateway.policy_files.words import check_name, read_hedge, read_slo
-from gateway.records import Target
-from gateway.terms import Hedge, Slo
-from gateway.words import Place
+from gateway.policy_types import Hedge, Slo
+from gateway.routing.policy import DIRECT, Route
+from gateway.types import Target
 
 _LONGEST_MS: Final = 3_600_000
 
@@ -63,16 +62,12 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
         hedge=_hedge(entry, slo, lanes),
         shadow=_shadow(entry, targets),
         checks=read_checks(entry, wants_confidence=min_confidence is not None, can_fall_back=bool(fall_back)),
-        keep_in_cluster=entry.word("keep", _Keep, None) is not None,
+        private=entry.flag("private", False),
     )
     entry.refuse(_LATER)
     entry.close()
     _check_private(entry, route, targets)
     return route
-
-
-class _Keep(StrEnum):
-    IN_CLUSTER = "in_cluster"
 
 
 def _use(entry: Section, targets: Mapping[str, Target]) -> tuple[tuple[str, float], ...]:
@@ -139,13 +134,13 @@ def _shadow(entry: Section, targets: Mapping[str, Target]) -> tuple[str, float] 
 
 def _check_private(entry: Section, route: Route, targets: Mapping[str, Target]) -> None:
     """A route that keeps requests in the cluster names only targets there: what could never be called is a mistake."""
-    if not route.keep_in_cluster:
+    if not route.private:
         return
     for name in [name for name, _ in route.shares] or [route.use]:
-        if targets[name].place is not Place.IN_CLUSTER:
+        if targets[name].location is not Location.IN_CLUSTER:
             raise entry.fault(f"the route keeps requests in the cluster, and {name!r} is outside", "use")
-    if route.shadow is not None and targets[route.shadow[0]].place is not Place.IN_CLUSTER:
+    if route.shadow is not None and targets[route.shadow[0]].location is not Location.IN_CLUSTER:
         raise entry.fault(f"the route keeps requests in the cluster, and {route.shadow[0]!r} is outside", "shadow")
     for number, name in enumerate(route.fall_back):
-        if targets[name].place is not Place.IN_CLUSTER:
+        if targets[name].location is not Location.IN_CLUSTER:
             raise entry.fault(f"the route keeps requests in the cluster, and {name!r} is outside", "fall_back", number)

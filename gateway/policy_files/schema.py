@@ -7,10 +7,10 @@ they would take. So no key can be missing here, or be here only. What depends on
 import re
 from typing import Any, Final
 
-from gateway.core.conditions import COMPARISONS
-from gateway.core.engines import ENGINES
+from gateway.enums import Kind
 from gateway.policy_files.load import visit
-from gateway.words import Kind
+from gateway.routing.conditions import COMPARISONS
+from gateway.routing.engine_profiles import ENGINES
 
 _VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
 # Sections whose keys are names that the author chooses.
@@ -33,11 +33,11 @@ aliases: [small]
 limits: [{keys: a, max_in_flight: 1}]
 targets:
   fast:
-    {kind: worker, url: "http://a", model: m, place: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
+    {kind: worker, url: "http://a", model: m, location: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
      diffusion: {}}
-  name: {kind: worker, url: "http://d", model: m, place: in_cluster, resolve: dns}
-  pool: {kind: openai, urls: ["http://b"], model: m, place: external, engine: vllm}
-  other: {kind: openai, url: "http://c", model: m, place: external, capabilities: [chat]}
+  name: {kind: worker, url: "http://d", model: m, location: in_cluster, resolve: dns}
+  pool: {kind: openai, urls: ["http://b"], model: m, location: external, engine: vllm}
+  other: {kind: openai, url: "http://c", model: m, location: external, capabilities: [chat]}
 routes:
   - name: first
     when: {header: {x-team: a, x-debug: true}, time: {days: mon}}

@@ -9,14 +9,14 @@ from importlib.util import find_spec
 from typing import Final
 from urllib.parse import urlsplit
 
-from gateway.core.engines import ENGINES, capabilities_of
-from gateway.core.policy import AUTO
-from gateway.policy_files.resolve import Lookup
+from gateway.enums import Capability, Grade, Kind, Location
+from gateway.policy_files.dns import Lookup
+from gateway.policy_files.objectives import check_name, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
-from gateway.policy_files.words import check_name, read_retry, read_slo
-from gateway.records import Capabilities, Target
-from gateway.terms import Slo
-from gateway.words import Capability, Grade, Kind, Place
+from gateway.policy_types import Slo
+from gateway.routing.engine_profiles import ENGINES, capabilities_of
+from gateway.routing.policy import AUTO
+from gateway.types import Capabilities, Target
 
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KINDS: Final = (Kind.WORKER, Kind.OPENAI, Kind.LITELLM)
@@ -57,7 +57,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         kind=kind,
         url=urls[0],
         model=entry.text("model"),
-        place=entry.word("place", Place),
+        location=entry.word("location", Location),
         max_in_flight=entry.integer("max_in_flight", None, least=1, most=100_000),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
         key_env=key_env,
@@ -80,7 +80,7 @@ def _found(target: Target, entry: Section, resolve: Lookup) -> tuple[Target, ...
     hosts = [f"[{found}]" if ":" in found else found for found in resolve(parts.hostname or "", port)]
     places = [f"{host}:{port}" for host in hosts]
     return tuple(
-        replace(target, name=f"{target.name}/{place}", url=f"http://{place}{parts.path}", part_of=target.name)
+        replace(target, name=f"{target.name}/{place}", url=f"http://{place}{parts.path}", pool=target.name)
         for place in places
     )
 
@@ -88,8 +88,7 @@ def _found(target: Target, entry: Section, resolve: Lookup) -> tuple[Target, ...
 def _servers(target: Target, urls: tuple[str, ...]) -> tuple[Target, ...]:
     """Numbered from 1; a policy cannot name them, because no name has a slash."""
     return tuple(
-        replace(target, name=f"{target.name}/{number}", url=url, part_of=target.name)
-        for number, url in enumerate(urls, 1)
+        replace(target, name=f"{target.name}/{number}", url=url, pool=target.name) for number, url in enumerate(urls, 1)
     )
 
 

@@ -2,9 +2,9 @@
 
 from enum import StrEnum
 
+from gateway.enums import Buffer
 from gateway.policy_files.section import Section
-from gateway.terms import Checks
-from gateway.words import Hold
+from gateway.policy_types import Checks
 
 _MOST_FIRST_BYTES = 1 << 20
 
@@ -26,36 +26,36 @@ def read_checks(entry: Section, *, wants_confidence: bool, can_fall_back: bool) 
         return None
     plain = Checks()
     is_checked = validate.word("schema", _Against, _Against.REQUEST) is _Against.REQUEST
-    hold = validate.word("hold", Hold, Hold.WHOLE if is_checked else Hold.NONE)
+    buffer = validate.word("buffer", Buffer, Buffer.FULL if is_checked else Buffer.NONE)
     checks = Checks(
-        hold=hold,
+        buffer=buffer,
         first_bytes=validate.integer("first_bytes", plain.first_bytes, least=1, most=_MOST_FIRST_BYTES),
         repair=validate.word("repair", _Repair, _Repair.NONE) is _Repair.SYNTAX,
-        tell_fallback=validate.flag("tell_fallback", False),
+        send_error_to_fallback=validate.flag("send_error_to_fallback", False),
     )
     validate.close()
     if not is_checked:
         _refuse_without_check(validate, checks)
         return None
-    if wants_confidence and hold is not Hold.WHOLE:
-        raise validate.fault(f"hold: {hold} lets go of an answer before its confidence is known", "hold")
-    if checks.repair and hold is not Hold.WHOLE:
-        raise validate.fault("only what is held back whole can be repaired (hold: whole)", "repair")
-    if validate.has("first_bytes") and hold is not Hold.FIRST:
-        raise validate.fault("counts with hold: first only", "first_bytes")
-    if checks.tell_fallback and not can_fall_back:
-        raise validate.fault("this route has no `fall_back` to be told", "tell_fallback")
+    if wants_confidence and buffer is not Buffer.FULL:
+        raise validate.fault(f"buffer: {buffer} lets go of an answer before its confidence is known", "buffer")
+    if checks.repair and buffer is not Buffer.FULL:
+        raise validate.fault("only what is held back whole can be repaired (buffer: full)", "repair")
+    if validate.has("first_bytes") and buffer is not Buffer.FIRST_BYTES:
+        raise validate.fault("counts with buffer: first_bytes only", "first_bytes")
+    if checks.send_error_to_fallback and not can_fall_back:
+        raise validate.fault("this route has no `fall_back` to be told", "send_error_to_fallback")
     return checks
 
 
 def _refuse_without_check(validate: Section, checks: Checks) -> None:
     """With `schema: none` the rest would mean nothing, and whoever wrote it meant something."""
-    if checks.hold is not Hold.NONE:
-        raise validate.fault("nothing is held without a check", "hold")
+    if checks.buffer is not Buffer.NONE:
+        raise validate.fault("nothing is held without a check", "buffer")
     for key, is_asked in (
         ("first_bytes", validate.has("first_bytes")),
         ("repair", checks.repair),
-        ("tell_fallback", checks.tell_fallback),
+        ("send_error_to_fallback", checks.send_error_to_fallback),
     ):
         if is_asked:
             raise validate.fault("means nothing without a check", key)

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from gateway.core.policy import Policy
 from gateway.errors import CannotStart, PolicyError
+from gateway.policy_files.dns import Resolver
 from gateway.policy_files.load import load
-from gateway.policy_files.resolve import Resolver
+from gateway.routing.policy import Policy
 
 RESOLVE_EVERY_S: Final = 2.0  # a pod that leaves is still there so long: its preStop hook waits longer
 

@@ -1,6 +1,6 @@
 """The state of one process: a breaker and a count of attempts per target, a guard per lane.
 
-Knows what the pure parts of `core` mean, not who asks. Nothing here waits. Replicas `report` and `hear`; how words
+Knows what the pure parts of `core` mean, not who asks. Nothing here waits. Replicas `snapshot` and `merge`; how words
 travel between them is not known here (see `redis`).
 """
 
@@ -9,23 +9,23 @@ from dataclasses import replace
 from math import inf
 from typing import Final, NamedTuple
 
-from gateway.core import breaker as breakers
-from gateway.core.allowance import Allowances
-from gateway.core.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
-from gateway.core.guard import Guard, Ticket
-from gateway.core.limits import LIVING_S, Uses
-from gateway.core.reports import Heard, LaneReport, Report
-from gateway.decisions import ABANDONED, ANSWERED, Attempt
-from gateway.records import Candidate, Health, Status, Verdict
-from gateway.terms import Limit, Slo
-from gateway.words import LaneState, Reason
+from gateway.decision import ABANDONED, ANSWERED, AttemptRecord
+from gateway.enums import LaneState, Reason
+from gateway.policy_types import Limit, Slo
+from gateway.reliability import breaker as breakers
+from gateway.reliability.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
+from gateway.reliability.rate_limits import LIVING_S, KeyUsage
+from gateway.reliability.replication import LaneSnapshot, PeerSnapshot, Snapshot
+from gateway.reliability.retry_budget import RetryBudgets
+from gateway.reliability.slo_guard import Admission, Guard
+from gateway.types import Candidate, Health, Status, Verdict
 
 # The server itself is at fault; everything else says nothing about whether the next request would be served.
 _FAULTS = frozenset({Reason.UPSTREAM_ERROR})
 # The server spoke, if only to turn a request down: it lives.
 _ALIVE = ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED}
 # Of several promises the worst kept one tells the lane's state.
-_WORSE: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.BENCHED)
+_WORSE: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.EJECTED)
 
 
 class MemoryStore:
@@ -37,9 +37,9 @@ class MemoryStore:
         self._in_flight: dict[str, int] = {}
         self._guards: dict[tuple[str, str], Guard] = {}
         self._promised: dict[tuple[str, str], tuple[Slo, tuple[_Promise, ...]]] = {}
-        self._retries = Allowances[str]()
-        self._hedges = Allowances[tuple[str, str]]()
-        self._uses = Uses()
+        self._retries = RetryBudgets[str]()
+        self._hedges = RetryBudgets[tuple[str, str]]()
+        self._uses = KeyUsage()
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
         """Look, change nothing."""
@@ -63,11 +63,11 @@ class MemoryStore:
         guard = self._guards.get(candidate.lane)
         return guard.p95_ms(now_s) if guard else None
 
-    def let_in(self, key: str | None, limit: Limit, now_s: float) -> float | None:
+    def acquire_quota(self, key: str | None, limit: Limit, now_s: float) -> float | None:
         """See `ports.StateStore`."""
-        return self._uses.enter(key, limit, now_s)
+        return self._uses.acquire(key, limit, now_s)
 
-    def let_out(self, key: str | None, tokens: int) -> None:
+    def release_quota(self, key: str | None, tokens: int) -> None:
         """See `ports.StateStore`."""
         self._uses.left(key, tokens)
 
@@ -87,8 +87,8 @@ class MemoryStore:
         assert candidate.slo is not None
         return self.p95_ms(candidate, now_s) or candidate.slo.p95_ms
 
-    def enter(
-        self, candidate: Candidate, now_s: float, *, draw: float, relief: bool, again: bool = False
+    def acquire(
+        self, candidate: Candidate, now_s: float, *, sample: float, healthy_fallback: bool, again: bool = False
     ) -> "MemoryPermit | Verdict":
         """Room first, then the guard, then the breaker: only the breaker's trial must set out once it is noted."""
         target = candidate.target
@@ -102,21 +102,21 @@ class MemoryStore:
         passes: list[_Pass] = []
         for promise in self._promises(candidate):
             # A probe of one promise tests the others, too: two benches must not wait for each other's probes.
-            is_probe = any(each.ticket.probe for each in passes)
+            is_probe = any(each.admission.probe for each in passes)
             guard = self._guard(promise)
-            ticket = guard.ask(now_s, draw=draw, relief=relief and not is_probe)
-            if ticket is None:
+            admission = guard.ask(now_s, sample=sample, healthy_fallback=healthy_fallback and not is_probe)
+            if admission is None:
                 return Verdict(
-                    reason=Reason.P95_BREACH, detail=f"benched, {promise.says} over {promise.slo.p95_ms:g} ms"
+                    reason=Reason.P95_BREACH, detail=f"ejected, {promise.says} over {promise.slo.p95_ms:g} ms"
                 )
-            passes.append(_Pass(guard, ticket, promise))
+            passes.append(_Pass(guard, admission, promise))
         self._breakers[target.name] = asked
         self._in_flight[target.name] = in_flight + 1
         if not again:
             self._earn(candidate)
         return MemoryPermit(self, candidate, passes, trial=asked.trial_at_s is not None)
 
-    def left(self, candidate: Candidate, attempt: Attempt, now_s: float) -> None:
+    def left(self, candidate: Candidate, attempt: AttemptRecord, now_s: float) -> None:
         """What a permit says when it is handed back."""
         name, outcome = candidate.target.name, attempt.outcome
         self._in_flight[name] -= 1
@@ -131,35 +131,35 @@ class MemoryStore:
         if breaker is not None:
             self._breakers[target] = breakers.closed(breaker)
 
-    def report(self, now_s: float) -> Report:
+    def snapshot(self, now_s: float) -> Snapshot:
         """What this process counted and decided itself, for other replicas. Places in flight are each one's own."""
-        return Report(
-            lanes=tuple((lane, guard.report(now_s)) for lane, guard in self._guards.items()),
-            breakers=tuple((name, breakers.report(breaker, now_s)) for name, breaker in self._breakers.items()),
-            hedges=self._hedges.report(),
-            retries=self._retries.report(),
-            keys=self._uses.report(),
+        return Snapshot(
+            lanes=tuple((lane, guard.snapshot(now_s)) for lane, guard in self._guards.items()),
+            breakers=tuple((name, breakers.snapshot(breaker, now_s)) for name, breaker in self._breakers.items()),
+            hedges=self._hedges.snapshot(),
+            retries=self._retries.snapshot(),
+            keys=self._uses.snapshot(),
         )
 
-    def hear(self, now_s: float, heard: Sequence[Heard], *, me: str) -> None:
+    def merge(self, now_s: float, heard: Sequence[PeerSnapshot], *, me: str) -> None:
         """What all other replicas said last; whoever is no longer in it no longer counts. `me` is their name for us."""
-        theirs: dict[tuple[str, str], list[tuple[float, LaneReport]]] = {lane: [] for lane in self._guards}
+        theirs: dict[tuple[str, str], list[tuple[float, LaneSnapshot]]] = {lane: [] for lane in self._guards}
         for each in heard:
-            for lane, report in each.report.lanes:
-                theirs.setdefault(lane, []).append((each.told_s, report))
+            for lane, snapshot in each.snapshot.lanes:
+                theirs.setdefault(lane, []).append((each.told_s, snapshot))
         for lane, reports in theirs.items():
             guard = self._guards.get(lane)
             if guard is None:  # nobody asked for this lane here yet; the first who does must know
                 guard = self._guards[lane] = Guard(reports[0][1].slo)
-            guard.hear(now_s, reports)
+            guard.merge(now_s, reports)
         for each in heard:
-            for name, opening in each.report.breakers:
+            for name, opening in each.snapshot.breakers:
                 breaker = self._breakers.get(name, CLOSED)
                 self._breakers[name] = breakers.follow(breaker, opening, each.told_s)
         living = [each for each in heard if now_s - each.told_s <= LIVING_S]  # who is silent may be dead
-        self._hedges.hear(me, [(each.name, each.report.hedges) for each in living])
-        self._retries.hear(me, [(each.name, each.report.retries) for each in living])
-        self._uses.hear(now_s, [(each.name, each.report.keys) for each in living])
+        self._hedges.merge(me, [(each.name, each.snapshot.hedges) for each in living])
+        self._retries.merge(me, [(each.name, each.snapshot.retries) for each in living])
+        self._uses.merge(now_s, [(each.name, each.snapshot.keys) for each in living])
 
     def _earn(self, candidate: Candidate) -> None:
         """An ordinary attempt is made: it earns shares of extra ones."""
@@ -197,14 +197,14 @@ class MemoryPermit:
         self._store = store
         self._candidate = candidate
         self._passes = passes
-        self.probe = trial or any(each.ticket.probe for each in passes)
+        self.probe = trial or any(each.admission.probe for each in passes)
 
-    def hand_back(self, attempt: Attempt, now_s: float) -> None:
+    def release(self, attempt: AttemptRecord, now_s: float) -> None:
         """See `ports.Permit`."""
         self._store.left(self._candidate, attempt, now_s)
         for each in self._passes:
             tell = _tell_of_first_token if each.promise.of_first_token else _tell_of_whole
-            tell(each.guard, each.ticket, attempt, now_s)
+            tell(each.guard, each.admission, attempt, now_s)
 
 
 class _Promise(NamedTuple):
@@ -220,7 +220,7 @@ class _Pass(NamedTuple):
     """One guard's leave."""
 
     guard: Guard
-    ticket: Ticket
+    admission: Admission
     promise: _Promise
 
 
@@ -232,16 +232,16 @@ def _promises_of(lane: tuple[str, str], slo: Slo) -> tuple[_Promise, ...]:
     return tuple(promise for promise in (whole, first_token) if promise.slo.p95_ms < inf)
 
 
-def _tell_of_whole(guard: Guard, ticket: Ticket, attempt: Attempt, now_s: float) -> None:
+def _tell_of_whole(guard: Guard, admission: Admission, attempt: AttemptRecord, now_s: float) -> None:
     if attempt.outcome in ANSWERED:
-        guard.finished(now_s, ticket, attempt.elapsed_ms)
+        guard.finished(now_s, admission, attempt.elapsed_ms)
     elif attempt.outcome in ABANDONED:
-        guard.abandoned(now_s, ticket, attempt.elapsed_ms)
+        guard.abandoned(now_s, admission, attempt.elapsed_ms)
 
 
-def _tell_of_first_token(guard: Guard, ticket: Ticket, attempt: Attempt, now_s: float) -> None:
+def _tell_of_first_token(guard: Guard, admission: Admission, attempt: AttemptRecord, now_s: float) -> None:
     """Only streams have one. Once it came it counts, however the rest went."""
     if attempt.first_token_ms is not None:
-        guard.finished(now_s, ticket, attempt.first_token_ms - attempt.started_ms)
+        guard.finished(now_s, admission, attempt.first_token_ms - attempt.started_ms)
     elif attempt.stream and attempt.outcome in ABANDONED:
-        guard.abandoned(now_s, ticket, attempt.elapsed_ms)
+        guard.abandoned(now_s, admission, attempt.elapsed_ms)

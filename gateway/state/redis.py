@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from gateway.core.reports import Heard, Report
 from gateway.errors import BadSetting
 from gateway.ports import Clock
+from gateway.reliability.replication import PeerSnapshot, Snapshot
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -28,7 +28,8 @@ TIMEOUT_S: Final = 0.5
 # What a replica that is gone has counted is remembered so long; windows are usually shorter.
 KEEP_S: Final = 120
 
-# Ages are told by Redis's clock alone: a field is `sequence milliseconds report`. A write that was overtaken (it waited
+# Ages are told by Redis's clock alone: a field is `sequence milliseconds snapshot`. A write that was overtaken (it
+# waited
 # in a socket while Redis stood still) changes nothing.
 _SCRIPT: Final = """
 local key, me, sequence, report, keep_ms = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
@@ -56,17 +57,17 @@ return reply
 
 _log = logging.getLogger("gateway")
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Report)
+_decoder = msgspec.msgpack.Decoder(Snapshot)
 
 
 class Reporter(Protocol):
     """What is shared: it can say what it knows itself, and take in what others said."""
 
-    def report(self, now_s: float) -> Report:
+    def snapshot(self, now_s: float) -> Snapshot:
         """All that this process counted itself."""
         ...
 
-    def hear(self, now_s: float, heard: Sequence[Heard], *, me: str) -> None:
+    def merge(self, now_s: float, heard: Sequence[PeerSnapshot], *, me: str) -> None:
         """All that the others said last; `me` is what they call us."""
         ...
 
@@ -99,15 +100,15 @@ class Replica:
         from redis.exceptions import RedisError
 
         self._sequence += 1
-        report = _encoder.encode(self._reporter.report(self._clock.now_s()))
+        snapshot = _encoder.encode(self._reporter.snapshot(self._clock.now_s()))
         try:
             async with asyncio.timeout(2 * TIMEOUT_S):
-                reply = await self._script(keys=[self._key], args=[self._name, self._sequence, report, KEEP_S * 1000])
+                reply = await self._script(keys=[self._key], args=[self._name, self._sequence, snapshot, KEEP_S * 1000])
         except (RedisError, OSError, TimeoutError) as fault:
             self._went(False, type(fault).__name__)  # not its message: that may hold the address
             return
         now_s = self._clock.now_s()
-        self._reporter.hear(now_s, _heard(reply, now_s), me=self._name)
+        self._reporter.merge(now_s, _heard(reply, now_s), me=self._name)
         self._went(True, "")
 
     def _went(self, is_up: bool, cause: str) -> None:
@@ -146,11 +147,13 @@ def connect(url: str) -> "Redis":
         raise BadSetting(f"TWOLANE_REDIS_URL: {fault}") from None
 
 
-def _heard(reply: Sequence[Any], now_s: float) -> list[Heard]:
+def _heard(reply: Sequence[Any], now_s: float) -> list[PeerSnapshot]:
     """From names, ages in milliseconds and reports in turn; those of another version are left out."""
-    found: list[Heard] = []
+    found: list[PeerSnapshot] = []
     for name, age_ms, encoded in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
         with contextlib.suppress(msgspec.DecodeError):
             told_s = now_s - float(age_ms) / 1000
-            found.append(Heard(name=name.decode(errors="replace"), told_s=told_s, report=_decoder.decode(encoded)))
+            found.append(
+                PeerSnapshot(name=name.decode(errors="replace"), told_s=told_s, snapshot=_decoder.decode(encoded))
+            )
     return found

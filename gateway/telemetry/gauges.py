@@ -11,11 +11,11 @@ from typing import Final, NamedTuple
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.core.policy import Policy
+from gateway.enums import BreakerState, LaneState, Residency
 from gateway.ports import Clock, StateStore
-from gateway.records import Candidate, Status, Target
-from gateway.telemetry import names
-from gateway.words import BreakerState, LaneState, Residency
+from gateway.routing.policy import Policy
+from gateway.telemetry import metric_names as names
+from gateway.types import Candidate, Status, Target
 
 
 class Family(NamedTuple):
@@ -37,7 +37,7 @@ class Reading(NamedTuple):
 Source = Callable[[], Iterable[Reading]]
 
 FAMILIES: Final = {
-    names.LANE_STATE: Family("0 serving, 1 probing, 2 benched.", ("route", "target")),
+    names.LANE_STATE: Family("0 serving, 1 probing, 2 ejected.", ("route", "target")),
     names.LANE_P95_SECONDS: Family("p95 of the window.", ("route", "target")),
     names.LANE_BUDGET_SECONDS: Family("What p95 should be.", ("route", "target")),
     names.LANE_FIRST_TOKEN_BUDGET: Family("What p95 of the first token should be.", ("route", "target")),
@@ -51,7 +51,7 @@ FAMILIES: Final = {
     names.STORE_UP: Family("Did the last exchange with other replicas work?", (), min),
     names.BUILD_INFO: Family("What runs here.", ("version",)),
 }
-_LANE_NUMBER: Final = {LaneState.SERVING: 0, LaneState.PROBING: 1, LaneState.BENCHED: 2}
+_LANE_NUMBER: Final = {LaneState.SERVING: 0, LaneState.PROBING: 1, LaneState.EJECTED: 2}
 _BREAKER_NUMBER: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 

@@ -12,13 +12,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from gateway import __version__
-from gateway.core.policy import Policy
-from gateway.decisions import ABANDONED, Attempt, Decision, Mirrored
-from gateway.telemetry import names
+from gateway.decision import ABANDONED, AttemptRecord, Decision, Mirrored
+from gateway.enums import AttemptOutcome, Outcome, Reason, SloOutcome
+from gateway.policy_types import Slo
+from gateway.routing.policy import Policy
+from gateway.telemetry import metric_names as names
 from gateway.telemetry.gauges import Gauges, Reading
-from gateway.telemetry.peers import Peers
-from gateway.terms import Slo
-from gateway.words import AttemptOutcome, Outcome, Promise, Reason
+from gateway.telemetry.multiprocess import MultiprocessMetrics
 
 _NOBODY: Final = "none"
 _CHAT: Final = "chat"
@@ -28,7 +28,7 @@ _OPEN_METRICS: Final = "application/openmetrics-text"
 class Metrics:
     """One registry per gateway, so that two in one process do not mix."""
 
-    def __init__(self, peers: Peers | None = None) -> None:
+    def __init__(self, peers: MultiprocessMetrics | None = None) -> None:
         """With `peers`, the page shows what all processes of this gateway counted; then it has no exemplars."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and nobody reads them
         self.registry = CollectorRegistry()
@@ -138,7 +138,7 @@ class Metrics:
         yield Reading(names.POLICY_LOADED, (), self._loaded_s)
         yield Reading(names.POLICY_CURRENT, (), self._is_current)
 
-    def _attempted(self, route: str, attempt: Attempt) -> None:
+    def _attempted(self, route: str, attempt: AttemptRecord) -> None:
         target, outcome, usage = attempt.target, attempt.outcome, attempt.usage
         if attempt.skipped:
             self._count(self._skips, route, target, outcome)
@@ -163,13 +163,15 @@ class Metrics:
         if usage.output_tokens is not None:
             self._observe(self._tokens, usage.output_tokens, _CHAT, target, "output")
 
-    def _time_lane(self, route: str, attempt: Attempt) -> None:
+    def _time_lane(self, route: str, attempt: AttemptRecord) -> None:
         """What the lane's guard counts, so that dashboards and alerts judge by the same numbers."""
         target, promise = attempt.target, attempt.promise
         if promise is not None:
-            for result in Promise:  # all three from the first on: a share of what was never counted is unknown, not 0
+            for (
+                result
+            ) in SloOutcome:  # all three from the first on: a share of what was never counted is unknown, not 0
                 self._count(self._promises, route, target, result, by=float(result is promise))
-        if promise in (Promise.KEPT, Promise.OVER):
+        if promise in (SloOutcome.MET, SloOutcome.LATE):
             self._time(self._lane, attempt.elapsed_ms, route, target)
         budget_ms = self._first_token_ms.get((route, target)) if attempt.stream else None
         if budget_ms is None:
@@ -224,7 +226,7 @@ def _bounds_of(slo: Slo) -> list[float]:
     return [ms / 1000 for ms in (slo.p95_ms, slo.first_token_p95_ms) if ms < inf]
 
 
-def _hedged(attempt: Attempt) -> str:
+def _hedged(attempt: AttemptRecord) -> str:
     if attempt.outcome is AttemptOutcome.OK:
         return "won"
     return "lost" if attempt.outcome in ABANDONED else "failed"

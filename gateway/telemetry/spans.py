@@ -13,11 +13,11 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from opentelemetry.util.types import AttributeValue
 
 from gateway import __version__
-from gateway.decisions import Attempt, Decision
-from gateway.records import Usage
-from gateway.telemetry import conventions as c
-from gateway.trace import SAMPLED, Trace
-from gateway.words import AttemptOutcome, Outcome, Reason
+from gateway.decision import AttemptRecord, Decision
+from gateway.enums import AttemptOutcome, Outcome, Reason
+from gateway.telemetry import semantic_conventions as c
+from gateway.trace_context import SAMPLED, Trace
+from gateway.types import Usage
 
 Attributes = dict[str, AttributeValue]
 _SCOPE = InstrumentationScope("twolane.gateway", __version__)
@@ -100,7 +100,7 @@ def _request(decision: Decision) -> Attributes:
     return told | _used(decision.usage)
 
 
-def _attempt(attempt: Attempt) -> Attributes:
+def _attempt(attempt: AttemptRecord) -> Attributes:
     told: Attributes = {
         c.OPERATION: c.CHAT,
         c.PROVIDER: c.US,
@@ -131,10 +131,10 @@ def _used(usage: Usage | None) -> Attributes:
     return {name: value for name, value in pairs if value is not None}
 
 
-def _skip(attempt: Attempt, zero_ns: int) -> Event:
+def _skip(attempt: AttemptRecord, zero_ns: int) -> Event:
     told: Attributes = {c.TARGET: attempt.target, c.OUTCOME: attempt.outcome.value, c.DETAIL: attempt.detail}
     return Event(c.SKIPPED, told, _at(zero_ns, attempt.started_ms))
 
 
-def _first_byte(attempt: Attempt, zero_ns: int) -> list[Event]:
+def _first_byte(attempt: AttemptRecord, zero_ns: int) -> list[Event]:
     return [] if attempt.first_byte_ms is None else [Event(c.FIRST_BYTE, {}, _at(zero_ns, attempt.first_byte_ms))]

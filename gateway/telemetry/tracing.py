@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from gateway.decisions import Decision, Mirrored
+from gateway.decision import Decision, Mirrored
 from gateway.errors import BadSetting
-from gateway.trace import SAMPLED, Trace
+from gateway.trace_context import SAMPLED, Trace
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -13,10 +13,10 @@ import aiohttp
 from yarl import URL
 
 from gateway.errors import UpstreamError
-from gateway.records import Delta
-from gateway.upstreams.answers import read_delta
-from gateway.upstreams.events import EventReader, EventTooLarge
-from gateway.upstreams.faults import from_response, translated
+from gateway.types import Delta
+from gateway.upstreams.errors import from_response, translated
+from gateway.upstreams.parse_response import read_delta
+from gateway.upstreams.sse_reader import EventReader, EventTooLarge
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024

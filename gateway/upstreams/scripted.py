@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from gateway.errors import AttemptFailed, UpstreamError
-from gateway.records import Call, Delta, Status
-from gateway.upstreams.answers import read_delta
+from gateway.types import Call, Delta, Status
+from gateway.upstreams.parse_response import read_delta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,15 +8,15 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from gateway import __version__
-from gateway.core.policy import Policy
 from gateway.errors import BodyTooLarge, NotFound
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
-from gateway.records import Candidate, Health, Verdict
-from gateway.telemetry.documents import document_of
+from gateway.routing.policy import Policy
+from gateway.telemetry.decision_json import document_of
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.recent import RecentDecisions
-from gateway.web.openai import once_each, parse_chat
+from gateway.telemetry.recent_decisions import RecentDecisions
+from gateway.types import Candidate, Health, Verdict
+from gateway.web.parse_request import once_each, parse_chat
 from gateway.web.routes import NO_TELEMETRY, json_response, shape_errors
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
@@ -79,7 +79,7 @@ def admin_app(
 def _look(candidate: Candidate, health: Health, verdict: Verdict) -> dict[str, Any]:
     return {
         "target": candidate.target.name,
-        "place": candidate.target.place,
+        "location": candidate.target.location,
         "admitted": verdict.admitted,
         "reason": verdict.reason,
         "detail": verdict.detail,

@@ -13,7 +13,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import BadKeysFile, Unauthorized
-from gateway.web.answers import send_error
+from gateway.web.asgi_responses import send_error
 
 OPEN_PATHS = frozenset({"/live", "/health"})
 _LINE = re.compile(r"(?P<name>[\w.@-]{1,64})\s+sha256:(?P<digest>[0-9a-f]{64})", re.IGNORECASE)

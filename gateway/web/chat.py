@@ -9,22 +9,22 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.attempts.response import GatewayResponse
 from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, MethodNotAllowed
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
-from gateway.records import Query
-from gateway.trace import Trace, read_trace
-from gateway.upstreams.answer import Answer
+from gateway.trace_context import Trace, read_trace
+from gateway.types import Query
 from gateway.web import sse
-from gateway.web.answers import send_bytes, send_error, send_json, start_stream
+from gateway.web.asgi_responses import send_bytes, send_error, send_json, start_stream
+from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.headers import REQUEST_ID, describe
-from gateway.web.leaving import CancelOnLeave
-from gateway.web.openai import once_each, parse_chat
+from gateway.web.parse_request import once_each, parse_chat
 
 PATH = "/v1/chat/completions"
 
 
-class ClientLeft(Exception):  # noqa: N818 - says what happened
+class ClientDisconnected(Exception):  # noqa: N818 - says what happened
     """The client was gone before its request had come."""
 
 
@@ -52,9 +52,9 @@ class ChatCompletions:
         except BadRequest as error:
             await send_error(send, error, [(REQUEST_ID, b"req_" + secrets.token_hex(12).encode())])
             return
-        except ClientLeft:
+        except ClientDisconnected:
             return
-        with CancelOnLeave(receive) as client:
+        with CancelOnDisconnect(receive) as client:
             answer = await self._pipeline.answer(query)
             try:
                 await self._send(send, query, answer, client)
@@ -71,7 +71,7 @@ class ChatCompletions:
         trace = self._begin(read_trace(headers))
         return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"), trace=trace)
 
-    async def _send(self, send: Send, query: Query, answer: Answer, client: CancelOnLeave) -> None:
+    async def _send(self, send: Send, query: Query, answer: GatewayResponse, client: CancelOnDisconnect) -> None:
         headers = describe(answer.decision(self._clock.now_s()))
         if answer.error is not None:
             client.stop()
@@ -84,7 +84,7 @@ class ChatCompletions:
                 await send_json(send, delta.data, headers=headers)
 
     async def _send_stream(
-        self, send: Send, answer: Answer, headers: list[tuple[bytes, bytes]], client: CancelOnLeave
+        self, send: Send, answer: GatewayResponse, headers: list[tuple[bytes, bytes]], client: CancelOnDisconnect
     ) -> None:
         await start_stream(send, headers)
         last = sse.DONE
@@ -98,7 +98,7 @@ class ChatCompletions:
 
 
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge before reading what is announced to be too large; ClientLeft."""
+    """The whole body. Raises BodyTooLarge before reading what is announced to be too large; ClientDisconnected."""
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(limit)
@@ -107,7 +107,7 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientLeft
+            raise ClientDisconnected
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > limit:

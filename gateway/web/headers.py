@@ -1,6 +1,6 @@
 """How a Decision looks as response headers. Every header name of the gateway's answers is here and nowhere else."""
 
-from gateway.decisions import Decision
+from gateway.decision import Decision
 
 RequestHeaders = dict[bytes, bytes]
 ResponseHeaders = list[tuple[bytes, bytes]]

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from gateway.core.policy import AUTO, Policy
+from gateway.enums import Grade
 from gateway.errors import ModelNotFound
-from gateway.records import Capabilities, Status, Target
-from gateway.words import Grade
+from gateway.routing.policy import AUTO, Policy
+from gateway.types import Capabilities, Status, Target
 
 
 def models_of(policy: Policy, status_of: Callable[[Target], Status]) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def _target(target: Target, status: Status) -> dict[str, Any]:
     ours: dict[str, Any] = {
         "routed": False,
         "kind": target.kind,
-        "place": target.place,
+        "location": target.location,
         "state": status.residency,
         "capabilities": words_of(capabilities) if capabilities else None,
     }

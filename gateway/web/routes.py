@@ -10,11 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import __version__
-from gateway.core.policy import Policy
 from gateway.errors import GatewayError, MethodNotAllowed, NotFound
-from gateway.records import Status, Target
+from gateway.routing.policy import Policy
+from gateway.types import Status, Target
+from gateway.web.error_body import body_of, headers_of
 from gateway.web.models import model_of, models_of
-from gateway.web.problems import body_of, headers_of
 
 # FastAPI's own spans and meters would cost more than a whole request does here.
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}

@@ -4,7 +4,7 @@ Knows no content. A stream that breaks off ends with an `error` event and withou
 """
 
 from gateway.errors import GatewayError
-from gateway.web.problems import body_of
+from gateway.web.error_body import body_of
 
 DONE = b"data: [DONE]\n\n"
 

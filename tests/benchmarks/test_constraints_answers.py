@@ -6,10 +6,10 @@ from benchmarks.constraints_answers import TASKS, compared, measure, p_value
 from benchmarks.constraints_masks import naive_masks
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Reading
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import DecodingMode
 
 
 @pytest.mark.slow
@@ -17,9 +17,9 @@ from diffusion_worker.records import Reading
 def test_a_constraint_costs_no_right_answer_beyond_chance(task: str) -> None:
     """Words that were never trained on: there the net is least sure."""
     net = load(str(SHIPPED), LoadOptions(threads=1))
-    ways = {(way.reading, way.name): way for way in measure(net, TASKS[task], count=60, seed=5)}
-    for reading in Reading:
-        free, kept = ways[reading, "free"], ways[reading, "constrained"]
+    ways = {(way.decoding_mode, way.name): way for way in measure(net, TASKS[task], count=60, seed=5)}
+    for decoding_mode in DecodingMode:
+        free, kept = ways[decoding_mode, "free"], ways[decoding_mode, "constrained"]
         gained, lost, p = compared(free.right, kept.right)
         assert lost <= gained or p >= 0.05
         assert sum(free.right) >= 50

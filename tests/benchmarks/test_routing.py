@@ -10,8 +10,8 @@ import pytest
 from benchmarks import routing
 from benchmarks.routing_rows import Row, by_keywords, read_rows
 from benchmarks.routing_scores import Told, calibration_error, lanes, macro_f1, report
-from gateway.records import Classification, Query
-from gateway.words import Task
+from gateway.enums import Task
+from gateway.types import Classification, Query
 
 
 def told(task: Task, said: Task, *, sure: float = 0.9, also_ok: frozenset[Task] = frozenset(), **given: Any) -> Told:

@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks import labels, tools
 from benchmarks.vocabularies import SHIPPED
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Reading
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import DecodingMode
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_call_is_valid_if_it_is_one_and_fits(text: str, valid: bool) -> None:
 def test_the_shipped_checkpoint_keeps_both_bars() -> None:
     """On fewer samples than the benchmark takes."""
     net = load(str(SHIPPED), LoadOptions(threads=1))
-    row = tools.measure(net, "extraction", Reading.DIFFUSION, count=20)
+    row = tools.measure(net, "extraction", DecodingMode.DIFFUSION, count=20)
     assert row.beside >= row.alone >= 18
     assert (row.called, row.valid) == (0, 20)
     found = labels.measure(net, "qty", invented=True, count=20)

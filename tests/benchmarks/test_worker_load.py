@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.worker_load import growth, quantile, short, under_load
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import GenerationRequest
 
 
 def test_a_quantile_is_a_value_that_occurred() -> None:
@@ -22,8 +22,8 @@ def test_growth_leaves_out_the_first_tenth() -> None:
 @pytest.mark.anyio
 async def test_a_load_is_served_to_its_end() -> None:
     """The ticker has ticked and every short request was answered."""
-    net = ToyNet()
-    ask = Ask(prompt_ids=tuple(range(20, 50)), max_tokens=8, seed=0, recipe=net.facts.recipe)
+    net = ToyModel()
+    ask = GenerationRequest(prompt_ids=tuple(range(20, 50)), max_tokens=8, seed=0, denoising=net.info.denoising)
     assert len(short(ask).prompt_ids) == 16
     seen = await under_load(net, [ask], seconds=0.05, requests=20)
     assert seen.requests == 20

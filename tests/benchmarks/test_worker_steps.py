@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.worker_steps import ROWS, cost_of, step_costs
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import GenerationRequest
 
 
 def test_one_slow_step_does_not_move_the_figures() -> None:
@@ -16,8 +16,8 @@ def test_one_slow_step_does_not_move_the_figures() -> None:
 
 def test_every_number_of_rows_is_stepped() -> None:
     """Canvases that never settle keep all rows busy to the last step."""
-    net = ToyNet()
-    ask = Ask(prompt_ids=(20, 30), max_tokens=8, seed=0, recipe=net.facts.recipe)
+    net = ToyModel()
+    ask = GenerationRequest(prompt_ids=(20, 30), max_tokens=8, seed=0, denoising=net.info.denoising)
     costs = step_costs(net, [ask])
     assert tuple(costs) == ROWS
     assert all(0.0 < cost.net_ms <= cost.step_ms for cost in costs.values())

@@ -5,28 +5,28 @@ from typing import Any
 
 import pytest
 
-from gateway import errors, words
+from gateway import enums, errors
 from gateway.settings import Settings
-from gateway.telemetry import names
+from gateway.telemetry import metric_names as names
 from gateway.web import headers
 from tests.gateway.serving import fake_server, real_gateway
 
 pytestmark = pytest.mark.anyio
 
 CLOSED_SETS = {
-    words.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
-    words.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
+    enums.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
+    enums.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
     " unsupported low_confidence refused",
-    words.LaneState: "serving probing benched",
-    words.BreakerState: "closed open half_open",
-    words.Outcome: "ok error client_gone",
-    words.AttemptOutcome: "ok cancelled",
-    words.SchemaCheck: "valid repaired",
-    words.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
+    enums.LaneState: "serving probing ejected",
+    enums.BreakerState: "closed open half_open",
+    enums.Outcome: "ok error client_gone",
+    enums.AttemptOutcome: "ok cancelled",
+    enums.SchemaCheck: "valid repaired",
+    enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
     " tool_choice seed temperature top_p logprobs logit_bias stop n stream images embeddings",
-    words.Grade: "none best_effort guaranteed warm_start anchored",
-    words.Place: "in_cluster external",
-    words.Hold: "whole first none",
+    enums.Grade: "none best_effort guaranteed warm_start anchored",
+    enums.Location: "in_cluster external",
+    enums.Buffer: "full first_bytes none",
 }
 HEADERS = (
     "x-request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
@@ -42,7 +42,7 @@ METRICS = (
     " twolane_answer_confidence twolane_lane_latency_seconds twolane_lane_first_token_seconds"
     " twolane_lane_first_token_budget_seconds twolane_target_residency twolane_target_predicted_wait_seconds"
     " twolane_policy_loaded_timestamp_seconds twolane_policy_current twolane_build_info"
-    " twolane_decisions_dropped_total twolane_lane_promises_total twolane_observer_faults_total"
+    " twolane_decisions_dropped_total twolane_slo_events_total twolane_observer_faults_total"
 )
 CODES = (
     "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
@@ -51,8 +51,8 @@ CODES = (
 POLICY = """
 version: 1
 targets:
-  first: {kind: openai, engine: openai, url: "%s", model: m, place: in_cluster}
-  second: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+  first: {kind: openai, engine: openai, url: "%s", model: m, location: in_cluster}
+  second: {kind: openai, engine: openai, url: "%s", model: m, location: external}
 routes:
   - {name: default, use: first, fall_back: second, slo: {p95_ms: 500}, validate: {schema: request}}
 """

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker.records import Residency
-from tests.worker.serving import MODEL, READ, events, serving, toy_net, until
+from diffusion_worker.types.generation import Residency
+from tests.worker.serving import MODEL, READ, events, serving, toy_model, until
 
 pytestmark = pytest.mark.anyio
 STATES = {"cold", "loading", "ready", "degraded", "evicting", "draining"}
@@ -25,7 +25,7 @@ def shape(value: Any) -> Any:
 
 async def test_health_has_its_fields_and_no_others() -> None:
     """`predicted_wait_ms` is null until a step has been measured."""
-    async with serving(toy_net(), max_num_seqs=5) as served:
+    async with serving(toy_model(), max_num_seqs=5) as served:
         before = await served.client.get("/health")
         await served.ask()
         after = await served.client.get("/health")
@@ -52,7 +52,7 @@ def test_states_are_the_closed_set() -> None:
 
 async def test_a_worker_that_leaves_is_not_ready_and_refuses() -> None:
     """503 with the state in the body, and `draining` with the time to come back."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         await served.engine.drain(1.0)
         health, refused = await served.client.get("/health"), await served.ask()
     assert (health.status_code, health.json()["state"]) == (503, "draining")
@@ -62,7 +62,7 @@ async def test_a_worker_that_leaves_is_not_ready_and_refuses() -> None:
 
 async def test_live_is_200_in_every_state() -> None:
     """A liveness probe must not kill a worker that loads or drains."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         assert (await served.client.get("/live")).status_code == 200
         await served.engine.close()
         assert (await served.client.get("/live")).status_code == 200
@@ -70,7 +70,7 @@ async def test_live_is_200_in_every_state() -> None:
 
 async def test_models_publish_both_readings_with_aliases_and_capabilities() -> None:
     """`twolane.capabilities` maps every word of the closed set to true, false or its grade."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         listing = (await served.client.get("/v1/models")).json()
     assert listing["object"] == "list"
     found = {entry["id"]: entry for entry in listing["data"]}
@@ -108,7 +108,7 @@ USAGE_SHAPE = {
 
 async def test_usage_has_its_fields_and_is_true() -> None:
     """`hello` and its end token, from one canvas that settled."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         body = (await served.ask("hello")).json()
     usage = body["usage"]
     assert shape(usage) == USAGE_SHAPE
@@ -124,7 +124,7 @@ async def test_usage_has_its_fields_and_is_true() -> None:
 
 async def test_read_left_to_right_usage_has_the_same_fields() -> None:
     """No steps, one pass per token, nothing that could converge."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         usage = (await served.ask("hello", model=READ)).json()["usage"]
     expected = {**USAGE_SHAPE, "diffusion": {**USAGE_SHAPE["diffusion"], "converged": "NoneType"}}  # type: ignore[dict-item]
     assert shape(usage) == expected
@@ -133,14 +133,14 @@ async def test_read_left_to_right_usage_has_the_same_fields() -> None:
 
 async def test_a_doubtful_answer_says_so() -> None:
     """Confidence is the geometric mean probability of its tokens, in every form of the answer."""
-    async with serving(toy_net(confidence=0.5)) as served:
+    async with serving(toy_model(confidence=0.5)) as served:
         usage = (await served.ask("hello", seed=1)).json()["usage"]
         assert usage["diffusion"]["confidence"] == pytest.approx(0.5, abs=0.05)
 
 
 async def test_a_stream_ends_with_diffusion_on_its_finish_chunk() -> None:
     """So that a gateway reads the confidence although its client asked for no usage."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         *_, finish, done = events((await served.ask("hello", stream=True)).text)
     assert done == "[DONE]"
     assert shape(json.loads(finish)["diffusion"]) == USAGE_SHAPE["diffusion"]
@@ -158,7 +158,7 @@ async def test_a_stream_ends_with_diffusion_on_its_finish_chunk() -> None:
 )
 async def test_errors_have_openais_shape(fields: dict[str, Any], status: int, kind: str, param: str, code: str) -> None:
     """Four fields, of which `code` is stable."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         answer = await served.ask(**fields)
     error = answer.json()["error"]
     assert answer.status_code == status
@@ -170,7 +170,7 @@ async def test_an_overloaded_worker_answers_429_with_retry_after() -> None:
     """Seconds, whole, at least one."""
     import asyncio
 
-    net = toy_net(answer="y" * 2000, seconds_per_pass=0.005, max_context=3000)
+    net = toy_model(answer="y" * 2000, seconds_per_pass=0.005, max_context=3000)
     async with serving(net, max_num_seqs=1, max_waiting=0) as served:
         busy = asyncio.create_task(served.ask(max_tokens=1000))
         await until(lambda: served.engine.status().running == 1)

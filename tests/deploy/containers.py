@@ -37,7 +37,7 @@ class Containers:
             "BUILDAH_ISOLATION": "chroot",
         }
 
-    def run(self, *line: str | Path, seconds: float = 120, check: bool = True) -> str:
+    def run(self, *line: str | Path, seconds: float = 600, check: bool = True) -> str:
         """Run a command and return what it said; a failure says all of it."""
         done = subprocess.run(
             line, env=self._environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False
@@ -49,7 +49,7 @@ class Containers:
         """A small Debian with Python, made here: no image registry is asked."""
         tar = self.folder / "base.tar"
         packages = "--include=python3,python3-venv,ca-certificates"
-        self.run("mmdebstrap", "--variant=minbase", packages, "bookworm", tar, seconds=400)
+        self.run("mmdebstrap", "--variant=minbase", packages, "bookworm", tar, seconds=1200)
         return self._build_text(BASE, f"FROM scratch\nADD {tar.name} /\n")
 
     def redis(self) -> str:
@@ -79,11 +79,11 @@ class Containers:
         finally:
             self.run("podman", "rm", "--force", "--time", "5", container, check=False)
 
-    def until_healthy(self, container: str, *, seconds: float = 120) -> None:
+    def until_healthy(self, container: str, *, seconds: float = 600) -> None:
         """Wait until the health check that the image brings is content."""
         ends = time.monotonic() + seconds
         line = ["podman", "healthcheck", "run", container]
-        while subprocess.run(line, env=self._environment, capture_output=True, timeout=60, check=False).returncode:
+        while subprocess.run(line, env=self._environment, capture_output=True, timeout=120, check=False).returncode:
             assert time.monotonic() < ends, self.run("podman", "logs", container, check=False)
             time.sleep(0.5)
 
@@ -98,7 +98,7 @@ class Containers:
 
     def _build_text(self, tag: str, text: str) -> str:
         (self.folder / "Containerfile").write_text(text)
-        self.run("buildah", "bud", "--format", "docker", *_packages(), "--tag", tag, self.folder, seconds=400)
+        self.run("buildah", "bud", "--format", "docker", *_packages(), "--tag", tag, self.folder, seconds=1200)
         return tag
 
 
@@ -110,7 +110,7 @@ def can_run() -> bool:
 def _packages() -> list[str]:
     """The way to packages that pip has here: its files of configuration, and the folders that they name."""
     told = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "debug"], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-m", "pip", "config", "debug"], capture_output=True, text=True, timeout=120, check=True
     ).stdout
     files = [Path(found) for found in re.findall(r"^\s+(/\S+), exists: True", told, re.MULTILINE)]
     folders = [Path(found) for found in re.findall(r"(?:file://|: )(/[\w./-]+)", told)]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from diffusion_worker import telemetry
-from gateway.telemetry import names
+from diffusion_worker.telemetry import metrics as worker_metrics
+from gateway.telemetry import metric_names
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
@@ -20,7 +20,7 @@ def rules(kind: str) -> list[dict[str, object]]:
 
 def metrics() -> set[str]:
     """Names in the programs' own lists."""
-    return {value for module in (names, telemetry) for value in vars(module).values() if _is_metric(value)}
+    return {value for module in (metric_names, worker_metrics) for value in vars(module).values() if _is_metric(value)}
 
 
 def exported() -> set[str]:

@@ -21,18 +21,18 @@ from deploy.grafana.boards import BOARDS
 from deploy.grafana.preview import preview
 from tests.deploy.known import ROOT
 from tests.deploy.standin import StandIn
-from twolane.arguments import free_port
-from twolane.chaos_stage import redis_command
-from twolane.fault_plan import Fault, Mode
-from twolane.faults import FaultProxy
-from twolane.load import Manner, Sample, run
-from twolane.load_plan import Call, Prompt, poisson
-from twolane.processes import Child, Command, twolane_command
-from twolane.tour_prompts import ANNA, AS_ORDER, SHORT, SLOPPY
+from twolane.bench.load import Manner, Sample, run
+from twolane.bench.plan import Call, Prompt, poisson
+from twolane.chaos.environment import redis_command
+from twolane.demo.prompts import ANNA, AS_ORDER, SHORT, SLOPPY
+from twolane.fault_proxy.control import Fault, Mode
+from twolane.fault_proxy.proxy import FaultProxy
+from twolane.process.children import Child, Command, twolane_command
+from twolane.process.flags import free_port
 
 SECONDS = 45.0
 RATE = 5.0
-UP_WITHIN_S = 90.0
+UP_WITHIN_S = 900.0
 PARTS = ("worker", "quality", "gateway", "admin", "redis", "prometheus")
 # From which second on what is done to the answers of the fast lane.
 TROUBLES = (
@@ -193,5 +193,5 @@ async def _change_policy(stage: Stage) -> None:
 
 
 def _read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         return answer.read().decode()

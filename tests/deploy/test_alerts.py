@@ -54,7 +54,7 @@ def test_an_alert_is_tried_both_ways(alert: str) -> None:
     """It fires in one unit test, and is silent in another whose series are its own metrics."""
     fires, silent = False, False
     read = {selector.name for selector in selectors(str(ALERTS[alert]["expr"]))}
-    read |= {"twolane_lane_promises_total"} if any(name in recorded() for name in read) else set()
+    read |= {"twolane_slo_events_total"} if any(name in recorded() for name in read) else set()
     for file in TESTS:
         for test in YAML(typ="safe").load(file)["tests"]:
             given = {each["series"].partition("{")[0] for each in test["input_series"]}

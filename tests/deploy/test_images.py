@@ -14,7 +14,7 @@ from deploy.compose.make_secrets import main as make_secrets
 from tests.deploy.composed import Composed
 from tests.deploy.containers import BASE, ROOT, Containers, can_run
 from tests.deploy.played import PARTS, Played
-from twolane.arguments import free_port
+from twolane.process.flags import free_port
 
 pytestmark = [pytest.mark.images, pytest.mark.timeout(1800)]
 MEBIBYTE = 2**20
@@ -176,7 +176,7 @@ def test_the_compose_file_comes_up_and_answers(
 
 
 def _answers(url: str, played: Played | Composed) -> None:
-    ends_s = time.monotonic() + 120
+    ends_s = time.monotonic() + 300
     while time.monotonic() < ends_s:
         try:
             if httpx.get(url, timeout=5, trust_env=False).status_code == 200:
@@ -207,18 +207,17 @@ def test_a_request_goes_through_all_of_it_and_each_leaves_in_order(
         metrics = httpx.get(
             f"http://127.0.0.1:{it.ports['admin']}/metrics",
             headers={"authorization": f"Bearer {(it.secrets / 'metrics-key').read_text()}"},
-            timeout=10,
+            timeout=120,
         ).text
         assert "\ntwolane_store_up 1.0\n" in metrics
         for container in (gateway, worker):
-            begin_s = time.monotonic()
-            containers.run("podman", "stop", "--time", "30", container)
-            assert time.monotonic() - begin_s < 25, "it was killed in the end"
+            containers.run("podman", "stop", "--time", "300", container)  # who is killed in the end has another code
             assert containers.run("podman", "inspect", container, "--format", "{{.State.ExitCode}}") == "0"
 
 
 def _answered_by(it: Deployed, key: str, target: str) -> httpx.Response:
-    for _ in range(40):
+    ends_s = time.monotonic() + 300
+    while time.monotonic() < ends_s:
         answer = it.ask(key)
         if answer.status_code == 200 and answer.headers["x-twolane-target"] == target:
             return answer
@@ -232,7 +231,8 @@ def _policy_is_followed(it: Deployed, key: str) -> None:
     text = (it.policies / "default.yaml").read_text().replace("p95_ms: 2000", "p95_ms: 2500")
     (it.policies / "new").write_text(text)
     os.replace(it.policies / "new", it.policies / "default.yaml")
-    for _ in range(40):
+    ends_s = time.monotonic() + 300
+    while time.monotonic() < ends_s:
         if it.ask(key).headers["x-twolane-policy"] != before:
             return
         time.sleep(0.25)

@@ -13,8 +13,8 @@ import yaml
 from deploy.kubernetes.__main__ import OUT, render
 from diffusion_worker.settings import PREFIX as WORKER_PREFIX
 from diffusion_worker.settings import Settings as WorkerSettings
-from gateway.core.limits import Uses
 from gateway.policy_files.load import parse
+from gateway.reliability.rate_limits import KeyUsage
 from gateway.settings import PREFIX, Settings
 from tests.deploy.known import exported
 from tests.deploy.kustomized import Manifest, built
@@ -90,7 +90,7 @@ def test_the_key_that_reads_metrics_asks_nothing_and_applications_are_not_limite
     policy = parse(find(overlay, "ConfigMap", "twolane-policy")["data"]["policy.yaml"], ENVIRONMENT)
     limit = policy.limit_of("metrics")
     assert limit is not None
-    assert Uses().enter("metrics", limit, 1e9) is not None
+    assert KeyUsage().acquire("metrics", limit, 1e9) is not None
     assert policy.limit_of("application") is None
 
 

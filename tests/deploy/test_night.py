@@ -14,9 +14,9 @@ from deploy.grafana.drawing import COLOURS, STATE_COLOURS, WIDTH, layout
 from deploy.grafana.panels import Board, Kind
 from tests.deploy.known import ROOT, metrics
 from tests.deploy.night import SECONDS, Night, play
-from twolane.load import OK
+from twolane.bench.load import OK
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 NEEDED = ("prometheus", "chromium", "redis-server")
 
 

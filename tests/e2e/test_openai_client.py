@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 POLICY = """
 version: 1
 targets:
-  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, location: external}
 routes:
   - {name: default, use: quality}
 """
@@ -47,13 +47,13 @@ async def client(tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
             assert process.stdout is not None
             first = (await process.stdout.readline()).decode()
             url = next(word for word in first.split() if word.startswith("http")).strip(",")
-            direct = openai.DefaultAsyncHttpxClient(trust_env=False)
+            direct = openai.DefaultAsyncHttpx2Client(trust_env=False)
             async with openai.AsyncOpenAI(
                 base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=direct
             ) as it:
                 yield it
             process.terminate()
-            assert await asyncio.wait_for(process.wait(), 10) == 0
+            assert await asyncio.wait_for(process.wait(), 120) == 0
         finally:
             if process.returncode is None:
                 process.kill()

@@ -8,7 +8,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.worker.serving import MODEL, READ, listening, toy_net
+from tests.worker.serving import MODEL, READ, listening, toy_model
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ class Order(BaseModel):
 async def test_the_official_client_parses_what_it_asked_for(model: str) -> None:
     """The net repeats the user's words, which are no JSON."""
     messages = [{"role": "user", "content": "mint tea, two of them"}]
-    async with listening(toy_net()) as served, openai.DefaultAsyncHttpxClient(trust_env=False) as direct:
+    async with listening(toy_model()) as served, openai.DefaultAsyncHttpx2Client(trust_env=False) as direct:
         client = openai.AsyncOpenAI(
             base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0, http_client=direct
         )
@@ -57,7 +57,7 @@ async def test_the_official_client_parses_what_it_asked_for(model: str) -> None:
 async def test_the_official_client_streams_an_object_that_closes_in_time(model: str) -> None:
     """With hardly more tokens than the shortest answer takes."""
     messages = [{"role": "user", "content": "mint tea, two of them"}]
-    async with listening(toy_net()) as served, openai.DefaultAsyncHttpxClient(trust_env=False) as direct:
+    async with listening(toy_model()) as served, openai.DefaultAsyncHttpx2Client(trust_env=False) as direct:
         client = openai.AsyncOpenAI(
             base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0, http_client=direct
         )
@@ -83,7 +83,7 @@ class Mood(BaseModel):
 async def test_the_official_client_reads_probabilities_of_labels() -> None:
     """Of a choice, and of a model of literals."""
     messages = [{"role": "user", "content": "well?"}]
-    async with listening(toy_net()) as served, openai.DefaultAsyncHttpxClient(trust_env=False) as direct:
+    async with listening(toy_model()) as served, openai.DefaultAsyncHttpx2Client(trust_env=False) as direct:
         client = openai.AsyncOpenAI(
             base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0, http_client=direct
         )

@@ -32,7 +32,7 @@ def reply(prompt: str) -> str:
 @pytest.fixture
 async def client() -> AsyncIterator[openai.AsyncOpenAI]:
     async with listening(released_net(reply), released_words()) as served:
-        direct = openai.DefaultAsyncHttpxClient(trust_env=False)
+        direct = openai.DefaultAsyncHttpx2Client(trust_env=False)
         url = f"{served.client.base_url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=direct) as it:
             yield it

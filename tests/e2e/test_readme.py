@@ -36,14 +36,14 @@ def gateway() -> Iterator[str]:
             yield url
         finally:
             demo.terminate()
-            demo.wait(timeout=60)
+            demo.wait(timeout=120)
 
 
 @pytest.mark.slow
 def test_the_curl_works_as_printed(gateway: str) -> None:
     """The answer is right, and the headers tell which lane gave it."""
     command = block("sh", "curl").replace(PRINTED, gateway)
-    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=True).stdout
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True).stdout
     head, body = told.replace("\r", "").split("\n\n", 1)
     assert head.startswith("HTTP/1.1 200")
     assert "x-twolane-attempts: fast=ok" in head
@@ -54,7 +54,7 @@ def test_the_curl_works_as_printed(gateway: str) -> None:
 def test_the_snippet_works_as_printed(gateway: str) -> None:
     """The order comes out as the schema wants it."""
     program = block("python", "from openai").replace(PRINTED, gateway)
-    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(told.stdout) == {"name": "anna", "qty": 3, "item": "red lamp", "day": "monday"}
 
 

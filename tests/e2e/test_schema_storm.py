@@ -11,8 +11,8 @@ import httpx
 import jsonschema
 import pytest
 
-from twolane.arguments import free_port
-from twolane.processes import Child, twolane_command
+from twolane.process.children import Child, twolane_command
+from twolane.process.flags import free_port
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -68,8 +68,8 @@ async def test_whatever_is_finished_is_valid_and_whatever_is_refused_says_why(tm
     draw = random.Random(5)
     finished = 0
     async with Child(twolane_command("worker", line, environment={}, logs=tmp_path)) as worker:
-        await worker.serve(f"{url}/health", within_s=90)
-        async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
+        await worker.serve(f"{url}/health", within_s=300)
+        async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
             asks = [asked(draw, schema, number) for number, schema in enumerate(SCHEMAS * 4)]
             gate = asyncio.Semaphore(8)
 
@@ -83,7 +83,7 @@ async def test_whatever_is_finished_is_valid_and_whatever_is_refused_says_why(tm
                     return await judged(client, schema, body)
 
             finished = sum(await asyncio.gather(*(one(*each) for each in asks)))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 while (health := (await client.get("/health")).json())["running"] or health["waiting"]:  # noqa: ASYNC110 - another process's
                     await asyncio.sleep(0.1)
         assert worker.is_running

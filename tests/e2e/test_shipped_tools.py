@@ -53,7 +53,7 @@ async def client(anyio_backend: str) -> AsyncIterator[openai.AsyncOpenAI]:
         assert process.stdout is not None
         url = (await process.stdout.readline()).decode().split()[2]
         assert b"is ready" in await process.stdout.readline()
-        direct = openai.DefaultAsyncHttpxClient(trust_env=False)
+        direct = openai.DefaultAsyncHttpx2Client(trust_env=False)
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=direct) as it:
             yield it
     finally:

@@ -45,16 +45,16 @@ def demo(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(1800)
 def test_the_tour_comes_out_as_stated(mark: str) -> None:
     with demo("--once") as process:
-        told, complaints = process.communicate(timeout=400)
+        told, complaints = process.communicate(timeout=1700)
     assert process.returncode == 0, told + complaints
     assert "rows came out as stated" in told
     assert "✗" not in told
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_tour_that_is_interrupted_ends_everything_it_started(
     mark: str, number: signal.Signals, tmp_path: Path
@@ -66,33 +66,33 @@ def test_a_tour_that_is_interrupted_ends_everything_it_started(
                 break
         assert len(marked(mark)) >= 4
         process.send_signal(number)
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=120) == 1
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(1800)
 def test_a_worker_that_cannot_start_is_told_and_the_others_are_ended(mark: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with demo("--once", "--checkpoint", str(tmp_path)) as process:
-        told, complaints = process.communicate(timeout=200)
+        told, complaints = process.communicate(timeout=1700)
     assert process.returncode == 1, told
     assert "worker ended before it served" in complaints
     assert "Traceback" not in complaints
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(1800)
 def test_interrupted_while_it_starts_it_still_ends_everything(mark: str) -> None:
     with demo("--once") as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len(marked(mark)) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=120) == 1
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(1800)
 def test_without_once_it_serves_until_ctrl_c(mark: str) -> None:
     """The request of the README works as printed, but for the port that the demo says it took."""
     with demo("--no-tour") as process:
@@ -106,9 +106,9 @@ def test_without_once_it_serves_until_ctrl_c(mark: str) -> None:
                 "metadata": {"task": "edit"},
                 "messages": [{"role": "user", "content": "Clean up this commit subject: Fixed brokn token in api"}],
             },
-            timeout=30.0,
+            timeout=120,
         )
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
     assert answer.json()["choices"][0]["message"]["content"] == "fix broken token in api"
     assert answer.headers["x-twolane-attempts"] == "fast=ok"

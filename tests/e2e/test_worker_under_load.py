@@ -5,13 +5,14 @@ import json
 import os
 import random
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.worker.serving import CHAT, MODEL, Served, events, listening, toy_net, until
+from tests.worker.serving import CHAT, MODEL, Served, events, listening, toy_model, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -58,30 +59,35 @@ async def assert_nothing_is_left(served: Served) -> None:
 
 
 def counted(served: Served, name: str) -> float:
-    page = served.worker.desk.meters.render(served.engine.status()).decode()
+    page = served.worker.serving_state.meters.render(served.engine.status()).decode()
     return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name))
 
 
 async def test_of_two_hundred_clients_half_leave_and_nothing_leaks() -> None:
     """Those who stay get their whole answer, those who leave cost nothing further."""
     chance = random.Random(7)
-    async with listening(toy_net(seconds_per_pass=0.001), max_num_seqs=16, max_waiting=200) as served:
+    async with listening(toy_model(seconds_per_pass=0.001), max_num_seqs=16, max_waiting=200) as served:
         staying = [asyncio.create_task(answer(served, stream=bool(n % 2))) for n in range(100)]
         leaving = [leave(served, stream=bool(n % 2), after_s=chance.uniform(0.0, 2.0)) for n in range(100)]
         await asyncio.gather(*leaving)
         assert await asyncio.gather(*staying) == [(200, TEXT)] * 100
         await until(lambda: served.engine.status().running + served.engine.status().waiting == 0)
-        ended = counted(served, "gen_ai_server_request_duration_seconds_count")
-        cancelled = counted(served, "twolane_worker_cancelled_total")
         finished = counted(served, "twolane_worker_tokens_per_forward_count")
         assert 100 <= finished <= 200
-        assert ended == finished + cancelled  # each that got in ended once, and in one way
+        # Each that got in ended once, and in one way.
+        await until(
+            lambda: (
+                counted(served, "gen_ai_server_request_duration_seconds_count")
+                == counted(served, "twolane_worker_tokens_per_forward_count")
+                + counted(served, "twolane_worker_cancelled_total")
+            )
+        )
         await assert_nothing_is_left(served)
 
 
 async def test_sixty_four_streams_run_side_by_side() -> None:
     """Each is whole, none is mixed with another."""
-    async with listening(toy_net(), max_num_seqs=16, max_waiting=64) as served:
+    async with listening(toy_model(), max_num_seqs=16, max_waiting=64) as served:
         texts = [f"{number} {TEXT}"[:60] for number in range(64)]
         answers = await asyncio.gather(*(answer(served, stream=True, text=text) for text in texts))
         assert answers == [(200, text) for text in texts]
@@ -90,13 +96,19 @@ async def test_sixty_four_streams_run_side_by_side() -> None:
 
 async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
     """Who is let in is answered; who is not is told so before the others are done."""
-    async with listening(toy_net(seconds_per_pass=0.01), max_num_seqs=2, max_waiting=2) as served:
+    net, may_go_on = toy_model(), threading.Event()
+    net._take_time = may_go_on.wait  # type: ignore[method-assign]
+    may_go_on.set()
+    async with listening(net, max_num_seqs=2, max_waiting=2) as served:
         await answer(served, stream=False)
-        asked = [served.client.post(CHAT, json=body(stream=bool(n % 2))) for n in range(20)]
+        may_go_on.clear()
+        asked = [asyncio.create_task(served.client.post(CHAT, json=body(stream=bool(n % 2)))) for n in range(20)]
+        await until(lambda: sum(each.done() for each in asked) >= 16)
+        may_go_on.set()
         answers = await asyncio.gather(*asked)
         refused = [each for each in answers if each.status_code == 429]
         assert {each.status_code for each in answers} == {200, 429}
-        assert len(answers) - len(refused) >= 4
+        assert 3 <= len(answers) - len(refused) <= 4  # two who wait, one or two in the batch
         assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
         assert all(each.json()["error"]["code"] == "overloaded" for each in refused)
         assert counted(served, 'twolane_worker_refused_total{reason="overloaded"}') == len(refused)
@@ -105,7 +117,7 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
 
 async def test_prompts_that_are_too_long_are_refused_beside_those_that_are_not() -> None:
     """Whatever their size; nobody waits for them."""
-    async with listening(toy_net(), max_context=300) as served:
+    async with listening(toy_model(), max_context=300) as served:
         sizes = [301, 5_000, 300_000] * 5
         long = [answer(served, stream=bool(n % 2), text="x" * size) for n, size in enumerate(sizes)]
         good = [answer(served, stream=bool(n % 2)) for n in range(8)]
@@ -144,11 +156,11 @@ async def test_a_worker_killed_under_load_leaves_nobody_waiting() -> None:
                 return type(error).__name__
             return "whole"
 
-        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=url, timeout=120) as client:
             clients = [asyncio.create_task(broken_off(number)) for number in range(24)]
-            await until(lambda: len(began) >= 2, within_s=40)
+            await until(lambda: len(began) >= 2, within_s=120)
             process.kill()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 outcomes = await asyncio.gather(*clients)
         assert "whole" not in outcomes
     finally:

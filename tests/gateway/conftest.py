@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway.terms import Slo
+from gateway.enums import Kind, Location
+from gateway.policy_types import Slo
+from gateway.types import Query, Target
 from tests.gateway.serving import chunk, completion, fake_server, real_gateway, says_hello, start_stream
 from tests.gateway.stage import build_stage
 from tests.gateway.virtual import LoopClock, run_virtual
@@ -22,7 +24,7 @@ def stage() -> Any:
 @pytest.fixture
 def tight_slo() -> Slo:
     """100 ms, and quick to probe."""
-    return Slo(p95_ms=100, window_s=12, probe_every_s=0.5, hold_down_s=1)
+    return Slo(p95_ms=100, window_s=12, probe_every_s=0.5, base_ejection_s=1)
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +59,24 @@ def make_play(stage: Any) -> Callable[..., Any]:
         return run_virtual(run())
 
     return play
+
+
+@pytest.fixture(name="query")
+def make_query() -> Callable[..., Query]:
+    """A chat request with what the test says of it."""
+
+    def build(**fields: Any) -> Query:
+        return Query(**{"request_id": "req_1", "model": "auto", "body": b"{}", "received_s": 0.0, **fields})
+
+    return build
+
+
+@pytest.fixture(name="target")
+def make_target() -> Callable[..., Target]:
+    """A target inside the cluster, behind a server of its own."""
+
+    def build(name: str = "fast", **fields: Any) -> Target:
+        given = {"kind": Kind.WORKER, "url": f"http://{name}", "model": "m", "location": Location.IN_CLUSTER, **fields}
+        return Target(name=name, **given)
+
+    return build

@@ -1,5 +1,6 @@
 """A real redis-server on loopback that can be stopped, stalled, emptied and started again."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+
+from twolane.process.flags import free_port
 
 
 class RedisServer:
@@ -18,8 +22,7 @@ class RedisServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ("127.0.0.1", self._port)
         self.url = f"redis://127.0.0.1:{self._port}"
@@ -29,7 +32,7 @@ class RedisServer:
         options = {"port": self._port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self._folder}
         line = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         self._process = subprocess.Popen(["redis-server", *line], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while self.say(b"PING") != b"+PONG\r\n":
             assert self._process.poll() is None
             assert time.monotonic() < deadline
@@ -37,7 +40,7 @@ class RedisServer:
     def say(self, command: bytes) -> bytes:
         """One command without arguments; nothing if nobody answers."""
         try:
-            with socket.create_connection(self.address, timeout=1) as connection:
+            with socket.create_connection(self.address, timeout=30) as connection:
                 connection.sendall(command + b"\r\n")
                 return connection.recv(1024)
         except OSError:
@@ -74,3 +77,17 @@ def redis_server(folder: Path) -> Iterator[RedisServer]:
         yield server
     finally:
         server.stop()
+
+
+async def until_exchanged(redis: RedisServer, *, replicas: int, namespace: str = "twolane") -> None:
+    """Wait until what each of the gateways knows now has reached all others: each has spoken three times from here on.
+
+    The first of them may have been on its way, and the second is heard with the third.
+    """
+    key = f"{{{namespace}}}:replicas"
+    async with Redis.from_url(redis.url) as client, asyncio.timeout(120):
+        spoken: dict[bytes, set[bytes]] = {}
+        while sum(len(said) > 3 for said in spoken.values()) < replicas:
+            for name, said in (await client.hgetall(key)).items():
+                spoken.setdefault(name, set()).add(said.partition(b" ")[0])
+            await asyncio.sleep(0.05)

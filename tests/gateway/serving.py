@@ -11,10 +11,9 @@ from typing import Any
 
 import aiohttp
 import orjson
-import uvicorn
 from aiohttp import web
 
-from gateway.app import Gateway, open_gateway
+from gateway.app import Gateway, build_server, open_gateway
 from gateway.settings import Settings
 
 
@@ -127,7 +126,8 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
     """Serve a policy, written as text, on loopback in this very loop."""
     file = tmp_path / "policy.yaml"
     file.write_text(policy)
-    chosen = Settings(port=0, admin_port=0, policy=file, **settings)
+    patient = {"connect_s": 60, "health_timeout_s": 60}  # what is slow only because the machine is busy is not away
+    chosen = Settings(**{"port": 0, "admin_port": 0, "policy": file, **patient, **settings})
     async with open_gateway(chosen) as gateway, contextlib.AsyncExitStack() as stack:
         urls = [await stack.enter_async_context(_served(app)) for app in (gateway.public, gateway.admin)]
         client = await stack.enter_async_context(aiohttp.ClientSession())
@@ -137,9 +137,8 @@ async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIte
 @contextlib.asynccontextmanager
 async def _served(app: Any) -> AsyncIterator[str]:
     bound = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, lifespan="off", log_config=None, ws="none", loop="none", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server._serve([bound]))  # the public door would claim the process's signals
+    server = build_server(app, drain_s=1)
+    task = asyncio.create_task(server.serve(sockets=[bound]))
     try:
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.001)
@@ -155,8 +154,8 @@ def two_lanes(fast: str, quality: str, **route: Any) -> str:
         {
             "version": 1,
             "targets": {
-                "fast": {"kind": "openai", "engine": "openai", "url": fast, "model": "f", "place": "in_cluster"},
-                "quality": {"kind": "openai", "engine": "openai", "url": quality, "model": "q", "place": "external"},
+                "fast": {"kind": "openai", "engine": "openai", "url": fast, "model": "f", "location": "in_cluster"},
+                "quality": {"kind": "openai", "engine": "openai", "url": quality, "model": "q", "location": "external"},
             },
             "routes": [{"name": "default", "use": "fast", "fall_back": ["quality"], **route}],
         }
@@ -168,7 +167,7 @@ def one_lane(url: str, **route: Any) -> str:
         {
             "version": 1,
             "targets": {
-                "only": {"kind": "openai", "engine": "openai", "url": url, "model": "m", "place": "in_cluster"}
+                "only": {"kind": "openai", "engine": "openai", "url": url, "model": "m", "location": "in_cluster"}
             },
             "routes": [{"name": "default", "use": "only", **route}],
         }
@@ -180,16 +179,22 @@ def ask(text: str = "hi", **more: Any) -> dict[str, Any]:
 
 
 async def last_decision(gateway: Any, headers: dict[str, str]) -> Any:
+    """What was decided; it is told behind the answer, a moment later."""
     url = f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}"
-    async with gateway.client.get(url) as response:
-        return await response.json()
+    async with asyncio.timeout(120):
+        while True:
+            async with gateway.client.get(url) as response:
+                found = await response.json()
+            if "outcome" in found:
+                return found
+            await asyncio.sleep(0.005)
 
 
 async def until(read: Any, word: str) -> str:
     """Read again until the word is there: what is told behind an answer comes a moment later."""
-    for _ in range(200):
-        page: str = await read()
-        if word in page:
-            return page
-        await asyncio.sleep(0.005)
-    raise AssertionError(f"{word} never came")
+    async with asyncio.timeout(120):
+        while True:
+            page: str = await read()
+            if word in page:
+                return page
+            await asyncio.sleep(0.005)

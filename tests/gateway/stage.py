@@ -7,18 +7,18 @@ from typing import Any
 
 import orjson
 
-from gateway.core.classify import classify
-from gateway.core.conditions import When
-from gateway.core.policy import Policy, Route, compile_policy
-from gateway.decisions import Decision, Mirrored
+from gateway.attempts.response import GatewayResponse
+from gateway.decision import Decision, Mirrored
+from gateway.enums import Kind, Location
 from gateway.pipeline import Pipeline
-from gateway.records import Query, Target
+from gateway.policy_types import Checks
+from gateway.routing.classify import classify
+from gateway.routing.conditions import When
+from gateway.routing.policy import Policy, Route, compile_policy
 from gateway.state.memory import MemoryStore
-from gateway.terms import Checks
-from gateway.upstreams.answer import Answer
+from gateway.types import Query, Target
 from gateway.upstreams.scripted import Line, Scripted
-from gateway.web.openai import parse_chat
-from gateway.words import Kind, Place
+from gateway.web.parse_request import parse_chat
 
 
 class HandClock:
@@ -33,7 +33,7 @@ class HandClock:
     def wall_s(self) -> float:
         return 1_700_000_000.0 + self.time_s
 
-    def draw(self) -> float:
+    def sample(self) -> float:
         return 0.5
 
     async def sleep(self, seconds: float) -> None:
@@ -104,7 +104,7 @@ class Stage:
         finally:
             await answer.aclose()
 
-    async def read(self, answer: Answer) -> Sent:
+    async def read(self, answer: GatewayResponse) -> Sent:
         sent = Sent([], [], answer.error, None, answer.decision(self.clock.now_s()))
         try:
             if answer.error is None:
@@ -158,7 +158,7 @@ def _target(name: str, changes: dict[str, Any]) -> Target:
         kind=Kind.WORKER if name in ("fast", "careful") else Kind.OPENAI,
         url=f"http://{name}",
         model=name,
-        place=Place.EXTERNAL if name == "quality" else Place.IN_CLUSTER,
+        location=Location.EXTERNAL if name == "quality" else Location.IN_CLUSTER,
     )
     return replace(plain, **changes)
 

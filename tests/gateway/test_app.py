@@ -47,7 +47,7 @@ async def test_a_stream_ends_with_done(fake: Any, serving: Any, wire: Any) -> No
 async def test_extensions_of_ours_never_reach_a_target(fake: Any, serving: Any) -> None:
     body = ask(metadata={"task": "chat", "private": "false", "mine": "1"}, diffusion={"steps": 4}, top_k=3)
     async with fake() as server, serving(one_lane(server.url)) as gateway:
-        await gateway.ask(body, x_twolane_deadline_ms="5000")
+        await gateway.ask(body, x_twolane_deadline_ms="60000")
     sent = server.bodies[0]
     assert sent["metadata"] == {"mine": "1"}
     assert "diffusion" not in sent
@@ -81,7 +81,10 @@ async def test_bytes_of_a_stream_leave_as_they_come(fake: Any, serving: Any, wir
             assert await response.content.read() == wire.chunk("second") + b"data: [DONE]\n\n"
 
 
-async def test_connections_to_targets_are_used_again(fake: Any, serving: Any, wire: Any) -> None:
+async def test_connections_to_targets_are_used_again(
+    fake: Any, serving: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.upstreams.http._LINGER_S", 60.0)
     ports = set()
 
     async def answer(request: web.Request, body: Any) -> web.StreamResponse:

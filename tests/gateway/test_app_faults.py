@@ -73,7 +73,7 @@ async def test_a_held_stream_that_turns_out_invalid_never_shows_a_byte(fake: Any
         await stream.write(wire.chunk('{"n"') + wire.chunk(": 1}") + b"data: [DONE]\n\n")
         return stream
 
-    policy = {"validate": {"schema": "request", "hold": "whole"}}
+    policy = {"validate": {"schema": "request", "buffer": "full"}}
     async with (
         fake(wrong) as fast,
         fake(right) as quality,
@@ -123,7 +123,7 @@ async def test_a_client_that_leaves_hangs_up_on_the_target(fake: Any, serving: A
         task = asyncio.create_task(gateway.ask())
         await began.wait()
         task.cancel()
-        await asyncio.wait_for(ended.wait(), 2)
+        await asyncio.wait_for(ended.wait(), 120)
         page = await until(gateway.metrics, 'outcome="client_gone"')
     assert 'twolane_in_flight{target="only"} 0.0' in page
     assert server.lost == 1
@@ -146,7 +146,7 @@ async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(fake:
         async with gateway.client.post(url, data=orjson.dumps(ask(stream=True))) as response:
             await response.content.readuntil(b"\n\n")
             response.close()
-        await asyncio.wait_for(ended.wait(), 2)
+        await asyncio.wait_for(ended.wait(), 120)
         await until(gateway.metrics, 'outcome="client_gone"')
 
 
@@ -166,7 +166,7 @@ async def test_a_silent_target_is_given_up_after_the_idle_limit(fake: Any, servi
         await asyncio.sleep(30)
         return web.Response()
 
-    async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url), idle_s=0.05) as it:
+    async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url), idle_s=1.5) as it:
         _, headers, _ = await it.ask()
     assert headers["x-twolane-attempts"] == "fast=upstream_error,quality=ok"
 
@@ -196,7 +196,7 @@ async def test_a_target_that_says_too_much_is_replaced_and_its_words_are_not_kep
     fake: Any, serving: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     monkeypatch.setattr("gateway.upstreams.http.MAX_ANSWER_BYTES", 10_000)
-    monkeypatch.setattr("gateway.upstreams.events.MAX_EVENT_BYTES", 10_000)
+    monkeypatch.setattr("gateway.upstreams.sse_reader.MAX_EVENT_BYTES", 10_000)
 
     async def talks(request: Any, _: Any) -> Any:
         if not stream:

@@ -61,7 +61,7 @@ async def test_an_error_nobody_foresaw_is_still_one_answer(fake: Any, serving: A
         raise RuntimeError("a bug")
 
     async with fake() as server, serving(one_lane(server.url)) as gateway:
-        monkeypatch.setattr("gateway.upstreams.openai_compatible.body_for", fail)
+        monkeypatch.setattr("gateway.upstreams.openai.body_for", fail)
         status, _, body = await gateway.ask()
         monkeypatch.undo()
         assert 'twolane_in_flight{target="only"} 0.0' in await gateway.metrics()

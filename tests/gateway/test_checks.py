@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.enums import Buffer, Outcome, SchemaCheck
 from gateway.errors import InvalidOutput
-from gateway.terms import Checks
+from gateway.policy_types import Checks
 from gateway.upstreams.scripted import fails, says
-from gateway.words import Hold, Outcome, SchemaCheck
 
 pytestmark = pytest.mark.anyio
 SCHEMA = {
@@ -27,8 +27,8 @@ SCHEMA = {
 GOOD = says('{"n": 1}')
 LONG = ('{"s": "' + "x" * 40, 'y", "n": ', "7", "}")
 LATE = ('{"s": "' + "x" * 40, 'y", "n": ', '"7"', "}")
-FIRST = {"checks": Checks(hold=Hold.FIRST, first_bytes=20)}
-NONE = {"checks": Checks(hold=Hold.NONE)}
+FIRST = {"checks": Checks(buffer=Buffer.FIRST_BYTES, first_bytes=20)}
+NONE = {"checks": Checks(buffer=Buffer.NONE)}
 REPAIR = {"checks": Checks(repair=True)}
 
 
@@ -112,7 +112,7 @@ async def test_a_repaired_answer_must_be_good_as_well(stage: Any) -> None:
 
 async def test_the_next_target_is_told_what_was_wrong_where_the_route_says_so(stage: Any) -> None:
     scene = stage(
-        fast=says('{"n": "1"}'), careful=says("{"), quality=GOOD, route={"checks": Checks(tell_fallback=True)}
+        fast=says('{"n": "1"}'), careful=says("{"), quality=GOOD, route={"checks": Checks(send_error_to_fallback=True)}
     )
     await scene.send(response_format=SCHEMA)
     told = [scene.targets[name].calls[0].rejected for name in ("fast", "careful", "quality")]
@@ -126,7 +126,7 @@ async def test_otherwise_it_is_not_told(stage: Any) -> None:
 
 
 async def test_only_answers_are_rejected_not_faults(stage: Any) -> None:
-    scene = stage(fast=fails(), quality=GOOD, route={"checks": Checks(tell_fallback=True)})
+    scene = stage(fast=fails(), quality=GOOD, route={"checks": Checks(send_error_to_fallback=True)})
     await scene.send(response_format=SCHEMA)
     assert scene.targets["quality"].calls[0].rejected is None
 
@@ -150,7 +150,7 @@ def test_held_whole_a_stream_is_served_exactly_if_the_whole_answer_would_be(
 
 async def test_an_answer_too_large_to_be_held_is_left_for_another(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each chunk is small, and nobody else counts them."""
-    monkeypatch.setattr("gateway.upstreams.attempt.MAX_HELD_BYTES", 2000)
+    monkeypatch.setattr("gateway.attempts.attempt.MAX_HELD_BYTES", 2000)
     scene = stage(fast=says('{"s": "', *["x" * 100] * 50, '"}'), quality=GOOD)
     sent = await scene.send(stream=True, response_format=SCHEMA)
     assert (sent.text, scene.attempts) == ('{"n": 1}', {"fast": "upstream_error", "quality": "ok"})

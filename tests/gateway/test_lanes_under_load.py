@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from gateway.enums import LaneState, Outcome
 from gateway.errors import UpstreamError
-from gateway.records import Call, Status
-from gateway.terms import Hedge, Retry, Slo
+from gateway.policy_types import Hedge, Retry, Slo
+from gateway.types import Call, Status
 from gateway.upstreams.scripted import Scripted, fails, says
-from gateway.words import LaneState, Outcome
 from tests.gateway.virtual import LoopClock, run_virtual
 
 BUDGET_MS, HEDGE_MS = 400.0, 400.0
@@ -94,7 +94,7 @@ def drive(
         run.scene.targets["fast"] = fast
         run.scene.targets["quality"] = Timed(lambda: dice.uniform(0.15, 0.25), clock.sleep)
         lane = run.scene.policy.lanes[0]
-        run.scene.pipeline._draw = dice.random
+        run.scene.pipeline._sample = dice.random
 
         async def client() -> None:
             at_s = clock.now_s() - begin_s
@@ -139,7 +139,7 @@ def test_clients_stay_within_budget_and_hedge_all_the_while(slip: Run) -> None:
 
 
 def test_the_lane_heals_by_itself_and_ramps_up(slip: Run) -> None:
-    assert slip.states == [LaneState.SERVING, LaneState.BENCHED, LaneState.PROBING, LaneState.SERVING]
+    assert slip.states == [LaneState.SERVING, LaneState.EJECTED, LaneState.PROBING, LaneState.SERVING]
     probing = [each for each in slip.told if each.state is LaneState.PROBING]
     healed_s = next(each.at_s for each in reversed(slip.told) if each.state is not LaneState.SERVING)
     assert healed_s < 160 + 60
@@ -158,7 +158,7 @@ def test_a_lane_that_slips_every_other_minute_changes_a_bounded_number_of_times_
     run = drive(
         stage, lambda now_s, dice: 0.6 if int(now_s // 60) % 2 else 0.1, rate=2, seconds=1800, route={"slo": SLO}
     )
-    assert run.states.count(LaneState.BENCHED) <= 10  # in half an hour, with 15 minutes of slowness
+    assert run.states.count(LaneState.EJECTED) <= 10  # in half an hour, with 15 minutes of slowness
 
 
 def test_a_lane_at_the_edge_of_its_promise_is_left_in_service(stage: Any) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.enums import Outcome, Reason, Residency
 from gateway.errors import (
     AttemptFailed,
     InvalidOutput,
@@ -15,10 +16,9 @@ from gateway.errors import (
     Unsupported,
     UpstreamError,
 )
-from gateway.records import Status
-from gateway.terms import Slo
+from gateway.policy_types import Slo
+from gateway.types import Status
 from gateway.upstreams.scripted import fails, says
-from gateway.words import Outcome, Reason, Residency
 from tests.gateway.stage import in_flight
 
 pytestmark = pytest.mark.anyio

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from gateway.core.engines import capabilities_of
-from gateway.records import Status
-from gateway.terms import Slo
+from gateway.enums import Capability, Grade, Reason, Residency
+from gateway.policy_types import Slo
+from gateway.routing.engine_profiles import capabilities_of
+from gateway.types import Status
 from gateway.upstreams.scripted import fails, says
-from gateway.words import Capability, Grade, Reason, Residency
 
 pytestmark = pytest.mark.anyio
 SCHEMA = {
@@ -86,7 +86,7 @@ async def test_a_worker_whose_wait_alone_breaks_the_promise_is_passed_over_where
 
 
 async def test_a_slow_lane_is_benched_and_heals(stage: Any, tight_slo: Slo) -> None:
-    """Ten late answers bench it; while benched only probes call it; quick probes bring it back."""
+    """Ten late answers bench it; while ejected only probes call it; quick probes bring it back."""
     scene = stage(fast=[*[says("late", before_s=0.2)] * 12, says("hi")], quality=says("hi"), route={"slo": tight_slo})
     for _ in range(10):
         await scene.send()

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from gateway.enums import Reason, SchemaCheck
 from gateway.upstreams.scripted import says
-from gateway.words import Reason, SchemaCheck
 
 pytestmark = pytest.mark.anyio
 SCHEMA = {

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from gateway.enums import Outcome
 from gateway.errors import (
     UpstreamError,
 )
 from gateway.upstreams.scripted import fails, says
-from gateway.words import Outcome
 from tests.gateway.stage import hang, in_flight
 
 pytestmark = pytest.mark.anyio

@@ -1,29 +1,29 @@
-"""Two whole gateways over one Redis: they agree on a benching within two seconds, and serve whatever befalls Redis."""
+"""Two whole gateways over one Redis: they agree on a ejection, and serve whatever befalls Redis."""
 
 import asyncio
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import orjson
 import pytest
 from aiohttp import web
 
-from tests.gateway.redis_server import redis_server
+from tests.gateway.redis_server import redis_server, until_exchanged
 from tests.gateway.serving import RealGateway, completion, fake_server, real_gateway
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
+SLO = {"p95_ms": 20, "probe_share": 0, "probe_every_s": 3600}
+
+
 def policy(fast: str, quality: str) -> str:
-    engine = {"kind": "openai", "engine": "openai", "model": "m", "place": "in_cluster"}
+    engine = {"kind": "openai", "engine": "openai", "model": "m", "location": "in_cluster"}
     return orjson.dumps(
         {
             "version": 1,
             "targets": {"fast": {**engine, "url": fast}, "quality": {**engine, "url": quality}},
-            "routes": [
-                {"name": "default", "use": "fast", "fall_back": ["quality"], "slo": {"p95_ms": 20, "probe_share": 0}}
-            ],
+            "routes": [{"name": "default", "use": "fast", "fall_back": ["quality"], "slo": SLO}],
         }
     ).decode()
 
@@ -33,16 +33,14 @@ async def slow(*_: Any) -> web.StreamResponse:
     return web.json_response(completion("late"))
 
 
-async def until(seconds: float, gateway: RealGateway, line: str) -> float:
-    """How long until the metrics say so; more than `seconds` is a failure."""
-    began_s = monotonic()
-    while line not in await gateway.metrics():
-        assert monotonic() - began_s < seconds, line
-        await asyncio.sleep(0.02)
-    return monotonic() - began_s
+async def until(gateway: RealGateway, line: str) -> None:
+    """Wait until the metrics say so."""
+    async with asyncio.timeout(120):
+        while line not in await gateway.metrics():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
-async def test_a_benching_at_one_gateway_is_one_at_the_other_within_two_seconds(tmp_path: Path) -> None:
+async def test_a_benching_at_one_gateway_is_one_at_the_other(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis:
         async with fake_server(slow) as fast, fake_server() as quality:
             text, (one_place, other_place) = policy(fast.url, quality.url), (tmp_path / "one", tmp_path / "other")
@@ -52,12 +50,12 @@ async def test_a_benching_at_one_gateway_is_one_at_the_other_within_two_seconds(
                 real_gateway(one_place, text, redis_url=redis.url) as one,
                 real_gateway(other_place, text, redis_url=redis.url) as other,
             ):
-                await until(2, one, "twolane_store_up 1.0")
-                await until(2, other, "twolane_store_up 1.0")
+                await until(one, "twolane_store_up 1.0")
+                await until(other, "twolane_store_up 1.0")
                 answers = [await one.ask() for _ in range(11)]
                 attempts = [headers["x-twolane-attempts"] for _, headers, _ in answers]
                 assert attempts == ["fast=ok"] * 10 + ["fast=p95_breach,quality=ok"]
-                await until(2, other, 'twolane_lane_state{route="default",target="fast"} 2.0')
+                await until(other, 'twolane_lane_state{route="default",target="fast"} 2.0')
                 _, headers, _ = await other.ask()
                 assert headers["x-twolane-fallback"] == "p95_breach"
 
@@ -86,10 +84,11 @@ async def test_two_gateways_share_their_hedges_and_stay_in_the_share_together(tm
                 real_gateway(one_place, text, redis_url=redis.url) as one,
                 real_gateway(other_place, text, redis_url=redis.url) as other,
             ):
-                await until(2, one, "twolane_store_up 1.0")
-                await until(2, other, "twolane_store_up 1.0")
+                await until(one, "twolane_store_up 1.0")
+                await until(other, "twolane_store_up 1.0")
                 for _ in range(80):
                     await one.ask()
+                await until_exchanged(redis, replicas=2)
                 took_s = 0.3
                 unhedged = 0
                 while "hedge" not in (await other.ask())[1]["x-twolane-attempts"]:
@@ -107,13 +106,13 @@ async def test_requests_are_served_whatever_befalls_redis(tmp_path: Path) -> Non
             fake_server() as quality,
             real_gateway(tmp_path, policy(fast.url, quality.url), redis_url=redis.url) as gateway,
         ):
-            await until(2, gateway, "twolane_store_up 1.0")
+            await until(gateway, "twolane_store_up 1.0")
             for befalls, mends in ((redis.stall, redis.go_on), (redis.stop, redis.start)):
                 befalls()
-                await until(3, gateway, "twolane_store_up 0.0")
+                await until(gateway, "twolane_store_up 0.0")
                 assert {(await gateway.ask())[0] for _ in range(5)} == {200}
                 mends()
-                await until(3, gateway, "twolane_store_up 1.0")
+                await until(gateway, "twolane_store_up 1.0")
 
 
 async def test_a_gateway_starts_without_the_redis_it_is_told_of(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import AttemptFailed, NotResident, Overloaded, Refused
-from gateway.terms import Retry
+from gateway.policy_types import Retry
 from gateway.upstreams.scripted import fails, says
 
 
@@ -95,5 +95,5 @@ def test_retries_earn_no_retries(play: Any) -> None:
         lines += [fails(), says("hi")]
     scene = play(story, fast=lines, quality=says("hi"), fast_target={"retry": Retry(max_share=0.2)})
     assert len(scene.targets["fast"].calls) == 25 + 5
-    earned = scene.state.report(0.0).retries
+    earned = scene.state.snapshot(0.0).retries
     assert [round(purse.saved, 6) for _, purse in earned] == [0.0]

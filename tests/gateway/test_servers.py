@@ -5,13 +5,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from gateway.reliability.breaker import BreakerRule
+
 pytestmark = pytest.mark.anyio
 
 POLICY = """
 version: 1
 targets:
-  pool: {kind: openai, engine: openai, urls: ["%s", "%s"], model: m, place: in_cluster, retry: {}}
-  quality: {kind: openai, engine: openai, url: "%s", model: m, place: external}
+  pool: {kind: openai, engine: openai, urls: ["%s", "%s"], model: m, location: in_cluster, retry: {}}
+  quality: {kind: openai, engine: openai, url: "%s", model: m, location: external}
 routes:
   - {name: default, use: pool, fall_back: quality}
 """
@@ -40,7 +42,10 @@ async def test_prompts_are_spread_and_a_conversation_stays_where_it_began(servin
         assert 'twolane_breaker_state{target="pool/2"} 0.0' in await gateway.metrics()
 
 
-async def test_a_dead_server_costs_a_fallback_until_its_breaker_opens_and_no_more(serving: Any, fake: Any) -> None:
+async def test_a_dead_server_costs_a_fallback_until_its_breaker_opens_and_no_more(
+    serving: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.state.memory.BreakerRule", lambda: BreakerRule(open_s=3600))  # no trial meanwhile
     async with fake() as alive, fake() as quality, serving(POLICY % (DEAD, alive.url, quality.url)) as gateway:
         told = [(await gateway.ask(asking(f"number {number}")))[1] for number in range(60)]
     attempts = [headers["x-twolane-attempts"] for headers in told]

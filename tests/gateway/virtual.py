@@ -43,7 +43,7 @@ class LoopClock:
     def wall_s(self) -> float:
         return 1_700_000_000.0 + self.now_s()
 
-    def draw(self) -> float:
+    def sample(self) -> float:
         return 0.5
 
     async def sleep(self, seconds: float) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks", "deploy")
-MAX_FILE_LINES = 300
+MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_ARGUMENTS = 6
 MEDIAN_FUNCTION_LINES = 12

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.weights.tasks import read_model, write_model
-from gateway.words import Task
+from gateway.classifier.weights import read_model, write_model
+from gateway.enums import Task
 from training.classifier.contexts import fillers
 from training.classifier.examples import FIT, HELD_OUT, PROMPTS, Author, examples, said, task_words
 from training.classifier.grammar import Grammar, read_rules

@@ -56,7 +56,7 @@ def test_the_bars_are_those_that_were_promised() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_shipped_checkpoint_clears_its_bars(tmp_path: Path) -> None:
     """Also the card's central claim: denoising is quicker than reading the same weights, and strangers are doubted."""
     figures = tmp_path / "figures.json"

@@ -74,7 +74,7 @@ def test_padding_of_a_longer_neighbour_changes_nothing(net: Any) -> None:
     with torch.no_grad():
         one, other = losses(net, alone, TWO_PASS, noise()), losses(net, beside, TWO_PASS, noise())
     assert torch.isclose(one.denoising, other.denoising, atol=1e-5)
-    assert torch.isclose(one.reading, other.reading, atol=1e-5)
+    assert torch.isclose(one.autoregressive, other.autoregressive, atol=1e-5)
 
 
 def test_the_training_shortcuts_do_not_change_the_net(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,5 +95,5 @@ def test_a_rehearsal_changes_what_the_net_is_asked_to_mend(net: Any) -> None:
     rehearsed = losses(net, batch, Rehearsal(temperatures=(0.8, 0.6), renoises=True), noise())
     plain = losses(net, batch, Rehearsal(temperatures=(0.8, 0.6)), noise())
     assert rehearsed.denoising != plain.denoising
-    assert rehearsed.reading == plain.reading
+    assert rehearsed.autoregressive == plain.autoregressive
     assert rehearsed.denoising.requires_grad

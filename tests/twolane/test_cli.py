@@ -25,7 +25,7 @@ def spy(monkeypatch: pytest.MonkeyPatch, module: str) -> list[list[str]]:
         (["policy", "check", "p.yaml"], "gateway.cli", ["policy", "check", "p.yaml"]),
         (["worker", "--checkpoint", "c"], "diffusion_worker.cli", ["--checkpoint", "c"]),
         (["quality", "--port", "0"], "twolane.quality", ["--port", "0"]),
-        (["demo", "--once"], "twolane.tour", ["--once"]),
+        (["demo", "--once"], "twolane.demo.command", ["--once"]),
     ],
 )
 def test_each_command_reaches_its_part_and_returns_its_code(
@@ -64,6 +64,25 @@ def test_a_missing_package_is_named_with_its_remedy(
     monkeypatch.setattr(cli, "import_module", missing)
     assert cli.main(["worker"]) == 2
     assert capsys.readouterr().err == "twolane worker: the package torch is missing: pip install 'twolane[worker]'\n"
+
+
+def test_a_package_that_is_missing_after_the_start_is_named_as_well() -> None:
+    code = (
+        "import sys; sys.modules['jsonschema'] = None; import twolane.cli as c; "
+        "sys.exit(c.main(['worker', '--checkpoint', 'nowhere']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "twolane worker: the package jsonschema is missing: pip install 'twolane[worker]'\n"
+
+
+def test_a_missing_module_of_our_own_is_not_blamed_on_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> types.ModuleType:
+        raise ModuleNotFoundError("No module named 'gateway.gone'", name="gateway.gone")
+
+    monkeypatch.setattr(cli, "import_module", missing)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["serve"])
 
 
 def test_asking_for_help_loads_neither_half_nor_a_heavy_library() -> None:

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_worker.nets.diffusion_gemma import DiffusionGemmaNet
-from diffusion_worker.records import NetFacts, Recipe
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
+from diffusion_worker.types.generation import DenoisingParams, ModelInfo
 
 MakeModel = Callable[..., Any]
-MakeNet = Callable[..., DiffusionGemmaNet]
+MakeNet = Callable[..., DiffusionGemmaModel]
 
 
 def _make_model(
@@ -80,23 +80,23 @@ def _make_model(
     return model
 
 
-def _make_net(**shape: Any) -> DiffusionGemmaNet:
+def _make_net(**shape: Any) -> DiffusionGemmaModel:
     """The same behind our interface; `end_ids` and `is_exact` may be given."""
     end_ids, is_exact = shape.pop("end_ids", (1,)), shape.pop("is_exact", False)
     model = _make_model(**shape)
     text = model.config.text_config
-    facts = NetFacts(
+    info = ModelInfo(
         vocab_size=text.vocab_size,
         hidden_size=text.hidden_size,
         max_context=text.max_position_embeddings,
-        recipe=Recipe(canvas_length=model.config.canvas_length),
+        denoising=DenoisingParams(canvas_length=model.config.canvas_length),
         end_ids=end_ids,
         pad_id=0,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=str(model.dtype).removeprefix("torch."),
         weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
     )
-    return DiffusionGemmaNet(model, facts, is_exact=is_exact)
+    return DiffusionGemmaModel(model, info, is_exact=is_exact)
 
 
 @pytest.fixture(scope="session", autouse=True)

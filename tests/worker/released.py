@@ -11,11 +11,11 @@ from typing import Any
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Library
 
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Recipe
+from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
-from diffusion_worker.web.desk import Words
+from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.web.serving_state import Words
 
 CONTROL = {
     "<pad>": 0,
@@ -152,12 +152,12 @@ def spelled(ids: Sequence[int]) -> str:
     return released_tokenizer().spelling(ids)
 
 
-def released_net(answer: str | Callable[[str], str], **knobs: Any) -> ToyNet:
+def released_net(answer: str | Callable[[str], str], **knobs: Any) -> ToyModel:
     """A net that answers with this text, in which control tokens count as such; or with what it makes of the prompt."""
     tokenizer = released_tokenizer()
 
     def script(prompt: tuple[int, ...]) -> tuple[int, ...]:
         return tokenizer.encode(answer if isinstance(answer, str) else answer(spelled(prompt)))
 
-    recipe = Recipe(canvas_length=16, steps=16)
-    return ToyNet(script, **{"vocab_size": tokenizer.size, "recipe": recipe, "end_ids": END_IDS, **knobs})
+    denoising = DenoisingParams(canvas_length=16, steps=16)
+    return ToyModel(script, **{"vocab_size": tokenizer.size, "denoising": denoising, "end_ids": END_IDS, **knobs})

@@ -16,13 +16,13 @@ import httpx
 import uvicorn
 
 from diffusion_worker.app import Worker, build_worker
-from diffusion_worker.engine import Engine
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Recipe
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.settings import Settings
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
-from diffusion_worker.web.desk import Words
+from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.web.serving_state import Words
 from training.vocabulary import save_tokenizer
 
 MODEL = "toy"
@@ -44,7 +44,7 @@ def toy_tokenizer() -> Tokenizer:
     return toy_words().tokenizer
 
 
-def toy_net(answer: str | None = None, **knobs: Any) -> ToyNet:
+def toy_model(answer: str | None = None, **knobs: Any) -> ToyModel:
     """A net that answers everything with `answer`, or with the user's own words."""
     tokenizer = toy_tokenizer()
     specials = set(tokenizer.specials.values())
@@ -54,7 +54,9 @@ def toy_net(answer: str | None = None, **knobs: Any) -> ToyNet:
             return tokenizer.encode_plain(answer)
         return tuple(token for token in prompt if token not in specials)
 
-    return ToyNet(script, **{"vocab_size": tokenizer.size, "recipe": Recipe(canvas_length=16, steps=16), **knobs})
+    return ToyModel(
+        script, **{"vocab_size": tokenizer.size, "denoising": DenoisingParams(canvas_length=16, steps=16), **knobs}
+    )
 
 
 @functools.cache
@@ -70,7 +72,7 @@ def toy_settings(**given: Any) -> Settings:
     return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, "constraint_cache": compiled(), **given})
 
 
-def build(net: ToyNet, words: Words | None = None, **settings: Any) -> Worker:
+def build(net: ToyModel, words: Words | None = None, **settings: Any) -> Worker:
     """A worker that is not started."""
     return build_worker(toy_settings(**settings), lambda _settings: (words or toy_words(), net))
 
@@ -80,12 +82,12 @@ class Served:
     """A running worker and someone to ask it."""
 
     worker: Worker
-    net: ToyNet
+    net: ToyModel
     client: httpx.AsyncClient
 
     @property
     def engine(self) -> Engine:
-        return self.worker.desk.engine
+        return self.worker.serving_state.engine
 
     async def ask(self, text: str = "hello", *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
         """One chat completion."""
@@ -94,22 +96,22 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(net: ToyNet, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def serving(net: ToyModel, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
     """A loaded worker without a socket."""
     worker = build(net, words, **settings)
-    worker.desk.engine.start()
+    worker.serving_state.engine.start()
     transport = httpx.ASGITransport(app=worker.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
         try:
-            await worker.desk.engine.ready()
+            await worker.serving_state.engine.ready()
             yield Served(worker=worker, net=net, client=client)
         finally:
-            await worker.desk.engine.close()
-            await worker.desk.binder.close()
+            await worker.serving_state.engine.close()
+            await worker.serving_state.constraint_service.close()
 
 
 @contextlib.asynccontextmanager
-async def listening(net: ToyNet, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def listening(net: ToyModel, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
     """The same behind a real socket on a free port."""
     async with serving(net, words, **settings) as served:
         config = uvicorn.Config(served.worker.app, http="httptools", lifespan="off", log_config=None, access_log=False)
@@ -118,14 +120,14 @@ async def listening(net: ToyNet, words: Words | None = None, **settings: Any) ->
         task = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=20, verify=PLAIN) as client:
+            async with httpx.AsyncClient(base_url=url, timeout=120) as client:
                 yield Served(worker=served.worker, net=net, client=client)
         finally:
             server.should_exit = True
             await task
 
 
-async def until(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], within_s: float = 120) -> None:
     """Wait until something holds; fails the test when it does not."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - many kinds of things are waited for

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def checkpoint(make_model: Any, tmp_path: Path) -> Path:
 
 def outcome(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=60, env={**CLEAN, **environment}
+        [*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=120, env={**CLEAN, **environment}
     )
 
 
@@ -117,7 +116,7 @@ def narrow_vocabulary(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "named"),
+    ("invalidate", "named"),
     [
         (break_weights, "model.safetensors"),
         (break_tokenizer, "tokenizer.json"),
@@ -127,10 +126,10 @@ def narrow_vocabulary(folder: Path) -> None:
     ],
 )
 def test_a_broken_checkpoint_ends_with_2(
-    checkpoint: Path, capsys: pytest.CaptureFixture[str], spoil: Any, named: str
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], invalidate: Any, named: str
 ) -> None:
     """Although the socket was open already: the process ends, and says why."""
-    spoil(checkpoint)
+    invalidate(checkpoint)
     assert main(["--checkpoint", str(checkpoint), "--port", "0"]) == 2
     assert_one_line(capsys.readouterr().err, named)
 
@@ -243,7 +242,7 @@ def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> No
     """SIGTERM lets a running answer finish and refuses new ones; then the process ends with 0 and an empty stderr."""
     with (
         worker_process(checkpoint) as (process, opening),
-        httpx.Client(base_url=opening.split()[2], timeout=30) as client,
+        httpx.Client(base_url=opening.split()[2], timeout=120) as client,
     ):
         body = {
             "model": "random-net",
@@ -255,13 +254,12 @@ def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> No
             lines = answer.iter_lines()
             next(lines)
             process.send_signal(signal.SIGTERM)
-            deadline = time.monotonic() + 5
-            while time.monotonic() < deadline and client.get("/health").json()["state"] != "draining":
+            while client.get("/health").json()["state"] != "draining":
                 pass
             refused = client.post("/v1/chat/completions", json={**body, "stream": False})
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
             assert list(lines)[-2] == "data: [DONE]"
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=120) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
@@ -272,7 +270,7 @@ def test_a_cold_worker_loads_unloads_and_leaves_when_told_to(checkpoint: Path) -
     sizes = ["--max-context", "256", "--prefill-chunk", "64", "--max-step-tokens", "300", "--prefix-slots", "2"]
     with (
         worker_process(checkpoint, "--cold", "--admin-port", "0", "--exact", *sizes) as (process, opening),
-        httpx.Client(timeout=30) as client,
+        httpx.Client(timeout=120) as client,
     ):
         assert opening.endswith("random-net is cold\n")
         public, admin = (word.strip("()") for word in opening.replace("),", "").split() if "http" in word)
@@ -285,7 +283,7 @@ def test_a_cold_worker_loads_unloads_and_leaves_when_told_to(checkpoint: Path) -
         assert (too_long["code"], too_long["param"]) == ("context_length_exceeded", "prompt")
         assert client.post(f"{admin}/admin/unload", json={"timeout_s": 1}).json()["state"] == "cold"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=120) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 

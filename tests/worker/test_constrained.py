@@ -13,29 +13,29 @@ from jsonschema import Draft202012Validator
 
 from benchmarks.vocabularies import shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import Cursor, open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.inference.matcher import Matcher, open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
-from diffusion_worker.loop import Capacity, Loop, run
-from diffusion_worker.nets.interface import CanvasContext
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import (
-    Ask,
+from diffusion_worker.models.interface import CanvasContext
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import (
     BlockSealed,
+    DecodingMode,
+    DenoisingParams,
     Faulted,
     Finished,
     FinishReason,
-    PrefixSteady,
-    Reading,
-    Recipe,
+    GenerationRequest,
+    PrefixStable,
 )
 from training.vocabulary import encode_text
 
 WORDS = shipped()
 VOCABULARY = WORDS.read()
-RECIPE = Recipe(canvas_length=16, steps=4)
+RECIPE = DenoisingParams(canvas_length=16, steps=4)
 ORDER = {
     "type": "object",
     "properties": {
@@ -62,11 +62,11 @@ OF_SHIPPED: dict[str, Any] = {
     "vocab_size": VOCABULARY.size,
     "end_ids": VOCABULARY.end_ids,
     "pad_id": VOCABULARY.tail_id,
-    "recipe": RECIPE,
+    "denoising": RECIPE,
 }
 
 
-class NoisyNet(ToyNet):
+class NoisyNet(ToyModel):
     """Says something else at every pass."""
 
     def __init__(self, seed: int = 0) -> None:
@@ -90,14 +90,14 @@ def automaton_of(name: str) -> TokenAutomaton:
     return automaton
 
 
-def cursor_of(name: str, max_tokens: int) -> Cursor:
+def cursor_of(name: str, max_tokens: int) -> Matcher:
     return open_cursor(automaton_of(name), max_tokens)
 
 
-def ask(name: str | None, *, max_tokens: int = 120, **changes: Any) -> Ask:
+def ask(name: str | None, *, max_tokens: int = 120, **changes: Any) -> GenerationRequest:
     """Of a constraint by its name."""
-    one = Ask(prompt_ids=(20, 21), max_tokens=max_tokens, seed=0, recipe=RECIPE)
-    return replace(one, cursor=cursor_of(name, max_tokens) if name else None, **changes)
+    one = GenerationRequest(prompt_ids=(20, 21), max_tokens=max_tokens, seed=0, denoising=RECIPE)
+    return replace(one, matcher=cursor_of(name, max_tokens) if name else None, **changes)
 
 
 def is_member(name: str, ids: Sequence[int]) -> bool:
@@ -115,16 +115,16 @@ def is_member(name: str, ids: Sequence[int]) -> bool:
     return re.fullmatch(r"Dear [^\n\r]+, (hi|bye)!", text) is not None
 
 
-@pytest.mark.parametrize("reading", Reading)
+@pytest.mark.parametrize("decoding_mode", DecodingMode)
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_becomes_valid_beside_rows_without_a_constraint(reading: Reading, seed: int) -> None:
+def test_noise_becomes_valid_beside_rows_without_a_constraint(decoding_mode: DecodingMode, seed: int) -> None:
     names = [name for name in CONSTRAINTS for _ in range(2)]
     temperatures = [None, 0.0, 0.7, 1.5]
     asks = [
-        ask(name, seed=seed + place, reading=reading, temperature=temperatures[place % 4])
+        ask(name, seed=seed + place, decoding_mode=decoding_mode, temperature=temperatures[place % 4])
         for place, name in enumerate(names)
     ]
-    free = ask(None, max_tokens=40, reading=reading)
+    free = ask(None, max_tokens=40, decoding_mode=decoding_mode)
     answers = run(NoisyNet(seed), [*asks, free], max_num_seqs=6)
     for name, answer in zip(names, answers, strict=False):
         assert isinstance(answer.end, Finished), answer.end
@@ -133,14 +133,14 @@ def test_noise_becomes_valid_beside_rows_without_a_constraint(reading: Reading, 
     assert isinstance(answers[-1].end, Finished)
 
 
-@pytest.mark.parametrize("reading", Reading)
+@pytest.mark.parametrize("decoding_mode", DecodingMode)
 @pytest.mark.parametrize("name", CONSTRAINTS)
 @pytest.mark.parametrize("spare", [0, 1, 17])
-def test_a_text_closes_however_tight_max_tokens_is(name: str, reading: Reading, spare: int) -> None:
+def test_a_text_closes_however_tight_max_tokens_is(name: str, decoding_mode: DecodingMode, spare: int) -> None:
     automaton = automaton_of(name)
     room = int(automaton.distance[automaton.start]) + spare
     for seed in range(3):
-        [answer] = run(NoisyNet(seed), [ask(name, max_tokens=room, seed=seed, reading=reading)])
+        [answer] = run(NoisyNet(seed), [ask(name, max_tokens=room, seed=seed, decoding_mode=decoding_mode)])
         assert isinstance(answer.end, Finished)
         assert answer.end.reason is FinishReason.STOP
         assert answer.end.usage.completion_tokens <= room
@@ -165,9 +165,9 @@ class HalfSureNet(NoisyNet):
 def test_what_was_told_early_stays_and_leads_to_a_valid_text(seed: int) -> None:
     """The beginning that a client has is a border for every later step."""
     loop = Loop(HalfSureNet('{"item":"la', seed), Capacity(max_context=200))
-    loop.add(ask("an object", tells_prefix=True, seed=seed, recipe=replace(RECIPE, steps=8)))
-    told = [event for event in turned(loop) if isinstance(event, BlockSealed | PrefixSteady)]
-    assert isinstance(told[0], PrefixSteady)
+    loop.add(ask("an object", stream_prefix=True, seed=seed, denoising=replace(RECIPE, steps=8)))
+    told = [event for event in turned(loop) if isinstance(event, BlockSealed | PrefixStable)]
+    assert isinstance(told[0], PrefixStable)
     text = [token for event in told for token in event.ids]
     assert tuple(text[: len(told[0].ids)]) == told[0].ids
     assert is_member("an object", text)
@@ -177,7 +177,7 @@ def test_what_was_told_early_stays_and_leads_to_a_valid_text(seed: int) -> None:
 def test_at_a_deadline_the_text_is_made_whole(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever step the deadline falls on, on the first canvas or the second."""
     clock = [0.0]
-    monkeypatch.setattr("diffusion_worker.loop.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
     for name in CONSTRAINTS:
         loop = Loop(NoisyNet(step), Capacity(max_context=400))
         clock[0] = 0.0
@@ -198,7 +198,7 @@ def test_at_a_deadline_the_text_is_made_whole(step: int, monkeypatch: pytest.Mon
 def test_near_its_deadline_a_text_that_can_close_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """A canvas of 16 has room for a whole object of any kind."""
     clock = [0.0]
-    monkeypatch.setattr("diffusion_worker.loop.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
     for seed in range(5):
         loop = Loop(NoisyNet(seed), Capacity(max_context=400))
         clock[0] = 0.0
@@ -212,19 +212,19 @@ def test_forced_tokens_earn_no_confidence() -> None:
     """The net gives every token of noise a small probability; of a choice of one nothing is left to be sure of."""
     automaton = lift(compile_constraint(Constraint(kind="choice", value=["perhaps"])).automaton, VOCABULARY)
     assert automaton is not None
-    for reading in Reading:
-        one = replace(ask(None, reading=reading), cursor=open_cursor(automaton, 120))
+    for decoding_mode in DecodingMode:
+        one = replace(ask(None, decoding_mode=decoding_mode), matcher=open_cursor(automaton, 120))
         [answer] = run(NoisyNet(), [one])
         assert WORDS.text(list(answer.ids)) == b"perhaps"
         assert answer.end.usage.confidence is None
-        [answer] = run(NoisyNet(), [ask("a choice", reading=reading)])
+        [answer] = run(NoisyNet(), [ask("a choice", decoding_mode=decoding_mode)])
         assert answer.end.usage.confidence is not None
         assert 0.0 < answer.end.usage.confidence < 1.0
 
 
 def test_who_shares_the_batch_does_not_matter() -> None:
     """A constrained row draws its own numbers."""
-    net = ToyNet(lambda prompt: prompt * 3, **OF_SHIPPED)
+    net = ToyModel(lambda prompt: prompt * 3, **OF_SHIPPED)
     one, others = ask("a pattern", seed=5), [ask("an object", seed=1), ask(None, max_tokens=30)]
     [alone] = run(net, [one])
     together = run(net, [*others, one], max_num_seqs=3)
@@ -262,7 +262,7 @@ def test_constant_shapes_take_constraints_too() -> None:
     """Rows that belong to nobody have none, and the same request gives the same text in whatever company."""
     texts = []
     for company in (0, 2):
-        loop = Loop(ToyNet(lambda p: p * 3, **OF_SHIPPED), Capacity(max_context=200, max_num_seqs=3, is_exact=True))
+        loop = Loop(ToyModel(lambda p: p * 3, **OF_SHIPPED), Capacity(max_context=200, max_num_seqs=3, is_exact=True))
         sequence = loop.add(ask("an object", seed=4))
         for seed in range(company):
             loop.add(ask("a pattern" if seed else None, seed=seed))

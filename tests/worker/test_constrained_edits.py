@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.worker.serving import MODEL, READ, events, serving, toy_net
+from tests.worker.constraint_service.test_service import schema
+from tests.worker.serving import MODEL, READ, events, serving, toy_model
 from tests.worker.test_constrained import ORDER, NoisyNet, is_member
-from tests.worker.web.test_binding import schema
 
 pytestmark = pytest.mark.anyio
 VALID = '{"item":"red lamp","count":3,"gift":false}'
@@ -36,7 +36,7 @@ def edit(old: str, **fields: Any) -> dict[str, Any]:
 async def test_an_edited_document_is_valid_whatever_the_net_says(old: str) -> None:
     """Random logits at every pass, with any anchor, streamed or not."""
     async with serving(NoisyNet(len(old))) as served:
-        encode = served.worker.desk.resident()[0].tokenizer.encode_plain
+        encode = served.worker.serving_state.resident()[0].tokenizer.encode_plain
         for seed, anchor in enumerate((0.0, 0.8, 1.0)):
             body = edit(OLD[old], seed=seed, diffusion={"anchor": anchor})
             whole = await served.ask(**body)
@@ -60,7 +60,7 @@ def joined(streamed: str) -> tuple[str, str]:
 async def test_a_stream_near_max_tokens_closes_in_time_or_is_refused(model: str) -> None:
     """`{"item":"x","count":1}` takes 22 tokens and its end."""
     async with serving(NoisyNet()) as served:
-        encode = served.worker.desk.resident()[0].tokenizer.encode_plain
+        encode = served.worker.serving_state.resident()[0].tokenizer.encode_plain
         for room in (23, 24, 30, 41):
             fields = {"model": model, "seed": room, "stream": True, "response_format": schema(ORDER)}
             text, reason = joined((await served.ask(max_tokens=room, **fields)).text)
@@ -73,7 +73,7 @@ async def test_a_stream_near_max_tokens_closes_in_time_or_is_refused(model: str)
 
 async def test_a_valid_document_that_the_net_would_leave_costs_one_step() -> None:
     """As it would without a schema; one that it would not leave is changed where the net says so."""
-    async with serving(toy_net(VALID)) as served:
+    async with serving(toy_model(VALID)) as served:
         fields = {"diffusion": {"canvas_length": 64, "steps": 16}}
         kept = (await served.ask(**edit(VALID, **fields))).json()
         free = (await served.ask(**edit(VALID, response_format={"type": "text"}, **fields))).json()
@@ -88,7 +88,7 @@ async def test_a_valid_document_that_the_net_would_leave_costs_one_step() -> Non
 async def test_at_any_deadline_what_arrives_is_valid(stream: bool) -> None:
     """Or is refused by name, where not even a first canvas was there in time."""
     async with serving(NoisyNet()) as served:
-        encode = served.worker.desk.resident()[0].tokenizer.encode_plain
+        encode = served.worker.serving_state.resident()[0].tokenizer.encode_plain
         await served.ask(response_format=schema(ORDER))  # compiled by now
         for ms in (0, 1, 3, 6, 10, 15, 25, 50, 5000):
             headers = {"x-twolane-deadline-ms": str(ms)}

@@ -4,12 +4,19 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker import loop as loop_module
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, FinishReason, Recipe
+from diffusion_worker.engine import loop as loop_module
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import (
+    BlockSealed,
+    DenoisingParams,
+    Faulted,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+)
 
-RECIPE = Recipe(canvas_length=8, steps=10)
+RECIPE = DenoisingParams(canvas_length=8, steps=10)
 STEP_S = 1.0
 
 
@@ -27,11 +34,11 @@ def answered(monkeypatch: pytest.MonkeyPatch, deadline_s: float) -> tuple[tuple[
     """(ids, endings, steps taken) of an answer over three slow canvases, at one second a step."""
     clock = _Clock()
     monkeypatch.setattr(loop_module, "time", clock)
-    net = ToyNet(lambda _prompt: tuple(range(40, 64)), recipe=RECIPE, pace=2)
+    net = ToyModel(lambda _prompt: tuple(range(40, 64)), denoising=RECIPE, pace=2)
     it = Loop(net, Capacity(max_num_seqs=1), gauge=lambda: (0, 1))
     # The first request teaches the loop what a step takes.
     for wanted in (None, deadline_s):
-        it.add(Ask(prompt_ids=(20, 21), max_tokens=24, seed=1, recipe=RECIPE, deadline_s=wanted))
+        it.add(GenerationRequest(prompt_ids=(20, 21), max_tokens=24, seed=1, denoising=RECIPE, deadline_s=wanted))
         ids: list[int] = []
         ends: list[Any] = []
         steps = 0

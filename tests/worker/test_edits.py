@@ -2,11 +2,11 @@
 
 import pytest
 
-from diffusion_worker.loop import run
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, Recipe
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
 
-RECIPE = Recipe(canvas_length=8, steps=12)
+RECIPE = DenoisingParams(canvas_length=8, steps=12)
 TEXT = (*range(30, 34), *range(40, 55))  # 19 ids: two canvases and a part of a third
 
 
@@ -14,8 +14,10 @@ def edit(
     answer: tuple[int, ...], source: tuple[int, ...], anchor: float, *, confidence: float = 1.0
 ) -> tuple[tuple[int, ...], int]:
     """(ids, denoising steps) of an ask whose right answer is `answer` and whose prediction is `source`."""
-    net = ToyNet(lambda _prompt: answer, recipe=RECIPE, pace=4, confidence=confidence)
-    ask = Ask(prompt_ids=(20, 21), max_tokens=40, seed=1, recipe=RECIPE, start_ids=source, anchor=anchor)
+    net = ToyModel(lambda _prompt: answer, denoising=RECIPE, pace=4, confidence=confidence)
+    ask = GenerationRequest(
+        prompt_ids=(20, 21), max_tokens=40, seed=1, denoising=RECIPE, start_ids=source, anchor=anchor
+    )
     [found] = run(net, [ask])
     return found.ids, found.end.usage.denoising_steps
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_worker.constraints.labels import Labels, read_labels, read_spellings, weigh
-from diffusion_worker.constraints.lexicon import read_lexicon
+from diffusion_worker.constraints.inference.labels import Labels, read_labels, read_spellings, weigh
+from diffusion_worker.constraints.tokens.vocabulary_bytes import read_lexicon
+from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
-from diffusion_worker.loop import Capacity, Loop, run
-from diffusion_worker.nets.interface import CanvasContext
-from diffusion_worker.records import Ask, BlockSealed, Faulted, Finished, FinishReason
+from diffusion_worker.models.interface import CanvasContext
+from diffusion_worker.types.generation import BlockSealed, Faulted, Finished, FinishReason, GenerationRequest
 from tests.worker.test_constrained import RECIPE, WORDS, NoisyNet, ask, is_member, turned
 
 SPELLINGS = read_spellings(read_lexicon(WORDS.tokens, (WORDS.end_id,), WORDS.tail_id))
@@ -24,7 +24,7 @@ class FixedNet(NoisyNet):
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         rows, length = canvas.shape
-        logits = noise(length, self.facts.vocab_size).expand(rows, -1, -1).clone()
+        logits = noise(length, self.info.vocab_size).expand(rows, -1, -1).clone()
         super().denoise(canvas, soft, context)
         logits[context.layers[0].keys[:, 0, 0, 0] == 99] = float("nan")
         return logits
@@ -58,11 +58,11 @@ def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
 def test_whatever_is_sealed_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the only step of a recipe, and at a deadline that leaves time for no other."""
     clock = [0.0]
-    monkeypatch.setattr("diffusion_worker.loop.time.monotonic", lambda: clock[0])
-    for recipe, deadline_s in ((replace(RECIPE, steps=1), None), (RECIPE, 1.5)):
+    monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
+    for denoising, deadline_s in ((replace(RECIPE, steps=1), None), (RECIPE, 1.5)):
         clock[0] = 0.0
         loop = Loop(FixedNet(), Capacity(max_context=200))
-        loop.add(ask(None, labels=LABELS, recipe=recipe, deadline_s=deadline_s))
+        loop.add(ask(None, labels=LABELS, denoising=denoising, deadline_s=deadline_s))
         sealed, finished = turned(loop, clock)
         assert sealed.ids in LABELS.answers
         assert len(sealed.labels) == 3
@@ -72,7 +72,7 @@ def test_whatever_is_sealed_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recipe_that_wants_no_stability_still_takes_two_passes() -> None:
     """The first looks at nothing but noise."""
     loop = Loop(FixedNet(), Capacity(max_context=200))
-    loop.add(ask(None, labels=LABELS, recipe=replace(RECIPE, stability=0, confidence_threshold=100.0)))
+    loop.add(ask(None, labels=LABELS, denoising=replace(RECIPE, stability=0, confidence_threshold=100.0)))
     *_, finished = turned(loop)
     assert finished.usage.denoising_steps == 2
 
@@ -83,7 +83,7 @@ def test_neighbours_notice_nothing(is_exact: bool) -> None:
     free, bound = ask(None, max_tokens=40), ask("a pattern", seed=1)
     few, other = (replace(ask(None), labels=labels) for labels in (LABELS, read_labels([["a"], ["bc"]], SPELLINGS)))
 
-    def answered(*asks: Ask) -> list[list[int]]:
+    def answered(*asks: GenerationRequest) -> list[list[int]]:
         loop = Loop(FixedNet(), Capacity(max_context=200, max_num_seqs=4, is_exact=is_exact))
         said: dict[int, list[int]] = {loop.add(each): [] for each in asks}
         while loop.scheduler.has_work:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusion_worker.app import build_worker
-from diffusion_worker.records import Recipe
+from diffusion_worker.types.generation import DenoisingParams
 from tests.worker.released import END_IDS, released_tokenizer, save_released_words
 from tests.worker.serving import CHAT, MODEL, toy_settings
 
@@ -43,13 +43,13 @@ async def test_such_a_folder_is_loaded_asked_and_answers(folder: Path) -> None:
     """Numbers and end tokens from its files, turns through its template; what a random net says is of no account, but
     the shape of it is right whatever it says."""
     worker = build_worker(toy_settings(checkpoint=str(folder), device="cpu", experts="grouped_mm"))
-    worker.desk.engine.start()
+    worker.serving_state.engine.start()
     transport = httpx.ASGITransport(app=worker.app)
     try:
-        await worker.desk.engine.ready()
-        facts = worker.desk.engine.facts
-        assert facts is not None
-        assert (facts.end_ids, facts.pad_id, facts.recipe) == (END_IDS, 0, Recipe(steps=3, canvas_length=12))
+        await worker.serving_state.engine.ready()
+        info = worker.serving_state.engine.info
+        assert info is not None
+        assert (info.end_ids, info.pad_id, info.denoising) == (END_IDS, 0, DenoisingParams(steps=3, canvas_length=12))
         async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
             body = {
                 "model": MODEL,
@@ -61,7 +61,7 @@ async def test_such_a_folder_is_loaded_asked_and_answers(folder: Path) -> None:
             }
             answers = [(await client.post(CHAT, json=body)).json() for _ in range(2)]
     finally:
-        await worker.desk.engine.close()
+        await worker.serving_state.engine.close()
     first, second = (answer["choices"][0] for answer in answers)
     assert first["message"] == second["message"], "the same seed"
     assert first["finish_reason"] in ("stop", "length", "tool_calls")

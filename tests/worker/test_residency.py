@@ -5,27 +5,27 @@ from collections.abc import Callable
 
 import pytest
 
-from diffusion_worker.engine import Engine
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity
+from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.errors import CheckpointMissing, NotResident
-from diffusion_worker.loop import Capacity
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Ask, Faulted, Finished, Recipe, Residency
-from diffusion_worker.ticket import Ticket
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import DenoisingParams, Faulted, Finished, GenerationRequest, Residency
 
 pytestmark = pytest.mark.anyio
-RECIPE = Recipe(canvas_length=16, steps=16)
-ASK = Ask(prompt_ids=(20, 21, 22), max_tokens=16, seed=1, recipe=RECIPE)
+RECIPE = DenoisingParams(canvas_length=16, steps=16)
+ASK = GenerationRequest(prompt_ids=(20, 21, 22), max_tokens=16, seed=1, denoising=RECIPE)
 
 
-async def ending(ticket: Ticket) -> Finished | Faulted:
-    async for event in ticket:
+async def ending(output_stream: OutputStream) -> Finished | Faulted:
+    async for event in output_stream:
         if isinstance(event, Finished | Faulted):
             return event
     raise AssertionError("a ticket ended without an end")
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - the condition belongs to another thread
             await asyncio.sleep(0.005)
 
@@ -33,10 +33,10 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_weights_can_be_loaded_let_go_and_loaded_again() -> None:
     loads = 0
 
-    def load() -> ToyNet:
+    def load() -> ToyModel:
         nonlocal loads
         loads += 1
-        return ToyNet(recipe=RECIPE)
+        return ToyModel(denoising=RECIPE)
 
     engine = Engine(load)
     engine.start(cold=True)
@@ -50,7 +50,7 @@ async def test_weights_can_be_loaded_let_go_and_loaded_again() -> None:
             assert isinstance(await ending(engine.submit(ASK)), Finished)
             await engine.unload(1.0)
             assert engine.status().state is Residency.COLD
-            assert engine.facts is None
+            assert engine.info is None
             with pytest.raises(NotResident):
                 engine.submit(ASK)
     finally:
@@ -58,8 +58,8 @@ async def test_weights_can_be_loaded_let_go_and_loaded_again() -> None:
 
 
 async def test_who_runs_when_the_weights_go_may_finish_in_time_or_is_told() -> None:
-    for seconds_per_pass, patience_s, expected in ((0.005, 5.0, Finished), (0.2, 0.05, Faulted)):
-        net = ToyNet(recipe=RECIPE, seconds_per_pass=seconds_per_pass, pace=4)
+    for seconds_per_pass, patience_s, expected in ((0.005, 120.0, Finished), (0.2, 0.05, Faulted)):
+        net = ToyModel(denoising=RECIPE, seconds_per_pass=seconds_per_pass, pace=4)
         engine = Engine(lambda net=net: net, Capacity(max_num_seqs=2))
         engine.start()
         await engine.ready()
@@ -69,7 +69,7 @@ async def test_who_runs_when_the_weights_go_may_finish_in_time_or_is_told() -> N
             await until(lambda engine=engine: engine.status().state is Residency.EVICTING)
             with pytest.raises(NotResident):
                 engine.submit(ASK)
-            ends = [await ending(ticket) for ticket in tickets]
+            ends = [await ending(output_stream) for output_stream in tickets]
             await leaving
             assert all(isinstance(end, expected) for end in ends)
             if expected is Faulted:
@@ -80,9 +80,9 @@ async def test_who_runs_when_the_weights_go_may_finish_in_time_or_is_told() -> N
 
 
 async def test_a_failed_load_leaves_a_worker_that_can_load() -> None:
-    outcomes = [CheckpointMissing("no such folder"), ToyNet(recipe=RECIPE)]
+    outcomes = [CheckpointMissing("no such folder"), ToyModel(denoising=RECIPE)]
 
-    def load() -> ToyNet:
+    def load() -> ToyModel:
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -104,9 +104,9 @@ async def test_a_worker_that_is_told_to_leave_while_it_loads_leaves() -> None:
     released = asyncio.Event()
     events = asyncio.get_running_loop()
 
-    def load() -> ToyNet:
-        asyncio.run_coroutine_threadsafe(released.wait(), events).result(5.0)
-        return ToyNet(recipe=RECIPE)
+    def load() -> ToyModel:
+        asyncio.run_coroutine_threadsafe(released.wait(), events).result(120.0)
+        return ToyModel(denoising=RECIPE)
 
     engine = Engine(load)
     engine.start()
@@ -119,7 +119,7 @@ async def test_a_worker_that_is_told_to_leave_while_it_loads_leaves() -> None:
 
 async def test_an_idle_worker_recovers_when_the_pressure_has_gone() -> None:
     used = [95]
-    engine = Engine(lambda: ToyNet(recipe=RECIPE), Capacity(max_num_seqs=4), gauge=lambda: (used[0], 100))
+    engine = Engine(lambda: ToyModel(denoising=RECIPE), Capacity(max_num_seqs=4), gauge=lambda: (used[0], 100))
     engine.start()
     await engine.ready()
     try:

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from diffusion_worker.loop import run
-from diffusion_worker.nets.loader import LoadOptions, load
-from diffusion_worker.records import Reading
+from diffusion_worker.engine.loop import run
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import DecodingMode
 from training.asks import ask_for
 from training.tasks.registry import TASKS
 from training.tasks.sample import Wish
@@ -18,7 +18,7 @@ def test_mixed_requests_are_answered_alike_alone_and_together() -> None:
     names = ("extraction", "sudoku", "clean-up")
     samples = [TASKS[names[i % 3]](random.Random(f"together/{i}"), Wish(split="test")) for i in range(40)]
     asks = [
-        ask_for(net, sample, Reading.DIFFUSION, from_source=bool(sample.source) and i % 2 == 0, seed=i)
+        ask_for(net, sample, DecodingMode.DIFFUSION, from_source=bool(sample.source) and i % 2 == 0, seed=i)
         for i, sample in enumerate(samples)
     ]
     together = run(net, asks, max_num_seqs=16)

@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 
 from diffusion_worker.denoise import stop
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.records import (
-    Ask,
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.types.generation import (
     BlockSealed,
     CanvasDrafted,
+    DenoisingParams,
     Faulted,
     Finished,
     FinishReason,
-    PrefixSteady,
-    Recipe,
+    GenerationRequest,
+    PrefixStable,
 )
 
-RECIPE = Recipe(steps=12, canvas_length=12, confidence_threshold=1e-12, entropy_bound=6.0)
+RECIPE = DenoisingParams(steps=12, canvas_length=12, confidence_threshold=1e-12, entropy_bound=6.0)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -34,13 +34,13 @@ def test_what_has_been_told_stays(make_net: Any, seed: int, monkeypatch: pytest.
     ends: dict[int, Finished] = {}
     early = 0
     for n in range(6):
-        one = Ask(
+        one = GenerationRequest(
             prompt_ids=tuple(dice.randint(8, 60) for _ in range(20)),
             max_tokens=dice.randint(1, 40),
             seed=n,
-            recipe=RECIPE,
-            tells_prefix=True,
-            tells_drafts=n % 2 == 0,
+            denoising=RECIPE,
+            stream_prefix=True,
+            stream_drafts=n % 2 == 0,
             suffix_ids=dice.choice(((), (9, 9))),
             deadline_s=dice.choice((None, None, 0.15)),
         )
@@ -49,7 +49,7 @@ def test_what_has_been_told_stays(make_net: Any, seed: int, monkeypatch: pytest.
     while loop.scheduler.has_work:
         loop.scheduler.limit_rows(dice.choice((1, 3, 3)), 0.0)
         for sequence, event in loop.turn():
-            if isinstance(event, PrefixSteady):
+            if isinstance(event, PrefixStable):
                 assert event.ids, "nothing is told with no ids"
                 told[sequence] += event.ids
                 texts[sequence] += event.ids
@@ -75,7 +75,11 @@ def test_what_has_been_told_stays(make_net: Any, seed: int, monkeypatch: pytest.
 def test_drafts_show_every_step_but_the_last_and_promise_nothing(make_net: Any) -> None:
     net = make_net(end_ids=())
     loop = Loop(net, Capacity(max_num_seqs=1, max_context=64))
-    loop.add(Ask(prompt_ids=(9,) * 9, max_tokens=24, seed=1, tells_drafts=True, recipe=replace(RECIPE, steps=4)))
+    loop.add(
+        GenerationRequest(
+            prompt_ids=(9,) * 9, max_tokens=24, seed=1, stream_drafts=True, denoising=replace(RECIPE, steps=4)
+        )
+    )
     drafts = []
     while loop.scheduler.has_work:
         drafts += [event for _, event in loop.turn() if isinstance(event, CanvasDrafted)]

@@ -1,4 +1,4 @@
-"""Train the task classifier: `python -m training.classifier --out gateway/weights/tasks.npz [--json FILE]`.
+"""Train the task classifier: `python -m training.classifier --out gateway/classifier/tasks.npz [--json FILE]`.
 
 Two fits. The first sees four fifths of the prompts' lines; the other fifth measures it and sets the temperature. The
 second sees all lines and is what ships, with that temperature. Two minutes on one core.
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gateway.core.features import HASH_BITS
-from gateway.core.hashing import places, word_hash
-from gateway.core.learned import KNOWN_BITS, TaskModel
-from gateway.weights.tasks import write_model
-from gateway.words import Task
+from gateway.classifier.features import HASH_BITS
+from gateway.classifier.hashing import places, word_hash
+from gateway.classifier.model import KNOWN_BITS, TaskModel
+from gateway.classifier.weights import write_model
+from gateway.enums import Task
 from training.classifier.examples import EVERYTHING, FIT, HELD_OUT, examples, task_words
 from training.classifier.fit import Matrix, fit, matrix, scores, temperature
 

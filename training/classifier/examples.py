@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.words import Task
+from gateway.enums import Task
 from training.classifier.contexts import fillers
 from training.classifier.grammar import Grammar, Rules, read_rules, share_of
 

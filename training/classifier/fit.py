@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gateway.core.features import TABLE_ROWS, features
-from gateway.core.hashing import Rows
-from gateway.words import Task
+from gateway.classifier.features import TABLE_ROWS, features
+from gateway.classifier.hashing import Rows
+from gateway.enums import Task
 from training.classifier.examples import Example
 
 _TASKS = list(Task)

@@ -21,7 +21,7 @@ _CHANGES: Final = Section(
         ),
         lines(
             "Passed over uncalled",
-            "Targets that were next but not asked: benched, breaker open, busy, not able.",
+            "Targets that were next but not asked: ejected, breaker open, busy, not able.",
             "reqps",
             rate("twolane_skips_total", "target", "reason"),
         ),

@@ -52,7 +52,7 @@ _GLANCE: Final = Section(
             share_of("twolane_fallbacks_total", REQUESTS, where="").expr,
         ),
         number(
-            "Lanes benched",
+            "Lanes ejected",
             "Lanes out of service for their p95, over all gateways shown.",
             "short",
             f"sum(twolane_lane_state{{{HERE}}} == bool 2)",
@@ -116,7 +116,7 @@ _LATENCY: Final = Section(
         ),
         lines(
             "First byte",
-            "Until the first byte left us. With `hold: whole` that is the whole answer.",
+            "Until the first byte left us. With `buffer: full` that is the whole answer.",
             "s",
             quantile(0.95, "twolane_time_to_first_byte_seconds", "route", "target"),
         ),
@@ -143,7 +143,7 @@ _PROMISES: Final = Section(
             "Lane state",
             "Benched lanes carry probes only; probing ones a growing share. The worst of the gateways shown.",
             gauge("twolane_lane_state", "route", "target", how="max"),
-            words=words(serving=Colour.GOOD, probing=Colour.SOSO, benched=Colour.BAD),
+            words=words(serving=Colour.GOOD, probing=Colour.SOSO, ejected=Colour.BAD),
         ),
         states(
             "Breaker",
@@ -153,7 +153,7 @@ _PROMISES: Final = Section(
         ),
         lines(
             "p95 as the guard sees it",
-            "The window that benchings are decided by, of attempts and not of requests, against the budget.",
+            "The window that ejections are decided by, of attempts and not of requests, against the budget.",
             "s",
             Query(
                 expr=f"max by (route, target) (twolane_lane_p95_seconds{{{HERE}}})", legend="p95 {{route}} {{target}}"
@@ -171,7 +171,7 @@ _PROMISES: Final = Section(
             "Promises by result",
             "Attempts that kept the budget, were over it, or failed.",
             "reqps",
-            rate("twolane_lane_promises_total", "route", "target", "result"),
+            rate("twolane_slo_events_total", "route", "target", "result"),
         ),
         lines(
             "Burn of the error budget",

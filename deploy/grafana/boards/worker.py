@@ -73,7 +73,7 @@ _QUEUE: Final = Section(
             "Sequences whose client hung up, and those that made way for a time.",
             "ops",
             Query(expr=rate_of(f"{W}_cancelled_total"), legend="cancelled"),
-            Query(expr=rate_of(f"{W}_parked_total"), legend="parked"),
+            Query(expr=rate_of(f"{W}_preemptions_total"), legend="parked"),
         ),
     ),
 )
@@ -162,7 +162,7 @@ _SEQUENCES: Final = Section(
             "Waited over foretold",
             "Median of real wait over predicted wait of those that had to wait: 1 is a good prophet.",
             "short",
-            quantile(0.5, f"{W}_wait_ratio"),
+            quantile(0.5, f"{W}_queue_wait_prediction_ratio"),
         ),
     ),
 )
@@ -192,7 +192,7 @@ _MEMORY: Final = Section(
         states(
             "Pressure",
             "What was given up for memory.",
-            gauge(f"{W}_pressure", "instance", how="max"),
+            gauge(f"{W}_memory_pressure_level", "instance", how="max"),
             words=words(none=Colour.GOOD, retained_contexts=Colour.SOSO, rows=Colour.BAD, the_door=Colour.BAD),
         ),
         lines(

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.core.policy import Policy
 from gateway.errors import PolicyError
 from gateway.policy_files.load import parse
+from gateway.routing.policy import Policy
 
 VALID = """\
 version: 1
@@ -16,14 +16,14 @@ targets:
     kind: worker
     url: "http://127.0.0.1:8001"
     model: diffusion
-    place: in_cluster
+    location: in_cluster
     max_in_flight: 16
   quality:
     kind: openai
     url: "https://example.com/v1/"
     model: big
     engine: vllm
-    place: external
+    location: external
     key_env: QUALITY_KEY
     slo: {p95_ms: 9000}
 routes:
@@ -33,7 +33,7 @@ routes:
     slo: {p95_ms: 400, window_s: 60}
     min_confidence: 0.8
     deadline_ms: 3000
-    validate: {schema: request, hold: whole}
+    validate: {schema: request, buffer: full}
     fall_back: [quality]
   - name: default
     use: quality

@@ -19,8 +19,12 @@ Refused = Callable[..., PolicyError]
         ("window_s: 60", "windows: 60", "22:24: routes[0].slo.windows: unknown key; did you mean 'window_s'?"),
         ("confidence:", "confidense:", "20:40: routes[0].when.confidense: unknown key; did you mean 'confidence'?"),
         ("[edit, auto", "[edti, auto", "20:19: routes[0].when.task[0]: unknown word 'edti'; did you mean 'edit'?"),
-        ("hold: whole", "hold: hole", "25:33: routes[0].validate.hold: unknown word 'hole'; did you mean 'whole'?"),
-        ("place: in_cluster", "place: cluster", "8:5: targets.fast.place: unknown word 'cluster'; did you mean 'in_cl"),
+        ("buffer: full", "buffer: ful", "25:33: routes[0].validate.buffer: unknown word 'ful'; did you mean 'full'?"),
+        (
+            "location: in_cluster",
+            "location: cluster",
+            "8:5: targets.fast.location: unknown word 'cluster'; did you mean 'in_cl",
+        ),
         ("engine: vllm", "engine: vlm", "14:5: targets.quality.engine: unknown engine 'vlm'; did you mean 'vllm'?"),
         ("kind: worker", "kind: works", "5:5: targets.fast.kind: unknown kind 'works'; did you mean 'worker'?"),
         ("kind: worker", "kind: scripted", "5:5: targets.fast.kind: unknown kind 'scripted'"),
@@ -42,7 +46,7 @@ Refused = Callable[..., PolicyError]
         ("{p95_ms: 400, window_s: 60}", "fast", "22:5: routes[0].slo: expected a mapping, got text"),
         ("{p95_ms: 400, window_s: 60}", "{window_s: 60}", "routes[0].slo: promises nothing: give `p95_ms`, `first_to"),
         ("{p95_ms: 400, window_s: 60}", "{p95ms: 60}", "routes[0].slo.p95ms: unknown key; did you mean 'p95_ms'?"),
-        ("{p95_ms: 400, window_s: 60}", "{p95_ms: 4, hold_down_s: 400}", "hold_down_max_s is below hold_down_s"),
+        ("{p95_ms: 400, window_s: 60}", "{p95_ms: 4, base_ejection_s: 400}", "max_ejection_s is below base_ejection_s"),
         ("min_confidence: 0.8", "min_confidence: 80", "23:5: routes[0].min_confidence: 80 is not between 0 and 1"),
         (
             "max_in_flight: 16",
@@ -98,18 +102,18 @@ Refused = Callable[..., PolicyError]
         ),
         (
             "    use: fast\n",
-            "    use: fast\n    keep: in_cluster\n",
+            "    use: fast\n    private: true\n",
             "fall_back[0]: the route keeps requests in the clu",
         ),
         (
             "    use: quality\n",
-            "    use: quality\n    keep: in_cluster\n",
+            "    use: quality\n    private: true\n",
             "routes[1].use: the route keeps requests in",
         ),
         (
             "    use: quality\n",
-            "    use: quality\n    keep: here\n",
-            "routes[1].keep: unknown word 'here'; known: in_clu",
+            "    use: quality\n    private: here\n",
+            "routes[1].private: expected true or false, got text",
         ),
         ("routes:\n", "routes: []\nold:\n", "18:1: routes: expected a list of mappings, got an empty list"),
         ("routes:\n", "routes: {}\nold:\n", "18:1: routes: expected a list of mappings, got a mapping"),
@@ -123,8 +127,8 @@ Refused = Callable[..., PolicyError]
         ),
         ("    max_in_flight: 16\n", "    engine: vllm\n", "9:5: targets.fast.engine: unknown key"),
         ("engine: vllm", "capabilities: [chat, sight]", "14:26: targets.quality.capabilities[1]: unknown word 'sight'"),
-        ("hold: whole", "hold: whole, schema: none", "duplicate key"),
-        ("{schema: request, hold: whole}", "{schema: none, hold: whole}", "nothing is held without a check"),
+        ("buffer: full", "buffer: full, schema: none", "duplicate key"),
+        ("{schema: request, buffer: full}", "{schema: none, buffer: full}", "nothing is held without a check"),
         # Extra attempts, and the time they may take.
         ("deadline_ms: 3000", "hedge: {max_share: 0.1}", "routes[0].hedge: needs either `after_ms` or `after: p95`"),
         ("deadline_ms: 3000", "hedge: {after_ms: 9, after: p95}", "24:26: routes[0].hedge.after: needs either"),
@@ -216,24 +220,28 @@ def test_what_this_version_does_not_honour_is_refused_never_ignored(
     assert error.column > 0
 
 
-CONFIDENT = "    min_confidence: 0.8\n    deadline_ms: 3000\n    validate: {schema: request, hold: whole}\n"
+CONFIDENT = "    min_confidence: 0.8\n    deadline_ms: 3000\n    validate: {schema: request, buffer: full}\n"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "key"),
     [
-        ("hold: whole", "hold: first", "hold"),  # its confidence would come too late
-        ("hold: whole", "hold: none", "hold"),
-        ("hold: whole", "first_bytes: 256", "first_bytes"),
-        (CONFIDENT, "    validate: {hold: first, repair: syntax}\n", "repair"),
-        (CONFIDENT, "    validate: {hold: first, first_bytes: 0}\n", "first_bytes"),
-        (CONFIDENT + "    fall_back: [quality]\n", "    validate: {tell_fallback: true}\n", "tell_fallback"),
-        ("schema: request, hold: whole", "schema: none, hold: whole", "hold"),
-        ("schema: request, hold: whole", "schema: none, first_bytes: 9", "first_bytes"),
-        ("schema: request, hold: whole", "schema: none, repair: syntax", "repair"),
-        ("schema: request, hold: whole", "schema: none, tell_fallback: true", "tell_fallback"),
-        ("hold: whole", "hold: whole, repair: all", "repair"),
-        ("hold: whole", "hold: whole, holds: 1", "holds"),
+        ("buffer: full", "buffer: first_bytes", "buffer"),  # its confidence would come too late
+        ("buffer: full", "buffer: none", "buffer"),
+        ("buffer: full", "first_bytes: 256", "first_bytes"),
+        (CONFIDENT, "    validate: {buffer: first_bytes, repair: syntax}\n", "repair"),
+        (CONFIDENT, "    validate: {buffer: first_bytes, first_bytes: 0}\n", "first_bytes"),
+        (
+            CONFIDENT + "    fall_back: [quality]\n",
+            "    validate: {send_error_to_fallback: true}\n",
+            "send_error_to_fallback",
+        ),
+        ("schema: request, buffer: full", "schema: none, buffer: full", "buffer"),
+        ("schema: request, buffer: full", "schema: none, first_bytes: 9", "first_bytes"),
+        ("schema: request, buffer: full", "schema: none, repair: syntax", "repair"),
+        ("schema: request, buffer: full", "schema: none, send_error_to_fallback: true", "send_error_to_fallback"),
+        ("buffer: full", "buffer: full, repair: all", "repair"),
+        ("buffer: full", "buffer: full, holds: 1", "holds"),
     ],
 )
 def test_checks_that_contradict_themselves_are_refused(refused: Refused, old: str, new: str, key: str) -> None:
@@ -252,7 +260,7 @@ def test_a_malformed_variable_is_told(refused: Refused) -> None:
 
 
 def test_a_key_that_came_by_a_merge_is_told_at_its_section(refused: Refused) -> None:
-    base = "  base: &base {kind: openai, url: http://a, model: m, place: external, engine: vllm}\n"
+    base = "  base: &base {kind: openai, url: http://a, model: m, location: external, engine: vllm}\n"
     error = refused("  fast:\n    kind: worker\n", base + "  fast:\n    <<: *base\n    kind: worker\n")
     assert str(error).startswith("p.yaml:6:5: targets.fast.engine: unknown key")
 
@@ -271,7 +279,7 @@ def test_anchors_that_double_each_other_cost_no_more_than_they_are_long(refused:
 def test_a_variable_behind_an_alias_is_filled_wherever_it_is_named() -> None:
     text = (
         "version: 1\ntargets:\n"
-        '  one: &one {kind: worker, url: "http://${HOST}", model: m, place: in_cluster}\n'
+        '  one: &one {kind: worker, url: "http://${HOST}", model: m, location: in_cluster}\n'
         "  two: *one\nroutes:\n  - {name: default, use: one}\n"
     )
     targets = parse(text, {"HOST": "h"}).targets

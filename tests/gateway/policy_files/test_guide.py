@@ -9,15 +9,15 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.core.classify import classify
-from gateway.core.engines import ENGINES
-from gateway.core.policy import Policy
-from gateway.core.route import choose
+from gateway.enums import Buffer, Capability, Task
 from gateway.errors import GatewayError
 from gateway.policy_files.load import parse
-from gateway.terms import Checks, Hedge, Limit, Retry, Slo
-from gateway.web.openai import parse_chat
-from gateway.words import Capability, Hold, Task
+from gateway.policy_types import Checks, Hedge, Limit, Retry, Slo
+from gateway.routing.classify import classify
+from gateway.routing.engine_profiles import ENGINES
+from gateway.routing.policy import Policy
+from gateway.routing.route import choose
+from gateway.web.parse_request import parse_chat
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "policies.md").read_text()
 EXAMPLES = [(found[1], found.end()) for found in re.finditer(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)]
@@ -46,14 +46,14 @@ def asked(policy: Policy, request: dict[str, Any]) -> tuple[str, str]:
     """The route, and who is asked in which order; or no route, and the error's code."""
     headers = {name.encode(): value.encode() for name, value in request.pop("headers", {}).items()}
     at = datetime.fromisoformat(request.pop("at", "2026-07-01T12:00")).replace(tzinfo=UTC)
-    key, chars, draw = request.pop("key", None), request.pop("chars", 5), request.pop("draw", 0.0)
+    key, chars, sample = request.pop("key", None), request.pop("chars", 5), request.pop("draw", 0.0)
     content: Any = "x" * chars
     if request.pop("image", False):
         content = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
     body = {"model": "auto", "messages": [{"role": "user", "content": content}], **request}
     query = parse_chat(orjson.dumps(body), headers, now_s=0.0, principal=key)
     try:
-        plan = choose(policy, query, classify(query), wall_s=at.timestamp(), draw=draw)
+        plan = choose(policy, query, classify(query), wall_s=at.timestamp(), sample=sample)
     except GatewayError as error:
         return "", error.code
     return plan.route, ", ".join(candidate.target.name for candidate in plan.candidates)
@@ -81,6 +81,6 @@ def test_every_example_has_its_table() -> None:
 RECORDS = (Slo, Hedge, Retry, Checks, Limit)
 
 
-@pytest.mark.parametrize("word", [*Task, *Capability, *ENGINES, *Hold, *(f.name for r in RECORDS for f in fields(r))])
+@pytest.mark.parametrize("word", [*Task, *Capability, *ENGINES, *Buffer, *(f.name for r in RECORDS for f in fields(r))])
 def test_every_word_of_the_language_is_explained(word: str) -> None:
     assert re.search(rf"\b{word}\b", GUIDE)

@@ -4,10 +4,10 @@ import pytest
 
 from gateway.errors import PolicyError
 from gateway.policy_files.load import parse
-from gateway.terms import Limit
+from gateway.policy_types import Limit
 
 POLICY = """version: 1
-targets: {a: {kind: worker, url: "http://a", model: m, place: in_cluster}}
+targets: {a: {kind: worker, url: "http://a", model: m, location: in_cluster}}
 routes: [{name: default, use: a}]
 """
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.conditions import Comparison
-from gateway.core.policy import Policy
+from gateway.enums import Buffer, Capability, Grade, Kind, Location, Task
 from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
-from gateway.records import Query
-from gateway.terms import Checks, Hedge, Retry, Slo
-from gateway.words import Capability, Grade, Hold, Kind, Place, Task
+from gateway.policy_types import Checks, Hedge, Retry, Slo
+from gateway.routing.conditions import Comparison
+from gateway.routing.policy import Policy
+from gateway.types import Query
 
 POLICIES = Path(__file__).parents[3] / "policies"
 PolicyWith = Callable[..., Policy]
@@ -22,8 +22,8 @@ def test_targets_are_read_as_written(policy_with: PolicyWith) -> None:
     targets = policy_with().targets
     fast, quality = targets["fast"], targets["quality"]
     assert (fast.kind, fast.url, fast.model) == (Kind.WORKER, "http://127.0.0.1:8001", "diffusion")
-    assert (fast.place, fast.max_in_flight, fast.capabilities) == (Place.IN_CLUSTER, 16, None)
-    assert (quality.url, quality.key_env, quality.place) == ("https://example.com", "QUALITY_KEY", Place.EXTERNAL)
+    assert (fast.location, fast.max_in_flight, fast.capabilities) == (Location.IN_CLUSTER, 16, None)
+    assert (quality.url, quality.key_env, quality.location) == ("https://example.com", "QUALITY_KEY", Location.EXTERNAL)
     assert quality.capabilities is not None
     assert Capability.JSON_SCHEMA in quality.capabilities.words
 
@@ -34,7 +34,7 @@ def test_routes_are_read_as_written(policy_with: PolicyWith) -> None:
     assert edits.when.confidence == Comparison(sign=">=", number=0.6)
     assert (edits.use, edits.fall_back, edits.min_confidence, edits.deadline_ms) == ("fast", ("quality",), 0.8, 3000)
     assert edits.slo == Slo(p95_ms=400, window_s=60)
-    assert edits.checks == Checks(hold=Hold.WHOLE)
+    assert edits.checks == Checks(buffer=Buffer.FULL)
     assert (default.use, default.fall_back, default.checks) == ("quality", (), None)
 
 
@@ -58,23 +58,26 @@ def test_a_targets_own_promise_counts_where_it_is_a_fallback(policy_with: Policy
     ("written", "checks"),
     [
         ("{}", Checks()),
-        ("{hold: whole, repair: syntax, tell_fallback: true}", Checks(repair=True, tell_fallback=True)),
-        ("{hold: whole, repair: none, tell_fallback: false}", Checks()),
-        ("{schema: none, hold: none}", None),
+        (
+            "{buffer: full, repair: syntax, send_error_to_fallback: true}",
+            Checks(repair=True, send_error_to_fallback=True),
+        ),
+        ("{buffer: full, repair: none, send_error_to_fallback: false}", Checks()),
+        ("{schema: none, buffer: none}", None),
     ],
 )
 def test_checks_are_read_as_written(policy_with: PolicyWith, written: str, checks: Checks | None) -> None:
-    policy = policy_with("{schema: request, hold: whole}", written)
+    policy = policy_with("{schema: request, buffer: full}", written)
     assert policy.rules[0].route.checks == checks
     assert policy.rules[0].open.checks == policy.rules[0].choices[0].private.checks == checks
 
 
 def test_the_first_bytes_may_be_held_where_no_confidence_is_asked_for(policy_with: PolicyWith) -> None:
     policy = policy_with(
-        "    min_confidence: 0.8\n    deadline_ms: 3000\n    validate: {schema: request, hold: whole}\n",
-        "    validate: {hold: first, first_bytes: 64}\n",
+        "    min_confidence: 0.8\n    deadline_ms: 3000\n    validate: {schema: request, buffer: full}\n",
+        "    validate: {buffer: first_bytes, first_bytes: 64}\n",
     )
-    assert policy.rules[0].route.checks == Checks(hold=Hold.FIRST, first_bytes=64)
+    assert policy.rules[0].route.checks == Checks(buffer=Buffer.FIRST_BYTES, first_bytes=64)
 
 
 def test_stated_capabilities_are_best_effort(policy_with: PolicyWith) -> None:

@@ -9,9 +9,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.cli import main
-from gateway.core.engines import ENGINES
+from gateway.enums import Buffer, Capability, Task
 from gateway.policy_files.schema import SAMPLE, editor_schema
-from gateway.words import Capability, Hold, Task
+from gateway.routing.engine_profiles import ENGINES
 from tests.gateway.policy_files.conftest import VALID
 
 POLICIES = Path(__file__).parents[3] / "policies"
@@ -50,8 +50,8 @@ def test_what_the_loader_takes_is_fine() -> None:
         ("aliases:", "alias:"),
         ("window_s: 60", "windows: 60"),
         ("[edit, auto", "[edti, auto"),
-        ("hold: whole", "hold: hole"),
-        ("place: in_cluster", "place: cluster"),
+        ("buffer: full", "buffer: fulll"),
+        ("location: in_cluster", "place: cluster"),
         ("engine: vllm", "engine: vlm"),
         ("kind: worker", "kind: scripted"),
         ("p95_ms: 400", "p95_ms: soon"),
@@ -74,6 +74,6 @@ def test_what_the_loader_refuses_is_marked(refused: Callable[..., object], old: 
     assert not is_fine(VALID.replace(old, new, 1))
 
 
-@pytest.mark.parametrize("word", [*Task, *Capability, *ENGINES, *Hold])
+@pytest.mark.parametrize("word", [*Task, *Capability, *ENGINES, *Buffer])
 def test_every_word_is_offered(word: str) -> None:
     assert f'"{word}"' in json.dumps(SCHEMA)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from gateway.core.policy import Policy
 from gateway.errors import CannotStart, PolicyError
 from gateway.policy_files.watch import Follower, Policies, look
+from gateway.routing.policy import Policy
 
 TEXT = """\
 version: 1
 targets:
-  fast: {kind: worker, url: "http://127.0.0.1:1", model: m, place: in_cluster}
+  fast: {kind: worker, url: "http://127.0.0.1:1", model: m, location: in_cluster}
 routes:
   - {name: default, use: fast}
 """
@@ -76,7 +76,7 @@ async def following(path: Path) -> AsyncIterator[tuple[Policies, Follower, Calla
     running = asyncio.create_task(follower.run(0.01))
 
     async def told() -> Any:
-        return await asyncio.wait_for(news.get(), 20)
+        return await asyncio.wait_for(news.get(), 120)
 
     try:
         yield policies, follower, told

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from gateway.state import memory
+from gateway.state import redis as product
 from tests.gateway.redis_server import RedisServer, redis_server
 
 
 @pytest.fixture(name="redis")
-def running_redis(tmp_path: Path) -> Iterator[RedisServer]:
+def running_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """A Redis or a replica that a busy machine delays is not one that stands still."""
+    monkeypatch.setattr(product, "TIMEOUT_S", 60)
+    monkeypatch.setattr(memory, "LIVING_S", 3600)
     with redis_server(tmp_path) as server:
         yield server

@@ -5,16 +5,21 @@ from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Any
 
-from gateway.decisions import Attempt
-from gateway.records import Candidate, Status, Target, Verdict
+from gateway.decision import AttemptRecord
+from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Location
+from gateway.policy_types import Hedge, Retry, Slo
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import Replica, connect
-from gateway.terms import Hedge, Retry, Slo
-from gateway.words import AttemptOutcome, BreakerState, Kind, LaneState, Place
+from gateway.types import Candidate, Status, Target, Verdict
 from tests.gateway.redis_server import RedisServer
 
 TARGET = Target(
-    name="fast", kind=Kind.OPENAI, url="http://fast", model="m", place=Place.IN_CLUSTER, retry=Retry(max_share=0.2)
+    name="fast",
+    kind=Kind.OPENAI,
+    url="http://fast",
+    model="m",
+    location=Location.IN_CLUSTER,
+    retry=Retry(max_share=0.2),
 )
 LANE = Candidate(route="edits", target=TARGET, slo=Slo(p95_ms=100), hedge=Hedge(after_ms=1, max_share=0.1))
 
@@ -39,12 +44,12 @@ class Peer:
         """Attempts one after the other; the reasons of those that were not let in."""
         refused = []
         for _ in range(times):
-            permit = self.store.enter(LANE, monotonic(), draw=0.5, relief=True)
+            permit = self.store.acquire(LANE, monotonic(), sample=0.5, healthy_fallback=True)
             if isinstance(permit, Verdict):
                 refused.append(permit.reason)
                 continue
-            attempt = Attempt(target="fast", started_ms=0, ended_ms=took_ms, outcome=outcome)
-            permit.hand_back(attempt, monotonic())
+            attempt = AttemptRecord(target="fast", started_ms=0, ended_ms=took_ms, outcome=outcome)
+            permit.release(attempt, monotonic())
         return refused
 
     def hedges(self) -> int:

@@ -5,35 +5,37 @@ from typing import Any
 
 import pytest
 
-from gateway.core.breaker import BreakerRule
-from gateway.core.reports import Heard, Report
-from gateway.decisions import Attempt
-from gateway.records import Candidate, Status, Target, Verdict
+from gateway.decision import AttemptRecord
+from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Location, Reason
+from gateway.policy_types import Retry, Slo
+from gateway.reliability.breaker import BreakerRule
+from gateway.reliability.replication import PeerSnapshot, Snapshot
 from gateway.state.memory import MemoryStore
-from gateway.terms import Retry, Slo
-from gateway.words import AttemptOutcome, BreakerState, Kind, LaneState, Place, Reason
+from gateway.types import Candidate, Status, Target, Verdict
 
 SLO = Slo(p95_ms=100, window_s=12)
 
 
 def lane(**changes: Any) -> Candidate:
-    target = Target(name="fast", kind=Kind.WORKER, url="http://fast", model="m", place=Place.IN_CLUSTER, **changes)
+    target = Target(
+        name="fast", kind=Kind.WORKER, url="http://fast", model="m", location=Location.IN_CLUSTER, **changes
+    )
     return Candidate(route="edits", target=target, slo=SLO)
 
 
-def attempt(outcome: Any, took_ms: float = 10.0) -> Attempt:
-    return Attempt(target="fast", started_ms=0, ended_ms=took_ms, outcome=outcome)
+def attempt(outcome: Any, took_ms: float = 10.0) -> AttemptRecord:
+    return AttemptRecord(target="fast", started_ms=0, ended_ms=took_ms, outcome=outcome)
 
 
 def play(store: MemoryStore, outcome: Any, *, times: int = 1, took_ms: float = 10.0, now_s: float = 1.0) -> list[Any]:
     """Attempts one after the other; the verdicts of those that were not let in."""
     refused = []
     for _ in range(times):
-        permit = store.enter(lane(), now_s, draw=0.5, relief=True)
+        permit = store.acquire(lane(), now_s, sample=0.5, healthy_fallback=True)
         if isinstance(permit, Verdict):
             refused.append(permit.reason)
         else:
-            permit.hand_back(attempt(outcome, took_ms), now_s)
+            permit.release(attempt(outcome, took_ms), now_s)
     return refused
 
 
@@ -52,7 +54,7 @@ def test_faults_of_the_server_open_the_breaker_and_do_not_bench_the_lane(outcome
 def test_late_answers_bench_the_lane_whatever_they_were_worth(outcome: Any) -> None:
     store = MemoryStore()
     assert play(store, outcome, times=12, took_ms=200) == [Reason.P95_BREACH] * 2
-    assert (health(store).breaker, health(store).lane) == (BreakerState.CLOSED, LaneState.BENCHED)
+    assert (health(store).breaker, health(store).lane) == (BreakerState.CLOSED, LaneState.EJECTED)
 
 
 @pytest.mark.parametrize("outcome", [Reason.DEADLINE, AttemptOutcome.CANCELLED, Reason.HEDGE])
@@ -78,12 +80,12 @@ def test_any_answer_ends_a_row_of_faults() -> None:
 def test_the_trial_of_an_open_breaker_is_a_probe_and_passes_alone() -> None:
     store = MemoryStore(BreakerRule(faults=1, open_s=2))
     play(store, Reason.UPSTREAM_ERROR)
-    trial = store.enter(lane(), 3.5, draw=0.5, relief=True)
+    trial = store.acquire(lane(), 3.5, sample=0.5, healthy_fallback=True)
     assert not isinstance(trial, Verdict)
     assert trial.probe
-    second = store.enter(lane(), 3.5, draw=0.5, relief=True)
+    second = store.acquire(lane(), 3.5, sample=0.5, healthy_fallback=True)
     assert isinstance(second, Verdict)
-    trial.hand_back(attempt(AttemptOutcome.OK), 3.6)
+    trial.release(attempt(AttemptOutcome.OK), 3.6)
     assert health(store).breaker is BreakerState.CLOSED
 
 
@@ -97,32 +99,32 @@ def test_a_server_seen_to_be_back_is_called_again_at_once() -> None:
 
 def test_no_more_attempts_at_once_than_a_target_takes() -> None:
     store, full = MemoryStore(), lane(max_in_flight=2)
-    permits = [store.enter(full, 1.0, draw=0.5, relief=False) for _ in range(3)]
+    permits = [store.acquire(full, 1.0, sample=0.5, healthy_fallback=False) for _ in range(3)]
     refused = permits[2]
     assert isinstance(refused, Verdict)
     assert (refused.reason, refused.detail) == (Reason.OVERLOADED, "2 of 2 in flight")
     first = permits[0]
     assert not isinstance(first, Verdict)
-    first.hand_back(attempt(AttemptOutcome.OK), 1.0)
-    assert not isinstance(store.enter(full, 1.0, draw=0.5, relief=False), Verdict)
+    first.release(attempt(AttemptOutcome.OK), 1.0)
+    assert not isinstance(store.acquire(full, 1.0, sample=0.5, healthy_fallback=False), Verdict)
 
 
 def test_a_full_target_does_not_use_up_the_breakers_trial() -> None:
     """What is noted when asked is asked last."""
     store, full = MemoryStore(BreakerRule(faults=1, open_s=2)), lane(max_in_flight=1)
-    running = store.enter(full, 0.0, draw=0.5, relief=False)
+    running = store.acquire(full, 0.0, sample=0.5, healthy_fallback=False)
     play(store, Reason.UPSTREAM_ERROR)
-    assert isinstance(store.enter(full, 4.0, draw=0.5, relief=False), Verdict)
+    assert isinstance(store.acquire(full, 4.0, sample=0.5, healthy_fallback=False), Verdict)
     assert not isinstance(running, Verdict)
-    running.hand_back(attempt(AttemptOutcome.CANCELLED), 4.0)
-    assert not isinstance(store.enter(full, 4.0, draw=0.5, relief=False), Verdict)
+    running.release(attempt(AttemptOutcome.CANCELLED), 4.0)
+    assert not isinstance(store.acquire(full, 4.0, sample=0.5, healthy_fallback=False), Verdict)
 
 
 def test_a_promise_that_changed_begins_anew() -> None:
     store = MemoryStore()
     play(store, AttemptOutcome.OK, times=12, took_ms=200)
     looser = Candidate(route="edits", target=lane().target, slo=Slo(p95_ms=500))
-    assert not isinstance(store.enter(looser, 1.0, draw=0.5, relief=True), Verdict)
+    assert not isinstance(store.acquire(looser, 1.0, sample=0.5, healthy_fallback=True), Verdict)
 
 
 def test_looking_changes_nothing_and_knows_nothing_of_strangers() -> None:
@@ -140,24 +142,24 @@ def test_p95_is_told_once_there_is_enough_to_tell() -> None:
     assert store.p95_ms(lane(), 1.0) == pytest.approx(50, rel=0.02)
 
 
-FIRST = Slo(first_token_p95_ms=50, window_s=12, probe_every_s=0.5, hold_down_s=1)
+FIRST = Slo(first_token_p95_ms=50, window_s=12, probe_every_s=0.5, base_ejection_s=1)
 
 
-def stream(first_token_ms: float | None, took_ms: float, outcome: Any = AttemptOutcome.OK) -> Attempt:
-    return Attempt(
+def stream(first_token_ms: float | None, took_ms: float, outcome: Any = AttemptOutcome.OK) -> AttemptRecord:
+    return AttemptRecord(
         target="fast", started_ms=5, ended_ms=5 + took_ms, outcome=outcome, stream=True,
         first_token_ms=None if first_token_ms is None else 5 + first_token_ms,
     )  # fmt: skip
 
 
-def play_streams(store: MemoryStore, slo: Slo, told: Attempt, times: int, now_s: float = 1.0) -> list[Any]:
+def play_streams(store: MemoryStore, slo: Slo, told: AttemptRecord, times: int, now_s: float = 1.0) -> list[Any]:
     refused = []
     for _ in range(times):
-        permit = store.enter(replace(lane(), slo=slo), now_s, draw=0.5, relief=True)
+        permit = store.acquire(replace(lane(), slo=slo), now_s, sample=0.5, healthy_fallback=True)
         if isinstance(permit, Verdict):
             refused.append(permit.detail)
         else:
-            permit.hand_back(told, now_s)
+            permit.release(told, now_s)
     return refused
 
 
@@ -173,10 +175,10 @@ def play_streams(store: MemoryStore, slo: Slo, told: Attempt, times: int, now_s:
         (attempt(AttemptOutcome.OK, 9000), False),  # not a stream
     ],
 )
-def test_a_late_first_token_benches_a_lane_of_streams(told: Attempt, is_late: bool) -> None:
+def test_a_late_first_token_benches_a_lane_of_streams(told: AttemptRecord, is_late: bool) -> None:
     store = MemoryStore(BreakerRule(faults=1000))
     refused = play_streams(store, FIRST, told, times=12)
-    assert refused == (["benched, p95 of the first token over 50 ms"] * 2 if is_late else [])
+    assert refused == (["ejected, p95 of the first token over 50 ms"] * 2 if is_late else [])
 
 
 def test_of_two_promises_either_benches_the_lane_and_both_must_heal() -> None:
@@ -185,7 +187,7 @@ def test_of_two_promises_either_benches_the_lane_and_both_must_heal() -> None:
     store = MemoryStore()
     play_streams(store, both, stream(60, 200), times=10)
     assert play_streams(store, both, stream(60, 200), times=1)
-    assert store.health(replace(lane(), slo=both), Status(), 1.0).lane is LaneState.BENCHED
+    assert store.health(replace(lane(), slo=both), Status(), 1.0).lane is LaneState.EJECTED
     for tick in range(300):
         play_streams(store, both, stream(5, 10), times=1, now_s=2.0 + 0.1 * tick)
     healed = store.health(replace(lane(), slo=both), Status(), 33.0)
@@ -198,7 +200,7 @@ def test_who_was_silent_for_long_is_given_no_extra_attempts(silent_s: float, giv
     store = MemoryStore()
     candidate = lane(retry=Retry(max_share=0.2))
     for _ in range(50):
-        store.enter(candidate, 100.0, draw=0.5, relief=True)
-    store.hear(100.0, [Heard(name="other", told_s=100.0 - silent_s, report=Report())], me="us")
-    (purse,) = (purse for _, purse in store.report(100.0).retries)
+        store.acquire(candidate, 100.0, sample=0.5, healthy_fallback=True)
+    store.merge(100.0, [PeerSnapshot(name="other", told_s=100.0 - silent_s, snapshot=Snapshot())], me="us")
+    (purse,) = (purse for _, purse in store.snapshot(100.0).retries)
     assert purse.given == ((("other", given),) if given else ())

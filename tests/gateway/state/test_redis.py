@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from gateway.enums import BreakerState, LaneState, Reason
 from gateway.errors import BadSetting
-from gateway.records import Status
 from gateway.state.memory import MemoryStore
-from gateway.state.redis import TIMEOUT_S, shared_state
-from gateway.words import BreakerState, LaneState, Reason
+from gateway.state.redis import shared_state
+from gateway.types import Status
 from tests.gateway.redis_server import RedisServer
 from tests.gateway.state.peers import LANE, Peer, RealClock, peers, settle
 
@@ -28,7 +28,7 @@ async def test_what_none_saw_alone_all_see_together(redis: RedisServer) -> None:
         await settle(one, other)
         assert one.answered(50, 1) == [Reason.P95_BREACH]
         await settle(one, other)
-        assert other.lane is LaneState.BENCHED
+        assert other.lane is LaneState.EJECTED
 
 
 async def test_saying_it_again_does_not_count_it_again(redis: RedisServer) -> None:
@@ -79,27 +79,27 @@ async def test_a_redis_that_is_gone_leaves_each_to_itself_and_is_rejoined(
         redis.start()
         await settle(one, other)
         assert one.replica.is_up
-        assert other.lane is LaneState.BENCHED
+        assert other.lane is LaneState.EJECTED
     told = [record.getMessage() for record in caplog.records]
     assert sum("does not answer" in text for text in told) == 2  # once for each of the two, not once a try
     assert told.count("shared state: joined") == 4
 
 
-async def test_a_redis_that_stands_still_holds_nobody_up(redis: RedisServer) -> None:
+async def test_a_redis_that_stands_still_holds_nobody_up(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.state.redis.TIMEOUT_S", 2)
     async with peers(redis) as (one, other):
         await settle(one, other)
         redis.stall()
-        began_s = monotonic()
         waiting = asyncio.create_task(one.replica.exchange())
         await asyncio.sleep(0)  # it waits for Redis from here on
         assert one.answered(200, 11) == [Reason.P95_BREACH]
-        assert monotonic() - began_s < TIMEOUT_S / 2
+        assert not waiting.done()
         await waiting
         assert not one.replica.is_up
         redis.go_on()
         await settle(one, other)
         assert one.replica.is_up
-        assert other.lane is LaneState.BENCHED
+        assert other.lane is LaneState.EJECTED
 
 
 async def test_a_redis_that_forgot_everything_is_told_again(redis: RedisServer) -> None:
@@ -109,11 +109,11 @@ async def test_a_redis_that_forgot_everything_is_told_again(redis: RedisServer) 
         await settle(one, other)
         redis.say(b"FLUSHALL")
         await settle(one, other)
-        assert (one.lane, other.lane) == (LaneState.BENCHED, LaneState.BENCHED)
+        assert (one.lane, other.lane) == (LaneState.EJECTED, LaneState.EJECTED)
         fresh = Peer(redis.url)
         await settle(fresh)
         await fresh.aclose()
-        assert fresh.lane is LaneState.BENCHED
+        assert fresh.lane is LaneState.EJECTED
 
 
 async def test_words_of_another_version_are_left_out(redis: RedisServer) -> None:
@@ -124,7 +124,7 @@ async def test_words_of_another_version_are_left_out(redis: RedisServer) -> None
         await client.hset("{tests}:replicas", "vandal", b"nonsense")
         one.answered(200, 11)
         await settle(one, other)
-        assert other.lane is LaneState.BENCHED
+        assert other.lane is LaneState.EJECTED
         assert await client.hexists("{tests}:replicas", "vandal") == 0
         await client.aclose()
 
@@ -138,7 +138,7 @@ async def test_what_was_overtaken_on_its_way_changes_nothing(redis: RedisServer)
         one.store = one.replica._reporter = MemoryStore()
         await one.replica.exchange()
         await other.replica.exchange()
-        assert other.lane is LaneState.BENCHED
+        assert other.lane is LaneState.EJECTED
 
 
 class Stumbling(MemoryStore):
@@ -148,11 +148,11 @@ class Stumbling(MemoryStore):
         super().__init__()
         self.stumbled = False
 
-    def hear(self, now_s: float, heard: Any, *, me: str) -> None:
+    def merge(self, now_s: float, heard: Any, *, me: str) -> None:
         if heard and not self.stumbled:
             self.stumbled = True
             raise ValueError("no sense")
-        super().hear(now_s, heard, me=me)
+        super().merge(now_s, heard, me=me)
 
 
 @pytest.mark.slow
@@ -164,10 +164,10 @@ async def test_a_report_that_makes_no_sense_does_not_end_all_sharing(redis: Redi
     ):
         one.answered(200, 11)
         await one.replica.exchange()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while not (store.stumbled and replica.is_up):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.02)
-        assert store.health(LANE, Status(), monotonic()).lane is LaneState.BENCHED
+        assert store.health(LANE, Status(), monotonic()).lane is LaneState.EJECTED
 
 
 async def test_a_url_that_is_none_is_refused_without_its_password() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.decisions import Attempt, Decision
-from gateway.records import Classification, Usage
-from gateway.words import AttemptOutcome, Reason, SchemaCheck, Task
+from gateway.decision import AttemptRecord, Decision
+from gateway.enums import AttemptOutcome, Reason, SchemaCheck, Task
+from gateway.types import Classification, Usage
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +27,7 @@ def decision() -> Callable[..., Decision]:
             "stream": True,
             "schema": "sha256:00",
             "attempts": (
-                Attempt(
+                AttemptRecord(
                     target="fast",
                     started_ms=0.4,
                     first_byte_ms=31.0,
@@ -35,8 +35,10 @@ def decision() -> Callable[..., Decision]:
                     outcome=Reason.INVALID_OUTPUT,
                     detail="required at #/properties/name",
                 ),
-                Attempt(target="careful", started_ms=58.3, ended_ms=58.3, outcome=Reason.CIRCUIT_OPEN, skipped=True),
-                Attempt(
+                AttemptRecord(
+                    target="careful", started_ms=58.3, ended_ms=58.3, outcome=Reason.CIRCUIT_OPEN, skipped=True
+                ),
+                AttemptRecord(
                     target="quality",
                     started_ms=58.4,
                     first_byte_ms=100.0,

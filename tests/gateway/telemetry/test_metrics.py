@@ -9,11 +9,11 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.core.policy import Policy
-from gateway.decisions import Attempt
+from gateway.decision import AttemptRecord
+from gateway.enums import AttemptOutcome, Outcome, Reason, SloOutcome
 from gateway.policy_files.load import load
+from gateway.routing.policy import Policy
 from gateway.telemetry.metrics import Metrics
-from gateway.words import AttemptOutcome, Outcome, Promise, Reason
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -65,10 +65,10 @@ def test_two_gateways_in_one_process_do_not_mix(decision: Any) -> None:
 @pytest.mark.parametrize(
     ("outcome", "elapsed_ms", "result"),
     [
-        (AttemptOutcome.OK, 90.0, "kept"),
-        (AttemptOutcome.OK, 110.0, "over"),
-        (Reason.INVALID_OUTPUT, 90.0, "kept"),
-        (Reason.HEDGE, 110.0, "over"),
+        (AttemptOutcome.OK, 90.0, "met"),
+        (AttemptOutcome.OK, 110.0, "late"),
+        (Reason.INVALID_OUTPUT, 90.0, "met"),
+        (Reason.HEDGE, 110.0, "late"),
         (Reason.HEDGE, 90.0, None),
         (AttemptOutcome.CANCELLED, 90.0, None),
         (Reason.UPSTREAM_ERROR, 1.0, "failed"),
@@ -79,12 +79,12 @@ def test_two_gateways_in_one_process_do_not_mix(decision: Any) -> None:
 def test_a_lanes_promise_is_kept_missed_or_not_touched(
     decision: Any, outcome: Reason | AttemptOutcome, elapsed_ms: float, result: str | None
 ) -> None:
-    attempt = Attempt(target="fast", started_ms=5.0, ended_ms=5.0 + elapsed_ms, outcome=outcome, budget_ms=100.0)
+    attempt = AttemptRecord(target="fast", started_ms=5.0, ended_ms=5.0 + elapsed_ms, outcome=outcome, budget_ms=100.0)
     metrics = Metrics()
     metrics.decided(decision(attempts=(attempt, replace(attempt, budget_ms=None), replace(attempt, skipped=True))))
-    told = {name: count for name, count in samples(metrics).items() if name.startswith("twolane_lane_promises")}
-    lane = "twolane_lane_promises_total,result={},route=edits,target=fast"
-    assert told == ({lane.format(each): each == result for each in Promise} if result else {})
+    told = {name: count for name, count in samples(metrics).items() if name.startswith("twolane_slo_events")}
+    lane = "twolane_slo_events_total,result={},route=edits,target=fast"
+    assert told == ({lane.format(each): each == result for each in SloOutcome} if result else {})
 
 
 def test_a_refused_policy_shows_until_the_next_that_loads() -> None:
@@ -107,8 +107,8 @@ def policy_of(tmp_path: Path, slo: str) -> Policy:
         f"""
 version: 1
 targets:
-  fast: {{kind: openai, engine: openai, url: "http://127.0.0.1:1", model: m, place: in_cluster}}
-  quality: {{kind: openai, engine: openai, url: "http://127.0.0.1:2", model: m, place: external}}
+  fast: {{kind: openai, engine: openai, url: "http://127.0.0.1:1", model: m, location: in_cluster}}
+  quality: {{kind: openai, engine: openai, url: "http://127.0.0.1:2", model: m, location: external}}
 routes:
   - {{name: edits, when: {{task: edit}}, use: fast, fall_back: quality, slo: {slo}}}
   - {{name: default, use: quality}}
@@ -142,7 +142,7 @@ def test_what_a_policy_promises_is_a_bound_of_every_histogram_of_time(decision: 
 def test_a_lane_is_timed_by_what_its_guard_counts(decision: Any, tmp_path: Path) -> None:
     metrics = Metrics()
     metrics.follow(policy_of(tmp_path, "{p95_ms: 100, first_token_p95_ms: 50}"), 0.0)
-    good = Attempt(
+    good = AttemptRecord(
         target="fast", started_ms=5.0, ended_ms=45.0, outcome=AttemptOutcome.OK, budget_ms=100.0, stream=True,
         first_token_ms=15.0,
     )  # fmt: skip
@@ -163,7 +163,9 @@ def test_a_lane_is_timed_by_what_its_guard_counts(decision: Any, tmp_path: Path)
 )
 def test_a_hedge_wins_loses_or_fails(decision: Any, outcome: Reason | AttemptOutcome, result: str) -> None:
     metrics = Metrics()
-    metrics.decided(decision(attempts=(Attempt(target="b", started_ms=1, ended_ms=2, outcome=outcome, hedge=True),)))
+    metrics.decided(
+        decision(attempts=(AttemptRecord(target="b", started_ms=1, ended_ms=2, outcome=outcome, hedge=True),))
+    )
     assert samples(metrics)[f"twolane_hedges_total,result={result},route=edits"] == 1
 
 
@@ -171,7 +173,7 @@ def test_what_a_schema_or_a_target_says_never_becomes_a_label(decision: Any) -> 
     metrics = Metrics()
     for number in range(50):
         detail = f"x-secret-{number} at #/properties/{number}"
-        bad = Attempt(target="fast", started_ms=1, ended_ms=2, outcome=Reason.INVALID_OUTPUT, detail=detail)
+        bad = AttemptRecord(target="fast", started_ms=1, ended_ms=2, outcome=Reason.INVALID_OUTPUT, detail=detail)
         metrics.decided(decision(attempts=(bad,), query_id=f"req_{number}", principal=f"anna {number}"))
     told = samples(metrics)
     assert told["twolane_validations_total,keyword=other,result=invalid,route=edits,target=fast"] == 50

@@ -11,11 +11,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
+from gateway.enums import Outcome
 from gateway.errors import BadSetting
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing, open_tracing
-from gateway.trace import Trace
-from gateway.words import Outcome
+from gateway.trace_context import Trace
 
 CALLER = Trace(trace_id=0xABC, span_id=0xDEF, flags=1, state="vendor=1")
 

@@ -16,14 +16,14 @@ from aiohttp import web
 needs_litellm = pytest.mark.skipif(
     find_spec("litellm") is None, reason="the extra `providers` is not installed; `make providers` installs it"
 )
-Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
+GatewayResponse = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
 
 @dataclass
 class ProviderServer:
     """`answer` takes both tongues; `requests` are (path, headers, body), `lost` counts clients that hung up."""
 
-    answer: Answer
+    answer: GatewayResponse
     requests: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
     lost: int = 0
     url: str = ""
@@ -40,7 +40,7 @@ class ProviderServer:
 
 
 @contextlib.asynccontextmanager
-async def provider_server(answer: Answer) -> AsyncIterator[ProviderServer]:
+async def provider_server(answer: GatewayResponse) -> AsyncIterator[ProviderServer]:
     """Serve on a free port."""
     server = ProviderServer(answer)
     app = web.Application(client_max_size=1 << 24)
@@ -112,11 +112,11 @@ CLAUDE, GEMINI = "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash"
 
 
 def policy(url: str, model: str = CLAUDE, fallback: str = "") -> str:
-    provider = {"kind": "litellm", "url": url, "model": model, "engine": "openai", "place": "external"}
+    provider = {"kind": "litellm", "url": url, "model": model, "engine": "openai", "location": "external"}
     targets: dict[str, Any] = {"provider": {**provider, "key_env": "PROVIDER_KEY"}}
     route: dict[str, Any] = {"name": "default", "use": "provider", "validate": {"schema": "request"}}
     if fallback:
-        targets["other"] = {"kind": "openai", "engine": "openai", "url": fallback, "model": "o", "place": "external"}
+        targets["other"] = {"kind": "openai", "engine": "openai", "url": fallback, "model": "o", "location": "external"}
         route["fall_back"] = ["other"]
     return orjson.dumps({"version": 1, "targets": targets, "routes": [route]}).decode()
 
@@ -127,17 +127,6 @@ def ask(**fields: Any) -> dict[str, Any]:
 
 def events(body: bytes) -> list[Any]:
     return [orjson.loads(line[6:]) for line in body.split(b"\n\n") if line.startswith(b"data: {")]
-
-
-async def last_decision(gateway: Any, headers: dict[str, str]) -> dict[str, Any]:
-    """What is told behind an answer comes a moment later."""
-    for _ in range(200):
-        async with gateway.client.get(f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}") as response:
-            found: dict[str, Any] = await response.json()
-        if "outcome" in found:
-            return found
-        await asyncio.sleep(0.005)
-    raise AssertionError(found)
 
 
 def answers(body: Any) -> list[Any]:

@@ -12,20 +12,19 @@ import pytest
 
 from gateway.errors import PolicyError
 from gateway.policy_files.load import parse
-from gateway.upstreams import providers
-from tests.gateway.serving import one_lane
+from gateway.upstreams import litellm
+from tests.gateway.serving import last_decision, one_lane
 from tests.gateway.upstreams.provider_servers import (
     GEMINI,
     answers,
     ask,
-    last_decision,
     needs_litellm,
     policy,
     provider_server,
     speaks_anthropic,
     speaks_gemini,
 )
-from twolane.arguments import free_port
+from twolane.process.flags import free_port
 
 pytestmark = [
     needs_litellm,
@@ -66,7 +65,7 @@ def test_the_door_opens_without_a_network_a_price_list_or_a_dotenv(tmp_path: Any
         socket.getaddrinfo = lambda *where, **_: seen.append(where) or (_ for _ in ()).throw(OSError("no network"))
         connect = socket.socket.connect
         socket.socket.connect = lambda self, where: seen.append(where) or connect(self, where)
-        from gateway.upstreams.providers import Library
+        from gateway.upstreams.litellm import Library
 
         async def main():
             library = Library()
@@ -93,7 +92,7 @@ async def test_a_reload_that_first_names_a_provider_serves_the_old_policy_until_
 ) -> None:
     """Nobody waits for the import: who comes meanwhile is answered as before, who comes then by the provider."""
     loaded = asyncio.Event()
-    load = providers._load
+    load = litellm._load
 
     async def slowly() -> Any:
         litellm = await load()
@@ -101,7 +100,7 @@ async def test_a_reload_that_first_names_a_provider_serves_the_old_policy_until_
             await asyncio.sleep(0.005)
         return litellm
 
-    monkeypatch.setattr(providers, "_load", slowly)
+    monkeypatch.setattr(litellm, "_load", slowly)
     async with fake() as other, provider_server(speaks_anthropic) as server, serving(one_lane(other.url)) as gateway:
         gateway.gateway.policies.path.write_text(policy(server.url))
         reading = asyncio.create_task(gateway.gateway.follower.reload())
@@ -122,7 +121,7 @@ def start_quality() -> Iterator[str]:
         assert b"smollm2 at" in process.stdout.readline()
         yield f"http://127.0.0.1:{port}/v1"
         process.terminate()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=120) == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,8 +10,8 @@ pytestmark = pytest.mark.anyio
 POLICY = """
 version: 1
 targets:
-  only: {kind: openai, engine: openai, url: "%s", model: m, place: external}
-  limited: {kind: openai, capabilities: [chat], url: "%s", model: m, place: in_cluster}
+  only: {kind: openai, engine: openai, url: "%s", model: m, location: external}
+  limited: {kind: openai, capabilities: [chat], url: "%s", model: m, location: in_cluster}
 routes:
   - {name: default, use: limited, fall_back: only, slo: {p95_ms: 500}}
 """

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 POLICY = """
 version: 1
 targets:
-  only: {kind: openai, engine: openai, url: "%s", model: m, place: in_cluster}
+  only: {kind: openai, engine: openai, url: "%s", model: m, location: in_cluster}
 routes:
   - {name: default, use: only}
 """

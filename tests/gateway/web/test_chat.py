@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from gateway.errors import BodyTooLarge
-from gateway.web.chat import ClientLeft, read_body
+from gateway.web.chat import ClientDisconnected, read_body
 
 pytestmark = pytest.mark.anyio
 
 POLICY = """
 version: 1
 targets:
-  only: {kind: openai, engine: openai, url: "%s", model: m, place: in_cluster}
+  only: {kind: openai, engine: openai, url: "%s", model: m, location: in_cluster}
 routes:
   - {name: default, use: only}
 """
@@ -92,7 +92,7 @@ async def test_an_announced_size_is_refused_before_anything_is_read() -> None:
 
 
 async def test_a_client_that_leaves_while_sending_is_noticed() -> None:
-    with pytest.raises(ClientLeft):
+    with pytest.raises(ClientDisconnected):
         await read_body(_receive(b"ab", None), {}, 10)
 
 

@@ -1,9 +1,9 @@
 """A decision as headers."""
 
-from gateway.decisions import Attempt, Decision
-from gateway.records import Classification
+from gateway.decision import AttemptRecord, Decision
+from gateway.enums import AttemptOutcome, Reason, SchemaCheck, Task
+from gateway.types import Classification
 from gateway.web.headers import describe
-from gateway.words import AttemptOutcome, Reason, SchemaCheck, Task
 
 
 def test_every_header_of_the_contract_is_written() -> None:
@@ -17,8 +17,8 @@ def test_every_header_of_the_contract_is_written() -> None:
         private=False,
         stream=False,
         attempts=(
-            Attempt(target="fast", started_ms=0, ended_ms=1, outcome=Reason.INVALID_OUTPUT),
-            Attempt(target="quality", started_ms=1, ended_ms=2, outcome=AttemptOutcome.OK),
+            AttemptRecord(target="fast", started_ms=0, ended_ms=1, outcome=Reason.INVALID_OUTPUT),
+            AttemptRecord(target="quality", started_ms=1, ended_ms=2, outcome=AttemptOutcome.OK),
         ),
         target="quality",
         schema_check=SchemaCheck.VALID,

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.automaton import ByteAutomaton, freeze
-from diffusion_worker.constraints.vocabulary import Vocabulary, read_vocabulary
+from diffusion_worker.constraints.automata.automaton import ByteAutomaton, freeze
+from diffusion_worker.constraints.tokens.token_trie import Vocabulary, read_vocabulary
 
 TAIL, END, SECOND_END = 0, 1, 2
 

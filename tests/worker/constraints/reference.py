@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_worker.constraints.automaton import DEAD, ByteAutomaton, Edge, freeze
+from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton, Edge, freeze
 
 
 def automaton_of(words: Iterable[bytes]) -> ByteAutomaton:

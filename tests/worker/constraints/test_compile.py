@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker.constraints.caps import LADDER
-from diffusion_worker.constraints.checks import final_check
 from diffusion_worker.constraints.compile import compile_constraint, compile_schema
-from diffusion_worker.constraints.constraint import Constraint, Kind
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
+from diffusion_worker.constraints.schema.size_limits import LADDER
+from diffusion_worker.constraints.schema.validation import final_check
+from diffusion_worker.constraints.spec import Constraint, Kind
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 from tests.worker.constraints.reference import wander
 
 DRAFT_4 = "http://json-schema.org/draft-04/schema#"
@@ -72,7 +72,7 @@ def test_random_answers_pass_the_final_check(kind: Kind, value: Any) -> None:
 )
 def test_what_cannot_be_kept_is_refused_by_name(constraint: Constraint, message: str) -> None:
     """With a 400, before anything is generated."""
-    with pytest.raises(BadAsk, match=message) as caught:
+    with pytest.raises(InvalidRequest, match=message) as caught:
         compile_constraint(constraint)
     assert caught.value.status == 400
 
@@ -150,5 +150,5 @@ def test_a_lone_surrogate_in_a_schema_is_never_written() -> None:
 def test_a_number_that_json_cannot_say_is_refused() -> None:
     """Python's reader takes NaN and Infinity for numbers; a schema must not bring them in."""
     for value in (float("nan"), float("inf")):
-        with pytest.raises(BadAsk, match="NaN or an infinite number"):
+        with pytest.raises(InvalidRequest, match="NaN or an infinite number"):
             Constraint(kind="json_schema", value={"minimum": value}).content()

@@ -10,8 +10,8 @@ from jsonschema import Draft202012Validator
 from benchmarks.constraints_steps import Noise, random_answer
 from benchmarks.vocabularies import shipped
 from diffusion_worker.constraints.compile import compile_constraint, compile_schema
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.lift import lift
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
 
 WORDS = shipped()
 VOCABULARY = WORDS.read()

@@ -8,11 +8,11 @@ import pytest
 
 from benchmarks.constraints_steps import Noise, random_answer
 from benchmarks.vocabularies import VOCABULARIES, Words
-from diffusion_worker.constraints.automaton import ByteAutomaton
+from diffusion_worker.constraints.automata.automaton import ByteAutomaton
 from diffusion_worker.constraints.compile import compile_schema
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.token_automaton import TokenAutomaton
-from diffusion_worker.constraints.vocabulary import Vocabulary
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.tokens.token_trie import Vocabulary
 
 pytestmark = pytest.mark.slow
 SCHEMA = {

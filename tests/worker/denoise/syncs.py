@@ -36,11 +36,11 @@ _PRODUCT = "diffusion_worker"
 class Syncs:
     """Place -> how often. A place is `file:line what`."""
 
-    reads: Counter[str] = field(default_factory=Counter)
+    decodes: Counter[str] = field(default_factory=Counter)
     uploads: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        rows = [*(("read", *row) for row in self.reads.items()), *(("upload", *row) for row in self.uploads.items())]
+        rows = [*(("read", *row) for row in self.decodes.items()), *(("upload", *row) for row in self.uploads.items())]
         return "\n".join(f"{count:>4} x {kind} at {place}" for kind, place, count in rows) or "none"
 
 
@@ -86,7 +86,7 @@ class _Methods(TorchFunctionMode):
         given = list(_tensors((args, kwargs)))
         is_remote = any(tensor not in self._host for tensor in given)
         if name in _READING_METHODS and is_remote:
-            self._syncs.reads[_place(name)] += 1
+            self._syncs.decodes[_place(name)] += 1
         if self._is_blocking_upload(name, args, kwargs, is_remote=is_remote):
             self._syncs.uploads[_place(name)] += 1
         made = func(*args, **kwargs)
@@ -130,7 +130,7 @@ class _Operators(TorchDispatchMode):
             return parts
         name = func.overloadpacket.__name__
         if any(tensor not in self._host for tensor in _tensors(args)) and _reads(name, args):
-            self._syncs.reads[_place(name)] += 1
+            self._syncs.decodes[_place(name)] += 1
         return func(*args, **(kwargs or {}))
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.denoise.anchor import cooled, kept
-from diffusion_worker.work import late_start
+from diffusion_worker.types.step_batch import late_start
 
 STRENGTH = st.floats(0.0, 1.0)
 

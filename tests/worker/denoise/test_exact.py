@@ -7,32 +7,34 @@ from typing import Any
 import pytest
 import torch
 
-from diffusion_worker.loop import Capacity, Loop
-from diffusion_worker.records import Ask, Faulted, Reading, Recipe
-from diffusion_worker.work import StepResult
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.types.generation import DecodingMode, DenoisingParams, Faulted, GenerationRequest
+from diffusion_worker.types.step_batch import StepResult
 
-RECIPE = Recipe(steps=5, canvas_length=12, confidence_threshold=1e-12)
+RECIPE = DenoisingParams(steps=5, canvas_length=12, confidence_threshold=1e-12)
 ROWS = 4
 Drafts = list[tuple[tuple[int, ...], tuple[float, ...]]]  # ids and log-probabilities of every step
 
 
-def asks(dice: Random, count: int) -> list[Ask]:
+def asks(dice: Random, count: int) -> list[GenerationRequest]:
     return [
-        Ask(
+        GenerationRequest(
             prompt_ids=tuple(dice.randint(6, 60) for _ in range(dice.randint(2, 70))),
             max_tokens=12 * dice.randint(1, 3),
             seed=n,
-            recipe=replace(RECIPE, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 4.0))),
+            denoising=replace(RECIPE, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 4.0))),
             temperature=dice.choice((None, 0.0, 1.3)),
-            tells_prefix=dice.random() < 0.3,
+            stream_prefix=dice.random() < 0.3,
             suffix_ids=dice.choice(((), (7, 8, 9))),
-            reading=Reading.AUTOREGRESSIVE if n % 5 == 4 else Reading.DIFFUSION,
+            decoding_mode=DecodingMode.AUTOREGRESSIVE if n % 5 == 4 else DecodingMode.DIFFUSION,
         )
         for n in range(count)
     ]
 
 
-def served(net: Any, wanted: list[Ask], *, dice: Random | None = None, is_exact: bool = True) -> list[Drafts]:
+def served(
+    net: Any, wanted: list[GenerationRequest], *, dice: Random | None = None, is_exact: bool = True
+) -> list[Drafts]:
     """What every step of every ask showed. With `dice` they come at random iterations and lose their rows at times."""
     capacity = Capacity(max_num_seqs=ROWS, max_context=128, is_exact=is_exact, prefill_chunk=16)
     loop = Loop(net, capacity, gauge=lambda: (0, 0))

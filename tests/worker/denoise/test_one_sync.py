@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.cursor import Cursor, open_cursor
-from diffusion_worker.constraints.lift import lift
-from diffusion_worker.constraints.vocabulary import read_vocabulary
+from diffusion_worker.constraints.inference.matcher import Matcher, open_cursor
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_trie import read_vocabulary
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.records import Recipe
-from diffusion_worker.work import Append, Batch, Copy, Denoise, Read
+from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.step_batch import Batch, Copy, Decode, Denoise, Prefill
 from tests.worker.denoise.syncs import Syncs, counted_syncs
 
-RECIPE = Recipe(steps=8, canvas_length=12)
+RECIPE = DenoisingParams(steps=8, canvas_length=12)
 DEVICE = torch.device("cpu")
 
 
@@ -30,8 +30,8 @@ def length(sequence: int) -> int:
     return 6 + sequence
 
 
-def append(sequence: int) -> Append:
-    return Append(sequence=sequence, slot=sequence, ids=tuple(range(6, 6 + length(sequence))), at=0)
+def append(sequence: int) -> Prefill:
+    return Prefill(sequence=sequence, slot=sequence, ids=tuple(range(6, 6 + length(sequence))), at=0)
 
 
 def denoise(sequence: int, step: int, **changes: Any) -> Denoise:
@@ -42,21 +42,23 @@ def denoise(sequence: int, step: int, **changes: Any) -> Denoise:
         block=0,
         step=step,
         opens=step == RECIPE.steps,
-        recipe=RECIPE,
+        denoising=RECIPE,
         seed=sequence,
     )
     return replace(item, **changes)
 
 
-def read(sequence: int, *, slot: int | None = None) -> Read:
-    return Read(sequence=sequence, slot=sequence if slot is None else slot, ids=(7, 8), at=0, seed=1)
+def read(sequence: int, *, slot: int | None = None) -> Decode:
+    return Decode(sequence=sequence, slot=sequence if slot is None else slot, ids=(7, 8), at=0, seed=1)
 
 
 def stepper_of(net: Any, rows: int) -> Stepper:
     """Whose first `rows` sequences are in the middle of a block; one slot is free."""
     cache = KvCache(net.kv_layers, slots=rows + 1, slot_tokens=64, dtype=net.dtype, device=net.device)
     stepper = Stepper(net, cache)
-    stepper.step(Batch(appends=tuple(map(append, range(rows))), denoises=tuple(denoise(row, 8) for row in range(rows))))
+    stepper.step(
+        Batch(prefills=tuple(map(append, range(rows))), denoises=tuple(denoise(row, 8) for row in range(rows)))
+    )
     stepper.step(Batch(denoises=tuple(denoise(row, 7) for row in range(rows))))
     return stepper
 
@@ -64,7 +66,7 @@ def stepper_of(net: Any, rows: int) -> Stepper:
 def syncs_of(stepper: Stepper, batch: Batch) -> Syncs:
     with counted_syncs() as syncs:
         result = stepper.step(batch)
-    assert len(result.canvases) + len(result.tokens) == len(batch.denoises) + len(batch.reads)
+    assert len(result.canvases) + len(result.tokens) == len(batch.denoises) + len(batch.decodes)
     return syncs
 
 
@@ -73,7 +75,7 @@ def syncs_of(stepper: Stepper, batch: Batch) -> Syncs:
 def test_a_step_in_the_middle_of_blocks_waits_once(make_net: Any, experts: int, rows: int) -> None:
     stepper = stepper_of(make_net(dtype=torch.float32, experts=experts), rows)
     syncs = syncs_of(stepper, Batch(denoises=tuple(denoise(row, 6) for row in range(rows))))
-    assert syncs.reads.total() == 1, str(syncs)
+    assert syncs.decodes.total() == 1, str(syncs)
     assert not syncs.uploads, str(syncs)
 
 
@@ -81,8 +83,8 @@ def test_a_step_in_the_middle_of_blocks_waits_once(make_net: Any, experts: int, 
 def test_a_step_in_which_a_prompt_joins_waits_once(make_net: Any, rows: int) -> None:
     stepper = stepper_of(make_net(dtype=torch.float32), rows)
     joined = (*(denoise(row, 6) for row in range(rows)), denoise(rows, 8))
-    syncs = syncs_of(stepper, Batch(appends=(append(rows),), denoises=joined))
-    assert syncs.reads.total() == 1, str(syncs)
+    syncs = syncs_of(stepper, Batch(prefills=(append(rows),), denoises=joined))
+    assert syncs.decodes.total() == 1, str(syncs)
     assert not syncs.uploads, str(syncs)
 
 
@@ -90,8 +92,8 @@ def test_a_step_in_which_a_prompt_joins_waits_once(make_net: Any, rows: int) -> 
 def test_a_step_that_reads_left_to_right_waits_once(make_net: Any, rows: int) -> None:
     net = make_net(dtype=torch.float32)
     stepper = Stepper(net, KvCache(net.kv_layers, slots=8, slot_tokens=64, dtype=net.dtype, device=net.device))
-    syncs = syncs_of(stepper, Batch(reads=tuple(map(read, range(rows)))))
-    assert syncs.reads.total() == 1, str(syncs)
+    syncs = syncs_of(stepper, Batch(decodes=tuple(map(read, range(rows)))))
+    assert syncs.decodes.total() == 1, str(syncs)
     assert not syncs.uploads, str(syncs)
 
 
@@ -99,24 +101,24 @@ def test_a_step_with_work_of_every_kind_waits_once(make_net: Any) -> None:
     """Copies, a prompt, a seal, reads, and canvases of two lengths, pinned, anchored, greedy and sampled."""
     stepper = stepper_of(make_net(dtype=torch.float32), 6)
     wide = replace(RECIPE, canvas_length=5)
-    sealed = Append(sequence=1, slot=1, ids=tuple(range(6, 18)), at=length(1), is_seal=True)
+    sealed = Prefill(sequence=1, slot=1, ids=tuple(range(6, 18)), at=length(1), is_seal=True)
     batch = Batch(
         releases=(4, 5),
         copies=(Copy(source=0, target=5, tokens=5),),
-        appends=(append(6), sealed),
+        prefills=(append(6), sealed),
         denoises=(
             denoise(0, 6, head=(9,), tail=(8, 7), temperature=0.0),
             denoise(1, 8, at=length(1) + 12, block=1, temperature=1.5),
             denoise(2, 8, start_ids=(9, 9), anchor=0.5),
-            denoise(6, 8, recipe=wide),
+            denoise(6, 8, denoising=wide),
         ),
-        reads=(
-            Read(sequence=7, slot=5, ids=(7, 8), at=5, seed=1, temperature=0.7),
-            Read(sequence=8, slot=4, ids=(7, 8, 9), at=0, seed=1),
+        decodes=(
+            Decode(sequence=7, slot=5, ids=(7, 8), at=5, seed=1, temperature=0.7),
+            Decode(sequence=8, slot=4, ids=(7, 8, 9), at=0, seed=1),
         ),
     )
     syncs = syncs_of(stepper, batch)
-    assert syncs.reads.total() == 1, str(syncs)
+    assert syncs.decodes.total() == 1, str(syncs)
     assert not syncs.uploads, str(syncs)
 
 
@@ -124,17 +126,17 @@ def test_a_step_with_work_of_every_kind_waits_once(make_net: Any) -> None:
 def test_a_step_with_constrained_rows_waits_once_more_however_many_they_are(make_net: Any, rows: int) -> None:
     """Best texts are sought on the host: it needs the scores of those rows."""
     net = make_net(dtype=torch.float32)
-    stepper, cursor = stepper_of(net, rows), any_text(net.facts.vocab_size)
+    stepper, matcher = stepper_of(net, rows), any_text(net.info.vocab_size)
     batch = Batch(
-        denoises=tuple(denoise(row, 6, cursor=cursor if row % 2 == 0 else None) for row in range(rows)),
-        reads=(replace(read(rows + 1, slot=rows), cursor=cursor),),
+        denoises=tuple(denoise(row, 6, matcher=matcher if row % 2 == 0 else None) for row in range(rows)),
+        decodes=(replace(read(rows + 1, slot=rows), matcher=matcher),),
     )
     syncs = syncs_of(stepper, batch)
-    assert syncs.reads.total() == 2, str(syncs)
+    assert syncs.decodes.total() == 2, str(syncs)
     assert not syncs.uploads, str(syncs)
 
 
-def any_text(vocab_size: int) -> Cursor:
+def any_text(vocab_size: int) -> Matcher:
     """A constraint that allows every text of letters; the tokens are letters, after a pad and an end token."""
     tokens = [b"", b"", *(bytes([65 + number]) for number in range(vocab_size - 2))]
     automaton = lift(
@@ -174,7 +176,7 @@ QUIET: dict[str, Callable[[], object]] = {
 def test_what_the_host_must_know_is_a_read(what: str, inference: bool) -> None:
     with torch.inference_mode(inference), counted_syncs() as syncs:
         READS[what]()
-    assert syncs.reads.total() >= 1
+    assert syncs.decodes.total() >= 1
     assert not syncs.uploads
 
 
@@ -190,7 +192,7 @@ def test_what_has_been_fetched_can_be_looked_at_again_for_nothing() -> None:
         fetched = (REMOTE * 2).cpu()
         rows = [fetched[row].tolist() for row in range(6)]
     assert rows == [0, 2, 4, 6, 8, 10]
-    assert syncs.reads.total() == 1
+    assert syncs.decodes.total() == 1
 
 
 def test_a_blocking_upload_is_told_from_one_that_is_queued() -> None:
@@ -202,9 +204,11 @@ def test_a_blocking_upload_is_told_from_one_that_is_queued() -> None:
         REMOTE[[1, 2]]
         REMOTE[torch.tensor([1, 2])]
     assert syncs.uploads.total() == 4
-    assert not syncs.reads
+    assert not syncs.decodes
 
 
 def test_a_place_is_named_by_the_line_of_the_product(make_net: Any) -> None:
     syncs = syncs_of(stepper_of(make_net(dtype=torch.float32), 1), Batch(denoises=(denoise(0, 6),)))
-    assert all(place.startswith(("denoise/", "memory/", "nets/")) for place in (*syncs.reads, *syncs.uploads)), syncs
+    assert all(place.startswith(("denoise/", "memory/", "models/")) for place in (*syncs.decodes, *syncs.uploads)), (
+        syncs
+    )

@@ -13,14 +13,14 @@ import torch
 
 from diffusion_worker.denoise.draws import GeneratorDraws
 from diffusion_worker.denoise.stepper import Stepper
-from diffusion_worker.limits import Limits
+from diffusion_worker.engine.capacity import Limits
+from diffusion_worker.engine.scheduler import Scheduler
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.slots import SlotTable
-from diffusion_worker.observed import Observation, ParkedObserved, PrefixObserved
-from diffusion_worker.records import Ask, BlockSealed, Finished, FinishReason, Recipe
-from diffusion_worker.scheduler import Scheduler
+from diffusion_worker.types.generation import BlockSealed, DenoisingParams, Finished, FinishReason, GenerationRequest
+from diffusion_worker.types.observations import Observation, PreemptionObserved, PrefixObserved
 
-STEPS_ONLY = Recipe(steps=6, canvas_length=12, confidence_threshold=1e-12)
+STEPS_ONLY = DenoisingParams(steps=6, canvas_length=12, confidence_threshold=1e-12)
 Drafts = list[tuple[int, ...]]
 Seen = list[Observation]
 
@@ -50,13 +50,13 @@ class _Recorder:
         pass
 
 
-def theirs(model: Any, ask: Ask, end_ids: tuple[int, ...]) -> Told:
+def theirs(model: Any, ask: GenerationRequest, end_ids: tuple[int, ...]) -> Told:
     from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
         DiffusionGemmaGenerationConfig,
         EntropyBoundSamplerConfig,
     )
 
-    recorder, recipe = _Recorder(), ask.recipe
+    recorder, denoising = _Recorder(), ask.denoising
     torch.manual_seed(ask.seed)
     start = {"decoder_input_ids": torch.tensor([ask.start_ids])} if ask.start_ids else {}
     out = model.generate(
@@ -64,12 +64,12 @@ def theirs(model: Any, ask: Ask, end_ids: tuple[int, ...]) -> Told:
         streamer=recorder,
         generation_config=DiffusionGemmaGenerationConfig(
             max_new_tokens=ask.max_tokens,
-            max_denoising_steps=recipe.steps,
-            sampler_config=EntropyBoundSamplerConfig(entropy_bound=recipe.entropy_bound),
-            t_min=recipe.t_min,
-            t_max=recipe.t_max,
-            stability_threshold=recipe.stability,
-            confidence_threshold=recipe.confidence_threshold,
+            max_denoising_steps=denoising.steps,
+            sampler_config=EntropyBoundSamplerConfig(entropy_bound=denoising.entropy_bound),
+            t_min=denoising.t_min,
+            t_max=denoising.t_max,
+            stability_threshold=denoising.stability,
+            confidence_threshold=denoising.confidence_threshold,
             pad_token_id=0,
             eos_token_id=list(end_ids) or None,
         ),
@@ -80,7 +80,7 @@ def theirs(model: Any, ask: Ask, end_ids: tuple[int, ...]) -> Told:
 
 def ours(
     net: Any,
-    asks: list[Ask],
+    asks: list[GenerationRequest],
     *,
     slots: int = 4,
     arrivals: Random | None = None,
@@ -92,7 +92,7 @@ def ours(
     table = SlotTable(net.kv_layers, slots, itemsize=net.dtype.itemsize)
     cache = KvCache(net.kv_layers, slots=slots, slot_tokens=256, dtype=net.dtype, device=net.device)
     bounds = Limits(max_num_seqs=slots, max_waiting=len(asks), max_context=256, **limits)
-    scheduler = Scheduler(net.facts, bounds, table, seen.append if seen is not None else None)
+    scheduler = Scheduler(net.info, bounds, table, seen.append if seen is not None else None)
     generators: dict[int, torch.Generator] = {}
     stepper, told, due = Stepper(net, cache, GeneratorDraws(generators)), dict[int, Told](), list(asks)
     while due or scheduler.has_work:
@@ -111,7 +111,7 @@ def ours(
         assert result.faults == ()
         for canvas in result.canvases:
             told[canvas.sequence].drafts.append(canvas.ids)
-        for sequence, event in scheduler.settle(batch, result, 0.0):
+        for sequence, event in scheduler.update_from_output(batch, result, 0.0):
             if isinstance(event, BlockSealed):
                 told[sequence].ids += event.ids
             else:
@@ -125,8 +125,10 @@ def prompt(seed: int, length: int, vocab: int = 61) -> tuple[int, ...]:
     return tuple(torch.randint(6, vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
 
 
-def ask(seed: int, *, length: int = 9, blocks: int = 1, recipe: Recipe = STEPS_ONLY) -> Ask:
-    return Ask(prompt_ids=prompt(seed, length), max_tokens=blocks * recipe.canvas_length, seed=seed, recipe=recipe)
+def ask(seed: int, *, length: int = 9, blocks: int = 1, denoising: DenoisingParams = STEPS_ONLY) -> GenerationRequest:
+    return GenerationRequest(
+        prompt_ids=prompt(seed, length), max_tokens=blocks * denoising.canvas_length, seed=seed, denoising=denoising
+    )
 
 
 SHAPES = {
@@ -143,13 +145,13 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_every_step_of_every_block_shows_the_canvas_that_generate_shows(make_net: Any, shape: dict[str, Any]) -> None:
     net = make_net(end_ids=(), **shape)
-    recipe = replace(STEPS_ONLY, canvas_length=shape.get("canvas", 12))
+    denoising = replace(STEPS_ONLY, canvas_length=shape.get("canvas", 12))
     for seed in range(3):
-        one = ask(seed, blocks=3, recipe=recipe)
+        one = ask(seed, blocks=3, denoising=denoising)
         expected, [found] = theirs(net._model, one, ()), ours(net, [one])
         assert found.drafts == expected.drafts
         assert found.ids == expected.ids
-        assert len(found.drafts) == 3 * recipe.steps
+        assert len(found.drafts) == 3 * denoising.steps
 
 
 def test_rows_of_different_requests_do_not_touch_each_other(make_net: Any) -> None:
@@ -159,7 +161,7 @@ def test_rows_of_different_requests_do_not_touch_each_other(make_net: Any) -> No
             seed,
             length=length,
             blocks=blocks,
-            recipe=replace(STEPS_ONLY, steps=steps, entropy_bound=bound, t_max=t_max),
+            denoising=replace(STEPS_ONLY, steps=steps, entropy_bound=bound, t_max=t_max),
         )
         for seed, length, blocks, steps, bound, t_max in (
             (1, 3, 1, 4, 0.1, 0.8),
@@ -183,11 +185,11 @@ def test_rows_that_come_and_go_and_are_parked_and_reuse_prompts_change_nothing(
     net, dice, seen = make_net(end_ids=(), window=window), Random(seed), list[Observation]()
     common = prompt(77, 40)
     asks = [
-        Ask(
+        GenerationRequest(
             prompt_ids=common[: dice.choice((20, 33, 40))] + prompt(n, dice.randint(1, 30)),
             max_tokens=12 * dice.randint(1, 3),
             seed=n,
-            recipe=replace(STEPS_ONLY, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 3.0))),
+            denoising=replace(STEPS_ONLY, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 3.0))),
         )
         for n in range(8)
     ]
@@ -196,7 +198,7 @@ def test_rows_that_come_and_go_and_are_parked_and_reuse_prompts_change_nothing(
     )
     for one, mine in zip(asks, found, strict=True):
         assert mine.drafts == theirs(net._model, one, ()).drafts
-    assert any(isinstance(each, ParkedObserved) for each in seen), "nothing was parked: the test says nothing"
+    assert any(isinstance(each, PreemptionObserved) for each in seen), "nothing was parked: the test says nothing"
     assert any(isinstance(each, PrefixObserved) for each in seen), "nothing was reused: the test says nothing"
 
 
@@ -204,9 +206,9 @@ def test_canvases_stop_early_at_the_step_where_generate_stops(make_net: Any) -> 
     net = make_net(end_ids=(), spread=0.6)
     stopped_at = set()
     for stability in (0, 1, 2):
-        recipe = replace(STEPS_ONLY, steps=20, stability=stability, confidence_threshold=1.0, entropy_bound=8.0)
+        denoising = replace(STEPS_ONLY, steps=20, stability=stability, confidence_threshold=1.0, entropy_bound=8.0)
         for seed in range(3):
-            one = ask(seed, blocks=2, recipe=recipe)
+            one = ask(seed, blocks=2, denoising=denoising)
             expected, [found] = theirs(net._model, one, ()), ours(net, [one])
             assert found.drafts == expected.drafts
             stopped_at.add(len(found.drafts))
@@ -235,5 +237,5 @@ def test_a_given_canvas_is_denoised_as_generate_denoises_it(make_net: Any) -> No
     """For one step: `generate()` draws a fresh canvas all the same and drops it, so the random streams part."""
     net = make_net()
     for seed in range(3):
-        one = replace(ask(seed, recipe=replace(STEPS_ONLY, steps=1)), start_ids=prompt(9, 12))
+        one = replace(ask(seed, denoising=replace(STEPS_ONLY, steps=1)), start_ids=prompt(9, 12))
         assert ours(net, [one])[0].drafts == theirs(net._model, one, (1,)).drafts

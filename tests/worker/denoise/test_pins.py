@@ -8,16 +8,18 @@ from hypothesis import strategies as st
 
 from diffusion_worker.denoise.pins import FREE, mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.score import score
-from diffusion_worker.loop import run
-from diffusion_worker.records import Ask, Recipe
-from diffusion_worker.work import Denoise
+from diffusion_worker.engine.loop import run
+from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
+from diffusion_worker.types.step_batch import Denoise
 
 CPU = torch.device("cpu")
 
 
 def item(*, head: tuple[int, ...] = (), tail: tuple[int, ...] = ()) -> Denoise:
-    recipe = Recipe(canvas_length=8)
-    return Denoise(sequence=1, slot=0, at=0, block=0, step=3, opens=False, recipe=recipe, seed=0, head=head, tail=tail)
+    denoising = DenoisingParams(canvas_length=8)
+    return Denoise(
+        sequence=1, slot=0, at=0, block=0, step=3, opens=False, denoising=denoising, seed=0, head=head, tail=tail
+    )
 
 
 def test_rows_without_pins_cost_nothing() -> None:
@@ -43,8 +45,12 @@ def test_the_text_behind_a_gap_is_on_every_canvas_that_the_net_sees(make_net: An
     net, shown = make_net(dtype=torch.float32, end_ids=()), list[list[int]]()
     denoise = net.denoise
     net.denoise = lambda canvas, soft, context: (shown.extend(canvas.tolist()), denoise(canvas, soft, context))[1]
-    one = Ask(
-        prompt_ids=(20, 21), max_tokens=18, seed=1, suffix_ids=(30, 31, 32), recipe=Recipe(steps=4, canvas_length=12)
+    one = GenerationRequest(
+        prompt_ids=(20, 21),
+        max_tokens=18,
+        seed=1,
+        suffix_ids=(30, 31, 32),
+        denoising=DenoisingParams(steps=4, canvas_length=12),
     )
     [answer] = run(net, [one])
     assert len(answer.ids) == 18, "two canvases of which nine positions each are the gap"

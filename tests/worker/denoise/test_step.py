@@ -9,12 +9,12 @@ import torch
 from diffusion_worker.denoise.canvas import fresh
 from diffusion_worker.denoise.draws import CounterDraws
 from diffusion_worker.denoise.step import step, told
+from diffusion_worker.memory.cache_views import CanvasView
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.memory.views import CanvasView
-from diffusion_worker.records import Recipe
-from diffusion_worker.work import Denoise
+from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.step_batch import Denoise
 
-BASE = Recipe(steps=8, canvas_length=12)
+BASE = DenoisingParams(steps=8, canvas_length=12)
 ITEMS = [
     Denoise(
         sequence=n,
@@ -23,11 +23,11 @@ ITEMS = [
         block=n,
         step=8 - n,
         opens=False,
-        recipe=recipe,
+        denoising=denoising,
         seed=100 + n,
         temperature=temperature,
     )
-    for n, (recipe, temperature) in enumerate(
+    for n, (denoising, temperature) in enumerate(
         (
             (BASE, None),
             (replace(BASE, entropy_bound=9.0), 0.0),
@@ -51,14 +51,14 @@ def setting(make_net: Any) -> tuple[Any, KvCache]:
 
 
 def context(cache: KvCache, items: list[Denoise]) -> CanvasView:
-    return cache.reading([item.slot for item in items], [item.at for item in items], 12)
+    return cache.decoding_mode([item.slot for item in items], [item.at for item in items], 12)
 
 
 @torch.inference_mode()
 def test_rows_together_advance_as_rows_alone(setting: tuple[Any, KvCache]) -> None:
     net, cache = setting
     draws = CounterDraws(net.device)
-    canvases = [fresh(torch.arange(12) + n, net.facts.hidden_size, net.dtype) for n in range(4)]
+    canvases = [fresh(torch.arange(12) + n, net.info.hidden_size, net.dtype) for n in range(4)]
     together = step(net, ITEMS, canvases, context(cache, ITEMS), draws)
     for row, (item, canvas) in enumerate(zip(ITEMS, canvases, strict=True)):
         alone = step(net, [item], [canvas], context(cache, [item]), draws)
@@ -75,11 +75,11 @@ def test_rows_together_advance_as_rows_alone(setting: tuple[Any, KvCache]) -> No
 @torch.inference_mode()
 def test_a_row_at_temperature_zero_puts_its_surest_tokens_on_the_canvas(setting: tuple[Any, KvCache]) -> None:
     net, cache = setting
-    items = [replace(ITEMS[0], temperature=0.0, recipe=replace(BASE, entropy_bound=1e6))]
+    items = [replace(ITEMS[0], temperature=0.0, denoising=replace(BASE, entropy_bound=1e6))]
     done = step(
         net,
         items,
-        [fresh(torch.arange(12), net.facts.hidden_size, net.dtype)],
+        [fresh(torch.arange(12), net.info.hidden_size, net.dtype)],
         context(cache, items),
         CounterDraws(net.device),
     )

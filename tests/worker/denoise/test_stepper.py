@@ -9,12 +9,12 @@ import torch
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.nets.interface import AppendContext
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Recipe, SequenceId
-from diffusion_worker.work import Append, Batch, Denoise, Read, StepResult
+from diffusion_worker.models.interface import PrefillContext
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import DenoisingParams, SequenceId
+from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill, StepResult
 
-RECIPE = Recipe(steps=4, canvas_length=12)
+RECIPE = DenoisingParams(steps=4, canvas_length=12)
 
 
 def stepper(net: Any, *, slots: int = 4) -> Stepper:
@@ -30,30 +30,30 @@ def denoise(sequence: SequenceId, step: int = 4, **changes: Any) -> Denoise:
         block=0,
         step=step,
         opens=step == RECIPE.steps,
-        recipe=RECIPE,
+        denoising=RECIPE,
         seed=sequence,
     )
     return replace(base, **changes)
 
 
-def append(sequence: SequenceId, *ids: int, at: int = 0, **changes: Any) -> Append:
-    return replace(Append(sequence=sequence, slot=sequence - 1, ids=ids, at=at), **changes)
+def append(sequence: SequenceId, *ids: int, at: int = 0, **changes: Any) -> Prefill:
+    return replace(Prefill(sequence=sequence, slot=sequence - 1, ids=ids, at=at), **changes)
 
 
 def test_canvases_of_different_length_advance_in_one_batch() -> None:
-    it = stepper(ToyNet())
+    it = stepper(ToyModel())
     result = it.step(
         Batch(
-            appends=(append(1, 20, 21), append(2, 30)),
-            denoises=(denoise(1, at=2), denoise(2, recipe=replace(RECIPE, canvas_length=5))),
+            prefills=(append(1, 20, 21), append(2, 30)),
+            denoises=(denoise(1, at=2), denoise(2, denoising=replace(RECIPE, canvas_length=5))),
         )
     )
     assert {canvas.sequence: len(canvas.ids) for canvas in result.canvases} == {1: 12, 2: 5}
 
 
 def test_a_step_reports_the_surest_canvas_and_how_sure_it_is() -> None:
-    it = stepper(ToyNet(confidence=0.9, pace=12))
-    [canvas] = it.step(Batch(appends=(append(1, 20, 21),), denoises=(denoise(1, at=2),))).canvases
+    it = stepper(ToyModel(confidence=0.9, pace=12))
+    [canvas] = it.step(Batch(prefills=(append(1, 20, 21),), denoises=(denoise(1, at=2),))).canvases
     assert canvas.ids == (20, 21, 1) + (0,) * 9
     assert [round(2.718281828**logprob, 4) for logprob in canvas.logprobs] == [0.9] * 12
     assert not canvas.is_settled
@@ -64,14 +64,14 @@ def test_a_warm_start_is_what_the_first_pass_sees(make_net: Any) -> None:
     seen: list[torch.Tensor] = []
     real = net.denoise
     net.denoise = lambda canvas, soft, context: (seen.append(canvas), real(canvas, soft, context))[1]
-    stepper(net).step(Batch(appends=(append(1, 20),), denoises=(denoise(1, start_ids=(30, 31)),)))
+    stepper(net).step(Batch(prefills=(append(1, 20),), denoises=(denoise(1, start_ids=(30, 31)),)))
     assert seen[0].tolist() == [[30, 31, 1] + [0] * 9]
 
 
 def test_a_released_sequence_leaves_no_canvas_and_its_slot_serves_the_next() -> None:
-    it = stepper(ToyNet(), slots=1)
-    it.step(Batch(appends=(append(1, 20),), denoises=(denoise(1),)))
-    second = Batch(releases=(1,), appends=(append(2, 30, slot=0),), denoises=(denoise(2, slot=0),))
+    it = stepper(ToyModel(), slots=1)
+    it.step(Batch(prefills=(append(1, 20),), denoises=(denoise(1),)))
+    second = Batch(releases=(1,), prefills=(append(2, 30, slot=0),), denoises=(denoise(2, slot=0),))
     [canvas] = it.step(second).canvases
     assert canvas.ids[:2] == (30, 1)
     assert list(it._canvases) == [2]
@@ -80,15 +80,15 @@ def test_a_released_sequence_leaves_no_canvas_and_its_slot_serves_the_next() -> 
 
 
 def test_a_row_that_raises_is_found_and_its_neighbours_lose_nothing() -> None:
-    class Brittle(ToyNet):
-        def encode(self, ids: torch.Tensor, context: AppendContext) -> torch.Tensor:
+    class Brittle(ToyModel):
+        def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
             if bool((ids == 99).any()):
                 raise RuntimeError("cannot be computed")
             return super().encode(ids, context)
 
     it = stepper(Brittle())
     result = it.step(
-        Batch(appends=(append(1, 20), append(2, 99), append(3, 30)), denoises=(denoise(1), denoise(2), denoise(3)))
+        Batch(prefills=(append(1, 20), append(2, 99), append(3, 30)), denoises=(denoise(1), denoise(2), denoise(3)))
     )
     [fault] = result.faults
     assert fault.sequence == 2
@@ -98,7 +98,7 @@ def test_a_row_that_raises_is_found_and_its_neighbours_lose_nothing() -> None:
 
 
 def test_a_defect_that_is_not_of_the_pass_is_not_swallowed() -> None:
-    it = stepper(ToyNet())
+    it = stepper(ToyModel())
     with pytest.raises(KeyError):
         it.step(Batch(denoises=(denoise(5, step=2),)))  # a canvas that never opened
 
@@ -106,11 +106,13 @@ def test_a_defect_that_is_not_of_the_pass_is_not_swallowed() -> None:
 def test_a_slot_that_held_nan_is_clean_for_its_next_owner(make_net: Any) -> None:
     """What a mask hides is still multiplied by zero, and zero times NaN is NaN."""
     it = stepper(make_net(dtype=torch.float32), slots=2)
-    it.step(Batch(appends=(append(1, *[7] * 40),)))
+    it.step(Batch(prefills=(append(1, *[7] * 40),)))
     it.cache.keys[0][0, :, :40] = float("nan")
     [fault] = it.step(Batch(denoises=(denoise(1, at=40),))).faults
     assert isinstance(fault.error, NotFinite)
-    both = Batch(appends=(append(3, 9, slot=0), append(2, *[7] * 40)), denoises=(denoise(3, slot=0), denoise(2, at=40)))
+    both = Batch(
+        prefills=(append(3, 9, slot=0), append(2, *[7] * 40)), denoises=(denoise(3, slot=0), denoise(2, at=40))
+    )
     assert it.step(both).faults == ()
 
 
@@ -118,12 +120,12 @@ def test_reading_gives_the_token_that_a_full_pass_would_give(make_net: Any) -> N
     """One token at a time through the cache, past the sliding window, against the whole text at once."""
     net = make_net(window=8)
     it, text = stepper(net), (20, 21, 22, 23, 24)
-    [first] = it.step(Batch(reads=(Read(sequence=1, slot=0, ids=text, at=0, seed=0),))).tokens
+    [first] = it.step(Batch(decodes=(Decode(sequence=1, slot=0, ids=text, at=0, seed=0),))).tokens
     read = [first.id]
     for _ in range(15):
         at = len(text) + len(read) - 1
-        item = Read(sequence=1, slot=0, ids=(read[-1],), at=at, seed=0)
-        read.append(it.step(Batch(reads=(item,))).tokens[0].id)
+        item = Decode(sequence=1, slot=0, ids=(read[-1],), at=at, seed=0)
+        read.append(it.step(Batch(decodes=(item,))).tokens[0].id)
     whole = torch.tensor([[*text, *read]])
     hidden = net._model.model.encoder(input_ids=whole).last_hidden_state
     expected = net.logits(hidden)[0, len(text) - 1 : -1]
@@ -137,8 +139,8 @@ def test_reading_rows_of_different_length_together_changes_none(make_net: Any) -
         it = stepper(net)
         found: dict[SequenceId, list[int]] = {row: [] for row in rows}
         for turn in range(10):
-            reads = tuple(
-                Read(
+            decodes = tuple(
+                Decode(
                     sequence=row,
                     slot=rows.index(row),
                     ids=(found[row][-1],) if turn else (20 + row,) * (3 * row),
@@ -148,7 +150,7 @@ def test_reading_rows_of_different_length_together_changes_none(make_net: Any) -
                 )
                 for row in rows
             )
-            for token in it.step(Batch(reads=reads)).tokens:
+            for token in it.step(Batch(decodes=decodes)).tokens:
                 found[token.sequence].append(token.id)
         return found
 
@@ -158,11 +160,12 @@ def test_reading_rows_of_different_length_together_changes_none(make_net: Any) -
 
 
 def test_reading_at_temperature_zero_is_greedy_and_above_zero_is_drawn_by_seed() -> None:
-    it = stepper(ToyNet(confidence=0.3), slots=4)
-    reads = [
-        Read(sequence=n, slot=n, ids=(20, 21), at=0, seed=n, temperature=t) for n, t in enumerate((None, 0.0, 2.0, 2.0))
+    it = stepper(ToyModel(confidence=0.3), slots=4)
+    decodes = [
+        Decode(sequence=n, slot=n, ids=(20, 21), at=0, seed=n, temperature=t)
+        for n, t in enumerate((None, 0.0, 2.0, 2.0))
     ]
-    result: StepResult = it.step(Batch(reads=tuple(reads)))
+    result: StepResult = it.step(Batch(decodes=tuple(decodes)))
     ids = [token.id for token in result.tokens]
     assert ids[:2] == [20, 20]
     assert ids[2] != ids[3]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.denoise.stop import STEADY_PROBABILITY, STEADY_STEPS, held_for, is_settled, steady_prefix
+from diffusion_worker.denoise.stop import STEADY_PROBABILITY, STEADY_STEPS, held_for, is_settled, stable_prefix
 
 CANVAS = torch.tensor([[5, 6, 7]])
 
@@ -47,4 +47,4 @@ def test_the_steady_prefix_ends_before_the_first_position_that_is_new_or_unlikel
     held = torch.tensor([[count for count, _ in row]])
     logprob = torch.tensor([[math.log(probability) for _, probability in row]])
     firm = [count >= STEADY_STEPS and probability >= STEADY_PROBABILITY for count, probability in row]
-    assert steady_prefix(held, logprob).tolist() == [[*firm, False].index(False)]
+    assert stable_prefix(held, logprob).tolist() == [[*firm, False].index(False)]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.errors import BadSetting
 from diffusion_worker.memory.budget import context_bytes, fit_slots, plan, tokens_kept
-from diffusion_worker.records import LayerKv, NetSize
+from diffusion_worker.types.generation import LayerKv, ModelSize
 
 FULL = LayerKv(heads=2, head_dim=512, window=None)
 SLIDING = LayerKv(heads=8, head_dim=256, window=1024)
@@ -44,7 +44,7 @@ def test_weights_larger_than_the_limit_are_refused_in_words() -> None:
         fit_slots(8, slot_bytes=100, free_bytes=-5)
 
 
-SIZE = NetSize(
+SIZE = ModelSize(
     parameters=25_000_000_000,
     active_parameters=3_800_000_000,
     kv_layers=RELEASED,

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.nets.interface import FULL, SLIDING
-from diffusion_worker.records import LayerKv
+from diffusion_worker.models.interface import FULL, SLIDING
+from diffusion_worker.types.generation import LayerKv
 
 LAYERS = (LayerKv(heads=1, head_dim=1, window=6), LayerKv(heads=1, head_dim=1, window=None))
 
@@ -45,7 +45,7 @@ class Filled:
 
     def context(self, slots: list[int], layer: int, *, bucket: int | None = None) -> list[list[int]]:
         """What a canvas on each slot sees, sorted."""
-        view = self.cache.reading(slots, [self.lengths[slot] for slot in slots], 4, bucket=bucket)
+        view = self.cache.decoding_mode(slots, [self.lengths[slot] for slot in slots], 4, bucket=bucket)
         keys, mask = view.layers[layer].keys, view.masks[(SLIDING, FULL)[layer]]
         count = keys.shape[2]
         return [
@@ -85,16 +85,16 @@ def test_what_was_not_sealed_never_happened() -> None:
 
 def test_positions_go_on_behind_each_rows_own_context() -> None:
     it = cache()
-    assert it.reading([1, 2], [3, 7], 4).positions.tolist() == [[3, 4, 5, 6], [7, 8, 9, 10]]
+    assert it.decoding_mode([1, 2], [3, 7], 4).positions.tolist() == [[3, 4, 5, 6], [7, 8, 9, 10]]
     assert it.appending([2, 1], [7, 3], [1, 2]).positions.tolist() == [[7, 8], [3, 4]]
 
 
 def test_a_view_is_kept_until_a_slot_a_length_or_a_content_changes() -> None:
     it = Filled()
     it.extend({1: [5]})
-    view = it.cache.reading([1], [1], 4)
-    assert it.cache.reading([1], [1], 4) is view
-    assert it.cache.reading([1], [1], 5) is not view
+    view = it.cache.decoding_mode([1], [1], 4)
+    assert it.cache.decoding_mode([1], [1], 4) is view
+    assert it.cache.decoding_mode([1], [1], 5) is not view
     it.extend({1: [6]})
     assert it.context([1], 1) == [[5, 6]]
 
@@ -148,7 +148,7 @@ def test_scrubbing_wipes_the_slot_and_no_other() -> None:
     it = Filled(slots=2)
     it.extend({0: [5], 1: [6]})
     it.cache.keys[1][0].fill_(float("nan"))
-    it.cache.scrub(0)
+    it.cache.zero(0)
     assert not any(bool(store[0].any()) for store in (*it.cache.keys, *it.cache.values))
     assert it.context([1], 1) == [[6]]
 

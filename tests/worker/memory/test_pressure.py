@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.memory.pressure import HOLD_S, RELIEF, RUNGS, Ladder
-from diffusion_worker.records import Pressure
+from diffusion_worker.types.generation import Pressure
 
 
 def test_rungs_are_climbed_at_once_and_left_one_at_a_time() -> None:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.memory.slots import MIN_REUSE, SlotTable
-from diffusion_worker.records import LayerKv
-from diffusion_worker.work import Copy
+from diffusion_worker.types.generation import LayerKv
+from diffusion_worker.types.step_batch import Copy
 
 FULL, RING = LayerKv(heads=1, head_dim=1, window=None), LayerKv(heads=1, head_dim=1, window=21)
 SYSTEM = tuple(range(100, 160))
@@ -18,21 +18,23 @@ def table(slots: int = 4, *, layers: tuple[LayerKv, ...] = (FULL, RING), **more:
 
 
 def fill(it: SlotTable, owner: int, ids: tuple[int, ...]) -> int:
-    lease = it.acquire(owner, ids, at_most=len(ids))
-    it.extend(lease.slot, ids[lease.reused :])
-    return lease.slot
+    allocation = it.acquire(owner, ids, at_most=len(ids))
+    it.extend(allocation.slot, ids[allocation.reused :])
+    return allocation.slot
 
 
 def test_the_third_request_with_a_long_common_beginning_reuses_it_although_rings_have_wrapped() -> None:
     it = table()
     it.release(fill(it, 1, (*SYSTEM, 1, 2)))
     second = (*SYSTEM, 3, 4)
-    lease = it.acquire(2, second, at_most=len(second))
-    assert (lease.reused, lease.boundary) == (0, len(SYSTEM)), "its ring has gone on: nothing to copy, but a hint"
-    it.extend(lease.slot, SYSTEM)
-    copy = it.snapshot(lease.slot)
+    allocation = it.acquire(2, second, at_most=len(second))
+    assert (allocation.reused, allocation.boundary) == (0, len(SYSTEM)), (
+        "its ring has gone on: nothing to copy, but a hint"
+    )
+    it.extend(allocation.slot, SYSTEM)
+    copy = it.snapshot(allocation.slot)
     assert copy is not None
-    it.extend(lease.slot, second[len(SYSTEM) :])
+    it.extend(allocation.slot, second[len(SYSTEM) :])
     third = it.acquire(3, (*SYSTEM, 5, 6), at_most=99)
     assert third.reused == len(SYSTEM)
     assert third.copy == Copy(source=copy.target, target=third.slot, tokens=len(SYSTEM))
@@ -66,8 +68,8 @@ def test_what_is_spoilt_is_not_kept_and_exact_tables_keep_nothing() -> None:
     assert it.retained == 0
     exact = table(is_reusing=False)
     exact.release(fill(exact, 1, SYSTEM))
-    lease = exact.acquire(2, SYSTEM, at_most=99)
-    assert (exact.retained, lease.reused, lease.copy, lease.boundary) == (0, 0, None, 0)
+    allocation = exact.acquire(2, SYSTEM, at_most=99)
+    assert (exact.retained, allocation.reused, allocation.copy, allocation.boundary) == (0, 0, None, 0)
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 5), st.booleans())
@@ -90,18 +92,20 @@ def test_a_copy_done_in_the_order_told_always_holds_what_the_table_says(
         if owners and (not it.free or dice.random() < 0.4):
             it.release(owners.pop(dice.choice(list(owners))), retain=dice.random() < 0.8)
         ids = [*SYSTEM[: dice.randint(1, 50)], *(dice.randint(0, 1) for _ in range(dice.randint(0, 8)))]
-        lease = it.acquire(owner, ids, at_most=len(ids) - dice.randint(0, 1))
-        assert lease.slot not in owners.values()
-        carry_out(lease.copy)
-        kept[lease.slot] = kept[lease.slot][: lease.reused] if lease.copy is None else kept[lease.slot]
-        assert kept[lease.slot] == ids[: lease.reused], "what is reused is a true beginning"
-        cut = max(lease.reused, lease.boundary)
-        for part in (ids[lease.reused : cut], ids[cut:]):
-            it.extend(lease.slot, part)
-            kept[lease.slot] += part
-            if len(kept[lease.slot]) == lease.boundary:
-                copy = it.snapshot(lease.slot)
-                assert copy is None or copy.target not in (*owners.values(), lease.slot)
+        allocation = it.acquire(owner, ids, at_most=len(ids) - dice.randint(0, 1))
+        assert allocation.slot not in owners.values()
+        carry_out(allocation.copy)
+        kept[allocation.slot] = (
+            kept[allocation.slot][: allocation.reused] if allocation.copy is None else kept[allocation.slot]
+        )
+        assert kept[allocation.slot] == ids[: allocation.reused], "what is reused is a true beginning"
+        cut = max(allocation.reused, allocation.boundary)
+        for part in (ids[allocation.reused : cut], ids[cut:]):
+            it.extend(allocation.slot, part)
+            kept[allocation.slot] += part
+            if len(kept[allocation.slot]) == allocation.boundary:
+                copy = it.snapshot(allocation.slot)
+                assert copy is None or copy.target not in (*owners.values(), allocation.slot)
                 carry_out(copy)
-        owners[owner] = lease.slot
+        owners[owner] = allocation.slot
     assert it.free == slots - len(owners)

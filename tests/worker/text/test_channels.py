@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.calls import Syntax
+from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.text.channels import Heard, Listener, Wanted, marks_of
 from diffusion_worker.text.detokenize import Detokenizer
 from tests.worker.released import CONTROL, released_tokenizer

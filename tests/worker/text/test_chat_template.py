@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.calls import Syntax
-from diffusion_worker.errors import BadAsk, CheckpointBroken, CheckpointMissing
+from diffusion_worker.constraints.tool_calls import Syntax
+from diffusion_worker.errors import CheckpointBroken, CheckpointMissing, InvalidRequest
 from diffusion_worker.text.chat_template import Abilities, ChatTemplate, load_chat_template
-from diffusion_worker.text.conversation import Message, PastCall
+from diffusion_worker.text.messages import Message, PastCall
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from tests.worker.released import CONTROL, FIRST_TEMPLATE, TEMPLATE, released_words, spelled
 from tests.worker.serving import toy_words
@@ -55,7 +55,7 @@ def test_spelled_control_tokens_stay_text(tokenizer: Tokenizer, content: str) ->
 
 def test_a_template_may_refuse(tokenizer: Tokenizer) -> None:
     """Its own words reach the client, with the field."""
-    with pytest.raises(BadAsk, match="roles must alternate") as caught:
+    with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
         ids_of("{{ raise_exception('roles must alternate') }}", tokenizer, user("a"))
     assert caught.value.param == "messages"
 
@@ -74,7 +74,7 @@ def test_a_template_may_refuse(tokenizer: Tokenizer) -> None:
 )
 def test_a_template_reaches_nothing_but_the_messages(tokenizer: Tokenizer, template: str) -> None:
     """It comes from strangers; every trespass and every slip is a refusal, not a crash."""
-    with pytest.raises(BadAsk):
+    with pytest.raises(InvalidRequest):
         ids_of(template, tokenizer, user("a"))
 
 

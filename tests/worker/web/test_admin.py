@@ -12,10 +12,10 @@ import pytest
 
 from diffusion_worker.app import Worker, build_worker
 from diffusion_worker.errors import CheckpointMissing
-from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.settings import Settings
-from diffusion_worker.web.desk import Words
-from tests.worker.serving import CHAT, MODEL, toy_net, toy_settings, toy_words, until
+from diffusion_worker.web.serving_state import Words
+from tests.worker.serving import CHAT, MODEL, toy_model, toy_settings, toy_words, until
 
 pytestmark = pytest.mark.anyio
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}]}
@@ -37,22 +37,22 @@ class Both:
 
 
 def _client(app: Any) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://worker", timeout=20)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://worker", timeout=120)
 
 
 @contextlib.asynccontextmanager
 async def both(load: Any = None, *, cold: bool = True, **settings: Any) -> AsyncIterator[Both]:
-    def load_toy(_settings: Settings) -> tuple[Words, DiffusionNet]:
-        return toy_words(), toy_net()
+    def load_toy(_settings: Settings) -> tuple[Words, DiffusionModel]:
+        return toy_words(), toy_model()
 
     worker = build_worker(toy_settings(admin_port=0, cold=cold, **settings), load or load_toy)
-    worker.desk.engine.start(cold=cold)
+    worker.serving_state.engine.start(cold=cold)
     made = Both(worker)
     try:
         async with made.public, made.admin:
             yield made
     finally:
-        await worker.desk.engine.close()
+        await worker.serving_state.engine.close()
 
 
 async def test_weights_come_when_asked_for_and_go_and_come_again() -> None:
@@ -88,15 +88,15 @@ async def test_the_state_tells_what_memory_is_used_for() -> None:
 async def test_an_unload_lets_what_runs_finish() -> None:
     """And refuses what comes meanwhile."""
 
-    def load(_settings: Settings) -> tuple[Words, DiffusionNet]:
-        return toy_words(), toy_net(answer="y" * 60, seconds_per_pass=0.01)
+    def load(_settings: Settings) -> tuple[Words, DiffusionModel]:
+        return toy_words(), toy_model(answer="y" * 60, seconds_per_pass=0.05)
 
     async with both(load, cold=False) as it:
-        engine = it.worker.desk.engine
+        engine = it.worker.serving_state.engine
         await engine.ready()
         running = asyncio.create_task(it.public.post(CHAT, json=HELLO))
         await until(lambda: engine.status().running == 1)
-        leaving = asyncio.create_task(it.post("unload", timeout_s=20))
+        leaving = asyncio.create_task(it.post("unload", timeout_s=120))
         await until(lambda: engine.status().state == "evicting")
         assert (await it.public.post(CHAT, json=HELLO)).json()["error"]["code"] == "not_resident"
         assert (await running).json()["choices"][0]["message"]["content"] == "y" * 60
@@ -107,11 +107,11 @@ async def test_weights_that_cannot_be_loaded_are_told_and_tried_again() -> None:
     """The worker stays, cold."""
     tries: list[int] = []
 
-    def load(_settings: Settings) -> tuple[Words, DiffusionNet]:
+    def load(_settings: Settings) -> tuple[Words, DiffusionModel]:
         tries.append(1)
         if len(tries) == 1:
             raise CheckpointMissing("nothing there")
-        return toy_words(), toy_net()
+        return toy_words(), toy_model()
 
     async with both(load) as it:
         failed = await it.post("load")
@@ -157,16 +157,16 @@ async def test_keys_hold_on_both_ports(tmp_path: Path) -> None:
 
 async def test_fewer_requests_advance_together_as_long_as_told_also_after_a_reload() -> None:
     async with both(cold=False, max_num_seqs=4) as it:
-        await it.worker.desk.engine.ready()
+        await it.worker.serving_state.engine.ready()
         assert (await it.post("limits", max_num_seqs=1)).status_code == 200
-        await until(lambda: it.worker.desk.engine.status().max_num_seqs == 1)
+        await until(lambda: it.worker.serving_state.engine.status().max_num_seqs == 1)
         answers = await asyncio.gather(*(it.public.post(CHAT, json=HELLO) for _ in range(3)))
         assert [answer.status_code for answer in answers] == [200] * 3
         await it.post("unload")
         await it.post("load")
-        await until(lambda: it.worker.desk.engine.status().max_num_seqs == 1)
+        await until(lambda: it.worker.serving_state.engine.status().max_num_seqs == 1)
         await it.post("limits", max_num_seqs=4)
-        await until(lambda: it.worker.desk.engine.status().max_num_seqs == 4)
+        await until(lambda: it.worker.serving_state.engine.status().max_num_seqs == 4)
 
 
 @pytest.mark.parametrize("body", [{}, {"max_num_seqs": 0}, {"max_num_seqs": 5}, {"max_num_seqs": "2"}, {"rows": 2}])

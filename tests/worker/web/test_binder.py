@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_worker.constraints.constraint import Constraint
-from diffusion_worker.constraints.lexicon import Lexicon
-from diffusion_worker.constraints.ready import Headers, Ready, make_ready
-from diffusion_worker.constraints.store import Store
-from diffusion_worker.constraints.vocabulary import vocabulary_of
-from diffusion_worker.errors import BadAsk, UnsupportedSchema
-from diffusion_worker.records import NetFacts
-from diffusion_worker.web.binding import Binder
-from diffusion_worker.workshop import Workshop
-from tests.worker.serving import toy_net, toy_tokenizer
+from diffusion_worker.constraint_service.cache import Store
+from diffusion_worker.constraint_service.compiler_pool import CompilerPool
+from diffusion_worker.constraint_service.service import ConstraintService
+from diffusion_worker.constraints.compiled import Headers, Ready, make_ready
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.token_trie import vocabulary_of
+from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
+from diffusion_worker.types.generation import ModelInfo
+from tests.worker.serving import toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.anyio
 
@@ -22,21 +22,21 @@ YES = Constraint(kind="choice", value=["yes", "no"], field="structured_outputs.c
 TOKENIZER = toy_tokenizer()
 
 
-def facts() -> NetFacts:
-    return toy_net().facts
+def info() -> ModelInfo:
+    return toy_model().info
 
 
-class Slow(Workshop):
+class Slow(CompilerPool):
     """Works when it is told to, and counts."""
 
-    def __init__(self, refusal: BadAsk | None = None) -> None:
+    def __init__(self, refusal: InvalidRequest | None = None) -> None:
         super().__init__()
         self.go = asyncio.Event()
         self.starts = asyncio.Semaphore(0)
         self.begun = self.made = self.given_up = 0
         self._refusal = refusal
 
-    async def ready(self, constraint: Constraint, words: Lexicon, headers: Headers) -> Ready:
+    async def ready(self, constraint: Constraint, words: VocabularyBytes, headers: Headers) -> Ready:
         self.begun += 1
         self.starts.release()
         try:
@@ -50,106 +50,104 @@ class Slow(Workshop):
         return make_ready(constraint, vocabulary_of(words), headers)
 
 
-async def until_waiting(binder: Binder, count: int) -> None:
-    for _ in range(100_000):
-        if sum(flight.waiting for flight in binder._flights.values()) == count:
-            return
-        await asyncio.sleep(0)
-    raise AssertionError(f"never {count} that wait")
+async def until_waiting(constraint_service: ConstraintService, count: int) -> None:
+    async with asyncio.timeout(120):
+        while sum(flight.waiting for flight in constraint_service._flights.values()) != count:  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 async def test_many_who_want_the_same_have_it_made_once() -> None:
     """At the same time and afterwards; another constraint is another one."""
-    workshop = Slow()
-    binder = Binder(workshop=workshop)
-    waiting = [asyncio.create_task(binder.bind(YES, TOKENIZER, facts())) for _ in range(20)]
-    await until_waiting(binder, 20)
-    workshop.go.set()
+    compiler_pool = Slow()
+    constraint_service = ConstraintService(compiler_pool=compiler_pool)
+    waiting = [asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info())) for _ in range(20)]
+    await until_waiting(constraint_service, 20)
+    compiler_pool.go.set()
     found = await asyncio.gather(*waiting)
-    later = await binder.bind(YES, TOKENIZER, facts())
+    later = await constraint_service.bind(YES, TOKENIZER, info())
     assert {id(bound.automaton) for bound in (*found, later)} == {id(later.automaton)}
-    assert (workshop.begun, workshop.made) == (1, 1)
-    await binder.bind(Constraint(kind="choice", value=["no"]), TOKENIZER, facts())
-    assert workshop.made == 2
-    await binder.close()
+    assert (compiler_pool.begun, compiler_pool.made) == (1, 1)
+    await constraint_service.bind(Constraint(kind="choice", value=["no"]), TOKENIZER, info())
+    assert compiler_pool.made == 2
+    await constraint_service.close()
 
 
 async def test_the_work_ends_when_the_last_who_waits_gives_up() -> None:
     """Not before; and who comes afterwards begins anew."""
-    workshop = Slow()
-    binder = Binder(workshop=workshop)
-    first, second = (asyncio.create_task(binder.bind(YES, TOKENIZER, facts())) for _ in range(2))
-    await workshop.starts.acquire()
-    await until_waiting(binder, 2)
+    compiler_pool = Slow()
+    constraint_service = ConstraintService(compiler_pool=compiler_pool)
+    first, second = (asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info())) for _ in range(2))
+    await compiler_pool.starts.acquire()
+    await until_waiting(constraint_service, 2)
     first.cancel()
     await asyncio.wait([first])
-    assert workshop.given_up == 0
+    assert compiler_pool.given_up == 0
     second.cancel()
     await asyncio.wait([second])
-    third = asyncio.create_task(binder.bind(YES, TOKENIZER, facts()))
-    await workshop.starts.acquire()
-    assert workshop.given_up == 1
-    workshop.go.set()
+    third = asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info()))
+    await compiler_pool.starts.acquire()
+    assert compiler_pool.given_up == 1
+    compiler_pool.go.set()
     await third
-    assert workshop.made == 1
-    assert not binder._flights
-    await binder.close()
+    assert compiler_pool.made == 1
+    assert not constraint_service._flights
+    await constraint_service.close()
 
 
 async def test_closing_gives_up_what_is_in_the_making() -> None:
     """Who waits is told."""
-    workshop = Slow()
-    binder = Binder(workshop=workshop)
-    waiting = asyncio.create_task(binder.bind(YES, TOKENIZER, facts()))
-    await workshop.starts.acquire()
-    await binder.close()
+    compiler_pool = Slow()
+    constraint_service = ConstraintService(compiler_pool=compiler_pool)
+    waiting = asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info()))
+    await compiler_pool.starts.acquire()
+    await constraint_service.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert workshop.given_up == 1
+    assert compiler_pool.given_up == 1
 
 
 async def test_what_was_refused_is_refused_again_without_a_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a minute: who insists on a schema that takes too long would keep all others waiting."""
-    workshop = Slow(UnsupportedSchema("takes too long", keyword="choice", pointer=""))
-    workshop.go.set()
-    binder = Binder(workshop=workshop)
+    compiler_pool = Slow(UnsupportedSchema("takes too long", keyword="choice", pointer=""))
+    compiler_pool.go.set()
+    constraint_service = ConstraintService(compiler_pool=compiler_pool)
     for _ in range(3):
         with pytest.raises(UnsupportedSchema) as caught:
-            await binder.bind(YES, TOKENIZER, facts())
+            await constraint_service.bind(YES, TOKENIZER, info())
         assert caught.value.param == "structured_outputs.choice"
-    assert workshop.begun == 1
-    monkeypatch.setattr("diffusion_worker.web.binding.REFUSED_S", 0.0)
+    assert compiler_pool.begun == 1
+    monkeypatch.setattr("diffusion_worker.constraint_service.service.REFUSED_S", 0.0)
     with pytest.raises(UnsupportedSchema):
-        await binder.bind(YES, TOKENIZER, facts())
-    assert workshop.begun == 2
-    await binder.close()
+        await constraint_service.bind(YES, TOKENIZER, info())
+    assert compiler_pool.begun == 2
+    await constraint_service.close()
 
 
 async def test_an_answer_that_nobody_can_judge_spoils_its_constraint() -> None:
     """The next request with it is refused before a step is spent on it."""
     value = {"type": "array", "items": {"pattern": "^(a+)+$"}}
     slow = Constraint(kind="json_schema", value=value, field="response_format")
-    binder = Binder(workshop=Workshop(judge_s=0.3))
-    bound = await binder.bind(slow, TOKENIZER, facts())
+    constraint_service = ConstraintService(compiler_pool=CompilerPool(judge_s=0.3))
+    bound = await constraint_service.bind(slow, TOKENIZER, info())
     with pytest.raises(UnsupportedSchema, match="to check"):
         await bound.judge(f'["{"a" * 60}!"]')
     with pytest.raises(UnsupportedSchema, match="to check") as caught:
-        await binder.bind(slow, TOKENIZER, facts())
+        await constraint_service.bind(slow, TOKENIZER, info())
     assert caught.value.param == "response_format"
-    await binder.close()
+    await constraint_service.close()
 
 
 async def test_a_folder_saves_the_work_of_the_next_process(tmp_path: Path) -> None:
     """And a broken file costs the work again, no more."""
-    workshop = Slow()
-    workshop.go.set()
+    compiler_pool = Slow()
+    compiler_pool.go.set()
     for is_broken, made in ((False, 1), (False, 1), (True, 2)):
         if is_broken:
             _break_files(tmp_path)
-        binder = Binder(Store(tmp_path), workshop)
-        await binder.bind(YES, TOKENIZER, facts())
-        await binder.close()
-        assert workshop.made == made
+        constraint_service = ConstraintService(Store(tmp_path), compiler_pool)
+        await constraint_service.bind(YES, TOKENIZER, info())
+        await constraint_service.close()
+        assert compiler_pool.made == made
 
 
 def _break_files(folder: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from diffusion_worker.nets.toy import ToyNet
-from diffusion_worker.records import Recipe
-from diffusion_worker.web.desk import Words
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.web.serving_state import Words
+from tests.worker.constraint_service.test_service import NoisyNet
 from tests.worker.released import END_IDS, released_words
-from tests.worker.serving import MODEL, READ, Served, events, serving, toy_net, toy_words
-from tests.worker.web.test_binding import NoisyNet
+from tests.worker.serving import MODEL, READ, Served, events, serving, toy_model, toy_words
 
 pytestmark = pytest.mark.anyio
 
@@ -36,17 +36,19 @@ def tool(name: str, parameters: Any = None) -> dict[str, Any]:
 
 TOOLS = [tool("weather", WEATHER), tool("stop")]
 NAMED = {"type": "function", "function": {"name": "weather"}}
-Noisy = Callable[[], tuple[ToyNet, Words]]
+Noisy = Callable[[], tuple[ToyModel, Words]]
 
 
-def embedded() -> tuple[ToyNet, Words]:
-    return NoisyNet(vocab_size=toy_words().tokenizer.size, recipe=Recipe(canvas_length=16, steps=4)), toy_words()
+def embedded() -> tuple[ToyModel, Words]:
+    return NoisyNet(
+        vocab_size=toy_words().tokenizer.size, denoising=DenoisingParams(canvas_length=16, steps=4)
+    ), toy_words()
 
 
-def released() -> tuple[ToyNet, Words]:
+def released() -> tuple[ToyModel, Words]:
     words = released_words()
     knobs: dict[str, Any] = {"vocab_size": words.tokenizer.size, "end_ids": END_IDS}
-    return NoisyNet(recipe=Recipe(canvas_length=16, steps=4), **knobs), words
+    return NoisyNet(denoising=DenoisingParams(canvas_length=16, steps=4), **knobs), words
 
 
 async def answer(served: Served, stream: bool, **fields: Any) -> tuple[str, list[dict[str, Any]], str]:
@@ -94,7 +96,7 @@ async def test_a_net_that_calls_is_read_as_it_is(model: str) -> None:
     """Text first, then several calls; one only, where they shall not be parallel."""
     call = '<tool_call>{"name": "weather", "arguments": {"city": "Rome", "unit": "C"}}</tool_call>'
     said = f"Let me see. {call}\n{call}"
-    async with serving(toy_net(said)) as served:
+    async with serving(toy_model(said)) as served:
         text, calls, reason = await answer(served, True, model=model, max_tokens=300)
         assert (text, check(calls), reason) == ("Let me see. ", ["weather"] * 2, "tool_calls")
         assert calls[0]["function"]["arguments"] == '{"city": "Rome", "unit": "C"}'
@@ -119,10 +121,10 @@ async def test_what_an_automaton_does_not_see_is_judged_before_it_leaves(stream:
     good, bad = [tool("f", distinct)], [tool("f", copy.deepcopy(distinct))]
     bad[0]["function"]["parameters"]["properties"]["a"]["minItems"] = 2
     said = '<tool_call>{"name": "f", "arguments": {"a": [%s]}}</tool_call>'
-    async with serving(toy_net(said % "1, 1")) as served:
+    async with serving(toy_model(said % "1, 1")) as served:
         refused = await served.ask(tools=bad, tool_choice="required", max_tokens=100, stream=stream)
         assert (refused.status_code, refused.json()["error"]["code"]) == (500, "invalid_output")
-    async with serving(toy_net(said % "1")) as served:
+    async with serving(toy_model(said % "1")) as served:
         _, calls, _ = await answer(served, stream, tools=good, tool_choice="required")
         assert json.loads(calls[0]["function"]["arguments"]) == {"a": [1]}
 
@@ -141,7 +143,7 @@ async def test_parameters_that_cannot_be_kept_are_refused_by_name() -> None:
 async def test_beside_a_format_what_is_no_call_keeps_to_it() -> None:
     """Both were asked for."""
     number = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
-    async with serving(toy_net("seven")) as served:
+    async with serving(toy_model("seven")) as served:
         text, calls, reason = await answer(served, False, response_format=number)
         assert (calls, reason, type(json.loads(text))) == ([], "stop", int)
         text, calls, _ = await answer(served, False, response_format=number, tool_choice="required")

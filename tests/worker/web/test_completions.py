@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.worker.serving import MODEL, READ, Served, events, listening, serving, toy_net, toy_tokenizer
+from tests.worker.serving import MODEL, READ, Served, events, listening, serving, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/completions"
@@ -34,7 +34,7 @@ async def text_of(served: Served, prompt: Any = "The ", **fields: Any) -> str:
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_raw_text_goes_on(model: str) -> None:
     """No template: the net sees the prompt's ids and nothing else."""
-    async with serving(toy_net()) as served:  # repeats what it is asked
+    async with serving(toy_model()) as served:  # repeats what it is asked
         assert await text_of(served, "The brown fox", model=model) == "The brown fox"
         assert (await complete(served)).json()["usage"]["prompt_tokens"] == len("The ")
 
@@ -45,7 +45,7 @@ IDS = list(toy_tokenizer().encode_plain("abc"))
 @pytest.mark.parametrize("prompt", ["abc", ["abc"], IDS, [IDS]])
 async def test_a_prompt_may_be_text_or_ids_or_a_list_of_one_of_them(prompt: Any) -> None:
     """They mean the same text."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         assert await text_of(served, prompt, echo=True) == "abcabc"
 
 
@@ -53,7 +53,7 @@ async def test_a_prompt_may_be_text_or_ids_or_a_list_of_one_of_them(prompt: Any)
 async def test_a_gap_is_filled_and_its_surroundings_come_back_as_they_were(suffix: str) -> None:
     """Whatever lies behind the gap, however long: only what fills it is new."""
     prompt = "x = [1,\r\n\u2028é "
-    async with serving(toy_net(answer=GAP)) as served:
+    async with serving(toy_model(answer=GAP)) as served:
         asked = {"suffix": suffix, "max_tokens": 200}
         assert await text_of(served, prompt, **asked) == GAP
         assert await text_of(served, prompt, echo=True, **asked) == prompt + GAP + suffix
@@ -62,7 +62,7 @@ async def test_a_gap_is_filled_and_its_surroundings_come_back_as_they_were(suffi
 
 async def test_the_shape_is_openais() -> None:
     """Object, id, choice; a stream's last chunk tells how the answer came about."""
-    async with serving(toy_net(answer="hello")) as served:
+    async with serving(toy_model(answer="hello")) as served:
         body = (await complete(served)).json()
         assert (body["object"], body["id"][:5], body["model"]) == ("text_completion", "cmpl-", MODEL)
         assert body["choices"] == [{"index": 0, "text": "hello", "logprobs": None, "finish_reason": "stop"}]
@@ -102,7 +102,7 @@ async def test_the_shape_is_openais() -> None:
 )
 async def test_what_is_wrong_or_not_honoured_is_refused_by_name(fields: Any, param: str, code: str) -> None:
     """As in the chat dialect."""
-    async with serving(toy_net(max_context=4096)) as served:
+    async with serving(toy_model(max_context=4096)) as served:
         answer = await complete(served, **{"prompt": "The ", **fields})
         error = answer.json()["error"]
         assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
@@ -111,13 +111,13 @@ async def test_what_is_wrong_or_not_honoured_is_refused_by_name(fields: Any, par
 async def test_every_off_position_is_accepted() -> None:
     """OpenAI's clients send defaults along."""
     off = {"n": 1, "best_of": 1, "logprobs": None, "echo": False, "suffix": None, "logit_bias": {}, "user": "u"}
-    async with serving(toy_net(answer="hello")) as served:
+    async with serving(toy_model(answer="hello")) as served:
         assert await text_of(served, top_p=1, presence_penalty=0, frequency_penalty=0, **off) == "hello"
 
 
 async def test_the_official_client_completes_and_fills() -> None:
     """Whole, streamed, and with drafts that it reads past."""
-    async with listening(toy_net(answer="brown ")) as served:
+    async with listening(toy_model(answer="brown ")) as served:
         client = openai.AsyncOpenAI(base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0)
         async with client:
             asked: Any = {"model": MODEL, "prompt": "The ", "suffix": "fox"}

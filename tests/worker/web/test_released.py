@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.worker.released import END_IDS, released_net, released_words
-from tests.worker.serving import MODEL, READ, Served, events, serving, toy_net
+from tests.worker.serving import MODEL, READ, Served, events, serving, toy_model
 
 pytestmark = pytest.mark.anyio
 
@@ -77,9 +77,9 @@ async def test_calls_are_translated_and_any_end_token_ends_the_turn(end: str) ->
     """Several in one answer, each with an id of its own."""
     async with serving(released_net(THOUGHT + CALL + LISBON + end), released_words()) as served:
         answer, reason = await message(served, tools=[TOOL])
-        facts = served.engine.facts
-    assert facts is not None
-    assert facts.end_ids == END_IDS
+        info = served.engine.info
+    assert info is not None
+    assert info.end_ids == END_IDS
     assert (answer["content"], answer["reasoning_content"], reason) == (None, "what could it be", "tool_calls")
     assert [json.loads(call["function"]["arguments"]) for call in answer["tool_calls"]] == [
         {"city": "São Paulo"},
@@ -159,7 +159,7 @@ async def test_thinking_is_switched_in_the_prompt(fields: dict[str, Any], thinks
 
 async def test_what_a_checkpoint_can_is_published() -> None:
     """Tools by grade, whatever its template knows."""
-    for net, words in ((released_net("x"), released_words()), (toy_net(), None)):
+    for net, words in ((released_net("x"), released_words()), (toy_model(), None)):
         async with serving(net, words) as served:
             for model in (await served.client.get("/v1/models")).json()["data"]:
                 capabilities = model["twolane"]["capabilities"]
@@ -169,7 +169,7 @@ async def test_what_a_checkpoint_can_is_published() -> None:
 @pytest.mark.parametrize("fields", [{"reasoning_effort": "low"}, {"chat_template_kwargs": {"enable_thinking": True}}])
 async def test_what_a_checkpoint_cannot_is_refused_by_name(fields: dict[str, Any]) -> None:
     """The embedded one knows no thought."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         answer = await served.ask(**fields)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(fields)))
 

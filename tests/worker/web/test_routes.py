@@ -6,10 +6,10 @@ import httpx
 import pytest
 
 from diffusion_worker.app import build_worker
-from diffusion_worker.nets.interface import DiffusionNet
+from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.settings import Settings
-from diffusion_worker.web.desk import Words
-from tests.worker.serving import CHAT, MODEL, READ, serving, toy_net, toy_settings, toy_words
+from diffusion_worker.web.serving_state import Words
+from tests.worker.serving import CHAT, MODEL, READ, serving, toy_model, toy_settings, toy_words
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 )
 async def test_what_is_not_there_is_told_in_openais_shape(method: str, path: str, status: int, code: str) -> None:
     """With the usual object, not a page of the framework's."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         answer = await served.client.request(method, path, content=b"{}")
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], error["type"]) == (status, code, "invalid_request_error")
@@ -42,13 +42,13 @@ async def test_what_is_not_there_is_told_in_openais_shape(method: str, path: str
 )
 async def test_a_model_is_found_by_id_and_alias(asked: str, found: str) -> None:
     """One entry, the same as in the list."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         assert (await served.client.get(f"/v1/models/{asked}")).json()["id"] == found
 
 
 async def test_metrics_speak_prometheus() -> None:
     """On the same port as everything else."""
-    async with serving(toy_net()) as served:
+    async with serving(toy_model()) as served:
         await served.ask()
         answer = await served.client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -60,12 +60,12 @@ async def test_while_weights_load_the_worker_lives_and_is_not_ready() -> None:
     """Probes tell the two apart; requests get their 503 at once, and it is counted."""
     may_load = threading.Event()
 
-    def load(_settings: Settings) -> tuple[Words, DiffusionNet]:
+    def load(_settings: Settings) -> tuple[Words, DiffusionModel]:
         may_load.wait(20)
-        return toy_words(), toy_net()
+        return toy_words(), toy_model()
 
     worker = build_worker(toy_settings(), load)
-    worker.desk.engine.start()
+    worker.serving_state.engine.start()
     transport = httpx.ASGITransport(app=worker.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
         try:
@@ -78,16 +78,16 @@ async def test_while_weights_load_the_worker_lives_and_is_not_ready() -> None:
             assert int(refused.headers["retry-after"]) >= 1
             assert 'twolane_worker_refused_total{reason="not_resident"} 1.0' in (await client.get("/metrics")).text
             may_load.set()
-            await worker.desk.engine.ready()
+            await worker.serving_state.engine.ready()
             assert (await client.get("/health")).status_code == 200
         finally:
             may_load.set()
-            await worker.desk.engine.close()
+            await worker.serving_state.engine.close()
 
 
 async def test_a_shorter_context_than_the_nets_is_published_and_kept_to() -> None:
     """An answer without max_tokens fits in, a prompt beyond it is refused with the number."""
-    async with serving(toy_net(answer="y" * 90), max_context=50) as served:
+    async with serving(toy_model(answer="y" * 90), max_context=50) as served:
         assert (await served.client.get(f"/v1/models/{MODEL}")).json()["twolane"]["context_length"] == 50
         answer = (await served.ask("x" * 27)).json()
         assert answer["choices"][0] | {"message": 0} == {

@@ -1,0 +1,33 @@
+"""The process that judges: `python -m diffusion_worker.constraint_service.validator_process LIMIT_S` (see `frames`).
+
+A client's expression can keep Python's `re` busy for ages, and jsonschema can be made to search for long; here neither
+holds up anything but itself. A job is a constraint and the text of an answer, its answer what is wrong, as JSON.
+"""
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+
+from diffusion_worker.constraint_service.pipe_framing import run
+from diffusion_worker.constraints.schema.validation import final_check
+from diffusion_worker.constraints.spec import Constraint
+
+
+def judge_job(constraint: Constraint, text: str) -> bytes:
+    """Asks what is wrong with a text."""
+    return json.dumps(text).encode() + b"\n" + constraint.content()
+
+
+def work(content: bytes) -> bytes:
+    """One job."""
+    text, _, constraint = content.partition(b"\n")
+    return json.dumps(_check(constraint)(json.loads(text))).encode()
+
+
+@lru_cache(maxsize=64)
+def _check(constraint: bytes) -> Callable[[str], str | None]:
+    return final_check(Constraint(**json.loads(constraint)))
+
+
+if __name__ == "__main__":
+    run(work)

@@ -1,0 +1,146 @@
+"""States under construction: built from their continuations backwards, equal ones shared as they arise.
+
+A state is a tuple of disjoint label ranges with targets. Who builds a fragment hands in the state that follows it, so
+concatenation costs nothing and every state stays deterministic. Only where alternatives overlap does `union` follow
+several states at once (the subset construction, confined to the overlap); it stops as soon as they meet.
+Knows labels and states; knows neither JSON nor bytes. The number of states is bounded; beyond it TooLarge is raised.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final
+
+from diffusion_worker.constraints.automata.automaton import Edge
+
+SELF: Final = -2  # as a target: the state that is being made
+Overlaid = tuple[int, int, tuple[int, ...]]  # first label, last label, every target
+
+
+class TooLarge(Exception):  # noqa: N818 - says what happened; never leaves the compiler
+    """More states than the budget allows."""
+
+
+def overlay(rows: Sequence[Sequence[Edge]]) -> list[Overlaid]:
+    """Edges of several states as disjoint ranges, each with all targets it leads to."""
+    edges = sorted(edge for row in rows for edge in row)
+    if all(edges[i][1] < edges[i + 1][0] for i in range(len(edges) - 1)):
+        return [(first, last, (target,)) for first, last, target in edges]
+    points = sorted({edge[0] for edge in edges} | {edge[1] + 1 for edge in edges})
+    laid: list[Overlaid] = []
+    active: list[Edge] = []
+    upcoming = 0
+    for point, following in pairwise(points):
+        active = [edge for edge in active if edge[1] >= point]
+        while upcoming < len(edges) and edges[upcoming][0] == point:
+            active.append(edges[upcoming])
+            upcoming += 1
+        if active:
+            laid.append((point, following - 1, tuple(sorted({edge[2] for edge in active}))))
+    return laid
+
+
+def coalesced(edges: Iterable[Edge]) -> tuple[Edge, ...]:
+    """Sorted, with neighbouring ranges of one target joined: the one way to write a row."""
+    joined: list[Edge] = []
+    for edge in sorted(edges):
+        if joined and joined[-1][2] == edge[2] and joined[-1][1] + 1 == edge[0]:
+            joined[-1] = (joined[-1][0], edge[1], edge[2])
+        else:
+            joined.append(edge)
+    return tuple(joined)
+
+
+class Graph:
+    """Deterministic states that only grow. A state's edges never change once given."""
+
+    def __init__(self, *, max_states: int) -> None:
+        self.rows: list[tuple[Edge, ...]] = []
+        self.accepting: list[bool] = []
+        self._max_states = max_states
+        self._known: dict[tuple[bool, tuple[Edge, ...]], int] = {}
+        self._unions: dict[tuple[int, ...], int] = {}
+        self._meets: dict[tuple[int, int], int] = {}
+
+    def state(self, edges: Iterable[Edge], *, accepting: bool = False) -> int:
+        """The state with these disjoint edges; targets may be SELF."""
+        key = (accepting, coalesced(edges))
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self.reserve()
+            self.rows[found] = tuple((a, b, found if t == SELF else t) for a, b, t in key[1])
+            self.accepting[found] = accepting
+        return found
+
+    def reserve(self) -> int:
+        """A state whose edges come later: the head of a loop."""
+        if len(self.rows) >= self._max_states:
+            raise TooLarge(f"more than {self._max_states} states")
+        self.rows.append(())
+        self.accepting.append(False)
+        return len(self.rows) - 1
+
+    def fill(self, state: int, edges: Iterable[Edge], *, accepting: bool = False) -> None:
+        """Give a reserved state its edges, once."""
+        row = ((first, last, state if target == SELF else target) for first, last, target in edges)
+        self.rows[state], self.accepting[state] = coalesced(row), accepting
+
+    def word(self, labels: Sequence[int], following: int) -> int:
+        """The state that reads `labels` and goes on as `following`."""
+        for label in reversed(labels):
+            following = self.state([(label, label, following)])
+        return following
+
+    def merged(self, edges: Iterable[Edge], *states: int) -> list[Edge]:
+        """`edges` and those of the states as one deterministic row."""
+        rows = [tuple(edges), *(self.rows[state] for state in states)]
+        return [(first, last, self.union(targets)) for first, last, targets in overlay(rows)]
+
+    def union(self, states: Iterable[int]) -> int:
+        """The state that goes on as any of `states`. All that is reached before they meet must be filled."""
+        members = tuple(sorted(set(states)))
+        if len(members) == 1:
+            return members[0]
+        todo: list[tuple[int, ...]] = []
+        start = self._joint(members, todo)
+        while todo:
+            group = todo.pop()
+            laid = overlay([self.rows[state] for state in group])
+            edges = [
+                (first, last, targets[0] if len(targets) == 1 else self._joint(targets, todo))
+                for first, last, targets in laid
+            ]
+            self.fill(self._unions[group], edges, accepting=any(self.accepting[state] for state in group))
+        return start
+
+    def _joint(self, group: tuple[int, ...], todo: list[tuple[int, ...]]) -> int:
+        found = self._unions.get(group)
+        if found is None:
+            found = self._unions[group] = self.reserve()
+            todo.append(group)
+        return found
+
+    def meet(self, left: int, right: int) -> int:
+        """The state that goes on as both do; it may lead to states from which nothing is accepted."""
+        todo: list[tuple[int, int]] = []
+        start = self._pair(left, right, todo)
+        while todo:
+            pair = todo.pop()
+            ours, theirs = (self.rows[state] for state in pair)
+            edges = [
+                (max(a, c), min(b, d), self._pair(t, u, todo))
+                for a, b, t in ours
+                for c, d, u in theirs
+                if a <= d and c <= b
+            ]
+            self.fill(self._meets[pair], edges, accepting=all(self.accepting[state] for state in pair))
+        return start
+
+    def _pair(self, left: int, right: int, todo: list[tuple[int, int]]) -> int:
+        if left == right:
+            return left
+        pair = (min(left, right), max(left, right))
+        found = self._meets.get(pair)
+        if found is None:
+            found = self._meets[pair] = self.reserve()
+            todo.append(pair)
+        return found

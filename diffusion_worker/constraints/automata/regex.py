@@ -1,0 +1,279 @@
+"""Regular expressions as trees: the part of ECMA 262 that describes regular languages.
+
+Where ECMA and Python's `re` (which the final check uses) read a construct differently, a *narrow* reading takes what
+both accept and a *wide* one what either accepts; `\\d` is ASCII in the one and every digit of Unicode in the other.
+What is to match is read narrowly, what must not match widely, so neither reader can find a fault.
+Back references, look-behind, word borders, look-ahead inside an expression, flags and Unicode properties raise
+NotRegular: whoever asked must then check afterwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from diffusion_worker.constraints.automata.ranges import Ranges, common, normal, without
+
+LAST: Final = 0x10FFFF
+SCALARS: Final[Ranges] = ((0, 0xD7FF), (0xE000, LAST))
+BEGIN: Final = LAST + 1  # stands before the first character of a text, so that `^` is a character like others
+END: Final = LAST + 2
+
+_NOT_ASCII: Final[Ranges] = ((0x80, LAST),)
+_DIGITS: Final[Ranges] = ((48, 57),)
+_WORDS: Final[Ranges] = ((48, 57), (65, 90), (95, 95), (97, 122))
+_SPACES: Final[Ranges] = ((9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029))
+_SPACES_BOTH: Final = normal([*_SPACES, (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)])
+_SPACES_EITHER: Final = normal([*_SPACES_BOTH, (0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF)])
+# letter: (narrow reading, wide reading)
+_SHORTHANDS: Final[dict[str, tuple[Ranges, Ranges]]] = {
+    "d": (_DIGITS, normal([*_DIGITS, *_NOT_ASCII])),
+    "w": (_WORDS, normal([*_WORDS, *_NOT_ASCII])),
+    "s": (_SPACES_BOTH, _SPACES_EITHER),
+}
+_ESCAPED: Final = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
+_DOT: Final = (without(SCALARS, ((10, 10), (13, 13), (0x2028, 0x2029))), without(SCALARS, ((10, 10),)))
+_MAX_REPEAT: Final = 4096
+
+
+class NotRegular(Exception):  # noqa: N818 - says what happened; never leaves the compiler
+    """An expression, or a part of one, that this compiler does not turn into an automaton."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chars:
+    """One character of a set."""
+
+    ranges: Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Seq:
+    """Parts after each other; none: the empty word."""
+
+    parts: tuple["Tree", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Alt:
+    """Any of the parts."""
+
+    parts: tuple["Tree", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A part `low` to `high` times; None: without bound."""
+
+    part: "Tree"
+    low: int
+    high: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What follows must match (or must not)."""
+
+    part: "Tree"
+    wanted: bool
+
+
+Tree = Chars | Seq | Alt | Repeat | Look
+EMPTY: Final = Seq(())
+
+
+def literal(text: str) -> Tree:
+    """Exactly this text."""
+    return Seq(tuple(Chars(((ord(char), ord(char)),)) for char in text))
+
+
+@lru_cache(maxsize=1024)
+def parse(pattern: str, *, wide: bool = False) -> Tree:
+    """The tree of an expression. Raises NotRegular, also for one that is not well-formed."""
+    parser = _Parser(pattern, wide)
+    tree = parser.alternatives()
+    if parser.at < len(pattern):
+        raise NotRegular("unbalanced parenthesis")
+    return tree
+
+
+class _Parser:
+    def __init__(self, pattern: str, wide: bool) -> None:
+        self._pattern = pattern
+        self._wide = wide
+        self.at = 0
+
+    def _peek(self, text: str) -> bool:
+        return self._pattern.startswith(text, self.at)
+
+    def _take(self, text: str) -> bool:
+        found = self._peek(text)
+        if found:
+            self.at += len(text)
+        return found
+
+    def _next(self) -> str:
+        if self.at >= len(self._pattern):
+            raise NotRegular("the expression ends too early")
+        self.at += 1
+        return self._pattern[self.at - 1]
+
+    def alternatives(self) -> Tree:
+        options = [self._sequence()]
+        while self._take("|"):
+            options.append(self._sequence())
+        return options[0] if len(options) == 1 else Alt(tuple(options))
+
+    def _sequence(self) -> Tree:
+        parts: list[Tree] = []
+        while self.at < len(self._pattern) and self._pattern[self.at] not in "|)":
+            parts.append(self._repeated(self._atom()))
+        return parts[0] if len(parts) == 1 else Seq(tuple(parts))
+
+    def _repeated(self, part: Tree) -> Tree:
+        while (bounds := self._bounds()) is not None:
+            if isinstance(part, Look):
+                raise NotRegular("a repeated look-ahead")
+            self._take("?")  # lazy: the same language
+            if self._peek("+"):
+                raise NotRegular("a possessive repetition")
+            part = Repeat(part, *bounds)
+        return part
+
+    def _bounds(self) -> tuple[int, int | None] | None:
+        for sign, bounds in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
+            if self._take(sign):
+                return bounds
+        end = self._pattern.find("}", self.at)
+        if not self._peek("{") or end < 0:
+            return None
+        low, comma, high = self._pattern[self.at + 1 : end].partition(",")
+        if comma and not low and _is_number(high):
+            raise NotRegular("a repetition without a lower bound")  # ECMA and Python differ
+        if not _is_number(low) or (high and not _is_number(high)):
+            return None  # a brace that is no quantifier stands for itself
+        self.at = end + 1
+        upper = int(low) if not comma else int(high) if high else None
+        if max(int(low), upper or 0) > _MAX_REPEAT or (upper is not None and upper < int(low)):
+            raise NotRegular("a repetition out of bounds")
+        return int(low), upper
+
+    def _atom(self) -> Tree:
+        char = self._next()
+        match char:
+            case "(":
+                return self._group()
+            case "[":
+                return Chars(self._class())
+            case ".":
+                return Chars(_DOT[self._wide])
+            case "^":
+                return Chars(((BEGIN, BEGIN),))
+            case "$":
+                end = Chars(((END, END),))
+                return Alt((end, Seq((Chars(((10, 10),)), end)))) if self._wide else end
+            case "\\":
+                return Chars(self._escape(wide=self._wide))
+            case "*" | "+" | "?":
+                raise NotRegular("nothing to repeat")
+        return Chars(((ord(char), ord(char)),))
+
+    def _group(self) -> Tree:
+        wanted: bool | None = None
+        if self._take("?"):
+            wanted = self._prefix()
+        if wanted is False:
+            self._wide = not self._wide  # what must not match is read the other way
+        tree = self.alternatives()
+        if not self._take(")"):
+            raise NotRegular("unbalanced parenthesis")
+        if wanted is False:
+            self._wide = not self._wide
+        return tree if wanted is None else Look(tree, wanted)
+
+    def _prefix(self) -> bool | None:
+        """What stands behind `(?`: None for a plain group, otherwise whether the look-ahead must match."""
+        if self._take(":"):
+            return None
+        if self._take("="):
+            return True
+        if self._take("!"):
+            return False
+        if self._peek("<") and not self._peek("<=") and not self._peek("<!") and ">" in self._pattern[self.at :]:
+            self.at = self._pattern.index(">", self.at) + 1
+            return None
+        raise NotRegular("a group of an unknown kind")
+
+    def _class(self) -> Ranges:
+        negated = self._take("^")
+        wide = self._wide != negated
+        if self._peek("]"):
+            raise NotRegular("an empty class")  # which ECMA and Python read differently
+        members: list[tuple[int, int]] = []
+        while not self._take("]"):
+            first = self._member(wide)
+            if self._peek("-") and not self._peek("-]") and _single(first):
+                self.at += 1
+                last = self._member(wide)
+                if not _single(last) or last[0][0] < first[0][0]:
+                    raise NotRegular("a range without two ends")
+                first = ((first[0][0], last[0][0]),)
+            members.extend(first)
+        found = normal(members)
+        return without(SCALARS, found) if negated else common(SCALARS, found)
+
+    def _member(self, wide: bool) -> Ranges:
+        char = self._next()
+        if char != "\\":
+            return ((ord(char), ord(char)),)
+        return ((8, 8),) if self._take("b") else self._escape(wide=wide)
+
+    def _escape(self, *, wide: bool) -> Ranges:
+        char = self._next()
+        if (pair := _SHORTHANDS.get(char.lower())) is not None:
+            return pair[wide] if char.islower() else without(SCALARS, pair[not wide])
+        code = _ESCAPED.get(char)
+        if char in "xu":
+            code = self._hexadecimal(char)
+        elif char == "0" and not self._pattern[self.at : self.at + 1].isdigit():
+            code = 0
+        elif code is None and (char.isalnum() or ord(char) >= 0x80):
+            raise NotRegular(f"the escape \\{char}")
+        code = ord(char) if code is None else code
+        return ((code, code),)
+
+    def _hexadecimal(self, kind: str) -> int:
+        digits = self._pattern[self.at : self.at + (2 if kind == "x" else 4)]
+        if len(digits) < 2 or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
+            raise NotRegular(f"the escape \\{kind}")
+        self.at += len(digits)
+        code = int(digits, 16)
+        if 0xD800 <= code <= 0xDFFF:
+            raise NotRegular("a surrogate")
+        return code
+
+
+def _single(ranges: Ranges) -> bool:
+    return len(ranges) == 1 and ranges[0][0] == ranges[0][1]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def parts_of(tree: Tree) -> Sequence[Tree]:
+    """A sequence's parts, or the tree itself as the only one."""
+    return tree.parts if isinstance(tree, Seq) else (tree,)
+
+
+def relaxed(tree: Tree, repeats: int) -> Tree:
+    """The tree without repetitions of more than `repeats` times: a larger language, or the same."""
+    match tree:
+        case Seq(parts):
+            return Seq(tuple(relaxed(part, repeats) for part in parts))
+        case Alt(parts):
+            return Alt(tuple(relaxed(part, repeats) for part in parts))
+        case Repeat(part, low, high):
+            fits = low <= repeats and (high is None or high <= repeats)
+            return Repeat(relaxed(part, repeats), min(low, repeats), high if fits else None)
+    return tree

@@ -1,0 +1,126 @@
+"""Which answers a constraint admits, where these are a few that it writes out: labels.
+
+A choice lists them. A schema does if it is made of `enum`, `const`, booleans and null, unions of them, and closed
+objects with only required members of such schemas (annotations aside). Any other keyword makes it none.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from diffusion_worker.constraints.schema.document import canonical
+from diffusion_worker.constraints.spec import Constraint
+
+MOST: Final = 256  # labels
+_DEPTH: Final = 16  # references within references
+_LOOKS: Final = 4096  # at schemas
+_ASIDE: Final = {"title", "description", "default", "examples", "$schema", "$defs", "definitions", "$comment"}
+_REFERENCES: Final = ("#/$defs/", "#/definitions/")
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+class _Endless(Exception):  # noqa: N818 - a finding
+    """These are not a few values."""
+
+
+def layouts_of(constraint: Constraint) -> tuple[tuple[str, ...], ...] | None:
+    """The texts that mean each label: of a JSON value compact, and as Python lays it out. None: not a few."""
+    if constraint.kind == "choice":
+        choices = tuple((choice,) for choice in dict.fromkeys(constraint.value))
+        return choices if len(choices) <= MOST else None
+    if constraint.kind != "json_schema":
+        return None
+    try:
+        values = _distinct(_Reader(constraint.value).values(constraint.value))
+    except _Endless:
+        return None
+    return tuple(map(_layouts, values)) or None
+
+
+def _layouts(value: Any) -> tuple[str, ...]:
+    texts = (json.dumps(value, ensure_ascii=False, separators=between) for between in ((",", ":"), (", ", ": ")))
+    return tuple(dict.fromkeys(texts))
+
+
+def _distinct(values: Iterator[Any]) -> list[Any]:
+    found: dict[str, Any] = {}
+    for seen, value in enumerate(values):
+        found.setdefault(canonical(value), value)
+        if len(found) > MOST or seen > _LOOKS:
+            raise _Endless
+    return list(found.values())
+
+
+class _Reader:
+    """Reads values out of one document, in a bounded number of looks: references may multiply them beyond measure."""
+
+    def __init__(self, root: Any) -> None:
+        self._root, self._looks = root, 0
+
+    def values(self, schema: Any, depth: int = _DEPTH) -> Iterator[Any]:
+        """Every value of a schema, some perhaps twice."""
+        self._looks += 1
+        if not isinstance(schema, Mapping) or not depth or self._looks > _LOOKS:
+            raise _Endless
+        keywords = set(schema) - _ASIDE
+        types = _types_of(schema)
+        if keywords in ({"enum"}, {"enum", "type"}):
+            yield from (value for value in schema["enum"] if _is_any(value, types))
+        elif keywords in ({"const"}, {"const", "type"}):
+            yield from (value for value in (schema["const"],) if _is_any(value, types))
+        elif keywords == {"type"} and set(types or ()) <= {"boolean", "null"}:
+            yield from (value for value in (True, False, None) if _is_any(value, types))
+        elif keywords == {"anyOf"}:
+            for part in schema["anyOf"]:
+                yield from self.values(part, depth - 1)
+        elif keywords == {"$ref"}:
+            yield from self.values(self._referred(schema["$ref"]), depth - 1)
+        elif keywords == {"type", "properties", "required", "additionalProperties"} and _is_closed(schema):
+            yield from self._objects(schema["properties"], depth - 1)
+        else:
+            raise _Endless
+
+    def _objects(self, members: Mapping[str, Any], depth: int) -> Iterator[Any]:
+        given = [_distinct(self.values(member, depth)) for member in members.values()]
+        for values in itertools.product(*given):
+            yield dict(zip(members, values, strict=True))
+
+    def _referred(self, reference: str) -> Any:
+        """Where pydantic puts what it refers to, and nowhere else."""
+        for prefix in _REFERENCES:
+            name, place = reference.removeprefix(prefix), self._root.get(prefix[2:-1])
+            if name != reference and isinstance(place, Mapping) and name in place:
+                return place[name]
+        raise _Endless
+
+
+def _is_closed(schema: Mapping[str, Any]) -> bool:
+    is_whole = set(schema["required"]) == set(schema["properties"])
+    return schema["type"] == "object" and is_whole and schema["additionalProperties"] is False
+
+
+def _types_of(schema: Mapping[str, Any]) -> list[str] | None:
+    types = schema.get("type")
+    return [types] if isinstance(types, str) else types
+
+
+def _is_any(value: Any, types: list[str] | None) -> bool:
+    return types is None or any(_is(value, name) for name in types)
+
+
+def _is(value: Any, name: str) -> bool:
+    """JSON Schema's word on a value: true is no number, 1.0 is an integer."""
+    if isinstance(value, bool):
+        return name == "boolean"
+    if name == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, _TYPES[name])

@@ -1,0 +1,129 @@
+"""How likely each of a few given texts is to be the whole answer: probabilities of labels from a canvas pass.
+
+A label's mass is the probability that the canvas spells it and ends there, the net's positions taken as independent,
+summed over every way to cut it into tokens, so that no label is punished for being spelled in several, and over its
+layouts. Masses are normalised over the labels. Knows texts, the words of a checkpoint and log-probabilities; needs no
+automaton.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes
+from diffusion_worker.errors import AnswerDoesNotFit, InvalidRequest
+
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_END = 0  # the state behind an end token, of all texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spellings:
+    """The tokens that spell a piece of text."""
+
+    tokens: Mapping[bytes, tuple[int, ...]]
+    longest: int  # bytes
+    end_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Labels:
+    """A few texts of which one is the answer, as a graph: states are how much of a text is written, arcs are tokens."""
+
+    answers: tuple[tuple[int, ...], ...]  # of each label in its first layout, the end token left out
+    end_id: int
+    source: Ints  # [arcs]
+    target: Ints  # [arcs]
+    column: Ints  # [arcs] into `tokens`
+    tokens: Ints  # [columns] ids whose log-probabilities are wanted
+    starts: Ints  # [texts] the state before each text
+    owner: Ints  # [texts] its label
+    states: int
+    positions: int  # that the longest text could take, the end token counted
+
+    def check_room(self, tokens: int, field: str | None = None) -> None:
+        """Raises AnswerDoesNotFit, naming the field, where a label needs more tokens, the end token counted."""
+        if (longest := 1 + max(map(len, self.answers))) > tokens:
+            message = f"the longest label takes {longest} tokens; there is room for {tokens}"
+            raise AnswerDoesNotFit(message, param=field)
+
+
+def read_spellings(words: VocabularyBytes) -> Spellings:
+    """About 0.1 s for 100,000 words."""
+    tokens: dict[bytes, tuple[int, ...]] = {}
+    for token, spelled in enumerate(words.tokens):
+        if spelled:
+            tokens[spelled] = (*tokens.get(spelled, ()), token)
+    return Spellings(tokens=tokens, longest=max(map(len, tokens), default=0), end_ids=words.end_ids)
+
+
+def read_labels(layouts: Sequence[Sequence[str]], words: Spellings) -> Labels:
+    """Labels from the texts that mean each. Raises InvalidRequest for an empty text, or one that no tokens spell."""
+    arcs: list[tuple[int, int, int]] = []
+    answers, starts, owner = [], [], []
+    states = _END + 1
+    for label, texts in enumerate(layouts):
+        for layout, text in enumerate(map(str.encode, texts)):
+            found = list(_arcs(text, words))
+            if not layout:
+                answers.append(_fewest(text, found))
+            arcs += [(states + begin, states + end, token) for begin, end, token in found]
+            arcs += [(states + len(text), _END, token) for token in words.end_ids]
+            starts.append(states)
+            owner.append(label)
+            states += len(text) + 1
+    source, target, token = np.array(arcs, np.int64).T
+    tokens, column = np.unique(token, return_inverse=True)
+    return Labels(
+        answers=tuple(answers),
+        end_id=words.end_ids[0],
+        source=source,
+        target=target,
+        column=column,
+        tokens=tokens,
+        starts=np.array(starts),
+        owner=np.array(owner),
+        states=states,
+        positions=1 + max(len(text.encode()) for texts in layouts for text in texts),
+    )
+
+
+def weigh(labels: Labels, logprobs: Doubles) -> Doubles:
+    """[labels] log-probabilities, from those of the wanted tokens [positions, columns]. Their exponentials sum to 1;
+    where no label can be written they are equal."""
+    onward = np.full(labels.states, -np.inf)
+    onward[_END] = 0.0  # behind the end, whatever it is
+    for row in logprobs[::-1]:
+        before = np.full(labels.states, -np.inf)
+        np.logaddexp.at(before, labels.source, row[labels.column] + onward[labels.target])
+        before[_END] = 0.0
+        onward = before
+    masses = np.full(len(labels.answers), -np.inf)
+    np.logaddexp.at(masses, labels.owner, onward[labels.starts])
+    total = float(np.logaddexp.reduce(masses))
+    if total == -np.inf:
+        return np.full(len(masses), -np.log(len(masses)))
+    shares: Doubles = masses - total
+    return shares
+
+
+def _arcs(text: bytes, words: Spellings) -> Iterator[tuple[int, int, int]]:
+    """(from byte, to byte, token): all tokens that spell a part of the text."""
+    for begin in range(len(text)):
+        for end in range(begin + 1, min(begin + words.longest, len(text)) + 1):
+            for token in words.tokens.get(text[begin:end], ()):
+                yield begin, end, token
+
+
+def _fewest(text: bytes, arcs: Sequence[tuple[int, int, int]]) -> tuple[int, ...]:
+    """The text in as few tokens as can be."""
+    best: dict[int, tuple[int, ...]] = {0: ()}
+    for begin, end, token in arcs:  # in order of where they begin
+        if begin in best and (end not in best or len(best[begin]) + 1 < len(best[end])):
+            best[end] = (*best[begin], token)
+    if not text or len(text) not in best:
+        raise InvalidRequest("a label is empty" if not text else f"the tokens cannot spell the label {text.decode()!r}")
+    return best[len(text)]

@@ -1,0 +1,122 @@
+"""Arguments of a call in the released checkpoint's own syntax, made from the automaton of their JSON.
+
+    {"city": "São Paulo", "days": 3}   →   {city:<|"|>São Paulo<|"|>,days:3}
+
+State by state: white space between values goes, a string stands as it is between two quote tokens, and a key of plain
+signs may do without them. That a state lies inside a string, and that this string is a key, can be told from the
+automaton alone: what may follow it differs, so minimisation never joins such states. Knows no schema and no tool.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton, Edge
+from diffusion_worker.constraints.automata.control_tokens import Mark
+from diffusion_worker.constraints.automata.graph import coalesced
+from diffusion_worker.constraints.automata.minimise import Rows, minimise
+
+_QUOTE, _BACKSLASH, _COLON = b'"\\:'
+_WHITE: Final = frozenset(b"\t\n\r ")
+# What a reader takes for a key without quotes; other signs would end it, or begin something else.
+_BARE: Final = frozenset(range(0x21, 0x7F)) - frozenset(b"{}[](),:\"'\\")
+_ESCAPES: Final = {**{byte: f"\\u{byte:04x}".encode() for byte in range(0x20)}, 0x22: b'\\"', 0x5C: b"\\\\"}
+_SHORT: Final = {0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0C: b"\\f", 0x0D: b"\\r"}
+
+
+def native(automaton: ByteAutomaton) -> Rows:
+    """The same values, spelled natively; control tokens as marks."""
+    return _Speller(automaton).rows()
+
+
+class _Speller:
+    """State n of the JSON is state n here; behind them, once more, those within keys that stand without quotes."""
+
+    def __init__(self, automaton: ByteAutomaton) -> None:
+        self._automaton = automaton
+        self._next = automaton.next[:, automaton.classes].tolist()  # [states][256]
+        self._inside = self._strings()
+        self._keys = self._key_states()
+
+    def rows(self) -> Rows:
+        """All states, of which only the reachable are kept."""
+        count = len(self._next)
+        rows = [coalesced(self._within(s) if s in self._inside else self._between(s)) for s in range(count)]
+        rows += [coalesced(self._bare(s)) if s in self._keys else () for s in range(count)]
+        accepting = [*map(bool, self._automaton.accepting), *[False] * count]
+        return minimise(rows, accepting, self._automaton.start)
+
+    def _strings(self) -> frozenset[int]:
+        """States inside strings, at the borders of characters or in the middle of one."""
+        seen = {(self._automaton.start, False)}
+        todo = list(seen)
+        while todo:
+            state, inside = todo.pop()
+            steps = [(target, inside != (byte == _QUOTE)) for byte, target in self._raw(state)]
+            if inside:
+                steps += [(target, True) for _, target in self._escaped(state)]
+            fresh = set(steps) - seen
+            seen |= fresh
+            todo.extend(fresh)
+        return frozenset(state for state, inside in seen if inside)
+
+    def _key_states(self) -> frozenset[int]:
+        """States inside strings behind which a colon stands, found from the colon backwards."""
+        before: dict[int, list[int]] = {}
+        ends: list[int] = []
+        for state in self._inside:
+            behind = self._next[state][_QUOTE]
+            if behind != DEAD and self._next[behind][_COLON] != DEAD:
+                ends.append(state)
+            onward = {target for byte, target in self._raw(state) if byte != _QUOTE}
+            for target in onward.union(target for _, target in self._escaped(state)):
+                before.setdefault(target, []).append(state)
+        found: set[int] = set()
+        while ends:
+            state = ends.pop()
+            if state not in found:
+                found.add(state)
+                ends.extend(before.get(state, ()))
+        return frozenset(found)
+
+    def _raw(self, state: int) -> Iterator[tuple[int, int]]:
+        """Bytes that lead on, escapes left out."""
+        for byte, target in enumerate(self._next[state]):
+            if target != DEAD and byte != _BACKSLASH:
+                yield byte, target
+
+    def _escaped(self, state: int) -> Iterator[tuple[int, int]]:
+        """Characters that JSON must escape, as bytes, and where they lead."""
+        if self._next[state][_BACKSLASH] == DEAD:
+            return
+        for byte, spelling in _ESCAPES.items():
+            for way in (_SHORT.get(byte, spelling), spelling):
+                if (target := self._automaton.walk(state, way)) != DEAD:
+                    yield byte, target
+                    break
+
+    def _between(self, state: int) -> Iterator[Edge]:
+        for byte, target in self._raw(state):
+            if byte == _QUOTE:
+                yield (Mark.QUOTE, Mark.QUOTE, target)
+                if target in self._keys:
+                    yield from self._plain(target)
+            elif byte not in _WHITE:
+                yield (byte, byte, target)
+
+    def _within(self, state: int) -> Iterator[Edge]:
+        for byte, target in self._raw(state):
+            label = Mark.QUOTE if byte == _QUOTE else byte
+            yield (label, label, target)
+        yield from ((byte, byte, target) for byte, target in self._escaped(state))
+
+    def _bare(self, state: int) -> Iterator[Edge]:
+        """Within a key without quotes; it ends where the colon stands."""
+        yield from self._plain(state)
+        behind = self._next[state][_QUOTE]
+        if behind != DEAD:
+            yield (_COLON, _COLON, self._next[behind][_COLON])
+
+    def _plain(self, state: int) -> Iterator[Edge]:
+        for byte, target in self._raw(state):
+            if byte in _BARE and target in self._keys:
+                yield (byte, byte, len(self._next) + target)

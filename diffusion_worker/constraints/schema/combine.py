@@ -1,0 +1,226 @@
+"""From schemas to shapes: what references, combinators and dependencies do to a list of alternatives.
+
+Everything symbolic is decided here, before any state exists: conjunctions are multiplied out, branches of `oneOf` are
+told apart or made to exclude each other, negations are pushed down to single keywords. What cannot be expressed so, or
+would multiply beyond bounds, is left open and named in `Shape.unchecked`: the automaton then admits too much, never too
+little, and the final check decides.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from diffusion_worker.constraints.schema.document import Conj, Document, Node, together
+from diffusion_worker.constraints.schema.keywords import ANNOTATIONS
+from diffusion_worker.constraints.schema.negate import NotExpressible, negated
+from diffusion_worker.constraints.schema.plain_keywords import plain_shape
+from diffusion_worker.constraints.schema.shapes import MemberLayer, Members, Shape
+from diffusion_worker.constraints.schema.validation import Checker
+from diffusion_worker.errors import UnsupportedSchema
+
+MAX_PRODUCT: Final = 64
+_DEPTH_OF_PROOF: Final = 3
+_SELF_EVIDENT: Final = frozenset(("enum", "const", "type", *ANNOTATIONS))
+Shapes = tuple[Shape, ...]
+_ANY: Final[Shapes] = (Shape(),)
+
+
+class Combiner:
+    """The shapes of positions and of conjunctions, each worked out once. A loose one leaves to the final check whatever
+    would have to exclude something: branches of `oneOf` are united, `not`, `if` and dependencies left open."""
+
+    def __init__(self, document: Document, checker: Checker, *, loose: bool = False) -> None:
+        self.document = document
+        self._loose = loose
+        self._checker = checker
+        self._known: dict[Node, Shapes] = {}
+        self._joined: dict[Conj, Shapes] = {}
+        self._open: set[Node] = set()
+
+    def shapes(self, conj: Conj) -> Shapes:
+        """The ways in which all nodes can be satisfied at once."""
+        if conj not in self._joined:
+            shapes: Shapes = (Shape(),)
+            for node in conj:
+                shapes = _product(shapes, self._of(node), "allOf")
+            self._joined[conj] = shapes
+        return self._joined[conj]
+
+    def _of(self, node: Node) -> Shapes:
+        if node in self._known:
+            return self._known[node]
+        if node in self._open:
+            raise UnsupportedSchema("a reference that leads back to itself", keyword="$ref", pointer=node.pointer)
+        self._open.add(node)
+        try:
+            shapes = self._negative(node) if node.negative else self._positive(node)
+        finally:
+            self._open.discard(node)
+        self._known[node] = shapes
+        return shapes
+
+    def _negative(self, node: Node) -> Shapes:
+        try:
+            return negated(self.document, self._of(self.document.opposite(node, "")), node.negative)
+        except NotExpressible:
+            return (Shape(unchecked=frozenset((node.negative,))),)
+
+    def _positive(self, node: Node) -> Shapes:
+        schema = node.schema
+        if isinstance(schema, bool):
+            return (Shape(),) if schema else ()
+        if self.document.old and "$ref" in schema:
+            return self._of(self.document.resolve(node, "$ref", schema["$ref"]))
+        shapes: Shapes = tuple(s for s in (plain_shape(self.document, node),) if s.types)
+        for keyword in _COMBINATORS:
+            if keyword in _EXCLUDING and keyword in schema and self._loose:
+                shapes = tuple(_open(shape, keyword) for shape in shapes)
+            elif keyword == "oneOf" and keyword in schema:
+                shapes = self._one_of(shapes, [self._of(n) for n in self._branches(node, keyword)])
+            elif keyword in schema:
+                for factor in self._factors(node, keyword, schema[keyword]):
+                    shapes = _product(shapes, factor, keyword)
+                    if keyword in _DEPENDENCIES:  # most pairs of "with" and "without" contradict each other
+                        shapes = tuple(shape for shape in shapes if not self.nothing(shape))
+        return shapes
+
+    def _factors(self, node: Node, keyword: str, value: Any) -> Iterable[Shapes]:
+        child = self.document.child
+        match keyword:
+            case "$ref":
+                yield self._of(self.document.resolve(node, keyword, value))
+            case "allOf":
+                yield from (self._of(branch) for branch in self._branches(node, keyword))
+            case "anyOf":
+                yield tuple(shape for branch in self._branches(node, keyword) for shape in self._of(branch))
+            case "not":
+                yield self._of(self.document.opposite(child(node, keyword), keyword))
+            case "if":
+                yield self._condition(node)
+            case _:
+                yield from (self._dependency(node, keyword, name, needs) for name, needs in value.items())
+
+    def _branches(self, node: Node, keyword: str) -> list[Node]:
+        assert not isinstance(node.schema, bool)
+        return [self.document.child(node, keyword, index) for index in range(len(node.schema[keyword]))]
+
+    def _condition(self, node: Node) -> Shapes:
+        """`then` where `if` holds, `else` where it does not. Without a `then`, whatever satisfies either will do."""
+        assert not isinstance(node.schema, bool)
+        condition = self.document.child(node, "if")
+        if "then" not in node.schema:
+            return (
+                *self._of(condition),
+                *(self._of(self.document.child(node, "else")) if "else" in node.schema else _ANY),
+            )
+        ways: list[Shape] = []
+        for keyword, premise in (("then", condition), ("else", self.document.opposite(condition, "if"))):
+            shapes = self._of(premise)
+            if keyword in node.schema:
+                shapes = _product(shapes, self._of(self.document.child(node, keyword)), "if")
+            ways.extend(shapes)
+        return tuple(ways)
+
+    def _dependency(self, node: Node, keyword: str, name: str, needs: Any) -> Shapes:
+        """Without the name; or with it and what it needs."""
+        absent = Shape(members=Members(layers=(_without(self.document, name),)))
+        if isinstance(needs, list):
+            return absent, Shape(members=Members(required=(name, *needs)))
+        present = Shape(members=Members(required=(name,)))
+        needed = self._of(self.document.child(node, keyword, name))
+        return absent, *_product((present,), needed, keyword)
+
+    def _one_of(self, around: Shapes, branches: Sequence[Shapes]) -> Shapes:
+        """What is `around` and in exactly one of the branches."""
+        if self._loose:
+            return tuple(_open(shape, "oneOf") for branch in branches for shape in _product(around, branch, "oneOf"))
+        ways: list[Shape] = []
+        for index, branch in enumerate(branches):
+            mine = _product(around, branch, "oneOf")
+            for other, theirs in enumerate(branches):
+                if other != index:
+                    mine = tuple(piece for shape in mine for piece in self._excluding(shape, theirs))
+            ways.extend(mine)
+        return tuple(ways)
+
+    def _excluding(self, ours: Shape, theirs: Shapes) -> Shapes:
+        """Our shape without what theirs admit, one type at a time; left unchecked where that cannot be expressed."""
+        clear: set[str] = set()
+        pieces: list[Shape] = []
+        for name in sorted(ours.types):
+            mine = ours.only(name)
+            rivals = tuple(shape.only(name) for shape in theirs if name in shape.types)
+            rivals = tuple(rival for rival in rivals if not self.nothing(mine.and_(rival)))
+            if not rivals:
+                clear.add(name)
+                continue
+            try:
+                outside = negated(self.document, rivals, "oneOf", within=mine)
+                pieces.extend(_product((mine,), outside, "oneOf"))
+            except NotExpressible:
+                pieces.append(_open(mine, "oneOf"))
+        if len(clear) == len(ours.types):
+            return (ours,)
+        return (*((ours.only(*clear),) if clear else ()), *(piece for piece in pieces if not self.nothing(piece)))
+
+    def nothing(self, shape: Shape, depth: int = 0) -> bool:
+        """Whether it is plain that no value has this shape."""
+        if shape.types != {"object"} or depth > _DEPTH_OF_PROOF:
+            return not shape.types
+        return any(self._impossible(self.member(shape.members, name), depth) for name in shape.members.required)
+
+    def _impossible(self, conj: Conj, depth: int) -> bool:
+        if not self._open.isdisjoint(conj):
+            return False
+        try:
+            return all(self.nothing(shape, depth + 1) or self._none_fits(shape, conj) for shape in self.shapes(conj))
+        except UnsupportedSchema:  # a loop of references, or a dead one: reported where it is built
+            return False
+
+    def _none_fits(self, shape: Shape, conj: Conj) -> bool:
+        return shape.literals is not None and not any(self.satisfies(value, conj) for value in shape.literals)
+
+    def satisfies(self, value: Any, conj: Conj) -> bool:
+        """Whether a literal satisfies all nodes."""
+        return all(_evident(node) or self._checker.holds(node, value) for node in conj)
+
+    def member(self, members: Members, name: str) -> Conj:
+        """What all layers say of one member."""
+        return together(*(self._in_layer(layer, name) for layer in members.layers))
+
+    def _in_layer(self, layer: MemberLayer, name: str) -> Conj:
+        found = [layer.properties[name]] if name in layer.properties else []
+        found += [conj for pattern, conj in layer.patterns if _found(pattern, name)]
+        return together(*found) if found else layer.rest or ()
+
+
+def _evident(node: Node) -> bool:
+    """Whether a literal of the node's shape satisfies the node, without asking."""
+    if node.negative or isinstance(node.schema, bool):
+        return not node.negative and node.schema is True
+    return _SELF_EVIDENT.issuperset(node.schema)
+
+
+def _without(document: Document, name: str) -> MemberLayer:
+    return MemberLayer(properties={name: (document.nothing,)})
+
+
+def _found(pattern: str, name: str) -> bool:
+    return re.search(pattern, name) is not None
+
+
+def _open(shape: Shape, keyword: str) -> Shape:
+    return replace(shape, unchecked=shape.unchecked | {keyword})
+
+
+def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:
+    """Every shape of the one with every shape of the other; beyond the bound the second stays unchecked."""
+    if len(ours) > 1 and len(theirs) > 1 and len(ours) * len(theirs) > MAX_PRODUCT:
+        return tuple(_open(shape, keyword) for shape in ours)
+    return tuple(joined for a in ours for b in theirs if (joined := a.and_(b)).types)
+
+
+_DEPENDENCIES: Final = ("dependencies", "dependentRequired", "dependentSchemas")
+_EXCLUDING: Final = ("not", "if", *_DEPENDENCIES)
+_COMBINATORS: Final = ("$ref", "allOf", "anyOf", "oneOf", "not", "if", *_DEPENDENCIES)

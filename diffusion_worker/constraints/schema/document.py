@@ -1,0 +1,164 @@
+"""A schema document: its positions, its dialect, and where its references lead.
+
+A position (`Node`) is made once, so it can be compared by identity. References are followed within the document only:
+a remote one is refused, nothing is ever fetched. Knows where schemas stand, not what their keywords mean.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote, urldefrag, urljoin
+
+from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
+
+Schema = bool | Mapping[str, Any]
+_OLD: Final = ("draft-03", "draft-04", "draft-05", "draft-06", "draft-07")
+_DATA: Final = ("enum", "const", "default", "examples", "example")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Node:
+    """One position of the document. `negative`: the keyword for whose sake what is meant is everything that the schema
+    there refuses; empty: the schema itself."""
+
+    schema: Schema
+    pointer: str
+    base: str
+    negative: str = ""
+
+
+Conj = tuple[Node, ...]  # all of these at once; empty: anything
+
+
+class Document:
+    """A schema and what its dialect says about references. `root` is its first position."""
+
+    def __init__(self, schema: Schema) -> None:
+        uri = schema.get("$schema", "") if isinstance(schema, Mapping) else ""
+        dialect = uri if isinstance(uri, str) else ""
+        self.old = any(name in dialect for name in _OLD)  # siblings of `$ref` are ignored up to draft 7
+        self.lists_items = self.old or "2019-09" in dialect  # `items` may be a list
+        self._nodes: dict[tuple[str, str], Node] = {}
+        self._resources: dict[str, str] = {"": ""}  # URI -> pointer
+        self._anchors: dict[tuple[str, str], str] = {}  # URI, name -> pointer
+        self._bases: dict[str, str] = {}  # pointer -> URI, where it changes
+        self._schema = schema
+        self._index(schema, "", "")
+        self.root = self.at("")
+        self.nothing = Node(schema=False, pointer="", base="")
+        self._anything = Node(schema=True, pointer="", base="")
+
+    def at(self, pointer: str, *, negative: str = "") -> Node:
+        """The node at a JSON pointer. Raises KeyError if nothing stands there."""
+        key = (pointer, negative)
+        if key not in self._nodes:
+            schema, base = self._find(pointer)
+            if not isinstance(schema, bool | Mapping):
+                raise InvalidRequest(f"a schema must be an object or a boolean (at `#{pointer}`)")
+            self._nodes[key] = Node(schema=schema, pointer=pointer, base=base, negative=negative)
+        return self._nodes[key]
+
+    def child(self, node: Node, *tokens: str | int) -> Node:
+        """A subschema of a node."""
+        return self.at(node.pointer + "".join(f"/{_escaped(str(token))}" for token in tokens))
+
+    def opposite(self, node: Node, keyword: str) -> Node:
+        """The node that admits what this one refuses, as `keyword` wants it."""
+        if node is self.nothing or node is self._anything:
+            return self._anything if node is self.nothing else self.nothing
+        return self.at(node.pointer, negative="" if node.negative else keyword)
+
+    def resolve(self, node: Node, keyword: str, reference: str) -> Node:
+        """The node that a reference leads to. Raises UnsupportedSchema for one that leaves the document."""
+        uri, fragment = urldefrag(
+            urljoin(node.base, reference) if not reference.startswith("#") else node.base + reference
+        )
+        pointer = self._resources.get(uri)
+        if pointer is not None and (fragment == "" or fragment.startswith("/")):
+            pointer += unquote(fragment)
+        else:
+            pointer = self._anchors.get((uri, fragment))
+        try:
+            if pointer is not None:
+                return self.at(pointer)
+        except KeyError:
+            pass
+        raise UnsupportedSchema(
+            f"the reference {reference!r} leads out of the document or to nothing",
+            keyword=keyword,
+            pointer=f"{node.pointer}/{_escaped(keyword)}",
+        )
+
+    def _find(self, pointer: str) -> tuple[Any, str]:
+        here: Any = self._schema
+        base, walked = self._bases.get("", ""), ""
+        for token in pointer.split("/")[1:]:
+            name = token.replace("~1", "/").replace("~0", "~")
+            try:
+                here = here[int(name)] if isinstance(here, list) else here[name]
+            except (LookupError, TypeError, ValueError):
+                raise KeyError(pointer) from None
+            walked += f"/{token}"
+            base = self._bases.get(walked, base)
+        return here, base
+
+    def _index(self, schema: Any, pointer: str, base: str) -> None:
+        """Note every resource and anchor on the way down."""
+        todo = [(schema, pointer, base)]
+        while todo:
+            here, pointer, base = todo.pop()
+            if isinstance(here, Mapping):
+                base = self._note(here, pointer, base)
+            todo.extend((value, f"{pointer}/{_escaped(name)}", base) for name, value in _inside(here))
+
+    def _note(self, schema: Mapping[str, Any], pointer: str, base: str) -> str:
+        for keyword in ("$id", "id"):
+            name = schema.get(keyword)
+            if not isinstance(name, str) or (self.old and "$ref" in schema):
+                continue
+            uri, fragment = urldefrag(urljoin(base, name))
+            if fragment:
+                self._anchors[uri, fragment] = pointer
+            if uri != base:
+                base = uri
+                self._resources.setdefault(uri, pointer)
+                self._bases[pointer] = uri
+        for keyword in ("$anchor", "$dynamicAnchor"):
+            if isinstance(name := schema.get(keyword), str):
+                self._anchors[base, name] = pointer
+        return base
+
+
+def _inside(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((name, part) for name, part in value.items() if name not in _DATA)
+    elif isinstance(value, list):
+        yield from ((str(index), part) for index, part in enumerate(value))
+
+
+def _escaped(token: str) -> str:
+    return token.replace("~", "~0").replace("/", "~1")
+
+
+def together(*parts: Iterable[Node]) -> Conj:
+    """All of the nodes at once, each named once, in order of appearance."""
+    return tuple(dict.fromkeys(node for part in parts for node in part))
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equality of JSON values: true is not 1, but 1.0 is."""
+    return canonical(left) == canonical(right)
+
+
+def canonical(value: Any) -> str:
+    """The same text for the same value, and for no other."""
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,247 @@
+"""What a value may look like, per JSON type, as a conjunction: the form that schemas are brought to before any state
+is built. A schema becomes a list of shapes, one of which must fit; `combine` makes them, this module joins two.
+
+Subschemas stay references to positions (`Conj`): they are expanded only where they are reached.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Final, TypeVar
+
+from diffusion_worker.constraints.automata.code_point_dfa import matching, member
+from diffusion_worker.constraints.schema.document import Conj, same, together
+from diffusion_worker.constraints.schema.formats import FORMATS
+from diffusion_worker.constraints.schema.numbers import Bounds
+
+T = TypeVar("T")
+TYPES: Final = frozenset(("null", "boolean", "number", "string", "array", "object"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Numbers: bounds, and what divides them."""
+
+    integer: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
+    multiples: tuple[Decimal, ...] = ()
+
+    def and_(self, other: "Numbers") -> "Numbers":
+        """What satisfies both."""
+        return Numbers(
+            integer=self.integer or other.integer,
+            bounds=self.bounds.and_(other.bounds),
+            multiples=_joined(self.multiples, other.multiples),
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether the bounds leave nothing."""
+        return self.bounds.empty or (self.integer and self.bounds.rounded().empty)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """Strings: length in code points, expressions that must be found and that must not, formats, words that are out."""
+
+    low: int = 0
+    high: int | None = None
+    patterns: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+    taken: frozenset[str] = frozenset()
+
+    def and_(self, other: "Text") -> "Text":
+        """What satisfies both."""
+        return Text(
+            low=max(self.low, other.low),
+            high=_least(self.high, other.high),
+            patterns=_joined(self.patterns, other.patterns),
+            refused=_joined(self.refused, other.refused),
+            formats=_joined(self.formats, other.formats),
+            taken=self.taken | other.taken,
+        )
+
+    def fits(self, value: str) -> bool:
+        """Whether a string is one of these."""
+        if value in self.taken or len(value) < self.low or (self.high is not None and len(value) > self.high):
+            return False
+        if not all(member(matching(FORMATS[name], whole=True), value) for name in self.formats):
+            return False
+        return all(re.search(p, value) for p in self.patterns) and not any(re.search(p, value) for p in self.refused)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemLayer:
+    """What one schema says of the items of an array. `rest` None: nothing."""
+
+    prefix: tuple[Conj, ...] = ()
+    rest: Conj | None = None
+
+    def at(self, index: int) -> Conj:
+        """What it says of one of them."""
+        return self.prefix[index] if index < len(self.prefix) else self.rest or ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Items:
+    """Arrays: all layers at once, and how many items."""
+
+    layers: tuple[ItemLayer, ...] = ()
+    low: int = 0
+    high: int | None = None
+
+    def and_(self, other: "Items") -> "Items":
+        """What satisfies both."""
+        layers = (*self.layers, *other.layers)
+        return Items(layers=layers, low=max(self.low, other.low), high=_least(self.high, other.high))
+
+    def at(self, index: int) -> Conj:
+        """What all layers say of one item."""
+        return together(*(layer.at(index) for layer in self.layers))
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is said of the items behind the prefixes."""
+        return all(layer.rest is None for layer in self.layers)
+
+    @property
+    def prefix(self) -> int:
+        """How many items from the front are not like the rest."""
+        return max((len(layer.prefix) for layer in self.layers), default=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberLayer:
+    """What one schema says of the members of an object. `rest` None: nothing about undeclared ones."""
+
+    properties: Mapping[str, Conj] = field(default_factory=dict)
+    patterns: tuple[tuple[str, Conj], ...] = ()
+    rest: Conj | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """Objects: all layers at once, what must be there, how many, and what names may look like."""
+
+    layers: tuple[MemberLayer, ...] = ()
+    required: tuple[str, ...] = ()
+    low: int = 0
+    high: int | None = None
+    names: Conj = ()
+    closed: bool = False  # undeclared names are out, whatever the layers say
+
+    def and_(self, other: "Members") -> "Members":
+        """What satisfies both."""
+        return Members(
+            layers=(*self.layers, *other.layers),
+            required=_joined(self.required, other.required),
+            low=max(self.low, other.low),
+            high=_least(self.high, other.high),
+            names=together(self.names, other.names),
+            closed=self.closed or other.closed,
+        )
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """Names in the order of the normal form: as declared, layer by layer, then those that are only required."""
+        return tuple(
+            dict.fromkeys(
+                name for names in (*(layer.properties for layer in self.layers), self.required) for name in names
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """One way a value may look. What stands under a type that is not in `types` is without meaning."""
+
+    types: frozenset[str] = TYPES
+    numbers: Numbers = field(default_factory=Numbers)
+    text: Text = field(default_factory=Text)
+    items: Items = field(default_factory=Items)
+    members: Members = field(default_factory=Members)
+    literals: tuple[Any, ...] | None = None  # the only values
+    unchecked: frozenset[str] = frozenset()  # keywords that only the final check sees
+
+    def and_(self, other: "Shape") -> "Shape":
+        """What satisfies both."""
+        joined = Shape(
+            types=self.types & other.types,
+            numbers=self.numbers.and_(other.numbers),
+            text=self.text.and_(other.text),
+            items=self.items.and_(other.items),
+            members=self.members.and_(other.members),
+            literals=_shared(self.literals, other.literals),
+            unchecked=self.unchecked | other.unchecked,
+        )
+        return joined.reduced()
+
+    def only(self, *types: str) -> "Shape":
+        """As far as these types go."""
+        return replace(self, types=self.types & set(types)).reduced()
+
+    def reduced(self) -> "Shape":
+        """Without types for which nothing is left, and without literals of other types."""
+        types = self.types
+        if self.text.high is not None and self.text.high < self.text.low:
+            types -= {"string"}
+        if self.numbers.empty:
+            types -= {"number"}
+        if self.items.high is not None and self.items.high < self.items.low:
+            types -= {"array"}
+        if self.members.high is not None and self.members.high < max(self.members.low, len(self.members.required)):
+            types -= {"object"}
+        literals = self.literals
+        if literals is not None:
+            kept = replace(self, types=types)
+            literals = tuple(value for value in literals if kept.fits(value))
+            types &= {type_of(value) for value in literals}
+        return replace(self, types=types, literals=literals)
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value passes what can be seen without looking into subschemas."""
+        kind = type_of(value)
+        if kind not in self.types:
+            return False
+        if kind == "number":
+            return self._fits_number(value)
+        if kind == "string":
+            return self.text.fits(value)
+        return kind != "object" or all(name in value for name in self.members.required)
+
+    def _fits_number(self, value: float) -> bool:
+        number = Decimal(str(value))
+        if not number.is_finite():
+            return False
+        if self.numbers.integer and number != number.to_integral_value():
+            return False
+        if any(number % divisor for divisor in self.numbers.multiples):
+            return False
+        return not self.numbers.bounds.and_(Bounds(low=number, high=number)).empty
+
+
+def type_of(value: Any) -> str:
+    """The JSON type of a parsed value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int | float):
+        return "number"
+    return "string" if isinstance(value, str) else "array" if isinstance(value, list) else "object"
+
+
+def _least(left: int | None, right: int | None) -> int | None:
+    return min((value for value in (left, right) if value is not None), default=None)
+
+
+def _joined(left: tuple[T, ...], right: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys((*left, *right)))
+
+
+def _shared(left: tuple[Any, ...] | None, right: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    if left is None or right is None:
+        return left if right is None else right
+    return tuple(value for value in left if any(same(value, other) for other in right))

@@ -1,0 +1,124 @@
+"""The final check: a whole answer against its schema, with jsonschema and without fetching anything.
+
+It shares no code with the automaton, so what both accept is valid by two independent readings of the schema.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jsonschema
+import jsonschema_specifications
+from jsonschema.validators import validator_for
+
+from diffusion_worker.constraints.schema.document import Node, Schema
+from diffusion_worker.constraints.spec import Constraint, template_parts
+from diffusion_worker.errors import InvalidRequest
+
+
+def spoken(text: str, calls: Sequence[tuple[str, str]]) -> str:
+    """An answer to tools as it is judged: what it says, and names and arguments of what it calls."""
+    return json.dumps({"text": text, "calls": calls})
+
+
+def final_check(constraint: Constraint) -> Callable[[str], str | None]:
+    """A judge of whole answers (to tools: as `spoken` writes them): what is wrong with one, in one line, or None.
+
+    Raises InvalidRequest if the constraint is not well-formed.
+    """
+    match constraint.kind:
+        case "json_schema" | "json_object":
+            schema = {"type": "object"} if constraint.kind == "json_object" else constraint.value
+            return Checker(schema).violation_of_text
+        case "choice":
+            choices = frozenset(constraint.value)
+            return lambda text: None if text in choices else "not one of the choices"
+        case "regex":
+            return _matches(constraint.value)
+        case "template":
+            return _matches("".join(_expression(part) for part in template_parts(constraint.value)))
+        case "tools":
+            return _of_spoken(constraint.value)
+
+
+def _expression(part: str | tuple[str, ...] | re.Pattern[str]) -> str:
+    if isinstance(part, str):
+        return re.escape(part)
+    return f"(?:{'|'.join(map(re.escape, part)) if isinstance(part, tuple) else part.pattern})"
+
+
+def _of_spoken(value: Mapping[str, Any]) -> Callable[[str], str | None]:
+    """An answer that calls need not say anything; one that does not is judged as the text that it is."""
+    of_text = final_check(Constraint(**value["text"])) if value["text"] else lambda _: None
+    functions = {each["name"]: _of_arguments(each) for each in value["functions"]}
+
+    def judge(answer: str) -> str | None:
+        spoken = json.loads(answer)
+        for name, arguments in spoken["calls"]:
+            violation = functions[name](arguments) if name in functions else "no such tool"
+            if violation is not None:
+                return f"{name}: {violation}"
+        return None if spoken["calls"] else of_text(spoken["text"])
+
+    return judge
+
+
+def _of_arguments(function: Mapping[str, Any]) -> Callable[[str], str | None]:
+    try:
+        return Checker(function["parameters"]).violation_of_text
+    except InvalidRequest as error:
+        error.param = function["field"]
+        raise
+
+
+def _matches(pattern: str) -> Callable[[str], str | None]:
+    try:
+        judge = re.compile(pattern)
+    except re.error as error:
+        raise InvalidRequest(f"not a regular expression: {error}", param="structured_outputs.regex") from None
+    return lambda text: None if judge.fullmatch(text) else "does not match"
+
+
+class Checker:
+    """One schema, ready to judge values. Raises InvalidRequest for what is no schema by its own metaschema."""
+
+    def __init__(self, schema: Schema) -> None:
+        if isinstance(schema, Mapping) and not isinstance(schema.get("$schema", ""), str):
+            raise InvalidRequest("not a valid schema: `$schema` must be a string", param="response_format")
+        kind = validator_for(schema, default=jsonschema.Draft202012Validator)
+        try:
+            kind.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            place = "".join(f"/{part}" for part in error.absolute_path)
+            raise InvalidRequest(
+                f"not a valid schema: {error.message[:200]} (at `#{place}`)", param="response_format"
+            ) from None
+        self._validator = kind(schema, registry=jsonschema_specifications.REGISTRY)
+
+    def holds(self, node: Node, value: Any) -> bool:
+        """Whether a value satisfies one position of the schema."""
+        valid = bool(self._validator.evolve(schema=node.schema).is_valid(value))
+        return valid != bool(node.negative)
+
+    def violation(self, value: Any) -> str | None:
+        """What is wrong with a value, in one line; None: nothing."""
+        try:
+            error = next(iter(self._validator.iter_errors(value)), None)
+        except RecursionError:
+            return "nested too deeply to be checked"
+        return None if error is None else f"{error.json_path}: {str(error.message)[:200]}"
+
+    def violation_of_text(self, text: str) -> str | None:
+        """The same for a text, which must be one JSON document."""
+        try:
+            value = json.loads(text, parse_constant=_no_constant)
+        except ValueError as error:
+            return f"not JSON: {error}"
+        except RecursionError:
+            return "nested too deeply"
+        return self.violation(value)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

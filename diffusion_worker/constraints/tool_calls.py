@@ -1,0 +1,152 @@
+"""Answers that call functions, as one automaton: text, a thought, calls with valid arguments, in either syntax.
+
+    native      call:weather{city:<|"|>Oslo<|"|>}, between control tokens: that of the released checkpoint
+    envelope    <tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>, for all others; the form that
+                many open models share (Hermes, Qwen)
+
+Text comes first, if it may be any, and never holds the opening of a call; behind a call only further calls stand. Knows
+JSON Schema only by way of the compiler that it is given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from diffusion_worker.constraints.automata.automaton import ByteAutomaton
+from diffusion_worker.constraints.automata.control_tokens import Mark
+from diffusion_worker.constraints.automata.graph import Graph
+from diffusion_worker.constraints.automata.minimise import Rows, minimise
+from diffusion_worker.constraints.automata.ranges import without
+from diffusion_worker.constraints.automata.regex import SCALARS
+from diffusion_worker.constraints.native_tool_calls import native
+from diffusion_worker.constraints.schema.json_strings import characters
+from diffusion_worker.constraints.schema.site import COLON, COMMA, WHITE, before, sign
+
+OPENS, CLOSES = "<tool_call>", "</tool_call>"  # of the envelope
+NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": False}  # a function that takes none
+_THOUGHT_HEAD: Final = b"thought\n"
+_BRACE: Final = 0x7B
+_NOT_ASCII: Final = 0x80
+Automaton = ByteAutomaton | Rows
+
+
+class Syntax(StrEnum):
+    """How a call is written down."""
+
+    NATIVE = "native"
+    ENVELOPE = "envelope"
+
+
+class Thought(StrEnum):
+    """Whether a thought may stand before the answer; `open`: the prompt has begun it."""
+
+    NO = "no"
+    MAY = "may"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A function on offer: its name and the automaton of its arguments."""
+
+    name: str
+    arguments: ByteAutomaton
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What an answer may be. `text`: what it may say instead of a call, None: anything; with `must` it says nothing."""
+
+    functions: Sequence[Function]
+    syntax: Syntax
+    must: bool  # call
+    many: bool  # calls in one answer
+    thought: Thought = Thought.NO
+    text: ByteAutomaton | None = None
+
+
+def answers(rules: Rules, *, max_states: int) -> Rows:
+    """The answers that keep the rules; empty if there is none. Raises TooLarge."""
+    graph = Graph(max_states=max_states)
+    end = graph.state([], accepting=True)
+    behind = graph.reserve() if rules.many else end
+    is_native = rules.syntax is Syntax.NATIVE
+    opener = bytes((Mark.CALL_OPENS,)) if is_native else OPENS.encode()
+    called = (_native if is_native else _enveloped)(graph, rules.functions, behind)
+    start = graph.word(opener, called)
+    if rules.many:
+        graph.fill(behind, [*(() if is_native else WHITE), *graph.rows[start]], accepting=True)
+    if not rules.must and rules.text is None:
+        start = _any_text(graph, opener, called)
+    elif not rules.must and rules.text is not None:
+        start = graph.union([start, _embedded(graph, rules.text, end)])
+    return minimise(graph.rows, graph.accepting, _thinking(graph, rules.thought, start))
+
+
+def _native(graph: Graph, functions: Sequence[Function], behind: int) -> int:
+    """The state behind the token that opens a call."""
+    closing = graph.word((Mark.CALL_CLOSES,), behind)
+    heads = [
+        graph.word(f"call:{each.name}".encode(), _object(graph, native(each.arguments), closing)) for each in functions
+    ]
+    return graph.union(heads)
+
+
+def _enveloped(graph: Graph, functions: Sequence[Function], behind: int) -> int:
+    """The state behind the opening tag."""
+    closing = graph.word(b"}", before(graph, graph.word(CLOSES.encode(), behind)))
+    heads = []
+    for each in functions:
+        arguments = _member(graph, "arguments", _object(graph, each.arguments, closing))
+        heads.append(graph.word(f'"{each.name}"'.encode(), sign(graph, COMMA, arguments)))
+    return sign(graph, _BRACE, _member(graph, "name", graph.union(heads)))
+
+
+def _member(graph: Graph, name: str, value: int) -> int:
+    """A name, and behind the colon the value."""
+    return graph.word(f'"{name}"'.encode(), sign(graph, COLON, value))
+
+
+def _object(graph: Graph, automaton: Automaton, closing: int) -> int:
+    """The objects among the values of an automaton, each followed by `closing`."""
+    start = graph.rows[_embedded(graph, automaton, closing)]
+    return graph.state(edge for edge in start if edge[0] == _BRACE)
+
+
+def _embedded(graph: Graph, automaton: Automaton, following: int) -> int:
+    """The texts of an automaton, each followed by `following`, which must not begin as a text may go on."""
+    rows = automaton.rows() if isinstance(automaton, ByteAutomaton) else automaton.rows
+    names = [graph.reserve() for _ in rows]
+    for name, row, accepting in zip(names, rows, automaton.accepting, strict=True):
+        edges = [(first, last, names[target]) for first, last, target in row]
+        more = graph.rows[following] if accepting else ()
+        graph.fill(name, [*edges, *more], accepting=bool(accepting and graph.accepting[following]))
+    return names[automaton.start]
+
+
+def _any_text(graph: Graph, opener: bytes, called: int) -> int:
+    """Text up to where a call opens, or the end. State n has read n bytes of the opener, of which only the first could
+    begin it anew."""
+    states = [graph.reserve() for _ in opener]
+    for read, (state, byte) in enumerate(zip(states, opener, strict=True)):
+        onward = {opener[0]: [*states, called][1], byte: [*states, called][read + 1]}
+        others = without(SCALARS, tuple((label, label) for label in sorted(onward) if label < _NOT_ASCII))
+        edges = [(label, label, target) for label, target in onward.items()]
+        graph.fill(state, [*characters(graph, others, states[0]), *edges], accepting=True)
+    return states[0]
+
+
+def _thinking(graph: Graph, thought: Thought, answer: int) -> int:
+    """The answer, before which a thought may stand."""
+    if thought is Thought.NO:
+        return answer
+    thinking = graph.reserve()
+    closing = (Mark.THOUGHT_CLOSES, Mark.THOUGHT_CLOSES, answer)
+    graph.fill(thinking, [*characters(graph, SCALARS, thinking), closing])
+    if thought is Thought.OPEN:
+        return thinking
+    named = graph.word(_THOUGHT_HEAD, thinking)
+    return graph.state(
+        [*graph.rows[answer], (Mark.THOUGHT_OPENS, Mark.THOUGHT_OPENS, named)], accepting=graph.accepting[answer]
+    )

@@ -1,0 +1,291 @@
+"""The only place where asyncio meets the thread that owns the device: submit, publish, abort, load, unload, drain.
+
+One dedicated thread loads the net, turns the loop and lets the net go; the event loop never waits for a forward pass.
+Knows no text and no wire.
+"""
+
+import asyncio
+import contextlib
+import gc
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from diffusion_worker.engine.loop import Capacity, Gauge, Loop
+from diffusion_worker.engine.output_stream import OutputStream
+from diffusion_worker.engine.scheduler import Occurrence
+from diffusion_worker.errors import Draining, NotResident, OverCapacity, Refused, StepFailed, WorkerError
+from diffusion_worker.memory.lifecycle import SERVING, ModelLifecycle, memory_in_use, release_cached
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.generation import (
+    Ending,
+    EngineStatus,
+    GenerationRequest,
+    ModelInfo,
+    Outcome,
+    Pressure,
+    Residency,
+    SequenceId,
+)
+from diffusion_worker.types.observations import Observer, RefusalObserved
+
+IDLE_LOOK_S = 1.0  # between two looks at the memory while nothing is asked
+FORETOLD_S = 0.02  # for how long a predicted wait is repeated: every response tells it
+
+
+class Engine:
+    """Serves asks from one net. Made, started and used on one event loop; the net lives on a thread of its own."""
+
+    def __init__(
+        self,
+        load: Callable[[], DiffusionModel],
+        capacity: Capacity | None = None,
+        observe: Observer | None = None,
+        gauge: Gauge | None = None,
+    ) -> None:
+        """`load` runs on the engine's thread; it may take long and may raise a CheckpointError. `gauge` tells how much
+        memory is used, of what limit; by default that of the device."""
+        self._load = load
+        self._capacity = capacity or Capacity()
+        self._observe: Observer = observe or (lambda _observation: None)
+        self._gauge = gauge
+        self._allowed_rows: int | None = None  # fewer than the capacity, as long as `limit` says so
+        self._residence = ModelLifecycle()
+        self._loop: Loop | None = None
+        self._tickets: dict[SequenceId, OutputStream] = {}  # touched on the event loop only
+        self._idle = asyncio.Event()  # set when the last ticket has retired
+        self._foretold: tuple[float, float | None] = (float("-inf"), None)  # when, and the wait in seconds
+        self._work_came = threading.Event()
+        self._is_leaving = threading.Event()  # the net is to go
+        self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: load a net, False: end the thread
+        self._thread = threading.Thread(target=self._own_device, name="device", daemon=True)
+
+    def start(self, *, cold: bool = False) -> None:
+        """Begin to load and return at once, see `ready`; `cold` waits for `load`."""
+        self._events = asyncio.get_running_loop()
+        self._loaded: asyncio.Future[None] = self._events.create_future()
+        self._evicted = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._thread.start()
+        if not cold:
+            self._begin_loading()
+
+    async def ready(self) -> None:
+        """Return when the net serves. Raises what loading raised: a CheckpointError or BadSetting."""
+        await asyncio.shield(self._loaded)
+
+    async def load(self) -> None:
+        """Bring the net into memory and return when it serves. Raises what loading raised, or NotResident while it is
+        being evicted, or Draining."""
+        if self._residence.state is Residency.COLD:
+            self._loaded = self._events.create_future()
+            self._begin_loading()
+        elif self._residence.state is not Residency.LOADING and (refusal := self._residence.refusal()):
+            raise refusal
+        await self.ready()
+
+    async def unload(self, timeout_s: float) -> None:
+        """Refuse what comes, let what runs finish for at most `timeout_s`, and let the net go; returns when its memory
+        is free. Raises NotResident while it is still loading, or Draining."""
+        if self._residence.state is Residency.COLD:
+            return
+        if self._residence.state not in SERVING:
+            raise self._residence.refusal() or Draining("the worker is leaving")
+        self._residence.move(Residency.EVICTING)
+        self._evicted.clear()
+        await self._finish_all(timeout_s)
+        self._is_leaving.set()
+        self._work_came.set()
+        await self._evicted.wait()
+
+    @property
+    def most_rows(self) -> int:
+        """How many sequences may run together at most, whatever `limit` says now."""
+        return self._loop.limits.max_num_seqs if self._loop else self._capacity.max_num_seqs
+
+    def limit(self, rows: int) -> None:
+        """From the next step on at most so many sequences run together, also after a reload; the others wait."""
+        self._allowed_rows = rows
+        if self._loop:
+            self._loop.allow_rows(rows)
+            self._work_came.set()
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """What the net says about itself, its context as long as is served here; None while it is not loaded."""
+        loop = self._loop
+        return replace(loop.net.info, max_context=loop.limits.max_context) if loop else None
+
+    def refusal(self) -> Refused | None:
+        """Why nothing can be asked now, or None."""
+        return self._residence.refusal()
+
+    def submit(self, ask: GenerationRequest) -> OutputStream:
+        """Accept an ask. Raises NotResident, Draining, OverCapacity, PromptTooLong or OutOfRange."""
+        try:
+            if refusal := self._residence.refusal():
+                raise refusal
+            assert self._loop is not None, "a residence that admits has a net"
+            if self._loop.pressure is Pressure.DOOR:
+                raise OverCapacity("memory runs short", retry_after_s=1.0)
+            sequence = self._loop.add(ask)
+        except Refused as refusal:
+            self._observe(RefusalObserved(reason=refusal.code))
+            raise
+        output_stream = OutputStream(lambda outcome: self._leave(sequence, outcome))
+        self._tickets[sequence] = output_stream
+        self._idle.clear()
+        self._work_came.set()
+        return output_stream
+
+    def status(self) -> EngineStatus:
+        """One look, for health and metrics; cheap, and good in every state."""
+        loop = self._loop
+        wait_s = loop.predicted_wait_s() if loop else None
+        used, limit = memory_in_use(loop.net.device if loop else None)
+        return EngineStatus(
+            state=self._residence.state,
+            running=loop.scheduler.running if loop else 0,
+            waiting=loop.scheduler.waiting if loop else 0,
+            max_num_seqs=loop.scheduler.rows if loop else self._capacity.max_num_seqs,
+            predicted_wait_ms=None if wait_s is None else wait_s * 1000.0,
+            memory_used_bytes=used,
+            memory_limit_bytes=loop.memory_limit_bytes if loop else limit,
+            kv_bytes=loop.scheduler.slots.used_bytes() if loop else 0,
+            weight_bytes=loop.net.info.weight_bytes if loop else 0,
+            retained_contexts=loop.scheduler.slots.retained if loop else 0,
+            pressure=loop.pressure if loop else Pressure.NONE,
+        )
+
+    def predicted_wait_ms(self) -> float | None:
+        """What an ask submitted now would wait, as of FORETOLD_S ago at most; None until measured. Costs next to
+        nothing, where `status` looks at the memory."""
+        now = time.monotonic()
+        if now - self._foretold[0] >= FORETOLD_S or self._foretold[1] is None:
+            self._foretold = (now, self._loop.predicted_wait_s() if self._loop else None)
+        wait_s = self._foretold[1]
+        return None if wait_s is None else wait_s * 1000.0
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse what comes, let what runs finish for at most `timeout_s`, then close."""
+        self._residence.move(Residency.DRAINING)
+        await self._finish_all(timeout_s)
+        await self.close()
+
+    async def close(self) -> None:
+        """End what still runs with Draining and stop the thread; returns when it has stopped."""
+        self._residence.move(Residency.DRAINING)
+        self._orders.put(False)
+        self._is_leaving.set()
+        self._work_came.set()
+        if self._thread.is_alive():
+            await self._stopped.wait()
+            self._thread.join()
+
+    async def _finish_all(self, timeout_s: float) -> None:
+        if self._tickets:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
+
+    def _leave(self, sequence: SequenceId, outcome: Outcome) -> None:
+        if self._loop:
+            self._loop.leave(sequence, outcome)
+            self._work_came.set()
+
+    def _publish(self, happened: tuple[Occurrence, ...]) -> None:
+        """On the event loop: hand events to their tickets; the last event of a sequence retires its ticket."""
+        for sequence, event in happened:
+            self._tickets[sequence].deliver(event)
+            if isinstance(event, Ending):
+                del self._tickets[sequence]
+        if not self._tickets:
+            self._idle.set()
+
+    def _begin_loading(self) -> None:
+        self._residence.move(Residency.LOADING)
+        self._orders.put(True)
+
+    def _own_device(self) -> None:
+        """The engine's thread: a net comes, serves and goes, as often as ordered."""
+        try:
+            while self._orders.get():
+                self._serve_one_net()
+        finally:
+            self._tell(self._stopped.set)
+
+    def _serve_one_net(self) -> None:
+        try:
+            loop = Loop(self._load(), self._capacity, self._observe, self._gauge)
+        except Exception as error:  # noqa: BLE001 - whatever loading raises belongs to whoever awaits `ready`
+            self._tell(self._refuse_to_start, error)
+            return
+        self._tell(self._begin_serving, loop)
+        self._turn_until_told(loop)
+        loop.fault_all(self._parting())
+        self._tell(self._publish, loop.turn())
+        del loop
+        self._tell(self._let_go)
+
+    def _turn_until_told(self, loop: Loop) -> None:
+        while not self._is_leaving.is_set():
+            self._work_came.clear()
+            if not loop.scheduler.has_work:
+                loop.relieve()
+                self._show_strength(loop)
+                self._work_came.wait(IDLE_LOOK_S)
+                continue
+            try:
+                happened = loop.turn()
+            except Exception as error:  # noqa: BLE001 - the thread must outlive a defect: its sequences fault, others go on
+                loop.fault_all(StepFailed(f"the step failed: {error!r}"))
+                self._tell(self._turned, Residency.DEGRADED)
+                continue
+            self._show_strength(loop)
+            if happened:
+                self._tell(self._publish, happened)
+
+    def _show_strength(self, loop: Loop) -> None:
+        """Fewer rows than asked for is a worker at less than its strength; a step that went well heals the rest."""
+        state = Residency.DEGRADED if loop.pressure >= Pressure.ROWS else Residency.READY
+        if self._residence.state is not state:
+            self._tell(self._turned, state)
+
+    def _parting(self) -> WorkerError:
+        if self._residence.state is Residency.EVICTING:
+            return NotResident("the weights are leaving memory", retry_after_s=1.0)
+        return Draining("the worker is leaving", retry_after_s=1.0)
+
+    def _refuse_to_start(self, error: Exception) -> None:
+        if self._residence.state is Residency.LOADING:
+            self._residence.move(Residency.COLD)
+        self._loaded.set_exception(error)
+        self._loaded.exception()  # retrieved: a caller that never awaits `ready` is not warned about it
+
+    def _begin_serving(self, loop: Loop) -> None:
+        self._loop = loop
+        if self._allowed_rows is not None:
+            loop.allow_rows(self._allowed_rows)
+        if self._residence.state is Residency.LOADING:
+            self._residence.move(Residency.READY)
+        self._loaded.set_result(None)
+
+    def _let_go(self) -> None:
+        """On the event loop, after the thread has dropped the net: drop it here, too. An evicted net's memory is free
+        afterwards; an engine that closes leaves that to the end of its process, since a full collection takes long."""
+        self._loop = None
+        if self._residence.state is Residency.EVICTING:
+            gc.collect()
+            release_cached()
+            self._is_leaving.clear()
+            self._residence.move(Residency.COLD)
+        self._evicted.set()
+
+    def _turned(self, state: Residency) -> None:
+        if self._residence.state in SERVING:  # it may be draining by now
+            self._residence.move(state)
+
+    def _tell(self, what: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop has gone, and with it everyone who would listen
+            self._events.call_soon_threadsafe(what, *arguments)

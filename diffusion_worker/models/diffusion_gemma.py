@@ -1,0 +1,139 @@
+"""DiffusionGemma over the unmodified classes of transformers: their layers and weights, our cache and loop.
+
+Knows how those classes want to be called; knows nothing of requests, steps, slots or sampling.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as nnf
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext
+from diffusion_worker.types.generation import LayerKv, ModelInfo
+
+OURS = "twolane_"  # begins the names that we add to the library's register
+SINGLE_EXPERT = OURS + "single_expert"
+EVERY_EXPERT = OURS + "every_expert"
+
+
+class DiffusionGemmaModel:
+    """A loaded `DiffusionGemmaForBlockDiffusion` behind the interface of this package."""
+
+    def __init__(self, model: Any, info: ModelInfo, *, experts: str | None = None, is_exact: bool = False) -> None:
+        """`model` is put into evaluation mode and given the named dispatch of experts, else the fastest for its shape
+        and type, or, to be exact, one whose products have the same shapes whatever the router chooses. Quantised
+        experts keep the dispatch that came with them."""
+        self.info = info
+        self._model = model.eval()
+        self._text = model.config.text_config
+        self._encoder = model.model.encoder.language_model
+        self._decoder = model.model.decoder
+        self._soft: torch.Tensor | None = None
+        if experts is None and info.quantised is None:
+            experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
+        if experts is not None:
+            model.set_experts_implementation(experts)
+        # The decoder accepts last step's logits [canvas, vocab] and softens them itself. Handing over the mean
+        # embeddings [canvas, hidden] saves a softmax per step and, at 262144 words, 256 MiB per parked request.
+        # Outside `denoise` the hook stands aside, so that the model's own `generate()` still works.
+        self._decoder.self_conditioning.register_forward_pre_hook(
+            lambda _module, inputs: None if self._soft is None else (inputs[0], self._soft)
+        )
+
+    @property
+    def kv_layers(self) -> tuple[LayerKv, ...]:
+        """Shapes of what every layer caches."""
+        return kv_shapes(self._text)
+
+    @property
+    def device(self) -> torch.device:
+        """Where weights and caches live."""
+        device: torch.device = self._model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights and caches."""
+        dtype: torch.dtype = self._model.dtype
+        return dtype
+
+    def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
+        """See `DiffusionModel.encode`. The text stack is called directly: the wrapper above it only adds images."""
+        hidden: torch.Tensor = self._encoder(
+            input_ids=ids,
+            attention_mask=context.masks,
+            position_ids=context.positions,
+            cache=context,
+        ).last_hidden_state
+        return hidden
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        """See `DiffusionModel.denoise`."""
+        self._soft = soft
+        hidden = self._decoder(
+            decoder_input_ids=canvas,
+            cache=context,
+            decoder_attention_mask=context.masks,
+            decoder_position_ids=context.positions,
+        ).last_hidden_state
+        self._soft = None
+        return self.logits(hidden)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """See `DiffusionModel.logits`; the same operations in the same order as the library's own head."""
+        cap: float = self._model.final_logit_softcapping
+        scores: torch.Tensor = self._model.lm_head(hidden)
+        return torch.tanh(scores.to(torch.float32) / cap) * cap
+
+    def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """See `DiffusionModel.soften`; embeddings are scaled as the input embeddings are."""
+        table: torch.Tensor = self._decoder.embed_tokens.weight
+        scale: torch.Tensor = self._decoder.embed_tokens.embed_scale
+        return torch.matmul(probabilities.to(table.dtype), table) * scale.to(table.dtype)
+
+
+def kv_shapes(text_config: Any) -> tuple[LayerKv, ...]:
+    """Shapes of what every layer of such a net caches."""
+    return tuple(
+        LayerKv(
+            heads=text_config.per_layer_config[index].num_key_value_heads,
+            head_dim=text_config.per_layer_config[index].head_dim,
+            window=text_config.sliding_window if kind == SLIDING else None,
+        )
+        for index, kind in enumerate(text_config.layer_types)
+    )
+
+
+def experts_implementation(text_config: Any, dtype: torch.dtype, *, is_exact: bool = False) -> str:
+    """Name of the fastest way to run the experts: without dispatch if there is but one, grouped otherwise (not in fp64,
+    which grouped matrix products do not know). Grouping makes the shapes of products depend on what other rows need;
+    `is_exact` runs every expert on every token instead, at experts / top k times the price."""
+    if text_config.num_experts == 1 and text_config.top_k_experts == 1:
+        return SINGLE_EXPERT
+    if is_exact:
+        return EVERY_EXPERT
+    return "eager" if dtype == torch.float64 else "grouped_mm"
+
+
+def _single_expert(experts: Any, hidden: torch.Tensor, _index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """All tokens [tokens, hidden] through the only expert, scaled by its router weight [tokens, 1]."""
+    return (_through(experts, 0, hidden) * weights).to(hidden.dtype)
+
+
+def _every_expert(experts: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """All tokens [tokens, hidden] through all experts; `index` and `weights` [tokens, top k] say which count."""
+    share = weights.new_zeros(len(hidden), experts.num_experts).scatter_add(1, index, weights)  # [tokens, experts]
+    total = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, weights.dtype))
+    for expert in range(experts.num_experts):
+        total = total + _through(experts, expert, hidden) * share[:, expert, None]
+    return total.to(hidden.dtype)
+
+
+def _through(experts: Any, expert: int, hidden: torch.Tensor) -> torch.Tensor:
+    gate, up = nnf.linear(hidden, experts.gate_up_proj[expert]).chunk(2, dim=-1)
+    return nnf.linear(experts.act_fn(gate) * up, experts.down_proj[expert])
+
+
+ALL_EXPERTS_FUNCTIONS.register(SINGLE_EXPERT, _single_expert)
+ALL_EXPERTS_FUNCTIONS.register(EVERY_EXPERT, _every_expert)

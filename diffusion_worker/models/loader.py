@@ -1,0 +1,177 @@
+"""From a folder or a hub id to a net: everything is checked first, and what is wrong is named with its file.
+
+Knows the files of a checkpoint; knows nothing of what its weights are for.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
+from diffusion_worker.models.placement import AUTO, LoadOptions, bare_config, bare_model, first_line, place
+from diffusion_worker.models.quantisation import Quantisation, quantisation_of
+from diffusion_worker.types.generation import DenoisingParams, ModelInfo
+
+__all__ = ["ARCHITECTURE", "CONFIG", "LoadOptions", "load", "locate", "read_config"]
+
+ARCHITECTURE = "diffusion_gemma"
+CONFIG = "config.json"
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_GENERATION = "generation_config.json"
+_WANTED = ("*.json", "*.safetensors", "*.jinja")
+
+
+def locate(source: str) -> Path:
+    """The folder of a checkpoint: `source` itself, or a local copy of that hub id, fetched if it can be. Raises
+    CheckpointMissing."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_absolute() or source.startswith(".") or source.count("/") != 1:
+        raise CheckpointMissing(f"checkpoint {source}: no such folder")
+    return _from_hub(source)
+
+
+def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaModel:
+    """A net from `source`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or BadSetting."""
+    options = options or LoadOptions()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = locate(source)
+    config = read_config(folder / CONFIG)
+    generation = _read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
+    denoising = _recipe(folder, generation, config.get("canvas_length"))
+    _check_weights(folder)
+    model, found = place(folder, config, options)
+    _refuse_differences(folder, found)
+    info = _facts(folder, generation, model, denoising)
+    quantised = quantisation_of(config) if getattr(model, "is_quantized", False) else None
+    if quantised is not None and options.is_exact:
+        raise BadSetting(f"{folder}: exact mode needs plain weights; `--quantised unpack` makes them so")
+    if quantised is not None:
+        info = _quantised_facts(info, config, model, quantised)
+    experts = None if options.experts == AUTO else options.experts
+    return DiffusionGemmaModel(model, info, experts=experts, is_exact=options.is_exact)
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A config.json of the architecture served. Raises CheckpointMissing, CheckpointForeign or CheckpointBroken."""
+    config = _read_json(file)
+    if config.get("model_type") != ARCHITECTURE:
+        raise CheckpointForeign(f"{file}: model_type is {config.get('model_type')!r}, not {ARCHITECTURE!r}")
+    return config
+
+
+def _from_hub(source: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(_WANTED)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointMissing(
+            f"checkpoint {source}: no such folder, and not to be had from the hub: {first_line(error)}"
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointMissing(f"{file}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointBroken(f"{file}: {first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointBroken(f"{file}: not a JSON object")
+    return content
+
+
+def _check_weights(folder: Path) -> None:
+    """Open every weight file far enough to know that it is whole."""
+    if (folder / _INDEX).exists():
+        weight_map = _read_json(folder / _INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointBroken(f"{folder / _INDEX}: has no weight_map")
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+    else:
+        files = [folder / _WEIGHTS]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointMissing(f"{file}: no such file")
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointBroken(f"{file}: {first_line(error)}") from error
+
+
+def _refuse_differences(folder: Path, found: Mapping[str, Any]) -> None:
+    """Weights and config must agree exactly: a tensor left at its random start would answer, only wrongly."""
+    for kind, what in (
+        ("missing_keys", "lacks"),
+        ("unexpected_keys", "has unexpected"),
+        ("mismatched_keys", "misfits"),
+    ):
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get(kind) or ())
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise CheckpointBroken(f"{folder}: the weights {what} {', '.join(names[:3])}{more}, by config.json")
+
+
+def _facts(folder: Path, generation: Mapping[str, Any], model: Any, denoising: DenoisingParams) -> ModelInfo:
+    text = model.config.text_config
+    ends = generation.get("eos_token_id", text.eos_token_id)
+    pad = generation.get("pad_token_id", text.pad_token_id)
+    end_ids = tuple(ends) if isinstance(ends, list) else (ends,)
+    for name, value in (("pad_token_id", pad), *(("eos_token_id", end) for end in end_ids)):
+        if type(value) is not int or not 0 <= value < text.vocab_size:
+            raise CheckpointBroken(f"{folder / _GENERATION}: {name} {value!r} is not in the vocabulary")
+    return ModelInfo(
+        vocab_size=text.vocab_size,
+        hidden_size=text.hidden_size,
+        max_context=text.max_position_embeddings,
+        denoising=denoising,
+        end_ids=end_ids,
+        pad_id=pad,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weight_bytes=sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+
+
+def _quantised_facts(info: ModelInfo, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> ModelInfo:
+    """Packed tensors cannot be counted: the parameters are those of the plain net. Weights that compressed-tensors
+    keeps compressed are unpacked for good by the first pass, so they are counted at their later size."""
+    parameters = sum(weight.numel() for weight in bare_model(bare_config(config)).parameters())
+    is_unpacked_later = quantised.method == "compressed-tensors"
+    later = parameters * model.dtype.itemsize
+    return dataclasses.replace(
+        info,
+        parameters=parameters,
+        weight_bytes=max(info.weight_bytes, later) if is_unpacked_later else info.weight_bytes,
+        quantised=quantised.method,
+    )
+
+
+def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: object) -> DenoisingParams:
+    """The checkpoint's own numbers under our names; what it does not say keeps the default of the released one."""
+    sampler = generation.get("sampler_config")
+    known = {
+        "steps": generation.get("max_denoising_steps"),
+        "entropy_bound": sampler.get("entropy_bound") if isinstance(sampler, dict) else None,
+        "t_min": generation.get("t_min"),
+        "t_max": generation.get("t_max"),
+        "stability": generation.get("stability_threshold"),
+        "confidence_threshold": generation.get("confidence_threshold"),
+        "canvas_length": canvas_length,
+    }
+    try:
+        return DenoisingParams(**{name: value for name, value in known.items() if value is not None})  # type: ignore[arg-type]
+    except (OutOfRange, TypeError) as error:
+        raise CheckpointBroken(f"{folder / _GENERATION}: {error}") from error

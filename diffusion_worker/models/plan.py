@@ -1,0 +1,73 @@
+"""What a net will be, from its config alone: the library's own classes, built on the meta device, hold no bytes.
+
+Knows a config.json; knows no weights, no memory and no slots.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from diffusion_worker.errors import CheckpointBroken, OutOfRange
+from diffusion_worker.models.diffusion_gemma import kv_shapes
+from diffusion_worker.models.loader import CONFIG, read_config
+from diffusion_worker.models.placement import IMAGES, bare_config, bare_model, first_line
+from diffusion_worker.models.quantisation import Quantisation, quantisation_of
+from diffusion_worker.types.generation import DenoisingParams, ModelSize, Packed
+
+_EXPERTS = ".experts."  # tensors [experts, ...], of which a token visits the router's top k
+
+
+def measure(source: str | Path) -> ModelSize:
+    """The size of the net that a config.json, or a folder with one, describes. Raises CheckpointMissing,
+    CheckpointForeign or CheckpointBroken."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    file = Path(source).expanduser()
+    file = file / CONFIG if file.is_dir() else file
+    content = read_config(file)
+    broken = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError)
+    try:
+        return _measure(content)
+    except (*broken, OutOfRange, StrictDataclassError) as error:
+        raise CheckpointBroken(f"{file}: {first_line(error)}") from error
+
+
+def _measure(content: dict[str, Any]) -> ModelSize:
+    config = bare_config(content)
+    text = config.text_config
+    visited, experts = text.top_k_experts, text.num_experts
+    if visited is None or experts is None or not 1 <= visited <= experts:
+        raise ValueError(f"top_k_experts {visited} is not between 1 and num_experts {experts}")
+    model = bare_model(config)
+    quantised = quantisation_of(content)
+    return ModelSize(
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        active_parameters=_active(model, text),
+        kv_layers=kv_shapes(text),
+        max_context=text.max_position_embeddings,
+        canvas_length=DenoisingParams(canvas_length=config.canvas_length).canvas_length,
+        dtype=_stored_dtype(config),
+        quantised=None if quantised is None else _packed(model, quantised),
+    )
+
+
+def _packed(model: Any, quantised: Quantisation) -> Packed:
+    """By the bits that the config declares, for every matrix that it does not leave out."""
+    covered = sum(weight.numel() for name, weight in model.named_parameters() if quantised.covers(name))
+    return Packed(method=quantised.method, parameters=covered, bits=quantised.bits)
+
+
+def _active(model: Any, text: Any) -> int:
+    """Parameters that a token of a canvas passes through: of the experts its top k, of the tower for images none.
+    `named_parameters` gives tied weights once; the table of words counts whole, as the head multiplies by all of it."""
+    total = 0
+    for name, weight in model.named_parameters():
+        if _EXPERTS in name:
+            total += weight.numel() // text.num_experts * text.top_k_experts
+        elif not name.startswith(IMAGES):
+            total += weight.numel()
+    return total
+
+
+def _stored_dtype(config: Any) -> str | None:
+    dtype = config.dtype or config.text_config.dtype
+    return None if dtype is None else str(dtype).removeprefix("torch.")

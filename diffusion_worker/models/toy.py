@@ -1,0 +1,137 @@
+"""A tiny deterministic net on the CPU: it answers every prompt with a scripted text, by default the prompt itself.
+
+It goes through the same cache, loop and scheduler as real weights, in microseconds a pass; it ships for tests, contract
+tests and dry runs. Its "keys" are the context ids and its "values" tell prompt from answer, so it can read both back.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+import torch
+
+from diffusion_worker.models.interface import CanvasContext, PrefillContext
+from diffusion_worker.types.generation import DenoisingParams, LayerKv, ModelInfo
+
+Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> ids of the answer; the first end token follows
+_RECIPE = DenoisingParams(canvas_length=16)
+SURE, UNSURE = 40.0, 1.0  # logit of the scripted token, all others are 0
+
+
+@dataclass(eq=False)
+class ToyModel:
+    """Answers from a script. A canvas settles from left to right, `pace` positions a step; `confidence` below 1 lowers
+    the probability of every answered token, `seconds_per_pass` makes it as slow as wanted."""
+
+    script: Script = tuple  # by default the prompt itself
+    _: KW_ONLY
+    vocab_size: int = 264
+    end_ids: tuple[int, ...] = (1,)
+    pad_id: int = 0
+    denoising: DenoisingParams = _RECIPE
+    max_context: int = 4096
+    pace: int = 8
+    confidence: float = 1.0
+    seconds_per_pass: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.info = ModelInfo(
+            vocab_size=self.vocab_size,
+            hidden_size=1,
+            max_context=self.max_context,
+            denoising=self.denoising,
+            end_ids=self.end_ids,
+            pad_id=self.pad_id,
+            parameters=0,
+            dtype="float32",
+            weight_bytes=0,
+        )
+        self.kv_layers = (LayerKv(heads=1, head_dim=1, window=None),)
+        self.device = torch.device("cpu")
+        self.dtype = torch.float32
+        self.passes = 0
+        self._sure = _logit_of(self.confidence, self.vocab_size)
+
+    def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
+        """Hidden states [rows, new, 1] hold the id that follows, so that `logits` can be read from them."""
+        self._take_time()
+        fresh = ids[:, None, :, None].float()
+        keys, values = context.update(fresh, torch.zeros_like(fresh), 0)
+        mask = context.masks["full_attention"]
+        is_answer = torch.zeros_like(fresh)
+        for row in range(len(ids)):
+            before = keys.shape[2] - ids.shape[1]
+            seen = slice(before) if mask is None else mask[row, 0, 0, :before]
+            is_answer[row] = self._continues(keys[row, 0, :before, 0][seen], values[row, 0, :before, 0][seen], ids[row])
+        keys, values = context.update(fresh, is_answer, 0)
+        hidden = torch.zeros(*ids.shape, 1)
+        for row in range(len(ids)):
+            for new in range(ids.shape[1]):
+                seen = slice(None) if mask is None else mask[row, 0, new]
+                prompt, answer = _split(keys[row, 0, :, 0][seen], values[row, 0, :, 0][seen])
+                hidden[row, new, 0] = self._follow(prompt, answer, 1)[0]
+        return hidden
+
+    def denoise(
+        self,
+        canvas: torch.Tensor,
+        soft: torch.Tensor,  # noqa: ARG002 - what stands on the canvas tells the toy enough
+        context: CanvasContext,
+    ) -> torch.Tensor:
+        """Logits that are sure of the script up to `pace` positions beyond what already stands on the canvas."""
+        self._take_time()
+        rows, length = canvas.shape
+        logits = torch.zeros(rows, length, self.vocab_size)
+        mask = context.masks["full_attention"]
+        for row in range(rows):
+            count = context.layers[0].keys.shape[2]
+            seen = slice(None) if mask is None else mask[row, 0, 0, :count]
+            keys, values = context.layers[0].keys[row, 0, :, 0][seen], context.layers[0].values[row, 0, :, 0][seen]
+            wanted = torch.tensor(self._follow(*_split(keys, values), length))
+            settled = int((canvas[row] == wanted).long().cumprod(dim=0).sum())
+            strength = torch.where(torch.arange(length) < settled + self.pace, self._sure, UNSURE)
+            logits[row].scatter_(1, wanted[:, None], strength[:, None])
+        return logits
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., 1] -> [..., vocab]."""
+        scores = torch.zeros(*hidden.shape[:-1], self.vocab_size)
+        return scores.scatter_(-1, hidden.long(), self._sure)
+
+    def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """The mean id: [rows, canvas, 1]."""
+        ids = torch.arange(self.vocab_size, dtype=probabilities.dtype)
+        return (probabilities @ ids)[..., None]
+
+    def _continues(self, keys: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> bool:
+        """Whether ids [new], padded on the right, go on with the answer: contexts are put together from pieces of
+        earlier ones, so where a piece stands does not tell whether it is prompt."""
+        if not len(keys):
+            return False
+        new = ids.tolist()
+        while new and new[-1] == self.pad_id:
+            new.pop()
+        return bool(new) and self._follow(*_split(keys, values), len(new)) == new
+
+    def _follow(self, prompt: tuple[int, ...], answered: int, count: int) -> list[int]:
+        script = (*self.script(prompt), self.end_ids[0])[answered : answered + count]
+        return [*script, *[self.pad_id] * (count - len(script))]
+
+    def _take_time(self) -> None:
+        self.passes += 1
+        if self.seconds_per_pass:
+            time.sleep(self.seconds_per_pass)
+
+
+def _split(keys: torch.Tensor, values: torch.Tensor) -> tuple[tuple[int, ...], int]:
+    """Context as written by `encode` -> (prompt ids, tokens answered so far). What was an answer once is prompt as soon
+    as more prompt follows it."""
+    answered = int((values > 0).flip(0).long().cumprod(0).sum())
+    return tuple(int(key) for key in keys[: len(keys) - answered].tolist()), answered
+
+
+def _logit_of(probability: float, vocab_size: int) -> float:
+    """The logit that gives one word this probability when all others have logit 0."""
+    if probability >= 1.0:
+        return SURE
+    return float(torch.log(torch.tensor(probability * (vocab_size - 1) / (1.0 - probability))))

@@ -1,0 +1,194 @@
+"""The worker's metrics: all names in one place, observations in, Prometheus text out.
+
+Each Meters has a registry of its own, so that several workers in one process keep apart. Label values come from closed
+sets only. Knows no HTTP.
+"""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from diffusion_worker.types.generation import BlockStop, EngineStatus, Outcome, Residency
+from diffusion_worker.types.observations import (
+    BlockObserved,
+    ConstraintObserved,
+    ConstraintWork,
+    Observation,
+    PreemptionObserved,
+    PrefixObserved,
+    RefusalObserved,
+    SequenceObserved,
+    StepObserved,
+    WaitObserved,
+)
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+
+# Names that OpenTelemetry gives to servers of language models.
+REQUEST_DURATION: Final = "gen_ai_server_request_duration_seconds"
+TIME_TO_FIRST_TOKEN: Final = "gen_ai_server_time_to_first_token_seconds"  # noqa: S105 - a metric
+TIME_PER_OUTPUT_TOKEN: Final = "gen_ai_server_time_per_output_token_seconds"  # noqa: S105 - a metric
+# Our own.
+RUNNING: Final = "twolane_worker_running"
+WAITING: Final = "twolane_worker_waiting"
+PREDICTED_WAIT: Final = "twolane_worker_predicted_wait_seconds"
+STEP: Final = "twolane_worker_step_seconds"
+ROWS_PER_STEP: Final = "twolane_worker_rows_per_step"
+DENOISING_STEPS: Final = "twolane_worker_denoising_steps"
+TOKENS_PER_FORWARD: Final = "twolane_worker_tokens_per_forward"
+MEAN_ENTROPY: Final = "twolane_worker_mean_entropy"
+SEALED_BLOCKS: Final = "twolane_worker_sealed_blocks_total"
+CANCELLED: Final = "twolane_worker_cancelled_total"
+REFUSED: Final = "twolane_worker_refused_total"
+STATE: Final = "twolane_worker_state"
+KV_BYTES: Final = "twolane_worker_kv_bytes"
+MEMORY_BYTES: Final = "twolane_worker_memory_bytes"
+PREFIX_HITS: Final = "twolane_worker_prefix_hits_total"
+PREFIX_TOKENS: Final = "twolane_worker_prefix_tokens_total"
+PARKED: Final = "twolane_worker_preemptions_total"
+WAIT_RATIO: Final = "twolane_worker_queue_wait_prediction_ratio"
+PRESSURE: Final = "twolane_worker_memory_pressure_level"
+RETAINED: Final = "twolane_worker_retained_contexts"
+SEQUENCES: Final = "twolane_worker_sequences_total"
+TOKENS: Final = "twolane_worker_tokens_total"
+PHASE: Final = "twolane_worker_phase_seconds"
+CONSTRAINT: Final = "twolane_worker_constraint_seconds"
+MAX_ROWS: Final = "twolane_worker_max_num_seqs"
+BUILD_INFO: Final = "twolane_worker_build_info"
+
+_SECONDS = (  # at most a factor of 2 apart; what a gateway's policy promises is a bound of the gateway's histograms
+    *(0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8),
+    *(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 35.0, 60.0, 120.0),
+)
+_CONSTRAINT_SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_STEP_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_PER_TOKEN_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+_ROWS = (1, 2, 4, 8, 16, 32, 64)
+_RATE = (0.5, 1, 2, 4, 8, 16, 32, 64, 128)
+_RATIOS = (0.1, 0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
+_NATS = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+class Meters:
+    """Takes observations from any thread; children of labelled metrics are made once."""
+
+    def __init__(self, model: str, version: str = "") -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and nobody reads them
+        self.registry = CollectorRegistry()
+        named = {"gen_ai_request_model": model}
+        self._duration = self._histogram(REQUEST_DURATION, "Submission to end of a sequence", _SECONDS, **named)
+        self._first = self._histogram(TIME_TO_FIRST_TOKEN, "Submission to the first sealed block", _SECONDS, **named)
+        self._per_token = self._histogram(
+            TIME_PER_OUTPUT_TOKEN, "Time of a finished sequence per completion token", _PER_TOKEN_SECONDS, **named
+        )
+        self._step = self._histogram(STEP, "One iteration of the loop", _STEP_SECONDS)
+        self._rows = self._histogram(ROWS_PER_STEP, "Sequences that took part in an iteration", _ROWS)
+        self._tokens_per_forward = self._histogram(TOKENS_PER_FORWARD, "Of a finished sequence", _RATE)
+        self._entropy = self._histogram(MEAN_ENTROPY, "Nats per position of a canvas when it was sealed", _NATS)
+        steps = Histogram(DENOISING_STEPS, "Steps of a block", ["stop"], buckets=_STEPS, registry=self.registry)
+        self._steps = {stop: steps.labels(stop=stop.value) for stop in BlockStop}
+        self._sealed = Counter(SEALED_BLOCKS, "Canvases sealed", registry=self.registry)
+        sequences = Counter(SEQUENCES, "Sequences ended", ["outcome"], registry=self.registry)
+        self._sequences = {outcome: sequences.labels(outcome=outcome.value) for outcome in Outcome}
+        tokens = Counter(
+            TOKENS, "Of ended sequences; cached ones are part of the prompt", ["kind"], registry=self.registry
+        )
+        self._prompt, self._cached, self._completion = (
+            tokens.labels(kind=kind) for kind in ("prompt", "cached", "completion")
+        )
+        phase = Histogram(PHASE, "Parts of a sequence's time", ["phase"], buckets=_SECONDS, registry=self.registry)
+        self._queue, self._prefill, self._denoise = (
+            phase.labels(phase=name) for name in ("queue", "prefill", "denoise")
+        )
+        constraint = Histogram(
+            CONSTRAINT, "Work on constraints", ["phase"], buckets=_CONSTRAINT_SECONDS, registry=self.registry
+        )
+        self._constraint = {work: constraint.labels(phase=work.value) for work in ConstraintWork}
+        self._cancelled = Counter(CANCELLED, "Sequences whose client left", registry=self.registry)
+        self._prefix_hits = Counter(PREFIX_HITS, "Contexts that began like another", registry=self.registry)
+        self._prefix_tokens = Counter(PREFIX_TOKENS, "Tokens that were not computed again", registry=self.registry)
+        self._parked = Counter(PARKED, "Running sequences that made way for a time", registry=self.registry)
+        self._wait_ratio = self._histogram(WAIT_RATIO, "Time waited over time foretold", _RATIOS)
+        self._refused = Counter(REFUSED, "Requests turned away at the door", ["reason"], registry=self.registry)
+        state = Gauge(STATE, "1 for the state the worker is in", ["state"], registry=self.registry)
+        self._states = {word: state.labels(state=word.value) for word in Residency}
+        memory = Gauge(MEMORY_BYTES, "Of the device", ["kind"], registry=self.registry)
+        self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
+        self._max_rows = Gauge(MAX_ROWS, "Sequences that may advance together now", registry=self.registry)
+        build = Gauge(BUILD_INFO, "What runs here", ["version", "model"], registry=self.registry)
+        build.labels(version=version, model=model).set(1)
+        self._running = Gauge(RUNNING, "Sequences that advance", registry=self.registry)
+        self._waiting = Gauge(WAITING, "Sequences that wait for a place", registry=self.registry)
+        self._wait = Gauge(PREDICTED_WAIT, "What a request added now would wait", registry=self.registry)
+        self._kv = Gauge(KV_BYTES, "Keys and values of running sequences", registry=self.registry)
+        self._pressure = Gauge(
+            PRESSURE, "Given up for memory: 1 retained contexts, 2 rows, 3 the door", registry=self.registry
+        )
+        self._retained = Gauge(RETAINED, "Contexts kept for reuse", registry=self.registry)
+
+    def observe(self, observation: Observation) -> None:
+        """Take one observation in; quick, and safe from any thread."""
+        match observation:
+            case StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s):
+                self._step.observe(seconds)
+                self._rows.observe(rows)
+                if constraint_s:
+                    self._constraint[ConstraintWork.STEP].observe(constraint_s)
+            case ConstraintObserved(work=work, seconds=seconds):
+                self._constraint[work].observe(seconds)
+            case BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy):
+                self._steps[stop].observe(steps)
+                self._entropy.observe(entropy)
+                self._sealed.inc()
+            case SequenceObserved():
+                self._take_sequence(observation)
+            case RefusalObserved(reason=reason):
+                self._refused.labels(reason=reason).inc()
+            case PrefixObserved(tokens=tokens):
+                self._prefix_hits.inc()
+                self._prefix_tokens.inc(tokens)
+            case PreemptionObserved():
+                self._parked.inc()
+            case WaitObserved(predicted_s=predicted_s, actual_s=actual_s) if predicted_s > 0.0:
+                self._wait_ratio.observe(actual_s / predicted_s)
+
+    def render(self, status: EngineStatus) -> bytes:
+        """Everything in Prometheus' text format; what is a state rather than an event is read from `status`."""
+        self._running.set(status.running)
+        self._waiting.set(status.waiting)
+        self._wait.set((status.predicted_wait_ms or 0.0) / 1000)
+        self._kv.set(status.kv_bytes)
+        self._pressure.set(status.pressure)
+        self._retained.set(status.retained_contexts)
+        self._used.set(status.memory_used_bytes)
+        self._limit.set(status.memory_limit_bytes)
+        self._weights.set(status.weight_bytes)
+        self._max_rows.set(status.max_num_seqs)
+        for word, gauge in self._states.items():
+            gauge.set(word is status.state)
+        return generate_latest(self.registry)
+
+    def _take_sequence(self, observed: SequenceObserved) -> None:
+        self._sequences[observed.outcome].inc()
+        if observed.outcome is Outcome.CANCELLED:
+            self._cancelled.inc()
+        self._prompt.inc(observed.usage.prompt_tokens)
+        self._cached.inc(observed.usage.cached_tokens)
+        self._completion.inc(observed.usage.completion_tokens)
+        if observed.queue_s is not None:
+            self._queue.observe(observed.queue_s)
+        if observed.queue_s is not None and observed.prefill_s is not None:
+            self._prefill.observe(observed.prefill_s)
+            self._denoise.observe(observed.total_s - observed.queue_s - observed.prefill_s)
+        self._duration.observe(observed.total_s)
+        if observed.first_block_s is not None:
+            self._first.observe(observed.first_block_s)
+        if observed.outcome is Outcome.FINISHED and observed.usage.completion_tokens:
+            self._per_token.observe(observed.total_s / observed.usage.completion_tokens)
+            self._tokens_per_forward.observe(observed.usage.tokens_per_forward)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], **labels: str) -> Histogram:
+        metric = Histogram(name, text, list(labels), buckets=buckets, registry=self.registry)
+        return metric.labels(**labels) if labels else metric

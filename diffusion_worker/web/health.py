@@ -1,0 +1,90 @@
+"""What both ports show of the worker: that it lives, whether it serves, what it counts; and how a router refuses.
+
+Knows no generating route.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from diffusion_worker.errors import WorkerError
+from diffusion_worker.telemetry.metrics import CONTENT_TYPE
+from diffusion_worker.types.generation import Residency
+from diffusion_worker.web.error_body import MethodNotAllowed, NoSuchRoute, problem_of
+from diffusion_worker.web.serving_state import ServingState
+
+_SERVING = frozenset({Residency.READY, Residency.DEGRADED})
+
+
+def probed_app(serving_state: ServingState, known: Sequence[str]) -> FastAPI:
+    """A router with the probes; whoever asks for another path is told which ones are `known`."""
+    app = FastAPI(
+        title="twolane worker",
+        version=serving_state.version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        # A global tracer provider must not make every probe a span.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+
+    @app.get("/live")
+    async def live() -> Response:
+        """The process lives."""
+        return json_response({"status": "ok"})
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether requests would be served, and how busy the worker is."""
+        body = health_body(serving_state)
+        return json_response(body, 200 if body["state"] in _SERVING else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus' text format."""
+        return Response(serving_state.meters.render(serving_state.engine.status()), media_type=CONTENT_TYPE)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        """Unknown paths and methods, in OpenAI's shape."""
+        if error.status_code == 405:
+            return _refusal(MethodNotAllowed(f"{request.url.path} does not take {request.method}."))
+        return _refusal(NoSuchRoute(f"Unknown path {request.url.path}; there are {', '.join(known)}."))
+
+    @app.exception_handler(WorkerError)
+    async def refused(_request: Request, error: WorkerError) -> Response:
+        """The router would answer anything else with a page of its own."""
+        return _refusal(error)
+
+    return app
+
+
+def health_body(serving_state: ServingState) -> dict[str, Any]:
+    """State and load of the worker."""
+    status = serving_state.engine.status()
+    wait_ms = status.predicted_wait_ms
+    return {
+        "state": status.state.value,
+        "model": serving_state.model,
+        "running": status.running,
+        "waiting": status.waiting,
+        "max_num_seqs": status.max_num_seqs,
+        "predicted_wait_ms": None if wait_ms is None else round(wait_ms),
+        "memory": {"used_bytes": status.memory_used_bytes, "limit_bytes": status.memory_limit_bytes},
+        "version": serving_state.version,
+    }
+
+
+def json_response(body: object, status: int = 200) -> Response:
+    """A body that orjson writes."""
+    return Response(orjson.dumps(body), status_code=status, media_type="application/json")
+
+
+def _refusal(error: WorkerError) -> Response:
+    problem = problem_of(error)
+    response = json_response(problem.body, problem.status)
+    response.raw_headers.extend(problem.headers)
+    return response

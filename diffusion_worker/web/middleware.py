@@ -1,0 +1,97 @@
+"""Around every exchange: who may ask, the headers every response carries, and one answer whatever goes wrong.
+
+Knows no routes; what it wraps may raise a WorkerError as long as nothing has left.
+"""
+
+import logging
+import re
+import secrets
+
+import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from diffusion_worker.errors import WorkerError
+from diffusion_worker.web import request_log
+from diffusion_worker.web.error_body import InvalidKey, problem_of
+from diffusion_worker.web.http_io import JSON, ClientGone, header, send_whole
+from diffusion_worker.web.serving_state import ServingState
+
+OPEN_PATHS = frozenset({"/live", "/health"})  # probes carry no key; every other path needs one where there are keys
+REQUEST_ID, TRACE_PARENT, TRACE_RESPONSE = b"x-request-id", b"traceparent", b"traceresponse"
+PREDICTED_WAIT = b"x-twolane-worker-predicted-wait-ms"
+_REPEATABLE = re.compile(r"[\x21-\x7e]{1,128}")  # what we are willing to send back
+_log = logging.getLogger("twolane.worker")
+
+
+class Middleware:
+    """The outermost application."""
+
+    def __init__(self, app: ASGIApp, serving_state: ServingState) -> None:
+        self._app = app
+        self._desk = serving_state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One exchange, which ends in exactly one answer unless its client has left."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope[request_log.REQUEST_ID] = _request_id(scope)
+        post = _Post(send, scope, self._desk)
+        try:
+            self._admit(scope)
+            await self._app(scope, receive, post)
+        except ClientGone:
+            return
+        except WorkerError as error:
+            await post.refuse(error)
+        except Exception:  # noqa: BLE001 - the outermost place of a request: a defect, too, gets an answer
+            _log.exception("a request failed")
+            await post.refuse(WorkerError("The worker failed on this request."))
+
+    def _admit(self, scope: Scope) -> None:
+        """Raises InvalidKey."""
+        if self._desk.keys is None or scope["path"] in OPEN_PATHS:
+            return
+        scheme, _, key = (header(scope, b"authorization") or "").partition(" ")
+        if scheme.lower() != "bearer" or self._desk.keys.holder(key.strip().encode("latin-1")) is None:
+            raise InvalidKey("A valid key is required: Authorization: Bearer <key>.")
+
+
+class _Post:
+    """A send that adds the common headers and remembers whether the status has left."""
+
+    def __init__(self, send: Send, scope: Scope, serving_state: ServingState) -> None:
+        self._send, self._scope, self._desk = send, scope, serving_state
+        self._has_started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._has_started = True
+            message["headers"] = [*message.get("headers", ()), *self._common()]
+        await self._send(message)
+
+    async def refuse(self, error: WorkerError) -> None:
+        """The answer that is an error; too late once a status has left."""
+        if self._has_started:
+            return
+        problem = problem_of(error)
+        await send_whole(self, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
+
+    def _common(self) -> list[tuple[bytes, bytes]]:
+        common = [(REQUEST_ID, self._scope[request_log.REQUEST_ID].encode())]
+        own = self._scope.get(request_log.TRACE)
+        if own is not None and self._desk.tracing is not None and own.is_sampled:
+            common.append((TRACE_RESPONSE, own.header.encode()))
+        trace = header(self._scope, TRACE_PARENT) or ""
+        if _REPEATABLE.fullmatch(trace):
+            common.append((TRACE_PARENT, trace.encode()))
+        wait_ms = self._desk.engine.predicted_wait_ms()
+        if wait_ms is not None:
+            common.append((PREDICTED_WAIT, str(round(wait_ms)).encode()))
+        return common
+
+
+def _request_id(scope: Scope) -> str:
+    """As it came, if we are willing to send it back; else one of our own."""
+    given = header(scope, REQUEST_ID) or ""
+    return given if _REPEATABLE.fullmatch(given) else f"req_{secrets.token_hex(12)}"

@@ -1,0 +1,137 @@
+"""What is told of one request to a generating endpoint when it is over: a line of the log, and a span if it is sampled.
+
+However it ends: answered, refused, failed, left. Never its text.
+"""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+from starlette.types import Scope
+
+from diffusion_worker.errors import WorkerError
+from diffusion_worker.telemetry import semantic_conventions as c
+from diffusion_worker.telemetry.json_log import REQUESTS, TRACE_ID
+from diffusion_worker.telemetry.tracing import Request, Trace, Tracing, Value, read_trace
+from diffusion_worker.types.generation import GenerationRequest, Usage
+from diffusion_worker.types.timeline import Timeline, TimelineEvent
+from diffusion_worker.web.http_io import ClientGone, header
+
+CLIENT_GONE: Final = "client_gone"
+REQUEST_ID: Final = "twolane.request_id"  # keys of a scope
+TRACE: Final = "twolane.trace"
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestLog:
+    """One request, from its head to its end; use it as a context. `error` and `usage` are set by whoever knows."""
+
+    operation: str
+    request_id: str
+    trace: Trace | None = None
+    tracing: Tracing | None = None  # None: nothing is traced here, whatever `trace` says
+    model: str = ""
+    is_stream: bool = False
+    error: str = ""
+    usage: Usage | None = None
+    _ask: GenerationRequest | None = None
+    _trail: Timeline | None = None
+    _started_s: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> Self:
+        if self._is_traced:
+            self._trail = Timeline()
+        TRACE_ID.set(self.trace.hex_id if self.trace else None)  # stays, for whoever writes the answer to a fault
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            self.error = _code_of(error)
+        if REQUESTS.isEnabledFor(logging.INFO):
+            REQUESTS.info("request", extra={"told": self._line()})
+        if self.tracing is not None and self.trace is not None and self._is_traced:
+            self.tracing.ended(self.trace, self._request())
+
+    def asks(self, ask: GenerationRequest, *, model: str, is_stream: bool) -> Timeline | None:
+        """It was understood, and is about to be asked. Where its moments are to be noted, if anywhere."""
+        self._ask, self.model, self.is_stream = ask, model, is_stream
+        return self._trail
+
+    @property
+    def _is_traced(self) -> bool:
+        return self.tracing is not None and self.trace is not None and self.trace.is_sampled
+
+    def _line(self) -> dict[str, Value | None]:
+        usage = self.usage
+        return {
+            "id": self.request_id,
+            "operation": self.operation,
+            "model": self.model or None,
+            "stream": self.is_stream,
+            "error": self.error or None,
+            "ms": round((time.monotonic() - self._started_s) * 1000, 2),
+            "prompt_tokens": usage.prompt_tokens if usage else None,
+            "completion_tokens": usage.completion_tokens if usage else None,
+            "denoising_steps": usage.denoising_steps if usage else None,
+            "confidence": usage.confidence if usage else None,
+        }
+
+    def _request(self) -> Request:
+        timeline = self._trail or Timeline()
+        moments = tuple(timeline.moments)  # the engine's thread may still note the last one
+        return Request(
+            name=f"{self.operation} {self.model}".rstrip(),
+            started_s=self._started_s,
+            ended_s=time.monotonic(),
+            error=self.error,
+            attributes=self._attributes() | _durations(moments, self._started_s) | {c.EVENTS_DROPPED: timeline.dropped},
+            moments=moments,
+        )
+
+    def _attributes(self) -> dict[str, Value]:
+        told: dict[str, Value | None] = {
+            c.OPERATION: self.operation,
+            c.PROVIDER: c.US,
+            c.REQUEST_ID: self.request_id,
+            c.REQUEST_MODEL: self.model or None,
+            c.REQUEST_STREAM: self.is_stream,
+            c.MAX_TOKENS: self._ask.max_tokens if self._ask else None,
+        }
+        if self.usage is not None:
+            told |= {
+                c.INPUT_TOKENS: self.usage.prompt_tokens,
+                c.CACHED_TOKENS: self.usage.cached_tokens,
+                c.OUTPUT_TOKENS: self.usage.completion_tokens,
+                c.STEPS: self.usage.denoising_steps,
+                c.PASSES: self.usage.forward_passes,
+                c.CONFIDENCE: self.usage.confidence,
+                c.CONVERGED: self.usage.converged,
+            }
+        return {name: value for name, value in told.items() if value is not None}
+
+
+def visit_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
+    """A request that has come, its place in a trace settled; the scope keeps that, for the head of the response."""
+    sender = read_trace(header(scope, b"traceparent"))
+    trace = scope[TRACE] = tracing.begin(sender) if tracing else sender
+    operation = c.CHAT if scope["path"].startswith("/v1/chat") else c.TEXT
+    return RequestLog(operation=operation, request_id=scope.get(REQUEST_ID, ""), trace=trace, tracing=tracing)
+
+
+def _durations(moments: tuple[TimelineEvent, ...], started_s: float) -> dict[str, Value]:
+    at = {moment.name: moment.at_s for moment in reversed(moments)}  # the first of each name
+    told: dict[str, Value] = {}
+    if "placed" in at:
+        told[c.QUEUE] = at["placed"] - started_s
+    if "placed" in at and "prefilled" in at:
+        told[c.PREFILL] = at["prefilled"] - at["placed"]
+    return told
+
+
+def _code_of(error: BaseException) -> str:
+    if isinstance(error, WorkerError):
+        return error.code
+    return CLIENT_GONE if isinstance(error, ClientGone | asyncio.CancelledError) else "internal_error"

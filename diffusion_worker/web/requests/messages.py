@@ -1,0 +1,100 @@
+"""The messages of a request: roles, text, calls and their answers.
+
+Knows OpenAI's shapes; how a turn is written for the model is the template's business.
+"""
+
+from typing import Any
+
+import orjson
+
+from diffusion_worker.text.messages import ASSISTANT, TOOL, Message, PastCall
+from diffusion_worker.web.requests.fields import MAX_DEPTH, Fields, is_deeper
+
+ROLES = ("system", "developer", "user", ASSISTANT, TOOL)
+# A recorded answer of ours or of others carries these; null or empty they say nothing.
+_EMPTY_IN_MESSAGES = ("refusal", "audio", "annotations", "function_call")
+_OF_MODEL = ("tool_calls", "reasoning_content")
+_OF_TOOLS = ("tool_call_id", "name")
+
+
+def parse_messages(fields: Fields) -> tuple[Message, ...]:
+    """At least one turn. Raises a InvalidRequest naming the field; calls and their answers must find each other."""
+    messages: list[Message] = []
+    calls: set[str] = set()
+    for part in fields.parts("messages"):
+        message = _parse_message(part)
+        if message.call_id is not None and message.call_id not in calls:
+            raise part.invalid("tool_call_id", f"{message.call_id!r} is no call of an earlier message.")
+        calls.update(call.id for call in message.calls)
+        messages.append(message)
+    if not messages:
+        raise fields.invalid("messages", "must hold at least one message.")
+    return tuple(messages)
+
+
+def parse_text(fields: Fields, name: str) -> str:
+    """A string, or text parts, which are joined without anything between them."""
+    if not isinstance(fields.raw(name), list):
+        return fields.text(name) or ""
+    return "".join(map(_parse_part, fields.parts(name)))
+
+
+def _parse_message(fields: Fields) -> Message:
+    fields.only(("role", "content", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS))
+    role = fields.nonempty("role")
+    if role == "function":
+        raise fields.refuse("role", f"{role!r} is not supported by this model.")
+    if role not in ROLES:
+        raise fields.invalid("role", f"must be one of {', '.join(ROLES)}.")
+    for name in (*_EMPTY_IN_MESSAGES, *(() if role == TOOL else _OF_TOOLS)):
+        if fields.raw(name):
+            raise fields.refuse(name, "is not supported by this model.")
+    calls = _parse_calls(fields, role)
+    if not calls:
+        fields.required("content")
+    return Message(
+        role=role,
+        content=parse_text(fields, "content"),
+        thought=(fields.text("reasoning_content") or "") if role == ASSISTANT else "",
+        calls=calls,
+        call_id=fields.nonempty("tool_call_id") if role == TOOL else None,
+    )
+
+
+def _parse_calls(fields: Fields, role: str) -> tuple[PastCall, ...]:
+    if not fields.raw("tool_calls"):
+        return ()
+    if role != ASSISTANT:
+        raise fields.refuse("tool_calls", "is not supported by this model.")
+    return tuple(map(_parse_call, fields.parts("tool_calls")))
+
+
+def _parse_call(fields: Fields) -> PastCall:
+    fields.only(("id", "type", "function", "index"))
+    if fields.nonempty("type") != "function":
+        raise fields.invalid("type", "must be 'function'.")
+    fields.required("function")
+    function = fields.part("function") or fields
+    function.only(("name", "arguments"))
+    return PastCall(id=fields.nonempty("id"), name=function.nonempty("name"), arguments=_parse_arguments(function))
+
+
+def _parse_arguments(fields: Fields) -> dict[str, Any]:
+    """OpenAI sends the text of an object. Templates want the object."""
+    fields.required("arguments")
+    try:
+        arguments = orjson.loads(fields.text("arguments") or "{}")
+    except orjson.JSONDecodeError:
+        arguments = None
+    if not isinstance(arguments, dict) or is_deeper(arguments, MAX_DEPTH):
+        raise fields.invalid("arguments", "must be the text of a JSON object.")
+    return arguments
+
+
+def _parse_part(fields: Fields) -> str:
+    kind = fields.nonempty("type")
+    if kind != "text":
+        raise fields.refuse(kind, "is not supported by this model: content must be text.")
+    fields.only(("type", "text"))
+    fields.required("text")
+    return fields.text("text") or ""

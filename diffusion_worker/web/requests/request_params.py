@@ -1,0 +1,135 @@
+"""What every way of asking has in common: a body becomes fields, and the fields that both dialects share one record.
+
+Knows neither messages nor prompts, no sockets, no engine and no torch.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import orjson
+
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.web.error_body import InvalidJson, InvalidType
+from diffusion_worker.web.requests.fields import MAX_DEPTH, Fields, is_deeper
+from diffusion_worker.web.requests.output_format import parse_constraint
+
+MAX_STOPS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """The numbers of the extension object `diffusion` that belong to the loop; None keeps the checkpoint's own."""
+
+    steps: int | None = None
+    entropy_bound: float | None = None
+    t_min: float | None = None
+    t_max: float | None = None
+    canvas_length: int | None = None
+
+    def given(self) -> dict[str, float]:
+        """What was set, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestParams:
+    """What a client wants of an answer, whatever it answers; only the model id is still to be looked up."""
+
+    model: str
+    max_tokens: int | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    stops: tuple[str, ...] = ()
+    is_stream: bool = False
+    include_usage: bool = False
+    include_drafts: bool = False
+    overrides: Overrides = Overrides()
+    anchor: float | None = None
+    deadline_ms: float | None = None
+    constraint: Constraint | None = None  # what the answer must be
+
+
+def parse_body(body: bytes) -> Fields:
+    """The JSON object of a body, no deeper than MAX_DEPTH. Raises InvalidJson."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidJson(f"The body is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise InvalidJson("The body must be a JSON object.")
+    if is_deeper(value, MAX_DEPTH):
+        raise InvalidJson(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    return Fields(value)
+
+
+def parse_wishes(fields: Fields) -> RequestParams:
+    """The shared fields of a body. Raises a InvalidRequest that names the first one found wrong."""
+    is_stream = fields.flag("stream") or False
+    include_usage, include_drafts = _parse_stream_options(fields, is_stream)
+    diffusion = _parse_diffusion(fields)
+    return RequestParams(
+        model=fields.nonempty("model"),
+        max_tokens=_parse_max_tokens(fields),
+        seed=fields.whole("seed", -(2**63), 2**63 - 1),
+        temperature=fields.number("temperature", 0.0, 2.0),
+        stops=_parse_stops(fields),
+        is_stream=is_stream,
+        include_usage=include_usage,
+        include_drafts=include_drafts,
+        overrides=_parse_overrides(diffusion),
+        anchor=diffusion.number("anchor", 0.0, 1.0),
+        deadline_ms=diffusion.number("deadline_ms", 0.0, 1e9),
+        constraint=parse_constraint(fields),
+    )
+
+
+def _parse_max_tokens(fields: Fields) -> int | None:
+    older = fields.whole("max_tokens", 1, 2**31 - 1)
+    newer = fields.whole("max_completion_tokens", 1, 2**31 - 1)
+    if older is not None and newer is not None and older != newer:
+        raise fields.invalid("max_tokens", "contradicts 'max_completion_tokens'.")
+    return older if newer is None else newer
+
+
+def _parse_stops(fields: Fields) -> tuple[str, ...]:
+    value = fields.raw("stop")
+    if value is None:
+        return ()
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
+        raise InvalidType("'stop' must be a string or an array of strings.", param="stop")
+    if len(stops) > MAX_STOPS:
+        raise fields.invalid("stop", f"must not hold more than {MAX_STOPS} strings.")
+    if "" in stops:
+        raise fields.invalid("stop", "must not hold an empty string.")
+    return tuple(stops)
+
+
+def _parse_stream_options(fields: Fields, is_stream: bool) -> tuple[bool, bool]:
+    """(include_usage, include_drafts)."""
+    options = fields.part("stream_options")
+    if options is None:
+        return False, False
+    if not is_stream:
+        raise fields.invalid("stream_options", "is only allowed when 'stream' is true.")
+    options.only(("include_usage", "include_drafts", "include_obfuscation"))
+    if options.flag("include_obfuscation"):
+        raise options.refuse("include_obfuscation", "is not supported by this model.")
+    return options.flag("include_usage") or False, options.flag("include_drafts") or False
+
+
+def _parse_diffusion(fields: Fields) -> Fields:
+    """The extension object; ranges that depend on the checkpoint are checked with its recipe."""
+    diffusion = fields.part("diffusion") or Fields({}, "diffusion")
+    diffusion.only((*(field.name for field in dataclasses.fields(Overrides)), "anchor", "deadline_ms"))
+    return diffusion
+
+
+def _parse_overrides(fields: Fields) -> Overrides:
+    return Overrides(
+        steps=fields.whole("steps", 1, 4096),
+        entropy_bound=fields.number("entropy_bound", 0.0, 1e9),
+        t_min=fields.number("t_min", 0.001, 100.0),
+        t_max=fields.number("t_max", 0.001, 100.0),
+        canvas_length=fields.whole("canvas_length", 1, 4096),
+    )

@@ -1,0 +1,53 @@
+"""How a Decision reads as JSON: one line of the decision log, and the answer of the admin surface. No prompt text."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.decision import AttemptRecord, Decision
+
+
+def document_of(decision: Decision) -> dict[str, Any]:
+    """The shape of the decision log, key by key."""
+    classification, usage = decision.classification, decision.usage
+    return {
+        "time": _time(decision.time_s),
+        "id": decision.query_id,
+        "trace": decision.trace.hex_id if decision.trace else None,
+        "policy": decision.policy,
+        "principal": decision.principal,
+        "task": classification.task,
+        "confidence": round(classification.confidence, 4),
+        "evidence": classification.evidence,
+        "route": decision.route,
+        "private": decision.private,
+        "stream": decision.stream,
+        "input_tokens": usage.input_tokens if usage else None,
+        "output_tokens": usage.output_tokens if usage else None,
+        "schema": decision.schema,
+        "attempts": [_attempt(attempt) for attempt in decision.attempts],
+        "target": decision.target,
+        "outcome": decision.outcome,
+        "fallback": decision.fallback,
+        "total_ms": _ms(decision.total_ms),
+        "cost": decision.cost,
+    }
+
+
+def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
+    rare = {"url": attempt.url, "hedge": attempt.hedge}  # said of those only that have them
+    return {
+        "target": attempt.target,
+        "started_ms": _ms(attempt.started_ms),
+        "first_byte_ms": None if attempt.first_byte_ms is None else _ms(attempt.first_byte_ms),
+        "ended_ms": _ms(attempt.ended_ms),
+        "outcome": attempt.outcome,
+        "detail": attempt.detail,
+    } | {name: value for name, value in rare.items() if value}
+
+
+def _ms(value: float) -> float:
+    return round(value, 2)
+
+
+def _time(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

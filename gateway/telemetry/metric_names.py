@@ -1,0 +1,64 @@
+"""Every metric name of the gateway. Label values come from policies and the closed sets of `words`, never requests.
+
+Dashboards, alerts and documents rely on these: change one only together with its readers. Pure constants.
+"""
+
+from typing import Final
+
+REQUESTS: Final = "twolane_requests_total"
+REQUEST_SECONDS: Final = "twolane_request_duration_seconds"
+FIRST_BYTE_SECONDS: Final = "twolane_time_to_first_byte_seconds"
+ATTEMPTS: Final = "twolane_attempts_total"
+FALLBACKS: Final = "twolane_fallbacks_total"
+SKIPS: Final = "twolane_skips_total"
+HEDGES: Final = "twolane_hedges_total"
+SHADOWS: Final = "twolane_shadows_total"
+VALIDATIONS: Final = "twolane_validations_total"
+PROMISES: Final = "twolane_slo_events_total"
+CONFIDENCE: Final = "twolane_answer_confidence"
+OVERHEAD_SECONDS: Final = "twolane_overhead_seconds"
+COST: Final = "twolane_cost_dollars_total"
+OBSERVER_FAULTS: Final = "twolane_observer_faults_total"
+DECISIONS_DROPPED: Final = "twolane_decisions_dropped_total"
+
+LANE_SECONDS: Final = "twolane_lane_latency_seconds"
+LANE_FIRST_TOKEN_SECONDS: Final = "twolane_lane_first_token_seconds"  # noqa: S105 - a metric
+LANE_STATE: Final = "twolane_lane_state"
+LANE_P95_SECONDS: Final = "twolane_lane_p95_seconds"
+LANE_BUDGET_SECONDS: Final = "twolane_lane_budget_seconds"
+LANE_FIRST_TOKEN_BUDGET: Final = "twolane_lane_first_token_budget_seconds"  # noqa: S105 - a metric
+BREAKER_STATE: Final = "twolane_breaker_state"
+IN_FLIGHT: Final = "twolane_in_flight"
+TARGET_RESIDENCY: Final = "twolane_target_residency"
+TARGET_WAIT_SECONDS: Final = "twolane_target_predicted_wait_seconds"
+
+POLICY_INFO: Final = "twolane_policy_info"
+POLICY_RELOADS: Final = "twolane_policy_reloads_total"
+POLICY_LOADED: Final = "twolane_policy_loaded_timestamp_seconds"
+POLICY_CURRENT: Final = "twolane_policy_current"
+STORE_UP: Final = "twolane_store_up"
+BUILD_INFO: Final = "twolane_build_info"
+
+# OpenTelemetry's conventions for clients of generative models, one sample per attempt.
+OPERATION_SECONDS: Final = "gen_ai_client_operation_duration_seconds"
+FIRST_CHUNK_SECONDS: Final = "gen_ai_client_operation_time_to_first_chunk_seconds"
+TOKEN_USAGE: Final = "gen_ai_client_token_usage"  # noqa: S105 - tokens of a vocabulary
+
+# Neighbours are at most a factor of 2 apart (the conventions' own), mostly less; what a policy promises is added.
+SECONDS_BUCKETS: Final = (
+    *(0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8),
+    *(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 35.0, 60.0, 120.0),
+)
+OVERHEAD_BUCKETS: Final = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5)
+CONFIDENCE_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
+TOKEN_BUCKETS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
+
+# What a validation may be counted under: the keywords of JSON Schema that can fail, and the checks of our own.
+KEYWORDS: Final = frozenset(
+    """additionalItems additionalProperties allOf anyOf const contains contentEncoding contentMediaType dependencies
+    dependentRequired dependentSchemas enum exclusiveMaximum exclusiveMinimum falseSchema format if items maxContains
+    maxItems maxLength maxProperties maximum minContains minItems minLength minProperties minimum multipleOf not oneOf
+    pattern patternProperties prefixItems propertyNames required type unevaluatedItems unevaluatedProperties uniqueItems
+    choice choices cost json name regex""".split()
+)
+OTHER: Final = "other"

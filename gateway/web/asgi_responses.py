@@ -1,0 +1,38 @@
+"""The few ASGI messages an answer consists of. Knows neither queries nor decisions."""
+
+from collections.abc import Iterable
+
+from starlette.types import Send
+
+from gateway.errors import GatewayError
+from gateway.web.error_body import JSON, body_of, headers_of
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+async def send_json(send: Send, body: bytes, *, status: int = 200, headers: Headers = ()) -> None:
+    """A whole JSON answer."""
+    await _send_whole(send, status, [(b"content-type", JSON), *headers], body)
+
+
+async def send_error(send: Send, error: GatewayError, headers: Headers = ()) -> None:
+    """An OpenAI-shaped error."""
+    await _send_whole(send, error.status, [*headers_of(error), *headers], body_of(error))
+
+
+async def start_stream(send: Send, headers: Headers) -> None:
+    """The head of a stream of events. Buffering proxies are told to let it pass."""
+    fixed = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+    fixed.append((b"x-accel-buffering", b"no"))
+    await send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]})
+
+
+async def send_bytes(send: Send, data: bytes, *, more: bool = True) -> None:
+    """A piece of the body."""
+    await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+async def _send_whole(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

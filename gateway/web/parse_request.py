@@ -1,0 +1,298 @@
+"""From the bytes of a chat request to a Query: bounds first, then types, then what routing wants to know.
+
+The only place where the client's JSON is understood. Knows no policy: whether a model exists is decided later.
+"""
+
+import re
+import secrets
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+import orjson
+
+from gateway.enums import Capability, Form, Task
+from gateway.errors import BadRequest, InvalidField, MalformedBody
+from gateway.reliability.load_balancing import PREFIX_CHARS
+from gateway.trace_context import Trace
+from gateway.types import Expectation, Query, Tool
+from gateway.validation.json_schema import SchemaFault, check_pattern, check_schema
+from gateway.web.request_schema import ChatRequest, Message, ResponseFormat, Structured, ToolEntry, is_given, must_call
+
+MAX_DEPTH = 64
+MAX_SCHEMA_BYTES = 65_536
+
+_decoder = msgspec.json.Decoder(ChatRequest)
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
+_SYSTEM = ("system", "developer")
+_YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
+
+
+def parse_chat(
+    body: bytes,
+    headers: dict[bytes, bytes],
+    *,
+    now_s: float,
+    principal: str | None,
+    trace: Trace | None = None,
+) -> Query:
+    """Raises BadRequest (or a child of it) whose `param` names the field or header."""
+    request = decode(body)
+    expectation = _expectation(request)
+    tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
+    task, task_from = _task(request, headers)
+    texts = [text_of(message) for message in request.messages]
+    images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
+    return Query(
+        request_id=f"req_{secrets.token_hex(12)}",
+        model=request.model,
+        body=body,
+        received_s=now_s,
+        system_text="\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM),
+        last_user_text=_last_of("user", request.messages, texts),
+        message_count=len(request.messages),
+        stream=bool(request.stream),
+        include_usage=bool(request.stream_options and request.stream_options.include_usage),
+        private=_private(request, headers),
+        task_hint=task,
+        task_hint_from=task_from,
+        deadline_ms=_deadline_ms(request, headers),
+        principal=principal,
+        trace=trace,
+        expectation=expectation,
+        tools=tools,
+        must_call=must_call(request.tool_choice) if tools else None,
+        has_tools=bool(request.tools),
+        has_prediction=request.prediction is not None,
+        has_suffix=request.suffix is not None,
+        has_images=images,
+        needs=_needs(request, expectation, images=images),
+        prompt_chars=sum(map(len, texts)),
+        prefix_text="".join(texts[:2])[:PREFIX_CHARS],
+        headers=headers,
+    )
+
+
+def once_each(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Request headers by name. Raises InvalidField where one of ours is given twice with different values.
+
+    Whichever of the two were taken, a private request might leave the cluster.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name.startswith(b"x-twolane-") and found.get(name, value) != value:
+            raise InvalidField(f"{_text(name)!r} is given twice, with different values.", param=_text(name))
+        found[name] = value
+    return found
+
+
+def decode(body: bytes) -> ChatRequest:
+    """Bytes to types; bounded in depth before anything recursive reads them."""
+    if is_deeper(body, MAX_DEPTH):
+        raise MalformedBody(f"The body is nested deeper than {MAX_DEPTH} levels.")
+    try:
+        request = _decoder.decode(body)
+        orjson.loads(body)  # msgspec skips unread fields unchecked, and a target gets them too
+        return request
+    except msgspec.ValidationError as fault:
+        raise _invalid_field(str(fault)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, orjson.JSONDecodeError) as fault:
+        raise MalformedBody(f"The body is not valid JSON: {fault}") from None
+
+
+def is_deeper(body: bytes, depth: int) -> bool:
+    """Is this JSON nested deeper than `depth`? Exact for JSON; for other bytes the decoder has the word."""
+    if body.count(b"{") + body.count(b"[") <= depth:
+        return False
+    brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _NOT_BRACKETS)
+    for _ in range(depth):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")  # takes the innermost level away
+    return bool(brackets)
+
+
+def text_of(message: Message) -> str:
+    """The text of one turn, parts joined."""
+    if isinstance(message.content, str):
+        return message.content
+    return "\n".join(part.text for part in message.content or () if part.text)
+
+
+def _last_of(role: str, messages: list[Message], texts: list[str]) -> str:
+    return next(
+        (text for message, text in zip(reversed(messages), reversed(texts), strict=True) if message.role == role), ""
+    )
+
+
+def _has_images(message: Message) -> bool:
+    return isinstance(message.content, list) and any(part.type == "image_url" for part in message.content)
+
+
+def _invalid_field(fault: str) -> BadRequest:
+    found = _PATH.match(fault)
+    if found:
+        cause, param = found.groups()
+        return InvalidField(f"{cause} at {param!r}.", param=param or None)
+    missing = re.search(r"required field `(\w+)`", fault)
+    return InvalidField(f"{fault}.", param=missing.group(1) if missing else None)
+
+
+def _expectation(request: ChatRequest) -> Expectation | None:
+    """At most one promise about the text: `response_format` or `structured_outputs`."""
+    ours = _from_structured(request.structured_outputs) if request.structured_outputs else None
+    theirs = _from_format(request.response_format) if request.response_format else None
+    if ours and theirs:
+        raise InvalidField("Set 'response_format' or 'structured_outputs', not both.", param="structured_outputs")
+    return ours or theirs
+
+
+def _from_format(wanted: ResponseFormat) -> Expectation | None:
+    if wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return Expectation(form=Form.JSON_OBJECT)
+    param = "response_format.json_schema"
+    if wanted.json_schema is None:
+        raise InvalidField(f"{param!r} is required for type 'json_schema'.", param=param)
+    if not is_given(wanted.json_schema.schema):
+        raise InvalidField(f"'{param}.schema' is required.", param=f"{param}.schema")
+    schema, digest = _schema(wanted.json_schema.schema, f"{param}.schema")
+    return Expectation(form=Form.JSON_SCHEMA, schema=schema, digest=digest)
+
+
+def _from_structured(wanted: Structured) -> Expectation:
+    given = [name for name in ("regex", "choice", "template") if getattr(wanted, name) is not None]
+    if is_given(wanted.json):
+        given.append("json")
+    if len(given) != 1:
+        raise InvalidField("'structured_outputs' takes exactly one constraint.", param="structured_outputs")
+    if is_given(wanted.json):
+        schema, digest = _schema(wanted.json, "structured_outputs.json")
+        return Expectation(form=Form.JSON_SCHEMA, schema=schema, digest=digest)
+    if wanted.choice is not None:
+        return Expectation(form=Form.CHOICE, choices=tuple(wanted.choice))
+    if wanted.regex is not None:
+        _check_pattern(wanted.regex)
+        return Expectation(form=Form.REGEX, pattern=wanted.regex)
+    return Expectation(form=Form.TEMPLATE, pattern=wanted.template)
+
+
+def _is_function(index: int, entry: ToolEntry) -> bool:
+    if entry.type == "function" and entry.function is None:
+        param = f"tools[{index}].function"
+        raise InvalidField(f"{param!r} is required for type 'function'.", param=param)
+    return entry.function is not None
+
+
+def _tool(index: int, entry: ToolEntry) -> Tool:
+    function = entry.function
+    assert function is not None
+    if not is_given(function.parameters):
+        return Tool(name=function.name)
+    schema, digest = _schema(function.parameters, f"tools[{index}].function.parameters")
+    return Tool(name=function.name, parameters=schema, digest=digest)
+
+
+def _schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:
+    """The schema and its digest. Raises InvalidField for one that is too large or no schema."""
+    data = bytes(raw)
+    if len(data) > MAX_SCHEMA_BYTES:
+        raise InvalidField(f"{param!r} is larger than {MAX_SCHEMA_BYTES} bytes.", param=param)
+    try:
+        return _checked_schema(data)
+    except SchemaFault as fault:
+        raise InvalidField(f"{param!r} is not a usable JSON Schema: {fault}", param=param) from None
+
+
+def _check_pattern(pattern: str) -> None:
+    param = "structured_outputs.regex"
+    try:
+        _checked_pattern(pattern)
+    except SchemaFault as fault:
+        raise InvalidField(f"{param!r} cannot be used: {fault}", param=param) from None
+
+
+@lru_cache(maxsize=256)
+def _checked_pattern(pattern: str) -> None:
+    check_pattern(pattern)
+
+
+@lru_cache(maxsize=1024)
+def _checked_schema(data: bytes) -> tuple[Any, str]:
+    """Applications send the same few schemas again and again: checked once."""
+    schema = msgspec.json.decode(data)
+    return schema, check_schema(schema)
+
+
+def _needs(request: ChatRequest, expectation: Expectation | None, *, images: bool) -> frozenset[Capability]:
+    """Values that equal OpenAI's defaults need nothing; neither do `seed` (best effort) and `prediction` (a help)."""
+    wanted = {
+        Capability.STREAM: request.stream,
+        Capability.TEMPERATURE: request.temperature not in (None, 1),
+        Capability.TOP_P: request.top_p not in (None, 1),
+        Capability.N: request.n not in (None, 1),
+        Capability.STOP: request.stop,
+        Capability.LOGPROBS: request.logprobs,
+        Capability.LOGIT_BIAS: request.logit_bias,
+        Capability.TOOLS: request.tools,
+        Capability.TOOL_CHOICE: request.tools and request.tool_choice not in (None, "auto", "none"),
+        Capability.SUFFIX: request.suffix is not None,
+        Capability.IMAGES: images,
+    }
+    found = [Capability.CHAT, *(capability for capability, asked in wanted.items() if asked)]
+    if expectation:
+        found.append(Capability(expectation.form.value))
+    return frozenset(found)
+
+
+def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | None, str]:
+    given: Any = _text(headers.get(b"x-twolane-task"))
+    source, param = "header", "x-twolane-task"
+    if not given:
+        given, source, param = (request.metadata or {}).get("task"), "metadata", "metadata.task"
+    if given is None:
+        return None, ""
+    try:
+        return Task(given), source
+    except ValueError:
+        raise InvalidField(f"{param!r} must be one of {', '.join(Task)}.", param=param) from None
+
+
+def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
+    """Private if either says so."""
+    in_header = _yes_no(_text(headers.get(b"x-twolane-private")), "x-twolane-private")
+    in_metadata = _yes_no((request.metadata or {}).get("private", False), "metadata.private")
+    return in_header or in_metadata
+
+
+def _yes_no(value: Any, param: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    answer = _YES_NO.get(value.strip().lower()) if isinstance(value, str) else None
+    if answer is None:  # a typo must not send a private request abroad
+        raise InvalidField(f"{param!r} must be true or false.", param=param)
+    return answer
+
+
+def _deadline_ms(request: ChatRequest, headers: dict[bytes, bytes]) -> float | None:
+    """Of header and body, the smaller holds."""
+    in_body = request.diffusion.deadline_ms if request.diffusion else None
+    given = _text(headers.get(b"x-twolane-deadline-ms"))
+    if not given:
+        return in_body
+    try:
+        in_header = float(given)
+    except ValueError:
+        in_header = 0.0
+    if not 0 < in_header < float("inf"):
+        raise InvalidField("'x-twolane-deadline-ms' must be a positive number.", param="x-twolane-deadline-ms")
+    return in_header if in_body is None else min(in_header, in_body)
+
+
+def _text(value: bytes | None) -> str:
+    return value.decode("latin-1").strip() if value else ""

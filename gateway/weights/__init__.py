@@ -1,1 +1,0 @@
-"""Trained weights that ship with the gateway, and how they are read."""

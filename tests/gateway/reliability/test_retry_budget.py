@@ -1,0 +1,160 @@
+"""Extra attempts stay a share of ordinary ones, whatever the order of events."""
+
+from collections import defaultdict
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.reliability.replication import RetryBudgetSnapshot
+from gateway.reliability.retry_budget import MOST_SAVED, RetryBudget, RetryBudgets
+
+
+@given(share=st.floats(0, 0.5), events=st.lists(st.booleans(), max_size=300))
+def test_extras_never_exceed_their_share_of_what_was_earned(share: float, events: list[bool]) -> None:
+    retry_budget, earned, spent = RetryBudget(), 0, 0
+    for is_ordinary in events:
+        if is_ordinary:
+            retry_budget.earn(share)
+            earned += 1
+        else:
+            spent += retry_budget.spend()
+        assert spent <= share * earned + 1e-6
+
+
+def test_five_requests_at_a_fifth_pay_for_exactly_one_retry() -> None:
+    retry_budget = RetryBudget()
+    for _ in range(5):
+        assert not retry_budget.spend()
+        retry_budget.earn(0.2)
+    assert [retry_budget.spend(), retry_budget.spend()] == [True, False]
+
+
+def test_a_long_quiet_time_saves_only_so_much() -> None:
+    retry_budget = RetryBudget()
+    for _ in range(10_000):
+        retry_budget.earn(0.2)
+    assert sum(retry_budget.spend() for _ in range(100)) == MOST_SAVED
+
+
+class Replicas:
+    """Three purses, and everything that any of them ever said: what is heard may be old, repeated or missing."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.purses = [RetryBudget() for _ in range(count)]
+        self.said: defaultdict[int, list[RetryBudgetSnapshot]] = defaultdict(list)
+
+    def tell(self, who: int) -> None:
+        self.said[who].append(self.purses[who].snapshot())
+
+    def merge(self, who: int, back: int = 0) -> None:
+        """All that the others said, `back` reports ago."""
+        told = [(str(other), said[-1 - back % len(said)]) for other, said in self.said.items() if other != who]
+        self.purses[who].merge(str(who), told)
+
+    def exchange(self, times: int = 1) -> None:
+        for who in [*range(len(self.purses))] * times:
+            self.tell(who)
+            self.merge(who)
+
+    def spend_all(self, who: int) -> int:
+        return sum(self.purses[who].spend() for _ in range(100))
+
+
+EVENTS = st.tuples(st.sampled_from(["earn", "earn", "spend", "tell", "hear"]), st.integers(0, 2), st.integers(0, 5))
+
+
+@given(share=st.floats(0.01, 0.5), events=st.lists(EVENTS, max_size=300))
+def test_replicas_together_never_exceed_the_share_whatever_of_their_words_is_late_lost_or_heard_twice(
+    share: float, events: list[tuple[str, int, int]]
+) -> None:
+    replicas, earned, spent = Replicas(), 0, 0
+    for name, who, number in events:
+        if name == "earn":
+            for _ in range(3 * number):
+                replicas.purses[who].earn(share)
+            earned += 3 * number
+        elif name == "spend":
+            spent += replicas.purses[who].spend()
+        elif name == "tell":
+            replicas.tell(who)
+        else:
+            replicas.merge(who, number)
+        assert spent <= share * earned + 1e-6
+    replicas.exchange(4)  # all that is still on its way arrives, and not one more than was earned
+    assert spent + sum(map(replicas.spend_all, range(3))) <= share * earned + 1e-6
+
+
+def test_what_one_replica_saved_another_may_spend() -> None:
+    replicas = Replicas(2)
+    for _ in range(100):
+        replicas.purses[0].earn(0.1)
+    assert replicas.spend_all(1) == 0
+    replicas.exchange(3)
+    assert (replicas.spend_all(1), replicas.spend_all(0)) == (5, 5)
+
+
+def test_one_that_spends_is_given_more_until_all_is_spent() -> None:
+    replicas = Replicas(2)
+    for _ in range(100):
+        replicas.purses[0].earn(0.1)
+    found = 0
+    for _ in range(8):
+        replicas.exchange(2)
+        found += replicas.spend_all(1)
+    assert found == 9  # the last one stays with who has it: half an extra attempt is none
+    assert replicas.spend_all(0) == 1
+
+
+def test_replicas_that_agree_are_left_as_they_are() -> None:
+    replicas = Replicas(2)
+    for purse in replicas.purses:
+        for _ in range(30):
+            purse.earn(0.1)
+    replicas.exchange(5)
+    assert all(not purse.snapshot().given for purse in replicas.purses)
+
+
+def test_all_together_save_no_more_than_one_alone() -> None:
+    replicas = Replicas(5)
+    replicas.exchange()
+    for _ in range(50):
+        for purse in replicas.purses:
+            for _ in range(20):
+                purse.earn(0.2)
+        replicas.exchange()
+    assert sum(map(replicas.spend_all, range(5))) <= MOST_SAVED
+
+
+def test_with_very_many_replicas_each_may_still_save_one() -> None:
+    purse = RetryBudget()
+    purse.merge("me", [(str(other), RetryBudgetSnapshot(saved=0.5)) for other in range(40)])
+    for _ in range(100):
+        purse.earn(0.1)
+    assert [purse.spend(), purse.spend()] == [True, False]
+
+
+def test_a_gift_that_was_announced_twice_is_taken_once() -> None:
+    purse = RetryBudget()
+    for _ in range(3):
+        purse.merge("me", [("other", RetryBudgetSnapshot(saved=2.0, given=(("me", 2), ("third", 5))))])
+    assert [purse.spend() for _ in range(3)] == [True, True, False]
+
+
+def test_reports_do_not_grow_with_every_replica_that_ever_was() -> None:
+    purse = RetryBudget()
+    for number in range(500):
+        for _ in range(30):
+            purse.earn(0.1)
+        purse.merge("me", [(f"other {number}", RetryBudgetSnapshot(saved=0.0, given=(("me", 1),)))])
+    snapshot = purse.snapshot()
+    assert [name for name, _ in (*snapshot.given, *snapshot.taken)] == ["other 499"] * 2
+    purse.merge("me", [("other 3", RetryBudgetSnapshot(saved=50.0, given=(("me", 1),)))])
+    assert purse.snapshot().taken == (("other 3", 1),)  # but nothing is taken twice
+
+
+def test_every_target_has_a_purse_of_its_own_also_one_that_is_only_heard_of() -> None:
+    ours = RetryBudgets[str]()
+    ours["fast"].earn(0.5)
+    ours.merge("me", [("other", [("quality", RetryBudgetSnapshot(saved=3.0, given=(("me", 1),)))])])
+    assert [ours["fast"].spend(), ours["quality"].spend()] == [False, True]
+    assert sorted(name for name, _ in ours.snapshot()) == ["fast", "quality"]

@@ -1,0 +1,83 @@
+"""Classification: what counts as evidence, in which order, and how sure it makes."""
+
+from collections.abc import Callable
+
+import pytest
+
+from gateway.enums import Form, Task
+from gateway.routing.classify import CONFIDENCE, classify
+from gateway.types import Classification, Expectation, Query
+from tests.measured import cpu_s
+
+MakeQuery = Callable[..., Query]
+SCHEMA = Expectation(form=Form.JSON_SCHEMA, schema={})
+
+
+def test_the_application_has_the_last_word(query: MakeQuery) -> None:
+    asked = query(task_hint=Task.SUMMARIZE, task_hint_from="metadata", has_prediction=True, expectation=SCHEMA)
+    assert classify(asked) == Classification(task=Task.SUMMARIZE, confidence=1.0, evidence="metadata")
+
+
+@pytest.mark.parametrize(
+    ("fields", "task", "evidence"),
+    [
+        ({"has_prediction": True}, Task.EDIT, "prediction"),
+        ({"has_suffix": True}, Task.AUTOCOMPLETE, "suffix"),
+        ({"has_tools": True, "expectation": SCHEMA}, Task.AGENT, "tools"),
+        ({"expectation": SCHEMA}, Task.STRUCTURED, "response_format"),
+        ({"expectation": Expectation(form=Form.JSON_OBJECT)}, Task.STRUCTURED, "response_format"),
+        ({"expectation": Expectation(form=Form.REGEX, pattern="a")}, Task.STRUCTURED, "structured_outputs"),
+        ({"expectation": Expectation(form=Form.CHOICE, choices=("a",))}, Task.STRUCTURED, "structured_outputs"),
+        ({"last_user_text": "<|fim_prefix|>def f(<|fim_suffix|>)<|fim_middle|>"}, Task.AUTOCOMPLETE, "fim_markers"),
+        ({"last_user_text": "<fim_prefix>a<fim_suffix>b<fim_middle>"}, Task.AUTOCOMPLETE, "fim_markers"),
+        ({"last_user_text": "<｜fim▁begin｜>a<｜fim▁hole｜>b<｜fim▁end｜>"}, Task.AUTOCOMPLETE, "fim_markers"),
+        ({"last_user_text": "<PRE> a <SUF> b <MID>"}, Task.AUTOCOMPLETE, "fim_markers"),
+    ],
+)
+def test_the_form_of_a_request_gives_its_task_away(
+    query: MakeQuery, fields: dict[str, object], task: Task, evidence: str
+) -> None:
+    found = classify(query(**fields))
+    assert (found.task, found.evidence) == (task, evidence)
+    assert found.confidence == CONFIDENCE[evidence] >= 0.9
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is the capital of France?",
+        "",
+        "```\ncode\n```",
+        "Why does this fail?\n```python\nx = 1\n```",
+        "Merge\n```\na\n```\nand\n```\nb\n```",
+        "Compare 1 < 2 and the word fim_prefix",
+        "``` not a fence",
+        "<" * 100_000,
+        "```\n" * 20_000,
+        "\x00\ud7ff🦊",
+    ],
+)
+def test_without_evidence_it_is_a_chat_that_no_sensible_route_takes(query: MakeQuery, text: str) -> None:
+    found = classify(query(last_user_text=text))
+    assert (found.task, found.evidence) == (Task.CHAT, "none")
+    assert found.confidence < 0.6
+
+
+def test_markers_are_seen_at_both_ends_of_a_long_text(query: MakeQuery) -> None:
+    filler = "word " * 50_000
+    for text in ("<fim_prefix>" + filler, filler + "<fim_middle>"):
+        assert classify(query(last_user_text=text)).task is Task.AUTOCOMPLETE
+
+
+def test_more_witnesses_can_be_heard_behind_the_others(query: MakeQuery) -> None:
+    def learned(_: Query) -> Classification:
+        return Classification(task=Task.TRANSLATE, confidence=0.8, evidence="words")
+
+    assert classify(query(), (learned,)).task is Task.TRANSLATE
+
+
+@pytest.mark.parametrize("text", ["```a\n" * 6400, "\n" * 32_000 + "```a", "```a\n" + " \n" * 15_000, "<|fim" * 6000])
+def test_hostile_text_takes_no_longer_than_its_length(query: MakeQuery, text: str) -> None:
+    """Eight times the text takes eight times as long, not sixty-four."""
+    part, whole = query(last_user_text=text[: len(text) // 8]), query(last_user_text=text)
+    assert cpu_s(lambda: classify(whole), times=9) < 40 * cpu_s(lambda: classify(part), times=9)

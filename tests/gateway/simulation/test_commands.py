@@ -1,0 +1,129 @@
+"""The verbs from end to end: what they print, what they write, and with which code they end."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.cli import main
+from tests.gateway.simulation.conftest import POLICY
+
+ROOT = Path(__file__).parents[3]
+GUIDE = (ROOT / "docs" / "policies.md").read_text()
+[EXAMPLE] = [found for found in re.findall(r"```sh\n(.*?)```", GUIDE, re.DOTALL) if "policy simulate" in found]
+KNOWN = ("--latency", "fast=100+1", "--latency", "quality=200+5")
+
+
+@pytest.fixture(autouse=True)
+def _at_home(tmp_path: Path, monkeypatch: Any) -> None:
+    """A folder of its own, with a policy, a table of edits, and the repository's policies."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "policies").symlink_to(ROOT / "policies")
+    (tmp_path / "p.yaml").write_text(POLICY)
+    rows = "".join(f"{second / 5},100,20\n" for second in range(200))
+    (tmp_path / "t.csv").write_text("arrival_s,input_tokens,output_tokens\n" + rows)
+
+
+def run(capsys: Any, *line: str) -> tuple[int, str, str]:
+    try:
+        code = main(["policy", *line])
+    except SystemExit as ended:
+        code = int(str(ended.code))
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def test_the_guide_s_commands_work_as_they_stand_there(capsys: Any) -> None:
+    lines = EXAMPLE.strip().splitlines()
+    assert {shlex.split(line)[2] for line in lines} == {"simulate", "suggest", "check", "diff"}
+    for line in lines:
+        words = shlex.split(line)
+        into = words.index(">") if ">" in words else len(words)
+        code, out, errors = run(capsys, *words[2:into])
+        assert (code, errors) == (0, ""), line
+        if into < len(words):
+            Path(words[into + 1]).write_text(out)
+    assert json.loads(Path("diff.json").read_text())["new"]["requests"] == 160
+
+
+def test_a_simulation_prints_tables_and_writes_the_same_figures(capsys: Any) -> None:
+    given = ("simulate", "p.yaml", "t.csv", *KNOWN, "--task", "edit", "--slow", "fast=8@8-30", "--json", "out.json")
+    code, out, errors = run(capsys, *given)
+    assert (code, errors) == (0, "")
+    figures = json.loads(Path("out.json").read_text())
+    assert figures["requests"] == sum(lane["requests"] for lane in figures["lanes"]) == 200
+    assert figures["errors"] == 0
+    assert "ejected" in {change["state"] for change in figures["changes"]}
+    assert {fallback["reason"] for fallback in figures["fallbacks"]} == {"p95_breach"}
+    for lane in figures["lanes"]:
+        assert re.search(rf"{lane['route']} +│ {lane['target']} +│ {lane['requests']} +│", out)
+    assert f"{figures['changes'][0]['at_s']:.1f}" in out
+
+
+def test_a_difference_names_who_moves_and_two_alike_policies_have_none(capsys: Any) -> None:
+    Path("new.yaml").write_text(POLICY.replace("task: edit", "task: chat"))
+    more = ("--trace", "t.csv", *KNOWN, "--task", "edit", "--price", "quality=10", "--json", "out.json")
+    code, out, _ = run(capsys, "diff", "p.yaml", "new.yaml", *more)
+    assert code == 0
+    assert "requests that move" in out
+    found = json.loads(Path("out.json").read_text())
+    assert found["moved"] == [
+        {
+            "task": "edit", "old_route": "edits", "old_target": "fast",
+            "new_route": "default", "new_target": "quality", "requests": 200,
+        }
+    ]  # fmt: skip
+    assert found["new"]["dollars"] == pytest.approx(200 * 120 * 10 / 1e6)
+    code, out, _ = run(capsys, "diff", "p.yaml", "p.yaml", *more)
+    assert code == 0
+    same = json.loads(Path("out.json").read_text())
+    assert same["moved"] == []
+    assert same["old"] == same["new"]
+    assert "requests that move" not in out
+
+
+def test_a_log_with_too_few_answers_suggests_nothing_and_says_so(capsys: Any, line: Any, log_file: Any) -> None:
+    file = log_file(*(line(n, [("fast", 0, 100)]) for n in range(50)))
+    code, out, _ = run(capsys, "suggest", str(file), "--policy", "p.yaml")
+    assert code == 1
+    assert out == f"{file}: no route of p.yaml has answers enough to tell a p95\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("simulate", "p.yaml", "none.csv", *KNOWN), "none.csv: cannot be read: No such file or directory"),
+        (("simulate", "none.yaml", "t.csv", *KNOWN), "none.yaml: cannot be read"),
+        (("simulate", "p.yaml", "t.csv", *KNOWN[:2]), "nothing tells how long 'quality' takes"),
+        (("simulate", "p.yaml", "t.csv", *KNOWN, "--json", "no/such/folder"), "no/such/folder: No such file"),
+        (("simulate", "p.yaml", "t.csv", "--fit", "t.csv"), "t.csv:1:1: "),
+        (("simulate", "p.yaml", "t.csv", "--latency", "fast"), "'fast' is not TARGET=MS[+MS_PER_TOKEN]"),
+        (("simulate", "p.yaml", "t.csv", "--latency", "fast=0"), "'0' in 'fast=0' is no number that fits there"),
+        (("simulate", "p.yaml", "t.csv", "--slow", "fast=5@60"), "'' in 'fast=5@60' is no number that fits there"),
+        (("simulate", "p.yaml", "t.csv", "--down", "fast@x-3"), "'x' in 'fast@x-3' is no number that fits there"),
+        (("simulate", "p.yaml", "t.csv", "--slow", "slow=5@1-2", *KNOWN), "no target called 'slow'"),
+        (("simulate", "p.yaml", "t.csv", "--price", "slow=5", *KNOWN), "nothing tells how long 'slow' takes"),
+        (("simulate", "p.yaml", "t.csv", "--seed", "luck"), "invalid int value: 'luck'"),
+        (("diff", "p.yaml", "p.yaml"), "--trace"),
+        (("suggest", "t.csv", "--policy", "p.yaml"), "t.csv:1:1: "),
+    ],
+)
+def test_wrong_use_is_one_line_and_code_2(capsys: Any, given: tuple[str, ...], says: str) -> None:
+    code, out, errors = run(capsys, *given)
+    assert (code, out) == (2, "")
+    assert errors.count("\n") == 1
+    assert says in errors
+
+
+def test_an_explanation_says_of_each_candidate_whether_it_may_be_asked(capsys: Any) -> None:
+    Path("p.yaml").write_text(POLICY.replace("engine: vllm", "capabilities: [chat]"))
+    request = {"model": "auto", "n": 2, "metadata": {"task": "edit"}, "messages": [{"role": "user", "content": "hi"}]}
+    Path("r.json").write_text(json.dumps(request))
+    code, out, _ = run(capsys, "explain", "r.json", "--policy", "p.yaml")
+    assert code == 0
+    assert "task     edit (1.00, by metadata)" in out
+    assert "try 1    fast (in_cluster) may be asked; what it can do it says itself" in out
+    assert "try 2    quality (external) is passed over: unsupported, lacks n" in out

@@ -1,0 +1,83 @@
+"""Traces and logs are read whole, or told wrong by file, line and column."""
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.enums import Task
+from gateway.errors import TraceError
+from gateway.simulation.traffic import read_log, read_trace
+
+HEAD = "trace,arrival_s,input_tokens,output_tokens,task,stream,schema,private\n"
+
+
+def test_a_table_is_read_in_the_order_of_arrival(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(HEAD + "a,2.5,10,3,,,,\n" + "a,0.5,20,4,edit,true,1,false\n\n")
+    first, second = read_trace(file, task=Task.CODE).arrivals
+    assert (first.number, first.at_s, first.input_tokens, first.output_tokens) == (0, 0.5, 20, 4)
+    assert (first.task, first.stream, first.has_schema, first.private) == (Task.EDIT, True, True, False)
+    assert (second.number, second.task, second.stream) == (1, Task.CODE, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", ":1:1: is empty"),
+        ("arrival_s,input_tokens\n", ":1:1: has no column 'output_tokens'"),
+        (HEAD + "a,1,2,x,,,,\n", ":2:7: 'x' is no output_tokens"),
+        (HEAD + "a,1,2,3,,,,\na,-1,2,3,,,,\n", ":3:3: '-1' is no arrival_s"),
+        (HEAD + "a,inf,2,3,,,,\n", ":2:3: 'inf' is no arrival_s"),
+        (HEAD + "a,1,2,3,dance,,,\n", ":2:9: 'dance' is no task"),
+        (HEAD + "a,1,2,3,,maybe,,\n", ":2:10: 'maybe' is no stream"),
+        (HEAD + "a,1,2\n", ":2:1: has 3 values for 8 columns"),
+    ],
+)
+def test_a_mistake_in_a_table_is_told_by_its_place(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(text)
+    with pytest.raises(TraceError) as told:
+        read_trace(file)
+    assert told.value.message == f"{file}{says}"
+
+
+def test_a_log_s_requests_are_played_as_they_were(line: Any, log_file: Any) -> None:
+    late = line(9, [("fast", 0.5, 100)], stream=True, principal="ci", schema="sha256:1", private=True)
+    named = line(3, [("quality", 0.5, 100)], route="direct", input_tokens=None)
+    trace = read_trace(log_file(late, named))
+    first, second = trace.arrivals
+    assert (first.at_s, first.target, first.input_tokens) == (0.0, "quality", 0)
+    assert (second.at_s, second.target, second.principal) == (6.0, None, "ci")
+    assert second.stream
+    assert second.has_schema
+    assert second.private
+    assert (second.task, second.confidence, second.evidence) == (Task.EDIT, 0.97, "prediction")
+
+
+def test_a_mistake_in_a_log_is_told_by_its_place(line: Any, log_file: Any) -> None:
+    good, bad = line(1, [("fast", 0, 9)]), line(2, [("fast", 0, 9)])
+    bad["total_ms"] = "long"
+    file = log_file(good, bad)
+    column = orjson.dumps(bad).index(b'"total_ms"') + 1
+    with pytest.raises(TraceError, match=rf":2:{column}: expected `float`"):
+        read_log(file)
+    bad["total_ms"] = 9
+    bad["attempts"][0]["outcome"] = "fine"
+    with pytest.raises(TraceError, match=r":2:\d+: 'fine' is no outcome"):
+        read_log(log_file(good, bad))
+    file.write_bytes(orjson.dumps(good) + b"\n" + orjson.dumps(good)[:40] + b"\n")
+    with pytest.raises(TraceError, match=r":2:"):
+        read_log(file)
+
+
+def test_a_file_that_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"none\.jsonl: cannot be read"):
+        read_log(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(TraceError, match=r"empty\.jsonl:1:1: holds no decision"):
+        read_log(tmp_path / "empty.jsonl")
+    (tmp_path / "latin.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(TraceError, match="is not UTF-8"):
+        read_trace(tmp_path / "latin.csv")

@@ -1,0 +1,147 @@
+"""What is known of a worker, and how soon."""
+
+import asyncio
+import socket
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from gateway.enums import Capability, Grade, Residency
+from gateway.errors import NotResident, Overloaded
+from gateway.routing.engine_profiles import capabilities_of
+from gateway.types import Status
+from gateway.upstreams.health import HealthPoller, read_models
+from gateway.upstreams.http import open_session
+from twolane.process.flags import free_port
+
+pytestmark = pytest.mark.anyio
+
+
+READY = {"state": "ready", "predicted_wait_ms": 42}
+MODELS = {
+    "data": [
+        {
+            "id": "tiny",
+            "twolane": {
+                "aliases": ["diffusion"],
+                "capabilities": {
+                    "chat": True,
+                    "seed": True,
+                    "tools": "none",
+                    "n": False,
+                    "json_schema": "best_effort",
+                    "prediction": "warm_start",
+                    "telepathy": True,
+                },
+            },
+        },
+        {"id": "plain"},
+    ]
+}
+
+
+async def test_a_worker_is_known_after_one_poll(fake: Any) -> None:
+    async with fake(health=READY, models=MODELS) as server, _session() as session:
+        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
+        assert watch.status_of("tiny") == Status()
+        assert await watch.poll(models=True)
+    status = watch.status_of("diffusion")
+    assert (status.residency, status.predicted_wait_ms) == (Residency.READY, 42)
+    assert status.capabilities is not None
+    assert Capability.SEED in status.capabilities.words
+    assert watch.status_of("plain").capabilities is None
+
+
+def test_capabilities_are_read_with_their_grades_and_unknown_words_left_out() -> None:
+    words = frozenset({Capability.CHAT, Capability.SEED, Capability.JSON_SCHEMA, Capability.PREDICTION})
+    expected = capabilities_of(words, json_schema=Grade.BEST_EFFORT, tools=Grade.NONE)
+    assert read_models(orjson.dumps(MODELS)) == {"tiny": expected, "diffusion": expected}
+
+
+@pytest.mark.parametrize("state", ["cold", "loading", "degraded", "evicting", "draining"])
+async def test_a_worker_that_is_not_ready_says_so_with_503(fake: Any, state: str) -> None:
+    async with fake(health={"state": state}, models=MODELS) as server, _session() as session:
+        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
+        await watch.poll(models=True)
+    assert watch.status_of("tiny").residency == state
+
+
+async def test_a_worker_that_died_is_unreachable_and_its_return_is_told_once(fake: Any) -> None:
+    returns: list[str] = []
+    async with _session() as session:
+        port = free_port()
+        async with fake(health=READY, models=MODELS, port=port) as server:
+            watch = HealthPoller(server.url, session, on_return=lambda: returns.append("back"), timeout_s=60)
+            await watch.poll(models=True)
+        assert not await watch.poll(models=False)
+        assert watch.status_of("tiny").residency is Residency.UNREACHABLE
+        assert returns == []
+        async with fake(health=READY, models=MODELS, port=port):
+            await watch.poll(models=False)
+            await watch.poll(models=False)
+    assert returns == ["back"]
+    assert watch.status_of("tiny").residency is Residency.READY
+
+
+async def test_a_worker_that_hangs_is_unreachable_after_the_second_silence() -> None:
+    """Connections are taken, nothing is ever said: a stopped process."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        async with _session() as session:
+            watch = HealthPoller(
+                f"http://127.0.0.1:{hung.getsockname()[1]}", session, on_return=_nothing, timeout_s=0.02
+            )
+            await watch.poll(models=False)
+            assert watch.status_of("m").residency is Residency.UNKNOWN
+            await watch.poll(models=False)
+            assert watch.status_of("m").residency is Residency.UNREACHABLE
+
+
+@pytest.mark.parametrize("models", [{"data": 5}, {"data": [5]}, {"data": [{"twolane": {"capabilities": 5}}]}, []])
+async def test_a_listing_of_nonsense_leaves_capabilities_unknown(fake: Any, models: Any) -> None:
+    async with fake(health=READY, models=models) as server, _session() as session:
+        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
+        await watch.poll(models=True)
+    assert watch.status_of("tiny").capabilities is None
+
+
+async def test_every_answer_tells_how_long_the_next_would_wait() -> None:
+    async with _session() as session:
+        watch = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing, timeout_s=60)
+        watch.learn_answer({"x-twolane-worker-predicted-wait-ms": "17"})
+        assert watch.status_of("m") == Status(residency=Residency.READY, predicted_wait_ms=17)
+        watch.learn_answer({"x-twolane-worker-predicted-wait-ms": "null"})
+        assert watch.status_of("m").predicted_wait_ms is None
+
+
+async def test_a_refusal_for_want_of_weights_is_learnt_at_once_and_crowding_is_not_one() -> None:
+    async with _session() as session:
+        watch = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing, timeout_s=60)
+        watch.learn_fault(Overloaded("full"))
+        assert watch.status_of("m").residency is Residency.UNKNOWN
+        watch.learn_fault(NotResident("cold"))
+        assert watch.status_of("m").residency is Residency.COLD
+
+
+async def test_watching_goes_on_whatever_the_worker_says(fake: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("gateway.upstreams.health.POLL_S", 0.001)
+    async with fake(health=5, models="x") as server, _session() as session:
+        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
+        task = asyncio.create_task(watch.run())
+        await asyncio.sleep(0.05)
+        server.health, server.models = READY, MODELS
+        while watch.status_of("tiny").residency is not Residency.READY and not task.done():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert watch.status_of("tiny").residency is Residency.READY
+
+
+def _session() -> aiohttp.ClientSession:
+    return open_session(connect_s=60, idle_s=60)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,104 @@
+"""The client's body, edited for one target."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from gateway.enums import Capability, Kind, Location
+from gateway.routing.engine_profiles import ENGINES
+from gateway.types import Call, Capabilities, Query, Target
+from gateway.upstreams.request_body import body_for
+
+
+def sent(
+    kind: Kind, body: dict[str, Any], capabilities: Capabilities | None = None, rejected: str | None = None
+) -> dict[str, Any]:
+    target = Target(name="t", kind=kind, url="http://t", model="theirs", location=Location.EXTERNAL)
+    given = {"model": "auto", "messages": [], **body}
+    query = Query(request_id="r", model="auto", body=orjson.dumps(given), received_s=0, stream=bool(body.get("stream")))
+    call = Call(target=target, query=query, rejected=rejected)
+    document: dict[str, Any] = orjson.loads(body_for(call, capabilities))
+    return document
+
+
+@pytest.mark.parametrize("kind", [Kind.WORKER, Kind.OPENAI])
+def test_the_model_is_the_targets_own_and_our_metadata_is_gone(kind: Kind) -> None:
+    assert sent(kind, {"metadata": {"task": "edit", "private": "true"}}) == {"model": "theirs", "messages": []}
+    assert sent(kind, {"metadata": {"task": "edit", "theirs": "x"}})["metadata"] == {"theirs": "x"}
+
+
+def test_extensions_of_the_worker_stay_with_the_worker() -> None:
+    assert sent(Kind.WORKER, {"diffusion": {"steps": 3}})["diffusion"] == {"steps": 3}
+    assert "diffusion" not in sent(Kind.OPENAI, {"diffusion": {"steps": 3}})
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent_on"),
+    [
+        ({}, {"steps": 8}),
+        ({"diffusion": {"steps": 3, "t_min": 0.5}}, {"steps": 3, "t_min": 0.5}),
+        ({"prediction": {"type": "content", "content": "x"}}, {"steps": 8, "anchor": 0.5}),
+    ],
+)
+def test_what_a_policy_wishes_of_a_worker_stands_under_what_the_request_wishes(
+    asked: dict[str, Any], sent_on: dict[str, Any]
+) -> None:
+    target = Target(
+        name="t", kind=Kind.WORKER, url="http://t", model="m", location=Location.IN_CLUSTER,
+        diffusion=(("steps", 8), ("anchor", 0.5)),
+    )  # fmt: skip
+    query = Query(request_id="r", model="auto", body=orjson.dumps({"messages": [], **asked}), received_s=0)
+    assert orjson.loads(body_for(Call(target=target, query=query), None))["diffusion"] == sent_on
+
+
+def test_streams_always_tell_their_account() -> None:
+    assert sent(Kind.OPENAI, {"stream": True})["stream_options"] == {"include_usage": True}
+    asked = sent(Kind.OPENAI, {"stream": True, "stream_options": {"include_usage": False, "x": 1}})
+    assert asked["stream_options"] == {"include_usage": True, "x": 1}
+    assert "stream_options" not in sent(Kind.OPENAI, {})
+
+
+def test_a_help_that_a_target_does_not_know_is_dropped() -> None:
+    body = {"prediction": {"type": "content", "content": "x"}, "seed": 5, "temperature": 0.5}
+    plain = Capabilities(words=frozenset({Capability.CHAT}))
+    assert set(sent(Kind.OPENAI, body, plain)) == {"model", "messages", "temperature"}
+    assert set(sent(Kind.OPENAI, body, ENGINES["openai"])) == {"model", "messages", *body}
+    assert set(sent(Kind.WORKER, body, None)) == {"model", "messages", *body}
+
+
+def test_a_schema_in_vllms_words_is_spelt_in_openais() -> None:
+    document = sent(Kind.OPENAI, {"structured_outputs": {"json": {"type": "object"}}})
+    assert document["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert "structured_outputs" not in document
+    assert sent(Kind.OPENAI, {"structured_outputs": {"regex": "a"}})["structured_outputs"] == {"regex": "a"}
+
+
+def test_whatever_is_not_ours_travels_on() -> None:
+    assert sent(Kind.OPENAI, {"top_k": 5, "messages": [{"role": "user", "content": "ü"}]}) == {
+        "model": "theirs",
+        "messages": [{"role": "user", "content": "ü"}],
+        "top_k": 5,
+    }
+
+
+NOTE = "An earlier answer to this was rejected: type at #/n. Answer again so that it fits."
+
+
+@pytest.mark.parametrize(
+    ("messages", "told"),
+    [
+        ([{"role": "user", "content": "hi"}], [{"role": "user", "content": f"hi\n\n{NOTE}"}]),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "hi"}]}, {"role": "assistant", "content": "{"}],
+            [
+                {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "text", "text": NOTE}]},
+                {"role": "assistant", "content": "{"},
+            ],
+        ),
+        ([{"role": "system", "content": "s"}], [{"role": "system", "content": "s"}, {"role": "user", "content": NOTE}]),
+    ],
+)
+def test_why_an_earlier_answer_was_rejected_stands_in_the_last_user_turn(messages: Any, told: Any) -> None:
+    assert sent(Kind.OPENAI, {"messages": messages}, rejected="type at #/n")["messages"] == told
+    assert sent(Kind.OPENAI, {"messages": messages})["messages"] == messages

@@ -1,0 +1,85 @@
+"""Mending syntax: only what is unambiguous, and never what was good."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.validation.json_repair import MOST_CHARS, mend
+
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=4),
+    lambda inner: st.lists(inner, min_size=1, max_size=3) | st.dictionaries(st.text(max_size=3), inner, min_size=1),
+    max_leaves=8,
+).map(json.dumps)
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        ('{"a": [1, 2', '{"a": [1, 2]}'),
+        ('{"a": {"b": "c"}', '{"a": {"b": "c"}}'),
+        ("[1, 2, ]", "[1, 2 ]"),
+        ('{"a": 1,\n}', '{"a": 1\n}'),
+        ('{"a": [1,], "b": {"c": 1,}', '{"a": [1], "b": {"c": 1}}'),
+        ('```json\n{"a": 1}\n```', '{"a": 1}'),
+        ('```\n{"a": 1}\n```\n', '{"a": 1}'),
+        ('```json\n{"a": 1', '{"a": 1}'),
+        ('["]", "}"', '["]", "}"]'),
+        ('[",]", "a\\",]" , ]', '[",]", "a\\",]" ]'),
+        ("[[1,],[2,],[{},],]", "[[1],[2],[{}]]"),
+    ],
+)
+def test_what_is_unambiguous_is_mended(text: str, mended: str) -> None:
+    assert mend(text) == mended
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": "b',  # the text may have gone on
+        '{"a": tru',
+        '{"a":',
+        '{"a": 1, ',
+        "[",
+        "[1 2]",
+        "{'a': 1}",
+        '{"a": 1}}',
+        '{"a": 1] }',
+        "[,]",
+        "Sure! {}",
+        '```json\n{"a": 1}\n``` and ```json\n{"a": 2}\n```',
+        "",
+        "[1,, 2]",
+        '{"a":, }',
+        "[" + "1," * (MOST_CHARS // 2) + "1",
+        "[1" * 600,
+    ],
+)
+def test_what_could_mean_more_than_one_thing_is_left_alone(text: str) -> None:
+    assert mend(text) is None
+
+
+@given(documents)
+def test_good_json_is_not_touched(text: str) -> None:
+    assert mend(text) is None
+
+
+@given(documents, st.integers(1, 5))
+def test_brackets_missing_at_the_end_come_back_as_they_were(text: str, most: int) -> None:
+    cut = text
+    for _ in range(most):
+        if cut[-1] not in "]}":
+            break
+        cut = cut[:-1].rstrip()
+    if cut != text and cut[-1:] not in ("[", "{", ","):
+        assert json.loads(mend(cut) or "null") == json.loads(text)
+
+
+@given(st.text(alphabet='{}[]",:1 \n`', max_size=25))
+def test_what_is_mended_is_json_and_needs_no_more(text: str) -> None:
+    mended = mend(text)
+    if mended is not None:
+        json.loads(mended)
+        assert mend(mended) is None

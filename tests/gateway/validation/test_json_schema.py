@@ -1,0 +1,210 @@
+"""Schemas: usable or refused by place, in agreement with the reference implementation, at bounded cost."""
+
+import json
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema.validators import validator_for
+
+from gateway.validation.json_schema import (
+    Fault,
+    Schema,
+    SchemaCache,
+    SchemaFault,
+    check_pattern,
+    check_schema,
+    digest_of,
+)
+from tests.gateway.validation.any_schema import schemas, values
+from tests.measured import cpu_s
+
+
+def faults(schema: Any, text: str) -> Fault | None:
+    return Schema(schema).fault_of(orjson.loads(text), len(text))
+
+
+@given(schemas, st.lists(values, min_size=1, max_size=4))
+def test_the_compiled_validator_agrees_with_the_reference(schema: Any, instances: list[Any]) -> None:
+    compiled, reference = Schema(schema), jsonschema.Draft202012Validator(schema)
+    for value in instances:
+        assert (compiled.fault_of(value, 10) is None) is reference.is_valid(value)
+
+
+DRAFTS = ["http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-06/schema#",
+          "http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2019-09/schema",
+          "https://json-schema.org/draft/2020-12/schema"]  # fmt: skip
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+@pytest.mark.parametrize(
+    ("keyword", "argument", "value"),
+    [
+        ("items", [{"type": "string"}], [1]),
+        ("exclusiveMinimum", True, 3),
+        ("const", 1, 2),
+        ("contains", {"type": "string"}, [1]),
+        ("if", {"type": "integer"}, 1),
+        ("dependentRequired", {"a": ["b"]}, {"a": 1}),
+        ("prefixItems", [{"type": "string"}], [1]),
+        ("unevaluatedProperties", False, {"a": 1}),
+        ("format", "date", "no date"),
+    ],
+)
+def test_each_keyword_means_what_the_declared_draft_says(draft: str, keyword: str, argument: Any, value: Any) -> None:
+    schema = {"$schema": draft, "minimum": 3, "then": False, keyword: argument}
+    reference = validator_for(schema)
+    try:
+        reference.check_schema(schema)
+    except jsonschema.SchemaError:
+        with pytest.raises(SchemaFault):
+            Schema(schema)
+    else:
+        assert (Schema(schema).fault_of(value, 10) is None) is reference(schema).is_valid(value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "valid"),
+    [
+        # Decimals are exact, where binary floats leave a remainder.
+        ({"multipleOf": 0.1}, 0.3, True),
+        # Patterns are ECMA 262's: ASCII classes, and $ is the end of the text, not the place before a last newline.
+        ({"pattern": "^\\d$"}, "٣", False),
+        ({"pattern": "^a$"}, "a\n", False),
+        # A keyword that newer drafts moved is still honoured: who writes it means it.
+        ({"dependencies": {"a": ["b"]}}, {"a": 1}, False),
+    ],
+)
+def test_where_it_knowingly_differs_from_the_reference(schema: Any, value: Any, valid: bool) -> None:
+    assert (Schema(schema).fault_of(value, 10) is None) is valid
+    assert jsonschema.Draft202012Validator(schema).is_valid(value) is not valid
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "zip": {}, "age": {"$ref": "#/$defs/age"}, "no": False},
+    "required": ["name", "zip"],
+    "additionalProperties": False,
+    "$defs": {"age": {"minimum": 0}},
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "detail"),
+    [
+        ({"name": "x", "zip": 1, "secret": 1}, "additionalProperties at #"),
+        ({"name": "secret"}, "required at #/properties/zip"),
+        ({"zip": 1}, "required at #/properties/name"),
+        ({"name": 7, "zip": 1}, "type at #/properties/name"),
+        ({"name": "x", "zip": 1, "age": -1}, "minimum at #/$defs/age"),
+        ({"name": "x", "zip": 1, "no": "secret"}, "falseSchema at #/properties/no"),
+        ("secret", "type at #"),
+    ],
+)
+def test_a_fault_names_keyword_and_place_in_the_schema_and_no_value(value: Any, detail: str) -> None:
+    fault = faults(PERSON, json.dumps(value))
+    assert fault is not None
+    assert fault.detail == detail
+    assert "secret" not in repr(fault)
+
+
+def test_a_long_place_is_cut() -> None:
+    fault = faults({"properties": {"n" * 500: {"type": "null"}}}, json.dumps({"n" * 500: 1}))
+    assert fault is not None
+    assert len(fault.detail) <= 160
+
+
+def deep_list(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer", "cause"),
+    [
+        ({"type": "strin"}, "#/type", "breaks its own draft"),
+        ({"properties": {"a": {"minimum": "1"}}}, "#/properties/a/minimum", "breaks its own draft"),
+        ({"required": "a"}, "#/required", "breaks its own draft"),
+        ({"properties": {"a": {"pattern": "("}}}, "#/properties/a/pattern", "not a regular expression"),
+        ({"pattern": "^(a{1,1000}){1,1000}$"}, "#/pattern", "not a regular expression"),
+        ({"$schema": "https://example.com/draft"}, "#/$schema", "an unknown draft"),
+        ({"$ref": "https://example.com/s"}, "#/$ref", "references into the schema itself"),
+        ({"const": deep_list(400)}, "#", "Recursion limit"),
+        ([], "#", "a schema is an object"),
+        ("type", "#", "a schema is an object"),
+        (None, "#", "a schema is an object"),
+        ({"maximum": 10**30}, "#", "cannot be written as JSON"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_refused_with_its_place(schema: Any, pointer: str, cause: str) -> None:
+    with pytest.raises(SchemaFault, match=cause) as caught:
+        check_schema(schema)
+    assert caught.value.pointer == pointer
+    assert str(caught.value).endswith(f"at {pointer}")
+
+
+def test_the_digest_ignores_layout_and_order() -> None:
+    one, other = json.loads('{"type":"object","title":"x"}'), json.loads('{ "title": "x", "type": "object" }')
+    assert check_schema(one) == check_schema(other) == digest_of(one)
+    assert digest_of(one).startswith("sha256:")
+    assert digest_of(one) != digest_of({})
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "(x+x+)+y", "^(?=(a+)+$)", "(?!q)(x+x+)+y", "^(a|aa)+$", "(.*)*\\1z"])
+def test_no_pattern_takes_long_on_hostile_text(pattern: str) -> None:
+    """Backtracking would double with every character; what is allowed grows with the square."""
+    schema = Schema({"pattern": pattern})
+
+    def judge(length: int) -> None:
+        for text in ("a" * length + "!", "x" * length):
+            schema.fault_of(text, len(text))
+
+    assert cpu_s(lambda: judge(5000)) < 500 * cpu_s(lambda: judge(500))
+
+
+def test_too_much_work_is_a_fault_instead_of_a_wait() -> None:
+    schema = Schema(json.loads('{"properties": {"x": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}}'))
+    value: Any = {}
+    for _ in range(40):
+        value = {"x": value}
+    assert schema.fault_of(value, 400) == Fault(keyword="cost", place="#")  # 2**40 steps would never end
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "matches"),
+    [
+        ("[0-9]{3}", "123", True),
+        ("[0-9]{3}", "1234", False),
+        ("[0-9]{3}", "123\n", False),
+        ("a|bc", "bc", True),
+        ("a|bc", "ac", False),
+        ("^ab$", "ab", True),
+        ("", "", True),
+    ],
+)
+def test_a_pattern_must_match_the_whole_text(pattern: str, text: str, matches: bool) -> None:
+    assert (check_pattern(pattern).fault_of(text, len(text)) is None) is matches
+
+
+@pytest.mark.parametrize("pattern", ["(", "a)|(b", "[", "a{1,100000}", "a" * 5000])
+def test_a_pattern_that_cannot_be_checked_is_refused(pattern: str) -> None:
+    with pytest.raises(SchemaFault, match=r"expression|longer"):
+        check_pattern(pattern)
+
+
+def test_the_cache_forgets_what_was_used_longest_ago() -> None:
+    cache, made = SchemaCache(capacity=2), []
+
+    def get(name: str) -> Schema:
+        return cache.get(name, lambda: made.append(name) or Schema(True))  # type: ignore[func-returns-value]
+
+    for name in ("a", "b", "a", "c", "a", "b"):
+        get(name)
+    assert made == ["a", "b", "c", "b"]
+    assert len(cache) == 2
+    assert get("b") is get("b")

@@ -1,0 +1,108 @@
+"""Schemas are bounded before they are used: references end inside, combinations are counted, depth is limited."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.validation.schema_cost import SchemaCost, SchemaFault
+
+
+def decoded(schema: Any) -> Any:
+    """As it comes from the wire: no two places share an object."""
+    return json.loads(json.dumps(schema))
+
+
+def tower(width: int, height: int) -> dict[str, Any]:
+    """Each level asks the next one `width` times for the same value: width ** height evaluations."""
+    levels: dict[str, Any] = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * width} for i in range(height)}
+    return {"$defs": {**levels, f"a{height}": {"type": "object"}}, "$ref": "#/$defs/a0"}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"properties": {"x": schema}}
+    return schema
+
+
+def value_of_depth(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"x": value}
+    return value
+
+
+def test_a_plain_schema_costs_what_it_says() -> None:
+    cost = SchemaCost({"type": "object", "properties": {"a": {"type": "string"}, "b": {"items": {"type": "null"}}}})
+    assert cost.of({"a": "x", "b": [None]}) == 4
+    assert not cost.is_recursive
+
+
+def test_combinations_through_references_are_counted_without_doing_them() -> None:
+    assert SchemaCost(decoded(tower(2, 10))).of({}) > 2**10
+    with pytest.raises(SchemaFault, match="too many") as caught:
+        SchemaCost(decoded(tower(2, 60)))  # doing them would never end
+    assert caught.value.unsupported
+
+
+def test_a_schema_that_contains_itself_costs_as_much_as_the_value_is_deep() -> None:
+    cost = SchemaCost({"properties": {"x": {"$ref": "#"}}})
+    assert cost.is_recursive
+    assert cost.of(value_of_depth(20)) - cost.of(value_of_depth(10)) == 20
+
+
+def test_doubling_recursion_grows_with_depth_until_it_is_far_too_much() -> None:
+    cost = SchemaCost(decoded({"properties": {"x": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}}))
+    assert cost.of(value_of_depth(40)) > 10**9 > 10**4 > cost.of(value_of_depth(5))
+
+
+def test_what_was_evaluated_is_evaluated_again_to_find_the_rest() -> None:
+    plain = {"allOf": [{"properties": {"a": {}}}]}
+    assert SchemaCost({**plain, "unevaluatedProperties": False}).of({}) > SchemaCost(plain).of({})
+
+
+@pytest.mark.parametrize(
+    ("schema", "cause"),
+    [
+        ({"$ref": "#"}, "without end"),
+        ({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}}, "without end"),
+        ({"$ref": "#/$defs/nobody"}, "refers to nothing"),
+        ({"$ref": "#nobody"}, "refers to nothing"),
+        ({"items": {"$ref": "https://example.com/schema.json"}}, "references into the schema itself"),
+        ({"$ref": "file:///etc/passwd"}, "references into the schema itself"),
+        ({"$ref": "other.json#/a"}, "references into the schema itself"),
+        ({"$dynamicRef": "#node"}, "dynamicRef"),
+        ({"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/b"}}}, r"beside an \$id"),
+        (nested(65), "nested deeper"),
+    ],
+)
+def test_references_must_end_inside_the_schema(schema: dict[str, Any], cause: str) -> None:
+    with pytest.raises(SchemaFault, match=cause):
+        SchemaCost(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"type": "string"}}},
+        {"$ref": "#thing", "$defs": {"a": {"$anchor": "thing"}}},
+        {"$ref": "#/elsewhere/x~1y/0", "elsewhere": {"x/y": [{"type": "null"}]}},
+        {"properties": {"$ref": {"type": "string"}, "$dynamicRef": {"type": "string"}}},
+        {"enum": [{"$ref": "https://example.com"}], "default": {"$ref": "nowhere"}},
+        {"properties": {"kids": {"type": "array", "items": {"$ref": "#"}}}},
+        {"$id": "https://example.com/root", "$ref": "#/$defs/a", "$defs": {"a": {}}},
+        nested(60),
+        True,
+        False,
+        {},
+    ],
+)
+def test_ordinary_schemas_pass(schema: Any) -> None:
+    SchemaCost(schema).of(value_of_depth(3))
+
+
+def test_a_fault_names_its_place() -> None:
+    with pytest.raises(SchemaFault) as caught:
+        SchemaCost({"properties": {"a/b": {"items": [{}, {"$ref": "http://x"}]}}})
+    assert caught.value.pointer == "#/properties/a~1b/items/1/$ref"

@@ -1,0 +1,243 @@
+"""Reading a text along with its schema: sure of every fault, at the same place however the text is cut."""
+
+import json
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema.validators import validator_for
+
+from gateway.validation.json_schema import Schema
+from gateway.validation.schema_stream import MOST_READERS, SchemaFollower
+from tests.gateway.validation.any_schema import schemas, values
+
+
+def read(schema: Any, *pieces: str) -> SchemaFollower:
+    follower = Schema(schema).follow()
+    for piece in pieces:
+        follower.feed(piece)
+    return follower
+
+
+def said(schema: Any, *pieces: str) -> str | None:
+    """The keyword, its place and the index of the first fault."""
+    follower = read(schema, *pieces)
+    if follower.fault_at is None:
+        return None
+    breach = follower.breach
+    return f"{breach.keyword} {breach.place} {follower.fault_at}" if breach else f"json {follower.fault_at}"
+
+
+@given(schemas, values, st.sampled_from([None, 1]))
+def test_what_it_refuses_the_reference_refuses(schema: Any, value: Any, indent: int | None) -> None:
+    if read(schema, json.dumps(value, indent=indent)).fault_at is not None:
+        assert not jsonschema.Draft202012Validator(schema).is_valid(value)
+
+
+DRAFTS = [
+    "http://json-schema.org/draft-04/schema#",
+    "http://json-schema.org/draft-06/schema#",
+    "http://json-schema.org/draft-07/schema#",
+    "https://json-schema.org/draft/2019-09/schema",
+    "https://json-schema.org/draft/2020-12/schema",
+]
+objects = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["integer", "number", "string", "object", "array"]),
+        "enum": st.lists(values, min_size=1, max_size=2, unique_by=repr),
+        "required": st.lists(st.sampled_from("ab"), min_size=1, max_size=2, unique=True),
+        "maxLength": st.integers(0, 2),
+    },
+)
+inner = st.fixed_dictionaries(
+    {},
+    optional={
+        "$ref": st.sampled_from(["#/definitions/x", "#/definitions/y", "#/properties/a"]),
+        "items": objects | st.lists(objects, min_size=1, max_size=2),
+        "additionalItems": objects,
+        "properties": st.dictionaries(st.sampled_from("ab"), objects, max_size=2),
+        "allOf": st.lists(objects, min_size=1, max_size=2),
+        "minimum": st.integers(-1, 1),
+        "maxItems": st.integers(0, 2),
+    },
+)
+
+
+@given(inner, st.tuples(objects, objects), st.sampled_from(DRAFTS), values)
+def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_reference(
+    schema: Any, definitions: Any, draft: str, value: Any
+) -> None:
+    whole = {**schema, "$schema": draft, "definitions": dict(zip("xy", definitions, strict=True))}
+    text = json.dumps(value) + " "
+    try:
+        compiled = Schema(whole)
+    except ValueError:  # no schema of this draft, or one without end
+        return
+    is_valid = compiled.fault_of(value, len(text)) is None
+    assert validator_for(whole)(whole).is_valid(value) is is_valid
+    follower = compiled.follow()
+    assert follower.feed(text) or not is_valid, follower.breach
+
+
+@given(schemas, values)
+def test_it_says_the_same_however_the_text_is_cut(schema: Any, value: Any) -> None:
+    text = json.dumps(value) + " "
+    assert said(schema, text) == said(schema, *text)
+
+
+@given(schemas, values)
+def test_before_its_fault_nothing_is_wrong(schema: Any, value: Any) -> None:
+    text = json.dumps(value) + " "
+    at = read(schema, text).fault_at
+    if at is not None:
+        assert read(schema, text[:at]).fault_at is None
+
+
+ORDER = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 3},
+        "lines": {"type": "array", "items": {"$ref": "#/$defs/line"}, "maxItems": 2, "minItems": 1},
+        "kind": {"enum": ["a", "b"]},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+    "$defs": {"line": {"allOf": [{"type": "object"}, {"properties": {"qty": {"type": "integer", "minimum": 1}}}]}},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"name": "abc"}', None),
+        ("[", "type # 0"),
+        ('{"name": 1', "type #/properties/name 9"),
+        ('{"name": "abcd"', "maxLength #/properties/name 9"),
+        ('{"nome"', "additionalProperties # 1"),
+        ('{"kind": "c"', "enum #/properties/kind 9"),
+        ('{"lines": [{"qty": 1.5,', "type #/$defs/line/allOf/1/properties/qty 19"),
+        ('{"lines": [{"qty": 0}', "minimum #/$defs/line/allOf/1/properties/qty 19"),
+        ('{"lines": [7', "type #/$defs/line/allOf/0 11"),
+        ('{"lines": [{}, {}, {', "maxItems #/properties/lines 19"),
+        ('{"lines": []', "minItems #/properties/lines 11"),
+        ('{"lines": [{}]}', "required #/properties/name 14"),
+        ('{"name": "a"} x', "json 14"),
+        ('{"name": "a\\u00', None),
+    ],
+)
+def test_a_fault_is_told_at_the_first_character_that_cannot_be_mended(text: str, fault: str | None) -> None:
+    assert said(ORDER, text) == fault
+    assert said(ORDER, *text) == fault
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        # What stands beside `$ref` counts since 2019-09, and before that it does not.
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "$ref": "#/definitions/any", "type": "string",
+          "definitions": {"any": {}}}, "1 "),
+        # A reference below an `$id` leads to another place than it seems to.
+        ({"properties": {"a": {"$id": "http://other/", "properties": {"b": {"$ref": "#/$defs/x"}},
+                               "$defs": {"x": {"type": "number"}}}}, "$defs": {"x": {"type": "string"}}},
+         '{"a": {"b": 1}}'),
+        # Items by place were called `items` up to 2019-09.
+        ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}], "prefixItems": [False],
+          "additionalItems": {"type": "integer"}}, '["a", 1]'),
+        # A name that a pattern describes is not an additional one.
+        ({"additionalProperties": False, "patternProperties": {"^x": {}}}, '{"x1": 1}'),
+        ({"$schema": "http://json-schema.org/draft-04/schema#", "minimum": 3, "exclusiveMinimum": False}, "3 "),
+        ({"$ref": "#/$defs/tree", "$defs": {"tree": {"properties": {"next": {"$ref": "#/$defs/tree"}}}}},
+         '{"next": {"next": {}}}'),
+        ({"$ref": "#/examples/0", "examples": [{"pattern": 5, "required": [[1]], "type": "q"}]}, "null "),
+    ],
+)  # fmt: skip
+def test_drafts_and_references_are_not_taken_for_more_than_they_say(schema: Any, text: str) -> None:
+    try:
+        compiled = Schema(schema)
+    except ValueError:  # refused as a whole: nothing is followed through it
+        return
+    assert compiled.follow().feed(text)
+    assert compiled.fault_of(orjson.loads(text), len(text)) is None
+
+
+OPTIONAL = {
+    "properties": {
+        "age": {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]},
+        "pet": {
+            "oneOf": [
+                {"properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind"]},
+                {"properties": {"kind": {"const": "dog"}, "lives": False}, "required": ["kind"]},
+            ],
+            "type": "object",
+        },
+        "list": {"items": {"anyOf": [{"type": "string"}, {"items": {"anyOf": [{"const": 1}, {"const": 2}]}}]}},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"age": null, "pet": {"kind": "cat", "lives": 9}, "list": ["a", [1, 2]]}', None),
+        ('{"age": "', "anyOf #/properties/age 8"),
+        ('{"age": -1,', "anyOf #/properties/age 8"),
+        ('{"pet": {"kind": "cow"', "oneOf #/properties/pet 17"),
+        ('{"pet": {"kind": "dog", "lives"', "oneOf #/properties/pet 24"),
+        ('{"pet": {"lives": 9, "kind": "dog"', "oneOf #/properties/pet 29"),
+        ('{"pet": {}', "oneOf #/properties/pet 9"),
+        ('{"pet": {"kind": "cat"}, "age": t', "anyOf #/properties/age 32"),
+        ('{"list": [[1, 3,', "anyOf #/properties/list/items 14"),
+        ('{"list": [[1], "x", [2, 2], {', None),
+    ],
+)
+def test_where_no_alternative_is_left_nothing_can_mend_it(text: str, fault: str | None) -> None:
+    assert said(OPTIONAL, text) == fault
+    assert said(OPTIONAL, *text) == fault
+
+
+branches = st.lists(objects, min_size=1, max_size=3)
+forked = st.fixed_dictionaries(
+    {},
+    optional={
+        "anyOf": st.lists(
+            st.fixed_dictionaries({}, optional={"anyOf": branches, "items": objects}) | objects, min_size=1
+        ),
+        "oneOf": branches,
+        "properties": st.dictionaries(
+            st.sampled_from("ab"), st.fixed_dictionaries({"oneOf": branches}) | objects, max_size=2
+        ),
+        "items": st.fixed_dictionaries({"anyOf": branches}),
+    },
+)
+
+
+@given(forked, values)
+def test_a_fork_that_refuses_is_refused_by_the_reference_and_the_other_way_round_it_is_never_early(
+    schema: Any, value: Any
+) -> None:
+    text = json.dumps(value) + " "
+    at = read(schema, text).fault_at
+    assert at == read(schema, *text).fault_at
+    if at is not None:
+        assert not jsonschema.Draft202012Validator(schema).is_valid(value)
+        assert read(schema, text[:at]).fault_at is None
+
+
+def test_alternatives_that_double_at_every_level_are_followed_as_far_as_there_is_room() -> None:
+    twice: Any = {"$defs": {"x": {"anyOf": [{"items": {"$ref": "#/$defs/x"}}, {"items": {"$ref": "#/$defs/x"}}]}}}
+    follower = Schema({**twice, "$ref": "#/$defs/x"}).follow()
+    assert follower.feed("[" * 400 + "1" + "]" * 400 + " ")
+    assert follower._reader._room.left == MOST_READERS  # and all room is given back
+
+
+def test_depth_and_breadth_are_bounded() -> None:
+    wide = {"allOf": [{"type": "integer"} for _ in range(500)]}
+    assert said(wide, '"') == "type #/allOf/0 0"
+    deep: Any = {}
+    for _ in range(60):
+        deep = {"items": deep}
+    assert said(deep, "[" * 513) == "json 512"

@@ -1,0 +1,272 @@
+"""What the border makes of a request, and how it names what is wrong with one."""
+
+import contextlib
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.enums import Capability, Form, Task
+from gateway.errors import BadRequest, InvalidField, MalformedBody
+from gateway.types import Query
+from gateway.web.parse_request import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, once_each, parse_chat
+from gateway.web.request_schema import MAX_MESSAGES
+
+USER = {"role": "user", "content": "hi"}
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
+
+
+def parse(headers: dict[bytes, bytes] | None = None, **body: Any) -> Query:
+    return parse_bytes(orjson.dumps({"model": "auto", "messages": [USER], **body}), headers)
+
+
+def parse_bytes(body: bytes, headers: dict[bytes, bytes] | None = None) -> Query:
+    return parse_chat(body, headers or {}, now_s=5.0, principal="anna")
+
+
+def format_of(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+def test_a_plain_request_needs_nothing_but_chat() -> None:
+    query = parse(messages=[{"role": "system", "content": "be brief"}, USER])
+    assert (query.model, query.stream, query.private, query.expectation) == ("auto", False, False, None)
+    assert (query.system_text, query.last_user_text, query.message_count) == ("be brief", "hi", 2)
+    assert query.needs == {Capability.CHAT}
+    assert (query.principal, query.received_s) == ("anna", 5.0)
+    assert query.request_id.startswith("req_")
+
+
+def test_values_that_are_the_default_anyway_need_nothing() -> None:
+    quiet = {"temperature": 1, "top_p": 1, "n": 1, "logprobs": False, "logit_bias": {}, "stop": None, "tools": []}
+    assert parse(**quiet, seed=3, response_format={"type": "text"}).needs == {Capability.CHAT}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [
+        ("temperature", 0, "temperature"),
+        ("top_p", 0.5, "top_p"),
+        ("n", 2, "n"),
+        ("stop", ["x"], "stop"),
+        ("stream", True, "stream"),
+        ("logprobs", True, "logprobs"),
+        ("logit_bias", {"5": -100}, "logit_bias"),
+        ("suffix", "", "suffix"),
+        ("response_format", {"type": "json_object"}, "json_object"),
+        ("response_format", format_of(SCHEMA), "json_schema"),
+        ("structured_outputs", {"regex": "a+"}, "regex"),
+        ("structured_outputs", {"choice": ["a", "b"]}, "choice"),
+        ("structured_outputs", {"template": "a {} b"}, "template"),
+        ("structured_outputs", {"json": SCHEMA}, "json_schema"),
+        ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "images"),
+    ],
+)
+def test_what_a_request_asks_for_becomes_a_need(field: str, value: Any, word: str) -> None:
+    assert parse(**{field: value}).needs == {Capability.CHAT, Capability(word)}
+
+
+def test_tools_and_a_forced_choice_are_needs_of_their_own() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]
+    assert parse(tools=tools).needs == {Capability.CHAT, Capability.TOOLS}
+    assert Capability.TOOL_CHOICE in parse(tools=tools, tool_choice="required").needs
+    assert Capability.TOOL_CHOICE not in parse(tools=tools, tool_choice="auto").needs
+    assert parse(tools=tools).tools[0].parameters == SCHEMA
+    named = {"type": "function", "function": {"name": "f"}}
+    due = {"auto": None, "none": None, "required": "", None: None}
+    assert {choice: parse(tools=tools, tool_choice=choice).must_call for choice in due} == due
+    assert [parse(tools=given, tool_choice=named).must_call for given in (tools, None)] == ["f", None]
+    assert parse(tools=tools, tool_choice={"type": "allowed_tools"}).must_call is None
+
+
+def test_content_in_parts_is_joined() -> None:
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert parse(messages=[{"role": "user", "content": parts}]).last_user_text == "one\ntwo"
+
+
+def test_an_assistants_turn_may_have_no_content() -> None:
+    calls = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+    assert parse(messages=[USER, calls, {"role": "tool", "content": "4", "tool_call_id": "1"}]).message_count == 3
+
+
+def test_equal_schemas_have_one_digest_whatever_their_layout() -> None:
+    first = parse(response_format=format_of({"type": "object", "title": "t"})).expectation
+    second = parse(response_format=format_of({"title": "t", "type": "object"})).expectation
+    assert first is not None
+    assert second is not None
+    assert first.form is Form.JSON_SCHEMA
+    assert first.digest == second.digest
+    assert str(first.digest).startswith("sha256:")
+
+
+def test_task_privacy_and_deadline_come_from_headers_or_metadata() -> None:
+    in_headers = parse(
+        {b"x-twolane-task": b"edit", b"x-twolane-private": b"TRUE", b"x-twolane-deadline-ms": b"250"},
+        diffusion={"deadline_ms": 900},
+    )
+    assert (in_headers.task_hint, in_headers.task_hint_from) == (Task.EDIT, "header")
+    assert in_headers.private
+    assert in_headers.deadline_ms == 250
+    in_body = parse(metadata={"task": "code", "private": True}, diffusion={"deadline_ms": 900})
+    assert (in_body.task_hint, in_body.task_hint_from) == (Task.CODE, "metadata")
+    assert in_body.private
+    assert in_body.deadline_ms == 900
+
+
+@pytest.mark.parametrize("name", [b"x-twolane-private", b"x-twolane-task", b"x-twolane-deadline-ms"])
+def test_a_header_of_ours_given_twice_with_different_values_is_refused(name: bytes) -> None:
+    """Taking the last would let `private: true, false` out of the cluster."""
+    with pytest.raises(InvalidField) as told:
+        once_each([(name, b"1"), (b"accept", b"a"), (name, b"0")])
+    assert told.value.param == name.decode()
+    assert once_each([(name, b"1"), (b"accept", b"a"), (b"accept", b"b"), (name, b"1")])[name] == b"1"
+
+
+@pytest.mark.parametrize("unread", [b'"\xff\xfe"', b"1e999", b"9" * 5000, rb'"\ud800"'])
+def test_what_no_parser_of_a_target_would_take_is_refused_even_where_routing_does_not_look(unread: bytes) -> None:
+    plain = orjson.dumps({"model": "auto", "messages": [USER]})[:-1]
+    for extra in (
+        b',"user":' + unread,
+        b',"metadata":{"x":' + unread + b"}",
+        b',"tools":[{"type":"x","y":' + unread + b"}]",
+    ):
+        with pytest.raises(BadRequest):
+            parse_bytes(plain + extra + b"}")
+
+
+def test_a_header_about_the_task_outranks_metadata() -> None:
+    assert parse({b"x-twolane-task": b"edit"}, metadata={"task": "code"}).task_hint is Task.EDIT
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "param"),
+    [
+        ({b"x-twolane-task": b"poetry"}, {}, "x-twolane-task"),
+        ({}, {"metadata": {"task": ["edit"]}}, "metadata.task"),
+        ({b"x-twolane-private": b"treu"}, {}, "x-twolane-private"),
+        ({}, {"metadata": {"private": "maybe"}}, "metadata.private"),
+        ({}, {"metadata": {"private": 1}}, "metadata.private"),
+        ({b"x-twolane-deadline-ms": b"soon"}, {}, "x-twolane-deadline-ms"),
+        ({b"x-twolane-deadline-ms": b"-1"}, {}, "x-twolane-deadline-ms"),
+        ({b"x-twolane-deadline-ms": b"nan"}, {}, "x-twolane-deadline-ms"),
+        ({}, {"diffusion": {"deadline_ms": 0}}, "diffusion.deadline_ms"),
+    ],
+)
+def test_a_wrong_hint_is_refused_by_name(headers: dict[bytes, bytes], body: dict[str, Any], param: str) -> None:
+    """A typo must not send a private request abroad."""
+    with pytest.raises(InvalidField) as told:
+        parse(headers, **body)
+    assert told.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [USER, {"role": "user", "content": 5}]}, "messages[1].content"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"content": "x"}]}, "messages[0]"),
+        ({"messages": [USER] * (MAX_MESSAGES + 1)}, "messages"),
+        ({"model": 7}, "model"),
+        ({"model": ""}, "model"),
+        ({"model": None}, "model"),
+        ({"stream": "yes"}, "stream"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": 3}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"stop": 5}, "stop"),
+        ({"tools": [{"type": "function", "function": {"name": 5}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": 5}}]}, "tools[0].function.parameters"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": format_of(None)}, "response_format.json_schema.schema"),
+        ({"response_format": format_of({"type": "objekt"})}, "response_format.json_schema.schema"),
+        ({"response_format": format_of({"$ref": "http://example.org/x"})}, "response_format.json_schema.schema"),
+        ({"response_format": format_of({"pattern": "("})}, "response_format.json_schema.schema"),
+        ({"response_format": format_of({"title": "x" * MAX_SCHEMA_BYTES})}, "response_format.json_schema.schema"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "structured_outputs"),
+        ({"prediction": {"type": "content"}}, "prediction"),
+        ({"metadata": []}, "metadata"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named_by_its_path(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidField) as told:
+        parse(**body)
+    assert told.value.param == param
+    assert told.value.status == 400
+
+
+@pytest.mark.parametrize("missing", ["model", "messages"])
+def test_a_missing_field_is_named(missing: str) -> None:
+    body = {"model": "auto", "messages": [USER]}
+    del body[missing]
+    with pytest.raises(InvalidField) as told:
+        parse_bytes(orjson.dumps(body))
+    assert told.value.param == missing
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"nope", b'{"model": "a",}', b"\xff\xfe", b'{"model": "\xff"}', b"[1]", b"3"]
+)
+def test_what_is_not_a_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(BadRequest) as told:
+        parse_bytes(body)
+    assert told.value.status == 400
+
+
+@pytest.mark.parametrize("opening", [b'{"a":', b"["])
+def test_a_body_nested_too_deep_is_refused_before_anything_recursive_reads_it(opening: bytes) -> None:
+    with pytest.raises(MalformedBody, match="nested deeper"):
+        parse_bytes(opening * 100_000)
+
+
+@given(depth=st.integers(1, 2 * MAX_DEPTH), text=st.text(), noise=st.integers(0, 100))
+def test_depth_is_measured_exactly(depth: int, text: str, noise: int) -> None:
+    """Brackets in strings do not count, brothers do not add up."""
+    value: Any = [text, "]}[{", '\\"[', {}, []]
+    for level in range(depth - 1):
+        value = [value, text, *[{} for _ in range(noise if level == 0 else 0)]] if level % 2 else {text: value}
+    body = orjson.dumps(value)
+    assert is_deeper(body, MAX_DEPTH) == (_depth(value) > MAX_DEPTH)
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, list):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
+
+
+@given(st.binary())
+def test_no_bytes_raise_anything_but_a_bad_request(body: bytes) -> None:
+    with contextlib.suppress(BadRequest):
+        parse_bytes(body)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = st.sampled_from(
+    "messages stream response_format structured_outputs tools tool_choice metadata diffusion prediction stop logit_bias"
+    " stream_options suffix n temperature".split()
+)
+
+
+@given(st.dictionaries(FIELDS, JSON, max_size=4))
+def test_no_value_anywhere_raises_anything_but_a_bad_request(body: dict[str, Any]) -> None:
+    with contextlib.suppress(BadRequest):
+        parse(**body)

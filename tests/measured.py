@@ -1,0 +1,14 @@
+"""What work costs, as a measure that other processes on the machine do not change. Compare only with each other."""
+
+import time
+from collections.abc import Callable
+
+
+def cpu_s(work: Callable[[], object], *, times: int = 3) -> float:
+    """CPU seconds that this thread spends on the work: the least of a few tries, the first of which warms up."""
+    took_s = []
+    for _ in range(times):
+        began_s = time.thread_time()
+        work()
+        took_s.append(time.thread_time() - began_s)
+    return min(took_s)

@@ -1,0 +1,69 @@
+"""Figures of a load: every sample counts once, and only answers have times."""
+
+import io
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from twolane.bench.figures import PERCENTILES, figures, percentile, spread
+from twolane.bench.load import OK, Sample
+from twolane.bench.plan import Call, Prompt
+from twolane.bench.report import table
+
+
+def sample(due_s: float = 0.0, *, took_s: float = 1.0, outcome: str = OK, **told: str) -> Sample:
+    return Sample(
+        call=Call(due_s=due_s, prompt=Prompt(body={})),
+        sent_s=due_s,
+        first_s=None,
+        ended_s=due_s + took_s,
+        outcome=outcome,
+        tokens=5,
+        told=told,
+    )
+
+
+@given(st.lists(st.floats(0.0, 1e3), min_size=1, max_size=200), st.floats(0.1, 100.0))
+def test_a_percentile_is_a_sample_that_so_many_do_not_exceed(values: list[float], share: float) -> None:
+    found = percentile(sorted(values), share)
+    assert found in values
+    assert sum(value <= found for value in values) >= share / 100 * len(values) - 1e-9
+    assert sum(value < found for value in values) <= share / 100 * len(values) + 1e-9
+
+
+@given(st.lists(st.floats(0.0, 1e3), max_size=50))
+def test_percentiles_ascend_up_to_the_largest(values: list[float]) -> None:
+    found = spread(values)
+    assert found.count == len(values)
+    if values:
+        ascending = [found.percentiles_ms[share] for share in PERCENTILES] + [found.max_ms]
+        assert ascending == sorted(ascending)
+
+
+def test_errors_are_counted_by_their_code_and_have_no_time() -> None:
+    found = figures([sample(), sample(took_s=9.0, outcome="overloaded"), sample(1.0)])
+    assert (found.sent, found.answered, found.errors) == (3, 2, {"overloaded": 1})
+    assert found.latency.max_ms == 1000.0
+    assert found.tokens_per_s == 10 / found.seconds
+
+
+def test_lanes_and_fallbacks_are_told_apart_by_the_headers() -> None:
+    found = figures(
+        [sample(route="edits", target="fast"), sample(route="edits", target="quality", fallback="deadline"), sample()]
+    )
+    assert {lane: times.count for lane, times in found.lanes.items()} == {"edits -> fast": 1, "edits -> quality": 1}
+    assert found.fallbacks == {"deadline": 1}
+
+
+def test_on_eighty_columns_no_number_is_cut_short() -> None:
+    slow = [sample(took_s=123.456, route="a route with a long name", target="a target with a long name")] * 20
+    page = Console(width=80, file=io.StringIO(), record=True)
+    page.print(table(figures(slow)))
+    shown = page.export_text()
+    assert "…" not in shown
+    assert shown.count("123456") == 2 * (1 + len(PERCENTILES) + 1)
+
+
+def test_no_samples_are_no_figures_and_no_fault() -> None:
+    assert figures([]).success == 0.0

@@ -1,0 +1,165 @@
+"""Compiling and judging in processes of their own: typed answers, bounded time, and nothing that stays behind."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from diffusion_worker.constraint_service.compiler_pool import CompilerPool
+from diffusion_worker.constraints import compiled
+from diffusion_worker.constraints.compiled import NO_HEADER, make_ready
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tokens.token_trie import vocabulary_of
+from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes, from_bytes, read_lexicon, to_bytes
+from diffusion_worker.errors import CompilerFailed, InvalidRequest, OverCapacity, UnsupportedSchema
+
+pytestmark = pytest.mark.anyio
+
+YES = Constraint(kind="choice", value=["yes", "no"])
+POINT = Constraint(
+    kind="json_schema", value={"type": "object", "properties": {"x": {"type": "integer", "multipleOf": 0.5}}}
+)
+SLOW_TO_CHECK = Constraint(kind="json_schema", value={"type": "array", "items": {"pattern": "^(a+)+$"}})
+PATIENCE_S = 60.0
+
+
+def words(*more: bytes) -> VocabularyBytes:
+    return read_lexicon((b"", b"", *(bytes([byte]) for byte in range(256)), *more), (1,), 0)
+
+
+def pid_of(compiler_pool: CompilerPool, name: str = "_compiler") -> int:
+    process = getattr(compiler_pool, name)._process
+    assert process is not None
+    return int(process.pid)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_words_cross_the_border_whole() -> None:
+    """Empty, long and strange ones."""
+    here = read_lexicon([b"", b"\n\x00", b"", b"yes" * 50, b"\xff"], (0, 2), 2)
+    assert from_bytes(to_bytes(here)) == here
+
+
+async def test_the_process_makes_what_this_one_would() -> None:
+    """For one vocabulary and for the next."""
+    compiler_pool = CompilerPool()
+    try:
+        for lexicon in (words(), words(b"yes")):
+            found = await compiler_pool.ready(POINT, lexicon, ((), (0,)))
+            here = make_ready(POINT, vocabulary_of(lexicon), ((), (0,)))
+            assert compiled.to_bytes(found) == compiled.to_bytes(here)
+        pid = pid_of(compiler_pool)
+        await compiler_pool.ready(YES, words(b"yes"), NO_HEADER)
+        assert pid_of(compiler_pool) == pid
+    finally:
+        await compiler_pool.close()
+    assert not is_running(pid)
+
+
+async def test_refusals_cross_the_border_whole() -> None:
+    """With keyword, pointer and message; and the process lives on."""
+    compiler_pool = CompilerPool()
+    try:
+        with pytest.raises(UnsupportedSchema) as caught:
+            await compiler_pool.ready(
+                Constraint(kind="json_schema", value={"items": {"$ref": "x"}}), words(), NO_HEADER
+            )
+        assert (caught.value.keyword, caught.value.pointer) == ("$ref", "/items/$ref")
+        assert caught.value.message.count("/items/$ref") == 1
+        with pytest.raises(InvalidRequest, match="not a valid schema"):
+            await compiler_pool.ready(Constraint(kind="json_schema", value={"type": 1}), words(), NO_HEADER)
+        with pytest.raises(UnsupportedSchema, match="spell no answer"):
+            await compiler_pool.ready(YES, read_lexicon([b"", b"x"], (0,), 0), NO_HEADER)
+        assert (await compiler_pool.ready(YES, words(), NO_HEADER)).stats.states > 0
+    finally:
+        await compiler_pool.close()
+
+
+async def test_a_constraint_that_takes_too_long_is_refused_and_its_process_ended() -> None:
+    """The time bounds every constraint, and the next one gets a fresh process."""
+    compiler_pool = CompilerPool()
+    try:
+        await compiler_pool.ready(YES, words(), NO_HEADER)
+        pid, compiler_pool._compile_s = pid_of(compiler_pool), 0.0001
+        with pytest.raises(UnsupportedSchema, match=r"longer than 0\.0001 s to compile") as caught:
+            await compiler_pool.ready(POINT, words(), NO_HEADER)
+        assert caught.value.keyword == "json_schema"
+        compiler_pool._compile_s = PATIENCE_S
+        assert (await compiler_pool.ready(POINT, words(), NO_HEADER)).stats.states > 0
+        assert pid_of(compiler_pool) != pid
+        assert not is_running(pid)
+    finally:
+        await compiler_pool.close()
+
+
+async def test_an_answer_that_cannot_be_judged_in_time_holds_up_nobody() -> None:
+    """A back-tracking expression would take years; the loop goes on meanwhile, and other answers are judged after."""
+    compiler_pool = CompilerPool(judge_s=1.0)
+    with contextlib.suppress(UnsupportedSchema):  # however long the process takes to start
+        assert await compiler_pool.violation(SLOW_TO_CHECK, '["aaa"]') is None
+    try:
+        hanging = asyncio.create_task(compiler_pool.violation(SLOW_TO_CHECK, f'["{"a" * 60}!"]'))
+        ticks = 0
+        while not hanging.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        with pytest.raises(UnsupportedSchema, match=r"longer than 1 s to check"):
+            await hanging
+        assert ticks > 2  # one, had the loop waited
+        compiler_pool._judge_s = PATIENCE_S
+        assert await compiler_pool.violation(SLOW_TO_CHECK, '["aaa"]') is None
+        assert "'b' does not match" in str(await compiler_pool.violation(SLOW_TO_CHECK, '["b"]'))
+        assert await compiler_pool.violation(YES, "maybe") == "not one of the choices"
+    finally:
+        await compiler_pool.close()
+
+
+async def test_a_process_that_died_is_replaced() -> None:
+    """Between two constraints nobody notices."""
+    compiler_pool = CompilerPool()
+    try:
+        await compiler_pool.ready(YES, words(), NO_HEADER)
+        os.kill(pid_of(compiler_pool), signal.SIGKILL)
+        assert (await compiler_pool.ready(POINT, words(), NO_HEADER)).stats.states > 0
+    finally:
+        await compiler_pool.close()
+
+
+async def test_a_constraint_that_kills_its_process_twice_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an error of ours, not of the client's."""
+    monkeypatch.setattr("diffusion_worker.constraint_service.compiler_pool.sys.executable", "/bin/true")
+    compiler_pool = CompilerPool()
+    with pytest.raises(CompilerFailed):
+        await compiler_pool.ready(YES, words(), NO_HEADER)
+    with pytest.raises(CompilerFailed):
+        await compiler_pool.violation(YES, "yes")
+    await compiler_pool.close()
+
+
+async def test_who_gives_up_ends_the_work_and_who_waits_for_a_turn_is_told() -> None:
+    """Cancelled while at work: the process has ended. Behind others for too long: a status to come back with."""
+    compiler_pool = CompilerPool()
+    try:
+        await compiler_pool.ready(YES, words(), NO_HEADER)
+        pid = pid_of(compiler_pool)
+        at_work = asyncio.create_task(compiler_pool._compiler.ask(b"V" + b"x" * 50, PATIENCE_S))  # it would die of that
+        async with compiler_pool._compiler.turn(1.0):
+            with pytest.raises(OverCapacity):
+                async with compiler_pool._compiler.turn(0.01):
+                    pass
+            at_work.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await at_work
+        assert compiler_pool._compiler._process is None
+    finally:
+        await compiler_pool.close()
+    assert not is_running(pid)

@@ -1,0 +1,116 @@
+"""Regular expressions, judged by Python's `re` where the two dialects agree."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_worker.constraints.automata.code_point_dfa import both, either, extent, matching, member, minus, words
+from diffusion_worker.constraints.automata.regex import NotRegular
+from diffusion_worker.constraints.schema.formats import FORMATS
+
+PATTERNS = [
+    *(
+        "",
+        "a|b",
+        "^a+$",
+        "^$",
+        "(^a|b$)",
+        "^(?:a|b|)c{0,2}$",
+        "x?y*z+?",
+        "a{2",
+        "a{1,2}b{2,}",
+        "[^a-c]",
+        "[a-]",
+        r"^\.$",
+    ),
+    *(
+        "^(?!ab).*$",
+        "^(?=.*a)(?=.*b)[abc]{2,}$",
+        "^(?!a)|^ab",
+        "^[a-c]{3}$|^x",
+        r"^\d{1,2}\.\d+$",
+        r"[\]\[-]",
+        "(?<n>a)b",
+    ),
+    *("^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$", r"^[\w.-]+@[\w-]+\.[a-z]{2,}$"),
+]
+TEXTS = st.text(alphabet="aabbcxyz01-.@[]{,", max_size=8)
+
+
+@given(st.sampled_from(PATTERNS), st.lists(TEXTS, min_size=5, max_size=30))
+def test_a_pattern_is_searched_as_re_searches_it(pattern: str, texts: list[str]) -> None:
+    """Unanchored unless it says otherwise."""
+    language = matching(pattern)
+    judge = pattern.replace("(?<n>", "(?P<n>")
+    for text in texts:
+        assert member(language, text) == (re.search(judge, text) is not None), text
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(a)\1", r"\bword\b", "(?<=a)b", r"\p{L}", "(?i)a", "a(?=b)c", "a(", "[]a]", "a{,2}", "*"]
+)
+def test_what_is_not_regular_says_so(pattern: str) -> None:
+    """And is not mistaken for something else."""
+    with pytest.raises(NotRegular):
+        matching(pattern)
+
+
+def test_readings_differ_only_where_ecma_and_python_do() -> None:
+    """What must match is read narrowly, what must not match widely."""
+    assert not member(matching(r"^\d$"), "٣")
+    assert member(matching(r"^\d$", wide=True), "٣")
+    assert not member(matching(r"^\D$"), "٣")
+    assert not member(matching("^a$"), "a\n")
+    assert member(matching("^a$", wide=True), "a\n")
+    assert not member(matching("^.$"), "\u2028")
+
+
+@given(st.sets(TEXTS, max_size=6), TEXTS)
+def test_words_and_what_is_left_without_them(members: set[str], text: str) -> None:
+    """Sets of words, and their algebra."""
+    some = words(frozenset(members))
+    pattern = matching("a")
+    assert member(some, text) == (text in members)
+    assert member(minus(pattern, some), text) == ("a" in text and text not in members)
+    assert member(both(pattern, some), text) == ("a" in text and text in members)
+    assert member(either(pattern, some), text) == ("a" in text or text in members)
+
+
+@pytest.mark.parametrize(("pattern", "found"), [("^a{2,5}$", (2, 5)), ("a", (1, None)), ("^(|abc)$", (0, 3))])
+def test_the_extent_of_a_language(pattern: str, found: tuple[int, int | None]) -> None:
+    """Shortest and longest member."""
+    assert extent(matching(pattern)) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        (
+            "date",
+            ["2024-02-29", "1999-12-31", "0001-01-01"],
+            ["2023-02-29", "1900-02-29", "2024-04-31", "0000-02-29", "2024-1-1"],
+        ),
+        ("time", ["23:59:59Z", "00:00:00.5+01:30"], ["24:00:00Z", "12:00:00", "12:60:00Z"]),
+        ("date-time", ["2024-02-29T12:00:00Z"], ["2024-02-30T12:00:00Z", "2024-02-29 12:00:00Z"]),
+        ("duration", ["P1Y2M3DT4H5M6S", "PT1M", "P2W"], ["P", "PT", "1D", "P1S"]),
+        ("uuid", ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567e89b12d3a456426614174000"]),
+        ("ipv4", ["0.0.0.0", "255.249.199.9"], ["256.1.1.1", "1.1.1", "01.1.1.1"]),
+        (
+            "ipv6",
+            ["::", "::1", "1::", "1:2:3:4:5:6:7:8", "1::8", "1:2:3::7:8"],
+            ["1:2:3", ":::", "1::2::3", "1:2:3:4:5:6:7:8:9"],
+        ),
+        ("email", ["a.b+c@x-y.org"], ["a@", "@b.c", "a..b@c.d"]),
+        ("hostname", ["a", "x-1.example.org"], ["-a.b", "a..b", "a_b"]),
+        ("uri", ["https://a.b/c?d#e", "urn:isbn:1", "mailto:a@b.c"], ["a.b/c", "//a", "http://a b"]),
+        ("uri-reference", ["a/b", "/x?y", "#z", "", "https://a.b"], ["a b", "%zz"]),
+        ("json-pointer", ["", "/a/~0~1", "/"], ["a", "/~2"]),
+    ],
+)
+def test_formats(name: str, good: list[str], bad: list[str]) -> None:
+    """Every format that the automaton keeps."""
+    language = matching(FORMATS[name], whole=True)
+    assert [text for text in good if not member(language, text)] == []
+    assert [text for text in bad if member(language, text)] == []

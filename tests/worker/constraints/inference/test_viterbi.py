@@ -1,0 +1,100 @@
+"""The best path is the best of all texts that can close in time."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, open_cursor
+from diffusion_worker.constraints.inference.token_set_scores import score_classes
+from diffusion_worker.constraints.inference.viterbi import best_path
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.errors import AnswerDoesNotFit
+from tests.worker.constraints.by_hand import TAIL, Case, cases
+
+
+def opened(case: Case, max_tokens: int) -> Matcher:
+    """A cursor at the beginning, where the case has one."""
+    automaton = lift(case.language, case.vocabulary)
+    assume(automaton is not None and automaton.distance[automaton.start] <= max_tokens)
+    return open_cursor(automaton, max_tokens)
+
+
+def best(matcher: Matcher, logits: np.ndarray) -> CanvasPath:
+    return best_path(matcher, score_classes(matcher.automaton.classes, logits))
+
+
+@given(cases(), st.integers(1, 6))
+def test_it_is_the_best_of_all(case: Case, max_tokens: int) -> None:
+    """Against every text written out; a path that is allowed exists whenever the shortest answer fits."""
+    path = best(opened(case, max_tokens), case.logits)
+    texts = case.texts(max_tokens)
+    ids = tuple(path.tokens[: path.length].tolist())
+    assert ids in texts
+    assert path.logprob == pytest.approx(max(texts.values()), rel=1e-5, abs=1e-3)
+    assert (path.tokens[path.length :] == TAIL).all()
+
+
+@given(cases(), st.integers(1, 6))
+def test_a_normaliser_that_is_known_changes_nothing(case: Case, max_tokens: int) -> None:
+    """It is what the sum of exponentials comes to."""
+    matcher = opened(case, max_tokens)
+    known = np.logaddexp.reduce(case.logits, axis=1)
+    path = best_path(matcher, score_classes(matcher.automaton.classes, case.logits, known))
+    assert path.logprob == pytest.approx(best(matcher, case.logits).logprob, rel=1e-5, abs=1e-3)
+
+
+@given(cases(canvas=2), st.integers(1, 7), st.randoms(use_true_random=False))
+def test_canvas_after_canvas_the_text_closes_in_time(case: Case, max_tokens: int, random: object) -> None:
+    """Whatever the net says, exactly within the budget; and the cursor that the tokens lead to is the path's own."""
+    matcher = opened(case, max_tokens)
+    written: list[int] = []
+    while matcher.tokens_left and not matcher.is_done:
+        logits = np.random.default_rng(random.getrandbits(32)).standard_normal(case.logits.shape) * 5
+        path = best(matcher, logits.astype(np.float32))
+        assert matcher.after(path.tokens.tolist()) == path.matcher
+        written += path.tokens[: path.length].tolist()
+        matcher = path.matcher
+    assert matcher.is_done
+    assert len(written) <= max_tokens
+    assert case.language.accepts(b"".join(case.tokens[token] for token in written))
+
+
+@given(cases(), st.integers(1, 6))
+def test_even_where_the_net_forbids_everything_there_is_a_path(case: Case, max_tokens: int) -> None:
+    """Logits of -inf lower a token, they cannot take the guarantee away."""
+    matcher = opened(case, max_tokens)
+    logits = np.full_like(case.logits, -np.inf)
+    logits[:, TAIL] = 0.0
+    path = best(matcher, logits)
+    assert tuple(path.tokens[: path.length].tolist()) in case.texts(max_tokens)
+
+
+@given(cases(), st.integers(1, 3))
+def test_an_answer_that_cannot_fit_is_refused_before_the_first_canvas(case: Case, lacking: int) -> None:
+    """And named: the shortest answer and the limit. With as many tokens as it takes it is not."""
+    automaton = lift(case.language, case.vocabulary)
+    assume(automaton is not None)
+    shortest = int(automaton.distance[automaton.start])
+    assert open_cursor(automaton, shortest).tokens_left == shortest
+    with pytest.raises(AnswerDoesNotFit, match=str(shortest)) as caught:
+        open_cursor(automaton, shortest - lacking)
+    assert caught.value.param == "max_tokens"
+
+
+@given(cases(canvas=2), st.integers(1, 6))
+def test_a_canvas_that_leaves_the_constraint_or_the_budget_is_no_cursor(case: Case, max_tokens: int) -> None:
+    """`after` accepts exactly what the enumeration allows."""
+    matcher = opened(case, max_tokens)
+    texts = case.texts(max_tokens)
+    room = matcher.room(2)
+    for first in range(len(case.tokens)):
+        for second in range(len(case.tokens)):
+            ids = (first, second)[:room]
+            is_allowed = ids in texts or ids[:1] in texts
+            try:
+                matcher.after((first, second))
+            except ValueError:
+                assert not is_allowed
+            else:
+                assert is_allowed

@@ -1,0 +1,97 @@
+"""Strings as JSON writes them: every legal spelling, no other."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_worker.constraints.automata.automaton import ByteAutomaton, freeze
+from diffusion_worker.constraints.automata.code_point_dfa import ANY_TEXT, bounded, matching
+from diffusion_worker.constraints.automata.graph import Graph
+from diffusion_worker.constraints.automata.minimise import Rows, minimise
+from diffusion_worker.constraints.schema.json_strings import string
+
+TORTURE = [
+    "",
+    'a"b',
+    "\\",
+    "/",
+    "\n\t\r\b\f",
+    "\x00\x1f\x7f",
+    "é",
+    "\u07ff\u0800",
+    "\ud7ff\ue000",
+    "\uffff",
+    "😀",
+    "\U0010ffff",
+]
+NOT_STRINGS = [
+    *(b'"', b'""x', b"''", b'"\n"', b'"\x00"', b'"\\x"', b'"\\u12"', b'"\\u12g4"', b'"\\U0041"'),
+    *(b'"\\ud800"', b'"\\udc00"', b'"\\ud800\\u0041"', b'"\\ud800\\ud800"', b'"\\ud800x"'),
+    *(b'"\x80"', b'"\xc0\x80"', b'"\xc3"', b'"\xe0\x80\x80"', b'"\xed\xa0\x80"', b'"\xf0\x80\x80\x80"'),
+    *(b'"\xf4\x90\x80\x80"', b'"\xf5\x80\x80\x80"', b'"\xff"', b'"\xc3"\xa9'),
+]
+
+
+def automaton(language: Rows, *, free: bool) -> ByteAutomaton:
+    """The strings of a language, quotes included."""
+    graph = Graph(max_states=100_000)
+    start = string(graph, language, graph.state([], accepting=True), free=free)
+    small = minimise(graph.rows, graph.accepting, start)
+    return freeze(small.rows, small.accepting, small.start)
+
+
+FREE, PLAIN = automaton(ANY_TEXT, free=True), automaton(ANY_TEXT, free=False)
+
+
+@pytest.mark.parametrize("text", TORTURE)
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_what_writers_write_is_admitted(text: str, ascii_only: bool) -> None:
+    """Raw UTF-8 and escapes, surrogate pairs included."""
+    written = json.dumps(text, ensure_ascii=ascii_only).encode()
+    assert FREE.accepts(written)
+    assert PLAIN.accepts(written)
+
+
+@pytest.mark.parametrize("written", NOT_STRINGS)
+def test_what_is_no_string_is_not_admitted(written: bytes) -> None:
+    """Strict UTF-8, no lone surrogates, no bare controls."""
+    assert not FREE.accepts(written)
+    assert not PLAIN.accepts(written)
+
+
+def test_only_the_free_spelling_escapes_what_needs_no_escape() -> None:
+    """`\\u0041` is an A."""
+    assert FREE.accepts(b'"\\u0041\\/"')
+    assert not PLAIN.accepts(b'"\\u0041"')
+
+
+@given(st.binary(max_size=12))
+def test_bytes_are_admitted_exactly_if_json_reads_them(inside: bytes) -> None:
+    """But for lone surrogates, which Python's reader lets pass."""
+    written = b'"' + inside + b'"'
+    try:
+        text = json.loads(written.decode())
+        legal = isinstance(text, str) and not any(0xD800 <= ord(char) <= 0xDFFF for char in text)
+    except ValueError:
+        legal = False
+    assert FREE.accepts(written) == legal
+
+
+@given(st.text(max_size=6), st.integers(0, 3), st.integers(0, 4))
+def test_lengths_count_code_points_however_they_are_spelled(text: str, low: int, high: int) -> None:
+    """Neither bytes nor UTF-16 units."""
+    counted = automaton(bounded(ANY_TEXT, low, high), free=False) if low <= high else None
+    for ascii_only in (False, True):
+        written = json.dumps(text, ensure_ascii=ascii_only).encode()
+        assert (counted is not None and counted.accepts(written)) == (low <= len(text) <= high)
+
+
+def test_a_restricted_string_means_the_same_in_every_spelling() -> None:
+    """An escape cannot smuggle in what the expression refuses."""
+    strings = automaton(matching("^[^é]+$"), free=False)
+    assert strings.accepts(b'"e"')
+    assert not strings.accepts('"é"'.encode())
+    assert not strings.accepts(b'"\\u00e9"')
+    assert not strings.accepts(b'"\\u00E9"')

@@ -1,0 +1,73 @@
+"""constraints.finite: a few answers are written out, or it is said that they are not a few."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+
+from diffusion_worker.constraints.finite_answers import MOST, layouts_of
+from diffusion_worker.constraints.spec import Constraint
+
+COLOUR = {"title": "Colour", "enum": ["red", "grün"], "type": "string"}
+
+
+def closed(**members: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": members, "required": [*members], "additionalProperties": False}
+
+
+def values(schema: Any) -> list[Any] | None:
+    layouts = layouts_of(Constraint(kind="json_schema", value=schema))
+    return None if layouts is None else [json.loads(texts[0]) for texts in layouts]
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (COLOUR, ["red", "grün"]),
+        ({"enum": ["a", 1, 1.0, True, None, "a"], "type": ["string", "integer"]}, ["a", 1]),
+        ({"const": {"a": [1]}}, [{"a": [1]}]),
+        ({"type": ["boolean", "null"]}, [True, False, None]),
+        ({"anyOf": [{"const": 1}, {"type": "null"}, {"enum": [1, 2]}]}, [1, None, 2]),
+        (
+            closed(c=COLOUR, yes={"type": "boolean"}),
+            [{"c": c, "yes": y} for c in ("red", "grün") for y in (True, False)],
+        ),
+        ({**closed(c={"$ref": "#/$defs/C"}), "$defs": {"C": COLOUR}}, [{"c": "red"}, {"c": "grün"}]),
+        ({"type": "string"}, None),
+        ({"enum": ["a", "b"], "maxLength": 1}, None),
+        ({**closed(c=COLOUR), "required": []}, None),
+        ({**closed(c=COLOUR), "additionalProperties": {}}, None),
+        ({**closed(c=COLOUR), "minProperties": 1}, None),
+        (closed(c=COLOUR, note={"type": "string"}), None),
+        ({"$ref": "#"}, None),
+        ({"$ref": "#/$defs/C", "$defs": {"C": {"$ref": "#/$defs/C"}}}, None),
+        ({"$ref": "#/$defs/no"}, None),
+        ({"enum": list(range(MOST + 1))}, None),
+        (closed(**{name: {"enum": [1, 2, 3]} for name in "abcdefghij"}), None),
+        (True, None),
+    ],
+)
+def test_a_schema_of_enums_is_the_list_of_its_values(schema: Any, expected: list[Any] | None) -> None:
+    """All of them valid; whatever else a schema may say makes it none."""
+    found = values(schema)
+    assert json.dumps(found) == json.dumps(expected)  # true is not 1
+    for value in found or ():
+        jsonschema.validate(value, schema)
+
+
+@pytest.mark.parametrize("leaf", [{"const": 1}, {"const": 1, "type": "string"}])
+def test_references_that_multiply_are_given_up(leaf: Any) -> None:
+    """In no time, whether their ends hold a value or none."""
+    defs: dict[str, Any] = {f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 90} for at in range(7)}
+    assert values({"$ref": "#/$defs/d0", "$defs": {**defs, "d7": leaf}}) is None
+
+
+def test_a_value_is_laid_out_compact_and_as_python_does() -> None:
+    """A choice has one layout, a text with nothing to lay out too."""
+    layouts = layouts_of(Constraint(kind="json_schema", value=closed(c=COLOUR)))
+    assert layouts is not None
+    assert layouts[1] == ('{"c":"grün"}', '{"c": "grün"}')
+    assert layouts_of(Constraint(kind="choice", value=["a", "b c", "a"])) == (("a",), ("b c",))
+    assert layouts_of(Constraint(kind="choice", value=[f"x{at}" for at in range(MOST + 1)])) is None
+    assert layouts_of(Constraint(kind="regex", value="a|b")) is None

@@ -1,0 +1,223 @@
+"""Calls as an automaton, judged by who reads them back and by jsonschema: in either syntax, whatever the schema."""
+
+import json
+import random
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from diffusion_worker.constraints.automata.automaton import ByteAutomaton
+from diffusion_worker.constraints.automata.control_tokens import Mark
+from diffusion_worker.constraints.compile import Compiled, compile_constraint, compile_schema
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tool_calls import Syntax, Thought
+from diffusion_worker.errors import UnsupportedSchema
+from diffusion_worker.text.tagged_tool_calls import EnvelopeReader
+from diffusion_worker.text.tool_calls import ToolCall, read_call
+from tests.worker.constraints.reference import wander
+from tests.worker.constraints.schema.test_builder import SCHEMAS
+
+SPELLED = {
+    "<|channel>": Mark.THOUGHT_OPENS,
+    "<channel|>": Mark.THOUGHT_CLOSES,
+    "<|tool_call>": Mark.CALL_OPENS,
+    "<tool_call|>": Mark.CALL_CLOSES,
+    '<|"|>': Mark.QUOTE,
+}
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "unit": {"enum": ["C", "F"]}, "größe x": {"type": "number"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def tools(schemas: dict[str, Any], syntax: Syntax, **rules: Any) -> Constraint:
+    functions = [
+        {"name": name, "parameters": schema, "field": f"tools[{at}].function.parameters"}
+        for at, (name, schema) in enumerate(schemas.items())
+    ]
+    given = {"thought": Thought.NO, "must": True, "many": False, "text": None, **rules}
+    return Constraint(kind="tools", value={"functions": functions, "syntax": syntax, **given})
+
+
+def compiled(schemas: dict[str, Any], syntax: Syntax, **rules: Any) -> ByteAutomaton:
+    return compile_constraint(tools(schemas, syntax, **rules)).automaton
+
+
+def marked(text: str) -> bytes:
+    """Control tokens as their marks."""
+    found = text.encode()
+    for token, mark in SPELLED.items():
+        found = found.replace(token.encode(), bytes((mark,)))
+    return found
+
+
+def read(answer: bytes, syntax: Syntax) -> tuple[str, list[ToolCall]]:
+    """The text and the calls, as the worker's own readers find them."""
+    if syntax is Syntax.ENVELOPE:
+        reader = EnvelopeReader()
+        found = [*reader.feed(answer.decode()), reader.flush()]
+        return "".join(x for x in found if isinstance(x, str)), [x for x in found if isinstance(x, ToolCall)]
+    text, *rest = answer.split(bytes((Mark.CALL_OPENS,)))
+    calls = []
+    for part in rest:
+        inside, behind = part.split(bytes((Mark.CALL_CLOSES,)))
+        assert not behind
+        call = read_call([segment.decode() for segment in inside.split(bytes((Mark.QUOTE,)))])
+        assert call is not None, inside
+        calls.append(call)
+    return text.decode(), calls
+
+
+def natively(value: Any) -> str:
+    """A JSON value in the released checkpoint's syntax."""
+    if isinstance(value, str):
+        return f'<|"|>{value}<|"|>'
+    if isinstance(value, list):
+        return f"[{','.join(map(natively, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{natively(inner)}' for key, inner in value.items())}}}"
+    return json.dumps(value)
+
+
+def possible(constraint: Constraint) -> Compiled:
+    """Schemas that admit no object are another test's business."""
+    try:
+        return compile_constraint(constraint)
+    except UnsupportedSchema as error:
+        assume(error.param != "tools[0].function.parameters")
+        raise
+
+
+@given(SCHEMAS, st.sampled_from(Syntax), st.integers(0, 2**32))
+def test_whatever_is_accepted_is_read_back_as_a_valid_call(schema: Any, syntax: Syntax, seed: int) -> None:
+    """Random answers of random schemas; what keywords leave to the final check is left to it."""
+    made = possible(tools({"f": schema, "g-2": CITY}, syntax, many=True))
+    draw = random.Random(seed)
+    for _ in range(4):
+        text, calls = read(wander(made.automaton, draw), syntax)
+        assert (text, bool(calls)) == ("", True)
+        for call in calls:
+            arguments = json.loads(call.arguments)
+            assert isinstance(arguments, dict)
+            asked = {"f": schema, "g-2": CITY}[call.name]
+            assert made.needs_check or jsonschema.Draft202012Validator(asked).is_valid(arguments), call
+
+
+ANY_OBJECT = compile_schema({"type": "object"}).automaton
+ANY_CALL = compiled({"f": {"type": "object"}}, Syntax.NATIVE)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-99, 99), st.text(max_size=6)),
+    lambda inner: st.one_of(st.lists(inner, max_size=2), st.dictionaries(st.sampled_from("abc"), inner, max_size=2)),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["x", "true", "3", "a-b.c"]), VALUES, max_size=3))
+def test_what_json_may_say_can_be_said_natively(arguments: dict[str, Any]) -> None:
+    """Any characters in strings, controls and quotes too: nothing is escaped there."""
+    assume(ANY_OBJECT.accepts(json.dumps(arguments).encode()))  # the caps bound how deep an object may be
+    answer = marked(f"<|tool_call>call:f{natively(arguments)}<tool_call|>")
+    is_accepted = ANY_CALL.accepts(answer)
+    assert is_accepted
+    assert [json.loads(call.arguments) for call in read(answer, Syntax.NATIVE)[1]] == [arguments]
+
+
+CALLS = {
+    Syntax.NATIVE: '<|tool_call>call:f{city:<|"|>Oslo<|"|>}<tool_call|>',
+    Syntax.ENVELOPE: '<tool_call>\n{"name": "f", "arguments": {"city": "Oslo"}}\n</tool_call>',
+}
+
+
+@pytest.mark.parametrize("syntax", Syntax)
+def test_the_rules_say_what_stands_beside_a_call(syntax: Syntax) -> None:
+    """Text or no text, one call or several; behind a call no text."""
+    call = CALLS[syntax]
+    alone, free = compiled({"f": CITY}, syntax), compiled({"f": CITY}, syntax, must=False, many=True)
+    for answer, by_must, by_choice in (
+        (call, True, True),
+        (call + call, False, True),
+        ("", False, True),
+        ("I see: ü日", False, True),
+        (f"Let me look.\n<{call}", False, True),
+        (f"{call}so", False, False),
+        (call.replace("Oslo", "Oslo").replace("f", "h", 1), False, False),
+        (call.replace("city", "town"), False, False),
+        (call[:-3], False, False),
+    ):
+        assert (alone.accepts(marked(answer)), free.accepts(marked(answer))) == (by_must, by_choice), answer
+
+
+def test_an_envelope_opens_nowhere_but_before_a_call() -> None:
+    """So nothing that is text can be taken for one."""
+    free = compiled({"f": CITY}, Syntax.ENVELOPE, must=False)
+    assert free.accepts(b"a <tool_call a <tool_cal<tool_ <")
+    assert not free.accepts(b"the tag is <tool_call> or so")
+
+
+def test_keys_of_other_signs_stand_in_quotes() -> None:
+    """A key of plain signs may."""
+    automaton = compiled({"f": CITY}, Syntax.NATIVE)
+    quoted = '<|tool_call>call:f{<|"|>city<|"|>:<|"|>"}\\n<|"|>,<|"|>größe x<|"|>:1.5}<tool_call|>'
+    assert automaton.accepts(marked(quoted))
+    assert not automaton.accepts(marked(quoted.replace('<|"|>größe x<|"|>', "größe x")))
+
+
+def test_a_thought_may_stand_before_either() -> None:
+    """Or goes on where the prompt has begun it."""
+    call = CALLS[Syntax.NATIVE]
+    may = compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.MAY)
+    for answer, accepted in (
+        (call, True),
+        (f"<|channel>thought\nhm\nso<channel|>{call}", True),
+        (f"<|channel>though<channel|>{call}", False),
+        (f"<|channel>thought\nhm{call}", False),
+        ("<|channel>thought\nhm<channel|>", False),
+    ):
+        assert may.accepts(marked(answer)) is accepted, answer
+    assert compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.OPEN).accepts(marked(f"hm<channel|>{call}"))
+
+
+@pytest.mark.parametrize("syntax", Syntax)
+def test_what_is_no_call_keeps_to_the_format_asked_for(syntax: Syntax) -> None:
+    """Even where its text could begin as a call does."""
+    automaton = compiled({"f": CITY}, syntax, must=False, text={"kind": "regex", "value": "<t[a-z]+>|[0-9]+"})
+    for answer, accepted in (("42", True), ("<tool>", True), (CALLS[syntax], True), ("so", False), ("", False)):
+        assert automaton.accepts(marked(answer)) is accepted, answer
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword", "pointer"),
+    [
+        ({"type": "object", "properties": {"a": {"$ref": "http://x/y"}}}, "$ref", "/properties/a/$ref"),
+        ({"type": "string"}, "type", ""),
+        ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "type", ""),
+    ],
+)
+@pytest.mark.parametrize("syntax", Syntax)
+def test_arguments_that_cannot_be_kept_are_refused_by_field(
+    schema: Any, keyword: str, pointer: str, syntax: Syntax
+) -> None:
+    """Keyword and pointer, within the parameters of the tool that they are in."""
+    with pytest.raises(UnsupportedSchema) as refused:
+        compiled({"f": CITY, "g": schema}, syntax)
+    assert refused.value.param == "tools[1].function.parameters"
+    if keyword == "$ref":
+        assert (refused.value.keyword, refused.value.pointer) == (keyword, pointer)
+
+
+def test_many_tools_share_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By ever more frugal caps; where no caps will do, the tools are refused together."""
+    schemas: dict[str, Any] = {f"f{at}": {"properties": {f"p{at}": {"maxLength": 60}}} for at in range(3)}
+    roomy = compile_constraint(tools(schemas, Syntax.ENVELOPE))
+    monkeypatch.setattr("diffusion_worker.constraints.compile.CALL_STATES", 2000)
+    frugal = compile_constraint(tools(schemas, Syntax.ENVELOPE))
+    assert roomy.stats.rung == 0 < frugal.stats.rung
+    assert frugal.automaton.states < roomy.automaton.states
+    monkeypatch.setattr("diffusion_worker.constraints.compile.CALL_STATES", 20)
+    with pytest.raises(UnsupportedSchema, match="`tools`"):
+        compile_constraint(tools(schemas, Syntax.ENVELOPE))

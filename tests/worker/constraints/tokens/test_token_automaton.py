@@ -1,0 +1,38 @@
+"""A token automaton survives the way to another process; anything else is refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.token_automaton import from_bytes, to_bytes
+from tests.worker.constraints.by_hand import Case, cases
+
+
+@given(cases())
+def test_it_comes_back_as_it_went(case: Case) -> None:
+    """Field by field."""
+    automaton = lift(case.language, case.vocabulary)
+    assume(automaton is not None)
+    again = from_bytes(to_bytes(automaton))
+    for went, came in ((automaton, again), (automaton.classes, again.classes)):
+        for field in dataclasses.fields(went):
+            before, after = getattr(went, field.name), getattr(came, field.name)
+            if isinstance(before, np.ndarray):
+                assert before.dtype == after.dtype
+                assert (before == after).all()
+            elif field.name != "classes":
+                assert before == after
+                assert type(before) is type(after)
+
+
+@given(cases(), st.integers(0, 400))
+def test_a_file_cut_short_is_refused(case: Case, kept: int) -> None:
+    """A full disk must not become a wrong constraint."""
+    automaton = lift(case.language, case.vocabulary)
+    assume(automaton is not None)
+    with pytest.raises(ValueError):
+        from_bytes(to_bytes(automaton)[:kept])

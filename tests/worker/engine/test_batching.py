@@ -1,0 +1,91 @@
+"""What fits into one iteration, and who goes first."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_worker.engine.batching import Parts, compose
+from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
+from diffusion_worker.memory.slots import Allocation
+from diffusion_worker.types.generation import DecodingMode, DenoisingParams, GenerationRequest
+
+CANVAS, CHUNK = 4, 5
+ASK = GenerationRequest(
+    prompt_ids=(9, 9, 9), max_tokens=100, seed=0, denoising=DenoisingParams(steps=3, canvas_length=CANVAS)
+)
+KINDS = ("prompt", "last of a prompt", "seal", "step", "read")
+
+
+def placed(number: int, kind: str) -> Sequence:
+    """A sequence that has a slot and wants what `kind` says."""
+    prompt = (9,) * (12 if kind == "prompt" else 3)
+    decoding_mode = DecodingMode.AUTOREGRESSIVE if kind == "read" else DecodingMode.DIFFUSION
+    ask = replace(ASK, prompt_ids=prompt, decoding_mode=decoding_mode)
+    it = Sequence(id=number, ask=ask, submitted=0.0, prefill_chunks=prefill_chunks_of(prompt, CHUNK))
+    it.allocate(Allocation(slot=number, reused=0, copy=None, boundary=0), chunk=CHUNK)
+    if kind in ("seal", "step"):
+        it.appended(prompt)
+    if kind == "seal":
+        it.open_block((5,) * CANVAS)
+    return it
+
+
+def positions(parts: Parts) -> int:
+    return (
+        sum(len(append.ids) for append in parts.prefills)
+        + sum(denoise.denoising.canvas_length for denoise in parts.denoises)
+        + sum(len(read.ids) for read in parts.decodes)
+    )
+
+
+def taking_part(parts: Parts) -> set[int]:
+    return {part.sequence for part in (*parts.prefills, *parts.denoises, *parts.decodes)}
+
+
+@given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=12), budget=st.integers(1, 60), turned=st.booleans())
+def test_the_budget_is_exceeded_by_nobody_but_a_single_one(kinds: list[str], budget: int, turned: bool) -> None:
+    running = [placed(number, kind) for number, kind in enumerate(kinds)]
+    parts = compose(running, lambda each: -each.id if turned else each.id, budget)
+    assert taking_part(parts), "somebody always gets on"
+    assert positions(parts) <= budget or len(taking_part(parts)) == 1
+
+
+@given(kinds=st.lists(st.sampled_from(KINDS), max_size=12))
+def test_without_a_budget_everybody_advances(kinds: list[str]) -> None:
+    parts = compose([placed(number, kind) for number, kind in enumerate(kinds)], lambda each: each.id, None)
+    assert taking_part(parts) == set(range(len(kinds)))
+
+
+def test_sealed_canvases_go_before_steps_and_steps_before_prompts_whatever_their_keys() -> None:
+    running = [placed(1, "prompt"), placed(2, "step"), placed(3, "seal")]
+    order = []
+    while running:
+        [first] = taking_part(compose(running, lambda each: each.id, 1))
+        order.append(first)
+        running = [each for each in running if each.id != first]
+    assert order == [3, 2, 1]
+
+
+def test_of_the_same_kind_the_lowest_key_goes_first() -> None:
+    running = [placed(number, "step") for number in range(4)]
+    assert taking_part(compose(running, lambda each: -each.id, 2 * CANVAS)) == {2, 3}
+
+
+def test_a_canvas_is_not_denoised_before_the_last_part_of_its_prompt_goes_in() -> None:
+    parts = compose([placed(1, "prompt"), placed(2, "last of a prompt")], lambda each: each.id, None)
+    assert [len(append.ids) for append in parts.prefills] == [3, CHUNK] or [
+        len(append.ids) for append in parts.prefills
+    ] == [CHUNK, 3]
+    assert [(denoise.sequence, denoise.at) for denoise in parts.denoises] == [(2, 3)]
+
+
+def test_a_long_prompt_in_parts_holds_nobody_up() -> None:
+    others = [placed(1, "step"), placed(2, "step")]
+    long = placed(3, "prompt")
+    while len(long.pending) > 1:
+        parts = compose([long, *others], lambda each: each.id - 100.0 * (each is long), 2 * CANVAS + CHUNK)
+        assert {denoise.sequence for denoise in parts.denoises} == {1, 2}
+        [append] = parts.prefills
+        assert len(append.ids) <= CHUNK
+        long.appended(append.ids)

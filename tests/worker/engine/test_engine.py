@@ -1,0 +1,362 @@
+"""The engine between event loop and device thread, driven by the toy net."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_worker.engine.engine import Engine
+from diffusion_worker.engine.loop import Capacity
+from diffusion_worker.engine.output_stream import OutputStream
+from diffusion_worker.errors import (
+    BadSetting,
+    Cancelled,
+    CheckpointMissing,
+    Draining,
+    NotFinite,
+    NotResident,
+    OverCapacity,
+    PromptTooLong,
+    StepFailed,
+)
+from diffusion_worker.models.interface import CanvasContext
+from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.generation import (
+    BlockSealed,
+    DecodingMode,
+    Faulted,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Outcome,
+    Residency,
+)
+from diffusion_worker.types.observations import Observation, RefusalObserved, SequenceObserved
+
+pytestmark = pytest.mark.anyio
+
+POISON = 99
+
+
+class PoisonedNet(ToyModel):
+    """Returns NaN for rows whose prompt begins with POISON."""
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        logits = super().denoise(canvas, soft, context)
+        logits[context.layers[0].keys[:, 0, 0, 0] == POISON] = float("nan")
+        return logits
+
+
+class BrittleNet(ToyModel):
+    """Raises if any row's prompt begins with POISON."""
+
+    def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
+        if bool((context.layers[0].keys[:, 0, 0, 0] == POISON).any()):
+            raise RuntimeError("a row cannot be computed")
+        return super().denoise(canvas, soft, context)
+
+
+def ask(net: ToyModel, *prompt: int, **changes: Any) -> GenerationRequest:
+    base = GenerationRequest(prompt_ids=prompt or (20, 21, 22), max_tokens=64, seed=1, denoising=net.info.denoising)
+    return replace(base, **changes)
+
+
+@asynccontextmanager
+async def serving(net: ToyModel, capacity: Capacity | None = None, **rest: Any) -> AsyncIterator[Engine]:
+    engine = Engine(lambda: net, capacity, **rest)
+    engine.start()
+    await engine.ready()
+    try:
+        yield engine
+    finally:
+        await engine.close()
+        assert not engine._thread.is_alive()
+
+
+async def collect(output_stream: OutputStream) -> tuple[tuple[int, ...], Finished | Faulted]:
+    ids: list[int] = []
+    async for event in output_stream:
+        if not isinstance(event, BlockSealed):
+            return tuple(ids), event
+        ids += event.ids
+    raise AssertionError("a ticket ended without an end")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(120):
+        while not condition():  # noqa: ASYNC110 - the condition belongs to another thread
+            await asyncio.sleep(0.001)
+
+
+async def test_an_ask_is_answered_with_its_blocks_and_one_end() -> None:
+    net = ToyModel()
+    prompt = tuple(range(20, 60))
+    async with serving(net) as engine:
+        ids, end = await collect(engine.submit(ask(net, *prompt)))
+    assert ids == prompt
+    assert isinstance(end, Finished)
+    assert end.reason is FinishReason.STOP
+    assert end.usage.completion_tokens == 41
+
+
+async def test_many_asks_at_once_each_get_their_own_answer() -> None:
+    net = ToyModel()
+    async with serving(net, Capacity(max_num_seqs=3)) as engine:
+        asks = [ask(net, *range(20, 23 + n), decoding_mode=tuple(DecodingMode)[n % 2]) for n in range(12)]
+        answers = await asyncio.gather(*(collect(engine.submit(one)) for one in asks))
+    assert [ids for ids, _ in answers] == [one.prompt_ids for one in asks]
+
+
+async def test_max_tokens_is_exact() -> None:
+    net = ToyModel()
+    async with serving(net) as engine:
+        for count in (1, 15, 16, 17, 33):
+            for decoding_mode in DecodingMode:
+                ids, end = await collect(
+                    engine.submit(ask(net, *[30] * 60, max_tokens=count, decoding_mode=decoding_mode))
+                )
+                assert len(ids) == end.usage.completion_tokens == count
+
+
+async def test_the_event_loop_stays_awake_during_a_slow_pass() -> None:
+    turns, turns_in_pass = 0, []
+
+    class Watched(ToyModel):
+        def _take_time(self) -> None:
+            before = turns
+            super()._take_time()
+            turns_in_pass.append(turns - before)
+
+    net = Watched(seconds_per_pass=0.3)
+    async with serving(net) as engine:
+        answer = asyncio.create_task(collect(engine.submit(ask(net))))
+        while not answer.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+    assert net.passes >= 3
+    assert sorted(turns_in_pass)[len(turns_in_pass) // 2] > 0
+
+
+async def test_a_reader_that_is_cancelled_stops_the_work() -> None:
+    net = ToyModel(seconds_per_pass=0.01, pace=1)
+    async with serving(net) as engine:
+        reader = asyncio.create_task(collect(engine.submit(ask(net, *[30] * 400, max_tokens=400))))
+        await until(lambda: net.passes > 2)
+        reader.cancel()
+        await until(lambda: engine.status().running == 0)
+        seen = net.passes
+        await asyncio.sleep(0.05)
+        assert net.passes <= seen + 1, "at most the pass that was under way"
+        assert engine.status().kv_bytes == 0
+
+
+async def test_leaving_the_context_of_a_ticket_aborts_it() -> None:
+    net = ToyModel(seconds_per_pass=0.005)
+    seen: list[Observation] = []
+    async with serving(net, observe=seen.append) as engine:
+        async with engine.submit(ask(net, *[30] * 400, max_tokens=400)) as output_stream:
+            assert isinstance(await anext(output_stream), BlockSealed)
+        await until(lambda: not engine._tickets)
+    assert [o.outcome for o in seen if isinstance(o, SequenceObserved)] == [Outcome.CANCELLED]
+
+
+async def test_an_aborted_ticket_still_ends_once() -> None:
+    net = ToyModel(seconds_per_pass=0.005)
+    async with serving(net) as engine:
+        output_stream = engine.submit(ask(net, *[30] * 400, max_tokens=400))
+        output_stream.abort()
+        output_stream.abort()
+        events = [event async for event in output_stream]
+    assert isinstance(events[-1], Faulted)
+    assert isinstance(events[-1].error, Cancelled)
+    assert not any(isinstance(event, Faulted | Finished) for event in events[:-1])
+
+
+async def test_a_reader_with_enough_gets_a_finished_end_with_true_figures() -> None:
+    net = ToyModel(seconds_per_pass=0.005)
+    async with serving(net) as engine:
+        output_stream = engine.submit(ask(net, *[30] * 400, max_tokens=400))
+        first = await anext(output_stream)
+        output_stream.stop()
+        *_, end = [first, *[event async for event in output_stream]]
+    assert isinstance(end, Finished)
+    assert end.reason is FinishReason.STOP
+    assert end.usage.completion_tokens < 400
+
+
+@pytest.mark.parametrize(("net", "error"), [(PoisonedNet(), NotFinite), (BrittleNet(), StepFailed)])
+async def test_a_row_that_fails_faults_alone(net: ToyModel, error: type[Exception]) -> None:
+    async with serving(net, Capacity(max_num_seqs=3)) as engine:
+        asks = [ask(net, 30, 31, 32), ask(net, POISON, 31, 32), ask(net, 40, 41)]
+        good, bad, other = await asyncio.gather(*(collect(engine.submit(one)) for one in asks))
+        again, _ = await collect(engine.submit(asks[0]))
+        assert engine._loop.scheduler.slots.free == len(engine._loop.scheduler.slots)
+    assert isinstance(bad[1], Faulted)
+    assert isinstance(bad[1].error, error)
+    assert good[0] == again == (30, 31, 32)
+    assert other[0] == (40, 41)
+
+
+async def test_a_defect_in_the_loop_faults_what_ran_and_the_engine_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = ToyModel()
+    async with serving(net) as engine:
+        real = engine._loop._stepper.step
+        broken = iter([KeyError("a defect")])
+
+        def step(batch: Any) -> Any:
+            for error in broken:
+                raise error
+            return real(batch)
+
+        monkeypatch.setattr(engine._loop._stepper, "step", step)
+        _, end = await collect(engine.submit(ask(net)))
+        assert isinstance(end, Faulted)
+        assert "a defect" in end.error.message
+        ids, _ = await collect(engine.submit(ask(net)))
+        assert ids == (20, 21, 22)
+        await until(lambda: engine.status().state is Residency.READY)
+
+
+async def test_same_seed_same_text_whoever_shares_the_batch(make_net: Any) -> None:
+    net = make_net(dtype=torch.float32, spread=0.02)
+    denoising = replace(net.info.denoising, steps=5)
+    asks = [
+        GenerationRequest(
+            prompt_ids=tuple(range(6, 12 + n)),
+            max_tokens=24,
+            seed=n % 3,
+            denoising=denoising,
+            temperature=1.0,
+            decoding_mode=way,
+        )
+        for n in range(3)
+        for way in DecodingMode
+    ]
+    async with serving(net, Capacity(max_context=64)) as engine:
+        alone = [(await collect(engine.submit(one)))[0] for one in asks]
+        together = await asyncio.gather(*(collect(engine.submit(one)) for one in reversed(asks)))
+    assert alone == [ids for ids, _ in reversed(together)]
+    assert len(set(alone)) == len(asks)
+
+
+async def test_before_the_weights_are_there_asks_are_refused_at_once_and_health_says_why() -> None:
+    may_load = threading.Event()
+    net = ToyModel()
+
+    def load() -> ToyModel:
+        may_load.wait()
+        return net
+
+    seen: list[Observation] = []
+    engine = Engine(load, observe=seen.append)
+    assert engine.status().state is Residency.COLD
+    engine.start()
+    assert engine.status().state is Residency.LOADING
+    with pytest.raises(NotResident) as refusal:
+        engine.submit(ask(net))
+    assert refusal.value.retry_after_s
+    may_load.set()
+    await engine.ready()
+    assert (await collect(engine.submit(ask(net))))[0] == (20, 21, 22)
+    await engine.close()
+    assert seen[0] == RefusalObserved(reason="not_resident")
+
+
+async def test_a_checkpoint_that_cannot_be_loaded_is_reported_to_who_waits_for_it() -> None:
+    def load() -> ToyModel:
+        raise CheckpointMissing("no such folder")
+
+    engine = Engine(load)
+    engine.start()
+    with pytest.raises(CheckpointMissing):
+        await engine.ready()
+    assert engine.status().state is Residency.COLD
+    with pytest.raises(NotResident):
+        engine.submit(ask(ToyModel()))
+    await engine.close()
+
+
+async def test_a_memory_limit_below_one_context_refuses_to_start() -> None:
+    engine = Engine(ToyModel, Capacity(memory_limit_bytes=1000))
+    engine.start()
+    with pytest.raises(BadSetting, match="one context needs"):
+        await engine.ready()
+    await engine.close()
+
+
+async def test_fewer_sequences_run_when_their_contexts_would_not_fit() -> None:
+    net = ToyModel(max_context=100)  # 800 bytes a context
+    async with serving(net, Capacity(max_num_seqs=8, memory_limit_bytes=2500)) as engine:
+        status = engine.status()
+        assert (status.max_num_seqs, status.memory_limit_bytes) == (3, 2500)
+
+
+async def test_beyond_queue_and_places_asks_are_refused() -> None:
+    net = ToyModel(seconds_per_pass=0.02)
+    async with serving(net, Capacity(max_num_seqs=1, max_waiting=1)) as engine:
+        tickets = [engine.submit(ask(net)) for _ in range(2)]
+        with pytest.raises(OverCapacity):
+            engine.submit(ask(net))
+        with pytest.raises(PromptTooLong):
+            engine.submit(ask(net, max_tokens=5000))
+        for output_stream in tickets:
+            await collect(output_stream)
+
+
+async def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
+    net = ToyModel(seconds_per_pass=0.1)
+    async with serving(net) as engine:
+        running = asyncio.create_task(collect(engine.submit(ask(net))))
+        await until(lambda: engine.status().running == 1)
+        leaving = asyncio.create_task(engine.drain(120.0))
+        await asyncio.sleep(0)
+        with pytest.raises(Draining):
+            engine.submit(ask(net))
+        await leaving
+        ids, end = await running
+    assert ids == (20, 21, 22)
+    assert isinstance(end, Finished)
+
+
+async def test_what_does_not_finish_in_time_is_told_so(engine_that_is_slow: Callable[[], Awaitable[Engine]]) -> None:
+    engine = await engine_that_is_slow()
+    running = asyncio.create_task(collect(engine.submit(ask(ToyModel(), *[30] * 400, max_tokens=400))))
+    await until(lambda: engine.status().running == 1)
+    await engine.drain(0.02)
+    _, end = await running
+    assert isinstance(end, Faulted)
+    assert isinstance(end.error, Draining)
+
+
+@pytest.fixture
+def engine_that_is_slow() -> Callable[[], Awaitable[Engine]]:
+    async def make() -> Engine:
+        engine = Engine(lambda: ToyModel(seconds_per_pass=0.01, pace=1))
+        engine.start()
+        await engine.ready()
+        return engine
+
+    return make
+
+
+async def test_health_shows_what_runs_and_what_it_holds() -> None:
+    net = ToyModel(seconds_per_pass=0.1)
+    async with serving(net, Capacity(max_num_seqs=1)) as engine:
+        assert engine.info == net.info
+        assert engine.status().predicted_wait_ms is None
+        readers = [asyncio.create_task(collect(engine.submit(ask(net)))) for _ in range(2)]
+        await until(lambda: engine.status().kv_bytes > 0 and engine.status().predicted_wait_ms is not None)
+        status = engine.status()
+        assert (status.state, status.running, status.waiting) == (Residency.READY, 1, 1)
+        assert (status.predicted_wait_ms or 0.0) > 0.0
+        assert status.memory_used_bytes > 0
+        await asyncio.gather(*readers)
+
+
+async def test_closing_an_engine_that_never_started_is_harmless() -> None:
+    await Engine(ToyModel).close()

@@ -1,0 +1,92 @@
+"""Where the weights are, and what that means for asks."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_worker.errors import Draining, NotResident
+from diffusion_worker.memory.lifecycle import (
+    MOVES,
+    SERVING,
+    ModelLifecycle,
+    _cgroup_bytes,
+    _machine_bytes,
+    memory_in_use,
+    resident_bytes,
+)
+from diffusion_worker.types.generation import Residency
+
+
+def residence(state: Residency) -> ModelLifecycle:
+    it = ModelLifecycle()
+    it.state = state
+    return it
+
+
+@pytest.mark.parametrize(("old", "new"), list(itertools.product(Residency, Residency)))
+def test_only_the_moves_of_the_table_are_possible(old: Residency, new: Residency) -> None:
+    it = residence(old)
+    if new in MOVES[old] or new is old:
+        it.move(new)
+        assert it.state is new
+    else:
+        with pytest.raises(ValueError, match=f"no move from {old} to {new}"):
+            it.move(new)
+
+
+def test_every_state_can_be_reached_and_all_but_the_last_can_be_left() -> None:
+    reached, frontier = {Residency.COLD}, [Residency.COLD]
+    while frontier:
+        fresh = MOVES[frontier.pop()] - reached
+        reached |= fresh
+        frontier += fresh
+    assert reached == set(Residency)
+    assert [state for state in Residency if not MOVES[state]] == [Residency.DRAINING]
+
+
+@pytest.mark.parametrize("state", Residency)
+def test_asks_are_admitted_only_where_weights_are_in_memory(state: Residency) -> None:
+    refusal = residence(state).refusal()
+    if state in SERVING:
+        assert refusal is None
+    else:
+        assert isinstance(refusal, Draining if state is Residency.DRAINING else NotResident)
+        assert refusal.retry_after_s
+
+
+def test_memory_of_the_process_is_known_and_below_its_limit() -> None:
+    used, limit = memory_in_use(torch.device("cpu"))
+    assert 2**20 < used < limit
+
+
+def test_without_a_cgroup_all_that_runs_on_the_machine_counts(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    assert _machine_bytes(meminfo) is None
+    meminfo.write_text("MemTotal:  1000 kB\nMemFree: 100 kB\nMemAvailable:  400 kB\nHugePages_Total:  3\n")
+    assert _machine_bytes(meminfo) == (600 * 1024, 1000 * 1024)
+    meminfo.write_text("MemTotal:  1000 kB\n")
+    assert _machine_bytes(meminfo) is None
+
+
+def test_what_the_process_holds_itself_is_known() -> None:
+    assert resident_bytes() > 2**20
+
+
+def test_a_cgroup_with_a_limit_is_read_without_the_pages_that_would_go_first(tmp_path: Path) -> None:
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    assert _cgroup_bytes(tmp_path) == (700, 1000), "without statistics all counts"
+    (tmp_path / "memory.stat").write_text("anon 400\ninactive_file 250\nactive_file 50\n")
+    assert _cgroup_bytes(tmp_path) == (450, 1000)
+    (tmp_path / "memory.stat").write_text("inactive_file 900\n")
+    assert _cgroup_bytes(tmp_path) == (0, 1000), "read a moment apart: never negative"
+
+
+@pytest.mark.parametrize("ceiling", ["max", "", "many"])
+def test_a_cgroup_without_a_limit_says_nothing(tmp_path: Path, ceiling: str) -> None:
+    (tmp_path / "memory.current").write_text("700")
+    assert _cgroup_bytes(tmp_path) is None, "no file at all"
+    (tmp_path / "memory.max").write_text(ceiling)
+    assert _cgroup_bytes(tmp_path) is None

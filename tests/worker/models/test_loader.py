@@ -1,0 +1,201 @@
+"""A checkpoint loads, or what is wrong with it is named with its file."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffusion_worker.engine.loop import run
+from diffusion_worker.errors import CheckpointBroken, CheckpointError, CheckpointForeign, CheckpointMissing
+from diffusion_worker.models.loader import LoadOptions, load, locate
+from diffusion_worker.types.generation import DenoisingParams, Finished, GenerationRequest
+
+GENERATION = {
+    "max_denoising_steps": 24,
+    "t_min": 0.3,
+    "t_max": 0.9,
+    "stability_threshold": 2,
+    "confidence_threshold": 0.01,
+    "eos_token_id": [1, 7],
+    "pad_token_id": 0,
+    "sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": 0.2},
+}
+
+NAME = "model.decoder.layers.0.mlp.gate_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, make_model: Any) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    make_model(dtype=torch.float32).save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps(GENERATION))
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(saved, tmp_path / "tiny"))
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def refusal(folder: Path, kind: type[CheckpointError]) -> str:
+    with pytest.raises(kind) as refused:
+        load(str(folder))
+    assert "\n" not in refused.value.message
+    return refused.value.message
+
+
+def test_a_checkpoint_brings_its_numbers_and_answers(folder: Path) -> None:
+    net = load(str(folder), LoadOptions(device="cpu"))
+    assert net.info.denoising == DenoisingParams(
+        steps=24,
+        t_min=0.3,
+        t_max=0.9,
+        stability=2,
+        confidence_threshold=0.01,
+        entropy_bound=0.2,
+        canvas_length=12,
+    )
+    assert (net.info.end_ids, net.info.pad_id, net.info.vocab_size, net.info.max_context) == ((1, 7), 0, 61, 512)
+    assert net.info.dtype == "float32"
+    [answer] = run(net, [GenerationRequest(prompt_ids=(9, 10), max_tokens=5, seed=0, denoising=net.info.denoising)])
+    assert isinstance(answer.end, Finished)
+
+
+def test_loaded_weights_are_the_saved_ones(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    net = load(str(folder))
+    assert torch.equal(net._model.get_parameter(NAME), stored[NAME])
+
+
+def test_the_number_format_can_be_chosen(folder: Path) -> None:
+    assert load(str(folder), LoadOptions(dtype="bfloat16")).info.dtype == "bfloat16"
+
+
+def test_without_a_generation_config_the_defaults_of_the_released_checkpoint_hold(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    info = load(str(folder)).info
+    assert info.denoising == DenoisingParams(canvas_length=12)
+    assert info.end_ids == (1,)
+
+
+def test_weights_in_several_files_are_found_by_their_index(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, part in parts.items():
+        save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {name: file for file, part in parts.items() for name in part}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    load(str(folder))
+    (folder / "b.safetensors").unlink()
+    assert "b.safetensors: no such file" in refusal(folder, CheckpointMissing)
+
+
+@pytest.mark.parametrize("source", ["/nowhere/at/all", "./nowhere", "nowhere", "a/b/c"])
+def test_a_folder_that_is_not_there_is_missing(source: str) -> None:
+    with pytest.raises(CheckpointMissing, match=r"no such folder"):
+        locate(source)
+
+
+def test_a_hub_id_that_cannot_be_had_is_missing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> str:
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        raise LocalEntryNotFoundError("no snapshot\nand much advice")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(CheckpointMissing, match=r"some/model.*not to be had from the hub: no snapshot$"):
+        locate("some/model")
+
+
+def test_a_hub_id_with_a_local_copy_is_that_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    assert locate("some/model") == folder
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_missing_file_is_named(folder: Path, file: str) -> None:
+    (folder / file).unlink()
+    assert f"{folder / file}: no such file" in refusal(folder, CheckpointMissing)
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("text", ['{"model_type": ', "[]", "\udcff"])
+def test_a_config_that_is_no_json_object_is_broken(folder: Path, file: str, text: str) -> None:
+    (folder / file).write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert str(folder / file) in refusal(folder, CheckpointBroken)
+
+
+def test_another_architecture_is_foreign(folder: Path) -> None:
+    edit(folder / "config.json", lambda c: c.update(model_type="llama"))
+    assert "'llama'" in refusal(folder, CheckpointForeign)
+
+
+@pytest.mark.parametrize("size", [0, 7, 500, -1])
+def test_a_cut_weights_file_is_broken(folder: Path, size: int) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    assert str(file) in refusal(folder, CheckpointBroken)
+
+
+def test_weights_that_are_no_safetensors_are_broken(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"not tensors at all" * 100)
+    assert "model.safetensors" in refusal(folder, CheckpointBroken)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_tensor_that_is_not_there_is_named(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.pop(NAME))
+    assert "lacks " in (message := refusal(folder, CheckpointBroken))
+    assert "layers.0.mlp.gate_proj.weight" in message, "under the encoder's or the decoder's name: they are tied"
+
+
+def test_a_tensor_that_does_not_belong_is_named(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update(stranger=torch.zeros(2)))
+    assert "unexpected stranger" in refusal(folder, CheckpointBroken)
+
+
+def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({NAME: torch.zeros(3, 3)}))
+    assert NAME in refusal(folder, CheckpointBroken)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"max_denoising_steps": 0}, "steps"),
+        ({"t_min": 2.0}, "t_max"),
+        ({"t_min": "low"}, "generation_config.json"),
+        ({"eos_token_id": 61}, "eos_token_id"),
+        ({"eos_token_id": None}, "eos_token_id"),
+        ({"pad_token_id": -1}, "pad_token_id"),
+        ({"sampler_config": {"_cls_name": "EntropyBoundSamplerConfig", "entropy_bound": -1.0}}, "entropy_bound"),
+    ],
+)
+def test_a_wrong_number_in_the_generation_config_is_named(folder: Path, change: dict[str, Any], field: str) -> None:
+    edit(folder / "generation_config.json", lambda c: c.update(change))
+    message = refusal(folder, CheckpointBroken)
+    assert field in message
+
+
+def test_a_config_that_the_library_cannot_build_is_broken(folder: Path) -> None:
+    edit(folder / "config.json", lambda c: c["text_config"].update(num_attention_heads="many"))
+    assert str(folder) in refusal(folder, CheckpointBroken)

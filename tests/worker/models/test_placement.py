@@ -1,0 +1,152 @@
+"""nets.placing: weights lie where and how they were asked to, or one line says why they cannot."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from diffusion_worker.engine.loop import run
+from diffusion_worker.errors import BadSetting, CheckpointForeign, WorkerError
+from diffusion_worker.models.loader import LoadOptions, load
+from diffusion_worker.types.generation import Finished, GenerationRequest
+
+BLOCK = 16
+HAS_COMPRESSED = importlib.util.find_spec("compressed_tensors") is not None
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, make_model: Any) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    make_model(dtype=torch.bfloat16, experts=4, vocab=64).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "tiny"))
+
+
+def declare(folder: Path, part: str | None = None, **said: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (config[part] if part else config)["quantization_config"] = said
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def make_fp8(folder: Path, part: str | None) -> None:
+    """The matrices of attention and of the dense part in blocks of eight-bit floats, as FP8 checkpoints store them."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight") and "vision" not in name]:
+        weight = tensors[name].float()
+        if "embed" in name or weight.shape[0] % BLOCK or weight.shape[1] % BLOCK:
+            continue
+        blocks = weight.reshape(weight.shape[0] // BLOCK, BLOCK, weight.shape[1] // BLOCK, BLOCK)
+        scale = blocks.abs().amax(dim=(1, 3)) / 448.0
+        tensors[name] = (blocks / scale[:, None, :, None]).reshape(weight.shape).to(torch.float8_e4m3fn)
+        tensors[name.replace(".weight", ".weight_scale_inv")] = scale
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    left_out = ["vision_tower", "embed_vision", "lm_head", "router", "self_conditioning", "experts"]
+    declare(folder, part, quant_method="fp8", weight_block_size=[BLOCK, BLOCK], modules_to_not_convert=left_out)
+
+
+def refusal(folder: Path, kind: type[WorkerError], **options: Any) -> str:
+    with pytest.raises(kind) as refused:
+        load(str(folder), LoadOptions(device="cpu") if not options else LoadOptions(**options))
+    assert "\n" not in refused.value.message
+    return refused.value.message
+
+
+@pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
+def test_the_experts_run_as_named(folder: Path, experts: str) -> None:
+    """By the library's own names; all give the same answer up to rounding."""
+    net = load(str(folder), LoadOptions(device="cpu", dtype="float32", experts=experts))
+    assert net._model.config._experts_implementation == experts
+    [answer] = run(net, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=net.info.denoising)])
+    assert isinstance(answer.end, Finished)
+
+
+def test_an_unknown_way_to_run_experts_is_refused_with_those_there_are(folder: Path) -> None:
+    message = refusal(folder, BadSetting, experts="quickly")
+    assert "--experts quickly: not one of auto, batched_mm" in message
+    assert "twolane" not in message
+
+
+def test_exact_mode_chooses_its_own_experts(folder: Path) -> None:
+    assert "--experts eager" in refusal(folder, BadSetting, experts="eager", is_exact=True)
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "xpu", "mps"])
+def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
+    """Before anything is read."""
+    if torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available():
+        pytest.skip("there is an accelerator")
+    assert f"--device {device}: not to be had here" in refusal(folder, BadSetting, device=device)
+
+
+def test_weights_can_be_placed_by_a_map(folder: Path) -> None:
+    """Module by module; the answer is the same as without."""
+    placed = {"model.encoder": "cpu", "model.decoder": "cpu", "lm_head": "cpu"}
+    net = load(str(folder), LoadOptions(device_map=placed))
+    plain = load(str(folder), LoadOptions(device="cpu"))
+    ask = GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=net.info.denoising)
+    assert net.info == plain.info
+    assert [answer.ids for answer in run(net, [ask])] == [answer.ids for answer in run(plain, [ask])]
+
+
+def test_a_map_that_names_no_device_or_scatters_the_text_is_refused(folder: Path) -> None:
+    """Contexts are kept on one device."""
+    assert "--device-map" in refusal(folder, BadSetting, device_map={"": "moon"})
+    assert "--device-map" in refusal(folder, BadSetting, device_map={"": "cpu", "model.decoder.layers.1": "meta"})
+
+
+def test_a_map_needs_a_library_that_may_be_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert "needs accelerate" in refusal(folder, BadSetting, device_map="auto")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with an accelerator it stays as it is")
+@pytest.mark.parametrize(("quantised", "part"), [("keep", None), ("unpack", None), ("unpack", "text_config")])
+def test_an_fp8_checkpoint_loads_and_is_unpacked_where_nothing_could_run_it(
+    folder: Path, saved: Path, quantised: str, part: str | None
+) -> None:
+    """The library does so by itself on a CPU; its facts are then those of plain weights, and the numbers are those
+    that were quantised."""
+    make_fp8(folder, part)
+    net, plain = load(str(folder), LoadOptions(device="cpu", quantised=quantised)), load(str(saved))
+    assert net.info == plain.info
+    assert net.info.quantised is None
+    stored = load_file(folder / "model.safetensors")
+    name = "model.decoder.layers.0.mlp.gate_proj.weight"
+    assert stored[name].dtype == torch.float8_e4m3fn
+    torch.testing.assert_close(net._model.get_parameter(name), plain._model.get_parameter(name), atol=0.05, rtol=0.08)
+    assert not torch.equal(net._model.get_parameter(name), plain._model.get_parameter(name))
+    [answer] = run(net, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=net.info.denoising)])
+    assert isinstance(answer.end, Finished)
+
+
+def test_a_method_that_the_library_does_not_know_is_foreign(folder: Path) -> None:
+    """Read as plain weights they would answer, only wrongly."""
+    declare(folder, quant_method="modelopt", quant_algo="NVFP4")
+    message = refusal(folder, CheckpointForeign)
+    assert f"{folder}: quantised by 'modelopt', which transformers " in message
+
+
+@pytest.mark.skipif(HAS_COMPRESSED, reason="the library is there")
+def test_a_missing_quantiser_is_named_in_one_line(folder: Path) -> None:
+    """What to install stands in it."""
+    declare(folder, quant_method="compressed-tensors", format="nvfp4-pack-quantized", config_groups={})
+    message = refusal(folder, CheckpointForeign)
+    assert "quantised by 'compressed-tensors'" in message
+    assert "compressed" in message.split(":")[-1]
+
+
+@pytest.mark.parametrize("said", [{"quant_method": "nvfp4"}, {"quant_method": "bitsandbytes", "load_in_4bit": True}])
+def test_what_a_quantiser_refuses_is_passed_on(folder: Path, said: dict[str, Any]) -> None:
+    """In its own words, with the folder and the method."""
+    declare(folder, **said)
+    assert f"{folder}: quantised by {said['quant_method']!r}: " in refusal(folder, CheckpointForeign)

@@ -1,0 +1,118 @@
+"""Tracing: which requests are traced, and what a span says."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_ON
+from opentelemetry.trace import SpanKind
+
+from diffusion_worker.errors import BadSetting
+from diffusion_worker.telemetry.tracing import Tracing, open_tracing, read_trace
+from diffusion_worker.types.timeline import MOST_MOMENTS
+from tests.worker.serving import Served, serving, toy_model
+
+pytestmark = pytest.mark.anyio
+
+SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+SECRET = "zebra"
+
+
+class Kept:
+    """A processor that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+    def shutdown(self) -> None:
+        """Nothing is left."""
+
+
+def traced(served: Served, sampler: Any = DEFAULT_ON) -> list[ReadableSpan]:
+    """From now on the worker traces; its spans."""
+    kept = Kept()
+    served.worker.serving_state.tracing = Tracing(sampler, kept, Resource({"service.name": "test"}))
+    return kept.spans
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_sampled_request_tells_waiting_prefill_and_every_step(is_stream: bool) -> None:
+    async with serving(toy_model()) as served:
+        spans = traced(served)
+        answer = await served.ask(SECRET, headers={"traceparent": SENDER}, stream=is_stream, max_tokens=20)
+    (span,) = spans
+    assert answer.headers["traceresponse"] == f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-01"
+    assert (span.kind, span.name) == (SpanKind.SERVER, "chat toy")
+    assert f"{span.context.trace_id:032x}" == SENDER[3:35]
+    assert f"{span.parent.span_id:016x}" == SENDER[36:52]
+    names = [event.name for event in span.events]
+    assert names[:2] == ["placed", "prefilled"]
+    assert names.count("step") == span.attributes["twolane.worker.denoising_steps"] > 0
+    assert span.start_time <= span.events[0].timestamp <= span.events[-1].timestamp <= span.end_time
+    assert span.attributes["gen_ai.usage.output_tokens"] > 0
+    assert span.attributes["twolane.worker.queue"] >= 0
+    assert SECRET not in span.to_json()
+
+
+async def test_what_is_not_sampled_leaves_no_span_and_no_header() -> None:
+    async with serving(toy_model()) as served:
+        spans = traced(served)
+        answer = await served.ask(headers={"traceparent": SENDER[:-2] + "00"})
+        assert "traceresponse" not in answer.headers
+        spans_off = traced(served, ALWAYS_OFF)
+        await served.ask()
+    assert spans == spans_off == []
+
+
+async def test_without_tracing_nothing_is_noted() -> None:
+    async with serving(toy_model()) as served:
+        assert "traceresponse" not in (await served.ask(headers={"traceparent": SENDER})).headers
+
+
+async def test_a_request_that_fails_says_why() -> None:
+    async with serving(toy_model()) as served:
+        spans = traced(served, ALWAYS_ON)
+        assert (await served.ask(max_tokens=-1)).status_code == 400
+    (span,) = spans
+    assert span.attributes["error.type"] == "invalid_value"
+    assert span.events == ()
+
+
+async def test_a_long_answer_has_a_bounded_number_of_events() -> None:
+    async with serving(toy_model("a" * 300)) as served:
+        spans = traced(served, ALWAYS_ON)
+        await served.ask(model="toy:autoregressive", max_tokens=290)
+    (span,) = spans
+    assert len(span.events) == MOST_MOMENTS
+    assert span.attributes["twolane.worker.events_dropped"] > 0
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 9000, SENDER.upper(), "ff" + SENDER[2:], SENDER + "\n"])
+def test_what_is_not_well_formed_is_no_sender(given: str | None) -> None:
+    assert read_trace(given) is None
+
+
+def test_roots_are_told_apart() -> None:
+    tracing = Tracing(ALWAYS_ON, Kept(), Resource({}))
+    roots = [tracing.begin(None) for _ in range(100)]
+    assert len({root.trace_id for root in roots if root}) == 100
+    assert tracing.begin(replace(roots[0], is_sampled=False)).parent_id == roots[0].span_id  # type: ignore[union-attr, type-var]
+
+
+def test_a_wrong_variable_is_refused_by_name() -> None:
+    with pytest.raises(BadSetting, match="OTEL_EXPORTER_OTLP_PROTOCOL"):
+        open_tracing({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+    assert open_tracing({"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "otlp"}) is None
+
+
+def test_without_an_exporter_nothing_of_opentelemetrys_sdk_is_imported() -> None:
+    code = "import sys, diffusion_worker.app; print([m for m in sys.modules if m.startswith('opentelemetry.sdk')])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert told.stdout.strip() == "[]"

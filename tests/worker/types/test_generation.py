@@ -1,0 +1,46 @@
+"""Records refuse what cannot be, by the name of the field."""
+
+import math
+from typing import Any
+
+import pytest
+
+from diffusion_worker.errors import OutOfRange
+from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"entropy_bound": -0.1}, "entropy_bound"),
+        ({"entropy_bound": math.nan}, "entropy_bound"),
+        ({"t_min": 0.0}, "t_min"),
+        ({"t_min": 0.9, "t_max": 0.8}, "t_max"),
+        ({"stability": -1}, "stability"),
+        ({"confidence_threshold": -1.0}, "confidence_threshold"),
+        ({"canvas_length": 0}, "canvas_length"),
+    ],
+)
+def test_a_recipe_out_of_range_names_its_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(OutOfRange) as wrong:
+        DenoisingParams(**changes)
+    assert wrong.value.param == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"prompt_ids": ()}, "messages"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"deadline_s": -1.0}, "deadline_ms"),
+    ],
+)
+def test_an_ask_out_of_range_names_its_field(changes: dict[str, Any], field: str) -> None:
+    fields = {"prompt_ids": (1,), "max_tokens": 1, "seed": 0, "denoising": DenoisingParams()}
+    with pytest.raises(OutOfRange) as wrong:
+        GenerationRequest(**{**fields, **changes})
+    assert wrong.value.param == field

@@ -1,0 +1,48 @@
+"""web.surface: what is published is what is honoured."""
+
+import pytest
+
+from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.web.requests.api_support import CHAT, COMPLETIONS, HARMLESS, ApiSupport, capabilities_of
+
+WORDS = (
+    "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice seed "
+    "temperature top_p logprobs logit_bias stop n stream images embeddings"
+).split()
+
+
+def test_capabilities_use_the_closed_set_of_words() -> None:
+    """Each word has its say, for both readings."""
+    for decoding_mode in DecodingMode:
+        assert sorted(capabilities_of(decoding_mode)) == sorted(WORDS)
+
+
+def test_graded_words_carry_a_grade() -> None:
+    """A grade where there is one, true or false elsewhere."""
+    for decoding_mode in DecodingMode:
+        capabilities = capabilities_of(decoding_mode)
+        assert (capabilities["json_schema"], capabilities["tools"]) == ("guaranteed", "guaranteed")
+        assert capabilities["tool_choice"] is True
+        assert {type(value) for word, value in capabilities.items()} == {bool, str}
+
+
+def test_only_a_canvas_starts_from_a_text_or_ends_in_one() -> None:
+    """Left to right there is nothing to anchor, and nobody sees what follows."""
+    canvas, read = (capabilities_of(decoding_mode) for decoding_mode in DecodingMode)
+    assert (canvas["prediction"], canvas["suffix"], canvas["completions"]) == ("anchored", True, True)
+    assert (read["prediction"], read["suffix"], read["completions"]) == ("none", False, True)
+
+
+@pytest.mark.parametrize("support", [CHAT, COMPLETIONS])
+def test_no_field_is_both_honoured_and_refused(support: ApiSupport) -> None:
+    """Three tables without overlap."""
+    names = [*support.honoured, *HARMLESS, *support.off]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("support", [CHAT, COMPLETIONS])
+def test_what_is_published_as_missing_is_refused_as_a_field(support: ApiSupport) -> None:
+    """A published false and an accepted field would contradict each other."""
+    for word, has in capabilities_of(DecodingMode.DIFFUSION).items():
+        if has is False and word in ("top_p", "logit_bias"):
+            assert word in support.off

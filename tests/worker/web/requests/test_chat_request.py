@@ -1,0 +1,320 @@
+"""web.openai: a body is read whole or refused with the name of what is wrong."""
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.errors import InvalidRequest
+from diffusion_worker.text.messages import Message
+from diffusion_worker.web.requests.api_support import CHAT, HARMLESS
+from diffusion_worker.web.requests.chat_request import ChatRequest, parse_chat
+from diffusion_worker.web.requests.fields import MAX_DEPTH
+from diffusion_worker.web.requests.request_params import Overrides, RequestParams
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def parse(**fields: Any) -> ChatRequest:
+    return parse_chat(json.dumps({"model": "m", "messages": HELLO, **fields}).encode())
+
+
+def refused(**fields: Any) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(**fields)
+    assert caught.value.status == 400
+    assert caught.value.message.endswith(".")
+    return caught.value
+
+
+def schema_format(schema: object, **more: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **more}}
+
+
+def test_a_small_request_has_openai_defaults() -> None:
+    """Model and messages are enough."""
+    assert parse() == ChatRequest(params=RequestParams(model="m"), messages=(Message(role="user", content="hello"),))
+
+
+def test_every_honoured_field_is_read() -> None:
+    """Nothing honoured is lost on the way."""
+    request = parse(
+        max_completion_tokens=7,
+        seed=-3,
+        temperature=0,
+        stop=["a", "b"],
+        stream=True,
+        stream_options={"include_usage": True, "include_drafts": True},
+        n=1,
+        prediction={"type": "content", "content": [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]},
+        response_format=schema_format({"type": "object"}, strict=True, description="d"),
+        diffusion={
+            "steps": 4,
+            "entropy_bound": 0.2,
+            "t_min": 0.1,
+            "t_max": 1,
+            "canvas_length": 8,
+            "anchor": 0.5,
+            "deadline_ms": 50,
+        },
+    )
+    params = RequestParams(
+        model="m",
+        max_tokens=7,
+        seed=-3,
+        temperature=0.0,
+        stops=("a", "b"),
+        is_stream=True,
+        include_usage=True,
+        include_drafts=True,
+        overrides=Overrides(steps=4, entropy_bound=0.2, t_min=0.1, t_max=1.0, canvas_length=8),
+        anchor=0.5,
+        deadline_ms=50.0,
+        constraint=Constraint(kind="json_schema", value={"type": "object"}),
+    )
+    assert request == ChatRequest(params=params, messages=(Message(role="user", content="hello"),), prediction="xy")
+
+
+def test_null_counts_as_absent() -> None:
+    """OpenAI's clients send nulls for what was not set."""
+    names = ["max_tokens", "seed", "temperature", "stop", "stream", "stream_options", "prediction", "response_format"]
+    assert parse(**dict.fromkeys([*names, "tools", "n", "metadata", "logit_bias", "diffusion"])) == parse()
+
+
+def test_text_parts_are_joined_and_turns_keep_their_order() -> None:
+    """Content is a string or text parts."""
+    messages = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": "c", "refusal": None, "tool_calls": [], "reasoning_content": "hm"},
+        {"role": "user", "content": ""},
+    ]
+    read = [(message.role, message.content) for message in parse(messages=messages).messages]
+    assert read == [("system", "S"), ("user", "ab"), ("assistant", "c"), ("user", "")]
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        {"metadata": {"task": "edit"}},
+        {"user": "u"},
+        {"store": True},
+        {"service_tier": "auto"},
+        {"safety_identifier": "s"},
+        {"prompt_cache_key": "k"},
+        {"parallel_tool_calls": False},
+        {"tools": []},
+        {"tool_choice": "none"},
+        {"logprobs": False},
+        {"top_p": 1},
+        {"top_p": 1.0},
+        {"frequency_penalty": 0},
+        {"presence_penalty": 0.0},
+        {"logit_bias": {}},
+        {"modalities": ["text"]},
+        {"response_format": {"type": "text"}},
+        {"response_format": {"type": "json_object"}},
+        {"stop": []},
+        {"stop": "x"},
+        {"max_tokens": 3, "max_completion_tokens": 3},
+        {"diffusion": {}},
+    ],
+)
+def test_what_has_no_effect_is_accepted(harmless: dict[str, Any]) -> None:
+    """Labels of OpenAI's platform, and every switch in its off position."""
+    parse(**harmless)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"functions": [{}]}, "functions"),
+        ({"logit_bias": {"1": 2}}, "logit_bias"),
+        ({"top_p": 0.9}, "top_p"),
+        ({"top_p": True}, "top_p"),
+        ({"n": 2}, "n"),
+        ({"suffix": "x"}, "suffix"),
+        ({"frequency_penalty": 0.1}, "frequency_penalty"),
+        ({"presence_penalty": -1}, "presence_penalty"),
+        ({"structured_outputs": {"grammar": "a"}}, "structured_outputs.grammar"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"audio": {"voice": "x"}}, "audio"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
+        ({"guided_json": {}}, "guided_json"),
+        ({"top_k": 4}, "top_k"),
+        ({"diffusion": {"speed": 1}}, "diffusion.speed"),
+        ({"stream": True, "stream_options": {"include_moods": True}}, "stream_options.include_moods"),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+        ({"messages": [{"role": "user", "content": "x", "name": "n"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "x", "mood": "n"}]}, "messages[0].mood"),
+        (
+            {"messages": [*HELLO, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            "messages[1].content[0].image_url",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "input_audio"}]}]},
+            "messages[0].content[1].input_audio",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]}]},
+            "messages[0].content[0].cache_control",
+        ),
+    ],
+)
+def test_what_would_have_to_be_ignored_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    """The client learns which field, and that it is the model that lacks it."""
+    error = refused(**fields)
+    assert (error.code, error.param) == ("unsupported_parameter", param)
+    assert param in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"model": 3}, "model", "invalid_type"),
+        ({"model": ""}, "model", "invalid_value"),
+        ({"model": None}, "model", "missing_required_parameter"),
+        ({"messages": None}, "messages", "missing_required_parameter"),
+        ({"messages": {}}, "messages", "invalid_type"),
+        ({"messages": []}, "messages", "invalid_value"),
+        ({"messages": ["hello"]}, "messages[0]", "invalid_type"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role", "missing_required_parameter"),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "invalid_value"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_required_parameter"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content", "missing_required_parameter"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content", "invalid_type"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content[0]", "invalid_type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages[0].content[0].text",
+            "missing_required_parameter",
+        ),
+        ({"max_tokens": 0}, "max_tokens", "invalid_value"),
+        ({"max_tokens": 1.5}, "max_tokens", "invalid_type"),
+        ({"max_tokens": True}, "max_tokens", "invalid_type"),
+        ({"max_tokens": "9"}, "max_tokens", "invalid_type"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "invalid_value"),
+        ({"seed": "x"}, "seed", "invalid_type"),
+        ({"seed": 2**63}, "seed", "invalid_value"),
+        ({"temperature": 2.1}, "temperature", "invalid_value"),
+        ({"temperature": -0.1}, "temperature", "invalid_value"),
+        ({"temperature": "hot"}, "temperature", "invalid_type"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"n": "1"}, "n", "invalid_type"),
+        ({"stop": 5}, "stop", "invalid_type"),
+        ({"stop": 0}, "stop", "invalid_type"),
+        ({"stop": False}, "stop", "invalid_type"),
+        ({"stop": {}}, "stop", "invalid_type"),
+        ({"stop": ["a", 5]}, "stop", "invalid_type"),
+        ({"stop": ["a"] * 5}, "stop", "invalid_value"),
+        ({"stop": [""]}, "stop", "invalid_value"),
+        ({"stop": ""}, "stop", "invalid_value"),
+        ({"stream": "yes"}, "stream", "invalid_type"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "invalid_type"),
+        ({"prediction": "x"}, "prediction", "invalid_type"),
+        ({"prediction": {"type": "content"}}, "prediction.content", "missing_required_parameter"),
+        ({"prediction": {"type": "patch", "content": "x"}}, "prediction.type", "invalid_value"),
+        ({"metadata": "x"}, "metadata", "invalid_type"),
+        ({"user": 5}, "user", "invalid_type"),
+        ({"store": "yes"}, "store", "invalid_type"),
+        ({"response_format": "json"}, "response_format", "invalid_type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing_required_parameter"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+            "missing_required_parameter",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+            "response_format.json_schema.name",
+            "invalid_value",
+        ),
+        ({"response_format": schema_format({}, strict="x")}, "response_format.json_schema.strict", "invalid_type"),
+        ({"response_format": schema_format("x")}, "response_format.json_schema.schema", "invalid_type"),
+        ({"diffusion": 5}, "diffusion", "invalid_type"),
+        ({"diffusion": {"steps": 0}}, "diffusion.steps", "invalid_value"),
+        ({"diffusion": {"steps": 2.5}}, "diffusion.steps", "invalid_type"),
+        ({"diffusion": {"t_min": 0}}, "diffusion.t_min", "invalid_value"),
+        ({"diffusion": {"anchor": 1.5}}, "diffusion.anchor", "invalid_value"),
+        ({"stream": True, "stream_options": {"include_drafts": 1}}, "stream_options.include_drafts", "invalid_type"),
+        ({"diffusion": {"deadline_ms": -1}}, "diffusion.deadline_ms", "invalid_value"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_full_path(fields: dict[str, Any], param: str, code: str) -> None:
+    """Type, range, absence: each has its code."""
+    error = refused(**fields)
+    assert (error.param, error.code) == (param, code)
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"type": "nonsense"}, "#/type"),
+        ({"properties": {"a": {"minLength": -1}}}, "#/properties/a/minLength"),
+        ({"pattern": "["}, "#/pattern"),
+        ({"$ref": "#/$defs/nowhere"}, "#/"),
+        ({"$ref": "http://127.0.0.1:9/schema"}, "#/"),
+        ({"$schema": "http://127.0.0.1:9/meta"}, "#/"),
+    ],
+)
+def test_an_invalid_schema_is_refused_with_its_place(schema: dict[str, Any], place: str) -> None:
+    """Also references that lead nowhere, or to another machine: nothing is ever fetched."""
+    error = refused(response_format=schema_format(schema))
+    assert error.param == "response_format.json_schema.schema"
+    assert f"'{place}'" in error.message
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"hello", b'{"a": NaN}', b"\xff", b'{"a": "\\ud800"}', b"{}{}"])
+def test_what_is_not_json_is_refused(body: bytes) -> None:
+    """With what the parser says and where."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(body)
+    assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize("body", [b"[]", b"5", b'"x"', b"null"])
+def test_a_body_is_an_object(body: bytes) -> None:
+    """Other JSON is told so."""
+    with pytest.raises(InvalidRequest, match="must be a JSON object"):
+        parse_chat(body)
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 1000, 100_000])
+def test_deep_nesting_is_refused_before_anything_recurses(depth: int) -> None:
+    """At whatever depth, by a 400."""
+    body = (
+        b'{"model":"m","messages":[{"role":"user","content":"x"}],"metadata":' + b'{"a":' * depth + b"1" + b"}" * depth
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(body + b"}")
+    assert caught.value.code == "invalid_json"
+
+
+def test_nesting_up_to_the_limit_is_read() -> None:
+    """A body of exactly that depth is fine."""
+    metadata: dict[str, Any] = {}
+    for _ in range(MAX_DEPTH - 2):
+        metadata = {"a": metadata}
+    parse(metadata=metadata)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from([*CHAT.honoured, *HARMLESS, *CHAT.off, "x"])
+
+
+@given(fields=st.dictionaries(NAMES, JSON, max_size=5))
+def test_any_json_is_read_or_refused_as_a_bad_ask(fields: dict[str, Any]) -> None:
+    """Never another exception, whatever strangers send."""
+    with contextlib.suppress(InvalidRequest):
+        parse(**fields)

@@ -1,0 +1,73 @@
+"""web.turns: messages with calls and their answers."""
+
+from typing import Any
+
+import pytest
+
+from diffusion_worker.errors import InvalidRequest
+from diffusion_worker.text.messages import Message, PastCall
+from diffusion_worker.web.requests.fields import Fields
+from diffusion_worker.web.requests.messages import parse_messages
+
+
+def called(arguments: Any = '{"city": "Rome"}', **more: Any) -> dict[str, Any]:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}, **more}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
+
+
+def answered(**more: Any) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": "c1", "content": "sunny", **more}
+
+
+def parse(*messages: dict[str, Any]) -> tuple[Message, ...]:
+    return parse_messages(Fields({"messages": list(messages)}))
+
+
+def test_calls_and_their_answers_are_read() -> None:
+    """Arguments become the object that their text means; thought comes along, whether it stays is decided later."""
+    turns = parse({**called(), "reasoning_content": "hm"}, answered(content=[{"type": "text", "text": "sunny"}]))
+    assert turns == (
+        Message(
+            role="assistant",
+            content="",
+            thought="hm",
+            calls=(PastCall(id="c1", name="weather", arguments={"city": "Rome"}),),
+        ),
+        Message(role="tool", content="sunny", call_id="c1"),
+    )
+
+
+@pytest.mark.parametrize("arguments", ["", "{}"])
+def test_no_arguments_are_an_empty_object(arguments: str) -> None:
+    """Both spellings are in use."""
+    assert parse(called(arguments))[0].calls[0].arguments == {}
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        ([called("[]")], "messages[0].tool_calls[0].function.arguments"),
+        ([called("{city: Rome}")], "messages[0].tool_calls[0].function.arguments"),
+        ([called('{"a":' * 100 + "1" + "}" * 100)], "messages[0].tool_calls[0].function.arguments"),
+        ([called('{"a":' * 9999 + "1" + "}" * 9999)], "messages[0].tool_calls[0].function.arguments"),
+        ([called({"city": "Rome"})], "messages[0].tool_calls[0].function.arguments"),
+        ([called(id="")], "messages[0].tool_calls[0].id"),
+        ([called(type="custom")], "messages[0].tool_calls[0].type"),
+        ([called(mood="x")], "messages[0].tool_calls[0].mood"),
+        ([called(function=None)], "messages[0].tool_calls[0].function"),
+        ([{**called(), "role": "user"}], "messages[0].tool_calls"),
+        ([{**called(), "tool_calls": "x"}], "messages[0].tool_calls"),
+        ([{**called(), "tool_call_id": "c1"}], "messages[0].tool_call_id"),
+        ([answered()], "messages[0].tool_call_id"),
+        ([answered(), called()], "messages[0].tool_call_id"),
+        ([called(), answered(tool_call_id="c2")], "messages[1].tool_call_id"),
+        ([called(), answered(tool_call_id=None)], "messages[1].tool_call_id"),
+        ([called(), answered(content=None)], "messages[1].content"),
+        ([{"role": "function", "content": "x"}], "messages[0].role"),
+    ],
+)
+def test_a_wrong_turn_is_named_with_its_path(messages: list[dict[str, Any]], param: str) -> None:
+    """Nothing but a InvalidRequest, at whatever depth."""
+    with pytest.raises(InvalidRequest) as caught:
+        parse(*messages)
+    assert caught.value.param == param

@@ -1,0 +1,63 @@
+"""web.formats: one constraint is read, or the field that is wrong is named."""
+
+from typing import Any
+
+import pytest
+
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.errors import InvalidRequest
+from diffusion_worker.web.requests.fields import Fields
+from diffusion_worker.web.requests.output_format import parse_constraint
+
+
+@pytest.mark.parametrize(
+    ("body", "constraint"),
+    [
+        ({}, None),
+        ({"response_format": None, "structured_outputs": None}, None),
+        ({"response_format": {"type": "text"}}, None),
+        ({"response_format": {"type": "json_object"}}, Constraint(kind="json_object")),
+        ({"structured_outputs": {"regex": "a+", "choice": None}}, Constraint(kind="regex", value="a+")),
+        ({"structured_outputs": {"json": {"enum": [1]}}}, Constraint(kind="json_schema", value={"enum": [1]})),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, Constraint(kind="choice", value=["a", "b"])),
+        ({"structured_outputs": {"template": "Dear {{x}}"}}, Constraint(kind="template", value={"text": "Dear {{x}}"})),
+        (
+            {"structured_outputs": {"template": {"text": "{{x}}", "holes": {"x": {"choice": ["a"]}}}}},
+            Constraint(kind="template", value={"text": "{{x}}", "holes": {"x": {"choice": ["a"]}}}),
+        ),
+    ],
+)
+def test_each_way_to_ask_is_read(body: dict[str, Any], constraint: Constraint | None) -> None:
+    found = parse_constraint(Fields(body))
+    assert found == constraint
+    if found is not None:
+        field, _, inner = str(found.field).partition(".")
+        assert inner in body[field] or field == "response_format"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"structured_outputs": {}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": 7}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"choice": "a"}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"template": {"holes": {}}}}, "structured_outputs.template.text"),
+        (
+            {"structured_outputs": {"template": {"text": "{{x}}", "holes": {"x": {"json": {}}}}}},
+            "structured_outputs.template.holes.json",
+        ),
+        ({"structured_outputs": {"json": {"type": "nonsense"}}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": "{}"}}, "structured_outputs.json"),
+        ({"structured_outputs": {"grammar": "x"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "structured_outputs"),
+    ],
+)
+def test_what_is_wrong_is_named(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        parse_constraint(Fields(body))
+    assert raised.value.param is not None
+    assert raised.value.param.startswith(param.rsplit(".json", 1)[0])

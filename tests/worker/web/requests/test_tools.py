@@ -1,0 +1,169 @@
+"""web.tools: what is offered and how hard to think, as far as the checkpoint can."""
+
+from typing import Any
+
+import pytest
+
+from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.tool_calls import NO_ARGUMENTS, Syntax, Thought
+from diffusion_worker.errors import InvalidRequest
+from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
+from diffusion_worker.web.requests.fields import Fields
+from diffusion_worker.web.requests.tools import NO_TOOLS, parse_thinking, parse_tools
+
+ABLE = Abilities(thinking=True)
+WEATHER = {"name": "weather", "description": "of a city", "parameters": {"type": "object", "properties": {}}}
+
+
+def offer(function: Any) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": function}]}
+
+
+def refused(values: dict[str, Any], parse: Any = parse_tools) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(Fields(values))
+    assert caught.value.message.endswith(".")
+    return caught.value
+
+
+def test_tools_are_handed_on_as_templates_read_them() -> None:
+    """`strict` changes nothing, so the template is not told of it; a missing description is an empty one."""
+    assert parse_tools(Fields(offer({**WEATHER, "strict": True}))).offered == (
+        {"type": "function", "function": WEATHER},
+    )
+    assert parse_tools(Fields(offer({"name": "f"}))).offered == (
+        {"type": "function", "function": {"name": "f", "description": ""}},
+    )
+
+
+def test_a_choice_of_none_offers_nothing() -> None:
+    """A model that is shown no tool calls none."""
+    assert parse_tools(Fields({**offer(WEATHER), "tool_choice": "none"})) == NO_TOOLS
+    assert parse_tools(Fields({**offer(WEATHER), "tool_choice": "auto"})).offered
+
+
+@pytest.mark.parametrize(
+    ("fields", "must", "only", "many"),
+    [
+        ({}, False, None, True),
+        ({"tool_choice": "auto", "parallel_tool_calls": False}, False, None, False),
+        ({"tool_choice": "required", "parallel_tool_calls": True}, True, None, True),
+        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, True, "weather", False),
+    ],
+)
+def test_a_choice_says_whether_what_and_how_often_to_call(
+    fields: dict[str, Any], must: bool, only: str | None, many: bool
+) -> None:
+    """A function that is named is called once."""
+    tools = parse_tools(Fields({**offer(WEATHER), **fields}))
+    assert (tools.must, tools.only, tools.many) == (must, only, many)
+
+
+def test_an_offer_becomes_a_constraint() -> None:
+    """Only what may be called is in it, each with the field that a refusal will name; without parameters none are
+    taken."""
+    given = Fields(
+        {
+            "tools": [*offer(WEATHER)["tools"], *offer({"name": "f"})["tools"]],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+        }
+    )
+    constraint = parse_tools(given).constraint(Syntax.ENVELOPE, Thought.NO, Constraint(kind="json_object"))
+    assert constraint.kind == "tools"
+    assert constraint.value == {
+        "functions": [{"name": "f", "parameters": NO_ARGUMENTS, "field": "tools[1].function.parameters"}],
+        "syntax": "envelope",
+        "thought": "no",
+        "must": True,
+        "many": False,
+        "text": {"kind": "json_object", "value": None},
+    }
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        ("any", "tool_choice"),
+        (1, "tool_choice"),
+        ([], "tool_choice"),
+        ({"type": "allowed_tools"}, "tool_choice.type"),
+        ({"type": "function"}, "tool_choice.function"),
+        ({"type": "function", "function": {"name": ""}}, "tool_choice.function.name"),
+        ({"type": "function", "function": {"name": "weather", "mood": 1}}, "tool_choice.function.mood"),
+        ({"type": "function", "function": {"name": "other"}}, "tool_choice"),
+    ],
+)
+def test_a_wrong_choice_is_named(choice: Any, param: str) -> None:
+    """Also one of a function that is not there."""
+    assert refused({**offer(WEATHER), "tool_choice": choice}).param == param
+
+
+def test_nothing_to_call_cannot_be_required() -> None:
+    """Elsewhere an empty list asks for nothing."""
+    assert refused({"tools": [], "tool_choice": "required"}).param == "tool_choice"
+    assert parse_tools(Fields({"tools": [], "tool_choice": "auto"})) == NO_TOOLS
+
+
+@pytest.mark.parametrize(
+    ("values", "param"),
+    [
+        ({"tools": "x"}, "tools"),
+        ({"tools": ["x"]}, "tools[0]"),
+        ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        (offer({}), "tools[0].function.name"),
+        (offer({"name": "a b"}), "tools[0].function.name"),
+        (offer({"name": "f", "code": "x"}), "tools[0].function.code"),
+        (offer({"name": "f", "description": 5}), "tools[0].function.description"),
+        (offer({"name": "f", "strict": "yes"}), "tools[0].function.strict"),
+        (offer({"name": "f", "parameters": {"type": "nonsense"}}), "tools[0].function.parameters"),
+        ({"tools": offer({"name": "f"})["tools"] * 2}, "tools"),
+        ({"tools": offer({"name": "f"})["tools"] * 129}, "tools"),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ],
+)
+def test_a_wrong_tool_is_named_with_its_path(values: dict[str, Any], param: str) -> None:
+    """Before anything is rendered."""
+    assert refused(values).param == param
+
+
+@pytest.mark.parametrize(
+    ("values", "thinking"),
+    [
+        ({}, None),
+        ({"chat_template_kwargs": {}}, None),
+        ({"reasoning_effort": "none"}, False),
+        ({"reasoning_effort": "minimal"}, False),
+        ({"reasoning_effort": "high"}, True),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, True),
+        ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "none"}, False),
+    ],
+)
+def test_thinking_has_two_spellings(values: dict[str, Any], thinking: bool | None) -> None:
+    """OpenAI's and vLLM's; without either the template decides."""
+    assert parse_thinking(Fields(values), ABLE) is thinking
+
+
+@pytest.mark.parametrize(
+    ("values", "param"),
+    [
+        ({"reasoning_effort": "much"}, "reasoning_effort"),
+        ({"reasoning_effort": 3}, "reasoning_effort"),
+        ({"chat_template_kwargs": {"documents": []}}, "chat_template_kwargs.documents"),
+        ({"chat_template_kwargs": {"enable_thinking": "yes"}}, "chat_template_kwargs.enable_thinking"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "none"},
+            "chat_template_kwargs.enable_thinking",
+        ),
+    ],
+)
+def test_a_wrong_switch_is_named(values: dict[str, Any], param: str) -> None:
+    """Also two that contradict each other."""
+    assert refused(values, lambda fields: parse_thinking(fields, ABLE)).param == param
+
+
+@pytest.mark.parametrize("values", [{"reasoning_effort": "low"}, {"chat_template_kwargs": {"enable_thinking": False}}])
+def test_a_template_without_a_switch_refuses_it_by_name(values: dict[str, Any]) -> None:
+    """It would have to be ignored."""
+    error = refused(values, lambda fields: parse_thinking(fields, TURNS_ONLY))
+    assert (error.param, error.code) == (next(iter(values)), "unsupported_parameter")

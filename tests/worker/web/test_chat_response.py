@@ -1,0 +1,105 @@
+"""web.answers and web.writer: bytes of OpenAI's shape."""
+
+import orjson
+import pytest
+
+from diffusion_worker.text.channels import Heard
+from diffusion_worker.text.tool_calls import ToolCall
+from diffusion_worker.types.generation import Usage
+from diffusion_worker.web.chat_response import ChatWriter
+from diffusion_worker.web.response_parts import Details, Label, diffusion_body, event, usage_body
+
+LABEL = Label(id="chatcmpl-1", model="m", created=5)
+USAGE = Usage(
+    prompt_tokens=3,
+    completion_tokens=8,
+    denoising_steps=2,
+    forward_passes=3,
+    confidence=None,
+    converged=None,
+    cached_tokens=2,
+)
+
+
+def heard(text: str = "", thought: str = "", *calls: str) -> Heard:
+    """What became final; calls by their names."""
+    called = tuple(ToolCall(name=name, arguments="{}") for name in calls)
+    return Heard(text=text, thought=thought, calls=called, ids_read=0, text_ids=())
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\r\n\r\n", "data: x\n\n", "\u2028é🙂"])
+def test_an_event_is_one_line_whatever_the_text(text: str) -> None:
+    """A line break in an answer must not end the event."""
+    sent = ChatWriter(LABEL).part(heard(text))
+    assert sent.startswith(b"data: ")
+    assert sent.endswith(b"\n\n")
+    assert b"\n" not in sent[:-2]
+    assert b"\r" not in sent
+    assert orjson.loads(sent[6:])["choices"][0]["delta"]["content"] == text
+
+
+def test_a_completion_repeats_its_label() -> None:
+    """Id, model and time, with one choice."""
+    body = orjson.loads(ChatWriter(LABEL).whole([heard("t")], "stop", {}))
+    assert (body["id"], body["model"], body["created"], body["object"]) == ("chatcmpl-1", "m", 5, "chat.completion")
+    assert body["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "t", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+
+
+def test_thought_and_calls_are_there_only_if_there_were_any() -> None:
+    """A message that only calls says nothing; ids of calls are numbered through."""
+    body = orjson.loads(ChatWriter(LABEL).whole([heard("", "h", "f"), heard("", "m", "g")], "tool_calls", {}))
+    message = body["choices"][0]["message"]
+    assert (message["content"], message["reasoning_content"]) == (None, "hm")
+    assert [(call["id"], call["function"]["name"]) for call in message["tool_calls"]] == [
+        ("call_1_0", "f"),
+        ("call_1_1", "g"),
+    ]
+
+
+def test_a_stream_numbers_its_calls_and_sends_each_whole() -> None:
+    """Thought before text before calls, an event for each; nothing heard is nothing sent."""
+    writer = ChatWriter(LABEL)
+    assert writer.part(heard()) == b""
+    sent = (writer.part(heard("t", "hm", "f")) + writer.part(heard("", "", "g", "h"))).decode().split("\n\n")
+    deltas = [orjson.loads(part[6:])["choices"][0]["delta"] for part in sent if part]
+    assert [next(iter(delta)) for delta in deltas] == ["reasoning_content", "content", *["tool_calls"] * 3]
+    assert [delta["tool_calls"][0]["index"] for delta in deltas[2:]] == [0, 1, 2]
+    assert deltas[2]["tool_calls"][0] == {
+        "index": 0,
+        "id": "call_1_0",
+        "type": "function",
+        "function": {"name": "f", "arguments": "{}"},
+    }
+
+
+def test_usage_adds_up_and_keeps_unknowns_null() -> None:
+    """No confidence yet, nothing to converge: null, not a number that looks like one."""
+    body = usage_body(USAGE, Details(accepted_prediction_tokens=4, rejected_prediction_tokens=1, reasoning_tokens=2))
+    assert body["total_tokens"] == 11
+    assert body["prompt_tokens_details"] == {"cached_tokens": 2}
+    assert body["completion_tokens_details"] == {
+        "accepted_prediction_tokens": 4,
+        "rejected_prediction_tokens": 1,
+        "reasoning_tokens": 2,
+    }
+    assert body["diffusion"] == diffusion_body(USAGE)
+    assert (body["diffusion"]["tokens_per_forward"], body["diffusion"]["confidence"]) == (2.667, None)
+
+
+def test_an_error_inside_a_stream_is_an_event_like_any_other() -> None:
+    """Clients look for `error` in the data."""
+    assert event({"error": {}}) == b'data: {"error":{}}\n\n'
+
+
+def test_a_draft_has_no_choice_that_a_reader_of_text_could_stumble_over() -> None:
+    """With include_usage it carries the null that all chunks carry."""
+    body = orjson.loads(ChatWriter(LABEL, include_usage=True).draft({"draft": "a", "block": 0, "step": 3})[6:])
+    assert (body["choices"], body["twolane"], body["usage"]) == ([], {"draft": "a", "block": 0, "step": 3}, None)
+    assert (body["id"], body["object"]) == ("chatcmpl-1", "chat.completion.chunk")

@@ -1,0 +1,47 @@
+"""web.problems: every error of the tree has one face on the wire."""
+
+import pytest
+
+from diffusion_worker import errors
+from diffusion_worker.web import error_body
+from diffusion_worker.web.error_body import problem_of
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (errors.OutOfRange("m"), 400, "invalid_request_error", "invalid_value"),
+        (errors.PromptTooLong("m"), 400, "invalid_request_error", "context_length_exceeded"),
+        (error_body.Unsupported("m"), 400, "invalid_request_error", "unsupported_parameter"),
+        (error_body.InvalidKey("m"), 401, "authentication_error", "invalid_api_key"),
+        (error_body.ModelNotFound("m"), 404, "invalid_request_error", "model_not_found"),
+        (error_body.BodyTooLarge("m"), 413, "invalid_request_error", "request_too_large"),
+        (errors.OverCapacity("m"), 429, "rate_limit_error", "overloaded"),
+        (errors.NotResident("m"), 503, "server_error", "not_resident"),
+        (errors.Draining("m"), 503, "server_error", "draining"),
+        (errors.NotFinite("m"), 500, "server_error", "not_finite"),
+        (errors.DeadlineExceeded("m"), 504, "server_error", "deadline_exceeded"),
+    ],
+)
+def test_status_type_and_code(error: errors.WorkerError, status: int, kind: str, code: str) -> None:
+    """As OpenAI shapes them."""
+    problem = problem_of(error)
+    assert problem.status == status
+    assert problem.body == {"error": {"message": "m", "type": kind, "param": None, "code": code}}
+
+
+@pytest.mark.parametrize(("wait_s", "seconds"), [(None, b"1"), (0.0, b"1"), (0.2, b"1"), (2.1, b"3"), (7.0, b"7")])
+def test_refusals_say_in_whole_seconds_when_to_come_back(wait_s: float | None, seconds: bytes) -> None:
+    """Never at once: that would only add to the load."""
+    for error in (errors.OverCapacity("m", retry_after_s=wait_s), errors.NotResident("m", retry_after_s=wait_s)):
+        assert problem_of(error).headers == ((b"retry-after", seconds),)
+
+
+def test_other_errors_ask_nobody_to_come_back() -> None:
+    """A bad request stays bad."""
+    assert problem_of(errors.InvalidRequest("m", retry_after_s=3.0)).headers == ()
+
+
+def test_a_missing_key_names_the_scheme() -> None:
+    """As HTTP wants it with 401."""
+    assert problem_of(error_body.InvalidKey("m")).headers == ((b"www-authenticate", b"Bearer"),)

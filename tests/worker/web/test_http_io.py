@@ -1,0 +1,108 @@
+"""web.exchange: bounded bodies, and work that ends when its client does."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from diffusion_worker.errors import WorkerError
+from diffusion_worker.web.error_body import BodyTooLarge
+from diffusion_worker.web.http_io import ClientGone, read_body, unless_gone
+
+pytestmark = pytest.mark.anyio
+
+
+class Wire:
+    """What a server would hand to an application, then silence until the client leaves."""
+
+    def __init__(self, *parts: bytes, announced: int | None = None) -> None:
+        length = sum(map(len, parts)) if announced is None else announced
+        self.scope = {"type": "http", "headers": [(b"content-length", str(length).encode())]}
+        self.taken = 0
+        self.gone = asyncio.Event()
+        self._messages: Iterator[dict[str, Any]] = iter(
+            [{"type": "http.request", "body": part, "more_body": at + 1 < len(parts)} for at, part in enumerate(parts)]
+        )
+
+    async def receive(self) -> dict[str, Any]:
+        for message in self._messages:
+            self.taken += 1
+            return message
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+
+async def test_a_body_in_pieces_is_read_whole() -> None:
+    """Up to its limit exactly."""
+    wire = Wire(b"ab", b"", b"cd")
+    assert await read_body(wire.scope, wire.receive, 4) == b"abcd"
+
+
+async def test_an_announced_excess_is_refused_before_it_is_read() -> None:
+    """Nobody buffers what is going to be refused."""
+    wire = Wire(b"ab", announced=5)
+    with pytest.raises(BodyTooLarge):
+        await read_body(wire.scope, wire.receive, 4)
+    assert wire.taken == 0
+
+
+async def test_an_unannounced_excess_is_refused_as_soon_as_it_shows() -> None:
+    """A length that lies, or is missing, changes nothing."""
+    wire = Wire(b"abc", b"def", b"ghi", announced=0)
+    with pytest.raises(BodyTooLarge):
+        await read_body(wire.scope, wire.receive, 4)
+    assert wire.taken == 2
+
+
+async def test_a_client_that_leaves_while_sending_is_noticed() -> None:
+    """There is nobody to answer."""
+    wire = Wire()
+    wire.gone.set()
+    with pytest.raises(ClientGone):
+        await read_body(wire.scope, wire.receive, 4)
+
+
+async def test_work_is_cancelled_and_cleaned_up_when_the_client_leaves() -> None:
+    """Only then is the client's leaving reported."""
+    wire, cleaned = Wire(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            wire.gone.set()
+            await asyncio.sleep(60)
+        finally:
+            cleaned.set()
+
+    with pytest.raises(ClientGone):
+        await unless_gone(wire.receive, work())
+    assert cleaned.is_set()
+
+
+async def test_an_error_of_the_work_is_its_own() -> None:
+    """It is not taken for a client that left."""
+
+    async def work() -> None:
+        raise WorkerError("broken")
+
+    with pytest.raises(WorkerError, match="broken"):
+        await unless_gone(Wire().receive, work())
+
+
+async def test_cancelling_the_exchange_cancels_the_work() -> None:
+    """A server that shuts down leaves nothing running."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            began.set()
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    exchange = asyncio.create_task(unless_gone(Wire().receive, work()))
+    await began.wait()
+    exchange.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await exchange
+    assert ended.is_set()

@@ -1,0 +1,111 @@
+"""Label probabilities on the wire: two passes, whole labels, in OpenAI's shape; elsewhere a clear refusal."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from tests.worker.constraint_service.test_service import noisy_net
+from tests.worker.released import released_net, released_words
+from tests.worker.serving import MODEL, READ, events, serving, toy_model
+
+pytestmark = pytest.mark.anyio
+
+CHOICE = {"choice": ["yes", "no", "maybe so"]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"mood": {"enum": ["good", "bad"]}, "sure": {"type": "boolean"}},
+    "required": ["mood", "sure"],
+    "additionalProperties": False,
+}
+
+
+def formatted(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+
+
+async def test_a_choice_is_made_in_two_passes_with_its_probabilities() -> None:
+    """They sum to 1, the likeliest is the answer, and the confidence is its probability."""
+    async with serving(noisy_net()) as served:
+        asked = {"structured_outputs": CHOICE, "logprobs": True, "top_logprobs": 3}
+        body = (await served.ask(**asked)).json()
+    [choice] = body["choices"]
+    [entry] = choice["logprobs"]["content"]
+    tops = entry["top_logprobs"]
+    assert sum(math.exp(top["logprob"]) for top in tops) == pytest.approx(1.0)
+    assert sorted(top["token"] for top in tops) == sorted(CHOICE["choice"])
+    assert [top["logprob"] for top in tops] == sorted((top["logprob"] for top in tops), reverse=True)
+    assert (choice["message"]["content"], choice["finish_reason"]) == (tops[0]["token"], "stop")
+    assert {**entry, "top_logprobs": []} == {**tops[0], "top_logprobs": []}
+    assert bytes(entry["bytes"]).decode() == entry["token"]
+    usage = body["usage"]
+    assert usage["diffusion"]["denoising_steps"] == 2
+    assert usage["diffusion"]["confidence"] == pytest.approx(math.exp(entry["logprob"]), abs=1e-6)
+    assert usage["completion_tokens"] == len(entry["bytes"]) + 1
+
+
+async def test_a_schema_of_enums_is_a_choice_too_and_streams() -> None:
+    """A net that is sure is told to be."""
+    async with serving(toy_model('{"mood": "bad", "sure": true}')) as served:
+        asked = {"logprobs": True, "stream": True, "diffusion": {"canvas_length": 40}}
+        for given in ({"response_format": formatted(SCHEMA)}, {"structured_outputs": {"json": SCHEMA}}):
+            response = await served.ask(**asked, **given)
+            chunks = [json.loads(each)["choices"][0] for each in events(response.text)[:-1]]
+            [told] = [chunk for chunk in chunks if chunk["logprobs"]]
+            assert json.loads(told["delta"]["content"]) == {"mood": "bad", "sure": True}
+            [entry] = told["logprobs"]["content"]
+            assert entry["token"] == told["delta"]["content"]
+            assert entry["top_logprobs"] == []
+            assert math.exp(entry["logprob"]) > 0.9
+            assert chunks[-1]["finish_reason"] == "stop"
+
+
+async def test_labels_and_others_share_a_batch_and_channels_do_not_disturb() -> None:
+    """The label stands behind the empty thought of a checkpoint that writes one."""
+    async with serving(released_net("<|channel>thought\n<channel|>no"), released_words()) as served:
+        labelled = (await served.ask(structured_outputs=CHOICE, logprobs=True)).json()["choices"][0]
+        plain = (await served.ask()).json()["choices"][0]
+    assert plain["message"]["content"] == "no"
+    assert labelled["message"]["content"] in CHOICE["choice"]
+    assert labelled["message"]["content"] == labelled["logprobs"]["content"][0]["token"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({}, "unsupported_parameter", "logprobs"),
+        ({"structured_outputs": {"regex": "a|b"}}, "unsupported_parameter", "logprobs"),
+        ({"response_format": formatted({"type": "string"})}, "unsupported_parameter", "logprobs"),
+        ({"structured_outputs": CHOICE, "model": READ}, "unsupported_parameter", "logprobs"),
+        (
+            {"structured_outputs": CHOICE, "prediction": {"type": "content", "content": "no"}},
+            "unsupported_parameter",
+            "logprobs",
+        ),
+        (
+            {"structured_outputs": CHOICE, "tools": [{"type": "function", "function": {"name": "f"}}]},
+            "unsupported_parameter",
+            "logprobs",
+        ),
+        ({"structured_outputs": CHOICE, "max_tokens": 5}, "answer_does_not_fit", "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["x" * 16]}}, "answer_does_not_fit", "structured_outputs.choice"),
+        ({"structured_outputs": CHOICE, "logprobs": 1}, "invalid_type", "logprobs"),
+        ({"structured_outputs": CHOICE, "top_logprobs": 21}, "invalid_value", "top_logprobs"),
+        ({"structured_outputs": CHOICE, "logprobs": False, "top_logprobs": 2}, "invalid_value", "top_logprobs"),
+    ],
+)
+async def test_where_there_are_none_the_request_is_refused(fields: dict[str, Any], code: str, param: str) -> None:
+    """By name, before anything is computed."""
+    async with serving(toy_model()) as served:
+        refused = await served.ask(**{"logprobs": True, **fields})
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"], error["param"]) == (400, code, param)
+
+
+async def test_the_capability_is_that_of_the_canvas() -> None:
+    """Read left to right, every label would take passes of its own."""
+    async with serving(toy_model()) as served:
+        for model, has in ((MODEL, True), (READ, False)):
+            listed = (await served.client.get(f"/v1/models/{model}")).json()
+            assert listed["twolane"]["capabilities"]["logprobs"] is has

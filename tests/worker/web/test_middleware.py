@@ -1,0 +1,123 @@
+"""web.envelope: common headers, keys, and one answer whatever happens inside."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from diffusion_worker.errors import OverCapacity
+from diffusion_worker.web.middleware import Middleware
+from tests.worker.serving import build, serving, toy_model
+
+pytestmark = pytest.mark.anyio
+KEY = "a-long-random-key"
+
+
+@pytest.fixture
+def keys_file(tmp_path: Path) -> Path:
+    """One holder."""
+    path = tmp_path / "keys"
+    path.write_text(f"gateway sha256:{hashlib.sha256(KEY.encode()).hexdigest()}\n")
+    return path
+
+
+async def test_a_request_id_is_echoed_or_made() -> None:
+    """Whatever the answer is."""
+    async with serving(toy_model()) as served:
+        answer = await served.client.get("/live", headers={"x-request-id": "abc-1"})
+        assert answer.headers["x-request-id"] == "abc-1"
+        answer = await served.client.get("/nowhere")
+        assert re.fullmatch(r"req_[0-9a-f]{24}", answer.headers["x-request-id"])
+
+
+@pytest.mark.parametrize("strange", ["x" * 129, "a b", "caf\xe9"])
+async def test_a_strange_request_id_is_replaced(strange: str) -> None:
+    """Only short printable ASCII is sent back."""
+    async with serving(toy_model()) as served:
+        answer = await served.client.get("/live", headers={"x-request-id": strange.encode("latin-1")})
+        assert answer.headers["x-request-id"].startswith("req_")
+
+
+async def test_a_trace_parent_is_passed_back() -> None:
+    """Present only if given."""
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with serving(toy_model()) as served:
+        assert (await served.client.get("/live", headers={"traceparent": trace})).headers["traceparent"] == trace
+        assert "traceparent" not in (await served.client.get("/live")).headers
+
+
+async def test_the_predicted_wait_is_told_on_every_response_once_measured() -> None:
+    """Errors, health and answers alike; before the first step there is nothing to tell."""
+    async with serving(toy_model()) as served:
+        assert "x-twolane-worker-predicted-wait-ms" not in (await served.client.get("/live")).headers
+        await served.ask()
+        for answer in (await served.client.get("/live"), await served.client.get("/nowhere"), await served.ask()):
+            assert int(answer.headers["x-twolane-worker-predicted-wait-ms"]) >= 0
+
+
+async def test_with_keys_every_path_but_the_probes_needs_one(keys_file: Path) -> None:
+    """Fail closed: a path nobody thought of is closed, too."""
+    async with serving(toy_model(), keys_file=keys_file) as served:
+        for path in ("/v1/models", "/metrics", "/nowhere", "/v1/chat/completions"):
+            answer = await served.client.get(path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+            assert answer.headers["www-authenticate"] == "Bearer"
+        for path in ("/live", "/health"):
+            assert (await served.client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [(f"Bearer {KEY}", 200), (f"bearer {KEY}", 200), (f"Basic {KEY}", 401), (f"Bearer {KEY}x", 401), ("Bearer", 401)],
+)
+async def test_only_a_known_bearer_key_opens(keys_file: Path, authorization: str, status: int) -> None:
+    """The scheme is read without regard to case, the key is not."""
+    async with serving(toy_model(), keys_file=keys_file) as served:
+        answer = await served.ask(headers={"authorization": authorization})
+        assert answer.status_code == status
+
+
+def client_of(app: object) -> httpx.AsyncClient:
+    envelope = Middleware(app, build(toy_model()).serving_state)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=envelope), base_url="http://worker")
+
+
+async def test_an_error_of_ours_is_written_in_openais_shape() -> None:
+    """Wherever below it was raised."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise OverCapacity("full", retry_after_s=2.5)
+
+    async with client_of(app) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "3")
+    assert answer.json()["error"]["code"] == "overloaded"
+
+
+async def test_a_defect_is_answered_without_its_details(caplog: pytest.LogCaptureFixture) -> None:
+    """The log has them; the client gets a 500 of the usual shape."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("secret detail")
+
+    async with client_of(app) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+    assert "secret" not in answer.text
+    assert "secret detail" in caplog.text
+
+
+async def test_after_the_status_has_left_no_second_answer_follows() -> None:
+    """The point of no return."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": False})
+        raise OverCapacity("too late")
+
+    async with client_of(app) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.text) == (200, "half")

@@ -1,0 +1,88 @@
+"""Command-line parsing in the house manner: wrong use is one line on stderr and exit code 2.
+
+Knows argparse; knows nothing of what the commands do.
+"""
+
+import argparse
+import ipaddress
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+WRONG_USE = 2
+FIRST_PORT = 20_000
+FIRST_EPHEMERAL_PORT = 32_768  # ip_local_port_range of Linux; others begin higher
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose complaints fit on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the complaint with the way to more help, and exit 2."""
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(WRONG_USE)
+
+    def add_address(self, *, default_port: int) -> None:
+        """Add --host (loopback only) and --port (0 takes any free one)."""
+        self.add_argument("--host", type=loopback_host, default="127.0.0.1", help="loopback address (%(default)s)")
+        self.add_argument("--port", type=port_number, default=default_port, help="0 takes any free one (%(default)s)")
+
+
+class WrongUseError(Exception):
+    """A command cannot start as asked; its text is the one line a person needs."""
+
+
+def loopback_host(text: str) -> str:
+    """Accept `localhost` and loopback addresses only: what listens here asks for no keys."""
+    if text == "localhost":
+        return "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address") from None
+    if not address.is_loopback:
+        raise argparse.ArgumentTypeError(f"{text} is not a loopback address, and this server asks for no keys")
+    return text
+
+
+def port_number(text: str) -> int:
+    """Accept 0 (any free port) to 65535."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers that are at least `least`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+        return int(text)
+
+    return read
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Say whether nobody listens on (host, port) now; port 0 is always free."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that was free a moment ago.
+
+    It lies below those that the kernel hands out for port 0 and for outgoing connections, so that it is still free when
+    a process that takes long to start gets to it.
+    """
+    while not port_is_free(host, port := FIRST_PORT + secrets.randbelow(FIRST_EPHEMERAL_PORT - FIRST_PORT)):
+        pass
+    return port
