@@ -88,7 +88,12 @@ def _policy() -> Iterator[str]:
     from gateway.policy_files.descriptions import DESCRIPTIONS
     from gateway.policy_files.schema import editor_schema
 
-    yield from ("# Policy keys", "", "`*` is a name of your own, `[]` an item of a list. Guide: [Policies](../policies.md).", "")
+    yield from (
+        "# Policy keys",
+        "",
+        "`*` is a name of your own, `[]` an item of a list. Guide: [Policies](../policies.md).",
+        "",
+    )
     found = dict(_keys(editor_schema(), ""))
     yield from _table(
         ("key", "value", "meaning"),
@@ -113,7 +118,9 @@ def _keys(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _values(node: Mapping[str, Any]) -> str:
-    options = [option for option in node.get("anyOf", (node,)) if "${" not in str(option.get("pattern", "")).replace("\\", "")]
+    options = [
+        option for option in node.get("anyOf", (node,)) if "${" not in str(option.get("pattern", "")).replace("\\", "")
+    ]
     return " or ".join(dict.fromkeys(filter(None, map(_one_value, options))))
 
 
@@ -189,8 +196,18 @@ def _metrics() -> Iterator[str]:
                 total = "_total" if family.type == "counter" else ""
                 yield f"`{family.name}{total}`", str(family.type), labels, family.documentation
 
-    yield from ("# Metrics", "", "Label values come from policies and closed sets, never from requests.", "", "## Gateway", "")
-    states = ((f"`{name}`", "gauge", ", ".join(f"`{l}`" for l in family.labels), family.says) for name, family in FAMILIES.items())
+    yield from (
+        "# Metrics",
+        "",
+        "Label values come from policies and closed sets, never from requests.",
+        "",
+        "## Gateway",
+        "",
+    )
+    states = (
+        (f"`{name}`", "gauge", ", ".join(f"`{label}`" for label in family.labels), family.says)
+        for name, family in FAMILIES.items()
+    )
     yield from _table(("metric", "type", "labels", "meaning"), (*rows(Metrics().registry), *states))
     yield from ("## Worker", "")
     yield from _table(("metric", "type", "labels", "meaning"), rows(Meters("model").registry))

@@ -1,4 +1,5 @@
-"""One line per key of the policy language: shown by editors (JSON Schema `description`) and in docs/reference/policy.md.
+"""One line per key of the policy language: shown by editors (JSON Schema `description`) and in
+docs/reference/policy.md.
 
 Keys are paths as in error messages; `*` is a name that the author chooses, `[]` an item of a list.
 """
@@ -37,7 +38,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "aliases": "Model names that are routed like `auto`.",
         "targets": "Named entries that can answer requests.",
         "targets.*": "A target; its name is also a model name that addresses it directly.",
-        "targets.*.kind": "worker: a Twolane diffusion worker; openai: any OpenAI-compatible server; litellm: a provider"
+        "targets.*.kind": "worker: a Twolane diffusion worker; openai: an OpenAI-compatible server; litellm: a provider"
         " through the litellm SDK.",
         "targets.*.url": "Base URL of the server.",
         "targets.*.urls": "Base URLs of several endpoints that serve the same model.",
@@ -84,7 +85,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].deadline_ms": "Time limit of a request, all attempts together, in milliseconds.",
         "routes[].attempt_ms": "Time limit of one attempt while another target is left, in milliseconds.",
         **_below("routes[].slo", _SLO),
-        "routes[].hedge": "Send a second request to the next target if the first is slow; the first good response wins.",
+        "routes[].hedge": "Send the request to the next target too if the first is slow; the first good response wins.",
         "routes[].hedge.after_ms": "Delay before hedging, in milliseconds.",
         "routes[].hedge.after": "p95: hedge after the lane's own 95th percentile.",
         "routes[].hedge.max_share": "Hedge budget: hedged requests as a fraction of the lane's requests.",
@@ -93,7 +94,7 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].shadow.share": "Fraction of requests to mirror, 0 to 1.",
         "routes[].validate": "Validation of responses before they are returned.",
         "routes[].validate.schema": "request: against what the request asked for; none: no validation.",
-        "routes[].validate.buffer": "full: return nothing before the response is validated; first_bytes: validate a first"
+        "routes[].validate.buffer": "full: send nothing before the response is validated; first_bytes: validate a first"
         " part, then stream; none: validate while streaming.",
         "routes[].validate.first_bytes": "Bytes to buffer with `buffer: first_bytes`.",
         "routes[].validate.repair": "syntax: close JSON that is unambiguously unclosed; none.",
