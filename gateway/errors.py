@@ -23,7 +23,6 @@ GatewayError
 │   └── NoPrivateTarget       none of those left is inside the cluster                                  503
 └── CannotStart               configuration that cannot be used; one line names the cause
     ├── BadSetting            an environment variable with a wrong value
-    ├── BadKeysFile           a keys file that is missing or unreadable; names the line
     ├── BadWeights            trained weights that are missing, broken, or made for other features
     ├── TraceError            a trace or decision log that cannot be read; names file, line and column
     ├── NoLatency             a simulation that does not know how long a target takes
@@ -227,10 +226,6 @@ class CannotStart(GatewayError):
 
 class BadSetting(CannotStart):
     """An environment variable with a wrong value."""
-
-
-class BadKeysFile(CannotStart):
-    """A keys file that is missing or unreadable; names file and line."""
 
 
 class BadWeights(CannotStart):

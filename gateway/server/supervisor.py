@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from gateway.errors import BadSetting
-from gateway.server.sockets import bind_both, url_of
+from gateway.server.sockets import bind_both
 from gateway.settings import PREFIX, Settings
 from gateway.telemetry.multiprocess import FOLDER_VARIABLE, forget, forget_all
+from twolane.process.sockets import url_of
 
 QUICKLY_S: Final = 5.0  # who dies so soon after it was started has not served
 MOST_QUICK_DEATHS: Final = 3  # in a row
@@ -30,7 +31,8 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signa
 
 def run_supervised(settings: Settings, line: Sequence[str]) -> int:
     """Serve with `settings.workers` processes until SIGTERM or ctrl-C; SIGHUP goes to all. `line` is how one is
-    called. Returns an exit code: 0, or that of the process for which all were ended. Raises BadSetting."""
+    called. Returns an exit code: 0, or that of the process for which all were ended. Raises BadSetting or
+    ConfigurationError."""
     with ExitStack() as stack:
         folder = _folder(stack)
         public, admin = (stack.enter_context(bound) for bound in bind_both(settings))

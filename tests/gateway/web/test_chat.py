@@ -5,9 +5,6 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import BodyTooLarge
-from gateway.web.chat import ClientDisconnected, read_body
-
 pytestmark = pytest.mark.anyio
 
 POLICY = """
@@ -80,38 +77,6 @@ async def test_other_paths_are_refused_in_openais_shape(
     async with gateway.client.request(method, gateway.url + path) as response:
         assert response.status == status
         assert (await response.json())["error"]["code"] == code
-
-
-async def test_a_body_is_put_together_from_its_parts() -> None:
-    assert await read_body(_receive(b"ab", b"c", b""), {}, 10) == b"abc"
-
-
-async def test_an_announced_size_is_refused_before_anything_is_read() -> None:
-    with pytest.raises(BodyTooLarge):
-        await read_body(_never, {b"content-length": b"11"}, 10)
-
-
-async def test_a_client_that_leaves_while_sending_is_noticed() -> None:
-    with pytest.raises(ClientDisconnected):
-        await read_body(_receive(b"ab", None), {}, 10)
-
-
-def _receive(*parts: bytes | None) -> Any:
-    messages = [
-        {"type": "http.disconnect"}
-        if part is None
-        else {"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
-        for number, part in enumerate(parts)
-    ]
-
-    async def receive() -> Any:
-        return messages.pop(0)
-
-    return receive
-
-
-async def _never() -> Any:
-    raise AssertionError("nothing should be read")
 
 
 async def test_models_lists_auto_and_every_target_with_what_it_can_do(gateway: Any) -> None:
