@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.errors import BadSetting
 from gateway.telemetry import decision_log
 from gateway.telemetry.decision_log import DecisionLog
+from twolane.process.errors import ConfigurationError
 
 
 def test_closing_writes_what_waits(decision: Any, tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_log_goes_on_where_it_ended(decision: Any, tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="TWOLANE_DECISION_LOG"):
+    with pytest.raises(ConfigurationError, match="TWOLANE_DECISION_LOG"):
         DecisionLog(tmp_path / "no" / "such" / "folder")
 
 

@@ -1,9 +1,13 @@
 """Wrong requests on the wire: each gets one clear OpenAI-shaped error, and the next request is served."""
 
+import io
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
+
+from twolane.process.json_log import json_lines
 
 pytestmark = pytest.mark.anyio
 
@@ -93,3 +97,21 @@ async def test_probes_are_answered(gateway: Any, path: str) -> None:
     async with gateway.client.get(gateway.url + path) as response:
         assert response.status == 200
         assert (await response.json())["status"] == "ok"
+
+
+async def test_a_line_of_the_json_log_carries_the_trace_of_its_request(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the request ends in a defect; a request without a trace has none."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    written = io.StringIO()
+    with json_lines(written):
+        monkeypatch.setattr("gateway.upstreams.openai.body_for", fail)
+        await gateway.ask(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
+        await gateway.ask()
+    failed = [line for line in map(orjson.loads, written.getvalue().splitlines()) if "RuntimeError: a bug" in str(line)]
+    assert [line["trace_id"] for line in failed] == ["0af7651916cd43dd8448eb211c80319c", None]
+    assert {line["logger"] for line in failed} == {"gateway"}
