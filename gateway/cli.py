@@ -1,7 +1,7 @@
-"""The gateway's commands: `serve`, `policy check FILE`, `policy schema`, `policy explain REQUEST.json`, and those of
+"""The gateway's commands: `serve`, `policy check`, `policy schema`, `policy explain`, and those of
 `gateway.simulation.commands`.
 
-Exit codes: 0 good, 1 the work failed, 2 wrong use or configuration, with one line on stderr that names the cause.
+Exit codes: 0 success, 1 failure, 2 usage or configuration error, with one line on stderr that names the cause.
 """
 
 import argparse
