@@ -37,13 +37,13 @@ class RequestLog:
     is_stream: bool = False
     error: str = ""
     usage: Usage | None = None
-    _ask: GenerationRequest | None = None
-    _trail: Timeline | None = None
+    _generation: GenerationRequest | None = None
+    _timeline: Timeline | None = None
     _started_s: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Self:
         if self._is_traced:
-            self._trail = Timeline()
+            self._timeline = Timeline()
         TRACE_ID.set(self.trace.hex_id if self.trace else None)  # stays, for whoever writes the answer to a fault
         return self
 
@@ -55,10 +55,10 @@ class RequestLog:
         if self.tracing is not None and self.trace is not None and self._is_traced:
             self.tracing.ended(self.trace, self._request())
 
-    def asks(self, ask: GenerationRequest, *, model: str, is_stream: bool) -> Timeline | None:
+    def begin(self, generation: GenerationRequest, *, model: str, is_stream: bool) -> Timeline | None:
         """It was understood, and is about to be asked. Where its moments are to be noted, if anywhere."""
-        self._ask, self.model, self.is_stream = ask, model, is_stream
-        return self._trail
+        self._generation, self.model, self.is_stream = generation, model, is_stream
+        return self._timeline
 
     @property
     def _is_traced(self) -> bool:
@@ -80,7 +80,7 @@ class RequestLog:
         }
 
     def _request(self) -> Request:
-        timeline = self._trail or Timeline()
+        timeline = self._timeline or Timeline()
         moments = tuple(timeline.moments)  # the engine's thread may still note the last one
         return Request(
             name=f"{self.operation} {self.model}".rstrip(),
@@ -92,16 +92,16 @@ class RequestLog:
         )
 
     def _attributes(self) -> dict[str, Value]:
-        told: dict[str, Value | None] = {
+        fields: dict[str, Value | None] = {
             c.OPERATION: self.operation,
             c.PROVIDER: c.US,
             c.REQUEST_ID: self.request_id,
             c.REQUEST_MODEL: self.model or None,
             c.REQUEST_STREAM: self.is_stream,
-            c.MAX_TOKENS: self._ask.max_tokens if self._ask else None,
+            c.MAX_TOKENS: self._generation.max_tokens if self._generation else None,
         }
         if self.usage is not None:
-            told |= {
+            fields |= {
                 c.INPUT_TOKENS: self.usage.prompt_tokens,
                 c.CACHED_TOKENS: self.usage.cached_tokens,
                 c.OUTPUT_TOKENS: self.usage.completion_tokens,
@@ -110,10 +110,10 @@ class RequestLog:
                 c.CONFIDENCE: self.usage.confidence,
                 c.CONVERGED: self.usage.converged,
             }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
-def visit_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
+def request_log_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
     """A request that has come, its place in a trace settled; the scope keeps that, for the head of the response."""
     sender = read_trace(header(scope, b"traceparent"))
     trace = scope[TRACE] = tracing.begin(sender) if tracing else sender
@@ -123,12 +123,12 @@ def visit_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
 
 def _durations(moments: tuple[TimelineEvent, ...], started_s: float) -> dict[str, Value]:
     at = {moment.name: moment.at_s for moment in reversed(moments)}  # the first of each name
-    told: dict[str, Value] = {}
+    fields: dict[str, Value] = {}
     if "placed" in at:
-        told[c.QUEUE] = at["placed"] - started_s
+        fields[c.QUEUE] = at["placed"] - started_s
     if "placed" in at and "prefilled" in at:
-        told[c.PREFILL] = at["prefilled"] - at["placed"]
-    return told
+        fields[c.PREFILL] = at["prefilled"] - at["placed"]
+    return fields
 
 
 def _code_of(error: BaseException) -> str:
