@@ -12,10 +12,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from math import inf
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from gateway.app import serve
 from gateway.classifier.weights import open_classifier
@@ -25,15 +26,17 @@ from gateway.policy_files.schema import editor_schema
 from gateway.reliability.admission import admit
 from gateway.routing.route import choose
 from gateway.server.supervisor import run_supervised
-from gateway.settings import describe_settings, flag_of, read_settings
+from gateway.settings import SCHEMA, Settings, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
 from gateway.web.parse_request import parse_chat, unique_headers
+from twolane.process.errors import ConfigurationError
+from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.json_log import json_lines
+from twolane.process.settings import SettingsHelp
 
 GOOD: Final = 0
 FAILED: Final = 1
-WRONG_USE: Final = 2
-_FLAGS: Final = ("host", "port", "admin_host", "admin_port", "policy", "keys_file", "decision_log", "workers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,36 +45,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         read = _parser().parse_args(line)
         return int(read.run(read))
-    except CannotStart as error:
-        print(f"twolane {line[0] if line else ''}: {error.message}", file=sys.stderr)
+    except (CannotStart, ConfigurationError) as error:
+        print(f"twolane {line[0] if line else ''}: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
         return GOOD
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    """Wrong use is told in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(WRONG_USE)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(prog="twolane", description="The gateway: one endpoint in front of the lanes.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_OneLineParser)
+    parser = OneLineParser(prog="twolane", description="The gateway: one endpoint in front of the lanes.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     serving = commands.add_parser(
         "serve",
         help="run the gateway",
-        description="Run the gateway until SIGTERM. SIGHUP reads the policy again.",
-        epilog="Settings from the environment (default); the flags above win:\n" + describe_settings(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="twolane serve [OPTIONS]",
+        description="Run the gateway until SIGTERM. SIGHUP reloads the policy.",
+        epilog="Each option can also be set by the environment variable in brackets; the option takes precedence.",
+        formatter_class=SettingsHelp,
+        allow_abbrev=False,
     )
-    for name in _FLAGS:
-        serving.add_argument(flag_of(name), dest=name, metavar="VALUE", default=argparse.SUPPRESS)
+    SCHEMA.add_flags(serving)
     serving.set_defaults(run=_serve)
     policy = commands.add_parser("policy", help="check, explain and simulate policies")
-    verbs = policy.add_subparsers(required=True, metavar="VERB", parser_class=_OneLineParser)
+    verbs = policy.add_subparsers(required=True, metavar="VERB", parser_class=OneLineParser)
     check = verbs.add_parser("check", help="validate a policy file; errors name file, line and column")
     check.add_argument("file", type=Path, metavar="FILE", help="policy file")
     check.set_defaults(run=_check)
@@ -98,18 +94,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(read: argparse.Namespace) -> int:
-    given = {name: value for name, value in vars(read).items() if name in _FLAGS}
+    given = SCHEMA.flags_in(read)
     settings = read_settings(os.environ, given)
     if settings.workers > 1:
-        line = [part for name, value in given.items() if name != "workers" for part in (flag_of(name), value)]
-        return run_supervised(settings, ["serve", *line])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        kept = {name: value for name, value in given.items() if name != "workers"}
+        return run_supervised(settings, ["serve", *SCHEMA.command_line(kept)])
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
     return GOOD
+
+
+def _logging(settings: Settings) -> AbstractContextManager[None]:
+    if settings.log == "json":
+        return json_lines(sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return nullcontext()
 
 
 def _check(read: argparse.Namespace) -> int:

@@ -17,10 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from gateway.errors import BadSetting
-from gateway.server.sockets import bind_both, url_of
+from gateway.server.sockets import bind_both
 from gateway.settings import PREFIX, Settings
 from gateway.telemetry.multiprocess import FOLDER_VARIABLE, forget, forget_all
+from twolane.process.errors import ConfigurationError
+from twolane.process.sockets import url_of
 
 EARLY_EXIT_S: Final = 5.0  # a process that ends this early has not served
 MAX_EARLY_EXITS: Final = 3  # consecutive
@@ -30,7 +31,8 @@ _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signa
 
 def run_supervised(settings: Settings, line: Sequence[str]) -> int:
     """Serve with `settings.workers` processes until SIGTERM or ctrl-C; SIGHUP goes to all. `line` is how one is
-    called. Returns an exit code: 0, or that of the process for which all were ended. Raises BadSetting."""
+    called. Returns an exit code: 0, or that of the process for which all were ended. Raises
+    ConfigurationError."""
     with ExitStack() as stack:
         folder = _folder(stack)
         public, admin = (stack.enter_context(bound) for bound in bind_both(settings))
@@ -123,7 +125,7 @@ class _Supervisor:
 
 
 def _folder(stack: ExitStack) -> Path:
-    """The folder in which processes share their metrics, emptied of earlier runs. Raises BadSetting."""
+    """The folder in which processes share their metrics, emptied of earlier runs. Raises ConfigurationError."""
     given = os.environ.get(FOLDER_VARIABLE)
     if not given:
         made = Path(tempfile.mkdtemp(prefix="twolane-"))
@@ -134,7 +136,7 @@ def _folder(stack: ExitStack) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         forget_all(folder)
     except OSError as fault:
-        raise BadSetting(f"{FOLDER_VARIABLE}: {given}: {fault.strerror}") from fault
+        raise ConfigurationError(f"{FOLDER_VARIABLE}: {given}: {fault.strerror}") from fault
     return folder
 
 

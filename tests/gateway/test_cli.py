@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from gateway.cli import main
+from gateway.settings import Settings
 
 POLICY = """
 version: 1
@@ -87,13 +88,25 @@ def test_a_busy_port_is_named(capsys: Any, policy: Path) -> None:
         port = busy.getsockname()[1]
         code, out, err = run(capsys, "serve", "--policy", str(policy), "--port", str(port), "--admin-port", "0")
     assert (code, out) == (2, "")
-    assert err == f"twolane serve: TWOLANE_PORT: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert (
+        err == f"twolane serve: --port (TWOLANE_PORT): cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    )
 
 
 def test_help_lists_the_settings(capsys: Any) -> None:
+    """Each with its flag, unless a parent process sets it."""
     code, out, _ = run(capsys, "serve", "--help")
     assert code == 0
-    assert "TWOLANE_DECISION_LOG" in out
+    for name in set(Settings.__dataclass_fields__) - {"handed_down"}:
+        assert f"  --{name.replace('_', '-')} " in out
+        assert f"TWOLANE_{name.upper()}]" in out.replace("\n", "")
+    assert "handed" not in out.lower()
+
+
+def test_every_setting_is_a_flag(capsys: Any, policy: Path) -> None:
+    """A wrong value is named by its flag."""
+    code, _, err = run(capsys, "serve", "--policy", str(policy), "--recent-decisions", "none")
+    assert (code, err) == (2, "twolane serve: --recent-decisions: 'none' is not a whole number\n")
 
 
 @pytest.mark.parametrize("command", ["check", "schema", "explain", "simulate", "diff", "suggest"])
