@@ -205,7 +205,7 @@ def _metrics() -> Iterator[str]:
         "",
     )
     states = (
-        (f"`{name}`", "gauge", ", ".join(f"`{label}`" for label in family.labels), family.says)
+        (f"`{name}`", "gauge", ", ".join(f"`{label}`" for label in family.labels), family.help)
         for name, family in FAMILIES.items()
     )
     yield from _table(("metric", "type", "labels", "meaning"), (*rows(Metrics().registry), *states))
