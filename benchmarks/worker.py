@@ -21,20 +21,23 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.worker_load import under_load
-from benchmarks.worker_requests import Run, Transformers, WatchedNet, answer, ask_for, samples
+from benchmarks.worker_requests import InstrumentedModel, Run, Transformers, answer, request_for, samples
 from benchmarks.worker_steps import ROWS, StepCost, step_costs
 from benchmarks.worker_waits import predicted_wait
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import GenerationRequest
+from diffusion_worker.types.requests import GenerationRequest
 
-SEATS: Final = 8  # requests in flight
-REQUESTS: Final = 12 * SEATS  # enough that filling and emptying the seats weighs little
+CONCURRENCY: Final = 8  # requests in flight
+REQUESTS: Final = 12 * CONCURRENCY  # enough that filling and emptying the seats weighs little
 ROUNDS: Final = 5
 STATIC_BATCHES: Final = (2, 4, 8)
 STAGGER_STEPS: Final = 1
 WAITING_REQUESTS: Final = 600
-READ_SHARE, READ_RATE = 0.05, 0.5  # reading takes many times the steps, so requests must come more slowly
+AUTOREGRESSIVE_SHARE, AUTOREGRESSIVE_RATE = (
+    0.05,
+    0.5,
+)  # reading takes many times the steps, so requests must come more slowly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,19 +94,19 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if a figure is under its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
-    net = load(options.checkpoint, LoadOptions(threads=options.threads))
+    model = load(options.checkpoint, LoadOptions(threads=options.threads))
     torch.set_num_threads(options.threads)
     drawn = samples(REQUESTS)
-    asks = [ask_for(sample, net.info.denoising) for sample in drawn]
+    requests = [request_for(sample, model.info.denoising) for sample in drawn]
     reference = Transformers(options.checkpoint)
-    reference.choose_experts(asks[:SEATS])
-    costs = step_costs(net, asks)
+    reference.choose_experts(requests[:CONCURRENCY])
+    costs = step_costs(model, requests)
     figures = [
-        *throughput(net, reference, asks, [sample.answer for sample in drawn], costs),
-        passes(net, asks),
-        outside(costs[SEATS]),
-        asyncio.run(waits(net, asks)),
-        *asyncio.run(loaded(net, asks, options.requests)),
+        *throughput(model, reference, requests, [sample.answer for sample in drawn], costs),
+        passes(model, requests),
+        outside(costs[CONCURRENCY]),
+        asyncio.run(waits(model, requests)),
+        *asyncio.run(loaded(model, requests, options.requests)),
     ]
     show(figures, costs, f"{options.threads} thread(s), experts of transformers: {reference.experts}")
     if options.json:
@@ -114,46 +117,46 @@ def main() -> int:
 
 
 def throughput(
-    net: DiffusionModel,
+    model: DiffusionModel,
     reference: Transformers,
-    asks: Sequence[GenerationRequest],
+    requests: Sequence[GenerationRequest],
     wanted: Sequence[str],
     costs: dict[int, StepCost],
 ) -> list[Figure]:
     """Single requests and staggered ones, ours and theirs in turn."""
     runs: dict[str, list[Run]] = {}
     for _ in range(ROUNDS):
-        ones = [answer(net, [ask], rows=1) for ask in asks[:SEATS]]
-        theirs = [reference.answer([ask], rows=1) for ask in asks[:SEATS]]
+        ones = [answer(model, [request], rows=1) for request in requests[:CONCURRENCY]]
+        theirs = [reference.answer([request], rows=1) for request in requests[:CONCURRENCY]]
         runs.setdefault("one", []).append(joined(ones))
         runs.setdefault("generate", []).append(joined(theirs))
-        runs.setdefault("alone", []).append(answer(net, asks, rows=1))
-        runs.setdefault("staggered", []).append(answer(net, asks, rows=SEATS, stagger=STAGGER_STEPS))
+        runs.setdefault("alone", []).append(answer(model, requests, rows=1))
+        runs.setdefault("staggered", []).append(answer(model, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS))
         for rows in STATIC_BATCHES:
-            runs.setdefault(f"static {rows}", []).append(reference.answer(asks, rows=rows))
+            runs.setdefault(f"static {rows}", []).append(reference.answer(requests, rows=rows))
     seconds = {name: statistics.median(run.seconds for run in many) for name, many in runs.items()}
     speed = {name: many[0].tokens / seconds[name] for name, many in runs.items()}
     allowed = allowed_speed_up(costs)
     static = max((f"static {rows}" for rows in STATIC_BATCHES), key=lambda name: speed[name])
     one, generate, staggered = (runs[name][0].texts for name in ("one", "generate", "staggered"))
-    ms = [1000 * seconds[name] / SEATS for name in ("one", "generate")]
+    ms = [1000 * seconds[name] / CONCURRENCY for name in ("one", "generate")]
     return [
         Figure(
             name="single request, latency",
             value=seconds["one"] / seconds["generate"],
-            detail=f"{ms[0]:.1f} against {ms[1]:.1f} ms; {agreeing(one, generate)} of {SEATS} answers equal",
+            detail=f"{ms[0]:.1f} against {ms[1]:.1f} ms; {agreeing(one, generate)} of {CONCURRENCY} answers equal",
         ),
         Figure(
             name="staggered, tokens/s",
             value=speed["staggered"] / speed["alone"] / allowed,
             detail=f"{speed['staggered']:.0f} against {speed['alone']:.0f} alone; the net allows {allowed:.2f} x; "
-            f"{agreeing(staggered, wanted)} of {len(asks)} answers right",
+            f"{agreeing(staggered, wanted)} of {len(requests)} answers right",
         ),
         Figure(
             name="staggered, tokens/s again",
             value=speed["staggered"] / speed[static],
             detail=f"{speed['staggered']:.0f} against {speed[static]:.0f} ({static}); "
-            f"{agreeing(runs[static][0].texts, wanted)} of {len(asks)} right",
+            f"{agreeing(runs[static][0].texts, wanted)} of {len(requests)} right",
         ),
     ]
 
@@ -169,7 +172,7 @@ def joined(runs: Sequence[Run]) -> Run:
 
 def allowed_speed_up(costs: dict[int, StepCost]) -> float:
     """How much faster than alone the net itself lets SEATS rows be."""
-    return SEATS * costs[1].net_ms / costs[SEATS].net_ms
+    return CONCURRENCY * costs[1].model_ms / costs[CONCURRENCY].model_ms
 
 
 def agreeing(some: Sequence[str], others: Sequence[str]) -> int:
@@ -177,42 +180,46 @@ def agreeing(some: Sequence[str], others: Sequence[str]) -> int:
     return sum(one == other for one, other in zip(some, others, strict=True))
 
 
-def passes(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> Figure:
+def passes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figure:
     """Passes of the net when requests come one by one, against all in the queue from the start."""
-    together, apart = WatchedNet(net), WatchedNet(net)
-    answer(together, asks, rows=SEATS)
-    answer(apart, asks, rows=SEATS, stagger=STAGGER_STEPS)
-    detail = f"{apart.passes} against {together.passes} for {len(asks)} requests, {SEATS} at a time"
+    together, apart = InstrumentedModel(model), InstrumentedModel(model)
+    answer(together, requests, rows=CONCURRENCY)
+    answer(apart, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS)
+    detail = f"{apart.passes} against {together.passes} for {len(requests)} requests, {CONCURRENCY} at a time"
     return Figure(name="staggered, forward passes", value=apart.passes / together.passes, detail=detail)
 
 
 def outside(cost: StepCost) -> Figure:
     """What the loop itself costs."""
-    detail = f"step {cost.step_ms:.2f} ms, net {cost.net_ms:.2f} ms"
+    detail = f"step {cost.step_ms:.2f} ms, net {cost.model_ms:.2f} ms"
     return Figure(name="outside the net at 8 rows", value=cost.outside, detail=detail)
 
 
-async def waits(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> Figure:
+async def waits(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figure:
     """How well waiting is foretold."""
-    served_per_s = len(asks) / answer(net, asks, rows=SEATS, stagger=STAGGER_STEPS).seconds
-    seen = await predicted_wait(net, asks, requests=WAITING_REQUESTS, served_per_s=served_per_s)
+    served_per_s = len(requests) / answer(model, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS).seconds
+    seen = await predicted_wait(model, requests, num_requests=WAITING_REQUESTS, served_per_s=served_per_s)
     read_too = await predicted_wait(
-        net, asks, requests=WAITING_REQUESTS, served_per_s=served_per_s * READ_RATE, read_share=READ_SHARE
+        model,
+        requests,
+        num_requests=WAITING_REQUESTS,
+        served_per_s=served_per_s * AUTOREGRESSIVE_RATE,
+        autoregressive_share=AUTOREGRESSIVE_SHARE,
     )
     return Figure(
         name="predicted wait, median error",
         value=seen.median_error,
         detail=f"{seen.count} waits, median {seen.median_wait_ms:.0f} ms, predicted {seen.median_ratio:.2f} x of it; "
-        f"with {READ_SHARE:.0%} read left to right: error {read_too.median_error:.2f}",
+        f"with {AUTOREGRESSIVE_SHARE:.0%} read left to right: error {read_too.median_error:.2f}",
     )
 
 
-async def loaded(net: DiffusionModel, asks: Sequence[GenerationRequest], requests: int) -> list[Figure]:
+async def loaded(model: DiffusionModel, requests: Sequence[GenerationRequest], num_requests: int) -> list[Figure]:
     """The engine under load."""
-    load_seen = await under_load(net, asks, seconds=8.0, requests=requests)
+    load_seen = await under_load(model, requests, seconds=8.0, num_requests=num_requests)
     return [
         Figure(name="event loop held up, p99", value=load_seen.stall_p99_ms, detail="1 ms ticks beside 8 clients"),
-        Figure(name="resident memory, growth", value=load_seen.growth_mib, detail=f"over {requests} requests"),
+        Figure(name="resident memory, growth", value=load_seen.growth_mib, detail=f"over {num_requests} requests"),
     ]
 
 
@@ -227,7 +234,7 @@ def show(figures: Sequence[Figure], costs: dict[int, StepCost], conditions: str)
         table.add_row(figure.name, f"{figure.value:.2f}", bar.note, str(bar), verdict, figure.detail)
     for rows in ROWS:
         cost = costs[rows]
-        detail = f"{cost.row_ms:.2f} ms a row; net {cost.net_ms:.2f} ms, outside {cost.outside:.1%}"
+        detail = f"{cost.row_ms:.2f} ms a row; net {cost.model_ms:.2f} ms, outside {cost.outside:.1%}"
         table.add_row(f"step at {rows} rows", f"{cost.step_ms:.2f}", "ms", "", "", detail)
     Console(width=None if sys.stdout.isatty() else 150).print(table)
 

@@ -15,7 +15,8 @@ from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity
 from diffusion_worker.memory.lifecycle import resident_bytes
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import Faulted, GenerationRequest
+from diffusion_worker.types.events import Faulted
+from diffusion_worker.types.requests import GenerationRequest
 
 CLIENTS: Final = 8
 TICK_S: Final = 0.001
@@ -28,26 +29,32 @@ class Load:
 
     stall_p99_ms: float
     growth_mib: float  # resident memory, last tenth of the requests against the second
-    requests: int  # that the memory was watched over
+    num_requests: int  # that the memory was watched over
 
 
-async def under_load(net: DiffusionModel, asks: Sequence[GenerationRequest], *, seconds: float, requests: int) -> Load:
+async def under_load(
+    model: DiffusionModel, requests: Sequence[GenerationRequest], *, seconds: float, num_requests: int
+) -> Load:
     """Serve the asks in a circle for some seconds while a ticker watches; then very short ones, watching memory."""
-    context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
-    engine = Engine(lambda: net, Capacity(max_num_seqs=CLIENTS, max_context=context))
+    context = max(len(request.prompt_ids) + request.max_tokens for request in requests)
+    engine = Engine(lambda: model, Capacity(max_num_seqs=CLIENTS, max_context=context))
     engine.start()
     await engine.ready()
     try:
-        stalls_s = await _stalls(engine, asks, seconds)
-        sizes = await _sizes(engine, [short(ask) for ask in asks], requests)
+        stalls_s = await _stalls(engine, requests, seconds)
+        sizes = await _sizes(engine, [short(request) for request in requests], num_requests)
     finally:
         await engine.close()
-    return Load(stall_p99_ms=1000 * quantile(stalls_s, 0.99), growth_mib=growth(sizes) / MEBIBYTE, requests=requests)
+    return Load(
+        stall_p99_ms=1000 * quantile(stalls_s, 0.99), growth_mib=growth(sizes) / MEBIBYTE, num_requests=num_requests
+    )
 
 
-def short(ask: GenerationRequest) -> GenerationRequest:
+def short(request: GenerationRequest) -> GenerationRequest:
     """The beginning of the prompt, one step, few tokens."""
-    return replace(ask, prompt_ids=ask.prompt_ids[:16], max_tokens=8, denoising=replace(ask.denoising, steps=1))
+    return replace(
+        request, prompt_ids=request.prompt_ids[:16], max_tokens=8, denoising=replace(request.denoising, steps=1)
+    )
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -62,7 +69,7 @@ def growth(sizes: Sequence[int]) -> float:
     return statistics.median(sizes[-tenth:]) - statistics.median(sizes[tenth : 2 * tenth])
 
 
-async def _stalls(engine: Engine, asks: Sequence[GenerationRequest], seconds: float) -> list[float]:
+async def _stalls(engine: Engine, requests: Sequence[GenerationRequest], seconds: float) -> list[float]:
     """By how much each tick came late, in seconds."""
     ends = time.monotonic() + seconds
     late: list[float] = []
@@ -71,7 +78,7 @@ async def _stalls(engine: Engine, asks: Sequence[GenerationRequest], seconds: fl
         for turn in count(number):
             if time.monotonic() >= ends:
                 return
-            await _answer(engine, asks[turn % len(asks)])
+            await _answer(engine, requests[turn % len(requests)])
 
     async with asyncio.TaskGroup() as group:
         for number in range(CLIENTS):
@@ -83,14 +90,14 @@ async def _stalls(engine: Engine, asks: Sequence[GenerationRequest], seconds: fl
     return late
 
 
-async def _sizes(engine: Engine, asks: Sequence[GenerationRequest], requests: int) -> list[int]:
+async def _sizes(engine: Engine, requests: Sequence[GenerationRequest], num_requests: int) -> list[int]:
     """Resident bytes after every request."""
     sizes: list[int] = []
-    numbers = iter(range(requests))
+    numbers = iter(range(num_requests))
 
     async def client() -> None:
         for number in numbers:
-            await _answer(engine, replace(asks[number % len(asks)], seed=number))
+            await _answer(engine, replace(requests[number % len(requests)], seed=number))
             sizes.append(resident_bytes())
 
     async with asyncio.TaskGroup() as group:
@@ -99,8 +106,8 @@ async def _sizes(engine: Engine, asks: Sequence[GenerationRequest], requests: in
     return sizes
 
 
-async def _answer(engine: Engine, ask: GenerationRequest) -> None:
-    async with engine.submit(ask) as ticket:
-        async for event in ticket:
+async def _answer(engine: Engine, request: GenerationRequest) -> None:
+    async with engine.submit(request) as stream:
+        async for event in stream:
             if isinstance(event, Faulted):
                 raise event.error

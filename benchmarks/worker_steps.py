@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from benchmarks.worker_requests import WatchedNet
+from benchmarks.worker_requests import InstrumentedModel
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import GenerationRequest
+from diffusion_worker.types.requests import GenerationRequest
 
 ROWS: Final = (1, 2, 4, 8, 16)
 BURSTS: Final = 9  # the first warms up and reads the prompts
@@ -27,7 +27,7 @@ class StepCost:
 
     rows: int
     step_ms: float
-    net_ms: float
+    model_ms: float
     outside: float  # share of the step not spent in the net
 
     @property
@@ -36,9 +36,9 @@ class StepCost:
         return self.step_ms / self.rows
 
 
-def step_costs(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> dict[int, StepCost]:
+def step_costs(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> dict[int, StepCost]:
     """Rows -> cost of a step of the loop with that many canvases running."""
-    stepped = {rows: _steps(net, asks, rows) for rows in ROWS}
+    stepped = {rows: _steps(model, requests, rows) for rows in ROWS}
     timings: dict[int, list[tuple[float, float]]] = {rows: [] for rows in ROWS}
     for burst in range(BURSTS):
         for rows, steps in stepped.items():
@@ -53,20 +53,20 @@ def cost_of(rows: int, timings: Sequence[tuple[float, float]]) -> StepCost:
     return StepCost(
         rows=rows,
         step_ms=1000 * statistics.median(step for step, _ in timings),
-        net_ms=1000 * statistics.median(inside for _, inside in timings),
+        model_ms=1000 * statistics.median(inside for _, inside in timings),
         outside=statistics.median(1.0 - inside / step for step, inside in timings),
     )
 
 
-def _steps(net: DiffusionModel, asks: Sequence[GenerationRequest], rows: int) -> Iterator[tuple[float, float]]:
+def _steps(model: DiffusionModel, requests: Sequence[GenerationRequest], rows: int) -> Iterator[tuple[float, float]]:
     """Seconds of (step, net) for ever new steps of `rows` canvases that never settle."""
-    watched = WatchedNet(net)
-    context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
+    watched = InstrumentedModel(model)
+    context = max(len(request.prompt_ids) + request.max_tokens for request in requests)
     loop = Loop(watched, Capacity(max_num_seqs=rows, max_context=context))
-    endless = replace(net.info.denoising, steps=BURSTS * BURST + 1, stability=64)
+    endless = replace(model.info.denoising, steps=BURSTS * BURST + 1, stability=64)
     for row in range(rows):
-        loop.add(replace(asks[row % len(asks)], denoising=endless))
+        loop.add(replace(requests[row % len(requests)], denoising=endless))
     while True:
         before, started = watched.seconds, time.perf_counter()
-        loop.turn()
+        loop.step()
         yield time.perf_counter() - started, watched.seconds - before

@@ -68,21 +68,21 @@ def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionModel]:
         quantised=settings.quantised,
         threads=settings.threads,
     )
-    net = load(str(folder), options)
-    if tokenizer.size > net.info.vocab_size:
+    model = load(str(folder), options)
+    if tokenizer.size > model.info.vocab_size:
         raise CheckpointBroken(
-            f"{folder}: tokenizer.json has {tokenizer.size} words, the weights only {net.info.vocab_size}"
+            f"{folder}: tokenizer.json has {tokenizer.size} words, the weights only {model.info.vocab_size}"
         )
-    return words, net
+    return words, model
 
 
 def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worker:
     """Everything but the weights. Raises BadSetting."""
     meters = Meters(settings.model, _version())
 
-    def load_net() -> DiffusionModel:
-        serving_state.words, net = load_both(settings)
-        return net
+    def load_model() -> DiffusionModel:
+        serving_state.words, model = load_both(settings)
+        return model
 
     capacity = Capacity(
         max_num_seqs=settings.max_num_seqs,
@@ -98,7 +98,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         model=settings.model,
         version=_version(),
         created=int(time.time()),
-        engine=Engine(load_net, capacity, meters.observe),
+        engine=Engine(load_model, capacity, meters.observe),
         meters=meters,
         max_body_bytes=settings.max_body_bytes,
         keys=load_keys(settings.keys_file) if settings.keys_file else None,

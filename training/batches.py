@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from training.net import CANVAS_LENGTH
+from training.model import CANVAS_LENGTH
 from training.tasks.sample import Sample
 from training.vocabulary import EOS, PAD, VOCAB_SIZE, encode_prompt, encode_text
 

@@ -11,10 +11,10 @@ from typing import Final
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import DecodingMode
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode
+from training.requests import request_for, text_of
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 
 SEEDS: Final = 4
 PASSES_BAR: Final = 0.7
@@ -48,14 +48,14 @@ class Edits:
         )
 
 
-def edits(net: DiffusionModel, count: int) -> Edits:
+def edits(model: DiffusionModel, count: int) -> Edits:
     """Half of `count` held-out samples with known words and half with invented ones, under each of SEEDS seeds."""
     samples = [
-        TASKS["clean-up"](random.Random(f"evaluation/{i}"), Wish(split="test", invented=invented))
+        TASKS["clean-up"](random.Random(f"evaluation/{i}"), SampleSpec(split="test", invented=invented))
         for invented in (0.0, 1.0)
         for i in range(count // 2)
     ]
-    plain, anchored = (_answered(net, samples, from_source) for from_source in (False, True))
+    plain, anchored = (_answered(model, samples, from_source) for from_source in (False, True))
     return Edits(
         answers=SEEDS * len(samples),
         plain_right=sum(right for right, _ in plain),
@@ -65,11 +65,11 @@ def edits(net: DiffusionModel, count: int) -> Edits:
     )
 
 
-def _answered(net: DiffusionModel, samples: Sequence[Sample], from_source: bool) -> list[tuple[bool, int]]:
+def _answered(model: DiffusionModel, samples: Sequence[Sample], from_source: bool) -> list[tuple[bool, int]]:
     """(right, passes) of every sample under every seed."""
     found: list[tuple[bool, int]] = []
     for seed in range(SEEDS):
-        asks = [ask_for(net, sample, DecodingMode.DIFFUSION, from_source, seed=seed) for sample in samples]
-        for sample, answer in zip(samples, run(net, asks), strict=True):
+        requests = [request_for(model, sample, DecodingMode.DIFFUSION, from_source, seed=seed) for sample in samples]
+        for sample, answer in zip(samples, run(model, requests), strict=True):
             found.append((text_of(answer) == sample.answer, answer.end.usage.denoising_steps))
     return found

@@ -22,11 +22,11 @@ from rich.table import Table
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import DecodingMode, GenerationRequest
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from training.edits import Edits, edits
+from training.requests import request_for, text_of
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 
 LATENCY_COUNT: Final = 30
 AUROC_BAR: Final = 0.90
@@ -55,7 +55,7 @@ CASES: Final = (
     Case(task="clean-up", words="known", from_source=True),
     Case(task="clean-up", words="invented"),
 )
-STRANGERS: Final = Case(task="strangers", words="known")
+OUT_OF_DISTRIBUTION: Final = Case(task="out-of-distribution", words="known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +102,14 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 if a row is under its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
-    net = load(options.checkpoint, LoadOptions(threads=1))
-    rows = tuple(evaluate(net, case, options.count) for case in CASES)
-    strangers = evaluate(net, STRANGERS, options.count // 2)
-    separation = separate([row.denoised for row in (*rows, strangers)])
-    edited = edits(net, options.count)
-    show(rows, strangers, separation, edited)
+    model = load(options.checkpoint, LoadOptions(threads=1))
+    rows = tuple(evaluate(model, case, options.count) for case in CASES)
+    out_of_distribution = evaluate(model, OUT_OF_DISTRIBUTION, options.count // 2)
+    separation = separate([row.denoised for row in (*rows, out_of_distribution)])
+    edited = edits(model, options.count)
+    show(rows, out_of_distribution, separation, edited)
     if options.json:
-        figures = [asdict(row) | {"speed_ratio": row.speed_ratio} for row in (*rows, strangers)]
+        figures = [asdict(row) | {"speed_ratio": row.speed_ratio} for row in (*rows, out_of_distribution)]
         options.json.write_text(
             json.dumps({"rows": figures, "confidence": asdict(separation), "edits": asdict(edited)}, indent=1) + "\n"
         )
@@ -117,37 +117,39 @@ def main() -> int:
     return int(options.check and not is_cleared)
 
 
-def evaluate(net: DiffusionModel, case: Case, count: int) -> Row:
+def evaluate(model: DiffusionModel, case: Case, count: int) -> Row:
     """Answer `count` held-out samples of the case both ways."""
-    wish = Wish(split="test", invented=1.0 if case.words == "invented" else 0.0)
-    samples = [TASKS[case.task](random.Random(f"evaluation/{i}"), wish) for i in range(count)]
+    spec = SampleSpec(split="test", invented=1.0 if case.words == "invented" else 0.0)
+    samples = [TASKS[case.task](random.Random(f"evaluation/{i}"), spec) for i in range(count)]
     return Row(
         case=case,
-        denoised=_outcome(net, samples, [ask_for(net, s, DecodingMode.DIFFUSION, case.from_source) for s in samples]),
-        read=_outcome(net, samples, [ask_for(net, s, DecodingMode.AUTOREGRESSIVE) for s in samples]),
+        denoised=_outcome(
+            model, samples, [request_for(model, s, DecodingMode.DIFFUSION, case.from_source) for s in samples]
+        ),
+        read=_outcome(model, samples, [request_for(model, s, DecodingMode.AUTOREGRESSIVE) for s in samples]),
     )
 
 
-def _outcome(net: DiffusionModel, samples: Sequence[Sample], asks: Sequence[GenerationRequest]) -> Outcome:
-    answers = run(net, asks)
+def _outcome(model: DiffusionModel, samples: Sequence[Sample], requests: Sequence[GenerationRequest]) -> Outcome:
+    answers = run(model, requests)
     right = [text_of(answer) == sample.answer for answer, sample in zip(answers, samples, strict=True)]
     usages = [answer.end.usage for answer in answers]
-    denoised = asks[0].decoding_mode is DecodingMode.DIFFUSION
+    denoised = requests[0].decoding_mode is DecodingMode.DIFFUSION
     return Outcome(
         accuracy=statistics.fmean(right),
         passes=statistics.fmean(u.denoising_steps if denoised else u.completion_tokens for u in usages),
-        latency_ms=_latency_ms(net, asks[:LATENCY_COUNT]),
+        latency_ms=_latency_ms(model, requests[:LATENCY_COUNT]),
         converged=statistics.fmean(bool(usage.converged) for usage in usages) if denoised else 1.0,
         right=tuple(right),
         confidences=tuple(usage.confidence or 0.0 for usage in usages),
     )
 
 
-def _latency_ms(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> float:
+def _latency_ms(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> float:
     times = []
-    for ask in asks:
+    for request in requests:
         started = time.perf_counter()
-        run(net, [ask], max_num_seqs=1)
+        run(model, [request], max_num_seqs=1)
         times.append(1000 * (time.perf_counter() - started))
     return statistics.median(times)
 
@@ -187,7 +189,7 @@ def separate(outcomes: Sequence[Outcome]) -> Separation:
     )
 
 
-def show(rows: Sequence[Row], strangers: Row, separation: Separation, edited: Edits) -> None:
+def show(rows: Sequence[Row], out_of_distribution: Row, separation: Separation, edited: Edits) -> None:
     """Print the tables."""
     table = Table(title="Exact match on held-out combinations", title_justify="left")
     for heading in ("", "denoised", "bar", "passes", "ms", "read left to right", "passes", "ms", "faster by"):
@@ -209,7 +211,7 @@ def show(rows: Sequence[Row], strangers: Row, separation: Separation, edited: Ed
     sure = Table(title="How sure it is of its denoised answers (mean confidence)", title_justify="left")
     for heading in ("", "right", "wrong", "converged"):
         sure.add_column(heading, justify="left" if not heading else "right")
-    for row in (*rows, strangers):
+    for row in (*rows, out_of_distribution):
         means = (row.denoised.mean_confidence(right=True), row.denoised.mean_confidence(right=False))
         sure.add_row(
             row.case.name,

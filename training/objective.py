@@ -44,14 +44,16 @@ class Losses:
     autoregressive: torch.Tensor
 
 
-def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Generator) -> Losses:
+def losses(model: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Generator) -> Losses:
     """Both losses of one batch, the denoising one after `rehearsal`."""
     rows, length = batch.sequence.shape
     causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
     cache = DynamicCache()
-    encoded = net.model.encoder(input_ids=batch.sequence, cache=cache, attention_mask=_both(causal))
-    causal_logits = _softcapped(net, net.lm_head(encoded.last_hidden_state[:, :-1]))
-    read_loss = F.cross_entropy(causal_logits[batch.is_answer[:, 1:]], batch.sequence[:, 1:][batch.is_answer[:, 1:]])
+    encoded = model.model.encoder(input_ids=batch.sequence, cache=cache, attention_mask=_both(causal))
+    causal_logits = _softcapped(model, model.lm_head(encoded.last_hidden_state[:, :-1]))
+    autoregressive_loss = F.cross_entropy(
+        causal_logits[batch.is_answer[:, 1:]], batch.sequence[:, 1:][batch.is_answer[:, 1:]]
+    )
 
     canvas = batch.clean.shape[1]
     # The cache holds the whole answer; a row may see what stands before its canvas only.
@@ -65,13 +67,13 @@ def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Genera
     noisy, guess = batch.noisy, None
     for temperature in rehearsal.temperatures:
         with torch.no_grad():
-            guess = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits / temperature
+            guess = model(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits / temperature
         if rehearsal.renoises:
             noisy = _next_canvas(guess, rehearsal.anchor, generator)
-    logits = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits.float()
+    logits = model(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits.float()
     per_position = F.cross_entropy(logits.flatten(0, 1), batch.clean.flatten(), reduction="none")
     weight = batch.weight.flatten()
-    return Losses(denoising=(per_position * weight).sum() / weight.sum(), autoregressive=read_loss)
+    return Losses(denoising=(per_position * weight).sum() / weight.sum(), autoregressive=autoregressive_loss)
 
 
 def _next_canvas(z: torch.Tensor, anchor: float, generator: torch.Generator) -> torch.Tensor:
@@ -86,8 +88,8 @@ def _next_canvas(z: torch.Tensor, anchor: float, generator: torch.Generator) -> 
     return renoise(tokens, accepted, noise, surest=surest, kept=is_kept)
 
 
-def _softcapped(net: Any, logits: torch.Tensor) -> torch.Tensor:
-    cap = net.final_logit_softcapping
+def _softcapped(model: Any, logits: torch.Tensor) -> torch.Tensor:
+    cap = model.final_logit_softcapping
     capped: torch.Tensor = torch.tanh(logits.float() / cap) * cap
     return capped
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from training.objective import Rehearsal
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,9 @@ class Part:
 
     def samples(self, rng: random.Random) -> list[Sample]:
         """Fresh samples for one batch."""
-        return [TASKS[name](rng, Wish(invented=invented)) for name, count, invented in self.rows for _ in range(count)]
+        return [
+            TASKS[name](rng, SampleSpec(invented=invented)) for name, count, invented in self.rows for _ in range(count)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ SCRATCH: Final = Stage(
     parts=(
         Part(rows=(("extraction", 22, 0.35),)),
         Part(rows=(("sudoku", 16, 0.0),)),
-        Part(rows=(("clean-up", 22, 0.3), ("strangers", 4, 0.0))),
+        Part(rows=(("clean-up", 22, 0.3), ("out-of-distribution", 4, 0.0))),
     ),
     steps=3000,
     peak_rate=4e-3,
@@ -81,7 +83,7 @@ POLISH: Final = Stage(
     parts=(
         Part(rows=(("extraction", 12, 0.35),)),
         Part(rows=(("sudoku", 8, 0.0),)),
-        Part(rows=(("clean-up", 14, 0.3), ("strangers", 3, 0.0))),
+        Part(rows=(("clean-up", 14, 0.3), ("out-of-distribution", 3, 0.0))),
         Part(rows=(("clean-up", 24, 0.3),), is_anchored=True),
     ),
     steps=500,

@@ -17,7 +17,7 @@ from transformers import DiffusionGemmaForBlockDiffusion
 
 from training.batches import make_batch
 from training.export import export
-from training.net import build_net, quicken_for_training
+from training.model import build_model, speed_up_training
 from training.objective import losses
 from training.stages import STAGES, Stage
 
@@ -45,11 +45,11 @@ class Run:
 
     def __init__(self, stage: Stage, *, seed: int, steps: int | None, out: Path, start: str | None = None) -> None:
         self.stage, self.seed, self.steps, self.out, self.step = stage, seed, steps or stage.steps, out, 0
-        self.net: Any = build_net(seed)
+        self.model: Any = build_model(seed)
         if start is not None:
-            self.net.load_state_dict(DiffusionGemmaForBlockDiffusion.from_pretrained(start).state_dict())
-        quicken_for_training(self.net)
-        self.optimizers = _optimizers(self.net, stage.peak_rate)
+            self.model.load_state_dict(DiffusionGemmaForBlockDiffusion.from_pretrained(start).state_dict())
+        speed_up_training(self.model)
+        self.optimizers = _optimizers(self.model, stage.peak_rate)
 
     def train(self) -> None:
         """Run to the last step, saving every few minutes; export the net at each save."""
@@ -79,12 +79,12 @@ class Run:
             batch = make_batch(samples, rng, generator, is_anchored=part.is_anchored)
             rehearsal = self.stage.rehearsal(rng, part, self.step / self.steps)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = losses(self.net, batch, rehearsal, generator)
+                loss = losses(self.model, batch, rehearsal, generator)
             total = (loss.denoising + loss.autoregressive) * (len(samples) / rows)
             total.backward()
             report[part.name] = loss.denoising.item()
             report[part.name + "/reading"] = loss.autoregressive.item()
-        torch.nn.utils.clip_grad_norm_([p for p in self.net.parameters() if p.requires_grad], 1.0)
+        torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         return report
@@ -100,13 +100,13 @@ class Run:
         """Write the whole state beside the old one, then take its place: a kill leaves one of the two whole."""
         state = {
             "step": self.step,
-            "net": self.net.state_dict(),
+            "net": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         fresh = self.out / "state.new"
         torch.save(state, fresh)
         fresh.replace(self.out / "state.pt")
-        export(self.net, self.out / "checkpoint")
+        export(self.model, self.out / "checkpoint")
 
     def resume(self) -> None:
         """Continue from the last saved state, if there is one."""
@@ -115,16 +115,16 @@ class Run:
             return
         state = torch.load(path, weights_only=True)
         self.step = state["step"]
-        self.net.load_state_dict(state["net"])
+        self.model.load_state_dict(state["net"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
 
-def _optimizers(net: Any, rate: float) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, routers and norms (Jordan et al., 2024)."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
-    for name, parameter in net.named_parameters():
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         inner = parameter.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "router"))

@@ -9,7 +9,7 @@ own surest token where that is likely enough. Both release the given text wherev
 import torch
 
 
-def cooled(span: float, anchor: float) -> float:
+def reduced_span(span: float, anchor: float) -> float:
     """What is left of the span between t_max and t_min: all of it without an anchor, nothing at strength 1."""
     return span * (1.0 - anchor)
 

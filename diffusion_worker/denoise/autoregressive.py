@@ -15,23 +15,23 @@ from diffusion_worker.models.interface import DiffusionModel, PrefillContext
 from diffusion_worker.types.step_batch import Decode, TokenResult
 
 
-def read(net: DiffusionModel, items: Sequence[Decode], context: PrefillContext, draws: Draws) -> torch.Tensor:
+def decode(model: DiffusionModel, items: Sequence[Decode], context: PrefillContext, draws: Draws) -> torch.Tensor:
     """Append the ids of every item to its context and choose the token that follows: the argmax, or a sample for items
     with a temperature above 0. Returns [rows, 3] of float64: the id, its log-probability at temperature 1, which is not
     finite where the net returned NaN or infinity, and whether a constraint left no choice."""
-    hidden = net.encode(padded([item.ids for item in items], net.device), context)
-    last = upload([len(item.ids) - 1 for item in items], net.device)
-    logits = net.logits(hidden[torch.arange(len(items), device=net.device), last])  # [rows, vocab]
+    hidden = model.encode(padded([item.ids for item in items], model.device), context)
+    last = upload([len(item.ids) - 1 for item in items], model.device)
+    logits = model.logits(hidden[torch.arange(len(items), device=model.device), last])  # [rows, vocab]
     limited, is_forced = _limited(items, logits)
     ids = limited.argmax(-1)
     if any(item.temperature for item in items):
-        is_sampled = upload([bool(item.temperature) for item in items], net.device)
+        is_sampled = upload([bool(item.temperature) for item in items], model.device)
         ids = torch.where(is_sampled, _sampled(items, limited, draws), ids)
     logprob = logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
     return torch.stack([ids.double(), logprob.double(), is_forced.double()], dim=-1)
 
 
-def chosen(item: Decode, row: Sequence[float]) -> TokenResult:
+def token_result(item: Decode, row: Sequence[float]) -> TokenResult:
     """One row of what `read` returned, fetched."""
     return TokenResult(sequence=item.sequence, id=int(row[0]), logprob=row[1], is_forced=bool(row[2]))
 

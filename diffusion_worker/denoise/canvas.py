@@ -15,7 +15,7 @@ class Canvas:
     ids: torch.Tensor  # [canvas] accepted tokens and noise
     soft: torch.Tensor  # [canvas, hidden] self-conditioning; zeros before the first step
     surest: torch.Tensor  # [canvas] argmax of the step before; -1 before the first
-    held: torch.Tensor  # [canvas] for how many steps each of them has not changed
+    unchanged: torch.Tensor  # [canvas] for how many steps each of them has not changed
 
 
 def fresh(ids: torch.Tensor, hidden_size: int, dtype: torch.dtype, *, is_anchored: bool = False) -> Canvas:
@@ -25,7 +25,7 @@ def fresh(ids: torch.Tensor, hidden_size: int, dtype: torch.dtype, *, is_anchore
         ids=ids,
         soft=torch.zeros(len(ids), hidden_size, dtype=dtype, device=ids.device),
         surest=ids if is_anchored else torch.full_like(ids, -1),
-        held=torch.zeros_like(ids),
+        unchanged=torch.zeros_like(ids),
     )
 
 

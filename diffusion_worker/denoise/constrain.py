@@ -52,19 +52,19 @@ def constrain(
     rows = [row for row, item in enumerate(items) if item.matcher is not None]
     if not rows:
         return Texts(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
-    place = upload(rows, logits.device)
-    fetched = torch.cat([scores.z[place].float().flatten(1), draw()[place].float()], dim=-1).cpu().numpy()
+    index = upload(rows, logits.device)
+    fetched = torch.cat([scores.z[index].float().flatten(1), draw()[index].float()], dim=-1).cpu().numpy()
     began = time.perf_counter()
     canvas, vocab = scores.z.shape[1:]  # logits come first, whole: numpy would copy what lies in pieces
-    said = [
-        _Said(items[row], seen[:-canvas].reshape(canvas, vocab), seen[-canvas:])
+    constrained = [
+        _ConstrainedRow(items[row], seen[:-canvas].reshape(canvas, vocab), seen[-canvas:])
         for row, seen in zip(rows, fetched, strict=True)
     ]
     seconds = time.perf_counter() - began
 
     def replaced(old: torch.Tensor, name: str) -> torch.Tensor:
-        new = torch.from_numpy(np.stack([getattr(each, name) for each in said]))
-        return old.index_copy(0, place, upload(new, old.device).to(old.dtype))
+        new = torch.from_numpy(np.stack([getattr(each, name) for each in constrained]))
+        return old.index_copy(0, index, upload(new, old.device).to(old.dtype))
 
     surest = replaced(scores.surest, "surest")
     return Texts(
@@ -80,7 +80,7 @@ def constrain(
     )
 
 
-class _Said:
+class _ConstrainedRow:
     """What one constrained row says; arrays of [canvas]. Pinned positions come first, they keep their token. A row
     whose logits are not finite is left empty: it is faulted after the step."""
 
@@ -92,11 +92,13 @@ class _Said:
         self.forced = np.zeros(canvas, np.bool_)
         assert item.matcher is not None
         if self._pinned < canvas and np.isfinite(z).all():
-            matcher = _cursor_of(item.matcher, item.head, free=canvas - self._pinned, near_deadline=item.near_deadline)
-            self._read(matcher, z[self._pinned :], uniforms[self._pinned :], item.temperature)
+            matcher = _matcher_for(
+                item.matcher, item.head, free=canvas - self._pinned, near_deadline=item.near_deadline
+            )
+            self._infer(matcher, z[self._pinned :], uniforms[self._pinned :], item.temperature)
         self.forced[: self._pinned] = forced(item.matcher.automaton, item.matcher.state, self.surest[: self._pinned])
 
-    def _read(
+    def _infer(
         self, matcher: Matcher, z: NDArray[np.float32], uniforms: NDArray[np.float32], temperature: float | None
     ) -> None:
         free, automaton = slice(self._pinned, None), matcher.automaton
@@ -111,10 +113,10 @@ class _Said:
         self.forced[self._pinned : self._pinned + best.length] = forced(
             automaton, matcher.state, best.tokens[: best.length]
         )
-        self.sampled[free] = _drawn(matcher, masses, onward, uniforms, temperature).tokens
+        self.sampled[free] = _sampled_path(matcher, masses, onward, uniforms, temperature).tokens
 
 
-def _cursor_of(matcher: Matcher, head: tuple[int, ...], *, free: int, near_deadline: bool) -> Matcher:
+def _matcher_for(matcher: Matcher, head: tuple[int, ...], *, free: int, near_deadline: bool) -> Matcher:
     """Behind what is pinned. In a hurry the text must close on this canvas, if it can."""
     behind = matcher.after(head)
     room = behind.room(free)
@@ -123,7 +125,7 @@ def _cursor_of(matcher: Matcher, head: tuple[int, ...], *, free: int, near_deadl
     return behind
 
 
-def _drawn(
+def _sampled_path(
     matcher: Matcher,
     masses: ClassMasses,
     onward: NDArray[np.float64],

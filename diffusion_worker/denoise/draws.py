@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as nnf
 
 from diffusion_worker.models.host_to_device import upload
-from diffusion_worker.types.generation import SequenceId
+from diffusion_worker.types.requests import SequenceId
 
 OPENING, SAMPLE, NOISE, TEXT = 0, 1, 2, 3  # what a draw is for
 _MASK = (1 << 64) - 1

@@ -44,6 +44,6 @@ class Padding:
             ids=torch.zeros_like(like.ids),
             soft=torch.zeros_like(like.soft),
             surest=torch.zeros_like(like.surest),
-            held=torch.zeros_like(like.held),
+            unchanged=torch.zeros_like(like.unchanged),
         )
         return [*items, *[item] * missing], [*canvases, *[canvas] * missing]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from diffusion_worker.denoise.accept import accept
-from diffusion_worker.denoise.anchor import cooled, kept
+from diffusion_worker.denoise.anchor import kept, reduced_span
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.constrain import constrain
 from diffusion_worker.denoise.draws import DrawKey, Draws
@@ -20,7 +20,7 @@ from diffusion_worker.denoise.label import label
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
 from diffusion_worker.denoise.score import annealed_temperature, sampling_probabilities, score, tokens_of
-from diffusion_worker.denoise.stop import held_for, is_settled, stable_prefix
+from diffusion_worker.denoise.stop import has_converged, stable_prefix, unchanged_for
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
 from diffusion_worker.types.step_batch import CanvasResult, Denoise
@@ -37,16 +37,16 @@ class Advanced:
 
 
 def step(
-    net: DiffusionModel, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
+    model: DiffusionModel, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
 ) -> Advanced:
     """Advance every canvas by one step; items[i] says how canvases[i] is to be denoised."""
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
     temperatures = tuple(item.temperature for item in items)
-    rows = _Rows(items, net.device)
-    pins = pins_of(items, len(canvases[0].ids), net.device)
+    rows = _Rows(items, model.device)
+    pins = pins_of(items, len(canvases[0].ids), model.device)
     shown = pin_ids(torch.stack([canvas.ids for canvas in canvases]), pins)
 
-    logits = net.denoise(shown, torch.stack([canvas.soft for canvas in canvases]), context)
+    logits = model.denoise(shown, torch.stack([canvas.soft for canvas in canvases]), context)
     plain = score(logits, rows.temperature, pins)
     sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
     noise = draws.noise(keys, logits.shape[1], logits.shape[2])
@@ -61,20 +61,21 @@ def step(
         surest=scores.surest,
         kept=kept(scores.probabilities.amax(-1), rows.anchor),
     )
-    held = held_for(
+    unchanged = unchanged_for(
         scores.surest,
         torch.stack([canvas.surest for canvas in canvases]),
-        torch.stack([canvas.held for canvas in canvases]),
+        torch.stack([canvas.unchanged for canvas in canvases]),
     )
     mean_entropy = mean_over_free(plain.entropy, pins)  # the net itself must be sure, not only its constraint
-    settled = is_settled(held, mean_entropy, rows.stability, rows.confidence_threshold)
-    settled = torch.where(labelled.rows, labelled.done, settled)
+    converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
+    converged = torch.where(labelled.rows, labelled.done, converged)
 
-    soft = net.soften(scores.probabilities)
-    single = [mean_entropy, accepted.sum(-1), stable_prefix(held, scores.logprob), settled]
+    soft = model.soften(scores.probabilities)
+    single = [mean_entropy, accepted.sum(-1), stable_prefix(unchanged, scores.logprob), converged]
     return Advanced(
         canvases=tuple(
-            Canvas(ids=ids[row], soft=soft[row], surest=scores.surest[row], held=held[row]) for row in range(len(items))
+            Canvas(ids=ids[row], soft=soft[row], surest=scores.surest[row], unchanged=unchanged[row])
+            for row in range(len(items))
         ),
         report=torch.cat(
             [
@@ -88,10 +89,10 @@ def step(
     )
 
 
-def told(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
+def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
     """One row of a report, fetched. Its mean entropy is not finite where the net returned NaN or infinity."""
     length = item.denoising.canvas_length
-    mean_entropy, accepted, steady, settled = row[3 * length :]
+    mean_entropy, accepted, stable_length, converged = row[3 * length :]
     return CanvasResult(
         sequence=item.sequence,
         ids=tuple(map(int, row[:length])),
@@ -99,8 +100,8 @@ def told(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) ->
         forced=tuple(map(bool, row[2 * length : 3 * length])),
         mean_entropy=mean_entropy,
         accepted=int(accepted),
-        steady=int(steady),
-        is_settled=bool(settled),
+        stable_prefix=int(stable_length),
+        has_converged=bool(converged),
         labels=labels,
     )
 
@@ -113,7 +114,7 @@ class _Rows:
         numbers = [
             (
                 item.denoising.t_min,
-                cooled(item.denoising.t_max - item.denoising.t_min, item.anchor),
+                reduced_span(item.denoising.t_max - item.denoising.t_min, item.anchor),
                 item.step,
                 item.denoising.steps,
                 item.denoising.entropy_bound,

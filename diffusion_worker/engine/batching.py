@@ -21,13 +21,13 @@ class Parts:
 
     def take(self, sequence: Sequence) -> None:
         """The part of one sequence: a portion of its context, and a step as soon as the context is complete."""
-        append = sequence.append()
-        if append is not None:
-            self.prefills.append(append)
-        if append is None and sequence.is_read:
-            self.decodes.append(sequence.read())
-        elif not sequence.is_read and len(sequence.pending) <= 1:
-            self.denoises.append(sequence.denoise(appended=len(append.ids) if append else 0))
+        prefill = sequence.next_prefill()
+        if prefill is not None:
+            self.prefills.append(prefill)
+        if prefill is None and sequence.is_autoregressive:
+            self.decodes.append(sequence.next_decode())
+        elif not sequence.is_autoregressive and len(sequence.pending) <= 1:
+            self.denoises.append(sequence.next_denoise(prefilled=len(prefill.ids) if prefill else 0))
 
     def __bool__(self) -> bool:
         return bool(self.prefills or self.denoises or self.decodes)
@@ -46,11 +46,11 @@ def compose(running: Iterable[Sequence], key: Callable[[Sequence], float], budge
 
 
 def _is_prefilling(sequence: Sequence) -> bool:
-    return bool(sequence.pending) and sequence.context < len(sequence.ask.prompt_ids)
+    return bool(sequence.pending) and sequence.context < len(sequence.request.prompt_ids)
 
 
 def _cost(sequence: Sequence) -> int:
     """Positions that its part passes through the net."""
     ahead = len(sequence.pending[0]) if sequence.pending else 0
-    is_denoising = not sequence.is_read and len(sequence.pending) <= 1
-    return ahead + (sequence.ask.denoising.canvas_length if is_denoising else 0)
+    is_denoising = not sequence.is_autoregressive and len(sequence.pending) <= 1
+    return ahead + (sequence.request.denoising.canvas_length if is_denoising else 0)

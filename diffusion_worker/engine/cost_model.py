@@ -8,45 +8,46 @@ import math
 from typing import Generic, TypeVar
 
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.generation import DecodingMode, PredictedWait
+from diffusion_worker.types.observations import PredictedWait
+from diffusion_worker.types.requests import DecodingMode
 
-_NEWEST = 0.1  # weight of the newest observation in a running mean
-_FORGETS = 0.98  # weight that older steps keep in the fit of their cost
-_NEWEST_ERROR = 0.03
-_FURTHEST = math.log(4.0)  # how far from experience the correction of predicted waits may go
-_GUESS = 0.5  # share of what is possible that is expected before anything is known
+_SMOOTHING = 0.1  # weight of the newest observation in a running mean
+_DECAY = 0.98  # weight that older steps keep in the fit of their cost
+_ERROR_SMOOTHING = 0.03
+_MAX_LOG_CORRECTION = math.log(4.0)  # how far from experience the correction of predicted waits may go
+_DEFAULT_SHARE = 0.5  # share of what is possible that is expected before anything is known
 
-Kin = tuple[DecodingMode, int]  # reading, and prompt length in steps of a quarter of an octave
+Bucket = tuple[DecodingMode, int]  # reading, and prompt length in steps of a quarter of an octave
 Key = TypeVar("Key")
 
 
-class Forecast:
+class CostModel:
     """The figures learnt so far. All times in seconds."""
 
     def __init__(self) -> None:
-        self._cost = _Line()
-        self._steps: _Means[Kin] = _Means()  # of a block
-        self._tokens: _Means[Kin] = _Means()  # of an answer
+        self._cost = _LinearFit()
+        self._steps: _Means[Bucket] = _Means()  # of a block
+        self._tokens: _Means[Bucket] = _Means()  # of an answer
         self._iterations: float | None = None  # of a request
         self._bias: dict[DecodingMode, float] = dict.fromkeys(
             DecodingMode, 0.0
         )  # log of how much longer waits were than foretold
 
-    def took_step(self, seconds: float, rows: int) -> None:
+    def record_step(self, seconds: float, rows: int) -> None:
         """One iteration is over."""
         self._cost.add(rows, seconds)
 
-    def sealed_block(self, sequence: Sequence) -> None:
+    def record_block(self, sequence: Sequence) -> None:
         """The present canvas of a sequence needs no more steps."""
-        self._steps.add(_kin(sequence), sequence.steps_done)
+        self._steps.add(_bucket(sequence), sequence.steps_done)
 
-    def finished(self, sequence: Sequence) -> None:
+    def record_finished(self, sequence: Sequence) -> None:
         """An answer is complete."""
-        self._tokens.add(_kin(sequence), sequence.emitted)
-        iterations = sequence.emitted if sequence.is_read else sequence.denoising_steps
+        self._tokens.add(_bucket(sequence), sequence.emitted)
+        iterations = sequence.emitted if sequence.is_autoregressive else sequence.denoising_steps
         self._iterations = _running_mean(self._iterations, iterations)
 
-    def waited(self, predicted_wait: PredictedWait, actual_s: float) -> None:
+    def record_wait(self, predicted_wait: PredictedWait, actual_s: float) -> None:
         """A sequence got its place after so long. What is learnt is the error of the plain prediction: to correct what
         has been corrected, a whole wait later, would swing ever further."""
         if predicted_wait.plain_s > 0.0 and actual_s > 0.0:
@@ -54,8 +55,8 @@ class Forecast:
                 self._bias[predicted_wait.decoding_mode],
                 math.log(actual_s) - math.log(predicted_wait.plain_s),
             )
-            bias = known + _NEWEST_ERROR * (error - known)
-            self._bias[predicted_wait.decoding_mode] = min(max(bias, -_FURTHEST), _FURTHEST)
+            bias = known + _ERROR_SMOOTHING * (error - known)
+            self._bias[predicted_wait.decoding_mode] = min(max(bias, -_MAX_LOG_CORRECTION), _MAX_LOG_CORRECTION)
 
     def step_s(self, rows: int) -> float | None:
         """Seconds of an iteration over that many rows; None until one was seen."""
@@ -78,11 +79,11 @@ class Forecast:
     def iterations(self, sequence: Sequence) -> float:
         """Iterations that a sequence still needs, at least one."""
         at_most = sequence.iterations_at_most()
-        tokens = self._tokens.of(_kin(sequence), sequence.ask.max_tokens)
-        if sequence.is_read:
+        tokens = self._tokens.of(_bucket(sequence), sequence.request.max_tokens)
+        if sequence.is_autoregressive:
             return max(1.0, min(at_most, tokens - sequence.emitted))
         further_blocks = max(0.0, math.ceil((tokens - sequence.emitted) / sequence.width) - 1)
-        usual = self._steps.of(_kin(sequence), sequence.ask.denoising.steps)
+        usual = self._steps.of(_bucket(sequence), sequence.request.denoising.steps)
         return max(1.0, min(at_most, self._steps_to_go(sequence, usual) + further_blocks * usual))
 
     def _steps_to_go(self, sequence: Sequence, usual: float) -> float:
@@ -90,16 +91,18 @@ class Forecast:
         takes to reach the threshold at the rate seen; the mean of the two."""
         left = max(1.0, usual - sequence.steps_done)
         if sequence.entropy_rate is not None and 0.0 < sequence.entropy_rate < 1.0:
-            threshold = max(sequence.ask.denoising.confidence_threshold, 1e-9)  # may be infinite, its ratio then is 0
+            threshold = max(
+                sequence.request.denoising.confidence_threshold, 1e-9
+            )  # may be infinite, its ratio then is 0
             excess = math.log(max(sequence.mean_entropy, 1e-9)) - math.log(threshold)
             falling = 1.0 + max(0.0, excess / -math.log(sequence.entropy_rate))
             left = (left + falling) / 2
         return min(left, sequence.steps_to_go)
 
 
-def _kin(sequence: Sequence) -> Kin:
+def _bucket(sequence: Sequence) -> Bucket:
     """Requests that look alike before anything is computed."""
-    return sequence.ask.decoding_mode, round(4 * math.log2(len(sequence.ask.prompt_ids)))
+    return sequence.request.decoding_mode, round(4 * math.log2(len(sequence.request.prompt_ids)))
 
 
 class _Means(Generic[Key]):
@@ -116,18 +119,18 @@ class _Means(Generic[Key]):
     def of(self, key: Key, at_most: float) -> float:
         """At most what is possible; half of it as long as nothing is known."""
         mean = self._means.get(key, self._all)
-        return max(1.0, _GUESS * at_most) if mean is None else min(mean, at_most)
+        return max(1.0, _DEFAULT_SHARE * at_most) if mean is None else min(mean, at_most)
 
 
-class _Line:
+class _LinearFit:
     """Least squares of seconds over rows, older observations fading."""
 
     def __init__(self) -> None:
         self._n = self._x = self._y = self._xx = self._xy = 0.0
 
     def add(self, x: float, y: float) -> None:
-        self._n, self._x, self._y = _FORGETS * self._n + 1, _FORGETS * self._x + x, _FORGETS * self._y + y
-        self._xx, self._xy = _FORGETS * self._xx + x * x, _FORGETS * self._xy + x * y
+        self._n, self._x, self._y = _DECAY * self._n + 1, _DECAY * self._x + x, _DECAY * self._y + y
+        self._xx, self._xy = _DECAY * self._xx + x * x, _DECAY * self._xy + x * y
 
     def at(self, x: float) -> float | None:
         if not self._n:
@@ -140,4 +143,4 @@ class _Line:
 
 
 def _running_mean(known: float | None, newest: float) -> float:
-    return newest if known is None else known + _NEWEST * (newest - known)
+    return newest if known is None else known + _SMOOTHING * (newest - known)

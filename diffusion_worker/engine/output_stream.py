@@ -8,7 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from diffusion_worker.types.generation import Ending, Event, Outcome
+from diffusion_worker.types.events import Ending, Event
+from diffusion_worker.types.observations import Outcome
 
 
 class OutputStream:

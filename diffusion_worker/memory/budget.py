@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_worker.errors import BadSetting
-from diffusion_worker.types.generation import LayerKv, ModelSize
+from diffusion_worker.types.model_info import LayerKv, ModelSize
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CONTEXTS = (1024, 8192, 32768)  # tokens; worth a line in a plan, beside the longest

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from diffusion_worker.errors import Draining, NotResident, Refused
-from diffusion_worker.types.generation import Residency
+from diffusion_worker.types.status import Residency
 
-MOVES: dict[Residency, frozenset[Residency]] = {
+TRANSITIONS: dict[Residency, frozenset[Residency]] = {
     Residency.COLD: frozenset({Residency.LOADING, Residency.DRAINING}),
     Residency.LOADING: frozenset({Residency.READY, Residency.COLD, Residency.DRAINING}),
     Residency.READY: frozenset({Residency.DEGRADED, Residency.EVICTING, Residency.DRAINING}),
@@ -33,11 +33,11 @@ class ModelLifecycle:
     def __init__(self) -> None:
         self.state = Residency.COLD
 
-    def move(self, to: Residency) -> None:
+    def transition(self, to: Residency) -> None:
         """Go to `to`, or stay if already there. Raises ValueError if the table knows no such move."""
         if to == self.state:
             return
-        if to not in MOVES[self.state]:
+        if to not in TRANSITIONS[self.state]:
             raise ValueError(f"no move from {self.state} to {to}")
         self.state = to
 
@@ -87,11 +87,11 @@ def _cgroup_bytes(cgroup: Path) -> tuple[int, int] | None:
 
 def _machine_bytes(meminfo: Path) -> tuple[int, int] | None:
     """(not available, all) of the machine: pages that the kernel would give up for the asking are available (Linux)."""
-    told = dict(re.findall(r"^(\w+): +(\d+) kB$", _content(meminfo), re.MULTILINE))
-    if "MemTotal" not in told or "MemAvailable" not in told:
+    fields = dict(re.findall(r"^(\w+): +(\d+) kB$", _content(meminfo), re.MULTILINE))
+    if "MemTotal" not in fields or "MemAvailable" not in fields:
         return None
-    whole = int(told["MemTotal"]) * 1024
-    return max(0, whole - int(told["MemAvailable"]) * 1024), whole
+    whole = int(fields["MemTotal"]) * 1024
+    return max(0, whole - int(fields["MemAvailable"]) * 1024), whole
 
 
 def _content(file: Path) -> str:

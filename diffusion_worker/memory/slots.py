@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from diffusion_worker.memory.budget import context_bytes
-from diffusion_worker.types.generation import LayerKv, SequenceId
+from diffusion_worker.types.model_info import LayerKv
+from diffusion_worker.types.requests import SequenceId
 from diffusion_worker.types.step_batch import Copy
 
 MIN_REUSE = 16  # tokens; fewer are computed faster than copied
@@ -105,7 +106,7 @@ class SlotTable:
         if slot < len(self._slots) and self._slots[slot].owner is None:
             self._slots[slot].ids = []
 
-    def forget(self) -> int:
+    def evict_retained(self) -> int:
         """Drop all retained contexts; returns how many there were."""
         dropped = [slot for slot in self._slots if slot.owner is None and slot.ids]
         for slot in dropped:
@@ -141,9 +142,9 @@ class SlotTable:
                 boundary = max(boundary, common)
         return source, reused, boundary if boundary > reused else 0
 
-    def _least_useful(self, spared: int | None) -> int | None:
+    def _least_useful(self, excluded: int | None) -> int | None:
         """The lowest empty free slot, so that rows stay neighbours, else the free one unused for longest."""
-        free = [index for index, slot in enumerate(self._slots) if slot.owner is None and index != spared]
+        free = [index for index, slot in enumerate(self._slots) if slot.owner is None and index != excluded]
         return min(free, key=lambda index: (self._slots[index].idle_since, index), default=None)
 
     def _touch(self, slot: int) -> None:

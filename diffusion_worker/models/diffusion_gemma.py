@@ -10,11 +10,11 @@ from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext
-from diffusion_worker.types.generation import LayerKv, ModelInfo
+from diffusion_worker.types.model_info import LayerKv, ModelInfo
 
-OURS = "twolane_"  # begins the names that we add to the library's register
-SINGLE_EXPERT = OURS + "single_expert"
-EVERY_EXPERT = OURS + "every_expert"
+CUSTOM_PREFIX = "twolane_"  # begins the names that we add to the library's register
+SINGLE_EXPERT = CUSTOM_PREFIX + "single_expert"
+EVERY_EXPERT = CUSTOM_PREFIX + "every_expert"
 
 
 class DiffusionGemmaModel:

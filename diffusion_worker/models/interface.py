@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from diffusion_worker.types.generation import LayerKv, ModelInfo
+from diffusion_worker.types.model_info import LayerKv, ModelInfo
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # the two kinds of layer, keys of every mask mapping
 

@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
-from diffusion_worker.models.placement import AUTO, LoadOptions, bare_config, bare_model, first_line, place
+from diffusion_worker.models.placement import AUTO, LoadOptions, first_line, meta_model, place, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
-from diffusion_worker.types.generation import DenoisingParams, ModelInfo
+from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.requests import DenoisingParams
 
 __all__ = ["ARCHITECTURE", "CONFIG", "LoadOptions", "load", "locate", "read_config"]
 
@@ -46,16 +47,16 @@ def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaModel
     folder = locate(source)
     config = read_config(folder / CONFIG)
     generation = _read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
-    denoising = _recipe(folder, generation, config.get("canvas_length"))
+    denoising = _denoising_params(folder, generation, config.get("canvas_length"))
     _check_weights(folder)
     model, found = place(folder, config, options)
     _refuse_differences(folder, found)
-    info = _facts(folder, generation, model, denoising)
+    info = _info(folder, generation, model, denoising)
     quantised = quantisation_of(config) if getattr(model, "is_quantized", False) else None
     if quantised is not None and options.is_exact:
         raise BadSetting(f"{folder}: exact mode needs plain weights; `--quantised unpack` makes them so")
     if quantised is not None:
-        info = _quantised_facts(info, config, model, quantised)
+        info = _quantised_info(info, config, model, quantised)
     experts = None if options.experts == AUTO else options.experts
     return DiffusionGemmaModel(model, info, experts=experts, is_exact=options.is_exact)
 
@@ -124,7 +125,7 @@ def _refuse_differences(folder: Path, found: Mapping[str, Any]) -> None:
             raise CheckpointBroken(f"{folder}: the weights {what} {', '.join(names[:3])}{more}, by config.json")
 
 
-def _facts(folder: Path, generation: Mapping[str, Any], model: Any, denoising: DenoisingParams) -> ModelInfo:
+def _info(folder: Path, generation: Mapping[str, Any], model: Any, denoising: DenoisingParams) -> ModelInfo:
     text = model.config.text_config
     ends = generation.get("eos_token_id", text.eos_token_id)
     pad = generation.get("pad_token_id", text.pad_token_id)
@@ -145,10 +146,10 @@ def _facts(folder: Path, generation: Mapping[str, Any], model: Any, denoising: D
     )
 
 
-def _quantised_facts(info: ModelInfo, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> ModelInfo:
+def _quantised_info(info: ModelInfo, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> ModelInfo:
     """Packed tensors cannot be counted: the parameters are those of the plain net. Weights that compressed-tensors
     keeps compressed are unpacked for good by the first pass, so they are counted at their later size."""
-    parameters = sum(weight.numel() for weight in bare_model(bare_config(config)).parameters())
+    parameters = sum(weight.numel() for weight in meta_model(plain_config(config)).parameters())
     is_unpacked_later = quantised.method == "compressed-tensors"
     later = parameters * model.dtype.itemsize
     return dataclasses.replace(
@@ -159,7 +160,7 @@ def _quantised_facts(info: ModelInfo, config: Mapping[str, Any], model: Any, qua
     )
 
 
-def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: object) -> DenoisingParams:
+def _denoising_params(folder: Path, generation: Mapping[str, Any], canvas_length: object) -> DenoisingParams:
     """The checkpoint's own numbers under our names; what it does not say keeps the default of the released one."""
     sampler = generation.get("sampler_config")
     known = {

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign
-from diffusion_worker.models.diffusion_gemma import OURS
+from diffusion_worker.models.diffusion_gemma import CUSTOM_PREFIX
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 
 AUTO = "auto"
 KEEP, UNPACK = "keep", "unpack"
-IMAGES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # no token of text passes through these
+VISION_MODULES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # no token of text passes through these
 
 # What the library and its quantisers raise for files and machines that do not suit them.
 _LOADING_ERRORS = (
@@ -51,35 +51,35 @@ def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tupl
     quantisation = quantisation_of(config)
     device = _device(options.device)
     _check_experts(options)
-    given = _placement(options, device, quantisation)
+    kwargs = _placement(options, device, quantisation)
     try:
-        given |= _as_config_says(folder, quantisation, options)
+        kwargs |= _as_config_says(folder, quantisation, options)
         model, found = DiffusionGemmaForBlockDiffusion.from_pretrained(
             folder,
             dtype=options.dtype,
             output_loading_info=True,
             local_files_only=True,
             ignore_mismatched_sizes=True,
-            **given,
+            **kwargs,
         )
     except (*_LOADING_ERRORS, StrictDataclassError) as error:
         raise _translated(error, folder, quantisation, options) from error
-    if "device_map" not in given:
+    if "device_map" not in kwargs:
         model = model.to(device)
     _refuse_scattered(model)
     return model, found
 
 
-def bare_config(config: Mapping[str, Any]) -> Any:
+def plain_config(config: Mapping[str, Any]) -> Any:
     """The library's config, without any word of quantisation. Raises what the library raises for a wrong one."""
     from transformers import DiffusionGemmaConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    return DiffusionGemmaConfig.from_dict({key: said for key, said in config.items() if key != "quantization_config"})
+    return DiffusionGemmaConfig.from_dict({key: value for key, value in config.items() if key != "quantization_config"})
 
 
-def bare_model(config: Any) -> Any:
+def meta_model(config: Any) -> Any:
     """The net of a config of the library, on the meta device: its shapes without a byte of weights."""
     from transformers import DiffusionGemmaForBlockDiffusion
 
@@ -111,8 +111,8 @@ def _check_experts(options: LoadOptions) -> None:
         return
     if options.is_exact:
         raise BadSetting(f"--experts {options.experts}: exact mode has an implementation of its own")
-    there = {"eager", *ALL_EXPERTS_FUNCTIONS.keys(), *ALL_FP8_EXPERTS_FUNCTIONS.keys()}
-    known = sorted(name for name in there if not name.startswith(OURS))
+    available = {"eager", *ALL_EXPERTS_FUNCTIONS.keys(), *ALL_FP8_EXPERTS_FUNCTIONS.keys()}
+    known = sorted(name for name in available if not name.startswith(CUSTOM_PREFIX))
     if options.experts not in known:
         raise BadSetting(f"--experts {options.experts}: not one of {', '.join([AUTO, *known])}")
 
@@ -120,16 +120,16 @@ def _check_experts(options: LoadOptions) -> None:
 def _placement(options: LoadOptions, device: torch.device, quantisation: Quantisation | None) -> dict[str, Any]:
     """Quantised weights go to their device while they load: some methods cannot be moved afterwards."""
     if options.device_map is not None:
-        given: Any = options.device_map if isinstance(options.device_map, str) else dict(options.device_map)
+        kwargs: Any = options.device_map if isinstance(options.device_map, str) else dict(options.device_map)
     elif quantisation is not None and device.type != "cpu":
-        given = {"": device}
+        kwargs = {"": device}
     else:
         return {}
     try:
         importlib.import_module("accelerate")
     except ImportError:
         raise BadSetting("--device-map: placing weights module by module needs accelerate: not installed") from None
-    return {"device_map": given}
+    return {"device_map": kwargs}
 
 
 def _as_config_says(folder: Path, quantisation: Quantisation | None, options: LoadOptions) -> dict[str, Any]:
@@ -167,6 +167,8 @@ def _translated(
 
 def _refuse_scattered(model: Any) -> None:
     """Contexts are kept on one device, where all layers of text must be; the tower for images may lie anywhere."""
-    places = {str(weight.device) for name, weight in model.named_parameters() if not name.startswith(IMAGES)}
-    if len(places) > 1 or "meta" in places:
-        raise BadSetting(f"--device-map: the layers of text must lie on one device, not on {', '.join(sorted(places))}")
+    devices = {str(weight.device) for name, weight in model.named_parameters() if not name.startswith(VISION_MODULES)}
+    if len(devices) > 1 or "meta" in devices:
+        raise BadSetting(
+            f"--device-map: the layers of text must lie on one device, not on {', '.join(sorted(devices))}"
+        )

@@ -9,9 +9,10 @@ from typing import Any
 from diffusion_worker.errors import CheckpointBroken, OutOfRange
 from diffusion_worker.models.diffusion_gemma import kv_shapes
 from diffusion_worker.models.loader import CONFIG, read_config
-from diffusion_worker.models.placement import IMAGES, bare_config, bare_model, first_line
+from diffusion_worker.models.placement import VISION_MODULES, first_line, meta_model, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
-from diffusion_worker.types.generation import DenoisingParams, ModelSize, Packed
+from diffusion_worker.types.model_info import ModelSize, Packed
+from diffusion_worker.types.requests import DenoisingParams
 
 _EXPERTS = ".experts."  # tensors [experts, ...], of which a token visits the router's top k
 
@@ -32,12 +33,12 @@ def measure(source: str | Path) -> ModelSize:
 
 
 def _measure(content: dict[str, Any]) -> ModelSize:
-    config = bare_config(content)
+    config = plain_config(content)
     text = config.text_config
     visited, experts = text.top_k_experts, text.num_experts
     if visited is None or experts is None or not 1 <= visited <= experts:
         raise ValueError(f"top_k_experts {visited} is not between 1 and num_experts {experts}")
-    model = bare_model(config)
+    model = meta_model(config)
     quantised = quantisation_of(content)
     return ModelSize(
         parameters=sum(weight.numel() for weight in model.parameters()),
@@ -63,7 +64,7 @@ def _active(model: Any, text: Any) -> int:
     for name, weight in model.named_parameters():
         if _EXPERTS in name:
             total += weight.numel() // text.num_experts * text.top_k_experts
-        elif not name.startswith(IMAGES):
+        elif not name.startswith(VISION_MODULES):
             total += weight.numel()
     return total
 

@@ -32,43 +32,43 @@ class Quantisation:
 
 def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
     """What a config.json says, or None if its weights are not quantised."""
-    text, said = config.get("text_config"), config.get("quantization_config")
-    if said is None and isinstance(text, dict):
-        said = text.get("quantization_config")
-    if not isinstance(said, dict):
+    text, quantisation = config.get("text_config"), config.get("quantization_config")
+    if quantisation is None and isinstance(text, dict):
+        quantisation = text.get("quantization_config")
+    if not isinstance(quantisation, dict):
         return None
-    method = str(said.get("quant_method") or "unnamed")
-    left_out = tuple(str(name) for key in _OUT for name in said.get(key) or ())
-    kind = _kind(said, method)
-    own, group = _bits(said, kind), _group(said) or _GROUPS.get(kind)
+    method = str(quantisation.get("quant_method") or "unnamed")
+    left_out = tuple(str(name) for key in _OUT for name in quantisation.get(key) or ())
+    kind = _kind(quantisation, method)
+    own, group = _bits(quantisation, kind), _group(quantisation) or _GROUPS.get(kind)
     scale = _SCALE_BITS.get(kind, 16) / group if group else 0.0
     return Quantisation(method=method, bits=None if own is None else own + scale, left_out=left_out)
 
 
-def _kind(said: Mapping[str, Any], method: str) -> str:
+def _kind(quantisation: Mapping[str, Any], method: str) -> str:
     """The name of the variant: compressed-tensors says it in its format, modelopt in its algorithm."""
-    named = f"{said.get('format', '')} {said.get('quant_algo', '')} {method}".lower()
+    named = f"{quantisation.get('format', '')} {quantisation.get('quant_algo', '')} {method}".lower()
     return next((kind for kind in ("nvfp4", "mxfp4", "mxfp8") if kind in named), method)
 
 
-def _bits(said: Mapping[str, Any], kind: str) -> int | None:
-    known: list[Any] = [weights.get("num_bits") for weights in _weight_groups(said)]
-    known += [said.get("bits"), said.get("w_bit"), said.get("num_bits"), _BITS.get(kind)]
-    known += [4 if said.get("load_in_4bit") else None, 8 if said.get("load_in_8bit") else None]
-    known += [8 if "fp8" in str(said.get("quant_algo", "")).lower() else None]
+def _bits(quantisation: Mapping[str, Any], kind: str) -> int | None:
+    known: list[Any] = [weights.get("num_bits") for weights in _weight_groups(quantisation)]
+    known += [quantisation.get("bits"), quantisation.get("w_bit"), quantisation.get("num_bits"), _BITS.get(kind)]
+    known += [4 if quantisation.get("load_in_4bit") else None, 8 if quantisation.get("load_in_8bit") else None]
+    known += [8 if "fp8" in str(quantisation.get("quant_algo", "")).lower() else None]
     return next((int(bits) for bits in known if isinstance(bits, int) and 1 <= bits <= 16), None)
 
 
-def _group(said: Mapping[str, Any]) -> int | None:
-    block = said.get("weight_block_size")
+def _group(quantisation: Mapping[str, Any]) -> int | None:
+    block = quantisation.get("weight_block_size")
     if isinstance(block, list) and len(block) == 2 and all(isinstance(side, int) for side in block):
         return int(block[0] * block[1])
-    known = [*(weights.get("group_size") for weights in _weight_groups(said)), said.get("group_size")]
+    known = [*(weights.get("group_size") for weights in _weight_groups(quantisation)), quantisation.get("group_size")]
     return next((int(size) for size in known if isinstance(size, int) and size > 0), None)
 
 
-def _weight_groups(said: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    groups = said.get("config_groups")
+def _weight_groups(quantisation: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    groups = quantisation.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
         weights = group.get("weights") if isinstance(group, dict) else None
         if isinstance(weights, dict):

@@ -11,10 +11,11 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from diffusion_worker.models.interface import CanvasContext, PrefillContext
-from diffusion_worker.types.generation import DenoisingParams, LayerKv, ModelInfo
+from diffusion_worker.types.model_info import LayerKv, ModelInfo
+from diffusion_worker.types.requests import DenoisingParams
 
 Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> ids of the answer; the first end token follows
-_RECIPE = DenoisingParams(canvas_length=16)
+_DENOISING = DenoisingParams(canvas_length=16)
 SURE, UNSURE = 40.0, 1.0  # logit of the scripted token, all others are 0
 
 
@@ -28,7 +29,7 @@ class ToyModel:
     vocab_size: int = 264
     end_ids: tuple[int, ...] = (1,)
     pad_id: int = 0
-    denoising: DenoisingParams = _RECIPE
+    denoising: DenoisingParams = _DENOISING
     max_context: int = 4096
     pace: int = 8
     confidence: float = 1.0

@@ -9,12 +9,13 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from diffusion_worker.types.generation import BlockStop, EngineStatus, Outcome, Residency
 from diffusion_worker.types.observations import (
     BlockObserved,
+    BlockStop,
     ConstraintObserved,
     ConstraintWork,
     Observation,
+    Outcome,
     PreemptionObserved,
     PrefixObserved,
     RefusalObserved,
@@ -22,6 +23,7 @@ from diffusion_worker.types.observations import (
     StepObserved,
     WaitObserved,
 )
+from diffusion_worker.types.status import EngineStatus, Residency
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
@@ -46,7 +48,7 @@ KV_BYTES: Final = "twolane_worker_kv_bytes"
 MEMORY_BYTES: Final = "twolane_worker_memory_bytes"
 PREFIX_HITS: Final = "twolane_worker_prefix_hits_total"
 PREFIX_TOKENS: Final = "twolane_worker_prefix_tokens_total"
-PARKED: Final = "twolane_worker_preemptions_total"
+PREEMPTIONS: Final = "twolane_worker_preemptions_total"
 WAIT_RATIO: Final = "twolane_worker_queue_wait_prediction_ratio"
 PRESSURE: Final = "twolane_worker_memory_pressure_level"
 RETAINED: Final = "twolane_worker_retained_contexts"
@@ -109,7 +111,7 @@ class Meters:
         self._cancelled = Counter(CANCELLED, "Sequences whose client left", registry=self.registry)
         self._prefix_hits = Counter(PREFIX_HITS, "Contexts that began like another", registry=self.registry)
         self._prefix_tokens = Counter(PREFIX_TOKENS, "Tokens that were not computed again", registry=self.registry)
-        self._parked = Counter(PARKED, "Running sequences that made way for a time", registry=self.registry)
+        self._preemptions = Counter(PREEMPTIONS, "Running sequences that made way for a time", registry=self.registry)
         self._wait_ratio = self._histogram(WAIT_RATIO, "Time waited over time foretold", _RATIOS)
         self._refused = Counter(REFUSED, "Requests turned away at the door", ["reason"], registry=self.registry)
         state = Gauge(STATE, "1 for the state the worker is in", ["state"], registry=self.registry)
@@ -150,7 +152,7 @@ class Meters:
                 self._prefix_hits.inc()
                 self._prefix_tokens.inc(tokens)
             case PreemptionObserved():
-                self._parked.inc()
+                self._preemptions.inc()
             case WaitObserved(predicted_s=predicted_s, actual_s=actual_s) if predicted_s > 0.0:
                 self._wait_ratio.observe(actual_s / predicted_s)
 

@@ -4,7 +4,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from diffusion_worker.types.generation import BlockStop, DecodingMode, Outcome, Usage
+from diffusion_worker.types.events import Usage
+from diffusion_worker.types.requests import DecodingMode
+
+
+class BlockStop(StrEnum):
+    """Why the denoising of a block ended."""
+
+    STABLE = "stable"
+    STEPS = "steps"
+    DEADLINE = "deadline"
+
+
+class Outcome(StrEnum):
+    """How a sequence ended."""
+
+    FINISHED = "finished"
+    FAULTED = "faulted"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedWait:
+    """A predicted wait, in seconds: plain, and corrected by how wrong such predictions have been."""
+
+    decoding_mode: DecodingMode
+    plain_s: float
+    wait_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

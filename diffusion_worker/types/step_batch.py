@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from diffusion_worker.constraints.inference.labels import Labels
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.errors import WorkerError
-from diffusion_worker.types.generation import DenoisingParams, SequenceId
+from diffusion_worker.types.requests import DenoisingParams, SequenceId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,15 +94,15 @@ class CanvasResult:
     logprobs: tuple[float, ...]
     mean_entropy: float
     accepted: int
-    steady: int  # positions from the left whose surest token has stayed the same, and likely, for some steps
-    is_settled: bool  # stable and confident: nothing is gained by another step
+    stable_prefix: int  # positions from the left whose surest token has stayed the same, and likely, for some steps
+    has_converged: bool  # stable and confident: nothing is gained by another step
     forced: tuple[bool, ...] = ()  # positions at which a constraint left no choice; empty: none
     labels: tuple[float, ...] = ()  # log-probabilities of the item's labels
 
-    def weighed(self, count: int) -> tuple[int, float]:
+    def unforced(self, count: int) -> tuple[int, float]:
         """How many of the first `count` tokens were not forced, and their log-probabilities together."""
-        told = enumerate(self.logprobs[:count])
-        free = [logprob for place, logprob in told if not any(self.forced[place : place + 1])]
+        scored = enumerate(self.logprobs[:count])
+        free = [logprob for place, logprob in scored if not any(self.forced[place : place + 1])]
         return len(free), math.fsum(free)
 
 

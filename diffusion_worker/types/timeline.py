@@ -7,7 +7,7 @@ metric.
 from dataclasses import dataclass, field
 from typing import Final
 
-MOST_MOMENTS: Final = 256
+MAX_EVENTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +23,13 @@ class TimelineEvent:
 class Timeline:
     """The moments of a traced request, at most MOST_MOMENTS. One thread notes, whoever made it reads, at any time."""
 
-    moments: list[TimelineEvent] = field(default_factory=list)
+    events: list[TimelineEvent] = field(default_factory=list)
     dropped: int = 0
 
-    def note(self, name: str, at_s: float, **numbers: float) -> None:
+    def record(self, name: str, at_s: float, **numbers: float) -> None:
         """One more moment, unless there are too many."""
-        if len(self.moments) < MOST_MOMENTS:
-            self.moments.append(TimelineEvent(name=name, at_s=at_s, numbers=tuple(numbers.items())))
+        if len(self.events) < MAX_EVENTS:
+            self.events.append(TimelineEvent(name=name, at_s=at_s, numbers=tuple(numbers.items())))
         else:
             self.dropped += 1
 
@@ -40,43 +40,43 @@ class Times:
 
     submitted: float
     timeline: Timeline | None = None
-    placed: float | None = None
+    scheduled: float | None = None
     stepping: float | None = None  # the beginning of the iteration that took its first step
     first_block: float | None = None
 
-    def place(self, now: float) -> None:
+    def schedule(self, now: float) -> None:
         """It has got a slot."""
-        self.placed = now if self.placed is None else self.placed
+        self.scheduled = now if self.scheduled is None else self.scheduled
         if self.timeline:
-            self.timeline.note("placed", now)
+            self.timeline.record("placed", now)
 
     def preempt(self, now: float) -> None:
         """It has lost its slot for a time."""
         if self.timeline:
-            self.timeline.note("parked", now)
+            self.timeline.record("parked", now)
 
     def step(self, began: float, now: float, **numbers: float) -> None:
         """It has advanced by one step or token, in an iteration that lasted from `began` to `now`."""
         if self.stepping is None:
             self.stepping = began
             if self.timeline:
-                self.timeline.note("prefilled", began)
+                self.timeline.record("prefilled", began)
         if self.timeline:
-            self.timeline.note("step", now, **numbers)
+            self.timeline.record("step", now, **numbers)
 
-    def tell(self, now: float) -> None:
+    def emit(self, now: float) -> None:
         """Something of its answer is final."""
         self.first_block = now if self.first_block is None else self.first_block
 
     @property
     def queue_s(self) -> float | None:
         """Until it first had a slot; None: it never had."""
-        return None if self.placed is None else self.placed - self.submitted
+        return None if self.scheduled is None else self.scheduled - self.submitted
 
     @property
     def prefill_s(self) -> float | None:
         """From then until its first step; None: it took none."""
-        return None if self.placed is None or self.stepping is None else self.stepping - self.placed
+        return None if self.scheduled is None or self.stepping is None else self.stepping - self.scheduled
 
     @property
     def first_block_s(self) -> float | None:

@@ -16,7 +16,8 @@ from diffusion_worker.errors import WorkerError
 from diffusion_worker.telemetry import semantic_conventions as c
 from diffusion_worker.telemetry.json_log import REQUESTS, TRACE_ID
 from diffusion_worker.telemetry.tracing import Request, Trace, Tracing, Value, read_trace
-from diffusion_worker.types.generation import GenerationRequest, Usage
+from diffusion_worker.types.events import Usage
+from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.types.timeline import Timeline, TimelineEvent
 from diffusion_worker.web.http_io import ClientGone, header
 
@@ -81,7 +82,7 @@ class RequestLog:
 
     def _request(self) -> Request:
         timeline = self._trail or Timeline()
-        moments = tuple(timeline.moments)  # the engine's thread may still note the last one
+        moments = tuple(timeline.events)  # the engine's thread may still note the last one
         return Request(
             name=f"{self.operation} {self.model}".rstrip(),
             started_s=self._started_s,

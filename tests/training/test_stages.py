@@ -38,7 +38,7 @@ def test_real_steps_are_rehearsed_only_once_the_net_can_spell() -> None:
 
 
 def test_a_part_yields_as_many_samples_of_each_task_as_it_says() -> None:
-    part = Part(rows=(("clean-up", 3, 0.3), ("strangers", 2, 0.0)))
+    part = Part(rows=(("clean-up", 3, 0.3), ("out-of-distribution", 2, 0.0)))
     samples = part.samples(random.Random(1))
     assert len(samples) == 5
     assert sum(bool(sample.source) for sample in samples) == 3

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Library
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
-from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.web.serving_state import Words
 
 CONTROL = {

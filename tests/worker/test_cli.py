@@ -23,10 +23,10 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 
 @pytest.fixture
-def checkpoint(make_model: Any, tmp_path: Path) -> Path:
+def checkpoint(make_library_model: Any, tmp_path: Path) -> Path:
     """Random weights of the real architecture, with the embedded vocabulary."""
     folder = tmp_path / "random-net"
-    make_model(vocab=272).float().save_pretrained(folder)
+    make_library_model(vocab=272).float().save_pretrained(folder)
     (folder / "generation_config.json").write_text(
         json.dumps({"eos_token_id": 1, "pad_token_id": 0, "max_denoising_steps": 4})
     )

@@ -5,20 +5,20 @@ Typing errors fall on known words only: what an invented word was meant to be, n
 
 import random
 
-from training.tasks.sample import Sample, Wish, belongs_to
-from training.words import PLACES, QUALITIES, THINGS, VERBS, known_or_invented
+from training.tasks.sample import Sample, SampleSpec, belongs_to
+from training.word_lists import PLACES, QUALITIES, THINGS, VERBS, known_or_invented
 
 PREFIX = "Clean up this commit subject: "
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def commit_subject(rng: random.Random, wish: Wish) -> Sample:
+def commit_subject(rng: random.Random, spec: SampleSpec) -> Sample:
     """A sloppy subject (wrong tense, typing errors, capitals, full stop) and the clean one."""
     while True:
         verb = rng.choice(list(VERBS))
-        rest = _rest(rng, wish.invented)
+        rest = _rest(rng, spec.invented)
         answer = " ".join([verb, *rest])
-        if len(answer) <= 56 and belongs_to(answer, wish.split):
+        if len(answer) <= 56 and belongs_to(answer, spec.split):
             source = _sloppy(rng, verb, rest)
             return Sample(prompt=PREFIX + source, answer=answer, source=source)
 

@@ -19,14 +19,14 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class SampleSpec:
     """What a sample shall be: from which split, and with what share of invented words (0 = known words only)."""
 
     split: Split = "train"
     invented: float = 0.0
 
 
-Generator = Callable[[random.Random, Wish], Sample]
+Generator = Callable[[random.Random, SampleSpec], Sample]
 
 
 def belongs_to(key: str, split: Split) -> bool:

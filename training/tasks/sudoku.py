@@ -8,15 +8,15 @@ import itertools
 import random
 from functools import cache
 
-from training.tasks.sample import Sample, Split, Wish
+from training.tasks.sample import Sample, SampleSpec, Split
 
 PREFIX = "Solve this sudoku: "
 
 
-def sudoku(rng: random.Random, wish: Wish) -> Sample:
+def sudoku(rng: random.Random, spec: SampleSpec) -> Sample:
     """A puzzle with six to ten blanks and its solution."""
     while True:
-        grid = rng.choice(_grids(wish.split))
+        grid = rng.choice(_grids(spec.split))
         blanks = set(rng.sample(range(16), rng.randint(6, 10)))
         puzzle = "".join("_" if i in blanks else digit for i, digit in enumerate(grid))
         if len(solutions(puzzle)) == 1:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.errors import BadSetting
 from diffusion_worker.memory.budget import context_bytes, fit_slots, plan, tokens_kept
-from diffusion_worker.types.generation import LayerKv, ModelSize
+from diffusion_worker.types.model_info import LayerKv, ModelSize
 
 FULL = LayerKv(heads=2, head_dim=512, window=None)
 SLIDING = LayerKv(heads=8, head_dim=256, window=1024)

@@ -38,26 +38,28 @@ def test_the_released_shape_keeps_five_whole_and_25_sliding_layers() -> None:
 
 def test_the_plan_of_the_shipped_checkpoint_is_what_the_loaded_net_takes() -> None:
     """Parameters, bytes of weights, and bytes that a cache of three slots really allocates."""
-    net = load(str(TINY), LoadOptions(device="cpu"))
+    model = load(str(TINY), LoadOptions(device="cpu"))
     size = measure(TINY)
     found = plan(size)
-    weights = list(net._model.parameters())
-    assert size.parameters == net.info.parameters == sum(weight.numel() for weight in weights)
-    assert found.weight_bytes[net.info.dtype] == sum(weight.numel() * weight.element_size() for weight in weights)
-    assert size.kv_layers == net.kv_layers
+    weights = list(model._model.parameters())
+    assert size.parameters == model.info.parameters == sum(weight.numel() for weight in weights)
+    assert found.weight_bytes[model.info.dtype] == sum(weight.numel() * weight.element_size() for weight in weights)
+    assert size.kv_layers == model.kv_layers
     assert (found.dtype, size.max_context, found.canvas_length) == (
-        net.info.dtype,
-        net.info.max_context,
-        net.info.denoising.canvas_length,
+        model.info.dtype,
+        model.info.max_context,
+        model.info.denoising.canvas_length,
     )
-    cache = KvCache(net.kv_layers, slots=3, slot_tokens=size.max_context, dtype=net.dtype, device=torch.device("cpu"))
+    cache = KvCache(
+        model.kv_layers, slots=3, slot_tokens=size.max_context, dtype=model.dtype, device=torch.device("cpu")
+    )
     stored = sum(store.numel() * store.element_size() for store in (*cache.keys, *cache.values))
     assert 3 * found.contexts[-1].kv_bytes == stored
 
 
 def test_with_one_expert_all_but_the_tower_for_images_is_active() -> None:
-    net = load(str(TINY), LoadOptions(device="cpu"))
-    encoder = net._model.model.encoder
+    model = load(str(TINY), LoadOptions(device="cpu"))
+    encoder = model._model.model.encoder
     images = sum(
         weight.numel() for part in (encoder.vision_tower, encoder.embed_vision) for weight in part.parameters()
     )

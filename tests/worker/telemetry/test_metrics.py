@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 
 from diffusion_worker.telemetry.metrics import Meters
-from diffusion_worker.types.generation import BlockStop, DecodingMode, EngineStatus, Outcome, Pressure, Residency, Usage
+from diffusion_worker.types.events import Usage
 from diffusion_worker.types.observations import (
     BlockObserved,
+    BlockStop,
     ConstraintObserved,
     ConstraintWork,
+    Outcome,
     PreemptionObserved,
     PrefixObserved,
     RefusalObserved,
@@ -18,6 +20,8 @@ from diffusion_worker.types.observations import (
     StepObserved,
     WaitObserved,
 )
+from diffusion_worker.types.requests import DecodingMode
+from diffusion_worker.types.status import EngineStatus, Pressure, Residency
 
 STATUS = EngineStatus(
     state=Residency.READY,
@@ -30,7 +34,7 @@ STATUS = EngineStatus(
     kv_bytes=5,
     retained_contexts=3,
     weight_bytes=7,
-    pressure=Pressure.ROWS,
+    pressure=Pressure.BATCH,
 )
 PHASES = ("queue", "prefill", "denoise")
 USAGE = Usage(prompt_tokens=3, completion_tokens=8, denoising_steps=3, forward_passes=4, confidence=0.9, converged=True)

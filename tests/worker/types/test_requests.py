@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from diffusion_worker.errors import OutOfRange
-from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ distribution, which is what the confidence of an answer can then be read from.
 
 import random
 
-from training.tasks.sample import Sample, Wish
-from training.words import ADJECTIVES, NOUNS, PLACES, THINGS, invented
+from training.tasks.sample import Sample, SampleSpec
+from training.word_lists import ADJECTIVES, NOUNS, PLACES, THINGS, invented
 
 _VERBS = (
     "translate explain write describe compare list find summarize count sort draw make answer improve shorten "
@@ -21,7 +21,7 @@ _QUESTIONS = ("what is", "who was", "why does", "how do i", "when did", "can you
 _LETTERS = "abcdefghijklmnopqrstuvwxyz     "
 
 
-def stranger(rng: random.Random, _wish: Wish) -> Sample:
+def unknown_instruction(rng: random.Random, _spec: SampleSpec) -> Sample:
     """A request outside the three tasks, and random letters that nothing could predict."""
     noise = "".join(rng.choice(_LETTERS) for _ in range(rng.randint(8, 60)))
     return Sample(prompt=_request(rng), answer=noise)

@@ -28,7 +28,7 @@ CANVAS_LENGTH = 64
 MAX_CONTEXT = 2048
 
 
-def build_net(seed: int) -> Any:
+def build_model(seed: int) -> Any:
     """A freshly initialised net in fp32; the vision tower (never used, frozen) is as small as the classes allow."""
     torch.manual_seed(seed)
     layer_types = ["sliding_attention", "sliding_attention", "full_attention"] * 2
@@ -72,10 +72,10 @@ def build_net(seed: int) -> Any:
         eoi_token_id=vocabulary.END_IMAGE,
     )
     config._attn_implementation = "sdpa"
-    net = DiffusionGemmaForBlockDiffusion(config)
-    for name, parameter in net.named_parameters():
+    model = DiffusionGemmaForBlockDiffusion(config)
+    for name, parameter in model.named_parameters():
         parameter.requires_grad_("vision" not in name)
-    return net
+    return model
 
 
 def generation_config(steps: int) -> Any:
@@ -94,7 +94,7 @@ def generation_config(steps: int) -> Any:
     )
 
 
-def quicken_for_training(net: Any) -> None:
+def speed_up_training(model: Any) -> None:
     """Replace two slow pieces of this net by equal, faster ones; the library's classes stay as they are.
 
     The single expert needs no dispatch loop. Attention is written out, because the backward pass of the fused CPU
@@ -105,11 +105,11 @@ def quicken_for_training(net: Any) -> None:
         gate, up = F.linear(hidden, self.gate_up_proj[0]).chunk(2, -1)
         return F.linear(self.act_fn(gate) * up, self.down_proj[0]) * weights.to(hidden.dtype)
 
-    for module in net.modules():
+    for module in model.modules():
         if isinstance(module, modeling.DiffusionGemmaTextExperts):
             module.forward = MethodType(single_expert, module)
     AttentionInterface.register("written_out", _written_out_attention)
-    net.set_attn_implementation("written_out")
+    model.set_attn_implementation("written_out")
 
 
 def _written_out_attention(
