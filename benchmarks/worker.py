@@ -60,10 +60,10 @@ class Bar:
 BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
     {
         "single request, latency": Bar(note="x generate()", at_most=1.0),
-        "staggered, tokens/s": Bar(note="x what the net allows", at_least=0.85),
+        "staggered, tokens/s": Bar(note="x what the model allows", at_least=0.85),
         "staggered, tokens/s again": Bar(note="x best static batch", at_least=1.15),
         "staggered, forward passes": Bar(note="x simultaneous", at_most=1.15),
-        "outside the net at 8 rows": Bar(note="share of a step", at_most=0.12),
+        "outside the model at 8 rows": Bar(note="share of a step", at_most=0.12),
         "predicted wait, median error": Bar(note="of the wait", at_most=0.25),
         "event loop held up, p99": Bar(note="ms", at_most=10.0),
         "resident memory, growth": Bar(note="MiB", at_most=8.0),
@@ -149,7 +149,7 @@ def throughput(
         Figure(
             name="staggered, tokens/s",
             value=speed["staggered"] / speed["alone"] / allowed,
-            detail=f"{speed['staggered']:.0f} against {speed['alone']:.0f} alone; the net allows {allowed:.2f} x; "
+            detail=f"{speed['staggered']:.0f} against {speed['alone']:.0f} alone; the model allows {allowed:.2f} x; "
             f"{agreeing(staggered, wanted)} of {len(requests)} answers right",
         ),
         Figure(
@@ -171,7 +171,7 @@ def joined(runs: Sequence[Run]) -> Run:
 
 
 def allowed_speed_up(costs: dict[int, StepCost]) -> float:
-    """How much faster than alone the net itself lets SEATS rows be."""
+    """How much faster than alone the model itself lets SEATS rows be."""
     return CONCURRENCY * costs[1].model_ms / costs[CONCURRENCY].model_ms
 
 
@@ -181,7 +181,7 @@ def agreeing(some: Sequence[str], others: Sequence[str]) -> int:
 
 
 def passes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figure:
-    """Passes of the net when requests come one by one, against all in the queue from the start."""
+    """Passes of the model when requests come one by one, against all in the queue from the start."""
     together, apart = InstrumentedModel(model), InstrumentedModel(model)
     answer(together, requests, rows=CONCURRENCY)
     answer(apart, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS)
@@ -191,8 +191,8 @@ def passes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figu
 
 def outside(cost: StepCost) -> Figure:
     """What the loop itself costs."""
-    detail = f"step {cost.step_ms:.2f} ms, net {cost.model_ms:.2f} ms"
-    return Figure(name="outside the net at 8 rows", value=cost.outside, detail=detail)
+    detail = f"step {cost.step_ms:.2f} ms, model {cost.model_ms:.2f} ms"
+    return Figure(name="outside the model at 8 rows", value=cost.outside, detail=detail)
 
 
 async def waits(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figure:
@@ -234,7 +234,7 @@ def show(figures: Sequence[Figure], costs: dict[int, StepCost], conditions: str)
         table.add_row(figure.name, f"{figure.value:.2f}", bar.note, str(bar), verdict, figure.detail)
     for rows in ROWS:
         cost = costs[rows]
-        detail = f"{cost.row_ms:.2f} ms a row; net {cost.model_ms:.2f} ms, outside {cost.outside:.1%}"
+        detail = f"{cost.row_ms:.2f} ms a row; model {cost.model_ms:.2f} ms, outside {cost.outside:.1%}"
         table.add_row(f"step at {rows} rows", f"{cost.step_ms:.2f}", "ms", "", "", detail)
     Console(width=None if sys.stdout.isatty() else 150).print(table)
 

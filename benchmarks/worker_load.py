@@ -1,6 +1,6 @@
 """The worker's engine under load: how long its event loop is held up, and whether its memory grows.
 
-The engine runs as it serves, with the net on its own thread; the clients are coroutines, without a wire between.
+The engine runs as it serves, with the model on its own thread; the clients are coroutines, without a wire between.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Load:
 async def under_load(
     model: DiffusionModel, requests: Sequence[GenerationRequest], *, seconds: float, num_requests: int
 ) -> Load:
-    """Serve the asks in a circle for some seconds while a ticker watches; then very short ones, watching memory."""
+    """Serve the requests in a circle for some seconds while a ticker watches; then very short ones, watching memory."""
     context = max(len(request.prompt_ids) + request.max_tokens for request in requests)
     engine = Engine(lambda: model, Capacity(max_num_seqs=CLIENTS, max_context=context))
     engine.start()

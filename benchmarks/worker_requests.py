@@ -41,7 +41,8 @@ class Run:
 
 
 class InstrumentedModel:
-    """A net that counts its passes and the seconds spent in them; softening belongs to the net, as in transformers."""
+    """A model that counts its passes and the seconds spent in them; softening belongs to the model, as in
+    transformers."""
 
     def __init__(self, model: DiffusionModel, clock: Callable[[], float] = time.perf_counter) -> None:
         self._model = model
@@ -51,22 +52,22 @@ class InstrumentedModel:
 
     @property
     def info(self) -> ModelInfo:
-        """Of the net."""
+        """Of the model."""
         return self._model.info
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
-        """Of the net."""
+        """Of the model."""
         return self._model.kv_layers
 
     @property
     def device(self) -> torch.device:
-        """Of the net."""
+        """Of the model."""
         return self._model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the net."""
+        """Of the model."""
         return self._model.dtype
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
@@ -108,8 +109,8 @@ def request_for(sample: Sample, denoising: DenoisingParams) -> GenerationRequest
 
 
 def answer(model: DiffusionModel, requests: Sequence[GenerationRequest], *, rows: int, stagger: int = 0) -> Run:
-    """All asks through the loop that serves, `rows` at a time. With `stagger` they are not queued beforehand: the first
-    `rows` come that many steps apart, every other one comes when an answer has gone out."""
+    """All requests through the loop that serves, `rows` at a time. With `stagger` they are not queued beforehand: the
+    first `rows` come that many steps apart, every other one comes when an answer has gone out."""
     context = max(len(request.prompt_ids) for request in requests) + MAX_TOKENS
     loop = Loop(model, Capacity(max_num_seqs=rows, max_waiting=len(requests), max_context=context))
     texts: dict[int, list[int]] = {}
@@ -151,7 +152,7 @@ class Transformers:
         self.experts = EXPERTS[0]
 
     def choose_experts(self, requests: Sequence[GenerationRequest]) -> None:
-        """Keep the fastest of its own implementations, by the best of three turns at the asks."""
+        """Keep the fastest of its own implementations, by the best of three turns at the requests."""
         best: dict[str, float] = {}
         for _ in range(3):
             for name in EXPERTS:
@@ -161,7 +162,7 @@ class Transformers:
         self._model.set_experts_implementation(self.experts)
 
     def answer(self, requests: Sequence[GenerationRequest], *, rows: int) -> Run:
-        """The asks in static batches of `rows`, padded on the left; each batch waits for its slowest."""
+        """The requests in static batches of `rows`, padded on the left; each batch waits for its slowest."""
         texts: list[str] = []
         tokens = 0
         started = time.perf_counter()

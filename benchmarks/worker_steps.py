@@ -1,4 +1,4 @@
-"""What one step of the worker costs at a number of rows, and how much of it is spent outside the net.
+"""What one step of the worker costs at a number of rows, and how much of it is spent outside the model.
 
 All row counts take turns, so that a noisy moment falls on all alike; figures are medians. A turn is a burst
 of steps of which the first does not count: it would pay for the processor's caches that another row count has filled,
@@ -28,7 +28,7 @@ class StepCost:
     rows: int
     step_ms: float
     model_ms: float
-    outside: float  # share of the step not spent in the net
+    outside: float  # share of the step not spent in the model
 
     @property
     def row_ms(self) -> float:
@@ -49,7 +49,7 @@ def step_costs(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> 
 
 
 def cost_of(rows: int, timings: Sequence[tuple[float, float]]) -> StepCost:
-    """Medians over (step, net) in seconds; the share is taken step by step, so both halves saw the same noise."""
+    """Medians over (step, model) in seconds; the share is taken step by step, so both halves saw the same noise."""
     return StepCost(
         rows=rows,
         step_ms=1000 * statistics.median(step for step, _ in timings),
@@ -59,7 +59,7 @@ def cost_of(rows: int, timings: Sequence[tuple[float, float]]) -> StepCost:
 
 
 def _steps(model: DiffusionModel, requests: Sequence[GenerationRequest], rows: int) -> Iterator[tuple[float, float]]:
-    """Seconds of (step, net) for ever new steps of `rows` canvases that never settle."""
+    """Seconds of (step, model) for ever new steps of `rows` canvases that never settle."""
     watched = InstrumentedModel(model)
     context = max(len(request.prompt_ids) + request.max_tokens for request in requests)
     loop = Loop(watched, Capacity(max_num_seqs=rows, max_context=context))

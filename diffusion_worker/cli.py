@@ -1,6 +1,6 @@
 """`twolane worker`: flags to settings, settings to a serving process, errors to exit codes.
 
-`--plan CONFIG` instead prints what a net would take, from its config alone, and ends.
+`--plan CONFIG` instead prints what a model would take, from its config alone, and ends.
 
 0: served and left when told to, or planned. 2: wrong use, wrong settings or an unusable checkpoint, with one line on
 stderr that names the cause. 1, with a traceback: a defect.
@@ -71,7 +71,9 @@ def _plan_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plan", metavar="CONFIG", required=True, help="a config.json, or a folder that holds one")
     parser.add_argument("--memory-limit-bytes", type=_positive, metavar="N", help="weights and contexts together")
-    parser.add_argument("--max-context", type=_positive, metavar="N", help="tokens of a slot [default: the net's own]")
+    parser.add_argument(
+        "--max-context", type=_positive, metavar="N", help="tokens of a slot [default: the model's own]"
+    )
     parser.add_argument(
         "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="[default: auto, as stored]"
     )

@@ -1,4 +1,4 @@
-"""Write a trained net as a checkpoint folder that the worker loads: config, generation config, weights, tokenizer."""
+"""Write a trained model as a checkpoint folder that the worker loads: config, generation config, weights, tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ DENOISING_STEPS = 24
 
 
 def export(model: Any, folder: Path) -> None:
-    """Write `net` to `folder` (fp32 safetensors). The model card is written by hand and left alone."""
+    """Write `model` to `folder` (fp32 safetensors). The model card is written by hand and left alone."""
     folder.mkdir(parents=True, exist_ok=True)
     trained_with = model.config._attn_implementation
     model.set_attn_implementation("sdpa")

@@ -1,4 +1,4 @@
-"""The embedded net: transformers' own DiffusionGemma classes, scaled down to about 1.5 M parameters.
+"""The embedded model: transformers' own DiffusionGemma classes, scaled down to about 1.5 M parameters.
 
 One expert with top-1 routing is an exactly dense layer (its routing weight is 1), so training may skip the dispatch;
 the saved weights are read by the unmodified classes.
@@ -29,7 +29,7 @@ MAX_CONTEXT = 2048
 
 
 def build_model(seed: int) -> Any:
-    """A freshly initialised net in fp32; the vision tower (never used, frozen) is as small as the classes allow."""
+    """A freshly initialised model in fp32; the vision tower (never used, frozen) is as small as the classes allow."""
     torch.manual_seed(seed)
     layer_types = ["sliding_attention", "sliding_attention", "full_attention"] * 2
     text = DiffusionGemmaTextConfig(
@@ -95,7 +95,7 @@ def generation_config(steps: int) -> Any:
 
 
 def speed_up_training(model: Any) -> None:
-    """Replace two slow pieces of this net by equal, faster ones; the library's classes stay as they are.
+    """Replace two slow pieces of this model by equal, faster ones; the library's classes stay as they are.
 
     The single expert needs no dispatch loop. Attention is written out, because the backward pass of the fused CPU
     kernel takes a third of a training step at these sizes; it needs explicit masks (`True` = attend).

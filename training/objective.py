@@ -2,7 +2,7 @@
 
 The denoising half follows the published fine-tuning recipe of DiffusionGemma (google-deepmind/gemma, huggingface/trl):
 plain cross-entropy over all canvas positions, corrupted or not, half of the time after a first pass whose guess is fed
-back. To that it adds rehearsal: a few real steps of the serving loop before the pass that counts, so that the net
+back. To that it adds rehearsal: a few real steps of the serving loop before the pass that counts, so that the model
 learns to mend its own slips and not only random noise (step-unrolled denoising, Savinov et al. 2022, arXiv:2112.06749).
 The reading half makes the same weights an autoregressive model: the worker's second model id and the honest baseline.
 """

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 class Run:
-    """Net, optimisers and step counter of one training run."""
+    """Model, optimisers and step counter of one training run."""
 
     def __init__(self, stage: Stage, *, seed: int, steps: int | None, out: Path, start: str | None = None) -> None:
         self.stage, self.seed, self.steps, self.out, self.step = stage, seed, steps or stage.steps, out, 0
@@ -52,7 +52,7 @@ class Run:
         self.optimizers = _optimizers(self.model, stage.peak_rate)
 
     def train(self) -> None:
-        """Run to the last step, saving every few minutes; export the net at each save."""
+        """Run to the last step, saving every few minutes; export the model at each save."""
         saved = began = time.monotonic()
         recent: list[dict[str, float]] = []
         while self.step < self.steps:
@@ -100,7 +100,7 @@ class Run:
         """Write the whole state beside the old one, then take its place: a kill leaves one of the two whole."""
         state = {
             "step": self.step,
-            "net": self.model.state_dict(),
+            "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         fresh = self.out / "state.new"
@@ -115,7 +115,7 @@ class Run:
             return
         state = torch.load(path, weights_only=True)
         self.step = state["step"]
-        self.model.load_state_dict(state["net"])
+        self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 

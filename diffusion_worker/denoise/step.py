@@ -1,8 +1,9 @@
-"""The loop body: forward, score, accept, renoise, stop, for any number of canvases at once.
+"""The body of the denoising loop: forward, score, accept, re-noise, stop, for a batch of canvases.
 
-Pure in its rows: every parameter is per row, so the canvases of one call may be of different requests, at different
-steps. Knows no scheduler, no cache but the view it is given. Nothing here waits for the device, but for constrained
-rows, once (see `constrain`): what the host wants to know leaves as one tensor, to be fetched once.
+Every parameter is per row, so the canvases of one call may belong to different requests at different steps. Nothing
+waits for the device, except once for constrained or labelled rows (see `constrain`, `label`): results for the host
+leave as one tensor, `Advanced.report`, which the caller fetches once. The same loop as transformers'
+`generation_diffusion_gemma.py`, row by row; `tests/worker/denoise/test_parity.py` compares them.
 """
 
 import math
@@ -28,18 +29,18 @@ from diffusion_worker.types.step_batch import CanvasResult, Denoise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advanced:
-    """Canvases one step on, and what the step found; the surest canvas is what would be sealed."""
+    """Canvases after one step, and the step's results; `surest` is what would be sealed."""
 
     canvases: tuple[Canvas, ...]
-    report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `told`
+    report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `canvas_result`
     constraint_s: float = 0.0
-    labels: tuple[tuple[float, ...], ...] = ()  # of every row
+    labels: tuple[tuple[float, ...], ...] = ()  # log-probabilities per row
 
 
 def step(
     model: DiffusionModel, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
 ) -> Advanced:
-    """Advance every canvas by one step; items[i] says how canvases[i] is to be denoised."""
+    """Advance every canvas by one step; `items[i]` holds the parameters of `canvases[i]`."""
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
     temperatures = tuple(item.temperature for item in items)
     rows = _Rows(items, model.device)
@@ -66,7 +67,7 @@ def step(
         torch.stack([canvas.surest for canvas in canvases]),
         torch.stack([canvas.unchanged for canvas in canvases]),
     )
-    mean_entropy = mean_over_free(plain.entropy, pins)  # the net itself must be sure, not only its constraint
+    mean_entropy = mean_over_free(plain.entropy, pins)  # unconstrained: the model itself must be confident
     converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
     converged = torch.where(labelled.rows, labelled.done, converged)
 
@@ -90,7 +91,8 @@ def step(
 
 
 def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
-    """One row of a report, fetched. Its mean entropy is not finite where the net returned NaN or infinity."""
+    """One row of `Advanced.report`, on the host. Its mean entropy is not finite where the model returned NaN or
+    infinity."""
     length = item.denoising.canvas_length
     mean_entropy, accepted, stable_length, converged = row[3 * length :]
     return CanvasResult(
@@ -107,10 +109,10 @@ def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...]
 
 
 class _Rows:
-    """The numbers of a step as tensors of [rows]."""
+    """Parameters of a step as tensors of [rows]."""
 
     def __init__(self, items: Sequence[Denoise], device: torch.device) -> None:
-        # The span is a difference of Python floats, rounded to fp32 once: so does transformers.
+        # The span is a difference of Python floats, rounded to fp32 once, as in transformers.
         numbers = [
             (
                 item.denoising.t_min,
@@ -130,6 +132,6 @@ class _Rows:
 
 
 def _verifies(item: Denoise) -> bool:
-    """Whether this is the first look at a text to edit: if the net would leave all of it as it is, that is its answer,
-    however sure it is of it; an unchanged text costs one step."""
+    """Whether this is the first step over a text to edit. If the model leaves the text unchanged, the canvas converges
+    at once, however confident the model is."""
     return item.opens and item.anchor > 0.0

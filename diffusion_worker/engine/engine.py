@@ -1,7 +1,7 @@
-"""The only place where asyncio meets the thread that owns the device: submit, publish, abort, load, unload, drain.
+"""The asynchronous engine: submit, stream, abort, load, unload and drain over a dedicated device thread.
 
-One dedicated thread loads the net, turns the loop and lets the net go; the event loop never waits for a forward pass.
-Knows no text and no wire.
+The device thread loads the model, runs the loop and unloads the model; the event loop never waits for a forward pass.
+This is the only module in which asyncio meets that thread.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from diffusion_worker.types.observations import Observer, Outcome, RefusalObserv
 from diffusion_worker.types.requests import GenerationRequest, SequenceId
 from diffusion_worker.types.status import EngineStatus, Pressure, Residency
 
-IDLE_CHECK_S = 1.0  # between two looks at the memory while nothing is asked
-WAIT_CACHE_S = 0.02  # for how long a predicted wait is repeated: every response tells it
+IDLE_CHECK_S = 1.0  # interval of memory checks while idle
+WAIT_CACHE_S = 0.02  # how long a predicted wait is cached: every response reports it
 
 
 class Engine:
-    """Serves asks from one net. Made, started and used on one event loop; the net lives on a thread of its own."""
+    """Serves requests with one model, on one event loop. The model runs in a thread of its own."""
 
     def __init__(
         self,
@@ -39,25 +39,26 @@ class Engine:
         observe: Observer | None = None,
         gauge: Gauge | None = None,
     ) -> None:
-        """`load` runs on the engine's thread; it may take long and may raise a CheckpointError. `gauge` tells how much
-        memory is used, of what limit; by default that of the device."""
+        """`load` runs on the device thread and may raise a CheckpointError. `gauge` returns (used, limit) in bytes; by
+        default those of the device."""
         self._load = load
         self._capacity = capacity or Capacity()
         self._observe: Observer = observe or (lambda _observation: None)
         self._gauge = gauge
-        self._allowed_rows: int | None = None  # fewer than the capacity, as long as `limit` says so
+        self._allowed_rows: int | None = None  # set by `limit`; None: the configured maximum
         self._lifecycle = ModelLifecycle()
         self._loop: Loop | None = None
-        self._streams: dict[SequenceId, OutputStream] = {}  # touched on the event loop only
-        self._idle = asyncio.Event()  # set when the last ticket has retired
-        self._cached_wait: tuple[float, float | None] = (float("-inf"), None)  # when, and the wait in seconds
+        self._streams: dict[SequenceId, OutputStream] = {}  # used on the event loop only
+        self._idle = asyncio.Event()  # set while no stream is open
+        self._cached_wait: tuple[float, float | None] = (float("-inf"), None)  # (time of prediction, wait in seconds)
         self._wakeup = threading.Event()
-        self._should_unload = threading.Event()  # the net is to go
-        self._commands: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: load a net, False: end the thread
+        self._should_unload = threading.Event()  # the device thread should unload the model
+        self._commands: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: load the model, False: end the thread
         self._thread = threading.Thread(target=self._run_device_thread, name="device", daemon=True)
 
     def start(self, *, cold: bool = False) -> None:
-        """Begin to load and return at once, see `ready`; `cold` waits for `load`."""
+        """Start the device thread and begin loading; returns at once, see `ready`. With `cold`, loading waits for
+        `load`."""
         self._events = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = self._events.create_future()
         self._evicted = asyncio.Event()
@@ -67,12 +68,12 @@ class Engine:
             self._begin_loading()
 
     async def ready(self) -> None:
-        """Return when the net serves. Raises what loading raised: a CheckpointError or BadSetting."""
+        """Wait until the model is loaded. Raises the error of loading: a CheckpointError or BadSetting."""
         await asyncio.shield(self._loaded)
 
     async def load(self) -> None:
-        """Bring the net into memory and return when it serves. Raises what loading raised, or NotResident while it is
-        being evicted, or Draining."""
+        """Load the weights and wait until they serve. Raises the error of loading, NotResident while the weights are
+        being unloaded, or Draining."""
         if self._lifecycle.state is Residency.COLD:
             self._loaded = self._events.create_future()
             self._begin_loading()
@@ -81,12 +82,12 @@ class Engine:
         await self.ready()
 
     async def unload(self, timeout_s: float) -> None:
-        """Refuse what comes, let what runs finish for at most `timeout_s`, and let the net go; returns when its memory
-        is free. Raises NotResident while it is still loading, or Draining."""
+        """Reject new requests, let running ones finish for at most `timeout_s` seconds, and unload the weights; returns
+        when their memory is free. Raises NotResident while they are loading, or Draining."""
         if self._lifecycle.state is Residency.COLD:
             return
         if self._lifecycle.state not in SERVING:
-            raise self._lifecycle.refusal() or Draining("the worker is leaving")
+            raise self._lifecycle.refusal() or Draining("the worker is shutting down")
         self._lifecycle.transition(Residency.EVICTING)
         self._evicted.clear()
         await self._finish_all(timeout_s)
@@ -96,11 +97,11 @@ class Engine:
 
     @property
     def max_rows(self) -> int:
-        """How many sequences may run together at most, whatever `limit` says now."""
+        """Upper bound of `limit`: sequences that can run together."""
         return self._loop.limits.max_num_seqs if self._loop else self._capacity.max_num_seqs
 
     def limit(self, rows: int) -> None:
-        """From the next step on at most so many sequences run together, also after a reload; the others wait."""
+        """Run at most `rows` sequences from the next step on, also after a reload."""
         self._allowed_rows = rows
         if self._loop:
             self._loop.set_max_rows(rows)
@@ -108,22 +109,23 @@ class Engine:
 
     @property
     def info(self) -> ModelInfo | None:
-        """What the net says about itself, its context as long as is served here; None while it is not loaded."""
+        """Properties of the loaded model, with the served context length; None while it is not loaded."""
         loop = self._loop
         return replace(loop.model.info, max_context=loop.limits.max_context) if loop else None
 
     def refusal(self) -> Refused | None:
-        """Why nothing can be asked now, or None."""
+        """The error for requests that cannot be accepted now, or None."""
         return self._lifecycle.refusal()
 
     def submit(self, request: GenerationRequest) -> OutputStream:
-        """Accept an ask. Raises NotResident, Draining, OverCapacity, PromptTooLong or OutOfRange."""
+        """Queue a request and return its event stream. Raises NotResident, Draining, OverCapacity, PromptTooLong or
+        OutOfRange."""
         try:
             if refusal := self._lifecycle.refusal():
                 raise refusal
-            assert self._loop is not None, "a residence that admits has a net"
+            assert self._loop is not None, "a serving state has a model"
             if self._loop.pressure is Pressure.ADMISSION:
-                raise OverCapacity("memory runs short", retry_after_s=1.0)
+                raise OverCapacity("out of memory headroom", retry_after_s=1.0)
             sequence = self._loop.add(request)
         except Refused as refusal:
             self._observe(RefusalObserved(reason=refusal.code))
@@ -135,7 +137,7 @@ class Engine:
         return output_stream
 
     def status(self) -> EngineStatus:
-        """One look, for health and metrics; cheap, and good in every state."""
+        """A snapshot for health endpoints and metrics, in every state."""
         loop = self._loop
         wait_s = loop.predicted_wait_s() if loop else None
         used, limit = memory_in_use(loop.model.device if loop else None)
@@ -154,8 +156,8 @@ class Engine:
         )
 
     def predicted_wait_ms(self) -> float | None:
-        """What an ask submitted now would wait, as of FORETOLD_S ago at most; None until measured. Costs next to
-        nothing, where `status` looks at the memory."""
+        """Predicted wait of a request submitted now, at most WAIT_CACHE_S old; None until a step has been measured.
+        Cheaper than `status`, which reads the memory usage."""
         now = time.monotonic()
         if now - self._cached_wait[0] >= WAIT_CACHE_S or self._cached_wait[1] is None:
             self._cached_wait = (now, self._loop.predicted_wait_s() if self._loop else None)
@@ -163,13 +165,13 @@ class Engine:
         return None if wait_s is None else wait_s * 1000.0
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse what comes, let what runs finish for at most `timeout_s`, then close."""
+        """Reject new requests, let running ones finish for at most `timeout_s` seconds, then close."""
         self._lifecycle.transition(Residency.DRAINING)
         await self._finish_all(timeout_s)
         await self.close()
 
     async def close(self) -> None:
-        """End what still runs with Draining and stop the thread; returns when it has stopped."""
+        """Fail remaining requests with Draining and stop the device thread; returns when it has stopped."""
         self._lifecycle.transition(Residency.DRAINING)
         self._commands.put(False)
         self._should_unload.set()
@@ -189,7 +191,7 @@ class Engine:
             self._wakeup.set()
 
     def _publish(self, happened: tuple[SequenceEvent, ...]) -> None:
-        """On the event loop: hand events to their tickets; the last event of a sequence retires its ticket."""
+        """On the event loop: deliver events to their streams and close the streams of ended sequences."""
         for sequence, event in happened:
             self._streams[sequence].deliver(event)
             if isinstance(event, Ending):
@@ -202,7 +204,7 @@ class Engine:
         self._commands.put(True)
 
     def _run_device_thread(self) -> None:
-        """The engine's thread: a net comes, serves and goes, as often as ordered."""
+        """The device thread: load, serve and unload the model for each command."""
         try:
             while self._commands.get():
                 self._serve_one_model()
@@ -212,7 +214,7 @@ class Engine:
     def _serve_one_model(self) -> None:
         try:
             loop = Loop(self._load(), self._capacity, self._observe, self._gauge)
-        except Exception as error:  # noqa: BLE001 - whatever loading raises belongs to whoever awaits `ready`
+        except Exception as error:  # noqa: BLE001 - every loading error is raised by `ready`
             self._call_soon(self._refuse_to_start, error)
             return
         self._call_soon(self._begin_serving, loop)
@@ -232,7 +234,7 @@ class Engine:
                 continue
             try:
                 happened = loop.step()
-            except Exception as error:  # noqa: BLE001 - the thread must outlive a defect: its sequences fault, others go on
+            except Exception as error:  # noqa: BLE001 - the thread must survive: running sequences fail, later ones are served
                 loop.fault_all(StepFailed(f"the step failed: {error!r}"))
                 self._call_soon(self._set_state, Residency.DEGRADED)
                 continue
@@ -241,21 +243,21 @@ class Engine:
                 self._call_soon(self._publish, happened)
 
     def _update_state(self, loop: Loop) -> None:
-        """Fewer rows than asked for is a worker at less than its strength; a step that went well heals the rest."""
+        """Degraded while memory pressure shrinks the batch; a successful step restores the ready state."""
         state = Residency.DEGRADED if loop.pressure >= Pressure.BATCH else Residency.READY
         if self._lifecycle.state is not state:
             self._call_soon(self._set_state, state)
 
     def _shutdown_error(self) -> WorkerError:
         if self._lifecycle.state is Residency.EVICTING:
-            return NotResident("the weights are leaving memory", retry_after_s=1.0)
-        return Draining("the worker is leaving", retry_after_s=1.0)
+            return NotResident("the weights are being unloaded", retry_after_s=1.0)
+        return Draining("the worker is shutting down", retry_after_s=1.0)
 
     def _refuse_to_start(self, error: Exception) -> None:
         if self._lifecycle.state is Residency.LOADING:
             self._lifecycle.transition(Residency.COLD)
         self._loaded.set_exception(error)
-        self._loaded.exception()  # retrieved: a caller that never awaits `ready` is not warned about it
+        self._loaded.exception()  # mark as retrieved: no warning if `ready` is never awaited
 
     def _begin_serving(self, loop: Loop) -> None:
         self._loop = loop
@@ -266,8 +268,8 @@ class Engine:
         self._loaded.set_result(None)
 
     def _release_model(self) -> None:
-        """On the event loop, after the thread has dropped the net: drop it here, too. An evicted net's memory is free
-        afterwards; an engine that closes leaves that to the end of its process, since a full collection takes long."""
+        """On the event loop, after the device thread has dropped the model: drop the last reference. Unloading frees
+        the memory at once; closing leaves that to the end of the process, because a full collection is slow."""
         self._loop = None
         if self._lifecycle.state is Residency.EVICTING:
             gc.collect()
@@ -277,9 +279,9 @@ class Engine:
         self._evicted.set()
 
     def _set_state(self, state: Residency) -> None:
-        if self._lifecycle.state in SERVING:  # it may be draining by now
+        if self._lifecycle.state in SERVING:  # it may be draining or unloading by now
             self._lifecycle.transition(state)
 
-    def _call_soon(self, what: Callable[..., object], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop has gone, and with it everyone who would listen
-            self._events.call_soon_threadsafe(what, *arguments)
+    def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is waiting
+            self._events.call_soon_threadsafe(callback, *arguments)

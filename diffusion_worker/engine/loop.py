@@ -1,7 +1,7 @@
-"""The loop `next_batch -> step -> update_from_output` over one net, as a machine that any thread may feed and one
-thread turns.
+"""The synchronous engine loop over one model: `next_batch -> step -> update_from_output`.
 
-`run` turns it on the calling thread until all is answered. Knows no asyncio, no text and no wire.
+One thread calls `step`; any thread may add requests. `run` completes a list of requests on the calling thread. Free of
+asyncio, text and HTTP.
 """
 
 import threading
@@ -24,26 +24,26 @@ from diffusion_worker.types.observations import Observer, Outcome
 from diffusion_worker.types.requests import GenerationRequest, SequenceId
 from diffusion_worker.types.status import Pressure
 
-Gauge = Callable[[], tuple[int, int]]  # (used, limit) in bytes, of whatever memory may run short
+Gauge = Callable[[], tuple[int, int]]  # (used, limit) in bytes of the memory under pressure
 PRESSURE_EVERY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """How much to take on at once."""
+    """Configuration of the loop: concurrency, queue, context length and memory."""
 
-    max_num_seqs: int = 8  # running together; fewer if their contexts would not fit
+    max_num_seqs: int = 8  # running; fewer if their contexts do not fit in memory
     max_waiting: int = 64
-    max_context: int | None = None  # tokens; None: as many as the net knows positions
-    memory_limit_bytes: int = 0  # weights and contexts together; 0: what the device has
-    prefix_slots: int = 0  # further slots for contexts kept for reuse; fewer if they would not fit
+    max_context: int | None = None  # tokens; None: the maximum of the model
+    memory_limit_bytes: int = 0  # weights and contexts together; 0: the memory of the device
+    prefix_slots: int = 0  # additional slots for the prefix cache; fewer if they do not fit
     prefill_chunk: int = 512
     max_step_tokens: int | None = None
     is_exact: bool = False
 
 
 class Loop:
-    """Scheduler, stepper and cache as one machine. `turn` belongs to one thread, all else may be called from any."""
+    """Scheduler, stepper and KV cache of one model. One thread calls `step`; all other methods are thread-safe."""
 
     def __init__(
         self, model: DiffusionModel, capacity: Capacity, observe: Observer | None = None, gauge: Gauge | None = None
@@ -55,7 +55,7 @@ class Loop:
         )
         cache = KvCache(
             model.kv_layers,
-            slots=self._max_slots + capacity.is_exact,  # in exact mode the last one holds nothing, see `denoise.exact`
+            slots=self._max_slots + capacity.is_exact,  # exact mode keeps an empty slot, see `denoise.exact`
             slot_tokens=self.limits.max_context,
             dtype=model.dtype,
             device=model.device,
@@ -71,7 +71,7 @@ class Loop:
 
     @property
     def pressure(self) -> Pressure:
-        """What memory pressure has made it give up."""
+        """Current memory-pressure level."""
         return self._pressure_monitor.level
 
     def add(self, request: GenerationRequest) -> SequenceId:
@@ -80,7 +80,7 @@ class Loop:
             return self.scheduler.add(request, time.monotonic())
 
     def leave(self, sequence: SequenceId, outcome: Outcome) -> None:
-        """See `Scheduler.leave`; takes effect at the next border between steps."""
+        """See `Scheduler.leave`; takes effect before the next step."""
         with self._lock:
             self.scheduler.leave(sequence, time.monotonic(), outcome=outcome)
 
@@ -90,12 +90,12 @@ class Loop:
             self.scheduler.fault_all(error, time.monotonic())
 
     def set_max_rows(self, rows: int) -> None:
-        """From the next border between steps on, at most so many run together; never more than was planned for."""
+        """Run at most `rows` sequences from the next step on, and never more than `max_num_seqs`."""
         with self._lock:
             self._allowed_rows, self._max_rows_changed = rows, True
 
     def step(self) -> tuple[SequenceEvent, ...]:
-        """One iteration; returns what has happened."""
+        """Run one iteration and return its events."""
         self.check_memory()
         with self._lock:
             batch = self.scheduler.next_batch(time.monotonic())
@@ -104,8 +104,8 @@ class Loop:
             return self.scheduler.update_from_output(batch, result, time.monotonic())
 
     def check_memory(self) -> None:
-        """Look at the memory, at most every PRESSURE_EVERY_S, and give up or take back what its pressure demands and
-        what `allow_rows` said."""
+        """Apply the memory-pressure level and `set_max_rows`: drop or restore the prefix cache, and shrink or grow the
+        batch. Reads the memory usage at most every PRESSURE_EVERY_S."""
         now = time.monotonic()
         if now - self._checked_at < PRESSURE_EVERY_S and not self._max_rows_changed:
             return
@@ -129,7 +129,7 @@ class Loop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """All of one sequence at once."""
+    """Complete output of one sequence."""
 
     ids: tuple[int, ...]
     end: Finished | Faulted
@@ -142,7 +142,8 @@ def run(
     max_num_seqs: int = 8,
     observe: Observer | None = None,
 ) -> tuple[Answer, ...]:
-    """Answer all asks, `max_num_seqs` at a time, on the calling thread, with exactly the loop that serves."""
+    """Complete all requests on the calling thread, `max_num_seqs` at a time, with the same loop as the server. Returns
+    one Answer per request, in order."""
     if not requests:
         return ()
     longest = max(len(request.prompt_ids) + request.max_tokens for request in requests)
@@ -159,7 +160,8 @@ def run(
 
 
 def _plan(model: DiffusionModel, capacity: Capacity) -> tuple[Limits, int, int]:
-    """Limits, how many slots of the longest context fit beside the weights, and the bytes that was planned with."""
+    """(limits, number of slots, memory limit in bytes): as many slots of the longest context as fit next to the
+    weights."""
     _, limit = memory_in_use(model.device)
     limit = min(limit, capacity.memory_limit_bytes) if capacity.memory_limit_bytes else limit
     max_context = min(capacity.max_context or model.info.max_context, model.info.max_context)

@@ -1,6 +1,6 @@
-"""The sequences that wait for a slot, in what order they get one, and who has to make way.
+"""The waiting queue: the order in which sequences are scheduled, and which running one is preempted.
 
-Shortest predicted remaining work first, aged by waiting and by deadline. Pure: `now`, in seconds, is an argument.
+Shortest predicted remaining work first, with aging by wait and deadline. Pure: `now`, in seconds, is an argument.
 """
 
 import heapq
@@ -11,15 +11,15 @@ from diffusion_worker.engine.sequence import Sequence
 from diffusion_worker.types.observations import PredictedWait
 from diffusion_worker.types.requests import DecodingMode
 
-UNKNOWN_STEP_S = 0.05  # until a step has been measured
+UNKNOWN_STEP_S = 0.05  # assumed before a step has been measured
 PREEMPTION_WORK_RATIO = (
-    4.0  # how many times as much work a running sequence must have left to be parked for a waiting one
+    4.0  # how many times the work of the queued sequence a running one must have left to be preempted
 )
-MAX_PREEMPTIONS = 2  # how often one sequence may have to make way
+MAX_PREEMPTIONS = 2  # per sequence
 
 
 class WaitingQueue:
-    """Waiting sequences; a parked one among them keeps its age."""
+    """Queued sequences; a preempted one keeps its submission time."""
 
     def __init__(self, cost_model: CostModel) -> None:
         self._cost_model = cost_model
@@ -32,24 +32,27 @@ class WaitingQueue:
         return iter(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        """It waits from now on."""
+        """Queue a sequence."""
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """It waits no longer."""
+        """Remove a sequence."""
         self._waiting.remove(sequence)
 
     def overdue(self, now: float) -> list[Sequence]:
-        """Those whose deadline has passed before anything of their answer was there."""
+        """Queued sequences whose deadline has passed."""
         return [sequence for sequence in self._waiting if sequence.is_due(now)]
 
     def first(self, now: float) -> Sequence | None:
-        """The next to get a slot."""
+        """The sequence to schedule next; None if the queue is empty."""
         return min(self._waiting, key=lambda sequence: self.priority(sequence, now), default=None)
 
     def priority(self, sequence: Sequence, now: float) -> float:
-        """The lower, the sooner: remaining work less the time since submission, or the slack before the deadline if
-        that is less. A second of waiting weighs as much as a second of work, so nobody starves."""
+        """Scheduling priority in seconds; lower values run first.
+
+        Remaining work less the time since submission, or the slack before the deadline if that is less. A second of
+        waiting weighs as much as a second of work, so no sequence starves.
+        """
         left_s = self._left_s(self._cost_model.iterations(sequence))
         priority = left_s - (now - sequence.submitted)
         if sequence.request.deadline_s is not None:
@@ -57,8 +60,11 @@ class WaitingQueue:
         return priority
 
     def victim(self, running: Collection[Sequence], now: float, *, is_full: bool) -> Sequence | None:
-        """A running sequence that should make way: one with far more work left than someone who waits, and not more
-        urgent. Parking costs the context, so the difference must be worth it, and nobody is parked again and again."""
+        """The running sequence to preempt for the first queued one, or None.
+
+        It must have far more work left and no better priority. Preemption discards the context, so the difference must
+        be worth it, and each sequence is preempted at most MAX_PREEMPTIONS times.
+        """
         if not is_full or (best := self.first(now)) is None:
             return None
         work, priority = self._cost_model.iterations(best), self.priority(best, now)
@@ -66,12 +72,15 @@ class WaitingQueue:
         return max(candidates, key=lambda sequence: self.priority(sequence, now), default=None)
 
     def predict_wait(
-        self, running: Collection[Sequence], rows: int, now: float, request: Sequence | None = None
+        self, running: Collection[Sequence], rows: int, now: float, newcomer: Sequence | None = None
     ) -> PredictedWait | None:
-        """How long one more would wait, `ask` or one as usual; None until a step was measured. All who are more urgent
-        go first, and who would make way for it is in nobody's way."""
-        work = self._cost_model.iterations(request) if request else self._cost_model.usual_iterations()
-        priority = self.priority(request, now) if request else self._left_s(work)
+        """Predicted wait of `newcomer`, or of an average request; None until a step has been measured.
+
+        Simulates the queue: sequences with better priority go first, and running ones that would be preempted for the
+        newcomer do not count.
+        """
+        work = self._cost_model.iterations(newcomer) if newcomer else self._cost_model.usual_iterations()
+        priority = self.priority(newcomer, now) if newcomer else self._left_s(work)
         stay = [sequence for sequence in running if not self._is_preemptible(sequence, work, priority, now)]
         free_after = [self._cost_model.iterations(sequence) for sequence in stay]
         free_after += [0.0] * (rows - len(free_after))
@@ -80,11 +89,11 @@ class WaitingQueue:
         for sequence in sorted(before, key=lambda sequence: self.priority(sequence, now)):
             heapq.heapreplace(free_after, free_after[0] + self._cost_model.iterations(sequence))
         return self._cost_model.predict_wait(
-            free_after[0], rows, request.request.decoding_mode if request else DecodingMode.DIFFUSION
+            free_after[0], rows, newcomer.request.decoding_mode if newcomer else DecodingMode.DIFFUSION
         )
 
     def _is_preemptible(self, running: Sequence, work: float, priority: float, now: float) -> bool:
-        """Whether it would be parked for a waiting one with that much work, in iterations, and that key."""
+        """Whether `running` would be preempted for a queued sequence with `work` iterations and this priority."""
         has_far_more = self._cost_model.iterations(running) > PREEMPTION_WORK_RATIO * work
         return has_far_more and running.preempted < MAX_PREEMPTIONS and self.priority(running, now) > priority
 

@@ -1,7 +1,8 @@
-"""Who runs next and what came of it: `next_batch`, then someone steps, then `update_from_output`.
+"""The scheduler: `next_batch` selects the work of an iteration, `update_from_output` takes in its results.
 
-Continuous batching at the grain of one step: sequences join and leave at every iteration, whatever step their
-neighbours are at. Pure bookkeeping: no tensors, no clock (`now`, in seconds, is an argument), no threads.
+Continuous batching per denoising step (as Orca, Yu et al., OSDI 2022, per token): sequences join and leave at every
+iteration, whatever step the others are at. Pure bookkeeping without tensors, threads or a clock: `now`, in seconds, is
+an argument.
 """
 
 from collections.abc import Iterator
@@ -50,22 +51,23 @@ SequenceEvent = tuple[SequenceId, Event]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What may run and wait at once, and how much of it one iteration takes on."""
+    """How many requests may run and wait, and how much work one iteration may contain."""
 
-    max_num_seqs: int  # running together
-    max_waiting: int  # beyond them, before asks are refused
-    max_context: int  # tokens, prompt and answer together
-    prefill_chunk: int = 512  # prompt tokens that one sequence may add in an iteration
-    max_step_tokens: int | None = None  # positions of all passes of an iteration together; None: no limit
-    is_exact: bool = False  # nothing that a sequence is put through may depend on the others
+    max_num_seqs: int  # running
+    max_waiting: int  # queued; further requests are rejected
+    max_context: int  # tokens, prompt and completion together
+    prefill_chunk: int = 512  # prompt tokens per sequence and iteration
+    max_step_tokens: int | None = None  # positions of all passes of an iteration; None: unlimited
+    is_exact: bool = False  # no pass of a sequence may depend on other sequences
 
     def check(self, request: GenerationRequest, vocab_size: int) -> None:
-        """Raises PromptTooLong or OutOfRange, naming the field."""
-        wanted = len(request.prompt_ids) + request.max_tokens
-        if wanted > self.max_context:
+        """Raises PromptTooLong if prompt and `max_tokens` exceed the context, or OutOfRange for ids outside the
+        vocabulary."""
+        needed = len(request.prompt_ids) + request.max_tokens
+        if needed > self.max_context:
             raise PromptTooLong(
-                f"{len(request.prompt_ids)} prompt tokens and max_tokens {request.max_tokens} make {wanted}, "
-                f"the context holds {self.max_context}",
+                f"{len(request.prompt_ids)} prompt tokens and max_tokens {request.max_tokens} need {needed} tokens, "
+                f"but the context length is {self.max_context}",
                 param="messages",
             )
         for name, ids in (
@@ -74,22 +76,22 @@ class Limits:
             ("suffix", request.suffix_ids),
         ):
             if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
-                raise OutOfRange(f"a token id lies outside the vocabulary of {vocab_size}", param=name)
+                raise OutOfRange(f"token id outside the vocabulary (size {vocab_size})", param=name)
 
 
 class Scheduler:
-    """Every sequence added ends in exactly one Finished or Faulted."""
+    """Schedules sequences; each one added ends in exactly one Finished or Faulted event."""
 
     def __init__(self, info: ModelInfo, limits: Limits, slots: SlotTable, observe: Observer | None = None) -> None:
         self._info = info
         self._limits = limits
         self._observe: Observer = observe or (lambda _observation: None)
         self.slots = slots
-        self.rows = limits.max_num_seqs  # that may run now; fewer under memory pressure
+        self.rows = limits.max_num_seqs  # sequences that may run now; fewer under memory pressure
         self._cost_model = CostModel()
         self._queue = WaitingQueue(self._cost_model)
         self._running: dict[SequenceId, Sequence] = {}
-        self._released: list[SequenceId] = []  # ended; the next batch forgets their canvases
+        self._released: list[SequenceId] = []  # ended sequences, whose canvases the next batch releases
         self._copies: list[Copy] = []
         self._resized: int | None = None
         self._outbox: list[SequenceEvent] = []
@@ -98,25 +100,26 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Sequences that have a slot."""
+        """Number of running sequences: those that have a slot."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for one."""
+        """Number of queued sequences."""
         return len(self._queue)
 
     @property
     def has_work(self) -> bool:
-        """Whether another iteration is due, be it only to free rows or to tell what happened."""
+        """Whether another iteration is needed, if only to release ended sequences or to deliver events."""
         return bool(self._queue or self._running or self._released or self._outbox or self._resized is not None)
 
     def add(self, request: GenerationRequest, now: float) -> SequenceId:
-        """Accept an ask. Raises PromptTooLong, OutOfRange or OverCapacity; then nothing has changed."""
+        """Queue a request and return its id. Raises PromptTooLong, OutOfRange or OverCapacity without any effect."""
         self._limits.check(request, self._info.vocab_size)
         if self.running + self.waiting >= self._limits.max_num_seqs + self._limits.max_waiting:
             raise OverCapacity(
-                f"{self.running} requests run and {self.waiting} wait", retry_after_s=self.predicted_wait_s(now) or 1.0
+                f"the queue is full: {self.running} requests running, {self.waiting} waiting",
+                retry_after_s=self.predicted_wait_s(now) or 1.0,
             )
         sequence = Sequence(
             id=self._next_id,
@@ -130,8 +133,8 @@ class Scheduler:
         return sequence.id
 
     def leave(self, sequence_id: SequenceId, now: float, *, outcome: Outcome = Outcome.CANCELLED) -> None:
-        """End a sequence early if it has not ended: cancelled, or finished because its reader has enough. It takes part
-        in no later step."""
+        """End a sequence early: cancelled, or finished because its consumer has enough, such as at a stop string. It
+        takes part in no later step. Does nothing if the sequence has ended."""
         for sequence in self._all():
             if sequence.id == sequence_id and outcome is Outcome.FINISHED:
                 self._finish(sequence, FinishReason.STOP, now)
@@ -139,20 +142,20 @@ class Scheduler:
                 self._fault(sequence, Cancelled("the request was aborted"), now, outcome)
 
     def fault_all(self, error: WorkerError, now: float) -> None:
-        """End everything that runs or waits with the same error."""
+        """End all running and queued sequences with `error`."""
         for sequence in self._all():
             self._fault(sequence, error, now)
 
     def set_max_rows(self, rows: int, now: float) -> None:
-        """At most so many sequences run from now on; those with most work left give up their slots for now."""
+        """Run at most `rows` sequences from now on; those with the most remaining work are preempted."""
         self.rows = min(max(1, rows), self._limits.max_num_seqs)
         for sequence in sorted(self._running.values(), key=lambda s: self._queue.priority(s, now))[self.rows :]:
             self._preempt(sequence, now)
 
     def evict_retained(self) -> int:
-        """Drop contexts kept for reuse and give their memory back; returns how many there were."""
+        """Drop the prefix cache and free its slots; returns the number of contexts dropped."""
         dropped = self.slots.evict_retained()
-        self._copies = []  # between two batches only copies to be retained are due, maybe into slots that now go
+        self._copies = []  # only copies into the prefix cache are pending here, possibly into slots that are now freed
         slots = max(self.slots.shrunk_to(), self.rows)
         if slots < len(self.slots):
             self.slots.resize(slots)
@@ -160,16 +163,16 @@ class Scheduler:
         return dropped
 
     def restore_slots(self, slots: int) -> None:
-        """Have that many slots again."""
+        """Grow to `slots` slots again."""
         if slots > len(self.slots):
             self.slots.resize(slots)
             self._resized = slots
 
     def next_batch(self, now: float) -> Batch:
-        """What to do in this iteration: free what has left, admit what fits, advance what fits the budget."""
+        """The work of the next iteration: release ended sequences, admit queued ones, advance what fits the budget."""
         self._iteration_start = now
         self._admit(now)
-        parts = compose(
+        items = compose(
             self._running.values(), lambda each: self._queue.priority(each, now), self._limits.max_step_tokens
         )
         releases, self._released = tuple(self._released), []
@@ -179,23 +182,23 @@ class Scheduler:
             slots=slots,
             releases=releases,
             copies=copies,
-            prefills=tuple(parts.prefills),
-            denoises=tuple(parts.denoises),
-            decodes=tuple(parts.decodes),
+            prefills=tuple(items.prefills),
+            denoises=tuple(items.denoises),
+            decodes=tuple(items.decodes),
         )
 
     def update_from_output(self, batch: Batch, result: StepResult, now: float) -> tuple[SequenceEvent, ...]:
-        """Take in what a step found; returns everything that has happened since the last call. Results of sequences
-        that left in the meantime are dropped."""
+        """Take in the results of a step; returns all events since the last call. Results of sequences that ended in
+        the meantime are dropped."""
         self._measure(now - self._iteration_start, batch, result.constraint_s)
         for fault in result.faults:
             if sequence := self._running.get(fault.sequence):
                 self._fault(sequence, fault.error, now)
             self.slots.invalidate(fault.slot)
-        for append in batch.prefills:
-            if sequence := self._active_sequence(append):
-                sequence.record_prefill(append.ids)
-                self._extend(sequence, append.ids)
+        for prefill in batch.prefills:
+            if sequence := self._active_sequence(prefill):
+                sequence.record_prefill(prefill.ids)
+                self._extend(sequence, prefill.ids)
         denoises = {item.sequence: item for item in batch.denoises}
         for canvas in result.canvases:
             if sequence := self._active_sequence(denoises[canvas.sequence]):
@@ -208,7 +211,7 @@ class Scheduler:
         return happened
 
     def predicted_wait_s(self, now: float) -> float | None:
-        """How long an ask added now would wait for a slot; None until a step has been measured."""
+        """Predicted wait, in seconds, of a request added now; None until a step has been measured."""
         predicted_wait = self._queue.predict_wait(self._running.values(), self.rows, now)
         return predicted_wait.wait_s if predicted_wait else None
 
@@ -217,7 +220,7 @@ class Scheduler:
 
     def _admit(self, now: float) -> None:
         for sequence in self._queue.overdue(now):
-            self._fault(sequence, DeadlineExceeded("the deadline passed in the queue"), now)
+            self._fault(sequence, DeadlineExceeded("the deadline passed while the request was queued"), now)
         if victim := self._queue.victim(self._running.values(), now, is_full=len(self._running) >= self.rows):
             self._preempt(victim, now)
         while len(self._running) < self.rows and self.slots.free and (best := self._queue.first(now)):
@@ -225,7 +228,7 @@ class Scheduler:
             self._queue.remove(best)
 
     def _allocate_slot(self, sequence: Sequence, now: float) -> None:
-        """Give it a slot, and whatever of its context another slot can spare it."""
+        """Allocate a slot, reusing as much of another slot's context as possible."""
         ids = sequence.all_ids
         allocation = self.slots.acquire(sequence.id, ids, at_most=len(ids) - sequence.is_autoregressive)
         if allocation.copy:
@@ -250,8 +253,8 @@ class Scheduler:
         self._observe(PreemptionObserved())
 
     def _active_sequence(self, item: Prefill | Denoise | Decode) -> Sequence | None:
-        """The sequence of an item, unless it has left while the step ran. Then its slot is free, and what was written
-        meanwhile may have overwritten a ring: nobody can tell what it holds."""
+        """The sequence of an item, or None if it ended while the step ran. Its slot is free by then, and the step may
+        have overwritten entries of a ring buffer, so the slot's contents are invalidated."""
         sequence = self._running.get(item.sequence)
         if sequence is None and not isinstance(item, Denoise):
             self.slots.invalidate(item.slot)
@@ -279,7 +282,7 @@ class Scheduler:
             sequence.open_block(canvas.ids)
 
     def _stream_unsealed(self, sequence: Sequence, canvas: CanvasResult, steps: int) -> Iterator[SequenceEvent]:
-        """What may be said of a canvas that is not sealed yet."""
+        """Events of a canvas that is not sealed yet: its stable prefix, and its draft."""
         if sequence.request.stream_prefix and (ids := sequence.newly_stable(canvas, self._info.end_ids)):
             usage = sequence.usage(canvas)
             yield sequence.id, PrefixStable(ids=ids, block=sequence.block, usage=usage)
@@ -299,7 +302,7 @@ class Scheduler:
         self._ended(sequence, now, has_end=has_end)
 
     def _ended(self, sequence: Sequence, now: float, *, has_end: bool) -> bool:
-        """Finish the sequence if it is answered, full, or would not get further in time."""
+        """Finish the sequence at an end token, at `max_tokens`, or if its deadline leaves no time for another step."""
         if has_end:
             self._finish(sequence, FinishReason.STOP, now)
         elif sequence.is_full:
@@ -332,10 +335,12 @@ class Scheduler:
         self._observe(sequence.observed(outcome, now))
 
     def _measure(self, seconds: float, batch: Batch, constraint_s: float) -> None:
-        if rows := len(batch.denoises) + len(batch.decodes):  # freeing rows says nothing about the price of a step
+        if rows := len(batch.denoises) + len(
+            batch.decodes
+        ):  # an iteration that only releases says nothing about the cost of a step
             self._cost_model.record_step(seconds, rows)
             self._observe(StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s))
 
     def _would_be_late(self, sequence: Sequence, now: float, *, steps: int = 1) -> bool:
-        """Whether so many more steps would probably end after the deadline."""
+        """Whether `steps` more steps are predicted to end after the deadline."""
         return sequence.is_due(now + steps * (self._cost_model.step_s(max(1, len(self._running))) or 0.0))

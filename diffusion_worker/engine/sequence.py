@@ -1,6 +1,6 @@
-"""A submitted ask and how far it has come; what it wants from the next step, and what it makes of the result.
+"""The state of one submitted request: the work it needs next, and how results advance it.
 
-One sequence by itself: knows no queue, no neighbours, no tensors and no clock.
+Independent of other sequences; free of tensors and of a clock.
 """
 
 import math
@@ -18,40 +18,43 @@ from diffusion_worker.types.requests import DecodingMode, GenerationRequest, Seq
 from diffusion_worker.types.step_batch import CanvasResult, Decode, Denoise, Prefill, TokenResult, late_start
 from diffusion_worker.types.timeline import Times
 
-CLOSING_STEPS = 3  # so many before its deadline a constrained text begins to look for its end
+CLOSING_STEPS = 3  # steps before the deadline at which constrained text must end on its canvas
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sequence:
-    """State between two steps. Its context is made of portions: parts of the prompt, sealed canvases, tokens read.
-    `pending` are those not yet in the cache."""
+    """State of a sequence between two steps.
+
+    Its context consists of `prefill_chunks`: parts of the prompt, sealed canvases and decoded tokens. `pending` are the
+    chunks that are not in the cache yet.
+    """
 
     id: SequenceId
     request: GenerationRequest
     submitted: float
     prefill_chunks: list[tuple[int, ...]]
-    steps_to_go: int = 0  # on the present canvas
+    steps_to_go: int = 0  # on the current canvas
     slot: int | None = None
     context: int = 0  # tokens in the slot
-    boundary: int = 0  # context length at which a copy of the slot would serve others
-    cached: int = 0
+    boundary: int = 0  # context length at which a copy of the slot is worth caching; 0: none
+    cached: int = 0  # prompt tokens reused from the prefix cache
     pending: deque[tuple[int, ...]] = field(default_factory=deque)
     block: int = 0
-    start: tuple[int, ...] = ()  # what the present canvas starts from
-    emitted: int = 0  # in sealed blocks
-    streamed: tuple[int, ...] = ()  # ids of the present block that the client has already
-    logprob: float = 0.0  # sum over the emitted tokens that were not forced
-    scored: int = 0  # how many those are
-    matcher: Matcher | None = None  # before the present canvas, or the next token
-    near_deadline: bool = False  # the deadline is near: a constrained text shall close on the present canvas
-    mean_entropy: float = math.inf  # of the present canvas
-    entropy_rate: float | None = None  # by what factor the last step has changed it
+    start: tuple[int, ...] = ()  # text that the current canvas starts from
+    emitted: int = 0  # tokens of sealed blocks
+    streamed: tuple[int, ...] = ()  # ids of the current block that were streamed already
+    logprob: float = 0.0  # sum over the emitted tokens that no constraint forced
+    scored: int = 0  # number of those tokens
+    matcher: Matcher | None = None  # state before the current canvas, or the next token
+    near_deadline: bool = False  # constrained text must end on the current canvas
+    mean_entropy: float = math.inf  # nats, of the current canvas
+    entropy_rate: float | None = None  # factor by which the last step changed it
     denoising_steps: int = 0
     forward_passes: int = 0
     converged: bool = True
-    preempted: int = 0  # how often
+    preempted: int = 0  # number of preemptions
     waiting_since: float = 0.0
-    predicted_wait: PredictedWait | None = None  # its wait for a slot
+    predicted_wait: PredictedWait | None = None  # for its first scheduling
     times: Times = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,17 +65,17 @@ class Sequence:
 
     @property
     def is_autoregressive(self) -> bool:
-        """Whether it is read left to right instead of denoised."""
+        """Whether it is decoded left to right instead of denoised."""
         return self.request.decoding_mode is DecodingMode.AUTOREGRESSIVE
 
     @property
     def is_full(self) -> bool:
-        """Whether it has emitted all the tokens it asked for."""
+        """Whether it has emitted `max_tokens` tokens."""
         return self.emitted == self.request.max_tokens
 
     @property
     def all_ids(self) -> tuple[int, ...]:
-        """Everything that its context is to hold."""
+        """All ids of its context, whether cached yet or not."""
         return tuple(token for chunk_ids in self.prefill_chunks for token in chunk_ids)
 
     def is_due(self, now: float) -> bool:
@@ -80,7 +83,7 @@ class Sequence:
         return self.request.deadline_s is not None and now >= self.submitted + self.request.deadline_s
 
     def usage(self, canvas: CanvasResult | None = None) -> Usage:
-        """What it has cost so far; those tokens of a canvas counted that have been told."""
+        """Usage so far; of an unsealed `canvas`, the streamed tokens count."""
         streamed = len(self.streamed) if canvas else 0
         count, logprob = (0, 0.0) if canvas is None else canvas.unforced(streamed)
         count, logprob = self.scored + count, self.logprob + logprob
@@ -95,7 +98,7 @@ class Sequence:
         )
 
     def observed(self, outcome: Outcome, now: float) -> SequenceObserved:
-        """What is to be told of it at its end."""
+        """The observation to report when it ends."""
         return SequenceObserved(
             decoding_mode=self.request.decoding_mode,
             outcome=outcome,
@@ -107,18 +110,18 @@ class Sequence:
         )
 
     def iterations_at_most(self) -> int:
-        """Iterations it still needs if it neither stops early nor ends before `max_tokens`."""
-        room = self.request.max_tokens - self.emitted
+        """Iterations it still needs without early stopping and up to `max_tokens`."""
+        remaining = self.request.max_tokens - self.emitted
         if self.is_autoregressive:
-            return room
-        further = math.ceil(room / self.width) - 1
+            return remaining
+        further = math.ceil(remaining / self.width) - 1
         return self.steps_to_go + max(0, further) * self.request.denoising.steps
 
-    # --- its place in the cache
+    # --- its KV-cache slot
 
     def allocate(self, allocation: Allocation, *, chunk: int | None) -> None:
-        """It has a slot. What that does not hold yet is appended in portions of at most `chunk`; with None in the very
-        portions of the first time, so that the same passes give the same bits."""
+        """Take a slot. Missing context is prefilled in chunks of at most `chunk` tokens; with None, in exactly the
+        chunks of the first time, so that the same passes give the same bits."""
         self.slot, self.context, self.boundary = allocation.slot, allocation.reused, allocation.boundary
         if chunk is None:
             self.pending = deque(self.prefill_chunks)
@@ -129,15 +132,15 @@ class Sequence:
             self.cached = allocation.reused
 
     def preempt(self, now: float) -> None:
-        """It has lost its slot; its canvas stays as it is."""
+        """Give up the slot; the canvas is kept."""
         self.slot, self.context, self.boundary, self.pending = None, 0, 0, deque()
         self.preempted += 1
         self.waiting_since = now
 
-    # --- what it wants
+    # --- the work it needs
 
     def next_prefill(self) -> Prefill | None:
-        """The causal pass it needs next; None if its context is complete, or the pass would choose a token as well."""
+        """Its next causal pass; None if the context is complete, or if a Decode includes the pass."""
         if not self.pending or (self.is_autoregressive and len(self.pending) == 1):
             return None
         assert self.slot is not None
@@ -145,7 +148,7 @@ class Sequence:
         return Prefill(sequence=self.id, slot=self.slot, ids=self.pending[0], at=self.context, is_seal=is_seal)
 
     def next_denoise(self, *, prefilled: int = 0) -> Denoise:
-        """Its next canvas step, `appended` more tokens being in the slot by then."""
+        """Its next canvas step, for a slot that holds `prefilled` more tokens by then."""
         assert self.slot is not None
         return Denoise(
             sequence=self.id,
@@ -167,7 +170,7 @@ class Sequence:
         )
 
     def next_decode(self) -> Decode:
-        """Its next token."""
+        """Its next token, including the causal pass over the last pending chunk."""
         assert self.slot is not None
         return Decode(
             sequence=self.id,
@@ -181,39 +184,39 @@ class Sequence:
 
     @property
     def anchor(self) -> float:
-        """How strongly the present canvas keeps to what it starts from; a text that has run out holds nobody."""
+        """Anchor strength of the current canvas; 0 once the start text is used up."""
         return self.request.anchor if self.start else 0.0
 
     @property
     def steps(self) -> int:
-        """Steps of the present canvas at the most: an anchored one begins late in the schedule."""
+        """Maximum steps of the current canvas: an anchored one starts late in the schedule."""
         return late_start(self.request.denoising.steps, self.anchor)
 
     @property
     def steps_done(self) -> int:
-        """Steps of the present canvas so far."""
+        """Steps of the current canvas so far."""
         return self.steps - self.steps_to_go
 
     @property
     def tail(self) -> tuple[int, ...]:
-        """What is pinned at the far end of its canvases: the beginning of the text behind the gap, at most half."""
+        """Ids pinned at the end of its canvases: the beginning of the suffix, at most half a canvas."""
         return self.request.suffix_ids[: self.request.denoising.canvas_length // 2]
 
     @property
     def width(self) -> int:
-        """Positions of a canvas that can become part of the answer."""
+        """Positions of a canvas that can become output."""
         return self.request.denoising.canvas_length - len(self.tail)
 
-    # --- what it makes of results
+    # --- how results advance it
 
     def record_prefill(self, ids: tuple[int, ...]) -> None:
-        """These ids, its first pending ones, are in the context."""
+        """Record that `ids`, its first pending chunk, are in the cache."""
         self.context += len(ids)
         self.forward_passes += 1
         self.pending.popleft()
 
     def record_step(self, canvas: CanvasResult, *, is_late: bool) -> BlockStop | None:
-        """Take in one step; returns why the canvas is done, or None if it needs another."""
+        """Record one step; returns why the canvas is done, or None if it needs another."""
         self.denoising_steps += 1
         self.forward_passes += 1
         self.steps_to_go -= 1
@@ -227,24 +230,24 @@ class Sequence:
         return BlockStop.DEADLINE if is_late else None
 
     def visible(self, ids: tuple[int, ...], end_ids: Ids[int]) -> tuple[tuple[int, ...], bool]:
-        """The ids of a canvas that its answer would show (up to the first end token, `max_tokens` and its width), and
-        whether an end token follows."""
-        room = min(self.request.max_tokens - self.emitted, self.width)
-        for index, token in enumerate(ids[:room]):
+        """(output ids of a canvas, whether an end token follows): up to the first end token, `max_tokens` and the
+        canvas width."""
+        remaining = min(self.request.max_tokens - self.emitted, self.width)
+        for index, token in enumerate(ids[:remaining]):
             if token in end_ids:
                 return ids[:index], True
-        return ids[:room], False
+        return ids[:remaining], False
 
     def newly_stable(self, canvas: CanvasResult, end_ids: Ids[int]) -> tuple[int, ...]:
-        """Ids that may be told now, and from now on stay on the canvas."""
+        """Ids that became stable with this step; they are pinned on the canvas from now on."""
         shown, _ = self.visible(canvas.ids[: canvas.stable_prefix], end_ids)
         fresh = shown[len(self.streamed) :]
         self.streamed += fresh
         return fresh
 
     def seal(self, canvas: CanvasResult, end_ids: Ids[int], *, is_late: bool = False) -> tuple[tuple[int, ...], bool]:
-        """Emit the canvas. Returns the ids that were not told before, and whether an end token followed them. With no
-        time for another step, a constrained text is made whole without the net."""
+        """Emit the canvas. Returns the ids that were not streamed before, and whether an end token followed them. If
+        `is_late`, constrained text is completed without the model."""
         shown, has_end = self.visible(canvas.ids, end_ids)
         count = len(shown) + has_end
         self.emitted += count
@@ -256,19 +259,19 @@ class Sequence:
         return fresh, has_end
 
     def emit_token(self, token: int, end_ids: Ids[int], *, is_late: bool) -> tuple[tuple[int, ...], bool]:
-        """What the token just read adds to what is told, and whether the answer ends with it; see `seal`."""
+        """(ids to emit for a decoded token, whether the sequence ends with it); see `seal`."""
         if token in end_ids:
             return (), True
         return ((token, *self._close(())), True) if is_late and self.matcher else ((token,), False)
 
     def _close(self, sealed: tuple[int, ...]) -> tuple[int, ...]:
-        """The fewest tokens that make a constrained text whole, counted as emitted, the end token with them."""
+        """The shortest completion of constrained text; it counts as emitted, including the end token."""
         closing = self.matcher.after(sealed).shortest() if self.matcher else ()
         self.emitted, self.converged = self.emitted + len(closing) + 1, False
         return closing
 
     def open_block(self, sealed: tuple[int, ...]) -> None:
-        """Go on behind the sealed canvas with a fresh one."""
+        """Append the sealed canvas to the context and continue with a new one."""
         chunk_ids = sealed[: self.width]
         if self.matcher is not None:
             self.matcher = self.matcher.after(chunk_ids)
@@ -276,13 +279,13 @@ class Sequence:
         self.pending.append(chunk_ids)
         self.block += 1
         self.mean_entropy, self.entropy_rate = math.inf, None
-        if self.request.start_ids:  # go on in it behind what has been answered; where it has run out, start from noise
-            answered = self.all_ids[len(self.request.prompt_ids) :]
-            self.start = self.request.start_ids[place_of(answered, self.request.start_ids) :]
+        if self.request.start_ids:  # continue in the start text after the output so far; from noise once it is used up
+            output = self.all_ids[len(self.request.prompt_ids) :]
+            self.start = self.request.start_ids[place_of(output, self.request.start_ids) :]
         self.steps_to_go = self.steps
 
     def record_token(self, token: TokenResult, ids: tuple[int, ...]) -> None:
-        """Take in one token read left to right; it counts as a block of its own."""
+        """Record one decoded token; it counts as a block."""
         self.record_prefill(ids)
         self.emitted += 1
         if self.matcher is not None:
@@ -296,6 +299,6 @@ class Sequence:
 
 
 def prefill_chunks_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:
-    """Ids in portions of at most `size`, with a border after the first `cut` of them (0: nowhere)."""
+    """Split ids into chunks of at most `size`, with a chunk boundary after the first `cut` ids (0: none)."""
     borders = sorted({*range(0, cut, size), *range(cut, len(ids), size), len(ids)})
     return [ids[start:end] for start, end in pairwise(borders)]

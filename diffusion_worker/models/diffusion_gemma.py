@@ -94,7 +94,7 @@ class DiffusionGemmaModel:
 
 
 def kv_shapes(text_config: Any) -> tuple[LayerKv, ...]:
-    """Shapes of what every layer of such a net caches."""
+    """Shapes of what every layer of such a model caches."""
     return tuple(
         LayerKv(
             heads=text_config.per_layer_config[index].num_key_value_heads,

@@ -1,4 +1,4 @@
-"""What the worker needs from a net: one causal pass that extends the context, one bidirectional pass over canvases.
+"""What the worker needs from a model: one causal pass that extends the context, one bidirectional pass over canvases.
 
 Knows tensors, not weights: the rows of one call may belong to different requests with different context lengths.
 """
@@ -56,7 +56,7 @@ class PrefillContext(Protocol):
 
 
 class DiffusionModel(Protocol):
-    """Weights and their two passes. Not thread-safe: one thread owns a net."""
+    """Weights and their two passes. Not thread-safe: one thread owns a model."""
 
     @property
     def info(self) -> ModelInfo: ...

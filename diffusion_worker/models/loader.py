@@ -1,4 +1,4 @@
-"""From a folder or a hub id to a net: everything is checked first, and what is wrong is named with its file.
+"""From a folder or a hub id to a model: everything is checked first, and what is wrong is named with its file.
 
 Knows the files of a checkpoint; knows nothing of what its weights are for.
 """
@@ -40,7 +40,7 @@ def locate(source: str) -> Path:
 
 
 def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaModel:
-    """A net from `source`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or BadSetting."""
+    """A model from `source`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or BadSetting."""
     options = options or LoadOptions()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -147,7 +147,7 @@ def _info(folder: Path, generation: Mapping[str, Any], model: Any, denoising: De
 
 
 def _quantised_info(info: ModelInfo, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> ModelInfo:
-    """Packed tensors cannot be counted: the parameters are those of the plain net. Weights that compressed-tensors
+    """Packed tensors cannot be counted: the parameters are those of the plain model. Weights that compressed-tensors
     keeps compressed are unpacked for good by the first pass, so they are counted at their later size."""
     parameters = sum(weight.numel() for weight in meta_model(plain_config(config)).parameters())
     is_unpacked_later = quantised.method == "compressed-tensors"

@@ -80,7 +80,7 @@ def plain_config(config: Mapping[str, Any]) -> Any:
 
 
 def meta_model(config: Any) -> Any:
-    """The net of a config of the library, on the meta device: its shapes without a byte of weights."""
+    """The model of a config of the library, on the meta device: its shapes without a byte of weights."""
     from transformers import DiffusionGemmaForBlockDiffusion
 
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""What a net will be, from its config alone: the library's own classes, built on the meta device, hold no bytes.
+"""What a model will be, from its config alone: the library's own classes, built on the meta device, hold no bytes.
 
 Knows a config.json; knows no weights, no memory and no slots.
 """
@@ -18,7 +18,7 @@ _EXPERTS = ".experts."  # tensors [experts, ...], of which a token visits the ro
 
 
 def measure(source: str | Path) -> ModelSize:
-    """The size of the net that a config.json, or a folder with one, describes. Raises CheckpointMissing,
+    """The size of the model that a config.json, or a folder with one, describes. Raises CheckpointMissing,
     CheckpointForeign or CheckpointBroken."""
     from huggingface_hub.errors import StrictDataclassError
 

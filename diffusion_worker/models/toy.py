@@ -1,4 +1,4 @@
-"""A tiny deterministic net on the CPU: it answers every prompt with a scripted text, by default the prompt itself.
+"""A tiny deterministic model on the CPU: it answers every prompt with a scripted text, by default the prompt itself.
 
 It goes through the same cache, loop and scheduler as real weights, in microseconds a pass; it ships for tests, contract
 tests and dry runs. Its "keys" are the context ids and its "values" tell prompt from answer, so it can read both back.

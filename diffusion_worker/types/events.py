@@ -7,7 +7,7 @@ from diffusion_worker.errors import WorkerError
 
 
 class FinishReason(StrEnum):
-    """Why an answer is complete. On OpenAI's wire `deadline` is spelled `length`."""
+    """Why a sequence finished. The OpenAI API reports `deadline` as `length`."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -16,20 +16,20 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a sequence has cost and how sure it is, so far. An emitted end token counts as a completion token.
+    """Token counts, passes and confidence of a sequence so far. An emitted end token counts as a completion token.
 
-    `confidence`: geometric mean probability of the emitted tokens from raw logits (temperature 1), over those that no
-    constraint has forced; None before any.
-    `converged`: whether every block so far stopped by stability; None for the autoregressive reading.
+    `confidence`: geometric mean probability of the emitted tokens from raw logits (temperature 1), without the tokens
+    that a constraint forced; None before the first.
+    `converged`: whether every block so far stopped by stability; None in autoregressive mode.
     """
 
     prompt_tokens: int
     completion_tokens: int
     denoising_steps: int  # canvas passes
-    forward_passes: int  # all passes: context, canvas, seal
+    forward_passes: int  # of any kind: prefill, canvas, seal, decode
     confidence: float | None
     converged: bool | None
-    cached_tokens: int = 0  # of the prompt, that another context had computed before
+    cached_tokens: int = 0  # prompt tokens reused from the prefix cache
 
     @property
     def tokens_per_forward(self) -> float:
@@ -38,7 +38,7 @@ class Usage:
 
 
 def together(spent: Usage, last: Usage) -> Usage:
-    """What attempts at one answer have cost together. The prompt is the first one's, the marks are the last one's."""
+    """Combined usage of several attempts at one completion: prompt counts of the first, confidence of the last."""
     return replace(
         last,
         prompt_tokens=spent.prompt_tokens,
@@ -51,18 +51,18 @@ def together(spent: Usage, last: Usage) -> Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSealed:
-    """One more block is final (of one token, when read left to right): its ids behind those that were told before,
-    without end and pad tokens; may be empty."""
+    """A block is final (one token in autoregressive mode). `ids` are those not streamed before, without end and padding
+    tokens; may be empty."""
 
     ids: tuple[int, ...]
     block: int
-    usage: Usage  # true at this point, so that a stop string found in these ids can be answered at once
-    labels: tuple[float, ...] = ()  # log-probabilities of the labels that were asked for
+    usage: Usage  # up to this block, so that a stop string found in these ids can end the response
+    labels: tuple[float, ...] = ()  # log-probabilities of the requested labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixStable:
-    """More ids of a block that is still being denoised; they are final. Only for asks with `stream_prefix`."""
+    """Final ids of a block that is still being denoised. Only for requests with `stream_prefix`."""
 
     ids: tuple[int, ...]
     block: int
@@ -71,16 +71,16 @@ class PrefixStable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanvasDrafted:
-    """What a canvas looks like after a step, up to its end token; nothing of it is final. Only for `stream_drafts`."""
+    """The canvas after a step, up to its end token; not final. Only for requests with `stream_drafts`."""
 
-    ids: tuple[int, ...]  # of the whole block
+    ids: tuple[int, ...]  # of the whole block, up to its end token
     block: int
     step: int  # counts up from 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The sequence is answered."""
+    """The sequence ended normally."""
 
     reason: FinishReason
     usage: Usage
@@ -88,7 +88,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faulted:
-    """The sequence ended without an answer (or with part of one, if blocks were sealed before)."""
+    """The sequence ended with an error; blocks sealed before it remain valid."""
 
     error: WorkerError
     usage: Usage

@@ -7,16 +7,16 @@ from diffusion_worker.types.requests import DenoisingParams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerKv:
-    """What one attention layer keeps of every context token: a key and a value of [heads, head_dim] each."""
+    """Shape of one attention layer's cache: a key and a value of [heads, head_dim] for every context token."""
 
     heads: int
     head_dim: int
-    window: int | None  # a sliding layer keeps the last window - 1 tokens, None keeps all
+    window: int | None  # a sliding-window layer keeps the last window - 1 tokens; None: all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """The quantised part of a net's weights; `bits` of each, its share of a scale included, None if not declared."""
+    """The quantised part of a model's weights. `bits` per weight include the scales; None if not declared."""
 
     method: str
     parameters: int
@@ -25,28 +25,28 @@ class Packed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSize:
-    """What a net will take, known before any weight is; see `nets.plan`."""
+    """Size of a model, computed from its config without loading weights; see `models.plan`."""
 
     parameters: int  # tied weights counted once
-    active_parameters: int  # that one token of text passes through
+    active_parameters: int  # used per text token
     kv_layers: tuple[LayerKv, ...]
     max_context: int  # tokens
     canvas_length: int
-    dtype: str | None  # as the config says the weights are stored; None: it does not say
-    quantised: Packed | None  # the stored weights are smaller than `dtype` says
+    dtype: str | None  # storage format of the weights; None: not declared
+    quantised: Packed | None  # None: the weights are not quantised
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What a loaded net says about itself."""
+    """Properties of a loaded model."""
 
     vocab_size: int
     hidden_size: int
-    max_context: int  # tokens, prompt and answer together
-    denoising: DenoisingParams  # the checkpoint's own numbers
+    max_context: int  # tokens, prompt and completion together
+    denoising: DenoisingParams  # defaults declared by the checkpoint
     end_ids: tuple[int, ...]
     pad_id: int
     parameters: int
     dtype: str
-    weight_bytes: int  # that they take once the net runs
-    quantised: str | None = None  # the method, if they are kept quantised
+    weight_bytes: int  # once the model runs
+    quantised: str | None = None  # the method; None: not quantised in memory

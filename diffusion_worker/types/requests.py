@@ -17,7 +17,7 @@ DEFAULT_ANCHOR = 0.8  # for edits whose request sets no strength, see docs/decis
 
 
 class DecodingMode(StrEnum):
-    """How the weights are read: many positions of a canvas at once, or left to right one token at a time."""
+    """How tokens are generated: a canvas of positions at once by diffusion, or one token at a time, left to right."""
 
     DIFFUSION = "diffusion"
     AUTOREGRESSIVE = "autoregressive"
@@ -25,16 +25,18 @@ class DecodingMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenoisingParams:
-    """The numbers of one denoising run. A checkpoint brings its own (`ModelInfo.denoising`), a request overrides single
-    fields with `dataclasses.replace`. Defaults are those of the released checkpoint. Raises OutOfRange, naming a field.
+    """Parameters of the denoising loop.
+
+    A checkpoint declares its own (`ModelInfo.denoising`); a request overrides single fields with
+    `dataclasses.replace`. The defaults are those of the released checkpoint. Raises OutOfRange, naming the field.
     """
 
     steps: int = 48
-    entropy_bound: float = 0.1  # nats that one step may accept, beyond the surest position
+    entropy_bound: float = 0.1  # nats accepted per step, not counting the most certain position
     t_min: float = 0.4
     t_max: float = 0.8
-    stability: int = 1  # how many previous argmax canvases must equal the present one
-    confidence_threshold: float = 0.005  # nats; the mean entropy must be below it to stop early
+    stability: int = 1  # previous argmax canvases that must equal the current one
+    confidence_threshold: float = 0.005  # nats; denoising stops early only below this mean entropy
     canvas_length: int = 256
 
     def __post_init__(self) -> None:
@@ -49,28 +51,30 @@ class DenoisingParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One answer wanted, in ids. End tokens belong to the checkpoint; stop *strings* to the web layer, which reads the
-    events and aborts. `n` answers are `n` asks with different seeds. Raises OutOfRange naming the field.
+    """A request for one completion, as token ids.
 
-    `temperature` scales the sampling of tokens: 0 takes the argmax, None is the checkpoint's own habit (a canvas: as
-    trained, the same as 1; left to right: the argmax).
+    End tokens come from the checkpoint. Stop strings are handled by the web layer, which stops the sequence. `n`
+    completions are `n` requests with different seeds. Raises OutOfRange, naming the field.
+
+    `temperature` scales token sampling: 0 takes the argmax, None uses the default of the decoding mode (diffusion: 1,
+    as in training; autoregressive: the argmax).
     """
 
     prompt_ids: tuple[int, ...]
-    max_tokens: int  # exact upper limit of emitted tokens, the end token counted
+    max_tokens: int  # upper limit of emitted tokens, including the end token
     seed: int
     denoising: DenoisingParams
     decoding_mode: DecodingMode = DecodingMode.DIFFUSION
     temperature: float | None = None
-    start_ids: tuple[int, ...] = ()  # a text to start from, e.g. one to edit; a hint, unused by reading
-    anchor: float = 0.0  # how strongly canvases keep to it, 0 (not at all) to 1
-    suffix_ids: tuple[int, ...] = ()  # what stands behind the gap to be filled; its beginning is shown to the net
-    stream_prefix: bool = False  # tell what is steady before the canvas is sealed, and hold on to it
-    stream_drafts: bool = False  # tell the surest canvas of every step
-    deadline_s: float | None = None  # from submission; the best answer so far is returned when it passes
-    matcher: Matcher | None = None  # what the answer may be; it stands before the first token, with max_tokens left
-    labels: Labels | None = None  # of which one is the answer, chosen in one pass; instead of a cursor
-    timeline: Timeline | None = None  # where its moments are noted, if it is traced
+    start_ids: tuple[int, ...] = ()  # text to start from, e.g. one to edit; ignored in autoregressive mode
+    anchor: float = 0.0  # how strongly canvases keep `start_ids`, from 0 (not at all) to 1
+    suffix_ids: tuple[int, ...] = ()  # text after the completion (fill in the middle); its beginning is pinned
+    stream_prefix: bool = False  # stream the stable prefix of a canvas before it is sealed, and pin it
+    stream_drafts: bool = False  # stream the argmax canvas of every step
+    deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned
+    matcher: Matcher | None = None  # constraint in its initial state, with max_tokens remaining
+    labels: Labels | None = None  # choose one of these labels, in place of a matcher
+    timeline: Timeline | None = None  # records events of a traced request
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:

@@ -5,7 +5,7 @@ from enum import IntEnum, StrEnum
 
 
 class Residency(StrEnum):
-    """Where the weights are; the word in `/health`."""
+    """State of the model's weights, as reported by `/health`."""
 
     COLD = "cold"
     LOADING = "loading"
@@ -16,17 +16,17 @@ class Residency(StrEnum):
 
 
 class Pressure(IntEnum):
-    """What memory pressure has made the worker give up, each rung including the ones before."""
+    """Memory-pressure level; each level includes the measures of the ones below it."""
 
     NONE = 0
-    PREFIX_CACHE = 1  # contexts retained for reuse
-    BATCH = 2  # part of the sequences that run together
-    ADMISSION = 3  # new requests
+    PREFIX_CACHE = 1  # the prefix cache is dropped
+    BATCH = 2  # fewer sequences run together
+    ADMISSION = 3  # new requests are rejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStatus:
-    """One look at the engine, for health and metrics."""
+    """Snapshot of the engine, for health endpoints and metrics."""
 
     state: Residency
     running: int
@@ -36,6 +36,6 @@ class EngineStatus:
     memory_used_bytes: int
     memory_limit_bytes: int
     kv_bytes: int
-    weight_bytes: int = 0  # 0: they are not in memory
-    retained_contexts: int = 0  # of former requests, kept for reuse
+    weight_bytes: int = 0  # 0: not loaded
+    retained_contexts: int = 0  # of ended requests, kept in the prefix cache
     pressure: Pressure = Pressure.NONE

@@ -1,4 +1,4 @@
-"""The engine under load: its arithmetic, and a short load on the scripted net."""
+"""The engine under load: its arithmetic, and a short load on the scripted model."""
 
 import pytest
 

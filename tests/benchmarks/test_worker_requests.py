@@ -1,4 +1,4 @@
-"""Requests of the worker's benchmark through the loop, on the scripted net."""
+"""Requests of the worker's benchmark through the loop, on the scripted model."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_requests_arrive_some_steps_apart_until_all_seats_are_taken() -> None:
 
 @pytest.mark.parametrize("stagger", [0, 1, 3])
 def test_every_request_is_answered_in_order_however_they_arrive(stagger: int) -> None:
-    """The scripted net repeats the prompt; the end token counts."""
+    """The scripted model repeats the prompt; the end token counts."""
     model = ToyModel()
     run = answer(model, requests(model, 7), rows=3, stagger=stagger)
     assert run.texts == tuple(bytes([20 + i - 16, 30 - 16]).decode() for i in range(7))

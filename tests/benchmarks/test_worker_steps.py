@@ -1,4 +1,4 @@
-"""Cost of a step: medians, and the share outside the net."""
+"""Cost of a step: medians, and the share outside the model."""
 
 import pytest
 

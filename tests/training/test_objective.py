@@ -33,7 +33,7 @@ LIBRARY_EXPERTS = modeling.DiffusionGemmaTextExperts.forward
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A net in evaluation mode with the training shortcuts, taken back afterwards."""
+    """A model in evaluation mode with the training shortcuts, taken back afterwards."""
     monkeypatch.setattr(modeling.DiffusionGemmaTextExperts, "forward", LIBRARY_EXPERTS)
     model = build_model(0).eval()
     speed_up_training(model)

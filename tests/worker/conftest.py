@@ -1,4 +1,4 @@
-"""Small random nets of the real architecture, made in a blink."""
+"""Small random models of the real architecture, made in a blink."""
 
 from collections.abc import Callable
 from typing import Any
@@ -102,7 +102,7 @@ def _make_model(**shape: Any) -> DiffusionGemmaModel:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Nets this small lose more time to waking threads than they win; who tests threads sets them."""
+    """Models this small lose more time to waking threads than they win; who tests threads sets them."""
     torch.set_num_threads(1)
 
 
@@ -114,5 +114,5 @@ def make_library_model() -> MakeLibraryModel:
 
 @pytest.fixture(scope="session")
 def make_model() -> MakeModel:
-    """A maker of random nets behind our interface."""
+    """A maker of random models behind our interface."""
     return _make_model

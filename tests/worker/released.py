@@ -153,7 +153,8 @@ def spelled(ids: Sequence[int]) -> str:
 
 
 def released_net(answer: str | Callable[[str], str], **knobs: Any) -> ToyModel:
-    """A net that answers with this text, in which control tokens count as such; or with what it makes of the prompt."""
+    """A model that answers with this text, in which control tokens count as such; or with what it makes of the
+    prompt."""
     tokenizer = released_tokenizer()
 
     def script(prompt: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""A worker on the toy net, put together by the product's own composition root, for every test that needs one."""
+"""A worker on the toy model, put together by the product's own composition root, for every test that needs one."""
 
 import asyncio
 import atexit
@@ -45,7 +45,7 @@ def toy_tokenizer() -> Tokenizer:
 
 
 def toy_model(answer: str | None = None, **knobs: Any) -> ToyModel:
-    """A net that answers everything with `answer`, or with the user's own words."""
+    """A model that answers everything with `answer`, or with the user's own words."""
     tokenizer = toy_tokenizer()
     specials = set(tokenizer.specials.values())
 

@@ -1,4 +1,4 @@
-"""Constraints through the whole loop: whatever the net says, what comes out is what was asked for, and in time."""
+"""Constraints through the whole loop: whatever the model says, what comes out is what was asked for, and in time."""
 
 import json
 import re
@@ -201,7 +201,7 @@ def test_near_its_deadline_a_text_that_can_close_does(monkeypatch: pytest.Monkey
 
 
 def test_forced_tokens_earn_no_confidence() -> None:
-    """The net gives every token of noise a small probability; of a choice of one nothing is left to be sure of."""
+    """The model gives every token of noise a small probability; of a choice of one nothing is left to be sure of."""
     automaton = lift(compile_constraint(Constraint(kind="choice", value=["perhaps"])).automaton, VOCABULARY)
     assert automaton is not None
     for decoding_mode in DecodingMode:

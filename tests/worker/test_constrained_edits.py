@@ -1,4 +1,5 @@
-"""Constraint x editing: whatever the old document is and whatever the net says, the edited one keeps to its schema."""
+"""Constraint x editing: whatever the old document is and whatever the model says, the edited one keeps to its
+schema."""
 
 import json
 from typing import Any
@@ -72,7 +73,7 @@ async def test_a_stream_near_max_tokens_closes_in_time_or_is_refused(model: str)
 
 
 async def test_a_valid_document_that_the_net_would_leave_costs_one_step() -> None:
-    """As it would without a schema; one that it would not leave is changed where the net says so."""
+    """As it would without a schema; one that it would not leave is changed where the model says so."""
     async with serving(toy_model(VALID)) as served:
         fields = {"diffusion": {"canvas_length": 64, "steps": 16}}
         kept = (await served.ask(**edit(VALID, **fields))).json()

@@ -13,7 +13,7 @@ TEXT = (*range(30, 34), *range(40, 55))  # 19 ids: two canvases and a part of a 
 def edit(
     answer: tuple[int, ...], source: tuple[int, ...], anchor: float, *, confidence: float = 1.0
 ) -> tuple[tuple[int, ...], int]:
-    """(ids, denoising steps) of an ask whose right answer is `answer` and whose prediction is `source`."""
+    """(ids, denoising steps) of a request whose right answer is `answer` and whose prediction is `source`."""
     model = ToyModel(lambda _prompt: answer, denoising=DENOISING, pace=4, confidence=confidence)
     request = GenerationRequest(
         prompt_ids=(20, 21), max_tokens=40, seed=1, denoising=DENOISING, start_ids=source, anchor=anchor

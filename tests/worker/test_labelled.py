@@ -41,7 +41,7 @@ def expected(labels: Labels) -> np.ndarray:
 
 
 def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
-    """Its probabilities are those of the net's words on that canvas; its own is the confidence."""
+    """Its probabilities are those of the model's words on that canvas; its own is the confidence."""
     loop = Loop(FixedNet(), Capacity(max_context=200))
     loop.add(request(None, labels=LABELS))
     sealed, finished = turned(loop)

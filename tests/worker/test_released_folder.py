@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_library_model: Any) ->
 
 
 async def test_such_a_folder_is_loaded_asked_and_answers(folder: Path) -> None:
-    """Numbers and end tokens from its files, turns through its template; what a random net says is of no account, but
+    """Numbers and end tokens from its files, turns through its template; what a random model says is of no account, but
     the shape of it is right whatever it says."""
     worker = build_worker(toy_settings(checkpoint=str(folder), device="cpu", experts="grouped_mm"))
     worker.serving_state.engine.start()

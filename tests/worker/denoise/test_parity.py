@@ -1,6 +1,6 @@
 """Our loop and `generate()` of transformers agree on the surest canvas of every step of every block.
 
-In fp64, where rounding is no excuse, on chaotic random nets, where a wrong operation cannot hide. Each sequence is
+In fp64, where rounding is no excuse, on chaotic random models, where a wrong operation cannot hide. Each sequence is
 compared with a `generate()` of its own, whoever shares the batch.
 """
 
@@ -87,7 +87,7 @@ def ours(
     seen: Seen | None = None,
     **limits: Any,
 ) -> list[Told]:
-    """All asks through scheduler and stepper, drawing as transformers draws. With `arrivals` they come at random
+    """All requests through scheduler and stepper, drawing as transformers draws. With `arrivals` they come at random
     iterations, and rows are taken away and given back as under memory pressure."""
     table = SlotTable(model.kv_layers, slots, itemsize=model.dtype.itemsize)
     cache = KvCache(model.kv_layers, slots=slots, slot_tokens=256, dtype=model.dtype, device=model.device)
@@ -219,7 +219,7 @@ def test_canvases_stop_early_at_the_step_where_generate_stops(make_model: Any) -
 
 
 def test_an_end_token_inside_a_canvas_ends_the_answer_there(make_model: Any) -> None:
-    end_ids = tuple(range(6, 16))  # a chaotic net meets one of ten ids soon
+    end_ids = tuple(range(6, 16))  # a chaotic model meets one of ten ids soon
     model = make_model(end_ids=end_ids)
     lengths = set()
     for seed in range(8):

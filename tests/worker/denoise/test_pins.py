@@ -1,4 +1,4 @@
-"""Pinned positions are certain: shown to the net, kept in the answer, and of no entropy."""
+"""Pinned positions are certain: shown to the model, kept in the answer, and of no entropy."""
 
 from typing import Any
 

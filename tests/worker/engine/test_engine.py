@@ -1,4 +1,4 @@
-"""The engine between event loop and device thread, driven by the toy net."""
+"""The engine between event loop and device thread, driven by the toy model."""
 
 import asyncio
 import threading

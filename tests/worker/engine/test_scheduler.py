@@ -1,4 +1,4 @@
-"""The scheduler's promises, played through with made-up results: no torch, no net, no clock."""
+"""The scheduler's promises, played through with made-up results: no torch, no model, no clock."""
 
 import subprocess
 import sys
@@ -254,9 +254,11 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 
 def test_an_ask_that_cannot_fit_is_refused_with_the_numbers() -> None:
     it = scheduler()
-    with pytest.raises(PromptTooLong, match="60 prompt tokens and max_tokens 8 make 68, the context holds 64"):
+    with pytest.raises(
+        PromptTooLong, match="60 prompt tokens and max_tokens 8 need 68 tokens, but the context length is 64"
+    ):
         it.add(replace(REQUEST, prompt_ids=(9,) * 60), 0.0)
-    with pytest.raises(OutOfRange, match="vocabulary of 100"):
+    with pytest.raises(OutOfRange, match="outside the vocabulary"):
         it.add(replace(REQUEST, prompt_ids=(100,)), 0.0)
     with pytest.raises(OutOfRange) as wrong:
         it.add(replace(REQUEST, start_ids=(-1,)), 0.0)
@@ -522,7 +524,7 @@ def test_prompt_and_answer_fit_exactly_if_together_they_are_no_longer_than_the_c
     if prompt + max_tokens <= 64:
         CONTEXT_LIMITS.check(request, 10)
     else:
-        with pytest.raises(PromptTooLong, match=f"make {prompt + max_tokens}, the context holds 64"):
+        with pytest.raises(PromptTooLong, match=f"need {prompt + max_tokens} tokens, but the context length is 64"):
             CONTEXT_LIMITS.check(request, 10)
 
 
@@ -537,6 +539,6 @@ def test_ids_outside_the_vocabulary_are_refused_by_the_name_of_their_field(
     if is_known:
         CONTEXT_LIMITS.check(request, 10)
     else:
-        with pytest.raises(OutOfRange, match="vocabulary of 10") as wrong:
+        with pytest.raises(OutOfRange, match="outside the vocabulary") as wrong:
             CONTEXT_LIMITS.check(request, 10)
         assert wrong.value.param == param

@@ -40,7 +40,7 @@ def test_slots_never_exceed_what_is_wanted_or_what_is_free(wanted: int, slot: in
 
 
 def test_weights_larger_than_the_limit_are_refused_in_words() -> None:
-    with pytest.raises(BadSetting, match="leaves 0 bytes beside the weights"):
+    with pytest.raises(BadSetting, match="leaves 0 bytes after the weights"):
         fit_slots(8, slot_bytes=100, free_bytes=-5)
 
 

@@ -32,7 +32,7 @@ def test_only_the_moves_of_the_table_are_possible(old: Residency, new: Residency
         it.transition(new)
         assert it.state is new
     else:
-        with pytest.raises(ValueError, match=f"no move from {old} to {new}"):
+        with pytest.raises(ValueError, match=f"no transition from {old} to {new}"):
             it.transition(new)
 
 

@@ -1,4 +1,4 @@
-"""nets.placing: weights lie where and how they were asked to, or one line says why they cannot."""
+"""models.placing: weights lie where and how they were asked to, or one line says why they cannot."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""A config alone tells what the net will be."""
+"""A config alone tells what the model will be."""
 
 import json
 from collections.abc import Callable
