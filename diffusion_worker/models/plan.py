@@ -1,7 +1,4 @@
-"""What a model will be, from its config alone: the library's own classes, built on the meta device, hold no bytes.
-
-Knows a config.json; knows no weights, no memory and no slots.
-"""
+"""Measures a model from its config.json alone, with the library's classes on the meta device."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +11,11 @@ from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from diffusion_worker.types.model_info import ModelSize, Packed
 from diffusion_worker.types.requests import DenoisingParams
 
-_EXPERTS = ".experts."  # tensors [experts, ...], of which a token visits the router's top k
+_EXPERTS = ".experts."  # tensors [experts, ...], of which a token uses the router's top k
 
 
 def measure(source: str | Path) -> ModelSize:
-    """The size of the model that a config.json, or a folder with one, describes. Raises CheckpointMissing,
+    """Size of the model described by a config.json, or a folder that contains one. Raises CheckpointMissing,
     CheckpointForeign or CheckpointBroken."""
     from huggingface_hub.errors import StrictDataclassError
 
@@ -52,14 +49,14 @@ def _measure(content: dict[str, Any]) -> ModelSize:
 
 
 def _packed(model: Any, quantised: Quantisation) -> Packed:
-    """By the bits that the config declares, for every matrix that it does not leave out."""
+    """Parameters and declared bits of the matrices that the quantisation covers."""
     covered = sum(weight.numel() for name, weight in model.named_parameters() if quantised.covers(name))
     return Packed(method=quantised.method, parameters=covered, bits=quantised.bits)
 
 
 def _active(model: Any, text: Any) -> int:
-    """Parameters that a token of a canvas passes through: of the experts its top k, of the tower for images none.
-    `named_parameters` gives tied weights once; the table of words counts whole, as the head multiplies by all of it."""
+    """Parameters used per text token: the router's top k of the experts, none of the vision tower. `named_parameters`
+    yields tied weights once; the embedding counts in full, since the output head multiplies by all of it."""
     total = 0
     for name, weight in model.named_parameters():
         if _EXPERTS in name:

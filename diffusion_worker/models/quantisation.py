@@ -1,7 +1,7 @@
-"""What a config says of quantised weights: the method, how many bits a weight takes, and which modules are left out.
+"""Parses the quantisation declared in a config.json: method, bits per weight and excluded modules.
 
-Read from the JSON alone, as the methods that are in use write it: compressed-tensors, fp8, bitsandbytes, gptq and awq,
-mxfp4, and modelopt. Knows no tensors; whether a method can be loaded is `placing`'s finding.
+Supports the declarations of compressed-tensors, fp8, bitsandbytes, gptq, awq, mxfp4 and modelopt. Whether a method can
+be loaded is decided in `placement`.
 """
 
 import re
@@ -10,28 +10,28 @@ from dataclasses import dataclass
 from typing import Any
 
 _OUT = ("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules")
-# Bits of a weight where the method, or the name of its variant, says it all.
+# Bits per weight, where the method or its variant determines them.
 _BITS = {"fp8": 8, "mxfp8": 8, "fbgemm_fp8": 8, "mxfp4": 4, "nvfp4": 4, "bitnet": 2}
-_SCALE_BITS = {"nvfp4": 8, "mxfp4": 8, "mxfp8": 8}  # others keep their scales in 16 or 32 bits; 16 is counted
+_SCALE_BITS = {"nvfp4": 8, "mxfp4": 8, "mxfp8": 8}  # others have scales of 16 or 32 bits, counted as 16
 _GROUPS = {"nvfp4": 16, "mxfp4": 32, "mxfp8": 32}  # weights that share a scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantisation:
-    """`bits` of one quantised weight, its share of a scale included; None: the config does not say."""
+    """A declared quantisation. `bits` per weight include the scales; None if not declared."""
 
     method: str
     bits: float | None
-    left_out: tuple[str, ...] = ()  # names of modules, parts of names, or `re:` and a pattern
+    left_out: tuple[str, ...] = ()  # module names, parts of names, or `re:` and a pattern
 
     def covers(self, name: str) -> bool:
-        """Whether the weight of that name is quantised: a matrix of a linear layer or of the experts, not left out."""
+        """Whether the named weight is quantised: a matrix of a linear layer or of the experts that is not excluded."""
         is_matrix = name.endswith(("proj.weight", "linear.weight", ".gate_up_proj", ".down_proj"))
         return is_matrix and not any(_matches(pattern, name) for pattern in self.left_out)
 
 
 def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
-    """What a config.json says, or None if its weights are not quantised."""
+    """The quantisation of a config.json, or None if its weights are not quantised."""
     text, quantisation = config.get("text_config"), config.get("quantization_config")
     if quantisation is None and isinstance(text, dict):
         quantisation = text.get("quantization_config")
@@ -46,7 +46,7 @@ def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
 
 
 def _kind(quantisation: Mapping[str, Any], method: str) -> str:
-    """The name of the variant: compressed-tensors says it in its format, modelopt in its algorithm."""
+    """The variant: compressed-tensors declares it in `format`, modelopt in `quant_algo`."""
     named = f"{quantisation.get('format', '')} {quantisation.get('quant_algo', '')} {method}".lower()
     return next((kind for kind in ("nvfp4", "mxfp4", "mxfp8") if kind in named), method)
 

@@ -89,9 +89,7 @@ class Served:
     def engine(self) -> Engine:
         return self.worker.serving_state.engine
 
-    async def request(
-        self, text: str = "hello", *, headers: dict[str, str] | None = None, **fields: Any
-    ) -> httpx.Response:
+    async def ask(self, text: str = "hello", *, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
         """One chat completion."""
         body = {"model": MODEL, "messages": [{"role": "user", "content": text}], **fields}
         return await self.client.post(CHAT, json=body, headers=headers)

@@ -169,11 +169,14 @@ def test_a_plan_prints_a_table_and_writes_the_same_figures(tmp_path: Path, capsy
     ("said", "lines"),
     [
         (None, []),
-        ({"quant_method": "fp8"}, ["Slots are those beside the weights as stored, quantised by fp8."]),
-        ({"quant_method": "torchao"}, ["Quantised by torchao, in bits that are not declared: the bytes above are"]),
+        ({"quant_method": "fp8"}, ["Slots are computed next to the weights as stored, quantised by fp8."]),
+        ({"quant_method": "torchao"}, ["Quantised by torchao without declared bits: the figures above are"]),
         (
             {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}},
-            ["Slots are those beside the weights as stored, quantised by compressed-tensors.", "transformers unpacks"],
+            [
+                "Slots are computed next to the weights as stored, quantised by compressed-tensors.",
+                "By default, transformers",
+            ],
         ),
     ],
 )
@@ -185,7 +188,7 @@ def test_a_plan_says_how_it_counts_quantised_weights(
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["--plan", str(tmp_path)]) == 0
     told = capsys.readouterr().out.splitlines()
-    tail = told[told.index("Not counted: activations of a step, and what the process takes besides.") + 1 :]
+    tail = told[told.index("Not included: activations, and other memory of the process.") + 1 :]
     assert [line[: len(start)] for line, start in zip(tail, lines, strict=True)] == lines
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.engine.batching import Parts, compose
+from diffusion_worker.engine.batching import BatchItems, compose
 from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
 from diffusion_worker.memory.slots import Allocation
 from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
@@ -31,7 +31,7 @@ def placed(number: int, kind: str) -> Sequence:
     return it
 
 
-def positions(parts: Parts) -> int:
+def positions(parts: BatchItems) -> int:
     return (
         sum(len(append.ids) for append in parts.prefills)
         + sum(denoise.denoising.canvas_length for denoise in parts.denoises)
@@ -39,7 +39,7 @@ def positions(parts: Parts) -> int:
     )
 
 
-def taking_part(parts: Parts) -> set[int]:
+def taking_part(parts: BatchItems) -> set[int]:
     return {part.sequence for part in (*parts.prefills, *parts.denoises, *parts.decodes)}
 
 

@@ -123,7 +123,7 @@ def test_a_hub_id_that_cannot_be_had_is_missing_and_says_so(monkeypatch: pytest.
         raise LocalEntryNotFoundError("no snapshot\nand much advice")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(CheckpointMissing, match=r"some/model.*not to be had from the hub: no snapshot$"):
+    with pytest.raises(CheckpointMissing, match=r"some/model.*could not be downloaded from the hub: no snapshot$"):
         locate("some/model")
 
 
@@ -170,13 +170,13 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
 
 def test_a_tensor_that_is_not_there_is_named(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.pop(NAME))
-    assert "lacks " in (message := refusal(folder, CheckpointBroken))
+    assert "missing weights for this config.json: " in (message := refusal(folder, CheckpointBroken))
     assert "layers.0.mlp.gate_proj.weight" in message, "under the encoder's or the decoder's name: they are tied"
 
 
 def test_a_tensor_that_does_not_belong_is_named(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.update(unknown_tensor=torch.zeros(2)))
-    assert "unexpected unknown_tensor" in refusal(folder, CheckpointBroken)
+    assert "unexpected weights for this config.json: unknown_tensor" in refusal(folder, CheckpointBroken)
 
 
 def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:
