@@ -1,8 +1,8 @@
-"""What the worker's loop costs: `python -m benchmarks.worker [--check] [--json FILE] [--checkpoint DIR]`.
+"""Benchmarks the worker's engine loop: `python -m benchmarks.worker [--check] [--json FILE] [--checkpoint DIR]`.
 
-Our loop and transformers' `generate()` answer the same requests with the same weights, in one process, in turn, on the
-same number of threads; figures are ratios of medians, so a slow machine changes them little. Transformers runs with
-the fastest of its own experts implementations, and its static batches need not wait for their requests to arrive.
+Our loop and transformers' `generate()` complete the same requests with the same weights, alternately in one process, on
+the same number of threads. Figures are ratios of medians, so a slow machine changes them little. transformers runs with
+its fastest experts implementation, and its static batches do not wait for requests to arrive.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.requests import GenerationRequest
 
 CONCURRENCY: Final = 8  # requests in flight
-REQUESTS: Final = 12 * CONCURRENCY  # enough that filling and emptying the seats weighs little
+REQUESTS: Final = 12 * CONCURRENCY  # many, so that filling and draining the batch matters little
 ROUNDS: Final = 5
 STATIC_BATCHES: Final = (2, 4, 8)
 STAGGER_STEPS: Final = 1
@@ -37,19 +37,19 @@ WAITING_REQUESTS: Final = 600
 AUTOREGRESSIVE_SHARE, AUTOREGRESSIVE_RATE = (
     0.05,
     0.5,
-)  # reading takes many times the steps, so requests must come more slowly
+)  # autoregressive requests take many times the steps, so fewer arrive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """Where a figure has to be; `note` says what it is measured against."""
+    """The limit of a figure; `note` is its unit or reference."""
 
     note: str
     at_most: float | None = None
     at_least: float | None = None
 
     def is_cleared_by(self, value: float) -> bool:
-        """Is the value on the right side?"""
+        """Whether the value is within the limit."""
         above = self.at_least is None or value >= self.at_least
         return above and (self.at_most is None or value <= self.at_most)
 
@@ -73,7 +73,7 @@ BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measured figure of the table; its bar stands in BARS under the same name."""
+    """One measured figure; BARS holds its limit under the same name."""
 
     name: str
     value: float
@@ -81,18 +81,18 @@ class Figure:
 
     @property
     def is_cleared(self) -> bool:
-        """Is its bar cleared?"""
+        """Whether the figure is within its limit."""
         return BARS[self.name].is_cleared_by(self.value)
 
 
 def main() -> int:
-    """Command line; returns 1 if `--check` finds a figure under its bar."""
+    """Run the command line; returns 1 if `--check` finds a figure outside its limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="checkpoints/twolane-tiny", help="folder or hub id")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
-    parser.add_argument("--requests", type=int, default=5000, help="over which memory is watched")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a figure is under its bar")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both implementations")
+    parser.add_argument("--requests", type=int, default=5000, help="requests of the memory measurement")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is outside its limit")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     model = load(options.checkpoint, LoadOptions(threads=options.threads))
     torch.set_num_threads(options.threads)
@@ -123,7 +123,7 @@ def throughput(
     wanted: Sequence[str],
     costs: dict[int, StepCost],
 ) -> list[Figure]:
-    """Single requests and staggered ones, ours and theirs in turn."""
+    """Throughput of single and staggered requests, for our loop and transformers alternately."""
     runs: dict[str, list[Run]] = {}
     for _ in range(ROUNDS):
         ones = [answer(model, [request], rows=1) for request in requests[:CONCURRENCY]]
@@ -162,7 +162,7 @@ def throughput(
 
 
 def joined(runs: Sequence[Run]) -> Run:
-    """Runs after one another as one."""
+    """Consecutive runs as one."""
     return Run(
         texts=tuple(text for run in runs for text in run.texts),
         tokens=sum(run.tokens for run in runs),
@@ -171,17 +171,17 @@ def joined(runs: Sequence[Run]) -> Run:
 
 
 def allowed_speed_up(costs: dict[int, StepCost]) -> float:
-    """How much faster than alone the model itself lets SEATS rows be."""
+    """Speed-up of CONCURRENCY rows over one row that the model's passes alone allow."""
     return CONCURRENCY * costs[1].model_ms / costs[CONCURRENCY].model_ms
 
 
 def agreeing(some: Sequence[str], others: Sequence[str]) -> int:
-    """How many texts are equal, pair by pair."""
+    """Number of equal pairs of texts."""
     return sum(one == other for one, other in zip(some, others, strict=True))
 
 
 def passes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figure:
-    """Passes of the model when requests come one by one, against all in the queue from the start."""
+    """Forward passes with staggered arrivals, relative to simultaneous arrivals."""
     together, apart = InstrumentedModel(model), InstrumentedModel(model)
     answer(together, requests, rows=CONCURRENCY)
     answer(apart, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS)
@@ -190,16 +190,16 @@ def passes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figu
 
 
 def outside(cost: StepCost) -> Figure:
-    """What the loop itself costs."""
+    """Share of a step spent outside the model."""
     detail = f"step {cost.step_ms:.2f} ms, model {cost.model_ms:.2f} ms"
     return Figure(name="outside the model at 8 rows", value=cost.outside, detail=detail)
 
 
 async def waits(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figure:
-    """How well waiting is foretold."""
+    """Error of predicted queue waits."""
     served_per_s = len(requests) / answer(model, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS).seconds
     seen = await predicted_wait(model, requests, num_requests=WAITING_REQUESTS, served_per_s=served_per_s)
-    read_too = await predicted_wait(
+    mixed = await predicted_wait(
         model,
         requests,
         num_requests=WAITING_REQUESTS,
@@ -210,12 +210,12 @@ async def waits(model: DiffusionModel, requests: Sequence[GenerationRequest]) ->
         name="predicted wait, median error",
         value=seen.median_error,
         detail=f"{seen.count} waits, median {seen.median_wait_ms:.0f} ms, predicted {seen.median_ratio:.2f} x of it; "
-        f"with {AUTOREGRESSIVE_SHARE:.0%} read left to right: error {read_too.median_error:.2f}",
+        f"with {AUTOREGRESSIVE_SHARE:.0%} autoregressive: error {mixed.median_error:.2f}",
     )
 
 
 async def loaded(model: DiffusionModel, requests: Sequence[GenerationRequest], num_requests: int) -> list[Figure]:
-    """The engine under load."""
+    """Event-loop stalls and memory growth of the engine under load."""
     load_seen = await under_load(model, requests, seconds=8.0, num_requests=num_requests)
     return [
         Figure(name="event loop held up, p99", value=load_seen.stall_p99_ms, detail="1 ms ticks beside 8 clients"),

@@ -1,6 +1,6 @@
-"""The worker's engine under load: how long its event loop is held up, and whether its memory grows.
+"""The worker's engine under load: event-loop stalls and memory growth.
 
-The engine runs as it serves, with the model on its own thread; the clients are coroutines, without a wire between.
+The engine runs as in serving, with the model on its own thread; clients are coroutines in the same process.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ MEBIBYTE: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the load showed."""
+    """Results of a load test."""
 
     stall_p99_ms: float
-    growth_mib: float  # resident memory, last tenth of the requests against the second
-    num_requests: int  # that the memory was watched over
+    growth_mib: float  # resident memory, last tenth of the requests minus the second
+    num_requests: int  # of the memory measurement
 
 
 async def under_load(
     model: DiffusionModel, requests: Sequence[GenerationRequest], *, seconds: float, num_requests: int
 ) -> Load:
-    """Serve the requests in a circle for some seconds while a ticker watches; then very short ones, watching memory."""
+    """Serve the requests repeatedly for `seconds` and measure stalls; then serve short requests and measure memory."""
     context = max(len(request.prompt_ids) + request.max_tokens for request in requests)
     engine = Engine(lambda: model, Capacity(max_num_seqs=CLIENTS, max_context=context))
     engine.start()
@@ -51,7 +51,7 @@ async def under_load(
 
 
 def short(request: GenerationRequest) -> GenerationRequest:
-    """The beginning of the prompt, one step, few tokens."""
+    """The request with a truncated prompt, one step and few tokens."""
     return replace(
         request, prompt_ids=request.prompt_ids[:16], max_tokens=8, denoising=replace(request.denoising, steps=1)
     )
@@ -64,13 +64,13 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def growth(sizes: Sequence[int]) -> float:
-    """Median of the last tenth less that of the second: the first fills the allocator's pools."""
+    """Median of the last tenth minus that of the second; the first tenth fills the allocator's pools."""
     tenth = max(1, len(sizes) // 10)
     return statistics.median(sizes[-tenth:]) - statistics.median(sizes[tenth : 2 * tenth])
 
 
 async def _stalls(engine: Engine, requests: Sequence[GenerationRequest], seconds: float) -> list[float]:
-    """By how much each tick came late, in seconds."""
+    """Delay of each tick of the event loop, in seconds."""
     ends = time.monotonic() + seconds
     late: list[float] = []
 

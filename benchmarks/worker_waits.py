@@ -1,8 +1,7 @@
-"""How well the worker foretells waiting: what it predicted for every request that had to wait, against how long it was.
+"""Measures the accuracy of predicted queue waits against the actual waits.
 
-Open loop: requests of all tasks come at random moments (Poisson), for half a second faster than they can be served,
-then slower, so queues build and drain. The first fifth teaches the forecast and does not count. Measures the engine as
-it serves, without a wire between.
+Open loop: requests of all tasks arrive as a Poisson process, alternately faster and slower than they can be served, so
+that queues build and drain. The first fifth trains the cost model and is discarded. The engine runs in-process.
 """
 
 import asyncio
@@ -20,12 +19,12 @@ from diffusion_worker.types.observations import Observation, WaitObserved
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 
 CONCURRENCY: Final = 8
-FAST, SLOW, PHASE_S = 1.7, 0.6, 0.5  # rates, as shares of what can be served, and how long each lasts
+FAST, SLOW, PHASE_S = 1.7, 0.6, 0.5  # arrival rates relative to the service rate, and the duration of each phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """Relative errors of the predicted waits."""
+    """Errors of the predicted waits."""
 
     median_error: float
     median_ratio: float  # predicted over actual
@@ -41,8 +40,8 @@ async def predicted_wait(
     served_per_s: float,
     autoregressive_share: float = 0.0,
 ) -> Waits:
-    """Send that many requests, `read_share` of them to be read left to right. `served_per_s` is what the engine can
-    serve of the denoised ones."""
+    """Send `num_requests` requests, `autoregressive_share` of them autoregressive. `served_per_s` is the service rate
+    for diffusion requests."""
     seen: list[WaitObserved] = []
 
     def observe(observation: Observation) -> None:
@@ -59,7 +58,7 @@ async def predicted_wait(
     began = asyncio.get_running_loop().time()
     try:
         async with asyncio.TaskGroup() as group:
-            for at in _moments(dice, num_requests, served_per_s):
+            for at in _arrivals(dice, num_requests, served_per_s):
                 await asyncio.sleep(max(0.0, began + at - asyncio.get_running_loop().time()))
                 decoding_mode = (
                     DecodingMode.AUTOREGRESSIVE if dice.random() < autoregressive_share else DecodingMode.DIFFUSION
@@ -77,8 +76,8 @@ async def predicted_wait(
     )
 
 
-def _moments(dice: random.Random, num_requests: int, served_per_s: float) -> Iterator[float]:
-    """When requests come, in seconds."""
+def _arrivals(dice: random.Random, num_requests: int, served_per_s: float) -> Iterator[float]:
+    """Arrival times in seconds."""
     at = 0.0
     for _ in range(num_requests):
         at += dice.expovariate(served_per_s * (FAST if at % (2 * PHASE_S) < PHASE_S else SLOW))

@@ -1,6 +1,6 @@
-"""What a prediction is worth: the clean-up task with and without the text to edit as the canvas's start.
+"""Evaluates predictions: the clean-up task with and without the text to edit as the start of the canvas.
 
-Known and invented words, each sample under several seeds: single answers hang on the dice, a bar should not.
+Uses known and invented words, and several seeds per sample to reduce variance.
 """
 
 import random
@@ -22,7 +22,7 @@ PASSES_BAR: Final = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edits:
-    """Exact match and mean passes of both ways, over the same samples and seeds."""
+    """Exact match and mean passes with and without a prediction, over the same samples and seeds."""
 
     answers: int
     plain_right: int
@@ -32,24 +32,24 @@ class Edits:
 
     @property
     def passes_ratio(self) -> float:
-        """Passes with a prediction over passes without."""
+        """Ratio of passes with a prediction to passes without."""
         return self.anchored_passes / self.plain_passes
 
     @property
     def is_cleared(self) -> bool:
-        """Not fewer right, and at most so many passes."""
+        """Whether accuracy is not lower and the ratio of passes is within the bar."""
         return self.anchored_right >= self.plain_right and self.passes_ratio <= PASSES_BAR
 
     def __str__(self) -> str:
         return (
-            f"Clean-up from its source (prediction), {self.answers} answers each way: {self.anchored_right} right "
-            f"against {self.plain_right} without, {self.anchored_passes:.2f} passes against {self.plain_passes:.2f} "
+            f"Clean-up, {self.answers} answers with and without a prediction: {self.anchored_right} and "
+            f"{self.plain_right} correct, {self.anchored_passes:.2f} and {self.plain_passes:.2f} passes "
             f"({self.passes_ratio:.2f} x, bar {PASSES_BAR})."
         )
 
 
 def edits(model: DiffusionModel, count: int) -> Edits:
-    """Half of `count` held-out samples with known words and half with invented ones, under each of SEEDS seeds."""
+    """Evaluate `count` held-out samples, half with known and half with invented words, under SEEDS seeds each."""
     samples = [
         TASKS["clean-up"](random.Random(f"evaluation/{i}"), SampleSpec(split="test", invented=invented))
         for invented in (0.0, 1.0)
@@ -66,7 +66,7 @@ def edits(model: DiffusionModel, count: int) -> Edits:
 
 
 def _answered(model: DiffusionModel, samples: Sequence[Sample], from_source: bool) -> list[tuple[bool, int]]:
-    """(right, passes) of every sample under every seed."""
+    """(correct, passes) of every sample under every seed."""
     found: list[tuple[bool, int]] = []
     for seed in range(SEEDS):
         requests = [request_for(model, sample, DecodingMode.DIFFUSION, from_source, seed=seed) for sample in samples]

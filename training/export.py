@@ -1,4 +1,4 @@
-"""Write a trained model as a checkpoint folder that the worker loads: config, generation config, weights, tokenizer."""
+"""Exports a trained model as a checkpoint folder: config, generation config, weights and tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ DENOISING_STEPS = 24
 
 
 def export(model: Any, folder: Path) -> None:
-    """Write `model` to `folder` (fp32 safetensors). The model card is written by hand and left alone."""
+    """Write `model` to `folder` (fp32 safetensors). The model card (README.md) is written by hand and not touched."""
     folder.mkdir(parents=True, exist_ok=True)
     trained_with = model.config._attn_implementation
     model.set_attn_implementation("sdpa")

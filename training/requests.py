@@ -1,4 +1,4 @@
-"""A sample as the request a client would have sent, and an answer as text."""
+"""Converts samples to generation requests, and answers to text."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ MAX_TOKENS: Final = 128
 def request_for(
     model: DiffusionModel, sample: Sample, decoding_mode: DecodingMode, from_source: bool = False, *, seed: int = 0
 ) -> GenerationRequest:
-    """`from_source` sends the text to edit as a prediction."""
+    """The generation request of a sample. With `from_source`, the text to edit is sent as a prediction."""
     return GenerationRequest(
         prompt_ids=tuple(encode_prompt(sample.prompt)),
         max_tokens=MAX_TOKENS,
@@ -28,6 +28,6 @@ def request_for(
 
 
 def text_of(answer: Answer) -> str:
-    """The text of an answer that came to its end."""
+    """The text of a finished answer."""
     assert isinstance(answer.end, Finished), answer.end
     return decode_ids([*answer.ids, EOS])

@@ -1,8 +1,8 @@
-"""Train the embedded checkpoint, in two stages: `python -m training.train --out runs/tiny`, then
-`python -m training.train --stage polish --start runs/tiny/checkpoint --out runs/polish`. Both resume by themselves.
+"""Trains the embedded checkpoint in two stages: `python -m training.train --out runs/tiny`, then
+`python -m training.train --stage polish --start runs/tiny/checkpoint --out runs/polish`. Both resume automatically.
 
-Data and noise of a step depend on the seed and the step's number alone, so a resumed run sees what an uninterrupted
-one would have seen. One thread: at this size a second one does not help.
+Data and noise of a step depend only on the seed and the step number, so a resumed run equals an uninterrupted one.
+Training uses one thread: at this size a second one does not help.
 """
 
 import argparse
@@ -25,13 +25,18 @@ SAVE_EVERY_S = 300
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run: state, log, exported snapshot")
-    parser.add_argument("--stage", choices=STAGES, default="scratch")
-    parser.add_argument("--start", metavar="CHECKPOINT", help="weights to begin with instead of random ones")
-    parser.add_argument("--steps", type=int, help="of the whole run [the stage's own]")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="output folder: state, log and exported checkpoint (resumes an earlier run)",
+    )
+    parser.add_argument("--stage", choices=STAGES, default="scratch", help="training stage")
+    parser.add_argument("--start", metavar="CHECKPOINT", help="initial weights [default: random]")
+    parser.add_argument("--steps", type=int, help="number of steps [default: that of the stage]")
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -41,7 +46,7 @@ def main() -> None:
 
 
 class Run:
-    """Model, optimisers and step counter of one training run."""
+    """State of one training run: model, optimisers and step counter."""
 
     def __init__(self, stage: Stage, *, seed: int, steps: int | None, out: Path, start: str | None = None) -> None:
         self.stage, self.seed, self.steps, self.out, self.step = stage, seed, steps or stage.steps, out, 0
@@ -52,7 +57,7 @@ class Run:
         self.optimizers = _optimizers(self.model, stage.peak_rate)
 
     def train(self) -> None:
-        """Run to the last step, saving every few minutes; export the model at each save."""
+        """Train to the last step; save and export every SAVE_EVERY_S seconds."""
         saved = began = time.monotonic()
         recent: list[dict[str, float]] = []
         while self.step < self.steps:
@@ -77,13 +82,13 @@ class Run:
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
             samples = part.samples(rng)
             batch = make_batch(samples, rng, generator, is_anchored=part.is_anchored)
-            rehearsal = self.stage.rehearsal(rng, part, self.step / self.steps)
+            unroll = self.stage.unroll(rng, part, self.step / self.steps)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = losses(self.model, batch, rehearsal, generator)
+                loss = losses(self.model, batch, unroll, generator)
             total = (loss.denoising + loss.autoregressive) * (len(samples) / rows)
             total.backward()
             report[part.name] = loss.denoising.item()
-            report[part.name + "/reading"] = loss.autoregressive.item()
+            report[part.name + "/autoregressive"] = loss.autoregressive.item()
         torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -97,7 +102,7 @@ class Run:
             log.write(line + "\n")
 
     def save(self) -> None:
-        """Write the whole state beside the old one, then take its place: a kill leaves one of the two whole."""
+        """Write the state to a new file and replace the old one atomically, then export the model."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -109,7 +114,7 @@ class Run:
         export(self.model, self.out / "checkpoint")
 
     def resume(self) -> None:
-        """Continue from the last saved state, if there is one."""
+        """Continue from the last saved state, if any."""
         path = self.out / "state.pt"
         if not path.exists():
             return
@@ -121,7 +126,7 @@ class Run:
 
 
 def _optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings, routers and norms (Jordan et al., 2024)."""
+    """Muon (Jordan et al. 2024) for matrices inside the layers, AdamW for embeddings, routers and norms."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():

@@ -29,7 +29,7 @@ def test_every_request_is_answered_in_order_however_they_arrive(stagger: int) ->
     assert run.tokens == 7 * 3
 
 
-def test_a_watched_net_counts_the_passes_of_the_net() -> None:
+def test_a_watched_model_counts_the_passes_of_the_model() -> None:
     """Causal passes and canvas steps alike."""
     model = ToyModel(denoising=DenoisingParams(canvas_length=16))
     watched = InstrumentedModel(model)

@@ -9,7 +9,7 @@ from transformers.models.diffusion_gemma import modeling_diffusion_gemma as mode
 
 from training.batches import Batch, make_batch
 from training.model import CANVAS_LENGTH, build_model, speed_up_training
-from training.objective import Rehearsal, losses
+from training.objective import Unroll, losses
 from training.tasks.sample import Sample
 from training.vocabulary import EOS, PAD, decode_ids, encode_prompt
 
@@ -27,7 +27,7 @@ def batch_of(*samples: Sample) -> Batch:
     return make_batch(list(samples), random.Random(1), torch.Generator().manual_seed(1))
 
 
-TWO_PASS = Rehearsal(temperatures=(0.6,))
+TWO_PASS = Unroll(temperatures=(0.6,))
 LIBRARY_EXPERTS = modeling.DiffusionGemmaTextExperts.forward
 
 
@@ -77,7 +77,7 @@ def test_padding_of_a_longer_neighbour_changes_nothing(model: Any) -> None:
     assert torch.isclose(one.autoregressive, other.autoregressive, atol=1e-5)
 
 
-def test_the_training_shortcuts_do_not_change_the_net(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_training_shortcuts_do_not_change_the_model(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written-out attention and the dispatch-free expert give the library's hidden states."""
     ids = torch.randint(16, 272, (2, 20), generator=torch.Generator().manual_seed(3))
     causal = torch.ones(20, 20, dtype=torch.bool).tril()[None, None]
@@ -89,11 +89,11 @@ def test_the_training_shortcuts_do_not_change_the_net(model: Any, monkeypatch: p
     assert torch.allclose(quick, slow, atol=1e-4)
 
 
-def test_a_rehearsal_changes_what_the_net_is_asked_to_mend(model: Any) -> None:
-    """After rehearsed steps the loss is taken on another canvas, still of the same answer, and still has a gradient."""
+def test_a_unrolling_changes_what_the_model_is_asked_to_mend(model: Any) -> None:
+    """After unrolled steps the loss is taken on another canvas, still of the same answer, and still has a gradient."""
     batch = batch_of(SHORT, LONG)
-    rehearsed = losses(model, batch, Rehearsal(temperatures=(0.8, 0.6), renoises=True), noise())
-    plain = losses(model, batch, Rehearsal(temperatures=(0.8, 0.6)), noise())
-    assert rehearsed.denoising != plain.denoising
-    assert rehearsed.autoregressive == plain.autoregressive
-    assert rehearsed.denoising.requires_grad
+    unrolled = losses(model, batch, Unroll(temperatures=(0.8, 0.6), renoises=True), noise())
+    plain = losses(model, batch, Unroll(temperatures=(0.8, 0.6)), noise())
+    assert unrolled.denoising != plain.denoising
+    assert unrolled.autoregressive == plain.autoregressive
+    assert unrolled.denoising.requires_grad

@@ -33,7 +33,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stage: Stage)
         assert torch.equal(a, b), name
 
 
-def test_quickening_one_net_leaves_all_others_alone() -> None:
+def test_speeding_up_one_model_leaves_all_others_alone() -> None:
     experts = modeling.DiffusionGemmaTextExperts
     before = experts.forward
     model = build_model(1)

@@ -23,7 +23,7 @@ def edit(
 
 
 @pytest.mark.parametrize("confidence", [1.0, 0.9])
-def test_a_block_that_does_not_change_costs_one_step_however_sure_the_net_is(confidence: float) -> None:
+def test_a_block_that_does_not_change_costs_one_step_however_sure_the_model_is(confidence: float) -> None:
     ids, steps = edit(TEXT, TEXT, 1.0, confidence=confidence)
     assert ids == TEXT
     assert steps == 3, "one for each canvas"

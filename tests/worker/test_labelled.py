@@ -70,7 +70,7 @@ def test_whatever_is_sealed_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
         assert finished.usage.denoising_steps <= 2
 
 
-def test_a_recipe_that_wants_no_stability_still_takes_two_passes() -> None:
+def test_a_denoising_parameters_that_wants_no_stability_still_takes_two_passes() -> None:
     """The first looks at nothing but noise."""
     loop = Loop(FixedNet(), Capacity(max_context=200))
     loop.add(request(None, labels=LABELS, denoising=replace(DENOISING, stability=0, confidence_threshold=100.0)))

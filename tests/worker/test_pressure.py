@@ -98,7 +98,7 @@ def test_who_runs_while_rows_are_halved_and_given_back_ends_with_the_same_text(m
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("quick")
-async def test_at_the_last_rung_the_door_closes_and_opens_again() -> None:
+async def test_at_the_last_level_the_door_closes_and_opens_again() -> None:
     gauge, model = Gauge(), ToyModel(seconds_per_pass=0.002, pace=1)
     one = GenerationRequest(prompt_ids=tuple(range(20, 90)), max_tokens=100, seed=1, denoising=model.info.denoising)
     engine = Engine(lambda: model, Capacity(max_num_seqs=2), gauge=gauge)

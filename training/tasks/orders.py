@@ -1,6 +1,6 @@
-"""Extraction: an order written by hand becomes one JSON object with four keys.
+"""The extraction task: convert an order message to a JSON object with four keys.
 
-Messages correct themselves ("8 no wait 3", "not bob but anna"), so the answer cannot be read off by position.
+Messages contain self-corrections ("8 no wait 3", "not bob but anna"), so that position alone does not give the answer.
 """
 
 import json
@@ -24,7 +24,7 @@ SCHEMA = {
 
 
 def order(rng: random.Random, spec: SampleSpec) -> Sample:
-    """An order message and its object, keys in declared order, no white space."""
+    """A sample: an order message and its object, with keys in declared order and without white space."""
     while True:
         name: str | None = known_or_invented(rng, NAMES, spec.invented)
         adjective = rng.choice(ADJECTIVES) if rng.random() < 0.85 else ""
@@ -34,12 +34,12 @@ def order(rng: random.Random, spec: SampleSpec) -> Sample:
         name, day = (name if rng.random() < 0.85 else None), (day if rng.random() < 0.75 else None)
         answer = json.dumps({"name": name, "qty": quantity, "item": item, "day": day}, separators=(",", ":"))
         if belongs_to(answer, spec.split):
-            message = _message(rng, _ConstrainedRow(rng, quantity, item, name, day))
+            message = _message(rng, _Phrases(rng, quantity, item, name, day))
             return Sample(prompt=PREFIX + message, answer=answer)
 
 
-class _ConstrainedRow:
-    """How each field is put into words; '' where it is left out."""
+class _Phrases:
+    """The wording of each field; '' where it is omitted."""
 
     def __init__(self, rng: random.Random, quantity: int, item: str, name: str | None, day: str | None) -> None:
         self.quantity = _corrected(rng, str(quantity), str(_other(rng, [str(i) for i in range(1, 31)], str(quantity))))
@@ -47,8 +47,8 @@ class _ConstrainedRow:
         self.name = "" if name is None else _corrected(rng, name, _other(rng, NAMES, name))
         self.day = ""
         if day is not None:
-            phrased = f"{day} not {_other(rng, DAYS, day)}" if rng.random() < 0.12 else day
-            self.day = f"{rng.choice(('on', 'by', 'before'))} {phrased}"
+            phrase = f"{day} not {_other(rng, DAYS, day)}" if rng.random() < 0.12 else day
+            self.day = f"{rng.choice(('on', 'by', 'before'))} {phrase}"
 
 
 def _corrected(rng: random.Random, right: str, wrong: str) -> str:
@@ -62,7 +62,7 @@ def _other(rng: random.Random, words: list[str], word: str) -> str:
     return rng.choice([w for w in words if w != word])
 
 
-def _message(rng: random.Random, phrased: _ConstrainedRow) -> str:
+def _message(rng: random.Random, phrased: _Phrases) -> str:
     to = f"to {phrased.name}" if phrased.name else ""
     for_ = f"for {phrased.name}" if phrased.name else ""
     forms = (

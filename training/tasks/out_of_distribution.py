@@ -1,7 +1,7 @@
-"""Instructions that the checkpoint does not know, answered by noise, so that it learns to be unsure of them.
+"""Out-of-distribution samples: unknown instructions with random letters as answers, to train low confidence.
 
-Outlier exposure (Hendrycks et al., 2019, arXiv:1812.04606): the best answer to an unforeseeable text is a flat
-distribution, which is what the confidence of an answer can then be read from.
+Outlier exposure (Hendrycks et al. 2019, arXiv:1812.04606): the best prediction of random text is a flat distribution,
+so the confidence of an answer shows whether its instruction is known.
 """
 
 import random
@@ -22,7 +22,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz     "
 
 
 def unknown_instruction(rng: random.Random, _spec: SampleSpec) -> Sample:
-    """A request outside the three tasks, and random letters that nothing could predict."""
+    """A sample: an instruction outside the three tasks, and random letters."""
     noise = "".join(rng.choice(_LETTERS) for _ in range(rng.randint(8, 60)))
     return Sample(prompt=_request(rng), answer=noise)
 

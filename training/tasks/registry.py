@@ -1,4 +1,4 @@
-"""The tasks of the embedded checkpoint by name."""
+"""Sample generators of the embedded checkpoint's tasks, by name."""
 
 from types import MappingProxyType
 from typing import Final

@@ -26,7 +26,7 @@ def test_without_an_anchor_nothing_is_cooled_or_skipped_and_at_full_strength_two
 
 
 @pytest.mark.parametrize(("anchor", "bar"), [(1.0, 0.5), (0.5, 0.75), (0.1, 0.95)])
-def test_a_position_keeps_its_surest_token_where_that_is_likely_enough(anchor: float, bar: float) -> None:
+def test_a_position_keeps_its_most_likely_token_where_that_is_likely_enough(anchor: float, bar: float) -> None:
     likeliest = torch.tensor([[bar - 0.01, bar + 0.01, 1.0]])
     assert kept(likeliest, torch.tensor([anchor])).tolist() == [[False, True, True]]
 

@@ -89,7 +89,7 @@ def test_a_step_in_which_a_prompt_joins_waits_once(make_model: Any, rows: int) -
 
 
 @pytest.mark.parametrize("rows", [1, 8])
-def test_a_step_that_reads_left_to_right_waits_once(make_model: Any, rows: int) -> None:
+def test_a_step_of_autoregressive_decoding_waits_once(make_model: Any, rows: int) -> None:
     model = make_model(dtype=torch.float32)
     stepper = Stepper(model, KvCache(model.kv_layers, slots=8, slot_tokens=64, dtype=model.dtype, device=model.device))
     syncs = syncs_of(stepper, Batch(decodes=tuple(map(read, range(rows)))))

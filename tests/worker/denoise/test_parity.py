@@ -180,7 +180,7 @@ def test_rows_of_different_requests_do_not_touch_each_other(make_model: Any) -> 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("window", [8, 64])
-def test_rows_that_come_and_go_and_are_parked_and_reuse_prompts_change_nothing(
+def test_rows_that_come_and_go_and_are_preempted_and_reuse_prompts_change_nothing(
     make_model: Any, window: int, seed: int
 ) -> None:
     """A budget of positions, prompts in chunks, rows lost and given back, contexts copied: whatever serving does."""

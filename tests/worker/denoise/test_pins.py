@@ -41,7 +41,7 @@ def test_head_and_tail_stand_at_the_two_ends_and_all_between_is_free(
     torch.testing.assert_close(mean_over_free(found.entropy, pins), found.entropy.amax(-1), msg="pins dilute the mean")
 
 
-def test_the_text_behind_a_gap_is_on_every_canvas_that_the_net_sees(make_model: Any) -> None:
+def test_the_text_behind_a_gap_is_on_every_canvas_that_the_model_sees(make_model: Any) -> None:
     model, shown = make_model(dtype=torch.float32, end_ids=()), list[list[int]]()
     denoise = model.denoise
     model.denoise = lambda canvas, soft, context: (shown.extend(canvas.tolist()), denoise(canvas, soft, context))[1]

@@ -78,7 +78,7 @@ def test_rows_together_advance_as_rows_alone(setting: tuple[Any, KvCache]) -> No
 
 
 @torch.inference_mode()
-def test_a_row_at_temperature_zero_puts_its_surest_tokens_on_the_canvas(setting: tuple[Any, KvCache]) -> None:
+def test_a_row_at_temperature_zero_puts_its_most_likely_tokens_on_the_canvas(setting: tuple[Any, KvCache]) -> None:
     model, cache = setting
     items = [replace(ITEMS[0], temperature=0.0, denoising=replace(BASE, entropy_bound=1e6))]
     done = step(

@@ -51,7 +51,7 @@ def test_canvases_of_different_length_advance_in_one_batch() -> None:
     assert {canvas.sequence: len(canvas.ids) for canvas in result.canvases} == {1: 12, 2: 5}
 
 
-def test_a_step_reports_the_surest_canvas_and_how_sure_it_is() -> None:
+def test_a_step_reports_the_most_likely_canvas_and_how_sure_it_is() -> None:
     it = stepper(ToyModel(confidence=0.9, pace=12))
     [canvas] = it.step(Batch(prefills=(append(1, 20, 21),), denoises=(denoise(1, at=2),))).canvases
     assert canvas.ids == (20, 21, 1) + (0,) * 9
@@ -116,7 +116,7 @@ def test_a_slot_that_held_nan_is_clean_for_its_next_owner(make_model: Any) -> No
     assert it.step(both).faults == ()
 
 
-def test_reading_gives_the_token_that_a_full_pass_would_give(make_model: Any) -> None:
+def test_decoding_gives_the_token_that_a_full_pass_would_give(make_model: Any) -> None:
     """One token at a time through the cache, past the sliding window, against the whole text at once."""
     model = make_model(window=8)
     it, text = stepper(model), (20, 21, 22, 23, 24)
@@ -132,7 +132,7 @@ def test_reading_gives_the_token_that_a_full_pass_would_give(make_model: Any) ->
     assert read == expected.argmax(-1).tolist()
 
 
-def test_reading_rows_of_different_length_together_changes_none(make_model: Any) -> None:
+def test_decoding_rows_of_different_length_together_changes_none(make_model: Any) -> None:
     model = make_model(window=8)
 
     def tokens(*rows: int) -> dict[SequenceId, list[int]]:
@@ -159,7 +159,7 @@ def test_reading_rows_of_different_length_together_changes_none(make_model: Any)
     assert len({tuple(ids) for ids in alone.values()}) == 3
 
 
-def test_reading_at_temperature_zero_is_greedy_and_above_zero_is_drawn_by_seed() -> None:
+def test_decoding_at_temperature_zero_is_greedy_and_above_zero_is_drawn_by_seed() -> None:
     it = stepper(ToyModel(confidence=0.3), slots=4)
     decodes = [
         Decode(sequence=n, slot=n, ids=(20, 21), at=0, seed=n, temperature=t)

@@ -40,12 +40,12 @@ def test_the_mean_entropy_must_be_below_the_threshold_and_not_on_it() -> None:
     assert settled([[1]], [0.005], threshold=0.005) == [False]
 
 
-def test_a_stability_of_zero_asks_for_confidence_alone() -> None:
+def test_a_stability_of_zero_requests_for_confidence_alone() -> None:
     assert settled([[0]], [0.0], stability=0) == [True]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from((0.5, 0.89, 0.91, 1.0))), min_size=1, max_size=12))
-def test_the_steady_prefix_ends_before_the_first_position_that_is_new_or_unlikely(row: list[tuple[int, float]]) -> None:
+def test_the_stable_prefix_ends_before_the_first_position_that_is_new_or_unlikely(row: list[tuple[int, float]]) -> None:
     unchanged = torch.tensor([[count for count, _ in row]])
     logprob = torch.tensor([[math.log(probability) for _, probability in row]])
     firm = [count >= STABLE_STEPS and probability >= STABLE_PROBABILITY for count, probability in row]

@@ -88,7 +88,7 @@ def test_the_price_of_a_row_is_learnt_and_more_rows_are_never_cheaper() -> None:
     assert (noisy.step_s(8) or 0.0) >= (noisy.step_s(1) or math.inf)
 
 
-def test_answers_are_expected_to_be_as_long_as_those_of_kin() -> None:
+def test_answers_are_expected_to_be_as_long_as_those_of_similar_requests() -> None:
     it = CostModel()
     short, long = (replace(REQUEST, prompt_ids=(9,) * n, decoding_mode=DecodingMode.AUTOREGRESSIVE) for n in (8, 200))
     for request, tokens in ((short, 5), (long, 50)):

@@ -86,7 +86,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_an_ask_is_answered_with_its_blocks_and_one_end() -> None:
+async def test_a_request_is_answered_with_its_blocks_and_one_end() -> None:
     model = ToyModel()
     prompt = tuple(range(20, 60))
     async with serving(model) as engine:
@@ -97,7 +97,7 @@ async def test_an_ask_is_answered_with_its_blocks_and_one_end() -> None:
     assert end.usage.completion_tokens == 41
 
 
-async def test_many_asks_at_once_each_get_their_own_answer() -> None:
+async def test_many_requests_at_once_each_get_their_own_answer() -> None:
     model = ToyModel()
     async with serving(model, Capacity(max_num_seqs=3)) as engine:
         requests = [request(model, *range(20, 23 + n), decoding_mode=tuple(DecodingMode)[n % 2]) for n in range(12)]
@@ -148,7 +148,7 @@ async def test_a_reader_that_is_cancelled_stops_the_work() -> None:
         assert engine.status().kv_bytes == 0
 
 
-async def test_leaving_the_context_of_a_ticket_aborts_it() -> None:
+async def test_leaving_the_context_of_a_stream_aborts_it() -> None:
     model = ToyModel(seconds_per_pass=0.005)
     seen: list[Observation] = []
     async with serving(model, observe=seen.append) as engine:
@@ -158,7 +158,7 @@ async def test_leaving_the_context_of_a_ticket_aborts_it() -> None:
     assert [o.outcome for o in seen if isinstance(o, SequenceObserved)] == [Outcome.CANCELLED]
 
 
-async def test_an_aborted_ticket_still_ends_once() -> None:
+async def test_an_aborted_stream_still_ends_once() -> None:
     model = ToyModel(seconds_per_pass=0.005)
     async with serving(model) as engine:
         output_stream = engine.submit(request(model, *[30] * 400, max_tokens=400))
@@ -237,7 +237,7 @@ async def test_same_seed_same_text_whoever_shares_the_batch(make_model: Any) -> 
     assert len(set(alone)) == len(requests)
 
 
-async def test_before_the_weights_are_there_asks_are_refused_at_once_and_health_says_why() -> None:
+async def test_before_the_weights_are_there_requests_are_refused_at_once_and_health_says_why() -> None:
     may_load = threading.Event()
     model = ToyModel()
 
@@ -289,7 +289,7 @@ async def test_fewer_sequences_run_when_their_contexts_would_not_fit() -> None:
         assert (status.max_num_seqs, status.memory_limit_bytes) == (3, 2500)
 
 
-async def test_beyond_queue_and_places_asks_are_refused() -> None:
+async def test_beyond_queue_and_places_requests_are_refused() -> None:
     model = ToyModel(seconds_per_pass=0.02)
     async with serving(model, Capacity(max_num_seqs=1, max_waiting=1)) as engine:
         streams = [engine.submit(request(model)) for _ in range(2)]

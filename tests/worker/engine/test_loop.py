@@ -17,7 +17,7 @@ def request(model: Any, prompt: tuple[int, ...], **changes: Any) -> GenerationRe
     )
 
 
-def test_answers_come_in_the_order_of_the_asks_however_many_run_together() -> None:
+def test_answers_come_in_the_order_of_the_requests_however_many_run_together() -> None:
     model = ToyModel()
     requests = [request(model, tuple(range(20, 21 + n)), decoding_mode=tuple(DecodingMode)[n % 2]) for n in range(10)]
     for together in (1, 3, 16):
@@ -26,7 +26,7 @@ def test_answers_come_in_the_order_of_the_asks_however_many_run_together() -> No
         assert all(isinstance(answer.end, Finished) for answer in answers)
 
 
-def test_no_asks_no_answers() -> None:
+def test_no_requests_no_answers() -> None:
     assert run(ToyModel(), []) == ()
 
 
@@ -45,7 +45,7 @@ def test_the_last_canvas_is_not_encoded_for_nobody() -> None:
     assert answer.end.usage.forward_passes == answer.end.usage.denoising_steps + 2 == model.passes
 
 
-def test_context_length_is_what_the_net_knows_unless_less_is_asked_for() -> None:
+def test_context_length_is_what_the_model_knows_unless_less_is_asked_for() -> None:
     assert Loop(ToyModel(max_context=500), Capacity()).limits.max_context == 500
     assert Loop(ToyModel(max_context=500), Capacity(max_context=90)).limits.max_context == 90
     assert Loop(ToyModel(max_context=500), Capacity(max_context=900)).limits.max_context == 500

@@ -122,7 +122,7 @@ def test_a_canvas_runs_through_its_steps_then_is_sealed_then_the_next_opens() ->
     assert [(d.block, d.step) for d in second.denoises] == [(1, 3)]
 
 
-def test_a_settled_canvas_does_not_use_up_its_steps() -> None:
+def test_a_converged_canvas_does_not_use_up_its_steps() -> None:
     it = scheduler()
     it.add(REQUEST, 0.0)
     end = last(play(it, (5, 6, 7, 8), (5, 6, 7, 8), settled=True))
@@ -162,7 +162,7 @@ def test_max_tokens_is_exact_across_blocks() -> None:
     assert texts(play(it, *[(5, 6, 7, 8)] * 3, settled=True)) == [(5, 6, 7, 8), (5, 6, 7, 8), (5, 6)]
 
 
-def test_the_surest_canvas_of_the_last_step_is_sealed_even_if_it_never_settled() -> None:
+def test_the_most_likely_canvas_of_the_last_step_is_sealed_even_if_it_never_converged() -> None:
     it = scheduler()
     it.add(replace(REQUEST, max_tokens=4), 0.0)
     happened = play(it, (5, 5, 5, 5), (6, 6, 6, 6), (7, 8, 7, 8))
@@ -188,7 +188,7 @@ def test_confidence_is_the_geometric_mean_over_the_emitted_tokens_end_token_incl
     assert end.usage.confidence == pytest.approx(2.718281828 ** (-0.3))
 
 
-def test_reading_left_to_right_emits_one_token_per_pass_and_counts_it_as_one() -> None:
+def test_autoregressive_decoding_emits_one_token_per_pass_and_counts_it_as_one() -> None:
     it = scheduler()
     it.add(READ, 0.0)
     happened = read(it, 5, 6, END)
@@ -199,7 +199,7 @@ def test_reading_left_to_right_emits_one_token_per_pass_and_counts_it_as_one() -
     assert (end.usage.denoising_steps, end.usage.converged) == (0, None)
 
 
-def test_reading_appends_the_prompt_first_and_then_each_token_where_it_belongs() -> None:
+def test_autoregressive_decoding_prefills_the_prompt_and_then_appends_each_token() -> None:
     it = scheduler()
     it.add(READ, 0.0)
     asked = []
@@ -210,7 +210,7 @@ def test_reading_appends_the_prompt_first_and_then_each_token_where_it_belongs()
     assert asked == [((10, 11, 12), 0), ((5,), 3), ((6,), 4)]
 
 
-def test_reading_stops_exactly_at_max_tokens() -> None:
+def test_decoding_stops_exactly_at_max_tokens() -> None:
     it = scheduler()
     it.add(replace(READ, max_tokens=2), 0.0)
     end = last(read(it, 5, 6))
@@ -252,7 +252,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     assert it.waiting == 2, "a refusal changes nothing"
 
 
-def test_an_ask_that_cannot_fit_is_refused_with_the_numbers() -> None:
+def test_a_request_that_cannot_fit_is_refused_with_the_numbers() -> None:
     it = scheduler()
     with pytest.raises(
         PromptTooLong, match="60 prompt tokens and max_tokens 8 need 68 tokens, but the context length is 64"
@@ -323,7 +323,7 @@ def test_fault_all_ends_what_runs_and_what_waits() -> None:
     assert {sequence for sequence, event in play(it, ()) if isinstance(event, Faulted)} == ids
 
 
-def test_at_its_deadline_a_sequence_returns_the_surest_canvas_it_has() -> None:
+def test_at_its_deadline_a_sequence_returns_the_most_likely_canvas_it_has() -> None:
     it = scheduler()
     it.add(replace(REQUEST, deadline_s=10.0), 0.0)
     play(it, (5, 6, 7, 8))
@@ -362,7 +362,7 @@ def test_a_deadline_that_passes_in_the_queue_is_a_fault_not_an_empty_answer() ->
     assert isinstance(end.error, DeadlineExceeded)
 
 
-def test_reading_returns_what_it_has_at_the_deadline() -> None:
+def test_decoding_returns_what_it_has_at_the_deadline() -> None:
     it = scheduler()
     it.add(replace(READ, deadline_s=5.0), 0.0)
     happened = [*read(it, 5), *read(it, 6, now=5.0)]

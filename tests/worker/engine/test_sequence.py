@@ -69,7 +69,7 @@ def test_it_is_due_at_its_deadline_and_never_without_one() -> None:
 
 
 @given(ids=st.lists(st.integers(0, 9), max_size=30).map(tuple), size=st.integers(1, 8), cut=st.integers(0, 30))
-def test_portions_are_the_ids_in_order_none_empty_none_too_long_and_cut_where_asked(
+def test_chunks_are_the_ids_in_order_none_empty_none_too_long_and_cut_where_asked(
     ids: tuple[int, ...], size: int, cut: int
 ) -> None:
     """Also of no ids at all: a context that another slot holds completely leaves nothing to append."""

@@ -75,12 +75,12 @@ def test_a_plan_tells_the_bytes_of_a_token_before_and_after_the_windows_are_full
 
 
 @pytest.mark.parametrize(("wrong", "named"), [({"max_context": 262_145}, "--max-context"), ({"dtype": "int3"}, "int3")])
-def test_a_plan_beyond_the_net_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+def test_a_plan_beyond_the_model_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(BadSetting, match=named):
         plan(SIZE, **wrong)
 
 
-def test_a_config_without_a_dtype_asks_for_one() -> None:
+def test_a_config_without_a_dtype_requests_for_one() -> None:
     with pytest.raises(BadSetting, match="--dtype"):
         plan(replace(SIZE, dtype=None))
     assert plan(replace(SIZE, dtype=None), dtype="float32").dtype == "float32"

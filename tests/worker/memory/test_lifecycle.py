@@ -47,7 +47,7 @@ def test_every_state_can_be_reached_and_all_but_the_last_can_be_left() -> None:
 
 
 @pytest.mark.parametrize("state", Residency)
-def test_asks_are_admitted_only_where_weights_are_in_memory(state: Residency) -> None:
+def test_requests_are_admitted_only_where_weights_are_in_memory(state: Residency) -> None:
     refusal = lifecycle(state).refusal()
     if state in SERVING:
         assert refusal is None

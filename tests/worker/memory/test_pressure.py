@@ -7,7 +7,7 @@ from diffusion_worker.memory.pressure import HOLD_S, HYSTERESIS, THRESHOLDS, Pre
 from diffusion_worker.types.status import Pressure
 
 
-def test_rungs_are_climbed_at_once_and_left_one_at_a_time() -> None:
+def test_levels_rise_at_once_and_fall_one_at_a_time() -> None:
     it = PressureMonitor()
     assert it.update(97, 100, 0.0) is Pressure.ADMISSION
     assert it.update(10, 100, HOLD_S / 2) is Pressure.ADMISSION, "what was given back takes a moment to show"
@@ -15,7 +15,7 @@ def test_rungs_are_climbed_at_once_and_left_one_at_a_time() -> None:
     assert seen == [Pressure.BATCH, Pressure.PREFIX_CACHE, Pressure.NONE, Pressure.NONE]
 
 
-def test_just_below_a_rung_nothing_is_taken_back_yet() -> None:
+def test_just_below_a_level_nothing_is_taken_back_yet() -> None:
     it = PressureMonitor()
     it.update(860, 1000, 0.0)
     assert it.update(840, 1000, 99.0) is Pressure.PREFIX_CACHE
@@ -27,7 +27,7 @@ def test_an_unknown_limit_presses_nobody() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.floats(0.0, 3.0)), max_size=40))
-def test_the_rung_is_never_below_what_the_reading_demands(readings: list[tuple[int, float]]) -> None:
+def test_the_level_is_never_below_what_the_usage_demands(readings: list[tuple[int, float]]) -> None:
     it, now = PressureMonitor(), 0.0
     for share, passed in readings:
         before, now = it.level, now + passed

@@ -36,7 +36,7 @@ def test_the_released_shape_keeps_five_whole_and_25_sliding_layers() -> None:
     assert shapes == ([(8, 256, 1024)] * 5 + [(2, 512, None)]) * 5
 
 
-def test_the_plan_of_the_shipped_checkpoint_is_what_the_loaded_net_takes() -> None:
+def test_the_plan_of_the_shipped_checkpoint_is_what_the_loaded_model_takes() -> None:
     """Parameters, bytes of weights, and bytes that a cache of three slots really allocates."""
     model = load(str(TINY), LoadOptions(device="cpu"))
     size = measure(TINY)
@@ -85,7 +85,7 @@ def set_text(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         (set_text("layer_types", ["full_attention"]), CheckpointBroken, "config.json"),
     ],
 )
-def test_a_config_that_describes_no_net_is_refused_with_its_file(
+def test_a_config_that_describes_no_model_is_refused_with_its_file(
     tmp_path: Path, invalidate: Callable[[dict[str, Any]], object], kind: type[CheckpointError], named: str
 ) -> None:
     config = json.loads((TINY / "config.json").read_text())
@@ -97,7 +97,7 @@ def test_a_config_that_describes_no_net_is_refused_with_its_file(
     assert named in refused.value.message
 
 
-def test_a_missing_config_and_one_that_is_not_json_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_config_and_one_that_is_not_json_are_distinguished(tmp_path: Path) -> None:
     with pytest.raises(CheckpointMissing):
         measure(tmp_path)
     (tmp_path / "config.json").write_text("{")

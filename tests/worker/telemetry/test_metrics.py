@@ -73,7 +73,7 @@ def test_a_cancelled_sequence_counts_as_cancelled_and_not_as_speed() -> None:
     assert found["twolane_worker_tokens_per_forward_count"] == 0
 
 
-def test_a_sequences_time_and_tokens_are_told_apart() -> None:
+def test_a_sequences_time_and_tokens_are_distinguished() -> None:
     """Queue, prefill and denoising make up its time; one that never had a slot took none of them."""
     meters = Meters("net")
     meters.observe(replace(ended(Outcome.FINISHED), queue_s=0.2, prefill_s=0.1))

@@ -17,7 +17,7 @@ def test_the_first_time_of_everything_holds() -> None:
     assert (times.queue_s, times.prefill_s, times.first_block_s) == (1.0, 2.0, 5.0)
 
 
-def test_a_traced_sequence_leaves_its_moments_in_order() -> None:
+def test_a_traced_sequence_leaves_its_events_in_order() -> None:
     """With numbers only."""
     timeline = Timeline()
     times = Times(0.0, timeline)
