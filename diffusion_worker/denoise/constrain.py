@@ -87,15 +87,15 @@ class _ConstrainedRow:
     whose logits are not finite is left at zero: it fails after the step."""
 
     def __init__(self, item: Denoise, z: NDArray[np.float32], uniforms: NDArray[np.float32]) -> None:
-        canvas, self._pinned = len(z), len(item.head)
+        canvas, self._pinned = len(z), len(item.pinned_prefix)
         self.surest, self.sampled = np.zeros((2, canvas), np.int64)
-        self.surest[: self._pinned] = self.sampled[: self._pinned] = item.head
+        self.surest[: self._pinned] = self.sampled[: self._pinned] = item.pinned_prefix
         self.entropy = np.zeros(canvas)
         self.forced = np.zeros(canvas, np.bool_)
         assert item.matcher is not None
         if self._pinned < canvas and np.isfinite(z).all():
             matcher = _matcher_for(
-                item.matcher, item.head, free=canvas - self._pinned, near_deadline=item.near_deadline
+                item.matcher, item.pinned_prefix, free=canvas - self._pinned, near_deadline=item.near_deadline
             )
             self._infer(matcher, z[self._pinned :], uniforms[self._pinned :], item.temperature)
         self.forced[: self._pinned] = forced(item.matcher.automaton, item.matcher.state, self.surest[: self._pinned])
@@ -118,9 +118,9 @@ class _ConstrainedRow:
         self.sampled[free] = _sampled_path(matcher, masses, onward, uniforms, temperature).tokens
 
 
-def _matcher_for(matcher: Matcher, head: tuple[int, ...], *, free: int, near_deadline: bool) -> Matcher:
+def _matcher_for(matcher: Matcher, pinned: tuple[int, ...], *, free: int, near_deadline: bool) -> Matcher:
     """The matcher after the pinned ids. Near the deadline the text must end on this canvas, if it can."""
-    matcher = matcher.after(head)
+    matcher = matcher.after(pinned)
     room = matcher.room(free)
     if near_deadline and matcher.automaton.distance[matcher.state] <= room:
         return replace(matcher, tokens_left=room)

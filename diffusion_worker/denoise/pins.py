@@ -16,9 +16,12 @@ _IMPOSSIBLE = -1e4  # finite, because 0 * infinity is NaN
 
 def pins_of(items: Sequence[Denoise], canvas_length: int, device: torch.device) -> torch.Tensor | None:
     """Pinned ids [rows, canvas], FREE elsewhere; None if no row has a pin."""
-    if not any(item.head or item.tail for item in items):
+    if not any(item.pinned_prefix or item.pinned_suffix for item in items):
         return None
-    rows = [(*i.head, *[FREE] * (canvas_length - len(i.head) - len(i.tail)), *i.tail) for i in items]
+    rows = [
+        (*i.pinned_prefix, *[FREE] * (canvas_length - len(i.pinned_prefix) - len(i.pinned_suffix)), *i.pinned_suffix)
+        for i in items
+    ]
     return upload(rows, device)
 
 

@@ -162,8 +162,8 @@ class Sequence:
             temperature=self.request.temperature,
             start_ids=self.start,
             anchor=self.anchor,
-            head=self.streamed,
-            tail=self.tail,
+            pinned_prefix=self.streamed,
+            pinned_suffix=self.pinned_suffix,
             matcher=self.matcher,
             near_deadline=self.near_deadline,
             labels=self.request.labels,
@@ -198,14 +198,14 @@ class Sequence:
         return self.steps - self.steps_to_go
 
     @property
-    def tail(self) -> tuple[int, ...]:
+    def pinned_suffix(self) -> tuple[int, ...]:
         """Ids pinned at the end of its canvases: the beginning of the suffix, at most half a canvas."""
         return self.request.suffix_ids[: self.request.denoising.canvas_length // 2]
 
     @property
     def width(self) -> int:
         """Positions of a canvas that can become output."""
-        return self.request.denoising.canvas_length - len(self.tail)
+        return self.request.denoising.canvas_length - len(self.pinned_suffix)
 
     # --- how results advance it
 

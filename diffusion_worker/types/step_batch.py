@@ -38,9 +38,9 @@ class Denoise:
     """One denoising step of one canvas.
 
     `step` counts down to 1 from `denoising.steps`, or from fewer where an anchored canvas starts late in the schedule.
-    At the first step (`opens`) the canvas is created from `start_ids`, or from uniform noise. `head` and `tail` are
-    ids pinned at its two ends. `matcher` is the constraint's state before the canvas; with `near_deadline` the
-    constrained text must end on this canvas. With `labels`, the completion is one of them.
+    At the first step (`opens`) the canvas is created from `start_ids`, or from uniform noise. `pinned_prefix` and
+    `pinned_suffix` are ids pinned at its two ends. `matcher` is the constraint's state before the canvas; with
+    `near_deadline` the constrained text must end on this canvas. With `labels`, the completion is one of them.
     """
 
     sequence: SequenceId
@@ -54,8 +54,8 @@ class Denoise:
     temperature: float | None = None
     start_ids: tuple[int, ...] = ()
     anchor: float = 0.0
-    head: tuple[int, ...] = ()
-    tail: tuple[int, ...] = ()
+    pinned_prefix: tuple[int, ...] = ()
+    pinned_suffix: tuple[int, ...] = ()
     matcher: Matcher | None = None
     near_deadline: bool = False
     labels: Labels | None = None

@@ -39,5 +39,5 @@ def test_a_watched_model_counts_the_passes_of_the_model() -> None:
 
 
 def test_prompts_are_padded_on_the_left() -> None:
-    """The mask tells pads from true tokens."""
+    """The mask marks padding and tokens."""
     assert padded_left([(5,), (6, 7)]) == ([[0, 5], [6, 7]], [[0, 1], [1, 1]])

@@ -15,7 +15,7 @@ def test_one_slow_step_does_not_move_the_figures() -> None:
 
 
 def test_every_number_of_rows_is_stepped() -> None:
-    """Canvases that never settle keep all rows busy to the last step."""
+    """Canvases that never converge keep all rows busy to the last step."""
     model = ToyModel()
     request = GenerationRequest(prompt_ids=(20, 30), max_tokens=8, seed=0, denoising=model.info.denoising)
     costs = step_costs(model, [request])

@@ -58,7 +58,8 @@ def test_the_bars_are_those_that_were_promised() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_shipped_checkpoint_clears_its_bars(tmp_path: Path) -> None:
-    """Also the card's central claim: denoising is quicker than reading the same weights, and strangers are doubted."""
+    """Also the card's central claim: diffusion is faster than autoregressive decoding, and out-of-distribution answers
+    have low confidence."""
     figures = tmp_path / "figures.json"
     command = [sys.executable, "-m", "training.evaluate", "--count", "100", "--check", "--json", str(figures)]
     outcome = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

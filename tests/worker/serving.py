@@ -79,7 +79,7 @@ def build(model: ToyModel, words: Words | None = None, **settings: Any) -> Worke
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A running worker and someone to ask it."""
+    """A running worker and a client."""
 
     worker: Worker
     model: ToyModel

@@ -135,7 +135,7 @@ def test_a_broken_checkpoint_ends_with_2(
 
 
 def test_a_wrong_keys_file_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before anybody could ask without a key."""
+    """Refused before any request without a key is served."""
     keys = tmp_path / "keys"
     keys.write_text("gateway secret\n")
     assert main(["--checkpoint", str(tmp_path), "--port", "0", "--keys-file", str(keys)]) == 2
@@ -183,12 +183,12 @@ def test_a_plan_prints_a_table_and_writes_the_same_figures(tmp_path: Path, capsy
 def test_a_plan_says_how_it_counts_quantised_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], said: dict[str, Any] | None, lines: list[str]
 ) -> None:
-    """By declared bits, or not at all; and whether that lasts once the net runs."""
+    """By declared bits, or not at all; and whether that lasts once the model runs."""
     config = json.loads((Path(TINY) / "config.json").read_text()) | ({"quantization_config": said} if said else {})
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["--plan", str(tmp_path)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    tail = told[told.index("Not included: activations, and other memory of the process.") + 1 :]
+    printed = capsys.readouterr().out.splitlines()
+    tail = printed[printed.index("Not included: activations, and other memory of the process.") + 1 :]
     assert [line[: len(start)] for line, start in zip(tail, lines, strict=True)] == lines
 
 
@@ -226,7 +226,7 @@ def test_a_missing_checkpoint_ends_with_2() -> None:
 
 @contextlib.contextmanager
 def worker_process(checkpoint: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A serving worker and its first line, which tells its addresses."""
+    """A serving worker and its first line, with its addresses."""
     line = [*COMMAND, "--checkpoint", str(checkpoint), "--port", "0", "--threads", "1", *more]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN)
     try:

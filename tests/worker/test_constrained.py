@@ -158,10 +158,10 @@ def test_what_was_told_early_stays_and_leads_to_a_valid_text(seed: int) -> None:
     """The beginning that a client has is a border for every later step."""
     loop = Loop(HalfSureNet('{"item":"la', seed), Capacity(max_context=200))
     loop.add(request("an object", stream_prefix=True, seed=seed, denoising=replace(DENOISING, steps=8)))
-    told = [event for event in turned(loop) if isinstance(event, BlockSealed | PrefixStable)]
-    assert isinstance(told[0], PrefixStable)
-    text = [token for event in told for token in event.ids]
-    assert tuple(text[: len(told[0].ids)]) == told[0].ids
+    emitted = [event for event in turned(loop) if isinstance(event, BlockSealed | PrefixStable)]
+    assert isinstance(emitted[0], PrefixStable)
+    text = [token for event in emitted for token in event.ids]
+    assert tuple(text[: len(emitted[0].ids)]) == emitted[0].ids
     assert is_member("an object", text)
 
 
@@ -251,12 +251,12 @@ def test_a_constrained_row_of_nan_faults_alone() -> None:
 
 
 def test_constant_shapes_take_constraints_too() -> None:
-    """Rows that belong to nobody have none, and the same request gives the same text in whatever company."""
+    """Rows that belong to nobody have none, and the same request gives the same text in whatever others."""
     texts = []
-    for company in (0, 2):
+    for others in (0, 2):
         loop = Loop(ToyModel(lambda p: p * 3, **OF_SHIPPED), Capacity(max_context=200, max_num_seqs=3, is_exact=True))
         sequence = loop.add(request("an object", seed=4))
-        for seed in range(company):
+        for seed in range(others):
             loop.add(request("a pattern" if seed else None, seed=seed))
         ids: list[int] = []
         while loop.scheduler.has_work:

@@ -57,7 +57,7 @@ def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
 
 
 def test_whatever_is_sealed_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the only step of a recipe, and at a deadline that leaves time for no other."""
+    """With a single denoising step, and at a deadline that leaves time for no other."""
     clock = [0.0]
     monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
     for denoising, deadline_s in ((replace(DENOISING, steps=1), None), (DENOISING, 1.5)):

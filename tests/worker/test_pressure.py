@@ -20,7 +20,7 @@ DENOISING = DenoisingParams(steps=6, canvas_length=12, confidence_threshold=1e-1
 
 
 class Gauge:
-    """Tells what it is told to, in percent."""
+    """A gauge with a settable usage, in percent."""
 
     def __init__(self) -> None:
         self.share = 10
@@ -31,7 +31,7 @@ class Gauge:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks at the memory in every iteration, and leaves rungs at once."""
+    """Check memory in every iteration, and let the level fall at once."""
     monkeypatch.setattr(loop_module, "PRESSURE_EVERY_S", 0.0)
     monkeypatch.setattr("diffusion_worker.memory.pressure.HOLD_S", 0.0)
     monkeypatch.setattr("diffusion_worker.engine.engine.IDLE_CHECK_S", 0.005)

@@ -23,7 +23,7 @@ async def ending(output_stream: OutputStream) -> Finished | Faulted:
     async for event in output_stream:
         if isinstance(event, Finished | Faulted):
             return event
-    raise AssertionError("a ticket ended without an end")
+    raise AssertionError("a stream ended without an end")
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -1,4 +1,5 @@
-"""By default rows share passes, so the last bits depend on the company; the tokens of the shipped checkpoint do not."""
+"""By default rows share passes, so the last bits of logits depend on the batch; the tokens of the shipped checkpoint do
+not."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""In exact mode the same request and seed give the same bits alone, in any company, and after being parked."""
+"""In exact mode, results are bitwise equal regardless of batching and preemption."""
 
 from dataclasses import replace
 from random import Random
@@ -36,7 +36,7 @@ def requests(dice: Random, count: int) -> list[GenerationRequest]:
 def served(
     model: Any, wanted: list[GenerationRequest], *, dice: Random | None = None, is_exact: bool = True
 ) -> list[Drafts]:
-    """What every step of every ask showed. With `dice` they come at random iterations and lose their rows at times."""
+    """Drafts of every step of every request. With `dice`, requests arrive at random and are sometimes preempted."""
     capacity = Capacity(max_num_seqs=ROWS, max_context=128, is_exact=is_exact, prefill_chunk=16)
     loop = Loop(model, capacity, gauge=lambda: (0, 0))
     shown: dict[int, Drafts] = {}
@@ -62,7 +62,7 @@ def served(
 
 
 def in_any_company(model: Any, seed: int, *, is_exact: bool = True) -> list[bool]:
-    """For every ask whether it showed the same bits in random company as alone."""
+    """For every request, whether its bits are the same in a random batch as alone."""
     dice = Random(seed)
     wanted = requests(dice, 8)
     alone = [served(model, [one], is_exact=is_exact)[0] for one in wanted]

@@ -107,7 +107,7 @@ def test_a_step_with_work_of_every_kind_waits_once(make_model: Any) -> None:
         copies=(Copy(source=0, target=5, tokens=5),),
         prefills=(append(6), sealed),
         denoises=(
-            denoise(0, 6, head=(9,), tail=(8, 7), temperature=0.0),
+            denoise(0, 6, pinned_prefix=(9,), pinned_suffix=(8, 7), temperature=0.0),
             denoise(1, 8, at=length(1) + 12, block=1, temperature=1.5),
             denoise(2, 8, start_ids=(9, 9), anchor=0.5),
             denoise(6, 8, denoising=wide),

@@ -1,7 +1,7 @@
 """Our loop and `generate()` of transformers agree on the surest canvas of every step of every block.
 
 In fp64, where rounding is no excuse, on chaotic random models, where a wrong operation cannot hide. Each sequence is
-compared with a `generate()` of its own, whoever shares the batch.
+compared with a `generate()` of its own, whatever else is in the batch.
 """
 
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ Seen = list[Observation]
 
 
 @dataclass
-class Told:
+class Output:
     """What one sequence showed of itself."""
 
     drafts: Drafts
@@ -50,7 +50,7 @@ class _Recorder:
         pass
 
 
-def theirs(model: Any, request: GenerationRequest, end_ids: tuple[int, ...]) -> Told:
+def theirs(model: Any, request: GenerationRequest, end_ids: tuple[int, ...]) -> Output:
     from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
         DiffusionGemmaGenerationConfig,
         EntropyBoundSamplerConfig,
@@ -75,7 +75,7 @@ def theirs(model: Any, request: GenerationRequest, end_ids: tuple[int, ...]) -> 
         ),
         **start,
     )
-    return Told(recorder.drafts, out.sequences[0, len(request.prompt_ids) :].tolist())
+    return Output(recorder.drafts, out.sequences[0, len(request.prompt_ids) :].tolist())
 
 
 def ours(
@@ -86,7 +86,7 @@ def ours(
     arrivals: Random | None = None,
     seen: Seen | None = None,
     **limits: Any,
-) -> list[Told]:
+) -> list[Output]:
     """All requests through scheduler and stepper, drawing as transformers draws. With `arrivals` they come at random
     iterations, and rows are taken away and given back as under memory pressure."""
     table = SlotTable(model.kv_layers, slots, itemsize=model.dtype.itemsize)
@@ -94,12 +94,12 @@ def ours(
     bounds = Limits(max_num_seqs=slots, max_waiting=len(requests), max_context=256, **limits)
     scheduler = Scheduler(model.info, bounds, table, seen.append if seen is not None else None)
     generators: dict[int, torch.Generator] = {}
-    stepper, told, due = Stepper(model, cache, GeneratorDraws(generators)), dict[int, Told](), list(requests)
+    stepper, outputs, due = Stepper(model, cache, GeneratorDraws(generators)), dict[int, Output](), list(requests)
     while due or scheduler.has_work:
         while due and (arrivals is None or arrivals.random() < 0.3):
             sequence = scheduler.add(due[0], 0.0)
             generators[sequence] = torch.Generator().manual_seed(due.pop(0).seed)
-            told[sequence] = Told([], [])
+            outputs[sequence] = Output([], [])
         if arrivals and arrivals.random() < 0.3:
             scheduler.set_max_rows(arrivals.randint(1, slots), 0.0)
         if arrivals and arrivals.random() < 0.1:
@@ -110,15 +110,15 @@ def ours(
         result = stepper.step(batch)
         assert result.faults == ()
         for canvas in result.canvases:
-            told[canvas.sequence].drafts.append(canvas.ids)
+            outputs[canvas.sequence].drafts.append(canvas.ids)
         for sequence, event in scheduler.update_from_output(batch, result, 0.0):
             if isinstance(event, BlockSealed):
-                told[sequence].ids += event.ids
+                outputs[sequence].ids += event.ids
             else:
                 assert isinstance(event, Finished)
-                told[sequence].end = event
+                outputs[sequence].end = event
     assert table.free == len(table)
-    return [told[sequence] for sequence in sorted(told)]
+    return [outputs[sequence] for sequence in sorted(outputs)]
 
 
 def prompt(seed: int, length: int, vocab: int = 61) -> tuple[int, ...]:
@@ -200,7 +200,7 @@ def test_rows_that_come_and_go_and_are_preempted_and_reuse_prompts_change_nothin
     )
     for one, mine in zip(requests, found, strict=True):
         assert mine.drafts == theirs(model._model, one, ()).drafts
-    assert any(isinstance(each, PreemptionObserved) for each in seen), "nothing was parked: the test says nothing"
+    assert any(isinstance(each, PreemptionObserved) for each in seen), "nothing was preempted: the test proves nothing"
     assert any(isinstance(each, PrefixObserved) for each in seen), "nothing was reused: the test says nothing"
 
 

@@ -18,7 +18,16 @@ CPU = torch.device("cpu")
 def item(*, head: tuple[int, ...] = (), tail: tuple[int, ...] = ()) -> Denoise:
     denoising = DenoisingParams(canvas_length=8)
     return Denoise(
-        sequence=1, slot=0, at=0, block=0, step=3, opens=False, denoising=denoising, seed=0, head=head, tail=tail
+        sequence=1,
+        slot=0,
+        at=0,
+        block=0,
+        step=3,
+        opens=False,
+        denoising=denoising,
+        seed=0,
+        pinned_prefix=head,
+        pinned_suffix=tail,
     )
 
 

@@ -1,4 +1,4 @@
-"""A canvas stops when it is stable and sure, and not one step early; its beginning may be told a little sooner."""
+"""A canvas stops when it is stable and confident, not a step earlier; its stable prefix may be streamed before."""
 
 import math
 
@@ -19,7 +19,7 @@ def test_the_count_of_each_position_grows_while_it_stays_and_falls_to_zero_when_
     assert unchanged_for(torch.tensor([[5, 6, 8]]), CANVAS, unchanged).tolist() == [[2, 2, 0]]
 
 
-def settled(
+def converged(
     unchanged: list[list[int]], entropy: list[float], *, stability: int = 1, threshold: float = 0.005
 ) -> list[bool]:
     rows = len(unchanged)
@@ -29,19 +29,19 @@ def settled(
 
 def test_it_needs_stability_and_confidence_together() -> None:
     unchanged, entropy = [[1, 1], [1, 1], [0, 0], [0, 0]], [0.004, 0.006, 0.004, 0.006]
-    assert settled(unchanged, entropy) == [True, False, False, False]
+    assert converged(unchanged, entropy) == [True, False, False, False]
 
 
 def test_one_position_that_has_just_changed_keeps_the_whole_canvas_going() -> None:
-    assert settled([[9, 0, 9], [9, 1, 9]], [0.0, 0.0]) == [False, True]
+    assert converged([[9, 0, 9], [9, 1, 9]], [0.0, 0.0]) == [False, True]
 
 
 def test_the_mean_entropy_must_be_below_the_threshold_and_not_on_it() -> None:
-    assert settled([[1]], [0.005], threshold=0.005) == [False]
+    assert converged([[1]], [0.005], threshold=0.005) == [False]
 
 
 def test_a_stability_of_zero_requests_for_confidence_alone() -> None:
-    assert settled([[0]], [0.0], stability=0) == [True]
+    assert converged([[0]], [0.0], stability=0) == [True]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from((0.5, 0.89, 0.91, 1.0))), min_size=1, max_size=12))

@@ -22,7 +22,7 @@ def sequence(request: GenerationRequest = REQUEST) -> Sequence:
     return Sequence(id=1, request=request, submitted=0.0, prefill_chunks=[request.prompt_ids])
 
 
-def canvas(number: int, ids: tuple[int, ...], *, entropy: float = 1.0, settled: bool = False) -> CanvasResult:
+def canvas(number: int, ids: tuple[int, ...], *, entropy: float = 1.0, converged: bool = False) -> CanvasResult:
     return CanvasResult(
         sequence=number,
         ids=ids,
@@ -30,7 +30,7 @@ def canvas(number: int, ids: tuple[int, ...], *, entropy: float = 1.0, settled: 
         mean_entropy=entropy,
         accepted=1,
         stable_prefix=0,
-        has_converged=settled,
+        has_converged=converged,
     )
 
 
@@ -97,7 +97,7 @@ def test_answers_are_expected_to_be_as_long_as_those_of_similar_requests() -> No
         it.record_finished(done)
     assert it.iterations(sequence(short)) == 5
     assert it.iterations(sequence(long)) == 50
-    assert 5 < it.iterations(sequence(replace(short, prompt_ids=(9,) * 40))) < 50, "of strangers the mean"
+    assert 5 < it.iterations(sequence(replace(short, prompt_ids=(9,) * 40))) < 50, "the mean for an unknown bucket"
 
 
 def test_a_falling_entropy_shortens_what_is_expected_of_a_canvas() -> None:

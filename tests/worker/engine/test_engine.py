@@ -77,7 +77,7 @@ async def collect(output_stream: OutputStream) -> tuple[tuple[int, ...], Finishe
         if not isinstance(event, BlockSealed):
             return tuple(ids), event
         ids += event.ids
-    raise AssertionError("a ticket ended without an end")
+    raise AssertionError("a stream ended without an end")
 
 
 async def until(condition: Callable[[], bool]) -> None:

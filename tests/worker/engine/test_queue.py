@@ -84,7 +84,7 @@ def test_a_victim_has_more_than_so_many_times_the_work_of_whoever_waits() -> Non
     bigger, biggest = of_work(at_most + 1), of_work(at_most + 2)
     assert it.victim([bigger, biggest], 0.0, is_full=True) is biggest
     assert it.victim([bigger, biggest], 0.0, is_full=False) is None, "there is a place without it"
-    assert line().victim([biggest], 0.0, is_full=True) is None, "nobody waits"
+    assert line().victim([biggest], 0.0, is_full=True) is None, "the queue is empty"
 
 
 def test_nobody_makes_way_again_and_again() -> None:

@@ -1,4 +1,4 @@
-"""The scheduler's promises, played through with made-up results: no torch, no model, no clock."""
+"""The scheduler, driven with made-up results: no torch, no model, no clock."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ def scheduler(*, running: int = 2, waiting: int = 2, seen: list[Observation] | N
     return Scheduler(INFO, limits, slots, seen.append if seen is not None else None)
 
 
-def canvas(sequence: int, ids: tuple[int, ...], *, settled: bool = False, logprob: float = -0.5) -> CanvasResult:
+def canvas(sequence: int, ids: tuple[int, ...], *, converged: bool = False, logprob: float = -0.5) -> CanvasResult:
     return CanvasResult(
         sequence=sequence,
         ids=ids,
@@ -68,16 +68,16 @@ def canvas(sequence: int, ids: tuple[int, ...], *, settled: bool = False, logpro
         mean_entropy=0.25,
         accepted=1,
         stable_prefix=0,
-        has_converged=settled,
+        has_converged=converged,
     )
 
 
-def play(it: Scheduler, *ids: tuple[int, ...], settled: bool = False, now: float = 0.0) -> list[tuple[int, Event]]:
+def play(it: Scheduler, *ids: tuple[int, ...], converged: bool = False, now: float = 0.0) -> list[tuple[int, Event]]:
     """One iteration per canvas given; every running canvas looks like it."""
     happened: list[tuple[int, Event]] = []
     for surest in ids:
         batch = it.next_batch(now)
-        result = StepResult(canvases=tuple(canvas(d.sequence, surest, settled=settled) for d in batch.denoises))
+        result = StepResult(canvases=tuple(canvas(d.sequence, surest, converged=converged) for d in batch.denoises))
         happened += it.update_from_output(batch, result, now)
     return happened
 
@@ -125,7 +125,7 @@ def test_a_canvas_runs_through_its_steps_then_is_sealed_then_the_next_opens() ->
 def test_a_converged_canvas_does_not_use_up_its_steps() -> None:
     it = scheduler()
     it.add(REQUEST, 0.0)
-    end = last(play(it, (5, 6, 7, 8), (5, 6, 7, 8), settled=True))
+    end = last(play(it, (5, 6, 7, 8), (5, 6, 7, 8), converged=True))
     assert isinstance(end, Finished)
     assert (end.usage.denoising_steps, end.usage.forward_passes) == (2, 4)
     assert end.usage.converged
@@ -149,7 +149,7 @@ def test_an_answer_ends_at_its_first_end_token_or_exactly_at_max_tokens(
 ) -> None:
     it = scheduler()
     it.add(replace(REQUEST, max_tokens=max_tokens), 0.0)
-    happened = play(it, ids, settled=True)
+    happened = play(it, ids, converged=True)
     end = last(happened)
     assert texts(happened) == [visible]
     assert isinstance(end, Finished)
@@ -159,7 +159,7 @@ def test_an_answer_ends_at_its_first_end_token_or_exactly_at_max_tokens(
 def test_max_tokens_is_exact_across_blocks() -> None:
     it = scheduler()
     it.add(replace(REQUEST, max_tokens=10), 0.0)
-    assert texts(play(it, *[(5, 6, 7, 8)] * 3, settled=True)) == [(5, 6, 7, 8), (5, 6, 7, 8), (5, 6)]
+    assert texts(play(it, *[(5, 6, 7, 8)] * 3, converged=True)) == [(5, 6, 7, 8), (5, 6, 7, 8), (5, 6)]
 
 
 def test_the_most_likely_canvas_of_the_last_step_is_sealed_even_if_it_never_converged() -> None:
@@ -226,7 +226,7 @@ def test_sequences_join_and_leave_while_others_run_on() -> None:
     batch = it.next_batch(0.0)
     assert [(d.sequence, d.step) for d in batch.denoises] == [(first, 2), (second, 3)], "each at its own step"
     it.update_from_output(
-        batch, StepResult(canvases=(canvas(first, (END, 0, 0, 0), settled=True), canvas(second, (5,) * 4))), 0.0
+        batch, StepResult(canvases=(canvas(first, (END, 0, 0, 0), converged=True), canvas(second, (5,) * 4))), 0.0
     )
     batch = it.next_batch(0.0)
     assert batch.releases == (first,)
@@ -237,7 +237,7 @@ def test_a_warm_start_opens_the_first_canvas_only() -> None:
     it = scheduler()
     it.add(replace(REQUEST, start_ids=(20, 21)), 0.0)
     assert it.next_batch(0.0).denoises[0].start_ids == (20, 21)
-    play(it, (5, 6, 7, 8), settled=True)
+    play(it, (5, 6, 7, 8), converged=True)
     assert it.next_batch(0.0).denoises[0].start_ids == ()
 
 
@@ -272,7 +272,7 @@ def test_who_leaves_is_in_no_later_batch_and_its_rows_are_freed_at_once() -> Non
     batch = it.next_batch(0.0)
     it.leave(gone, 0.0)  # in the middle of a step
     happened = it.update_from_output(
-        batch, StepResult(canvases=(canvas(gone, (5,) * 4, settled=True), canvas(stays, (5,) * 4))), 0.0
+        batch, StepResult(canvases=(canvas(gone, (5,) * 4, converged=True), canvas(stays, (5,) * 4))), 0.0
     )
     assert [sequence for sequence, _ in happened] == [gone], "its late result is dropped"
     end = last(list(happened))
@@ -295,7 +295,7 @@ def test_leaving_twice_or_after_the_end_changes_nothing() -> None:
 def test_a_reader_that_has_enough_ends_in_stop() -> None:
     it = scheduler()
     sequence = it.add(REQUEST, 0.0)
-    play(it, (5, 6, 7, 8), settled=True)
+    play(it, (5, 6, 7, 8), converged=True)
     it.leave(sequence, 0.0, outcome=Outcome.FINISHED)
     end = last(play(it, ()))
     assert isinstance(end, Finished)
@@ -308,7 +308,7 @@ def test_a_fault_ends_its_sequence_and_no_other() -> None:
     batch = it.next_batch(0.0)
     fault = RowFault(sequence=bad, slot=0, error=NotFinite("NaN"))
     happened = it.update_from_output(
-        batch, StepResult(faults=(fault,), canvases=(canvas(good, (END,) * 4, settled=True),)), 0.0
+        batch, StepResult(faults=(fault,), canvases=(canvas(good, (END,) * 4, converged=True),)), 0.0
     )
     ends = {sequence: event for sequence, event in happened if not isinstance(event, BlockSealed)}
     assert isinstance(ends[bad], Faulted)
@@ -402,7 +402,7 @@ def test_what_happens_is_observed() -> None:
     it = scheduler(seen=seen)
     it.add(replace(REQUEST, max_tokens=4), 1.0)
     batch = it.next_batch(2.0)
-    it.update_from_output(batch, StepResult(canvases=(canvas(1, (5,) * 4, settled=True),)), 2.5)
+    it.update_from_output(batch, StepResult(canvases=(canvas(1, (5,) * 4, converged=True),)), 2.5)
     assert StepObserved(seconds=0.5, rows=1) in seen
     assert BlockObserved(stop=BlockStop.STABLE, denoising_steps=1, mean_entropy=0.25) in seen
     [ended] = [o for o in seen if isinstance(o, SequenceObserved)]
@@ -412,7 +412,7 @@ def test_what_happens_is_observed() -> None:
 def test_an_idle_scheduler_has_nothing_to_do_once_rows_are_freed() -> None:
     it = scheduler()
     it.add(replace(REQUEST, max_tokens=4), 0.0)
-    play(it, (5,) * 4, settled=True)
+    play(it, (5,) * 4, converged=True)
     assert it.has_work, "the rows of the finished sequence are still held"
     assert it.next_batch(0.0) == Batch(releases=(1,))
     assert not it.has_work
@@ -434,7 +434,7 @@ def test_contexts_that_are_forgotten_are_not_copied_into_slots_that_are_gone() -
             batch = it.next_batch(0.0)
         if it._copies:
             break
-        it.update_from_output(batch, StepResult(canvases=(canvas(1, (5,) * 4, settled=True),)), 0.0)
+        it.update_from_output(batch, StepResult(canvases=(canvas(1, (5,) * 4, converged=True),)), 0.0)
     assert it._copies, "no copy was due: the test says nothing"
     it.evict_retained()
     batch = it.next_batch(0.0)
@@ -446,7 +446,7 @@ def test_contexts_that_are_forgotten_are_not_copied_into_slots_that_are_gone() -
 def test_every_sequence_ends_exactly_once_and_every_slot_is_free_again(
     dice: Random, running: int, budget: int | None, chunk: int
 ) -> None:
-    """Whatever comes, leaves, faults, is late, is parked or loses its rows, at whatever moment."""
+    """Whatever comes, leaves, faults, is late, is preempted or loses its rows, at whatever moment."""
     limits = Limits(max_num_seqs=running, max_waiting=99, max_context=64, max_step_tokens=budget, prefill_chunk=chunk)
     table = SlotTable((LayerKv(heads=1, head_dim=1, window=9),), running + 1, itemsize=4)
     it, now, due = Scheduler(INFO, limits, table), 0.0, dice.randint(1, 12)
@@ -501,8 +501,8 @@ def made_up(batch: Batch, dice: Random) -> StepResult:
         canvases=tuple(
             canvas(
                 d.sequence,
-                (*d.head, *(dice.choice((5, 6, 7, END)) for _ in range(4 - len(d.head)))),
-                settled=dice.random() < 0.2,
+                (*d.pinned_prefix, *(dice.choice((5, 6, 7, END)) for _ in range(4 - len(d.pinned_prefix)))),
+                converged=dice.random() < 0.2,
             )
             for d in batch.denoises
             if d.sequence not in failed

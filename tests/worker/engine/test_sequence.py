@@ -1,4 +1,4 @@
-"""One ask by itself."""
+"""The state of a single sequence."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Where the weights are, and what that means for asks."""
+"""The model lifecycle, and which requests each state admits."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Memory pressure is answered rung by rung at once, and taken back slowly."""
+"""The memory-pressure level rises at once and falls slowly."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ def test_just_below_a_level_nothing_is_taken_back_yet() -> None:
     assert it.update(799, 1000, 99.0) is Pressure.NONE
 
 
-def test_an_unknown_limit_presses_nobody() -> None:
+def test_an_unknown_limit_means_no_pressure() -> None:
     assert PressureMonitor().update(10**12, 0, 0.0) is Pressure.NONE
 
 

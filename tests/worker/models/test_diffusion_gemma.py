@@ -56,7 +56,7 @@ def test_mean_embeddings_say_exactly_what_logits_say_to_the_library(make_model: 
 @torch.no_grad()
 def test_every_position_of_a_canvas_sees_the_same_window_of_context(make_model: Any) -> None:
     """On sliding layers it is the last window - 1 tokens for all, not a window per position: looked at behind the first
-    layer, before the positions of the canvas can tell each other."""
+    layer, before the positions of the canvas can exchange it."""
     model = make_model(window=6)
     seen: list[torch.Tensor] = []
     model._decoder.layers[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))

@@ -1,4 +1,4 @@
-"""A config alone tells what the model will be."""
+"""The size of a model follows from its config alone."""
 
 import json
 from collections.abc import Callable

@@ -4,7 +4,7 @@ from diffusion_worker.types.timeline import MAX_EVENTS, Timeline, Times
 
 
 def test_the_first_time_of_everything_holds() -> None:
-    """A sequence that was parked waited for its first slot only once."""
+    """A sequence that was preempted waited for its first slot only once."""
     times = Times(10.0)
     assert (times.queue_s, times.prefill_s, times.first_block_s) == (None, None, None)
     times.schedule(11.0)
@@ -24,12 +24,12 @@ def test_a_traced_sequence_leaves_its_events_in_order() -> None:
     times.schedule(1.0)
     times.step(2.0, 3.0, block=0, step=1)
     times.preempt(4.0)
-    told = [(event.name, event.at_s, dict(event.numbers)) for event in timeline.events]
-    assert told == [
+    recorded = [(event.name, event.at_s, dict(event.numbers)) for event in timeline.events]
+    assert recorded == [
         ("placed", 1.0, {}),
         ("prefilled", 2.0, {}),
         ("step", 3.0, {"block": 0, "step": 1}),
-        ("parked", 4.0, {}),
+        ("preempted", 4.0, {}),
     ]
 
 
