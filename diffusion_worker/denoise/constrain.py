@@ -30,7 +30,7 @@ _BELOW_ONE = 1.0 - 2.0**-24  # the largest float32 below 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Texts:
+class Constrained:
     """Scores and sampled tokens of a step after constraints were applied."""
 
     scores: Scores
@@ -45,7 +45,7 @@ def constrain(
     sampled: torch.Tensor,
     draw: Callable[[], torch.Tensor],
     logits: torch.Tensor,
-) -> Texts:
+) -> Constrained:
     """Replace the scores and sampled tokens [rows, canvas] of constrained rows.
 
     `draw` returns uniform numbers [rows, canvas] in [0, 1) for sampling. `logits` [rows, canvas, vocab] are those of
@@ -53,7 +53,7 @@ def constrain(
     """
     rows = [row for row, item in enumerate(items) if item.matcher is not None]
     if not rows:
-        return Texts(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
+        return Constrained(scores=scores, sampled=sampled, forced=torch.zeros_like(scores.surest, dtype=torch.bool))
     index = upload(rows, logits.device)
     fetched = torch.cat([scores.z[index].float().flatten(1), draw()[index].float()], dim=-1).cpu().numpy()
     began = time.perf_counter()
@@ -69,7 +69,7 @@ def constrain(
         return old.index_copy(0, index, upload(new, old.device).to(old.dtype))
 
     surest = replaced(scores.surest, "surest")
-    return Texts(
+    return Constrained(
         scores=replace(
             scores,
             entropy=replaced(scores.entropy, "entropy"),

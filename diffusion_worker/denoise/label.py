@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from diffusion_worker.constraints.inference.labels import weigh
-from diffusion_worker.denoise.constrain import Texts
+from diffusion_worker.denoise.constrain import Constrained
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.step_batch import Denoise
 
@@ -22,13 +22,13 @@ from diffusion_worker.types.step_batch import Denoise
 class Labelled:
     """Result of a step after labels were scored."""
 
-    texts: Texts
+    constrained: Constrained
     rows: torch.Tensor  # [rows] True where a row has labels
     done: torch.Tensor  # [rows] True where such a row needs no further step
     logprobs: tuple[tuple[float, ...], ...]  # per row, of its labels; empty without labels
 
 
-def label(items: Sequence[Denoise], texts: Texts, logits: torch.Tensor) -> Labelled:
+def label(items: Sequence[Denoise], constrained: Constrained, logits: torch.Tensor) -> Labelled:
     """Replace the text of rows with labels by their most likely label. `logits` [rows, canvas, vocab] are those of the
     model at temperature 1. A row whose logits are not finite keeps its text: it fails after the step."""
     logprobs: list[tuple[float, ...]] = [()] * len(items)
@@ -36,8 +36,8 @@ def label(items: Sequence[Denoise], texts: Texts, logits: torch.Tensor) -> Label
     has_labels = upload([item.labels is not None for item in items], logits.device)
     done = upload([item.labels is not None and not item.opens for item in items], logits.device)
     if not rows:
-        return Labelled(texts=texts, rows=has_labels, done=done, logprobs=tuple(logprobs))
-    surest, sure, forced = texts.scores.surest.clone(), texts.scores.logprob.clone(), texts.forced.clone()
+        return Labelled(constrained=constrained, rows=has_labels, done=done, logprobs=tuple(logprobs))
+    surest, sure, forced = constrained.scores.surest.clone(), constrained.scores.logprob.clone(), constrained.forced.clone()
     for row, seen in zip(rows, _fetched(items, rows, logits), strict=True):
         labels = items[row].labels
         assert labels is not None
@@ -51,8 +51,8 @@ def label(items: Sequence[Denoise], texts: Texts, logits: torch.Tensor) -> Label
         sure[row], forced[row] = 0.0, True
         sure[row, 0], forced[row, 0] = float(found[best]), False  # the label as a whole carries the log-probability
         logprobs[row] = tuple(found.tolist())
-    texts = replace(texts, scores=replace(texts.scores, surest=surest, logprob=sure), forced=forced)
-    return Labelled(texts=texts, rows=has_labels, done=done, logprobs=tuple(logprobs))
+    constrained = replace(constrained, scores=replace(constrained.scores, surest=surest, logprob=sure), forced=forced)
+    return Labelled(constrained=constrained, rows=has_labels, done=done, logprobs=tuple(logprobs))
 
 
 def _fetched(items: Sequence[Denoise], rows: Sequence[int], logits: torch.Tensor) -> list[np.ndarray]:

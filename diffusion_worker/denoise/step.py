@@ -51,12 +51,12 @@ def step(
     plain = score(logits, rows.temperature, pins)
     sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
     noise = draws.noise(keys, logits.shape[1], logits.shape[2])
-    texts = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits)
-    labelled = label(items, texts, logits)
-    texts, scores = labelled.texts, labelled.texts.scores
+    constrained = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits)
+    labelled = label(items, constrained, logits)
+    constrained, scores = labelled.constrained, labelled.constrained.scores
     accepted = accept(scores.entropy, rows.entropy_bound)
     ids = renoise(
-        tokens_of(scores, texts.sampled, temperatures),
+        tokens_of(scores, constrained.sampled, temperatures),
         accepted,
         noise,
         surest=scores.surest,
@@ -80,12 +80,12 @@ def step(
         ),
         report=torch.cat(
             [
-                *(each.double() for each in (scores.surest, scores.logprob, texts.forced)),
+                *(each.double() for each in (scores.surest, scores.logprob, constrained.forced)),
                 *(each.double()[:, None] for each in single),
             ],
             dim=-1,
         ),
-        constraint_s=texts.seconds,
+        constraint_s=constrained.seconds,
         labels=labelled.logprobs,
     )
 
