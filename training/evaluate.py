@@ -28,7 +28,7 @@ from training.requests import request_for, text_of
 from training.tasks.registry import TASKS
 from training.tasks.sample import Sample, SampleSpec
 
-LATENCY_COUNT: Final = 30
+TIMED: Final = 30
 AUROC_BAR: Final = 0.90
 
 
@@ -100,12 +100,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="checkpoints/twolane-tiny", help="folder or hub id")
     parser.add_argument("--count", type=int, default=200, help="samples per row")
+    parser.add_argument("--timed", type=int, default=TIMED, help="samples per row for the latency measurement")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a result is below its bar")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
     model = load(options.checkpoint, LoadOptions(threads=1))
-    rows = tuple(evaluate(model, case, options.count) for case in CASES)
-    out_of_distribution = evaluate(model, OUT_OF_DISTRIBUTION, options.count // 2)
+    rows = tuple(evaluate(model, case, options.count, timed=options.timed) for case in CASES)
+    out_of_distribution = evaluate(model, OUT_OF_DISTRIBUTION, options.count // 2, timed=options.timed)
     separation = separate([row.denoised for row in (*rows, out_of_distribution)])
     edited = edits(model, options.count)
     show(rows, out_of_distribution, separation, edited)
@@ -118,20 +119,21 @@ def main() -> int:
     return int(options.check and not is_cleared)
 
 
-def evaluate(model: DiffusionModel, case: Case, count: int) -> Row:
-    """Evaluate `count` held-out samples of a case in both decoding modes."""
+def evaluate(model: DiffusionModel, case: Case, count: int, *, timed: int = TIMED) -> Row:
+    """Evaluate `count` held-out samples of a case in both decoding modes; latency is measured on `timed` of them, one
+    at a time."""
     spec = SampleSpec(split="test", invented=1.0 if case.words == "invented" else 0.0)
     samples = [TASKS[case.task](random.Random(f"evaluation/{i}"), spec) for i in range(count)]
+    denoised = [request_for(model, s, DecodingMode.DIFFUSION, case.from_source) for s in samples]
+    read = [request_for(model, s, DecodingMode.AUTOREGRESSIVE) for s in samples]
     return Row(
-        case=case,
-        denoised=_outcome(
-            model, samples, [request_for(model, s, DecodingMode.DIFFUSION, case.from_source) for s in samples]
-        ),
-        read=_outcome(model, samples, [request_for(model, s, DecodingMode.AUTOREGRESSIVE) for s in samples]),
+        case=case, denoised=_outcome(model, samples, denoised, timed), read=_outcome(model, samples, read, timed)
     )
 
 
-def _outcome(model: DiffusionModel, samples: Sequence[Sample], requests: Sequence[GenerationRequest]) -> Outcome:
+def _outcome(
+    model: DiffusionModel, samples: Sequence[Sample], requests: Sequence[GenerationRequest], timed: int
+) -> Outcome:
     answers = run(model, requests)
     right = [text_of(answer) == sample.answer for answer, sample in zip(answers, samples, strict=True)]
     usages = [answer.end.usage for answer in answers]
@@ -139,7 +141,7 @@ def _outcome(model: DiffusionModel, samples: Sequence[Sample], requests: Sequenc
     return Outcome(
         accuracy=statistics.fmean(right),
         passes=statistics.fmean(u.denoising_steps if denoised else u.completion_tokens for u in usages),
-        latency_ms=_latency_ms(model, requests[:LATENCY_COUNT]),
+        latency_ms=_latency_ms(model, requests[:timed]),
         converged=statistics.fmean(bool(usage.converged) for usage in usages) if denoised else 1.0,
         right=tuple(right),
         confidences=tuple(usage.confidence or 0.0 for usage in usages),

@@ -37,7 +37,11 @@ def label(items: Sequence[Denoise], constrained: Constrained, logits: torch.Tens
     done = upload([item.labels is not None and not item.opens for item in items], logits.device)
     if not rows:
         return Labelled(constrained=constrained, rows=has_labels, done=done, logprobs=tuple(logprobs))
-    surest, sure, forced = constrained.scores.surest.clone(), constrained.scores.logprob.clone(), constrained.forced.clone()
+    surest, sure, forced = (
+        constrained.scores.surest.clone(),
+        constrained.scores.logprob.clone(),
+        constrained.forced.clone(),
+    )
     for row, seen in zip(rows, _fetched(items, rows, logits), strict=True):
         labels = items[row].labels
         assert labels is not None
