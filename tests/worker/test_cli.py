@@ -114,7 +114,7 @@ def narrow_vocabulary(folder: Path) -> None:
         (break_tokenizer, "tokenizer.json"),
         (break_template, "chat template"),
         (drop_config, "config.json"),
-        (narrow_vocabulary, "275 words, the weights only 272"),
+        (narrow_vocabulary, "275 tokens, but the model has 272"),
     ],
 )
 def test_a_broken_checkpoint_ends_with_2(

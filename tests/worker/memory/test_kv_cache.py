@@ -154,5 +154,5 @@ def test_scrubbing_wipes_the_slot_and_no_other() -> None:
 
 
 def test_more_tokens_than_a_slot_holds_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 tokens after 2 exceed a slot of 4"):
+    with pytest.raises(ValueError, match="3 tokens after 2 exceed the slot size of 4"):
         cache(slot_tokens=4).prefill_view([1], [2], [3])
