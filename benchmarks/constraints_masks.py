@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.worker_requests import WatchedNet
+from benchmarks.worker_requests import InstrumentedModel
 from diffusion_worker.constraints.inference.token_mask import atoms_of
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
@@ -33,12 +33,12 @@ def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
     return masks
 
 
-class MaskedNet(WatchedNet):
+class MaskedNet(InstrumentedModel):
     """Masks each position of a canvas by itself. True for answers of one canvas."""
 
-    def __init__(self, net: DiffusionModel, automaton: TokenAutomaton) -> None:
-        super().__init__(net)
-        self._masks = torch.from_numpy(naive_masks(automaton, net.info.denoising.canvas_length))
+    def __init__(self, model: DiffusionModel, automaton: TokenAutomaton) -> None:
+        super().__init__(model)
+        self._masks = torch.from_numpy(naive_masks(automaton, model.info.denoising.canvas_length))
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """One pass."""

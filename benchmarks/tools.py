@@ -30,10 +30,10 @@ from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.text.tagged_tool_calls import TaggedCallReader
 from diffusion_worker.text.tool_calls import ToolCall
-from diffusion_worker.types.generation import DecodingMode
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode
+from training.requests import request_for, text_of
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 
 NAMES: Final = ("extraction", "sudoku", "clean-up")
 CALL_TOKENS: Final = 250
@@ -75,7 +75,7 @@ def offer(*, must: bool) -> TokenAutomaton:
 def measure(net: DiffusionModel, task: str, decoding_mode: DecodingMode, *, count: int, seed: int = 5) -> Row:
     """The same samples three times."""
     rng = random.Random(seed)
-    samples = [TASKS[task](rng, Wish(split="test")) for _ in range(count)]
+    samples = [TASKS[task](rng, SampleSpec(split="test")) for _ in range(count)]
     alone = _answers(net, samples, decoding_mode)
     beside = _answers(net, samples, decoding_mode, offer(must=False))
     due = _answers(net, samples, decoding_mode, offer(must=True), max_tokens=CALL_TOKENS, temperature=1.5)
@@ -122,7 +122,9 @@ def _answers(
     automaton: TokenAutomaton | None = None,
     **changes: Any,
 ) -> list[str]:
-    asks = [replace(ask_for(net, sample, decoding_mode, seed=place), **changes) for place, sample in enumerate(samples)]
+    asks = [
+        replace(request_for(net, sample, decoding_mode, seed=place), **changes) for place, sample in enumerate(samples)
+    ]
     if automaton is not None:
         asks = [replace(ask, matcher=open_cursor(automaton, ask.max_tokens)) for ask in asks]
     return [text_of(answer) for answer in run(net, asks)]
