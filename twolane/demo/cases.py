@@ -105,6 +105,7 @@ QUALITY: Final = Chapter(
             asked="an open question",
             prompt=FRANCE,
             body=COOL,
+            needs_smollm2=True,
             expect=Expectation(
                 task="chat", route="default", target="quality", attempts="quality=ok", answer=speaks_of("Paris")
             ),
