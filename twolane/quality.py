@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, port_is_free, whole_number
-from twolane.weights import WeightsUnavailable, ensure_weights
+from twolane.weights import WeightsUnavailableError, ensure_weights
 
 MODEL_ID = "smollm2"
 DEFAULT_PORT = 8002
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
         server = start(settings, weights)
     except KeyboardInterrupt:  # during the download
         return 0
-    except (WrongUseError, WeightsUnavailable) as cause:
+    except (WrongUseError, WeightsUnavailableError) as cause:
         print(f"twolane quality: {cause}", file=sys.stderr)
         return WRONG_USE
     print(f"twolane quality: {MODEL_ID} at {server.listening_address}", flush=True)

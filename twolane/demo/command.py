@@ -29,7 +29,7 @@ from twolane.demo.expectations import Verdict, judge
 from twolane.process import bundled
 from twolane.process.children import ProcessError
 from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError
-from twolane.weights import WeightsUnavailable, ensure_weights
+from twolane.weights import WeightsUnavailableError, ensure_weights
 
 IMPORTED_BY_CHILDREN: Final = ("torch", "transformers", "jsonschema", "xllamacpp")  # their absence is told at once
 WORK_FAILED: Final = 1
@@ -181,7 +181,7 @@ def _fetch_smollm2(page: Console) -> bool:
     """Return whether the weights of SmolLM2 are here; if they are not, say why and what takes their place."""
     try:
         ensure_weights(lambda line: page.print(line, style="dim", soft_wrap=True))
-    except WeightsUnavailable as cause:
+    except WeightsUnavailableError as cause:
         page.print(
             f"SmolLM2 is not available ({cause}); the quality lane is twolane-tiny, decoded left to right.",
             style="yellow", soft_wrap=True, markup=False,
