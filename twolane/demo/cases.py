@@ -114,6 +114,7 @@ QUALITY: Final = Chapter(
             asked="an edit the small model never learnt: it says it is unsure",
             prompt="Rewrite this commit message to be clearer: 'fix stuff'",
             body=COOL,
+            needs_smollm2=True,
             headers=EDIT,
             expect=Expectation(
                 task="edit",

@@ -112,7 +112,7 @@ async def _tour(page: Console, stage: Stage) -> int:
             played = await _play(page, stage, client, replace(chapter, rows=tuple(rows)))
             pages.show_chapter(page, chapter, played)
             for row in skipped:
-                pages.show_skipped(page, row, "it needs what SmolLM2 knows")
+                pages.show_skipped(page, row, "it needs an answer of SmolLM2")
             verdicts += played
     await stage.change(Scene.CALM)
     counters = await _counters(stage)
