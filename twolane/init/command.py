@@ -125,9 +125,10 @@ def _report(name: str, lane: Lane, finding: Finding) -> list[str]:
     warnings = [f"{lane.url} {finding.problem}"] if finding.problem else _mismatches(name, lane, finding)
     if lane.key_env and not os.environ.get(lane.key_env):
         warnings.append(f"the variable {lane.key_env} is not set here")
-    capabilities = finding.capabilities or ENGINES.get(lane.engine)
+    # As the gateway sees it: a worker publishes what it can do, for others the policy names the engine.
+    capabilities = finding.capabilities if lane.engine == WORKER else ENGINES[lane.engine]
     if capabilities is not None:
-        source = "its own list" if finding.capabilities else f"the profile of {lane.engine}"
+        source = "its own list" if lane.engine == WORKER else f"the profile of {lane.engine}"
         lines.append(f"{'':<9}can: {_words(capabilities)} ({source})")
     return [*lines, *(f"{'':<9}warning: {warning}" for warning in warnings)]
 

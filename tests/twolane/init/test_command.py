@@ -232,6 +232,16 @@ def test_another_engine_where_a_worker_should_be_is_told(quality: Server, capsys
     assert f"warning: {quality.url} looks like vllm: choose its engine with --fast-engine" in said
 
 
+def test_what_a_target_can_do_is_told_as_the_gateway_will_see_it(
+    worker_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For an OpenAI-compatible target the gateway goes by its engine, also if the server publishes a list."""
+    line = ["--fast-url", worker_url, "--quality-url", worker_url, "--quality-model", "diffusion:autoregressive"]
+    assert command.main(line) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("(")[2] for line in said if " can: " in line] == ["its own list)", "the profile of openai)"]
+
+
 def test_no_probe_sends_nothing(quality: Server, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["--fast-url", quality.url, "--quality-url", quality.url, "--no-probe"]
     assert command.main(line) == 2
