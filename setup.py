@@ -1,7 +1,7 @@
-"""Adds the default policies and the small checkpoint to the wheel; everything else of the build is in pyproject.toml.
+"""Adds the default policies and the small checkpoint to the wheel; pyproject.toml configures the rest of the build.
 
-Both folders lie at the top of the repository. In a wheel they become `twolane/_data/`, where
-`twolane.process.bundled` finds them. An editable install copies nothing: there the folders are used where they are.
+Both are top-level folders of the repository. The wheel contains them as `twolane/_data/`, where
+`twolane.process.bundled` locates them. An editable install copies nothing and uses the folders of the repository.
 """
 
 from pathlib import Path
@@ -11,12 +11,12 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 DATA = "twolane/_data"
-# What a user runs or reads; recorded traffic and other checkpoints stay in the repository.
+# Recorded traces and other checkpoints are not packaged.
 BUNDLED = ("policies/*.yaml", "policies/schema.json", "checkpoints/twolane-tiny/*")
 
 
 class BuildWithData(build_py):
-    """Copies the bundled files behind the modules, and fails if there are none to copy."""
+    """Copies the data files after the modules; fails if one of the patterns matches nothing."""
 
     def run(self) -> None:
         super().run()
@@ -34,7 +34,7 @@ class BuildWithData(build_py):
         return [*super().get_source_files(), *(str(path.relative_to(ROOT)) for path in self._bundled().values())]
 
     def _bundled(self) -> dict[str, Path]:
-        """Where each file goes, and where it comes from."""
+        """Return the source of each target path."""
         files: dict[str, Path] = {}
         for pattern in BUNDLED:
             found = sorted(path for path in ROOT.glob(pattern) if path.is_file())

@@ -97,7 +97,7 @@ class Settings:
     """Everything that can be set. Raises BadSetting where two values do not fit together."""
 
     checkpoint: str = _setting(
-        "folder of the weights, their id on the hub, or twolane-tiny: the small model of this package", _word
+        "folder or hub ID of the weights, or twolane-tiny for the packaged small checkpoint", _word
     )
     name: str | None = _setting("model id to serve it under; the folder's name if absent", _word, default=None)
     host: str = _setting("address to listen on; other than loopback needs a keys file", _word, default="127.0.0.1")

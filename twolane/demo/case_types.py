@@ -51,7 +51,7 @@ class Row:
 
     `times` requests are sent and all must come out as expected; `together` sends them at once. With `until` they are
     sent again and again until, `in_a_row` times, one of them comes out as expected; all must at least be answered.
-    `within_s` only bounds how long a demo that fails takes. `needs_smollm2`: no other quality lane knows the answer.
+    `within_s` only bounds how long a demo that fails takes. `needs_smollm2`: skipped without SmolLM2.
     """
 
     asked: str

@@ -31,7 +31,7 @@ from twolane.process.children import ProcessError
 from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError
 from twolane.weights import WeightsUnavailableError, ensure_weights
 
-IMPORTED_BY_CHILDREN: Final = ("torch", "transformers", "jsonschema", "xllamacpp")  # their absence is told at once
+IMPORTED_BY_CHILDREN: Final = ("torch", "transformers", "jsonschema", "xllamacpp")  # checked before any process starts
 WORK_FAILED: Final = 1
 
 
@@ -112,7 +112,7 @@ async def _tour(page: Console, stage: Stage) -> int:
             played = await _play(page, stage, client, replace(chapter, rows=tuple(rows)))
             pages.show_chapter(page, chapter, played)
             for row in skipped:
-                pages.show_skipped(page, row, "it needs an answer of SmolLM2")
+                pages.show_skipped(page, row, "requires SmolLM2")
             verdicts += played
     await stage.change(Scene.CALM)
     counters = await _counters(stage)
@@ -178,12 +178,12 @@ def _look_for_files(wish: Wish) -> None:
 
 
 def _fetch_smollm2(page: Console) -> bool:
-    """Return whether the weights of SmolLM2 are here; if they are not, say why and what takes their place."""
+    """Return whether the weights of SmolLM2 are available; if not, print why and what is used instead."""
     try:
         ensure_weights(lambda line: page.print(line, style="dim", soft_wrap=True))
     except WeightsUnavailableError as cause:
         page.print(
-            f"SmolLM2 is not available ({cause}); the quality lane is twolane-tiny, decoded left to right.",
+            f"SmolLM2 is not available ({cause}); using twolane-tiny with left-to-right decoding as the quality lane.",
             style="yellow", soft_wrap=True, markup=False,
         )  # fmt: skip
         return False

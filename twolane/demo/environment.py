@@ -55,7 +55,7 @@ class Setting:
     policy: Path
     logs: Path
     ports: Mapping[str, int]
-    has_smollm2: bool = True  # otherwise a second worker that decodes left to right is the quality lane
+    has_smollm2: bool = True  # otherwise the quality lane is a second worker with left-to-right decoding
 
     def url(self, part: str) -> str:
         """Where a part listens."""

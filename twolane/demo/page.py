@@ -56,7 +56,7 @@ def show_chapter(page: Console, chapter: Chapter, verdicts: Sequence[Verdict]) -
 
 
 def show_skipped(page: Console, row: Row, reason: str) -> None:
-    """Say which request was not sent, and why."""
+    """Print which request was skipped, and why."""
     page.print(f"  [yellow]- {escape(row.asked)}:[/] skipped, {escape(reason)}")
 
 

@@ -1,7 +1,4 @@
-"""The policy that `twolane init` writes, as text: two targets, and a route for each kind of request.
-
-Pure. The real loader checks what comes out.
-"""
+"""Renders the policy that `twolane init` writes: two targets and up to three routes. Pure."""
 
 import ipaddress
 import json
@@ -13,7 +10,7 @@ from urllib.parse import urlsplit
 from gateway.enums import Capability
 from gateway.routing.engine_profiles import ENGINES
 
-WORKER: Final = "worker"  # the engine of the fast lane whose capabilities and confidence are its own words
+WORKER: Final = "worker"  # not a profile: a worker reports its capabilities and its confidence
 _IN_CLUSTER_SUFFIXES: Final = (".local", ".internal", ".svc")
 
 
@@ -33,7 +30,7 @@ def render(fast: Lane, quality: Lane) -> str:
 
 
 def location_of(url: str) -> str:
-    """`in_cluster` for hosts of this machine or a private network, else `external`: never sent a private request."""
+    """Return `in_cluster` for hosts of this machine or a private network, else `external`."""
     host = urlsplit(url).hostname or ""
     try:
         return "in_cluster" if ipaddress.ip_address(host).is_private else "external"
@@ -42,12 +39,12 @@ def location_of(url: str) -> str:
 
 
 def _targets(fast: Lane, quality: Lane) -> Iterator[str]:
-    yield "# Written by `twolane init`. Check it with `twolane policy check`, run it with `twolane serve --policy`."
+    yield "# Written by `twolane init`. Validate it with `twolane policy check`, use it with `twolane serve --policy`."
     yield "version: 1"
     yield "targets:"
-    yield "  # The fast lane: a diffusion model. `key_env` is the name of the variable that holds a key, never the key."
+    yield "  # The fast lane: a diffusion model. `key_env` names the environment variable that holds an API key."
     yield f"  fast: {_target(fast, location_of(fast.url))}"
-    yield "  # The quality lane. A request marked private is never sent to an `external` target."
+    yield "  # The quality lane. Private requests are never sent to an `external` target."
     yield f"  quality: {_target(quality, 'external')}"
 
 
@@ -60,16 +57,16 @@ def _target(lane: Lane, location: str) -> str:
 
 def _routes(fast: Lane) -> Iterator[str]:
     yield "routes:"
-    yield "  # Most of the answer is known already. If the fast lane fails or is too slow, the quality lane answers."
+    yield "  # Most of the answer is already known. If the fast lane fails or is too slow, the quality lane answers."
     yield "  - name: edits"
     yield '    when: {task: [edit, autocomplete], confidence: ">= 0.6"}'
     yield "    use: fast"
-    yield "    slo: {p95_ms: 2000}  # while the fast lane is slower than this, it is ejected"
+    yield "    slo: {p95_ms: 2000}  # a slower fast lane is ejected until it recovers"
     if fast.engine == WORKER:
-        yield "    min_confidence: 0.8  # below it, the quality lane answers"
+        yield "    min_confidence: 0.8  # less confident answers go to the quality lane"
     yield "    fall_back: [quality]"
     if fast.engine == WORKER or Capability.JSON_SCHEMA in ENGINES[fast.engine].words:
-        yield "  # The request has a JSON Schema: the whole answer is validated before its first byte is sent."
+        yield "  # Requests with a JSON Schema: the complete answer is validated before its first byte is sent."
         yield "  - name: constrained"
         yield "    when: {schema: true}"
         yield "    use: fast"

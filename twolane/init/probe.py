@@ -1,6 +1,6 @@
-"""Asks a target what it serves: its list of models and, of a worker, its health.
+"""Probes a target: lists its models and reads the health of a worker.
 
-The key of a target is sent to that target's URL only: redirects are not followed, proxies are not used.
+An API key is sent to the URL of its own target only: redirects are not followed and proxies are not used.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from gateway.types import Capabilities, Target
 from gateway.upstreams.health import read_models
 
 MAX_BODY_BYTES: Final = 4 << 20
-# What servers call themselves in `owned_by`, and the engine that a policy calls them.
+# `owned_by` in the list of models, and the name of that engine in a policy.
 _ENGINES: Final = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama_cpp", "twolane": "worker"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What a target said. `problem` is None exactly if it listed its models."""
+class ProbeResult:
+    """The outcome of one probe. `problem` is None exactly if the target listed its models."""
 
     problem: str | None = None
     models: tuple[str, ...] = ()
-    engine: str | None = None  # as far as the listing tells
-    capabilities: Capabilities | None = None  # of the target's model, where the server publishes them
-    state: str | None = None  # of a worker
+    engine: str | None = None  # None if `owned_by` names no known engine
+    capabilities: Capabilities | None = None  # of the target's model, if the server reports them
+    state: str | None = None  # of a worker: ready, loading, ...
 
 
 class _Extension(msgspec.Struct):
@@ -49,8 +49,8 @@ class _Health(msgspec.Struct):
     state: str = ""
 
 
-async def probe_all(targets: list[Target], *, timeout_s: float) -> list[Finding]:
-    """Ask all targets at once; one after `timeout_s` without an answer is a finding like any other."""
+async def probe_all(targets: list[Target], *, timeout_s: float) -> list[ProbeResult]:
+    """Probe all targets concurrently, each within `timeout_s`. Raises nothing: every failure is a ProbeResult."""
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with aiohttp.ClientSession(
         timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), raise_for_status=False
@@ -58,23 +58,23 @@ async def probe_all(targets: list[Target], *, timeout_s: float) -> list[Finding]
         return list(await asyncio.gather(*(_probe(session, target, timeout_s) for target in targets)))
 
 
-async def _probe(session: aiohttp.ClientSession, target: Target, timeout_s: float) -> Finding:
+async def _probe(session: aiohttp.ClientSession, target: Target, timeout_s: float) -> ProbeResult:
     key = os.environ.get(target.key_env, "") if target.key_env else ""
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
         status, body = await _get(session, f"{target.url}/v1/models", headers)
         problem = _refusal(status, target, has_key=bool(key))
         if problem is not None:
-            return Finding(problem=problem)
-        finding = _read_listing(body, target)
-        if finding.problem is None and target.kind is Kind.WORKER:
-            _, health = await _get(session, f"{target.url}/health", headers)  # 503 has a state, too
-            return replace(finding, state=_read_state(health))
+            return ProbeResult(problem=problem)
+        result = _read_listing(body, target)
+        if result.problem is None and target.kind is Kind.WORKER:
+            _, health = await _get(session, f"{target.url}/health", headers)  # a 503 carries the state as well
+            return replace(result, state=_read_state(health))
     except TimeoutError:
-        return Finding(problem=f"did not answer within {timeout_s:g} s")
+        return ProbeResult(problem=f"did not answer within {timeout_s:g} s")
     except (aiohttp.ClientError, OSError, ValueError) as fault:
-        return Finding(problem=f"cannot be reached: {_cause(fault)}")
-    return finding
+        return ProbeResult(problem=f"cannot be reached: {_cause(fault)}")
+    return result
 
 
 async def _get(session: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
@@ -83,7 +83,7 @@ async def _get(session: aiohttp.ClientSession, url: str, headers: dict[str, str]
         async for part in response.content.iter_any():
             body += part
             if len(body) > MAX_BODY_BYTES:
-                raise ValueError("its list of models is too large")
+                raise ValueError("its response is too large")
         return response.status, bytes(body)
 
 
@@ -91,26 +91,24 @@ def _refusal(status: int, target: Target, *, has_key: bool) -> str | None:
     if status == 200:
         return None
     if status in (401, 403):
-        flag = f"--{target.name}-key-env"
         if has_key:
-            return f"refuses the key in {target.key_env} (HTTP {status})"
-        return f"wants a key (HTTP {status}): " + (
-            f"{target.key_env} is not set" if target.key_env else f"name the variable that holds it with {flag}"
-        )
+            return f"rejected the API key in {target.key_env} (HTTP {status})"
+        remedy = f"{target.key_env} is not set" if target.key_env else f"set --{target.name}-key-env"
+        return f"requires an API key (HTTP {status}): {remedy}"
     if 300 <= status < 400:
-        return f"redirects to another address (HTTP {status}), which is not followed"
-    return f"does not list its models: /v1/models answers HTTP {status}"
+        return f"redirects (HTTP {status}); redirects are not followed"
+    return f"does not list its models: /v1/models returned HTTP {status}"
 
 
-def _read_listing(body: bytes, target: Target) -> Finding:
+def _read_listing(body: bytes, target: Target) -> ProbeResult:
     try:
         listing = msgspec.json.decode(body, type=_Listing)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Finding(problem="does not list its models: /v1/models is not in the form of OpenAI's API")
+        return ProbeResult(problem="does not list its models: the response of /v1/models is invalid")
     owners = {model.owned_by for model in listing.data}
     engines = {_ENGINES[owner] for owner in owners if owner in _ENGINES}
     aliases = [alias for model in listing.data if model.twolane for alias in model.twolane.aliases]
-    return Finding(
+    return ProbeResult(
         models=(*(model.id for model in listing.data), *aliases),
         engine=engines.pop() if len(engines) == 1 else None,
         capabilities=read_models(body).get(target.model),

@@ -125,9 +125,9 @@ def test_models_and_engines_are_found_and_capabilities_told(
     fast, fast_can, lane, lane_can = said.out.splitlines()[1:5]
     assert fast == f"fast:    {worker_url}, model diffusion, engine worker, ready"
     assert "json_schema (guaranteed)" in fast_can
-    assert fast_can.endswith("(its own list)")
+    assert fast_can.endswith("(reported by the worker)")
     assert lane == f"quality: {quality.url}/v1, model big-model, engine vllm"
-    assert lane_can.endswith("(the profile of vllm)")
+    assert lane_can.endswith("(profile of vllm)")
     policy = load(Path("twolane.yaml"), {})
     assert (policy.targets["fast"].url, policy.targets["fast"].model) == (worker_url, "diffusion")
     assert (policy.targets["quality"].url, policy.targets["quality"].model) == (quality.url, "big-model")
@@ -159,15 +159,15 @@ def test_a_redirect_is_told_and_the_key_does_not_follow_it(
         line = ["--fast-url", nobody, "--quality-url", quality.url, "--quality-model", "m"]
         assert command.main([*line, "--quality-key-env", "TEST_KEY"]) == 0
         assert other.asked == []
-    assert "redirects to another address" in capsys.readouterr().out
+    assert "redirects (HTTP 302)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("flags", "variables", "said"),
     [
-        ([], {}, "wants a key (HTTP 401): name the variable that holds it with --quality-key-env"),
-        (["--quality-key-env", "TEST_KEY"], {}, "wants a key (HTTP 401): TEST_KEY is not set"),
-        (["--quality-key-env", "TEST_KEY"], {"TEST_KEY": "wrong"}, "refuses the key in TEST_KEY (HTTP 401)"),
+        ([], {}, "requires an API key (HTTP 401): set --quality-key-env"),
+        (["--quality-key-env", "TEST_KEY"], {}, "requires an API key (HTTP 401): TEST_KEY is not set"),
+        (["--quality-key-env", "TEST_KEY"], {"TEST_KEY": "wrong"}, "rejected the API key in TEST_KEY (HTTP 401)"),
     ],
 )
 def test_a_server_that_wants_a_key_is_told_with_what_to_do(
@@ -188,7 +188,7 @@ def test_a_server_that_wants_a_key_is_told_with_what_to_do(
     assert f"warning: {quality.url} {said}" in capsys.readouterr().out
     assert command.main([word for word in line if word not in ("--quality-model", "m")] + ["--force"]) == 2
     error = capsys.readouterr().err
-    assert error == f"twolane init: --quality-model is needed: {quality.url} {said}\n"
+    assert error == f"twolane init: --quality-model is required: {quality.url} {said}\n"
 
 
 def test_servers_that_do_not_answer_are_warnings_and_the_policy_is_written(
@@ -221,15 +221,15 @@ def test_several_models_are_named_and_one_must_be_chosen(
     assert capsys.readouterr().err.endswith("serves m0, m1, m2, m3, m4 and 2 more\n")
     assert not Path("twolane.yaml").exists()
     assert command.main([*line, "--quality-model", "m3"]) == 0
-    assert "is not in its list" not in capsys.readouterr().out
+    assert "not found" not in capsys.readouterr().out
     assert command.main([*line, "--quality-model", "m9", "--force"]) == 0
-    assert "warning: the model m9 is not in its list: m0, m1, m2, m3, m4 and 2 more" in capsys.readouterr().out
+    assert "warning: model m9 not found; available: m0, m1, m2, m3, m4 and 2 more" in capsys.readouterr().out
 
 
 def test_another_engine_where_a_worker_should_be_is_told(quality: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--fast-url", quality.url, "--quality-url", quality.url]) == 0
     said = capsys.readouterr().out
-    assert f"warning: {quality.url} looks like vllm: choose its engine with --fast-engine" in said
+    assert f"warning: {quality.url} is served by vllm; set --fast-engine" in said
 
 
 def test_what_a_target_can_do_is_told_as_the_gateway_will_see_it(
@@ -239,13 +239,16 @@ def test_what_a_target_can_do_is_told_as_the_gateway_will_see_it(
     line = ["--fast-url", worker_url, "--quality-url", worker_url, "--quality-model", "diffusion:autoregressive"]
     assert command.main(line) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.rpartition("(")[2] for line in said if " can: " in line] == ["its own list)", "the profile of openai)"]
+    assert [line.rpartition("(")[2] for line in said if " supports " in line] == [
+        "reported by the worker)",
+        "profile of openai)",
+    ]
 
 
 def test_no_probe_sends_nothing(quality: Server, capsys: pytest.CaptureFixture[str]) -> None:
     line = ["--fast-url", quality.url, "--quality-url", quality.url, "--no-probe"]
     assert command.main(line) == 2
-    assert "--quality-model is needed" in capsys.readouterr().err
+    assert "--quality-model is required" in capsys.readouterr().err
     assert command.main([*line, "--quality-model", "m"]) == 0
     assert quality.asked == []
 
@@ -271,10 +274,10 @@ def test_a_file_that_cannot_be_written_is_one_line(nobody: str, capsys: pytest.C
     [
         ([], "--quality-url"),
         (["--quality-url", "llm.example.com"], "expected http://"),
-        (["--quality-url", "https://me:hidden@llm.example.com"], "no user"),
+        (["--quality-url", "https://me:hidden@llm.example.com"], "credentials"),
         (["--quality-url", "http://h:port"], "not a URL"),
         (["--quality-url", "http://h", "--quality-engine", "vlm"], "vllm"),
-        (["--quality-url", "http://h", "--quality-key-env", "sk-hidden"], "never a key"),
+        (["--quality-url", "http://h", "--quality-key-env", "sk-hidden"], "not the key itself"),
         (["--quality-url", "http://h", "--timeout", "0"], "seconds"),
     ],
 )
