@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from math import inf
@@ -30,6 +30,7 @@ from gateway.settings import SCHEMA, Settings, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
 from gateway.web.parse_request import parse_chat, unique_headers
+from twolane.process import bundled
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import WRONG_USE, OneLineParser
 from twolane.process.json_log import json_lines
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    flags = SCHEMA.flags_in(options)
+    flags = _with_policy(SCHEMA.flags_in(options))
     settings = read_settings(os.environ, flags)
     if settings.workers > 1:
         kept = {name: value for name, value in flags.items() if name != "workers"}
@@ -107,6 +108,16 @@ def _serve(options: argparse.Namespace) -> int:
     with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
     return SUCCESS
+
+
+def _with_policy(given: Mapping[str, str]) -> Mapping[str, str]:
+    """Add the packaged default policy, if no policy is set and the working directory has no default one."""
+    default = read_settings(os.environ, given).policy
+    if "policy" in given or os.environ.get("TWOLANE_POLICY") or default.is_file():
+        return given
+    shipped = bundled.policy(bundled.DEFAULT_POLICY)
+    print(f"twolane: {default} not found; using the packaged default policy {shipped}", file=sys.stderr)
+    return {**given, "policy": str(shipped)}
 
 
 def _logging(settings: Settings) -> AbstractContextManager[None]:
@@ -135,8 +146,8 @@ def _header(text: str) -> tuple[bytes, bytes]:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    settings = read_settings(os.environ, {})
-    policy = load(options.policy or settings.policy, os.environ)
+    settings = read_settings(os.environ, _with_policy({"policy": str(options.policy)} if options.policy else {}))
+    policy = load(settings.policy, os.environ)
     wall_s = options.at.timestamp() if options.at else time.time()
     try:
         headers = unique_headers(options.header)
