@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.worker_requests import WatchedNet
-from diffusion_worker.constraints.inference.token_mask import atoms_of
+from diffusion_worker.constraints.inference.matcher import atoms_of
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
 

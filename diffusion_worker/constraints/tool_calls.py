@@ -21,7 +21,7 @@ from diffusion_worker.constraints.automata.ranges import without
 from diffusion_worker.constraints.automata.regex import SCALARS
 from diffusion_worker.constraints.native_tool_calls import native
 from diffusion_worker.constraints.schema.json_strings import characters
-from diffusion_worker.constraints.schema.site import COLON, COMMA, WHITE, before, sign
+from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, WHITE, before, sign
 
 OPENS, CLOSES = "<tool_call>", "</tool_call>"  # of the envelope
 NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": False}  # a function that takes none

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from diffusion_worker.constraints.inference.token_mask import allowed
+from diffusion_worker.constraints.inference.matcher import allowed
 from diffusion_worker.denoise.draws import DrawKey, Draws
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel, PrefillContext

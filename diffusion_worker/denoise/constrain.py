@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.inference.marginals import marginals, remaining
-from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, forced
 from diffusion_worker.constraints.inference.sample import sample_path
-from diffusion_worker.constraints.inference.token_mask import forced
 from diffusion_worker.constraints.inference.token_set_scores import ClassMasses, weigh_classes
 from diffusion_worker.constraints.inference.viterbi import best_path
 from diffusion_worker.denoise.score import Scores

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from diffusion_worker.constraints.error_localisation import span_of
-from diffusion_worker.constraints.inference.token_mask import allowed, forced
+from diffusion_worker.constraints.inference.matcher import allowed, forced
 from diffusion_worker.constraints.spec import Kind
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.generation import DEFAULT_ANCHOR, GenerationRequest

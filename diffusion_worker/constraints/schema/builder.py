@@ -8,39 +8,41 @@ keywords left in `unchecked`; every value within the caps is accepted when it is
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
+from diffusion_worker.constraints.automata.automaton import Edge
+from diffusion_worker.constraints.automata.code_point_dfa import member, words
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
-from diffusion_worker.constraints.schema.arrays import array
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, canonical
-from diffusion_worker.constraints.schema.json_strings import string
-from diffusion_worker.constraints.schema.literals import literals
-from diffusion_worker.constraints.schema.numbers import (
-    MAX_DIGITS,
-    MAX_MODULUS,
-    Bounds,
-    bounded_number,
-    free_number,
-    multiples,
-)
-from diffusion_worker.constraints.schema.objects import object_
-from diffusion_worker.constraints.schema.shapes import (
-    TYPES,
-    ItemLayer,
-    Items,
-    MemberLayer,
-    Members,
-    Numbers,
-    Shape,
-    Text,
-)
-from diffusion_worker.constraints.schema.site import Place, before
+from diffusion_worker.constraints.schema.json_strings import QUOTE, body, string
+from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, WHITE, before, literals, padded, sign
+from diffusion_worker.constraints.schema.numbers import Numbers, number
+from diffusion_worker.constraints.schema.property_names import Cell, admitted, cells
+from diffusion_worker.constraints.schema.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Shape, Text
 from diffusion_worker.constraints.schema.size_limits import Caps
 from diffusion_worker.constraints.schema.strings import LEAST_WIDE, language
 
 T = TypeVar("T", Numbers, Text, Items, Members)
+_OPEN_BRACKET: Final = 0x5B
+_CLOSE_BRACKET: Final = 0x5D
+_OPEN_BRACE: Final = 0x7B
+_CLOSE_BRACE: Final = 0x7D
+_PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a value stands: the state that follows it, and how many containers are around it."""
+
+    following: int
+    depth: int = 0
+    free: int = 0  # those of them about whose content the schema says nothing
+
+    def inside(self, following: int, *, free: int = 0) -> "Place":
+        """One container further in."""
+        return Place(following=following, depth=self.depth + 1, free=self.free + free)
 
 
 class Builder:
@@ -101,7 +103,10 @@ class Builder:
         if by_type["boolean"]:
             yield from (graph.word(word, following) for word in (b"true", b"false"))
         found = [
-            *(self._number(numbers, following) for numbers in _weakest(shape.numbers for shape in by_type["number"])),
+            *(
+                number(graph, numbers, following, self.unchecked)
+                for numbers in _weakest(shape.numbers for shape in by_type["number"])
+            ),
             *(self._string(text, following) for text in _weakest(shape.text for shape in by_type["string"])),
             *(self._array(items, place) for items in _weakest(shape.items for shape in by_type["array"])),
             *(self._object(members, place) for members in _weakest(shape.members for shape in by_type["object"])),
@@ -110,11 +115,11 @@ class Builder:
 
     def _array(self, items: Items, place: Place) -> int | None:
         with self._inside(items.layers) as allowed:
-            return array(self, items, place) if allowed else None
+            return _Array(self, items, place).start() if allowed else None
 
     def _object(self, members: Members, place: Place) -> int | None:
         with self._inside(members.layers) as allowed:
-            return object_(self, members, place) if allowed else None
+            return _Object(self, members, place).start() if allowed else None
 
     @contextmanager
     def _inside(self, layers: Sequence[ItemLayer | MemberLayer]) -> Iterator[bool]:
@@ -135,43 +140,212 @@ class Builder:
             raise TooLarge("strings of too many states")
         return string(self.graph, found.rows, following, free=text == Text()) if found.rows.rows else None
 
-    def _number(self, numbers: Numbers, following: int) -> int | None:
-        whole = [value for value in numbers.multiples if value == value.to_integral_value()]
-        parts = [value for value in numbers.multiples if value not in whole]
-        integer = numbers.integer or bool(whole)
-        if parts and not integer:
-            self.unchecked.add("multipleOf")
-        bounds = self._bounds(numbers.bounds)
-        fraction = 0 if integer else max((-int(part.as_tuple().exponent) for part in parts), default=None)
-        from_zero = bounds == Bounds(low=Decimal(0))
-        if (fraction is None or not numbers.multiples) and (bounds == Bounds() or from_zero):
-            return free_number(self.graph, following, integer=integer, negative=not from_zero)
-        state = bounded_number(self.graph, bounds, following, fraction=fraction)
-        for modulus in whole if state is not None else ():
-            state = self._multiple(state, int(modulus), following)
-        return state
 
-    def _multiple(self, state: int | None, modulus: int, following: int) -> int | None:
-        if state is None or modulus == 1:
-            return state
-        if modulus > MAX_MODULUS:
-            self.unchecked.add("multipleOf")
-            return state
-        return self.graph.meet(state, multiples(self.graph, modulus, following))
+class _Array:
+    def __init__(self, builder: Builder, items: Items, place: Place) -> None:
+        self._builder, self._graph, self._items, self._place = builder, builder.graph, items, place
+        self._low, self._high = self._capped(items.low, "minItems"), items.high
+        if self._high is not None and self._high > max(builder.caps.items, self._low):
+            self._high = None
+            builder.unchecked.add("maxItems")
 
-    def _bounds(self, bounds: Bounds) -> Bounds:
-        """Bounds of a length that is worth comparing with; others are left to the final check."""
-        low, high = (
-            None if bound is None or len(format(bound, "f")) > MAX_DIGITS else bound
-            for bound in (bounds.low, bounds.high)
-        )
-        if low != bounds.low:
-            self.unchecked.add("minimum")
-        if high != bounds.high:
-            self.unchecked.add("maximum")
-        return Bounds(
-            low=low, high=high, above=bounds.above and low is not None, below=bounds.below and high is not None
-        )
+    def _capped(self, count: int, keyword: str) -> int:
+        if count > self._builder.caps.items:
+            self._builder.unchecked.add(keyword)
+        return min(count, self._builder.caps.items)
+
+    def start(self) -> int | None:
+        """The state before the opening bracket; None: no such array."""
+        inner = self.inner()
+        return None if inner is None else self._graph.state([(_OPEN_BRACKET, _OPEN_BRACKET, inner)])
+
+    def inner(self) -> int | None:
+        """Behind the opening bracket."""
+        start = self._chain()
+        edges: list[Edge] = [(_CLOSE_BRACKET, _CLOSE_BRACKET, self._place.following)] if self._low == 0 else []
+        if start is not None:
+            edges += self._graph.rows[start]
+        return padded(self._graph, edges) if edges else None
+
+    def _chain(self) -> int | None:
+        """The state before the first item, built from the last one backwards. An item that cannot be ends the array."""
+        regular = max(self._items.prefix, self._low, 1)
+        last = regular if self._high is None else self._high
+        next_item = self._loop(regular) if self._high is None else None
+        for index in range(last - 1, -1, -1):
+            after = self._after(index + 1, next_item)
+            next_item = None if after is None else self._item(index, after)
+        return next_item
+
+    def _after(self, count: int, next_item: int | None) -> int | None:
+        edges: list[Edge] = []
+        if next_item is not None:
+            edges.append((COMMA, COMMA, before(self._graph, next_item)))
+        if count >= self._low:
+            edges.append((_CLOSE_BRACKET, _CLOSE_BRACKET, self._place.following))
+        return padded(self._graph, edges) if edges else None
+
+    def _loop(self, index: int) -> int | None:
+        """The state before item `index` of an array without end."""
+        graph = self._graph
+        after, inner = graph.reserve(), graph.reserve()
+        graph.fill(after, [*WHITE, (COMMA, COMMA, inner), (_CLOSE_BRACKET, _CLOSE_BRACKET, self._place.following)])
+        item = self._item(index, after)
+        graph.fill(inner, [] if item is None else [*WHITE, *graph.rows[item]])
+        return item
+
+    def _item(self, index: int, following: int) -> int | None:
+        silent = index >= self._items.prefix and self._items.silent
+        return self._builder.value(self._items.at(index), self._place.inside(following, free=int(silent)))
+
+
+class _Object:
+    def __init__(self, builder: Builder, members: Members, place: Place) -> None:
+        self._builder, self._graph, self._members, self._place = builder, builder.graph, members, place
+        allowed = admitted(builder.combiner, members, builder.caps, builder.unchecked)
+        self._names = [name for name in members.declared if member(allowed, name)]
+        self._required = set(members.required)
+        self._impossible = any(name not in self._names for name in members.required)
+        self._cells = [] if self._impossible else self._worthy(cells(members, allowed, builder.unchecked))
+        self._low, self._high = self._counts()
+        self._tails: dict[tuple[int, int], int | None] = {}
+        self._extra: dict[int, int] = {}
+
+    def _worthy(self, found: Sequence[Cell]) -> list[Cell]:
+        """Cells that can hold a member. Members of which the schema says nothing are admitted as the caps say."""
+        bare = not self._members.layers and not self._names
+        if not bare and self._builder.caps.undeclared_depth < 0:
+            found = [cell for cell in found if not cell.silent]
+        return [cell for cell in found if cell.names.rows and (cell.silent or self._builder.combiner.shapes(cell.conj))]
+
+    def _counts(self) -> tuple[int, int | None]:
+        low = 0 if self._members.low <= len(self._required) else self._members.low
+        high = self._members.high
+        if high is not None and not self._cells and high >= len(self._names):
+            high = None
+        if low > 1 and self._cells:
+            self._builder.unchecked.add("minProperties")  # a repeated name counts once
+        if low > self._builder.caps.members:
+            low = self._builder.caps.members
+            self._builder.unchecked.add("minProperties")
+        if high is not None and high > self._builder.caps.members:
+            high = None
+            self._builder.unchecked.add("maxProperties")
+        return low, high
+
+    def _counted(self, count: int) -> int:
+        """One more member, as far as it matters."""
+        return min(count + 1, self._low if self._high is None else self._high)
+
+    def _full(self, count: int) -> bool:
+        return self._high is not None and count >= self._high
+
+    def start(self) -> int | None:
+        """The state before the opening brace; None: no such object."""
+        inner = self.inner()
+        return None if inner is None else self._graph.state([(_OPEN_BRACE, _OPEN_BRACE, inner)])
+
+    def inner(self) -> int | None:
+        """Behind the opening brace."""
+        if self._impossible:
+            return None
+        most = self._low if self._high is None else self._high
+        for index in reversed(range(len(self._names))):  # the last first, so that no chain of members nests calls
+            for count in range(min(index, most) + 1):
+                self._tail(index, count)
+        edges = self._closing(0, 0)
+        if not self._full(0) and (keys := self._keys(0, 0)) is not None:
+            edges.append((QUOTE, QUOTE, keys))
+        return padded(self._graph, edges) if edges else None
+
+    def _closing(self, at: int, count: int) -> list[Edge]:
+        """The closing brace, if nothing that is required is missing."""
+        if count < self._low or any(name in self._required for name in self._names[at:]):
+            return []
+        return [(_CLOSE_BRACE, _CLOSE_BRACE, self._place.following)]
+
+    def _after(self, at: int, count: int) -> int | None:
+        """Behind a member, before declared member `at`."""
+        edges = self._closing(at, count)
+        if not self._full(count) and (keys := self._keys(at, count)) is not None:
+            edges.append((COMMA, COMMA, padded(self._graph, [(QUOTE, QUOTE, keys)])))
+        return padded(self._graph, edges) if edges else None
+
+    def _keys(self, at: int, count: int) -> int | None:
+        """Behind the opening quote of a name: declared member `at` or a later one up to the next that is required."""
+        heads: list[int] = []
+        plain: list[tuple[str, int]] = []
+        required = False
+        for index in range(at, len(self._names)):
+            name = self._names[index]
+            if (tail := self._tail(index, count)) is not None:
+                if _PLAIN.issuperset(name):
+                    plain.append((name, tail))
+                else:
+                    heads.append(body(self._graph, words(frozenset((name,))), tail))
+            if required := name in self._required:
+                break
+        if plain:
+            heads.append(_trie(self._graph, plain, 0))
+        if not required and (extra := self._undeclared(count)) is not None:
+            heads.append(extra)
+        return self._graph.state(self._graph.merged([], *heads)) if heads else None
+
+    def _tail(self, index: int, count: int) -> int | None:
+        """Behind the closing quote of declared member `index`."""
+        key = (index, count)
+        if key not in self._tails:
+            after = self._after(index + 1, self._counted(count))
+            conj = self._builder.combiner.member(self._members, self._names[index])
+            value = None if after is None else self._value(conj, after, silent=False)
+            self._tails[key] = None if value is None else sign(self._graph, COLON, value)
+        return self._tails[key]
+
+    def _value(self, conj: Conj, following: int, *, silent: bool) -> int | None:
+        place = self._place.inside(following)
+        if silent and self._members.layers:
+            spent = self._builder.caps.free_depth - self._builder.caps.undeclared_depth
+            place = self._place.inside(following, free=max(1, spent - self._place.free))
+        elif silent:
+            place = self._place.inside(following, free=1)
+        return self._builder.value(conj, place)
+
+    def _undeclared(self, count: int) -> int | None:
+        """Behind the opening quote of an undeclared name; what follows it reads undeclared names only."""
+        if not self._cells or self._full(count):
+            return None
+        if count not in self._extra:
+            ahead = self._counted(count)
+            if ahead == count:
+                self._extra[count] = self._loop(count)
+            else:
+                after = self._undeclared_after(ahead, self._undeclared(ahead))
+                self._extra[count] = self._cell_names(after)
+        return self._extra[count]
+
+    def _undeclared_after(self, count: int, keys: int | None) -> int:
+        edges: list[Edge] = [(_CLOSE_BRACE, _CLOSE_BRACE, self._place.following)] if count >= self._low else []
+        if keys is not None:
+            edges.append((COMMA, COMMA, padded(self._graph, [(QUOTE, QUOTE, keys)])))
+        return padded(self._graph, edges)
+
+    def _loop(self, count: int) -> int:
+        graph = self._graph
+        after, quote = graph.reserve(), graph.reserve()
+        closing = [(_CLOSE_BRACE, _CLOSE_BRACE, self._place.following)] if count >= self._low else []
+        graph.fill(after, [*WHITE, (COMMA, COMMA, quote), *closing])
+        keys = self._cell_names(after)
+        graph.fill(quote, [*WHITE, (QUOTE, QUOTE, keys)])
+        return keys
+
+    def _cell_names(self, following: int) -> int:
+        """Names of every cell, each with its value and then `following`."""
+        heads: list[int] = []
+        for cell in self._cells:
+            value = self._value(cell.conj, following, silent=cell.silent)
+            if value is not None:
+                heads.append(body(self._graph, cell.names, sign(self._graph, COLON, value)))
+        return self._graph.state(self._graph.merged([], *heads))
 
 
 def _weakest(shapes: Iterable[T]) -> list[T]:
@@ -187,3 +361,15 @@ def _weakest(shapes: Iterable[T]) -> list[T]:
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
     return list({canonical(value): value for value in reversed(list(values))}.values())[::-1]
+
+
+def _trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
+    """Names that agree up to `at`, each followed by its closing quote and its own state."""
+    grouped: dict[str, list[tuple[str, int]]] = {}
+    for name, tail in names:
+        grouped.setdefault(name[at : at + 1], []).append((name, tail))
+    edges = [
+        (ord(char), ord(char), _trie(graph, group, at + 1)) if char else (QUOTE, QUOTE, group[0][1])
+        for char, group in grouped.items()
+    ]
+    return graph.state(edges)

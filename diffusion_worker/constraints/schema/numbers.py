@@ -6,7 +6,7 @@ bound rounds to the bound itself as a double.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Final
 
@@ -59,6 +59,68 @@ class Bounds:
             whole = high.to_integral_value(ROUND_FLOOR)
             high = whole - 1 if self.below and whole == high else whole
         return Bounds(low=low, high=high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Numbers: bounds, and what divides them."""
+
+    integer: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
+    multiples: tuple[Decimal, ...] = ()
+
+    def and_(self, other: "Numbers") -> "Numbers":
+        """What satisfies both."""
+        return Numbers(
+            integer=self.integer or other.integer,
+            bounds=self.bounds.and_(other.bounds),
+            multiples=tuple(dict.fromkeys((*self.multiples, *other.multiples))),
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether the bounds leave nothing."""
+        return self.bounds.empty or (self.integer and self.bounds.rounded().empty)
+
+
+def number(graph: Graph, numbers: Numbers, following: int, unchecked: set[str]) -> int | None:
+    """The state before a number that satisfies all keywords; those that only validation can check are added to
+    `unchecked`. None: no such number."""
+    whole = [value for value in numbers.multiples if value == value.to_integral_value()]
+    parts = [value for value in numbers.multiples if value not in whole]
+    integer = numbers.integer or bool(whole)
+    if parts and not integer:
+        unchecked.add("multipleOf")
+    bounds = _comparable(numbers.bounds, unchecked)
+    fraction = 0 if integer else max((-int(part.as_tuple().exponent) for part in parts), default=None)
+    from_zero = bounds == Bounds(low=Decimal(0))
+    if (fraction is None or not numbers.multiples) and (bounds == Bounds() or from_zero):
+        return free_number(graph, following, integer=integer, negative=not from_zero)
+    state = bounded_number(graph, bounds, following, fraction=fraction)
+    for modulus in whole if state is not None else ():
+        state = _multiple(graph, state, int(modulus), following, unchecked)
+    return state
+
+
+def _multiple(graph: Graph, state: int | None, modulus: int, following: int, unchecked: set[str]) -> int | None:
+    if state is None or modulus == 1:
+        return state
+    if modulus > MAX_MODULUS:
+        unchecked.add("multipleOf")
+        return state
+    return graph.meet(state, multiples(graph, modulus, following))
+
+
+def _comparable(bounds: Bounds, unchecked: set[str]) -> Bounds:
+    """Bounds of at most MAX_DIGITS digits; longer ones are left to validation."""
+    low, high = (
+        None if bound is None or len(format(bound, "f")) > MAX_DIGITS else bound for bound in (bounds.low, bounds.high)
+    )
+    if low != bounds.low:
+        unchecked.add("minimum")
+    if high != bounds.high:
+        unchecked.add("maximum")
+    return Bounds(low=low, high=high, above=bounds.above and low is not None, below=bounds.below and high is not None)
 
 
 def free_number(graph: Graph, following: int, *, integer: bool, negative: bool = True) -> int:

@@ -13,32 +13,10 @@ from typing import Any, Final, TypeVar
 from diffusion_worker.constraints.automata.code_point_dfa import matching, member
 from diffusion_worker.constraints.schema.document import Conj, same, together
 from diffusion_worker.constraints.schema.formats import FORMATS
-from diffusion_worker.constraints.schema.numbers import Bounds
+from diffusion_worker.constraints.schema.numbers import Bounds, Numbers
 
 T = TypeVar("T")
 TYPES: Final = frozenset(("null", "boolean", "number", "string", "array", "object"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Numbers:
-    """Numbers: bounds, and what divides them."""
-
-    integer: bool = False
-    bounds: Bounds = field(default_factory=Bounds)
-    multiples: tuple[Decimal, ...] = ()
-
-    def and_(self, other: "Numbers") -> "Numbers":
-        """What satisfies both."""
-        return Numbers(
-            integer=self.integer or other.integer,
-            bounds=self.bounds.and_(other.bounds),
-            multiples=_joined(self.multiples, other.multiples),
-        )
-
-    @property
-    def empty(self) -> bool:
-        """Whether the bounds leave nothing."""
-        return self.bounds.empty or (self.integer and self.bounds.rounded().empty)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

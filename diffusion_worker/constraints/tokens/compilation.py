@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton
-from diffusion_worker.constraints.automata.chains import LONGEST, Chains, byte_sets, find_chains
+from diffusion_worker.constraints.automata.automaton import DEAD, LONGEST, ByteAutomaton, Chains, byte_sets, find_chains
 from diffusion_worker.constraints.tokens.distance import NEVER, distances, spans
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.token_sets import RangeSets, cut_into_atoms, intern_sets

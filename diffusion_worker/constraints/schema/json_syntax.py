@@ -1,16 +1,36 @@
-"""Values that are written out in the schema (`enum`, `const`): each as compact JSON with white space where it may be.
+"""The fixed syntax of JSON as states over bytes: white space, punctuation, and values that the schema writes out.
 
-Strings in the plain spelling, numbers as Python writes them and without needless fraction, members as given.
+White space, `[ \\t\\n\\r]*`, is admitted wherever RFC 8259 allows it, as a loop on the state that it precedes. It is
+unbounded: a bound would cost one state per byte and position, and `max_tokens` limits it anyway.
 """
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
+from diffusion_worker.constraints.automata.automaton import Edge
 from diffusion_worker.constraints.automata.code_point_dfa import words
-from diffusion_worker.constraints.automata.graph import Graph
+from diffusion_worker.constraints.automata.graph import SELF, Graph
 from diffusion_worker.constraints.schema.json_strings import string
-from diffusion_worker.constraints.schema.site import COLON, COMMA, before, padded, sign
+
+WHITE: Final[tuple[Edge, ...]] = ((0x09, 0x0A, SELF), (0x0D, 0x0D, SELF), (0x20, 0x20, SELF))
+COMMA: Final = 0x2C
+COLON: Final = 0x3A
+
+
+def padded(graph: Graph, edges: Iterable[Edge]) -> int:
+    """White space, then `edges`."""
+    return graph.state([*WHITE, *edges])
+
+
+def before(graph: Graph, state: int) -> int:
+    """White space, then what `state` reads."""
+    return padded(graph, graph.rows[state])
+
+
+def sign(graph: Graph, byte: int, following: int) -> int:
+    """White space, one byte, white space, then what `following` reads."""
+    return padded(graph, [(byte, byte, before(graph, following))])
 
 
 def literals(graph: Graph, values: Iterable[Any], following: int) -> list[int]:

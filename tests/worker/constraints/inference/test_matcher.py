@@ -4,8 +4,7 @@ import numpy as np
 
 from benchmarks.vocabularies import shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.inference.matcher import open_cursor
-from diffusion_worker.constraints.inference.token_mask import allowed, forced
+from diffusion_worker.constraints.inference.matcher import allowed, forced, open_cursor
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.compilation import lift
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
