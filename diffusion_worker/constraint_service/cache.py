@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from diffusion_worker.constraints.compiled import Ready, from_bytes, to_bytes
+from diffusion_worker.constraints.compiled import CompiledConstraint, from_bytes, to_bytes
 
 IN_MEMORY: Final = 64  # constraints
 ON_DISK_BYTES: Final = 512 << 20
@@ -21,7 +21,7 @@ _SUFFIX: Final = ".constraint"
 _ABANDONED_S: Final = 3600.0  # after which a half-written file has no writer any more
 
 
-class Store:
+class ConstraintCache:
     """A bounded memory over a bounded folder; the least recently used leaves first. Safe to share between threads.
     Raises OSError when the folder cannot be made; later it is never an error."""
 
@@ -29,46 +29,46 @@ class Store:
         self, folder: Path | None = None, *, in_memory: int = IN_MEMORY, on_disk_bytes: int = ON_DISK_BYTES
     ) -> None:
         self._folder, self._in_memory, self._on_disk_bytes = folder, in_memory, on_disk_bytes
-        self._kept: OrderedDict[str, Ready] = OrderedDict()
+        self._memory: OrderedDict[str, CompiledConstraint] = OrderedDict()
         self._lock = Lock()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def recall(self, digest: str) -> Ready | None:
+    def get_from_memory(self, digest: str) -> CompiledConstraint | None:
         """What is in memory; no look at the disk."""
         with self._lock:
-            found = self._kept.get(digest)
+            found = self._memory.get(digest)
             if found is not None:
-                self._kept.move_to_end(digest)
+                self._memory.move_to_end(digest)
             return found
 
-    def get(self, digest: str) -> Ready | None:
+    def get(self, digest: str) -> CompiledConstraint | None:
         """What was put under this digest, here or by an earlier process."""
-        found = self.recall(digest)
+        found = self.get_from_memory(digest)
         if found is None and (found := self._read(digest)) is not None:
-            self._keep(digest, found)
+            self._remember(digest, found)
         return found
 
-    def put(self, digest: str, ready: Ready) -> None:
+    def put(self, digest: str, compiled: CompiledConstraint) -> None:
         """Keep it. A disk that cannot be written to costs the next process a compilation, and nothing else."""
-        self._keep(digest, ready)
+        self._remember(digest, compiled)
         if self._folder is not None:
             with contextlib.suppress(OSError):
-                self._write(self._folder, digest, to_bytes(ready))
+                self._write(self._folder, digest, to_bytes(compiled))
 
-    def forget(self) -> None:
+    def clear_memory(self) -> None:
         """Empty the memory: other weights have come, with other words."""
         with self._lock:
-            self._kept.clear()
+            self._memory.clear()
 
-    def _keep(self, digest: str, ready: Ready) -> None:
+    def _remember(self, digest: str, compiled: CompiledConstraint) -> None:
         with self._lock:
-            self._kept[digest] = ready
-            self._kept.move_to_end(digest)
-            while len(self._kept) > self._in_memory:
-                self._kept.popitem(last=False)
+            self._memory[digest] = compiled
+            self._memory.move_to_end(digest)
+            while len(self._memory) > self._in_memory:
+                self._memory.popitem(last=False)
 
-    def _read(self, digest: str) -> Ready | None:
+    def _read(self, digest: str) -> CompiledConstraint | None:
         if self._folder is None:
             return None
         path = self._folder / (digest + _SUFFIX)
@@ -95,9 +95,9 @@ class Store:
         except OSError:
             Path(name).unlink(missing_ok=True)
             raise
-        self._make_room(folder)
+        self._evict(folder)
 
-    def _make_room(self, folder: Path) -> None:
+    def _evict(self, folder: Path) -> None:
         """Oldest first; and what a process that died has left half-written."""
         kept, bytes_kept = [], 0
         for path in folder.iterdir():

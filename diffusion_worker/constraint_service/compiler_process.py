@@ -9,49 +9,49 @@ import traceback
 
 from diffusion_worker.constraint_service.pipe_framing import run
 from diffusion_worker.constraints import compiled
-from diffusion_worker.constraints.compiled import Headers
+from diffusion_worker.constraints.compiled import TokenPrefixes
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens import vocabulary_bytes
-from diffusion_worker.constraints.tokens.token_trie import Vocabulary, vocabulary_of
+from diffusion_worker.constraints.tokens.token_trie import TokenTrie, token_trie_of
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 
-def vocabulary_job(words: vocabulary_bytes.VocabularyBytes) -> bytes:
+def vocabulary_job(vocabulary: vocabulary_bytes.VocabularyBytes) -> bytes:
     """Tells the process which words to lift onto."""
-    return b"V" + vocabulary_bytes.to_bytes(words)
+    return b"V" + vocabulary_bytes.to_bytes(vocabulary)
 
 
-def constraint_job(constraint: Constraint, headers: Headers) -> bytes:
+def constraint_job(constraint: Constraint, prefixes: TokenPrefixes) -> bytes:
     """Asks for a constraint."""
-    return b"C" + json.dumps(headers).encode() + b"\n" + constraint.content()
+    return b"C" + json.dumps(prefixes).encode() + b"\n" + constraint.content()
 
 
 class Compiler:
     """Does the jobs. Keeps one vocabulary."""
 
     def __init__(self) -> None:
-        self._vocabulary: Vocabulary | None = None
+        self._trie: TokenTrie | None = None
 
     def work(self, content: bytes) -> bytes:
         """One job. Raises InvalidRequest, UnsupportedSchema."""
         if content[:1] == b"V":
-            self._vocabulary = vocabulary_of(vocabulary_bytes.from_bytes(content[1:]))
+            self._trie = token_trie_of(vocabulary_bytes.from_bytes(content[1:]))
             return b""
-        assert self._vocabulary is not None, "the words come first"
-        headers, _, constraint = content[1:].partition(b"\n")
-        asked = Constraint(**json.loads(constraint))
+        assert self._trie is not None, "the words come first"
+        prefixes, _, constraint = content[1:].partition(b"\n")
+        requested = Constraint(**json.loads(constraint))
         try:
-            return compiled.to_bytes(compiled.make_ready(asked, self._vocabulary, json.loads(headers)))
+            return compiled.to_bytes(compiled.compile_for_vocabulary(requested, self._trie, json.loads(prefixes)))
         except InvalidRequest:
             raise
         except RecursionError:
-            raise UnsupportedSchema("nested too deeply", keyword=asked.kind, pointer="") from None
+            raise UnsupportedSchema("nested too deeply", keyword=requested.kind, pointer="") from None
         except MemoryError:
-            raise UnsupportedSchema("needs more memory than it may have", keyword=asked.kind, pointer="") from None
+            raise UnsupportedSchema("needs more memory than it may have", keyword=requested.kind, pointer="") from None
         except Exception as error:  # noqa: BLE001 - the outermost place of this process: what trips us is refused
             traceback.print_exc()
             raise UnsupportedSchema(
-                f"the compiler failed on it: {type(error).__name__}", keyword=asked.kind, pointer=""
+                f"the compiler failed on it: {type(error).__name__}", keyword=requested.kind, pointer=""
             ) from None
 
 

@@ -24,7 +24,7 @@ def frame(content: bytes) -> bytes:
     return len(content).to_bytes(LENGTH_BYTES, "big") + content
 
 
-def answer(work: Work, content: bytes) -> bytes:
+def respond(work: Work, content: bytes) -> bytes:
     """What is said to one job."""
     try:
         return b"+" + work(content)
@@ -48,9 +48,9 @@ def serve(work: Work, source: BinaryIO, sink: BinaryIO, *, limit_s: float = 0.0)
     while len(length := source.read(LENGTH_BYTES)) == LENGTH_BYTES:
         content = source.read(int.from_bytes(length, "big"))
         signal.setitimer(signal.ITIMER_REAL, limit_s)
-        said = answer(work, content)
+        response = respond(work, content)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        sink.write(frame(said))
+        sink.write(frame(response))
         sink.flush()
 
 

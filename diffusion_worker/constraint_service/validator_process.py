@@ -9,11 +9,11 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from diffusion_worker.constraint_service.pipe_framing import run
-from diffusion_worker.constraints.schema.validation import final_check
+from diffusion_worker.constraints.schema.validation import make_validator
 from diffusion_worker.constraints.spec import Constraint
 
 
-def judge_job(constraint: Constraint, text: str) -> bytes:
+def validation_job(constraint: Constraint, text: str) -> bytes:
     """Asks what is wrong with a text."""
     return json.dumps(text).encode() + b"\n" + constraint.content()
 
@@ -21,12 +21,12 @@ def judge_job(constraint: Constraint, text: str) -> bytes:
 def work(content: bytes) -> bytes:
     """One job."""
     text, _, constraint = content.partition(b"\n")
-    return json.dumps(_check(constraint)(json.loads(text))).encode()
+    return json.dumps(_validator(constraint)(json.loads(text))).encode()
 
 
 @lru_cache(maxsize=64)
-def _check(constraint: bytes) -> Callable[[str], str | None]:
-    return final_check(Constraint(**json.loads(constraint)))
+def _validator(constraint: bytes) -> Callable[[str], str | None]:
+    return make_validator(Constraint(**json.loads(constraint)))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from typing import Any, Final
 from diffusion_worker.constraints.schema.document import canonical
 from diffusion_worker.constraints.spec import Constraint
 
-MOST: Final = 256  # labels
-_DEPTH: Final = 16  # references within references
-_LOOKS: Final = 4096  # at schemas
-_ASIDE: Final = {"title", "description", "default", "examples", "$schema", "$defs", "definitions", "$comment"}
+MAX_LABELS: Final = 256  # labels
+_MAX_DEPTH: Final = 16  # references within references
+_MAX_SCHEMAS: Final = 4096  # at schemas
+_ANNOTATIONS: Final = {"title", "description", "default", "examples", "$schema", "$defs", "definitions", "$comment"}
 _REFERENCES: Final = ("#/$defs/", "#/definitions/")
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "string": (str,),
@@ -28,25 +28,25 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 }
 
 
-class _Endless(Exception):  # noqa: N818 - a finding
+class _NotFinite(Exception):  # noqa: N818 - a finding
     """These are not a few values."""
 
 
-def layouts_of(constraint: Constraint) -> tuple[tuple[str, ...], ...] | None:
+def label_texts(constraint: Constraint) -> tuple[tuple[str, ...], ...] | None:
     """The texts that mean each label: of a JSON value compact, and as Python lays it out. None: not a few."""
     if constraint.kind == "choice":
         choices = tuple((choice,) for choice in dict.fromkeys(constraint.value))
-        return choices if len(choices) <= MOST else None
+        return choices if len(choices) <= MAX_LABELS else None
     if constraint.kind != "json_schema":
         return None
     try:
-        values = _distinct(_Reader(constraint.value).values(constraint.value))
-    except _Endless:
+        values = _distinct(_Enumerator(constraint.value).values(constraint.value))
+    except _NotFinite:
         return None
-    return tuple(map(_layouts, values)) or None
+    return tuple(map(_json_texts, values)) or None
 
 
-def _layouts(value: Any) -> tuple[str, ...]:
+def _json_texts(value: Any) -> tuple[str, ...]:
     texts = (json.dumps(value, ensure_ascii=False, separators=between) for between in ((",", ":"), (", ", ": ")))
     return tuple(dict.fromkeys(texts))
 
@@ -55,23 +55,23 @@ def _distinct(values: Iterator[Any]) -> list[Any]:
     found: dict[str, Any] = {}
     for seen, value in enumerate(values):
         found.setdefault(canonical(value), value)
-        if len(found) > MOST or seen > _LOOKS:
-            raise _Endless
+        if len(found) > MAX_LABELS or seen > _MAX_SCHEMAS:
+            raise _NotFinite
     return list(found.values())
 
 
-class _Reader:
+class _Enumerator:
     """Reads values out of one document, in a bounded number of looks: references may multiply them beyond measure."""
 
     def __init__(self, root: Any) -> None:
         self._root, self._looks = root, 0
 
-    def values(self, schema: Any, depth: int = _DEPTH) -> Iterator[Any]:
+    def values(self, schema: Any, depth: int = _MAX_DEPTH) -> Iterator[Any]:
         """Every value of a schema, some perhaps twice."""
         self._looks += 1
-        if not isinstance(schema, Mapping) or not depth or self._looks > _LOOKS:
-            raise _Endless
-        keywords = set(schema) - _ASIDE
+        if not isinstance(schema, Mapping) or not depth or self._looks > _MAX_SCHEMAS:
+            raise _NotFinite
+        keywords = set(schema) - _ANNOTATIONS
         types = _types_of(schema)
         if keywords in ({"enum"}, {"enum", "type"}):
             yield from (value for value in schema["enum"] if _is_any(value, types))
@@ -87,7 +87,7 @@ class _Reader:
         elif keywords == {"type", "properties", "required", "additionalProperties"} and _is_closed(schema):
             yield from self._objects(schema["properties"], depth - 1)
         else:
-            raise _Endless
+            raise _NotFinite
 
     def _objects(self, members: Mapping[str, Any], depth: int) -> Iterator[Any]:
         given = [_distinct(self.values(member, depth)) for member in members.values()]
@@ -100,7 +100,7 @@ class _Reader:
             name, place = reference.removeprefix(prefix), self._root.get(prefix[2:-1])
             if name != reference and isinstance(place, Mapping) and name in place:
                 return place[name]
-        raise _Endless
+        raise _NotFinite
 
 
 def _is_closed(schema: Mapping[str, Any]) -> bool:

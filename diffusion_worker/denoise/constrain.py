@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.inference.marginals import marginals, remaining
-from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, forced
+from diffusion_worker.constraints.inference.marginals import backward_masses, marginals
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, forced_tokens
 from diffusion_worker.constraints.inference.sample import sample_path
-from diffusion_worker.constraints.inference.token_set_scores import ClassMasses, weigh_classes
+from diffusion_worker.constraints.inference.token_set_scores import TokenSetMasses, weigh_token_sets
 from diffusion_worker.constraints.inference.viterbi import best_path
 from diffusion_worker.denoise.score import Scores
 from diffusion_worker.models.host_to_device import upload
@@ -93,7 +93,9 @@ class _Said:
         if self._pinned < canvas and np.isfinite(z).all():
             matcher = _cursor_of(item.matcher, item.head, free=canvas - self._pinned, near_deadline=item.near_deadline)
             self._read(matcher, z[self._pinned :], uniforms[self._pinned :], item.temperature)
-        self.forced[: self._pinned] = forced(item.matcher.automaton, item.matcher.state, self.surest[: self._pinned])
+        self.forced[: self._pinned] = forced_tokens(
+            item.matcher.automaton, item.matcher.state, self.surest[: self._pinned]
+        )
 
     def _read(
         self, matcher: Matcher, z: NDArray[np.float32], uniforms: NDArray[np.float32], temperature: float | None
@@ -102,21 +104,21 @@ class _Said:
         if matcher.forbidden:
             z = z.copy()
             z[0, list(matcher.forbidden)] = _FORBIDDEN
-        masses = weigh_classes(automaton.classes, z)
-        onward = remaining(matcher, masses)
-        best, shares = best_path(matcher, masses.scores), marginals(matcher, masses, onward)
+        masses = weigh_token_sets(automaton.token_sets, z)
+        backward = backward_masses(matcher, masses)
+        best, shares = best_path(matcher, masses.scores), marginals(matcher, masses, backward)
         self.surest[free] = best.tokens
         self.entropy[self._pinned : self._pinned + len(shares.entropy)] = shares.entropy
-        self.forced[self._pinned : self._pinned + best.length] = forced(
+        self.forced[self._pinned : self._pinned + best.length] = forced_tokens(
             automaton, matcher.state, best.tokens[: best.length]
         )
-        self.sampled[free] = _drawn(matcher, masses, onward, uniforms, temperature).tokens
+        self.sampled[free] = _drawn(matcher, masses, backward, uniforms, temperature).tokens
 
 
 def _cursor_of(matcher: Matcher, head: tuple[int, ...], *, free: int, near_deadline: bool) -> Matcher:
     """Behind what is pinned. In a hurry the text must close on this canvas, if it can."""
     behind = matcher.after(head)
-    room = behind.room(free)
+    room = behind.remaining_positions(free)
     if near_deadline and behind.automaton.distance[behind.state] <= room:
         return replace(behind, tokens_left=room)
     return behind
@@ -124,13 +126,13 @@ def _cursor_of(matcher: Matcher, head: tuple[int, ...], *, free: int, near_deadl
 
 def _drawn(
     matcher: Matcher,
-    masses: ClassMasses,
-    onward: NDArray[np.float64],
+    masses: TokenSetMasses,
+    backward: NDArray[np.float64],
     uniforms: NDArray[np.float32],
     temperature: float | None,
 ) -> CanvasPath:
     """A text sampled as the request wants it: `temperature` scales what is sampled and nothing else."""
     if temperature not in (None, 0.0, 1.0):
-        masses = weigh_classes(matcher.automaton.classes, masses.scores.logits / np.float32(temperature))
-        onward = remaining(matcher, masses)
-    return sample_path(matcher, masses, onward, np.minimum(uniforms, _BELOW_ONE).astype(np.float64))
+        masses = weigh_token_sets(matcher.automaton.token_sets, masses.scores.logits / np.float32(temperature))
+        backward = backward_masses(matcher, masses)
+    return sample_path(matcher, masses, backward, np.minimum(uniforms, _BELOW_ONE).astype(np.float64))

@@ -70,7 +70,7 @@ class ConstraintWork(StrEnum):
 
     COMPILE = "compile"  # and lift onto tokens, in a process of its own; not what is recalled
     STEP = "step"  # on the host, within a step
-    JUDGE = "judge"  # a whole answer
+    VALIDATE = "validate"  # a whole answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_worker.constraints.inference.labels import Labels, read_labels, read_spellings, weigh
-from diffusion_worker.constraints.tokens.vocabulary_bytes import read_lexicon
+from diffusion_worker.constraints.inference.labels import Labels, compile_labels, index_tokens, label_logprobs
+from diffusion_worker.constraints.tokens.vocabulary_bytes import make_vocabulary_bytes
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
 from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.types.generation import BlockSealed, Faulted, Finished, FinishReason, GenerationRequest
 from tests.worker.test_constrained import RECIPE, WORDS, NoisyNet, ask, is_member, turned
 
-SPELLINGS = read_spellings(read_lexicon(WORDS.tokens, (WORDS.end_id,), WORDS.tail_id))
-LABELS = read_labels([["yes"], ["no"], ["perhaps"]], SPELLINGS)
+SPELLINGS = index_tokens(make_vocabulary_bytes(WORDS.tokens, (WORDS.end_id,), WORDS.padding_id))
+LABELS = compile_labels([["yes"], ["no"], ["perhaps"]], SPELLINGS)
 
 
 class FixedNet(NoisyNet):
@@ -36,7 +36,7 @@ def noise(length: int, vocab: int) -> torch.Tensor:
 
 def expected(labels: Labels) -> np.ndarray:
     logprobs = noise(RECIPE.canvas_length, len(WORDS.tokens)).log_softmax(-1).double().numpy()
-    return weigh(labels, logprobs[: labels.positions, labels.tokens])
+    return label_logprobs(labels, logprobs[: labels.positions, labels.tokens])
 
 
 def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
@@ -81,7 +81,7 @@ def test_a_recipe_that_wants_no_stability_still_takes_two_passes() -> None:
 def test_neighbours_notice_nothing(is_exact: bool) -> None:
     """Nor does a row with labels of its neighbours."""
     free, bound = ask(None, max_tokens=40), ask("a pattern", seed=1)
-    few, other = (replace(ask(None), labels=labels) for labels in (LABELS, read_labels([["a"], ["bc"]], SPELLINGS)))
+    few, other = (replace(ask(None), labels=labels) for labels in (LABELS, compile_labels([["a"], ["bc"]], SPELLINGS)))
 
     def answered(*asks: GenerationRequest) -> list[list[int]]:
         loop = Loop(FixedNet(), Capacity(max_context=200, max_num_seqs=4, is_exact=is_exact))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 DEAD: Final = -1
 Edge = tuple[int, int, int]  # first label, last label (inclusive), target
 Ints = NDArray[np.int32]
-LONGEST: Final = 12  # steps along a chain; what is longer is walked byte by byte
+MAX_CHAIN: Final = 12  # steps along a chain; what is longer is walked byte by byte
 _WIDE: Final = 64  # bytes that must lead on for a state to count
 
 
@@ -100,10 +100,10 @@ def find_chains(automaton: ByteAutomaton) -> Chains:
     """The chains of an automaton: each wide state and the state that most of its bytes lead to."""
     onward = _favourites(automaton)
     step = byte_sets((automaton.next == onward[:, None]) & (automaton.next != DEAD), automaton)
-    target = np.empty((LONGEST + 1, automaton.states), np.int32)
-    over = np.zeros((LONGEST + 1, automaton.states, 4), np.uint64)
+    target = np.empty((MAX_CHAIN + 1, automaton.states), np.int32)
+    over = np.zeros((MAX_CHAIN + 1, automaton.states, 4), np.uint64)
     target[0], over[0] = np.arange(automaton.states), np.uint64(0xFFFFFFFFFFFFFFFF)
-    for steps in range(1, LONGEST + 1):
+    for steps in range(1, MAX_CHAIN + 1):
         last = target[steps - 1]
         leads_on = onward[last] != DEAD
         target[steps] = np.where(leads_on, onward[last], last)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Final
 
-FIRST_MARK: Final = 0xF8  # the bytes from here on are in no UTF-8, nor is anything that begins with them
+FIRST_PLACEHOLDER: Final = 0xF8  # the bytes from here on are in no UTF-8, nor is anything that begins with them
 
 
-class Mark(IntEnum):
+class Placeholder(IntEnum):
     """What a control token means in an answer, as a byte."""
 
     THOUGHT_OPENS = 0xF8
@@ -20,8 +20,8 @@ class Mark(IntEnum):
     QUOTE = 0xFC  # around the strings of a call
 
 
-def marked(tokens: Sequence[bytes], marks: Mapping[int, Mark]) -> list[bytes]:
-    """[vocab] the bytes of every token for lifting: of those in `marks` (by id) their mark, of others as they are, but
+def with_placeholders(tokens: Sequence[bytes], placeholders: Mapping[int, Placeholder]) -> list[bytes]:
+    """[vocab] the bytes of every token for lifting: of those in `placeholders` (by id) their mark, of others as they are, but
     none for tokens that no text can hold."""
-    plain = (b"" if any(byte >= FIRST_MARK for byte in token) else token for token in tokens)
-    return [bytes((marks[token],)) if token in marks else spelled for token, spelled in enumerate(plain)]
+    plain = (b"" if any(byte >= FIRST_PLACEHOLDER for byte in token) else token for token in tokens)
+    return [bytes((placeholders[token],)) if token in placeholders else spelled for token, spelled in enumerate(plain)]

@@ -15,7 +15,7 @@ MAX_STATES: Final = 4096
 _MAX_POSITIONS: Final = 6000
 
 
-def determinised(tree: Tree) -> tuple[list[list[Edge]], list[bool]]:
+def determinise(tree: Tree) -> tuple[list[list[Edge]], list[bool]]:
     """Rows and accepting states; 0 is the start. Raises NotRegular, or TooLarge."""
     positions = _Positions()
     shape = positions.shape(tree)

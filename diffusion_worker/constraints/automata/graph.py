@@ -39,7 +39,7 @@ def overlay(rows: Sequence[Sequence[Edge]]) -> list[Overlaid]:
     return laid
 
 
-def coalesced(edges: Iterable[Edge]) -> tuple[Edge, ...]:
+def coalesce(edges: Iterable[Edge]) -> tuple[Edge, ...]:
     """Sorted, with neighbouring ranges of one target joined: the one way to write a row."""
     joined: list[Edge] = []
     for edge in sorted(edges):
@@ -59,11 +59,11 @@ class Graph:
         self._max_states = max_states
         self._known: dict[tuple[bool, tuple[Edge, ...]], int] = {}
         self._unions: dict[tuple[int, ...], int] = {}
-        self._meets: dict[tuple[int, int], int] = {}
+        self._intersections: dict[tuple[int, int], int] = {}
 
     def state(self, edges: Iterable[Edge], *, accepting: bool = False) -> int:
         """The state with these disjoint edges; targets may be SELF."""
-        key = (accepting, coalesced(edges))
+        key = (accepting, coalesce(edges))
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self.reserve()
@@ -82,7 +82,7 @@ class Graph:
     def fill(self, state: int, edges: Iterable[Edge], *, accepting: bool = False) -> None:
         """Give a reserved state its edges, once."""
         row = ((first, last, state if target == SELF else target) for first, last, target in edges)
-        self.rows[state], self.accepting[state] = coalesced(row), accepting
+        self.rows[state], self.accepting[state] = coalesce(row), accepting
 
     def word(self, labels: Sequence[int], following: int) -> int:
         """The state that reads `labels` and goes on as `following`."""
@@ -119,7 +119,7 @@ class Graph:
             todo.append(group)
         return found
 
-    def meet(self, left: int, right: int) -> int:
+    def intersect(self, left: int, right: int) -> int:
         """The state that goes on as both do; it may lead to states from which nothing is accepted."""
         todo: list[tuple[int, int]] = []
         start = self._pair(left, right, todo)
@@ -132,15 +132,15 @@ class Graph:
                 for c, d, u in theirs
                 if a <= d and c <= b
             ]
-            self.fill(self._meets[pair], edges, accepting=all(self.accepting[state] for state in pair))
+            self.fill(self._intersections[pair], edges, accepting=all(self.accepting[state] for state in pair))
         return start
 
     def _pair(self, left: int, right: int, todo: list[tuple[int, int]]) -> int:
         if left == right:
             return left
         pair = (min(left, right), max(left, right))
-        found = self._meets.get(pair)
+        found = self._intersections.get(pair)
         if found is None:
-            found = self._meets[pair] = self.reserve()
+            found = self._intersections[pair] = self.reserve()
             todo.append(pair)
         return found

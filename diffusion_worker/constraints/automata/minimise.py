@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.automata.automaton import Edge
-from diffusion_worker.constraints.automata.graph import coalesced
+from diffusion_worker.constraints.automata.graph import coalesce
 
 _MASK: Final = (1 << 64) - 1
 _ROUNDS_BETWEEN_COUNTS: Final = 4
@@ -25,7 +25,7 @@ Colours = NDArray[np.uint64]  # [states]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rows:
+class RangeDfa:
     """An automaton as rows of disjoint ranges. Empty rows: the empty language. Compared by identity."""
 
     rows: tuple[tuple[Edge, ...], ...]
@@ -33,10 +33,10 @@ class Rows:
     start: int
 
 
-EMPTY: Final = Rows(rows=(), accepting=(), start=-1)
+EMPTY: Final = RangeDfa(rows=(), accepting=(), start=-1)
 
 
-def minimise(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> Rows:
+def minimise(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> RangeDfa:
     """The minimal, trimmed automaton; states are numbered in order of discovery, the start is 0."""
     distance = _distances(rows, accepting, _reachable(rows, start))
     if start not in distance:
@@ -142,7 +142,7 @@ def _check_fold(edges: _Edges, blocks: NDArray[np.intp], flags: Sequence[bool]) 
         raise RuntimeError("two different states have the same 64-bit hash")
 
 
-def _folded(alive: Sequence[Sequence[Edge]], flags: Sequence[bool], start: int, blocks: NDArray[np.intp]) -> Rows:
+def _folded(alive: Sequence[Sequence[Edge]], flags: Sequence[bool], start: int, blocks: NDArray[np.intp]) -> RangeDfa:
     """One state for each block, numbered in order of discovery."""
     block = blocks.tolist()
     number = {block[start]: 0}
@@ -155,5 +155,5 @@ def _folded(alive: Sequence[Sequence[Edge]], flags: Sequence[bool], start: int, 
             if found == len(members):
                 members.append(target)
             edges.append((first, last, found))
-        rows.append(coalesced(edges))
-    return Rows(rows=tuple(rows), accepting=tuple(flags[state] for state in members), start=0)
+        rows.append(coalesce(edges))
+    return RangeDfa(rows=tuple(rows), accepting=tuple(flags[state] for state in members), start=0)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 Ranges = tuple[tuple[int, int], ...]
 
 
-def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
+def normalise(ranges: Iterable[tuple[int, int]]) -> Ranges:
     """Sorted, disjoint, with neighbours joined."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
@@ -21,10 +21,10 @@ def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 def union(*sets: Ranges) -> Ranges:
     """What is in any of the sets."""
-    return normal(pair for ranges in sets for pair in ranges)
+    return normalise(pair for ranges in sets for pair in ranges)
 
 
-def without(ranges: Ranges, taken: Ranges) -> Ranges:
+def subtract(ranges: Ranges, taken: Ranges) -> Ranges:
     """What is in `ranges` and not in `taken`."""
     left: list[tuple[int, int]] = []
     for first, last in ranges:
@@ -37,15 +37,15 @@ def without(ranges: Ranges, taken: Ranges) -> Ranges:
             at = taken_last + 1
         if at <= last:
             left.append((at, last))
-    return normal(left)
+    return normalise(left)
 
 
-def common(ranges: Ranges, others: Ranges) -> Ranges:
+def intersect(ranges: Ranges, others: Ranges) -> Ranges:
     """What is in both sets."""
-    return without(ranges, without(ranges, others))
+    return subtract(ranges, subtract(ranges, others))
 
 
-def holds(ranges: Ranges, value: int) -> bool:
+def contains(ranges: Ranges, value: int) -> bool:
     """Whether a value is in the set."""
     return any(first <= value <= last for first, last in ranges)
 

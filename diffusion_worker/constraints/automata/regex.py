@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from diffusion_worker.constraints.automata.ranges import Ranges, common, normal, without
+from diffusion_worker.constraints.automata.ranges import Ranges, intersect, normalise, subtract
 
 LAST: Final = 0x10FFFF
 SCALARS: Final[Ranges] = ((0, 0xD7FF), (0xE000, LAST))
@@ -23,16 +23,16 @@ _NOT_ASCII: Final[Ranges] = ((0x80, LAST),)
 _DIGITS: Final[Ranges] = ((48, 57),)
 _WORDS: Final[Ranges] = ((48, 57), (65, 90), (95, 95), (97, 122))
 _SPACES: Final[Ranges] = ((9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029))
-_SPACES_BOTH: Final = normal([*_SPACES, (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)])
-_SPACES_EITHER: Final = normal([*_SPACES_BOTH, (0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF)])
+_SPACES_BOTH: Final = normalise([*_SPACES, (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)])
+_SPACES_EITHER: Final = normalise([*_SPACES_BOTH, (0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF)])
 # letter: (narrow reading, wide reading)
 _SHORTHANDS: Final[dict[str, tuple[Ranges, Ranges]]] = {
-    "d": (_DIGITS, normal([*_DIGITS, *_NOT_ASCII])),
-    "w": (_WORDS, normal([*_WORDS, *_NOT_ASCII])),
+    "d": (_DIGITS, normalise([*_DIGITS, *_NOT_ASCII])),
+    "w": (_WORDS, normalise([*_WORDS, *_NOT_ASCII])),
     "s": (_SPACES_BOTH, _SPACES_EITHER),
 }
 _ESCAPED: Final = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
-_DOT: Final = (without(SCALARS, ((10, 10), (13, 13), (0x2028, 0x2029))), without(SCALARS, ((10, 10),)))
+_DOT: Final = (subtract(SCALARS, ((10, 10), (13, 13), (0x2028, 0x2029))), subtract(SCALARS, ((10, 10),)))
 _MAX_REPEAT: Final = 4096
 
 
@@ -219,8 +219,8 @@ class _Parser:
                     raise NotRegular("a range without two ends")
                 first = ((first[0][0], last[0][0]),)
             members.extend(first)
-        found = normal(members)
-        return without(SCALARS, found) if negated else common(SCALARS, found)
+        found = normalise(members)
+        return subtract(SCALARS, found) if negated else intersect(SCALARS, found)
 
     def _member(self, wide: bool) -> Ranges:
         char = self._next()
@@ -231,7 +231,7 @@ class _Parser:
     def _escape(self, *, wide: bool) -> Ranges:
         char = self._next()
         if (pair := _SHORTHANDS.get(char.lower())) is not None:
-            return pair[wide] if char.islower() else without(SCALARS, pair[not wide])
+            return pair[wide] if char.islower() else subtract(SCALARS, pair[not wide])
         code = _ESCAPED.get(char)
         if char in "xu":
             code = self._hexadecimal(char)
@@ -266,14 +266,14 @@ def parts_of(tree: Tree) -> Sequence[Tree]:
     return tree.parts if isinstance(tree, Seq) else (tree,)
 
 
-def relaxed(tree: Tree, repeats: int) -> Tree:
+def relax(tree: Tree, repeats: int) -> Tree:
     """The tree without repetitions of more than `repeats` times: a larger language, or the same."""
     match tree:
         case Seq(parts):
-            return Seq(tuple(relaxed(part, repeats) for part in parts))
+            return Seq(tuple(relax(part, repeats) for part in parts))
         case Alt(parts):
-            return Alt(tuple(relaxed(part, repeats) for part in parts))
+            return Alt(tuple(relax(part, repeats) for part in parts))
         case Repeat(part, low, high):
             fits = low <= repeats and (high is None or high <= repeats)
-            return Repeat(relaxed(part, repeats), min(low, repeats), high if fits else None)
+            return Repeat(relax(part, repeats), min(low, repeats), high if fits else None)
     return tree

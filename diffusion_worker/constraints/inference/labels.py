@@ -1,6 +1,6 @@
 """How likely each of a few given texts is to be the whole answer: probabilities of labels from a canvas pass.
 
-A label's mass is the probability that the canvas spells it and ends there, the net's positions taken as independent,
+A label's mass is the probability that the canvas spells it and ends there, the model's positions taken as independent,
 summed over every way to cut it into tokens, so that no label is punished for being spelled in several, and over its
 layouts. Masses are normalised over the labels. Knows texts, the words of a checkpoint and log-probabilities; needs no
 automaton.
@@ -21,7 +21,7 @@ _END = 0  # the state behind an end token, of all texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spellings:
+class TokenIndex:
     """The tokens that spell a piece of text."""
 
     tokens: Mapping[bytes, tuple[int, ...]]
@@ -44,42 +44,42 @@ class Labels:
     states: int
     positions: int  # that the longest text could take, the end token counted
 
-    def check_room(self, tokens: int, field: str | None = None) -> None:
+    def check_length(self, tokens: int, field: str | None = None) -> None:
         """Raises AnswerDoesNotFit, naming the field, where a label needs more tokens, the end token counted."""
         if (longest := 1 + max(map(len, self.answers))) > tokens:
             message = f"the longest label takes {longest} tokens; there is room for {tokens}"
             raise AnswerDoesNotFit(message, param=field)
 
 
-def read_spellings(words: VocabularyBytes) -> Spellings:
+def index_tokens(index: VocabularyBytes) -> TokenIndex:
     """About 0.1 s for 100,000 words."""
     tokens: dict[bytes, tuple[int, ...]] = {}
-    for token, spelled in enumerate(words.tokens):
+    for token, spelled in enumerate(index.tokens):
         if spelled:
             tokens[spelled] = (*tokens.get(spelled, ()), token)
-    return Spellings(tokens=tokens, longest=max(map(len, tokens), default=0), end_ids=words.end_ids)
+    return TokenIndex(tokens=tokens, longest=max(map(len, tokens), default=0), end_ids=index.end_ids)
 
 
-def read_labels(layouts: Sequence[Sequence[str]], words: Spellings) -> Labels:
+def compile_labels(texts_by_label: Sequence[Sequence[str]], index: TokenIndex) -> Labels:
     """Labels from the texts that mean each. Raises InvalidRequest for an empty text, or one that no tokens spell."""
-    arcs: list[tuple[int, int, int]] = []
+    edges: list[tuple[int, int, int]] = []
     answers, starts, owner = [], [], []
     states = _END + 1
-    for label, texts in enumerate(layouts):
-        for layout, text in enumerate(map(str.encode, texts)):
-            found = list(_arcs(text, words))
-            if not layout:
-                answers.append(_fewest(text, found))
-            arcs += [(states + begin, states + end, token) for begin, end, token in found]
-            arcs += [(states + len(text), _END, token) for token in words.end_ids]
+    for label, texts in enumerate(texts_by_label):
+        for position, text in enumerate(map(str.encode, texts)):
+            found = list(_edges(text, index))
+            if not position:
+                answers.append(_shortest_tokenization(text, found))
+            edges += [(states + begin, states + end, token) for begin, end, token in found]
+            edges += [(states + len(text), _END, token) for token in index.end_ids]
             starts.append(states)
             owner.append(label)
             states += len(text) + 1
-    source, target, token = np.array(arcs, np.int64).T
+    source, target, token = np.array(edges, np.int64).T
     tokens, column = np.unique(token, return_inverse=True)
     return Labels(
         answers=tuple(answers),
-        end_id=words.end_ids[0],
+        end_id=index.end_ids[0],
         source=source,
         target=target,
         column=column,
@@ -87,22 +87,22 @@ def read_labels(layouts: Sequence[Sequence[str]], words: Spellings) -> Labels:
         starts=np.array(starts),
         owner=np.array(owner),
         states=states,
-        positions=1 + max(len(text.encode()) for texts in layouts for text in texts),
+        positions=1 + max(len(text.encode()) for texts in texts_by_label for text in texts),
     )
 
 
-def weigh(labels: Labels, logprobs: Doubles) -> Doubles:
+def label_logprobs(labels: Labels, logprobs: Doubles) -> Doubles:
     """[labels] log-probabilities, from those of the wanted tokens [positions, columns]. Their exponentials sum to 1;
     where no label can be written they are equal."""
-    onward = np.full(labels.states, -np.inf)
-    onward[_END] = 0.0  # behind the end, whatever it is
+    backward = np.full(labels.states, -np.inf)
+    backward[_END] = 0.0  # behind the end, whatever it is
     for row in logprobs[::-1]:
         before = np.full(labels.states, -np.inf)
-        np.logaddexp.at(before, labels.source, row[labels.column] + onward[labels.target])
+        np.logaddexp.at(before, labels.source, row[labels.column] + backward[labels.target])
         before[_END] = 0.0
-        onward = before
+        backward = before
     masses = np.full(len(labels.answers), -np.inf)
-    np.logaddexp.at(masses, labels.owner, onward[labels.starts])
+    np.logaddexp.at(masses, labels.owner, backward[labels.starts])
     total = float(np.logaddexp.reduce(masses))
     if total == -np.inf:
         return np.full(len(masses), -np.log(len(masses)))
@@ -110,18 +110,18 @@ def weigh(labels: Labels, logprobs: Doubles) -> Doubles:
     return shares
 
 
-def _arcs(text: bytes, words: Spellings) -> Iterator[tuple[int, int, int]]:
+def _edges(text: bytes, index: TokenIndex) -> Iterator[tuple[int, int, int]]:
     """(from byte, to byte, token): all tokens that spell a part of the text."""
     for begin in range(len(text)):
-        for end in range(begin + 1, min(begin + words.longest, len(text)) + 1):
-            for token in words.tokens.get(text[begin:end], ()):
+        for end in range(begin + 1, min(begin + index.longest, len(text)) + 1):
+            for token in index.tokens.get(text[begin:end], ()):
                 yield begin, end, token
 
 
-def _fewest(text: bytes, arcs: Sequence[tuple[int, int, int]]) -> tuple[int, ...]:
+def _shortest_tokenization(text: bytes, edges: Sequence[tuple[int, int, int]]) -> tuple[int, ...]:
     """The text in as few tokens as can be."""
     best: dict[int, tuple[int, ...]] = {0: ()}
-    for begin, end, token in arcs:  # in order of where they begin
+    for begin, end, token in edges:  # in order of where they begin
         if begin in best and (end not in best or len(best[begin]) + 1 < len(best[end])):
             best[end] = (*best[begin], token)
     if not text or len(text) not in best:

@@ -1,7 +1,7 @@
-"""A text drawn from all that the constraint allows on a canvas, as likely as the net thinks it, jointly and exactly.
+"""A text drawn from all that the constraint allows on a canvas, as likely as the model thinks it, jointly and exactly.
 
-Backwards the masses are summed (`marginals.remaining`), forwards one edge after the other is drawn. Randomness is an
-argument: one number per position, so whoever keys it by seed, block, step and position gets the same text again.
+Backwards the masses are summed (`marginals.backward_masses`), forwards one edge after the other is drawn. Randomness is
+an argument: one number per position, so code that keys it by seed, block, step and position gets the same text again.
 """
 
 import math
@@ -10,60 +10,62 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.inference.equivalence_class_scores import RUN, Floats
+from diffusion_worker.constraints.inference.equivalence_class_scores import CHUNK, Floats
 from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
-from diffusion_worker.constraints.inference.token_set_scores import ClassMasses
-from diffusion_worker.constraints.inference.viterbi import written
-from diffusion_worker.constraints.tokens.token_automaton import TokenClasses
-from diffusion_worker.constraints.tokens.transition_graph import wiring_of
+from diffusion_worker.constraints.inference.token_set_scores import TokenSetMasses
+from diffusion_worker.constraints.inference.viterbi import write_path
+from diffusion_worker.constraints.tokens.token_automaton import TokenSets
+from diffusion_worker.constraints.tokens.transition_graph import transition_graph_of
 
 Doubles = NDArray[np.float64]
 _FEW: Final = 16
 _BELOW_ONE: Final = 1.0 - 2.0**-53
 
 
-def sample_path(matcher: Matcher, masses: ClassMasses, onward: Doubles, uniforms: Doubles) -> CanvasPath:
-    """One draw. `onward` is what `remaining` gave; `uniforms` [canvas] are in [0, 1)."""
-    automaton, wiring = matcher.automaton, wiring_of(matcher.automaton)
-    members = _Members(automaton.classes, masses)
+def sample_path(matcher: Matcher, masses: TokenSetMasses, backward: Doubles, uniforms: Doubles) -> CanvasPath:
+    """One draw. `backward` is what `backward_masses` gave; `uniforms` [canvas] are in [0, 1)."""
+    automaton, graph = matcher.automaton, transition_graph_of(matcher.automaton)
+    members = _Members(automaton.token_sets, masses)
     state, tokens = matcher.state, []
-    for position in range(len(onward) - 1):
+    for position in range(len(backward) - 1):
         if state == automaton.done:
             break
         first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
-        ways = masses.mass[position, wiring.label[first:stop]] + onward[position + 1, wiring.target_node[first:stop]]
-        chosen, rest = _choose(ways, uniforms[position])
+        log_weights = (
+            masses.mass[position, graph.label[first:stop]] + backward[position + 1, graph.target_node[first:stop]]
+        )
+        chosen, rest = _choose(log_weights, uniforms[position])
         edge = first + chosen
         tokens.append(members.choose(position, int(automaton.label[edge]), rest))
         state = int(automaton.target[edge])
-    return written(matcher, masses.scores, tokens, state)
+    return write_path(matcher, masses.scores, tokens, state)
 
 
 class _Members:
-    """Draws tokens of classes: first the node, then its atom, then the token."""
+    """Draws tokens of token sets: first the node, then its equivalence class, then the token."""
 
-    def __init__(self, classes: TokenClasses, masses: ClassMasses) -> None:
-        self._classes = classes
+    def __init__(self, token_sets: TokenSets, masses: TokenSetMasses) -> None:
+        self._classes = token_sets
         self._masses = masses
-        self._large = classes.atoms - 1 if masses.large_runs.shape[1] else -1
+        self._large = token_sets.classes - 1 if masses.large_chunks.shape[1] else -1
 
     def choose(self, position: int, label: int, uniform: float) -> int:
-        """A token of the class at the position."""
+        """A token of the token set at the position."""
         mass, logits = self._masses.node_mass[:, position], self._masses.scores.logits[position]
         node, rest = _pick(self._classes.nodes_of(label), mass, uniform)
         while 2 * node < self._classes.nodes:
             second, rest = _halve(float(mass[2 * node + 1]) - float(mass[2 * node]), rest)
             node = 2 * node + second
-        atom = int(self._classes.atom_at[node])
-        if atom == self._large:
-            return self._choose_of_large(position, rest)
-        return _pick(self._classes.tokens_of(atom), logits, rest)[0]
+        index = int(self._classes.class_at[node])
+        if index == self._large:
+            return self._choose_of_largest(position, rest)
+        return _pick(self._classes.tokens_of(index), logits, rest)[0]
 
-    def _choose_of_large(self, position: int, uniform: float) -> int:
-        """A token of the largest atom: first the run of neighbouring ids, then the token."""
-        run, rest = _invert(self._masses.large_runs[position], uniform)
-        ids = slice(run * RUN, (run + 1) * RUN)
-        candidates = np.flatnonzero(self._classes.atom_of[ids] == self._large)
+    def _choose_of_largest(self, position: int, uniform: float) -> int:
+        """A token of the largest equivalence class: first the segment of neighbouring ids, then the token."""
+        chunk, rest = _invert(self._masses.large_chunks[position], uniform)
+        ids = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+        candidates = np.flatnonzero(self._classes.class_of[ids] == self._large)
         return ids.start + _pick(candidates, self._masses.scores.logits[position, ids], rest)[0]
 
 

@@ -1,7 +1,7 @@
 """From a JSON Schema to states: values by type, built backwards from what follows them.
 
-The normal form: members in declared order (see `objects`), strings and numbers as `spelling` and `numbers` write them,
-white space anywhere, and the caps of `caps`. Every text that the states accept satisfies the schema, but for the
+The normal form: members in declared order (see `objects`), strings and numbers as `encoding` and `numbers` write them,
+white space anywhere, and the caps of `limits`. Every text that the states accept satisfies the schema, but for the
 keywords left in `unchecked`; every value within the caps is accepted when it is written in normal form.
 """
 
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from diffusion_worker.constraints.automata.automaton import Edge
-from diffusion_worker.constraints.automata.code_point_dfa import member, words
+from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_words
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, canonical
-from diffusion_worker.constraints.schema.json_strings import QUOTE, body, string
+from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, WHITE, before, literals, padded, sign
 from diffusion_worker.constraints.schema.numbers import Numbers, number
-from diffusion_worker.constraints.schema.property_names import Cell, admitted, cells
+from diffusion_worker.constraints.schema.property_names import MemberGroup, admitted, member_groups
 from diffusion_worker.constraints.schema.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Shape, Text
-from diffusion_worker.constraints.schema.size_limits import Caps
-from diffusion_worker.constraints.schema.strings import LEAST_WIDE, language
+from diffusion_worker.constraints.schema.size_limits import SizeLimits
+from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
 
 T = TypeVar("T", Numbers, Text, Items, Members)
 _OPEN_BRACKET: Final = 0x5B
@@ -33,71 +33,71 @@ _PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Continuation:
     """Where a value stands: the state that follows it, and how many containers are around it."""
 
     following: int
     depth: int = 0
     free: int = 0  # those of them about whose content the schema says nothing
 
-    def inside(self, following: int, *, free: int = 0) -> "Place":
+    def nested(self, following: int, *, free: int = 0) -> "Continuation":
         """One container further in."""
-        return Place(following=following, depth=self.depth + 1, free=self.free + free)
+        return Continuation(following=following, depth=self.depth + 1, free=self.free + free)
 
 
 class Builder:
-    """One attempt at one rung of the caps. `cuts` counts the places where a cap on depth cut something off."""
+    """One attempt at one rung of the caps. `truncations` counts the places where a cap on depth cut something off."""
 
-    def __init__(self, caps: Caps, combiner: Combiner) -> None:
-        self.graph = Graph(max_states=caps.states)
-        self.caps = caps
+    def __init__(self, limits: SizeLimits, combiner: Combiner) -> None:
+        self.graph = Graph(max_states=limits.states)
+        self.limits = limits
         self.combiner = combiner
         self.unchecked: set[str] = set()
-        self.cuts = 0
+        self.truncations = 0
         self.pointer = ""  # where the work is
         self._wide = 0
         self._active: Counter[int] = Counter()
-        self._known: dict[tuple[Conj, Place], int | None] = {}
+        self._known: dict[tuple[Conj, Continuation], int | None] = {}
 
     def document(self) -> int | None:
         """The state before a whole document; it may begin and end in white space."""
         end = self.graph.reserve()
         self.graph.fill(end, [(0x09, 0x0A, end), (0x0D, 0x0D, end), (0x20, 0x20, end)], accepting=True)
-        start = self.value((self.combiner.document.root,), Place(following=end))
+        start = self.value((self.combiner.document.root,), Continuation(following=end))
         return None if start is None else before(self.graph, start)
 
-    def value(self, conj: Conj, place: Place) -> int | None:
+    def value(self, conj: Conj, continuation: Continuation) -> int | None:
         """The state before a value that satisfies all nodes; None: there is none within the caps."""
-        if place.free > self.caps.free_depth:
+        if continuation.free > self.limits.free_depth:
             return None
-        if place.depth > self.caps.depth:
-            self.cuts += 1
+        if continuation.depth > self.limits.depth:
+            self.truncations += 1
             return None
-        key = (conj, place)
+        key = (conj, continuation)
         if key in self._known:
             return self._known[key]
-        cuts = self.cuts
-        state = self._built(conj, place)
-        if cuts == self.cuts:  # otherwise the state depends on what was around it
+        truncations = self.truncations
+        state = self._built(conj, continuation)
+        if truncations == self.truncations:  # otherwise the state depends on what was around it
             self._known[key] = state
         return state
 
-    def _built(self, conj: Conj, place: Place) -> int | None:
+    def _built(self, conj: Conj, continuation: Continuation) -> int | None:
         self.pointer = conj[0].pointer if conj else self.pointer
         shapes = self.combiner.shapes(conj)
         starts: list[int] = []
         if given := [value for shape in shapes for value in shape.literals or ()]:
             kept = [value for value in _distinct(given) if self.combiner.satisfies(value, conj)]
-            starts.extend(literals(self.graph, kept, place.following))
-        starts.extend(self._typed([shape for shape in shapes if shape.literals is None], place))
+            starts.extend(literals(self.graph, kept, continuation.following))
+        starts.extend(self._typed([shape for shape in shapes if shape.literals is None], continuation))
         return self.graph.state(self.graph.merged([], *starts)) if starts else None
 
-    def _typed(self, shapes: Sequence[Shape], place: Place) -> Iterator[int]:
+    def _typed(self, shapes: Sequence[Shape], continuation: Continuation) -> Iterator[int]:
         """The states before a value of any shape, type by type; shapes that agree on a type are built once for it."""
         by_type = {name: [shape for shape in shapes if name in shape.types] for name in TYPES}
         for shape in shapes:
             self.unchecked |= shape.unchecked
-        graph, following = self.graph, place.following
+        graph, following = self.graph, continuation.following
         if by_type["null"]:
             yield graph.word(b"null", following)
         if by_type["boolean"]:
@@ -108,51 +108,54 @@ class Builder:
                 for numbers in _weakest(shape.numbers for shape in by_type["number"])
             ),
             *(self._string(text, following) for text in _weakest(shape.text for shape in by_type["string"])),
-            *(self._array(items, place) for items in _weakest(shape.items for shape in by_type["array"])),
-            *(self._object(members, place) for members in _weakest(shape.members for shape in by_type["object"])),
+            *(self._array(items, continuation) for items in _weakest(shape.items for shape in by_type["array"])),
+            *(
+                self._object(members, continuation)
+                for members in _weakest(shape.members for shape in by_type["object"])
+            ),
         ]
         yield from (state for state in found if state is not None)
 
-    def _array(self, items: Items, place: Place) -> int | None:
+    def _array(self, items: Items, continuation: Continuation) -> int | None:
         with self._inside(items.layers) as allowed:
-            return _Array(self, items, place).start() if allowed else None
+            return _Array(self, items, continuation).start() if allowed else None
 
-    def _object(self, members: Members, place: Place) -> int | None:
+    def _object(self, members: Members, continuation: Continuation) -> int | None:
         with self._inside(members.layers) as allowed:
-            return _Object(self, members, place).start() if allowed else None
+            return _Object(self, members, continuation).start() if allowed else None
 
     @contextmanager
     def _inside(self, layers: Sequence[ItemLayer | MemberLayer]) -> Iterator[bool]:
         """Whether a container may stand inside itself once more. A layer is made once for its position, so it tells
         recursion apart however it was reached."""
         names = [id(layer) for layer in layers]
-        allowed = all(self._active[name] <= self.caps.recursion for name in names)
-        self.cuts += not allowed
+        allowed = all(self._active[name] <= self.limits.recursion for name in names)
+        self.truncations += not allowed
         self._active.update(names)
         yield allowed
         self._active.subtract(names)
 
     def _string(self, text: Text, following: int) -> int | None:
-        found = language(text, self.caps.length)
+        found = language(text, self.limits.length)
         self.unchecked |= found.unchecked
-        self._wide += found.wide if found.wide > LEAST_WIDE else 0
-        if self._wide > self.caps.wide:
+        self._wide += found.wide if found.wide > MIN_WIDE else 0
+        if self._wide > self.limits.wide:
             raise TooLarge("strings of too many states")
         return string(self.graph, found.rows, following, free=text == Text()) if found.rows.rows else None
 
 
 class _Array:
-    def __init__(self, builder: Builder, items: Items, place: Place) -> None:
-        self._builder, self._graph, self._items, self._place = builder, builder.graph, items, place
+    def __init__(self, builder: Builder, items: Items, continuation: Continuation) -> None:
+        self._builder, self._graph, self._items, self._continuation = builder, builder.graph, items, continuation
         self._low, self._high = self._capped(items.low, "minItems"), items.high
-        if self._high is not None and self._high > max(builder.caps.items, self._low):
+        if self._high is not None and self._high > max(builder.limits.items, self._low):
             self._high = None
             builder.unchecked.add("maxItems")
 
     def _capped(self, count: int, keyword: str) -> int:
-        if count > self._builder.caps.items:
+        if count > self._builder.limits.items:
             self._builder.unchecked.add(keyword)
-        return min(count, self._builder.caps.items)
+        return min(count, self._builder.limits.items)
 
     def start(self) -> int | None:
         """The state before the opening bracket; None: no such array."""
@@ -162,7 +165,7 @@ class _Array:
     def inner(self) -> int | None:
         """Behind the opening bracket."""
         start = self._chain()
-        edges: list[Edge] = [(_CLOSE_BRACKET, _CLOSE_BRACKET, self._place.following)] if self._low == 0 else []
+        edges: list[Edge] = [(_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following)] if self._low == 0 else []
         if start is not None:
             edges += self._graph.rows[start]
         return padded(self._graph, edges) if edges else None
@@ -182,58 +185,66 @@ class _Array:
         if next_item is not None:
             edges.append((COMMA, COMMA, before(self._graph, next_item)))
         if count >= self._low:
-            edges.append((_CLOSE_BRACKET, _CLOSE_BRACKET, self._place.following))
+            edges.append((_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following))
         return padded(self._graph, edges) if edges else None
 
     def _loop(self, index: int) -> int | None:
         """The state before item `index` of an array without end."""
         graph = self._graph
         after, inner = graph.reserve(), graph.reserve()
-        graph.fill(after, [*WHITE, (COMMA, COMMA, inner), (_CLOSE_BRACKET, _CLOSE_BRACKET, self._place.following)])
+        graph.fill(
+            after, [*WHITE, (COMMA, COMMA, inner), (_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following)]
+        )
         item = self._item(index, after)
         graph.fill(inner, [] if item is None else [*WHITE, *graph.rows[item]])
         return item
 
     def _item(self, index: int, following: int) -> int | None:
-        silent = index >= self._items.prefix and self._items.silent
-        return self._builder.value(self._items.at(index), self._place.inside(following, free=int(silent)))
+        unconstrained = index >= self._items.prefix and self._items.unconstrained
+        return self._builder.value(self._items.at(index), self._continuation.nested(following, free=int(unconstrained)))
 
 
 class _Object:
-    def __init__(self, builder: Builder, members: Members, place: Place) -> None:
-        self._builder, self._graph, self._members, self._place = builder, builder.graph, members, place
-        allowed = admitted(builder.combiner, members, builder.caps, builder.unchecked)
-        self._names = [name for name in members.declared if member(allowed, name)]
+    def __init__(self, builder: Builder, members: Members, continuation: Continuation) -> None:
+        self._builder, self._graph, self._members, self._continuation = builder, builder.graph, members, continuation
+        allowed = admitted(builder.combiner, members, builder.limits, builder.unchecked)
+        self._names = [name for name in members.declared if accepts(allowed, name)]
         self._required = set(members.required)
-        self._impossible = any(name not in self._names for name in members.required)
-        self._cells = [] if self._impossible else self._worthy(cells(members, allowed, builder.unchecked))
+        self._is_unsatisfiable = any(name not in self._names for name in members.required)
+        self._groups = (
+            [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.unchecked))
+        )
         self._low, self._high = self._counts()
-        self._tails: dict[tuple[int, int], int | None] = {}
+        self._after_names: dict[tuple[int, int], int | None] = {}
         self._extra: dict[int, int] = {}
 
-    def _worthy(self, found: Sequence[Cell]) -> list[Cell]:
+    def _usable(self, found: Sequence[MemberGroup]) -> list[MemberGroup]:
         """Cells that can hold a member. Members of which the schema says nothing are admitted as the caps say."""
         bare = not self._members.layers and not self._names
-        if not bare and self._builder.caps.undeclared_depth < 0:
-            found = [cell for cell in found if not cell.silent]
-        return [cell for cell in found if cell.names.rows and (cell.silent or self._builder.combiner.shapes(cell.conj))]
+        if not bare and self._builder.limits.undeclared_depth < 0:
+            found = [group for group in found if not group.unconstrained]
+        return [
+            group
+            for group in found
+            if group.names.rows and (group.unconstrained or self._builder.combiner.shapes(group.conj))
+        ]
 
     def _counts(self) -> tuple[int, int | None]:
         low = 0 if self._members.low <= len(self._required) else self._members.low
         high = self._members.high
-        if high is not None and not self._cells and high >= len(self._names):
+        if high is not None and not self._groups and high >= len(self._names):
             high = None
-        if low > 1 and self._cells:
+        if low > 1 and self._groups:
             self._builder.unchecked.add("minProperties")  # a repeated name counts once
-        if low > self._builder.caps.members:
-            low = self._builder.caps.members
+        if low > self._builder.limits.members:
+            low = self._builder.limits.members
             self._builder.unchecked.add("minProperties")
-        if high is not None and high > self._builder.caps.members:
+        if high is not None and high > self._builder.limits.members:
             high = None
             self._builder.unchecked.add("maxProperties")
         return low, high
 
-    def _counted(self, count: int) -> int:
+    def _with_length(self, count: int) -> int:
         """One more member, as far as it matters."""
         return min(count + 1, self._low if self._high is None else self._high)
 
@@ -247,12 +258,12 @@ class _Object:
 
     def inner(self) -> int | None:
         """Behind the opening brace."""
-        if self._impossible:
+        if self._is_unsatisfiable:
             return None
         most = self._low if self._high is None else self._high
         for index in reversed(range(len(self._names))):  # the last first, so that no chain of members nests calls
             for count in range(min(index, most) + 1):
-                self._tail(index, count)
+                self._after_name(index, count)
         edges = self._closing(0, 0)
         if not self._full(0) and (keys := self._keys(0, 0)) is not None:
             edges.append((QUOTE, QUOTE, keys))
@@ -262,7 +273,7 @@ class _Object:
         """The closing brace, if nothing that is required is missing."""
         if count < self._low or any(name in self._required for name in self._names[at:]):
             return []
-        return [(_CLOSE_BRACE, _CLOSE_BRACE, self._place.following)]
+        return [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)]
 
     def _after(self, at: int, count: int) -> int | None:
         """Behind a member, before declared member `at`."""
@@ -278,11 +289,11 @@ class _Object:
         required = False
         for index in range(at, len(self._names)):
             name = self._names[index]
-            if (tail := self._tail(index, count)) is not None:
+            if (after_name := self._after_name(index, count)) is not None:
                 if _PLAIN.issuperset(name):
-                    plain.append((name, tail))
+                    plain.append((name, after_name))
                 else:
-                    heads.append(body(self._graph, words(frozenset((name,))), tail))
+                    heads.append(string_body(self._graph, dfa_of_words(frozenset((name,))), after_name))
             if required := name in self._required:
                 break
         if plain:
@@ -291,40 +302,40 @@ class _Object:
             heads.append(extra)
         return self._graph.state(self._graph.merged([], *heads)) if heads else None
 
-    def _tail(self, index: int, count: int) -> int | None:
+    def _after_name(self, index: int, count: int) -> int | None:
         """Behind the closing quote of declared member `index`."""
         key = (index, count)
-        if key not in self._tails:
-            after = self._after(index + 1, self._counted(count))
+        if key not in self._after_names:
+            after = self._after(index + 1, self._with_length(count))
             conj = self._builder.combiner.member(self._members, self._names[index])
-            value = None if after is None else self._value(conj, after, silent=False)
-            self._tails[key] = None if value is None else sign(self._graph, COLON, value)
-        return self._tails[key]
+            value = None if after is None else self._value(conj, after, unconstrained=False)
+            self._after_names[key] = None if value is None else sign(self._graph, COLON, value)
+        return self._after_names[key]
 
-    def _value(self, conj: Conj, following: int, *, silent: bool) -> int | None:
-        place = self._place.inside(following)
-        if silent and self._members.layers:
-            spent = self._builder.caps.free_depth - self._builder.caps.undeclared_depth
-            place = self._place.inside(following, free=max(1, spent - self._place.free))
-        elif silent:
-            place = self._place.inside(following, free=1)
-        return self._builder.value(conj, place)
+    def _value(self, conj: Conj, following: int, *, unconstrained: bool) -> int | None:
+        continuation = self._continuation.nested(following)
+        if unconstrained and self._members.layers:
+            spent = self._builder.limits.free_depth - self._builder.limits.undeclared_depth
+            continuation = self._continuation.nested(following, free=max(1, spent - self._continuation.free))
+        elif unconstrained:
+            continuation = self._continuation.nested(following, free=1)
+        return self._builder.value(conj, continuation)
 
     def _undeclared(self, count: int) -> int | None:
         """Behind the opening quote of an undeclared name; what follows it reads undeclared names only."""
-        if not self._cells or self._full(count):
+        if not self._groups or self._full(count):
             return None
         if count not in self._extra:
-            ahead = self._counted(count)
+            ahead = self._with_length(count)
             if ahead == count:
                 self._extra[count] = self._loop(count)
             else:
                 after = self._undeclared_after(ahead, self._undeclared(ahead))
-                self._extra[count] = self._cell_names(after)
+                self._extra[count] = self._group_names(after)
         return self._extra[count]
 
     def _undeclared_after(self, count: int, keys: int | None) -> int:
-        edges: list[Edge] = [(_CLOSE_BRACE, _CLOSE_BRACE, self._place.following)] if count >= self._low else []
+        edges: list[Edge] = [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)] if count >= self._low else []
         if keys is not None:
             edges.append((COMMA, COMMA, padded(self._graph, [(QUOTE, QUOTE, keys)])))
         return padded(self._graph, edges)
@@ -332,19 +343,19 @@ class _Object:
     def _loop(self, count: int) -> int:
         graph = self._graph
         after, quote = graph.reserve(), graph.reserve()
-        closing = [(_CLOSE_BRACE, _CLOSE_BRACE, self._place.following)] if count >= self._low else []
+        closing = [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)] if count >= self._low else []
         graph.fill(after, [*WHITE, (COMMA, COMMA, quote), *closing])
-        keys = self._cell_names(after)
+        keys = self._group_names(after)
         graph.fill(quote, [*WHITE, (QUOTE, QUOTE, keys)])
         return keys
 
-    def _cell_names(self, following: int) -> int:
+    def _group_names(self, following: int) -> int:
         """Names of every cell, each with its value and then `following`."""
         heads: list[int] = []
-        for cell in self._cells:
-            value = self._value(cell.conj, following, silent=cell.silent)
+        for group in self._groups:
+            value = self._value(group.conj, following, unconstrained=group.unconstrained)
             if value is not None:
-                heads.append(body(self._graph, cell.names, sign(self._graph, COLON, value)))
+                heads.append(string_body(self._graph, group.names, sign(self._graph, COLON, value)))
         return self._graph.state(self._graph.merged([], *heads))
 
 
@@ -366,8 +377,8 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 def _trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
     """Names that agree up to `at`, each followed by its closing quote and its own state."""
     grouped: dict[str, list[tuple[str, int]]] = {}
-    for name, tail in names:
-        grouped.setdefault(name[at : at + 1], []).append((name, tail))
+    for name, after_name in names:
+        grouped.setdefault(name[at : at + 1], []).append((name, after_name))
     edges = [
         (ord(char), ord(char), _trie(graph, group, at + 1)) if char else (QUOTE, QUOTE, group[0][1])
         for char, group in grouped.items()

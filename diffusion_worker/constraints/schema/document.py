@@ -46,8 +46,8 @@ class Document:
         self._schema = schema
         self._index(schema, "", "")
         self.root = self.at("")
-        self.nothing = Node(schema=False, pointer="", base="")
-        self._anything = Node(schema=True, pointer="", base="")
+        self.never = Node(schema=False, pointer="", base="")
+        self._always = Node(schema=True, pointer="", base="")
 
     def at(self, pointer: str, *, negative: str = "") -> Node:
         """The node at a JSON pointer. Raises KeyError if nothing stands there."""
@@ -63,10 +63,10 @@ class Document:
         """A subschema of a node."""
         return self.at(node.pointer + "".join(f"/{_escaped(str(token))}" for token in tokens))
 
-    def opposite(self, node: Node, keyword: str) -> Node:
+    def negation(self, node: Node, keyword: str) -> Node:
         """The node that admits what this one refuses, as `keyword` wants it."""
-        if node is self.nothing or node is self._anything:
-            return self._anything if node is self.nothing else self.nothing
+        if node is self.never or node is self._always:
+            return self._always if node is self.never else self.never
         return self.at(node.pointer, negative="" if node.negative else keyword)
 
     def resolve(self, node: Node, keyword: str, reference: str) -> Node:
@@ -141,12 +141,12 @@ def _escaped(token: str) -> str:
     return token.replace("~", "~0").replace("/", "~1")
 
 
-def together(*parts: Iterable[Node]) -> Conj:
+def conjunction(*parts: Iterable[Node]) -> Conj:
     """All of the nodes at once, each named once, in order of appearance."""
     return tuple(dict.fromkeys(node for part in parts for node in part))
 
 
-def same(left: Any, right: Any) -> bool:
+def json_equal(left: Any, right: Any) -> bool:
     """Equality of JSON values: true is not 1, but 1.0 is."""
     return canonical(left) == canonical(right)
 

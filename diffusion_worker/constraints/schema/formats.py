@@ -37,8 +37,8 @@ def _ipv6() -> str:
     for before in range(8):
         head = rf"{_GROUP}(?::{_GROUP}){{{before - 1}}}" if before else ""
         after = 7 - before
-        tail = rf"(?:{_GROUP}(?::{_GROUP}){{0,{after - 1}}})?" if after else ""
-        forms.append(f"{head}::{tail}")
+        after_name = rf"(?:{_GROUP}(?::{_GROUP}){{0,{after - 1}}})?" if after else ""
+        forms.append(f"{head}::{after_name}")
     return "|".join(forms)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from diffusion_worker.constraints.automata.automaton import Edge
-from diffusion_worker.constraints.automata.code_point_dfa import words
+from diffusion_worker.constraints.automata.code_point_dfa import dfa_of_words
 from diffusion_worker.constraints.automata.graph import SELF, Graph
 from diffusion_worker.constraints.schema.json_strings import string
 
@@ -36,14 +36,14 @@ def sign(graph: Graph, byte: int, following: int) -> int:
 def literals(graph: Graph, values: Iterable[Any], following: int) -> list[int]:
     """The states before any of the values; together they may overlap."""
     texts = [value for value in values if isinstance(value, str)]
-    states = [string(graph, words(frozenset(texts)), following)] if texts else []
+    states = [string(graph, dfa_of_words(frozenset(texts)), following)] if texts else []
     states.extend(_literal(graph, value, following) for value in values if not isinstance(value, str))
     return states
 
 
 def _literal(graph: Graph, value: Any, following: int) -> int:
     if isinstance(value, str):
-        return string(graph, words(frozenset((value,))), following)
+        return string(graph, dfa_of_words(frozenset((value,))), following)
     if isinstance(value, list):
         return _container(graph, b"[]", [(None, part) for part in value], following)
     if isinstance(value, dict):
@@ -64,7 +64,7 @@ def _container(graph: Graph, brackets: bytes, parts: list[tuple[str | None, Any]
     for index, (name, value) in reversed(list(enumerate(parts))):
         state = _literal(graph, value, state)
         if name is not None:
-            state = string(graph, words(frozenset((name,))), sign(graph, COLON, state))
+            state = string(graph, dfa_of_words(frozenset((name,))), sign(graph, COLON, state))
         state = before(graph, state)
         if index:
             state = padded(graph, [(COMMA, COMMA, state)])

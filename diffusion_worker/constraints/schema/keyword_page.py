@@ -9,7 +9,7 @@ from typing import Final
 
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.keywords import KEYWORDS
-from diffusion_worker.constraints.schema.size_limits import LADDER, Caps
+from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
 
 _HEAD: Final = """# What becomes of a JSON Schema
 
@@ -40,7 +40,7 @@ Expressions are read so that ECMA 262 and Python's `re` agree: `\\d` and `\\w` a
 _CAPS_HEAD: Final = """
 ## Caps
 A compilation takes the first rung whose states hold it. Depths, and members that the schema does not mention, make the
-language smaller where they are cut (`stats.cut` and `stats.rung` say so); lengths and counts beyond theirs are checked
+language smaller where they are cut (`stats.cut` and `stats.tier` say so); lengths and counts beyond theirs are checked
 after. If even the last rung is too small, the schema is refused.
 
 """
@@ -74,9 +74,9 @@ def _formats() -> str:
 
 
 def _caps() -> str:
-    names = [_CAPS_COLUMNS[entry.name] for entry in fields(Caps)]
+    names = [_CAPS_COLUMNS[entry.name] for entry in fields(SizeLimits)]
     rows = [["rung", *names], ["---"] * (len(names) + 1)]
-    rows += [[str(rung), *map(str, astuple(caps))] for rung, caps in enumerate(LADDER)]
+    rows += [[str(tier), *map(str, astuple(limits))] for tier, limits in enumerate(SIZE_TIERS)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

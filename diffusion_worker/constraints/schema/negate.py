@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from diffusion_worker.constraints.schema.document import Document
-from diffusion_worker.constraints.schema.numbers import Bounds
-from diffusion_worker.constraints.schema.shapes import TYPES, Items, MemberLayer, Members, Numbers, Shape, Text, type_of
+from diffusion_worker.constraints.schema.numbers import Bounds, Numbers
+from diffusion_worker.constraints.schema.shapes import TYPES, Items, MemberLayer, Members, Shape, Text, type_of
 
 _MAX_SHAPES = 48
 
@@ -26,8 +26,8 @@ def negated(
     as that shape goes. Raises NotExpressible."""
     outside: tuple[Shape, ...] = (Shape(),)
     for shape in shapes:
-        opposite = tuple(_opposite(_Context(document, keyword, within), shape))
-        outside = tuple(joined for a in outside for b in opposite if (joined := a.and_(b)).types)
+        negation = tuple(_negation(_Context(document, keyword, within), shape))
+        outside = tuple(joined for a in outside for b in negation if (joined := a.and_(b)).types)
         if len(outside) > _MAX_SHAPES:
             raise NotExpressible
     return outside
@@ -49,7 +49,7 @@ def _is_closed(layer: MemberLayer) -> bool:
     return bool(layer.rest) and not layer.patterns and any(node.schema is False for node in layer.rest or ())
 
 
-def _opposite(context: _Context, shape: Shape) -> Iterator[Shape]:
+def _negation(context: _Context, shape: Shape) -> Iterator[Shape]:
     if shape.unchecked:
         raise NotExpressible
     if other := TYPES - shape.types:
@@ -61,8 +61,8 @@ def _opposite(context: _Context, shape: Shape) -> Iterator[Shape]:
         yield from _other_numbers(shape)
     if "string" in shape.types:
         yield from (Shape(types=frozenset(("string",)), text=text) for text in _other_texts(shape.text))
-        if shape.text.taken:
-            yield Shape(types=frozenset(("string",)), literals=tuple(sorted(shape.text.taken)))
+        if shape.text.excluded:
+            yield Shape(types=frozenset(("string",)), literals=tuple(sorted(shape.text.excluded)))
     if "array" in shape.types:
         yield from (Shape(types=frozenset(("array",)), items=items) for items in _other_items(shape.items))
     if "object" in shape.types:
@@ -78,8 +78,8 @@ def _other_values(shape: Shape) -> Iterator[Shape]:
     if "boolean" in shape.types and (left := tuple(v for v in (True, False) if v not in literals)):
         yield Shape(types=frozenset(("boolean",)), literals=left)
     if "string" in shape.types:
-        taken = frozenset(value for value in literals if isinstance(value, str))
-        yield Shape(types=frozenset(("string",)), text=Text(taken=taken))
+        excluded = frozenset(value for value in literals if isinstance(value, str))
+        yield Shape(types=frozenset(("string",)), text=Text(excluded=excluded))
     numbers = sorted({Decimal(str(value)) for value in literals if type_of(value) == "number"})
     for low, high in zip([None, *numbers], [*numbers, None], strict=True):
         if numbers:
@@ -108,8 +108,8 @@ def _other_texts(text: Text) -> Iterator[Text]:
         yield Text(high=text.low - 1)
     if text.high is not None:
         yield Text(low=text.high + 1)
-    yield from (Text(refused=(pattern,)) for pattern in text.patterns)
-    yield from (Text(patterns=(pattern,)) for pattern in text.refused)
+    yield from (Text(excluded_patterns=(pattern,)) for pattern in text.patterns)
+    yield from (Text(patterns=(pattern,)) for pattern in text.excluded_patterns)
 
 
 def _other_items(items: Items) -> Iterator[Items]:
@@ -143,8 +143,8 @@ def _other_members(context: _Context, members: Members) -> Iterator[Members]:
     ]
     for name in members.required:
         if all(name != other for other, _ in said):
-            yield Members(layers=(MemberLayer(properties={name: (document.nothing,)}),))
+            yield Members(layers=(MemberLayer(properties={name: (document.never,)}),))
     for name, node in said:
-        other = MemberLayer(properties={name: (document.opposite(node, context.keyword),)})
+        other = MemberLayer(properties={name: (document.negation(node, context.keyword),)})
         # absent or different is one alternative, not two: several rivals would multiply them
         yield Members(layers=(other,), required=() if name in members.required else (name,))

@@ -108,7 +108,7 @@ def _multiple(graph: Graph, state: int | None, modulus: int, following: int, unc
     if modulus > MAX_MODULUS:
         unchecked.add("multipleOf")
         return state
-    return graph.meet(state, multiples(graph, modulus, following))
+    return graph.intersect(state, multiples(graph, modulus, following))
 
 
 def _comparable(bounds: Bounds, unchecked: set[str]) -> Bounds:
@@ -126,12 +126,12 @@ def _comparable(bounds: Bounds, unchecked: set[str]) -> Bounds:
 def free_number(graph: Graph, following: int, *, integer: bool, negative: bool = True) -> int:
     """Any number, or any integer; `following` must not begin like the rest of a number."""
     closing, accepting = list(graph.rows[following]), graph.accepting[following]
-    tail = closing if integer else [*closing, *_exponent(graph, following)]
+    endings = closing if integer else [*closing, *_exponent(graph, following)]
     if not integer:
-        fraction = graph.state([(_ZERO, _NINE, SELF), *tail], accepting=accepting)
-        tail = [*tail, (_POINT, _POINT, graph.state([(_ZERO, _NINE, fraction)]))]
-    zero = graph.state(tail, accepting=accepting)
-    more = graph.state([(_ZERO, _NINE, SELF), *tail], accepting=accepting)
+        fraction = graph.state([(_ZERO, _NINE, SELF), *endings], accepting=accepting)
+        endings = [*endings, (_POINT, _POINT, graph.state([(_ZERO, _NINE, fraction)]))]
+    zero = graph.state(endings, accepting=accepting)
+    more = graph.state([(_ZERO, _NINE, SELF), *endings], accepting=accepting)
     magnitude: list[Edge] = [(_ZERO, _ZERO, zero), (_ONE, _NINE, more)]
     return graph.state([*magnitude, *([(_MINUS, _MINUS, graph.state(magnitude))] if negative else [])])
 

@@ -8,14 +8,13 @@ from typing import Any, Final
 from diffusion_worker.constraints.schema.document import Conj, Document, Node
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.keywords import refuse_unsupported
-from diffusion_worker.constraints.schema.numbers import Bounds
+from diffusion_worker.constraints.schema.numbers import Bounds, Numbers
 from diffusion_worker.constraints.schema.shapes import (
     TYPES,
     ItemLayer,
     Items,
     MemberLayer,
     Members,
-    Numbers,
     Shape,
     Text,
 )

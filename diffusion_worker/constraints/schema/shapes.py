@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
-from diffusion_worker.constraints.automata.code_point_dfa import matching, member
-from diffusion_worker.constraints.schema.document import Conj, same, together
+from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_pattern
+from diffusion_worker.constraints.schema.document import Conj, conjunction, json_equal
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.numbers import Bounds, Numbers
 
@@ -26,9 +26,9 @@ class Text:
     low: int = 0
     high: int | None = None
     patterns: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
+    excluded_patterns: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
-    taken: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
 
     def and_(self, other: "Text") -> "Text":
         """What satisfies both."""
@@ -36,18 +36,20 @@ class Text:
             low=max(self.low, other.low),
             high=_least(self.high, other.high),
             patterns=_joined(self.patterns, other.patterns),
-            refused=_joined(self.refused, other.refused),
+            excluded_patterns=_joined(self.excluded_patterns, other.excluded_patterns),
             formats=_joined(self.formats, other.formats),
-            taken=self.taken | other.taken,
+            excluded=self.excluded | other.excluded,
         )
 
     def fits(self, value: str) -> bool:
         """Whether a string is one of these."""
-        if value in self.taken or len(value) < self.low or (self.high is not None and len(value) > self.high):
+        if value in self.excluded or len(value) < self.low or (self.high is not None and len(value) > self.high):
             return False
-        if not all(member(matching(FORMATS[name], whole=True), value) for name in self.formats):
+        if not all(accepts(dfa_of_pattern(FORMATS[name], whole=True), value) for name in self.formats):
             return False
-        return all(re.search(p, value) for p in self.patterns) and not any(re.search(p, value) for p in self.refused)
+        return all(re.search(p, value) for p in self.patterns) and not any(
+            re.search(p, value) for p in self.excluded_patterns
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +79,10 @@ class Items:
 
     def at(self, index: int) -> Conj:
         """What all layers say of one item."""
-        return together(*(layer.at(index) for layer in self.layers))
+        return conjunction(*(layer.at(index) for layer in self.layers))
 
     @property
-    def silent(self) -> bool:
+    def unconstrained(self) -> bool:
         """Whether nothing is said of the items behind the prefixes."""
         return all(layer.rest is None for layer in self.layers)
 
@@ -117,7 +119,7 @@ class Members:
             required=_joined(self.required, other.required),
             low=max(self.low, other.low),
             high=_least(self.high, other.high),
-            names=together(self.names, other.names),
+            names=conjunction(self.names, other.names),
             closed=self.closed or other.closed,
         )
 
@@ -222,4 +224,4 @@ def _joined(left: tuple[T, ...], right: tuple[T, ...]) -> tuple[T, ...]:
 def _shared(left: tuple[Any, ...] | None, right: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     if left is None or right is None:
         return left if right is None else right
-    return tuple(value for value in left if any(same(value, other) for other in right))
+    return tuple(value for value in left if any(json_equal(value, other) for other in right))

@@ -11,7 +11,7 @@ from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caps:
+class SizeLimits:
     """Bounds on what one automaton keeps."""
 
     states: int  # under construction; the minimal automaton is smaller
@@ -26,7 +26,7 @@ class Caps:
 
 
 # states, free_depth, undeclared_depth, recursion, depth, length, wide, items, members
-_RUNGS: Final = (
+_TIERS: Final = (
     (8_000, 3, 1, 3, 24, 64, 128, 32, 16),
     (10_000, 2, 1, 2, 16, 32, 128, 16, 8),
     (14_000, 2, 0, 2, 12, 16, 128, 8, 4),
@@ -34,4 +34,6 @@ _RUNGS: Final = (
     (25_000, 1, -1, 0, 8, 4, 1000, 3, 1),
     (30_000, 0, -1, 0, 5, 0, 1000, 2, 1),
 )
-LADDER: Final = tuple(Caps(**dict(zip((entry.name for entry in fields(Caps)), rung, strict=True))) for rung in _RUNGS)
+SIZE_TIERS: Final = tuple(
+    SizeLimits(**dict(zip((entry.name for entry in fields(SizeLimits)), tier, strict=True))) for tier in _TIERS
+)
