@@ -1,8 +1,8 @@
-"""Work on clients' constraints in processes of their own, within bounded time: one compiles, one judges answers.
+"""The compiler pool: one compiler process and one validator process, each with a time limit per job.
 
-Pure Python in a thread would stall the engine, and a hostile expression would hold the interpreter for ever. A process
-is started on first use, ended when its job takes too long or nobody waits for it any more, and then started afresh.
-Belongs to one event loop. Knows what is asked for, keeps no results.
+Compiling in a thread would stall the engine, and a hostile regular expression could hold the interpreter lock
+indefinitely. A process is started on first use and killed when a job exceeds its limit or nobody waits for it any
+longer; the next job starts a new one. Belongs to one event loop; keeps no results.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from diffusion_worker.errors import CompilerFailed, OverCapacity, UnsupportedSch
 
 COMPILE_S: Final = 10.0
 VALIDATE_S: Final = 3.0
-_START_S: Final = 30.0  # to start and to read a vocabulary, on a busy machine
-_GRACE_S: Final = 5.0  # after which a process ends itself, should we have gone
-_ATTEMPTS: Final = 2  # a process that died between two jobs is no fault of this one
+_START_S: Final = 30.0  # to start and load a vocabulary, on a busy machine
+_GRACE_S: Final = 5.0  # after which an orphaned process ends itself
+_ATTEMPTS: Final = 2  # a process may have died between two jobs
 _ROOT: Final = Path(__file__).parents[2]
 
 
@@ -35,7 +35,7 @@ class _ProcessDied(Exception):  # noqa: N818 - says what happened; never leaves 
 
 
 class JobProcess:
-    """One process that does one job after the other. Take its turn before you ask."""
+    """A process that does one job at a time. Callers must hold `exclusive` to make a request."""
 
     def __init__(self, module: str, *, longest_s: float) -> None:
         self._command = (
@@ -47,31 +47,31 @@ class JobProcess:
         self._exclusive = asyncio.Lock()
         self._process: Process | None = None
         self._exiting: set[asyncio.Task[int]] = set()
-        self.loaded_vocabulary = ""  # what it was told beforehand, by name
+        self.loaded_vocabulary = ""  # digest
 
     @contextlib.asynccontextmanager
     async def exclusive(self, wait_s: float) -> AsyncIterator[None]:
-        """The process for oneself. Raises OverCapacity if others are in the way for too long."""
+        """Exclusive use of the process. Raises OverCapacity if it stays busy for `wait_s`."""
         try:
             async with asyncio.timeout(wait_s):
                 await self._exclusive.acquire()
         except TimeoutError:
-            raise OverCapacity("other constraints are being worked on", retry_after_s=wait_s) from None
+            raise OverCapacity("the constraint compiler is busy", retry_after_s=wait_s) from None
         try:
             yield
         finally:
             self._exclusive.release()
 
     async def request(self, job: bytes, limit_s: float) -> bytes:
-        """What the process says. Raises InvalidRequest or UnsupportedSchema as it does, TimeoutError after `limit_s`.
-        However this ends but well, cancelled too, the process has ended with it."""
+        """Send a job and return the response. Raises InvalidRequest or UnsupportedSchema as the job does, TimeoutError
+        after `limit_s`. The process is killed unless the job completes, also on cancellation."""
         response = b""
         try:
             async with asyncio.timeout(limit_s):
                 response = await self._send(job)
-        except TimeoutError:  # an OSError, too
+        except TimeoutError:  # a subclass of OSError
             raise
-        except (OSError, EOFError) as error:  # a broken pipe, or one that ends too early
+        except (OSError, EOFError) as error:  # broken pipe or early end of file
             raise _ProcessDied from error
         finally:
             if not response:
@@ -81,13 +81,13 @@ class JobProcess:
         return response[1:]
 
     async def start(self) -> None:
-        """Start the process, if nobody is about to."""
+        """Start the process unless it is in use."""
         if not self._exclusive.locked():
             async with self._exclusive:
                 await self._ensure_running()
 
     async def close(self) -> None:
-        """End the process, and see it ended. A later question starts another one."""
+        """Kill the process and wait for its exit. A later request starts a new one."""
         self._kill()
         await asyncio.gather(*self._exiting)
 
@@ -120,7 +120,7 @@ class JobProcess:
 
 
 class CompilerPool:
-    """Both processes. Close it."""
+    """The compiler process and the validator process. Close it after use."""
 
     def __init__(self, *, compile_s: float = COMPILE_S, validate_s: float = VALIDATE_S) -> None:
         self._compile_s, self._validate_s = compile_s, validate_s
@@ -130,10 +130,9 @@ class CompilerPool:
     async def compile(
         self, constraint: Constraint, vocabulary: VocabularyBytes, prefixes: TokenPrefixes
     ) -> CompiledConstraint:
-        """The constraint for these words. Raises InvalidRequest and UnsupportedSchema as the compiler does, the latter
-        also for one that takes too long; OverCapacity if others are in the way; CompilerFailed if the process died
-        twice."""
-        await self._validator.start()  # it will be wanted when the answer is there
+        """Compile a constraint for a vocabulary. Raises InvalidRequest and UnsupportedSchema as the compiler does, the
+        latter also on a timeout; OverCapacity if the compiler is busy; CompilerFailed if the process crashed twice."""
+        await self._validator.start()  # needed once the answer is complete
         job = constraint_job(constraint, prefixes)
         async with self._compiler.exclusive(self._compile_s):
             for _ in range(_ATTEMPTS):
@@ -144,10 +143,10 @@ class CompilerPool:
                     except TimeoutError:
                         raise _too_long(constraint, "compile", self._compile_s) from None
                     return await asyncio.to_thread(from_bytes, compiled)
-        raise CompilerFailed("the compiler died on this constraint")
+        raise CompilerFailed("the constraint compiler process crashed")
 
     async def validate(self, constraint: Constraint, text: str) -> str | None:
-        """What is wrong with a whole answer; None: nothing. Raises as `compile` does."""
+        """The violation of a whole answer; None: valid. Raises as `compile` does."""
         job = validation_job(constraint, text)
         async with self._validator.exclusive(self._compile_s):
             for _ in range(_ATTEMPTS):
@@ -158,20 +157,20 @@ class CompilerPool:
                         raise _too_long(constraint, "check", self._validate_s) from None
                     violation: str | None = json.loads(response)
                     return violation
-        raise CompilerFailed("the judge died on this answer")
+        raise CompilerFailed("the validator process crashed")
 
     async def close(self) -> None:
-        """End both."""
+        """Kill both processes."""
         await asyncio.gather(self._compiler.close(), self._validator.close())
 
     async def _load_vocabulary(self, vocabulary: VocabularyBytes) -> None:
-        """Tell the compiler the words, unless it knows them."""
+        """Send the vocabulary to the compiler unless it is loaded."""
         if self._compiler.loaded_vocabulary == vocabulary.digest:
             return
         try:
             await self._compiler.request(vocabulary_job(vocabulary), _START_S)
         except TimeoutError:
-            raise CompilerFailed("the compiler could not read the vocabulary in time") from None
+            raise CompilerFailed("the constraint compiler did not load the vocabulary in time") from None
         self._compiler.loaded_vocabulary = vocabulary.digest
 
 

@@ -1,6 +1,7 @@
-"""A request's constraint bound to the words of the checkpoint: made ready in its own process, once, and kept.
+"""The constraint service: compiles the constraint of a request for the loaded vocabulary, once per digest, and caches
+it.
 
-The event loop never waits for it. Knows no request and no engine.
+Compilation runs in the compiler pool and never blocks the event loop.
 """
 
 import asyncio
@@ -25,30 +26,30 @@ from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.generation import ModelInfo
 from diffusion_worker.types.observations import ConstraintObserved, ConstraintWork, Observer
 
-REFUSAL_TTL_S: Final = 60.0  # a refusal is remembered so long; those for want of time depend on the company
+REFUSAL_TTL_S: Final = 60.0  # refusals expire, because a timeout may be due to load
 MAX_REFUSALS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundConstraint:
-    """A constraint ready for the engine."""
+    """A compiled constraint with its validator, as the engine and the web layer use it."""
 
     automaton: TokenAutomaton
     validate: Callable[[str], Awaitable[str | None]]
     kind: Kind
-    needs_check: bool  # the automaton does not see all of it
+    needs_check: bool  # some keywords are only checked by validation
 
 
 @dataclass(slots=True)
 class _PendingCompilation:
-    """A constraint in the making, and how many requests wait for it."""
+    """A compilation in progress and the number of requests that wait for it."""
 
     task: asyncio.Task[CompiledConstraint]
     waiting: int = 0
 
 
 class ConstraintService:
-    """Binds constraints, the same one once however many ask. Belongs to one event loop; close it."""
+    """Compiles constraints; concurrent requests share a compilation. Belongs to one event loop; close it after use."""
 
     def __init__(
         self,
@@ -58,15 +59,17 @@ class ConstraintService:
     ) -> None:
         self._cache, self._pool, self._observe = cache or ConstraintCache(), compiler_pool or CompilerPool(), observe
         self._pending: dict[str, _PendingCompilation] = {}
-        self._refused: OrderedDict[str, tuple[float, InvalidRequest]] = OrderedDict()  # when, on the loop's clock
+        self._refused: OrderedDict[str, tuple[float, InvalidRequest]] = (
+            OrderedDict()
+        )  # time of the refusal on the loop's clock
         self._vocabulary: tuple[Tokenizer, VocabularyBytes] | None = None
         self._token_index: tuple[VocabularyBytes, TokenIndex] | None = None
 
     async def bind(
         self, constraint: Constraint, tokenizer: Tokenizer, info: ModelInfo, prefixes: TokenPrefixes = NO_PREFIX
     ) -> BoundConstraint:
-        """Raises InvalidRequest, UnsupportedSchema (both name the field), OverCapacity or CompilerFailed. Who gives up
-        waiting ends the work, unless somebody else waits for it too."""
+        """Compile a constraint, or take it from the cache. Raises InvalidRequest, UnsupportedSchema (both name the
+        field), OverCapacity or CompilerFailed. Cancelling ends the compilation unless other requests wait for it."""
         try:
             vocabulary = await self._vocabulary_bytes(tokenizer, info)
             key = await asyncio.to_thread(digest_of, constraint, vocabulary.digest, prefixes)
@@ -75,7 +78,7 @@ class ConstraintService:
                 key, constraint, vocabulary, prefixes
             )
         except InvalidRequest as error:
-            # Tools say themselves which of them is meant; anything else may be remembered from under another name.
+            # tools name their own field; any other error may be cached from a request that used another field
             error.param = error.param or constraint.field if constraint.kind == "tools" else constraint.field
             raise
         return BoundConstraint(
@@ -88,8 +91,7 @@ class ConstraintService:
     async def labels(
         self, texts_by_label: Sequence[Sequence[str]], field: str | None, tokenizer: Tokenizer, info: ModelInfo
     ) -> Labels:
-        """The few answers that a constraint leaves, as the engine weighs them. Raises InvalidRequest naming the
-        field."""
+        """Compile the labels of a finite constraint. Raises InvalidRequest naming the field."""
         vocabulary = await self._vocabulary_bytes(tokenizer, info)
         if self._token_index is None or self._token_index[0] is not vocabulary:
             self._token_index = vocabulary, await asyncio.to_thread(index_tokens, vocabulary)
@@ -100,7 +102,7 @@ class ConstraintService:
             raise
 
     async def close(self) -> None:
-        """End what is in the making, and the processes."""
+        """Cancel pending compilations and kill the processes."""
         tasks = [pending.task for pending in self._pending.values()]
         for task in tasks:
             task.cancel()
@@ -125,9 +127,9 @@ class ConstraintService:
                 pending.task.cancel()
 
     def _discard_pending(self, key: str, task: asyncio.Task[CompiledConstraint]) -> None:
-        """Who asks from now on begins anew, or finds it in the store."""
+        """Later requests start a new compilation, or find the result in the cache."""
         if task.done() and not task.cancelled():
-            task.exception()  # heard, even if nobody waits any more
+            task.exception()  # retrieved, also if nobody waits for it any longer
         if key in self._pending and self._pending[key].task is task:
             del self._pending[key]
 
@@ -149,7 +151,7 @@ class ConstraintService:
         try:
             with self._timed(ConstraintWork.VALIDATE):
                 return await self._pool.validate(constraint, text)
-        except UnsupportedSchema as error:  # nobody can tell in time
+        except UnsupportedSchema as error:  # validation timed out
             error.param = constraint.field
             self._remember_refusal(key, error)
             raise
@@ -173,7 +175,7 @@ class ConstraintService:
             raise error.with_traceback(None)
 
     async def _vocabulary_bytes(self, tokenizer: Tokenizer, info: ModelInfo) -> VocabularyBytes:
-        """Read once per tokenizer, that is, for the weights that are loaded."""
+        """Read once per tokenizer, that is, per loaded checkpoint."""
         if self._vocabulary is None or self._vocabulary[0] is not tokenizer:
             vocabulary = await asyncio.to_thread(_read_vocabulary_bytes, tokenizer, info)
             self._vocabulary = tokenizer, vocabulary
@@ -182,8 +184,8 @@ class ConstraintService:
 
 
 def _read_vocabulary_bytes(tokenizer: Tokenizer, info: ModelInfo) -> VocabularyBytes:
-    """Weights may have more rows than the tokenizer has words: those spell nothing. Control tokens that a constraint
-    can ask for spell their mark."""
+    """The model may have more token ids than the tokenizer: those spell nothing. Control tokens that constraints use
+    spell their placeholders."""
     tokens = [tokenizer.token_bytes(token) for token in range(info.vocab_size)]
     return make_vocabulary_bytes(
         with_placeholders(tokens, marks_of(tokenizer).placeholders()), info.end_ids, info.pad_id
@@ -191,7 +193,7 @@ def _read_vocabulary_bytes(tokenizer: Tokenizer, info: ModelInfo) -> VocabularyB
 
 
 def allowed_prefixes(tokenizer: Tokenizer) -> TokenPrefixes:
-    """What may stand before the text of a chat answer: nothing, or the empty thought of a checkpoint with channels."""
+    """The allowed token prefixes of a chat answer: none, or the empty thought of a checkpoint with channels."""
     thought = marks_of(tokenizer).thought
     if thought is None:
         return NO_PREFIX

@@ -1,7 +1,9 @@
-"""The process that judges: `python -m diffusion_worker.constraint_service.validator_process LIMIT_S` (see `frames`).
+"""The validator process: `python -m diffusion_worker.constraint_service.validator_process LIMIT_S` (protocol:
+`pipe_framing`).
 
-A client's expression can keep Python's `re` busy for ages, and jsonschema can be made to search for long; here neither
-holds up anything but itself. A job is a constraint and the text of an answer, its answer what is wrong, as JSON.
+A client's regular expression can make Python's `re` backtrack for hours, and jsonschema can be made to search for long;
+here that blocks only other validations. A job is a constraint and the text of an answer; its response is the violation,
+as JSON.
 """
 
 import json
@@ -14,12 +16,12 @@ from diffusion_worker.constraints.spec import Constraint
 
 
 def validation_job(constraint: Constraint, text: str) -> bytes:
-    """Asks what is wrong with a text."""
+    """The job that validates a text."""
     return json.dumps(text).encode() + b"\n" + constraint.content()
 
 
 def work(content: bytes) -> bytes:
-    """One job."""
+    """Execute one job."""
     text, _, constraint = content.partition(b"\n")
     return json.dumps(_validator(constraint)(json.loads(text))).encode()
 

@@ -1,7 +1,7 @@
-"""The compiler's front: a constraint as a request names it becomes one automaton, within a budget of states.
+"""The constraint compiler: a constraint becomes one minimal byte automaton within a budget of states.
 
-`compile_constraint` is deterministic: the same constraint gives the same automaton everywhere, so results can be cached
-by content (see `store`) and made in another process (see `service`). Knows nothing of tokens.
+Deterministic: equal constraints give equal automata in every process, so results are cached by content and compiled in
+another process (see `constraint_service`). Token compilation follows in `compiled`.
 """
 
 import re
@@ -25,23 +25,23 @@ from diffusion_worker.constraints.spec import Constraint, template_parts
 from diffusion_worker.constraints.tool_calls import Function, Syntax, Thought, ToolCallRules, compile_tool_calls
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
-MAX_TOOL_STATES: Final = 60_000  # of all tools of a request together, under construction
-COMPILER_VERSION: Final = 2  # part of every cache key; raise it whenever an automaton may come out differently
+MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
+COMPILER_VERSION: Final = 2  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What a compilation took and gave."""
+    """Statistics of a compilation."""
 
     states: int
-    edges: int  # pairs of a state and a class that lead on
-    tier: int  # of the ladder of caps, 0 is the most generous
-    cut: bool  # whether a cap on depth made the language smaller
+    edges: int  # pairs of a state and a byte class with a transition
+    tier: int  # of size limits, 0 is the most generous
+    truncated: bool  # whether a depth limit made the language smaller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compilation:
-    """An automaton, and which keywords it leaves to the final check."""
+    """A byte automaton, and the keywords that only validation of the whole answer checks."""
 
     automaton: ByteAutomaton
     needs_check: tuple[str, ...]
@@ -49,8 +49,8 @@ class Compilation:
 
 
 def compile_constraint(constraint: Constraint) -> Compilation:
-    """The answers that satisfy a constraint. Raises InvalidRequest for one that makes no sense, UnsupportedSchema for
-    one that cannot be kept or admits nothing."""
+    """Compile a constraint. Raises InvalidRequest if it is malformed, UnsupportedSchema if it is not supported or
+    accepts nothing."""
     try:
         return _compile(constraint)
     except RecursionError:
@@ -76,7 +76,7 @@ def _compile(constraint: Constraint) -> Compilation:
 
 
 def compile_schema(schema: Schema, *, tiers: Sequence[SizeLimits] = SIZE_TIERS) -> Compilation:
-    """The documents that satisfy a schema, in normal form, on the first rung of the ladder that holds them."""
+    """Compile a schema to its documents in normal form, on the first tier whose state budget is sufficient."""
     document, validator = Document(schema), SchemaValidator(schema)
     strict, lenient = Combiner(document, validator), Combiner(document, validator, lenient=True)
     attempts = [(tier, limits, combiner) for combiner in (strict, lenient) for tier, limits in enumerate(tiers)]
@@ -90,16 +90,14 @@ def compile_schema(schema: Schema, *, tiers: Sequence[SizeLimits] = SIZE_TIERS) 
             continue
         minimal = EMPTY if start is None else minimise(builder.graph.rows, builder.graph.accepting, start)
         if minimal.rows:
-            return _compilation(minimal, builder.unchecked, tier=tier, cut=bool(builder.truncations))
+            return _compilation(minimal, builder.unchecked, tier=tier, truncated=bool(builder.truncations))
         if not builder.truncations:
-            raise UnsupportedSchema("the schema admits no value", keyword=keyword_at(""), pointer="")
-    raise UnsupportedSchema(
-        "the schema needs more states than the budget allows", keyword=keyword_at(pointer), pointer=pointer
-    )
+            raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
+    raise UnsupportedSchema("the schema exceeds the state budget", keyword=keyword_at(pointer), pointer=pointer)
 
 
 def _compile_tools(value: Mapping[str, Any]) -> Compilation:
-    """The tools of a request, on the first rung of the ladder that holds all of them together."""
+    """Compile the tools of a request, on the first tier whose state budget is sufficient for all of them."""
     text = [_compile(Constraint(**value["text"]))] if value["text"] else []
     for tier in range(len(SIZE_TIERS)):
         functions = [_compile_function(function, SIZE_TIERS[tier:]) for function in value["functions"]]
@@ -117,16 +115,16 @@ def _compile_tools(value: Mapping[str, Any]) -> Compilation:
             continue
         parts = [*text, *(compiled for _, compiled in functions)]
         unchecked = {keyword for part in parts for keyword in part.needs_check}
-        return _compilation(minimal, unchecked, tier=tier, cut=any(part.stats.cut for part in parts))
-    raise UnsupportedSchema("the tools need more states than the budget allows", keyword="tools", pointer="")
+        return _compilation(minimal, unchecked, tier=tier, truncated=any(part.stats.truncated for part in parts))
+    raise UnsupportedSchema("the tools exceed the state budget", keyword="tools", pointer="")
 
 
 def _compile_function(function: Mapping[str, Any], tiers: Sequence[SizeLimits]) -> tuple[str, Compilation]:
-    """Its name and arguments. Errors name the field that they were read from."""
+    """The function's name and compiled parameters. Errors name the request field."""
     try:
         compiled = compile_schema(function["parameters"], tiers=tiers)
         if compiled.automaton.walk(compiled.automaton.start, b"{") == DEAD:
-            raise UnsupportedSchema("the schema admits no object", keyword="type", pointer="")
+            raise UnsupportedSchema("the schema accepts no object", keyword="type", pointer="")
     except InvalidRequest as error:
         error.param = function["field"]
         raise
@@ -139,12 +137,12 @@ def _compile_tree(kind: str, tree: Callable[[], Tree]) -> Compilation:
         language = dfa_of_tree(tree())
         start = utf8_text(graph, language) if language.rows else None
     except NotRegular as error:
-        raise UnsupportedSchema(f"not supported in an expression: {error}", keyword=kind, pointer="") from None
+        raise UnsupportedSchema(f"not supported in a regular expression: {error}", keyword=kind, pointer="") from None
     except TooLarge:
-        raise UnsupportedSchema("needs more states than the budget allows", keyword=kind, pointer="") from None
+        raise UnsupportedSchema("exceeds the state budget", keyword=kind, pointer="") from None
     if start is None:
-        raise UnsupportedSchema("admits no answer", keyword=kind, pointer="")
-    return _compilation(minimise(graph.rows, graph.accepting, start), set(), tier=0, cut=False)
+        raise UnsupportedSchema("accepts no answer", keyword=kind, pointer="")
+    return _compilation(minimise(graph.rows, graph.accepting, start), set(), tier=0, truncated=False)
 
 
 def _any_of(choices: Sequence[str]) -> Tree:
@@ -157,7 +155,7 @@ def _part(part: str | tuple[str, ...] | re.Pattern[str]) -> Tree:
     return _any_of(part) if isinstance(part, tuple) else parse(part.pattern)
 
 
-def _compilation(minimal: RangeDfa, unchecked: set[str], *, tier: int, cut: bool) -> Compilation:
+def _compilation(minimal: RangeDfa, unchecked: set[str], *, tier: int, truncated: bool) -> Compilation:
     automaton = freeze(minimal.rows, minimal.accepting, minimal.start)
-    stats = Stats(states=automaton.states, edges=int((automaton.next >= 0).sum()), tier=tier, cut=cut)
+    stats = Stats(states=automaton.states, edges=int((automaton.next >= 0).sum()), tier=tier, truncated=truncated)
     return Compilation(automaton=automaton, needs_check=tuple(sorted(unchecked)), stats=stats)

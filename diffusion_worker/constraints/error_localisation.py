@@ -1,4 +1,4 @@
-"""Where in a JSON text a violation lies. Knows how jsonschema names places; knows no tokens and no schema."""
+"""Error localisation: the span of the value in a JSON text that a jsonschema violation names."""
 
 import json
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ JsonPath = tuple[str | int, ...]
 
 
 def span_of(text: str, violation: str) -> Span | None:
-    """The value that a violation (`$.a[0]: is too long`) names; None where it names none, or the text is no JSON. The
-    innermost one whose name the violation begins with: names may hold anything, also what looks like another name."""
+    """The span of the value that a violation (`$.a[0]: is too long`) names; None if it names none or the text is not
+    JSON. The innermost match, because member names may look like paths themselves."""
     try:
         named = [(start, end) for path, start, end in values(text) if violation.startswith(_json_path(path) + ": ")]
     except (ValueError, IndexError, RecursionError):
@@ -20,15 +20,15 @@ def span_of(text: str, violation: str) -> Span | None:
 
 
 def values(text: str) -> Iterator[tuple[JsonPath, int, int]]:
-    """Every value of a JSON text with its place and its span, inner ones first. Raises ValueError or IndexError for
-    other texts."""
+    """Every value of a JSON text as (path, start, end), inner values first. Raises ValueError or IndexError for other
+    texts."""
     found: list[tuple[JsonPath, int, int]] = []
     _scan(text, _skip_space(text, 0), (), found)
     return iter(found)
 
 
 def _scan(text: str, start: int, path: JsonPath, found: list[tuple[JsonPath, int, int]]) -> int:
-    """Note the value that starts here, and what is in it; returns its end."""
+    """Collect the value that starts here and the values in it; returns its end."""
     if text[start] not in "[{":
         _, end = json.JSONDecoder().raw_decode(text, start)
     else:

@@ -1,7 +1,7 @@
-"""Which answers a constraint admits, where these are a few that it writes out: labels.
+"""Enumerates the answers that a constraint accepts, if they are few and written out: the labels of a classification.
 
-A choice lists them. A schema does if it is made of `enum`, `const`, booleans and null, unions of them, and closed
-objects with only required members of such schemas (annotations aside). Any other keyword makes it none.
+A choice lists them. A schema does if it consists of `enum`, `const`, booleans and null, unions of them, and closed
+objects with only required members of such schemas (annotations aside). Any other keyword makes the answers not finite.
 """
 
 import itertools
@@ -13,8 +13,8 @@ from diffusion_worker.constraints.schema.document import canonical
 from diffusion_worker.constraints.spec import Constraint
 
 MAX_LABELS: Final = 256  # labels
-_MAX_DEPTH: Final = 16  # references within references
-_MAX_SCHEMAS: Final = 4096  # at schemas
+_MAX_DEPTH: Final = 16  # nested references
+_MAX_SCHEMAS: Final = 4096  # visited
 _ANNOTATIONS: Final = {"title", "description", "default", "examples", "$schema", "$defs", "definitions", "$comment"}
 _REFERENCES: Final = ("#/$defs/", "#/definitions/")
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
@@ -29,11 +29,12 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 
 
 class _NotFinite(Exception):  # noqa: N818 - a finding
-    """These are not a few values."""
+    """The values are not few or not enumerable."""
 
 
 def label_texts(constraint: Constraint) -> tuple[tuple[str, ...], ...] | None:
-    """The texts that mean each label: of a JSON value compact, and as Python lays it out. None: not a few."""
+    """The equivalent texts of each label: a JSON value in compact form and in Python's default layout. None: not few
+    answers."""
     if constraint.kind == "choice":
         choices = tuple((choice,) for choice in dict.fromkeys(constraint.value))
         return choices if len(choices) <= MAX_LABELS else None
@@ -95,7 +96,7 @@ class _Enumerator:
             yield dict(zip(members, values, strict=True))
 
     def _referred(self, reference: str) -> Any:
-        """Where pydantic puts what it refers to, and nowhere else."""
+        """Resolve references into `$defs` or `definitions`, where pydantic puts them; no others."""
         for prefix in _REFERENCES:
             name, place = reference.removeprefix(prefix), self._root.get(prefix[2:-1])
             if name != reference and isinstance(place, Mapping) and name in place:
@@ -118,7 +119,7 @@ def _is_any(value: Any, types: list[str] | None) -> bool:
 
 
 def _is(value: Any, name: str) -> bool:
-    """JSON Schema's word on a value: true is no number, 1.0 is an integer."""
+    """The JSON Schema type of a value: true is not a number, 1.0 is an integer."""
     if isinstance(value, bool):
         return name == "boolean"
     if name == "integer" and isinstance(value, float):

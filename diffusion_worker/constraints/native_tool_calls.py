@@ -1,10 +1,10 @@
-"""Arguments of a call in the released checkpoint's own syntax, made from the automaton of their JSON.
+"""Converts the automaton of JSON arguments into the native call syntax of the released checkpoint.
 
     {"city": "São Paulo", "days": 3}   →   {city:<|"|>São Paulo<|"|>,days:3}
 
-State by state: white space between values goes, a string stands as it is between two quote tokens, and a key of plain
-signs may do without them. That a state lies inside a string, and that this string is a key, can be told from the
-automaton alone: what may follow it differs, so minimisation never joins such states. Knows no schema and no tool.
+State by state: white space between values is removed, strings stand unescaped between two quote tokens, and keys of
+plain ASCII characters may omit the quotes. Whether a state lies inside a string, and whether that string is a key, is
+recovered from the automaton alone: what may follow differs, so minimisation never merges such states.
 """
 
 from collections.abc import Iterator
@@ -17,19 +17,19 @@ from diffusion_worker.constraints.automata.minimise import RangeDfa, minimise
 
 _QUOTE, _BACKSLASH, _COLON = b'"\\:'
 _WHITE: Final = frozenset(b"\t\n\r ")
-# What a reader takes for a key without quotes; other signs would end it, or begin something else.
+# Characters of a key without quotes; any other would end it or start another token.
 _BARE: Final = frozenset(range(0x21, 0x7F)) - frozenset(b"{}[](),:\"'\\")
 _ESCAPES: Final = {**{byte: f"\\u{byte:04x}".encode() for byte in range(0x20)}, 0x22: b'\\"', 0x5C: b"\\\\"}
 _SHORT: Final = {0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0C: b"\\f", 0x0D: b"\\r"}
 
 
 def native_arguments(automaton: ByteAutomaton) -> RangeDfa:
-    """The same values, spelled natively; control tokens as marks."""
+    """The same values in native syntax, with placeholders of control tokens."""
     return _Converter(automaton).rows()
 
 
 class _Converter:
-    """State n of the JSON is state n here; behind them, once more, those within keys that stand without quotes."""
+    """State n of the JSON automaton is state n here; the copies of states inside unquoted keys follow."""
 
     def __init__(self, automaton: ByteAutomaton) -> None:
         self._automaton = automaton
@@ -38,7 +38,7 @@ class _Converter:
         self._keys = self._key_states()
 
     def rows(self) -> RangeDfa:
-        """All states, of which only the reachable are kept."""
+        """Convert all states, then minimise."""
         count = len(self._next)
         rows = [
             coalesce(self._string_edges(s) if s in self._in_string else self._structure_edges(s)) for s in range(count)
@@ -48,7 +48,7 @@ class _Converter:
         return minimise(rows, accepting, self._automaton.start)
 
     def _string_states(self) -> frozenset[int]:
-        """States inside strings, at the borders of characters or in the middle of one."""
+        """States inside strings, between characters or within one."""
         seen = {(self._automaton.start, False)}
         todo = list(seen)
         while todo:
@@ -62,7 +62,7 @@ class _Converter:
         return frozenset(state for state, inside in seen if inside)
 
     def _key_states(self) -> frozenset[int]:
-        """States inside strings behind which a colon stands, found from the colon backwards."""
+        """States inside strings that a colon follows, found backwards from the colon."""
         before: dict[int, list[int]] = {}
         ends: list[int] = []
         for state in self._in_string:
@@ -81,13 +81,13 @@ class _Converter:
         return frozenset(found)
 
     def _raw(self, state: int) -> Iterator[tuple[int, int]]:
-        """Bytes that lead on, escapes left out."""
+        """Transitions over single bytes, without escapes."""
         for byte, target in enumerate(self._next[state]):
             if target != DEAD and byte != _BACKSLASH:
                 yield byte, target
 
     def _escaped(self, state: int) -> Iterator[tuple[int, int]]:
-        """Characters that JSON must escape, as bytes, and where they lead."""
+        """Characters that JSON must escape, as bytes, with their targets."""
         if self._next[state][_BACKSLASH] == DEAD:
             return
         for byte, long_form in _ESCAPES.items():
@@ -112,7 +112,7 @@ class _Converter:
         yield from ((byte, byte, target) for byte, target in self._escaped(state))
 
     def _bare_key_edges(self, state: int) -> Iterator[Edge]:
-        """Within a key without quotes; it ends where the colon stands."""
+        """Edges inside an unquoted key, which ends at the colon."""
         yield from self._bare_key_bytes(state)
         after_quote = self._next[state][_QUOTE]
         if after_quote != DEAD:

@@ -1,11 +1,11 @@
-"""Answers that call functions, as one automaton: text, a thought, calls with valid arguments, in either syntax.
+"""The automaton of answers that call tools: text, a thought, and calls with valid arguments, in either syntax.
 
-    native      call:weather{city:<|"|>Oslo<|"|>}, between control tokens: that of the released checkpoint
-    envelope    <tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>, for all others; the form that
-                many open models share (Hermes, Qwen)
+    native      call:weather{city:<|"|>Oslo<|"|>}, between control tokens: the syntax of the released checkpoint
+    tagged      <tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>, for all others; the format of
+                many open models (Hermes, Qwen)
 
-Text comes first, if it may be any, and never holds the opening of a call; behind a call only further calls stand. Knows
-JSON Schema only by way of the compiler that it is given.
+Text comes first, if any is allowed, and never contains the start of a call; after a call only further calls follow. The
+arguments are byte automata compiled by the caller.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,11 @@ from diffusion_worker.constraints.native_tool_calls import native_arguments
 from diffusion_worker.constraints.schema.json_strings import characters
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, WHITE, before, sign
 
-OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"  # of the envelope
-NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": False}  # a function that takes none
+OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"  # of the tagged syntax
+NO_ARGUMENTS: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "additionalProperties": False,
+}  # a function without parameters
 _THOUGHT_NAME: Final = b"thought\n"
 _BRACE: Final = 0x7B
 _NOT_ASCII: Final = 0x80
@@ -32,14 +35,14 @@ Automaton = ByteAutomaton | RangeDfa
 
 
 class Syntax(StrEnum):
-    """How a call is written down."""
+    """The syntax of calls."""
 
     NATIVE = "native"
     TAGGED = "tagged"
 
 
 class Thought(StrEnum):
-    """Whether a thought may stand before the answer; `open`: the prompt has begun it."""
+    """Whether a thought may precede the answer; `open`: the prompt has already opened it."""
 
     NONE = "none"
     ALLOWED = "allowed"
@@ -48,7 +51,7 @@ class Thought(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """A function on offer: its name and the automaton of its arguments."""
+    """An offered function: its name and the automaton of its arguments."""
 
     name: str
     arguments: ByteAutomaton
@@ -56,18 +59,19 @@ class Function:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCallRules:
-    """What an answer may be. `text`: what it may say instead of a call, None: anything; with `required` it says nothing."""
+    """The form of an answer. `text`: the language of an answer without calls, None: any text; unused with
+    `required`."""
 
     functions: Sequence[Function]
     syntax: Syntax
-    required: bool  # call
-    parallel: bool  # calls in one answer
+    required: bool  # at least one call
+    parallel: bool  # several calls in one answer
     thought: Thought = Thought.NONE
     text: ByteAutomaton | None = None
 
 
 def compile_tool_calls(rules: ToolCallRules, *, max_states: int) -> RangeDfa:
-    """The answers that keep the rules; empty if there is none. Raises TooLarge."""
+    """The automaton of all answers that follow the rules; empty if there is none. Raises TooLarge."""
     graph = Graph(max_states=max_states)
     end = graph.state([], accepting=True)
     after_call = graph.reserve() if rules.parallel else end
@@ -85,7 +89,7 @@ def compile_tool_calls(rules: ToolCallRules, *, max_states: int) -> RangeDfa:
 
 
 def _native(graph: Graph, functions: Sequence[Function], after_call: int) -> int:
-    """The state behind the token that opens a call."""
+    """The state after the token that opens a call."""
     closing = graph.word((Placeholder.CALL_CLOSES,), after_call)
     starts = [
         graph.word(f"call:{each.name}".encode(), _object(graph, native_arguments(each.arguments), closing))
@@ -95,7 +99,7 @@ def _native(graph: Graph, functions: Sequence[Function], after_call: int) -> int
 
 
 def _tagged(graph: Graph, functions: Sequence[Function], after_call: int) -> int:
-    """The state behind the opening tag."""
+    """The state after the opening tag."""
     closing = graph.word(b"}", before(graph, graph.word(CLOSE_TAG.encode(), after_call)))
     starts = []
     for each in functions:
@@ -105,7 +109,7 @@ def _tagged(graph: Graph, functions: Sequence[Function], after_call: int) -> int
 
 
 def _member(graph: Graph, name: str, value: int) -> int:
-    """A name, and behind the colon the value."""
+    """A member name, a colon and the value."""
     return graph.word(f'"{name}"'.encode(), sign(graph, COLON, value))
 
 
@@ -116,7 +120,8 @@ def _object(graph: Graph, automaton: Automaton, closing: int) -> int:
 
 
 def _embedded(graph: Graph, automaton: Automaton, following: int) -> int:
-    """The texts of an automaton, each followed by `following`, which must not begin as a text may go on."""
+    """The texts of an automaton, each followed by `following`, which must not start with a byte that may continue a
+    text."""
     rows = automaton.rows() if isinstance(automaton, ByteAutomaton) else automaton.rows
     names = [graph.reserve() for _ in rows]
     for name, row, accepting in zip(names, rows, automaton.accepting, strict=True):
@@ -127,8 +132,8 @@ def _embedded(graph: Graph, automaton: Automaton, following: int) -> int:
 
 
 def _any_text(graph: Graph, opener: bytes, called: int) -> int:
-    """Text up to where a call opens, or the end. State n has read n bytes of the opener, of which only the first could
-    begin it anew."""
+    """Any text up to the opener of a call or the end: the Knuth-Morris-Pratt automaton of the opener, whose first byte
+    occurs only once in it. State n has read n bytes of it."""
     states = [graph.reserve() for _ in opener]
     for read, (state, byte) in enumerate(zip(states, opener, strict=True)):
         onward = {opener[0]: [*states, called][1], byte: [*states, called][read + 1]}
@@ -139,7 +144,7 @@ def _any_text(graph: Graph, opener: bytes, called: int) -> int:
 
 
 def _with_thought(graph: Graph, thought: Thought, answer: int) -> int:
-    """The answer, before which a thought may stand."""
+    """The answer, optionally preceded by a thought."""
     if thought is Thought.NONE:
         return answer
     thinking = graph.reserve()

@@ -1,7 +1,7 @@
-"""Languages over code points as minimal automata: of a regular expression, of words, with bounded length, and what two
-have in common or one has and the other lacks.
+"""DFAs over code points: of regular expressions and finite languages, with length bounds, and their Boolean
+combinations.
 
-Knows code points; how a string is spelled in JSON is the business of `spelling`.
+Built by the product construction and minimised. `json_strings` encodes them as bytes.
 """
 
 from collections.abc import Sequence
@@ -37,21 +37,21 @@ EMPTY_TEXT: Final = RangeDfa(rows=((),), accepting=(True,), start=0)
 
 @lru_cache(maxsize=512)
 def dfa_of_pattern(pattern: str, *, wide: bool = False, whole: bool = False, repeats: int | None = None) -> RangeDfa:
-    """The texts in which `pattern` is found (`whole`: which it matches from end to end); repetitions of more than
-    `repeats` times are taken to have no upper bound. Raises NotRegular."""
+    """The texts that contain a match of `pattern` (`whole`: that it matches entirely). Repetitions above `repeats` are
+    treated as unbounded. Raises NotRegular."""
     tree = parse(pattern, wide=wide)
     tree = tree if repeats is None else relax(tree, repeats)
     return dfa_of_tree(tree) if whole else _dfa_of_search(tree)
 
 
 def dfa_of_tree(tree: Tree) -> RangeDfa:
-    """The texts that the tree matches from end to end. Raises NotRegular, or TooLarge."""
+    """The texts that the tree matches entirely. Raises NotRegular, or TooLarge."""
     return _without_boundaries(Seq((Repeat(Chars(((BEGIN, BEGIN),)), 0, 1), tree, Repeat(Chars(((END, END),)), 0, 1))))
 
 
 @lru_cache(maxsize=256)
 def dfa_of_words(texts: frozenset[str]) -> RangeDfa:
-    """Exactly these texts."""
+    """The finite language of these texts."""
     prefixes: dict[str, int] = {"": 0}
     rows: list[list[Edge]] = [[]]
     for word in sorted(texts):
@@ -67,7 +67,7 @@ def dfa_of_words(texts: frozenset[str]) -> RangeDfa:
 
 
 def _dfa_of_search(tree: Tree) -> RangeDfa:
-    """Look-ahead is understood at the start of an anchored expression, where it is an intersection."""
+    """Look-ahead is supported at the start of an anchored expression, where it is an intersection."""
     if isinstance(tree, Alt) and any(_lookaheads(part) for part in tree.parts):
         found = EMPTY
         for part in tree.parts:
@@ -97,7 +97,7 @@ def _lookaheads(tree: Tree) -> list[Look]:
 
 
 def _without_boundaries(tree: Tree) -> RangeDfa:
-    """The automaton of a tree over marked texts, without the marks around them."""
+    """The automaton of a tree over texts with boundary markers, without the markers."""
     marked, accepting = determinise(tree)
     ends = [_after(row, END) for row in marked]
     closing = [end != DEAD and accepting[end] for end in ends]
@@ -111,31 +111,31 @@ def _after(row: Sequence[Edge], label: int) -> int:
 
 
 def intersection(left: RangeDfa, right: RangeDfa) -> RangeDfa:
-    """Texts of both languages."""
+    """The intersection of the languages."""
     return right if left is ANY_TEXT else left if right is ANY_TEXT else _product(left, right, only_left=False)
 
 
 def difference(left: RangeDfa, right: RangeDfa) -> RangeDfa:
-    """Texts of the one language that are not in the other."""
+    """The difference of the languages."""
     return left if not right.rows else _product(left, right, only_left=True)
 
 
 def union(left: RangeDfa, right: RangeDfa) -> RangeDfa:
-    """Texts of any of the two languages."""
+    """The union of the languages."""
     if not left.rows or not right.rows:
         return left if left.rows else right
     return difference(ANY_TEXT, intersection(difference(ANY_TEXT, left), difference(ANY_TEXT, right)))
 
 
 def _product(left: RangeDfa, right: RangeDfa, *, only_left: bool) -> RangeDfa:
-    """Both automata at once. `only_left`: accept where ours does and theirs does not, otherwise where both do."""
+    """The product construction. `only_left`: accept where `left` does and `right` does not, otherwise where both do."""
     if not left.rows or not right.rows:
         return EMPTY
     pairs = [(left.start, right.start)]
     numbers = {pairs[0]: 0}
     rows: list[list[Edge]] = []
     for left_state, right_state in pairs:
-        edges = _steps(left.rows[left_state], () if right_state == DEAD else right.rows[right_state], only_left)
+        edges = _product_edges(left.rows[left_state], () if right_state == DEAD else right.rows[right_state], only_left)
         row: list[Edge] = []
         for first, last, pair in edges:
             number = numbers.setdefault(pair, len(pairs))
@@ -144,7 +144,7 @@ def _product(left: RangeDfa, right: RangeDfa, *, only_left: bool) -> RangeDfa:
             row.append((first, last, number))
         rows.append(row)
         if len(pairs) > 2 * MAX_STATES:
-            raise TooLarge("strings of too many states")
+            raise TooLarge("strings with too many states")
     accepting = [
         left.accepting[left_state] and (right_state != DEAD and right.accepting[right_state]) != only_left
         for left_state, right_state in pairs
@@ -152,28 +152,30 @@ def _product(left: RangeDfa, right: RangeDfa, *, only_left: bool) -> RangeDfa:
     return minimise(rows, accepting, 0)
 
 
-def _steps(left: Sequence[Edge], right: Sequence[Edge], only_left: bool) -> list[tuple[int, int, tuple[int, int]]]:
-    steps = [
-        (max(a, c), min(b, d), (ours_to, theirs_to))
-        for a, b, ours_to in left
-        for c, d, theirs_to in right
+def _product_edges(
+    left: Sequence[Edge], right: Sequence[Edge], only_left: bool
+) -> list[tuple[int, int, tuple[int, int]]]:
+    edges = [
+        (max(a, c), min(b, d), (left_target, right_target))
+        for a, b, left_target in left
+        for c, d, right_target in right
         if a <= d and c <= b
     ]
     if only_left:
         taken = tuple((first, last) for first, last, _ in right)
-        steps += [(a, b, (target, DEAD)) for first, last, target in left for a, b in subtract(((first, last),), taken)]
-    return steps
+        edges += [(a, b, (target, DEAD)) for first, last, target in left for a, b in subtract(((first, last),), taken)]
+    return edges
 
 
 def with_length(language: RangeDfa, low: int, high: int | None) -> RangeDfa:
-    """Texts of the language with `low` to `high` code points."""
+    """The words of the language with `low` to `high` code points."""
     if not language.rows or (low == 0 and high is None):
         return language
     top = low if high is None else high + 1
     last = language.accepting
     states = len(language.rows)
     if states * (top + 1) > 16 * MAX_STATES:
-        raise TooLarge("a length of too many states")
+        raise TooLarge("a length bound with too many states")
     rows: list[list[Edge]] = []
     for count in range(top + 1):
         ahead = min(count + 1, top)
@@ -188,7 +190,7 @@ def with_length(language: RangeDfa, low: int, high: int | None) -> RangeDfa:
 
 
 def length_range(language: RangeDfa) -> tuple[int, int | None]:
-    """The fewest and the most code points of a member; None: there is no longest."""
+    """The minimum and maximum length of a word in code points; None: unbounded."""
     depth: dict[int, int] = {}
     shortest, frontier, steps = -1, {language.start}, 0
     seen: set[int] = set()
@@ -202,7 +204,7 @@ def length_range(language: RangeDfa) -> tuple[int, int | None]:
 
 
 def _longest(language: RangeDfa, state: int, depth: dict[int, int], path: set[int]) -> int | None:
-    """Longest path to acceptance; every state of a trimmed automaton has one, so a cycle means there is none."""
+    """The longest path to acceptance. Every state of a trimmed automaton can accept, so a cycle means unbounded."""
     order: list[tuple[int, bool]] = [(state, False)]
     while order:
         at, done = order.pop()

@@ -1,7 +1,4 @@
-"""Sets of labels as sorted, disjoint, inclusive ranges, and ranges of numbers as products of digit ranges.
-
-Knows integers only: whether they are bytes, code points or nibbles is the caller's business.
-"""
+"""Sets of integers as sorted, disjoint, inclusive ranges, and ranges of numbers as products of digit ranges."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -9,7 +6,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 def normalise(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """Sorted, disjoint, with neighbours joined."""
+    """Sorted and disjoint, adjacent ranges merged."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:
@@ -20,12 +17,12 @@ def normalise(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def union(*sets: Ranges) -> Ranges:
-    """What is in any of the sets."""
+    """The union of the sets."""
     return normalise(pair for ranges in sets for pair in ranges)
 
 
 def subtract(ranges: Ranges, taken: Ranges) -> Ranges:
-    """What is in `ranges` and not in `taken`."""
+    """The set difference."""
     left: list[tuple[int, int]] = []
     for first, last in ranges:
         at = first
@@ -41,7 +38,7 @@ def subtract(ranges: Ranges, taken: Ranges) -> Ranges:
 
 
 def intersect(ranges: Ranges, others: Ranges) -> Ranges:
-    """What is in both sets."""
+    """The intersection."""
     return subtract(ranges, subtract(ranges, others))
 
 
@@ -53,8 +50,8 @@ def contains(ranges: Ranges, value: int) -> bool:
 def digit_ranges(first: int, last: int, radices: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:
     """The numbers first..last, written with one digit per radix (most significant first), as products of digit ranges.
 
-    Two products, also of disjoint ranges of numbers, differ first at a digit where their ranges are disjoint: so they
-    can be laid into a trie of ranges without splitting any.
+    Products of disjoint number ranges first differ at a digit whose ranges are disjoint, so they form a trie of ranges
+    without splitting any.
     """
     if not radices:
         yield ()

@@ -1,8 +1,9 @@
-"""What the logits say of every equivalence class: its largest logit, its whole mass, the uncertainty within.
+"""Scores of token equivalence classes from logits: the largest logit, the log-sum-exp, and the entropy within each
+class.
 
-One pass over the logits, a few rows at a time so that they stay in the processor's cache. Exponentials are taken of the
-logits as they are, as long as none of these could overflow and no equivalence class underflow; else relative to the
-largest of the equivalence class. Nothing is a difference of large sums. Knows equivalence classes, no token sets.
+One pass over the logits, a few rows at a time so that they stay in the processor's cache. Logits are exponentiated
+without a shift as long as none could overflow and no class could underflow; otherwise relative to the largest logit of
+the class. Nothing is computed as a difference of large sums.
 """
 
 from typing import Final
@@ -15,23 +16,20 @@ from diffusion_worker.constraints.tokens.token_automaton import TokenSets
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
-_AT_ONCE: Final = 196_608  # logits, as long as that is a row or more
-# e^60 times a million tokens is a float32, and so is e^-60 in full precision.
+_AT_ONCE: Final = 196_608  # logits per block, at least one row
+# e^60 times a million tokens fits a float32, and e^-60 keeps full precision.
 _PLAIN: Final = 60.0
-CHUNK: Final = (
-    256  # neighbouring ids whose shares in the largest equivalence class are summed, for code that draws from it
-)
+# consecutive token ids whose masses within the largest class are summed, so that sampling can skip most of them
+CHUNK: Final = 256
 _ONES: Final = np.ones(CHUNK, np.float32)
-ELSEWHERE: Final = np.float32(
-    -1e30
-)  # added to logits of other equivalence classes: their exponential is 0, and 0 * -1e30 no NaN
+# added to logits of other classes: their exponential is 0, and 0 * -1e30 is not NaN
+ELSEWHERE: Final = np.float32(-1e30)
 
 
 class EquivalenceClassLayout:
-    """Where the tokens of the equivalence classes stand in a row of logits; made once for the token sets of an
-    automaton.
+    """The positions of each equivalence class in a row of logits; built once per automaton.
 
-    The largest equivalence class is read in index when it is most of the vocabulary; gathering it would cost more than
+    The largest class is read in place when it covers most of the vocabulary, because gathering it would cost more than
     its exponentials. All others are gathered, single tokens first.
     """
 
@@ -41,7 +39,7 @@ class EquivalenceClassLayout:
         self.has_large = bool(sizes[-1] > vocab // 2)
         last = token_sets.classes - self.has_large
         self.singles = int((sizes[:last] == 1).sum())
-        self.groups = slice(self.singles, last)  # equivalence classes of several tokens that are gathered
+        self.groups = slice(self.singles, last)  # gathered classes of several tokens
         self.gathered: Indices = token_sets.order[: token_sets.class_start[last]].astype(np.intp)
         self.group_sizes = sizes[self.groups]
         self.group_first: Indices = (token_sets.class_start[self.groups] - self.singles).astype(np.intp)
@@ -52,7 +50,7 @@ _KEPT: Final[WeakKeyDictionary[TokenSets, EquivalenceClassLayout]] = WeakKeyDict
 
 
 def layout_of(token_sets: TokenSets) -> EquivalenceClassLayout:
-    """The layout for some token sets, made at the first call."""
+    """The layout of an automaton's token sets, built on the first call."""
     layout = _KEPT.get(token_sets)
     if layout is None:
         layout = _KEPT[token_sets] = EquivalenceClassLayout(token_sets)
@@ -60,7 +58,7 @@ def layout_of(token_sets: TokenSets) -> EquivalenceClassLayout:
 
 
 class EquivalenceClassScores:
-    """Logits [positions, vocab], float32, read equivalence class by equivalence class. What was not asked for stays 0.
+    """Scores of logits [positions, vocab], float32, per equivalence class. Arrays that were not requested stay 0.
 
     Raises ValueError when the logits are of another vocabulary.
     """
@@ -68,26 +66,26 @@ class EquivalenceClassScores:
     def __init__(self, token_sets: TokenSets, logits: Floats) -> None:
         self._layout = layout = layout_of(token_sets)
         if logits.shape[1] != layout.vocab:
-            raise ValueError(f"logits of {logits.shape[1]} words for a constraint over {layout.vocab}")
+            raise ValueError(f"logits over {logits.shape[1]} tokens for a constraint over {layout.vocab}")
         self.logits = logits
-        self.top_token = np.empty(len(logits), np.int64)  # [positions] the likeliest token of all, allowed or not
-        self.normaliser = np.empty(len(logits), np.float32)  # [positions] log of the sum of all exponentials
-        # [positions, equivalence classes] the largest logit; log of the sum of exponentials relative to it; nats within
+        self.top_token = np.empty(len(logits), np.int64)  # [positions] the most likely token, allowed or not
+        self.normaliser = np.empty(len(logits), np.float32)  # [positions] log-sum-exp over the vocabulary
+        # [positions, classes] largest logit; log-sum-exp relative to it; entropy within the class (nats)
         self.peak, self.logsum, self.entropy = np.zeros((3, len(logits), layout.classes), np.float32)
-        # [positions, segments] mass of the largest equivalence class in every segment of ids, in units of its own; no segments if it is gathered
+        # [positions, chunks] mass of the largest class per chunk, unnormalised; no chunks if that class is gathered
         self.large_chunks = np.zeros((len(logits), layout.chunks), np.float32)
         rows = max(1, _AT_ONCE // layout.vocab)
         self._blocks = [slice(first, first + rows) for first in range(0, len(logits), rows)]
         self._row, self._share = np.empty((2, rows, layout.vocab), np.float32)
         self._in_chunks = np.zeros((rows, layout.chunks * CHUNK), np.float32)
         self._values = np.empty((rows, len(layout.gathered)), np.float32)
-        # [vocab] for products, sums and the fastest sum; made anew, for layouts are kept as long as constraints are
+        # [vocab] scratch arrays, not part of the layout, which lives as long as the constraint
         self._ones, self._in_large = np.ones((2, layout.vocab), np.float32)
         self._in_large[layout.gathered] = 0.0
         self._elsewhere = np.where(self._in_large > 0.0, np.float32(0.0), ELSEWHERE)
 
     def read_peaks(self, normaliser: Floats | None = None) -> None:
-        """`top_token`, `peak` and `normaliser`, which is half of the work where it is not known."""
+        """Compute `top_token`, `peak` and `normaliser`; the last is half of the work unless it is given."""
         for block in self._blocks:
             self._read_peaks(block)
             if normaliser is None:
@@ -96,7 +94,7 @@ class EquivalenceClassScores:
             self.normaliser[:] = normaliser
 
     def read_masses(self) -> None:
-        """All."""
+        """Compute everything."""
         for block in self._blocks:
             self._read_peaks(block)
             if self._layout.has_large:
@@ -113,7 +111,7 @@ class EquivalenceClassScores:
         self._top = logits[np.arange(len(logits)), top_token]
         if layout.has_large:
             peak[:, -1] = self._top
-            if self._elsewhere[top_token].any():  # the surest token is of another equivalence class
+            if self._elsewhere[top_token].any():  # the most likely token is in another class
                 np.add(logits, self._elsewhere, out=self._row[: len(logits)]).max(axis=1, out=peak[:, -1])
         values = np.take(logits, layout.gathered, axis=1, mode="clip", out=self._values[: len(logits)])
         peak[:, : layout.singles] = values[:, : layout.singles]
@@ -163,5 +161,5 @@ class EquivalenceClassScores:
         self.entropy[block, groups] = logsum - np.add.reduceat(share, first, axis=1) / total
 
     def _is_plain(self, peak: Floats) -> bool:
-        """Whether exponentials of the rows need no shift: not for equivalence classes of these largest logits."""
+        """Whether exponentials of these rows need no shift, given the largest logit of each class."""
         return bool(self._top.max() <= _PLAIN and peak.min() >= -_PLAIN)

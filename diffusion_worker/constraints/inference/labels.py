@@ -1,9 +1,9 @@
-"""How likely each of a few given texts is to be the whole answer: probabilities of labels from a canvas pass.
+"""Label probabilities: how likely each of a few texts is to be the whole answer, from the log probabilities of one
+canvas.
 
-A label's mass is the probability that the canvas spells it and ends there, the model's positions taken as independent,
-summed over every way to cut it into tokens, so that no label is punished for being spelled in several, and over its
-layouts. Masses are normalised over the labels. Knows texts, the words of a checkpoint and log-probabilities; needs no
-automaton.
+The mass of a label is the probability that the canvas spells it and then ends, with positions taken as independent,
+summed over all tokenizations (so that no label loses mass by having several) and over its JSON layouts. Masses are
+normalised over the labels. A backward sum over a graph of byte positions; needs no automaton.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ _END = 0  # the state behind an end token, of all texts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenIndex:
-    """The tokens that spell a piece of text."""
+    """Token ids by the bytes they spell."""
 
     tokens: Mapping[bytes, tuple[int, ...]]
     longest: int  # bytes
@@ -31,37 +31,38 @@ class TokenIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Labels:
-    """A few texts of which one is the answer, as a graph: states are how much of a text is written, arcs are tokens."""
+    """The candidate texts as a graph: states are byte positions in a text, edges are tokens."""
 
-    answers: tuple[tuple[int, ...], ...]  # of each label in its first layout, the end token left out
+    answers: tuple[tuple[int, ...], ...]  # of each label's first text, without the end token
     end_id: int
-    source: Ints  # [arcs]
-    target: Ints  # [arcs]
-    column: Ints  # [arcs] into `tokens`
-    tokens: Ints  # [columns] ids whose log-probabilities are wanted
+    source: Ints  # [edges]
+    target: Ints  # [edges]
+    column: Ints  # [edges] into `tokens`
+    tokens: Ints  # [columns] ids whose log probabilities are needed
     starts: Ints  # [texts] the state before each text
     owner: Ints  # [texts] its label
     states: int
-    positions: int  # that the longest text could take, the end token counted
+    positions: int  # that the longest text may take, end token included
 
     def check_length(self, tokens: int, field: str | None = None) -> None:
-        """Raises AnswerDoesNotFit, naming the field, where a label needs more tokens, the end token counted."""
+        """Raises AnswerDoesNotFit, naming the field, if a label needs more than `tokens` tokens, end token included."""
         if (longest := 1 + max(map(len, self.answers))) > tokens:
-            message = f"the longest label takes {longest} tokens; there is room for {tokens}"
+            message = f"the longest label takes {longest} tokens; at most {tokens} fit"
             raise AnswerDoesNotFit(message, param=field)
 
 
-def index_tokens(index: VocabularyBytes) -> TokenIndex:
-    """About 0.1 s for 100,000 words."""
+def index_tokens(vocabulary: VocabularyBytes) -> TokenIndex:
+    """Build the index: about 0.1 s for 100,000 tokens."""
     tokens: dict[bytes, tuple[int, ...]] = {}
-    for token, spelled in enumerate(index.tokens):
+    for token, spelled in enumerate(vocabulary.tokens):
         if spelled:
             tokens[spelled] = (*tokens.get(spelled, ()), token)
-    return TokenIndex(tokens=tokens, longest=max(map(len, tokens), default=0), end_ids=index.end_ids)
+    return TokenIndex(tokens=tokens, longest=max(map(len, tokens), default=0), end_ids=vocabulary.end_ids)
 
 
 def compile_labels(texts_by_label: Sequence[Sequence[str]], index: TokenIndex) -> Labels:
-    """Labels from the texts that mean each. Raises InvalidRequest for an empty text, or one that no tokens spell."""
+    """Labels, each from its equivalent texts. Raises InvalidRequest for a text that is empty or that no tokens
+    spell."""
     edges: list[tuple[int, int, int]] = []
     answers, starts, owner = [], [], []
     states = _END + 1
@@ -92,10 +93,10 @@ def compile_labels(texts_by_label: Sequence[Sequence[str]], index: TokenIndex) -
 
 
 def label_logprobs(labels: Labels, logprobs: Doubles) -> Doubles:
-    """[labels] log-probabilities, from those of the wanted tokens [positions, columns]. Their exponentials sum to 1;
-    where no label can be written they are equal."""
+    """[labels] normalised log probabilities, from those of the needed tokens [positions, columns]; uniform if no label
+    can be written."""
     backward = np.full(labels.states, -np.inf)
-    backward[_END] = 0.0  # behind the end, whatever it is
+    backward[_END] = 0.0  # after the end, any token
     for row in logprobs[::-1]:
         before = np.full(labels.states, -np.inf)
         np.logaddexp.at(before, labels.source, row[labels.column] + backward[labels.target])
@@ -111,7 +112,7 @@ def label_logprobs(labels: Labels, logprobs: Doubles) -> Doubles:
 
 
 def _edges(text: bytes, index: TokenIndex) -> Iterator[tuple[int, int, int]]:
-    """(from byte, to byte, token): all tokens that spell a part of the text."""
+    """(first byte, end byte, token) of every token that spells a part of the text."""
     for begin in range(len(text)):
         for end in range(begin + 1, min(begin + index.longest, len(text)) + 1):
             for token in index.tokens.get(text[begin:end], ()):
@@ -119,9 +120,9 @@ def _edges(text: bytes, index: TokenIndex) -> Iterator[tuple[int, int, int]]:
 
 
 def _shortest_tokenization(text: bytes, edges: Sequence[tuple[int, int, int]]) -> tuple[int, ...]:
-    """The text in as few tokens as can be."""
+    """The text in as few tokens as possible."""
     best: dict[int, tuple[int, ...]] = {0: ()}
-    for begin, end, token in edges:  # in order of where they begin
+    for begin, end, token in edges:  # ordered by first byte
         if begin in best and (end not in best or len(best[begin]) + 1 < len(best[end])):
             best[end] = (*best[begin], token)
     if not text or len(text) not in best:

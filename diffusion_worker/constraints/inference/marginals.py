@@ -1,8 +1,7 @@
-"""All texts that the constraint allows on a canvas, weighed: what is left to write, what each position may hold.
+"""The forward-backward algorithm: log masses of all allowed texts on a canvas, and the marginals of each position.
 
-Sums where `viterbi` takes maxima, forwards and backwards, in log space: an automaton times independent positions is a
-hidden Markov model (Dang and Ermon 2026, arXiv 2607.07026), so masses, marginals and joint samples are exact. Knows
-token set masses and states.
+Sums where `viterbi` takes maxima, in log space. An automaton times independent positions is a hidden Markov model (Dang
+and Ermon 2026, arXiv 2607.07026), so masses, marginals and joint samples are exact.
 """
 
 from dataclasses import dataclass
@@ -21,27 +20,27 @@ from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, 
 from diffusion_worker.constraints.tokens.transition_graph import Indices, TransitionGraph, transition_graph_of
 
 Doubles = NDArray[np.float64]
-Flows = tuple[Indices, Doubles, list[int]]  # label and probability of edges, position after position; how many each
-_LOWEST: Final = -1e300  # stands for -inf where a difference is taken
+Flows = tuple[
+    Indices, Doubles, list[int]
+]  # edge labels and edge probabilities of all positions, and the number of edges per position
+_LOWEST: Final = -1e300  # replaces -inf where a difference is taken
 _FEW_EDGES: Final = 512
-_NEGLIGIBLE: Final = (
-    1e-12  # a probability: a thousand such nodes at each of 256 positions weigh as much as float32 rounds
-)
+# a probability: a thousand such nodes at each of 256 positions stay below the rounding of float32
+_NEGLIGIBLE: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marginals:
-    """What each position holds, given that the whole text keeps to the constraint. Positions are those of the room."""
+    """The distribution of each position, given that the whole text satisfies the constraint; over the matcher's
+    remaining positions."""
 
     masses: TokenSetMasses
-    class_probability: (
-        Doubles  # [positions, equivalence classes] probability that the token is one of the equivalence class
-    )
-    padding: Doubles  # [positions] probability that the text has ended before
-    entropy: Doubles  # [positions] nats
+    class_probability: Doubles  # [positions, classes] that the token is in the equivalence class
+    padding: Doubles  # [positions] probability that the text has ended earlier
+    entropy: Doubles  # [positions] of the marginal, in nats
 
     def probability(self, tokens: NDArray[np.int32], automaton: TokenAutomaton) -> Doubles:
-        """[positions] probability of each token of `tokens` [canvas] at its index."""
+        """[positions] the probability of each token of `tokens` [canvas] at its position."""
         positions = np.arange(len(self.class_probability))
         tokens = tokens[: len(positions)]
         classes = automaton.token_sets.class_of[tokens]
@@ -52,17 +51,17 @@ class Marginals:
         return probability + np.where(tokens == automaton.padding_id, self.padding, 0.0)
 
     def token_probabilities(self, automaton: TokenAutomaton) -> Floats:
-        """[canvas, vocab] probability of every token at every index, exactly 0 for what may not stand there; the
-        padding token has what is behind the end, and all that is beyond the room."""
+        """[canvas, vocab] the probability of every token at every position, exactly 0 where it is not allowed. The
+        padding token has the mass after the end, and all mass beyond the remaining positions."""
         scores, token_sets = self.masses.scores, automaton.token_sets
         with np.errstate(divide="ignore"):
-            tilt = (
+            shift_of_class = (
                 np.log(self.class_probability)
                 - self.masses.node_mass[token_sets.leaf_of, : len(self.class_probability)].T
             )
-        tilt -= scores.normaliser[: len(self.class_probability), None]
+        shift_of_class -= scores.normaliser[: len(self.class_probability), None]
         held = np.zeros_like(scores.logits)
-        for row, logits, shift in zip(held, scores.logits, tilt.astype(np.float32), strict=False):
+        for row, logits, shift in zip(held, scores.logits, shift_of_class.astype(np.float32), strict=False):
             np.add(logits, np.take(shift, token_sets.class_of, mode="clip"), out=row)
             np.exp(row, out=row)
         held[: len(self.padding), automaton.padding_id] += self.padding
@@ -71,16 +70,16 @@ class Marginals:
 
 
 def backward_masses(matcher: Matcher, masses: TokenSetMasses) -> Doubles:
-    """[room + 1, nodes] log mass of all transitions on from each node that close in time, as `viterbi.backward_best`.
-    `[0]` at the node of the matcher is the probability that the model, sampling every position by itself, keeps to the
-    constraint.
+    """[positions + 1, nodes] the log mass of all completions from each node that close in time; see
+    `viterbi.backward_best`. Row 0 at the matcher's node is the log probability that the model satisfies the constraint
+    when it samples every position independently.
     """
     with np.errstate(divide="ignore"):  # nodes from which no text closes in time
         return backward_pass(matcher, masses.mass[: matcher.remaining_positions(len(masses.mass))], LogAdder)
 
 
 def marginals(matcher: Matcher, masses: TokenSetMasses, backward: Doubles) -> Marginals:
-    """Marginals of a canvas; `backward` is what `backward_masses` gave."""
+    """Marginals of a canvas; `backward` is the result of `backward_masses`."""
     positions, token_sets = len(backward) - 1, matcher.automaton.token_sets
     set_probability = _set_posterior(matcher, masses.mass[:positions], backward)
     class_probability = _class_posterior(token_sets, masses, set_probability[:, :-1])
@@ -96,10 +95,10 @@ def marginals(matcher: Matcher, masses: TokenSetMasses, backward: Doubles) -> Ma
 
 
 def _set_posterior(matcher: Matcher, mass: Doubles, backward: Doubles) -> Doubles:
-    """[room, token sets + 1] probability that a position reads each token set.
+    """[positions, sets + 1] the probability that a position reads each token set.
 
-    Forwards over the positions, in probabilities: who stands at a state takes each of its edges as often as the edge
-    has a share of the mass that goes on from there.
+    The forward pass, in probabilities: the mass at a state is divided among its edges in proportion to the mass of
+    their completions.
     """
     graph, size = transition_graph_of(matcher.automaton), matcher.automaton.token_sets.sets + 1
     forward = np.zeros(graph.states)
@@ -111,7 +110,7 @@ def _set_posterior(matcher: Matcher, mass: Doubles, backward: Doubles) -> Double
 
 
 def _all_flows(graph: TransitionGraph, forward: Doubles, mass: Doubles, backward: Doubles) -> Flows:
-    """Over all edges, the shares of all positions at once: fewest calls of numpy."""
+    """Over all edges, all positions at once: the fewest numpy calls."""
     label, value = graph.label, np.maximum(backward[:-1, graph.node_of], _LOWEST)
     flow = mass[:, label] + backward[1:, graph.target_node] - value[:, graph.source]
     np.exp(flow, out=flow)
@@ -122,7 +121,7 @@ def _all_flows(graph: TransitionGraph, forward: Doubles, mass: Doubles, backward
 
 
 def _reachable_flows(graph: TransitionGraph, forward: Doubles, mass: Doubles, backward: Doubles) -> Flows:
-    """Over the edges of states where somebody stands: a handful of thousands, as a rule."""
+    """Over the edges of states with non-negligible mass: usually a handful of thousands."""
     labels, flows = [np.empty(0, np.intp)], [np.empty(0)]
     for position, score in enumerate(mass):
         states = np.flatnonzero(forward > _NEGLIGIBLE)
@@ -139,8 +138,8 @@ def _reachable_flows(graph: TransitionGraph, forward: Doubles, mass: Doubles, ba
 
 
 def _class_posterior(token_sets: TokenSets, masses: TokenSetMasses, set_probability: Doubles) -> Doubles:
-    """[room, equivalence classes] probability of each equivalence class: what its token sets are used, times its share
-    of them, down the tree."""
+    """[positions, classes] the probability of each equivalence class: that of its sets times its share of them,
+    propagated down the tree."""
     positions = len(set_probability)
     position, label = np.nonzero(set_probability)
     first, stop = token_sets.set_start[label], token_sets.set_start[label + 1]
@@ -159,27 +158,27 @@ def _class_posterior(token_sets: TokenSets, masses: TokenSetMasses, set_probabil
 
 
 class LogAdder:
-    """Log of sums of exponentials over segments; a segment of -inf alone gives -inf (numpy says it divides by zero)."""
+    """Log-sum-exp over segments. A segment of -inf only gives -inf (numpy reports a division by zero)."""
 
     def __init__(self, segments: Segments) -> None:
-        self._runs = segments
+        self._segments = segments
         self._top = np.empty(segments.count)
 
     def __call__(self, values: Doubles, out: Doubles) -> Doubles:
-        """[segments] from members in the layout of the segments, which are spent."""
+        """[segments] from members in the layout of the segments; overwrites `values`."""
         top = self._top
-        np.maximum(self._runs.reduce(np.maximum, values, top), _LOWEST, out=top)
-        self._runs.subtract(values, top)
+        np.maximum(self._segments.reduce(np.maximum, values, top), _LOWEST, out=top)
+        self._segments.subtract(values, top)
         np.exp(values, out=values)
-        self._runs.reduce(np.add, values, out)
+        self._segments.reduce(np.add, values, out)
         np.log(out, out=out)
         out += top
         return out
 
 
-def _sums(place: NDArray[np.intp], values: Doubles, size: int) -> Doubles:
-    """[size] the sum of the values at each index."""
-    return np.bincount(place, values, minlength=size).astype(np.float64, copy=False)
+def _sums(index: NDArray[np.intp], values: Doubles, size: int) -> Doubles:
+    """[size] the sum of the values per index."""
+    return np.bincount(index, values, minlength=size).astype(np.float64, copy=False)
 
 
 def _xlogx(values: Doubles) -> Doubles:

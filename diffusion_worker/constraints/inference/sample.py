@@ -1,7 +1,9 @@
-"""A text drawn from all that the constraint allows on a canvas, as likely as the model thinks it, jointly and exactly.
+"""Exact joint sampling: a text drawn from all that the constraint allows on a canvas, with the probability the model
+gives it.
 
-Backwards the masses are summed (`marginals.backward_masses`), forwards one edge after the other is drawn. Randomness is
-an argument: one number per position, so code that keys it by seed, block, step and position gets the same text again.
+Forward filtering, backward sampling with the directions exchanged: masses are summed backwards
+(`marginals.backward_masses`), then one edge after another is drawn forwards. Randomness is an argument, one number per
+position, so that a caller that derives it from seed, block, step and position gets the same text again.
 """
 
 import math
@@ -23,7 +25,7 @@ _BELOW_ONE: Final = 1.0 - 2.0**-53
 
 
 def sample_path(matcher: Matcher, masses: TokenSetMasses, backward: Doubles, uniforms: Doubles) -> CanvasPath:
-    """One draw. `backward` is what `backward_masses` gave; `uniforms` [canvas] are in [0, 1)."""
+    """Draw one text. `backward` is the result of `backward_masses`; `uniforms` [canvas] are in [0, 1)."""
     automaton, graph = matcher.automaton, transition_graph_of(matcher.automaton)
     members = _Members(automaton.token_sets, masses)
     state, tokens = matcher.state, []
@@ -42,35 +44,35 @@ def sample_path(matcher: Matcher, masses: TokenSetMasses, backward: Doubles, uni
 
 
 class _Members:
-    """Draws tokens of token sets: first the node, then its equivalence class, then the token."""
+    """Draws a member of a token set: first a node, then its equivalence class, then the token."""
 
     def __init__(self, token_sets: TokenSets, masses: TokenSetMasses) -> None:
-        self._classes = token_sets
+        self._token_sets = token_sets
         self._masses = masses
         self._large = token_sets.classes - 1 if masses.large_chunks.shape[1] else -1
 
     def choose(self, position: int, label: int, uniform: float) -> int:
-        """A token of the token set at the position."""
+        """A token of the set at the position."""
         mass, logits = self._masses.node_mass[:, position], self._masses.scores.logits[position]
-        node, rest = _pick(self._classes.nodes_of(label), mass, uniform)
-        while 2 * node < self._classes.nodes:
+        node, rest = _pick(self._token_sets.nodes_of(label), mass, uniform)
+        while 2 * node < self._token_sets.nodes:
             second, rest = _halve(float(mass[2 * node + 1]) - float(mass[2 * node]), rest)
             node = 2 * node + second
-        index = int(self._classes.class_at[node])
+        index = int(self._token_sets.class_at[node])
         if index == self._large:
             return self._choose_of_largest(position, rest)
-        return _pick(self._classes.tokens_of(index), logits, rest)[0]
+        return _pick(self._token_sets.tokens_of(index), logits, rest)[0]
 
     def _choose_of_largest(self, position: int, uniform: float) -> int:
-        """A token of the largest equivalence class: first the segment of neighbouring ids, then the token."""
+        """A token of the largest equivalence class: first a chunk of consecutive ids, then the token."""
         chunk, rest = _invert(self._masses.large_chunks[position], uniform)
         ids = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
-        candidates = np.flatnonzero(self._classes.class_of[ids] == self._large)
+        candidates = np.flatnonzero(self._token_sets.class_of[ids] == self._large)
         return ids.start + _pick(candidates, self._masses.scores.logits[position, ids], rest)[0]
 
 
 def _pick(candidates: NDArray[np.integer], weights: Floats, uniform: float) -> tuple[int, float]:
-    """One of the candidates, by their log weights; and the rest of the number."""
+    """A candidate drawn by log weight, and the remainder of the random number."""
     if len(candidates) == 1:
         return int(candidates[0]), uniform
     index, rest = _choose(weights[candidates], uniform)
@@ -78,7 +80,7 @@ def _pick(candidates: NDArray[np.integer], weights: Floats, uniform: float) -> t
 
 
 def _choose(weights: NDArray[np.floating], uniform: float) -> tuple[int, float]:
-    """An index drawn by log weights; and what the number has left to say, uniform again. Weights of nothing but -inf
+    """An index drawn by log weight, and the remainder of the random number, uniform again. Weights that are all -inf
     count as equal."""
     if len(weights) == 1:
         return 0, uniform
@@ -89,7 +91,7 @@ def _choose(weights: NDArray[np.floating], uniform: float) -> tuple[int, float]:
 
 
 def _choose_of_few(weights: list[float], uniform: float) -> tuple[int, float]:
-    """The same, one after the other: for a few numbers, calls of numpy take longer than what they do."""
+    """The same without numpy, whose call overhead dominates for a few numbers."""
     top = max(weights)
     shares = [math.exp(weight - top) for weight in weights] if top > -math.inf else [1.0] * len(weights)
     rest = uniform * sum(shares)
@@ -97,11 +99,11 @@ def _choose_of_few(weights: list[float], uniform: float) -> tuple[int, float]:
         if rest < share:
             return index, min(rest / share, _BELOW_ONE)
         rest -= share
-    return max(index for index, share in enumerate(shares) if share), _BELOW_ONE  # rounding: the last that weighs
+    return max(index for index, share in enumerate(shares) if share), _BELOW_ONE  # rounding: the last with a weight
 
 
 def _halve(gap: float, uniform: float) -> tuple[int, float]:
-    """0 or 1, where the second weighs exp(gap) times the first; and the rest of the number."""
+    """0 or 1, where the second weighs exp(gap) times the first, and the remainder of the random number."""
     first = 1.0 / (1.0 + math.exp(gap)) if gap < 700.0 else 0.0
     if uniform < first:
         return 0, uniform / first
@@ -109,11 +111,12 @@ def _halve(gap: float, uniform: float) -> tuple[int, float]:
 
 
 def _invert(shares: NDArray[np.floating], uniform: float) -> tuple[int, float]:
-    """The index at which the running sum of shares passes `uniform` of it, never one of share 0; and the rest."""
+    """Inverse transform sampling: the index at which the cumulative sum passes `uniform` of the total, never one of
+    share 0, and the remainder."""
     ends = shares.cumsum(dtype=np.float64)
     target = uniform * ends[-1]
     index = int(ends.searchsorted(target, side="right"))
-    if index == len(ends):  # rounding: the last one that weighs anything
+    if index == len(ends):  # rounding: the last with a weight
         index = int(np.flatnonzero(shares)[-1])
     share = float(shares[index])
     rest = (target - (float(ends[index]) - share)) / share

@@ -1,7 +1,7 @@
-"""What the logits say of every token set of tokens: its likeliest member, and its whole mass.
+"""Scores of token sets from logits: the most likely member and the total mass of every set, for all positions at once.
 
-From the equivalence classes up their tree, and from the nodes to the token sets, all positions side by side. Everything
-is in log space, so nothing underflows and nothing is a difference of large sums. Knows token sets, no states.
+Reduces from the equivalence classes up the tree of classes, then from the covering nodes to the sets. Everything is in
+log space, so nothing underflows, and nothing is a difference of large sums.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,40 +23,38 @@ from diffusion_worker.constraints.tokens.segmented_reduce import Segments
 from diffusion_worker.constraints.tokens.token_automaton import TokenSets
 
 Doubles = NDArray[np.float64]
-# No token set is less likely than this, so that there is a best path even where logits are -inf.
+# lower bound of a set's log probability, so that there is a best path even where logits are -inf
 FLOOR: Final = -1e4
-_AT_ONCE: Final = 128  # positions whose members stay in the processor's cache
+_AT_ONCE: Final = 128  # positions per block, so that members stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSetScores:
-    """The likeliest member of every token set, as log probability (nats). The last token set is *any token, unscored*:
-    0."""
+    """The log probability (nats) of the most likely member of every set. The last set is *any token, unscored*: 0."""
 
-    logits: Floats  # [positions, vocab] as they came
-    normaliser: Floats  # [positions] log of the sum of their exponentials
-    best: Doubles  # [positions, token sets + 1]
+    logits: Floats  # [positions, vocab] unchanged
+    normaliser: Floats  # [positions] log-sum-exp of the logits
+    best: Doubles  # [positions, sets + 1]
     node_best: Floats  # [nodes, positions]
-    top_token: NDArray[np.int64]  # [positions] the likeliest token of all, allowed or not
+    top_token: NDArray[np.int64]  # [positions] the most likely token, allowed or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSetMasses:
-    """The mass of every token set, as log probability (nats), beside the scores. The last token set is *any token*:
-    0."""
+    """The log mass (nats) of every set, and the scores. The last set is *any token, unscored*: 0."""
 
     scores: TokenSetScores
-    mass: Doubles  # [positions, token sets + 1]
+    mass: Doubles  # [positions, sets + 1]
     node_mass: Floats  # [nodes, positions]
-    class_entropy: Floats  # [positions, equivalence classes] nats, of a token known to be in the equivalence class
-    large_chunks: Floats  # [positions, segments] of the largest equivalence class, see `EquivalenceClassScores`
+    class_entropy: Floats  # [positions, classes] entropy (nats) within each class
+    large_chunks: Floats  # [positions, chunks] see `EquivalenceClassScores`
 
 
 def score_token_sets(token_sets: TokenSets, logits: Floats, normaliser: Floats | None = None) -> TokenSetScores:
-    """Scores of logits [positions, vocab], float32, without NaN or +inf: all that a best path needs.
+    """Scores of logits [positions, vocab], float32, without NaN or +inf: what the best path needs.
 
-    `normaliser` [positions] is the log of the sum of their exponentials, where it is known; finding it is half of the
-    work. Raises ValueError when the logits are of another vocabulary.
+    `normaliser` [positions] is the log-sum-exp of the logits if it is known; computing it is half of the work. Raises
+    ValueError when the logits have another vocabulary size.
     """
     classes = EquivalenceClassScores(token_sets, logits)
     classes.read_peaks(normaliser)
@@ -64,7 +62,7 @@ def score_token_sets(token_sets: TokenSets, logits: Floats, normaliser: Floats |
 
 
 def weigh_token_sets(token_sets: TokenSets, logits: Floats) -> TokenSetMasses:
-    """Scores and masses of logits, as `score_token_sets`; for sampling and marginals."""
+    """Scores and masses of logits: what sampling and marginals need. See `score_token_sets`."""
     classes = EquivalenceClassScores(token_sets, logits)
     classes.read_masses()
     node_mass = _tree(token_sets, classes.peak + classes.logsum, classes.normaliser)
@@ -101,7 +99,7 @@ def _scores(token_sets: TokenSets, classes: EquivalenceClassScores) -> TokenSetS
 
 
 def _tree(token_sets: TokenSets, classes: Floats, normaliser: Floats) -> Floats:
-    """[nodes, positions] with the leaves filled from [positions, equivalence classes] and [positions]."""
+    """[nodes, positions] with the leaves filled from [positions, classes] and [positions]."""
     nodes = np.full((token_sets.nodes, len(classes)), ELSEWHERE)
     nodes[token_sets.leaf_of] = np.maximum(classes - normaliser[:, None], ELSEWHERE).T
     return nodes
@@ -118,8 +116,8 @@ def _log_added(first: Floats, second: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Members:
-    """Classes by how many nodes cover them: those of one, and those of more with their nodes in the layout of
-    segments."""
+    """Sets by the number of covering nodes: those with one, and those with more, whose nodes are in the layout of
+    `segments`."""
 
     one: Indices
     node: Indices  # of each of `one`
@@ -132,7 +130,7 @@ _KEPT: Final[WeakKeyDictionary[TokenSets, _Members]] = WeakKeyDictionary()
 
 
 def _members_of(token_sets: TokenSets) -> _Members:
-    """Made at the first call."""
+    """Built on the first call."""
     if token_sets not in _KEPT:
         start, counts = token_sets.set_start[:-1], np.diff(token_sets.set_start)
         one = np.flatnonzero(counts == 1)
@@ -147,8 +145,8 @@ def _members_of(token_sets: TokenSets) -> _Members:
 
 
 def _of_sets(token_sets: TokenSets, nodes: Floats, join: Callable[[Segments, Floats, Floats], None]) -> Doubles:
-    """[positions, token sets + 1] from [nodes, positions]: `join` makes one value per segment of the values of its
-    members, in index of the last argument. No token set is below the floor; one more is *any token*, 0."""
+    """[positions, sets + 1] from [nodes, positions]: `join` reduces the members of each segment into its last argument.
+    Values are at least FLOOR; the last column, *any token, unscored*, is 0."""
     members, positions = _members_of(token_sets), nodes.shape[1]
     full = np.zeros((positions, token_sets.sets + 1))
     for first in range(0, positions, _AT_ONCE):
@@ -168,12 +166,12 @@ def _maxima(segments: Segments, values: Floats, out: Floats) -> None:
 
 
 def _log_sums(segments: Segments, values: Floats, out: Floats) -> None:
-    """Log of sums of exponentials; `values` are spent."""
+    """Log-sum-exp per segment; overwrites `values`."""
     top: Floats = np.empty_like(out)
     np.maximum(segments.reduce(np.maximum, values, top), np.float32(FLOOR), out=top)
     segments.subtract(values, top)
     np.exp(values, out=values)
     segments.reduce(np.add, values, out)
-    with np.errstate(divide="ignore"):  # a token set of nothing but -inf
+    with np.errstate(divide="ignore"):  # every member is -inf
         np.log(out, out=out)
     out += top

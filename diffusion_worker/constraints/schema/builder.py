@@ -1,8 +1,9 @@
-"""From a JSON Schema to states: values by type, built backwards from what follows them.
+"""From a JSON Schema to automaton states: each value is built backwards from the state that follows it.
 
-The normal form: members in declared order (see `objects`), strings and numbers as `encoding` and `numbers` write them,
-white space anywhere, and the caps of `limits`. Every text that the states accept satisfies the schema, but for the
-keywords left in `unchecked`; every value within the caps is accepted when it is written in normal form.
+Texts are accepted in normal form: declared members in declared order, then undeclared ones in a loop; strings and
+numbers as `json_strings` and `numbers` encode them; white space anywhere; within the limits of `size_limits`. Every
+accepted text satisfies the schema except for the keywords in `unchecked`; every value within the limits is accepted in
+its normal form.
 """
 
 from collections import Counter
@@ -19,7 +20,7 @@ from diffusion_worker.constraints.schema.document import Conj, canonical
 from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
 from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, WHITE, before, literals, padded, sign
 from diffusion_worker.constraints.schema.numbers import Numbers, number
-from diffusion_worker.constraints.schema.property_names import MemberGroup, admitted, member_groups
+from diffusion_worker.constraints.schema.property_names import MemberGroup, allowed_names, member_groups
 from diffusion_worker.constraints.schema.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Shape, Text
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
@@ -34,19 +35,20 @@ _PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """Where a value stands: the state that follows it, and how many containers are around it."""
+    """What follows a value: the state after it, and the nesting depth around it."""
 
     following: int
     depth: int = 0
-    free: int = 0  # those of them about whose content the schema says nothing
+    free: int = 0  # containers among them whose content the schema leaves unconstrained
 
     def nested(self, following: int, *, free: int = 0) -> "Continuation":
-        """One container further in."""
+        """The continuation one container deeper."""
         return Continuation(following=following, depth=self.depth + 1, free=self.free + free)
 
 
 class Builder:
-    """One attempt at one rung of the caps. `truncations` counts the places where a cap on depth cut something off."""
+    """One attempt to build a schema within one tier of size limits. `truncations` counts how often a depth limit
+    removed values."""
 
     def __init__(self, limits: SizeLimits, combiner: Combiner) -> None:
         self.graph = Graph(max_states=limits.states)
@@ -54,20 +56,20 @@ class Builder:
         self.combiner = combiner
         self.unchecked: set[str] = set()
         self.truncations = 0
-        self.pointer = ""  # where the work is
+        self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
         self._active: Counter[int] = Counter()
         self._known: dict[tuple[Conj, Continuation], int | None] = {}
 
     def document(self) -> int | None:
-        """The state before a whole document; it may begin and end in white space."""
+        """The state before a whole document with optional surrounding white space."""
         end = self.graph.reserve()
         self.graph.fill(end, [(0x09, 0x0A, end), (0x0D, 0x0D, end), (0x20, 0x20, end)], accepting=True)
         start = self.value((self.combiner.document.root,), Continuation(following=end))
         return None if start is None else before(self.graph, start)
 
     def value(self, conj: Conj, continuation: Continuation) -> int | None:
-        """The state before a value that satisfies all nodes; None: there is none within the caps."""
+        """The state before a value that satisfies all nodes; None: no such value within the limits."""
         if continuation.free > self.limits.free_depth:
             return None
         if continuation.depth > self.limits.depth:
@@ -78,7 +80,7 @@ class Builder:
             return self._known[key]
         truncations = self.truncations
         state = self._built(conj, continuation)
-        if truncations == self.truncations:  # otherwise the state depends on what was around it
+        if truncations == self.truncations:  # otherwise the state depends on the recursion around it
             self._known[key] = state
         return state
 
@@ -93,7 +95,7 @@ class Builder:
         return self.graph.state(self.graph.merged([], *starts)) if starts else None
 
     def _typed(self, shapes: Sequence[Shape], continuation: Continuation) -> Iterator[int]:
-        """The states before a value of any shape, type by type; shapes that agree on a type are built once for it."""
+        """The states before a value of any of the shapes, type by type; equal restrictions of a type are built once."""
         by_type = {name: [shape for shape in shapes if name in shape.types] for name in TYPES}
         for shape in shapes:
             self.unchecked |= shape.unchecked
@@ -126,8 +128,8 @@ class Builder:
 
     @contextmanager
     def _inside(self, layers: Sequence[ItemLayer | MemberLayer]) -> Iterator[bool]:
-        """Whether a container may stand inside itself once more. A layer is made once for its position, so it tells
-        recursion apart however it was reached."""
+        """Whether the recursion limit allows these containers inside themselves again. Layers exist once per schema
+        position, so their identity detects recursion however it was reached."""
         names = [id(layer) for layer in layers]
         allowed = all(self._active[name] <= self.limits.recursion for name in names)
         self.truncations += not allowed
@@ -145,6 +147,8 @@ class Builder:
 
 
 class _Array:
+    """Arrays: items one after another, the last in a loop if there is no upper bound. Counts are copies of the item."""
+
     def __init__(self, builder: Builder, items: Items, continuation: Continuation) -> None:
         self._builder, self._graph, self._items, self._continuation = builder, builder.graph, items, continuation
         self._low, self._high = self._capped(items.low, "minItems"), items.high
@@ -163,7 +167,7 @@ class _Array:
         return None if inner is None else self._graph.state([(_OPEN_BRACKET, _OPEN_BRACKET, inner)])
 
     def inner(self) -> int | None:
-        """Behind the opening bracket."""
+        """The state after the opening bracket."""
         start = self._chain()
         edges: list[Edge] = [(_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following)] if self._low == 0 else []
         if start is not None:
@@ -171,7 +175,7 @@ class _Array:
         return padded(self._graph, edges) if edges else None
 
     def _chain(self) -> int | None:
-        """The state before the first item, built from the last one backwards. An item that cannot be ends the array."""
+        """The state before the first item, built from the last item backwards. An unsatisfiable item ends the array."""
         regular = max(self._items.prefix, self._low, 1)
         last = regular if self._high is None else self._high
         next_item = self._loop(regular) if self._high is None else None
@@ -189,7 +193,7 @@ class _Array:
         return padded(self._graph, edges) if edges else None
 
     def _loop(self, index: int) -> int | None:
-        """The state before item `index` of an array without end."""
+        """The state before item `index` of an unbounded array."""
         graph = self._graph
         after, inner = graph.reserve(), graph.reserve()
         graph.fill(
@@ -205,9 +209,15 @@ class _Array:
 
 
 class _Object:
+    """Objects: declared members in declared order, then undeclared ones in a loop.
+
+    Whether a comma is due is part of the state (before the first member or after one), so n optional members take 2n
+    states, not 2^n. Where `minProperties` or `maxProperties` matter, states are multiplied by the count of members.
+    """
+
     def __init__(self, builder: Builder, members: Members, continuation: Continuation) -> None:
         self._builder, self._graph, self._members, self._continuation = builder, builder.graph, members, continuation
-        allowed = admitted(builder.combiner, members, builder.limits, builder.unchecked)
+        allowed = allowed_names(builder.combiner, members, builder.limits, builder.unchecked)
         self._names = [name for name in members.declared if accepts(allowed, name)]
         self._required = set(members.required)
         self._is_unsatisfiable = any(name not in self._names for name in members.required)
@@ -219,7 +229,7 @@ class _Object:
         self._extra: dict[int, int] = {}
 
     def _usable(self, found: Sequence[MemberGroup]) -> list[MemberGroup]:
-        """Cells that can hold a member. Members of which the schema says nothing are admitted as the caps say."""
+        """Groups that can hold a member. The limits decide whether unconstrained undeclared members are allowed."""
         bare = not self._members.layers and not self._names
         if not bare and self._builder.limits.undeclared_depth < 0:
             found = [group for group in found if not group.unconstrained]
@@ -244,8 +254,8 @@ class _Object:
             self._builder.unchecked.add("maxProperties")
         return low, high
 
-    def _with_length(self, count: int) -> int:
-        """One more member, as far as it matters."""
+    def _incremented(self, count: int) -> int:
+        """`count` plus one, saturating where the exact count no longer matters."""
         return min(count + 1, self._low if self._high is None else self._high)
 
     def _full(self, count: int) -> bool:
@@ -257,11 +267,11 @@ class _Object:
         return None if inner is None else self._graph.state([(_OPEN_BRACE, _OPEN_BRACE, inner)])
 
     def inner(self) -> int | None:
-        """Behind the opening brace."""
+        """The state after the opening brace."""
         if self._is_unsatisfiable:
             return None
         most = self._low if self._high is None else self._high
-        for index in reversed(range(len(self._names))):  # the last first, so that no chain of members nests calls
+        for index in reversed(range(len(self._names))):  # last member first, which keeps the recursion shallow
             for count in range(min(index, most) + 1):
                 self._after_name(index, count)
         edges = self._closing(0, 0)
@@ -270,21 +280,22 @@ class _Object:
         return padded(self._graph, edges) if edges else None
 
     def _closing(self, at: int, count: int) -> list[Edge]:
-        """The closing brace, if nothing that is required is missing."""
+        """The closing brace, unless a required member is missing."""
         if count < self._low or any(name in self._required for name in self._names[at:]):
             return []
         return [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)]
 
     def _after(self, at: int, count: int) -> int | None:
-        """Behind a member, before declared member `at`."""
+        """The state after a member and before declared member `at`."""
         edges = self._closing(at, count)
         if not self._full(count) and (keys := self._keys(at, count)) is not None:
             edges.append((COMMA, COMMA, padded(self._graph, [(QUOTE, QUOTE, keys)])))
         return padded(self._graph, edges) if edges else None
 
     def _keys(self, at: int, count: int) -> int | None:
-        """Behind the opening quote of a name: declared member `at` or a later one up to the next that is required."""
-        heads: list[int] = []
+        """The state after the opening quote of a name: declared member `at` or a later one, up to the next required
+        one."""
+        starts: list[int] = []
         plain: list[tuple[str, int]] = []
         required = False
         for index in range(at, len(self._names)):
@@ -293,20 +304,20 @@ class _Object:
                 if _PLAIN.issuperset(name):
                     plain.append((name, after_name))
                 else:
-                    heads.append(string_body(self._graph, dfa_of_words(frozenset((name,))), after_name))
+                    starts.append(string_body(self._graph, dfa_of_words(frozenset((name,))), after_name))
             if required := name in self._required:
                 break
         if plain:
-            heads.append(_trie(self._graph, plain, 0))
+            starts.append(_trie(self._graph, plain, 0))
         if not required and (extra := self._undeclared(count)) is not None:
-            heads.append(extra)
-        return self._graph.state(self._graph.merged([], *heads)) if heads else None
+            starts.append(extra)
+        return self._graph.state(self._graph.merged([], *starts)) if starts else None
 
     def _after_name(self, index: int, count: int) -> int | None:
-        """Behind the closing quote of declared member `index`."""
+        """The state after the closing quote of declared member `index`."""
         key = (index, count)
         if key not in self._after_names:
-            after = self._after(index + 1, self._with_length(count))
+            after = self._after(index + 1, self._incremented(count))
             conj = self._builder.combiner.member(self._members, self._names[index])
             value = None if after is None else self._value(conj, after, unconstrained=False)
             self._after_names[key] = None if value is None else sign(self._graph, COLON, value)
@@ -322,11 +333,11 @@ class _Object:
         return self._builder.value(conj, continuation)
 
     def _undeclared(self, count: int) -> int | None:
-        """Behind the opening quote of an undeclared name; what follows it reads undeclared names only."""
+        """The state after the opening quote of an undeclared name; only undeclared members follow."""
         if not self._groups or self._full(count):
             return None
         if count not in self._extra:
-            ahead = self._with_length(count)
+            ahead = self._incremented(count)
             if ahead == count:
                 self._extra[count] = self._loop(count)
             else:
@@ -350,17 +361,17 @@ class _Object:
         return keys
 
     def _group_names(self, following: int) -> int:
-        """Names of every cell, each with its value and then `following`."""
-        heads: list[int] = []
+        """The names of every group, each with its value, then `following`."""
+        starts: list[int] = []
         for group in self._groups:
             value = self._value(group.conj, following, unconstrained=group.unconstrained)
             if value is not None:
-                heads.append(string_body(self._graph, group.names, sign(self._graph, COLON, value)))
-        return self._graph.state(self._graph.merged([], *heads))
+                starts.append(string_body(self._graph, group.names, sign(self._graph, COLON, value)))
+        return self._graph.state(self._graph.merged([], *starts))
 
 
 def _weakest(shapes: Iterable[T]) -> list[T]:
-    """Each of the shapes once; only the one that restricts nothing, if there is one."""
+    """The distinct restrictions; only the unrestricted one if it is among them."""
     kept: list[T] = []
     for shape in shapes:
         if shape == type(shape)():
@@ -375,7 +386,7 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
 
 
 def _trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
-    """Names that agree up to `at`, each followed by its closing quote and its own state."""
+    """The trie of names with a common prefix of length `at`; each ends in its closing quote and its own state."""
     grouped: dict[str, list[tuple[str, int]]] = {}
     for name, after_name in names:
         grouped.setdefault(name[at : at + 1], []).append((name, after_name))

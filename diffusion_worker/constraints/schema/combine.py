@@ -1,9 +1,8 @@
-"""From schemas to shapes: what references, combinators and dependencies do to a list of alternatives.
+"""From schemas to shapes: references, combinators and dependencies are expanded into a disjunction of shapes.
 
-Everything symbolic is decided here, before any state exists: conjunctions are multiplied out, branches of `oneOf` are
-told apart or made to exclude each other, negations are pushed down to single keywords. What cannot be expressed so, or
-would multiply beyond bounds, is left open and named in `Shape.unchecked`: the automaton then admits too much, never too
-little, and the final check decides.
+Symbolic, before any state is built: conjunctions are multiplied out, branches of `oneOf` are proven or made disjoint,
+negations are pushed down to single keywords. What cannot be expressed, or would exceed MAX_PRODUCT, is named in
+`Shape.unchecked`: the automaton then accepts too much, never too little, and validation decides.
 """
 
 import re
@@ -27,8 +26,8 @@ _ANY: Final[Shapes] = (Shape(),)
 
 
 class Combiner:
-    """The shapes of positions and of conjunctions, each worked out once. A loose one leaves to the final check whatever
-    would have to exclude something: branches of `oneOf` are united, `not`, `if` and dependencies left open."""
+    """The shapes of positions and of conjunctions, each computed once. A lenient combiner leaves to validation every
+    keyword that excludes values: it unites the branches of `oneOf` and ignores `not`, `if` and dependencies."""
 
     def __init__(self, document: Document, validator: SchemaValidator, *, lenient: bool = False) -> None:
         self.document = document
@@ -39,7 +38,7 @@ class Combiner:
         self._in_progress: set[Node] = set()
 
     def shapes(self, conj: Conj) -> Shapes:
-        """The ways in which all nodes can be satisfied at once."""
+        """The shapes that satisfy all nodes."""
         if conj not in self._joined:
             shapes: Shapes = (Shape(),)
             for node in conj:
@@ -51,7 +50,7 @@ class Combiner:
         if node in self._known:
             return self._known[node]
         if node in self._in_progress:
-            raise UnsupportedSchema("a reference that leads back to itself", keyword="$ref", pointer=node.pointer)
+            raise UnsupportedSchema("infinite $ref recursion", keyword="$ref", pointer=node.pointer)
         self._in_progress.add(node)
         try:
             shapes = self._negative(node) if node.negative else self._positive(node)
@@ -81,7 +80,7 @@ class Combiner:
             elif keyword in schema:
                 for factor in self._factors(node, keyword, schema[keyword]):
                     shapes = _product(shapes, factor, keyword)
-                    if keyword in _DEPENDENCIES:  # most pairs of "with" and "without" contradict each other
+                    if keyword in _DEPENDENCIES:  # most pairs of "with" and "without" are contradictory
                         shapes = tuple(shape for shape in shapes if not self.is_empty(shape))
         return shapes
 
@@ -106,7 +105,7 @@ class Combiner:
         return [self.document.child(node, keyword, index) for index in range(len(node.schema[keyword]))]
 
     def _condition(self, node: Node) -> Shapes:
-        """`then` where `if` holds, `else` where it does not. Without a `then`, whatever satisfies either will do."""
+        """`then` where `if` holds, `else` where it does not. Without `then`, satisfying either is enough."""
         assert not isinstance(node.schema, bool)
         condition = self.document.child(node, "if")
         if "then" not in node.schema:
@@ -123,7 +122,7 @@ class Combiner:
         return tuple(alternatives)
 
     def _dependency(self, node: Node, keyword: str, name: str, needs: Any) -> Shapes:
-        """Without the name; or with it and what it needs."""
+        """Either without the name, or with it and what it requires."""
         absent = Shape(members=Members(layers=(_without(self.document, name),)))
         if isinstance(needs, list):
             return absent, Shape(members=Members(required=(name, *needs)))
@@ -132,42 +131,42 @@ class Combiner:
         return absent, *_product((present,), needed, keyword)
 
     def _one_of(self, around: Shapes, branches: Sequence[Shapes]) -> Shapes:
-        """What is `around` and in exactly one of the branches."""
+        """What satisfies `around` and exactly one of the branches."""
         if self._lenient:
             return tuple(
                 _in_progress(shape, "oneOf") for branch in branches for shape in _product(around, branch, "oneOf")
             )
         alternatives: list[Shape] = []
         for index, branch in enumerate(branches):
-            mine = _product(around, branch, "oneOf")
+            own = _product(around, branch, "oneOf")
             for other, theirs in enumerate(branches):
                 if other != index:
-                    mine = tuple(piece for shape in mine for piece in self._excluding(shape, theirs))
-            alternatives.extend(mine)
+                    own = tuple(piece for shape in own for piece in self._excluding(shape, theirs))
+            alternatives.extend(own)
         return tuple(alternatives)
 
     def _excluding(self, ours: Shape, theirs: Shapes) -> Shapes:
-        """Our shape without what theirs admit, one type at a time; left unchecked where that cannot be expressed."""
+        """`ours` minus `theirs`, one type at a time; left unchecked where that cannot be expressed."""
         clear: set[str] = set()
         pieces: list[Shape] = []
         for name in sorted(ours.types):
-            mine = ours.only(name)
-            rivals = tuple(shape.only(name) for shape in theirs if name in shape.types)
-            rivals = tuple(rival for rival in rivals if not self.is_empty(mine.and_(rival)))
-            if not rivals:
+            own = ours.only(name)
+            others = tuple(shape.only(name) for shape in theirs if name in shape.types)
+            others = tuple(other_shape for other_shape in others if not self.is_empty(own.and_(other_shape)))
+            if not others:
                 clear.add(name)
                 continue
             try:
-                outside = negated(self.document, rivals, "oneOf", within=mine)
-                pieces.extend(_product((mine,), outside, "oneOf"))
+                outside = negated(self.document, others, "oneOf", within=own)
+                pieces.extend(_product((own,), outside, "oneOf"))
             except NotExpressible:
-                pieces.append(_in_progress(mine, "oneOf"))
+                pieces.append(_in_progress(own, "oneOf"))
         if len(clear) == len(ours.types):
             return (ours,)
         return (*((ours.only(*clear),) if clear else ()), *(piece for piece in pieces if not self.is_empty(piece)))
 
     def is_empty(self, shape: Shape, depth: int = 0) -> bool:
-        """Whether it is plain that no value has this shape."""
+        """Whether the shape is provably empty."""
         if shape.types != {"object"} or depth > _DEPTH_OF_PROOF:
             return not shape.types
         return any(self._is_unsatisfiable(self.member(shape.members, name), depth) for name in shape.members.required)
@@ -177,7 +176,7 @@ class Combiner:
             return False
         try:
             return all(self.is_empty(shape, depth + 1) or self._none_fits(shape, conj) for shape in self.shapes(conj))
-        except UnsupportedSchema:  # a loop of references, or a dead one: reported where it is built
+        except UnsupportedSchema:  # infinite or unresolved $ref: reported where it is built
             return False
 
     def _none_fits(self, shape: Shape, conj: Conj) -> bool:
@@ -188,7 +187,7 @@ class Combiner:
         return all(_is_self_evident(node) or self._validator.is_satisfied(node, value) for node in conj)
 
     def member(self, members: Members, name: str) -> Conj:
-        """What all layers say of one member."""
+        """The subschemas of one member in all layers."""
         return conjunction(*(self._in_layer(layer, name) for layer in members.layers))
 
     def _in_layer(self, layer: MemberLayer, name: str) -> Conj:
@@ -198,7 +197,7 @@ class Combiner:
 
 
 def _is_self_evident(node: Node) -> bool:
-    """Whether a literal of the node's shape satisfies the node, without asking."""
+    """Whether a literal of the node's shape satisfies the node without validation."""
     if node.negative or isinstance(node.schema, bool):
         return not node.negative and node.schema is True
     return _SELF_EVIDENT.issuperset(node.schema)
@@ -217,7 +216,7 @@ def _in_progress(shape: Shape, keyword: str) -> Shape:
 
 
 def _product(ours: Shapes, theirs: Shapes, keyword: str) -> Shapes:
-    """Every shape of the one with every shape of the other; beyond the bound the second stays unchecked."""
+    """The pairwise intersections; above MAX_PRODUCT the second factor stays unchecked."""
     if len(ours) > 1 and len(theirs) > 1 and len(ours) * len(theirs) > MAX_PRODUCT:
         return tuple(_in_progress(shape, keyword) for shape in ours)
     return tuple(joined for a in ours for b in theirs if (joined := a.and_(b)).types)

@@ -34,7 +34,7 @@ def sign(graph: Graph, byte: int, following: int) -> int:
 
 
 def literals(graph: Graph, values: Iterable[Any], following: int) -> list[int]:
-    """The states before any of the values; together they may overlap."""
+    """The states before any of the values of `enum` or `const`; they may overlap."""
     texts = [value for value in values if isinstance(value, str)]
     states = [string(graph, dfa_of_words(frozenset(texts)), following)] if texts else []
     states.extend(_literal(graph, value, following) for value in values if not isinstance(value, str))
@@ -55,7 +55,7 @@ def _literal(graph: Graph, value: Any, following: int) -> int:
 
 
 def _word(graph: Graph, word: bytes, following: int) -> int:
-    """A number ends where the next byte says so: the last byte leads to `following` itself."""
+    """A number ends at the next byte of another kind, so its last byte leads to `following` itself."""
     return graph.word(word, following)
 
 

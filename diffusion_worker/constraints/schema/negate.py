@@ -1,7 +1,7 @@
-"""What a list of shapes refuses, as shapes: De Morgan over single keywords.
+"""Negation of schemas: the complement of a list of shapes, by De Morgan's laws over single keywords.
 
-Not expressible: the opposite of formats, of `multipleOf`, of what is said about all items or all undeclared members, of
-array and object literals, and of whatever is itself left to the final check.
+Not expressible are the complements of formats, `multipleOf`, subschemas of all items or all undeclared members, array
+and object literals, and of everything that is itself left to validation.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ _MAX_SHAPES = 48
 
 
 class NotExpressible(Exception):  # noqa: N818 - says what happened; never leaves the compiler
-    """The opposite has no shape."""
+    """The complement cannot be written as shapes."""
 
 
 def negated(
     document: Document, shapes: tuple[Shape, ...], keyword: str, *, within: Shape | None = None
 ) -> tuple[Shape, ...]:
-    """The shapes of everything that none of `shapes` admits, as `keyword` wants it; if `within` is given, only as far
-    as that shape goes. Raises NotExpressible."""
+    """The shapes of every value that none of `shapes` accepts, on behalf of `keyword`; within the values of `within` if
+    it is given. Raises NotExpressible."""
     outside: tuple[Shape, ...] = (Shape(),)
     for shape in shapes:
         negation = tuple(_negation(_Context(document, keyword, within), shape))
@@ -39,7 +39,7 @@ class _Context(NamedTuple):
     within: Shape | None
 
     def names(self) -> frozenset[str] | None:
-        """The only names that objects can have here; None: there is no end of them."""
+        """The names that objects can have here; None: unbounded."""
         layers = () if self.within is None else self.within.members.layers
         closed = [frozenset(layer.properties) for layer in layers if _is_closed(layer)]
         return frozenset.intersection(*closed) if closed else None
@@ -146,5 +146,5 @@ def _other_members(context: _Context, members: Members) -> Iterator[Members]:
             yield Members(layers=(MemberLayer(properties={name: (document.never,)}),))
     for name, node in said:
         other = MemberLayer(properties={name: (document.negation(node, context.keyword),)})
-        # absent or different is one alternative, not two: several rivals would multiply them
+        # "absent or different" is one alternative, not two: alternatives multiply with every name
         yield Members(layers=(other,), required=() if name in members.required else (name,))

@@ -1,7 +1,8 @@
-"""The normal form of a value: the same value with its members in the order in which the automaton reads them.
+"""Brings a value into the normal form of its schema: the same value with its members in the order in which the
+automaton reads them.
 
-Where a schema leaves several orders (alternatives that declare differently), the first alternative that looks right
-from outside is taken. Knows shapes; knows no states.
+Where a schema allows several orders (alternatives that declare members differently), the first alternative that matches
+two levels deep is taken.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Which names an object may hold beside the declared ones, and what their values must be.
+"""Undeclared member names of an object, partitioned into groups: one per combination of `patternProperties` that can
+match together, and one for the remaining names.
 
-The names fall into cells: one for each combination of `patternProperties` that can match together, one for the rest.
-Cells do not overlap, so what a name means never depends on how far it has been read.
+The groups are disjoint regular languages, so the subschemas of a name never depend on how far it has been read.
 """
 
 from dataclasses import dataclass, replace
@@ -26,15 +26,15 @@ from diffusion_worker.constraints.schema.strings import MIN_WIDE, language, wide
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberGroup:
-    """Names of one language, and what is said of their values. `unconstrained`: nothing is, by any layer."""
+    """A language of names and the subschemas of their values. `unconstrained`: no layer restricts the values."""
 
     names: RangeDfa
     conj: Conj = ()
     unconstrained: bool = True
 
 
-def admitted(combiner: Combiner, members: Members, limits: SizeLimits, unchecked: set[str]) -> RangeDfa:
-    """The names that `propertyNames` admits."""
+def allowed_names(combiner: Combiner, members: Members, limits: SizeLimits, unchecked: set[str]) -> RangeDfa:
+    """The names that `propertyNames` allows."""
     if not members.names:
         return ANY_TEXT
     found = EMPTY
@@ -52,7 +52,7 @@ def admitted(combiner: Combiner, members: Members, limits: SizeLimits, unchecked
 
 
 def member_groups(members: Members, names: RangeDfa, unchecked: set[str]) -> list[MemberGroup]:
-    """Undeclared names of the language `names`, split by what the layers say of them."""
+    """The undeclared names in `names`, partitioned by the subschemas that apply to them."""
     found = [MemberGroup(names=difference(names, dfa_of_words(frozenset(members.declared))))]
     for layer in members.layers:
         found = [part for group in found for part in _split(group, layer, unchecked)]
@@ -62,7 +62,7 @@ def member_groups(members: Members, names: RangeDfa, unchecked: set[str]) -> lis
 
 
 def _split(group: MemberGroup, layer: MemberLayer, unchecked: set[str]) -> list[MemberGroup]:
-    """One layer's say. Names that no pattern of it matches are those of its `additionalProperties`."""
+    """Apply one layer: names that match none of its patterns are subject to its `additionalProperties`."""
     matched: list[MemberGroup] = []
     rest = group
     for pattern, conj in layer.patterns:
@@ -81,7 +81,7 @@ def _split(group: MemberGroup, layer: MemberLayer, unchecked: set[str]) -> list[
 
 
 def _sides(pattern: str, unchecked: set[str]) -> tuple[RangeDfa, RangeDfa]:
-    """The names that surely match, and those that may."""
+    """The names that certainly match, and those that may match."""
     inside, outside = dfa_of_pattern(pattern), dfa_of_pattern(pattern, wide=True)
     if max(wide_states(inside), wide_states(outside)) > MIN_WIDE:
         unchecked.add("patternProperties")

@@ -1,8 +1,8 @@
-"""From the shape of a string to its language over code points, within the caps.
+"""From the restrictions on a string to a DFA over code points, within the size limits.
 
-What does not fit is named to the caller, who leaves it to the final check; the language then admits more. What counts
-is the number of *wide* states, those that go on with many characters: each of them costs the lifting onto tokens a walk
-through much of the vocabulary. A repetition in an expression that is too long is kept as one without bound.
+What does not fit is reported to the caller, who leaves it to validation; the language then accepts more. The limit is
+on *wide* states, which have many characters on their edges: each costs token compilation a walk through much of the
+vocabulary. A repetition that is too long is replaced by an unbounded one.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ from diffusion_worker.constraints.automata.regex import NotRegular
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.shapes import Text
 
-MIN_WIDE: Final = 32  # wide states that any string may have, whatever the caps
+MIN_WIDE: Final = 32  # wide states that any string may have, whatever the limits
 _WIDE: Final = 48  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
-    """The strings of a shape, what of it is left to the final check, and how many wide states that takes."""
+    """The strings of a shape, the keywords left to validation, and the number of wide states."""
 
     rows: RangeDfa
     unchecked: frozenset[str]
@@ -60,7 +60,7 @@ def language(text: Text, longest: int) -> Language:
 
 
 def wide_states(rows: RangeDfa) -> int:
-    """How many states go on with many characters."""
+    """The number of states with many characters on their edges."""
     return sum(sum(last - first + 1 for first, last, _ in row) >= _WIDE for row in rows.rows)
 
 

@@ -1,6 +1,6 @@
-"""The final check: a whole answer against its schema, with jsonschema and without fetching anything.
+"""Validation of whole answers with jsonschema (Draft 4 to 2020-12), without fetching remote references.
 
-It shares no code with the automaton, so what both accept is valid by two independent readings of the schema.
+It shares no code with the automaton, so an answer that both accept is valid by two independent readings of the schema.
 """
 
 import json
@@ -18,12 +18,13 @@ from diffusion_worker.errors import InvalidRequest
 
 
 def tool_answer_text(text: str, calls: Sequence[tuple[str, str]]) -> str:
-    """An answer to tools as it is judged: what it says, and names and arguments of what it calls."""
+    """Serialise an answer to a request with tools for validation: its text, and the name and arguments of each call."""
     return json.dumps({"text": text, "calls": calls})
 
 
 def make_validator(constraint: Constraint) -> Callable[[str], str | None]:
-    """A judge of whole answers (to tools: as `tool_answer_text` writes them): what is wrong with one, in one line, or None.
+    """A function that returns the violation of a whole answer (with tools: of its `tool_answer_text`) in one line, or
+    None.
 
     Raises InvalidRequest if the constraint is not well-formed.
     """
@@ -49,7 +50,7 @@ def _expression(part: str | tuple[str, ...] | re.Pattern[str]) -> str:
 
 
 def _tool_answer_validator(value: Mapping[str, Any]) -> Callable[[str], str | None]:
-    """An answer that calls need not say anything; one that does not is judged as the text that it is."""
+    """Calls are validated by their arguments; an answer without calls is validated as text."""
     of_text = make_validator(Constraint(**value["text"])) if value["text"] else lambda _: None
     functions = {each["name"]: _arguments_validator(each) for each in value["functions"]}
 
@@ -81,7 +82,7 @@ def _pattern_validator(pattern: str) -> Callable[[str], str | None]:
 
 
 class SchemaValidator:
-    """One schema, ready to judge values. Raises InvalidRequest for what is no schema by its own metaschema."""
+    """A validator of one schema. Raises InvalidRequest if the schema is invalid by its metaschema."""
 
     def __init__(self, schema: Schema) -> None:
         if isinstance(schema, Mapping) and not isinstance(schema.get("$schema", ""), str):
@@ -102,7 +103,7 @@ class SchemaValidator:
         return valid != bool(node.negative)
 
     def violation(self, value: Any) -> str | None:
-        """What is wrong with a value, in one line; None: nothing."""
+        """The first violation of a value, in one line; None: valid."""
         try:
             error = next(iter(self._validator.iter_errors(value)), None)
         except RecursionError:
@@ -110,7 +111,7 @@ class SchemaValidator:
         return None if error is None else f"{error.json_path}: {str(error.message)[:200]}"
 
     def violation_of_text(self, text: str) -> str | None:
-        """The same for a text, which must be one JSON document."""
+        """The first violation of a text, which must be one JSON document."""
         try:
             value = json.loads(text, parse_constant=_no_constant)
         except ValueError as error:

@@ -81,7 +81,7 @@ def _walk(automaton: ByteAutomaton, nodes: TrieNodes) -> RangeTransitions:
             state, node, origin = after[alive], child[alive], origin[parent[alive]]
             is_whole = ((nodes.below[node] & ~loops[state]) == 0).all(axis=1)
             high = np.where(is_whole, nodes.high[node], nodes.low[node] + nodes.own[node])
-            is_chain = ~is_whole & chains.counts[state]
+            is_chain = ~is_whole & chains.is_start[state]
             is_chain[is_chain] = _is_chain(chains, nodes, node[is_chain], state[is_chain])
             found.append(_along_chains(chains, nodes, origin[is_chain], node[is_chain], state[is_chain]))
             has_tokens = (nodes.low[node] < high) & ~is_chain
