@@ -7,7 +7,7 @@ PROVIDERS := .venv/.providers
 # Containers often forbid bytecode; without it every process of a test compiles our modules again.
 export PYTHONDONTWRITEBYTECODE :=
 # Two processes share the tests, a file at a time; tests/conftest.py puts the longest first.
-PYTEST_SHARED := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST_SHARED := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup redis prometheus chromium kubectl podman providers check format test test-quick test-deploy \
   test-images secrets chaos demo clean
@@ -57,7 +57,7 @@ $(PROVIDERS): $(READY) requirements-providers.txt
 check: $(READY) ## lint, format, types, import floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-cache
 
 format: $(READY) ## lay out the code and mend what a machine can mend

@@ -21,7 +21,7 @@ from diffusion_worker.constraints.spec import Constraint, Kind
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes, make_vocabulary_bytes
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
-from diffusion_worker.text.channels import THOUGHT_NAME, marks_of
+from diffusion_worker.text.channels import THOUGHT_NAME, control_tokens_of
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.generation import ModelInfo
 from diffusion_worker.types.observations import ConstraintObserved, ConstraintWork, Observer
@@ -188,13 +188,13 @@ def _read_vocabulary_bytes(tokenizer: Tokenizer, info: ModelInfo) -> VocabularyB
     spell their placeholders."""
     tokens = [tokenizer.token_bytes(token) for token in range(info.vocab_size)]
     return make_vocabulary_bytes(
-        with_placeholders(tokens, marks_of(tokenizer).placeholders()), info.end_ids, info.pad_id
+        with_placeholders(tokens, control_tokens_of(tokenizer).placeholders()), info.end_ids, info.pad_id
     )
 
 
 def allowed_prefixes(tokenizer: Tokenizer) -> TokenPrefixes:
     """The allowed token prefixes of a chat answer: none, or the empty thought of a checkpoint with channels."""
-    thought = marks_of(tokenizer).thought
+    thought = control_tokens_of(tokenizer).thought
     if thought is None:
         return NO_PREFIX
     opens, closes = thought

@@ -68,5 +68,5 @@ def test_peaks_alone_are_the_same_peaks(scale: float, offset: float, seed: int) 
 
 
 def test_logits_of_another_vocabulary_are_refused() -> None:
-    with pytest.raises(ValueError, match="logits of 7 words"):
+    with pytest.raises(ValueError, match="logits over 7 tokens"):
         EquivalenceClassScores(token_sets_of((1, 1)), np.zeros((2, 7), np.float32))

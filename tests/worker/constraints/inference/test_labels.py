@@ -63,7 +63,7 @@ def test_labels_that_are_empty_or_cannot_be_spelled_are_refused() -> None:
         compile_labels([["a"], ["abc"]], WORDS)
     labels = compile_labels([["a"], ["abab"]], WORDS)
     labels.check_length(3)
-    with pytest.raises(AnswerDoesNotFit, match="takes 3 tokens; there is room for 2"):
+    with pytest.raises(AnswerDoesNotFit, match="takes 3 tokens; at most 2 fit"):
         labels.check_length(2)
 
 

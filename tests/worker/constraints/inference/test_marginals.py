@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.inference.marginals import marginals, backward_masses
+from diffusion_worker.constraints.inference.marginals import backward_masses, marginals
 from diffusion_worker.constraints.inference.token_set_scores import weigh_token_sets
 from diffusion_worker.constraints.tokens.transition_graph import transition_graph_of
 from tests.worker.constraints.by_hand import PADDING, Case, cases

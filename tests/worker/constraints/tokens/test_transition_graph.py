@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from benchmarks.vocabularies import shipped
 from diffusion_worker.constraints.compile import compile_schema
-from diffusion_worker.constraints.inference.marginals import marginals, backward_masses
+from diffusion_worker.constraints.inference.marginals import backward_masses, marginals
 from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.inference.sample import sample_path
 from diffusion_worker.constraints.inference.token_set_scores import weigh_token_sets
-from diffusion_worker.constraints.inference.viterbi import best_path, backward_best
+from diffusion_worker.constraints.inference.viterbi import backward_best, best_path
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.transition_graph import TransitionGraph, Transitions, transition_graph_of
