@@ -3,7 +3,7 @@
 A compilation climbs down this ladder until its states fit the rung. So small schemas get deep free-form values and long
 counted strings, and large ones still compile. What a cap cuts is documented in docs/structured-outputs.md: depths and
 the values of undeclared members make the language smaller (still sound); lengths and counts beyond a cap are left to
-the final check. """
+the final check."""
 
 from dataclasses import dataclass, fields
 from typing import Final
