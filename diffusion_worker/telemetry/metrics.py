@@ -83,7 +83,7 @@ class Meters:
             REQUEST_DURATION, "Time from submission to the end of a sequence", _SECONDS, **named
         )
         self._first = self._histogram(
-            TIME_TO_FIRST_TOKEN, "Time from submission to the first final tokens", _SECONDS, **named
+            TIME_TO_FIRST_TOKEN, "Time from submission to the first sealed block", _SECONDS, **named
         )
         self._per_token = self._histogram(
             TIME_PER_OUTPUT_TOKEN, "Duration of a finished sequence per completion token", _PER_TOKEN_SECONDS, **named
