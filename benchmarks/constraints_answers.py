@@ -18,8 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks.constraints_masks import MaskedNet
-from benchmarks.left_to_right import LeftToRight, OfNet
+from benchmarks.constraints_masks import MaskedModel
+from benchmarks.left_to_right import LeftToRight, OfModel
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
 from diffusion_worker.constraints.inference.matcher import open_matcher
@@ -70,7 +70,7 @@ class Way:
     ms: float
 
 
-def measure(net: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None) -> list[Way]:
+def measure(model: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None) -> list[Way]:
     """All ways through the same `count` samples: canvases free, masked naively, constrained; left to right free,
     constrained, and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
@@ -79,18 +79,20 @@ def measure(net: DiffusionModel, task: Task, *, count: int, seed: int, guide: Le
     assert automaton is not None
     ways = []
     for decoding_mode in DecodingMode:
-        asks = [
-            request_for(net, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
+        requests = [
+            request_for(model, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
         ]
-        kept = [replace(ask, matcher=open_matcher(automaton, ask.max_tokens)) for ask in asks]
+        kept = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]
         ways += [
-            _way(decoding_mode, "free", samples, _by(net, asks)),
-            _way(decoding_mode, KEPT, samples, _by(net, kept)),
+            _way(decoding_mode, "free", samples, _by(model, requests)),
+            _way(decoding_mode, KEPT, samples, _by(model, kept)),
         ]
         if decoding_mode is DecodingMode.DIFFUSION:
-            ways.append(_way(decoding_mode, "naive mask", samples, _by(MaskedNet(net, automaton), asks)))
+            ways.append(_way(decoding_mode, "naive mask", samples, _by(MaskedModel(model, automaton), requests)))
         elif guide is not None and task.constraint.kind == "json_schema":
-            ways.append(_way(decoding_mode, "llguidance", samples, _guided(net, guide, task.constraint.value, asks)))
+            ways.append(
+                _way(decoding_mode, "llguidance", samples, _guided(model, guide, task.constraint.value, requests))
+            )
     return ways
 
 
@@ -118,12 +120,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--check", action="store_true", help="exit 1 if a constraint costs right answers (p < 0.05)")
     options = parser.parse_args()
-    net = load(str(SHIPPED), LoadOptions(threads=1))
+    model = load(str(SHIPPED), LoadOptions(threads=1))
     guide = LeftToRight(shipped()) if importlib.util.find_spec("llguidance") else None
     rows: list[dict[str, Any]] = []
     for name in options.tasks:
         rows += _rows(
-            name, [measure(net, TASKS[name], count=options.count, seed=seed, guide=guide) for seed in options.seeds]
+            name, [measure(model, TASKS[name], count=options.count, seed=seed, guide=guide) for seed in options.seeds]
         )
     print("| " + " | ".join(rows[0]) + " |\n" + "| --- " * len(rows[0]) + "|")
     for row in rows:
@@ -146,16 +148,16 @@ def _way(decoding_mode: DecodingMode, name: str, samples: Sequence[Sample], answ
     )
 
 
-def _by(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> Answered:
+def _by(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Answered:
     """Eight rows share a pass."""
-    return lambda: [(text_of(answer), answer.end.usage.forward_passes) for answer in run(net, asks)]
+    return lambda: [(text_of(answer), answer.end.usage.forward_passes) for answer in run(model, requests)]
 
 
-def _guided(net: DiffusionModel, guide: LeftToRight, schema: Any, asks: Sequence[GenerationRequest]) -> Answered:
+def _guided(model: DiffusionModel, guide: LeftToRight, schema: Any, requests: Sequence[GenerationRequest]) -> Answered:
     """One after the other."""
 
     def answered() -> list[tuple[str, int]]:
-        found = [guide.decode(schema, OfNet(net, ask)) for ask in asks]
+        found = [guide.decode(schema, OfModel(model, request)) for request in requests]
         return [(decode_ids(list(each.ids)), len(each.ids)) for each in found if each is not None]
 
     return answered

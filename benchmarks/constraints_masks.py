@@ -24,16 +24,16 @@ def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
             for state in states - {automaton.done}
             for edge in range(automaton.first_edge[state], automaton.first_edge[state + 1])
         ]
-        atoms = np.zeros(classes.classes, np.bool_)
+        equivalence_classes = np.zeros(classes.classes, np.bool_)
         for label in {int(automaton.label[edge]) for edge in edges}:
-            atoms[classes_of(classes, label)] = True
-        mask[:] = atoms[classes.class_of]
+            equivalence_classes[classes_of(classes, label)] = True
+        mask[:] = equivalence_classes[classes.class_of]
         mask[automaton.padding_id] |= automaton.done in states
         states = {int(automaton.target[edge]) for edge in edges} | (states & {automaton.done})
     return masks
 
 
-class MaskedNet(InstrumentedModel):
+class MaskedModel(InstrumentedModel):
     """Masks each position of a canvas by itself. True for answers of one canvas."""
 
     def __init__(self, model: DiffusionModel, automaton: TokenAutomaton) -> None:

@@ -99,9 +99,9 @@ def _row(
     assert automaton is not None, f"{document['id']}: the vocabulary spells no answer"
     noise, left_to_right = tools
     logits = noise[0].canvas_of(3.0)
-    judge = AnswerValidator(document["schema"], has_check=bool(compiled.needs_check))
+    validate = AnswerValidator(document["schema"], has_check=bool(compiled.needs_check))
     for one in noise:
-        judge.try_answers(automaton, one, words)
+        validate.try_answers(automaton, one, words)
     return Row(
         id=document["id"],
         split=document["split"],
@@ -111,9 +111,9 @@ def _row(
         states=automaton.states,
         edges=automaton.edges,
         shortest=int(automaton.distance[automaton.start]),
-        answers=judge.answers,
-        left_to_check=judge.left_to_check,
-        invalid=tuple(judge.invalid),
+        answers=validate.answers,
+        left_to_check=validate.left_to_check,
+        invalid=tuple(validate.invalid),
         step=step_ms(automaton, logits),
         best_logprob=_best_logprob(automaton, logits),
         greedy=left_to_right.decode(document["schema"], of_canvas(logits)) if left_to_right else None,

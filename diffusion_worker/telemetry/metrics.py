@@ -3,6 +3,7 @@
 Each Meters has its own registry, so that several workers can share a process. Label values come from closed sets.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -78,7 +79,12 @@ class Meters:
     def __init__(self, model: str, version: str = "") -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the size of the page and are not used
         self.registry = CollectorRegistry()
-        named = {"gen_ai_request_model": model}
+        self._make_load(model, version)
+        self._make_loop()
+        self._make_sequences({"gen_ai_request_model": model})
+
+    def _make_sequences(self, named: Mapping[str, str]) -> None:
+        """Metrics of whole sequences."""
         self._duration = self._histogram(
             REQUEST_DURATION, "Time from submission to the end of a sequence", _SECONDS, **named
         )
@@ -88,17 +94,6 @@ class Meters:
         self._per_token = self._histogram(
             TIME_PER_OUTPUT_TOKEN, "Duration of a finished sequence per completion token", _PER_TOKEN_SECONDS, **named
         )
-        self._step = self._histogram(STEP, "Duration of an engine iteration", _STEP_SECONDS)
-        self._rows = self._histogram(ROWS_PER_STEP, "Sequences per engine iteration", _ROWS)
-        self._tokens_per_forward = self._histogram(
-            TOKENS_PER_FORWARD, "Completion tokens per forward pass of a finished sequence", _RATE
-        )
-        self._entropy = self._histogram(MEAN_ENTROPY, "Mean entropy per position of a sealed canvas, in nats", _NATS)
-        steps = Histogram(
-            DENOISING_STEPS, "Denoising steps per block", ["stop"], buckets=_STEPS, registry=self.registry
-        )
-        self._steps = {stop: steps.labels(stop=stop.value) for stop in BlockStop}
-        self._sealed = Counter(SEALED_BLOCKS, "Sealed canvases", registry=self.registry)
         sequences = Counter(SEQUENCES, "Ended sequences", ["outcome"], registry=self.registry)
         self._sequences = {outcome: sequences.labels(outcome=outcome.value) for outcome in Outcome}
         tokens = Counter(
@@ -114,14 +109,6 @@ class Meters:
         self._queue, self._prefill, self._denoise = (
             phase.labels(phase=name) for name in ("queue", "prefill", "denoise")
         )
-        constraint = Histogram(
-            CONSTRAINT,
-            "Time spent on constraints per phase",
-            ["phase"],
-            buckets=_CONSTRAINT_SECONDS,
-            registry=self.registry,
-        )
-        self._constraint = {work: constraint.labels(phase=work.value) for work in ConstraintWork}
         self._cancelled = Counter(
             CANCELLED, "Sequences cancelled because the client disconnected", registry=self.registry
         )
@@ -132,6 +119,31 @@ class Meters:
         self._preemptions = Counter(PREEMPTIONS, "Preempted sequences", registry=self.registry)
         self._wait_ratio = self._histogram(WAIT_RATIO, "Actual / predicted queue wait", _RATIOS)
         self._refused = Counter(REFUSED, "Rejected requests", ["reason"], registry=self.registry)
+
+    def _make_loop(self) -> None:
+        """Metrics of the engine loop."""
+        self._step = self._histogram(STEP, "Duration of an engine iteration", _STEP_SECONDS)
+        self._rows = self._histogram(ROWS_PER_STEP, "Sequences per engine iteration", _ROWS)
+        self._tokens_per_forward = self._histogram(
+            TOKENS_PER_FORWARD, "Completion tokens per forward pass of a finished sequence", _RATE
+        )
+        self._entropy = self._histogram(MEAN_ENTROPY, "Mean entropy per position of a sealed canvas, in nats", _NATS)
+        steps = Histogram(
+            DENOISING_STEPS, "Denoising steps per block", ["stop"], buckets=_STEPS, registry=self.registry
+        )
+        self._steps = {stop: steps.labels(stop=stop.value) for stop in BlockStop}
+        self._sealed = Counter(SEALED_BLOCKS, "Sealed canvases", registry=self.registry)
+        constraint = Histogram(
+            CONSTRAINT,
+            "Time spent on constraints per phase",
+            ["phase"],
+            buckets=_CONSTRAINT_SECONDS,
+            registry=self.registry,
+        )
+        self._constraint = {work: constraint.labels(phase=work.value) for work in ConstraintWork}
+
+    def _make_load(self, model: str, version: str) -> None:
+        """Gauges of the worker as it is now."""
         state = Gauge(STATE, "1 for the current state of the worker, else 0", ["state"], registry=self.registry)
         self._states = {word: state.labels(state=word.value) for word in Residency}
         memory = Gauge(MEMORY_BYTES, "Device memory", ["kind"], registry=self.registry)
