@@ -1,12 +1,12 @@
-"""Constraints on real schemas: `python -m benchmarks.constraints FILE.jsonl [--check] [--json FILE]`.
+"""Benchmark of constraints on real schemas: `python -m benchmarks.constraints FILE.jsonl [--check] [--json FILE]`.
 
-Each line of the file holds a `schema` and its `split`. Every schema that compiles is lifted onto a real vocabulary and
-answered from random logits, canvas after canvas, by best paths and by joint samples; every answer must close within
-its budget and, unless the compiler has left something to the final check, be valid. Beside it: what a step costs
-against the softmax of the same logits (one thread, both in numpy) and against passes of the embedded checkpoint, what
+Each line of the file holds a `schema` and its `split`. Every schema that compiles is compiled for a real vocabulary and
+answered from random logits, canvas after canvas, by best paths and by joint samples; every answer must close within its
+budget and, unless the compiler has left something to validation, be valid. It also measures the cost of a step relative
+to the softmax of the same logits (one thread, both in numpy) and against passes of the embedded checkpoint, what
 answers of that checkpoint cost and how many are right, and llguidance left to right on the same noise and the same
-net, where the extra `bench` is installed. Instances of schemas are tried by `benchmarks.constraints_compile`, accuracy
-alone, with more samples, by `benchmarks.constraints_answers`.
+model, where the extra `bench` is installed. Instances of schemas are tried by `benchmarks.constraints_compile`,
+accuracy alone, with more samples, by `benchmarks.constraints_answers`.
 """
 
 import argparse
@@ -40,8 +40,8 @@ BARS: Final = {
     "refused in the worst of the easier splits": 1.0 - EASY_SHARE,
     "refused in the worst of the harder splits": 1.0 - HARD_SHARE,
     "invalid answers": 0.0,
-    "compile and lift, p50, ms": 150.0,
-    "compile and lift, p95, ms": 3000.0,
+    "compile, p50, ms": 150.0,
+    "compile, p95, ms": 3000.0,
     "best path, p50, x softmax": 1.0,
     "with marginals, p50, x softmax": 3.0,
     "embedded: best path, x forward pass": 0.5,
@@ -106,8 +106,8 @@ def refused_figures(rows: Sequence[Row], refusals: Sequence[Refusal]) -> dict[st
 def figures_of(rows: Sequence[Row]) -> dict[str, float]:
     """Of all schemas together."""
     measured = {
-        "compile and lift, {}, ms": [row.total_ms for row in rows],
-        "lift alone, {}, ms": [row.token_compile_ms for row in rows],
+        "compile, {}, ms": [row.total_ms for row in rows],
+        "token compilation, {}, ms": [row.token_compile_ms for row in rows],
         "best path, {}, x softmax": [row.step.best_share for row in rows],
         "with marginals, {}, x softmax": [row.step.marginals_share for row in rows],
         "joint sample on top, {}, x softmax": [row.step.sample / row.step.softmax for row in rows],

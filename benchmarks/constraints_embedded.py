@@ -66,7 +66,7 @@ def measure() -> Embedded:
 
 
 def _forward_ms(net: DiffusionModel) -> float:
-    """The net's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
+    """The model's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
     watched = WatchedNet(net, time.thread_time)
     ask = _endless(net)
     loop = Loop(watched, Capacity(max_num_seqs=1, max_context=len(ask.prompt_ids) + ask.max_tokens))

@@ -1,5 +1,5 @@
-"""The naive way to put a constraint onto a canvas: at every position what *some* text has there, whatever stands beside
-it. Knows a net and one constraint; what it is compared with is in `constraints_answers`.
+"""Baseline: an independent token mask per position, which allows what *some* text has there. Knows a model and one
+constraint; what it is compared with is in `constraints_answers`.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from diffusion_worker.constraints.inference.matcher import classes_of
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
 
-_NEVER = -1e4  # finite: a step takes infinite logits for a broken net
+_NEVER = -1e4  # finite: a step takes infinite logits for a broken model
 
 
 def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:

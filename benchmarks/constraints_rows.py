@@ -1,4 +1,4 @@
-"""One schema after the other: compiled, lifted onto a real vocabulary, answered from noise, and what that costs.
+"""Measures one schema after another: compilation for a real vocabulary, answers from random logits, and their cost.
 
 Knows nothing of bars and tables.
 """
@@ -37,14 +37,14 @@ class Row:
 
     id: str
     split: str
-    has_check: bool  # the compiler left keywords to the final check
+    has_check: bool  # the compiler left keywords to validation
     compile_ms: float
     token_compile_ms: float
     states: int
     edges: int
     shortest: int  # tokens, the end token counted
     answers: int
-    left_to_check: int  # answers that fail a keyword which the compiler left to the final check
+    left_to_check: int  # answers that fail a keyword which the compiler left to validation
     invalid: tuple[str, ...]
     step: StepMs
     best_logprob: float
@@ -121,7 +121,7 @@ def _row(
 
 
 class AnswerValidator:
-    """Answers of one schema, judged by jsonschema."""
+    """Answers of one schema, checked against jsonschema."""
 
     def __init__(self, schema: Any, *, has_check: bool) -> None:
         cls = validator_for(schema)

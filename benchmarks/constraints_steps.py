@@ -23,7 +23,7 @@ from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 Floats = NDArray[np.float32]
 Answer = TypeVar("Answer")
 REPEATS: Final = 3
-SCALES: Final = (0.0, 1.0, 3.0, 10.0)  # spread of the logits, from a net that knows nothing to one that is sure
+SCALES: Final = (0.0, 1.0, 3.0, 10.0)  # spread of the logits, from a model that knows nothing to one that is sure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class StepMs:
 
 
 class Noise:
-    """Logits of a net that knows nothing of the schema."""
+    """Logits of a model that knows nothing of the schema."""
 
     def __init__(self, *, canvas: int, vocab: int, seed: int) -> None:
         self.canvas = canvas

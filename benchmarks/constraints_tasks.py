@@ -1,4 +1,4 @@
-"""Orders to extract within their schema, by one net in several ways: right answers, passes of the net, time.
+"""Orders to extract within their schema, by one model in several ways: right answers, passes of the model, time.
 
 One request at a time, in thread time: the canvas free and within the schema, and left to right with our automaton and
 with llguidance. (With rows enough for figures about accuracy alone: `benchmarks.constraints_answers`.)

@@ -1,7 +1,7 @@
-"""How good labels are that are read off the net at once: `python -m benchmarks.labels [--check] [--json FILE]`
+"""How good labels are that are read off the model at once: `python -m benchmarks.labels [--check] [--json FILE]`
 
 Held-out orders of the extraction task. All fields but one are given, the labels are the answers that are left. Right
-answers of the likeliest label (two passes) and of denoising within the same set, the log loss of the probabilities in
+answers of the most likely label (two passes) and of denoising within the same set, the log loss of the probabilities in
 nats, and the canvas passes of denoising.
 """
 

@@ -1,7 +1,7 @@
-"""Left-to-right constrained decoding with llguidance: mask, take the likeliest, go on.
+"""Left-to-right constrained decoding with llguidance: mask, take the most likely, go on.
 
 What every autoregressive engine does with a schema. On the logits of a canvas it is the greedy way through the same
-lattice of which our engine takes the best path; read from a net, it is the baseline in accuracy, passes and time. It
+lattice of which our engine takes the best path; read from a model, it is the baseline in accuracy, passes and time. It
 sees neither what comes later nor how many tokens are left.
 """
 
@@ -89,7 +89,7 @@ def of_canvas(logits: Floats) -> Source:
 
 
 class OfNet:
-    """Pass after pass of a net that reads left to right, over a context of its own."""
+    """Pass after pass of a model that reads left to right, over a context of its own."""
 
     def __init__(self, net: DiffusionModel, ask: GenerationRequest) -> None:
         self._net, self._ask, self._at = net, ask, 0

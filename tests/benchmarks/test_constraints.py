@@ -36,9 +36,9 @@ def row(**changes: object) -> Row:
 
 
 def test_figures_are_ratios_to_the_softmax_and_counts_of_invalid_answers() -> None:
-    """Compiling counts with lifting, sampling by itself."""
+    """Compile time includes token compilation; sampling is separate."""
     figures = figures_of([row(), row(invalid=("{}", "[]"))])
-    assert figures["compile and lift, p50, ms"] == 30.0
+    assert figures["compile, p50, ms"] == 30.0
     assert figures["best path, p50, x softmax"] == pytest.approx(0.8)
     assert figures["with marginals, p95, x softmax"] == pytest.approx(2.0)
     assert figures["joint sample on top, p50, x softmax"] == pytest.approx(0.5)
@@ -56,7 +56,7 @@ def test_refusals_are_shares_of_their_splits() -> None:
 
 
 def test_a_split_has_three_counts() -> None:
-    """Compiled, compiled with a final check, refused by keyword."""
+    """Compiled, compiled with validation, refused by keyword."""
     rows = [row(), row(has_check=True, split="hard"), row(has_check=True, split="hard")]
     table = splits_table(rows, [Refusal(id="b", split="hard", keyword="$ref")])
     lines = list(zip(*(list(column.cells)[:5] for column in table.columns), strict=True))
@@ -86,7 +86,7 @@ def test_the_embedded_checkpoint_is_measured_in_passes_of_it() -> None:
 
 
 def test_an_invalid_answer_is_forgiven_only_where_a_final_check_follows() -> None:
-    """The judge is jsonschema."""
+    """The reference is jsonschema."""
     strict, checked = (
         AnswerValidator({"type": "integer"}, has_check=False),
         AnswerValidator({"type": "integer"}, has_check=True),

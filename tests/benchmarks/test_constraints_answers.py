@@ -15,7 +15,7 @@ from diffusion_worker.types.generation import DecodingMode
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["invented", "sudoku"])
 def test_a_constraint_costs_no_right_answer_beyond_chance(task: str) -> None:
-    """Words that were never trained on: there the net is least sure."""
+    """Words that were never trained on: there the model is least sure."""
     net = load(str(SHIPPED), LoadOptions(threads=1))
     ways = {(way.decoding_mode, way.name): way for way in measure(net, TASKS[task], count=60, seed=5)}
     for decoding_mode in DecodingMode:
