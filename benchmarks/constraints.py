@@ -27,12 +27,12 @@ from benchmarks.constraints_tables import (
     WIDTH,
     embedded_table,
     figures_table,
+    methods_table,
     percentile,
     show,
     splits_table,
-    ways_table,
 )
-from benchmarks.constraints_tasks import FREE, KEPT, Way, ways
+from benchmarks.constraints_tasks import FREE, KEPT, Method, methods
 from benchmarks.left_to_right import LeftToRight
 from benchmarks.vocabularies import VOCABULARIES, Words, shipped
 
@@ -67,14 +67,14 @@ def main() -> int:
     )
     rows = [each for each in found if isinstance(each, Row)]
     refusals = [each for each in found if isinstance(each, Refusal)]
-    embedded, answered = measure(), ways(_left_to_right(shipped()), options.orders)
+    embedded, answered = measure(), methods(_left_to_right(shipped()), options.orders)
     figures = refused_figures(rows, refusals) | figures_of(rows) | embedded_figures(embedded) | task_figures(answered)
     console = Console(width=WIDTH)
     for table in (
         splits_table(rows, refusals),
         figures_table(figures, BARS),
         embedded_table(embedded),
-        ways_table(answered),
+        methods_table(answered),
     ):
         console.print(table)
     show(console, rows)
@@ -84,7 +84,7 @@ def main() -> int:
             "rows": [asdict(row) for row in rows],
             "refused": [asdict(refusal) for refusal in refusals],
             "embedded": asdict(embedded),
-            "orders": [asdict(way) for way in answered],
+            "orders": [asdict(method) for method in answered],
         }
         options.json.write_text(json.dumps(report, indent=1))
     return int(options.check and any(not figures[name] <= bar for name, bar in BARS.items()))
@@ -127,10 +127,10 @@ def embedded_figures(embedded: Embedded) -> dict[str, float]:
     }
 
 
-def task_figures(answered: Sequence[Way]) -> dict[str, float]:
+def task_figures(answered: Sequence[Method]) -> dict[str, float]:
     """Right answers lost to the schema over those won by it, in deviations of what chance gives (McNemar's test): of a
     few dozens the two canvases differ in a handful, either way."""
-    free, kept = (next(way.verdicts for way in answered if way.name == name) for name in (FREE, KEPT))
+    free, kept = (next(method.verdicts for method in answered if method.name == name) for name in (FREE, KEPT))
     changes = [before - after for before, after in zip(free, kept, strict=True) if before is not after]
     return {"orders: lost to the schema, deviations of chance": sum(changes) / math.sqrt(len(changes) or 1)}
 

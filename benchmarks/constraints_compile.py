@@ -1,11 +1,12 @@
-"""What real schemas cost and keep: `python -m benchmarks.constraints_compile FILE.jsonl [--check] [--json FILE]`.
+"""Benchmark of the schema compiler on real schemas: `python -m benchmarks.constraints_compile FILE.jsonl [--check]
+[--json FILE]`.
 
 Each line of the file holds a `schema`, its `split`, and `tests`: instances that are `valid` or not. Counted per split:
 compiled, compiled with validation, refused and by which keyword; how much processor time it took and how many states it
 gave (the compiler's half alone: token compilation onto tokens is `benchmarks.constraints`). Of the instances: valid
 ones that are accepted once written in normal form, and invalid ones that are accepted, which must not be where no
-validation follows. Rows that jsonschema itself judges differently (`python_jsonschema_agrees_with_tests` is false) are
-left out.
+validation follows. Rows on which jsonschema disagrees with the data set (`python_jsonschema_agrees_with_tests` is
+false) are left out.
 """
 
 import argparse

@@ -16,29 +16,29 @@ _NEVER = -1e4  # finite: a step takes infinite logits for a broken model
 
 def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
     """[canvas, vocab] which tokens stand at each position of the first canvas in some text."""
-    classes, states = automaton.token_sets, {automaton.start}
-    masks = np.zeros((canvas, len(classes.order)), np.bool_)
+    token_sets, states = automaton.token_sets, {automaton.start}
+    masks = np.zeros((canvas, len(token_sets.order)), np.bool_)
     for mask in masks:
         edges = [
             edge
             for state in states - {automaton.done}
             for edge in range(automaton.first_edge[state], automaton.first_edge[state + 1])
         ]
-        atoms = np.zeros(classes.classes, np.bool_)
+        allowed = np.zeros(token_sets.classes, np.bool_)
         for label in {int(automaton.label[edge]) for edge in edges}:
-            atoms[classes_of(classes, label)] = True
-        mask[:] = atoms[classes.class_of]
+            allowed[classes_of(token_sets, label)] = True
+        mask[:] = allowed[token_sets.class_of]
         mask[automaton.padding_id] |= automaton.done in states
         states = {int(automaton.target[edge]) for edge in edges} | (states & {automaton.done})
     return masks
 
 
-class MaskedNet(WatchedNet):
+class MaskedModel(WatchedNet):
     """Masks each position of a canvas by itself. True for answers of one canvas."""
 
-    def __init__(self, net: DiffusionModel, automaton: TokenAutomaton) -> None:
-        super().__init__(net)
-        self._masks = torch.from_numpy(naive_masks(automaton, net.info.denoising.canvas_length))
+    def __init__(self, model: DiffusionModel, automaton: TokenAutomaton) -> None:
+        super().__init__(model)
+        self._masks = torch.from_numpy(naive_masks(automaton, model.info.denoising.canvas_length))
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """One pass."""

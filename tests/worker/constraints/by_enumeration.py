@@ -44,25 +44,25 @@ class Case:
 
     def texts(self, tokens_left: int) -> dict[tuple[int, ...], float]:
         """Every way to fill the canvas that can still close -> its log probability; padding is left out."""
-        room = min(len(self.logits), tokens_left)
+        remaining = min(len(self.logits), tokens_left)
         found = {}
-        for length in range(room + 1):
+        for length in range(remaining + 1):
             for ids in itertools.product(range(len(self.tokens)), repeat=length):
-                if self._is_allowed(ids, room, tokens_left):
+                if self._is_allowed(ids, remaining, tokens_left):
                     found[ids] = float(sum(self.logprobs[position, token] for position, token in enumerate(ids)))
         return found
 
-    def _is_allowed(self, ids: tuple[int, ...], room: int, tokens_left: int) -> bool:
+    def _is_allowed(self, ids: tuple[int, ...], remaining: int, tokens_left: int) -> bool:
         text, ends = (
             ids[:-1] if ids and ids[-1] in (END, SECOND_END) else ids,
             bool(ids) and ids[-1] in (END, SECOND_END),
         )
-        if any(not self.tokens[token] for token in text) or (not ends and len(ids) < room):
+        if any(not self.tokens[token] for token in text) or (not ends and len(ids) < remaining):
             return False
         state = self.language.walk(self.language.start, b"".join(self.tokens[token] for token in text))
         if state < 0:
             return False
-        return bool(self.language.accepting[state]) if ends else self.distance(state) <= tokens_left - room
+        return bool(self.language.accepting[state]) if ends else self.distance(state) <= tokens_left - remaining
 
 
 @st.composite

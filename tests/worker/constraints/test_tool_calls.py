@@ -21,7 +21,7 @@ from diffusion_worker.text.tool_calls import ToolCall, read_call
 from tests.worker.constraints.reference import random_member
 from tests.worker.constraints.schema.test_builder import SCHEMAS
 
-SPELLED = {
+PLACEHOLDERS = {
     "<|channel>": Placeholder.THOUGHT_OPENS,
     "<channel|>": Placeholder.THOUGHT_CLOSES,
     "<|tool_call>": Placeholder.CALL_OPENS,
@@ -49,11 +49,11 @@ def compiled(schemas: dict[str, Any], syntax: Syntax, **rules: Any) -> ByteAutom
     return compile_constraint(tools(schemas, syntax, **rules)).automaton
 
 
-def marked(text: str) -> bytes:
+def with_placeholders(text: str) -> bytes:
     """Replace control tokens by their placeholders."""
     found = text.encode()
-    for token, mark in SPELLED.items():
-        found = found.replace(token.encode(), bytes((mark,)))
+    for token, placeholder in PLACEHOLDERS.items():
+        found = found.replace(token.encode(), bytes((placeholder,)))
     return found
 
 
@@ -122,7 +122,7 @@ VALUES = st.recursive(
 def test_every_json_object_has_a_native_form(arguments: dict[str, Any]) -> None:
     """Any characters in strings, controls and quotes too: nothing is escaped there."""
     assume(ANY_OBJECT.accepts(json.dumps(arguments).encode()))  # the size limits bound how deep an object may be
-    answer = marked(f"<|tool_call>call:f{natively(arguments)}<tool_call|>")
+    answer = with_placeholders(f"<|tool_call>call:f{natively(arguments)}<tool_call|>")
     is_accepted = ANY_CALL.accepts(answer)
     assert is_accepted
     assert [json.loads(call.arguments) for call in read(answer, Syntax.NATIVE)[1]] == [arguments]
@@ -134,7 +134,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("syntax", Syntax)
+@pytest.placeholder.parametrize("syntax", Syntax)
 def test_the_rules_decide_what_accompanies_a_call(syntax: Syntax) -> None:
     """Text or none, one call or several, and no text after a call."""
     call = CALLS[syntax]
@@ -150,7 +150,10 @@ def test_the_rules_decide_what_accompanies_a_call(syntax: Syntax) -> None:
         (call.replace("city", "town"), False, False),
         (call[:-3], False, False),
     ):
-        assert (alone.accepts(marked(answer)), free.accepts(marked(answer))) == (by_must, by_choice), answer
+        assert (alone.accepts(with_placeholders(answer)), free.accepts(with_placeholders(answer))) == (
+            by_must,
+            by_choice,
+        ), answer
 
 
 def test_the_open_tag_occurs_only_before_a_call() -> None:
@@ -164,8 +167,8 @@ def test_keys_with_special_characters_are_quoted() -> None:
     """Other keys may omit the quotes."""
     automaton = compiled({"f": CITY}, Syntax.NATIVE)
     quoted = '<|tool_call>call:f{<|"|>city<|"|>:<|"|>"}\\n<|"|>,<|"|>größe x<|"|>:1.5}<tool_call|>'
-    assert automaton.accepts(marked(quoted))
-    assert not automaton.accepts(marked(quoted.replace('<|"|>größe x<|"|>', "größe x")))
+    assert automaton.accepts(with_placeholders(quoted))
+    assert not automaton.accepts(with_placeholders(quoted.replace('<|"|>größe x<|"|>', "größe x")))
 
 
 def test_a_thought_may_precede_text_or_a_call() -> None:
@@ -179,19 +182,19 @@ def test_a_thought_may_precede_text_or_a_call() -> None:
         (f"<|channel>thought\nhm{call}", False),
         ("<|channel>thought\nhm<channel|>", False),
     ):
-        assert may.accepts(marked(answer)) is accepted, answer
-    assert compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.OPEN).accepts(marked(f"hm<channel|>{call}"))
+        assert may.accepts(with_placeholders(answer)) is accepted, answer
+    assert compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.OPEN).accepts(with_placeholders(f"hm<channel|>{call}"))
 
 
-@pytest.mark.parametrize("syntax", Syntax)
+@pytest.placeholder.parametrize("syntax", Syntax)
 def test_text_without_a_call_satisfies_the_requested_format(syntax: Syntax) -> None:
     """Even where its text could start like a call."""
     automaton = compiled({"f": CITY}, syntax, required=False, text={"kind": "regex", "value": "<t[a-z]+>|[0-9]+"})
     for answer, accepted in (("42", True), ("<tool>", True), (CALLS[syntax], True), ("so", False), ("", False)):
-        assert automaton.accepts(marked(answer)) is accepted, answer
+        assert automaton.accepts(with_placeholders(answer)) is accepted, answer
 
 
-@pytest.mark.parametrize(
+@pytest.placeholder.parametrize(
     ("schema", "keyword", "pointer"),
     [
         ({"type": "object", "properties": {"a": {"$ref": "http://x/y"}}}, "$ref", "/properties/a/$ref"),
@@ -199,7 +202,7 @@ def test_text_without_a_call_satisfies_the_requested_format(syntax: Syntax) -> N
         ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "type", ""),
     ],
 )
-@pytest.mark.parametrize("syntax", Syntax)
+@pytest.placeholder.parametrize("syntax", Syntax)
 def test_unsupported_parameters_are_refused_by_field(schema: Any, keyword: str, pointer: str, syntax: Syntax) -> None:
     """With keyword and pointer within the parameters of the tool."""
     with pytest.raises(UnsupportedSchema) as refused:

@@ -121,11 +121,11 @@ def compiled_or_none(schema: Json) -> Compilation | None:
 def test_the_automaton_and_jsonschema_agree_on_a_small_world(schema: Json) -> None:
     """Valid values are accepted, in some order of members; invalid ones are not, unless a keyword is left to
     validation."""
-    judge = jsonschema.Draft202012Validator(schema)
+    validator = jsonschema.Draft202012Validator(schema)
     compiled = compiled_or_none(schema)
     for value in WORLD:
         accepted = compiled is not None and accepts_in_some_order(compiled.automaton, value)
-        valid = judge.is_valid(value)
+        valid = validator.is_valid(value)
         if accepted != valid:
             assert accepted, value
             assert compiled is not None
@@ -138,12 +138,12 @@ def test_random_members_are_valid(schema: Json, seed: int) -> None:
     compiled = compiled_or_none(schema)
     assume(compiled is not None)
     assert compiled is not None
-    judge = jsonschema.Draft202012Validator(schema)
+    validator = jsonschema.Draft202012Validator(schema)
     draw = random.Random(seed)
     for _ in range(8):
         text = random_member(compiled.automaton, draw)
         value = json.loads(text.decode())
-        assert compiled.needs_check or judge.is_valid(value), text
+        assert compiled.needs_check or validator.is_valid(value), text
 
 
 @given(SCHEMAS)

@@ -66,8 +66,8 @@ def test_token_sets_are_unions_of_equivalence_classes(case: Case) -> None:
         token: tuple(automaton.after(state, token) for state in range(automaton.states - 1))
         for token in range(len(case.tokens))
     }
-    for atom, leaf in enumerate(classes.leaf_of):
-        assert classes.class_at[leaf] == atom
+    for index, leaf in enumerate(classes.leaf_of):
+        assert classes.class_at[leaf] == index
     for first, second in itertools.combinations(steps, 2):
         assert (classes.class_of[first] == classes.class_of[second]) == (steps[first] == steps[second])
 
@@ -125,8 +125,8 @@ def _same_future(automaton: TokenAutomaton, state: int, byte_state: int, limit: 
     """Whether as many more bytes may follow."""
     if state < 0 or byte_state > limit:
         return True
-    room = limit - byte_state
-    return automaton.walk(state, (3,) * room) >= 0 > automaton.walk(state, (3,) * (room + 1))
+    remaining = limit - byte_state
+    return automaton.walk(state, (3,) * remaining) >= 0 > automaton.walk(state, (3,) * (remaining + 1))
 
 
 def test_a_prefix_that_could_be_text_is_refused() -> None:
