@@ -60,7 +60,7 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Method:
     """How one way of answering did: which samples were right, passes and ms of an answer on average."""
 
     decoding_mode: DecodingMode
@@ -70,16 +70,23 @@ class Way:
     ms: float
 
 
+<<<<<<< HEAD
 def measure(model: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None) -> list[Way]:
+=======
+def measure(
+    model: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None
+) -> list[Method]:
+>>>>>>> wc
     """All ways through the same `count` samples: canvases free, masked naively, constrained; left to right free,
     constrained, and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
     samples = [task.generator(rng, SampleSpec(split="test", invented=task.invented)) for _ in range(count)]
     automaton = compile_tokens(compile_constraint(task.constraint).automaton, shipped().read())
     assert automaton is not None
-    ways = []
+    methods = []
     for decoding_mode in DecodingMode:
         requests = [
+<<<<<<< HEAD
             request_for(model, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
         ]
         kept = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]
@@ -94,14 +101,34 @@ def measure(model: DiffusionModel, task: Task, *, count: int, seed: int, guide: 
                 _way(decoding_mode, "llguidance", samples, _guided(model, guide, task.constraint.value, requests))
             )
     return ways
+=======
+            ask_for(model, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
+        ]
+        kept = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]
+        methods += [
+            _measure_method(decoding_mode, "free", samples, _by(model, requests)),
+            _measure_method(decoding_mode, KEPT, samples, _by(model, kept)),
+        ]
+        if decoding_mode is DecodingMode.DIFFUSION:
+            methods.append(
+                _measure_method(decoding_mode, "naive mask", samples, _by(MaskedModel(model, automaton), requests))
+            )
+        elif guide is not None and task.constraint.kind == "json_schema":
+            methods.append(
+                _measure_method(
+                    decoding_mode, "llguidance", samples, _guided(model, guide, task.constraint.value, requests)
+                )
+            )
+    return methods
+>>>>>>> wc
 
 
 def p_value(better: int, worse: int) -> float:
     """McNemar's exact test, two-sided: how likely pairs that differ are split at least so unevenly by chance
     alone."""
     pairs = better + worse
-    ways = sum(math.comb(pairs, count) for count in range(min(better, worse) + 1))
-    return float(min(1.0, 2 * ways / 2**pairs))
+    methods = sum(math.comb(pairs, count) for count in range(min(better, worse) + 1))
+    return float(min(1.0, 2 * methods / 2**pairs))
 
 
 def compared(free: Sequence[bool], other: Sequence[bool]) -> tuple[int, int, float]:
@@ -135,11 +162,11 @@ def main() -> int:
     return int(options.check and any(_is_worse(row) for row in rows))
 
 
-def _way(decoding_mode: DecodingMode, name: str, samples: Sequence[Sample], answered: Answered) -> Way:
+def _measure_method(decoding_mode: DecodingMode, name: str, samples: Sequence[Sample], answered: Answered) -> Method:
     started = time.thread_time()
     answers = answered()
     seconds = time.thread_time() - started
-    return Way(
+    return Method(
         decoding_mode=decoding_mode,
         name=name,
         right=tuple(text == sample.answer for (text, _), sample in zip(answers, samples, strict=True)),
@@ -163,34 +190,34 @@ def _guided(model: DiffusionModel, guide: LeftToRight, schema: Any, requests: Se
     return answered
 
 
-def _pooled(ways: Sequence[Way]) -> Way:
+def _pooled(methods: Sequence[Method]) -> Method:
     """One way over all seeds."""
     return replace(
-        ways[0],
-        right=tuple(one for way in ways for one in way.right),
-        passes=sum(way.passes for way in ways) / len(ways),
-        ms=sum(way.ms for way in ways) / len(ways),
+        methods[0],
+        right=tuple(one for method in methods for one in method.right),
+        passes=sum(method.passes for method in methods) / len(methods),
+        ms=sum(method.ms for method in methods) / len(methods),
     )
 
 
-def _rows(task: str, parts: Sequence[Sequence[Way]]) -> list[dict[str, Any]]:
+def _rows(task: str, parts: Sequence[Sequence[Method]]) -> list[dict[str, Any]]:
     """Of one task; each way against the free one of the same reading."""
-    ways = [_pooled(same) for same in zip(*parts, strict=True)]
-    free = {way.decoding_mode: way.right for way in ways if way.name == "free"}
+    methods = [_pooled(same) for same in zip(*parts, strict=True)]
+    free = {method.decoding_mode: method.right for method in methods if method.name == "free"}
     rows = []
-    for place, way in enumerate(ways):
-        gained, lost, p = compared(free[way.decoding_mode], way.right)
+    for place, method in enumerate(methods):
+        gained, lost, p = compared(free[method.decoding_mode], method.right)
         rows.append(
-            {"task": task, "reading": way.decoding_mode.value, "way": way.name, "right": sum(way.right)}
-            | {"of": len(way.right), "gained": gained, "lost": lost, "p": float(f"{p:.2g}")}
-            | {"passes": round(way.passes, 1), "ms": round(way.ms, 1)}
+            {"task": task, "reading": method.decoding_mode.value, "method": method.name, "right": sum(method.right)}
+            | {"of": len(method.right), "gained": gained, "lost": lost, "p": float(f"{p:.2g}")}
+            | {"passes": round(method.passes, 1), "ms": round(method.ms, 1)}
             | {"right by seed": " ".join(str(sum(part[place].right)) for part in parts)}
         )
     return rows
 
 
 def _is_worse(row: Mapping[str, Any]) -> bool:
-    return bool(row["way"] == KEPT and row["lost"] > row["gained"] and row["p"] < SIGNIFICANT)
+    return bool(row["method"] == KEPT and row["lost"] > row["gained"] and row["p"] < SIGNIFICANT)
 
 
 if __name__ == "__main__":

@@ -66,8 +66,13 @@ def measure() -> Embedded:
 
 
 def _forward_ms(model: DiffusionModel) -> float:
+<<<<<<< HEAD
     """The net's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
     watched = InstrumentedModel(model, time.thread_time)
+=======
+    """The model's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
+    watched = WatchedNet(model, time.thread_time)
+>>>>>>> wc
     request = _endless(model)
     loop = Loop(watched, Capacity(max_num_seqs=1, max_context=len(request.prompt_ids) + request.max_tokens))
     loop.add(request)
@@ -83,11 +88,17 @@ def _mixed(model: DiffusionModel, automaton: TokenAutomaton) -> tuple[MixedStep,
     seen: dict[int, list[Observation]] = {count: [] for count in CONSTRAINED}
     request = _endless(model)
     loops = []
+<<<<<<< HEAD
     for count, reported in seen.items():
         loop = Loop(
             model,
             Capacity(max_num_seqs=ROWS, max_context=len(request.prompt_ids) + request.max_tokens),
             reported.append,
+=======
+    for count, told in seen.items():
+        loop = Loop(
+            model, Capacity(max_num_seqs=ROWS, max_context=len(request.prompt_ids) + request.max_tokens), told.append
+>>>>>>> wc
         )
         for row in range(ROWS):
             matcher = open_matcher(automaton, request.max_tokens) if row < count else None
@@ -109,4 +120,8 @@ def _median(count: int, reported: Sequence[Observation]) -> MixedStep:
 
 def _endless(model: DiffusionModel) -> GenerationRequest:
     """A canvas that does not settle while it is measured."""
+<<<<<<< HEAD
     return request_for(samples(1)[0], replace(model.info.denoising, steps=STEPS, stability=64))
+=======
+    return ask_for(samples(1)[0], replace(model.info.denoising, steps=STEPS, stability=64))
+>>>>>>> wc

@@ -1,4 +1,4 @@
-"""Orders to extract within their schema, by one net in several ways: right answers, passes of the net, time.
+"""Orders to extract within their schema, by one model in several ways: right answers, passes of the model, time.
 
 One request at a time, in thread time: the canvas free and within the schema, and left to right with our automaton and
 with llguidance. (With rows enough for figures about accuracy alone: `benchmarks.constraints_answers`.)
@@ -31,7 +31,7 @@ KEPT: Final = "canvas, within the schema"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Method:
     """One way to answer requests: which answers were right; means of passes, the prompt's among them, and of ms."""
 
     name: str
@@ -40,9 +40,13 @@ class Way:
     ms: float
 
 
-def ways(guided: LeftToRight | None, count: int) -> list[Way]:
+def methods(guided: LeftToRight | None, count: int) -> list[Method]:
     """All of them over the same requests; without llguidance, all but the last."""
+<<<<<<< HEAD
     model = InstrumentedModel(load(str(SHIPPED), LoadOptions(threads=1)))
+=======
+    model = WatchedNet(load(str(SHIPPED), LoadOptions(threads=1)))
+>>>>>>> wc
     automaton = compile_tokens(compile_schema(SCHEMA).automaton, shipped().read())
     assert automaton is not None
     rng = random.Random(SEED)
@@ -50,14 +54,24 @@ def ways(guided: LeftToRight | None, count: int) -> list[Way]:
 
     def requests(decoding_mode: DecodingMode, *, is_kept: bool) -> Iterator[GenerationRequest]:
         for seed, sample in enumerate(samples):
+<<<<<<< HEAD
             request = request_for(model, sample, decoding_mode, seed=seed)
+=======
+            request = ask_for(model, sample, decoding_mode, seed=seed)
+>>>>>>> wc
             yield replace(request, matcher=open_matcher(automaton, request.max_tokens)) if is_kept else request
 
     answers = [sample.answer for sample in samples]
     found = [
+<<<<<<< HEAD
         _way(FREE, model, list(requests(DecodingMode.DIFFUSION, is_kept=False)), answers, _by_us(model)),
         _way(KEPT, model, list(requests(DecodingMode.DIFFUSION, is_kept=True)), answers, _by_us(model)),
         _way(
+=======
+        _measure_method(FREE, model, list(requests(DecodingMode.DIFFUSION, is_kept=False)), answers, _by_us(model)),
+        _measure_method(KEPT, model, list(requests(DecodingMode.DIFFUSION, is_kept=True)), answers, _by_us(model)),
+        _measure_method(
+>>>>>>> wc
             "left to right, our automaton",
             model,
             list(requests(DecodingMode.AUTOREGRESSIVE, is_kept=True)),
@@ -68,22 +82,38 @@ def ways(guided: LeftToRight | None, count: int) -> list[Way]:
     if guided is not None:
         by_guided = _by_guided(model, guided)
         plain = list(requests(DecodingMode.AUTOREGRESSIVE, is_kept=False))
+<<<<<<< HEAD
         found.append(_way("left to right, llguidance", model, plain, answers, by_guided))
+=======
+        found.append(_measure_method("left to right, llguidance", model, plain, answers, by_guided))
+>>>>>>> wc
     return found
 
 
-def _way(
+def _measure_method(
     name: str,
+<<<<<<< HEAD
     model: InstrumentedModel,
     requests: Sequence[GenerationRequest],
     answers: Sequence[str],
     answer: Callable[[GenerationRequest], str],
 ) -> Way:
+=======
+    model: WatchedNet,
+    requests: Sequence[GenerationRequest],
+    answers: Sequence[str],
+    answer: Callable[[GenerationRequest], str],
+) -> Method:
+>>>>>>> wc
     answer(requests[0])  # what is made once is not what is measured
     passes, started = model.passes, time.thread_time()
     texts = [answer(request) for request in requests]
     count = len(requests)
+<<<<<<< HEAD
     return Way(
+=======
+    return Method(
+>>>>>>> wc
         name=name,
         verdicts=tuple(text == right for text, right in zip(texts, answers, strict=True)),
         passes=(model.passes - passes) / count,

@@ -1,7 +1,7 @@
-"""How good labels are that are read off the net at once: `python -m benchmarks.labels [--check] [--json FILE]`
+"""Benchmark of label probabilities: `python -m benchmarks.labels [--check] [--json FILE]`
 
 Held-out orders of the extraction task. All fields but one are given, the labels are the answers that are left. Right
-answers of the likeliest label (two passes) and of denoising within the same set, the log loss of the probabilities in
+answers of the most likely label (two passes) and of denoising within the same set, the log loss of the probabilities in
 nats, and the canvas passes of denoising.
 """
 
@@ -61,12 +61,19 @@ def measure(model: DiffusionModel, field: str, *, invented: bool, count: int, se
     rng = random.Random(seed)
     sets: list[tuple[Sample, list[str]]] = []
     while len(sets) < count:
+<<<<<<< HEAD
         sample = order(rng, SampleSpec(split="test", invented=float(invented)))
         if max(map(len, answers := _answers(sample, field))) < model.info.denoising.canvas_length:
             sets.append((sample, answers))
     requests = [
         request_for(model, sample, DecodingMode.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)
     ]
+=======
+        sample = order(rng, Wish(split="test", invented=float(invented)))
+        if max(map(len, answers := _answers(sample, field))) < model.info.denoising.canvas_length:
+            sets.append((sample, answers))
+    requests = [ask_for(model, sample, DecodingMode.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)]
+>>>>>>> wc
     weighed = [_weighed(model, request, answers) for request, (_, answers) in zip(requests, sets, strict=True)]
     truths = [answers.index(sample.answer) for sample, answers in sets]
     denoised = run(model, [_within(request, answers) for request, (_, answers) in zip(requests, sets, strict=True)])

@@ -1,7 +1,7 @@
-"""Left-to-right constrained decoding with llguidance: mask, take the likeliest, go on.
+"""Left-to-right constrained decoding with llguidance: mask, take the most likely, go on.
 
 What every autoregressive engine does with a schema. On the logits of a canvas it is the greedy way through the same
-lattice of which our engine takes the best path; read from a net, it is the baseline in accuracy, passes and time. It
+lattice of which our engine takes the best path; read from a model, it is the baseline in accuracy, passes and time. It
 sees neither what comes later nor how many tokens are left.
 """
 
@@ -89,12 +89,21 @@ def of_canvas(logits: Floats) -> Source:
 
 
 class OfModel:
+<<<<<<< HEAD
     """Pass after pass of a net that reads left to right, over a context of its own."""
 
     def __init__(self, model: DiffusionModel, request: GenerationRequest) -> None:
         self._model, self._request, self._at = model, request, 0
         room = len(request.prompt_ids) + request.max_tokens
         self._cache = KvCache(model.kv_layers, slots=1, slot_tokens=room, dtype=model.dtype, device=model.device)
+=======
+    """Pass after pass of a model that reads left to right, over a context of its own."""
+
+    def __init__(self, model: DiffusionModel, request: GenerationRequest) -> None:
+        self._model, self._request, self._at = model, request, 0
+        slot_tokens = len(request.prompt_ids) + request.max_tokens
+        self._cache = KvCache(model.kv_layers, slots=1, slot_tokens=slot_tokens, dtype=model.dtype, device=model.device)
+>>>>>>> wc
 
     @torch.inference_mode()
     def __call__(self, ids: Sequence[int]) -> Floats | None:
@@ -102,7 +111,11 @@ class OfModel:
         if len(ids) == self._request.max_tokens:
             return None
         new = (*self._request.prompt_ids, *ids)[self._at :]
+<<<<<<< HEAD
         view = self._cache.prefill_view([0], [self._at], [len(new)])
+=======
+        view = self._cache.appending([0], [self._at], [len(new)])
+>>>>>>> wc
         hidden = self._model.encode(padded([new], self._model.device), view)
         self._cache.seal(view)
         self._at += len(new)

@@ -1,8 +1,10 @@
-"""Validation on real schemas: `python -m benchmarks.schemas FILE.jsonl [--check] [--json FILE]`.
+"""Benchmark of the gateway's validation on real schemas: `python -m benchmarks.schemas FILE.jsonl [--check] [--json
+FILE]`.
 
 A line of the file is `{"schema": ..., "tests": [{"valid": true, "data": ...}]}`, as JSONSchemaBench has them. Each
-instance is judged three times: by the gateway's compiled validator, by the reference implementation `jsonschema`, and
-read along piece by piece as a stream. The first two must agree, and the third must never refuse what they accept.
+instance is validated three times: by the gateway's compiled validator, by the reference implementation `jsonschema`,
+and by the incremental validator, piece by piece as in a stream. The first two must agree, and the third must never
+refuse what they accept.
 """
 
 import argparse
@@ -53,14 +55,22 @@ def main() -> int:
     options = parser.parse_args()
     tally = Tally()
     for row in _rows(options.file):
+<<<<<<< HEAD
         validate(row, tally)
+=======
+        validate_row(row, tally)
+>>>>>>> wc
     _print(tally)
     if options.json:
         options.json.write_text(json.dumps(asdict(tally), indent=1))
     return 1 if options.check and not tally.is_good else 0
 
 
+<<<<<<< HEAD
 def validate(row: dict[str, Any], tally: Tally) -> None:
+=======
+def validate_row(row: dict[str, Any], tally: Tally) -> None:
+>>>>>>> wc
     """One schema and all its instances."""
     tally.schemas += 1
     began = time.perf_counter()

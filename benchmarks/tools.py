@@ -1,4 +1,4 @@
-"""What tools on offer do to the embedded checkpoint: `python -m benchmarks.tools [--check] [--json FILE]`
+"""Benchmark of offered tools with the embedded checkpoint: `python -m benchmarks.tools [--check] [--json FILE]`
 
 Held-out samples of its tasks, answered by the loop that serves, alone and with a tool on offer that the task has no use
 for (`auto`; the prompt stays as it is, so that only the constraint differs): right answers of each, and calls. Then
@@ -75,7 +75,11 @@ def offer(*, must: bool) -> TokenAutomaton:
 def measure(model: DiffusionModel, task: str, decoding_mode: DecodingMode, *, count: int, seed: int = 5) -> Row:
     """The same samples three times."""
     rng = random.Random(seed)
+<<<<<<< HEAD
     samples = [TASKS[task](rng, SampleSpec(split="test")) for _ in range(count)]
+=======
+    samples = [TASKS[task](rng, Wish(split="test")) for _ in range(count)]
+>>>>>>> wc
     alone = _answers(model, samples, decoding_mode)
     beside = _answers(model, samples, decoding_mode, offer(must=False))
     due = _answers(model, samples, decoding_mode, offer(must=True), max_tokens=CALL_TOKENS, temperature=1.5)
@@ -125,8 +129,12 @@ def _answers(
     **changes: Any,
 ) -> list[str]:
     requests = [
+<<<<<<< HEAD
         replace(request_for(model, sample, decoding_mode, seed=place), **changes)
         for place, sample in enumerate(samples)
+=======
+        replace(ask_for(model, sample, decoding_mode, seed=place), **changes) for place, sample in enumerate(samples)
+>>>>>>> wc
     ]
     if automaton is not None:
         requests = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]
