@@ -14,8 +14,8 @@ from benchmarks.left_to_right import LeftToRight, OfNet
 from benchmarks.vocabularies import SHIPPED, shipped
 from benchmarks.worker_requests import InstrumentedModel
 from diffusion_worker.constraints.compile import compile_schema
-from diffusion_worker.constraints.inference.matcher import open_cursor
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.inference.matcher import open_matcher
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
@@ -43,7 +43,7 @@ class Way:
 def ways(guided: LeftToRight | None, count: int) -> list[Way]:
     """All of them over the same requests; without llguidance, all but the last."""
     net = InstrumentedModel(load(str(SHIPPED), LoadOptions(threads=1)))
-    automaton = lift(compile_schema(SCHEMA).automaton, shipped().read())
+    automaton = compile_tokens(compile_schema(SCHEMA).automaton, shipped().read())
     assert automaton is not None
     rng = random.Random(SEED)
     samples = [order(rng, SampleSpec(split="test", invented=1.0)) for _ in range(count)]
@@ -51,7 +51,7 @@ def ways(guided: LeftToRight | None, count: int) -> list[Way]:
     def asks(decoding_mode: DecodingMode, *, is_kept: bool) -> Iterator[GenerationRequest]:
         for seed, sample in enumerate(samples):
             ask = request_for(net, sample, decoding_mode, seed=seed)
-            yield replace(ask, matcher=open_cursor(automaton, ask.max_tokens)) if is_kept else ask
+            yield replace(ask, matcher=open_matcher(automaton, ask.max_tokens)) if is_kept else ask
 
     answers = [sample.answer for sample in samples]
     found = [

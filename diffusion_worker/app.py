@@ -19,7 +19,7 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp
 
-from diffusion_worker.constraint_service.cache import Store
+from diffusion_worker.constraint_service.cache import ConstraintCache
 from diffusion_worker.constraint_service.service import ConstraintService
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity
@@ -211,9 +211,9 @@ def _logging(settings: Settings) -> AbstractContextManager[None]:
     return json_lines(sys.stderr) if settings.log == "json" else nullcontext()
 
 
-def _store(folder: Path | None) -> Store:
+def _store(folder: Path | None) -> ConstraintCache:
     try:
-        return Store(folder)
+        return ConstraintCache(folder)
     except OSError as error:
         raise BadSetting(f"--constraint-cache {folder}: {error.strerror or error}") from error
 

@@ -11,12 +11,13 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from diffusion_worker.errors import BadSetting, CheckpointError
 from diffusion_worker.memory.budget import Plan, plan
 from diffusion_worker.settings import read_settings
+from twolane.process.bundled import resolve_checkpoint
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import WRONG_USE, OneLineParser
 from twolane.process.sockets import bind
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(word.split("=")[0] == "--plan" for word in arguments):
             return _print_plan(arguments)
         settings = read_settings(arguments)
+        settings = replace(settings, checkpoint=resolve_checkpoint(settings.checkpoint))
         with contextlib.ExitStack() as sockets:
             public = sockets.enter_context(bind(settings.host, settings.port, setting="--port (TWOLANE_WORKER_PORT)"))
             admin = None
@@ -82,7 +84,7 @@ def _print_plan(arguments: Sequence[str]) -> int:
     from diffusion_worker.models.plan import measure  # imports torch
 
     found = plan(
-        measure(options.plan),
+        measure(resolve_checkpoint(options.plan)),
         dtype=options.dtype,
         memory_limit_bytes=options.memory_limit_bytes,
         max_context=options.max_context,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from diffusion_worker.constraints.inference.token_mask import allowed
+from diffusion_worker.constraints.inference.matcher import allowed_tokens
 from diffusion_worker.denoise.draws import DrawKey, Draws
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel, PrefillContext
@@ -51,7 +51,7 @@ def _limited(items: Sequence[Decode], logits: torch.Tensor) -> tuple[torch.Tenso
     if all(item.matcher is None for item in items):
         return logits, torch.zeros(len(items), device=logits.device)
     everything = np.ones(logits.shape[-1], np.bool_)
-    masks = np.stack([everything if item.matcher is None else allowed(item.matcher) for item in items])
+    masks = np.stack([everything if item.matcher is None else allowed_tokens(item.matcher) for item in items])
     limited = logits.masked_fill(~upload(torch.from_numpy(masks), logits.device), -torch.inf)
     return limited, upload((masks.sum(axis=1) == 1).tolist(), logits.device)
 

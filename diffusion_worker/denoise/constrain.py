@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.inference.marginals import marginals, remaining
-from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
+from diffusion_worker.constraints.inference.marginals import backward_masses, marginals
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, forced_tokens
 from diffusion_worker.constraints.inference.sample import sample_path
-from diffusion_worker.constraints.inference.token_mask import forced
-from diffusion_worker.constraints.inference.token_set_scores import ClassMasses, weigh_classes
+from diffusion_worker.constraints.inference.token_set_scores import TokenSetMasses, weigh_token_sets
 from diffusion_worker.constraints.inference.viterbi import best_path
 from diffusion_worker.denoise.score import Scores
 from diffusion_worker.models.host_to_device import upload
@@ -98,7 +97,9 @@ class _ConstrainedRow:
                 item.matcher, item.pinned_prefix, free=canvas - self._pinned, near_deadline=item.near_deadline
             )
             self._infer(matcher, z[self._pinned :], uniforms[self._pinned :], item.temperature)
-        self.forced[: self._pinned] = forced(item.matcher.automaton, item.matcher.state, self.surest[: self._pinned])
+        self.forced[: self._pinned] = forced_tokens(
+            item.matcher.automaton, item.matcher.state, self.surest[: self._pinned]
+        )
 
     def _infer(
         self, matcher: Matcher, z: NDArray[np.float32], uniforms: NDArray[np.float32], temperature: float | None
@@ -107,35 +108,35 @@ class _ConstrainedRow:
         if matcher.forbidden:
             z = z.copy()
             z[0, list(matcher.forbidden)] = _FORBIDDEN
-        masses = weigh_classes(automaton.classes, z)
-        onward = remaining(matcher, masses)
-        best, shares = best_path(matcher, masses.scores), marginals(matcher, masses, onward)
+        masses = weigh_token_sets(automaton.token_sets, z)
+        backward = backward_masses(matcher, masses)
+        best, shares = best_path(matcher, masses.scores), marginals(matcher, masses, backward)
         self.surest[free] = best.tokens
         self.entropy[self._pinned : self._pinned + len(shares.entropy)] = shares.entropy
-        self.forced[self._pinned : self._pinned + best.length] = forced(
+        self.forced[self._pinned : self._pinned + best.length] = forced_tokens(
             automaton, matcher.state, best.tokens[: best.length]
         )
-        self.sampled[free] = _sampled_path(matcher, masses, onward, uniforms, temperature).tokens
+        self.sampled[free] = _sampled_path(matcher, masses, backward, uniforms, temperature).tokens
 
 
 def _matcher_for(matcher: Matcher, pinned: tuple[int, ...], *, free: int, near_deadline: bool) -> Matcher:
     """The matcher after the pinned ids. Near the deadline the text must end on this canvas, if it can."""
     matcher = matcher.after(pinned)
-    room = matcher.room(free)
-    if near_deadline and matcher.automaton.distance[matcher.state] <= room:
-        return replace(matcher, tokens_left=room)
+    remaining = matcher.remaining_positions(free)
+    if near_deadline and matcher.automaton.distance[matcher.state] <= remaining:
+        return replace(matcher, tokens_left=remaining)
     return matcher
 
 
 def _sampled_path(
     matcher: Matcher,
-    masses: ClassMasses,
-    onward: NDArray[np.float64],
+    masses: TokenSetMasses,
+    backward: NDArray[np.float64],
     uniforms: NDArray[np.float32],
     temperature: float | None,
 ) -> CanvasPath:
     """A path sampled at the request's `temperature`, which scales sampling only."""
     if temperature not in (None, 0.0, 1.0):
-        masses = weigh_classes(matcher.automaton.classes, masses.scores.logits / np.float32(temperature))
-        onward = remaining(matcher, masses)
-    return sample_path(matcher, masses, onward, np.minimum(uniforms, _BELOW_ONE).astype(np.float64))
+        masses = weigh_token_sets(matcher.automaton.token_sets, masses.scores.logits / np.float32(temperature))
+        backward = backward_masses(matcher, masses)
+    return sample_path(matcher, masses, backward, np.minimum(uniforms, _BELOW_ONE).astype(np.float64))

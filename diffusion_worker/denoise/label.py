@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from diffusion_worker.constraints.inference.labels import weigh
+from diffusion_worker.constraints.inference.labels import label_logprobs
 from diffusion_worker.denoise.constrain import Constrained
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.step_batch import Denoise
@@ -47,7 +47,7 @@ def label(items: Sequence[Denoise], constrained: Constrained, logits: torch.Tens
         assert labels is not None
         if not np.isfinite(seen).all():
             continue
-        found = weigh(labels, seen)
+        found = label_logprobs(labels, seen)
         best = int(found.argmax())
         answer = (*labels.answers[best], labels.end_id)
         surest[row] = labels.end_id  # also after the label, where nothing is read

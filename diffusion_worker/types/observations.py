@@ -96,7 +96,7 @@ class ConstraintWork(StrEnum):
 
     COMPILE = "compile"  # to a token automaton, in the compiler process; cache hits are not counted
     STEP = "step"  # on the host, within a denoising step
-    JUDGE = "judge"  # of a complete response
+    VALIDATE = "validate"  # of a complete response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator
 
 from benchmarks.vocabularies import shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.inference.matcher import Matcher, open_cursor
+from diffusion_worker.constraints.inference.matcher import Matcher, open_matcher
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
@@ -53,7 +53,7 @@ CONSTRAINTS = {
 OF_SHIPPED: dict[str, Any] = {
     "vocab_size": VOCABULARY.size,
     "end_ids": VOCABULARY.end_ids,
-    "pad_id": VOCABULARY.tail_id,
+    "pad_id": VOCABULARY.padding_id,
     "denoising": DENOISING,
 }
 
@@ -77,13 +77,13 @@ class NoisyNet(ToyModel):
 
 @cache
 def automaton_of(name: str) -> TokenAutomaton:
-    automaton = lift(compile_constraint(CONSTRAINTS[name]).automaton, VOCABULARY)
+    automaton = compile_tokens(compile_constraint(CONSTRAINTS[name]).automaton, VOCABULARY)
     assert automaton is not None
     return automaton
 
 
 def cursor_of(name: str, max_tokens: int) -> Matcher:
-    return open_cursor(automaton_of(name), max_tokens)
+    return open_matcher(automaton_of(name), max_tokens)
 
 
 def request(name: str | None, *, max_tokens: int = 120, **changes: Any) -> GenerationRequest:
@@ -202,10 +202,10 @@ def test_near_its_deadline_a_text_that_can_close_does(monkeypatch: pytest.Monkey
 
 def test_forced_tokens_earn_no_confidence() -> None:
     """The model gives every token of noise a small probability; of a choice of one nothing is left to be sure of."""
-    automaton = lift(compile_constraint(Constraint(kind="choice", value=["perhaps"])).automaton, VOCABULARY)
+    automaton = compile_tokens(compile_constraint(Constraint(kind="choice", value=["perhaps"])).automaton, VOCABULARY)
     assert automaton is not None
     for decoding_mode in DecodingMode:
-        one = replace(request(None, decoding_mode=decoding_mode), matcher=open_cursor(automaton, 120))
+        one = replace(request(None, decoding_mode=decoding_mode), matcher=open_matcher(automaton, 120))
         [answer] = run(NoisyNet(), [one])
         assert WORDS.text(list(answer.ids)) == b"perhaps"
         assert answer.end.usage.confidence is None

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_worker.constraints.inference.labels import Labels, read_labels, read_spellings, weigh
-from diffusion_worker.constraints.tokens.vocabulary_bytes import read_lexicon
+from diffusion_worker.constraints.inference.labels import Labels, compile_labels, index_tokens, label_logprobs
+from diffusion_worker.constraints.tokens.vocabulary_bytes import make_vocabulary_bytes
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
 from diffusion_worker.models.interface import CanvasContext
@@ -16,8 +16,8 @@ from diffusion_worker.types.events import BlockSealed, Faulted, Finished, Finish
 from diffusion_worker.types.requests import GenerationRequest
 from tests.worker.test_constrained import DENOISING, WORDS, NoisyNet, is_member, request, turned
 
-SPELLINGS = read_spellings(read_lexicon(WORDS.tokens, (WORDS.end_id,), WORDS.tail_id))
-LABELS = read_labels([["yes"], ["no"], ["perhaps"]], SPELLINGS)
+SPELLINGS = index_tokens(make_vocabulary_bytes(WORDS.tokens, (WORDS.end_id,), WORDS.padding_id))
+LABELS = compile_labels([["yes"], ["no"], ["perhaps"]], SPELLINGS)
 
 
 class FixedNet(NoisyNet):
@@ -37,7 +37,7 @@ def noise(length: int, vocab: int) -> torch.Tensor:
 
 def expected(labels: Labels) -> np.ndarray:
     logprobs = noise(DENOISING.canvas_length, len(WORDS.tokens)).log_softmax(-1).double().numpy()
-    return weigh(labels, logprobs[: labels.positions, labels.tokens])
+    return label_logprobs(labels, logprobs[: labels.positions, labels.tokens])
 
 
 def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
@@ -82,7 +82,9 @@ def test_a_denoising_parameters_that_wants_no_stability_still_takes_two_passes()
 def test_neighbours_notice_nothing(is_exact: bool) -> None:
     """Nor does a row with labels of its neighbours."""
     free, bound = request(None, max_tokens=40), request("a pattern", seed=1)
-    few, other = (replace(request(None), labels=labels) for labels in (LABELS, read_labels([["a"], ["bc"]], SPELLINGS)))
+    few, other = (
+        replace(request(None), labels=labels) for labels in (LABELS, compile_labels([["a"], ["bc"]], SPELLINGS))
+    )
 
     def answered(*requests: GenerationRequest) -> list[list[int]]:
         loop = Loop(FixedNet(), Capacity(max_context=200, max_num_seqs=4, is_exact=is_exact))

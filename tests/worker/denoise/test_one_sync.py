@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.inference.matcher import Matcher, open_cursor
+from diffusion_worker.constraints.inference.matcher import Matcher, open_matcher
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.compilation import lift
-from diffusion_worker.constraints.tokens.token_trie import read_vocabulary
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
+from diffusion_worker.constraints.tokens.token_trie import build_token_trie
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.types.requests import DenoisingParams
@@ -139,11 +139,11 @@ def test_a_step_with_constrained_rows_waits_once_more_however_many_they_are(make
 def any_text(vocab_size: int) -> Matcher:
     """A constraint that allows every text of letters; the tokens are letters, after a pad and an end token."""
     tokens = [b"", b"", *(bytes([65 + number]) for number in range(vocab_size - 2))]
-    automaton = lift(
-        compile_constraint(Constraint(kind="regex", value="[A-Z]*")).automaton, read_vocabulary(tokens, (1,), 0)
+    automaton = compile_tokens(
+        compile_constraint(Constraint(kind="regex", value="[A-Z]*")).automaton, build_token_trie(tokens, (1,), 0)
     )
     assert automaton is not None
-    return open_cursor(automaton, 40)
+    return open_matcher(automaton, 40)
 
 
 REMOTE = torch.arange(6, device=DEVICE)

@@ -96,7 +96,7 @@ def test_work_on_constraints_is_timed_by_its_kind() -> None:
     found = values(meters)
     assert found['twolane_worker_constraint_seconds_sum{phase="compile"}'] == 1.5
     assert found['twolane_worker_constraint_seconds_count{phase="step"}'] == 1
-    assert found['twolane_worker_constraint_seconds_count{phase="judge"}'] == 0
+    assert found['twolane_worker_constraint_seconds_count{phase="validate"}'] == 0
 
 
 def test_steps_blocks_and_refusals_are_counted() -> None:
