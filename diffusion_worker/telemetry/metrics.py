@@ -3,7 +3,6 @@
 Each Meters has its own registry, so that several workers can share a process. Label values come from closed sets.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -79,12 +78,7 @@ class Meters:
     def __init__(self, model: str, version: str = "") -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the size of the page and are not used
         self.registry = CollectorRegistry()
-        self._make_load(model, version)
-        self._make_loop()
-        self._make_sequences({"gen_ai_request_model": model})
-
-    def _make_sequences(self, named: Mapping[str, str]) -> None:
-        """Metrics of whole sequences."""
+        named = {"gen_ai_request_model": model}
         self._duration = self._histogram(
             REQUEST_DURATION, "Time from submission to the end of a sequence", _SECONDS, **named
         )
@@ -94,34 +88,6 @@ class Meters:
         self._per_token = self._histogram(
             TIME_PER_OUTPUT_TOKEN, "Duration of a finished sequence per completion token", _PER_TOKEN_SECONDS, **named
         )
-        sequences = Counter(SEQUENCES, "Ended sequences", ["outcome"], registry=self.registry)
-        self._sequences = {outcome: sequences.labels(outcome=outcome.value) for outcome in Outcome}
-        tokens = Counter(
-            TOKENS,
-            "Tokens of ended sequences; cached tokens are included in prompt tokens",
-            ["kind"],
-            registry=self.registry,
-        )
-        self._prompt, self._cached, self._completion = (
-            tokens.labels(kind=kind) for kind in ("prompt", "cached", "completion")
-        )
-        phase = Histogram(PHASE, "Time of a sequence per phase", ["phase"], buckets=_SECONDS, registry=self.registry)
-        self._queue, self._prefill, self._denoise = (
-            phase.labels(phase=name) for name in ("queue", "prefill", "denoise")
-        )
-        self._cancelled = Counter(
-            CANCELLED, "Sequences cancelled because the client disconnected", registry=self.registry
-        )
-        self._prefix_hits = Counter(PREFIX_HITS, "Prefix-cache hits", registry=self.registry)
-        self._prefix_tokens = Counter(
-            PREFIX_TOKENS, "Prompt tokens reused from the prefix cache", registry=self.registry
-        )
-        self._preemptions = Counter(PREEMPTIONS, "Preempted sequences", registry=self.registry)
-        self._wait_ratio = self._histogram(WAIT_RATIO, "Actual / predicted queue wait", _RATIOS)
-        self._refused = Counter(REFUSED, "Rejected requests", ["reason"], registry=self.registry)
-
-    def _make_loop(self) -> None:
-        """Metrics of the engine loop."""
         self._step = self._histogram(STEP, "Duration of an engine iteration", _STEP_SECONDS)
         self._rows = self._histogram(ROWS_PER_STEP, "Sequences per engine iteration", _ROWS)
         self._tokens_per_forward = self._histogram(
@@ -132,33 +98,11 @@ class Meters:
             DENOISING_STEPS, "Denoising steps per block", ["stop"], buckets=_STEPS, registry=self.registry
         )
         self._steps = {stop: steps.labels(stop=stop.value) for stop in BlockStop}
-        self._sealed = Counter(SEALED_BLOCKS, "Sealed canvases", registry=self.registry)
-        constraint = Histogram(
-            CONSTRAINT,
-            "Time spent on constraints per phase",
-            ["phase"],
-            buckets=_CONSTRAINT_SECONDS,
-            registry=self.registry,
-        )
-        self._constraint = {work: constraint.labels(phase=work.value) for work in ConstraintWork}
-
-    def _make_load(self, model: str, version: str) -> None:
-        """Gauges of the worker as it is now."""
-        state = Gauge(STATE, "1 for the current state of the worker, else 0", ["state"], registry=self.registry)
-        self._states = {word: state.labels(state=word.value) for word in Residency}
-        memory = Gauge(MEMORY_BYTES, "Device memory", ["kind"], registry=self.registry)
-        self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
-        self._max_rows = Gauge(MAX_ROWS, "Sequences that may run together at present", registry=self.registry)
+        self._register_sequence_metrics()
+        self._register_event_metrics()
+        self._register_gauges()
         build = Gauge(BUILD_INFO, "Version and model of the worker", ["version", "model"], registry=self.registry)
         build.labels(version=version, model=model).set(1)
-        self._running = Gauge(RUNNING, "Running sequences", registry=self.registry)
-        self._waiting = Gauge(WAITING, "Queued sequences", registry=self.registry)
-        self._wait = Gauge(PREDICTED_WAIT, "Predicted queue wait of a new request", registry=self.registry)
-        self._kv = Gauge(KV_BYTES, "KV-cache bytes of running sequences", registry=self.registry)
-        self._pressure = Gauge(
-            PRESSURE, "1 prefix cache dropped, 2 batch reduced, 3 admission stopped", registry=self.registry
-        )
-        self._retained = Gauge(RETAINED, "Contexts in the prefix cache", registry=self.registry)
 
     def observe(self, observation: Observation) -> None:
         """Record one observation."""
@@ -201,6 +145,59 @@ class Meters:
         for word, gauge in self._states.items():
             gauge.set(word is status.state)
         return generate_latest(self.registry)
+
+    def _register_sequence_metrics(self) -> None:
+        self._sealed = Counter(SEALED_BLOCKS, "Sealed canvases", registry=self.registry)
+        sequences = Counter(SEQUENCES, "Ended sequences", ["outcome"], registry=self.registry)
+        self._sequences = {outcome: sequences.labels(outcome=outcome.value) for outcome in Outcome}
+        tokens = Counter(
+            TOKENS,
+            "Tokens of ended sequences; cached tokens are included in prompt tokens",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._prompt, self._cached, self._completion = (
+            tokens.labels(kind=kind) for kind in ("prompt", "cached", "completion")
+        )
+        phase = Histogram(PHASE, "Time of a sequence per phase", ["phase"], buckets=_SECONDS, registry=self.registry)
+        self._queue, self._prefill, self._denoise = (
+            phase.labels(phase=name) for name in ("queue", "prefill", "denoise")
+        )
+        constraint = Histogram(
+            CONSTRAINT,
+            "Time spent on constraints per phase",
+            ["phase"],
+            buckets=_CONSTRAINT_SECONDS,
+            registry=self.registry,
+        )
+        self._constraint = {work: constraint.labels(phase=work.value) for work in ConstraintWork}
+
+    def _register_event_metrics(self) -> None:
+        self._cancelled = Counter(
+            CANCELLED, "Sequences cancelled because the client disconnected", registry=self.registry
+        )
+        self._prefix_hits = Counter(PREFIX_HITS, "Prefix-cache hits", registry=self.registry)
+        self._prefix_tokens = Counter(
+            PREFIX_TOKENS, "Prompt tokens reused from the prefix cache", registry=self.registry
+        )
+        self._preemptions = Counter(PREEMPTIONS, "Preempted sequences", registry=self.registry)
+        self._wait_ratio = self._histogram(WAIT_RATIO, "Actual / predicted queue wait", _RATIOS)
+        self._refused = Counter(REFUSED, "Rejected requests", ["reason"], registry=self.registry)
+
+    def _register_gauges(self) -> None:
+        state = Gauge(STATE, "1 for the current state of the worker, else 0", ["state"], registry=self.registry)
+        self._states = {word: state.labels(state=word.value) for word in Residency}
+        memory = Gauge(MEMORY_BYTES, "Device memory", ["kind"], registry=self.registry)
+        self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
+        self._max_rows = Gauge(MAX_ROWS, "Sequences that may run together at present", registry=self.registry)
+        self._running = Gauge(RUNNING, "Running sequences", registry=self.registry)
+        self._waiting = Gauge(WAITING, "Queued sequences", registry=self.registry)
+        self._wait = Gauge(PREDICTED_WAIT, "Predicted queue wait of a new request", registry=self.registry)
+        self._kv = Gauge(KV_BYTES, "KV-cache bytes of running sequences", registry=self.registry)
+        self._pressure = Gauge(
+            PRESSURE, "1 prefix cache dropped, 2 batch reduced, 3 admission stopped", registry=self.registry
+        )
+        self._retained = Gauge(RETAINED, "Contexts in the prefix cache", registry=self.registry)
 
     def _take_sequence(self, observed: SequenceObserved) -> None:
         self._sequences[observed.outcome].inc()
