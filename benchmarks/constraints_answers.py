@@ -28,10 +28,10 @@ from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.requests import DecodingMode, GenerationRequest
-from training.requests import request_for, text_of
+from diffusion_worker.types.generation import DecodingMode, GenerationRequest
+from training.asks import ask_for, text_of
 from training.tasks.orders import SCHEMA, order
-from training.tasks.sample import Generator, Sample, SampleSpec
+from training.tasks.sample import Generator, Sample, Wish
 from training.tasks.sudoku import sudoku
 from training.vocabulary import decode_ids
 
@@ -70,38 +70,18 @@ class Method:
     ms: float
 
 
-<<<<<<< HEAD
-def measure(model: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None) -> list[Way]:
-=======
 def measure(
     model: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None
 ) -> list[Method]:
->>>>>>> wc
     """All ways through the same `count` samples: canvases free, masked naively, constrained; left to right free,
     constrained, and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
-    samples = [task.generator(rng, SampleSpec(split="test", invented=task.invented)) for _ in range(count)]
+    samples = [task.generator(rng, Wish(split="test", invented=task.invented)) for _ in range(count)]
     automaton = compile_tokens(compile_constraint(task.constraint).automaton, shipped().read())
     assert automaton is not None
     methods = []
     for decoding_mode in DecodingMode:
         requests = [
-<<<<<<< HEAD
-            request_for(model, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
-        ]
-        kept = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]
-        ways += [
-            _way(decoding_mode, "free", samples, _by(model, requests)),
-            _way(decoding_mode, KEPT, samples, _by(model, kept)),
-        ]
-        if decoding_mode is DecodingMode.DIFFUSION:
-            ways.append(_way(decoding_mode, "naive mask", samples, _by(MaskedModel(model, automaton), requests)))
-        elif guide is not None and task.constraint.kind == "json_schema":
-            ways.append(
-                _way(decoding_mode, "llguidance", samples, _guided(model, guide, task.constraint.value, requests))
-            )
-    return ways
-=======
             ask_for(model, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
         ]
         kept = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]
@@ -120,7 +100,6 @@ def measure(
                 )
             )
     return methods
->>>>>>> wc
 
 
 def p_value(better: int, worse: int) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.worker_requests import InstrumentedModel
+from benchmarks.worker_requests import WatchedNet
 from diffusion_worker.constraints.inference.matcher import classes_of
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
@@ -24,27 +24,16 @@ def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
             for state in states - {automaton.done}
             for edge in range(automaton.first_edge[state], automaton.first_edge[state + 1])
         ]
-<<<<<<< HEAD
-        equivalence_classes = np.zeros(classes.classes, np.bool_)
-        for label in {int(automaton.label[edge]) for edge in edges}:
-            equivalence_classes[classes_of(classes, label)] = True
-        mask[:] = equivalence_classes[classes.class_of]
-=======
         allowed = np.zeros(token_sets.classes, np.bool_)
         for label in {int(automaton.label[edge]) for edge in edges}:
             allowed[classes_of(token_sets, label)] = True
         mask[:] = allowed[token_sets.class_of]
->>>>>>> wc
         mask[automaton.padding_id] |= automaton.done in states
         states = {int(automaton.target[edge]) for edge in edges} | (states & {automaton.done})
     return masks
 
 
-<<<<<<< HEAD
-class MaskedModel(InstrumentedModel):
-=======
 class MaskedModel(WatchedNet):
->>>>>>> wc
     """Masks each position of a canvas by itself. True for answers of one canvas."""
 
     def __init__(self, model: DiffusionModel, automaton: TokenAutomaton) -> None:

@@ -99,15 +99,9 @@ def _row(
     assert automaton is not None, f"{document['id']}: no token sequence spells an answer"
     noise, left_to_right = tools
     logits = noise[0].canvas_of(3.0)
-<<<<<<< HEAD
-    validate = AnswerValidator(document["schema"], has_check=bool(compiled.needs_check))
-    for one in noise:
-        validate.try_answers(automaton, one, words)
-=======
     checker = AnswerChecker(document["schema"], has_check=bool(compiled.needs_check))
     for one in noise:
         checker.try_answers(automaton, one, words)
->>>>>>> wc
     return Row(
         id=document["id"],
         split=document["split"],
@@ -117,15 +111,9 @@ def _row(
         states=automaton.states,
         edges=automaton.edges,
         shortest=int(automaton.distance[automaton.start]),
-<<<<<<< HEAD
-        answers=validate.answers,
-        left_to_check=validate.left_to_check,
-        invalid=tuple(validate.invalid),
-=======
         answers=checker.answers,
         left_to_check=checker.left_to_check,
         invalid=tuple(checker.invalid),
->>>>>>> wc
         step=step_ms(automaton, logits),
         best_logprob=_best_logprob(automaton, logits),
         greedy=left_to_right.decode(document["schema"], of_canvas(logits)) if left_to_right else None,

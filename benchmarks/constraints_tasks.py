@@ -12,17 +12,17 @@ from typing import Final
 
 from benchmarks.left_to_right import LeftToRight, OfModel
 from benchmarks.vocabularies import SHIPPED, shipped
-from benchmarks.worker_requests import InstrumentedModel
+from benchmarks.worker_requests import WatchedNet
 from diffusion_worker.constraints.compile import compile_schema
 from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.requests import DecodingMode, GenerationRequest
-from training.requests import request_for, text_of
+from diffusion_worker.types.generation import DecodingMode, GenerationRequest
+from training.asks import ask_for, text_of
 from training.tasks.orders import SCHEMA, order
-from training.tasks.sample import SampleSpec
+from training.tasks.sample import Wish
 from training.vocabulary import decode_ids
 
 SEED: Final = 7
@@ -42,36 +42,22 @@ class Method:
 
 def methods(guided: LeftToRight | None, count: int) -> list[Method]:
     """All of them over the same requests; without llguidance, all but the last."""
-<<<<<<< HEAD
-    model = InstrumentedModel(load(str(SHIPPED), LoadOptions(threads=1)))
-=======
     model = WatchedNet(load(str(SHIPPED), LoadOptions(threads=1)))
->>>>>>> wc
     automaton = compile_tokens(compile_schema(SCHEMA).automaton, shipped().read())
     assert automaton is not None
     rng = random.Random(SEED)
-    samples = [order(rng, SampleSpec(split="test", invented=1.0)) for _ in range(count)]
+    samples = [order(rng, Wish(split="test", invented=1.0)) for _ in range(count)]
 
     def requests(decoding_mode: DecodingMode, *, is_kept: bool) -> Iterator[GenerationRequest]:
         for seed, sample in enumerate(samples):
-<<<<<<< HEAD
-            request = request_for(model, sample, decoding_mode, seed=seed)
-=======
             request = ask_for(model, sample, decoding_mode, seed=seed)
->>>>>>> wc
             yield replace(request, matcher=open_matcher(automaton, request.max_tokens)) if is_kept else request
 
     answers = [sample.answer for sample in samples]
     found = [
-<<<<<<< HEAD
-        _way(FREE, model, list(requests(DecodingMode.DIFFUSION, is_kept=False)), answers, _by_us(model)),
-        _way(KEPT, model, list(requests(DecodingMode.DIFFUSION, is_kept=True)), answers, _by_us(model)),
-        _way(
-=======
         _measure_method(FREE, model, list(requests(DecodingMode.DIFFUSION, is_kept=False)), answers, _by_us(model)),
         _measure_method(KEPT, model, list(requests(DecodingMode.DIFFUSION, is_kept=True)), answers, _by_us(model)),
         _measure_method(
->>>>>>> wc
             "left to right, our automaton",
             model,
             list(requests(DecodingMode.AUTOREGRESSIVE, is_kept=True)),
@@ -82,38 +68,22 @@ def methods(guided: LeftToRight | None, count: int) -> list[Method]:
     if guided is not None:
         by_guided = _by_guided(model, guided)
         plain = list(requests(DecodingMode.AUTOREGRESSIVE, is_kept=False))
-<<<<<<< HEAD
-        found.append(_way("left to right, llguidance", model, plain, answers, by_guided))
-=======
         found.append(_measure_method("left to right, llguidance", model, plain, answers, by_guided))
->>>>>>> wc
     return found
 
 
 def _measure_method(
     name: str,
-<<<<<<< HEAD
-    model: InstrumentedModel,
-    requests: Sequence[GenerationRequest],
-    answers: Sequence[str],
-    answer: Callable[[GenerationRequest], str],
-) -> Way:
-=======
     model: WatchedNet,
     requests: Sequence[GenerationRequest],
     answers: Sequence[str],
     answer: Callable[[GenerationRequest], str],
 ) -> Method:
->>>>>>> wc
     answer(requests[0])  # what is made once is not what is measured
     passes, started = model.passes, time.thread_time()
     texts = [answer(request) for request in requests]
     count = len(requests)
-<<<<<<< HEAD
-    return Way(
-=======
     return Method(
->>>>>>> wc
         name=name,
         verdicts=tuple(text == right for text, right in zip(texts, answers, strict=True)),
         passes=(model.passes - passes) / count,

@@ -19,7 +19,7 @@ from benchmarks.vocabularies import Words
 from diffusion_worker.denoise.autoregressive import padded
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.requests import GenerationRequest
+from diffusion_worker.types.generation import GenerationRequest
 
 Floats = NDArray[np.float32]
 Source = Callable[[Sequence[int]], Floats | None]  # ids so far -> logits [vocab] of the next one, None: no room for it
@@ -89,21 +89,12 @@ def of_canvas(logits: Floats) -> Source:
 
 
 class OfModel:
-<<<<<<< HEAD
-    """Pass after pass of a net that reads left to right, over a context of its own."""
-
-    def __init__(self, model: DiffusionModel, request: GenerationRequest) -> None:
-        self._model, self._request, self._at = model, request, 0
-        room = len(request.prompt_ids) + request.max_tokens
-        self._cache = KvCache(model.kv_layers, slots=1, slot_tokens=room, dtype=model.dtype, device=model.device)
-=======
     """Pass after pass of a model that reads left to right, over a context of its own."""
 
     def __init__(self, model: DiffusionModel, request: GenerationRequest) -> None:
         self._model, self._request, self._at = model, request, 0
         slot_tokens = len(request.prompt_ids) + request.max_tokens
         self._cache = KvCache(model.kv_layers, slots=1, slot_tokens=slot_tokens, dtype=model.dtype, device=model.device)
->>>>>>> wc
 
     @torch.inference_mode()
     def __call__(self, ids: Sequence[int]) -> Floats | None:
@@ -111,11 +102,7 @@ class OfModel:
         if len(ids) == self._request.max_tokens:
             return None
         new = (*self._request.prompt_ids, *ids)[self._at :]
-<<<<<<< HEAD
-        view = self._cache.prefill_view([0], [self._at], [len(new)])
-=======
         view = self._cache.appending([0], [self._at], [len(new)])
->>>>>>> wc
         hidden = self._model.encode(padded([new], self._model.device), view)
         self._cache.seal(view)
         self._at += len(new)

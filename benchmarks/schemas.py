@@ -55,22 +55,14 @@ def main() -> int:
     options = parser.parse_args()
     tally = Tally()
     for row in _rows(options.file):
-<<<<<<< HEAD
-        validate(row, tally)
-=======
         validate_row(row, tally)
->>>>>>> wc
     _print(tally)
     if options.json:
         options.json.write_text(json.dumps(asdict(tally), indent=1))
     return 1 if options.check and not tally.is_good else 0
 
 
-<<<<<<< HEAD
-def validate(row: dict[str, Any], tally: Tally) -> None:
-=======
 def validate_row(row: dict[str, Any], tally: Tally) -> None:
->>>>>>> wc
     """One schema and all its instances."""
     tally.schemas += 1
     began = time.perf_counter()

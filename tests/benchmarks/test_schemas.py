@@ -4,11 +4,7 @@ from typing import Any
 
 import pytest
 
-<<<<<<< HEAD
-from benchmarks.schemas import Tally, validate
-=======
 from benchmarks.schemas import Tally, validate_row
->>>>>>> wc
 
 ROW = {
     "id": "one",
@@ -19,22 +15,14 @@ ROW = {
 
 def test_a_row_is_judged_by_all_three() -> None:
     tally = Tally()
-<<<<<<< HEAD
-    validate(ROW, tally)
-=======
     validate_row(ROW, tally)
->>>>>>> wc
     assert (tally.schemas, tally.instances, tally.invalid, tally.found_early) == (1, 2, 1, 1)
     assert (tally.refused, tally.disagreements, tally.unsound) == ({}, [], [])
 
 
 def test_a_refused_schema_is_counted_by_its_cause() -> None:
     tally = Tally()
-<<<<<<< HEAD
-    validate({"schema": {"$ref": "http://elsewhere/"}, "tests": []}, tally)
-=======
     validate_row({"schema": {"$ref": "http://elsewhere/"}, "tests": []}, tally)
->>>>>>> wc
     assert list(tally.refused.values()) == [1]
 
 
@@ -44,10 +32,6 @@ def test_who_disagrees_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("benchmarks.schemas.validator_for", accepts_nothing)
     tally = Tally()
-<<<<<<< HEAD
-    validate(ROW, tally)
-=======
     validate_row(ROW, tally)
->>>>>>> wc
     assert tally.disagreements == ["one"]
     assert not tally.is_good
