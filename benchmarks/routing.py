@@ -1,7 +1,7 @@
 """How well requests are told apart: `python -m benchmarks.routing FILE.jsonl [--check] [--json FILE]`.
 
 A line of FILE is a chat request with its task: `task`, `messages`, and where the request has them `tools`,
-`response_format`, `suffix`; `also_ok` lists other tasks that count as right, `templated` marks prompts inside a third
+`response_format`, `suffix`; `also_ok` lists other tasks that count as right, `templated` flags prompts inside a third
 party's template. The lane is what the policy says (by default the one that `twolane serve` starts with). Beside the
 gateway's classifier stands the rule of ten keywords that it has to beat.
 """
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.routing_rows import Row, by_keywords, read_rows
-from benchmarks.routing_scores import BARS, Report, Told, lane_of, report, time_learned
+from benchmarks.routing_scores import BARS, Report, Told, lane_of, report, time_classifier
 from gateway.classifier.weights import open_classifier, read_model
 from gateway.policy_files.load import load
 from gateway.routing.classify import Classify
@@ -38,7 +38,7 @@ def main() -> int:
     options = parser.parse_args()
     rows, policy = read_rows(options.file), load(options.policy, os.environ)
     told = tell(rows, open_classifier(), policy)
-    found = report(told, time_learned(read_model()))
+    found = report(told, time_classifier(read_model()))
     show(found, report(tell(rows, by_keywords, policy), None))
     if options.errors:
         show_errors(told)

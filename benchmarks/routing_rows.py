@@ -73,7 +73,7 @@ def by_keywords(query: Query) -> Classification:
     """The rule of ten lines: two by the request's form, eight by a word, and chat otherwise."""
     if query.has_tools:
         return Classification(task=Task.AGENT, confidence=1.0, evidence="tools")
-    if query.expectation is not None:
+    if query.output_format is not None:
         return Classification(task=Task.STRUCTURED, confidence=1.0, evidence="response_format")
     text = f"{query.system_text}\n{query.last_user_text}"
     found = next((task for task, pattern in _KEYWORDS if pattern.search(text)), Task.CHAT)

@@ -8,10 +8,10 @@ from statistics import quantiles
 from typing import Final
 
 from benchmarks.routing_rows import Row
-from gateway.classifier.model import Learned, TaskModel
+from gateway.classifier.model import LearnedStage, TaskModel
 from gateway.enums import Kind, Task
 from gateway.routing.policy import Policy
-from gateway.routing.route import choose
+from gateway.routing.route import plan_request
 from gateway.types import Classification, Query
 
 FAST_TASKS: Final = frozenset({Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION})
@@ -125,15 +125,15 @@ def calibration_error(told: Sequence[Told]) -> float:
 
 def lane_of(policy: Policy, query: Query, said: Classification) -> bool:
     """Does the policy ask a worker first?"""
-    return choose(policy, query, said, wall_s=0.0, sample=0.0).candidates[0].target.kind is Kind.WORKER
+    return plan_request(policy, query, said, wall_s=0.0, sample=0.0).candidates[0].target.kind is Kind.WORKER
 
 
-def time_learned(model: TaskModel, calls: int = 3000) -> list[float]:
+def time_classifier(model: TaskModel, calls: int = 3000) -> list[float]:
     """Microseconds of single calls on a request of 4 KB; its words differ from call to call, so no cache helps.
 
     CPU time of this thread: what other programs on a busy machine take is not the classifier's.
     """
-    learned, times = Learned(model), []
+    learned, times = LearnedStage(model), []
     for number in range(calls):
         words = " ".join(f"word{number + at} and the {at} others" for at in range(400))
         text = f"Please summarize this report. {words}"[:_TIMED_BYTES]

@@ -96,8 +96,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
         registry = UpstreamRegistry(session, on_return=state.returned, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
-        registry.keep(policies.current.places)
-        await registry.ready(policies.current.places)
+        registry.keep(policies.current.endpoints)
+        await registry.ready(policies.current.endpoints)
         metrics.follow(policies.current, clock.wall_s())
         metrics.gauges.watch(
             lanes_of(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
@@ -114,7 +114,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         follower = Follower(
             policies,
             lambda told: _reloaded(told, policies.current, metrics, registry),
-            ready=lambda policy: registry.ready(policy.places),
+            ready=lambda policy: registry.ready(policy.endpoints),
         )
         await stack.enter_async_context(_running(follower.run(settings.policy_watch_s)))
         if peers is not None:
@@ -140,7 +140,7 @@ def _reloaded(told: bool | PolicyError, policy: Policy, metrics: Metrics, regist
         metrics.reloaded("refused")
         _log.error("policy not reloaded: %s", told.message)
         return
-    registry.keep(policy.places)
+    registry.keep(policy.endpoints)
     metrics.follow(policy, time.time())
     metrics.reloaded("changed" if told else "unchanged")
     _log.info("policy %s", policy.version)

@@ -23,7 +23,7 @@ from gateway.errors import CannotStart, GatewayError
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
 from gateway.reliability.admission import admit
-from gateway.routing.route import choose
+from gateway.routing.route import plan_request
 from gateway.server.supervisor import run_supervised
 from gateway.settings import describe_settings, flag_of, read_settings
 from gateway.simulation.commands import add_verbs
@@ -131,7 +131,7 @@ def _explain(read: argparse.Namespace) -> int:
         headers = once_each(read.header)
         query = parse_chat(_read_bytes(read.request), headers, now_s=time.monotonic(), principal=read.key)
         classification = open_classifier()(query)
-        plan = choose(policy, query, classification, wall_s=wall_s, sample=0.0)
+        plan = plan_request(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:
         raise
     except GatewayError as error:

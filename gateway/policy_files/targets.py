@@ -65,8 +65,8 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         diffusion=_diffusion(entry, kind),
     )
     if entry.text("resolve", None) is not None:
-        return replace(target, servers=_found(target, entry, resolve))
-    return target if len(urls) == 1 else replace(target, servers=_servers(target, urls))
+        return replace(target, endpoints=_found(target, entry, resolve))
+    return target if len(urls) == 1 else replace(target, endpoints=_servers(target, urls))
 
 
 def _found(target: Target, entry: Section, resolve: Lookup) -> tuple[Target, ...]:

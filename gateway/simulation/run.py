@@ -77,7 +77,7 @@ def simulate(policy: Policy, setting: Setting) -> Run:
         if spell.target not in policy.targets:
             raise CannotStart(f"no target called {spell.target!r} that could be slow or down")
     registry = SimulatedUpstreams(setting.behaviours, setting.trace.arrivals, Luck(setting.seed), setting.spells)
-    for target in policy.places:
+    for target in policy.endpoints:
         registry(target)
     return run_virtual(_play(policy, setting, registry))
 
@@ -111,7 +111,7 @@ async def _client(pipeline: Pipeline, world: VirtualWorld, arrival: Arrival) -> 
     """Asks, and reads to the end."""
     query: Query = query_of(arrival, world.now_s())
     world.asks(query.request_id)
-    answer = await pipeline.answer(query)
+    answer = await pipeline.handle(query)
     try:
         async for _ in answer.deltas():
             pass

@@ -11,18 +11,18 @@ from typing import Final
 
 import orjson
 
-from gateway.enums import Capability, Form, Reason
+from gateway.enums import Capability, FormatKind, Reason
 from gateway.errors import AttemptFailed, NoLatency, NotResident, Overloaded, Refused, UpstreamError
 from gateway.simulation.latency_models import Behaviour
 from gateway.simulation.traffic import Arrival
 from gateway.simulation.virtual_time import Luck
-from gateway.types import Call, Delta, Expectation, Query, Status, Target, Usage
+from gateway.types import Call, Delta, OutputFormat, Query, Status, Target, Usage
 from gateway.upstreams.parse_response import read_delta
 from gateway.validation.json_schema import check_schema
 
 CHARS_PER_TOKEN: Final = 4
 _SCHEMA: Final = {"type": "object"}
-_EXPECTATION: Final = Expectation(form=Form.JSON_SCHEMA, schema=_SCHEMA, digest=check_schema(_SCHEMA))
+_OUTPUT_FORMAT: Final = OutputFormat(form=FormatKind.JSON_SCHEMA, schema=_SCHEMA, digest=check_schema(_SCHEMA))
 _STATUS: Final = Status()
 _RAISED: Final[Mapping[Reason, type[AttemptFailed]]] = {
     Reason.UPSTREAM_ERROR: UpstreamError,
@@ -72,7 +72,7 @@ def query_of(arrival: Arrival, now_s: float) -> Query:
         stream=arrival.stream,
         private=arrival.private,
         principal=arrival.principal,
-        expectation=_EXPECTATION if arrival.has_schema else None,
+        output_format=_OUTPUT_FORMAT if arrival.has_schema else None,
         needs=frozenset(needs),
         prompt_chars=CHARS_PER_TOKEN * arrival.input_tokens,
     )
@@ -98,7 +98,7 @@ class SimulatedUpstreams:
         """Raises NoLatency for a target of which nothing is known."""
         door = self._doors.get(target.name)
         if door is None:
-            title = target.title
+            title = target.policy_name
             if title not in self._behaviours:
                 raise NoLatency(
                     f"nothing tells how long {title!r} takes: --fit a log with answers of it, or --latency {title}=MS"
@@ -170,7 +170,7 @@ class SimulatedUpstream:
 
 
 class SimulatedReply:
-    """See `ports.Reply`."""
+    """See `ports.UpstreamResponse`."""
 
     def __init__(self, arrival: Arrival, fault: Reason | None, *, rest_s: float, usage: Usage) -> None:
         self._stream = arrival.stream

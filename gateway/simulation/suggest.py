@@ -52,7 +52,7 @@ def suggest(log: Iterable[Logged], policy: Policy) -> tuple[Suggestion, ...]:
 
 
 def _suggestion(rule: Rule, log: Sequence[Logged]) -> Suggestion | None:
-    firsts = {choice.open.candidates[0].target.name for choice in rule.choices if choice.open.candidates}
+    firsts = {split.open.candidates[0].target.name for split in rule.splits if split.open.candidates}
     calls = [
         (line, attempt)
         for line in log
@@ -84,7 +84,7 @@ def _suggestion(rule: Rule, log: Sequence[Logged]) -> Suggestion | None:
 
 
 def _has_rival(rule: Rule) -> bool:
-    urls = {place.target.url for each in rule.open.candidates for place in each.places}
+    urls = {place.target.url for each in rule.open.candidates for place in each.endpoints}
     return bool(rule.route.fall_back) and len(urls) > 1
 
 

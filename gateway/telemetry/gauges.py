@@ -94,7 +94,7 @@ def lanes_of(
         now_s, seen = clock.now_s(), set[str]()
         for candidate in policy().lanes:
             yield from _lane(candidate, state, now_s)
-            for place in candidate.places:
+            for place in candidate.endpoints:
                 if place.target.name not in seen:
                     seen.add(place.target.name)
                     yield from _target(place, state, status_of(place.target), now_s)

@@ -107,7 +107,7 @@ class Metrics:
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """See `ports.Observer`."""
-        self._count(self._shadows, mirrored.route, mirrored.target, mirrored.likeness)
+        self._count(self._shadows, mirrored.route, mirrored.target, mirrored.result)
 
     def reloaded(self, result: str) -> None:
         """The policy file was read again: `changed`, `unchanged` or `refused`."""
@@ -165,7 +165,7 @@ class Metrics:
 
     def _time_lane(self, route: str, attempt: AttemptRecord) -> None:
         """What the lane's guard counts, so that dashboards and alerts judge by the same numbers."""
-        target, promise = attempt.target, attempt.promise
+        target, promise = attempt.target, attempt.slo_outcome
         if promise is not None:
             for (
                 result

@@ -16,7 +16,7 @@ from gateway import __version__
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import AttemptOutcome, Outcome, Reason
 from gateway.telemetry import semantic_conventions as c
-from gateway.trace_context import SAMPLED, Trace
+from gateway.trace_context import SAMPLED, TraceContext
 from gateway.types import Usage
 
 Attributes = dict[str, AttributeValue]
@@ -61,7 +61,7 @@ def spans_of(decision: Decision, resource: Resource) -> Iterator[ReadableSpan]:
         )
 
 
-def _context(trace: Trace, span_id: int, *, is_remote: bool = False) -> SpanContext:
+def _context(trace: TraceContext, span_id: int, *, is_remote: bool = False) -> SpanContext:
     return SpanContext(trace.trace_id, span_id, is_remote=is_remote, trace_flags=TraceFlags(SAMPLED))
 
 

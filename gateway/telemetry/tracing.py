@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.decision import Decision, Mirrored
 from gateway.errors import BadSetting
-from gateway.trace_context import SAMPLED, Trace
+from gateway.trace_context import SAMPLED, TraceContext
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -26,7 +26,7 @@ _SAMPLER: Final = "OTEL_TRACES_SAMPLER"
 _HTTP: Final = "http/protobuf"
 _SAMPLERS: Final = ("always_on", "always_off", "traceidratio")
 
-Begin = Callable[[Trace | None], Trace | None]
+Begin = Callable[[TraceContext | None], TraceContext | None]
 
 
 class Processor(Protocol):
@@ -41,7 +41,7 @@ class Processor(Protocol):
         ...
 
 
-def passing(caller: Trace | None) -> Trace | None:
+def passing(caller: TraceContext | None) -> TraceContext | None:
     """Without tracing: what came goes on."""
     return caller
 
@@ -55,7 +55,7 @@ class Tracing:
         self._sampler, self._processor, self._resource = sampler, processor, resource
         self._spans_of = spans_of
 
-    def begin(self, caller: Trace | None) -> Trace:
+    def begin(self, caller: TraceContext | None) -> TraceContext:
         """A request's place below its caller, or at the root of a new trace. One that is not sampled says so to its
         targets, so that they do not begin traces of their own."""
         from opentelemetry.sdk.trace.sampling import Decision as Verdict
@@ -63,8 +63,8 @@ class Tracing:
         trace_id = caller.trace_id if caller else random.getrandbits(128) or 1
         sampled = self._sampler.should_sample(_context_of(caller), trace_id, "chat")
         if sampled.decision is not Verdict.RECORD_AND_SAMPLE:
-            return replace(caller, flags=0) if caller else Trace(trace_id=trace_id, span_id=_span_id())
-        return Trace(
+            return replace(caller, flags=0) if caller else TraceContext(trace_id=trace_id, span_id=_span_id())
+        return TraceContext(
             trace_id=trace_id,
             span_id=_span_id(),
             parent_id=caller.span_id if caller else 0,
@@ -127,7 +127,7 @@ def _span_id() -> int:
     return random.getrandbits(64) or 1
 
 
-def _context_of(caller: Trace | None) -> "Context":
+def _context_of(caller: TraceContext | None) -> "Context":
     """The caller as the SDK's samplers know him; nobody is an empty context."""
     from opentelemetry.context import Context
     from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context

@@ -136,7 +136,7 @@ def _capabilities(words: Mapping[str, bool | str | None]) -> Capabilities:
     """Each word with true, false or a grade."""
     granted = {word: grade for word, grade in words.items() if word in _KNOWN and grade not in (False, None, "none")}
     return Capabilities(
-        words=frozenset(Capability(word) for word in granted),
+        supported=frozenset(Capability(word) for word in granted),
         json_schema=_grade(granted.get("json_schema")),
         tools=_grade(granted.get("tools")),
         prediction=_grade(granted.get("prediction")),

@@ -55,7 +55,7 @@ async def post(session: aiohttp.ClientSession, url: URL, body: bytes, headers: d
 
 
 class HttpReply:
-    """A Reply over HTTP; streamed or not is the target's choice, said by its content type."""
+    """An UpstreamResponse over HTTP; streamed or not is the target's choice, said by its content type."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -67,7 +67,7 @@ class HttpReply:
         return self._response.content_type == "text/event-stream"
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
-        """See `ports.Reply`. A stream is complete only behind its `[DONE]`."""
+        """See `ports.UpstreamResponse`. A stream is complete only behind its `[DONE]`."""
         if not self.is_stream:
             yield read_delta(await self._whole())
             return

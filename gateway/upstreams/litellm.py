@@ -100,7 +100,7 @@ class LiteLLMUpstream:
 
 
 class LiteLLMReply:
-    """See `ports.Reply`."""
+    """See `ports.UpstreamResponse`."""
 
     def __init__(self, aside: BackgroundLoop, answer: Any, source: AsyncGenerator[Delta, None]) -> None:
         self._aside = aside
@@ -108,7 +108,7 @@ class LiteLLMReply:
         self._deltas = aside.iterate(source)
 
     def deltas(self) -> AsyncGenerator[Delta, None]:
-        """See `ports.Reply`."""
+        """See `ports.UpstreamResponse`."""
         return self._deltas
 
     async def aclose(self) -> None:

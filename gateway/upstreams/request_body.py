@@ -34,10 +34,12 @@ def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any
         _wish(document, target.diffusion)
     if capabilities is not None:
         for capability, field in _HARMLESS.items():
-            if capability not in capabilities.words:
+            if capability not in capabilities.supported:
                 document.pop(field, None)
-    if call.rejected is not None:
-        _tell(document, f"An earlier answer to this was rejected: {call.rejected}. Answer again so that it fits.")
+    if call.validation_error is not None:
+        _tell(
+            document, f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
+        )
     return document
 
 

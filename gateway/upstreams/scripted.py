@@ -68,7 +68,7 @@ class Scripted:
 
 
 class ScriptedReply:
-    """See `ports.Reply`."""
+    """See `ports.UpstreamResponse`."""
 
     def __init__(self, owner: Scripted, line: Line, *, stream: bool, sleep: Callable[[float], Any]) -> None:
         self._owner = owner

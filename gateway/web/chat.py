@@ -13,7 +13,7 @@ from gateway.attempts.response import GatewayResponse
 from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, MethodNotAllowed
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
-from gateway.trace_context import Trace, read_trace
+from gateway.trace_context import TraceContext, read_trace_context
 from gateway.types import Query
 from gateway.web import sse
 from gateway.web.asgi_responses import send_bytes, send_error, send_json, start_stream
@@ -37,7 +37,7 @@ class ChatCompletions:
         clock: Clock,
         *,
         max_body_bytes: int,
-        begin: Callable[[Trace | None], Trace | None] = lambda caller: caller,
+        begin: Callable[[TraceContext | None], TraceContext | None] = lambda caller: caller,
     ) -> None:
         """`begin` gives a request its place in a trace, below that of its caller."""
         self._pipeline = pipeline
@@ -55,7 +55,7 @@ class ChatCompletions:
         except ClientDisconnected:
             return
         with CancelOnDisconnect(receive) as client:
-            answer = await self._pipeline.answer(query)
+            answer = await self._pipeline.handle(query)
             try:
                 await self._send(send, query, answer, client)
             finally:
@@ -68,7 +68,7 @@ class ChatCompletions:
         headers = once_each(scope["headers"])
         body = await read_body(receive, headers, self._max_body_bytes)
         state: dict[str, Any] = scope.get("state") or {}
-        trace = self._begin(read_trace(headers))
+        trace = self._begin(read_trace_context(headers))
         return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"), trace=trace)
 
     async def _send(self, send: Send, query: Query, answer: GatewayResponse, client: CancelOnDisconnect) -> None:

@@ -14,7 +14,7 @@ def models_of(policy: Policy, status_of: Callable[[Target], Status]) -> list[dic
     routed = [AUTO, *sorted(policy.aliases - {AUTO})]
     entries = [_entry(name, "twolane", {"routed": True}) for name in routed]
     return entries + [
-        _target(target, status_of((target.servers or (target,))[0])) for target in policy.targets.values()
+        _target(target, status_of((target.endpoints or (target,))[0])) for target in policy.targets.values()
     ]
 
 
@@ -33,7 +33,7 @@ def words_of(capabilities: Capabilities) -> dict[str, bool | str]:
         "tools": capabilities.tools,
         "prediction": capabilities.prediction,
     }
-    words: dict[str, bool | str] = {word.value: True for word in sorted(capabilities.words)}
+    words: dict[str, bool | str] = {word.value: True for word in sorted(capabilities.supported)}
     return words | {name: grade.value for name, grade in graded.items() if grade is not Grade.NONE}
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.enums import Capability, Form, Task
+from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.reliability.load_balancing import PREFIX_CHARS
-from gateway.trace_context import Trace
-from gateway.types import Expectation, Query, Tool
-from gateway.validation.json_schema import SchemaFault, check_pattern, check_schema
+from gateway.trace_context import TraceContext
+from gateway.types import OutputFormat, Query, Tool
+from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
 from gateway.web.request_schema import ChatRequest, Message, ResponseFormat, Structured, ToolEntry, is_given, must_call
 
 MAX_DEPTH = 64
@@ -38,11 +38,11 @@ def parse_chat(
     *,
     now_s: float,
     principal: str | None,
-    trace: Trace | None = None,
+    trace: TraceContext | None = None,
 ) -> Query:
     """Raises BadRequest (or a child of it) whose `param` names the field or header."""
     request = decode(body)
-    expectation = _expectation(request)
+    output_format = _output_format(request)
     tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
@@ -63,14 +63,14 @@ def parse_chat(
         deadline_ms=_deadline_ms(request, headers),
         principal=principal,
         trace=trace,
-        expectation=expectation,
+        output_format=output_format,
         tools=tools,
         must_call=must_call(request.tool_choice) if tools else None,
         has_tools=bool(request.tools),
         has_prediction=request.prediction is not None,
         has_suffix=request.suffix is not None,
         has_images=images,
-        needs=_needs(request, expectation, images=images),
+        needs=_needs(request, output_format, images=images),
         prompt_chars=sum(map(len, texts)),
         prefix_text="".join(texts[:2])[:PREFIX_CHARS],
         headers=headers,
@@ -142,7 +142,7 @@ def _invalid_field(fault: str) -> BadRequest:
     return InvalidField(f"{fault}.", param=missing.group(1) if missing else None)
 
 
-def _expectation(request: ChatRequest) -> Expectation | None:
+def _output_format(request: ChatRequest) -> OutputFormat | None:
     """At most one promise about the text: `response_format` or `structured_outputs`."""
     ours = _from_structured(request.structured_outputs) if request.structured_outputs else None
     theirs = _from_format(request.response_format) if request.response_format else None
@@ -151,21 +151,21 @@ def _expectation(request: ChatRequest) -> Expectation | None:
     return ours or theirs
 
 
-def _from_format(wanted: ResponseFormat) -> Expectation | None:
+def _from_format(wanted: ResponseFormat) -> OutputFormat | None:
     if wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return Expectation(form=Form.JSON_OBJECT)
+        return OutputFormat(form=FormatKind.JSON_OBJECT)
     param = "response_format.json_schema"
     if wanted.json_schema is None:
         raise InvalidField(f"{param!r} is required for type 'json_schema'.", param=param)
     if not is_given(wanted.json_schema.schema):
         raise InvalidField(f"'{param}.schema' is required.", param=f"{param}.schema")
     schema, digest = _schema(wanted.json_schema.schema, f"{param}.schema")
-    return Expectation(form=Form.JSON_SCHEMA, schema=schema, digest=digest)
+    return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
 
 
-def _from_structured(wanted: Structured) -> Expectation:
+def _from_structured(wanted: Structured) -> OutputFormat:
     given = [name for name in ("regex", "choice", "template") if getattr(wanted, name) is not None]
     if is_given(wanted.json):
         given.append("json")
@@ -173,13 +173,13 @@ def _from_structured(wanted: Structured) -> Expectation:
         raise InvalidField("'structured_outputs' takes exactly one constraint.", param="structured_outputs")
     if is_given(wanted.json):
         schema, digest = _schema(wanted.json, "structured_outputs.json")
-        return Expectation(form=Form.JSON_SCHEMA, schema=schema, digest=digest)
+        return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
     if wanted.choice is not None:
-        return Expectation(form=Form.CHOICE, choices=tuple(wanted.choice))
+        return OutputFormat(form=FormatKind.CHOICE, choices=tuple(wanted.choice))
     if wanted.regex is not None:
         _check_pattern(wanted.regex)
-        return Expectation(form=Form.REGEX, pattern=wanted.regex)
-    return Expectation(form=Form.TEMPLATE, pattern=wanted.template)
+        return OutputFormat(form=FormatKind.REGEX, pattern=wanted.regex)
+    return OutputFormat(form=FormatKind.TEMPLATE, pattern=wanted.template)
 
 
 def _is_function(index: int, entry: ToolEntry) -> bool:
@@ -205,7 +205,7 @@ def _schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:
         raise InvalidField(f"{param!r} is larger than {MAX_SCHEMA_BYTES} bytes.", param=param)
     try:
         return _checked_schema(data)
-    except SchemaFault as fault:
+    except SchemaError as fault:
         raise InvalidField(f"{param!r} is not a usable JSON Schema: {fault}", param=param) from None
 
 
@@ -213,7 +213,7 @@ def _check_pattern(pattern: str) -> None:
     param = "structured_outputs.regex"
     try:
         _checked_pattern(pattern)
-    except SchemaFault as fault:
+    except SchemaError as fault:
         raise InvalidField(f"{param!r} cannot be used: {fault}", param=param) from None
 
 
@@ -229,7 +229,7 @@ def _checked_schema(data: bytes) -> tuple[Any, str]:
     return schema, check_schema(schema)
 
 
-def _needs(request: ChatRequest, expectation: Expectation | None, *, images: bool) -> frozenset[Capability]:
+def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: bool) -> frozenset[Capability]:
     """Values that equal OpenAI's defaults need nothing; neither do `seed` (best effort) and `prediction` (a help)."""
     wanted = {
         Capability.STREAM: request.stream,
@@ -245,8 +245,8 @@ def _needs(request: ChatRequest, expectation: Expectation | None, *, images: boo
         Capability.IMAGES: images,
     }
     found = [Capability.CHAT, *(capability for capability, asked in wanted.items() if asked)]
-    if expectation:
-        found.append(Capability(expectation.form.value))
+    if output_format:
+        found.append(Capability(output_format.form.value))
     return frozenset(found)
 
 

@@ -98,7 +98,7 @@ def test_the_keyword_rule_goes_by_one_word() -> None:
 
 def _main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     # Times of single calls mean little while other tests run: they are not what is tested here.
-    monkeypatch.setattr(routing, "time_learned", lambda _: [1.0] * 100)
+    monkeypatch.setattr(routing, "time_classifier", lambda _: [1.0] * 100)
     monkeypatch.setattr(sys, "argv", ["routing", *arguments])
     return routing.main()
 

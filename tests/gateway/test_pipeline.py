@@ -155,7 +155,7 @@ async def test_explaining_calls_nobody_and_changes_nothing(stage: Any, tight_slo
 
 async def test_a_request_runs_to_its_end_under_the_policy_it_began_with(stage: Any) -> None:
     scene = stage(fast=says("a", "b"))
-    answer = await scene.pipeline.answer(scene.query(stream=True))
+    answer = await scene.pipeline.handle(scene.query(stream=True))
     scene.pipeline._policies.current = stage(other=says("x")).policy
     await scene.read(answer)
     await answer.aclose()

@@ -129,7 +129,7 @@ async def test_invalid_answers_do_not_open_the_breaker(stage: Any) -> None:
 
 async def test_a_full_target_is_passed_over(stage: Any) -> None:
     scene = stage(fast=says("a", "b"), quality=says("hi"), fast_target={"max_in_flight": 1})
-    first = await scene.pipeline.answer(scene.query(stream=True))
+    first = await scene.pipeline.handle(scene.query(stream=True))
     await scene.send()
     assert scene.attempts == {"fast": "overloaded", "quality": "ok"}
     await scene.read(first)

@@ -41,7 +41,7 @@ async def test_an_attempt_that_outlasts_the_deadline_is_hung_up_on(stage: Any) -
 
 async def test_a_stream_without_checks_is_relayed_as_it_comes(stage: Any) -> None:
     scene = stage(fast=says("a", "b", between_s=1.0))
-    answer = await scene.pipeline.answer(scene.query(stream=True))
+    answer = await scene.pipeline.handle(scene.query(stream=True))
     opened_s = scene.clock.time_s
     deltas = answer.deltas()
     assert (await anext(deltas)).pieces[0].text == "a"
@@ -69,8 +69,8 @@ async def test_a_stream_that_dies_behind_the_point_of_no_return_breaks_off_and_s
 
 async def test_a_stream_that_outlives_the_deadline_breaks_off_and_says_so(stage: Any) -> None:
     scene = stage(fast=says("a", "b"))
-    answer = await scene.pipeline.answer(scene.query(stream=True, headers={b"x-twolane-deadline-ms": b"50"}))
-    answer._attempt._reply._sleep = hang(scene)
+    answer = await scene.pipeline.handle(scene.query(stream=True, headers={b"x-twolane-deadline-ms": b"50"}))
+    answer._attempt._response._sleep = hang(scene)
     sent = await scene.read(answer)
     await answer.aclose()
     assert sent.texts == ["a"]
@@ -81,7 +81,7 @@ async def test_a_stream_that_outlives_the_deadline_breaks_off_and_says_so(stage:
 async def test_a_client_that_leaves_before_the_answer_cancels_the_attempt(stage: Any) -> None:
     scene = stage(fast=says("late"), quality=says("no"))
     scene.targets["fast"]._sleep = lambda _: asyncio.sleep(5)
-    task = asyncio.create_task(scene.pipeline.answer(scene.query()))
+    task = asyncio.create_task(scene.pipeline.handle(scene.query()))
     await asyncio.sleep(0.005)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -95,7 +95,7 @@ async def test_a_client_that_leaves_before_the_answer_cancels_the_attempt(stage:
 
 async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(stage: Any) -> None:
     scene = stage(fast=says("a", "b", "c"))
-    answer = await scene.pipeline.answer(scene.query(stream=True))
+    answer = await scene.pipeline.handle(scene.query(stream=True))
     deltas = answer.deltas()
     await anext(deltas)
     await deltas.aclose()

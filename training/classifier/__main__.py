@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gateway.classifier.features import HASH_BITS
-from gateway.classifier.hashing import places, word_hash
+from gateway.classifier.hashing import hash_buckets, word_hash
 from gateway.classifier.model import KNOWN_BITS, TaskModel
 from gateway.classifier.weights import write_model
 from gateway.enums import Task
@@ -23,7 +23,7 @@ from training.classifier.examples import EVERYTHING, FIT, HELD_OUT, examples, ta
 from training.classifier.fit import Matrix, fit, matrix, scores, temperature
 
 SEED: Final = 20261125
-LEAST_TIMES: Final = 6  # at an edge, so that a word is known; short prompts have both edges in one
+MIN_COUNT: Final = 6  # at an edge, so that a word is known; short prompts have both edges in one
 VOCABULARY: Final = 2000  # words that evidence may name
 
 
@@ -51,14 +51,14 @@ def train(*, count: int, epochs: int, seed: int = SEED) -> tuple[TaskModel, dict
     table = fit(matrix(examples(seed, count=count, shares=FIT)), seed=seed, epochs=epochs)
     found = scores(table, held_out)
     divisor = temperature(found, held_out.labels)
-    figures = {"temperature": round(divisor, 3), **judged(found / divisor, held_out.labels)}
+    figures = {"temperature": round(divisor, 3), **evaluate(found / divisor, held_out.labels)}
     everything = matrix(examples(seed + 2, count=count, shares=EVERYTHING))
     weights = (fit(everything, seed=seed, epochs=epochs).weight.detach() / divisor).numpy()
-    vocabulary, known = telling_words(weights), known_words(everything)
+    vocabulary, known = discriminative_words(weights), known_words(everything)
     return TaskModel(tasks=tuple(Task), weights=weights, known=known, vocabulary=vocabulary), figures
 
 
-def judged(found: Tensor, labels: Tensor) -> dict[str, Any]:
+def evaluate(found: Tensor, labels: Tensor) -> dict[str, Any]:
     """Accuracy, by task as well, and how far confidence is from it (expected calibration error in ten bins)."""
     sure, told = found.softmax(1).max(1)
     right = (told == labels).float()
@@ -72,17 +72,17 @@ def judged(found: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def known_words(data: Matrix) -> np.ndarray:
-    """The places of all words that stand at the edge of several prompts: once is no acquaintance."""
+    """The hash_buckets of all words that stand at the edge of several prompts: once is no acquaintance."""
     words, times = np.unique(data.edges, return_counts=True)
     known = np.zeros(1 << KNOWN_BITS, dtype=np.bool_)
-    known[places(words[times >= LEAST_TIMES], KNOWN_BITS)] = True
+    known[hash_buckets(words[times >= MIN_COUNT], KNOWN_BITS)] = True
     return known
 
 
-def telling_words(weights: np.ndarray) -> dict[int, str]:
+def discriminative_words(weights: np.ndarray) -> dict[int, str]:
     """Of the words in the tasks' own lines, those whose rows tell the tasks apart most."""
     words = sorted(task_words())
-    rows = places(np.array([word_hash(word) for word in words], dtype=np.uint32), HASH_BITS)
+    rows = hash_buckets(np.array([word_hash(word) for word in words], dtype=np.uint32), HASH_BITS)
     spread = weights[rows].std(axis=1)
     kept = sorted(words[at] for at in np.argsort(-spread, kind="stable")[:VOCABULARY])
     return {word_hash(word): word for word in kept}

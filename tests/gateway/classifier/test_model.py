@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from gateway.classifier.features import TABLE_ROWS, features
-from gateway.classifier.hashing import places, word_hash
-from gateway.classifier.model import KNOWN_BITS, Learned, TaskModel
+from gateway.classifier.hashing import hash_buckets, word_hash
+from gateway.classifier.model import KNOWN_BITS, LearnedStage, TaskModel
 from gateway.enums import Task
-from gateway.routing.classify import WITNESSES, classify
+from gateway.routing.classify import STAGES, classify
 from gateway.types import Query
 
 MakeQuery = Callable[..., Query]
@@ -22,12 +22,12 @@ def model(*, named: tuple[str, ...] = ("translate",), strength: float = 50.0) ->
     weights = np.zeros((TABLE_ROWS, 2), dtype=np.float32)
     weights[features(system="", user="translate").rows[0], 0] = strength
     known = np.zeros(1 << KNOWN_BITS, dtype=np.bool_)
-    known[places(np.array([word_hash("translate")], dtype=np.uint32), KNOWN_BITS)] = True
+    known[hash_buckets(np.array([word_hash("translate")], dtype=np.uint32), KNOWN_BITS)] = True
     return TaskModel(tasks=TASKS, weights=weights, known=known, vocabulary={word_hash(word): word for word in named})
 
 
 def test_the_likeliest_task_is_told_with_the_words_that_speak_for_it(query: MakeQuery) -> None:
-    found = Learned(model())(query(last_user_text="Please TRANSLATE my secret"))
+    found = LearnedStage(model())(query(last_user_text="Please TRANSLATE my secret"))
     assert found is not None
     assert (found.task, found.evidence) == (Task.TRANSLATE, "words: translate")
     assert found.confidence > 0.9
@@ -35,7 +35,7 @@ def test_the_likeliest_task_is_told_with_the_words_that_speak_for_it(query: Make
 
 def test_confidence_is_the_probability_of_the_task(query: MakeQuery) -> None:
     text, small = "translate it now", model(strength=2.0)
-    found, seen = Learned(small)(query(last_user_text=text)), features(system="", user=text)
+    found, seen = LearnedStage(small)(query(last_user_text=text)), features(system="", user=text)
     score = float(seen.weights @ small.weights[seen.rows, 0])
     assert found is not None
     assert found.confidence == pytest.approx(1 / (1 + math.exp(-score)), rel=1e-5)
@@ -43,24 +43,24 @@ def test_confidence_is_the_probability_of_the_task(query: MakeQuery) -> None:
 
 def test_evidence_names_no_word_of_the_request_that_is_not_the_models_own(query: MakeQuery) -> None:
     """Evidence is logged, prompts are not."""
-    found = Learned(model(named=()))(query(last_user_text="translate"))
+    found = LearnedStage(model(named=()))(query(last_user_text="translate"))
     assert found is not None
     assert found.evidence == "words"
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n\t\n", "\u3000", "?!", "]]}}"])
 def test_about_a_request_without_words_it_is_silent(query: MakeQuery, text: str) -> None:
-    assert Learned(model())(query(last_user_text=text, system_text="translate")) is None
-    assert classify(query(last_user_text=text), (*WITNESSES, Learned(model()))).evidence == "none"
+    assert LearnedStage(model())(query(last_user_text=text, system_text="translate")) is None
+    assert classify(query(last_user_text=text), (*STAGES, LearnedStage(model()))).evidence == "none"
 
 
 def test_whoever_is_surer_by_form_is_heard_first(query: MakeQuery) -> None:
-    found = classify(query(last_user_text="translate", has_tools=True), (*WITNESSES, Learned(model())))
+    found = classify(query(last_user_text="translate", has_tools=True), (*STAGES, LearnedStage(model())))
     assert (found.task, found.evidence) == (Task.AGENT, "tools")
 
 
 def test_among_words_that_it_hardly_knows_it_is_hardly_sure(query: MakeQuery) -> None:
-    recorder = Learned(model(strength=500.0))
+    recorder = LearnedStage(model(strength=500.0))
     sure = [
         found.confidence
         for strangers in (0, 3, 7, 31)
@@ -72,6 +72,6 @@ def test_among_words_that_it_hardly_knows_it_is_hardly_sure(query: MakeQuery) ->
 
 
 def test_a_script_without_spaces_has_no_words_to_be_strange(query: MakeQuery) -> None:
-    found = Learned(model())(query(last_user_text="请把这个翻译成英语"))
+    found = LearnedStage(model())(query(last_user_text="请把这个翻译成英语"))
     assert found is not None
     assert found.confidence >= 0.5

@@ -25,7 +25,7 @@ def test_targets_are_read_as_written(policy_with: PolicyWith) -> None:
     assert (fast.location, fast.max_in_flight, fast.capabilities) == (Location.IN_CLUSTER, 16, None)
     assert (quality.url, quality.key_env, quality.location) == ("https://example.com", "QUALITY_KEY", Location.EXTERNAL)
     assert quality.capabilities is not None
-    assert Capability.JSON_SCHEMA in quality.capabilities.words
+    assert Capability.JSON_SCHEMA in quality.capabilities.supported
 
 
 def test_routes_are_read_as_written(policy_with: PolicyWith) -> None:

@@ -7,13 +7,13 @@ import pytest
 
 from gateway.enums import SHARED_REASONS, BreakerState, Capability, Reason, Residency
 from gateway.policy_types import Slo
-from gateway.reliability.admission import admit, died_with, has_healthy_fallback, too_busy
+from gateway.reliability.admission import admit, check_predicted_wait, check_shared_failure, has_healthy_fallback
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Candidate, Capabilities, Health, Query, Status, Target
 
 MakeQuery = Callable[..., Query]
 MakeTarget = Callable[..., Target]
-CHAT_ONLY = Capabilities(words=frozenset({Capability.CHAT}))
+CHAT_ONLY = Capabilities(supported=frozenset({Capability.CHAT}))
 NEEDS_SCHEMA = frozenset({Capability.CHAT, Capability.JSON_SCHEMA})
 
 
@@ -90,20 +90,20 @@ def test_a_target_that_would_answer_too_late_is_skipped(
 def test_a_wait_longer_than_the_promise_is_not_begun(
     candidate: Callable[..., Candidate], slo: Slo | None, wait_ms: float | None, admitted: bool
 ) -> None:
-    verdict = too_busy(replace(candidate(), slo=slo), health(predicted_wait_ms=wait_ms))
+    verdict = check_predicted_wait(replace(candidate(), slo=slo), health(predicted_wait_ms=wait_ms))
     assert verdict.admitted is admitted
     assert admitted or verdict.reason is Reason.OVERLOADED
 
 
 def test_a_server_that_failed_under_one_name_is_not_called_under_another(candidate: Callable[..., Candidate]) -> None:
     failed = {"http://worker": ("fast", Reason.UPSTREAM_ERROR)}
-    verdict = died_with(candidate("careful", url="http://worker"), failed)
+    verdict = check_shared_failure(candidate("careful", url="http://worker"), failed)
     assert (verdict.reason, verdict.detail) == (Reason.UPSTREAM_ERROR, "same server as fast")
-    assert died_with(candidate("quality"), failed).admitted
+    assert check_shared_failure(candidate("quality"), failed).admitted
 
 
 def test_a_retry_is_not_barred_by_the_fault_that_it_mends(candidate: Callable[..., Candidate]) -> None:
-    assert died_with(
+    assert check_shared_failure(
         candidate("fast", url="http://worker"), {"http://worker": ("fast", Reason.UPSTREAM_ERROR)}
     ).admitted
 
@@ -145,6 +145,6 @@ def test_the_same_server_is_no_relief_and_neither_is_nobody(
 
 
 def test_the_engine_of_a_released_diffusion_model_takes_no_schema_seed_or_temperature() -> None:
-    words = ENGINES["vllm_diffusion"].words
+    words = ENGINES["vllm_diffusion"].supported
     assert not words & {Capability.JSON_SCHEMA, Capability.SEED, Capability.TEMPERATURE}
     assert Capability.CHAT in words

@@ -1,4 +1,4 @@
-"""Several servers behind one target: the least busy is asked, equals by the prompt, the broken last."""
+"""Several endpoints behind one target: the least busy is asked, equals by the prompt, the broken last."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,9 +16,9 @@ URLS = ("http://a", "http://b", "http://c")
 
 @pytest.fixture(name="candidate")
 def make_candidate(target: Callable[..., Target]) -> Candidate:
-    servers = tuple(target(f"fast/{n}", url=url, pool="fast", max_in_flight=8) for n, url in enumerate(URLS, 1))
-    whole = Candidate(route="r", target=target("fast", url=URLS[0], servers=servers))
-    return replace(whole, servers=tuple(replace(whole, target=server) for server in servers))
+    endpoints = tuple(target(f"fast/{n}", url=url, pool="fast", max_in_flight=8) for n, url in enumerate(URLS, 1))
+    whole = Candidate(route="r", target=target("fast", url=URLS[0], endpoints=endpoints))
+    return replace(whole, per_endpoint=tuple(replace(whole, target=endpoint) for endpoint in endpoints))
 
 
 def busy(**healths: Health) -> Callable[[Candidate], Health]:
@@ -51,16 +51,16 @@ def test_a_server_that_is_gone_moves_only_its_own_prompts(candidate: Candidate, 
 
 
 def test_the_favourite_is_left_when_another_is_free_much_sooner(candidate: Candidate, query: MakeQuery) -> None:
-    favourite = asked(candidate, query(), busy())
-    others = [name for name in "abc" if name != favourite]
-    assert asked(candidate, query(), busy(**{favourite: waits(40)})) == favourite  # reading the prompt again costs more
-    assert asked(candidate, query(), busy(**{favourite: waits(500), others[0]: waits(300)})) == others[1]
+    preferred = asked(candidate, query(), busy())
+    others = [name for name in "abc" if name != preferred]
+    assert asked(candidate, query(), busy(**{preferred: waits(40)})) == preferred  # reading the prompt again costs more
+    assert asked(candidate, query(), busy(**{preferred: waits(500), others[0]: waits(300)})) == others[1]
 
 
 def test_where_no_wait_is_told_requests_in_flight_decide(candidate: Candidate, query: MakeQuery) -> None:
-    favourite = asked(candidate, query(), busy())
-    assert asked(candidate, query(), busy(**{favourite: Health(in_flight=1)})) == favourite
-    assert asked(candidate, query(), busy(**{favourite: Health(in_flight=3)})) != favourite
+    preferred = asked(candidate, query(), busy())
+    assert asked(candidate, query(), busy(**{preferred: Health(in_flight=1)})) == preferred
+    assert asked(candidate, query(), busy(**{preferred: Health(in_flight=3)})) != preferred
 
 
 @pytest.mark.parametrize(

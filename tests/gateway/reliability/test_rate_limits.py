@@ -46,7 +46,7 @@ def test_in_any_stretch_of_time_no_more_than_a_burst_and_the_rate(steps: list[tu
 def test_tokens_are_paid_for_afterwards() -> None:
     uses, limit = KeyUsage(), Limit(tokens_per_minute=100)
     assert uses.acquire("ann", limit, 0.0) is None
-    uses.left("ann", 250)  # more than there was: nobody knew
+    uses.release("ann", 250)  # more than there was: nobody knew
     assert uses.acquire("ann", limit, 0.0) == 90.0
     assert uses.acquire("ann", limit, 91.0) is None
 
@@ -54,7 +54,7 @@ def test_tokens_are_paid_for_afterwards() -> None:
 def test_requests_under_way_are_bounded_and_make_room_when_they_end() -> None:
     uses, limit = KeyUsage(), Limit(max_in_flight=2)
     assert entered(uses, limit, 0.0) == 2
-    uses.left("ann", 0)
+    uses.release("ann", 0)
     assert entered(uses, limit, 0.0) == 1
 
 
@@ -93,4 +93,4 @@ def test_replicas_that_are_gone_do_not_fill_the_memory() -> None:
     uses = KeyUsage()
     for number in range(1000):
         uses.merge(0.0, [(str(number), [("ann", KeyUsageSnapshot(requests=1, tokens=1, in_flight=0))])])
-    assert len(uses._uses["ann"].heard) <= 64
+    assert len(uses._counters["ann"].peers) <= 64

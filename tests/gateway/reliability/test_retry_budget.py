@@ -6,61 +6,63 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.reliability.replication import RetryBudgetSnapshot
-from gateway.reliability.retry_budget import MOST_SAVED, RetryBudget, RetryBudgets
+from gateway.reliability.retry_budget import MAX_BALANCE, RetryBudget, RetryBudgets
 
 
 @given(share=st.floats(0, 0.5), events=st.lists(st.booleans(), max_size=300))
 def test_extras_never_exceed_their_share_of_what_was_earned(share: float, events: list[bool]) -> None:
-    retry_budget, earned, spent = RetryBudget(), 0, 0
+    budget, earned, spent = RetryBudget(), 0, 0
     for is_ordinary in events:
         if is_ordinary:
-            retry_budget.earn(share)
+            budget.deposit(share)
             earned += 1
         else:
-            spent += retry_budget.spend()
+            spent += budget.withdraw()
         assert spent <= share * earned + 1e-6
 
 
 def test_five_requests_at_a_fifth_pay_for_exactly_one_retry() -> None:
-    retry_budget = RetryBudget()
+    budget = RetryBudget()
     for _ in range(5):
-        assert not retry_budget.spend()
-        retry_budget.earn(0.2)
-    assert [retry_budget.spend(), retry_budget.spend()] == [True, False]
+        assert not budget.withdraw()
+        budget.deposit(0.2)
+    assert [budget.withdraw(), budget.withdraw()] == [True, False]
 
 
 def test_a_long_quiet_time_saves_only_so_much() -> None:
-    retry_budget = RetryBudget()
+    budget = RetryBudget()
     for _ in range(10_000):
-        retry_budget.earn(0.2)
-    assert sum(retry_budget.spend() for _ in range(100)) == MOST_SAVED
+        budget.deposit(0.2)
+    assert sum(budget.withdraw() for _ in range(100)) == MAX_BALANCE
 
 
 class Replicas:
-    """Three purses, and everything that any of them ever said: what is heard may be old, repeated or missing."""
+    """Three budgets, and everything that any of them ever said: what is heard may be old, repeated or missing."""
 
     def __init__(self, count: int = 3) -> None:
-        self.purses = [RetryBudget() for _ in range(count)]
+        self.budgets = [RetryBudget() for _ in range(count)]
         self.said: defaultdict[int, list[RetryBudgetSnapshot]] = defaultdict(list)
 
     def tell(self, who: int) -> None:
-        self.said[who].append(self.purses[who].snapshot())
+        self.said[who].append(self.budgets[who].snapshot())
 
     def merge(self, who: int, back: int = 0) -> None:
         """All that the others said, `back` reports ago."""
         told = [(str(other), said[-1 - back % len(said)]) for other, said in self.said.items() if other != who]
-        self.purses[who].merge(str(who), told)
+        self.budgets[who].merge(str(who), told)
 
     def exchange(self, times: int = 1) -> None:
-        for who in [*range(len(self.purses))] * times:
+        for who in [*range(len(self.budgets))] * times:
             self.tell(who)
             self.merge(who)
 
     def spend_all(self, who: int) -> int:
-        return sum(self.purses[who].spend() for _ in range(100))
+        return sum(self.budgets[who].withdraw() for _ in range(100))
 
 
-EVENTS = st.tuples(st.sampled_from(["earn", "earn", "spend", "tell", "hear"]), st.integers(0, 2), st.integers(0, 5))
+EVENTS = st.tuples(
+    st.sampled_from(["deposit", "deposit", "withdraw", "tell", "hear"]), st.integers(0, 2), st.integers(0, 5)
+)
 
 
 @given(share=st.floats(0.01, 0.5), events=st.lists(EVENTS, max_size=300))
@@ -69,12 +71,12 @@ def test_replicas_together_never_exceed_the_share_whatever_of_their_words_is_lat
 ) -> None:
     replicas, earned, spent = Replicas(), 0, 0
     for name, who, number in events:
-        if name == "earn":
+        if name == "deposit":
             for _ in range(3 * number):
-                replicas.purses[who].earn(share)
+                replicas.budgets[who].deposit(share)
             earned += 3 * number
-        elif name == "spend":
-            spent += replicas.purses[who].spend()
+        elif name == "withdraw":
+            spent += replicas.budgets[who].withdraw()
         elif name == "tell":
             replicas.tell(who)
         else:
@@ -87,7 +89,7 @@ def test_replicas_together_never_exceed_the_share_whatever_of_their_words_is_lat
 def test_what_one_replica_saved_another_may_spend() -> None:
     replicas = Replicas(2)
     for _ in range(100):
-        replicas.purses[0].earn(0.1)
+        replicas.budgets[0].deposit(0.1)
     assert replicas.spend_all(1) == 0
     replicas.exchange(3)
     assert (replicas.spend_all(1), replicas.spend_all(0)) == (5, 5)
@@ -96,7 +98,7 @@ def test_what_one_replica_saved_another_may_spend() -> None:
 def test_one_that_spends_is_given_more_until_all_is_spent() -> None:
     replicas = Replicas(2)
     for _ in range(100):
-        replicas.purses[0].earn(0.1)
+        replicas.budgets[0].deposit(0.1)
     found = 0
     for _ in range(8):
         replicas.exchange(2)
@@ -107,54 +109,54 @@ def test_one_that_spends_is_given_more_until_all_is_spent() -> None:
 
 def test_replicas_that_agree_are_left_as_they_are() -> None:
     replicas = Replicas(2)
-    for purse in replicas.purses:
+    for budget in replicas.budgets:
         for _ in range(30):
-            purse.earn(0.1)
+            budget.deposit(0.1)
     replicas.exchange(5)
-    assert all(not purse.snapshot().given for purse in replicas.purses)
+    assert all(not budget.snapshot().sent for budget in replicas.budgets)
 
 
 def test_all_together_save_no_more_than_one_alone() -> None:
     replicas = Replicas(5)
     replicas.exchange()
     for _ in range(50):
-        for purse in replicas.purses:
+        for budget in replicas.budgets:
             for _ in range(20):
-                purse.earn(0.2)
+                budget.deposit(0.2)
         replicas.exchange()
-    assert sum(map(replicas.spend_all, range(5))) <= MOST_SAVED
+    assert sum(map(replicas.spend_all, range(5))) <= MAX_BALANCE
 
 
 def test_with_very_many_replicas_each_may_still_save_one() -> None:
-    purse = RetryBudget()
-    purse.merge("me", [(str(other), RetryBudgetSnapshot(saved=0.5)) for other in range(40)])
+    budget = RetryBudget()
+    budget.merge("me", [(str(other), RetryBudgetSnapshot(balance=0.5)) for other in range(40)])
     for _ in range(100):
-        purse.earn(0.1)
-    assert [purse.spend(), purse.spend()] == [True, False]
+        budget.deposit(0.1)
+    assert [budget.withdraw(), budget.withdraw()] == [True, False]
 
 
 def test_a_gift_that_was_announced_twice_is_taken_once() -> None:
-    purse = RetryBudget()
+    budget = RetryBudget()
     for _ in range(3):
-        purse.merge("me", [("other", RetryBudgetSnapshot(saved=2.0, given=(("me", 2), ("third", 5))))])
-    assert [purse.spend() for _ in range(3)] == [True, True, False]
+        budget.merge("me", [("other", RetryBudgetSnapshot(balance=2.0, sent=(("me", 2), ("third", 5))))])
+    assert [budget.withdraw() for _ in range(3)] == [True, True, False]
 
 
 def test_reports_do_not_grow_with_every_replica_that_ever_was() -> None:
-    purse = RetryBudget()
+    budget = RetryBudget()
     for number in range(500):
         for _ in range(30):
-            purse.earn(0.1)
-        purse.merge("me", [(f"other {number}", RetryBudgetSnapshot(saved=0.0, given=(("me", 1),)))])
-    snapshot = purse.snapshot()
-    assert [name for name, _ in (*snapshot.given, *snapshot.taken)] == ["other 499"] * 2
-    purse.merge("me", [("other 3", RetryBudgetSnapshot(saved=50.0, given=(("me", 1),)))])
-    assert purse.snapshot().taken == (("other 3", 1),)  # but nothing is taken twice
+            budget.deposit(0.1)
+        budget.merge("me", [(f"other {number}", RetryBudgetSnapshot(balance=0.0, sent=(("me", 1),)))])
+    snapshot = budget.snapshot()
+    assert [name for name, _ in (*snapshot.sent, *snapshot.received)] == ["other 499"] * 2
+    budget.merge("me", [("other 3", RetryBudgetSnapshot(balance=50.0, sent=(("me", 1),)))])
+    assert budget.snapshot().received == (("other 3", 1),)  # but nothing is taken twice
 
 
 def test_every_target_has_a_purse_of_its_own_also_one_that_is_only_heard_of() -> None:
     ours = RetryBudgets[str]()
-    ours["fast"].earn(0.5)
-    ours.merge("me", [("other", [("quality", RetryBudgetSnapshot(saved=3.0, given=(("me", 1),)))])])
-    assert [ours["fast"].spend(), ours["quality"].spend()] == [False, True]
+    ours["fast"].deposit(0.5)
+    ours.merge("me", [("other", [("quality", RetryBudgetSnapshot(balance=3.0, sent=(("me", 1),)))])])
+    assert [ours["fast"].withdraw(), ours["quality"].withdraw()] == [False, True]
     assert sorted(name for name, _ in ours.snapshot()) == ["fast", "quality"]

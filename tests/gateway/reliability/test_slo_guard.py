@@ -10,7 +10,7 @@ import pytest
 
 from gateway.enums import LaneState
 from gateway.policy_types import Slo
-from gateway.reliability.slo_guard import DOUBT, SHARE_OVER, Admission, Guard, critical
+from gateway.reliability.slo_guard import ALLOWED_SHARE, SIGNIFICANCE, Admission, Guard, critical
 
 BUDGET_MS = 400.0
 SLO = Slo(p95_ms=BUDGET_MS)
@@ -19,7 +19,7 @@ FAST_MS, NEAR_MS, SLOW_MS = 100.0, 350.0, 2000.0  # NEAR is within budget, but n
 
 def leave(guard: Guard, now_s: float, sample: float = 0.5) -> Admission:
     """A ticket where one must be given."""
-    admission = guard.ask(now_s, sample=sample, healthy_fallback=True)
+    admission = guard.acquire(now_s, sample=sample, healthy_fallback=True)
     assert admission is not None
     return admission
 
@@ -33,7 +33,7 @@ def ejected(now_s: float = 0.0, slo: Slo = SLO) -> Guard:
     """A guard whose lane was ejected at `now_s`."""
     guard = Guard(slo)
     answer(guard, now_s, *[SLOW_MS] * 10)
-    assert guard.ask(now_s, sample=0.5, healthy_fallback=True) is None
+    assert guard.acquire(now_s, sample=0.5, healthy_fallback=True) is None
     return guard
 
 
@@ -52,22 +52,22 @@ def test_the_documented_counts_bench_a_lane_and_one_less_does_not(over: int, tot
     for late, state in ((over, LaneState.EJECTED), (over - 1, LaneState.SERVING)):
         guard = Guard(SLO)
         for latency_ms in [FAST_MS] * (total - late) + [SLOW_MS] * late:
-            guard.finished(0.0, Admission(era=0), latency_ms)
-        guard.ask(0.0, sample=0.5, healthy_fallback=True)
+            guard.finished(0.0, Admission(epoch=0), latency_ms)
+        guard.acquire(0.0, sample=0.5, healthy_fallback=True)
         assert guard.state is state
 
 
 @pytest.mark.parametrize("total", [10, 37, 123, 400, 512, 513, 900])
 def test_the_critical_count_is_the_binomial_one(total: int) -> None:
-    chances = [comb(total, j) * SHARE_OVER**j * (1 - SHARE_OVER) ** (total - j) for j in range(total + 1)]
-    exact = next(k for k in range(total + 1) if sum(chances[k:]) < DOUBT)
+    chances = [comb(total, j) * ALLOWED_SHARE**j * (1 - ALLOWED_SHARE) ** (total - j) for j in range(total + 1)]
+    exact = next(k for k in range(total + 1) if sum(chances[k:]) < SIGNIFICANCE)
     assert critical(total) - exact in ((0,) if total <= 512 else (0, 1))
 
 
 def test_nine_late_answers_are_not_enough_to_bench() -> None:
     guard = Guard(SLO)
     answer(guard, 0.0, *[SLOW_MS] * 9)
-    assert guard.ask(0.0, sample=0.5, healthy_fallback=True) is not None
+    assert guard.acquire(0.0, sample=0.5, healthy_fallback=True) is not None
     assert guard.state is LaneState.SERVING
 
 
@@ -80,18 +80,18 @@ def test_an_answer_exactly_at_the_budget_is_within_it() -> None:
 def test_a_lane_without_relief_is_not_benched_until_there_is_some() -> None:
     guard = Guard(SLO)
     for _ in range(40):
-        admission = guard.ask(0.0, sample=0.5, healthy_fallback=False)
+        admission = guard.acquire(0.0, sample=0.5, healthy_fallback=False)
         assert admission is not None
         guard.finished(0.0, admission, SLOW_MS)
     assert guard.state is LaneState.SERVING
     assert not guard.within_budget(0.0)
-    assert guard.ask(0.0, sample=0.5, healthy_fallback=True) is None
+    assert guard.acquire(0.0, sample=0.5, healthy_fallback=True) is None
     assert guard.state is LaneState.EJECTED
 
 
 def test_a_benched_lane_carries_everything_again_when_relief_is_gone() -> None:
     guard = ejected()
-    assert all(guard.ask(0.1, sample=0.9, healthy_fallback=False) for _ in range(5))
+    assert all(guard.acquire(0.1, sample=0.9, healthy_fallback=False) for _ in range(5))
     assert guard.state is LaneState.EJECTED
 
 
@@ -112,12 +112,12 @@ def test_silence_keeps_the_state() -> None:
 
 def test_a_benched_lane_gets_one_probe_each_interval_and_its_share() -> None:
     guard = ejected(0.0)
-    assert guard.ask(SLO.probe_every_s - 0.01, sample=0.5, healthy_fallback=True) is None
-    admission = guard.ask(SLO.probe_every_s, sample=0.5, healthy_fallback=True)
+    assert guard.acquire(SLO.probe_every_s - 0.01, sample=0.5, healthy_fallback=True) is None
+    admission = guard.acquire(SLO.probe_every_s, sample=0.5, healthy_fallback=True)
     assert admission is not None
     assert admission.probe
-    assert guard.ask(SLO.probe_every_s + 0.01, sample=0.5, healthy_fallback=True) is None
-    assert guard.ask(SLO.probe_every_s + 0.02, sample=SLO.probe_share / 2, healthy_fallback=True) is not None
+    assert guard.acquire(SLO.probe_every_s + 0.01, sample=0.5, healthy_fallback=True) is None
+    assert guard.acquire(SLO.probe_every_s + 0.02, sample=SLO.probe_share / 2, healthy_fallback=True) is not None
 
 
 def test_answers_admitted_before_the_benching_are_no_probes() -> None:
@@ -125,10 +125,10 @@ def test_answers_admitted_before_the_benching_are_no_probes() -> None:
     early = [leave(guard, 0.0) for _ in range(30)]
     for admission in early[:10]:
         guard.finished(0.0, admission, SLOW_MS)
-    assert guard.ask(0.0, sample=0.5, healthy_fallback=True) is None
+    assert guard.acquire(0.0, sample=0.5, healthy_fallback=True) is None
     for admission in early[10:]:
         guard.finished(20.0, admission, FAST_MS)
-    guard.ask(20.0, sample=0.5, healthy_fallback=True)
+    guard.acquire(20.0, sample=0.5, healthy_fallback=True)
     assert guard.state is LaneState.EJECTED
 
 
@@ -136,7 +136,7 @@ def test_an_attempt_given_up_that_began_before_the_benching_is_no_late_probe() -
     guard = Guard(SLO)
     early = leave(guard, 0.0)
     answer(guard, 0.0, *[SLOW_MS] * 10)
-    assert guard.ask(0.0, sample=0.5, healthy_fallback=True) is None
+    assert guard.acquire(0.0, sample=0.5, healthy_fallback=True) is None
     now_s = probe(guard, 10.0, *[FAST_MS] * 5)
     for _ in range(2):
         guard.abandoned(now_s, early, SLOW_MS)  # two late ones of ten would keep it ejected
@@ -159,7 +159,7 @@ def test_ten_good_probes_bring_the_ramp_then_full_service() -> None:
     shares = []
     while guard.state is LaneState.PROBING:
         draws = [step / 100 for step in range(100)]
-        tickets = [guard.ask(now_s, sample=sample, healthy_fallback=True) for sample in draws]
+        tickets = [guard.acquire(now_s, sample=sample, healthy_fallback=True) for sample in draws]
         shares.append(sum(admission is not None for admission in tickets) / 100)
         for admission in [admission for admission in tickets if admission][:10]:
             guard.finished(now_s, admission, FAST_MS)
@@ -200,7 +200,7 @@ def test_each_relapse_doubles_the_hold_down_up_to_its_limit() -> None:
             now_s = probe(guard, now_s, FAST_MS)
         holds.append(now_s - benched_s)
         now_s = benched_s = probe(guard, now_s, SLOW_MS, SLOW_MS)
-        guard.ask(now_s, sample=0.9, healthy_fallback=True)
+        guard.acquire(now_s, sample=0.9, healthy_fallback=True)
         assert guard.state is LaneState.EJECTED
     assert holds == pytest.approx([1.0, 2.0, 4.0, 5.0], abs=0.11)
 
@@ -213,7 +213,7 @@ def test_a_lane_that_served_longer_than_any_hold_down_starts_over_with_the_short
     assert guard.state is LaneState.SERVING
     now_s += 13.0
     answer(guard, now_s, *[SLOW_MS] * 10)
-    assert guard.ask(now_s, sample=0.5, healthy_fallback=True) is None
+    assert guard.acquire(now_s, sample=0.5, healthy_fallback=True) is None
     probe(guard, now_s, *[FAST_MS] * 11)
     assert guard.state is LaneState.PROBING
 
@@ -223,7 +223,7 @@ def test_a_bad_ramp_without_relief_starts_its_stage_over() -> None:
     now_s = probe(guard, 0.0, *[FAST_MS] * 10)
     states = []
     for latency_ms in [SLOW_MS] * 10 + [FAST_MS] * 20:
-        admission = guard.ask(now_s, sample=0.9, healthy_fallback=False)
+        admission = guard.acquire(now_s, sample=0.9, healthy_fallback=False)
         assert admission is not None
         guard.finished(now_s, admission, latency_ms)
         states.append(guard.state)
@@ -250,7 +250,7 @@ def simulate(rate: float, hours: float, seed: int, slow_s: tuple[float, float] =
         while pending and pending[0][0] <= now_s:
             ended_s, _, admission, latency_ms = heapq.heappop(pending)
             guard.finished(ended_s, admission, latency_ms)
-        admission = guard.ask(now_s, sample=dice.random(), healthy_fallback=True)
+        admission = guard.acquire(now_s, sample=dice.random(), healthy_fallback=True)
         if guard.state is not state:
             state = guard.state
             if state is LaneState.EJECTED:

@@ -47,7 +47,7 @@ def test_counting_for_all_at_once_is_what_the_guard_does() -> None:
     guard, told = Guard(SLO), 0
     for arrival, is_breached in zip(arrivals, expected, strict=True):
         while told < len(ends) and ends[told] <= arrival:
-            guard.finished(float(ends[told]), Admission(era=0), 1000 * (SLOW_S if slow[told] else FAST_S))
+            guard.finished(float(ends[told]), Admission(epoch=0), 1000 * (SLOW_S if slow[told] else FAST_S))
             told += 1
         assert guard.within_budget(float(arrival)) is not bool(is_breached)
     assert expected.any()
@@ -79,7 +79,7 @@ def walk(rate: float, hours: float, seed: int, *, late: float, slow_until_s: flo
             ended_s, _, admission, latency_s = heapq.heappop(pending)
             guard.finished(ended_s, admission, 1000 * latency_s)
         sample, chance = dice.random(2)
-        admission = guard.ask(now_s, sample=sample, healthy_fallback=True)
+        admission = guard.acquire(now_s, sample=sample, healthy_fallback=True)
         if guard.state is not changes[-1][1]:
             changes.append((now_s, guard.state))
         if admission is not None:

@@ -11,7 +11,7 @@ FAST_MS, SLOW_MS = 100.0, 2000.0
 
 def answer(guard: Guard, now_s: float, *latencies_ms: float) -> None:
     for latency_ms in latencies_ms:
-        guard.finished(now_s, Admission(era=0), latency_ms)
+        guard.finished(now_s, Admission(epoch=0), latency_ms)
 
 
 def test_p95_is_unknown_until_twenty_answers_and_then_lags_at_most_a_hundredth_of_the_window() -> None:

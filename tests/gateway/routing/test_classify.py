@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.enums import Form, Task
+from gateway.enums import FormatKind, Task
 from gateway.routing.classify import CONFIDENCE, classify
-from gateway.types import Classification, Expectation, Query
+from gateway.types import Classification, OutputFormat, Query
 from tests.measured import cpu_s
 
 MakeQuery = Callable[..., Query]
-SCHEMA = Expectation(form=Form.JSON_SCHEMA, schema={})
+SCHEMA = OutputFormat(form=FormatKind.JSON_SCHEMA, schema={})
 
 
 def test_the_application_has_the_last_word(query: MakeQuery) -> None:
-    asked = query(task_hint=Task.SUMMARIZE, task_hint_from="metadata", has_prediction=True, expectation=SCHEMA)
+    asked = query(task_hint=Task.SUMMARIZE, task_hint_from="metadata", has_prediction=True, output_format=SCHEMA)
     assert classify(asked) == Classification(task=Task.SUMMARIZE, confidence=1.0, evidence="metadata")
 
 
@@ -23,11 +23,15 @@ def test_the_application_has_the_last_word(query: MakeQuery) -> None:
     [
         ({"has_prediction": True}, Task.EDIT, "prediction"),
         ({"has_suffix": True}, Task.AUTOCOMPLETE, "suffix"),
-        ({"has_tools": True, "expectation": SCHEMA}, Task.AGENT, "tools"),
-        ({"expectation": SCHEMA}, Task.STRUCTURED, "response_format"),
-        ({"expectation": Expectation(form=Form.JSON_OBJECT)}, Task.STRUCTURED, "response_format"),
-        ({"expectation": Expectation(form=Form.REGEX, pattern="a")}, Task.STRUCTURED, "structured_outputs"),
-        ({"expectation": Expectation(form=Form.CHOICE, choices=("a",))}, Task.STRUCTURED, "structured_outputs"),
+        ({"has_tools": True, "output_format": SCHEMA}, Task.AGENT, "tools"),
+        ({"output_format": SCHEMA}, Task.STRUCTURED, "response_format"),
+        ({"output_format": OutputFormat(form=FormatKind.JSON_OBJECT)}, Task.STRUCTURED, "response_format"),
+        ({"output_format": OutputFormat(form=FormatKind.REGEX, pattern="a")}, Task.STRUCTURED, "structured_outputs"),
+        (
+            {"output_format": OutputFormat(form=FormatKind.CHOICE, choices=("a",))},
+            Task.STRUCTURED,
+            "structured_outputs",
+        ),
         ({"last_user_text": "<|fim_prefix|>def f(<|fim_suffix|>)<|fim_middle|>"}, Task.AUTOCOMPLETE, "fim_markers"),
         ({"last_user_text": "<fim_prefix>a<fim_suffix>b<fim_middle>"}, Task.AUTOCOMPLETE, "fim_markers"),
         ({"last_user_text": "<｜fim▁begin｜>a<｜fim▁hole｜>b<｜fim▁end｜>"}, Task.AUTOCOMPLETE, "fim_markers"),

@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.enums import Form, Task
+from gateway.enums import FormatKind, Task
 from gateway.routing.conditions import Comparison, Header, Hours, When
-from gateway.types import Classification, Expectation, Query
+from gateway.types import Classification, OutputFormat, Query
 
 MakeQuery = Callable[..., Query]
 EDIT = Classification(task=Task.EDIT, confidence=0.7, evidence="prediction")
@@ -34,7 +34,7 @@ WORKDAYS = frozenset(range(5))
         (When(stream=True), {"stream": True}, True),
         (When(stream=True), {}, False),
         (When(stream=False), {}, True),
-        (When(schema=True), {"expectation": Expectation(form=Form.JSON_OBJECT)}, True),
+        (When(schema=True), {"output_format": OutputFormat(form=FormatKind.JSON_OBJECT)}, True),
         (When(schema=True), {}, False),
         (When(private=True), {"private": True}, True),
         (When(private=False), {"private": True}, False),

@@ -44,8 +44,8 @@ def test_only_the_worker_is_asked_how_sure_it_is(target: MakeTarget) -> None:
 def test_the_private_plan_has_only_targets_inside(target: MakeTarget) -> None:
     rule = compiled(target, Route(name="r", when=When(), use="quality", fall_back=("fast",))).rules[0]
     assert [candidate.target.name for candidate in rule.open.candidates] == ["quality", "fast"]
-    assert [candidate.target.name for candidate in rule.choices[0].private.candidates] == ["fast"]
-    assert (rule.open.private, rule.choices[0].private.private) == (False, True)
+    assert [candidate.target.name for candidate in rule.splits[0].private.candidates] == ["fast"]
+    assert (rule.open.private, rule.splits[0].private.private) == (False, True)
 
 
 def test_a_route_that_keeps_requests_in_is_private_for_everybody(target: MakeTarget) -> None:
@@ -74,7 +74,7 @@ def test_targets_that_share_a_route_are_drawn_by_their_parts(target: MakeTarget)
     rule = compiled(target, route).rules[0]
 
     def asked(sample: float) -> list[str]:
-        return [candidate.target.name for candidate in rule.drawn(sample).open.candidates]
+        return [candidate.target.name for candidate in rule.pick(sample).open.candidates]
 
     assert asked(0.0) == asked(0.7499) == ["fast", "quality"]
     assert asked(0.75) == asked(0.9999999) == ["careful", "quality", "fast"]
@@ -85,5 +85,5 @@ def test_a_lane_of_a_shared_route_promises_the_same_wherever_it_stands(target: M
     shares = (("fast", 1), ("careful", 1))
     route = Route(name="r", when=When(), use="fast", shares=shares, fall_back=("fast", "careful"), slo=SLO)
     rule = compiled(target, route).rules[0]
-    assert {each.slo for choice in rule.choices for each in choice.open.candidates} == {SLO}
+    assert {each.slo for split in rule.splits for each in split.open.candidates} == {SLO}
     assert [lane.target.name for lane in compiled(target, route).lanes] == ["fast", "careful"]

@@ -78,7 +78,7 @@ def test_any_answer_ends_a_row_of_faults() -> None:
 
 
 def test_the_trial_of_an_open_breaker_is_a_probe_and_passes_alone() -> None:
-    store = MemoryStore(BreakerRule(faults=1, open_s=2))
+    store = MemoryStore(BreakerRule(failures=1, open_s=2))
     play(store, Reason.UPSTREAM_ERROR)
     trial = store.acquire(lane(), 3.5, sample=0.5, healthy_fallback=True)
     assert not isinstance(trial, Verdict)
@@ -90,7 +90,7 @@ def test_the_trial_of_an_open_breaker_is_a_probe_and_passes_alone() -> None:
 
 
 def test_a_server_seen_to_be_back_is_called_again_at_once() -> None:
-    store = MemoryStore(BreakerRule(faults=1, open_s=30))
+    store = MemoryStore(BreakerRule(failures=1, open_s=30))
     play(store, Reason.UPSTREAM_ERROR)
     assert play(store, AttemptOutcome.OK) == [Reason.CIRCUIT_OPEN]
     store.returned("fast")
@@ -111,7 +111,7 @@ def test_no_more_attempts_at_once_than_a_target_takes() -> None:
 
 def test_a_full_target_does_not_use_up_the_breakers_trial() -> None:
     """What is noted when asked is asked last."""
-    store, full = MemoryStore(BreakerRule(faults=1, open_s=2)), lane(max_in_flight=1)
+    store, full = MemoryStore(BreakerRule(failures=1, open_s=2)), lane(max_in_flight=1)
     running = store.acquire(full, 0.0, sample=0.5, healthy_fallback=False)
     play(store, Reason.UPSTREAM_ERROR)
     assert isinstance(store.acquire(full, 4.0, sample=0.5, healthy_fallback=False), Verdict)
@@ -176,7 +176,7 @@ def play_streams(store: MemoryStore, slo: Slo, told: AttemptRecord, times: int, 
     ],
 )
 def test_a_late_first_token_benches_a_lane_of_streams(told: AttemptRecord, is_late: bool) -> None:
-    store = MemoryStore(BreakerRule(faults=1000))
+    store = MemoryStore(BreakerRule(failures=1000))
     refused = play_streams(store, FIRST, told, times=12)
     assert refused == (["ejected, p95 of the first token over 50 ms"] * 2 if is_late else [])
 
@@ -201,6 +201,6 @@ def test_who_was_silent_for_long_is_given_no_extra_attempts(silent_s: float, giv
     candidate = lane(retry=Retry(max_share=0.2))
     for _ in range(50):
         store.acquire(candidate, 100.0, sample=0.5, healthy_fallback=True)
-    store.merge(100.0, [PeerSnapshot(name="other", told_s=100.0 - silent_s, snapshot=Snapshot())], me="us")
-    (purse,) = (purse for _, purse in store.snapshot(100.0).retries)
-    assert purse.given == ((("other", given),) if given else ())
+    store.merge(100.0, [PeerSnapshot(name="other", written_s=100.0 - silent_s, snapshot=Snapshot())], me="us")
+    (budget,) = (budget for _, budget in store.snapshot(100.0).retries)
+    assert budget.sent == ((("other", given),) if given else ())

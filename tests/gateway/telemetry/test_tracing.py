@@ -15,9 +15,9 @@ from gateway.enums import Outcome
 from gateway.errors import BadSetting
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.tracing import Tracing, open_tracing
-from gateway.trace_context import Trace
+from gateway.trace_context import TraceContext
 
-CALLER = Trace(trace_id=0xABC, span_id=0xDEF, flags=1, state="vendor=1")
+CALLER = TraceContext(trace_id=0xABC, span_id=0xDEF, flags=1, state="vendor=1")
 
 
 class Kept:
@@ -38,7 +38,7 @@ def tracing(sampler: Any = ALWAYS_ON) -> tuple[Tracing, list[ReadableSpan]]:
     return Tracing(sampler, kept, Resource({"service.name": "test"})), kept.spans
 
 
-def traced(decision: Any, trace: Trace, **changes: Any) -> Any:
+def traced(decision: Any, trace: TraceContext, **changes: Any) -> Any:
     """The decision of a request that stands there, its attempts with the spans they were given."""
     plain = decision(trace=trace, **changes)
     attempts = [replace(each, span_id=trace.child_id(n)) for n, each in enumerate(plain.attempts, 1)]

@@ -61,7 +61,7 @@ def test_streams_always_tell_their_account() -> None:
 
 def test_a_help_that_a_target_does_not_know_is_dropped() -> None:
     body = {"prediction": {"type": "content", "content": "x"}, "seed": 5, "temperature": 0.5}
-    plain = Capabilities(words=frozenset({Capability.CHAT}))
+    plain = Capabilities(supported=frozenset({Capability.CHAT}))
     assert set(sent(Kind.OPENAI, body, plain)) == {"model", "messages", "temperature"}
     assert set(sent(Kind.OPENAI, body, ENGINES["openai"])) == {"model", "messages", *body}
     assert set(sent(Kind.WORKER, body, None)) == {"model", "messages", *body}

@@ -65,21 +65,21 @@ def test_it_accepts_exactly_what_a_parser_accepts(text: str) -> None:
 @given(documents | mangled | near_json)
 def test_fed_whole_or_character_by_character_it_says_the_same(text: str) -> None:
     whole, piecewise = fed(text), fed(*text)
-    assert (whole.fault_at, whole.is_complete) == (piecewise.fault_at, piecewise.is_complete)
+    assert (whole.error_at, whole.is_complete) == (piecewise.error_at, piecewise.is_complete)
 
 
 @given(documents, st.data())
 def test_every_beginning_of_a_document_is_viable(text: str, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(text)))
-    assert fed(text[:cut]).fault_at is None
+    assert fed(text[:cut]).error_at is None
 
 
 @given(mangled | near_json)
 def test_before_its_fault_a_text_is_viable_and_through_it_not(text: str) -> None:
-    fault_at = fed(text).fault_at
+    fault_at = fed(text).error_at
     if fault_at is not None:
-        assert fed(text[:fault_at]).fault_at is None
-        assert fed(text[: fault_at + 1]).fault_at == fault_at
+        assert fed(text[:fault_at]).error_at is None
+        assert fed(text[: fault_at + 1]).error_at == fault_at
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def test_before_its_fault_a_text_is_viable_and_through_it_not(text: str) -> None
 def test_the_fault_is_the_first_impossible_character(text: str, fault_at: int) -> None:
     prefix = JsonPrefix()
     assert prefix.feed(text) is False
-    assert prefix.fault_at == fault_at
+    assert prefix.error_at == fault_at
     assert not prefix.is_complete
 
 
 def test_nothing_after_a_fault_matters() -> None:
-    assert fed("x", '{"a": 1}').fault_at == 0
+    assert fed("x", '{"a": 1}').error_at == 0
 
 
 def test_depth_is_bounded() -> None:
-    assert fed("[" * MAX_DEPTH).fault_at is None
-    assert fed("[" * (MAX_DEPTH + 1)).fault_at == MAX_DEPTH
+    assert fed("[" * MAX_DEPTH).error_at is None
+    assert fed("[" * (MAX_DEPTH + 1)).error_at == MAX_DEPTH

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.enums import Form
-from gateway.types import Expectation, Piece, Query, Tool, ToolCall
-from gateway.validation.json_schema import SchemaCache, SchemaFault
+from gateway.enums import FormatKind
+from gateway.types import OutputFormat, Piece, Query, Tool, ToolCall
+from gateway.validation.json_schema import SchemaCache, SchemaError
 from gateway.validation.response_check import ResponseCheck
 
 MakeQuery = Callable[..., Query]
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-JSON_SCHEMA = Expectation(form=Form.JSON_SCHEMA, schema=SCHEMA)
-JSON_OBJECT = Expectation(form=Form.JSON_OBJECT)
+JSON_SCHEMA = OutputFormat(form=FormatKind.JSON_SCHEMA, schema=SCHEMA)
+JSON_OBJECT = OutputFormat(form=FormatKind.JSON_OBJECT)
 TOOLS = (Tool(name="add", parameters={"required": ["x"], "properties": {"x": {"type": "number"}}}), Tool(name="now"))
 
 
@@ -36,7 +36,7 @@ def said(text: str, index: int = 0) -> Piece:
 
 
 @pytest.mark.parametrize(
-    ("expectation", "text", "detail"),
+    ("output_format", "text", "detail"),
     [
         (JSON_SCHEMA, '{"n": 1}', None),
         (JSON_SCHEMA, ' {"n": 1}\n', None),
@@ -52,20 +52,20 @@ def said(text: str, index: int = 0) -> Piece:
         (JSON_SCHEMA, '{"n": NaN}', "json at #, byte 6"),
         (JSON_OBJECT, "{}", None),
         (JSON_OBJECT, "[]", "type at #, byte 0"),
-        (Expectation(form=Form.REGEX, pattern="[a-z]+"), "abc", None),
-        (Expectation(form=Form.REGEX, pattern="[a-z]+"), "abc!", "regex at #"),
-        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "yes", None),
-        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "maybe", "choice at #, byte 0"),
-        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "ye", "choice at #"),
-        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "yes!", "choice at #, byte 3"),
-        (Expectation(form=Form.TEMPLATE, pattern="x"), "anything", None),
+        (OutputFormat(form=FormatKind.REGEX, pattern="[a-z]+"), "abc", None),
+        (OutputFormat(form=FormatKind.REGEX, pattern="[a-z]+"), "abc!", "regex at #"),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "yes", None),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "maybe", "choice at #, byte 0"),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "ye", "choice at #"),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "yes!", "choice at #, byte 3"),
+        (OutputFormat(form=FormatKind.TEMPLATE, pattern="x"), "anything", None),
         (None, "anything", None),
     ],
 )
 def test_a_text_must_keep_what_was_asked(
-    query: MakeQuery, expectation: Expectation | None, text: str, detail: str | None
+    query: MakeQuery, output_format: OutputFormat | None, text: str, detail: str | None
 ) -> None:
-    assert verdict(query(expectation=expectation), said(text)) == detail
+    assert verdict(query(output_format=output_format), said(text)) == detail
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_fragments_of_a_call_are_one_call(query: MakeQuery) -> None:
 
 def test_a_choice_that_calls_need_not_say_anything_besides(query: MakeQuery) -> None:
     call = ToolCall(index=0, name="now", arguments="{}")
-    asked = query(tools=TOOLS, expectation=JSON_SCHEMA)
+    asked = query(tools=TOOLS, output_format=JSON_SCHEMA)
     assert verdict(asked, Piece(index=0, tool_calls=(call,))) is None
     assert verdict(asked, Piece(index=0, tool_calls=(call,), text="Calling now")) == "json at #, byte 0"
 
@@ -126,27 +126,27 @@ def test_calls_are_not_judged_where_nothing_was_said_about_tools(query: MakeQuer
 
 
 def test_every_choice_must_be_good(query: MakeQuery) -> None:
-    asked = query(expectation=JSON_SCHEMA)
+    asked = query(output_format=JSON_SCHEMA)
     assert verdict(asked, said('{"n": 1}', 0), said('{"n": 2}', 1)) is None
     assert verdict(asked, said('{"n": 1}', 0), said('{"n": ""}', 1)) == "type at #/properties/n, byte 6"
 
 
 def test_a_refusal_is_an_answer(query: MakeQuery) -> None:
-    assert verdict(query(expectation=JSON_SCHEMA), Piece(index=0, refusal="I must not.")) is None
+    assert verdict(query(output_format=JSON_SCHEMA), Piece(index=0, refusal="I must not.")) is None
 
 
 def test_an_answer_without_choices_keeps_no_promise(query: MakeQuery) -> None:
-    assert verdict(query(expectation=JSON_SCHEMA)) == "choices at #"
+    assert verdict(query(output_format=JSON_SCHEMA)) == "choices at #"
     assert verdict(query()) is None
 
 
 def test_a_stream_is_left_at_its_first_impossible_character(query: MakeQuery) -> None:
-    asked = query(expectation=JSON_SCHEMA, stream=True)
+    asked = query(output_format=JSON_SCHEMA, stream=True)
     assert verdict(asked, said('{"n"'), said(" = 1}"), said("more")) == "early: json at #, byte 5"
 
 
 def test_a_stream_is_left_at_the_first_value_that_breaks_its_schema(query: MakeQuery) -> None:
-    asked = query(expectation=JSON_SCHEMA, stream=True)
+    asked = query(output_format=JSON_SCHEMA, stream=True)
     assert (
         verdict(asked, said('{"m": 1, "n"'), said(': "'), said("never read"))
         == "early: type at #/properties/n, byte 14"
@@ -154,7 +154,7 @@ def test_a_stream_is_left_at_the_first_value_that_breaks_its_schema(query: MakeQ
 
 
 def test_a_stream_is_left_when_no_choice_begins_so(query: MakeQuery) -> None:
-    asked = query(expectation=Expectation(form=Form.CHOICE, choices=("yes", "yesterday")), stream=True)
+    asked = query(output_format=OutputFormat(form=FormatKind.CHOICE, choices=("yes", "yesterday")), stream=True)
     assert verdict(asked, said("yes"), said("terdax"), said("?")) == "early: choice at #, byte 8"
 
 
@@ -174,7 +174,7 @@ def test_the_verdict_does_not_depend_on_how_the_answer_is_cut(data: st.DataObjec
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     asked = Query(
-        request_id="r", model="auto", body=b"", received_s=0, expectation=JSON_SCHEMA, stream=data.draw(st.booleans())
+        request_id="r", model="auto", body=b"", received_s=0, output_format=JSON_SCHEMA, stream=data.draw(st.booleans())
     )
     assert verdict(asked, *map(said, parts)) == verdict(asked, said(text))
 
@@ -183,9 +183,9 @@ def test_the_verdict_does_not_depend_on_how_the_answer_is_cut(data: st.DataObjec
     ("fields", "something"),
     [
         ({}, False),
-        ({"expectation": JSON_OBJECT}, True),
+        ({"output_format": JSON_OBJECT}, True),
         ({"tools": TOOLS}, True),
-        ({"expectation": Expectation(form=Form.TEMPLATE, pattern="x")}, False),
+        ({"output_format": OutputFormat(form=FormatKind.TEMPLATE, pattern="x")}, False),
     ],
 )
 def test_it_knows_whether_there_is_anything_to_check(query: MakeQuery, fields: dict[str, Any], something: bool) -> None:
@@ -195,32 +195,32 @@ def test_it_knows_whether_there_is_anything_to_check(query: MakeQuery, fields: d
 def test_a_schema_is_compiled_once_for_many_answers(query: MakeQuery) -> None:
     schemas = SchemaCache()
     for _ in range(3):
-        check = ResponseCheck(query(expectation=JSON_SCHEMA), schemas, early=False)
+        check = ResponseCheck(query(output_format=JSON_SCHEMA), schemas, early=False)
         check.feed([said('{"n": 1}')])
         assert check.finish() is None
     assert len(schemas) == 1
 
 
 def test_an_unusable_schema_is_the_requests_fault_not_the_answers(query: MakeQuery) -> None:
-    asked = query(expectation=Expectation(form=Form.JSON_SCHEMA, schema={"type": "x"}))
+    asked = query(output_format=OutputFormat(form=FormatKind.JSON_SCHEMA, schema={"type": "x"}))
     check = ResponseCheck(asked, SchemaCache(), early=False)
-    with pytest.raises(SchemaFault):
+    with pytest.raises(SchemaError):
         check.feed([said("{}")])
 
 
 def mended(query: Query, *pieces: Piece) -> dict[tuple[int, int | None], str]:
     check = ResponseCheck(query, SchemaCache(), early=False)
     check.feed(pieces)
-    return check.mended()
+    return check.repaired_texts()
 
 
 def test_texts_and_arguments_that_only_lack_their_end_can_be_mended(query: MakeQuery) -> None:
     call = ToolCall(index=2, name="add", arguments='{"x": 1')
-    asked = query(expectation=JSON_SCHEMA, tools=TOOLS)
+    asked = query(output_format=JSON_SCHEMA, tools=TOOLS)
     pieces = [said('{"n": [1'), said('{"n": 1}', 1), Piece(index=2, tool_calls=(call,))]
     assert mended(asked, *pieces) == {(0, None): '{"n": [1]}', (2, 2): '{"x": 1}'}
 
 
 @pytest.mark.parametrize("piece", [Piece(index=0, finish_reason="length"), Piece(index=0, refusal="no")])
 def test_what_was_cut_short_or_refused_is_not_mended(query: MakeQuery, piece: Piece) -> None:
-    assert mended(query(expectation=JSON_SCHEMA), said('{"n": 1'), piece) == {}
+    assert mended(query(output_format=JSON_SCHEMA), said('{"n": 1'), piece) == {}

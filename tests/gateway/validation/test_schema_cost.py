@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.validation.schema_cost import SchemaCost, SchemaFault
+from gateway.validation.schema_cost import SchemaCost, SchemaError
 
 
 def decoded(schema: Any) -> Any:
@@ -41,7 +41,7 @@ def test_a_plain_schema_costs_what_it_says() -> None:
 
 def test_combinations_through_references_are_counted_without_doing_them() -> None:
     assert SchemaCost(decoded(tower(2, 10))).of({}) > 2**10
-    with pytest.raises(SchemaFault, match="too many") as caught:
+    with pytest.raises(SchemaError, match="evaluations") as caught:
         SchemaCost(decoded(tower(2, 60)))  # doing them would never end
     assert caught.value.unsupported
 
@@ -65,20 +65,20 @@ def test_what_was_evaluated_is_evaluated_again_to_find_the_rest() -> None:
 @pytest.mark.parametrize(
     ("schema", "cause"),
     [
-        ({"$ref": "#"}, "without end"),
-        ({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}}, "without end"),
-        ({"$ref": "#/$defs/nobody"}, "refers to nothing"),
-        ({"$ref": "#nobody"}, "refers to nothing"),
-        ({"items": {"$ref": "https://example.com/schema.json"}}, "references into the schema itself"),
-        ({"$ref": "file:///etc/passwd"}, "references into the schema itself"),
-        ({"$ref": "other.json#/a"}, "references into the schema itself"),
+        ({"$ref": "#"}, "infinite .ref recursion"),
+        ({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}}, "infinite .ref recursion"),
+        ({"$ref": "#/$defs/nobody"}, "unresolved reference"),
+        ({"$ref": "#nobody"}, "unresolved reference"),
+        ({"items": {"$ref": "https://example.com/schema.json"}}, "only references within the schema"),
+        ({"$ref": "file:///etc/passwd"}, "only references within the schema"),
+        ({"$ref": "other.json#/a"}, "only references within the schema"),
         ({"$dynamicRef": "#node"}, "dynamicRef"),
-        ({"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/b"}}}, r"beside an \$id"),
+        ({"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/b"}}}, r"next to \$id"),
         (nested(65), "nested deeper"),
     ],
 )
 def test_references_must_end_inside_the_schema(schema: dict[str, Any], cause: str) -> None:
-    with pytest.raises(SchemaFault, match=cause):
+    with pytest.raises(SchemaError, match=cause):
         SchemaCost(schema)
 
 
@@ -103,6 +103,6 @@ def test_ordinary_schemas_pass(schema: Any) -> None:
 
 
 def test_a_fault_names_its_place() -> None:
-    with pytest.raises(SchemaFault) as caught:
+    with pytest.raises(SchemaError) as caught:
         SchemaCost({"properties": {"a/b": {"items": [{}, {"$ref": "http://x"}]}}})
     assert caught.value.pointer == "#/properties/a~1b/items/1/$ref"

@@ -10,30 +10,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 
+from gateway.validation.incremental_validator import MAX_BRANCHES, IncrementalValidator
 from gateway.validation.json_schema import Schema
-from gateway.validation.schema_stream import MOST_READERS, SchemaFollower
 from tests.gateway.validation.any_schema import schemas, values
 
 
-def read(schema: Any, *pieces: str) -> SchemaFollower:
-    follower = Schema(schema).follow()
+def read(schema: Any, *pieces: str) -> IncrementalValidator:
+    validator = Schema(schema).incremental_validator()
     for piece in pieces:
-        follower.feed(piece)
-    return follower
+        validator.feed(piece)
+    return validator
 
 
 def said(schema: Any, *pieces: str) -> str | None:
     """The keyword, its place and the index of the first fault."""
-    follower = read(schema, *pieces)
-    if follower.fault_at is None:
+    validator = read(schema, *pieces)
+    if validator.error_at is None:
         return None
-    breach = follower.breach
-    return f"{breach.keyword} {breach.place} {follower.fault_at}" if breach else f"json {follower.fault_at}"
+    violation = validator.violation
+    return (
+        f"{violation.keyword} {violation.pointer} {validator.error_at}" if violation else f"json {validator.error_at}"
+    )
 
 
 @given(schemas, values, st.sampled_from([None, 1]))
 def test_what_it_refuses_the_reference_refuses(schema: Any, value: Any, indent: int | None) -> None:
-    if read(schema, json.dumps(value, indent=indent)).fault_at is not None:
+    if read(schema, json.dumps(value, indent=indent)).error_at is not None:
         assert not jsonschema.Draft202012Validator(schema).is_valid(value)
 
 
@@ -77,10 +79,10 @@ def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_
         compiled = Schema(whole)
     except ValueError:  # no schema of this draft, or one without end
         return
-    is_valid = compiled.fault_of(value, len(text)) is None
+    is_valid = compiled.validate(value, len(text)) is None
     assert validator_for(whole)(whole).is_valid(value) is is_valid
-    follower = compiled.follow()
-    assert follower.feed(text) or not is_valid, follower.breach
+    validator = compiled.incremental_validator()
+    assert validator.feed(text) or not is_valid, validator.violation
 
 
 @given(schemas, values)
@@ -92,9 +94,9 @@ def test_it_says_the_same_however_the_text_is_cut(schema: Any, value: Any) -> No
 @given(schemas, values)
 def test_before_its_fault_nothing_is_wrong(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
-    at = read(schema, text).fault_at
+    at = read(schema, text).error_at
     if at is not None:
-        assert read(schema, text[:at]).fault_at is None
+        assert read(schema, text[:at]).error_at is None
 
 
 ORDER = {
@@ -160,8 +162,8 @@ def test_drafts_and_references_are_not_taken_for_more_than_they_say(schema: Any,
         compiled = Schema(schema)
     except ValueError:  # refused as a whole: nothing is followed through it
         return
-    assert compiled.follow().feed(text)
-    assert compiled.fault_of(orjson.loads(text), len(text)) is None
+    assert compiled.incremental_validator().feed(text)
+    assert compiled.validate(orjson.loads(text), len(text)) is None
 
 
 OPTIONAL = {
@@ -220,18 +222,18 @@ def test_a_fork_that_refuses_is_refused_by_the_reference_and_the_other_way_round
     schema: Any, value: Any
 ) -> None:
     text = json.dumps(value) + " "
-    at = read(schema, text).fault_at
-    assert at == read(schema, *text).fault_at
+    at = read(schema, text).error_at
+    assert at == read(schema, *text).error_at
     if at is not None:
         assert not jsonschema.Draft202012Validator(schema).is_valid(value)
-        assert read(schema, text[:at]).fault_at is None
+        assert read(schema, text[:at]).error_at is None
 
 
 def test_alternatives_that_double_at_every_level_are_followed_as_far_as_there_is_room() -> None:
     twice: Any = {"$defs": {"x": {"anyOf": [{"items": {"$ref": "#/$defs/x"}}, {"items": {"$ref": "#/$defs/x"}}]}}}
-    follower = Schema({**twice, "$ref": "#/$defs/x"}).follow()
-    assert follower.feed("[" * 400 + "1" + "]" * 400 + " ")
-    assert follower._reader._room.left == MOST_READERS  # and all room is given back
+    validator = Schema({**twice, "$ref": "#/$defs/x"}).incremental_validator()
+    assert validator.feed("[" * 400 + "1" + "]" * 400 + " ")
+    assert validator._validator._budget.left == MAX_BRANCHES  # the whole budget was returned
 
 
 def test_depth_and_breadth_are_bounded() -> None:
