@@ -30,7 +30,7 @@ async def test_each_attempt_gets_what_is_left_of_the_deadline(stage: Any) -> Non
     assert left == pytest.approx([1000, 750])
 
 
-async def test_an_attempt_that_outlasts_the_deadline_is_hung_up_on(stage: Any) -> None:
+async def test_an_attempt_that_exceeds_the_deadline_is_cancelled(stage: Any) -> None:
     scene = stage(fast=says("late"), quality=says("hi"))
     scene.targets["fast"]._sleep = hang(scene)
     sent = await scene.send(headers={b"x-twolane-deadline-ms": b"5"})
@@ -50,14 +50,14 @@ async def test_a_stream_without_checks_is_relayed_as_it_comes(stage: Any) -> Non
     await answer.aclose()
 
 
-async def test_a_stream_that_dies_before_its_first_text_falls_back(stage: Any) -> None:
+async def test_a_stream_that_fails_before_its_first_text_falls_back(stage: Any) -> None:
     scene = stage(fast=fails(UpstreamError("gone"), ""), quality=says("hi"))
     sent = await scene.send(stream=True)
     assert sent.text == "hi"
     assert scene.attempts == {"fast": "upstream_error", "quality": "ok"}
 
 
-async def test_a_stream_that_dies_behind_the_point_of_no_return_breaks_off_and_says_so(stage: Any) -> None:
+async def test_a_stream_that_fails_after_the_point_of_no_return_ends_with_an_error(stage: Any) -> None:
     scene = stage(fast=fails(UpstreamError("gone"), "a", "b"), quality=says("no"))
     sent = await scene.send(stream=True)
     assert sent.texts == ["a", "b"]
@@ -67,7 +67,7 @@ async def test_a_stream_that_dies_behind_the_point_of_no_return_breaks_off_and_s
     assert (scene.decision.outcome, scene.decision.target) == (Outcome.ERROR, "fast")
 
 
-async def test_a_stream_that_outlives_the_deadline_breaks_off_and_says_so(stage: Any) -> None:
+async def test_a_stream_that_exceeds_the_deadline_ends_with_an_error(stage: Any) -> None:
     scene = stage(fast=says("a", "b"))
     answer = await scene.pipeline.handle(scene.query(stream=True, headers={b"x-twolane-deadline-ms": b"50"}))
     answer._attempt._response._sleep = hang(scene)
@@ -78,7 +78,7 @@ async def test_a_stream_that_outlives_the_deadline_breaks_off_and_says_so(stage:
     assert scene.attempts == {"fast": "deadline"}
 
 
-async def test_a_client_that_leaves_before_the_answer_cancels_the_attempt(stage: Any) -> None:
+async def test_a_client_disconnect_before_the_response_cancels_the_attempt(stage: Any) -> None:
     scene = stage(fast=says("late"), quality=says("no"))
     scene.targets["fast"]._sleep = lambda _: asyncio.sleep(5)
     task = asyncio.create_task(scene.pipeline.handle(scene.query()))
@@ -93,7 +93,7 @@ async def test_a_client_that_leaves_before_the_answer_cancels_the_attempt(stage:
     assert in_flight(scene) == 0
 
 
-async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(stage: Any) -> None:
+async def test_a_client_disconnect_during_a_stream_cancels_the_attempt(stage: Any) -> None:
     scene = stage(fast=says("a", "b", "c"))
     answer = await scene.pipeline.handle(scene.query(stream=True))
     deltas = answer.deltas()
@@ -106,7 +106,7 @@ async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(stage
     assert in_flight(scene) == 0
 
 
-async def test_the_account_of_a_stream_is_kept_and_shown_only_if_asked_for(stage: Any) -> None:
+async def test_the_usage_of_a_stream_is_recorded_and_sent_only_if_requested(stage: Any) -> None:
     scene = stage(fast=says("hi"))
     quiet = await scene.send(stream=True)
     assert b"usage" not in b"".join(quiet.data)

@@ -7,7 +7,7 @@ from gateway.trace_context import TraceContext, read_trace_context
 CALLER = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_a_context_that_is_not_ours_to_change_is_handed_on_as_it_came() -> None:
+def test_a_trace_context_of_an_unrecorded_request_is_forwarded_unchanged() -> None:
     trace = read_trace_context({b"traceparent": CALLER, b"tracestate": b"vendor=1"})
     assert trace is not None
     assert (trace.header(), trace.state, trace.is_recorded) == (CALLER.decode(), "vendor=1", False)
@@ -26,12 +26,12 @@ def test_a_context_that_is_not_ours_to_change_is_handed_on_as_it_came() -> None:
         CALLER + b"\r\nx: y",
     ],
 )
-def test_what_is_not_well_formed_is_never_handed_on(given: bytes) -> None:
+def test_a_malformed_trace_context_is_never_forwarded(given: bytes) -> None:
     assert read_trace_context({b"traceparent": given}) is None
 
 
 @pytest.mark.parametrize("state", [b"a=\x00", b"\xff", b"x" * 513, b""])
-def test_a_strange_tracestate_is_dropped_by_itself(state: bytes) -> None:
+def test_an_invalid_tracestate_is_dropped_alone(state: bytes) -> None:
     trace = read_trace_context({b"traceparent": CALLER, b"tracestate": state})
     assert trace is not None
     assert trace.state == ""

@@ -35,7 +35,9 @@ def play(stage: Any, story: Any, **given: Any) -> Any:
         (says("hi", before_s=99), ShadowResult.FAILED),  # nobody waits for ever
     ],
 )
-def test_the_shadow_is_compared_and_never_answers(stage: Any, stream: bool, line: Any, result: ShadowResult) -> None:
+def test_the_shadow_response_is_compared_and_never_served(
+    stage: Any, stream: bool, line: Any, result: ShadowResult
+) -> None:
     scene, sent = play(stage, lambda s: s.send(stream=stream), fast=says("hi"), careful=line, route=ALL)
     assert sent.text == "hi"
     assert scene.attempts == {"fast": "ok"}
@@ -48,7 +50,7 @@ def test_json_is_compared_by_value(stage: Any) -> None:
     assert scene.listener.mirrors[0].result is ShadowResult.SAME
 
 
-def test_the_client_has_its_answer_before_the_shadow_is_asked(stage: Any) -> None:
+def test_the_client_gets_its_response_before_the_shadow_request_starts(stage: Any) -> None:
     async def story(scene: Any) -> Any:
         await scene.send()
         return scene.clock.now_s(), len(scene.targets["careful"].calls)
@@ -57,7 +59,7 @@ def test_the_client_has_its_answer_before_the_shadow_is_asked(stage: Any) -> Non
     assert (ended_s, asked) == (1000.0, 0)
 
 
-def test_only_the_share_is_mirrored(stage: Any) -> None:
+def test_only_the_share_is_shadowed(stage: Any) -> None:
     for share, asked in ((0.51, 1), (0.49, 0)):  # the stage draws 0.5
         scene, _ = play(
             stage, lambda s: s.send(), fast=says("hi"), careful=says("hi"), route={"shadow": ("careful", share)}
@@ -65,7 +67,7 @@ def test_only_the_share_is_mirrored(stage: Any) -> None:
         assert len(scene.targets["careful"].calls) == asked
 
 
-def test_an_answer_that_was_not_served_is_not_mirrored(stage: Any) -> None:
+def test_a_response_that_was_not_served_is_not_shadowed(stage: Any) -> None:
     scene, _ = play(stage, lambda s: s.send(), fast=fails(), careful=says("hi"), route=ALL)
     assert scene.decision.outcome is Outcome.ERROR
     assert scene.targets["careful"].calls == []
@@ -81,7 +83,7 @@ def test_a_private_request_has_no_shadow_outside(stage: Any) -> None:
         assert len(scene.targets["careful"].calls) == asked
 
 
-def test_slow_shadows_do_not_pile_up_and_end_with_the_gateway(stage: Any) -> None:
+def test_slow_shadow_requests_are_limited_and_end_with_the_gateway(stage: Any) -> None:
     async def story(scene: Any) -> Any:
         for _ in range(3 * MAX_CONCURRENT):
             await scene.send()

@@ -26,7 +26,7 @@ def model(*, named: tuple[str, ...] = ("translate",), strength: float = 50.0) ->
     return TaskModel(tasks=TASKS, weights=weights, known=known, vocabulary={word_hash(word): word for word in named})
 
 
-def test_the_likeliest_task_is_told_with_the_words_that_speak_for_it(query: MakeQuery) -> None:
+def test_the_most_probable_task_is_returned_with_its_strongest_words(query: MakeQuery) -> None:
     found = LearnedStage(model())(query(last_user_text="Please TRANSLATE my secret"))
     assert found is not None
     assert (found.task, found.evidence) == (Task.TRANSLATE, "words: translate")
@@ -41,7 +41,7 @@ def test_confidence_is_the_probability_of_the_task(query: MakeQuery) -> None:
     assert found.confidence == pytest.approx(1 / (1 + math.exp(-score)), rel=1e-5)
 
 
-def test_evidence_names_no_word_of_the_request_that_is_not_the_models_own(query: MakeQuery) -> None:
+def test_the_evidence_names_only_words_of_the_models_vocabulary(query: MakeQuery) -> None:
     """Evidence is logged, prompts are not."""
     found = LearnedStage(model(named=()))(query(last_user_text="translate"))
     assert found is not None
@@ -49,17 +49,17 @@ def test_evidence_names_no_word_of_the_request_that_is_not_the_models_own(query:
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n\t\n", "\u3000", "?!", "]]}}"])
-def test_about_a_request_without_words_it_is_silent(query: MakeQuery, text: str) -> None:
+def test_a_request_without_words_is_not_classified(query: MakeQuery, text: str) -> None:
     assert LearnedStage(model())(query(last_user_text=text, system_text="translate")) is None
     assert classify(query(last_user_text=text), (*STAGES, LearnedStage(model()))).evidence == "none"
 
 
-def test_whoever_is_surer_by_form_is_heard_first(query: MakeQuery) -> None:
+def test_evidence_from_structure_precedes_the_words(query: MakeQuery) -> None:
     found = classify(query(last_user_text="translate", has_tools=True), (*STAGES, LearnedStage(model())))
     assert (found.task, found.evidence) == (Task.AGENT, "tools")
 
 
-def test_among_words_that_it_hardly_knows_it_is_hardly_sure(query: MakeQuery) -> None:
+def test_mostly_unknown_words_reduce_the_confidence(query: MakeQuery) -> None:
     recorder = LearnedStage(model(strength=500.0))
     sure = [
         found.confidence
@@ -71,7 +71,7 @@ def test_among_words_that_it_hardly_knows_it_is_hardly_sure(query: MakeQuery) ->
     assert sure[3] < 0.4
 
 
-def test_a_script_without_spaces_has_no_words_to_be_strange(query: MakeQuery) -> None:
+def test_a_script_without_spaces_does_not_reduce_the_confidence(query: MakeQuery) -> None:
     found = LearnedStage(model())(query(last_user_text="请把这个翻译成英语"))
     assert found is not None
     assert found.confidence >= 0.5

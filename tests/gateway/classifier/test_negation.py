@@ -40,11 +40,11 @@ def denied(text: str) -> list[str]:
         ("translate it", []),
     ],
 )
-def test_what_is_denied(text: str, words: list[str]) -> None:
+def test_negated_words_are_found(text: str, words: list[str]) -> None:
     assert denied(text) == words
 
 
-def test_the_letters_of_a_denied_word_do_not_speak_for_it_either() -> None:
+def test_the_ngrams_of_a_negated_word_do_not_count_either() -> None:
     """Runs of characters know a word in all its endings."""
     plain, no = features(system="", user="summarize"), features(system="", user="never summarize")
     own_runs = set(plain.rows.tolist()[3:]) - {row for row in plain.rows.tolist() if row >= 1 << 15}
@@ -52,7 +52,7 @@ def test_the_letters_of_a_denied_word_do_not_speak_for_it_either() -> None:
 
 
 @given(before=st.text(max_size=200), behind=st.text(max_size=200))
-def test_any_text_can_be_denied(before: str, behind: str) -> None:
+def test_any_text_can_be_negated(before: str, behind: str) -> None:
     found = features(system=behind, user=f"{before} don't {behind} nicht {before}")
     assert found.rows.shape == found.weights.shape
     assert np.isfinite(found.weights).all()

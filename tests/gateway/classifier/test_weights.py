@@ -59,7 +59,7 @@ def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
         ("What is the capital of Denmark? Answer in one sentence.", Task.CHAT),
     ],
 )
-def test_plain_wishes_are_understood(text: str, task: Task) -> None:
+def test_plain_instructions_are_classified_correctly(text: str, task: Task) -> None:
     assert CLASSIFY(asked(text)).task is task
 
 
@@ -78,7 +78,7 @@ def test_plain_wishes_are_understood(text: str, task: Task) -> None:
         ("Ne corrige pas, dis-moi ce que tu en penses : il fait beau", Task.EDIT, Task.CHAT),
     ],
 )
-def test_what_is_not_wanted_is_not_understood_as_wanted(text: str, unwanted: Task, task: Task) -> None:
+def test_a_negated_instruction_is_not_classified_as_requested(text: str, unwanted: Task, task: Task) -> None:
     said = CLASSIFY(asked(text))
     assert said.task is not unwanted
     assert said.task is task
@@ -86,13 +86,13 @@ def test_what_is_not_wanted_is_not_understood_as_wanted(text: str, unwanted: Tas
 
 @pytest.mark.parametrize("verb", ["rewrite", "correct", "extract", "complete", "polish"])
 @pytest.mark.parametrize("denial", ["Don't {} it.", "Do not {} anything.", "You must never {} this.", "never {}!"])
-def test_a_denied_wish_alone_takes_nobody_down_the_fast_lane(verb: str, denial: str) -> None:
+def test_a_negated_instruction_alone_is_not_sent_to_the_fast_lane(verb: str, denial: str) -> None:
     said = CLASSIFY(asked(denial.format(verb) + " The harbour was closed on Monday and the ships waited outside."))
     assert said.task not in FAST or said.confidence < SURE_ENOUGH
 
 
 @pytest.mark.parametrize("words", [1, 2, 5, 12, 40, 150])
-def test_of_words_that_nobody_knows_it_is_not_sure(words: int) -> None:
+def test_unknown_words_give_a_low_confidence(words: int) -> None:
     """Syllables at random: their letters look like some language or other, and were once believed."""
     rng, syllables = random.Random(words), [a + b for a in ("b", "kr", "z", "sh", "pl", "v") for b in "aeiou"]
     for _ in range(50):
@@ -111,7 +111,7 @@ def test_of_words_that_nobody_knows_it_is_not_sure(words: int) -> None:
         "extrakt extrct exract xtract",
     ],
 )
-def test_what_only_looks_like_a_wish_is_not_believed(text: str) -> None:
+def test_text_that_only_resembles_an_instruction_gives_a_low_confidence(text: str) -> None:
     said = CLASSIFY(asked(text))
     assert said.task not in FAST or said.confidence < SURE_ENOUGH
 
@@ -127,7 +127,7 @@ def test_what_only_looks_like_a_wish_is_not_believed(text: str) -> None:
         "እንደምን አደሩ ዛሬ እንዴት ነዎት",  # Amharic
     ],
 )
-def test_a_language_that_it_never_read_goes_to_the_quality_lane(text: str) -> None:
+def test_an_unknown_language_goes_to_the_quality_lane(text: str) -> None:
     said = CLASSIFY(asked(text))
     assert said.task not in FAST or said.confidence < SURE_ENOUGH
 
@@ -148,7 +148,7 @@ def test_a_language_that_it_never_read_goes_to_the_quality_lane(text: str) -> No
         "1 2 3",
     ],
 )
-def test_what_nobody_could_understand_goes_to_the_quality_lane(text: str) -> None:
+def test_meaningless_text_goes_to_the_quality_lane(text: str) -> None:
     said = CLASSIFY(asked(text))
     assert said.task not in FAST or said.confidence < SURE_ENOUGH
 
@@ -195,7 +195,7 @@ def _without(name: str) -> Callable[[dict[str, np.ndarray]], object]:
         (_without("scales"), "scales"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name(
+def test_weights_that_do_not_fit_are_rejected_and_named(
     tmp_path: Path, spoil: Callable[[dict[str, np.ndarray]], object], said: str
 ) -> None:
     parts = dict(np.load(FILE))
@@ -207,7 +207,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(
 
 
 @pytest.mark.parametrize("data", [None, b"", b"PK\x03\x04 no archive", b"\x93NUMPY"])
-def test_a_missing_or_broken_file_stops_the_start_with_its_name(tmp_path: Path, data: bytes | None) -> None:
+def test_a_missing_or_damaged_file_prevents_the_start_and_is_named(tmp_path: Path, data: bytes | None) -> None:
     path = tmp_path / "tasks.npz"
     if data is not None:
         path.write_bytes(data)

@@ -31,29 +31,29 @@ def test_every_state_can_be_left() -> None:
         ([FAILURE, FAILURE, FAILURE, OK], BreakerState.OPEN),
     ],
 )
-def test_only_faults_in_a_row_open_it(events: list[BreakerEvent], state: BreakerState) -> None:
+def test_only_consecutive_failures_open_it(events: list[BreakerEvent], state: BreakerState) -> None:
     assert after(*events).state is state
 
 
-def test_open_lets_nothing_pass_until_it_has_cooled() -> None:
+def test_open_passes_nothing_until_the_open_time_is_over() -> None:
     breaker = after(FAILURE, FAILURE, FAILURE)
     assert allow_request(breaker, 4.99, RULE)[0] is False
     assert allow_request(breaker, 5.0, RULE)[0] is True
 
 
-def test_half_open_lets_one_trial_pass() -> None:
+def test_half_open_passes_one_trial() -> None:
     passed, breaker = allow_request(after(FAILURE, FAILURE, FAILURE), 5.0, RULE)
     assert passed
     assert breaker.state is BreakerState.HALF_OPEN
     assert allow_request(breaker, 5.1, RULE)[0] is False
 
 
-def test_a_trial_that_never_came_back_does_not_bar_the_way() -> None:
+def test_a_trial_without_an_outcome_expires() -> None:
     _, breaker = allow_request(after(FAILURE, FAILURE, FAILURE), 5.0, RULE)
     assert allow_request(breaker, 10.0, RULE)[0] is True
 
 
-def test_a_good_trial_closes_and_forgets_the_faults() -> None:
+def test_a_successful_trial_closes_the_breaker_and_resets_the_failures() -> None:
     _, breaker = allow_request(after(FAILURE, FAILURE, FAILURE), 5.0, RULE)
     assert step(breaker, OK, 5.1, RULE) == Breaker(epoch=2)
 
@@ -69,13 +69,13 @@ def test_failed_trials_double_the_time_up_to_the_limit() -> None:
     assert waits == [5.0, 10.0, 15.0, 15.0]
 
 
-def test_late_faults_of_earlier_attempts_do_not_prolong_the_opening() -> None:
+def test_late_failures_of_earlier_attempts_do_not_prolong_the_open_time() -> None:
     breaker = after(FAILURE, FAILURE, FAILURE)
     assert step(breaker, FAILURE, 4.0, RULE) is breaker
 
 
 @given(st.lists(st.tuples(st.sampled_from(["ok", "failure", "ask"]), st.floats(0, 30)), max_size=60))
-def test_it_never_stays_shut_longer_than_its_limit_and_opens_only_after_enough_faults(
+def test_it_never_stays_open_longer_than_its_limit_and_opens_only_after_enough_failures(
     happenings: list[tuple[str, float]],
 ) -> None:
     breaker, now_s, in_a_row = CLOSED, 0.0, 0

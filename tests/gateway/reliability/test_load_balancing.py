@@ -33,7 +33,7 @@ def asked(candidate: Candidate, query: Query, health_of: Callable[[Candidate], H
     return pick_endpoint(candidate, query, health_of, **more).target.url.removeprefix("http://")  # type: ignore[arg-type]
 
 
-def test_prompts_that_begin_alike_go_to_the_same_server_and_others_are_spread(
+def test_prompts_with_the_same_prefix_go_to_the_same_endpoint_and_others_are_spread(
     candidate: Candidate, query: MakeQuery
 ) -> None:
     homes = [asked(candidate, query(prefix_text=f"conversation {n}"), busy()) for n in range(300)]
@@ -41,7 +41,7 @@ def test_prompts_that_begin_alike_go_to_the_same_server_and_others_are_spread(
     assert min(Counter(homes).values()) > 60
 
 
-def test_a_server_that_is_gone_moves_only_its_own_prompts(candidate: Candidate, query: MakeQuery) -> None:
+def test_an_endpoint_that_is_gone_moves_only_its_own_prompts(candidate: Candidate, query: MakeQuery) -> None:
     queries = [query(prefix_text=f"conversation {n}") for n in range(100)]
     gone = busy(b=Health(status=Status(residency=Residency.UNREACHABLE)))
     for each in queries:
@@ -50,14 +50,16 @@ def test_a_server_that_is_gone_moves_only_its_own_prompts(candidate: Candidate, 
         assert before in ("b", after)
 
 
-def test_the_favourite_is_left_when_another_is_free_much_sooner(candidate: Candidate, query: MakeQuery) -> None:
+def test_another_endpoint_is_picked_if_the_preferred_one_has_a_much_longer_wait(
+    candidate: Candidate, query: MakeQuery
+) -> None:
     preferred = asked(candidate, query(), busy())
     others = [name for name in "abc" if name != preferred]
     assert asked(candidate, query(), busy(**{preferred: waits(40)})) == preferred  # reading the prompt again costs more
     assert asked(candidate, query(), busy(**{preferred: waits(500), others[0]: waits(300)})) == others[1]
 
 
-def test_where_no_wait_is_told_requests_in_flight_decide(candidate: Candidate, query: MakeQuery) -> None:
+def test_without_predicted_waits_requests_in_flight_decide(candidate: Candidate, query: MakeQuery) -> None:
     preferred = asked(candidate, query(), busy())
     assert asked(candidate, query(), busy(**{preferred: Health(in_flight=1)})) == preferred
     assert asked(candidate, query(), busy(**{preferred: Health(in_flight=3)})) != preferred
@@ -72,17 +74,17 @@ def test_where_no_wait_is_told_requests_in_flight_decide(candidate: Candidate, q
         Health(status=Status(residency=Residency.LOADING)),
     ],
 )
-def test_a_server_that_cannot_be_called_is_passed_by(candidate: Candidate, query: MakeQuery, ill: Health) -> None:
+def test_an_endpoint_that_is_not_admitted_is_not_picked(candidate: Candidate, query: MakeQuery, ill: Health) -> None:
     assert asked(candidate, query(), busy(a=ill, b=ill)) == "c"
     assert asked(candidate, query(), busy(a=ill, b=ill, c=ill)) in "abc"  # admission says why
 
 
-def test_the_server_that_just_failed_is_not_asked_again_while_there_is_another(
+def test_the_endpoint_that_just_failed_is_avoided_while_there_is_another(
     candidate: Candidate, query: MakeQuery
 ) -> None:
     assert asked(candidate, query(), busy(), avoid={"http://a", "http://c"}) == "b"
 
 
-def test_a_target_with_one_server_is_what_it_is(target: Callable[..., Target], query: MakeQuery) -> None:
+def test_a_target_with_one_server_is_returned_unchanged(target: Callable[..., Target], query: MakeQuery) -> None:
     alone = Candidate(route="r", target=target())
     assert pick_endpoint(alone, query(), busy()) is alone

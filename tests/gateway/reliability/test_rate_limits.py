@@ -14,7 +14,7 @@ def entered(uses: KeyUsage, limit: Limit, now_s: float, times: int = 20, key: st
     return sum(uses.acquire(key, limit, now_s) is None for _ in range(times))
 
 
-def test_a_minutes_worth_may_be_used_at_once_and_comes_back_evenly() -> None:
+def test_a_minute_of_quota_may_be_used_at_once_and_refills_evenly() -> None:
     uses = KeyUsage()
     assert entered(uses, SIX, 100.0) == 6
     assert entered(uses, SIX, 109.9) == 0
@@ -22,7 +22,7 @@ def test_a_minutes_worth_may_be_used_at_once_and_comes_back_evenly() -> None:
     assert entered(uses, SIX, 400.0) == 6
 
 
-def test_who_waits_as_long_as_told_is_let_in() -> None:
+def test_a_request_after_the_returned_wait_is_admitted() -> None:
     uses = KeyUsage()
     entered(uses, SIX, 0.0)
     wait_s = uses.acquire("ann", SIX, 3.0)
@@ -32,7 +32,7 @@ def test_who_waits_as_long_as_told_is_let_in() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.integers(1, 20)), max_size=40), st.integers(1, 30))
-def test_in_any_stretch_of_time_no_more_than_a_burst_and_the_rate(steps: list[tuple[float, int]], rate: int) -> None:
+def test_in_any_interval_usage_is_at_most_a_burst_plus_the_rate(steps: list[tuple[float, int]], rate: int) -> None:
     uses, limit, now_s, told = KeyUsage(), Limit(requests_per_minute=rate), 0.0, list[tuple[float, int]]()
     for after_s, asked in steps:
         now_s += after_s
@@ -43,7 +43,7 @@ def test_in_any_stretch_of_time_no_more_than_a_burst_and_the_rate(steps: list[tu
             assert acquire_quota <= rate + (told[last][0] - began_s) * rate / 60 + 1e-6
 
 
-def test_tokens_are_paid_for_afterwards() -> None:
+def test_tokens_are_counted_at_the_end_of_a_response() -> None:
     uses, limit = KeyUsage(), Limit(tokens_per_minute=100)
     assert uses.acquire("ann", limit, 0.0) is None
     uses.release("ann", 250)  # more than there was: nobody knew
@@ -51,14 +51,14 @@ def test_tokens_are_paid_for_afterwards() -> None:
     assert uses.acquire("ann", limit, 91.0) is None
 
 
-def test_requests_under_way_are_bounded_and_make_room_when_they_end() -> None:
+def test_concurrent_requests_are_limited_and_released_when_they_end() -> None:
     uses, limit = KeyUsage(), Limit(max_in_flight=2)
     assert entered(uses, limit, 0.0) == 2
     uses.release("ann", 0)
     assert entered(uses, limit, 0.0) == 1
 
 
-def test_each_key_has_its_own_and_all_without_one_share_one() -> None:
+def test_each_key_has_its_own_limit_and_all_keyless_requests_share_one() -> None:
     uses = KeyUsage()
     assert [entered(uses, SIX, 0.0, key=key) for key in ("ann", "bob", None, None)] == [6, 6, 6, 0]
 
@@ -69,7 +69,7 @@ def exchange(uses: list[KeyUsage], now_s: float) -> None:
         each.merge(now_s, [one for one in told if one[0] != str(number)])
 
 
-def test_what_a_key_used_at_one_replica_it_has_not_left_at_another() -> None:
+def test_usage_at_one_replica_counts_at_the_others() -> None:
     one, other = KeyUsage(), KeyUsage()
     entered(one, SIX, 0.0, times=1)
     exchange([one, other], 0.0)  # they have met
@@ -81,7 +81,7 @@ def test_what_a_key_used_at_one_replica_it_has_not_left_at_another() -> None:
     assert entered(one, SIX, 1.0) == entered(other, SIX, 1.0) == 0
 
 
-def test_requests_under_way_elsewhere_count_while_the_others_are_heard() -> None:
+def test_requests_in_flight_at_peers_count_while_the_peers_are_alive() -> None:
     one, other, limit = KeyUsage(), KeyUsage(), Limit(max_in_flight=3)
     entered(one, limit, 0.0, times=2)
     exchange([one, other], 0.0)

@@ -43,7 +43,7 @@ def exchange(guards: list[Guard], now_s: float) -> None:
 
 
 @given(answers, answers, answers)
-def test_every_replica_counts_what_all_of_them_saw(one: Any, two: Any, three: Any) -> None:
+def test_every_replica_counts_the_answers_of_all_replicas(one: Any, two: Any, three: Any) -> None:
     guards = [counted(rows) for rows in (one, two, three)]
     exchange(guards, 11.5)
     exchange(guards, 11.5)  # said twice, counted once
@@ -53,7 +53,7 @@ def test_every_replica_counts_what_all_of_them_saw(one: Any, two: Any, three: An
 
 
 @given(st.lists(st.floats(2, 11), max_size=30), st.floats(-500, 500))
-def test_clocks_need_nothing_in_common(times: list[float], ahead_s: float) -> None:
+def test_the_clocks_of_replicas_may_differ(times: list[float], ahead_s: float) -> None:
     """The other's clock is ahead by anything: what it counted stands here by its age, to within half a slice."""
     other, ours = counted([(at_s + 600 + ahead_s, 10.0) for at_s in times]), Guard(SLO)
     ours.merge(611.0, [(611.0, other.snapshot(611.0 + ahead_s))])
@@ -61,7 +61,7 @@ def test_clocks_need_nothing_in_common(times: list[float], ahead_s: float) -> No
     assert ours.counts(611.0 + 13).total == 0
 
 
-def test_what_was_told_long_ago_has_aged_since() -> None:
+def test_old_snapshots_have_aged() -> None:
     other, ours = counted([(10.0, 200.0)] * 10), Guard(SLO)
     ours.merge(1000.0, [(995.0, other.snapshot(11.0))])
     assert ours.counts(1000.0).total == 10
@@ -69,7 +69,7 @@ def test_what_was_told_long_ago_has_aged_since() -> None:
 
 
 @given(rounds, st.permutations([0, 1, 2]))
-def test_the_order_of_hearing_does_not_matter(steps: Any, order: list[int]) -> None:
+def test_the_order_of_snapshots_does_not_matter(steps: Any, order: list[int]) -> None:
     """Wherever lanes stand after any history, a newcomer ends in the same state whoever it hears first."""
     guards = play(steps)
     snapshots = [(100.0, guard.snapshot(100.0)) for guard in guards]
@@ -81,7 +81,7 @@ def test_the_order_of_hearing_does_not_matter(steps: Any, order: list[int]) -> N
 
 
 @given(rounds)
-def test_after_two_exchanges_all_stand_at_the_same_place(steps: Any) -> None:
+def test_after_two_exchanges_all_replicas_have_the_same_state(steps: Any) -> None:
     guards = play(steps)
     for _ in range(2):
         exchange(guards, 100.0)
@@ -101,7 +101,7 @@ def play(steps: list[tuple[int, bool, float]]) -> list[Guard]:
     return guards
 
 
-def test_probes_of_several_replicas_heal_a_lane_together() -> None:
+def test_probes_of_several_replicas_restore_a_lane_together() -> None:
     guards = [Guard(SLO) for _ in range(3)]
     for _ in range(11):
         admission = guards[0].acquire(0.0, sample=0.5, healthy_fallback=True)
@@ -120,7 +120,7 @@ def test_probes_of_several_replicas_heal_a_lane_together() -> None:
     assert {guard.state for guard in guards} == {LaneState.PROBING}
 
 
-def test_a_lane_with_another_promise_is_another_lane() -> None:
+def test_snapshots_with_another_objective_are_ignored() -> None:
     other = counted([(1.0, 200.0)] * 10)
     ours = Guard(Slo(p95_ms=500, window_s=12))
     ours.merge(2.0, [(2.0, other.snapshot(2.0))])
@@ -134,7 +134,7 @@ def test_a_replica_that_left_no_longer_counts() -> None:
     assert ours.counts(2.0) == Counts()
 
 
-def test_whoever_is_further_is_followed_and_never_the_other_way() -> None:
+def test_only_a_later_state_is_adopted() -> None:
     ejected = Guard(SLO)
     for _ in range(11):
         admission = ejected.acquire(0.0, sample=0.5, healthy_fallback=True)
@@ -155,14 +155,14 @@ def broken(now_s: float = 0.0) -> Breaker:
     return breaker
 
 
-def test_an_opening_is_followed_with_its_age_and_each_sends_its_own_trial() -> None:
+def test_an_opening_is_adopted_with_its_age_and_each_replica_sends_its_own_trial() -> None:
     ours = merge(CLOSED, snapshot(broken(100.0), 101.0), written_s=7.0)
     assert ours.state is BreakerState.OPEN
     assert not allow_request(ours, 7.9, RULE)[0]
     assert allow_request(ours, 8.1, RULE)[0]
 
 
-def test_a_closing_is_followed_and_an_older_opening_is_not() -> None:
+def test_a_later_closing_is_adopted_and_an_earlier_opening_is_not() -> None:
     opened = broken()
     _, trial = allow_request(opened, 3.0, RULE)
     shut = step(trial, BreakerEvent.OK, 3.1, RULE)
@@ -170,7 +170,7 @@ def test_a_closing_is_followed_and_an_older_opening_is_not() -> None:
     assert merge(shut, snapshot(opened, 3.2), written_s=3.2) is shut
 
 
-def test_what_is_known_already_does_not_call_back_a_trial_that_is_under_way() -> None:
+def test_a_known_opening_does_not_revoke_a_trial_in_progress() -> None:
     opened = broken()
     passes, trial = allow_request(opened, 3.0, RULE)
     assert passes
@@ -178,7 +178,7 @@ def test_what_is_known_already_does_not_call_back_a_trial_that_is_under_way() ->
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_breakers_agree_in_whatever_order_they_hear(seed: int) -> None:
+def test_breakers_agree_regardless_of_the_order_of_snapshots(seed: int) -> None:
     dice, snapshots = Random(seed), []
     for _ in range(3):
         breaker = CLOSED

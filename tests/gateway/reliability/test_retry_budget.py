@@ -10,7 +10,7 @@ from gateway.reliability.retry_budget import MAX_BALANCE, RetryBudget, RetryBudg
 
 
 @given(share=st.floats(0, 0.5), events=st.lists(st.booleans(), max_size=300))
-def test_extras_never_exceed_their_share_of_what_was_earned(share: float, events: list[bool]) -> None:
+def test_extra_attempts_never_exceed_their_share(share: float, events: list[bool]) -> None:
     budget, earned, spent = RetryBudget(), 0, 0
     for is_ordinary in events:
         if is_ordinary:
@@ -29,7 +29,7 @@ def test_five_requests_at_a_fifth_pay_for_exactly_one_retry() -> None:
     assert [budget.withdraw(), budget.withdraw()] == [True, False]
 
 
-def test_a_long_quiet_time_saves_only_so_much() -> None:
+def test_the_balance_is_limited_after_a_long_quiet_time() -> None:
     budget = RetryBudget()
     for _ in range(10_000):
         budget.deposit(0.2)
@@ -66,7 +66,7 @@ EVENTS = st.tuples(
 
 
 @given(share=st.floats(0.01, 0.5), events=st.lists(EVENTS, max_size=300))
-def test_replicas_together_never_exceed_the_share_whatever_of_their_words_is_late_lost_or_heard_twice(
+def test_replicas_together_never_exceed_the_share_if_snapshots_are_late_lost_or_repeated(
     share: float, events: list[tuple[str, int, int]]
 ) -> None:
     replicas, earned, spent = Replicas(), 0, 0
@@ -86,7 +86,7 @@ def test_replicas_together_never_exceed_the_share_whatever_of_their_words_is_lat
     assert spent + sum(map(replicas.spend_all, range(3))) <= share * earned + 1e-6
 
 
-def test_what_one_replica_saved_another_may_spend() -> None:
+def test_the_balance_of_one_replica_may_be_withdrawn_at_another() -> None:
     replicas = Replicas(2)
     for _ in range(100):
         replicas.budgets[0].deposit(0.1)
@@ -95,7 +95,7 @@ def test_what_one_replica_saved_another_may_spend() -> None:
     assert (replicas.spend_all(1), replicas.spend_all(0)) == (5, 5)
 
 
-def test_one_that_spends_is_given_more_until_all_is_spent() -> None:
+def test_one_that_withdraws_receives_transfers_until_nothing_is_left() -> None:
     replicas = Replicas(2)
     for _ in range(100):
         replicas.budgets[0].deposit(0.1)
@@ -107,7 +107,7 @@ def test_one_that_spends_is_given_more_until_all_is_spent() -> None:
     assert replicas.spend_all(0) == 1
 
 
-def test_replicas_that_agree_are_left_as_they_are() -> None:
+def test_replicas_with_equal_balances_make_no_transfers() -> None:
     replicas = Replicas(2)
     for budget in replicas.budgets:
         for _ in range(30):
@@ -116,7 +116,7 @@ def test_replicas_that_agree_are_left_as_they_are() -> None:
     assert all(not budget.snapshot().sent for budget in replicas.budgets)
 
 
-def test_all_together_save_no_more_than_one_alone() -> None:
+def test_all_replicas_together_hold_no_more_than_the_maximum_balance() -> None:
     replicas = Replicas(5)
     replicas.exchange()
     for _ in range(50):
@@ -127,7 +127,7 @@ def test_all_together_save_no_more_than_one_alone() -> None:
     assert sum(map(replicas.spend_all, range(5))) <= MAX_BALANCE
 
 
-def test_with_very_many_replicas_each_may_still_save_one() -> None:
+def test_with_very_many_replicas_each_may_still_hold_one_extra_attempt() -> None:
     budget = RetryBudget()
     budget.merge("me", [(str(other), RetryBudgetSnapshot(balance=0.5)) for other in range(40)])
     for _ in range(100):
@@ -135,14 +135,14 @@ def test_with_very_many_replicas_each_may_still_save_one() -> None:
     assert [budget.withdraw(), budget.withdraw()] == [True, False]
 
 
-def test_a_gift_that_was_announced_twice_is_taken_once() -> None:
+def test_a_transfer_that_is_received_twice_is_credited_once() -> None:
     budget = RetryBudget()
     for _ in range(3):
         budget.merge("me", [("other", RetryBudgetSnapshot(balance=2.0, sent=(("me", 2), ("third", 5))))])
     assert [budget.withdraw() for _ in range(3)] == [True, True, False]
 
 
-def test_reports_do_not_grow_with_every_replica_that_ever_was() -> None:
+def test_snapshots_do_not_grow_with_every_replica_that_ever_was() -> None:
     budget = RetryBudget()
     for number in range(500):
         for _ in range(30):
@@ -154,7 +154,7 @@ def test_reports_do_not_grow_with_every_replica_that_ever_was() -> None:
     assert budget.snapshot().received == (("other 3", 1),)  # but nothing is taken twice
 
 
-def test_every_target_has_a_purse_of_its_own_also_one_that_is_only_heard_of() -> None:
+def test_every_target_has_its_own_budget_also_if_only_a_peer_used_it() -> None:
     ours = RetryBudgets[str]()
     ours["fast"].deposit(0.5)
     ours.merge("me", [("other", [("quality", RetryBudgetSnapshot(balance=3.0, sent=(("me", 1),)))])])

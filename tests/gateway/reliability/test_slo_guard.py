@@ -47,7 +47,7 @@ def probe(guard: Guard, start_s: float, *latencies_ms: float) -> float:
 
 
 @pytest.mark.parametrize(("over", "total"), [(5, 10), (6, 20), (10, 60), (14, 100), (29, 300)])
-def test_the_documented_counts_bench_a_lane_and_one_less_does_not(over: int, total: int) -> None:
+def test_the_documented_counts_eject_a_lane_and_one_less_does_not(over: int, total: int) -> None:
     assert critical(total) == over
     for late, state in ((over, LaneState.EJECTED), (over - 1, LaneState.SERVING)):
         guard = Guard(SLO)
@@ -64,20 +64,20 @@ def test_the_critical_count_is_the_binomial_one(total: int) -> None:
     assert critical(total) - exact in ((0,) if total <= 512 else (0, 1))
 
 
-def test_nine_late_answers_are_not_enough_to_bench() -> None:
+def test_nine_late_answers_are_not_enough_to_eject() -> None:
     guard = Guard(SLO)
     answer(guard, 0.0, *[SLOW_MS] * 9)
     assert guard.acquire(0.0, sample=0.5, healthy_fallback=True) is not None
     assert guard.state is LaneState.SERVING
 
 
-def test_an_answer_exactly_at_the_budget_is_within_it() -> None:
+def test_an_answer_exactly_at_the_objective_meets_it() -> None:
     guard = Guard(SLO)
     answer(guard, 0.0, *[BUDGET_MS] * 50)
     assert guard.counts(0.0).over == 0
 
 
-def test_a_lane_without_relief_is_not_benched_until_there_is_some() -> None:
+def test_a_lane_is_not_ejected_without_a_healthy_fallback() -> None:
     guard = Guard(SLO)
     for _ in range(40):
         admission = guard.acquire(0.0, sample=0.5, healthy_fallback=False)
@@ -89,13 +89,13 @@ def test_a_lane_without_relief_is_not_benched_until_there_is_some() -> None:
     assert guard.state is LaneState.EJECTED
 
 
-def test_a_benched_lane_carries_everything_again_when_relief_is_gone() -> None:
+def test_an_ejected_lane_serves_every_request_when_no_healthy_fallback_is_left() -> None:
     guard = ejected()
     assert all(guard.acquire(0.1, sample=0.9, healthy_fallback=False) for _ in range(5))
     assert guard.state is LaneState.EJECTED
 
 
-def test_an_attempt_given_up_counts_only_once_it_outlasted_the_budget() -> None:
+def test_an_abandoned_attempt_counts_only_if_it_exceeded_the_objective() -> None:
     guard = Guard(SLO)
     admission = leave(guard, 0.0)
     guard.abandoned(0.0, admission, BUDGET_MS - 1)
@@ -104,13 +104,13 @@ def test_an_attempt_given_up_counts_only_once_it_outlasted_the_budget() -> None:
     assert (guard.counts(0.0).total, guard.counts(0.0).over) == (1, 1)
 
 
-def test_silence_keeps_the_state() -> None:
+def test_without_traffic_the_state_is_kept() -> None:
     guard = ejected(0.0)
     leave(guard, 5000.0)  # a probe goes out after all that time
     assert guard.state is LaneState.EJECTED
 
 
-def test_a_benched_lane_gets_one_probe_each_interval_and_its_share() -> None:
+def test_an_ejected_lane_gets_its_probe_share_and_at_least_one_probe_per_interval() -> None:
     guard = ejected(0.0)
     assert guard.acquire(SLO.probe_every_s - 0.01, sample=0.5, healthy_fallback=True) is None
     admission = guard.acquire(SLO.probe_every_s, sample=0.5, healthy_fallback=True)
@@ -120,7 +120,7 @@ def test_a_benched_lane_gets_one_probe_each_interval_and_its_share() -> None:
     assert guard.acquire(SLO.probe_every_s + 0.02, sample=SLO.probe_share / 2, healthy_fallback=True) is not None
 
 
-def test_answers_admitted_before_the_benching_are_no_probes() -> None:
+def test_answers_admitted_before_the_ejection_are_no_probes() -> None:
     guard = Guard(SLO)
     early = [leave(guard, 0.0) for _ in range(30)]
     for admission in early[:10]:
@@ -132,7 +132,7 @@ def test_answers_admitted_before_the_benching_are_no_probes() -> None:
     assert guard.state is LaneState.EJECTED
 
 
-def test_an_attempt_given_up_that_began_before_the_benching_is_no_late_probe() -> None:
+def test_an_abandoned_attempt_from_before_the_ejection_is_no_late_probe() -> None:
     guard = Guard(SLO)
     early = leave(guard, 0.0)
     answer(guard, 0.0, *[SLOW_MS] * 10)
@@ -144,14 +144,14 @@ def test_an_attempt_given_up_that_began_before_the_benching_is_no_late_probe() -
     assert guard.state is LaneState.PROBING
 
 
-def test_a_lane_on_its_ramp_is_no_relief_for_others() -> None:
+def test_a_lane_on_its_ramp_is_no_healthy_fallback() -> None:
     guard = ejected()
     probe(guard, 10.0, *[FAST_MS] * 10)
     assert guard.state is LaneState.PROBING
     assert not guard.within_budget(40.0)
 
 
-def test_ten_good_probes_bring_the_ramp_then_full_service() -> None:
+def test_ten_good_probes_start_the_ramp_and_then_full_service() -> None:
     guard = ejected(0.0)
     now_s = probe(guard, 0.0, *[FAST_MS] * 9, SLOW_MS)
     assert guard.state is LaneState.PROBING
@@ -167,7 +167,7 @@ def test_ten_good_probes_bring_the_ramp_then_full_service() -> None:
     assert guard.state is LaneState.SERVING
 
 
-def test_two_late_probes_of_ten_keep_the_lane_benched_until_they_are_old() -> None:
+def test_two_late_probes_of_ten_keep_the_lane_ejected_until_they_are_old() -> None:
     guard = ejected(0.0)
     now_s = probe(guard, 0.0, *[FAST_MS] * 8, SLOW_MS, SLOW_MS)
     assert guard.state is LaneState.EJECTED
@@ -175,13 +175,13 @@ def test_two_late_probes_of_ten_keep_the_lane_benched_until_they_are_old() -> No
     assert guard.state is LaneState.PROBING
 
 
-def test_probes_near_the_budget_do_not_heal() -> None:
+def test_probes_near_the_objective_do_not_restore_the_lane() -> None:
     guard = ejected(0.0)
     probe(guard, 0.0, *[NEAR_MS] * 30)
     assert guard.state is LaneState.EJECTED
 
 
-def test_no_recovery_before_the_hold_down_is_over() -> None:
+def test_there_is_no_recovery_before_the_ejection_time_is_over() -> None:
     slo = Slo(p95_ms=BUDGET_MS, probe_every_s=0.1, base_ejection_s=10.0)
     guard = ejected(0.0, slo)
     probe(guard, 0.0, *[FAST_MS] * 50)
@@ -190,7 +190,7 @@ def test_no_recovery_before_the_hold_down_is_over() -> None:
     assert guard.state is LaneState.PROBING
 
 
-def test_each_relapse_doubles_the_hold_down_up_to_its_limit() -> None:
+def test_each_further_ejection_doubles_the_ejection_time_up_to_its_maximum() -> None:
     slo = Slo(p95_ms=BUDGET_MS, probe_every_s=0.1, base_ejection_s=1.0, max_ejection_s=5.0)
     guard = ejected(0.0, slo)
     benched_s, holds = 0.0, []
@@ -205,7 +205,7 @@ def test_each_relapse_doubles_the_hold_down_up_to_its_limit() -> None:
     assert holds == pytest.approx([1.0, 2.0, 4.0, 5.0], abs=0.11)
 
 
-def test_a_lane_that_served_longer_than_any_hold_down_starts_over_with_the_short_one() -> None:
+def test_a_lane_that_served_longer_than_the_maximum_ejection_time_restarts_with_the_base_time() -> None:
     slo = Slo(p95_ms=BUDGET_MS, window_s=12.0, probe_every_s=0.1, base_ejection_s=1.0, max_ejection_s=12.0)
     guard = ejected(0.0, slo)
     now_s = probe(guard, 0.0, *[FAST_MS] * 10)
@@ -218,7 +218,7 @@ def test_a_lane_that_served_longer_than_any_hold_down_starts_over_with_the_short
     assert guard.state is LaneState.PROBING
 
 
-def test_a_bad_ramp_without_relief_starts_its_stage_over() -> None:
+def test_a_failed_ramp_stage_without_a_healthy_fallback_is_repeated() -> None:
     guard = ejected(0.0)
     now_s = probe(guard, 0.0, *[FAST_MS] * 10)
     states = []
@@ -265,12 +265,12 @@ def simulate(rate: float, hours: float, seed: int, slow_s: tuple[float, float] =
 
 
 @pytest.mark.parametrize(("rate", "late", "hours"), [(0.5, 0.02, 20), (0.5, 0.04, 20), (5, 0.04, 4), (20, 0.04, 1)])
-def test_a_lane_that_keeps_its_promise_is_hardly_ever_benched(rate: float, late: float, hours: float) -> None:
+def test_a_lane_within_its_objective_is_hardly_ever_ejected(rate: float, late: float, hours: float) -> None:
     assert len(simulate(rate, hours, seed=7, late=late).ejections) <= 1
 
 
 @pytest.mark.parametrize(("rate", "within_s"), [(0.5, 40), (2, 15), (5, 13), (20, 13)])
-def test_a_lane_whose_every_answer_turns_slow_is_left_within_seconds(rate: float, within_s: float) -> None:
+def test_a_lane_whose_answers_all_turn_slow_is_ejected_within_seconds(rate: float, within_s: float) -> None:
     for seed in range(5):
         run = simulate(rate, 0.1, seed, slow_s=(120.0, 1e9))
         assert run.ejections
@@ -278,7 +278,7 @@ def test_a_lane_whose_every_answer_turns_slow_is_left_within_seconds(rate: float
 
 
 @pytest.mark.parametrize(("rate", "within_s"), [(0.5, 150), (2, 60), (20, 45)])
-def test_a_lane_that_is_fast_again_heals_even_at_little_traffic(rate: float, within_s: float) -> None:
+def test_a_lane_that_is_fast_again_recovers_even_at_low_traffic(rate: float, within_s: float) -> None:
     for seed in range(5):
         run = simulate(rate, 0.25, seed, slow_s=(120.0, 240.0))
         assert run.healings
@@ -286,7 +286,7 @@ def test_a_lane_that_is_fast_again_heals_even_at_little_traffic(rate: float, wit
 
 
 @pytest.mark.parametrize("rate", [0.5, 5, 20])
-def test_a_lane_a_little_over_its_budget_does_not_come_and_go_all_day(rate: float) -> None:
+def test_a_lane_slightly_over_its_objective_does_not_flap(rate: float) -> None:
     hours = 2
     assert len(simulate(rate, hours, seed=1, late=0.08).ejections) <= 14 * hours
 

@@ -41,7 +41,7 @@ def breaches(arrivals: np.ndarray, ends: np.ndarray, slow: np.ndarray) -> np.nda
     return (total >= MIN_ANSWERS) & (over >= table[total])
 
 
-def test_counting_for_all_at_once_is_what_the_guard_does() -> None:
+def test_the_vectorised_count_equals_the_guards() -> None:
     arrivals, ends, slow = traffic(rate=5, hours=0.3, late=0.08, seed=11)
     expected = breaches(arrivals, ends, slow)
     guard, told = Guard(SLO), 0
@@ -55,9 +55,7 @@ def test_counting_for_all_at_once_is_what_the_guard_does() -> None:
 
 @pytest.mark.parametrize("late", [0.02, 0.04])
 @pytest.mark.parametrize(("rate", "hours"), [(0.5, 400), (2, 100), (5, 60), (20, 20), (50, 8)])
-def test_a_lane_that_keeps_its_promise_is_benched_for_nothing_once_in_a_day_at_most(
-    rate: float, hours: float, late: float
-) -> None:
+def test_a_lane_within_its_objective_is_ejected_at_most_once_a_day(rate: float, hours: float, late: float) -> None:
     """At 2 to 4 % over budget: 0.05 ejections an hour. One begins where none was in the minute before."""
     arrivals, ends, slow = traffic(rate, hours, late, seed=3)
     times = arrivals[breaches(arrivals, ends, slow)]
@@ -89,7 +87,7 @@ def walk(rate: float, hours: float, seed: int, *, late: float, slow_until_s: flo
 
 
 @pytest.mark.parametrize(("rate", "within_s"), [(0.5, 45), (2, 13), (5, 13), (20, 13), (50, 13)])
-def test_a_lane_whose_every_answer_is_slow_is_left_within_seconds(rate: float, within_s: float) -> None:
+def test_a_lane_with_only_slow_answers_is_ejected_within_seconds(rate: float, within_s: float) -> None:
     """3 to 13 s from 2 requests a second on; below, ten answers must first be seen."""
     for seed in range(5):
         changes = walk(rate, within_s / 3600, seed, late=1.0)
@@ -109,7 +107,9 @@ def test_a_lane_that_is_fast_again_serves_again_soon_at_any_traffic(rate: float,
 
 
 @pytest.mark.parametrize(("rate", "hours"), [(0.5, 6), (5, 2), (20, 2)])
-def test_a_lane_over_budget_for_8_percent_is_benched_at_most_fifteen_times_an_hour(rate: float, hours: float) -> None:
+def test_a_lane_over_its_objective_for_8_percent_is_ejected_at_most_fifteen_times_an_hour(
+    rate: float, hours: float
+) -> None:
     """It does break its promise; the hold-down that doubles keeps it from flapping."""
     changes = walk(rate, hours, seed=5, late=0.08)
     assert len([state for _, state in changes if state is LaneState.EJECTED]) <= 1 + 15 * hours

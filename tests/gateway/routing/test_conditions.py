@@ -53,7 +53,7 @@ WORKDAYS = frozenset(range(5))
         (When(headers=(TEAM, THERE)), {"headers": {b"x-team": b"ads"}}, False),
     ],
 )
-def test_a_route_takes_a_request_when_all_its_conditions_hold(
+def test_a_route_matches_a_request_when_all_its_conditions_hold(
     query: MakeQuery, when: When, fields: dict[str, object], matches: bool
 ) -> None:
     assert when.matches(query(**fields), EDIT, 0.0) is matches
@@ -80,7 +80,7 @@ NIGHT = Hours(zone=UTC, days=frozenset({4}), start=22 * 60, end=6 * 60)  # the o
         (Hours(zone=UTC), "2026-07-04T00:00", True),
     ],
 )
-def test_a_window_of_time_is_of_its_zone_and_of_the_day_it_began_on(hours: Hours, utc: str, holds: bool) -> None:
+def test_a_time_window_is_evaluated_in_its_zone_and_on_the_day_it_starts(hours: Hours, utc: str, holds: bool) -> None:
     assert hours.holds(datetime.fromisoformat(utc).replace(tzinfo=UTC).timestamp()) is holds
 
 

@@ -33,7 +33,7 @@ def make_policy(target: Callable[..., Target]) -> Policy:
 
 
 @pytest.mark.parametrize("model", ["auto", "small-model"])
-def test_auto_and_aliases_take_the_first_route_that_fits(policy: Policy, query: MakeQuery, model: str) -> None:
+def test_auto_and_aliases_use_the_first_matching_route(policy: Policy, query: MakeQuery, model: str) -> None:
     assert plan_request(policy, query(model=model), EDIT, wall_s=0.0, sample=0.0).route == "edits"
     assert plan_request(policy, query(model=model), CHAT, wall_s=0.0, sample=0.0).route == "default"
 
@@ -43,7 +43,7 @@ def test_too_little_confidence_takes_the_default_route(policy: Policy, query: Ma
     assert plan_request(policy, query(), unsure, wall_s=0.0, sample=0.0).route == "default"
 
 
-def test_a_targets_name_addresses_it_alone(policy: Policy, query: MakeQuery) -> None:
+def test_a_request_that_names_a_target_is_routed_to_it_alone(policy: Policy, query: MakeQuery) -> None:
     plan = plan_request(policy, query(model="fast"), CHAT, wall_s=0.0, sample=0.0)
     assert [candidate.target.name for candidate in plan.candidates] == ["fast"]
     assert plan.checks is not None
@@ -63,13 +63,15 @@ def test_a_private_request_never_leaves_even_when_falling_back(policy: Policy, q
 
 
 @pytest.mark.parametrize("model", ["auto", "quality"])
-def test_a_private_request_with_nobody_inside_is_refused(policy: Policy, query: MakeQuery, model: str) -> None:
+def test_a_private_request_without_a_target_in_the_cluster_is_rejected(
+    policy: Policy, query: MakeQuery, model: str
+) -> None:
     with pytest.raises(NoPrivateTarget):
         plan_request(policy, query(private=True, model=model), CHAT, wall_s=0.0, sample=0.0)
 
 
 @pytest.mark.parametrize(("asked", "holds"), [(None, 3000), (1000.0, 1000.0), (9000.0, 3000)])
-def test_of_two_deadlines_the_smaller_holds(
+def test_the_shorter_of_two_deadlines_applies(
     policy: Policy, query: MakeQuery, asked: float | None, holds: float
 ) -> None:
     assert plan_request(policy, query(deadline_ms=asked), EDIT, wall_s=0.0, sample=0.0).deadline_ms == holds

@@ -34,7 +34,7 @@ def said(schema: Any, *pieces: str) -> str | None:
 
 
 @given(schemas, values, st.sampled_from([None, 1]))
-def test_what_it_refuses_the_reference_refuses(schema: Any, value: Any, indent: int | None) -> None:
+def test_what_it_rejects_the_reference_rejects(schema: Any, value: Any, indent: int | None) -> None:
     if read(schema, json.dumps(value, indent=indent)).error_at is not None:
         assert not jsonschema.Draft202012Validator(schema).is_valid(value)
 
@@ -86,13 +86,13 @@ def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_
 
 
 @given(schemas, values)
-def test_it_says_the_same_however_the_text_is_cut(schema: Any, value: Any) -> None:
+def test_the_result_does_not_depend_on_how_the_text_is_split(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
     assert said(schema, text) == said(schema, *text)
 
 
 @given(schemas, values)
-def test_before_its_fault_nothing_is_wrong(schema: Any, value: Any) -> None:
+def test_no_error_is_reported_before_its_position(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
     at = read(schema, text).error_at
     if at is not None:
@@ -131,7 +131,9 @@ ORDER = {
         ('{"name": "a\\u00', None),
     ],
 )
-def test_a_fault_is_told_at_the_first_character_that_cannot_be_mended(text: str, fault: str | None) -> None:
+def test_an_error_is_reported_at_the_first_character_that_no_continuation_can_correct(
+    text: str, fault: str | None
+) -> None:
     assert said(ORDER, text) == fault
     assert said(ORDER, *text) == fault
 
@@ -157,7 +159,7 @@ def test_a_fault_is_told_at_the_first_character_that_cannot_be_mended(text: str,
         ({"$ref": "#/examples/0", "examples": [{"pattern": 5, "required": [[1]], "type": "q"}]}, "null "),
     ],
 )  # fmt: skip
-def test_drafts_and_references_are_not_taken_for_more_than_they_say(schema: Any, text: str) -> None:
+def test_drafts_and_references_are_interpreted_as_specified(schema: Any, text: str) -> None:
     try:
         compiled = Schema(schema)
     except ValueError:  # refused as a whole: nothing is followed through it
@@ -196,7 +198,7 @@ OPTIONAL = {
         ('{"list": [[1], "x", [2, 2], {', None),
     ],
 )
-def test_where_no_alternative_is_left_nothing_can_mend_it(text: str, fault: str | None) -> None:
+def test_it_is_an_error_when_no_alternative_is_left(text: str, fault: str | None) -> None:
     assert said(OPTIONAL, text) == fault
     assert said(OPTIONAL, *text) == fault
 
@@ -218,9 +220,7 @@ forked = st.fixed_dictionaries(
 
 
 @given(forked, values)
-def test_a_fork_that_refuses_is_refused_by_the_reference_and_the_other_way_round_it_is_never_early(
-    schema: Any, value: Any
-) -> None:
+def test_alternatives_reject_only_what_the_reference_rejects(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
     at = read(schema, text).error_at
     assert at == read(schema, *text).error_at
@@ -229,7 +229,7 @@ def test_a_fork_that_refuses_is_refused_by_the_reference_and_the_other_way_round
         assert read(schema, text[:at]).error_at is None
 
 
-def test_alternatives_that_double_at_every_level_are_followed_as_far_as_there_is_room() -> None:
+def test_alternatives_that_double_at_every_level_are_followed_within_the_budget() -> None:
     twice: Any = {"$defs": {"x": {"anyOf": [{"items": {"$ref": "#/$defs/x"}}, {"items": {"$ref": "#/$defs/x"}}]}}}
     validator = Schema({**twice, "$ref": "#/$defs/x"}).incremental_validator()
     assert validator.feed("[" * 400 + "1" + "]" * 400 + " ")

@@ -63,19 +63,19 @@ def test_it_accepts_exactly_what_a_parser_accepts(text: str) -> None:
 
 
 @given(documents | mangled | near_json)
-def test_fed_whole_or_character_by_character_it_says_the_same(text: str) -> None:
+def test_the_result_is_the_same_for_the_whole_text_and_for_single_characters(text: str) -> None:
     whole, piecewise = fed(text), fed(*text)
     assert (whole.error_at, whole.is_complete) == (piecewise.error_at, piecewise.is_complete)
 
 
 @given(documents, st.data())
-def test_every_beginning_of_a_document_is_viable(text: str, data: st.DataObject) -> None:
+def test_every_prefix_of_a_document_is_viable(text: str, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(text)))
     assert fed(text[:cut]).error_at is None
 
 
 @given(mangled | near_json)
-def test_before_its_fault_a_text_is_viable_and_through_it_not(text: str) -> None:
+def test_a_text_is_viable_before_its_error_and_not_after_it(text: str) -> None:
     fault_at = fed(text).error_at
     if fault_at is not None:
         assert fed(text[:fault_at]).error_at is None
@@ -97,14 +97,14 @@ def test_before_its_fault_a_text_is_viable_and_through_it_not(text: str) -> None
         ("{true:2}", 1),
     ],
 )
-def test_the_fault_is_the_first_impossible_character(text: str, fault_at: int) -> None:
+def test_the_error_is_at_the_first_impossible_character(text: str, fault_at: int) -> None:
     prefix = JsonPrefix()
     assert prefix.feed(text) is False
     assert prefix.error_at == fault_at
     assert not prefix.is_complete
 
 
-def test_nothing_after_a_fault_matters() -> None:
+def test_nothing_after_an_error_matters() -> None:
     assert fed("x", '{"a": 1}').error_at == 0
 
 

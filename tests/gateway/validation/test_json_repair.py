@@ -31,7 +31,7 @@ documents = st.recursive(
         ("[[1,],[2,],[{},],]", "[[1],[2],[{}]]"),
     ],
 )
-def test_what_is_unambiguous_is_mended(text: str, repaired: str) -> None:
+def test_unambiguous_syntax_is_repaired(text: str, repaired: str) -> None:
     assert repair(text) == repaired
 
 
@@ -57,12 +57,12 @@ def test_what_is_unambiguous_is_mended(text: str, repaired: str) -> None:
         "[1" * 600,
     ],
 )
-def test_what_could_mean_more_than_one_thing_is_left_alone(text: str) -> None:
+def test_ambiguous_syntax_is_not_repaired(text: str) -> None:
     assert repair(text) is None
 
 
 @given(documents)
-def test_good_json_is_not_touched(text: str) -> None:
+def test_valid_json_is_not_changed(text: str) -> None:
     assert repair(text) is None
 
 
@@ -78,7 +78,7 @@ def test_brackets_missing_at_the_end_come_back_as_they_were(text: str, most: int
 
 
 @given(st.text(alphabet='{}[]",:1 \n`', max_size=25))
-def test_what_is_mended_is_json_and_needs_no_more(text: str) -> None:
+def test_repaired_text_is_json_and_needs_no_further_repair(text: str) -> None:
     repaired = repair(text)
     if repaired is not None:
         json.loads(repaired)

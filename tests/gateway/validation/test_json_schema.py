@@ -78,7 +78,7 @@ def test_each_keyword_means_what_the_declared_draft_says(draft: str, keyword: st
         ({"dependencies": {"a": ["b"]}}, {"a": 1}, False),
     ],
 )
-def test_where_it_knowingly_differs_from_the_reference(schema: Any, value: Any, valid: bool) -> None:
+def test_the_intended_differences_from_the_reference(schema: Any, value: Any, valid: bool) -> None:
     assert (Schema(schema).validate(value, 10) is None) is valid
     assert jsonschema.Draft202012Validator(schema).is_valid(value) is not valid
 
@@ -104,14 +104,14 @@ PERSON = {
         ("secret", "type at #"),
     ],
 )
-def test_a_fault_names_keyword_and_place_in_the_schema_and_no_value(value: Any, detail: str) -> None:
+def test_an_error_names_keyword_and_pointer_and_no_value(value: Any, detail: str) -> None:
     fault = faults(PERSON, json.dumps(value))
     assert fault is not None
     assert fault.detail == detail
     assert "secret" not in repr(fault)
 
 
-def test_a_long_place_is_cut() -> None:
+def test_a_long_pointer_is_truncated() -> None:
     fault = faults({"properties": {"n" * 500: {"type": "null"}}}, json.dumps({"n" * 500: 1}))
     assert fault is not None
     assert len(fault.detail) <= 160
@@ -141,7 +141,7 @@ def deep_list(depth: int) -> list[Any]:
         ({"maximum": 10**30}, "#", "cannot be written as JSON"),
     ],
 )
-def test_a_schema_that_cannot_be_used_is_refused_with_its_place(schema: Any, pointer: str, cause: str) -> None:
+def test_an_unusable_schema_is_rejected_with_its_pointer(schema: Any, pointer: str, cause: str) -> None:
     with pytest.raises(SchemaError, match=cause) as caught:
         check_schema(schema)
     assert caught.value.pointer == pointer
@@ -167,7 +167,7 @@ def test_no_pattern_takes_long_on_hostile_text(pattern: str) -> None:
     assert cpu_s(lambda: judge(5000)) < 500 * cpu_s(lambda: judge(500))
 
 
-def test_too_much_work_is_a_fault_instead_of_a_wait() -> None:
+def test_too_much_work_is_an_error_instead_of_a_wait() -> None:
     schema = Schema(json.loads('{"properties": {"x": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}}'))
     value: Any = {}
     for _ in range(40):
@@ -197,7 +197,7 @@ def test_a_pattern_that_cannot_be_checked_is_refused(pattern: str) -> None:
         check_pattern(pattern)
 
 
-def test_the_cache_forgets_what_was_used_longest_ago() -> None:
+def test_the_cache_evicts_the_least_recently_used_schema() -> None:
     cache, made = SchemaCache(capacity=2), []
 
     def get(name: str) -> Schema:

@@ -62,7 +62,7 @@ def said(text: str, index: int = 0) -> Piece:
         (None, "anything", None),
     ],
 )
-def test_a_text_must_keep_what_was_asked(
+def test_a_text_must_match_the_requested_format(
     query: MakeQuery, output_format: OutputFormat | None, text: str, detail: str | None
 ) -> None:
     assert verdict(query(output_format=output_format), said(text)) == detail
@@ -99,7 +99,7 @@ def test_a_call_must_name_a_known_tool_with_fitting_arguments(
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_that_was_due_must_come(
+def test_a_required_tool_call_must_be_present(
     query: MakeQuery, must_call: str | None, called: str | None, detail: str | None, stream: bool
 ) -> None:
     asked = query(tools=TOOLS, must_call=must_call, stream=stream)
@@ -113,39 +113,39 @@ def test_fragments_of_a_call_are_one_call(query: MakeQuery) -> None:
     assert verdict(query(tools=TOOLS), *(Piece(index=0, tool_calls=(part,)) for part in fragments)) is None
 
 
-def test_a_choice_that_calls_need_not_say_anything_besides(query: MakeQuery) -> None:
+def test_a_choice_with_tool_calls_needs_no_text(query: MakeQuery) -> None:
     call = ToolCall(index=0, name="now", arguments="{}")
     asked = query(tools=TOOLS, output_format=JSON_SCHEMA)
     assert verdict(asked, Piece(index=0, tool_calls=(call,))) is None
     assert verdict(asked, Piece(index=0, tool_calls=(call,), text="Calling now")) == "json at #, byte 0"
 
 
-def test_calls_are_not_judged_where_nothing_was_said_about_tools(query: MakeQuery) -> None:
+def test_tool_calls_are_not_checked_if_the_request_has_no_tools(query: MakeQuery) -> None:
     call = ToolCall(index=0, name="web_search", arguments="?")
     assert verdict(query(), Piece(index=0, tool_calls=(call,))) is None
 
 
-def test_every_choice_must_be_good(query: MakeQuery) -> None:
+def test_every_choice_must_be_valid(query: MakeQuery) -> None:
     asked = query(output_format=JSON_SCHEMA)
     assert verdict(asked, said('{"n": 1}', 0), said('{"n": 2}', 1)) is None
     assert verdict(asked, said('{"n": 1}', 0), said('{"n": ""}', 1)) == "type at #/properties/n, byte 6"
 
 
-def test_a_refusal_is_an_answer(query: MakeQuery) -> None:
+def test_a_refusal_is_a_valid_response(query: MakeQuery) -> None:
     assert verdict(query(output_format=JSON_SCHEMA), Piece(index=0, refusal="I must not.")) is None
 
 
-def test_an_answer_without_choices_keeps_no_promise(query: MakeQuery) -> None:
+def test_a_response_without_choices_is_invalid(query: MakeQuery) -> None:
     assert verdict(query(output_format=JSON_SCHEMA)) == "choices at #"
     assert verdict(query()) is None
 
 
-def test_a_stream_is_left_at_its_first_impossible_character(query: MakeQuery) -> None:
+def test_a_stream_fails_at_its_first_impossible_character(query: MakeQuery) -> None:
     asked = query(output_format=JSON_SCHEMA, stream=True)
     assert verdict(asked, said('{"n"'), said(" = 1}"), said("more")) == "early: json at #, byte 5"
 
 
-def test_a_stream_is_left_at_the_first_value_that_breaks_its_schema(query: MakeQuery) -> None:
+def test_a_stream_fails_at_its_first_invalid_value(query: MakeQuery) -> None:
     asked = query(output_format=JSON_SCHEMA, stream=True)
     assert (
         verdict(asked, said('{"m": 1, "n"'), said(': "'), said("never read"))
@@ -153,12 +153,12 @@ def test_a_stream_is_left_at_the_first_value_that_breaks_its_schema(query: MakeQ
     )
 
 
-def test_a_stream_is_left_when_no_choice_begins_so(query: MakeQuery) -> None:
+def test_a_stream_fails_when_no_choice_has_this_prefix(query: MakeQuery) -> None:
     asked = query(output_format=OutputFormat(form=FormatKind.CHOICE, choices=("yes", "yesterday")), stream=True)
     assert verdict(asked, said("yes"), said("terdax"), said("?")) == "early: choice at #, byte 8"
 
 
-def test_a_call_is_left_at_the_first_argument_that_breaks_its_schema(query: MakeQuery) -> None:
+def test_a_tool_call_fails_at_the_first_invalid_argument(query: MakeQuery) -> None:
     fragments = [
         ToolCall(index=0, name="add"),
         *(ToolCall(index=0, arguments=part) for part in ('{"x"', ": tr", "ue}")),
@@ -168,7 +168,7 @@ def test_a_call_is_left_at_the_first_argument_that_breaks_its_schema(query: Make
 
 
 @given(st.data())
-def test_the_verdict_does_not_depend_on_how_the_answer_is_cut(data: st.DataObject) -> None:
+def test_the_result_does_not_depend_on_how_the_response_is_split(data: st.DataObject) -> None:
     value: Any = data.draw(st.sampled_from([{"n": 1}, {"n": "é🦊"}, {}, [1.5e3], "x"]))
     text = json.dumps(value, ensure_ascii=data.draw(st.booleans()))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
@@ -188,7 +188,9 @@ def test_the_verdict_does_not_depend_on_how_the_answer_is_cut(data: st.DataObjec
         ({"output_format": OutputFormat(form=FormatKind.TEMPLATE, pattern="x")}, False),
     ],
 )
-def test_it_knows_whether_there_is_anything_to_check(query: MakeQuery, fields: dict[str, Any], something: bool) -> None:
+def test_it_reports_whether_there_is_anything_to_check(
+    query: MakeQuery, fields: dict[str, Any], something: bool
+) -> None:
     assert ResponseCheck(query(**fields), SchemaCache(), early=False).has_something_to_check is something
 
 
@@ -201,7 +203,7 @@ def test_a_schema_is_compiled_once_for_many_answers(query: MakeQuery) -> None:
     assert len(schemas) == 1
 
 
-def test_an_unusable_schema_is_the_requests_fault_not_the_answers(query: MakeQuery) -> None:
+def test_an_unusable_schema_is_an_error_of_the_request(query: MakeQuery) -> None:
     asked = query(output_format=OutputFormat(form=FormatKind.JSON_SCHEMA, schema={"type": "x"}))
     check = ResponseCheck(asked, SchemaCache(), early=False)
     with pytest.raises(SchemaError):
@@ -214,7 +216,7 @@ def mended(query: Query, *pieces: Piece) -> dict[tuple[int, int | None], str]:
     return check.repaired_texts()
 
 
-def test_texts_and_arguments_that_only_lack_their_end_can_be_mended(query: MakeQuery) -> None:
+def test_texts_and_arguments_that_lack_only_closing_brackets_are_repaired(query: MakeQuery) -> None:
     call = ToolCall(index=2, name="add", arguments='{"x": 1')
     asked = query(output_format=JSON_SCHEMA, tools=TOOLS)
     pieces = [said('{"n": [1'), said('{"n": 1}', 1), Piece(index=2, tool_calls=(call,))]
@@ -222,5 +224,5 @@ def test_texts_and_arguments_that_only_lack_their_end_can_be_mended(query: MakeQ
 
 
 @pytest.mark.parametrize("piece", [Piece(index=0, finish_reason="length"), Piece(index=0, refusal="no")])
-def test_what_was_cut_short_or_refused_is_not_mended(query: MakeQuery, piece: Piece) -> None:
+def test_truncated_and_refused_choices_are_not_repaired(query: MakeQuery, piece: Piece) -> None:
     assert mended(query(output_format=JSON_SCHEMA), said('{"n": 1'), piece) == {}
