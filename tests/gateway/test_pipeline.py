@@ -1,4 +1,4 @@
-"""The story of a request, branch by branch, over scripted targets and a clock that stands still."""
+"""The pipeline, branch by branch, over scripted targets and a manual clock."""
 
 from typing import Any, cast
 
@@ -170,7 +170,7 @@ async def test_a_request_keeps_the_policy_that_it_started_with(stage: Any) -> No
 async def test_whatever_the_targets_do_there_is_exactly_one_response(
     stage: Any, lines: tuple[Any, Any, Any], stream: bool, schema: bool, private: bool
 ) -> None:
-    """One decision, at most one call per target, every permit handed back, and nothing invalid behind a schema."""
+    """One decision, at most one call per target, every permit released, and no invalid output for a schema."""
     given_lines = dict(zip(("fast", "careful", "quality"), lines, strict=True))
     scene = stage(**given_lines, route={"min_confidence": 0.8}, **SAME_SERVER)
     body: dict[str, Any] = {"response_format": SCHEMA} if schema else {}

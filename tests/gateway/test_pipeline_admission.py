@@ -1,4 +1,4 @@
-"""Who is passed over before any time is lost: who cannot, is not ready, is full, slow or broken."""
+"""Candidates that are skipped without a call: unsupported, not ready, full, slow or failing."""
 
 from typing import Any
 
@@ -86,7 +86,7 @@ async def test_a_worker_with_a_predicted_wait_over_the_objective_is_skipped_for_
 
 
 async def test_a_slow_lane_is_ejected_and_recovers(stage: Any, tight_slo: Slo) -> None:
-    """Ten late answers bench it; while ejected only probes call it; quick probes bring it back."""
+    """Ten late answers eject it; while ejected only probes call it; fast probes restore it."""
     scene = stage(fast=[*[says("late", before_s=0.2)] * 12, says("hi")], quality=says("hi"), route={"slo": tight_slo})
     for _ in range(10):
         await scene.send()

@@ -1,4 +1,4 @@
-"""What of an answer may leave: it fits its schema, its maker is sure of it, and until then nothing is shown."""
+"""Responses that may be served: valid, confident, and buffered until both are known."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Deadlines, streams and clients that leave: what ends a request in the middle, and what is said then."""
+"""Deadlines, streams and client disconnects: what ends a request early, and how it is reported."""
 
 import asyncio
 from typing import Any
@@ -45,7 +45,7 @@ async def test_a_stream_without_checks_is_relayed_as_it_comes(stage: Any) -> Non
     opened_s = scene.clock.time_s
     deltas = answer.deltas()
     assert (await anext(deltas)).pieces[0].text == "a"
-    assert scene.clock.time_s == opened_s  # nothing more was waited for
+    assert scene.clock.time_s == opened_s  # no further wait
     assert (await anext(deltas)).pieces[0].text == "b"
     await answer.aclose()
 

@@ -1,6 +1,6 @@
-"""A second attempt beside a slow one: who wins, what it costs, what is left over.
+"""Hedging: which attempt wins, what it costs, and that nothing is left open.
 
-In virtual time: what takes seconds here takes none.
+In virtual time: seconds pass instantly.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ def test_the_hedge_wins_if_the_first_attempt_is_slow(play: Any, stream: bool) ->
     assert scene.attempts == {"fast": "hedge", "quality": "ok"}
     assert (scene.decision.target, scene.decision.fallback) == ("quality", Reason.HEDGE)
     assert scene.decision.total_ms == pytest.approx(300, abs=1)
-    assert scene.targets["fast"].left == 1  # hung up on
+    assert scene.targets["fast"].left == 1  # cancelled
 
 
 def test_of_two_attempts_that_are_ready_at_the_same_moment_the_other_is_cancelled(play: Any) -> None:
-    """Its connection would stay open else: nobody reads from it any more."""
+    """Otherwise its connection would stay open, because nothing reads from it."""
     sent, scene = play(
         lambda scene: once(scene, stream=True),
         fast=says("a", "b", before_s=0.3), quality=says("c", "d", before_s=0.2), route={"hedge": ALWAYS},
@@ -70,7 +70,7 @@ def test_the_first_attempt_may_still_win_and_then_there_is_no_fallback(play: Any
     ]
     assert (scene.decision.target, scene.decision.fallback, scene.decision.changes) == ("fast", None, ())
     assert scene.targets["quality"].left == 1
-    assert scene.decision.overhead_ms == pytest.approx(0, abs=1e-6)  # time waited for two at once counts once
+    assert scene.decision.overhead_ms == pytest.approx(0, abs=1e-6)  # overlapping attempts count once
 
 
 def test_no_hedge_is_made_for_an_answer_in_time(play: Any) -> None:
@@ -132,7 +132,7 @@ def test_hedges_stay_within_their_share(play: Any) -> None:
 
 
 def test_a_hedge_after_p95_waits_as_long_as_nineteen_in_twenty_answers_take(play: Any) -> None:
-    """Until there are twenty answers the promise itself is the time."""
+    """With fewer than twenty answers, the objective is used."""
     slo = Slo(p95_ms=1000)
 
     async def story(scene: Any) -> Any:
@@ -230,7 +230,7 @@ LINES = st.builds(
 def test_however_two_attempts_overlap_there_is_exactly_one_response(
     play: Any, lines: Any, stream: bool, schema: bool, deadline_ms: float | None, attempt_ms: float | None
 ) -> None:
-    """One decision, one call per target, every permit back, nobody left hanging, and the account agrees with itself."""
+    """One decision, one call per target, every permit released, no call left open, and consistent records."""
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
     route = {"hedge": ALWAYS, "deadline_ms": deadline_ms, "attempt_ms": attempt_ms if deadline_ms else None}
     body: dict[str, Any] = {"response_format": wanted} if schema else {}

@@ -1,4 +1,4 @@
-"""Shadow traffic: a share is asked twice and compared, and no client ever notices. In virtual time."""
+"""Shadow traffic: a share of requests is copied and compared, and clients never notice. In virtual time."""
 
 import asyncio
 from typing import Any
@@ -32,7 +32,7 @@ def play(stage: Any, story: Any, **given: Any) -> Any:
         (says("h", "i "), ShadowResult.SAME),
         (says("ho"), ShadowResult.DIFFERENT),
         (fails(), ShadowResult.FAILED),
-        (says("hi", before_s=99), ShadowResult.FAILED),  # nobody waits for ever
+        (says("hi", before_s=99), ShadowResult.FAILED),  # shadow requests have a deadline
     ],
 )
 def test_the_shadow_response_is_compared_and_never_served(
@@ -60,7 +60,7 @@ def test_the_client_gets_its_response_before_the_shadow_request_starts(stage: An
 
 
 def test_only_the_share_is_shadowed(stage: Any) -> None:
-    for share, asked in ((0.51, 1), (0.49, 0)):  # the stage draws 0.5
+    for share, asked in ((0.51, 1), (0.49, 0)):  # the stage's random sample is 0.5
         scene, _ = play(
             stage, lambda s: s.send(), fast=says("hi"), careful=says("hi"), route={"shadow": ("careful", share)}
         )

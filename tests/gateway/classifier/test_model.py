@@ -1,4 +1,4 @@
-"""The learned witness, on a model of a few words that is easy to check by hand."""
+"""The trained stage, with a model of a few words that is easy to check by hand."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +18,7 @@ TASKS = (Task.TRANSLATE, Task.CHAT)
 
 
 def model(*, named: tuple[str, ...] = ("translate",), strength: float = 50.0) -> TaskModel:
-    """Knows one word, which speaks for translation."""
+    """A model of one word, which indicates translation."""
     weights = np.zeros((TABLE_ROWS, 2), dtype=np.float32)
     weights[features(system="", user="translate").rows[0], 0] = strength
     known = np.zeros(1 << KNOWN_BITS, dtype=np.bool_)
@@ -42,7 +42,7 @@ def test_confidence_is_the_probability_of_the_task(query: MakeQuery) -> None:
 
 
 def test_the_evidence_names_only_words_of_the_models_vocabulary(query: MakeQuery) -> None:
-    """Evidence is logged, prompts are not."""
+    """The evidence is logged, prompts are not."""
     found = LearnedStage(model(named=()))(query(last_user_text="translate"))
     assert found is not None
     assert found.evidence == "words"
@@ -67,7 +67,7 @@ def test_mostly_unknown_words_reduce_the_confidence(query: MakeQuery) -> None:
         if (found := recorder(query(last_user_text="translate" + " qzx" * strangers)))
     ]
     assert sure[:2] == [pytest.approx(1.0), pytest.approx(1.0)]
-    assert sure[2] == pytest.approx(0.5)  # one of eight, where two would do
+    assert sure[2] == pytest.approx(0.5)  # one of eight words is known, and two would be enough
     assert sure[3] < 0.4
 
 

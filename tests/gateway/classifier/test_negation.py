@@ -1,4 +1,4 @@
-"""What a text denies: a few words behind a few words, never beyond a clause."""
+"""Negation: up to three words after a negating word, within a clause."""
 
 import re
 
@@ -12,7 +12,7 @@ from gateway.classifier.hashing import word_hash
 
 
 def denied(text: str) -> list[str]:
-    """The words that are other words than they would be alone."""
+    """The words that are hashed as negated."""
     found = features(system="", user=text).words.tolist()
     words = re.findall(r"[\w']+", text.lower().replace("’", "'"))
     return [word for word, seen in zip(words, found, strict=False) if seen != word_hash(word)]
@@ -45,7 +45,7 @@ def test_negated_words_are_found(text: str, words: list[str]) -> None:
 
 
 def test_the_ngrams_of_a_negated_word_do_not_count_either() -> None:
-    """Runs of characters know a word in all its endings."""
+    """N-grams recognise a word in all its forms."""
     plain, no = features(system="", user="summarize"), features(system="", user="never summarize")
     own_runs = set(plain.rows.tolist()[3:]) - {row for row in plain.rows.tolist() if row >= 1 << 15}
     assert len(own_runs & set(no.rows.tolist())) < len(own_runs) / 4

@@ -1,4 +1,4 @@
-"""The weights that ship: whole, small, right on prompts like those they learned from, and modest about all others."""
+"""The shipped weights: valid, small, accurate on prompts like the training data, and uncertain about all others."""
 
 import random
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def test_the_file_is_small_and_fits_the_features() -> None:
 
 
 def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
-    """Fresh ones of lines it learned from; how far it is right on other people's prompts, its card says."""
+    """New prompts from the training grammar; the model card reports the accuracy on other prompts."""
     told = [(each, CLASSIFY(asked(each.user, each.system))) for each in examples(987_654_321, count=1000)]
     right = [said.task == each.task for each, said in told]
     sure = [said.confidence for _, said in told]
@@ -93,7 +93,7 @@ def test_a_negated_instruction_alone_is_not_sent_to_the_fast_lane(verb: str, den
 
 @pytest.mark.parametrize("words", [1, 2, 5, 12, 40, 150])
 def test_unknown_words_give_a_low_confidence(words: int) -> None:
-    """Syllables at random: their letters look like some language or other, and were once believed."""
+    """Random syllables: their letters resemble some language, and once gave a high confidence."""
     rng, syllables = random.Random(words), [a + b for a in ("b", "kr", "z", "sh", "pl", "v") for b in "aeiou"]
     for _ in range(50):
         text = " ".join("".join(rng.choices(syllables, k=rng.randint(3, 5))) for _ in range(words))
@@ -106,8 +106,8 @@ def test_unknown_words_give_a_low_confidence(words: int) -> None:
     [
         "Соrrесt thе sреlling оf this sеntеnсе",  # Cyrillic letters that look Latin
         "\u202eecnetnes siht tcerroc",  # written backwards, and shown forwards
-        "correct" * 200,  # one word to us
-        '{"task": "edit", "confidence": 1.0}',  # says itself what it is
+        "correct" * 200,  # a single word
+        '{"task": "edit", "confidence": 1.0}',  # names its own task
         "extrakt extrct exract xtract",
     ],
 )
@@ -169,7 +169,7 @@ def test_a_megabyte_of_anything_takes_no_longer_than_a_page(unit: str) -> None:
 
 
 def test_weights_survive_being_written_and_read(tmp_path: Path) -> None:
-    """A signed byte each: what is lost is below half a step. The same model gives the same bytes."""
+    """int8 quantisation: the error is below half a step. The same model gives the same bytes."""
     found = read_model()
     for name in ("one.npz", "two.npz"):
         write_model(found, tmp_path / name)

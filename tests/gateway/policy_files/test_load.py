@@ -69,7 +69,7 @@ def test_a_targets_own_promise_counts_where_it_is_a_fallback(policy_with: Policy
 def test_checks_are_read_as_written(policy_with: PolicyWith, written: str, checks: Checks | None) -> None:
     policy = policy_with("{schema: request, buffer: full}", written)
     assert policy.rules[0].route.checks == checks
-    assert policy.rules[0].open.checks == policy.rules[0].choices[0].private.checks == checks
+    assert policy.rules[0].open.checks == policy.rules[0].splits[0].private.checks == checks
 
 
 def test_the_first_bytes_may_be_held_where_no_confidence_is_asked_for(policy_with: PolicyWith) -> None:
@@ -83,7 +83,7 @@ def test_the_first_bytes_may_be_held_where_no_confidence_is_asked_for(policy_wit
 def test_stated_capabilities_are_best_effort(policy_with: PolicyWith) -> None:
     stated = policy_with("engine: vllm", "capabilities: [chat, stream, json_schema]").targets["quality"].capabilities
     assert stated is not None
-    assert stated.words == {Capability.CHAT, Capability.STREAM, Capability.JSON_SCHEMA}
+    assert stated.supported == {Capability.CHAT, Capability.STREAM, Capability.JSON_SCHEMA}
     assert (stated.json_schema, stated.tools) == (Grade.BEST_EFFORT, Grade.NONE)
 
 

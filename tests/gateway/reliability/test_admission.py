@@ -1,4 +1,4 @@
-"""Admission by what is known: capabilities, residency, time left, a server that just failed, relief behind."""
+"""Admission checks: capabilities, residency, deadline, shared failures, healthy fallback."""
 
 from collections.abc import Callable
 from dataclasses import replace

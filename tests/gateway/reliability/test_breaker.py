@@ -1,4 +1,4 @@
-"""The circuit breaker: its table, and the times between."""
+"""The circuit breaker: its transitions and its times."""
 
 import pytest
 from hypothesis import given

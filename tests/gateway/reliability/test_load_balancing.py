@@ -1,4 +1,4 @@
-"""Several endpoints behind one target: the least busy is asked, equals by the prompt, the broken last."""
+"""Load balancing: the least loaded endpoint, the preferred one for a prefix, unavailable ones last."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def test_another_endpoint_is_picked_if_the_preferred_one_has_a_much_longer_wait(
 ) -> None:
     preferred = asked(candidate, query(), busy())
     others = [name for name in "abc" if name != preferred]
-    assert asked(candidate, query(), busy(**{preferred: waits(40)})) == preferred  # reading the prompt again costs more
+    assert asked(candidate, query(), busy(**{preferred: waits(40)})) == preferred  # a repeated prefill costs more
     assert asked(candidate, query(), busy(**{preferred: waits(500), others[0]: waits(300)})) == others[1]
 
 

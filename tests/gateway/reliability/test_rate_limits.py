@@ -1,4 +1,4 @@
-"""What a key may use: never more than granted, and as much again as time passes."""
+"""Rate limits: never more than the quota, which refills evenly."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +46,7 @@ def test_in_any_interval_usage_is_at_most_a_burst_plus_the_rate(steps: list[tupl
 def test_tokens_are_counted_at_the_end_of_a_response() -> None:
     uses, limit = KeyUsage(), Limit(tokens_per_minute=100)
     assert uses.acquire("ann", limit, 0.0) is None
-    uses.release("ann", 250)  # more than there was: nobody knew
+    uses.release("ann", 250)  # overfills the bucket: tokens are known only at the end
     assert uses.acquire("ann", limit, 0.0) == 90.0
     assert uses.acquire("ann", limit, 91.0) is None
 
@@ -72,11 +72,11 @@ def exchange(uses: list[KeyUsage], now_s: float) -> None:
 def test_usage_at_one_replica_counts_at_the_others() -> None:
     one, other = KeyUsage(), KeyUsage()
     entered(one, SIX, 0.0, times=1)
-    exchange([one, other], 0.0)  # they have met
+    exchange([one, other], 0.0)  # the first exchange
     assert entered(one, SIX, 0.0, times=3) == 3
     for _ in range(3):
-        exchange([one, other], 0.5)  # saying it again counts it once
-    assert entered(other, SIX, 0.5) == 3  # one was used before they met
+        exchange([one, other], 0.5)  # a repeated snapshot counts once
+    assert entered(other, SIX, 0.5) == 3  # the one used before the first exchange does not count
     exchange([one, other], 1.0)
     assert entered(one, SIX, 1.0) == entered(other, SIX, 1.0) == 0
 
@@ -86,7 +86,7 @@ def test_requests_in_flight_at_peers_count_while_the_peers_are_alive() -> None:
     entered(one, limit, 0.0, times=2)
     exchange([one, other], 0.0)
     assert entered(other, limit, 1.0) == 1
-    assert entered(other, limit, 60.0) == 2  # nothing was heard for a minute: nobody is locked out by a ghost
+    assert entered(other, limit, 60.0) == 2  # the peer's snapshot has expired
 
 
 def test_replicas_that_are_gone_do_not_fill_the_memory() -> None:

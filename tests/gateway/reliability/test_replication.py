@@ -1,4 +1,4 @@
-"""What replicas tell each other: together they are as one, whatever the order, and however often it is said."""
+"""Replication: replicas act as one, regardless of the order and repetition of snapshots."""
 
 from itertools import permutations
 from random import Random
@@ -22,7 +22,7 @@ rounds = st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.floats(0, 0.99)
 
 
 def counted(rows: list[tuple[float, float]]) -> Guard:
-    """A guard that saw these (seconds, latency) and was never asked for relief, so it stays in its first epoch."""
+    """A guard with these (seconds, latency) answers and no healthy fallback, so that it stays in its first epoch."""
     guard = Guard(SLO)
     for now_s, latency_ms in sorted(rows):
         admission = guard.acquire(now_s, sample=0.5, healthy_fallback=False)
@@ -46,7 +46,7 @@ def exchange(guards: list[Guard], now_s: float) -> None:
 def test_every_replica_counts_the_answers_of_all_replicas(one: Any, two: Any, three: Any) -> None:
     guards = [counted(rows) for rows in (one, two, three)]
     exchange(guards, 11.5)
-    exchange(guards, 11.5)  # said twice, counted once
+    exchange(guards, 11.5)  # sent twice, counted once
     everything = [*one, *two, *three]
     together = Counts(total=len(everything), over=sum(latency > 100 for _, latency in everything))
     assert [guard.counts(11.5) for guard in guards] == [together] * 3
@@ -54,7 +54,7 @@ def test_every_replica_counts_the_answers_of_all_replicas(one: Any, two: Any, th
 
 @given(st.lists(st.floats(2, 11), max_size=30), st.floats(-500, 500))
 def test_the_clocks_of_replicas_may_differ(times: list[float], ahead_s: float) -> None:
-    """The other's clock is ahead by anything: what it counted stands here by its age, to within half a slice."""
+    """The peer's clock may be ahead by any amount: its counts are placed by age, to within half a slice."""
     other, ours = counted([(at_s + 600 + ahead_s, 10.0) for at_s in times]), Guard(SLO)
     ours.merge(611.0, [(611.0, other.snapshot(611.0 + ahead_s))])
     assert ours.counts(611.0).total == len(times)
@@ -70,7 +70,7 @@ def test_old_snapshots_have_aged() -> None:
 
 @given(rounds, st.permutations([0, 1, 2]))
 def test_the_order_of_snapshots_does_not_matter(steps: Any, order: list[int]) -> None:
-    """Wherever lanes stand after any history, a newcomer ends in the same state whoever it hears first."""
+    """After any history, a new replica ends in the same state, regardless of the order of snapshots."""
     guards = play(steps)
     snapshots = [(100.0, guard.snapshot(100.0)) for guard in guards]
     plain, shuffled = Guard(SLO), Guard(SLO)
@@ -89,7 +89,7 @@ def test_after_two_exchanges_all_replicas_have_the_same_state(steps: Any) -> Non
 
 
 def play(steps: list[tuple[int, bool, float]]) -> list[Guard]:
-    """Three replicas of one lane, asked in turn with slow and quick answers, that now and then tell each other."""
+    """Three replicas of one lane with slow and fast answers, which exchange snapshots now and then."""
     guards, now_s = [Guard(SLO) for _ in range(3)], 0.0
     for number, (who, slow, sample) in enumerate(steps):
         now_s += 0.6

@@ -1,4 +1,4 @@
-"""Extra attempts stay a share of ordinary ones, whatever the order of events."""
+"""Retry budgets: extra attempts stay within their share, whatever the order of events."""
 
 from collections import defaultdict
 
@@ -37,7 +37,7 @@ def test_the_balance_is_limited_after_a_long_quiet_time() -> None:
 
 
 class Replicas:
-    """Three budgets, and everything that any of them ever said: what is heard may be old, repeated or missing."""
+    """Three budgets and all their snapshots: a merged one may be old, repeated or missing."""
 
     def __init__(self, count: int = 3) -> None:
         self.budgets = [RetryBudget() for _ in range(count)]
@@ -47,7 +47,7 @@ class Replicas:
         self.said[who].append(self.budgets[who].snapshot())
 
     def merge(self, who: int, back: int = 0) -> None:
-        """All that the others said, `back` reports ago."""
+        """Merge the peers' snapshots, `back` versions old."""
         told = [(str(other), said[-1 - back % len(said)]) for other, said in self.said.items() if other != who]
         self.budgets[who].merge(str(who), told)
 
@@ -82,7 +82,7 @@ def test_replicas_together_never_exceed_the_share_if_snapshots_are_late_lost_or_
         else:
             replicas.merge(who, number)
         assert spent <= share * earned + 1e-6
-    replicas.exchange(4)  # all that is still on its way arrives, and not one more than was earned
+    replicas.exchange(4)  # all transfers in flight arrive, and no more than was earned
     assert spent + sum(map(replicas.spend_all, range(3))) <= share * earned + 1e-6
 
 
@@ -103,7 +103,7 @@ def test_one_that_withdraws_receives_transfers_until_nothing_is_left() -> None:
     for _ in range(8):
         replicas.exchange(2)
         found += replicas.spend_all(1)
-    assert found == 9  # the last one stays with who has it: half an extra attempt is none
+    assert found == 9  # half an extra attempt cannot be transferred
     assert replicas.spend_all(0) == 1
 
 
@@ -151,7 +151,7 @@ def test_snapshots_do_not_grow_with_every_replica_that_ever_was() -> None:
     snapshot = budget.snapshot()
     assert [name for name, _ in (*snapshot.sent, *snapshot.received)] == ["other 499"] * 2
     budget.merge("me", [("other 3", RetryBudgetSnapshot(balance=50.0, sent=(("me", 1),)))])
-    assert budget.snapshot().received == (("other 3", 1),)  # but nothing is taken twice
+    assert budget.snapshot().received == (("other 3", 1),)  # but no transfer is credited twice
 
 
 def test_every_target_has_its_own_budget_also_if_only_a_peer_used_it() -> None:

@@ -1,4 +1,4 @@
-"""The SLO guard: when a lane is ejected, what it may carry meanwhile, how it comes back. Simulations are seeded."""
+"""The SLO guard: ejection, probes, recovery. Simulations are seeded."""
 
 import heapq
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from gateway.reliability.slo_guard import ALLOWED_SHARE, SIGNIFICANCE, Admission
 
 BUDGET_MS = 400.0
 SLO = Slo(p95_ms=BUDGET_MS)
-FAST_MS, NEAR_MS, SLOW_MS = 100.0, 350.0, 2000.0  # NEAR is within budget, but not within recover_ratio of it
+FAST_MS, NEAR_MS, SLOW_MS = 100.0, 350.0, 2000.0  # NEAR meets the objective, but not recover_ratio of it
 
 
 def leave(guard: Guard, now_s: float, sample: float = 0.5) -> Admission:
-    """A ticket where one must be given."""
+    """An admission, which must be granted."""
     admission = guard.acquire(now_s, sample=sample, healthy_fallback=True)
     assert admission is not None
     return admission
@@ -38,7 +38,7 @@ def ejected(now_s: float = 0.0, slo: Slo = SLO) -> Guard:
 
 
 def probe(guard: Guard, start_s: float, *latencies_ms: float) -> float:
-    """Answer one probe each `probe_every_s`; the time of the last."""
+    """Answer one probe every `probe_every_s`; returns the time of the last."""
     now_s = start_s
     for latency_ms in latencies_ms:
         now_s += guard.slo.probe_every_s
@@ -106,7 +106,7 @@ def test_an_abandoned_attempt_counts_only_if_it_exceeded_the_objective() -> None
 
 def test_without_traffic_the_state_is_kept() -> None:
     guard = ejected(0.0)
-    leave(guard, 5000.0)  # a probe goes out after all that time
+    leave(guard, 5000.0)  # a probe is due after this time
     assert guard.state is LaneState.EJECTED
 
 
@@ -139,7 +139,7 @@ def test_an_abandoned_attempt_from_before_the_ejection_is_no_late_probe() -> Non
     assert guard.acquire(0.0, sample=0.5, healthy_fallback=True) is None
     now_s = probe(guard, 10.0, *[FAST_MS] * 5)
     for _ in range(2):
-        guard.abandoned(now_s, early, SLOW_MS)  # two late ones of ten would keep it ejected
+        guard.abandoned(now_s, early, SLOW_MS)  # two late probes of ten would keep it ejected
     probe(guard, now_s, *[FAST_MS] * 5)
     assert guard.state is LaneState.PROBING
 
@@ -155,7 +155,7 @@ def test_ten_good_probes_start_the_ramp_and_then_full_service() -> None:
     guard = ejected(0.0)
     now_s = probe(guard, 0.0, *[FAST_MS] * 9, SLOW_MS)
     assert guard.state is LaneState.PROBING
-    assert guard.counts(now_s).total == 0  # what ejected it is void
+    assert guard.counts(now_s).total == 0  # the counts before the ejection are dropped
     shares = []
     while guard.state is LaneState.PROBING:
         draws = [step / 100 for step in range(100)]
@@ -232,14 +232,14 @@ def test_a_failed_ramp_stage_without_a_healthy_fallback_is_repeated() -> None:
 
 @dataclass
 class Run:
-    """What a simulated lane went through: answers are delayed by their latency, arrivals are Poisson."""
+    """The course of a simulated lane: answers are delayed by their latency, arrivals are Poisson."""
 
     ejections: list[float]
     healings: list[float]
 
 
 def simulate(rate: float, hours: float, seed: int, slow_s: tuple[float, float] = (0.0, 0.0), late: float = 0.02) -> Run:
-    """One lane under steady load; between `slow_s` every answer is slow, otherwise a share `late` of them."""
+    """One lane under constant load; within `slow_s` every answer is slow, otherwise a share `late` of them."""
     dice = Random(seed)
     guard, run, now_s = Guard(SLO), Run([], []), 0.0
     pending: list[tuple[float, int, Admission, float]] = []
@@ -294,3 +294,13 @@ def test_a_lane_slightly_over_its_objective_does_not_flap(rate: float) -> None:
 def test_a_lane_that_stays_slow_changes_state_only_once() -> None:
     run = simulate(5, 0.5, seed=3, slow_s=(60.0, 1e9))
     assert (len(run.ejections), run.healings) == (1, [])
+
+
+def test_p95_is_unknown_until_twenty_answers_and_then_lags_at_most_a_hundredth_of_the_window() -> None:
+    guard = Guard(SLO)
+    answer(guard, 0.0, *[FAST_MS] * 19)
+    assert guard.p95_ms(0.0) is None
+    answer(guard, 0.0, FAST_MS)
+    assert guard.p95_ms(0.0) == pytest.approx(FAST_MS, rel=0.02)
+    answer(guard, 0.1, *[SLOW_MS] * 5)
+    assert guard.p95_ms(SLO.window_s / 100) == pytest.approx(SLOW_MS, rel=0.02)

@@ -1,4 +1,4 @@
-"""Classification: what counts as evidence, in which order, and how sure it makes."""
+"""Classification: the kinds of evidence, their order, and their confidence."""
 
 from collections.abc import Callable
 
@@ -82,6 +82,6 @@ def test_more_stages_can_follow(query: MakeQuery) -> None:
 
 @pytest.mark.parametrize("text", ["```a\n" * 6400, "\n" * 32_000 + "```a", "```a\n" + " \n" * 15_000, "<|fim" * 6000])
 def test_hostile_text_takes_linear_time(query: MakeQuery, text: str) -> None:
-    """Eight times the text takes eight times as long, not sixty-four."""
+    """Linear time: eight times the text takes eight times as long, not sixty-four."""
     part, whole = query(last_user_text=text[: len(text) // 8]), query(last_user_text=text)
     assert cpu_s(lambda: classify(whole), times=9) < 40 * cpu_s(lambda: classify(part), times=9)

@@ -1,4 +1,4 @@
-"""Conditions of routes: each alone, together, and what time it is where."""
+"""Route conditions: each alone, combined, and time windows in time zones."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -60,7 +60,7 @@ def test_a_route_matches_a_request_when_all_its_conditions_hold(
 
 
 OFFICE = Hours(zone=ZoneInfo("Europe/Berlin"), days=WORKDAYS, start=8 * 60, end=18 * 60)
-NIGHT = Hours(zone=UTC, days=frozenset({4}), start=22 * 60, end=6 * 60)  # the one that begins on Friday
+NIGHT = Hours(zone=UTC, days=frozenset({4}), start=22 * 60, end=6 * 60)  # the night that starts on Friday
 
 
 @pytest.mark.parametrize(

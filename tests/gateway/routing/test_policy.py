@@ -1,4 +1,4 @@
-"""A compiled policy: conditions, plans made ahead, promises given to the right lanes."""
+"""A compiled policy: conditions, precomputed plans, and the objectives of lanes."""
 
 from collections.abc import Callable
 
@@ -81,7 +81,7 @@ def test_a_traffic_split_picks_targets_by_their_shares(target: MakeTarget) -> No
 
 
 def test_a_lane_of_a_traffic_split_has_the_same_objective_at_every_position(target: MakeTarget) -> None:
-    """Otherwise its guard would begin anew with every draw."""
+    """Otherwise its guard would restart with every sample."""
     shares = (("fast", 1), ("careful", 1))
     route = Route(name="r", when=When(), use="fast", shares=shares, fall_back=("fast", "careful"), slo=SLO)
     rule = compiled(target, route).rules[0]

@@ -1,4 +1,4 @@
-"""Choosing: aliases are routed, targets are addressed, anything else does not exist; private requests stay in."""
+"""Routing: aliases, direct targets, unknown models, private requests, deadlines."""
 
 from collections.abc import Callable
 

@@ -17,7 +17,7 @@ def sent(
     target = Target(name="t", kind=kind, url="http://t", model="theirs", location=Location.EXTERNAL)
     given = {"model": "auto", "messages": [], **body}
     query = Query(request_id="r", model="auto", body=orjson.dumps(given), received_s=0, stream=bool(body.get("stream")))
-    call = Call(target=target, query=query, rejected=rejected)
+    call = Call(target=target, query=query, validation_error=rejected)
     document: dict[str, Any] = orjson.loads(body_for(call, capabilities))
     return document
 

@@ -1,4 +1,4 @@
-"""Reading a text along with its schema: sure of every fault, at the same place however the text is cut."""
+"""Incremental validation: every error is certain, and its position does not depend on how the text is split."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ def read(schema: Any, *pieces: str) -> IncrementalValidator:
 
 
 def said(schema: Any, *pieces: str) -> str | None:
-    """The keyword, its place and the index of the first fault."""
+    """The keyword, its pointer and the index of the first error."""
     validator = read(schema, *pieces)
     if validator.error_at is None:
         return None
@@ -77,7 +77,7 @@ def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_
     text = json.dumps(value) + " "
     try:
         compiled = Schema(whole)
-    except ValueError:  # no schema of this draft, or one without end
+    except ValueError:  # not a schema of this draft, or infinite recursion
         return
     is_valid = compiled.validate(value, len(text)) is None
     assert validator_for(whole)(whole).is_valid(value) is is_valid
@@ -141,17 +141,17 @@ def test_an_error_is_reported_at_the_first_character_that_no_continuation_can_co
 @pytest.mark.parametrize(
     ("schema", "text"),
     [
-        # What stands beside `$ref` counts since 2019-09, and before that it does not.
+        # Siblings of `$ref` apply since 2019-09, and not before.
         ({"$schema": "http://json-schema.org/draft-07/schema#", "$ref": "#/definitions/any", "type": "string",
           "definitions": {"any": {}}}, "1 "),
-        # A reference below an `$id` leads to another place than it seems to.
+        # A reference below an `$id` resolves against that base.
         ({"properties": {"a": {"$id": "http://other/", "properties": {"b": {"$ref": "#/$defs/x"}},
                                "$defs": {"x": {"type": "number"}}}}, "$defs": {"x": {"type": "string"}}},
          '{"a": {"b": 1}}'),
-        # Items by place were called `items` up to 2019-09.
+        # Positional items were called `items` up to 2019-09.
         ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}], "prefixItems": [False],
           "additionalItems": {"type": "integer"}}, '["a", 1]'),
-        # A name that a pattern describes is not an additional one.
+        # A name that matches `patternProperties` is not an additional one.
         ({"additionalProperties": False, "patternProperties": {"^x": {}}}, '{"x1": 1}'),
         ({"$schema": "http://json-schema.org/draft-04/schema#", "minimum": 3, "exclusiveMinimum": False}, "3 "),
         ({"$ref": "#/$defs/tree", "$defs": {"tree": {"properties": {"next": {"$ref": "#/$defs/tree"}}}}},
@@ -162,7 +162,7 @@ def test_an_error_is_reported_at_the_first_character_that_no_continuation_can_co
 def test_drafts_and_references_are_interpreted_as_specified(schema: Any, text: str) -> None:
     try:
         compiled = Schema(schema)
-    except ValueError:  # refused as a whole: nothing is followed through it
+    except ValueError:  # the schema is rejected
         return
     assert compiled.incremental_validator().feed(text)
     assert compiled.validate(orjson.loads(text), len(text)) is None

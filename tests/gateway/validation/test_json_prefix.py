@@ -1,4 +1,4 @@
-"""The JSON automaton agrees with a parser, and is indifferent to how its text is cut."""
+"""The incremental JSON parser agrees with a real one, however the text is split."""
 
 import json
 
@@ -39,7 +39,7 @@ def refuse(constant: str) -> None:
 
 
 def parses(text: str) -> bool:
-    """The word of a parser that adds nothing to the grammar but NaN and its like, which are switched off."""
+    """The result of a parser whose only extensions to the grammar, NaN and the like, are disabled."""
     try:
         json.loads(text, parse_constant=refuse)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Mending syntax: only what is unambiguous, and never what was good."""
+"""JSON repair: only unambiguous syntax, and never valid JSON."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_unambiguous_syntax_is_repaired(text: str, repaired: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"a": "b',  # the text may have gone on
+        '{"a": "b',  # the string may be truncated
         '{"a": tru',
         '{"a":',
         '{"a": 1, ',

@@ -1,4 +1,4 @@
-"""Schemas: usable or refused by place, in agreement with the reference implementation, at bounded cost."""
+"""JSON Schemas: accepted or rejected with a pointer, in agreement with the reference, at bounded cost."""
 
 import json
 from typing import Any
@@ -69,12 +69,12 @@ def test_each_keyword_means_what_the_declared_draft_says(draft: str, keyword: st
 @pytest.mark.parametrize(
     ("schema", "value", "valid"),
     [
-        # Decimals are exact, where binary floats leave a remainder.
+        # Decimals are exact, unlike binary floats.
         ({"multipleOf": 0.1}, 0.3, True),
-        # Patterns are ECMA 262's: ASCII classes, and $ is the end of the text, not the place before a last newline.
+        # Patterns follow ECMA 262: ASCII classes, and $ matches only at the end of the text.
         ({"pattern": "^\\d$"}, "٣", False),
         ({"pattern": "^a$"}, "a\n", False),
-        # A keyword that newer drafts moved is still honoured: who writes it means it.
+        # A keyword that newer drafts moved still applies.
         ({"dependencies": {"a": ["b"]}}, {"a": 1}, False),
     ],
 )
@@ -157,7 +157,7 @@ def test_the_digest_ignores_layout_and_order() -> None:
 
 @pytest.mark.parametrize("pattern", ["^(a+)+$", "(x+x+)+y", "^(?=(a+)+$)", "(?!q)(x+x+)+y", "^(a|aa)+$", "(.*)*\\1z"])
 def test_no_pattern_takes_long_on_hostile_text(pattern: str) -> None:
-    """Backtracking would double with every character; what is allowed grows with the square."""
+    """Backtracking would double with every character; quadratic time is allowed."""
     schema = Schema({"pattern": pattern})
 
     def judge(length: int) -> None:

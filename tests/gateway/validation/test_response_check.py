@@ -1,4 +1,4 @@
-"""Answers are checked against what their request asked for, whole or as they stream."""
+"""Responses are checked against the requested format, complete or while they stream."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ TOOLS = (Tool(name="add", parameters={"required": ["x"], "properties": {"x": {"t
 
 
 def verdict(query: Query, *pieces: Piece) -> str | None:
-    """The detail of the first fault, pieces fed one by one."""
+    """The detail of the first error; pieces are fed one by one."""
     check = ResponseCheck(query, SchemaCache(), early=query.stream)
     for piece in pieces:
         fault = check.feed([piece])

@@ -1,4 +1,4 @@
-"""Schemas are bounded before they are used: references end inside, combinations are counted, depth is limited."""
+"""Schema cost: references resolve inside the schema, evaluations are counted, depth is limited."""
 
 import json
 from typing import Any
@@ -9,12 +9,12 @@ from gateway.validation.schema_cost import SchemaCost, SchemaError
 
 
 def decoded(schema: Any) -> Any:
-    """As it comes from the wire: no two places share an object."""
+    """As decoded from JSON: no two nodes share an object."""
     return json.loads(json.dumps(schema))
 
 
 def tower(width: int, height: int) -> dict[str, Any]:
-    """Each level asks the next one `width` times for the same value: width ** height evaluations."""
+    """Each level applies the next one `width` times in place: width ** height evaluations."""
     levels: dict[str, Any] = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * width} for i in range(height)}
     return {"$defs": {**levels, f"a{height}": {"type": "object"}}, "$ref": "#/$defs/a0"}
 
@@ -42,7 +42,7 @@ def test_a_plain_schema_costs_what_it_says() -> None:
 def test_combinations_through_references_are_counted_without_evaluating_them() -> None:
     assert SchemaCost(decoded(tower(2, 10))).of({}) > 2**10
     with pytest.raises(SchemaError, match="evaluations") as caught:
-        SchemaCost(decoded(tower(2, 60)))  # doing them would never end
+        SchemaCost(decoded(tower(2, 60)))  # evaluating them would never end
     assert caught.value.unsupported
 
 
