@@ -206,7 +206,7 @@ class Attempt:
 
     def _timeout_detail(self) -> str:
         left_ms = self._context.left_ms(self._clock.now_s())
-        return "deadline passed" if left_ms is None or left_ms <= 0 else "its part of the deadline passed"
+        return "deadline passed" if left_ms is None or left_ms <= 0 else "the attempt limit passed"
 
     def _end(self, outcome: Reason | AttemptOutcome, error: AttemptFailed | None = None) -> None:
         """Record the end of the attempt and release its permit; only the first call has an effect."""

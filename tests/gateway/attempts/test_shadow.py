@@ -16,11 +16,11 @@ ALL = {"shadow": ("careful", 1.0)}
 def play(stage: Any, story: Any, **given: Any) -> Any:
     async def run() -> Any:
         scene = stage(clock=LoopClock(), **given)
-        told = await story(scene)
+        returned = await story(scene)
         await asyncio.sleep(100)
         await scene.pipeline.aclose()
         assert sum(scene.state._in_flight.values()) == 0
-        return scene, told
+        return scene, returned
 
     return run_virtual(run())
 

@@ -60,15 +60,15 @@ def test_evidence_from_structure_precedes_the_words(query: MakeQuery) -> None:
 
 
 def test_mostly_unknown_words_reduce_the_confidence(query: MakeQuery) -> None:
-    recorder = LearnedStage(model(strength=500.0))
-    sure = [
+    stage = LearnedStage(model(strength=500.0))
+    confidences = [
         found.confidence
-        for strangers in (0, 3, 7, 31)
-        if (found := recorder(query(last_user_text="translate" + " qzx" * strangers)))
+        for unknown in (0, 3, 7, 31)
+        if (found := stage(query(last_user_text="translate" + " qzx" * unknown)))
     ]
-    assert sure[:2] == [pytest.approx(1.0), pytest.approx(1.0)]
-    assert sure[2] == pytest.approx(0.5)  # one of eight words is known, and two would be enough
-    assert sure[3] < 0.4
+    assert confidences[:2] == [pytest.approx(1.0), pytest.approx(1.0)]
+    assert confidences[2] == pytest.approx(0.5)  # one of eight words is known, and two would be enough
+    assert confidences[3] < 0.4
 
 
 def test_a_script_without_spaces_does_not_reduce_the_confidence(query: MakeQuery) -> None:

@@ -18,11 +18,11 @@ from tests.measured import cpu_s
 from training.classifier.examples import examples
 
 FAST = {Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION}
-SURE_ENOUGH = 0.6  # for the fast lane, by the shipped policies
+FAST_THRESHOLD = 0.6  # for the fast lane, by the shipped policies
 CLASSIFY = open_classifier()
 
 
-def asked(user: str, system: str = "") -> Query:
+def query_of(user: str, system: str = "") -> Query:
     return Query(request_id="", model="auto", body=b"", received_s=0.0, last_user_text=user, system_text=system)
 
 
@@ -37,11 +37,11 @@ def test_the_file_is_small_and_fits_the_features() -> None:
 
 def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
     """New prompts from the training grammar; the model card reports the accuracy on other prompts."""
-    told = [(each, CLASSIFY(asked(each.user, each.system))) for each in examples(987_654_321, count=1000)]
-    right = [said.task == each.task for each, said in told]
-    sure = [said.confidence for _, said in told]
-    assert sum(right) >= 940
-    assert abs(sum(sure) - sum(right)) <= 80
+    predictions = [(each, CLASSIFY(query_of(each.user, each.system))) for each in examples(987_654_321, count=1000)]
+    correct = [found.task == each.task for each, found in predictions]
+    confidences = [found.confidence for _, found in predictions]
+    assert sum(correct) >= 940
+    assert abs(sum(confidences) - sum(correct)) <= 80
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
     ],
 )
 def test_plain_instructions_are_classified_correctly(text: str, task: Task) -> None:
-    assert CLASSIFY(asked(text)).task is task
+    assert CLASSIFY(query_of(text)).task is task
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,11 @@ def test_plain_instructions_are_classified_correctly(text: str, task: Task) -> N
         ("Do not translate. Who wrote this? Il pleure dans mon coeur.", Task.TRANSLATE, Task.CHAT),
         ("Rather than rewriting it, tell me honestly what you think: the moon was pale.", Task.EDIT, Task.CHAT),
         ("Please don't proofread, I only want to know if it is kind: I hope you get well.", Task.EDIT, Task.CHAT),
-        ("Without extracting any names, tell me who is right: Ann says yes, Bob says no.", Task.EXTRACTION, Task.CHAT),
+        (
+            "Without extracting any names, tell me who is right: Ann says yes, Bob says no.",
+            Task.EXTRACTION,
+            Task.CHAT,
+        ),
         ("I need no JSON here. What is the tallest mountain of Africa?", Task.STRUCTURED, Task.CHAT),
         ("Don’t translate this, fix its grammar: she have went home", Task.TRANSLATE, Task.EDIT),
         ("No summary, please: translate to Danish: the soup is cold", Task.SUMMARIZE, Task.TRANSLATE),
@@ -79,16 +83,16 @@ def test_plain_instructions_are_classified_correctly(text: str, task: Task) -> N
     ],
 )
 def test_a_negated_instruction_is_not_classified_as_requested(text: str, unwanted: Task, task: Task) -> None:
-    said = CLASSIFY(asked(text))
-    assert said.task is not unwanted
-    assert said.task is task
+    found = CLASSIFY(query_of(text))
+    assert found.task is not unwanted
+    assert found.task is task
 
 
 @pytest.mark.parametrize("verb", ["rewrite", "correct", "extract", "complete", "polish"])
 @pytest.mark.parametrize("denial", ["Don't {} it.", "Do not {} anything.", "You must never {} this.", "never {}!"])
 def test_a_negated_instruction_alone_is_not_sent_to_the_fast_lane(verb: str, denial: str) -> None:
-    said = CLASSIFY(asked(denial.format(verb) + " The harbour was closed on Monday and the ships waited outside."))
-    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+    found = CLASSIFY(query_of(denial.format(verb) + " The harbour was closed on Monday and the ships waited outside."))
+    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize("words", [1, 2, 5, 12, 40, 150])
@@ -97,8 +101,8 @@ def test_unknown_words_give_a_low_confidence(words: int) -> None:
     rng, syllables = random.Random(words), [a + b for a in ("b", "kr", "z", "sh", "pl", "v") for b in "aeiou"]
     for _ in range(50):
         text = " ".join("".join(rng.choices(syllables, k=rng.randint(3, 5))) for _ in range(words))
-        said = CLASSIFY(asked(text + rng.choice(".?:")))
-        assert said.confidence < SURE_ENOUGH
+        found = CLASSIFY(query_of(text + rng.choice(".?:")))
+        assert found.confidence < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -112,8 +116,8 @@ def test_unknown_words_give_a_low_confidence(words: int) -> None:
     ],
 )
 def test_text_that_only_resembles_an_instruction_gives_a_low_confidence(text: str) -> None:
-    said = CLASSIFY(asked(text))
-    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+    found = CLASSIFY(query_of(text))
+    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -128,8 +132,8 @@ def test_text_that_only_resembles_an_instruction_gives_a_low_confidence(text: st
     ],
 )
 def test_an_unknown_language_goes_to_the_quality_lane(text: str) -> None:
-    said = CLASSIFY(asked(text))
-    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+    found = CLASSIFY(query_of(text))
+    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -149,23 +153,23 @@ def test_an_unknown_language_goes_to_the_quality_lane(text: str) -> None:
     ],
 )
 def test_meaningless_text_goes_to_the_quality_lane(text: str) -> None:
-    said = CLASSIFY(asked(text))
-    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+    found = CLASSIFY(query_of(text))
+    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
 
 
 @given(user=st.text(max_size=400), system=st.text(max_size=100))
 @settings(deadline=None)
 def test_any_text_gets_a_task_and_a_probability(user: str, system: str) -> None:
-    said = CLASSIFY(asked(user, system))
-    assert said.task in Task
-    assert 0.0 < said.confidence <= 1.0
-    assert CLASSIFY(asked(user, system)) == said
+    found = CLASSIFY(query_of(user, system))
+    assert found.task in Task
+    assert 0.0 < found.confidence <= 1.0
+    assert CLASSIFY(query_of(user, system)) == found
 
 
 @pytest.mark.parametrize("unit", ["word ", "```\n", "<fim", "\n", "漢", "\ud800", "'"])
 def test_a_megabyte_of_anything_takes_no_longer_than_a_page(unit: str) -> None:
     page, text = (unit * (size // len(unit)) for size in (20_000, 1_000_000))
-    assert cpu_s(lambda: CLASSIFY(asked(text, text))) < 10 * cpu_s(lambda: CLASSIFY(asked(page, page)))
+    assert cpu_s(lambda: CLASSIFY(query_of(text, text))) < 10 * cpu_s(lambda: CLASSIFY(query_of(page, page)))
 
 
 def test_weights_survive_being_written_and_read(tmp_path: Path) -> None:
@@ -186,7 +190,7 @@ def _without(name: str) -> Callable[[dict[str, np.ndarray]], object]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("corrupt", "found"),
     [
         (lambda parts: parts.update(version=np.array(999)), "version 999"),
         (lambda parts: parts.update(table=parts["table"][:-1]), "does not fit"),
@@ -196,12 +200,12 @@ def _without(name: str) -> Callable[[dict[str, np.ndarray]], object]:
     ],
 )
 def test_weights_that_do_not_fit_are_rejected_and_named(
-    tmp_path: Path, spoil: Callable[[dict[str, np.ndarray]], object], said: str
+    tmp_path: Path, corrupt: Callable[[dict[str, np.ndarray]], object], found: str
 ) -> None:
     parts = dict(np.load(FILE))
-    spoil(parts)
+    corrupt(parts)
     np.savez(tmp_path / "bad.npz", **parts)
-    with pytest.raises(BadWeights, match=said) as caught:
+    with pytest.raises(BadWeights, match=found) as caught:
         read_model(tmp_path / "bad.npz")
     assert "bad.npz" in str(caught.value)
 

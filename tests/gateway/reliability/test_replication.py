@@ -21,7 +21,7 @@ answers = st.lists(st.tuples(st.floats(0, 11), st.sampled_from([10.0, 200.0])), 
 rounds = st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.floats(0, 0.99)), min_size=20, max_size=150)
 
 
-def counted(rows: list[tuple[float, float]]) -> Guard:
+def guard_with(rows: list[tuple[float, float]]) -> Guard:
     """A guard with these (seconds, latency) answers and no healthy fallback, so that it stays in its first epoch."""
     guard = Guard(SLO)
     for now_s, latency_ms in sorted(rows):
@@ -31,7 +31,7 @@ def counted(rows: list[tuple[float, float]]) -> Guard:
     return guard
 
 
-def standing(guard: Guard) -> tuple[int, int, LaneState]:
+def state_of(guard: Guard) -> tuple[int, int, LaneState]:
     snapshots = guard.snapshot(0.0)
     return snapshots.epoch, snapshots.ramp_stage, guard.state
 
@@ -44,7 +44,7 @@ def exchange(guards: list[Guard], now_s: float) -> None:
 
 @given(answers, answers, answers)
 def test_every_replica_counts_the_answers_of_all_replicas(one: Any, two: Any, three: Any) -> None:
-    guards = [counted(rows) for rows in (one, two, three)]
+    guards = [guard_with(rows) for rows in (one, two, three)]
     exchange(guards, 11.5)
     exchange(guards, 11.5)  # sent twice, counted once
     everything = [*one, *two, *three]
@@ -55,14 +55,14 @@ def test_every_replica_counts_the_answers_of_all_replicas(one: Any, two: Any, th
 @given(st.lists(st.floats(2, 11), max_size=30), st.floats(-500, 500))
 def test_the_clocks_of_replicas_may_differ(times: list[float], ahead_s: float) -> None:
     """The peer's clock may be ahead by any amount: its counts are placed by age, to within half a slice."""
-    other, ours = counted([(at_s + 600 + ahead_s, 10.0) for at_s in times]), Guard(SLO)
+    other, ours = guard_with([(at_s + 600 + ahead_s, 10.0) for at_s in times]), Guard(SLO)
     ours.merge(611.0, [(611.0, other.snapshot(611.0 + ahead_s))])
     assert ours.counts(611.0).total == len(times)
     assert ours.counts(611.0 + 13).total == 0
 
 
 def test_old_snapshots_have_aged() -> None:
-    other, ours = counted([(10.0, 200.0)] * 10), Guard(SLO)
+    other, ours = guard_with([(10.0, 200.0)] * 10), Guard(SLO)
     ours.merge(1000.0, [(995.0, other.snapshot(11.0))])
     assert ours.counts(1000.0).total == 10
     assert ours.counts(1007.0).total == 0
@@ -75,8 +75,8 @@ def test_the_order_of_snapshots_does_not_matter(steps: Any, order: list[int]) ->
     snapshots = [(100.0, guard.snapshot(100.0)) for guard in guards]
     plain, shuffled = Guard(SLO), Guard(SLO)
     plain.merge(100.0, snapshots)
-    shuffled.merge(100.0, [snapshots[place] for place in order])
-    assert standing(plain) == standing(shuffled)
+    shuffled.merge(100.0, [snapshots[index] for index in order])
+    assert state_of(plain) == state_of(shuffled)
     assert plain.counts(100.0) == shuffled.counts(100.0)
 
 
@@ -85,7 +85,7 @@ def test_after_two_exchanges_all_replicas_have_the_same_state(steps: Any) -> Non
     guards = play(steps)
     for _ in range(2):
         exchange(guards, 100.0)
-    assert len({standing(guard) for guard in guards}) == 1
+    assert len({state_of(guard) for guard in guards}) == 1
 
 
 def play(steps: list[tuple[int, bool, float]]) -> list[Guard]:
@@ -121,7 +121,7 @@ def test_probes_of_several_replicas_restore_a_lane_together() -> None:
 
 
 def test_snapshots_with_another_objective_are_ignored() -> None:
-    other = counted([(1.0, 200.0)] * 10)
+    other = guard_with([(1.0, 200.0)] * 10)
     ours = Guard(Slo(p95_ms=500, window_s=12))
     ours.merge(2.0, [(2.0, other.snapshot(2.0))])
     assert ours.counts(2.0) == Counts()
@@ -129,7 +129,7 @@ def test_snapshots_with_another_objective_are_ignored() -> None:
 
 def test_a_replica_that_left_no_longer_counts() -> None:
     ours = Guard(SLO)
-    ours.merge(2.0, [(2.0, counted([(1.0, 200.0)] * 10).snapshot(2.0))])
+    ours.merge(2.0, [(2.0, guard_with([(1.0, 200.0)] * 10).snapshot(2.0))])
     ours.merge(2.0, [])
     assert ours.counts(2.0) == Counts()
 
@@ -179,13 +179,13 @@ def test_a_known_opening_does_not_revoke_a_trial_in_progress() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_breakers_agree_regardless_of_the_order_of_snapshots(seed: int) -> None:
-    dice, snapshots = Random(seed), []
+    rng, snapshots = Random(seed), []
     for _ in range(3):
         breaker = CLOSED
         for now_s in range(30):
             passes, breaker = allow_request(breaker, float(now_s), RULE)
             if passes:
-                event = dice.choice([BreakerEvent.OK, BreakerEvent.FAILURE])
+                event = rng.choice([BreakerEvent.OK, BreakerEvent.FAILURE])
                 breaker = step(breaker, event, float(now_s), RULE)
         snapshots.append(snapshot(breaker, 30.0))
     ends = set()

@@ -41,19 +41,19 @@ class Replicas:
 
     def __init__(self, count: int = 3) -> None:
         self.budgets = [RetryBudget() for _ in range(count)]
-        self.said: defaultdict[int, list[RetryBudgetSnapshot]] = defaultdict(list)
+        self.sent: defaultdict[int, list[RetryBudgetSnapshot]] = defaultdict(list)
 
-    def tell(self, who: int) -> None:
-        self.said[who].append(self.budgets[who].snapshot())
+    def publish(self, who: int) -> None:
+        self.sent[who].append(self.budgets[who].snapshot())
 
     def merge(self, who: int, back: int = 0) -> None:
         """Merge the peers' snapshots, `back` versions old."""
-        told = [(str(other), said[-1 - back % len(said)]) for other, said in self.said.items() if other != who]
-        self.budgets[who].merge(str(who), told)
+        snapshots = [(str(other), sent[-1 - back % len(sent)]) for other, sent in self.sent.items() if other != who]
+        self.budgets[who].merge(str(who), snapshots)
 
     def exchange(self, times: int = 1) -> None:
         for who in [*range(len(self.budgets))] * times:
-            self.tell(who)
+            self.publish(who)
             self.merge(who)
 
     def spend_all(self, who: int) -> int:
@@ -61,7 +61,7 @@ class Replicas:
 
 
 EVENTS = st.tuples(
-    st.sampled_from(["deposit", "deposit", "withdraw", "tell", "hear"]), st.integers(0, 2), st.integers(0, 5)
+    st.sampled_from(["deposit", "deposit", "withdraw", "publish", "merge"]), st.integers(0, 2), st.integers(0, 5)
 )
 
 
@@ -77,8 +77,8 @@ def test_replicas_together_never_exceed_the_share_if_snapshots_are_late_lost_or_
             earned += 3 * number
         elif name == "withdraw":
             spent += replicas.budgets[who].withdraw()
-        elif name == "tell":
-            replicas.tell(who)
+        elif name == "publish":
+            replicas.publish(who)
         else:
             replicas.merge(who, number)
         assert spent <= share * earned + 1e-6

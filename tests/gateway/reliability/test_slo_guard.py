@@ -17,7 +17,7 @@ SLO = Slo(p95_ms=BUDGET_MS)
 FAST_MS, NEAR_MS, SLOW_MS = 100.0, 350.0, 2000.0  # NEAR meets the objective, but not recover_ratio of it
 
 
-def leave(guard: Guard, now_s: float, sample: float = 0.5) -> Admission:
+def admit(guard: Guard, now_s: float, sample: float = 0.5) -> Admission:
     """An admission, which must be granted."""
     admission = guard.acquire(now_s, sample=sample, healthy_fallback=True)
     assert admission is not None
@@ -26,7 +26,7 @@ def leave(guard: Guard, now_s: float, sample: float = 0.5) -> Admission:
 
 def answer(guard: Guard, now_s: float, *latencies_ms: float) -> None:
     for latency_ms in latencies_ms:
-        guard.finished(now_s, leave(guard, now_s), latency_ms)
+        guard.finished(now_s, admit(guard, now_s), latency_ms)
 
 
 def ejected(now_s: float = 0.0, slo: Slo = SLO) -> Guard:
@@ -42,7 +42,7 @@ def probe(guard: Guard, start_s: float, *latencies_ms: float) -> float:
     now_s = start_s
     for latency_ms in latencies_ms:
         now_s += guard.slo.probe_every_s
-        guard.finished(now_s, leave(guard, now_s), latency_ms)
+        guard.finished(now_s, admit(guard, now_s), latency_ms)
     return now_s
 
 
@@ -97,7 +97,7 @@ def test_an_ejected_lane_serves_every_request_when_no_healthy_fallback_is_left()
 
 def test_an_abandoned_attempt_counts_only_if_it_exceeded_the_objective() -> None:
     guard = Guard(SLO)
-    admission = leave(guard, 0.0)
+    admission = admit(guard, 0.0)
     guard.abandoned(0.0, admission, BUDGET_MS - 1)
     assert guard.counts(0.0).total == 0
     guard.abandoned(0.0, admission, BUDGET_MS + 1)
@@ -106,7 +106,7 @@ def test_an_abandoned_attempt_counts_only_if_it_exceeded_the_objective() -> None
 
 def test_without_traffic_the_state_is_kept() -> None:
     guard = ejected(0.0)
-    leave(guard, 5000.0)  # a probe is due after this time
+    admit(guard, 5000.0)  # a probe is due after this time
     assert guard.state is LaneState.EJECTED
 
 
@@ -122,7 +122,7 @@ def test_an_ejected_lane_gets_its_probe_share_and_at_least_one_probe_per_interva
 
 def test_answers_admitted_before_the_ejection_are_no_probes() -> None:
     guard = Guard(SLO)
-    early = [leave(guard, 0.0) for _ in range(30)]
+    early = [admit(guard, 0.0) for _ in range(30)]
     for admission in early[:10]:
         guard.finished(0.0, admission, SLOW_MS)
     assert guard.acquire(0.0, sample=0.5, healthy_fallback=True) is None
@@ -134,7 +134,7 @@ def test_answers_admitted_before_the_ejection_are_no_probes() -> None:
 
 def test_an_abandoned_attempt_from_before_the_ejection_is_no_late_probe() -> None:
     guard = Guard(SLO)
-    early = leave(guard, 0.0)
+    early = admit(guard, 0.0)
     answer(guard, 0.0, *[SLOW_MS] * 10)
     assert guard.acquire(0.0, sample=0.5, healthy_fallback=True) is None
     now_s = probe(guard, 10.0, *[FAST_MS] * 5)
@@ -186,7 +186,7 @@ def test_there_is_no_recovery_before_the_ejection_time_is_over() -> None:
     guard = ejected(0.0, slo)
     probe(guard, 0.0, *[FAST_MS] * 50)
     assert guard.state is LaneState.EJECTED
-    leave(guard, 10.0)
+    admit(guard, 10.0)
     assert guard.state is LaneState.PROBING
 
 

@@ -44,11 +44,11 @@ def breaches(arrivals: np.ndarray, ends: np.ndarray, slow: np.ndarray) -> np.nda
 def test_the_vectorised_count_equals_the_guards() -> None:
     arrivals, ends, slow = traffic(rate=5, hours=0.3, late=0.08, seed=11)
     expected = breaches(arrivals, ends, slow)
-    guard, told = Guard(SLO), 0
+    guard, finished = Guard(SLO), 0
     for arrival, is_breached in zip(arrivals, expected, strict=True):
-        while told < len(ends) and ends[told] <= arrival:
-            guard.finished(float(ends[told]), Admission(epoch=0), 1000 * (SLOW_S if slow[told] else FAST_S))
-            told += 1
+        while finished < len(ends) and ends[finished] <= arrival:
+            guard.finished(float(ends[finished]), Admission(epoch=0), 1000 * (SLOW_S if slow[finished] else FAST_S))
+            finished += 1
         assert guard.within_budget(float(arrival)) is not bool(is_breached)
     assert expected.any()
 

@@ -22,7 +22,7 @@ def read(schema: Any, *pieces: str) -> IncrementalValidator:
     return validator
 
 
-def said(schema: Any, *pieces: str) -> str | None:
+def error_of(schema: Any, *pieces: str) -> str | None:
     """The keyword, its pointer and the index of the first error."""
     validator = read(schema, *pieces)
     if validator.error_at is None:
@@ -88,7 +88,7 @@ def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_
 @given(schemas, values)
 def test_the_result_does_not_depend_on_how_the_text_is_split(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
-    assert said(schema, text) == said(schema, *text)
+    assert error_of(schema, text) == error_of(schema, *text)
 
 
 @given(schemas, values)
@@ -113,7 +113,7 @@ ORDER = {
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "error"),
     [
         ('{"name": "abc"}', None),
         ("[", "type # 0"),
@@ -132,10 +132,10 @@ ORDER = {
     ],
 )
 def test_an_error_is_reported_at_the_first_character_that_no_continuation_can_correct(
-    text: str, fault: str | None
+    text: str, error: str | None
 ) -> None:
-    assert said(ORDER, text) == fault
-    assert said(ORDER, *text) == fault
+    assert error_of(ORDER, text) == error
+    assert error_of(ORDER, *text) == error
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ OPTIONAL = {
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "error"),
     [
         ('{"age": null, "pet": {"kind": "cat", "lives": 9}, "list": ["a", [1, 2]]}', None),
         ('{"age": "', "anyOf #/properties/age 8"),
@@ -198,9 +198,9 @@ OPTIONAL = {
         ('{"list": [[1], "x", [2, 2], {', None),
     ],
 )
-def test_it_is_an_error_when_no_alternative_is_left(text: str, fault: str | None) -> None:
-    assert said(OPTIONAL, text) == fault
-    assert said(OPTIONAL, *text) == fault
+def test_it_is_an_error_when_no_alternative_is_left(text: str, error: str | None) -> None:
+    assert error_of(OPTIONAL, text) == error
+    assert error_of(OPTIONAL, *text) == error
 
 
 branches = st.lists(objects, min_size=1, max_size=3)
@@ -238,8 +238,8 @@ def test_alternatives_that_double_at_every_level_are_followed_within_the_budget(
 
 def test_depth_and_breadth_are_bounded() -> None:
     wide = {"allOf": [{"type": "integer"} for _ in range(500)]}
-    assert said(wide, '"') == "type #/allOf/0 0"
+    assert error_of(wide, '"') == "type #/allOf/0 0"
     deep: Any = {}
     for _ in range(60):
         deep = {"items": deep}
-    assert said(deep, "[" * 513) == "json 512"
+    assert error_of(deep, "[" * 513) == "json 512"

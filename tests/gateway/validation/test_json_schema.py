@@ -23,7 +23,7 @@ from tests.gateway.validation.any_schema import schemas, values
 from tests.measured import cpu_s
 
 
-def faults(schema: Any, text: str) -> ValidationError | None:
+def error_of(schema: Any, text: str) -> ValidationError | None:
     return Schema(schema).validate(orjson.loads(text), len(text))
 
 
@@ -105,16 +105,16 @@ PERSON = {
     ],
 )
 def test_an_error_names_keyword_and_pointer_and_no_value(value: Any, detail: str) -> None:
-    fault = faults(PERSON, json.dumps(value))
-    assert fault is not None
-    assert fault.detail == detail
-    assert "secret" not in repr(fault)
+    error = error_of(PERSON, json.dumps(value))
+    assert error is not None
+    assert error.detail == detail
+    assert "secret" not in repr(error)
 
 
 def test_a_long_pointer_is_truncated() -> None:
-    fault = faults({"properties": {"n" * 500: {"type": "null"}}}, json.dumps({"n" * 500: 1}))
-    assert fault is not None
-    assert len(fault.detail) <= 160
+    error = error_of({"properties": {"n" * 500: {"type": "null"}}}, json.dumps({"n" * 500: 1}))
+    assert error is not None
+    assert len(error.detail) <= 160
 
 
 def deep_list(depth: int) -> list[Any]:
@@ -160,11 +160,11 @@ def test_no_pattern_takes_long_on_hostile_text(pattern: str) -> None:
     """Backtracking would double with every character; quadratic time is allowed."""
     schema = Schema({"pattern": pattern})
 
-    def judge(length: int) -> None:
+    def validate(length: int) -> None:
         for text in ("a" * length + "!", "x" * length):
             schema.validate(text, len(text))
 
-    assert cpu_s(lambda: judge(5000)) < 500 * cpu_s(lambda: judge(500))
+    assert cpu_s(lambda: validate(5000)) < 500 * cpu_s(lambda: validate(500))
 
 
 def test_too_much_work_is_an_error_instead_of_a_wait() -> None:
