@@ -1,6 +1,6 @@
-"""The traces in policies/traces and what simulation says of them: `python -m benchmarks.golden_traces [--check]`.
+"""Writes the files in policies/traces and their simulation results: `python -m benchmarks.golden_traces [--check]`.
 
-Writes them anew, the same on every machine; `--check` writes nothing and exits 1 if one differs.
+The output is the same on every machine; `--check` writes nothing and exits 1 if a file differs.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LATENCIES = (
     "--price",
     "quality=2",
 )
-# expected result -> the trace, and what else is said on the line
+# expected result -> the trace and further arguments
 PLAYED = {
     "steady.json": ("mixed.csv", LATENCIES),
     "slip.json": ("mixed.csv", (*LATENCIES, "--slow", "fast=5@60-160")),
@@ -43,18 +43,18 @@ def main() -> int:
         made = write(Path(folder) if check else HOME)
         differ = [path.name for path in made if path.read_bytes() != (HOME / path.name).read_bytes()]
     for name in differ:
-        print(f"{name} is not what is made now")
+        print(f"{name} is out of date")
     return 1 if differ else 0
 
 
 def write(folder: Path) -> list[Path]:
-    """Make every file in this folder."""
+    """Write all files to this folder."""
     (folder / "mixed.csv").write_text("".join(mixed(Random(1))))
     (folder / "log.jsonl").write_text("".join(logged(Random(2))))
     for name, (trace, more) in PLAYED.items():
         line = ("policy", "simulate", HOME / "policy.yaml", folder / trace, *more, "--json", folder / name)
         if gateway([str(part) for part in line]):
-            raise SystemExit(f"{name} could not be made")
+            raise SystemExit(f"cannot generate {name}")
     return [folder / name for name in ("mixed.csv", "log.jsonl", *PLAYED)]
 
 
@@ -72,7 +72,7 @@ def mixed(dice: Random, *, rate: float = 5.0, seconds: float = 300.0) -> Iterato
 
 
 def logged(dice: Random, *, rate: float = 2.0, count: int = 160) -> Iterator[str]:
-    """Forms at the fast lane; one answer in twenty is invalid, and quality answers instead."""
+    """Structured requests at the fast lane; 5 % of the responses are invalid and fall back to quality."""
     at = BEGIN
     for number in range(count):
         at += timedelta(seconds=dice.expovariate(rate))

@@ -28,7 +28,7 @@ from diffusion_worker.constraints.tool_calls import OPENS, Syntax, Thought
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.text.tagged_tool_calls import EnvelopeReader
+from diffusion_worker.text.tagged_tool_calls import TaggedCallReader
 from diffusion_worker.text.tool_calls import ToolCall
 from diffusion_worker.types.generation import DecodingMode
 from training.asks import ask_for, text_of
@@ -92,7 +92,7 @@ def measure(net: DiffusionModel, task: str, decoding_mode: DecodingMode, *, coun
 
 def is_valid(text: str) -> bool:
     """Whether a text is one call and nothing else, with arguments that jsonschema finds valid."""
-    reader = EnvelopeReader()
+    reader = TaggedCallReader()
     found = [part for part in (*reader.feed(text), reader.flush()) if part]
     return [
         isinstance(part, ToolCall) and jsonschema.Draft202012Validator(WEATHER).is_valid(json.loads(part.arguments))

@@ -28,15 +28,16 @@ from diffusion_worker.errors import BadSetting, CheckpointBroken
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load, locate
 from diffusion_worker.settings import Settings
-from diffusion_worker.telemetry.json_log import json_lines
 from diffusion_worker.telemetry.metrics import Meters
 from diffusion_worker.telemetry.tracing import open_tracing
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import load_tokenizer
 from diffusion_worker.web.admin import build_admin
-from diffusion_worker.web.keys import load_keys
 from diffusion_worker.web.routes import build_routes
 from diffusion_worker.web.serving_state import ServingState, Words
+from twolane.process.api_keys import load_keys
+from twolane.process.json_log import json_lines
+from twolane.process.sockets import url_of
 
 Load = Callable[[Settings], tuple[Words, DiffusionModel]]
 KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that it is they who close them
@@ -77,7 +78,7 @@ def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionModel]:
 
 
 def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worker:
-    """Everything but the weights. Raises BadSetting."""
+    """Everything but the weights. Raises BadSetting or ConfigurationError."""
     meters = Meters(settings.model, _version())
 
     def load_net() -> DiffusionModel:
@@ -166,13 +167,8 @@ async def _announce(worker: Worker) -> None:
 
 def _opening_line(worker: Worker, public: socket.socket, admin: socket.socket | None) -> str:
     state = "cold" if worker.is_cold else "loading"
-    aside = f" (admin {_url(admin)})" if admin else ""
-    return f"twolane worker: {_url(public)} is open{aside}, {worker.serving_state.model} is {state}"
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    aside = f" (admin {url_of(admin)})" if admin else ""
+    return f"twolane worker: {url_of(public)} is open{aside}, {worker.serving_state.model} is {state}"
 
 
 class _Server(uvicorn.Server):

@@ -9,18 +9,19 @@ stderr that names the cause. 1, with a traceback: a defect.
 import argparse
 import contextlib
 import json
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
-from diffusion_worker.errors import BadSetting, CheckpointError, WorkerError
+from diffusion_worker.errors import BadSetting, CheckpointError
 from diffusion_worker.memory.budget import Plan, plan
 from diffusion_worker.settings import read_settings
+from twolane.process.errors import ConfigurationError
+from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.sockets import bind
 
-GOOD, WRONG_USE = 0, 2
+GOOD = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,40 +32,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _print_plan(arguments)
         settings = read_settings(arguments)
         with contextlib.ExitStack() as sockets:
-            public = sockets.enter_context(bind(settings.host, settings.port))
+            public = sockets.enter_context(bind(settings.host, settings.port, setting="--port (TWOLANE_WORKER_PORT)"))
             admin = None
             if settings.admin_port is not None:
-                admin = sockets.enter_context(bind(settings.admin_host, settings.admin_port))
+                named = "--admin-port (TWOLANE_WORKER_ADMIN_PORT)"
+                admin = sockets.enter_context(bind(settings.admin_host, settings.admin_port, setting=named))
             from diffusion_worker.app import serve  # brings torch: neither --help nor a busy port has to wait for it
 
             serve(settings, public, admin)
-    except (BadSetting, CheckpointError) as error:
-        print(f"twolane worker: {_one_line(error)}", file=sys.stderr)
+    except (BadSetting, CheckpointError, ConfigurationError) as error:
+        print(f"twolane worker: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG_USE
     return GOOD
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket on that address, not yet listening: until the worker can answer, nobody is kept waiting. Raises
-    BadSetting naming address and cause."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, UnicodeError) as error:
-        listener.close()
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise BadSetting(f"cannot listen on {host} port {port}: {reason}") from error
-    return listener
-
-
-class _PlanParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadSetting(message)
-
-
 def _plan_parser() -> argparse.ArgumentParser:
-    parser = _PlanParser(
+    parser = OneLineParser(
         prog="twolane worker",
         description="Print what a checkpoint would take, from its config.json alone; no weights are read.",
         allow_abbrev=False,
@@ -134,7 +117,3 @@ def _plan_lines(found: Plan) -> list[str]:
     if found.quantised == "compressed-tensors":
         lines.append("transformers unpacks these at the first pass, unless told otherwise: then they take plain bytes.")
     return lines
-
-
-def _one_line(error: WorkerError) -> str:
-    return " ".join(error.message.split())

@@ -1,4 +1,4 @@
-"""Composition root: the only file that knows every concrete class. Opens and closes all of it, serves both ports."""
+"""Composition root: creates, connects and closes all components, and serves both ports."""
 
 import asyncio
 import contextlib
@@ -20,28 +20,30 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.classifier.weights import open_classifier
 from gateway.errors import GatewayError, PolicyError
 from gateway.pipeline import Pipeline
-from gateway.policy_files.watch import Follower, Policies
+from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
 from gateway.routing.policy import Policy
-from gateway.server.sockets import bind_both, inherited, url_of
+from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.decision_log import DecisionLog
-from gateway.telemetry.gauges import Reading, lanes_of
+from gateway.telemetry.gauges import Reading, lane_gauges
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.multiprocess import FOLDER_VARIABLE, TELL_EVERY_S, MultiprocessMetrics
+from gateway.telemetry.multiprocess import FOLDER_VARIABLE, PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
 from gateway.web.asgi_responses import send_error
-from gateway.web.auth import Authenticate, Keys, load_keys
+from gateway.web.auth import Authenticate
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.routes import HotRoutes, public_app
+from twolane.process.api_keys import Keys, load_keys
+from twolane.process.sockets import url_of
 
 _log = logging.getLogger("gateway")
 
@@ -58,23 +60,23 @@ class SystemWorld:
         return time.time()
 
     def sample(self) -> float:
-        """From the process's own dice."""
-        return random.random()  # noqa: S311 - chance, not a secret
+        """From the process's random generator."""
+        return random.random()  # noqa: S311 - not for cryptography
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """Two ASGI applications over one pipeline."""
+    """Two ASGI applications that share one pipeline."""
 
     public: ASGIApp
     admin: ASGIApp
     policies: Policies
-    follower: Follower
+    watcher: PolicyWatcher
 
 
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
-    """Everything of one gateway but its sockets. Raises CannotStart."""
+    """A complete gateway without its sockets. Raises CannotStart or ConfigurationError."""
     keys = load_keys(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
@@ -92,15 +94,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         if settings.redis_url is not None:
             shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
             replica = await stack.enter_async_context(shared)
-            metrics.gauges.watch(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+            metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
-        registry = UpstreamRegistry(session, on_return=state.returned, health_timeout_s=settings.health_timeout_s)
+        registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
-        registry.keep(policies.current.endpoints)
-        await registry.ready(policies.current.endpoints)
-        metrics.follow(policies.current, clock.wall_s())
-        metrics.gauges.watch(
-            lanes_of(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
+        registry.set_targets(policies.current.endpoints)
+        await registry.prepare(policies.current.endpoints)
+        metrics.set_policy(policies.current, clock.wall_s())
+        metrics.gauges.add_source(
+            lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
         )
         pipeline = Pipeline(
             policies=policies,
@@ -111,15 +113,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             world=clock,
         )
         stack.push_async_callback(pipeline.aclose)
-        follower = Follower(
+        watcher = PolicyWatcher(
             policies,
-            lambda told: _reloaded(told, policies.current, metrics, registry),
-            ready=lambda policy: registry.ready(policy.endpoints),
+            lambda result: _on_reload(result, policies.current, metrics, registry),
+            prepare_targets=lambda policy: registry.prepare(policy.endpoints),
         )
-        await stack.enter_async_context(_running(follower.run(settings.policy_watch_s)))
+        await stack.enter_async_context(_background_task(watcher.run(settings.policy_watch_s)))
         if peers is not None:
-            stack.callback(peers.leave)
-            await stack.enter_async_context(_running(_keep_telling(peers, metrics)))
+            stack.callback(peers.close)
+            await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes, begin=begin)
         public = public_app(lambda: policies.current, lambda target: registry(target).status)
@@ -127,41 +129,41 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
         yield Gateway(
-            public=_guarded(HotRoutes({PATH: chat}, public), keys),
-            admin=_guarded(admin, keys),
+            public=_protected(HotRoutes({PATH: chat}, public), keys),
+            admin=_protected(admin, keys),
             policies=policies,
-            follower=follower,
+            watcher=watcher,
         )
 
 
-def _reloaded(told: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:
-    """The policy was read again; one that does not load leaves the running one as it is."""
-    if isinstance(told, PolicyError):
+def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:
+    """Apply a reloaded policy; an invalid one leaves the running policy in place."""
+    if isinstance(result, PolicyError):
         metrics.reloaded("refused")
-        _log.error("policy not reloaded: %s", told.message)
+        _log.error("policy not reloaded: %s", result.message)
         return
-    registry.keep(policy.endpoints)
-    metrics.follow(policy, time.time())
-    metrics.reloaded("changed" if told else "unchanged")
+    registry.set_targets(policy.endpoints)
+    metrics.set_policy(policy, time.time())
+    metrics.reloaded("changed" if result else "unchanged")
     _log.info("policy %s", policy.version)
 
 
 @contextlib.contextmanager
 def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[DecisionLog]:
-    most_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
-    with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, most_bytes=most_bytes, keep=keep)) as log:
+    max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
+    with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
         yield log
 
 
-async def _keep_telling(peers: MultiprocessMetrics, metrics: Metrics) -> None:
+async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
     while True:
-        await asyncio.to_thread(peers.tell, metrics.gauges.look())
-        await asyncio.sleep(TELL_EVERY_S)
+        await asyncio.to_thread(peers.publish, metrics.gauges.refresh())
+        await asyncio.sleep(PUBLISH_EVERY_S)
 
 
 @contextlib.asynccontextmanager
-async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Something that runs beside the requests, and no longer than they."""
+async def _background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run a coroutine beside the requests until the block ends."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -172,15 +174,15 @@ async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or ctrl-C; requests under way may finish. Raises CannotStart."""
+    """Serve until SIGTERM or ctrl-C, then let running requests finish. Raises CannotStart or ConfigurationError."""
     handed_down = settings.handed_down
     with contextlib.ExitStack() as sockets:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
         public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
             public, admin = (build_server(app, drain_s=settings.drain_s) for app in (gateway.public, gateway.admin))
-            _listen_to_signals(gateway, (public, admin), parent=handed_down[2] if handed_down else None)
-            _calm_collector()
+            _install_signal_handlers(gateway, (public, admin), parent=handed_down[2] if handed_down else None)
+            _tune_garbage_collector()
             print(
                 f"twolane serve: {url_of(public_socket)}, admin {url_of(admin_socket)},"
                 f" policy {settings.policy} ({gateway.policies.current.version})",
@@ -189,21 +191,21 @@ async def serve(settings: Settings) -> None:
             await asyncio.gather(public.serve(sockets=[public_socket]), admin.serve(sockets=[admin_socket]))
 
 
-def _calm_collector() -> None:
-    """What was built at the start lives to the end: look for garbage elsewhere, and not at every few requests."""
+def _tune_garbage_collector() -> None:
+    """Objects created at startup live forever: exclude them from collection, and collect less often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(25_000, 20, 50)
 
 
-class Outermost:
-    """The last place where an error can be turned into an answer."""
+class ErrorBoundary:
+    """Converts unexpected errors to responses."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An error nobody expected is logged and answered with 500; behind the first byte it cuts the connection."""
+        """Log an unexpected error and respond with 500; after the first byte, close the connection instead."""
         started = False
 
         async def watch(message: Message) -> None:
@@ -213,28 +215,28 @@ class Outermost:
 
         try:
             await self._app(scope, receive, watch)
-        except Exception:  # the outermost place: whatever was not foreseen must still end in exactly one answer
+        except Exception:  # any unexpected error must still end in exactly one response
             _log.exception("request failed")
             if started or scope["type"] != "http":
                 raise
-            await send_error(send, GatewayError("The gateway failed; its log says why."))
+            await send_error(send, GatewayError("Internal error of the gateway; see its log."))
 
 
-def _guarded(app: ASGIApp, keys: Keys | None) -> ASGIApp:
-    return Outermost(Authenticate(app, keys))
+def _protected(app: ASGIApp, keys: Keys | None) -> ASGIApp:
+    return ErrorBoundary(Authenticate(app, keys))
 
 
 class _Server(uvicorn.Server):
-    """Two servers share one loop, so neither may claim the process's signals."""
+    """Two servers share one event loop, so neither may install signal handlers."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave them alone."""
+        """Installs nothing."""
         yield
 
 
 def build_server(app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE_S) -> uvicorn.Server:
-    """The server of one port. `drain_s` is how long requests may finish when it is told to end."""
+    """The server of one port. `drain_s`: time for requests to finish during shutdown."""
     config = uvicorn.Config(
         app,
         loop="none",
@@ -251,21 +253,21 @@ def build_server(app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE
     return _Server(config)
 
 
-def _listen_to_signals(gateway: Gateway, servers: tuple[uvicorn.Server, ...], parent: int | None) -> None:
-    """`parent` is readable as soon as the parent process is gone."""
+def _install_signal_handlers(gateway: Gateway, servers: tuple[uvicorn.Server, ...], parent: int | None) -> None:
+    """`parent` becomes readable when the parent process ends."""
 
-    def leave() -> None:
+    def stop() -> None:
         for server in servers:
             server.should_exit = True
 
-    def leave_with_parent(pipe: int) -> None:
+    def stop_with_parent(pipe: int) -> None:
         loop.remove_reader(pipe)
-        leave()
+        stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, leave)
+        loop.add_signal_handler(number, stop)
     if sys.platform != "win32":
-        loop.add_signal_handler(signal.SIGHUP, gateway.follower.ask)
+        loop.add_signal_handler(signal.SIGHUP, gateway.watcher.request_reload)
     if parent is not None:
-        loop.add_reader(parent, leave_with_parent, parent)
+        loop.add_reader(parent, stop_with_parent, parent)

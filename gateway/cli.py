@@ -12,10 +12,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from math import inf
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from gateway.app import serve
 from gateway.classifier.weights import open_classifier
@@ -25,15 +26,17 @@ from gateway.policy_files.schema import editor_schema
 from gateway.reliability.admission import admit
 from gateway.routing.route import plan_request
 from gateway.server.supervisor import run_supervised
-from gateway.settings import describe_settings, flag_of, read_settings
+from gateway.settings import SCHEMA, Settings, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
-from gateway.web.parse_request import once_each, parse_chat
+from gateway.web.parse_request import parse_chat, unique_headers
+from twolane.process.errors import ConfigurationError
+from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.json_log import json_lines
+from twolane.process.settings import SettingsHelp
 
 GOOD: Final = 0
 FAILED: Final = 1
-WRONG_USE: Final = 2
-_FLAGS: Final = ("host", "port", "admin_host", "admin_port", "policy", "keys_file", "decision_log", "workers")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,72 +45,78 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         read = _parser().parse_args(line)
         return int(read.run(read))
-    except CannotStart as error:
-        print(f"twolane {line[0] if line else ''}: {error.message}", file=sys.stderr)
+    except (CannotStart, ConfigurationError) as error:
+        print(f"twolane {line[0] if line else ''}: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
         return GOOD
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    """Wrong use is told in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(WRONG_USE)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(prog="twolane", description="The gateway: one endpoint in front of the lanes.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_OneLineParser)
+    parser = OneLineParser(prog="twolane", description="The gateway: one endpoint in front of the lanes.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     serving = commands.add_parser(
         "serve",
         help="run the gateway",
-        description="Run the gateway until SIGTERM. SIGHUP reads the policy again.",
-        epilog="Settings from the environment (default); the flags above win:\n" + describe_settings(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="twolane serve [OPTIONS]",
+        description="Run the gateway until SIGTERM. SIGHUP reloads the policy.",
+        epilog="Each option can also be set by the environment variable in brackets; the option takes precedence.",
+        formatter_class=SettingsHelp,
+        allow_abbrev=False,
     )
-    for name in _FLAGS:
-        serving.add_argument(flag_of(name), dest=name, metavar="VALUE", default=argparse.SUPPRESS)
+    SCHEMA.add_flags(serving)
     serving.set_defaults(run=_serve)
-    policy = commands.add_parser("policy", help="look at a policy file")
-    verbs = policy.add_subparsers(required=True, metavar="VERB", parser_class=_OneLineParser)
-    check = verbs.add_parser("check", help="load a policy; say what is wrong with it, by file, line and column")
-    check.add_argument("file", type=Path)
+    policy = commands.add_parser("policy", help="check, explain and simulate policies")
+    verbs = policy.add_subparsers(required=True, metavar="VERB", parser_class=OneLineParser)
+    check = verbs.add_parser("check", help="validate a policy file; errors name file, line and column")
+    check.add_argument("file", type=Path, metavar="FILE", help="policy file")
     check.set_defaults(run=_check)
-    schema = verbs.add_parser("schema", help="print the language as a JSON Schema, for editors")
+    schema = verbs.add_parser("schema", help="print the JSON Schema of policy files, for editors")
     schema.set_defaults(run=_schema)
-    explain = verbs.add_parser("explain", help="say how a chat request would be routed, without sending it")
-    explain.add_argument("request", type=Path, metavar="REQUEST.json")
-    explain.add_argument("--policy", type=Path, default=None, help="the policy file (TWOLANE_POLICY)")
+    explain = verbs.add_parser("explain", help="show how a chat request would be routed, without sending it")
+    explain.add_argument("request", type=Path, metavar="REQUEST.json", help="body of a chat completion request")
     explain.add_argument(
-        "--header", action="append", default=[], metavar="NAME=VALUE", type=_header, help="sent with it"
+        "--policy", type=Path, default=None, metavar="FILE", help="policy file (default: TWOLANE_POLICY)"
     )
-    explain.add_argument("--key", metavar="NAME", help="the name of the key it is sent with")
-    explain.add_argument("--at", type=datetime.fromisoformat, metavar="TIME", help="when, as 2026-07-01T12:00+00:00")
+    explain.add_argument(
+        "--header", action="append", default=[], metavar="NAME=VALUE", type=_header, help="request header; repeatable"
+    )
+    explain.add_argument("--key", metavar="NAME", help="name of the API key of the request")
+    explain.add_argument(
+        "--at",
+        type=datetime.fromisoformat,
+        metavar="TIME",
+        help="time of the request, such as 2026-07-01T12:00+00:00 (default: now)",
+    )
     explain.set_defaults(run=_explain)
     add_verbs(verbs)
     return parser
 
 
 def _serve(read: argparse.Namespace) -> int:
-    given = {name: value for name, value in vars(read).items() if name in _FLAGS}
+    given = SCHEMA.flags_in(read)
     settings = read_settings(os.environ, given)
     if settings.workers > 1:
-        line = [part for name, value in given.items() if name != "workers" for part in (flag_of(name), value)]
-        return run_supervised(settings, ["serve", *line])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        kept = {name: value for name, value in given.items() if name != "workers"}
+        return run_supervised(settings, ["serve", *SCHEMA.command_line(kept)])
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
     return GOOD
 
 
+def _logging(settings: Settings) -> AbstractContextManager[None]:
+    if settings.log == "json":
+        return json_lines(sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return nullcontext()
+
+
 def _check(read: argparse.Namespace) -> int:
     policy = load(read.file, os.environ)
-    print(f"{read.file}: good; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
+    print(f"{read.file}: valid; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
     return GOOD
 
 
@@ -119,7 +128,7 @@ def _schema(_: argparse.Namespace) -> int:
 def _header(text: str) -> tuple[bytes, bytes]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"invalid header {text!r}; expected NAME=VALUE")
     return name.lower().encode(), value.encode()
 
 
@@ -128,7 +137,7 @@ def _explain(read: argparse.Namespace) -> int:
     policy = load(read.policy or settings.policy, os.environ)
     wall_s = read.at.timestamp() if read.at else time.time()
     try:
-        headers = once_each(read.header)
+        headers = unique_headers(read.header)
         query = parse_chat(_read_bytes(read.request), headers, now_s=time.monotonic(), principal=read.key)
         classification = open_classifier()(query)
         plan = plan_request(policy, query, classification, wall_s=wall_s, sample=0.0)
@@ -141,23 +150,23 @@ def _explain(read: argparse.Namespace) -> int:
     print(f"route    {plan.route}{' (private)' if plan.private else ''}")
     print(f"targets  {', '.join(candidate.target.name for candidate in plan.candidates)}")
     print(f"needs    {', '.join(sorted(query.needs))}")
-    checks = f"answers, hold {plan.checks.buffer}" if plan.checks else "nothing"
-    print(f"check    {checks}; policy {plan.policy}")
-    for line in (*_terms(plan), *_verdicts(plan, query)):
+    print(f"validate {f'response, buffer {plan.checks.buffer}' if plan.checks else 'nothing'}")
+    print(f"policy   {plan.policy}")
+    for line in (*_route_details(plan), *_verdicts(plan, query)):
         print(line)
     return GOOD
 
 
-def _terms(plan: Plan) -> Iterator[str]:
-    """What else the route says, where it says something."""
+def _route_details(plan: Plan) -> Iterator[str]:
+    """The route's SLO, deadline, hedge and shadow, where set."""
     first = plan.candidates[0]
     if first.slo is not None:
-        numbers = {"answers": first.slo.p95_ms, "first words": first.slo.first_token_p95_ms}
-        said = ", ".join(f"{what} in {number:g} ms" for what, number in numbers.items() if number < inf)
-        yield f"promise  of {first.target.name}, 19 in 20: {said}"
+        objectives = {"response": first.slo.p95_ms, "first token": first.slo.first_token_p95_ms}
+        p95s = ", ".join(f"{what} p95 {ms:g} ms" for what, ms in objectives.items() if ms < inf)
+        yield f"slo      {first.target.name}: {p95s}"
     if plan.deadline_ms is not None:
-        part = f", {plan.attempt_ms:g} ms an attempt" if plan.attempt_ms is not None else ""
-        yield f"time     {plan.deadline_ms:g} ms{part}"
+        per_attempt = f", {plan.attempt_ms:g} ms per attempt" if plan.attempt_ms is not None else ""
+        yield f"deadline {plan.deadline_ms:g} ms{per_attempt}"
     if first.hedge is not None:
         after = "its p95" if first.hedge.after_ms is None else f"{first.hedge.after_ms:g} ms"
         yield f"hedge    after {after}, at most {first.hedge.max_share:.0%} of requests"
@@ -166,12 +175,13 @@ def _terms(plan: Plan) -> Iterator[str]:
 
 
 def _verdicts(plan: Plan, query: Query) -> Iterator[str]:
-    """May each be called, by what the policy alone says? Nobody is asked, so load, health and residency are unknown."""
-    for place, candidate in enumerate(plan.candidates, 1):
+    """Whether each target is eligible by the policy alone; load, health and residency are unknown without a running
+    gateway."""
+    for position, candidate in enumerate(plan.candidates, 1):
         target, verdict = candidate.target, admit(candidate, query, Health())
-        says = "may be asked" if verdict.admitted else f"is passed over: {verdict.reason}, {verdict.detail}"
-        unknown = "; what it can do it says itself" if target.capabilities is None else ""
-        yield f"{'try ' + str(place):<9}{target.name} ({target.location}) {says}{unknown}"
+        state = "eligible" if verdict.admitted else f"skipped: {verdict.reason}, {verdict.detail}"
+        reported = " (capabilities reported by the worker)" if target.capabilities is None else ""
+        yield f"{'try ' + str(position):<9}{target.name} ({target.location}): {state}{reported}"
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gateway.enums import AttemptOutcome, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
-from gateway.trace_context import TraceContext
 from gateway.types import Classification, Usage
+from twolane.process.trace_context import Trace
 
 # A complete response was received, valid or not: its latency counts.
 ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE})
@@ -81,7 +81,7 @@ class Decision:
     total_ms: float = 0.0
     overhead_ms: float = 0.0  # the gateway's own time: the total without the time spent in attempts
     cost: float = 0.0
-    trace: TraceContext | None = None
+    trace: Trace | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
 
     @property

@@ -21,9 +21,7 @@ GatewayError
 │   └── Refused               the target rejected the request; its message is passed on                 the target's
 ├── NoRoute                   no candidate is available                                                 503
 │   └── NoPrivateTarget       no candidate inside the cluster is available                              503
-└── CannotStart               the configuration is invalid; one line names the cause
-    ├── BadSetting            an environment variable has an invalid value
-    ├── BadKeysFile           the keys file is missing or invalid; names the line
+└── CannotStart               a file is missing or invalid; one line names the cause (settings: twolane.process.errors)
     ├── BadWeights            the classifier weights are missing, damaged, or of another version
     ├── TraceError            a trace or decision log cannot be read; names file, line and column
     ├── NoLatency             the simulation has no latency model for a target
@@ -222,15 +220,7 @@ class NoPrivateTarget(NoRoute):
 
 
 class CannotStart(GatewayError):
-    """The configuration is invalid; the message is one line and names the cause. Exit code 2."""
-
-
-class BadSetting(CannotStart):
-    """An environment variable has an invalid value."""
-
-
-class BadKeysFile(CannotStart):
-    """The keys file is missing or invalid; the message names file and line."""
+    """A file is missing or invalid; the message is one line and names the cause. Exit code 2."""
 
 
 class BadWeights(CannotStart):

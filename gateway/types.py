@@ -22,7 +22,7 @@ from gateway.enums import (
     Task,
 )
 from gateway.policy_types import Checks, Hedge, Retry, Slo
-from gateway.trace_context import TraceContext
+from twolane.process.trace_context import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class Query:
     task_hint_from: str = ""  # "header" or "metadata"
     deadline_ms: float | None = None
     principal: str | None = None  # name of the key
-    trace: TraceContext | None = None
+    trace: Trace | None = None
     output_format: OutputFormat | None = None
     tools: tuple[Tool, ...] = ()
     must_call: str | None = None  # the tool that `tool_choice` requires; empty: any tool; None: no call is required

@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Before torch is imported, and for every process that a test starts. Threads that spin while they wait for one another
+# bring a machine with fewer idle cores than threads to a halt: a test of two threads took 120 s instead of 5.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # A busy machine must not decide whether a property holds.
 _STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", _STEADY, max_examples=50)
@@ -34,7 +39,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # so that fixtures of any scope may be async
 def anyio_backend() -> str:
     """Async tests run on asyncio, as the products do."""
     return "asyncio"

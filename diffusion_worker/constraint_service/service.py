@@ -20,7 +20,7 @@ from diffusion_worker.constraints.spec import Constraint, Kind
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes, read_lexicon
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
-from diffusion_worker.text.channels import THOUGHT_NAME, marks_of
+from diffusion_worker.text.channels import THOUGHT_NAME, control_tokens_of
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.generation import ModelInfo
 from diffusion_worker.types.observations import ConstraintObserved, ConstraintWork, Observer
@@ -179,12 +179,12 @@ def _lexicon_of(tokenizer: Tokenizer, info: ModelInfo) -> VocabularyBytes:
     """Weights may have more rows than the tokenizer has words: those spell nothing. Control tokens that a constraint
     can ask for spell their mark."""
     tokens = [tokenizer.token_bytes(token) for token in range(info.vocab_size)]
-    return read_lexicon(marked(tokens, marks_of(tokenizer).for_lifting()), info.end_ids, info.pad_id)
+    return read_lexicon(marked(tokens, control_tokens_of(tokenizer).for_lifting()), info.end_ids, info.pad_id)
 
 
 def headers_of(tokenizer: Tokenizer) -> Headers:
     """What may stand before the text of a chat answer: nothing, or the empty thought of a checkpoint with channels."""
-    thought = marks_of(tokenizer).thought
+    thought = control_tokens_of(tokenizer).thought
     if thought is None:
         return NO_HEADER
     opens, closes = thought

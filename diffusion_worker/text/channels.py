@@ -14,7 +14,7 @@ from enum import Enum, auto
 from diffusion_worker.constraints.automata.control_tokens import Mark
 from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.text.detokenize import Detokenizer
-from diffusion_worker.text.tagged_tool_calls import EnvelopeReader
+from diffusion_worker.text.tagged_tool_calls import TaggedCallReader
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.text.tool_calls import ToolCall, read_call
 
@@ -25,7 +25,7 @@ THOUGHT_NAME = "thought"  # stands behind the opening token, on a line of its ow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marks:
+class ControlTokens:
     """Ids of the control tokens; None where the checkpoint has none."""
 
     thought: tuple[int, int] | None  # opens, closes
@@ -51,7 +51,7 @@ class Marks:
         return {**dict(thought), **dict(call), **({} if self.quote is None else {self.quote: Mark.QUOTE})}
 
 
-def marks_of(tokenizer: Tokenizer) -> Marks:
+def control_tokens_of(tokenizer: Tokenizer) -> ControlTokens:
     """The control tokens that a tokenizer knows."""
     ids = tokenizer.specials
 
@@ -59,11 +59,11 @@ def marks_of(tokenizer: Tokenizer) -> Marks:
         opens, closes = map(ids.get, texts)
         return None if opens is None or closes is None else (opens, closes)
 
-    return Marks(thought=pair(THOUGHT), call=pair(CALL), quote=ids.get(QUOTE))
+    return ControlTokens(thought=pair(THOUGHT), call=pair(CALL), quote=ids.get(QUOTE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class ChannelOutput:
     """What has become final, and what was read for it."""
 
     text: str
@@ -75,7 +75,7 @@ class Heard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ParserOptions:
     """How an answer is to be read. Without `calls`, their syntax, a call is text like any other."""
 
     stops: tuple[str, ...] = ()  # end the text; thoughts and calls are not searched
@@ -89,16 +89,18 @@ class _Channel(Enum):
     CALL = auto()
 
 
-class Listener:
+class ChannelParser:
     """One answer. Feed ids as they come, then flush once; after `stopped` no further id is read."""
 
-    def __init__(self, tokenizer: Tokenizer, marks: Marks, wanted: Wanted, prompt_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, control_tokens: ControlTokens, wanted: ParserOptions, prompt_ids: Sequence[int] = ()
+    ) -> None:
         self._tokenizer, self._wanted = tokenizer, wanted
-        self._thought_marks = marks.thought or (None, None)
-        self._call_marks = (marks.call if wanted.calls is Syntax.NATIVE else None) or (None, None)
-        self._quote = marks.quote
+        self._thought_tokens = control_tokens.thought or (None, None)
+        self._call_tokens = (control_tokens.call if wanted.calls is Syntax.NATIVE else None) or (None, None)
+        self._quote = control_tokens.quote
         self._detokenizer = Detokenizer(tokenizer, wanted.stops)
-        self._envelope = _Enveloped(tokenizer) if wanted.calls is Syntax.ENVELOPE else None
+        self._tagged_calls = _TaggedCalls(tokenizer) if wanted.calls is Syntax.ENVELOPE else None
         self._thought = _Thought(tokenizer)
         self._call: list[int] = []  # the opening token and what followed
         self._channel = _Channel.TEXT
@@ -106,7 +108,7 @@ class Listener:
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._text_ids: list[int] = []
-        if marks.leave_thought_open(prompt_ids):
+        if control_tokens.leave_thought_open(prompt_ids):
             self._open_thought()
 
     @property
@@ -119,7 +121,7 @@ class Listener:
         """How many ids of thought there were, control tokens and the channel's name left out."""
         return self._thought.ids
 
-    def feed(self, ids: Iterable[int]) -> Heard:
+    def feed(self, ids: Iterable[int]) -> ChannelOutput:
         """What is final after these ids."""
         read = 0
         for token in ids:
@@ -127,41 +129,41 @@ class Listener:
                 break
             read += 1
             self._take(token)
-        return self._heard(read)
+        return self._outputs(read)
 
-    def flush(self) -> Heard:
+    def flush(self) -> ChannelOutput:
         """What was held back, now that nothing follows. A call whose end token the end of the turn has swallowed is
         still one if it is whole."""
         if self._channel is _Channel.CALL:
             self._close_call()
         self._thoughts.append(self._thought.close())
-        if self._envelope is not None:
-            self._take_found(self._envelope.flush())
+        if self._tagged_calls is not None:
+            self._take_found(self._tagged_calls.flush())
         self._texts.append(self._detokenizer.flush().text)
-        return self._heard(0)
+        return self._outputs(0)
 
     def _take(self, token: int) -> None:
-        if token == self._thought_marks[0]:
+        if token == self._thought_tokens[0]:
             self._open_thought()
-        elif token == self._call_marks[0]:
+        elif token == self._call_tokens[0]:
             self._leave()
             self._channel, self._call = _Channel.CALL, [token]
         elif self._channel is _Channel.THOUGHT:
             self._think(token)
         elif self._channel is _Channel.CALL:
             self._call.append(token)
-            if token == self._call_marks[1]:
+            if token == self._call_tokens[1]:
                 self._close_call()
-        elif token not in (self._thought_marks[1], self._call_marks[1]):
+        elif token not in (self._thought_tokens[1], self._call_tokens[1]):
             self._say(token)
 
     def _say(self, token: int) -> None:
-        if self._envelope is None:
+        if self._tagged_calls is None:
             self._text_ids.append(token)
             self._texts.append(self._detokenizer.feed((token,)).text)
             return
-        self._take_found(self._envelope.feed(token))
-        if not self._envelope.is_calling:
+        self._take_found(self._tagged_calls.feed(token))
+        if not self._tagged_calls.is_calling:
             self._text_ids.append(token)
 
     def _take_found(self, found: Iterable[str | ToolCall]) -> None:
@@ -172,7 +174,7 @@ class Listener:
                 self._texts.append(self._detokenizer.add(each))
 
     def _think(self, token: int) -> None:
-        if token == self._thought_marks[1]:
+        if token == self._thought_tokens[1]:
             self._leave()
         else:
             self._thoughts.append(self._thought.feed(token))
@@ -211,8 +213,8 @@ class Listener:
                 parts[-1].append(token)
         return [b"".join(map(self._tokenizer.token_bytes, part)).decode(errors="replace") for part in parts]
 
-    def _heard(self, read: int) -> Heard:
-        heard = Heard(
+    def _outputs(self, read: int) -> ChannelOutput:
+        output = ChannelOutput(
             text="".join(self._texts),
             thought="".join(self._thoughts),
             calls=tuple(self._calls),
@@ -221,14 +223,14 @@ class Listener:
         )
         for taken in (self._texts, self._thoughts, self._calls, self._text_ids):
             taken.clear()
-        return heard
+        return output
 
 
-class _Enveloped:
+class _TaggedCalls:
     """Ids to text and calls."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._detokenizer, self._reader = Detokenizer(tokenizer), EnvelopeReader()
+        self._detokenizer, self._reader = Detokenizer(tokenizer), TaggedCallReader()
 
     @property
     def is_calling(self) -> bool:

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.errors import CheckpointBroken, CheckpointMissing, InvalidRequest
-from diffusion_worker.text.channels import marks_of
+from diffusion_worker.text.channels import control_tokens_of
 from diffusion_worker.text.messages import (
     Message,
     enveloped_turns,
@@ -29,7 +29,7 @@ from diffusion_worker.text.messages import (
 from diffusion_worker.text.tokenizer import Tokenizer, read_json
 
 # Unicode noncharacters, reserved for use inside one program: they mark control tokens that were spelled in a message.
-_MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
+_CONTROL_TOKENS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 _THINKING = "enable_thinking"
 
 
@@ -55,11 +55,11 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except TemplateError as error:
             raise CheckpointBroken(f"the chat template is not valid: {error}") from error
-        marks = marks_of(tokenizer)
+        control_tokens = control_tokens_of(tokenizer)
         self.abilities = Abilities(thinking=_THINKING in decodes)
         # Native: the template shows tools, and the tokenizer has the tokens of a call.
-        self.calls = Syntax.NATIVE if "tools" in decodes and marks.know_calls else Syntax.ENVELOPE
-        self._thinks = marks.thought is not None
+        self.calls = Syntax.NATIVE if "tools" in decodes and control_tokens.know_calls else Syntax.ENVELOPE
+        self._thinks = control_tokens.thought is not None
         # Gemma 4's first templates knew no turns of tools; later ones look the answer up by the id of its call.
         self._turns_of = folded_turns if "tool_responses" in source and "tool_call_id" not in source else template_turns
 
@@ -158,7 +158,7 @@ def _to_json(value: object, indent: int | None = None) -> str:
 
 def _unused_mark(*values: Any) -> str:
     used = set().union(*map(_characters, values))
-    for mark in _MARKS:
+    for mark in _CONTROL_TOKENS:
         if mark not in used:
             return mark
     raise InvalidRequest("the messages use every Unicode noncharacter from U+FDD0 to U+FDEF", param="messages")

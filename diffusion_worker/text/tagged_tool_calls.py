@@ -20,7 +20,7 @@ _TAIL: Final = re.compile(r"\s*\}\s*")
 _JSON: Final = json.JSONDecoder()
 
 
-class EnvelopeReader:
+class TaggedCallReader:
     """Finds calls in text that comes in pieces of any size; white space behind a call is no text."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class EnvelopeReader:
         """A string may hold the closing tag, so the first one behind which the call is whole closes it."""
         at = self._held.find(CLOSES)
         while at >= 0:
-            if (call := read_envelope(self._held[:at])) is not None:
+            if (call := read_tagged_calls(self._held[:at])) is not None:
                 self.is_calling, self._has_called = False, True
                 self._held = self._held[at + len(CLOSES) :]
                 return call
@@ -67,7 +67,7 @@ class EnvelopeReader:
         return None
 
 
-def read_envelope(text: str) -> ToolCall | None:
+def read_tagged_calls(text: str) -> ToolCall | None:
     """The call between two tags, its arguments as they are written; None if it is none."""
     head = _HEAD.match(text)
     if head is None:

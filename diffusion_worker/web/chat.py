@@ -7,7 +7,7 @@ from diffusion_worker.constraint_service.service import headers_of
 from diffusion_worker.constraints.compiled import NO_HEADER, Headers
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tool_calls import Thought
-from diffusion_worker.text.channels import Wanted, marks_of
+from diffusion_worker.text.channels import ParserOptions, control_tokens_of
 from diffusion_worker.text.chat_template import Abilities
 from diffusion_worker.web.chat_response import ChatWriter
 from diffusion_worker.web.error_body import Unsupported
@@ -21,7 +21,7 @@ from diffusion_worker.web.serving_state import ServingState, Words
 
 
 def understand_chat(serving_state: ServingState, body: bytes, deadline_ms: float | None) -> PreparedRequest:
-    """See `relay.Understand`."""
+    """See `relay.PrepareRequest`."""
     # Before the weights are there nobody knows what they can do: then the refusal is theirs, not a field's.
     request = parse_chat(body, serving_state.abilities or Abilities(thinking=True))
     params, tools = request.params, request.tools
@@ -41,12 +41,14 @@ def understand_chat(serving_state: ServingState, body: bytes, deadline_ms: float
     layouts = layouts_for(request, decoding_mode)
     if layouts:
         given = replace(given, prompt_ids=_behind_header(given.prompt_ids, words))
-    ask = build_request(params, given, info)
-    constraint, headers = _constraint(request, words, ask.prompt_ids)
-    wanted = Wanted(stops=params.stops, calls=words.template.calls if tools.offered else None)
+    generation = build_request(params, given, info)
+    constraint, headers = _constraint(request, words, generation.prompt_ids)
+    wanted = ParserOptions(stops=params.stops, calls=words.template.calls if tools.offered else None)
     return PreparedRequest(
-        ask=ask,
-        builder=ResponseBuilder(words.tokenizer, wanted, ask.prompt_ids, prediction=ask.start_ids, layouts=layouts),
+        generation=generation,
+        builder=ResponseBuilder(
+            words.tokenizer, wanted, generation.prompt_ids, prediction=generation.start_ids, layouts=layouts
+        ),
         writer=ChatWriter(
             new_metadata(ChatWriter, serving_state.id_of(decoding_mode)),
             include_usage=params.include_usage,
@@ -71,11 +73,11 @@ def _constraint(request: ChatRequest, words: Words, prompt_ids: tuple[int, ...])
     text, tools = request.params.constraint, request.tools
     if not tools.offered:
         return text, headers_of(words.tokenizer) if text else NO_HEADER
-    marks = marks_of(words.tokenizer)
+    control_tokens = control_tokens_of(words.tokenizer)
     thought = Thought.NO
-    if marks.leave_thought_open(prompt_ids):
+    if control_tokens.leave_thought_open(prompt_ids):
         thought = Thought.OPEN
-    elif marks.thought is not None and request.thinking is not False and text is None:
+    elif control_tokens.thought is not None and request.thinking is not False and text is None:
         thought = Thought.MAY
     headers = headers_of(words.tokenizer) if thought is Thought.NO else NO_HEADER
     return tools.constraint(words.template.calls, thought, text), headers

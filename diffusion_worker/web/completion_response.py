@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusion_worker.text.channels import Heard
-from diffusion_worker.web.response_parts import Label, Writer
+from diffusion_worker.text.channels import ChannelOutput
+from diffusion_worker.web.response_parts import ResponseMetadata, Writer
 
 
 class TextWriter(Writer):
@@ -13,7 +13,9 @@ class TextWriter(Writer):
     PREFIX = "cmpl-"
     WHOLE = CHUNK = "text_completion"
 
-    def __init__(self, label: Label, *, include_usage: bool = False, before: str = "", behind: str = "") -> None:
+    def __init__(
+        self, label: ResponseMetadata, *, include_usage: bool = False, before: str = "", behind: str = ""
+    ) -> None:
         super().__init__(label, include_usage=include_usage)
         self._before, self._behind = before, behind
 
@@ -21,13 +23,13 @@ class TextWriter(Writer):
         """The text before the answer."""
         return self._chunk({"text": self._before}) if self._before else b""
 
-    def part(self, heard: Heard) -> bytes:
+    def part(self, output: ChannelOutput) -> bytes:
         """The text that is final."""
-        return self._chunk({"text": heard.text}) if heard.text else b""
+        return self._chunk({"text": output.text}) if output.text else b""
 
     def finish(self, reason: str, diffusion: Mapping[str, Any]) -> bytes:
         """The text behind the answer."""
         return self._chunk({"text": self._behind}, reason, diffusion=diffusion)
 
-    def _whole(self, heard: Sequence[Heard]) -> dict[str, Any]:
-        return {"text": self._before + "".join(part.text for part in heard) + self._behind}
+    def _whole(self, output: Sequence[ChannelOutput]) -> dict[str, Any]:
+        return {"text": self._before + "".join(part.text for part in output) + self._behind}

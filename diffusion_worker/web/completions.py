@@ -3,7 +3,7 @@ channels: what is written is text."""
 
 import secrets
 
-from diffusion_worker.text.channels import Wanted
+from diffusion_worker.text.channels import ParserOptions
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.generation import ModelInfo
 from diffusion_worker.web.completion_response import TextWriter
@@ -17,7 +17,7 @@ from diffusion_worker.web.serving_state import ServingState
 
 
 def understand_completion(serving_state: ServingState, body: bytes, deadline_ms: float | None) -> PreparedRequest:
-    """See `relay.Understand`."""
+    """See `relay.PrepareRequest`."""
     request = parse_completion(body)
     params = request.params
     if params.constraint and request.suffix:
@@ -32,12 +32,12 @@ def understand_completion(serving_state: ServingState, body: bytes, deadline_ms:
         deadline_ms=deadline_ms,
         suffix_ids=words.tokenizer.encode_plain(request.suffix),
     )
-    ask = build_request(params, given, info)
-    builder = ResponseBuilder(words.tokenizer, Wanted(stops=params.stops, channels=False), ask.prompt_ids)
+    generation = build_request(params, given, info)
+    builder = ResponseBuilder(words.tokenizer, ParserOptions(stops=params.stops, channels=False), generation.prompt_ids)
     before, behind = _echo(request, builder)
     label = new_metadata(TextWriter, serving_state.id_of(decoding_mode))
     return PreparedRequest(
-        ask=ask,
+        generation=generation,
         builder=builder,
         writer=TextWriter(label, include_usage=params.include_usage, before=before, behind=behind),
         is_stream=params.is_stream,

@@ -23,7 +23,7 @@ _OF_JSON: Final = ("json_schema", "json_object")  # what is found wrong with the
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
+class InvalidResponse:
     """A whole answer that was judged and found bad."""
 
     ids: Ids
@@ -33,58 +33,58 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mend:
+class Repair:
     """The next attempt: what it keeps, and what to ask for behind that."""
 
     kept: Ids
-    ask: GenerationRequest
+    generation: GenerationRequest
 
 
 @dataclass(slots=True, kw_only=True)
-class Mender:
+class ResponseRepairer:
     """All attempts at one ask."""
 
-    ask: GenerationRequest  # the first one
+    generation: GenerationRequest  # the first one
     tokenizer: Tokenizer
     blamed: dict[Ids, set[int]] = field(default_factory=dict)  # beginning -> tokens behind it that were found bad
 
-    def mend(self, broken: Broken, attempt: int) -> Mend | None:
+    def mend(self, broken: InvalidResponse, attempt: int) -> Repair | None:
         """None where nothing else could stand in the span."""
-        assert self.ask.matcher is not None
+        assert self.generation.matcher is not None
         ids, places = broken.ids, list(_places(broken, self.tokenizer))
-        is_forced = forced(self.ask.matcher.automaton, self.ask.matcher.state, np.asarray(ids))
+        is_forced = forced(self.generation.matcher.automaton, self.generation.matcher.state, np.asarray(ids))
         free = [place for place in places if not is_forced[place]]
-        random.Random(f"{self.ask.seed}/{attempt}").shuffle(free)  # noqa: S311 - no secret
+        random.Random(f"{self.generation.seed}/{attempt}").shuffle(free)  # noqa: S311 - no secret
         for place in sorted(free, key=lambda place: not _says(self.tokenizer.token_bytes(ids[place]))):
             if (mend := self._at(ids, place, attempt)) is not None:
                 return mend
         return None
 
-    def _at(self, ids: Ids, place: int, attempt: int) -> Mend | None:
-        assert self.ask.matcher is not None
+    def _at(self, ids: Ids, place: int, attempt: int) -> Repair | None:
+        assert self.generation.matcher is not None
         kept, rest = ids[:place], ids[place:]
         blamed = self.blamed.setdefault(kept, set())
         blamed.add(rest[0])
-        matcher = self.ask.matcher.after(kept)
+        matcher = self.generation.matcher.after(kept)
         others = set(np.flatnonzero(allowed(matcher)).tolist()) - blamed
         if not others:
             return None
         # White space would change the text and not what it says, so it is forbidden as well where anything else may be.
         blank = {token for token in others if self.tokenizer.token_bytes(token).isspace()}
         forbidden = blamed | blank if others - blank else blamed
-        ask = replace(
-            self.ask,
-            prompt_ids=(*self.ask.prompt_ids, *kept),
-            max_tokens=self.ask.max_tokens - len(kept),
-            seed=self.ask.seed ^ attempt,
+        generation = replace(
+            self.generation,
+            prompt_ids=(*self.generation.prompt_ids, *kept),
+            max_tokens=self.generation.max_tokens - len(kept),
+            seed=self.generation.seed ^ attempt,
             start_ids=rest,
             anchor=DEFAULT_ANCHOR,
             matcher=replace(matcher, forbidden=frozenset(forbidden)),
         )
-        return Mend(kept=kept, ask=ask)
+        return Repair(kept=kept, generation=generation)
 
 
-def _places(broken: Broken, tokenizer: Tokenizer) -> Iterable[int]:
+def _places(broken: InvalidResponse, tokenizer: Tokenizer) -> Iterable[int]:
     """The tokens that write the offending span; all of them where nobody can tell."""
     span = span_of(broken.text, broken.violation) if broken.kind in _OF_JSON else None
     spelled = [tokenizer.token_bytes(token) for token in broken.ids]

@@ -21,7 +21,7 @@ from diffusion_worker.constraints.schema.validation import spoken
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.errors import InvalidOutput, WorkerError
-from diffusion_worker.text.channels import Heard
+from diffusion_worker.text.channels import ChannelOutput
 from diffusion_worker.types.generation import (
     BlockSealed,
     CanvasDrafted,
@@ -30,11 +30,11 @@ from diffusion_worker.types.generation import (
     GenerationRequest,
     PrefixStable,
 )
-from diffusion_worker.web.constraint_repair import Broken, Mender
+from diffusion_worker.web.constraint_repair import InvalidResponse, ResponseRepairer
 from diffusion_worker.web.error_body import InvalidValue, problem_of
 from diffusion_worker.web.http_io import JSON, header, read_body, send_whole, unless_gone
 from diffusion_worker.web.label_logprobs import Layouts
-from diffusion_worker.web.request_log import RequestLog, visit_of
+from diffusion_worker.web.request_log import RequestLog, request_log_of
 from diffusion_worker.web.response_builder import ResponseBuilder
 from diffusion_worker.web.response_parts import DONE, Details, Writer, diffusion_body, event, usage_body
 from diffusion_worker.web.serving_state import ServingState
@@ -49,7 +49,7 @@ _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"ca
 class PreparedRequest:
     """A request understood: what to ask the engine, how its answer is to be read, and how it is to be written."""
 
-    ask: GenerationRequest
+    generation: GenerationRequest
     builder: ResponseBuilder
     writer: Writer
     is_stream: bool
@@ -62,30 +62,30 @@ class PreparedRequest:
 
 
 # A dialect: body and deadline in its header (milliseconds) to an order. Raises a InvalidRequest, or NotResident.
-Understand = Callable[[ServingState, bytes, float | None], PreparedRequest]
+PrepareRequest = Callable[[ServingState, bytes, float | None], PreparedRequest]
 
 
 class Endpoint:
     """One dialect's endpoint. Raises what `problems` knows how to write, as long as nothing has left."""
 
-    def __init__(self, serving_state: ServingState, understand: Understand) -> None:
-        self._desk, self._understand = serving_state, understand
+    def __init__(self, serving_state: ServingState, understand: PrepareRequest) -> None:
+        self._state, self._understand = serving_state, understand
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        with visit_of(scope, self._desk.tracing) as request_log:
+        with request_log_of(scope, self._state.tracing) as request_log:
             prepared = replace(await self._read(scope, receive), request_log=request_log)
-            model = self._desk.id_of(prepared.ask.decoding_mode)
-            if timeline := request_log.asks(prepared.ask, model=model, is_stream=prepared.is_stream):
-                prepared = replace(prepared, ask=replace(prepared.ask, timeline=timeline))
+            model = self._state.id_of(prepared.generation.decoding_mode)
+            if timeline := request_log.begin(prepared.generation, model=model, is_stream=prepared.is_stream):
+                prepared = replace(prepared, generation=replace(prepared.generation, timeline=timeline))
             await unless_gone(receive, self._answer(prepared, send))
 
     async def _read(self, scope: Scope, receive: Receive) -> PreparedRequest:
         deadline_ms = _deadline_ms(header(scope, DEADLINE_HEADER.encode()))
-        body = await read_body(scope, receive, self._desk.max_body_bytes)
+        body = await read_body(scope, receive, self._state.max_body_bytes)
         if len(body) > _LARGE_BYTES:
-            return await asyncio.to_thread(self._understand, self._desk, body, deadline_ms)
-        return self._understand(self._desk, body, deadline_ms)
+            return await asyncio.to_thread(self._understand, self._state, body, deadline_ms)
+        return self._understand(self._state, body, deadline_ms)
 
     async def _answer(self, prepared: PreparedRequest, send: Send) -> None:
         """Bind what constrains the answer, then relay it: as it comes, or, where somebody must judge the whole of it,
@@ -95,40 +95,45 @@ class Endpoint:
         if prepared.constraint is None:
             await self._relay(prepared, _reply(prepared, send))
             return
-        started, (words, info) = time.monotonic(), self._desk.resident()
-        bound = await self._desk.constraint_service.bind(prepared.constraint, words.tokenizer, info, prepared.headers)
-        matcher = open_cursor(bound.automaton, prepared.ask.max_tokens)
-        prepared = replace(prepared, ask=replace(prepared.ask, matcher=matcher))
+        started, (words, info) = time.monotonic(), self._state.resident()
+        bound = await self._state.constraint_service.bind(prepared.constraint, words.tokenizer, info, prepared.headers)
+        matcher = open_cursor(bound.automaton, prepared.generation.max_tokens)
+        prepared = replace(prepared, generation=replace(prepared.generation, matcher=matcher))
         if prepared.is_stream and not bound.needs_check:
             await self._relay(prepared, _reply(prepared, send))
             return
-        ask = replace(_with_time(prepared.ask, time.monotonic() - started), stream_prefix=False, stream_drafts=False)
-        await self._judged(replace(prepared, ask=ask), bound, send)
+        generation = replace(
+            _with_time(prepared.generation, time.monotonic() - started), stream_prefix=False, stream_drafts=False
+        )
+        await self._judged(replace(prepared, generation=generation), bound, send)
 
     async def _judged(self, prepared: PreparedRequest, bound: Bound, send: Send) -> None:
         """Try until an answer is found good. Raises InvalidOutput."""
-        started, mender = time.monotonic(), Mender(ask=prepared.ask, tokenizer=self._desk.resident()[0].tokenizer)
+        started, repairer = (
+            time.monotonic(),
+            ResponseRepairer(generation=prepared.generation, tokenizer=self._state.resident()[0].tokenizer),
+        )
         for attempt in range(1, MOST_ATTEMPTS + 1):
-            held = Held(_reply(prepared, send), prepared, bound)
+            held = BufferedReply(_reply(prepared, send), prepared, bound)
             await self._relay(prepared, held)
             if held.broken is None:
                 return
-            mend = mender.mend(held.broken, attempt) if attempt < MOST_ATTEMPTS else None
+            mend = repairer.mend(held.broken, attempt) if attempt < MOST_ATTEMPTS else None
             if mend is None:
                 raise InvalidOutput(f"the answer breaks its constraint: {held.broken.violation}")
-            ask = _with_time(mend.ask, time.monotonic() - started)
-            prepared = replace(prepared, ask=ask, kept=mend.kept, builder=prepared.builder.anew())
+            generation = _with_time(mend.generation, time.monotonic() - started)
+            prepared = replace(prepared, generation=generation, kept=mend.kept, builder=prepared.builder.restarted())
 
     async def _with_labels(self, prepared: PreparedRequest) -> PreparedRequest:
         """Every label keeps to the constraint, so it need not be bound."""
-        words, info = self._desk.resident()
+        words, info = self._state.resident()
         field = None if prepared.constraint is None else prepared.constraint.field
-        labels = await self._desk.constraint_service.labels(prepared.layouts, field, words.tokenizer, info)
-        labels.check_room(min(prepared.ask.max_tokens, prepared.ask.denoising.canvas_length), field)
-        return replace(prepared, ask=replace(prepared.ask, labels=labels), constraint=None)
+        labels = await self._state.constraint_service.labels(prepared.layouts, field, words.tokenizer, info)
+        labels.check_room(min(prepared.generation.max_tokens, prepared.generation.denoising.canvas_length), field)
+        return replace(prepared, generation=replace(prepared.generation, labels=labels), constraint=None)
 
     async def _relay(self, prepared: PreparedRequest, reply: "Reply") -> None:
-        async with self._desk.engine.submit(prepared.ask) as output_stream:
+        async with self._state.engine.submit(prepared.generation) as output_stream:
             try:
                 if prepared.kept:
                     await reply.add(prepared.builder.keep(prepared.kept))
@@ -141,41 +146,41 @@ class Endpoint:
             finally:
                 if prepared.request_log:
                     prepared.request_log.usage = prepared.builder.usage
-        heard = prepared.builder.close(finished)
-        await reply.finish(heard, prepared.builder.finish_reason(finished))
+        output = prepared.builder.close(finished)
+        await reply.finish(output, prepared.builder.finish_reason(finished))
 
 
 class Reply(Protocol):
     """How an answer leaves."""
 
-    async def add(self, heard: Heard) -> None:
+    async def add(self, output: ChannelOutput) -> None:
         """What is final."""
 
     async def draft(self, drafted: CanvasDrafted) -> None:
         """What is not."""
 
-    async def finish(self, heard: Heard, reason: str) -> None:
+    async def finish(self, output: ChannelOutput, reason: str) -> None:
         """What comes last, and the account."""
 
     async def fail(self, error: WorkerError) -> None:
         """There will be no (more) answer. Raises the error where it can still have a status."""
 
 
-class Whole:
+class WholeReply:
     """Everything at once."""
 
     def __init__(self, send: Send, prepared: PreparedRequest) -> None:
-        self._send, self._order = send, prepared
-        self._heard: list[Heard] = []
+        self._send, self._prepared = send, prepared
+        self._outputs: list[ChannelOutput] = []
 
-    async def add(self, heard: Heard) -> None:
-        self._heard.append(heard)
+    async def add(self, output: ChannelOutput) -> None:
+        self._outputs.append(output)
 
     async def draft(self, drafted: CanvasDrafted) -> None:
         raise AssertionError(f"only a stream asks for drafts, and this is none: block {drafted.block}")
 
-    async def finish(self, heard: Heard, reason: str) -> None:
-        body = self._order.writer.whole([*self._heard, heard], reason, _usage(self._order))
+    async def finish(self, output: ChannelOutput, reason: str) -> None:
+        body = self._prepared.writer.whole([*self._outputs, output], reason, _usage(self._prepared))
         await send_whole(self._send, 200, (JSON,), body)
 
     async def fail(self, error: WorkerError) -> None:
@@ -186,22 +191,22 @@ class Stream:
     """Server-sent events. The headers are the point of no return."""
 
     def __init__(self, send: Send, prepared: PreparedRequest) -> None:
-        self._send, self._order = send, prepared
+        self._send, self._prepared = send, prepared
         self._writer = prepared.writer
         self._headers_sent = False
 
-    async def add(self, heard: Heard) -> None:
-        await self._write(self._writer.part(heard))
+    async def add(self, output: ChannelOutput) -> None:
+        await self._write(self._writer.part(output))
 
     async def draft(self, drafted: CanvasDrafted) -> None:
-        text = self._order.builder.sketch(drafted.ids)
+        text = self._prepared.builder.sketch(drafted.ids)
         await self._write(self._writer.draft({"draft": text, "block": drafted.block, "step": drafted.step}))
 
-    async def finish(self, heard: Heard, reason: str) -> None:
-        await self.add(heard)
-        last = [self._writer.finish(reason, diffusion_body(self._order.builder.account()))]
-        if self._order.include_usage:
-            last.append(self._writer.usage(_usage(self._order)))
+    async def finish(self, output: ChannelOutput, reason: str) -> None:
+        await self.add(output)
+        last = [self._writer.finish(reason, diffusion_body(self._prepared.builder.account()))]
+        if self._prepared.include_usage:
+            last.append(self._writer.usage(_usage(self._prepared)))
         await self._write(b"".join([*last, DONE]), more=False)
 
     async def fail(self, error: WorkerError) -> None:
@@ -219,50 +224,54 @@ class Stream:
             await self._send({"type": "http.response.body", "body": part, "more_body": more})
 
 
-class Held:
+class BufferedReply:
     """Keeps an answer back until it is whole and judged. Where it breaks what only a look at the whole can tell, it is
     `broken` and nothing has left. What a limit or a stop string has cut is not judged."""
 
     def __init__(self, reply: Reply, prepared: PreparedRequest, bound: Bound) -> None:
-        self._reply, self._order, self._bound = reply, prepared, bound
-        self._heard: list[Heard] = []
-        self.broken: Broken | None = None
+        self._reply, self._prepared, self._bound = reply, prepared, bound
+        self._outputs: list[ChannelOutput] = []
+        self.broken: InvalidResponse | None = None
 
-    async def add(self, heard: Heard) -> None:
-        self._heard.append(heard)
+    async def add(self, output: ChannelOutput) -> None:
+        self._outputs.append(output)
 
     async def draft(self, drafted: CanvasDrafted) -> None:
         """A look at what may never leave."""
 
-    async def finish(self, heard: Heard, reason: str) -> None:
-        is_whole = reason in ("stop", "tool_calls") and not self._order.builder.stopped
-        text = self._judged(heard)
+    async def finish(self, output: ChannelOutput, reason: str) -> None:
+        is_whole = reason in ("stop", "tool_calls") and not self._prepared.builder.stopped
+        text = self._judged(output)
         if is_whole and (violation := await self._bound.judge(text)) is not None:
-            ids, kind = self._order.builder.ids, self._bound.kind
-            self.broken = Broken(ids=ids, text=text, violation=violation, kind=kind)
+            ids, kind = self._prepared.builder.ids, self._bound.kind
+            self.broken = InvalidResponse(ids=ids, text=text, violation=violation, kind=kind)
             return
-        for each in self._heard:
+        for each in self._outputs:
             await self._reply.add(each)
-        await self._reply.finish(heard, reason)
+        await self._reply.finish(output, reason)
 
     async def fail(self, error: WorkerError) -> None:
         await self._reply.fail(error)
 
-    def _judged(self, last: Heard) -> str:
+    def _judged(self, last: ChannelOutput) -> str:
         """The answer as whoever judges it wants it."""
-        whole = (*self._heard, last)
+        whole = (*self._outputs, last)
         text = "".join(each.text for each in whole)
-        if self._order.constraint is None or self._order.constraint.kind != "tools":
+        if self._prepared.constraint is None or self._prepared.constraint.kind != "tools":
             return text
         return spoken(text, [(call.name, call.arguments) for each in whole for call in each.calls])
 
 
 def _reply(prepared: PreparedRequest, send: Send) -> Reply:
-    return Stream(send, prepared) if prepared.is_stream else Whole(send, prepared)
+    return Stream(send, prepared) if prepared.is_stream else WholeReply(send, prepared)
 
 
-def _with_time(ask: GenerationRequest, spent_s: float) -> GenerationRequest:
-    return ask if ask.deadline_s is None else replace(ask, deadline_s=max(0.0, ask.deadline_s - spent_s))
+def _with_time(generation: GenerationRequest, spent_s: float) -> GenerationRequest:
+    return (
+        generation
+        if generation.deadline_s is None
+        else replace(generation, deadline_s=max(0.0, generation.deadline_s - spent_s))
+    )
 
 
 async def _follow(output_stream: OutputStream, builder: ResponseBuilder, reply: Reply) -> Finished | None:

@@ -13,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.web import request_log
 from diffusion_worker.web.error_body import InvalidKey, problem_of
-from diffusion_worker.web.http_io import JSON, ClientGone, header, send_whole
+from diffusion_worker.web.http_io import JSON, header, send_whole
 from diffusion_worker.web.serving_state import ServingState
+from twolane.process.api_keys import bearer_key
+from twolane.process.http_body import ClientDisconnected
 
 OPEN_PATHS = frozenset({"/live", "/health"})  # probes carry no key; every other path needs one where there are keys
 REQUEST_ID, TRACE_PARENT, TRACE_RESPONSE = b"x-request-id", b"traceparent", b"traceresponse"
@@ -28,7 +30,7 @@ class Middleware:
 
     def __init__(self, app: ASGIApp, serving_state: ServingState) -> None:
         self._app = app
-        self._desk = serving_state
+        self._state = serving_state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One exchange, which ends in exactly one answer unless its client has left."""
@@ -36,11 +38,11 @@ class Middleware:
             await self._app(scope, receive, send)
             return
         scope[request_log.REQUEST_ID] = _request_id(scope)
-        post = _Post(send, scope, self._desk)
+        post = _Post(send, scope, self._state)
         try:
             self._admit(scope)
             await self._app(scope, receive, post)
-        except ClientGone:
+        except ClientDisconnected:
             return
         except WorkerError as error:
             await post.refuse(error)
@@ -50,10 +52,9 @@ class Middleware:
 
     def _admit(self, scope: Scope) -> None:
         """Raises InvalidKey."""
-        if self._desk.keys is None or scope["path"] in OPEN_PATHS:
+        if self._state.keys is None or scope["path"] in OPEN_PATHS:
             return
-        scheme, _, key = (header(scope, b"authorization") or "").partition(" ")
-        if scheme.lower() != "bearer" or self._desk.keys.holder(key.strip().encode("latin-1")) is None:
+        if self._state.keys.name_of(bearer_key(scope["headers"])) is None:
             raise InvalidKey("A valid key is required: Authorization: Bearer <key>.")
 
 
@@ -61,7 +62,7 @@ class _Post:
     """A send that adds the common headers and remembers whether the status has left."""
 
     def __init__(self, send: Send, scope: Scope, serving_state: ServingState) -> None:
-        self._send, self._scope, self._desk = send, scope, serving_state
+        self._send, self._scope, self._state = send, scope, serving_state
         self._has_started = False
 
     async def __call__(self, message: Message) -> None:
@@ -80,12 +81,12 @@ class _Post:
     def _common(self) -> list[tuple[bytes, bytes]]:
         common = [(REQUEST_ID, self._scope[request_log.REQUEST_ID].encode())]
         own = self._scope.get(request_log.TRACE)
-        if own is not None and self._desk.tracing is not None and own.is_sampled:
-            common.append((TRACE_RESPONSE, own.header.encode()))
+        if own is not None and self._state.tracing is not None and own.is_recorded:
+            common.append((TRACE_RESPONSE, own.header().encode()))
         trace = header(self._scope, TRACE_PARENT) or ""
         if _REPEATABLE.fullmatch(trace):
             common.append((TRACE_PARENT, trace.encode()))
-        wait_ms = self._desk.engine.predicted_wait_ms()
+        wait_ms = self._state.engine.predicted_wait_ms()
         if wait_ms is not None:
             common.append((PREDICTED_WAIT, str(round(wait_ms)).encode()))
         return common

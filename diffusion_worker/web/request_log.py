@@ -14,12 +14,14 @@ from starlette.types import Scope
 
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.telemetry import semantic_conventions as c
-from diffusion_worker.telemetry.json_log import REQUESTS, TRACE_ID
-from diffusion_worker.telemetry.tracing import Request, Trace, Tracing, Value, read_trace
+from diffusion_worker.telemetry.tracing import Request, Tracing, Value
 from diffusion_worker.types.generation import GenerationRequest, Usage
 from diffusion_worker.types.timeline import Timeline, TimelineEvent
-from diffusion_worker.web.http_io import ClientGone, header
+from twolane.process.http_body import ClientDisconnected
+from twolane.process.json_log import TRACE_ID
+from twolane.process.trace_context import Trace, read_trace
 
+REQUESTS: Final = logging.getLogger("twolane.worker.requests")
 CLIENT_GONE: Final = "client_gone"
 REQUEST_ID: Final = "twolane.request_id"  # keys of a scope
 TRACE: Final = "twolane.trace"
@@ -37,13 +39,13 @@ class RequestLog:
     is_stream: bool = False
     error: str = ""
     usage: Usage | None = None
-    _ask: GenerationRequest | None = None
-    _trail: Timeline | None = None
+    _generation: GenerationRequest | None = None
+    _timeline: Timeline | None = None
     _started_s: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Self:
         if self._is_traced:
-            self._trail = Timeline()
+            self._timeline = Timeline()
         TRACE_ID.set(self.trace.hex_id if self.trace else None)  # stays, for whoever writes the answer to a fault
         return self
 
@@ -51,18 +53,18 @@ class RequestLog:
         if error is not None:
             self.error = _code_of(error)
         if REQUESTS.isEnabledFor(logging.INFO):
-            REQUESTS.info("request", extra={"told": self._line()})
+            REQUESTS.info("request", extra={"fields": self._line()})
         if self.tracing is not None and self.trace is not None and self._is_traced:
             self.tracing.ended(self.trace, self._request())
 
-    def asks(self, ask: GenerationRequest, *, model: str, is_stream: bool) -> Timeline | None:
+    def begin(self, generation: GenerationRequest, *, model: str, is_stream: bool) -> Timeline | None:
         """It was understood, and is about to be asked. Where its moments are to be noted, if anywhere."""
-        self._ask, self.model, self.is_stream = ask, model, is_stream
-        return self._trail
+        self._generation, self.model, self.is_stream = generation, model, is_stream
+        return self._timeline
 
     @property
     def _is_traced(self) -> bool:
-        return self.tracing is not None and self.trace is not None and self.trace.is_sampled
+        return self.tracing is not None and self.trace is not None and self.trace.is_recorded
 
     def _line(self) -> dict[str, Value | None]:
         usage = self.usage
@@ -80,7 +82,7 @@ class RequestLog:
         }
 
     def _request(self) -> Request:
-        timeline = self._trail or Timeline()
+        timeline = self._timeline or Timeline()
         moments = tuple(timeline.moments)  # the engine's thread may still note the last one
         return Request(
             name=f"{self.operation} {self.model}".rstrip(),
@@ -92,16 +94,16 @@ class RequestLog:
         )
 
     def _attributes(self) -> dict[str, Value]:
-        told: dict[str, Value | None] = {
+        fields: dict[str, Value | None] = {
             c.OPERATION: self.operation,
             c.PROVIDER: c.US,
             c.REQUEST_ID: self.request_id,
             c.REQUEST_MODEL: self.model or None,
             c.REQUEST_STREAM: self.is_stream,
-            c.MAX_TOKENS: self._ask.max_tokens if self._ask else None,
+            c.MAX_TOKENS: self._generation.max_tokens if self._generation else None,
         }
         if self.usage is not None:
-            told |= {
+            fields |= {
                 c.INPUT_TOKENS: self.usage.prompt_tokens,
                 c.CACHED_TOKENS: self.usage.cached_tokens,
                 c.OUTPUT_TOKENS: self.usage.completion_tokens,
@@ -110,12 +112,12 @@ class RequestLog:
                 c.CONFIDENCE: self.usage.confidence,
                 c.CONVERGED: self.usage.converged,
             }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
-def visit_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
+def request_log_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
     """A request that has come, its place in a trace settled; the scope keeps that, for the head of the response."""
-    sender = read_trace(header(scope, b"traceparent"))
+    sender = read_trace(dict(scope["headers"]))
     trace = scope[TRACE] = tracing.begin(sender) if tracing else sender
     operation = c.CHAT if scope["path"].startswith("/v1/chat") else c.TEXT
     return RequestLog(operation=operation, request_id=scope.get(REQUEST_ID, ""), trace=trace, tracing=tracing)
@@ -123,15 +125,15 @@ def visit_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
 
 def _durations(moments: tuple[TimelineEvent, ...], started_s: float) -> dict[str, Value]:
     at = {moment.name: moment.at_s for moment in reversed(moments)}  # the first of each name
-    told: dict[str, Value] = {}
+    fields: dict[str, Value] = {}
     if "placed" in at:
-        told[c.QUEUE] = at["placed"] - started_s
+        fields[c.QUEUE] = at["placed"] - started_s
     if "placed" in at and "prefilled" in at:
-        told[c.PREFILL] = at["prefilled"] - at["placed"]
-    return told
+        fields[c.PREFILL] = at["prefilled"] - at["placed"]
+    return fields
 
 
 def _code_of(error: BaseException) -> str:
     if isinstance(error, WorkerError):
         return error.code
-    return CLIENT_GONE if isinstance(error, ClientGone | asyncio.CancelledError) else "internal_error"
+    return CLIENT_GONE if isinstance(error, ClientDisconnected | asyncio.CancelledError) else "internal_error"

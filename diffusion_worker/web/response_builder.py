@@ -7,11 +7,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from diffusion_worker.text.alignment import count_kept
-from diffusion_worker.text.channels import Heard, Listener, Marks, Wanted, marks_of
+from diffusion_worker.text.channels import ChannelOutput, ChannelParser, ControlTokens, ParserOptions, control_tokens_of
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.generation import BlockSealed, Finished, FinishReason, PrefixStable, Usage, together
 
-NO_MARKS = Marks(thought=None, call=None, quote=None)  # all is text
+NO_CONTROL_TOKENS = ControlTokens(thought=None, call=None, quote=None)  # all is text
 
 
 class ResponseBuilder:
@@ -20,7 +20,7 @@ class ResponseBuilder:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        wanted: Wanted,
+        wanted: ParserOptions,
         prompt_ids: Sequence[int] = (),
         *,
         prediction: Sequence[int] = (),
@@ -30,7 +30,9 @@ class ResponseBuilder:
         """`layouts`: the texts that mean each label, of which the first is told. `spent` on attempts that came to
         nothing."""
         self._tokenizer, self._wanted, self._prompt_ids = tokenizer, wanted, prompt_ids
-        self._listener = Listener(tokenizer, marks_of(tokenizer) if wanted.channels else NO_MARKS, wanted, prompt_ids)
+        self._parser = ChannelParser(
+            tokenizer, control_tokens_of(tokenizer) if wanted.channels else NO_CONTROL_TOKENS, wanted, prompt_ids
+        )
         self._prediction, self._layouts = prediction, layouts
         self._ids: list[int] = []
         self._text_ids: list[int] = []
@@ -40,7 +42,7 @@ class ResponseBuilder:
         self._calls = 0
         self.stopped = False
 
-    def anew(self) -> "ResponseBuilder":
+    def restarted(self) -> "ResponseBuilder":
         """One of the same request, of which nothing has been said, but for what this one has cost."""
         return ResponseBuilder(
             self._tokenizer,
@@ -56,18 +58,18 @@ class ResponseBuilder:
         """All of the answer so far, a header included."""
         return tuple(self._ids)
 
-    def keep(self, ids: tuple[int, ...]) -> Heard:
+    def keep(self, ids: tuple[int, ...]) -> ChannelOutput:
         """The answer begins as a former attempt did; that has been accounted for."""
         self._ids += ids
-        heard = self._listener.feed(ids)
-        self._text_ids += heard.text_ids
-        self._calls += len(heard.calls)
-        return heard
+        output = self._parser.feed(ids)
+        self._text_ids += output.text_ids
+        self._calls += len(output.calls)
+        return output
 
     @property
     def reasoning_tokens(self) -> int:
         """Completion tokens that were thought and not said."""
-        return self._listener.thought_ids
+        return self._parser.thought_ids
 
     @property
     def accepted_prediction_tokens(self) -> int:
@@ -79,31 +81,31 @@ class ResponseBuilder:
         """How many it had that are not among them."""
         return len(self._prediction) - self.accepted_prediction_tokens
 
-    def take(self, block: BlockSealed | PrefixStable) -> Heard:
+    def take(self, block: BlockSealed | PrefixStable) -> ChannelOutput:
         """What may leave now."""
         self._ids += block.ids
-        heard = self._listener.feed(block.ids)
-        self._text_ids += heard.text_ids
-        self._calls += len(heard.calls)
-        self._usage, self.stopped = block.usage, self._listener.stopped
+        output = self._parser.feed(block.ids)
+        self._text_ids += output.text_ids
+        self._calls += len(output.calls)
+        self._usage, self.stopped = block.usage, self._parser.stopped
         if self.stopped:
-            self._usage = dataclasses.replace(block.usage, completion_tokens=self._counted + heard.ids_read)
+            self._usage = dataclasses.replace(block.usage, completion_tokens=self._counted + output.ids_read)
         self._counted = self._usage.completion_tokens
         labels = self._ranked(block.labels) if isinstance(block, BlockSealed) else ()
-        return dataclasses.replace(heard, labels=labels)
+        return dataclasses.replace(output, labels=labels)
 
     def _ranked(self, logprobs: Sequence[float]) -> tuple[tuple[str, float], ...]:
         """Labels and their log-probabilities, the likeliest first."""
         texts = [layouts[0] for layouts in self._layouts[: len(logprobs)]]
         return tuple(sorted(zip(texts, logprobs, strict=True), key=lambda label: -label[1]))
 
-    def close(self, finished: Finished | None) -> Heard:
+    def close(self, finished: Finished | None) -> ChannelOutput:
         """What was held back; None when a stop string ended the answer before the engine did."""
         if finished is not None and not self.stopped:
             self._usage = finished.usage
-        heard = self._listener.flush()
-        self._calls += len(heard.calls)
-        return heard
+        output = self._parser.flush()
+        self._calls += len(output.calls)
+        return output
 
     @property
     def usage(self) -> Usage | None:

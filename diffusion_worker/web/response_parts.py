@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 
 import orjson
 
-from diffusion_worker.text.channels import Heard
+from diffusion_worker.text.channels import ChannelOutput
 from diffusion_worker.types.generation import Usage
 
 DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Label:
+class ResponseMetadata:
     """What every part of one answer repeats."""
 
     id: str
@@ -36,14 +36,14 @@ class Writer(ABC):
     WHOLE: ClassVar[str]  # `object` of a whole answer
     CHUNK: ClassVar[str]  # `object` of an event
 
-    def __init__(self, label: Label, *, include_usage: bool = False) -> None:
-        self._label = label
+    def __init__(self, label: ResponseMetadata, *, include_usage: bool = False) -> None:
+        self._metadata = label
         # OpenAI: with include_usage every chunk but the last has a usage of null.
         self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
 
-    def whole(self, heard: Sequence[Heard], reason: str, usage: Mapping[str, Any]) -> bytes:
+    def whole(self, output: Sequence[ChannelOutput], reason: str, usage: Mapping[str, Any]) -> bytes:
         """The answer of a request that did not stream."""
-        choice = self._choice(self._whole(heard), reason)
+        choice = self._choice(self._whole(output), reason)
         return orjson.dumps({**self._head(self.WHOLE), "choices": [choice], "usage": usage})
 
     @abstractmethod
@@ -51,7 +51,7 @@ class Writer(ABC):
         """Begins the answer; may be empty."""
 
     @abstractmethod
-    def part(self, heard: Heard) -> bytes:
+    def part(self, output: ChannelOutput) -> bytes:
         """What is final; empty if that is nothing."""
 
     @abstractmethod
@@ -68,7 +68,7 @@ class Writer(ABC):
         return event({**self._head(self.CHUNK), "choices": [], "twolane": draft, **self._tail})
 
     @abstractmethod
-    def _whole(self, heard: Sequence[Heard]) -> dict[str, Any]:
+    def _whole(self, output: Sequence[ChannelOutput]) -> dict[str, Any]:
         """What a whole answer's choice holds beside the fields that all choices have."""
 
     def _chunk(self, content: Mapping[str, Any], reason: str | None = None, **more: Any) -> bytes:
@@ -78,12 +78,17 @@ class Writer(ABC):
         return {"index": 0, "logprobs": None, **content, "finish_reason": reason}
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": self._label.id, "object": kind, "created": self._label.created, "model": self._label.model}
+        return {
+            "id": self._metadata.id,
+            "object": kind,
+            "created": self._metadata.created,
+            "model": self._metadata.model,
+        }
 
 
-def new_metadata(kind: type[Writer], model: str) -> Label:
+def new_metadata(kind: type[Writer], model: str) -> ResponseMetadata:
     """A label nobody else has."""
-    return Label(id=f"{kind.PREFIX}{secrets.token_hex(12)}", model=model, created=int(time.time()))
+    return ResponseMetadata(id=f"{kind.PREFIX}{secrets.token_hex(12)}", model=model, created=int(time.time()))
 
 
 def event(value: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,6 @@
-"""The `when` of a route: conditions as they are written in a policy file.
+"""The `when` section of a route: parses its conditions.
 
-Knows their words; what they mean is `core.conditions`.
+`gateway.routing.conditions` evaluates them.
 """
 
 import re
@@ -16,29 +16,29 @@ from gateway.routing.conditions import COMPARISONS, DAYS, Comparison, Header, Ho
 _COMPARISON: Final = re.compile(r"(>=|<=|>|<)\s*(\d+(?:\.\d*)?|\.\d+)")
 _CLOCK: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)|24:00")
 _HEADER: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_SECRET: Final = ("authorization", "cookie", "proxy-authorization", "x-api-key")
-_MOST_CHARS: Final = 1 << 30
+_CREDENTIAL_HEADERS: Final = ("authorization", "cookie", "proxy-authorization", "x-api-key")
+_MAX_CHARS: Final = 1 << 30
 
 Item = TypeVar("Item")
 Day = StrEnum("Day", {day.upper(): day for day in DAYS})  # type: ignore[misc]
 
 
 def read_when(entry: Section) -> When:
-    """The conditions of a route; without any it takes everything."""
+    """The conditions of a route; one without conditions matches every request."""
     when = entry.section("when")
     if when is None:
         return When()
     conditions = When(
-        tasks=_set(when.words("task", Task, None)),
-        confidence=_comparison(when, "confidence", ">= 0.6", most=1),
-        models=_set(when.names("model", None)),
-        keys=_set(when.names("key", None)),
-        stream=when.flag("stream", None),
-        schema=when.flag("schema", None),
-        tools=when.flag("tools", None),
-        images=when.flag("images", None),
-        private=when.flag("private", None),
-        prompt_chars=_comparison(when, "prompt_chars", "> 8000", most=_MOST_CHARS),
+        tasks=_set(when.choices("task", Task, None)),
+        confidence=_comparison(when, "confidence", ">= 0.6", maximum=1),
+        models=_set(when.strings("model", None)),
+        keys=_set(when.strings("key", None)),
+        stream=when.boolean("stream", None),
+        schema=when.boolean("schema", None),
+        tools=when.boolean("tools", None),
+        images=when.boolean("images", None),
+        private=when.boolean("private", None),
+        prompt_chars=_comparison(when, "prompt_chars", "> 8000", maximum=_MAX_CHARS),
         headers=_headers(when),
         hours=_hours(when),
     )
@@ -50,43 +50,45 @@ def _set(items: tuple[Item, ...] | None) -> frozenset[Item] | None:
     return None if items is None else frozenset(items)
 
 
-def _comparison(when: Section, key: str, such: str, *, most: float) -> Comparison | None:
-    text = when.text(key, None)
+def _comparison(when: Section, key: str, example: str, *, maximum: float) -> Comparison | None:
+    text = when.string(key, None)
     if text is None:
         return None
     match = _COMPARISON.fullmatch(text.strip())
-    if match is None or float(match[2]) > most:
+    if match is None or float(match[2]) > maximum:
         signs = ", ".join(COMPARISONS)
-        raise when.fault(f'expected a comparison with a number up to {most:g}, such as "{such}" ({signs})', key)
+        raise when.error(
+            f'expected a comparison with a number up to {maximum:g}, such as "{example}"; operators: {signs}', key
+        )
     return Comparison(sign=match[1], number=float(match[2]))
 
 
 def _headers(when: Section) -> tuple[Header, ...]:
-    """Names with their values; `true` asks that a header is there, `false` that it is not."""
+    """Header names with the accepted values; `true` requires the header to be present, `false` to be absent."""
     section = when.section("header")
     return () if section is None else tuple(_header(section, name) for name in section.node)
 
 
 def _header(section: Section, name: object) -> Header:
     if not isinstance(name, str) or not _HEADER.fullmatch(name):
-        raise section.fault("a header's name is lower-case letters, digits and -", str(name))
-    if name in _SECRET:
-        raise section.fault("a credential decides nothing but who is asking: see `key`", name)
+        raise section.error("a header name consists of lower-case letters, digits, - and _", str(name))
+    if name in _CREDENTIAL_HEADERS:
+        raise section.error("credentials cannot be matched; use `key` to match an API key by name", name)
     if isinstance(section.node[name], bool):
-        return Header(name=name.encode(), present=section.flag(name))
-    return Header(name=name.encode(), values=frozenset(value.encode() for value in section.names(name)))
+        return Header(name=name.encode(), present=section.boolean(name))
+    return Header(name=name.encode(), values=frozenset(value.encode() for value in section.strings(name)))
 
 
 def _hours(when: Section) -> tuple[Hours, ...]:
-    """One window, or a list of them."""
+    """One time window or a list of them."""
     if not when.has("time"):
         return ()
-    windows = when.items("time") if isinstance(when.node["time"], list) else [when.section("time")]
+    windows = when.sections("time") if isinstance(when.node["time"], list) else [when.section("time")]
     return tuple(_window(window) for window in windows if window is not None)
 
 
 def _window(window: Section) -> Hours:
-    days = window.words("days", Day, tuple(Day))
+    days = window.choices("days", Day, tuple(Day))
     hours = Hours(
         zone=_zone(window),
         days=frozenset(DAYS.index(day) for day in days),
@@ -95,23 +97,25 @@ def _window(window: Section) -> Hours:
     )
     window.close()
     if hours.start == hours.end:
-        raise window.fault("the window is empty", "from" if window.has("from") else "to")
+        raise window.error("`from` and `to` must differ", "from" if window.has("from") else "to")
     return hours
 
 
 def _minutes(window: Section, key: str, default: str) -> int:
-    text = window.text(key, default)
+    text = window.string(key, default)
     if not _CLOCK.fullmatch(text):
-        raise window.fault('expected a time of day such as "08:30", in quotes', key)
+        raise window.error('expected a time of day in quotes, such as "08:30"', key)
     hours, minutes = text.split(":")
     return 60 * int(hours) + int(minutes)
 
 
 def _zone(window: Section) -> tzinfo:
-    name = window.text("zone", "UTC")
-    if name == "UTC":  # known even where no time zones are installed
+    name = window.string("zone", "UTC")
+    if name == "UTC":  # works without an installed time zone database
         return UTC
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, OSError, ValueError) as wrong:  # unknown, or no name at all
-        raise window.fault(f"no time zone called {name!r} is known here", "zone") from wrong
+    except (ZoneInfoNotFoundError, OSError, ValueError) as error:  # unknown or malformed name
+        raise window.error(
+            f"unknown time zone {name!r}; expected an IANA name such as 'Europe/Berlin'", "zone"
+        ) from error

@@ -1,57 +1,56 @@
-"""Names of targets into the addresses behind them: how a gateway learns of workers that join and leave.
+"""DNS discovery of endpoints: resolves a target's host name to the addresses of the workers behind it.
 
-A headless service of Kubernetes, or any name with several addresses, is one server per address. Blocking, so asked in
-a thread; knows names and addresses only. Time-to-live is not told by the system's resolver: names are asked again
-every few seconds instead.
+A headless Kubernetes service, or any name with several addresses, has one endpoint per address. Lookups block, so they
+run in a thread. The system resolver does not report a TTL: names are resolved again every few seconds instead.
 """
 
 import socket
 from collections.abc import Callable
 
-# "No such name", and "a name without addresses" where the system tells them apart.
-_NOBODY = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+# "No such name" and, where the platform distinguishes it, "no addresses for this name".
+_NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 Lookup = Callable[[str, int], tuple[str, ...]]
 
 
 class Resolver:
-    """Answers with the addresses of a host, and remembers what it answered. Where the name service is away, what was
-    known stays: workers do not die of that. Where it says that nobody is there, nobody is: an address that was let go
-    may be somebody else's by now, who is not to be sent prompts and keys."""
+    """Resolves hosts and remembers the results. If the name server does not answer, the last result stays valid. If it
+    answers that the host has no addresses, the result is empty: a released address may belong to somebody else, who
+    must not receive prompts and keys."""
 
     def __init__(self, lookup: Lookup | None = None) -> None:
         self._lookup = lookup or look_up
         self._known: dict[tuple[str, int], tuple[str, ...]] = {}
 
     def __call__(self, host: str, port: int) -> tuple[str, ...]:
-        """Addresses in a steady order; none if the name was never known."""
-        self._known[host, port] = found = self._ask(host, port)
+        """Addresses in a stable order; empty if the name has never been resolved."""
+        self._known[host, port] = found = self._resolve(host, port)
         return found
 
     @property
-    def has_names(self) -> bool:
-        """Whether there is anything to look at again."""
+    def has_dns_names(self) -> bool:
+        """Whether any name has been resolved."""
         return bool(self._known)
 
     def has_changed(self) -> bool:
-        """Whether any name would be answered otherwise now."""
-        return any(self._ask(*name) != found for name, found in tuple(self._known.items()))
+        """Whether any name resolves to other addresses now."""
+        return any(self._resolve(*name) != found for name, found in tuple(self._known.items()))
 
-    def _ask(self, host: str, port: int) -> tuple[str, ...]:
+    def _resolve(self, host: str, port: int) -> tuple[str, ...]:
         try:
             return self._lookup(host, port)
         except OSError as fault:
-            if isinstance(fault, socket.gaierror) and fault.errno in _NOBODY:
+            if isinstance(fault, socket.gaierror) and fault.errno in _NO_SUCH_HOST:
                 return ()
             return self._known.get((host, port), ())
 
 
 def look_up(host: str, port: int) -> tuple[str, ...]:
-    """By the system's resolver. Raises OSError."""
+    """Resolve with the system resolver. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return tuple(sorted({str(address[0]) for *_, address in found}))
 
 
-def unresolved(host: str, port: int) -> tuple[str, ...]:  # noqa: ARG001 - the shape of a resolver
-    """For whoever only reads a policy: no name is asked for, and the host stands for itself."""
+def keep_host_name(host: str, port: int) -> tuple[str, ...]:  # noqa: ARG001 - has the signature of a resolver
+    """Resolver for commands that only read a policy: does no lookup and returns the host itself."""
     return ()

@@ -1,6 +1,6 @@
-"""A YAML file as a tree with positions, environment values filled in.
+"""Reads a YAML file into a tree with positions and substitutes environment variables.
 
-Knows neither the language nor its words. `${NAME}` must be set; `${NAME:-default}` need not be.
+Knows nothing of the policy language. `${NAME}` must be set; `${NAME:-default}` may be unset.
 """
 
 import re
@@ -16,98 +16,101 @@ from ruamel.yaml.scanner import RoundTripScanner, ScannerError
 from gateway.errors import PolicyError
 from gateway.policy_files.section import Section
 
-# The parser takes seconds for a megabyte, and its time for open brackets grows with their square.
-_LARGEST_BYTES: Final = 1 << 18
-_DEEPEST: Final = 64  # real policies nest about six deep
+# The parser needs seconds per megabyte, and quadratic time for nested open brackets.
+_MAX_BYTES: Final = 1 << 18
+_MAX_DEPTH: Final = 64  # real policies nest about six levels deep
 _VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:-[^}]*)?\}")
 
 
-class _ShallowScanner(RoundTripScanner):
-    """Refuses what is nested too deeply at the bracket or indent that makes it so, before anything is built."""
+class _DepthLimitedScanner(RoundTripScanner):
+    """Refuses deep nesting at the bracket or indent that exceeds the limit, before anything is built."""
 
     def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:  # noqa: N803 - ruamel's name
-        self._bound(len(self.flow_context))
+        self._check_depth(len(self.flow_context))
         super().fetch_flow_collection_start(TokenClass, to_push)
 
     def add_indent(self, column: int) -> bool:
-        self._bound(len(self.indents))
+        self._check_depth(len(self.indents))
         return bool(super().add_indent(column))
 
-    def _bound(self, depth: int) -> None:
-        if depth >= _DEEPEST:
-            raise ScannerError(None, None, f"nested more than {_DEEPEST} deep", self.reader.get_mark())
+    def _check_depth(self, depth: int) -> None:
+        if depth >= _MAX_DEPTH:
+            raise ScannerError(None, None, f"nested more than {_MAX_DEPTH} levels deep", self.reader.get_mark())
 
 
 def read_document(path: Path, environment: Mapping[str, str]) -> CommentedMap:
-    """The file's one mapping. Raises PolicyError if it cannot be read, is not YAML, or names what is not set."""
+    """The file's top-level mapping. Raises PolicyError if the file is unreadable, invalid YAML or uses an unset
+    variable."""
     return parse_document(_read(path), environment, file=str(path))
 
 
 def parse_document(text: str, environment: Mapping[str, str], *, file: str) -> CommentedMap:
-    """As `read_document`, for text that came from elsewhere; `file` is what errors call it."""
+    """As `read_document`, for a text; errors call it `file`."""
     try:
         document = _reader().load(text)
         if not isinstance(document, CommentedMap):
-            raise PolicyError("expected a mapping with version, targets and routes", file=file, line=1, column=1)
-        _fill(Section(document, file=file), environment, set())
-    except MarkedYAMLError as wrong:
-        mark = wrong.problem_mark or wrong.context_mark
+            raise PolicyError(
+                "expected a mapping with the keys version, targets and routes", file=file, line=1, column=1
+            )
+        _substitute(Section(document, file=file), environment, set())
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        cause = str(wrong.problem or wrong.context).split("\n", maxsplit=1)[0]
-        raise PolicyError(f"not YAML: {cause}", file=file, line=line, column=column) from wrong
-    except (YAMLError, TypeError, ValueError) as wrong:
-        raise PolicyError(f"not YAML: {str(wrong).splitlines()[0]}", file=file) from wrong
+        cause = str(error.problem or error.context).split("\n", maxsplit=1)[0]
+        raise PolicyError(f"invalid YAML: {cause}", file=file, line=line, column=column) from error
+    except (YAMLError, TypeError, ValueError) as error:
+        raise PolicyError(f"invalid YAML: {str(error).splitlines()[0]}", file=file) from error
     return document
 
 
 def _reader() -> YAML:
     reader = YAML(typ="rt")
-    reader.Scanner = _ShallowScanner
+    reader.Scanner = _DepthLimitedScanner
     return reader
 
 
 def _read(path: Path) -> str:
     try:
         content = path.read_bytes()
-    except OSError as wrong:
-        raise PolicyError(f"cannot be read: {wrong.strerror or wrong}", file=str(path)) from wrong
-    if len(content) > _LARGEST_BYTES:
-        raise PolicyError(f"larger than {_LARGEST_BYTES} bytes", file=str(path))
+    except OSError as error:
+        raise PolicyError(f"cannot read the file: {error.strerror or error}", file=str(path)) from error
+    if len(content) > _MAX_BYTES:
+        raise PolicyError(f"the file is larger than {_MAX_BYTES} bytes", file=str(path))
     try:
         return content.decode("utf-8")
-    except UnicodeDecodeError as wrong:
-        raise PolicyError(f"not UTF-8 at byte {wrong.start}", file=str(path)) from wrong
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"invalid UTF-8 at byte {error.start}", file=str(path)) from error
 
 
-def _fill(section: Section, environment: Mapping[str, str], seen: set[int]) -> None:
-    """Replace the variables in every text of a mapping, in place: positions stay.
+def _substitute(section: Section, environment: Mapping[str, str], seen: set[int]) -> None:
+    """Substitute variables in all strings of a mapping, in place, which keeps their positions.
 
-    What several aliases name is one object and is filled once (`seen` holds their ids). Else a file of a kilobyte whose
-    anchors double each other would be walked 2^n times, and one that contains itself without end.
+    Aliased nodes are visited once (`seen` holds their ids): otherwise nested anchors would take exponential time
+    ("billion laughs") and a recursive alias would never end.
     """
     if id(section.node) in seen:
         return
     seen.add(id(section.node))
     for key, value in section.node.items():
         if isinstance(value, CommentedMap):
-            _fill(section.within(value, str(key)), environment, seen)
+            _substitute(section.child(value, str(key)), environment, seen)
         elif isinstance(value, CommentedSeq):
-            _fill_items(section, str(key), value, environment, seen)
+            _substitute_items(section, str(key), value, environment, seen)
         elif isinstance(value, str):
-            section.node[key] = _filled(value, section, str(key), environment)
+            section.node[key] = _substituted(value, section, str(key), environment)
 
 
-def _fill_items(
+def _substitute_items(
     section: Section, key: str, items: CommentedSeq, environment: Mapping[str, str], seen: set[int]
 ) -> None:
     for number, value in enumerate(items):
         if isinstance(value, CommentedMap):
-            _fill(section.within(value, key, number), environment, seen)
+            _substitute(section.child(value, key, number), environment, seen)
         elif isinstance(value, str):
-            items[number] = _filled(value, section, key, environment)
+            items[number] = _substituted(value, section, key, environment)
 
 
-def _filled(text: str, section: Section, key: str, environment: Mapping[str, str]) -> Any:
+def _substituted(text: str, section: Section, key: str, environment: Mapping[str, str]) -> Any:
     if "${" not in text:
         return text
 
@@ -116,10 +119,10 @@ def _filled(text: str, section: Section, key: str, environment: Mapping[str, str
         if value:
             return value
         if match["default"] is None:
-            raise section.fault(f"environment variable {match['name']} is not set and has no default", key)
+            raise section.error(f"environment variable {match['name']} is not set and has no default", key)
         return match["default"][2:]
 
     filled = _VARIABLE.sub(value_of, text)
     if "${" in filled:
-        raise section.fault("expected ${NAME} or ${NAME:-default}", key)
+        raise section.error("invalid variable; expected ${NAME} or ${NAME:-default}", key)
     return filled

@@ -1,39 +1,39 @@
-"""The `limits` of a policy file: what each key may use."""
+"""The `limits` section of a policy: rate and concurrency limits per API key."""
 
 from typing import Final
 
 from gateway.policy_files.section import Section
 from gateway.policy_types import Limit
 
-_MOST: Final = 1e9
-_WORDS: Final = ("requests_per_minute", "tokens_per_minute", "max_in_flight")
+_MAX: Final = 1e9
+_KEYS: Final = ("requests_per_minute", "tokens_per_minute", "max_in_flight")
 
 
 def read_limits(top: Section) -> tuple[Limit, ...]:
-    """All limits; a key has one, and the keys that none names share the wording of one at most."""
+    """All limits. A key has at most one, and at most one limit applies to all other keys."""
     limits: list[Limit] = []
     named: set[str] = set()
-    for entry in top.items("limits", ()):
+    for entry in top.sections("limits", ()):
         limit = _limit(entry)
         if limit.keys is None and any(other.keys is None for other in limits):
-            raise entry.fault("a second limit without `keys`: the first holds for all that no other names")
+            raise entry.error("only one limit may omit `keys`: it applies to all keys that no other limit names")
         for key in sorted(limit.keys or ()):
             if key in named:
-                raise entry.fault(f"key {key!r} has a limit already", "keys")
+                raise entry.error(f"key {key!r} already has a limit", "keys")
         named |= limit.keys or frozenset()
         limits.append(limit)
     return tuple(limits)
 
 
 def _limit(entry: Section) -> Limit:
-    keys = entry.names("keys", None)
+    keys = entry.strings("keys", None)
     limit = Limit(
         keys=None if keys is None else frozenset(keys),
-        requests_per_minute=entry.number("requests_per_minute", None, least=0.001, most=_MOST),
-        tokens_per_minute=entry.number("tokens_per_minute", None, least=1, most=_MOST),
-        max_in_flight=entry.integer("max_in_flight", None, least=1, most=1_000_000),
+        requests_per_minute=entry.number("requests_per_minute", None, minimum=0.001, maximum=_MAX),
+        tokens_per_minute=entry.number("tokens_per_minute", None, minimum=1, maximum=_MAX),
+        max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=1_000_000),
     )
     entry.close()
-    if not any(entry.has(word) for word in _WORDS):
-        raise entry.fault(f"limits nothing: give one of {', '.join(_WORDS)}")
+    if not any(entry.has(key) for key in _KEYS):
+        raise entry.error(f"set at least one of {', '.join(_KEYS)}")
     return limit

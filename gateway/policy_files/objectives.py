@@ -1,79 +1,83 @@
-"""Words that targets and routes share: names, what a lane promises, and which extra attempts that may cost."""
+"""Keys that targets and routes share: names, SLOs, hedges and retries."""
 
 import re
 from enum import StrEnum
 from math import inf
 from typing import Final
 
+from gateway.policy_files import renamed_keys
 from gateway.policy_files.section import Section
 from gateway.policy_types import Hedge, Retry, Slo
 
 # Names appear in headers (`fast=ok,quality=ok`) and as metric labels.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
 _HOUR_S: Final = 3600
-_PLAIN: Final = Slo()
-MOST_HEDGED: Final = 0.5
-MOST_RETRIED: Final = 0.2  # more than 1.2 attempts per request is how an outage becomes a storm
+_DEFAULTS: Final = Slo()
+MAX_HEDGE_SHARE: Final = 0.5
+MAX_RETRY_SHARE: Final = 0.2  # more than 1.2 attempts per request turn an outage into a retry storm
 
 
 def check_name(section: Section, name: object, *, reserved: str, key: str | None = None) -> None:
-    """Refuse a name that could not stand in a header, or that means something else already."""
+    """Refuse a reserved name and one that is not valid in headers and metric labels."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise section.fault("a name is letters, digits and _ . : - (at most 63)", key or str(name))
+        raise section.error(
+            "a name consists of letters, digits and _ . : - and has at most 63 characters", key or str(name)
+        )
     if name == reserved:
-        raise section.fault(f"the name {reserved!r} is reserved", key or name)
+        raise section.error(f"the name {reserved!r} is reserved", key or name)
 
 
 def read_slo(entry: Section) -> Slo | None:
-    """The `slo` of a route or target, or None if it promises nothing."""
+    """The `slo` of a route or target; None without one."""
     slo = entry.section("slo")
     if slo is None:
         return None
-    promise = Slo(
-        p95_ms=slo.number("p95_ms", _PLAIN.p95_ms, least=1, most=_HOUR_S * 1000),
-        first_token_p95_ms=slo.number("first_token_p95_ms", _PLAIN.p95_ms, least=1, most=_HOUR_S * 1000),
-        window_s=slo.number("window_s", _PLAIN.window_s, least=1, most=_HOUR_S),
-        recover_ratio=slo.number("recover_ratio", _PLAIN.recover_ratio, least=0.05, most=1),
-        probe_share=slo.number("probe_share", _PLAIN.probe_share, least=0, most=0.5),
-        probe_every_s=slo.number("probe_every_s", _PLAIN.probe_every_s, least=0.01, most=_HOUR_S),
-        base_ejection_s=slo.number("base_ejection_s", _PLAIN.base_ejection_s, least=0, most=_HOUR_S),
-        max_ejection_s=slo.number("max_ejection_s", _PLAIN.max_ejection_s, least=0, most=_HOUR_S),
+    slo.reject_renamed(renamed_keys.SLO)
+    objective = Slo(
+        p95_ms=slo.number("p95_ms", _DEFAULTS.p95_ms, minimum=1, maximum=_HOUR_S * 1000),
+        first_token_p95_ms=slo.number("first_token_p95_ms", _DEFAULTS.p95_ms, minimum=1, maximum=_HOUR_S * 1000),
+        window_s=slo.number("window_s", _DEFAULTS.window_s, minimum=1, maximum=_HOUR_S),
+        recover_ratio=slo.number("recover_ratio", _DEFAULTS.recover_ratio, minimum=0.05, maximum=1),
+        probe_share=slo.number("probe_share", _DEFAULTS.probe_share, minimum=0, maximum=0.5),
+        probe_every_s=slo.number("probe_every_s", _DEFAULTS.probe_every_s, minimum=0.01, maximum=_HOUR_S),
+        base_ejection_s=slo.number("base_ejection_s", _DEFAULTS.base_ejection_s, minimum=0, maximum=_HOUR_S),
+        max_ejection_s=slo.number("max_ejection_s", _DEFAULTS.max_ejection_s, minimum=0, maximum=_HOUR_S),
     )
     slo.close()
-    if promise.p95_ms == promise.first_token_p95_ms == inf:
-        raise slo.fault("promises nothing: give `p95_ms`, `first_token_p95_ms` or both")
-    if promise.max_ejection_s < promise.base_ejection_s:
-        raise slo.fault("max_ejection_s is below base_ejection_s", "max_ejection_s")
-    return promise
+    if objective.p95_ms == objective.first_token_p95_ms == inf:
+        raise slo.error("set `p95_ms`, `first_token_p95_ms` or both")
+    if objective.max_ejection_s < objective.base_ejection_s:
+        raise slo.error("max_ejection_s must not be below base_ejection_s", "max_ejection_s")
+    return objective
 
 
 def read_hedge(entry: Section, slo: Slo | None) -> Hedge | None:
-    """The `hedge` of a route: after a time, or after its p95, which only a lane with a promise keeps count of."""
+    """The `hedge` of a route. `after: p95` needs an SLO, because only lanes with an SLO measure their p95."""
     hedge = entry.section("hedge")
     if hedge is None:
         return None
-    after_ms = hedge.number("after_ms", None, least=1, most=_HOUR_S * 1000)
-    after = hedge.word("after", _After, None)
-    share = hedge.number("max_share", Hedge().max_share, least=0, most=MOST_HEDGED)
+    after_ms = hedge.number("after_ms", None, minimum=1, maximum=_HOUR_S * 1000)
+    after = hedge.choice("after", _HedgeAfter, None)
+    share = hedge.number("max_share", Hedge().max_share, minimum=0, maximum=MAX_HEDGE_SHARE)
     hedge.close()
     if (after is None) == (after_ms is None):
-        raise hedge.fault("needs either `after_ms` or `after: p95`", "after" if after else None)
+        raise hedge.error("requires exactly one of `after_ms` and `after: p95`", "after" if after else None)
     if after is not None and (slo is None or slo.p95_ms == inf):
-        raise hedge.fault("after: p95 needs `slo.p95_ms` on this route, by which answers are timed", "after")
+        raise hedge.error("`after: p95` requires `slo.p95_ms` on this route", "after")
     return Hedge(after_ms=after_ms, max_share=share)
 
 
-class _After(StrEnum):
+class _HedgeAfter(StrEnum):
     P95 = "p95"
 
 
 def read_retry(entry: Section) -> Retry | None:
-    """The `retry` of a target, or None if it is asked once."""
+    """The `retry` of a target; None disables retries."""
     retry = entry.section("retry")
     if retry is None:
         return None
-    plain = Retry()
-    times = retry.integer("times", plain.times, least=1, most=3)
-    share = retry.number("max_share", plain.max_share, least=0, most=MOST_RETRIED)
+    defaults = Retry()
+    times = retry.integer("times", defaults.times, minimum=1, maximum=3)
+    share = retry.number("max_share", defaults.max_share, minimum=0, maximum=MAX_RETRY_SHARE)
     retry.close()
     return Retry(times=times, max_share=share)

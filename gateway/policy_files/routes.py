@@ -1,12 +1,10 @@
-"""The `routes` of a policy file: which requests go where, and what their answers must pass.
-
-Knows the words of a route and of its conditions; names of targets are checked against those that exist.
-"""
+"""The `routes` section of a policy: which requests go to which targets, and how responses are validated."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gateway.enums import Location
+from gateway.policy_files import renamed_keys
 from gateway.policy_files.conditions import read_when
 from gateway.policy_files.objectives import check_name, read_hedge, read_slo
 from gateway.policy_files.section import Section, suggestion
@@ -15,40 +13,39 @@ from gateway.policy_types import Hedge, Slo
 from gateway.routing.policy import DIRECT, Route
 from gateway.types import Target
 
-_LONGEST_MS: Final = 3_600_000
+_MAX_MS: Final = 3_600_000
 
-# Words that stand elsewhere. Here they are errors: a policy means what it says.
-_LATER: Final = {
-    "limits": "limiting a route (limits stand at the top, for keys)",
-}
+# Valid at the top level only; refused here instead of ignored.
+_UNSUPPORTED: Final = {"limits": "limits per route (`limits` at the top level apply to API keys)"}
 
 
 def read_routes(top: Section, targets: Mapping[str, Target]) -> tuple[Route, ...]:
-    """All routes in order; exactly the last takes everything."""
-    entries = top.items("routes")
+    """All routes in order. Exactly the last one matches every request."""
+    entries = top.sections("routes")
     routes: list[Route] = []
     for number, entry in enumerate(entries):
         route = _route(entry, targets)
         if route.name in {earlier.name for earlier in routes}:
-            raise entry.fault(f"a second route called {route.name!r}", "name")
+            raise entry.error(f"duplicate route name {route.name!r}", "name")
         is_last = number == len(entries) - 1
         if is_last and entry.has("when"):
-            raise entry.fault("the last route takes what no other took, so it has no `when`", "when")
+            raise entry.error("the last route must match every request, so `when` is not allowed", "when")
         if not is_last and not entry.has("when"):
-            raise entry.fault(f"without `when` route {route.name!r} takes everything, and those after it nothing")
+            raise entry.error(f"route {route.name!r} has no `when`, so the routes after it would never match")
         routes.append(route)
     return tuple(routes)
 
 
 def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
-    name = entry.text("name")
+    entry.reject_renamed(renamed_keys.ROUTE)
+    name = entry.string("name")
     check_name(entry, name, reserved=DIRECT, key="name")
     when = read_when(entry)
-    min_confidence = entry.number("min_confidence", None, least=0, most=1)
+    min_confidence = entry.number("min_confidence", None, minimum=0, maximum=1)
     slo = read_slo(entry)
     shares, fall_back = _use(entry, targets), _fall_back(entry, targets)
     lanes = [targets[name] for name in (*(name for name, _ in shares), *fall_back)]
-    deadline_ms = entry.number("deadline_ms", None, least=1, most=_LONGEST_MS)
+    deadline_ms = entry.number("deadline_ms", None, minimum=1, maximum=_MAX_MS)
     route = Route(
         name=name,
         when=when,
@@ -61,63 +58,65 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
         attempt_ms=_attempt_ms(entry, deadline_ms, len(fall_back)),
         hedge=_hedge(entry, slo, lanes),
         shadow=_shadow(entry, targets),
-        checks=read_checks(entry, wants_confidence=min_confidence is not None, can_fall_back=bool(fall_back)),
-        private=entry.flag("private", False),
+        checks=read_checks(entry, needs_confidence=min_confidence is not None, can_fall_back=bool(fall_back)),
+        private=entry.boolean("private", False),
     )
-    entry.refuse(_LATER)
+    entry.reject_unsupported(_UNSUPPORTED)
     entry.close()
     _check_private(entry, route, targets)
     return route
 
 
 def _use(entry: Section, targets: Mapping[str, Target]) -> tuple[tuple[str, float], ...]:
-    """Who is asked first: a target, or several that share the requests, each with its part."""
+    """The primary target, or several targets that split the traffic by weight."""
     if not isinstance(entry.node.get("use"), dict):
-        name = entry.text("use")
+        name = entry.string("use")
         _check_target(entry, name, targets)
         return ((name, 1.0),)
     section = entry.section("use")
     assert section is not None
     for name in section.node:
         _check_target(section, str(name), targets, key=str(name))
-    shares = tuple((str(name), section.number(name, least=0, most=1e6)) for name in section.node)
+    shares = tuple((str(name), section.number(name, minimum=0, maximum=1e6)) for name in section.node)
     if not sum(share for _, share in shares) > 0:
-        raise entry.fault("somebody must have a share", "use")
+        raise entry.error("at least one share must be greater than 0", "use")
     return shares
 
 
 def _check_target(section: Section, name: str, targets: Mapping[str, Target], *, key: str = "use") -> None:
     if name not in targets:
-        raise section.fault(f"no target called {name!r}{suggestion(name, targets)}", key)
+        raise section.error(f"unknown target {name!r}{suggestion(name, targets)}", key)
 
 
 def _fall_back(entry: Section, targets: Mapping[str, Target]) -> tuple[str, ...]:
-    names: tuple[str, ...] = entry.names("fall_back", ())
+    names: tuple[str, ...] = entry.strings("fall_back", ())
     for number, name in enumerate(names):
         if name not in targets:
-            raise entry.fault(f"no target called {name!r}{suggestion(name, targets)}", "fall_back", number)
-        if name == entry.node["use"]:  # where several share a route, one may fall back to another
-            raise entry.fault(f"{name!r} cannot fall back to itself", "fall_back", number)
+            raise entry.error(f"unknown target {name!r}{suggestion(name, targets)}", "fall_back", number)
+        if name == entry.node["use"]:  # with shares, one target may fall back to another
+            raise entry.error(f"target {name!r} cannot fall back to itself", "fall_back", number)
     return names
 
 
 def _attempt_ms(entry: Section, deadline_ms: float | None, fallbacks: int) -> float | None:
-    """What each attempt but the last may take: together they leave the last one time within the deadline."""
-    attempt_ms: float | None = entry.number("attempt_ms", None, least=1, most=_LONGEST_MS)
+    """The time limit of all attempts but the last; together they must leave time for the last one."""
+    attempt_ms: float | None = entry.number("attempt_ms", None, minimum=1, maximum=_MAX_MS)
     if attempt_ms is None:
         return None
     if deadline_ms is None or not fallbacks:
-        raise entry.fault("needs a `deadline_ms` to be a part of, and a `fall_back` to leave time for", "attempt_ms")
+        raise entry.error("requires `deadline_ms` and `fall_back`", "attempt_ms")
     if attempt_ms * fallbacks >= deadline_ms:
-        raise entry.fault(f"{fallbacks} x {attempt_ms:g} leaves the last attempt nothing of deadline_ms", "attempt_ms")
+        raise entry.error(
+            f"{fallbacks} x {attempt_ms:g} ms uses up deadline_ms before the last fallback is tried", "attempt_ms"
+        )
     return attempt_ms
 
 
 def _hedge(entry: Section, slo: Slo | None, targets: Sequence[Target]) -> Hedge | None:
-    """Only another server can overtake a slow one."""
+    """A hedge needs a target at another URL: the same server would be just as slow."""
     hedge = read_hedge(entry, slo)
     if hedge is not None and all(target.url == targets[0].url for target in targets[1:]):
-        raise entry.fault("hedging needs a `fall_back` behind another url", "hedge")
+        raise entry.error("requires a `fall_back` target with a different URL", "hedge")
     return hedge
 
 
@@ -125,22 +124,22 @@ def _shadow(entry: Section, targets: Mapping[str, Target]) -> tuple[str, float] 
     shadow = entry.section("shadow")
     if shadow is None:
         return None
-    name = shadow.text("target")
+    name = shadow.string("target")
     _check_target(shadow, name, targets, key="target")
-    share = shadow.number("share", least=0, most=1)
+    share = shadow.number("share", minimum=0, maximum=1)
     shadow.close()
     return name, share
 
 
 def _check_private(entry: Section, route: Route, targets: Mapping[str, Target]) -> None:
-    """A route that keeps requests in the cluster names only targets there: what could never be called is a mistake."""
+    """A private route may name only targets inside the cluster; any other could never be called."""
     if not route.private:
         return
     for name in [name for name, _ in route.shares] or [route.use]:
         if targets[name].location is not Location.IN_CLUSTER:
-            raise entry.fault(f"the route keeps requests in the cluster, and {name!r} is outside", "use")
+            raise entry.error(f"target {name!r} is external, but the route is private", "use")
     if route.shadow is not None and targets[route.shadow[0]].location is not Location.IN_CLUSTER:
-        raise entry.fault(f"the route keeps requests in the cluster, and {route.shadow[0]!r} is outside", "shadow")
+        raise entry.error(f"target {route.shadow[0]!r} is external, but the route is private", "shadow")
     for number, name in enumerate(route.fall_back):
         if targets[name].location is not Location.IN_CLUSTER:
-            raise entry.fault(f"the route keeps requests in the cluster, and {name!r} is outside", "fall_back", number)
+            raise entry.error(f"target {name!r} is external, but the route is private", "fall_back", number)

@@ -1,7 +1,8 @@
-"""The language as a JSON Schema, for editors: `twolane policy schema` prints it, policies/schema.json holds it.
+"""The policy language as a JSON Schema for editors: `twolane policy schema` prints it, policies/schema.json contains
+it.
 
-Made by the readers themselves: they read a sample that uses every word, and each key they ask for is noted with what
-they would take. So no key can be missing here, or be here only. What depends on several keys is left to `policy check`.
+The readers produce it themselves: they parse a sample that uses every key, and a visitor records what each key accepts.
+So the schema and the parser cannot diverge. Constraints across several keys are checked by `policy check` only.
 """
 
 import re
@@ -13,18 +14,18 @@ from gateway.routing.conditions import COMPARISONS
 from gateway.routing.engine_profiles import ENGINES
 
 _VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
-# Sections whose keys are names that the author chooses.
-_NAMED: Final = frozenset({"targets", "routes[].use", "routes[].when.header"})
+# Sections whose keys are chosen by the author of the policy.
+_KEYED_BY_NAME: Final = frozenset({"targets", "routes[].use", "routes[].when.header"})
 _COMPARISON: Final = {"type": "string", "pattern": rf"^\s*({'|'.join(COMPARISONS)})\s*[0-9.]+\s*$"}
 _CLOCK: Final = {"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"}
-# Where a reader takes text and then looks closer.
-_CLOSER: Final[dict[str, dict[str, Any]]] = {
+# Keys that are read as strings and then validated further.
+_REFINED: Final[dict[str, dict[str, Any]]] = {
     "targets.*.kind": {"enum": [kind.value for kind in Kind if kind is not Kind.SCRIPTED]},
     "targets.*.resolve": {"enum": ["dns"]},
     "targets.*.engine": {"enum": sorted(ENGINES)},
     "routes[].when.confidence": _COMPARISON,
     "routes[].when.prompt_chars": _COMPARISON,
-    **{f"routes[].when.time{place}.{key}": _CLOCK for place in ("", "[]") for key in ("from", "to")},
+    **{f"routes[].when.time{pattern}.{key}": _CLOCK for pattern in ("", "[]") for key in ("from", "to")},
 }
 
 SAMPLE: Final = """\
@@ -54,55 +55,55 @@ routes:
 """
 
 
-class Ledger:
-    """What the readers asked for: by section and key, what would be taken there; and what each section must have."""
+class SchemaRecorder:
+    """Records, by section and key, which values are accepted and which keys are required."""
 
     def __init__(self) -> None:
-        self.taken: dict[str, dict[str, list[dict[str, Any]]]] = {}
-        self._required: dict[str, dict[str, set[str]]] = {}  # by place, then by path
+        self.accepted: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        self._required: dict[str, dict[str, set[str]]] = {}  # by pattern, then by path
 
-    def note(self, path: str, key: str, takes: dict[str, Any], *, required: bool) -> None:
-        """See `section.Notes`."""
-        place = _place(path)
-        name = "*" if place in _NAMED else key
-        found = self.taken.setdefault(place, {}).setdefault(name, [])
-        takes = _CLOSER.get(_join(place, name), takes)
+    def key(self, path: str, key: str, takes: dict[str, Any], *, required: bool) -> None:
+        """See `section.SchemaVisitor`."""
+        pattern = _pattern(path)
+        name = "*" if pattern in _KEYED_BY_NAME else key
+        found = self.accepted.setdefault(pattern, {}).setdefault(name, [])
+        takes = _REFINED.get(_join(pattern, name), takes)
         if takes not in found:
             found.append(takes)
-        required_there = self._required.setdefault(place, {}).setdefault(path, set())
+        required_there = self._required.setdefault(pattern, {}).setdefault(path, set())
         if required:
             required_there.add(name)
 
-    def required(self, place: str) -> list[str]:
-        """The keys that every section of this kind had to have."""
-        return sorted(set.intersection(*self._required[place].values()))
+    def required(self, pattern: str) -> list[str]:
+        """The keys that are required in every section of this kind."""
+        return sorted(set.intersection(*self._required[pattern].values()))
 
 
 def editor_schema() -> dict[str, Any]:
-    """The whole language, draft 2020-12."""
-    ledger = Ledger()
-    visit(SAMPLE, ledger)
+    """The JSON Schema (draft 2020-12) of the whole language."""
+    recorder = SchemaRecorder()
+    visit(SAMPLE, recorder)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A Twolane policy"}
-    return head | _object(ledger, "")
+    return head | _object(recorder, "")
 
 
-def _object(ledger: Ledger, place: str) -> dict[str, Any]:
-    keys = ledger.taken.get(place, {})
-    members = {key: _any_of([_inside(ledger, _join(place, key), takes) for takes in keys[key]]) for key in keys}
-    if place in _NAMED:
-        # Sections of their own, if each name has one; else what was taken under the names.
-        of_each = _object(ledger, _join(place, "*")) if _join(place, "*") in ledger.taken else members["*"]
+def _object(recorder: SchemaRecorder, pattern: str) -> dict[str, Any]:
+    keys = recorder.accepted.get(pattern, {})
+    members = {key: _any_of([_nested(recorder, _join(pattern, key), takes) for takes in keys[key]]) for key in keys}
+    if pattern in _KEYED_BY_NAME:
+        # The section under each name if there is one, else the value.
+        of_each = _object(recorder, _join(pattern, "*")) if _join(pattern, "*") in recorder.accepted else members["*"]
         return {"type": "object", "additionalProperties": of_each, "minProperties": 1}
     whole: dict[str, Any] = {"type": "object", "properties": members, "additionalProperties": False}
-    return whole | ({"required": required} if (required := ledger.required(place)) else {})
+    return whole | ({"required": required} if (required := recorder.required(pattern)) else {})
 
 
-def _inside(ledger: Ledger, place: str, takes: dict[str, Any]) -> dict[str, Any]:
-    """Objects are described by what was asked of them; a number or a word may also be a variable."""
+def _nested(recorder: SchemaRecorder, pattern: str, takes: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a value: objects become their sections; numbers and enums may also be a variable."""
     if takes == {"type": "object"}:
-        return _object(ledger, place)
+        return _object(recorder, pattern)
     if takes.get("items") == {"type": "object"}:
-        return takes | {"items": _object(ledger, f"{place}[]")}
+        return takes | {"items": _object(recorder, f"{pattern}[]")}
     if takes.get("type") in ("number", "integer") or "enum" in takes:
         return {"anyOf": [takes, _VARIABLE]}
     return takes
@@ -112,10 +113,10 @@ def _any_of(choices: list[dict[str, Any]]) -> dict[str, Any]:
     return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
 
-def _place(path: str) -> str:
-    """A section's path without the names and numbers of this file."""
+def _pattern(path: str) -> str:
+    """A section's path with target names and list indexes replaced by wildcards."""
     return re.sub(r"^targets\.[^.]+", "targets.*", re.sub(r"\[\d+\]", "[]", path))
 
 
-def _join(place: str, key: str) -> str:
-    return f"{place}.{key}" if place else key
+def _join(pattern: str, key: str) -> str:
+    return f"{pattern}.{key}" if pattern else key

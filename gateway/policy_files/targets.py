@@ -1,7 +1,4 @@
-"""The `targets` of a policy file: named places that can answer.
-
-Knows the words of a target; where they stand in the file is the section's business.
-"""
+"""The `targets` section of a policy: the servers that requests can be routed to."""
 
 import re
 from dataclasses import replace
@@ -10,6 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.enums import Capability, Grade, Kind, Location
+from gateway.policy_files import renamed_keys
 from gateway.policy_files.dns import Lookup
 from gateway.policy_files.objectives import check_name, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
@@ -21,141 +19,146 @@ from gateway.types import Capabilities, Target
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KINDS: Final = (Kind.WORKER, Kind.OPENAI, Kind.LITELLM)
 _INSTALL: Final = "pip install --require-hashes --requirement requirements-providers.txt"
-# What a worker takes in the object `diffusion` of a request, and between which bounds.
-_STEPS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
-_SHARES: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
-_LATER: Final = {"limits": "limiting a target (but for max_in_flight)"}
+# The decoding parameters of a request's `diffusion` object, with their bounds.
+_INTEGERS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
+_NUMBERS: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
+_UNSUPPORTED: Final = {"limits": "limits per target (other than max_in_flight)"}
 
 
 def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict[str, Slo]]:
-    """All targets by name, and what they promise by themselves."""
+    """All targets by name, and the SLOs that targets declare themselves."""
     section = top.section("targets")
     if section is None or not section.node:
-        raise top.fault("a policy needs at least one target", "targets")
+        raise top.error("at least one target is required", "targets")
     targets: dict[str, Target] = {}
     slos: dict[str, Slo] = {}
     for name in section.node:
         check_name(section, name, reserved=AUTO)
-        entry = section.within(section.node[name], name)
+        entry = section.child(section.node[name], name)
         targets[name] = _target(entry, name, resolve)
         slo = read_slo(entry)
         if slo is not None:
             slos[name] = slo
-        entry.refuse(_LATER)
+        entry.reject_unsupported(_UNSUPPORTED)
         entry.close()
     return targets, slos
 
 
 def _target(entry: Section, name: str, resolve: Lookup) -> Target:
+    entry.reject_renamed(renamed_keys.TARGET)
     kind = _kind(entry)
-    key_env = entry.text("key_env", None)
+    key_env = entry.string("key_env", None)
     if key_env is not None and not _VARIABLE.fullmatch(key_env):
-        raise entry.fault("expected the name of an environment variable, never a key itself", "key_env")
+        raise entry.error("expected the name of an environment variable, not the key itself", "key_env")
     urls = _urls(entry, kind)
     target = Target(
         name=name,
         kind=kind,
         url=urls[0],
-        model=entry.text("model"),
-        location=entry.word("location", Location),
-        max_in_flight=entry.integer("max_in_flight", None, least=1, most=100_000),
+        model=entry.string("model"),
+        location=entry.choice("location", Location),
+        max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
         key_env=key_env,
         retry=read_retry(entry),
         diffusion=_diffusion(entry, kind),
     )
-    if entry.text("resolve", None) is not None:
-        return replace(target, endpoints=_found(target, entry, resolve))
-    return target if len(urls) == 1 else replace(target, endpoints=_servers(target, urls))
+    if entry.string("resolve", None) is not None:
+        return replace(target, endpoints=_discovered(target, entry, resolve))
+    return target if len(urls) == 1 else replace(target, endpoints=_numbered(target, urls))
 
 
-def _found(target: Target, entry: Section, resolve: Lookup) -> tuple[Target, ...]:
-    """A server for each address behind the name, called by its address: numbers would move when one leaves."""
-    if entry.text("resolve") != "dns":
-        raise entry.fault("a name is resolved by `dns`", "resolve")
+def _discovered(target: Target, entry: Section, resolve: Lookup) -> tuple[Target, ...]:
+    """One endpoint per address behind the name, named after its address: numbers would shift when one leaves."""
+    if entry.string("resolve") != "dns":
+        raise entry.error("unknown resolver; allowed: dns", "resolve")
     parts = urlsplit(target.url)
     if parts.scheme != "http" or entry.has("urls"):
-        raise entry.fault("only one `url` with http is resolved: behind https the name is checked", "resolve")
+        raise entry.error(
+            "`resolve: dns` requires exactly one `url` with the scheme http (https verifies the host name)", "resolve"
+        )
     port = parts.port or 80
     hosts = [f"[{found}]" if ":" in found else found for found in resolve(parts.hostname or "", port)]
-    places = [f"{host}:{port}" for host in hosts]
+    addresses = [f"{host}:{port}" for host in hosts]
     return tuple(
-        replace(target, name=f"{target.name}/{place}", url=f"http://{place}{parts.path}", pool=target.name)
-        for place in places
+        replace(target, name=f"{target.name}/{address}", url=f"http://{address}{parts.path}", pool=target.name)
+        for address in addresses
     )
 
 
-def _servers(target: Target, urls: tuple[str, ...]) -> tuple[Target, ...]:
-    """Numbered from 1; a policy cannot name them, because no name has a slash."""
+def _numbered(target: Target, urls: tuple[str, ...]) -> tuple[Target, ...]:
+    """Endpoints numbered from 1. A policy cannot refer to them, because names contain no slash."""
     return tuple(
         replace(target, name=f"{target.name}/{number}", url=url, pool=target.name) for number, url in enumerate(urls, 1)
     )
 
 
 def _kind(entry: Section) -> Kind:
-    kind = entry.text("kind")
+    kind = entry.string("kind")
     if kind not in _KINDS:
-        raise entry.fault(f"unknown kind {kind!r}{suggestion(kind, _KINDS)}", "kind")
-    if kind == Kind.LITELLM and find_spec("litellm") is None:  # looks for it without importing it
-        raise entry.fault(f"kind litellm needs the extra `providers`: {_INSTALL}", "kind")
+        raise entry.error(f"unknown kind {kind!r}{suggestion(kind, _KINDS)}", "kind")
+    if kind == Kind.LITELLM and find_spec("litellm") is None:  # looks it up without importing it
+        raise entry.error(f"kind litellm requires the extra `providers`: {_INSTALL}", "kind")
     return Kind(kind)
 
 
 def _urls(entry: Section, kind: Kind) -> tuple[str, ...]:
-    """One `url`, or several `urls` of servers that are alike; of a provider, its model may stand for the address."""
+    """One `url`, or several `urls` of equivalent servers. A litellm target without a `url` is identified by its
+    model."""
     if not entry.has("urls"):
         if kind is Kind.LITELLM and not entry.has("url"):
-            return (f"litellm:{entry.text('model')}",)
-        return (_base_url(entry, entry.text("url"), kind, "url"),)
+            return (f"litellm:{entry.string('model')}",)
+        return (_base_url(entry, entry.string("url"), kind, "url"),)
     if entry.has("url"):
-        raise entry.fault("give either `url` or `urls`", "urls")
-    urls = tuple(_base_url(entry, url, kind, "urls", item) for item, url in enumerate(entry.names("urls")))
+        raise entry.error("set either `url` or `urls`, not both", "urls")
+    urls = tuple(_base_url(entry, url, kind, "urls", item) for item, url in enumerate(entry.strings("urls")))
     if not urls:
-        raise entry.fault("expected at least one url", "urls")
+        raise entry.error("expected at least one URL", "urls")
     for item, url in enumerate(urls):
         if url in urls[:item]:
-            raise entry.fault(f"{url!r} is named twice", "urls", item)
+            raise entry.error(f"duplicate URL {url!r}", "urls", item)
     return urls
 
 
 def _base_url(entry: Section, url: str, kind: Kind, key: str, item: int | None = None) -> str:
-    """Without the /v1 that every path of ours begins with; litellm adds what it likes. Never with credentials."""
+    """Without the trailing /v1, which is added to every request path (litellm adds its own). Credentials are
+    refused."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - reading it checks it
-    except ValueError as wrong:
-        raise entry.fault(f"not a URL: {wrong}", key, item) from wrong
+        parts.port  # noqa: B018 - the property validates the port
+    except ValueError as error:
+        raise entry.error(f"invalid URL: {error}", key, item) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise entry.fault("expected http://host[:port][/path] or https://...", key, item)
+        raise entry.error("expected http://host[:port][/path] or https://...", key, item)
     if parts.username is not None or parts.query or parts.fragment:
-        raise entry.fault("a base URL has no credentials, query or fragment", key, item)
+        raise entry.error("a base URL must not contain credentials, a query or a fragment", key, item)
     bare = url.rstrip("/")
     return bare if kind is Kind.LITELLM else bare.removesuffix("/v1").rstrip("/")
 
 
 def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:
-    """What `twolane tune` found, for instance. A request that says otherwise has its way."""
-    wished = entry.section("diffusion")
-    if wished is None:
+    """Default decoding parameters of a worker, for example from `twolane tune`. Requests override them."""
+    given = entry.section("diffusion")
+    if given is None:
         return ()
     if kind is not Kind.WORKER:
-        raise entry.fault("only a target of kind worker has steps and canvases", "diffusion")
-    whole = {name: wished.integer(name, None, least=low, most=high) for name, (low, high) in _STEPS.items()}
-    parts = {name: wished.number(name, None, least=low, most=high) for name, (low, high) in _SHARES.items()}
-    wished.close()
-    return tuple((name, value) for name, value in {**whole, **parts}.items() if value is not None)
+        raise entry.error("allowed only for targets of kind worker", "diffusion")
+    integers = {name: given.integer(name, None, minimum=low, maximum=high) for name, (low, high) in _INTEGERS.items()}
+    numbers = {name: given.number(name, None, minimum=low, maximum=high) for name, (low, high) in _NUMBERS.items()}
+    given.close()
+    return tuple((name, value) for name, value in {**integers, **numbers}.items() if value is not None)
 
 
 def _capabilities(entry: Section, kind: Kind) -> Capabilities:
-    """Other servers do not publish what they can do: the policy says it, or names the engine."""
-    words = entry.words("capabilities", Capability, None)
-    engine = entry.text("engine", None)
-    if (words is None) == (engine is None):
-        raise entry.fault(
-            f"a target of kind {kind} needs either `engine` or `capabilities`", "engine" if engine else None
+    """Only workers publish their capabilities; for other kinds the policy lists them or names the engine."""
+    supported = entry.choices("capabilities", Capability, None)
+    engine = entry.string("engine", None)
+    if (supported is None) == (engine is None):
+        raise entry.error(
+            f"a target of kind {kind} requires exactly one of `engine` and `capabilities`", "engine" if engine else None
         )
     if engine is None:
-        return capabilities_of(frozenset(words), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)
+        return capabilities_of(frozenset(supported), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)
     if engine not in ENGINES:
-        raise entry.fault(f"unknown engine {engine!r}{suggestion(engine, ENGINES)}", "engine")
+        raise entry.error(f"unknown engine {engine!r}{suggestion(engine, ENGINES)}", "engine")
     return ENGINES[engine]

@@ -1,7 +1,5 @@
-"""The running policy: replaced whole, and only by one that loads. Followed on the disk, and read again when told.
-
-Knows files, not what depends on them: whoever does is told how each reading went.
-"""
+"""Holds the running policy and reloads it when its file changes or on request. An invalid file keeps the running
+one."""
 
 import asyncio
 import contextlib
@@ -16,15 +14,15 @@ from gateway.policy_files.dns import Resolver
 from gateway.policy_files.load import load
 from gateway.routing.policy import Policy
 
-RESOLVE_EVERY_S: Final = 2.0  # a pod that leaves is still there so long: its preStop hook waits longer
+RESOLVE_EVERY_S: Final = 2.0  # shorter than the preStop delay of a pod, so a terminating pod is dropped in time
 
-Look = tuple[str, int, int, int]
+Fingerprint = tuple[str, int, int, int]
 
 _log = logging.getLogger("gateway")
 
 
 class Policies:
-    """Holds the current policy. Made only with one that loads: without a policy there is no gateway."""
+    """Holds the current policy. The gateway does not start without a valid one."""
 
     def __init__(self, path: Path, environment: Mapping[str, str], resolver: Resolver | None = None) -> None:
         """Raises PolicyError."""
@@ -35,106 +33,109 @@ class Policies:
 
     @property
     def current(self) -> Policy:
-        """The policy for requests that begin now; each keeps the one that it began with."""
+        """The policy for new requests; a running request keeps the one it started with."""
         return self._current
 
     @property
     def path(self) -> Path:
-        """Where it is read from."""
+        """The policy file."""
         return self._path
 
     def prepare(self) -> Policy:
-        """Read the file again. Raises PolicyError; nothing has changed then. May be called in another thread."""
+        """Load the file again without activating it. Raises PolicyError. Safe to call from another thread."""
         return load(self._path, self._environment, self._resolver)
 
     @property
-    def has_names(self) -> bool:
-        """Whether servers come from names that may have other addresses by now."""
-        return self._resolver.has_names
+    def has_dns_names(self) -> bool:
+        """Whether any endpoints are discovered via DNS."""
+        return self._resolver.has_dns_names
 
-    def servers_changed(self) -> bool:
-        """Whether they have. Blocking."""
+    def endpoints_changed(self) -> bool:
+        """Whether DNS returns other addresses now. Blocking."""
         return self._resolver.has_changed()
 
     def swap(self, prepared: Policy) -> bool:
-        """Let requests that begin from now on have this one, which cannot fail. Did it change?"""
+        """Activate a prepared policy for new requests. Returns whether its content differs from the current one."""
         changed = prepared.content_hash != self._current.content_hash
         self._current = prepared
         return changed
 
 
-class Follower:
-    """Reads the policy again when its file changes, or when asked. `tell` is told of each reading: whether it brought
-    another policy, or the error for which the last good one was kept. `ready` is waited for before a policy is swapped
-    in: it loads what that needs, and raises CannotStart if it cannot be had."""
+class PolicyWatcher:
+    """Reloads the policy when its file or its DNS names change, or on request. `on_reload` receives the result of every
+    reload: whether the policy changed, or the error for which the running policy was kept. `prepare_targets` loads what
+    a new policy needs before it is activated, and raises CannotStart if that is impossible."""
 
     def __init__(
         self,
         policies: Policies,
-        tell: Callable[[bool | PolicyError], None],
+        on_reload: Callable[[bool | PolicyError], None],
         *,
-        ready: Callable[[Policy], Awaitable[None]] | None = None,
+        prepare_targets: Callable[[Policy], Awaitable[None]] | None = None,
     ) -> None:
         self._policies = policies
-        self._tell = tell
-        self._ready = ready
-        self._asked = asyncio.Event()
-        self._read = self._last = look(policies.path)
+        self._on_reload = on_reload
+        self._prepare_targets = prepare_targets
+        self._reload_requested = asyncio.Event()
+        self._loaded = self._last = fingerprint(policies.path)
         self._resolved_s = float("-inf")
 
-    def ask(self) -> None:
-        """Read it again soon, changed or not (SIGHUP)."""
-        self._asked.set()
+    def request_reload(self) -> None:
+        """Reload soon, whether or not the file has changed (SIGHUP)."""
+        self._reload_requested.set()
 
     async def run(self, every_s: float) -> None:
-        """Look at the file so often, for ever; ends by cancellation only.
+        """Check the file every `every_s` seconds until cancelled.
 
-        Looking is polling, on purpose: it sees what inotify does not, files on a network and the symlinks that
-        Kubernetes swaps to update a ConfigMap, and costs one stat.
+        Polling is deliberate: unlike inotify it sees changes on network file systems and the symlink swaps by which
+        Kubernetes updates a ConfigMap, and it costs one stat per check.
         """
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
-                    await self._asked.wait()
-            if self._asked.is_set() or self._has_settled() or await self._has_moved():
-                self._asked.clear()
+                    await self._reload_requested.wait()
+            if self._reload_requested.is_set() or self._has_settled() or await self._has_new_addresses():
+                self._reload_requested.clear()
                 await self.reload()
 
     async def reload(self) -> None:
-        """Prepare in a thread, so that no request waits for the parser; then swap between two requests."""
-        self._read = look(self._policies.path)
+        """Load in a thread, so that no request waits for the parser; then swap."""
+        self._loaded = fingerprint(self._policies.path)
         try:
             prepared = await asyncio.to_thread(self._policies.prepare)
-            if self._ready is not None:
-                await self._ready(prepared)
+            if self._prepare_targets is not None:
+                await self._prepare_targets(prepared)
         except PolicyError as error:
-            self._tell(error)
+            self._on_reload(error)
             return
         except CannotStart as fault:
-            self._tell(PolicyError(fault.message, file=str(self._policies.path)))
+            self._on_reload(PolicyError(fault.message, file=str(self._policies.path)))
             return
-        except Exception as mistake:  # noqa: BLE001 - a file that trips the parser must not end the following of all later ones
-            _log.exception("reading the policy: a mistake of ours")
-            self._tell(PolicyError(f"reading it failed: {type(mistake).__name__}", file=str(self._policies.path)))
+        except Exception as unexpected:  # noqa: BLE001 - a file that crashes the parser must not stop the watcher
+            _log.exception("loading the policy: unexpected error")
+            self._on_reload(
+                PolicyError(f"cannot be loaded: {type(unexpected).__name__}", file=str(self._policies.path))
+            )
             return
-        self._tell(self._policies.swap(prepared))
+        self._on_reload(self._policies.swap(prepared))
 
-    async def _has_moved(self) -> bool:
-        """Has a name other addresses than it had? Asked every RESOLVE_EVERY_S at most."""
+    async def _has_new_addresses(self) -> bool:
+        """Whether a DNS name resolves to other addresses; checked at most every RESOLVE_EVERY_S."""
         now_s = asyncio.get_running_loop().time()
-        if not self._policies.has_names or now_s - self._resolved_s < RESOLVE_EVERY_S:
+        if not self._policies.has_dns_names or now_s - self._resolved_s < RESOLVE_EVERY_S:
             return False
         self._resolved_s = now_s
-        return await asyncio.to_thread(self._policies.servers_changed)
+        return await asyncio.to_thread(self._policies.endpoints_changed)
 
     def _has_settled(self) -> bool:
-        """Is it another file than was read, and the same as at the last look? One being written is not."""
-        before, self._last = self._last, look(self._policies.path)
-        return self._last == before and self._last != self._read
+        """Whether the file differs from the loaded one and has not changed since the last check (it may be half
+        written)."""
+        before, self._last = self._last, fingerprint(self._policies.path)
+        return self._last == before and self._last != self._loaded
 
 
-def look(path: Path) -> Look | None:
-    """What tells two versions of a file apart without reading it; None if there is none. Follows symlinks."""
+def fingerprint(path: Path) -> Fingerprint | None:
+    """Identifies a version of a file without reading it; None if the file does not exist. Follows symlinks."""
     try:
         found = path.stat()
         return os.path.realpath(path), found.st_ino, found.st_size, found.st_mtime_ns

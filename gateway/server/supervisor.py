@@ -1,8 +1,8 @@
-"""Several processes that serve the same two ports: started, replaced when they die, ended together.
+"""Process supervisor: runs several gateway processes on the same two ports, restarts them, and stops them together.
 
-The parent serves nothing itself. It binds, and hands the sockets down; so no connection is lost with a process that had
-not taken it yet. A process that dies is replaced; one that cannot start, or dies at once again and again, ends all.
-Signals are waited for, not handled (`sigtimedwait`), so there is nothing to race with. POSIX only.
+The parent serves no requests. It binds the sockets and its children inherit them, so a connection that no process has
+accepted yet survives the end of one. A process that dies is restarted; one that cannot start, or exits early several
+times in a row, stops all. Signals are received with `sigtimedwait`, so there are no handler races. POSIX only.
 """
 
 import os
@@ -17,24 +17,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from gateway.errors import BadSetting
-from gateway.server.sockets import bind_both, url_of
+from gateway.server.sockets import bind_both
 from gateway.settings import PREFIX, Settings
 from gateway.telemetry.multiprocess import FOLDER_VARIABLE, forget, forget_all
+from twolane.process.errors import ConfigurationError
+from twolane.process.sockets import url_of
 
-QUICKLY_S: Final = 5.0  # who dies so soon after it was started has not served
-MOST_QUICK_DEATHS: Final = 3  # in a row
-GRACE_S: Final = 5.0  # beyond the time to drain
+EARLY_EXIT_S: Final = 5.0  # a process that ends this early has not served
+MAX_EARLY_EXITS: Final = 3  # consecutive
+GRACE_S: Final = 5.0  # in addition to the drain time
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
 
 def run_supervised(settings: Settings, line: Sequence[str]) -> int:
     """Serve with `settings.workers` processes until SIGTERM or ctrl-C; SIGHUP goes to all. `line` is how one is
-    called. Returns an exit code: 0, or that of the process for which all were ended. Raises BadSetting."""
+    called. Returns an exit code: 0, or that of the process for which all were ended. Raises
+    ConfigurationError."""
     with ExitStack() as stack:
         folder = _folder(stack)
         public, admin = (stack.enter_context(bound) for bound in bind_both(settings))
-        alive, ours = os.pipe()  # closed by our death, however that comes: then children leave, too
+        alive, ours = os.pipe()  # closed when this process dies, however it dies: then the children stop, too
         for number in (alive, ours):
             stack.callback(os.close, number)
         numbers = (public.fileno(), admin.fileno(), alive)
@@ -46,65 +48,65 @@ def run_supervised(settings: Settings, line: Sequence[str]) -> int:
         }
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-        crew = _Supervisor(tuple(line), environment, numbers, folder)
-        stack.callback(crew.kill)
+        supervisor = _Supervisor(tuple(line), environment, numbers, folder)
+        stack.callback(supervisor.kill)
         print(f"twolane serve: {settings.workers} processes on {url_of(public)}, admin {url_of(admin)}", flush=True)
         for _ in range(settings.workers):
-            crew.start()
-        return crew.watch() or crew.leave(settings.drain_s + GRACE_S)
+            supervisor.start()
+        return supervisor.supervise() or supervisor.stop(settings.drain_s + GRACE_S)
 
 
 class _Supervisor:
-    """The processes; those in `_started` live, by what we know."""
+    """The child processes; those in `_started` are running."""
 
     def __init__(
         self, line: tuple[str, ...], environment: Mapping[str, str], numbers: tuple[int, ...], folder: Path
     ) -> None:
         self._line, self._environment, self._numbers, self._folder = line, environment, numbers, folder
         self._started: dict[subprocess.Popen[bytes], float] = {}
-        self._quick_deaths = 0
+        self._early_exits = 0
 
     def start(self) -> None:
-        """One more."""
-        process = subprocess.Popen(  # noqa: S603 - it is ourselves
+        """Start one process."""
+        process = subprocess.Popen(  # noqa: S603 - this program
             [sys.executable, "-m", "gateway", *self._line],
             env=self._environment,
             pass_fds=self._numbers,
-            preexec_fn=_hear_signals,  # noqa: PLW1509 - we have one thread
+            preexec_fn=_unblock_signals,  # noqa: PLW1509 - this process has one thread
         )
         self._started[process] = time.monotonic()
 
-    def watch(self) -> int:
-        """Replace who dies, until told to leave (0), or until that helps nobody (the exit code of the last)."""
+    def supervise(self) -> int:
+        """Restart processes until told to stop (0), or until restarting is pointless (the last exit code)."""
         while True:
-            heard = signal.sigwait(_SIGNALS)
-            if heard in (signal.SIGTERM, signal.SIGINT):
+            received = signal.sigwait(_SIGNALS)
+            if received in (signal.SIGTERM, signal.SIGINT):
                 return 0
-            if heard == signal.SIGHUP:
+            if received == signal.SIGHUP:
                 self._send(signal.SIGHUP)
             for process, lived_s in self._reap():
                 print(
-                    f"twolane serve: process {process.pid} ended ({process.returncode}), another starts",
+                    f"twolane serve: process {process.pid} exited with {process.returncode}; restarting it",
                     file=sys.stderr,
                 )
-                self._quick_deaths = self._quick_deaths + 1 if lived_s < QUICKLY_S else 0
-                if process.returncode == 2 or self._quick_deaths >= MOST_QUICK_DEATHS:
-                    self.leave(GRACE_S)
+                self._early_exits = self._early_exits + 1 if lived_s < EARLY_EXIT_S else 0
+                if process.returncode == 2 or self._early_exits >= MAX_EARLY_EXITS:
+                    self.stop(GRACE_S)
                     return process.returncode if process.returncode > 0 else 1
                 self.start()
 
-    def leave(self, within_s: float) -> int:
-        """Tell all to finish and wait so long; who is not done then is killed. Always 0."""
+    def stop(self, within_s: float) -> int:
+        """Send SIGTERM and wait `within_s`; `kill` ends the rest. Always returns 0."""
         self._send(signal.SIGTERM)
         until = time.monotonic() + within_s
         self._reap()
         while self._started and (left_s := until - time.monotonic()) > 0:
-            signal.sigtimedwait({signal.SIGCHLD}, left_s)  # one that came since is pending: it is blocked
+            signal.sigtimedwait({signal.SIGCHLD}, left_s)  # blocked, so one that arrived meanwhile is pending
             self._reap()
         return 0
 
     def kill(self) -> None:
-        """Whoever is left."""
+        """Kill the remaining processes."""
         self._send(signal.SIGKILL)
         for process in list(self._started):
             process.wait()
@@ -115,15 +117,15 @@ class _Supervisor:
             process.send_signal(number)
 
     def _reap(self) -> list[tuple[subprocess.Popen[bytes], float]]:
-        """Those that have died since the last time, with how long they lived. What they counted stays."""
-        dead = [process for process in self._started if process.poll() is not None]
-        for process in dead:
+        """Processes that ended since the last call, with their lifetimes. Their counters are kept."""
+        ended = [process for process in self._started if process.poll() is not None]
+        for process in ended:
             forget(self._folder, process.pid)
-        return [(process, time.monotonic() - self._started.pop(process)) for process in dead]
+        return [(process, time.monotonic() - self._started.pop(process)) for process in ended]
 
 
 def _folder(stack: ExitStack) -> Path:
-    """Where processes tell what they count; emptied of what earlier ones did. Raises BadSetting."""
+    """The folder in which processes share their metrics, emptied of earlier runs. Raises ConfigurationError."""
     given = os.environ.get(FOLDER_VARIABLE)
     if not given:
         made = Path(tempfile.mkdtemp(prefix="twolane-"))
@@ -134,10 +136,10 @@ def _folder(stack: ExitStack) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         forget_all(folder)
     except OSError as fault:
-        raise BadSetting(f"{FOLDER_VARIABLE}: {given}: {fault.strerror}") from fault
+        raise ConfigurationError(f"{FOLDER_VARIABLE}: {given}: {fault.strerror}") from fault
     return folder
 
 
-def _hear_signals() -> None:
-    """In the child: it handles signals as anybody."""
+def _unblock_signals() -> None:
+    """Runs in the child, which handles signals normally."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)

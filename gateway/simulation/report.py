@@ -1,6 +1,6 @@
-"""What a run, or two runs of one trace, come to: counts, p95s, changes, dollars. Frozen, and plain JSON on demand.
+"""Figures of a simulation run, or of two runs of one trace: counts, p95s, lane changes, cost. Plain JSON on demand.
 
-Knows what ended how, not why; rounds, so that expected results can be compared letter by letter.
+Numbers are rounded, so that expected results can be compared byte by byte.
 """
 
 from collections import Counter, defaultdict
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from math import ceil
 
 from gateway.enums import LaneState, Outcome, Reason, Task
-from gateway.simulation.run import Ended, Run
+from gateway.simulation.run import CompletedRequest, Run
 
-Lane = tuple[str, str | None]  # route, and target if somebody answered
+Lane = tuple[str, str | None]  # route, and target if one responded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneFigures:
-    """The requests that one target answered in one route; `p95_ms` as their clients saw it, fallbacks included."""
+    """The requests that one target served in one route; `p95_ms` as seen by clients, fallbacks included."""
 
     route: str
     target: str | None
@@ -29,7 +29,7 @@ class LaneFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fallbacks:
-    """So many requests went on from one target to another, and why."""
+    """How many requests fell back from one target to another, and why."""
 
     route: str
     left: str
@@ -40,7 +40,7 @@ class Fallbacks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetFigures:
-    """One target, whoever asked: `calls` are attempts made, by so many `requests`; `p95_ms` of the calls themselves."""
+    """One target over all routes: `calls` attempts for `requests` requests; `p95_ms` of the calls."""
 
     target: str
     requests: int
@@ -50,7 +50,7 @@ class TargetFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A lane's state from `at_s` on, seconds since the trace's beginning."""
+    """A lane's state from `at_s` on, in seconds since the start of the trace."""
 
     at_s: float
     route: str
@@ -76,8 +76,8 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
-    """Requests of one task that another lane answers under the new policy. A target of None: nobody did, or does."""
+class MovedRequests:
+    """Requests of one task that another lane serves under the new policy. A target of None: no target responded."""
 
     task: Task
     old_route: str
@@ -89,27 +89,27 @@ class Moved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Two policies on one trace, with the same luck."""
+    """Two policies on one trace, with the same random numbers."""
 
     old: Report
     new: Report
-    moved: tuple[Moved, ...]
+    moved: tuple[MovedRequests, ...]
 
 
 def report(run: Run) -> Report:
     """The figures of a run."""
-    ended = run.ended
+    completed = run.completed
     return Report(
         policy=run.policy,
-        requests=len(ended),
-        errors=sum(each.outcome is not Outcome.OK for each in ended),
+        requests=len(completed),
+        errors=sum(each.outcome is not Outcome.OK for each in completed),
         seconds=round(run.took_s, 1),
-        p95_ms=quantile(sorted(each.total_ms for each in ended), 0.95),
-        hedges=sum(each.hedges for each in ended),
-        dollars=_dollars(ended),
-        lanes=tuple(_lanes(ended)),
-        targets=tuple(_targets(ended)),
-        fallbacks=tuple(_fallbacks(ended)),
+        p95_ms=quantile(sorted(each.total_ms for each in completed), 0.95),
+        hedges=sum(each.hedges for each in completed),
+        dollars=_dollars(completed),
+        lanes=tuple(_lanes(completed)),
+        targets=tuple(_targets(completed)),
+        fallbacks=tuple(_fallbacks(completed)),
         changes=tuple(
             Change(at_s=round(each.at_s, 1), route=each.route, target=each.target, state=each.state)
             for each in run.changes
@@ -118,11 +118,11 @@ def report(run: Run) -> Report:
 
 
 def compare(old: Run, new: Run) -> Difference:
-    """What changes for the requests of a trace; both runs are of the same one."""
-    pairs = zip(old.ended, new.ended, strict=True)
+    """What changes for the requests of a trace; both runs must be of the same one."""
+    pairs = zip(old.completed, new.completed, strict=True)
     counts = Counter((left.task, _lane(left), _lane(right)) for left, right in pairs if _lane(left) != _lane(right))
     moved = (
-        Moved(
+        MovedRequests(
             task=task,
             old_route=left[0],
             old_target=left[1],
@@ -136,17 +136,17 @@ def compare(old: Run, new: Run) -> Difference:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The least of the values that `share` of them do not exceed; of none, 0."""
+    """The smallest value that `share` of the values do not exceed; 0 without values."""
     return round(ordered[max(0, ceil(share * len(ordered) - 1e-9) - 1)], 1) if ordered else 0.0
 
 
-def _lane(ended: Ended) -> Lane:
-    return ended.route, ended.target
+def _lane(completed: CompletedRequest) -> Lane:
+    return completed.route, completed.target
 
 
-def _lanes(ended: Sequence[Ended]) -> Iterable[LaneFigures]:
-    by_lane: defaultdict[Lane, list[Ended]] = defaultdict(list)
-    for each in ended:
+def _lanes(completed: Sequence[CompletedRequest]) -> Iterable[LaneFigures]:
+    by_lane: defaultdict[Lane, list[CompletedRequest]] = defaultdict(list)
+    for each in completed:
         by_lane[_lane(each)].append(each)
     for (route, target), own in sorted(by_lane.items(), key=lambda item: (item[0][0], item[0][1] or "")):
         times = sorted(each.total_ms for each in own)
@@ -154,17 +154,17 @@ def _lanes(ended: Sequence[Ended]) -> Iterable[LaneFigures]:
             route=route,
             target=target,
             requests=len(own),
-            share=round(len(own) / len(ended), 4),
+            share=round(len(own) / len(completed), 4),
             p50_ms=quantile(times, 0.5),
             p95_ms=quantile(times, 0.95),
             dollars=_dollars(own),
         )
 
 
-def _targets(ended: Iterable[Ended]) -> Iterable[TargetFigures]:
+def _targets(completed: Iterable[CompletedRequest]) -> Iterable[TargetFigures]:
     times: defaultdict[str, list[float]] = defaultdict(list)
     requests: Counter[str] = Counter()
-    for each in ended:
+    for each in completed:
         requests.update({target for target, _ in each.calls})
         for target, took_ms in each.calls:
             times[target].append(took_ms)
@@ -173,11 +173,11 @@ def _targets(ended: Iterable[Ended]) -> Iterable[TargetFigures]:
         yield TargetFigures(target=target, requests=requests[target], calls=len(own), p95_ms=p95_ms)
 
 
-def _fallbacks(ended: Iterable[Ended]) -> Iterable[Fallbacks]:
-    counts = Counter((each.route, *change) for each in ended for change in each.changes)
+def _fallbacks(completed: Iterable[CompletedRequest]) -> Iterable[Fallbacks]:
+    counts = Counter((each.route, *change) for each in completed for change in each.changes)
     for (route, left, taken, reason), count in sorted(counts.items()):
         yield Fallbacks(route=route, left=left, taken=taken, reason=reason, requests=count)
 
 
-def _dollars(ended: Iterable[Ended]) -> float:
-    return round(sum(each.cost for each in ended), 6)
+def _dollars(completed: Iterable[CompletedRequest]) -> float:
+    return round(sum(each.cost for each in completed), 6)

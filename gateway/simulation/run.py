@@ -1,7 +1,4 @@
-"""One simulation: a trace's requests, each through the real pipeline at its time, and what became of them.
-
-Knows the pipeline and its ports; policies come compiled, targets as models (`modelled`).
-"""
+"""One simulation: sends a trace's requests through the real pipeline in virtual time and records the outcomes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,30 +11,30 @@ from gateway.enums import LaneState, Outcome, Reason, Task
 from gateway.errors import AttemptFailed, CannotStart
 from gateway.pipeline import Pipeline
 from gateway.routing.policy import Policy
-from gateway.simulation.latency_models import Behaviour
-from gateway.simulation.simulated_upstreams import SimulatedUpstreams, Spell, query_of
+from gateway.simulation.latency_models import TargetModel
+from gateway.simulation.simulated_upstreams import Disruption, SimulatedUpstreams, query_of
 from gateway.simulation.traffic import Arrival, Trace
-from gateway.simulation.virtual_time import Luck, VirtualWorld, run_virtual
+from gateway.simulation.virtual_time import SeededRandom, VirtualWorld, run_virtual
 from gateway.state.memory import MemoryStore
 from gateway.types import Classification, Query, Status
 
-NOON: Final = datetime(2026, 1, 5, 12, tzinfo=UTC).timestamp()  # a Monday, for traces that do not say when they were
+NOON: Final = datetime(2026, 1, 5, 12, tzinfo=UTC).timestamp()  # a Monday, for traces without a date
 _UNKNOWN: Final = Status()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """Everything of a simulation but the policy. `behaviours` by target."""
+class Scenario:
+    """A simulation without its policy. `models` by target."""
 
     trace: Trace
-    behaviours: Mapping[str, Behaviour]
-    spells: tuple[Spell, ...] = ()
+    models: Mapping[str, TargetModel]
+    disruptions: tuple[Disruption, ...] = ()
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """What became of one request. `calls`: target and ms of every attempt that was made, in order."""
+class CompletedRequest:
+    """The outcome of one request. `calls`: target and ms of every attempt, in order."""
 
     number: int
     task: Task
@@ -53,7 +50,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneChange:
-    """A lane's state from this moment on, in seconds since the trace's beginning."""
+    """A lane's state from this moment on, in seconds since the start of the trace."""
 
     at_s: float
     route: str
@@ -63,32 +60,37 @@ class LaneChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """All requests in the order of their arrival, and all lane changes in the order of time."""
+    """All requests in order of arrival, and all lane changes in order of time."""
 
     policy: str
-    ended: tuple[Ended, ...]
+    completed: tuple[CompletedRequest, ...]
     changes: tuple[LaneChange, ...]
     took_s: float  # virtual
 
 
-def simulate(policy: Policy, setting: Setting) -> Run:
-    """The same run for the same arguments, on every machine. Raises NoLatency, CannotStart before anything is asked."""
-    for spell in setting.spells:
-        if spell.target not in policy.targets:
-            raise CannotStart(f"no target called {spell.target!r} that could be slow or down")
-    registry = SimulatedUpstreams(setting.behaviours, setting.trace.arrivals, Luck(setting.seed), setting.spells)
+def simulate(policy: Policy, scenario: Scenario) -> Run:
+    """Deterministic: the same arguments give the same run on every machine. Raises NoLatency or CannotStart before
+    it starts."""
+    for disruption in scenario.disruptions:
+        if disruption.target not in policy.targets:
+            raise CannotStart(
+                f"unknown target {disruption.target!r} in --slow or --down; targets: {', '.join(policy.targets)}"
+            )
+    registry = SimulatedUpstreams(
+        scenario.models, scenario.trace.arrivals, SeededRandom(scenario.seed), scenario.disruptions
+    )
     for target in policy.endpoints:
         registry(target)
-    return run_virtual(_play(policy, setting, registry))
+    return run_virtual(_run(policy, scenario, registry))
 
 
-async def _play(policy: Policy, setting: Setting, registry: SimulatedUpstreams) -> Run:
-    begin_s = setting.trace.begin_s
-    world = VirtualWorld(Luck(setting.seed), epoch_s=NOON if begin_s is None else begin_s)
+async def _run(policy: Policy, scenario: Scenario, registry: SimulatedUpstreams) -> Run:
+    begin_s = scenario.trace.begin_s
+    world = VirtualWorld(SeededRandom(scenario.seed), epoch_s=NOON if begin_s is None else begin_s)
     state = MemoryStore()
-    listener = _Listener(policy, state, world)
+    listener = _Recorder(policy, state, world)
     pipeline = Pipeline(
-        policies=_Fixed(current=policy),
+        policies=_FixedPolicy(current=policy),
         classify=lambda query: _class_of(registry.arrival(query)),
         upstreams=registry,
         state=state,
@@ -96,29 +98,29 @@ async def _play(policy: Policy, setting: Setting, registry: SimulatedUpstreams) 
         world=world,
     )
     async with asyncio.TaskGroup() as clients:
-        for arrival in setting.trace.arrivals:
+        for arrival in scenario.trace.arrivals:
             wait_s = arrival.at_s - world.now_s()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             clients.create_task(_client(pipeline, world, arrival))
     took_s = world.now_s()
     await pipeline.aclose()
-    ended = tuple(sorted(listener.ended, key=lambda each: each.number))
-    return Run(policy=policy.version, ended=ended, changes=tuple(listener.changes), took_s=took_s)
+    completed = tuple(sorted(listener.completed, key=lambda each: each.number))
+    return Run(policy=policy.version, completed=completed, changes=tuple(listener.changes), took_s=took_s)
 
 
 async def _client(pipeline: Pipeline, world: VirtualWorld, arrival: Arrival) -> None:
-    """Asks, and reads to the end."""
+    """Sends a request and reads the response to its end."""
     query: Query = query_of(arrival, world.now_s())
-    world.asks(query.request_id)
-    answer = await pipeline.handle(query)
+    world.bind_request(query.request_id)
+    response = await pipeline.handle(query)
     try:
-        async for _ in answer.deltas():
+        async for _ in response.deltas():
             pass
     except AttemptFailed:
-        pass  # the decision says so, and the client of a simulation wants no more
+        pass  # recorded in the decision
     finally:
-        await answer.aclose()
+        await response.aclose()
 
 
 def _class_of(arrival: Arrival) -> Classification:
@@ -126,25 +128,25 @@ def _class_of(arrival: Arrival) -> Classification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Fixed:
-    """See `pipeline.Policies`: nobody reloads."""
+class _FixedPolicy:
+    """See `pipeline.Policies`: never reloaded."""
 
     current: Policy
 
 
-class _Listener:
-    """See `ports.Observer`. Looks at every lane that promises something whenever a request has ended."""
+class _Recorder:
+    """See `ports.Observer`. Checks the state of every lane with an SLO after each request."""
 
     def __init__(self, policy: Policy, state: MemoryStore, world: VirtualWorld) -> None:
-        self.ended: list[Ended] = []
+        self.completed: list[CompletedRequest] = []
         self.changes: list[LaneChange] = []
         self._state = state
         self._world = world
         self._lanes = {lane: LaneState.SERVING for lane in policy.lanes if lane.slo is not None}
 
     def decided(self, decision: Decision) -> None:
-        """One more request has ended."""
-        self.ended.append(_ended(decision))
+        """Record the request and lane changes."""
+        self.completed.append(_completed(decision))
         now_s = self._world.now_s()
         for lane, known in self._lanes.items():
             state = self._state.health(lane, _UNKNOWN, now_s).lane
@@ -154,12 +156,12 @@ class _Listener:
                 self.changes.append(LaneChange(at_s=now_s, route=route, target=target, state=state))
 
     def mirrored(self, mirrored: Mirrored) -> None:
-        """Shadows change nothing that is told here."""
+        """Shadows are not reported."""
 
 
-def _ended(decision: Decision) -> Ended:
+def _completed(decision: Decision) -> CompletedRequest:
     attempts = decision.attempts
-    return Ended(
+    return CompletedRequest(
         number=int(decision.query_id),
         task=decision.classification.task,
         route=decision.route,

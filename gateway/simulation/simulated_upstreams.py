@@ -1,6 +1,6 @@
-"""Doors whose targets are models of latency and faults: what the pipeline calls in a simulation.
+"""Upstream clients whose targets are models of latency and failures: what the pipeline calls in a simulation.
 
-A bad answer is bad text and a doubtful one says so: whether anybody minds is up to the policy's checks, which are real.
+An invalid response has invalid text and an uncertain one a low confidence: the real validation decides what happens.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ import orjson
 
 from gateway.enums import Capability, FormatKind, Reason
 from gateway.errors import AttemptFailed, NoLatency, NotResident, Overloaded, Refused, UpstreamError
-from gateway.simulation.latency_models import Behaviour
+from gateway.simulation.latency_models import TargetModel
 from gateway.simulation.traffic import Arrival
-from gateway.simulation.virtual_time import Luck
+from gateway.simulation.virtual_time import SeededRandom
 from gateway.types import Call, Delta, OutputFormat, Query, Status, Target, Usage
 from gateway.upstreams.parse_response import read_delta
 from gateway.validation.json_schema import check_schema
@@ -33,23 +33,23 @@ _RAISED: Final[Mapping[Reason, type[AttemptFailed]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spell:
-    """A target is so many times slower for a while, or down (`slower` None). Seconds since the trace's beginning."""
+class Disruption:
+    """A target is slower by a factor for a while, or down (`slowdown` None). Seconds since the start of the trace."""
 
     target: str
     from_s: float
     to_s: float
-    slower: float | None = None
+    slowdown: float | None = None
 
 
-def _event(**body: object) -> Delta:
+def _delta(**body: object) -> Delta:
     return read_delta(orjson.dumps({"id": "simulated", "choices": [{"index": 0, **body}]}))
 
 
 def _texts(text: str) -> tuple[Delta, Delta, Delta]:
-    """Whole; and as a stream, first word and the rest."""
-    whole = _event(message={"content": text}, finish_reason="stop")
-    return whole, _event(delta={"content": text[:1]}), _event(delta={"content": text[1:]}, finish_reason="stop")
+    """A whole response, and as a stream its first chunk and the rest."""
+    whole = _delta(message={"content": text}, finish_reason="stop")
+    return whole, _delta(delta={"content": text[:1]}), _delta(delta={"content": text[1:]}, finish_reason="stop")
 
 
 _PLAIN: Final = _texts("words")
@@ -58,7 +58,7 @@ _BROKEN: Final = _texts("no JSON")
 
 
 def query_of(arrival: Arrival, now_s: float) -> Query:
-    """The request as the gateway would have parsed it, its texts left out."""
+    """The request as the gateway would have parsed it, without texts."""
     needs = [Capability.CHAT]
     if arrival.stream:
         needs.append(Capability.STREAM)
@@ -79,84 +79,88 @@ def query_of(arrival: Arrival, now_s: float) -> Query:
 
 
 class SimulatedUpstreams:
-    """Call it with a target. Servers that share a target behave alike."""
+    """Call it with a target. Endpoints of a pool share its model."""
 
     def __init__(
         self,
-        behaviours: Mapping[str, Behaviour],
+        models: Mapping[str, TargetModel],
         arrivals: Sequence[Arrival],
-        luck: Luck,
-        spells: Sequence[Spell] = (),
+        random: SeededRandom,
+        disruptions: Sequence[Disruption] = (),
     ) -> None:
-        self._behaviours = behaviours
+        self._models = models
         self._arrivals = arrivals
-        self._luck = luck
-        self._spells = spells
-        self._doors: dict[str, SimulatedUpstream] = {}
+        self._random = random
+        self._disruptions = disruptions
+        self._upstreams: dict[str, SimulatedUpstream] = {}
 
     def __call__(self, target: Target) -> "SimulatedUpstream":
-        """Raises NoLatency for a target of which nothing is known."""
-        door = self._doors.get(target.name)
-        if door is None:
-            title = target.policy_name
-            if title not in self._behaviours:
+        """Raises NoLatency for a target without a model."""
+        upstream = self._upstreams.get(target.name)
+        if upstream is None:
+            name = target.policy_name
+            if name not in self._models:
                 raise NoLatency(
-                    f"nothing tells how long {title!r} takes: --fit a log with answers of it, or --latency {title}=MS"
+                    f"no latency model for target {name!r}: --fit a log with its responses, or set --latency {name}=MS"
                 )
-            spells = [spell for spell in self._spells if spell.target == title]
-            door = SimulatedUpstream(title, self._behaviours[title], self, spells)
-            self._doors[target.name] = door
-        return door
+            disruptions = [disruption for disruption in self._disruptions if disruption.target == name]
+            upstream = SimulatedUpstream(name, self._models[name], self, disruptions)
+            self._upstreams[target.name] = upstream
+        return upstream
 
     def arrival(self, query: Query) -> Arrival:
-        """The trace's row behind a query."""
+        """The trace's row of a query."""
         return self._arrivals[int(query.request_id)]
 
-    def luck(self, *purpose: str | int) -> tuple[float, float]:
-        """See `Luck.pair`."""
-        return self._luck.pair(*purpose)
+    def sample(self, *purpose: str | int) -> tuple[float, float]:
+        """See `SeededRandom.pair`."""
+        return self._random.pair(*purpose)
 
 
 class SimulatedUpstream:
     """See `ports.Upstream`."""
 
-    def __init__(self, title: str, behaviour: Behaviour, registry: SimulatedUpstreams, spells: Sequence[Spell]) -> None:
+    def __init__(
+        self, name: str, model: TargetModel, registry: SimulatedUpstreams, disruptions: Sequence[Disruption]
+    ) -> None:
         self.status = _STATUS
-        self._title = title
-        self._behaviour = behaviour
-        self._doors = registry
-        self._spells = spells
-        self._asked: Counter[str] = Counter()
+        self._name = name
+        self._model = model
+        self._registry = registry
+        self._disruptions = disruptions
+        self._attempts: Counter[str] = Counter()
 
     async def send(self, call: Call) -> "SimulatedReply":
-        """Waits for the first byte, or for the fault."""
-        arrival = self._doors.arrival(call.query)
-        self._asked[call.query.request_id] += 1
-        quick, good = self._doors.luck(self._title, arrival.number, self._asked[call.query.request_id])
-        slower = self._slower(asyncio.get_running_loop().time())
-        if slower is None:
+        """Waits for the first byte or for the failure."""
+        arrival = self._registry.arrival(call.query)
+        self._attempts[call.query.request_id] += 1
+        latency_sample, fault_sample = self._registry.sample(
+            self._name, arrival.number, self._attempts[call.query.request_id]
+        )
+        slowdown = self._slowdown(asyncio.get_running_loop().time())
+        if slowdown is None:
             raise UpstreamError("The target is down.", detail="simulated: down")
-        faults = self._behaviour.faults.get(arrival.has_schema)
-        fault, after_ms = faults.drawn(good) if faults is not None else (None, 0.0)
+        faults = self._model.faults.get(arrival.has_schema)
+        fault, after_ms = faults.sample_fault(fault_sample) if faults is not None else (None, 0.0)
         if fault is not None and fault in _RAISED:
-            await asyncio.sleep(after_ms * slower / 1000)
-            raise _RAISED[fault](f"The target answered: {fault}.", detail="simulated")
-        first_ms, whole_ms = self._behaviour.takes_ms(arrival.input_tokens, arrival.output_tokens, quick)
-        await asyncio.sleep(first_ms * slower / 1000)
+            await asyncio.sleep(after_ms * slowdown / 1000)
+            raise _RAISED[fault](f"The target failed: {fault}.", detail="simulated")
+        first_ms, whole_ms = self._model.latency_ms(arrival.input_tokens, arrival.output_tokens, latency_sample)
+        await asyncio.sleep(first_ms * slowdown / 1000)
         return SimulatedReply(
-            arrival, fault, rest_s=(whole_ms - first_ms) * slower / 1000, usage=self._usage(arrival, fault)
+            arrival, fault, rest_s=(whole_ms - first_ms) * slowdown / 1000, usage=self._usage(arrival, fault)
         )
 
     async def aclose(self) -> None:
         """Nothing to close."""
 
-    def _slower(self, now_s: float) -> float | None:
+    def _slowdown(self, now_s: float) -> float | None:
         factor = 1.0
-        for spell in self._spells:
-            if spell.from_s <= now_s < spell.to_s:
-                if spell.slower is None:
+        for disruption in self._disruptions:
+            if disruption.from_s <= now_s < disruption.to_s:
+                if disruption.slowdown is None:
                     return None
-                factor *= spell.slower
+                factor *= disruption.slowdown
         return factor
 
     def _usage(self, arrival: Arrival, fault: Reason | None) -> Usage:
@@ -165,7 +169,7 @@ class SimulatedUpstream:
             output_tokens=arrival.output_tokens,
             confidence=0.0 if fault is Reason.LOW_CONFIDENCE else 1.0,
             converged=True,
-            cost=self._behaviour.dollars_per_token * (arrival.input_tokens + arrival.output_tokens),
+            cost=self._model.dollars_per_token * (arrival.input_tokens + arrival.output_tokens),
         )
 
 
@@ -179,7 +183,7 @@ class SimulatedReply:
         self._texts = _PLAIN if not arrival.has_schema else _BROKEN if fault is Reason.INVALID_OUTPUT else _JSON
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
-        """The first word at once, everything else when the answer is whole."""
+        """The first chunk at once, the rest when the response is complete."""
         whole, first, rest = self._texts
         if self._stream:
             yield first

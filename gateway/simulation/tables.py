@@ -1,4 +1,4 @@
-"""How a report reads on a terminal."""
+"""Prints simulation reports as tables."""
 
 from collections.abc import Iterable
 
@@ -8,20 +8,20 @@ from rich.table import Table
 from gateway.simulation.report import Change, Difference, LaneFigures, Report
 
 
-def show(found: Report, console: Console) -> None:
-    """Lanes, targets, fallbacks, lane changes; tables without a row are left out."""
+def print_report(found: Report, console: Console) -> None:
+    """Lanes, targets, fallbacks, lane changes; empty tables are omitted."""
     console.print(_sum(found), soft_wrap=True)
-    heads = ("route", "answered by", "requests", "share", "p50 ms", "p95 ms", "cost")
-    _table(console, "lanes", heads, map(_row, found.lanes))
+    columns = ("route", "served by", "requests", "share", "p50 ms", "p95 ms", "cost")
+    _table(console, "lanes", columns, map(_row, found.lanes))
     targets = ((each.target, each.requests, each.calls, each.p95_ms) for each in found.targets)
     _table(console, "targets", ("target", "requests", "calls", "p95 ms of calls"), targets)
-    falls = ((each.route, each.left, each.taken, each.reason, each.requests) for each in found.fallbacks)
-    _table(console, "fallbacks", ("route", "from", "to", "reason", "requests"), falls)
+    fallbacks = ((each.route, each.left, each.taken, each.reason, each.requests) for each in found.fallbacks)
+    _table(console, "fallbacks", ("route", "from", "to", "reason", "requests"), fallbacks)
     _table(console, "lane changes", ("at s", "route", "target", "state"), map(_when, found.changes))
 
 
-def show_difference(found: Difference, console: Console) -> None:
-    """Who moves, and every lane before and after."""
+def print_difference(found: Difference, console: Console) -> None:
+    """The requests that move, and every lane before and after."""
     console.print(f"old: {_sum(found.old)}", soft_wrap=True)
     console.print(f"new: {_sum(found.new)}", soft_wrap=True)
     moved = (
@@ -56,27 +56,27 @@ def _when(change: Change) -> tuple[object, ...]:
 
 
 def _row(lane: LaneFigures) -> tuple[object, ...]:
-    who, share = lane.target or "nobody", f"{lane.share:.1%}"
+    who, share = lane.target or "no target", f"{lane.share:.1%}"
     return lane.route or "no route", who, lane.requests, share, lane.p50_ms, lane.p95_ms, _cost(lane.dollars)
 
 
 def _sum(found: Report) -> str:
     return (
-        f"policy {found.policy}: {found.requests} requests in {found.seconds:g} s, {found.errors} without an answer,"
+        f"policy {found.policy}: {found.requests} requests in {found.seconds:g} s, {found.errors} failed,"
         f" p95 {found.p95_ms:g} ms, {found.hedges} hedges, cost {_cost(found.dollars)}"
     )
 
 
 def _lane(route: str, target: str | None) -> str:
-    return f"{route or 'no route'}/{target or 'nobody'}"
+    return f"{route or 'no route'}/{target or 'no target'}"
 
 
 def _cost(dollars: float) -> str:
     return f"${dollars:.4f}" if dollars else "-"
 
 
-def _table(console: Console, title: str, heads: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    table = Table(*heads, title=title, title_justify="left")
+def _table(console: Console, title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*map(str, row))
     if table.row_count:

@@ -1,7 +1,5 @@
-"""What is simulated: requests read from a decision log, or from a table of arrivals and sizes. Knows no policy.
-
-A mistake names file, line and column.
-"""
+"""Traces: requests from a decision log, or from a CSV table of arrivals and sizes. Errors name file, line and
+column."""
 
 import csv
 import re
@@ -21,12 +19,13 @@ from gateway.routing.policy import DIRECT
 
 _Value = TypeVar("_Value")
 _OUTCOMES: Final = frozenset(map(str, (*Reason, *AttemptOutcome)))
-_NEEDED: Final = ("arrival_s", "input_tokens", "output_tokens")
+_REQUIRED_COLUMNS: Final = ("arrival_s", "input_tokens", "output_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """One request of a trace. `at_s` counts from the trace's beginning. `target`: one it named itself."""
+    """One request of a trace. `at_s` counts from the start of the trace. `target`: set if the request named it
+    itself."""
 
     number: int
     at_s: float
@@ -44,29 +43,29 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """Requests in the order of their arrival. `begin_s`: seconds since the epoch, None if the file does not say."""
+    """Requests in order of arrival. `begin_s`: seconds since the epoch, None if unknown."""
 
     arrivals: tuple[Arrival, ...]
     begin_s: float | None = None
 
 
 class LoggedAttempt(msgspec.Struct, frozen=True):
-    """One attempt of a logged request, times in ms since it arrived."""
+    """One attempt of a logged request, times in ms since the request arrived."""
 
     target: str
     started_ms: float
     ended_ms: float
-    outcome: str  # a Reason or an AttemptOutcome; msgspec reads no union of the two
+    outcome: str  # a Reason or an AttemptOutcome; msgspec supports no union of two enums
     first_byte_ms: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError, which the decoder tells with its place."""
+        """Raises ValueError, which the decoder reports with its position."""
         if self.outcome not in _OUTCOMES:
-            raise ValueError(f"{self.outcome!r} is no outcome")
+            raise ValueError(f"unknown outcome {self.outcome!r}")
 
     @property
     def was_called(self) -> bool:
-        """Passing a target over takes no time."""
+        """Skipping a target takes no time."""
         return self.ended_ms > self.started_ms
 
     @property
@@ -75,8 +74,8 @@ class LoggedAttempt(msgspec.Struct, frozen=True):
         return self.ended_ms - self.started_ms
 
 
-class Logged(msgspec.Struct, frozen=True):
-    """One line of a decision log, as far as it is needed here."""
+class LoggedRequest(msgspec.Struct, frozen=True):
+    """One line of a decision log, with the fields needed here."""
 
     time: datetime
     task: Task
@@ -97,27 +96,27 @@ class Logged(msgspec.Struct, frozen=True):
 
 
 def read_trace(path: Path, *, task: Task | None = None) -> Trace:
-    """A decision log if its name ends in .jsonl, else a table. `task`: of the rows that say none (else: chat).
-
-    Raises TraceError.
-    """
+    """A decision log if the name ends in .jsonl, else a table. `task`: for rows without one (default: chat). Raises
+    TraceError."""
     if path.suffix == ".jsonl":
         return trace_of(read_log(path))
     lines = list(_lines(path))
     if not lines:
-        raise TraceError("is empty", file=path, line=1, column=1)
+        raise TraceError("the file is empty", file=path, line=1, column=1)
     columns = next(csv.reader([lines[0]]))
-    for name in _NEEDED:
+    for name in _REQUIRED_COLUMNS:
         if name not in columns:
-            raise TraceError(f"has no column {name!r}", file=path, line=1, column=1)
-    usual = task or Task.CHAT
+            raise TraceError(
+                f"missing column {name!r}; required: {', '.join(_REQUIRED_COLUMNS)}", file=path, line=1, column=1
+            )
+    default = task or Task.CHAT
     rows = [_Row(path, number, columns, line) for number, line in enumerate(lines[1:], 2) if line.strip()]
-    return _in_order([_arrival(row, usual) for row in rows])
+    return _in_order([_arrival(row, default) for row in rows])
 
 
-def read_log(path: Path) -> list[Logged]:
+def read_log(path: Path) -> list[LoggedRequest]:
     """All lines of a decision log. Raises TraceError."""
-    decoder = msgspec.json.Decoder(Logged)
+    decoder = msgspec.json.Decoder(LoggedRequest)
     found = []
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
@@ -125,14 +124,14 @@ def read_log(path: Path) -> list[Logged]:
         try:
             found.append(decoder.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-            raise _bad_line(fault, path, number, line) from fault
+            raise _line_error(fault, path, number, line) from fault
     if not found:
-        raise TraceError("holds no decision", file=path, line=1, column=1)
+        raise TraceError("the log contains no decisions", file=path, line=1, column=1)
     return found
 
 
-def trace_of(log: Sequence[Logged]) -> Trace:
-    """The requests of a log. What it does not say of a size counts as nothing."""
+def trace_of(log: Sequence[LoggedRequest]) -> Trace:
+    """The requests of a log. Unknown sizes count as 0."""
     begin_s = min(line.time.timestamp() for line in log)
     arrivals = [
         Arrival(
@@ -155,34 +154,35 @@ def trace_of(log: Sequence[Logged]) -> Trace:
 
 
 def _in_order(arrivals: Sequence[Arrival], begin_s: float | None = None) -> Trace:
-    """A log is written when requests end; a table may be in any order."""
+    """A log is ordered by the end of requests; a table may be in any order."""
     ordered = sorted(arrivals, key=lambda each: each.at_s)
     return Trace(arrivals=tuple(replace(each, number=n) for n, each in enumerate(ordered)), begin_s=begin_s)
 
 
 class _Row:
-    """One line of a table; its values by column, and where each stands."""
+    """One line of a table: values by column, and their positions."""
 
     def __init__(self, path: Path, line: int, columns: Sequence[str], text: str) -> None:
         self._path = path
         self._line = line
         fields = next(csv.reader([text]))
         if len(fields) != len(columns):
-            raise TraceError(f"has {len(fields)} values for {len(columns)} columns", file=path, line=line, column=1)
+            raise TraceError(f"expected {len(columns)} values, got {len(fields)}", file=path, line=line, column=1)
         self._fields = dict(zip(columns, fields, strict=True))
-        starts = accumulate((len(field) + 1 for field in fields), initial=1)  # off by the quotes before it, if any
+        starts = accumulate((len(field) + 1 for field in fields), initial=1)  # does not count quotes
         self._starts = dict(zip(columns, starts, strict=False))
 
-    def get(self, name: str, read: Callable[[str], _Value], usual: _Value | None = None) -> _Value:
-        """Raises TraceError where `read` cannot (ValueError, KeyError); where nothing stands, `usual` is read."""
+    def get(self, name: str, read: Callable[[str], _Value], default: _Value | None = None) -> _Value:
+        """The value parsed by `read`, or `default` if the field is empty. Raises TraceError if `read` raises
+        ValueError or KeyError."""
         text = self._fields.get(name, "").strip()
-        if not text and usual is not None:
-            return usual
+        if not text and default is not None:
+            return default
         try:
             return read(text)
         except (ValueError, KeyError):
             raise TraceError(
-                f"{text!r} is no {name}", file=self._path, line=self._line, column=self._starts[name]
+                f"invalid {name} {text!r}", file=self._path, line=self._line, column=self._starts[name]
             ) from None
 
 
@@ -222,15 +222,15 @@ def _lines(path: Path) -> Iterator[str]:
         with path.open(encoding="utf-8", newline="") as file:
             yield from file
     except OSError as fault:
-        raise TraceError(f"cannot be read: {fault.strerror}", file=path) from fault
+        raise TraceError(f"cannot read the file: {fault.strerror}", file=path) from fault
     except UnicodeDecodeError as fault:
-        raise TraceError(f"is not UTF-8: {fault.reason}", file=path) from fault
+        raise TraceError(f"invalid UTF-8: {fault.reason}", file=path) from fault
 
 
-def _bad_line(fault: Exception, path: Path, number: int, line: str) -> TraceError:
-    """Of JSON that is broken, where; of a value that is wrong, where its key stands first."""
+def _line_error(fault: Exception, path: Path, number: int, line: str) -> TraceError:
+    """For invalid JSON the column of the error; for an invalid value the column of its key's first occurrence."""
     cause = str(fault).replace("Expected", "expected").replace("Object", "object")
-    place = re.search(r"\(byte (\d+)\)", cause)
+    position = re.search(r"\(byte (\d+)\)", cause)
     key = re.search(r"\.(\w+)(?:\[[^]]*\])*`$", cause)
-    at = int(place[1]) if place else max(0, line.find(f'"{key[1]}"')) if key else 0
+    at = int(position[1]) if position else max(0, line.find(f'"{key[1]}"')) if key else 0
     return TraceError(cause, file=path, line=number, column=at + 1)

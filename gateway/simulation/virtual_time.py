@@ -1,6 +1,6 @@
-"""Time that passes only when everybody waits, and chance that depends on the request alone.
+"""A virtual clock that advances when all tasks wait, and random numbers that depend on the request alone.
 
-Knows neither pipeline nor trace. An hour of traffic takes as long as its computing, and every run is the same.
+An hour of traffic takes as long as its computation, and every run is identical.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ Result = TypeVar("Result")
 _SCALE: Final = 2.0**-32
 
 
-class _Leap(selectors.DefaultSelector):
-    """Instead of waiting for a time-out, jumps to it. Nobody outside is heard: a simulation has no sockets."""
+class _TimeSkippingSelector(selectors.DefaultSelector):
+    """Advances the clock instead of waiting for a timeout. No I/O: a simulation has no sockets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -23,34 +23,34 @@ class _Leap(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("everybody waits, and nothing will ever happen")
+            raise RuntimeError("deadlock: every task waits and no timer is set")
         if timeout > 0:
             self.now_s += timeout
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop without real time. It begins at 0 s."""
+    """An event loop without real time. It starts at 0 s."""
 
     def __init__(self) -> None:
-        self._leap = _Leap()
-        super().__init__(self._leap)
+        self._selector = _TimeSkippingSelector()
+        super().__init__(self._selector)
 
     def time(self) -> float:
         """Virtual seconds."""
-        return self._leap.now_s
+        return self._selector.now_s
 
 
-def run_virtual(story: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine to its end in virtual time. Must not be called where an event loop runs already."""
+def run_virtual(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run a coroutine to its end in virtual time. Must not be called while an event loop is running."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(story)
+        return runner.run(main)
 
 
-class Luck:
-    """Chance by seed, request and purpose, not by order: what one request draws moves no other's.
+class SeededRandom:
+    """Random numbers keyed by seed, request and purpose, not by order: one request never changes another's numbers.
 
-    So two policies meet the same luck on one trace, and their difference is theirs (common random numbers).
+    Two policies see the same numbers on one trace, so their difference is theirs alone (common random numbers).
     """
 
     def __init__(self, seed: int) -> None:
@@ -58,20 +58,20 @@ class Luck:
 
     def pair(self, *purpose: str | int) -> tuple[float, float]:
         """Two independent numbers in [0, 1)."""
-        told = "/".join(map(str, purpose)).encode()
-        drawn = int.from_bytes(blake2b(told, digest_size=8, key=self._key).digest(), "big")
-        return (drawn >> 32) * _SCALE, (drawn & 0xFFFFFFFF) * _SCALE
+        data = "/".join(map(str, purpose)).encode()
+        bits = int.from_bytes(blake2b(data, digest_size=8, key=self._key).digest(), "big")
+        return (bits >> 32) * _SCALE, (bits & 0xFFFFFFFF) * _SCALE
 
 
 class VirtualWorld:
-    """See `ports.World`. `asks` says for which request the running task draws."""
+    """See `ports.World`. `bind_request` sets the request whose random numbers the running task draws."""
 
-    def __init__(self, luck: Luck, *, epoch_s: float) -> None:
-        """`epoch_s`: what people's clocks show when the loop's shows 0."""
-        self._luck = luck
+    def __init__(self, random: SeededRandom, *, epoch_s: float) -> None:
+        """`epoch_s`: the wall clock time at which the loop's clock shows 0."""
+        self._random = random
         self._epoch_s = epoch_s
         self._loop = asyncio.get_running_loop()
-        self._asking: ContextVar[tuple[str, list[int]]] = ContextVar("asking")
+        self._request: ContextVar[tuple[str, list[int]]] = ContextVar("asking")
 
     def now_s(self) -> float:
         """Virtual seconds."""
@@ -81,12 +81,12 @@ class VirtualWorld:
         """Virtual seconds since the epoch."""
         return self._epoch_s + self._loop.time()
 
-    def asks(self, request_id: str) -> None:
-        """From here on this task, and those it starts, draw for this request."""
-        self._asking.set((request_id, [0]))
+    def bind_request(self, request_id: str) -> None:
+        """From here on this task, and those it starts, draw this request's numbers."""
+        self._request.set((request_id, [0]))
 
     def sample(self) -> float:
         """The request's next number."""
-        request_id, drawn = self._asking.get()
-        drawn[0] += 1
-        return self._luck.pair("world", request_id, drawn[0])[0]
+        request_id, count = self._request.get()
+        count[0] += 1
+        return self._random.pair("world", request_id, count[0])[0]

@@ -1,8 +1,9 @@
-"""State shared between replicas through Redis: about once a second, each writes what it counted and reads the others.
+"""Shared state of replicas through Redis: about once a second, each writes its snapshot and reads those of the
+others.
 
-Knows how reports travel, not what they mean. No request waits for any of it: while Redis is away, slow or empty, the
-process goes on with what it knows, and the next exchange that works makes up for all that were lost, because a report
-is whole every time. One hash holds one field per replica, so one small script is one atomic exchange.
+Transports snapshots without interpreting them. No request waits for Redis: while it is down, slow or empty, the
+process decides by its last known state, and the next successful exchange makes up for lost ones, because snapshots
+are complete. A hash with one field per replica makes one short script one atomic exchange.
 """
 
 import asyncio
@@ -15,22 +16,21 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from gateway.errors import BadSetting
 from gateway.ports import Clock
 from gateway.reliability.replication import PeerSnapshot, Snapshot
+from twolane.process.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-# Of two replicas one needs at most this long to tell and the other as long to hear; together below two seconds.
-EVERY_S: Final = 0.7
+# One interval until a replica writes and one until another reads: state spreads within two seconds.
+EXCHANGE_EVERY_S: Final = 0.7
 TIMEOUT_S: Final = 0.5
-# What a replica that is gone has counted is remembered so long; windows are usually shorter.
+# How long the counts of a vanished replica are kept; windows are usually shorter.
 KEEP_S: Final = 120
 
-# Ages are told by Redis's clock alone: a field is `sequence milliseconds snapshot`. A write that was overtaken (it
-# waited
-# in a socket while Redis stood still) changes nothing.
+# Ages are measured by Redis's clock only: a field is `sequence milliseconds snapshot`. A write that arrives after a
+# newer one (delayed in a socket while Redis was stopped) is ignored.
 _SCRIPT: Final = """
 local key, me, sequence, report, keep_ms = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local time = redis.call('TIME')
@@ -43,12 +43,12 @@ redis.call('PEXPIRE', key, keep_ms)
 local reply = {}
 local fields = redis.call('HGETALL', key)
 for i = 1, #fields, 2 do
-  local told_ms, other = string.match(fields[i + 1], '^%d+ (%d+) (.*)$')
-  if not told_ms or now_ms - tonumber(told_ms) > keep_ms then
+  local written_ms, other = string.match(fields[i + 1], '^%d+ (%d+) (.*)$')
+  if not written_ms or now_ms - tonumber(written_ms) > keep_ms then
     redis.call('HDEL', key, fields[i])
   elseif fields[i] ~= me then
     reply[#reply + 1] = fields[i]
-    reply[#reply + 1] = tostring(math.max(0, now_ms - tonumber(told_ms)))
+    reply[#reply + 1] = tostring(math.max(0, now_ms - tonumber(written_ms)))
     reply[#reply + 1] = other
   end
 end
@@ -60,23 +60,23 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Snapshot)
 
 
-class Reporter(Protocol):
-    """What is shared: it can say what it knows itself, and take in what others said."""
+class ReplicatedState(Protocol):
+    """The state that replicas share."""
 
     def snapshot(self, now_s: float) -> Snapshot:
         """All that this process counted itself."""
         ...
 
-    def merge(self, now_s: float, heard: Sequence[PeerSnapshot], *, me: str) -> None:
-        """All that the others said last; `me` is what they call us."""
+    def merge(self, now_s: float, peers: Sequence[PeerSnapshot], *, me: str) -> None:
+        """The latest snapshots of the other replicas; `me` is their name for this process."""
         ...
 
 
 class Replica:
-    """This process among its replicas. `is_up` tells whether the last exchange worked."""
+    """This process among its replicas. `is_up`: the last exchange succeeded."""
 
-    def __init__(self, reporter: Reporter, clock: Clock, redis: "Redis", *, namespace: str) -> None:
-        self._reporter = reporter
+    def __init__(self, state: ReplicatedState, clock: Clock, redis: "Redis", *, namespace: str) -> None:
+        self._state = state
         self._clock = clock
         self._redis = redis
         self._script = redis.register_script(_SCRIPT)
@@ -86,44 +86,44 @@ class Replica:
         self.is_up = False
 
     async def run(self) -> None:
-        """Exchange for ever; ends by cancellation only."""
+        """Exchange until cancelled."""
         while True:
             try:
                 await self.exchange()
-            except Exception:  # noqa: BLE001 - outermost place of this task: one bad report must not end all sharing
+            except Exception:  # noqa: BLE001 - top of this task: one bad snapshot must not end all sharing
                 _log.exception("shared state: an exchange failed")
                 self.is_up = False
-            await asyncio.sleep(EVERY_S * random.uniform(0.9, 1.0))  # noqa: S311 - so that replicas do not march in step
+            await asyncio.sleep(EXCHANGE_EVERY_S * random.uniform(0.9, 1.0))  # noqa: S311 - jitter
 
     async def exchange(self) -> None:
-        """Once. When it fails, nothing is lost but time, and the process knows what it knew."""
+        """One exchange. A failure loses nothing but time."""
         from redis.exceptions import RedisError
 
         self._sequence += 1
-        snapshot = _encoder.encode(self._reporter.snapshot(self._clock.now_s()))
+        snapshot = _encoder.encode(self._state.snapshot(self._clock.now_s()))
         try:
             async with asyncio.timeout(2 * TIMEOUT_S):
                 reply = await self._script(keys=[self._key], args=[self._name, self._sequence, snapshot, KEEP_S * 1000])
         except (RedisError, OSError, TimeoutError) as fault:
-            self._went(False, type(fault).__name__)  # not its message: that may hold the address
+            self._set_up(False, type(fault).__name__)  # its message may contain the address
             return
         now_s = self._clock.now_s()
-        self._reporter.merge(now_s, _heard(reply, now_s), me=self._name)
-        self._went(True, "")
+        self._state.merge(now_s, _peers(reply, now_s), me=self._name)
+        self._set_up(True, "")
 
-    def _went(self, is_up: bool, cause: str) -> None:
+    def _set_up(self, is_up: bool, cause: str) -> None:
         if is_up and not self.is_up:
             _log.info("shared state: joined")
         if not is_up and (self.is_up or self._sequence == 1):
-            _log.warning("shared state: redis does not answer (%s); deciding by local state until it does", cause)
+            _log.warning("shared state: Redis does not respond (%s); using local state until it does", cause)
         self.is_up = is_up
 
 
 @contextlib.asynccontextmanager
-async def shared_state(reporter: Reporter, clock: Clock, *, url: str, namespace: str) -> AsyncIterator[Replica]:
-    """A replica that exchanges in the background until the block ends. Raises BadSetting for a URL of another kind."""
+async def shared_state(state: ReplicatedState, clock: Clock, *, url: str, namespace: str) -> AsyncIterator[Replica]:
+    """A replica that exchanges in the background until the block ends. Raises ConfigurationError for an invalid URL."""
     redis = connect(url)
-    replica = Replica(reporter, clock, redis, namespace=namespace)
+    replica = Replica(state, clock, redis, namespace=namespace)
     task = asyncio.create_task(replica.run(), name="shared state")
     try:
         yield replica
@@ -135,7 +135,7 @@ async def shared_state(reporter: Reporter, clock: Clock, *, url: str, namespace:
 
 
 def connect(url: str) -> "Redis":
-    """A client that gives up early and tries nothing twice: the next exchange is the retry. Does not connect yet."""
+    """A client with short timeouts and no retries: the next exchange is the retry. Connects on first use."""
     from redis.asyncio import Redis
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
@@ -143,12 +143,12 @@ def connect(url: str) -> "Redis":
     once = Retry(NoBackoff(), 0)
     try:
         return Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=once)
-    except ValueError as fault:  # its message names the scheme or the port, never the password
-        raise BadSetting(f"TWOLANE_REDIS_URL: {fault}") from None
+    except ValueError as fault:  # the message names the scheme or the port, never the password
+        raise ConfigurationError(f"TWOLANE_REDIS_URL: {fault}") from None
 
 
-def _heard(reply: Sequence[Any], now_s: float) -> list[PeerSnapshot]:
-    """From names, ages in milliseconds and reports in turn; those of another version are left out."""
+def _peers(reply: Sequence[Any], now_s: float) -> list[PeerSnapshot]:
+    """Parses names, ages in milliseconds and snapshots; snapshots of an incompatible version are skipped."""
     found: list[PeerSnapshot] = []
     for name, age_ms, encoded in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
         with contextlib.suppress(msgspec.DecodeError):

@@ -1,4 +1,4 @@
-"""How a Decision reads as JSON: one line of the decision log, and the answer of the admin surface. No prompt text."""
+"""A Decision as JSON: a line of the decision log and the response of the admin port. Contains no prompt text."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,7 +7,7 @@ from gateway.decision import AttemptRecord, Decision
 
 
 def document_of(decision: Decision) -> dict[str, Any]:
-    """The shape of the decision log, key by key."""
+    """The format of the decision log."""
     classification, usage = decision.classification, decision.usage
     return {
         "time": _time(decision.time_s),
@@ -34,7 +34,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
 
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
-    rare = {"url": attempt.url, "hedge": attempt.hedge}  # said of those only that have them
+    optional = {"url": attempt.url, "hedge": attempt.hedge}  # only if set
     return {
         "target": attempt.target,
         "started_ms": _ms(attempt.started_ms),
@@ -42,7 +42,7 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
         "ended_ms": _ms(attempt.ended_ms),
         "outcome": attempt.outcome,
         "detail": attempt.detail,
-    } | {name: value for name, value in rare.items() if value}
+    } | {name: value for name, value in optional.items() if value}
 
 
 def _ms(value: float) -> float:

@@ -1,4 +1,4 @@
-"""The decision log: one JSON line per request, written by a thread of its own so that no request waits for a disk."""
+"""The decision log: one JSON line per request, written by a background thread so that no request waits for the disk."""
 
 import threading
 from collections import deque
@@ -9,27 +9,27 @@ from typing import Final
 import orjson
 
 from gateway.decision import Decision, Mirrored
-from gateway.errors import BadSetting
 from gateway.telemetry.decision_json import document_of
 from gateway.telemetry.log_rotation import RotatingFile
+from twolane.process.errors import ConfigurationError
 
 MAX_WAITING: Final = 10_000
-_EVERY_S: Final = 0.1  # waking the thread for every line would cost more than the line
+_EVERY_S: Final = 0.1  # waking the thread for every line would cost more than writing it
 
 
 class DecisionLog:
-    """An Observer. When the disk is slower than the requests, lines are dropped and counted, never waited for."""
+    """An Observer. If the disk cannot keep up, lines are dropped and counted."""
 
     def __init__(
-        self, path: Path, on_drop: Callable[[int], None] = lambda _lines: None, *, most_bytes: int = 0, keep: int = 1
+        self, path: Path, on_drop: Callable[[int], None] = lambda _lines: None, *, max_bytes: int = 0, keep: int = 1
     ) -> None:
-        """Raises BadSetting if the file cannot be opened. `on_drop` is told how many lines were lost, on any thread;
-        for the rest see `RotatingFile`."""
+        """Raises ConfigurationError if the file cannot be opened. `on_drop` receives the number of dropped lines, on
+        any thread; see `RotatingFile` for the other arguments."""
         try:
-            self._file = RotatingFile(path, most_bytes=most_bytes, keep=keep)
+            self._file = RotatingFile(path, max_bytes=max_bytes, keep=keep)
         except OSError as fault:
-            raise BadSetting(f"TWOLANE_DECISION_LOG: cannot write {path}: {fault.strerror}") from fault
-        self._waiting: deque[Decision] = deque()  # appending and popping are atomic
+            raise ConfigurationError(f"TWOLANE_DECISION_LOG: cannot write {path}: {fault.strerror}") from fault
+        self._waiting: deque[Decision] = deque()  # append and popleft are atomic
         self._drop = on_drop
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="decision log", daemon=True)
@@ -43,10 +43,10 @@ class DecisionLog:
             self._waiting.append(decision)
 
     def mirrored(self, mirrored: Mirrored) -> None:
-        """A line is a request, and this was none."""
+        """Shadows are not logged."""
 
     def close(self) -> None:
-        """Write what is waiting, then close the file."""
+        """Write the waiting lines, then close the file."""
         self._closing.set()
         self._thread.join()
         self._file.close()
@@ -57,7 +57,7 @@ class DecisionLog:
         self._append()
 
     def _append(self) -> None:
-        """One write for all that waited; a full disk costs lines, not requests."""
+        """One write for all waiting lines; a full disk drops lines."""
         decisions = [self._waiting.popleft() for _ in range(len(self._waiting))]
         lines = [line for line in map(_line, decisions) if line]
         self._drop(len(decisions) - len(lines))
@@ -70,7 +70,7 @@ class DecisionLog:
 
 
 def _line(decision: Decision) -> bytes:
-    """Empty for what JSON cannot say: that costs its line, and not the thread that writes all later ones."""
+    """Empty if the decision cannot be encoded: that drops one line instead of ending the thread."""
     try:
         return orjson.dumps(document_of(decision), option=orjson.OPT_APPEND_NEWLINE)
     except (orjson.JSONEncodeError, OverflowError, ValueError):

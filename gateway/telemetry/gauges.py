@@ -1,7 +1,7 @@
-"""States as gauges, read at the moment somebody looks: of lanes, targets, policy and store.
+"""Gauges of lanes, targets, policy and store, read when Prometheus scrapes.
 
-`look` belongs to the event loop, whose state it reads; `collect` may run on any thread and shows the last look. What
-other processes of the same gateway saw last is folded in, family by family. Unknown is left out, never 0.
+`refresh` runs on the event loop, whose state it reads; `collect` may run on any thread and returns the last
+refresh. Values of other processes of the same gateway are merged per gauge. An unknown value is omitted, never 0.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,15 +19,15 @@ from gateway.types import Candidate, Status, Target
 
 
 class Family(NamedTuple):
-    """What a gauge is called and says, its labels, and how what several processes saw becomes one number."""
+    """Help text and labels of a gauge, and how the values of several processes are merged."""
 
-    says: str
+    help: str
     labels: tuple[str, ...]
-    fold: Callable[[Iterable[float]], float] = max  # the worst, where it is a matter of worse and better
+    merge: Callable[[Iterable[float]], float] = max  # the worst value
 
 
 class Reading(NamedTuple):
-    """One number of one family, at one moment."""
+    """One value of a gauge."""
 
     name: str
     labels: tuple[str, ...]
@@ -37,70 +37,72 @@ class Reading(NamedTuple):
 Source = Callable[[], Iterable[Reading]]
 
 FAMILIES: Final = {
-    names.LANE_STATE: Family("0 serving, 1 probing, 2 ejected.", ("route", "target")),
-    names.LANE_P95_SECONDS: Family("p95 of the window.", ("route", "target")),
-    names.LANE_BUDGET_SECONDS: Family("What p95 should be.", ("route", "target")),
-    names.LANE_FIRST_TOKEN_BUDGET: Family("What p95 of the first token should be.", ("route", "target")),
-    names.BREAKER_STATE: Family("0 closed, 1 half open, 2 open.", ("target",)),
-    names.IN_FLIGHT: Family("Attempts under way.", ("target",), sum),
-    names.TARGET_RESIDENCY: Family("1 for where a worker last said its weights are.", ("target", "state")),
-    names.TARGET_WAIT_SECONDS: Family("What a worker last said a request would wait.", ("target",)),
-    names.POLICY_INFO: Family("The running policy.", ("hash",)),
-    names.POLICY_LOADED: Family("When the running policy was loaded.", (), min),
-    names.POLICY_CURRENT: Family("Is the running policy what its file says?", (), min),
-    names.STORE_UP: Family("Did the last exchange with other replicas work?", (), min),
-    names.BUILD_INFO: Family("What runs here.", ("version",)),
+    names.LANE_STATE: Family("State of the lane: 0 serving, 1 probing, 2 ejected.", ("route", "target")),
+    names.LANE_P95_SECONDS: Family("Measured p95 latency of the lane's window.", ("route", "target")),
+    names.LANE_BUDGET_SECONDS: Family("p95 latency objective of the lane.", ("route", "target")),
+    names.LANE_FIRST_TOKEN_BUDGET: Family(
+        "p95 objective of the lane for the time to first token.", ("route", "target")
+    ),
+    names.BREAKER_STATE: Family("State of the circuit breaker: 0 closed, 1 half open, 2 open.", ("target",)),
+    names.IN_FLIGHT: Family("Attempts in flight.", ("target",), sum),
+    names.TARGET_RESIDENCY: Family("1 for the last reported state of the worker's weights.", ("target", "state")),
+    names.TARGET_WAIT_SECONDS: Family("Queue wait of a new request as last predicted by the worker.", ("target",)),
+    names.POLICY_INFO: Family("Hash of the running policy.", ("hash",)),
+    names.POLICY_LOADED: Family("Unix time at which the running policy was loaded.", (), min),
+    names.POLICY_CURRENT: Family("1 if the last reload of the policy file succeeded.", (), min),
+    names.STORE_UP: Family("1 if the last exchange with other replicas succeeded.", (), min),
+    names.BUILD_INFO: Family("Version of the gateway.", ("version",)),
 }
 _LANE_NUMBER: Final = {LaneState.SERVING: 0, LaneState.PROBING: 1, LaneState.EJECTED: 2}
 _BREAKER_NUMBER: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
 class Gauges(Collector):
-    """Register it with a registry. `others` gives what other processes saw."""
+    """A collector for a Prometheus registry. `peer_readings` returns the values of other processes."""
 
-    def __init__(self, others: Source = tuple) -> None:
+    def __init__(self, peer_readings: Source = tuple) -> None:
         self._sources: list[Source] = []
-        self._others = others
+        self._peer_readings = peer_readings
         self._seen: tuple[Reading, ...] = ()
 
-    def watch(self, source: Source) -> None:
-        """Ask it, too, at every look."""
+    def add_source(self, source: Source) -> None:
+        """Read this source at every refresh."""
         self._sources.append(source)
 
-    def look(self) -> tuple[Reading, ...]:
-        """Read everything now; on the event loop."""
+    def refresh(self) -> tuple[Reading, ...]:
+        """Read all sources; on the event loop."""
         self._seen = tuple(reading for source in self._sources for reading in source())
         return self._seen
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """What was last seen, family by family."""
+        """The last refresh, gauge by gauge."""
         seen: dict[str, dict[tuple[str, ...], list[float]]] = {}
-        for reading in (*self._seen, *self._others()):
+        for reading in (*self._seen, *self._peer_readings()):
             seen.setdefault(reading.name, {}).setdefault(reading.labels, []).append(reading.value)
         for name, family in FAMILIES.items():
             if name in seen:
-                metric = GaugeMetricFamily(name, family.says, labels=family.labels)
+                metric = GaugeMetricFamily(name, family.help, labels=family.labels)
                 for labels, values in seen[name].items():
-                    metric.add_metric(labels, family.fold(values))
+                    metric.add_metric(labels, family.merge(values))
                 yield metric
 
 
-def lanes_of(
+def lane_gauges(
     policy: Callable[[], Policy], state: StateStore, clock: Clock, status_of: Callable[[Target], Status]
 ) -> Source:
-    """All lanes and targets of the running policy."""
+    """The gauges of all lanes and targets of the running policy."""
 
-    def look() -> Iterator[Reading]:
+    def refresh() -> Iterator[Reading]:
         now_s, seen = clock.now_s(), set[str]()
         for candidate in policy().lanes:
             yield from _lane(candidate, state, now_s)
-            for place in candidate.endpoints:
-                if place.target.name not in seen:
-                    seen.add(place.target.name)
-                    yield from _target(place, state, status_of(place.target), now_s)
+            for endpoint in candidate.endpoints:
+                if endpoint.target.name not in seen:
+                    seen.add(endpoint.target.name)
+                    yield from _target(endpoint, state, status_of(endpoint.target), now_s)
         yield Reading(names.POLICY_INFO, (policy().version,), 1)
 
-    return look
+    return refresh
 
 
 def _lane(candidate: Candidate, state: StateStore, now_s: float) -> Iterator[Reading]:
@@ -117,8 +119,8 @@ def _lane(candidate: Candidate, state: StateStore, now_s: float) -> Iterator[Rea
         yield Reading(names.LANE_P95_SECONDS, lane, p95_ms / 1000)
 
 
-def _target(place: Candidate, state: StateStore, status: Status, now_s: float) -> Iterator[Reading]:
-    health, label = state.health(place, status, now_s), (place.target.name,)
+def _target(endpoint: Candidate, state: StateStore, status: Status, now_s: float) -> Iterator[Reading]:
+    health, label = state.health(endpoint, status, now_s), (endpoint.target.name,)
     yield Reading(names.BREAKER_STATE, label, _BREAKER_NUMBER[health.breaker])
     yield Reading(names.IN_FLIGHT, label, health.in_flight)
     if status.residency is not Residency.UNKNOWN:

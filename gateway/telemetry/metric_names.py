@@ -1,6 +1,6 @@
-"""Every metric name of the gateway. Label values come from policies and the closed sets of `words`, never requests.
+"""Every metric name of the gateway. Label values come from policies and closed enums, never from requests.
 
-Dashboards, alerts and documents rely on these: change one only together with its readers. Pure constants.
+Dashboards, alerts and documents use these names: change them together.
 """
 
 from typing import Final
@@ -14,7 +14,7 @@ SKIPS: Final = "twolane_skips_total"
 HEDGES: Final = "twolane_hedges_total"
 SHADOWS: Final = "twolane_shadows_total"
 VALIDATIONS: Final = "twolane_validations_total"
-PROMISES: Final = "twolane_slo_events_total"
+SLO_EVENTS: Final = "twolane_slo_events_total"
 CONFIDENCE: Final = "twolane_answer_confidence"
 OVERHEAD_SECONDS: Final = "twolane_overhead_seconds"
 COST: Final = "twolane_cost_dollars_total"
@@ -44,7 +44,7 @@ OPERATION_SECONDS: Final = "gen_ai_client_operation_duration_seconds"
 FIRST_CHUNK_SECONDS: Final = "gen_ai_client_operation_time_to_first_chunk_seconds"
 TOKEN_USAGE: Final = "gen_ai_client_token_usage"  # noqa: S105 - tokens of a vocabulary
 
-# Neighbours are at most a factor of 2 apart (the conventions' own), mostly less; what a policy promises is added.
+# Neighbours are at most a factor of 2 apart, as in the conventions; the objectives of the policy are added.
 SECONDS_BUCKETS: Final = (
     *(0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8),
     *(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 35.0, 60.0, 120.0),
@@ -53,7 +53,7 @@ OVERHEAD_BUCKETS: Final = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005,
 CONFIDENCE_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
 TOKEN_BUCKETS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 
-# What a validation may be counted under: the keywords of JSON Schema that can fail, and the checks of our own.
+# Values of the label `keyword`: keywords of JSON Schema that can fail, and the gateway's own checks.
 KEYWORDS: Final = frozenset(
     """additionalItems additionalProperties allOf anyOf const contains contentEncoding contentMediaType dependencies
     dependentRequired dependentSchemas enum exclusiveMaximum exclusiveMinimum falseSchema format if items maxContains

@@ -1,6 +1,6 @@
-"""Metrics of decisions, counted as they come. States, which are read when somebody looks, are `gauges`' business.
+"""Counters and histograms of decisions. Gauges, which are read at scrape time, are in `gauges`.
 
-An Observer. Children are cached by their labels: finding one costs a dictionary look-up.
+An Observer. Children are cached by their labels, which makes finding one a dictionary lookup.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,76 +20,88 @@ from gateway.telemetry import metric_names as names
 from gateway.telemetry.gauges import Gauges, Reading
 from gateway.telemetry.multiprocess import MultiprocessMetrics
 
-_NOBODY: Final = "none"
+_NONE: Final = "none"
 _CHAT: Final = "chat"
 _OPEN_METRICS: Final = "application/openmetrics-text"
 
 
 class Metrics:
-    """One registry per gateway, so that two in one process do not mix."""
+    """One registry per gateway, so that two gateways in one process do not mix."""
 
     def __init__(self, peers: MultiprocessMetrics | None = None) -> None:
-        """With `peers`, the page shows what all processes of this gateway counted; then it has no exemplars."""
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and nobody reads them
+        """With `peers`, the page shows the counts of all processes of this gateway, without exemplars."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and are unused
         self.registry = CollectorRegistry()
         self._peers = peers
-        self.gauges = Gauges(peers.heard if peers else tuple)
-        self.gauges.watch(self._standing)
+        self.gauges = Gauges(peers.read_peers if peers else tuple)
+        self.gauges.add_source(self._process_gauges)
         self.registry.register(self.gauges)
         self._children: dict[tuple[object, ...], Counter | Histogram] = {}
-        self._first_token_ms: dict[tuple[str, str], float] = {}  # what streams of a lane promise
-        self._exemplar: dict[str, str] | None = None  # of the decision being counted: its trace, if that is recorded
+        self._first_token_ms: dict[tuple[str, str], float] = {}  # objectives by lane
+        self._exemplar: dict[str, str] | None = None  # the trace of the decision being counted, if recorded
         self._policy = ""
         self._loaded_s = 0.0
         self._is_current = True
-        self._requests = self._counter(names.REQUESTS, "Requests ended.", "route", "task", "target", "outcome")
-        self._attempts = self._counter(names.ATTEMPTS, "Calls ended.", "route", "target", "outcome")
-        self._fallbacks = self._counter(names.FALLBACKS, "Changes of target.", "route", "from", "to", "reason")
-        self._skips = self._counter(names.SKIPS, "Targets passed over uncalled.", "route", "target", "reason")
-        self._promises = self._counter(names.PROMISES, "Budgets kept or not, per attempt.", "route", "target", "result")
-        self._hedges = self._counter(names.HEDGES, "Second attempts beside slow ones.", "route", "result")
-        self._shadows = self._counter(names.SHADOWS, "Answers compared unheard.", "route", "target", "result")
-        self._validations = self._counter(names.VALIDATIONS, "Answers checked.", "route", "target", "result", "keyword")
-        self._reloads = self._counter(names.POLICY_RELOADS, "Reloads of the policy.", "result")
+        self._requests = self._counter(names.REQUESTS, "Completed requests.", "route", "task", "target", "outcome")
+        self._attempts = self._counter(names.ATTEMPTS, "Completed calls to targets.", "route", "target", "outcome")
+        self._fallbacks = self._counter(
+            names.FALLBACKS, "Fallbacks from one target to another.", "route", "from", "to", "reason"
+        )
+        self._skips = self._counter(names.SKIPS, "Targets skipped without a call.", "route", "target", "reason")
+        self._slo_events = self._counter(
+            names.SLO_EVENTS, "Attempts that met or missed the SLO of their lane.", "route", "target", "result"
+        )
+        self._hedges = self._counter(names.HEDGES, "Hedged attempts.", "route", "result")
+        self._shadows = self._counter(
+            names.SHADOWS, "Shadow responses compared with the served ones.", "route", "target", "result"
+        )
+        self._validations = self._counter(
+            names.VALIDATIONS, "Validated responses.", "route", "target", "result", "keyword"
+        )
+        self._reloads = self._counter(names.POLICY_RELOADS, "Policy reloads.", "result")
         for result in (
             "changed",
             "unchanged",
             "refused",
-        ):  # rare: unless they begin at 0, the first is not seen to happen
+        ):  # rare events: without an initial 0 the first one would be invisible to `rate`
             self._count(self._reloads, result, by=0)
-        self._cost = self._counter(names.COST, "What attempts cost, where their price is known.", "target")
-        self._missed = self._counter(names.OBSERVER_FAULTS, "Decisions that somebody failed to note.", "observer")
-        self._dropped = self._counter(names.DECISIONS_DROPPED, "Lines that the decision log lost.")
-        self._overhead = self._histogram(names.OVERHEAD_SECONDS, "Our own time.", names.OVERHEAD_BUCKETS)
+        self._cost = self._counter(names.COST, "Cost of attempts in dollars, where the price is known.", "target")
+        self._observer_faults = self._counter(
+            names.OBSERVER_FAULTS, "Decisions that an observer failed to record.", "observer"
+        )
+        self._dropped = self._counter(names.DECISIONS_DROPPED, "Dropped lines of the decision log.")
+        self._overhead = self._histogram(
+            names.OVERHEAD_SECONDS, "Time spent in the gateway itself, per request.", names.OVERHEAD_BUCKETS
+        )
         self._confidence = self._histogram(
-            names.CONFIDENCE, "How sure answers are by their own account.", names.CONFIDENCE_BUCKETS, "route", "target"
+            names.CONFIDENCE, "Confidence reported with responses.", names.CONFIDENCE_BUCKETS, "route", "target"
         )
         operation = "gen_ai_operation_name", "gen_ai_request_model"
         self._tokens = self._histogram(
-            names.TOKEN_USAGE, "Tokens of an attempt.", names.TOKEN_BUCKETS, *operation, "gen_ai_token_type"
+            names.TOKEN_USAGE, "Tokens per attempt.", names.TOKEN_BUCKETS, *operation, "gen_ai_token_type"
         )
-        self._time_with(names.SECONDS_BUCKETS)
+        self._make_timers(names.SECONDS_BUCKETS)
 
-    def follow(self, policy: Policy, wall_s: float) -> None:
-        """This is the running policy: what it promises becomes a bound of every histogram of time.
+    def set_policy(self, policy: Policy, wall_s: float) -> None:
+        """Set the running policy: its objectives become bucket bounds of every latency histogram.
 
-        Bounds cannot be added to a histogram, so those of time begin anew where a policy promises what none before did;
-        to whoever reads them that looks like a restart, which `rate` bridges.
+        Buckets cannot be added to a histogram, so latency histograms are reset if the policy has new objectives; to
+        Prometheus that looks like a restart, which `rate` handles.
         """
         if policy.version != self._policy:
             self._policy, self._loaded_s = policy.version, wall_s
         slos = [(candidate.lane, candidate.slo) for candidate in policy.lanes if candidate.slo is not None]
         self._first_token_ms = {lane: slo.first_token_p95_ms for lane, slo in slos if slo.first_token_p95_ms < inf}
-        promised = {bound for _, slo in slos for bound in _bounds_of(slo)}
-        if not promised <= set(self._bounds):
+        bounds = {bound for _, slo in slos for bound in _bounds_of(slo)}
+        if not bounds <= set(self._bounds):
             for family in self._timers:
                 self.registry.unregister(family)
             self._children = {key: child for key, child in self._children.items() if key[0] not in self._timers}
-            self._time_with(tuple(sorted(promised | set(names.SECONDS_BUCKETS))))
+            self._make_timers(tuple(sorted(bounds | set(names.SECONDS_BUCKETS))))
 
     def decided(self, decision: Decision) -> None:
         """See `ports.Observer`."""
-        route, target = decision.route or _NOBODY, decision.target or _NOBODY
+        route, target = decision.route or _NONE, decision.target or _NONE
         trace = decision.trace
         self._exemplar = {"trace_id": trace.hex_id} if trace is not None and trace.is_recorded else None
         self._count(self._requests, route, decision.classification.task, target, decision.outcome)
@@ -110,20 +122,20 @@ class Metrics:
         self._count(self._shadows, mirrored.route, mirrored.target, mirrored.result)
 
     def reloaded(self, result: str) -> None:
-        """The policy file was read again: `changed`, `unchanged` or `refused`."""
+        """Count a reload of the policy: `changed`, `unchanged` or `refused`."""
         self._is_current = result != "refused"
         self._count(self._reloads, result)
 
     def dropped(self, lines: int) -> None:
-        """So many lines of the decision log are lost."""
+        """Count dropped lines of the decision log."""
         self._count(self._dropped, by=lines)
 
     def observer_failed(self, observer: str) -> None:
-        """One of those who take note of decisions did not manage to."""
-        self._count(self._missed, observer)
+        """Count a failure of an observer."""
+        self._count(self._observer_faults, observer)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The page that Prometheus reads, and its content type; on any thread, behind a `look` of the gauges."""
+        """The metrics page and its content type; on any thread, after `gauges.refresh`."""
         registry = self.registry
         if self._peers is not None:
             registry = self._peers.counts()
@@ -133,7 +145,7 @@ class Metrics:
             return page, openmetrics.CONTENT_TYPE_LATEST
         return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
-    def _standing(self) -> Iterator[Reading]:
+    def _process_gauges(self) -> Iterator[Reading]:
         yield Reading(names.BUILD_INFO, (__version__,), 1)
         yield Reading(names.POLICY_LOADED, (), self._loaded_s)
         yield Reading(names.POLICY_CURRENT, (), self._is_current)
@@ -164,14 +176,12 @@ class Metrics:
             self._observe(self._tokens, usage.output_tokens, _CHAT, target, "output")
 
     def _time_lane(self, route: str, attempt: AttemptRecord) -> None:
-        """What the lane's guard counts, so that dashboards and alerts judge by the same numbers."""
-        target, promise = attempt.target, attempt.slo_outcome
-        if promise is not None:
-            for (
-                result
-            ) in SloOutcome:  # all three from the first on: a share of what was never counted is unknown, not 0
-                self._count(self._promises, route, target, result, by=float(result is promise))
-        if promise in (SloOutcome.MET, SloOutcome.LATE):
+        """Uses the same numbers as the lane's guard, so that dashboards and alerts agree with it."""
+        target, slo_outcome = attempt.target, attempt.slo_outcome
+        if slo_outcome is not None:
+            for result in SloOutcome:  # create all three series at once: a ratio needs them
+                self._count(self._slo_events, route, target, result, by=float(result is slo_outcome))
+        if slo_outcome in (SloOutcome.MET, SloOutcome.LATE):
             self._time(self._lane, attempt.elapsed_ms, route, target)
         budget_ms = self._first_token_ms.get((route, target)) if attempt.stream else None
         if budget_ms is None:
@@ -198,28 +208,32 @@ class Metrics:
         assert isinstance(child, Histogram)
         child.observe(value, self._exemplar)
 
-    def _time_with(self, bounds: tuple[float, ...]) -> None:
-        """Make the histograms of time."""
+    def _make_timers(self, bounds: tuple[float, ...]) -> None:
+        """Create the latency histograms."""
         lane, operation = ("route", "target"), ("gen_ai_operation_name", "gen_ai_request_model")
 
-        def timer(name: str, says: str, *labels: str) -> Histogram:
-            return self._histogram(name, says, bounds, *labels)
+        def timer(name: str, text: str, *labels: str) -> Histogram:
+            return self._histogram(name, text, bounds, *labels)
 
         self._bounds = bounds
-        self._seconds = timer(names.REQUEST_SECONDS, "Request, first byte in to last byte out.", *lane)
-        self._first_byte = timer(names.FIRST_BYTE_SECONDS, "Until the first byte left us.", *lane)
-        self._lane = timer(names.LANE_SECONDS, "What the p95 of a lane is judged by.", *lane)
-        self._lane_first_token = timer(names.LANE_FIRST_TOKEN_SECONDS, "The same, of the first token.", *lane)
-        self._operation = timer(names.OPERATION_SECONDS, "One attempt.", *operation, "error_type")
-        self._first_chunk = timer(names.FIRST_CHUNK_SECONDS, "First chunk of an attempt.", *operation)
-        made = self._seconds, self._first_byte, self._lane, self._lane_first_token, self._operation, self._first_chunk
-        self._timers: tuple[Histogram, ...] = made
+        self._seconds = timer(
+            names.REQUEST_SECONDS, "Duration of a request, from its first byte to the last byte of the response.", *lane
+        )
+        self._first_byte = timer(names.FIRST_BYTE_SECONDS, "Time until the first byte of the response was sent.", *lane)
+        self._lane = timer(names.LANE_SECONDS, "Latency of a lane as measured by its SLO guard.", *lane)
+        self._lane_first_token = timer(
+            names.LANE_FIRST_TOKEN_SECONDS, "Time to first token of a lane as measured by its SLO guard.", *lane
+        )
+        self._operation = timer(names.OPERATION_SECONDS, "Duration of an attempt.", *operation, "error_type")
+        self._first_chunk = timer(names.FIRST_CHUNK_SECONDS, "Time to the first chunk of an attempt.", *operation)
+        timers = self._seconds, self._first_byte, self._lane, self._lane_first_token, self._operation, self._first_chunk
+        self._timers: tuple[Histogram, ...] = timers
 
-    def _counter(self, name: str, says: str, *labels: str) -> Counter:
-        return Counter(name, says, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, says: str, bounds: Iterable[float], *labels: str) -> Histogram:
-        return Histogram(name, says, labels, registry=self.registry, buckets=tuple(bounds))
+    def _histogram(self, name: str, text: str, bounds: Iterable[float], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, registry=self.registry, buckets=tuple(bounds))
 
 
 def _bounds_of(slo: Slo) -> list[float]:
@@ -233,6 +247,6 @@ def _hedged(attempt: AttemptRecord) -> str:
 
 
 def _keyword(detail: str) -> str:
-    """Of a closed set, whatever a schema or a target says."""
+    """A member of a closed set, because the detail contains text from schemas and targets."""
     keyword = detail.partition(" at ")[0]
     return keyword if keyword in names.KEYWORDS else names.OTHER

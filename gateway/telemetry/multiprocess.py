@@ -1,7 +1,8 @@
-"""What the processes of one gateway tell each other: counts through prometheus_client's files, states through ours.
+"""Metrics across the processes of one gateway: counters through prometheus_client's files, gauges through JSON
+files.
 
-Both are in one folder, `PROMETHEUS_MULTIPROC_DIR`, which prometheus_client reads when it is imported. Counts of a
-process outlive it; its states do not. Knows neither who starts processes nor what a state means.
+Both are in the folder `PROMETHEUS_MULTIPROC_DIR`, which prometheus_client reads at import. Counters of a process
+outlive it; its gauges do not.
 """
 
 import contextlib
@@ -18,8 +19,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from gateway.telemetry.gauges import FAMILIES, Reading
 
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
-TELL_EVERY_S: Final = 1.0
-STALE_S: Final = 10.0  # whoever has not told anything for so long stands still, or is gone
+PUBLISH_EVERY_S: Final = 1.0
+STALE_S: Final = 10.0  # a process that has not published for this long hangs or has ended
 
 
 class MultiprocessMetrics:
@@ -30,41 +31,41 @@ class MultiprocessMetrics:
         self._own = _file(folder, os.getpid())
 
     def counts(self) -> CollectorRegistry:
-        """A registry that shows what all have counted, the dead included."""
+        """A registry with the counters of all processes, ended ones included."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(self.folder))  # type: ignore[no-untyped-call]
         return registry
 
-    def tell(self, readings: Sequence[Reading]) -> None:
-        """Whole or not at all: the others never read half a file. A full disk costs what they know of us."""
-        draft = self._own.with_suffix(".new")
+    def publish(self, readings: Sequence[Reading]) -> None:
+        """Write this process's gauges atomically. On a full disk the other processes see old values."""
+        temporary = self._own.with_suffix(".new")
         with contextlib.suppress(OSError):
-            draft.write_text(json.dumps(readings), encoding="utf-8")
-            draft.replace(self._own)
+            temporary.write_text(json.dumps(readings), encoding="utf-8")
+            temporary.replace(self._own)
 
-    def heard(self) -> Iterator[Reading]:
-        """What the others told last."""
+    def read_peers(self) -> Iterator[Reading]:
+        """The latest gauges of the other processes."""
         for path in self.folder.glob("states_*.json"):
             if path != self._own:
                 with contextlib.suppress(OSError, ValueError, TypeError):
                     if time.time() - path.stat().st_mtime < STALE_S:
-                        told = [
+                        readings = [
                             Reading(name, tuple(labels), value) for name, labels, value in json.loads(path.read_text())
                         ]
-                        yield from (reading for reading in told if reading.name in FAMILIES)
+                        yield from (reading for reading in readings if reading.name in FAMILIES)
 
-    def leave(self) -> None:
-        """We see nothing any more."""
+    def close(self) -> None:
+        """Remove this process's gauges."""
         self._own.unlink(missing_ok=True)
 
 
 def forget(folder: Path, pid: int) -> None:
-    """That process has died."""
+    """Remove the gauges of a process that has ended."""
     _file(folder, pid).unlink(missing_ok=True)
 
 
 def forget_all(folder: Path) -> None:
-    """Nobody has counted anything yet. Raises OSError."""
+    """Remove the counters and gauges of earlier runs. Raises OSError."""
     for pattern in ("*.db", "states_*"):
         for path in folder.glob(pattern):
             path.unlink()

@@ -1,4 +1,4 @@
-"""The last decisions by id, for whoever asks why. Bounded; knows nothing of HTTP."""
+"""The latest decisions by id, for the admin port."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ _log = logging.getLogger("gateway")
 
 
 class RecentDecisions:
-    """An Observer that remembers."""
+    """An Observer that keeps the last `capacity` decisions."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
@@ -25,43 +25,43 @@ class RecentDecisions:
             self._known.popitem(last=False)
 
     def mirrored(self, mirrored: Mirrored) -> None:
-        """Nothing that a client asks for."""
+        """Shadows are not kept."""
 
     def get(self, query_id: str) -> Decision | None:
-        """The decision of this id, if it is among the last."""
+        """The decision with this id, if it is still kept."""
         return self._known.get(query_id)
 
 
 class Observers:
-    """Several Observers as one. One that raises, against its word, is told to `failed` by its name and nobody else is
-    any the worse for it: by then an answer is on its way, and the other observers have yet to hear of it."""
+    """Several Observers as one. If one raises, which it must not, `failed` receives its name and the others still
+    run: the response is already on its way."""
 
     def __init__(self, observers: Iterable[Observer], failed: Callable[[str], None]) -> None:
         self._observers = tuple(observers)
         self._failed = failed
-        self._complained = set[str]()
+        self._logged = set[str]()
 
     def decided(self, decision: Decision) -> None:
-        """Tell all, in order."""
+        """Call all, in order."""
         for observer in self._observers:
             try:
                 observer.decided(decision)
-            except Exception:  # noqa: BLE001 - whatever it is, the answer must not pay for it
-                self._suffer(observer)
+            except Exception:  # noqa: BLE001 - an observer must not break the response
+                self._record_failure(observer)
 
     def mirrored(self, mirrored: Mirrored) -> None:
-        """Tell all, in order."""
+        """Call all, in order."""
         for observer in self._observers:
             try:
                 observer.mirrored(mirrored)
             except Exception:  # noqa: BLE001 - as above
-                self._suffer(observer)
+                self._record_failure(observer)
 
-    def _suffer(self, observer: Observer) -> None:
-        """Count every time, log once: it may happen at every request."""
+    def _record_failure(self, observer: Observer) -> None:
+        """Count every failure but log only the first: it may happen with every request."""
         name = type(observer).__name__
-        if name not in self._complained:
-            self._complained.add(name)
-            _log.exception("%s failed to take note of a decision; further failures are only counted", name)
-        with contextlib.suppress(Exception):  # it may be the one that counts
+        if name not in self._logged:
+            self._logged.add(name)
+            _log.exception("observer %s failed; further failures are counted but not logged", name)
+        with contextlib.suppress(Exception):  # the failing observer may be the one that counts
             self._failed(name)

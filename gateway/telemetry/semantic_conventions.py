@@ -1,8 +1,8 @@
-"""The names of OpenTelemetry's conventions that spans use, and our own beside them. Pure constants.
+"""Attribute names of spans: OpenTelemetry's semantic conventions and Twolane's own.
 
-Those for generative models are in development and live in a repository of their own since 2026
-(open-telemetry/semantic-conventions-genai, read at 004902b); the Python package carries older ones as deprecated, so
-they are spelled here. A change of the conventions is a change of this file.
+The conventions for generative models are in development, in a repository of their own since 2026 (open-
+telemetry/semantic-conventions-genai, read at 004902b); the Python package contains older ones marked as deprecated,
+so the names are written out here.
 """
 
 from typing import Final
@@ -40,4 +40,4 @@ SKIPPED: Final = "skipped"  # events
 FIRST_BYTE: Final = "first_byte"
 
 CHAT: Final = "chat"  # values
-US: Final = "twolane"
+TWOLANE: Final = "twolane"

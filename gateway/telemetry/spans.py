@@ -1,7 +1,7 @@
-"""A Decision as spans: the request (SERVER), below it each attempt (CLIENT); passed-over targets are its events.
+"""Converts a Decision to spans: the request (SERVER) with each attempt as a child (CLIENT); skipped targets are events.
 
-Made when all is over, with the ids that targets were told: a request that is not recorded never costs a span. Says no
-more than the decision does, so no prompt and no answer.
+Spans are created after the request has ended, with the ids that were sent to targets: a request that is not recorded
+costs no span. Spans contain no prompt and no response text.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from gateway import __version__
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import AttemptOutcome, Outcome, Reason
 from gateway.telemetry import semantic_conventions as c
-from gateway.trace_context import SAMPLED, TraceContext
 from gateway.types import Usage
+from twolane.process.trace_context import SAMPLED, Trace
 
 Attributes = dict[str, AttributeValue]
 _SCOPE = InstrumentationScope("twolane.gateway", __version__)
@@ -25,11 +25,11 @@ _NO_ERROR = frozenset({AttemptOutcome.OK, AttemptOutcome.CANCELLED, Reason.HEDGE
 
 
 def spans_of(decision: Decision, resource: Resource) -> Iterator[ReadableSpan]:
-    """All spans of a request that is recorded; none of any other."""
+    """All spans of a recorded request; none for other requests."""
     trace = decision.trace
     if trace is None or not trace.is_recorded:
         return
-    zero_ns = round((decision.time_s - decision.timings_ms.get("classify", 0.0) / 1000) * 1e9)
+    start_ns = round((decision.time_s - decision.timings_ms.get("classify", 0.0) / 1000) * 1e9)
     own = _context(trace, trace.span_id)
     called = [attempt for attempt in decision.attempts if not attempt.skipped]
     yield ReadableSpan(
@@ -38,11 +38,11 @@ def spans_of(decision: Decision, resource: Resource) -> Iterator[ReadableSpan]:
         parent=_context(trace, trace.parent_id, is_remote=True) if trace.parent_id else None,
         resource=resource,
         attributes=_request(decision),
-        events=[_skip(attempt, zero_ns) for attempt in decision.attempts if attempt.skipped],
+        events=[_skip(attempt, start_ns) for attempt in decision.attempts if attempt.skipped],
         kind=SpanKind.SERVER,
         status=Status(StatusCode.ERROR if decision.outcome is Outcome.ERROR else StatusCode.UNSET),
-        start_time=zero_ns,
-        end_time=_at(zero_ns, decision.total_ms),
+        start_time=start_ns,
+        end_time=_at(start_ns, decision.total_ms),
         instrumentation_scope=_SCOPE,
     )
     for attempt in called:
@@ -52,27 +52,27 @@ def spans_of(decision: Decision, resource: Resource) -> Iterator[ReadableSpan]:
             parent=own,
             resource=resource,
             attributes=_attempt(attempt),
-            events=_first_byte(attempt, zero_ns),
+            events=_first_byte(attempt, start_ns),
             kind=SpanKind.CLIENT,
             status=Status(StatusCode.UNSET if attempt.outcome in _NO_ERROR else StatusCode.ERROR),
-            start_time=_at(zero_ns, attempt.started_ms),
-            end_time=_at(zero_ns, attempt.ended_ms),
+            start_time=_at(start_ns, attempt.started_ms),
+            end_time=_at(start_ns, attempt.ended_ms),
             instrumentation_scope=_SCOPE,
         )
 
 
-def _context(trace: TraceContext, span_id: int, *, is_remote: bool = False) -> SpanContext:
+def _context(trace: Trace, span_id: int, *, is_remote: bool = False) -> SpanContext:
     return SpanContext(trace.trace_id, span_id, is_remote=is_remote, trace_flags=TraceFlags(SAMPLED))
 
 
-def _at(zero_ns: int, ms: float) -> int:
-    return zero_ns + round(ms * 1e6)
+def _at(start_ns: int, ms: float) -> int:
+    return start_ns + round(ms * 1e6)
 
 
 def _request(decision: Decision) -> Attributes:
-    told: Attributes = {
+    attributes: Attributes = {
         c.OPERATION: c.CHAT,
-        c.PROVIDER: c.US,
+        c.PROVIDER: c.TWOLANE,
         c.HTTP_METHOD: "POST",
         c.URL_PATH: "/v1/chat/completions",
         c.REQUEST_ID: decision.query_id,
@@ -88,22 +88,22 @@ def _request(decision: Decision) -> Attributes:
         c.COST: decision.cost,
     }
     if decision.target is not None:
-        told[c.TARGET] = decision.target
+        attributes[c.TARGET] = decision.target
     if decision.fallback is not None:
-        told[c.FALLBACK] = decision.fallback.value
+        attributes[c.FALLBACK] = decision.fallback.value
     if decision.schema_check is not None:
-        told[c.SCHEMA] = decision.schema_check.value
+        attributes[c.SCHEMA] = decision.schema_check.value
     if decision.first_byte_ms is not None:
-        told[c.FIRST_CHUNK] = decision.first_byte_ms / 1000
+        attributes[c.FIRST_CHUNK] = decision.first_byte_ms / 1000
     if decision.outcome is Outcome.ERROR:
-        told[c.ERROR_TYPE] = decision.attempts[-1].outcome.value if decision.attempts else "no_route"
-    return told | _used(decision.usage)
+        attributes[c.ERROR_TYPE] = decision.attempts[-1].outcome.value if decision.attempts else "no_route"
+    return attributes | _used(decision.usage)
 
 
 def _attempt(attempt: AttemptRecord) -> Attributes:
-    told: Attributes = {
+    attributes: Attributes = {
         c.OPERATION: c.CHAT,
-        c.PROVIDER: c.US,
+        c.PROVIDER: c.TWOLANE,
         c.REQUEST_MODEL: attempt.target,
         c.REQUEST_STREAM: attempt.stream,
         c.TARGET: attempt.target,
@@ -112,12 +112,12 @@ def _attempt(attempt: AttemptRecord) -> Attributes:
         c.PROBE: attempt.probe,
     }
     if attempt.detail:
-        told[c.DETAIL] = attempt.detail
+        attributes[c.DETAIL] = attempt.detail
     if attempt.outcome not in _NO_ERROR:
-        told[c.ERROR_TYPE] = attempt.outcome.value
+        attributes[c.ERROR_TYPE] = attempt.outcome.value
     if attempt.first_byte_ms is not None:
-        told[c.FIRST_CHUNK] = (attempt.first_byte_ms - attempt.started_ms) / 1000
-    return told | _used(attempt.usage)
+        attributes[c.FIRST_CHUNK] = (attempt.first_byte_ms - attempt.started_ms) / 1000
+    return attributes | _used(attempt.usage)
 
 
 def _used(usage: Usage | None) -> Attributes:
@@ -131,10 +131,10 @@ def _used(usage: Usage | None) -> Attributes:
     return {name: value for name, value in pairs if value is not None}
 
 
-def _skip(attempt: AttemptRecord, zero_ns: int) -> Event:
-    told: Attributes = {c.TARGET: attempt.target, c.OUTCOME: attempt.outcome.value, c.DETAIL: attempt.detail}
-    return Event(c.SKIPPED, told, _at(zero_ns, attempt.started_ms))
+def _skip(attempt: AttemptRecord, start_ns: int) -> Event:
+    attributes: Attributes = {c.TARGET: attempt.target, c.OUTCOME: attempt.outcome.value, c.DETAIL: attempt.detail}
+    return Event(c.SKIPPED, attributes, _at(start_ns, attempt.started_ms))
 
 
-def _first_byte(attempt: AttemptRecord, zero_ns: int) -> list[Event]:
-    return [] if attempt.first_byte_ms is None else [Event(c.FIRST_BYTE, {}, _at(zero_ns, attempt.first_byte_ms))]
+def _first_byte(attempt: AttemptRecord, start_ns: int) -> list[Event]:
+    return [] if attempt.first_byte_ms is None else [Event(c.FIRST_BYTE, {}, _at(start_ns, attempt.first_byte_ms))]

@@ -1,6 +1,5 @@
-"""A second event loop in a thread of its own, for a library that would hold up the first: its import, its CPU time, its
-background tasks. Knows neither the library nor what is asked of it.
-"""
+"""An event loop in a background thread, for a library whose import, CPU time or background tasks would block the
+main loop."""
 
 import asyncio
 import threading
@@ -8,13 +7,14 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-_LEAVE_S = 2.0
+_SHUTDOWN_S = 2.0
 
 
 class BackgroundLoop:
-    """Begins with the first call. Cancelling who waits cancels what runs aside; `aclose` cancels all of it.
+    """Starts its thread with the first call. Cancelling a caller cancels its work in the thread; `aclose` cancels
+    all work.
 
-    Used from one event loop only, so that nothing is sent over behind the word to leave.
+    May be used from one event loop only, so that no work is submitted after the request to shut down.
     """
 
     def __init__(self, name: str) -> None:
@@ -24,38 +24,40 @@ class BackgroundLoop:
         self._is_closed = False
 
     async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Its result or exception, as if it had been awaited here. Once closed: cancelled."""
+        """Run a coroutine in the thread and return its result or raise its exception. Raises CancelledError once
+        closed."""
         if self._is_closed:
             work.close()
             raise asyncio.CancelledError
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._started()))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._start()))
 
     async def iterate(self, source: AsyncGenerator[_T, None]) -> AsyncGenerator[_T, None]:
-        """What an asynchronous generator yields that runs aside; closed there, too, however this one ends."""
-        end, turn = object(), asyncio.Lock()  # a pull that was cancelled ends before the source is closed
+        """Iterate over an asynchronous generator that runs in the thread; it is closed there when this iteration
+        ends."""
+        end, lock = object(), asyncio.Lock()  # the lock lets a cancelled `anext` end before the source is closed
         try:
-            while (item := await self.run(_next(source, end, turn))) is not end:
-                yield item  # type: ignore[misc]  # the sentinel is no _T
+            while (item := await self.run(_next(source, end, lock))) is not end:
+                yield item  # type: ignore[misc]  # the sentinel is not a _T
         finally:
-            if not self._is_closed:  # then whoever ended the loop has closed the source
-                await self.run(_close(source, turn))
+            if not self._is_closed:  # closing the loop has already closed the source
+                await self.run(_close(source, lock))
 
     async def aclose(self) -> None:
-        """Cancel what runs, wait for it a little, and end the thread."""
+        """Cancel all work, wait briefly, and end the thread."""
         self._is_closed = True
         if self._loop is not None and self._thread is not None:
-            asyncio.run_coroutine_threadsafe(_leave(), self._loop)
-            await asyncio.to_thread(self._thread.join, _LEAVE_S)
+            asyncio.run_coroutine_threadsafe(_shut_down(), self._loop)
+            await asyncio.to_thread(self._thread.join, _SHUTDOWN_S)
 
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def _start(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=_live, args=(self._loop,), name=self._name, daemon=True)
+            self._thread = threading.Thread(target=_run_loop, args=(self._loop,), name=self._name, daemon=True)
             self._thread.start()
         return self._loop
 
 
-def _live(loop: asyncio.AbstractEventLoop) -> None:
+def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
@@ -64,19 +66,19 @@ def _live(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-async def _leave() -> None:
+async def _shut_down() -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
-    await asyncio.wait(others, timeout=_LEAVE_S / 2) if others else None
+    await asyncio.wait(others, timeout=_SHUTDOWN_S / 2) if others else None
     asyncio.get_running_loop().stop()
 
 
-async def _next(source: AsyncGenerator[_T, None], end: object, turn: asyncio.Lock) -> _T | object:
-    async with turn:
+async def _next(source: AsyncGenerator[_T, None], end: object, lock: asyncio.Lock) -> _T | object:
+    async with lock:
         return await anext(source, end)
 
 
-async def _close(source: AsyncGenerator[Any, None], turn: asyncio.Lock) -> None:
-    async with turn:
+async def _close(source: AsyncGenerator[Any, None], lock: asyncio.Lock) -> None:
+    async with lock:
         await source.aclose()

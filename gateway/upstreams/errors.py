@@ -1,7 +1,7 @@
-"""What a target's refusal means: one table from status and code to our errors, and one from foreign exceptions.
+"""Maps error responses of targets, and exceptions of the HTTP client, to the gateway's errors.
 
-The target's own words are kept where they speak to the client (its request was wrong), and dropped where they speak
-of our side (credentials, addresses).
+A target's message is passed on if the client's request caused the error, and dropped if it concerns the gateway's side
+(credentials, addresses).
 """
 
 import math
@@ -30,13 +30,13 @@ _UNSUPPORTED: Final = frozenset(
         *("context_length_exceeded", "answer_does_not_fit"),
     }
 )
-# Answers to *us*: the client can do nothing about them, and must not take them for its own.
-_OURS: Final = frozenset({401, 402, 403, 404, 405, 407, 421, 499})
+# Caused by the gateway's configuration, not by the client's request, so the client must not see them as its own error.
+_GATEWAY_FAULTS: Final = frozenset({401, 402, 403, 404, 405, 407, 421, 499})
 _MAX_MESSAGE: Final = 500
 
 
 def from_response(status: int, headers: Mapping[str, str], body: bytes) -> AttemptFailed:
-    """The meaning of an answer that is not a success."""
+    """The error for a response whose status is not 200."""
     error = _error_object(body)
     fault = from_error_object(error, status=status)
     fault.retry_after_s = _seconds(headers.get("retry-after"))
@@ -44,23 +44,27 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> Attem
 
 
 def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed:
-    """By code first (it is the more exact word), then by status."""
+    """Decides by error code first, because it is more specific than the status."""
     code = _text(error.get("code"))
     if code in _NOT_RESIDENT:
-        return NotResident("The target's model is not in memory.", detail=f"status {status}, {code}")
+        return NotResident("The target's model is not loaded.", detail=f"status {status}, {code}")
     if code == "deadline_exceeded" or status in (408, 504):
-        return DeadlineExceeded("The target ran out of time.", detail=f"status {status}")
-    if code == "invalid_output":  # a worker's own check: its machine is well, and asking it again would not help
-        return InvalidOutput("The target found no answer that fits the schema.", detail=f"status {status}, {code}")
+        return DeadlineExceeded("The target exceeded its deadline.", detail=f"status {status}")
+    if code == "invalid_output":  # the worker's own validation failed: it is healthy, and a retry would fail again
+        return InvalidOutput(
+            "The target could not produce output that matches the schema.", detail=f"status {status}, {code}"
+        )
     if status in (429, 503, 529) or code == "overloaded":
         return Overloaded("The target is overloaded.", detail=f"status {status}")
-    if status >= 500 or status in _OURS or status < 400:
-        return UpstreamError(f"The target answered with status {status}.", detail=f"status {status}")
-    return _of_the_request(error, code, status)
+    if status >= 500 or status in _GATEWAY_FAULTS or status < 400:
+        return UpstreamError(f"The target returned HTTP status {status}.", detail=f"status {status}")
+    return _request_error(error, code, status)
 
 
-def _of_the_request(error: Mapping[str, Any], code: str, status: int) -> AttemptFailed:
-    message = _text(error.get("message"))[:_MAX_MESSAGE] or f"The target refused the request with status {status}."
+def _request_error(error: Mapping[str, Any], code: str, status: int) -> AttemptFailed:
+    message = (
+        _text(error.get("message"))[:_MAX_MESSAGE] or f"The target rejected the request with HTTP status {status}."
+    )
     param = _text(error.get("param")) or None
     if code in _UNSUPPORTED:
         return Unsupported(message, detail=f"status {status}, {code}", param=param)
@@ -68,22 +72,24 @@ def _of_the_request(error: Mapping[str, Any], code: str, status: int) -> Attempt
 
 
 @contextmanager
-def translated() -> Iterator[None]:
-    """Whatever the HTTP client raises, we raise one of ours."""
+def translate_errors() -> Iterator[None]:
+    """Raise exceptions of the HTTP client as errors of the gateway."""
     try:
         yield
     except aiohttp.ClientConnectorError as fault:
-        raise UpstreamError("The target cannot be reached.", detail="connection refused") from fault
+        raise UpstreamError("Cannot connect to the target.", detail="connection refused") from fault
     except TimeoutError as fault:
-        raise UpstreamError("The target fell silent.", detail="no byte within the idle limit") from fault
+        raise UpstreamError(
+            "Idle timeout while reading from the target.", detail="no byte within the idle limit"
+        ) from fault
     except (aiohttp.ClientError, ConnectionError, OSError) as fault:
-        raise UpstreamError("The target hung up.", detail=_kind(fault)) from fault
-    except ValueError as fault:  # aiohttp's word for lines and headers beyond its limits
-        raise UpstreamError("The target does not speak HTTP properly.", detail=_kind(fault)) from fault
+        raise UpstreamError("The target closed the connection.", detail=_kind(fault)) from fault
+    except ValueError as fault:  # aiohttp raises it for lines and headers beyond its limits
+        raise UpstreamError("The target sent an invalid HTTP response.", detail=_kind(fault)) from fault
 
 
 def _kind(fault: Exception) -> str:
-    """The class alone: messages of foreign exceptions may hold addresses."""
+    """The exception's class only: messages of foreign exceptions may contain addresses."""
     return type(fault).__name__
 
 
@@ -105,6 +111,6 @@ def _text(value: Any) -> str:
 def _seconds(value: str | None) -> float | None:
     try:
         seconds = float(value or "")
-    except ValueError:  # a date, or nothing
+    except ValueError:  # a date, or absent
         return None
     return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -1,6 +1,6 @@
-"""What is known of one worker process: polled about once a second, and learnt from every call in between.
+"""Health of one worker process: polled about once a second, and updated by every response in between.
 
-Knows the worker's `/health` and `/v1/models`, not who asks or why.
+Reads the worker's `/health` and `/v1/models`.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from gateway.errors import AttemptFailed, NotResident
 from gateway.types import Capabilities, Status
 
 POLL_S: Final = 1.0
-_MODELS_EVERY: Final = 30  # polls
+_POLLS_PER_MODELS_REFRESH: Final = 30  # polls
 WAIT_HEADER: Final = "x-twolane-worker-predicted-wait-ms"
-_KNOWN: Final = frozenset(Capability)
+_CAPABILITIES: Final = frozenset(Capability)
 _GRADES: Final = frozenset(Grade)
-_STATES: Final = frozenset(Residency)
+_RESIDENCIES: Final = frozenset(Residency)
 
 
 class _Health(msgspec.Struct):
@@ -46,7 +46,7 @@ _Kind = TypeVar("_Kind", _Health, _Listing)
 
 
 class HealthPoller:
-    """Start with `run` in a task. `on_return` is called when a worker that was away answers again."""
+    """Run `run` in a task. `on_return` is called when an unreachable worker responds again."""
 
     def __init__(
         self,
@@ -63,67 +63,67 @@ class HealthPoller:
         self._session = session
         self._on_return = on_return
         self._status = Status()
-        self._silences = 0  # polls in a row that nobody answered
+        self._timed_out_polls = 0  # consecutive polls that timed out
         self._capabilities: dict[str, Capabilities] = {}
         self._statuses: dict[str, Status] = {}
 
     def status_of(self, model: str) -> Status:
-        """Residency and wait are the process's, capabilities the model's."""
+        """Residency and predicted wait of the process, with the capabilities of the model."""
         return self._statuses.get(model, self._status)
 
-    def learn_answer(self, headers: Mapping[str, str]) -> None:
-        """A worker that answers is there, and says how long the next one would wait."""
+    def record_response(self, headers: Mapping[str, str]) -> None:
+        """A response shows that the worker is up, and its header carries the predicted wait of the next request."""
         residency = Residency.DEGRADED if self._status.residency is Residency.DEGRADED else Residency.READY
-        self._learn(residency, _number(headers.get(WAIT_HEADER)))
+        self._update(residency, _number(headers.get(WAIT_HEADER)))
 
-    def learn_fault(self, fault: AttemptFailed) -> None:
-        """A refusal for want of weights holds until the next poll says otherwise; other faults are the breaker's."""
+    def record_failure(self, fault: AttemptFailed) -> None:
+        """A `not_resident` failure marks the worker cold until the next poll; the breaker handles other failures."""
         if isinstance(fault, NotResident):
-            self._learn(Residency.COLD, None)
+            self._update(Residency.COLD, None)
 
     async def run(self) -> None:
-        """Poll for ever; ends by cancellation only."""
+        """Poll until cancelled."""
         polls = 0
         while True:
-            models_due = polls % _MODELS_EVERY == 0 or not self._capabilities
+            models_due = polls % _POLLS_PER_MODELS_REFRESH == 0 or not self._capabilities
             if await self.poll(models=models_due):
                 polls += 1
             await asyncio.sleep(POLL_S)
 
     async def poll(self, *, models: bool) -> bool:
-        """Ask once. False if nobody answered."""
-        was_away = self._status.residency is Residency.UNREACHABLE
+        """Poll once. Returns False if the worker did not respond."""
+        was_unreachable = self._status.residency is Residency.UNREACHABLE
         try:
             health = _read(await self._get("/health"), _Health)
-            if models or was_away:
+            if models or was_unreachable:
                 self._capabilities = read_models(await self._get("/v1/models"))
-        except TimeoutError:  # once may be a busy moment, twice is a process that hangs
-            self._silences += 1
-            if self._silences > 1:
-                self._learn(Residency.UNREACHABLE, None)
+        except TimeoutError:  # one timeout may be a load spike, two mean that the process hangs
+            self._timed_out_polls += 1
+            if self._timed_out_polls > 1:
+                self._update(Residency.UNREACHABLE, None)
             return False
         except (aiohttp.ClientError, OSError):
-            self._learn(Residency.UNREACHABLE, None)
+            self._update(Residency.UNREACHABLE, None)
             return False
-        self._silences = 0
-        self._learn(_residency(health.state), health.predicted_wait_ms)
+        self._timed_out_polls = 0
+        self._update(_residency(health.state), health.predicted_wait_ms)
         return True
 
-    def _learn(self, residency: Residency, predicted_wait_ms: float | None) -> None:
-        was_away = self._status.residency is Residency.UNREACHABLE
+    def _update(self, residency: Residency, predicted_wait_ms: float | None) -> None:
+        was_unreachable = self._status.residency is Residency.UNREACHABLE
         self._status = Status(residency=residency, predicted_wait_ms=predicted_wait_ms)
         self._statuses = {model: replace(self._status, capabilities=own) for model, own in self._capabilities.items()}
-        if was_away and residency in (Residency.READY, Residency.DEGRADED):
+        if was_unreachable and residency in (Residency.READY, Residency.DEGRADED):
             self._on_return()
 
     async def _get(self, path: str) -> bytes:
-        """A body is read whatever the status: a worker that is not ready says so with 503."""
+        """The body, whatever the status: a worker that is not ready responds with 503 and a body."""
         async with self._session.get(self._url + path, headers=self._headers, timeout=self._timeout) as response:
             return await response.read()
 
 
 def read_models(listing: bytes) -> dict[str, Capabilities]:
-    """Capabilities by model id and alias; words of a newer worker that we do not know are left out."""
+    """Capabilities by model id and alias. Unknown capabilities of a newer worker are ignored."""
     found: dict[str, Capabilities] = {}
     for entry in _read(listing, _Listing).data:
         if entry.twolane is not None and entry.twolane.capabilities is not None:
@@ -132,11 +132,13 @@ def read_models(listing: bytes) -> dict[str, Capabilities]:
     return found
 
 
-def _capabilities(words: Mapping[str, bool | str | None]) -> Capabilities:
-    """Each word with true, false or a grade."""
-    granted = {word: grade for word, grade in words.items() if word in _KNOWN and grade not in (False, None, "none")}
+def _capabilities(published: Mapping[str, bool | str | None]) -> Capabilities:
+    """Each published capability has the value true, false or a grade."""
+    granted = {
+        name: grade for name, grade in published.items() if name in _CAPABILITIES and grade not in (False, None, "none")
+    }
     return Capabilities(
-        supported=frozenset(Capability(word) for word in granted),
+        supported=frozenset(Capability(name) for name in granted),
         json_schema=_grade(granted.get("json_schema")),
         tools=_grade(granted.get("tools")),
         prediction=_grade(granted.get("prediction")),
@@ -148,11 +150,11 @@ def _grade(value: bool | str | None) -> Grade:
 
 
 def _residency(state: str) -> Residency:
-    return Residency(state) if state in _STATES else Residency.UNKNOWN
+    return Residency(state) if state in _RESIDENCIES else Residency.UNKNOWN
 
 
 def _read(data: bytes, kind: type[_Kind]) -> _Kind:
-    """Whatever stands there, as far as it makes sense; nonsense tells nothing."""
+    """Decode what is valid; malformed data yields the default record."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -1,6 +1,6 @@
-"""One HTTP exchange with a target: bytes out, Deltas back, every fault one of ours.
+"""One HTTP call to a target: sends the body, yields Deltas, and raises the gateway's errors only.
 
-Knows OpenAI's framing, whole or streamed; does not know what was asked or why.
+Knows OpenAI's framing (whole or streamed), not the content.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from yarl import URL
 
 from gateway.errors import UpstreamError
 from gateway.types import Delta
-from gateway.upstreams.errors import from_response, translated
+from gateway.upstreams.errors import from_response, translate_errors
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.sse_reader import EventReader, EventTooLarge
 
@@ -26,9 +26,9 @@ _LINGER_S: Final = 0.2
 
 
 def open_session(*, connect_s: float, idle_s: float) -> aiohttp.ClientSession:
-    """The connections of a whole gateway. `idle_s` bounds the silence between two bytes, not the answer.
+    """The connection pool of the gateway. `idle_s` limits the time between two reads, not the whole response.
 
-    Idle connections are dropped before the usual server (5 s) drops them, so that a request does not meet a closed one.
+    Idle connections are closed before common servers close them (5 s), so that a request does not meet a closed one.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
@@ -41,21 +41,22 @@ def open_session(*, connect_s: float, idle_s: float) -> aiohttp.ClientSession:
 
 
 async def post(session: aiohttp.ClientSession, url: URL, body: bytes, headers: dict[str, str]) -> "HttpReply":
-    """Returns at the head of a good answer. Raises AttemptFailed for any other; never follows a redirect."""
-    data = body if len(body) < _LARGE_BODY else io.BytesIO(body)  # aiohttp writes the latter piece by piece
-    with translated():
+    """Returns when the headers of a 200 response have arrived. Raises AttemptFailed for any other; follows no
+    redirects."""
+    data = body if len(body) < _LARGE_BODY else io.BytesIO(body)  # aiohttp writes a BytesIO in chunks
+    with translate_errors():
         response = await session.post(url, data=data, headers=headers, allow_redirects=False)
         if response.status == 200:
             return HttpReply(response)
         try:
-            told = await response.content.read(MAX_ERROR_BYTES)
+            error_body = await response.content.read(MAX_ERROR_BYTES)
         finally:
             response.close()
-    raise from_response(response.status, response.headers, told)
+    raise from_response(response.status, response.headers, error_body)
 
 
 class HttpReply:
-    """An UpstreamResponse over HTTP; streamed or not is the target's choice, said by its content type."""
+    """An UpstreamResponse over HTTP. The content type of the response says whether it is streamed."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -63,11 +64,11 @@ class HttpReply:
 
     @property
     def is_stream(self) -> bool:
-        """Are events coming?"""
+        """Whether the response is an event stream."""
         return self._response.content_type == "text/event-stream"
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
-        """See `ports.UpstreamResponse`. A stream is complete only behind its `[DONE]`."""
+        """See `ports.UpstreamResponse`. A stream is complete only after `[DONE]`."""
         if not self.is_stream:
             yield read_delta(await self._whole())
             return
@@ -76,7 +77,7 @@ class HttpReply:
         await self._linger()
 
     async def aclose(self) -> None:
-        """An answer read to its end leaves the connection to others; anything else hangs up."""
+        """Return the connection to the pool if the response was read to its end, else close it."""
         if self._response.content.at_eof():
             self._response.release()
         else:
@@ -85,29 +86,31 @@ class HttpReply:
     async def _whole(self) -> bytes:
         parts: list[bytes] = []
         size = 0
-        with translated():
+        with translate_errors():
             async for part in self._response.content.iter_any():
                 parts.append(part)
                 size += len(part)
                 if size > MAX_ANSWER_BYTES:
-                    raise UpstreamError("The target's answer is too large.", detail="answer too large")
+                    raise UpstreamError("The target's response is too large.", detail="answer too large")
         return b"".join(parts)
 
     async def _events(self) -> AsyncIterator[bytes]:
         reader = EventReader()
         try:
-            with translated():
+            with translate_errors():
                 async for part in self._response.content.iter_any():
                     for data in reader.feed(part):
                         if data == DONE:
                             return
                         yield data
         except EventTooLarge as fault:
-            raise UpstreamError("The target's answer is too large.", detail="event too large") from fault
-        raise UpstreamError("The target hung up in the middle of its answer.", detail="stream cut short")
+            raise UpstreamError("The target's response is too large.", detail="event too large") from fault
+        raise UpstreamError(
+            "The target closed the connection before the response was complete.", detail="stream cut short"
+        )
 
     async def _linger(self) -> None:
-        """Behind `[DONE]` comes only the end of the body; seeing it lets the connection be used again."""
+        """Read the end of the body after `[DONE]`, so that the connection can be reused."""
         with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_LINGER_S):
                 await self._response.content.readany()

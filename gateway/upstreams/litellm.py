@@ -1,8 +1,9 @@
-"""The door to providers that speak their own tongue, through litellm: one library, loaded when first needed, aside.
+"""Upstream client for providers with their own API, through litellm: imported when first needed, on a background
+event loop.
 
-litellm takes seconds to import and milliseconds a call, so all of it runs on an event loop of its own. Its retries,
-caches, callbacks, logs and telemetry are off: what an attempt is, and how many there are, is decided here. It is an
-extra; the policy loader refuses `kind: litellm` where it is not installed.
+Importing litellm takes seconds and a call takes milliseconds of CPU time, so all of it runs on an event loop of its
+own. Its retries, caches, callbacks, logs and telemetry are off: the gateway decides what an attempt is and how many
+are made. litellm is an optional dependency; the policy loader refuses `kind: litellm` where it is not installed.
 """
 
 import asyncio
@@ -18,14 +19,14 @@ from typing import Any, Final
 from gateway.errors import UpstreamError
 from gateway.types import Call, Delta, Status, Target
 from gateway.upstreams.background_loop import BackgroundLoop
-from gateway.upstreams.litellm_calls import arguments_for, deltas_of, fault_of, hang_up
+from gateway.upstreams.litellm_calls import arguments_for, close_stream, deltas_of, fault_of
 from gateway.upstreams.openai import key_of
 
 _STATUS: Final = Status()
-_SWITCH_S: Final = 0.0005  # a tenth of the usual: how long a thread may be waited for
-# Read by litellm when it is imported: no price list from the network, no `.env` of whatever folder this runs in.
+_SWITCH_INTERVAL_S: Final = 0.0005  # a tenth of the default
+# Read by litellm at import: no price list from the network, no `.env` of the working directory.
 _ENVIRONMENT: Final = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
-_LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")  # they may quote prompts
+_LOGGERS: Final = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy")  # their records may contain prompts
 _SETTINGS: Final[dict[str, Any]] = {
     "telemetry": False,
     "suppress_debug_info": True,
@@ -43,20 +44,20 @@ _SETTINGS: Final[dict[str, Any]] = {
 }
 
 
-class Library:
-    """litellm, once for the whole gateway. `load` returns at once; whoever needs it before it is there waits."""
+class LiteLLMLibrary:
+    """litellm, imported once per gateway. `load` returns at once; callers of `loaded` wait for the import."""
 
     def __init__(self) -> None:
-        self.aside = BackgroundLoop("providers")
+        self.background = BackgroundLoop("providers")
         self._loading: asyncio.Task[Any] | None = None
 
     def load(self) -> None:
-        """Begin to load."""
+        """Start the import."""
         if self._loading is None:
-            self._loading = asyncio.create_task(self.aside.run(_load()), name="load litellm")
+            self._loading = asyncio.create_task(self.background.run(_import_gently()), name="load litellm")
 
     async def loaded(self) -> Any:
-        """The module; use it aside only. Raises UpstreamError if it cannot be imported."""
+        """The module; call it on the background loop only. Raises UpstreamError if it cannot be imported."""
         self.load()
         assert self._loading is not None
         try:
@@ -65,19 +66,19 @@ class Library:
             raise UpstreamError("litellm cannot be imported.", detail=type(fault).__name__) from fault
 
     async def aclose(self) -> None:
-        """End all calls, close its connections, end the thread."""
+        """Cancel all calls, close litellm's connections, end the thread."""
         if self._loading is not None:
             self._loading.cancel()
             with contextlib.suppress(asyncio.CancelledError, ImportError):
-                litellm = await self._loading  # where it came to be, it keeps its connections for ever
-                await self.aside.run(litellm.close_litellm_async_clients())
-        await self.aside.aclose()
+                litellm = await self._loading  # once imported, it never closes its connections itself
+                await self.background.run(litellm.close_litellm_async_clients())
+        await self.background.aclose()
 
 
 class LiteLLMUpstream:
-    """An Upstream for `kind: litellm`; its capabilities are the policy's word."""
+    """An Upstream for `kind: litellm`. The policy states its capabilities."""
 
-    def __init__(self, target: Target, library: Library, *, idle_s: float) -> None:
+    def __init__(self, target: Target, library: LiteLLMLibrary, *, idle_s: float) -> None:
         self._key = key_of(target)
         self._library = library
         self._idle_s = idle_s
@@ -85,47 +86,48 @@ class LiteLLMUpstream:
 
     @property
     def status(self) -> Status:
-        """Nothing is known without asking."""
+        """Providers publish no status."""
         return _STATUS
 
     async def send(self, call: Call) -> "LiteLLMReply":
         """See `ports.Upstream`."""
         arguments = arguments_for(call, key=self._key, idle_s=self._idle_s)
         litellm = await self._library.loaded()
-        answer = await self._library.aside.run(_complete(litellm, arguments))
-        return LiteLLMReply(self._library.aside, answer, deltas_of(litellm, call.target.model, answer))
+        response = await self._library.background.run(_complete(litellm, arguments))
+        return LiteLLMReply(self._library.background, response, deltas_of(litellm, call.target.model, response))
 
     async def aclose(self) -> None:
-        """The library is the gateway's."""
+        """Nothing to close: the library is shared."""
 
 
 class LiteLLMReply:
     """See `ports.UpstreamResponse`."""
 
-    def __init__(self, aside: BackgroundLoop, answer: Any, source: AsyncGenerator[Delta, None]) -> None:
-        self._aside = aside
-        self._answer = answer
-        self._deltas = aside.iterate(source)
+    def __init__(self, background: BackgroundLoop, response: Any, source: AsyncGenerator[Delta, None]) -> None:
+        self._background = background
+        self._response = response
+        self._deltas = background.iterate(source)
 
     def deltas(self) -> AsyncGenerator[Delta, None]:
         """See `ports.UpstreamResponse`."""
         return self._deltas
 
     async def aclose(self) -> None:
-        """Hangs up unless the answer was read to its end."""
+        """Closes the connection unless the response was read to its end."""
         await self._deltas.aclose()
-        await self._aside.run(hang_up(self._answer))
+        await self._background.run(close_stream(self._response))
 
 
 @contextlib.contextmanager
-def _gently() -> Iterator[None]:
-    """Be quick to let the other thread's loop have its turn, which serves meanwhile.
+def _yielding_import() -> Iterator[None]:
+    """Reduce the time that the import blocks the main loop.
 
-    An import makes a million objects. The collector would walk through all of them again and again, holding the
-    interpreter's lock for half a second (docs/log.md); what is there in the end stays, so it need not be walked at all.
+    An import creates about a million objects. The garbage collector would traverse all of them repeatedly while
+    holding the interpreter lock for half a second (docs/log.md). The objects live to the end of the process, so
+    they are frozen instead.
     """
     interval_s, collects = sys.getswitchinterval(), gc.isenabled()
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     gc.disable()
     try:
         yield
@@ -136,27 +138,27 @@ def _gently() -> Iterator[None]:
         sys.setswitchinterval(interval_s)
 
 
-async def _load() -> Any:
-    with _gently():
-        return await _loaded()
+async def _import_gently() -> Any:
+    with _yielding_import():
+        return await _import_litellm()
 
 
-async def _loaded() -> Any:
+async def _import_litellm() -> Any:
     os.environ.update(_ENVIRONMENT)
     litellm = importlib.import_module("litellm")
     for name, value in _SETTINGS.items():
         setattr(litellm, name, value)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    for stream in (False, True):  # what it builds when first called is built now: an answer made up without any call
-        turn = {"role": "user", "content": "."}
-        answer = await litellm.acompletion(model="openai/none", messages=[turn], mock_response=".", stream=stream)
-        await hang_up(answer)
+    for stream in (False, True):  # warm-up: builds litellm's lazy state with a mock response, without any network call
+        message = {"role": "user", "content": "."}
+        response = await litellm.acompletion(model="openai/none", messages=[message], mock_response=".", stream=stream)
+        await close_stream(response)
     return litellm
 
 
 async def _complete(litellm: Any, arguments: dict[str, Any]) -> Any:
     try:
         return await litellm.acompletion(**arguments)
-    except Exception as fault:  # litellm raises a class of its own for nearly everything, and anything for the rest
+    except Exception as fault:  # litellm wraps most errors in its own classes and lets any other pass
         raise fault_of(fault) from fault

@@ -1,6 +1,6 @@
-"""What is asked of a provider through litellm, and what its answers and exceptions mean; only this file knows.
+"""Translates requests into litellm calls, and litellm's responses and exceptions back.
 
-Nothing of a request reaches litellm but what is named here: its other parameters could change where a call goes.
+Only the parameters listed here are forwarded: others could change where litellm sends the call.
 """
 
 import contextlib
@@ -17,35 +17,35 @@ from gateway.upstreams.errors import from_error_object
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.request_body import document_for
 
-_PASSED_ON: Final = frozenset(
+_FORWARDED: Final = frozenset(
     "messages temperature top_p n stop max_tokens max_completion_tokens presence_penalty frequency_penalty logit_bias"
     " user seed response_format tools tool_choice parallel_tool_calls logprobs top_logprobs reasoning_effort prediction"
     " stream stream_options".split()
 )
-# What stays of an answer: OpenAI's own fields, not litellm's notes beside them.
-_ANSWERED: Final = frozenset("id object created model choices usage system_fingerprint service_tier".split())
+# OpenAI's fields of a response; litellm's additions are dropped.
+_RESPONSE_FIELDS: Final = frozenset("id object created model choices usage system_fingerprint service_tier".split())
 _OFF: Final[Mapping[str, Any]] = {
     "num_retries": 0,
     "max_retries": 0,
     "caching": False,
     "drop_params": False,
     "no-log": True,
-    "_skip_mcp_handler": True,  # tools are the client's to run; and importing it needs a package that is not ours
+    "_skip_mcp_handler": True,  # the client runs the tools; and the handler needs a package that is not installed
 }
 _MAX_MESSAGE: Final = 500
-# By the name of the class or of one it descends from, nearest first; the others by their status.
+# By the name of the exception's class or base classes; other exceptions by their status.
 _UNSUPPORTED: Final = frozenset({"UnsupportedParamsError", "ContextWindowExceededError", "ImageFetchError"})
-_SILENT: Final = frozenset({"Timeout", "APITimeoutError", "TimeoutError"})
+_TIMEOUTS: Final = frozenset({"Timeout", "APITimeoutError", "TimeoutError"})
 _UNREACHABLE: Final = frozenset({"APIConnectionError"})
 
 
 def arguments_for(call: Call, *, key: str, idle_s: float) -> dict[str, Any]:
-    """For `litellm.acompletion`. Raises Unsupported for what would make us fetch what a request names."""
+    """Arguments of `litellm.acompletion`. Raises Unsupported for content that the gateway would have to download."""
     target = call.target
     document = document_for(call, target.capabilities)
-    _refuse_fetching(document["messages"])
+    _refuse_remote_content(document["messages"])
     left_s = math.inf if call.left_ms is None else call.left_ms / 1000
-    arguments = {name: value for name, value in document.items() if name in _PASSED_ON and value is not None}
+    arguments = {name: value for name, value in document.items() if name in _FORWARDED and value is not None}
     arguments.update(_OFF, model=target.model, timeout=min(left_s, idle_s))
     if target.url.startswith(("http://", "https://")):
         arguments["api_base"] = target.url
@@ -54,41 +54,41 @@ def arguments_for(call: Call, *, key: str, idle_s: float) -> dict[str, Any]:
     return arguments
 
 
-async def deltas_of(litellm: Any, model: str, answer: Any) -> AsyncGenerator[Delta, None]:
-    """The chunks of a stream, or the one whole answer, as OpenAI spells them. Raises AttemptFailed."""
-    if not hasattr(answer, "__aiter__"):
-        yield _delta(litellm, model, answer.model_dump(exclude_none=True))
+async def deltas_of(litellm: Any, model: str, response: Any) -> AsyncGenerator[Delta, None]:
+    """The chunks of a stream, or the whole response, in OpenAI's format. Raises AttemptFailed."""
+    if not hasattr(response, "__aiter__"):
+        yield _delta(litellm, model, response.model_dump(exclude_none=True))
         return
     name = ""
     try:
-        async for chunk in answer:
+        async for chunk in response:
             document = chunk.model_dump(exclude_none=True)
-            document["id"] = name = name or document.get("id", "")  # some get a new one with every chunk
+            document["id"] = name = name or document.get("id", "")  # some providers send a new id with every chunk
             yield _delta(litellm, model, document)
     except AttemptFailed:
         raise
-    except Exception as fault:  # a provider's stream can break in any of litellm's words; all are that target's fault
+    except Exception as fault:  # litellm raises many types for a broken stream
         raise fault_of(fault) from fault
 
 
-async def hang_up(answer: Any) -> None:
-    """Close a stream that was not read to its end; nothing for what is closed or was no stream."""
-    if hasattr(answer, "__aiter__"):
-        with contextlib.suppress(Exception):  # it is given up: how it breaks now is of no interest
-            await answer.aclose()
+async def close_stream(response: Any) -> None:
+    """Close a stream that was not read to its end; does nothing for a closed stream or a whole response."""
+    if hasattr(response, "__aiter__"):
+        with contextlib.suppress(Exception):  # the response is discarded, so errors do not matter
+            await response.aclose()
 
 
 def fault_of(fault: Exception) -> AttemptFailed:
-    """What an exception of litellm means. Its words are kept only where they speak of the request itself."""
+    """Maps an exception of litellm to an error. Its message is kept only if it concerns the client's request."""
     names = {kind.__name__ for kind in type(fault).__mro__}
     name = type(fault).__name__
-    if names & _SILENT:
-        return UpstreamError("The provider fell silent.", detail=name)
+    if names & _TIMEOUTS:
+        return UpstreamError("Idle timeout while reading from the provider.", detail=name)
     if names & _UNREACHABLE:
-        return UpstreamError("The provider cannot be reached.", detail=name)
+        return UpstreamError("Cannot connect to the provider.", detail=name)
     status = _status(fault)
     if status is None:
-        return UpstreamError("The provider's answer could not be understood.", detail=name)
+        return UpstreamError("The provider's response could not be parsed.", detail=name)
     message = _message(fault)
     if names & _UNSUPPORTED:
         return Unsupported(message, detail=name)
@@ -104,16 +104,16 @@ def _delta(litellm: Any, model: str, document: dict[str, Any]) -> Delta:
     if usage:
         usage.pop("cost", None)
         if all(not choice.get("delta", choice) for choice in document["choices"]):
-            document["choices"] = []  # the account of a stream comes alone, as OpenAI sends it
-    delta = read_delta(orjson.dumps({name: value for name, value in document.items() if name in _ANSWERED}))
+            document["choices"] = []  # OpenAI sends the usage of a stream in a chunk without choices
+    delta = read_delta(orjson.dumps({name: value for name, value in document.items() if name in _RESPONSE_FIELDS}))
     if delta.usage is None:
         return delta
-    return Delta(data=delta.data, pieces=delta.pieces, usage=_priced(litellm, model, delta.usage, usage))
+    return Delta(data=delta.data, pieces=delta.pieces, usage=_with_cost(litellm, model, delta.usage, usage))
 
 
-def _priced(litellm: Any, model: str, usage: Usage, told: dict[str, Any]) -> Usage:
-    """With its cost in dollars by litellm's own list of prices; None for a model that is not on it."""
-    cached = (told.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+def _with_cost(litellm: Any, model: str, usage: Usage, reported: dict[str, Any]) -> Usage:
+    """Adds the cost in dollars from litellm's price list; unchanged if the model is not listed."""
+    cached = (reported.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
     try:
         prompt, completion = litellm.cost_per_token(
             model=model,
@@ -121,14 +121,16 @@ def _priced(litellm: Any, model: str, usage: Usage, told: dict[str, Any]) -> Usa
             completion_tokens=usage.output_tokens or 0,
             cache_read_input_tokens=cached,
         )
-    except Exception:  # noqa: BLE001 - it raises whatever it likes for models it does not know; an unknown price is no fault
+    except Exception:  # noqa: BLE001 - raises arbitrary types for unknown models; an unknown price is not an error
         return usage
     cost = float(prompt + completion)
-    return replace(usage, cost=cost) if cost >= 0 else usage  # more tokens told as cached than there were
+    return (
+        replace(usage, cost=cost) if cost >= 0 else usage
+    )  # negative if more cached tokens are reported than input tokens
 
 
-def _refuse_fetching(messages: list[dict[str, Any]]) -> None:
-    """For some providers litellm downloads an image's address itself: no request may send us anywhere."""
+def _refuse_remote_content(messages: list[dict[str, Any]]) -> None:
+    """For some providers litellm downloads image URLs itself: a request must not make the gateway fetch anything."""
     for message in messages:
         parts = message.get("content")
         for part in parts if isinstance(parts, list) else ():
@@ -138,27 +140,27 @@ def _refuse_fetching(messages: list[dict[str, Any]]) -> None:
             url = image.get("url") if isinstance(image, dict) else image
             if part.get("type") != "image_url" or not isinstance(url, str) or not url.startswith("data:"):
                 raise Unsupported(
-                    "To this target only text and images as data: URLs can be sent.", detail="part", param="messages"
+                    "This target accepts only text and images as data: URLs.", detail="part", param="messages"
                 )
 
 
 def _status(fault: Exception) -> int | None:
-    """The provider's own, which litellm's class was made from: it takes 529 for 500, and 413 for 400."""
-    for said in (fault.__context__, fault):
-        status = getattr(said, "status_code", None)
+    """The provider's own status: litellm's classes change some (529 to 500, 413 to 400)."""
+    for candidate in (fault.__context__, fault):
+        status = getattr(candidate, "status_code", None)
         if isinstance(status, int):
             return status
     return None
 
 
 def _message(fault: Exception) -> str:
-    """The provider's words; litellm puts its own before them, and sometimes leaves them wrapped in their JSON."""
+    """The provider's message without litellm's prefix, unwrapped from its JSON if necessary."""
     text = str(getattr(fault, "message", "") or fault)
     try:
-        told = orjson.loads(text[text.index("{") :])["error"]["message"]
+        found = orjson.loads(text[text.index("{") :])["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        told = text.removeprefix(f"litellm.{type(fault).__name__}: ")
-    return str(told)[:_MAX_MESSAGE]
+        found = text.removeprefix(f"litellm.{type(fault).__name__}: ")
+    return str(found)[:_MAX_MESSAGE]
 
 
 def _retry_after_s(fault: Exception) -> float | None:

@@ -1,4 +1,4 @@
-"""The door to any server that speaks OpenAI's chat completions. Knows nothing of its health but what calls show."""
+"""Upstream client for servers with OpenAI's chat completions API. Their health is known only from calls."""
 
 import os
 
@@ -13,7 +13,7 @@ _STATUS = Status()
 
 
 class OpenAIUpstream:
-    """An Upstream for `kind: openai`; its capabilities are the policy's word."""
+    """An Upstream for `kind: openai`. The policy states its capabilities."""
 
     def __init__(self, target: Target, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -22,7 +22,7 @@ class OpenAIUpstream:
 
     @property
     def status(self) -> Status:
-        """Nothing is known without asking."""
+        """Such servers publish no status."""
         return _STATUS
 
     async def send(self, call: Call) -> HttpReply:
@@ -31,16 +31,16 @@ class OpenAIUpstream:
         return await post(self._session, self._url, body, headers_for(call, key=self._key))
 
     async def aclose(self) -> None:
-        """Connections belong to the session."""
+        """Nothing to close: the session owns the connections."""
 
 
 def key_of(target: Target) -> str:
-    """The credential itself, from the environment; empty if the policy names none or it is not set."""
+    """The API key, from the environment variable that the policy names; empty if there is none."""
     return os.environ.get(target.key_env, "") if target.key_env else ""
 
 
 def headers_for(call: Call, *, key: str = "") -> dict[str, str]:
-    """What every target is told beside the body. Headers of the client are not passed on."""
+    """Headers sent to every target. Headers of the client are not forwarded."""
     headers = {
         "content-type": "application/json",
         "accept-encoding": "identity",

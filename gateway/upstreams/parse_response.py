@@ -1,4 +1,4 @@
-"""From an OpenAI answer, whole or one chunk of it, to a Delta. Reads what checks and accounts need, keeps the bytes."""
+"""Parses an OpenAI response, whole or one chunk, into a Delta. The original bytes are kept."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -45,37 +45,37 @@ class _Usage(msgspec.Struct):
     diffusion: _Diffusion | None = None
 
 
-class _Answer(msgspec.Struct):
+class _Completion(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: msgspec.Raw = msgspec.Raw()
 
 
-_decoder = msgspec.json.Decoder(_Answer)
-_MOST_TOKENS: Final = 1 << 40  # no answer has more, and any reader of the log can hold it
+_decoder = msgspec.json.Decoder(_Completion)
+_MAX_TOKENS: Final = 1 << 40  # above any real response, and within what readers of the log can represent
 
 
 def read_delta(data: bytes) -> Delta:
-    """Raises an AttemptFailed for an error object and for bytes that are no answer."""
+    """Raises AttemptFailed for an error object and for anything that is not a completion."""
     try:
-        answer = _decoder.decode(data)
+        completion = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
-        raise UpstreamError("The target's answer is not a completion.", detail="malformed answer") from fault
-    if bytes(answer.error) not in (b"", b"null"):
-        raise _told(bytes(answer.error))
-    if answer.choices is None:
-        raise UpstreamError("The target's answer is not a completion.", detail="no choices")
+        raise UpstreamError("The target's response is not a chat completion.", detail="malformed answer") from fault
+    if bytes(completion.error) not in (b"", b"null"):
+        raise _stream_error(bytes(completion.error))
+    if completion.choices is None:
+        raise UpstreamError("The target's response is not a chat completion.", detail="no choices")
     return Delta(
         data=data,
-        pieces=tuple(_piece(choice) for choice in answer.choices),
-        usage=_usage(answer.usage) if answer.usage else None,
+        pieces=tuple(_piece(choice) for choice in completion.choices),
+        usage=_usage(completion.usage) if completion.usage else None,
     )
 
 
 def with_texts(deltas: Iterable[Delta], texts: Mapping[tuple[int, int | None], str]) -> list[Delta]:
-    """The same answer, saying these texts instead, by choice and tool call (None: the choice's text).
+    """The same response with these texts instead, by choice and tool call (None: the choice's content).
 
-    In a stream the whole of a text comes with the first delta that held some of it; the others keep everything else.
+    In a stream the first delta with content carries the whole new text; the others keep everything else.
     """
     left = dict(texts)
     return [read_delta(_with_texts(delta.data, texts, left)) if delta.pieces else delta for delta in deltas]
@@ -90,17 +90,17 @@ def _with_texts(
         body = choice.get("delta") or choice.get("message") or {}
         if body.get("content") and (index, None) in texts:
             body["content"] = left.pop((index, None), "")
-        for place, call in enumerate(body.get("tool_calls") or ()):
-            number, function = call.get("index", place), call.get("function") or {}
+        for position, call in enumerate(body.get("tool_calls") or ()):
+            number, function = call.get("index", position), call.get("function") or {}
             if function.get("arguments") and (index, number) in texts:
                 function["arguments"] = left.pop((index, number), "")
     return orjson.dumps(document)
 
 
-def _told(error: bytes) -> AttemptFailed:
-    """An error inside a stream that began well: its status is gone, its words decide."""
-    told = msgspec.json.decode(error)
-    return from_error_object(told if isinstance(told, dict) else {}, status=502)
+def _stream_error(error: bytes) -> AttemptFailed:
+    """An error inside a stream that began with status 200: only its code identifies it."""
+    error_object = msgspec.json.decode(error)
+    return from_error_object(error_object if isinstance(error_object, dict) else {}, status=502)
 
 
 def _piece(choice: _Choice) -> Piece:
@@ -111,23 +111,23 @@ def _piece(choice: _Choice) -> Piece:
         index=choice.index,
         text=body.content or "",
         refusal=body.refusal or "",
-        tool_calls=tuple(_tool_call(place, call) for place, call in enumerate(body.tool_calls or ())),
+        tool_calls=tuple(_tool_call(position, call) for position, call in enumerate(body.tool_calls or ())),
         finish_reason=choice.finish_reason,
     )
 
 
-def _tool_call(place: int, call: _ToolCall) -> ToolCall:
-    """Whole answers number their calls by position only."""
+def _tool_call(position: int, call: _ToolCall) -> ToolCall:
+    """Whole responses number tool calls by position only."""
     function = call.function or _Function()
     return ToolCall(
-        index=place if call.index is None else call.index,
+        index=position if call.index is None else call.index,
         name=function.name or "",
         arguments=function.arguments or "",
     )
 
 
 def _usage(usage: _Usage) -> Usage:
-    """What the target tells of itself. What cannot be true counts as not told: it may be passed on, not counted."""
+    """Usage as reported by the target. Impossible values are treated as not reported."""
     diffusion = usage.diffusion or _Diffusion()
     confidence = diffusion.confidence
     return Usage(
@@ -139,4 +139,4 @@ def _usage(usage: _Usage) -> Usage:
 
 
 def _count(tokens: int | None) -> int | None:
-    return tokens if tokens is not None and 0 <= tokens <= _MOST_TOKENS else None
+    return tokens if tokens is not None and 0 <= tokens <= _MAX_TOKENS else None

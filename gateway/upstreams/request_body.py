@@ -1,4 +1,5 @@
-"""The client's body, edited for one target: its own model name in, everything of ours out, nothing else touched."""
+"""Rewrites the client's body for one target: sets its model name, removes the gateway's fields, keeps everything
+else."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -8,36 +9,36 @@ import orjson
 from gateway.enums import Capability, Kind
 from gateway.types import Call, Capabilities
 
-_OUR_METADATA: Final = ("task", "private")
-# Dropped where a target lacks them, since the answer is as right without: a help, and OpenAI's best-effort promise.
-_HARMLESS: Final = {Capability.PREDICTION: "prediction", Capability.SEED: "seed"}
+_GATEWAY_METADATA: Final = ("task", "private")
+# Dropped for targets without the capability: both are hints that do not affect correctness.
+_OPTIONAL: Final = {Capability.PREDICTION: "prediction", Capability.SEED: "seed"}
 
 
 def body_for(call: Call, capabilities: Capabilities | None) -> bytes:
-    """What to send. `capabilities` None means unknown: then nothing is dropped."""
+    """The body to send. With unknown `capabilities` (None) no field is dropped."""
     return orjson.dumps(document_for(call, capabilities))
 
 
 def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any]:
-    """The same before it is bytes, for doors that speak otherwise."""
+    """The same before serialisation, for clients with another API."""
     target, query = call.target, call.query
     document: dict[str, Any] = orjson.loads(query.body)
     document["model"] = target.model
     _strip_metadata(document)
-    _spell_schema(document)
+    _normalise_schema(document)
     if query.stream:
-        # Token counts and confidence come with the usage; a client that did not ask for it will not see it.
+        # Token counts and confidence arrive with the usage; it is removed for clients that did not request it.
         document["stream_options"] = {**(document.get("stream_options") or {}), "include_usage": True}
     if target.kind is not Kind.WORKER:
         document.pop("diffusion", None)
     elif target.diffusion:
-        _wish(document, target.diffusion)
+        _apply_decoding_defaults(document, target.diffusion)
     if capabilities is not None:
-        for capability, field in _HARMLESS.items():
+        for capability, field in _OPTIONAL.items():
             if capability not in capabilities.supported:
                 document.pop(field, None)
     if call.validation_error is not None:
-        _tell(
+        _append_to_last_user_message(
             document, f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
         )
     return document
@@ -47,22 +48,22 @@ def _strip_metadata(document: dict[str, Any]) -> None:
     metadata = document.get("metadata")
     if not metadata:
         return
-    theirs = {name: value for name, value in metadata.items() if name not in _OUR_METADATA}
-    if theirs:
-        document["metadata"] = theirs
+    remaining = {name: value for name, value in metadata.items() if name not in _GATEWAY_METADATA}
+    if remaining:
+        document["metadata"] = remaining
     else:
         del document["metadata"]
 
 
-def _wish(document: dict[str, Any], wished: Iterable[tuple[str, float]]) -> None:
-    """What the policy wishes of a worker, under what the request wishes; an anchor needs a text to hold on to."""
+def _apply_decoding_defaults(document: dict[str, Any], configured: Iterable[tuple[str, float]]) -> None:
+    """The policy's decoding parameters, overridden by the request's. `anchor` applies only with a `prediction`."""
     edits = document.get("prediction") is not None
-    usual = {name: value for name, value in wished if edits or name != "anchor"}
-    document["diffusion"] = {**usual, **(document.get("diffusion") or {})}
+    defaults = {name: value for name, value in configured if edits or name != "anchor"}
+    document["diffusion"] = {**defaults, **(document.get("diffusion") or {})}
 
 
-def _tell(document: dict[str, Any], note: str) -> None:
-    """At the end of the last user turn: chat templates that want turns to alternate accept no further one."""
+def _append_to_last_user_message(document: dict[str, Any], note: str) -> None:
+    """Appended to the last user message, because some chat templates require roles to alternate."""
     messages = document["messages"]
     last = next((message for message in reversed(messages) if message.get("role") == "user"), None)
     if last is None:
@@ -73,8 +74,9 @@ def _tell(document: dict[str, Any], note: str) -> None:
         last["content"] = f"{last.get('content') or ''}\n\n{note}"
 
 
-def _spell_schema(document: dict[str, Any]) -> None:
-    """vLLM's `structured_outputs.json` in OpenAI's words, which every target with schemas understands."""
+def _normalise_schema(document: dict[str, Any]) -> None:
+    """Converts vLLM's `structured_outputs.json` to OpenAI's `response_format`, which every target with schemas
+    supports."""
     structured = document.get("structured_outputs")
     if structured and structured.get("json") is not None:
         named = {"name": "answer", "schema": structured["json"]}

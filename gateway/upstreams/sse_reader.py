@@ -1,4 +1,4 @@
-"""Server-sent events from raw bytes, by lines. Knows framing only; what an event says is read elsewhere."""
+"""Incremental parser of server-sent events. Knows the framing, not the content."""
 
 from typing import Final
 
@@ -10,26 +10,26 @@ class EventTooLarge(Exception):  # noqa: N818 - says what happened
 
 
 class EventReader:
-    """Feed bytes as they come; get back the `data` of every event that is complete. What follows the last is kept."""
+    """Feed it bytes; it returns the `data` of every complete event and keeps the incomplete rest."""
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_remainder",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._remainder = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The data of the events that end in `data`, in order; comments and empty events are dropped."""
-        whole = self._rest + data if self._rest else data
-        if b"\r" in whole:
-            whole = whole.replace(b"\r\n", b"\n")
-        *events, self._rest = whole.split(b"\n\n")
-        if len(self._rest) > MAX_EVENT_BYTES:
+        """The data of the events that end in `data`, in order; comments and empty events are skipped."""
+        buffered = self._remainder + data if self._remainder else data
+        if b"\r" in buffered:
+            buffered = buffered.replace(b"\r\n", b"\n")
+        *events, self._remainder = buffered.split(b"\n\n")
+        if len(self._remainder) > MAX_EVENT_BYTES:
             raise EventTooLarge
         return [found for text in events if (found := _data_of(text))]
 
 
 def _data_of(event: bytes) -> bytes:
-    """The usual event is one `data: ...` line; others are read line by line as the standard says."""
+    """Fast path for the common single `data: ...` line; other events are parsed line by line per the standard."""
     if event.startswith(b"data: ") and b"\n" not in event:
         return event[6:]
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]

@@ -1,4 +1,5 @@
-"""The door to our own worker: the deadline travels, its extensions stay, and every answer tells how busy it is."""
+"""Upstream client for Twolane's worker: forwards the deadline, keeps its extensions, and reads its load from every
+response."""
 
 import aiohttp
 from yarl import URL
@@ -12,19 +13,19 @@ from gateway.upstreams.request_body import body_for
 
 
 class WorkerUpstream:
-    """An Upstream for `kind: worker`. Targets behind the same URL share a watch: they are one process."""
+    """An Upstream for `kind: worker`. Targets at the same URL share a poller, because they are one process."""
 
-    def __init__(self, target: Target, session: aiohttp.ClientSession, watch: HealthPoller) -> None:
+    def __init__(self, target: Target, session: aiohttp.ClientSession, poller: HealthPoller) -> None:
         self._model = target.model
         self._session = session
         self._url = URL(f"{target.url}/v1/chat/completions")
         self._key = key_of(target)
-        self._watch = watch
+        self._poller = poller
 
     @property
     def status(self) -> Status:
-        """As the worker last said, in a poll or an answer."""
-        return self._watch.status_of(self._model)
+        """As last reported by a poll or a response."""
+        return self._poller.status_of(self._model)
 
     async def send(self, call: Call) -> HttpReply:
         """See `ports.Upstream`."""
@@ -36,10 +37,10 @@ class WorkerUpstream:
             body = body_for(call, capabilities)
             reply = await post(self._session, self._url, body, headers)
         except AttemptFailed as fault:
-            self._watch.learn_fault(fault)
+            self._poller.record_failure(fault)
             raise
-        self._watch.learn_answer(reply.headers)
+        self._poller.record_response(reply.headers)
         return reply
 
     async def aclose(self) -> None:
-        """The watch may serve others; whoever made it closes it."""
+        """Nothing to close: the registry owns the poller, which other targets may share."""

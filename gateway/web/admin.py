@@ -1,4 +1,4 @@
-"""The admin surface, on a port of its own: metrics, past decisions, and what would be decided now."""
+"""The admin port: metrics, recent decisions, and explanations of routing decisions."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from gateway.telemetry.decision_json import document_of
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Candidate, Health, Verdict
-from gateway.web.parse_request import once_each, parse_chat
-from gateway.web.routes import NO_TELEMETRY, json_response, shape_errors
+from gateway.web.parse_request import parse_chat, unique_headers
+from gateway.web.routes import NO_TELEMETRY, install_error_handlers, json_response
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
 
@@ -25,41 +25,41 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 def admin_app(
     *, policy: Callable[[], Policy], pipeline: Pipeline, clock: Clock, metrics: Metrics, recent: RecentDecisions
 ) -> FastAPI:
-    """For operators and Prometheus; never for applications."""
+    """For operators and Prometheus; not for applications."""
     app = FastAPI(title="Twolane admin", version=__version__, telemetry=NO_TELEMETRY)
-    shape_errors(app)
-    writing = asyncio.Lock()
+    install_error_handlers(app)
+    rendering = asyncio.Lock()
 
     @app.get("/live")
     @app.get("/health")
     async def health() -> Response:
-        """200 while the process serves."""
+        """200 while the process serves requests."""
         return json_response({"status": "ok", "version": __version__, "policy": policy().version})
 
     @app.get("/metrics")
-    async def page(request: Request) -> Response:
-        """Prometheus' text format, or OpenMetrics where that is asked for; written beside the event loop."""
-        async with writing:
-            metrics.gauges.look()
+    async def metrics_page(request: Request) -> Response:
+        """Prometheus text format, or OpenMetrics on request; rendered in a thread."""
+        async with rendering:
+            metrics.gauges.refresh()
             body, content_type = await asyncio.to_thread(metrics.render, request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
 
     @app.get("/admin/decisions/{query_id}")
     async def decision(query_id: str) -> Response:
-        """Why one of the last requests was answered as it was."""
+        """The full decision of a recent request."""
         found = recent.get(query_id)
         if found is None:
-            raise NotFound(f"No decision {query_id!r} among the last ones.")
+            raise NotFound(f"Decision {query_id!r} not found; only recent decisions are kept.")
         return json_response(document_of(found))
 
     @app.post("/admin/explain")
     async def explain(request: Request) -> Response:
-        """A chat request, not sent to anybody: task, plan, and what stands against each candidate now."""
+        """Explain a chat request without sending it: task, plan, and the state of each candidate."""
         body = await request.body()
         if len(body) > MAX_BODY_BYTES:
-            raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-        query = parse_chat(body, once_each(request.scope["headers"]), now_s=clock.now_s(), principal=None)
-        decision, looks = pipeline.explain(query)
+            raise BodyTooLarge(f"The request body exceeds the limit of {MAX_BODY_BYTES} bytes.")
+        query = parse_chat(body, unique_headers(request.scope["headers"]), now_s=clock.now_s(), principal=None)
+        decision, evaluations = pipeline.explain(query)
         return json_response(
             {
                 "policy": decision.policy,
@@ -69,14 +69,14 @@ def admin_app(
                 "route": decision.route,
                 "private": decision.private,
                 "needs": sorted(query.needs),
-                "candidates": [_look(candidate, health, verdict) for candidate, health, verdict in looks],
+                "candidates": [_candidate(candidate, health, verdict) for candidate, health, verdict in evaluations],
             }
         )
 
     return app
 
 
-def _look(candidate: Candidate, health: Health, verdict: Verdict) -> dict[str, Any]:
+def _candidate(candidate: Candidate, health: Health, verdict: Verdict) -> dict[str, Any]:
     return {
         "target": candidate.target.name,
         "location": candidate.target.location,

@@ -1,4 +1,4 @@
-"""The few ASGI messages an answer consists of. Knows neither queries nor decisions."""
+"""ASGI messages of responses: JSON, errors and event streams."""
 
 from collections.abc import Iterable
 
@@ -11,24 +11,24 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 async def send_json(send: Send, body: bytes, *, status: int = 200, headers: Headers = ()) -> None:
-    """A whole JSON answer."""
+    """A complete JSON response."""
     await _send_whole(send, status, [(b"content-type", JSON), *headers], body)
 
 
 async def send_error(send: Send, error: GatewayError, headers: Headers = ()) -> None:
-    """An OpenAI-shaped error."""
+    """An error in OpenAI's format."""
     await _send_whole(send, error.status, [*headers_of(error), *headers], body_of(error))
 
 
 async def start_stream(send: Send, headers: Headers) -> None:
-    """The head of a stream of events. Buffering proxies are told to let it pass."""
+    """The headers of an event stream; disables buffering in proxies."""
     fixed = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
     fixed.append((b"x-accel-buffering", b"no"))
     await send({"type": "http.response.start", "status": 200, "headers": [*fixed, *headers]})
 
 
 async def send_bytes(send: Send, data: bytes, *, more: bool = True) -> None:
-    """A piece of the body."""
+    """A part of the body."""
     await send({"type": "http.response.body", "body": data, "more_body": more})
 
 

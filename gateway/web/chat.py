@@ -1,7 +1,4 @@
-"""POST /v1/chat/completions as raw ASGI: bytes in, one answer out, whole or streamed.
-
-Knows the wire; what to answer is the pipeline's business.
-"""
+"""POST /v1/chat/completions as raw ASGI, whole or streamed. The pipeline decides the response."""
 
 import secrets
 from collections.abc import Callable
@@ -13,23 +10,21 @@ from gateway.attempts.response import GatewayResponse
 from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, MethodNotAllowed
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
-from gateway.trace_context import TraceContext, read_trace_context
 from gateway.types import Query
 from gateway.web import sse
 from gateway.web.asgi_responses import send_bytes, send_error, send_json, start_stream
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.headers import REQUEST_ID, describe
-from gateway.web.parse_request import once_each, parse_chat
+from gateway.web.parse_request import parse_chat, unique_headers
+from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
+from twolane.process.json_log import TRACE_ID
+from twolane.process.trace_context import Trace, read_trace
 
 PATH = "/v1/chat/completions"
 
 
-class ClientDisconnected(Exception):  # noqa: N818 - says what happened
-    """The client was gone before its request had come."""
-
-
 class ChatCompletions:
-    """An ASGI application for one path."""
+    """The ASGI application of this path."""
 
     def __init__(
         self,
@@ -37,16 +32,16 @@ class ChatCompletions:
         clock: Clock,
         *,
         max_body_bytes: int,
-        begin: Callable[[TraceContext | None], TraceContext | None] = lambda caller: caller,
+        begin: Callable[[Trace | None], Trace | None] = lambda caller: caller,
     ) -> None:
-        """`begin` gives a request its place in a trace, below that of its caller."""
+        """`begin` starts the request's span in the caller's trace."""
         self._pipeline = pipeline
         self._clock = clock
         self._max_body_bytes = max_body_bytes
         self._begin = begin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Exactly one answer, unless the client has left."""
+        """Exactly one response, unless the client has disconnected."""
         try:
             query = await self._read(scope, receive)
         except BadRequest as error:
@@ -64,11 +59,16 @@ class ChatCompletions:
     async def _read(self, scope: Scope, receive: Receive) -> Query:
         now_s = self._clock.now_s()
         if scope["method"] != "POST":
-            raise MethodNotAllowed(f"{PATH} takes POST, not {scope['method']}.")
-        headers = once_each(scope["headers"])
-        body = await read_body(receive, headers, self._max_body_bytes)
+            raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {PATH}; use POST.")
+        headers = unique_headers(scope["headers"])
+        announced = headers.get(b"content-length", b"")
+        try:
+            body = await read_body(receive, content_length=announced, limit=self._max_body_bytes)
+        except BodyTooLargeError as error:
+            raise BodyTooLarge(str(error)) from error
         state: dict[str, Any] = scope.get("state") or {}
-        trace = self._begin(read_trace_context(headers))
+        trace = self._begin(read_trace(headers))
+        TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
         return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"), trace=trace)
 
     async def _send(self, send: Send, query: Query, answer: GatewayResponse, client: CancelOnDisconnect) -> None:
@@ -92,29 +92,6 @@ class ChatCompletions:
             async for delta in answer.deltas():
                 await send_bytes(send, sse.event(delta.data))
         except AttemptFailed as error:
-            last = sse.error_event(error)  # the point of no return is behind us: say so, and no [DONE]
+            last = sse.error_event(error)  # bytes have been sent, so end with an error event and no [DONE]
         client.stop()
         await send_bytes(send, last, more=False)
-
-
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge before reading what is announced to be too large; ClientDisconnected."""
-    announced = headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise _too_large(limit)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body is larger than {limit} bytes.")

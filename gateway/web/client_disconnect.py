@@ -1,4 +1,4 @@
-"""A client that leaves cancels the work done for it. Knows ASGI's `receive` and tasks, nothing else."""
+"""Cancels the work for a client that disconnects."""
 
 import asyncio
 from types import TracebackType
@@ -7,14 +7,14 @@ from starlette.types import Receive
 
 
 class CancelOnDisconnect:
-    """`with CancelOnDisconnect(receive) as client:` around the work; `client.left` tells afterwards.
+    """`with CancelOnDisconnect(receive) as client:` around the work; then `client.has_disconnected` is set.
 
-    Enter it once the request's body has been read: what `receive` says next can only be the client's leaving.
+    Enter it after the body has been read: the next ASGI message can then only be the disconnect.
     """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self.left = False
+        self.has_disconnected = False
 
     def __enter__(self) -> "CancelOnDisconnect":
         task = asyncio.current_task()
@@ -24,18 +24,18 @@ class CancelOnDisconnect:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> bool:
-        """Swallow the cancellation that we caused ourselves, and only that one."""
+        """Suppress only the cancellation that this object caused."""
         self.stop()
-        if self.left and self._task.cancelling() and self._task.uncancel() == 0:
+        if self.has_disconnected and self._task.cancelling() and self._task.uncancel() == 0:
             return kind is asyncio.CancelledError
         return False
 
     def stop(self) -> None:
-        """The answer is about to be complete: from now on nobody is interrupted."""
+        """The response is about to be complete: cancel nothing from now on."""
         self._watch.cancel()
 
     async def _wait(self) -> None:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self.left = True
+            self.has_disconnected = True
             self._task.cancel()

@@ -1,4 +1,4 @@
-"""From an error of ours to OpenAI's error body. The only place that writes one."""
+"""Errors in OpenAI's format."""
 
 import math
 
@@ -10,14 +10,14 @@ JSON = b"application/json"
 
 
 def body_of(error: GatewayError) -> bytes:
-    """`{"error": {"message", "type", "param", "code"}}`, as the official clients read it."""
+    """`{"error": {"message", "type", "param", "code"}}`."""
     return orjson.dumps(
         {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
     )
 
 
 def headers_of(error: GatewayError) -> list[tuple[bytes, bytes]]:
-    """Headers that belong to the error itself."""
+    """Headers of the error itself."""
     headers = [(b"content-type", JSON)]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))

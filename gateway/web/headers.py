@@ -1,4 +1,4 @@
-"""How a Decision looks as response headers. Every header name of the gateway's answers is here and nowhere else."""
+"""Response headers from a Decision. All header names of responses are defined here."""
 
 from gateway.decision import Decision
 
@@ -15,11 +15,26 @@ FALLBACK = b"x-twolane-fallback"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
-TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace, and our span in it
+TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace and the gateway's span
+
+# What each header says, for docs/reference/headers.md.
+MEANINGS = {
+    REQUEST_ID: "Request ID: the client's own, or a new one. Also in logs and traces.",
+    TASK: "Task of the request, as declared or classified.",
+    CONFIDENCE: "Confidence of the classification, 0 to 1.",
+    ROUTE: "Route of the policy that took the request; `direct` if the request named a target.",
+    TARGET: "Target that produced the response; absent if none did.",
+    ATTEMPTS: "Every target tried or skipped, in order, with `ok` or the reason: `fast=low_confidence,quality=ok`.",
+    FALLBACK: "Reason of the last change of target; absent if the first target answered.",
+    POLICY: "Hash of the policy that decided.",
+    SCHEMA: "`valid`, or `repaired`: result of validating the response against what the request asked for.",
+    SERVER_TIMING: "Milliseconds spent in each phase (classify, queue, upstream, validate) and in total.",
+    TRACE: "W3C trace ID and span ID, if the request is sampled.",
+}
 
 
 def describe(decision: Decision) -> ResponseHeaders:
-    """Everything that was decided up to this moment; names without a value are left out."""
+    """All headers known so far; empty ones are omitted."""
     classification = decision.classification
     pairs = (
         (REQUEST_ID, decision.query_id),

@@ -1,4 +1,4 @@
-"""What GET /v1/models says: `auto`, the policy's aliases, and every target with what it can do."""
+"""GET /v1/models: `auto`, the policy's aliases, and every target with its capabilities."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from gateway.types import Capabilities, Status, Target
 
 
 def models_of(policy: Policy, status_of: Callable[[Target], Status]) -> list[dict[str, Any]]:
-    """OpenAI's list, `auto` first."""
+    """OpenAI's list, with `auto` first."""
     routed = [AUTO, *sorted(policy.aliases - {AUTO})]
     entries = [_entry(name, "twolane", {"routed": True}) for name in routed]
     return entries + [
@@ -26,28 +26,28 @@ def model_of(policy: Policy, status_of: Callable[[Target], Status], name: str) -
     raise ModelNotFound(name)
 
 
-def words_of(capabilities: Capabilities) -> dict[str, bool | str]:
-    """Each word with true or its grade, as a worker publishes them."""
+def published_capabilities(capabilities: Capabilities) -> dict[str, bool | str]:
+    """Each capability with true or its grade, as workers publish them."""
     graded = {
         "json_schema": capabilities.json_schema,
         "tools": capabilities.tools,
         "prediction": capabilities.prediction,
     }
-    words: dict[str, bool | str] = {word.value: True for word in sorted(capabilities.supported)}
-    return words | {name: grade.value for name, grade in graded.items() if grade is not Grade.NONE}
+    published: dict[str, bool | str] = {capability.value: True for capability in sorted(capabilities.supported)}
+    return published | {name: grade.value for name, grade in graded.items() if grade is not Grade.NONE}
 
 
 def _target(target: Target, status: Status) -> dict[str, Any]:
     capabilities = target.capabilities or status.capabilities
-    ours: dict[str, Any] = {
+    extension: dict[str, Any] = {
         "routed": False,
         "kind": target.kind,
         "location": target.location,
         "state": status.residency,
-        "capabilities": words_of(capabilities) if capabilities else None,
+        "capabilities": published_capabilities(capabilities) if capabilities else None,
     }
-    return _entry(target.name, target.kind, ours)
+    return _entry(target.name, target.kind, extension)
 
 
-def _entry(name: str, owner: str, ours: dict[str, Any]) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": owner, "twolane": ours}
+def _entry(name: str, owner: str, extension: dict[str, Any]) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner, "twolane": extension}

@@ -1,6 +1,6 @@
-"""From the bytes of a chat request to a Query: bounds first, then types, then what routing wants to know.
+"""Parses a chat request into a Query: size limits, then types, then the fields that routing needs.
 
-The only place where the client's JSON is understood. Knows no policy: whether a model exists is decided later.
+The only module that interprets the client's JSON. Whether a model exists is decided later.
 """
 
 import re
@@ -15,10 +15,18 @@ import orjson
 from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.reliability.load_balancing import PREFIX_CHARS
-from gateway.trace_context import TraceContext
 from gateway.types import OutputFormat, Query, Tool
 from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
-from gateway.web.request_schema import ChatRequest, Message, ResponseFormat, Structured, ToolEntry, is_given, must_call
+from gateway.web.request_schema import (
+    ChatRequest,
+    Message,
+    ResponseFormat,
+    StructuredOutputs,
+    ToolEntry,
+    is_present,
+    must_call,
+)
+from twolane.process.trace_context import Trace
 
 MAX_DEPTH = 64
 MAX_SCHEMA_BYTES = 65_536
@@ -26,10 +34,10 @@ MAX_SCHEMA_BYTES = 65_536
 _decoder = msgspec.json.Decoder(ChatRequest)
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+_BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _SYSTEM = ("system", "developer")
-_YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
 
 def parse_chat(
@@ -38,9 +46,9 @@ def parse_chat(
     *,
     now_s: float,
     principal: str | None,
-    trace: TraceContext | None = None,
+    trace: Trace | None = None,
 ) -> Query:
-    """Raises BadRequest (or a child of it) whose `param` names the field or header."""
+    """Raises BadRequest (or a subclass) whose `param` names the field or header."""
     request = decode(body)
     output_format = _output_format(request)
     tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
@@ -53,7 +61,7 @@ def parse_chat(
         body=body,
         received_s=now_s,
         system_text="\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM),
-        last_user_text=_last_of("user", request.messages, texts),
+        last_user_text=_last_text("user", request.messages, texts),
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -77,53 +85,53 @@ def parse_chat(
     )
 
 
-def once_each(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Request headers by name. Raises InvalidField where one of ours is given twice with different values.
+def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Request headers by name. Raises InvalidField if an `x-twolane-` header is repeated with different values.
 
-    Whichever of the two were taken, a private request might leave the cluster.
+    Picking one of the values could send a private request out of the cluster.
     """
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name.startswith(b"x-twolane-") and found.get(name, value) != value:
-            raise InvalidField(f"{_text(name)!r} is given twice, with different values.", param=_text(name))
+            raise InvalidField(f"{_text(name)!r} is repeated with different values.", param=_text(name))
         found[name] = value
     return found
 
 
 def decode(body: bytes) -> ChatRequest:
-    """Bytes to types; bounded in depth before anything recursive reads them."""
+    """Parses the body; its depth is checked before any recursive parser reads it."""
     if is_deeper(body, MAX_DEPTH):
-        raise MalformedBody(f"The body is nested deeper than {MAX_DEPTH} levels.")
+        raise MalformedBody(f"The request body is nested deeper than {MAX_DEPTH} levels.")
     try:
         request = _decoder.decode(body)
-        orjson.loads(body)  # msgspec skips unread fields unchecked, and a target gets them too
+        orjson.loads(body)  # msgspec does not validate unused fields, and targets receive them
         return request
     except msgspec.ValidationError as fault:
         raise _invalid_field(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, orjson.JSONDecodeError) as fault:
-        raise MalformedBody(f"The body is not valid JSON: {fault}") from None
+        raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
 
 def is_deeper(body: bytes, depth: int) -> bool:
-    """Is this JSON nested deeper than `depth`? Exact for JSON; for other bytes the decoder has the word."""
+    """Whether this JSON is nested deeper than `depth`. Exact for valid JSON; other bytes are left to the decoder."""
     if body.count(b"{") + body.count(b"[") <= depth:
         return False
-    brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _NOT_BRACKETS)
+    brackets = _STRINGS.sub(b"", body).translate(_BRACES_TO_BRACKETS, _NOT_BRACKETS)
     for _ in range(depth):
         if not brackets:
             return False
-        brackets = brackets.replace(b"[]", b"")  # takes the innermost level away
+        brackets = brackets.replace(b"[]", b"")  # removes the innermost level
     return bool(brackets)
 
 
 def text_of(message: Message) -> str:
-    """The text of one turn, parts joined."""
+    """The text of one message, parts joined."""
     if isinstance(message.content, str):
         return message.content
     return "\n".join(part.text for part in message.content or () if part.text)
 
 
-def _last_of(role: str, messages: list[Message], texts: list[str]) -> str:
+def _last_text(role: str, messages: list[Message], texts: list[str]) -> str:
     return next(
         (text for message, text in zip(reversed(messages), reversed(texts), strict=True) if message.role == role), ""
     )
@@ -143,43 +151,45 @@ def _invalid_field(fault: str) -> BadRequest:
 
 
 def _output_format(request: ChatRequest) -> OutputFormat | None:
-    """At most one promise about the text: `response_format` or `structured_outputs`."""
-    ours = _from_structured(request.structured_outputs) if request.structured_outputs else None
-    theirs = _from_format(request.response_format) if request.response_format else None
-    if ours and theirs:
+    """At most one constraint on the text: `response_format` or `structured_outputs`."""
+    constraint = _from_structured_outputs(request.structured_outputs) if request.structured_outputs else None
+    response_format = _from_format(request.response_format) if request.response_format else None
+    if constraint and response_format:
         raise InvalidField("Set 'response_format' or 'structured_outputs', not both.", param="structured_outputs")
-    return ours or theirs
+    return constraint or response_format
 
 
-def _from_format(wanted: ResponseFormat) -> OutputFormat | None:
-    if wanted.type == "text":
+def _from_format(requested: ResponseFormat) -> OutputFormat | None:
+    if requested.type == "text":
         return None
-    if wanted.type == "json_object":
+    if requested.type == "json_object":
         return OutputFormat(form=FormatKind.JSON_OBJECT)
     param = "response_format.json_schema"
-    if wanted.json_schema is None:
+    if requested.json_schema is None:
         raise InvalidField(f"{param!r} is required for type 'json_schema'.", param=param)
-    if not is_given(wanted.json_schema.schema):
+    if not is_present(requested.json_schema.schema):
         raise InvalidField(f"'{param}.schema' is required.", param=f"{param}.schema")
-    schema, digest = _schema(wanted.json_schema.schema, f"{param}.schema")
+    schema, digest = _schema(requested.json_schema.schema, f"{param}.schema")
     return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
 
 
-def _from_structured(wanted: Structured) -> OutputFormat:
-    given = [name for name in ("regex", "choice", "template") if getattr(wanted, name) is not None]
-    if is_given(wanted.json):
+def _from_structured_outputs(requested: StructuredOutputs) -> OutputFormat:
+    given = [name for name in ("regex", "choice", "template") if getattr(requested, name) is not None]
+    if is_present(requested.json):
         given.append("json")
     if len(given) != 1:
-        raise InvalidField("'structured_outputs' takes exactly one constraint.", param="structured_outputs")
-    if is_given(wanted.json):
-        schema, digest = _schema(wanted.json, "structured_outputs.json")
+        raise InvalidField(
+            "'structured_outputs' requires exactly one of regex, choice, template and json.", param="structured_outputs"
+        )
+    if is_present(requested.json):
+        schema, digest = _schema(requested.json, "structured_outputs.json")
         return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
-    if wanted.choice is not None:
-        return OutputFormat(form=FormatKind.CHOICE, choices=tuple(wanted.choice))
-    if wanted.regex is not None:
-        _check_pattern(wanted.regex)
-        return OutputFormat(form=FormatKind.REGEX, pattern=wanted.regex)
-    return OutputFormat(form=FormatKind.TEMPLATE, pattern=wanted.template)
+    if requested.choice is not None:
+        return OutputFormat(form=FormatKind.CHOICE, choices=tuple(requested.choice))
+    if requested.regex is not None:
+        _check_pattern(requested.regex)
+        return OutputFormat(form=FormatKind.REGEX, pattern=requested.regex)
+    return OutputFormat(form=FormatKind.TEMPLATE, pattern=requested.template)
 
 
 def _is_function(index: int, entry: ToolEntry) -> bool:
@@ -192,21 +202,21 @@ def _is_function(index: int, entry: ToolEntry) -> bool:
 def _tool(index: int, entry: ToolEntry) -> Tool:
     function = entry.function
     assert function is not None
-    if not is_given(function.parameters):
+    if not is_present(function.parameters):
         return Tool(name=function.name)
     schema, digest = _schema(function.parameters, f"tools[{index}].function.parameters")
     return Tool(name=function.name, parameters=schema, digest=digest)
 
 
 def _schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:
-    """The schema and its digest. Raises InvalidField for one that is too large or no schema."""
+    """The schema and its digest. Raises InvalidField if it is too large or not a valid schema."""
     data = bytes(raw)
     if len(data) > MAX_SCHEMA_BYTES:
-        raise InvalidField(f"{param!r} is larger than {MAX_SCHEMA_BYTES} bytes.", param=param)
+        raise InvalidField(f"{param!r} exceeds the limit of {MAX_SCHEMA_BYTES} bytes.", param=param)
     try:
         return _checked_schema(data)
     except SchemaError as fault:
-        raise InvalidField(f"{param!r} is not a usable JSON Schema: {fault}", param=param) from None
+        raise InvalidField(f"{param!r} is not a supported JSON Schema: {fault}", param=param) from None
 
 
 def _check_pattern(pattern: str) -> None:
@@ -214,7 +224,7 @@ def _check_pattern(pattern: str) -> None:
     try:
         _checked_pattern(pattern)
     except SchemaError as fault:
-        raise InvalidField(f"{param!r} cannot be used: {fault}", param=param) from None
+        raise InvalidField(f"{param!r} is not a supported regular expression: {fault}", param=param) from None
 
 
 @lru_cache(maxsize=256)
@@ -224,14 +234,14 @@ def _checked_pattern(pattern: str) -> None:
 
 @lru_cache(maxsize=1024)
 def _checked_schema(data: bytes) -> tuple[Any, str]:
-    """Applications send the same few schemas again and again: checked once."""
+    """Cached, because applications send the same few schemas repeatedly."""
     schema = msgspec.json.decode(data)
     return schema, check_schema(schema)
 
 
 def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: bool) -> frozenset[Capability]:
-    """Values that equal OpenAI's defaults need nothing; neither do `seed` (best effort) and `prediction` (a help)."""
-    wanted = {
+    """Values equal to OpenAI's defaults, and the best-effort `seed` and `prediction`, need no capability."""
+    requested = {
         Capability.STREAM: request.stream,
         Capability.TEMPERATURE: request.temperature not in (None, 1),
         Capability.TOP_P: request.top_p not in (None, 1),
@@ -244,7 +254,7 @@ def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: 
         Capability.SUFFIX: request.suffix is not None,
         Capability.IMAGES: images,
     }
-    found = [Capability.CHAT, *(capability for capability, asked in wanted.items() if asked)]
+    found = [Capability.CHAT, *(capability for capability, is_requested in requested.items() if is_requested)]
     if output_format:
         found.append(Capability(output_format.form.value))
     return frozenset(found)
@@ -264,23 +274,23 @@ def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | Non
 
 
 def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
-    """Private if either says so."""
-    in_header = _yes_no(_text(headers.get(b"x-twolane-private")), "x-twolane-private")
-    in_metadata = _yes_no((request.metadata or {}).get("private", False), "metadata.private")
+    """Private if the header or the metadata says so."""
+    in_header = _boolean(_text(headers.get(b"x-twolane-private")), "x-twolane-private")
+    in_metadata = _boolean((request.metadata or {}).get("private", False), "metadata.private")
     return in_header or in_metadata
 
 
-def _yes_no(value: Any, param: str) -> bool:
+def _boolean(value: Any, param: str) -> bool:
     if isinstance(value, bool):
         return value
-    answer = _YES_NO.get(value.strip().lower()) if isinstance(value, str) else None
-    if answer is None:  # a typo must not send a private request abroad
+    boolean = _BOOLEANS.get(value.strip().lower()) if isinstance(value, str) else None
+    if boolean is None:  # a typo must not send a private request out of the cluster
         raise InvalidField(f"{param!r} must be true or false.", param=param)
-    return answer
+    return boolean
 
 
 def _deadline_ms(request: ChatRequest, headers: dict[bytes, bytes]) -> float | None:
-    """Of header and body, the smaller holds."""
+    """The smaller of header and body."""
     in_body = request.diffusion.deadline_ms if request.diffusion else None
     given = _text(headers.get(b"x-twolane-deadline-ms"))
     if not given:

@@ -1,6 +1,6 @@
-"""The parts of an OpenAI chat request that routing must understand, as types; everything else is skipped unread.
+"""The fields of an OpenAI chat request that routing needs, as types; other fields are ignored.
 
-Knows shapes and bounds only. A wrong value is reported by msgspec with its path.
+msgspec reports an invalid value with its path.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,13 +12,13 @@ MAX_TOOLS = 512
 MAX_CHOICES = 4096
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-# Raw takes any JSON, null included, and cannot be part of a union: `is_given` tells.
+# Raw accepts any JSON, null included, and cannot be in a union; use `is_present`.
 ABSENT = msgspec.Raw()
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
-def is_given(raw: msgspec.Raw) -> bool:
-    """Is there a value other than null?"""
+def is_present(raw: msgspec.Raw) -> bool:
+    """Whether there is a value other than null."""
     return bytes(raw) not in (b"", b"null")
 
 
@@ -30,14 +30,14 @@ class Part(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """One turn. An assistant's turn may have no content, only calls."""
+    """One message. An assistant's message may have tool calls and no content."""
 
     role: Role
     content: str | list[Part] | None = None
 
 
 class StreamOptions(msgspec.Struct):
-    """What a stream should tell besides text."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
@@ -50,38 +50,39 @@ class NamedSchema(msgspec.Struct):
 
 
 class ResponseFormat(msgspec.Struct):
-    """What the answer's text must be."""
+    """The required format of the response text."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
 
 
-class Structured(msgspec.Struct):
-    """Extended constraints as vLLM spells them; exactly one may be set."""
+class StructuredOutputs(msgspec.Struct):
+    """vLLM's extended constraints; exactly one may be set."""
 
     regex: str | None = None
     choice: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
     template: str | None = None
-    # "json" is vLLM's other spelling of response_format.
+    # "json" is equivalent to response_format.
     json: msgspec.Raw = ABSENT
 
 
 class Function(msgspec.Struct):
-    """A function the answer may call."""
+    """A function that the model may call."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     parameters: msgspec.Raw = ABSENT
 
 
 class ToolEntry(msgspec.Struct):
-    """An entry of `tools`; only functions carry something to check."""
+    """An entry of `tools`; only functions have a schema to check."""
 
     type: str
     function: Function | None = None
 
 
 def must_call(choice: Any) -> str | None:
-    """The function that a `tool_choice` names, empty for any; None where it forces nothing, or nothing that we know."""
+    """The function that a `tool_choice` requires; empty for any function; None if no call is required or the value
+    is unknown."""
     if choice == "required":
         return ""
     function = choice.get("function") if isinstance(choice, dict) else None
@@ -90,20 +91,20 @@ def must_call(choice: Any) -> str | None:
 
 
 class Prediction(msgspec.Struct):
-    """OpenAI's predicted output: the text being edited."""
+    """OpenAI's predicted outputs: the text being edited."""
 
     type: Literal["content"]
     content: str | list[Part]
 
 
-class Extensions(msgspec.Struct):
-    """The object `diffusion`; only the deadline concerns the gateway."""
+class DiffusionOptions(msgspec.Struct):
+    """The object `diffusion`; the gateway reads only the deadline."""
 
     deadline_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class ChatRequest(msgspec.Struct):
-    """A chat completion request, as far as routing needs it."""
+    """A chat completion request, with the fields that routing needs."""
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     messages: Annotated[list[Message], msgspec.Meta(min_length=1, max_length=MAX_MESSAGES)]
@@ -120,10 +121,10 @@ class ChatRequest(msgspec.Struct):
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
-    structured_outputs: Structured | None = None
+    structured_outputs: StructuredOutputs | None = None
     tools: Annotated[list[ToolEntry], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Any = None
     suffix: str | None = None
     prediction: Prediction | None = None
     metadata: dict[str, Any] | None = None
-    diffusion: Extensions | None = None
+    diffusion: DiffusionOptions | None = None

@@ -1,6 +1,6 @@
-"""Server-sent events as OpenAI's clients read them: one JSON object per event, `[DONE]` behind the last.
+"""Server-sent events in OpenAI's format: one JSON object per event, `[DONE]` at the end.
 
-Knows no content. A stream that breaks off ends with an `error` event and without `[DONE]`.
+A stream that fails ends with an `error` event and without `[DONE]`.
 """
 
 from gateway.errors import GatewayError
@@ -10,10 +10,10 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(data: bytes) -> bytes:
-    """One event around one line of JSON."""
+    """An event with one line of JSON."""
     return b"data: " + data + b"\n\n"
 
 
 def error_event(error: GatewayError) -> bytes:
-    """The last event of a stream that cannot be finished; the official clients raise on it."""
+    """The last event of a failed stream; OpenAI's clients raise an exception for it."""
     return b"event: error\ndata: " + body_of(error) + b"\n\n"

@@ -14,7 +14,7 @@ from tests.deploy.promql import selectors
 
 TESTS = sorted((ROOT / "deploy/prometheus/tests").glob("*.yml"))
 ALERTS = {str(rule["alert"]): rule for rule in rules("alert")}
-RUNBOOKS = "docs/runbooks.md"
+RUNBOOKS = "docs/operations/runbooks.md"
 
 
 @pytest.fixture

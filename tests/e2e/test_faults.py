@@ -180,7 +180,7 @@ async def until_idle(gateway: RealGateway, worker: Any) -> None:
 
 async def put_policy(gateway: RealGateway, text: str) -> None:
     gateway.gateway.policies.path.write_text(text)
-    await gateway.gateway.follower.reload()
+    await gateway.gateway.watcher.reload()
 
 
 def ask(**more: Any) -> dict[str, Any]:

@@ -41,8 +41,9 @@ NAMED: Any = {"type": "function", "function": {"name": "note"}}
 ASKED: Any = [{"role": "user", "content": "Extract the order as JSON: hi, i need 3 red lamp for anna on monday"}]
 
 
-@pytest.fixture
-async def client() -> AsyncIterator[openai.AsyncOpenAI]:
+@pytest.fixture(scope="module")
+async def client(anyio_backend: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    """One worker for all: it keeps nothing of a request that an answer would show."""
     line = [sys.executable, "-m", "diffusion_worker", "--checkpoint", "checkpoints/twolane-tiny", "--port", "0"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOLANE_")}
     process = await asyncio.create_subprocess_exec(

@@ -99,7 +99,7 @@ async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
 def test_the_offline_policy_names_this_machine_only_and_keeps_every_route_in() -> None:
     policy = yaml.safe_load((ROOT / "policies" / "offline.yaml").read_text())
     assert {target["location"] for target in policy["targets"].values()} == {"in_cluster"}
-    assert {route["keep"] for route in policy["routes"]} == {"in_cluster"}
+    assert {route["private"] for route in policy["routes"]} == {True}
     assert all(":-http://127.0.0.1:" in target["url"] for target in policy["targets"].values())
 
 

@@ -17,7 +17,7 @@ from gateway.routing.conditions import When
 from gateway.routing.policy import Policy, Route, compile_policy
 from gateway.state.memory import MemoryStore
 from gateway.types import Query, Target
-from gateway.upstreams.scripted import Line, Scripted
+from gateway.upstreams.scripted import ScriptedResponse, ScriptedUpstream
 from gateway.web.parse_request import parse_chat
 
 
@@ -77,7 +77,7 @@ class Stage:
     clock: Any
     listener: Listener
     state: MemoryStore
-    targets: dict[str, Scripted]
+    targets: dict[str, ScriptedUpstream]
     policy: Policy
     pipeline: Pipeline
 
@@ -119,7 +119,7 @@ class Stage:
 def build_stage(*, route: dict[str, Any] | None = None, clock: Any = None, **given: Any) -> Stage:
     clock = clock or HandClock()
     lines = {name: value for name, value in given.items() if not name.endswith("_target")}
-    scripted = {name: Scripted(_lines(value), sleep=clock.sleep) for name, value in lines.items()}
+    scripted = {name: ScriptedUpstream(_lines(value), sleep=clock.sleep) for name, value in lines.items()}
     targets = {name: _target(name, given.get(f"{name}_target", {})) for name in scripted}
     shadow = (route or {}).get("shadow", ("", 0.0))[0]
     names = tuple(name for name in targets if name != shadow)
@@ -147,8 +147,8 @@ class _Fixed:
     current: Policy
 
 
-def _lines(value: Line | Iterable[Line]) -> list[Line]:
-    return [value] if isinstance(value, Line) else list(value)
+def _lines(value: ScriptedResponse | Iterable[ScriptedResponse]) -> list[ScriptedResponse]:
+    return [value] if isinstance(value, ScriptedResponse) else list(value)
 
 
 def _target(name: str, changes: dict[str, Any]) -> Target:

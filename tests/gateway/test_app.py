@@ -1,4 +1,4 @@
-"""The whole gateway over real sockets: what leaves, and with what headers."""
+"""The whole gateway over real sockets: responses and headers."""
 
 import asyncio
 from typing import Any
@@ -12,7 +12,7 @@ from tests.gateway.serving import ask, one_lane
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_answer_comes_back_byte_for_byte_with_headers_that_explain(fake: Any, serving: Any, wire: Any) -> None:
+async def test_a_response_is_forwarded_byte_for_byte_with_routing_headers(fake: Any, serving: Any, wire: Any) -> None:
     async with fake() as server, serving(one_lane(server.url)) as gateway:
         status, headers, body = await gateway.ask(x_twolane_task="code")
     assert status == 200
@@ -44,7 +44,7 @@ async def test_a_stream_ends_with_done(fake: Any, serving: Any, wire: Any) -> No
     assert body == wire.chunk("hel") + wire.chunk("lo") + b"data: [DONE]\n\n"
 
 
-async def test_extensions_of_ours_never_reach_a_target(fake: Any, serving: Any) -> None:
+async def test_twolane_extensions_are_not_forwarded(fake: Any, serving: Any) -> None:
     body = ask(metadata={"task": "chat", "private": "false", "mine": "1"}, diffusion={"steps": 4}, top_k=3)
     async with fake() as server, serving(one_lane(server.url)) as gateway:
         await gateway.ask(body, x_twolane_deadline_ms="60000")
@@ -52,7 +52,7 @@ async def test_extensions_of_ours_never_reach_a_target(fake: Any, serving: Any) 
     assert sent["metadata"] == {"mine": "1"}
     assert "diffusion" not in sent
     assert sent["model"] == "m"
-    assert sent["top_k"] == 3  # not ours to judge
+    assert sent["top_k"] == 3  # unknown fields are forwarded
     assert not [name for name in server.headers[0] if name.lower().startswith("x-twolane")]
 
 
@@ -62,8 +62,8 @@ async def test_a_large_request_reaches_its_target_whole(fake: Any, serving: Any)
     assert len(server.bodies[0]["messages"][0]["content"]) == 3_000_000
 
 
-async def test_bytes_of_a_stream_leave_as_they_come(fake: Any, serving: Any, wire: Any) -> None:
-    """The first chunk is here while the target still waits."""
+async def test_a_stream_is_forwarded_without_delay(fake: Any, serving: Any, wire: Any) -> None:
+    """The first chunk arrives while the target is still waiting."""
     go_on = asyncio.Event()
 
     async def answer(request: web.Request, _: Any) -> web.StreamResponse:
@@ -81,7 +81,7 @@ async def test_bytes_of_a_stream_leave_as_they_come(fake: Any, serving: Any, wir
             assert await response.content.read() == wire.chunk("second") + b"data: [DONE]\n\n"
 
 
-async def test_connections_to_targets_are_used_again(
+async def test_connections_to_targets_are_reused(
     fake: Any, serving: Any, wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.upstreams.http._LINGER_S", 60.0)

@@ -1,4 +1,4 @@
-"""The whole gateway over real sockets: targets that break in every way, clients that leave, time that runs out."""
+"""The whole gateway over real sockets: failing targets, client disconnects and timeouts."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ ORDER = {
 }
 
 
-async def test_a_stream_cut_off_inside_ends_with_an_error_event_and_without_done(
+async def test_an_interrupted_stream_ends_with_an_error_event_and_without_done(
     fake: Any, serving: Any, wire: Any
 ) -> None:
     async def answer(request: web.Request, _: Any) -> web.StreamResponse:
@@ -39,7 +39,9 @@ async def test_a_stream_cut_off_inside_ends_with_an_error_event_and_without_done
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_target_that_hangs_up_before_its_first_byte_is_replaced(fake: Any, serving: Any, stream: bool) -> None:
+async def test_a_target_that_disconnects_before_its_first_byte_is_replaced(
+    fake: Any, serving: Any, stream: bool
+) -> None:
     async def answer(request: web.Request, _: Any) -> web.StreamResponse:
         request.transport.abort()
         return web.Response()
@@ -53,7 +55,7 @@ async def test_a_target_that_hangs_up_before_its_first_byte_is_replaced(fake: An
     assert 'twolane_fallbacks_total{from="fast",reason="upstream_error",route="default",to="quality"} 1.0' in page
 
 
-async def test_nobody_listening_is_an_upstream_error_too(serving: Any, fake: Any) -> None:
+async def test_a_refused_connection_is_an_upstream_error(serving: Any, fake: Any) -> None:
     async with fake() as gone:
         pass
     async with serving(one_lane(gone.url)) as gateway:
@@ -62,7 +64,7 @@ async def test_nobody_listening_is_an_upstream_error_too(serving: Any, fake: Any
     assert headers["x-twolane-attempts"] == "only=upstream_error"
 
 
-async def test_a_held_stream_that_turns_out_invalid_never_shows_a_byte(fake: Any, serving: Any, wire: Any) -> None:
+async def test_a_buffered_stream_that_is_invalid_sends_no_byte(fake: Any, serving: Any, wire: Any) -> None:
     async def wrong(request: web.Request, _: Any) -> web.StreamResponse:
         stream = await wire.start_stream(request)
         await stream.write(wire.chunk('{"WRONG"') + wire.chunk(": 1}") + b"data: [DONE]\n\n")
@@ -87,8 +89,8 @@ async def test_a_held_stream_that_turns_out_invalid_never_shows_a_byte(fake: Any
 
 
 @pytest.mark.parametrize("status", [429, 503, 500, 400, 401])
-async def test_refusals_of_a_target_are_told_truthfully(fake: Any, serving: Any, status: int) -> None:
-    """What concerns the client comes through; our own credentials do not become the client's fault."""
+async def test_rejections_by_a_target_keep_their_meaning(fake: Any, serving: Any, status: int) -> None:
+    """Errors of the request are passed on; errors of the gateway's credentials are not."""
 
     async def answer(*_: Any) -> web.StreamResponse:
         error = {"message": "told by the target", "code": "some_code", "param": "messages", "type": "x"}
@@ -108,7 +110,7 @@ async def test_refusals_of_a_target_are_told_truthfully(fake: Any, serving: Any,
     assert headers["retry-after"] == "7"
 
 
-async def test_a_client_that_leaves_hangs_up_on_the_target(fake: Any, serving: Any) -> None:
+async def test_a_client_disconnect_closes_the_connection_to_the_target(fake: Any, serving: Any) -> None:
     began, ended = asyncio.Event(), asyncio.Event()
 
     async def answer(*_: Any) -> web.StreamResponse:
@@ -129,7 +131,9 @@ async def test_a_client_that_leaves_hangs_up_on_the_target(fake: Any, serving: A
     assert server.lost == 1
 
 
-async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(fake: Any, serving: Any, wire: Any) -> None:
+async def test_a_client_disconnect_during_a_stream_closes_the_connection_to_the_target(
+    fake: Any, serving: Any, wire: Any
+) -> None:
     ended = asyncio.Event()
 
     async def answer(request: web.Request, _: Any) -> web.StreamResponse:
@@ -150,7 +154,7 @@ async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(fake:
         await until(gateway.metrics, 'outcome="client_gone"')
 
 
-async def test_a_deadline_in_a_header_ends_the_request_in_time(fake: Any, serving: Any) -> None:
+async def test_a_deadline_header_ends_the_request_in_time(fake: Any, serving: Any) -> None:
     async def answer(*_: Any) -> web.StreamResponse:
         await asyncio.sleep(30)
         return web.Response()
@@ -161,7 +165,7 @@ async def test_a_deadline_in_a_header_ends_the_request_in_time(fake: Any, servin
     assert headers["x-twolane-attempts"] == "only=deadline"
 
 
-async def test_a_silent_target_is_given_up_after_the_idle_limit(fake: Any, serving: Any) -> None:
+async def test_a_silent_target_is_abandoned_after_the_idle_timeout(fake: Any, serving: Any) -> None:
     async def answer(*_: Any) -> web.StreamResponse:
         await asyncio.sleep(30)
         return web.Response()
@@ -182,7 +186,7 @@ async def test_a_silent_target_is_given_up_after_the_idle_limit(fake: Any, servi
         b'{"choices": [{"index": "a"}]}',
     ],
 )
-async def test_a_target_that_speaks_nonsense_is_replaced(fake: Any, serving: Any, body: bytes) -> None:
+async def test_a_target_with_invalid_responses_is_replaced(fake: Any, serving: Any, body: bytes) -> None:
     async def answer(*_: Any) -> web.StreamResponse:
         return web.Response(body=body, content_type="application/json")
 
@@ -192,7 +196,7 @@ async def test_a_target_that_speaks_nonsense_is_replaced(fake: Any, serving: Any
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_target_that_says_too_much_is_replaced_and_its_words_are_not_kept(
+async def test_a_target_with_a_too_large_response_is_replaced(
     fake: Any, serving: Any, wire: Any, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     monkeypatch.setattr("gateway.upstreams.http.MAX_ANSWER_BYTES", 10_000)
@@ -204,7 +208,7 @@ async def test_a_target_that_says_too_much_is_replaced_and_its_words_are_not_kep
         reply = await wire.start_stream(request)
         await reply.write(b"data: ")
         for _ in range(100):
-            await reply.write(b"x" * 1000)  # an event without end
+            await reply.write(b"x" * 1000)  # an endless event
         return reply
 
     async with fake(talks) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url)) as gateway:

@@ -1,4 +1,4 @@
-"""The whole gateway over real sockets: its decision log, its policy that changes, its own mistakes."""
+"""The whole gateway over real sockets: decision log, policy reloads, unexpected errors."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tests.gateway.serving import ask, one_lane
 pytestmark = pytest.mark.anyio
 
 
-async def test_every_request_leaves_one_line_in_the_decision_log(fake: Any, serving: Any, tmp_path: Any) -> None:
+async def test_every_request_writes_one_line_to_the_decision_log(fake: Any, serving: Any, tmp_path: Any) -> None:
     file = tmp_path / "decisions.jsonl"
     async with fake() as server, serving(one_lane(server.url), decision_log=file) as gateway:
         ids = [(await gateway.ask(ask(text="SECRET")))[1]["x-request-id"] for _ in range(3)]
@@ -19,7 +19,7 @@ async def test_every_request_leaves_one_line_in_the_decision_log(fake: Any, serv
     assert "SECRET" not in file.read_text()
 
 
-async def test_a_full_decision_log_is_put_aside(fake: Any, serving: Any, tmp_path: Any) -> None:
+async def test_a_full_decision_log_is_rotated(fake: Any, serving: Any, tmp_path: Any) -> None:
     file, ids = tmp_path / "decisions.jsonl", []
     for _ in range(3):
         settings = {"decision_log": file, "decision_log_bytes": 1, "decision_log_files": 1}
@@ -30,14 +30,14 @@ async def test_a_full_decision_log_is_put_aside(fake: Any, serving: Any, tmp_pat
     assert not (tmp_path / "decisions.jsonl.2").exists()
 
 
-async def test_the_policy_is_reloaded_whole_or_not_at_all(fake: Any, serving: Any, tmp_path: Any) -> None:
+async def test_the_policy_is_reloaded_completely_or_not_at_all(fake: Any, serving: Any, tmp_path: Any) -> None:
     async with fake() as first, fake() as second, serving(one_lane(first.url)) as gateway:
         await gateway.ask()
         (tmp_path / "policy.yaml").write_text("version: 1\ntargets: [broken")
-        await gateway.gateway.follower.reload()
+        await gateway.gateway.watcher.reload()
         assert (await gateway.ask())[0] == 200
         (tmp_path / "policy.yaml").write_text(one_lane(second.url))
-        await gateway.gateway.follower.reload()
+        await gateway.gateway.watcher.reload()
         await gateway.ask()
         page = await gateway.metrics()
     assert (len(first.bodies), len(second.bodies)) == (2, 1)
@@ -45,7 +45,7 @@ async def test_the_policy_is_reloaded_whole_or_not_at_all(fake: Any, serving: An
     assert 'twolane_policy_reloads_total{result="changed"} 1.0' in page
 
 
-async def test_a_changed_policy_file_is_followed_without_being_asked(fake: Any, serving: Any, tmp_path: Any) -> None:
+async def test_a_changed_policy_file_is_reloaded_automatically(fake: Any, serving: Any, tmp_path: Any) -> None:
     async with fake() as first, fake() as second, serving(one_lane(first.url), policy_watch_s=0.01) as gateway:
         (tmp_path / "policy.yaml").write_text(one_lane(second.url))
         for _ in range(500):
@@ -56,7 +56,7 @@ async def test_a_changed_policy_file_is_followed_without_being_asked(fake: Any, 
             pytest.fail("the policy was never read again")
 
 
-async def test_an_error_nobody_foresaw_is_still_one_answer(fake: Any, serving: Any, monkeypatch: Any) -> None:
+async def test_an_unexpected_error_is_still_one_response(fake: Any, serving: Any, monkeypatch: Any) -> None:
     def fail(*_: Any) -> None:
         raise RuntimeError("a bug")
 

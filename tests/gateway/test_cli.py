@@ -1,4 +1,4 @@
-"""The commands: what they print, and with which code they end."""
+"""The commands: output and exit codes."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from gateway.cli import main
+from gateway.settings import Settings
 
 POLICY = """
 version: 1
@@ -36,17 +37,17 @@ def run(capsys: Any, *line: str) -> tuple[int, str, str]:
         code = main(line)
     except SystemExit as ended:
         code = int(str(ended.code))
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    output = capsys.readouterr()
+    return code, output.out, output.err
 
 
-def test_a_good_policy_is_said_to_be_good(capsys: Any, policy: Path) -> None:
+def test_a_valid_policy_is_reported_as_valid(capsys: Any, policy: Path) -> None:
     code, out, err = run(capsys, "policy", "check", str(policy))
     assert (code, err) == (0, "")
-    assert "good; 1 targets, 1 routes" in out
+    assert "valid; 1 targets, 1 routes" in out
 
 
-def test_a_wrong_policy_is_told_by_file_line_and_key(capsys: Any, policy: Path) -> None:
+def test_an_invalid_policy_is_located_by_file_line_and_key(capsys: Any, policy: Path) -> None:
     policy.write_text(POLICY.replace("use: quality", "us: quality"))
     code, out, err = run(capsys, "policy", "check", str(policy))
     assert (code, out) == (2, "")
@@ -86,13 +87,25 @@ def test_a_busy_port_is_named(capsys: Any, policy: Path) -> None:
         port = busy.getsockname()[1]
         code, out, err = run(capsys, "serve", "--policy", str(policy), "--port", str(port), "--admin-port", "0")
     assert (code, out) == (2, "")
-    assert err == f"twolane serve: TWOLANE_PORT: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    assert (
+        err == f"twolane serve: --port (TWOLANE_PORT): cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    )
 
 
 def test_help_lists_the_settings(capsys: Any) -> None:
+    """Each with its flag, unless a parent process sets it."""
     code, out, _ = run(capsys, "serve", "--help")
     assert code == 0
-    assert "TWOLANE_DECISION_LOG" in out
+    for name in set(Settings.__dataclass_fields__) - {"handed_down"}:
+        assert f"  --{name.replace('_', '-')} " in out
+        assert f"TWOLANE_{name.upper()}]" in out.replace("\n", "")
+    assert "handed" not in out.lower()
+
+
+def test_every_setting_is_a_flag(capsys: Any, policy: Path) -> None:
+    """A wrong value is named by its flag."""
+    code, _, err = run(capsys, "serve", "--policy", str(policy), "--recent-decisions", "none")
+    assert (code, err) == (2, "twolane serve: --recent-decisions: 'none' is not a whole number\n")
 
 
 TERMS = """
@@ -135,8 +148,8 @@ def test_a_request_is_explained_with_its_headers_its_key_and_its_time(
     assert f"route    {route}\n" in out
     if route == "nights":
         for line in (
-            "promise  of fast, 19 in 20: first words in 150 ms",
-            "time     3000 ms, 1200 ms an attempt",
+            "slo      fast: first token p95 150 ms",
+            "deadline 3000 ms, 1200 ms per attempt",
             "hedge    after 800 ms, at most 10% of requests",
             "shadow   quality, 5% of requests",
         ):
@@ -146,7 +159,7 @@ def test_a_request_is_explained_with_its_headers_its_key_and_its_time(
 def test_a_header_without_a_value_is_wrong_use(capsys: Any) -> None:
     code, _, errors = run(capsys, "policy", "explain", "r.json", "--header", "x-batch")
     assert code == 2
-    assert "'x-batch' is not NAME=VALUE" in errors
+    assert "invalid header 'x-batch'; expected NAME=VALUE" in errors
 
 
 def test_a_request_is_explained_without_sending_it(capsys: Any, policy: Path, tmp_path: Path) -> None:
@@ -173,8 +186,8 @@ def process(policy: Path) -> Iterator[subprocess.Popen[str]]:
         started.kill()
 
 
-def test_it_serves_until_told_to_end(process: subprocess.Popen[str], policy: Path) -> None:
-    """SIGHUP reads the policy again, SIGTERM ends it with 0."""
+def test_it_serves_until_sigterm(process: subprocess.Popen[str], policy: Path) -> None:
+    """SIGHUP reloads the policy, SIGTERM ends the process with 0."""
     assert process.stdout is not None
     first = process.stdout.readline()
     urls = [word.strip(",") for word in first.split() if word.startswith("http")]

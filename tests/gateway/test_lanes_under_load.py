@@ -16,14 +16,14 @@ from gateway.enums import LaneState, Outcome
 from gateway.errors import UpstreamError
 from gateway.policy_types import Hedge, Retry, Slo
 from gateway.types import Call, Status
-from gateway.upstreams.scripted import Scripted, fails, says
+from gateway.upstreams.scripted import ScriptedUpstream, fails, says
 from tests.gateway.virtual import LoopClock, run_virtual
 
 BUDGET_MS, HEDGE_MS = 400.0, 400.0
 SLO = Slo(p95_ms=BUDGET_MS, window_s=60)
 
 
-class Timed(Scripted):
+class Timed(ScriptedUpstream):
     """Answers after as long as `takes_s` says at that moment; None: breaks at once."""
 
     def __init__(self, takes_s: Callable[[], float | None], sleep: Any) -> None:

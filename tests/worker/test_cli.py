@@ -14,8 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from diffusion_worker.cli import bind, main
-from diffusion_worker.errors import BadSetting
+from diffusion_worker.cli import main
 from training.vocabulary import save_tokenizer
 
 COMMAND = [sys.executable, "-m", "diffusion_worker"]
@@ -84,13 +83,6 @@ def test_help_ends_with_0() -> None:
     ended = outcome("--help")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "TWOLANE_WORKER_CHECKPOINT" in ended.stdout
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 80])
-def test_an_address_that_is_not_ours_is_named(host: str) -> None:
-    """With the system's words."""
-    with pytest.raises(BadSetting, match=f"cannot listen on {host} port 0: "):
-        bind(host, 0)
 
 
 def break_weights(folder: Path) -> None:
@@ -207,7 +199,11 @@ def test_a_plan_that_cannot_be_made_ends_with_2(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With one line, and no table."""
-    assert main(arguments) == 2
+    try:
+        code = main(arguments)
+    except SystemExit as ended:  # argparse found it
+        code = int(str(ended.code))
+    assert code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert_one_line(printed.err, named)

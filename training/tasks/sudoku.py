@@ -32,7 +32,8 @@ def solutions(puzzle: str) -> list[str]:
 @cache
 def _all_grids() -> tuple[str, ...]:
     rows = ["".join(p) for p in itertools.permutations("1234")]
-    return tuple("".join(four) for four in itertools.product(rows, repeat=4) if _solved("".join(four)))
+    halves = [a + b for a, b in itertools.product(rows, repeat=2) if not set(a[:2]) & set(b[:2])]  # two boxes are right
+    return tuple(top + bottom for top, bottom in itertools.product(halves, repeat=2) if _solved(top + bottom))
 
 
 def _solved(grid: str) -> bool:

@@ -1,5 +1,5 @@
 """The page about keywords, written from the tables the compiler works with:
-`python -m diffusion_worker.constraints.schema.keyword_page > docs/constraints-keywords.md`.
+`python -m diffusion_worker.constraints.schema.keyword_page > docs/reference/json-schema.md`.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What becomes of every keyword of JSON Schema: the closed table from which docs/constraints-keywords.md is written.
+"""What becomes of every keyword of JSON Schema: the closed table from which docs/reference/json-schema.md is written.
 
 Unknown keywords are annotations, as the specification has it; no keyword that asserts something is unknown here.
 """

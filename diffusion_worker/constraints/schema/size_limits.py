@@ -1,10 +1,9 @@
 """How much of a language is kept: the caps of the normal form, from generous to frugal.
 
 A compilation climbs down this ladder until its states fit the rung. So small schemas get deep free-form values and long
-counted strings, and large ones still compile. What a cap cuts is documented in docs/constraints.md: depths and the
-values of undeclared members make the language smaller (still sound); lengths and counts beyond a cap are left to the
-final check.
-"""
+counted strings, and large ones still compile. What a cap cuts is documented in docs/structured-outputs.md: depths and
+the values of undeclared members make the language smaller (still sound); lengths and counts beyond a cap are left to
+the final check. """
 
 from dataclasses import dataclass, fields
 from typing import Final

@@ -38,7 +38,7 @@ def build_request(params: RequestParams, given: Given, info: ModelInfo) -> Gener
     """The ask for the engine. Of two deadlines the smaller holds; without max_tokens an answer may fill four canvases,
     or what the context has left. Raises PromptTooLong, OutOfRange, InvalidValue, Unsupported."""
     _refuse_for_reading(params, given)
-    denoising = _recipe(params.overrides, info.denoising)
+    denoising = _denoising(params.overrides, info.denoising)
     deadlines_ms = [ms for ms in (params.deadline_ms, given.deadline_ms) if ms is not None]
     return GenerationRequest(
         prompt_ids=given.prompt_ids,
@@ -82,7 +82,7 @@ def _anchor(params: RequestParams, given: Given) -> float:
     return DEFAULT_ANCHOR if params.anchor is None else params.anchor
 
 
-def _recipe(overrides: Overrides, own: DenoisingParams) -> DenoisingParams:
+def _denoising(overrides: Overrides, own: DenoisingParams) -> DenoisingParams:
     try:
         return dataclasses.replace(own, **overrides.given())  # type: ignore[arg-type]
     except OutOfRange as error:

@@ -11,7 +11,7 @@ from diffusion_worker.text.messages import Message
 from diffusion_worker.web.requests.api_support import CHAT, check_surface
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.messages import parse_messages, parse_text
-from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_wishes
+from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_request_params
 from diffusion_worker.web.requests.tools import NO_TOOLS, Tools, parse_thinking, parse_tools
 
 MOST_LOGPROBS = 20
@@ -35,7 +35,7 @@ def parse_chat(body: bytes, abilities: Abilities = TURNS_ONLY) -> ChatRequest:
     fields = parse_body(body)
     check_surface(fields, CHAT)
     return ChatRequest(
-        params=parse_wishes(fields),
+        params=parse_request_params(fields),
         messages=parse_messages(fields),
         tools=parse_tools(fields),
         thinking=parse_thinking(fields, abilities),

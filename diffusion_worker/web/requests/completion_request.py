@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from diffusion_worker.web.error_body import InvalidType
 from diffusion_worker.web.requests.api_support import COMPLETIONS, check_surface
 from diffusion_worker.web.requests.fields import Fields
-from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_wishes
+from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_request_params
 
 Prompt = str | tuple[int, ...]  # text, or ids as they are
 
@@ -29,7 +29,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
     fields = parse_body(body)
     check_surface(fields, COMPLETIONS)
     return CompletionRequest(
-        params=parse_wishes(fields),
+        params=parse_request_params(fields),
         prompt=_parse_prompt(fields),
         suffix=fields.text("suffix") or "",
         is_echo=fields.flag("echo") or False,

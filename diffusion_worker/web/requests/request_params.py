@@ -62,7 +62,7 @@ def parse_body(body: bytes) -> Fields:
     return Fields(value)
 
 
-def parse_wishes(fields: Fields) -> RequestParams:
+def parse_request_params(fields: Fields) -> RequestParams:
     """The shared fields of a body. Raises a InvalidRequest that names the first one found wrong."""
     is_stream = fields.flag("stream") or False
     include_usage, include_drafts = _parse_stream_options(fields, is_stream)

@@ -1,4 +1,4 @@
-"""Filling in the environment: in any text at any depth, as a whole or in part."""
+"""Variable substitution in strings at any depth, and the limit on nesting."""
 
 from collections.abc import Callable
 
@@ -21,13 +21,13 @@ from tests.measured import cpu_s
         ("$A costs $5", {"A": "x"}, "$A costs $5"),
     ],
 )
-def test_variables_are_filled_in(text: str, environment: dict[str, str], value: str) -> None:
+def test_variables_are_substituted(text: str, environment: dict[str, str], value: str) -> None:
     document = parse_document(f'a:\n  - b: "{text}"\n    c: ["{text}"]\n', environment, file="p")
     assert document["a"][0]["b"] == value
     assert document["a"][0]["c"] == [value]
 
 
-def test_a_number_from_the_environment_reads_as_text_that_a_number_accepts() -> None:
+def test_a_number_key_accepts_a_number_from_the_environment() -> None:
     assert parse_document('n: "${N:-4}"\n', {"N": "7"}, file="p")["n"] == "7"
 
 
@@ -41,18 +41,18 @@ def test_a_number_from_the_environment_reads_as_text_that_a_number_accepts() -> 
         lambda depth: "\n".join(" " * indent + "a:" for indent in range(depth)),
     ],
 )
-def test_what_is_nested_too_deeply_is_refused_at_its_place_before_it_costs_anything(
+def test_deep_nesting_is_refused_at_its_position_in_bounded_time(
     nested: Callable[[int], str],
 ) -> None:
-    """What is behind the place costs no more than if it were not there."""
+    """Text after the position is not parsed."""
 
     def refused(text: str) -> None:
-        with pytest.raises(PolicyError, match=r"p:\d+:\d+: not YAML: nested more than 64 deep"):
+        with pytest.raises(PolicyError, match=r"p:\d+:\d+: invalid YAML: nested more than 64 levels deep"):
             parse_document(text, {}, file="p")
 
     little, much = nested(70), nested(700)
     assert cpu_s(lambda: refused(much)) < 4 * cpu_s(lambda: refused(little))
 
 
-def test_what_is_nested_as_deeply_as_may_be_is_read() -> None:
+def test_nesting_up_to_the_limit_is_accepted() -> None:
     assert parse_document("a: " + "[" * 60 + "]" * 60, {}, file="p")

@@ -1,4 +1,4 @@
-"""The page that teaches the language tells the truth: its examples load, and requests go where its tables say."""
+"""The examples of docs/policies.md load, and requests are routed as its tables say."""
 
 import re
 from dataclasses import fields
@@ -26,14 +26,14 @@ ROW = re.compile(r"^\| `(\{.*\})` \| ([\w-]*) \| ([\w, ]+) \|$", re.MULTILINE)
 
 
 def whole(example: str) -> str:
-    """An example that names no targets has those of the first."""
+    """An example without targets uses those of the first."""
     if "targets:" not in example:
         return FIRST_TARGETS + example
     return example if "version:" in example else "version: 1\n" + example
 
 
 def claims() -> list[Any]:
-    """Every row of a table, with the example before it."""
+    """Every row of a table, with the example above it."""
     found = []
     ends = [*(end for _, end in EXAMPLES[1:]), len(GUIDE)]
     for (example, start), end in zip(EXAMPLES, ends, strict=True):
@@ -43,7 +43,7 @@ def claims() -> list[Any]:
 
 
 def asked(policy: Policy, request: dict[str, Any]) -> tuple[str, str]:
-    """The route, and who is asked in which order; or no route, and the error's code."""
+    """The route and its targets in order; or no route and the error code."""
     headers = {name.encode(): value.encode() for name, value in request.pop("headers", {}).items()}
     at = datetime.fromisoformat(request.pop("at", "2026-07-01T12:00")).replace(tzinfo=UTC)
     key, chars, sample = request.pop("key", None), request.pop("chars", 5), request.pop("draw", 0.0)
@@ -70,7 +70,7 @@ def test_requests_go_where_the_guide_says(example: str, request_: str, route: st
 
 
 def test_every_example_has_its_table() -> None:
-    """One for each of its routes, so that no example stands there unproved."""
+    """One row per route, so that every example is tested."""
     assert len(EXAMPLES) >= 5
     proved = {(param.values[0], param.values[2]) for param in claims()}
     for example, _ in EXAMPLES:
@@ -82,5 +82,5 @@ RECORDS = (Slo, Hedge, Retry, Checks, Limit)
 
 
 @pytest.mark.parametrize("word", [*Task, *Capability, *ENGINES, *Buffer, *(f.name for r in RECORDS for f in fields(r))])
-def test_every_word_of_the_language_is_explained(word: str) -> None:
+def test_every_key_of_the_language_is_documented(word: str) -> None:
     assert re.search(rf"\b{word}\b", GUIDE)

@@ -1,4 +1,4 @@
-"""The `limits` of a policy: whose they are, and what is no limit at all."""
+"""The `limits` of a policy: which keys they apply to, and which are refused."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def limited(limits: str) -> str:
     return POLICY + f"limits: {limits}\n"
 
 
-def test_a_key_has_the_limit_that_names_it_and_all_others_the_general_one() -> None:
+def test_a_limit_applies_to_its_keys_and_the_general_limit_to_all_others() -> None:
     policy = parse(
         limited("[{keys: [ann, bob], requests_per_minute: 60}, {max_in_flight: 2, tokens_per_minute: 9}]"), {}
     )
@@ -25,7 +25,7 @@ def test_a_key_has_the_limit_that_names_it_and_all_others_the_general_one() -> N
     assert [policy.limit_of(key) for key in ("ann", "bob", "eve", None)] == [named, named, general, general]
 
 
-def test_without_a_general_one_nobody_else_is_limited() -> None:
+def test_keys_without_a_limit_are_unlimited() -> None:
     policy = parse(limited("[{keys: ann, max_in_flight: 1}]"), {})
     assert policy.limit_of("eve") is None
     assert policy.limit_of(None) is None
@@ -37,15 +37,15 @@ def test_without_a_general_one_nobody_else_is_limited() -> None:
     [
         ("[]", "4:1: limits: expected a list of mappings"),
         ("{max_in_flight: 1}", "4:1: limits: expected a list of mappings"),
-        ("[{keys: [ann]}]", "limits nothing"),
-        ("[{max_in_flight: 0}]", "limits[0].max_in_flight: 0 is not between 1"),
+        ("[{keys: [ann]}]", "set at least one of requests_per_minute"),
+        ("[{max_in_flight: 0}]", "limits[0].max_in_flight: must be between 1"),
         ("[{max_in_flight: 1.5}]", "expected a whole number"),
         ("[{request_per_minute: 1}]", "did you mean 'requests_per_minute'?"),
-        ("[{keys: ann, max_in_flight: 1}, {keys: [bob, ann], max_in_flight: 2}]", "key 'ann' has a limit already"),
-        ("[{max_in_flight: 1}, {max_in_flight: 2}]", "a second limit without `keys`"),
+        ("[{keys: ann, max_in_flight: 1}, {keys: [bob, ann], max_in_flight: 2}]", "key 'ann' already has a limit"),
+        ("[{max_in_flight: 1}, {max_in_flight: 2}]", "only one limit may omit `keys`"),
     ],
 )
-def test_a_limit_that_says_too_little_or_too_much_is_refused_with_its_place(limits: str, message: str) -> None:
+def test_an_invalid_limit_is_refused_with_its_position(limits: str, message: str) -> None:
     with pytest.raises(PolicyError) as refused:
         parse(limited(limits), {})
     assert message in str(refused.value)

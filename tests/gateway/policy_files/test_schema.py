@@ -1,4 +1,4 @@
-"""The schema for editors says what the loader says, as far as a schema can."""
+"""The JSON Schema for editors agrees with the loader, as far as a schema can express it."""
 
 import json
 from collections.abc import Callable
@@ -18,30 +18,30 @@ POLICIES = Path(__file__).parents[3] / "policies"
 SCHEMA = editor_schema()
 
 
-def is_fine(text: str) -> bool:
+def is_valid(text: str) -> bool:
     return jsonschema.Draft202012Validator(SCHEMA).is_valid(YAML(typ="safe").load(text))
 
 
-def test_the_file_that_editors_read_is_the_schema_of_now(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_committed_schema_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["policy", "schema"]) == 0
     assert (POLICIES / "schema.json").read_text() == capsys.readouterr().out
 
 
-def test_it_is_a_schema() -> None:
+def test_it_is_a_valid_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
 @pytest.mark.parametrize("path", sorted(POLICIES.glob("**/*.yaml")), ids=lambda path: path.name)
-def test_what_is_shipped_is_fine_and_names_the_schema(path: Path) -> None:
-    assert is_fine(path.read_text())
+def test_shipped_policies_are_valid_and_refer_to_the_schema(path: Path) -> None:
+    assert is_valid(path.read_text())
     way = "../" * (len(path.relative_to(POLICIES).parts) - 1) or "./"
     assert path.read_text().startswith(f"# yaml-language-server: $schema={way}schema.json\n")
 
 
-def test_what_the_loader_takes_is_fine() -> None:
-    assert is_fine(VALID)
-    assert is_fine(SAMPLE)
-    assert is_fine(VALID.replace("max_in_flight: 16", 'max_in_flight: "${MOST:-16}"'))
+def test_policies_that_load_are_valid() -> None:
+    assert is_valid(VALID)
+    assert is_valid(SAMPLE)
+    assert is_valid(VALID.replace("max_in_flight: 16", 'max_in_flight: "${MOST:-16}"'))
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,11 @@ def test_what_the_loader_takes_is_fine() -> None:
         ("routes:\n", "routes: []\nold:\n"),
     ],
 )
-def test_what_the_loader_refuses_is_marked(refused: Callable[..., object], old: str, new: str) -> None:
+def test_policies_that_are_refused_are_invalid(refused: Callable[..., object], old: str, new: str) -> None:
     assert refused(old, new)
-    assert not is_fine(VALID.replace(old, new, 1))
+    assert not is_valid(VALID.replace(old, new, 1))
 
 
-@pytest.mark.parametrize("word", [*Task, *Capability, *ENGINES, *Buffer])
-def test_every_word_is_offered(word: str) -> None:
-    assert f'"{word}"' in json.dumps(SCHEMA)
+@pytest.mark.parametrize("value", [*Task, *Capability, *ENGINES, *Buffer])
+def test_every_enum_value_is_in_the_schema(value: str) -> None:
+    assert f'"{value}"' in json.dumps(SCHEMA)

@@ -1,4 +1,4 @@
-"""Suggestions: the nearest word, or what there is if there is little of it."""
+"""Suggestions: the closest name, or all allowed names if they are few."""
 
 import pytest
 
@@ -9,10 +9,10 @@ from gateway.policy_files.section import suggestion
     ("word", "known", "says"),
     [
         ("fsat", ["fast", "quality"], "; did you mean 'fast'?"),
-        ("zzz", ["b", "a"], "; known: a, b"),
+        ("zzz", ["b", "a"], "; allowed: a, b"),
         ("zzz", [], ""),
         ("zzz", [f"name{i}" for i in range(30)], ""),
     ],
 )
-def test_the_nearest_word_is_suggested(word: str, known: list[str], says: str) -> None:
+def test_the_closest_name_is_suggested(word: str, known: list[str], says: str) -> None:
     assert suggestion(word, known) == says

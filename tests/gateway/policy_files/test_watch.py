@@ -1,4 +1,4 @@
-"""The running policy is replaced whole, only by one that loads, and by itself when its file changes."""
+"""The running policy is replaced by a valid file only, and automatically when the file changes."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import CannotStart, PolicyError
-from gateway.policy_files.watch import Follower, Policies, look
+from gateway.policy_files.watch import Policies, PolicyWatcher, fingerprint
 from gateway.routing.policy import Policy
 
 TEXT = """\
@@ -31,7 +31,7 @@ def policy_path(tmp_path: Path) -> Path:
     return path
 
 
-def test_there_is_none_without_a_policy_that_loads(tmp_path: Path) -> None:
+def test_an_invalid_policy_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(PolicyError):
         Policies(tmp_path / "none.yaml", {})
 
@@ -40,7 +40,7 @@ def read_again(policies: Policies) -> bool:
     return policies.swap(policies.prepare())
 
 
-def test_a_good_file_takes_over_and_requests_keep_their_snapshot(path: Path) -> None:
+def test_a_valid_file_takes_over_and_running_requests_keep_their_policy(path: Path) -> None:
     policies = Policies(path, {})
     snapshot = policies.current
     path.write_text(OTHER)
@@ -49,11 +49,11 @@ def test_a_good_file_takes_over_and_requests_keep_their_snapshot(path: Path) -> 
     assert snapshot.targets["fast"].model == "m"
 
 
-def test_a_wrong_file_changes_nothing(path: Path) -> None:
+def test_an_invalid_file_changes_nothing(path: Path) -> None:
     policies = Policies(path, {})
     before = policies.current
     path.write_text(WRONG)
-    with pytest.raises(PolicyError, match="no target called 'slow'"):
+    with pytest.raises(PolicyError, match="unknown target 'slow'"):
         policies.prepare()
     assert policies.current is before
 
@@ -69,17 +69,17 @@ def put(path: Path, text: str | None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def following(path: Path) -> AsyncIterator[tuple[Policies, Follower, Callable[[], Any]]]:
-    """A follower that looks a hundred times a second, and `told`: how the next reading went."""
+async def following(path: Path) -> AsyncIterator[tuple[Policies, PolicyWatcher, Callable[[], Any]]]:
+    """A watcher that checks a hundred times a second, and `told`: the result of the next reload."""
     policies, news = Policies(path, {}), asyncio.Queue[Any]()
-    follower = Follower(policies, news.put_nowait)
-    running = asyncio.create_task(follower.run(0.01))
+    watcher = PolicyWatcher(policies, news.put_nowait)
+    running = asyncio.create_task(watcher.run(0.01))
 
     async def told() -> Any:
         return await asyncio.wait_for(news.get(), 120)
 
     try:
-        yield policies, follower, told
+        yield policies, watcher, told
         assert news.empty()
     finally:
         running.cancel()
@@ -87,19 +87,19 @@ async def following(path: Path) -> AsyncIterator[tuple[Policies, Follower, Calla
 
 
 @pytest.mark.anyio
-async def test_a_changed_file_is_read_by_itself_and_a_wrong_one_told_once(path: Path) -> None:
+async def test_a_changed_file_is_reloaded_and_an_invalid_one_reported_once(path: Path) -> None:
     async with following(path) as (policies, _, told):
         put(path, WRONG)
-        assert "no target called 'slow'" in str(await told())
-        assert policies.current.targets["fast"].model == "m"  # the last good one
+        assert "unknown target 'slow'" in str(await told())
+        assert policies.current.targets["fast"].model == "m"  # the last valid one
         put(path, OTHER)
         assert await told() is True
         assert policies.current.targets["fast"].model == "n"
 
 
 @pytest.mark.anyio
-async def test_symlinks_swapped_as_kubernetes_does_are_seen(tmp_path: Path) -> None:
-    """A ConfigMap's file is a symlink into `..data`, which is itself a symlink that an update replaces by a rename."""
+async def test_a_kubernetes_symlink_swap_is_noticed(tmp_path: Path) -> None:
+    """A ConfigMap's file is a symlink into `..data`, itself a symlink that an update replaces atomically."""
     for name, text in (("..one", TEXT), ("..two", OTHER)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "policy.yaml").write_text(text)
@@ -114,34 +114,34 @@ async def test_symlinks_swapped_as_kubernetes_does_are_seen(tmp_path: Path) -> N
 
 
 @pytest.mark.anyio
-async def test_a_file_that_is_gone_leaves_the_last_good_policy_and_may_come_back(path: Path) -> None:
+async def test_a_deleted_file_keeps_the_last_valid_policy_and_can_come_back(path: Path) -> None:
     async with following(path) as (policies, _, told):
         put(path, None)
-        assert "cannot be read" in str(await told())
+        assert "cannot read the file" in str(await told())
         assert policies.current.targets["fast"].model == "m"
         put(path, OTHER)
         assert await told() is True
 
 
 @pytest.mark.anyio
-async def test_asked_to_it_reads_a_file_that_did_not_change(path: Path) -> None:
-    async with following(path) as (_, follower, told):
-        follower.ask()
+async def test_a_requested_reload_reads_an_unchanged_file(path: Path) -> None:
+    async with following(path) as (_, watcher, told):
+        watcher.request_reload()
         assert await told() is False
 
 
-def test_a_file_that_is_still_being_written_is_not_read(path: Path) -> None:
-    follower = Follower(Policies(path, {}), lambda _: None)
+def test_a_file_that_is_still_being_written_is_not_loaded(path: Path) -> None:
+    watcher = PolicyWatcher(Policies(path, {}), lambda _: None)
     settled = []
     for size in range(3):
         path.write_text(TEXT + "# more\n" * size)
-        settled.append(follower._has_settled())
-    settled += [follower._has_settled(), follower._has_settled()]
+        settled.append(watcher._has_settled())
+    settled += [watcher._has_settled(), watcher._has_settled()]
     assert settled == [False, False, False, True, True]
 
 
 @pytest.mark.anyio
-async def test_a_mistake_of_ours_in_reading_is_told_and_later_files_are_followed(
+async def test_an_unexpected_error_is_reported_and_later_changes_are_loaded(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with following(path) as (policies, _, told):
@@ -159,17 +159,17 @@ async def test_a_mistake_of_ours_in_reading_is_told_and_later_files_are_followed
 
 
 @pytest.mark.anyio
-async def test_a_policy_is_swapped_in_only_once_what_it_needs_is_there(path: Path) -> None:
+async def test_a_policy_is_activated_once_its_targets_are_prepared(path: Path) -> None:
     policies, told, loaded = Policies(path, {}), list[Any](), asyncio.Event()
 
-    async def ready(policy: Policy) -> None:
+    async def prepare(policy: Policy) -> None:
         assert policy.targets["fast"].model == "n"
         await loaded.wait()
 
-    follower = Follower(policies, told.append, ready=ready)
+    watcher = PolicyWatcher(policies, told.append, prepare_targets=prepare)
     put(path, OTHER)
-    reading = asyncio.create_task(follower.reload())
-    while follower._read != look(path) or not loaded._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110
+    reading = asyncio.create_task(watcher.reload())
+    while watcher._loaded != fingerprint(path) or not loaded._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert (policies.current.targets["fast"].model, told) == ("m", [])
     loaded.set()
@@ -178,14 +178,14 @@ async def test_a_policy_is_swapped_in_only_once_what_it_needs_is_there(path: Pat
 
 
 @pytest.mark.anyio
-async def test_a_policy_whose_needs_cannot_be_met_is_refused_like_any_other(path: Path) -> None:
+async def test_a_policy_whose_targets_cannot_be_prepared_is_refused(path: Path) -> None:
     policies, told = Policies(path, {}), list[Any]()
 
-    async def ready(_: Policy) -> None:
+    async def prepare(_: Policy) -> None:
         raise CannotStart("litellm cannot be imported.")
 
     put(path, OTHER)
-    await Follower(policies, told.append, ready=ready).reload()
+    await PolicyWatcher(policies, told.append, prepare_targets=prepare).reload()
     assert policies.current.targets["fast"].model == "m"
     assert isinstance(told[0], PolicyError)
     assert "policy.yaml" in str(told[0])

@@ -45,7 +45,7 @@ def policy() -> Callable[..., Policy]:
 
 @pytest.fixture(scope="session")
 def poisson() -> Callable[..., Trace]:
-    """Edits at a rate for some seconds: `poisson(rate=10, seconds=300)`, with other fields of an Arrival if given."""
+    """Poisson arrivals of edits: `poisson(rate=10, seconds=300)`, with other fields of an Arrival if given."""
 
     def made(*, rate: float, seconds: float, **fields: Any) -> Trace:
         dice, at_s, arrivals = Random(1), 0.0, []
@@ -84,7 +84,7 @@ def line() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def log_file(tmp_path: Path) -> Callable[..., Path]:
-    """Write lines as a decision log."""
+    """Write lines to a decision log."""
 
     def written(*lines: dict[str, Any]) -> Path:
         file = tmp_path / "log.jsonl"

@@ -1,4 +1,4 @@
-"""The verbs from end to end: what they print, what they write, and with which code they end."""
+"""The policy commands end to end: output, files and exit codes."""
 
 import json
 import re
@@ -19,7 +19,7 @@ KNOWN = ("--latency", "fast=100+1", "--latency", "quality=200+5")
 
 @pytest.fixture(autouse=True)
 def _at_home(tmp_path: Path, monkeypatch: Any) -> None:
-    """A folder of its own, with a policy, a table of edits, and the repository's policies."""
+    """A temporary folder with a policy, a table of edits, and the repository's policies."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "policies").symlink_to(ROOT / "policies")
     (tmp_path / "p.yaml").write_text(POLICY)
@@ -30,13 +30,13 @@ def _at_home(tmp_path: Path, monkeypatch: Any) -> None:
 def run(capsys: Any, *line: str) -> tuple[int, str, str]:
     try:
         code = main(["policy", *line])
-    except SystemExit as ended:
-        code = int(str(ended.code))
+    except SystemExit as completed:
+        code = int(str(completed.code))
     told = capsys.readouterr()
     return code, told.out, told.err
 
 
-def test_the_guide_s_commands_work_as_they_stand_there(capsys: Any) -> None:
+def test_the_commands_of_the_guide_work_verbatim(capsys: Any) -> None:
     lines = EXAMPLE.strip().splitlines()
     assert {shlex.split(line)[2] for line in lines} == {"simulate", "suggest", "check", "diff"}
     for line in lines:
@@ -63,7 +63,7 @@ def test_a_simulation_prints_tables_and_writes_the_same_figures(capsys: Any) -> 
     assert f"{figures['changes'][0]['at_s']:.1f}" in out
 
 
-def test_a_difference_names_who_moves_and_two_alike_policies_have_none(capsys: Any) -> None:
+def test_a_difference_lists_moved_requests_and_equal_policies_have_none(capsys: Any) -> None:
     Path("new.yaml").write_text(POLICY.replace("task: edit", "task: chat"))
     more = ("--trace", "t.csv", *KNOWN, "--task", "edit", "--price", "quality=10", "--json", "out.json")
     code, out, _ = run(capsys, "diff", "p.yaml", "new.yaml", *more)
@@ -85,27 +85,33 @@ def test_a_difference_names_who_moves_and_two_alike_policies_have_none(capsys: A
     assert "requests that move" not in out
 
 
-def test_a_log_with_too_few_answers_suggests_nothing_and_says_so(capsys: Any, line: Any, log_file: Any) -> None:
+def test_a_log_with_too_few_responses_suggests_nothing(capsys: Any, line: Any, log_file: Any) -> None:
     file = log_file(*(line(n, [("fast", 0, 100)]) for n in range(50)))
     code, out, _ = run(capsys, "suggest", str(file), "--policy", "p.yaml")
     assert code == 1
-    assert out == f"{file}: no route of p.yaml has answers enough to tell a p95\n"
+    assert out == f"{file}: no route of p.yaml has enough responses to estimate a p95 (at least 100 responses)\n"
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (("simulate", "p.yaml", "none.csv", *KNOWN), "none.csv: cannot be read: No such file or directory"),
-        (("simulate", "none.yaml", "t.csv", *KNOWN), "none.yaml: cannot be read"),
-        (("simulate", "p.yaml", "t.csv", *KNOWN[:2]), "nothing tells how long 'quality' takes"),
+        (("simulate", "p.yaml", "none.csv", *KNOWN), "none.csv: cannot read the file: No such file or directory"),
+        (("simulate", "none.yaml", "t.csv", *KNOWN), "none.yaml: cannot read the file"),
+        (("simulate", "p.yaml", "t.csv", *KNOWN[:2]), "no latency model for target 'quality'"),
         (("simulate", "p.yaml", "t.csv", *KNOWN, "--json", "no/such/folder"), "no/such/folder: No such file"),
         (("simulate", "p.yaml", "t.csv", "--fit", "t.csv"), "t.csv:1:1: "),
-        (("simulate", "p.yaml", "t.csv", "--latency", "fast"), "'fast' is not TARGET=MS[+MS_PER_TOKEN]"),
-        (("simulate", "p.yaml", "t.csv", "--latency", "fast=0"), "'0' in 'fast=0' is no number that fits there"),
-        (("simulate", "p.yaml", "t.csv", "--slow", "fast=5@60"), "'' in 'fast=5@60' is no number that fits there"),
-        (("simulate", "p.yaml", "t.csv", "--down", "fast@x-3"), "'x' in 'fast@x-3' is no number that fits there"),
-        (("simulate", "p.yaml", "t.csv", "--slow", "slow=5@1-2", *KNOWN), "no target called 'slow'"),
-        (("simulate", "p.yaml", "t.csv", "--price", "slow=5", *KNOWN), "nothing tells how long 'slow' takes"),
+        (
+            ("simulate", "p.yaml", "t.csv", "--latency", "fast"),
+            "expected TARGET=MS[+MS_PER_TOKEN]",
+        ),
+        (
+            ("simulate", "p.yaml", "t.csv", "--latency", "fast=0"),
+            "'0' in 'fast=0'; expected a number above 0",
+        ),
+        (("simulate", "p.yaml", "t.csv", "--slow", "fast=5@60"), "invalid number '' in 'fast=5@60'"),
+        (("simulate", "p.yaml", "t.csv", "--down", "fast@x-3"), "invalid number 'x' in 'fast@x-3'; expected a non-neg"),
+        (("simulate", "p.yaml", "t.csv", "--slow", "slow=5@1-2", *KNOWN), "unknown target 'slow'"),
+        (("simulate", "p.yaml", "t.csv", "--price", "slow=5", *KNOWN), "no latency model for target 'slow'"),
         (("simulate", "p.yaml", "t.csv", "--seed", "luck"), "invalid int value: 'luck'"),
         (("diff", "p.yaml", "p.yaml"), "--trace"),
         (("suggest", "t.csv", "--policy", "p.yaml"), "t.csv:1:1: "),
@@ -118,12 +124,12 @@ def test_wrong_use_is_one_line_and_code_2(capsys: Any, given: tuple[str, ...], s
     assert says in errors
 
 
-def test_an_explanation_says_of_each_candidate_whether_it_may_be_asked(capsys: Any) -> None:
+def test_an_explanation_says_whether_each_target_is_eligible(capsys: Any) -> None:
     Path("p.yaml").write_text(POLICY.replace("engine: vllm", "capabilities: [chat]"))
     request = {"model": "auto", "n": 2, "metadata": {"task": "edit"}, "messages": [{"role": "user", "content": "hi"}]}
     Path("r.json").write_text(json.dumps(request))
     code, out, _ = run(capsys, "explain", "r.json", "--policy", "p.yaml")
     assert code == 0
     assert "task     edit (1.00, by metadata)" in out
-    assert "try 1    fast (in_cluster) may be asked; what it can do it says itself" in out
-    assert "try 2    quality (external) is passed over: unsupported, lacks n" in out
+    assert "try 1    fast (in_cluster): eligible (capabilities reported by the worker)" in out
+    assert "try 2    quality (external): skipped: unsupported, lacks n" in out

@@ -1,4 +1,4 @@
-"""Traces and logs are read whole, or told wrong by file, line and column."""
+"""Reading traces and logs; errors name file, line and column."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from gateway.simulation.traffic import read_log, read_trace
 HEAD = "trace,arrival_s,input_tokens,output_tokens,task,stream,schema,private\n"
 
 
-def test_a_table_is_read_in_the_order_of_arrival(tmp_path: Path) -> None:
+def test_a_table_is_sorted_by_arrival(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text(HEAD + "a,2.5,10,3,,,,\n" + "a,0.5,20,4,edit,true,1,false\n\n")
     first, second = read_trace(file, task=Task.CODE).arrivals
@@ -25,17 +25,20 @@ def test_a_table_is_read_in_the_order_of_arrival(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", ":1:1: is empty"),
-        ("arrival_s,input_tokens\n", ":1:1: has no column 'output_tokens'"),
-        (HEAD + "a,1,2,x,,,,\n", ":2:7: 'x' is no output_tokens"),
-        (HEAD + "a,1,2,3,,,,\na,-1,2,3,,,,\n", ":3:3: '-1' is no arrival_s"),
-        (HEAD + "a,inf,2,3,,,,\n", ":2:3: 'inf' is no arrival_s"),
-        (HEAD + "a,1,2,3,dance,,,\n", ":2:9: 'dance' is no task"),
-        (HEAD + "a,1,2,3,,maybe,,\n", ":2:10: 'maybe' is no stream"),
-        (HEAD + "a,1,2\n", ":2:1: has 3 values for 8 columns"),
+        ("", ":1:1: the file is empty"),
+        (
+            "arrival_s,input_tokens\n",
+            ":1:1: missing column 'output_tokens'; required: arrival_s, input_tokens, output_tokens",
+        ),
+        (HEAD + "a,1,2,x,,,,\n", ":2:7: invalid output_tokens 'x'"),
+        (HEAD + "a,1,2,3,,,,\na,-1,2,3,,,,\n", ":3:3: invalid arrival_s '-1'"),
+        (HEAD + "a,inf,2,3,,,,\n", ":2:3: invalid arrival_s 'inf'"),
+        (HEAD + "a,1,2,3,dance,,,\n", ":2:9: invalid task 'dance'"),
+        (HEAD + "a,1,2,3,,maybe,,\n", ":2:10: invalid stream 'maybe'"),
+        (HEAD + "a,1,2\n", ":2:1: expected 8 values, got 3"),
     ],
 )
-def test_a_mistake_in_a_table_is_told_by_its_place(tmp_path: Path, text: str, says: str) -> None:
+def test_an_error_in_a_table_is_located(tmp_path: Path, text: str, says: str) -> None:
     file = tmp_path / "t.csv"
     file.write_text(text)
     with pytest.raises(TraceError) as told:
@@ -43,7 +46,7 @@ def test_a_mistake_in_a_table_is_told_by_its_place(tmp_path: Path, text: str, sa
     assert told.value.message == f"{file}{says}"
 
 
-def test_a_log_s_requests_are_played_as_they_were(line: Any, log_file: Any) -> None:
+def test_a_log_becomes_the_same_requests(line: Any, log_file: Any) -> None:
     late = line(9, [("fast", 0.5, 100)], stream=True, principal="ci", schema="sha256:1", private=True)
     named = line(3, [("quality", 0.5, 100)], route="direct", input_tokens=None)
     trace = read_trace(log_file(late, named))
@@ -56,7 +59,7 @@ def test_a_log_s_requests_are_played_as_they_were(line: Any, log_file: Any) -> N
     assert (second.task, second.confidence, second.evidence) == (Task.EDIT, 0.97, "prediction")
 
 
-def test_a_mistake_in_a_log_is_told_by_its_place(line: Any, log_file: Any) -> None:
+def test_an_error_in_a_log_is_located(line: Any, log_file: Any) -> None:
     good, bad = line(1, [("fast", 0, 9)]), line(2, [("fast", 0, 9)])
     bad["total_ms"] = "long"
     file = log_file(good, bad)
@@ -65,19 +68,19 @@ def test_a_mistake_in_a_log_is_told_by_its_place(line: Any, log_file: Any) -> No
         read_log(file)
     bad["total_ms"] = 9
     bad["attempts"][0]["outcome"] = "fine"
-    with pytest.raises(TraceError, match=r":2:\d+: 'fine' is no outcome"):
+    with pytest.raises(TraceError, match=r":2:\d+: unknown outcome 'fine'"):
         read_log(log_file(good, bad))
     file.write_bytes(orjson.dumps(good) + b"\n" + orjson.dumps(good)[:40] + b"\n")
     with pytest.raises(TraceError, match=r":2:"):
         read_log(file)
 
 
-def test_a_file_that_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"none\.jsonl: cannot be read"):
+def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match=r"none\.jsonl: cannot read the file"):
         read_log(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(TraceError, match=r"empty\.jsonl:1:1: holds no decision"):
+    with pytest.raises(TraceError, match=r"empty\.jsonl:1:1: the log contains no decisions"):
         read_log(tmp_path / "empty.jsonl")
     (tmp_path / "latin.csv").write_bytes(b"\xff\xfe")
-    with pytest.raises(TraceError, match="is not UTF-8"):
+    with pytest.raises(TraceError, match="invalid UTF-8"):
         read_trace(tmp_path / "latin.csv")

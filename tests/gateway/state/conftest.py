@@ -1,4 +1,4 @@
-"""A real Redis for what is shared."""
+"""A real Redis server for tests of shared state."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.gateway.redis_server import RedisServer, redis_server
 
 @pytest.fixture(name="redis")
 def running_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """A Redis or a replica that a busy machine delays is not one that stands still."""
+    """Longer timeouts, so that a busy machine does not look like a stopped Redis."""
     monkeypatch.setattr(product, "TIMEOUT_S", 60)
     monkeypatch.setattr(memory, "PEER_TTL_S", 3600)
     with redis_server(tmp_path) as server:

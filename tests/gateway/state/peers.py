@@ -1,4 +1,4 @@
-"""Gateways' memories that meet in a real Redis, one exchange at a time."""
+"""Replicas that exchange their state through a real Redis, one exchange at a time."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ class RealClock:
 
 
 class Peer:
-    """A gateway's memory and its way to the others, one exchange at a time."""
+    """The state of one replica; exchanges only when told to."""
 
     def __init__(self, url: str, namespace: str = "tests") -> None:
         self.store = MemoryStore()
@@ -41,7 +41,7 @@ class Peer:
         self.replica = Replica(self.store, RealClock(), self._redis, namespace=namespace)
 
     def answered(self, took_ms: float, times: int, outcome: Any = AttemptOutcome.OK) -> list[Any]:
-        """Attempts one after the other; the reasons of those that were not let in."""
+        """Sequential attempts; returns the reasons of the refused ones."""
         refused = []
         for _ in range(times):
             permit = self.store.acquire(LANE, monotonic(), sample=0.5, healthy_fallback=True)
@@ -53,11 +53,11 @@ class Peer:
         return refused
 
     def hedges(self) -> int:
-        """As many as may be made now; they are."""
+        """Spends all that is available and returns the count."""
         return sum(self.store.may_hedge(LANE) for _ in range(100))
 
     def retries(self) -> int:
-        """As many as may be made now; they are."""
+        """Spends all that is available and returns the count."""
         return sum(self.store.may_retry(LANE) for _ in range(100))
 
     @property
@@ -83,6 +83,6 @@ async def peers(redis: RedisServer, **names: str) -> AsyncIterator[list[Peer]]:
 
 
 async def settle(*several: Peer) -> None:
-    """All tell, and all have heard all."""
+    """Every replica writes, then every replica has read all others."""
     for peer in (*several, *several):
         await peer.replica.exchange()

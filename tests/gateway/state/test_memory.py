@@ -1,4 +1,4 @@
-"""One process's memory of targets and lanes: what feeds the breaker, what feeds the guard, what neither."""
+"""State of one process: which outcomes count for the breaker, for the guard, or for neither."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,7 +28,7 @@ def attempt(outcome: Any, took_ms: float = 10.0) -> AttemptRecord:
 
 
 def play(store: MemoryStore, outcome: Any, *, times: int = 1, took_ms: float = 10.0, now_s: float = 1.0) -> list[Any]:
-    """Attempts one after the other; the verdicts of those that were not let in."""
+    """Sequential attempts; returns the verdicts of the refused ones."""
     refused = []
     for _ in range(times):
         permit = store.acquire(lane(), now_s, sample=0.5, healthy_fallback=True)
@@ -44,21 +44,21 @@ def health(store: MemoryStore, now_s: float = 1.0) -> Any:
 
 
 @pytest.mark.parametrize("outcome", [Reason.UPSTREAM_ERROR])
-def test_faults_of_the_server_open_the_breaker_and_do_not_bench_the_lane(outcome: Reason) -> None:
+def test_server_failures_open_the_breaker_and_do_not_eject_the_lane(outcome: Reason) -> None:
     store = MemoryStore()
     assert play(store, outcome, times=6, took_ms=500) == [Reason.CIRCUIT_OPEN]
     assert (health(store).breaker, health(store).lane) == (BreakerState.OPEN, LaneState.SERVING)
 
 
 @pytest.mark.parametrize("outcome", [AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE])
-def test_late_answers_bench_the_lane_whatever_they_were_worth(outcome: Any) -> None:
+def test_late_responses_eject_the_lane_whatever_their_outcome(outcome: Any) -> None:
     store = MemoryStore()
     assert play(store, outcome, times=12, took_ms=200) == [Reason.P95_BREACH] * 2
     assert (health(store).breaker, health(store).lane) == (BreakerState.CLOSED, LaneState.EJECTED)
 
 
 @pytest.mark.parametrize("outcome", [Reason.DEADLINE, AttemptOutcome.CANCELLED, Reason.HEDGE])
-def test_an_attempt_given_up_counts_only_once_it_outlasted_the_budget(outcome: Any) -> None:
+def test_an_abandoned_attempt_counts_only_beyond_the_objective(outcome: Any) -> None:
     quick, slow = MemoryStore(), MemoryStore()
     assert play(quick, outcome, times=30, took_ms=90) == []
     assert play(slow, outcome, times=12, took_ms=110) == [Reason.P95_BREACH] * 2
@@ -66,18 +66,18 @@ def test_an_attempt_given_up_counts_only_once_it_outlasted_the_budget(outcome: A
 
 
 @pytest.mark.parametrize("outcome", [Reason.OVERLOADED, Reason.NOT_RESIDENT, Reason.REFUSED, Reason.UNSUPPORTED])
-def test_a_refusal_feeds_neither(outcome: Reason) -> None:
+def test_a_rejection_counts_for_neither(outcome: Reason) -> None:
     store = MemoryStore()
     assert play(store, outcome, times=30, took_ms=500) == []
 
 
-def test_any_answer_ends_a_row_of_faults() -> None:
+def test_any_response_resets_the_failure_count() -> None:
     store = MemoryStore()
     for outcome in [Reason.UPSTREAM_ERROR] * 4 + [Reason.REFUSED] + [Reason.UPSTREAM_ERROR] * 4:
         assert play(store, outcome) == []
 
 
-def test_the_trial_of_an_open_breaker_is_a_probe_and_passes_alone() -> None:
+def test_an_open_breaker_admits_one_trial_as_a_probe() -> None:
     store = MemoryStore(BreakerRule(failures=1, open_s=2))
     play(store, Reason.UPSTREAM_ERROR)
     trial = store.acquire(lane(), 3.5, sample=0.5, healthy_fallback=True)
@@ -89,15 +89,15 @@ def test_the_trial_of_an_open_breaker_is_a_probe_and_passes_alone() -> None:
     assert health(store).breaker is BreakerState.CLOSED
 
 
-def test_a_server_seen_to_be_back_is_called_again_at_once() -> None:
+def test_a_server_that_is_reachable_again_is_called_at_once() -> None:
     store = MemoryStore(BreakerRule(failures=1, open_s=30))
     play(store, Reason.UPSTREAM_ERROR)
     assert play(store, AttemptOutcome.OK) == [Reason.CIRCUIT_OPEN]
-    store.returned("fast")
+    store.reset_breaker("fast")
     assert play(store, AttemptOutcome.OK) == []
 
 
-def test_no_more_attempts_at_once_than_a_target_takes() -> None:
+def test_attempts_are_limited_by_max_in_flight() -> None:
     store, full = MemoryStore(), lane(max_in_flight=2)
     permits = [store.acquire(full, 1.0, sample=0.5, healthy_fallback=False) for _ in range(3)]
     refused = permits[2]
@@ -109,8 +109,8 @@ def test_no_more_attempts_at_once_than_a_target_takes() -> None:
     assert not isinstance(store.acquire(full, 1.0, sample=0.5, healthy_fallback=False), Verdict)
 
 
-def test_a_full_target_does_not_use_up_the_breakers_trial() -> None:
-    """What is noted when asked is asked last."""
+def test_a_full_target_does_not_use_up_the_breaker_s_trial() -> None:
+    """The breaker records its trial when asked, so it is asked last."""
     store, full = MemoryStore(BreakerRule(failures=1, open_s=2)), lane(max_in_flight=1)
     running = store.acquire(full, 0.0, sample=0.5, healthy_fallback=False)
     play(store, Reason.UPSTREAM_ERROR)
@@ -120,21 +120,21 @@ def test_a_full_target_does_not_use_up_the_breakers_trial() -> None:
     assert not isinstance(store.acquire(full, 4.0, sample=0.5, healthy_fallback=False), Verdict)
 
 
-def test_a_promise_that_changed_begins_anew() -> None:
+def test_a_changed_objective_starts_with_a_new_guard() -> None:
     store = MemoryStore()
     play(store, AttemptOutcome.OK, times=12, took_ms=200)
     looser = Candidate(route="edits", target=lane().target, slo=Slo(p95_ms=500))
     assert not isinstance(store.acquire(looser, 1.0, sample=0.5, healthy_fallback=True), Verdict)
 
 
-def test_looking_changes_nothing_and_knows_nothing_of_strangers() -> None:
+def test_reading_health_changes_nothing_and_creates_no_state() -> None:
     store = MemoryStore()
     assert health(store).lane is LaneState.SERVING
     assert health(store).within_budget
     assert store.p95_ms(lane(), 1.0) is None
 
 
-def test_p95_is_told_once_there_is_enough_to_tell() -> None:
+def test_p95_is_known_after_enough_responses() -> None:
     store = MemoryStore()
     play(store, AttemptOutcome.OK, times=19, took_ms=50)
     assert store.p95_ms(lane(), 1.0) is None
@@ -152,37 +152,37 @@ def stream(first_token_ms: float | None, took_ms: float, outcome: Any = AttemptO
     )  # fmt: skip
 
 
-def play_streams(store: MemoryStore, slo: Slo, told: AttemptRecord, times: int, now_s: float = 1.0) -> list[Any]:
+def play_streams(store: MemoryStore, slo: Slo, attempt: AttemptRecord, times: int, now_s: float = 1.0) -> list[Any]:
     refused = []
     for _ in range(times):
         permit = store.acquire(replace(lane(), slo=slo), now_s, sample=0.5, healthy_fallback=True)
         if isinstance(permit, Verdict):
             refused.append(permit.detail)
         else:
-            permit.release(told, now_s)
+            permit.release(attempt, now_s)
     return refused
 
 
 @pytest.mark.parametrize(
-    ("told", "is_late"),
+    ("attempt", "is_late"),
     [
         (stream(60, 70), True),
-        (stream(40, 9000), False),  # how long the rest takes was not promised
-        (stream(60, 70, Reason.UPSTREAM_ERROR), True),  # it broke later, but the first word had come
+        (stream(40, 9000), False),  # the objective covers only the first token
+        (stream(60, 70, Reason.UPSTREAM_ERROR), True),  # it failed later, but the first token had arrived
         (stream(None, 60, Reason.HEDGE), True),
         (stream(None, 40, Reason.HEDGE), False),
         (stream(None, 9000, Reason.REFUSED), False),
         (attempt(AttemptOutcome.OK, 9000), False),  # not a stream
     ],
 )
-def test_a_late_first_token_benches_a_lane_of_streams(told: AttemptRecord, is_late: bool) -> None:
+def test_a_late_first_token_ejects_a_lane_of_streams(attempt: AttemptRecord, is_late: bool) -> None:
     store = MemoryStore(BreakerRule(failures=1000))
-    refused = play_streams(store, FIRST, told, times=12)
+    refused = play_streams(store, FIRST, attempt, times=12)
     assert refused == (["ejected, p95 of the first token over 50 ms"] * 2 if is_late else [])
 
 
-def test_of_two_promises_either_benches_the_lane_and_both_must_heal() -> None:
-    """Probes of the one serve the other: two benches that wait for different probes would never heal."""
+def test_either_of_two_objectives_ejects_the_lane_and_both_must_recover() -> None:
+    """A probe counts for both: two ejections that wait for different probes would never end."""
     both = replace(FIRST, p95_ms=100)
     store = MemoryStore()
     play_streams(store, both, stream(60, 200), times=10)
@@ -195,8 +195,8 @@ def test_of_two_promises_either_benches_the_lane_and_both_must_heal() -> None:
 
 
 @pytest.mark.parametrize(("silent_s", "given"), [(1.0, 5), (60.0, 0)])
-def test_who_was_silent_for_long_is_given_no_extra_attempts(silent_s: float, given: int) -> None:
-    """It may be dead, and what it is given is lost then."""
+def test_a_silent_replica_receives_no_retry_budget(silent_s: float, given: int) -> None:
+    """It may be dead, and its budget would be lost."""
     store = MemoryStore()
     candidate = lane(retry=Retry(max_share=0.2))
     for _ in range(50):

@@ -1,4 +1,4 @@
-"""Replicas over a real Redis: together they count exactly, and nothing that befalls Redis befalls a request."""
+"""Replicas over a real Redis: they count exactly together, and a failing Redis fails no request."""
 
 import asyncio
 import logging
@@ -9,18 +9,18 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.enums import BreakerState, LaneState, Reason
-from gateway.errors import BadSetting
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
 from gateway.types import Status
 from tests.gateway.redis_server import RedisServer
 from tests.gateway.state.peers import LANE, Peer, RealClock, peers, settle
+from twolane.process.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_none_saw_alone_all_see_together(redis: RedisServer) -> None:
-    """Five late answers at each of two gateways: neither knows enough, both together do."""
+async def test_replicas_eject_a_lane_that_none_would_eject_alone(redis: RedisServer) -> None:
+    """Five late responses at each of two replicas: too few for one, enough together."""
     async with peers(redis) as (one, other):
         one.answered(200, 5)
         other.answered(200, 5)
@@ -31,41 +31,41 @@ async def test_what_none_saw_alone_all_see_together(redis: RedisServer) -> None:
         assert other.lane is LaneState.EJECTED
 
 
-async def test_saying_it_again_does_not_count_it_again(redis: RedisServer) -> None:
+async def test_repeated_exchanges_do_not_count_twice(redis: RedisServer) -> None:
     async with peers(redis) as (one, other):
         one.answered(200, 4)
         for _ in range(5):
             await settle(one, other)
-        assert other.answered(200, 5) == []  # 9 of 9: one short of enough to judge
+        assert other.answered(200, 5) == []  # 9 of 9: one response short of a verdict
         assert other.answered(200, 2) == [Reason.P95_BREACH]
 
 
-async def test_a_gateway_that_was_never_asked_knows_the_benching_at_its_first_request(redis: RedisServer) -> None:
+async def test_an_idle_replica_knows_the_ejection_at_its_first_request(redis: RedisServer) -> None:
     async with peers(redis) as (one, other):
         assert one.answered(200, 11) == [Reason.P95_BREACH]
         await settle(one, other)
         assert other.answered(50, 1) == [Reason.P95_BREACH]
 
 
-async def test_an_open_breaker_is_open_everywhere_and_closes_everywhere(redis: RedisServer) -> None:
+async def test_a_breaker_opens_and_closes_on_all_replicas(redis: RedisServer) -> None:
     async with peers(redis) as (one, other):
         one.answered(10, 5, Reason.UPSTREAM_ERROR)
         await settle(one, other)
         assert other.answered(10, 1) == [Reason.CIRCUIT_OPEN]
-        one.store.returned("fast")
+        one.store.reset_breaker("fast")
         await settle(one, other)
         assert other.breaker is BreakerState.CLOSED
         assert other.answered(10, 1) == []
 
 
-async def test_deployments_of_other_names_do_not_mix(redis: RedisServer) -> None:
+async def test_namespaces_are_separate(redis: RedisServer) -> None:
     async with peers(redis, second="elsewhere") as (one, other):
         one.answered(200, 11)
         await settle(one, other)
         assert other.lane is LaneState.SERVING
 
 
-async def test_a_redis_that_is_gone_leaves_each_to_itself_and_is_rejoined(
+async def test_without_redis_replicas_use_local_state_and_rejoin_later(
     redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "gateway")
@@ -75,23 +75,23 @@ async def test_a_redis_that_is_gone_leaves_each_to_itself_and_is_rejoined(
         for _ in range(3):
             await settle(one)
         assert not one.replica.is_up
-        assert one.answered(200, 11) == [Reason.P95_BREACH]  # local decisions go on
+        assert one.answered(200, 11) == [Reason.P95_BREACH]  # local state still applies
         redis.start()
         await settle(one, other)
         assert one.replica.is_up
         assert other.lane is LaneState.EJECTED
-    told = [record.getMessage() for record in caplog.records]
-    assert sum("does not answer" in text for text in told) == 2  # once for each of the two, not once a try
-    assert told.count("shared state: joined") == 4
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("does not respond" in text for text in messages) == 2  # once per replica, not once per exchange
+    assert messages.count("shared state: joined") == 4
 
 
-async def test_a_redis_that_stands_still_holds_nobody_up(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stopped_redis_delays_no_request(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.state.redis.TIMEOUT_S", 2)
     async with peers(redis) as (one, other):
         await settle(one, other)
         redis.stall()
         waiting = asyncio.create_task(one.replica.exchange())
-        await asyncio.sleep(0)  # it waits for Redis from here on
+        await asyncio.sleep(0)  # from here on it waits for Redis
         assert one.answered(200, 11) == [Reason.P95_BREACH]
         assert not waiting.done()
         await waiting
@@ -102,7 +102,7 @@ async def test_a_redis_that_stands_still_holds_nobody_up(redis: RedisServer, mon
         assert other.lane is LaneState.EJECTED
 
 
-async def test_a_redis_that_forgot_everything_is_told_again(redis: RedisServer) -> None:
+async def test_an_emptied_redis_is_filled_again(redis: RedisServer) -> None:
     async with peers(redis) as (one, other):
         one.answered(200, 11)
         other.answered(10, 3, Reason.UPSTREAM_ERROR)
@@ -116,7 +116,7 @@ async def test_a_redis_that_forgot_everything_is_told_again(redis: RedisServer) 
         assert fresh.lane is LaneState.EJECTED
 
 
-async def test_words_of_another_version_are_left_out(redis: RedisServer) -> None:
+async def test_snapshots_of_another_version_are_skipped(redis: RedisServer) -> None:
     async with peers(redis) as (one, other):
         client = Redis.from_url(redis.url)
         now_ms = (await client.time())[0] * 1000
@@ -129,35 +129,35 @@ async def test_words_of_another_version_are_left_out(redis: RedisServer) -> None
         await client.aclose()
 
 
-async def test_what_was_overtaken_on_its_way_changes_nothing(redis: RedisServer) -> None:
-    """A write that waited in a socket of a standing Redis arrives behind its successor."""
+async def test_a_write_that_arrives_after_a_newer_one_is_ignored(redis: RedisServer) -> None:
+    """A write delayed in the socket of a stopped Redis arrives after its successor."""
     async with peers(redis) as (one, other):
         one.answered(200, 11)
         await one.replica.exchange()
-        one.replica._sequence -= 2  # the next one is as old as can be
+        one.replica._sequence -= 2  # the next write has the oldest sequence number
         one.store = one.replica._reporter = MemoryStore()
         await one.replica.exchange()
         await other.replica.exchange()
         assert other.lane is LaneState.EJECTED
 
 
-class Stumbling(MemoryStore):
-    """Cannot make sense of the first thing it hears."""
+class FailsOnce(MemoryStore):
+    """Raises at the first merge."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stumbled = False
+        self.has_failed = False
 
-    def merge(self, now_s: float, heard: Any, *, me: str) -> None:
-        if heard and not self.stumbled:
-            self.stumbled = True
+    def merge(self, now_s: float, peers: Any, *, me: str) -> None:
+        if peers and not self.has_failed:
+            self.has_failed = True
             raise ValueError("no sense")
-        super().merge(now_s, heard, me=me)
+        super().merge(now_s, peers, me=me)
 
 
 @pytest.mark.slow
-async def test_a_report_that_makes_no_sense_does_not_end_all_sharing(redis: RedisServer) -> None:
-    store = Stumbling()
+async def test_a_bad_snapshot_does_not_end_sharing(redis: RedisServer) -> None:
+    store = FailsOnce()
     async with (
         peers(redis) as (one, _),
         shared_state(store, RealClock(), url=redis.url, namespace="tests") as replica,
@@ -165,13 +165,13 @@ async def test_a_report_that_makes_no_sense_does_not_end_all_sharing(redis: Redi
         one.answered(200, 11)
         await one.replica.exchange()
         async with asyncio.timeout(120):
-            while not (store.stumbled and replica.is_up):  # noqa: ASYNC110 - nobody tells
+            while not (store.has_failed and replica.is_up):  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.02)
         assert store.health(LANE, Status(), monotonic()).lane is LaneState.EJECTED
 
 
-async def test_a_url_that_is_none_is_refused_without_its_password() -> None:
-    with pytest.raises(BadSetting, match="TWOLANE_REDIS_URL") as refused:
+async def test_an_invalid_url_is_refused_without_showing_its_password() -> None:
+    with pytest.raises(ConfigurationError, match="TWOLANE_REDIS_URL") as refused:
         async with shared_state(MemoryStore(), RealClock(), url="http://:secret@host:1", namespace="n"):
             pass
     assert "secret" not in str(refused.value)

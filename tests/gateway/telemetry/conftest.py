@@ -1,4 +1,4 @@
-"""Decisions as telemetry gets them."""
+"""Decisions for tests of observers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from gateway.types import Classification, Usage
 
 @pytest.fixture(scope="session")
 def decision() -> Callable[..., Decision]:
-    """One that fell back twice, once without a call; change what matters."""
+    """A decision with two fallbacks, one without a call; override fields as needed."""
 
     def build(**changes: Any) -> Decision:
         usage = Usage(input_tokens=120, output_tokens=40)

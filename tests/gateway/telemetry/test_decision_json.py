@@ -1,4 +1,4 @@
-"""A decision as a line of the log: the contract, key by key."""
+"""The JSON format of decisions, key by key."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,7 +8,7 @@ import orjson
 from gateway.telemetry.decision_json import document_of
 
 
-def test_the_shape_is_the_contracts(decision: Any) -> None:
+def test_the_format_is_as_documented(decision: Any) -> None:
     assert orjson.loads(orjson.dumps(document_of(decision()))) == {
         "time": "2026-01-01T00:00:00.000Z",
         "id": "req_1",
@@ -58,7 +58,7 @@ def test_the_shape_is_the_contracts(decision: Any) -> None:
     }
 
 
-def test_the_server_is_told_of_targets_that_have_several(decision: Any) -> None:
+def test_attempts_at_pools_name_the_server(decision: Any) -> None:
     first, *others = decision().attempts
     marked = document_of(decision(attempts=(replace(first, url="10.0.0.7:8001"), *others)))["attempts"]
     assert [attempt.get("url") for attempt in marked] == ["10.0.0.7:8001", None, None]

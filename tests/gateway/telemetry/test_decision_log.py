@@ -6,12 +6,12 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.errors import BadSetting
 from gateway.telemetry import decision_log
 from gateway.telemetry.decision_log import DecisionLog
+from twolane.process.errors import ConfigurationError
 
 
-def test_closing_writes_what_waits(decision: Any, tmp_path: Path) -> None:
+def test_closing_writes_waiting_lines(decision: Any, tmp_path: Path) -> None:
     log = DecisionLog(tmp_path / "log")
     for number in range(100):
         log.decided(decision(query_id=f"req_{number}"))
@@ -20,7 +20,7 @@ def test_closing_writes_what_waits(decision: Any, tmp_path: Path) -> None:
     assert [line["id"] for line in lines] == [f"req_{number}" for number in range(100)]
 
 
-def test_a_log_goes_on_where_it_ended(decision: Any, tmp_path: Path) -> None:
+def test_an_existing_log_is_appended_to(decision: Any, tmp_path: Path) -> None:
     for _ in range(2):
         log = DecisionLog(tmp_path / "log")
         log.decided(decision())
@@ -28,12 +28,12 @@ def test_a_log_goes_on_where_it_ended(decision: Any, tmp_path: Path) -> None:
     assert len((tmp_path / "log").read_bytes().splitlines()) == 2
 
 
-def test_a_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="TWOLANE_DECISION_LOG"):
+def test_an_unwritable_file_is_refused_at_startup(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="TWOLANE_DECISION_LOG"):
         DecisionLog(tmp_path / "no" / "such" / "folder")
 
 
-def test_a_full_disk_costs_lines_and_no_requests(decision: Any) -> None:
+def test_a_full_disk_drops_lines_and_fails_no_request(decision: Any) -> None:
     lost: list[int] = []
     log = DecisionLog(Path("/dev/full"), lost.append)
     log.decided(decision())
@@ -41,7 +41,7 @@ def test_a_full_disk_costs_lines_and_no_requests(decision: Any) -> None:
     assert sum(lost) == 1
 
 
-def test_more_than_may_wait_is_dropped_and_counted(decision: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_lines_beyond_the_queue_limit_are_dropped_and_counted(decision: Any, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(decision_log, "MAX_WAITING", 0)
     lost: list[int] = []
     log = DecisionLog(tmp_path / "log", lost.append)
@@ -50,7 +50,7 @@ def test_more_than_may_wait_is_dropped_and_counted(decision: Any, tmp_path: Path
     assert sum(lost) == 1
 
 
-def test_what_json_cannot_say_costs_its_own_line_only(decision: Any, tmp_path: Path) -> None:
+def test_a_decision_that_cannot_be_encoded_drops_only_its_line(decision: Any, tmp_path: Path) -> None:
     lost: list[int] = []
     log = DecisionLog(tmp_path / "log", lost.append)
     for name in ("req_1", "\ud800", "req_2"):
@@ -61,9 +61,9 @@ def test_what_json_cannot_say_costs_its_own_line_only(decision: Any, tmp_path: P
     assert sum(lost) == 1
 
 
-def test_a_log_that_is_full_is_put_aside_with_all_its_lines(decision: Any, tmp_path: Path) -> None:
+def test_a_full_log_is_rotated_without_losing_lines(decision: Any, tmp_path: Path) -> None:
     for number in range(3):
-        log = DecisionLog(tmp_path / "log", most_bytes=1, keep=5)
+        log = DecisionLog(tmp_path / "log", max_bytes=1, keep=5)
         log.decided(decision(query_id=f"req_{number}"))
         log.close()
     assert [orjson.loads((tmp_path / name).read_bytes())["id"] for name in ("log.2", "log.1", "log")] == [

@@ -1,4 +1,4 @@
-"""A file that is put aside when it is full."""
+"""Rotation of a full log file."""
 
 import resource
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,8 @@ def all_lines(folder: Path) -> list[bytes]:
     return [line for file in folder.iterdir() for line in file.read_bytes().splitlines()]
 
 
-def test_a_full_file_is_put_aside_and_only_so_many_are_kept(tmp_path: Path) -> None:
-    file = RotatingFile(tmp_path / "log", most_bytes=2 * len(LINE), keep=2)
+def test_a_full_file_is_rotated_and_old_files_are_deleted(tmp_path: Path) -> None:
+    file = RotatingFile(tmp_path / "log", max_bytes=2 * len(LINE), keep=2)
     for number in range(9):
         file.append(b"line %05d\n" % number)
     file.close()
@@ -28,15 +28,15 @@ def test_a_full_file_is_put_aside_and_only_so_many_are_kept(tmp_path: Path) -> N
 
 
 def test_without_a_limit_a_file_grows(tmp_path: Path) -> None:
-    file = RotatingFile(tmp_path / "log", most_bytes=0, keep=1)
+    file = RotatingFile(tmp_path / "log", max_bytes=0, keep=1)
     for _ in range(100):
         file.append(LINE)
     file.close()
     assert [each.name for each in tmp_path.iterdir()] == ["log"]
 
 
-def test_more_than_a_file_may_hold_goes_into_one_of_its_own(tmp_path: Path) -> None:
-    file = RotatingFile(tmp_path / "log", most_bytes=5, keep=3)
+def test_a_write_above_the_limit_gets_its_own_file(tmp_path: Path) -> None:
+    file = RotatingFile(tmp_path / "log", max_bytes=5, keep=3)
     for _ in range(2):
         file.append(LINE)
     file.close()
@@ -45,7 +45,7 @@ def test_more_than_a_file_may_hold_goes_into_one_of_its_own(tmp_path: Path) -> N
 
 def test_several_writers_of_one_file_lose_no_line(tmp_path: Path) -> None:
     def write(writer: int) -> None:
-        file = RotatingFile(tmp_path / "log", most_bytes=300, keep=1000)
+        file = RotatingFile(tmp_path / "log", max_bytes=300, keep=1000)
         for number in range(200):
             file.append(b"%d %d\n" % (writer, number))
         file.close()
@@ -56,8 +56,8 @@ def test_several_writers_of_one_file_lose_no_line(tmp_path: Path) -> None:
     assert all(each.stat().st_size <= 300 for each in tmp_path.iterdir())
 
 
-def test_a_file_that_somebody_else_moved_is_let_go(tmp_path: Path) -> None:
-    file = RotatingFile(tmp_path / "log", most_bytes=0, keep=1)
+def test_a_file_moved_by_another_program_is_reopened(tmp_path: Path) -> None:
+    file = RotatingFile(tmp_path / "log", max_bytes=0, keep=1)
     file.append(b"before\n")
     (tmp_path / "log").rename(tmp_path / "moved")
     file.append(b"after\n")
@@ -66,17 +66,17 @@ def test_a_file_that_somebody_else_moved_is_let_go(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_bytes() == b"after\n"
 
 
-def test_a_folder_that_lets_nothing_be_put_aside_costs_no_line(tmp_path: Path) -> None:
+def test_a_read_only_folder_loses_no_line(tmp_path: Path) -> None:
     (tmp_path / "log.1" / "full").mkdir(parents=True)
-    file = RotatingFile(tmp_path / "log", most_bytes=len(LINE), keep=1)
+    file = RotatingFile(tmp_path / "log", max_bytes=len(LINE), keep=1)
     for _ in range(3):
         file.append(LINE)
     file.close()
     assert (tmp_path / "log").read_bytes() == 3 * LINE
 
 
-def test_a_disk_that_ends_in_the_middle_leaves_no_half_a_line(tmp_path: Path) -> None:
-    file = RotatingFile(tmp_path / "log", most_bytes=0, keep=1)
+def test_a_full_disk_leaves_no_partial_line(tmp_path: Path) -> None:
+    file = RotatingFile(tmp_path / "log", max_bytes=0, keep=1)
     file.append(LINE)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(LINE) + 3, before[1]))

@@ -1,4 +1,4 @@
-"""A decision as metrics."""
+"""Metrics of decisions."""
 
 import re
 from dataclasses import replace
@@ -17,8 +17,8 @@ from gateway.telemetry.metrics import Metrics
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
-    """Samples by name and labels, buckets left out."""
-    metrics.gauges.look()
+    """Samples by name and labels, without buckets."""
+    metrics.gauges.refresh()
     page = metrics.render()[0].decode()
     found = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
     return {
@@ -28,32 +28,32 @@ def samples(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def test_one_decision_is_counted_everywhere_it_says_something(decision: Any) -> None:
+def test_a_decision_updates_all_its_metrics(decision: Any) -> None:
     metrics = Metrics()
     metrics.decided(decision())
-    told = samples(metrics)
-    assert told["twolane_requests_total,outcome=ok,route=edits,target=quality,task=edit"] == 1
-    assert told["twolane_request_duration_seconds_sum,route=edits,target=quality"] == 0.212
-    assert told["twolane_time_to_first_byte_seconds_sum,route=edits,target=quality"] == 0.201
-    assert told["twolane_fallbacks_total,from=fast,reason=invalid_output,route=edits,to=careful"] == 1
-    assert told["twolane_fallbacks_total,from=careful,reason=circuit_open,route=edits,to=quality"] == 1
-    assert told["twolane_skips_total,reason=circuit_open,route=edits,target=careful"] == 1
-    assert told["twolane_validations_total,keyword=required,result=invalid,route=edits,target=fast"] == 1
-    assert told["twolane_validations_total,keyword=,result=valid,route=edits,target=quality"] == 1
-    assert told["twolane_overhead_seconds_sum"] == 0.0003
+    found = samples(metrics)
+    assert found["twolane_requests_total,outcome=ok,route=edits,target=quality,task=edit"] == 1
+    assert found["twolane_request_duration_seconds_sum,route=edits,target=quality"] == 0.212
+    assert found["twolane_time_to_first_byte_seconds_sum,route=edits,target=quality"] == 0.201
+    assert found["twolane_fallbacks_total,from=fast,reason=invalid_output,route=edits,to=careful"] == 1
+    assert found["twolane_fallbacks_total,from=careful,reason=circuit_open,route=edits,to=quality"] == 1
+    assert found["twolane_skips_total,reason=circuit_open,route=edits,target=careful"] == 1
+    assert found["twolane_validations_total,keyword=required,result=invalid,route=edits,target=fast"] == 1
+    assert found["twolane_validations_total,keyword=,result=valid,route=edits,target=quality"] == 1
+    assert found["twolane_overhead_seconds_sum"] == 0.0003
     attempt = "gen_ai_operation_name=chat,gen_ai_request_model=quality"
-    assert told[f"gen_ai_client_operation_duration_seconds_count,error_type=,{attempt}"] == 1
-    assert told[f"gen_ai_client_token_usage_sum,{attempt},gen_ai_token_type=output"] == 40
-    assert not [name for name in told if "careful" in name and name.startswith("gen_ai")]
+    assert found[f"gen_ai_client_operation_duration_seconds_count,error_type=,{attempt}"] == 1
+    assert found[f"gen_ai_client_token_usage_sum,{attempt},gen_ai_token_type=output"] == 40
+    assert not [name for name in found if "careful" in name and name.startswith("gen_ai")]
 
 
-def test_only_good_answers_are_timed(decision: Any) -> None:
-    """Quick errors would make a slow target look quick."""
+def test_only_successful_requests_are_timed(decision: Any) -> None:
+    """Fast errors would make a slow target look fast."""
     metrics = Metrics()
     metrics.decided(decision(outcome=Outcome.ERROR, target=None, first_byte_ms=None))
-    told = samples(metrics)
-    assert told["twolane_requests_total,outcome=error,route=edits,target=none,task=edit"] == 1
-    assert not [name for name in told if name.startswith("twolane_request_duration_seconds_count")]
+    found = samples(metrics)
+    assert found["twolane_requests_total,outcome=error,route=edits,target=none,task=edit"] == 1
+    assert not [name for name in found if name.startswith("twolane_request_duration_seconds_count")]
 
 
 def test_two_gateways_in_one_process_do_not_mix(decision: Any) -> None:
@@ -76,18 +76,18 @@ def test_two_gateways_in_one_process_do_not_mix(decision: Any) -> None:
         (Reason.REFUSED, 110.0, None),
     ],
 )
-def test_a_lanes_promise_is_kept_missed_or_not_touched(
+def test_an_attempt_meets_or_misses_the_slo_or_does_not_count(
     decision: Any, outcome: Reason | AttemptOutcome, elapsed_ms: float, result: str | None
 ) -> None:
     attempt = AttemptRecord(target="fast", started_ms=5.0, ended_ms=5.0 + elapsed_ms, outcome=outcome, budget_ms=100.0)
     metrics = Metrics()
     metrics.decided(decision(attempts=(attempt, replace(attempt, budget_ms=None), replace(attempt, skipped=True))))
-    told = {name: count for name, count in samples(metrics).items() if name.startswith("twolane_slo_events")}
+    found = {name: count for name, count in samples(metrics).items() if name.startswith("twolane_slo_events")}
     lane = "twolane_slo_events_total,result={},route=edits,target=fast"
-    assert told == ({lane.format(each): each == result for each in SloOutcome} if result else {})
+    assert found == ({lane.format(each): each == result for each in SloOutcome} if result else {})
 
 
-def test_a_refused_policy_shows_until_the_next_that_loads() -> None:
+def test_a_refused_policy_is_shown_until_a_valid_one_is_loaded() -> None:
     metrics = Metrics()
     seen = []
     for result in ("refused", "changed"):
@@ -96,7 +96,7 @@ def test_a_refused_policy_shows_until_the_next_that_loads() -> None:
     assert seen == [0, 1]
 
 
-def test_lines_that_the_log_dropped_are_told() -> None:
+def test_dropped_log_lines_are_counted() -> None:
     metrics = Metrics()
     metrics.dropped(3)
     assert samples(metrics)["twolane_decisions_dropped_total"] == 3
@@ -121,27 +121,27 @@ def bounds_of(metrics: Metrics, name: str) -> set[str]:
     return set(re.findall(rf'^{name}_bucket{{.*le="(.*?)".*}} ', metrics.render()[0].decode(), re.MULTILINE))
 
 
-def test_what_a_policy_promises_is_a_bound_of_every_histogram_of_time(decision: Any, tmp_path: Path) -> None:
-    """Also after a reload; what was counted until then begins anew only where a bound was missing."""
+def test_slo_objectives_are_bucket_bounds_of_latency_histograms(decision: Any, tmp_path: Path) -> None:
+    """Also after a reload, which resets the histograms only if a bound is new."""
     metrics = Metrics()
-    metrics.follow(policy_of(tmp_path, "{p95_ms: 730, first_token_p95_ms: 37}"), 0.0)
+    metrics.set_policy(policy_of(tmp_path, "{p95_ms: 730, first_token_p95_ms: 37}"), 0.0)
     metrics.decided(decision())
     for name in ("twolane_request_duration_seconds", "gen_ai_client_operation_duration_seconds"):
         assert {"0.73", "0.037", "1.0"} <= bounds_of(metrics, name)
-    metrics.follow(policy_of(tmp_path, "{p95_ms: 730}"), 0.0)
+    metrics.set_policy(policy_of(tmp_path, "{p95_ms: 730}"), 0.0)
     assert samples(metrics)["twolane_request_duration_seconds_count,route=edits,target=quality"] == 1
-    metrics.follow(policy_of(tmp_path, "{p95_ms: 731}"), 0.0)
+    metrics.set_policy(policy_of(tmp_path, "{p95_ms: 731}"), 0.0)
     metrics.decided(decision())
     assert "0.731" in bounds_of(metrics, "twolane_request_duration_seconds")
     assert "0.73" not in bounds_of(metrics, "twolane_request_duration_seconds")
-    told = samples(metrics)
-    assert told["twolane_request_duration_seconds_count,route=edits,target=quality"] == 1
-    assert told["twolane_requests_total,outcome=ok,route=edits,target=quality,task=edit"] == 2
+    found = samples(metrics)
+    assert found["twolane_request_duration_seconds_count,route=edits,target=quality"] == 1
+    assert found["twolane_requests_total,outcome=ok,route=edits,target=quality,task=edit"] == 2
 
 
-def test_a_lane_is_timed_by_what_its_guard_counts(decision: Any, tmp_path: Path) -> None:
+def test_lane_latency_uses_the_numbers_of_the_guard(decision: Any, tmp_path: Path) -> None:
     metrics = Metrics()
-    metrics.follow(policy_of(tmp_path, "{p95_ms: 100, first_token_p95_ms: 50}"), 0.0)
+    metrics.set_policy(policy_of(tmp_path, "{p95_ms: 100, first_token_p95_ms: 50}"), 0.0)
     good = AttemptRecord(
         target="fast", started_ms=5.0, ended_ms=45.0, outcome=AttemptOutcome.OK, budget_ms=100.0, stream=True,
         first_token_ms=15.0,
@@ -149,12 +149,12 @@ def test_a_lane_is_timed_by_what_its_guard_counts(decision: Any, tmp_path: Path)
     fault = replace(good, outcome=Reason.UPSTREAM_ERROR, first_token_ms=None)
     given_up = replace(good, outcome=AttemptOutcome.CANCELLED, first_token_ms=None, ended_ms=85.0)
     metrics.decided(decision(attempts=(good, fault, given_up, replace(good, target="quality", budget_ms=None))))
-    told = samples(metrics)
-    assert told["twolane_lane_latency_seconds_count,route=edits,target=fast"] == 1
-    assert told["twolane_lane_latency_seconds_sum,route=edits,target=fast"] == pytest.approx(0.04)
-    assert told["twolane_lane_first_token_seconds_count,route=edits,target=fast"] == 2  # one came, one is late already
-    assert told["twolane_lane_first_token_seconds_sum,route=edits,target=fast"] == pytest.approx(0.09)
-    assert not [name for name in told if name.startswith("twolane_lane_") and "quality" in name]
+    found = samples(metrics)
+    assert found["twolane_lane_latency_seconds_count,route=edits,target=fast"] == 1
+    assert found["twolane_lane_latency_seconds_sum,route=edits,target=fast"] == pytest.approx(0.04)
+    assert found["twolane_lane_first_token_seconds_count,route=edits,target=fast"] == 2  # one arrived, one late
+    assert found["twolane_lane_first_token_seconds_sum,route=edits,target=fast"] == pytest.approx(0.09)
+    assert not [name for name in found if name.startswith("twolane_lane_") and "quality" in name]
 
 
 @pytest.mark.parametrize(
@@ -169,18 +169,18 @@ def test_a_hedge_wins_loses_or_fails(decision: Any, outcome: Reason | AttemptOut
     assert samples(metrics)[f"twolane_hedges_total,result={result},route=edits"] == 1
 
 
-def test_what_a_schema_or_a_target_says_never_becomes_a_label(decision: Any) -> None:
+def test_text_from_schemas_and_targets_never_becomes_a_label(decision: Any) -> None:
     metrics = Metrics()
     for number in range(50):
         detail = f"x-secret-{number} at #/properties/{number}"
         bad = AttemptRecord(target="fast", started_ms=1, ended_ms=2, outcome=Reason.INVALID_OUTPUT, detail=detail)
         metrics.decided(decision(attempts=(bad,), query_id=f"req_{number}", principal=f"anna {number}"))
-    told = samples(metrics)
-    assert told["twolane_validations_total,keyword=other,result=invalid,route=edits,target=fast"] == 50
-    assert not [name for name in told if "secret" in name or "anna" in name]
+    found = samples(metrics)
+    assert found["twolane_validations_total,keyword=other,result=invalid,route=edits,target=fast"] == 50
+    assert not [name for name in found if "secret" in name or "anna" in name]
 
 
-def test_prometheus_gets_openmetrics_where_it_asks_for_it(decision: Any) -> None:
+def test_openmetrics_is_served_on_request(decision: Any) -> None:
     metrics = Metrics()
     metrics.decided(decision())
     page, content_type = metrics.render("application/openmetrics-text;version=1.0.0,text/plain;q=0.5")

@@ -1,4 +1,4 @@
-"""What processes of one gateway tell each other of what they see."""
+"""Metrics shared by the processes of one gateway."""
 
 import os
 from pathlib import Path
@@ -16,54 +16,54 @@ def values(gauges: Gauges) -> dict[str, float]:
 
 
 def other(folder: Path, pid: int, *readings: Reading) -> Path:
-    """Another process has told this."""
+    """Publish readings as another process."""
     made = MultiprocessMetrics(folder)
     made._own = folder / f"states_{pid}.json"
-    made.tell(readings)
+    made.publish(readings)
     return made._own
 
 
-def test_attempts_add_up_and_the_worst_state_is_shown(tmp_path: Path) -> None:
-    own = Gauges(MultiprocessMetrics(tmp_path).heard)
-    own.watch(lambda: [Reading(names.IN_FLIGHT, ("fast",), 2), Reading(names.LANE_STATE, ("edits", "fast"), 0)])
-    own.watch(lambda: [Reading(names.STORE_UP, (), 1)])
+def test_in_flight_is_summed_and_the_worst_state_is_shown(tmp_path: Path) -> None:
+    own = Gauges(MultiprocessMetrics(tmp_path).read_peers)
+    own.add_source(lambda: [Reading(names.IN_FLIGHT, ("fast",), 2), Reading(names.LANE_STATE, ("edits", "fast"), 0)])
+    own.add_source(lambda: [Reading(names.STORE_UP, (), 1)])
     other(tmp_path, 1, Reading(names.IN_FLIGHT, ("fast",), 3), Reading(names.LANE_STATE, ("edits", "fast"), 2))
     other(tmp_path, 2, Reading(names.IN_FLIGHT, ("fast",), 4), Reading(names.STORE_UP, (), 0))
-    own.look()
-    told = values(own)
-    assert (told[names.IN_FLIGHT], told[names.LANE_STATE], told[names.STORE_UP]) == (9, 2, 0)
+    own.refresh()
+    found = values(own)
+    assert (found[names.IN_FLIGHT], found[names.LANE_STATE], found[names.STORE_UP]) == (9, 2, 0)
 
 
-def test_what_was_told_by_ourselves_is_not_counted_twice(tmp_path: Path) -> None:
+def test_own_readings_are_not_counted_twice(tmp_path: Path) -> None:
     mine = MultiprocessMetrics(tmp_path)
-    mine.tell([Reading(names.IN_FLIGHT, ("fast",), 3)])
-    assert list(mine.heard()) == []
-    mine.leave()
+    mine.publish([Reading(names.IN_FLIGHT, ("fast",), 3)])
+    assert list(mine.read_peers()) == []
+    mine.close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_who_has_died_or_stands_still_is_forgotten(tmp_path: Path) -> None:
+def test_dead_and_hanging_processes_are_dropped(tmp_path: Path) -> None:
     reading = Reading(names.IN_FLIGHT, ("fast",), 3)
     still = other(tmp_path, 1, reading)
     other(tmp_path, 2, reading)
-    assert len(list(MultiprocessMetrics(tmp_path).heard())) == 2
+    assert len(list(MultiprocessMetrics(tmp_path).read_peers())) == 2
     os.utime(still, (0, 0))
-    assert len(list(MultiprocessMetrics(tmp_path).heard())) == 1
+    assert len(list(MultiprocessMetrics(tmp_path).read_peers())) == 1
     forget(tmp_path, 2)
-    assert list(MultiprocessMetrics(tmp_path).heard()) == []
+    assert list(MultiprocessMetrics(tmp_path).read_peers()) == []
     (tmp_path / "counter_1.db").touch()
     forget_all(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("told", [b"", b"\xff", b"[[1", b"{}", b'[["strange", [], 1]]', b"[1]", b'[["a", 1, 1]]'])
-def test_a_file_that_makes_no_sense_is_passed_over(tmp_path: Path, told: bytes) -> None:
-    (tmp_path / "states_1.json").write_bytes(told)
-    assert list(MultiprocessMetrics(tmp_path).heard()) == []
+@pytest.mark.parametrize("found", [b"", b"\xff", b"[[1", b"{}", b'[["strange", [], 1]]', b"[1]", b'[["a", 1, 1]]'])
+def test_an_invalid_file_is_skipped(tmp_path: Path, found: bytes) -> None:
+    (tmp_path / "states_1.json").write_bytes(found)
+    assert list(MultiprocessMetrics(tmp_path).read_peers()) == []
 
 
-def test_a_full_disk_costs_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_fails_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = MultiprocessMetrics(tmp_path / "gone")
-    gone.tell([Reading(names.IN_FLIGHT, ("fast",), 3)])
-    assert list(gone.heard()) == []
-    assert multiprocess.STALE_S > 2 * multiprocess.TELL_EVERY_S
+    gone.publish([Reading(names.IN_FLIGHT, ("fast",), 3)])
+    assert list(gone.read_peers()) == []
+    assert multiprocess.STALE_S > 2 * multiprocess.PUBLISH_EVERY_S

@@ -1,4 +1,4 @@
-"""The last decisions."""
+"""Recent decisions and fan-out to observers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 
 
-def test_only_the_last_ones_are_remembered(decision: Any) -> None:
+def test_only_the_latest_are_kept(decision: Any) -> None:
     recent = RecentDecisions(2)
     for number in range(3):
         recent.decided(decision(query_id=f"req_{number}"))
@@ -19,7 +19,7 @@ def test_only_the_last_ones_are_remembered(decision: Any) -> None:
     assert recent.get("req_2") is not None
 
 
-def test_all_observers_hear_all_decisions(decision: Any) -> None:
+def test_all_observers_receive_all_decisions(decision: Any) -> None:
     first, second = RecentDecisions(1), RecentDecisions(1)
     failed: list[str] = []
     Observers((first, second), failed.append).decided(decision())
@@ -28,7 +28,7 @@ def test_all_observers_hear_all_decisions(decision: Any) -> None:
 
 
 class Clumsy(RecentDecisions):
-    """Breaks its word."""
+    """Raises, against its contract."""
 
     def decided(self, decision: Any) -> None:
         raise RuntimeError("no room left")
@@ -37,7 +37,7 @@ class Clumsy(RecentDecisions):
         raise RuntimeError("no room left")
 
 
-def test_an_observer_that_raises_is_counted_each_time_logged_once_and_nobody_else_misses_anything(
+def test_a_raising_observer_is_counted_each_time_logged_once_and_does_not_affect_others(
     decision: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     metrics, recent = Metrics(), RecentDecisions(5)
@@ -50,7 +50,7 @@ def test_an_observer_that_raises_is_counted_each_time_logged_once_and_nobody_els
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-def test_it_does_no_harm_either_if_the_one_that_fails_is_the_one_that_counts(decision: Any) -> None:
+def test_the_failing_observer_may_be_the_one_that_counts_failures(decision: Any) -> None:
     def failed(_: str) -> None:
         raise RuntimeError("nor can I count")
 

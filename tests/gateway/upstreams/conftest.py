@@ -1,4 +1,4 @@
-"""What targets of the tests are called with."""
+"""The API key of the providers' targets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Servers of ours that speak as Anthropic's and Google's do, in the shapes of their documentation, on loopback."""
+"""Fake servers with the APIs of Anthropic and Google, as documented, on loopback."""
 
 import asyncio
 import contextlib
@@ -6,24 +6,33 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import pytest
 from aiohttp import web
 
-# Looked for, not imported: that takes seconds, and every test process would.
+# Looked up without importing it, which would take seconds in every test process.
 needs_litellm = pytest.mark.skipif(
     find_spec("litellm") is None, reason="the extra `providers` is not installed; `make providers` installs it"
 )
-GatewayResponse = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
+LITELLM_MARKS: Final = [
+    needs_litellm,
+    pytest.mark.anyio,
+    pytest.mark.slow,
+    # litellm warns when its event loop ends.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+Handler = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
 
 @dataclass
 class ProviderServer:
-    """`answer` takes both tongues; `requests` are (path, headers, body), `lost` counts clients that hung up."""
+    """`answer` handles both APIs; `requests` are (path, headers, body), `lost` counts clients that disconnected."""
 
-    answer: GatewayResponse
+    answer: Handler
     requests: list[tuple[str, dict[str, str], dict[str, Any]]] = field(default_factory=list)
     lost: int = 0
     url: str = ""
@@ -40,7 +49,7 @@ class ProviderServer:
 
 
 @contextlib.asynccontextmanager
-async def provider_server(answer: GatewayResponse) -> AsyncIterator[ProviderServer]:
+async def provider_server(answer: Handler) -> AsyncIterator[ProviderServer]:
     """Serve on a free port."""
     server = ProviderServer(answer)
     app = web.Application(client_max_size=1 << 24)
@@ -82,7 +91,7 @@ def anthropic_message(model: str, *blocks: dict[str, Any], stop: str | None = "e
 
 
 async def speaks_anthropic(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Says hello, whole or streamed."""
+    """Responds with a greeting, whole or streamed."""
     if not body.get("stream"):
         return web.json_response(anthropic_message(body["model"], {"type": "text", "text": "hello"}))
     stream = await start_stream(request)
@@ -99,7 +108,7 @@ def gemini_answer(text: str, **candidate: Any) -> dict[str, Any]:
 
 
 async def speaks_gemini(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
-    """The same in Google's tongue."""
+    """The same in Google's format."""
     if "stream" not in request.path:
         return web.json_response(gemini_answer("hello", finishReason="STOP"))
     stream = await start_stream(request)

@@ -1,4 +1,4 @@
-"""A second event loop: results, faults and cancellation cross over, and nothing is left behind."""
+"""Background event loop: results, errors and cancellation cross threads, and everything is cleaned up."""
 
 import asyncio
 import threading
@@ -12,38 +12,38 @@ from gateway.upstreams.background_loop import BackgroundLoop
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(name="aside")
-async def make_aside() -> AsyncIterator[BackgroundLoop]:
-    aside = BackgroundLoop("under test")
-    yield aside
-    await aside.aclose()
+@pytest.fixture(name="loop")
+async def make_loop() -> AsyncIterator[BackgroundLoop]:
+    loop = BackgroundLoop("under test")
+    yield loop
+    await loop.aclose()
     assert "under test" not in {thread.name for thread in threading.enumerate()}
 
 
-async def test_work_runs_on_another_thread_and_its_result_comes_back(aside: BackgroundLoop) -> None:
+async def test_work_runs_on_another_thread_and_its_result_comes_back(loop: BackgroundLoop) -> None:
     async def where() -> str:
         return threading.current_thread().name
 
-    assert await aside.run(where()) == "under test"
+    assert await loop.run(where()) == "under test"
 
 
-async def test_a_fault_comes_back_as_itself(aside: BackgroundLoop) -> None:
+async def test_an_exception_is_raised_in_the_caller(loop: BackgroundLoop) -> None:
     async def fails() -> None:
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        await aside.run(fails())
+        await loop.run(fails())
 
 
-async def test_what_holds_the_other_loop_up_does_not_hold_up_this_one(aside: BackgroundLoop) -> None:
+async def test_blocking_the_background_loop_does_not_block_the_main_loop(loop: BackgroundLoop) -> None:
     free = threading.Event()
 
     async def blocks() -> bool:
         return free.wait(10)
 
-    waiting = asyncio.create_task(aside.run(blocks()))
+    waiting = asyncio.create_task(loop.run(blocks()))
     await asyncio.sleep(0)
-    free.set()  # only a loop that goes on gets here
+    free.set()  # reached only if the main loop is not blocked
     assert await waiting
 
 
@@ -67,26 +67,26 @@ class Source:
             self.closed.set()
 
 
-async def test_items_come_over_in_order(aside: BackgroundLoop) -> None:
+async def test_items_arrive_in_order(loop: BackgroundLoop) -> None:
     source = Source()
-    assert [item async for item in aside.iterate(source.items())] == [0, 1, 2]
+    assert [item async for item in loop.iterate(source.items())] == [0, 1, 2]
     assert source.closed.is_set()
 
 
-async def test_leaving_in_the_middle_closes_the_source(aside: BackgroundLoop) -> None:
+async def test_ending_the_iteration_early_closes_the_source(loop: BackgroundLoop) -> None:
     source = Source()
-    items = aside.iterate(source.items())
+    items = loop.iterate(source.items())
     assert await anext(items) == 0
     await items.aclose()
     assert source.closed.is_set()
 
 
-async def test_cancelling_who_waits_cancels_the_pull_and_then_closes_the_source(aside: BackgroundLoop) -> None:
+async def test_cancelling_the_consumer_cancels_the_pending_item_and_closes_the_source(loop: BackgroundLoop) -> None:
     source = Source(stuck_at=1)
     got: list[int] = []
 
     async def read() -> None:
-        async for item in aside.iterate(source.items()):
+        async for item in loop.iterate(source.items()):
             got.append(item)
 
     reading: asyncio.Task[Any] = asyncio.create_task(read())
@@ -98,19 +98,19 @@ async def test_cancelling_who_waits_cancels_the_pull_and_then_closes_the_source(
     assert await asyncio.to_thread(source.closed.wait, 5)
 
 
-async def test_closing_cancels_what_still_runs() -> None:
-    aside, source = BackgroundLoop("to be closed"), Source(stuck_at=0)
-    pulling = asyncio.create_task(anext(aside.iterate(source.items())))
+async def test_closing_cancels_running_work() -> None:
+    loop, source = BackgroundLoop("to be closed"), Source(stuck_at=0)
+    pulling = asyncio.create_task(anext(loop.iterate(source.items())))
     await asyncio.to_thread(source.stuck.wait, 5)
-    await aside.aclose()
+    await loop.aclose()
     assert source.closed.is_set()
     with pytest.raises(asyncio.CancelledError):
         await pulling
 
 
-async def test_an_aside_that_was_never_needed_has_no_thread() -> None:
-    aside = BackgroundLoop("never")
-    await aside.aclose()
+async def test_an_unused_loop_has_no_thread() -> None:
+    loop = BackgroundLoop("never")
+    await loop.aclose()
     with pytest.raises(asyncio.CancelledError):
-        await aside.run(asyncio.sleep(0))
+        await loop.run(asyncio.sleep(0))
     assert "never" not in {thread.name for thread in threading.enumerate()}

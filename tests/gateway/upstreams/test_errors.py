@@ -1,4 +1,4 @@
-"""What a refusal means."""
+"""Mapping of error responses and HTTP client exceptions."""
 
 import aiohttp
 import orjson
@@ -13,7 +13,7 @@ from gateway.errors import (
     Unsupported,
     UpstreamError,
 )
-from gateway.upstreams.errors import from_response, translated
+from gateway.upstreams.errors import from_response, translate_errors
 
 
 @pytest.mark.parametrize(
@@ -41,25 +41,25 @@ from gateway.upstreams.errors import from_response, translated
         (302, None, UpstreamError),
     ],
 )
-def test_status_and_code_become_one_of_ours(status: int, code: str | None, kind: type[AttemptFailed]) -> None:
+def test_status_and_code_map_to_an_error(status: int, code: str | None, kind: type[AttemptFailed]) -> None:
     fault = from_response(status, {}, orjson.dumps({"error": {"message": "theirs", "code": code}}))
     assert type(fault) is kind
     assert str(status) in fault.detail
 
 
-def test_words_for_the_client_are_kept_and_bounded() -> None:
+def test_messages_about_the_request_are_kept_and_truncated() -> None:
     error = {"message": "x" * 2000, "param": "messages", "code": "invalid_value"}
     fault = from_response(400, {}, orjson.dumps({"error": error}))
     assert (len(fault.message), fault.param, fault.code, fault.status) == (500, "messages", "invalid_value", 400)
 
 
-def test_words_about_our_credentials_are_not_passed_on() -> None:
+def test_messages_about_the_gateway_s_credentials_are_dropped() -> None:
     fault = from_response(401, {}, b'{"error": {"message": "Incorrect API key sk-secret"}}')
     assert "sk-secret" not in fault.message + fault.detail
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": null}', b'{"error": "plain"}', b'{"detail": []}'])
-def test_a_refusal_without_openais_shape_is_understood_by_its_status(body: bytes) -> None:
+def test_an_error_without_openai_s_format_is_mapped_by_status(body: bytes) -> None:
     assert isinstance(from_response(400, {}, body), Refused)
     assert isinstance(from_response(500, {}, body), UpstreamError)
 
@@ -67,7 +67,7 @@ def test_a_refusal_without_openais_shape_is_understood_by_its_status(body: bytes
 @pytest.mark.parametrize(
     ("value", "seconds"), [("3", 3.0), ("0.5", 0.5), ("soon", None), ("-1", None), ("inf", None), ("", None)]
 )
-def test_the_time_to_come_back_is_read_if_it_makes_sense(value: str, seconds: float | None) -> None:
+def test_retry_after_is_read_if_valid(value: str, seconds: float | None) -> None:
     assert from_response(429, {"retry-after": value}, b"").retry_after_s == seconds
 
 
@@ -75,7 +75,7 @@ def test_the_time_to_come_back_is_read_if_it_makes_sense(value: str, seconds: fl
     "foreign",
     [aiohttp.ClientPayloadError("x"), aiohttp.ServerDisconnectedError(), ConnectionResetError(), TimeoutError()],
 )
-def test_foreign_errors_are_translated_without_their_words(foreign: Exception) -> None:
-    with pytest.raises(UpstreamError) as told, translated():
+def test_http_client_exceptions_are_translated_without_their_message(foreign: Exception) -> None:
+    with pytest.raises(UpstreamError) as raised, translate_errors():
         raise foreign
-    assert told.value.__cause__ is foreign
+    assert raised.value.__cause__ is foreign

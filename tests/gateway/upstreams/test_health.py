@@ -1,4 +1,4 @@
-"""What is known of a worker, and how soon."""
+"""Health polling of workers."""
 
 import asyncio
 import socket
@@ -44,17 +44,17 @@ MODELS = {
 
 async def test_a_worker_is_known_after_one_poll(fake: Any) -> None:
     async with fake(health=READY, models=MODELS) as server, _session() as session:
-        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
-        assert watch.status_of("tiny") == Status()
-        assert await watch.poll(models=True)
-    status = watch.status_of("diffusion")
+        poller = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
+        assert poller.status_of("tiny") == Status()
+        assert await poller.poll(models=True)
+    status = poller.status_of("diffusion")
     assert (status.residency, status.predicted_wait_ms) == (Residency.READY, 42)
     assert status.capabilities is not None
     assert Capability.SEED in status.capabilities.supported
-    assert watch.status_of("plain").capabilities is None
+    assert poller.status_of("plain").capabilities is None
 
 
-def test_capabilities_are_read_with_their_grades_and_unknown_words_left_out() -> None:
+def test_capabilities_are_read_with_their_grades_and_unknown_ones_ignored() -> None:
     words = frozenset({Capability.CHAT, Capability.SEED, Capability.JSON_SCHEMA, Capability.PREDICTION})
     expected = capabilities_of(words, json_schema=Grade.BEST_EFFORT, tools=Grade.NONE)
     assert read_models(orjson.dumps(MODELS)) == {"tiny": expected, "diffusion": expected}
@@ -63,80 +63,80 @@ def test_capabilities_are_read_with_their_grades_and_unknown_words_left_out() ->
 @pytest.mark.parametrize("state", ["cold", "loading", "degraded", "evicting", "draining"])
 async def test_a_worker_that_is_not_ready_says_so_with_503(fake: Any, state: str) -> None:
     async with fake(health={"state": state}, models=MODELS) as server, _session() as session:
-        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
-        await watch.poll(models=True)
-    assert watch.status_of("tiny").residency == state
+        poller = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
+        await poller.poll(models=True)
+    assert poller.status_of("tiny").residency == state
 
 
-async def test_a_worker_that_died_is_unreachable_and_its_return_is_told_once(fake: Any) -> None:
+async def test_a_dead_worker_is_unreachable_and_its_return_is_notified_once(fake: Any) -> None:
     returns: list[str] = []
     async with _session() as session:
         port = free_port()
         async with fake(health=READY, models=MODELS, port=port) as server:
-            watch = HealthPoller(server.url, session, on_return=lambda: returns.append("back"), timeout_s=60)
-            await watch.poll(models=True)
-        assert not await watch.poll(models=False)
-        assert watch.status_of("tiny").residency is Residency.UNREACHABLE
+            poller = HealthPoller(server.url, session, on_return=lambda: returns.append("back"), timeout_s=60)
+            await poller.poll(models=True)
+        assert not await poller.poll(models=False)
+        assert poller.status_of("tiny").residency is Residency.UNREACHABLE
         assert returns == []
         async with fake(health=READY, models=MODELS, port=port):
-            await watch.poll(models=False)
-            await watch.poll(models=False)
+            await poller.poll(models=False)
+            await poller.poll(models=False)
     assert returns == ["back"]
-    assert watch.status_of("tiny").residency is Residency.READY
+    assert poller.status_of("tiny").residency is Residency.READY
 
 
-async def test_a_worker_that_hangs_is_unreachable_after_the_second_silence() -> None:
-    """Connections are taken, nothing is ever said: a stopped process."""
+async def test_a_hanging_worker_is_unreachable_after_two_timeouts() -> None:
+    """Accepts connections but never responds, like a stopped process."""
     with socket.create_server(("127.0.0.1", 0)) as hung:
         async with _session() as session:
-            watch = HealthPoller(
+            poller = HealthPoller(
                 f"http://127.0.0.1:{hung.getsockname()[1]}", session, on_return=_nothing, timeout_s=0.02
             )
-            await watch.poll(models=False)
-            assert watch.status_of("m").residency is Residency.UNKNOWN
-            await watch.poll(models=False)
-            assert watch.status_of("m").residency is Residency.UNREACHABLE
+            await poller.poll(models=False)
+            assert poller.status_of("m").residency is Residency.UNKNOWN
+            await poller.poll(models=False)
+            assert poller.status_of("m").residency is Residency.UNREACHABLE
 
 
 @pytest.mark.parametrize("models", [{"data": 5}, {"data": [5]}, {"data": [{"twolane": {"capabilities": 5}}]}, []])
-async def test_a_listing_of_nonsense_leaves_capabilities_unknown(fake: Any, models: Any) -> None:
+async def test_an_invalid_model_list_leaves_capabilities_unknown(fake: Any, models: Any) -> None:
     async with fake(health=READY, models=models) as server, _session() as session:
-        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
-        await watch.poll(models=True)
-    assert watch.status_of("tiny").capabilities is None
+        poller = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
+        await poller.poll(models=True)
+    assert poller.status_of("tiny").capabilities is None
 
 
-async def test_every_answer_tells_how_long_the_next_would_wait() -> None:
+async def test_every_response_updates_the_predicted_wait() -> None:
     async with _session() as session:
-        watch = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing, timeout_s=60)
-        watch.learn_answer({"x-twolane-worker-predicted-wait-ms": "17"})
-        assert watch.status_of("m") == Status(residency=Residency.READY, predicted_wait_ms=17)
-        watch.learn_answer({"x-twolane-worker-predicted-wait-ms": "null"})
-        assert watch.status_of("m").predicted_wait_ms is None
+        poller = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing, timeout_s=60)
+        poller.record_response({"x-twolane-worker-predicted-wait-ms": "17"})
+        assert poller.status_of("m") == Status(residency=Residency.READY, predicted_wait_ms=17)
+        poller.record_response({"x-twolane-worker-predicted-wait-ms": "null"})
+        assert poller.status_of("m").predicted_wait_ms is None
 
 
-async def test_a_refusal_for_want_of_weights_is_learnt_at_once_and_crowding_is_not_one() -> None:
+async def test_not_resident_marks_a_worker_cold_at_once_and_overload_does_not() -> None:
     async with _session() as session:
-        watch = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing, timeout_s=60)
-        watch.learn_fault(Overloaded("full"))
-        assert watch.status_of("m").residency is Residency.UNKNOWN
-        watch.learn_fault(NotResident("cold"))
-        assert watch.status_of("m").residency is Residency.COLD
+        poller = HealthPoller("http://127.0.0.1:1", session, on_return=_nothing, timeout_s=60)
+        poller.record_failure(Overloaded("full"))
+        assert poller.status_of("m").residency is Residency.UNKNOWN
+        poller.record_failure(NotResident("cold"))
+        assert poller.status_of("m").residency is Residency.COLD
 
 
-async def test_watching_goes_on_whatever_the_worker_says(fake: Any, monkeypatch: Any) -> None:
+async def test_polling_continues_after_invalid_responses(fake: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("gateway.upstreams.health.POLL_S", 0.001)
     async with fake(health=5, models="x") as server, _session() as session:
-        watch = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
-        task = asyncio.create_task(watch.run())
+        poller = HealthPoller(server.url, session, on_return=_nothing, timeout_s=60)
+        task = asyncio.create_task(poller.run())
         await asyncio.sleep(0.05)
         server.health, server.models = READY, MODELS
-        while watch.status_of("tiny").residency is not Residency.READY and not task.done():  # noqa: ASYNC110
+        while poller.status_of("tiny").residency is not Residency.READY and not task.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         assert not task.done()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    assert watch.status_of("tiny").residency is Residency.READY
+    assert poller.status_of("tiny").residency is Residency.READY
 
 
 def _session() -> aiohttp.ClientSession:

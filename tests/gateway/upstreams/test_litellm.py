@@ -1,5 +1,6 @@
-"""Providers through litellm, against local servers that speak as they do: words, keys, costs."""
+"""Providers through litellm against local fakes: formats, keys, costs, and failures of every kind."""
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -10,33 +11,27 @@ from tests.gateway.serving import last_decision
 from tests.gateway.upstreams.provider_servers import (
     CLAUDE,
     GEMINI,
+    LITELLM_MARKS,
+    anthropic_events,
     anthropic_message,
     ask,
     events,
-    needs_litellm,
     policy,
     provider_server,
     speaks_anthropic,
     speaks_gemini,
+    start_stream,
 )
 
-pytestmark = [
-    needs_litellm,
-    pytest.mark.anyio,
-    pytest.mark.slow,
-    # litellm's own habits, seen when its event loop ends; none of them is ours to mend.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-TONGUES = [(CLAUDE, speaks_anthropic, 12, 5, 0.000111), (GEMINI, speaks_gemini, 7, 3, 0.0000096)]
+pytestmark = LITELLM_MARKS
+PROVIDERS = [(CLAUDE, speaks_anthropic, 12, 5, 0.000111), (GEMINI, speaks_gemini, 7, 3, 0.0000096)]
 
 
-@pytest.mark.parametrize(("model", "tongue", "tokens_in", "tokens_out", "cost"), TONGUES)
-async def test_a_provider_answers_in_openais_words_and_its_cost_is_told(
-    serving: Any, model: str, tongue: Any, tokens_in: int, tokens_out: int, cost: float
+@pytest.mark.parametrize(("model", "handler", "tokens_in", "tokens_out", "cost"), PROVIDERS)
+async def test_a_provider_s_response_has_openai_s_format_and_a_cost(
+    serving: Any, model: str, handler: Any, tokens_in: int, tokens_out: int, cost: float
 ) -> None:
-    async with provider_server(tongue) as server, serving(policy(server.url, model)) as gateway:
+    async with provider_server(handler) as server, serving(policy(server.url, model)) as gateway:
         status, headers, body = await gateway.ask(ask(temperature=0.5))
         decision = await last_decision(gateway, headers)
         page = await gateway.metrics()
@@ -48,14 +43,14 @@ async def test_a_provider_answers_in_openais_words_and_its_cost_is_told(
     assert f'twolane_cost_dollars_total{{target="provider"}} {decision["cost"]}' in page
 
 
-@pytest.mark.parametrize("speaking", TONGUES)
+@pytest.mark.parametrize("speaking", PROVIDERS)
 @pytest.mark.parametrize("include_usage", [False, True])
-async def test_a_provider_streams_in_openais_words(
+async def test_a_provider_streams_in_openai_s_format(
     serving: Any, speaking: tuple[str, Any, int, int, float], include_usage: bool
 ) -> None:
-    model, tongue, tokens_in, tokens_out, cost = speaking
+    model, handler, tokens_in, tokens_out, cost = speaking
     options = {"stream_options": {"include_usage": True}} if include_usage else {}
-    async with provider_server(tongue) as server, serving(policy(server.url, model)) as gateway:
+    async with provider_server(handler) as server, serving(policy(server.url, model)) as gateway:
         status, headers, body = await gateway.ask(ask(stream=True, **options))
         decision = await last_decision(gateway, headers)
     chunks = events(body)
@@ -69,7 +64,7 @@ async def test_a_provider_streams_in_openais_words(
     assert decision["cost"] == pytest.approx(cost)
 
 
-async def test_the_provider_gets_its_key_and_nothing_a_request_slipped_in(serving: Any) -> None:
+async def test_the_provider_receives_its_key_and_no_unlisted_parameters(serving: Any) -> None:
     slipped = {"api_base": "http://127.0.0.1:9/", "api_key": "theirs", "mock_response": "fake", "fallbacks": ["x"],
                "custom_llm_provider": "openai", "extra_headers": {"x-evil": "1"}, "num_retries": 5}  # fmt: skip
     async with provider_server(speaks_anthropic) as server, serving(policy(server.url)) as gateway:
@@ -94,3 +89,106 @@ async def test_tools_travel_both_ways(serving: Any) -> None:
     call = body["choices"][0]["message"]["tool_calls"][0]["function"]
     assert (call["name"], orjson.loads(call["arguments"])) == ("add", {"x": 1})
     assert server.requests[0][2]["tools"][0]["input_schema"]["required"] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (429, (503, "overloaded")),
+        (529, (503, "overloaded")),
+        (500, (502, "upstream_error")),
+        (503, (503, "overloaded")),
+        (401, (502, "upstream_error")),
+        (404, (502, "upstream_error")),
+        (400, (400, "refused")),
+        (413, (413, "refused")),
+    ],
+)
+async def test_rejections_keep_their_status_after_one_call(serving: Any, status: int, told: tuple[int, str]) -> None:
+    async def refuses(*_: Any) -> web.StreamResponse:
+        error = {"type": "error", "error": {"type": "some_error", "message": "told by the provider"}}
+        return web.json_response(error, status=status, headers={"retry-after": "7"})
+
+    async with provider_server(refuses) as server, serving(policy(server.url)) as gateway:
+        got, headers, body = await gateway.ask(ask())
+    assert (got, body["error"]["code"]) == told
+    assert ("told by the provider" in body["error"]["message"]) == (told[1] == "refused")
+    assert len(server.requests) == 1
+    if status == 429:
+        assert headers["retry-after"] == "7"
+
+
+async def test_a_provider_that_disconnects_or_is_down_is_replaced(serving: Any, fake: Any) -> None:
+    async def hangs_up(request: web.Request, _: Any) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with provider_server(hangs_up) as server, fake() as other:
+        async with serving(policy(server.url, fallback=other.url)) as gateway:
+            _, headers, _ = await gateway.ask(ask())
+        async with serving(policy("http://127.0.0.1:9", fallback=other.url)) as gateway:
+            _, absent, _ = await gateway.ask(ask(stream=True))
+    assert headers["x-twolane-attempts"] == absent["x-twolane-attempts"] == "provider=upstream_error,other=ok"
+    assert len(server.requests) == 1
+
+
+async def test_a_stream_cut_short_ends_with_an_error_event(serving: Any) -> None:
+    came = asyncio.Event()
+
+    async def breaks(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        stream = await start_stream(request)
+        for event in anthropic_events(body["model"], "half")[:3]:
+            await stream.write(event)
+        await came.wait()  # a reset may overtake bytes written before it
+        assert request.transport is not None
+        request.transport.abort()
+        return stream
+
+    async with provider_server(breaks) as server, serving(policy(server.url)) as gateway:
+        async with gateway.client.post(f"{gateway.url}/v1/chat/completions", json=ask(stream=True)) as response:
+            body = b""
+            while b"half" not in body:
+                body += await response.content.readuntil(b"\n\n")
+            came.set()
+            body += await response.read()
+        decision = await last_decision(gateway, response.headers)
+    assert response.status == 200
+    assert b"event: error\ndata: " in body
+    assert b"[DONE]" not in body
+    assert (decision["outcome"], decision["attempts"][0]["outcome"]) == ("error", "upstream_error")
+
+
+async def test_a_deadline_closes_the_connection_to_the_provider(serving: Any, fake: Any) -> None:
+    async def waits(*_: Any) -> web.StreamResponse:
+        await asyncio.sleep(30)
+        return web.Response()
+
+    async with provider_server(waits) as server, serving(policy(server.url)) as gateway:
+        deadline_ms = 300
+        while not server.requests:  # on a busy machine the deadline may pass before the call
+            status, _, body = await gateway.ask(ask(), x_twolane_deadline_ms=str(deadline_ms))
+            assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
+            deadline_ms *= 4
+        async with asyncio.timeout(120):
+            while not server.lost:  # noqa: ASYNC110 - the server has no event for it
+                await asyncio.sleep(0.01)
+
+
+async def test_a_client_disconnect_closes_the_connection_to_the_provider(serving: Any) -> None:
+    async def goes_on(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        stream = await start_stream(request)
+        for event in anthropic_events(body["model"], "first")[:3]:
+            await stream.write(event)
+        await asyncio.sleep(30)
+        return stream
+
+    async with provider_server(goes_on) as server, serving(policy(server.url)) as gateway:
+        url = f"{gateway.url}/v1/chat/completions"
+        async with gateway.client.post(url, json=ask(stream=True)) as response:
+            assert b"first" in await response.content.readuntil(b"\n\n")
+        async with asyncio.timeout(120):
+            while not server.lost:  # noqa: ASYNC110 - the server has no event for it
+                await asyncio.sleep(0.01)
+        page = await gateway.metrics()
+    assert 'twolane_in_flight{target="provider"} 0.0' in page

@@ -1,4 +1,4 @@
-"""What litellm is asked, and what its exceptions mean; without litellm."""
+"""Arguments of litellm calls and the mapping of its exceptions, without litellm."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ from gateway.enums import Kind, Location
 from gateway.errors import Overloaded, Refused, Unsupported, UpstreamError
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Query, Target, Usage
-from gateway.upstreams.litellm_calls import _priced, arguments_for, fault_of
+from gateway.upstreams.litellm_calls import _with_cost, arguments_for, fault_of
 
 TARGET = Target(
     name="q",
@@ -28,7 +28,7 @@ def asked(body: dict[str, Any], *, key: str = "", left_ms: float | None = None) 
     return arguments_for(Call(target=TARGET, query=query, left_ms=left_ms), key=key, idle_s=60)
 
 
-def test_only_openais_own_parameters_are_passed_on() -> None:
+def test_only_openai_s_parameters_are_forwarded() -> None:
     given = asked({"temperature": 0.1, "top_k": 4, "api_base": "http://evil", "num_retries": 9, "metadata": {"a": "b"}})
     assert given["temperature"] == 0.1
     assert given["num_retries"] == given["max_retries"] == 0
@@ -36,7 +36,7 @@ def test_only_openais_own_parameters_are_passed_on() -> None:
     assert given["model"] == "gemini/some"
 
 
-def test_the_key_is_passed_on_and_no_call_outlasts_its_deadline() -> None:
+def test_the_key_is_forwarded_and_calls_end_at_their_deadline() -> None:
     assert asked({}, key="k")["api_key"] == "k"
     assert asked({}, left_ms=1500)["timeout"] == 1.5
     assert asked({})["timeout"] == 60
@@ -52,13 +52,13 @@ def test_the_key_is_passed_on_and_no_call_outlasts_its_deadline() -> None:
         {"type": "input_audio", "input_audio": {"data": "http://127.0.0.1/x"}},
     ],
 )
-def test_nothing_is_passed_on_that_we_would_have_to_fetch(part: dict[str, Any]) -> None:
+def test_remote_content_is_refused(part: dict[str, Any]) -> None:
     with pytest.raises(Unsupported) as refused:
         asked({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, part]}]})
     assert refused.value.param == "messages"
 
 
-def test_an_image_that_comes_along_is_passed_on() -> None:
+def test_an_inline_image_is_forwarded() -> None:
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     assert asked({"messages": [{"role": "user", "content": [part]}]})["messages"][0]["content"] == [part]
 
@@ -87,13 +87,13 @@ def raised(name: str, status: int | None, message: str = "told", *, of: type[Exc
         (KeyError("usage"), UpstreamError, "KeyError"),
     ],
 )
-def test_each_exception_has_one_meaning(fault: Exception, meaning: type[Exception], detail: str) -> None:
+def test_each_exception_maps_to_one_error(fault: Exception, meaning: type[Exception], detail: str) -> None:
     found = fault_of(fault)
     assert type(found) is meaning
     assert found.detail == detail
 
 
-def test_the_providers_own_status_and_words_outweigh_litellms() -> None:
+def test_the_provider_s_status_and_message_take_precedence() -> None:
     fault = raised("InternalServerError", 500, 'litellm.InternalServerError: X - {"error": {"message": "busy"}}')
     fault.__context__ = raised("AnthropicError", 529)
     fault.litellm_response_headers = {"retry-after": "3"}  # type: ignore[attr-defined]
@@ -104,11 +104,11 @@ def test_the_providers_own_status_and_words_outweigh_litellms() -> None:
     assert fault_of(raised("BadRequestError", 400, "litellm.BadRequestError: plain")).message == "plain"
 
 
-def test_what_a_provider_says_of_our_key_is_not_told() -> None:
+def test_messages_about_the_provider_s_key_are_dropped() -> None:
     assert "sk-" not in fault_of(raised("AuthenticationError", 401, "wrong key sk-123")).message
 
 
-def test_a_price_below_nothing_is_not_counted() -> None:
-    """A provider that tells of more cached tokens than it read; a counter refuses to go down."""
+def test_a_negative_cost_is_ignored() -> None:
+    """The provider reports more cached tokens than input tokens; a counter cannot decrease."""
     lying = SimpleNamespace(cost_per_token=lambda **_: (-1.0, 0.5))
-    assert _priced(lying, "m", Usage(input_tokens=1), {}) == Usage(input_tokens=1)
+    assert _with_cost(lying, "m", Usage(input_tokens=1), {}) == Usage(input_tokens=1)

@@ -1,4 +1,4 @@
-"""What is read from an answer, and what is no answer."""
+"""Parsing of responses, whole and streamed, valid and invalid."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from gateway.types import Piece, ToolCall, Usage
 from gateway.upstreams.parse_response import read_delta, with_texts
 
 
-def test_a_whole_answer_is_read_in_one_piece() -> None:
+def test_a_whole_response_is_one_delta() -> None:
     data = orjson.dumps(
         {
             "choices": [
@@ -64,7 +64,7 @@ def test_a_null_error_is_none() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"choices": 1}', b"\xff", b'{"choices": [{"delta": "x"}]}'])
-def test_what_is_no_answer_is_the_targets_fault(data: bytes) -> None:
+def test_an_invalid_response_is_an_upstream_error(data: bytes) -> None:
     with pytest.raises(UpstreamError):
         read_delta(data)
 
@@ -77,14 +77,14 @@ ANY = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["choices", "usage", "error", "id"]), ANY))
-def test_no_answer_raises_anything_but_a_failed_attempt(document: dict[str, Any]) -> None:
+def test_parsing_raises_only_attempt_failures(document: dict[str, Any]) -> None:
     try:
         read_delta(orjson.dumps(document))
     except (AttemptFailed, TypeError) as fault:
         assert isinstance(fault, AttemptFailed) or "64-bit" in str(fault)  # noqa: PT017 - either is fine
 
 
-def test_a_whole_answer_can_say_another_text_and_keeps_everything_else() -> None:
+def test_the_text_of_a_whole_response_can_be_replaced() -> None:
     calls = [{"id": "c", "function": {"name": "f", "arguments": "{"}}]
     body = {"message": {"content": "old", "tool_calls": calls}, "index": 0, "finish_reason": "stop", "mine": 1}
     delta = read_delta(orjson.dumps({"id": "x", "choices": [body]}))
@@ -95,7 +95,7 @@ def test_a_whole_answer_can_say_another_text_and_keeps_everything_else() -> None
     assert orjson.loads(said.data)["choices"][0]["mine"] == 1
 
 
-def test_in_a_stream_the_text_comes_at_once_and_nothing_else_is_lost() -> None:
+def test_the_text_of_a_stream_can_be_replaced() -> None:
     parts: list[Any] = [{"role": "assistant"}, {"content": "a"}, {"content": "b"}, {}]
     deltas = [read_delta(orjson.dumps({"choices": [{"index": 0, "delta": part}]})) for part in parts]
     deltas.append(read_delta(b'{"choices": [], "usage": {"prompt_tokens": 1}}'))
@@ -107,7 +107,7 @@ def test_in_a_stream_the_text_comes_at_once_and_nothing_else_is_lost() -> None:
 
 @pytest.mark.parametrize("tokens", [-1, 1 << 41, 10**30])
 @pytest.mark.parametrize("confidence", [-0.1, 7])
-def test_what_a_target_cannot_have_counted_is_not_told_of_it(tokens: int, confidence: float) -> None:
+def test_impossible_usage_is_ignored(tokens: int, confidence: float) -> None:
     told = f'"prompt_tokens":{tokens},"completion_tokens":{tokens},"diffusion":{{"confidence":{confidence}}}'
     data = f'{{"choices":[],"usage":{{{told}}}}}'.encode()
     assert read_delta(data).usage == Usage()

@@ -1,4 +1,4 @@
-"""The client's body, edited for one target."""
+"""Rewriting the client's body for one target."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_extensions_of_the_worker_stay_with_the_worker() -> None:
         ({"prediction": {"type": "content", "content": "x"}}, {"steps": 8, "anchor": 0.5}),
     ],
 )
-def test_what_a_policy_wishes_of_a_worker_stands_under_what_the_request_wishes(
+def test_decoding_parameters_of_the_request_override_those_of_the_policy(
     asked: dict[str, Any], sent_on: dict[str, Any]
 ) -> None:
     target = Target(
@@ -52,14 +52,14 @@ def test_what_a_policy_wishes_of_a_worker_stands_under_what_the_request_wishes(
     assert orjson.loads(body_for(Call(target=target, query=query), None))["diffusion"] == sent_on
 
 
-def test_streams_always_tell_their_account() -> None:
+def test_streams_always_include_usage() -> None:
     assert sent(Kind.OPENAI, {"stream": True})["stream_options"] == {"include_usage": True}
     asked = sent(Kind.OPENAI, {"stream": True, "stream_options": {"include_usage": False, "x": 1}})
     assert asked["stream_options"] == {"include_usage": True, "x": 1}
     assert "stream_options" not in sent(Kind.OPENAI, {})
 
 
-def test_a_help_that_a_target_does_not_know_is_dropped() -> None:
+def test_hints_that_a_target_does_not_support_are_dropped() -> None:
     body = {"prediction": {"type": "content", "content": "x"}, "seed": 5, "temperature": 0.5}
     plain = Capabilities(supported=frozenset({Capability.CHAT}))
     assert set(sent(Kind.OPENAI, body, plain)) == {"model", "messages", "temperature"}
@@ -67,14 +67,14 @@ def test_a_help_that_a_target_does_not_know_is_dropped() -> None:
     assert set(sent(Kind.WORKER, body, None)) == {"model", "messages", *body}
 
 
-def test_a_schema_in_vllms_words_is_spelt_in_openais() -> None:
+def test_vllm_s_json_schema_is_converted_to_response_format() -> None:
     document = sent(Kind.OPENAI, {"structured_outputs": {"json": {"type": "object"}}})
     assert document["response_format"]["json_schema"]["schema"] == {"type": "object"}
     assert "structured_outputs" not in document
     assert sent(Kind.OPENAI, {"structured_outputs": {"regex": "a"}})["structured_outputs"] == {"regex": "a"}
 
 
-def test_whatever_is_not_ours_travels_on() -> None:
+def test_other_fields_are_forwarded_unchanged() -> None:
     assert sent(Kind.OPENAI, {"top_k": 5, "messages": [{"role": "user", "content": "ü"}]}) == {
         "model": "theirs",
         "messages": [{"role": "user", "content": "ü"}],
@@ -99,6 +99,6 @@ NOTE = "An earlier answer to this was rejected: type at #/n. Answer again so tha
         ([{"role": "system", "content": "s"}], [{"role": "system", "content": "s"}, {"role": "user", "content": NOTE}]),
     ],
 )
-def test_why_an_earlier_answer_was_rejected_stands_in_the_last_user_turn(messages: Any, told: Any) -> None:
+def test_the_rejection_reason_is_appended_to_the_last_user_message(messages: Any, told: Any) -> None:
     assert sent(Kind.OPENAI, {"messages": messages}, rejected="type at #/n")["messages"] == told
     assert sent(Kind.OPENAI, {"messages": messages})["messages"] == messages

@@ -1,4 +1,4 @@
-"""Events out of bytes, wherever the bytes are cut."""
+"""Parsing of server-sent events from arbitrary chunks."""
 
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ DATA = [b"one", b"two", b"three", b"a\nb", b"[DONE]"]
 
 
 @given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=12), crlf=st.booleans())
-def test_where_the_bytes_are_cut_makes_no_difference(cuts: list[int], crlf: bool) -> None:
+def test_chunk_boundaries_do_not_matter(cuts: list[int], crlf: bool) -> None:
     stream = STREAM.replace(b"\n", b"\r\n") if crlf else STREAM
     borders = [0, *sorted(cuts), len(stream)]
     reader = EventReader()
@@ -29,11 +29,11 @@ def test_where_the_bytes_are_cut_makes_no_difference(cuts: list[int], crlf: bool
     assert found == DATA
 
 
-def test_an_event_that_has_not_ended_is_not_told() -> None:
+def test_an_incomplete_event_is_not_returned() -> None:
     assert EventReader().feed(b"data: half\n") == []
 
 
-def test_an_event_without_end_is_refused() -> None:
+def test_an_endless_event_is_refused() -> None:
     reader = EventReader()
     reader.feed(b"data: ")
     with pytest.raises(EventTooLarge):

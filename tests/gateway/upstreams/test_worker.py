@@ -1,4 +1,4 @@
-"""The door to our worker: what it is told, and what is learnt from its answers."""
+"""The worker's upstream client: what is sent, and what is read from responses."""
 
 import asyncio
 from typing import Any
@@ -22,7 +22,7 @@ routes:
 READY = {"state": "ready", "predicted_wait_ms": None}
 
 
-async def test_the_worker_is_told_id_trace_and_what_is_left_of_the_deadline(fake: Any, serving: Any) -> None:
+async def test_the_worker_receives_id_trace_and_remaining_deadline(fake: Any, serving: Any) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with fake(health=READY, models={}) as server, serving(POLICY % (server.url, server.url)) as gateway:
         body = {"model": "auto", "messages": [{"role": "user", "content": "x"}], "diffusion": {"steps": 3}}
@@ -34,7 +34,7 @@ async def test_the_worker_is_told_id_trace_and_what_is_left_of_the_deadline(fake
     assert server.bodies[0]["model"] == "diffusion"
 
 
-async def test_other_servers_are_told_id_and_trace_but_nothing_of_ours(fake: Any, serving: Any) -> None:
+async def test_other_servers_receive_id_and_trace_only(fake: Any, serving: Any) -> None:
     async with fake() as gone:
         pass
     async with fake() as server, serving(POLICY % (gone.url, server.url)) as gateway:
@@ -42,7 +42,7 @@ async def test_other_servers_are_told_id_and_trace_but_nothing_of_ours(fake: Any
     assert not [name for name in server.headers[0] if "twolane" in name.lower()]
 
 
-async def test_a_wait_longer_than_the_deadline_is_learnt_from_an_answer(fake: Any, serving: Any, wire: Any) -> None:
+async def test_a_predicted_wait_beyond_the_deadline_skips_the_worker(fake: Any, serving: Any, wire: Any) -> None:
     async def answer(*_: Any) -> web.StreamResponse:
         headers = {"x-twolane-worker-predicted-wait-ms": "60000"}
         return web.json_response(wire.completion("late"), headers=headers)
@@ -58,7 +58,7 @@ async def test_a_wait_longer_than_the_deadline_is_learnt_from_an_answer(fake: An
     assert headers["x-twolane-attempts"] == "fast=deadline,quality=ok"
 
 
-async def test_a_refusal_for_want_of_weights_spares_the_next_request_the_call(fake: Any, serving: Any) -> None:
+async def test_a_not_resident_response_skips_the_worker_for_the_next_request(fake: Any, serving: Any) -> None:
     async def answer(*_: Any) -> web.StreamResponse:
         return web.Response(status=503, body=orjson.dumps({"error": {"code": "not_resident", "message": "cold"}}))
 
@@ -74,7 +74,7 @@ async def test_a_refusal_for_want_of_weights_spares_the_next_request_the_call(fa
     assert len(fast.bodies) <= 1
 
 
-async def test_a_killed_worker_is_replaced_at_once_and_back_after_its_restart(fake: Any, serving: Any) -> None:
+async def test_a_killed_worker_is_replaced_at_once_and_used_again_after_its_restart(fake: Any, serving: Any) -> None:
     async with fake() as quality:
         port = free_port()
         async with fake(health=READY, models={}, port=port) as first:

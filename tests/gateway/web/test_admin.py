@@ -1,4 +1,4 @@
-"""The admin port: metrics, past decisions, dry runs."""
+"""The admin port: metrics, recent decisions, explanations."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,7 +23,7 @@ async def running(fake: Any, serving: Any) -> AsyncIterator[tuple[Any, Any]]:
         yield gateway, server
 
 
-async def test_a_past_decision_can_be_asked_for_by_its_id(running: Any) -> None:
+async def test_a_recent_decision_is_returned_by_id(running: Any) -> None:
     gateway, _ = running
     _, headers, _ = await gateway.ask()
     async with gateway.client.get(f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}") as response:
@@ -33,7 +33,7 @@ async def test_a_past_decision_can_be_asked_for_by_its_id(running: Any) -> None:
         assert response.status == 404
 
 
-async def test_a_dry_run_says_what_would_be_done_and_does_nothing(running: Any) -> None:
+async def test_explain_shows_the_plan_and_sends_nothing(running: Any) -> None:
     gateway, server = running
     body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stop": "x"}
     async with gateway.client.post(f"{gateway.admin_url}/admin/explain", json=body) as response:
@@ -47,7 +47,7 @@ async def test_a_dry_run_says_what_would_be_done_and_does_nothing(running: Any) 
     assert "twolane_requests_total{" not in await gateway.metrics()
 
 
-async def test_a_dry_run_of_a_wrong_request_names_what_is_wrong(running: Any) -> None:
+async def test_explaining_an_invalid_request_names_the_field(running: Any) -> None:
     gateway, _ = running
     async with gateway.client.post(f"{gateway.admin_url}/admin/explain", data=b"{}") as response:
         assert response.status == 400
@@ -67,4 +67,4 @@ async def test_metrics_show_requests_lanes_and_the_policy(running: Any) -> None:
     ):
         assert line in page, line
     assert "twolane_policy_info{hash=" in page
-    assert "twolane_lane_p95_seconds{" not in page  # one answer tells no p95
+    assert "twolane_lane_p95_seconds{" not in page  # one response is too few for a p95

@@ -1,12 +1,13 @@
-"""Wrong requests on the wire: each gets one clear OpenAI-shaped error, and the next request is served."""
+"""Invalid requests: each gets one error in OpenAI's format, and the next request is served."""
 
+import io
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 
-from gateway.errors import BodyTooLarge
-from gateway.web.chat import ClientDisconnected, read_body
+from twolane.process.json_log import json_lines
 
 pytestmark = pytest.mark.anyio
 
@@ -21,7 +22,7 @@ routes:
 
 @pytest.fixture
 async def gateway(fake: Any, serving: Any) -> AsyncIterator[Any]:
-    """A gateway that takes bodies of up to 10,000 bytes."""
+    """A gateway with a body limit of 10,000 bytes."""
     async with fake() as server, serving(POLICY % server.url, max_body_bytes=10_000) as running:
         yield running
 
@@ -40,7 +41,9 @@ async def gateway(fake: Any, serving: Any) -> AsyncIterator[Any]:
         (b" " * 20_000_000, 413, "request_too_large", None),
     ],
 )
-async def test_a_wrong_body_is_answered_clearly(gateway: Any, body: Any, status: int, code: str, param: Any) -> None:
+async def test_an_invalid_body_gets_a_specific_error(
+    gateway: Any, body: Any, status: int, code: str, param: Any
+) -> None:
     got, headers, told = await gateway.ask(body)
     assert got == status
     assert set(told["error"]) == {"message", "type", "param", "code"}
@@ -50,7 +53,7 @@ async def test_a_wrong_body_is_answered_clearly(gateway: Any, body: Any, status:
     assert (await gateway.ask())[0] == 200
 
 
-async def test_a_body_that_hides_its_size_is_cut_off_at_the_limit(gateway: Any) -> None:
+async def test_a_body_of_unknown_size_is_refused_at_the_limit(gateway: Any) -> None:
     async def endless() -> AsyncIterator[bytes]:
         for _ in range(100):
             yield b" " * 1000
@@ -73,48 +76,16 @@ async def test_a_body_that_hides_its_size_is_cut_off_at_the_limit(gateway: Any) 
         ("GET", "/metrics", 404, "unknown_url"),
     ],
 )
-async def test_other_paths_are_refused_in_openais_shape(
+async def test_other_paths_are_refused_in_openai_s_format(
     gateway: Any, method: str, path: str, status: int, code: str
 ) -> None:
-    """Administration is not on the public port."""
+    """Admin routes are not on the public port."""
     async with gateway.client.request(method, gateway.url + path) as response:
         assert response.status == status
         assert (await response.json())["error"]["code"] == code
 
 
-async def test_a_body_is_put_together_from_its_parts() -> None:
-    assert await read_body(_receive(b"ab", b"c", b""), {}, 10) == b"abc"
-
-
-async def test_an_announced_size_is_refused_before_anything_is_read() -> None:
-    with pytest.raises(BodyTooLarge):
-        await read_body(_never, {b"content-length": b"11"}, 10)
-
-
-async def test_a_client_that_leaves_while_sending_is_noticed() -> None:
-    with pytest.raises(ClientDisconnected):
-        await read_body(_receive(b"ab", None), {}, 10)
-
-
-def _receive(*parts: bytes | None) -> Any:
-    messages = [
-        {"type": "http.disconnect"}
-        if part is None
-        else {"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
-        for number, part in enumerate(parts)
-    ]
-
-    async def receive() -> Any:
-        return messages.pop(0)
-
-    return receive
-
-
-async def _never() -> Any:
-    raise AssertionError("nothing should be read")
-
-
-async def test_models_lists_auto_and_every_target_with_what_it_can_do(gateway: Any) -> None:
+async def test_models_lists_auto_and_every_target_with_capabilities(gateway: Any) -> None:
     async with gateway.client.get(f"{gateway.url}/v1/models") as response:
         listed = await response.json()
     assert [entry["id"] for entry in listed["data"]] == ["auto", "only"]
@@ -128,3 +99,21 @@ async def test_probes_are_answered(gateway: Any, path: str) -> None:
     async with gateway.client.get(gateway.url + path) as response:
         assert response.status == 200
         assert (await response.json())["status"] == "ok"
+
+
+async def test_a_line_of_the_json_log_carries_the_trace_of_its_request(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the request ends in a defect; a request without a trace has none."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    written = io.StringIO()
+    with json_lines(written):
+        monkeypatch.setattr("gateway.upstreams.openai.body_for", fail)
+        await gateway.ask(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
+        await gateway.ask()
+    failed = [line for line in map(orjson.loads, written.getvalue().splitlines()) if "RuntimeError: a bug" in str(line)]
+    assert [line["trace_id"] for line in failed] == ["0af7651916cd43dd8448eb211c80319c", None]
+    assert {line["logger"] for line in failed} == {"gateway"}

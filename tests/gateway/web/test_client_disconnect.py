@@ -1,4 +1,4 @@
-"""Cancelling work for a client that left, and only then."""
+"""Work is cancelled if its client disconnects, and only then."""
 
 import asyncio
 from typing import Any
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Client:
-    """Leaves when told."""
+    """Disconnects when told to."""
 
     def __init__(self) -> None:
         self.leaves = asyncio.Event()
@@ -21,18 +21,18 @@ class Client:
         return {"type": "http.disconnect"}
 
 
-async def test_the_work_of_a_client_that_leaves_is_cancelled_and_the_block_ends_quietly() -> None:
+async def test_a_disconnect_cancels_the_work_and_the_block_ends_normally() -> None:
     client = Client()
     client.leaves.set()
     with CancelOnDisconnect(client.receive) as watch:
         await asyncio.sleep(5)
-    assert watch.left
+    assert watch.has_disconnected
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
 
 
-async def test_work_that_ends_first_is_not_disturbed_later() -> None:
+async def test_finished_work_is_not_cancelled_later() -> None:
     client = Client()
     with CancelOnDisconnect(client.receive) as watch:
         await asyncio.sleep(0)
@@ -40,10 +40,10 @@ async def test_work_that_ends_first_is_not_disturbed_later() -> None:
         client.leaves.set()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-    assert not watch.left
+    assert not watch.has_disconnected
 
 
-async def test_a_cancellation_by_others_passes() -> None:
+async def test_other_cancellations_propagate() -> None:
     async def work() -> None:
         with CancelOnDisconnect(Client().receive):
             await asyncio.sleep(5)
@@ -55,6 +55,6 @@ async def test_a_cancellation_by_others_passes() -> None:
         await task
 
 
-async def test_an_error_of_the_work_passes() -> None:
+async def test_errors_of_the_work_propagate() -> None:
     with pytest.raises(ValueError, match="x"), CancelOnDisconnect(Client().receive):
         raise ValueError("x")

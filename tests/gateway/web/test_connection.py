@@ -1,4 +1,4 @@
-"""No connection is closed under a request: clients get an answer, or see a connection that ended before they asked."""
+"""Connections are not closed during a request: clients get a response, or see the close before they send."""
 
 import asyncio
 import contextlib
@@ -19,19 +19,19 @@ LARGE = 16 << 20  # more than socket buffers hold
 
 @pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Both loops: they differ in when they read, run timers and close."""
+    """Both event loops: they differ in the order of reads, timers and closes."""
     return "asyncio", {"use_uvloop": request.param}
 
 
 async def reads_first(scope: Any, receive: Any, send: Any) -> None:
-    """Answers behind the request's body."""
+    """Responds after the request's body."""
     while (await receive()).get("more_body"):
         pass
     await _answer(send)
 
 
 async def answers_first(scope: Any, receive: Any, send: Any) -> None:
-    """Answers as soon as the request's head has come."""
+    """Responds when the request's headers have arrived."""
     await _answer(send)
 
 
@@ -41,7 +41,7 @@ async def _answer(send: Any) -> None:
 
 
 class Served:
-    """A server, and the sockets of its clients: blocking writes, so that bytes wait while the loop is not asked."""
+    """A server and blocking client sockets, so that bytes wait in the socket while the loop does not run."""
 
     def __init__(self, server: uvicorn.Server, port: int) -> None:
         self.server = server
@@ -78,12 +78,12 @@ async def served(app: Any, *, keep_alive_s: int = 600) -> AsyncIterator[Served]:
 
 
 async def receive(client: socket.socket) -> bytes:
-    """What comes next; nothing at the end, ConnectionResetError if we are cut off."""
+    """The next bytes; empty at the end, ConnectionResetError after a reset."""
     return await asyncio.to_thread(client.recv, 65536)
 
 
 async def answer_of(client: socket.socket) -> bytes:
-    """One whole answer."""
+    """One complete response."""
     got = b""
     while not got.endswith(b"\r\n\r\nok"):
         part = await receive(client)
@@ -97,7 +97,7 @@ async def first_answer(client: socket.socket) -> bytes:
     return await answer_of(client)
 
 
-async def test_a_request_that_waits_in_the_socket_when_the_keep_alive_timeout_ends_is_answered(
+async def test_a_request_waiting_in_the_socket_at_the_keep_alive_timeout_is_served(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection, "QUIET_S", 0.0)
@@ -109,7 +109,7 @@ async def test_a_request_that_waits_in_the_socket_when_the_keep_alive_timeout_en
         assert b"connection: close" not in await answer_of(client)
 
 
-async def test_a_request_that_waits_in_the_socket_when_the_process_ends_is_answered_and_told_to_be_the_last(
+async def test_a_request_waiting_in_the_socket_at_shutdown_is_served_as_the_last_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection, "QUIET_S", 0.0)
@@ -122,7 +122,7 @@ async def test_a_request_that_waits_in_the_socket_when_the_process_ends_is_answe
         assert await receive(client) == b""
 
 
-async def test_a_connection_in_use_may_send_one_more_request_when_the_process_ends(
+async def test_a_connection_in_use_can_send_one_more_request_at_shutdown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connection, "QUIET_S", 60.0)
@@ -135,7 +135,7 @@ async def test_a_connection_in_use_may_send_one_more_request_when_the_process_en
         assert await receive(client) == b""
 
 
-async def test_an_idle_connection_is_closed_when_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_connection_is_closed_at_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "QUIET_S", 0.01)
     async with served(reads_first) as it:
         client = it.connect()
@@ -152,7 +152,7 @@ async def test_an_idle_connection_is_closed_by_the_keep_alive_timeout() -> None:
 
 
 @pytest.mark.parametrize("close", [False, True])
-async def test_an_answer_before_the_end_of_the_body_reaches_a_client_that_reads_it_behind_the_body(close: bool) -> None:
+async def test_an_early_response_reaches_a_client_that_reads_after_sending_its_body(close: bool) -> None:
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % LARGE
     async with served(answers_first) as it:
         client = it.connect()
@@ -165,7 +165,9 @@ async def test_an_answer_before_the_end_of_the_body_reaches_a_client_that_reads_
             await first_answer(client)
 
 
-async def test_a_client_that_never_ends_a_body_that_was_answered_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_never_ends_its_body_is_disconnected_after_the_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(connection, "LINGER_S", 0.05)
     async with served(answers_first) as it:
         client = it.connect()
@@ -176,7 +178,7 @@ async def test_a_client_that_never_ends_a_body_that_was_answered_is_cut_off(monk
             await asyncio.sleep(0.01)
 
 
-async def test_the_keep_alive_timeout_holds_again_behind_a_body_that_was_answered_early() -> None:
+async def test_the_keep_alive_timeout_applies_after_an_early_response() -> None:
     async with served(answers_first) as it:
         client = it.connect()
         client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\nhi")

@@ -1,4 +1,4 @@
-"""A decision as headers."""
+"""Response headers of a decision."""
 
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import AttemptOutcome, Reason, SchemaCheck, Task
@@ -6,7 +6,7 @@ from gateway.types import Classification
 from gateway.web.headers import describe
 
 
-def test_every_header_of_the_contract_is_written() -> None:
+def test_every_documented_header_is_written() -> None:
     decision = Decision(
         time_s=0,
         query_id="req_1",
@@ -39,7 +39,7 @@ def test_every_header_of_the_contract_is_written() -> None:
     }
 
 
-def test_what_has_no_value_is_left_out() -> None:
+def test_headers_without_a_value_are_omitted() -> None:
     decision = Decision(
         time_s=0,
         query_id="req_1",

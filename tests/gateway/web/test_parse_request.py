@@ -1,4 +1,4 @@
-"""What the border makes of a request, and how it names what is wrong with one."""
+"""Parsing of chat requests, and errors that name the invalid field."""
 
 import contextlib
 from typing import Any
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.types import Query
-from gateway.web.parse_request import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, once_each, parse_chat
+from gateway.web.parse_request import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, parse_chat, unique_headers
 from gateway.web.request_schema import MAX_MESSAGES
 
 USER = {"role": "user", "content": "hi"}
@@ -39,7 +39,7 @@ def test_a_plain_request_needs_nothing_but_chat() -> None:
     assert query.request_id.startswith("req_")
 
 
-def test_values_that_are_the_default_anyway_need_nothing() -> None:
+def test_default_values_need_no_capability() -> None:
     quiet = {"temperature": 1, "top_p": 1, "n": 1, "logprobs": False, "logit_bias": {}, "stop": None, "tools": []}
     assert parse(**quiet, seed=3, response_format={"type": "text"}).needs == {Capability.CHAT}
 
@@ -64,11 +64,11 @@ def test_values_that_are_the_default_anyway_need_nothing() -> None:
         ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "images"),
     ],
 )
-def test_what_a_request_asks_for_becomes_a_need(field: str, value: Any, word: str) -> None:
+def test_requested_features_become_needs(field: str, value: Any, word: str) -> None:
     assert parse(**{field: value}).needs == {Capability.CHAT, Capability(word)}
 
 
-def test_tools_and_a_forced_choice_are_needs_of_their_own() -> None:
+def test_tools_and_a_forced_choice_are_separate_needs() -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]
     assert parse(tools=tools).needs == {Capability.CHAT, Capability.TOOLS}
     assert Capability.TOOL_CHOICE in parse(tools=tools, tool_choice="required").needs
@@ -86,12 +86,12 @@ def test_content_in_parts_is_joined() -> None:
     assert parse(messages=[{"role": "user", "content": parts}]).last_user_text == "one\ntwo"
 
 
-def test_an_assistants_turn_may_have_no_content() -> None:
+def test_an_assistant_s_message_may_have_no_content() -> None:
     calls = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
     assert parse(messages=[USER, calls, {"role": "tool", "content": "4", "tool_call_id": "1"}]).message_count == 3
 
 
-def test_equal_schemas_have_one_digest_whatever_their_layout() -> None:
+def test_equal_schemas_have_one_digest_regardless_of_layout() -> None:
     first = parse(response_format=format_of({"type": "object", "title": "t"})).output_format
     second = parse(response_format=format_of({"title": "t", "type": "object"})).output_format
     assert first is not None
@@ -116,16 +116,16 @@ def test_task_privacy_and_deadline_come_from_headers_or_metadata() -> None:
 
 
 @pytest.mark.parametrize("name", [b"x-twolane-private", b"x-twolane-task", b"x-twolane-deadline-ms"])
-def test_a_header_of_ours_given_twice_with_different_values_is_refused(name: bytes) -> None:
+def test_a_repeated_twolane_header_with_different_values_is_refused(name: bytes) -> None:
     """Taking the last would let `private: true, false` out of the cluster."""
     with pytest.raises(InvalidField) as told:
-        once_each([(name, b"1"), (b"accept", b"a"), (name, b"0")])
+        unique_headers([(name, b"1"), (b"accept", b"a"), (name, b"0")])
     assert told.value.param == name.decode()
-    assert once_each([(name, b"1"), (b"accept", b"a"), (b"accept", b"b"), (name, b"1")])[name] == b"1"
+    assert unique_headers([(name, b"1"), (b"accept", b"a"), (b"accept", b"b"), (name, b"1")])[name] == b"1"
 
 
 @pytest.mark.parametrize("unread", [b'"\xff\xfe"', b"1e999", b"9" * 5000, rb'"\ud800"'])
-def test_what_no_parser_of_a_target_would_take_is_refused_even_where_routing_does_not_look(unread: bytes) -> None:
+def test_invalid_json_in_unused_fields_is_refused(unread: bytes) -> None:
     plain = orjson.dumps({"model": "auto", "messages": [USER]})[:-1]
     for extra in (
         b',"user":' + unread,
@@ -136,7 +136,7 @@ def test_what_no_parser_of_a_target_would_take_is_refused_even_where_routing_doe
             parse_bytes(plain + extra + b"}")
 
 
-def test_a_header_about_the_task_outranks_metadata() -> None:
+def test_the_task_header_takes_precedence_over_metadata() -> None:
     assert parse({b"x-twolane-task": b"edit"}, metadata={"task": "code"}).task_hint is Task.EDIT
 
 
@@ -154,8 +154,8 @@ def test_a_header_about_the_task_outranks_metadata() -> None:
         ({}, {"diffusion": {"deadline_ms": 0}}, "diffusion.deadline_ms"),
     ],
 )
-def test_a_wrong_hint_is_refused_by_name(headers: dict[bytes, bytes], body: dict[str, Any], param: str) -> None:
-    """A typo must not send a private request abroad."""
+def test_an_invalid_hint_is_refused_by_name(headers: dict[bytes, bytes], body: dict[str, Any], param: str) -> None:
+    """A typo must not send a private request out of the cluster."""
     with pytest.raises(InvalidField) as told:
         parse(headers, **body)
     assert told.value.param == param
@@ -200,7 +200,7 @@ def test_a_wrong_hint_is_refused_by_name(headers: dict[bytes, bytes], body: dict
         ({"metadata": []}, "metadata"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_named_by_its_path(body: dict[str, Any], param: str) -> None:
+def test_an_invalid_field_is_named_by_its_path(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidField) as told:
         parse(**body)
     assert told.value.param == param
@@ -219,21 +219,21 @@ def test_a_missing_field_is_named(missing: str) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"nope", b'{"model": "a",}', b"\xff\xfe", b'{"model": "\xff"}', b"[1]", b"3"]
 )
-def test_what_is_not_a_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(BadRequest) as told:
         parse_bytes(body)
     assert told.value.status == 400
 
 
 @pytest.mark.parametrize("opening", [b'{"a":', b"["])
-def test_a_body_nested_too_deep_is_refused_before_anything_recursive_reads_it(opening: bytes) -> None:
+def test_deep_nesting_is_refused_before_recursive_parsing(opening: bytes) -> None:
     with pytest.raises(MalformedBody, match="nested deeper"):
         parse_bytes(opening * 100_000)
 
 
 @given(depth=st.integers(1, 2 * MAX_DEPTH), text=st.text(), noise=st.integers(0, 100))
 def test_depth_is_measured_exactly(depth: int, text: str, noise: int) -> None:
-    """Brackets in strings do not count, brothers do not add up."""
+    """Brackets in strings and siblings do not count."""
     value: Any = [text, "]}[{", '\\"[', {}, []]
     for level in range(depth - 1):
         value = [value, text, *[{} for _ in range(noise if level == 0 else 0)]] if level % 2 else {text: value}
@@ -250,7 +250,7 @@ def _depth(value: Any) -> int:
 
 
 @given(st.binary())
-def test_no_bytes_raise_anything_but_a_bad_request(body: bytes) -> None:
+def test_arbitrary_bytes_raise_only_bad_request(body: bytes) -> None:
     with contextlib.suppress(BadRequest):
         parse_bytes(body)
 
@@ -267,6 +267,6 @@ FIELDS = st.sampled_from(
 
 
 @given(st.dictionaries(FIELDS, JSON, max_size=4))
-def test_no_value_anywhere_raises_anything_but_a_bad_request(body: dict[str, Any]) -> None:
+def test_arbitrary_values_raise_only_bad_request(body: dict[str, Any]) -> None:
     with contextlib.suppress(BadRequest):
         parse(**body)

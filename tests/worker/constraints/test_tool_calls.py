@@ -15,7 +15,7 @@ from diffusion_worker.constraints.compile import Compiled, compile_constraint, c
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tool_calls import Syntax, Thought
 from diffusion_worker.errors import UnsupportedSchema
-from diffusion_worker.text.tagged_tool_calls import EnvelopeReader
+from diffusion_worker.text.tagged_tool_calls import TaggedCallReader
 from diffusion_worker.text.tool_calls import ToolCall, read_call
 from tests.worker.constraints.reference import wander
 from tests.worker.constraints.schema.test_builder import SCHEMAS
@@ -59,7 +59,7 @@ def marked(text: str) -> bytes:
 def read(answer: bytes, syntax: Syntax) -> tuple[str, list[ToolCall]]:
     """The text and the calls, as the worker's own readers find them."""
     if syntax is Syntax.ENVELOPE:
-        reader = EnvelopeReader()
+        reader = TaggedCallReader()
         found = [*reader.feed(answer.decode()), reader.flush()]
         return "".join(x for x in found if isinstance(x, str)), [x for x in found if isinstance(x, ToolCall)]
     text, *rest = answer.split(bytes((Mark.CALL_OPENS,)))

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.tool_calls import Syntax
-from diffusion_worker.text.channels import Heard, Listener, Wanted, marks_of
+from diffusion_worker.text.channels import ChannelOutput, ChannelParser, ParserOptions, control_tokens_of
 from diffusion_worker.text.detokenize import Detokenizer
 from tests.worker.released import CONTROL, released_tokenizer
 from tests.worker.serving import toy_tokenizer
 
 TOKENIZER = released_tokenizer()
-MARKS = marks_of(TOKENIZER)
-CALLS = Wanted(calls=Syntax.NATIVE)
+MARKS = control_tokens_of(TOKENIZER)
+CALLS = ParserOptions(calls=Syntax.NATIVE)
 WEATHER = '<|tool_call>call:weather{city:<|"|>São Paulo<|"|>,days:3}<tool_call|>'
 
 
@@ -24,14 +24,14 @@ def ids(text: str) -> tuple[int, ...]:
     return TOKENIZER.encode(text)
 
 
-def joined(parts: list[Heard]) -> tuple[str, str, list[tuple[str, object]]]:
+def joined(parts: list[ChannelOutput]) -> tuple[str, str, list[tuple[str, object]]]:
     calls = [(call.name, json.loads(call.arguments)) for part in parts for call in part.calls]
     return "".join(part.text for part in parts), "".join(part.thought for part in parts), calls
 
 
-def listen(text: str, wanted: Wanted = CALLS, *, prompt: str = "") -> tuple[str, str, list[tuple[str, object]]]:
+def listen(text: str, wanted: ParserOptions = CALLS, *, prompt: str = "") -> tuple[str, str, list[tuple[str, object]]]:
     """Text, thought and calls of a whole answer, fed id by id."""
-    listener = Listener(TOKENIZER, MARKS, wanted, ids(prompt))
+    listener = ChannelParser(TOKENIZER, MARKS, wanted, ids(prompt))
     return joined([*(listener.feed((token,)) for token in ids(text)), listener.flush()])
 
 
@@ -95,19 +95,19 @@ def test_a_call_that_is_whole_needs_no_closing_token() -> None:
 
 def test_without_tools_on_offer_a_call_is_text() -> None:
     """Nobody would know what to do with it."""
-    assert listen("<|tool_call>call:f{a:1}<tool_call|>", Wanted()) == ("call:f{a:1}", "", [])
+    assert listen("<|tool_call>call:f{a:1}<tool_call|>", ParserOptions()) == ("call:f{a:1}", "", [])
 
 
 def test_stop_strings_are_looked_for_in_text_only() -> None:
     """Not in thought, not in arguments; and across a thought the text is one."""
     answer = f"<|channel>thought\nan END<channel|>a E{WEATHER}<|channel>thought\nEND<channel|>ND of it"
-    text, thought, calls = listen(answer, Wanted(stops=("END", "Paulo"), calls=Syntax.NATIVE))
+    text, thought, calls = listen(answer, ParserOptions(stops=("END", "Paulo"), calls=Syntax.NATIVE))
     assert (text, thought, len(calls)) == ("a ", "an END\nEND", 1)
 
 
 def test_thought_is_counted_in_ids_behind_its_name() -> None:
     """The block that says nothing counts nothing."""
-    listener = Listener(TOKENIZER, MARKS, CALLS)
+    listener = ChannelParser(TOKENIZER, MARKS, CALLS)
     listener.feed(ids("<|channel>thought\n<channel|>x"))
     assert listener.thought_ids == 0
     listener.feed(ids("<|channel>thought\nabc<channel|>x"))
@@ -131,10 +131,10 @@ PARTS = [
 @given(answer=st.lists(st.sampled_from(PARTS), max_size=16).map("".join), cuts=st.sets(st.integers(1, 120), max_size=6))
 def test_borders_of_blocks_leave_no_trace(answer: str, cuts: set[int]) -> None:
     """However ids arrive, the same is heard; nothing raises, whatever a net writes."""
-    wanted = Wanted(stops=("END",), calls=Syntax.NATIVE)
+    wanted = ParserOptions(stops=("END",), calls=Syntax.NATIVE)
     given_ids = ids(answer)
     borders = [0, *sorted(cut for cut in cuts if cut < len(given_ids)), len(given_ids)]
-    listener = Listener(TOKENIZER, MARKS, wanted)
+    listener = ChannelParser(TOKENIZER, MARKS, wanted)
     parts = [listener.feed(given_ids[start:end]) for start, end in pairwise(borders)]
     assert joined([*parts, listener.flush()]) == listen(answer, wanted)
 
@@ -142,7 +142,7 @@ def test_borders_of_blocks_leave_no_trace(answer: str, cuts: set[int]) -> None:
 @given(answer=st.lists(st.integers(0, TOKENIZER.size + 3) | st.sampled_from([*CONTROL.values()]), max_size=60))
 def test_any_ids_are_heard(answer: list[int]) -> None:
     """An untrained net writes anything; control tokens appear only where a malformed call is shown."""
-    listener = Listener(TOKENIZER, MARKS, Wanted())
+    listener = ChannelParser(TOKENIZER, MARKS, ParserOptions())
     text, thought, calls = joined([listener.feed(answer), listener.flush()])
     assert not calls
     assert not any(control in text + thought for control in CONTROL)
@@ -152,7 +152,7 @@ def test_any_ids_are_heard(answer: list[int]) -> None:
 def test_a_checkpoint_without_these_tokens_is_untouched(answer: list[int]) -> None:
     """Its answer is what its bytes say, as if this module did not exist."""
     tokenizer = toy_tokenizer()
-    listener = Listener(tokenizer, marks_of(tokenizer), Wanted(stops=("ab",), calls=Syntax.NATIVE))
+    listener = ChannelParser(tokenizer, control_tokens_of(tokenizer), ParserOptions(stops=("ab",), calls=Syntax.NATIVE))
     plain = Detokenizer(tokenizer, ("ab",))
     pieces = [plain.feed(answer), plain.flush()]
     heard = [listener.feed(answer), listener.flush()]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.text.tagged_tool_calls import EnvelopeReader, read_envelope
+from diffusion_worker.text.tagged_tool_calls import TaggedCallReader, read_tagged_calls
 from diffusion_worker.text.tool_calls import ToolCall
 
 CALL = '<tool_call>{"name": "f", "arguments": {"a": "</tool_call>"}}</tool_call>'
@@ -12,7 +12,7 @@ OTHER = '<tool_call>\n{"name":"g","arguments":{"n": 1.50e2}}\n</tool_call>'
 
 
 def read(*pieces: str) -> tuple[str, list[ToolCall]]:
-    reader = EnvelopeReader()
+    reader = TaggedCallReader()
     found = [each for piece in pieces for each in reader.feed(piece)]
     found.append(reader.flush())
     return "".join(x for x in found if isinstance(x, str)), [x for x in found if isinstance(x, ToolCall)]
@@ -34,7 +34,7 @@ def test_calls_are_found_wherever_pieces_end(first: int, size: int) -> None:
 
 def test_text_leaves_as_soon_as_it_is_no_tag() -> None:
     """What may become one waits."""
-    reader = EnvelopeReader()
+    reader = TaggedCallReader()
     assert list(reader.feed("a <tool")) == ["a "]
     assert list(reader.feed("box")) == ["<toolbox"]
     assert list(reader.feed("<tool_call>{")) == [""]
@@ -62,4 +62,4 @@ def test_what_is_no_whole_call_stays_text(text: str) -> None:
 )
 def test_what_can_be_no_call_is_none(text: str) -> None:
     """Between two tags."""
-    assert read_envelope(text) is None
+    assert read_tagged_calls(text) is None

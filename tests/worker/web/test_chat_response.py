@@ -3,13 +3,13 @@
 import orjson
 import pytest
 
-from diffusion_worker.text.channels import Heard
+from diffusion_worker.text.channels import ChannelOutput
 from diffusion_worker.text.tool_calls import ToolCall
 from diffusion_worker.types.generation import Usage
 from diffusion_worker.web.chat_response import ChatWriter
-from diffusion_worker.web.response_parts import Details, Label, diffusion_body, event, usage_body
+from diffusion_worker.web.response_parts import Details, ResponseMetadata, diffusion_body, event, usage_body
 
-LABEL = Label(id="chatcmpl-1", model="m", created=5)
+LABEL = ResponseMetadata(id="chatcmpl-1", model="m", created=5)
 USAGE = Usage(
     prompt_tokens=3,
     completion_tokens=8,
@@ -21,10 +21,10 @@ USAGE = Usage(
 )
 
 
-def heard(text: str = "", thought: str = "", *calls: str) -> Heard:
+def heard(text: str = "", thought: str = "", *calls: str) -> ChannelOutput:
     """What became final; calls by their names."""
     called = tuple(ToolCall(name=name, arguments="{}") for name in calls)
-    return Heard(text=text, thought=thought, calls=called, ids_read=0, text_ids=())
+    return ChannelOutput(text=text, thought=thought, calls=called, ids_read=0, text_ids=())
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\r\n\r\n", "data: x\n\n", "\u2028é🙂"])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from diffusion_worker.constraints.tool_calls import Syntax
-from diffusion_worker.text.channels import Wanted
+from diffusion_worker.text.channels import ParserOptions
 from diffusion_worker.types.generation import BlockSealed, Finished, FinishReason, PrefixStable, Usage
 from diffusion_worker.web.response_builder import ResponseBuilder
 from tests.worker.released import released_tokenizer
@@ -34,7 +34,7 @@ def block(text: str, completion: int) -> BlockSealed:
 
 def test_what_is_steady_counts_like_what_is_sealed() -> None:
     """A block that was told in parts is told once, and a stop string is found across the parts."""
-    builder = ResponseBuilder(TOKENIZER, Wanted(stops=("STOP",)))
+    builder = ResponseBuilder(TOKENIZER, ParserOptions(stops=("STOP",)))
     assert builder.take(PrefixStable(ids=ids("abS"), block=0, usage=usage(3))).text == "ab"
     assert builder.take(BlockSealed(ids=ids("TO"), block=0, usage=usage(5))).text == ""
     assert builder.take(PrefixStable(ids=ids("Pxy"), block=1, usage=usage(8))).text == ""
@@ -44,21 +44,21 @@ def test_what_is_steady_counts_like_what_is_sealed() -> None:
 
 def test_without_channels_all_is_text() -> None:
     """A raw text is no turn: nothing of it is a thought, and control tokens say nothing."""
-    builder = ResponseBuilder(RELEASED, Wanted(channels=False))
+    builder = ResponseBuilder(RELEASED, ParserOptions(channels=False))
     heard = builder.take(released("<|channel>thought\nhm<channel|>ab", 14))
     assert (heard.text, heard.thought) == ("thought\nhmab", "")
 
 
 def test_a_sketch_is_the_text_of_ids_that_are_not_final() -> None:
     """It changes nothing, and half a character does not end it."""
-    builder = ResponseBuilder(TOKENIZER, Wanted())
+    builder = ResponseBuilder(TOKENIZER, ParserOptions())
     assert builder.sketch((*ids("a"), *ids("é")[:1])) == "a\ufffd"
     assert builder.take(block("b", 1)).text == "b"
 
 
 def test_text_and_account_follow_the_blocks() -> None:
     """The account of the end holds, end token included."""
-    builder = ResponseBuilder(TOKENIZER, Wanted())
+    builder = ResponseBuilder(TOKENIZER, ParserOptions())
     assert builder.take(block("ab", 2)).text + builder.take(block("c", 4)).text == "abc"
     finished = Finished(reason=FinishReason.STOP, usage=usage(4))
     assert builder.close(finished).text == ""
@@ -67,7 +67,7 @@ def test_text_and_account_follow_the_blocks() -> None:
 
 def test_an_answer_cut_at_a_stop_string_counts_no_token_behind_it() -> None:
     """Not those of the same block, not its end token."""
-    builder = ResponseBuilder(TOKENIZER, Wanted(stops=("X",)))
+    builder = ResponseBuilder(TOKENIZER, ParserOptions(stops=("X",)))
     assert builder.take(block("ab", 2)).text == "ab"
     assert builder.take(block("cXde", 7)).text == "c"
     assert builder.stopped
@@ -77,7 +77,7 @@ def test_an_answer_cut_at_a_stop_string_counts_no_token_behind_it() -> None:
 
 def test_a_stop_string_over_the_border_of_blocks_is_found() -> None:
     """Its beginning was held back, so nothing has to be taken back."""
-    builder = ResponseBuilder(TOKENIZER, Wanted(stops=("STOP",)))
+    builder = ResponseBuilder(TOKENIZER, ParserOptions(stops=("STOP",)))
     assert builder.take(block("abST", 4)).text == "ab"
     assert builder.take(block("OPcd", 8)).text == ""
     assert builder.stopped
@@ -86,7 +86,7 @@ def test_a_stop_string_over_the_border_of_blocks_is_found() -> None:
 
 def test_what_was_held_back_in_vain_leaves_at_the_end() -> None:
     """Half a stop string is text after all, half a character is U+FFFD."""
-    builder = ResponseBuilder(TOKENIZER, Wanted(stops=("STOP",)))
+    builder = ResponseBuilder(TOKENIZER, ParserOptions(stops=("STOP",)))
     sealed = BlockSealed(ids=(*ids("ST"), *ids("é")[:1]), block=0, usage=usage(3))
     assert builder.take(sealed).text == ""
     assert builder.close(Finished(reason=FinishReason.LENGTH, usage=usage(3))).text == "ST\ufffd"
@@ -100,7 +100,7 @@ def test_accepted_prediction_tokens_are_found_wherever_edits_have_moved_them(
     prediction: str, blocks: list[str], accepted: int
 ) -> None:
     """Across blocks, and never more than either side has."""
-    builder = ResponseBuilder(TOKENIZER, Wanted(), prediction=ids(prediction))
+    builder = ResponseBuilder(TOKENIZER, ParserOptions(), prediction=ids(prediction))
     for text in blocks:
         builder.take(block(text, len(text)))
     assert builder.accepted_prediction_tokens == accepted
@@ -113,13 +113,13 @@ def test_accepted_prediction_tokens_are_found_wherever_edits_have_moved_them(
 def test_finish_reasons_are_openais(reason: FinishReason | None, word: str) -> None:
     """None is an answer that a stop string ended."""
     finished = None if reason is None else Finished(reason=reason, usage=usage(1))
-    assert ResponseBuilder(TOKENIZER, Wanted()).finish_reason(finished) == word
+    assert ResponseBuilder(TOKENIZER, ParserOptions()).finish_reason(finished) == word
 
 
 @pytest.mark.parametrize(("reason", "word"), [(FinishReason.STOP, "tool_calls"), (FinishReason.LENGTH, "length")])
 def test_an_answer_that_called_says_so_unless_it_was_cut(reason: FinishReason, word: str) -> None:
     """Also a call that only the end of the turn has ended."""
-    builder = ResponseBuilder(RELEASED, Wanted(calls=Syntax.NATIVE))
+    builder = ResponseBuilder(RELEASED, ParserOptions(calls=Syntax.NATIVE))
     assert not builder.take(released("<|tool_call>call:f{}", 9)).calls
     finished = Finished(reason=reason, usage=usage(9))
     assert [call.name for call in builder.close(finished).calls] == ["f"]
@@ -128,6 +128,6 @@ def test_an_answer_that_called_says_so_unless_it_was_cut(reason: FinishReason, w
 
 def test_thought_is_accounted_for_apart_and_predicts_nothing() -> None:
     """A prediction speaks of the text, wherever that begins."""
-    builder = ResponseBuilder(RELEASED, Wanted(), prediction=RELEASED.encode("ab"))
+    builder = ResponseBuilder(RELEASED, ParserOptions(), prediction=RELEASED.encode("ab"))
     builder.take(released("<|channel>thought\nhm<channel|>ab", 14))
     assert (builder.reasoning_tokens, builder.accepted_prediction_tokens) == (2, 2)

@@ -1,4 +1,4 @@
-"""litellm itself: an extra, loaded without a network, that fetches nothing; and a real model behind it."""
+"""litellm itself: an optional dependency, imported offline, that fetches nothing; and a real model behind it."""
 
 import asyncio
 import subprocess
@@ -16,9 +16,9 @@ from gateway.upstreams import litellm
 from tests.gateway.serving import last_decision, one_lane
 from tests.gateway.upstreams.provider_servers import (
     GEMINI,
+    LITELLM_MARKS,
     answers,
     ask,
-    needs_litellm,
     policy,
     provider_server,
     speaks_anthropic,
@@ -26,18 +26,10 @@ from tests.gateway.upstreams.provider_servers import (
 )
 from twolane.process.flags import free_port
 
-pytestmark = [
-    needs_litellm,
-    pytest.mark.anyio,
-    pytest.mark.slow,
-    # litellm's own habits, seen when its event loop ends; none of them is ours to mend.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = LITELLM_MARKS
 
 
-async def test_no_request_makes_us_fetch_anything(serving: Any, fake: Any) -> None:
+async def test_no_request_makes_the_gateway_fetch_anything(serving: Any, fake: Any) -> None:
     image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/secret"}}
     asked = ask(messages=[{"role": "user", "content": [{"type": "text", "text": "what is this?"}, image]}])
     async with provider_server(speaks_gemini) as server, serving(policy(server.url, GEMINI)) as gateway:
@@ -46,7 +38,7 @@ async def test_no_request_makes_us_fetch_anything(serving: Any, fake: Any) -> No
     assert server.requests == []
 
 
-def test_a_policy_without_the_extra_is_refused_and_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.policy_files.targets.find_spec", lambda _: None)
     with pytest.raises(PolicyError) as refused:
         parse(policy("http://127.0.0.1:9"), {}, file="p.yaml")
@@ -54,8 +46,8 @@ def test_a_policy_without_the_extra_is_refused_and_told_how_to_get_it(monkeypatc
     assert "extra `providers`: pip install --require-hashes" in str(refused.value)
 
 
-def test_the_door_opens_without_a_network_a_price_list_or_a_dotenv(tmp_path: Any) -> None:
-    """In a process of its own: every name that is looked up and every address that is called is written down."""
+def test_litellm_loads_without_network_price_list_or_dotenv(tmp_path: Any) -> None:
+    """In a subprocess that records every name lookup and connection."""
     (tmp_path / ".env").write_text("SLIPPED_IN=1\n")
     script = textwrap.dedent(
         """
@@ -65,10 +57,10 @@ def test_the_door_opens_without_a_network_a_price_list_or_a_dotenv(tmp_path: Any
         socket.getaddrinfo = lambda *where, **_: seen.append(where) or (_ for _ in ()).throw(OSError("no network"))
         connect = socket.socket.connect
         socket.socket.connect = lambda self, where: seen.append(where) or connect(self, where)
-        from gateway.upstreams.litellm import Library
+        from gateway.upstreams.litellm import LiteLLMLibrary
 
         async def main():
-            library = Library()
+            library = LiteLLMLibrary()
             litellm = await library.loaded()
             assert litellm.callbacks == [] and litellm.cache is None and litellm.telemetry is False
             assert gc.isenabled() and sys.getswitchinterval() == interval_s, "what loading changed for a while"
@@ -90,9 +82,9 @@ def test_the_door_opens_without_a_network_a_price_list_or_a_dotenv(tmp_path: Any
 async def test_a_reload_that_first_names_a_provider_serves_the_old_policy_until_it_is_loaded(
     serving: Any, fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for the import: who comes meanwhile is answered as before, who comes then by the provider."""
+    """No request waits for the import: those before its end use the old policy, later ones the provider."""
     loaded = asyncio.Event()
-    load = litellm._load
+    load = litellm._import_gently
 
     async def slowly() -> Any:
         litellm = await load()
@@ -100,10 +92,10 @@ async def test_a_reload_that_first_names_a_provider_serves_the_old_policy_until_
             await asyncio.sleep(0.005)
         return litellm
 
-    monkeypatch.setattr(litellm, "_load", slowly)
+    monkeypatch.setattr(litellm, "_import_gently", slowly)
     async with fake() as other, provider_server(speaks_anthropic) as server, serving(one_lane(other.url)) as gateway:
         gateway.gateway.policies.path.write_text(policy(server.url))
-        reading = asyncio.create_task(gateway.gateway.follower.reload())
+        reading = asyncio.create_task(gateway.gateway.watcher.reload())
         assert (await gateway.ask(ask()))[1]["x-twolane-target"] == "only"
         assert not reading.done()
         loaded.set()
@@ -126,7 +118,7 @@ def start_quality() -> Iterator[str]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_real_model_behind_litellm_keeps_a_schema(serving: Any, quality_url: str, stream: bool) -> None:
-    """Through litellm's door for OpenAI-compatible servers; its price nobody knows."""
+    """Through litellm's client for OpenAI-compatible servers; the price is unknown."""
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     async with serving(policy(quality_url, "openai/smollm2")) as gateway:

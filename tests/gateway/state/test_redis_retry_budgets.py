@@ -1,4 +1,4 @@
-"""Hedges and retries over a real Redis: what one replica earned another may spend, and never more than was earned."""
+"""Hedge and retry budgets over a real Redis: replicas transfer budget, and never spend more than was earned."""
 
 import asyncio
 import socket
@@ -12,13 +12,13 @@ pytestmark = pytest.mark.anyio
 
 
 async def share(*several: Peer) -> None:
-    """All hear what each has, and then what each was given."""
+    """Two rounds of exchanges: balances, then transfers."""
     await settle(*several)
     await settle(*several)
 
 
 async def test_a_replica_spends_what_another_earned(redis: RedisServer) -> None:
-    """100 attempts at one earn ten hedges; the other, which earned none, may make half of them."""
+    """100 attempts at one replica earn ten hedges; the other, which earned none, receives half of them."""
     async with peers(redis) as (one, other):
         one.answered(10, 100)
         assert other.hedges() == other.retries() == 0
@@ -29,7 +29,7 @@ async def test_a_replica_spends_what_another_earned(redis: RedisServer) -> None:
         assert (one.hedges(), other.hedges(), one.retries(), other.retries()) == (0, 0, 0, 0)
 
 
-async def test_an_idle_replica_gives_back_bit_by_bit_what_a_busy_one_needs(redis: RedisServer) -> None:
+async def test_an_idle_replica_transfers_budget_back_to_a_busy_one(redis: RedisServer) -> None:
     async with peers(redis) as (busy, idle):
         busy.answered(10, 100)
         await share(busy, idle)
@@ -40,7 +40,7 @@ async def test_an_idle_replica_gives_back_bit_by_bit_what_a_busy_one_needs(redis
         assert made == 9
 
 
-async def test_a_flush_neither_gives_nor_takes_any(redis: RedisServer) -> None:
+async def test_a_flush_creates_and_destroys_no_budget(redis: RedisServer) -> None:
     async with peers(redis) as (one, other):
         one.answered(10, 100)
         await share(one, other)
@@ -50,7 +50,7 @@ async def test_a_flush_neither_gives_nor_takes_any(redis: RedisServer) -> None:
         assert one.hedges() + other.hedges() == 10
 
 
-async def test_while_redis_is_gone_each_spends_its_own_and_together_they_stay_in_the_share(redis: RedisServer) -> None:
+async def test_without_redis_replicas_spend_their_own_budget_and_stay_within_the_share(redis: RedisServer) -> None:
     async with peers(redis) as (one, other):
         one.answered(10, 60)
         await share(one, other)
@@ -67,17 +67,17 @@ async def test_while_redis_is_gone_each_spends_its_own_and_together_they_stay_in
         await share(one, other)
         assert one.replica.is_up
         made += one.hedges() + other.hedges()
-        assert made == 0.1 * 160  # nothing was lost by it, either
+        assert made == 0.1 * 160  # no budget was lost
 
 
-async def test_a_redis_that_is_killed_amid_a_script_costs_no_more_than_the_exchange(redis: RedisServer) -> None:
+async def test_killing_redis_during_a_script_loses_one_exchange_only(redis: RedisServer) -> None:
     async with peers(redis) as (one, other):
         one.answered(10, 100)
         await share(one, other)
         one.answered(10, 100)
         with keep_busy(redis):
             waiting = asyncio.create_task(one.replica.exchange())
-            await asyncio.sleep(0.05)  # it stands in the line behind a script that never ends
+            await asyncio.sleep(0.05)  # queued behind the endless script
             assert not waiting.done()
             redis.stop()
             await waiting
@@ -89,8 +89,8 @@ async def test_a_redis_that_is_killed_amid_a_script_costs_no_more_than_the_excha
         assert 10 <= one.hedges() + other.hedges() <= 20
 
 
-async def test_what_was_given_to_a_replica_that_died_is_not_spent_by_anybody(redis: RedisServer) -> None:
-    """It may have been spent before it died: nobody knows."""
+async def test_budget_transferred_to_a_dead_replica_is_not_spent(redis: RedisServer) -> None:
+    """The replica may have spent it before it died."""
     async with peers(redis) as (one, other):
         one.answered(10, 100)
         await share(one, other)
@@ -102,7 +102,7 @@ async def test_what_was_given_to_a_replica_that_died_is_not_spent_by_anybody(red
 
 
 class keep_busy:  # noqa: N801 - reads as a verb
-    """A script that never ends, begun by somebody else: it has begun when a second one gets no answer."""
+    """Another client's endless script; it runs once a second request gets no response."""
 
     def __init__(self, redis: RedisServer) -> None:
         self._socket = socket.create_connection(redis.address)

@@ -1,14 +1,14 @@
-"""W3C Trace Context: what is parsed and what is forwarded."""
+"""W3C Trace Context: what is read, what is handed on."""
 
 import pytest
 
-from gateway.trace_context import TraceContext, read_trace_context
+from twolane.process.trace_context import Trace, read_trace
 
 CALLER = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_a_trace_context_of_an_unrecorded_request_is_forwarded_unchanged() -> None:
-    trace = read_trace_context({b"traceparent": CALLER, b"tracestate": b"vendor=1"})
+def test_a_context_that_is_not_ours_to_change_is_handed_on_as_it_came() -> None:
+    trace = read_trace({b"traceparent": CALLER, b"tracestate": b"vendor=1"})
     assert trace is not None
     assert (trace.header(), trace.state, trace.is_recorded) == (CALLER.decode(), "vendor=1", False)
 
@@ -26,19 +26,19 @@ def test_a_trace_context_of_an_unrecorded_request_is_forwarded_unchanged() -> No
         CALLER + b"\r\nx: y",
     ],
 )
-def test_a_malformed_trace_context_is_never_forwarded(given: bytes) -> None:
-    assert read_trace_context({b"traceparent": given}) is None
+def test_what_is_not_well_formed_is_never_handed_on(given: bytes) -> None:
+    assert read_trace({b"traceparent": given}) is None
 
 
 @pytest.mark.parametrize("state", [b"a=\x00", b"\xff", b"x" * 513, b""])
-def test_an_invalid_tracestate_is_dropped_alone(state: bytes) -> None:
-    trace = read_trace_context({b"traceparent": CALLER, b"tracestate": state})
+def test_a_strange_tracestate_is_dropped_by_itself(state: bytes) -> None:
+    trace = read_trace({b"traceparent": CALLER, b"tracestate": state})
     assert trace is not None
     assert trace.state == ""
 
 
 def test_attempts_have_spans_of_their_own_that_are_never_zero() -> None:
-    trace = TraceContext(trace_id=1, span_id=(1 << 64) - 2, flags=1, is_recorded=True)
+    trace = Trace(trace_id=1, span_id=(1 << 64) - 2, flags=1, is_recorded=True)
     ids = [trace.child_id(number) for number in (1, 2, 3)]
     assert len({trace.span_id, *ids}) == 4
     assert all(0 < each < 1 << 64 for each in ids)

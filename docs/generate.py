@@ -1,0 +1,247 @@
+"""Write docs/reference and the list of decisions from the code: `python -m docs.generate [--check]`.
+
+`--check` writes nothing and exits 1 if a page differs from what the code says; the tests run it.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+HOME: Final = Path(__file__).parent
+_HEAD: Final = "<!-- Written by `python -m docs.generate`; do not edit. -->\n\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write or compare every page; return the exit code."""
+    parser = argparse.ArgumentParser(prog="docs.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only")
+    is_check = parser.parse_args(argv).check
+    stale = {name: text for name, text in pages() if not _is_current(HOME / name, text)}
+    for name, text in stale.items():
+        if not is_check:
+            (HOME / name).write_text(text, encoding="utf-8")
+        print(f"docs/{name}: {'differs from the code' if is_check else 'written'}")
+    return int(is_check and bool(stale))
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Every page with its text."""
+    makers: Mapping[str, Callable[[], Iterable[str]]] = {
+        "reference/settings.md": _settings,
+        "reference/cli.md": _cli,
+        "reference/policy.md": _policy,
+        "reference/headers.md": _headers,
+        "reference/errors.md": _errors,
+        "reference/metrics.md": _metrics,
+        "decisions/index.md": _decisions,
+    }
+    for name, make in makers.items():
+        yield name, _HEAD + "\n".join(make()) + "\n"
+
+
+def _is_current(path: Path, text: str) -> bool:
+    return path.exists() and path.read_text(encoding="utf-8") == text
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + " --- |" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+    yield ""
+
+
+# Settings
+
+
+def _settings() -> Iterator[str]:
+    from diffusion_worker.settings import SCHEMA as WORKER
+    from gateway.settings import SCHEMA as GATEWAY
+
+    yield from (
+        "# Settings",
+        "",
+        "A flag takes precedence over its environment variable, which takes precedence over the default.",
+        "",
+    )
+    for title, schema in (("Gateway: `twolane serve`", GATEWAY), ("Worker: `twolane worker`", WORKER)):
+        yield from (f"## {title}", "")
+        yield from _table(("flag", "variable", "default", "meaning"), schema.rows())
+
+
+# Command line
+
+
+def _cli() -> Iterator[str]:
+    from twolane.cli import COMMANDS, usage
+
+    yield from ("# Command line", "", "```text", usage(), "```", "")
+    verbs = {"policy": ("check", "schema", "explain", "simulate", "diff", "suggest"), "keys": ("new",)}
+    for command in COMMANDS:
+        yield f"## twolane {command}"
+        yield ""
+        for verb in verbs.get(command, ("",)):
+            yield from ("```text", _help(command, verb), "```", "")
+
+
+def _help(command: str, verb: str) -> str:
+    from twolane.cli import main as twolane
+
+    out = io.StringIO()
+    line = [command, *([verb] if verb else []), "--help"]
+    with patch.dict(os.environ, {"COLUMNS": "110"}), contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        twolane(line)
+    return "\n".join(row.rstrip() for row in out.getvalue().strip().splitlines())
+
+
+# Policy keys
+
+
+def _policy() -> Iterator[str]:
+    from gateway.policy_files.descriptions import DESCRIPTIONS
+    from gateway.policy_files.schema import editor_schema
+
+    yield from (
+        "# Policy keys",
+        "",
+        "`*` is a name of your own, `[]` an item of a list. Guide: [Policies](../policies.md).",
+        "",
+    )
+    found = dict(keys_of(editor_schema()))
+    yield from _table(
+        ("key", "value", "meaning"),
+        ((f"`{key}`", values, DESCRIPTIONS[key]) for key, values in found.items()),
+    )
+
+
+def keys_of(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Every key below a node of the JSON Schema, with the values it takes."""
+    for option in node.get("anyOf", ()):
+        yield from keys_of(option, path)
+    for key, below in node.get("properties", {}).items():
+        inner = f"{path}.{key}" if path else key
+        yield inner, _values(below)
+        yield from keys_of(below, inner)
+    named = node.get("additionalProperties")
+    if isinstance(named, dict):
+        yield f"{path}.*", _values(named)
+        yield from keys_of(named, f"{path}.*")
+    if isinstance(node.get("items"), dict):
+        yield from keys_of(node["items"], f"{path}[]")
+
+
+def _values(node: Mapping[str, Any]) -> str:
+    options = [
+        option for option in node.get("anyOf", (node,)) if "${" not in str(option.get("pattern", "")).replace("\\", "")
+    ]
+    return " or ".join(dict.fromkeys(filter(None, map(_one_value, options))))
+
+
+def _one_value(node: Mapping[str, Any]) -> str:
+    if "enum" in node:
+        return ", ".join(f"`{word}`" for word in map(str, node["enum"]))
+    kind = str(node.get("type", ""))
+    if kind == "array":
+        return f"list of {_one_value(node['items'])}" if "enum" not in node["items"] else "list"
+    if "minimum" in node or "maximum" in node:
+        return f"{kind}, {node.get('minimum', '')} to {node.get('maximum', '')}"
+    return {"object": "mapping", "boolean": "true or false", "string": "text"}.get(kind, kind)
+
+
+# Response headers, errors, metrics
+
+
+def _headers() -> Iterator[str]:
+    from gateway.web.headers import MEANINGS
+
+    yield from ("# Response headers", "", "Every response of `/v1/*` carries these, errors included.", "")
+    yield from _table(("header", "meaning"), ((f"`{name.decode()}`", text) for name, text in MEANINGS.items()))
+
+
+def _errors() -> Iterator[str]:
+    from gateway.errors import AttemptFailed, CannotStart, GatewayError
+
+    yield from (
+        "# Errors",
+        "",
+        'Errors have OpenAI\'s shape: `{"error": {"message", "type", "param", "code"}}`. `param` names the field.',
+        "",
+        "## Gateway",
+        "",
+    )
+    served = [kind for kind in _tree(GatewayError) if not issubclass(kind, CannotStart) and kind is not AttemptFailed]
+    yield from _table(
+        ("status", "code", "type", "meaning"),
+        ((str(kind.status), f"`{kind.code}`", f"`{kind.kind}`", _first_line(kind)) for kind in served),
+    )
+    yield from ("## Worker", "", "The gateway maps these to its own when it calls a worker.", "")
+    from diffusion_worker.errors import BadSetting, CheckpointError, WorkerError
+
+    import_module("diffusion_worker.web.error_body")  # what the web layer refuses itself
+    served_by_worker = [kind for kind in _tree(WorkerError) if not issubclass(kind, CheckpointError | BadSetting)]
+    yield from _table(
+        ("status", "code", "meaning"),
+        ((str(kind.status), f"`{kind.code}`", _first_line(kind)) for kind in served_by_worker),
+    )
+
+
+def _tree(kind: type[Any]) -> Iterator[type[Any]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _tree(below)
+
+
+def _first_line(kind: type[Any]) -> str:
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+
+
+def _metrics() -> Iterator[str]:
+    from prometheus_client.core import CollectorRegistry
+
+    from diffusion_worker.telemetry.metrics import Meters
+    from gateway.telemetry.gauges import FAMILIES
+    from gateway.telemetry.metrics import Metrics
+
+    def rows(registry: CollectorRegistry) -> Iterator[tuple[str, ...]]:
+        for collector in list(registry._collector_to_names):
+            for family in getattr(collector, "describe", collector.collect)():
+                labels = ", ".join(f"`{label}`" for label in getattr(collector, "_labelnames", ()))
+                total = "_total" if family.type == "counter" else ""
+                yield f"`{family.name}{total}`", str(family.type), labels, family.documentation
+
+    yield from (
+        "# Metrics",
+        "",
+        "Label values come from policies and closed sets, never from requests.",
+        "",
+        "## Gateway",
+        "",
+    )
+    states = (
+        (f"`{name}`", "gauge", ", ".join(f"`{label}`" for label in family.labels), family.help)
+        for name, family in FAMILIES.items()
+    )
+    yield from _table(("metric", "type", "labels", "meaning"), (*rows(Metrics().registry), *states))
+    yield from ("## Worker", "")
+    yield from _table(("metric", "type", "labels", "meaning"), rows(Meters("model").registry))
+
+
+# Decisions
+
+
+def _decisions() -> Iterator[str]:
+    yield from ("# Decisions", "", "One screen each: context, choice, price.", "")
+    for path in sorted((HOME / "decisions").glob("[0-9]*.md")):
+        number, title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").split(". ", 1)
+        yield f"- {number}. [{title}]({path.name})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""One line per key of the policy language: shown by editors (JSON Schema `description`) and in
+docs/reference/policy.md.
+
+Keys are paths as in error messages; `*` is a name that the author chooses, `[]` an item of a list.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+_SLO: Final = {
+    "": "Service-level objective of this lane; needs p95_ms, first_token_p95_ms or both.",
+    "p95_ms": "95 % of responses complete within this many milliseconds.",
+    "first_token_p95_ms": "95 % of streams deliver their first text within this many milliseconds.",
+    "window_s": "Sliding window over which the objective is evaluated, in seconds.",
+    "recover_ratio": "A probe counts as good within this fraction of the objective.",
+    "probe_share": "Fraction of requests sent to an ejected lane as probes.",
+    "probe_every_s": "At least one probe per this many seconds, whatever the traffic.",
+    "base_ejection_s": "First ejection time in seconds; doubles with each relapse.",
+    "max_ejection_s": "Upper limit of the ejection time, in seconds.",
+}
+_TIME: Final = {
+    "": "Time windows in which the route applies; one of them must match.",
+    "days": "Weekdays: mon to sun.",
+    "zone": "IANA time zone; UTC if absent.",
+    "from": "Start, HH:MM, inclusive.",
+    "to": "End, HH:MM, exclusive; may lie past midnight.",
+}
+
+
+def _below(path: str, keys: Mapping[str, str]) -> dict[str, str]:
+    return {f"{path}.{key}" if key else path: text for key, text in keys.items()}
+
+
+DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "version": "Version of the policy language; 1.",
+        "aliases": "Model names that are routed like `auto`.",
+        "targets": "Named entries that can answer requests.",
+        "targets.*": "A target; its name is also a model name that addresses it directly.",
+        "targets.*.kind": "worker: a Twolane diffusion worker; openai: an OpenAI-compatible server; litellm: a provider"
+        " through the litellm SDK.",
+        "targets.*.url": "Base URL of the server.",
+        "targets.*.urls": "Base URLs of several endpoints that serve the same model.",
+        "targets.*.resolve": "dns: every address behind the host name is an endpoint, refreshed every two seconds.",
+        "targets.*.model": "Model name sent to the server.",
+        "targets.*.key_env": "Environment variable that holds the server's API key.",
+        "targets.*.location": "in_cluster, or external: never receives private requests.",
+        "targets.*.engine": "Capability profile of a well-known engine.",
+        "targets.*.capabilities": "Capabilities of the server, instead of an engine profile.",
+        "targets.*.max_in_flight": "Concurrent requests; beyond them the target is skipped as overloaded.",
+        "targets.*.retry": "Retries at the same target after a connection fault or 5xx.",
+        "targets.*.retry.times": "Retries per request.",
+        "targets.*.retry.max_share": "Retry budget: retries as a fraction of requests sent to the target.",
+        "targets.*.diffusion": "Default denoising parameters; a request's own values win.",
+        "targets.*.diffusion.steps": "Maximum denoising steps per canvas.",
+        "targets.*.diffusion.canvas_length": "Positions per canvas.",
+        "targets.*.diffusion.entropy_bound": "Entropy that one step may accept, in nats.",
+        "targets.*.diffusion.t_min": "Sampling temperature of the last step.",
+        "targets.*.diffusion.t_max": "Sampling temperature of the first step.",
+        "targets.*.diffusion.anchor": "How strongly a canvas keeps to a given start text, 0 to 1.",
+        **_below("targets.*.slo", _SLO),
+        "routes": "Routes in order; the first whose `when` matches takes the request.",
+        "routes[].name": "Name of the route in headers, logs and metrics.",
+        "routes[].when": "Conditions, all of which must match; only the last route may omit them.",
+        "routes[].when.task": "Tasks as classified or declared.",
+        "routes[].when.confidence": "Classification confidence, for example `>= 0.6`.",
+        "routes[].when.model": "Requested model names.",
+        "routes[].when.key": "Names of API keys.",
+        "routes[].when.stream": "Whether the request asks for a stream.",
+        "routes[].when.schema": "Whether the request asks for structured output.",
+        "routes[].when.tools": "Whether the request offers tools.",
+        "routes[].when.images": "Whether the request contains images.",
+        "routes[].when.private": "Whether the request is marked private.",
+        "routes[].when.prompt_chars": "Prompt length in characters, for example `> 8000`.",
+        "routes[].when.header": "Request headers by name: a value, several values, or true for any value.",
+        "routes[].when.header.*": "A header: a value, several values, or true for any value.",
+        **_below("routes[].when.time", _TIME),
+        **{f"routes[].when.time[].{key}": text for key, text in _TIME.items() if key},
+        "routes[].use": "The first target, or several with weights.",
+        "routes[].use.*": "Weight of this target.",
+        "routes[].fall_back": "Targets to try next, in order.",
+        "routes[].min_confidence": "Responses below this confidence fall back.",
+        "routes[].private": "true: every request of this route stays at in_cluster targets.",
+        "routes[].deadline_ms": "Time limit of a request, all attempts together, in milliseconds.",
+        "routes[].attempt_ms": "Time limit of one attempt while another target is left, in milliseconds.",
+        **_below("routes[].slo", _SLO),
+        "routes[].hedge": "Send the request to the next target too if the first is slow; the first good response wins.",
+        "routes[].hedge.after_ms": "Delay before hedging, in milliseconds.",
+        "routes[].hedge.after": "p95: hedge after the lane's own 95th percentile.",
+        "routes[].hedge.max_share": "Hedge budget: hedged requests as a fraction of the lane's requests.",
+        "routes[].shadow": "Mirror a fraction of requests to another target and compare the responses.",
+        "routes[].shadow.target": "Target that receives the mirrored requests.",
+        "routes[].shadow.share": "Fraction of requests to mirror, 0 to 1.",
+        "routes[].validate": "Validation of responses before they are returned.",
+        "routes[].validate.schema": "request: against what the request asked for; none: no validation.",
+        "routes[].validate.buffer": "full: send nothing before the response is validated; first_bytes: validate a first"
+        " part, then stream; none: validate while streaming.",
+        "routes[].validate.first_bytes": "Bytes to buffer with `buffer: first_bytes`.",
+        "routes[].validate.repair": "syntax: close JSON that is unambiguously unclosed; none.",
+        "routes[].validate.send_error_to_fallback": "Tell the next target what was wrong with the previous response.",
+        "limits": "Rate limits for API keys.",
+        "limits[].keys": "Names of API keys; absent: each key without a limit of its own.",
+        "limits[].requests_per_minute": "Requests per minute.",
+        "limits[].tokens_per_minute": "Prompt and completion tokens per minute.",
+        "limits[].max_in_flight": "Concurrent requests.",
+    }
+)
