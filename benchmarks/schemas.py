@@ -1,8 +1,10 @@
-"""Validation on real schemas: `python -m benchmarks.schemas FILE.jsonl [--check] [--json FILE]`.
+"""Benchmark of the gateway's validation on real schemas: `python -m benchmarks.schemas FILE.jsonl [--check] [--json
+FILE]`.
 
 A line of the file is `{"schema": ..., "tests": [{"valid": true, "data": ...}]}`, as JSONSchemaBench has them. Each
-instance is judged three times: by the gateway's compiled validator, by the reference implementation `jsonschema`, and
-read along piece by piece as a stream. The first two must agree, and the third must never refuse what they accept.
+instance is validated three times: by the gateway's compiled validator, by the reference implementation `jsonschema`,
+and by the incremental validator, piece by piece as in a stream. The first two must agree, and the third must never
+refuse what they accept.
 """
 
 import argparse
@@ -53,14 +55,14 @@ def main() -> int:
     options = parser.parse_args()
     tally = Tally()
     for row in _rows(options.file):
-        judge(row, tally)
+        validate_row(row, tally)
     _print(tally)
     if options.json:
         options.json.write_text(json.dumps(asdict(tally), indent=1))
     return 1 if options.check and not tally.is_good else 0
 
 
-def judge(row: dict[str, Any], tally: Tally) -> None:
+def validate_row(row: dict[str, Any], tally: Tally) -> None:
     """One schema and all its instances."""
     tally.schemas += 1
     began = time.perf_counter()
@@ -72,10 +74,10 @@ def judge(row: dict[str, Any], tally: Tally) -> None:
     tally.compile_us.append((time.perf_counter() - began) * 1e6)
     reference = validator_for(row["schema"], jsonschema.Draft202012Validator)(row["schema"])
     for test in row["tests"]:
-        _judge_instance(str(row.get("id", tally.schemas)), compiled, reference, test["data"], tally)
+        _validate_instance(str(row.get("id", tally.schemas)), compiled, reference, test["data"], tally)
 
 
-def _judge_instance(name: str, compiled: Schema, reference: Any, value: Any, tally: Tally) -> None:
+def _validate_instance(name: str, compiled: Schema, reference: Any, value: Any, tally: Tally) -> None:
     text = json.dumps(value, ensure_ascii=False)
     began = time.perf_counter()
     is_valid = compiled.validate(value, len(text)) is None

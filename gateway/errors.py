@@ -37,10 +37,10 @@ from gateway.enums import Reason
 
 
 class GatewayError(Exception):
-    """Root of the tree. `status` is the HTTP status, `code` the stable error code, `kind` the OpenAI error type."""
+    """An unexpected internal error; the base class of all gateway errors."""
 
-    status: int = 500
-    code: str = "internal_error"
+    status: int = 500  # HTTP status
+    code: str = "internal_error"  # stable error code
     kind: ClassVar[str] = "server_error"  # OpenAI's `type`
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
