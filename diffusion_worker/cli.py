@@ -12,13 +12,14 @@ import json
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NoReturn
 
 from diffusion_worker.errors import BadSetting, CheckpointError, WorkerError
 from diffusion_worker.memory.budget import Plan, plan
 from diffusion_worker.settings import read_settings
+from twolane.process.bundled import resolve_checkpoint
 
 GOOD, WRONG_USE = 0, 2
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(word.split("=")[0] == "--plan" for word in arguments):
             return _print_plan(arguments)
         settings = read_settings(arguments)
+        settings = replace(settings, checkpoint=resolve_checkpoint(settings.checkpoint))
         with contextlib.ExitStack() as sockets:
             public = sockets.enter_context(bind(settings.host, settings.port))
             admin = None
@@ -94,7 +96,7 @@ def _print_plan(arguments: Sequence[str]) -> int:
     from diffusion_worker.models.plan import measure  # brings torch
 
     found = plan(
-        measure(asked.plan),
+        measure(resolve_checkpoint(asked.plan)),
         dtype=asked.dtype,
         memory_limit_bytes=asked.memory_limit_bytes,
         max_context=asked.max_context,

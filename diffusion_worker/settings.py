@@ -96,7 +96,9 @@ def _path(text: str) -> Path:
 class Settings:
     """Everything that can be set. Raises BadSetting where two values do not fit together."""
 
-    checkpoint: str = _setting("folder of the weights, or their id on the hub", _word)
+    checkpoint: str = _setting(
+        "folder or hub ID of the weights, or twolane-tiny for the packaged small checkpoint", _word
+    )
     name: str | None = _setting("model id to serve it under; the folder's name if absent", _word, default=None)
     host: str = _setting("address to listen on; other than loopback needs a keys file", _word, default="127.0.0.1")
     port: int = _setting("port to listen on; 0 takes a free one", _whole(0, 65535), default=8001)

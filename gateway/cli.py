@@ -29,6 +29,7 @@ from gateway.settings import describe_settings, flag_of, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
 from gateway.web.parse_request import parse_chat, unique_headers
+from twolane.process import bundled
 
 GOOD: Final = 0
 FAILED: Final = 1
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(read: argparse.Namespace) -> int:
-    given = {name: value for name, value in vars(read).items() if name in _FLAGS}
+    given = _with_policy({name: value for name, value in vars(read).items() if name in _FLAGS})
     settings = read_settings(os.environ, given)
     if settings.workers > 1:
         line = [part for name, value in given.items() if name != "workers" for part in (flag_of(name), value)]
@@ -110,6 +111,16 @@ def _serve(read: argparse.Namespace) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
     return GOOD
+
+
+def _with_policy(given: dict[str, str]) -> dict[str, str]:
+    """Add the packaged default policy, if no policy is set and the working directory has no default one."""
+    default = read_settings(os.environ, given).policy
+    if "policy" in given or os.environ.get("TWOLANE_POLICY") or default.is_file():
+        return given
+    shipped = bundled.policy(bundled.DEFAULT_POLICY)
+    print(f"twolane: {default} not found; using the packaged default policy {shipped}", file=sys.stderr)
+    return {**given, "policy": str(shipped)}
 
 
 def _check(read: argparse.Namespace) -> int:
@@ -131,8 +142,8 @@ def _header(text: str) -> tuple[bytes, bytes]:
 
 
 def _explain(read: argparse.Namespace) -> int:
-    settings = read_settings(os.environ, {})
-    policy = load(read.policy or settings.policy, os.environ)
+    settings = read_settings(os.environ, _with_policy({"policy": str(read.policy)} if read.policy else {}))
+    policy = load(settings.policy, os.environ)
     wall_s = read.at.timestamp() if read.at else time.time()
     try:
         headers = unique_headers(read.header)
