@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twolane.fault_proxy.corruption import StreamSpoiler, spoil_completion
+from twolane.fault_proxy.corruption import StreamCorrupter, corrupt_completion
 
 JSON_TEXTS = st.recursive(
     st.none() | st.integers() | st.text(max_size=8),
@@ -21,14 +21,14 @@ def whole(text: str) -> bytes:
 
 
 def spoilt_whole(text: str) -> str:
-    content: str = json.loads(spoil_completion(whole(text)))["choices"][0]["message"]["content"]
+    content: str = json.loads(corrupt_completion(whole(text)))["choices"][0]["message"]["content"]
     return content
 
 
 def spoilt_stream(pieces: list[str], borders: int) -> str:
     events = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
     wire = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events) + b"data: [DONE]\n\n"
-    spoiler = StreamSpoiler()
+    spoiler = StreamCorrupter()
     out = b"".join(spoiler.feed(wire[start : start + borders]) for start in range(0, len(wire), borders))
     chunks = [json.loads(line[6:]) for line in out.decode().splitlines() if line.startswith("data: {")]
     return "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)
@@ -47,7 +47,7 @@ def test_json_becomes_invalid_the_same_way_whole_and_streamed(value: Any, cuts: 
 
 @pytest.mark.parametrize("body", [b"not json", b"[]", b'{"choices":7}', b'{"choices":[{"message":{"content":null}}]}'])
 def test_what_holds_no_text_passes_byte_for_byte(body: bytes) -> None:
-    assert spoil_completion(body) == body
+    assert corrupt_completion(body) == body
 
 
 def test_plain_text_has_no_json_to_spoil() -> None:
@@ -55,4 +55,4 @@ def test_plain_text_has_no_json_to_spoil() -> None:
 
 
 def test_heartbeats_and_other_event_lines_pass() -> None:
-    assert StreamSpoiler().feed(b": ping\n\nevent: error\ndata: {}\n\n") == b": ping\n\nevent: error\ndata: {}\n\n"
+    assert StreamCorrupter().feed(b": ping\n\nevent: error\ndata: {}\n\n") == b": ping\n\nevent: error\ndata: {}\n\n"

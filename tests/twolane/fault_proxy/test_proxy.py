@@ -209,7 +209,7 @@ async def test_closing_ends_requests_under_way(upstream: Any) -> None:
     writer.close()
 
 
-def test_a_busy_port_and_a_strange_upstream_are_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_busy_port_and_an_invalid_upstream_are_reported_in_one_line_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -219,5 +219,5 @@ def test_a_busy_port_and_a_strange_upstream_are_one_line_and_exit_2(capsys: pyte
     assert stop.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2
-    assert "taken" in lines[0]
+    assert "in use" in lines[0]
     assert "--upstream" in lines[1]

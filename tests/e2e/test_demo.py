@@ -95,7 +95,7 @@ def test_interrupted_while_it_starts_it_still_ends_everything(mark: str) -> None
 @pytest.mark.timeout(1800)
 def test_without_once_it_serves_until_ctrl_c(mark: str) -> None:
     """The request of the README works as printed, but for the port that the demo says it took."""
-    with demo("--no-tour") as process:
+    with demo("--serve-only") as process:
         assert process.stdout is not None
         url = next(line for line in process.stdout if "curl" in line).split()[2]
         answer = httpx.post(
