@@ -29,7 +29,7 @@ def gateway() -> Iterator[str]:
             assert demo.stdout is not None
             url = None
             for line in demo.stdout:
-                if found := re.search(r"serves at (http://[\d.:]+)", line):
+                if found := re.search(r"Gateway: (http://[\d.:]+)", line):
                     url = found.group(1)
                     break
             assert url, "the demo never served"
