@@ -22,16 +22,16 @@ from benchmarks.constraints_masks import MaskedNet
 from benchmarks.left_to_right import LeftToRight, OfNet
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import DecodingMode, GenerationRequest
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
+from training.requests import request_for, text_of
 from training.tasks.orders import SCHEMA, order
-from training.tasks.sample import Generator, Sample, Wish
+from training.tasks.sample import Generator, Sample, SampleSpec
 from training.tasks.sudoku import sudoku
 from training.vocabulary import decode_ids
 
@@ -74,13 +74,15 @@ def measure(net: DiffusionModel, task: Task, *, count: int, seed: int, guide: Le
     """All ways through the same `count` samples: canvases free, masked naively, constrained; left to right free,
     constrained, and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
-    samples = [task.generator(rng, Wish(split="test", invented=task.invented)) for _ in range(count)]
-    automaton = lift(compile_constraint(task.constraint).automaton, shipped().read())
+    samples = [task.generator(rng, SampleSpec(split="test", invented=task.invented)) for _ in range(count)]
+    automaton = compile_tokens(compile_constraint(task.constraint).automaton, shipped().read())
     assert automaton is not None
     ways = []
     for decoding_mode in DecodingMode:
-        asks = [ask_for(net, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)]
-        kept = [replace(ask, matcher=open_cursor(automaton, ask.max_tokens)) for ask in asks]
+        asks = [
+            request_for(net, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
+        ]
+        kept = [replace(ask, matcher=open_matcher(automaton, ask.max_tokens)) for ask in asks]
         ways += [
             _way(decoding_mode, "free", samples, _by(net, asks)),
             _way(decoding_mode, KEPT, samples, _by(net, kept)),

@@ -22,8 +22,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_worker.constraints.compile import Compiled, compile_schema
-from diffusion_worker.constraints.schema.normal_form import arranged
+from diffusion_worker.constraints.compile import Compilation, compile_schema
+from diffusion_worker.constraints.schema.normal_form import to_normal_form
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 HARD: Final = ("Github_hard", "Github_ultra", "JsonSchemaStore")
@@ -42,7 +42,7 @@ class Row:
     refused: str | None = None  # by which keyword
     needs_check: tuple[str, ...] = ()
     states: int = 0
-    rung: int = 0
+    tier: int = 0
     instances: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
@@ -88,7 +88,7 @@ def measure(case: dict[str, Any]) -> Row:
         ms=_ms(started),
         needs_check=compiled.needs_check,
         states=compiled.stats.states,
-        rung=compiled.stats.rung,
+        tier=compiled.stats.tier,
         instances=_instances(compiled, case),
     )
 
@@ -97,10 +97,10 @@ def _ms(started: float) -> float:
     return (time.process_time() - started) * 1e3
 
 
-def _instances(compiled: Compiled, case: dict[str, Any]) -> tuple[int, int, int, int]:
+def _instances(compiled: Compilation, case: dict[str, Any]) -> tuple[int, int, int, int]:
     counts = Counter[tuple[bool, bool]]()
     for test in case["tests"]:
-        value = arranged(case["schema"], test["data"])
+        value = to_normal_form(case["schema"], test["data"])
         accepted = compiled.automaton.accepts(json.dumps(value, ensure_ascii=False).encode())
         counts[test["valid"], accepted] += 1
     valid, invalid = (counts[kind, True] + counts[kind, False] for kind in (True, False))

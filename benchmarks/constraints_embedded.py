@@ -13,16 +13,16 @@ from typing import Final
 
 from benchmarks.constraints_steps import Noise, step_ms
 from benchmarks.vocabularies import SHIPPED, shipped
-from benchmarks.worker_requests import WatchedNet, ask_for, samples
+from benchmarks.worker_requests import InstrumentedModel, request_for, samples
 from diffusion_worker.constraints.compile import compile_schema
-from diffusion_worker.constraints.inference.matcher import open_cursor
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.inference.matcher import open_matcher
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import GenerationRequest
 from diffusion_worker.types.observations import Observation, StepObserved
+from diffusion_worker.types.requests import GenerationRequest
 from twolane.demo.prompts import ORDER_SCHEMA
 
 STEPS: Final = 40
@@ -53,9 +53,9 @@ class Embedded:
 def measure() -> Embedded:
     """One row of the checkpoint, and its constraint; then rows together."""
     net = load(str(SHIPPED), LoadOptions(threads=1))
-    automaton = lift(compile_schema(ORDER_SCHEMA).automaton, shipped().read())
+    automaton = compile_tokens(compile_schema(ORDER_SCHEMA).automaton, shipped().read())
     assert automaton is not None
-    noise = Noise(canvas=net.info.denoising.canvas_length, vocab=len(automaton.classes.order), seed=0)
+    noise = Noise(canvas=net.info.denoising.canvas_length, vocab=len(automaton.token_sets.order), seed=0)
     ours = step_ms(automaton, noise.canvas_of(3.0))
     return Embedded(
         forward=_forward_ms(net),
@@ -67,13 +67,13 @@ def measure() -> Embedded:
 
 def _forward_ms(net: DiffusionModel) -> float:
     """The net's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
-    watched = WatchedNet(net, time.thread_time)
+    watched = InstrumentedModel(net, time.thread_time)
     ask = _endless(net)
     loop = Loop(watched, Capacity(max_num_seqs=1, max_context=len(ask.prompt_ids) + ask.max_tokens))
     loop.add(ask)
     spent = [watched.seconds]
     while len(spent) < STEPS:
-        loop.turn()
+        loop.step()
         spent.append(watched.seconds)
     return 1000 * statistics.median(after - before for before, after in itertools.pairwise(spent))
 
@@ -86,11 +86,11 @@ def _mixed(net: DiffusionModel, automaton: TokenAutomaton) -> tuple[MixedStep, .
     for count, told in seen.items():
         loop = Loop(net, Capacity(max_num_seqs=ROWS, max_context=len(ask.prompt_ids) + ask.max_tokens), told.append)
         for row in range(ROWS):
-            matcher = open_cursor(automaton, ask.max_tokens) if row < count else None
+            matcher = open_matcher(automaton, ask.max_tokens) if row < count else None
             loop.add(replace(ask, seed=row, matcher=matcher))
         loops.append(loop)
     for loop in itertools.chain.from_iterable(itertools.repeat(loops, STEPS - 1)):
-        loop.turn()
+        loop.step()
     return tuple(_median(count, told) for count, told in seen.items())
 
 
@@ -105,4 +105,4 @@ def _median(count: int, told: Sequence[Observation]) -> MixedStep:
 
 def _endless(net: DiffusionModel) -> GenerationRequest:
     """A canvas that does not settle while it is measured."""
-    return ask_for(samples(1)[0], replace(net.info.denoising, steps=STEPS, stability=64))
+    return request_for(samples(1)[0], replace(net.info.denoising, steps=STEPS, stability=64))

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.worker_requests import WatchedNet
-from diffusion_worker.constraints.inference.token_mask import atoms_of
+from benchmarks.worker_requests import InstrumentedModel
+from diffusion_worker.constraints.inference.matcher import classes_of
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
 
@@ -16,7 +16,7 @@ _NEVER = -1e4  # finite: a step takes infinite logits for a broken net
 
 def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
     """[canvas, vocab] which tokens stand at each position of the first canvas in some text."""
-    classes, states = automaton.classes, {automaton.start}
+    classes, states = automaton.token_sets, {automaton.start}
     masks = np.zeros((canvas, len(classes.order)), np.bool_)
     for mask in masks:
         edges = [
@@ -24,21 +24,21 @@ def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
             for state in states - {automaton.done}
             for edge in range(automaton.first_edge[state], automaton.first_edge[state + 1])
         ]
-        atoms = np.zeros(classes.atoms, np.bool_)
+        atoms = np.zeros(classes.classes, np.bool_)
         for label in {int(automaton.label[edge]) for edge in edges}:
-            atoms[atoms_of(classes, label)] = True
-        mask[:] = atoms[classes.atom_of]
-        mask[automaton.tail_id] |= automaton.done in states
+            atoms[classes_of(classes, label)] = True
+        mask[:] = atoms[classes.class_of]
+        mask[automaton.padding_id] |= automaton.done in states
         states = {int(automaton.target[edge]) for edge in edges} | (states & {automaton.done})
     return masks
 
 
-class MaskedNet(WatchedNet):
+class MaskedNet(InstrumentedModel):
     """Masks each position of a canvas by itself. True for answers of one canvas."""
 
-    def __init__(self, net: DiffusionModel, automaton: TokenAutomaton) -> None:
-        super().__init__(net)
-        self._masks = torch.from_numpy(naive_masks(automaton, net.info.denoising.canvas_length))
+    def __init__(self, model: DiffusionModel, automaton: TokenAutomaton) -> None:
+        super().__init__(model)
+        self._masks = torch.from_numpy(naive_masks(automaton, model.info.denoising.canvas_length))
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         """One pass."""

@@ -16,14 +16,14 @@ from jsonschema.validators import validator_for
 from benchmarks.constraints_steps import Noise, StepMs, random_answer, spelled, step_ms
 from benchmarks.left_to_right import Greedy, LeftToRight, of_canvas
 from benchmarks.vocabularies import Words
-from diffusion_worker.constraints.compile import Compiled, compile_constraint
-from diffusion_worker.constraints.inference.matcher import open_cursor
-from diffusion_worker.constraints.inference.token_set_scores import score_classes
+from diffusion_worker.constraints.compile import Compilation, compile_constraint
+from diffusion_worker.constraints.inference.matcher import open_matcher
+from diffusion_worker.constraints.inference.token_set_scores import score_token_sets
 from diffusion_worker.constraints.inference.viterbi import best_path
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
-from diffusion_worker.constraints.tokens.token_trie import Vocabulary
+from diffusion_worker.constraints.tokens.token_trie import TokenTrie
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 CANVAS: Final = 256
@@ -39,7 +39,7 @@ class Row:
     split: str
     has_check: bool  # the compiler left keywords to the final check
     compile_ms: float
-    lift_ms: float
+    token_compile_ms: float
     states: int
     edges: int
     shortest: int  # tokens, the end token counted
@@ -51,9 +51,9 @@ class Row:
     greedy: Greedy | None
 
     @property
-    def ready_ms(self) -> float:
+    def total_ms(self) -> float:
         """Compiled and lifted."""
-        return self.compile_ms + self.lift_ms
+        return self.compile_ms + self.token_compile_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,20 +86,20 @@ def measure_rows(
 
 def _row(
     document: dict[str, Any],
-    compiled: Compiled,
+    compiled: Compilation,
     compile_ms: float,
     *,
     words: Words,
-    vocabulary: Vocabulary,
+    vocabulary: TokenTrie,
     tools: tuple[Sequence[Noise], LeftToRight | None],
 ) -> Row:
     started = time.thread_time()
-    automaton = lift(compiled.automaton, vocabulary)
-    lift_ms = 1000 * (time.thread_time() - started)
+    automaton = compile_tokens(compiled.automaton, vocabulary)
+    token_compile_ms = 1000 * (time.thread_time() - started)
     assert automaton is not None, f"{document['id']}: the vocabulary spells no answer"
     noise, left_to_right = tools
     logits = noise[0].canvas_of(3.0)
-    judge = Judge(document["schema"], has_check=bool(compiled.needs_check))
+    judge = AnswerValidator(document["schema"], has_check=bool(compiled.needs_check))
     for one in noise:
         judge.try_answers(automaton, one, words)
     return Row(
@@ -107,7 +107,7 @@ def _row(
         split=document["split"],
         has_check=bool(compiled.needs_check),
         compile_ms=compile_ms,
-        lift_ms=lift_ms,
+        token_compile_ms=token_compile_ms,
         states=automaton.states,
         edges=automaton.edges,
         shortest=int(automaton.distance[automaton.start]),
@@ -120,7 +120,7 @@ def _row(
     )
 
 
-class Judge:
+class AnswerValidator:
     """Answers of one schema, judged by jsonschema."""
 
     def __init__(self, schema: Any, *, has_check: bool) -> None:
@@ -153,4 +153,4 @@ def _best_logprob(automaton: TokenAutomaton, logits: np.ndarray[Any, np.dtype[np
     """Of the best path over a whole canvas, in which the answer need close; -inf where it cannot."""
     if automaton.distance[automaton.start] > CANVAS:
         return float("-inf")
-    return best_path(open_cursor(automaton, CANVAS), score_classes(automaton.classes, logits)).logprob
+    return best_path(open_matcher(automaton, CANVAS), score_token_sets(automaton.token_sets, logits)).logprob

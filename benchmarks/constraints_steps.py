@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.vocabularies import Words
-from diffusion_worker.constraints.inference.marginals import marginals, remaining
-from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, open_cursor
+from diffusion_worker.constraints.inference.marginals import backward_masses, marginals
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, open_matcher
 from diffusion_worker.constraints.inference.sample import sample_path
-from diffusion_worker.constraints.inference.token_set_scores import score_classes, weigh_classes
+from diffusion_worker.constraints.inference.token_set_scores import score_token_sets, weigh_token_sets
 from diffusion_worker.constraints.inference.viterbi import best_path
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 
@@ -66,16 +66,16 @@ class Noise:
 
 def step_ms(automaton: TokenAutomaton, logits: Floats) -> StepMs:
     """Cost of the first step of an answer that has room enough."""
-    matcher = open_cursor(automaton, 1_000_000)
+    matcher = open_matcher(automaton, 1_000_000)
     softmax = _thread_ms(lambda: _softmax(logits))[0]
-    best = _thread_ms(lambda: best_path(matcher, score_classes(automaton.classes, logits)))[0]
-    weigh, masses = _thread_ms(lambda: weigh_classes(automaton.classes, logits))
+    best = _thread_ms(lambda: best_path(matcher, score_token_sets(automaton.token_sets, logits)))[0]
+    label_logprobs, masses = _thread_ms(lambda: weigh_token_sets(automaton.token_sets, logits))
     again, _ = _thread_ms(lambda: best_path(matcher, masses.scores))
-    back, onward = _thread_ms(lambda: remaining(matcher, masses))
-    forth, _ = _thread_ms(lambda: marginals(matcher, masses, onward))
+    back, backward = _thread_ms(lambda: backward_masses(matcher, masses))
+    forth, _ = _thread_ms(lambda: marginals(matcher, masses, backward))
     numbers = np.random.default_rng(0).random(len(logits))
-    sample, _ = _thread_ms(lambda: sample_path(matcher, masses, onward, numbers))
-    return StepMs(softmax=softmax, best=best, marginals=weigh + again + back + forth, sample=sample)
+    sample, _ = _thread_ms(lambda: sample_path(matcher, masses, backward, numbers))
+    return StepMs(softmax=softmax, best=best, marginals=label_logprobs + again + back + forth, sample=sample)
 
 
 def random_answer(automaton: TokenAutomaton, noise: Noise, max_tokens: int, *, is_sampled: bool) -> list[int]:
@@ -83,7 +83,7 @@ def random_answer(automaton: TokenAutomaton, noise: Noise, max_tokens: int, *, i
 
     Raises AssertionError when it does not close within `max_tokens`.
     """
-    matcher, ids, canvases = open_cursor(automaton, max_tokens), list[int](), 0
+    matcher, ids, canvases = open_matcher(automaton, max_tokens), list[int](), 0
     while matcher.tokens_left and not matcher.is_done:
         logits = noise.canvas_of(SCALES[canvases % len(SCALES)])
         path = _sampled(matcher, logits, noise) if is_sampled else _best(matcher, logits)
@@ -100,12 +100,12 @@ def spelled(words: Words, ids: list[int]) -> str:
 
 
 def _best(matcher: Matcher, logits: Floats) -> CanvasPath:
-    return best_path(matcher, score_classes(matcher.automaton.classes, logits))
+    return best_path(matcher, score_token_sets(matcher.automaton.token_sets, logits))
 
 
 def _sampled(matcher: Matcher, logits: Floats, noise: Noise) -> CanvasPath:
-    masses = weigh_classes(matcher.automaton.classes, logits)
-    return sample_path(matcher, masses, remaining(matcher, masses), noise.uniforms())
+    masses = weigh_token_sets(matcher.automaton.token_sets, logits)
+    return sample_path(matcher, masses, backward_masses(matcher, masses), noise.uniforms())
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -40,7 +40,7 @@ def splits_table(rows: Sequence[Row], refusals: Sequence[Refusal]) -> Table:
 def _line(rows: Sequence[Row], refusals: Sequence[Refusal]) -> list[str]:
     keywords = [refusal.keyword for refusal in refusals]
     refused = ", ".join(f"{keyword} {keywords.count(keyword)}" for keyword in sorted(set(keywords)))
-    ready = [row.ready_ms for row in rows]
+    ready = [row.total_ms for row in rows]
     best, marginals = [row.step.best_share for row in rows], [row.step.marginals_share for row in rows]
     return [
         str(len(rows) + len(refusals)),

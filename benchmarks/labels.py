@@ -20,19 +20,20 @@ from rich.table import Table
 
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.inference.labels import read_labels, read_spellings
-from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.inference.labels import compile_labels, index_tokens
+from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.compilation import lift
-from diffusion_worker.constraints.tokens.vocabulary_bytes import read_lexicon
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
+from diffusion_worker.constraints.tokens.vocabulary_bytes import make_vocabulary_bytes
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import BlockSealed, DecodingMode, GenerationRequest
-from training.asks import ask_for, text_of
+from diffusion_worker.types.events import BlockSealed
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
+from training.requests import request_for, text_of
 from training.tasks.orders import order
-from training.tasks.sample import Sample, Wish
-from training.words import DAYS, NAMES
+from training.tasks.sample import Sample, SampleSpec
+from training.word_lists import DAYS, NAMES
 
 FIELDS: Final[dict[str, tuple[Any, ...]]] = {
     "day": (None, *DAYS),
@@ -60,10 +61,10 @@ def measure(net: DiffusionModel, field: str, *, invented: bool, count: int, seed
     rng = random.Random(seed)
     sets: list[tuple[Sample, list[str]]] = []
     while len(sets) < count:
-        sample = order(rng, Wish(split="test", invented=float(invented)))
+        sample = order(rng, SampleSpec(split="test", invented=float(invented)))
         if max(map(len, answers := _answers(sample, field))) < net.info.denoising.canvas_length:
             sets.append((sample, answers))
-    asks = [ask_for(net, sample, DecodingMode.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)]
+    asks = [request_for(net, sample, DecodingMode.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)]
     weighed = [_weighed(net, ask, answers) for ask, (_, answers) in zip(asks, sets, strict=True)]
     truths = [answers.index(sample.answer) for sample, answers in sets]
     denoised = run(net, [_within(ask, answers) for ask, (_, answers) in zip(asks, sets, strict=True)])
@@ -109,12 +110,12 @@ def _answers(sample: Sample, field: str) -> list[str]:
 
 def _weighed(net: DiffusionModel, ask: GenerationRequest, answers: Sequence[str]) -> tuple[float, ...]:
     words = shipped()
-    spellings = read_spellings(read_lexicon(words.tokens, (words.end_id,), words.tail_id))
-    labels = read_labels([[answer] for answer in answers], spellings)
+    spellings = index_tokens(make_vocabulary_bytes(words.tokens, (words.end_id,), words.padding_id))
+    labels = compile_labels([[answer] for answer in answers], spellings)
     loop = Loop(net, Capacity(max_num_seqs=1, max_context=len(ask.prompt_ids) + ask.max_tokens))
     loop.add(replace(ask, labels=labels))
     while loop.scheduler.has_work:
-        for _, event in loop.turn():
+        for _, event in loop.step():
             if isinstance(event, BlockSealed):
                 return event.labels
     raise AssertionError("an ask with labels seals one canvas")
@@ -122,9 +123,9 @@ def _weighed(net: DiffusionModel, ask: GenerationRequest, answers: Sequence[str]
 
 def _within(ask: GenerationRequest, answers: Sequence[str]) -> GenerationRequest:
     compiled = compile_constraint(Constraint(kind="choice", value=list(answers)))
-    automaton = lift(compiled.automaton, shipped().read())
+    automaton = compile_tokens(compiled.automaton, shipped().read())
     assert automaton is not None
-    return replace(ask, matcher=open_cursor(automaton, ask.max_tokens))
+    return replace(ask, matcher=open_matcher(automaton, ask.max_tokens))
 
 
 if __name__ == "__main__":

@@ -20,20 +20,20 @@ from rich.table import Table
 
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
-from diffusion_worker.constraints.tool_calls import OPENS, Syntax, Thought
+from diffusion_worker.constraints.tool_calls import OPEN_TAG, Syntax, Thought
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.text.tagged_tool_calls import TaggedCallReader
 from diffusion_worker.text.tool_calls import ToolCall
-from diffusion_worker.types.generation import DecodingMode
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode
+from training.requests import request_for, text_of
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 
 NAMES: Final = ("extraction", "sudoku", "clean-up")
 CALL_TOKENS: Final = 250
@@ -65,9 +65,9 @@ class Row:
 def offer(*, must: bool) -> TokenAutomaton:
     """A tool, as the embedded checkpoint is to call it."""
     function = {"name": "weather", "parameters": WEATHER, "field": "tools[0].function.parameters"}
-    rules = {"syntax": Syntax.ENVELOPE, "thought": Thought.NO, "must": must, "many": False, "text": None}
+    rules = {"syntax": Syntax.TAGGED, "thought": Thought.NONE, "required": must, "parallel": False, "text": None}
     compiled = compile_constraint(Constraint(kind="tools", value={"functions": [function], **rules}))
-    automaton = lift(compiled.automaton, shipped().read())
+    automaton = compile_tokens(compiled.automaton, shipped().read())
     assert automaton is not None
     return automaton
 
@@ -75,7 +75,7 @@ def offer(*, must: bool) -> TokenAutomaton:
 def measure(net: DiffusionModel, task: str, decoding_mode: DecodingMode, *, count: int, seed: int = 5) -> Row:
     """The same samples three times."""
     rng = random.Random(seed)
-    samples = [TASKS[task](rng, Wish(split="test")) for _ in range(count)]
+    samples = [TASKS[task](rng, SampleSpec(split="test")) for _ in range(count)]
     alone = _answers(net, samples, decoding_mode)
     beside = _answers(net, samples, decoding_mode, offer(must=False))
     due = _answers(net, samples, decoding_mode, offer(must=True), max_tokens=CALL_TOKENS, temperature=1.5)
@@ -85,7 +85,7 @@ def measure(net: DiffusionModel, task: str, decoding_mode: DecodingMode, *, coun
         count=count,
         alone=_right(samples, alone),
         beside=_right(samples, beside),
-        called=sum(OPENS in text for text in beside),
+        called=sum(OPEN_TAG in text for text in beside),
         valid=sum(map(is_valid, due)),
     )
 
@@ -122,9 +122,11 @@ def _answers(
     automaton: TokenAutomaton | None = None,
     **changes: Any,
 ) -> list[str]:
-    asks = [replace(ask_for(net, sample, decoding_mode, seed=place), **changes) for place, sample in enumerate(samples)]
+    asks = [
+        replace(request_for(net, sample, decoding_mode, seed=place), **changes) for place, sample in enumerate(samples)
+    ]
     if automaton is not None:
-        asks = [replace(ask, matcher=open_cursor(automaton, ask.max_tokens)) for ask in asks]
+        asks = [replace(ask, matcher=open_matcher(automaton, ask.max_tokens)) for ask in asks]
     return [text_of(answer) for answer in run(net, asks)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from diffusion_worker.constraints.tokens.token_trie import Vocabulary, read_vocabulary
+from diffusion_worker.constraints.tokens.token_trie import TokenTrie, build_token_trie
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from twolane.weights import ensure_weights
 
@@ -26,11 +26,11 @@ class Words:
 
     tokens: tuple[bytes, ...]
     end_id: int
-    tail_id: int
+    padding_id: int
 
-    def read(self) -> Vocabulary:
+    def read(self) -> TokenTrie:
         """As the constraint engine wants them."""
-        return read_vocabulary(self.tokens, (self.end_id,), self.tail_id)
+        return build_token_trie(self.tokens, (self.end_id,), self.padding_id)
 
     def text(self, ids: list[int]) -> bytes:
         """What tokens spell."""
@@ -41,7 +41,7 @@ def shipped() -> Words:
     """272 tokens: the bytes, and control tokens."""
     tokenizer = load_tokenizer(SHIPPED)
     tokens = tuple(tokenizer.token_bytes(token) for token in range(tokenizer.size))
-    return Words(tokens=tokens, end_id=tokenizer.specials["<eos>"], tail_id=tokenizer.specials["<pad>"])
+    return Words(tokens=tokens, end_id=tokenizer.specials["<eos>"], padding_id=tokenizer.specials["<pad>"])
 
 
 def smollm2() -> Words:
@@ -59,7 +59,7 @@ def smollm2() -> Words:
     tokenizer = Tokenizer(document, {})
     tokens = tuple(tokenizer.token_bytes(token) for token in range(len(spellings)))
     end = int(fields["tokenizer.ggml.eos_token_id"].contents())
-    return Words(tokens=tokens, end_id=end, tail_id=end)
+    return Words(tokens=tokens, end_id=end, padding_id=end)
 
 
 def tekken() -> Words:
@@ -71,7 +71,7 @@ def tekken() -> Words:
     control = int(document["config"]["default_num_special_tokens"])
     spelled = document["vocab"][: int(document["config"]["default_vocab_size"]) - control]
     words = tuple(base64.b64decode(entry["token_bytes"]) for entry in spelled)
-    return Words(tokens=(*(b"",) * control, *words), end_id=2, tail_id=2)
+    return Words(tokens=(*(b"",) * control, *words), end_id=2, padding_id=2)
 
 
 VOCABULARIES: Final[Mapping[str, Callable[[], Words]]] = MappingProxyType(

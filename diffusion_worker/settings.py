@@ -1,244 +1,142 @@
-"""How this process is set up: one frozen record, read once from flags and `TWOLANE_WORKER_*` variables.
+"""Settings of the worker: `TWOLANE_WORKER_*` variables and the flags of `twolane worker`."""
 
-A flag wins over its variable. A wrong value, and a variable that means nothing here, refuse to start by name. Knows no
-web and no engine; `cli` shows the list and `app` puts the values to use.
-"""
+# ruff: noqa: RUF009 - `setting` makes a dataclass field
 
-import argparse
-import difflib
-import ipaddress
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Final
 
-from diffusion_worker.errors import BadSetting
+from twolane.process.errors import ConfigurationError
+from twolane.process.flags import OneLineParser
+from twolane.process.setting_kinds import SWITCH, Kind, one_of, path, seconds, text, whole
+from twolane.process.settings import SettingsHelp, SettingsSchema, setting
+from twolane.process.sockets import require_keys
 
-PREFIX = "TWOLANE_WORKER_"
-
-
-def _setting(explanation: str, read: Callable[[str], Any], **options: Any) -> Any:
-    return field(metadata={"explanation": explanation, "read": read}, **options)
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a whole number") from None
-        if not low <= value <= high:
-            raise ValueError(f"{value} is not between {low} and {high}")
-        return value
-
-    return read
+PREFIX: Final = "TWOLANE_WORKER_"
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number of seconds") from None
-    if not 0.0 <= value <= 3600.0:
-        raise ValueError(f"{text} is not between 0 and 3600 seconds")
-    return value
+def _device(given: str) -> str:
+    if given != "auto" and not re.fullmatch(r"(cpu|cuda|xpu|mps)(:\d+)?", given):
+        raise ValueError(f"{given!r} is neither auto nor a device such as cpu or cuda:0")
+    return given
 
 
-def _word(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be empty")
-    return text
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
-        return text
-
-    return read
-
-
-def _device(text: str) -> str:
-    if text != "auto" and not re.fullmatch(r"(cpu|cuda|xpu|mps)(:\d+)?", text):
-        raise ValueError(f"{text!r} is neither auto nor a device such as cpu or cuda:0")
-    return text
-
-
-def _device_map(text: str) -> str | Mapping[str, str | int]:
+def _device_map(given: str) -> str | Mapping[str, str | int]:
     words = ("auto", "balanced", "balanced_low_0", "sequential")
-    if text in words:
-        return text
+    if given in words:
+        return given
     try:
-        placed = json.loads(text)
+        placed = json.loads(given)
     except ValueError:
         placed = None
     if not isinstance(placed, dict) or not placed or not all(type(place) in (str, int) for place in placed.values()):
-        raise ValueError(f"{text!r} is neither one of {', '.join(words)} nor a JSON object of modules and devices")
+        raise ValueError(f"{given!r} is neither one of {', '.join(words)} nor a JSON object of modules and devices")
     return placed
-
-
-def _switch(text: str) -> bool:
-    words = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in words:
-        raise ValueError(f"{text!r} is neither true nor false")
-    return words[text.lower()]
-
-
-def _path(text: str) -> Path:
-    return Path(_word(text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that can be set. Raises BadSetting where two values do not fit together."""
+    """Raises ConfigurationError where two values do not go together."""
 
-    checkpoint: str = _setting(
-        "folder or hub ID of the weights, or twolane-tiny for the packaged small checkpoint", _word
+    checkpoint: str = setting(
+        text("ID_OR_FOLDER"), "folder of the checkpoint, its id on the Hugging Face hub, or twolane-tiny (packaged)"
     )
-    name: str | None = _setting("model id to serve it under; the folder's name if absent", _word, default=None)
-    host: str = _setting("address to listen on; other than loopback needs a keys file", _word, default="127.0.0.1")
-    port: int = _setting("port to listen on; 0 takes a free one", _whole(0, 65535), default=8001)
-    admin_host: str = _setting("address of the admin surface, as for --host", _word, default="127.0.0.1")
-    admin_port: int | None = _setting(
-        "port to load, unload and look at the worker on; 0 takes a free one, absent: there is none",
-        _whole(0, 65535),
+    name: str | None = setting(
+        text("NAME"), "model id in the API; if unset, the last part of the checkpoint", default=None
+    )
+    host: str = setting(
+        text("HOST"), "address to listen on; non-loopback addresses require a keys file", default="127.0.0.1"
+    )
+    port: int = setting(whole(0, 65535), "port to listen on; 0 selects a free one", default=8001)
+    admin_host: str = setting(
+        text("HOST"), "address of the admin port; non-loopback addresses require a keys file", default="127.0.0.1"
+    )
+    admin_port: int | None = setting(
+        whole(0, 65535), "admin port; disabled if unset; 0 selects a free one", default=None
+    )
+    cold: bool = setting(SWITCH, "start without weights; POST /admin/load loads them", default=False)
+    keys_file: Path | None = setting(
+        path(), "API keys, one `name sha256:<hex>` per line; without it no key is required", default=None
+    )
+    max_num_seqs: int = setting(whole(1, 1024), "maximum number of sequences in a batch", default=8)
+    max_waiting: int = setting(
+        whole(0, 100_000), "maximum number of waiting requests; further ones receive 429", default=64
+    )
+    max_body_bytes: int = setting(whole(1024, 2**31), "maximum size of a request body", default=4 * 2**20)
+    memory_limit_bytes: int = setting(
+        whole(0, 2**50), "memory for weights and KV cache; 0: all memory of the device", default=0
+    )
+    max_context: int = setting(
+        whole(0, 2**30), "maximum tokens of prompt and answer; 0: the maximum of the model", default=0
+    )
+    prefix_slots: int = setting(whole(0, 100_000), "prefix-cache slots", default=8)
+    prefill_chunk: int = setting(whole(1, 2**20), "maximum prompt tokens of a request per step", default=512)
+    max_step_tokens: int = setting(
+        whole(0, 2**30), "maximum positions per step, over all requests; 0: no limit", default=0
+    )
+    exact: bool = setting(
+        SWITCH, "bitwise-reproducible results regardless of batching or preemption, at lower throughput", default=False
+    )
+    threads: int = setting(whole(0, 1024), "CPU threads of a forward pass; 0: the default of torch", default=0)
+    device: str = setting(
+        Kind(metavar="DEVICE", parse=_device), "device of the weights: auto, cpu, cuda, cuda:1, …", default="auto"
+    )
+    device_map: str | Mapping[str, str | int] | None = setting(
+        Kind(metavar="MAP", parse=_device_map),
+        "transformers device_map: auto, …, or a JSON object of modules and devices",
         default=None,
     )
-    cold: bool = _setting("start without weights; they come when asked for on the admin port", _switch, default=False)
-    keys_file: Path | None = _setting(  # noqa: RUF009 - it is a field
-        "who may ask: lines of `name sha256:<hex of the key>`", _path, default=None
+    dtype: str = setting(
+        one_of("auto", "float32", "bfloat16", "float16"), "data type of the weights; auto: as stored", default="auto"
     )
-    max_num_seqs: int = _setting("requests that advance together", _whole(1, 1024), default=8)
-    max_waiting: int = _setting("requests that may wait for a place before 429", _whole(0, 100_000), default=64)
-    max_body_bytes: int = _setting("largest request body", _whole(1024, 2**31), default=4 * 2**20)
-    memory_limit_bytes: int = _setting(
-        "bytes for weights and context together; 0: what the device has", _whole(0, 2**50), default=0
+    experts: str = setting(
+        text("NAME"), "transformers experts_implementation; auto: the fastest available", default="auto"
     )
-    max_context: int = _setting(
-        "tokens of prompt and answer together; 0: as many as the net knows", _whole(0, 2**30), default=0
+    quantised: str = setting(
+        one_of("keep", "unpack"), "keep quantised weights, or unpack them while loading", default="keep"
     )
-    prefix_slots: int = _setting(
-        "contexts kept for requests that begin alike, as far as they fit", _whole(0, 100_000), default=8
+    constraint_cache: Path | None = setting(
+        path("FOLDER"), "disk cache of compiled schemas, at most 512 MiB; if unset, memory only", default=None
     )
-    prefill_chunk: int = _setting("prompt tokens that one request adds in a step", _whole(1, 2**20), default=512)
-    max_step_tokens: int = _setting(
-        "positions of a step, all requests together; 0: no limit", _whole(0, 2**30), default=0
+    log: str = setting(one_of("plain", "json"), "log format on stderr; json adds one line per request", default="plain")
+    drain_s: float = setting(
+        seconds(may_be_zero=True), "time for running requests to finish after SIGTERM", default=10.0
     )
-    exact: bool = _setting(
-        "the same request and seed give the same bytes in any company; slower", _switch, default=False
-    )
-    threads: int = _setting("CPU threads of a forward pass; 0 leaves the choice to torch", _whole(0, 1024), default=0)
-    device: str = _setting("where the weights live: auto, cpu, cuda, cuda:1, …", _device, default="auto")
-    device_map: str | Mapping[str, str | int] | None = _setting(
-        "where which module lives, in transformers' words: auto, …, or a JSON object of modules and devices",
-        _device_map,
-        default=None,
-    )
-    dtype: str = _setting(
-        "number format of the weights; auto: as stored",
-        _one_of("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-    )
-    experts: str = _setting("transformers' implementation of the experts; auto: the fastest", _word, default="auto")
-    quantised: str = _setting(
-        "quantised weights: keep them, or unpack them to plain ones while loading",
-        _one_of("keep", "unpack"),
-        default="keep",
-    )
-    constraint_cache: Path | None = _setting(  # noqa: RUF009 - it is a field
-        "folder that keeps compiled schemas between runs, at most 512 MiB; absent: they are kept in memory only",
-        _path,
-        default=None,
-    )
-    log: str = _setting(
-        "plain: what went wrong, as text; json: that, and a line per request, as JSON on stderr",
-        _one_of("plain", "json"),
-        default="plain",
-    )
-    drain_s: float = _setting("seconds that running requests get to finish at SIGTERM", _seconds, default=10.0)
 
     def __post_init__(self) -> None:
-        for flag, host in (("--host", self.host), ("--admin-host", self.admin_host)):
-            if self.keys_file is None and not _is_loopback(host):
-                raise BadSetting(f"{flag} {host}: only a loopback address may be used without --keys-file")
+        for name in ("host", "admin_host"):
+            if self.keys_file is None:
+                flag, variable = SCHEMA.flag(name), SCHEMA.variable(name)
+                require_keys(host=getattr(self, name), flag=flag, variable=variable, prefix=PREFIX)
         if self.cold and self.admin_port is None:
-            raise BadSetting("--cold: without --admin-port nobody could ask for the weights")
+            raise ConfigurationError("--cold requires --admin-port")
         if self.device_map is not None and self.device != "auto":
-            raise BadSetting(f"--device {self.device}: --device-map says where the weights live")
+            raise ConfigurationError(f"--device {self.device}: cannot be combined with --device-map")
 
     @property
     def model(self) -> str:
-        """The id the diffusion reading is served under: the name, else the last part of the checkpoint's place."""
+        """The model id of diffusion decoding: the name, or the last part of the checkpoint's path."""
         return self.name or Path(self.checkpoint).resolve().name
 
 
+SCHEMA: Final = SettingsSchema(record=Settings, prefix=PREFIX)
+
+
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Settings:
-    """Flags over variables over defaults. Raises BadSetting; `--help` prints the list and raises SystemExit(0)."""
-    environment = os.environ if environment is None else environment
-    flags = vars(_parser().parse_args(arguments))
-    _refuse_unknown(environment)
-    values: dict[str, Any] = {}
-    for setting in fields(Settings):
-        variable = PREFIX + setting.name.upper()
-        if setting.name in flags:
-            values[setting.name] = _read(_flag(setting.name), setting.metadata["read"], flags[setting.name])
-        elif variable in environment:
-            values[setting.name] = _read(variable, setting.metadata["read"], environment[variable])
-        elif setting.default is MISSING:
-            raise BadSetting(f"{_flag(setting.name)} (or {variable}) is required: {setting.metadata['explanation']}")
-    return Settings(**values)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Argparse that tells its findings in one line, as everything here does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise BadSetting(message)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    """Flags over variables over defaults. Raises ConfigurationError; unknown flags and `--help` raise SystemExit."""
+    parser = OneLineParser(
         prog="twolane worker",
-        description="Serve a block-diffusion language model behind OpenAI's API.",
-        epilog=f"Every option can also be given as {PREFIX}<NAME> in the environment; the option wins. "
-        "--plan CONFIG, instead of serving, prints what a checkpoint would take (--plan CONFIG --help tells more).",
+        usage="twolane worker --checkpoint ID_OR_FOLDER [OPTIONS]",
+        description="Serve a block-diffusion language model behind an OpenAI-compatible API.",
+        epilog="Each option can also be set by the environment variable in brackets; the option takes precedence. "
+        "--plan CONFIG prints the memory that a checkpoint needs, instead of serving (see --plan CONFIG --help).",
         allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
+        formatter_class=SettingsHelp,
     )
-    for setting in fields(Settings):
-        default = "required" if setting.default is MISSING else f"default: {setting.default}"
-        explanation = f"{setting.metadata['explanation']} [{default}; {PREFIX}{setting.name.upper()}]"
-        switch: dict[str, Any] = {"nargs": "?", "const": "true"} if setting.metadata["read"] is _switch else {}
-        parser.add_argument(_flag(setting.name), metavar=setting.name.upper(), help=explanation, **switch)
-    return parser
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _read(source: str, read: Callable[[str], Any], text: str) -> Any:
-    try:
-        return read(text)
-    except ValueError as error:
-        raise BadSetting(f"{source}: {error}") from error
-
-
-def _refuse_unknown(environment: Mapping[str, str]) -> None:
-    """A misspelled variable would otherwise be a silent default."""
-    known = [PREFIX + setting.name.upper() for setting in fields(Settings)]
-    for variable in sorted(environment):
-        if variable.startswith(PREFIX) and variable not in known:
-            near = difflib.get_close_matches(variable, known, n=1)
-            raise BadSetting(f"{variable} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    SCHEMA.add_flags(parser)
+    flags = SCHEMA.flags_in(parser.parse_args(arguments))
+    return SCHEMA.read(os.environ if environment is None else environment, flags)

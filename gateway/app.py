@@ -23,7 +23,7 @@ from gateway.pipeline import Pipeline
 from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
 from gateway.routing.policy import Policy
-from gateway.server.sockets import bind_both, inherited, url_of
+from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
@@ -38,10 +38,12 @@ from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
 from gateway.web.asgi_responses import send_error
-from gateway.web.auth import Authenticate, Keys, load_keys
+from gateway.web.auth import Authenticate
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.routes import HotRoutes, public_app
+from twolane.process.api_keys import Keys, load_keys
+from twolane.process.sockets import url_of
 
 _log = logging.getLogger("gateway")
 
@@ -74,7 +76,7 @@ class Gateway:
 
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
-    """A complete gateway without its sockets. Raises CannotStart."""
+    """A complete gateway without its sockets. Raises CannotStart or ConfigurationError."""
     keys = load_keys(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
@@ -172,7 +174,7 @@ async def _background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[Non
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or ctrl-C, then let running requests finish. Raises CannotStart."""
+    """Serve until SIGTERM or ctrl-C, then let running requests finish. Raises CannotStart or ConfigurationError."""
     handed_down = settings.handed_down
     with contextlib.ExitStack() as sockets:
         bound = inherited(handed_down) if handed_down else bind_both(settings)

@@ -1,7 +1,7 @@
-"""The gateway's commands: `serve`, `policy check FILE`, `policy schema`, `policy explain REQUEST.json`, and those of
+"""The gateway's commands: `serve`, `policy check`, `policy schema`, `policy explain`, and those of
 `gateway.simulation.commands`.
 
-Exit codes: 0 good, 1 the work failed, 2 wrong use or configuration, with one line on stderr that names the cause.
+Exit codes: 0 success, 1 failure, 2 usage or configuration error, with one line on stderr that names the cause.
 """
 
 import argparse
@@ -11,11 +11,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from math import inf
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from gateway.app import serve
 from gateway.classifier.weights import open_classifier
@@ -25,54 +26,51 @@ from gateway.policy_files.schema import editor_schema
 from gateway.reliability.admission import admit
 from gateway.routing.route import choose
 from gateway.server.supervisor import run_supervised
-from gateway.settings import describe_settings, flag_of, read_settings
+from gateway.settings import SCHEMA, Settings, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
 from gateway.web.parse_request import parse_chat, unique_headers
 from twolane.process import bundled
+from twolane.process.errors import ConfigurationError
+from twolane.process.flags import WRONG_USE, OneLineParser
+from twolane.process.json_log import json_lines
+from twolane.process.settings import SettingsHelp
 
-GOOD: Final = 0
-FAILED: Final = 1
-WRONG_USE: Final = 2
-_FLAGS: Final = ("host", "port", "admin_host", "admin_port", "policy", "keys_file", "decision_log", "workers")
+SUCCESS: Final = 0
+FAILURE: Final = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    line = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        read = _parser().parse_args(line)
-        return int(read.run(read))
-    except CannotStart as error:
-        print(f"twolane {line[0] if line else ''}: {error.message}", file=sys.stderr)
+        options = _parser().parse_args(arguments)
+        return int(options.run(options))
+    except (CannotStart, ConfigurationError) as error:
+        print(f"twolane {arguments[0] if arguments else ''}: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
-        return GOOD
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    """Wrong use is told in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(WRONG_USE)
+        return SUCCESS
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineParser(prog="twolane", description="The gateway: one endpoint in front of the lanes.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_OneLineParser)
+    parser = OneLineParser(
+        prog="twolane", description="Twolane's gateway: one OpenAI-compatible endpoint in front of several models."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     serving = commands.add_parser(
         "serve",
         help="run the gateway",
-        description="Run the gateway until SIGTERM. SIGHUP reads the policy again.",
-        epilog="Settings from the environment (default); the flags above win:\n" + describe_settings(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="twolane serve [OPTIONS]",
+        description="Run the gateway until SIGTERM. SIGHUP reloads the policy.",
+        epilog="Each option can also be set by the environment variable in brackets; the option takes precedence.",
+        formatter_class=SettingsHelp,
+        allow_abbrev=False,
     )
-    for name in _FLAGS:
-        serving.add_argument(flag_of(name), dest=name, metavar="VALUE", default=argparse.SUPPRESS)
+    SCHEMA.add_flags(serving)
     serving.set_defaults(run=_serve)
     policy = commands.add_parser("policy", help="check, explain and simulate policies")
-    verbs = policy.add_subparsers(required=True, metavar="VERB", parser_class=_OneLineParser)
+    verbs = policy.add_subparsers(required=True, metavar="VERB", parser_class=OneLineParser)
     check = verbs.add_parser("check", help="validate a policy file; errors name file, line and column")
     check.add_argument("file", type=Path, metavar="FILE", help="policy file")
     check.set_defaults(run=_check)
@@ -98,22 +96,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(read: argparse.Namespace) -> int:
-    given = _with_policy({name: value for name, value in vars(read).items() if name in _FLAGS})
-    settings = read_settings(os.environ, given)
+def _serve(options: argparse.Namespace) -> int:
+    flags = _with_policy(SCHEMA.flags_in(options))
+    settings = read_settings(os.environ, flags)
     if settings.workers > 1:
-        line = [part for name, value in given.items() if name != "workers" for part in (flag_of(name), value)]
-        return run_supervised(settings, ["serve", *line])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        kept = {name: value for name, value in flags.items() if name != "workers"}
+        return run_supervised(settings, ["serve", *SCHEMA.command_line(kept)])
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
-    return GOOD
+    return SUCCESS
 
 
-def _with_policy(given: dict[str, str]) -> dict[str, str]:
+def _with_policy(given: Mapping[str, str]) -> Mapping[str, str]:
     """Add the packaged default policy, if no policy is set and the working directory has no default one."""
     default = read_settings(os.environ, given).policy
     if "policy" in given or os.environ.get("TWOLANE_POLICY") or default.is_file():
@@ -123,15 +120,22 @@ def _with_policy(given: dict[str, str]) -> dict[str, str]:
     return {**given, "policy": str(shipped)}
 
 
-def _check(read: argparse.Namespace) -> int:
-    policy = load(read.file, os.environ)
-    print(f"{read.file}: valid; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
-    return GOOD
+def _logging(settings: Settings) -> AbstractContextManager[None]:
+    if settings.log == "json":
+        return json_lines(sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return nullcontext()
+
+
+def _check(options: argparse.Namespace) -> int:
+    policy = load(options.file, os.environ)
+    print(f"{options.file}: valid; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
+    return SUCCESS
 
 
 def _schema(_: argparse.Namespace) -> int:
     print(json.dumps(editor_schema(), indent=1))
-    return GOOD
+    return SUCCESS
 
 
 def _header(text: str) -> tuple[bytes, bytes]:
@@ -141,20 +145,20 @@ def _header(text: str) -> tuple[bytes, bytes]:
     return name.lower().encode(), value.encode()
 
 
-def _explain(read: argparse.Namespace) -> int:
-    settings = read_settings(os.environ, _with_policy({"policy": str(read.policy)} if read.policy else {}))
+def _explain(options: argparse.Namespace) -> int:
+    settings = read_settings(os.environ, _with_policy({"policy": str(options.policy)} if options.policy else {}))
     policy = load(settings.policy, os.environ)
-    wall_s = read.at.timestamp() if read.at else time.time()
+    wall_s = options.at.timestamp() if options.at else time.time()
     try:
-        headers = unique_headers(read.header)
-        query = parse_chat(_read_bytes(read.request), headers, now_s=time.monotonic(), principal=read.key)
+        headers = unique_headers(options.header)
+        query = parse_chat(_read_bytes(options.request), headers, now_s=time.monotonic(), principal=options.key)
         classification = open_classifier()(query)
         plan = choose(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:
         raise
     except GatewayError as error:
-        print(f"{read.request}: {error.status} {error.code}: {error.message}")
-        return FAILED
+        print(f"{options.request}: {error.status} {error.code}: {error.message}")
+        return FAILURE
     print(f"task     {classification.task} ({classification.confidence:.2f}, by {classification.evidence})")
     print(f"route    {plan.route}{' (private)' if plan.private else ''}")
     print(f"targets  {', '.join(candidate.target.name for candidate in plan.candidates)}")
@@ -163,7 +167,7 @@ def _explain(read: argparse.Namespace) -> int:
     print(f"policy   {plan.policy}")
     for line in (*_route_details(plan), *_verdicts(plan, query)):
         print(line)
-    return GOOD
+    return SUCCESS
 
 
 def _route_details(plan: Plan) -> Iterator[str]:

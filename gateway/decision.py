@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from gateway.enums import AttemptOutcome, Likeness, Outcome, Reason, SchemaCheck, SloOutcome
-from gateway.trace_context import Trace
 from gateway.types import Classification, Usage
+from twolane.process.trace_context import Trace
 
 # A whole answer came, whatever it was worth: its latency counts.
 ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE})

@@ -21,9 +21,7 @@ GatewayError
 │   └── Refused               it turned this request down; its own words are passed on                  as it said
 ├── NoRoute                   no candidate was left that could be called                                503
 │   └── NoPrivateTarget       none of those left is inside the cluster                                  503
-└── CannotStart               configuration that cannot be used; one line names the cause
-    ├── BadSetting            an environment variable with a wrong value
-    ├── BadKeysFile           a keys file that is missing or unreadable; names the line
+└── CannotStart               a file that cannot be used; one line names the cause (settings: twolane.process.errors)
     ├── BadWeights            trained weights that are missing, broken, or made for other features
     ├── TraceError            a trace or decision log that cannot be read; names file, line and column
     ├── NoLatency             a simulation that does not know how long a target takes
@@ -223,14 +221,6 @@ class NoPrivateTarget(NoRoute):
 
 class CannotStart(GatewayError):
     """Configuration that cannot be used; the message is one line and names the cause. Exit code 2."""
-
-
-class BadSetting(CannotStart):
-    """An environment variable with a wrong value."""
-
-
-class BadKeysFile(CannotStart):
-    """A keys file that is missing or unreadable; names file and line."""
 
 
 class BadWeights(CannotStart):

@@ -21,7 +21,7 @@ from gateway.enums import (
     Task,
 )
 from gateway.policy_types import Checks, Hedge, Retry, Slo
-from gateway.trace_context import Trace
+from twolane.process.trace_context import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,12 +3,11 @@
 `python -m deploy.compose.make_secrets [FOLDER]`. Prints the key for applications; nothing is overwritten.
 """
 
-import secrets
 import sys
 from pathlib import Path
 from typing import Final
 
-from twolane.keys import KEY_BYTES, line_of
+from twolane.process.api_keys import key_line, new_key
 
 FOLDER: Final = Path(__file__).parent / "secrets"
 
@@ -19,9 +18,9 @@ def main(folder: Path = FOLDER) -> int:
         print(f"{folder}: there already; delete it to make others", file=sys.stderr)
         return 1
     folder.mkdir(mode=0o711, parents=True)
-    application, worker, metrics = (f"tl-{secrets.token_urlsafe(KEY_BYTES)}" for _ in range(3))
-    write(folder / "gateway-keys", f"{line_of('application', application)}\n{line_of('metrics', metrics)}\n")
-    write(folder / "worker-keys", f"{line_of('gateway', worker)}\n{line_of('metrics', metrics)}\n")
+    application, worker, metrics = (new_key() for _ in range(3))
+    write(folder / "gateway-keys", f"{key_line('application', application)}\n{key_line('metrics', metrics)}\n")
+    write(folder / "worker-keys", f"{key_line('gateway', worker)}\n{key_line('metrics', metrics)}\n")
     write(folder / "metrics-key", metrics)
     write(folder / "gateway.env", f"WORKER_API_KEY={worker}\n")
     print(application)

@@ -1,7 +1,7 @@
-"""Constraints made ready and kept: some in memory, more on disk, found by what they were made from.
+"""The cache of compiled constraints: an LRU in memory over an LRU folder on disk, keyed by digest.
 
-A file is written beside its place and moved there, so a reader never sees half of one; a file that cannot be read is
-removed and counts as absent. Several processes may share a folder. Knows nothing of how automata are made.
+A file is written under a temporary name and renamed, so a reader never sees a partial file; an unreadable file is
+removed and counts as absent. Several processes may share a folder.
 """
 
 import contextlib
@@ -13,62 +13,62 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from diffusion_worker.constraints.compiled import Ready, from_bytes, to_bytes
+from diffusion_worker.constraints.compiled import CompiledConstraint, from_bytes, to_bytes
 
 IN_MEMORY: Final = 64  # constraints
 ON_DISK_BYTES: Final = 512 << 20
 _SUFFIX: Final = ".constraint"
-_ABANDONED_S: Final = 3600.0  # after which a half-written file has no writer any more
+_ABANDONED_S: Final = 3600.0  # after which a partial file is considered abandoned
 
 
-class Store:
-    """A bounded memory over a bounded folder; the least recently used leaves first. Safe to share between threads.
-    Raises OSError when the folder cannot be made; later it is never an error."""
+class ConstraintCache:
+    """Bounded in memory and on disk; the least recently used entry is evicted first. Thread-safe. Raises OSError if the
+    folder cannot be created; later disk errors are ignored."""
 
     def __init__(
         self, folder: Path | None = None, *, in_memory: int = IN_MEMORY, on_disk_bytes: int = ON_DISK_BYTES
     ) -> None:
         self._folder, self._in_memory, self._on_disk_bytes = folder, in_memory, on_disk_bytes
-        self._kept: OrderedDict[str, Ready] = OrderedDict()
+        self._memory: OrderedDict[str, CompiledConstraint] = OrderedDict()
         self._lock = Lock()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def recall(self, digest: str) -> Ready | None:
-        """What is in memory; no look at the disk."""
+    def get_from_memory(self, digest: str) -> CompiledConstraint | None:
+        """Look up in memory only."""
         with self._lock:
-            found = self._kept.get(digest)
+            found = self._memory.get(digest)
             if found is not None:
-                self._kept.move_to_end(digest)
+                self._memory.move_to_end(digest)
             return found
 
-    def get(self, digest: str) -> Ready | None:
-        """What was put under this digest, here or by an earlier process."""
-        found = self.recall(digest)
+    def get(self, digest: str) -> CompiledConstraint | None:
+        """Look up in memory, then on disk."""
+        found = self.get_from_memory(digest)
         if found is None and (found := self._read(digest)) is not None:
-            self._keep(digest, found)
+            self._remember(digest, found)
         return found
 
-    def put(self, digest: str, ready: Ready) -> None:
-        """Keep it. A disk that cannot be written to costs the next process a compilation, and nothing else."""
-        self._keep(digest, ready)
+    def put(self, digest: str, compiled: CompiledConstraint) -> None:
+        """Store. A disk that cannot be written to costs the next process a compilation, nothing else."""
+        self._remember(digest, compiled)
         if self._folder is not None:
             with contextlib.suppress(OSError):
-                self._write(self._folder, digest, to_bytes(ready))
+                self._write(self._folder, digest, to_bytes(compiled))
 
-    def forget(self) -> None:
-        """Empty the memory: other weights have come, with other words."""
+    def clear_memory(self) -> None:
+        """Empty the memory: other weights with another vocabulary were loaded."""
         with self._lock:
-            self._kept.clear()
+            self._memory.clear()
 
-    def _keep(self, digest: str, ready: Ready) -> None:
+    def _remember(self, digest: str, compiled: CompiledConstraint) -> None:
         with self._lock:
-            self._kept[digest] = ready
-            self._kept.move_to_end(digest)
-            while len(self._kept) > self._in_memory:
-                self._kept.popitem(last=False)
+            self._memory[digest] = compiled
+            self._memory.move_to_end(digest)
+            while len(self._memory) > self._in_memory:
+                self._memory.popitem(last=False)
 
-    def _read(self, digest: str) -> Ready | None:
+    def _read(self, digest: str) -> CompiledConstraint | None:
         if self._folder is None:
             return None
         path = self._folder / (digest + _SUFFIX)
@@ -95,10 +95,10 @@ class Store:
         except OSError:
             Path(name).unlink(missing_ok=True)
             raise
-        self._make_room(folder)
+        self._evict(folder)
 
-    def _make_room(self, folder: Path) -> None:
-        """Oldest first; and what a process that died has left half-written."""
+    def _evict(self, folder: Path) -> None:
+        """Remove the oldest entries above the limit, and partial files of processes that died."""
         kept, bytes_kept = [], 0
         for path in folder.iterdir():
             with contextlib.suppress(OSError):  # another process may have removed it meanwhile

@@ -1,8 +1,8 @@
-"""Work on clients' constraints in processes of their own, within bounded time: one compiles, one judges answers.
+"""The compiler pool: one compiler process and one validator process, each with a time limit per job.
 
-Pure Python in a thread would stall the engine, and a hostile expression would hold the interpreter for ever. A process
-is started on first use, ended when its job takes too long or nobody waits for it any more, and then started afresh.
-Belongs to one event loop. Knows what is asked for, keeps no results.
+Compiling in a thread would stall the engine, and a hostile regular expression could hold the interpreter lock
+indefinitely. A process is started on first use and killed when a job exceeds its limit or nobody waits for it any
+longer; the next job starts a new one. Belongs to one event loop; keeps no results.
 """
 
 import asyncio
@@ -16,26 +16,26 @@ from typing import Final
 
 from diffusion_worker.constraint_service.compiler_process import constraint_job, vocabulary_job
 from diffusion_worker.constraint_service.pipe_framing import LENGTH_BYTES, frame, read_refusal
-from diffusion_worker.constraint_service.validator_process import judge_job
-from diffusion_worker.constraints.compiled import Headers, Ready, from_bytes
+from diffusion_worker.constraint_service.validator_process import validation_job
+from diffusion_worker.constraints.compiled import CompiledConstraint, TokenPrefixes, from_bytes
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes
 from diffusion_worker.errors import CompilerFailed, OverCapacity, UnsupportedSchema
 
 COMPILE_S: Final = 10.0
-JUDGE_S: Final = 3.0
-_START_S: Final = 30.0  # to start and to read a vocabulary, on a busy machine
-_GRACE_S: Final = 5.0  # after which a process ends itself, should we have gone
-_TRIES: Final = 2  # a process that died between two jobs is no fault of this one
+VALIDATE_S: Final = 3.0
+_START_S: Final = 30.0  # to start and load a vocabulary, on a busy machine
+_GRACE_S: Final = 5.0  # after which an orphaned process ends itself
+_ATTEMPTS: Final = 2  # a process may have died between two jobs
 _ROOT: Final = Path(__file__).parents[2]
 
 
-class _Gone(Exception):  # noqa: N818 - says what happened; never leaves this module
+class _ProcessDied(Exception):  # noqa: N818 - says what happened; never leaves this module
     """The process has died."""
 
 
-class Child:
-    """One process that does one job after the other. Take its turn before you ask."""
+class JobProcess:
+    """A process that does one job at a time. Callers must hold `exclusive` to make a request."""
 
     def __init__(self, module: str, *, longest_s: float) -> None:
         self._command = (
@@ -44,55 +44,55 @@ class Child:
             f"diffusion_worker.constraint_service.{module}",
             str(longest_s + _GRACE_S),
         )
-        self._turn = asyncio.Lock()
+        self._exclusive = asyncio.Lock()
         self._process: Process | None = None
-        self._ending: set[asyncio.Task[int]] = set()
-        self.knows = ""  # what it was told beforehand, by name
+        self._exiting: set[asyncio.Task[int]] = set()
+        self.loaded_vocabulary = ""  # digest
 
     @contextlib.asynccontextmanager
-    async def turn(self, wait_s: float) -> AsyncIterator[None]:
-        """The process for oneself. Raises OverCapacity if others are in the way for too long."""
+    async def exclusive(self, wait_s: float) -> AsyncIterator[None]:
+        """Exclusive use of the process. Raises OverCapacity if it stays busy for `wait_s`."""
         try:
             async with asyncio.timeout(wait_s):
-                await self._turn.acquire()
+                await self._exclusive.acquire()
         except TimeoutError:
-            raise OverCapacity("other constraints are being worked on", retry_after_s=wait_s) from None
+            raise OverCapacity("the constraint compiler is busy", retry_after_s=wait_s) from None
         try:
             yield
         finally:
-            self._turn.release()
+            self._exclusive.release()
 
-    async def ask(self, job: bytes, limit_s: float) -> bytes:
-        """What the process says. Raises InvalidRequest or UnsupportedSchema as it does, TimeoutError after `limit_s`.
-        However this ends but well, cancelled too, the process has ended with it."""
-        said = b""
+    async def request(self, job: bytes, limit_s: float) -> bytes:
+        """Send a job and return the response. Raises InvalidRequest or UnsupportedSchema as the job does, TimeoutError
+        after `limit_s`. The process is killed unless the job completes, also on cancellation."""
+        response = b""
         try:
             async with asyncio.timeout(limit_s):
-                said = await self._exchange(job)
-        except TimeoutError:  # an OSError, too
+                response = await self._send(job)
+        except TimeoutError:  # a subclass of OSError
             raise
-        except (OSError, EOFError) as error:  # a broken pipe, or one that ends too early
-            raise _Gone from error
+        except (OSError, EOFError) as error:  # broken pipe or early end of file
+            raise _ProcessDied from error
         finally:
-            if not said:
-                self._end()
-        if said[:1] == b"-":
-            raise read_refusal(said[1:])
-        return said[1:]
+            if not response:
+                self._kill()
+        if response[:1] == b"-":
+            raise read_refusal(response[1:])
+        return response[1:]
 
-    async def warm(self) -> None:
-        """Start the process, if nobody is about to."""
-        if not self._turn.locked():
-            async with self._turn:
-                await self._running()
+    async def start(self) -> None:
+        """Start the process unless it is in use."""
+        if not self._exclusive.locked():
+            async with self._exclusive:
+                await self._ensure_running()
 
     async def close(self) -> None:
-        """End the process, and see it ended. A later question starts another one."""
-        self._end()
-        await asyncio.gather(*self._ending)
+        """Kill the process and wait for its exit. A later request starts a new one."""
+        self._kill()
+        await asyncio.gather(*self._exiting)
 
-    async def _exchange(self, job: bytes) -> bytes:
-        process = await self._running()
+    async def _send(self, job: bytes) -> bytes:
+        process = await self._ensure_running()
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(frame(job))
@@ -100,14 +100,14 @@ class Child:
         length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
         return await process.stdout.readexactly(length)
 
-    async def _running(self) -> Process:
+    async def _ensure_running(self) -> Process:
         if self._process is None or self._process.returncode is not None:
-            self._end()
+            self._kill()
             self._process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, cwd=_ROOT)
         return self._process
 
-    def _end(self) -> None:
-        process, self._process, self.knows = self._process, None, ""
+    def _kill(self) -> None:
+        process, self._process, self.loaded_vocabulary = self._process, None, ""
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -115,62 +115,63 @@ class Child:
         if process.stdin is not None:
             process.stdin.close()
         waiting = asyncio.create_task(process.wait())
-        self._ending.add(waiting)
-        waiting.add_done_callback(self._ending.discard)
+        self._exiting.add(waiting)
+        waiting.add_done_callback(self._exiting.discard)
 
 
 class CompilerPool:
-    """Both processes. Close it."""
+    """The compiler process and the validator process. Close it after use."""
 
-    def __init__(self, *, compile_s: float = COMPILE_S, judge_s: float = JUDGE_S) -> None:
-        self._compile_s, self._judge_s = compile_s, judge_s
-        self._compiler = Child("compiler_process", longest_s=max(compile_s, _START_S))
-        self._judge = Child("validator_process", longest_s=judge_s)
+    def __init__(self, *, compile_s: float = COMPILE_S, validate_s: float = VALIDATE_S) -> None:
+        self._compile_s, self._validate_s = compile_s, validate_s
+        self._compiler = JobProcess("compiler_process", longest_s=max(compile_s, _START_S))
+        self._validator = JobProcess("validator_process", longest_s=validate_s)
 
-    async def ready(self, constraint: Constraint, words: VocabularyBytes, headers: Headers) -> Ready:
-        """The constraint for these words. Raises InvalidRequest and UnsupportedSchema as the compiler does, the latter
-        also for one that takes too long; OverCapacity if others are in the way; CompilerFailed if the process died
-        twice."""
-        await self._judge.warm()  # it will be wanted when the answer is there
-        job = constraint_job(constraint, headers)
-        async with self._compiler.turn(self._compile_s):
-            for _ in range(_TRIES):
-                with contextlib.suppress(_Gone):
-                    await self._teach(words)
+    async def compile(
+        self, constraint: Constraint, vocabulary: VocabularyBytes, prefixes: TokenPrefixes
+    ) -> CompiledConstraint:
+        """Compile a constraint for a vocabulary. Raises InvalidRequest and UnsupportedSchema as the compiler does, the
+        latter also on a timeout; OverCapacity if the compiler is busy; CompilerFailed if the process crashed twice."""
+        await self._validator.start()  # needed once the answer is complete
+        job = constraint_job(constraint, prefixes)
+        async with self._compiler.exclusive(self._compile_s):
+            for _ in range(_ATTEMPTS):
+                with contextlib.suppress(_ProcessDied):
+                    await self._load_vocabulary(vocabulary)
                     try:
-                        made = await self._compiler.ask(job, self._compile_s)
+                        compiled = await self._compiler.request(job, self._compile_s)
                     except TimeoutError:
                         raise _too_long(constraint, "compile", self._compile_s) from None
-                    return await asyncio.to_thread(from_bytes, made)
-        raise CompilerFailed("the compiler died on this constraint")
+                    return await asyncio.to_thread(from_bytes, compiled)
+        raise CompilerFailed("the constraint compiler process crashed")
 
-    async def violation(self, constraint: Constraint, text: str) -> str | None:
-        """What is wrong with a whole answer; None: nothing. Raises as `ready` does."""
-        job = judge_job(constraint, text)
-        async with self._judge.turn(self._compile_s):
-            for _ in range(_TRIES):
-                with contextlib.suppress(_Gone):
+    async def validate(self, constraint: Constraint, text: str) -> str | None:
+        """The violation of a whole answer; None: valid. Raises as `compile` does."""
+        job = validation_job(constraint, text)
+        async with self._validator.exclusive(self._compile_s):
+            for _ in range(_ATTEMPTS):
+                with contextlib.suppress(_ProcessDied):
                     try:
-                        said = await self._judge.ask(job, self._judge_s)
+                        response = await self._validator.request(job, self._validate_s)
                     except TimeoutError:
-                        raise _too_long(constraint, "check", self._judge_s) from None
-                    found: str | None = json.loads(said)
-                    return found
-        raise CompilerFailed("the judge died on this answer")
+                        raise _too_long(constraint, "check", self._validate_s) from None
+                    violation: str | None = json.loads(response)
+                    return violation
+        raise CompilerFailed("the validator process crashed")
 
     async def close(self) -> None:
-        """End both."""
-        await asyncio.gather(self._compiler.close(), self._judge.close())
+        """Kill both processes."""
+        await asyncio.gather(self._compiler.close(), self._validator.close())
 
-    async def _teach(self, words: VocabularyBytes) -> None:
-        """Tell the compiler the words, unless it knows them."""
-        if self._compiler.knows == words.digest:
+    async def _load_vocabulary(self, vocabulary: VocabularyBytes) -> None:
+        """Send the vocabulary to the compiler unless it is loaded."""
+        if self._compiler.loaded_vocabulary == vocabulary.digest:
             return
         try:
-            await self._compiler.ask(vocabulary_job(words), _START_S)
+            await self._compiler.request(vocabulary_job(vocabulary), _START_S)
         except TimeoutError:
-            raise CompilerFailed("the compiler could not read the vocabulary in time") from None
-        self._compiler.knows = words.digest
+            raise CompilerFailed("the constraint compiler did not load the vocabulary in time") from None
+        self._compiler.loaded_vocabulary = vocabulary.digest
 
 
 def _too_long(constraint: Constraint, task: str, limit_s: float) -> UnsupportedSchema:

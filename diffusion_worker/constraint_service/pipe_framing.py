@@ -1,8 +1,8 @@
-"""How a process of ours is asked for work: frames on standard input and output, one job after the other.
+"""Pipe framing: the request-response protocol of the compiler and validator processes on standard input and output.
 
-A frame is four bytes of length, big-endian, then the content. An answer begins with `+`, or with `-` and is a refusal
-as JSON. The process ends when its input does; its alarm bounds every job even if nobody is left to end it, and its
-memory is bounded too. Knows nothing of the work.
+A frame is four bytes of length, big-endian, then the content. A response starts with `+`, or with `-` and an error as
+JSON. The process ends when its input does. An alarm limits every job even if the parent is gone, and memory is limited
+too.
 """
 
 import json
@@ -15,17 +15,17 @@ from typing import BinaryIO, Final
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 LENGTH_BYTES: Final = 4
-MEMORY_BYTES: Final = 4 << 30  # of addresses; numpy reserves half a gibibyte before the first job
+MEMORY_BYTES: Final = 4 << 30  # of address space; numpy reserves half a GiB before the first job
 Work = Callable[[bytes], bytes]
 
 
 def frame(content: bytes) -> bytes:
-    """Content behind its length."""
+    """Content preceded by its length."""
     return len(content).to_bytes(LENGTH_BYTES, "big") + content
 
 
-def answer(work: Work, content: bytes) -> bytes:
-    """What is said to one job."""
+def respond(work: Work, content: bytes) -> bytes:
+    """The response to one job."""
     try:
         return b"+" + work(content)
     except InvalidRequest as error:
@@ -33,7 +33,7 @@ def answer(work: Work, content: bytes) -> bytes:
 
 
 def read_refusal(content: bytes) -> InvalidRequest:
-    """The error that a refusal stands for."""
+    """Deserialise an error."""
     info = json.loads(content)
     if "keyword" not in info:
         return InvalidRequest(info["message"], param=info["param"])
@@ -44,19 +44,19 @@ def read_refusal(content: bytes) -> InvalidRequest:
 
 
 def serve(work: Work, source: BinaryIO, sink: BinaryIO, *, limit_s: float = 0.0) -> None:
-    """Until the input ends. A job that takes longer than `limit_s` (0: no limit) ends the process."""
+    """Serve until the input ends. A job that takes longer than `limit_s` (0: no limit) ends the process."""
     while len(length := source.read(LENGTH_BYTES)) == LENGTH_BYTES:
         content = source.read(int.from_bytes(length, "big"))
         signal.setitimer(signal.ITIMER_REAL, limit_s)
-        said = answer(work, content)
+        response = respond(work, content)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        sink.write(frame(said))
+        sink.write(frame(response))
         sink.flush()
 
 
 def run(work: Work) -> None:
-    """This process does nothing else. Its one argument is the limit of a job in seconds."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for the parent, which then closes our input
+    """The main function of the process. Its argument is the time limit of a job in seconds."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes our input
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     serve(work, sys.stdin.buffer, sys.stdout.buffer, limit_s=float(sys.argv[1]))
 

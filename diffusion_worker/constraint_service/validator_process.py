@@ -1,7 +1,9 @@
-"""The process that judges: `python -m diffusion_worker.constraint_service.validator_process LIMIT_S` (see `frames`).
+"""The validator process: `python -m diffusion_worker.constraint_service.validator_process LIMIT_S` (protocol:
+`pipe_framing`).
 
-A client's expression can keep Python's `re` busy for ages, and jsonschema can be made to search for long; here neither
-holds up anything but itself. A job is a constraint and the text of an answer, its answer what is wrong, as JSON.
+A client's regular expression can make Python's `re` backtrack for hours, and jsonschema can be made to search for long;
+here that blocks only other validations. A job is a constraint and the text of an answer; its response is the violation,
+as JSON.
 """
 
 import json
@@ -9,24 +11,24 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from diffusion_worker.constraint_service.pipe_framing import run
-from diffusion_worker.constraints.schema.validation import final_check
+from diffusion_worker.constraints.schema.validation import make_validator
 from diffusion_worker.constraints.spec import Constraint
 
 
-def judge_job(constraint: Constraint, text: str) -> bytes:
-    """Asks what is wrong with a text."""
+def validation_job(constraint: Constraint, text: str) -> bytes:
+    """The job that validates a text."""
     return json.dumps(text).encode() + b"\n" + constraint.content()
 
 
 def work(content: bytes) -> bytes:
-    """One job."""
+    """Execute one job."""
     text, _, constraint = content.partition(b"\n")
-    return json.dumps(_check(constraint)(json.loads(text))).encode()
+    return json.dumps(_validator(constraint)(json.loads(text))).encode()
 
 
 @lru_cache(maxsize=64)
-def _check(constraint: bytes) -> Callable[[str], str | None]:
-    return final_check(Constraint(**json.loads(constraint)))
+def _validator(constraint: bytes) -> Callable[[str], str | None]:
+    return make_validator(Constraint(**json.loads(constraint)))
 
 
 if __name__ == "__main__":

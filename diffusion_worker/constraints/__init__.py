@@ -1,1 +1,1 @@
-"""What an answer may be, as automata over bytes: JSON Schema, regex, choices and templates, compiled without torch."""
+"""Constrained decoding: JSON Schema, regular expressions, choices and templates compiled to automata, without torch."""

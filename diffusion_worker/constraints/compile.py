@@ -1,7 +1,7 @@
-"""The compiler's front: a constraint as a request names it becomes one automaton, within a budget of states.
+"""The constraint compiler: a constraint becomes one minimal byte automaton within a budget of states.
 
-`compile_constraint` is deterministic: the same constraint gives the same automaton everywhere, so results can be cached
-by content (see `store`) and made in another process (see `service`). Knows nothing of tokens.
+Deterministic: equal constraints give equal automata in every process, so results are cached by content and compiled in
+another process (see `constraint_service`). Token compilation follows in `compiled`.
 """
 
 import re
@@ -10,54 +10,54 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton, freeze
-from diffusion_worker.constraints.automata.code_point_dfa import of_tree
+from diffusion_worker.constraints.automata.code_point_dfa import dfa_of_tree
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
-from diffusion_worker.constraints.automata.minimise import EMPTY, Rows, minimise
+from diffusion_worker.constraints.automata.minimise import EMPTY, RangeDfa, minimise
 from diffusion_worker.constraints.automata.regex import Alt, NotRegular, Seq, Tree, literal, parse
 from diffusion_worker.constraints.schema.builder import Builder
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Document, Schema
-from diffusion_worker.constraints.schema.json_strings import raw
+from diffusion_worker.constraints.schema.json_strings import utf8_text
 from diffusion_worker.constraints.schema.keywords import keyword_at
-from diffusion_worker.constraints.schema.size_limits import LADDER, Caps
-from diffusion_worker.constraints.schema.validation import Checker
+from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
+from diffusion_worker.constraints.schema.validation import SchemaValidator
 from diffusion_worker.constraints.spec import Constraint, template_parts
-from diffusion_worker.constraints.tool_calls import Function, Rules, Syntax, Thought, answers
+from diffusion_worker.constraints.tool_calls import Function, Syntax, Thought, ToolCallRules, compile_tool_calls
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
-CALL_STATES: Final = 60_000  # of all tools of a request together, under construction
-COMPILER_VERSION: Final = 2  # part of every cache key; raise it whenever an automaton may come out differently
+MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
+COMPILER_VERSION: Final = 2  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """What a compilation took and gave."""
+    """Statistics of a compilation."""
 
     states: int
-    edges: int  # pairs of a state and a class that lead on
-    rung: int  # of the ladder of caps, 0 is the most generous
-    cut: bool  # whether a cap on depth made the language smaller
+    edges: int  # pairs of a state and a byte class with a transition
+    tier: int  # of size limits, 0 is the most generous
+    truncated: bool  # whether a depth limit made the language smaller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compiled:
-    """An automaton, and which keywords it leaves to the final check."""
+class Compilation:
+    """A byte automaton, and the keywords that only validation of the whole answer checks."""
 
     automaton: ByteAutomaton
     needs_check: tuple[str, ...]
     stats: Stats
 
 
-def compile_constraint(constraint: Constraint) -> Compiled:
-    """The answers that satisfy a constraint. Raises InvalidRequest for one that makes no sense, UnsupportedSchema for
-    one that cannot be kept or admits nothing."""
+def compile_constraint(constraint: Constraint) -> Compilation:
+    """Compile a constraint. Raises InvalidRequest if it is malformed, UnsupportedSchema if it is not supported or
+    accepts nothing."""
     try:
         return _compile(constraint)
     except RecursionError:
         raise UnsupportedSchema("nested too deeply", keyword=constraint.kind, pointer="") from None
 
 
-def _compile(constraint: Constraint) -> Compiled:
+def _compile(constraint: Constraint) -> Compilation:
     match constraint.kind:
         case "json_schema":
             return compile_schema(constraint.value)
@@ -72,79 +72,77 @@ def _compile(constraint: Constraint) -> Compiled:
                 "template", lambda: Seq(tuple(_part(part) for part in template_parts(constraint.value)))
             )
         case "tools":
-            return _compile_calls(constraint.value)
+            return _compile_tools(constraint.value)
 
 
-def compile_schema(schema: Schema, *, ladder: Sequence[Caps] = LADDER) -> Compiled:
-    """The documents that satisfy a schema, in normal form, on the first rung of the ladder that holds them."""
-    document, checker = Document(schema), Checker(schema)
-    strict, loose = Combiner(document, checker), Combiner(document, checker, loose=True)
-    attempts = [(rung, caps, combiner) for combiner in (strict, loose) for rung, caps in enumerate(ladder)]
+def compile_schema(schema: Schema, *, tiers: Sequence[SizeLimits] = SIZE_TIERS) -> Compilation:
+    """Compile a schema to its documents in normal form, on the first tier whose state budget is sufficient."""
+    document, validator = Document(schema), SchemaValidator(schema)
+    strict, lenient = Combiner(document, validator), Combiner(document, validator, lenient=True)
+    attempts = [(tier, limits, combiner) for combiner in (strict, lenient) for tier, limits in enumerate(tiers)]
     pointer = ""
-    for rung, caps, combiner in attempts:
-        builder = Builder(caps, combiner)
+    for tier, limits, combiner in attempts:
+        builder = Builder(limits, combiner)
         try:
             start = builder.document()
         except TooLarge:
             pointer = builder.pointer
             continue
-        small = EMPTY if start is None else minimise(builder.graph.rows, builder.graph.accepting, start)
-        if small.rows:
-            return _compiled(small, builder.unchecked, rung=rung, cut=bool(builder.cuts))
-        if not builder.cuts:
-            raise UnsupportedSchema("the schema admits no value", keyword=keyword_at(""), pointer="")
-    raise UnsupportedSchema(
-        "the schema needs more states than the budget allows", keyword=keyword_at(pointer), pointer=pointer
-    )
+        minimal = EMPTY if start is None else minimise(builder.graph.rows, builder.graph.accepting, start)
+        if minimal.rows:
+            return _compilation(minimal, builder.unchecked, tier=tier, truncated=bool(builder.truncations))
+        if not builder.truncations:
+            raise UnsupportedSchema("the schema accepts no value", keyword=keyword_at(""), pointer="")
+    raise UnsupportedSchema("the schema exceeds the state budget", keyword=keyword_at(pointer), pointer=pointer)
 
 
-def _compile_calls(value: Mapping[str, Any]) -> Compiled:
-    """The tools of a request, on the first rung of the ladder that holds all of them together."""
+def _compile_tools(value: Mapping[str, Any]) -> Compilation:
+    """Compile the tools of a request, on the first tier whose state budget is sufficient for all of them."""
     text = [_compile(Constraint(**value["text"]))] if value["text"] else []
-    for rung in range(len(LADDER)):
-        functions = [_compile_function(function, LADDER[rung:]) for function in value["functions"]]
-        rules = Rules(
+    for tier in range(len(SIZE_TIERS)):
+        functions = [_compile_function(function, SIZE_TIERS[tier:]) for function in value["functions"]]
+        rules = ToolCallRules(
             functions=[Function(name=name, arguments=compiled.automaton) for name, compiled in functions],
             syntax=Syntax(value["syntax"]),
             thought=Thought(value["thought"]),
-            must=value["must"],
-            many=value["many"],
+            required=value["required"],
+            parallel=value["parallel"],
             text=text[0].automaton if text else None,
         )
         try:
-            small = answers(rules, max_states=CALL_STATES)
+            minimal = compile_tool_calls(rules, max_states=MAX_TOOL_STATES)
         except TooLarge:
             continue
         parts = [*text, *(compiled for _, compiled in functions)]
         unchecked = {keyword for part in parts for keyword in part.needs_check}
-        return _compiled(small, unchecked, rung=rung, cut=any(part.stats.cut for part in parts))
-    raise UnsupportedSchema("the tools need more states than the budget allows", keyword="tools", pointer="")
+        return _compilation(minimal, unchecked, tier=tier, truncated=any(part.stats.truncated for part in parts))
+    raise UnsupportedSchema("the tools exceed the state budget", keyword="tools", pointer="")
 
 
-def _compile_function(function: Mapping[str, Any], ladder: Sequence[Caps]) -> tuple[str, Compiled]:
-    """Its name and arguments. Errors name the field that they were read from."""
+def _compile_function(function: Mapping[str, Any], tiers: Sequence[SizeLimits]) -> tuple[str, Compilation]:
+    """The function's name and compiled parameters. Errors name the request field."""
     try:
-        compiled = compile_schema(function["parameters"], ladder=ladder)
+        compiled = compile_schema(function["parameters"], tiers=tiers)
         if compiled.automaton.walk(compiled.automaton.start, b"{") == DEAD:
-            raise UnsupportedSchema("the schema admits no object", keyword="type", pointer="")
+            raise UnsupportedSchema("the schema accepts no object", keyword="type", pointer="")
     except InvalidRequest as error:
         error.param = function["field"]
         raise
     return function["name"], compiled
 
 
-def _compile_tree(kind: str, tree: Callable[[], Tree]) -> Compiled:
-    graph = Graph(max_states=LADDER[-1].states)
+def _compile_tree(kind: str, tree: Callable[[], Tree]) -> Compilation:
+    graph = Graph(max_states=SIZE_TIERS[-1].states)
     try:
-        language = of_tree(tree())
-        start = raw(graph, language) if language.rows else None
+        language = dfa_of_tree(tree())
+        start = utf8_text(graph, language) if language.rows else None
     except NotRegular as error:
-        raise UnsupportedSchema(f"not supported in an expression: {error}", keyword=kind, pointer="") from None
+        raise UnsupportedSchema(f"not supported in a regular expression: {error}", keyword=kind, pointer="") from None
     except TooLarge:
-        raise UnsupportedSchema("needs more states than the budget allows", keyword=kind, pointer="") from None
+        raise UnsupportedSchema("exceeds the state budget", keyword=kind, pointer="") from None
     if start is None:
-        raise UnsupportedSchema("admits no answer", keyword=kind, pointer="")
-    return _compiled(minimise(graph.rows, graph.accepting, start), set(), rung=0, cut=False)
+        raise UnsupportedSchema("accepts no answer", keyword=kind, pointer="")
+    return _compilation(minimise(graph.rows, graph.accepting, start), set(), tier=0, truncated=False)
 
 
 def _any_of(choices: Sequence[str]) -> Tree:
@@ -157,7 +155,7 @@ def _part(part: str | tuple[str, ...] | re.Pattern[str]) -> Tree:
     return _any_of(part) if isinstance(part, tuple) else parse(part.pattern)
 
 
-def _compiled(small: Rows, unchecked: set[str], *, rung: int, cut: bool) -> Compiled:
-    automaton = freeze(small.rows, small.accepting, small.start)
-    stats = Stats(states=automaton.states, edges=int((automaton.next >= 0).sum()), rung=rung, cut=cut)
-    return Compiled(automaton=automaton, needs_check=tuple(sorted(unchecked)), stats=stats)
+def _compilation(minimal: RangeDfa, unchecked: set[str], *, tier: int, truncated: bool) -> Compilation:
+    automaton = freeze(minimal.rows, minimal.accepting, minimal.start)
+    stats = Stats(states=automaton.states, edges=int((automaton.next >= 0).sum()), tier=tier, truncated=truncated)
+    return Compilation(automaton=automaton, needs_check=tuple(sorted(unchecked)), stats=stats)

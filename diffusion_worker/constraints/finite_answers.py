@@ -1,7 +1,7 @@
-"""Which answers a constraint admits, where these are a few that it writes out: labels.
+"""Enumerates the answers that a constraint accepts, if they are few and written out: the labels of a classification.
 
-A choice lists them. A schema does if it is made of `enum`, `const`, booleans and null, unions of them, and closed
-objects with only required members of such schemas (annotations aside). Any other keyword makes it none.
+A choice lists them. A schema does if it consists of `enum`, `const`, booleans and null, unions of them, and closed
+objects with only required members of such schemas (annotations aside). Any other keyword makes the answers not finite.
 """
 
 import itertools
@@ -12,10 +12,10 @@ from typing import Any, Final
 from diffusion_worker.constraints.schema.document import canonical
 from diffusion_worker.constraints.spec import Constraint
 
-MOST: Final = 256  # labels
-_DEPTH: Final = 16  # references within references
-_LOOKS: Final = 4096  # at schemas
-_ASIDE: Final = {"title", "description", "default", "examples", "$schema", "$defs", "definitions", "$comment"}
+MAX_LABELS: Final = 256  # labels
+_MAX_DEPTH: Final = 16  # nested references
+_MAX_SCHEMAS: Final = 4096  # visited
+_ANNOTATIONS: Final = {"title", "description", "default", "examples", "$schema", "$defs", "definitions", "$comment"}
 _REFERENCES: Final = ("#/$defs/", "#/definitions/")
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "string": (str,),
@@ -28,25 +28,26 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 }
 
 
-class _Endless(Exception):  # noqa: N818 - a finding
-    """These are not a few values."""
+class _NotFinite(Exception):  # noqa: N818 - a finding
+    """The values are not few or not enumerable."""
 
 
-def layouts_of(constraint: Constraint) -> tuple[tuple[str, ...], ...] | None:
-    """The texts that mean each label: of a JSON value compact, and as Python lays it out. None: not a few."""
+def label_texts(constraint: Constraint) -> tuple[tuple[str, ...], ...] | None:
+    """The equivalent texts of each label: a JSON value in compact form and in Python's default layout. None: not few
+    answers."""
     if constraint.kind == "choice":
         choices = tuple((choice,) for choice in dict.fromkeys(constraint.value))
-        return choices if len(choices) <= MOST else None
+        return choices if len(choices) <= MAX_LABELS else None
     if constraint.kind != "json_schema":
         return None
     try:
-        values = _distinct(_Reader(constraint.value).values(constraint.value))
-    except _Endless:
+        values = _distinct(_Enumerator(constraint.value).values(constraint.value))
+    except _NotFinite:
         return None
-    return tuple(map(_layouts, values)) or None
+    return tuple(map(_json_texts, values)) or None
 
 
-def _layouts(value: Any) -> tuple[str, ...]:
+def _json_texts(value: Any) -> tuple[str, ...]:
     texts = (json.dumps(value, ensure_ascii=False, separators=between) for between in ((",", ":"), (", ", ": ")))
     return tuple(dict.fromkeys(texts))
 
@@ -55,23 +56,23 @@ def _distinct(values: Iterator[Any]) -> list[Any]:
     found: dict[str, Any] = {}
     for seen, value in enumerate(values):
         found.setdefault(canonical(value), value)
-        if len(found) > MOST or seen > _LOOKS:
-            raise _Endless
+        if len(found) > MAX_LABELS or seen > _MAX_SCHEMAS:
+            raise _NotFinite
     return list(found.values())
 
 
-class _Reader:
+class _Enumerator:
     """Reads values out of one document, in a bounded number of looks: references may multiply them beyond measure."""
 
     def __init__(self, root: Any) -> None:
         self._root, self._looks = root, 0
 
-    def values(self, schema: Any, depth: int = _DEPTH) -> Iterator[Any]:
+    def values(self, schema: Any, depth: int = _MAX_DEPTH) -> Iterator[Any]:
         """Every value of a schema, some perhaps twice."""
         self._looks += 1
-        if not isinstance(schema, Mapping) or not depth or self._looks > _LOOKS:
-            raise _Endless
-        keywords = set(schema) - _ASIDE
+        if not isinstance(schema, Mapping) or not depth or self._looks > _MAX_SCHEMAS:
+            raise _NotFinite
+        keywords = set(schema) - _ANNOTATIONS
         types = _types_of(schema)
         if keywords in ({"enum"}, {"enum", "type"}):
             yield from (value for value in schema["enum"] if _is_any(value, types))
@@ -87,7 +88,7 @@ class _Reader:
         elif keywords == {"type", "properties", "required", "additionalProperties"} and _is_closed(schema):
             yield from self._objects(schema["properties"], depth - 1)
         else:
-            raise _Endless
+            raise _NotFinite
 
     def _objects(self, members: Mapping[str, Any], depth: int) -> Iterator[Any]:
         given = [_distinct(self.values(member, depth)) for member in members.values()]
@@ -95,12 +96,12 @@ class _Reader:
             yield dict(zip(members, values, strict=True))
 
     def _referred(self, reference: str) -> Any:
-        """Where pydantic puts what it refers to, and nowhere else."""
+        """Resolve references into `$defs` or `definitions`, where pydantic puts them; no others."""
         for prefix in _REFERENCES:
             name, place = reference.removeprefix(prefix), self._root.get(prefix[2:-1])
             if name != reference and isinstance(place, Mapping) and name in place:
                 return place[name]
-        raise _Endless
+        raise _NotFinite
 
 
 def _is_closed(schema: Mapping[str, Any]) -> bool:
@@ -118,7 +119,7 @@ def _is_any(value: Any, types: list[str] | None) -> bool:
 
 
 def _is(value: Any, name: str) -> bool:
-    """JSON Schema's word on a value: true is no number, 1.0 is an integer."""
+    """The JSON Schema type of a value: true is not a number, 1.0 is an integer."""
     if isinstance(value, bool):
         return name == "boolean"
     if name == "integer" and isinstance(value, float):

@@ -1,52 +1,54 @@
-"""Arguments of a call in the released checkpoint's own syntax, made from the automaton of their JSON.
+"""Converts the automaton of JSON arguments into the native call syntax of the released checkpoint.
 
     {"city": "São Paulo", "days": 3}   →   {city:<|"|>São Paulo<|"|>,days:3}
 
-State by state: white space between values goes, a string stands as it is between two quote tokens, and a key of plain
-signs may do without them. That a state lies inside a string, and that this string is a key, can be told from the
-automaton alone: what may follow it differs, so minimisation never joins such states. Knows no schema and no tool.
+State by state: white space between values is removed, strings stand unescaped between two quote tokens, and keys of
+plain ASCII characters may omit the quotes. Whether a state lies inside a string, and whether that string is a key, is
+recovered from the automaton alone: what may follow differs, so minimisation never merges such states.
 """
 
 from collections.abc import Iterator
 from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton, Edge
-from diffusion_worker.constraints.automata.control_tokens import Mark
-from diffusion_worker.constraints.automata.graph import coalesced
-from diffusion_worker.constraints.automata.minimise import Rows, minimise
+from diffusion_worker.constraints.automata.control_tokens import Placeholder
+from diffusion_worker.constraints.automata.graph import coalesce
+from diffusion_worker.constraints.automata.minimise import RangeDfa, minimise
 
 _QUOTE, _BACKSLASH, _COLON = b'"\\:'
 _WHITE: Final = frozenset(b"\t\n\r ")
-# What a reader takes for a key without quotes; other signs would end it, or begin something else.
+# Characters of a key without quotes; any other would end it or start another token.
 _BARE: Final = frozenset(range(0x21, 0x7F)) - frozenset(b"{}[](),:\"'\\")
 _ESCAPES: Final = {**{byte: f"\\u{byte:04x}".encode() for byte in range(0x20)}, 0x22: b'\\"', 0x5C: b"\\\\"}
 _SHORT: Final = {0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0C: b"\\f", 0x0D: b"\\r"}
 
 
-def native(automaton: ByteAutomaton) -> Rows:
-    """The same values, spelled natively; control tokens as marks."""
-    return _Speller(automaton).rows()
+def native_arguments(automaton: ByteAutomaton) -> RangeDfa:
+    """The same values in native syntax, with placeholders of control tokens."""
+    return _Converter(automaton).rows()
 
 
-class _Speller:
-    """State n of the JSON is state n here; behind them, once more, those within keys that stand without quotes."""
+class _Converter:
+    """State n of the JSON automaton is state n here; the copies of states inside unquoted keys follow."""
 
     def __init__(self, automaton: ByteAutomaton) -> None:
         self._automaton = automaton
         self._next = automaton.next[:, automaton.classes].tolist()  # [states][256]
-        self._inside = self._strings()
+        self._in_string = self._string_states()
         self._keys = self._key_states()
 
-    def rows(self) -> Rows:
-        """All states, of which only the reachable are kept."""
+    def rows(self) -> RangeDfa:
+        """Convert all states, then minimise."""
         count = len(self._next)
-        rows = [coalesced(self._within(s) if s in self._inside else self._between(s)) for s in range(count)]
-        rows += [coalesced(self._bare(s)) if s in self._keys else () for s in range(count)]
+        rows = [
+            coalesce(self._string_edges(s) if s in self._in_string else self._structure_edges(s)) for s in range(count)
+        ]
+        rows += [coalesce(self._bare_key_edges(s)) if s in self._keys else () for s in range(count)]
         accepting = [*map(bool, self._automaton.accepting), *[False] * count]
         return minimise(rows, accepting, self._automaton.start)
 
-    def _strings(self) -> frozenset[int]:
-        """States inside strings, at the borders of characters or in the middle of one."""
+    def _string_states(self) -> frozenset[int]:
+        """States inside strings, between characters or within one."""
         seen = {(self._automaton.start, False)}
         todo = list(seen)
         while todo:
@@ -60,12 +62,12 @@ class _Speller:
         return frozenset(state for state, inside in seen if inside)
 
     def _key_states(self) -> frozenset[int]:
-        """States inside strings behind which a colon stands, found from the colon backwards."""
+        """States inside strings that a colon follows, found backwards from the colon."""
         before: dict[int, list[int]] = {}
         ends: list[int] = []
-        for state in self._inside:
-            behind = self._next[state][_QUOTE]
-            if behind != DEAD and self._next[behind][_COLON] != DEAD:
+        for state in self._in_string:
+            after_quote = self._next[state][_QUOTE]
+            if after_quote != DEAD and self._next[after_quote][_COLON] != DEAD:
                 ends.append(state)
             onward = {target for byte, target in self._raw(state) if byte != _QUOTE}
             for target in onward.union(target for _, target in self._escaped(state)):
@@ -79,44 +81,44 @@ class _Speller:
         return frozenset(found)
 
     def _raw(self, state: int) -> Iterator[tuple[int, int]]:
-        """Bytes that lead on, escapes left out."""
+        """Transitions over single bytes, without escapes."""
         for byte, target in enumerate(self._next[state]):
             if target != DEAD and byte != _BACKSLASH:
                 yield byte, target
 
     def _escaped(self, state: int) -> Iterator[tuple[int, int]]:
-        """Characters that JSON must escape, as bytes, and where they lead."""
+        """Characters that JSON must escape, as bytes, with their targets."""
         if self._next[state][_BACKSLASH] == DEAD:
             return
-        for byte, spelling in _ESCAPES.items():
-            for way in (_SHORT.get(byte, spelling), spelling):
-                if (target := self._automaton.walk(state, way)) != DEAD:
+        for byte, long_form in _ESCAPES.items():
+            for escape in (_SHORT.get(byte, long_form), long_form):
+                if (target := self._automaton.walk(state, escape)) != DEAD:
                     yield byte, target
                     break
 
-    def _between(self, state: int) -> Iterator[Edge]:
+    def _structure_edges(self, state: int) -> Iterator[Edge]:
         for byte, target in self._raw(state):
             if byte == _QUOTE:
-                yield (Mark.QUOTE, Mark.QUOTE, target)
+                yield (Placeholder.QUOTE, Placeholder.QUOTE, target)
                 if target in self._keys:
-                    yield from self._plain(target)
+                    yield from self._bare_key_bytes(target)
             elif byte not in _WHITE:
                 yield (byte, byte, target)
 
-    def _within(self, state: int) -> Iterator[Edge]:
+    def _string_edges(self, state: int) -> Iterator[Edge]:
         for byte, target in self._raw(state):
-            label = Mark.QUOTE if byte == _QUOTE else byte
+            label = Placeholder.QUOTE if byte == _QUOTE else byte
             yield (label, label, target)
         yield from ((byte, byte, target) for byte, target in self._escaped(state))
 
-    def _bare(self, state: int) -> Iterator[Edge]:
-        """Within a key without quotes; it ends where the colon stands."""
-        yield from self._plain(state)
-        behind = self._next[state][_QUOTE]
-        if behind != DEAD:
-            yield (_COLON, _COLON, self._next[behind][_COLON])
+    def _bare_key_edges(self, state: int) -> Iterator[Edge]:
+        """Edges inside an unquoted key, which ends at the colon."""
+        yield from self._bare_key_bytes(state)
+        after_quote = self._next[state][_QUOTE]
+        if after_quote != DEAD:
+            yield (_COLON, _COLON, self._next[after_quote][_COLON])
 
-    def _plain(self, state: int) -> Iterator[Edge]:
+    def _bare_key_bytes(self, state: int) -> Iterator[Edge]:
         for byte, target in self._raw(state):
             if byte in _BARE and target in self._keys:
                 yield (byte, byte, len(self._next) + target)

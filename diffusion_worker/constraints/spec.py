@@ -1,6 +1,6 @@
-"""What a request may ask of its answer, as one record: the border between the web layer and the compiler.
+"""The constraint of a request as one record: the interface between the web layer and the compiler.
 
-A constraint is JSON inside, so that it can be hashed, cached and sent to another process.
+Its value is JSON, so that it can be hashed, cached and sent to another process.
 """
 
 import hashlib
@@ -20,37 +20,38 @@ _ANY_LINE: Final = r"[^\n\r]+"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
-    """`value` by kind: a schema; nothing; an expression that matches the whole answer; a list of answers; a template,
-    `{"text": "Dear {{name}},", "holes": {"name": {"regex": "..."} or {"choice": [...]}}}`, where a hole of which
-    nothing is said takes any text of one line; tools, `{"functions": [{"name", "parameters", "field"}], "syntax",
-    "thought", "must", "many", "text"}` as `calls.Rules` has them, `field` being where the parameters were read from and
-    `text` another constraint as an object, or null."""
+    """`value` by kind: a schema; null; a regular expression for the whole answer; a list of answers; a template,
+    `{"text": "Dear {{name}},", "holes": {"name": {"regex": "..."} or {"choice": [...]}}}`, where an undeclared hole
+    accepts any text on one line; tools, `{"functions": [{"name", "parameters", "field"}], "syntax", "thought",
+    "required", "parallel", "text"}` as in `tool_calls.ToolCallRules`, where `field` is the request field of the
+    parameters and `text` is another constraint as an object, or null."""
 
     kind: Kind
     value: Any = None
-    field: str | None = field(default=None, compare=False)  # of the request, that errors are to name; no content
+    field: str | None = field(default=None, compare=False)  # the request field that errors name
 
     def content(self) -> bytes:
-        """The constraint as JSON; the order of members counts. Raises InvalidRequest if it is too long."""
+        """The constraint as JSON, members in the given order. Raises InvalidRequest if it is too long."""
         try:
             content = json.dumps(
                 {"kind": self.kind, "value": self.value}, separators=(",", ":"), allow_nan=False
             ).encode()
         except RecursionError:
-            raise InvalidRequest("a constraint that is nested too deeply") from None
+            raise InvalidRequest("the constraint is nested too deeply") from None
         except ValueError:
-            raise InvalidRequest("a constraint that holds NaN or an infinite number") from None
+            raise InvalidRequest("the constraint contains NaN or an infinite number") from None
         if len(content) > MAX_BYTES:
-            raise InvalidRequest(f"a constraint of {len(content)} bytes is longer than {MAX_BYTES}")
+            raise InvalidRequest(f"the constraint has {len(content)} bytes; at most {MAX_BYTES} are allowed")
         return content
 
     def digest(self, salt: str) -> str:
-        """Equal digests mean equal constraints; `salt` names what else the result depends on."""
+        """Equal digests mean equal constraints; `salt` identifies everything else that the result depends on."""
         return hashlib.sha256(salt.encode() + b"\0" + self.content()).hexdigest()
 
 
 def template_parts(value: Mapping[str, Any]) -> Iterator[str | tuple[str, ...] | re.Pattern[str]]:
-    """A template's parts in order: literal text, the choices of a hole, or its expression. Raises InvalidRequest."""
+    """The parts of a template in order: literal text, the choices of a hole, or its regular expression. Raises
+    InvalidRequest."""
     text, holes = value.get("text"), value.get("holes") or {}
     if not isinstance(text, str):
         raise InvalidRequest("a template needs a `text`", param="structured_outputs.template")

@@ -1,11 +1,11 @@
-"""Answers that call functions, as one automaton: text, a thought, calls with valid arguments, in either syntax.
+"""The automaton of answers that call tools: text, a thought, and calls with valid arguments, in either syntax.
 
-    native      call:weather{city:<|"|>Oslo<|"|>}, between control tokens: that of the released checkpoint
-    envelope    <tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>, for all others; the form that
-                many open models share (Hermes, Qwen)
+    native      call:weather{city:<|"|>Oslo<|"|>}, between control tokens: the syntax of the released checkpoint
+    tagged      <tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>, for all others; the format of
+                many open models (Hermes, Qwen)
 
-Text comes first, if it may be any, and never holds the opening of a call; behind a call only further calls stand. Knows
-JSON Schema only by way of the compiler that it is given.
+Text comes first, if any is allowed, and never contains the start of a call; after a call only further calls follow. The
+arguments are byte automata compiled by the caller.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,97 +14,102 @@ from enum import StrEnum
 from typing import Any, Final
 
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton
-from diffusion_worker.constraints.automata.control_tokens import Mark
+from diffusion_worker.constraints.automata.control_tokens import Placeholder
 from diffusion_worker.constraints.automata.graph import Graph
-from diffusion_worker.constraints.automata.minimise import Rows, minimise
-from diffusion_worker.constraints.automata.ranges import without
+from diffusion_worker.constraints.automata.minimise import RangeDfa, minimise
+from diffusion_worker.constraints.automata.ranges import subtract
 from diffusion_worker.constraints.automata.regex import SCALARS
-from diffusion_worker.constraints.native_tool_calls import native
+from diffusion_worker.constraints.native_tool_calls import native_arguments
 from diffusion_worker.constraints.schema.json_strings import characters
-from diffusion_worker.constraints.schema.site import COLON, COMMA, WHITE, before, sign
+from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, WHITE, before, sign
 
-OPENS, CLOSES = "<tool_call>", "</tool_call>"  # of the envelope
-NO_ARGUMENTS: Final[Mapping[str, Any]] = {"type": "object", "additionalProperties": False}  # a function that takes none
-_THOUGHT_HEAD: Final = b"thought\n"
+OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"  # of the tagged syntax
+NO_ARGUMENTS: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "additionalProperties": False,
+}  # a function without parameters
+_THOUGHT_NAME: Final = b"thought\n"
 _BRACE: Final = 0x7B
 _NOT_ASCII: Final = 0x80
-Automaton = ByteAutomaton | Rows
+Automaton = ByteAutomaton | RangeDfa
 
 
 class Syntax(StrEnum):
-    """How a call is written down."""
+    """The syntax of calls."""
 
     NATIVE = "native"
-    ENVELOPE = "envelope"
+    TAGGED = "tagged"
 
 
 class Thought(StrEnum):
-    """Whether a thought may stand before the answer; `open`: the prompt has begun it."""
+    """Whether a thought may precede the answer; `open`: the prompt has already opened it."""
 
-    NO = "no"
-    MAY = "may"
+    NONE = "none"
+    ALLOWED = "allowed"
     OPEN = "open"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """A function on offer: its name and the automaton of its arguments."""
+    """An offered function: its name and the automaton of its arguments."""
 
     name: str
     arguments: ByteAutomaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What an answer may be. `text`: what it may say instead of a call, None: anything; with `must` it says nothing."""
+class ToolCallRules:
+    """The form of an answer. `text`: the language of an answer without calls, None: any text; unused with
+    `required`."""
 
     functions: Sequence[Function]
     syntax: Syntax
-    must: bool  # call
-    many: bool  # calls in one answer
-    thought: Thought = Thought.NO
+    required: bool  # at least one call
+    parallel: bool  # several calls in one answer
+    thought: Thought = Thought.NONE
     text: ByteAutomaton | None = None
 
 
-def answers(rules: Rules, *, max_states: int) -> Rows:
-    """The answers that keep the rules; empty if there is none. Raises TooLarge."""
+def compile_tool_calls(rules: ToolCallRules, *, max_states: int) -> RangeDfa:
+    """The automaton of all answers that follow the rules; empty if there is none. Raises TooLarge."""
     graph = Graph(max_states=max_states)
     end = graph.state([], accepting=True)
-    behind = graph.reserve() if rules.many else end
+    after_call = graph.reserve() if rules.parallel else end
     is_native = rules.syntax is Syntax.NATIVE
-    opener = bytes((Mark.CALL_OPENS,)) if is_native else OPENS.encode()
-    called = (_native if is_native else _enveloped)(graph, rules.functions, behind)
+    opener = bytes((Placeholder.CALL_OPENS,)) if is_native else OPEN_TAG.encode()
+    called = (_native if is_native else _tagged)(graph, rules.functions, after_call)
     start = graph.word(opener, called)
-    if rules.many:
-        graph.fill(behind, [*(() if is_native else WHITE), *graph.rows[start]], accepting=True)
-    if not rules.must and rules.text is None:
+    if rules.parallel:
+        graph.fill(after_call, [*(() if is_native else WHITE), *graph.rows[start]], accepting=True)
+    if not rules.required and rules.text is None:
         start = _any_text(graph, opener, called)
-    elif not rules.must and rules.text is not None:
+    elif not rules.required and rules.text is not None:
         start = graph.union([start, _embedded(graph, rules.text, end)])
-    return minimise(graph.rows, graph.accepting, _thinking(graph, rules.thought, start))
+    return minimise(graph.rows, graph.accepting, _with_thought(graph, rules.thought, start))
 
 
-def _native(graph: Graph, functions: Sequence[Function], behind: int) -> int:
-    """The state behind the token that opens a call."""
-    closing = graph.word((Mark.CALL_CLOSES,), behind)
-    heads = [
-        graph.word(f"call:{each.name}".encode(), _object(graph, native(each.arguments), closing)) for each in functions
+def _native(graph: Graph, functions: Sequence[Function], after_call: int) -> int:
+    """The state after the token that opens a call."""
+    closing = graph.word((Placeholder.CALL_CLOSES,), after_call)
+    starts = [
+        graph.word(f"call:{each.name}".encode(), _object(graph, native_arguments(each.arguments), closing))
+        for each in functions
     ]
-    return graph.union(heads)
+    return graph.union(starts)
 
 
-def _enveloped(graph: Graph, functions: Sequence[Function], behind: int) -> int:
-    """The state behind the opening tag."""
-    closing = graph.word(b"}", before(graph, graph.word(CLOSES.encode(), behind)))
-    heads = []
+def _tagged(graph: Graph, functions: Sequence[Function], after_call: int) -> int:
+    """The state after the opening tag."""
+    closing = graph.word(b"}", before(graph, graph.word(CLOSE_TAG.encode(), after_call)))
+    starts = []
     for each in functions:
         arguments = _member(graph, "arguments", _object(graph, each.arguments, closing))
-        heads.append(graph.word(f'"{each.name}"'.encode(), sign(graph, COMMA, arguments)))
-    return sign(graph, _BRACE, _member(graph, "name", graph.union(heads)))
+        starts.append(graph.word(f'"{each.name}"'.encode(), sign(graph, COMMA, arguments)))
+    return sign(graph, _BRACE, _member(graph, "name", graph.union(starts)))
 
 
 def _member(graph: Graph, name: str, value: int) -> int:
-    """A name, and behind the colon the value."""
+    """A member name, a colon and the value."""
     return graph.word(f'"{name}"'.encode(), sign(graph, COLON, value))
 
 
@@ -115,7 +120,8 @@ def _object(graph: Graph, automaton: Automaton, closing: int) -> int:
 
 
 def _embedded(graph: Graph, automaton: Automaton, following: int) -> int:
-    """The texts of an automaton, each followed by `following`, which must not begin as a text may go on."""
+    """The texts of an automaton, each followed by `following`, which must not start with a byte that may continue a
+    text."""
     rows = automaton.rows() if isinstance(automaton, ByteAutomaton) else automaton.rows
     names = [graph.reserve() for _ in rows]
     for name, row, accepting in zip(names, rows, automaton.accepting, strict=True):
@@ -126,27 +132,28 @@ def _embedded(graph: Graph, automaton: Automaton, following: int) -> int:
 
 
 def _any_text(graph: Graph, opener: bytes, called: int) -> int:
-    """Text up to where a call opens, or the end. State n has read n bytes of the opener, of which only the first could
-    begin it anew."""
+    """Any text up to the opener of a call or the end: the Knuth-Morris-Pratt automaton of the opener, whose first byte
+    occurs only once in it. State n has read n bytes of it."""
     states = [graph.reserve() for _ in opener]
     for read, (state, byte) in enumerate(zip(states, opener, strict=True)):
         onward = {opener[0]: [*states, called][1], byte: [*states, called][read + 1]}
-        others = without(SCALARS, tuple((label, label) for label in sorted(onward) if label < _NOT_ASCII))
+        others = subtract(SCALARS, tuple((label, label) for label in sorted(onward) if label < _NOT_ASCII))
         edges = [(label, label, target) for label, target in onward.items()]
         graph.fill(state, [*characters(graph, others, states[0]), *edges], accepting=True)
     return states[0]
 
 
-def _thinking(graph: Graph, thought: Thought, answer: int) -> int:
-    """The answer, before which a thought may stand."""
-    if thought is Thought.NO:
+def _with_thought(graph: Graph, thought: Thought, answer: int) -> int:
+    """The answer, optionally preceded by a thought."""
+    if thought is Thought.NONE:
         return answer
     thinking = graph.reserve()
-    closing = (Mark.THOUGHT_CLOSES, Mark.THOUGHT_CLOSES, answer)
+    closing = (Placeholder.THOUGHT_CLOSES, Placeholder.THOUGHT_CLOSES, answer)
     graph.fill(thinking, [*characters(graph, SCALARS, thinking), closing])
     if thought is Thought.OPEN:
         return thinking
-    named = graph.word(_THOUGHT_HEAD, thinking)
+    named = graph.word(_THOUGHT_NAME, thinking)
     return graph.state(
-        [*graph.rows[answer], (Mark.THOUGHT_OPENS, Mark.THOUGHT_OPENS, named)], accepting=graph.accepting[answer]
+        [*graph.rows[answer], (Placeholder.THOUGHT_OPENS, Placeholder.THOUGHT_OPENS, named)],
+        accepting=graph.accepting[answer],
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from diffusion_worker.constraints.automata.control_tokens import Mark
+from diffusion_worker.constraints.automata.control_tokens import Placeholder
 from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.text.detokenize import Detokenizer
 from diffusion_worker.text.tagged_tool_calls import TaggedCallReader
@@ -44,11 +44,11 @@ class ControlTokens:
         last = next((token for token in reversed(prompt_ids) if token in self.thought), None)
         return last == self.thought[0]
 
-    def for_lifting(self) -> dict[int, Mark]:
+    def placeholders(self) -> dict[int, Placeholder]:
         """By id, what stands for them in a constraint."""
-        thought = zip(self.thought or (), (Mark.THOUGHT_OPENS, Mark.THOUGHT_CLOSES), strict=False)
-        call = zip(self.call or (), (Mark.CALL_OPENS, Mark.CALL_CLOSES), strict=False)
-        return {**dict(thought), **dict(call), **({} if self.quote is None else {self.quote: Mark.QUOTE})}
+        thought = zip(self.thought or (), (Placeholder.THOUGHT_OPENS, Placeholder.THOUGHT_CLOSES), strict=False)
+        call = zip(self.call or (), (Placeholder.CALL_OPENS, Placeholder.CALL_CLOSES), strict=False)
+        return {**dict(thought), **dict(call), **({} if self.quote is None else {self.quote: Placeholder.QUOTE})}
 
 
 def control_tokens_of(tokenizer: Tokenizer) -> ControlTokens:
@@ -100,7 +100,7 @@ class ChannelParser:
         self._call_tokens = (control_tokens.call if wanted.calls is Syntax.NATIVE else None) or (None, None)
         self._quote = control_tokens.quote
         self._detokenizer = Detokenizer(tokenizer, wanted.stops)
-        self._tagged_calls = _TaggedCalls(tokenizer) if wanted.calls is Syntax.ENVELOPE else None
+        self._tagged_calls = _TaggedCalls(tokenizer) if wanted.calls is Syntax.TAGGED else None
         self._thought = _Thought(tokenizer)
         self._call: list[int] = []  # the opening token and what followed
         self._channel = _Channel.TEXT

@@ -58,7 +58,7 @@ class ChatTemplate:
         control_tokens = control_tokens_of(tokenizer)
         self.abilities = Abilities(thinking=_THINKING in decodes)
         # Native: the template shows tools, and the tokenizer has the tokens of a call.
-        self.calls = Syntax.NATIVE if "tools" in decodes and control_tokens.know_calls else Syntax.ENVELOPE
+        self.calls = Syntax.NATIVE if "tools" in decodes and control_tokens.know_calls else Syntax.TAGGED
         self._thinks = control_tokens.thought is not None
         # Gemma 4's first templates knew no turns of tools; later ones look the answer up by the id of its call.
         self._turns_of = folded_turns if "tool_responses" in source and "tool_call_id" not in source else template_turns
@@ -68,7 +68,7 @@ class ChatTemplate:
     ) -> tuple[int, ...]:
         """Ids of the conversation up to where the model's turn begins; `tools` are OpenAI's objects, `thinking` None
         leaves the choice to the template. Raises InvalidRequest with the template's own words."""
-        if self.calls is Syntax.ENVELOPE:
+        if self.calls is Syntax.TAGGED:
             messages, tools = enveloped_turns(messages, tools), ()
         turns = self._turns_of(without_old_thoughts(messages) if self._thinks else messages)
         mark = _unused_mark(turns, tools)

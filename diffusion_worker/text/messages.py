@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
-from diffusion_worker.constraints.tool_calls import CLOSES, OPENS
+from diffusion_worker.constraints.tool_calls import CLOSE_TAG, OPEN_TAG
 from diffusion_worker.text.channels import THOUGHT
 
 # A block that is not closed reaches to the end: it was cut off while thinking.
@@ -20,7 +20,8 @@ ASSISTANT, USER, TOOL = "assistant", "user", "tool"
 SYSTEMS = ("system", "developer")
 _BEFORE_TOOLS: Final = "These functions can be called:"
 _BEHIND_TOOLS: Final = (
-    f'A call is written {OPENS}{{"name": "...", "arguments": {{...}}}}{CLOSES}; several stand one behind the other.'
+    f'A call is written {OPEN_TAG}{{"name": "...", "arguments": {{...}}}}{CLOSE_TAG}; '
+    "several stand one behind the other."
 )
 
 
@@ -95,7 +96,9 @@ def _shown(tools: Sequence[Mapping[str, Any]], turns: Sequence[Message]) -> list
 
 
 def _with_calls(message: Message) -> Message:
-    calls = [f"{OPENS}{_json({'name': call.name, 'arguments': call.arguments})}{CLOSES}" for call in message.calls]
+    calls = [
+        f"{OPEN_TAG}{_json({'name': call.name, 'arguments': call.arguments})}{CLOSE_TAG}" for call in message.calls
+    ]
     said = [message.content] if message.content else []
     return replace(message, content="\n".join([*said, *calls]), calls=())
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from diffusion_worker.constraints.tool_calls import CLOSES, OPENS
+from diffusion_worker.constraints.tool_calls import CLOSE_TAG, OPEN_TAG
 from diffusion_worker.text.detokenize import overlap
 from diffusion_worker.text.tool_calls import ToolCall
 
@@ -37,18 +37,18 @@ class TaggedCallReader:
     def flush(self) -> str:
         """What was held back, now that nothing follows: no whole call."""
         held, self._held = self._held, ""
-        return f"{OPENS}{held}" if self.is_calling else self._said(held)
+        return f"{OPEN_TAG}{held}" if self.is_calling else self._said(held)
 
     def _next(self) -> str | ToolCall | None:
         return self._call() if self.is_calling else self._text()
 
     def _text(self) -> str | None:
         """Up to the opening of a call, or as much as cannot be part of one; None: nothing."""
-        before, opens, behind = self._held.partition(OPENS)
+        before, opens, behind = self._held.partition(OPEN_TAG)
         if opens:
             self.is_calling, self._held = True, behind
             return self._said(before)
-        sure = len(before) - overlap(before, OPENS)
+        sure = len(before) - overlap(before, OPEN_TAG)
         self._held = before[sure:]
         return self._said(before[:sure]) or None
 
@@ -57,13 +57,13 @@ class TaggedCallReader:
 
     def _call(self) -> ToolCall | None:
         """A string may hold the closing tag, so the first one behind which the call is whole closes it."""
-        at = self._held.find(CLOSES)
+        at = self._held.find(CLOSE_TAG)
         while at >= 0:
             if (call := read_tagged_calls(self._held[:at])) is not None:
                 self.is_calling, self._has_called = False, True
-                self._held = self._held[at + len(CLOSES) :]
+                self._held = self._held[at + len(CLOSE_TAG) :]
                 return call
-            at = self._held.find(CLOSES, at + 1)
+            at = self._held.find(CLOSE_TAG, at + 1)
         return None
 
 

@@ -3,8 +3,8 @@
 import secrets
 from dataclasses import replace
 
-from diffusion_worker.constraint_service.service import headers_of
-from diffusion_worker.constraints.compiled import NO_HEADER, Headers
+from diffusion_worker.constraint_service.service import allowed_prefixes
+from diffusion_worker.constraints.compiled import NO_PREFIX, TokenPrefixes
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tool_calls import Thought
 from diffusion_worker.text.channels import ParserOptions, control_tokens_of
@@ -64,20 +64,22 @@ def understand_chat(serving_state: ServingState, body: bytes, deadline_ms: float
 
 def _behind_header(prompt_ids: tuple[int, ...], words: Words) -> tuple[int, ...]:
     """Labels stand where the answer begins: behind the empty thought, if the checkpoint writes one."""
-    header = headers_of(words.tokenizer)[-1]
+    header = allowed_prefixes(words.tokenizer)[-1]
     return prompt_ids if prompt_ids[len(prompt_ids) - len(header) :] == header else prompt_ids + header
 
 
-def _constraint(request: ChatRequest, words: Words, prompt_ids: tuple[int, ...]) -> tuple[Constraint | None, Headers]:
+def _constraint(
+    request: ChatRequest, words: Words, prompt_ids: tuple[int, ...]
+) -> tuple[Constraint | None, TokenPrefixes]:
     """What the answer must be, and what may stand before it. Only beside tools may it think first."""
     text, tools = request.params.constraint, request.tools
     if not tools.offered:
-        return text, headers_of(words.tokenizer) if text else NO_HEADER
+        return text, allowed_prefixes(words.tokenizer) if text else NO_PREFIX
     control_tokens = control_tokens_of(words.tokenizer)
-    thought = Thought.NO
+    thought = Thought.NONE
     if control_tokens.leave_thought_open(prompt_ids):
         thought = Thought.OPEN
     elif control_tokens.thought is not None and request.thinking is not False and text is None:
-        thought = Thought.MAY
-    headers = headers_of(words.tokenizer) if thought is Thought.NO else NO_HEADER
+        thought = Thought.ALLOWED
+    headers = allowed_prefixes(words.tokenizer) if thought is Thought.NONE else NO_PREFIX
     return tools.constraint(words.template.calls, thought, text), headers

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 from diffusion_worker.constraints.error_localisation import span_of
-from diffusion_worker.constraints.inference.token_mask import allowed, forced
+from diffusion_worker.constraints.inference.matcher import allowed_tokens, forced_tokens
 from diffusion_worker.constraints.spec import Kind
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.types.generation import DEFAULT_ANCHOR, GenerationRequest
+from diffusion_worker.types.requests import DEFAULT_ANCHOR, GenerationRequest
 
 Ids = tuple[int, ...]
 _OF_JSON: Final = ("json_schema", "json_object")  # what is found wrong with these has a place in the text
@@ -52,7 +52,7 @@ class ResponseRepairer:
         """None where nothing else could stand in the span."""
         assert self.generation.matcher is not None
         ids, places = broken.ids, list(_places(broken, self.tokenizer))
-        is_forced = forced(self.generation.matcher.automaton, self.generation.matcher.state, np.asarray(ids))
+        is_forced = forced_tokens(self.generation.matcher.automaton, self.generation.matcher.state, np.asarray(ids))
         free = [place for place in places if not is_forced[place]]
         random.Random(f"{self.generation.seed}/{attempt}").shuffle(free)  # noqa: S311 - no secret
         for place in sorted(free, key=lambda place: not _says(self.tokenizer.token_bytes(ids[place]))):
@@ -66,7 +66,7 @@ class ResponseRepairer:
         blamed = self.blamed.setdefault(kept, set())
         blamed.add(rest[0])
         matcher = self.generation.matcher.after(kept)
-        others = set(np.flatnonzero(allowed(matcher)).tolist()) - blamed
+        others = set(np.flatnonzero(allowed_tokens(matcher)).tolist()) - blamed
         if not others:
             return None
         # White space would change the text and not what it says, so it is forbidden as well where anything else may be.

@@ -14,22 +14,16 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from diffusion_worker.constraint_service.service import Bound
-from diffusion_worker.constraints.compiled import NO_HEADER, Headers
-from diffusion_worker.constraints.inference.matcher import open_cursor
-from diffusion_worker.constraints.schema.validation import spoken
+from diffusion_worker.constraint_service.service import BoundConstraint
+from diffusion_worker.constraints.compiled import NO_PREFIX, TokenPrefixes
+from diffusion_worker.constraints.inference.matcher import open_matcher
+from diffusion_worker.constraints.schema.validation import tool_answer_text
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.errors import InvalidOutput, WorkerError
 from diffusion_worker.text.channels import ChannelOutput
-from diffusion_worker.types.generation import (
-    BlockSealed,
-    CanvasDrafted,
-    Faulted,
-    Finished,
-    GenerationRequest,
-    PrefixStable,
-)
+from diffusion_worker.types.events import BlockSealed, CanvasDrafted, Faulted, Finished, PrefixStable
+from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.web.constraint_repair import InvalidResponse, ResponseRepairer
 from diffusion_worker.web.error_body import InvalidValue, problem_of
 from diffusion_worker.web.http_io import JSON, header, read_body, send_whole, unless_gone
@@ -55,7 +49,7 @@ class PreparedRequest:
     is_stream: bool
     include_usage: bool
     constraint: Constraint | None = None  # not bound yet
-    headers: Headers = NO_HEADER  # ids that may stand before a constrained text
+    headers: TokenPrefixes = NO_PREFIX  # ids that may stand before a constrained text
     layouts: Layouts = ()  # the labels that the constraint leaves, where their probabilities are wanted
     request_log: RequestLog | None = None  # who is told what came of it
     kept: tuple[int, ...] = ()  # ids that the answer begins with, from an attempt before
@@ -97,7 +91,7 @@ class Endpoint:
             return
         started, (words, info) = time.monotonic(), self._state.resident()
         bound = await self._state.constraint_service.bind(prepared.constraint, words.tokenizer, info, prepared.headers)
-        matcher = open_cursor(bound.automaton, prepared.generation.max_tokens)
+        matcher = open_matcher(bound.automaton, prepared.generation.max_tokens)
         prepared = replace(prepared, generation=replace(prepared.generation, matcher=matcher))
         if prepared.is_stream and not bound.needs_check:
             await self._relay(prepared, _reply(prepared, send))
@@ -107,7 +101,7 @@ class Endpoint:
         )
         await self._judged(replace(prepared, generation=generation), bound, send)
 
-    async def _judged(self, prepared: PreparedRequest, bound: Bound, send: Send) -> None:
+    async def _judged(self, prepared: PreparedRequest, bound: BoundConstraint, send: Send) -> None:
         """Try until an answer is found good. Raises InvalidOutput."""
         started, repairer = (
             time.monotonic(),
@@ -129,7 +123,7 @@ class Endpoint:
         words, info = self._state.resident()
         field = None if prepared.constraint is None else prepared.constraint.field
         labels = await self._state.constraint_service.labels(prepared.layouts, field, words.tokenizer, info)
-        labels.check_room(min(prepared.generation.max_tokens, prepared.generation.denoising.canvas_length), field)
+        labels.check_length(min(prepared.generation.max_tokens, prepared.generation.denoising.canvas_length), field)
         return replace(prepared, generation=replace(prepared.generation, labels=labels), constraint=None)
 
     async def _relay(self, prepared: PreparedRequest, reply: "Reply") -> None:
@@ -228,7 +222,7 @@ class BufferedReply:
     """Keeps an answer back until it is whole and judged. Where it breaks what only a look at the whole can tell, it is
     `broken` and nothing has left. What a limit or a stop string has cut is not judged."""
 
-    def __init__(self, reply: Reply, prepared: PreparedRequest, bound: Bound) -> None:
+    def __init__(self, reply: Reply, prepared: PreparedRequest, bound: BoundConstraint) -> None:
         self._reply, self._prepared, self._bound = reply, prepared, bound
         self._outputs: list[ChannelOutput] = []
         self.broken: InvalidResponse | None = None
@@ -242,7 +236,7 @@ class BufferedReply:
     async def finish(self, output: ChannelOutput, reason: str) -> None:
         is_whole = reason in ("stop", "tool_calls") and not self._prepared.builder.stopped
         text = self._judged(output)
-        if is_whole and (violation := await self._bound.judge(text)) is not None:
+        if is_whole and (violation := await self._bound.validate(text)) is not None:
             ids, kind = self._prepared.builder.ids, self._bound.kind
             self.broken = InvalidResponse(ids=ids, text=text, violation=violation, kind=kind)
             return
@@ -259,7 +253,7 @@ class BufferedReply:
         text = "".join(each.text for each in whole)
         if self._prepared.constraint is None or self._prepared.constraint.kind != "tools":
             return text
-        return spoken(text, [(call.name, call.arguments) for each in whole for call in each.calls])
+        return tool_answer_text(text, [(call.name, call.arguments) for each in whole for call in each.calls])
 
 
 def _reply(prepared: PreparedRequest, send: Send) -> Reply:

@@ -11,12 +11,10 @@ from typing import Any
 from starlette.types import Receive, Scope, Send
 
 from diffusion_worker.web.error_body import BodyTooLarge, Headers
+from twolane.process import http_body
+from twolane.process.http_body import BodyTooLargeError, ClientDisconnected
 
 JSON = (b"content-type", b"application/json")
-
-
-class ClientGone(Exception):  # noqa: N818 - what happened
-    """Nobody is left to answer."""
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -28,22 +26,12 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge, before reading it where its length is announced, and ClientGone."""
-    announced = header(scope, b"content-length") or "0"
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise _too_large(limit)
-        more = message.get("more_body", False)
-    return b"".join(parts)
+    """The whole body. Raises BodyTooLarge, before reading it where its length is announced, and ClientDisconnected."""
+    announced = (header(scope, b"content-length") or "").encode()
+    try:
+        return await http_body.read_body(receive, content_length=announced, limit=limit)
+    except BodyTooLargeError as error:
+        raise BodyTooLarge(str(error)) from error
 
 
 async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
@@ -54,14 +42,14 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; cancel it, and wait until it has cleaned up, as soon as the client leaves. Raises ClientGone then,
-    and whatever the work raises."""
+    """Do the work; cancel it, and wait until it has cleaned up, as soon as the client leaves. Raises
+    ClientDisconnected then, and whatever the work raises."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientGone
+            raise ClientDisconnected
         working.result()
     finally:
         for task in (working, leaving):
@@ -74,7 +62,3 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body is larger than {limit} bytes.")

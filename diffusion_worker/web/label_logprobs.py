@@ -7,8 +7,8 @@ answer among them.
 from collections.abc import Sequence
 from typing import Any, Final
 
-from diffusion_worker.constraints.finite_answers import MOST, layouts_of
-from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.constraints.finite_answers import MAX_LABELS, label_texts
+from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import Unsupported
 from diffusion_worker.web.requests.chat_request import ChatRequest
 
@@ -26,9 +26,9 @@ def layouts_for(request: ChatRequest, decoding_mode: DecodingMode) -> Layouts:
     if request.tools.offered or request.prediction is not None or request.thinking:
         raise _refusal("is not supported with tools, thinking or a 'prediction'.")
     constraint = request.params.constraint
-    layouts = layouts_of(constraint) if constraint else None
+    layouts = label_texts(constraint) if constraint else None
     if layouts is None:
-        raise _refusal(f"needs an answer out of at most {MOST}: a choice, or a JSON Schema of nothing but enums.")
+        raise _refusal(f"needs an answer out of at most {MAX_LABELS}: a choice, or a JSON Schema of nothing but enums.")
     return layouts
 
 

@@ -13,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.web import request_log
 from diffusion_worker.web.error_body import InvalidKey, problem_of
-from diffusion_worker.web.http_io import JSON, ClientGone, header, send_whole
+from diffusion_worker.web.http_io import JSON, header, send_whole
 from diffusion_worker.web.serving_state import ServingState
+from twolane.process.api_keys import bearer_key
+from twolane.process.http_body import ClientDisconnected
 
 OPEN_PATHS = frozenset({"/live", "/health"})  # probes carry no key; every other path needs one where there are keys
 REQUEST_ID, TRACE_PARENT, TRACE_RESPONSE = b"x-request-id", b"traceparent", b"traceresponse"
@@ -40,7 +42,7 @@ class Middleware:
         try:
             self._admit(scope)
             await self._app(scope, receive, post)
-        except ClientGone:
+        except ClientDisconnected:
             return
         except WorkerError as error:
             await post.refuse(error)
@@ -52,8 +54,7 @@ class Middleware:
         """Raises InvalidKey."""
         if self._state.keys is None or scope["path"] in OPEN_PATHS:
             return
-        scheme, _, key = (header(scope, b"authorization") or "").partition(" ")
-        if scheme.lower() != "bearer" or self._state.keys.holder(key.strip().encode("latin-1")) is None:
+        if self._state.keys.name_of(bearer_key(scope["headers"])) is None:
             raise InvalidKey("A valid key is required: Authorization: Bearer <key>.")
 
 
@@ -80,8 +81,8 @@ class _Post:
     def _common(self) -> list[tuple[bytes, bytes]]:
         common = [(REQUEST_ID, self._scope[request_log.REQUEST_ID].encode())]
         own = self._scope.get(request_log.TRACE)
-        if own is not None and self._state.tracing is not None and own.is_sampled:
-            common.append((TRACE_RESPONSE, own.header.encode()))
+        if own is not None and self._state.tracing is not None and own.is_recorded:
+            common.append((TRACE_RESPONSE, own.header().encode()))
         trace = header(self._scope, TRACE_PARENT) or ""
         if _REPEATABLE.fullmatch(trace):
             common.append((TRACE_PARENT, trace.encode()))

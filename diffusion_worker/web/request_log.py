@@ -14,12 +14,15 @@ from starlette.types import Scope
 
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.telemetry import semantic_conventions as c
-from diffusion_worker.telemetry.json_log import REQUESTS, TRACE_ID
-from diffusion_worker.telemetry.tracing import Request, Trace, Tracing, Value, read_trace
-from diffusion_worker.types.generation import GenerationRequest, Usage
+from diffusion_worker.telemetry.tracing import Request, Tracing, Value
+from diffusion_worker.types.events import Usage
+from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.types.timeline import Timeline, TimelineEvent
-from diffusion_worker.web.http_io import ClientGone, header
+from twolane.process.http_body import ClientDisconnected
+from twolane.process.json_log import TRACE_ID
+from twolane.process.trace_context import Trace, read_trace
 
+REQUESTS: Final = logging.getLogger("twolane.worker.requests")
 CLIENT_GONE: Final = "client_gone"
 REQUEST_ID: Final = "twolane.request_id"  # keys of a scope
 TRACE: Final = "twolane.trace"
@@ -51,7 +54,7 @@ class RequestLog:
         if error is not None:
             self.error = _code_of(error)
         if REQUESTS.isEnabledFor(logging.INFO):
-            REQUESTS.info("request", extra={"told": self._line()})
+            REQUESTS.info("request", extra={"fields": self._line()})
         if self.tracing is not None and self.trace is not None and self._is_traced:
             self.tracing.ended(self.trace, self._request())
 
@@ -62,7 +65,7 @@ class RequestLog:
 
     @property
     def _is_traced(self) -> bool:
-        return self.tracing is not None and self.trace is not None and self.trace.is_sampled
+        return self.tracing is not None and self.trace is not None and self.trace.is_recorded
 
     def _line(self) -> dict[str, Value | None]:
         usage = self.usage
@@ -81,7 +84,7 @@ class RequestLog:
 
     def _request(self) -> Request:
         timeline = self._timeline or Timeline()
-        moments = tuple(timeline.moments)  # the engine's thread may still note the last one
+        moments = tuple(timeline.events)  # the engine's thread may still note the last one
         return Request(
             name=f"{self.operation} {self.model}".rstrip(),
             started_s=self._started_s,
@@ -115,7 +118,7 @@ class RequestLog:
 
 def request_log_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
     """A request that has come, its place in a trace settled; the scope keeps that, for the head of the response."""
-    sender = read_trace(header(scope, b"traceparent"))
+    sender = read_trace(dict(scope["headers"]))
     trace = scope[TRACE] = tracing.begin(sender) if tracing else sender
     operation = c.CHAT if scope["path"].startswith("/v1/chat") else c.TEXT
     return RequestLog(operation=operation, request_id=scope.get(REQUEST_ID, ""), trace=trace, tracing=tracing)
@@ -134,4 +137,4 @@ def _durations(moments: tuple[TimelineEvent, ...], started_s: float) -> dict[str
 def _code_of(error: BaseException) -> str:
     if isinstance(error, WorkerError):
         return error.code
-    return CLIENT_GONE if isinstance(error, ClientGone | asyncio.CancelledError) else "internal_error"
+    return CLIENT_GONE if isinstance(error, ClientDisconnected | asyncio.CancelledError) else "internal_error"

@@ -12,10 +12,11 @@ from diffusion_worker.telemetry.metrics import Meters
 from diffusion_worker.telemetry.tracing import Tracing
 from diffusion_worker.text.chat_template import Abilities, ChatTemplate
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.types.generation import DecodingMode, ModelInfo
+from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import RefusalObserved
+from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import ModelNotFound
-from diffusion_worker.web.keys import KeyRing
+from twolane.process.api_keys import Keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ class ServingState:
     engine: Engine
     meters: Meters
     max_body_bytes: int
-    keys: KeyRing | None = None
+    keys: Keys | None = None
     tracing: Tracing | None = None
     words: Words | None = None
     constraint_service: ConstraintService = field(default_factory=ConstraintService)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from gateway.errors import BadSetting
 from gateway.ports import Clock
 from gateway.reliability.replication import PeerSnapshot, Snapshot
+from twolane.process.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -121,7 +121,7 @@ class Replica:
 
 @contextlib.asynccontextmanager
 async def shared_state(state: ReplicatedState, clock: Clock, *, url: str, namespace: str) -> AsyncIterator[Replica]:
-    """A replica that exchanges in the background until the block ends. Raises BadSetting for an invalid URL."""
+    """A replica that exchanges in the background until the block ends. Raises ConfigurationError for an invalid URL."""
     redis = connect(url)
     replica = Replica(state, clock, redis, namespace=namespace)
     task = asyncio.create_task(replica.run(), name="shared state")
@@ -144,7 +144,7 @@ def connect(url: str) -> "Redis":
     try:
         return Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=once)
     except ValueError as fault:  # the message names the scheme or the port, never the password
-        raise BadSetting(f"TWOLANE_REDIS_URL: {fault}") from None
+        raise ConfigurationError(f"TWOLANE_REDIS_URL: {fault}") from None
 
 
 def _peers(reply: Sequence[Any], now_s: float) -> list[PeerSnapshot]:

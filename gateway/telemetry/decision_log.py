@@ -9,9 +9,9 @@ from typing import Final
 import orjson
 
 from gateway.decision import Decision, Mirrored
-from gateway.errors import BadSetting
 from gateway.telemetry.decision_json import document_of
 from gateway.telemetry.log_rotation import RotatingFile
+from twolane.process.errors import ConfigurationError
 
 MAX_WAITING: Final = 10_000
 _EVERY_S: Final = 0.1  # waking the thread for every line would cost more than writing it
@@ -23,12 +23,12 @@ class DecisionLog:
     def __init__(
         self, path: Path, on_drop: Callable[[int], None] = lambda _lines: None, *, max_bytes: int = 0, keep: int = 1
     ) -> None:
-        """Raises BadSetting if the file cannot be opened. `on_drop` receives the number of dropped lines, on any
-        thread; see `RotatingFile` for the other arguments."""
+        """Raises ConfigurationError if the file cannot be opened. `on_drop` receives the number of dropped lines, on
+        any thread; see `RotatingFile` for the other arguments."""
         try:
             self._file = RotatingFile(path, max_bytes=max_bytes, keep=keep)
         except OSError as fault:
-            raise BadSetting(f"TWOLANE_DECISION_LOG: cannot write {path}: {fault.strerror}") from fault
+            raise ConfigurationError(f"TWOLANE_DECISION_LOG: cannot write {path}: {fault.strerror}") from fault
         self._waiting: deque[Decision] = deque()  # append and popleft are atomic
         self._drop = on_drop
         self._closing = threading.Event()

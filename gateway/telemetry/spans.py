@@ -16,8 +16,8 @@ from gateway import __version__
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import AttemptOutcome, Outcome, Reason
 from gateway.telemetry import semantic_conventions as c
-from gateway.trace_context import SAMPLED, Trace
 from gateway.types import Usage
+from twolane.process.trace_context import SAMPLED, Trace
 
 Attributes = dict[str, AttributeValue]
 _SCOPE = InstrumentationScope("twolane.gateway", __version__)

@@ -10,19 +10,17 @@ from gateway.attempts.response import GatewayResponse
 from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, MethodNotAllowed
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
-from gateway.trace_context import Trace, read_trace
 from gateway.types import Query
 from gateway.web import sse
 from gateway.web.asgi_responses import send_bytes, send_error, send_json, start_stream
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.headers import REQUEST_ID, describe
 from gateway.web.parse_request import parse_chat, unique_headers
+from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
+from twolane.process.json_log import TRACE_ID
+from twolane.process.trace_context import Trace, read_trace
 
 PATH = "/v1/chat/completions"
-
-
-class ClientDisconnected(Exception):  # noqa: N818 - says what happened
-    """The client disconnected before its request was complete."""
 
 
 class ChatCompletions:
@@ -63,9 +61,14 @@ class ChatCompletions:
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {PATH}; use POST.")
         headers = unique_headers(scope["headers"])
-        body = await read_body(receive, headers, self._max_body_bytes)
+        announced = headers.get(b"content-length", b"")
+        try:
+            body = await read_body(receive, content_length=announced, limit=self._max_body_bytes)
+        except BodyTooLargeError as error:
+            raise BodyTooLarge(str(error)) from error
         state: dict[str, Any] = scope.get("state") or {}
         trace = self._begin(read_trace(headers))
+        TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
         return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"), trace=trace)
 
     async def _send(self, send: Send, query: Query, answer: GatewayResponse, client: CancelOnDisconnect) -> None:
@@ -92,26 +95,3 @@ class ChatCompletions:
             last = sse.error_event(error)  # bytes have been sent, so end with an error event and no [DONE]
         client.stop()
         await send_bytes(send, last, more=False)
-
-
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge (before reading if the announced size is too large), ClientDisconnected."""
-    announced = headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(limit)
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnected
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise _too_large(limit)
-        if not message.get("more_body", False):
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The request body exceeds the limit of {limit} bytes.")

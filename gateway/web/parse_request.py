@@ -15,7 +15,6 @@ import orjson
 from gateway.enums import Capability, Form, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.reliability.load_balancing import PREFIX_CHARS
-from gateway.trace_context import Trace
 from gateway.types import Expectation, Query, Tool
 from gateway.validation.json_schema import SchemaFault, check_pattern, check_schema
 from gateway.web.request_schema import (
@@ -27,6 +26,7 @@ from gateway.web.request_schema import (
     is_present,
     must_call,
 )
+from twolane.process.trace_context import Trace
 
 MAX_DEPTH = 64
 MAX_SCHEMA_BYTES = 65_536

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import constraints
 from benchmarks.constraints import figures_of, refused_figures, task_figures
 from benchmarks.constraints_embedded import Embedded
-from benchmarks.constraints_rows import Judge, Refusal, Row
+from benchmarks.constraints_rows import AnswerValidator, Refusal, Row
 from benchmarks.constraints_steps import StepMs
 from benchmarks.constraints_tables import splits_table
 from benchmarks.constraints_tasks import FREE, KEPT, Way
@@ -21,7 +21,7 @@ def row(**changes: object) -> Row:
         "split": "easy",
         "has_check": False,
         "compile_ms": 20.0,
-        "lift_ms": 10.0,
+        "token_compile_ms": 10.0,
         "states": 5,
         "edges": 9,
         "shortest": 3,
@@ -87,7 +87,10 @@ def test_the_embedded_checkpoint_is_measured_in_passes_of_it() -> None:
 
 def test_an_invalid_answer_is_forgiven_only_where_a_final_check_follows() -> None:
     """The judge is jsonschema."""
-    strict, checked = Judge({"type": "integer"}, has_check=False), Judge({"type": "integer"}, has_check=True)
+    strict, checked = (
+        AnswerValidator({"type": "integer"}, has_check=False),
+        AnswerValidator({"type": "integer"}, has_check=True),
+    )
     for judge in (strict, checked):
         judge.take("7")
         judge.take('"seven"')

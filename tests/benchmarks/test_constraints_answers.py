@@ -7,9 +7,9 @@ from benchmarks.constraints_masks import naive_masks
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.types.requests import DecodingMode
 
 
 @pytest.mark.slow
@@ -35,10 +35,12 @@ def test_the_paired_test_is_mcnemars() -> None:
 
 def test_the_naive_mask_lets_tokens_clash() -> None:
     """Of `ab` and `cd` every position has two tokens, and the mask cannot see which belong together."""
-    automaton = lift(compile_constraint(Constraint(kind="choice", value=["ab", "cd"])).automaton, shipped().read())
+    automaton = compile_tokens(
+        compile_constraint(Constraint(kind="choice", value=["ab", "cd"])).automaton, shipped().read()
+    )
     assert automaton is not None
     masks = naive_masks(automaton, 4)
     spelled = [sorted(shipped().text([token]) for token in mask.nonzero()[0].tolist()) for mask in masks]
     assert spelled[:2] == [[b"a", b"c"], [b"b", b"d"]]
     assert masks[2].sum() == 1
-    assert masks[3, automaton.tail_id]
+    assert masks[3, automaton.padding_id]

@@ -13,9 +13,8 @@ import yaml
 from deploy.compose.make_secrets import main as make_secrets
 from diffusion_worker.settings import PREFIX as WORKER_PREFIX
 from diffusion_worker.settings import Settings as WorkerSettings
-from diffusion_worker.web.keys import load_keys as load_worker_keys
 from gateway.settings import PREFIX, Settings
-from gateway.web.auth import load_keys
+from twolane.process.api_keys import load_keys
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -95,9 +94,9 @@ def test_the_secrets_open_what_they_are_for_and_are_never_overwritten(
     application = capsys.readouterr().out.strip()
     metrics = (folder / "metrics-key").read_text().encode()
     worker = (folder / "gateway.env").read_text().strip().removeprefix("WORKER_API_KEY=").encode()
-    gateway_keys, worker_keys = load_keys(folder / "gateway-keys"), load_worker_keys(folder / "worker-keys")
+    gateway_keys, worker_keys = load_keys(folder / "gateway-keys"), load_keys(folder / "worker-keys")
     assert (gateway_keys.name_of(application.encode()), gateway_keys.name_of(metrics)) == ("application", "metrics")
-    assert (worker_keys.holder(worker), worker_keys.holder(metrics)) == ("gateway", "metrics")
+    assert (worker_keys.name_of(worker), worker_keys.name_of(metrics)) == ("gateway", "metrics")
     assert gateway_keys.name_of(worker) is None
     named = yaml.safe_load(COMPOSE.read_text())["secrets"].values()
     assert {Path(one["file"]).name for one in named} | {"gateway.env"} == {file.name for file in folder.iterdir()}

@@ -241,9 +241,9 @@ def _policy_is_followed(it: Deployed, key: str) -> None:
 
 def _application_key(secrets: Path) -> str:
     """The one printed is gone; make another for the test."""
-    from twolane.keys import line_of
+    from twolane.process.api_keys import key_line
 
     file = secrets / "gateway-keys"
     file.chmod(0o644)
-    file.write_text(file.read_text() + line_of("tests", "tl-tests") + "\n")
+    file.write_text(file.read_text() + key_line("tests", "tl-tests") + "\n")
     return "tl-tests"

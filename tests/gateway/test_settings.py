@@ -1,26 +1,22 @@
-"""Settings: read once, and wrong ones refuse by name."""
+"""Settings of the gateway: its defaults, and what does not go together. Reading them: tests/twolane/process."""
 
 from pathlib import Path
 
 import pytest
 
-from gateway.errors import BadSetting
-from gateway.settings import Settings, describe_settings, read_settings
+from gateway.settings import SCHEMA, Settings, read_settings
+from twolane.process.errors import ConfigurationError
 
 
-def test_without_anything_said_it_listens_on_loopback() -> None:
+def test_by_default_it_listens_on_loopback_without_keys_and_without_a_log() -> None:
     settings = read_settings({}, {})
-    assert (settings.host, settings.port, settings.admin_host, settings.admin_port) == (
-        "127.0.0.1",
-        8080,
-        "127.0.0.1",
-        8090,
-    )
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert (settings.admin_host, settings.admin_port) == ("127.0.0.1", 8090)
     assert settings.keys_file is None
     assert settings.decision_log is None
 
 
-def test_a_flag_wins_over_the_environment() -> None:
+def test_a_flag_takes_precedence_over_the_environment() -> None:
     settings = read_settings({"TWOLANE_PORT": "1", "TWOLANE_POLICY": "a.yaml"}, {"port": "2"})
     assert (settings.port, settings.policy) == (2, Path("a.yaml"))
 
@@ -39,54 +35,53 @@ def test_an_empty_path_means_none() -> None:
         ("TWOLANE_IDLE_S", "0"),
         ("TWOLANE_IDLE_S", "nan"),
         ("TWOLANE_DRAIN_S", "-1"),
+        ("TWOLANE_LOG", "xml"),
+        ("TWOLANE_HANDED_DOWN", "1,2"),
+        ("TWOLANE_HANDED_DOWN", "a,b,c"),
     ],
 )
 def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:
-    with pytest.raises(BadSetting, match=name):
+    with pytest.raises(ConfigurationError, match=name):
         read_settings({name: value}, {})
 
 
-def test_a_wrong_flag_is_named_as_it_was_written() -> None:
-    with pytest.raises(BadSetting, match="--admin-port"):
-        read_settings({}, {"admin_port": "x"})
-
-
-def test_a_misspelt_variable_is_not_silently_a_default() -> None:
-    with pytest.raises(BadSetting, match="TWOLANE_PROT: no such setting; did you mean TWOLANE_PORT"):
+def test_a_misspelt_variable_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="TWOLANE_PROT: unknown setting; did you mean TWOLANE_PORT"):
         read_settings({"TWOLANE_PROT": "9000"}, {})
 
 
-def test_what_orchestrators_and_the_worker_set_does_no_harm() -> None:
+def test_variables_of_orchestrators_policies_and_the_worker_are_ignored() -> None:
     others = {
         "TWOLANE_SERVICE_HOST": "x",
         "TWOLANE_SERVICE_PORT": "1",
         "TWOLANE_PORT_8080_TCP": "x",
+        "TWOLANE_GATEWAY_PORT": "tcp://10.0.0.1:8080",
+        "TWOLANE_REDIS_PORT": "tcp://10.0.0.1:6379",
         "TWOLANE_WORKER_PORT": "x",
+        "TWOLANE_OPENAI_KEY": "sk-of-a-policy",
     }
     assert read_settings(others, {}) == Settings()
 
 
 @pytest.mark.parametrize("name", ["TWOLANE_HOST", "TWOLANE_ADMIN_HOST"])
-def test_another_address_than_loopback_needs_a_keys_file(name: str) -> None:
-    with pytest.raises(BadSetting, match=f"{name}.*TWOLANE_KEYS_FILE"):
+def test_a_non_loopback_address_requires_a_keys_file(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name}.*TWOLANE_KEYS_FILE"):
         read_settings({name: "0.0.0.0"}, {})
     assert read_settings({name: "0.0.0.0", "TWOLANE_KEYS_FILE": "keys"}, {})
     assert read_settings({name: "::1"}, {})
     assert read_settings({name: "localhost"}, {})
 
 
-def test_help_lists_every_setting() -> None:
-    listed = describe_settings()
-    for name in Settings.__dataclass_fields__:
-        assert f"TWOLANE_{name.upper()}" in listed
-
-
-def test_the_platforms_redis_is_taken_where_ours_is_not_said() -> None:
+def test_the_platforms_redis_is_used_where_ours_is_not_set() -> None:
     assert read_settings({"REDIS_URL": "redis://theirs"}, {}).redis_url == "redis://theirs"
-    both = {"REDIS_URL": "redis://theirs", "TWOLANE_REDIS_URL": "redis://ours"}
-    assert read_settings(both, {}).redis_url == "redis://ours"
-    assert read_settings({**both, "TWOLANE_REDIS_URL": ""}, {}).redis_url is None
+    assert read_settings({"REDIS_URL": "redis://theirs", "TWOLANE_REDIS_URL": ""}, {}).redis_url is None
 
 
 def test_a_redis_password_does_not_show() -> None:
     assert "secret" not in repr(Settings(redis_url="redis://:secret@host"))
+
+
+def test_no_setting_is_retired_that_is_still_in_use() -> None:
+    known = {SCHEMA.variable(name) for name in Settings.__dataclass_fields__}
+    assert not set(SCHEMA.retired) & known
+    assert set(SCHEMA.retired.values()) <= known

@@ -109,7 +109,7 @@ _LOOP: Final = Section(
         ),
         lines(
             "Constraints",
-            "Seconds of work per second: compile, step (on the host, between passes) and judge.",
+            "Seconds of work per second: compile, step (on the host, between passes) and validate.",
             "percentunit",
             rate(f"{W}_constraint_seconds_sum", "phase"),
         ),

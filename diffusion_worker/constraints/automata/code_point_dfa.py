@@ -1,7 +1,7 @@
-"""Languages over code points as minimal automata: of a regular expression, of words, with bounded length, and what two
-have in common or one has and the other lacks.
+"""DFAs over code points: of regular expressions and finite languages, with length bounds, and their Boolean
+combinations.
 
-Knows code points; how a string is spelled in JSON is the business of `spelling`.
+Built by the product construction and minimised. `json_strings` encodes them as bytes.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import DEAD, Edge
-from diffusion_worker.constraints.automata.glushkov import MAX_STATES, determinised
+from diffusion_worker.constraints.automata.glushkov import MAX_STATES, determinise
 from diffusion_worker.constraints.automata.graph import TooLarge
-from diffusion_worker.constraints.automata.minimise import EMPTY, Rows, minimise
-from diffusion_worker.constraints.automata.ranges import without
+from diffusion_worker.constraints.automata.minimise import EMPTY, RangeDfa, minimise
+from diffusion_worker.constraints.automata.ranges import subtract
 from diffusion_worker.constraints.automata.regex import (
     BEGIN,
     END,
@@ -26,65 +26,65 @@ from diffusion_worker.constraints.automata.regex import (
     Tree,
     parse,
     parts_of,
-    relaxed,
+    relax,
 )
 
 _FILLER: Final = Repeat(Chars((*SCALARS, (BEGIN, END))), 0, None)
 
-ANY_TEXT: Final = Rows(rows=(tuple((first, last, 0) for first, last in SCALARS),), accepting=(True,), start=0)
-EMPTY_TEXT: Final = Rows(rows=((),), accepting=(True,), start=0)
+ANY_TEXT: Final = RangeDfa(rows=(tuple((first, last, 0) for first, last in SCALARS),), accepting=(True,), start=0)
+EMPTY_TEXT: Final = RangeDfa(rows=((),), accepting=(True,), start=0)
 
 
 @lru_cache(maxsize=512)
-def matching(pattern: str, *, wide: bool = False, whole: bool = False, repeats: int | None = None) -> Rows:
-    """The texts in which `pattern` is found (`whole`: which it matches from end to end); repetitions of more than
-    `repeats` times are taken to have no upper bound. Raises NotRegular."""
+def dfa_of_pattern(pattern: str, *, wide: bool = False, whole: bool = False, repeats: int | None = None) -> RangeDfa:
+    """The texts that contain a match of `pattern` (`whole`: that it matches entirely). Repetitions above `repeats` are
+    treated as unbounded. Raises NotRegular."""
     tree = parse(pattern, wide=wide)
-    tree = tree if repeats is None else relaxed(tree, repeats)
-    return of_tree(tree) if whole else _searched(tree)
+    tree = tree if repeats is None else relax(tree, repeats)
+    return dfa_of_tree(tree) if whole else _dfa_of_search(tree)
 
 
-def of_tree(tree: Tree) -> Rows:
-    """The texts that the tree matches from end to end. Raises NotRegular, or TooLarge."""
-    return _bare(Seq((Repeat(Chars(((BEGIN, BEGIN),)), 0, 1), tree, Repeat(Chars(((END, END),)), 0, 1))))
+def dfa_of_tree(tree: Tree) -> RangeDfa:
+    """The texts that the tree matches entirely. Raises NotRegular, or TooLarge."""
+    return _without_boundaries(Seq((Repeat(Chars(((BEGIN, BEGIN),)), 0, 1), tree, Repeat(Chars(((END, END),)), 0, 1))))
 
 
 @lru_cache(maxsize=256)
-def words(members: frozenset[str]) -> Rows:
-    """Exactly these texts."""
+def dfa_of_words(texts: frozenset[str]) -> RangeDfa:
+    """The finite language of these texts."""
     prefixes: dict[str, int] = {"": 0}
     rows: list[list[Edge]] = [[]]
-    for word in sorted(members):
+    for word in sorted(texts):
         for end in range(1, len(word) + 1):
             if word[:end] not in prefixes:
                 prefixes[word[:end]] = len(rows)
                 rows[prefixes[word[: end - 1]]].append((ord(word[end - 1]), ord(word[end - 1]), len(rows)))
                 rows.append([])
     accepting = [False] * len(rows)
-    for word in members:
+    for word in texts:
         accepting[prefixes[word]] = True
     return minimise(rows, accepting, 0)
 
 
-def _searched(tree: Tree) -> Rows:
-    """Look-ahead is understood at the start of an anchored expression, where it is an intersection."""
-    if isinstance(tree, Alt) and any(_looks(part) for part in tree.parts):
+def _dfa_of_search(tree: Tree) -> RangeDfa:
+    """Look-ahead is supported at the start of an anchored expression, where it is an intersection."""
+    if isinstance(tree, Alt) and any(_lookaheads(part) for part in tree.parts):
         found = EMPTY
         for part in tree.parts:
-            found = either(found, _searched(part))
+            found = union(found, _dfa_of_search(part))
         return found
-    ahead, rest = _looks(tree), tree
+    ahead, rest = _lookaheads(tree), tree
     if ahead:
         begin = Chars(((BEGIN, BEGIN),))
         rest = Seq((begin, *parts_of(tree)[1 + len(ahead) :]))
-    found = _bare(Seq((_FILLER, rest, _FILLER)))
+    found = _without_boundaries(Seq((_FILLER, rest, _FILLER)))
     for look in ahead:
-        seen = _bare(Seq((begin, look.part, _FILLER)))
-        found = both(found, seen) if look.wanted else minus(found, seen)
+        seen = _without_boundaries(Seq((begin, look.part, _FILLER)))
+        found = intersection(found, seen) if look.wanted else difference(found, seen)
     return found
 
 
-def _looks(tree: Tree) -> list[Look]:
+def _lookaheads(tree: Tree) -> list[Look]:
     parts = parts_of(tree)
     if not parts or parts[0] != Chars(((BEGIN, BEGIN),)):
         return []
@@ -96,9 +96,9 @@ def _looks(tree: Tree) -> list[Look]:
     return looks
 
 
-def _bare(tree: Tree) -> Rows:
-    """The automaton of a tree over marked texts, without the marks around them."""
-    marked, accepting = determinised(tree)
+def _without_boundaries(tree: Tree) -> RangeDfa:
+    """The automaton of a tree over texts with boundary markers, without the markers."""
+    marked, accepting = determinise(tree)
     ends = [_after(row, END) for row in marked]
     closing = [end != DEAD and accepting[end] for end in ends]
     bare = [[(a, min(b, LAST), t) for a, b, t in row if a <= LAST] for row in marked]
@@ -110,32 +110,32 @@ def _after(row: Sequence[Edge], label: int) -> int:
     return next((target for first, last, target in row if first <= label <= last), DEAD)
 
 
-def both(ours: Rows, theirs: Rows) -> Rows:
-    """Texts of both languages."""
-    return theirs if ours is ANY_TEXT else ours if theirs is ANY_TEXT else _product(ours, theirs, keep_alone=False)
+def intersection(left: RangeDfa, right: RangeDfa) -> RangeDfa:
+    """The intersection of the languages."""
+    return right if left is ANY_TEXT else left if right is ANY_TEXT else _product(left, right, only_left=False)
 
 
-def minus(ours: Rows, theirs: Rows) -> Rows:
-    """Texts of the one language that are not in the other."""
-    return ours if not theirs.rows else _product(ours, theirs, keep_alone=True)
+def difference(left: RangeDfa, right: RangeDfa) -> RangeDfa:
+    """The difference of the languages."""
+    return left if not right.rows else _product(left, right, only_left=True)
 
 
-def either(ours: Rows, theirs: Rows) -> Rows:
-    """Texts of any of the two languages."""
-    if not ours.rows or not theirs.rows:
-        return ours if ours.rows else theirs
-    return minus(ANY_TEXT, both(minus(ANY_TEXT, ours), minus(ANY_TEXT, theirs)))
+def union(left: RangeDfa, right: RangeDfa) -> RangeDfa:
+    """The union of the languages."""
+    if not left.rows or not right.rows:
+        return left if left.rows else right
+    return difference(ANY_TEXT, intersection(difference(ANY_TEXT, left), difference(ANY_TEXT, right)))
 
 
-def _product(ours: Rows, theirs: Rows, *, keep_alone: bool) -> Rows:
-    """Both automata at once. `keep_alone`: accept where ours does and theirs does not, otherwise where both do."""
-    if not ours.rows or not theirs.rows:
+def _product(left: RangeDfa, right: RangeDfa, *, only_left: bool) -> RangeDfa:
+    """The product construction. `only_left`: accept where `left` does and `right` does not, otherwise where both do."""
+    if not left.rows or not right.rows:
         return EMPTY
-    pairs = [(ours.start, theirs.start)]
+    pairs = [(left.start, right.start)]
     numbers = {pairs[0]: 0}
     rows: list[list[Edge]] = []
-    for left, right in pairs:
-        edges = _steps(ours.rows[left], () if right == DEAD else theirs.rows[right], keep_alone)
+    for left_state, right_state in pairs:
+        edges = _product_edges(left.rows[left_state], () if right_state == DEAD else right.rows[right_state], only_left)
         row: list[Edge] = []
         for first, last, pair in edges:
             number = numbers.setdefault(pair, len(pairs))
@@ -144,35 +144,38 @@ def _product(ours: Rows, theirs: Rows, *, keep_alone: bool) -> Rows:
             row.append((first, last, number))
         rows.append(row)
         if len(pairs) > 2 * MAX_STATES:
-            raise TooLarge("strings of too many states")
+            raise TooLarge("strings with too many states")
     accepting = [
-        ours.accepting[left] and (right != DEAD and theirs.accepting[right]) != keep_alone for left, right in pairs
+        left.accepting[left_state] and (right_state != DEAD and right.accepting[right_state]) != only_left
+        for left_state, right_state in pairs
     ]
     return minimise(rows, accepting, 0)
 
 
-def _steps(ours: Sequence[Edge], theirs: Sequence[Edge], keep_alone: bool) -> list[tuple[int, int, tuple[int, int]]]:
-    steps = [
-        (max(a, c), min(b, d), (ours_to, theirs_to))
-        for a, b, ours_to in ours
-        for c, d, theirs_to in theirs
+def _product_edges(
+    left: Sequence[Edge], right: Sequence[Edge], only_left: bool
+) -> list[tuple[int, int, tuple[int, int]]]:
+    edges = [
+        (max(a, c), min(b, d), (left_target, right_target))
+        for a, b, left_target in left
+        for c, d, right_target in right
         if a <= d and c <= b
     ]
-    if keep_alone:
-        taken = tuple((first, last) for first, last, _ in theirs)
-        steps += [(a, b, (target, DEAD)) for first, last, target in ours for a, b in without(((first, last),), taken)]
-    return steps
+    if only_left:
+        taken = tuple((first, last) for first, last, _ in right)
+        edges += [(a, b, (target, DEAD)) for first, last, target in left for a, b in subtract(((first, last),), taken)]
+    return edges
 
 
-def bounded(language: Rows, low: int, high: int | None) -> Rows:
-    """Texts of the language with `low` to `high` code points."""
+def with_length(language: RangeDfa, low: int, high: int | None) -> RangeDfa:
+    """The words of the language with `low` to `high` code points."""
     if not language.rows or (low == 0 and high is None):
         return language
     top = low if high is None else high + 1
     last = language.accepting
     states = len(language.rows)
     if states * (top + 1) > 16 * MAX_STATES:
-        raise TooLarge("a length of too many states")
+        raise TooLarge("a length bound with too many states")
     rows: list[list[Edge]] = []
     for count in range(top + 1):
         ahead = min(count + 1, top)
@@ -186,8 +189,8 @@ def bounded(language: Rows, low: int, high: int | None) -> Rows:
     return minimise(rows, accepting, language.start)
 
 
-def extent(language: Rows) -> tuple[int, int | None]:
-    """The fewest and the most code points of a member; None: there is no longest."""
+def length_range(language: RangeDfa) -> tuple[int, int | None]:
+    """The minimum and maximum length of a word in code points; None: unbounded."""
     depth: dict[int, int] = {}
     shortest, frontier, steps = -1, {language.start}, 0
     seen: set[int] = set()
@@ -200,8 +203,8 @@ def extent(language: Rows) -> tuple[int, int | None]:
     return shortest, _longest(language, language.start, depth, set())
 
 
-def _longest(language: Rows, state: int, depth: dict[int, int], path: set[int]) -> int | None:
-    """Longest path to acceptance; every state of a trimmed automaton has one, so a cycle means there is none."""
+def _longest(language: RangeDfa, state: int, depth: dict[int, int], path: set[int]) -> int | None:
+    """The longest path to acceptance. Every state of a trimmed automaton can accept, so a cycle means unbounded."""
     order: list[tuple[int, bool]] = [(state, False)]
     while order:
         at, done = order.pop()
@@ -220,7 +223,7 @@ def _longest(language: Rows, state: int, depth: dict[int, int], path: set[int]) 
     return depth[state]
 
 
-def member(language: Rows, text: str) -> bool:
+def accepts(language: RangeDfa, text: str) -> bool:
     """Whether a text is in the language."""
     state = language.start
     for char in text:

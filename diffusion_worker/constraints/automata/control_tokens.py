@@ -1,17 +1,18 @@
-"""Control tokens inside a text: bytes that no UTF-8 holds stand for them, so one automaton of bytes can ask for both.
+"""Placeholders of control tokens: bytes that occur in no UTF-8 text stand for them, so that one byte automaton can
+require both.
 
-Whoever reads a vocabulary for lifting gives these tokens their mark for bytes, and hides what else would spell one.
+A vocabulary prepared for token compilation maps these tokens to their placeholders, and no other token may spell one.
 """
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Final
 
-FIRST_MARK: Final = 0xF8  # the bytes from here on are in no UTF-8, nor is anything that begins with them
+FIRST_PLACEHOLDER: Final = 0xF8  # bytes from here on occur in no UTF-8
 
 
-class Mark(IntEnum):
-    """What a control token means in an answer, as a byte."""
+class Placeholder(IntEnum):
+    """The role of a control token in an answer, as a byte."""
 
     THOUGHT_OPENS = 0xF8
     THOUGHT_CLOSES = 0xF9
@@ -20,8 +21,8 @@ class Mark(IntEnum):
     QUOTE = 0xFC  # around the strings of a call
 
 
-def marked(tokens: Sequence[bytes], marks: Mapping[int, Mark]) -> list[bytes]:
-    """[vocab] the bytes of every token for lifting: of those in `marks` (by id) their mark, of others as they are, but
-    none for tokens that no text can hold."""
-    plain = (b"" if any(byte >= FIRST_MARK for byte in token) else token for token in tokens)
-    return [bytes((marks[token],)) if token in marks else spelled for token, spelled in enumerate(plain)]
+def with_placeholders(tokens: Sequence[bytes], placeholders: Mapping[int, Placeholder]) -> list[bytes]:
+    """[vocab] the bytes of every token: placeholders for the ids in `placeholders`, empty for tokens that no text can
+    contain."""
+    plain = (b"" if any(byte >= FIRST_PLACEHOLDER for byte in token) else token for token in tokens)
+    return [bytes((placeholders[token],)) if token in placeholders else spelled for token, spelled in enumerate(plain)]

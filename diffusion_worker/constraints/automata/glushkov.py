@@ -1,6 +1,7 @@
-"""From the tree of an expression to a deterministic automaton: Glushkov's construction, then the subset construction.
+"""Glushkov's construction, then the subset construction: from the syntax tree of a regular expression to a
+deterministic automaton.
 
-Knows characters as code points (and the two marks of `regex`); the result is neither trimmed nor minimal.
+Labels are code points (and the two boundary markers of `regex`); the result is neither trimmed nor minimal.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +16,8 @@ MAX_STATES: Final = 4096
 _MAX_POSITIONS: Final = 6000
 
 
-def determinised(tree: Tree) -> tuple[list[list[Edge]], list[bool]]:
-    """Rows and accepting states; 0 is the start. Raises NotRegular, or TooLarge."""
+def determinise(tree: Tree) -> tuple[list[list[Edge]], list[bool]]:
+    """The rows and accepting states of the DFA; 0 is the start. Raises NotRegular, or TooLarge."""
     positions = _Positions()
     shape = positions.shape(tree)
     start = len(positions.ranges)
@@ -27,7 +28,7 @@ def determinised(tree: Tree) -> tuple[list[list[Edge]], list[bool]]:
 
 
 class _Shape:
-    """What Glushkov's construction knows of a part: can it be empty, where can it begin and end."""
+    """Nullable, first and last positions of a subexpression."""
 
     __slots__ = ("first", "last", "nullable")
 
@@ -36,7 +37,7 @@ class _Shape:
 
 
 class _Positions:
-    """Glushkov's construction: a state for each character of the expression, no empty moves."""
+    """The position automaton: one state per character of the expression, no epsilon transitions."""
 
     def __init__(self) -> None:
         self.ranges: list[Ranges] = []
@@ -59,7 +60,7 @@ class _Positions:
 
     def _char(self, ranges: Ranges) -> _Shape:
         if len(self.ranges) >= _MAX_POSITIONS:
-            raise TooLarge("an expression of too many characters")
+            raise TooLarge("a regular expression with too many characters")
         self.ranges.append(ranges)
         self.follow.append([])
         return _Shape(False, [len(self.ranges) - 1], [len(self.ranges) - 1])
@@ -89,7 +90,7 @@ class _Positions:
         return self._sequence(shapes)
 
     def _optional(self, part: Tree, times: int) -> _Shape:
-        """x{0,n} as (x(x(x)?)?)?, which links each copy to the next one only."""
+        """x{0,n} as (x(x(x)?)?)?, which links each copy only to the next."""
         nested = _Shape(True, [], [])
         for shape in [self.shape(part) for _ in range(times)]:
             whole = self._sequence([shape, nested])
@@ -110,5 +111,5 @@ def _subsets(rows: Sequence[Sequence[Edge]], last: set[int], start: int) -> tupl
             edges.append((first, after, number))
         made.append(edges)
         if len(groups) > MAX_STATES:
-            raise TooLarge("an expression of too many states")
+            raise TooLarge("a regular expression with too many states")
     return made, [not last.isdisjoint(group) for group in groups]

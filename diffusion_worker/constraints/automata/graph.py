@@ -1,9 +1,9 @@
-"""States under construction: built from their continuations backwards, equal ones shared as they arise.
+"""States under construction, built backwards from their continuations, with structurally equal states shared (hash
+consing).
 
-A state is a tuple of disjoint label ranges with targets. Who builds a fragment hands in the state that follows it, so
-concatenation costs nothing and every state stays deterministic. Only where alternatives overlap does `union` follow
-several states at once (the subset construction, confined to the overlap); it stops as soon as they meet.
-Knows labels and states; knows neither JSON nor bytes. The number of states is bounded; beyond it TooLarge is raised.
+A state is a tuple of disjoint label ranges with targets. A fragment is built from the state that follows it, so
+concatenation is free and every state stays deterministic. Only where alternatives overlap does `union` run the subset
+construction, confined to the overlap. The number of states is limited; exceeding it raises TooLarge.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,8 +12,8 @@ from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import Edge
 
-SELF: Final = -2  # as a target: the state that is being made
-Overlaid = tuple[int, int, tuple[int, ...]]  # first label, last label, every target
+SELF: Final = -2  # as a target: the state being built
+Overlaid = tuple[int, int, tuple[int, ...]]  # first label, last label, all targets
 
 
 class TooLarge(Exception):  # noqa: N818 - says what happened; never leaves the compiler
@@ -21,7 +21,7 @@ class TooLarge(Exception):  # noqa: N818 - says what happened; never leaves the 
 
 
 def overlay(rows: Sequence[Sequence[Edge]]) -> list[Overlaid]:
-    """Edges of several states as disjoint ranges, each with all targets it leads to."""
+    """The edges of several states as disjoint ranges, each with all its targets."""
     edges = sorted(edge for row in rows for edge in row)
     if all(edges[i][1] < edges[i + 1][0] for i in range(len(edges) - 1)):
         return [(first, last, (target,)) for first, last, target in edges]
@@ -39,8 +39,8 @@ def overlay(rows: Sequence[Sequence[Edge]]) -> list[Overlaid]:
     return laid
 
 
-def coalesced(edges: Iterable[Edge]) -> tuple[Edge, ...]:
-    """Sorted, with neighbouring ranges of one target joined: the one way to write a row."""
+def coalesce(edges: Iterable[Edge]) -> tuple[Edge, ...]:
+    """The canonical row: sorted, with adjacent ranges of one target merged."""
     joined: list[Edge] = []
     for edge in sorted(edges):
         if joined and joined[-1][2] == edge[2] and joined[-1][1] + 1 == edge[0]:
@@ -51,7 +51,7 @@ def coalesced(edges: Iterable[Edge]) -> tuple[Edge, ...]:
 
 
 class Graph:
-    """Deterministic states that only grow. A state's edges never change once given."""
+    """A growing set of deterministic states, whose edges never change once set."""
 
     def __init__(self, *, max_states: int) -> None:
         self.rows: list[tuple[Edge, ...]] = []
@@ -59,11 +59,11 @@ class Graph:
         self._max_states = max_states
         self._known: dict[tuple[bool, tuple[Edge, ...]], int] = {}
         self._unions: dict[tuple[int, ...], int] = {}
-        self._meets: dict[tuple[int, int], int] = {}
+        self._intersections: dict[tuple[int, int], int] = {}
 
     def state(self, edges: Iterable[Edge], *, accepting: bool = False) -> int:
         """The state with these disjoint edges; targets may be SELF."""
-        key = (accepting, coalesced(edges))
+        key = (accepting, coalesce(edges))
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = self.reserve()
@@ -72,7 +72,7 @@ class Graph:
         return found
 
     def reserve(self) -> int:
-        """A state whose edges come later: the head of a loop."""
+        """A state whose edges are set later: the head of a loop."""
         if len(self.rows) >= self._max_states:
             raise TooLarge(f"more than {self._max_states} states")
         self.rows.append(())
@@ -80,12 +80,12 @@ class Graph:
         return len(self.rows) - 1
 
     def fill(self, state: int, edges: Iterable[Edge], *, accepting: bool = False) -> None:
-        """Give a reserved state its edges, once."""
+        """Set the edges of a reserved state, once."""
         row = ((first, last, state if target == SELF else target) for first, last, target in edges)
-        self.rows[state], self.accepting[state] = coalesced(row), accepting
+        self.rows[state], self.accepting[state] = coalesce(row), accepting
 
     def word(self, labels: Sequence[int], following: int) -> int:
-        """The state that reads `labels` and goes on as `following`."""
+        """The state that reads `labels`, then continues as `following`."""
         for label in reversed(labels):
             following = self.state([(label, label, following)])
         return following
@@ -96,7 +96,7 @@ class Graph:
         return [(first, last, self.union(targets)) for first, last, targets in overlay(rows)]
 
     def union(self, states: Iterable[int]) -> int:
-        """The state that goes on as any of `states`. All that is reached before they meet must be filled."""
+        """The union of states by the subset construction. Every state reached before they meet must be filled."""
         members = tuple(sorted(set(states)))
         if len(members) == 1:
             return members[0]
@@ -119,8 +119,8 @@ class Graph:
             todo.append(group)
         return found
 
-    def meet(self, left: int, right: int) -> int:
-        """The state that goes on as both do; it may lead to states from which nothing is accepted."""
+    def intersect(self, left: int, right: int) -> int:
+        """The intersection of two states by the product construction; it may lead to states that accept nothing."""
         todo: list[tuple[int, int]] = []
         start = self._pair(left, right, todo)
         while todo:
@@ -132,15 +132,15 @@ class Graph:
                 for c, d, u in theirs
                 if a <= d and c <= b
             ]
-            self.fill(self._meets[pair], edges, accepting=all(self.accepting[state] for state in pair))
+            self.fill(self._intersections[pair], edges, accepting=all(self.accepting[state] for state in pair))
         return start
 
     def _pair(self, left: int, right: int, todo: list[tuple[int, int]]) -> int:
         if left == right:
             return left
         pair = (min(left, right), max(left, right))
-        found = self._meets.get(pair)
+        found = self._intersections.get(pair)
         if found is None:
-            found = self._meets[pair] = self.reserve()
+            found = self._intersections[pair] = self.reserve()
             todo.append(pair)
         return found

@@ -1,11 +1,10 @@
-"""The smallest automaton of a language: trim, colour, refine, fold.
+"""Minimisation of deterministic automata: trimming, then Moore's partition refinement on 64-bit state hashes.
 
-Refinement is Moore's: states are split by what their labels lead to, round after round, until nothing splits. A round
-is a few vector operations over the edges; and it starts from a colour that already tells most states apart, the hash of
-the first of the shortest words a state accepts. That colour depends on the state's language alone, so it never parts
-equal states, and it saves the hundreds of rounds that a long document would otherwise need.
-
-Colours are 64-bit hashes. The fold is checked with a second, independent hash, so a collision cannot pass unseen.
+States are split by the blocks that their labels lead to, round after round, until no block splits; a round is a few
+vector operations over all edges. The initial partition is the hash of the first of the shortest words that a state
+accepts. It depends on the state's language only, so it never separates equivalent states, and it saves the hundreds of
+rounds that a deep schema would otherwise need. The result is verified with a second, independent hash, so collisions
+are detected.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.automata.automaton import Edge
-from diffusion_worker.constraints.automata.graph import coalesced
+from diffusion_worker.constraints.automata.graph import coalesce
 
 _MASK: Final = (1 << 64) - 1
 _ROUNDS_BETWEEN_COUNTS: Final = 4
@@ -25,28 +24,28 @@ Colours = NDArray[np.uint64]  # [states]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rows:
-    """An automaton as rows of disjoint ranges. Empty rows: the empty language. Compared by identity."""
+class RangeDfa:
+    """A deterministic automaton as rows of disjoint label ranges. No rows: the empty language. Compared by identity."""
 
     rows: tuple[tuple[Edge, ...], ...]
     accepting: tuple[bool, ...]
     start: int
 
 
-EMPTY: Final = Rows(rows=(), accepting=(), start=-1)
+EMPTY: Final = RangeDfa(rows=(), accepting=(), start=-1)
 
 
-def minimise(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> Rows:
-    """The minimal, trimmed automaton; states are numbered in order of discovery, the start is 0."""
+def minimise(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], start: int) -> RangeDfa:
+    """The minimal, trimmed automaton; states are numbered in breadth-first order from the start, 0."""
     distance = _distances(rows, accepting, _reachable(rows, start))
     if start not in distance:
         return EMPTY
-    order = list(distance)  # nearest to acceptance first
+    order = list(distance)  # by distance to acceptance
     index = {state: at for at, state in enumerate(order)}
     alive = [[(a, b, index[t]) for a, b, t in rows[state] if t in index] for state in order]
     flags = [accepting[state] for state in order]
-    first = _first_colours(alive, [distance[state] for state in order])
-    return _folded(alive, flags, index[start], _blocks(_Edges(alive), flags, first))
+    first = _initial_colours(alive, [distance[state] for state in order])
+    return _quotient(alive, flags, index[start], _blocks(_Edges(alive), flags, first))
 
 
 def _reachable(rows: Sequence[Sequence[Edge]], start: int) -> list[int]:
@@ -60,7 +59,7 @@ def _reachable(rows: Sequence[Sequence[Edge]], start: int) -> list[int]:
 
 
 def _distances(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], reached: Sequence[int]) -> dict[int, int]:
-    """Labels to the nearest acceptance, nearest first; states that have none are left out."""
+    """The distance of each state to acceptance, in ascending order, without states that cannot accept."""
     before: dict[int, list[int]] = {}
     for state in reached:
         for _, _, target in rows[state]:
@@ -75,8 +74,8 @@ def _distances(rows: Sequence[Sequence[Edge]], accepting: Sequence[bool], reache
     return distance
 
 
-def _first_colours(alive: Sequence[Sequence[Edge]], distance: Sequence[int]) -> Colours:
-    """The hash of the first of the shortest words that each state accepts."""
+def _initial_colours(alive: Sequence[Sequence[Edge]], distance: Sequence[int]) -> Colours:
+    """[states] the hash of the lexicographically first of the shortest words that each state accepts."""
     colours: list[int] = []
     for edges, steps in zip(alive, distance, strict=True):
         if steps:
@@ -88,7 +87,8 @@ def _first_colours(alive: Sequence[Sequence[Edge]], distance: Sequence[int]) -> 
 
 
 class _Edges:
-    """All edges as columns. A label range weighs the sum of its labels' weights, so how it is split does not matter."""
+    """All edges as columns. The weight of a label range is the sum of its labels' weights, so splitting a range changes
+    nothing."""
 
     def __init__(self, alive: Sequence[Sequence[Edge]]) -> None:
         flat = [edge for edges in alive for edge in edges]
@@ -96,7 +96,7 @@ class _Edges:
         self._ends = np.cumsum([0, *(len(edges) for edges in alive)])
 
     def weights(self, seed: int) -> Colours:
-        """[edges] what each edge's labels weigh."""
+        """[edges] the weight of each edge's labels."""
         first, after = self._columns[:, 0], self._columns[:, 1] + 1
         return _mixed(after.astype(np.uint64), seed) - _mixed(first.astype(np.uint64), seed)
 
@@ -109,7 +109,7 @@ class _Edges:
 
 
 def _mixed(values: Colours, seed: int) -> Colours:
-    """Bits of every value spread over all 64 (the finaliser of splitmix64)."""
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014): spreads every bit over all 64."""
     values = values + np.uint64(seed)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -118,7 +118,7 @@ def _mixed(values: Colours, seed: int) -> Colours:
 
 
 def _blocks(edges: _Edges, flags: Sequence[bool], first: Colours) -> NDArray[np.intp]:
-    """[states] the number of the block of equal states that each one is in."""
+    """[states] the block of equivalent states that each state belongs to."""
     own = _mixed(first + np.array(flags, dtype=np.uint64), _SEEDS[1])
     weights = edges.weights(_SEEDS[0])
     colours, count = own, len(np.unique(own))
@@ -129,12 +129,12 @@ def _blocks(edges: _Edges, flags: Sequence[bool], first: Colours) -> NDArray[np.
         if len(kinds) == count:
             break
         count = len(kinds)
-    _check_fold(edges, blocks, flags)
+    _verify_blocks(edges, blocks, flags)
     return blocks
 
 
-def _check_fold(edges: _Edges, blocks: NDArray[np.intp], flags: Sequence[bool]) -> None:
-    """States of one block must lead to the same blocks, by a hash that had no part in making them."""
+def _verify_blocks(edges: _Edges, blocks: NDArray[np.intp], flags: Sequence[bool]) -> None:
+    """Verify by an independent hash that the states of one block lead to the same blocks."""
     fresh = edges.gathered(edges.weights(_SEEDS[1]), _mixed(blocks.astype(np.uint64), _SEEDS[1]))
     signature = np.column_stack([fresh, np.array(flags, dtype=np.uint64)])
     first_of = np.unique(blocks, return_index=True)[1]
@@ -142,8 +142,8 @@ def _check_fold(edges: _Edges, blocks: NDArray[np.intp], flags: Sequence[bool]) 
         raise RuntimeError("two different states have the same 64-bit hash")
 
 
-def _folded(alive: Sequence[Sequence[Edge]], flags: Sequence[bool], start: int, blocks: NDArray[np.intp]) -> Rows:
-    """One state for each block, numbered in order of discovery."""
+def _quotient(alive: Sequence[Sequence[Edge]], flags: Sequence[bool], start: int, blocks: NDArray[np.intp]) -> RangeDfa:
+    """The quotient automaton: one state per block, numbered in breadth-first order."""
     block = blocks.tolist()
     number = {block[start]: 0}
     members = [start]
@@ -155,5 +155,5 @@ def _folded(alive: Sequence[Sequence[Edge]], flags: Sequence[bool], start: int, 
             if found == len(members):
                 members.append(target)
             edges.append((first, last, found))
-        rows.append(coalesced(edges))
-    return Rows(rows=tuple(rows), accepting=tuple(flags[state] for state in members), start=0)
+        rows.append(coalesce(edges))
+    return RangeDfa(rows=tuple(rows), accepting=tuple(flags[state] for state in members), start=0)

@@ -1,15 +1,12 @@
-"""Sets of labels as sorted, disjoint, inclusive ranges, and ranges of numbers as products of digit ranges.
-
-Knows integers only: whether they are bytes, code points or nibbles is the caller's business.
-"""
+"""Sets of integers as sorted, disjoint, inclusive ranges, and ranges of numbers as products of digit ranges."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 Ranges = tuple[tuple[int, int], ...]
 
 
-def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """Sorted, disjoint, with neighbours joined."""
+def normalise(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Sorted and disjoint, adjacent ranges merged."""
     joined: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if joined and first <= joined[-1][1] + 1:
@@ -20,12 +17,12 @@ def normal(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def union(*sets: Ranges) -> Ranges:
-    """What is in any of the sets."""
-    return normal(pair for ranges in sets for pair in ranges)
+    """The union of the sets."""
+    return normalise(pair for ranges in sets for pair in ranges)
 
 
-def without(ranges: Ranges, taken: Ranges) -> Ranges:
-    """What is in `ranges` and not in `taken`."""
+def subtract(ranges: Ranges, taken: Ranges) -> Ranges:
+    """The set difference."""
     left: list[tuple[int, int]] = []
     for first, last in ranges:
         at = first
@@ -37,15 +34,15 @@ def without(ranges: Ranges, taken: Ranges) -> Ranges:
             at = taken_last + 1
         if at <= last:
             left.append((at, last))
-    return normal(left)
+    return normalise(left)
 
 
-def common(ranges: Ranges, others: Ranges) -> Ranges:
-    """What is in both sets."""
-    return without(ranges, without(ranges, others))
+def intersect(ranges: Ranges, others: Ranges) -> Ranges:
+    """The intersection."""
+    return subtract(ranges, subtract(ranges, others))
 
 
-def holds(ranges: Ranges, value: int) -> bool:
+def contains(ranges: Ranges, value: int) -> bool:
     """Whether a value is in the set."""
     return any(first <= value <= last for first, last in ranges)
 
@@ -53,8 +50,8 @@ def holds(ranges: Ranges, value: int) -> bool:
 def digit_ranges(first: int, last: int, radices: Sequence[int]) -> Iterator[tuple[tuple[int, int], ...]]:
     """The numbers first..last, written with one digit per radix (most significant first), as products of digit ranges.
 
-    Two products, also of disjoint ranges of numbers, differ first at a digit where their ranges are disjoint: so they
-    can be laid into a trie of ranges without splitting any.
+    Products of disjoint number ranges first differ at a digit whose ranges are disjoint, so they form a trie of ranges
+    without splitting any.
     """
     if not radices:
         yield ()

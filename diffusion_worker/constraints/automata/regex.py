@@ -1,10 +1,10 @@
-"""Regular expressions as trees: the part of ECMA 262 that describes regular languages.
+"""A parser for the regular subset of ECMA 262 regular expressions.
 
-Where ECMA and Python's `re` (which the final check uses) read a construct differently, a *narrow* reading takes what
-both accept and a *wide* one what either accepts; `\\d` is ASCII in the one and every digit of Unicode in the other.
-What is to match is read narrowly, what must not match widely, so neither reader can find a fault.
-Back references, look-behind, word borders, look-ahead inside an expression, flags and Unicode properties raise
-NotRegular: whoever asked must then check afterwards.
+Where ECMA 262 and Python's `re` (which validates) differ, the *narrow* reading takes what both accept and the *wide*
+reading what either accepts: `\\d` is ASCII in the narrow reading and every Unicode digit in the wide one. Patterns that
+must match are read narrowly, patterns that must not match widely, so that neither engine finds a violation. Back
+references, look-behind, word boundaries, look-ahead inside an expression, flags and Unicode properties raise
+NotRegular; the caller leaves such patterns to validation.
 """
 
 from collections.abc import Sequence
@@ -12,32 +12,32 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from diffusion_worker.constraints.automata.ranges import Ranges, common, normal, without
+from diffusion_worker.constraints.automata.ranges import Ranges, intersect, normalise, subtract
 
 LAST: Final = 0x10FFFF
 SCALARS: Final[Ranges] = ((0, 0xD7FF), (0xE000, LAST))
-BEGIN: Final = LAST + 1  # stands before the first character of a text, so that `^` is a character like others
+BEGIN: Final = LAST + 1  # boundary marker before the first character, so that `^` is an ordinary character
 END: Final = LAST + 2
 
 _NOT_ASCII: Final[Ranges] = ((0x80, LAST),)
 _DIGITS: Final[Ranges] = ((48, 57),)
 _WORDS: Final[Ranges] = ((48, 57), (65, 90), (95, 95), (97, 122))
 _SPACES: Final[Ranges] = ((9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029))
-_SPACES_BOTH: Final = normal([*_SPACES, (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)])
-_SPACES_EITHER: Final = normal([*_SPACES_BOTH, (0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF)])
+_SPACES_BOTH: Final = normalise([*_SPACES, (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000)])
+_SPACES_EITHER: Final = normalise([*_SPACES_BOTH, (0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF)])
 # letter: (narrow reading, wide reading)
 _SHORTHANDS: Final[dict[str, tuple[Ranges, Ranges]]] = {
-    "d": (_DIGITS, normal([*_DIGITS, *_NOT_ASCII])),
-    "w": (_WORDS, normal([*_WORDS, *_NOT_ASCII])),
+    "d": (_DIGITS, normalise([*_DIGITS, *_NOT_ASCII])),
+    "w": (_WORDS, normalise([*_WORDS, *_NOT_ASCII])),
     "s": (_SPACES_BOTH, _SPACES_EITHER),
 }
 _ESCAPED: Final = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
-_DOT: Final = (without(SCALARS, ((10, 10), (13, 13), (0x2028, 0x2029))), without(SCALARS, ((10, 10),)))
+_DOT: Final = (subtract(SCALARS, ((10, 10), (13, 13), (0x2028, 0x2029))), subtract(SCALARS, ((10, 10),)))
 _MAX_REPEAT: Final = 4096
 
 
 class NotRegular(Exception):  # noqa: N818 - says what happened; never leaves the compiler
-    """An expression, or a part of one, that this compiler does not turn into an automaton."""
+    """A regular expression, or a part of one, that is not supported by the automaton compiler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +49,21 @@ class Chars:
 
 @dataclass(frozen=True, slots=True)
 class Seq:
-    """Parts after each other; none: the empty word."""
+    """A concatenation; without parts: the empty word."""
 
     parts: tuple["Tree", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Alt:
-    """Any of the parts."""
+    """An alternation."""
 
     parts: tuple["Tree", ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """A part `low` to `high` times; None: without bound."""
+    """A repetition; `high` None: unbounded."""
 
     part: "Tree"
     low: int
@@ -72,7 +72,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What follows must match (or must not)."""
+    """A look-ahead, positive or negative."""
 
     part: "Tree"
     wanted: bool
@@ -89,7 +89,7 @@ def literal(text: str) -> Tree:
 
 @lru_cache(maxsize=1024)
 def parse(pattern: str, *, wide: bool = False) -> Tree:
-    """The tree of an expression. Raises NotRegular, also for one that is not well-formed."""
+    """The syntax tree of an expression. Raises NotRegular, also for a malformed one."""
     parser = _Parser(pattern, wide)
     tree = parser.alternatives()
     if parser.at < len(pattern):
@@ -114,7 +114,7 @@ class _Parser:
 
     def _next(self) -> str:
         if self.at >= len(self._pattern):
-            raise NotRegular("the expression ends too early")
+            raise NotRegular("unexpected end of the expression")
         self.at += 1
         return self._pattern[self.at - 1]
 
@@ -151,11 +151,11 @@ class _Parser:
         if comma and not low and _is_number(high):
             raise NotRegular("a repetition without a lower bound")  # ECMA and Python differ
         if not _is_number(low) or (high and not _is_number(high)):
-            return None  # a brace that is no quantifier stands for itself
+            return None  # a brace that is no quantifier is a literal
         self.at = end + 1
         upper = int(low) if not comma else int(high) if high else None
         if max(int(low), upper or 0) > _MAX_REPEAT or (upper is not None and upper < int(low)):
-            raise NotRegular("a repetition out of bounds")
+            raise NotRegular("a repetition that is too large or out of order")
         return int(low), upper
 
     def _atom(self) -> Tree:
@@ -183,7 +183,7 @@ class _Parser:
         if self._take("?"):
             wanted = self._prefix()
         if wanted is False:
-            self._wide = not self._wide  # what must not match is read the other way
+            self._wide = not self._wide  # negation exchanges the two readings
         tree = self.alternatives()
         if not self._take(")"):
             raise NotRegular("unbalanced parenthesis")
@@ -192,7 +192,7 @@ class _Parser:
         return tree if wanted is None else Look(tree, wanted)
 
     def _prefix(self) -> bool | None:
-        """What stands behind `(?`: None for a plain group, otherwise whether the look-ahead must match."""
+        """Parse what follows `(?`: None for a group, otherwise the polarity of the look-ahead."""
         if self._take(":"):
             return None
         if self._take("="):
@@ -202,13 +202,13 @@ class _Parser:
         if self._peek("<") and not self._peek("<=") and not self._peek("<!") and ">" in self._pattern[self.at :]:
             self.at = self._pattern.index(">", self.at) + 1
             return None
-        raise NotRegular("a group of an unknown kind")
+        raise NotRegular("an unsupported group")
 
     def _class(self) -> Ranges:
         negated = self._take("^")
         wide = self._wide != negated
         if self._peek("]"):
-            raise NotRegular("an empty class")  # which ECMA and Python read differently
+            raise NotRegular("an empty character class")  # which ECMA and Python read differently
         members: list[tuple[int, int]] = []
         while not self._take("]"):
             first = self._member(wide)
@@ -216,11 +216,11 @@ class _Parser:
                 self.at += 1
                 last = self._member(wide)
                 if not _single(last) or last[0][0] < first[0][0]:
-                    raise NotRegular("a range without two ends")
+                    raise NotRegular("an invalid character range")
                 first = ((first[0][0], last[0][0]),)
             members.extend(first)
-        found = normal(members)
-        return without(SCALARS, found) if negated else common(SCALARS, found)
+        found = normalise(members)
+        return subtract(SCALARS, found) if negated else intersect(SCALARS, found)
 
     def _member(self, wide: bool) -> Ranges:
         char = self._next()
@@ -231,7 +231,7 @@ class _Parser:
     def _escape(self, *, wide: bool) -> Ranges:
         char = self._next()
         if (pair := _SHORTHANDS.get(char.lower())) is not None:
-            return pair[wide] if char.islower() else without(SCALARS, pair[not wide])
+            return pair[wide] if char.islower() else subtract(SCALARS, pair[not wide])
         code = _ESCAPED.get(char)
         if char in "xu":
             code = self._hexadecimal(char)
@@ -262,18 +262,18 @@ def _is_number(text: str) -> bool:
 
 
 def parts_of(tree: Tree) -> Sequence[Tree]:
-    """A sequence's parts, or the tree itself as the only one."""
+    """The parts of a concatenation, or the tree itself."""
     return tree.parts if isinstance(tree, Seq) else (tree,)
 
 
-def relaxed(tree: Tree, repeats: int) -> Tree:
-    """The tree without repetitions of more than `repeats` times: a larger language, or the same."""
+def relax(tree: Tree, repeats: int) -> Tree:
+    """Replace repetitions above `repeats` by unbounded ones, which can only enlarge the language."""
     match tree:
         case Seq(parts):
-            return Seq(tuple(relaxed(part, repeats) for part in parts))
+            return Seq(tuple(relax(part, repeats) for part in parts))
         case Alt(parts):
-            return Alt(tuple(relaxed(part, repeats) for part in parts))
+            return Alt(tuple(relax(part, repeats) for part in parts))
         case Repeat(part, low, high):
             fits = low <= repeats and (high is None or high <= repeats)
-            return Repeat(relaxed(part, repeats), min(low, repeats), high if fits else None)
+            return Repeat(relax(part, repeats), min(low, repeats), high if fits else None)
     return tree

@@ -1,8 +1,9 @@
-"""What the logits say of every atom: its largest logit, its whole mass, the uncertainty within.
+"""Scores of token equivalence classes from logits: the largest logit, the log-sum-exp, and the entropy within each
+class.
 
-One pass over the logits, a few rows at a time so that they stay in the processor's cache. Exponentials are taken of the
-logits as they are, as long as none of these could overflow and no atom underflow; else relative to the largest of the
-atom. Nothing is a difference of large sums. Knows atoms, no classes.
+One pass over the logits, a few rows at a time so that they stay in the processor's cache. Logits are exponentiated
+without a shift as long as none could overflow and no class could underflow; otherwise relative to the largest logit of
+the class. Nothing is computed as a difference of large sums.
 """
 
 from typing import Final
@@ -11,78 +12,80 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.tokens.token_automaton import TokenClasses
+from diffusion_worker.constraints.tokens.token_automaton import TokenSets
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
-_AT_ONCE: Final = 196_608  # logits, as long as that is a row or more
-# e^60 times a million tokens is a float32, and so is e^-60 in full precision.
+_AT_ONCE: Final = 196_608  # logits per block, at least one row
+# e^60 times a million tokens fits a float32, and e^-60 keeps full precision.
 _PLAIN: Final = 60.0
-RUN: Final = 256  # neighbouring ids whose shares in the largest atom are summed, for whoever draws from it
-_ONES: Final = np.ones(RUN, np.float32)
-ELSEWHERE: Final = np.float32(-1e30)  # added to logits of other atoms: their exponential is 0, and 0 * -1e30 no NaN
+# consecutive token ids whose masses within the largest class are summed, so that sampling can skip most of them
+CHUNK: Final = 256
+_ONES: Final = np.ones(CHUNK, np.float32)
+# added to logits of other classes: their exponential is 0, and 0 * -1e30 is not NaN
+ELSEWHERE: Final = np.float32(-1e30)
 
 
-class AtomLayout:
-    """Where the tokens of the atoms stand in a row of logits; made once for the classes of an automaton.
+class EquivalenceClassLayout:
+    """The positions of each equivalence class in a row of logits; built once per automaton.
 
-    The largest atom is read in place when it is most of the vocabulary; gathering it would cost more than its
-    exponentials. All others are gathered, single tokens first.
+    The largest class is read in place when it covers most of the vocabulary, because gathering it would cost more than
+    its exponentials. All others are gathered, single tokens first.
     """
 
-    def __init__(self, classes: TokenClasses) -> None:
-        vocab, sizes = len(classes.order), np.diff(classes.atom_start)
-        self.vocab, self.atoms = vocab, classes.atoms
+    def __init__(self, token_sets: TokenSets) -> None:
+        vocab, sizes = len(token_sets.order), np.diff(token_sets.class_start)
+        self.vocab, self.classes = vocab, token_sets.classes
         self.has_large = bool(sizes[-1] > vocab // 2)
-        last = classes.atoms - self.has_large
+        last = token_sets.classes - self.has_large
         self.singles = int((sizes[:last] == 1).sum())
-        self.groups = slice(self.singles, last)  # atoms of several tokens that are gathered
-        self.gathered: Indices = classes.order[: classes.atom_start[last]].astype(np.intp)
+        self.groups = slice(self.singles, last)  # gathered classes of several tokens
+        self.gathered: Indices = token_sets.order[: token_sets.class_start[last]].astype(np.intp)
         self.group_sizes = sizes[self.groups]
-        self.group_first: Indices = (classes.atom_start[self.groups] - self.singles).astype(np.intp)
-        self.runs = -(-vocab // RUN) if self.has_large else 0
+        self.group_first: Indices = (token_sets.class_start[self.groups] - self.singles).astype(np.intp)
+        self.chunks = -(-vocab // CHUNK) if self.has_large else 0
 
 
-_KEPT: Final[WeakKeyDictionary[TokenClasses, AtomLayout]] = WeakKeyDictionary()
+_KEPT: Final[WeakKeyDictionary[TokenSets, EquivalenceClassLayout]] = WeakKeyDictionary()
 
 
-def layout_of(classes: TokenClasses) -> AtomLayout:
-    """The layout for some classes, made at the first call."""
-    layout = _KEPT.get(classes)
+def layout_of(token_sets: TokenSets) -> EquivalenceClassLayout:
+    """The layout of an automaton's token sets, built on the first call."""
+    layout = _KEPT.get(token_sets)
     if layout is None:
-        layout = _KEPT[classes] = AtomLayout(classes)
+        layout = _KEPT[token_sets] = EquivalenceClassLayout(token_sets)
     return layout
 
 
-class AtomScores:
-    """Logits [positions, vocab], float32, read atom by atom. What was not asked for stays 0.
+class EquivalenceClassScores:
+    """Scores of logits [positions, vocab], float32, per equivalence class. Arrays that were not requested stay 0.
 
     Raises ValueError when the logits are of another vocabulary.
     """
 
-    def __init__(self, classes: TokenClasses, logits: Floats) -> None:
-        self._layout = layout = layout_of(classes)
+    def __init__(self, token_sets: TokenSets, logits: Floats) -> None:
+        self._layout = layout = layout_of(token_sets)
         if logits.shape[1] != layout.vocab:
-            raise ValueError(f"logits of {logits.shape[1]} words for a constraint over {layout.vocab}")
+            raise ValueError(f"logits over {logits.shape[1]} tokens for a constraint over {layout.vocab}")
         self.logits = logits
-        self.surest = np.empty(len(logits), np.int64)  # [positions] the likeliest token of all, allowed or not
-        self.normaliser = np.empty(len(logits), np.float32)  # [positions] log of the sum of all exponentials
-        # [positions, atoms] the largest logit; log of the sum of exponentials relative to it; nats within
-        self.peak, self.logsum, self.entropy = np.zeros((3, len(logits), layout.atoms), np.float32)
-        # [positions, runs] mass of the largest atom in every run of ids, in units of its own; no runs if it is gathered
-        self.large_runs = np.zeros((len(logits), layout.runs), np.float32)
+        self.top_token = np.empty(len(logits), np.int64)  # [positions] the most likely token, allowed or not
+        self.normaliser = np.empty(len(logits), np.float32)  # [positions] log-sum-exp over the vocabulary
+        # [positions, classes] largest logit; log-sum-exp relative to it; entropy within the class (nats)
+        self.peak, self.logsum, self.entropy = np.zeros((3, len(logits), layout.classes), np.float32)
+        # [positions, chunks] mass of the largest class per chunk, unnormalised; no chunks if that class is gathered
+        self.large_chunks = np.zeros((len(logits), layout.chunks), np.float32)
         rows = max(1, _AT_ONCE // layout.vocab)
         self._blocks = [slice(first, first + rows) for first in range(0, len(logits), rows)]
         self._row, self._share = np.empty((2, rows, layout.vocab), np.float32)
-        self._in_runs = np.zeros((rows, layout.runs * RUN), np.float32)
+        self._in_chunks = np.zeros((rows, layout.chunks * CHUNK), np.float32)
         self._values = np.empty((rows, len(layout.gathered)), np.float32)
-        # [vocab] for products, sums and the quickest sum; made anew, for layouts are kept as long as constraints are
+        # [vocab] scratch arrays, not part of the layout, which lives as long as the constraint
         self._ones, self._in_large = np.ones((2, layout.vocab), np.float32)
         self._in_large[layout.gathered] = 0.0
         self._elsewhere = np.where(self._in_large > 0.0, np.float32(0.0), ELSEWHERE)
 
     def read_peaks(self, normaliser: Floats | None = None) -> None:
-        """`surest`, `peak` and `normaliser`, which is half of the work where it is not known."""
+        """Compute `top_token`, `peak` and `normaliser`; the last is half of the work unless it is given."""
         for block in self._blocks:
             self._read_peaks(block)
             if normaliser is None:
@@ -91,7 +94,7 @@ class AtomScores:
             self.normaliser[:] = normaliser
 
     def read_masses(self) -> None:
-        """All."""
+        """Compute everything."""
         for block in self._blocks:
             self._read_peaks(block)
             if self._layout.has_large:
@@ -104,11 +107,11 @@ class AtomScores:
 
     def _read_peaks(self, block: slice) -> None:
         layout, logits, peak = self._layout, self.logits[block], self.peak[block]
-        surest = logits.argmax(axis=1, out=self.surest[block])
-        self._top = logits[np.arange(len(logits)), surest]
+        top_token = logits.argmax(axis=1, out=self.top_token[block])
+        self._top = logits[np.arange(len(logits)), top_token]
         if layout.has_large:
             peak[:, -1] = self._top
-            if self._elsewhere[surest].any():  # the surest token is of another atom
+            if self._elsewhere[top_token].any():  # the most likely token is in another class
                 np.add(logits, self._elsewhere, out=self._row[: len(logits)]).max(axis=1, out=peak[:, -1])
         values = np.take(logits, layout.gathered, axis=1, mode="clip", out=self._values[: len(logits)])
         peak[:, : layout.singles] = values[:, : layout.singles]
@@ -126,8 +129,8 @@ class AtomScores:
 
     def _read_large(self, block: slice) -> None:
         layout, values = self._layout, self.logits[block]
-        in_runs = self._in_runs[: len(values)]
-        share, peak = in_runs[:, : layout.vocab], self.peak[block, -1]
+        in_chunks = self._in_chunks[: len(values)]
+        share, peak = in_chunks[:, : layout.vocab], self.peak[block, -1]
         if self._is_plain(peak):
             np.exp(values, out=share)
             share *= self._in_large
@@ -137,10 +140,10 @@ class AtomScores:
             values -= peak[:, None]
             np.exp(values, out=share)
             shift = np.zeros_like(peak)
-        runs = in_runs.reshape(len(share), layout.runs, RUN).dot(_ONES)
-        total = runs.sum(axis=1)
+        chunks = in_chunks.reshape(len(share), layout.chunks, CHUNK).dot(_ONES)
+        total = chunks.sum(axis=1)
         logsum = np.log(total)
-        self.large_runs[block] = runs
+        self.large_chunks[block] = chunks
         self.logsum[block, -1] = logsum - shift
         self.entropy[block, -1] = logsum - np.vecdot(share, values) / total
 
@@ -158,5 +161,5 @@ class AtomScores:
         self.entropy[block, groups] = logsum - np.add.reduceat(share, first, axis=1) / total
 
     def _is_plain(self, peak: Floats) -> bool:
-        """Whether exponentials of the rows need no shift: not for atoms of these largest logits."""
+        """Whether exponentials of these rows need no shift, given the largest logit of each class."""
         return bool(self._top.max() <= _PLAIN and peak.min() >= -_PLAIN)

@@ -1,7 +1,6 @@
-"""Where an answer stands between two canvases, and what is written on one.
+"""The matcher: the state of a constrained answer between two canvases, and the tokens that it allows or forces next.
 
-The promise threaded through: a text that can close within the tokens left now can still do so after every canvas. Knows
-no logits.
+Invariant: a text that can close within the remaining tokens can still do so after every canvas.
 """
 
 from collections.abc import Sequence
@@ -10,8 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, TokenSets
 from diffusion_worker.errors import AnswerDoesNotFit
+
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,35 +21,37 @@ class Matcher:
 
     automaton: TokenAutomaton
     state: int
-    tokens_left: int  # the end token counted
-    forbidden: frozenset[int] = frozenset()  # may not stand next, as long as anything else may; see `web.mending`
+    tokens_left: int  # end token included
+    forbidden: frozenset[int] = (
+        frozenset()
+    )  # excluded as the next token while any other is allowed; see `web.constraint_repair`
 
     @property
     def is_done(self) -> bool:
         """Whether the end token is written."""
         return self.state == self.automaton.done
 
-    def room(self, canvas: int) -> int:
-        """How many positions of a canvas the constraint fills; those behind exceed `max_tokens`."""
+    def remaining_positions(self, canvas: int) -> int:
+        """The positions of a canvas that the constraint fills; later ones would exceed `max_tokens`."""
         return min(canvas, self.tokens_left)
 
     def shortest(self) -> tuple[int, ...]:
-        """Fewest tokens that close the text, the end token left out."""
+        """The shortest token sequence that completes the text, without the end token."""
         return self.automaton.shortest(self.state)
 
     def after(self, tokens: Sequence[int]) -> "Matcher":
-        """Behind a sealed canvas, of which all but the first `room` tokens are ignored. Raises ValueError when a token
-        may not stand where it does, or when the text could no longer close in time."""
-        room = self.room(len(tokens))
-        state = self.automaton.walk(self.state, tokens[:room])
-        if state < 0 or self.automaton.distance[state] > self.tokens_left - room:
+        """After a sealed canvas, of which only the first `remaining_positions` tokens are read. Raises ValueError when
+        a token is not allowed, or when the text could no longer close in time."""
+        positions = self.remaining_positions(len(tokens))
+        state = self.automaton.walk(self.state, tokens[:positions])
+        if state < 0 or self.automaton.distance[state] > self.tokens_left - positions:
             raise ValueError("the canvas leaves the constraint")
-        forbidden = self.forbidden if room == 0 else frozenset()
-        return replace(self, state=state, tokens_left=self.tokens_left - room, forbidden=forbidden)
+        forbidden = self.forbidden if positions == 0 else frozenset()
+        return replace(self, state=state, tokens_left=self.tokens_left - positions, forbidden=forbidden)
 
 
-def open_cursor(automaton: TokenAutomaton, max_tokens: int) -> Matcher:
-    """Before the first canvas. Raises AnswerDoesNotFit when not even the shortest answer fits."""
+def open_matcher(automaton: TokenAutomaton, max_tokens: int) -> Matcher:
+    """The matcher before the first canvas. Raises AnswerDoesNotFit when not even the shortest answer fits."""
     shortest = int(automaton.distance[automaton.start])
     if shortest > max_tokens:
         raise AnswerDoesNotFit(
@@ -59,14 +62,59 @@ def open_cursor(automaton: TokenAutomaton, max_tokens: int) -> Matcher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanvasPath:
-    """What a canvas says under the constraint."""
+    """The text that a canvas holds under the constraint."""
 
-    tokens: NDArray[np.int32]  # [canvas] the tail token behind the end and beyond the room
-    length: int  # tokens before the tail, an end token counted
-    logprob: float  # of the written tokens together, as the net sees each by itself
-    matcher: Matcher  # behind this canvas, should it be sealed
+    tokens: NDArray[np.int32]  # [canvas] padded after the end token
+    length: int  # tokens before the padding, end token included
+    logprob: float  # sum of the model's log probabilities of the tokens
+    matcher: Matcher  # after this canvas, if it is sealed
 
     @property
     def is_closed(self) -> bool:
         """Whether the answer ends on this canvas."""
         return self.matcher.is_done
+
+
+def allowed_tokens(matcher: Matcher) -> Flags:
+    """[vocab] the next-token mask: tokens after which the text can still close in time. Never empty, by the matcher's
+    invariant; forbidden tokens are allowed if there are no others."""
+    automaton, left = matcher.automaton, matcher.tokens_left - 1
+    token_sets = automaton.token_sets
+    classes = np.zeros(token_sets.classes, np.bool_)
+    for edge in range(automaton.first_edge[matcher.state], automaton.first_edge[matcher.state + 1]):
+        if automaton.distance[automaton.target[edge]] <= left:
+            classes[classes_of(token_sets, int(automaton.label[edge]))] = True
+    tokens: Flags = classes[token_sets.class_of]
+    others = tokens.copy()
+    others[list(matcher.forbidden)] = False
+    return others if others.any() else tokens
+
+
+def forced_tokens(automaton: TokenAutomaton, state: int, tokens: NDArray[np.integer]) -> Flags:
+    """[tokens] where the constraint allowed a single token on the path of `tokens` from `state`. The model had no
+    choice there, so these tokens do not count towards its confidence."""
+    flags = np.zeros(len(tokens), np.bool_)
+    for position, token in enumerate(tokens.tolist()):
+        flags[position] = _is_forced(automaton, state)
+        state = automaton.after(state, token)
+    return flags
+
+
+def _is_forced(automaton: TokenAutomaton, state: int) -> bool:
+    first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
+    if stop - first != 1 or state == automaton.done:
+        return False
+    classes = classes_of(automaton.token_sets, int(automaton.label[first]))
+    return len(classes) == 1 and len(automaton.token_sets.tokens_of(int(classes[0]))) == 1
+
+
+def classes_of(token_sets: TokenSets, label: int) -> NDArray[np.int32]:
+    """The equivalence classes of a token set: the leaves below its nodes."""
+    below = []
+    for node in token_sets.nodes_of(label).tolist():
+        first, count = node, 1
+        while first < token_sets.nodes // 2:
+            first, count = 2 * first, 2 * count
+        below.append(token_sets.class_at[first : first + count])
+    classes = np.concatenate(below)
+    return classes[classes >= 0]

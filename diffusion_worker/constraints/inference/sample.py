@@ -1,7 +1,9 @@
-"""A text drawn from all that the constraint allows on a canvas, as likely as the net thinks it, jointly and exactly.
+"""Exact joint sampling: a text drawn from all that the constraint allows on a canvas, with the probability the model
+gives it.
 
-Backwards the masses are summed (`marginals.remaining`), forwards one edge after the other is drawn. Randomness is an
-argument: one number per position, so whoever keys it by seed, block, step and position gets the same text again.
+Forward filtering, backward sampling with the directions exchanged: masses are summed backwards
+(`marginals.backward_masses`), then one edge after another is drawn forwards. Randomness is an argument, one number per
+position, so that a caller that derives it from seed, block, step and position gets the same text again.
 """
 
 import math
@@ -10,65 +12,67 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.inference.equivalence_class_scores import RUN, Floats
+from diffusion_worker.constraints.inference.equivalence_class_scores import CHUNK, Floats
 from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
-from diffusion_worker.constraints.inference.token_set_scores import ClassMasses
-from diffusion_worker.constraints.inference.viterbi import written
-from diffusion_worker.constraints.tokens.token_automaton import TokenClasses
-from diffusion_worker.constraints.tokens.transition_graph import wiring_of
+from diffusion_worker.constraints.inference.token_set_scores import TokenSetMasses
+from diffusion_worker.constraints.inference.viterbi import write_path
+from diffusion_worker.constraints.tokens.token_automaton import TokenSets
+from diffusion_worker.constraints.tokens.transition_graph import transition_graph_of
 
 Doubles = NDArray[np.float64]
 _FEW: Final = 16
 _BELOW_ONE: Final = 1.0 - 2.0**-53
 
 
-def sample_path(matcher: Matcher, masses: ClassMasses, onward: Doubles, uniforms: Doubles) -> CanvasPath:
-    """One draw. `onward` is what `remaining` gave; `uniforms` [canvas] are in [0, 1)."""
-    automaton, wiring = matcher.automaton, wiring_of(matcher.automaton)
-    members = _Members(automaton.classes, masses)
+def sample_path(matcher: Matcher, masses: TokenSetMasses, backward: Doubles, uniforms: Doubles) -> CanvasPath:
+    """Draw one text. `backward` is the result of `backward_masses`; `uniforms` [canvas] are in [0, 1)."""
+    automaton, graph = matcher.automaton, transition_graph_of(matcher.automaton)
+    members = _Members(automaton.token_sets, masses)
     state, tokens = matcher.state, []
-    for position in range(len(onward) - 1):
+    for position in range(len(backward) - 1):
         if state == automaton.done:
             break
         first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
-        ways = masses.mass[position, wiring.label[first:stop]] + onward[position + 1, wiring.target_node[first:stop]]
-        chosen, rest = _choose(ways, uniforms[position])
+        log_weights = (
+            masses.mass[position, graph.label[first:stop]] + backward[position + 1, graph.target_node[first:stop]]
+        )
+        chosen, rest = _choose(log_weights, uniforms[position])
         edge = first + chosen
         tokens.append(members.choose(position, int(automaton.label[edge]), rest))
         state = int(automaton.target[edge])
-    return written(matcher, masses.scores, tokens, state)
+    return write_path(matcher, masses.scores, tokens, state)
 
 
 class _Members:
-    """Draws tokens of classes: first the node, then its atom, then the token."""
+    """Draws a member of a token set: first a node, then its equivalence class, then the token."""
 
-    def __init__(self, classes: TokenClasses, masses: ClassMasses) -> None:
-        self._classes = classes
+    def __init__(self, token_sets: TokenSets, masses: TokenSetMasses) -> None:
+        self._token_sets = token_sets
         self._masses = masses
-        self._large = classes.atoms - 1 if masses.large_runs.shape[1] else -1
+        self._large = token_sets.classes - 1 if masses.large_chunks.shape[1] else -1
 
     def choose(self, position: int, label: int, uniform: float) -> int:
-        """A token of the class at the position."""
+        """A token of the set at the position."""
         mass, logits = self._masses.node_mass[:, position], self._masses.scores.logits[position]
-        node, rest = _pick(self._classes.nodes_of(label), mass, uniform)
-        while 2 * node < self._classes.nodes:
+        node, rest = _pick(self._token_sets.nodes_of(label), mass, uniform)
+        while 2 * node < self._token_sets.nodes:
             second, rest = _halve(float(mass[2 * node + 1]) - float(mass[2 * node]), rest)
             node = 2 * node + second
-        atom = int(self._classes.atom_at[node])
-        if atom == self._large:
-            return self._choose_of_large(position, rest)
-        return _pick(self._classes.tokens_of(atom), logits, rest)[0]
+        index = int(self._token_sets.class_at[node])
+        if index == self._large:
+            return self._choose_of_largest(position, rest)
+        return _pick(self._token_sets.tokens_of(index), logits, rest)[0]
 
-    def _choose_of_large(self, position: int, uniform: float) -> int:
-        """A token of the largest atom: first the run of neighbouring ids, then the token."""
-        run, rest = _invert(self._masses.large_runs[position], uniform)
-        ids = slice(run * RUN, (run + 1) * RUN)
-        candidates = np.flatnonzero(self._classes.atom_of[ids] == self._large)
+    def _choose_of_largest(self, position: int, uniform: float) -> int:
+        """A token of the largest equivalence class: first a chunk of consecutive ids, then the token."""
+        chunk, rest = _invert(self._masses.large_chunks[position], uniform)
+        ids = slice(chunk * CHUNK, (chunk + 1) * CHUNK)
+        candidates = np.flatnonzero(self._token_sets.class_of[ids] == self._large)
         return ids.start + _pick(candidates, self._masses.scores.logits[position, ids], rest)[0]
 
 
 def _pick(candidates: NDArray[np.integer], weights: Floats, uniform: float) -> tuple[int, float]:
-    """One of the candidates, by their log weights; and the rest of the number."""
+    """A candidate drawn by log weight, and the remainder of the random number."""
     if len(candidates) == 1:
         return int(candidates[0]), uniform
     index, rest = _choose(weights[candidates], uniform)
@@ -76,7 +80,7 @@ def _pick(candidates: NDArray[np.integer], weights: Floats, uniform: float) -> t
 
 
 def _choose(weights: NDArray[np.floating], uniform: float) -> tuple[int, float]:
-    """An index drawn by log weights; and what the number has left to say, uniform again. Weights of nothing but -inf
+    """An index drawn by log weight, and the remainder of the random number, uniform again. Weights that are all -inf
     count as equal."""
     if len(weights) == 1:
         return 0, uniform
@@ -87,7 +91,7 @@ def _choose(weights: NDArray[np.floating], uniform: float) -> tuple[int, float]:
 
 
 def _choose_of_few(weights: list[float], uniform: float) -> tuple[int, float]:
-    """The same, one after the other: for a few numbers, calls of numpy take longer than what they do."""
+    """The same without numpy, whose call overhead dominates for a few numbers."""
     top = max(weights)
     shares = [math.exp(weight - top) for weight in weights] if top > -math.inf else [1.0] * len(weights)
     rest = uniform * sum(shares)
@@ -95,11 +99,11 @@ def _choose_of_few(weights: list[float], uniform: float) -> tuple[int, float]:
         if rest < share:
             return index, min(rest / share, _BELOW_ONE)
         rest -= share
-    return max(index for index, share in enumerate(shares) if share), _BELOW_ONE  # rounding: the last that weighs
+    return max(index for index, share in enumerate(shares) if share), _BELOW_ONE  # rounding: the last with a weight
 
 
 def _halve(gap: float, uniform: float) -> tuple[int, float]:
-    """0 or 1, where the second weighs exp(gap) times the first; and the rest of the number."""
+    """0 or 1, where the second weighs exp(gap) times the first, and the remainder of the random number."""
     first = 1.0 / (1.0 + math.exp(gap)) if gap < 700.0 else 0.0
     if uniform < first:
         return 0, uniform / first
@@ -107,11 +111,12 @@ def _halve(gap: float, uniform: float) -> tuple[int, float]:
 
 
 def _invert(shares: NDArray[np.floating], uniform: float) -> tuple[int, float]:
-    """The index at which the running sum of shares passes `uniform` of it, never one of share 0; and the rest."""
+    """Inverse transform sampling: the index at which the cumulative sum passes `uniform` of the total, never one of
+    share 0, and the remainder."""
     ends = shares.cumsum(dtype=np.float64)
     target = uniform * ends[-1]
     index = int(ends.searchsorted(target, side="right"))
-    if index == len(ends):  # rounding: the last one that weighs anything
+    if index == len(ends):  # rounding: the last with a weight
         index = int(np.flatnonzero(shares)[-1])
     share = float(shares[index])
     rest = (target - (float(ends[index]) - share)) / share

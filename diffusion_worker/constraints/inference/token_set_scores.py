@@ -1,7 +1,7 @@
-"""What the logits say of every class of tokens: its likeliest member, and its whole mass.
+"""Scores of token sets from logits: the most likely member and the total mass of every set, for all positions at once.
 
-From the atoms up their tree, and from the nodes to the classes, all positions side by side. Everything is in log space,
-so nothing underflows and nothing is a difference of large sums. Knows classes, no states.
+Reduces from the equivalence classes up the tree of classes, then from the covering nodes to the sets. Everything is in
+log space, so nothing underflows, and nothing is a difference of large sums.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,91 +12,96 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.inference.equivalence_class_scores import ELSEWHERE, AtomScores, Floats, Indices
+from diffusion_worker.constraints.inference.equivalence_class_scores import (
+    ELSEWHERE,
+    EquivalenceClassScores,
+    Floats,
+    Indices,
+)
 from diffusion_worker.constraints.tokens.distance import spans
-from diffusion_worker.constraints.tokens.segmented_reduce import Runs
-from diffusion_worker.constraints.tokens.token_automaton import TokenClasses
+from diffusion_worker.constraints.tokens.segmented_reduce import Segments
+from diffusion_worker.constraints.tokens.token_automaton import TokenSets
 
 Doubles = NDArray[np.float64]
-# No class is less likely than this, so that there is a best path even where logits are -inf.
+# lower bound of a set's log probability, so that there is a best path even where logits are -inf
 FLOOR: Final = -1e4
-_AT_ONCE: Final = 128  # positions whose members stay in the processor's cache
+_AT_ONCE: Final = 128  # positions per block, so that members stay in the processor's cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassScores:
-    """The likeliest member of every class, as log probability (nats). The last class is *any token, unscored*: 0."""
+class TokenSetScores:
+    """The log probability (nats) of the most likely member of every set. The last set is *any token, unscored*: 0."""
 
-    logits: Floats  # [positions, vocab] as they came
-    normaliser: Floats  # [positions] log of the sum of their exponentials
-    best: Doubles  # [positions, classes + 1]
+    logits: Floats  # [positions, vocab] unchanged
+    normaliser: Floats  # [positions] log-sum-exp of the logits
+    best: Doubles  # [positions, sets + 1]
     node_best: Floats  # [nodes, positions]
-    surest: NDArray[np.int64]  # [positions] the likeliest token of all, allowed or not
+    top_token: NDArray[np.int64]  # [positions] the most likely token, allowed or not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassMasses:
-    """The mass of every class, as log probability (nats), beside the scores. The last class is *any token*: 0."""
+class TokenSetMasses:
+    """The log mass (nats) of every set, and the scores. The last set is *any token, unscored*: 0."""
 
-    scores: ClassScores
-    mass: Doubles  # [positions, classes + 1]
+    scores: TokenSetScores
+    mass: Doubles  # [positions, sets + 1]
     node_mass: Floats  # [nodes, positions]
-    atom_entropy: Floats  # [positions, atoms] nats, of a token known to be in the atom
-    large_runs: Floats  # [positions, runs] of the largest atom, see `AtomScores`
+    class_entropy: Floats  # [positions, classes] entropy (nats) within each class
+    large_chunks: Floats  # [positions, chunks] see `EquivalenceClassScores`
 
 
-def score_classes(classes: TokenClasses, logits: Floats, normaliser: Floats | None = None) -> ClassScores:
-    """Scores of logits [positions, vocab], float32, without NaN or +inf: all that a best path needs.
+def score_token_sets(token_sets: TokenSets, logits: Floats, normaliser: Floats | None = None) -> TokenSetScores:
+    """Scores of logits [positions, vocab], float32, without NaN or +inf: what the best path needs.
 
-    `normaliser` [positions] is the log of the sum of their exponentials, where it is known; finding it is half of the
-    work. Raises ValueError when the logits are of another vocabulary.
+    `normaliser` [positions] is the log-sum-exp of the logits if it is known; computing it is half of the work. Raises
+    ValueError when the logits have another vocabulary size.
     """
-    atoms = AtomScores(classes, logits)
-    atoms.read_peaks(normaliser)
-    return _scores(classes, atoms)
+    classes = EquivalenceClassScores(token_sets, logits)
+    classes.read_peaks(normaliser)
+    return _scores(token_sets, classes)
 
 
-def weigh_classes(classes: TokenClasses, logits: Floats) -> ClassMasses:
-    """Scores and masses of logits, as `score_classes`; for sampling and marginals."""
-    atoms = AtomScores(classes, logits)
-    atoms.read_masses()
-    node_mass = _tree(classes, atoms.peak + atoms.logsum, atoms.normaliser)
-    for parents, children in levels(classes):
+def weigh_token_sets(token_sets: TokenSets, logits: Floats) -> TokenSetMasses:
+    """Scores and masses of logits: what sampling and marginals need. See `score_token_sets`."""
+    classes = EquivalenceClassScores(token_sets, logits)
+    classes.read_masses()
+    node_mass = _tree(token_sets, classes.peak + classes.logsum, classes.normaliser)
+    for parents, children in levels(token_sets):
         node_mass[parents] = _log_added(node_mass[children][::2], node_mass[children][1::2])
-    return ClassMasses(
-        scores=_scores(classes, atoms),
-        mass=_of_classes(classes, node_mass, _log_sums),
+    return TokenSetMasses(
+        scores=_scores(token_sets, classes),
+        mass=_of_sets(token_sets, node_mass, _log_sums),
         node_mass=node_mass,
-        atom_entropy=atoms.entropy,
-        large_runs=atoms.large_runs,
+        class_entropy=classes.entropy,
+        large_chunks=classes.large_chunks,
     )
 
 
-def levels(classes: TokenClasses) -> Iterator[tuple[slice, slice]]:
+def levels(token_sets: TokenSets) -> Iterator[tuple[slice, slice]]:
     """Parents and their children, from the leaves to the root."""
-    first = classes.nodes // 4
+    first = token_sets.nodes // 4
     while first:
         yield slice(first, 2 * first), slice(2 * first, 4 * first)
         first //= 2
 
 
-def _scores(classes: TokenClasses, atoms: AtomScores) -> ClassScores:
-    node_best = _tree(classes, atoms.peak, atoms.normaliser)
-    for parents, children in levels(classes):
+def _scores(token_sets: TokenSets, classes: EquivalenceClassScores) -> TokenSetScores:
+    node_best = _tree(token_sets, classes.peak, classes.normaliser)
+    for parents, children in levels(token_sets):
         np.maximum(node_best[children][::2], node_best[children][1::2], out=node_best[parents])
-    return ClassScores(
-        logits=atoms.logits,
-        normaliser=atoms.normaliser,
-        best=_of_classes(classes, node_best, _maxima),
+    return TokenSetScores(
+        logits=classes.logits,
+        normaliser=classes.normaliser,
+        best=_of_sets(token_sets, node_best, _maxima),
         node_best=node_best,
-        surest=atoms.surest,
+        top_token=classes.top_token,
     )
 
 
-def _tree(classes: TokenClasses, atoms: Floats, normaliser: Floats) -> Floats:
-    """[nodes, positions] with the leaves filled from [positions, atoms] and [positions]."""
-    nodes = np.full((classes.nodes, len(atoms)), ELSEWHERE)
-    nodes[classes.leaf_of] = np.maximum(atoms - normaliser[:, None], ELSEWHERE).T
+def _tree(token_sets: TokenSets, classes: Floats, normaliser: Floats) -> Floats:
+    """[nodes, positions] with the leaves filled from [positions, classes] and [positions]."""
+    nodes = np.full((token_sets.nodes, len(classes)), ELSEWHERE)
+    nodes[token_sets.leaf_of] = np.maximum(classes - normaliser[:, None], ELSEWHERE).T
     return nodes
 
 
@@ -111,61 +116,62 @@ def _log_added(first: Floats, second: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Members:
-    """Classes by how many nodes cover them: those of one, and those of more with their nodes in the layout of runs."""
+    """Sets by the number of covering nodes: those with one, and those with more, whose nodes are in the layout of
+    `segments`."""
 
     one: Indices
     node: Indices  # of each of `one`
     many: Indices
     members: Indices  # nodes
-    runs: Runs | None
+    segments: Segments | None
 
 
-_KEPT: Final[WeakKeyDictionary[TokenClasses, _Members]] = WeakKeyDictionary()
+_KEPT: Final[WeakKeyDictionary[TokenSets, _Members]] = WeakKeyDictionary()
 
 
-def _members_of(classes: TokenClasses) -> _Members:
-    """Made at the first call."""
-    if classes not in _KEPT:
-        start, counts = classes.class_start[:-1], np.diff(classes.class_start)
+def _members_of(token_sets: TokenSets) -> _Members:
+    """Built on the first call."""
+    if token_sets not in _KEPT:
+        start, counts = token_sets.set_start[:-1], np.diff(token_sets.set_start)
         one = np.flatnonzero(counts == 1)
         many = np.argsort(-counts, kind="stable")[: len(counts) - len(one)]
-        members = classes.class_node[spans(start[many], start[many] + counts[many])].astype(np.intp)
-        runs = Runs(counts[many], row_cost=0) if len(many) else None
-        members = members if runs is None else members[runs.layout]
-        _KEPT[classes] = _Members(
-            one=one, node=classes.class_node[start[one]].astype(np.intp), many=many, members=members, runs=runs
+        members = token_sets.set_node[spans(start[many], start[many] + counts[many])].astype(np.intp)
+        segments = Segments(counts[many], row_cost=0) if len(many) else None
+        members = members if segments is None else members[segments.layout]
+        _KEPT[token_sets] = _Members(
+            one=one, node=token_sets.set_node[start[one]].astype(np.intp), many=many, members=members, segments=segments
         )
-    return _KEPT[classes]
+    return _KEPT[token_sets]
 
 
-def _of_classes(classes: TokenClasses, nodes: Floats, join: Callable[[Runs, Floats, Floats], None]) -> Doubles:
-    """[positions, classes + 1] from [nodes, positions]: `join` makes one value per run of the values of its members, in
-    place of the last argument. No class is below the floor; one more is *any token*, 0."""
-    members, positions = _members_of(classes), nodes.shape[1]
-    full = np.zeros((positions, classes.classes + 1))
+def _of_sets(token_sets: TokenSets, nodes: Floats, join: Callable[[Segments, Floats, Floats], None]) -> Doubles:
+    """[positions, sets + 1] from [nodes, positions]: `join` reduces the members of each segment into its last argument.
+    Values are at least FLOOR; the last column, *any token, unscored*, is 0."""
+    members, positions = _members_of(token_sets), nodes.shape[1]
+    full = np.zeros((positions, token_sets.sets + 1))
     for first in range(0, positions, _AT_ONCE):
         part = np.ascontiguousarray(nodes[:, first : first + _AT_ONCE])
-        values = np.empty((classes.classes, part.shape[1]), np.float32)
+        values = np.empty((token_sets.sets, part.shape[1]), np.float32)
         values[members.one] = part[members.node]
-        if members.runs is not None:
-            joined = np.empty((members.runs.count, part.shape[1]), np.float32)
-            join(members.runs, part.take(members.members, axis=0, mode="clip"), joined)
+        if members.segments is not None:
+            joined = np.empty((members.segments.count, part.shape[1]), np.float32)
+            join(members.segments, part.take(members.members, axis=0, mode="clip"), joined)
             values[members.many] = joined
         np.maximum(values.T, FLOOR, out=full[first : first + _AT_ONCE, :-1])
     return full
 
 
-def _maxima(runs: Runs, values: Floats, out: Floats) -> None:
-    runs.reduce(np.maximum, values, out)
+def _maxima(segments: Segments, values: Floats, out: Floats) -> None:
+    segments.reduce(np.maximum, values, out)
 
 
-def _log_sums(runs: Runs, values: Floats, out: Floats) -> None:
-    """Log of sums of exponentials; `values` are spent."""
+def _log_sums(segments: Segments, values: Floats, out: Floats) -> None:
+    """Log-sum-exp per segment; overwrites `values`."""
     top: Floats = np.empty_like(out)
-    np.maximum(runs.reduce(np.maximum, values, top), np.float32(FLOOR), out=top)
-    runs.lower(values, top)
+    np.maximum(segments.reduce(np.maximum, values, top), np.float32(FLOOR), out=top)
+    segments.subtract(values, top)
     np.exp(values, out=values)
-    runs.reduce(np.add, values, out)
-    with np.errstate(divide="ignore"):  # a class of nothing but -inf
+    segments.reduce(np.add, values, out)
+    with np.errstate(divide="ignore"):  # every member is -inf
         np.log(out, out=out)
     out += top

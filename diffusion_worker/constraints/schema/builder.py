@@ -1,181 +1,377 @@
-"""From a JSON Schema to states: values by type, built backwards from what follows them.
+"""From a JSON Schema to automaton states: each value is built backwards from the state that follows it.
 
-The normal form: members in declared order (see `objects`), strings and numbers as `spelling` and `numbers` write them,
-white space anywhere, and the caps of `caps`. Every text that the states accept satisfies the schema, but for the
-keywords left in `unchecked`; every value within the caps is accepted when it is written in normal form.
+Texts are accepted in normal form: declared members in declared order, then undeclared ones in a loop; strings and
+numbers as `json_strings` and `numbers` encode them; white space anywhere; within the limits of `size_limits`. Every
+accepted text satisfies the schema except for the keywords in `unchecked`; every value within the limits is accepted in
+its normal form.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
+from diffusion_worker.constraints.automata.automaton import Edge
+from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_words
 from diffusion_worker.constraints.automata.graph import Graph, TooLarge
-from diffusion_worker.constraints.schema.arrays import array
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, canonical
-from diffusion_worker.constraints.schema.json_strings import string
-from diffusion_worker.constraints.schema.literals import literals
-from diffusion_worker.constraints.schema.numbers import (
-    MAX_DIGITS,
-    MAX_MODULUS,
-    Bounds,
-    bounded_number,
-    free_number,
-    multiples,
-)
-from diffusion_worker.constraints.schema.objects import object_
-from diffusion_worker.constraints.schema.shapes import (
-    TYPES,
-    ItemLayer,
-    Items,
-    MemberLayer,
-    Members,
-    Numbers,
-    Shape,
-    Text,
-)
-from diffusion_worker.constraints.schema.site import Place, before
-from diffusion_worker.constraints.schema.size_limits import Caps
-from diffusion_worker.constraints.schema.strings import LEAST_WIDE, language
+from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
+from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, WHITE, before, literals, padded, sign
+from diffusion_worker.constraints.schema.numbers import Numbers, number
+from diffusion_worker.constraints.schema.property_names import MemberGroup, allowed_names, member_groups
+from diffusion_worker.constraints.schema.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Shape, Text
+from diffusion_worker.constraints.schema.size_limits import SizeLimits
+from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
 
 T = TypeVar("T", Numbers, Text, Items, Members)
+_OPEN_BRACKET: Final = 0x5B
+_CLOSE_BRACKET: Final = 0x5D
+_OPEN_BRACE: Final = 0x7B
+_CLOSE_BRACE: Final = 0x7D
+_PLAIN: Final = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """What follows a value: the state after it, and the nesting depth around it."""
+
+    following: int
+    depth: int = 0
+    free: int = 0  # containers among them whose content the schema leaves unconstrained
+
+    def nested(self, following: int, *, free: int = 0) -> "Continuation":
+        """The continuation one container deeper."""
+        return Continuation(following=following, depth=self.depth + 1, free=self.free + free)
 
 
 class Builder:
-    """One attempt at one rung of the caps. `cuts` counts the places where a cap on depth cut something off."""
+    """One attempt to build a schema within one tier of size limits. `truncations` counts how often a depth limit
+    removed values."""
 
-    def __init__(self, caps: Caps, combiner: Combiner) -> None:
-        self.graph = Graph(max_states=caps.states)
-        self.caps = caps
+    def __init__(self, limits: SizeLimits, combiner: Combiner) -> None:
+        self.graph = Graph(max_states=limits.states)
+        self.limits = limits
         self.combiner = combiner
         self.unchecked: set[str] = set()
-        self.cuts = 0
-        self.pointer = ""  # where the work is
+        self.truncations = 0
+        self.pointer = ""  # JSON pointer of the subschema in progress
         self._wide = 0
         self._active: Counter[int] = Counter()
-        self._known: dict[tuple[Conj, Place], int | None] = {}
+        self._known: dict[tuple[Conj, Continuation], int | None] = {}
 
     def document(self) -> int | None:
-        """The state before a whole document; it may begin and end in white space."""
+        """The state before a whole document with optional surrounding white space."""
         end = self.graph.reserve()
         self.graph.fill(end, [(0x09, 0x0A, end), (0x0D, 0x0D, end), (0x20, 0x20, end)], accepting=True)
-        start = self.value((self.combiner.document.root,), Place(following=end))
+        start = self.value((self.combiner.document.root,), Continuation(following=end))
         return None if start is None else before(self.graph, start)
 
-    def value(self, conj: Conj, place: Place) -> int | None:
-        """The state before a value that satisfies all nodes; None: there is none within the caps."""
-        if place.free > self.caps.free_depth:
+    def value(self, conj: Conj, continuation: Continuation) -> int | None:
+        """The state before a value that satisfies all nodes; None: no such value within the limits."""
+        if continuation.free > self.limits.free_depth:
             return None
-        if place.depth > self.caps.depth:
-            self.cuts += 1
+        if continuation.depth > self.limits.depth:
+            self.truncations += 1
             return None
-        key = (conj, place)
+        key = (conj, continuation)
         if key in self._known:
             return self._known[key]
-        cuts = self.cuts
-        state = self._built(conj, place)
-        if cuts == self.cuts:  # otherwise the state depends on what was around it
+        truncations = self.truncations
+        state = self._built(conj, continuation)
+        if truncations == self.truncations:  # otherwise the state depends on the recursion around it
             self._known[key] = state
         return state
 
-    def _built(self, conj: Conj, place: Place) -> int | None:
+    def _built(self, conj: Conj, continuation: Continuation) -> int | None:
         self.pointer = conj[0].pointer if conj else self.pointer
         shapes = self.combiner.shapes(conj)
         starts: list[int] = []
         if given := [value for shape in shapes for value in shape.literals or ()]:
             kept = [value for value in _distinct(given) if self.combiner.satisfies(value, conj)]
-            starts.extend(literals(self.graph, kept, place.following))
-        starts.extend(self._typed([shape for shape in shapes if shape.literals is None], place))
+            starts.extend(literals(self.graph, kept, continuation.following))
+        starts.extend(self._typed([shape for shape in shapes if shape.literals is None], continuation))
         return self.graph.state(self.graph.merged([], *starts)) if starts else None
 
-    def _typed(self, shapes: Sequence[Shape], place: Place) -> Iterator[int]:
-        """The states before a value of any shape, type by type; shapes that agree on a type are built once for it."""
+    def _typed(self, shapes: Sequence[Shape], continuation: Continuation) -> Iterator[int]:
+        """The states before a value of any of the shapes, type by type; equal restrictions of a type are built once."""
         by_type = {name: [shape for shape in shapes if name in shape.types] for name in TYPES}
         for shape in shapes:
             self.unchecked |= shape.unchecked
-        graph, following = self.graph, place.following
+        graph, following = self.graph, continuation.following
         if by_type["null"]:
             yield graph.word(b"null", following)
         if by_type["boolean"]:
             yield from (graph.word(word, following) for word in (b"true", b"false"))
         found = [
-            *(self._number(numbers, following) for numbers in _weakest(shape.numbers for shape in by_type["number"])),
+            *(
+                number(graph, numbers, following, self.unchecked)
+                for numbers in _weakest(shape.numbers for shape in by_type["number"])
+            ),
             *(self._string(text, following) for text in _weakest(shape.text for shape in by_type["string"])),
-            *(self._array(items, place) for items in _weakest(shape.items for shape in by_type["array"])),
-            *(self._object(members, place) for members in _weakest(shape.members for shape in by_type["object"])),
+            *(self._array(items, continuation) for items in _weakest(shape.items for shape in by_type["array"])),
+            *(
+                self._object(members, continuation)
+                for members in _weakest(shape.members for shape in by_type["object"])
+            ),
         ]
         yield from (state for state in found if state is not None)
 
-    def _array(self, items: Items, place: Place) -> int | None:
+    def _array(self, items: Items, continuation: Continuation) -> int | None:
         with self._inside(items.layers) as allowed:
-            return array(self, items, place) if allowed else None
+            return _Array(self, items, continuation).start() if allowed else None
 
-    def _object(self, members: Members, place: Place) -> int | None:
+    def _object(self, members: Members, continuation: Continuation) -> int | None:
         with self._inside(members.layers) as allowed:
-            return object_(self, members, place) if allowed else None
+            return _Object(self, members, continuation).start() if allowed else None
 
     @contextmanager
     def _inside(self, layers: Sequence[ItemLayer | MemberLayer]) -> Iterator[bool]:
-        """Whether a container may stand inside itself once more. A layer is made once for its position, so it tells
-        recursion apart however it was reached."""
+        """Whether the recursion limit allows these containers inside themselves again. Layers exist once per schema
+        position, so their identity detects recursion however it was reached."""
         names = [id(layer) for layer in layers]
-        allowed = all(self._active[name] <= self.caps.recursion for name in names)
-        self.cuts += not allowed
+        allowed = all(self._active[name] <= self.limits.recursion for name in names)
+        self.truncations += not allowed
         self._active.update(names)
         yield allowed
         self._active.subtract(names)
 
     def _string(self, text: Text, following: int) -> int | None:
-        found = language(text, self.caps.length)
+        found = language(text, self.limits.length)
         self.unchecked |= found.unchecked
-        self._wide += found.wide if found.wide > LEAST_WIDE else 0
-        if self._wide > self.caps.wide:
+        self._wide += found.wide if found.wide > MIN_WIDE else 0
+        if self._wide > self.limits.wide:
             raise TooLarge("strings of too many states")
         return string(self.graph, found.rows, following, free=text == Text()) if found.rows.rows else None
 
-    def _number(self, numbers: Numbers, following: int) -> int | None:
-        whole = [value for value in numbers.multiples if value == value.to_integral_value()]
-        parts = [value for value in numbers.multiples if value not in whole]
-        integer = numbers.integer or bool(whole)
-        if parts and not integer:
-            self.unchecked.add("multipleOf")
-        bounds = self._bounds(numbers.bounds)
-        fraction = 0 if integer else max((-int(part.as_tuple().exponent) for part in parts), default=None)
-        from_zero = bounds == Bounds(low=Decimal(0))
-        if (fraction is None or not numbers.multiples) and (bounds == Bounds() or from_zero):
-            return free_number(self.graph, following, integer=integer, negative=not from_zero)
-        state = bounded_number(self.graph, bounds, following, fraction=fraction)
-        for modulus in whole if state is not None else ():
-            state = self._multiple(state, int(modulus), following)
-        return state
 
-    def _multiple(self, state: int | None, modulus: int, following: int) -> int | None:
-        if state is None or modulus == 1:
-            return state
-        if modulus > MAX_MODULUS:
-            self.unchecked.add("multipleOf")
-            return state
-        return self.graph.meet(state, multiples(self.graph, modulus, following))
+class _Array:
+    """Arrays: items one after another, the last in a loop if there is no upper bound. Counts are copies of the item."""
 
-    def _bounds(self, bounds: Bounds) -> Bounds:
-        """Bounds of a length that is worth comparing with; others are left to the final check."""
-        low, high = (
-            None if bound is None or len(format(bound, "f")) > MAX_DIGITS else bound
-            for bound in (bounds.low, bounds.high)
+    def __init__(self, builder: Builder, items: Items, continuation: Continuation) -> None:
+        self._builder, self._graph, self._items, self._continuation = builder, builder.graph, items, continuation
+        self._low, self._high = self._capped(items.low, "minItems"), items.high
+        if self._high is not None and self._high > max(builder.limits.items, self._low):
+            self._high = None
+            builder.unchecked.add("maxItems")
+
+    def _capped(self, count: int, keyword: str) -> int:
+        if count > self._builder.limits.items:
+            self._builder.unchecked.add(keyword)
+        return min(count, self._builder.limits.items)
+
+    def start(self) -> int | None:
+        """The state before the opening bracket; None: no such array."""
+        inner = self.inner()
+        return None if inner is None else self._graph.state([(_OPEN_BRACKET, _OPEN_BRACKET, inner)])
+
+    def inner(self) -> int | None:
+        """The state after the opening bracket."""
+        start = self._chain()
+        edges: list[Edge] = [(_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following)] if self._low == 0 else []
+        if start is not None:
+            edges += self._graph.rows[start]
+        return padded(self._graph, edges) if edges else None
+
+    def _chain(self) -> int | None:
+        """The state before the first item, built from the last item backwards. An unsatisfiable item ends the array."""
+        regular = max(self._items.prefix, self._low, 1)
+        last = regular if self._high is None else self._high
+        next_item = self._loop(regular) if self._high is None else None
+        for index in range(last - 1, -1, -1):
+            after = self._after(index + 1, next_item)
+            next_item = None if after is None else self._item(index, after)
+        return next_item
+
+    def _after(self, count: int, next_item: int | None) -> int | None:
+        edges: list[Edge] = []
+        if next_item is not None:
+            edges.append((COMMA, COMMA, before(self._graph, next_item)))
+        if count >= self._low:
+            edges.append((_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following))
+        return padded(self._graph, edges) if edges else None
+
+    def _loop(self, index: int) -> int | None:
+        """The state before item `index` of an unbounded array."""
+        graph = self._graph
+        after, inner = graph.reserve(), graph.reserve()
+        graph.fill(
+            after, [*WHITE, (COMMA, COMMA, inner), (_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following)]
         )
-        if low != bounds.low:
-            self.unchecked.add("minimum")
-        if high != bounds.high:
-            self.unchecked.add("maximum")
-        return Bounds(
-            low=low, high=high, above=bounds.above and low is not None, below=bounds.below and high is not None
+        item = self._item(index, after)
+        graph.fill(inner, [] if item is None else [*WHITE, *graph.rows[item]])
+        return item
+
+    def _item(self, index: int, following: int) -> int | None:
+        unconstrained = index >= self._items.prefix and self._items.unconstrained
+        return self._builder.value(self._items.at(index), self._continuation.nested(following, free=int(unconstrained)))
+
+
+class _Object:
+    """Objects: declared members in declared order, then undeclared ones in a loop.
+
+    Whether a comma is due is part of the state (before the first member or after one), so n optional members take 2n
+    states, not 2^n. Where `minProperties` or `maxProperties` matter, states are multiplied by the count of members.
+    """
+
+    def __init__(self, builder: Builder, members: Members, continuation: Continuation) -> None:
+        self._builder, self._graph, self._members, self._continuation = builder, builder.graph, members, continuation
+        allowed = allowed_names(builder.combiner, members, builder.limits, builder.unchecked)
+        self._names = [name for name in members.declared if accepts(allowed, name)]
+        self._required = set(members.required)
+        self._is_unsatisfiable = any(name not in self._names for name in members.required)
+        self._groups = (
+            [] if self._is_unsatisfiable else self._usable(member_groups(members, allowed, builder.unchecked))
         )
+        self._low, self._high = self._counts()
+        self._after_names: dict[tuple[int, int], int | None] = {}
+        self._extra: dict[int, int] = {}
+
+    def _usable(self, found: Sequence[MemberGroup]) -> list[MemberGroup]:
+        """Groups that can hold a member. The limits decide whether unconstrained undeclared members are allowed."""
+        bare = not self._members.layers and not self._names
+        if not bare and self._builder.limits.undeclared_depth < 0:
+            found = [group for group in found if not group.unconstrained]
+        return [
+            group
+            for group in found
+            if group.names.rows and (group.unconstrained or self._builder.combiner.shapes(group.conj))
+        ]
+
+    def _counts(self) -> tuple[int, int | None]:
+        low = 0 if self._members.low <= len(self._required) else self._members.low
+        high = self._members.high
+        if high is not None and not self._groups and high >= len(self._names):
+            high = None
+        if low > 1 and self._groups:
+            self._builder.unchecked.add("minProperties")  # a repeated name counts once
+        if low > self._builder.limits.members:
+            low = self._builder.limits.members
+            self._builder.unchecked.add("minProperties")
+        if high is not None and high > self._builder.limits.members:
+            high = None
+            self._builder.unchecked.add("maxProperties")
+        return low, high
+
+    def _incremented(self, count: int) -> int:
+        """`count` plus one, saturating where the exact count no longer matters."""
+        return min(count + 1, self._low if self._high is None else self._high)
+
+    def _full(self, count: int) -> bool:
+        return self._high is not None and count >= self._high
+
+    def start(self) -> int | None:
+        """The state before the opening brace; None: no such object."""
+        inner = self.inner()
+        return None if inner is None else self._graph.state([(_OPEN_BRACE, _OPEN_BRACE, inner)])
+
+    def inner(self) -> int | None:
+        """The state after the opening brace."""
+        if self._is_unsatisfiable:
+            return None
+        most = self._low if self._high is None else self._high
+        for index in reversed(range(len(self._names))):  # last member first, which keeps the recursion shallow
+            for count in range(min(index, most) + 1):
+                self._after_name(index, count)
+        edges = self._closing(0, 0)
+        if not self._full(0) and (keys := self._keys(0, 0)) is not None:
+            edges.append((QUOTE, QUOTE, keys))
+        return padded(self._graph, edges) if edges else None
+
+    def _closing(self, at: int, count: int) -> list[Edge]:
+        """The closing brace, unless a required member is missing."""
+        if count < self._low or any(name in self._required for name in self._names[at:]):
+            return []
+        return [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)]
+
+    def _after(self, at: int, count: int) -> int | None:
+        """The state after a member and before declared member `at`."""
+        edges = self._closing(at, count)
+        if not self._full(count) and (keys := self._keys(at, count)) is not None:
+            edges.append((COMMA, COMMA, padded(self._graph, [(QUOTE, QUOTE, keys)])))
+        return padded(self._graph, edges) if edges else None
+
+    def _keys(self, at: int, count: int) -> int | None:
+        """The state after the opening quote of a name: declared member `at` or a later one, up to the next required
+        one."""
+        starts: list[int] = []
+        plain: list[tuple[str, int]] = []
+        required = False
+        for index in range(at, len(self._names)):
+            name = self._names[index]
+            if (after_name := self._after_name(index, count)) is not None:
+                if _PLAIN.issuperset(name):
+                    plain.append((name, after_name))
+                else:
+                    starts.append(string_body(self._graph, dfa_of_words(frozenset((name,))), after_name))
+            if required := name in self._required:
+                break
+        if plain:
+            starts.append(_trie(self._graph, plain, 0))
+        if not required and (extra := self._undeclared(count)) is not None:
+            starts.append(extra)
+        return self._graph.state(self._graph.merged([], *starts)) if starts else None
+
+    def _after_name(self, index: int, count: int) -> int | None:
+        """The state after the closing quote of declared member `index`."""
+        key = (index, count)
+        if key not in self._after_names:
+            after = self._after(index + 1, self._incremented(count))
+            conj = self._builder.combiner.member(self._members, self._names[index])
+            value = None if after is None else self._value(conj, after, unconstrained=False)
+            self._after_names[key] = None if value is None else sign(self._graph, COLON, value)
+        return self._after_names[key]
+
+    def _value(self, conj: Conj, following: int, *, unconstrained: bool) -> int | None:
+        continuation = self._continuation.nested(following)
+        if unconstrained and self._members.layers:
+            spent = self._builder.limits.free_depth - self._builder.limits.undeclared_depth
+            continuation = self._continuation.nested(following, free=max(1, spent - self._continuation.free))
+        elif unconstrained:
+            continuation = self._continuation.nested(following, free=1)
+        return self._builder.value(conj, continuation)
+
+    def _undeclared(self, count: int) -> int | None:
+        """The state after the opening quote of an undeclared name; only undeclared members follow."""
+        if not self._groups or self._full(count):
+            return None
+        if count not in self._extra:
+            ahead = self._incremented(count)
+            if ahead == count:
+                self._extra[count] = self._loop(count)
+            else:
+                after = self._undeclared_after(ahead, self._undeclared(ahead))
+                self._extra[count] = self._group_names(after)
+        return self._extra[count]
+
+    def _undeclared_after(self, count: int, keys: int | None) -> int:
+        edges: list[Edge] = [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)] if count >= self._low else []
+        if keys is not None:
+            edges.append((COMMA, COMMA, padded(self._graph, [(QUOTE, QUOTE, keys)])))
+        return padded(self._graph, edges)
+
+    def _loop(self, count: int) -> int:
+        graph = self._graph
+        after, quote = graph.reserve(), graph.reserve()
+        closing = [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)] if count >= self._low else []
+        graph.fill(after, [*WHITE, (COMMA, COMMA, quote), *closing])
+        keys = self._group_names(after)
+        graph.fill(quote, [*WHITE, (QUOTE, QUOTE, keys)])
+        return keys
+
+    def _group_names(self, following: int) -> int:
+        """The names of every group, each with its value, then `following`."""
+        starts: list[int] = []
+        for group in self._groups:
+            value = self._value(group.conj, following, unconstrained=group.unconstrained)
+            if value is not None:
+                starts.append(string_body(self._graph, group.names, sign(self._graph, COLON, value)))
+        return self._graph.state(self._graph.merged([], *starts))
 
 
 def _weakest(shapes: Iterable[T]) -> list[T]:
-    """Each of the shapes once; only the one that restricts nothing, if there is one."""
+    """The distinct restrictions; only the unrestricted one if it is among them."""
     kept: list[T] = []
     for shape in shapes:
         if shape == type(shape)():
@@ -187,3 +383,15 @@ def _weakest(shapes: Iterable[T]) -> list[T]:
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
     return list({canonical(value): value for value in reversed(list(values))}.values())[::-1]
+
+
+def _trie(graph: Graph, names: Sequence[tuple[str, int]], at: int) -> int:
+    """The trie of names with a common prefix of length `at`; each ends in its closing quote and its own state."""
+    grouped: dict[str, list[tuple[str, int]]] = {}
+    for name, after_name in names:
+        grouped.setdefault(name[at : at + 1], []).append((name, after_name))
+    edges = [
+        (ord(char), ord(char), _trie(graph, group, at + 1)) if char else (QUOTE, QUOTE, group[0][1])
+        for char, group in grouped.items()
+    ]
+    return graph.state(edges)

@@ -1,7 +1,7 @@
-"""A schema document: its positions, its dialect, and where its references lead.
+"""A schema document: its positions, its dialect, and the targets of its references.
 
-A position (`Node`) is made once, so it can be compared by identity. References are followed within the document only:
-a remote one is refused, nothing is ever fetched. Knows where schemas stand, not what their keywords mean.
+A position (`Node`) exists once, so nodes are compared by identity. References are resolved within the document only:
+remote ones are refused and nothing is fetched.
 """
 
 import json
@@ -19,8 +19,8 @@ _DATA: Final = ("enum", "const", "default", "examples", "example")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Node:
-    """One position of the document. `negative`: the keyword for whose sake what is meant is everything that the schema
-    there refuses; empty: the schema itself."""
+    """One position of the document. `negative`: the keyword on whose behalf the complement of the schema is meant;
+    empty: the schema itself."""
 
     schema: Schema
     pointer: str
@@ -28,11 +28,11 @@ class Node:
     negative: str = ""
 
 
-Conj = tuple[Node, ...]  # all of these at once; empty: anything
+Conj = tuple[Node, ...]  # a conjunction of nodes; empty: any value
 
 
 class Document:
-    """A schema and what its dialect says about references. `root` is its first position."""
+    """A schema and its reference rules by dialect. `root` is its first position."""
 
     def __init__(self, schema: Schema) -> None:
         uri = schema.get("$schema", "") if isinstance(schema, Mapping) else ""
@@ -46,11 +46,11 @@ class Document:
         self._schema = schema
         self._index(schema, "", "")
         self.root = self.at("")
-        self.nothing = Node(schema=False, pointer="", base="")
-        self._anything = Node(schema=True, pointer="", base="")
+        self.never = Node(schema=False, pointer="", base="")
+        self._always = Node(schema=True, pointer="", base="")
 
     def at(self, pointer: str, *, negative: str = "") -> Node:
-        """The node at a JSON pointer. Raises KeyError if nothing stands there."""
+        """The node at a JSON pointer. Raises KeyError if there is none."""
         key = (pointer, negative)
         if key not in self._nodes:
             schema, base = self._find(pointer)
@@ -63,14 +63,14 @@ class Document:
         """A subschema of a node."""
         return self.at(node.pointer + "".join(f"/{_escaped(str(token))}" for token in tokens))
 
-    def opposite(self, node: Node, keyword: str) -> Node:
-        """The node that admits what this one refuses, as `keyword` wants it."""
-        if node is self.nothing or node is self._anything:
-            return self._anything if node is self.nothing else self.nothing
+    def negation(self, node: Node, keyword: str) -> Node:
+        """The complement of a node, on behalf of `keyword`."""
+        if node is self.never or node is self._always:
+            return self._always if node is self.never else self.never
         return self.at(node.pointer, negative="" if node.negative else keyword)
 
     def resolve(self, node: Node, keyword: str, reference: str) -> Node:
-        """The node that a reference leads to. Raises UnsupportedSchema for one that leaves the document."""
+        """The target of a reference. Raises UnsupportedSchema if it is not in the document."""
         uri, fragment = urldefrag(
             urljoin(node.base, reference) if not reference.startswith("#") else node.base + reference
         )
@@ -85,7 +85,7 @@ class Document:
         except KeyError:
             pass
         raise UnsupportedSchema(
-            f"the reference {reference!r} leads out of the document or to nothing",
+            f"the reference {reference!r} does not resolve within the document",
             keyword=keyword,
             pointer=f"{node.pointer}/{_escaped(keyword)}",
         )
@@ -104,15 +104,15 @@ class Document:
         return here, base
 
     def _index(self, schema: Any, pointer: str, base: str) -> None:
-        """Note every resource and anchor on the way down."""
+        """Index every resource and anchor."""
         todo = [(schema, pointer, base)]
         while todo:
             here, pointer, base = todo.pop()
             if isinstance(here, Mapping):
-                base = self._note(here, pointer, base)
+                base = self._index_schema(here, pointer, base)
             todo.extend((value, f"{pointer}/{_escaped(name)}", base) for name, value in _inside(here))
 
-    def _note(self, schema: Mapping[str, Any], pointer: str, base: str) -> str:
+    def _index_schema(self, schema: Mapping[str, Any], pointer: str, base: str) -> str:
         for keyword in ("$id", "id"):
             name = schema.get(keyword)
             if not isinstance(name, str) or (self.old and "$ref" in schema):
@@ -141,18 +141,18 @@ def _escaped(token: str) -> str:
     return token.replace("~", "~0").replace("/", "~1")
 
 
-def together(*parts: Iterable[Node]) -> Conj:
-    """All of the nodes at once, each named once, in order of appearance."""
+def conjunction(*parts: Iterable[Node]) -> Conj:
+    """The conjunction of the nodes, without duplicates, in order of appearance."""
     return tuple(dict.fromkeys(node for part in parts for node in part))
 
 
-def same(left: Any, right: Any) -> bool:
+def json_equal(left: Any, right: Any) -> bool:
     """Equality of JSON values: true is not 1, but 1.0 is."""
     return canonical(left) == canonical(right)
 
 
 def canonical(value: Any) -> str:
-    """The same text for the same value, and for no other."""
+    """A canonical text: equal for equal JSON values only."""
     return json.dumps(_plain(value), sort_keys=True)
 
 

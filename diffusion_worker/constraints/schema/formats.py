@@ -1,8 +1,8 @@
-"""Formats as regular expressions: the ones that the automaton keeps. Every other `format` is an annotation, as the
-specification has it.
+"""The `format` values that the automaton enforces, as regular expressions. Every other format is an annotation, as the
+specification allows.
 
 The expressions describe a normal form inside each format (RFC 3339, 4122, 5321, 5322, 1123, 3986, 4291): dates exist in
-the calendar, e-mail addresses are unquoted, URIs carry a scheme and, after `//`, a host. Lengths are not counted.
+the calendar, e-mail addresses are unquoted, URIs carry a scheme and, after `//`, a host. Lengths are not limited.
 """
 
 from typing import Final
@@ -24,21 +24,21 @@ _ATOM: Final = r"[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]+"
 _PLAIN: Final = r"[a-zA-Z0-9._~!$&'()*+,;=:@-]"
 _PCHAR: Final = rf"(?:{_PLAIN}|%[0-9a-fA-F]{{2}})"
 _PATH: Final = rf"(?:/{_PCHAR}*)*"
-_TAIL: Final = rf"(?:\?(?:{_PCHAR}|[/?])*)?(?:#(?:{_PCHAR}|[/?])*)?"
+_QUERY_AND_FRAGMENT: Final = rf"(?:\?(?:{_PCHAR}|[/?])*)?(?:#(?:{_PCHAR}|[/?])*)?"
 _AUTHORITY: Final = r"(?:[a-zA-Z0-9._~!$&'()*+,;=%-]+@)?[a-zA-Z0-9._~-]+(?::\d{1,5})?"
-_URI: Final = rf"[a-zA-Z][a-zA-Z0-9+.-]*:(?://{_AUTHORITY}{_PATH}|{_PCHAR}+{_PATH}){_TAIL}"
+_URI: Final = rf"[a-zA-Z][a-zA-Z0-9+.-]*:(?://{_AUTHORITY}{_PATH}|{_PCHAR}+{_PATH}){_QUERY_AND_FRAGMENT}"
 _DURATION_TIME: Final = r"T(?:\d+H(?:\d+M(?:\d+S)?)?|\d+M(?:\d+S)?|\d+S)"
 _DURATION_DATE: Final = r"(?:\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D)"
 
 
 def _ipv6() -> str:
-    """Full, or with one `::` that stands for at least one group (RFC 4291), without the dotted tail."""
+    """Full, or with one `::` for at least one group (RFC 4291); without the dotted IPv4 notation."""
     forms = [rf"{_GROUP}(?::{_GROUP}){{7}}"]
     for before in range(8):
         head = rf"{_GROUP}(?::{_GROUP}){{{before - 1}}}" if before else ""
         after = 7 - before
-        tail = rf"(?:{_GROUP}(?::{_GROUP}){{0,{after - 1}}})?" if after else ""
-        forms.append(f"{head}::{tail}")
+        after_name = rf"(?:{_GROUP}(?::{_GROUP}){{0,{after - 1}}})?" if after else ""
+        forms.append(f"{head}::{after_name}")
     return "|".join(forms)
 
 
@@ -54,6 +54,6 @@ FORMATS: Final[dict[str, str]] = {
     "hostname": _HOST,
     "uri": _URI,
     # relative references begin with a segment that holds no colon
-    "uri-reference": rf"(?:{_URI}|(?://{_AUTHORITY})?{_PATH}{_TAIL}|(?:[a-zA-Z0-9._~!$&'()*+,;=@-]|%[0-9a-fA-F]{{2}})+{_PATH}{_TAIL})",
+    "uri-reference": rf"(?:{_URI}|(?://{_AUTHORITY})?{_PATH}{_QUERY_AND_FRAGMENT}|(?:[a-zA-Z0-9._~!$&'()*+,;=@-]|%[0-9a-fA-F]{{2}})+{_PATH}{_QUERY_AND_FRAGMENT})",
     "json-pointer": r"(?:/(?:[^~/]|~[01])*)*",
 }

@@ -1,8 +1,8 @@
-"""How JSON writes a string: languages over code points become states over bytes (RFC 8259, strict UTF-8).
+"""JSON string encoding: DFAs over code points become states over bytes (RFC 8259, strict UTF-8).
 
-A *free* spelling admits every escape of every character. The *plain* one, for strings that are restricted in any way,
-admits what writers produce: printable ASCII as itself, the short escapes, `\\uXXXX` (and surrogate pairs) for controls
-and for what is not ASCII, with either case of hexadecimal digits. Lone surrogates are never admitted.
+The *free* encoding accepts every escape of every character. The *plain* encoding, for restricted strings, accepts what
+serialisers produce: printable ASCII as itself, short escapes, and `\\uXXXX` (and surrogate pairs) for control
+characters and non-ASCII characters, with hexadecimal digits in either case. Lone surrogates are never accepted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,15 +11,15 @@ from functools import lru_cache
 from typing import Final, Literal
 
 from diffusion_worker.constraints.automata.automaton import Edge
-from diffusion_worker.constraints.automata.graph import Graph, coalesced
-from diffusion_worker.constraints.automata.minimise import Rows
-from diffusion_worker.constraints.automata.ranges import Ranges, common, digit_ranges, holds
+from diffusion_worker.constraints.automata.graph import Graph, coalesce
+from diffusion_worker.constraints.automata.minimise import RangeDfa
+from diffusion_worker.constraints.automata.ranges import Ranges, contains, digit_ranges, intersect
 
 QUOTE: Final = 0x22
-Spelling = tuple[Ranges, ...]  # one set of bytes after the other
-Style = Literal["free", "plain", "raw"]
+ByteEncoding = tuple[Ranges, ...]  # a sequence of byte sets
+Style = Literal["free", "plain", "utf8"]
 
-_RAW_ASCII: Final[Ranges] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F))
+_UNESCAPED_ASCII: Final[Ranges] = ((0x20, 0x21), (0x23, 0x5B), (0x5D, 0x7F))
 _SHORT: Final = {0x22: '"', 0x5C: "\\", 0x2F: "/", 8: "b", 12: "f", 10: "n", 13: "r", 9: "t"}
 # first code point, last, radices of the bytes, the first byte's offset
 _UTF8: Final = (
@@ -35,108 +35,108 @@ _ESCAPED_IF_PLAIN: Final[Ranges] = ((0, 0x1F), (0x7F, 0xD7FF), (0xE000, 0x10FFFF
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """The states that spell one character of several sets, innermost first. A target is a state of the plan, or, as
-    -1 - n, whatever follows a character of set n."""
+class _EncodingTrie:
+    """The trie of the encodings of one character of several sets, innermost states first. A target is a state of the
+    trie, or, as -1 - n, the state after a character of set n."""
 
     states: tuple[tuple[Edge, ...], ...]
     start: tuple[Edge, ...]
 
 
-def string(graph: Graph, language: Rows, following: int, *, free: bool = False) -> int:
-    """The state before a string of the language, quotes included; `following` is the one behind the closing quote."""
-    return graph.state([(QUOTE, QUOTE, body(graph, language, following, free=free))])
+def string(graph: Graph, language: RangeDfa, following: int, *, free: bool = False) -> int:
+    """The state before a string of the language, quotes included; `following` is the state after the closing quote."""
+    return graph.state([(QUOTE, QUOTE, string_body(graph, language, following, free=free))])
 
 
-def body(graph: Graph, language: Rows, following: int, *, free: bool = False) -> int:
-    """The same, behind the opening quote."""
-    bodies = [graph.reserve() for _ in language.rows]
-    for state, (edges, last) in enumerate(_spelled(graph, language, bodies, "free" if free else "plain")):
-        graph.fill(bodies[state], [*edges, (QUOTE, QUOTE, following)] if last else edges)
-    return bodies[language.start]
+def string_body(graph: Graph, language: RangeDfa, following: int, *, free: bool = False) -> int:
+    """The same, after the opening quote."""
+    states = [graph.reserve() for _ in language.rows]
+    for state, (edges, last) in enumerate(_encode(graph, language, states, "free" if free else "plain")):
+        graph.fill(states[state], [*edges, (QUOTE, QUOTE, following)] if last else edges)
+    return states[language.start]
 
 
-def raw(graph: Graph, language: Rows) -> int:
-    """The language in plain UTF-8, without quotes and escapes; its words end the text."""
-    bodies = [graph.reserve() for _ in language.rows]
-    for state, (edges, last) in enumerate(_spelled(graph, language, bodies, "raw")):
-        graph.fill(bodies[state], edges, accepting=last)
-    return bodies[language.start]
+def utf8_text(graph: Graph, language: RangeDfa) -> int:
+    """The language in UTF-8 without quotes and escapes; its words end the text."""
+    states = [graph.reserve() for _ in language.rows]
+    for state, (edges, last) in enumerate(_encode(graph, language, states, "utf8")):
+        graph.fill(states[state], edges, accepting=last)
+    return states[language.start]
 
 
 def characters(graph: Graph, ranges: Ranges, target: int) -> list[Edge]:
-    """Edges over the characters of the ranges, in plain UTF-8."""
-    return _laid(graph, _plan((ranges,), "raw"), [target])
+    """Edges over the characters of the ranges, in UTF-8."""
+    return _add_states(graph, _encoding_trie((ranges,), "utf8"), [target])
 
 
-def _spelled(graph: Graph, language: Rows, bodies: Sequence[int], style: Style) -> Iterator[tuple[list[Edge], bool]]:
-    """The edges of every state of the language, each character spelled, and whether a word may end there."""
+def _encode(graph: Graph, language: RangeDfa, states: Sequence[int], style: Style) -> Iterator[tuple[list[Edge], bool]]:
+    """The edges of every state of the language with characters encoded, and whether the state accepts."""
     for row, last in zip(language.rows, language.accepting, strict=True):
         by_target: dict[int, list[tuple[int, int]]] = {}
         for first, after, target in row:
             by_target.setdefault(target, []).append((first, after))
-        plan = _plan(tuple(tuple(ranges) for ranges in by_target.values()), style)
-        yield _laid(graph, plan, [bodies[target] for target in by_target]), last
+        trie = _encoding_trie(tuple(tuple(ranges) for ranges in by_target.values()), style)
+        yield _add_states(graph, trie, [states[target] for target in by_target]), last
 
 
-def _laid(graph: Graph, plan: _Plan, ends: Sequence[int]) -> list[Edge]:
-    """The plan's first edges, its states made; `ends` follow the characters of its sets."""
+def _add_states(graph: Graph, trie: _EncodingTrie, ends: Sequence[int]) -> list[Edge]:
+    """Add the states of the trie and return its first edges; `ends` follow the characters of its sets."""
     made: list[int] = []
-    for edges in plan.states:
+    for edges in trie.states:
         made.append(graph.state([(a, b, made[t] if t >= 0 else ends[-1 - t]) for a, b, t in edges]))
-    return [(a, b, made[t] if t >= 0 else ends[-1 - t]) for a, b, t in plan.start]
+    return [(a, b, made[t] if t >= 0 else ends[-1 - t]) for a, b, t in trie.start]
 
 
 @lru_cache(maxsize=4096)
-def _plan(sets: tuple[Ranges, ...], style: Style) -> _Plan:
+def _encoding_trie(sets: tuple[Ranges, ...], style: Style) -> _EncodingTrie:
     numbers: dict[tuple[Edge, ...], int] = {}
-    spelled = [(spelling, -1 - index) for index, ranges in enumerate(sets) for spelling in _spellings(ranges, style)]
-    return _Plan(start=_trie(spelled, numbers), states=tuple(numbers))
+    encoded = [(encoding, -1 - index) for index, ranges in enumerate(sets) for encoding in _encodings(ranges, style)]
+    return _EncodingTrie(start=_trie(encoded, numbers), states=tuple(numbers))
 
 
-def _trie(spelled: Sequence[tuple[Spelling, int]], numbers: dict[tuple[Edge, ...], int]) -> tuple[Edge, ...]:
-    """Spellings differ first where their sets of bytes are disjoint (see `digit_ranges`), so this is deterministic."""
-    grouped: dict[Ranges, list[tuple[Spelling, int]]] = {}
-    for spelling, end in spelled:
-        grouped.setdefault(spelling[0], []).append((spelling[1:], end))
+def _trie(encoded: Sequence[tuple[ByteEncoding, int]], numbers: dict[tuple[Edge, ...], int]) -> tuple[Edge, ...]:
+    """Encodings first differ where their byte sets are disjoint (see `digit_ranges`), so the trie is deterministic."""
+    grouped: dict[Ranges, list[tuple[ByteEncoding, int]]] = {}
+    for encoding, end in encoded:
+        grouped.setdefault(encoding[0], []).append((encoding[1:], end))
     edges: list[Edge] = []
     for labels, rest in grouped.items():
         target = rest[0][1] if not rest[0][0] else numbers.setdefault(_trie(rest, numbers), len(numbers))
         edges.extend((first, last, target) for first, last in labels)
-    return coalesced(edges)
+    return coalesce(edges)
 
 
-def _spellings(ranges: Ranges, style: Style) -> tuple[Spelling, ...]:
-    return _utf8(ranges) if style == "raw" else _json(ranges, style == "free")
-
-
-@lru_cache(maxsize=4096)
-def _json(ranges: Ranges, free: bool) -> tuple[Spelling, ...]:
-    """Every spelling of the characters inside a JSON string."""
-    spellings = list(_utf8(common(ranges, ((0x80, 0x10FFFF),))))
-    if ascii_bytes := common(ranges, _RAW_ASCII):
-        spellings.append((ascii_bytes,))
-    if shorts := tuple((ord(sign), ord(sign)) for code, sign in sorted(_SHORT.items()) if holds(ranges, code)):
-        spellings.append((_BACKSLASH, tuple(sorted(shorts))))
-    for first, last in ranges if free else common(ranges, _ESCAPED_IF_PLAIN):
-        spellings.extend(_escaped(first, last))
-    return tuple(spellings)
+def _encodings(ranges: Ranges, style: Style) -> tuple[ByteEncoding, ...]:
+    return _utf8(ranges) if style == "utf8" else _json(ranges, style == "free")
 
 
 @lru_cache(maxsize=4096)
-def _utf8(ranges: Ranges) -> tuple[Spelling, ...]:
-    spellings: list[Spelling] = [(((first, last),),) for first, last in common(ranges, ((0, 0x7F),))]
+def _json(ranges: Ranges, free: bool) -> tuple[ByteEncoding, ...]:
+    """Every encoding of the characters inside a JSON string."""
+    encodings = list(_utf8(intersect(ranges, ((0x80, 0x10FFFF),))))
+    if ascii_bytes := intersect(ranges, _UNESCAPED_ASCII):
+        encodings.append((ascii_bytes,))
+    if shorts := tuple((ord(sign), ord(sign)) for code, sign in sorted(_SHORT.items()) if contains(ranges, code)):
+        encodings.append((_BACKSLASH, tuple(sorted(shorts))))
+    for first, last in ranges if free else intersect(ranges, _ESCAPED_IF_PLAIN):
+        encodings.extend(_escaped(first, last))
+    return tuple(encodings)
+
+
+@lru_cache(maxsize=4096)
+def _utf8(ranges: Ranges) -> tuple[ByteEncoding, ...]:
+    encodings: list[ByteEncoding] = [(((first, last),),) for first, last in intersect(ranges, ((0, 0x7F),))]
     for low, high, radices, lead in _UTF8:
-        for first, last in common(ranges, ((low, high),)):
+        for first, last in intersect(ranges, ((low, high),)):
             for digits in digit_ranges(first, last, radices):
                 (a, b), *rest = digits
-                tail = tuple(((0x80 + c, 0x80 + d),) for c, d in rest)
-                spellings.append((((lead + a, lead + b),), *tail))
-    return tuple(spellings)
+                continuation = tuple(((0x80 + c, 0x80 + d),) for c, d in rest)
+                encodings.append((((lead + a, lead + b),), *continuation))
+    return tuple(encodings)
 
 
-def _escaped(first: int, last: int) -> Iterator[Spelling]:
-    """`\\uXXXX` of the code points first..last; two of them beyond the basic plane."""
+def _escaped(first: int, last: int) -> Iterator[ByteEncoding]:
+    """`\\uXXXX` of the code points first..last; surrogate pairs beyond the basic plane."""
     if first <= 0xFFFF:
         for digits in digit_ranges(first, min(last, 0xFFFF), (16, 16, 16, 16)):
             yield (_BACKSLASH, _U, *(_nibbles(pair) for pair in digits))

@@ -1,6 +1,6 @@
-"""What becomes of every keyword of JSON Schema: the closed table from which docs/constraints-keywords.md is written.
+"""How every keyword of JSON Schema is treated: the closed table from which docs/reference/json-schema.md is generated.
 
-Unknown keywords are annotations, as the specification has it; no keyword that asserts something is unknown here.
+Unknown keywords are annotations, as the specification says; every keyword that asserts something is listed.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from typing import Any, Final, Literal
 
 from diffusion_worker.errors import UnsupportedSchema
 
-Treatment = Literal["in the automaton", "automaton, else checked", "checked after", "refused", "annotation"]
+Treatment = Literal["automaton", "automaton or checked", "checked", "refused", "annotation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keyword:
-    """What becomes of a keyword, and the remark that a reader of the table needs."""
+    """The treatment of a keyword, and a remark for the documentation."""
 
     treatment: Treatment
     remark: str = ""
@@ -26,56 +26,56 @@ def _rows(treatment: Treatment, **remarks: str) -> dict[str, Keyword]:
 
 KEYWORDS: Final[dict[str, Keyword]] = {
     **_rows(
-        "in the automaton",
+        "automaton",
         type="",
-        enum="members are tested against the other keywords when the schema is compiled",
+        enum="values that violate other keywords are dropped at compile time",
         const="",
         properties="in declared order",
-        required="names that are declared nowhere stand behind the declared ones",
-        additionalProperties="behind the declared members",
+        required="undeclared required names follow the declared ones",
+        additionalProperties="after the declared members",
         items="",
         prefixItems="",
-        additionalItems="drafts up to 2019-09, behind a list of `items`",
+        additionalItems="drafts up to 2019-09, after a list of `items`",
         minimum="",
         maximum="",
         exclusiveMinimum="a number or, in draft 4, a boolean",
         exclusiveMaximum="a number or, in draft 4, a boolean",
-        _ref="within the document; recursion unrolled to the depth of the caps; a remote one is refused",
+        _ref="within the document; recursion is unrolled up to the size limits; remote references are refused",
         _defs="",
         definitions="",
     ),
     **_rows(
-        "automaton, else checked",
-        patternProperties="checked if an expression is not regular",
-        propertyNames="checked if it holds an expression that is not regular",
-        minProperties="checked above the cap on counts, or if undeclared names may repeat",
-        maxProperties="checked above the cap on counts",
-        minItems="checked above the cap on items",
-        maxItems="checked above the cap on items",
-        minLength="code points; checked above the cap on lengths",
-        maxLength="code points; checked above the cap on lengths",
-        pattern="ECMA 262, searched; checked if not regular (back references, look-around inside, `\\b`); refused if "
-        "Python's `re`, which checks, cannot read it (`\\p`)",
-        format="the formats below; all others are annotations; checked only if it does not fit the caps",
-        multipleOf="integers up to 1000; otherwise digits are limited and it is checked",
-        allOf="merged; checked if alternatives multiply beyond 64",
-        anyOf="united; checked if alternatives multiply beyond 64",
-        dependentRequired="two alternatives per name; checked if they multiply beyond 64",
-        dependentSchemas="two alternatives per name; checked if they multiply beyond 64",
-        dependencies="drafts up to 7; as the two before",
-        oneOf="branches that can be told apart or made to exclude each other; otherwise united and checked",
-        _not="where the opposite has a shape; otherwise checked",
-        _if="where the opposite has a shape; otherwise checked",
+        "automaton or checked",
+        patternProperties="checked if a pattern is not regular",
+        propertyNames="checked if it contains a pattern that is not regular",
+        minProperties="checked above the limit on members, or if undeclared names may repeat",
+        maxProperties="checked above the limit on members",
+        minItems="checked above the limit on items",
+        maxItems="checked above the limit on items",
+        minLength="code points; checked above the limit on length",
+        maxLength="code points; checked above the limit on length",
+        pattern="ECMA 262, unanchored; checked if not regular (back references, inner look-around, `\\b`); refused if  "
+        "Python's `re`, which validates, cannot parse it (`\\p`)",
+        format="the formats listed below, others are annotations; checked only above the size limits",
+        multipleOf="integers up to 1000; otherwise the number of digits is limited and it is checked",
+        allOf="merged; checked above 64 alternatives",
+        anyOf="united; checked above 64 alternatives",
+        dependentRequired="two alternatives per name; checked above 64 alternatives",
+        dependentSchemas="two alternatives per name; checked above 64 alternatives",
+        dependencies="drafts up to 7; like the two above",
+        oneOf="branches that are disjoint or can be made disjoint; otherwise united and checked",
+        _not="if the complement is expressible; otherwise checked",
+        _if="if the complement is expressible; otherwise checked",
         then="see `if`",
         _else="see `if`",
     ),
     **_rows(
-        "checked after",
+        "checked",
         uniqueItems="",
-        contains="the array has at least `minContains` items",
+        contains="in the automaton: at least `minContains` items",
         minContains="see `contains`",
         maxContains="",
-        unevaluatedProperties="`false` also closes the object against undeclared names",
+        unevaluatedProperties="in the automaton: `false` forbids undeclared names",
         unevaluatedItems="",
     ),
     **_rows(
@@ -88,7 +88,7 @@ KEYWORDS: Final[dict[str, Keyword]] = {
     ),
     **_rows(
         "annotation",
-        _schema="chooses the dialect",
+        _schema="selects the dialect",
         _id="base of references",
         id="base of references",
         _anchor="target of references",
@@ -109,7 +109,7 @@ KEYWORDS: Final[dict[str, Keyword]] = {
         nullable="OpenAPI; JSON Schema says `type: [..., null]`",
     ),
 }
-for _name in ("not", "if", "else"):  # words that Python keeps for itself
+for _name in ("not", "if", "else"):  # reserved words of Python
     KEYWORDS[_name] = KEYWORDS.pop(f"${_name}")
 
 ANNOTATIONS: Final = frozenset(name for name, keyword in KEYWORDS.items() if keyword.treatment == "annotation")
@@ -117,11 +117,11 @@ _REFUSED: Final = frozenset(name for name, keyword in KEYWORDS.items() if keywor
 
 
 def refuse_unsupported(schema: Mapping[str, Any], pointer: str) -> None:
-    """Raises UnsupportedSchema if a keyword of this schema is one of the refused."""
+    """Raises UnsupportedSchema if the schema uses a refused keyword."""
     for name in _REFUSED & set(schema):
         raise UnsupportedSchema("not supported", keyword=name, pointer=f"{pointer}/{name}")
 
 
 def keyword_at(pointer: str) -> str:
-    """The last keyword that a JSON pointer passes; `type` for the root."""
+    """The last keyword on a JSON pointer; `type` for the root."""
     return next((token for token in reversed(pointer.split("/")) if token in KEYWORDS), "type")

@@ -1,7 +1,7 @@
-"""What a list of shapes refuses, as shapes: De Morgan over single keywords.
+"""Negation of schemas: the complement of a list of shapes, by De Morgan's laws over single keywords.
 
-Not expressible: the opposite of formats, of `multipleOf`, of what is said about all items or all undeclared members, of
-array and object literals, and of whatever is itself left to the final check.
+Not expressible are the complements of formats, `multipleOf`, subschemas of all items or all undeclared members, array
+and object literals, and of everything that is itself left to validation.
 """
 
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from diffusion_worker.constraints.schema.document import Document
-from diffusion_worker.constraints.schema.numbers import Bounds
-from diffusion_worker.constraints.schema.shapes import TYPES, Items, MemberLayer, Members, Numbers, Shape, Text, type_of
+from diffusion_worker.constraints.schema.numbers import Bounds, Numbers
+from diffusion_worker.constraints.schema.shapes import TYPES, Items, MemberLayer, Members, Shape, Text, type_of
 
 _MAX_SHAPES = 48
 
 
 class NotExpressible(Exception):  # noqa: N818 - says what happened; never leaves the compiler
-    """The opposite has no shape."""
+    """The complement cannot be written as shapes."""
 
 
 def negated(
     document: Document, shapes: tuple[Shape, ...], keyword: str, *, within: Shape | None = None
 ) -> tuple[Shape, ...]:
-    """The shapes of everything that none of `shapes` admits, as `keyword` wants it; if `within` is given, only as far
-    as that shape goes. Raises NotExpressible."""
+    """The shapes of every value that none of `shapes` accepts, on behalf of `keyword`; within the values of `within` if
+    it is given. Raises NotExpressible."""
     outside: tuple[Shape, ...] = (Shape(),)
     for shape in shapes:
-        opposite = tuple(_opposite(_Context(document, keyword, within), shape))
-        outside = tuple(joined for a in outside for b in opposite if (joined := a.and_(b)).types)
+        negation = tuple(_negation(_Context(document, keyword, within), shape))
+        outside = tuple(joined for a in outside for b in negation if (joined := a.and_(b)).types)
         if len(outside) > _MAX_SHAPES:
             raise NotExpressible
     return outside
@@ -39,7 +39,7 @@ class _Context(NamedTuple):
     within: Shape | None
 
     def names(self) -> frozenset[str] | None:
-        """The only names that objects can have here; None: there is no end of them."""
+        """The names that objects can have here; None: unbounded."""
         layers = () if self.within is None else self.within.members.layers
         closed = [frozenset(layer.properties) for layer in layers if _is_closed(layer)]
         return frozenset.intersection(*closed) if closed else None
@@ -49,7 +49,7 @@ def _is_closed(layer: MemberLayer) -> bool:
     return bool(layer.rest) and not layer.patterns and any(node.schema is False for node in layer.rest or ())
 
 
-def _opposite(context: _Context, shape: Shape) -> Iterator[Shape]:
+def _negation(context: _Context, shape: Shape) -> Iterator[Shape]:
     if shape.unchecked:
         raise NotExpressible
     if other := TYPES - shape.types:
@@ -61,8 +61,8 @@ def _opposite(context: _Context, shape: Shape) -> Iterator[Shape]:
         yield from _other_numbers(shape)
     if "string" in shape.types:
         yield from (Shape(types=frozenset(("string",)), text=text) for text in _other_texts(shape.text))
-        if shape.text.taken:
-            yield Shape(types=frozenset(("string",)), literals=tuple(sorted(shape.text.taken)))
+        if shape.text.excluded:
+            yield Shape(types=frozenset(("string",)), literals=tuple(sorted(shape.text.excluded)))
     if "array" in shape.types:
         yield from (Shape(types=frozenset(("array",)), items=items) for items in _other_items(shape.items))
     if "object" in shape.types:
@@ -78,8 +78,8 @@ def _other_values(shape: Shape) -> Iterator[Shape]:
     if "boolean" in shape.types and (left := tuple(v for v in (True, False) if v not in literals)):
         yield Shape(types=frozenset(("boolean",)), literals=left)
     if "string" in shape.types:
-        taken = frozenset(value for value in literals if isinstance(value, str))
-        yield Shape(types=frozenset(("string",)), text=Text(taken=taken))
+        excluded = frozenset(value for value in literals if isinstance(value, str))
+        yield Shape(types=frozenset(("string",)), text=Text(excluded=excluded))
     numbers = sorted({Decimal(str(value)) for value in literals if type_of(value) == "number"})
     for low, high in zip([None, *numbers], [*numbers, None], strict=True):
         if numbers:
@@ -108,8 +108,8 @@ def _other_texts(text: Text) -> Iterator[Text]:
         yield Text(high=text.low - 1)
     if text.high is not None:
         yield Text(low=text.high + 1)
-    yield from (Text(refused=(pattern,)) for pattern in text.patterns)
-    yield from (Text(patterns=(pattern,)) for pattern in text.refused)
+    yield from (Text(excluded_patterns=(pattern,)) for pattern in text.patterns)
+    yield from (Text(patterns=(pattern,)) for pattern in text.excluded_patterns)
 
 
 def _other_items(items: Items) -> Iterator[Items]:
@@ -143,8 +143,8 @@ def _other_members(context: _Context, members: Members) -> Iterator[Members]:
     ]
     for name in members.required:
         if all(name != other for other, _ in said):
-            yield Members(layers=(MemberLayer(properties={name: (document.nothing,)}),))
+            yield Members(layers=(MemberLayer(properties={name: (document.never,)}),))
     for name, node in said:
-        other = MemberLayer(properties={name: (document.opposite(node, context.keyword),)})
-        # absent or different is one alternative, not two: several rivals would multiply them
+        other = MemberLayer(properties={name: (document.negation(node, context.keyword),)})
+        # "absent or different" is one alternative, not two: alternatives multiply with every name
         yield Members(layers=(other,), required=() if name in members.required else (name,))

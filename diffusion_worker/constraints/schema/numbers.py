@@ -1,20 +1,21 @@
-"""How JSON writes a number within bounds: comparison with a bound, digit by digit, as states over bytes.
+"""JSON numbers within bounds as states over bytes: comparison with a bound digit by digit, and remainders for
+`multipleOf`.
 
-The normal form: no leading zeros (RFC 8259 has none), exponents of one or two digits, and no exponent at all where
-bounds or `multipleOf` restrict the number. An exclusive bound also limits the fraction, so that no text within the
-bound rounds to the bound itself as a double.
+The normal form has no leading zeros (RFC 8259), exponents of one or two digits, and no exponent where bounds or
+`multipleOf` restrict the number. An exclusive bound also limits the number of digits, so that no accepted text rounds
+to the bound as a double.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Final
 
 from diffusion_worker.constraints.automata.automaton import Edge
 from diffusion_worker.constraints.automata.graph import SELF, Graph
 
-EXACT_DIGITS: Final = 15  # decimal digits that a double keeps apart
-MAX_DIGITS: Final = 40  # of a bound; who has a longer one must check afterwards
+EXACT_DIGITS: Final = 15  # decimal digits that a double can distinguish
+MAX_DIGITS: Final = 40  # of a bound; longer ones are left to validation
 MAX_MODULUS: Final = 1000
 _ZERO: Final = 48
 _ONE: Final = 49
@@ -35,7 +36,7 @@ class Bounds:
     below: bool = False  # strictly below `high`
 
     def and_(self, other: "Bounds") -> "Bounds":
-        """What satisfies both."""
+        """The intersection."""
         lows = [(bounds.low, bounds.above) for bounds in (self, other) if bounds.low is not None]
         highs = [(bounds.high, not bounds.below) for bounds in (self, other) if bounds.high is not None]
         low, above = max(lows, default=(None, False))
@@ -50,7 +51,7 @@ class Bounds:
         return self.low > self.high or (self.low == self.high and (self.above or self.below))
 
     def rounded(self) -> "Bounds":
-        """The same integers, between integers."""
+        """The same integers with integral bounds."""
         low, high = self.low, self.high
         if low is not None:
             whole = low.to_integral_value(ROUND_CEILING)
@@ -61,15 +62,77 @@ class Bounds:
         return Bounds(low=low, high=high)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """Numbers: bounds and divisors."""
+
+    integer: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
+    multiples: tuple[Decimal, ...] = ()
+
+    def and_(self, other: "Numbers") -> "Numbers":
+        """The intersection."""
+        return Numbers(
+            integer=self.integer or other.integer,
+            bounds=self.bounds.and_(other.bounds),
+            multiples=tuple(dict.fromkeys((*self.multiples, *other.multiples))),
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether no number satisfies the bounds."""
+        return self.bounds.empty or (self.integer and self.bounds.rounded().empty)
+
+
+def number(graph: Graph, numbers: Numbers, following: int, unchecked: set[str]) -> int | None:
+    """The state before a number that satisfies all keywords; those that only validation can check are added to
+    `unchecked`. None: no such number."""
+    whole = [value for value in numbers.multiples if value == value.to_integral_value()]
+    parts = [value for value in numbers.multiples if value not in whole]
+    integer = numbers.integer or bool(whole)
+    if parts and not integer:
+        unchecked.add("multipleOf")
+    bounds = _comparable(numbers.bounds, unchecked)
+    fraction = 0 if integer else max((-int(part.as_tuple().exponent) for part in parts), default=None)
+    from_zero = bounds == Bounds(low=Decimal(0))
+    if (fraction is None or not numbers.multiples) and (bounds == Bounds() or from_zero):
+        return free_number(graph, following, integer=integer, negative=not from_zero)
+    state = bounded_number(graph, bounds, following, fraction=fraction)
+    for modulus in whole if state is not None else ():
+        state = _multiple(graph, state, int(modulus), following, unchecked)
+    return state
+
+
+def _multiple(graph: Graph, state: int | None, modulus: int, following: int, unchecked: set[str]) -> int | None:
+    if state is None or modulus == 1:
+        return state
+    if modulus > MAX_MODULUS:
+        unchecked.add("multipleOf")
+        return state
+    return graph.intersect(state, multiples(graph, modulus, following))
+
+
+def _comparable(bounds: Bounds, unchecked: set[str]) -> Bounds:
+    """Bounds of at most MAX_DIGITS digits; longer ones are left to validation."""
+    low, high = (
+        None if bound is None or len(format(bound, "f")) > MAX_DIGITS else bound for bound in (bounds.low, bounds.high)
+    )
+    if low != bounds.low:
+        unchecked.add("minimum")
+    if high != bounds.high:
+        unchecked.add("maximum")
+    return Bounds(low=low, high=high, above=bounds.above and low is not None, below=bounds.below and high is not None)
+
+
 def free_number(graph: Graph, following: int, *, integer: bool, negative: bool = True) -> int:
     """Any number, or any integer; `following` must not begin like the rest of a number."""
     closing, accepting = list(graph.rows[following]), graph.accepting[following]
-    tail = closing if integer else [*closing, *_exponent(graph, following)]
+    endings = closing if integer else [*closing, *_exponent(graph, following)]
     if not integer:
-        fraction = graph.state([(_ZERO, _NINE, SELF), *tail], accepting=accepting)
-        tail = [*tail, (_POINT, _POINT, graph.state([(_ZERO, _NINE, fraction)]))]
-    zero = graph.state(tail, accepting=accepting)
-    more = graph.state([(_ZERO, _NINE, SELF), *tail], accepting=accepting)
+        fraction = graph.state([(_ZERO, _NINE, SELF), *endings], accepting=accepting)
+        endings = [*endings, (_POINT, _POINT, graph.state([(_ZERO, _NINE, fraction)]))]
+    zero = graph.state(endings, accepting=accepting)
+    more = graph.state([(_ZERO, _NINE, SELF), *endings], accepting=accepting)
     magnitude: list[Edge] = [(_ZERO, _ZERO, zero), (_ONE, _NINE, more)]
     return graph.state([*magnitude, *([(_MINUS, _MINUS, graph.state(magnitude))] if negative else [])])
 
@@ -83,8 +146,8 @@ def _exponent(graph: Graph, following: int) -> list[Edge]:
 
 
 def bounded_number(graph: Graph, bounds: Bounds, following: int, *, fraction: int | None) -> int | None:
-    """The numbers within the bounds, with at most `fraction` digits behind the point (0: integers, None: any number of
-    them). None: there is no such number."""
+    """The numbers within the bounds, with at most `fraction` decimals (0: integers, None: unlimited). None: no such
+    number."""
     bounds = bounds.rounded() if fraction == 0 else bounds
     if bounds.empty:
         return None
@@ -116,23 +179,23 @@ def _whole_digits(bounds: Bounds) -> int:
 
 
 def _digits(value: Decimal) -> tuple[str, str]:
-    """The digits before and behind the point, without needless zeros."""
+    """The digits before and after the decimal point, without redundant zeros."""
     whole, _, fraction = format(value, "f").partition(".")
     return whole, fraction.rstrip("0")
 
 
 class _Magnitudes:
-    """Numbers without a sign between two bounds that are not negative."""
+    """Unsigned numbers between two non-negative bounds."""
 
     def __init__(self, graph: Graph, bounds: Bounds, following: int, fraction: int | None) -> None:
         self._graph, self._following, self._fraction_digits = graph, following, fraction
         self._above, self._below = bounds.above, bounds.below
         self._low = _digits(bounds.low or Decimal(0))
         self._high = None if bounds.high is None else _digits(bounds.high)
-        self._behind_point: dict[tuple[int, bool, bool], int | None] = {}
+        self._decimals: dict[tuple[int, bool, bool], int | None] = {}
 
     def start(self) -> int:
-        """The state before the first digit. A text of each length is compared on its own, then all are united."""
+        """The state before the first digit: the union over all lengths of the integer part."""
         shortest = len(self._low[0])
         longest = shortest + 1 if self._high is None else len(self._high[0])
         starts = [
@@ -147,7 +210,7 @@ class _Magnitudes:
         return self._high is not None and length == len(self._high[0])
 
     def _whole(self, length: int, at: int, low: bool, high: bool) -> int | None:
-        """Before digit `at` of a whole part of that length; `low`, `high`: equal to that bound so far."""
+        """The state before digit `at` of an integer part of that length; `low`, `high`: equal to that bound so far."""
         if at == length:
             return self._point(low, high, more=self._high is None and length > len(self._low[0]))
         first = 1 if at == 0 and length > 1 else 0
@@ -159,7 +222,7 @@ class _Magnitudes:
     def _step(
         self, bottom: int, top: int, tight: tuple[int, int], ahead: Callable[[bool, bool], int | None]
     ) -> int | None:
-        """A digit from bottom to top; on a tight one the comparison goes on."""
+        """One digit from bottom to top; after a `tight` one the comparison continues."""
         edges: list[Edge] = []
         states: dict[tuple[bool, bool], int | None] = {}
         for digit in range(bottom, top + 1):
@@ -171,7 +234,7 @@ class _Magnitudes:
         return self._graph.state(edges) if edges else None
 
     def _point(self, low: bool, high: bool, *, more: bool) -> int | None:
-        """Behind the whole part: the end, a point, or (`more`) further digits."""
+        """The state after the integer part: the end, a decimal point, or (`more`) further digits."""
         edges: list[Edge] = [(_ZERO, _NINE, SELF)] if more else []
         ends = self._may_end(0, low, high)
         if ends:
@@ -182,25 +245,25 @@ class _Magnitudes:
         return self._graph.state(edges, accepting=accepting) if edges or accepting else None
 
     def _fraction(self, at: int, low: bool, high: bool) -> int | None:
-        """Before digit `at` behind the point. Beyond the bounds' own digits the place no longer matters."""
+        """The state before decimal `at`. Beyond the digits of the bounds its position no longer matters."""
         behind = max(1, len(self._low[1]), len(self._high[1]) if self._high else 0)
         if self._fraction_digits is None:
             at = min(at, behind)
         key = (at, low, high)
-        if key not in self._behind_point:
+        if key not in self._decimals:
             if self._fraction_digits is None and at == behind:
-                self._behind_point[key] = self._graph.reserve()
+                self._decimals[key] = self._graph.reserve()
                 self._fill_loop(key)
             else:
-                self._behind_point[key] = self._compared(at, low, high)
-        return self._behind_point[key]
+                self._decimals[key] = self._compared(at, low, high)
+        return self._decimals[key]
 
     def _compared(self, at: int, low: bool, high: bool) -> int | None:
         row = self._fraction_row(at, low, high)
         return self._graph.state(row[0], accepting=row[1]) if row[0] or row[1] else None
 
     def _fill_loop(self, key: tuple[int, bool, bool]) -> None:
-        state = self._behind_point[key]
+        state = self._decimals[key]
         assert state is not None
         edges, accepting = self._fraction_row(*key)
         self._graph.fill(state, edges, accepting=accepting)
@@ -222,7 +285,7 @@ class _Magnitudes:
         return edges, accepting
 
     def _may_end(self, at: int, low: bool, high: bool) -> bool:
-        """Whether the number may stop after `at` digits behind the point."""
+        """Whether the number may end after `at` decimals."""
         if low and (self._low[1][at:] or self._above):
             return False
         return not (high and self._below and self._high is not None and not self._high[1][at:])
@@ -233,7 +296,7 @@ def _digit(digits: str, at: int) -> int:
 
 
 def multiples(graph: Graph, modulus: int, following: int) -> int:
-    """Integers that the modulus divides, of any sign."""
+    """The multiples of the modulus, of any sign."""
     residues = [graph.reserve() for _ in range(modulus)]
     for residue, state in enumerate(residues):
         edges = [(_ZERO + d, _ZERO + d, residues[(10 * residue + d) % modulus]) for d in range(10)]

@@ -1,4 +1,4 @@
-"""The shape that the plain keywords of one schema give, each on its own: everything but references and combinators."""
+"""Turns the keywords of one schema into a shape, each keyword on its own: everything but references and combinators."""
 
 import re
 from collections.abc import Mapping
@@ -8,14 +8,13 @@ from typing import Any, Final
 from diffusion_worker.constraints.schema.document import Conj, Document, Node
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.keywords import refuse_unsupported
-from diffusion_worker.constraints.schema.numbers import Bounds
+from diffusion_worker.constraints.schema.numbers import Bounds, Numbers
 from diffusion_worker.constraints.schema.shapes import (
     TYPES,
     ItemLayer,
     Items,
     MemberLayer,
     Members,
-    Numbers,
     Shape,
     Text,
 )
@@ -25,7 +24,7 @@ _NAMES: Final = {"integer": "number"}
 
 
 def plain_shape(document: Document, node: Node) -> Shape:
-    """What the keywords of an object schema say, one by one and all at once."""
+    """The conjunction of the plain keywords of an object schema."""
     schema = node.schema
     assert not isinstance(schema, bool)
     refuse_unsupported(schema, node.pointer)
@@ -73,13 +72,11 @@ def _decimal(value: float | None) -> Decimal | None:
 
 
 def _readable(pattern: str, keyword: str, pointer: str) -> str:
-    """The pattern, if the final check can read it: not every metaschema asks that."""
+    """The pattern, if Python's `re` can compile it, which not every metaschema requires."""
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UnsupportedSchema(
-            f"not an expression that can be read: {error}", keyword=keyword, pointer=pointer
-        ) from None
+        raise UnsupportedSchema(f"not a valid regular expression: {error}", keyword=keyword, pointer=pointer) from None
     return pattern
 
 
@@ -151,7 +148,7 @@ def _literals(schema: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 
 def _unchecked(schema: Mapping[str, Any], types: frozenset[str]) -> frozenset[str]:
-    """What only the final check sees, as far as it can matter for these types."""
+    """The keywords that only validation of the whole answer checks, if they matter for these types."""
     found = set()
     if "array" in types:
         if schema.get("uniqueItems") is True and (_count(schema, "maxItems", 2) or 0) > 1:

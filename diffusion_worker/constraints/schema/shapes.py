@@ -1,7 +1,7 @@
-"""What a value may look like, per JSON type, as a conjunction: the form that schemas are brought to before any state
-is built. A schema becomes a list of shapes, one of which must fit; `combine` makes them, this module joins two.
+"""Schemas in disjunctive normal form: a list of shapes, each a conjunction of keyword restrictions per JSON type.
 
-Subschemas stay references to positions (`Conj`): they are expanded only where they are reached.
+Every schema is brought to this form before any state is built: `combine` makes the shapes, this module intersects two
+of them. Subschemas stay references to positions (`Conj`) and are expanded where they are reached.
 """
 
 import re
@@ -10,111 +10,91 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 
-from diffusion_worker.constraints.automata.code_point_dfa import matching, member
-from diffusion_worker.constraints.schema.document import Conj, same, together
+from diffusion_worker.constraints.automata.code_point_dfa import accepts, dfa_of_pattern
+from diffusion_worker.constraints.schema.document import Conj, conjunction, json_equal
 from diffusion_worker.constraints.schema.formats import FORMATS
-from diffusion_worker.constraints.schema.numbers import Bounds
+from diffusion_worker.constraints.schema.numbers import Bounds, Numbers
 
 T = TypeVar("T")
 TYPES: Final = frozenset(("null", "boolean", "number", "string", "array", "object"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Numbers:
-    """Numbers: bounds, and what divides them."""
-
-    integer: bool = False
-    bounds: Bounds = field(default_factory=Bounds)
-    multiples: tuple[Decimal, ...] = ()
-
-    def and_(self, other: "Numbers") -> "Numbers":
-        """What satisfies both."""
-        return Numbers(
-            integer=self.integer or other.integer,
-            bounds=self.bounds.and_(other.bounds),
-            multiples=_joined(self.multiples, other.multiples),
-        )
-
-    @property
-    def empty(self) -> bool:
-        """Whether the bounds leave nothing."""
-        return self.bounds.empty or (self.integer and self.bounds.rounded().empty)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """Strings: length in code points, expressions that must be found and that must not, formats, words that are out."""
+    """Strings: length in code points, patterns that must and must not match, formats, excluded values."""
 
     low: int = 0
     high: int | None = None
     patterns: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
+    excluded_patterns: tuple[str, ...] = ()
     formats: tuple[str, ...] = ()
-    taken: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
 
     def and_(self, other: "Text") -> "Text":
-        """What satisfies both."""
+        """The intersection."""
         return Text(
             low=max(self.low, other.low),
             high=_least(self.high, other.high),
             patterns=_joined(self.patterns, other.patterns),
-            refused=_joined(self.refused, other.refused),
+            excluded_patterns=_joined(self.excluded_patterns, other.excluded_patterns),
             formats=_joined(self.formats, other.formats),
-            taken=self.taken | other.taken,
+            excluded=self.excluded | other.excluded,
         )
 
     def fits(self, value: str) -> bool:
-        """Whether a string is one of these."""
-        if value in self.taken or len(value) < self.low or (self.high is not None and len(value) > self.high):
+        """Whether a string satisfies all of this."""
+        if value in self.excluded or len(value) < self.low or (self.high is not None and len(value) > self.high):
             return False
-        if not all(member(matching(FORMATS[name], whole=True), value) for name in self.formats):
+        if not all(accepts(dfa_of_pattern(FORMATS[name], whole=True), value) for name in self.formats):
             return False
-        return all(re.search(p, value) for p in self.patterns) and not any(re.search(p, value) for p in self.refused)
+        return all(re.search(p, value) for p in self.patterns) and not any(
+            re.search(p, value) for p in self.excluded_patterns
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemLayer:
-    """What one schema says of the items of an array. `rest` None: nothing."""
+    """What one schema requires of array items. `rest` None: no restriction."""
 
     prefix: tuple[Conj, ...] = ()
     rest: Conj | None = None
 
     def at(self, index: int) -> Conj:
-        """What it says of one of them."""
+        """The subschemas of one item."""
         return self.prefix[index] if index < len(self.prefix) else self.rest or ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Items:
-    """Arrays: all layers at once, and how many items."""
+    """Arrays: all layers together, and the number of items."""
 
     layers: tuple[ItemLayer, ...] = ()
     low: int = 0
     high: int | None = None
 
     def and_(self, other: "Items") -> "Items":
-        """What satisfies both."""
+        """The intersection."""
         layers = (*self.layers, *other.layers)
         return Items(layers=layers, low=max(self.low, other.low), high=_least(self.high, other.high))
 
     def at(self, index: int) -> Conj:
-        """What all layers say of one item."""
-        return together(*(layer.at(index) for layer in self.layers))
+        """The subschemas of one item in all layers."""
+        return conjunction(*(layer.at(index) for layer in self.layers))
 
     @property
-    def silent(self) -> bool:
-        """Whether nothing is said of the items behind the prefixes."""
+    def unconstrained(self) -> bool:
+        """Whether items after the prefixes are unrestricted."""
         return all(layer.rest is None for layer in self.layers)
 
     @property
     def prefix(self) -> int:
-        """How many items from the front are not like the rest."""
+        """The number of leading items with their own subschemas."""
         return max((len(layer.prefix) for layer in self.layers), default=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberLayer:
-    """What one schema says of the members of an object. `rest` None: nothing about undeclared ones."""
+    """What one schema requires of object members. `rest` None: undeclared members are unrestricted."""
 
     properties: Mapping[str, Conj] = field(default_factory=dict)
     patterns: tuple[tuple[str, Conj], ...] = ()
@@ -123,29 +103,29 @@ class MemberLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Members:
-    """Objects: all layers at once, what must be there, how many, and what names may look like."""
+    """Objects: all layers together, required names, the number of members, and restrictions on names."""
 
     layers: tuple[MemberLayer, ...] = ()
     required: tuple[str, ...] = ()
     low: int = 0
     high: int | None = None
     names: Conj = ()
-    closed: bool = False  # undeclared names are out, whatever the layers say
+    closed: bool = False  # undeclared names are not allowed
 
     def and_(self, other: "Members") -> "Members":
-        """What satisfies both."""
+        """The intersection."""
         return Members(
             layers=(*self.layers, *other.layers),
             required=_joined(self.required, other.required),
             low=max(self.low, other.low),
             high=_least(self.high, other.high),
-            names=together(self.names, other.names),
+            names=conjunction(self.names, other.names),
             closed=self.closed or other.closed,
         )
 
     @property
     def declared(self) -> tuple[str, ...]:
-        """Names in the order of the normal form: as declared, layer by layer, then those that are only required."""
+        """Names in the order of the normal form: declared names layer by layer, then names that are only required."""
         return tuple(
             dict.fromkeys(
                 name for names in (*(layer.properties for layer in self.layers), self.required) for name in names
@@ -155,18 +135,18 @@ class Members:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """One way a value may look. What stands under a type that is not in `types` is without meaning."""
+    """One alternative. Restrictions of a type that is not in `types` have no meaning."""
 
     types: frozenset[str] = TYPES
     numbers: Numbers = field(default_factory=Numbers)
     text: Text = field(default_factory=Text)
     items: Items = field(default_factory=Items)
     members: Members = field(default_factory=Members)
-    literals: tuple[Any, ...] | None = None  # the only values
-    unchecked: frozenset[str] = frozenset()  # keywords that only the final check sees
+    literals: tuple[Any, ...] | None = None  # the only allowed values
+    unchecked: frozenset[str] = frozenset()  # keywords that only validation of the whole answer checks
 
     def and_(self, other: "Shape") -> "Shape":
-        """What satisfies both."""
+        """The intersection."""
         joined = Shape(
             types=self.types & other.types,
             numbers=self.numbers.and_(other.numbers),
@@ -179,11 +159,11 @@ class Shape:
         return joined.reduced()
 
     def only(self, *types: str) -> "Shape":
-        """As far as these types go."""
+        """Restricted to these types."""
         return replace(self, types=self.types & set(types)).reduced()
 
     def reduced(self) -> "Shape":
-        """Without types for which nothing is left, and without literals of other types."""
+        """Without types that have no value left, and without literals of other types."""
         types = self.types
         if self.text.high is not None and self.text.high < self.text.low:
             types -= {"string"}
@@ -201,7 +181,7 @@ class Shape:
         return replace(self, types=types, literals=literals)
 
     def fits(self, value: Any) -> bool:
-        """Whether a value passes what can be seen without looking into subschemas."""
+        """Whether a value satisfies everything but its subschemas."""
         kind = type_of(value)
         if kind not in self.types:
             return False
@@ -244,4 +224,4 @@ def _joined(left: tuple[T, ...], right: tuple[T, ...]) -> tuple[T, ...]:
 def _shared(left: tuple[Any, ...] | None, right: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     if left is None or right is None:
         return left if right is None else right
-    return tuple(value for value in left if any(same(value, other) for other in right))
+    return tuple(value for value in left if any(json_equal(value, other) for other in right))

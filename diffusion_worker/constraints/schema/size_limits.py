@@ -1,24 +1,23 @@
-"""How much of a language is kept: the caps of the normal form, from generous to frugal.
+"""Size limits of the automaton of a schema, in tiers from generous to strict.
 
-A compilation climbs down this ladder until its states fit the rung. So small schemas get deep free-form values and long
-counted strings, and large ones still compile. What a cap cuts is documented in docs/constraints.md: depths and the
-values of undeclared members make the language smaller (still sound); lengths and counts beyond a cap are left to the
-final check.
-"""
+A compilation takes the first tier whose state budget is sufficient. So small schemas keep deep unconstrained values and
+long counted strings, and large schemas still compile. docs/structured-outputs.md lists the effects: limits on depth,
+and on the values of undeclared members, make the language smaller (it stays sound); lengths and counts above a limit
+are left to validation."""
 
 from dataclasses import dataclass, fields
 from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Caps:
-    """Bounds on what one automaton keeps."""
+class SizeLimits:
+    """The limits of one tier."""
 
     states: int  # under construction; the minimal automaton is smaller
-    free_depth: int  # levels of arrays and objects inside a value about which the schema says nothing
-    undeclared_depth: int  # the same, for members the schema does not mention; -1: no such members
-    recursion: int  # how often a position may stand inside itself
-    depth: int  # levels of arrays and objects altogether
+    free_depth: int  # nesting inside a value that the schema leaves unconstrained
+    undeclared_depth: int  # the same for undeclared members; -1: no such members
+    recursion: int  # how often a subschema may be nested inside itself
+    depth: int  # nesting in total
     length: int  # counted code points of a string
     wide: int  # counted code points of all strings together
     items: int  # counted items of an array
@@ -26,7 +25,7 @@ class Caps:
 
 
 # states, free_depth, undeclared_depth, recursion, depth, length, wide, items, members
-_RUNGS: Final = (
+_TIERS: Final = (
     (8_000, 3, 1, 3, 24, 64, 128, 32, 16),
     (10_000, 2, 1, 2, 16, 32, 128, 16, 8),
     (14_000, 2, 0, 2, 12, 16, 128, 8, 4),
@@ -34,4 +33,6 @@ _RUNGS: Final = (
     (25_000, 1, -1, 0, 8, 4, 1000, 3, 1),
     (30_000, 0, -1, 0, 5, 0, 1000, 2, 1),
 )
-LADDER: Final = tuple(Caps(**dict(zip((entry.name for entry in fields(Caps)), rung, strict=True))) for rung in _RUNGS)
+SIZE_TIERS: Final = tuple(
+    SizeLimits(**dict(zip((entry.name for entry in fields(SizeLimits)), tier, strict=True))) for tier in _TIERS
+)

@@ -1,8 +1,8 @@
-"""From the shape of a string to its language over code points, within the caps.
+"""From the restrictions on a string to a DFA over code points, within the size limits.
 
-What does not fit is named to the caller, who leaves it to the final check; the language then admits more. What counts
-is the number of *wide* states, those that go on with many characters: each of them costs the lifting onto tokens a walk
-through much of the vocabulary. A repetition in an expression that is too long is kept as one without bound.
+What does not fit is reported to the caller, who leaves it to validation; the language then accepts more. The limit is
+on *wide* states, which have many characters on their edges: each costs token compilation a walk through much of the
+vocabulary. A repetition that is too long is replaced by an unbounded one.
 """
 
 from collections.abc import Callable
@@ -10,22 +10,30 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from diffusion_worker.constraints.automata.code_point_dfa import ANY_TEXT, both, bounded, extent, matching, minus, words
+from diffusion_worker.constraints.automata.code_point_dfa import (
+    ANY_TEXT,
+    dfa_of_pattern,
+    dfa_of_words,
+    difference,
+    intersection,
+    length_range,
+    with_length,
+)
 from diffusion_worker.constraints.automata.graph import TooLarge
-from diffusion_worker.constraints.automata.minimise import Rows
+from diffusion_worker.constraints.automata.minimise import RangeDfa
 from diffusion_worker.constraints.automata.regex import NotRegular
 from diffusion_worker.constraints.schema.formats import FORMATS
 from diffusion_worker.constraints.schema.shapes import Text
 
-LEAST_WIDE: Final = 32  # wide states that any string may have, whatever the caps
+MIN_WIDE: Final = 32  # wide states that any string may have, whatever the limits
 _WIDE: Final = 48  # characters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Language:
-    """The strings of a shape, what of it is left to the final check, and how many wide states that takes."""
+    """The strings of a shape, the keywords left to validation, and the number of wide states."""
 
-    rows: Rows
+    rows: RangeDfa
     unchecked: frozenset[str]
     wide: int
 
@@ -35,54 +43,54 @@ def language(text: Text, longest: int) -> Language:
     """The strings of a shape, with at most about `longest` wide states."""
     found = ANY_TEXT
     unchecked: set[str] = set()
-    limit = max(longest, LEAST_WIDE)
-    for keyword, narrow in _restrictions(text):
+    limit = max(longest, MIN_WIDE)
+    for keyword, restrict in _restrictions(text):
         try:
-            narrowed = narrow(found, None)
+            narrowed = restrict(found, None)
             if wide_states(narrowed) > limit:
                 unchecked.add(keyword)
-                narrowed = narrow(found, LEAST_WIDE // 4)
+                narrowed = restrict(found, MIN_WIDE // 4)
             found = narrowed if wide_states(narrowed) <= limit else found
         except (NotRegular, TooLarge):
             unchecked.add(keyword)
-    if text.taken:
-        found = minus(found, words(text.taken))
-    found = _counted(found, text, longest, unchecked)
+    if text.excluded:
+        found = difference(found, dfa_of_words(text.excluded))
+    found = _with_length(found, text, longest, unchecked)
     return Language(rows=found, unchecked=frozenset(unchecked), wide=wide_states(found))
 
 
-def wide_states(rows: Rows) -> int:
-    """How many states go on with many characters."""
+def wide_states(rows: RangeDfa) -> int:
+    """The number of states with many characters on their edges."""
     return sum(sum(last - first + 1 for first, last, _ in row) >= _WIDE for row in rows.rows)
 
 
-Narrow = Callable[[Rows, int | None], Rows]
+Restrict = Callable[[RangeDfa, int | None], RangeDfa]
 
 
-def _restrictions(text: Text) -> list[tuple[str, Narrow]]:
+def _restrictions(text: Text) -> list[tuple[str, Restrict]]:
     return [
-        *(("pattern", _finding(pattern)) for pattern in text.patterns),
-        *(("not", _lacking(pattern)) for pattern in text.refused),
+        *(("pattern", _containing(pattern)) for pattern in text.patterns),
+        *(("not", _not_containing(pattern)) for pattern in text.excluded_patterns),
         *(("format", _formatted(name)) for name in text.formats),
     ]
 
 
-def _finding(pattern: str) -> Narrow:
-    return lambda found, repeats: both(found, matching(pattern, repeats=repeats))
+def _containing(pattern: str) -> Restrict:
+    return lambda found, repeats: intersection(found, dfa_of_pattern(pattern, repeats=repeats))
 
 
-def _lacking(pattern: str) -> Narrow:
-    return lambda found, repeats: found if repeats else minus(found, matching(pattern, wide=True))
+def _not_containing(pattern: str) -> Restrict:
+    return lambda found, repeats: found if repeats else difference(found, dfa_of_pattern(pattern, wide=True))
 
 
-def _formatted(name: str) -> Narrow:
-    return lambda found, repeats: both(found, matching(FORMATS[name], whole=True, repeats=repeats))
+def _formatted(name: str) -> Restrict:
+    return lambda found, repeats: intersection(found, dfa_of_pattern(FORMATS[name], whole=True, repeats=repeats))
 
 
-def _counted(found: Rows, text: Text, longest: int, unchecked: set[str]) -> Rows:
+def _with_length(found: RangeDfa, text: Text, longest: int, unchecked: set[str]) -> RangeDfa:
     if not found.rows or (text.low == 0 and text.high is None):
         return found
-    least, most = extent(found)
+    least, most = length_range(found)
     low = text.low if least < text.low else 0
     high = None if text.high is None or (most is not None and most <= text.high) else text.high
     if high is not None and high > longest:
@@ -92,7 +100,7 @@ def _counted(found: Rows, text: Text, longest: int, unchecked: set[str]) -> Rows
         low = min(low, max(longest, 1))
         unchecked.add("minLength")
     try:
-        return bounded(found, low, high)
+        return with_length(found, low, high)
     except TooLarge:
         unchecked |= ({"minLength"} if low else set()) | ({"maxLength"} if high is not None else set())
         return found

@@ -1,6 +1,6 @@
-"""The final check: a whole answer against its schema, with jsonschema and without fetching anything.
+"""Validation of whole answers with jsonschema (Draft 4 to 2020-12), without fetching remote references.
 
-It shares no code with the automaton, so what both accept is valid by two independent readings of the schema.
+It shares no code with the automaton, so an answer that both accept is valid by two independent readings of the schema.
 """
 
 import json
@@ -17,29 +17,30 @@ from diffusion_worker.constraints.spec import Constraint, template_parts
 from diffusion_worker.errors import InvalidRequest
 
 
-def spoken(text: str, calls: Sequence[tuple[str, str]]) -> str:
-    """An answer to tools as it is judged: what it says, and names and arguments of what it calls."""
+def tool_answer_text(text: str, calls: Sequence[tuple[str, str]]) -> str:
+    """Serialise an answer to a request with tools for validation: its text, and the name and arguments of each call."""
     return json.dumps({"text": text, "calls": calls})
 
 
-def final_check(constraint: Constraint) -> Callable[[str], str | None]:
-    """A judge of whole answers (to tools: as `spoken` writes them): what is wrong with one, in one line, or None.
+def make_validator(constraint: Constraint) -> Callable[[str], str | None]:
+    """A function that returns the violation of a whole answer (with tools: of its `tool_answer_text`) in one line, or
+    None.
 
     Raises InvalidRequest if the constraint is not well-formed.
     """
     match constraint.kind:
         case "json_schema" | "json_object":
             schema = {"type": "object"} if constraint.kind == "json_object" else constraint.value
-            return Checker(schema).violation_of_text
+            return SchemaValidator(schema).violation_of_text
         case "choice":
             choices = frozenset(constraint.value)
             return lambda text: None if text in choices else "not one of the choices"
         case "regex":
-            return _matches(constraint.value)
+            return _pattern_validator(constraint.value)
         case "template":
-            return _matches("".join(_expression(part) for part in template_parts(constraint.value)))
+            return _pattern_validator("".join(_expression(part) for part in template_parts(constraint.value)))
         case "tools":
-            return _of_spoken(constraint.value)
+            return _tool_answer_validator(constraint.value)
 
 
 def _expression(part: str | tuple[str, ...] | re.Pattern[str]) -> str:
@@ -48,40 +49,40 @@ def _expression(part: str | tuple[str, ...] | re.Pattern[str]) -> str:
     return f"(?:{'|'.join(map(re.escape, part)) if isinstance(part, tuple) else part.pattern})"
 
 
-def _of_spoken(value: Mapping[str, Any]) -> Callable[[str], str | None]:
-    """An answer that calls need not say anything; one that does not is judged as the text that it is."""
-    of_text = final_check(Constraint(**value["text"])) if value["text"] else lambda _: None
-    functions = {each["name"]: _of_arguments(each) for each in value["functions"]}
+def _tool_answer_validator(value: Mapping[str, Any]) -> Callable[[str], str | None]:
+    """Calls are validated by their arguments; an answer without calls is validated as text."""
+    of_text = make_validator(Constraint(**value["text"])) if value["text"] else lambda _: None
+    functions = {each["name"]: _arguments_validator(each) for each in value["functions"]}
 
-    def judge(answer: str) -> str | None:
-        spoken = json.loads(answer)
-        for name, arguments in spoken["calls"]:
+    def validate(answer: str) -> str | None:
+        tool_answer_text = json.loads(answer)
+        for name, arguments in tool_answer_text["calls"]:
             violation = functions[name](arguments) if name in functions else "no such tool"
             if violation is not None:
                 return f"{name}: {violation}"
-        return None if spoken["calls"] else of_text(spoken["text"])
+        return None if tool_answer_text["calls"] else of_text(tool_answer_text["text"])
 
-    return judge
+    return validate
 
 
-def _of_arguments(function: Mapping[str, Any]) -> Callable[[str], str | None]:
+def _arguments_validator(function: Mapping[str, Any]) -> Callable[[str], str | None]:
     try:
-        return Checker(function["parameters"]).violation_of_text
+        return SchemaValidator(function["parameters"]).violation_of_text
     except InvalidRequest as error:
         error.param = function["field"]
         raise
 
 
-def _matches(pattern: str) -> Callable[[str], str | None]:
+def _pattern_validator(pattern: str) -> Callable[[str], str | None]:
     try:
-        judge = re.compile(pattern)
+        validate = re.compile(pattern)
     except re.error as error:
         raise InvalidRequest(f"not a regular expression: {error}", param="structured_outputs.regex") from None
-    return lambda text: None if judge.fullmatch(text) else "does not match"
+    return lambda text: None if validate.fullmatch(text) else "does not match"
 
 
-class Checker:
-    """One schema, ready to judge values. Raises InvalidRequest for what is no schema by its own metaschema."""
+class SchemaValidator:
+    """A validator of one schema. Raises InvalidRequest if the schema is invalid by its metaschema."""
 
     def __init__(self, schema: Schema) -> None:
         if isinstance(schema, Mapping) and not isinstance(schema.get("$schema", ""), str):
@@ -90,19 +91,19 @@ class Checker:
         try:
             kind.check_schema(schema)
         except jsonschema.SchemaError as error:
-            place = "".join(f"/{part}" for part in error.absolute_path)
+            pointer = "".join(f"/{part}" for part in error.absolute_path)
             raise InvalidRequest(
-                f"not a valid schema: {error.message[:200]} (at `#{place}`)", param="response_format"
+                f"not a valid schema: {error.message[:200]} (at `#{pointer}`)", param="response_format"
             ) from None
         self._validator = kind(schema, registry=jsonschema_specifications.REGISTRY)
 
-    def holds(self, node: Node, value: Any) -> bool:
+    def is_satisfied(self, node: Node, value: Any) -> bool:
         """Whether a value satisfies one position of the schema."""
         valid = bool(self._validator.evolve(schema=node.schema).is_valid(value))
         return valid != bool(node.negative)
 
     def violation(self, value: Any) -> str | None:
-        """What is wrong with a value, in one line; None: nothing."""
+        """The first violation of a value, in one line; None: valid."""
         try:
             error = next(iter(self._validator.iter_errors(value)), None)
         except RecursionError:
@@ -110,7 +111,7 @@ class Checker:
         return None if error is None else f"{error.json_path}: {str(error.message)[:200]}"
 
     def violation_of_text(self, text: str) -> str | None:
-        """The same for a text, which must be one JSON document."""
+        """The first violation of a text, which must be one JSON document."""
         try:
             value = json.loads(text, parse_constant=_no_constant)
         except ValueError as error:

@@ -1,7 +1,5 @@
-"""How many tokens an answer still needs: the budget that makes every text close in time.
-
-A graph search; knows edges and states, nothing of what the tokens say.
-"""
+"""Breadth-first distances in a transition graph: the fewest tokens an answer still needs, so that every text closes in
+time."""
 
 from typing import Final
 
@@ -9,22 +7,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
-NEVER: Final = np.iinfo(np.int32).max
+UNREACHABLE: Final = np.iinfo(np.int32).max
 
 
 def distances(source: Ints, target: Ints, *, states: int, goal: int) -> Ints:
-    """Fewest edges from every state to `goal`, NEVER where there is no way: breadth first against the edges."""
+    """Fewest edges from every state to `goal`, UNREACHABLE without a path: breadth-first search along reversed
+    edges."""
     order = np.argsort(target, kind="stable")
     first = np.searchsorted(target[order], np.arange(states + 1))
     before = source[order]
-    distance = np.full(states, NEVER, np.int32)
+    distance = np.full(states, UNREACHABLE, np.int32)
     distance[goal] = 0
     frontier = np.array([goal])
     steps = 0
     while len(frontier):
         steps += 1
         found = before[spans(first[frontier], first[frontier + 1])]
-        frontier = np.unique(found[distance[found] == NEVER])
+        frontier = np.unique(found[distance[found] == UNREACHABLE])
         distance[frontier] = steps
     return distance
 

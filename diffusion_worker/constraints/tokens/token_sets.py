@@ -1,8 +1,9 @@
-"""Sets of tokens, told apart: equal sets share one class, and tokens that no class tells apart share one atom.
+"""Token sets and token equivalence classes: equal sets become one label, and the vocabulary is partitioned by
+membership.
 
-Sets arrive as ranges of places: the ranks of the vocabulary, and behind them the same tokens once more, by length. They
-are compared by 64-bit sums of hashes of their members: two of a million sets collide once in a hundred million
-compilations. Knows no states.
+Sets arrive as ranges of indices: the ranks of the vocabulary, then the same tokens ordered by length. They are compared
+by 64-bit sums of member hashes (Zobrist hashing): among a million sets the probability of a collision is about one in
+40 million per compilation.
 """
 
 from dataclasses import dataclass
@@ -11,31 +12,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.tokens.distance import spans
-from diffusion_worker.constraints.tokens.token_automaton import TokenClasses
-from diffusion_worker.constraints.tokens.token_trie import Vocabulary
+from diffusion_worker.constraints.tokens.token_automaton import TokenSets
+from diffusion_worker.constraints.tokens.token_trie import TokenTrie
 
 Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class RangeSets:
-    """Sets of tokens: set i is the union of the ranges [low, high) of places from first[i] to first[i + 1]; no token is
-    in two of them."""
+    """Sets of tokens: set i is the union of the index ranges [low, high) numbered first[i] to first[i + 1], which are
+    disjoint."""
 
     first: NDArray[np.int64]  # [sets + 1]
     low: Ints
     high: Ints
 
 
-def places(vocabulary: Vocabulary) -> Ints:
-    """[places] the rank at each place."""
+def ranks_by_index(vocabulary: TokenTrie) -> Ints:
+    """[indices] the rank at each index."""
     ranks = np.arange(vocabulary.size, dtype=np.int32)
-    return np.concatenate([ranks, vocabulary.trie.lengths.order])
+    return np.concatenate([ranks, vocabulary.nodes.lengths.order])
 
 
-def intern_sets(sets: RangeSets, vocabulary: Vocabulary) -> tuple[Ints, RangeSets]:
-    """[sets] the class of each set, and the different sets in the order of their classes."""
-    sums = np.append(np.uint64(0), np.cumsum(_mixed(places(vocabulary).astype(np.uint64)), dtype=np.uint64))
+def intern_sets(sets: RangeSets, vocabulary: TokenTrie) -> tuple[Ints, RangeSets]:
+    """[sets] the label of each set, and the distinct sets in the order of their labels."""
+    sums = np.append(np.uint64(0), np.cumsum(_mixed(ranks_by_index(vocabulary).astype(np.uint64)), dtype=np.uint64))
     hashes = np.add.reduceat(sums[sets.high] - sums[sets.low], sets.first[:-1])
     _, examples, label = np.unique(hashes, return_index=True, return_inverse=True)
     chosen = spans(sets.first[examples], sets.first[examples + 1])
@@ -43,71 +44,75 @@ def intern_sets(sets: RangeSets, vocabulary: Vocabulary) -> tuple[Ints, RangeSet
     return label.astype(np.int32), RangeSets(np.append(0, np.cumsum(counts)), sets.low[chosen], sets.high[chosen])
 
 
-def cut_into_atoms(classes: RangeSets, vocabulary: Vocabulary) -> TokenClasses:
-    """The coarsest partition of the vocabulary that no class cuts, and every class as nodes of a tree over it."""
-    rank_at = places(vocabulary)
-    signature = _signatures(classes, rank_at, vocabulary.size)
+def partition_vocabulary(sets: RangeSets, vocabulary: TokenTrie) -> TokenSets:
+    """The coarsest partition of the vocabulary of which every set is a union, and every set as nodes of a tree over
+    it."""
+    rank_at = ranks_by_index(vocabulary)
+    signature = _signatures(sets, rank_at, vocabulary.size)
     _, example, part, counts = np.unique(signature, return_index=True, return_inverse=True, return_counts=True)
-    by_size = np.argsort(counts, kind="stable")  # single tokens first, the largest atom last
+    by_size = np.argsort(counts, kind="stable")  # single tokens first, the largest equivalence class last
     name = np.empty(len(by_size), np.int32)
     name[by_size] = np.arange(len(by_size), dtype=np.int32)
-    atom_of = np.empty(vocabulary.size, np.int32)
-    atom_of[vocabulary.order] = name[part]
-    owner, atom = _members(classes, rank_at, name[part], example)
-    leaf_of = _leaves(owner, atom, signature[example[by_size]])
-    atom_at = np.full(2 << max(len(name) - 1, 0).bit_length(), -1, np.int32)
-    atom_at[leaf_of] = np.arange(len(name), dtype=np.int32)
-    owner, node = _cover(owner, leaf_of[atom])
-    return TokenClasses(
-        order=np.argsort(atom_of, kind="stable").astype(np.int32),
-        atom_start=np.append(0, np.cumsum(counts[by_size])).astype(np.int32),
-        atom_of=atom_of,
+    class_of = np.empty(vocabulary.size, np.int32)
+    class_of[vocabulary.order] = name[part]
+    owner, member_class = _members(sets, rank_at, name[part], example)
+    leaf_of = _leaves(owner, member_class, signature[example[by_size]])
+    class_at = np.full(2 << max(len(name) - 1, 0).bit_length(), -1, np.int32)
+    class_at[leaf_of] = np.arange(len(name), dtype=np.int32)
+    owner, node = _cover(owner, leaf_of[member_class])
+    return TokenSets(
+        order=np.argsort(class_of, kind="stable").astype(np.int32),
+        class_start=np.append(0, np.cumsum(counts[by_size])).astype(np.int32),
+        class_of=class_of,
         leaf_of=leaf_of,
-        atom_at=atom_at,
-        class_start=np.searchsorted(owner, np.arange(len(classes.first))).astype(np.int32),
-        class_node=node,
+        class_at=class_at,
+        set_start=np.searchsorted(owner, np.arange(len(sets.first))).astype(np.int32),
+        set_node=node,
     )
 
 
-def _signatures(classes: RangeSets, rank_at: Ints, size: int) -> NDArray[np.uint64]:
-    """[ranks] the sum of the hashes of all classes a rank is in; equal sums are equal memberships."""
-    keys = _mixed(np.arange(1, len(classes.first), dtype=np.uint64) << np.uint64(32))
-    keys = np.repeat(keys, np.diff(classes.first))
+def _signatures(sets: RangeSets, rank_at: Ints, size: int) -> NDArray[np.uint64]:
+    """[ranks] the sum of the hashes of all sets that contain the rank; equal sums mean equal memberships."""
+    keys = _mixed(np.arange(1, len(sets.first), dtype=np.uint64) << np.uint64(32))
+    keys = np.repeat(keys, np.diff(sets.first))
     steps = np.zeros(len(rank_at) + 1, np.uint64)
-    np.add.at(steps, classes.low, keys)
-    np.subtract.at(steps, classes.high, keys)
-    at_place = np.cumsum(steps[:-1], dtype=np.uint64)
-    signature = at_place[:size].copy()
-    signature[rank_at[size:]] += at_place[size:]
+    np.add.at(steps, sets.low, keys)
+    np.subtract.at(steps, sets.high, keys)
+    at_index = np.cumsum(steps[:-1], dtype=np.uint64)
+    signature = at_index[:size].copy()
+    signature[rank_at[size:]] += at_index[size:]
     return signature
 
 
-def _members(classes: RangeSets, rank_at: Ints, atom_of: Ints, example: NDArray[np.int64]) -> tuple[Ints, Ints]:
-    """Pairs of a class and an atom in it: an atom is where its example is, at one of the example's places."""
-    is_example = np.zeros(len(atom_of), np.bool_)
+def _members(sets: RangeSets, rank_at: Ints, class_of: Ints, example: NDArray[np.int64]) -> tuple[Ints, Ints]:
+    """Pairs of a set and an equivalence class in it: a class is in a set if its example token is, at one of the token's
+    indices."""
+    is_example = np.zeros(len(class_of), np.bool_)
     is_example[example] = True
-    spots = np.flatnonzero(is_example[rank_at])
-    low, high = np.searchsorted(spots, classes.low), np.searchsorted(spots, classes.high)
-    owner = np.repeat(np.arange(len(classes.first) - 1, dtype=np.int32), np.diff(classes.first))
-    return np.repeat(owner, high - low), atom_of[rank_at[spots[spans(low, high)]]]
+    examples_at = np.flatnonzero(is_example[rank_at])
+    low, high = np.searchsorted(examples_at, sets.low), np.searchsorted(examples_at, sets.high)
+    owner = np.repeat(np.arange(len(sets.first) - 1, dtype=np.int32), np.diff(sets.first))
+    return np.repeat(owner, high - low), class_of[rank_at[examples_at[spans(low, high)]]]
 
 
-def _leaves(owner: Ints, atom: Ints, signature: NDArray[np.uint64]) -> Ints:
-    """[atoms] a leaf for each atom; those that share the largest classes, or all, are neighbours."""
-    atoms = len(signature)
+def _leaves(owner: Ints, member_class: Ints, signature: NDArray[np.uint64]) -> Ints:
+    """[classes] the leaf of each equivalence class; classes with equal membership in the largest sets are adjacent."""
+    classes = len(signature)
     largest = np.argsort(-np.bincount(owner), kind="stable")[:64]
     bit = np.zeros(int(owner.max()) + 1, np.uint64)
     bit[largest] = np.uint64(1) << np.arange(63, 63 - len(largest), -1).astype(np.uint64)
-    shared = np.zeros(atoms, np.uint64)
-    np.bitwise_or.at(shared, atom, bit[owner])
-    leaf_of = np.empty(atoms, np.int32)
-    leaf_of[np.lexsort((signature, shared))] = np.arange(atoms, dtype=np.int32) + (1 << max(atoms - 1, 0).bit_length())
+    shared = np.zeros(classes, np.uint64)
+    np.bitwise_or.at(shared, member_class, bit[owner])
+    leaf_of = np.empty(classes, np.int32)
+    leaf_of[np.lexsort((signature, shared))] = np.arange(classes, dtype=np.int32) + (
+        1 << max(classes - 1, 0).bit_length()
+    )
     return leaf_of
 
 
 def _cover(owner: Ints, leaf: Ints) -> tuple[Ints, Ints]:
-    """Pairs of a class and a node, sorted: the fewest nodes over the leaves of each class. Level by level, two siblings
-    of one class become their parent."""
+    """Sorted pairs of a set and a node: the fewest nodes that cover the leaves of each set. Level by level, two
+    siblings in one set are replaced by their parent."""
     pairs = np.sort(owner.astype(np.int64) << 32 | leaf)
     done = []
     while len(pairs):

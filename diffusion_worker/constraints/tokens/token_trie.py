@@ -1,7 +1,7 @@
-"""One vocabulary as a trie of bytes, made once and walked by every constraint that is lifted onto it.
+"""The token trie: the vocabulary of a tokenizer as a trie over bytes, built once and walked by every token compilation.
 
-Tokens that spell text are ranked by their bytes, so everything below a node of the trie is one range of ranks; tokens
-that spell nothing (control tokens) come last and are in no text. Knows no schema, no net and no tokenizer file.
+Tokens that spell text are ranked by their bytes, so all tokens below a node are one range of ranks. Tokens that spell
+no text (control tokens) come last and are not in the trie.
 """
 
 import itertools
@@ -11,87 +11,89 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_worker.constraints.automata.control_tokens import FIRST_MARK
+from diffusion_worker.constraints.automata.control_tokens import FIRST_PLACEHOLDER
 from diffusion_worker.constraints.tokens.distance import spans
-from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes, read_lexicon
+from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes, make_vocabulary_bytes
 
 Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trie:
-    """Nodes level by level from the root, siblings side by side. `low` to `high` are the ranks of a node and of all
-    below it, of which the first `own` end at the node itself; `below` is the set of bytes on the edges under it."""
+class TrieNodes:
+    """Nodes in breadth-first order, siblings adjacent. The ranks [low, high) are the tokens at and below a node, the
+    first `own` of them end at the node itself; `below` is the set of bytes on the edges under it."""
 
     byte: NDArray[np.uint8]  # [nodes] of the edge into the node
     first_child: Ints  # [nodes]
-    children: Ints  # [nodes] how many
+    children: Ints  # [nodes] count
     low: Ints  # [nodes]
     high: Ints  # [nodes]
     own: Ints  # [nodes]
     below: NDArray[np.uint64]  # [nodes, 4] 256 bits
-    lengths: "Lengths"
+    lengths: "TokenLengths"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lengths:
-    """The tokens below each node by how many bytes they go on, as ranges of a second order of the tokens: by length,
-    then by rank. There, those of one length below one node are neighbours. Its places are numbered behind the ranks."""
+class TokenLengths:
+    """The tokens below each node grouped by remaining bytes, as ranges of a second order of the tokens: by length, then
+    by rank. In it the tokens of one length below one node are adjacent. Its indices follow the ranks."""
 
     order: Ints  # [tokens that spell] -> rank
     first: Ints  # [nodes + 1] into the entries
     steps: Ints  # [entries] bytes below the node, ascending within one
-    low: Ints  # [entries] places
+    low: Ints  # [entries] into the second order
     high: Ints  # [entries]
-    height: Ints  # [nodes] the most steps
+    height: Ints  # [nodes] maximum steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vocabulary:
-    """What lifting needs to know of a tokenizer. `digest` names the content: equal digests lift equally."""
+class TokenTrie:
+    """What token compilation needs of a tokenizer. Equal digests give equal token automata."""
 
     size: int
     order: Ints  # [size] rank -> id
     rank: Ints  # [size] id -> rank
-    trie: Trie
+    nodes: TrieNodes
     end_ids: tuple[int, ...]  # any of them ends an answer
-    tail_id: int  # written behind the end
+    padding_id: int  # fills the canvas after the end token
     digest: str
 
     @property
     def text_ranks(self) -> int:
-        """How many ranks spell text; from there on come marks, and what spells nothing."""
-        first, trie = int(self.trie.first_child[0]), self.trie
-        siblings = trie.byte[first : first + int(trie.children[0])]
-        at = int(np.searchsorted(siblings, FIRST_MARK))
-        return int(trie.low[first + at] if at < len(siblings) else trie.high[0])
+        """The number of ranks that spell text; placeholders of control tokens, and tokens that spell nothing,
+        follow."""
+        first, nodes = int(self.nodes.first_child[0]), self.nodes
+        siblings = nodes.byte[first : first + int(nodes.children[0])]
+        at = int(np.searchsorted(siblings, FIRST_PLACEHOLDER))
+        return int(nodes.low[first + at] if at < len(siblings) else nodes.high[0])
 
 
-def read_vocabulary(tokens: Sequence[bytes], end_ids: Sequence[int], tail_id: int) -> Vocabulary:
-    """From the bytes of every id (empty for control tokens). Raises ValueError when an end token is text, or none."""
-    return vocabulary_of(read_lexicon(tokens, end_ids, tail_id))
+def build_token_trie(tokens: Sequence[bytes], end_ids: Sequence[int], padding_id: int) -> TokenTrie:
+    """From the bytes of every id (empty for control tokens). Raises ValueError when an end token spells text or does
+    not exist."""
+    return token_trie_of(make_vocabulary_bytes(tokens, end_ids, padding_id))
 
 
-def vocabulary_of(lexicon: VocabularyBytes) -> Vocabulary:
-    """About 0.1 s for 50,000 tokens."""
-    tokens = lexicon.tokens
+def token_trie_of(vocabulary_bytes: VocabularyBytes) -> TokenTrie:
+    """Build the trie: about 0.1 s for 50,000 tokens."""
+    tokens = vocabulary_bytes.tokens
     order = sorted(range(len(tokens)), key=lambda token: (not tokens[token], tokens[token]))
     spelled = [tokens[token] for token in order if tokens[token]]
     rank = np.empty(len(tokens), np.int32)
     rank[order] = np.arange(len(tokens), dtype=np.int32)
-    return Vocabulary(
+    return TokenTrie(
         size=len(tokens),
         order=np.array(order, np.int32),
         rank=rank,
-        trie=_trie(spelled, len(tokens)),
-        end_ids=lexicon.end_ids,
-        tail_id=lexicon.tail_id,
-        digest=lexicon.digest,
+        nodes=_trie(spelled, len(tokens)),
+        end_ids=vocabulary_bytes.end_ids,
+        padding_id=vocabulary_bytes.padding_id,
+        digest=vocabulary_bytes.digest,
     )
 
 
-def _trie(spelled: Sequence[bytes], size: int) -> Trie:
-    """The trie of sorted byte strings, one level at a time; `size` counts the control tokens too."""
+def _trie(spelled: Sequence[bytes], size: int) -> TrieNodes:
+    """Build the trie of sorted byte strings, one level at a time; `size` counts the control tokens too."""
     lengths = np.array([len(token) for token in spelled], np.int32)
     shared = _shared_prefixes(spelled)
     levels = [_Level(np.zeros(1, np.int32), np.array([len(spelled)], np.int32), np.zeros(1, np.int32))]
@@ -104,7 +106,7 @@ def _trie(spelled: Sequence[bytes], size: int) -> Trie:
         ends_here = np.append(0, np.cumsum(lengths == depth + 1))
         levels.append(_Level(low, high, (ends_here[high] - ends_here[low]).astype(np.int32)))
         labels.append(np.array([spelled[rank][depth] for rank in low.tolist()], np.uint8))
-    return _joined(levels, labels, lengths, size)
+    return _concatenate(levels, labels, lengths, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class _Level:
 
 
 def _shared_prefixes(spelled: Sequence[bytes]) -> Ints:
-    """[tokens] how many bytes a token shares with the one before it; -1 for the first and none for copies."""
+    """[tokens] the length of the prefix shared with the preceding token; -1 for the first."""
     shared = np.empty(len(spelled), np.int32)
     previous = b""
     for rank, token in enumerate(spelled):
@@ -129,10 +131,10 @@ def _shared_prefixes(spelled: Sequence[bytes]) -> Ints:
     return shared
 
 
-def _joined(levels: Sequence[_Level], labels: Sequence[NDArray[np.uint8]], lengths: Ints, size: int) -> Trie:
-    """All levels as one numbering, with the links from each level to the next."""
+def _concatenate(levels: Sequence[_Level], labels: Sequence[NDArray[np.uint8]], lengths: Ints, size: int) -> TrieNodes:
+    """Concatenate the levels and link each node to its children."""
     starts = np.cumsum([0, *(len(level.low) for level in levels)])
-    nodes = _Level(*(np.concatenate([getattr(level, name) for level in levels]) for name in ("low", "high", "own")))
+    joined = _Level(*(np.concatenate([getattr(level, name) for level in levels]) for name in ("low", "high", "own")))
     depth = np.repeat(np.arange(len(levels), dtype=np.int32), np.diff(starts))
     first_child, children = [], []
     for level, after, start in zip(levels, [*levels[1:], None], starts[1:], strict=True):
@@ -140,53 +142,53 @@ def _joined(levels: Sequence[_Level], labels: Sequence[NDArray[np.uint8]], lengt
         first = np.searchsorted(below, level.low).astype(np.int32)
         children.append((np.searchsorted(below, level.high) - first).astype(np.int32))
         first_child.append((first + start).astype(np.int32))
-    trie = Trie(
+    nodes = TrieNodes(
         byte=np.concatenate(labels),
         first_child=np.concatenate(first_child),
         children=np.concatenate(children),
-        low=nodes.low,
-        high=nodes.high,
-        own=nodes.own,
+        low=joined.low,
+        high=joined.high,
+        own=joined.own,
         below=np.zeros((int(starts[-1]), 4), np.uint64),
-        lengths=_lengths(nodes, depth, lengths, size),
+        lengths=_lengths(joined, depth, lengths, size),
     )
-    _fill_below(trie, starts)
-    return trie
+    _fill_below(nodes, starts)
+    return nodes
 
 
-def _lengths(nodes: _Level, depth: Ints, lengths: Ints, place: int) -> Lengths:
-    """Every (node, token length) that occurs: tokens are told once per ancestor, as often as they have bytes."""
-    node = np.repeat(np.arange(len(depth), dtype=np.int64), nodes.high - nodes.low)
+def _lengths(joined: _Level, depth: Ints, lengths: Ints, offset: int) -> TokenLengths:
+    """Every (node, token length) that occurs: a token counts once for each of its ancestors."""
+    node = np.repeat(np.arange(len(depth), dtype=np.int64), joined.high - joined.low)
     longest = int(lengths.max(initial=0)) + 1
-    pairs, counts = np.unique(node * longest + lengths[spans(nodes.low, nodes.high)], return_counts=True)
+    pairs, counts = np.unique(node * longest + lengths[spans(joined.low, joined.high)], return_counts=True)
     owner, length = (pairs // longest).astype(np.int32), (pairs % longest).astype(np.int32)
     order = np.argsort(lengths, kind="stable").astype(np.int32)
     stride = np.int64(len(lengths) + 1)
-    low = np.searchsorted(lengths[order] * stride + order, length * stride + nodes.low[owner])
+    low = np.searchsorted(lengths[order] * stride + order, length * stride + joined.low[owner])
     first = np.searchsorted(owner, np.arange(len(depth) + 1)).astype(np.int32)
     steps = length - depth[owner]
     height = np.zeros(len(depth), np.int32)
     has_entries = first[1:] > first[:-1]
     height[has_entries] = steps[first[1:][has_entries] - 1]
-    return Lengths(
+    return TokenLengths(
         order=order,
         first=first,
         steps=steps,
-        low=(place + low).astype(np.int32),
-        high=(place + low + counts).astype(np.int32),
+        low=(offset + low).astype(np.int32),
+        high=(offset + low + counts).astype(np.int32),
         height=height,
     )
 
 
-def _fill_below(trie: Trie, starts: NDArray[np.int64]) -> None:
-    """Byte sets from the leaves up."""
+def _fill_below(nodes: TrieNodes, starts: NDArray[np.int64]) -> None:
+    """Compute the byte sets bottom-up."""
     bits = np.zeros((256, 4), np.uint64)
     values = np.arange(256)
     bits[values, values // 64] = np.uint64(1) << (values % 64).astype(np.uint64)
     for start, stop in reversed(list(itertools.pairwise(starts))):
-        parents = np.arange(start, stop)[trie.children[start:stop] > 0]
+        parents = np.arange(start, stop)[nodes.children[start:stop] > 0]
         if len(parents):
-            first = trie.first_child[parents[0]]
-            last = trie.first_child[parents[-1]] + trie.children[parents[-1]]
-            sets = trie.below[first:last] | bits[trie.byte[first:last]]
-            trie.below[parents] = np.bitwise_or.reduceat(sets, trie.first_child[parents] - first, axis=0)
+            first = nodes.first_child[parents[0]]
+            last = nodes.first_child[parents[-1]] + nodes.children[parents[-1]]
+            sets = nodes.below[first:last] | bits[nodes.byte[first:last]]
+            nodes.below[parents] = np.bitwise_or.reduceat(sets, nodes.first_child[parents] - first, axis=0)

@@ -1,6 +1,6 @@
-"""The words of a checkpoint as the compiler's process is told them: the bytes of every id, and which ids end an answer.
+"""The bytes of every token of a vocabulary, and which tokens end an answer.
 
-Plain data that crosses a pipe; the trie that is walked (`vocabulary`) is made from it on the other side.
+Plain data, sent over the pipe to the compiler process, which builds the token trie (`token_trie`) from it.
 """
 
 import hashlib
@@ -14,37 +14,43 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VocabularyBytes:
-    """`tokens` are empty for control tokens. `digest` names the content: equal digests lift equally."""
+    """`tokens` are empty for control tokens. Equal digests give equal token automata."""
 
     tokens: tuple[bytes, ...]
     end_ids: tuple[int, ...]
-    tail_id: int  # written behind the end
+    padding_id: int  # fills the canvas after the end token
     digest: str
 
 
-def read_lexicon(tokens: Sequence[bytes], end_ids: Sequence[int], tail_id: int) -> VocabularyBytes:
-    """Raises ValueError when an end token is text or no token."""
-    if not end_ids or any(not 0 <= token < len(tokens) or tokens[token] for token in (*end_ids, tail_id)):
-        raise ValueError(f"end tokens {tuple(end_ids)} and tail token {tail_id} must be control tokens")
+def make_vocabulary_bytes(tokens: Sequence[bytes], end_ids: Sequence[int], padding_id: int) -> VocabularyBytes:
+    """Compute the digest. Raises ValueError when an end token spells text or does not exist."""
+    if not end_ids or any(not 0 <= token < len(tokens) or tokens[token] for token in (*end_ids, padding_id)):
+        raise ValueError(f"end tokens {tuple(end_ids)} and padding token {padding_id} must be control tokens")
     content = hashlib.sha256(_lengths(tokens) + b"".join(tokens))
-    content.update(repr((tuple(end_ids), tail_id)).encode())
-    return VocabularyBytes(tokens=tuple(tokens), end_ids=tuple(end_ids), tail_id=tail_id, digest=content.hexdigest())
+    content.update(repr((tuple(end_ids), padding_id)).encode())
+    return VocabularyBytes(
+        tokens=tuple(tokens), end_ids=tuple(end_ids), padding_id=padding_id, digest=content.hexdigest()
+    )
 
 
-def to_bytes(lexicon: VocabularyBytes) -> bytes:
-    """A line of facts, then the lengths of all tokens, then their bytes."""
-    info = {"tokens": len(lexicon.tokens), "end_ids": lexicon.end_ids, "tail_id": lexicon.tail_id}
-    return json.dumps(info).encode() + b"\n" + _lengths(lexicon.tokens) + b"".join(lexicon.tokens)
+def to_bytes(vocabulary_bytes: VocabularyBytes) -> bytes:
+    """One line of JSON, then the lengths of all tokens, then their bytes."""
+    info = {
+        "tokens": len(vocabulary_bytes.tokens),
+        "end_ids": vocabulary_bytes.end_ids,
+        "padding_id": vocabulary_bytes.padding_id,
+    }
+    return json.dumps(info).encode() + b"\n" + _lengths(vocabulary_bytes.tokens) + b"".join(vocabulary_bytes.tokens)
 
 
 def from_bytes(content: bytes) -> VocabularyBytes:
-    """The reverse."""
+    """Deserialise."""
     line, _, rest = content.partition(b"\n")
     info = json.loads(line)
     count = int(info["tokens"])
     ends = (4 * count + np.append(0, np.cumsum(np.frombuffer(rest, np.uint32, count), dtype=np.int64))).tolist()
     tokens = [rest[low:high] for low, high in itertools.pairwise(ends)]
-    return read_lexicon(tokens, info["end_ids"], info["tail_id"])
+    return make_vocabulary_bytes(tokens, info["end_ids"], info["padding_id"])
 
 
 def _lengths(tokens: Sequence[bytes]) -> bytes:

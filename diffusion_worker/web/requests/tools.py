@@ -40,7 +40,7 @@ class Tools:
             for at, tool in enumerate(self.offered)
             if self.only in (None, tool["function"]["name"])
         ]
-        rules = {"syntax": syntax, "thought": thought, "must": self.must, "many": self.many}
+        rules = {"syntax": syntax, "thought": thought, "required": self.must, "parallel": self.many}
         said = text and {"kind": text.kind, "value": text.value}
         return Constraint(kind="tools", value={"functions": functions, **rules, "text": said}, field="tools")
 

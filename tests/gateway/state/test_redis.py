@@ -9,12 +9,12 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.enums import BreakerState, LaneState, Reason
-from gateway.errors import BadSetting
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
 from gateway.types import Status
 from tests.gateway.redis_server import RedisServer
 from tests.gateway.state.peers import LANE, Peer, RealClock, peers, settle
+from twolane.process.errors import ConfigurationError
 
 pytestmark = pytest.mark.anyio
 
@@ -171,7 +171,7 @@ async def test_a_bad_snapshot_does_not_end_sharing(redis: RedisServer) -> None:
 
 
 async def test_an_invalid_url_is_refused_without_showing_its_password() -> None:
-    with pytest.raises(BadSetting, match="TWOLANE_REDIS_URL") as refused:
+    with pytest.raises(ConfigurationError, match="TWOLANE_REDIS_URL") as refused:
         async with shared_state(MemoryStore(), RealClock(), url="http://:secret@host:1", namespace="n"):
             pass
     assert "secret" not in str(refused.value)

@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.errors import BadSetting
 from gateway.telemetry import decision_log
 from gateway.telemetry.decision_log import DecisionLog
+from twolane.process.errors import ConfigurationError
 
 
 def test_closing_writes_waiting_lines(decision: Any, tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_an_existing_log_is_appended_to(decision: Any, tmp_path: Path) -> None:
 
 
 def test_an_unwritable_file_is_refused_at_startup(tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="TWOLANE_DECISION_LOG"):
+    with pytest.raises(ConfigurationError, match="TWOLANE_DECISION_LOG"):
         DecisionLog(tmp_path / "no" / "such" / "folder")
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
 from opentelemetry.trace import SpanKind, StatusCode
 
 from gateway.enums import Outcome
-from gateway.errors import BadSetting
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.tracing import Tracing, open_tracing
-from gateway.trace_context import Trace
+from gateway.telemetry.tracing import Tracing
+from twolane.process.trace_context import Trace
+from twolane.process.tracing import Tracer
 
 CALLER = Trace(trace_id=0xABC, span_id=0xDEF, flags=1, state="vendor=1")
 
@@ -35,7 +35,7 @@ class Kept:
 
 def tracing(sampler: Any = ALWAYS_ON) -> tuple[Tracing, list[ReadableSpan]]:
     kept = Kept()
-    return Tracing(sampler, kept, Resource({"service.name": "test"})), kept.spans
+    return Tracing(Tracer(sampler, kept, Resource({"service.name": "test"}))), kept.spans
 
 
 def traced(decision: Any, trace: Trace, **changes: Any) -> Any:
@@ -89,13 +89,6 @@ def test_one_that_is_not_sampled_costs_no_span_and_tells_its_targets_so(decision
     assert root.header().endswith("-00")
 
 
-def test_a_parent_decides_for_its_children_and_a_ratio_for_roots() -> None:
-    tracer, _ = tracing(ParentBased(TraceIdRatioBased(0.25)))
-    assert tracer.begin(CALLER).is_recorded
-    assert not tracer.begin(replace(CALLER, flags=0)).is_recorded
-    assert 150 < sum(tracer.begin(None).is_recorded for _ in range(1000)) < 350
-
-
 def test_samples_of_a_recorded_request_point_to_its_trace(decision: Any) -> None:
     metrics, (tracer, _) = Metrics(), tracing()
     trace = tracer.begin(None)
@@ -105,32 +98,6 @@ def test_samples_of_a_recorded_request_point_to_its_trace(decision: Any) -> None
     assert f'# {{trace_id="{trace.hex_id}"}}'.encode() in page
     assert CALLER.hex_id.encode() not in page
     assert b"trace_id" not in metrics.render()[0]
-
-
-@pytest.mark.parametrize(
-    ("environment", "says"),
-    [
-        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER"),
-        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_TRACES_SAMPLER": "sometimes"}, "SAMPLER"),
-    ],
-)
-def test_what_would_be_ignored_in_silence_is_refused_by_name(environment: dict[str, str], says: str) -> None:
-    with pytest.raises(BadSetting, match=says):
-        open_tracing(environment)
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {},
-        {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
-        {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "otlp"},
-        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1"},
-    ],
-)
-def test_without_an_exporter_there_is_no_tracing(environment: dict[str, str]) -> None:
-    assert open_tracing(environment) is None
 
 
 def test_without_an_exporter_nothing_of_opentelemetrys_sdk_is_imported() -> None:

@@ -1,13 +1,11 @@
-"""Who may ask: keys files, and the layer that reads keys."""
+"""API keys: the layer that requires them."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.errors import BadKeysFile
-from gateway.web.auth import load_keys
+from twolane.process.api_keys import key_line
 
 pytestmark = pytest.mark.anyio
 
@@ -20,46 +18,11 @@ routes:
 """
 
 
-def line(name: str, key: str) -> str:
-    return f"{name} sha256:{hashlib.sha256(key.encode()).hexdigest()}\n"
-
-
 @pytest.fixture
 def keys_file(tmp_path: Path) -> Path:
     file = tmp_path / "keys"
-    file.write_text("# who may ask\n\n" + line("anna", "sk-anna") + line("ben", "sk-ben"))
+    file.write_text(f"{key_line('anna', 'sk-anna')}\n{key_line('ben', 'sk-ben')}\n")
     return file
-
-
-def test_a_key_is_known_by_its_hash_alone(keys_file: Path) -> None:
-    keys = load_keys(keys_file)
-    assert keys.name_of(b"sk-ben") == "ben"
-    assert keys.name_of(b"sk-benn") is None
-    assert keys.name_of(b"") is None
-    assert b"sk-anna" not in keys_file.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("text", "cause"),
-    [
-        ("", "holds no key"),
-        ("anna sk-anna\n", ":1: expected"),
-        ("# fine\nanna sha256:abc\n", ":2: expected"),
-        (line("anna", "a") + line("anna", "b"), "same name"),
-        ("anna: sha256:" + 64 * "0", ":1: expected"),
-    ],
-)
-def test_a_wrong_keys_file_is_told_by_line_without_repeating_it(tmp_path: Path, text: str, cause: str) -> None:
-    file = tmp_path / "keys"
-    file.write_text(text)
-    with pytest.raises(BadKeysFile, match=cause) as told:
-        load_keys(file)
-    assert "sk-anna" not in told.value.message
-
-
-def test_a_missing_keys_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadKeysFile, match="No such file"):
-        load_keys(tmp_path / "none")
 
 
 async def test_without_a_valid_key_nothing_but_probes_is_answered(fake: Any, serving: Any, keys_file: Path) -> None:

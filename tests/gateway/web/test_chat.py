@@ -1,12 +1,13 @@
 """Invalid requests: each gets one error in OpenAI's format, and the next request is served."""
 
+import io
 from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 
-from gateway.errors import BodyTooLarge
-from gateway.web.chat import ClientDisconnected, read_body
+from twolane.process.json_log import json_lines
 
 pytestmark = pytest.mark.anyio
 
@@ -84,38 +85,6 @@ async def test_other_paths_are_refused_in_openai_s_format(
         assert (await response.json())["error"]["code"] == code
 
 
-async def test_a_body_is_assembled_from_its_parts() -> None:
-    assert await read_body(_receive(b"ab", b"c", b""), {}, 10) == b"abc"
-
-
-async def test_an_announced_size_above_the_limit_is_refused_before_reading() -> None:
-    with pytest.raises(BodyTooLarge):
-        await read_body(_never, {b"content-length": b"11"}, 10)
-
-
-async def test_a_client_that_disconnects_while_sending_is_noticed() -> None:
-    with pytest.raises(ClientDisconnected):
-        await read_body(_receive(b"ab", None), {}, 10)
-
-
-def _receive(*parts: bytes | None) -> Any:
-    messages = [
-        {"type": "http.disconnect"}
-        if part is None
-        else {"type": "http.request", "body": part, "more_body": number < len(parts) - 1}
-        for number, part in enumerate(parts)
-    ]
-
-    async def receive() -> Any:
-        return messages.pop(0)
-
-    return receive
-
-
-async def _never() -> Any:
-    raise AssertionError("nothing should be read")
-
-
 async def test_models_lists_auto_and_every_target_with_capabilities(gateway: Any) -> None:
     async with gateway.client.get(f"{gateway.url}/v1/models") as response:
         listed = await response.json()
@@ -130,3 +99,21 @@ async def test_probes_are_answered(gateway: Any, path: str) -> None:
     async with gateway.client.get(gateway.url + path) as response:
         assert response.status == 200
         assert (await response.json())["status"] == "ok"
+
+
+async def test_a_line_of_the_json_log_carries_the_trace_of_its_request(
+    gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the request ends in a defect; a request without a trace has none."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    written = io.StringIO()
+    with json_lines(written):
+        monkeypatch.setattr("gateway.upstreams.openai.body_for", fail)
+        await gateway.ask(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
+        await gateway.ask()
+    failed = [line for line in map(orjson.loads, written.getvalue().splitlines()) if "RuntimeError: a bug" in str(line)]
+    assert [line["trace_id"] for line in failed] == ["0af7651916cd43dd8448eb211c80319c", None]
+    assert {line["logger"] for line in failed} == {"gateway"}

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion_worker.constraint_service.cache import Store
+from diffusion_worker.constraint_service.cache import ConstraintCache
 from diffusion_worker.constraints import compiled
-from diffusion_worker.constraints.compiled import Ready, digest_of, make_ready
+from diffusion_worker.constraints.compiled import CompiledConstraint, compile_for_vocabulary, digest_of
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.token_trie import Vocabulary, read_vocabulary
+from diffusion_worker.constraints.tokens.token_trie import TokenTrie, build_token_trie
 
 TOKENS = [b"", b"", *(bytes([byte]) for byte in range(256)), b"yes", b'":']
 YES = Constraint(kind="choice", value=["yes", "no"])
@@ -20,15 +20,15 @@ POINT = Constraint(
 )
 
 
-def vocabulary() -> Vocabulary:
-    return read_vocabulary(TOKENS, (1,), 0)
+def vocabulary() -> TokenTrie:
+    return build_token_trie(TOKENS, (1,), 0)
 
 
-def made(constraint: Constraint = YES) -> Ready:
-    return make_ready(constraint, vocabulary())
+def made(constraint: Constraint = YES) -> CompiledConstraint:
+    return compile_for_vocabulary(constraint, vocabulary())
 
 
-def same(ours: Ready, theirs: Ready) -> bool:
+def same(ours: CompiledConstraint, theirs: CompiledConstraint) -> bool:
     """Every array and fact."""
     return compiled.to_bytes(ours) == compiled.to_bytes(theirs)
 
@@ -62,12 +62,12 @@ def test_another_version_of_the_compiler_finds_nothing_of_this_one(monkeypatch: 
 
 def test_a_store_outlives_its_process(tmp_path: Path) -> None:
     """Another one with the same folder finds what this one has put there."""
-    Store(tmp_path).put("a", made())
-    found = Store(tmp_path).get("a")
+    ConstraintCache(tmp_path).put("a", made())
+    found = ConstraintCache(tmp_path).get("a")
     assert found is not None
     assert same(found, made())
-    assert Store(tmp_path).get("b") is None
-    assert Store(tmp_path).recall("a") is None  # memory alone
+    assert ConstraintCache(tmp_path).get("b") is None
+    assert ConstraintCache(tmp_path).get_from_memory("a") is None  # memory alone
 
 
 @pytest.mark.parametrize("cut", [0, 9, 100, -20])
@@ -75,7 +75,7 @@ def test_a_broken_file_is_absent_and_removed(tmp_path: Path, cut: int) -> None:
     """A crash of another process costs a compilation, nothing else."""
     content = compiled.to_bytes(made())[:cut] or b"PK\x03\x04 broken"
     (tmp_path / "a.constraint").write_bytes(content)
-    assert Store(tmp_path).get("a") is None
+    assert ConstraintCache(tmp_path).get("a") is None
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError):
         compiled.from_bytes(content)
@@ -87,25 +87,25 @@ def test_memory_and_folder_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "dead.part").write_bytes(b"half")
     os.utime(tmp_path / "dead.part", (0, 0))
     (tmp_path / "live.part").write_bytes(b"half")
-    store = Store(tmp_path, in_memory=1, on_disk_bytes=2 * size)
+    cache = ConstraintCache(tmp_path, in_memory=1, on_disk_bytes=2 * size)
     for index, name in enumerate("abc"):
-        store.put(name, made())
+        cache.put(name, made())
         os.utime(tmp_path / f"{name}.constraint", (time.time() + index, time.time() + index))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.constraint", "c.constraint", "live.part"]
-    assert store.recall("b") is None
-    assert store.recall("c") is not None
-    store.forget()
-    assert store.recall("c") is None
-    Store(tmp_path, on_disk_bytes=size - 1).put("d", made())
+    assert cache.get_from_memory("b") is None
+    assert cache.get_from_memory("c") is not None
+    cache.clear_memory()
+    assert cache.get_from_memory("c") is None
+    ConstraintCache(tmp_path, on_disk_bytes=size - 1).put("d", made())
     assert not (tmp_path / "d.constraint").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     """Memory still serves."""
-    store = Store(tmp_path / "x")
+    cache = ConstraintCache(tmp_path / "x")
     (tmp_path / "x").rmdir()
-    store.put("a", made())
-    assert store.get("a") is not None
+    cache.put("a", made())
+    assert cache.get("a") is not None
 
 
 def test_an_automaton_is_the_same_every_time() -> None:

@@ -10,10 +10,15 @@ import pytest
 
 from diffusion_worker.constraint_service.compiler_pool import CompilerPool
 from diffusion_worker.constraints import compiled
-from diffusion_worker.constraints.compiled import NO_HEADER, make_ready
+from diffusion_worker.constraints.compiled import NO_PREFIX, compile_for_vocabulary
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.token_trie import vocabulary_of
-from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes, from_bytes, read_lexicon, to_bytes
+from diffusion_worker.constraints.tokens.token_trie import token_trie_of
+from diffusion_worker.constraints.tokens.vocabulary_bytes import (
+    VocabularyBytes,
+    from_bytes,
+    make_vocabulary_bytes,
+    to_bytes,
+)
 from diffusion_worker.errors import CompilerFailed, InvalidRequest, OverCapacity, UnsupportedSchema
 
 pytestmark = pytest.mark.anyio
@@ -26,8 +31,8 @@ SLOW_TO_CHECK = Constraint(kind="json_schema", value={"type": "array", "items": 
 PATIENCE_S = 60.0
 
 
-def words(*more: bytes) -> VocabularyBytes:
-    return read_lexicon((b"", b"", *(bytes([byte]) for byte in range(256)), *more), (1,), 0)
+def vocabulary(*more: bytes) -> VocabularyBytes:
+    return make_vocabulary_bytes((b"", b"", *(bytes([byte]) for byte in range(256)), *more), (1,), 0)
 
 
 def pid_of(compiler_pool: CompilerPool, name: str = "_compiler") -> int:
@@ -45,7 +50,7 @@ def is_running(pid: int) -> bool:
 
 def test_words_cross_the_border_whole() -> None:
     """Empty, long and strange ones."""
-    here = read_lexicon([b"", b"\n\x00", b"", b"yes" * 50, b"\xff"], (0, 2), 2)
+    here = make_vocabulary_bytes([b"", b"\n\x00", b"", b"yes" * 50, b"\xff"], (0, 2), 2)
     assert from_bytes(to_bytes(here)) == here
 
 
@@ -53,12 +58,12 @@ async def test_the_process_makes_what_this_one_would() -> None:
     """For one vocabulary and for the next."""
     compiler_pool = CompilerPool()
     try:
-        for lexicon in (words(), words(b"yes")):
-            found = await compiler_pool.ready(POINT, lexicon, ((), (0,)))
-            here = make_ready(POINT, vocabulary_of(lexicon), ((), (0,)))
+        for vocabulary_bytes in (vocabulary(), vocabulary(b"yes")):
+            found = await compiler_pool.compile(POINT, vocabulary_bytes, ((), (0,)))
+            here = compile_for_vocabulary(POINT, token_trie_of(vocabulary_bytes), ((), (0,)))
             assert compiled.to_bytes(found) == compiled.to_bytes(here)
         pid = pid_of(compiler_pool)
-        await compiler_pool.ready(YES, words(b"yes"), NO_HEADER)
+        await compiler_pool.compile(YES, vocabulary(b"yes"), NO_PREFIX)
         assert pid_of(compiler_pool) == pid
     finally:
         await compiler_pool.close()
@@ -70,16 +75,16 @@ async def test_refusals_cross_the_border_whole() -> None:
     compiler_pool = CompilerPool()
     try:
         with pytest.raises(UnsupportedSchema) as caught:
-            await compiler_pool.ready(
-                Constraint(kind="json_schema", value={"items": {"$ref": "x"}}), words(), NO_HEADER
+            await compiler_pool.compile(
+                Constraint(kind="json_schema", value={"items": {"$ref": "x"}}), vocabulary(), NO_PREFIX
             )
         assert (caught.value.keyword, caught.value.pointer) == ("$ref", "/items/$ref")
         assert caught.value.message.count("/items/$ref") == 1
         with pytest.raises(InvalidRequest, match="not a valid schema"):
-            await compiler_pool.ready(Constraint(kind="json_schema", value={"type": 1}), words(), NO_HEADER)
-        with pytest.raises(UnsupportedSchema, match="spell no answer"):
-            await compiler_pool.ready(YES, read_lexicon([b"", b"x"], (0,), 0), NO_HEADER)
-        assert (await compiler_pool.ready(YES, words(), NO_HEADER)).stats.states > 0
+            await compiler_pool.compile(Constraint(kind="json_schema", value={"type": 1}), vocabulary(), NO_PREFIX)
+        with pytest.raises(UnsupportedSchema, match="spells a valid answer"):
+            await compiler_pool.compile(YES, make_vocabulary_bytes([b"", b"x"], (0,), 0), NO_PREFIX)
+        assert (await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)).stats.states > 0
     finally:
         await compiler_pool.close()
 
@@ -88,13 +93,13 @@ async def test_a_constraint_that_takes_too_long_is_refused_and_its_process_ended
     """The time bounds every constraint, and the next one gets a fresh process."""
     compiler_pool = CompilerPool()
     try:
-        await compiler_pool.ready(YES, words(), NO_HEADER)
+        await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)
         pid, compiler_pool._compile_s = pid_of(compiler_pool), 0.0001
         with pytest.raises(UnsupportedSchema, match=r"longer than 0\.0001 s to compile") as caught:
-            await compiler_pool.ready(POINT, words(), NO_HEADER)
+            await compiler_pool.compile(POINT, vocabulary(), NO_PREFIX)
         assert caught.value.keyword == "json_schema"
         compiler_pool._compile_s = PATIENCE_S
-        assert (await compiler_pool.ready(POINT, words(), NO_HEADER)).stats.states > 0
+        assert (await compiler_pool.compile(POINT, vocabulary(), NO_PREFIX)).stats.states > 0
         assert pid_of(compiler_pool) != pid
         assert not is_running(pid)
     finally:
@@ -103,11 +108,11 @@ async def test_a_constraint_that_takes_too_long_is_refused_and_its_process_ended
 
 async def test_an_answer_that_cannot_be_judged_in_time_holds_up_nobody() -> None:
     """A back-tracking expression would take years; the loop goes on meanwhile, and other answers are judged after."""
-    compiler_pool = CompilerPool(judge_s=1.0)
+    compiler_pool = CompilerPool(validate_s=1.0)
     with contextlib.suppress(UnsupportedSchema):  # however long the process takes to start
-        assert await compiler_pool.violation(SLOW_TO_CHECK, '["aaa"]') is None
+        assert await compiler_pool.validate(SLOW_TO_CHECK, '["aaa"]') is None
     try:
-        hanging = asyncio.create_task(compiler_pool.violation(SLOW_TO_CHECK, f'["{"a" * 60}!"]'))
+        hanging = asyncio.create_task(compiler_pool.validate(SLOW_TO_CHECK, f'["{"a" * 60}!"]'))
         ticks = 0
         while not hanging.done():
             await asyncio.sleep(0.01)
@@ -115,10 +120,10 @@ async def test_an_answer_that_cannot_be_judged_in_time_holds_up_nobody() -> None
         with pytest.raises(UnsupportedSchema, match=r"longer than 1 s to check"):
             await hanging
         assert ticks > 2  # one, had the loop waited
-        compiler_pool._judge_s = PATIENCE_S
-        assert await compiler_pool.violation(SLOW_TO_CHECK, '["aaa"]') is None
-        assert "'b' does not match" in str(await compiler_pool.violation(SLOW_TO_CHECK, '["b"]'))
-        assert await compiler_pool.violation(YES, "maybe") == "not one of the choices"
+        compiler_pool._validate_s = PATIENCE_S
+        assert await compiler_pool.validate(SLOW_TO_CHECK, '["aaa"]') is None
+        assert "'b' does not match" in str(await compiler_pool.validate(SLOW_TO_CHECK, '["b"]'))
+        assert await compiler_pool.validate(YES, "maybe") == "not one of the choices"
     finally:
         await compiler_pool.close()
 
@@ -127,9 +132,9 @@ async def test_a_process_that_died_is_replaced() -> None:
     """Between two constraints nobody notices."""
     compiler_pool = CompilerPool()
     try:
-        await compiler_pool.ready(YES, words(), NO_HEADER)
+        await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)
         os.kill(pid_of(compiler_pool), signal.SIGKILL)
-        assert (await compiler_pool.ready(POINT, words(), NO_HEADER)).stats.states > 0
+        assert (await compiler_pool.compile(POINT, vocabulary(), NO_PREFIX)).stats.states > 0
     finally:
         await compiler_pool.close()
 
@@ -139,9 +144,9 @@ async def test_a_constraint_that_kills_its_process_twice_is_given_up(monkeypatch
     monkeypatch.setattr("diffusion_worker.constraint_service.compiler_pool.sys.executable", "/bin/true")
     compiler_pool = CompilerPool()
     with pytest.raises(CompilerFailed):
-        await compiler_pool.ready(YES, words(), NO_HEADER)
+        await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)
     with pytest.raises(CompilerFailed):
-        await compiler_pool.violation(YES, "yes")
+        await compiler_pool.validate(YES, "yes")
     await compiler_pool.close()
 
 
@@ -149,12 +154,14 @@ async def test_who_gives_up_ends_the_work_and_who_waits_for_a_turn_is_told() -> 
     """Cancelled while at work: the process has ended. Behind others for too long: a status to come back with."""
     compiler_pool = CompilerPool()
     try:
-        await compiler_pool.ready(YES, words(), NO_HEADER)
+        await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)
         pid = pid_of(compiler_pool)
-        at_work = asyncio.create_task(compiler_pool._compiler.ask(b"V" + b"x" * 50, PATIENCE_S))  # it would die of that
-        async with compiler_pool._compiler.turn(1.0):
+        at_work = asyncio.create_task(
+            compiler_pool._compiler.request(b"V" + b"x" * 50, PATIENCE_S)
+        )  # it would die of that
+        async with compiler_pool._compiler.exclusive(1.0):
             with pytest.raises(OverCapacity):
-                async with compiler_pool._compiler.turn(0.01):
+                async with compiler_pool._compiler.exclusive(0.01):
                     pass
             at_work.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton, freeze
-from diffusion_worker.constraints.tokens.token_trie import Vocabulary, read_vocabulary
+from diffusion_worker.constraints.tokens.token_trie import TokenTrie, build_token_trie
 
-TAIL, END, SECOND_END = 0, 1, 2
+PADDING, END, SECOND_END = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +22,9 @@ class Case:
     logits: NDArray[np.float32]  # [canvas, vocab]
 
     @property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> TokenTrie:
         """The tokens as the engine knows them."""
-        return read_vocabulary(self.tokens, (END, SECOND_END), TAIL)
+        return build_token_trie(self.tokens, (END, SECOND_END), PADDING)
 
     @property
     def logprobs(self) -> NDArray[np.float64]:

@@ -60,50 +60,50 @@ def _closure(start: list[int], graph: list[set[int]]) -> set[int]:
     return seen
 
 
-def arrangements(value: Any) -> Iterator[Any]:
+def orderings(value: Any) -> Iterator[Any]:
     """The value with its members in every order, at every depth."""
     if isinstance(value, list):
-        yield from (list(parts) for parts in product(*(list(arrangements(part)) for part in value)))
+        yield from (list(parts) for parts in product(*(list(orderings(part)) for part in value)))
     elif isinstance(value, dict):
         for names in permutations(value):
-            for parts in product(*(list(arrangements(value[name])) for name in names)):
+            for parts in product(*(list(orderings(value[name])) for name in names)):
                 yield dict(zip(names, parts, strict=True))
     else:
         yield value
 
 
-def admits(automaton: ByteAutomaton, value: Any) -> bool:
+def accepts_in_some_order(automaton: ByteAutomaton, value: Any) -> bool:
     """Whether a value is accepted with its members in some order."""
-    return any(automaton.accepts(json.dumps(arranged).encode()) for arranged in arrangements(value))
+    return any(automaton.accepts(json.dumps(ordered).encode()) for ordered in orderings(value))
 
 
-def wander(automaton: ByteAutomaton, draw: random.Random, *, steps: int = 60) -> bytes:
+def random_member(automaton: ByteAutomaton, rng: random.Random, *, steps: int = 60) -> bytes:
     """A random member: a random walk, and from `steps` bytes on the nearest way out."""
-    out = _ways_out(automaton)
+    exits = _exits(automaton)
     state, text = automaton.start, bytearray()
     while True:
-        if automaton.accepting[state] and (len(text) >= steps or draw.random() < 0.3):
+        if automaton.accepting[state] and (len(text) >= steps or rng.random() < 0.3):
             return bytes(text)
         targets = sorted({int(target) for target in automaton.next[state]} - {DEAD})
         if not targets:
             return bytes(text)
-        target = draw.choice(targets) if len(text) < steps else out[state]
+        target = rng.choice(targets) if len(text) < steps else exits[state]
         labels = np.flatnonzero(automaton.next[state][automaton.classes] == target)
-        text.append(int(draw.choice(labels)))
+        text.append(int(rng.choice(labels)))
         state = target
 
 
-def _ways_out(automaton: ByteAutomaton) -> dict[int, int]:
+def _exits(automaton: ByteAutomaton) -> dict[int, int]:
     """The next state on a shortest way to acceptance."""
     behind: dict[int, set[int]] = {}
     for state, row in enumerate(automaton.next):
         for target in set(row.tolist()) - {DEAD}:
             behind.setdefault(target, set()).add(state)
     order = [int(state) for state in np.flatnonzero(automaton.accepting)]
-    out = {state: state for state in order}
+    exits = {state: state for state in order}
     for state in order:
         for previous in behind.get(state, ()):
-            if previous not in out:
-                out[previous] = state
+            if previous not in exits:
+                exits[previous] = state
                 order.append(previous)
-    return out
+    return exits

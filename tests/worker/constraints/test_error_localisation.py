@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from diffusion_worker.constraints.error_localisation import span_of, values
-from diffusion_worker.constraints.schema.validation import Checker
+from diffusion_worker.constraints.schema.validation import SchemaValidator
 
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4),
@@ -29,7 +29,7 @@ def test_every_value_is_found_where_it_stands(value: object, indent: int | None)
 def test_a_violation_of_jsonschema_names_the_span() -> None:
     schema = {"properties": {"it's a: [key]": {"items": {"properties": {"n": {"type": "integer"}}}}}}
     text = '{"other": 1, "it\'s a: [key]": [{"n": 1}, {"n":  "x"}]}'
-    violation = Checker(schema).violation_of_text(text)
+    violation = SchemaValidator(schema).violation_of_text(text)
     assert violation is not None
     assert not Draft202012Validator(schema).is_valid(json.loads(text))
     span = span_of(text, violation)

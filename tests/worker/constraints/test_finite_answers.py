@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from diffusion_worker.constraints.finite_answers import MOST, layouts_of
+from diffusion_worker.constraints.finite_answers import MAX_LABELS, label_texts
 from diffusion_worker.constraints.spec import Constraint
 
 COLOUR = {"title": "Colour", "enum": ["red", "grün"], "type": "string"}
@@ -17,8 +17,8 @@ def closed(**members: Any) -> dict[str, Any]:
 
 
 def values(schema: Any) -> list[Any] | None:
-    layouts = layouts_of(Constraint(kind="json_schema", value=schema))
-    return None if layouts is None else [json.loads(texts[0]) for texts in layouts]
+    texts = label_texts(Constraint(kind="json_schema", value=schema))
+    return None if texts is None else [json.loads(texts[0]) for texts in texts]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def values(schema: Any) -> list[Any] | None:
         ({"$ref": "#"}, None),
         ({"$ref": "#/$defs/C", "$defs": {"C": {"$ref": "#/$defs/C"}}}, None),
         ({"$ref": "#/$defs/no"}, None),
-        ({"enum": list(range(MOST + 1))}, None),
+        ({"enum": list(range(MAX_LABELS + 1))}, None),
         (closed(**{name: {"enum": [1, 2, 3]} for name in "abcdefghij"}), None),
         (True, None),
     ],
@@ -65,9 +65,9 @@ def test_references_that_multiply_are_given_up(leaf: Any) -> None:
 
 def test_a_value_is_laid_out_compact_and_as_python_does() -> None:
     """A choice has one layout, a text with nothing to lay out too."""
-    layouts = layouts_of(Constraint(kind="json_schema", value=closed(c=COLOUR)))
-    assert layouts is not None
-    assert layouts[1] == ('{"c":"grün"}', '{"c": "grün"}')
-    assert layouts_of(Constraint(kind="choice", value=["a", "b c", "a"])) == (("a",), ("b c",))
-    assert layouts_of(Constraint(kind="choice", value=[f"x{at}" for at in range(MOST + 1)])) is None
-    assert layouts_of(Constraint(kind="regex", value="a|b")) is None
+    texts = label_texts(Constraint(kind="json_schema", value=closed(c=COLOUR)))
+    assert texts is not None
+    assert texts[1] == ('{"c":"grün"}', '{"c": "grün"}')
+    assert label_texts(Constraint(kind="choice", value=["a", "b c", "a"])) == (("a",), ("b c",))
+    assert label_texts(Constraint(kind="choice", value=[f"x{at}" for at in range(MAX_LABELS + 1)])) is None
+    assert label_texts(Constraint(kind="regex", value="a|b")) is None

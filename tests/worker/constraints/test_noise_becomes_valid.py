@@ -11,7 +11,7 @@ from benchmarks.constraints_steps import Noise, random_answer
 from benchmarks.vocabularies import shipped
 from diffusion_worker.constraints.compile import compile_constraint, compile_schema
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 
 WORDS = shipped()
 VOCABULARY = WORDS.read()
@@ -56,7 +56,7 @@ def test_every_answer_is_valid_and_closes_in_time(name: str, is_sampled: bool) -
     """Several seeds, from the tightest budget to several canvases, shorter and longer than the answer wants."""
     compiled = compile_schema(SCHEMAS[name])
     assert not compiled.needs_check
-    automaton = lift(compiled.automaton, VOCABULARY)
+    automaton = compile_tokens(compiled.automaton, VOCABULARY)
     assert automaton is not None
     validator = Draft202012Validator(SCHEMAS[name], format_checker=Draft202012Validator.FORMAT_CHECKER)
     shortest = int(automaton.distance[automaton.start])
@@ -81,7 +81,7 @@ def test_every_answer_is_valid_and_closes_in_time(name: str, is_sampled: bool) -
 )
 def test_so_do_regexes_choices_and_templates(constraint: Constraint, pattern: str) -> None:
     """Judged by Python's own regular expressions."""
-    automaton = lift(compile_constraint(constraint).automaton, VOCABULARY)
+    automaton = compile_tokens(compile_constraint(constraint).automaton, VOCABULARY)
     assert automaton is not None
     shortest = int(automaton.distance[automaton.start])
     for seed in range(4):

@@ -10,9 +10,9 @@ from benchmarks.constraints_steps import Noise, random_answer
 from benchmarks.vocabularies import VOCABULARIES, Words
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton
 from diffusion_worker.constraints.compile import compile_schema
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
-from diffusion_worker.constraints.tokens.token_trie import Vocabulary
+from diffusion_worker.constraints.tokens.token_trie import TokenTrie
 
 pytestmark = pytest.mark.slow
 SCHEMA = {
@@ -39,7 +39,7 @@ def words_of(name: str) -> Words:
 
 
 @functools.cache
-def vocabulary_of(name: str) -> Vocabulary:
+def token_trie_of(name: str) -> TokenTrie:
     return words_of(name).read()
 
 
@@ -49,8 +49,8 @@ def language() -> ByteAutomaton:
 
 
 @functools.cache
-def lifted(name: str) -> TokenAutomaton:
-    automaton = lift(language(), vocabulary_of(name))
+def compiled_tokens(name: str) -> TokenAutomaton:
+    automaton = compile_tokens(language(), token_trie_of(name))
     assert automaton is not None
     return automaton
 
@@ -75,7 +75,7 @@ def by_spelling(words: Words) -> dict[bytes, int]:
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_way_to_cut_a_valid_document_into_tokens_is_allowed(name: str, text: str) -> None:
     """Fifty ways each; and the end token stands behind the whole, not before."""
-    words, automaton = words_of(name), lifted(name)
+    words, automaton = words_of(name), compiled_tokens(name)
     assert language().accepts(text.encode())
     for seed in range(50):
         ids = spellings(words, text.encode(), seed)
@@ -89,7 +89,7 @@ def test_every_way_to_cut_a_valid_document_into_tokens_is_allowed(name: str, tex
 )
 def test_at_a_border_exactly_those_tokens_may_stand_whose_bytes_may(name: str, before: str) -> None:
     """The whole vocabulary, token by token, against the walk over its bytes: `":"`, `",`, halves of characters."""
-    words, automaton = words_of(name), lifted(name)
+    words, automaton = words_of(name), compiled_tokens(name)
     byte_state = language().walk(language().start, before.encode())
     state = automaton.walk(automaton.start, spellings(words, before.encode(), 0))
     wrong = [
@@ -121,7 +121,7 @@ def _is_part_of_a_character(spelling: bytes) -> bool:
 @pytest.mark.parametrize("is_sampled", [False, True])
 def test_noise_becomes_valid_documents(name: str, is_sampled: bool) -> None:
     """From the shortest possible answer to one over several canvases."""
-    words, automaton = words_of(name), lifted(name)
+    words, automaton = words_of(name), compiled_tokens(name)
     noise = Noise(canvas=64, vocab=len(words.tokens), seed=7)
     shortest = int(automaton.distance[automaton.start])
     for budget in (shortest, shortest + 1, shortest + 30, shortest + 200):

@@ -10,22 +10,22 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton
-from diffusion_worker.constraints.automata.control_tokens import Mark
-from diffusion_worker.constraints.compile import Compiled, compile_constraint, compile_schema
+from diffusion_worker.constraints.automata.control_tokens import Placeholder
+from diffusion_worker.constraints.compile import Compilation, compile_constraint, compile_schema
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tool_calls import Syntax, Thought
 from diffusion_worker.errors import UnsupportedSchema
 from diffusion_worker.text.tagged_tool_calls import TaggedCallReader
 from diffusion_worker.text.tool_calls import ToolCall, read_call
-from tests.worker.constraints.reference import wander
+from tests.worker.constraints.reference import random_member
 from tests.worker.constraints.schema.test_builder import SCHEMAS
 
 SPELLED = {
-    "<|channel>": Mark.THOUGHT_OPENS,
-    "<channel|>": Mark.THOUGHT_CLOSES,
-    "<|tool_call>": Mark.CALL_OPENS,
-    "<tool_call|>": Mark.CALL_CLOSES,
-    '<|"|>': Mark.QUOTE,
+    "<|channel>": Placeholder.THOUGHT_OPENS,
+    "<channel|>": Placeholder.THOUGHT_CLOSES,
+    "<|tool_call>": Placeholder.CALL_OPENS,
+    "<tool_call|>": Placeholder.CALL_CLOSES,
+    '<|"|>': Placeholder.QUOTE,
 }
 CITY = {
     "type": "object",
@@ -40,7 +40,7 @@ def tools(schemas: dict[str, Any], syntax: Syntax, **rules: Any) -> Constraint:
         {"name": name, "parameters": schema, "field": f"tools[{at}].function.parameters"}
         for at, (name, schema) in enumerate(schemas.items())
     ]
-    given = {"thought": Thought.NO, "must": True, "many": False, "text": None, **rules}
+    given = {"thought": Thought.NONE, "required": True, "parallel": False, "text": None, **rules}
     return Constraint(kind="tools", value={"functions": functions, "syntax": syntax, **given})
 
 
@@ -58,16 +58,16 @@ def marked(text: str) -> bytes:
 
 def read(answer: bytes, syntax: Syntax) -> tuple[str, list[ToolCall]]:
     """The text and the calls, as the worker's own readers find them."""
-    if syntax is Syntax.ENVELOPE:
+    if syntax is Syntax.TAGGED:
         reader = TaggedCallReader()
         found = [*reader.feed(answer.decode()), reader.flush()]
         return "".join(x for x in found if isinstance(x, str)), [x for x in found if isinstance(x, ToolCall)]
-    text, *rest = answer.split(bytes((Mark.CALL_OPENS,)))
+    text, *rest = answer.split(bytes((Placeholder.CALL_OPENS,)))
     calls = []
     for part in rest:
-        inside, behind = part.split(bytes((Mark.CALL_CLOSES,)))
+        inside, behind = part.split(bytes((Placeholder.CALL_CLOSES,)))
         assert not behind
-        call = read_call([segment.decode() for segment in inside.split(bytes((Mark.QUOTE,)))])
+        call = read_call([segment.decode() for segment in inside.split(bytes((Placeholder.QUOTE,)))])
         assert call is not None, inside
         calls.append(call)
     return text.decode(), calls
@@ -84,7 +84,7 @@ def natively(value: Any) -> str:
     return json.dumps(value)
 
 
-def possible(constraint: Constraint) -> Compiled:
+def possible(constraint: Constraint) -> Compilation:
     """Schemas that admit no object are another test's business."""
     try:
         return compile_constraint(constraint)
@@ -96,10 +96,10 @@ def possible(constraint: Constraint) -> Compiled:
 @given(SCHEMAS, st.sampled_from(Syntax), st.integers(0, 2**32))
 def test_whatever_is_accepted_is_read_back_as_a_valid_call(schema: Any, syntax: Syntax, seed: int) -> None:
     """Random answers of random schemas; what keywords leave to the final check is left to it."""
-    made = possible(tools({"f": schema, "g-2": CITY}, syntax, many=True))
+    made = possible(tools({"f": schema, "g-2": CITY}, syntax, parallel=True))
     draw = random.Random(seed)
     for _ in range(4):
-        text, calls = read(wander(made.automaton, draw), syntax)
+        text, calls = read(random_member(made.automaton, draw), syntax)
         assert (text, bool(calls)) == ("", True)
         for call in calls:
             arguments = json.loads(call.arguments)
@@ -129,7 +129,7 @@ def test_what_json_may_say_can_be_said_natively(arguments: dict[str, Any]) -> No
 
 CALLS = {
     Syntax.NATIVE: '<|tool_call>call:f{city:<|"|>Oslo<|"|>}<tool_call|>',
-    Syntax.ENVELOPE: '<tool_call>\n{"name": "f", "arguments": {"city": "Oslo"}}\n</tool_call>',
+    Syntax.TAGGED: '<tool_call>\n{"name": "f", "arguments": {"city": "Oslo"}}\n</tool_call>',
 }
 
 
@@ -137,7 +137,7 @@ CALLS = {
 def test_the_rules_say_what_stands_beside_a_call(syntax: Syntax) -> None:
     """Text or no text, one call or several; behind a call no text."""
     call = CALLS[syntax]
-    alone, free = compiled({"f": CITY}, syntax), compiled({"f": CITY}, syntax, must=False, many=True)
+    alone, free = compiled({"f": CITY}, syntax), compiled({"f": CITY}, syntax, required=False, parallel=True)
     for answer, by_must, by_choice in (
         (call, True, True),
         (call + call, False, True),
@@ -154,7 +154,7 @@ def test_the_rules_say_what_stands_beside_a_call(syntax: Syntax) -> None:
 
 def test_an_envelope_opens_nowhere_but_before_a_call() -> None:
     """So nothing that is text can be taken for one."""
-    free = compiled({"f": CITY}, Syntax.ENVELOPE, must=False)
+    free = compiled({"f": CITY}, Syntax.TAGGED, required=False)
     assert free.accepts(b"a <tool_call a <tool_cal<tool_ <")
     assert not free.accepts(b"the tag is <tool_call> or so")
 
@@ -170,7 +170,7 @@ def test_keys_of_other_signs_stand_in_quotes() -> None:
 def test_a_thought_may_stand_before_either() -> None:
     """Or goes on where the prompt has begun it."""
     call = CALLS[Syntax.NATIVE]
-    may = compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.MAY)
+    may = compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.ALLOWED)
     for answer, accepted in (
         (call, True),
         (f"<|channel>thought\nhm\nso<channel|>{call}", True),
@@ -185,7 +185,7 @@ def test_a_thought_may_stand_before_either() -> None:
 @pytest.mark.parametrize("syntax", Syntax)
 def test_what_is_no_call_keeps_to_the_format_asked_for(syntax: Syntax) -> None:
     """Even where its text could begin as a call does."""
-    automaton = compiled({"f": CITY}, syntax, must=False, text={"kind": "regex", "value": "<t[a-z]+>|[0-9]+"})
+    automaton = compiled({"f": CITY}, syntax, required=False, text={"kind": "regex", "value": "<t[a-z]+>|[0-9]+"})
     for answer, accepted in (("42", True), ("<tool>", True), (CALLS[syntax], True), ("so", False), ("", False)):
         assert automaton.accepts(marked(answer)) is accepted, answer
 
@@ -213,11 +213,11 @@ def test_arguments_that_cannot_be_kept_are_refused_by_field(
 def test_many_tools_share_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     """By ever more frugal caps; where no caps will do, the tools are refused together."""
     schemas: dict[str, Any] = {f"f{at}": {"properties": {f"p{at}": {"maxLength": 60}}} for at in range(3)}
-    roomy = compile_constraint(tools(schemas, Syntax.ENVELOPE))
-    monkeypatch.setattr("diffusion_worker.constraints.compile.CALL_STATES", 2000)
-    frugal = compile_constraint(tools(schemas, Syntax.ENVELOPE))
-    assert roomy.stats.rung == 0 < frugal.stats.rung
+    roomy = compile_constraint(tools(schemas, Syntax.TAGGED))
+    monkeypatch.setattr("diffusion_worker.constraints.compile.MAX_TOOL_STATES", 2000)
+    frugal = compile_constraint(tools(schemas, Syntax.TAGGED))
+    assert roomy.stats.tier == 0 < frugal.stats.tier
     assert frugal.automaton.states < roomy.automaton.states
-    monkeypatch.setattr("diffusion_worker.constraints.compile.CALL_STATES", 20)
+    monkeypatch.setattr("diffusion_worker.constraints.compile.MAX_TOOL_STATES", 20)
     with pytest.raises(UnsupportedSchema, match="`tools`"):
-        compile_constraint(tools(schemas, Syntax.ENVELOPE))
+        compile_constraint(tools(schemas, Syntax.TAGGED))

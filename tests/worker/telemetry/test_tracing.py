@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +10,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_ON
 from opentelemetry.trace import SpanKind
 
-from diffusion_worker.errors import BadSetting
-from diffusion_worker.telemetry.tracing import Tracing, open_tracing, read_trace
-from diffusion_worker.types.timeline import MOST_MOMENTS
+from diffusion_worker.telemetry.tracing import Tracing
+from diffusion_worker.types.timeline import MAX_EVENTS
 from tests.worker.serving import Served, serving, toy_model
+from twolane.process.tracing import Tracer
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +37,7 @@ class Kept:
 def traced(served: Served, sampler: Any = DEFAULT_ON) -> list[ReadableSpan]:
     """From now on the worker traces; its spans."""
     kept = Kept()
-    served.worker.serving_state.tracing = Tracing(sampler, kept, Resource({"service.name": "test"}))
+    served.worker.serving_state.tracing = Tracing(Tracer(sampler, kept, Resource({"service.name": "test"})))
     return kept.spans
 
 
@@ -90,26 +89,8 @@ async def test_a_long_answer_has_a_bounded_number_of_events() -> None:
         spans = traced(served, ALWAYS_ON)
         await served.ask(model="toy:autoregressive", max_tokens=290)
     (span,) = spans
-    assert len(span.events) == MOST_MOMENTS
+    assert len(span.events) == MAX_EVENTS
     assert span.attributes["twolane.worker.events_dropped"] > 0
-
-
-@pytest.mark.parametrize("given", [None, "", "x" * 9000, SENDER.upper(), "ff" + SENDER[2:], SENDER + "\n"])
-def test_what_is_not_well_formed_is_no_sender(given: str | None) -> None:
-    assert read_trace(given) is None
-
-
-def test_roots_are_told_apart() -> None:
-    tracing = Tracing(ALWAYS_ON, Kept(), Resource({}))
-    roots = [tracing.begin(None) for _ in range(100)]
-    assert len({root.trace_id for root in roots if root}) == 100
-    assert tracing.begin(replace(roots[0], is_sampled=False)).parent_id == roots[0].span_id  # type: ignore[union-attr, type-var]
-
-
-def test_a_wrong_variable_is_refused_by_name() -> None:
-    with pytest.raises(BadSetting, match="OTEL_EXPORTER_OTLP_PROTOCOL"):
-        open_tracing({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
-    assert open_tracing({"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "otlp"}) is None
 
 
 def test_without_an_exporter_nothing_of_opentelemetrys_sdk_is_imported() -> None:

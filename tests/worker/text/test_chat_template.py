@@ -181,8 +181,8 @@ def test_no_text_of_a_request_becomes_a_control_token(text: str) -> None:
     [
         (TEMPLATE, Syntax.NATIVE, True),
         (FIRST_TEMPLATE, Syntax.NATIVE, True),
-        ("{% set enable_thinking = enable_thinking | default(false) %}{{ messages }}", Syntax.ENVELOPE, True),
-        ("{% set tools = [] %}{{ tools }}", Syntax.ENVELOPE, False),
+        ("{% set enable_thinking = enable_thinking | default(false) %}{{ messages }}", Syntax.TAGGED, True),
+        ("{% set tools = [] %}{{ tools }}", Syntax.TAGGED, False),
     ],
 )
 def test_what_a_template_asks_for_is_what_it_can_do(template: str, calls: Syntax, thinking: bool) -> None:
@@ -193,7 +193,7 @@ def test_what_a_template_asks_for_is_what_it_can_do(template: str, calls: Syntax
 
 def test_native_calls_need_their_tokens(tokenizer: Tokenizer) -> None:
     """A template that shows tools is not enough: what came back could not be told from text."""
-    assert ChatTemplate("{{ tools }}", tokenizer).calls is Syntax.ENVELOPE
+    assert ChatTemplate("{{ tools }}", tokenizer).calls is Syntax.TAGGED
 
 
 def test_a_template_without_tools_is_shown_them_as_text(tokenizer: Tokenizer) -> None:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_worker.constraint_service.cache import Store
+from diffusion_worker.constraint_service.cache import ConstraintCache
 from diffusion_worker.constraint_service.compiler_pool import CompilerPool
 from diffusion_worker.constraint_service.service import ConstraintService
-from diffusion_worker.constraints.compiled import Headers, Ready, make_ready
+from diffusion_worker.constraints.compiled import CompiledConstraint, TokenPrefixes, compile_for_vocabulary
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.token_trie import vocabulary_of
+from diffusion_worker.constraints.tokens.token_trie import token_trie_of
 from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
-from diffusion_worker.types.generation import ModelInfo
+from diffusion_worker.types.model_info import ModelInfo
 from tests.worker.serving import toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,9 @@ class Slow(CompilerPool):
         self.begun = self.made = self.given_up = 0
         self._refusal = refusal
 
-    async def ready(self, constraint: Constraint, words: VocabularyBytes, headers: Headers) -> Ready:
+    async def compile(
+        self, constraint: Constraint, words: VocabularyBytes, prefixes: TokenPrefixes
+    ) -> CompiledConstraint:
         self.begun += 1
         self.starts.release()
         try:
@@ -47,12 +49,12 @@ class Slow(CompilerPool):
         if self._refusal:
             raise self._refusal
         self.made += 1
-        return make_ready(constraint, vocabulary_of(words), headers)
+        return compile_for_vocabulary(constraint, token_trie_of(words), prefixes)
 
 
 async def until_waiting(constraint_service: ConstraintService, count: int) -> None:
     async with asyncio.timeout(120):
-        while sum(flight.waiting for flight in constraint_service._flights.values()) != count:  # noqa: ASYNC110
+        while sum(flight.waiting for flight in constraint_service._pending.values()) != count:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
@@ -90,7 +92,7 @@ async def test_the_work_ends_when_the_last_who_waits_gives_up() -> None:
     compiler_pool.go.set()
     await third
     assert compiler_pool.made == 1
-    assert not constraint_service._flights
+    assert not constraint_service._pending
     await constraint_service.close()
 
 
@@ -127,10 +129,10 @@ async def test_an_answer_that_nobody_can_judge_spoils_its_constraint() -> None:
     """The next request with it is refused before a step is spent on it."""
     value = {"type": "array", "items": {"pattern": "^(a+)+$"}}
     slow = Constraint(kind="json_schema", value=value, field="response_format")
-    constraint_service = ConstraintService(compiler_pool=CompilerPool(judge_s=0.3))
+    constraint_service = ConstraintService(compiler_pool=CompilerPool(validate_s=0.3))
     bound = await constraint_service.bind(slow, TOKENIZER, info())
     with pytest.raises(UnsupportedSchema, match="to check"):
-        await bound.judge(f'["{"a" * 60}!"]')
+        await bound.validate(f'["{"a" * 60}!"]')
     with pytest.raises(UnsupportedSchema, match="to check") as caught:
         await constraint_service.bind(slow, TOKENIZER, info())
     assert caught.value.param == "response_format"
@@ -144,7 +146,7 @@ async def test_a_folder_saves_the_work_of_the_next_process(tmp_path: Path) -> No
     for is_broken, made in ((False, 1), (False, 1), (True, 2)):
         if is_broken:
             _break_files(tmp_path)
-        constraint_service = ConstraintService(Store(tmp_path), compiler_pool)
+        constraint_service = ConstraintService(ConstraintCache(tmp_path), compiler_pool)
         await constraint_service.bind(YES, TOKENIZER, info())
         await constraint_service.close()
         assert compiler_pool.made == made

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.automata.code_point_dfa import both, either, extent, matching, member, minus, words
+from diffusion_worker.constraints.automata.code_point_dfa import (
+    accepts,
+    dfa_of_pattern,
+    dfa_of_words,
+    difference,
+    intersection,
+    length_range,
+    union,
+)
 from diffusion_worker.constraints.automata.regex import NotRegular
 from diffusion_worker.constraints.schema.formats import FORMATS
 
@@ -42,10 +50,10 @@ TEXTS = st.text(alphabet="aabbcxyz01-.@[]{,", max_size=8)
 @given(st.sampled_from(PATTERNS), st.lists(TEXTS, min_size=5, max_size=30))
 def test_a_pattern_is_searched_as_re_searches_it(pattern: str, texts: list[str]) -> None:
     """Unanchored unless it says otherwise."""
-    language = matching(pattern)
-    judge = pattern.replace("(?<n>", "(?P<n>")
+    language = dfa_of_pattern(pattern)
+    reference = pattern.replace("(?<n>", "(?P<n>")
     for text in texts:
-        assert member(language, text) == (re.search(judge, text) is not None), text
+        assert accepts(language, text) == (re.search(reference, text) is not None), text
 
 
 @pytest.mark.parametrize(
@@ -54,34 +62,34 @@ def test_a_pattern_is_searched_as_re_searches_it(pattern: str, texts: list[str])
 def test_what_is_not_regular_says_so(pattern: str) -> None:
     """And is not mistaken for something else."""
     with pytest.raises(NotRegular):
-        matching(pattern)
+        dfa_of_pattern(pattern)
 
 
 def test_readings_differ_only_where_ecma_and_python_do() -> None:
     """What must match is read narrowly, what must not match widely."""
-    assert not member(matching(r"^\d$"), "٣")
-    assert member(matching(r"^\d$", wide=True), "٣")
-    assert not member(matching(r"^\D$"), "٣")
-    assert not member(matching("^a$"), "a\n")
-    assert member(matching("^a$", wide=True), "a\n")
-    assert not member(matching("^.$"), "\u2028")
+    assert not accepts(dfa_of_pattern(r"^\d$"), "٣")
+    assert accepts(dfa_of_pattern(r"^\d$", wide=True), "٣")
+    assert not accepts(dfa_of_pattern(r"^\D$"), "٣")
+    assert not accepts(dfa_of_pattern("^a$"), "a\n")
+    assert accepts(dfa_of_pattern("^a$", wide=True), "a\n")
+    assert not accepts(dfa_of_pattern("^.$"), "\u2028")
 
 
 @given(st.sets(TEXTS, max_size=6), TEXTS)
 def test_words_and_what_is_left_without_them(members: set[str], text: str) -> None:
     """Sets of words, and their algebra."""
-    some = words(frozenset(members))
-    pattern = matching("a")
-    assert member(some, text) == (text in members)
-    assert member(minus(pattern, some), text) == ("a" in text and text not in members)
-    assert member(both(pattern, some), text) == ("a" in text and text in members)
-    assert member(either(pattern, some), text) == ("a" in text or text in members)
+    some = dfa_of_words(frozenset(members))
+    pattern = dfa_of_pattern("a")
+    assert accepts(some, text) == (text in members)
+    assert accepts(difference(pattern, some), text) == ("a" in text and text not in members)
+    assert accepts(intersection(pattern, some), text) == ("a" in text and text in members)
+    assert accepts(union(pattern, some), text) == ("a" in text or text in members)
 
 
 @pytest.mark.parametrize(("pattern", "found"), [("^a{2,5}$", (2, 5)), ("a", (1, None)), ("^(|abc)$", (0, 3))])
 def test_the_extent_of_a_language(pattern: str, found: tuple[int, int | None]) -> None:
     """Shortest and longest member."""
-    assert extent(matching(pattern)) == found
+    assert length_range(dfa_of_pattern(pattern)) == found
 
 
 @pytest.mark.parametrize(
@@ -111,6 +119,6 @@ def test_the_extent_of_a_language(pattern: str, found: tuple[int, int | None]) -
 )
 def test_formats(name: str, good: list[str], bad: list[str]) -> None:
     """Every format that the automaton keeps."""
-    language = matching(FORMATS[name], whole=True)
-    assert [text for text in good if not member(language, text)] == []
-    assert [text for text in bad if member(language, text)] == []
+    language = dfa_of_pattern(FORMATS[name], whole=True)
+    assert [text for text in good if not accepts(language, text)] == []
+    assert [text for text in bad if accepts(language, text)] == []

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.inference.labels import read_labels, read_spellings, weigh
-from diffusion_worker.constraints.tokens.vocabulary_bytes import read_lexicon
+from diffusion_worker.constraints.inference.labels import compile_labels, index_tokens, label_logprobs
+from diffusion_worker.constraints.tokens.vocabulary_bytes import make_vocabulary_bytes
 from diffusion_worker.errors import AnswerDoesNotFit, InvalidRequest
 
 TOKENS = (b"", b"", b"", b"a", b"b", b"ab", b"ba", b"a")
 ENDS = (1, 2)
 CANVAS = 4
-WORDS = read_spellings(read_lexicon(TOKENS, ENDS, 0))
+WORDS = index_tokens(make_vocabulary_bytes(TOKENS, ENDS, 0))
 
 
 def by_hand(text: bytes, logprobs: np.ndarray) -> float:
@@ -39,35 +39,35 @@ def test_they_are_the_sums_over_all_spellings(texts: list[bytes], seed: int, sca
     logprobs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     masses = np.array([by_hand(text, logprobs) for text in texts])
     assume(masses.any())
-    labels = read_labels([[text.decode()] for text in texts], WORDS)
-    found = np.exp(weigh(labels, logprobs[: labels.positions, labels.tokens].astype(np.float64)))
+    labels = compile_labels([[text.decode()] for text in texts], WORDS)
+    found = np.exp(label_logprobs(labels, logprobs[: labels.positions, labels.tokens].astype(np.float64)))
     assert found == pytest.approx(masses / masses.sum(), abs=1e-4)
     assert found.sum() == pytest.approx(1.0)
 
 
 def test_a_label_is_as_likely_as_its_layouts_together() -> None:
     """It is told in the first of them, in as few tokens as can be."""
-    labels = read_labels([["ab", "a"], ["b"]], WORDS)
+    labels = compile_labels([["ab", "a"], ["b"]], WORDS)
     assert labels.answers == ((5,), (4,))
     logprobs = np.log(np.full((3, len(TOKENS)), 1 / 8))[:, labels.tokens]
     by_text = {"ab": 2 * 2 / 8**3 + 2 / 8**2, "a": 2 * 2 / 8**2, "b": 2 / 8**2}  # two tokens are "a", two end
     masses = np.array([by_text["ab"] + by_text["a"], by_text["b"]])
-    assert np.exp(weigh(labels, logprobs)) == pytest.approx(masses / masses.sum())
+    assert np.exp(label_logprobs(labels, logprobs)) == pytest.approx(masses / masses.sum())
 
 
 def test_labels_that_are_empty_or_cannot_be_spelled_are_refused() -> None:
     """Also those that take more tokens than there is room for, the end counted."""
     with pytest.raises(InvalidRequest, match="is empty"):
-        read_labels([["a"], [""]], WORDS)
+        compile_labels([["a"], [""]], WORDS)
     with pytest.raises(InvalidRequest, match="cannot spell the label 'abc'"):
-        read_labels([["a"], ["abc"]], WORDS)
-    labels = read_labels([["a"], ["abab"]], WORDS)
-    labels.check_room(3)
-    with pytest.raises(AnswerDoesNotFit, match="takes 3 tokens; there is room for 2"):
-        labels.check_room(2)
+        compile_labels([["a"], ["abc"]], WORDS)
+    labels = compile_labels([["a"], ["abab"]], WORDS)
+    labels.check_length(3)
+    with pytest.raises(AnswerDoesNotFit, match="takes 3 tokens; at most 2 fit"):
+        labels.check_length(2)
 
 
 def test_labels_that_no_canvas_can_hold_are_told_nothing_of() -> None:
     """Equal probabilities instead of numbers that are none."""
-    labels = read_labels([["a"], ["b"]], WORDS)
-    assert np.exp(weigh(labels, np.full((2, len(labels.tokens)), -np.inf))) == pytest.approx([0.5, 0.5])
+    labels = compile_labels([["a"], ["b"]], WORDS)
+    assert np.exp(label_logprobs(labels, np.full((2, len(labels.tokens)), -np.inf))) == pytest.approx([0.5, 0.5])

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.inference.marginals import marginals, remaining
-from diffusion_worker.constraints.inference.token_set_scores import weigh_classes
-from diffusion_worker.constraints.tokens.transition_graph import wiring_of
-from tests.worker.constraints.by_hand import TAIL, Case, cases
+from diffusion_worker.constraints.inference.marginals import backward_masses, marginals
+from diffusion_worker.constraints.inference.token_set_scores import weigh_token_sets
+from diffusion_worker.constraints.tokens.transition_graph import transition_graph_of
+from tests.worker.constraints.by_hand import PADDING, Case, cases
 from tests.worker.constraints.inference.test_viterbi import opened
 
 
@@ -30,23 +30,25 @@ def by_hand(case: Case, max_tokens: int) -> tuple[float, np.ndarray]:
 def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int, is_large: bool) -> None:
     """Mass, probability of every token at every place, and entropy; also in the way that is meant for large ones."""
     matcher = opened(case, max_tokens)
-    masses = weigh_classes(matcher.automaton.classes, case.logits)
-    onward = remaining(matcher, masses)
+    masses = weigh_token_sets(matcher.automaton.token_sets, case.logits)
+    backward = backward_masses(matcher, masses)
     with patch("diffusion_worker.constraints.inference.marginals._FEW_EDGES", 0 if is_large else 512):
-        found = marginals(matcher, masses, onward)
+        found = marginals(matcher, masses, backward)
     total, held = by_hand(case, max_tokens)
-    assert onward[0, wiring_of(matcher.automaton).node_of[matcher.state]] == pytest.approx(total, rel=1e-5, abs=1e-3)
+    assert backward[0, transition_graph_of(matcher.automaton).node_of[matcher.state]] == pytest.approx(
+        total, rel=1e-5, abs=1e-3
+    )
     for token in range(len(case.tokens)):
-        expected = held[:, token] + (held[:, -1] if token == TAIL else 0.0)
+        expected = held[:, token] + (held[:, -1] if token == PADDING else 0.0)
         tokens = np.full(len(case.logits), token, np.int32)
         assert found.probability(tokens, matcher.automaton) == pytest.approx(expected, abs=2e-3)
-    projected = found.projected(matcher.automaton)
+    token_probabilities = found.token_probabilities(matcher.automaton)
     held_by_tokens = held[:, :-1].copy()
-    held_by_tokens[:, TAIL] += held[:, -1]
-    assert projected[: len(held)] == pytest.approx(held_by_tokens, abs=2e-3)
-    assert ((held_by_tokens > 0) | (projected[: len(held)] == 0)).all()
-    assert (projected[len(held) :].argmax(axis=1) == TAIL).all()
-    assert found.tail == pytest.approx(held[:, -1], abs=2e-3)
+    held_by_tokens[:, PADDING] += held[:, -1]
+    assert token_probabilities[: len(held)] == pytest.approx(held_by_tokens, abs=2e-3)
+    assert ((held_by_tokens > 0) | (token_probabilities[: len(held)] == 0)).all()
+    assert (token_probabilities[len(held) :].argmax(axis=1) == PADDING).all()
+    assert found.padding == pytest.approx(held[:, -1], abs=2e-3)
     entropy = -(held * np.log(np.maximum(held, 1e-300))).sum(axis=1)
     assert found.entropy == pytest.approx(entropy, abs=1e-2)
 
@@ -56,12 +58,12 @@ def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) ->
     """The net is sure of a token that may not stand: all that may is e^-2000 likely, and still weighed."""
     matcher = opened(case, max_tokens)
     logits = case.logits / 100.0
-    logits[:, TAIL] = 2000.0
-    masses = weigh_classes(matcher.automaton.classes, logits)
-    found = marginals(matcher, masses, remaining(matcher, masses))
+    logits[:, PADDING] = 2000.0
+    masses = weigh_token_sets(matcher.automaton.token_sets, logits)
+    found = marginals(matcher, masses, backward_masses(matcher, masses))
     held = by_hand(Case(case.language, case.tokens, logits), max_tokens)[1]
     assert np.isfinite(found.entropy).all()
-    assert found.tail == pytest.approx(held[:, -1], abs=2e-3)
+    assert found.padding == pytest.approx(held[:, -1], abs=2e-3)
 
 
 @pytest.mark.parametrize("few", [0, 512])
@@ -70,7 +72,7 @@ def test_where_no_token_is_left_there_is_nothing_to_weigh(few: int, case: Case) 
     """A text that ended with the last token it had: no position, no entropy."""
     matcher = opened(case, 6)
     ended = replace(matcher, state=matcher.automaton.done, tokens_left=0)
-    masses = weigh_classes(matcher.automaton.classes, case.logits)
+    masses = weigh_token_sets(matcher.automaton.token_sets, case.logits)
     with patch("diffusion_worker.constraints.inference.marginals._FEW_EDGES", few):
-        found = marginals(ended, masses, remaining(ended, masses))
-    assert found.entropy.shape == found.tail.shape == (0,)
+        found = marginals(ended, masses, backward_masses(ended, masses))
+    assert found.entropy.shape == found.padding.shape == (0,)

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import freeze
-from diffusion_worker.constraints.inference.marginals import remaining
-from diffusion_worker.constraints.inference.matcher import open_cursor
+from diffusion_worker.constraints.inference.marginals import backward_masses
+from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.inference.sample import sample_path
-from diffusion_worker.constraints.inference.token_set_scores import weigh_classes
-from diffusion_worker.constraints.tokens.compilation import lift
-from diffusion_worker.constraints.tokens.token_trie import read_vocabulary
+from diffusion_worker.constraints.inference.token_set_scores import weigh_token_sets
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
+from diffusion_worker.constraints.tokens.token_trie import build_token_trie
 from tests.worker.constraints.by_hand import Case, cases
 from tests.worker.constraints.inference.test_viterbi import opened
 
@@ -23,11 +23,11 @@ uniforms = st.floats(0.0, 1.0, exclude_max=True)
 def test_every_draw_is_allowed(case: Case, max_tokens: int, draws: list[float]) -> None:
     """Whatever the numbers, 0 and the largest below 1 among them; the same numbers give the same text."""
     matcher = opened(case, max_tokens)
-    masses = weigh_classes(matcher.automaton.classes, case.logits)
-    path = sample_path(matcher, masses, remaining(matcher, masses), np.array(draws))
+    masses = weigh_token_sets(matcher.automaton.token_sets, case.logits)
+    path = sample_path(matcher, masses, backward_masses(matcher, masses), np.array(draws))
     assert tuple(path.tokens[: path.length].tolist()) in case.texts(max_tokens)
     assert matcher.after(path.tokens.tolist()) == path.matcher
-    again = sample_path(matcher, masses, remaining(matcher, masses), np.array(draws))
+    again = sample_path(matcher, masses, backward_masses(matcher, masses), np.array(draws))
     assert (again.tokens == path.tokens).all()
 
 
@@ -38,10 +38,10 @@ def test_texts_come_as_often_as_they_are_likely(case: Case, max_tokens: int, see
     matcher = opened(case, max_tokens)
     logits = case.logits / max(1.0, float(np.abs(case.logits).max()) / 3.0)
     case = Case(case.language, case.tokens, logits)
-    masses = weigh_classes(matcher.automaton.classes, logits)
-    onward = remaining(matcher, masses)
+    masses = weigh_token_sets(matcher.automaton.token_sets, logits)
+    backward = backward_masses(matcher, masses)
     numbers = np.random.default_rng(seed).random((2000, len(logits)))
-    paths = [sample_path(matcher, masses, onward, row) for row in numbers]
+    paths = [sample_path(matcher, masses, backward, row) for row in numbers]
     counts = Counter(tuple(path.tokens[: path.length].tolist()) for path in paths)
     texts = case.texts(max_tokens)
     expected = np.exp(np.array(list(texts.values())) - np.logaddexp.reduce(list(texts.values()))) * 2000
@@ -58,14 +58,14 @@ def test_a_large_atom_is_drawn_like_any_other() -> None:
     """Ten thousand tokens that no state tells apart: a number picks the token whose share it falls into."""
     tokens = [b"", b"", *(b"a%d" % number for number in range(10_000))]
     language = freeze([[(ord("a"), ord("a"), 1)], [(byte, byte, 1) for byte in b"0123456789"]], [False, True], 0)
-    automaton = lift(language, read_vocabulary(tokens, (1,), 0))
+    automaton = compile_tokens(language, build_token_trie(tokens, (1,), 0))
     assert automaton is not None
     logits = np.random.default_rng(0).standard_normal((2, len(tokens))).astype(np.float32)
-    masses = weigh_classes(automaton.classes, logits)
-    matcher = open_cursor(automaton, 2)
-    onward = remaining(matcher, masses)
+    masses = weigh_token_sets(automaton.token_sets, logits)
+    matcher = open_matcher(automaton, 2)
+    backward = backward_masses(matcher, masses)
     shares = np.exp(logits[0, 2:].astype(np.float64))
     ends = np.cumsum(shares) / shares.sum()
     for token in (0, 1, 255, 256, 5_000, 9_999):
         middle = ends[token] - shares[token] / shares.sum() / 2
-        assert sample_path(matcher, masses, onward, np.array([middle, 0.5])).tokens.tolist() == [token + 2, 1]
+        assert sample_path(matcher, masses, backward, np.array([middle, 0.5])).tokens.tolist() == [token + 2, 1]

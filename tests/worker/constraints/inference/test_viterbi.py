@@ -5,23 +5,23 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, open_cursor
-from diffusion_worker.constraints.inference.token_set_scores import score_classes
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, open_matcher
+from diffusion_worker.constraints.inference.token_set_scores import score_token_sets
 from diffusion_worker.constraints.inference.viterbi import best_path
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.errors import AnswerDoesNotFit
-from tests.worker.constraints.by_hand import TAIL, Case, cases
+from tests.worker.constraints.by_hand import PADDING, Case, cases
 
 
 def opened(case: Case, max_tokens: int) -> Matcher:
     """A cursor at the beginning, where the case has one."""
-    automaton = lift(case.language, case.vocabulary)
+    automaton = compile_tokens(case.language, case.vocabulary)
     assume(automaton is not None and automaton.distance[automaton.start] <= max_tokens)
-    return open_cursor(automaton, max_tokens)
+    return open_matcher(automaton, max_tokens)
 
 
 def best(matcher: Matcher, logits: np.ndarray) -> CanvasPath:
-    return best_path(matcher, score_classes(matcher.automaton.classes, logits))
+    return best_path(matcher, score_token_sets(matcher.automaton.token_sets, logits))
 
 
 @given(cases(), st.integers(1, 6))
@@ -32,7 +32,7 @@ def test_it_is_the_best_of_all(case: Case, max_tokens: int) -> None:
     ids = tuple(path.tokens[: path.length].tolist())
     assert ids in texts
     assert path.logprob == pytest.approx(max(texts.values()), rel=1e-5, abs=1e-3)
-    assert (path.tokens[path.length :] == TAIL).all()
+    assert (path.tokens[path.length :] == PADDING).all()
 
 
 @given(cases(), st.integers(1, 6))
@@ -40,7 +40,7 @@ def test_a_normaliser_that_is_known_changes_nothing(case: Case, max_tokens: int)
     """It is what the sum of exponentials comes to."""
     matcher = opened(case, max_tokens)
     known = np.logaddexp.reduce(case.logits, axis=1)
-    path = best_path(matcher, score_classes(matcher.automaton.classes, case.logits, known))
+    path = best_path(matcher, score_token_sets(matcher.automaton.token_sets, case.logits, known))
     assert path.logprob == pytest.approx(best(matcher, case.logits).logprob, rel=1e-5, abs=1e-3)
 
 
@@ -65,7 +65,7 @@ def test_even_where_the_net_forbids_everything_there_is_a_path(case: Case, max_t
     """Logits of -inf lower a token, they cannot take the guarantee away."""
     matcher = opened(case, max_tokens)
     logits = np.full_like(case.logits, -np.inf)
-    logits[:, TAIL] = 0.0
+    logits[:, PADDING] = 0.0
     path = best(matcher, logits)
     assert tuple(path.tokens[: path.length].tolist()) in case.texts(max_tokens)
 
@@ -73,12 +73,12 @@ def test_even_where_the_net_forbids_everything_there_is_a_path(case: Case, max_t
 @given(cases(), st.integers(1, 3))
 def test_an_answer_that_cannot_fit_is_refused_before_the_first_canvas(case: Case, lacking: int) -> None:
     """And named: the shortest answer and the limit. With as many tokens as it takes it is not."""
-    automaton = lift(case.language, case.vocabulary)
+    automaton = compile_tokens(case.language, case.vocabulary)
     assume(automaton is not None)
     shortest = int(automaton.distance[automaton.start])
-    assert open_cursor(automaton, shortest).tokens_left == shortest
+    assert open_matcher(automaton, shortest).tokens_left == shortest
     with pytest.raises(AnswerDoesNotFit, match=str(shortest)) as caught:
-        open_cursor(automaton, shortest - lacking)
+        open_matcher(automaton, shortest - lacking)
     assert caught.value.param == "max_tokens"
 
 
@@ -87,10 +87,10 @@ def test_a_canvas_that_leaves_the_constraint_or_the_budget_is_no_cursor(case: Ca
     """`after` accepts exactly what the enumeration allows."""
     matcher = opened(case, max_tokens)
     texts = case.texts(max_tokens)
-    room = matcher.room(2)
+    positions = matcher.remaining_positions(2)
     for first in range(len(case.tokens)):
         for second in range(len(case.tokens)):
-            ids = (first, second)[:room]
+            ids = (first, second)[:positions]
             is_allowed = ids in texts or ids[:1] in texts
             try:
                 matcher.after((first, second))

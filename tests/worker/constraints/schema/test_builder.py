@@ -14,13 +14,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.compile import Compiled, compile_schema
-from diffusion_worker.constraints.schema.size_limits import LADDER
+from diffusion_worker.constraints.compile import Compilation, compile_schema
+from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
-from tests.worker.constraints.reference import admits, is_trimmed, moore_classes, wander
+from tests.worker.constraints.reference import accepts_in_some_order, is_trimmed, moore_classes, random_member
 
 Json = Any
-ROOMY = replace(LADDER[0], states=20_000)  # no rung below it: every value of the world is within the caps
+ROOMY = replace(SIZE_TIERS[0], states=20_000)  # no rung below it: every value of the world is within the caps
 NAMES = ("a", "b", "c")
 SCALARS: tuple[Json, ...] = (None, True, False, 0, 1, 2, -1, 7, 10, 1.5, -2.5, "", "a", "ab", "b", "é", "aaa")
 WORLD: tuple[Json, ...] = (
@@ -108,12 +108,12 @@ def combined(inner: st.SearchStrategy[Json]) -> st.SearchStrategy[Json]:
 SCHEMAS = st.recursive(scalars(), combined, max_leaves=6)
 
 
-def compiled_or_none(schema: Json) -> Compiled | None:
+def compiled_or_none(schema: Json) -> Compilation | None:
     """None: the schema admits nothing."""
     try:
-        return compile_schema(schema, ladder=(ROOMY,))
+        return compile_schema(schema, tiers=(ROOMY,))
     except UnsupportedSchema as error:
-        assume("admits no value" in error.message)
+        assume("accepts no value" in error.message)
         return None
 
 
@@ -123,7 +123,7 @@ def test_a_small_world_is_divided_as_jsonschema_divides_it(schema: Json) -> None
     judge = jsonschema.Draft202012Validator(schema)
     compiled = compiled_or_none(schema)
     for value in WORLD:
-        accepted = compiled is not None and admits(compiled.automaton, value)
+        accepted = compiled is not None and accepts_in_some_order(compiled.automaton, value)
         valid = judge.is_valid(value)
         if accepted != valid:
             assert accepted, value
@@ -140,7 +140,7 @@ def test_random_members_are_valid(schema: Json, seed: int) -> None:
     judge = jsonschema.Draft202012Validator(schema)
     draw = random.Random(seed)
     for _ in range(8):
-        text = wander(compiled.automaton, draw)
+        text = random_member(compiled.automaton, draw)
         value = json.loads(text.decode())
         assert compiled.needs_check or judge.is_valid(value), text
 
@@ -158,7 +158,7 @@ def test_automata_are_minimal_and_trimmed(schema: Json) -> None:
 @pytest.mark.parametrize("schema", [False, {"type": "string", "minLength": 2, "maxLength": 1}, {"enum": []}])
 def test_a_schema_that_admits_nothing_is_refused(schema: Json) -> None:
     """Rather than giving an automaton in which nothing can be written."""
-    with pytest.raises(UnsupportedSchema, match="admits no value"):
+    with pytest.raises(UnsupportedSchema, match="accepts no value"):
         compile_schema(schema)
 
 
@@ -185,7 +185,7 @@ def test_a_dialect_that_is_no_string_is_no_schema() -> None:
 def test_thousands_of_literals_are_told_apart_in_one_pass() -> None:
     """Equal ones once, true and 1 apart, in their own order."""
     values = [*range(3000), 1.0, True, "1"]
-    automaton = compile_schema({"enum": values}, ladder=(ROOMY,)).automaton
+    automaton = compile_schema({"enum": values}, tiers=(ROOMY,)).automaton
     assert all(automaton.accepts(json.dumps(value).encode()) for value in (0, 2999, True, "1"))
     assert not automaton.accepts(b"3000")
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import ByteAutomaton, freeze
-from diffusion_worker.constraints.automata.code_point_dfa import ANY_TEXT, bounded, matching
+from diffusion_worker.constraints.automata.code_point_dfa import ANY_TEXT, dfa_of_pattern, with_length
 from diffusion_worker.constraints.automata.graph import Graph
-from diffusion_worker.constraints.automata.minimise import Rows, minimise
+from diffusion_worker.constraints.automata.minimise import RangeDfa, minimise
 from diffusion_worker.constraints.schema.json_strings import string
 
 TORTURE = [
@@ -34,12 +34,12 @@ NOT_STRINGS = [
 ]
 
 
-def automaton(language: Rows, *, free: bool) -> ByteAutomaton:
+def automaton(language: RangeDfa, *, free: bool) -> ByteAutomaton:
     """The strings of a language, quotes included."""
     graph = Graph(max_states=100_000)
     start = string(graph, language, graph.state([], accepting=True), free=free)
-    small = minimise(graph.rows, graph.accepting, start)
-    return freeze(small.rows, small.accepting, small.start)
+    minimal = minimise(graph.rows, graph.accepting, start)
+    return freeze(minimal.rows, minimal.accepting, minimal.start)
 
 
 FREE, PLAIN = automaton(ANY_TEXT, free=True), automaton(ANY_TEXT, free=False)
@@ -49,16 +49,16 @@ FREE, PLAIN = automaton(ANY_TEXT, free=True), automaton(ANY_TEXT, free=False)
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_what_writers_write_is_admitted(text: str, ascii_only: bool) -> None:
     """Raw UTF-8 and escapes, surrogate pairs included."""
-    written = json.dumps(text, ensure_ascii=ascii_only).encode()
-    assert FREE.accepts(written)
-    assert PLAIN.accepts(written)
+    encoded = json.dumps(text, ensure_ascii=ascii_only).encode()
+    assert FREE.accepts(encoded)
+    assert PLAIN.accepts(encoded)
 
 
-@pytest.mark.parametrize("written", NOT_STRINGS)
-def test_what_is_no_string_is_not_admitted(written: bytes) -> None:
+@pytest.mark.parametrize("encoded", NOT_STRINGS)
+def test_what_is_no_string_is_not_admitted(encoded: bytes) -> None:
     """Strict UTF-8, no lone surrogates, no bare controls."""
-    assert not FREE.accepts(written)
-    assert not PLAIN.accepts(written)
+    assert not FREE.accepts(encoded)
+    assert not PLAIN.accepts(encoded)
 
 
 def test_only_the_free_spelling_escapes_what_needs_no_escape() -> None:
@@ -70,27 +70,27 @@ def test_only_the_free_spelling_escapes_what_needs_no_escape() -> None:
 @given(st.binary(max_size=12))
 def test_bytes_are_admitted_exactly_if_json_reads_them(inside: bytes) -> None:
     """But for lone surrogates, which Python's reader lets pass."""
-    written = b'"' + inside + b'"'
+    encoded = b'"' + inside + b'"'
     try:
-        text = json.loads(written.decode())
+        text = json.loads(encoded.decode())
         legal = isinstance(text, str) and not any(0xD800 <= ord(char) <= 0xDFFF for char in text)
     except ValueError:
         legal = False
-    assert FREE.accepts(written) == legal
+    assert FREE.accepts(encoded) == legal
 
 
 @given(st.text(max_size=6), st.integers(0, 3), st.integers(0, 4))
 def test_lengths_count_code_points_however_they_are_spelled(text: str, low: int, high: int) -> None:
     """Neither bytes nor UTF-16 units."""
-    counted = automaton(bounded(ANY_TEXT, low, high), free=False) if low <= high else None
+    counted = automaton(with_length(ANY_TEXT, low, high), free=False) if low <= high else None
     for ascii_only in (False, True):
-        written = json.dumps(text, ensure_ascii=ascii_only).encode()
-        assert (counted is not None and counted.accepts(written)) == (low <= len(text) <= high)
+        encoded = json.dumps(text, ensure_ascii=ascii_only).encode()
+        assert (counted is not None and counted.accepts(encoded)) == (low <= len(text) <= high)
 
 
 def test_a_restricted_string_means_the_same_in_every_spelling() -> None:
     """An escape cannot smuggle in what the expression refuses."""
-    strings = automaton(matching("^[^é]+$"), free=False)
+    strings = automaton(dfa_of_pattern("^[^é]+$"), free=False)
     assert strings.accepts(b'"e"')
     assert not strings.accepts('"é"'.encode())
     assert not strings.accepts(b'"\\u00e9"')

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.compile import compile_schema
-from diffusion_worker.constraints.schema.normal_form import arranged
+from diffusion_worker.constraints.schema.normal_form import to_normal_form
 
 POINT = {"type": "object", "properties": {"x": {"type": "integer"}, "y": {"type": "integer"}}, "required": ["x", "y"]}
 SHAPES = {
@@ -33,7 +33,7 @@ SHAPES = {
 )
 def test_members_stand_as_declared(schema: Any, value: Any, names: list[str]) -> None:
     """Own ones first, then those of the alternative that suits, then the rest; at every depth."""
-    found = arranged(schema, value)
+    found = to_normal_form(schema, value)
     assert list(found) == names
     assert found == value
     assert compile_schema(schema).automaton.accepts(json.dumps(found).encode())
@@ -42,4 +42,4 @@ def test_members_stand_as_declared(schema: Any, value: Any, names: list[str]) ->
 @given(st.recursive(st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from("xyz"), inner)))
 def test_nothing_is_added_or_lost(value: Any) -> None:
     """Also where the schema does not fit at all."""
-    assert arranged(SHAPES, value) == value
+    assert to_normal_form(SHAPES, value) == value

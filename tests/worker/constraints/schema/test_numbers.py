@@ -25,8 +25,8 @@ def bounded(bounds: Bounds, fraction: int | None) -> ByteAutomaton | None:
     """The automaton of the numbers within the bounds."""
     graph = Graph(max_states=100_000)
     start = bounded_number(graph, bounds, graph.state([], accepting=True), fraction=fraction)
-    small = None if start is None else minimise(graph.rows, graph.accepting, start)
-    return freeze(small.rows, small.accepting, small.start) if small is not None and small.rows else None
+    minimal = None if start is None else minimise(graph.rows, graph.accepting, start)
+    return freeze(minimal.rows, minimal.accepting, minimal.start) if minimal is not None and minimal.rows else None
 
 
 @given(BOUND, BOUND, st.booleans(), st.booleans(), st.sampled_from([0, 2, None]), VALUES)
@@ -72,8 +72,8 @@ def test_free_numbers_are_those_of_json(text: str, number: bool, integer: bool) 
     for kind, expected in ((False, number), (True, integer)):
         graph = Graph(max_states=1000)
         start = free_number(graph, graph.state([], accepting=True), integer=kind)
-        small = minimise(graph.rows, graph.accepting, start)
-        assert freeze(small.rows, small.accepting, small.start).accepts(text.encode()) == expected
+        minimal = minimise(graph.rows, graph.accepting, start)
+        assert freeze(minimal.rows, minimal.accepting, minimal.start).accepts(text.encode()) == expected
 
 
 @given(st.integers(1, 40), st.integers(-2000, 2000))
@@ -81,5 +81,5 @@ def test_multiples_are_those_without_remainder(modulus: int, value: int) -> None
     """Of either sign."""
     graph = Graph(max_states=1000)
     start = multiples(graph, modulus, graph.state([], accepting=True))
-    small = minimise(graph.rows, graph.accepting, start)
-    assert freeze(small.rows, small.accepting, small.start).accepts(str(value).encode()) == (value % modulus == 0)
+    minimal = minimise(graph.rows, graph.accepting, start)
+    assert freeze(minimal.rows, minimal.accepting, minimal.start).accepts(str(value).encode()) == (value % modulus == 0)

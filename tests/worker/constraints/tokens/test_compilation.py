@@ -8,21 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.constraints.automata.automaton import freeze
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
-from tests.worker.constraints.by_hand import END, SECOND_END, TAIL, Case, cases
+from tests.worker.constraints.by_hand import END, PADDING, SECOND_END, Case, cases
 
 ANY = [(byte, byte, 0) for byte in b"abc"]
 
 
-def lifted(case: Case, headers: tuple[tuple[int, ...], ...] = ((),)) -> TokenAutomaton | None:
-    return lift(case.language, case.vocabulary, headers)
+def compiled_tokens(case: Case, prefixes: tuple[tuple[int, ...], ...] = ((),)) -> TokenAutomaton | None:
+    return compile_tokens(case.language, case.vocabulary, prefixes)
 
 
 @given(cases())
 def test_a_token_may_stand_where_the_bytes_may_go_on_and_close(case: Case) -> None:
     """For every short sequence: the walk over tokens lives exactly if the walk over bytes does and can be closed."""
-    automaton = lifted(case)
+    automaton = compiled_tokens(case)
     if automaton is None:
         assert case.distance(case.language.start) == np.inf
         return
@@ -46,53 +46,55 @@ def test_a_token_may_stand_where_the_bytes_may_go_on_and_close(case: Case) -> No
 @given(cases())
 def test_nothing_but_the_tail_follows_the_end(case: Case) -> None:
     """Behind the end every token keeps the state, and costs nothing."""
-    automaton = lifted(case)
+    automaton = compiled_tokens(case)
     if automaton is not None:
         assert all(automaton.after(automaton.done, token) == automaton.done for token in range(len(case.tokens)))
-        assert automaton.label[automaton.first_edge[automaton.done]] == automaton.classes.classes
+        assert automaton.label[automaton.first_edge[automaton.done]] == automaton.token_sets.sets
 
 
 @given(cases())
 def test_every_token_is_in_one_atom_and_no_class_cuts_an_atom(case: Case) -> None:
     """Tokens share an atom exactly when no edge tells them apart."""
-    automaton = lifted(case)
+    automaton = compiled_tokens(case)
     if automaton is None:
         return
-    classes = automaton.classes
+    classes = automaton.token_sets
     assert sorted(classes.order) == list(range(len(case.tokens)))
-    sizes = np.diff(classes.atom_start)
+    sizes = np.diff(classes.class_start)
     assert (np.diff(sizes) >= 0).all()
     steps = {
         token: tuple(automaton.after(state, token) for state in range(automaton.states - 1))
         for token in range(len(case.tokens))
     }
     for atom, leaf in enumerate(classes.leaf_of):
-        assert classes.atom_at[leaf] == atom
+        assert classes.class_at[leaf] == atom
     for first, second in itertools.combinations(steps, 2):
-        assert (classes.atom_of[first] == classes.atom_of[second]) == (steps[first] == steps[second])
+        assert (classes.class_of[first] == classes.class_of[second]) == (steps[first] == steps[second])
 
 
 def test_a_language_that_no_token_can_spell_is_none() -> None:
     """A vocabulary without the byte."""
     language = freeze([[(ord("x"), ord("x"), 1)], []], [False, True], 0)
-    assert lift(language, Case(language, (b"", b"", b"", b"a"), np.zeros((1, 4), np.float32)).vocabulary) is None
+    assert (
+        compile_tokens(language, Case(language, (b"", b"", b"", b"a"), np.zeros((1, 4), np.float32)).vocabulary) is None
+    )
 
 
 @given(cases(), st.booleans())
 def test_a_header_stands_before_the_text_and_only_there(case: Case, is_optional: bool) -> None:
     """One of several, or none at all if that is among them."""
-    headers = ((TAIL, 3), (TAIL, 4, TAIL), *((),) * is_optional)
-    plain, headed = lifted(case), lifted(case, headers)
+    prefixes = ((PADDING, 3), (PADDING, 4, PADDING), *((),) * is_optional)
+    plain, headed = compiled_tokens(case), compiled_tokens(case, prefixes)
     assert (plain is None) == (headed is None)
     if plain is None or headed is None:
         return
-    behind = headed.walk(headed.start, (TAIL, 3))
-    assert behind == headed.walk(headed.start, (TAIL, 4, TAIL)) >= 0
+    behind = headed.walk(headed.start, (PADDING, 3))
+    assert behind == headed.walk(headed.start, (PADDING, 4, PADDING)) >= 0
     assert headed.distance[headed.start] == plain.distance[plain.start] + (0 if is_optional else 2)
     for ids in itertools.product(range(len(case.tokens)), repeat=2):
         expected = plain.walk(plain.start, ids)
         assert (headed.walk(behind, ids) >= 0) == (expected >= 0)
-        if ids[0] != TAIL:
+        if ids[0] != PADDING:
             assert (headed.walk(headed.start, ids) >= 0) == (is_optional and expected >= 0)
 
 
@@ -104,13 +106,13 @@ def test_where_states_count_bytes_so_do_tokens(limit: int, spelled: list[str], c
     """A string of bounded length: tokens of every length from every state, longer than any shortcut too."""
     rows: list[list[tuple[int, int, int]]] = []
     for count in range(limit + 1):
-        onward = [(0x20, 0x21, count + 1), (0x23, 0x7E, count + 1)] if count < limit else []
-        rows.append(sorted([*onward, (0x22, 0x22, limit + 1)]))
+        backward = [(0x20, 0x21, count + 1), (0x23, 0x7E, count + 1)] if count < limit else []
+        rows.append(sorted([*backward, (0x22, 0x22, limit + 1)]))
     last = [[(byte, byte, limit + 2 + at)] for at, byte in enumerate(closing[1:])]
     language = freeze([*rows, *last, []], [*[False] * (limit + len(closing)), True], 0)
     glued = [text + closing.decode() for text in spelled[:10]]
     tokens = (b"", b"", b"", b"a", *(bytes([byte]) for byte in closing), *(t.encode() for t in [*spelled, *glued]))
-    automaton = lifted(Case(language, tokens, np.zeros((1, len(tokens)), np.float32)))
+    automaton = compiled_tokens(Case(language, tokens, np.zeros((1, len(tokens)), np.float32)))
     assert automaton is not None
     for count in range(limit + 1):
         state = automaton.walk(automaton.start, (3,) * count)
@@ -132,7 +134,7 @@ def test_a_header_that_could_be_text_is_refused() -> None:
     language = freeze([ANY], [True], 0)
     case = Case(language, (b"", b"", b"", b"a"), np.zeros((1, 4), np.float32))
     with pytest.raises(ValueError, match="control token"):
-        lifted(case, ((), (3,)))
+        compiled_tokens(case, ((), (3,)))
 
 
 @pytest.mark.parametrize("text", [b'{"a":"x"}', b'{"a":""}', '{"a":"\u00e9\U0001f600"}'.encode(), b'{"a":"b"}'])
@@ -142,7 +144,7 @@ def test_tokens_that_span_borders_spell_what_their_bytes_spell(text: bytes) -> N
     tokens = (b"", b"", b"", b'":"', b'"}', b'{"', b'"a', b" x", b"x", *(bytes([byte]) for byte in sorted(set(text))))
     rows = [[(byte, byte, at + 1)] for at, byte in enumerate(text)]
     language = freeze([*rows, []], [*[False] * len(text), True], 0)
-    automaton = lifted(Case(language, tokens, np.zeros((1, len(tokens)), np.float32)))
+    automaton = compiled_tokens(Case(language, tokens, np.zeros((1, len(tokens)), np.float32)))
     assert automaton is not None
     for ids in _spellings(text, tokens):
         assert automaton.walk(automaton.start, (*ids, END)) == automaton.done

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.tokens.segmented_reduce import Runs
+from diffusion_worker.constraints.tokens.segmented_reduce import Segments
 
 counts = st.one_of(
     st.lists(st.integers(1, 5), min_size=1, max_size=200),
@@ -19,11 +19,11 @@ def test_each_run_has_its_own_largest_and_sum(lengths: list[int], seed: int) -> 
     lengths = sorted(lengths, reverse=True)
     members = np.random.default_rng(seed).standard_normal(sum(lengths))
     parts = np.split(members, np.cumsum(lengths)[:-1])
-    runs = Runs(np.array(lengths))
-    assert sorted(runs.layout) == list(range(len(members)))
-    lowered = np.repeat(np.arange(len(lengths), dtype=np.float64), lengths)[runs.layout]
-    runs.lower(lowered, np.arange(len(lengths), dtype=np.float64))
+    segments = Segments(np.array(lengths))
+    assert sorted(segments.layout) == list(range(len(members)))
+    lowered = np.repeat(np.arange(len(lengths), dtype=np.float64), lengths)[segments.layout]
+    segments.subtract(lowered, np.arange(len(lengths), dtype=np.float64))
     assert not lowered.any()
     out = np.empty(len(lengths))
-    assert (runs.reduce(np.maximum, members[runs.layout], out) == [part.max() for part in parts]).all()
-    assert np.allclose(runs.reduce(np.add, members[runs.layout], out), [part.sum() for part in parts])
+    assert (segments.reduce(np.maximum, members[segments.layout], out) == [part.max() for part in parts]).all()
+    assert np.allclose(segments.reduce(np.add, members[segments.layout], out), [part.sum() for part in parts])

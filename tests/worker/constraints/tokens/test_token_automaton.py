@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import from_bytes, to_bytes
 from tests.worker.constraints.by_hand import Case, cases
 
@@ -15,16 +15,16 @@ from tests.worker.constraints.by_hand import Case, cases
 @given(cases())
 def test_it_comes_back_as_it_went(case: Case) -> None:
     """Field by field."""
-    automaton = lift(case.language, case.vocabulary)
+    automaton = compile_tokens(case.language, case.vocabulary)
     assume(automaton is not None)
     again = from_bytes(to_bytes(automaton))
-    for went, came in ((automaton, again), (automaton.classes, again.classes)):
+    for went, came in ((automaton, again), (automaton.token_sets, again.token_sets)):
         for field in dataclasses.fields(went):
             before, after = getattr(went, field.name), getattr(came, field.name)
             if isinstance(before, np.ndarray):
                 assert before.dtype == after.dtype
                 assert (before == after).all()
-            elif field.name != "classes":
+            elif field.name != "token_sets":
                 assert before == after
                 assert type(before) is type(after)
 
@@ -32,7 +32,7 @@ def test_it_comes_back_as_it_went(case: Case) -> None:
 @given(cases(), st.integers(0, 400))
 def test_a_file_cut_short_is_refused(case: Case, kept: int) -> None:
     """A full disk must not become a wrong constraint."""
-    automaton = lift(case.language, case.vocabulary)
+    automaton = compile_tokens(case.language, case.vocabulary)
     assume(automaton is not None)
     with pytest.raises(ValueError):
         from_bytes(to_bytes(automaton)[:kept])

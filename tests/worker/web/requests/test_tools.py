@@ -68,14 +68,14 @@ def test_an_offer_becomes_a_constraint() -> None:
             "tool_choice": {"type": "function", "function": {"name": "f"}},
         }
     )
-    constraint = parse_tools(given).constraint(Syntax.ENVELOPE, Thought.NO, Constraint(kind="json_object"))
+    constraint = parse_tools(given).constraint(Syntax.TAGGED, Thought.NONE, Constraint(kind="json_object"))
     assert constraint.kind == "tools"
     assert constraint.value == {
         "functions": [{"name": "f", "parameters": NO_ARGUMENTS, "field": "tools[1].function.parameters"}],
-        "syntax": "envelope",
-        "thought": "no",
-        "must": True,
-        "many": False,
+        "syntax": "tagged",
+        "thought": "none",
+        "required": True,
+        "parallel": False,
         "text": {"kind": "json_object", "value": None},
     }
 

@@ -1,6 +1,6 @@
-"""What the worker writes about itself: JSON, a line each, on stderr, by a thread of its own so that no request waits.
+"""Logging as JSON lines, written by a thread of its own so that no request waits for the stream.
 
-A line carries the trace of the request it speaks of. Knows no request.
+A line carries the trace id of the request it belongs to. Lines are dropped when the reader of the stream stops reading.
 """
 
 import contextlib
@@ -15,17 +15,16 @@ from typing import Any, Final, TextIO
 
 import orjson
 
-MOST_WAITING: Final = 10_000
-LEAVING_S: Final = 1.0
-REQUESTS: Final = logging.getLogger("twolane.worker.requests")
+MAX_QUEUED: Final = 10_000
+FLUSH_S: Final = 1.0
 TRACE_ID: ContextVar[str | None] = ContextVar("trace_id", default=None)
 
 
 class JsonLines(logging.Formatter):
-    """`told`, given as `extra`, becomes keys of the line."""
+    """`extra={"fields": {...}}` of a log call becomes keys of the line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line. What JSON cannot say is spelled out as text."""
+        """One line. Values that JSON does not know are written as text."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC)
             .isoformat(timespec="milliseconds")
@@ -34,46 +33,44 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "trace_id": getattr(record, "trace_id", None),
-            **getattr(record, "told", {}),
+            **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-class _Waiting(QueueHandler):
-    """Puts records in line; when that is full, they are lost: a blocked reader of stderr must not stop the worker."""
+class _Queue(QueueHandler):
+    """Queues records; a full queue drops them: a blocked reader of stderr must not stop the process."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        record.trace_id = TRACE_ID.get()  # on the thread and in the context that the line speaks of
+        record.trace_id = TRACE_ID.get()  # read on the thread and in the context of the call
         return record
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """There is nobody to tell."""
+        """A dropped line is not reported."""
 
 
 @contextlib.contextmanager
 def json_lines(stream: TextIO) -> Iterator[None]:
-    """Everything that is logged inside goes there as JSON, requests included."""
+    """Everything that is logged inside, at INFO and above, goes to the stream as JSON."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(MOST_WAITING)
+    waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_QUEUED)
     writer = threading.Thread(target=_write, args=(waiting, handler), name="log", daemon=True)
-    root, inlet = logging.getLogger(), _Waiting(waiting)
-    before = root.level, REQUESTS.level
+    root, inlet = logging.getLogger(), _Queue(waiting)
+    before = root.level
     root.addHandler(inlet)
     root.setLevel(logging.INFO)
-    REQUESTS.setLevel(logging.INFO)
     writer.start()
     try:
         yield
     finally:
         root.removeHandler(inlet)
-        root.setLevel(before[0])
-        REQUESTS.setLevel(before[1])
-        with contextlib.suppress(queue.Full):  # who reads our lines may stand still: we leave all the same
-            waiting.put(None, timeout=LEAVING_S)
-        writer.join(LEAVING_S)
+        root.setLevel(before)
+        with contextlib.suppress(queue.Full):  # the reader may have stopped: end all the same
+            waiting.put(None, timeout=FLUSH_S)
+        writer.join(FLUSH_S)
 
 
 def _write(waiting: "queue.Queue[logging.LogRecord | None]", handler: logging.Handler) -> None:

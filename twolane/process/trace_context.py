@@ -1,7 +1,7 @@
-"""Where a request stands in a distributed trace: W3C Trace Context, read, carried and handed on. Pure.
+"""W3C Trace Context: the place of a request in a distributed trace, as headers carry it. Pure.
 
-Spans are made from what was decided, when all is over (`telemetry.spans`); here are only the numbers that must exist
-before, because targets are told them. Knows no sampler and no exporter.
+Spans are made when a request is over; here are only the numbers that must exist before, because they are sent to the
+servers that the request calls. Knows no sampler and no exporter.
 """
 
 import re
@@ -17,32 +17,32 @@ _SPANS: Final = (1 << 64) - 1  # all numbers of 64 bits but 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
-    """`span_id` is the request's own span if it `is_recorded`, else that of whoever called us: a process that records
-    nothing stays invisible, and its targets hang below its caller."""
+    """`span_id` is the request's own span if it `is_recorded`, else its caller's: a process that records nothing stays
+    invisible, and the servers it calls are children of its caller."""
 
     trace_id: int
     span_id: int
     parent_id: int = 0  # of a recorded span; 0: it is the root
     flags: int = 0
-    state: str = ""  # `tracestate`, handed on as it came
+    state: str = ""  # `tracestate`, forwarded unchanged
     is_recorded: bool = False
 
     @property
     def hex_id(self) -> str:
-        """The trace's id as logs and exemplars spell it."""
+        """The id of the trace as logs and exemplars spell it."""
         return f"{self.trace_id:032x}"
 
     def child_id(self, number: int) -> int:
-        """The span of the request's n-th attempt, n > 0: neighbours of a random number are as good as random."""
+        """The span of the request's n-th call, n > 0: neighbours of a random number are as good as random."""
         return (self.span_id + number - 1) % _SPANS + 1
 
     def header(self, span_id: int = 0) -> str:
-        """`traceparent` for whoever is called from this span (0: the request's)."""
+        """`traceparent` for a server that is called from this span (0: the request's)."""
         return f"00-{self.trace_id:032x}-{span_id or self.span_id:016x}-{self.flags:02x}"
 
 
 def read_trace(headers: Mapping[bytes, bytes]) -> Trace | None:
-    """What the caller says, as it is. None if he says nothing, or nothing well formed: that is never handed on."""
+    """The caller's context. None if there is none, or none that is well formed: that is never forwarded."""
     found = _PARENT.fullmatch(headers.get(b"traceparent", b"").strip())
     if found is None or found[1] == b"ff":
         return None

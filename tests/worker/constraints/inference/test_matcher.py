@@ -4,10 +4,9 @@ import numpy as np
 
 from benchmarks.vocabularies import shipped
 from diffusion_worker.constraints.compile import compile_constraint
-from diffusion_worker.constraints.inference.matcher import open_cursor
-from diffusion_worker.constraints.inference.token_mask import allowed, forced
+from diffusion_worker.constraints.inference.matcher import allowed_tokens, forced_tokens, open_matcher
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.constraints.tokens.compilation import lift
+from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 
 WORDS = shipped()
@@ -15,7 +14,7 @@ VOCABULARY = WORDS.read()
 
 
 def automaton_of(pattern: str) -> TokenAutomaton:
-    automaton = lift(compile_constraint(Constraint(kind="regex", value=pattern)).automaton, VOCABULARY)
+    automaton = compile_tokens(compile_constraint(Constraint(kind="regex", value=pattern)).automaton, VOCABULARY)
     assert automaton is not None
     return automaton
 
@@ -23,9 +22,9 @@ def automaton_of(pattern: str) -> TokenAutomaton:
 def test_what_is_allowed_is_what_leads_on_and_still_closes_in_time() -> None:
     """Along a text, for every budget from the tightest."""
     automaton = automaton_of('"([^"\\\\x]|xyz)*"')
-    matcher = open_cursor(automaton, 7)
+    matcher = open_matcher(automaton, 7)
     for token in WORDS.tokens.index(b'"'), WORDS.tokens.index(b"x"), WORDS.tokens.index(b"y"):
-        flags = allowed(matcher)
+        flags = allowed_tokens(matcher)
         after = [automaton.after(matcher.state, each) for each in range(VOCABULARY.size)]
         fits = [state >= 0 and automaton.distance[state] <= matcher.tokens_left - 1 for state in after]
         assert flags.tolist() == fits
@@ -35,13 +34,13 @@ def test_what_is_allowed_is_what_leads_on_and_still_closes_in_time() -> None:
 
 def test_near_the_end_only_what_closes_is_allowed() -> None:
     automaton = automaton_of('"[a-z]*"')
-    matcher = open_cursor(automaton, 4).after((WORDS.tokens.index(b'"'),))
-    assert allowed(matcher).sum() == 27
+    matcher = open_matcher(automaton, 4).after((WORDS.tokens.index(b'"'),))
+    assert allowed_tokens(matcher).sum() == 27
     matcher = matcher.after((WORDS.tokens.index(b"a"),))
-    assert np.flatnonzero(allowed(matcher)).tolist() == [WORDS.tokens.index(b'"')]
+    assert np.flatnonzero(allowed_tokens(matcher)).tolist() == [WORDS.tokens.index(b'"')]
 
 
 def test_a_token_without_an_alternative_is_forced() -> None:
     automaton = automaton_of("ab[cd]e")
     tokens = np.array([WORDS.tokens.index(bytes([byte])) for byte in b"abde"] + [WORDS.end_id], np.int32)
-    assert forced(automaton, automaton.start, tokens).tolist() == [True, True, False, True, True]
+    assert forced_tokens(automaton, automaton.start, tokens).tolist() == [True, True, False, True, True]

@@ -1,33 +1,30 @@
-"""Logs: JSON lines that carry the trace of the request they speak of."""
+"""JSON lines: one per call, with the trace of the request, and never in the way of one."""
 
 import io
 import logging
 import threading
+from datetime import UTC, datetime
+from pathlib import Path
 
 import orjson
 import pytest
 
-from diffusion_worker.telemetry import json_log
-from diffusion_worker.telemetry.json_log import json_lines
-from tests.worker.serving import serving, toy_model
-
-SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+from twolane.process import json_log
+from twolane.process.json_log import TRACE_ID, json_lines
 
 
-@pytest.mark.anyio
-async def test_every_request_is_a_line_without_its_text() -> None:
+def test_a_line_has_its_fields_and_the_trace_of_its_context() -> None:
     written = io.StringIO()
     with json_lines(written):
-        async with serving(toy_model()) as served:
-            await served.ask("zebra", headers={"traceparent": SENDER, "x-request-id": "req_7"})
-            await served.ask("zebra", max_tokens=-1)
-    lines = [orjson.loads(line) for line in written.getvalue().splitlines()]
-    good, bad = [line for line in lines if line["message"] == "request"]
-    assert (good["id"], good["trace_id"], good["error"]) == ("req_7", SENDER[3:35], None)
-    assert good["completion_tokens"] > 0
-    assert good["ms"] > 0
-    assert (bad["error"], bad["trace_id"], bad["completion_tokens"]) == ("invalid_value", None, None)
-    assert "zebra" not in written.getvalue()
+        token = TRACE_ID.set("abc")
+        logging.getLogger("twolane.test").info("request %d", 7, extra={"fields": {"ms": 1.5, "path": Path("x")}})
+        TRACE_ID.reset(token)
+        logging.getLogger("twolane.test").warning("no request")
+    first, second = [orjson.loads(line) for line in written.getvalue().splitlines()]
+    assert (first["level"], first["logger"], first["message"]) == ("info", "twolane.test", "request 7")
+    assert (first["trace_id"], first["ms"], first["path"]) == ("abc", 1.5, "x")
+    assert datetime.fromisoformat(first["time"]).tzinfo == UTC
+    assert (second["level"], second["trace_id"]) == ("warning", None)
 
 
 def test_a_defect_is_one_line_with_its_traceback() -> None:
@@ -43,8 +40,8 @@ def test_a_defect_is_one_line_with_its_traceback() -> None:
 
 def test_a_reader_that_stands_still_costs_lines_and_no_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The queue is bounded, and putting into it never waits."""
-    monkeypatch.setattr(json_log, "MOST_WAITING", 3)
-    monkeypatch.setattr(json_log, "LEAVING_S", 0.05)
+    monkeypatch.setattr(json_log, "MAX_QUEUED", 3)
+    monkeypatch.setattr(json_log, "FLUSH_S", 0.05)
     released = threading.Event()
 
     class Still(io.StringIO):

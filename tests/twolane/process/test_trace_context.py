@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.trace_context import Trace, read_trace
+from twolane.process.trace_context import Trace, read_trace
 
 CALLER = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

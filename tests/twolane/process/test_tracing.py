@@ -1,0 +1,139 @@
+"""Tracing: whether there is any, which requests are sampled, and where their place is."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, TraceIdRatioBased
+
+from twolane.process.errors import ConfigurationError
+from twolane.process.trace_context import Trace
+from twolane.process.tracing import Tracer, open_tracer
+
+CALLER = Trace(trace_id=0xABC, span_id=0xDEF, flags=1, state="vendor=1")
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+
+
+class Kept:
+    """A processor that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+        self.is_closed = False
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+    def shutdown(self) -> None:
+        self.is_closed = True
+
+
+def tracer(sampler: Any = ALWAYS_ON, processor: Kept | None = None) -> Tracer:
+    return Tracer(sampler, processor or Kept(), Resource({}))
+
+
+def test_a_sampled_request_stands_below_its_caller_or_at_a_root_of_its_own() -> None:
+    below, root = tracer().begin(CALLER), tracer().begin(None)
+    assert (below.trace_id, below.parent_id, below.state) == (CALLER.trace_id, CALLER.span_id, "vendor=1")
+    assert (below.flags, below.is_recorded, root.parent_id) == (1, True, 0)
+    assert below.span_id not in (0, CALLER.span_id)
+
+
+def test_one_that_is_not_sampled_stays_invisible_and_says_so() -> None:
+    below, root = tracer(ALWAYS_OFF).begin(CALLER), tracer(ALWAYS_OFF).begin(None)
+    assert below == replace(CALLER, flags=0)
+    assert (root.is_recorded, root.header()[-3:]) == (False, "-00")
+
+
+def test_a_parent_decides_for_its_children_and_a_ratio_for_roots() -> None:
+    sampling = tracer(ParentBased(TraceIdRatioBased(0.25)))
+    assert sampling.begin(CALLER).is_recorded
+    assert not sampling.begin(replace(CALLER, flags=0)).is_recorded
+    assert 150 < sum(sampling.begin(None).is_recorded for _ in range(1000)) < 350
+
+
+def test_roots_are_told_apart() -> None:
+    made = tracer()
+    assert len({made.begin(None).trace_id for _ in range(100)}) == 100
+
+
+def test_spans_go_to_the_processor_until_it_is_closed() -> None:
+    kept = Kept()
+    made = tracer(processor=kept)
+    spans = [ReadableSpan("a"), ReadableSpan("b")]
+    made.export(iter(spans))
+    made.close()
+    assert (kept.spans, kept.is_closed) == (spans, True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER: 'zipkin' is not one of otlp, none"),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL: 'grpc' is not supported; use http/protobuf",
+        ),
+        (
+            {**ENDPOINT, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"},
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL: 'http/json' is not supported; use http/protobuf",
+        ),
+        ({**ENDPOINT, "OTEL_TRACES_SAMPLER": "sometimes"}, "OTEL_TRACES_SAMPLER: 'sometimes' is not one of always_on"),
+    ],
+)
+def test_what_would_be_ignored_in_silence_is_refused_by_name(environment: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        open_tracer(environment, service="x")
+    assert str(refused.value).startswith(says)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"OTEL_TRACES_EXPORTER": "none", **ENDPOINT},
+        {"OTEL_SDK_DISABLED": "true", "OTEL_TRACES_EXPORTER": "otlp"},
+        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:1"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+    ],
+)
+def test_without_an_exporter_there_is_no_tracer(environment: dict[str, str]) -> None:
+    assert open_tracer(environment, service="x") is None
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Tracer]:
+    """A tracer with an exporter, as the environment says; OpenTelemetry reads the process's own."""
+    environment = {**ENDPOINT, **request.param}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    made = open_tracer(environment, service="ours")
+    assert made is not None
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("opened", "name"), [({}, "ours"), ({"OTEL_SERVICE_NAME": "theirs"}, "theirs")], indirect=["opened"]
+)
+def test_an_endpoint_is_enough_for_a_tracer_of_this_service(opened: Tracer, name: str) -> None:
+    assert opened.resource.attributes["service.name"] == name
+
+
+@pytest.mark.parametrize("opened", [{"OTEL_TRACES_SAMPLER": "always_off"}], indirect=True)
+def test_the_sampler_is_the_one_of_the_environment(opened: Tracer) -> None:
+    assert not opened.begin(CALLER).is_recorded
+
+
+def test_without_an_exporter_nothing_of_the_sdk_is_imported() -> None:
+    code = (
+        "import sys; from twolane.process.tracing import open_tracer; open_tracer({}, service='x');"
+        "print([m for m in sys.modules if m.startswith('opentelemetry')])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert told.stdout.strip() == "[]"

@@ -1,0 +1,48 @@
+"""Listening sockets that are bound before a server starts, so that a port in use is reported at once."""
+
+import contextlib
+import ipaddress
+import socket
+
+from twolane.process.errors import ConfigurationError
+
+
+def bind(host: str, port: int, *, setting: str, backlog: int | None = None) -> socket.socket:
+    """A socket bound to the first address of `host`, listening if there is a backlog. Raises ConfigurationError, which
+    begins with `setting`, the flag or variable to change."""
+    with contextlib.ExitStack() as undo:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            bound = undo.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            if backlog is not None:
+                bound.listen(backlog)
+        except (OSError, UnicodeError) as error:
+            cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise ConfigurationError(f"{setting}: cannot listen on {host} port {port}: {cause}") from error
+        undo.pop_all()
+    return bound
+
+
+def url_of(bound: socket.socket) -> str:
+    """The address it is bound to, as a URL."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to that address. Names other than `localhost` are not resolved."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def require_keys(*, host: str, flag: str, variable: str, prefix: str) -> None:
+    """Raise ConfigurationError for an address that others can reach; call it where there is no keys file."""
+    if not is_loopback(host):
+        raise ConfigurationError(
+            f"{flag} {host} ({variable}): non-loopback addresses require a keys file;"
+            f" set --keys-file or {prefix}KEYS_FILE"
+        )

@@ -1,0 +1,128 @@
+"""Tracing with OpenTelemetry, set up by the standard `OTEL_*` variables: whether, which requests, and where to.
+
+Without an exporter nothing of OpenTelemetry's SDK is imported. Which requests are sampled is decided when they arrive;
+spans are made by each program when a request is over, and go through a batch processor of this process's own: there is
+no global provider.
+"""
+
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from twolane.process.errors import ConfigurationError
+from twolane.process.trace_context import SAMPLED, Trace
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.sampling import Sampler
+
+_EXPORTER: Final = "OTEL_TRACES_EXPORTER"
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_SAMPLER: Final = "OTEL_TRACES_SAMPLER"
+_HTTP: Final = "http/protobuf"
+_SAMPLERS: Final = tuple(
+    parent + kind for parent in ("", "parentbased_") for kind in ("always_on", "always_off", "traceidratio")
+)
+
+
+class Processor(Protocol):
+    """Where ended spans go; OpenTelemetry's BatchSpanProcessor is one."""
+
+    def on_end(self, span: "ReadableSpan") -> None:
+        """Take a span without waiting."""
+        ...
+
+    def shutdown(self) -> None:
+        """Export what is left."""
+        ...
+
+
+class Tracer:
+    """Gives requests their place in a trace, and exports spans. `resource` belongs to every span."""
+
+    def __init__(self, sampler: "Sampler", processor: Processor, resource: "Resource") -> None:
+        self._sampler, self._processor, self.resource = sampler, processor, resource
+
+    def begin(self, caller: Trace | None) -> Trace:
+        """A request's place below its caller, or at the root of a new trace. One that is not sampled says so, so that
+        the servers it calls do not begin traces of their own."""
+        from opentelemetry.sdk.trace.sampling import Decision
+
+        trace_id = caller.trace_id if caller else random.getrandbits(128) or 1
+        sampled = self._sampler.should_sample(_context_of(caller), trace_id, "request")
+        if sampled.decision is not Decision.RECORD_AND_SAMPLE:
+            return replace(caller, flags=0) if caller else Trace(trace_id=trace_id, span_id=_span_id())
+        return Trace(
+            trace_id=trace_id,
+            span_id=_span_id(),
+            parent_id=caller.span_id if caller else 0,
+            flags=SAMPLED,
+            state=caller.state if caller else "",
+            is_recorded=True,
+        )
+
+    def export(self, spans: "Iterable[ReadableSpan]") -> None:
+        """Queue ended spans; never waits."""
+        for span in spans:
+            self._processor.on_end(span)
+
+    def close(self) -> None:
+        """Export what is left, for as long as the exporter's own time-outs allow."""
+        self._processor.shutdown()
+
+
+def open_tracer(environment: Mapping[str, str], *, service: str) -> Tracer | None:
+    """None unless there is an exporter: `OTEL_TRACES_EXPORTER=otlp`, or an endpoint for OTLP. `service` is the name if
+    OTEL_SERVICE_NAME is not set. Raises ConfigurationError."""
+    if not _has_exporter(environment):
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    resource = Resource.create({} if "OTEL_SERVICE_NAME" in environment else {"service.name": service})
+    try:
+        sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # as OTEL_TRACES_SAMPLER says
+        processor = BatchSpanProcessor(OTLPSpanExporter())  # as OTEL_BSP_* and OTEL_EXPORTER_OTLP_* say
+    except ValueError as error:
+        raise ConfigurationError(f"OTEL_*: {error}") from error
+    return Tracer(sampler, processor, resource)
+
+
+def _has_exporter(environment: Mapping[str, str]) -> bool:
+    """Raises ConfigurationError for values that OpenTelemetry would replace by a default."""
+    chosen = environment.get(_EXPORTER, "").strip().lower()
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or chosen == "none":
+        return False
+    if chosen not in ("", "otlp"):
+        raise ConfigurationError(f"{_EXPORTER}: {chosen!r} is not one of otlp, none")
+    if not chosen and not any(environment.get(name) for name in _ENDPOINTS):
+        return False
+    for name in _PROTOCOLS:
+        if environment.get(name, "").strip() not in ("", _HTTP):
+            raise ConfigurationError(f"{name}: {environment[name]!r} is not supported; use {_HTTP}")
+    sampler = environment.get(_SAMPLER, "").strip().lower()
+    if sampler not in ("", *_SAMPLERS):
+        raise ConfigurationError(f"{_SAMPLER}: {sampler!r} is not one of {', '.join(_SAMPLERS)}")
+    return True
+
+
+def _span_id() -> int:
+    return random.getrandbits(64) or 1
+
+
+def _context_of(caller: Trace | None) -> "Context":
+    """The caller as the SDK's samplers see it; none is an empty context."""
+    from opentelemetry.context import Context
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+
+    if caller is None:
+        return Context()
+    flags = TraceFlags(caller.flags)
+    span = SpanContext(caller.trace_id, caller.span_id, is_remote=True, trace_flags=flags)
+    return set_span_in_context(NonRecordingSpan(span), Context())
