@@ -109,7 +109,7 @@ FAST: Final = Group(
 
 QUALITY: Final = Group(
     title="Quality lane",
-    description="An autoregressive model answers everything else, and requests the fast lane is not confident about.",
+    description="An autoregressive model answers all other requests, and those of low confidence.",
     cases=(
         Case(
             title="an open question",
