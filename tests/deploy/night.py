@@ -21,7 +21,7 @@ from deploy.grafana.boards import BOARDS
 from deploy.grafana.preview import preview
 from tests.deploy.known import ROOT
 from tests.deploy.standin import StandIn
-from twolane.bench.load import Manner, Sample, run
+from twolane.bench.load import LoadOptions, Sample, run
 from twolane.bench.plan import Call, Prompt, poisson
 from twolane.chaos.environment import redis_command
 from twolane.demo.prompts import ANNA, AS_ORDER, SHORT, SLOPPY
@@ -78,8 +78,8 @@ async def play(folder: Path, pictures: Path) -> Night:
         begin_s = time.time()
         async with asyncio.TaskGroup() as group:
             for seed, stream in enumerate((False, True)):
-                manner = Manner(url=stage.url("gateway"), stream=stream)
-                group.create_task(run(_calls(seed), manner, heard=samples.append))
+                options = LoadOptions(url=stage.url("gateway"), stream=stream)
+                group.create_task(run(_calls(seed), options, on_result=samples.append))
             group.create_task(_spoil(proxy))
             group.create_task(_crowd(stage))
             group.create_task(_change_policy(stage))
@@ -181,7 +181,7 @@ async def _crowd(stage: Stage) -> None:
         await asyncio.sleep(8.0)
         bodies = [_body(ANNA, "", **{**AS_ORDER, "seed": 20 * number + n}) for n in range(20)]
         calls = [Call(due_s=0.0, prompt=Prompt(body=body)) for body in bodies]
-        await run(calls, Manner(url=stage.url("worker"), model="diffusion"), heard=lambda _: None)
+        await run(calls, LoadOptions(url=stage.url("worker"), model="diffusion"), on_result=lambda _: None)
 
 
 async def _change_policy(stage: Stage) -> None:
