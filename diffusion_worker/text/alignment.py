@@ -11,7 +11,7 @@ _REACH = 48  # tokens that all edits so far may have inserted or removed
 _WINDOW = 128  # tokens that are aligned at once: time grows with its square, and with the text in a line
 
 
-def place_of(answered: Sequence[int], text: Sequence[int]) -> int:
+def aligned_index(answered: Sequence[int], text: Sequence[int]) -> int:
     """Index in `text` of what should come behind `answered`: where the last answered tokens agree best with those
     before it, and of equally good places the one nearest to plain counting."""
     plain = min(len(answered), len(text))

@@ -33,11 +33,11 @@ class ControlTokens:
     quote: int | None
 
     @property
-    def know_calls(self) -> bool:
+    def supports_calls(self) -> bool:
         """Whether calls can be read."""
         return self.call is not None and self.quote is not None
 
-    def leave_thought_open(self, prompt_ids: Sequence[int]) -> bool:
+    def has_open_thought(self, prompt_ids: Sequence[int]) -> bool:
         """Whether the template has begun the thought that the model is to continue."""
         if self.thought is None:
             return False
@@ -108,7 +108,7 @@ class ChannelParser:
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._text_ids: list[int] = []
-        if control_tokens.leave_thought_open(prompt_ids):
+        if control_tokens.has_open_thought(prompt_ids):
             self._open_thought()
 
     @property
@@ -198,7 +198,7 @@ class ChannelParser:
         """A call, or, where it is none, the text that it is."""
         call = read_call(self._segments())
         if call is None:
-            self._texts.append(self._detokenizer.add(self._tokenizer.spelling(self._call)))
+            self._texts.append(self._detokenizer.add(self._tokenizer.decode_with_specials(self._call)))
         else:
             self._calls.append(call)
         self._channel, self._call = _Channel.TEXT, []

@@ -21,9 +21,9 @@ from diffusion_worker.errors import CheckpointBroken, CheckpointMissing, Invalid
 from diffusion_worker.text.channels import control_tokens_of
 from diffusion_worker.text.messages import (
     Message,
-    enveloped_turns,
-    folded_turns,
-    template_turns,
+    plain_messages,
+    folded_messages,
+    template_messages,
     without_old_thoughts,
 )
 from diffusion_worker.text.tokenizer import Tokenizer, read_json
@@ -34,13 +34,13 @@ _THINKING = "enable_thinking"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
+class TemplateFeatures:
     """What a checkpoint can be asked for beyond plain turns and tools."""
 
     thinking: bool = False  # the template has a switch for it
 
 
-TURNS_ONLY = Abilities()
+NO_FEATURES = TemplateFeatures()
 
 
 class ChatTemplate:
@@ -56,12 +56,12 @@ class ChatTemplate:
         except TemplateError as error:
             raise CheckpointBroken(f"the chat template is not valid: {error}") from error
         control_tokens = control_tokens_of(tokenizer)
-        self.abilities = Abilities(thinking=_THINKING in decodes)
+        self.features = TemplateFeatures(thinking=_THINKING in decodes)
         # Native: the template shows tools, and the tokenizer has the tokens of a call.
-        self.calls = Syntax.NATIVE if "tools" in decodes and control_tokens.know_calls else Syntax.TAGGED
+        self.calls = Syntax.NATIVE if "tools" in decodes and control_tokens.supports_calls else Syntax.TAGGED
         self._thinks = control_tokens.thought is not None
         # Gemma 4's first templates knew no turns of tools; later ones look the answer up by the id of its call.
-        self._turns_of = folded_turns if "tool_responses" in source and "tool_call_id" not in source else template_turns
+        self._turns_of = folded_messages if "tool_responses" in source and "tool_call_id" not in source else template_messages
 
     def prompt_ids(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, thinking: bool | None = None
@@ -69,7 +69,7 @@ class ChatTemplate:
         """Ids of the conversation up to where the model's turn begins; `tools` are OpenAI's objects, `thinking` None
         leaves the choice to the template. Raises InvalidRequest with the template's own words."""
         if self.calls is Syntax.TAGGED:
-            messages, tools = enveloped_turns(messages, tools), ()
+            messages, tools = plain_messages(messages, tools), ()
         turns = self._turns_of(without_old_thoughts(messages) if self._thinks else messages)
         mark = _unused_mark(turns, tools)
         given: dict[str, Any] = {"messages": self._guarded(turns, mark), "add_generation_prompt": True}

@@ -56,15 +56,15 @@ def without_old_thoughts(messages: Sequence[Message]) -> tuple[Message, ...]:
     )
 
 
-def template_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
+def template_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Turns as most templates read them: OpenAI's shapes, arguments as values."""
     return [_turn(message) for message in messages]
 
 
-def folded_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
+def folded_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     """Turns for templates that know no turns of tools, but `tool_responses` within the turn that called them."""
     turns: list[dict[str, Any]] = []
-    for turn in template_turns(messages):
+    for turn in template_messages(messages):
         caller = turns[-1] if turns and turns[-1]["role"] == ASSISTANT else None
         if turn["role"] != TOOL or caller is None:
             turns.append(turn)
@@ -74,7 +74,7 @@ def folded_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
     return turns
 
 
-def enveloped_turns(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+def plain_messages(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
     """The same conversation in plain turns. Tools (OpenAI's objects) stand at the end of the first turn, if that is the
     system's, else in one of their own; calls in the text of their turn; what tools answered in turns of the user."""
     names = {call.id: call.name for message in messages for call in message.calls}

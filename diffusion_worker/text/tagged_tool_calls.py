@@ -59,7 +59,7 @@ class TaggedCallReader:
         """A string may hold the closing tag, so the first one behind which the call is whole closes it."""
         at = self._held.find(CLOSE_TAG)
         while at >= 0:
-            if (call := read_tagged_calls(self._held[:at])) is not None:
+            if (call := read_tagged_call(self._held[:at])) is not None:
                 self.is_calling, self._has_called = False, True
                 self._held = self._held[at + len(CLOSE_TAG) :]
                 return call
@@ -67,7 +67,7 @@ class TaggedCallReader:
         return None
 
 
-def read_tagged_calls(text: str) -> ToolCall | None:
+def read_tagged_call(text: str) -> ToolCall | None:
     """The call between two tags, its arguments as they are written; None if it is none."""
     head = _HEAD.match(text)
     if head is None:

@@ -64,7 +64,7 @@ class Tokenizer:
         outside the vocabulary (weights may have more rows than the tokenizer has words)."""
         return self._bytes.get(token, b"")
 
-    def spelling(self, ids: Iterable[int]) -> str:
+    def decode_with_specials(self, ids: Iterable[int]) -> str:
         """How ids are written down for people: control tokens as well, by their text."""
         written = (self._controls.get(token, "").encode() or self.token_bytes(token) for token in ids)
         return b"".join(written).decode(errors="replace")

@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from starlette.types import ASGIApp
 
 from diffusion_worker.types.status import Pressure
-from diffusion_worker.web.health import health_body, json_response, probed_app
+from diffusion_worker.web.health import health_body, json_response, app_with_probes
 from diffusion_worker.web.http_io import read_body
 from diffusion_worker.web.middleware import Middleware
 from diffusion_worker.web.requests.fields import Fields
@@ -18,7 +18,7 @@ from diffusion_worker.web.requests.request_params import parse_body
 from diffusion_worker.web.serving_state import ServingState
 
 _PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/admin/limits", "/health", "/metrics")
-_MOST_BYTES = 4096  # of a body
+_MAX_BODY_BYTES = 4096  # of a body
 # Values of `pressure` in the state: clients read them, so they do not follow the names in the code.
 _PRESSURE = {
     Pressure.NONE: "none",
@@ -30,7 +30,7 @@ _PRESSURE = {
 
 def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
     """The whole application; an unload that names no `timeout_s` gives running requests `drain_s` seconds."""
-    app = probed_app(serving_state, _PATHS)
+    app = app_with_probes(serving_state, _PATHS)
 
     @app.get("/admin/state")
     async def state() -> Response:
@@ -48,7 +48,7 @@ def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
     async def unload(request: Request) -> Response:
         """Weights out of memory, behind what runs."""
         fields = await _fields(request)
-        fields.only(("timeout_s",))
+        fields.allow_only(("timeout_s",))
         wished_s = fields.number("timeout_s", 0.0, 3600.0)
         await serving_state.engine.unload(drain_s if wished_s is None else wished_s)
         return json_response(state_body(serving_state))
@@ -57,9 +57,9 @@ def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
     async def limits(request: Request) -> Response:
         """Fewer requests together than the worker started with, or as many again: what `twolane tune` turns."""
         fields = await _fields(request)
-        fields.only(("max_num_seqs",))
+        fields.allow_only(("max_num_seqs",))
         fields.required("max_num_seqs")
-        rows = fields.whole("max_num_seqs", 1, serving_state.engine.max_rows)
+        rows = fields.integer("max_num_seqs", 1, serving_state.engine.max_rows)
         assert rows is not None, "it is required"
         serving_state.engine.limit(rows)
         return json_response(state_body(serving_state))
@@ -82,5 +82,5 @@ def state_body(serving_state: ServingState) -> dict[str, Any]:
 
 async def _fields(request: Request) -> Fields:
     """No body means: nothing special is asked for."""
-    body = await read_body(request.scope, request.receive, _MOST_BYTES)
+    body = await read_body(request.scope, request.receive, _MAX_BODY_BYTES)
     return parse_body(body) if body else Fields({})

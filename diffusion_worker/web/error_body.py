@@ -84,7 +84,7 @@ _TYPES: dict[int, str] = {401: "authentication_error", 429: "rate_limit_error"}
 class Problem:
     """An error as it goes out: status, headers, and a body of OpenAI's shape."""
 
-    LEAST_RETRY_S: ClassVar[int] = 1  # a Retry-After of 0 would make every client come back at once
+    MIN_RETRY_S: ClassVar[int] = 1  # a Retry-After of 0 would make every client come back at once
 
     status: int
     headers: Headers
@@ -106,7 +106,7 @@ def problem_of(error: WorkerError) -> Problem:
 def _headers(error: WorkerError) -> Headers:
     headers: Headers = ()
     if error.status in (429, 503):
-        wait_s = max(Problem.LEAST_RETRY_S, math.ceil(error.retry_after_s or 0.0))
+        wait_s = max(Problem.MIN_RETRY_S, math.ceil(error.retry_after_s or 0.0))
         headers = ((b"retry-after", str(wait_s).encode()),)
     if error.status == 401:
         headers = ((b"www-authenticate", b"Bearer"),)

@@ -26,7 +26,7 @@ from diffusion_worker.types.events import BlockSealed, CanvasDrafted, Faulted, F
 from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.web.constraint_repair import InvalidResponse, ResponseRepairer
 from diffusion_worker.web.error_body import InvalidValue, problem_of
-from diffusion_worker.web.http_io import JSON, header, read_body, send_whole, unless_gone
+from diffusion_worker.web.http_io import JSON, header, read_body, send_response, cancel_on_disconnect
 from diffusion_worker.web.label_logprobs import Layouts
 from diffusion_worker.web.request_log import RequestLog, request_log_of
 from diffusion_worker.web.response_builder import ResponseBuilder
@@ -34,7 +34,7 @@ from diffusion_worker.web.response_parts import DONE, Details, Writer, diffusion
 from diffusion_worker.web.serving_state import ServingState
 
 DEADLINE_HEADER = "x-twolane-deadline-ms"
-MOST_ATTEMPTS = 6  # at an answer that breaks what its automaton cannot see
+MAX_ATTEMPTS = 6  # at an answer that breaks what its automaton cannot see
 _LARGE_BYTES = 64 * 1024  # reading and tokenizing more than this would hold up the event loop
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -69,10 +69,10 @@ class Endpoint:
         """Answer one request."""
         with request_log_of(scope, self._state.tracing) as request_log:
             prepared = replace(await self._read(scope, receive), request_log=request_log)
-            model = self._state.id_of(prepared.generation.decoding_mode)
+            model = self._state.model_id(prepared.generation.decoding_mode)
             if timeline := request_log.begin(prepared.generation, model=model, is_stream=prepared.is_stream):
                 prepared = replace(prepared, generation=replace(prepared.generation, timeline=timeline))
-            await unless_gone(receive, self._answer(prepared, send))
+            await cancel_on_disconnect(receive, self._answer(prepared, send))
 
     async def _read(self, scope: Scope, receive: Receive) -> PreparedRequest:
         deadline_ms = _deadline_ms(header(scope, DEADLINE_HEADER.encode()))
@@ -89,7 +89,7 @@ class Endpoint:
         if prepared.constraint is None:
             await self._relay(prepared, _reply(prepared, send))
             return
-        started, (words, info) = time.monotonic(), self._state.resident()
+        started, (words, info) = time.monotonic(), self._state.loaded()
         bound = await self._state.constraint_service.bind(prepared.constraint, words.tokenizer, info, prepared.headers)
         matcher = open_matcher(bound.automaton, prepared.generation.max_tokens)
         prepared = replace(prepared, generation=replace(prepared.generation, matcher=matcher))
@@ -105,14 +105,14 @@ class Endpoint:
         """Try until an answer is found good. Raises InvalidOutput."""
         started, repairer = (
             time.monotonic(),
-            ResponseRepairer(generation=prepared.generation, tokenizer=self._state.resident()[0].tokenizer),
+            ResponseRepairer(generation=prepared.generation, tokenizer=self._state.loaded()[0].tokenizer),
         )
-        for attempt in range(1, MOST_ATTEMPTS + 1):
-            held = BufferedReply(_reply(prepared, send), prepared, bound)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            held = BufferedResponse(_reply(prepared, send), prepared, bound)
             await self._relay(prepared, held)
             if held.broken is None:
                 return
-            mend = repairer.mend(held.broken, attempt) if attempt < MOST_ATTEMPTS else None
+            mend = repairer.mend(held.broken, attempt) if attempt < MAX_ATTEMPTS else None
             if mend is None:
                 raise InvalidOutput(f"the answer breaks its constraint: {held.broken.violation}")
             generation = _with_time(mend.generation, time.monotonic() - started)
@@ -120,7 +120,7 @@ class Endpoint:
 
     async def _with_labels(self, prepared: PreparedRequest) -> PreparedRequest:
         """Every label keeps to the constraint, so it need not be bound."""
-        words, info = self._state.resident()
+        words, info = self._state.loaded()
         field = None if prepared.constraint is None else prepared.constraint.field
         labels = await self._state.constraint_service.labels(prepared.layouts, field, words.tokenizer, info)
         labels.check_length(min(prepared.generation.max_tokens, prepared.generation.denoising.canvas_length), field)
@@ -160,7 +160,7 @@ class Reply(Protocol):
         """There will be no (more) answer. Raises the error where it can still have a status."""
 
 
-class WholeReply:
+class JsonResponse:
     """Everything at once."""
 
     def __init__(self, send: Send, prepared: PreparedRequest) -> None:
@@ -175,7 +175,7 @@ class WholeReply:
 
     async def finish(self, output: ChannelOutput, reason: str) -> None:
         body = self._prepared.writer.whole([*self._outputs, output], reason, _usage(self._prepared))
-        await send_whole(self._send, 200, (JSON,), body)
+        await send_response(self._send, 200, (JSON,), body)
 
     async def fail(self, error: WorkerError) -> None:
         raise error
@@ -218,7 +218,7 @@ class Stream:
             await self._send({"type": "http.response.body", "body": part, "more_body": more})
 
 
-class BufferedReply:
+class BufferedResponse:
     """Keeps an answer back until it is whole and judged. Where it breaks what only a look at the whole can tell, it is
     `broken` and nothing has left. What a limit or a stop string has cut is not judged."""
 
@@ -257,7 +257,7 @@ class BufferedReply:
 
 
 def _reply(prepared: PreparedRequest, send: Send) -> Reply:
-    return Stream(send, prepared) if prepared.is_stream else WholeReply(send, prepared)
+    return Stream(send, prepared) if prepared.is_stream else JsonResponse(send, prepared)
 
 
 def _with_time(generation: GenerationRequest, spent_s: float) -> GenerationRequest:

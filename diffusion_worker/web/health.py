@@ -19,7 +19,7 @@ from diffusion_worker.web.serving_state import ServingState
 _SERVING = frozenset({Residency.READY, Residency.DEGRADED})
 
 
-def probed_app(serving_state: ServingState, known: Sequence[str]) -> FastAPI:
+def app_with_probes(serving_state: ServingState, known: Sequence[str]) -> FastAPI:
     """A router with the probes; whoever asks for another path is told which ones are `known`."""
     app = FastAPI(
         title="twolane worker",

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.web import request_log
 from diffusion_worker.web.error_body import InvalidKey, problem_of
-from diffusion_worker.web.http_io import JSON, header, send_whole
+from diffusion_worker.web.http_io import JSON, header, send_response
 from diffusion_worker.web.serving_state import ServingState
 from twolane.process.api_keys import bearer_key
 from twolane.process.http_body import ClientDisconnected
@@ -38,9 +38,9 @@ class Middleware:
             await self._app(scope, receive, send)
             return
         scope[request_log.REQUEST_ID] = _request_id(scope)
-        post = _Post(send, scope, self._state)
+        post = _SendWithHeaders(send, scope, self._state)
         try:
-            self._admit(scope)
+            self._authenticate(scope)
             await self._app(scope, receive, post)
         except ClientDisconnected:
             return
@@ -50,7 +50,7 @@ class Middleware:
             _log.exception("a request failed")
             await post.refuse(WorkerError("The worker failed on this request."))
 
-    def _admit(self, scope: Scope) -> None:
+    def _authenticate(self, scope: Scope) -> None:
         """Raises InvalidKey."""
         if self._state.keys is None or scope["path"] in OPEN_PATHS:
             return
@@ -58,7 +58,7 @@ class Middleware:
             raise InvalidKey("A valid key is required: Authorization: Bearer <key>.")
 
 
-class _Post:
+class _SendWithHeaders:
     """A send that adds the common headers and remembers whether the status has left."""
 
     def __init__(self, send: Send, scope: Scope, serving_state: ServingState) -> None:
@@ -76,7 +76,7 @@ class _Post:
         if self._has_started:
             return
         problem = problem_of(error)
-        await send_whole(self, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
+        await send_response(self, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
 
     def _common(self) -> list[tuple[bytes, bytes]]:
         common = [(REQUEST_ID, self._scope[request_log.REQUEST_ID].encode())]

@@ -10,25 +10,25 @@ from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_worker.types.requests import DecodingMode
-from diffusion_worker.web.chat import understand_chat
-from diffusion_worker.web.completions import understand_completion
+from diffusion_worker.web.chat import prepare_chat
+from diffusion_worker.web.completions import prepare_completion
 from diffusion_worker.web.error_body import MethodNotAllowed
 from diffusion_worker.web.handler import Endpoint
-from diffusion_worker.web.health import json_response, probed_app
+from diffusion_worker.web.health import json_response, app_with_probes
 from diffusion_worker.web.middleware import Middleware
 from diffusion_worker.web.requests.api_support import capabilities_of
 from diffusion_worker.web.serving_state import ServingState
 
-DIALECTS = {"/v1/chat/completions": understand_chat, "/v1/completions": understand_completion}
+DIALECTS = {"/v1/chat/completions": prepare_chat, "/v1/completions": prepare_completion}
 
 
 def build_routes(serving_state: ServingState) -> ASGIApp:
     """The whole application."""
     hot = {path: Endpoint(serving_state, understand) for path, understand in DIALECTS.items()}
-    return Middleware(_Switch(hot, _cold_routes(serving_state)), serving_state)
+    return Middleware(_Router(hot, _cold_routes(serving_state)), serving_state)
 
 
-class _Switch:
+class _Router:
     """The hot routes first, past middleware and router."""
 
     def __init__(self, hot: Mapping[str, Endpoint], cold: FastAPI) -> None:
@@ -45,7 +45,7 @@ class _Switch:
 
 
 def _cold_routes(serving_state: ServingState) -> FastAPI:
-    app = probed_app(serving_state, (*DIALECTS, "/v1/models"))
+    app = app_with_probes(serving_state, (*DIALECTS, "/v1/models"))
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -57,7 +57,7 @@ def _cold_routes(serving_state: ServingState) -> FastAPI:
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Response:
         """One of them, by id or alias."""
-        return json_response(model_body(serving_state, serving_state.reading_of(model)))
+        return json_response(model_body(serving_state, serving_state.decoding_mode_of(model)))
 
     return app
 
@@ -73,7 +73,7 @@ def model_body(serving_state: ServingState, decoding_mode: DecodingMode) -> dict
         "canvas_length": info.denoising.canvas_length if info else None,
     }
     return {
-        "id": serving_state.id_of(decoding_mode),
+        "id": serving_state.model_id(decoding_mode),
         "object": "model",
         "created": serving_state.created,
         "owned_by": "twolane",

@@ -63,9 +63,9 @@ COMPLETIONS = ApiSupport(
     off={**_OFF, "logprobs": (), "prediction": (), "response_format": ()},  # `logprobs: 0` asks for some here
 )
 # They change no answer here: labels, storage and scheduling of OpenAI's own platform.
-HARMLESS_TEXTS = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
-HARMLESS_FLAGS = ("store",)
-HARMLESS = ("metadata", *HARMLESS_TEXTS, *HARMLESS_FLAGS)
+IGNORED_STRINGS = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+IGNORED_BOOLEANS = ("store",)
+IGNORED = ("metadata", *IGNORED_STRINGS, *IGNORED_BOOLEANS)
 # The closed set of words that policies and `/v1/models` share, each with true, false or a grade.
 _OFFERED: Mapping[str, bool | str] = {
     **dict.fromkeys(("chat", "completions", "stream", "seed", "temperature", "stop"), True),
@@ -74,7 +74,7 @@ _OFFERED: Mapping[str, bool | str] = {
     **dict.fromkeys(("json_schema", "tools"), "guaranteed"),
 }
 # Only a canvas can start from a text, end in one, or tell labels apart in one pass.
-_OF_READING: Mapping[DecodingMode, Mapping[str, bool | str]] = {
+_BY_DECODING_MODE: Mapping[DecodingMode, Mapping[str, bool | str]] = {
     DecodingMode.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True},
     DecodingMode.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": False},
 }
@@ -82,19 +82,19 @@ _OF_READING: Mapping[DecodingMode, Mapping[str, bool | str]] = {
 
 def capabilities_of(decoding_mode: DecodingMode) -> Mapping[str, bool | str]:
     """What a reading of a checkpoint can do."""
-    return {**_OFFERED, **_OF_READING[decoding_mode]}
+    return {**_OFFERED, **_BY_DECODING_MODE[decoding_mode]}
 
 
-def check_surface(fields: Fields, support: ApiSupport) -> None:
+def check_fields(fields: Fields, support: ApiSupport) -> None:
     """Raises Unsupported for the first field, or value of one, that would have to be ignored."""
-    fields.only((*support.honoured, *HARMLESS, *support.off))
+    fields.allow_only((*support.honoured, *IGNORED, *support.off))
     for name, off in support.off.items():
         value = fields.raw(name)
         if value is not None and not any(_same(value, word) for word in off):
             raise fields.refuse(name, "is not supported by this model.")
-    if fields.whole("n", 1, 128) not in (None, 1):
+    if fields.integer("n", 1, 128) not in (None, 1):
         raise fields.refuse("n", "must be 1 for this model.")
-    _check_harmless(fields)
+    _check_ignored(fields)
 
 
 def _same(value: Any, word: Any) -> bool:
@@ -102,10 +102,10 @@ def _same(value: Any, word: Any) -> bool:
     return bool(value == word) and isinstance(value, bool) is isinstance(word, bool)
 
 
-def _check_harmless(fields: Fields) -> None:
+def _check_ignored(fields: Fields) -> None:
     """They have no effect, but a wrong type is still a mistake worth telling."""
-    fields.part("metadata")
-    for name in HARMLESS_TEXTS:
+    fields.object("metadata")
+    for name in IGNORED_STRINGS:
         fields.text(name)
-    for name in HARMLESS_FLAGS:
-        fields.flag(name)
+    for name in IGNORED_BOOLEANS:
+        fields.boolean(name)

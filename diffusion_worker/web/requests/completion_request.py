@@ -7,7 +7,7 @@ sockets, no engine and no torch.
 from dataclasses import dataclass
 
 from diffusion_worker.web.error_body import InvalidType
-from diffusion_worker.web.requests.api_support import COMPLETIONS, check_surface
+from diffusion_worker.web.requests.api_support import COMPLETIONS, check_fields
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_request_params
 
@@ -27,12 +27,12 @@ class CompletionRequest:
 def parse_completion(body: bytes) -> CompletionRequest:
     """A request body, read and checked whole. Raises a InvalidRequest that names the first field found wrong."""
     fields = parse_body(body)
-    check_surface(fields, COMPLETIONS)
+    check_fields(fields, COMPLETIONS)
     return CompletionRequest(
         params=parse_request_params(fields),
         prompt=_parse_prompt(fields),
         suffix=fields.text("suffix") or "",
-        is_echo=fields.flag("echo") or False,
+        is_echo=fields.boolean("echo") or False,
     )
 
 

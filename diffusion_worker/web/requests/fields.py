@@ -23,7 +23,7 @@ class Fields:
         """The full path of a field."""
         return f"{self.path}.{name}" if self.path else name
 
-    def only(self, known: Sequence[str]) -> None:
+    def allow_only(self, known: Sequence[str]) -> None:
         """Raises Unsupported for the first field that nobody reads."""
         for name in self.values:
             if name not in known:
@@ -55,14 +55,14 @@ class Fields:
             raise self.invalid(name, "must not be empty.")
         return text
 
-    def flag(self, name: str) -> bool | None:
+    def boolean(self, name: str) -> bool | None:
         """True or false."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, bool):
             raise self._mistyped(name, "a boolean", value)
         return value
 
-    def whole(self, name: str, low: int, high: int) -> int | None:
+    def integer(self, name: str, low: int, high: int) -> int | None:
         """An integer within bounds; 3.0 is none."""
         value = self.values.get(name)
         if value is None:
@@ -80,7 +80,7 @@ class Fields:
             raise self._mistyped(name, "a number", value)
         return float(self._within(name, value, low, high))
 
-    def part(self, name: str) -> "Fields | None":
+    def object(self, name: str) -> "Fields | None":
         """An object inside this one."""
         value = self.values.get(name)
         if value is None:
@@ -89,7 +89,7 @@ class Fields:
             raise self._mistyped(name, "an object", value)
         return Fields(value, self.param(name))
 
-    def parts(self, name: str) -> "tuple[Fields, ...]":
+    def objects(self, name: str) -> "tuple[Fields, ...]":
         """An array of objects; required."""
         value = self.required(name)
         if not isinstance(value, list):

@@ -21,7 +21,7 @@ def parse_messages(fields: Fields) -> tuple[Message, ...]:
     """At least one turn. Raises a InvalidRequest naming the field; calls and their answers must find each other."""
     messages: list[Message] = []
     calls: set[str] = set()
-    for part in fields.parts("messages"):
+    for part in fields.objects("messages"):
         message = _parse_message(part)
         if message.call_id is not None and message.call_id not in calls:
             raise part.invalid("tool_call_id", f"{message.call_id!r} is no call of an earlier message.")
@@ -36,11 +36,11 @@ def parse_text(fields: Fields, name: str) -> str:
     """A string, or text parts, which are joined without anything between them."""
     if not isinstance(fields.raw(name), list):
         return fields.text(name) or ""
-    return "".join(map(_parse_part, fields.parts(name)))
+    return "".join(map(_parse_part, fields.objects(name)))
 
 
 def _parse_message(fields: Fields) -> Message:
-    fields.only(("role", "content", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS))
+    fields.allow_only(("role", "content", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS))
     role = fields.nonempty("role")
     if role == "function":
         raise fields.refuse("role", f"{role!r} is not supported by this model.")
@@ -66,16 +66,16 @@ def _parse_calls(fields: Fields, role: str) -> tuple[PastCall, ...]:
         return ()
     if role != ASSISTANT:
         raise fields.refuse("tool_calls", "is not supported by this model.")
-    return tuple(map(_parse_call, fields.parts("tool_calls")))
+    return tuple(map(_parse_call, fields.objects("tool_calls")))
 
 
 def _parse_call(fields: Fields) -> PastCall:
-    fields.only(("id", "type", "function", "index"))
+    fields.allow_only(("id", "type", "function", "index"))
     if fields.nonempty("type") != "function":
         raise fields.invalid("type", "must be 'function'.")
     fields.required("function")
-    function = fields.part("function") or fields
-    function.only(("name", "arguments"))
+    function = fields.object("function") or fields
+    function.allow_only(("name", "arguments"))
     return PastCall(id=fields.nonempty("id"), name=function.nonempty("name"), arguments=_parse_arguments(function))
 
 
@@ -95,6 +95,6 @@ def _parse_part(fields: Fields) -> str:
     kind = fields.nonempty("type")
     if kind != "text":
         raise fields.refuse(kind, "is not supported by this model: content must be text.")
-    fields.only(("type", "text"))
+    fields.allow_only(("type", "text"))
     fields.required("text")
     return fields.text("text") or ""

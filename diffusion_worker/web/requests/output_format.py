@@ -18,8 +18,8 @@ _STRUCTURED: Final = ("regex", "choice", "template", "json")
 
 def parse_constraint(fields: Fields) -> Constraint | None:
     """The one constraint of a body; None: any text will do. Raises a InvalidRequest that names the field."""
-    by_format = _parse_format(fields.part(_FORMAT))
-    by_structure = _parse_structured(fields.part("structured_outputs"))
+    by_format = _parse_format(fields.object(_FORMAT))
+    by_structure = _parse_structured(fields.object("structured_outputs"))
     if by_format and by_structure:
         raise fields.invalid("structured_outputs", "contradicts 'response_format'.")
     return by_format or by_structure
@@ -31,20 +31,20 @@ def _parse_format(fields: Fields | None) -> Constraint | None:
     kind = fields.nonempty("type")
     if kind not in ("text", "json_object", "json_schema"):
         raise fields.invalid("type", "must be one of text, json_object, json_schema.")
-    fields.only(("type", "json_schema") if kind == "json_schema" else ("type",))
+    fields.allow_only(("type", "json_schema") if kind == "json_schema" else ("type",))
     if kind == "json_schema":
         fields.required("json_schema")
-        schema = _named_schema(fields.part("json_schema") or fields)
+        schema = _named_schema(fields.object("json_schema") or fields)
         return Constraint(kind="json_schema", value=schema, field=_FORMAT)
     return Constraint(kind="json_object", field=_FORMAT) if kind == "json_object" else None
 
 
 def _named_schema(fields: Fields) -> Any:
-    fields.only(("name", "description", "schema", "strict"))
+    fields.allow_only(("name", "description", "schema", "strict"))
     if not _FORMAT_NAME.fullmatch(fields.nonempty("name")):
         raise fields.invalid("name", "must be 1 to 64 letters, digits, '_' or '-'.")
     fields.text("description")
-    fields.flag("strict")  # the schema is kept either way
+    fields.boolean("strict")  # the schema is kept either way
     check_schema(fields, "schema")
     return fields.raw("schema")
 
@@ -52,7 +52,7 @@ def _named_schema(fields: Fields) -> Any:
 def _parse_structured(fields: Fields | None) -> Constraint | None:
     if fields is None:
         return None
-    fields.only(_STRUCTURED)
+    fields.allow_only(_STRUCTURED)
     given = [name for name in _STRUCTURED if fields.raw(name) is not None]
     if len(given) != 1:
         raise fields.invalid(given[1] if given else "regex", f"must stand alone: one of {', '.join(_STRUCTURED)}.")
@@ -81,11 +81,11 @@ def _parse_template(fields: Fields) -> dict[str, Any]:
     """A text, or a text and what may stand in its holes."""
     if isinstance(fields.raw("template"), str):
         return {"text": fields.nonempty("template")}
-    template = fields.part("template") or fields
-    template.only(("text", "holes"))
-    text, holes = template.nonempty("text"), template.part("holes")
+    template = fields.object("template") or fields
+    template.allow_only(("text", "holes"))
+    text, holes = template.nonempty("text"), template.object("holes")
     for name in holes.values if holes else ():
-        hole = holes.part(name) if holes else None
+        hole = holes.object(name) if holes else None
         if hole is not None:
             hole.only(("regex", "choice"))
     return {"text": text, "holes": dict(holes.values) if holes else {}}

@@ -26,7 +26,7 @@ class Overrides:
     t_max: float | None = None
     canvas_length: int | None = None
 
-    def given(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float]:
         """What was set, by name."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
@@ -64,13 +64,13 @@ def parse_body(body: bytes) -> Fields:
 
 def parse_request_params(fields: Fields) -> RequestParams:
     """The shared fields of a body. Raises a InvalidRequest that names the first one found wrong."""
-    is_stream = fields.flag("stream") or False
+    is_stream = fields.boolean("stream") or False
     include_usage, include_drafts = _parse_stream_options(fields, is_stream)
     diffusion = _parse_diffusion(fields)
     return RequestParams(
         model=fields.nonempty("model"),
         max_tokens=_parse_max_tokens(fields),
-        seed=fields.whole("seed", -(2**63), 2**63 - 1),
+        seed=fields.integer("seed", -(2**63), 2**63 - 1),
         temperature=fields.number("temperature", 0.0, 2.0),
         stops=_parse_stops(fields),
         is_stream=is_stream,
@@ -84,8 +84,8 @@ def parse_request_params(fields: Fields) -> RequestParams:
 
 
 def _parse_max_tokens(fields: Fields) -> int | None:
-    older = fields.whole("max_tokens", 1, 2**31 - 1)
-    newer = fields.whole("max_completion_tokens", 1, 2**31 - 1)
+    older = fields.integer("max_tokens", 1, 2**31 - 1)
+    newer = fields.integer("max_completion_tokens", 1, 2**31 - 1)
     if older is not None and newer is not None and older != newer:
         raise fields.invalid("max_tokens", "contradicts 'max_completion_tokens'.")
     return older if newer is None else newer
@@ -107,29 +107,29 @@ def _parse_stops(fields: Fields) -> tuple[str, ...]:
 
 def _parse_stream_options(fields: Fields, is_stream: bool) -> tuple[bool, bool]:
     """(include_usage, include_drafts)."""
-    options = fields.part("stream_options")
+    options = fields.object("stream_options")
     if options is None:
         return False, False
     if not is_stream:
         raise fields.invalid("stream_options", "is only allowed when 'stream' is true.")
-    options.only(("include_usage", "include_drafts", "include_obfuscation"))
-    if options.flag("include_obfuscation"):
+    options.allow_only(("include_usage", "include_drafts", "include_obfuscation"))
+    if options.boolean("include_obfuscation"):
         raise options.refuse("include_obfuscation", "is not supported by this model.")
-    return options.flag("include_usage") or False, options.flag("include_drafts") or False
+    return options.boolean("include_usage") or False, options.boolean("include_drafts") or False
 
 
 def _parse_diffusion(fields: Fields) -> Fields:
     """The extension object; ranges that depend on the checkpoint are checked with its recipe."""
-    diffusion = fields.part("diffusion") or Fields({}, "diffusion")
-    diffusion.only((*(field.name for field in dataclasses.fields(Overrides)), "anchor", "deadline_ms"))
+    diffusion = fields.object("diffusion") or Fields({}, "diffusion")
+    diffusion.allow_only((*(field.name for field in dataclasses.fields(Overrides)), "anchor", "deadline_ms"))
     return diffusion
 
 
 def _parse_overrides(fields: Fields) -> Overrides:
     return Overrides(
-        steps=fields.whole("steps", 1, 4096),
+        steps=fields.integer("steps", 1, 4096),
         entropy_bound=fields.number("entropy_bound", 0.0, 1e9),
         t_min=fields.number("t_min", 0.001, 100.0),
         t_max=fields.number("t_max", 0.001, 100.0),
-        canvas_length=fields.whole("canvas_length", 1, 4096),
+        canvas_length=fields.integer("canvas_length", 1, 4096),
     )

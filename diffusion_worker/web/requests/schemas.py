@@ -9,7 +9,7 @@ def check_schema(fields: Fields, name: str) -> None:
     """Compiling checks the meta-schema, every pattern and every reference. Offline: a reference must never make us
     fetch what a stranger names. Raises MissingField, InvalidType, InvalidValue."""
     fields.required(name)
-    schema = fields.part(name) or fields
+    schema = fields.object(name) or fields
     try:
         jsonschema_rs.validator_for(dict(schema.values), offline=True)
     except (ValueError, jsonschema_rs.ValidationError) as error:

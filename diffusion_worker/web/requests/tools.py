@@ -11,7 +11,7 @@ from typing import Any
 
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tool_calls import NO_ARGUMENTS, Syntax, Thought
-from diffusion_worker.text.chat_template import Abilities
+from diffusion_worker.text.chat_template import TemplateFeatures
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.schemas import check_schema
 
@@ -50,8 +50,8 @@ NO_TOOLS = Tools()
 
 def parse_tools(fields: Fields) -> Tools:
     """Raises a InvalidRequest naming the field."""
-    parallel = fields.flag("parallel_tool_calls")
-    entries = () if fields.raw("tools") is None else fields.parts("tools")
+    parallel = fields.boolean("parallel_tool_calls")
+    entries = () if fields.raw("tools") is None else fields.objects("tools")
     if len(entries) > MAX_TOOLS:
         raise fields.invalid("tools", f"must not hold more than {MAX_TOOLS} tools.")
     offered = tuple(map(_parse_tool, entries))
@@ -80,49 +80,49 @@ def _parse_choice(fields: Fields) -> tuple[str, str | None]:
         if value not in ("auto", "none", "required"):
             raise fields.invalid("tool_choice", "must be auto, none, required, or an object that names a function.")
         return value, None
-    choice = fields.part("tool_choice") or fields
+    choice = fields.object("tool_choice") or fields
     if choice.nonempty("type") != "function":
         raise choice.refuse("type", "must be 'function' for this model.")
-    choice.only(("type", "function"))
+    choice.allow_only(("type", "function"))
     choice.required("function")
-    function = choice.part("function") or choice
-    function.only(("name",))
+    function = choice.object("function") or choice
+    function.allow_only(("name",))
     return "required", function.nonempty("name")
 
 
-def parse_thinking(fields: Fields, abilities: Abilities) -> bool | None:
+def parse_thinking(fields: Fields, features: TemplateFeatures) -> bool | None:
     """Whether to think before answering: OpenAI's `reasoning_effort`, of which a template's switch knows only off and
     on, or vLLM's `chat_template_kwargs`. None leaves it to the template. Raises a InvalidRequest naming the field."""
     effort = fields.text("reasoning_effort")
-    options = fields.part("chat_template_kwargs")
+    options = fields.object("chat_template_kwargs")
     for name in ("reasoning_effort", "chat_template_kwargs"):
-        if fields.raw(name) and not abilities.thinking:
+        if fields.raw(name) and not features.thinking:
             raise fields.refuse(name, "is not supported by this model.")
     if effort is not None and effort not in _EFFORTS:
         raise fields.invalid("reasoning_effort", f"must be one of {', '.join(_EFFORTS)}.")
     by_effort = None if effort is None else _EFFORTS[effort]
     if options is None:
         return by_effort
-    options.only(("enable_thinking",))
-    switch = options.flag("enable_thinking")
+    options.allow_only(("enable_thinking",))
+    switch = options.boolean("enable_thinking")
     if None not in (switch, by_effort) and switch is not by_effort:
         raise options.invalid("enable_thinking", "contradicts 'reasoning_effort'.")
     return by_effort if switch is None else switch
 
 
 def _parse_tool(fields: Fields) -> dict[str, Any]:
-    fields.only(("type", "function"))
+    fields.allow_only(("type", "function"))
     if fields.nonempty("type") != "function":
         raise fields.refuse("type", "must be 'function' for this model.")
     fields.required("function")
-    function = fields.part("function") or fields
-    function.only(("name", "description", "parameters", "strict"))
+    function = fields.object("function") or fields
+    function.allow_only(("name", "description", "parameters", "strict"))
     name = function.nonempty("name")
     if not _NAME.fullmatch(name):
         raise function.invalid("name", "must be 1 to 64 letters, digits, '_' or '-'.")
     shown: dict[str, Any] = {"name": name, "description": function.text("description") or ""}
-    function.flag("strict")
-    if function.part("parameters") is not None:
+    function.boolean("strict")
+    if function.object("parameters") is not None:
         check_schema(function, "parameters")
         shown["parameters"] = function.raw("parameters")
     return {"type": "function", "function": shown}

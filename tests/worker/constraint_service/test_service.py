@@ -133,7 +133,7 @@ async def test_a_keyword_that_only_the_whole_shows_is_checked_before_anything_le
 
 async def test_the_same_constraint_is_bound_once() -> None:
     async with serving(noisy_net()) as served:
-        words, info = served.worker.serving_state.resident()
+        words, info = served.worker.serving_state.loaded()
         first = await served.ask(structured_outputs={"choice": ["a", "b"]}, max_tokens=9)
         assert first.status_code == 200
         one = Constraint(kind="choice", value=["a", "b"])

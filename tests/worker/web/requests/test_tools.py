@@ -7,11 +7,11 @@ import pytest
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tool_calls import NO_ARGUMENTS, Syntax, Thought
 from diffusion_worker.errors import InvalidRequest
-from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
+from diffusion_worker.text.chat_template import NO_FEATURES, TemplateFeatures
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.tools import NO_TOOLS, parse_thinking, parse_tools
 
-ABLE = Abilities(thinking=True)
+ABLE = TemplateFeatures(thinking=True)
 WEATHER = {"name": "weather", "description": "of a city", "parameters": {"type": "object", "properties": {}}}
 
 
@@ -165,5 +165,5 @@ def test_a_wrong_switch_is_named(values: dict[str, Any], param: str) -> None:
 @pytest.mark.parametrize("values", [{"reasoning_effort": "low"}, {"chat_template_kwargs": {"enable_thinking": False}}])
 def test_a_template_without_a_switch_refuses_it_by_name(values: dict[str, Any]) -> None:
     """It would have to be ignored."""
-    error = refused(values, lambda fields: parse_thinking(fields, TURNS_ONLY))
+    error = refused(values, lambda fields: parse_thinking(fields, NO_FEATURES))
     assert (error.param, error.code) == (next(iter(values)), "unsupported_parameter")
