@@ -21,8 +21,8 @@ from diffusion_worker.errors import CheckpointBroken, CheckpointMissing, Invalid
 from diffusion_worker.text.channels import control_tokens_of
 from diffusion_worker.text.messages import (
     Message,
-    plain_messages,
     folded_messages,
+    plain_messages,
     template_messages,
     without_old_thoughts,
 )
@@ -61,7 +61,9 @@ class ChatTemplate:
         self.calls = Syntax.NATIVE if "tools" in decodes and control_tokens.supports_calls else Syntax.TAGGED
         self._thinks = control_tokens.thought is not None
         # Gemma 4's first templates knew no turns of tools; later ones look the answer up by the id of its call.
-        self._turns_of = folded_messages if "tool_responses" in source and "tool_call_id" not in source else template_messages
+        self._turns_of = (
+            folded_messages if "tool_responses" in source and "tool_call_id" not in source else template_messages
+        )
 
     def prompt_ids(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, thinking: bool | None = None

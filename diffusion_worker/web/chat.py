@@ -1,4 +1,4 @@
-"""The chat dialect, POST /v1/chat/completions: turns through the checkpoint's template, answers read by channel."""
+"""POST /v1/chat/completions: messages are rendered with the chat template, answers are parsed by channel."""
 
 import secrets
 from dataclasses import replace
@@ -21,8 +21,8 @@ from diffusion_worker.web.serving_state import ServingState, Tokenization
 
 
 def prepare_chat(serving_state: ServingState, body: bytes, deadline_ms: float | None) -> PreparedRequest:
-    """See `relay.PrepareRequest`."""
-    # Before the weights are there nobody knows what they can do: then the refusal is theirs, not a field's.
+    """See `handler.PrepareRequest`."""
+    # Until the checkpoint is loaded its features are unknown: the request fails with NotResident below, not here.
     request = parse_chat(body, serving_state.features or TemplateFeatures(thinking=True))
     params, tools = request.params, request.tools
     decoding_mode = serving_state.decoding_mode_of(params.model)
@@ -63,7 +63,7 @@ def prepare_chat(serving_state: ServingState, body: bytes, deadline_ms: float | 
 
 
 def _behind_header(prompt_ids: tuple[int, ...], tokenization: Tokenization) -> tuple[int, ...]:
-    """Labels stand where the answer begins: behind the empty thought, if the checkpoint writes one."""
+    """The prompt up to where a label starts: after the empty thought, if the checkpoint writes one."""
     header = allowed_prefixes(tokenization.tokenizer)[-1]
     return prompt_ids if prompt_ids[len(prompt_ids) - len(header) :] == header else prompt_ids + header
 
@@ -71,7 +71,7 @@ def _behind_header(prompt_ids: tuple[int, ...], tokenization: Tokenization) -> t
 def _constraint(
     request: ChatRequest, tokenization: Tokenization, prompt_ids: tuple[int, ...]
 ) -> tuple[Constraint | None, TokenPrefixes]:
-    """What the answer must be, and what may stand before it. Only beside tools may it think first."""
+    """The constraint of the answer and the token prefixes allowed before it. Thinking first requires tools."""
     text, tools = request.params.constraint, request.tools
     if not tools.offered:
         return text, allowed_prefixes(tokenization.tokenizer) if text else NO_PREFIX

@@ -1,5 +1,6 @@
-"""The text dialect, POST /v1/completions: raw text goes on, or a gap between two texts is filled. No template, no
-channels: what is written is text."""
+"""POST /v1/completions: continue a raw text, or fill in the middle.
+
+No chat template and no channels are applied."""
 
 import secrets
 
@@ -17,7 +18,7 @@ from diffusion_worker.web.serving_state import ServingState
 
 
 def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: float | None) -> PreparedRequest:
-    """See `relay.PrepareRequest`."""
+    """See `handler.PrepareRequest`."""
     request = parse_completion(body)
     params = request.params
     if params.constraint and request.suffix:
@@ -33,7 +34,9 @@ def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: fl
         suffix_ids=tokenization.tokenizer.encode_plain(request.suffix),
     )
     generation = build_request(params, inputs, info)
-    builder = ResponseBuilder(tokenization.tokenizer, ParserOptions(stops=params.stops, channels=False), generation.prompt_ids)
+    builder = ResponseBuilder(
+        tokenization.tokenizer, ParserOptions(stops=params.stops, channels=False), generation.prompt_ids
+    )
     before, behind = _echo(request, builder)
     metadata = new_metadata(TextWriter, serving_state.model_id(decoding_mode))
     return PreparedRequest(
@@ -47,18 +50,18 @@ def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: fl
 
 
 def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
-    """Text begins as the checkpoint wants text to begin; ids are taken as they are."""
+    """Ids of the prompt. Text is preceded by the checkpoint's opening tokens; ids are used unchanged."""
     ids = (*tokenizer.opening, *tokenizer.encode_plain(prompt)) if isinstance(prompt, str) else prompt
     if not ids:
         raise InvalidValue("'prompt' must not be empty.", param="prompt")
     if not (min(ids) >= 0 and max(ids) < info.vocab_size):
-        raise InvalidValue(f"'prompt' must hold token ids from 0 to {info.vocab_size - 1}.", param="prompt")
+        raise InvalidValue(f"'prompt' must contain token ids from 0 to {info.vocab_size - 1}.", param="prompt")
     return ids
 
 
 def _echo(request: CompletionRequest, builder: ResponseBuilder) -> tuple[str, str]:
-    """What stands around the answer: the client's own text, never what tokens make of it."""
+    """The texts returned before and after the answer with `echo`: the client's own text, unless it sent ids."""
     if not request.is_echo:
         return "", ""
     prompt = request.prompt
-    return prompt if isinstance(prompt, str) else builder.sketch(prompt), request.suffix
+    return prompt if isinstance(prompt, str) else builder.draft_text(prompt), request.suffix

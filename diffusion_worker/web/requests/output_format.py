@@ -87,5 +87,5 @@ def _parse_template(fields: Fields) -> dict[str, Any]:
     for name in holes.values if holes else ():
         hole = holes.object(name) if holes else None
         if hole is not None:
-            hole.only(("regex", "choice"))
+            hole.allow_only(("regex", "choice"))
     return {"text": text, "holes": dict(holes.values) if holes else {}}

@@ -25,9 +25,9 @@ class Tools:
     """What may be called: OpenAI's objects, as templates read them; none with `tool_choice: none`."""
 
     offered: tuple[Mapping[str, Any], ...] = ()
-    must: bool = False  # call
-    only: str | None = None  # the one function to be called
-    many: bool = True  # calls in one answer
+    required: bool = False  # call
+    function: str | None = None  # the one function to be called
+    parallel: bool = True  # calls in one answer
 
     def constraint(self, syntax: Syntax, thought: Thought, text: Constraint | None) -> Constraint:
         """What an answer to such an offer is; `text` says what it may be instead of a call, None: any text."""
@@ -38,9 +38,9 @@ class Tools:
                 "field": f"tools[{at}].function.parameters",
             }
             for at, tool in enumerate(self.offered)
-            if self.only in (None, tool["function"]["name"])
+            if self.function in (None, tool["function"]["name"])
         ]
-        rules = {"syntax": syntax, "thought": thought, "required": self.must, "parallel": self.many}
+        rules = {"syntax": syntax, "thought": thought, "required": self.required, "parallel": self.parallel}
         said = text and {"kind": text.kind, "value": text.value}
         return Constraint(kind="tools", value={"functions": functions, **rules, "text": said}, field="tools")
 
@@ -65,9 +65,9 @@ def parse_tools(fields: Fields) -> Tools:
         raise fields.invalid("tool_choice", f"names {only!r}, which is not among the 'tools'.")
     return Tools(
         offered=() if choice == "none" else offered,
-        must=choice == "required",
-        only=only,
-        many=parallel is not False and only is None,
+        required=choice == "required",
+        function=only,
+        parallel=parallel is not False and only is None,
     )
 
 

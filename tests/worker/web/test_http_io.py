@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.web.error_body import BodyTooLarge
-from diffusion_worker.web.http_io import read_body, cancel_on_disconnect
+from diffusion_worker.web.http_io import cancel_on_disconnect, read_body
 from twolane.process.http_body import ClientDisconnected
 
 pytestmark = pytest.mark.anyio

@@ -10,15 +10,15 @@ OUTER = Fields({"inner": {"flag": True, "count": 3, "list": [{"x": 1}, 5]}, "non
 
 def test_paths_grow_inwards() -> None:
     """An error deep inside names the way to it."""
-    inner = OUTER.part("inner")
+    inner = OUTER.object("inner")
     assert inner is not None
     with pytest.raises(InvalidType) as caught:
-        inner.parts("list")
+        inner.objects("list")
     assert caught.value.param == "inner.list[1]"
     assert caught.value.message == "'inner.list[1]' must be an object, not an integer."
 
 
-@pytest.mark.parametrize("read", ["text", "flag", "raw", "part"])
+@pytest.mark.parametrize("read", ["text", "boolean", "raw", "object"])
 def test_null_and_absence_read_as_none(read: str) -> None:
     """Both mean: not given."""
     assert getattr(OUTER, read)("none") is None
@@ -51,4 +51,4 @@ def test_required_and_only_speak_of_absence_and_strangers() -> None:
     with pytest.raises(MissingField):
         OUTER.required("none")
     with pytest.raises(Unsupported, match="Unrecognized field: 'none'"):
-        OUTER.only(("inner",))
+        OUTER.allow_only(("inner",))

@@ -52,11 +52,11 @@ def test_a_choice_of_none_offers_nothing() -> None:
     ],
 )
 def test_a_choice_says_whether_what_and_how_often_to_call(
-    fields: dict[str, Any], must: bool, only: str | None, many: bool
+    fields: dict[str, Any], required: bool, only: str | None, many: bool
 ) -> None:
     """A function that is named is called once."""
     tools = parse_tools(Fields({**offer(WEATHER), **fields}))
-    assert (tools.must, tools.only, tools.many) == (must, only, many)
+    assert (tools.required, tools.function, tools.parallel) == (must, only, many)
 
 
 def test_an_offer_becomes_a_constraint() -> None:
