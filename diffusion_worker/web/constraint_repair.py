@@ -89,7 +89,7 @@ def _offending_positions(invalid: InvalidResponse, tokenizer: Tokenizer) -> Iter
     """Positions of the tokens of the offending span; all positions if the span is unknown."""
     span = span_of(invalid.text, invalid.violation) if invalid.kind in _JSON_KINDS else None
     token_texts = [tokenizer.token_bytes(token) for token in invalid.ids]
-    before = sum(map(len, token_texts)) - len(invalid.text.encode())  # the token prefix is not text of the text
+    before = sum(map(len, token_texts)) - len(invalid.text.encode())  # the token prefix is not part of the text
     if span is None or not b"".join(token_texts).endswith(invalid.text.encode()):
         return range(len(invalid.ids))
     first, last = (before + len(invalid.text[:position].encode()) for position in span)

@@ -66,7 +66,7 @@ class ServingState:
         return self.tokenization.template.features if self.tokenization else None
 
     def loaded(self) -> tuple[Tokenization, ModelInfo]:
-        """Tokenization and facts of the loaded checkpoint. Raises NotResident or Draining, and counts the refusal."""
+        """Tokenization and info of the loaded model. Raises and counts NotResident or Draining."""
         info = self.engine.info
         if self.tokenization is None or info is None:
             error = self.engine.refusal() or NotResident("the weights are not loaded yet", retry_after_s=1.0)

@@ -1,7 +1,7 @@
-"""OpenAI's chat completion request, parsed once into a record.
+"""Parser of OpenAI chat completion requests.
 
-What this surface honours is read; what would have no effect anyway is accepted; everything else is refused by name. A
-`prediction` is the text that is being edited. Knows no sockets, no engine and no torch.
+Supported fields are parsed, fields without effect are accepted, and all others are refused by name. A `prediction` is
+the text to edit.
 """
 
 from dataclasses import dataclass
@@ -19,19 +19,18 @@ MAX_LOGPROBS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """What a client wants, checked; only prompt length and model id are still open."""
+    """A validated chat completion request; prompt length and model id are checked later."""
 
     params: RequestParams
     messages: tuple[Message, ...]
     tools: Tools = NO_TOOLS
-    thinking: bool | None = None  # None: as the template has it
+    thinking: bool | None = None  # None: default of the chat template
     prediction: str | None = None
-    top_logprobs: int | None = None  # so many labels' probabilities beside that of the answer; None: none at all
+    top_logprobs: int | None = None  # number of labels to return; None: no logprobs
 
 
 def parse_chat(body: bytes, features: TemplateFeatures = NO_FEATURES) -> ChatRequest:
-    """A request body, read and checked whole, for a checkpoint that can so much. Raises a InvalidRequest that names the
-    first field found wrong."""
+    """Parse and validate a body against the features of the checkpoint. Raises InvalidRequest for the first error."""
     fields = parse_body(body)
     check_fields(fields, CHAT)
     return ChatRequest(

@@ -1,7 +1,4 @@
-"""The messages of a request: roles, text, calls and their answers.
-
-Knows OpenAI's shapes; how a turn is written for the model is the template's business.
-"""
+"""Parser of the `messages` of a chat request: roles, text, tool calls and tool results."""
 
 from typing import Any
 
@@ -11,29 +8,31 @@ from diffusion_worker.text.messages import ASSISTANT, TOOL, Message, PastCall
 from diffusion_worker.web.requests.fields import MAX_DEPTH, Fields, is_deeper
 
 ROLES = ("system", "developer", "user", ASSISTANT, TOOL)
-# A recorded answer of ours or of others carries these; null or empty they say nothing.
+# Fields of recorded assistant messages; accepted only if null or empty.
 _EMPTY_IN_MESSAGES = ("refusal", "audio", "annotations", "function_call")
 _OF_MODEL = ("tool_calls", "reasoning_content")
 _OF_TOOLS = ("tool_call_id", "name")
 
 
 def parse_messages(fields: Fields) -> tuple[Message, ...]:
-    """At least one turn. Raises a InvalidRequest naming the field; calls and their answers must find each other."""
+    """The messages, at least one. A tool result must refer to an earlier tool call. Raises InvalidRequest."""
     messages: list[Message] = []
     calls: set[str] = set()
     for part in fields.objects("messages"):
         message = _parse_message(part)
         if message.call_id is not None and message.call_id not in calls:
-            raise part.invalid("tool_call_id", f"{message.call_id!r} is no call of an earlier message.")
+            raise part.invalid(
+                "tool_call_id", f"{message.call_id!r} is not the id of a tool call in an earlier message."
+            )
         calls.update(call.id for call in message.calls)
         messages.append(message)
     if not messages:
-        raise fields.invalid("messages", "must hold at least one message.")
+        raise fields.invalid("messages", "must contain at least one message.")
     return tuple(messages)
 
 
 def parse_text(fields: Fields, name: str) -> str:
-    """A string, or text parts, which are joined without anything between them."""
+    """A string, or text parts, which are concatenated."""
     if not isinstance(fields.raw(name), list):
         return fields.text(name) or ""
     return "".join(map(_parse_part, fields.objects(name)))
@@ -80,14 +79,14 @@ def _parse_call(fields: Fields) -> PastCall:
 
 
 def _parse_arguments(fields: Fields) -> dict[str, Any]:
-    """OpenAI sends the text of an object. Templates want the object."""
+    """The arguments as an object, which chat templates expect; OpenAI clients send them as JSON text."""
     fields.required("arguments")
     try:
         arguments = orjson.loads(fields.text("arguments") or "{}")
     except orjson.JSONDecodeError:
         arguments = None
     if not isinstance(arguments, dict) or is_deeper(arguments, MAX_DEPTH):
-        raise fields.invalid("arguments", "must be the text of a JSON object.")
+        raise fields.invalid("arguments", "must be a string that contains a JSON object.")
     return arguments
 
 

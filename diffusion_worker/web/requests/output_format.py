@@ -1,6 +1,6 @@
-"""What a request says its answer must be: OpenAI's `response_format`, and `structured_outputs` as vLLM names it.
+"""Parser of the output constraint: OpenAI's `response_format` and vLLM's `structured_outputs`.
 
-Read into one Constraint; whether it can be kept is the compiler's finding.
+Whether the constraint is supported is decided when it is compiled.
 """
 
 import re
@@ -17,7 +17,7 @@ _STRUCTURED: Final = ("regex", "choice", "template", "json")
 
 
 def parse_constraint(fields: Fields) -> Constraint | None:
-    """The one constraint of a body; None: any text will do. Raises a InvalidRequest that names the field."""
+    """The constraint of a body; None: unconstrained. Raises InvalidRequest."""
     by_format = _parse_format(fields.object(_FORMAT))
     by_structure = _parse_structured(fields.object("structured_outputs"))
     if by_format and by_structure:
@@ -44,7 +44,7 @@ def _named_schema(fields: Fields) -> Any:
     if not _FORMAT_NAME.fullmatch(fields.nonempty("name")):
         raise fields.invalid("name", "must be 1 to 64 letters, digits, '_' or '-'.")
     fields.text("description")
-    fields.boolean("strict")  # the schema is kept either way
+    fields.boolean("strict")  # the schema is always enforced
     check_schema(fields, "schema")
     return fields.raw("schema")
 
@@ -53,16 +53,17 @@ def _parse_structured(fields: Fields | None) -> Constraint | None:
     if fields is None:
         return None
     fields.allow_only(_STRUCTURED)
-    given = [name for name in _STRUCTURED if fields.raw(name) is not None]
-    if len(given) != 1:
-        raise fields.invalid(given[1] if given else "regex", f"must stand alone: one of {', '.join(_STRUCTURED)}.")
-    field = fields.param(given[0])
-    match given[0]:
+    names = [name for name in _STRUCTURED if fields.raw(name) is not None]
+    if len(names) != 1:
+        allowed = ", ".join(_STRUCTURED)
+        raise fields.invalid(names[1] if names else "regex", f"is invalid here: set exactly one of {allowed}.")
+    field = fields.param(names[0])
+    match names[0]:
         case "regex":
             return Constraint(kind="regex", value=fields.nonempty("regex"), field=field)
         case "choice":
             return Constraint(kind="choice", value=_parse_choices(fields), field=field)
-        case "json":  # vLLM's other spelling of `response_format`
+        case "json":  # vLLM's alternative to `response_format`
             check_schema(fields, "json")
             return Constraint(kind="json_schema", value=fields.raw("json"), field=field)
     return Constraint(kind="template", value=_parse_template(fields), field=field)
@@ -73,12 +74,12 @@ def _parse_choices(fields: Fields) -> list[str]:
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
         raise InvalidType(f"'{fields.param('choice')}' must be an array of strings.", param=fields.param("choice"))
     if not choices or "" in choices:
-        raise fields.invalid("choice", "must hold at least one string, and no empty one.")
+        raise fields.invalid("choice", "must contain at least one string and no empty string.")
     return choices
 
 
 def _parse_template(fields: Fields) -> dict[str, Any]:
-    """A text, or a text and what may stand in its holes."""
+    """A template: a text, or a text and the constraints of its holes."""
     if isinstance(fields.raw("template"), str):
         return {"text": fields.nonempty("template")}
     template = fields.object("template") or fields

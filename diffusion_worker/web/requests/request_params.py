@@ -1,7 +1,4 @@
-"""What every way of asking has in common: a body becomes fields, and the fields that both dialects share one record.
-
-Knows neither messages nor prompts, no sockets, no engine and no torch.
-"""
+"""Parser of the request body and of the parameters that chat and text completions share."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ MAX_STOPS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """The numbers of the extension object `diffusion` that belong to the loop; None keeps the checkpoint's own."""
+    """Overrides of the denoising params, from the extension object `diffusion`; None: default of the checkpoint."""
 
     steps: int | None = None
     entropy_bound: float | None = None
@@ -27,13 +24,13 @@ class Overrides:
     canvas_length: int | None = None
 
     def as_dict(self) -> dict[str, float]:
-        """What was set, by name."""
+        """The values that are set, by name."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestParams:
-    """What a client wants of an answer, whatever it answers; only the model id is still to be looked up."""
+    """Validated parameters of a request, except for its prompt; the model id is resolved later."""
 
     model: str
     max_tokens: int | None = None
@@ -46,7 +43,7 @@ class RequestParams:
     overrides: Overrides = Overrides()
     anchor: float | None = None
     deadline_ms: float | None = None
-    constraint: Constraint | None = None  # what the answer must be
+    constraint: Constraint | None = None  # of the answer
 
 
 def parse_body(body: bytes) -> Fields:
@@ -63,7 +60,7 @@ def parse_body(body: bytes) -> Fields:
 
 
 def parse_request_params(fields: Fields) -> RequestParams:
-    """The shared fields of a body. Raises a InvalidRequest that names the first one found wrong."""
+    """Parse the shared fields of a body. Raises InvalidRequest for the first error."""
     is_stream = fields.boolean("stream") or False
     include_usage, include_drafts = _parse_stream_options(fields, is_stream)
     diffusion = _parse_diffusion(fields)
@@ -99,9 +96,9 @@ def _parse_stops(fields: Fields) -> tuple[str, ...]:
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise InvalidType("'stop' must be a string or an array of strings.", param="stop")
     if len(stops) > MAX_STOPS:
-        raise fields.invalid("stop", f"must not hold more than {MAX_STOPS} strings.")
+        raise fields.invalid("stop", f"must not contain more than {MAX_STOPS} strings.")
     if "" in stops:
-        raise fields.invalid("stop", "must not hold an empty string.")
+        raise fields.invalid("stop", "must not contain an empty string.")
     return tuple(stops)
 
 
@@ -119,7 +116,7 @@ def _parse_stream_options(fields: Fields, is_stream: bool) -> tuple[bool, bool]:
 
 
 def _parse_diffusion(fields: Fields) -> Fields:
-    """The extension object; ranges that depend on the checkpoint are checked with its recipe."""
+    """The extension object; ranges that depend on the checkpoint are checked in `build_request`."""
     diffusion = fields.object("diffusion") or Fields({}, "diffusion")
     diffusion.allow_only((*(field.name for field in dataclasses.fields(Overrides)), "anchor", "deadline_ms"))
     return diffusion

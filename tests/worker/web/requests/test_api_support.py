@@ -36,7 +36,7 @@ def test_only_a_canvas_starts_from_a_text_or_ends_in_one() -> None:
 @pytest.mark.parametrize("support", [CHAT, COMPLETIONS])
 def test_no_field_is_both_honoured_and_refused(support: ApiSupport) -> None:
     """Three tables without overlap."""
-    names = [*support.honoured, *IGNORED, *support.off]
+    names = [*support.supported, *IGNORED, *support.off]
     assert len(set(names)) == len(names)
 
 
