@@ -133,7 +133,7 @@ async def test_checked_keywords_are_validated_before_the_first_byte(stream: bool
 
 async def test_the_same_constraint_is_compiled_once() -> None:
     async with serving(noisy_net()) as served:
-        words, info = served.worker.serving_state.resident()
+        words, info = served.worker.serving_state.loaded()
         first = await served.ask(structured_outputs={"choice": ["a", "b"]}, max_tokens=9)
         assert first.status_code == 200
         one = Constraint(kind="choice", value=["a", "b"])
