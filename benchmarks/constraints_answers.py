@@ -28,10 +28,10 @@ from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import DecodingMode, GenerationRequest
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
+from training.requests import request_for, text_of
 from training.tasks.orders import SCHEMA, order
-from training.tasks.sample import Generator, Sample, Wish
+from training.tasks.sample import Generator, Sample, SampleSpec
 from training.tasks.sudoku import sudoku
 from training.vocabulary import decode_ids
 
@@ -76,13 +76,13 @@ def measure(
     """All ways through the same `count` samples: canvases free, masked naively, constrained; left to right free,
     constrained, and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
-    samples = [task.generator(rng, Wish(split="test", invented=task.invented)) for _ in range(count)]
+    samples = [task.generator(rng, SampleSpec(split="test", invented=task.invented)) for _ in range(count)]
     automaton = compile_tokens(compile_constraint(task.constraint).automaton, shipped().read())
     assert automaton is not None
     methods = []
     for decoding_mode in DecodingMode:
         requests = [
-            ask_for(model, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
+            request_for(model, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
         ]
         kept = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]
         methods += [

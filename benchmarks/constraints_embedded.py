@@ -13,7 +13,7 @@ from typing import Final
 
 from benchmarks.constraints_steps import Noise, step_ms
 from benchmarks.vocabularies import SHIPPED, shipped
-from benchmarks.worker_requests import WatchedNet, ask_for, samples
+from benchmarks.worker_requests import InstrumentedModel, request_for, samples
 from diffusion_worker.constraints.compile import compile_schema
 from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
@@ -21,8 +21,8 @@ from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import GenerationRequest
 from diffusion_worker.types.observations import Observation, StepObserved
+from diffusion_worker.types.requests import GenerationRequest
 from twolane.demo.prompts import ORDER_SCHEMA
 
 STEPS: Final = 40
@@ -66,14 +66,14 @@ def measure() -> Embedded:
 
 
 def _forward_ms(model: DiffusionModel) -> float:
-    """The model's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
-    watched = WatchedNet(model, time.thread_time)
+    """The net's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
+    watched = InstrumentedModel(model, time.thread_time)
     request = _endless(model)
     loop = Loop(watched, Capacity(max_num_seqs=1, max_context=len(request.prompt_ids) + request.max_tokens))
     loop.add(request)
     spent = [watched.seconds]
     while len(spent) < STEPS:
-        loop.turn()
+        loop.step()
         spent.append(watched.seconds)
     return 1000 * statistics.median(after - before for before, after in itertools.pairwise(spent))
 
@@ -92,7 +92,7 @@ def _mixed(model: DiffusionModel, automaton: TokenAutomaton) -> tuple[MixedStep,
             loop.add(replace(request, seed=row, matcher=matcher))
         loops.append(loop)
     for loop in itertools.chain.from_iterable(itertools.repeat(loops, STEPS - 1)):
-        loop.turn()
+        loop.step()
     return tuple(_median(count, told) for count, told in seen.items())
 
 
@@ -107,4 +107,4 @@ def _median(count: int, told: Sequence[Observation]) -> MixedStep:
 
 def _endless(model: DiffusionModel) -> GenerationRequest:
     """A canvas that does not settle while it is measured."""
-    return ask_for(samples(1)[0], replace(model.info.denoising, steps=STEPS, stability=64))
+    return request_for(samples(1)[0], replace(model.info.denoising, steps=STEPS, stability=64))

@@ -12,17 +12,17 @@ from typing import Final
 
 from benchmarks.left_to_right import LeftToRight, OfModel
 from benchmarks.vocabularies import SHIPPED, shipped
-from benchmarks.worker_requests import WatchedNet
+from benchmarks.worker_requests import InstrumentedModel
 from diffusion_worker.constraints.compile import compile_schema
 from diffusion_worker.constraints.inference.matcher import open_matcher
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import DecodingMode, GenerationRequest
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
+from training.requests import request_for, text_of
 from training.tasks.orders import SCHEMA, order
-from training.tasks.sample import Wish
+from training.tasks.sample import SampleSpec
 from training.vocabulary import decode_ids
 
 SEED: Final = 7
@@ -42,15 +42,15 @@ class Method:
 
 def methods(guided: LeftToRight | None, count: int) -> list[Method]:
     """All of them over the same requests; without llguidance, all but the last."""
-    model = WatchedNet(load(str(SHIPPED), LoadOptions(threads=1)))
+    model = InstrumentedModel(load(str(SHIPPED), LoadOptions(threads=1)))
     automaton = compile_tokens(compile_schema(SCHEMA).automaton, shipped().read())
     assert automaton is not None
     rng = random.Random(SEED)
-    samples = [order(rng, Wish(split="test", invented=1.0)) for _ in range(count)]
+    samples = [order(rng, SampleSpec(split="test", invented=1.0)) for _ in range(count)]
 
     def requests(decoding_mode: DecodingMode, *, is_kept: bool) -> Iterator[GenerationRequest]:
         for seed, sample in enumerate(samples):
-            request = ask_for(model, sample, decoding_mode, seed=seed)
+            request = request_for(model, sample, decoding_mode, seed=seed)
             yield replace(request, matcher=open_matcher(automaton, request.max_tokens)) if is_kept else request
 
     answers = [sample.answer for sample in samples]
@@ -74,7 +74,7 @@ def methods(guided: LeftToRight | None, count: int) -> list[Method]:
 
 def _measure_method(
     name: str,
-    model: WatchedNet,
+    model: InstrumentedModel,
     requests: Sequence[GenerationRequest],
     answers: Sequence[str],
     answer: Callable[[GenerationRequest], str],

@@ -28,11 +28,12 @@ from diffusion_worker.constraints.tokens.vocabulary_bytes import make_vocabulary
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import BlockSealed, DecodingMode, GenerationRequest
-from training.asks import ask_for, text_of
+from diffusion_worker.types.events import BlockSealed
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
+from training.requests import request_for, text_of
 from training.tasks.orders import order
-from training.tasks.sample import Sample, Wish
-from training.words import DAYS, NAMES
+from training.tasks.sample import Sample, SampleSpec
+from training.word_lists import DAYS, NAMES
 
 FIELDS: Final[dict[str, tuple[Any, ...]]] = {
     "day": (None, *DAYS),
@@ -60,10 +61,12 @@ def measure(model: DiffusionModel, field: str, *, invented: bool, count: int, se
     rng = random.Random(seed)
     sets: list[tuple[Sample, list[str]]] = []
     while len(sets) < count:
-        sample = order(rng, Wish(split="test", invented=float(invented)))
+        sample = order(rng, SampleSpec(split="test", invented=float(invented)))
         if max(map(len, answers := _answers(sample, field))) < model.info.denoising.canvas_length:
             sets.append((sample, answers))
-    requests = [ask_for(model, sample, DecodingMode.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)]
+    requests = [
+        request_for(model, sample, DecodingMode.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)
+    ]
     weighed = [_weighed(model, request, answers) for request, (_, answers) in zip(requests, sets, strict=True)]
     truths = [answers.index(sample.answer) for sample, answers in sets]
     denoised = run(model, [_within(request, answers) for request, (_, answers) in zip(requests, sets, strict=True)])
@@ -114,7 +117,7 @@ def _weighed(model: DiffusionModel, request: GenerationRequest, answers: Sequenc
     loop = Loop(model, Capacity(max_num_seqs=1, max_context=len(request.prompt_ids) + request.max_tokens))
     loop.add(replace(request, labels=labels))
     while loop.scheduler.has_work:
-        for _, event in loop.turn():
+        for _, event in loop.step():
             if isinstance(event, BlockSealed):
                 return event.labels
     raise AssertionError("an ask with labels seals one canvas")

@@ -19,7 +19,7 @@ from benchmarks.vocabularies import Words
 from diffusion_worker.denoise.autoregressive import padded
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import GenerationRequest
+from diffusion_worker.types.requests import GenerationRequest
 
 Floats = NDArray[np.float32]
 Source = Callable[[Sequence[int]], Floats | None]  # ids so far -> logits [vocab] of the next one, None: no room for it
@@ -102,7 +102,7 @@ class OfModel:
         if len(ids) == self._request.max_tokens:
             return None
         new = (*self._request.prompt_ids, *ids)[self._at :]
-        view = self._cache.appending([0], [self._at], [len(new)])
+        view = self._cache.prefill_view([0], [self._at], [len(new)])
         hidden = self._model.encode(padded([new], self._model.device), view)
         self._cache.seal(view)
         self._at += len(new)

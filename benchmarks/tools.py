@@ -30,10 +30,10 @@ from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.text.tagged_tool_calls import TaggedCallReader
 from diffusion_worker.text.tool_calls import ToolCall
-from diffusion_worker.types.generation import DecodingMode
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode
+from training.requests import request_for, text_of
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 
 NAMES: Final = ("extraction", "sudoku", "clean-up")
 CALL_TOKENS: Final = 250
@@ -75,7 +75,7 @@ def offer(*, must: bool) -> TokenAutomaton:
 def measure(model: DiffusionModel, task: str, decoding_mode: DecodingMode, *, count: int, seed: int = 5) -> Row:
     """The same samples three times."""
     rng = random.Random(seed)
-    samples = [TASKS[task](rng, Wish(split="test")) for _ in range(count)]
+    samples = [TASKS[task](rng, SampleSpec(split="test")) for _ in range(count)]
     alone = _answers(model, samples, decoding_mode)
     beside = _answers(model, samples, decoding_mode, offer(must=False))
     due = _answers(model, samples, decoding_mode, offer(must=True), max_tokens=CALL_TOKENS, temperature=1.5)
@@ -125,7 +125,8 @@ def _answers(
     **changes: Any,
 ) -> list[str]:
     requests = [
-        replace(ask_for(model, sample, decoding_mode, seed=place), **changes) for place, sample in enumerate(samples)
+        replace(request_for(model, sample, decoding_mode, seed=place), **changes)
+        for place, sample in enumerate(samples)
     ]
     if automaton is not None:
         requests = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]

@@ -15,7 +15,7 @@ from typing import Final
 
 from diffusion_worker.constraints.tokens.token_trie import TokenTrie, build_token_trie
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
-from twolane.quality import find_weights
+from twolane.weights import ensure_weights
 
 SHIPPED: Final = Path("checkpoints/twolane-tiny")
 
@@ -48,7 +48,7 @@ def smollm2() -> Words:
     """49,152 tokens; 21 bytes that valid UTF-8 hardly needs are missing."""
     from gguf import GGUFReader
 
-    fields = GGUFReader(find_weights()).fields
+    fields = GGUFReader(ensure_weights(print)).fields
     spellings = fields["tokenizer.ggml.tokens"].contents()
     control = {token for token, kind in enumerate(fields["tokenizer.ggml.token_type"].contents()) if kind != 1}
     document = {

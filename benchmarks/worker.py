@@ -1,8 +1,8 @@
-"""What the worker's loop costs: `python -m benchmarks.worker [--check] [--json FILE] [--checkpoint DIR]`.
+"""Benchmarks the worker's engine loop: `python -m benchmarks.worker [--check] [--json FILE] [--checkpoint DIR]`.
 
-Our loop and transformers' `generate()` answer the same requests with the same weights, in one process, in turn, on the
-same number of threads; figures are ratios of medians, so a slow machine changes them little. Transformers runs with
-the fastest of its own experts implementations, and its static batches need not wait for their requests to arrive.
+Our loop and transformers' `generate()` complete the same requests with the same weights, alternately in one process, on
+the same number of threads. Figures are ratios of medians, so a slow machine changes them little. transformers runs with
+its fastest experts implementation, and its static batches do not wait for requests to arrive.
 """
 
 import argparse
@@ -21,32 +21,35 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.worker_load import under_load
-from benchmarks.worker_requests import Run, Transformers, WatchedNet, answer, ask_for, samples
+from benchmarks.worker_requests import InstrumentedModel, Run, Transformers, answer, request_for, samples
 from benchmarks.worker_steps import ROWS, StepCost, step_costs
 from benchmarks.worker_waits import predicted_wait
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import GenerationRequest
+from diffusion_worker.types.requests import GenerationRequest
 
-SEATS: Final = 8  # requests in flight
-REQUESTS: Final = 12 * SEATS  # enough that filling and emptying the seats weighs little
+CONCURRENCY: Final = 8  # requests in flight
+REQUESTS: Final = 12 * CONCURRENCY  # many, so that filling and draining the batch matters little
 ROUNDS: Final = 5
 STATIC_BATCHES: Final = (2, 4, 8)
 STAGGER_STEPS: Final = 1
 WAITING_REQUESTS: Final = 600
-READ_SHARE, READ_RATE = 0.05, 0.5  # reading takes many times the steps, so requests must come more slowly
+AUTOREGRESSIVE_SHARE, AUTOREGRESSIVE_RATE = (
+    0.05,
+    0.5,
+)  # autoregressive requests take many times the steps, so fewer arrive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """Where a figure has to be; `note` says what it is measured against."""
+    """The limit of a figure; `note` is its unit or reference."""
 
     note: str
     at_most: float | None = None
     at_least: float | None = None
 
     def is_cleared_by(self, value: float) -> bool:
-        """Is the value on the right side?"""
+        """Whether the value is within the limit."""
         above = self.at_least is None or value >= self.at_least
         return above and (self.at_most is None or value <= self.at_most)
 
@@ -57,10 +60,10 @@ class Bar:
 BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
     {
         "single request, latency": Bar(note="x generate()", at_most=1.0),
-        "staggered, tokens/s": Bar(note="x what the net allows", at_least=0.85),
+        "staggered, tokens/s": Bar(note="x what the model allows", at_least=0.85),
         "staggered, tokens/s again": Bar(note="x best static batch", at_least=1.15),
         "staggered, forward passes": Bar(note="x simultaneous", at_most=1.15),
-        "outside the net at 8 rows": Bar(note="share of a step", at_most=0.12),
+        "outside the model at 8 rows": Bar(note="share of a step", at_most=0.12),
         "predicted wait, median error": Bar(note="of the wait", at_most=0.25),
         "event loop held up, p99": Bar(note="ms", at_most=10.0),
         "resident memory, growth": Bar(note="MiB", at_most=8.0),
@@ -70,7 +73,7 @@ BARS: Final[MappingProxyType[str, Bar]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measured figure of the table; its bar stands in BARS under the same name."""
+    """One measured figure; BARS holds its limit under the same name."""
 
     name: str
     value: float
@@ -78,32 +81,32 @@ class Figure:
 
     @property
     def is_cleared(self) -> bool:
-        """Is its bar cleared?"""
+        """Whether the figure is within its limit."""
         return BARS[self.name].is_cleared_by(self.value)
 
 
 def main() -> int:
-    """Command line; returns 1 if `--check` finds a figure under its bar."""
+    """Run the command line; returns 1 if `--check` finds a figure outside its limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="checkpoints/twolane-tiny", help="folder or hub id")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
-    parser.add_argument("--requests", type=int, default=5000, help="over which memory is watched")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a figure is under its bar")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both implementations")
+    parser.add_argument("--requests", type=int, default=5000, help="requests of the memory measurement")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure is outside its limit")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
-    net = load(options.checkpoint, LoadOptions(threads=options.threads))
+    model = load(options.checkpoint, LoadOptions(threads=options.threads))
     torch.set_num_threads(options.threads)
     drawn = samples(REQUESTS)
-    asks = [ask_for(sample, net.info.denoising) for sample in drawn]
+    requests = [request_for(sample, model.info.denoising) for sample in drawn]
     reference = Transformers(options.checkpoint)
-    reference.choose_experts(asks[:SEATS])
-    costs = step_costs(net, asks)
+    reference.choose_experts(requests[:CONCURRENCY])
+    costs = step_costs(model, requests)
     figures = [
-        *throughput(net, reference, asks, [sample.answer for sample in drawn], costs),
-        passes(net, asks),
-        outside(costs[SEATS]),
-        asyncio.run(waits(net, asks)),
-        *asyncio.run(loaded(net, asks, options.requests)),
+        *throughput(model, reference, requests, [sample.answer for sample in drawn], costs),
+        passes(model, requests),
+        outside(costs[CONCURRENCY]),
+        asyncio.run(waits(model, requests)),
+        *asyncio.run(loaded(model, requests, options.requests)),
     ]
     show(figures, costs, f"{options.threads} thread(s), experts of transformers: {reference.experts}")
     if options.json:
@@ -114,52 +117,52 @@ def main() -> int:
 
 
 def throughput(
-    net: DiffusionModel,
+    model: DiffusionModel,
     reference: Transformers,
-    asks: Sequence[GenerationRequest],
+    requests: Sequence[GenerationRequest],
     wanted: Sequence[str],
     costs: dict[int, StepCost],
 ) -> list[Figure]:
-    """Single requests and staggered ones, ours and theirs in turn."""
+    """Throughput of single and staggered requests, for our loop and transformers alternately."""
     runs: dict[str, list[Run]] = {}
     for _ in range(ROUNDS):
-        ones = [answer(net, [ask], rows=1) for ask in asks[:SEATS]]
-        theirs = [reference.answer([ask], rows=1) for ask in asks[:SEATS]]
+        ones = [answer(model, [request], rows=1) for request in requests[:CONCURRENCY]]
+        theirs = [reference.answer([request], rows=1) for request in requests[:CONCURRENCY]]
         runs.setdefault("one", []).append(joined(ones))
         runs.setdefault("generate", []).append(joined(theirs))
-        runs.setdefault("alone", []).append(answer(net, asks, rows=1))
-        runs.setdefault("staggered", []).append(answer(net, asks, rows=SEATS, stagger=STAGGER_STEPS))
+        runs.setdefault("alone", []).append(answer(model, requests, rows=1))
+        runs.setdefault("staggered", []).append(answer(model, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS))
         for rows in STATIC_BATCHES:
-            runs.setdefault(f"static {rows}", []).append(reference.answer(asks, rows=rows))
+            runs.setdefault(f"static {rows}", []).append(reference.answer(requests, rows=rows))
     seconds = {name: statistics.median(run.seconds for run in many) for name, many in runs.items()}
     speed = {name: many[0].tokens / seconds[name] for name, many in runs.items()}
     allowed = allowed_speed_up(costs)
     static = max((f"static {rows}" for rows in STATIC_BATCHES), key=lambda name: speed[name])
     one, generate, staggered = (runs[name][0].texts for name in ("one", "generate", "staggered"))
-    ms = [1000 * seconds[name] / SEATS for name in ("one", "generate")]
+    ms = [1000 * seconds[name] / CONCURRENCY for name in ("one", "generate")]
     return [
         Figure(
             name="single request, latency",
             value=seconds["one"] / seconds["generate"],
-            detail=f"{ms[0]:.1f} against {ms[1]:.1f} ms; {agreeing(one, generate)} of {SEATS} answers equal",
+            detail=f"{ms[0]:.1f} against {ms[1]:.1f} ms; {agreeing(one, generate)} of {CONCURRENCY} answers equal",
         ),
         Figure(
             name="staggered, tokens/s",
             value=speed["staggered"] / speed["alone"] / allowed,
-            detail=f"{speed['staggered']:.0f} against {speed['alone']:.0f} alone; the net allows {allowed:.2f} x; "
-            f"{agreeing(staggered, wanted)} of {len(asks)} answers right",
+            detail=f"{speed['staggered']:.0f} against {speed['alone']:.0f} alone; the model allows {allowed:.2f} x; "
+            f"{agreeing(staggered, wanted)} of {len(requests)} answers right",
         ),
         Figure(
             name="staggered, tokens/s again",
             value=speed["staggered"] / speed[static],
             detail=f"{speed['staggered']:.0f} against {speed[static]:.0f} ({static}); "
-            f"{agreeing(runs[static][0].texts, wanted)} of {len(asks)} right",
+            f"{agreeing(runs[static][0].texts, wanted)} of {len(requests)} right",
         ),
     ]
 
 
 def joined(runs: Sequence[Run]) -> Run:
-    """Runs after one another as one."""
+    """Consecutive runs as one."""
     return Run(
         texts=tuple(text for run in runs for text in run.texts),
         tokens=sum(run.tokens for run in runs),
@@ -168,51 +171,55 @@ def joined(runs: Sequence[Run]) -> Run:
 
 
 def allowed_speed_up(costs: dict[int, StepCost]) -> float:
-    """How much faster than alone the net itself lets SEATS rows be."""
-    return SEATS * costs[1].net_ms / costs[SEATS].net_ms
+    """Speed-up of CONCURRENCY rows over one row that the model's passes alone allow."""
+    return CONCURRENCY * costs[1].model_ms / costs[CONCURRENCY].model_ms
 
 
 def agreeing(some: Sequence[str], others: Sequence[str]) -> int:
-    """How many texts are equal, pair by pair."""
+    """Number of equal pairs of texts."""
     return sum(one == other for one, other in zip(some, others, strict=True))
 
 
-def passes(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> Figure:
-    """Passes of the net when requests come one by one, against all in the queue from the start."""
-    together, apart = WatchedNet(net), WatchedNet(net)
-    answer(together, asks, rows=SEATS)
-    answer(apart, asks, rows=SEATS, stagger=STAGGER_STEPS)
-    detail = f"{apart.passes} against {together.passes} for {len(asks)} requests, {SEATS} at a time"
+def passes(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figure:
+    """Forward passes with staggered arrivals, relative to simultaneous arrivals."""
+    together, apart = InstrumentedModel(model), InstrumentedModel(model)
+    answer(together, requests, rows=CONCURRENCY)
+    answer(apart, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS)
+    detail = f"{apart.passes} against {together.passes} for {len(requests)} requests, {CONCURRENCY} at a time"
     return Figure(name="staggered, forward passes", value=apart.passes / together.passes, detail=detail)
 
 
 def outside(cost: StepCost) -> Figure:
-    """What the loop itself costs."""
-    detail = f"step {cost.step_ms:.2f} ms, net {cost.net_ms:.2f} ms"
-    return Figure(name="outside the net at 8 rows", value=cost.outside, detail=detail)
+    """Share of a step spent outside the model."""
+    detail = f"step {cost.step_ms:.2f} ms, model {cost.model_ms:.2f} ms"
+    return Figure(name="outside the model at 8 rows", value=cost.outside, detail=detail)
 
 
-async def waits(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> Figure:
-    """How well waiting is foretold."""
-    served_per_s = len(asks) / answer(net, asks, rows=SEATS, stagger=STAGGER_STEPS).seconds
-    seen = await predicted_wait(net, asks, requests=WAITING_REQUESTS, served_per_s=served_per_s)
-    read_too = await predicted_wait(
-        net, asks, requests=WAITING_REQUESTS, served_per_s=served_per_s * READ_RATE, read_share=READ_SHARE
+async def waits(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Figure:
+    """Error of predicted queue waits."""
+    served_per_s = len(requests) / answer(model, requests, rows=CONCURRENCY, stagger=STAGGER_STEPS).seconds
+    seen = await predicted_wait(model, requests, num_requests=WAITING_REQUESTS, served_per_s=served_per_s)
+    mixed = await predicted_wait(
+        model,
+        requests,
+        num_requests=WAITING_REQUESTS,
+        served_per_s=served_per_s * AUTOREGRESSIVE_RATE,
+        autoregressive_share=AUTOREGRESSIVE_SHARE,
     )
     return Figure(
         name="predicted wait, median error",
         value=seen.median_error,
         detail=f"{seen.count} waits, median {seen.median_wait_ms:.0f} ms, predicted {seen.median_ratio:.2f} x of it; "
-        f"with {READ_SHARE:.0%} read left to right: error {read_too.median_error:.2f}",
+        f"with {AUTOREGRESSIVE_SHARE:.0%} autoregressive: error {mixed.median_error:.2f}",
     )
 
 
-async def loaded(net: DiffusionModel, asks: Sequence[GenerationRequest], requests: int) -> list[Figure]:
-    """The engine under load."""
-    load_seen = await under_load(net, asks, seconds=8.0, requests=requests)
+async def loaded(model: DiffusionModel, requests: Sequence[GenerationRequest], num_requests: int) -> list[Figure]:
+    """Event-loop stalls and memory growth of the engine under load."""
+    load_seen = await under_load(model, requests, seconds=8.0, num_requests=num_requests)
     return [
         Figure(name="event loop held up, p99", value=load_seen.stall_p99_ms, detail="1 ms ticks beside 8 clients"),
-        Figure(name="resident memory, growth", value=load_seen.growth_mib, detail=f"over {requests} requests"),
+        Figure(name="resident memory, growth", value=load_seen.growth_mib, detail=f"over {num_requests} requests"),
     ]
 
 
@@ -227,7 +234,7 @@ def show(figures: Sequence[Figure], costs: dict[int, StepCost], conditions: str)
         table.add_row(figure.name, f"{figure.value:.2f}", bar.note, str(bar), verdict, figure.detail)
     for rows in ROWS:
         cost = costs[rows]
-        detail = f"{cost.row_ms:.2f} ms a row; net {cost.net_ms:.2f} ms, outside {cost.outside:.1%}"
+        detail = f"{cost.row_ms:.2f} ms a row; model {cost.model_ms:.2f} ms, outside {cost.outside:.1%}"
         table.add_row(f"step at {rows} rows", f"{cost.step_ms:.2f}", "ms", "", "", detail)
     Console(width=None if sys.stdout.isatty() else 150).print(table)
 

@@ -1,6 +1,6 @@
-"""The worker's engine under load: how long its event loop is held up, and whether its memory grows.
+"""The worker's engine under load: event-loop stalls and memory growth.
 
-The engine runs as it serves, with the net on its own thread; the clients are coroutines, without a wire between.
+The engine runs as in serving, with the model on its own thread; clients are coroutines in the same process.
 """
 
 import asyncio
@@ -15,7 +15,8 @@ from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity
 from diffusion_worker.memory.lifecycle import resident_bytes
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import Faulted, GenerationRequest
+from diffusion_worker.types.events import Faulted
+from diffusion_worker.types.requests import GenerationRequest
 
 CLIENTS: Final = 8
 TICK_S: Final = 0.001
@@ -24,30 +25,36 @@ MEBIBYTE: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What the load showed."""
+    """Results of a load test."""
 
     stall_p99_ms: float
-    growth_mib: float  # resident memory, last tenth of the requests against the second
-    requests: int  # that the memory was watched over
+    growth_mib: float  # resident memory, last tenth of the requests minus the second
+    num_requests: int  # of the memory measurement
 
 
-async def under_load(net: DiffusionModel, asks: Sequence[GenerationRequest], *, seconds: float, requests: int) -> Load:
-    """Serve the asks in a circle for some seconds while a ticker watches; then very short ones, watching memory."""
-    context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
-    engine = Engine(lambda: net, Capacity(max_num_seqs=CLIENTS, max_context=context))
+async def under_load(
+    model: DiffusionModel, requests: Sequence[GenerationRequest], *, seconds: float, num_requests: int
+) -> Load:
+    """Serve the requests repeatedly for `seconds` and measure stalls; then serve short requests and measure memory."""
+    context = max(len(request.prompt_ids) + request.max_tokens for request in requests)
+    engine = Engine(lambda: model, Capacity(max_num_seqs=CLIENTS, max_context=context))
     engine.start()
     await engine.ready()
     try:
-        stalls_s = await _stalls(engine, asks, seconds)
-        sizes = await _sizes(engine, [short(ask) for ask in asks], requests)
+        stalls_s = await _stalls(engine, requests, seconds)
+        sizes = await _sizes(engine, [short(request) for request in requests], num_requests)
     finally:
         await engine.close()
-    return Load(stall_p99_ms=1000 * quantile(stalls_s, 0.99), growth_mib=growth(sizes) / MEBIBYTE, requests=requests)
+    return Load(
+        stall_p99_ms=1000 * quantile(stalls_s, 0.99), growth_mib=growth(sizes) / MEBIBYTE, num_requests=num_requests
+    )
 
 
-def short(ask: GenerationRequest) -> GenerationRequest:
-    """The beginning of the prompt, one step, few tokens."""
-    return replace(ask, prompt_ids=ask.prompt_ids[:16], max_tokens=8, denoising=replace(ask.denoising, steps=1))
+def short(request: GenerationRequest) -> GenerationRequest:
+    """The request with a truncated prompt, one step and few tokens."""
+    return replace(
+        request, prompt_ids=request.prompt_ids[:16], max_tokens=8, denoising=replace(request.denoising, steps=1)
+    )
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -57,13 +64,13 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def growth(sizes: Sequence[int]) -> float:
-    """Median of the last tenth less that of the second: the first fills the allocator's pools."""
+    """Median of the last tenth minus that of the second; the first tenth fills the allocator's pools."""
     tenth = max(1, len(sizes) // 10)
     return statistics.median(sizes[-tenth:]) - statistics.median(sizes[tenth : 2 * tenth])
 
 
-async def _stalls(engine: Engine, asks: Sequence[GenerationRequest], seconds: float) -> list[float]:
-    """By how much each tick came late, in seconds."""
+async def _stalls(engine: Engine, requests: Sequence[GenerationRequest], seconds: float) -> list[float]:
+    """Delay of each tick of the event loop, in seconds."""
     ends = time.monotonic() + seconds
     late: list[float] = []
 
@@ -71,7 +78,7 @@ async def _stalls(engine: Engine, asks: Sequence[GenerationRequest], seconds: fl
         for turn in count(number):
             if time.monotonic() >= ends:
                 return
-            await _answer(engine, asks[turn % len(asks)])
+            await _answer(engine, requests[turn % len(requests)])
 
     async with asyncio.TaskGroup() as group:
         for number in range(CLIENTS):
@@ -83,14 +90,14 @@ async def _stalls(engine: Engine, asks: Sequence[GenerationRequest], seconds: fl
     return late
 
 
-async def _sizes(engine: Engine, asks: Sequence[GenerationRequest], requests: int) -> list[int]:
+async def _sizes(engine: Engine, requests: Sequence[GenerationRequest], num_requests: int) -> list[int]:
     """Resident bytes after every request."""
     sizes: list[int] = []
-    numbers = iter(range(requests))
+    numbers = iter(range(num_requests))
 
     async def client() -> None:
         for number in numbers:
-            await _answer(engine, replace(asks[number % len(asks)], seed=number))
+            await _answer(engine, replace(requests[number % len(requests)], seed=number))
             sizes.append(resident_bytes())
 
     async with asyncio.TaskGroup() as group:
@@ -99,8 +106,8 @@ async def _sizes(engine: Engine, asks: Sequence[GenerationRequest], requests: in
     return sizes
 
 
-async def _answer(engine: Engine, ask: GenerationRequest) -> None:
-    async with engine.submit(ask) as ticket:
-        async for event in ticket:
+async def _answer(engine: Engine, request: GenerationRequest) -> None:
+    async with engine.submit(request) as stream:
+        async for event in stream:
             if isinstance(event, Faulted):
                 raise event.error

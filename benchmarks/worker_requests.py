@@ -1,6 +1,6 @@
-"""The requests of the worker's benchmark, and who answers them: our loop, or transformers' own `generate()`.
+"""The requests of the worker benchmark, and the two implementations: our loop, and transformers' `generate()`.
 
-Held-out samples of all tasks in turn, so prompts, answers and numbers of steps are mixed. Measures nothing itself.
+Requests are held-out samples of all tasks in turn, so prompts, answers and numbers of steps vary.
 """
 
 import random
@@ -14,84 +14,78 @@ import torch
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel, PrefillContext
 from diffusion_worker.models.loader import locate
-from diffusion_worker.types.generation import (
-    BlockSealed,
-    DenoisingParams,
-    Ending,
-    Faulted,
-    GenerationRequest,
-    LayerKv,
-    ModelInfo,
-)
+from diffusion_worker.types.events import BlockSealed, Ending, Faulted
+from diffusion_worker.types.model_info import LayerKv, ModelInfo
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 from training.vocabulary import EOS, decode_ids, encode_prompt
 
 MIXED_TASKS: Final = ("extraction", "sudoku", "clean-up")
-EXPERTS: Final = ("eager", "grouped_mm", "batched_mm")  # what transformers itself offers
+EXPERTS: Final = ("eager", "grouped_mm", "batched_mm")  # transformers' own implementations
 MAX_TOKENS: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """All requests of one run answered."""
+    """Results of one run over all requests."""
 
     texts: tuple[str, ...]
-    tokens: int  # emitted, the end token counted
+    tokens: int  # emitted, including end tokens
     seconds: float
 
     @property
     def tokens_per_s(self) -> float:
-        """Throughput of the run."""
+        """Throughput."""
         return self.tokens / self.seconds
 
 
-class WatchedNet:
-    """A net that counts its passes and the seconds spent in them; softening belongs to the net, as in transformers."""
+class InstrumentedModel:
+    """A model that counts its passes and their duration. Softening counts as part of the model, as in transformers."""
 
-    def __init__(self, net: DiffusionModel, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._net = net
+    def __init__(self, model: DiffusionModel, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._model = model
         self._clock = clock
         self.passes = 0
         self.seconds = 0.0
 
     @property
     def info(self) -> ModelInfo:
-        """Of the net."""
-        return self._net.info
+        """See `DiffusionModel`."""
+        return self._model.info
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
-        """Of the net."""
-        return self._net.kv_layers
+        """See `DiffusionModel`."""
+        return self._model.kv_layers
 
     @property
     def device(self) -> torch.device:
-        """Of the net."""
-        return self._net.device
+        """See `DiffusionModel`."""
+        return self._model.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the net."""
-        return self._net.dtype
+        """See `DiffusionModel`."""
+        return self._model.dtype
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
-        """One pass."""
+        """One counted pass."""
         self.passes += 1
-        return self._timed(lambda: self._net.encode(ids, context))
+        return self._timed(lambda: self._model.encode(ids, context))
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
-        """One pass."""
+        """One counted pass."""
         self.passes += 1
-        return self._timed(lambda: self._net.denoise(canvas, soft, context))
+        return self._timed(lambda: self._model.denoise(canvas, soft, context))
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The head of a causal pass."""
-        return self._timed(lambda: self._net.logits(hidden))
+        """See `DiffusionModel.logits`."""
+        return self._timed(lambda: self._model.logits(hidden))
 
     def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """The end of a canvas pass."""
-        return self._timed(lambda: self._net.soften(probabilities))
+        """See `DiffusionModel.soften`."""
+        return self._timed(lambda: self._model.soften(probabilities))
 
     def _timed(self, call: Callable[[], torch.Tensor]) -> torch.Tensor:
         started = self._clock()
@@ -102,30 +96,33 @@ class WatchedNet:
 
 def samples(count: int) -> list[Sample]:
     """Held-out samples, the tasks in turn."""
-    wish = Wish(split="test")
-    return [TASKS[MIXED_TASKS[i % len(MIXED_TASKS)]](random.Random(f"benchmark/{i}"), wish) for i in range(count)]
+    spec = SampleSpec(split="test")
+    return [TASKS[MIXED_TASKS[i % len(MIXED_TASKS)]](random.Random(f"benchmark/{i}"), spec) for i in range(count)]
 
 
-def ask_for(sample: Sample, denoising: DenoisingParams) -> GenerationRequest:
-    """The request a client would have sent."""
+def request_for(sample: Sample, denoising: DenoisingParams) -> GenerationRequest:
+    """The generation request of a sample."""
     return GenerationRequest(
         prompt_ids=tuple(encode_prompt(sample.prompt)), max_tokens=MAX_TOKENS, seed=0, denoising=denoising
     )
 
 
-def answer(net: DiffusionModel, asks: Sequence[GenerationRequest], *, rows: int, stagger: int = 0) -> Run:
-    """All asks through the loop that serves, `rows` at a time. With `stagger` they are not queued beforehand: the first
-    `rows` come that many steps apart, every other one comes when an answer has gone out."""
-    context = max(len(ask.prompt_ids) for ask in asks) + MAX_TOKENS
-    loop = Loop(net, Capacity(max_num_seqs=rows, max_waiting=len(asks), max_context=context))
+def answer(model: DiffusionModel, requests: Sequence[GenerationRequest], *, rows: int, stagger: int = 0) -> Run:
+    """Complete all requests with our loop, `rows` at a time.
+
+    With `stagger`, the first `rows` requests arrive that many steps apart, and each further one when another finishes;
+    otherwise all are queued at the start.
+    """
+    context = max(len(request.prompt_ids) for request in requests) + MAX_TOKENS
+    loop = Loop(model, Capacity(max_num_seqs=rows, max_waiting=len(requests), max_context=context))
     texts: dict[int, list[int]] = {}
     tokens = turns = over = 0
     started = time.perf_counter()
-    while over < len(asks):
-        due = arrived(turns, over, rows=rows, stagger=stagger) if stagger else len(asks)
-        for ask in asks[len(texts) : due]:
-            texts[loop.add(ask)] = []
-        for sequence, event in loop.turn():
+    while over < len(requests):
+        due = arrived(turns, over, rows=rows, stagger=stagger) if stagger else len(requests)
+        for request in requests[len(texts) : due]:
+            texts[loop.add(request)] = []
+        for sequence, event in loop.step():
             if isinstance(event, BlockSealed):
                 texts[sequence] += event.ids
             elif isinstance(event, Ending):
@@ -137,7 +134,7 @@ def answer(net: DiffusionModel, asks: Sequence[GenerationRequest], *, rows: int,
 
 
 def arrived(turns: int, over: int, *, rows: int, stagger: int) -> int:
-    """How many requests have come after `turns` steps and `over` answers: see `answer`."""
+    """Number of requests that have arrived after `turns` steps and `over` finished requests; see `answer`."""
     return min(turns // stagger + 1, rows) + over
 
 
@@ -148,7 +145,7 @@ def _tokens(event: Ending) -> int:
 
 
 class Transformers:
-    """The same weights in the unmodified model, answered by its `generate()`."""
+    """The same weights in the unmodified model, run by its `generate()`."""
 
     def __init__(self, checkpoint: str) -> None:
         from transformers import DiffusionGemmaForBlockDiffusion
@@ -156,23 +153,24 @@ class Transformers:
         self._model: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(locate(checkpoint)).eval()
         self.experts = EXPERTS[0]
 
-    def choose_experts(self, asks: Sequence[GenerationRequest]) -> None:
-        """Keep the fastest of its own implementations, by the best of three turns at the asks."""
+    def choose_experts(self, requests: Sequence[GenerationRequest]) -> None:
+        """Select its fastest experts implementation, by the best of three runs."""
         best: dict[str, float] = {}
         for _ in range(3):
             for name in EXPERTS:
                 self._model.set_experts_implementation(name)
-                best[name] = min(best.get(name, float("inf")), self.answer(asks, rows=len(asks)).seconds)
+                best[name] = min(best.get(name, float("inf")), self.answer(requests, rows=len(requests)).seconds)
         self.experts = min(best, key=lambda name: best[name])
         self._model.set_experts_implementation(self.experts)
 
-    def answer(self, asks: Sequence[GenerationRequest], *, rows: int) -> Run:
-        """The asks in static batches of `rows`, padded on the left; each batch waits for its slowest."""
+    def answer(self, requests: Sequence[GenerationRequest], *, rows: int) -> Run:
+        """Complete the requests in static batches of `rows`, padded on the left; a batch ends with its slowest
+        request."""
         texts: list[str] = []
         tokens = 0
         started = time.perf_counter()
-        for first in range(0, len(asks), rows):
-            prompts, mask = padded_left([ask.prompt_ids for ask in asks[first : first + rows]])
+        for first in range(0, len(requests), rows):
+            prompts, mask = padded_left([request.prompt_ids for request in requests[first : first + rows]])
             torch.manual_seed(0)
             out = self._model.generate(
                 torch.tensor(prompts), attention_mask=torch.tensor(mask), max_new_tokens=MAX_TOKENS
@@ -184,7 +182,7 @@ class Transformers:
 
 
 def padded_left(prompts: Sequence[tuple[int, ...]]) -> tuple[list[list[int]], list[list[int]]]:
-    """Prompts of unequal length filled with 0 on the left, and the mask that tells (1 = true token)."""
+    """Prompts of unequal length filled with 0 on the left, and their mask (1 = prompt token)."""
     longest = max(len(prompt) for prompt in prompts)
     filled = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     return filled, [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]

@@ -1,8 +1,7 @@
-"""What one step of the worker costs at a number of rows, and how much of it is spent outside the net.
+"""Measures the cost of one engine step by number of rows, and the share of it spent outside the model.
 
-All row counts take turns, so that a noisy moment falls on all alike; figures are medians. A turn is a burst
-of steps of which the first does not count: it would pay for the processor's caches that another row count has filled,
-which makes one row look a tenth dearer and the ceiling for many rows too high.
+All row counts alternate, so that noise affects all alike; figures are medians. Each turn is a burst of steps whose
+first step is discarded, because it runs with the processor caches of another row count.
 """
 
 import statistics
@@ -11,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from benchmarks.worker_requests import WatchedNet
+from benchmarks.worker_requests import InstrumentedModel
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import GenerationRequest
+from diffusion_worker.types.requests import GenerationRequest
 
 ROWS: Final = (1, 2, 4, 8, 16)
-BURSTS: Final = 9  # the first warms up and reads the prompts
+BURSTS: Final = 9  # the first warms up and prefills the prompts
 BURST: Final = 6
 
 
@@ -27,18 +26,18 @@ class StepCost:
 
     rows: int
     step_ms: float
-    net_ms: float
-    outside: float  # share of the step not spent in the net
+    model_ms: float
+    outside: float  # share of the step spent outside the model
 
     @property
     def row_ms(self) -> float:
-        """Per row."""
+        """Milliseconds per row."""
         return self.step_ms / self.rows
 
 
-def step_costs(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> dict[int, StepCost]:
-    """Rows -> cost of a step of the loop with that many canvases running."""
-    stepped = {rows: _steps(net, asks, rows) for rows in ROWS}
+def step_costs(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> dict[int, StepCost]:
+    """Number of rows -> cost of an engine step with that many running canvases."""
+    stepped = {rows: _steps(model, requests, rows) for rows in ROWS}
     timings: dict[int, list[tuple[float, float]]] = {rows: [] for rows in ROWS}
     for burst in range(BURSTS):
         for rows, steps in stepped.items():
@@ -49,24 +48,24 @@ def step_costs(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> dict[i
 
 
 def cost_of(rows: int, timings: Sequence[tuple[float, float]]) -> StepCost:
-    """Medians over (step, net) in seconds; the share is taken step by step, so both halves saw the same noise."""
+    """Medians over (step, model) timings in seconds; the share is computed per step, so that noise cancels."""
     return StepCost(
         rows=rows,
         step_ms=1000 * statistics.median(step for step, _ in timings),
-        net_ms=1000 * statistics.median(inside for _, inside in timings),
+        model_ms=1000 * statistics.median(inside for _, inside in timings),
         outside=statistics.median(1.0 - inside / step for step, inside in timings),
     )
 
 
-def _steps(net: DiffusionModel, asks: Sequence[GenerationRequest], rows: int) -> Iterator[tuple[float, float]]:
-    """Seconds of (step, net) for ever new steps of `rows` canvases that never settle."""
-    watched = WatchedNet(net)
-    context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
-    loop = Loop(watched, Capacity(max_num_seqs=rows, max_context=context))
-    endless = replace(net.info.denoising, steps=BURSTS * BURST + 1, stability=64)
+def _steps(model: DiffusionModel, requests: Sequence[GenerationRequest], rows: int) -> Iterator[tuple[float, float]]:
+    """Endless (step, model) timings in seconds for `rows` canvases that never converge."""
+    instrumented = InstrumentedModel(model)
+    context = max(len(request.prompt_ids) + request.max_tokens for request in requests)
+    loop = Loop(instrumented, Capacity(max_num_seqs=rows, max_context=context))
+    endless = replace(model.info.denoising, steps=BURSTS * BURST + 1, stability=64)
     for row in range(rows):
-        loop.add(replace(asks[row % len(asks)], denoising=endless))
+        loop.add(replace(requests[row % len(requests)], denoising=endless))
     while True:
-        before, started = watched.seconds, time.perf_counter()
-        loop.turn()
-        yield time.perf_counter() - started, watched.seconds - before
+        before, started = instrumented.seconds, time.perf_counter()
+        loop.step()
+        yield time.perf_counter() - started, instrumented.seconds - before

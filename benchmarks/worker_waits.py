@@ -1,8 +1,7 @@
-"""How well the worker foretells waiting: what it predicted for every request that had to wait, against how long it was.
+"""Measures the accuracy of predicted queue waits against the actual waits.
 
-Open loop: requests of all tasks come at random moments (Poisson), for half a second faster than they can be served,
-then slower, so queues build and drain. The first fifth teaches the forecast and does not count. Measures the engine as
-it serves, without a wire between.
+Open loop: requests of all tasks arrive as a Poisson process, alternately faster and slower than they can be served, so
+that queues build and drain. The first fifth trains the cost model and is discarded. The engine runs in-process.
 """
 
 import asyncio
@@ -15,16 +14,17 @@ from typing import Final
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import DecodingMode, Faulted, GenerationRequest
+from diffusion_worker.types.events import Faulted
 from diffusion_worker.types.observations import Observation, WaitObserved
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 
-SEATS: Final = 8
-FAST, SLOW, PHASE_S = 1.7, 0.6, 0.5  # rates, as shares of what can be served, and how long each lasts
+CONCURRENCY: Final = 8
+FAST, SLOW, PHASE_S = 1.7, 0.6, 0.5  # arrival rates relative to the service rate, and the duration of each phase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
-    """Relative errors of the predicted waits."""
+    """Errors of the predicted waits."""
 
     median_error: float
     median_ratio: float  # predicted over actual
@@ -33,34 +33,38 @@ class Waits:
 
 
 async def predicted_wait(
-    net: DiffusionModel,
-    asks: Sequence[GenerationRequest],
+    model: DiffusionModel,
+    requests: Sequence[GenerationRequest],
     *,
-    requests: int,
+    num_requests: int,
     served_per_s: float,
-    read_share: float = 0.0,
+    autoregressive_share: float = 0.0,
 ) -> Waits:
-    """Send that many requests, `read_share` of them to be read left to right. `served_per_s` is what the engine can
-    serve of the denoised ones."""
+    """Send `num_requests` requests, `autoregressive_share` of them autoregressive. `served_per_s` is the service rate
+    for diffusion requests."""
     seen: list[WaitObserved] = []
 
     def observe(observation: Observation) -> None:
         if isinstance(observation, WaitObserved):
             seen.append(observation)
 
-    context = max(len(ask.prompt_ids) + ask.max_tokens for ask in asks)
-    engine = Engine(lambda: net, Capacity(max_num_seqs=SEATS, max_waiting=requests, max_context=context), observe)
+    context = max(len(request.prompt_ids) + request.max_tokens for request in requests)
+    engine = Engine(
+        lambda: model, Capacity(max_num_seqs=CONCURRENCY, max_waiting=num_requests, max_context=context), observe
+    )
     engine.start()
     await engine.ready()
     dice = random.Random("waits")
     began = asyncio.get_running_loop().time()
     try:
         async with asyncio.TaskGroup() as group:
-            for at in _moments(dice, requests, served_per_s):
+            for at in _arrivals(dice, num_requests, served_per_s):
                 await asyncio.sleep(max(0.0, began + at - asyncio.get_running_loop().time()))
-                decoding_mode = DecodingMode.AUTOREGRESSIVE if dice.random() < read_share else DecodingMode.DIFFUSION
-                ask = replace(dice.choice(asks), decoding_mode=decoding_mode, seed=dice.getrandbits(32))
-                group.create_task(_answer(engine, ask))
+                decoding_mode = (
+                    DecodingMode.AUTOREGRESSIVE if dice.random() < autoregressive_share else DecodingMode.DIFFUSION
+                )
+                request = replace(dice.choice(requests), decoding_mode=decoding_mode, seed=dice.getrandbits(32))
+                group.create_task(_answer(engine, request))
     finally:
         await engine.close()
     counted = seen[len(seen) // 5 :]
@@ -72,16 +76,16 @@ async def predicted_wait(
     )
 
 
-def _moments(dice: random.Random, requests: int, served_per_s: float) -> Iterator[float]:
-    """When requests come, in seconds."""
+def _arrivals(dice: random.Random, num_requests: int, served_per_s: float) -> Iterator[float]:
+    """Arrival times in seconds."""
     at = 0.0
-    for _ in range(requests):
+    for _ in range(num_requests):
         at += dice.expovariate(served_per_s * (FAST if at % (2 * PHASE_S) < PHASE_S else SLOW))
         yield at
 
 
-async def _answer(engine: Engine, ask: GenerationRequest) -> None:
-    async with engine.submit(ask) as ticket:
-        async for event in ticket:
+async def _answer(engine: Engine, request: GenerationRequest) -> None:
+    async with engine.submit(request) as stream:
+        async for event in stream:
             if isinstance(event, Faulted):
                 raise event.error

@@ -1,7 +1,6 @@
-"""The composition root: settings to a worker, a worker to a serving process.
+"""The composition root: builds a worker from settings and serves it.
 
-The only file that knows every concrete class. It listens before the weights are there: while they load, `/health` says
-so and requests get their 503 at once.
+Sockets listen before the weights are loaded: meanwhile `/health` reports the state and requests receive 503.
 """
 
 import asyncio
@@ -40,24 +39,24 @@ from twolane.process.json_log import json_lines
 from twolane.process.sockets import url_of
 
 Load = Callable[[Settings], tuple[Words, DiffusionModel]]
-KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that it is they who close them
+KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that clients close them first
 BACKLOG = 2048
-CLOSING_S = 5  # for connections and the engine's thread, beyond the time to drain
+CLOSING_S = 5  # grace period for connections and the device thread, after draining
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """A worker that is put together and not yet started."""
+    """An assembled worker, not yet started."""
 
     serving_state: ServingState
     app: ASGIApp
     admin: ASGIApp
-    is_cold: bool  # it starts without weights
-    drain_s: float  # for running requests, when it leaves
+    is_cold: bool  # start without loading weights
+    drain_s: float  # for running requests at shutdown
 
 
 def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionModel]:
-    """Words and weights from disk or hub. Raises a CheckpointError."""
+    """Load tokenizer, chat template and weights from a folder or the hub. Raises a CheckpointError."""
     folder = locate(settings.checkpoint)
     tokenizer = load_tokenizer(folder)
     words = Words(tokenizer=tokenizer, template=load_chat_template(folder, tokenizer))
@@ -69,21 +68,21 @@ def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionModel]:
         quantised=settings.quantised,
         threads=settings.threads,
     )
-    net = load(str(folder), options)
-    if tokenizer.size > net.info.vocab_size:
+    model = load(str(folder), options)
+    if tokenizer.size > model.info.vocab_size:
         raise CheckpointBroken(
-            f"{folder}: tokenizer.json has {tokenizer.size} words, the weights only {net.info.vocab_size}"
+            f"{folder}: tokenizer.json has {tokenizer.size} tokens, but the model has {model.info.vocab_size}"
         )
-    return words, net
+    return words, model
 
 
 def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worker:
-    """Everything but the weights. Raises BadSetting or ConfigurationError."""
+    """Assemble a worker; its weights are loaded on start. Raises BadSetting or ConfigurationError."""
     meters = Meters(settings.model, _version())
 
-    def load_net() -> DiffusionModel:
-        serving_state.words, net = load_both(settings)
-        return net
+    def load_model() -> DiffusionModel:
+        serving_state.words, model = load_both(settings)
+        return model
 
     capacity = Capacity(
         max_num_seqs=settings.max_num_seqs,
@@ -99,7 +98,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         model=settings.model,
         version=_version(),
         created=int(time.time()),
-        engine=Engine(load_net, capacity, meters.observe),
+        engine=Engine(load_model, capacity, meters.observe),
         meters=meters,
         max_body_bytes=settings.max_body_bytes,
         keys=load_keys(settings.keys_file) if settings.keys_file else None,
@@ -116,16 +115,16 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
 
 
 def serve(settings: Settings, public: socket.socket, admin: socket.socket | None = None) -> None:
-    """Serve on bound sockets until told to leave. Raises BadSetting or a CheckpointError when there is nothing to
-    serve."""
+    """Serve on bound sockets until a signal arrives. Raises BadSetting or a CheckpointError if the model cannot be
+    loaded."""
     worker = build_worker(settings)
     with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_worker(worker, public, admin))
 
 
 async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket | None = None) -> None:
-    """Listen and load at the same time; at a signal refuse what comes, let what runs finish, leave. Raises what loading
-    raised."""
+    """Listen while loading; at a signal, reject new requests, let running ones finish, and return. Raises the error of
+    loading."""
     engine, leave = worker.serving_state.engine, asyncio.Event()
     servers = [_Server(worker.app)] + ([_Server(worker.admin)] if admin else [])
     _listen_to_signals(leave, servers)
@@ -144,7 +143,7 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
         leaving.cancel()
         if loading:
             loading.cancel()
-        with suppress(TimeoutError):  # also after a failure: the engine's thread waits for orders until it is closed
+        with suppress(TimeoutError):  # also after a failure: the device thread runs until the engine is closed
             async with asyncio.timeout(worker.drain_s + CLOSING_S):
                 await engine.drain(worker.drain_s)
         await worker.serving_state.constraint_service.close()
@@ -167,12 +166,12 @@ async def _announce(worker: Worker) -> None:
 
 def _opening_line(worker: Worker, public: socket.socket, admin: socket.socket | None) -> str:
     state = "cold" if worker.is_cold else "loading"
-    aside = f" (admin {url_of(admin)})" if admin else ""
-    return f"twolane worker: {url_of(public)} is open{aside}, {worker.serving_state.model} is {state}"
+    admin_url = f" (admin {url_of(admin)})" if admin else ""
+    return f"twolane worker: {url_of(public)} is open{admin_url}, {worker.serving_state.model} is {state}"
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn without its signals: until the engine has drained, new requests get their 503."""
+    """Uvicorn without signal handlers: new requests receive 503 until the engine has drained."""
 
     def __init__(self, app: ASGIApp) -> None:
         super().__init__(
@@ -193,19 +192,19 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Two servers share the process: neither may claim what is sent to both."""
+        """Install no handlers: two servers share the process."""
         yield
 
 
 def _listen_to_signals(leave: asyncio.Event, servers: Sequence[_Server]) -> None:
-    def told() -> None:
-        if leave.is_set():  # asked twice: do not wait for connections
+    def on_signal() -> None:
+        if leave.is_set():  # second signal: do not wait for connections
             for server in servers:
                 server.should_exit = server.force_exit = True
         leave.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
 
 
 def _logging(settings: Settings) -> AbstractContextManager[None]:

@@ -1,9 +1,9 @@
-"""`twolane worker`: flags to settings, settings to a serving process, errors to exit codes.
+"""`twolane worker`: the command line of the worker.
 
-`--plan CONFIG` instead prints what a net would take, from its config alone, and ends.
+`--plan CONFIG` prints the memory plan of a model from its config alone, and exits.
 
-0: served and left when told to, or planned. 2: wrong use, wrong settings or an unusable checkpoint, with one line on
-stderr that names the cause. 1, with a traceback: a defect.
+Exit codes: 0, shut down by a signal, or plan printed; 2, invalid usage, settings or checkpoint, with one line on stderr
+that names the cause; 1, with a traceback, a defect.
 """
 
 import argparse
@@ -11,12 +11,13 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from diffusion_worker.errors import BadSetting, CheckpointError
 from diffusion_worker.memory.budget import Plan, plan
 from diffusion_worker.settings import read_settings
+from twolane.process.bundled import resolve_checkpoint
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import WRONG_USE, OneLineParser
 from twolane.process.sockets import bind
@@ -25,19 +26,20 @@ GOOD = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a worker until it is told to leave, or print a plan; returns the exit code."""
+    """Run a worker until a signal arrives, or print a plan; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
         if any(word.split("=")[0] == "--plan" for word in arguments):
             return _print_plan(arguments)
         settings = read_settings(arguments)
+        settings = replace(settings, checkpoint=resolve_checkpoint(settings.checkpoint))
         with contextlib.ExitStack() as sockets:
             public = sockets.enter_context(bind(settings.host, settings.port, setting="--port (TWOLANE_WORKER_PORT)"))
             admin = None
             if settings.admin_port is not None:
                 named = "--admin-port (TWOLANE_WORKER_ADMIN_PORT)"
                 admin = sockets.enter_context(bind(settings.admin_host, settings.admin_port, setting=named))
-            from diffusion_worker.app import serve  # brings torch: neither --help nor a busy port has to wait for it
+            from diffusion_worker.app import serve  # imports torch, which --help and a busy port need not wait for
 
             serve(settings, public, admin)
     except (BadSetting, CheckpointError, ConfigurationError) as error:
@@ -49,23 +51,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _plan_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="twolane worker",
-        description="Print what a checkpoint would take, from its config.json alone; no weights are read.",
+        description="Print the memory plan of a model from its config.json alone, without reading weights.",
         allow_abbrev=False,
     )
-    parser.add_argument("--plan", metavar="CONFIG", required=True, help="a config.json, or a folder that holds one")
-    parser.add_argument("--memory-limit-bytes", type=_positive, metavar="N", help="weights and contexts together")
-    parser.add_argument("--max-context", type=_positive, metavar="N", help="tokens of a slot [default: the net's own]")
+    parser.add_argument("--plan", metavar="CONFIG", required=True, help="config.json, or a folder that contains one")
+    parser.add_argument("--memory-limit-bytes", type=_positive, metavar="N", help="memory for weights and contexts")
     parser.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="[default: auto, as stored]"
+        "--max-context", type=_positive, metavar="N", help="context length in tokens [default: the model's maximum]"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same figures there")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="format of weights and contexts [default: auto, as stored]",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return parser
 
 
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
     return value
 
 
@@ -73,20 +80,20 @@ _positive.__name__ = "whole number"  # what argparse calls it in "invalid whole 
 
 
 def _print_plan(arguments: Sequence[str]) -> int:
-    asked = _plan_parser().parse_args(arguments)
-    from diffusion_worker.models.plan import measure  # brings torch
+    options = _plan_parser().parse_args(arguments)
+    from diffusion_worker.models.plan import measure  # imports torch
 
     found = plan(
-        measure(asked.plan),
-        dtype=asked.dtype,
-        memory_limit_bytes=asked.memory_limit_bytes,
-        max_context=asked.max_context,
+        measure(resolve_checkpoint(options.plan)),
+        dtype=options.dtype,
+        memory_limit_bytes=options.memory_limit_bytes,
+        max_context=options.max_context,
     )
-    if asked.json is not None:
+    if options.json is not None:
         try:
-            asked.json.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+            options.json.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise BadSetting(f"--json {asked.json}: {error.strerror or error}") from error
+            raise BadSetting(f"--json {options.json}: {error.strerror or error}") from error
     print("\n".join(_plan_lines(found)))
     return GOOD
 
@@ -98,9 +105,9 @@ def _plan_lines(found: Plan) -> list[str]:
         ("canvas length, tokens", f"{found.canvas_length:,}"),
         *((f"weights in {name}, bytes", f"{taken:,}") for name, taken in found.weight_bytes.items()),
         *([("weights as stored, bytes", f"{found.stored_weight_bytes:,}")] if found.stored_weight_bytes else []),
-        ("contexts are kept in", found.dtype),
-        ("a context token, bytes", f"{found.kv_bytes_per_token:,}"),
-        ("past every window, bytes", f"{found.kv_bytes_per_further_token:,}"),
+        ("context dtype", found.dtype),
+        ("bytes per context token", f"{found.kv_bytes_per_token:,}"),
+        ("bytes per token past windows", f"{found.kv_bytes_per_further_token:,}"),
     ]
     if found.memory_limit_bytes is not None:
         rows.append(("memory limit, bytes", f"{found.memory_limit_bytes:,}"))
@@ -109,11 +116,13 @@ def _plan_lines(found: Plan) -> list[str]:
     for context in found.contexts:
         slots = "-" if context.slots is None else f"{context.slots:,}"
         lines.append(f"{context.tokens:>16,}{context.kv_bytes:>20,}{slots:>18}")
-    lines += ["", "Not counted: activations of a step, and what the process takes besides."]
+    lines += ["", "Not included: activations, and other memory of the process."]
     if found.quantised and found.stored_weight_bytes is None:
-        lines.append(f"Quantised by {found.quantised}, in bits that are not declared: the bytes above are without it.")
+        lines.append(f"Quantised by {found.quantised} without declared bits: the figures above are unquantised.")
     elif found.quantised:
-        lines.append(f"Slots are those beside the weights as stored, quantised by {found.quantised}.")
+        lines.append(f"Slots are computed next to the weights as stored, quantised by {found.quantised}.")
     if found.quantised == "compressed-tensors":
-        lines.append("transformers unpacks these at the first pass, unless told otherwise: then they take plain bytes.")
+        lines.append(
+            "By default, transformers decompresses these in the first pass; they then take their unquantised size."
+        )
     return lines

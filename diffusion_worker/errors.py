@@ -1,36 +1,36 @@
-"""Everything that can go wrong in the worker, as one tree; the web layer needs only its fields to answer on the wire.
+"""The worker's exceptions, as one tree; the web layer turns their fields into HTTP responses.
 
 WorkerError
-├── InvalidRequest                    the request cannot be honoured as written; `param` names the field     400
-│   ├── OutOfRange            a number or a list outside its bounds
-│   ├── PromptTooLong         prompt and answer together exceed the context
-│   ├── UnsupportedSchema     a constraint that cannot be kept; names the keyword and where it stands
-│   └── AnswerDoesNotFit      the shortest answer a constraint allows is longer than max_tokens
-├── Refused                   a good request at a bad moment; `retry_after_s` says when to come back
+├── InvalidRequest            the request is invalid; `param` names the field                       400
+│   ├── OutOfRange            a value outside its bounds
+│   ├── PromptTooLong         prompt and max_tokens together exceed the context
+│   ├── UnsupportedSchema     a constraint that cannot be enforced; names keyword and position
+│   └── AnswerDoesNotFit      the shortest output that the constraint allows exceeds max_tokens
+├── Refused                   a valid request that cannot be served now; see `retry_after_s`
 │   ├── OverCapacity          the queue is full                                                     429
-│   ├── NotResident           weights are not (yet) in memory                                       503
-│   └── Draining              the worker is leaving                                                 503
-├── CompilerFailed            the process that compiles constraints died on this one                500
-├── SequenceFailed            an accepted sequence ended without an answer
-│   ├── NotFinite             its logits held NaN or infinity                                       500
-│   ├── StepFailed            the step it took part in raised                                       500
-│   ├── InvalidOutput         its answers broke a keyword that no automaton sees                     500
-│   ├── DeadlineExceeded      its deadline passed before anything could be answered                 504
-│   └── Cancelled             its client left, or it was aborted                                    499
-├── CheckpointError           the worker cannot start; names the file and the cause
+│   ├── NotResident           the weights are not loaded                                            503
+│   └── Draining              the worker is shutting down                                           503
+├── CompilerFailed            the constraint compiler process crashed                               500
+├── SequenceFailed            an accepted sequence failed
+│   ├── NotFinite             its logits contain NaN or infinity                                    500
+│   ├── StepFailed            the step that included it raised an exception                         500
+│   ├── InvalidOutput         its output violates a keyword that is checked at the end only         500
+│   ├── DeadlineExceeded      its deadline passed before any output existed                         504
+│   └── Cancelled             the client disconnected, or the sequence was aborted                  499
+├── CheckpointError           the checkpoint cannot be loaded; names the file and the cause
 │   ├── CheckpointMissing     no such folder, file, or hub entry
-│   ├── CheckpointBroken      unreadable, incomplete, or not what its own config says
-│   └── CheckpointForeign     a readable checkpoint of another architecture
-└── BadSetting                the worker cannot start; names the flag, variable or file
+│   ├── CheckpointBroken      unreadable, incomplete, or inconsistent with its config
+│   └── CheckpointForeign     a checkpoint of an unsupported architecture
+└── BadSetting                invalid configuration; names the flag, variable or file
 """
 
-# ruff: noqa: N818 - the names say what happened; "Error" behind each would only repeat the head of the tree.
+# ruff: noqa: N818 - an "Error" suffix on each name would only repeat the root of the tree.
 
 from typing import ClassVar
 
 
 class WorkerError(Exception):
-    """Head of the tree. `status` is a hint for HTTP, `code` the stable word on the wire."""
+    """An error of the worker. `status` is the HTTP status, `code` the stable error code in responses."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -43,26 +43,26 @@ class WorkerError(Exception):
 
 
 class InvalidRequest(WorkerError):
-    """The request cannot be honoured as written."""
+    """The request is invalid."""
 
     status = 400
     code = "invalid_request_error"
 
 
 class OutOfRange(InvalidRequest):
-    """A value outside its bounds; `param` names it."""
+    """A value is outside its bounds; `param` names the field."""
 
     code = "invalid_value"
 
 
 class PromptTooLong(InvalidRequest):
-    """Prompt and requested answer together exceed the context."""
+    """The prompt and `max_tokens` together exceed the context."""
 
     code = "context_length_exceeded"
 
 
 class UnsupportedSchema(InvalidRequest):
-    """A constraint that cannot be kept. `keyword` is what stands in the way, `pointer` the JSON pointer to it."""
+    """The constraint cannot be enforced. `keyword` is the unsupported keyword, `pointer` the JSON pointer to it."""
 
     code = "unsupported_schema"
 
@@ -73,103 +73,103 @@ class UnsupportedSchema(InvalidRequest):
 
 
 class AnswerDoesNotFit(InvalidRequest):
-    """The shortest answer that the constraint allows is longer than `max_tokens`."""
+    """The shortest output that the constraint allows is longer than `max_tokens`."""
 
     code = "answer_does_not_fit"
 
 
 class Refused(WorkerError):
-    """A good request at a bad moment: shed, never queued without bound."""
+    """A valid request that cannot be served now; retry after `retry_after_s` seconds."""
 
     status = 503
     code = "overloaded"
 
 
 class OverCapacity(Refused):
-    """The waiting line is full; `retry_after_s` is predicted from the work ahead."""
+    """The waiting queue is full; `retry_after_s` is the predicted wait."""
 
     status = 429
 
 
 class NotResident(Refused):
-    """The weights are not in memory."""
+    """The weights are not loaded."""
 
     code = "not_resident"
 
 
 class Draining(Refused):
-    """The worker finishes what it has and takes nothing new."""
+    """The worker is draining: running requests finish, new ones are rejected."""
 
     code = "draining"
 
 
 class CompilerFailed(WorkerError):
-    """The process that compiles constraints died or misbehaved; it is started again for the next one."""
+    """The constraint compiler process crashed or misbehaved; it is restarted for the next constraint."""
 
     code = "compiler_failed"
 
 
 class SequenceFailed(WorkerError):
-    """An accepted sequence ended without an answer."""
+    """An accepted sequence failed."""
 
 
 class NotFinite(SequenceFailed):
-    """The net returned NaN or infinity for this sequence."""
+    """The model returned NaN or infinity for this sequence."""
 
     code = "not_finite"
 
 
 class StepFailed(SequenceFailed):
-    """The step this sequence took part in raised."""
+    """The step that included this sequence raised an exception."""
 
     code = "step_failed"
 
 
 class InvalidOutput(SequenceFailed):
-    """Every answer, however often it was tried, broke a keyword that is checked only at the end."""
+    """Every attempt violated a keyword that is checked only on complete output."""
 
     code = "invalid_output"
 
 
 class DeadlineExceeded(SequenceFailed):
-    """The deadline passed before a first canvas existed."""
+    """The deadline passed before any output existed."""
 
     status = 504
     code = "deadline_exceeded"
 
 
 class Cancelled(SequenceFailed):
-    """The sequence was aborted; its rows are free again."""
+    """The sequence was aborted."""
 
     status = 499
     code = "cancelled"
 
 
 class CheckpointError(WorkerError):
-    """The worker cannot start with these weights."""
+    """The checkpoint cannot be loaded."""
 
     code = "checkpoint_error"
 
 
 class CheckpointMissing(CheckpointError):
-    """No such folder, file, or hub entry."""
+    """No such folder, file or hub repository."""
 
     code = "checkpoint_missing"
 
 
 class CheckpointBroken(CheckpointError):
-    """Unreadable, incomplete, or not what its own config says."""
+    """The checkpoint is unreadable, incomplete, or inconsistent with its config."""
 
     code = "checkpoint_broken"
 
 
 class CheckpointForeign(CheckpointError):
-    """A readable checkpoint of another architecture."""
+    """The checkpoint has an unsupported architecture."""
 
     code = "checkpoint_foreign"
 
 
 class BadSetting(WorkerError):
-    """The worker is told to start in a way it cannot; the message names the flag, the variable or the file."""
+    """Invalid configuration; the message names the flag, the variable or the file."""
 
     code = "bad_setting"

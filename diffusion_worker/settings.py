@@ -42,7 +42,9 @@ def _device_map(given: str) -> str | Mapping[str, str | int]:
 class Settings:
     """Raises ConfigurationError where two values do not go together."""
 
-    checkpoint: str = setting(text("ID_OR_FOLDER"), "folder of the checkpoint, or its id on the Hugging Face hub")
+    checkpoint: str = setting(
+        text("ID_OR_FOLDER"), "folder of the checkpoint, its id on the Hugging Face hub, or twolane-tiny (packaged)"
+    )
     name: str | None = setting(
         text("NAME"), "model id in the API; if unset, the last part of the checkpoint", default=None
     )

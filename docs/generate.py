@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: `python -m docs.generate [--check]`.
+"""Write docs/reference and the list of decisions from the code: `python -m docs.generate [--check]`.
 
 `--check` writes nothing and exits 1 if a page differs from what the code says; the tests run it.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-FOLDER: Final = Path(__file__).parent / "reference"
+HOME: Final = Path(__file__).parent
 _HEAD: Final = "<!-- Written by `python -m docs.generate`; do not edit. -->\n\n"
 
 
@@ -23,22 +23,24 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="docs.generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only")
     is_check = parser.parse_args(argv).check
-    stale = [name for name, text in pages() if not _is_current(FOLDER / name, text)]
-    for name, text in pages() if stale and not is_check else ():
-        (FOLDER / name).write_text(text, encoding="utf-8")
-    for name in stale:
-        print(f"docs/reference/{name}: {'differs from the code' if is_check else 'written'}")
+    stale = {name: text for name, text in pages() if not _is_current(HOME / name, text)}
+    for name, text in stale.items():
+        if not is_check:
+            (HOME / name).write_text(text, encoding="utf-8")
+        print(f"docs/{name}: {'differs from the code' if is_check else 'written'}")
     return int(is_check and bool(stale))
 
 
 def pages() -> Iterator[tuple[str, str]]:
     """Every page with its text."""
     makers: Mapping[str, Callable[[], Iterable[str]]] = {
-        "cli.md": _cli,
-        "policy.md": _policy,
-        "headers.md": _headers,
-        "errors.md": _errors,
-        "metrics.md": _metrics,
+        "reference/settings.md": _settings,
+        "reference/cli.md": _cli,
+        "reference/policy.md": _policy,
+        "reference/headers.md": _headers,
+        "reference/errors.md": _errors,
+        "reference/metrics.md": _metrics,
+        "decisions/index.md": _decisions,
     }
     for name, make in makers.items():
         yield name, _HEAD + "\n".join(make()) + "\n"
@@ -54,6 +56,24 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[s
     for row in rows:
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
     yield ""
+
+
+# Settings
+
+
+def _settings() -> Iterator[str]:
+    from diffusion_worker.settings import SCHEMA as WORKER
+    from gateway.settings import SCHEMA as GATEWAY
+
+    yield from (
+        "# Settings",
+        "",
+        "A flag takes precedence over its environment variable, which takes precedence over the default.",
+        "",
+    )
+    for title, schema in (("Gateway: `twolane serve`", GATEWAY), ("Worker: `twolane worker`", WORKER)):
+        yield from (f"## {title}", "")
+        yield from _table(("flag", "variable", "default", "meaning"), schema.rows())
 
 
 # Command line
@@ -94,27 +114,27 @@ def _policy() -> Iterator[str]:
         "`*` is a name of your own, `[]` an item of a list. Guide: [Policies](../policies.md).",
         "",
     )
-    found = dict(_keys(editor_schema(), ""))
+    found = dict(keys_of(editor_schema()))
     yield from _table(
         ("key", "value", "meaning"),
-        ((f"`{key}`", values, DESCRIPTIONS[key]) for key, values in found.items() if key in DESCRIPTIONS),
+        ((f"`{key}`", values, DESCRIPTIONS[key]) for key, values in found.items()),
     )
 
 
-def _keys(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+def keys_of(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
     """Every key below a node of the JSON Schema, with the values it takes."""
     for option in node.get("anyOf", ()):
-        yield from _keys(option, path)
+        yield from keys_of(option, path)
     for key, below in node.get("properties", {}).items():
         inner = f"{path}.{key}" if path else key
         yield inner, _values(below)
-        yield from _keys(below, inner)
+        yield from keys_of(below, inner)
     named = node.get("additionalProperties")
     if isinstance(named, dict):
         yield f"{path}.*", _values(named)
-        yield from _keys(named, f"{path}.*")
+        yield from keys_of(named, f"{path}.*")
     if isinstance(node.get("items"), dict):
-        yield from _keys(node["items"], f"{path}[]")
+        yield from keys_of(node["items"], f"{path}[]")
 
 
 def _values(node: Mapping[str, Any]) -> str:
@@ -205,12 +225,22 @@ def _metrics() -> Iterator[str]:
         "",
     )
     states = (
-        (f"`{name}`", "gauge", ", ".join(f"`{label}`" for label in family.labels), family.says)
+        (f"`{name}`", "gauge", ", ".join(f"`{label}`" for label in family.labels), family.help)
         for name, family in FAMILIES.items()
     )
     yield from _table(("metric", "type", "labels", "meaning"), (*rows(Metrics().registry), *states))
     yield from ("## Worker", "")
     yield from _table(("metric", "type", "labels", "meaning"), rows(Meters("model").registry))
+
+
+# Decisions
+
+
+def _decisions() -> Iterator[str]:
+    yield from ("# Decisions", "", "One screen each: context, choice, price.", "")
+    for path in sorted((HOME / "decisions").glob("[0-9]*.md")):
+        number, title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").split(". ", 1)
+        yield f"- {number}. [{title}]({path.name})"
 
 
 if __name__ == "__main__":

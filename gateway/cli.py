@@ -1,7 +1,7 @@
-"""The gateway's commands: `serve`, `policy check FILE`, `policy schema`, `policy explain REQUEST.json`, and those of
+"""The gateway's commands: `serve`, `policy check`, `policy schema`, `policy explain`, and those of
 `gateway.simulation.commands`.
 
-Exit codes: 0 good, 1 the work failed, 2 wrong use or configuration, with one line on stderr that names the cause.
+Exit codes: 0 success, 1 failure, 2 usage or configuration error, with one line on stderr that names the cause.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from math import inf
@@ -30,30 +30,33 @@ from gateway.settings import SCHEMA, Settings, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
 from gateway.web.parse_request import parse_chat, unique_headers
+from twolane.process import bundled
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import WRONG_USE, OneLineParser
 from twolane.process.json_log import json_lines
 from twolane.process.settings import SettingsHelp
 
-GOOD: Final = 0
-FAILED: Final = 1
+SUCCESS: Final = 0
+FAILURE: Final = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    line = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        read = _parser().parse_args(line)
-        return int(read.run(read))
+        options = _parser().parse_args(arguments)
+        return int(options.run(options))
     except (CannotStart, ConfigurationError) as error:
-        print(f"twolane {line[0] if line else ''}: {error}", file=sys.stderr)
+        print(f"twolane {arguments[0] if arguments else ''}: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
-        return GOOD
+        return SUCCESS
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="twolane", description="The gateway: one endpoint in front of the lanes.")
+    parser = OneLineParser(
+        prog="twolane", description="Twolane's gateway: one OpenAI-compatible endpoint in front of several models."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
     serving = commands.add_parser(
         "serve",
@@ -93,18 +96,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve(read: argparse.Namespace) -> int:
-    given = SCHEMA.flags_in(read)
-    settings = read_settings(os.environ, given)
+def _serve(options: argparse.Namespace) -> int:
+    flags = _with_policy(SCHEMA.flags_in(options))
+    settings = read_settings(os.environ, flags)
     if settings.workers > 1:
-        kept = {name: value for name, value in given.items() if name != "workers"}
+        kept = {name: value for name, value in flags.items() if name != "workers"}
         return run_supervised(settings, ["serve", *SCHEMA.command_line(kept)])
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     import uvloop
 
     with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings))
-    return GOOD
+    return SUCCESS
+
+
+def _with_policy(given: Mapping[str, str]) -> Mapping[str, str]:
+    """Add the packaged default policy, if no policy is set and the working directory has no default one."""
+    default = read_settings(os.environ, given).policy
+    if "policy" in given or os.environ.get("TWOLANE_POLICY") or default.is_file():
+        return given
+    shipped = bundled.policy(bundled.DEFAULT_POLICY)
+    print(f"twolane: {default} not found; using the packaged default policy {shipped}", file=sys.stderr)
+    return {**given, "policy": str(shipped)}
 
 
 def _logging(settings: Settings) -> AbstractContextManager[None]:
@@ -114,15 +127,15 @@ def _logging(settings: Settings) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def _check(read: argparse.Namespace) -> int:
-    policy = load(read.file, os.environ)
-    print(f"{read.file}: valid; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
-    return GOOD
+def _check(options: argparse.Namespace) -> int:
+    policy = load(options.file, os.environ)
+    print(f"{options.file}: valid; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
+    return SUCCESS
 
 
 def _schema(_: argparse.Namespace) -> int:
     print(json.dumps(editor_schema(), indent=1))
-    return GOOD
+    return SUCCESS
 
 
 def _header(text: str) -> tuple[bytes, bytes]:
@@ -132,20 +145,20 @@ def _header(text: str) -> tuple[bytes, bytes]:
     return name.lower().encode(), value.encode()
 
 
-def _explain(read: argparse.Namespace) -> int:
-    settings = read_settings(os.environ, {})
-    policy = load(read.policy or settings.policy, os.environ)
-    wall_s = read.at.timestamp() if read.at else time.time()
+def _explain(options: argparse.Namespace) -> int:
+    settings = read_settings(os.environ, _with_policy({"policy": str(options.policy)} if options.policy else {}))
+    policy = load(settings.policy, os.environ)
+    wall_s = options.at.timestamp() if options.at else time.time()
     try:
-        headers = unique_headers(read.header)
-        query = parse_chat(_read_bytes(read.request), headers, now_s=time.monotonic(), principal=read.key)
+        headers = unique_headers(options.header)
+        query = parse_chat(_read_bytes(options.request), headers, now_s=time.monotonic(), principal=options.key)
         classification = open_classifier()(query)
         plan = choose(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:
         raise
     except GatewayError as error:
-        print(f"{read.request}: {error.status} {error.code}: {error.message}")
-        return FAILED
+        print(f"{options.request}: {error.status} {error.code}: {error.message}")
+        return FAILURE
     print(f"task     {classification.task} ({classification.confidence:.2f}, by {classification.evidence})")
     print(f"route    {plan.route}{' (private)' if plan.private else ''}")
     print(f"targets  {', '.join(candidate.target.name for candidate in plan.candidates)}")
@@ -154,7 +167,7 @@ def _explain(read: argparse.Namespace) -> int:
     print(f"policy   {plan.policy}")
     for line in (*_route_details(plan), *_verdicts(plan, query)):
         print(line)
-    return GOOD
+    return SUCCESS
 
 
 def _route_details(plan: Plan) -> Iterator[str]:

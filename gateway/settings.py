@@ -41,7 +41,11 @@ class Settings:
     handed_down: tuple[int, ...] = setting(
         Kind(metavar="N,N,N", parse=_descriptors), "sockets of the parent process", default=(), is_internal=True
     )
-    policy: Path = setting(path(), "policy file", default=Path("policies/default.yaml"))
+    policy: Path = setting(
+        path(),
+        "policy file; if the default file does not exist, the packaged policy",
+        default=Path("policies/default.yaml"),
+    )
     policy_watch_s: float = setting(seconds(), "interval of checks for changes of the policy file", default=0.5)
     keys_file: Path | None = setting(
         path(), "API keys, one `name sha256:<hex>` per line; without it no key is required", default=None

@@ -1,6 +1,6 @@
-"""Samples as tensors: sequences right-padded from position 0, one canvas of the answer per row.
+"""Converts samples to training batches: right-padded sequences, and one canvas of the answer per row.
 
-Positions start at 0 in every row and masks hide the padding, as in serving, where nothing is padded.
+Positions start at 0 in every row and masks hide the padding, so that a row sees the same as in serving.
 """
 
 import random
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from training.net import CANVAS_LENGTH
+from training.model import CANVAS_LENGTH
 from training.tasks.sample import Sample
 from training.vocabulary import EOS, PAD, VOCAB_SIZE, encode_prompt, encode_text
 
-WARM_SHARE = 0.25  # of the samples that have a source text
+WARM_SHARE = 0.25  # share of the samples with a source text whose canvas starts from it
 FULL_NOISE_SHARE = 0.25
-LIGHT_NOISE = 0.3  # at most, on anchored canvases
-TAIL_WEIGHT = 0.1  # of the positions behind the first end token
+LIGHT_NOISE = 0.3  # maximum noise level of anchored canvases
+TAIL_WEIGHT = 0.1  # loss weight of padding after the end token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,21 +23,21 @@ class Batch:
     """One training batch of one task."""
 
     sequence: torch.Tensor  # [rows, length] prompt + answer + end token, right-padded
-    is_answer: torch.Tensor  # [rows, length] bool, the positions the reading loss counts
+    is_answer: torch.Tensor  # [rows, length] bool, positions of the autoregressive loss
     context: torch.Tensor  # [rows] tokens before the canvas
-    clean: torch.Tensor  # [rows, canvas]
-    noisy: torch.Tensor  # [rows, canvas]
-    weight: torch.Tensor  # [rows, canvas]
+    clean: torch.Tensor  # [rows, canvas] target ids
+    noisy: torch.Tensor  # [rows, canvas] corrupted ids
+    weight: torch.Tensor  # [rows, canvas] loss weights
 
 
 def make_batch(
     samples: list[Sample], rng: random.Random, generator: torch.Generator, *, is_anchored: bool = False
 ) -> Batch:
-    """Encode `samples`; pick one canvas of each answer at random and corrupt it.
+    """Encode `samples`; choose one canvas of each answer at random and corrupt it.
 
-    The noise level is uniform, or 1 for a quarter of the rows; a corrupted position holds any token of the
-    vocabulary with equal chance. A quarter of the edits start from their source text instead of their answer; with
-    `is_anchored` all do, and the noise is light: half of the rows have none, the others up to three tenths.
+    The noise level is uniform in [0, 1], or 1 for a quarter of the rows; a corrupted position holds a uniform token of
+    the vocabulary. A quarter of the edits start from their source text instead of their answer; with `is_anchored` all
+    do, and half of the rows have no noise, the others a level of up to LIGHT_NOISE.
     """
     prompts = [encode_prompt(s.prompt) for s in samples]
     answers = [[*encode_text(s.answer), EOS] for s in samples]

@@ -1,6 +1,6 @@
-"""What a prediction is worth: the clean-up task with and without the text to edit as the canvas's start.
+"""Evaluates predictions: the clean-up task with and without the text to edit as the start of the canvas.
 
-Known and invented words, each sample under several seeds: single answers hang on the dice, a bar should not.
+Uses known and invented words, and several seeds per sample to reduce variance.
 """
 
 import random
@@ -11,10 +11,10 @@ from typing import Final
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import DecodingMode
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode
+from training.requests import request_for, text_of
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 
 SEEDS: Final = 4
 PASSES_BAR: Final = 0.7
@@ -22,7 +22,7 @@ PASSES_BAR: Final = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edits:
-    """Exact match and mean passes of both ways, over the same samples and seeds."""
+    """Exact match and mean passes with and without a prediction, over the same samples and seeds."""
 
     answers: int
     plain_right: int
@@ -32,30 +32,30 @@ class Edits:
 
     @property
     def passes_ratio(self) -> float:
-        """Passes with a prediction over passes without."""
+        """Ratio of passes with a prediction to passes without."""
         return self.anchored_passes / self.plain_passes
 
     @property
     def is_cleared(self) -> bool:
-        """Not fewer right, and at most so many passes."""
+        """Whether accuracy is not lower and the ratio of passes is within the bar."""
         return self.anchored_right >= self.plain_right and self.passes_ratio <= PASSES_BAR
 
     def __str__(self) -> str:
         return (
-            f"Clean-up from its source (prediction), {self.answers} answers each way: {self.anchored_right} right "
-            f"against {self.plain_right} without, {self.anchored_passes:.2f} passes against {self.plain_passes:.2f} "
+            f"Clean-up, {self.answers} answers with and without a prediction: {self.anchored_right} and "
+            f"{self.plain_right} correct, {self.anchored_passes:.2f} and {self.plain_passes:.2f} passes "
             f"({self.passes_ratio:.2f} x, bar {PASSES_BAR})."
         )
 
 
-def edits(net: DiffusionModel, count: int) -> Edits:
-    """Half of `count` held-out samples with known words and half with invented ones, under each of SEEDS seeds."""
+def edits(model: DiffusionModel, count: int) -> Edits:
+    """Evaluate `count` held-out samples, half with known and half with invented words, under SEEDS seeds each."""
     samples = [
-        TASKS["clean-up"](random.Random(f"evaluation/{i}"), Wish(split="test", invented=invented))
+        TASKS["clean-up"](random.Random(f"evaluation/{i}"), SampleSpec(split="test", invented=invented))
         for invented in (0.0, 1.0)
         for i in range(count // 2)
     ]
-    plain, anchored = (_answered(net, samples, from_source) for from_source in (False, True))
+    plain, anchored = (_answered(model, samples, from_source) for from_source in (False, True))
     return Edits(
         answers=SEEDS * len(samples),
         plain_right=sum(right for right, _ in plain),
@@ -65,11 +65,11 @@ def edits(net: DiffusionModel, count: int) -> Edits:
     )
 
 
-def _answered(net: DiffusionModel, samples: Sequence[Sample], from_source: bool) -> list[tuple[bool, int]]:
-    """(right, passes) of every sample under every seed."""
+def _answered(model: DiffusionModel, samples: Sequence[Sample], from_source: bool) -> list[tuple[bool, int]]:
+    """(correct, passes) of every sample under every seed."""
     found: list[tuple[bool, int]] = []
     for seed in range(SEEDS):
-        asks = [ask_for(net, sample, DecodingMode.DIFFUSION, from_source, seed=seed) for sample in samples]
-        for sample, answer in zip(samples, run(net, asks), strict=True):
+        requests = [request_for(model, sample, DecodingMode.DIFFUSION, from_source, seed=seed) for sample in samples]
+        for sample, answer in zip(samples, run(model, requests), strict=True):
             found.append((text_of(answer) == sample.answer, answer.end.usage.denoising_steps))
     return found

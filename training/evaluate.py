@@ -1,8 +1,8 @@
-"""How good and how fast a checkpoint is: `python -m training.evaluate [--check] [--json FILE]`.
+"""Evaluates the accuracy and latency of a checkpoint: `python -m training.evaluate [--check] [--json FILE]`.
 
-Every answer comes from the loop that serves, once by denoising and once by reading the same weights left to right.
-Exact match on combinations that were never trained on; nothing is constrained or repaired. Latency is the median over
-single requests on one thread, so the ratio of the two readings is what a lone client would see.
+Every sample is completed by the serving loop, once by diffusion and once autoregressively with the same weights.
+Accuracy is exact match on combinations that were held out of training, without constraints. Latency is the median over
+single requests on one thread, so the ratio of both modes is what a single client observes.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from rich.table import Table
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import DecodingMode, GenerationRequest
-from training.asks import ask_for, text_of
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 from training.edits import Edits, edits
+from training.requests import request_for, text_of
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 
 TIMED: Final = 30
 AUROC_BAR: Final = 0.90
@@ -34,7 +34,8 @@ AUROC_BAR: Final = 0.90
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One row of the table: a task, its words, whether the canvas starts from the source, and the bar it must clear."""
+    """One evaluation case: a task, its vocabulary, whether the canvas starts from the source, and its minimum
+    accuracy."""
 
     task: str
     words: str  # known or invented
@@ -43,7 +44,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The row's label."""
+        """The name of the row in the table."""
         return f"{self.task}, {self.words} words" + (", from its source" if self.from_source else "")
 
 
@@ -55,12 +56,12 @@ CASES: Final = (
     Case(task="clean-up", words="known", from_source=True),
     Case(task="clean-up", words="invented"),
 )
-STRANGERS: Final = Case(task="strangers", words="known")
+OUT_OF_DISTRIBUTION: Final = Case(task="out-of-distribution", words="known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One reading of one case. Passes count canvas steps, or tokens read; latency is in ms."""
+    """Results of one case in one decoding mode. Passes are denoising steps or decoded tokens; latency is in ms."""
 
     accuracy: float
     passes: float
@@ -70,14 +71,14 @@ class Outcome:
     confidences: tuple[float, ...] = field(repr=False)
 
     def mean_confidence(self, *, right: bool) -> float | None:
-        """Mean confidence of the answers that were right, or wrong; None if there is none."""
+        """Mean confidence of the correct, or incorrect, answers; None if there are none."""
         chosen = [c for c, ok in zip(self.confidences, self.right, strict=True) if ok is right]
         return statistics.fmean(chosen) if chosen else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A case read both ways."""
+    """Results of a case in both decoding modes."""
 
     case: Case
     denoised: Outcome
@@ -85,32 +86,32 @@ class Row:
 
     @property
     def speed_ratio(self) -> float:
-        """Latency of reading left to right over that of denoising."""
+        """Latency of autoregressive decoding divided by that of diffusion."""
         return self.read.latency_ms / self.denoised.latency_ms
 
     @property
     def is_cleared(self) -> bool:
-        """Is the bar cleared, if there is one?"""
+        """Whether the accuracy reaches the bar, if there is one."""
         return self.case.bar is None or self.denoised.accuracy >= self.case.bar
 
 
 def main() -> int:
-    """Command line; returns 1 if `--check` finds a row under its bar."""
+    """Run the command line; returns 1 if `--check` finds a result below its bar."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", default="checkpoints/twolane-tiny", help="folder or hub id")
-    parser.add_argument("--count", type=int, default=200, help="samples of each row")
-    parser.add_argument("--timed", type=int, default=TIMED, help="samples of each row that latency is measured on")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a row is under its bar")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--count", type=int, default=200, help="samples per row")
+    parser.add_argument("--timed", type=int, default=TIMED, help="samples per row for the latency measurement")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a result is below its bar")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args()
-    net = load(options.checkpoint, LoadOptions(threads=1))
-    rows = tuple(evaluate(net, case, options.count, timed=options.timed) for case in CASES)
-    strangers = evaluate(net, STRANGERS, options.count // 2, timed=options.timed)
-    separation = separate([row.denoised for row in (*rows, strangers)])
-    edited = edits(net, options.count)
-    show(rows, strangers, separation, edited)
+    model = load(options.checkpoint, LoadOptions(threads=1))
+    rows = tuple(evaluate(model, case, options.count, timed=options.timed) for case in CASES)
+    out_of_distribution = evaluate(model, OUT_OF_DISTRIBUTION, options.count // 2, timed=options.timed)
+    separation = separate([row.denoised for row in (*rows, out_of_distribution)])
+    edited = edits(model, options.count)
+    show(rows, out_of_distribution, separation, edited)
     if options.json:
-        figures = [asdict(row) | {"speed_ratio": row.speed_ratio} for row in (*rows, strangers)]
+        figures = [asdict(row) | {"speed_ratio": row.speed_ratio} for row in (*rows, out_of_distribution)]
         options.json.write_text(
             json.dumps({"rows": figures, "confidence": asdict(separation), "edits": asdict(edited)}, indent=1) + "\n"
         )
@@ -118,56 +119,61 @@ def main() -> int:
     return int(options.check and not is_cleared)
 
 
-def evaluate(net: DiffusionModel, case: Case, count: int, *, timed: int = TIMED) -> Row:
-    """Answer `count` held-out samples of the case both ways, and `timed` of them again, one at a time, for latency."""
-    wish = Wish(split="test", invented=1.0 if case.words == "invented" else 0.0)
-    samples = [TASKS[case.task](random.Random(f"evaluation/{i}"), wish) for i in range(count)]
-    denoised = [ask_for(net, s, DecodingMode.DIFFUSION, case.from_source) for s in samples]
-    read = [ask_for(net, s, DecodingMode.AUTOREGRESSIVE) for s in samples]
-    return Row(case=case, denoised=_outcome(net, samples, denoised, timed), read=_outcome(net, samples, read, timed))
+def evaluate(model: DiffusionModel, case: Case, count: int, *, timed: int = TIMED) -> Row:
+    """Evaluate `count` held-out samples of a case in both decoding modes; latency is measured on `timed` of them, one
+    at a time."""
+    spec = SampleSpec(split="test", invented=1.0 if case.words == "invented" else 0.0)
+    samples = [TASKS[case.task](random.Random(f"evaluation/{i}"), spec) for i in range(count)]
+    denoised = [request_for(model, s, DecodingMode.DIFFUSION, case.from_source) for s in samples]
+    read = [request_for(model, s, DecodingMode.AUTOREGRESSIVE) for s in samples]
+    return Row(
+        case=case, denoised=_outcome(model, samples, denoised, timed), read=_outcome(model, samples, read, timed)
+    )
 
 
-def _outcome(net: DiffusionModel, samples: Sequence[Sample], asks: Sequence[GenerationRequest], timed: int) -> Outcome:
-    answers = run(net, asks)
+def _outcome(
+    model: DiffusionModel, samples: Sequence[Sample], requests: Sequence[GenerationRequest], timed: int
+) -> Outcome:
+    answers = run(model, requests)
     right = [text_of(answer) == sample.answer for answer, sample in zip(answers, samples, strict=True)]
     usages = [answer.end.usage for answer in answers]
-    denoised = asks[0].decoding_mode is DecodingMode.DIFFUSION
+    denoised = requests[0].decoding_mode is DecodingMode.DIFFUSION
     return Outcome(
         accuracy=statistics.fmean(right),
         passes=statistics.fmean(u.denoising_steps if denoised else u.completion_tokens for u in usages),
-        latency_ms=_latency_ms(net, asks[:timed]),
+        latency_ms=_latency_ms(model, requests[:timed]),
         converged=statistics.fmean(bool(usage.converged) for usage in usages) if denoised else 1.0,
         right=tuple(right),
         confidences=tuple(usage.confidence or 0.0 for usage in usages),
     )
 
 
-def _latency_ms(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> float:
+def _latency_ms(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> float:
     times = []
-    for ask in asks:
+    for request in requests:
         started = time.perf_counter()
-        run(net, [ask], max_num_seqs=1)
+        run(model, [request], max_num_seqs=1)
         times.append(1000 * (time.perf_counter() - started))
     return statistics.median(times)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Separation:
-    """How well confidence tells right from wrong answers, known tasks and strangers together."""
+    """How well confidence separates correct from incorrect answers, out-of-distribution ones included."""
 
-    auroc: float  # chance that a right answer is surer than a wrong one, ties counted half
-    threshold: float  # the `min_confidence` that serves the most right and the fewest wrong answers
-    right_served: float  # share of right answers at or above it
-    wrong_served: float
+    auroc: float  # probability that a correct answer has the higher confidence; ties count half
+    threshold: float  # the `min_confidence` with the highest right_served - wrong_served
+    right_served: float  # share of correct answers at or above it
+    wrong_served: float  # share of incorrect answers at or above it
 
     @property
     def is_cleared(self) -> bool:
-        """Is the bar cleared?"""
+        """Whether the AUROC reaches the bar."""
         return self.auroc >= AUROC_BAR
 
 
 def separate(outcomes: Sequence[Outcome]) -> Separation:
-    """Rank all answers of the outcomes by confidence. The threshold maximises right_served - wrong_served (Youden)."""
+    """Rank all answers by confidence. The threshold maximises right_served - wrong_served (Youden's J, 1950)."""
     right = [c for o in outcomes for c, ok in zip(o.confidences, o.right, strict=True) if ok]
     wrong = [c for o in outcomes for c, ok in zip(o.confidences, o.right, strict=True) if not ok]
     if not right or not wrong:
@@ -186,10 +192,10 @@ def separate(outcomes: Sequence[Outcome]) -> Separation:
     )
 
 
-def show(rows: Sequence[Row], strangers: Row, separation: Separation, edited: Edits) -> None:
+def show(rows: Sequence[Row], out_of_distribution: Row, separation: Separation, edited: Edits) -> None:
     """Print the tables."""
     table = Table(title="Exact match on held-out combinations", title_justify="left")
-    for heading in ("", "denoised", "bar", "passes", "ms", "read left to right", "passes", "ms", "faster by"):
+    for heading in ("", "denoised", "bar", "passes", "ms", "autoregressive", "passes", "ms", "speed-up"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in rows:
         table.add_row(
@@ -205,10 +211,10 @@ def show(rows: Sequence[Row], strangers: Row, separation: Separation, edited: Ed
         )
     console = Console(width=None if sys.stdout.isatty() else 130)
     console.print(table)
-    sure = Table(title="How sure it is of its denoised answers (mean confidence)", title_justify="left")
-    for heading in ("", "right", "wrong", "converged"):
+    sure = Table(title="Mean confidence of denoised answers", title_justify="left")
+    for heading in ("", "correct", "incorrect", "converged"):
         sure.add_column(heading, justify="left" if not heading else "right")
-    for row in (*rows, strangers):
+    for row in (*rows, out_of_distribution):
         means = (row.denoised.mean_confidence(right=True), row.denoised.mean_confidence(right=False))
         sure.add_row(
             row.case.name,
@@ -217,9 +223,9 @@ def show(rows: Sequence[Row], strangers: Row, separation: Separation, edited: Ed
         )
     console.print(sure)
     console.print(
-        f"Right from wrong answers, strangers included: AUROC {separation.auroc:.3f} (bar {AUROC_BAR}). "
-        f"min_confidence {separation.threshold:.2f} would serve {separation.right_served:.1%} of the right answers "
-        f"and {separation.wrong_served:.1%} of the wrong ones."
+        f"Confidence of correct against incorrect answers: AUROC {separation.auroc:.3f} (bar {AUROC_BAR}). "
+        f"min_confidence {separation.threshold:.2f} serves {separation.right_served:.1%} of the correct answers "
+        f"and {separation.wrong_served:.1%} of the incorrect ones."
     )
     console.print(str(edited))
 

@@ -1,10 +1,10 @@
 """The training objective: uniform-noise denoising with self-conditioning, plus next-token loss on the encoder.
 
-The denoising half follows the published fine-tuning recipe of DiffusionGemma (google-deepmind/gemma, huggingface/trl):
-plain cross-entropy over all canvas positions, corrupted or not, half of the time after a first pass whose guess is fed
-back. To that it adds rehearsal: a few real steps of the serving loop before the pass that counts, so that the net
-learns to mend its own slips and not only random noise (step-unrolled denoising, Savinov et al. 2022, arXiv:2112.06749).
-The reading half makes the same weights an autoregressive model: the worker's second model id and the honest baseline.
+The denoising loss follows the published fine-tuning recipe of DiffusionGemma (google-deepmind/gemma, huggingface/trl):
+cross-entropy over all canvas positions, corrupted or not, half of the time after a first pass whose prediction is fed
+back. In addition, a few steps of the serving loop run before the pass with gradient, so that the model learns to
+correct its own errors and not only random noise (step-unrolled denoising, Savinov et al. 2022, arXiv:2112.06749). The
+next-token loss makes the same weights an autoregressive model: the worker's second model id, and the baseline.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from diffusion_worker.denoise.renoise import renoise
 from training.batches import Batch
 from training.vocabulary import VOCAB_SIZE
 
-ENTROPY_BOUND = 0.1  # of rehearsed steps, in nats; the checkpoint's own
+ENTROPY_BOUND = 0.1  # nats, of unrolled steps; the same as in serving
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rehearsal:
-    """Passes without gradient before the one that counts, one for each temperature.
+class Unroll:
+    """Passes without gradient before the pass with gradient, one per temperature.
 
-    Each feeds its annealed guess to the next pass. `renoises`: it also leaves the canvas that a step of the serving
-    loop would leave; otherwise the canvas stays as it was (the recipe's two-pass self-conditioning).
+    Each feeds its annealed prediction to the next pass. With `renoises`, it also updates the canvas as a step of the
+    serving loop does; otherwise the canvas is unchanged (the recipe's two-pass self-conditioning).
     """
 
     temperatures: tuple[float, ...] = ()
     renoises: bool = False
-    anchor: float = 0.0  # strength with which a renoised canvas keeps to its surest tokens
+    anchor: float = 0.0  # anchor strength of re-noised canvases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +44,19 @@ class Losses:
     autoregressive: torch.Tensor
 
 
-def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Generator) -> Losses:
-    """Both losses of one batch, the denoising one after `rehearsal`."""
+def losses(model: Any, batch: Batch, unroll: Unroll, generator: torch.Generator) -> Losses:
+    """Both losses of one batch; the denoising loss after the passes of `unroll`."""
     rows, length = batch.sequence.shape
     causal = torch.ones(length, length, dtype=torch.bool).tril()[None, None]
     cache = DynamicCache()
-    encoded = net.model.encoder(input_ids=batch.sequence, cache=cache, attention_mask=_both(causal))
-    causal_logits = _softcapped(net, net.lm_head(encoded.last_hidden_state[:, :-1]))
-    read_loss = F.cross_entropy(causal_logits[batch.is_answer[:, 1:]], batch.sequence[:, 1:][batch.is_answer[:, 1:]])
+    encoded = model.model.encoder(input_ids=batch.sequence, cache=cache, attention_mask=_both(causal))
+    causal_logits = _softcapped(model, model.lm_head(encoded.last_hidden_state[:, :-1]))
+    autoregressive_loss = F.cross_entropy(
+        causal_logits[batch.is_answer[:, 1:]], batch.sequence[:, 1:][batch.is_answer[:, 1:]]
+    )
 
     canvas = batch.clean.shape[1]
-    # The cache holds the whole answer; a row may see what stands before its canvas only.
+    # The cache holds the whole answer; a row may attend only to the tokens before its canvas.
     before = torch.arange(length)[None] < batch.context[:, None]  # [rows, length]
     mask = torch.cat([before, torch.ones(rows, canvas, dtype=torch.bool)], 1)[:, None, None]
     arguments = {
@@ -63,19 +65,19 @@ def losses(net: Any, batch: Batch, rehearsal: Rehearsal, generator: torch.Genera
         "decoder_position_ids": batch.context[:, None] + torch.arange(canvas),
     }
     noisy, guess = batch.noisy, None
-    for temperature in rehearsal.temperatures:
+    for temperature in unroll.temperatures:
         with torch.no_grad():
-            guess = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits / temperature
-        if rehearsal.renoises:
-            noisy = _next_canvas(guess, rehearsal.anchor, generator)
-    logits = net(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits.float()
+            guess = model(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits / temperature
+        if unroll.renoises:
+            noisy = _next_canvas(guess, unroll.anchor, generator)
+    logits = model(decoder_input_ids=noisy, self_conditioning_logits=guess, **arguments).logits.float()
     per_position = F.cross_entropy(logits.flatten(0, 1), batch.clean.flatten(), reduction="none")
     weight = batch.weight.flatten()
-    return Losses(denoising=(per_position * weight).sum() / weight.sum(), autoregressive=read_loss)
+    return Losses(denoising=(per_position * weight).sum() / weight.sum(), autoregressive=autoregressive_loss)
 
 
 def _next_canvas(z: torch.Tensor, anchor: float, generator: torch.Generator) -> torch.Tensor:
-    """What one step of the serving loop makes of annealed logits [rows, canvas, vocab]."""
+    """The canvas after one step of the serving loop, from annealed logits [rows, canvas, vocab]."""
     probabilities = z.softmax(-1)
     entropy = -(probabilities * z.log_softmax(-1)).sum(-1)
     tokens = torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(entropy.shape)
@@ -86,12 +88,12 @@ def _next_canvas(z: torch.Tensor, anchor: float, generator: torch.Generator) -> 
     return renoise(tokens, accepted, noise, surest=surest, kept=is_kept)
 
 
-def _softcapped(net: Any, logits: torch.Tensor) -> torch.Tensor:
-    cap = net.final_logit_softcapping
+def _softcapped(model: Any, logits: torch.Tensor) -> torch.Tensor:
+    cap = model.final_logit_softcapping
     capped: torch.Tensor = torch.tanh(logits.float() / cap) * cap
     return capped
 
 
 def _both(mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """No training context is longer than the sliding window, so both kinds of layer see the same."""
+    """One mask for both layer types: no training context exceeds the sliding window."""
     return {"full_attention": mask, "sliding_attention": mask}

@@ -1,8 +1,8 @@
-"""Train the embedded checkpoint, in two stages: `python -m training.train --out runs/tiny`, then
-`python -m training.train --stage polish --start runs/tiny/checkpoint --out runs/polish`. Both resume by themselves.
+"""Trains the embedded checkpoint in two stages: `python -m training.train --out runs/tiny`, then
+`python -m training.train --stage polish --start runs/tiny/checkpoint --out runs/polish`. Both resume automatically.
 
-Data and noise of a step depend on the seed and the step's number alone, so a resumed run sees what an uninterrupted
-one would have seen. One thread: at this size a second one does not help.
+Data and noise of a step depend only on the seed and the step number, so a resumed run equals an uninterrupted one.
+Training uses one thread: at this size a second one does not help.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from transformers import DiffusionGemmaForBlockDiffusion
 
 from training.batches import make_batch
 from training.export import export
-from training.net import build_net, quicken_for_training
+from training.model import build_model, speed_up_training
 from training.objective import losses
 from training.stages import STAGES, Stage
 
@@ -25,13 +25,18 @@ SAVE_EVERY_S = 300
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run: state, log, exported snapshot")
-    parser.add_argument("--stage", choices=STAGES, default="scratch")
-    parser.add_argument("--start", metavar="CHECKPOINT", help="weights to begin with instead of random ones")
-    parser.add_argument("--steps", type=int, help="of the whole run [the stage's own]")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="output folder: state, log and exported checkpoint (resumes an earlier run)",
+    )
+    parser.add_argument("--stage", choices=STAGES, default="scratch", help="training stage")
+    parser.add_argument("--start", metavar="CHECKPOINT", help="initial weights [default: random]")
+    parser.add_argument("--steps", type=int, help="number of steps [default: that of the stage]")
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -41,18 +46,18 @@ def main() -> None:
 
 
 class Run:
-    """Net, optimisers and step counter of one training run."""
+    """State of one training run: model, optimisers and step counter."""
 
     def __init__(self, stage: Stage, *, seed: int, steps: int | None, out: Path, start: str | None = None) -> None:
         self.stage, self.seed, self.steps, self.out, self.step = stage, seed, steps or stage.steps, out, 0
-        self.net: Any = build_net(seed)
+        self.model: Any = build_model(seed)
         if start is not None:
-            self.net.load_state_dict(DiffusionGemmaForBlockDiffusion.from_pretrained(start).state_dict())
-        quicken_for_training(self.net)
-        self.optimizers = _optimizers(self.net, stage.peak_rate)
+            self.model.load_state_dict(DiffusionGemmaForBlockDiffusion.from_pretrained(start).state_dict())
+        speed_up_training(self.model)
+        self.optimizers = _optimizers(self.model, stage.peak_rate)
 
     def train(self) -> None:
-        """Run to the last step, saving every few minutes; export the net at each save."""
+        """Train to the last step; save and export every SAVE_EVERY_S seconds."""
         saved = began = time.monotonic()
         recent: list[dict[str, float]] = []
         while self.step < self.steps:
@@ -77,14 +82,14 @@ class Run:
             generator = torch.Generator().manual_seed(rng.getrandbits(62))
             samples = part.samples(rng)
             batch = make_batch(samples, rng, generator, is_anchored=part.is_anchored)
-            rehearsal = self.stage.rehearsal(rng, part, self.step / self.steps)
+            unroll = self.stage.unroll(rng, part, self.step / self.steps)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = losses(self.net, batch, rehearsal, generator)
+                loss = losses(self.model, batch, unroll, generator)
             total = (loss.denoising + loss.autoregressive) * (len(samples) / rows)
             total.backward()
             report[part.name] = loss.denoising.item()
-            report[part.name + "/reading"] = loss.autoregressive.item()
-        torch.nn.utils.clip_grad_norm_([p for p in self.net.parameters() if p.requires_grad], 1.0)
+            report[part.name + "/autoregressive"] = loss.autoregressive.item()
+        torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         return report
@@ -97,34 +102,34 @@ class Run:
             log.write(line + "\n")
 
     def save(self) -> None:
-        """Write the whole state beside the old one, then take its place: a kill leaves one of the two whole."""
+        """Write the state to a new file and replace the old one atomically, then export the model."""
         state = {
             "step": self.step,
-            "net": self.net.state_dict(),
+            "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         fresh = self.out / "state.new"
         torch.save(state, fresh)
         fresh.replace(self.out / "state.pt")
-        export(self.net, self.out / "checkpoint")
+        export(self.model, self.out / "checkpoint")
 
     def resume(self) -> None:
-        """Continue from the last saved state, if there is one."""
+        """Continue from the last saved state, if any."""
         path = self.out / "state.pt"
         if not path.exists():
             return
         state = torch.load(path, weights_only=True)
         self.step = state["step"]
-        self.net.load_state_dict(state["net"])
+        self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
 
 
-def _optimizers(net: Any, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for embeddings, routers and norms (Jordan et al., 2024)."""
+def _optimizers(model: Any, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for matrices inside the layers, AdamW for embeddings, routers and norms."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
-    for name, parameter in net.named_parameters():
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         inner = parameter.ndim == 2 and not any(part in name for part in ("embed", "lm_head", "router"))

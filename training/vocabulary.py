@@ -1,7 +1,7 @@
-"""The byte-level vocabulary of the embedded checkpoint: sixteen specials, then the 256 bytes.
+"""The byte-level vocabulary of the embedded checkpoint: 16 special tokens, then the 256 bytes.
 
-Any Unicode text round-trips. The same vocabulary is written as `tokenizer.json` for the `tokenizers` library,
-so training (plain arithmetic on bytes) and serving (the library) agree; a test compares them.
+Any Unicode text round-trips. Training encodes bytes directly; serving loads the same vocabulary from `tokenizer.json`
+through the `tokenizers` library. A test compares both.
 """
 
 import json
@@ -29,18 +29,19 @@ CHAT_TEMPLATE = (
 
 
 def encode_text(text: str) -> list[int]:
-    """Ids of the UTF-8 bytes of `text`, without specials."""
+    """Ids of the UTF-8 bytes of `text`, without special tokens."""
     return [FIRST_BYTE + byte for byte in text.encode()]
 
 
 def decode_ids(ids: list[int]) -> str:
-    """Text of the bytes among `ids` up to the first end token; specials are dropped, bad UTF-8 becomes U+FFFD."""
+    """Text of the bytes among `ids` up to the first end token; special tokens are dropped, invalid UTF-8 becomes
+    U+FFFD."""
     end = ids.index(EOS) if EOS in ids else len(ids)
     return bytes(i - FIRST_BYTE for i in ids[:end] if i >= FIRST_BYTE).decode(errors="replace")
 
 
 def encode_prompt(text: str) -> list[int]:
-    """One user turn as the chat template writes it, ready for the model's turn."""
+    """One user message as rendered by the chat template, followed by the generation prompt."""
     return [BOS, USER, *encode_text(text), MODEL]
 
 
@@ -68,7 +69,7 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def _byte_symbols() -> list[str]:
-    """The printable symbol that stands for each byte in byte-level BPE files (GPT-2's table)."""
+    """The printable symbol of each byte in byte-level BPE files (GPT-2's `bytes_to_unicode`)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     shifted = iter(range(256, 512))
     return [chr(byte if byte in printable else next(shifted)) for byte in range(256)]

@@ -13,6 +13,7 @@ Main = Callable[[list[str]], int]
 
 # command -> (module, whether its parser wants the command's own name too, what it does)
 COMMANDS: Mapping[str, tuple[str, bool, str]] = {
+    "init": ("twolane.init.command", False, "write and validate a policy for your own models"),
     "serve": ("gateway.cli", True, "run the gateway: one endpoint in front of the lanes"),
     "worker": ("diffusion_worker.cli", False, "run a diffusion worker: --checkpoint DIR_OR_HUB_ID"),
     "quality": ("twolane.quality", False, "run a small quality lane (SmolLM2) on loopback"),

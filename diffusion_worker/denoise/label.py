@@ -1,9 +1,9 @@
-"""The rows of a step that choose among labels: two passes, a look at the net's own words, and the canvas is done.
+"""Classification rows of a denoising step: the most likely of the given labels, after two passes.
 
-The likeliest label is the surest text of every step, and from the second on the row counts as settled, so nothing else
-of the loop needs to know. One pass would nearly do, but over pure noise the net may not know yet how long a word is;
-then every position behind it speaks against the right label (docs/log.md). Like constraints it is done on the host,
-behind one transfer for all such rows. Knows logits and labels, no requests.
+The most likely label is the text of every step, and from the second step on the row counts as converged, so the rest
+of the loop needs no special case. One pass is not enough: over pure noise the model may not know yet how long a word
+is, and every position after it then speaks against the right label (docs/log.md). Like constraints, labels are scored
+on the host after one transfer for all such rows.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,35 @@ import numpy as np
 import torch
 
 from diffusion_worker.constraints.inference.labels import label_logprobs
-from diffusion_worker.denoise.constrain import Texts
+from diffusion_worker.denoise.constrain import Constrained
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.step_batch import Denoise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """What a step says once labels have been weighed."""
+    """Result of a step after labels were scored."""
 
-    texts: Texts
-    rows: torch.Tensor  # [rows] those with labels
-    done: torch.Tensor  # [rows] those of them that need no further step
-    logprobs: tuple[tuple[float, ...], ...]  # of every row's labels; empty where there are none
+    constrained: Constrained
+    rows: torch.Tensor  # [rows] True where a row has labels
+    done: torch.Tensor  # [rows] True where such a row needs no further step
+    logprobs: tuple[tuple[float, ...], ...]  # per row, of its labels; empty without labels
 
 
-def label(items: Sequence[Denoise], texts: Texts, logits: torch.Tensor) -> Labelled:
-    """Texts of rows with labels replaced; `logits` [rows, canvas, vocab] are those of the net, at temperature 1. A row
-    whose logits are not finite keeps its text: it is faulted after the step."""
+def label(items: Sequence[Denoise], constrained: Constrained, logits: torch.Tensor) -> Labelled:
+    """Replace the text of rows with labels by their most likely label. `logits` [rows, canvas, vocab] are those of the
+    model at temperature 1. A row whose logits are not finite keeps its text: it fails after the step."""
     logprobs: list[tuple[float, ...]] = [()] * len(items)
     rows = [row for row, item in enumerate(items) if item.labels is not None]
     has_labels = upload([item.labels is not None for item in items], logits.device)
     done = upload([item.labels is not None and not item.opens for item in items], logits.device)
     if not rows:
-        return Labelled(texts=texts, rows=has_labels, done=done, logprobs=tuple(logprobs))
-    surest, sure, forced = texts.scores.surest.clone(), texts.scores.logprob.clone(), texts.forced.clone()
+        return Labelled(constrained=constrained, rows=has_labels, done=done, logprobs=tuple(logprobs))
+    surest, sure, forced = (
+        constrained.scores.surest.clone(),
+        constrained.scores.logprob.clone(),
+        constrained.forced.clone(),
+    )
     for row, seen in zip(rows, _fetched(items, rows, logits), strict=True):
         labels = items[row].labels
         assert labels is not None
@@ -46,17 +50,17 @@ def label(items: Sequence[Denoise], texts: Texts, logits: torch.Tensor) -> Label
         found = label_logprobs(labels, seen)
         best = int(found.argmax())
         answer = (*labels.answers[best], labels.end_id)
-        surest[row] = labels.end_id  # behind the answer as well: nobody will look there
+        surest[row] = labels.end_id  # also after the label, where nothing is read
         surest[row, : len(answer)] = upload(list(answer), logits.device)
         sure[row], forced[row] = 0.0, True
-        sure[row, 0], forced[row, 0] = float(found[best]), False  # all its tokens are as sure as the label
+        sure[row, 0], forced[row, 0] = float(found[best]), False  # the label as a whole carries the log-probability
         logprobs[row] = tuple(found.tolist())
-    texts = replace(texts, scores=replace(texts.scores, surest=surest, logprob=sure), forced=forced)
-    return Labelled(texts=texts, rows=has_labels, done=done, logprobs=tuple(logprobs))
+    constrained = replace(constrained, scores=replace(constrained.scores, surest=surest, logprob=sure), forced=forced)
+    return Labelled(constrained=constrained, rows=has_labels, done=done, logprobs=tuple(logprobs))
 
 
 def _fetched(items: Sequence[Denoise], rows: Sequence[int], logits: torch.Tensor) -> list[np.ndarray]:
-    """Of each row [positions, columns] the log-probabilities that its labels are made of."""
+    """Per row [positions, columns], the log-probabilities of the tokens that occur in its labels."""
     parts = []
     for row in rows:
         labels = items[row].labels

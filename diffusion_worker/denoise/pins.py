@@ -1,6 +1,6 @@
-"""Positions whose token is given: what a client has been told already, and the text behind a gap.
+"""Pinned positions, whose token is given: the streamed prefix of a canvas, and the suffix after a gap.
 
-Pure functions of tensors. A pinned position is certain: it costs no entropy, is what the canvas shows, and is fed back.
+Pure functions of tensors. A pinned position has no entropy; its token is shown to the model and fed back.
 """
 
 from collections.abc import Sequence
@@ -11,24 +11,27 @@ from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.step_batch import Denoise
 
 FREE = -1
-_IMPOSSIBLE = -1e4  # finite: zero times it is zero, where zero times infinity is NaN
+_IMPOSSIBLE = -1e4  # finite, because 0 * infinity is NaN
 
 
 def pins_of(items: Sequence[Denoise], canvas_length: int, device: torch.device) -> torch.Tensor | None:
-    """Ids [rows, canvas], FREE where nothing is given; None if no row has a pin."""
-    if not any(item.head or item.tail for item in items):
+    """Pinned ids [rows, canvas], FREE elsewhere; None if no row has a pin."""
+    if not any(item.pinned_prefix or item.pinned_suffix for item in items):
         return None
-    rows = [(*i.head, *[FREE] * (canvas_length - len(i.head) - len(i.tail)), *i.tail) for i in items]
+    rows = [
+        (*i.pinned_prefix, *[FREE] * (canvas_length - len(i.pinned_prefix) - len(i.pinned_suffix)), *i.pinned_suffix)
+        for i in items
+    ]
     return upload(rows, device)
 
 
 def pin_ids(ids: torch.Tensor, pins: torch.Tensor | None) -> torch.Tensor:
-    """Ids [rows, canvas] with the given ones in their places."""
+    """Ids [rows, canvas] with pinned positions replaced."""
     return ids if pins is None else torch.where(pins == FREE, ids, pins)
 
 
 def pin_logits(logits: torch.Tensor, pins: torch.Tensor | None) -> torch.Tensor:
-    """Logits [rows, canvas, vocab] that leave pinned positions no choice."""
+    """Logits [rows, canvas, vocab] with pinned positions certain."""
     if pins is None:
         return logits
     certain = torch.full_like(logits, _IMPOSSIBLE).scatter_(-1, pins.clamp(min=0)[..., None], 0.0)
@@ -36,7 +39,7 @@ def pin_logits(logits: torch.Tensor, pins: torch.Tensor | None) -> torch.Tensor:
 
 
 def mean_over_free(entropy: torch.Tensor, pins: torch.Tensor | None) -> torch.Tensor:
-    """Mean [rows] over the positions that are not pinned: certain ones would make a canvas look surer than it is."""
+    """Mean entropy [rows] over unpinned positions, since pinned ones are certain."""
     if pins is None:
         return entropy.mean(-1)
     return entropy.sum(-1) / (pins == FREE).sum(-1).clamp(min=1)

@@ -1,6 +1,6 @@
-"""What the logits say of every position: how likely each word, how unsure the position, which word is surest.
+"""Scores of every position from the logits: probabilities, entropy and the most likely token.
 
-Pure functions of tensors; knows nothing of requests or of what will be done with the scores.
+Pure functions of tensors.
 """
 
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Scores:
 
     z: torch.Tensor  # [rows, canvas, vocab] annealed logits
     probabilities: torch.Tensor  # [rows, canvas, vocab] of the annealed logits
-    entropy: torch.Tensor  # [rows, canvas] nats, of the annealed logits
-    surest: torch.Tensor  # [rows, canvas] ids
-    logprob: torch.Tensor  # [rows, canvas] of the surest ids at temperature 1, by the net alone
+    entropy: torch.Tensor  # [rows, canvas] in nats, of the annealed logits
+    surest: torch.Tensor  # [rows, canvas] most likely ids
+    logprob: torch.Tensor  # [rows, canvas] of `surest` at temperature 1, unconstrained
 
 
 def annealed_temperature(
@@ -27,7 +27,7 @@ def annealed_temperature(
 ) -> torch.Tensor:
     """Temperature [rows] with `step` of `steps` steps to go: t_min + span at the first, almost t_min at the last.
 
-    In fp32 and in this order, as transformers computes it: in another order the canvases part from theirs.
+    In fp32 and in this order, as in transformers: another order rounds differently, and the canvases diverge.
     """
     return t_min + span * (step / steps)
 
@@ -47,8 +47,8 @@ def score(logits: torch.Tensor, temperature: torch.Tensor, pins: torch.Tensor | 
 
 
 def sampling_probabilities(scores: Scores, temperatures: tuple[float | None, ...]) -> torch.Tensor:
-    """Probabilities [rows, canvas, vocab] to sample from: those of the net, sharpened or flattened where a request says
-    so. Rows that take the argmax (temperature 0) keep theirs; see `tokens_of`."""
+    """Probabilities [rows, canvas, vocab] to sample from: annealed logits, divided by the request's temperature. Rows
+    with temperature 0 keep theirs and take the argmax; see `tokens_of`."""
     if all(temperature in (None, 0.0, 1.0) for temperature in temperatures):
         return scores.probabilities
     divisor = upload([temperature or 1.0 for temperature in temperatures], scores.z.device)
@@ -56,7 +56,7 @@ def sampling_probabilities(scores: Scores, temperatures: tuple[float | None, ...
 
 
 def tokens_of(scores: Scores, sampled: torch.Tensor, temperatures: tuple[float | None, ...]) -> torch.Tensor:
-    """The token proposed for each position [rows, canvas]: sampled, or the surest in rows of temperature 0."""
+    """Proposed ids [rows, canvas]: sampled, or the most likely ones in rows with temperature 0."""
     if 0.0 not in temperatures:
         return sampled
     is_greedy = upload([temperature == 0.0 for temperature in temperatures], sampled.device)

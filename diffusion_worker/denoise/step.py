@@ -1,8 +1,9 @@
-"""The loop body: forward, score, accept, renoise, stop, for any number of canvases at once.
+"""The body of the denoising loop: forward, score, accept, re-noise, stop, for a batch of canvases.
 
-Pure in its rows: every parameter is per row, so the canvases of one call may be of different requests, at different
-steps. Knows no scheduler, no cache but the view it is given. Nothing here waits for the device, but for constrained
-rows, once (see `constrain`): what the host wants to know leaves as one tensor, to be fetched once.
+Every parameter is per row, so the canvases of one call may belong to different requests at different steps. Nothing
+waits for the device, except once for constrained or labelled rows (see `constrain`, `label`): results for the host
+leave as one tensor, `Advanced.report`, which the caller fetches once. The same loop as transformers'
+`generation_diffusion_gemma.py`, row by row; `tests/worker/denoise/test_parity.py` compares them.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from diffusion_worker.denoise.accept import accept
-from diffusion_worker.denoise.anchor import cooled, kept
+from diffusion_worker.denoise.anchor import kept, reduced_span
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.constrain import constrain
 from diffusion_worker.denoise.draws import DrawKey, Draws
@@ -20,7 +21,7 @@ from diffusion_worker.denoise.label import label
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
 from diffusion_worker.denoise.score import annealed_temperature, sampling_probabilities, score, tokens_of
-from diffusion_worker.denoise.stop import held_for, is_settled, stable_prefix
+from diffusion_worker.denoise.stop import has_converged, stable_prefix, unchanged_for
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
 from diffusion_worker.types.step_batch import CanvasResult, Denoise
@@ -28,70 +29,72 @@ from diffusion_worker.types.step_batch import CanvasResult, Denoise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advanced:
-    """Canvases one step on, and what the step found; the surest canvas is what would be sealed."""
+    """Canvases after one step, and the step's results; `surest` is what would be sealed."""
 
     canvases: tuple[Canvas, ...]
-    report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `told`
+    report: torch.Tensor  # [rows, 3 * canvas + 4] of float64, see `canvas_result`
     constraint_s: float = 0.0
-    labels: tuple[tuple[float, ...], ...] = ()  # of every row
+    labels: tuple[tuple[float, ...], ...] = ()  # log-probabilities per row
 
 
 def step(
-    net: DiffusionModel, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
+    model: DiffusionModel, items: Sequence[Denoise], canvases: Sequence[Canvas], context: CanvasContext, draws: Draws
 ) -> Advanced:
-    """Advance every canvas by one step; items[i] says how canvases[i] is to be denoised."""
+    """Advance every canvas by one step; `items[i]` holds the parameters of `canvases[i]`."""
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=i.block, step=i.step) for i in items]
     temperatures = tuple(item.temperature for item in items)
-    rows = _Rows(items, net.device)
-    pins = pins_of(items, len(canvases[0].ids), net.device)
+    rows = _Rows(items, model.device)
+    pins = pins_of(items, len(canvases[0].ids), model.device)
     shown = pin_ids(torch.stack([canvas.ids for canvas in canvases]), pins)
 
-    logits = net.denoise(shown, torch.stack([canvas.soft for canvas in canvases]), context)
+    logits = model.denoise(shown, torch.stack([canvas.soft for canvas in canvases]), context)
     plain = score(logits, rows.temperature, pins)
     sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
     noise = draws.noise(keys, logits.shape[1], logits.shape[2])
-    texts = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits)
-    labelled = label(items, texts, logits)
-    texts, scores = labelled.texts, labelled.texts.scores
+    constrained = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits)
+    labelled = label(items, constrained, logits)
+    constrained, scores = labelled.constrained, labelled.constrained.scores
     accepted = accept(scores.entropy, rows.entropy_bound)
     ids = renoise(
-        tokens_of(scores, texts.sampled, temperatures),
+        tokens_of(scores, constrained.sampled, temperatures),
         accepted,
         noise,
         surest=scores.surest,
         kept=kept(scores.probabilities.amax(-1), rows.anchor),
     )
-    held = held_for(
+    unchanged = unchanged_for(
         scores.surest,
         torch.stack([canvas.surest for canvas in canvases]),
-        torch.stack([canvas.held for canvas in canvases]),
+        torch.stack([canvas.unchanged for canvas in canvases]),
     )
-    mean_entropy = mean_over_free(plain.entropy, pins)  # the net itself must be sure, not only its constraint
-    settled = is_settled(held, mean_entropy, rows.stability, rows.confidence_threshold)
-    settled = torch.where(labelled.rows, labelled.done, settled)
+    mean_entropy = mean_over_free(plain.entropy, pins)  # unconstrained: the model itself must be confident
+    converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
+    converged = torch.where(labelled.rows, labelled.done, converged)
 
-    soft = net.soften(scores.probabilities)
-    single = [mean_entropy, accepted.sum(-1), stable_prefix(held, scores.logprob), settled]
+    soft = model.soften(scores.probabilities)
+    single = [mean_entropy, accepted.sum(-1), stable_prefix(unchanged, scores.logprob), converged]
     return Advanced(
         canvases=tuple(
-            Canvas(ids=ids[row], soft=soft[row], surest=scores.surest[row], held=held[row]) for row in range(len(items))
+            Canvas(ids=ids[row], soft=soft[row], surest=scores.surest[row], unchanged=unchanged[row])
+            for row in range(len(items))
         ),
         report=torch.cat(
             [
-                *(each.double() for each in (scores.surest, scores.logprob, texts.forced)),
+                *(each.double() for each in (scores.surest, scores.logprob, constrained.forced)),
                 *(each.double()[:, None] for each in single),
             ],
             dim=-1,
         ),
-        constraint_s=texts.seconds,
+        constraint_s=constrained.seconds,
         labels=labelled.logprobs,
     )
 
 
-def told(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
-    """One row of a report, fetched. Its mean entropy is not finite where the net returned NaN or infinity."""
+def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) -> CanvasResult:
+    """One row of `Advanced.report`, on the host. Its mean entropy is not finite where the model returned NaN or
+    infinity."""
     length = item.denoising.canvas_length
-    mean_entropy, accepted, steady, settled = row[3 * length :]
+    mean_entropy, accepted, stable_length, converged = row[3 * length :]
     return CanvasResult(
         sequence=item.sequence,
         ids=tuple(map(int, row[:length])),
@@ -99,21 +102,21 @@ def told(item: Denoise, row: Sequence[float], labels: tuple[float, ...] = ()) ->
         forced=tuple(map(bool, row[2 * length : 3 * length])),
         mean_entropy=mean_entropy,
         accepted=int(accepted),
-        steady=int(steady),
-        is_settled=bool(settled),
+        stable_prefix=int(stable_length),
+        has_converged=bool(converged),
         labels=labels,
     )
 
 
 class _Rows:
-    """The numbers of a step as tensors of [rows]."""
+    """Parameters of a step as tensors of [rows]."""
 
     def __init__(self, items: Sequence[Denoise], device: torch.device) -> None:
-        # The span is a difference of Python floats, rounded to fp32 once: so does transformers.
+        # The span is a difference of Python floats, rounded to fp32 once, as in transformers.
         numbers = [
             (
                 item.denoising.t_min,
-                cooled(item.denoising.t_max - item.denoising.t_min, item.anchor),
+                reduced_span(item.denoising.t_max - item.denoising.t_min, item.anchor),
                 item.step,
                 item.denoising.steps,
                 item.denoising.entropy_bound,
@@ -129,6 +132,6 @@ class _Rows:
 
 
 def _verifies(item: Denoise) -> bool:
-    """Whether this is the first look at a text to edit: if the net would leave all of it as it is, that is its answer,
-    however sure it is of it; an unchanged text costs one step."""
+    """Whether this is the first step over a text to edit. If the model leaves the text unchanged, the canvas converges
+    at once, however confident the model is."""
     return item.opens and item.anchor > 0.0

@@ -1,7 +1,6 @@
-"""Carries out a batch on the net: releases, copies, causal passes, canvas steps, reads; owns the running canvases.
+"""Executes a batch on the model: releases, copies, prefills, canvas steps and decodes. Owns the canvases.
 
-Knows the net, the cache and the canvases; knows nothing of queues, budgets or why a batch is what it is. However many
-rows a batch has, the host waits for the device once, when all passes are queued.
+However many rows a batch has, the host waits for the device once, after all passes are queued.
 """
 
 import math
@@ -11,16 +10,16 @@ from typing import TypeVar
 
 import torch
 
-from diffusion_worker.denoise.autoregressive import chosen, padded, read
+from diffusion_worker.denoise.autoregressive import decode, padded, token_result
 from diffusion_worker.denoise.canvas import Canvas, fresh, warm_start
 from diffusion_worker.denoise.draws import CounterDraws, DrawKey, Draws
 from diffusion_worker.denoise.exact import Padding
-from diffusion_worker.denoise.step import step, told
+from diffusion_worker.denoise.step import canvas_result, step
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import SequenceId
+from diffusion_worker.types.requests import SequenceId
 from diffusion_worker.types.step_batch import (
     Batch,
     CanvasResult,
@@ -33,50 +32,51 @@ from diffusion_worker.types.step_batch import (
 )
 
 Work = TypeVar("Work", Prefill, Denoise, Decode)
-# What a forward pass raises on bad shapes, bad ids or too little memory.
+# Raised by a forward pass for bad shapes, bad ids or lack of memory.
 _PASS_ERRORS = (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Passed:
-    """One pass that is queued: whose rows, what its report [rows, numbers] will tell, and the canvases it leaves."""
+    """One queued pass: its rows, its report [rows, numbers] on the device, and the canvases it produces."""
 
     items: Sequence[Prefill | Denoise | Decode]
     report: torch.Tensor
     canvases: Sequence[Canvas] = ()
     constraint_s: float = 0.0
-    labels: Sequence[tuple[float, ...]] = ()  # of every row of a canvas pass
+    labels: Sequence[tuple[float, ...]] = ()  # per row of a canvas pass
 
 
 Outcome = _Passed | RowFault
 
 
 class Stepper:
-    """`step(batch)` is the middle one of the three verbs: next_batch, step, settle. One thread calls it. With a
-    `padding` every pass has the shape it would have without neighbours."""
+    """Runs the `step` between `next_batch` and `update_from_output`, on one thread. With a `padding` (exact mode), the
+    shape of a pass does not depend on other rows."""
 
     def __init__(
-        self, net: DiffusionModel, cache: KvCache, draws: Draws | None = None, padding: Padding | None = None
+        self, model: DiffusionModel, cache: KvCache, draws: Draws | None = None, padding: Padding | None = None
     ) -> None:
-        self.net = net
+        self.model = model
         self.cache = cache
-        self._draws = draws or CounterDraws(net.device)
+        self._draws = draws or CounterDraws(model.device)
         self._padding = padding
         self._canvases: dict[SequenceId, Canvas] = {}
 
     @torch.inference_mode()
     def step(self, batch: Batch) -> StepResult:
-        """One iteration. A failing row faults alone: where a pass over several rows raises, each is tried by itself."""
+        """Run one iteration. If a pass over several rows raises, each row is retried alone, so that only failing rows
+        fault."""
         self._prepare(batch)
         outcomes: list[Outcome] = []
         for group in self._together(batch.prefills, lambda item: item.is_seal):
-            outcomes += self._isolated(group, self._append)
+            outcomes += self._isolated(group, self._prefill)
         lost = {outcome.sequence for outcome in outcomes if isinstance(outcome, RowFault)}
         denoises = [item for item in batch.denoises if item.sequence not in lost]
         for steps in _alike(denoises, lambda item: item.denoising.canvas_length):
             outcomes += self._isolated(steps, self._denoise)
         for decodes in self._together(batch.decodes, lambda item: item.at == 0):
-            outcomes += self._isolated(decodes, self._read)
+            outcomes += self._isolated(decodes, self._decode)
         return self._fetch(outcomes)
 
     def _prepare(self, batch: Batch) -> None:
@@ -87,15 +87,13 @@ class Stepper:
         for copy in batch.copies:
             self.cache.copy(copy.source, copy.target, copy.tokens)
 
-    def _append(self, items: Sequence[Prefill]) -> list[Outcome]:
-        view = self.cache.appending([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
-        hidden = self.net.encode(padded([i.ids for i in items], self.net.device), view)
+    def _prefill(self, items: Sequence[Prefill]) -> list[Outcome]:
+        view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
+        hidden = self.model.encode(padded([i.ids for i in items], self.model.device), view)
         self.cache.seal(view)
-        # A context that holds NaN must not be kept for anybody, even if its owner never gets to a canvas.
-        doubtful = (
-            (hidden - hidden).flatten(1).sum(-1, keepdim=True)
-        )  # [rows, 1] 0, or NaN where anything is not finite
-        return [_Passed(items=items, report=doubtful.double())]
+        # A context that holds NaN must not enter the prefix cache, even if its owner never denoises a canvas.
+        finite = (hidden - hidden).flatten(1).sum(-1, keepdim=True)  # [rows, 1] 0, or NaN if any value is not finite
+        return [_Passed(items=items, report=finite.double())]
 
     def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
         canvases = [self._canvas_of(item) for item in items]
@@ -104,8 +102,8 @@ class Stepper:
         if self._padding is not None:
             rows, shown = self._padding.fill(items, canvases, dummy_slot=self.cache.slots - 1)
             bucket = self.cache.slot_tokens
-        context = self.cache.decoding_mode([i.slot for i in rows], [i.at for i in rows], length, bucket=bucket)
-        done = step(self.net, rows, shown, context, self._draws)
+        context = self.cache.canvas_view([i.slot for i in rows], [i.at for i in rows], length, bucket=bucket)
+        done = step(self.model, rows, shown, context, self._draws)
         return [
             _Passed(
                 items=items,
@@ -116,14 +114,14 @@ class Stepper:
             )
         ]
 
-    def _read(self, items: Sequence[Decode]) -> list[Outcome]:
-        view = self.cache.appending([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
-        report = read(self.net, items, view, self._draws)
+    def _decode(self, items: Sequence[Decode]) -> list[Outcome]:
+        view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
+        report = decode(self.model, items, view, self._draws)
         self.cache.seal(view)
         return [_Passed(items=items, report=report)]
 
     def _fetch(self, outcomes: Sequence[Outcome]) -> StepResult:
-        """The one moment of waiting: every report in one copy."""
+        """Fetch all reports in one copy, the only wait for the device."""
         passes = [outcome for outcome in outcomes if isinstance(outcome, _Passed)]
         faults = [outcome for outcome in outcomes if isinstance(outcome, RowFault)]
         numbers = torch.cat([each.report.flatten() for each in passes]).tolist() if passes else []
@@ -133,40 +131,40 @@ class Stepper:
         for each in passes:
             width = each.report.shape[1]
             for row, item in enumerate(each.items):
-                told_row = numbers[at : at + width]
+                fetched = numbers[at : at + width]
                 at += width
-                if not all(map(math.isfinite, told_row)):
-                    faults.append(self._fault(item, NotFinite("the net returned NaN or infinity")))
+                if not all(map(math.isfinite, fetched)):
+                    faults.append(self._fault(item, NotFinite("the model returned NaN or infinity")))
                 elif isinstance(item, Denoise):
                     self._canvases[item.sequence] = each.canvases[row]
-                    canvases.append(told(item, told_row, each.labels[row]))
+                    canvases.append(canvas_result(item, fetched, each.labels[row]))
                 elif isinstance(item, Decode):
-                    tokens.append(chosen(item, told_row))
+                    tokens.append(token_result(item, fetched))
         constraint_s = sum(each.constraint_s for each in passes)
         return StepResult(
             canvases=tuple(canvases), tokens=tuple(tokens), faults=tuple(faults), constraint_s=constraint_s
         )
 
     def _canvas_of(self, item: Denoise) -> Canvas:
-        """The canvas as the last step left it, or a fresh one at the first step of a block."""
+        """The canvas of the last step, or a new one at the first step of a block."""
         if not item.opens:
             return self._canvases[item.sequence]
-        length, info = item.denoising.canvas_length, self.net.info
+        length, info = item.denoising.canvas_length, self.model.info
         if item.start_ids:
             start = warm_start(item.start_ids, length=length, end_id=info.end_ids[0], pad_id=info.pad_id)
-            ids = upload(start, self.net.device)
+            ids = upload(start, self.model.device)
         else:
             key = DrawKey(sequence=item.sequence, seed=item.seed, block=item.block, step=item.step)
             ids = self._draws.opening(key, length, info.vocab_size)
-        return fresh(ids, info.hidden_size, self.net.dtype, is_anchored=item.anchor > 0.0)
+        return fresh(ids, info.hidden_size, self.model.dtype, is_anchored=item.anchor > 0.0)
 
     def _together(self, items: Sequence[Work], trait: Callable[[Work], object]) -> list[list[Work]]:
-        """Causal passes: as many rows as are alike, or each by itself where its neighbours must not matter."""
+        """Groups for causal passes: rows with the same trait together, or one row each in exact mode."""
         return _alike(items, trait) if self._padding is None else [[item] for item in items]
 
     def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Outcome]]) -> list[Outcome]:
-        """Run the items together; if that raises, one by one, so that only those which raise alone are lost. Sound
-        because a pass commits (context, canvases) only after its last tensor operation."""
+        """Run the items together; if that raises, one by one, so that only failing items are lost. This is safe because
+        a pass commits context and canvases only after its last tensor operation."""
         try:
             return run(items)
         except _PASS_ERRORS as error:
@@ -181,7 +179,7 @@ class Stepper:
 
 
 def _alike(items: Iterable[Work], trait: Callable[[Work], object]) -> list[list[Work]]:
-    """Items grouped by a trait that all rows of one pass must share (or that would pad short rows to long ones)."""
+    """Group items by a trait that all rows of one pass share."""
     groups: dict[object, list[Work]] = {}
     for item in items:
         groups.setdefault(trait(item), []).append(item)

@@ -1,28 +1,29 @@
-"""What no longer changes: when a canvas is done before its steps run out, and which part of it may be told already.
+"""Early stopping: when a canvas has converged, and which prefix of it is stable enough to stream.
 
-Pure functions of tensors.
+Pure functions of tensors. The criterion is that of `StableAndConfidentStoppingCriteria` in transformers'
+`generation_diffusion_gemma.py`.
 """
 
 import torch
 
-STEADY_STEPS = 2  # how many further steps a token must have stayed the surest before it may be told
-STEADY_PROBABILITY = 0.9  # and how likely it must be, at temperature 1
+STABLE_STEPS = 2  # steps for which a token must have stayed the most likely one to be streamed
+STABLE_PROBABILITY = 0.9  # and its probability at temperature 1
 
 
-def held_for(surest: torch.Tensor, previous: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
-    """For how many steps each surest token [rows, canvas] has stayed what it is; `held` are the counts before."""
-    return torch.where(surest == previous, held + 1, 0)
+def unchanged_for(surest: torch.Tensor, previous: torch.Tensor, unchanged: torch.Tensor) -> torch.Tensor:
+    """Steps for which each most likely token [rows, canvas] has not changed; `unchanged` are the previous counts."""
+    return torch.where(surest == previous, unchanged + 1, 0)
 
 
-def is_settled(
-    held: torch.Tensor, mean_entropy: torch.Tensor, stability: torch.Tensor, threshold: torch.Tensor
+def has_converged(
+    unchanged: torch.Tensor, mean_entropy: torch.Tensor, stability: torch.Tensor, threshold: torch.Tensor
 ) -> torch.Tensor:
-    """Rows that may stop: their whole canvas equals each of the last `stability` ones, and its mean entropy (nats) is
-    below the threshold."""
-    return (held.amin(-1) >= stability) & (mean_entropy < threshold)
+    """Rows [rows] that may stop: the canvas equals each of the last `stability` ones, and the mean entropy (nats) is
+    below `threshold`."""
+    return (unchanged.amin(-1) >= stability) & (mean_entropy < threshold)
 
 
-def stable_prefix(held: torch.Tensor, logprob: torch.Tensor) -> torch.Tensor:
-    """How many positions [rows] from the left are steady without a gap; `logprob` [rows, canvas] of their tokens."""
-    is_steady = (held >= STEADY_STEPS) & (logprob.exp() >= STEADY_PROBABILITY)
-    return is_steady.long().cumprod(-1).sum(-1)
+def stable_prefix(unchanged: torch.Tensor, logprob: torch.Tensor) -> torch.Tensor:
+    """Length [rows] of the stable prefix; `logprob` [rows, canvas] are those of the most likely tokens."""
+    is_stable = (unchanged >= STABLE_STEPS) & (logprob.exp() >= STABLE_PROBABILITY)
+    return is_stable.long().cumprod(-1).sum(-1)

@@ -1,7 +1,7 @@
-"""The only place where asyncio meets the thread that owns the device: submit, publish, abort, load, unload, drain.
+"""The asynchronous engine: submit, stream, abort, load, unload and drain over a dedicated device thread.
 
-One dedicated thread loads the net, turns the loop and lets the net go; the event loop never waits for a forward pass.
-Knows no text and no wire.
+The device thread loads the model, runs the loop and unloads the model; the event loop never waits for a forward pass.
+This is the only module in which asyncio meets that thread.
 """
 
 import asyncio
@@ -15,28 +15,22 @@ from dataclasses import replace
 
 from diffusion_worker.engine.loop import Capacity, Gauge, Loop
 from diffusion_worker.engine.output_stream import OutputStream
-from diffusion_worker.engine.scheduler import Occurrence
+from diffusion_worker.engine.scheduler import SequenceEvent
 from diffusion_worker.errors import Draining, NotResident, OverCapacity, Refused, StepFailed, WorkerError
 from diffusion_worker.memory.lifecycle import SERVING, ModelLifecycle, memory_in_use, release_cached
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import (
-    Ending,
-    EngineStatus,
-    GenerationRequest,
-    ModelInfo,
-    Outcome,
-    Pressure,
-    Residency,
-    SequenceId,
-)
-from diffusion_worker.types.observations import Observer, RefusalObserved
+from diffusion_worker.types.events import Ending
+from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.observations import Observer, Outcome, RefusalObserved
+from diffusion_worker.types.requests import GenerationRequest, SequenceId
+from diffusion_worker.types.status import EngineStatus, Pressure, Residency
 
-IDLE_LOOK_S = 1.0  # between two looks at the memory while nothing is asked
-FORETOLD_S = 0.02  # for how long a predicted wait is repeated: every response tells it
+IDLE_CHECK_S = 1.0  # interval of memory checks while idle
+WAIT_CACHE_S = 0.02  # how long a predicted wait is cached: every response reports it
 
 
 class Engine:
-    """Serves asks from one net. Made, started and used on one event loop; the net lives on a thread of its own."""
+    """Serves requests with one model, on one event loop. The model runs in a thread of its own."""
 
     def __init__(
         self,
@@ -45,25 +39,26 @@ class Engine:
         observe: Observer | None = None,
         gauge: Gauge | None = None,
     ) -> None:
-        """`load` runs on the engine's thread; it may take long and may raise a CheckpointError. `gauge` tells how much
-        memory is used, of what limit; by default that of the device."""
+        """`load` runs on the device thread and may raise a CheckpointError. `gauge` returns (used, limit) in bytes; by
+        default those of the device."""
         self._load = load
         self._capacity = capacity or Capacity()
         self._observe: Observer = observe or (lambda _observation: None)
         self._gauge = gauge
-        self._allowed_rows: int | None = None  # fewer than the capacity, as long as `limit` says so
-        self._residence = ModelLifecycle()
+        self._allowed_rows: int | None = None  # set by `limit`; None: the configured maximum
+        self._lifecycle = ModelLifecycle()
         self._loop: Loop | None = None
-        self._tickets: dict[SequenceId, OutputStream] = {}  # touched on the event loop only
-        self._idle = asyncio.Event()  # set when the last ticket has retired
-        self._foretold: tuple[float, float | None] = (float("-inf"), None)  # when, and the wait in seconds
-        self._work_came = threading.Event()
-        self._is_leaving = threading.Event()  # the net is to go
-        self._orders: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: load a net, False: end the thread
-        self._thread = threading.Thread(target=self._own_device, name="device", daemon=True)
+        self._streams: dict[SequenceId, OutputStream] = {}  # used on the event loop only
+        self._idle = asyncio.Event()  # set while no stream is open
+        self._cached_wait: tuple[float, float | None] = (float("-inf"), None)  # (time of prediction, wait in seconds)
+        self._wakeup = threading.Event()
+        self._should_unload = threading.Event()  # the device thread should unload the model
+        self._commands: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True: load the model, False: end the thread
+        self._thread = threading.Thread(target=self._run_device_thread, name="device", daemon=True)
 
     def start(self, *, cold: bool = False) -> None:
-        """Begin to load and return at once, see `ready`; `cold` waits for `load`."""
+        """Start the device thread and begin loading; returns at once, see `ready`. With `cold`, loading waits for
+        `load`."""
         self._events = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = self._events.create_future()
         self._evicted = asyncio.Event()
@@ -73,80 +68,81 @@ class Engine:
             self._begin_loading()
 
     async def ready(self) -> None:
-        """Return when the net serves. Raises what loading raised: a CheckpointError or BadSetting."""
+        """Wait until the model is loaded. Raises the error of loading: a CheckpointError or BadSetting."""
         await asyncio.shield(self._loaded)
 
     async def load(self) -> None:
-        """Bring the net into memory and return when it serves. Raises what loading raised, or NotResident while it is
-        being evicted, or Draining."""
-        if self._residence.state is Residency.COLD:
+        """Load the weights and wait until they serve. Raises the error of loading, NotResident while the weights are
+        being unloaded, or Draining."""
+        if self._lifecycle.state is Residency.COLD:
             self._loaded = self._events.create_future()
             self._begin_loading()
-        elif self._residence.state is not Residency.LOADING and (refusal := self._residence.refusal()):
+        elif self._lifecycle.state is not Residency.LOADING and (refusal := self._lifecycle.refusal()):
             raise refusal
         await self.ready()
 
     async def unload(self, timeout_s: float) -> None:
-        """Refuse what comes, let what runs finish for at most `timeout_s`, and let the net go; returns when its memory
-        is free. Raises NotResident while it is still loading, or Draining."""
-        if self._residence.state is Residency.COLD:
+        """Reject new requests, let running ones finish for at most `timeout_s` seconds, and unload the weights; returns
+        when their memory is free. Raises NotResident while they are loading, or Draining."""
+        if self._lifecycle.state is Residency.COLD:
             return
-        if self._residence.state not in SERVING:
-            raise self._residence.refusal() or Draining("the worker is leaving")
-        self._residence.move(Residency.EVICTING)
+        if self._lifecycle.state not in SERVING:
+            raise self._lifecycle.refusal() or Draining("the worker is shutting down")
+        self._lifecycle.transition(Residency.EVICTING)
         self._evicted.clear()
         await self._finish_all(timeout_s)
-        self._is_leaving.set()
-        self._work_came.set()
+        self._should_unload.set()
+        self._wakeup.set()
         await self._evicted.wait()
 
     @property
-    def most_rows(self) -> int:
-        """How many sequences may run together at most, whatever `limit` says now."""
+    def max_rows(self) -> int:
+        """Upper bound of `limit`: sequences that can run together."""
         return self._loop.limits.max_num_seqs if self._loop else self._capacity.max_num_seqs
 
     def limit(self, rows: int) -> None:
-        """From the next step on at most so many sequences run together, also after a reload; the others wait."""
+        """Run at most `rows` sequences from the next step on, also after a reload."""
         self._allowed_rows = rows
         if self._loop:
-            self._loop.allow_rows(rows)
-            self._work_came.set()
+            self._loop.set_max_rows(rows)
+            self._wakeup.set()
 
     @property
     def info(self) -> ModelInfo | None:
-        """What the net says about itself, its context as long as is served here; None while it is not loaded."""
+        """Properties of the loaded model, with the served context length; None while it is not loaded."""
         loop = self._loop
-        return replace(loop.net.info, max_context=loop.limits.max_context) if loop else None
+        return replace(loop.model.info, max_context=loop.limits.max_context) if loop else None
 
     def refusal(self) -> Refused | None:
-        """Why nothing can be asked now, or None."""
-        return self._residence.refusal()
+        """The error for requests that cannot be accepted now, or None."""
+        return self._lifecycle.refusal()
 
-    def submit(self, ask: GenerationRequest) -> OutputStream:
-        """Accept an ask. Raises NotResident, Draining, OverCapacity, PromptTooLong or OutOfRange."""
+    def submit(self, request: GenerationRequest) -> OutputStream:
+        """Queue a request and return its event stream. Raises NotResident, Draining, OverCapacity, PromptTooLong or
+        OutOfRange."""
         try:
-            if refusal := self._residence.refusal():
+            if refusal := self._lifecycle.refusal():
                 raise refusal
-            assert self._loop is not None, "a residence that admits has a net"
-            if self._loop.pressure is Pressure.DOOR:
-                raise OverCapacity("memory runs short", retry_after_s=1.0)
-            sequence = self._loop.add(ask)
+            assert self._loop is not None, "a serving state has a model"
+            if self._loop.pressure is Pressure.ADMISSION:
+                raise OverCapacity("out of memory headroom", retry_after_s=1.0)
+            sequence = self._loop.add(request)
         except Refused as refusal:
             self._observe(RefusalObserved(reason=refusal.code))
             raise
         output_stream = OutputStream(lambda outcome: self._leave(sequence, outcome))
-        self._tickets[sequence] = output_stream
+        self._streams[sequence] = output_stream
         self._idle.clear()
-        self._work_came.set()
+        self._wakeup.set()
         return output_stream
 
     def status(self) -> EngineStatus:
-        """One look, for health and metrics; cheap, and good in every state."""
+        """A snapshot for health endpoints and metrics, in every state."""
         loop = self._loop
         wait_s = loop.predicted_wait_s() if loop else None
-        used, limit = memory_in_use(loop.net.device if loop else None)
+        used, limit = memory_in_use(loop.model.device if loop else None)
         return EngineStatus(
-            state=self._residence.state,
+            state=self._lifecycle.state,
             running=loop.scheduler.running if loop else 0,
             waiting=loop.scheduler.waiting if loop else 0,
             max_num_seqs=loop.scheduler.rows if loop else self._capacity.max_num_seqs,
@@ -154,138 +150,138 @@ class Engine:
             memory_used_bytes=used,
             memory_limit_bytes=loop.memory_limit_bytes if loop else limit,
             kv_bytes=loop.scheduler.slots.used_bytes() if loop else 0,
-            weight_bytes=loop.net.info.weight_bytes if loop else 0,
+            weight_bytes=loop.model.info.weight_bytes if loop else 0,
             retained_contexts=loop.scheduler.slots.retained if loop else 0,
             pressure=loop.pressure if loop else Pressure.NONE,
         )
 
     def predicted_wait_ms(self) -> float | None:
-        """What an ask submitted now would wait, as of FORETOLD_S ago at most; None until measured. Costs next to
-        nothing, where `status` looks at the memory."""
+        """Predicted wait of a request submitted now, at most WAIT_CACHE_S old; None until a step has been measured.
+        Cheaper than `status`, which reads the memory usage."""
         now = time.monotonic()
-        if now - self._foretold[0] >= FORETOLD_S or self._foretold[1] is None:
-            self._foretold = (now, self._loop.predicted_wait_s() if self._loop else None)
-        wait_s = self._foretold[1]
+        if now - self._cached_wait[0] >= WAIT_CACHE_S or self._cached_wait[1] is None:
+            self._cached_wait = (now, self._loop.predicted_wait_s() if self._loop else None)
+        wait_s = self._cached_wait[1]
         return None if wait_s is None else wait_s * 1000.0
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse what comes, let what runs finish for at most `timeout_s`, then close."""
-        self._residence.move(Residency.DRAINING)
+        """Reject new requests, let running ones finish for at most `timeout_s` seconds, then close."""
+        self._lifecycle.transition(Residency.DRAINING)
         await self._finish_all(timeout_s)
         await self.close()
 
     async def close(self) -> None:
-        """End what still runs with Draining and stop the thread; returns when it has stopped."""
-        self._residence.move(Residency.DRAINING)
-        self._orders.put(False)
-        self._is_leaving.set()
-        self._work_came.set()
+        """Fail remaining requests with Draining and stop the device thread; returns when it has stopped."""
+        self._lifecycle.transition(Residency.DRAINING)
+        self._commands.put(False)
+        self._should_unload.set()
+        self._wakeup.set()
         if self._thread.is_alive():
             await self._stopped.wait()
             self._thread.join()
 
     async def _finish_all(self, timeout_s: float) -> None:
-        if self._tickets:
+        if self._streams:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
 
     def _leave(self, sequence: SequenceId, outcome: Outcome) -> None:
         if self._loop:
             self._loop.leave(sequence, outcome)
-            self._work_came.set()
+            self._wakeup.set()
 
-    def _publish(self, happened: tuple[Occurrence, ...]) -> None:
-        """On the event loop: hand events to their tickets; the last event of a sequence retires its ticket."""
+    def _publish(self, happened: tuple[SequenceEvent, ...]) -> None:
+        """On the event loop: deliver events to their streams and close the streams of ended sequences."""
         for sequence, event in happened:
-            self._tickets[sequence].deliver(event)
+            self._streams[sequence].deliver(event)
             if isinstance(event, Ending):
-                del self._tickets[sequence]
-        if not self._tickets:
+                del self._streams[sequence]
+        if not self._streams:
             self._idle.set()
 
     def _begin_loading(self) -> None:
-        self._residence.move(Residency.LOADING)
-        self._orders.put(True)
+        self._lifecycle.transition(Residency.LOADING)
+        self._commands.put(True)
 
-    def _own_device(self) -> None:
-        """The engine's thread: a net comes, serves and goes, as often as ordered."""
+    def _run_device_thread(self) -> None:
+        """The device thread: load, serve and unload the model for each command."""
         try:
-            while self._orders.get():
-                self._serve_one_net()
+            while self._commands.get():
+                self._serve_one_model()
         finally:
-            self._tell(self._stopped.set)
+            self._call_soon(self._stopped.set)
 
-    def _serve_one_net(self) -> None:
+    def _serve_one_model(self) -> None:
         try:
             loop = Loop(self._load(), self._capacity, self._observe, self._gauge)
-        except Exception as error:  # noqa: BLE001 - whatever loading raises belongs to whoever awaits `ready`
-            self._tell(self._refuse_to_start, error)
+        except Exception as error:  # noqa: BLE001 - every loading error is raised by `ready`
+            self._call_soon(self._refuse_to_start, error)
             return
-        self._tell(self._begin_serving, loop)
-        self._turn_until_told(loop)
-        loop.fault_all(self._parting())
-        self._tell(self._publish, loop.turn())
+        self._call_soon(self._begin_serving, loop)
+        self._run_until_unload(loop)
+        loop.fault_all(self._shutdown_error())
+        self._call_soon(self._publish, loop.step())
         del loop
-        self._tell(self._let_go)
+        self._call_soon(self._release_model)
 
-    def _turn_until_told(self, loop: Loop) -> None:
-        while not self._is_leaving.is_set():
-            self._work_came.clear()
+    def _run_until_unload(self, loop: Loop) -> None:
+        while not self._should_unload.is_set():
+            self._wakeup.clear()
             if not loop.scheduler.has_work:
-                loop.relieve()
-                self._show_strength(loop)
-                self._work_came.wait(IDLE_LOOK_S)
+                loop.check_memory()
+                self._update_state(loop)
+                self._wakeup.wait(IDLE_CHECK_S)
                 continue
             try:
-                happened = loop.turn()
-            except Exception as error:  # noqa: BLE001 - the thread must outlive a defect: its sequences fault, others go on
+                happened = loop.step()
+            except Exception as error:  # noqa: BLE001 - the thread must survive: running sequences fail, later ones are served
                 loop.fault_all(StepFailed(f"the step failed: {error!r}"))
-                self._tell(self._turned, Residency.DEGRADED)
+                self._call_soon(self._set_state, Residency.DEGRADED)
                 continue
-            self._show_strength(loop)
+            self._update_state(loop)
             if happened:
-                self._tell(self._publish, happened)
+                self._call_soon(self._publish, happened)
 
-    def _show_strength(self, loop: Loop) -> None:
-        """Fewer rows than asked for is a worker at less than its strength; a step that went well heals the rest."""
-        state = Residency.DEGRADED if loop.pressure >= Pressure.ROWS else Residency.READY
-        if self._residence.state is not state:
-            self._tell(self._turned, state)
+    def _update_state(self, loop: Loop) -> None:
+        """Degraded while memory pressure shrinks the batch; a successful step restores the ready state."""
+        state = Residency.DEGRADED if loop.pressure >= Pressure.BATCH else Residency.READY
+        if self._lifecycle.state is not state:
+            self._call_soon(self._set_state, state)
 
-    def _parting(self) -> WorkerError:
-        if self._residence.state is Residency.EVICTING:
-            return NotResident("the weights are leaving memory", retry_after_s=1.0)
-        return Draining("the worker is leaving", retry_after_s=1.0)
+    def _shutdown_error(self) -> WorkerError:
+        if self._lifecycle.state is Residency.EVICTING:
+            return NotResident("the weights are being unloaded", retry_after_s=1.0)
+        return Draining("the worker is shutting down", retry_after_s=1.0)
 
     def _refuse_to_start(self, error: Exception) -> None:
-        if self._residence.state is Residency.LOADING:
-            self._residence.move(Residency.COLD)
+        if self._lifecycle.state is Residency.LOADING:
+            self._lifecycle.transition(Residency.COLD)
         self._loaded.set_exception(error)
-        self._loaded.exception()  # retrieved: a caller that never awaits `ready` is not warned about it
+        self._loaded.exception()  # mark as retrieved: no warning if `ready` is never awaited
 
     def _begin_serving(self, loop: Loop) -> None:
         self._loop = loop
         if self._allowed_rows is not None:
-            loop.allow_rows(self._allowed_rows)
-        if self._residence.state is Residency.LOADING:
-            self._residence.move(Residency.READY)
+            loop.set_max_rows(self._allowed_rows)
+        if self._lifecycle.state is Residency.LOADING:
+            self._lifecycle.transition(Residency.READY)
         self._loaded.set_result(None)
 
-    def _let_go(self) -> None:
-        """On the event loop, after the thread has dropped the net: drop it here, too. An evicted net's memory is free
-        afterwards; an engine that closes leaves that to the end of its process, since a full collection takes long."""
+    def _release_model(self) -> None:
+        """On the event loop, after the device thread has dropped the model: drop the last reference. Unloading frees
+        the memory at once; closing leaves that to the end of the process, because a full collection is slow."""
         self._loop = None
-        if self._residence.state is Residency.EVICTING:
+        if self._lifecycle.state is Residency.EVICTING:
             gc.collect()
             release_cached()
-            self._is_leaving.clear()
-            self._residence.move(Residency.COLD)
+            self._should_unload.clear()
+            self._lifecycle.transition(Residency.COLD)
         self._evicted.set()
 
-    def _turned(self, state: Residency) -> None:
-        if self._residence.state in SERVING:  # it may be draining by now
-            self._residence.move(state)
+    def _set_state(self, state: Residency) -> None:
+        if self._lifecycle.state in SERVING:  # it may be draining or unloading by now
+            self._lifecycle.transition(state)
 
-    def _tell(self, what: Callable[..., object], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the event loop has gone, and with it everyone who would listen
-            self._events.call_soon_threadsafe(what, *arguments)
+    def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is waiting
+            self._events.call_soon_threadsafe(callback, *arguments)

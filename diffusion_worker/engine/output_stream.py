@@ -1,19 +1,20 @@
-"""The reader's end of a submitted ask: its events as they come, and how to say that no more are wanted.
-
-Belongs to one event loop. Knows no engine but the one call that ends a sequence.
-"""
+"""The consumer's side of a submitted request: an asynchronous stream of its events, with abort and stop."""
 
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from diffusion_worker.types.generation import Ending, Event, Outcome
+from diffusion_worker.types.events import Ending, Event
+from diffusion_worker.types.observations import Outcome
 
 
 class OutputStream:
-    """One submitted ask: iterate it for events, the last of which is Finished or Faulted. Leaving its context, or being
-    cancelled while waiting for an event, aborts the sequence. Belongs to the event loop it was made on."""
+    """Events of one submitted request; the last is Finished or Faulted.
+
+    Leaving the context manager, or being cancelled while waiting for an event, aborts the sequence. Must be used on the
+    event loop that created it.
+    """
 
     def __init__(self, leave: Callable[[Outcome], None]) -> None:
         self._leave = leave
@@ -43,15 +44,15 @@ class OutputStream:
         return event
 
     def abort(self) -> None:
-        """The reader has gone: the sequence takes part in no later step and ends in Faulted(Cancelled)."""
+        """Abort the sequence; it ends in Faulted(Cancelled)."""
         if not self._is_over:
             self._leave(Outcome.CANCELLED)
 
     def stop(self) -> None:
-        """The reader has enough, e.g. it found a stop string: the sequence ends in Finished(stop)."""
+        """Finish the sequence early, such as at a stop string; it ends in Finished(stop)."""
         if not self._is_over:
             self._leave(Outcome.FINISHED)
 
     def deliver(self, event: Event) -> None:
-        """Hand an event to the reader; called by the engine on the event loop."""
+        """Add an event; called by the engine on the event loop."""
         self._events.put_nowait(event)

@@ -1,25 +1,28 @@
-"""The sequences that wait for a slot, in what order they get one, and who has to make way.
+"""The waiting queue: the order in which sequences are scheduled, and which running one is preempted.
 
-Shortest predicted remaining work first, aged by waiting and by deadline. Pure: `now`, in seconds, is an argument.
+Shortest predicted remaining work first, with aging by wait and deadline. Pure: `now`, in seconds, is an argument.
 """
 
 import heapq
 from collections.abc import Collection, Iterator
 
-from diffusion_worker.engine.cost_model import Forecast
+from diffusion_worker.engine.cost_model import CostModel
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.generation import DecodingMode, PredictedWait
+from diffusion_worker.types.observations import PredictedWait
+from diffusion_worker.types.requests import DecodingMode
 
-UNKNOWN_STEP_S = 0.05  # until a step has been measured
-MAKES_WAY = 4.0  # how many times as much work a running sequence must have left to be parked for a waiting one
-MOST_PARKS = 2  # how often one sequence may have to make way
+UNKNOWN_STEP_S = 0.05  # assumed before a step has been measured
+PREEMPTION_WORK_RATIO = (
+    4.0  # how many times the work of the queued sequence a running one must have left to be preempted
+)
+MAX_PREEMPTIONS = 2  # per sequence
 
 
 class WaitingQueue:
-    """Waiting sequences; a parked one among them keeps its age."""
+    """Queued sequences; a preempted one keeps its submission time."""
 
-    def __init__(self, forecast: Forecast) -> None:
-        self._forecast = forecast
+    def __init__(self, cost_model: CostModel) -> None:
+        self._cost_model = cost_model
         self._waiting: list[Sequence] = []
 
     def __len__(self) -> int:
@@ -29,60 +32,71 @@ class WaitingQueue:
         return iter(self._waiting)
 
     def add(self, sequence: Sequence) -> None:
-        """It waits from now on."""
+        """Queue a sequence."""
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """It waits no longer."""
+        """Remove a sequence."""
         self._waiting.remove(sequence)
 
     def overdue(self, now: float) -> list[Sequence]:
-        """Those whose deadline has passed before anything of their answer was there."""
+        """Queued sequences whose deadline has passed."""
         return [sequence for sequence in self._waiting if sequence.is_due(now)]
 
     def first(self, now: float) -> Sequence | None:
-        """The next to get a slot."""
-        return min(self._waiting, key=lambda sequence: self.key(sequence, now), default=None)
+        """The sequence to schedule next; None if the queue is empty."""
+        return min(self._waiting, key=lambda sequence: self.priority(sequence, now), default=None)
 
-    def key(self, sequence: Sequence, now: float) -> float:
-        """The lower, the sooner: remaining work less the time since submission, or the slack before the deadline if
-        that is less. A second of waiting weighs as much as a second of work, so nobody starves."""
-        left_s = self._left_s(self._forecast.iterations(sequence))
-        key = left_s - (now - sequence.submitted)
-        if sequence.ask.deadline_s is not None:
-            key = min(key, sequence.submitted + sequence.ask.deadline_s - now - left_s)
-        return key
+    def priority(self, sequence: Sequence, now: float) -> float:
+        """Scheduling priority in seconds; lower values run first.
+
+        Remaining work less the time since submission, or the slack before the deadline if that is less. A second of
+        waiting weighs as much as a second of work, so no sequence starves.
+        """
+        left_s = self._left_s(self._cost_model.iterations(sequence))
+        priority = left_s - (now - sequence.submitted)
+        if sequence.request.deadline_s is not None:
+            priority = min(priority, sequence.submitted + sequence.request.deadline_s - now - left_s)
+        return priority
 
     def victim(self, running: Collection[Sequence], now: float, *, is_full: bool) -> Sequence | None:
-        """A running sequence that should make way: one with far more work left than someone who waits, and not more
-        urgent. Parking costs the context, so the difference must be worth it, and nobody is parked again and again."""
+        """The running sequence to preempt for the first queued one, or None.
+
+        It must have far more work left and no better priority. Preemption discards the context, so the difference must
+        be worth it, and each sequence is preempted at most MAX_PREEMPTIONS times.
+        """
         if not is_full or (best := self.first(now)) is None:
             return None
-        work, key = self._forecast.iterations(best), self.key(best, now)
-        candidates = [sequence for sequence in running if self._makes_way(sequence, work, key, now)]
-        return max(candidates, key=lambda sequence: self.key(sequence, now), default=None)
+        work, priority = self._cost_model.iterations(best), self.priority(best, now)
+        candidates = [sequence for sequence in running if self._is_preemptible(sequence, work, priority, now)]
+        return max(candidates, key=lambda sequence: self.priority(sequence, now), default=None)
 
     def predict_wait(
-        self, running: Collection[Sequence], rows: int, now: float, ask: Sequence | None = None
+        self, running: Collection[Sequence], rows: int, now: float, newcomer: Sequence | None = None
     ) -> PredictedWait | None:
-        """How long one more would wait, `ask` or one as usual; None until a step was measured. All who are more urgent
-        go first, and who would make way for it is in nobody's way."""
-        work = self._forecast.iterations(ask) if ask else self._forecast.usual_iterations()
-        key = self.key(ask, now) if ask else self._left_s(work)
-        stay = [sequence for sequence in running if not self._makes_way(sequence, work, key, now)]
-        places = [self._forecast.iterations(sequence) for sequence in stay]
-        places += [0.0] * (rows - len(places))
-        heapq.heapify(places)
-        before = [sequence for sequence in self._waiting if self.key(sequence, now) <= key]
-        for sequence in sorted(before, key=lambda sequence: self.key(sequence, now)):
-            heapq.heapreplace(places, places[0] + self._forecast.iterations(sequence))
-        return self._forecast.predict_wait(places[0], rows, ask.ask.decoding_mode if ask else DecodingMode.DIFFUSION)
+        """Predicted wait of `newcomer`, or of an average request; None until a step has been measured.
 
-    def _makes_way(self, running: Sequence, work: float, key: float, now: float) -> bool:
-        """Whether it would be parked for a waiting one with that much work, in iterations, and that key."""
-        has_far_more = self._forecast.iterations(running) > MAKES_WAY * work
-        return has_far_more and running.preempted < MOST_PARKS and self.key(running, now) > key
+        Simulates the queue: sequences with better priority go first, and running ones that would be preempted for the
+        newcomer do not count.
+        """
+        work = self._cost_model.iterations(newcomer) if newcomer else self._cost_model.usual_iterations()
+        priority = self.priority(newcomer, now) if newcomer else self._left_s(work)
+        stay = [sequence for sequence in running if not self._is_preemptible(sequence, work, priority, now)]
+        free_after = [self._cost_model.iterations(sequence) for sequence in stay]
+        free_after += [0.0] * (rows - len(free_after))
+        heapq.heapify(free_after)
+        before = [sequence for sequence in self._waiting if self.priority(sequence, now) <= priority]
+        for sequence in sorted(before, key=lambda sequence: self.priority(sequence, now)):
+            heapq.heapreplace(free_after, free_after[0] + self._cost_model.iterations(sequence))
+        return self._cost_model.predict_wait(
+            free_after[0], rows, newcomer.request.decoding_mode if newcomer else DecodingMode.DIFFUSION
+        )
+
+    def _is_preemptible(self, running: Sequence, work: float, priority: float, now: float) -> bool:
+        """Whether `running` would be preempted for a queued sequence with `work` iterations and this priority."""
+        has_far_more = self._cost_model.iterations(running) > PREEMPTION_WORK_RATIO * work
+        return has_far_more and running.preempted < MAX_PREEMPTIONS and self.priority(running, now) > priority
 
     def _left_s(self, iterations: float) -> float:
-        step_s = self._forecast.step_s(1)
+        step_s = self._cost_model.step_s(1)
         return iterations * (UNKNOWN_STEP_S if step_s is None else step_s)

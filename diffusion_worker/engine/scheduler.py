@@ -1,40 +1,40 @@
-"""Who runs next and what came of it: `next_batch`, then someone steps, then `update_from_output`.
+"""The scheduler: `next_batch` selects the work of an iteration, `update_from_output` takes in its results.
 
-Continuous batching at the grain of one step: sequences join and leave at every iteration, whatever step their
-neighbours are at. Pure bookkeeping: no tensors, no clock (`now`, in seconds, is an argument), no threads.
+Continuous batching per denoising step (as Orca, Yu et al., OSDI 2022, per token): sequences join and leave at every
+iteration, whatever step the others are at. Pure bookkeeping without tensors, threads or a clock: `now`, in seconds, is
+an argument.
 """
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Ids
+from dataclasses import dataclass
 
 from diffusion_worker.engine.batching import compose
-from diffusion_worker.engine.capacity import Limits
-from diffusion_worker.engine.cost_model import Forecast
+from diffusion_worker.engine.cost_model import CostModel
 from diffusion_worker.engine.queue import WaitingQueue
-from diffusion_worker.engine.sequence import HASTE_STEPS, Sequence, prefill_chunks_of
-from diffusion_worker.errors import Cancelled, DeadlineExceeded, OverCapacity, WorkerError
+from diffusion_worker.engine.sequence import CLOSING_STEPS, Sequence, prefill_chunks_of
+from diffusion_worker.errors import Cancelled, DeadlineExceeded, OutOfRange, OverCapacity, PromptTooLong, WorkerError
 from diffusion_worker.memory.slots import SlotTable
-from diffusion_worker.types.generation import (
+from diffusion_worker.types.events import (
     BlockSealed,
     CanvasDrafted,
     Event,
     Faulted,
     Finished,
     FinishReason,
-    GenerationRequest,
-    ModelInfo,
-    Outcome,
     PrefixStable,
-    SequenceId,
 )
+from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import (
     BlockObserved,
     Observer,
+    Outcome,
     PreemptionObserved,
     PrefixObserved,
     StepObserved,
     WaitObserved,
 )
+from diffusion_worker.types.requests import GenerationRequest, SequenceId
 from diffusion_worker.types.step_batch import (
     Batch,
     CanvasResult,
@@ -46,64 +46,95 @@ from diffusion_worker.types.step_batch import (
     TokenResult,
 )
 
-Occurrence = tuple[SequenceId, Event]
+SequenceEvent = tuple[SequenceId, Event]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How many requests may run and wait, and how much work one iteration may contain."""
+
+    max_num_seqs: int  # running
+    max_waiting: int  # queued; further requests are rejected
+    max_context: int  # tokens, prompt and completion together
+    prefill_chunk: int = 512  # prompt tokens per sequence and iteration
+    max_step_tokens: int | None = None  # positions of all passes of an iteration; None: unlimited
+    is_exact: bool = False  # no pass of a sequence may depend on other sequences
+
+    def check(self, request: GenerationRequest, vocab_size: int) -> None:
+        """Raises PromptTooLong if prompt and `max_tokens` exceed the context, or OutOfRange for ids outside the
+        vocabulary."""
+        needed = len(request.prompt_ids) + request.max_tokens
+        if needed > self.max_context:
+            raise PromptTooLong(
+                f"{len(request.prompt_ids)} prompt tokens and max_tokens {request.max_tokens} need {needed} tokens, "
+                f"but the context length is {self.max_context}",
+                param="messages",
+            )
+        for name, ids in (
+            ("messages", request.prompt_ids),
+            ("prediction", request.start_ids),
+            ("suffix", request.suffix_ids),
+        ):
+            if ids and not (min(ids) >= 0 and max(ids) < vocab_size):
+                raise OutOfRange(f"token id outside the vocabulary (size {vocab_size})", param=name)
 
 
 class Scheduler:
-    """Every sequence added ends in exactly one Finished or Faulted."""
+    """Schedules sequences; each one added ends in exactly one Finished or Faulted event."""
 
     def __init__(self, info: ModelInfo, limits: Limits, slots: SlotTable, observe: Observer | None = None) -> None:
-        self._facts = info
+        self._info = info
         self._limits = limits
         self._observe: Observer = observe or (lambda _observation: None)
         self.slots = slots
-        self.rows = limits.max_num_seqs  # that may run now; fewer under memory pressure
-        self._forecast = Forecast()
-        self._line = WaitingQueue(self._forecast)
+        self.rows = limits.max_num_seqs  # sequences that may run now; fewer under memory pressure
+        self._cost_model = CostModel()
+        self._queue = WaitingQueue(self._cost_model)
         self._running: dict[SequenceId, Sequence] = {}
-        self._left: list[SequenceId] = []  # ended; the next batch forgets their canvases
+        self._released: list[SequenceId] = []  # ended sequences, whose canvases the next batch releases
         self._copies: list[Copy] = []
         self._resized: int | None = None
-        self._outbox: list[Occurrence] = []
+        self._outbox: list[SequenceEvent] = []
         self._next_id: SequenceId = 1
-        self._began = 0.0
+        self._iteration_start = 0.0
 
     @property
     def running(self) -> int:
-        """Sequences that have a slot."""
+        """Number of running sequences: those that have a slot."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for one."""
-        return len(self._line)
+        """Number of queued sequences."""
+        return len(self._queue)
 
     @property
     def has_work(self) -> bool:
-        """Whether another iteration is due, be it only to free rows or to tell what happened."""
-        return bool(self._line or self._running or self._left or self._outbox or self._resized is not None)
+        """Whether another iteration is needed, if only to release ended sequences or to deliver events."""
+        return bool(self._queue or self._running or self._released or self._outbox or self._resized is not None)
 
-    def add(self, ask: GenerationRequest, now: float) -> SequenceId:
-        """Accept an ask. Raises PromptTooLong, OutOfRange or OverCapacity; then nothing has changed."""
-        self._limits.check(ask, self._facts.vocab_size)
+    def add(self, request: GenerationRequest, now: float) -> SequenceId:
+        """Queue a request and return its id. Raises PromptTooLong, OutOfRange or OverCapacity without any effect."""
+        self._limits.check(request, self._info.vocab_size)
         if self.running + self.waiting >= self._limits.max_num_seqs + self._limits.max_waiting:
             raise OverCapacity(
-                f"{self.running} requests run and {self.waiting} wait", retry_after_s=self.predicted_wait_s(now) or 1.0
+                f"the queue is full: {self.running} requests running, {self.waiting} waiting",
+                retry_after_s=self.predicted_wait_s(now) or 1.0,
             )
         sequence = Sequence(
             id=self._next_id,
-            ask=ask,
+            request=request,
             submitted=now,
-            prefill_chunks=prefill_chunks_of(ask.prompt_ids, self._limits.prefill_chunk),
+            prefill_chunks=prefill_chunks_of(request.prompt_ids, self._limits.prefill_chunk),
         )
-        sequence.predicted_wait = self._line.predict_wait(self._running.values(), self.rows, now, sequence)
+        sequence.predicted_wait = self._queue.predict_wait(self._running.values(), self.rows, now, sequence)
         self._next_id += 1
-        self._line.add(sequence)
+        self._queue.add(sequence)
         return sequence.id
 
     def leave(self, sequence_id: SequenceId, now: float, *, outcome: Outcome = Outcome.CANCELLED) -> None:
-        """End a sequence early if it has not ended: cancelled, or finished because its reader has enough. It takes part
-        in no later step."""
+        """End a sequence early: cancelled, or finished because its consumer has enough, such as at a stop string. It
+        takes part in no later step. Does nothing if the sequence has ended."""
         for sequence in self._all():
             if sequence.id == sequence_id and outcome is Outcome.FINISHED:
                 self._finish(sequence, FinishReason.STOP, now)
@@ -111,20 +142,20 @@ class Scheduler:
                 self._fault(sequence, Cancelled("the request was aborted"), now, outcome)
 
     def fault_all(self, error: WorkerError, now: float) -> None:
-        """End everything that runs or waits with the same error."""
+        """End all running and queued sequences with `error`."""
         for sequence in self._all():
             self._fault(sequence, error, now)
 
-    def limit_rows(self, rows: int, now: float) -> None:
-        """At most so many sequences run from now on; those with most work left give up their slots for now."""
+    def set_max_rows(self, rows: int, now: float) -> None:
+        """Run at most `rows` sequences from now on; those with the most remaining work are preempted."""
         self.rows = min(max(1, rows), self._limits.max_num_seqs)
-        for sequence in sorted(self._running.values(), key=lambda s: self._line.key(s, now))[self.rows :]:
-            self._park(sequence, now)
+        for sequence in sorted(self._running.values(), key=lambda s: self._queue.priority(s, now))[self.rows :]:
+            self._preempt(sequence, now)
 
-    def forget_retained(self) -> int:
-        """Drop contexts kept for reuse and give their memory back; returns how many there were."""
-        dropped = self.slots.forget()
-        self._copies = []  # between two batches only copies to be retained are due, maybe into slots that now go
+    def evict_retained(self) -> int:
+        """Drop the prefix cache and free its slots; returns the number of contexts dropped."""
+        dropped = self.slots.evict_retained()
+        self._copies = []  # only copies into the prefix cache are pending here, possibly into slots that are now freed
         slots = max(self.slots.shrunk_to(), self.rows)
         if slots < len(self.slots):
             self.slots.resize(slots)
@@ -132,96 +163,98 @@ class Scheduler:
         return dropped
 
     def restore_slots(self, slots: int) -> None:
-        """Have that many slots again."""
+        """Grow to `slots` slots again."""
         if slots > len(self.slots):
             self.slots.resize(slots)
             self._resized = slots
 
     def next_batch(self, now: float) -> Batch:
-        """What to do in this iteration: free what has left, admit what fits, advance what fits the budget."""
-        self._began = now
+        """The work of the next iteration: release ended sequences, admit queued ones, advance what fits the budget."""
+        self._iteration_start = now
         self._admit(now)
-        parts = compose(self._running.values(), lambda each: self._line.key(each, now), self._limits.max_step_tokens)
-        releases, self._left = tuple(self._left), []
+        items = compose(
+            self._running.values(), lambda each: self._queue.priority(each, now), self._limits.max_step_tokens
+        )
+        releases, self._released = tuple(self._released), []
         copies, self._copies = tuple(self._copies), []
         slots, self._resized = self._resized, None
         return Batch(
             slots=slots,
             releases=releases,
             copies=copies,
-            prefills=tuple(parts.prefills),
-            denoises=tuple(parts.denoises),
-            decodes=tuple(parts.decodes),
+            prefills=tuple(items.prefills),
+            denoises=tuple(items.denoises),
+            decodes=tuple(items.decodes),
         )
 
-    def update_from_output(self, batch: Batch, result: StepResult, now: float) -> tuple[Occurrence, ...]:
-        """Take in what a step found; returns everything that has happened since the last call. Results of sequences
-        that left in the meantime are dropped."""
-        self._measure(now - self._began, batch, result.constraint_s)
+    def update_from_output(self, batch: Batch, result: StepResult, now: float) -> tuple[SequenceEvent, ...]:
+        """Take in the results of a step; returns all events since the last call. Results of sequences that ended in
+        the meantime are dropped."""
+        self._measure(now - self._iteration_start, batch, result.constraint_s)
         for fault in result.faults:
             if sequence := self._running.get(fault.sequence):
                 self._fault(sequence, fault.error, now)
             self.slots.invalidate(fault.slot)
-        for append in batch.prefills:
-            if sequence := self._taking_part(append):
-                sequence.appended(append.ids)
-                self._extend(sequence, append.ids)
+        for prefill in batch.prefills:
+            if sequence := self._active_sequence(prefill):
+                sequence.record_prefill(prefill.ids)
+                self._extend(sequence, prefill.ids)
         denoises = {item.sequence: item for item in batch.denoises}
         for canvas in result.canvases:
-            if sequence := self._taking_part(denoises[canvas.sequence]):
-                self._settle_canvas(sequence, canvas, now)
+            if sequence := self._active_sequence(denoises[canvas.sequence]):
+                self._update_canvas(sequence, canvas, now)
         decodes = {item.sequence: item for item in batch.decodes}
         for token in result.tokens:
-            if sequence := self._taking_part(decodes[token.sequence]):
-                self._settle_token(sequence, decodes[token.sequence], token, now)
+            if sequence := self._active_sequence(decodes[token.sequence]):
+                self._update_token(sequence, decodes[token.sequence], token, now)
         happened, self._outbox = tuple(self._outbox), []
         return happened
 
     def predicted_wait_s(self, now: float) -> float | None:
-        """How long an ask added now would wait for a slot; None until a step has been measured."""
-        predicted_wait = self._line.predict_wait(self._running.values(), self.rows, now)
+        """Predicted wait, in seconds, of a request added now; None until a step has been measured."""
+        predicted_wait = self._queue.predict_wait(self._running.values(), self.rows, now)
         return predicted_wait.wait_s if predicted_wait else None
 
     def _all(self) -> tuple[Sequence, ...]:
-        return (*self._running.values(), *self._line)
+        return (*self._running.values(), *self._queue)
 
     def _admit(self, now: float) -> None:
-        for sequence in self._line.overdue(now):
-            self._fault(sequence, DeadlineExceeded("the deadline passed in the queue"), now)
-        if victim := self._line.victim(self._running.values(), now, is_full=len(self._running) >= self.rows):
-            self._park(victim, now)
-        while len(self._running) < self.rows and self.slots.free and (best := self._line.first(now)):
-            self._place(best, now)
-            self._line.remove(best)
+        for sequence in self._queue.overdue(now):
+            self._fault(sequence, DeadlineExceeded("the deadline passed while the request was queued"), now)
+        if victim := self._queue.victim(self._running.values(), now, is_full=len(self._running) >= self.rows):
+            self._preempt(victim, now)
+        while len(self._running) < self.rows and self.slots.free and (best := self._queue.first(now)):
+            self._allocate_slot(best, now)
+            self._queue.remove(best)
 
-    def _place(self, sequence: Sequence, now: float) -> None:
-        """Give it a slot, and whatever of its context another slot can spare it."""
+    def _allocate_slot(self, sequence: Sequence, now: float) -> None:
+        """Allocate a slot, reusing as much of another slot's context as possible."""
         ids = sequence.all_ids
-        allocation = self.slots.acquire(sequence.id, ids, at_most=len(ids) - sequence.is_read)
+        allocation = self.slots.acquire(sequence.id, ids, at_most=len(ids) - sequence.is_autoregressive)
         if allocation.copy:
             self._copies.append(allocation.copy)
         if allocation.reused:
             self._observe(PrefixObserved(tokens=allocation.reused))
         sequence.allocate(allocation, chunk=None if self._limits.is_exact else self._limits.prefill_chunk)
         self._running[sequence.id] = sequence
-        sequence.times.place(now)
-        sequence.near_deadline = self._would_be_late(sequence, now, steps=HASTE_STEPS)
+        sequence.times.schedule(now)
+        sequence.near_deadline = self._would_be_late(sequence, now, steps=CLOSING_STEPS)
         if sequence.predicted_wait and sequence.predicted_wait.wait_s and not sequence.preempted:
-            self._forecast.waited(sequence.predicted_wait, now - sequence.submitted)
+            self._cost_model.record_wait(sequence.predicted_wait, now - sequence.submitted)
             self._observe(WaitObserved(predicted_s=sequence.predicted_wait.wait_s, actual_s=now - sequence.submitted))
 
-    def _park(self, sequence: Sequence, now: float) -> None:
+    def _preempt(self, sequence: Sequence, now: float) -> None:
         assert sequence.slot is not None
         del self._running[sequence.id]
         self.slots.release(sequence.slot)
         sequence.preempt(now)
         sequence.times.preempt(now)
-        self._line.add(sequence)
+        self._queue.add(sequence)
         self._observe(PreemptionObserved())
 
-    def _taking_part(self, item: Prefill | Denoise | Decode) -> Sequence | None:
-        """The sequence of an item, unless it has left while the step ran. Then its slot is free, and what was written
-        meanwhile may have overwritten a ring: nobody can tell what it holds."""
+    def _active_sequence(self, item: Prefill | Denoise | Decode) -> Sequence | None:
+        """The sequence of an item, or None if it ended while the step ran. Its slot is free by then, and the step may
+        have overwritten entries of a ring buffer, so the slot's contents are invalidated."""
         sequence = self._running.get(item.sequence)
         if sequence is None and not isinstance(item, Denoise):
             self.slots.invalidate(item.slot)
@@ -233,41 +266,43 @@ class Scheduler:
         if sequence.context == sequence.boundary and (copy := self.slots.snapshot(sequence.slot)):
             self._copies.append(copy)
 
-    def _settle_canvas(self, sequence: Sequence, canvas: CanvasResult, now: float) -> None:
-        stop = sequence.stepped(canvas, is_late=self._would_be_late(sequence, now))
-        sequence.near_deadline = self._would_be_late(sequence, now, steps=HASTE_STEPS)
+    def _update_canvas(self, sequence: Sequence, canvas: CanvasResult, now: float) -> None:
+        stop = sequence.record_step(canvas, is_late=self._would_be_late(sequence, now))
+        sequence.near_deadline = self._would_be_late(sequence, now, steps=CLOSING_STEPS)
         steps, entropy = sequence.steps_done, canvas.mean_entropy
-        sequence.times.step(self._began, now, block=sequence.block, step=steps, entropy=entropy)
+        sequence.times.step(self._iteration_start, now, block=sequence.block, step=steps, entropy=entropy)
         if stop is None:
-            self._outbox += self._told_early(sequence, canvas, steps)
+            self._outbox += self._stream_unsealed(sequence, canvas, steps)
             return
-        self._forecast.sealed_block(sequence)
+        self._cost_model.record_block(sequence)
         self._observe(BlockObserved(stop=stop, denoising_steps=steps, mean_entropy=entropy))
-        fresh, has_end = sequence.seal(canvas, self._facts.end_ids, is_late=self._would_be_late(sequence, now))
+        fresh, has_end = sequence.seal(canvas, self._info.end_ids, is_late=self._would_be_late(sequence, now))
         self._emit(sequence, fresh, now, canvas.labels)
         if not self._ended(sequence, now, has_end=has_end):
             sequence.open_block(canvas.ids)
 
-    def _told_early(self, sequence: Sequence, canvas: CanvasResult, steps: int) -> Iterator[Occurrence]:
-        """What may be said of a canvas that is not sealed yet."""
-        if sequence.ask.stream_prefix and (ids := sequence.steady(canvas, self._facts.end_ids)):
+    def _stream_unsealed(self, sequence: Sequence, canvas: CanvasResult, steps: int) -> Iterator[SequenceEvent]:
+        """Events of a canvas that is not sealed yet: its stable prefix, and its draft."""
+        if sequence.request.stream_prefix and (ids := sequence.newly_stable(canvas, self._info.end_ids)):
             usage = sequence.usage(canvas)
             yield sequence.id, PrefixStable(ids=ids, block=sequence.block, usage=usage)
-        if sequence.ask.stream_drafts:
-            shown, _ = sequence.visible(canvas.ids, self._facts.end_ids)
+        if sequence.request.stream_drafts:
+            shown, _ = sequence.visible(canvas.ids, self._info.end_ids)
             yield sequence.id, CanvasDrafted(ids=shown, block=sequence.block, step=steps)
 
-    def _settle_token(self, sequence: Sequence, read: Decode, token: TokenResult, now: float) -> None:
-        sequence.took(token, read.ids)
-        sequence.times.step(self._began, now, block=sequence.block)
-        self._extend(sequence, read.ids)
-        told, has_end = sequence.told_by(token.id, self._facts.end_ids, is_late=self._would_be_late(sequence, now))
-        if told:
-            self._emit(sequence, told, now)
+    def _update_token(self, sequence: Sequence, decode: Decode, token: TokenResult, now: float) -> None:
+        sequence.record_token(token, decode.ids)
+        sequence.times.step(self._iteration_start, now, block=sequence.block)
+        self._extend(sequence, decode.ids)
+        streamed, has_end = sequence.emit_token(
+            token.id, self._info.end_ids, is_late=self._would_be_late(sequence, now)
+        )
+        if streamed:
+            self._emit(sequence, streamed, now)
         self._ended(sequence, now, has_end=has_end)
 
     def _ended(self, sequence: Sequence, now: float, *, has_end: bool) -> bool:
-        """Finish the sequence if it is answered, full, or would not get further in time."""
+        """Finish the sequence at an end token, at `max_tokens`, or if its deadline leaves no time for another step."""
         if has_end:
             self._finish(sequence, FinishReason.STOP, now)
         elif sequence.is_full:
@@ -277,12 +312,12 @@ class Scheduler:
         return sequence.id not in self._running
 
     def _emit(self, sequence: Sequence, ids: tuple[int, ...], now: float, labels: tuple[float, ...] = ()) -> None:
-        sequence.times.tell(now)
+        sequence.times.seal(now)
         sealed = BlockSealed(ids=ids, block=sequence.block, usage=sequence.usage(), labels=labels)
         self._outbox.append((sequence.id, sealed))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, now: float) -> None:
-        self._forecast.finished(sequence)
+        self._cost_model.record_finished(sequence)
         self._outbox.append((sequence.id, Finished(reason=reason, usage=sequence.usage())))
         self._end(sequence, now, Outcome.FINISHED)
 
@@ -295,15 +330,17 @@ class Scheduler:
             assert sequence.slot is not None
             self.slots.release(sequence.slot, retain=outcome is not Outcome.FAULTED)
         else:
-            self._line.remove(sequence)
-        self._left.append(sequence.id)
+            self._queue.remove(sequence)
+        self._released.append(sequence.id)
         self._observe(sequence.observed(outcome, now))
 
     def _measure(self, seconds: float, batch: Batch, constraint_s: float) -> None:
-        if rows := len(batch.denoises) + len(batch.decodes):  # freeing rows says nothing about the price of a step
-            self._forecast.took_step(seconds, rows)
+        if rows := len(batch.denoises) + len(
+            batch.decodes
+        ):  # an iteration that only releases says nothing about the cost of a step
+            self._cost_model.record_step(seconds, rows)
             self._observe(StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s))
 
     def _would_be_late(self, sequence: Sequence, now: float, *, steps: int = 1) -> bool:
-        """Whether so many more steps would probably end after the deadline."""
-        return sequence.is_due(now + steps * (self._forecast.step_s(max(1, len(self._running))) or 0.0))
+        """Whether `steps` more steps are predicted to end after the deadline."""
+        return sequence.is_due(now + steps * (self._cost_model.step_s(max(1, len(self._running))) or 0.0))

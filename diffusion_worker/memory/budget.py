@@ -1,6 +1,6 @@
-"""How many bytes a context takes and how many contexts fit: plain arithmetic, done before any tensor exists.
+"""The memory budget: bytes per context, and how many contexts fit next to the weights.
 
-Knows shapes and sizes; knows no tensors, devices or requests.
+Plain arithmetic over shapes, done before any tensor exists.
 """
 
 import math
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffusion_worker.errors import BadSetting
-from diffusion_worker.types.generation import LayerKv, ModelSize
+from diffusion_worker.types.model_info import LayerKv, ModelSize
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_CONTEXTS = (1024, 8192, 32768)  # tokens; worth a line in a plan, beside the longest
+_CONTEXTS = (1024, 8192, 32768)  # tokens; listed in a plan besides the longest context
 
 
 def tokens_kept(layer: LayerKv, tokens: int) -> int:
-    """How many of `tokens` context tokens a layer holds. A sliding layer keeps window - 1: the token that looks back is
-    itself the last of the window."""
+    """Number of the `tokens` context tokens that a layer caches. A sliding-window layer keeps window - 1, because the
+    attending token is itself part of the window."""
     return tokens if layer.window is None else min(layer.window - 1, tokens)
 
 
@@ -26,38 +26,38 @@ def context_bytes(layers: Sequence[LayerKv], tokens: int, itemsize: int) -> int:
 
 
 def fit_slots(wanted: int, *, slot_bytes: int, free_bytes: int) -> int:
-    """As many slots as wanted and as fit. Raises BadSetting if not even one does."""
+    """At most `wanted` slots, as many as fit in `free_bytes`. Raises BadSetting if not even one fits."""
     fitting = min(wanted, free_bytes // slot_bytes)
     if fitting < 1:
         raise BadSetting(
-            f"the memory limit leaves {max(free_bytes, 0)} bytes beside the weights, one context needs {slot_bytes}"
+            f"the memory limit leaves {max(free_bytes, 0)} bytes after the weights; one context needs {slot_bytes}"
         )
     return fitting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextPlan:
-    """What contexts of one length take. A slot is reserved for the longest one, so `slots` is for workers that are
-    told to hold no longer ones."""
+    """Memory of contexts of one length. Every slot is sized for the longest context, so `slots` applies to a worker
+    whose --max-context is `tokens`."""
 
     tokens: int
     kv_bytes: int
-    slots: int | None  # that fit beside the weights; None: no memory was given
+    slots: int | None  # that fit next to the weights; None: no memory limit was given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a net takes and how many contexts fit, activations of a step not counted."""
+    """Memory plan of a model: weights and contexts, without activations."""
 
     parameters: int
     active_parameters: int
     canvas_length: int
     dtype: str  # of weights and contexts
-    quantised: str | None  # the method of the stored weights
+    quantised: str | None  # method of the stored weights
     weight_bytes: dict[str, int]  # by dtype, unquantised
-    stored_weight_bytes: int | None  # quantised as declared, the rest in `dtype`; None: not quantised, or not declared
-    kv_bytes_per_token: int  # while every layer still keeps all
-    kv_bytes_per_further_token: int  # once the sliding layers are full
+    stored_weight_bytes: int | None  # as declared, the rest in `dtype`; None: not quantised, or bits not declared
+    kv_bytes_per_token: int  # while no sliding window is full
+    kv_bytes_per_further_token: int  # once all sliding windows are full
     memory_limit_bytes: int | None
     contexts: tuple[ContextPlan, ...]  # shortest first
 
@@ -65,12 +65,14 @@ class Plan:
 def plan(
     size: ModelSize, *, dtype: str = "auto", memory_limit_bytes: int | None = None, max_context: int | None = None
 ) -> Plan:
-    """The arithmetic of a worker that starts, without the worker. Raises BadSetting if the dtype is not known or the
-    net knows fewer positions than `max_context`."""
+    """The memory plan of a model, by the arithmetic that a starting worker uses. Raises BadSetting for an unknown
+    dtype, or if `max_context` exceeds the model's context length."""
     dtype = _dtype(size, dtype)
     longest = size.max_context if max_context is None else max_context
     if not 1 <= longest <= size.max_context:
-        raise BadSetting(f"--max-context: {longest} is not between 1 and the net's {size.max_context}")
+        raise BadSetting(
+            f"--max-context: {longest} must be between 1 and {size.max_context}, the model's context length"
+        )
     item = ITEM_BYTES[dtype]
     stored = _stored_bytes(size, item)
     weights = size.parameters * item if stored is None else stored
@@ -103,9 +105,9 @@ def _stored_bytes(size: ModelSize, item: int) -> int | None:
 def _dtype(size: ModelSize, wanted: str) -> str:
     dtype = size.dtype if wanted == "auto" else wanted
     if dtype is None:
-        raise BadSetting("--dtype: the config does not say how the weights are stored; name the format")
+        raise BadSetting("--dtype: the config does not declare a dtype; set one")
     if dtype not in ITEM_BYTES:
-        raise BadSetting(f"--dtype: {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
+        raise BadSetting(f"--dtype: unsupported dtype {dtype!r} (choose from {', '.join(ITEM_BYTES)})")
     return dtype
 
 

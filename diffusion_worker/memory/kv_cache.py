@@ -1,24 +1,29 @@
-"""Keys and values of contexts, in preallocated slots: appended to, read, copied, wiped, and made fewer or more.
+"""The KV cache: keys and values of contexts in preallocated slots, and the views through which layers access them.
 
-Knows slots by number and is told how many tokens each holds; who owns a slot, and what its tokens mean, is decided in
-`memory.slots`. A slot changes only in `seal`, `copy` and `zero`: a pass that fails leaves no trace.
+Slots are numbers here; `memory.slots` decides who owns them and passes the number of tokens that each holds. A slot
+changes only in `seal`, `copy` and `zero`, so a failed pass leaves no trace. The views have the attributes that
+transformers' layers expect of a cache, and hold masks and positions of one pass over rows of different lengths. Padding
+is on the right. What depends on lengths alone is computed on the host, so no view waits for the device.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from diffusion_worker.memory.budget import tokens_kept
-from diffusion_worker.memory.cache_views import CanvasView, PrefillView
-from diffusion_worker.types.generation import LayerKv
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.models.interface import FULL, SLIDING
+from diffusion_worker.types.model_info import LayerKv
 
 
 class KvCache:
     """`keys[layer]`, `values[layer]`: [slots, heads, tokens kept, head_dim].
 
-    The context token at position p lives at index p % capacity. Keys carry their rotary position and softmax is
-    order-free, so a sliding layer is a ring and reads the same whether it is full or still filling: the valid entries
-    are exactly those below min(length, capacity).
+    The context token at position p is stored at index p % capacity. Keys carry their rotary position and softmax does
+    not depend on order, so a sliding-window layer is a ring buffer: its valid entries are those below
+    min(length, capacity), whether it has wrapped or not.
     """
 
     def __init__(
@@ -28,7 +33,7 @@ class KvCache:
         self.slot_tokens = slot_tokens
         self.capacities = tuple(tokens_kept(layer, slot_tokens) for layer in layers)
         shapes = [(slots, y.heads, kept, y.head_dim) for y, kept in zip(layers, self.capacities, strict=True)]
-        # Zeros, not empty: entries that a mask hides still enter the product 0 * x and must be finite.
+        # Zeros, not empty: masked entries still enter the product 0 * x and must be finite.
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.device = device
@@ -36,27 +41,27 @@ class KvCache:
 
     @property
     def slots(self) -> int:
-        """How many there are."""
+        """Number of slots."""
         return len(self.keys[0])
 
-    def appending(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> PrefillView:
-        """A view that a causal pass over `counts[i]` new tokens behind `lengths[i]` old ones in `slots[i]` writes
-        through; see `seal`. Raises ValueError where a slot cannot hold them."""
+    def prefill_view(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> "PrefillView":
+        """A view for a causal pass over `counts[i]` new tokens after `lengths[i]` cached ones in `slots[i]`; see
+        `seal`. Raises ValueError if they exceed a slot."""
         for have, more in zip(lengths, counts, strict=True):
             if have + more > self.slot_tokens:
-                raise ValueError(f"{more} tokens after {have} exceed a slot of {self.slot_tokens}")
+                raise ValueError(f"{more} tokens after {have} exceed the slot size of {self.slot_tokens}")
         return PrefillView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts))
 
-    def seal(self, view: PrefillView) -> None:
-        """Make what was written through the view part of the context."""
+    def seal(self, view: "PrefillView") -> None:
+        """Write the tokens of a finished pass into their slots."""
         view.write()
         self._last_view = None
 
-    def decoding_mode(
+    def canvas_view(
         self, slots: Sequence[int], lengths: Sequence[int], canvas_length: int, *, bucket: int | None = None
-    ) -> CanvasView:
-        """What canvases on these slots attend to; the last view is kept until a slot, a length or any content
-        changes."""
+    ) -> "CanvasView":
+        """The context that canvases on these slots attend to. The last view is reused until a slot, a length or any
+        content changes."""
         key = (tuple(slots), tuple(lengths), canvas_length, bucket)
         if self._last_view is None or self._last_view[0] != key:
             view = CanvasView(self, slots=key[0], lengths=key[1], canvas_length=canvas_length, bucket=bucket)
@@ -64,22 +69,22 @@ class KvCache:
         return self._last_view[1]
 
     def copy(self, source: int, target: int, tokens: int) -> None:
-        """Let `target` hold the first `tokens` tokens of `source`. Of a ring that has wrapped only its present length
-        can be copied; `memory.slots` asks for no other."""
+        """Copy the first `tokens` tokens of `source` to `target`. A ring buffer that has wrapped can only be copied at
+        its current length; `memory.slots` ensures that."""
         for store, capacity in zip((*self.keys, *self.values), (*self.capacities, *self.capacities), strict=True):
             count = min(tokens, capacity)
             store[target, :, :count] = store[source, :, :count]
         self._last_view = None
 
     def zero(self, slot: int) -> None:
-        """Wipe a slot: after a fault it may hold NaN, which no mask can hide."""
+        """Zero a slot: after a fault it may hold NaN, which no mask hides."""
         for store in (*self.keys, *self.values):
             store[slot].zero_()
         self._last_view = None
 
     def resize(self, slots: int) -> None:
-        """Keep the lowest `slots` slots, or add empty ones behind. Layer by layer, so that never more than one layer is
-        held twice; what is dropped is free memory at once."""
+        """Keep the first `slots` slots, or add empty ones. Done layer by layer, so that at most one layer is allocated
+        twice; dropped memory is freed at once."""
         self._last_view = None
         for stores in (self.keys, self.values):
             for layer, store in enumerate(stores):
@@ -87,3 +92,143 @@ class KvCache:
                 common = min(slots, len(store))
                 resized[:common] = store[:common]
                 stores[layer] = resized
+
+
+@dataclass(slots=True)
+class LayerView:
+    """Keys and values of one layer."""
+
+    keys: torch.Tensor  # [rows, heads, tokens, head_dim]
+    values: torch.Tensor
+
+
+class CanvasView:
+    """Context of one step over several canvases. All positions of a canvas attend to the same context, in
+    sliding-window layers the last window - 1 tokens.
+
+    `bucket` is the number of tokens that the view spans, at least those of the longest row; a constant one makes rows
+    independent of each other (see `denoise.exact`).
+    """
+
+    is_compileable = False  # makes the layers concatenate instead of writing to the cache
+
+    def __init__(
+        self,
+        store: "KvCache",
+        *,
+        slots: tuple[int, ...],
+        lengths: tuple[int, ...],
+        canvas_length: int,
+        bucket: int | None = None,
+    ) -> None:
+        kept = [min(bucket or max(lengths), capacity) for capacity in store.capacities]
+        index = _slot_index(slots, store.device)
+        self.layers = [
+            LayerView(keys=_rows(store.keys[layer], index, count), values=_rows(store.values[layer], index, count))
+            for layer, count in enumerate(kept)
+        ]
+        true = upload(lengths, store.device)
+        self.positions = true[:, None] + torch.arange(canvas_length, device=store.device)  # [rows, canvas]
+        self.masks = {
+            kind: None
+            if bucket is None and _all_full(lengths, kept[layer], store.capacities[layer])
+            else _canvas_mask(true.clamp(max=store.capacities[layer]), kept[layer], canvas_length)
+            for kind, layer in _kinds(store.layers).items()
+        }
+
+
+class PrefillView:
+    """A ragged causal pass: row i appends counts[i] tokens, padded to the longest, after lengths[i] tokens."""
+
+    is_compileable = False
+
+    def __init__(
+        self, store: "KvCache", *, slots: tuple[int, ...], lengths: tuple[int, ...], counts: tuple[int, ...]
+    ) -> None:
+        self.slots, self.lengths, self.counts = slots, lengths, counts
+        self._store = store
+        self._index = _slot_index(slots, store.device)
+        self._longest = max(lengths)
+        self._width = max(counts)
+        self._true = upload(lengths, store.device)
+        self.positions = self._true[:, None] + torch.arange(self._width, device=store.device)  # [rows, new]
+        kinds = _kinds(store.layers)
+        # One token after equally long contexts attends to all that is cached: the common case of decoding.
+        sees_all = self._width == 1 and len(set(lengths)) == 1
+        self.masks = {kind: None if sees_all else self._mask(layer) for kind, layer in kinds.items()}
+        self._fresh: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def update(
+        self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, **_attention: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hold the new tokens' keys and values [rows, heads, new, head_dim]; returns cached and new ones, to attend
+        to."""
+        self._fresh[layer_idx] = keys, values
+        kept = min(self._longest, self._store.capacities[layer_idx])
+        old_keys = _rows(self._store.keys[layer_idx], self._index, kept)
+        old_values = _rows(self._store.values[layer_idx], self._index, kept)
+        return torch.cat([old_keys, keys], dim=2), torch.cat([old_values, values], dim=2)
+
+    def write(self) -> None:
+        """Write the new tokens into the slots. Only after the pass: in a ring buffer they overwrite old context, and a
+        pass that fails halfway must leave the slots unchanged."""
+        targets = {kind: self._write_targets(layer) for kind, layer in _kinds(self._store.layers).items()}
+        for layer, (keys, values) in self._fresh.items():
+            slot, row, token, index = targets[_kind(self._store.layers[layer])]
+            self._store.keys[layer][slot, :, index] = keys[row, :, token]
+            self._store.values[layer][slot, :, index] = values[row, :, token]
+
+    def _mask(self, layer: int) -> torch.Tensor:
+        """Mask [rows, 1, new, kept + new] over (cached context, new tokens) for each new token."""
+        window = self._store.layers[layer].window or self._longest + self._width
+        capacity = self._store.capacities[layer]
+        index = torch.arange(min(self._longest, capacity), device=self._store.device)
+        last = self._true[:, None] - 1
+        held = last - torch.remainder(last - index, capacity)  # [rows, kept] position at each ring index, < 0 if empty
+        context = (held >= 0)[:, None] & (self.positions[:, :, None] - held[:, None] < window)
+        new = torch.arange(self._width, device=self._store.device)
+        back = new[:, None] - new
+        own = ((back >= 0) & (back < window)).expand(len(self.slots), -1, -1)
+        return torch.cat([context, own], dim=2)[:, None]
+
+    def _write_targets(self, layer: int) -> torch.Tensor:
+        """(slot, row, new token, ring index) [4, tokens] of every unpadded token that the layer keeps: the last
+        `capacity` of each row, so that no ring entry is written twice."""
+        capacity = self._store.capacities[layer]
+        parts = []
+        for row, (slot, length, count) in enumerate(zip(self.slots, self.lengths, self.counts, strict=True)):
+            token = torch.arange(max(0, count - capacity), count)
+            index = torch.remainder(length + token, capacity)
+            parts.append(torch.stack([torch.full_like(token, slot), torch.full_like(token, row), token, index]))
+        return upload(torch.cat(parts, dim=1), self._store.device)
+
+
+def _all_full(lengths: tuple[int, ...], kept: int, capacity: int) -> bool:
+    return all(min(length, capacity) == kept for length in lengths)
+
+
+def _canvas_mask(valid: torch.Tensor, kept: int, canvas_length: int) -> torch.Tensor:
+    """Mask [rows, 1, 1, kept + canvas], the same for every position of a canvas."""
+    context = torch.arange(kept, device=valid.device) < valid[:, None]
+    return torch.cat([context, context.new_ones(len(valid), canvas_length)], dim=1)[:, None, None]
+
+
+def _slot_index(slots: tuple[int, ...], device: torch.device) -> slice | torch.Tensor:
+    """Index of these slots: a slice if they are consecutive, which avoids a copy."""
+    if slots == tuple(range(slots[0], slots[0] + len(slots))):
+        return slice(slots[0], slots[0] + len(slots))
+    return upload(slots, device)
+
+
+def _rows(stored: torch.Tensor, index: slice | torch.Tensor, count: int) -> torch.Tensor:
+    """Stored rows [rows, heads, count, head_dim]."""
+    return stored[:, :, :count][index]
+
+
+def _kind(layer: LayerKv) -> str:
+    return FULL if layer.window is None else SLIDING
+
+
+def _kinds(layers: Sequence[LayerKv]) -> dict[str, int]:
+    """Layer type -> index of one such layer; layers of one type share window and masks."""
+    return {_kind(layer): index for index, layer in enumerate(layers)}

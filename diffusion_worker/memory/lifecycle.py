@@ -1,6 +1,6 @@
-"""Where the weights are, as a table of states and moves, and how much memory the process has taken.
+"""The model lifecycle as a state machine (cold, loading, ready, ...), and the memory usage of the process.
 
-Knows no requests; it is told when loading starts and ends, and answers whether work may be admitted.
+Decides whether requests may be admitted in the current state.
 """
 
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from diffusion_worker.errors import Draining, NotResident, Refused
-from diffusion_worker.types.generation import Residency
+from diffusion_worker.types.status import Residency
 
-MOVES: dict[Residency, frozenset[Residency]] = {
+TRANSITIONS: dict[Residency, frozenset[Residency]] = {
     Residency.COLD: frozenset({Residency.LOADING, Residency.DRAINING}),
     Residency.LOADING: frozenset({Residency.READY, Residency.COLD, Residency.DRAINING}),
     Residency.READY: frozenset({Residency.DEGRADED, Residency.EVICTING, Residency.DRAINING}),
@@ -22,38 +22,36 @@ MOVES: dict[Residency, frozenset[Residency]] = {
 }
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
-SERVING = frozenset(
-    {Residency.READY, Residency.DEGRADED}
-)  # degraded: the last step failed as a whole, or memory is short
+# Degraded: the last step failed as a whole, or memory pressure shrinks the batch.
+SERVING = frozenset({Residency.READY, Residency.DEGRADED})
 
 
 class ModelLifecycle:
-    """The present state. Any thread may look; only the engine moves it."""
+    """The current state. Any thread may read it; only the engine changes it."""
 
     def __init__(self) -> None:
         self.state = Residency.COLD
 
-    def move(self, to: Residency) -> None:
-        """Go to `to`, or stay if already there. Raises ValueError if the table knows no such move."""
+    def transition(self, to: Residency) -> None:
+        """Change to state `to`; no effect if already there. Raises ValueError for a transition that does not exist."""
         if to == self.state:
             return
-        if to not in MOVES[self.state]:
-            raise ValueError(f"no move from {self.state} to {to}")
+        if to not in TRANSITIONS[self.state]:
+            raise ValueError(f"no transition from {self.state} to {to}")
         self.state = to
 
     def refusal(self) -> Refused | None:
-        """Why no work may be admitted now, or None."""
+        """The error for requests that cannot be admitted in this state, or None."""
         if self.state in SERVING:
             return None
         if self.state is Residency.DRAINING:
-            return Draining("the worker is leaving and takes no new requests", retry_after_s=1.0)
-        return NotResident(f"the weights are not in memory: {self.state}", retry_after_s=1.0)
+            return Draining("the worker is shutting down and accepts no new requests", retry_after_s=1.0)
+        return NotResident(f"the weights are not loaded (state: {self.state})", retry_after_s=1.0)
 
 
 def memory_in_use(device: torch.device | None) -> tuple[int, int]:
-    """(used, limit) in bytes: of the accelerator, or of what the process may use of its machine: its cgroup where that
-    has a limit, and the whole machine where not. Whoever else is in there counts: the kernel ends processes for them,
-    too."""
+    """(used, limit) in bytes of the accelerator, or of the cgroup if it has a limit, or of the machine. Memory of other
+    processes counts: the kernel's out-of-memory killer counts it, too."""
     if device is not None and device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return total - free, total
@@ -62,13 +60,13 @@ def memory_in_use(device: torch.device | None) -> tuple[int, int]:
 
 
 def release_cached() -> None:
-    """Give back what allocators keep for later."""
+    """Return memory that allocators cache to the system."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def resident_bytes() -> int:
-    """What this process holds of the machine's memory; 0 where nobody tells."""
+    """Resident memory of this process in bytes; 0 where the system does not report it."""
     statm = Path("/proc/self/statm")
     if not statm.exists():  # not Linux
         return 0
@@ -76,8 +74,8 @@ def resident_bytes() -> int:
 
 
 def _cgroup_bytes(cgroup: Path) -> tuple[int, int] | None:
-    """(working set, limit) of a cgroup, version 2; None without a limit. As the kubelet counts: memory less the file
-    pages that the kernel would drop first."""
+    """(working set, limit) of a cgroup v2; None without a limit. As the kubelet counts: memory less inactive file
+    pages."""
     ceiling, current = _content(cgroup / "memory.max"), _content(cgroup / "memory.current")
     if not ceiling.isdigit() or not current.isdigit():  # "max": no limit
         return None
@@ -86,12 +84,12 @@ def _cgroup_bytes(cgroup: Path) -> tuple[int, int] | None:
 
 
 def _machine_bytes(meminfo: Path) -> tuple[int, int] | None:
-    """(not available, all) of the machine: pages that the kernel would give up for the asking are available (Linux)."""
-    told = dict(re.findall(r"^(\w+): +(\d+) kB$", _content(meminfo), re.MULTILINE))
-    if "MemTotal" not in told or "MemAvailable" not in told:
+    """(unavailable, total) bytes of the machine, from /proc/meminfo (Linux); reclaimable pages are available."""
+    fields = dict(re.findall(r"^(\w+): +(\d+) kB$", _content(meminfo), re.MULTILINE))
+    if "MemTotal" not in fields or "MemAvailable" not in fields:
         return None
-    whole = int(told["MemTotal"]) * 1024
-    return max(0, whole - int(told["MemAvailable"]) * 1024), whole
+    whole = int(fields["MemTotal"]) * 1024
+    return max(0, whole - int(fields["MemAvailable"]) * 1024), whole
 
 
 def _content(file: Path) -> str:

@@ -1,25 +1,29 @@
-"""Who owns which slot of the cache, what stands in the free ones, and what of it a new context can reuse.
+"""Slot allocation and prefix caching: which sequence owns a slot, and which cached prefix a new context can reuse.
 
-Pure bookkeeping over token ids: no tensors, no clock. A slot is owned by one sequence, or it is free and may retain the
-context of a former owner, until it is needed: the longest unused first. Idea of reuse by token prefix: RadixAttention
-(Zheng et al. 2024, arXiv:2312.07104); here over slots, since a ring cannot be shared between two lengths.
+Pure bookkeeping over token ids. A slot is owned by one sequence, or it is free and may retain the context of a former
+owner until it is needed, least recently used first. Prefix reuse as in RadixAttention (Zheng et al. 2024,
+arXiv:2312.07104), but per slot, since a ring buffer cannot be shared between two context lengths.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from diffusion_worker.memory.budget import context_bytes
-from diffusion_worker.types.generation import LayerKv, SequenceId
+from diffusion_worker.types.model_info import LayerKv
+from diffusion_worker.types.requests import SequenceId
 from diffusion_worker.types.step_batch import Copy
 
-MIN_REUSE = 16  # tokens; fewer are computed faster than copied
+MIN_REUSE = 16  # tokens; fewer are faster to compute than to copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """A slot for a sequence, and what it need not compute. After `copy` (None: nothing to move) the slot holds the
-    first `reused` tokens. `boundary`: where another context left the same path too late to be copied from; a copy of
-    the slot taken there serves the next one (0: nowhere)."""
+    """A slot for a sequence, with its reused prefix.
+
+    After `copy` (None: nothing to copy) the slot holds the first `reused` tokens. `boundary`: length of a prefix shared
+    with a context whose ring buffer has wrapped, so that it cannot be copied; a snapshot of the new slot at that length
+    serves later requests (0: none).
+    """
 
     slot: int
     reused: int
@@ -30,17 +34,17 @@ class Allocation:
 @dataclass(slots=True)
 class _Slot:
     owner: SequenceId | None = None
-    ids: list[int] = field(default_factory=list)  # of the tokens it holds
-    used: int = 0  # tick of the last acquisition, release or copy
+    ids: list[int] = field(default_factory=list)  # cached tokens
+    used: int = 0  # tick of the last allocation, release or copy
 
     @property
     def idle_since(self) -> int:
-        """When what it holds was last of use; an empty slot was never."""
+        """Tick at which its contents were last used; 0 for an empty slot."""
         return self.used if self.ids else 0
 
 
 class SlotTable:
-    """The slots of one cache. `is_reusing` False retains nothing and copies nothing."""
+    """The slots of one cache. Without `is_reusing` there is no prefix cache."""
 
     def __init__(self, layers: Sequence[LayerKv], slots: int, *, itemsize: int, is_reusing: bool = True) -> None:
         self._layers = tuple(layers)
@@ -55,21 +59,21 @@ class SlotTable:
 
     @property
     def free(self) -> int:
-        """Slots that nobody owns."""
+        """Number of slots without an owner."""
         return sum(slot.owner is None for slot in self._slots)
 
     @property
     def retained(self) -> int:
-        """Free slots that still hold a context."""
+        """Number of free slots that retain a context."""
         return sum(slot.owner is None and bool(slot.ids) for slot in self._slots)
 
     def acquire(self, owner: SequenceId, ids: Sequence[int], *, at_most: int) -> Allocation:
-        """A slot for a context that begins with `ids`, of which at most `at_most` tokens may be reused. There must be a
-        free one."""
+        """Allocate a slot for a context that begins with `ids`, of which at most `at_most` tokens may be reused. There
+        must be a free slot."""
         source, reused, boundary = self._best_match(ids, at_most)
         slot = self._least_useful(source)
-        if slot is None:  # the last free slot is the one that holds it: continue where it stands
-            assert source is not None, "nobody may ask when no slot is free"
+        if slot is None:  # the only free slot is the one with the prefix: reuse it in place
+            assert source is not None, "no slot is free"
             slot = source
         copy = None if source is None or source == slot else Copy(source=source, target=slot, tokens=reused)
         self._slots[slot].owner = owner
@@ -78,11 +82,11 @@ class SlotTable:
         return Allocation(slot=slot, reused=reused, copy=copy, boundary=boundary)
 
     def extend(self, slot: int, ids: Sequence[int]) -> None:
-        """These tokens now stand in the slot, too."""
+        """Record that `ids` were appended to the slot."""
         self._slots[slot].ids += ids
 
     def snapshot(self, slot: int) -> Copy | None:
-        """Retain what the slot holds now in a slot nobody owns, if there is one to spare and none holds it yet."""
+        """Copy the slot's contents into the prefix cache, if two slots are free and none holds them yet."""
         held = self._slots[slot].ids
         spare = [index for index, other in enumerate(self._slots) if other.owner is None]
         if not self._is_reusing or len(spare) < 2 or any(self._slots[index].ids == held for index in spare):
@@ -94,35 +98,35 @@ class SlotTable:
         return Copy(source=slot, target=target, tokens=len(held))
 
     def release(self, slot: int, *, retain: bool = True) -> None:
-        """The owner has left; what the slot holds stays for others unless it is spoilt."""
+        """Free a slot. Its contents stay in the prefix cache if `retain`."""
         self._slots[slot].owner = None
         if not (retain and self._is_reusing):
             self._slots[slot].ids = []
         self._touch(slot)
 
     def invalidate(self, slot: int) -> None:
-        """What a free slot holds is not what was noted down: a step has written to it after its owner had left."""
+        """Forget the contents of a free slot: a step wrote to it after its owner had ended."""
         if slot < len(self._slots) and self._slots[slot].owner is None:
             self._slots[slot].ids = []
 
-    def forget(self) -> int:
-        """Drop all retained contexts; returns how many there were."""
+    def evict_retained(self) -> int:
+        """Drop all retained contexts; returns their number."""
         dropped = [slot for slot in self._slots if slot.owner is None and slot.ids]
         for slot in dropped:
             slot.ids = []
         return len(dropped)
 
     def shrunk_to(self) -> int:
-        """How many slots remain if all free ones behind the last owned one go; at least one."""
+        """Number of slots up to the last owned one, at least 1."""
         return 1 + max((index for index, slot in enumerate(self._slots) if slot.owner is not None), default=0)
 
     def resize(self, slots: int) -> None:
-        """As `KvCache.resize`; no owned slot may be dropped."""
+        """See `KvCache.resize`; no owned slot may be dropped."""
         assert all(slot.owner is None for slot in self._slots[slots:]), "an owned slot would be lost"
         self._slots = self._slots[:slots] + [_Slot() for _ in range(slots - len(self._slots))]
 
     def used_bytes(self) -> int:
-        """Bytes of keys and values that owned slots hold."""
+        """Bytes of keys and values in owned slots."""
         owned = [len(slot.ids) for slot in self._slots if slot.owner is not None]
         return sum(context_bytes(self._layers, tokens, self._itemsize) for tokens in owned)
 
@@ -133,7 +137,7 @@ class SlotTable:
             common = min(_common(slot.ids, ids), at_most)
             if common < MIN_REUSE:
                 continue
-            # A ring that has wrapped holds the window at its own length only.
+            # A ring buffer that has wrapped is valid at its own length only.
             if common == len(slot.ids) or self._ring is None or len(slot.ids) <= self._ring:
                 if common > reused:
                     source, reused = index, common
@@ -141,9 +145,9 @@ class SlotTable:
                 boundary = max(boundary, common)
         return source, reused, boundary if boundary > reused else 0
 
-    def _least_useful(self, spared: int | None) -> int | None:
-        """The lowest empty free slot, so that rows stay neighbours, else the free one unused for longest."""
-        free = [index for index, slot in enumerate(self._slots) if slot.owner is None and index != spared]
+    def _least_useful(self, excluded: int | None) -> int | None:
+        """The first empty free slot, so that slots stay consecutive, else the least recently used free one."""
+        free = [index for index, slot in enumerate(self._slots) if slot.owner is None and index != excluded]
         return min(free, key=lambda index: (self._slots[index].idle_since, index), default=None)
 
     def _touch(self, slot: int) -> None:
@@ -152,7 +156,7 @@ class SlotTable:
 
 
 def _common(held: Sequence[int], ids: Sequence[int]) -> int:
-    """Length of the longest common beginning: a few comparisons of whole slices, each at C speed."""
+    """Length of the common prefix, by binary search over slice comparisons, which run at C speed."""
     low, high = 0, min(len(held), len(ids))
     if list(held[:MIN_REUSE]) != list(ids[:MIN_REUSE]):
         return 0

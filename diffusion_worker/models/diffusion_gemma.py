@@ -1,7 +1,4 @@
-"""DiffusionGemma over the unmodified classes of transformers: their layers and weights, our cache and loop.
-
-Knows how those classes want to be called; knows nothing of requests, steps, slots or sampling.
-"""
+"""DiffusionGemma on the unmodified classes of transformers: their layers and weights, our cache and loop."""
 
 from typing import Any
 
@@ -10,20 +7,20 @@ from torch.nn import functional as nnf
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from diffusion_worker.models.interface import SLIDING, CanvasContext, PrefillContext
-from diffusion_worker.types.generation import LayerKv, ModelInfo
+from diffusion_worker.types.model_info import LayerKv, ModelInfo
 
-OURS = "twolane_"  # begins the names that we add to the library's register
-SINGLE_EXPERT = OURS + "single_expert"
-EVERY_EXPERT = OURS + "every_expert"
+CUSTOM_PREFIX = "twolane_"  # prefix of the names that we add to the library's registry of expert implementations
+SINGLE_EXPERT = CUSTOM_PREFIX + "single_expert"
+EVERY_EXPERT = CUSTOM_PREFIX + "every_expert"
 
 
 class DiffusionGemmaModel:
-    """A loaded `DiffusionGemmaForBlockDiffusion` behind the interface of this package."""
+    """A loaded `DiffusionGemmaForBlockDiffusion` behind the `DiffusionModel` interface."""
 
     def __init__(self, model: Any, info: ModelInfo, *, experts: str | None = None, is_exact: bool = False) -> None:
-        """`model` is put into evaluation mode and given the named dispatch of experts, else the fastest for its shape
-        and type, or, to be exact, one whose products have the same shapes whatever the router chooses. Quantised
-        experts keep the dispatch that came with them."""
+        """Put `model` into evaluation mode and set its experts implementation: `experts`, or the fastest for its shape
+        and dtype, or, if `is_exact`, one whose matrix shapes do not depend on the router. Quantised experts keep their
+        own implementation."""
         self.info = info
         self._model = model.eval()
         self._text = model.config.text_config
@@ -34,32 +31,32 @@ class DiffusionGemmaModel:
             experts = experts_implementation(self._text, model.dtype, is_exact=is_exact)
         if experts is not None:
             model.set_experts_implementation(experts)
-        # The decoder accepts last step's logits [canvas, vocab] and softens them itself. Handing over the mean
-        # embeddings [canvas, hidden] saves a softmax per step and, at 262144 words, 256 MiB per parked request.
-        # Outside `denoise` the hook stands aside, so that the model's own `generate()` still works.
+        # The decoder takes the last step's logits [canvas, vocab] and softens them itself. Passing the mean embeddings
+        # [canvas, hidden] saves a softmax per step and, with 262144 tokens, 256 MiB per preempted request. Outside
+        # `denoise` the hook does nothing, so that the model's own `generate()` still works.
         self._decoder.self_conditioning.register_forward_pre_hook(
             lambda _module, inputs: None if self._soft is None else (inputs[0], self._soft)
         )
 
     @property
     def kv_layers(self) -> tuple[LayerKv, ...]:
-        """Shapes of what every layer caches."""
+        """Cache shape of every layer."""
         return kv_shapes(self._text)
 
     @property
     def device(self) -> torch.device:
-        """Where weights and caches live."""
+        """Device of weights and cache."""
         device: torch.device = self._model.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of weights and caches."""
+        """Type of weights and cache."""
         dtype: torch.dtype = self._model.dtype
         return dtype
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
-        """See `DiffusionModel.encode`. The text stack is called directly: the wrapper above it only adds images."""
+        """See `DiffusionModel.encode`. Calls the text model directly; its wrapper only adds images."""
         hidden: torch.Tensor = self._encoder(
             input_ids=ids,
             attention_mask=context.masks,
@@ -81,7 +78,7 @@ class DiffusionGemmaModel:
         return self.logits(hidden)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """See `DiffusionModel.logits`; the same operations in the same order as the library's own head."""
+        """See `DiffusionModel.logits`; the same operations in the same order as the library's head."""
         cap: float = self._model.final_logit_softcapping
         scores: torch.Tensor = self._model.lm_head(hidden)
         return torch.tanh(scores.to(torch.float32) / cap) * cap
@@ -94,7 +91,7 @@ class DiffusionGemmaModel:
 
 
 def kv_shapes(text_config: Any) -> tuple[LayerKv, ...]:
-    """Shapes of what every layer of such a net caches."""
+    """Cache shape of every layer, from a text config."""
     return tuple(
         LayerKv(
             heads=text_config.per_layer_config[index].num_key_value_heads,
@@ -106,9 +103,9 @@ def kv_shapes(text_config: Any) -> tuple[LayerKv, ...]:
 
 
 def experts_implementation(text_config: Any, dtype: torch.dtype, *, is_exact: bool = False) -> str:
-    """Name of the fastest way to run the experts: without dispatch if there is but one, grouped otherwise (not in fp64,
-    which grouped matrix products do not know). Grouping makes the shapes of products depend on what other rows need;
-    `is_exact` runs every expert on every token instead, at experts / top k times the price."""
+    """Name of the fastest experts implementation: no dispatch for a single expert, otherwise grouped matrix products,
+    which do not support fp64. Grouping makes matrix shapes depend on other rows; `is_exact` instead runs every expert
+    on every token, at experts / top k times the cost."""
     if text_config.num_experts == 1 and text_config.top_k_experts == 1:
         return SINGLE_EXPERT
     if is_exact:
@@ -122,7 +119,7 @@ def _single_expert(experts: Any, hidden: torch.Tensor, _index: torch.Tensor, wei
 
 
 def _every_expert(experts: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """All tokens [tokens, hidden] through all experts; `index` and `weights` [tokens, top k] say which count."""
+    """All tokens [tokens, hidden] through all experts; `index` and `weights` [tokens, top k] select and weight them."""
     share = weights.new_zeros(len(hidden), experts.num_experts).scatter_add(1, index, weights)  # [tokens, experts]
     total = torch.zeros_like(hidden, dtype=torch.promote_types(hidden.dtype, weights.dtype))
     for expert in range(experts.num_experts):

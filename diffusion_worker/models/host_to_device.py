@@ -1,6 +1,6 @@
-"""Numbers of the host as a tensor on the device, without making the host wait for what the device still has to do.
+"""Asynchronous host-to-device copies, through pinned memory.
 
-A copy from ordinary memory would: it lets the device's queue run dry. From pinned memory it is queued as a pass is.
+A copy from pageable memory would block the host until the device's queue is empty.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ import torch
 
 
 def upload(numbers: Sequence[Any] | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A tensor of these numbers, whose type torch chooses from theirs."""
-    made = numbers if isinstance(numbers, torch.Tensor) else torch.tensor(numbers)
+    """Copy numbers to the device; torch infers the dtype."""
+    tensor = numbers if isinstance(numbers, torch.Tensor) else torch.tensor(numbers)
     if device.type == "cuda":
-        made = made.pin_memory()
-    return made.to(device, non_blocking=True)
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -1,6 +1,6 @@
-"""What the worker needs from a net: one causal pass that extends the context, one bidirectional pass over canvases.
+"""The model interface: a causal pass that extends the context, and a bidirectional pass over canvases.
 
-Knows tensors, not weights: the rows of one call may belong to different requests with different context lengths.
+The rows of one call may belong to different requests with different context lengths.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import torch
 
-from diffusion_worker.types.generation import LayerKv, ModelInfo
+from diffusion_worker.types.model_info import LayerKv, ModelInfo
 
-FULL, SLIDING = "full_attention", "sliding_attention"  # the two kinds of layer, keys of every mask mapping
+FULL, SLIDING = "full_attention", "sliding_attention"  # the two layer types, keys of every mask mapping
 
 
 class LayerContext(Protocol):
-    """Keys and values of one layer that canvas rows may read: [rows, heads, tokens, head_dim]."""
+    """Cached keys and values of one layer, for canvas rows: [rows, heads, tokens, head_dim]."""
 
     @property
     def keys(self) -> torch.Tensor: ...
@@ -24,7 +24,7 @@ class LayerContext(Protocol):
 
 
 class CanvasContext(Protocol):
-    """Read-only context of several rows. Shapes: `positions` [rows, canvas]; `masks`, True = attend, by kind of layer
+    """Read-only context of several rows. Shapes: `positions` [rows, canvas]; `masks` (True = attend) by layer type
     [rows, 1, 1, tokens + canvas], or None where no row has padding."""
 
     @property
@@ -38,8 +38,8 @@ class CanvasContext(Protocol):
 
 
 class PrefillContext(Protocol):
-    """Context being extended by a ragged batch of new tokens, padded on the right. Shapes: `positions` [rows, new];
-    `masks`, True = attend, by kind of layer [rows, 1, new, tokens + new], or None where all is seen."""
+    """Context extended by a ragged batch of new tokens, padded on the right. Shapes: `positions` [rows, new]; `masks`
+    (True = attend) by layer type [rows, 1, new, tokens + new], or None where every token attends to all."""
 
     @property
     def positions(self) -> torch.Tensor: ...
@@ -50,13 +50,13 @@ class PrefillContext(Protocol):
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, **_attention: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take the new tokens' [rows, heads, new, head_dim]; return what the layer attends over. transformers also
-        passes the attention's keyword arguments, which are not used."""
+        """Take keys and values of the new tokens [rows, heads, new, head_dim]; return those that the layer attends to.
+        transformers also passes attention arguments, which are not used."""
         ...
 
 
 class DiffusionModel(Protocol):
-    """Weights and their two passes. Not thread-safe: one thread owns a net."""
+    """A loaded model. Not thread-safe: one thread owns it."""
 
     @property
     def info(self) -> ModelInfo: ...
@@ -71,18 +71,19 @@ class DiffusionModel(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
-        """Causal pass over [rows, new] ids; extends `context`, returns hidden states [rows, new, hidden]."""
+        """Causal pass over ids [rows, new]; extends `context` and returns hidden states [rows, new, hidden]."""
         ...
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
-        """Bidirectional pass over [rows, canvas] ids with self-conditioning [rows, canvas, hidden] (zeros at a first
+        """Bidirectional pass over ids [rows, canvas] with self-conditioning [rows, canvas, hidden] (zeros at the first
         step); returns fp32 logits [rows, canvas, vocab]."""
         ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states [..., hidden] of the causal pass to fp32 logits [..., vocab] of the token that follows."""
+        """fp32 logits [..., vocab] of the next token from hidden states [..., hidden] of the causal pass."""
         ...
 
     def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """Mean embeddings [rows, canvas, hidden] under [rows, canvas, vocab]: what a step tells the next."""
+        """Mean embeddings [rows, canvas, hidden] under probabilities [rows, canvas, vocab]: the next
+        self-conditioning."""
         ...

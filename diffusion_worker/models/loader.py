@@ -1,7 +1,4 @@
-"""From a folder or a hub id to a net: everything is checked first, and what is wrong is named with its file.
-
-Knows the files of a checkpoint; knows nothing of what its weights are for.
-"""
+"""Loads a checkpoint from a folder or a Hugging Face hub id. Errors name the file at fault."""
 
 import dataclasses
 import json
@@ -14,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
-from diffusion_worker.models.placement import AUTO, LoadOptions, bare_config, bare_model, first_line, place
+from diffusion_worker.models.placement import AUTO, LoadOptions, first_line, meta_model, place, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
-from diffusion_worker.types.generation import DenoisingParams, ModelInfo
+from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.requests import DenoisingParams
 
 __all__ = ["ARCHITECTURE", "CONFIG", "LoadOptions", "load", "locate", "read_config"]
 
@@ -28,8 +26,8 @@ _WANTED = ("*.json", "*.safetensors", "*.jinja")
 
 
 def locate(source: str) -> Path:
-    """The folder of a checkpoint: `source` itself, or a local copy of that hub id, fetched if it can be. Raises
-    CheckpointMissing."""
+    """The folder of a checkpoint: `source` itself, or the local snapshot of that hub id, downloaded if necessary.
+    Raises CheckpointMissing."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -39,32 +37,37 @@ def locate(source: str) -> Path:
 
 
 def load(source: str, options: LoadOptions | None = None) -> DiffusionGemmaModel:
-    """A net from `source`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or BadSetting."""
+    """Load the model from `source`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or BadSetting."""
     options = options or LoadOptions()
     if options.threads:
         torch.set_num_threads(options.threads)
     folder = locate(source)
     config = read_config(folder / CONFIG)
     generation = _read_json(folder / _GENERATION) if (folder / _GENERATION).exists() else {}
-    denoising = _recipe(folder, generation, config.get("canvas_length"))
+    denoising = _denoising_params(folder, generation, config.get("canvas_length"))
     _check_weights(folder)
     model, found = place(folder, config, options)
     _refuse_differences(folder, found)
-    info = _facts(folder, generation, model, denoising)
+    info = _info(folder, generation, model, denoising)
     quantised = quantisation_of(config) if getattr(model, "is_quantized", False) else None
     if quantised is not None and options.is_exact:
-        raise BadSetting(f"{folder}: exact mode needs plain weights; `--quantised unpack` makes them so")
+        raise BadSetting(
+            f"{folder}: exact mode requires unquantised weights; `--quantised unpack` dequantises them while loading"
+        )
     if quantised is not None:
-        info = _quantised_facts(info, config, model, quantised)
+        info = _quantised_info(info, config, model, quantised)
     experts = None if options.experts == AUTO else options.experts
     return DiffusionGemmaModel(model, info, experts=experts, is_exact=options.is_exact)
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A config.json of the architecture served. Raises CheckpointMissing, CheckpointForeign or CheckpointBroken."""
+    """Read a config.json of the supported architecture. Raises CheckpointMissing, CheckpointForeign or
+    CheckpointBroken."""
     config = _read_json(file)
     if config.get("model_type") != ARCHITECTURE:
-        raise CheckpointForeign(f"{file}: model_type is {config.get('model_type')!r}, not {ARCHITECTURE!r}")
+        raise CheckpointForeign(
+            f"{file}: unsupported model_type {config.get('model_type')!r} (expected {ARCHITECTURE!r})"
+        )
     return config
 
 
@@ -76,7 +79,7 @@ def _from_hub(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=list(_WANTED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointMissing(
-            f"checkpoint {source}: no such folder, and not to be had from the hub: {first_line(error)}"
+            f"checkpoint {source}: no such folder, and it could not be downloaded from the hub: {first_line(error)}"
         ) from error
 
 
@@ -93,11 +96,11 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _check_weights(folder: Path) -> None:
-    """Open every weight file far enough to know that it is whole."""
+    """Open every weight file to check that it is complete."""
     if (folder / _INDEX).exists():
         weight_map = _read_json(folder / _INDEX).get("weight_map")
         if not isinstance(weight_map, dict):
-            raise CheckpointBroken(f"{folder / _INDEX}: has no weight_map")
+            raise CheckpointBroken(f"{folder / _INDEX}: weight_map is missing")
         files = [folder / name for name in sorted(set(weight_map.values()))]
     else:
         files = [folder / _WEIGHTS]
@@ -112,26 +115,26 @@ def _check_weights(folder: Path) -> None:
 
 
 def _refuse_differences(folder: Path, found: Mapping[str, Any]) -> None:
-    """Weights and config must agree exactly: a tensor left at its random start would answer, only wrongly."""
+    """Weights and config must match exactly: a tensor left at its random initialisation would go unnoticed."""
     for kind, what in (
-        ("missing_keys", "lacks"),
-        ("unexpected_keys", "has unexpected"),
-        ("mismatched_keys", "misfits"),
+        ("missing_keys", "missing weights"),
+        ("unexpected_keys", "unexpected weights"),
+        ("mismatched_keys", "weights of the wrong shape"),
     ):
         names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in found.get(kind) or ())
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise CheckpointBroken(f"{folder}: the weights {what} {', '.join(names[:3])}{more}, by config.json")
+            raise CheckpointBroken(f"{folder}: {what} for this config.json: {', '.join(names[:3])}{more}")
 
 
-def _facts(folder: Path, generation: Mapping[str, Any], model: Any, denoising: DenoisingParams) -> ModelInfo:
+def _info(folder: Path, generation: Mapping[str, Any], model: Any, denoising: DenoisingParams) -> ModelInfo:
     text = model.config.text_config
     ends = generation.get("eos_token_id", text.eos_token_id)
     pad = generation.get("pad_token_id", text.pad_token_id)
     end_ids = tuple(ends) if isinstance(ends, list) else (ends,)
     for name, value in (("pad_token_id", pad), *(("eos_token_id", end) for end in end_ids)):
         if type(value) is not int or not 0 <= value < text.vocab_size:
-            raise CheckpointBroken(f"{folder / _GENERATION}: {name} {value!r} is not in the vocabulary")
+            raise CheckpointBroken(f"{folder / _GENERATION}: {name} {value!r} is outside the vocabulary")
     return ModelInfo(
         vocab_size=text.vocab_size,
         hidden_size=text.hidden_size,
@@ -145,10 +148,10 @@ def _facts(folder: Path, generation: Mapping[str, Any], model: Any, denoising: D
     )
 
 
-def _quantised_facts(info: ModelInfo, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> ModelInfo:
-    """Packed tensors cannot be counted: the parameters are those of the plain net. Weights that compressed-tensors
-    keeps compressed are unpacked for good by the first pass, so they are counted at their later size."""
-    parameters = sum(weight.numel() for weight in bare_model(bare_config(config)).parameters())
+def _quantised_info(info: ModelInfo, config: Mapping[str, Any], model: Any, quantised: Quantisation) -> ModelInfo:
+    """Model info of quantised weights. Parameters are counted on the unquantised model, since packed tensors have other
+    shapes. compressed-tensors decompresses weights in the first pass, so they count at their decompressed size."""
+    parameters = sum(weight.numel() for weight in meta_model(plain_config(config)).parameters())
     is_unpacked_later = quantised.method == "compressed-tensors"
     later = parameters * model.dtype.itemsize
     return dataclasses.replace(
@@ -159,8 +162,8 @@ def _quantised_facts(info: ModelInfo, config: Mapping[str, Any], model: Any, qua
     )
 
 
-def _recipe(folder: Path, generation: Mapping[str, Any], canvas_length: object) -> DenoisingParams:
-    """The checkpoint's own numbers under our names; what it does not say keeps the default of the released one."""
+def _denoising_params(folder: Path, generation: Mapping[str, Any], canvas_length: object) -> DenoisingParams:
+    """The denoising parameters of generation_config.json, by our names; missing ones keep their defaults."""
     sampler = generation.get("sampler_config")
     known = {
         "steps": generation.get("max_denoising_steps"),

@@ -1,6 +1,6 @@
-"""How weights come into memory: number format, device, experts and quantisation, as asked for or as the config says.
+"""Loads weights into memory through transformers: dtype, device placement, experts and quantisation.
 
-Knows what transformers' `from_pretrained` takes and raises; whether the files are whole and fit is the loader's part.
+The loader checks that the files are complete and match.
 """
 
 import importlib
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign
-from diffusion_worker.models.diffusion_gemma import OURS
+from diffusion_worker.models.diffusion_gemma import CUSTOM_PREFIX
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 
 AUTO = "auto"
 KEEP, UNPACK = "keep", "unpack"
-IMAGES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # no token of text passes through these
+VISION_MODULES = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # not used for text
 
-# What the library and its quantisers raise for files and machines that do not suit them.
+# Raised by the library and its quantisers for unsuitable files and machines.
 _LOADING_ERRORS = (
     *(OSError, ValueError, TypeError, LookupError, ArithmeticError),
     *(AttributeError, RuntimeError, ImportError, AssertionError),
@@ -28,59 +28,61 @@ _LOADING_ERRORS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How the weights are to lie in memory."""
+    """How weights are loaded."""
 
-    device: str = AUTO  # auto: the accelerator if there is one
-    device_map: str | Mapping[str, str | int] | None = None  # where which module goes, in transformers' words
+    device: str = AUTO  # auto: the accelerator if available, else the CPU
+    device_map: str | Mapping[str, str | int] | None = None  # transformers' device_map
     dtype: str = AUTO  # auto: as stored
-    experts: str = AUTO  # name of transformers' implementation; auto: the fastest, see `diffusion_gemma`
-    quantised: str = KEEP  # unpack: quantised weights are turned into plain ones of `dtype` while loading
+    experts: str = AUTO  # transformers' experts implementation; auto: the fastest, see `diffusion_gemma`
+    quantised: str = KEEP  # unpack: dequantise to `dtype` while loading
     is_exact: bool = False  # see `diffusion_gemma.experts_implementation`
-    threads: int = 0  # CPU threads of a forward pass, for the thread that loads; 0: torch's own choice
+    threads: int = 0  # CPU threads per forward pass; 0: torch's default
 
 
 def place(folder: Path, config: Mapping[str, Any], options: LoadOptions) -> tuple[Any, Mapping[str, Any]]:
-    """The model of a folder with this config.json, and what the library found missing or too much. Raises
-    CheckpointBroken, CheckpointForeign where a quantisation cannot be loaded here, BadSetting for the options."""
+    """Load the weights of a folder; returns the model and transformers' loading info (missing and unexpected keys).
+
+    Raises CheckpointBroken, CheckpointForeign if the quantisation is not supported here, or BadSetting for bad options.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import DiffusionGemmaForBlockDiffusion
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it would warn of is checked by the loader, and then refused
+    logging.set_verbosity_error()  # the loader checks what it would warn of
     quantisation = quantisation_of(config)
     device = _device(options.device)
     _check_experts(options)
-    given = _placement(options, device, quantisation)
+    kwargs = _placement(options, device, quantisation)
     try:
-        given |= _as_config_says(folder, quantisation, options)
+        kwargs |= _as_config_says(folder, quantisation, options)
         model, found = DiffusionGemmaForBlockDiffusion.from_pretrained(
             folder,
             dtype=options.dtype,
             output_loading_info=True,
             local_files_only=True,
             ignore_mismatched_sizes=True,
-            **given,
+            **kwargs,
         )
     except (*_LOADING_ERRORS, StrictDataclassError) as error:
         raise _translated(error, folder, quantisation, options) from error
-    if "device_map" not in given:
+    if "device_map" not in kwargs:
         model = model.to(device)
     _refuse_scattered(model)
     return model, found
 
 
-def bare_config(config: Mapping[str, Any]) -> Any:
-    """The library's config, without any word of quantisation. Raises what the library raises for a wrong one."""
+def plain_config(config: Mapping[str, Any]) -> Any:
+    """The library's config without quantisation. Raises the library's errors for an invalid one."""
     from transformers import DiffusionGemmaConfig
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    return DiffusionGemmaConfig.from_dict({key: said for key, said in config.items() if key != "quantization_config"})
+    return DiffusionGemmaConfig.from_dict({key: value for key, value in config.items() if key != "quantization_config"})
 
 
-def bare_model(config: Any) -> Any:
-    """The net of a config of the library, on the meta device: its shapes without a byte of weights."""
+def meta_model(config: Any) -> Any:
+    """The model of a library config on the meta device: shapes without weights."""
     from transformers import DiffusionGemmaForBlockDiffusion
 
     with torch.device("meta"):
@@ -88,7 +90,7 @@ def bare_model(config: Any) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error: libraries append advice of several paragraphs."""
+    """The first line of an error message, without the advice that libraries append."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -99,7 +101,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadSetting(f"--device {name}: not to be had here: {first_line(error)}") from error
+        raise BadSetting(f"--device {name}: not available on this machine: {first_line(error)}") from error
     return device
 
 
@@ -110,30 +112,33 @@ def _check_experts(options: LoadOptions) -> None:
     if options.experts == AUTO:
         return
     if options.is_exact:
-        raise BadSetting(f"--experts {options.experts}: exact mode has an implementation of its own")
-    there = {"eager", *ALL_EXPERTS_FUNCTIONS.keys(), *ALL_FP8_EXPERTS_FUNCTIONS.keys()}
-    known = sorted(name for name in there if not name.startswith(OURS))
+        raise BadSetting(
+            f"--experts {options.experts}: cannot be combined with exact mode, which sets its own implementation"
+        )
+    available = {"eager", *ALL_EXPERTS_FUNCTIONS.keys(), *ALL_FP8_EXPERTS_FUNCTIONS.keys()}
+    known = sorted(name for name in available if not name.startswith(CUSTOM_PREFIX))
     if options.experts not in known:
-        raise BadSetting(f"--experts {options.experts}: not one of {', '.join([AUTO, *known])}")
+        raise BadSetting(f"--experts {options.experts}: unknown (choose from {', '.join([AUTO, *known])})")
 
 
 def _placement(options: LoadOptions, device: torch.device, quantisation: Quantisation | None) -> dict[str, Any]:
-    """Quantised weights go to their device while they load: some methods cannot be moved afterwards."""
+    """Placement arguments. Quantised weights are loaded onto their device: some methods cannot be moved later."""
     if options.device_map is not None:
-        given: Any = options.device_map if isinstance(options.device_map, str) else dict(options.device_map)
+        kwargs: Any = options.device_map if isinstance(options.device_map, str) else dict(options.device_map)
     elif quantisation is not None and device.type != "cpu":
-        given = {"": device}
+        kwargs = {"": device}
     else:
         return {}
     try:
         importlib.import_module("accelerate")
     except ImportError:
-        raise BadSetting("--device-map: placing weights module by module needs accelerate: not installed") from None
-    return {"device_map": given}
+        raise BadSetting("--device-map requires accelerate, which is not installed") from None
+    return {"device_map": kwargs}
 
 
 def _as_config_says(folder: Path, quantisation: Quantisation | None, options: LoadOptions) -> dict[str, Any]:
-    """A quantisation is passed through as it is; only `unpack` adds a word."""
+    """Loading arguments for quantisation and experts. A quantisation config is used as it is; `unpack` adds
+    `dequantize`."""
     from transformers import DiffusionGemmaConfig, __version__
     from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -142,7 +147,7 @@ def _as_config_says(folder: Path, quantisation: Quantisation | None, options: Lo
         return named
     if quantisation.method not in AUTO_QUANTIZATION_CONFIG_MAPPING and quantisation.method != "bitsandbytes":
         raise CheckpointForeign(
-            f"{folder}: quantised by {quantisation.method!r}, which transformers {__version__} does not know"
+            f"{folder}: quantisation method {quantisation.method!r} is not supported by transformers {__version__}"
         )
     if options.quantised == UNPACK:
         config = DiffusionGemmaConfig.from_pretrained(folder)
@@ -159,14 +164,16 @@ def _translated(
         return BadSetting(f"--device-map: {first_line(error)}")
     if quantisation is None:
         return CheckpointBroken(f"{folder}: {first_line(error)}")
-    hint = "" if options.quantised == UNPACK else "; `--quantised unpack` may load it as plain weights"
+    hint = "" if options.quantised == UNPACK else "; `--quantised unpack` may load it by dequantising"
     if isinstance(error, ImportError):
         hint = ""
     return CheckpointForeign(f"{folder}: quantised by {quantisation.method!r}: {first_line(error)}{hint}")
 
 
 def _refuse_scattered(model: Any) -> None:
-    """Contexts are kept on one device, where all layers of text must be; the tower for images may lie anywhere."""
-    places = {str(weight.device) for name, weight in model.named_parameters() if not name.startswith(IMAGES)}
-    if len(places) > 1 or "meta" in places:
-        raise BadSetting(f"--device-map: the layers of text must lie on one device, not on {', '.join(sorted(places))}")
+    """All text layers must be on one device, where the KV cache is; the vision tower may be elsewhere."""
+    devices = {str(weight.device) for name, weight in model.named_parameters() if not name.startswith(VISION_MODULES)}
+    if len(devices) > 1 or "meta" in devices:
+        raise BadSetting(
+            f"--device-map: all text layers must be on one device, but are on {', '.join(sorted(devices))}"
+        )

@@ -1,7 +1,4 @@
-"""What a net will be, from its config alone: the library's own classes, built on the meta device, hold no bytes.
-
-Knows a config.json; knows no weights, no memory and no slots.
-"""
+"""Measures a model from its config.json alone, with the library's classes on the meta device."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +6,16 @@ from typing import Any
 from diffusion_worker.errors import CheckpointBroken, OutOfRange
 from diffusion_worker.models.diffusion_gemma import kv_shapes
 from diffusion_worker.models.loader import CONFIG, read_config
-from diffusion_worker.models.placement import IMAGES, bare_config, bare_model, first_line
+from diffusion_worker.models.placement import VISION_MODULES, first_line, meta_model, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
-from diffusion_worker.types.generation import DenoisingParams, ModelSize, Packed
+from diffusion_worker.types.model_info import ModelSize, Packed
+from diffusion_worker.types.requests import DenoisingParams
 
-_EXPERTS = ".experts."  # tensors [experts, ...], of which a token visits the router's top k
+_EXPERTS = ".experts."  # tensors [experts, ...], of which a token uses the router's top k
 
 
 def measure(source: str | Path) -> ModelSize:
-    """The size of the net that a config.json, or a folder with one, describes. Raises CheckpointMissing,
+    """Size of the model described by a config.json, or a folder that contains one. Raises CheckpointMissing,
     CheckpointForeign or CheckpointBroken."""
     from huggingface_hub.errors import StrictDataclassError
 
@@ -32,12 +30,12 @@ def measure(source: str | Path) -> ModelSize:
 
 
 def _measure(content: dict[str, Any]) -> ModelSize:
-    config = bare_config(content)
+    config = plain_config(content)
     text = config.text_config
     visited, experts = text.top_k_experts, text.num_experts
     if visited is None or experts is None or not 1 <= visited <= experts:
         raise ValueError(f"top_k_experts {visited} is not between 1 and num_experts {experts}")
-    model = bare_model(config)
+    model = meta_model(config)
     quantised = quantisation_of(content)
     return ModelSize(
         parameters=sum(weight.numel() for weight in model.parameters()),
@@ -51,19 +49,19 @@ def _measure(content: dict[str, Any]) -> ModelSize:
 
 
 def _packed(model: Any, quantised: Quantisation) -> Packed:
-    """By the bits that the config declares, for every matrix that it does not leave out."""
+    """Parameters and declared bits of the matrices that the quantisation covers."""
     covered = sum(weight.numel() for name, weight in model.named_parameters() if quantised.covers(name))
     return Packed(method=quantised.method, parameters=covered, bits=quantised.bits)
 
 
 def _active(model: Any, text: Any) -> int:
-    """Parameters that a token of a canvas passes through: of the experts its top k, of the tower for images none.
-    `named_parameters` gives tied weights once; the table of words counts whole, as the head multiplies by all of it."""
+    """Parameters used per text token: the router's top k of the experts, none of the vision tower. `named_parameters`
+    yields tied weights once; the embedding counts in full, since the output head multiplies by all of it."""
     total = 0
     for name, weight in model.named_parameters():
         if _EXPERTS in name:
             total += weight.numel() // text.num_experts * text.top_k_experts
-        elif not name.startswith(IMAGES):
+        elif not name.startswith(VISION_MODULES):
             total += weight.numel()
     return total
 

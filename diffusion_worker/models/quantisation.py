@@ -1,7 +1,7 @@
-"""What a config says of quantised weights: the method, how many bits a weight takes, and which modules are left out.
+"""Parses the quantisation declared in a config.json: method, bits per weight and excluded modules.
 
-Read from the JSON alone, as the methods that are in use write it: compressed-tensors, fp8, bitsandbytes, gptq and awq,
-mxfp4, and modelopt. Knows no tensors; whether a method can be loaded is `placing`'s finding.
+Supports the declarations of compressed-tensors, fp8, bitsandbytes, gptq, awq, mxfp4 and modelopt. Whether a method can
+be loaded is decided in `placement`.
 """
 
 import re
@@ -10,65 +10,65 @@ from dataclasses import dataclass
 from typing import Any
 
 _OUT = ("modules_to_not_convert", "ignore", "exclude_modules", "llm_int8_skip_modules")
-# Bits of a weight where the method, or the name of its variant, says it all.
+# Bits per weight, where the method or its variant determines them.
 _BITS = {"fp8": 8, "mxfp8": 8, "fbgemm_fp8": 8, "mxfp4": 4, "nvfp4": 4, "bitnet": 2}
-_SCALE_BITS = {"nvfp4": 8, "mxfp4": 8, "mxfp8": 8}  # others keep their scales in 16 or 32 bits; 16 is counted
+_SCALE_BITS = {"nvfp4": 8, "mxfp4": 8, "mxfp8": 8}  # others have scales of 16 or 32 bits, counted as 16
 _GROUPS = {"nvfp4": 16, "mxfp4": 32, "mxfp8": 32}  # weights that share a scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantisation:
-    """`bits` of one quantised weight, its share of a scale included; None: the config does not say."""
+    """A declared quantisation. `bits` per weight include the scales; None if not declared."""
 
     method: str
     bits: float | None
-    left_out: tuple[str, ...] = ()  # names of modules, parts of names, or `re:` and a pattern
+    left_out: tuple[str, ...] = ()  # module names, parts of names, or `re:` and a pattern
 
     def covers(self, name: str) -> bool:
-        """Whether the weight of that name is quantised: a matrix of a linear layer or of the experts, not left out."""
+        """Whether the named weight is quantised: a matrix of a linear layer or of the experts that is not excluded."""
         is_matrix = name.endswith(("proj.weight", "linear.weight", ".gate_up_proj", ".down_proj"))
         return is_matrix and not any(_matches(pattern, name) for pattern in self.left_out)
 
 
 def quantisation_of(config: Mapping[str, Any]) -> Quantisation | None:
-    """What a config.json says, or None if its weights are not quantised."""
-    text, said = config.get("text_config"), config.get("quantization_config")
-    if said is None and isinstance(text, dict):
-        said = text.get("quantization_config")
-    if not isinstance(said, dict):
+    """The quantisation of a config.json, or None if its weights are not quantised."""
+    text, quantisation = config.get("text_config"), config.get("quantization_config")
+    if quantisation is None and isinstance(text, dict):
+        quantisation = text.get("quantization_config")
+    if not isinstance(quantisation, dict):
         return None
-    method = str(said.get("quant_method") or "unnamed")
-    left_out = tuple(str(name) for key in _OUT for name in said.get(key) or ())
-    kind = _kind(said, method)
-    own, group = _bits(said, kind), _group(said) or _GROUPS.get(kind)
+    method = str(quantisation.get("quant_method") or "unnamed")
+    left_out = tuple(str(name) for key in _OUT for name in quantisation.get(key) or ())
+    kind = _kind(quantisation, method)
+    own, group = _bits(quantisation, kind), _group(quantisation) or _GROUPS.get(kind)
     scale = _SCALE_BITS.get(kind, 16) / group if group else 0.0
     return Quantisation(method=method, bits=None if own is None else own + scale, left_out=left_out)
 
 
-def _kind(said: Mapping[str, Any], method: str) -> str:
-    """The name of the variant: compressed-tensors says it in its format, modelopt in its algorithm."""
-    named = f"{said.get('format', '')} {said.get('quant_algo', '')} {method}".lower()
+def _kind(quantisation: Mapping[str, Any], method: str) -> str:
+    """The variant: compressed-tensors declares it in `format`, modelopt in `quant_algo`."""
+    named = f"{quantisation.get('format', '')} {quantisation.get('quant_algo', '')} {method}".lower()
     return next((kind for kind in ("nvfp4", "mxfp4", "mxfp8") if kind in named), method)
 
 
-def _bits(said: Mapping[str, Any], kind: str) -> int | None:
-    known: list[Any] = [weights.get("num_bits") for weights in _weight_groups(said)]
-    known += [said.get("bits"), said.get("w_bit"), said.get("num_bits"), _BITS.get(kind)]
-    known += [4 if said.get("load_in_4bit") else None, 8 if said.get("load_in_8bit") else None]
-    known += [8 if "fp8" in str(said.get("quant_algo", "")).lower() else None]
+def _bits(quantisation: Mapping[str, Any], kind: str) -> int | None:
+    known: list[Any] = [weights.get("num_bits") for weights in _weight_groups(quantisation)]
+    known += [quantisation.get("bits"), quantisation.get("w_bit"), quantisation.get("num_bits"), _BITS.get(kind)]
+    known += [4 if quantisation.get("load_in_4bit") else None, 8 if quantisation.get("load_in_8bit") else None]
+    known += [8 if "fp8" in str(quantisation.get("quant_algo", "")).lower() else None]
     return next((int(bits) for bits in known if isinstance(bits, int) and 1 <= bits <= 16), None)
 
 
-def _group(said: Mapping[str, Any]) -> int | None:
-    block = said.get("weight_block_size")
+def _group(quantisation: Mapping[str, Any]) -> int | None:
+    block = quantisation.get("weight_block_size")
     if isinstance(block, list) and len(block) == 2 and all(isinstance(side, int) for side in block):
         return int(block[0] * block[1])
-    known = [*(weights.get("group_size") for weights in _weight_groups(said)), said.get("group_size")]
+    known = [*(weights.get("group_size") for weights in _weight_groups(quantisation)), quantisation.get("group_size")]
     return next((int(size) for size in known if isinstance(size, int) and size > 0), None)
 
 
-def _weight_groups(said: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    groups = said.get("config_groups")
+def _weight_groups(quantisation: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    groups = quantisation.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
         weights = group.get("weights") if isinstance(group, dict) else None
         if isinstance(weights, dict):

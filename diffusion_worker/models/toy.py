@@ -1,7 +1,7 @@
-"""A tiny deterministic net on the CPU: it answers every prompt with a scripted text, by default the prompt itself.
+"""A tiny deterministic model on the CPU that completes every prompt with a scripted text, by default the prompt itself.
 
-It goes through the same cache, loop and scheduler as real weights, in microseconds a pass; it ships for tests, contract
-tests and dry runs. Its "keys" are the context ids and its "values" tell prompt from answer, so it can read both back.
+It uses the same cache, loop and scheduler as real weights, in microseconds per pass; it ships for tests and dry runs.
+Its "keys" are the context ids and its "values" mark output tokens, so that it can read both back from the cache.
 """
 
 import time
@@ -11,24 +11,25 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 
 from diffusion_worker.models.interface import CanvasContext, PrefillContext
-from diffusion_worker.types.generation import DenoisingParams, LayerKv, ModelInfo
+from diffusion_worker.types.model_info import LayerKv, ModelInfo
+from diffusion_worker.types.requests import DenoisingParams
 
-Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> ids of the answer; the first end token follows
-_RECIPE = DenoisingParams(canvas_length=16)
+Script = Callable[[tuple[int, ...]], tuple[int, ...]]  # prompt ids -> output ids; the first end token is appended
+_DENOISING = DenoisingParams(canvas_length=16)
 SURE, UNSURE = 40.0, 1.0  # logit of the scripted token, all others are 0
 
 
 @dataclass(eq=False)
 class ToyModel:
-    """Answers from a script. A canvas settles from left to right, `pace` positions a step; `confidence` below 1 lowers
-    the probability of every answered token, `seconds_per_pass` makes it as slow as wanted."""
+    """A scripted model. A canvas converges from left to right, `pace` positions per step; `confidence` below 1 lowers
+    the probability of every output token; `seconds_per_pass` slows it down."""
 
     script: Script = tuple  # by default the prompt itself
     _: KW_ONLY
     vocab_size: int = 264
     end_ids: tuple[int, ...] = (1,)
     pad_id: int = 0
-    denoising: DenoisingParams = _RECIPE
+    denoising: DenoisingParams = _DENOISING
     max_context: int = 4096
     pace: int = 8
     confidence: float = 1.0
@@ -53,7 +54,7 @@ class ToyModel:
         self._sure = _logit_of(self.confidence, self.vocab_size)
 
     def encode(self, ids: torch.Tensor, context: PrefillContext) -> torch.Tensor:
-        """Hidden states [rows, new, 1] hold the id that follows, so that `logits` can be read from them."""
+        """Hidden states [rows, new, 1] are the next id, from which `logits` follow."""
         self._take_time()
         fresh = ids[:, None, :, None].float()
         keys, values = context.update(fresh, torch.zeros_like(fresh), 0)
@@ -75,10 +76,10 @@ class ToyModel:
     def denoise(
         self,
         canvas: torch.Tensor,
-        soft: torch.Tensor,  # noqa: ARG002 - what stands on the canvas tells the toy enough
+        soft: torch.Tensor,  # noqa: ARG002 - the canvas is enough for the toy
         context: CanvasContext,
     ) -> torch.Tensor:
-        """Logits that are sure of the script up to `pace` positions beyond what already stands on the canvas."""
+        """Logits that are confident of the script up to `pace` positions beyond its prefix on the canvas."""
         self._take_time()
         rows, length = canvas.shape
         logits = torch.zeros(rows, length, self.vocab_size)
@@ -94,18 +95,18 @@ class ToyModel:
         return logits
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[..., 1] -> [..., vocab]."""
+        """Hidden states [..., 1] to logits [..., vocab]."""
         scores = torch.zeros(*hidden.shape[:-1], self.vocab_size)
         return scores.scatter_(-1, hidden.long(), self._sure)
 
     def soften(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """The mean id: [rows, canvas, 1]."""
+        """Mean id under the probabilities: [rows, canvas, 1]."""
         ids = torch.arange(self.vocab_size, dtype=probabilities.dtype)
         return (probabilities @ ids)[..., None]
 
     def _continues(self, keys: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> bool:
-        """Whether ids [new], padded on the right, go on with the answer: contexts are put together from pieces of
-        earlier ones, so where a piece stands does not tell whether it is prompt."""
+        """Whether ids [new], padded on the right, continue the scripted output: contexts are assembled from cached
+        prefixes, so a position does not tell whether a token belongs to the prompt."""
         if not len(keys):
             return False
         new = ids.tolist()
@@ -124,14 +125,14 @@ class ToyModel:
 
 
 def _split(keys: torch.Tensor, values: torch.Tensor) -> tuple[tuple[int, ...], int]:
-    """Context as written by `encode` -> (prompt ids, tokens answered so far). What was an answer once is prompt as soon
-    as more prompt follows it."""
+    """Context as written by `encode` -> (prompt ids, output tokens so far). Output that is followed by more prompt
+    counts as prompt."""
     answered = int((values > 0).flip(0).long().cumprod(0).sum())
     return tuple(int(key) for key in keys[: len(keys) - answered].tolist()), answered
 
 
 def _logit_of(probability: float, vocab_size: int) -> float:
-    """The logit that gives one word this probability when all others have logit 0."""
+    """The logit that gives one token this probability when all others have logit 0."""
     if probability >= 1.0:
         return SURE
     return float(torch.log(torch.tensor(probability * (vocab_size - 1) / (1.0 - probability))))

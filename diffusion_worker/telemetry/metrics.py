@@ -1,7 +1,6 @@
-"""The worker's metrics: all names in one place, observations in, Prometheus text out.
+"""The worker's metrics: names, help texts, and the mapping from observations to Prometheus metrics.
 
-Each Meters has a registry of its own, so that several workers in one process keep apart. Label values come from closed
-sets only. Knows no HTTP.
+Each Meters has its own registry, so that several workers can share a process. Label values come from closed sets.
 """
 
 from typing import Final
@@ -9,12 +8,13 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from diffusion_worker.types.generation import BlockStop, EngineStatus, Outcome, Residency
 from diffusion_worker.types.observations import (
     BlockObserved,
+    BlockStop,
     ConstraintObserved,
     ConstraintWork,
     Observation,
+    Outcome,
     PreemptionObserved,
     PrefixObserved,
     RefusalObserved,
@@ -22,14 +22,15 @@ from diffusion_worker.types.observations import (
     StepObserved,
     WaitObserved,
 )
+from diffusion_worker.types.status import EngineStatus, Residency
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-# Names that OpenTelemetry gives to servers of language models.
+# Names of the OpenTelemetry semantic conventions for generative AI servers.
 REQUEST_DURATION: Final = "gen_ai_server_request_duration_seconds"
 TIME_TO_FIRST_TOKEN: Final = "gen_ai_server_time_to_first_token_seconds"  # noqa: S105 - a metric
 TIME_PER_OUTPUT_TOKEN: Final = "gen_ai_server_time_per_output_token_seconds"  # noqa: S105 - a metric
-# Our own.
+# Names without a convention.
 RUNNING: Final = "twolane_worker_running"
 WAITING: Final = "twolane_worker_waiting"
 PREDICTED_WAIT: Final = "twolane_worker_predicted_wait_seconds"
@@ -46,7 +47,7 @@ KV_BYTES: Final = "twolane_worker_kv_bytes"
 MEMORY_BYTES: Final = "twolane_worker_memory_bytes"
 PREFIX_HITS: Final = "twolane_worker_prefix_hits_total"
 PREFIX_TOKENS: Final = "twolane_worker_prefix_tokens_total"
-PARKED: Final = "twolane_worker_preemptions_total"
+PREEMPTIONS: Final = "twolane_worker_preemptions_total"
 WAIT_RATIO: Final = "twolane_worker_queue_wait_prediction_ratio"
 PRESSURE: Final = "twolane_worker_memory_pressure_level"
 RETAINED: Final = "twolane_worker_retained_contexts"
@@ -57,7 +58,7 @@ CONSTRAINT: Final = "twolane_worker_constraint_seconds"
 MAX_ROWS: Final = "twolane_worker_max_num_seqs"
 BUILD_INFO: Final = "twolane_worker_build_info"
 
-_SECONDS = (  # at most a factor of 2 apart; what a gateway's policy promises is a bound of the gateway's histograms
+_SECONDS = (  # at most a factor of 2 apart; SLO thresholds are buckets of the gateway's histograms
     *(0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8),
     *(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 35.0, 60.0, 120.0),
 )
@@ -72,64 +73,83 @@ _NATS = (0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0)
 
 
 class Meters:
-    """Takes observations from any thread; children of labelled metrics are made once."""
+    """Records observations as metrics; thread-safe."""
 
     def __init__(self, model: str, version: str = "") -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the page and nobody reads them
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the size of the page and are not used
         self.registry = CollectorRegistry()
         named = {"gen_ai_request_model": model}
-        self._duration = self._histogram(REQUEST_DURATION, "Submission to end of a sequence", _SECONDS, **named)
-        self._first = self._histogram(TIME_TO_FIRST_TOKEN, "Submission to the first sealed block", _SECONDS, **named)
-        self._per_token = self._histogram(
-            TIME_PER_OUTPUT_TOKEN, "Time of a finished sequence per completion token", _PER_TOKEN_SECONDS, **named
+        self._duration = self._histogram(
+            REQUEST_DURATION, "Time from submission to the end of a sequence", _SECONDS, **named
         )
-        self._step = self._histogram(STEP, "One iteration of the loop", _STEP_SECONDS)
-        self._rows = self._histogram(ROWS_PER_STEP, "Sequences that took part in an iteration", _ROWS)
-        self._tokens_per_forward = self._histogram(TOKENS_PER_FORWARD, "Of a finished sequence", _RATE)
-        self._entropy = self._histogram(MEAN_ENTROPY, "Nats per position of a canvas when it was sealed", _NATS)
-        steps = Histogram(DENOISING_STEPS, "Steps of a block", ["stop"], buckets=_STEPS, registry=self.registry)
+        self._first = self._histogram(
+            TIME_TO_FIRST_TOKEN, "Time from submission to the first sealed block", _SECONDS, **named
+        )
+        self._per_token = self._histogram(
+            TIME_PER_OUTPUT_TOKEN, "Duration of a finished sequence per completion token", _PER_TOKEN_SECONDS, **named
+        )
+        self._step = self._histogram(STEP, "Duration of an engine iteration", _STEP_SECONDS)
+        self._rows = self._histogram(ROWS_PER_STEP, "Sequences per engine iteration", _ROWS)
+        self._tokens_per_forward = self._histogram(
+            TOKENS_PER_FORWARD, "Completion tokens per forward pass of a finished sequence", _RATE
+        )
+        self._entropy = self._histogram(MEAN_ENTROPY, "Mean entropy per position of a sealed canvas, in nats", _NATS)
+        steps = Histogram(
+            DENOISING_STEPS, "Denoising steps per block", ["stop"], buckets=_STEPS, registry=self.registry
+        )
         self._steps = {stop: steps.labels(stop=stop.value) for stop in BlockStop}
-        self._sealed = Counter(SEALED_BLOCKS, "Canvases sealed", registry=self.registry)
-        sequences = Counter(SEQUENCES, "Sequences ended", ["outcome"], registry=self.registry)
+        self._sealed = Counter(SEALED_BLOCKS, "Sealed canvases", registry=self.registry)
+        sequences = Counter(SEQUENCES, "Ended sequences", ["outcome"], registry=self.registry)
         self._sequences = {outcome: sequences.labels(outcome=outcome.value) for outcome in Outcome}
         tokens = Counter(
-            TOKENS, "Of ended sequences; cached ones are part of the prompt", ["kind"], registry=self.registry
+            TOKENS,
+            "Tokens of ended sequences; cached tokens are included in prompt tokens",
+            ["kind"],
+            registry=self.registry,
         )
         self._prompt, self._cached, self._completion = (
             tokens.labels(kind=kind) for kind in ("prompt", "cached", "completion")
         )
-        phase = Histogram(PHASE, "Parts of a sequence's time", ["phase"], buckets=_SECONDS, registry=self.registry)
+        phase = Histogram(PHASE, "Time of a sequence per phase", ["phase"], buckets=_SECONDS, registry=self.registry)
         self._queue, self._prefill, self._denoise = (
             phase.labels(phase=name) for name in ("queue", "prefill", "denoise")
         )
         constraint = Histogram(
-            CONSTRAINT, "Work on constraints", ["phase"], buckets=_CONSTRAINT_SECONDS, registry=self.registry
+            CONSTRAINT,
+            "Time spent on constraints per phase",
+            ["phase"],
+            buckets=_CONSTRAINT_SECONDS,
+            registry=self.registry,
         )
         self._constraint = {work: constraint.labels(phase=work.value) for work in ConstraintWork}
-        self._cancelled = Counter(CANCELLED, "Sequences whose client left", registry=self.registry)
-        self._prefix_hits = Counter(PREFIX_HITS, "Contexts that began like another", registry=self.registry)
-        self._prefix_tokens = Counter(PREFIX_TOKENS, "Tokens that were not computed again", registry=self.registry)
-        self._parked = Counter(PARKED, "Running sequences that made way for a time", registry=self.registry)
-        self._wait_ratio = self._histogram(WAIT_RATIO, "Time waited over time foretold", _RATIOS)
-        self._refused = Counter(REFUSED, "Requests turned away at the door", ["reason"], registry=self.registry)
-        state = Gauge(STATE, "1 for the state the worker is in", ["state"], registry=self.registry)
-        self._states = {word: state.labels(state=word.value) for word in Residency}
-        memory = Gauge(MEMORY_BYTES, "Of the device", ["kind"], registry=self.registry)
-        self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
-        self._max_rows = Gauge(MAX_ROWS, "Sequences that may advance together now", registry=self.registry)
-        build = Gauge(BUILD_INFO, "What runs here", ["version", "model"], registry=self.registry)
-        build.labels(version=version, model=model).set(1)
-        self._running = Gauge(RUNNING, "Sequences that advance", registry=self.registry)
-        self._waiting = Gauge(WAITING, "Sequences that wait for a place", registry=self.registry)
-        self._wait = Gauge(PREDICTED_WAIT, "What a request added now would wait", registry=self.registry)
-        self._kv = Gauge(KV_BYTES, "Keys and values of running sequences", registry=self.registry)
-        self._pressure = Gauge(
-            PRESSURE, "Given up for memory: 1 retained contexts, 2 rows, 3 the door", registry=self.registry
+        self._cancelled = Counter(
+            CANCELLED, "Sequences cancelled because the client disconnected", registry=self.registry
         )
-        self._retained = Gauge(RETAINED, "Contexts kept for reuse", registry=self.registry)
+        self._prefix_hits = Counter(PREFIX_HITS, "Prefix-cache hits", registry=self.registry)
+        self._prefix_tokens = Counter(
+            PREFIX_TOKENS, "Prompt tokens reused from the prefix cache", registry=self.registry
+        )
+        self._preemptions = Counter(PREEMPTIONS, "Preempted sequences", registry=self.registry)
+        self._wait_ratio = self._histogram(WAIT_RATIO, "Actual / predicted queue wait", _RATIOS)
+        self._refused = Counter(REFUSED, "Rejected requests", ["reason"], registry=self.registry)
+        state = Gauge(STATE, "1 for the current state of the worker, else 0", ["state"], registry=self.registry)
+        self._states = {word: state.labels(state=word.value) for word in Residency}
+        memory = Gauge(MEMORY_BYTES, "Device memory", ["kind"], registry=self.registry)
+        self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
+        self._max_rows = Gauge(MAX_ROWS, "Sequences that may run together at present", registry=self.registry)
+        build = Gauge(BUILD_INFO, "Version and model of the worker", ["version", "model"], registry=self.registry)
+        build.labels(version=version, model=model).set(1)
+        self._running = Gauge(RUNNING, "Running sequences", registry=self.registry)
+        self._waiting = Gauge(WAITING, "Queued sequences", registry=self.registry)
+        self._wait = Gauge(PREDICTED_WAIT, "Predicted queue wait of a new request", registry=self.registry)
+        self._kv = Gauge(KV_BYTES, "KV-cache bytes of running sequences", registry=self.registry)
+        self._pressure = Gauge(
+            PRESSURE, "1 prefix cache dropped, 2 batch reduced, 3 admission stopped", registry=self.registry
+        )
+        self._retained = Gauge(RETAINED, "Contexts in the prefix cache", registry=self.registry)
 
     def observe(self, observation: Observation) -> None:
-        """Take one observation in; quick, and safe from any thread."""
+        """Record one observation."""
         match observation:
             case StepObserved(seconds=seconds, rows=rows, constraint_s=constraint_s):
                 self._step.observe(seconds)
@@ -150,12 +170,12 @@ class Meters:
                 self._prefix_hits.inc()
                 self._prefix_tokens.inc(tokens)
             case PreemptionObserved():
-                self._parked.inc()
+                self._preemptions.inc()
             case WaitObserved(predicted_s=predicted_s, actual_s=actual_s) if predicted_s > 0.0:
                 self._wait_ratio.observe(actual_s / predicted_s)
 
     def render(self, status: EngineStatus) -> bytes:
-        """Everything in Prometheus' text format; what is a state rather than an event is read from `status`."""
+        """All metrics in the Prometheus text format; gauges are set from `status`."""
         self._running.set(status.running)
         self._waiting.set(status.waiting)
         self._wait.set((status.predicted_wait_ms or 0.0) / 1000)

@@ -1,24 +1,50 @@
-"""What the core tells of itself while it works; telemetry counts it. Plain values, as in `records`."""
+"""Measurements that the worker reports while it runs; telemetry turns them into metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from diffusion_worker.types.generation import BlockStop, DecodingMode, Outcome, Usage
+from diffusion_worker.types.events import Usage
+from diffusion_worker.types.requests import DecodingMode
+
+
+class BlockStop(StrEnum):
+    """Why the denoising of a block ended."""
+
+    STABLE = "stable"
+    STEPS = "steps"
+    DEADLINE = "deadline"
+
+
+class Outcome(StrEnum):
+    """How a sequence ended."""
+
+    FINISHED = "finished"
+    FAULTED = "faulted"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedWait:
+    """Predicted queue wait in seconds: raw (`plain_s`), and corrected by the error of past predictions (`wait_s`)."""
+
+    decoding_mode: DecodingMode
+    plain_s: float
+    wait_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepObserved:
-    """One iteration of the loop."""
+    """One iteration of the engine loop."""
 
     seconds: float
     rows: int
-    constraint_s: float = 0.0  # of it, for constraints
+    constraint_s: float = 0.0  # host time spent on constraints, part of `seconds`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockObserved:
-    """One canvas denoised to its end."""
+    """One canvas has been denoised."""
 
     stop: BlockStop
     denoising_steps: int
@@ -27,55 +53,55 @@ class BlockObserved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceObserved:
-    """One sequence ended; times count from submission, None where it did not get that far."""
+    """One sequence has ended. Times are seconds since submission; None where it did not get that far."""
 
     decoding_mode: DecodingMode
     outcome: Outcome
     first_block_s: float | None
     total_s: float
     usage: Usage
-    queue_s: float | None = None  # until it had a slot
-    prefill_s: float | None = None  # from then to the first step
+    queue_s: float | None = None  # until it was scheduled
+    prefill_s: float | None = None  # from scheduling to its first step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusalObserved:
-    """One ask turned away at the door; `reason` is the error's code."""
+    """One request was rejected; `reason` is the error code."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixObserved:
-    """A context began with tokens that another one had computed."""
+    """A prefix-cache hit of `tokens` tokens."""
 
     tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreemptionObserved:
-    """A running sequence gave up its slot at a step border; it goes on later."""
+    """A running sequence was preempted; it resumes later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitObserved:
-    """A sequence that had to wait got its slot: what was predicted when it came, and how long it took."""
+    """A queued sequence was scheduled: the wait predicted on its arrival, and the actual one."""
 
     predicted_s: float
     actual_s: float
 
 
 class ConstraintWork(StrEnum):
-    """What is done for a constraint."""
+    """Kinds of constraint work."""
 
-    COMPILE = "compile"  # and lift onto tokens, in a process of its own; not what is recalled
-    STEP = "step"  # on the host, within a step
-    VALIDATE = "validate"  # a whole answer
+    COMPILE = "compile"  # to a token automaton, in the compiler process; cache hits are not counted
+    STEP = "step"  # on the host, within a denoising step
+    VALIDATE = "validate"  # of a complete response
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConstraintObserved:
-    """Work on a constraint has ended, well or not."""
+    """Work on a constraint has ended, successfully or not."""
 
     work: ConstraintWork
     seconds: float
@@ -91,5 +117,5 @@ Observation = (
     | WaitObserved
     | ConstraintObserved
 )
-# Called from the engine's thread or the event loop; must be quick and must not raise.
+# Called from the engine's thread or the event loop; must return quickly and must not raise.
 Observer = Callable[[Observation], None]

@@ -1,7 +1,7 @@
-"""The records between scheduler and step: what one iteration is to do, and what came of it.
+"""Records exchanged by scheduler and stepper: the batch of one iteration, and its results.
 
-Ids and numbers only; the tensors of a sequence stay with whoever steps. `slot` is the sequence's place in the cache and
-`at` how many context tokens it holds.
+Token ids and numbers only; canvases stay with the stepper. `slot` is the sequence's KV-cache slot and `at` the number
+of context tokens it holds.
 """
 
 import math
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from diffusion_worker.constraints.inference.labels import Labels
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.errors import WorkerError
-from diffusion_worker.types.generation import DenoisingParams, SequenceId
+from diffusion_worker.types.requests import DenoisingParams, SequenceId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """Let one slot hold the first tokens of another."""
+    """Copy the first `tokens` tokens of slot `source` to slot `target`."""
 
     source: int
     target: int
@@ -24,7 +24,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefill:
-    """Causal pass over a part of the prompt or a sealed canvas; extends the sequence's context."""
+    """Causal pass over a prompt chunk or a sealed canvas; extends the sequence's context."""
 
     sequence: SequenceId
     slot: int
@@ -35,10 +35,13 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denoise:
-    """One step of one canvas. `step` counts down to 1 from `denoising.steps`, or from less where an anchored canvas
-    begins late in the schedule; at the first (`opens`) it is made, with `start_ids` on it or uniform noise. `head` and
-    `tail` are ids pinned at its two ends. `matcher` stands before the canvas; in a hurry the text shall close on it.
-    Where there are `labels`, the answer is one of them."""
+    """One denoising step of one canvas.
+
+    `step` counts down to 1 from `denoising.steps`, or from fewer where an anchored canvas starts late in the schedule.
+    At the first step (`opens`) the canvas is created from `start_ids`, or from uniform noise. `pinned_prefix` and
+    `pinned_suffix` are ids pinned at its two ends. `matcher` is the constraint's state before the canvas; with
+    `near_deadline` the constrained text must end on this canvas. With `labels`, the completion is one of them.
+    """
 
     sequence: SequenceId
     slot: int
@@ -51,8 +54,8 @@ class Denoise:
     temperature: float | None = None
     start_ids: tuple[int, ...] = ()
     anchor: float = 0.0
-    head: tuple[int, ...] = ()
-    tail: tuple[int, ...] = ()
+    pinned_prefix: tuple[int, ...] = ()
+    pinned_suffix: tuple[int, ...] = ()
     matcher: Matcher | None = None
     near_deadline: bool = False
     labels: Labels | None = None
@@ -60,7 +63,7 @@ class Denoise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decode:
-    """Append the ids (the last of the prompt, later the token chosen before) and choose the next token, one that
+    """Causal pass over `ids` (the end of the prompt, later the previous token) that chooses the next token, one that
     `matcher` allows."""
 
     sequence: SequenceId
@@ -74,8 +77,8 @@ class Decode:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One iteration: forget what has ended, copy, then append, denoise and read. A sequence has at most one Denoise or
-    Read. `slots`: how many the cache shall have from now on (None: as many as it has)."""
+    """One iteration: release ended sequences, copy slots, then prefill, denoise and decode. A sequence has at most one
+    Denoise or Decode. `slots`: new number of cache slots (None: unchanged)."""
 
     slots: int | None = None
     releases: tuple[SequenceId, ...] = ()
@@ -87,38 +90,38 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanvasResult:
-    """A canvas after one step: the surest token of every position and its log-probability at temperature 1."""
+    """A canvas after one step: the most likely token of every position and its log-probability at temperature 1."""
 
     sequence: SequenceId
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     mean_entropy: float
     accepted: int
-    steady: int  # positions from the left whose surest token has stayed the same, and likely, for some steps
-    is_settled: bool  # stable and confident: nothing is gained by another step
-    forced: tuple[bool, ...] = ()  # positions at which a constraint left no choice; empty: none
+    stable_prefix: int  # positions from the left whose most likely token is stable; see `denoise.stop`
+    has_converged: bool  # stable and confident: denoising may stop
+    forced: tuple[bool, ...] = ()  # positions where the constraint allowed one token only; empty: none
     labels: tuple[float, ...] = ()  # log-probabilities of the item's labels
 
-    def weighed(self, count: int) -> tuple[int, float]:
-        """How many of the first `count` tokens were not forced, and their log-probabilities together."""
-        told = enumerate(self.logprobs[:count])
-        free = [logprob for place, logprob in told if not any(self.forced[place : place + 1])]
+    def unforced(self, count: int) -> tuple[int, float]:
+        """(count, sum of log-probabilities) of the unforced tokens among the first `count`."""
+        scored = enumerate(self.logprobs[:count])
+        free = [logprob for place, logprob in scored if not any(self.forced[place : place + 1])]
         return len(free), math.fsum(free)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenResult:
-    """The next token of a sequence read left to right, and its log-probability at temperature 1."""
+    """The next token of an autoregressive sequence, and its log-probability at temperature 1."""
 
     sequence: SequenceId
     id: int
     logprob: float
-    is_forced: bool = False  # a constraint left no choice
+    is_forced: bool = False  # the constraint allowed this token only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowFault:
-    """This sequence's part of the step failed, and its slot was wiped; its neighbours are untouched."""
+    """The step failed for this sequence only; its slot was zeroed."""
 
     sequence: SequenceId
     slot: int
@@ -127,15 +130,15 @@ class RowFault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What came of a batch. Whoever is among the faults counts for nothing else."""
+    """Results of a batch. A sequence among `faults` has no other result."""
 
     canvases: tuple[CanvasResult, ...] = ()
     tokens: tuple[TokenResult, ...] = ()
     faults: tuple[RowFault, ...] = ()
-    constraint_s: float = 0.0  # of it, the host spent so long on constraints
+    constraint_s: float = 0.0  # host time spent on constraints
 
 
 def late_start(steps: int, anchor: float) -> int:
-    """Where in a schedule of `steps` a canvas begins that is anchored so strongly: at the top without an anchor, after
-    two thirds at strength 1. A text that is nearly right needs no long cooling (SDEdit, arXiv:2108.01073)."""
+    """Steps left in a schedule of `steps` at which an anchored canvas starts: all without an anchor, a third at
+    strength 1. A text that is nearly right needs less noise (SDEdit, Meng et al. 2022, arXiv:2108.01073)."""
     return max(1, math.ceil(steps * (1.0 - 2.0 * anchor / 3.0)))

@@ -1,18 +1,17 @@
-"""When one sequence got where, and, for a traced one, the moments on its way. Seconds of whatever clock is passed in.
+"""Timestamps of a sequence and, for a traced one, its timeline of events. Times are seconds of the caller's clock.
 
-The last portion of a prompt shares an iteration with the first step, and counts as part of it. Knows no span and no
-metric.
+The last prompt chunk shares an iteration with the first step and counts as part of that step.
 """
 
 from dataclasses import dataclass, field
 from typing import Final
 
-MOST_MOMENTS: Final = 256
+MAX_EVENTS: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineEvent:
-    """Something that happened to a traced sequence at `at_s`, with its numbers; never a text or a token."""
+    """An event of a traced sequence at `at_s`, with numeric attributes; never text or tokens."""
 
     name: str
     at_s: float
@@ -21,64 +20,64 @@ class TimelineEvent:
 
 @dataclass(slots=True)
 class Timeline:
-    """The moments of a traced request, at most MOST_MOMENTS. One thread notes, whoever made it reads, at any time."""
+    """Events of a traced request, at most MAX_EVENTS. The engine thread records, any thread may read."""
 
-    moments: list[TimelineEvent] = field(default_factory=list)
+    events: list[TimelineEvent] = field(default_factory=list)
     dropped: int = 0
 
-    def note(self, name: str, at_s: float, **numbers: float) -> None:
-        """One more moment, unless there are too many."""
-        if len(self.moments) < MOST_MOMENTS:
-            self.moments.append(TimelineEvent(name=name, at_s=at_s, numbers=tuple(numbers.items())))
+    def record(self, name: str, at_s: float, **numbers: float) -> None:
+        """Append an event; beyond MAX_EVENTS it is only counted as dropped."""
+        if len(self.events) < MAX_EVENTS:
+            self.events.append(TimelineEvent(name=name, at_s=at_s, numbers=tuple(numbers.items())))
         else:
             self.dropped += 1
 
 
 @dataclass(slots=True)
 class Times:
-    """Of one sequence. The first time of everything holds: it may be parked and placed again."""
+    """Timestamps of one sequence. The first occurrence counts: a preempted sequence is scheduled again."""
 
     submitted: float
     timeline: Timeline | None = None
-    placed: float | None = None
-    stepping: float | None = None  # the beginning of the iteration that took its first step
+    scheduled: float | None = None
+    stepping: float | None = None  # start of the iteration of its first step
     first_block: float | None = None
 
-    def place(self, now: float) -> None:
-        """It has got a slot."""
-        self.placed = now if self.placed is None else self.placed
+    def schedule(self, now: float) -> None:
+        """Record that the sequence was scheduled."""
+        self.scheduled = now if self.scheduled is None else self.scheduled
         if self.timeline:
-            self.timeline.note("placed", now)
+            self.timeline.record("placed", now)
 
     def preempt(self, now: float) -> None:
-        """It has lost its slot for a time."""
+        """Record that the sequence was preempted."""
         if self.timeline:
-            self.timeline.note("parked", now)
+            self.timeline.record("preempted", now)
 
     def step(self, began: float, now: float, **numbers: float) -> None:
-        """It has advanced by one step or token, in an iteration that lasted from `began` to `now`."""
+        """Record one step or token, of an iteration from `began` to `now`."""
         if self.stepping is None:
             self.stepping = began
             if self.timeline:
-                self.timeline.note("prefilled", began)
+                self.timeline.record("prefilled", began)
         if self.timeline:
-            self.timeline.note("step", now, **numbers)
+            self.timeline.record("step", now, **numbers)
 
-    def tell(self, now: float) -> None:
-        """Something of its answer is final."""
+    def seal(self, now: float) -> None:
+        """Record that a block was sealed; a decoded token counts as one."""
         self.first_block = now if self.first_block is None else self.first_block
 
     @property
     def queue_s(self) -> float | None:
-        """Until it first had a slot; None: it never had."""
-        return None if self.placed is None else self.placed - self.submitted
+        """Time from submission until first scheduled; None if it never was."""
+        return None if self.scheduled is None else self.scheduled - self.submitted
 
     @property
     def prefill_s(self) -> float | None:
-        """From then until its first step; None: it took none."""
-        return None if self.placed is None or self.stepping is None else self.stepping - self.placed
+        """Time from scheduling until its first step; None if it took none."""
+        return None if self.scheduled is None or self.stepping is None else self.stepping - self.scheduled
 
     @property
     def first_block_s(self) -> float | None:
-        """Until something was final."""
+        """Time from submission until the first sealed block; None before that."""
         return None if self.first_block is None else self.first_block - self.submitted

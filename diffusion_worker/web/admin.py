@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.types import ASGIApp
 
+from diffusion_worker.types.status import Pressure
 from diffusion_worker.web.health import health_body, json_response, probed_app
 from diffusion_worker.web.http_io import read_body
 from diffusion_worker.web.middleware import Middleware
@@ -18,6 +19,13 @@ from diffusion_worker.web.serving_state import ServingState
 
 _PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/admin/limits", "/health", "/metrics")
 _MOST_BYTES = 4096  # of a body
+# Values of `pressure` in the state: clients read them, so they do not follow the names in the code.
+_PRESSURE = {
+    Pressure.NONE: "none",
+    Pressure.PREFIX_CACHE: "retained",
+    Pressure.BATCH: "rows",
+    Pressure.ADMISSION: "door",
+}
 
 
 def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
@@ -51,7 +59,7 @@ def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
         fields = await _fields(request)
         fields.only(("max_num_seqs",))
         fields.required("max_num_seqs")
-        rows = fields.whole("max_num_seqs", 1, serving_state.engine.most_rows)
+        rows = fields.whole("max_num_seqs", 1, serving_state.engine.max_rows)
         assert rows is not None, "it is required"
         serving_state.engine.limit(rows)
         return json_response(state_body(serving_state))
@@ -66,7 +74,7 @@ def state_body(serving_state: ServingState) -> dict[str, Any]:
         **health_body(serving_state),
         "kv_bytes": status.kv_bytes,
         "retained_contexts": status.retained_contexts,
-        "pressure": status.pressure.name.lower(),
+        "pressure": _PRESSURE[status.pressure],
         "parameters": info.parameters if info else None,
         "dtype": info.dtype if info else None,
     }

@@ -5,7 +5,7 @@ import secrets
 
 from diffusion_worker.text.channels import ParserOptions
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.types.generation import ModelInfo
+from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.web.completion_response import TextWriter
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.handler import PreparedRequest

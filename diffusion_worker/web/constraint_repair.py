@@ -16,7 +16,7 @@ from diffusion_worker.constraints.error_localisation import span_of
 from diffusion_worker.constraints.inference.matcher import allowed_tokens, forced_tokens
 from diffusion_worker.constraints.spec import Kind
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.types.generation import DEFAULT_ANCHOR, GenerationRequest
+from diffusion_worker.types.requests import DEFAULT_ANCHOR, GenerationRequest
 
 Ids = tuple[int, ...]
 _OF_JSON: Final = ("json_schema", "json_object")  # what is found wrong with these has a place in the text

@@ -22,14 +22,8 @@ from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.errors import InvalidOutput, WorkerError
 from diffusion_worker.text.channels import ChannelOutput
-from diffusion_worker.types.generation import (
-    BlockSealed,
-    CanvasDrafted,
-    Faulted,
-    Finished,
-    GenerationRequest,
-    PrefixStable,
-)
+from diffusion_worker.types.events import BlockSealed, CanvasDrafted, Faulted, Finished, PrefixStable
+from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.web.constraint_repair import InvalidResponse, ResponseRepairer
 from diffusion_worker.web.error_body import InvalidValue, problem_of
 from diffusion_worker.web.http_io import JSON, header, read_body, send_whole, unless_gone

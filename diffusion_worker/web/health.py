@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.telemetry.metrics import CONTENT_TYPE
-from diffusion_worker.types.generation import Residency
+from diffusion_worker.types.status import Residency
 from diffusion_worker.web.error_body import MethodNotAllowed, NoSuchRoute, problem_of
 from diffusion_worker.web.serving_state import ServingState
 

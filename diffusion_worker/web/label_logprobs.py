@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from diffusion_worker.constraints.finite_answers import MAX_LABELS, label_texts
-from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import Unsupported
 from diffusion_worker.web.requests.chat_request import ChatRequest
 

@@ -15,7 +15,8 @@ from starlette.types import Scope
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.telemetry import semantic_conventions as c
 from diffusion_worker.telemetry.tracing import Request, Tracing, Value
-from diffusion_worker.types.generation import GenerationRequest, Usage
+from diffusion_worker.types.events import Usage
+from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.types.timeline import Timeline, TimelineEvent
 from twolane.process.http_body import ClientDisconnected
 from twolane.process.json_log import TRACE_ID
@@ -83,7 +84,7 @@ class RequestLog:
 
     def _request(self) -> Request:
         timeline = self._timeline or Timeline()
-        moments = tuple(timeline.moments)  # the engine's thread may still note the last one
+        moments = tuple(timeline.events)  # the engine's thread may still note the last one
         return Request(
             name=f"{self.operation} {self.model}".rstrip(),
             started_s=self._started_s,

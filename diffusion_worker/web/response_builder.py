@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from diffusion_worker.text.alignment import count_kept
 from diffusion_worker.text.channels import ChannelOutput, ChannelParser, ControlTokens, ParserOptions, control_tokens_of
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.types.generation import BlockSealed, Finished, FinishReason, PrefixStable, Usage, together
+from diffusion_worker.types.events import (
+    BlockSealed,
+    Finished,
+    FinishReason,
+    PrefixStable,
+    Usage,
+    together,
+)
 
 NO_CONTROL_TOKENS = ControlTokens(thought=None, call=None, quote=None)  # all is text
 

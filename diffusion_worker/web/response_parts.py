@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import orjson
 
 from diffusion_worker.text.channels import ChannelOutput
-from diffusion_worker.types.generation import Usage
+from diffusion_worker.types.events import Usage
 
 DONE = b"data: [DONE]\n\n"
 

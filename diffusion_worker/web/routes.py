@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.chat import understand_chat
 from diffusion_worker.web.completions import understand_completion
 from diffusion_worker.web.error_body import MethodNotAllowed

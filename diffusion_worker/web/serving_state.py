@@ -12,8 +12,9 @@ from diffusion_worker.telemetry.metrics import Meters
 from diffusion_worker.telemetry.tracing import Tracing
 from diffusion_worker.text.chat_template import Abilities, ChatTemplate
 from diffusion_worker.text.tokenizer import Tokenizer
-from diffusion_worker.types.generation import DecodingMode, ModelInfo
+from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import RefusalObserved
+from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import ModelNotFound
 from twolane.process.api_keys import Keys
 

@@ -9,6 +9,7 @@ import re
 from typing import Any, Final
 
 from gateway.enums import Kind
+from gateway.policy_files.descriptions import DESCRIPTIONS
 from gateway.policy_files.load import visit
 from gateway.routing.conditions import COMPARISONS
 from gateway.routing.engine_profiles import ENGINES
@@ -89,13 +90,22 @@ def editor_schema() -> dict[str, Any]:
 
 def _object(recorder: SchemaRecorder, pattern: str) -> dict[str, Any]:
     keys = recorder.accepted.get(pattern, {})
-    members = {key: _any_of([_nested(recorder, _join(pattern, key), takes) for takes in keys[key]]) for key in keys}
+    members = {key: _member(recorder, _join(pattern, key), keys[key]) for key in keys}
     if pattern in _KEYED_BY_NAME:
         # The section under each name if there is one, else the value.
-        of_each = _object(recorder, _join(pattern, "*")) if _join(pattern, "*") in recorder.accepted else members["*"]
+        each = _join(pattern, "*")
+        of_each = _described(each) | _object(recorder, each) if each in recorder.accepted else members["*"]
         return {"type": "object", "additionalProperties": of_each, "minProperties": 1}
     whole: dict[str, Any] = {"type": "object", "properties": members, "additionalProperties": False}
     return whole | ({"required": required} if (required := recorder.required(pattern)) else {})
+
+
+def _member(recorder: SchemaRecorder, pattern: str, accepted: list[dict[str, Any]]) -> dict[str, Any]:
+    return _described(pattern) | _any_of([_nested(recorder, pattern, takes) for takes in accepted])
+
+
+def _described(pattern: str) -> dict[str, Any]:
+    return {"description": DESCRIPTIONS[pattern]} if pattern in DESCRIPTIONS else {}
 
 
 def _nested(recorder: SchemaRecorder, pattern: str, takes: dict[str, Any]) -> dict[str, Any]:

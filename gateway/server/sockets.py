@@ -7,11 +7,11 @@ from gateway.settings import Settings
 from twolane.process.errors import ConfigurationError
 from twolane.process.sockets import bind
 
-BACKLOG: Final = 2048  # listening at once makes a port ours: two sockets that are merely bound may share it
+BACKLOG: Final = 2048  # listen at once: two sockets that are only bound can share a port
 
 
 def bind_both(settings: Settings) -> tuple[socket.socket, socket.socket]:
-    """The public and the admin one. Raises ConfigurationError."""
+    """The public and the admin socket. Raises ConfigurationError."""
     public = bind(settings.host, settings.port, setting="--port (TWOLANE_PORT)", backlog=BACKLOG)
     try:
         named = "--admin-port (TWOLANE_ADMIN_PORT)"
@@ -22,7 +22,7 @@ def bind_both(settings: Settings) -> tuple[socket.socket, socket.socket]:
 
 
 def inherited(numbers: tuple[int, ...]) -> tuple[socket.socket, socket.socket]:
-    """Those that a parent process has bound. Raises ConfigurationError."""
+    """The sockets that a parent process has bound. Raises ConfigurationError."""
     try:
         public, admin = (socket.socket(fileno=number) for number in numbers[:2])
     except (OSError, ValueError) as fault:

@@ -29,17 +29,17 @@ GRACE_S: Final = 5.0  # in addition to the drain time
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
 
-def run_supervised(settings: Settings, line: Sequence[str]) -> int:
-    """Serve with `settings.workers` processes until SIGTERM or ctrl-C; SIGHUP goes to all. `line` is how one is
-    called. Returns an exit code: 0, or that of the process for which all were ended. Raises
-    ConfigurationError."""
+def run_supervised(settings: Settings, arguments: Sequence[str]) -> int:
+    """Serve with `settings.workers` processes until SIGTERM or ctrl-C; SIGHUP is forwarded to all. `arguments` is
+    the command line of one process. Returns 0, or the exit code of the process for which all were stopped.
+    Raises ConfigurationError."""
     with ExitStack() as stack:
         folder = _folder(stack)
         public, admin = (stack.enter_context(bound) for bound in bind_both(settings))
-        alive, ours = os.pipe()  # closed when this process dies, however it dies: then the children stop, too
-        for number in (alive, ours):
+        child_end, parent_end = os.pipe()  # closed when this process dies, however it dies: then the children stop, too
+        for number in (child_end, parent_end):
             stack.callback(os.close, number)
-        numbers = (public.fileno(), admin.fileno(), alive)
+        numbers = (public.fileno(), admin.fileno(), child_end)
         environment = {
             **os.environ,
             FOLDER_VARIABLE: str(folder),
@@ -48,7 +48,7 @@ def run_supervised(settings: Settings, line: Sequence[str]) -> int:
         }
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-        supervisor = _Supervisor(tuple(line), environment, numbers, folder)
+        supervisor = _Supervisor(tuple(arguments), environment, numbers, folder)
         stack.callback(supervisor.kill)
         print(f"twolane serve: {settings.workers} processes on {url_of(public)}, admin {url_of(admin)}", flush=True)
         for _ in range(settings.workers):
@@ -60,16 +60,16 @@ class _Supervisor:
     """The child processes; those in `_started` are running."""
 
     def __init__(
-        self, line: tuple[str, ...], environment: Mapping[str, str], numbers: tuple[int, ...], folder: Path
+        self, arguments: tuple[str, ...], environment: Mapping[str, str], numbers: tuple[int, ...], folder: Path
     ) -> None:
-        self._line, self._environment, self._numbers, self._folder = line, environment, numbers, folder
+        self._arguments, self._environment, self._numbers, self._folder = arguments, environment, numbers, folder
         self._started: dict[subprocess.Popen[bytes], float] = {}
         self._early_exits = 0
 
     def start(self) -> None:
         """Start one process."""
         process = subprocess.Popen(  # noqa: S603 - this program
-            [sys.executable, "-m", "gateway", *self._line],
+            [sys.executable, "-m", "gateway", *self._arguments],
             env=self._environment,
             pass_fds=self._numbers,
             preexec_fn=_unblock_signals,  # noqa: PLW1509 - this process has one thread

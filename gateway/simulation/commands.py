@@ -21,8 +21,8 @@ from gateway.simulation.suggest import MIN_RESPONSES, render, suggest
 from gateway.simulation.tables import print_difference, print_report
 from gateway.simulation.traffic import read_log, read_trace
 
-GOOD: Final = 0
-FAILED: Final = 1
+SUCCESS: Final = 0
+FAILURE: Final = 1
 
 
 def add_verbs(verbs: Any) -> None:
@@ -84,7 +84,7 @@ def _simulate(options: argparse.Namespace) -> int:
     result = report(simulate(policy, _scenario(options)))
     _write(options.json, result)
     print_report(result, _console())
-    return GOOD
+    return SUCCESS
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -93,7 +93,7 @@ def _diff(options: argparse.Namespace) -> int:
     result = compare(simulate(old, scenario), simulate(new, scenario))
     _write(options.json, result)
     print_difference(result, _console())
-    return GOOD
+    return SUCCESS
 
 
 def _suggest(options: argparse.Namespace) -> int:
@@ -102,9 +102,9 @@ def _suggest(options: argparse.Namespace) -> int:
     if not result:
         needed = f"at least {MIN_RESPONSES} responses"
         print(f"{options.log}: no route of {options.policy} has enough responses to estimate a p95 ({needed})")
-        return FAILED
+        return FAILURE
     print(render(options.policy.read_text("utf-8"), os.environ, result, file=str(options.policy)), end="")
-    return GOOD
+    return SUCCESS
 
 
 def _scenario(options: argparse.Namespace) -> Scenario:

@@ -8,12 +8,12 @@ from twolane.process.tracing import Tracer, open_tracer
 
 
 def passing(caller: Trace | None) -> Trace | None:
-    """Without tracing: what came goes on."""
+    """Without tracing, the caller's context is forwarded unchanged."""
     return caller
 
 
 class Tracing:
-    """Begins the traces of requests and exports their spans when they are over."""
+    """Starts the traces of requests and exports their spans at the end."""
 
     def __init__(self, tracer: Tracer) -> None:
         from gateway.telemetry.spans import spans_of
@@ -27,7 +27,7 @@ class Tracing:
             self._tracer.export(self._spans_of(decision, self._tracer.resource))
 
     def mirrored(self, mirrored: Mirrored) -> None:
-        """Nobody waited for it: it is in no trace."""
+        """Shadows are not traced."""
 
 
 def open_tracing(environment: Mapping[str, str]) -> Tracing | None:

@@ -10,18 +10,19 @@ OPEN_PATHS = frozenset({"/live", "/health"})
 
 
 class Authenticate:
-    """ASGI layer: the name of the key goes to `scope["state"]["principal"]`; without a valid key nothing passes."""
+    """ASGI middleware: stores the name of the API key in `scope["state"]["principal"]`; refuses requests without a
+    valid key."""
 
     def __init__(self, app: ASGIApp, keys: Keys | None) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let pass, or answer 401."""
+        """Forward the request or respond with 401."""
         if self._keys is None or scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":  # nothing here speaks anything else
+        if scope["type"] != "http":  # WebSockets are not supported
             await send({"type": "websocket.close", "code": 1008})
             return
         if scope["path"] in OPEN_PATHS:
@@ -29,7 +30,7 @@ class Authenticate:
             return
         name = self._keys.name_of(bearer_key(scope["headers"]))
         if name is None:
-            await send_error(send, Unauthorized("Send a valid key as 'Authorization: Bearer KEY'."))
+            await send_error(send, Unauthorized("Missing or invalid API key; send 'Authorization: Bearer KEY'."))
             return
         scope.setdefault("state", {})["principal"] = name
         await self._app(scope, receive, send)

@@ -9,7 +9,7 @@ from diffusion_worker.constraints.compile import compile_constraint
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.types.requests import DecodingMode
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import labels, tools
 from benchmarks.vocabularies import SHIPPED
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.types.requests import DecodingMode
 
 
 @pytest.mark.parametrize(

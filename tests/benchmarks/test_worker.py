@@ -1,12 +1,12 @@
 """The worker's benchmark: its arithmetic and its verdicts."""
 
-from benchmarks.worker import BARS, SEATS, Bar, Figure, agreeing, allowed_speed_up, joined
+from benchmarks.worker import BARS, CONCURRENCY, Bar, Figure, agreeing, allowed_speed_up, joined
 from benchmarks.worker_requests import Run
 from benchmarks.worker_steps import StepCost
 
 
-def cost(rows: int, net_ms: float) -> StepCost:
-    return StepCost(rows=rows, step_ms=net_ms + 1, net_ms=net_ms, outside=0.1)
+def cost(rows: int, model_ms: float) -> StepCost:
+    return StepCost(rows=rows, step_ms=model_ms + 1, model_ms=model_ms, outside=0.1)
 
 
 def test_a_bar_is_cleared_on_its_right_side_only() -> None:
@@ -30,7 +30,7 @@ def test_a_figure_is_judged_by_the_bar_of_its_name() -> None:
 
 def test_the_ceiling_is_rows_times_the_price_of_one_over_the_price_of_all() -> None:
     """Eight rows for twice the price of one allow four times the speed."""
-    assert allowed_speed_up({1: cost(1, 5.0), SEATS: cost(SEATS, 10.0)}) == SEATS / 2
+    assert allowed_speed_up({1: cost(1, 5.0), CONCURRENCY: cost(CONCURRENCY, 10.0)}) == CONCURRENCY / 2
 
 
 def test_runs_joined_add_up() -> None:

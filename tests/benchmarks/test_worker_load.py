@@ -1,10 +1,10 @@
-"""The engine under load: its arithmetic, and a short load on the scripted net."""
+"""The engine under load: its arithmetic, and a short load on the scripted model."""
 
 import pytest
 
 from benchmarks.worker_load import growth, quantile, short, under_load
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import GenerationRequest
+from diffusion_worker.types.requests import GenerationRequest
 
 
 def test_a_quantile_is_a_value_that_occurred() -> None:
@@ -22,9 +22,9 @@ def test_growth_leaves_out_the_first_tenth() -> None:
 @pytest.mark.anyio
 async def test_a_load_is_served_to_its_end() -> None:
     """The ticker has ticked and every short request was answered."""
-    net = ToyModel()
-    ask = GenerationRequest(prompt_ids=tuple(range(20, 50)), max_tokens=8, seed=0, denoising=net.info.denoising)
-    assert len(short(ask).prompt_ids) == 16
-    seen = await under_load(net, [ask], seconds=0.05, requests=20)
-    assert seen.requests == 20
+    model = ToyModel()
+    request = GenerationRequest(prompt_ids=tuple(range(20, 50)), max_tokens=8, seed=0, denoising=model.info.denoising)
+    assert len(short(request).prompt_ids) == 16
+    seen = await under_load(model, [request], seconds=0.05, num_requests=20)
+    assert seen.num_requests == 20
     assert seen.stall_p99_ms >= 0.0

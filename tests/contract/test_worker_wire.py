@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_worker.types.generation import Residency
+from diffusion_worker.types.status import Residency
 from tests.worker.serving import MODEL, READ, events, serving, toy_model, until
 
 pytestmark = pytest.mark.anyio
@@ -115,8 +115,8 @@ async def test_usage_has_its_fields_and_is_true() -> None:
     assert usage["completion_tokens"] == 6
     assert usage["total_tokens"] == usage["prompt_tokens"] + 6
     diffusion = usage["diffusion"]
-    assert diffusion["forward_passes"] == served.net.passes
-    assert diffusion["tokens_per_forward"] == round(6 / served.net.passes, 3)
+    assert diffusion["forward_passes"] == served.model.passes
+    assert diffusion["tokens_per_forward"] == round(6 / served.model.passes, 3)
     assert diffusion["confidence"] == pytest.approx(1.0)
     assert diffusion["converged"] is True
     assert (body["object"], body["model"], body["choices"][0]["finish_reason"]) == ("chat.completion", MODEL, "stop")
@@ -170,8 +170,8 @@ async def test_an_overloaded_worker_answers_429_with_retry_after() -> None:
     """Seconds, whole, at least one."""
     import asyncio
 
-    net = toy_model(answer="y" * 2000, seconds_per_pass=0.005, max_context=3000)
-    async with serving(net, max_num_seqs=1, max_waiting=0) as served:
+    model = toy_model(answer="y" * 2000, seconds_per_pass=0.005, max_context=3000)
+    async with serving(model, max_num_seqs=1, max_waiting=0) as served:
         busy = asyncio.create_task(served.ask(max_tokens=1000))
         await until(lambda: served.engine.status().running == 1)
         shed = await served.ask()

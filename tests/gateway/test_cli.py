@@ -1,6 +1,7 @@
 """The commands: output and exit codes."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -108,7 +109,17 @@ def test_every_setting_is_a_flag(capsys: Any, policy: Path) -> None:
     assert (code, err) == (2, "twolane serve: --recent-decisions: 'none' is not a whole number\n")
 
 
-TERMS = """
+@pytest.mark.parametrize("command", ["check", "schema", "explain", "simulate", "diff", "suggest"])
+def test_every_argument_of_a_policy_command_has_help(capsys: Any, command: str) -> None:
+    code, out, _ = run(capsys, "policy", command, "--help")
+    assert code == 0
+    arguments = re.findall(r"^  (\S.*(?:\n {4,}.*)*)", out, re.MULTILINE)
+    assert arguments
+    for argument in arguments:
+        assert re.search(r"\S(?:  +|\n +)\S", argument), argument
+
+
+ROUTE_DETAILS = """
 version: 1
 targets:
   fast: {kind: worker, url: "http://a", model: m, location: in_cluster}
@@ -139,7 +150,7 @@ routes:
 def test_a_request_is_explained_with_its_headers_its_key_and_its_time(
     capsys: Any, tmp_path: Path, given: list[str], route: str
 ) -> None:
-    (tmp_path / "p.yaml").write_text(TERMS)
+    (tmp_path / "p.yaml").write_text(ROUTE_DETAILS)
     (tmp_path / "r.json").write_text('{"model": "auto", "messages": [{"role": "user", "content": "hi"}]}')
     code, out, _ = run(
         capsys, "policy", "explain", str(tmp_path / "r.json"), "--policy", str(tmp_path / "p.yaml"), *given

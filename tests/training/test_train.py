@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.net import build_net, modeling, quicken_for_training
+from training.model import build_model, modeling, speed_up_training
 from training.stages import STAGES, Stage
 from training.train import Run
 
@@ -29,14 +29,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, stage: Stage)
     assert second.step == 1
     second.train()
 
-    for (name, a), b in zip(whole.net.state_dict().items(), second.net.state_dict().values(), strict=True):
+    for (name, a), b in zip(whole.model.state_dict().items(), second.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
-def test_quickening_one_net_leaves_all_others_alone() -> None:
+def test_speeding_up_one_model_leaves_all_others_alone() -> None:
     experts = modeling.DiffusionGemmaTextExperts
     before = experts.forward
-    net = build_net(1)
-    quicken_for_training(net)
+    model = build_model(1)
+    speed_up_training(model)
     assert experts.forward is before
-    assert any(isinstance(module, experts) and module.forward.__func__ is not before for module in net.modules())
+    assert any(isinstance(module, experts) and module.forward.__func__ is not before for module in model.modules())

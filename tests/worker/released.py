@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Library
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
-from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.web.serving_state import Words
 
 CONTROL = {
@@ -153,7 +153,8 @@ def spelled(ids: Sequence[int]) -> str:
 
 
 def released_net(answer: str | Callable[[str], str], **knobs: Any) -> ToyModel:
-    """A net that answers with this text, in which control tokens count as such; or with what it makes of the prompt."""
+    """A model that answers with this text, in which control tokens count as such; or with what it makes of the
+    prompt."""
     tokenizer = released_tokenizer()
 
     def script(prompt: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""A worker on the toy net, put together by the product's own composition root, for every test that needs one."""
+"""A worker on the toy model, put together by the product's own composition root, for every test that needs one."""
 
 import asyncio
 import atexit
@@ -21,7 +21,7 @@ from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.settings import Settings
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
-from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.web.serving_state import Words
 from training.vocabulary import save_tokenizer
 
@@ -45,7 +45,7 @@ def toy_tokenizer() -> Tokenizer:
 
 
 def toy_model(answer: str | None = None, **knobs: Any) -> ToyModel:
-    """A net that answers everything with `answer`, or with the user's own words."""
+    """A model that answers everything with `answer`, or with the user's own words."""
     tokenizer = toy_tokenizer()
     specials = set(tokenizer.specials.values())
 
@@ -72,17 +72,17 @@ def toy_settings(**given: Any) -> Settings:
     return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, "constraint_cache": compiled(), **given})
 
 
-def build(net: ToyModel, words: Words | None = None, **settings: Any) -> Worker:
+def build(model: ToyModel, words: Words | None = None, **settings: Any) -> Worker:
     """A worker that is not started."""
-    return build_worker(toy_settings(**settings), lambda _settings: (words or toy_words(), net))
+    return build_worker(toy_settings(**settings), lambda _settings: (words or toy_words(), model))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """A running worker and someone to ask it."""
+    """A running worker and a client."""
 
     worker: Worker
-    net: ToyModel
+    model: ToyModel
     client: httpx.AsyncClient
 
     @property
@@ -96,24 +96,24 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(net: ToyModel, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def serving(model: ToyModel, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
     """A loaded worker without a socket."""
-    worker = build(net, words, **settings)
+    worker = build(model, words, **settings)
     worker.serving_state.engine.start()
     transport = httpx.ASGITransport(app=worker.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
         try:
             await worker.serving_state.engine.ready()
-            yield Served(worker=worker, net=net, client=client)
+            yield Served(worker=worker, model=model, client=client)
         finally:
             await worker.serving_state.engine.close()
             await worker.serving_state.constraint_service.close()
 
 
 @contextlib.asynccontextmanager
-async def listening(net: ToyModel, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def listening(model: ToyModel, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
     """The same behind a real socket on a free port."""
-    async with serving(net, words, **settings) as served:
+    async with serving(model, words, **settings) as served:
         config = uvicorn.Config(served.worker.app, http="httptools", lifespan="off", log_config=None, access_log=False)
         server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
@@ -121,7 +121,7 @@ async def listening(net: ToyModel, words: Words | None = None, **settings: Any) 
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
             async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-                yield Served(worker=served.worker, net=net, client=client)
+                yield Served(worker=served.worker, model=model, client=client)
         finally:
             server.should_exit = True
             await task

@@ -22,10 +22,10 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 
 @pytest.fixture
-def checkpoint(make_model: Any, tmp_path: Path) -> Path:
+def checkpoint(make_library_model: Any, tmp_path: Path) -> Path:
     """Random weights of the real architecture, with the embedded vocabulary."""
     folder = tmp_path / "random-net"
-    make_model(vocab=272).float().save_pretrained(folder)
+    make_library_model(vocab=272).float().save_pretrained(folder)
     (folder / "generation_config.json").write_text(
         json.dumps({"eos_token_id": 1, "pad_token_id": 0, "max_denoising_steps": 4})
     )
@@ -114,7 +114,7 @@ def narrow_vocabulary(folder: Path) -> None:
         (break_tokenizer, "tokenizer.json"),
         (break_template, "chat template"),
         (drop_config, "config.json"),
-        (narrow_vocabulary, "275 words, the weights only 272"),
+        (narrow_vocabulary, "275 tokens, but the model has 272"),
     ],
 )
 def test_a_broken_checkpoint_ends_with_2(
@@ -127,7 +127,7 @@ def test_a_broken_checkpoint_ends_with_2(
 
 
 def test_a_wrong_keys_file_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before anybody could ask without a key."""
+    """Refused before any request without a key is served."""
     keys = tmp_path / "keys"
     keys.write_text("gateway secret\n")
     assert main(["--checkpoint", str(tmp_path), "--port", "0", "--keys-file", str(keys)]) == 2
@@ -161,23 +161,26 @@ def test_a_plan_prints_a_table_and_writes_the_same_figures(tmp_path: Path, capsy
     ("said", "lines"),
     [
         (None, []),
-        ({"quant_method": "fp8"}, ["Slots are those beside the weights as stored, quantised by fp8."]),
-        ({"quant_method": "torchao"}, ["Quantised by torchao, in bits that are not declared: the bytes above are"]),
+        ({"quant_method": "fp8"}, ["Slots are computed next to the weights as stored, quantised by fp8."]),
+        ({"quant_method": "torchao"}, ["Quantised by torchao without declared bits: the figures above are"]),
         (
             {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4}}}},
-            ["Slots are those beside the weights as stored, quantised by compressed-tensors.", "transformers unpacks"],
+            [
+                "Slots are computed next to the weights as stored, quantised by compressed-tensors.",
+                "By default, transformers",
+            ],
         ),
     ],
 )
 def test_a_plan_says_how_it_counts_quantised_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], said: dict[str, Any] | None, lines: list[str]
 ) -> None:
-    """By declared bits, or not at all; and whether that lasts once the net runs."""
+    """By declared bits, or not at all; and whether that lasts once the model runs."""
     config = json.loads((Path(TINY) / "config.json").read_text()) | ({"quantization_config": said} if said else {})
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["--plan", str(tmp_path)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    tail = told[told.index("Not counted: activations of a step, and what the process takes besides.") + 1 :]
+    printed = capsys.readouterr().out.splitlines()
+    tail = printed[printed.index("Not included: activations, and other memory of the process.") + 1 :]
     assert [line[: len(start)] for line, start in zip(tail, lines, strict=True)] == lines
 
 
@@ -219,7 +222,7 @@ def test_a_missing_checkpoint_ends_with_2() -> None:
 
 @contextlib.contextmanager
 def worker_process(checkpoint: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A serving worker and its first line, which tells its addresses."""
+    """A serving worker and its first line, with its addresses."""
     line = [*COMMAND, "--checkpoint", str(checkpoint), "--port", "0", "--threads", "1", *more]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=CLEAN)
     try:

@@ -1,4 +1,4 @@
-"""Constraints through the whole loop: whatever the net says, what comes out is what was asked for, and in time."""
+"""Constraints through the whole loop: whatever the model says, what comes out is what was asked for, and in time."""
 
 import json
 import re
@@ -21,21 +21,13 @@ from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
 from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import (
-    BlockSealed,
-    DecodingMode,
-    DenoisingParams,
-    Faulted,
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    PrefixStable,
-)
+from diffusion_worker.types.events import BlockSealed, Faulted, Finished, FinishReason, PrefixStable
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
 from training.vocabulary import encode_text
 
 WORDS = shipped()
 VOCABULARY = WORDS.read()
-RECIPE = DenoisingParams(canvas_length=16, steps=4)
+DENOISING = DenoisingParams(canvas_length=16, steps=4)
 ORDER = {
     "type": "object",
     "properties": {
@@ -62,7 +54,7 @@ OF_SHIPPED: dict[str, Any] = {
     "vocab_size": VOCABULARY.size,
     "end_ids": VOCABULARY.end_ids,
     "pad_id": VOCABULARY.padding_id,
-    "denoising": RECIPE,
+    "denoising": DENOISING,
 }
 
 
@@ -94,9 +86,9 @@ def cursor_of(name: str, max_tokens: int) -> Matcher:
     return open_matcher(automaton_of(name), max_tokens)
 
 
-def ask(name: str | None, *, max_tokens: int = 120, **changes: Any) -> GenerationRequest:
+def request(name: str | None, *, max_tokens: int = 120, **changes: Any) -> GenerationRequest:
     """Of a constraint by its name."""
-    one = GenerationRequest(prompt_ids=(20, 21), max_tokens=max_tokens, seed=0, denoising=RECIPE)
+    one = GenerationRequest(prompt_ids=(20, 21), max_tokens=max_tokens, seed=0, denoising=DENOISING)
     return replace(one, matcher=cursor_of(name, max_tokens) if name else None, **changes)
 
 
@@ -120,12 +112,12 @@ def is_member(name: str, ids: Sequence[int]) -> bool:
 def test_noise_becomes_valid_beside_rows_without_a_constraint(decoding_mode: DecodingMode, seed: int) -> None:
     names = [name for name in CONSTRAINTS for _ in range(2)]
     temperatures = [None, 0.0, 0.7, 1.5]
-    asks = [
-        ask(name, seed=seed + place, decoding_mode=decoding_mode, temperature=temperatures[place % 4])
+    requests = [
+        request(name, seed=seed + place, decoding_mode=decoding_mode, temperature=temperatures[place % 4])
         for place, name in enumerate(names)
     ]
-    free = ask(None, max_tokens=40, decoding_mode=decoding_mode)
-    answers = run(NoisyNet(seed), [*asks, free], max_num_seqs=6)
+    free = request(None, max_tokens=40, decoding_mode=decoding_mode)
+    answers = run(NoisyNet(seed), [*requests, free], max_num_seqs=6)
     for name, answer in zip(names, answers, strict=False):
         assert isinstance(answer.end, Finished), answer.end
         assert answer.end.reason is FinishReason.STOP
@@ -140,7 +132,7 @@ def test_a_text_closes_however_tight_max_tokens_is(name: str, decoding_mode: Dec
     automaton = automaton_of(name)
     room = int(automaton.distance[automaton.start]) + spare
     for seed in range(3):
-        [answer] = run(NoisyNet(seed), [ask(name, max_tokens=room, seed=seed, decoding_mode=decoding_mode)])
+        [answer] = run(NoisyNet(seed), [request(name, max_tokens=room, seed=seed, decoding_mode=decoding_mode)])
         assert isinstance(answer.end, Finished)
         assert answer.end.reason is FinishReason.STOP
         assert answer.end.usage.completion_tokens <= room
@@ -165,11 +157,11 @@ class HalfSureNet(NoisyNet):
 def test_what_was_told_early_stays_and_leads_to_a_valid_text(seed: int) -> None:
     """The beginning that a client has is a border for every later step."""
     loop = Loop(HalfSureNet('{"item":"la', seed), Capacity(max_context=200))
-    loop.add(ask("an object", stream_prefix=True, seed=seed, denoising=replace(RECIPE, steps=8)))
-    told = [event for event in turned(loop) if isinstance(event, BlockSealed | PrefixStable)]
-    assert isinstance(told[0], PrefixStable)
-    text = [token for event in told for token in event.ids]
-    assert tuple(text[: len(told[0].ids)]) == told[0].ids
+    loop.add(request("an object", stream_prefix=True, seed=seed, denoising=replace(DENOISING, steps=8)))
+    emitted = [event for event in turned(loop) if isinstance(event, BlockSealed | PrefixStable)]
+    assert isinstance(emitted[0], PrefixStable)
+    text = [token for event in emitted for token in event.ids]
+    assert tuple(text[: len(emitted[0].ids)]) == emitted[0].ids
     assert is_member("an object", text)
 
 
@@ -181,7 +173,7 @@ def test_at_a_deadline_the_text_is_made_whole(step: int, monkeypatch: pytest.Mon
     for name in CONSTRAINTS:
         loop = Loop(NoisyNet(step), Capacity(max_context=400))
         clock[0] = 0.0
-        loop.add(ask(name, max_tokens=300, deadline_s=step - 0.5))
+        loop.add(request(name, max_tokens=300, deadline_s=step - 0.5))
         ids: list[int] = []
         end = None
         for event in turned(loop, clock):
@@ -202,39 +194,39 @@ def test_near_its_deadline_a_text_that_can_close_does(monkeypatch: pytest.Monkey
     for seed in range(5):
         loop = Loop(NoisyNet(seed), Capacity(max_context=400))
         clock[0] = 0.0
-        loop.add(ask("any object", max_tokens=300, seed=seed, deadline_s=2.5))
+        loop.add(request("any object", max_tokens=300, seed=seed, deadline_s=2.5))
         *_, end = turned(loop, clock)
         assert isinstance(end, Finished)
         assert end.reason is FinishReason.STOP
 
 
 def test_forced_tokens_earn_no_confidence() -> None:
-    """The net gives every token of noise a small probability; of a choice of one nothing is left to be sure of."""
+    """The model gives every token of noise a small probability; of a choice of one nothing is left to be sure of."""
     automaton = compile_tokens(compile_constraint(Constraint(kind="choice", value=["perhaps"])).automaton, VOCABULARY)
     assert automaton is not None
     for decoding_mode in DecodingMode:
-        one = replace(ask(None, decoding_mode=decoding_mode), matcher=open_matcher(automaton, 120))
+        one = replace(request(None, decoding_mode=decoding_mode), matcher=open_matcher(automaton, 120))
         [answer] = run(NoisyNet(), [one])
         assert WORDS.text(list(answer.ids)) == b"perhaps"
         assert answer.end.usage.confidence is None
-        [answer] = run(NoisyNet(), [ask("a choice", decoding_mode=decoding_mode)])
+        [answer] = run(NoisyNet(), [request("a choice", decoding_mode=decoding_mode)])
         assert answer.end.usage.confidence is not None
         assert 0.0 < answer.end.usage.confidence < 1.0
 
 
 def test_who_shares_the_batch_does_not_matter() -> None:
     """A constrained row draws its own numbers."""
-    net = ToyModel(lambda prompt: prompt * 3, **OF_SHIPPED)
-    one, others = ask("a pattern", seed=5), [ask("an object", seed=1), ask(None, max_tokens=30)]
-    [alone] = run(net, [one])
-    together = run(net, [*others, one], max_num_seqs=3)
+    model = ToyModel(lambda prompt: prompt * 3, **OF_SHIPPED)
+    one, others = request("a pattern", seed=5), [request("an object", seed=1), request(None, max_tokens=30)]
+    [alone] = run(model, [one])
+    together = run(model, [*others, one], max_num_seqs=3)
     assert together[-1].ids == alone.ids
 
 
 def turned(loop: Loop, clock: list[float] | None = None) -> Iterator[Any]:
     """All events until nothing is left to do; every turn takes a second of the clock."""
     while loop.scheduler.has_work:
-        happened = loop.turn()
+        happened = loop.step()
         yield from (event for _, event in happened)
         if clock:
             clock[0] += 1.0
@@ -250,8 +242,8 @@ class PoisonedNet(NoisyNet):
 
 
 def test_a_constrained_row_of_nan_faults_alone() -> None:
-    asks = [ask("an object"), ask("an object", prompt_ids=(99, 20)), ask("a choice")]
-    answers = run(PoisonedNet(), asks, max_num_seqs=3)
+    requests = [request("an object"), request("an object", prompt_ids=(99, 20)), request("a choice")]
+    answers = run(PoisonedNet(), requests, max_num_seqs=3)
     assert isinstance(answers[1].end, Faulted)
     assert isinstance(answers[1].end.error, NotFinite)
     assert is_member("an object", answers[0].ids)
@@ -259,16 +251,16 @@ def test_a_constrained_row_of_nan_faults_alone() -> None:
 
 
 def test_constant_shapes_take_constraints_too() -> None:
-    """Rows that belong to nobody have none, and the same request gives the same text in whatever company."""
+    """Rows that belong to nobody have none, and the same request gives the same text in whatever others."""
     texts = []
-    for company in (0, 2):
+    for others in (0, 2):
         loop = Loop(ToyModel(lambda p: p * 3, **OF_SHIPPED), Capacity(max_context=200, max_num_seqs=3, is_exact=True))
-        sequence = loop.add(ask("an object", seed=4))
-        for seed in range(company):
-            loop.add(ask("a pattern" if seed else None, seed=seed))
+        sequence = loop.add(request("an object", seed=4))
+        for seed in range(others):
+            loop.add(request("a pattern" if seed else None, seed=seed))
         ids: list[int] = []
         while loop.scheduler.has_work:
-            for who, event in loop.turn():
+            for who, event in loop.step():
                 if who == sequence and isinstance(event, BlockSealed):
                     ids += event.ids
         texts.append(tuple(ids))

@@ -1,4 +1,5 @@
-"""Constraint x editing: whatever the old document is and whatever the net says, the edited one keeps to its schema."""
+"""Constraint x editing: whatever the old document is and whatever the model says, the edited one keeps to its
+schema."""
 
 import json
 from typing import Any
@@ -33,7 +34,7 @@ def edit(old: str, **fields: Any) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("old", OLD)
-async def test_an_edited_document_is_valid_whatever_the_net_says(old: str) -> None:
+async def test_an_edited_document_is_valid_whatever_the_model_says(old: str) -> None:
     """Random logits at every pass, with any anchor, streamed or not."""
     async with serving(NoisyNet(len(old))) as served:
         encode = served.worker.serving_state.resident()[0].tokenizer.encode_plain
@@ -71,8 +72,8 @@ async def test_a_stream_near_max_tokens_closes_in_time_or_is_refused(model: str)
         assert served.engine.status().running == 0
 
 
-async def test_a_valid_document_that_the_net_would_leave_costs_one_step() -> None:
-    """As it would without a schema; one that it would not leave is changed where the net says so."""
+async def test_a_valid_document_that_the_model_would_leave_costs_one_step() -> None:
+    """As it would without a schema; one that it would not leave is changed where the model says so."""
     async with serving(toy_model(VALID)) as served:
         fields = {"diffusion": {"canvas_length": 64, "steps": 16}}
         kept = (await served.ask(**edit(VALID, **fields))).json()

@@ -7,16 +7,10 @@ import pytest
 from diffusion_worker.engine import loop as loop_module
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import (
-    BlockSealed,
-    DenoisingParams,
-    Faulted,
-    Finished,
-    FinishReason,
-    GenerationRequest,
-)
+from diffusion_worker.types.events import BlockSealed, Faulted, Finished, FinishReason
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 
-RECIPE = DenoisingParams(canvas_length=8, steps=10)
+DENOISING = DenoisingParams(canvas_length=8, steps=10)
 STEP_S = 1.0
 
 
@@ -34,11 +28,11 @@ def answered(monkeypatch: pytest.MonkeyPatch, deadline_s: float) -> tuple[tuple[
     """(ids, endings, steps taken) of an answer over three slow canvases, at one second a step."""
     clock = _Clock()
     monkeypatch.setattr(loop_module, "time", clock)
-    net = ToyModel(lambda _prompt: tuple(range(40, 64)), denoising=RECIPE, pace=2)
-    it = Loop(net, Capacity(max_num_seqs=1), gauge=lambda: (0, 1))
+    model = ToyModel(lambda _prompt: tuple(range(40, 64)), denoising=DENOISING, pace=2)
+    it = Loop(model, Capacity(max_num_seqs=1), gauge=lambda: (0, 1))
     # The first request teaches the loop what a step takes.
     for wanted in (None, deadline_s):
-        it.add(GenerationRequest(prompt_ids=(20, 21), max_tokens=24, seed=1, denoising=RECIPE, deadline_s=wanted))
+        it.add(GenerationRequest(prompt_ids=(20, 21), max_tokens=24, seed=1, denoising=DENOISING, deadline_s=wanted))
         ids: list[int] = []
         ends: list[Any] = []
         steps = 0
@@ -65,7 +59,7 @@ def _turn(it: Loop, clock: _Clock) -> Any:
 
     it._stepper.step = slow  # type: ignore[method-assign]
     try:
-        return it.turn()
+        return it.step()
     finally:
         it._stepper.step = step  # type: ignore[method-assign]
 

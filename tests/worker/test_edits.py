@@ -4,26 +4,26 @@ import pytest
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 
-RECIPE = DenoisingParams(canvas_length=8, steps=12)
+DENOISING = DenoisingParams(canvas_length=8, steps=12)
 TEXT = (*range(30, 34), *range(40, 55))  # 19 ids: two canvases and a part of a third
 
 
 def edit(
     answer: tuple[int, ...], source: tuple[int, ...], anchor: float, *, confidence: float = 1.0
 ) -> tuple[tuple[int, ...], int]:
-    """(ids, denoising steps) of an ask whose right answer is `answer` and whose prediction is `source`."""
-    net = ToyModel(lambda _prompt: answer, denoising=RECIPE, pace=4, confidence=confidence)
-    ask = GenerationRequest(
-        prompt_ids=(20, 21), max_tokens=40, seed=1, denoising=RECIPE, start_ids=source, anchor=anchor
+    """(ids, denoising steps) of a request whose right answer is `answer` and whose prediction is `source`."""
+    model = ToyModel(lambda _prompt: answer, denoising=DENOISING, pace=4, confidence=confidence)
+    request = GenerationRequest(
+        prompt_ids=(20, 21), max_tokens=40, seed=1, denoising=DENOISING, start_ids=source, anchor=anchor
     )
-    [found] = run(net, [ask])
+    [found] = run(model, [request])
     return found.ids, found.end.usage.denoising_steps
 
 
 @pytest.mark.parametrize("confidence", [1.0, 0.9])
-def test_a_block_that_does_not_change_costs_one_step_however_sure_the_net_is(confidence: float) -> None:
+def test_a_block_that_does_not_change_costs_one_step_however_sure_the_model_is(confidence: float) -> None:
     ids, steps = edit(TEXT, TEXT, 1.0, confidence=confidence)
     assert ids == TEXT
     assert steps == 3, "one for each canvas"

@@ -12,8 +12,9 @@ from diffusion_worker.constraints.tokens.vocabulary_bytes import make_vocabulary
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import NotFinite
 from diffusion_worker.models.interface import CanvasContext
-from diffusion_worker.types.generation import BlockSealed, Faulted, Finished, FinishReason, GenerationRequest
-from tests.worker.test_constrained import RECIPE, WORDS, NoisyNet, ask, is_member, turned
+from diffusion_worker.types.events import BlockSealed, Faulted, Finished, FinishReason
+from diffusion_worker.types.requests import GenerationRequest
+from tests.worker.test_constrained import DENOISING, WORDS, NoisyNet, is_member, request, turned
 
 SPELLINGS = index_tokens(make_vocabulary_bytes(WORDS.tokens, (WORDS.end_id,), WORDS.padding_id))
 LABELS = compile_labels([["yes"], ["no"], ["perhaps"]], SPELLINGS)
@@ -35,14 +36,14 @@ def noise(length: int, vocab: int) -> torch.Tensor:
 
 
 def expected(labels: Labels) -> np.ndarray:
-    logprobs = noise(RECIPE.canvas_length, len(WORDS.tokens)).log_softmax(-1).double().numpy()
+    logprobs = noise(DENOISING.canvas_length, len(WORDS.tokens)).log_softmax(-1).double().numpy()
     return label_logprobs(labels, logprobs[: labels.positions, labels.tokens])
 
 
 def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
-    """Its probabilities are those of the net's words on that canvas; its own is the confidence."""
+    """Its probabilities are those of the model's words on that canvas; its own is the confidence."""
     loop = Loop(FixedNet(), Capacity(max_context=200))
-    loop.add(ask(None, labels=LABELS))
+    loop.add(request(None, labels=LABELS))
     sealed, finished = turned(loop)
     assert isinstance(sealed, BlockSealed)
     assert isinstance(finished, Finished)
@@ -56,23 +57,23 @@ def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
 
 
 def test_whatever_is_sealed_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the only step of a recipe, and at a deadline that leaves time for no other."""
+    """With a single denoising step, and at a deadline that leaves time for no other."""
     clock = [0.0]
     monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
-    for denoising, deadline_s in ((replace(RECIPE, steps=1), None), (RECIPE, 1.5)):
+    for denoising, deadline_s in ((replace(DENOISING, steps=1), None), (DENOISING, 1.5)):
         clock[0] = 0.0
         loop = Loop(FixedNet(), Capacity(max_context=200))
-        loop.add(ask(None, labels=LABELS, denoising=denoising, deadline_s=deadline_s))
+        loop.add(request(None, labels=LABELS, denoising=denoising, deadline_s=deadline_s))
         sealed, finished = turned(loop, clock)
         assert sealed.ids in LABELS.answers
         assert len(sealed.labels) == 3
         assert finished.usage.denoising_steps <= 2
 
 
-def test_a_recipe_that_wants_no_stability_still_takes_two_passes() -> None:
+def test_a_denoising_parameters_that_wants_no_stability_still_takes_two_passes() -> None:
     """The first looks at nothing but noise."""
     loop = Loop(FixedNet(), Capacity(max_context=200))
-    loop.add(ask(None, labels=LABELS, denoising=replace(RECIPE, stability=0, confidence_threshold=100.0)))
+    loop.add(request(None, labels=LABELS, denoising=replace(DENOISING, stability=0, confidence_threshold=100.0)))
     *_, finished = turned(loop)
     assert finished.usage.denoising_steps == 2
 
@@ -80,14 +81,16 @@ def test_a_recipe_that_wants_no_stability_still_takes_two_passes() -> None:
 @pytest.mark.parametrize("is_exact", [False, True])
 def test_neighbours_notice_nothing(is_exact: bool) -> None:
     """Nor does a row with labels of its neighbours."""
-    free, bound = ask(None, max_tokens=40), ask("a pattern", seed=1)
-    few, other = (replace(ask(None), labels=labels) for labels in (LABELS, compile_labels([["a"], ["bc"]], SPELLINGS)))
+    free, bound = request(None, max_tokens=40), request("a pattern", seed=1)
+    few, other = (
+        replace(request(None), labels=labels) for labels in (LABELS, compile_labels([["a"], ["bc"]], SPELLINGS))
+    )
 
-    def answered(*asks: GenerationRequest) -> list[list[int]]:
+    def answered(*requests: GenerationRequest) -> list[list[int]]:
         loop = Loop(FixedNet(), Capacity(max_context=200, max_num_seqs=4, is_exact=is_exact))
-        said: dict[int, list[int]] = {loop.add(each): [] for each in asks}
+        said: dict[int, list[int]] = {loop.add(each): [] for each in requests}
         while loop.scheduler.has_work:
-            for who, event in loop.turn():
+            for who, event in loop.step():
                 said[who] += event.ids if isinstance(event, BlockSealed) else ()
         return list(said.values())
 
@@ -98,7 +101,7 @@ def test_neighbours_notice_nothing(is_exact: bool) -> None:
 
 def test_a_row_of_nan_faults_alone() -> None:
     """Instead of choosing by it."""
-    good, bad = (replace(ask(None), labels=LABELS, prompt_ids=prompt) for prompt in ((20, 21), (99, 21)))
+    good, bad = (replace(request(None), labels=LABELS, prompt_ids=prompt) for prompt in ((20, 21), (99, 21)))
     fine, faulted = run(FixedNet(), [good, bad])
     assert isinstance(fine.end, Finished)
     assert isinstance(faulted.end, Faulted)

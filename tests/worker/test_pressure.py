@@ -12,21 +12,15 @@ from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.errors import OverCapacity
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import (
-    BlockSealed,
-    DenoisingParams,
-    Faulted,
-    Finished,
-    GenerationRequest,
-    Pressure,
-    Residency,
-)
+from diffusion_worker.types.events import BlockSealed, Faulted, Finished
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
+from diffusion_worker.types.status import Pressure, Residency
 
-RECIPE = DenoisingParams(steps=6, canvas_length=12, confidence_threshold=1e-12)
+DENOISING = DenoisingParams(steps=6, canvas_length=12, confidence_threshold=1e-12)
 
 
 class Gauge:
-    """Tells what it is told to, in percent."""
+    """A gauge with a settable usage, in percent."""
 
     def __init__(self) -> None:
         self.share = 10
@@ -37,15 +31,16 @@ class Gauge:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks at the memory in every iteration, and leaves rungs at once."""
+    """Check memory in every iteration, and let the level fall at once."""
     monkeypatch.setattr(loop_module, "PRESSURE_EVERY_S", 0.0)
     monkeypatch.setattr("diffusion_worker.memory.pressure.HOLD_S", 0.0)
-    monkeypatch.setattr("diffusion_worker.engine.engine.IDLE_LOOK_S", 0.005)
+    monkeypatch.setattr("diffusion_worker.engine.engine.IDLE_CHECK_S", 0.005)
 
 
-def asks() -> list[GenerationRequest]:
+def requests() -> list[GenerationRequest]:
     return [
-        GenerationRequest(prompt_ids=tuple(range(6, 30 + n)), max_tokens=36, seed=n, denoising=RECIPE) for n in range(8)
+        GenerationRequest(prompt_ids=tuple(range(6, 30 + n)), max_tokens=36, seed=n, denoising=DENOISING)
+        for n in range(8)
     ]
 
 
@@ -57,38 +52,38 @@ def kv_bytes(it: Loop) -> int:
 def turned(it: Loop, texts: dict[int, tuple[int, ...]], turns: int = 10**6) -> None:
     while turns and it.scheduler.has_work:
         turns -= 1
-        for sequence, event in it.turn():
+        for sequence, event in it.step():
             assert not isinstance(event, Faulted)
             if isinstance(event, BlockSealed):
                 texts[sequence] += event.ids
 
 
 @pytest.mark.usefixtures("quick")
-def test_contexts_kept_for_reuse_go_first_and_their_memory_is_really_freed(make_net: Any) -> None:
-    gauge, net = Gauge(), make_net(end_ids=())
-    it = Loop(net, Capacity(max_num_seqs=4, max_context=80, prefix_slots=4), gauge=gauge)
+def test_contexts_kept_for_reuse_go_first_and_their_memory_is_really_freed(make_model: Any) -> None:
+    gauge, model = Gauge(), make_model(end_ids=())
+    it = Loop(model, Capacity(max_num_seqs=4, max_context=80, prefix_slots=4), gauge=gauge)
     full, texts = kv_bytes(it), dict[int, tuple[int, ...]]()
-    for one in asks()[:6]:
+    for one in requests()[:6]:
         texts[it.add(one)] = ()
     turned(it, texts)
     assert it.scheduler.slots.retained > 0
     gauge.share = 86
-    it.relieve()
-    it.turn()
-    assert (it.pressure, it.scheduler.slots.retained, it.scheduler.rows) == (Pressure.RETAINED, 0, 4)
+    it.check_memory()
+    it.step()
+    assert (it.pressure, it.scheduler.slots.retained, it.scheduler.rows) == (Pressure.PREFIX_CACHE, 0, 4)
     assert kv_bytes(it) == full // 2
     gauge.share = 10
-    it.relieve()
-    it.turn()
+    it.check_memory()
+    it.step()
     assert (it.pressure, kv_bytes(it)) == (Pressure.NONE, full)
 
 
 @pytest.mark.usefixtures("quick")
-def test_who_runs_while_rows_are_halved_and_given_back_ends_with_the_same_text(make_net: Any) -> None:
-    gauge, net = Gauge(), make_net(end_ids=())
-    expected = [answer.ids for answer in run(net, asks())]
-    it = Loop(net, Capacity(max_num_seqs=4, max_context=80, prefix_slots=3), gauge=gauge)
-    texts = {it.add(one): tuple[int, ...]() for one in asks()}
+def test_who_runs_while_rows_are_halved_and_given_back_ends_with_the_same_text(make_model: Any) -> None:
+    gauge, model = Gauge(), make_model(end_ids=())
+    expected = [answer.ids for answer in run(model, requests())]
+    it = Loop(model, Capacity(max_num_seqs=4, max_context=80, prefix_slots=3), gauge=gauge)
+    texts = {it.add(one): tuple[int, ...]() for one in requests()}
     turned(it, texts, 3)
     assert it.scheduler.running == 4
     for share, rows in ((93, 2), (97, 1), (10, 2), (10, 4), (93, 2)):
@@ -103,15 +98,15 @@ def test_who_runs_while_rows_are_halved_and_given_back_ends_with_the_same_text(m
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("quick")
-async def test_at_the_last_rung_the_door_closes_and_opens_again() -> None:
-    gauge, net = Gauge(), ToyModel(seconds_per_pass=0.002, pace=1)
-    one = GenerationRequest(prompt_ids=tuple(range(20, 90)), max_tokens=100, seed=1, denoising=net.info.denoising)
-    engine = Engine(lambda: net, Capacity(max_num_seqs=2), gauge=gauge)
+async def test_at_the_last_level_the_door_closes_and_opens_again() -> None:
+    gauge, model = Gauge(), ToyModel(seconds_per_pass=0.002, pace=1)
+    one = GenerationRequest(prompt_ids=tuple(range(20, 90)), max_tokens=100, seed=1, denoising=model.info.denoising)
+    engine = Engine(lambda: model, Capacity(max_num_seqs=2), gauge=gauge)
     engine.start()
     await engine.ready()
     output_stream = engine.submit(one)
     gauge.share = 97
-    await until(lambda: engine.status().pressure is Pressure.DOOR)
+    await until(lambda: engine.status().pressure is Pressure.ADMISSION)
     await until(lambda: engine.status().state is Residency.DEGRADED)
     with pytest.raises(OverCapacity) as refusal:
         engine.submit(one)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusion_worker.app import build_worker
-from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.requests import DenoisingParams
 from tests.worker.released import END_IDS, released_tokenizer, save_released_words
 from tests.worker.serving import CHAT, MODEL, toy_settings
 
@@ -30,17 +30,17 @@ TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, make_model: Any) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, make_library_model: Any) -> Path:
     """Weights may have more rows than the tokenizer has words, as the released ones do."""
     path = tmp_path_factory.mktemp("released")
-    make_model(vocab=released_tokenizer().size + 5, experts=4, dtype=torch.bfloat16).save_pretrained(path)
+    make_library_model(vocab=released_tokenizer().size + 5, experts=4, dtype=torch.bfloat16).save_pretrained(path)
     (path / "generation_config.json").write_text(json.dumps(GENERATION))
     save_released_words(path)
     return path
 
 
 async def test_such_a_folder_is_loaded_asked_and_answers(folder: Path) -> None:
-    """Numbers and end tokens from its files, turns through its template; what a random net says is of no account, but
+    """Numbers and end tokens from its files, turns through its template; what a random model says is of no account, but
     the shape of it is right whatever it says."""
     worker = build_worker(toy_settings(checkpoint=str(folder), device="cpu", experts="grouped_mm"))
     worker.serving_state.engine.start()

@@ -10,18 +10,20 @@ from diffusion_worker.engine.loop import Capacity
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.errors import CheckpointMissing, NotResident
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import DenoisingParams, Faulted, Finished, GenerationRequest, Residency
+from diffusion_worker.types.events import Faulted, Finished
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
+from diffusion_worker.types.status import Residency
 
 pytestmark = pytest.mark.anyio
-RECIPE = DenoisingParams(canvas_length=16, steps=16)
-ASK = GenerationRequest(prompt_ids=(20, 21, 22), max_tokens=16, seed=1, denoising=RECIPE)
+DENOISING = DenoisingParams(canvas_length=16, steps=16)
+REQUEST = GenerationRequest(prompt_ids=(20, 21, 22), max_tokens=16, seed=1, denoising=DENOISING)
 
 
 async def ending(output_stream: OutputStream) -> Finished | Faulted:
     async for event in output_stream:
         if isinstance(event, Finished | Faulted):
             return event
-    raise AssertionError("a ticket ended without an end")
+    raise AssertionError("a stream ended without an end")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -36,40 +38,40 @@ async def test_weights_can_be_loaded_let_go_and_loaded_again() -> None:
     def load() -> ToyModel:
         nonlocal loads
         loads += 1
-        return ToyModel(denoising=RECIPE)
+        return ToyModel(denoising=DENOISING)
 
     engine = Engine(load)
     engine.start(cold=True)
     try:
         with pytest.raises(NotResident):
-            engine.submit(ASK)
+            engine.submit(REQUEST)
         for turn in (1, 2, 3):
             await engine.load()
             await engine.load()  # once more changes nothing
             assert loads == turn
-            assert isinstance(await ending(engine.submit(ASK)), Finished)
+            assert isinstance(await ending(engine.submit(REQUEST)), Finished)
             await engine.unload(1.0)
             assert engine.status().state is Residency.COLD
             assert engine.info is None
             with pytest.raises(NotResident):
-                engine.submit(ASK)
+                engine.submit(REQUEST)
     finally:
         await engine.close()
 
 
 async def test_who_runs_when_the_weights_go_may_finish_in_time_or_is_told() -> None:
     for seconds_per_pass, patience_s, expected in ((0.005, 120.0, Finished), (0.2, 0.05, Faulted)):
-        net = ToyModel(denoising=RECIPE, seconds_per_pass=seconds_per_pass, pace=4)
-        engine = Engine(lambda net=net: net, Capacity(max_num_seqs=2))
+        model = ToyModel(denoising=DENOISING, seconds_per_pass=seconds_per_pass, pace=4)
+        engine = Engine(lambda model=model: model, Capacity(max_num_seqs=2))
         engine.start()
         await engine.ready()
         try:
-            tickets = [engine.submit(ASK) for _ in range(3)]
+            streams = [engine.submit(REQUEST) for _ in range(3)]
             leaving = asyncio.create_task(engine.unload(patience_s))
             await until(lambda engine=engine: engine.status().state is Residency.EVICTING)
             with pytest.raises(NotResident):
-                engine.submit(ASK)
-            ends = [await ending(output_stream) for output_stream in tickets]
+                engine.submit(REQUEST)
+            ends = [await ending(output_stream) for output_stream in streams]
             await leaving
             assert all(isinstance(end, expected) for end in ends)
             if expected is Faulted:
@@ -80,7 +82,7 @@ async def test_who_runs_when_the_weights_go_may_finish_in_time_or_is_told() -> N
 
 
 async def test_a_failed_load_leaves_a_worker_that_can_load() -> None:
-    outcomes = [CheckpointMissing("no such folder"), ToyModel(denoising=RECIPE)]
+    outcomes = [CheckpointMissing("no such folder"), ToyModel(denoising=DENOISING)]
 
     def load() -> ToyModel:
         outcome = outcomes.pop(0)
@@ -95,7 +97,7 @@ async def test_a_failed_load_leaves_a_worker_that_can_load() -> None:
             await engine.load()
         assert engine.status().state is Residency.COLD
         await engine.load()
-        assert isinstance(await ending(engine.submit(ASK)), Finished)
+        assert isinstance(await ending(engine.submit(REQUEST)), Finished)
     finally:
         await engine.close()
 
@@ -106,7 +108,7 @@ async def test_a_worker_that_is_told_to_leave_while_it_loads_leaves() -> None:
 
     def load() -> ToyModel:
         asyncio.run_coroutine_threadsafe(released.wait(), events).result(120.0)
-        return ToyModel(denoising=RECIPE)
+        return ToyModel(denoising=DENOISING)
 
     engine = Engine(load)
     engine.start()
@@ -119,7 +121,7 @@ async def test_a_worker_that_is_told_to_leave_while_it_loads_leaves() -> None:
 
 async def test_an_idle_worker_recovers_when_the_pressure_has_gone() -> None:
     used = [95]
-    engine = Engine(lambda: ToyModel(denoising=RECIPE), Capacity(max_num_seqs=4), gauge=lambda: (used[0], 100))
+    engine = Engine(lambda: ToyModel(denoising=DENOISING), Capacity(max_num_seqs=4), gauge=lambda: (used[0], 100))
     engine.start()
     await engine.ready()
     try:

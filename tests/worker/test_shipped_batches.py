@@ -1,4 +1,5 @@
-"""By default rows share passes, so the last bits depend on the company; the tokens of the shipped checkpoint do not."""
+"""By default rows share passes, so the last bits of logits depend on the batch; the tokens of the shipped checkpoint do
+not."""
 
 import random
 
@@ -6,22 +7,22 @@ import pytest
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import DecodingMode
-from training.asks import ask_for
+from diffusion_worker.types.requests import DecodingMode
+from training.requests import request_for
 from training.tasks.registry import TASKS
-from training.tasks.sample import Wish
+from training.tasks.sample import SampleSpec
 
 
 @pytest.mark.slow
 def test_mixed_requests_are_answered_alike_alone_and_together() -> None:
-    net = load("checkpoints/twolane-tiny", LoadOptions(threads=1))
+    model = load("checkpoints/twolane-tiny", LoadOptions(threads=1))
     names = ("extraction", "sudoku", "clean-up")
-    samples = [TASKS[names[i % 3]](random.Random(f"together/{i}"), Wish(split="test")) for i in range(40)]
-    asks = [
-        ask_for(net, sample, DecodingMode.DIFFUSION, from_source=bool(sample.source) and i % 2 == 0, seed=i)
+    samples = [TASKS[names[i % 3]](random.Random(f"together/{i}"), SampleSpec(split="test")) for i in range(40)]
+    requests = [
+        request_for(model, sample, DecodingMode.DIFFUSION, from_source=bool(sample.source) and i % 2 == 0, seed=i)
         for i, sample in enumerate(samples)
     ]
-    together = run(net, asks, max_num_seqs=16)
-    alone = [run(net, [ask], max_num_seqs=1)[0] for ask in asks]
+    together = run(model, requests, max_num_seqs=16)
+    alone = [run(model, [request], max_num_seqs=1)[0] for request in requests]
     assert [answer.ids for answer in together] == [answer.ids for answer in alone]
     assert [a.end.usage.denoising_steps for a in together] == [a.end.usage.denoising_steps for a in alone]

@@ -1,24 +1,24 @@
-"""Clean-up: a sloppy commit subject becomes a clean imperative one.
+"""The clean-up task: rewrite a sloppy commit subject in the imperative, without typing errors.
 
-Typing errors fall on known words only: what an invented word was meant to be, nobody could know.
+Typing errors occur in known words only, since an invented word could not be restored.
 """
 
 import random
 
-from training.tasks.sample import Sample, Wish, belongs_to
-from training.words import PLACES, QUALITIES, THINGS, VERBS, known_or_invented
+from training.tasks.sample import Sample, SampleSpec, belongs_to
+from training.word_lists import PLACES, QUALITIES, THINGS, VERBS, known_or_invented
 
 PREFIX = "Clean up this commit subject: "
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def commit_subject(rng: random.Random, wish: Wish) -> Sample:
-    """A sloppy subject (wrong tense, typing errors, capitals, full stop) and the clean one."""
+def commit_subject(rng: random.Random, spec: SampleSpec) -> Sample:
+    """A sample: a sloppy subject (wrong tense, typing errors, capitals, full stop) and the clean one."""
     while True:
         verb = rng.choice(list(VERBS))
-        rest = _rest(rng, wish.invented)
+        rest = _rest(rng, spec.invented)
         answer = " ".join([verb, *rest])
-        if len(answer) <= 56 and belongs_to(answer, wish.split):
+        if len(answer) <= 56 and belongs_to(answer, spec.split):
             source = _sloppy(rng, verb, rest)
             return Sample(prompt=PREFIX + source, answer=answer, source=source)
 
@@ -45,7 +45,7 @@ def _sloppy(rng: random.Random, verb: str, rest: list[str]) -> str:
 
 
 def _mistyped(rng: random.Random, word: str) -> str:
-    """One slip of the fingers: a letter lost, doubled, swapped with its neighbour or replaced."""
+    """A word with one typing error: a letter dropped, doubled, swapped with its neighbour or replaced."""
     at = rng.randrange(len(word) - 1)
     slip = rng.randrange(4)
     if slip == 0:

@@ -1,4 +1,4 @@
-"""What a task generator yields, and how new combinations are kept apart from training."""
+"""The sample records of task generators, and the split into training and test."""
 
 import hashlib
 import random
@@ -11,7 +11,7 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One prompt and the one right answer; `source` is the text being edited, if the task is an edit."""
+    """A prompt and its only correct answer. `source` is the text to edit, if the task is an edit."""
 
     prompt: str
     answer: str
@@ -19,17 +19,18 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a sample shall be: from which split, and with what share of invented words (0 = known words only)."""
+class SampleSpec:
+    """Parameters of a sample: its split, and its share of invented words (0: known words only)."""
 
     split: Split = "train"
     invented: float = 0.0
 
 
-Generator = Callable[[random.Random, Wish], Sample]
+Generator = Callable[[random.Random, SampleSpec], Sample]
 
 
 def belongs_to(key: str, split: Split) -> bool:
-    """One combination in eight is never trained on. The answer decides, so no prompt can leak it."""
+    """Whether a sample belongs to a split. One in eight is held out, by a hash of the answer, so that no prompt leaks
+    it."""
     held_out = hashlib.blake2b(key.encode(), digest_size=1).digest()[0] < 32
     return held_out == (split == "test")

@@ -1,22 +1,22 @@
-"""4x4 Sudoku: sixteen cells in one row, `_` for a blank, exactly one solution.
+"""The sudoku task: 4x4 grids as 16 characters, `_` for a blank, with exactly one solution.
 
-There are 288 solved grids; 40 of them are never trained on. They are relabellings and reflections of grids that are,
-so this measures new grids, not a new kind of puzzle.
+Of the 288 solved grids, 40 are held out. They are relabellings and reflections of training grids, so the task measures
+new grids, not a new kind of puzzle.
 """
 
 import itertools
 import random
 from functools import cache
 
-from training.tasks.sample import Sample, Split, Wish
+from training.tasks.sample import Sample, SampleSpec, Split
 
 PREFIX = "Solve this sudoku: "
 
 
-def sudoku(rng: random.Random, wish: Wish) -> Sample:
-    """A puzzle with six to ten blanks and its solution."""
+def sudoku(rng: random.Random, spec: SampleSpec) -> Sample:
+    """A sample: a puzzle with six to ten blanks, and its solution."""
     while True:
-        grid = rng.choice(_grids(wish.split))
+        grid = rng.choice(_grids(spec.split))
         blanks = set(rng.sample(range(16), rng.randint(6, 10)))
         puzzle = "".join("_" if i in blanks else digit for i, digit in enumerate(grid))
         if len(solutions(puzzle)) == 1:
@@ -24,7 +24,7 @@ def sudoku(rng: random.Random, wish: Wish) -> Sample:
 
 
 def solutions(puzzle: str) -> list[str]:
-    """All solved grids that agree with the given cells."""
+    """All solved grids that match the given cells."""
     given = [(i, digit) for i, digit in enumerate(puzzle) if digit != "_"]
     return [grid for grid in _all_grids() if all(grid[i] == digit for i, digit in given)]
 

@@ -25,12 +25,12 @@ from twolane.chaos.clients import Ended, clients
 from twolane.chaos.environment import ChaosStage, Setting
 from twolane.chaos.plan import GATEWAYS, Trouble, troubles
 from twolane.chaos.report import Report, report, show
+from twolane.process import bundled
 from twolane.process.children import ProcessError
 from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError, whole_number
 
 GOOD: Final = 0
 WORK_FAILED: Final = 1
-ROOT: Final = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,8 +173,8 @@ def parse(argv: Sequence[str]) -> Wish:
     )
     parser.add_argument("--seed", type=whole_number(0), default=1, metavar="N", help="of load and troubles")
     parser.add_argument("--success", type=share, default=0.999, metavar="X", help="least share that ends well")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "twolane-tiny", metavar="DIR")
-    parser.add_argument("--policy", type=Path, default=ROOT / "policies" / "chaos.yaml", metavar="FILE")
+    parser.add_argument("--checkpoint", type=Path, default=bundled.checkpoint(bundled.TINY_CHECKPOINT), metavar="DIR")
+    parser.add_argument("--policy", type=Path, default=bundled.policy(bundled.CHAOS_POLICY), metavar="FILE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there")
     return Wish(**vars(parser.parse_args(argv)))
 

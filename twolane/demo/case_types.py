@@ -51,7 +51,7 @@ class Row:
 
     `times` requests are sent and all must come out as expected; `together` sends them at once. With `until` they are
     sent again and again until, `in_a_row` times, one of them comes out as expected; all must at least be answered.
-    `within_s` only bounds how long a demo that fails takes.
+    `within_s` only bounds how long a demo that fails takes. `needs_smollm2`: skipped without SmolLM2.
     """
 
     asked: str
@@ -67,6 +67,7 @@ class Row:
     until: bool = False
     in_a_row: int = 1
     within_s: float = 900.0
+    needs_smollm2: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,6 +105,7 @@ QUALITY: Final = Chapter(
             asked="an open question",
             prompt=FRANCE,
             body=COOL,
+            needs_smollm2=True,
             expect=Expectation(
                 task="chat", route="default", target="quality", attempts="quality=ok", answer=speaks_of("Paris")
             ),
@@ -113,6 +114,7 @@ QUALITY: Final = Chapter(
             asked="an edit the small model never learnt: it says it is unsure",
             prompt="Rewrite this commit message to be clearer: 'fix stuff'",
             body=COOL,
+            needs_smollm2=True,
             headers=EDIT,
             expect=Expectation(
                 task="edit",

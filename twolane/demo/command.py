@@ -5,12 +5,13 @@ The story of the demo in one file; each step it calls is a module of its own.
 
 import asyncio
 import contextlib
+import importlib.util
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +26,12 @@ from twolane.demo.client import connect, send_row
 from twolane.demo.counters import Counters, read_counters
 from twolane.demo.environment import DEFAULT_PORTS, Setting, Stage, choose_ports
 from twolane.demo.expectations import Verdict, judge
+from twolane.process import bundled
 from twolane.process.children import ProcessError
 from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError
-from twolane.quality import find_weights
+from twolane.weights import WeightsUnavailableError, ensure_weights
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+IMPORTED_BY_CHILDREN: Final = ("torch", "transformers", "jsonschema", "xllamacpp")  # checked before any process starts
 WORK_FAILED: Final = 1
 
 
@@ -42,6 +44,7 @@ class Wish:
     free_ports: bool
     checkpoint: Path
     policy: Path
+    has_smollm2: bool = True  # otherwise the quality lane is a second worker
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,13 +53,17 @@ def main(argv: Sequence[str]) -> int:
     Without --once it goes on serving after the tour until ctrl-C or SIGTERM, and then returns what the tour deserved.
     """
     wish = _parse(argv)
+    page = pages.open_page()
     try:
         _look_for_files(wish)
+        wish = replace(wish, has_smollm2=_fetch_smollm2(page))
     except WrongUseError as cause:
         print(f"twolane demo: {cause}", file=sys.stderr)
         return WRONG_USE
+    except KeyboardInterrupt:  # during the download
+        return WORK_FAILED
     logs = Path(tempfile.mkdtemp(prefix="twolane-demo-"))
-    result = asyncio.run(_until_stopped(pages.open_page(), wish, logs))
+    result = asyncio.run(_until_stopped(page, wish, logs))
     if result is not None and result != 0:
         print(f"twolane demo: what the processes said is in {logs}", file=sys.stderr)
         return result
@@ -100,8 +107,12 @@ async def _tour(page: Console, stage: Stage) -> int:
     verdicts: list[Verdict] = []
     async with connect(stage.setting.url("gateway")) as client:
         for chapter in TOUR:
-            played = await _play(page, stage, client, chapter)
+            skipped = [] if stage.setting.has_smollm2 else [row for row in chapter.rows if row.needs_smollm2]
+            rows = [row for row in chapter.rows if row not in skipped]
+            played = await _play(page, stage, client, replace(chapter, rows=tuple(rows)))
             pages.show_chapter(page, chapter, played)
+            for row in skipped:
+                pages.show_skipped(page, row, "requires SmolLM2")
             verdicts += played
     await stage.change(Scene.CALM)
     counters = await _counters(stage)
@@ -143,8 +154,8 @@ def _parse(argv: Sequence[str]) -> Wish:
     parser.add_argument("--once", action="store_true", help="end after the tour; exit 0 only if all came out as stated")
     parser.add_argument("--no-tour", action="store_true", help="start everything and serve, without the tour")
     parser.add_argument("--free-ports", action="store_true", help="take any free ports instead of the usual ones")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "checkpoints" / "twolane-tiny", metavar="DIR")
-    parser.add_argument("--policy", type=Path, default=ROOT / "policies" / "tour.yaml", metavar="FILE")
+    parser.add_argument("--checkpoint", type=Path, default=bundled.checkpoint(bundled.TINY_CHECKPOINT), metavar="DIR")
+    parser.add_argument("--policy", type=Path, default=bundled.policy(bundled.DEMO_POLICY), metavar="FILE")
     read = parser.parse_args(argv)
     return Wish(
         once=read.once,
@@ -157,11 +168,26 @@ def _parse(argv: Sequence[str]) -> Wish:
 
 def _look_for_files(wish: Wish) -> None:
     """Raise WrongUseError before anything is started if something to start it with is missing."""
-    find_weights()
+    missing = [name for name in IMPORTED_BY_CHILDREN if importlib.util.find_spec(name) is None]
+    if missing:
+        raise WrongUseError(f"the package {missing[0]} is missing: pip install 'twolane[demo]'")
     if not (wish.checkpoint / "config.json").is_file():
         raise WrongUseError(f"no checkpoint in {wish.checkpoint}: choose one with --checkpoint")
     if not wish.policy.is_file():
         raise WrongUseError(f"no policy at {wish.policy}: choose one with --policy")
+
+
+def _fetch_smollm2(page: Console) -> bool:
+    """Return whether the weights of SmolLM2 are available; if not, print why and what is used instead."""
+    try:
+        ensure_weights(lambda line: page.print(line, style="dim", soft_wrap=True))
+    except WeightsUnavailableError as cause:
+        page.print(
+            f"SmolLM2 is not available ({cause}); using twolane-tiny with left-to-right decoding as the quality lane.",
+            style="yellow", soft_wrap=True, markup=False,
+        )  # fmt: skip
+        return False
+    return True
 
 
 def _setting(page: Console, wish: Wish, logs: Path) -> Setting:
@@ -169,4 +195,4 @@ def _setting(page: Console, wish: Wish, logs: Path) -> Setting:
     moved = [f"{part} {ports[part]}" for part, port in DEFAULT_PORTS.items() if ports[part] != port]
     if moved and not wish.free_ports:
         page.print(f"Some usual ports are taken, so these are used: {', '.join(moved)}.", style="yellow")
-    return Setting(checkpoint=wish.checkpoint, policy=wish.policy, logs=logs, ports=ports)
+    return Setting(checkpoint=wish.checkpoint, policy=wish.policy, logs=logs, ports=ports, has_smollm2=wish.has_smollm2)

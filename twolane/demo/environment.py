@@ -55,6 +55,7 @@ class Setting:
     policy: Path
     logs: Path
     ports: Mapping[str, int]
+    has_smollm2: bool = True  # otherwise the quality lane is a second worker with left-to-right decoding
 
     def url(self, part: str) -> str:
         """Where a part listens."""
@@ -165,13 +166,19 @@ def _worker_command(setting: Setting) -> Command:
 
 
 def _quality_command(setting: Setting) -> Command:
-    return twolane_command("quality", ("--port", str(setting.ports["quality"])), environment={}, logs=setting.logs)
+    if setting.has_smollm2:
+        return twolane_command("quality", ("--port", str(setting.ports["quality"])), environment={}, logs=setting.logs)
+    port = str(setting.ports["quality"])
+    line = ("--checkpoint", str(setting.checkpoint), "--port", port, "--threads", "1")
+    command = twolane_command("worker", line, environment={}, logs=setting.logs)
+    return replace(command, name="quality", log=setting.logs / "quality.log")
 
 
 def _gateway_command(setting: Setting) -> Command:
     environment = {
         "WORKER_URL": setting.url("proxy"),
         "QUALITY_URL": setting.url("quality"),
+        "QUALITY_MODEL": "smollm2" if setting.has_smollm2 else "diffusion:autoregressive",
         "TWOLANE_POLICY": str(setting.policy),
         "TWOLANE_PORT": str(setting.ports["gateway"]),
         "TWOLANE_ADMIN_PORT": str(setting.ports["admin"]),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from twolane.demo.case_types import Chapter
+from twolane.demo.case_types import Chapter, Row
 from twolane.demo.counters import Counters, TargetCount
 from twolane.demo.expectations import Verdict
 
@@ -53,6 +53,11 @@ def show_chapter(page: Console, chapter: Chapter, verdicts: Sequence[Verdict]) -
     for verdict in verdicts:
         for complaint in verdict.complaints:
             page.print(f"  [red]✗ {escape(verdict.row.asked)}:[/] {escape(complaint)}")
+
+
+def show_skipped(page: Console, row: Row, reason: str) -> None:
+    """Print which request was skipped, and why."""
+    page.print(f"  [yellow]- {escape(row.asked)}:[/] skipped, {escape(reason)}")
 
 
 def show_counters(page: Console, counters: Counters) -> None:

@@ -90,6 +90,13 @@ class SettingsSchema(Generic[T]):
                 **options,
             )
 
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """Flag, variable, default and explanation of every setting that is not internal, for the reference."""
+        for each, spec in self._specs():
+            if not spec.is_internal:
+                default = _default_of(each).removeprefix("default: ")
+                yield f"`{self.flag(each.name)}`", f"`{self.variable(each.name)}`", default, spec.explanation
+
     def flags_in(self, namespace: argparse.Namespace) -> dict[str, str]:
         """The settings among parsed arguments, as text by field name."""
         names = {each.name for each, spec in self._specs() if not spec.is_internal}

@@ -1,4 +1,4 @@
-"""How every keyword of JSON Schema is treated: the closed table from which docs/constraints-keywords.md is generated.
+"""How every keyword of JSON Schema is treated: the closed table from which docs/reference/json-schema.md is generated.
 
 Unknown keywords are annotations, as the specification says; every keyword that asserts something is listed.
 """

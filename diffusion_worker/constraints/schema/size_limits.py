@@ -1,10 +1,9 @@
 """Size limits of the automaton of a schema, in tiers from generous to strict.
 
 A compilation takes the first tier whose state budget is sufficient. So small schemas keep deep unconstrained values and
-long counted strings, and large schemas still compile. docs/constraints.md lists the effects: limits on depth, and on
-the values of undeclared members, make the language smaller (it stays sound); lengths and counts above a limit are left
-to validation.
-"""
+long counted strings, and large schemas still compile. docs/structured-outputs.md lists the effects: limits on depth,
+and on the values of undeclared members, make the language smaller (it stays sound); lengths and counts above a limit
+are left to validation."""
 
 from dataclasses import dataclass, fields
 from typing import Final

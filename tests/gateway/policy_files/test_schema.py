@@ -1,8 +1,9 @@
 """The JSON Schema for editors agrees with the loader, as far as a schema can express it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -10,6 +11,7 @@ from ruamel.yaml import YAML
 
 from gateway.cli import main
 from gateway.enums import Buffer, Capability, Task
+from gateway.policy_files.descriptions import DESCRIPTIONS
 from gateway.policy_files.schema import SAMPLE, editor_schema
 from gateway.routing.engine_profiles import ENGINES
 from tests.gateway.policy_files.conftest import VALID
@@ -72,6 +74,27 @@ def test_policies_that_load_are_valid() -> None:
 def test_policies_that_are_refused_are_invalid(refused: Callable[..., object], old: str, new: str) -> None:
     assert refused(old, new)
     assert not is_valid(VALID.replace(old, new, 1))
+
+
+def keys_of(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every key below a node, as in error messages but with wildcards."""
+    for option in node.get("anyOf", ()):
+        yield from keys_of(option, path)
+    for key, value in node.get("properties", {}).items():
+        inner = f"{path}.{key}" if path else key
+        yield inner, value
+        yield from keys_of(value, inner)
+    if isinstance(each := node.get("additionalProperties"), dict):
+        yield f"{path}.*", each
+        yield from keys_of(each, f"{path}.*")
+    if isinstance(each := node.get("items"), dict):
+        yield from keys_of(each, f"{path}[]")
+
+
+def test_every_key_has_a_description() -> None:
+    found = list(keys_of(SCHEMA))
+    assert {path for path, _ in found} == set(DESCRIPTIONS)
+    assert [path for path, value in found if value.get("description") != DESCRIPTIONS[path]] == []
 
 
 @pytest.mark.parametrize("value", [*Task, *Capability, *ENGINES, *Buffer])

@@ -93,7 +93,7 @@ async def answer_of(client: socket.socket) -> bytes:
 
 
 async def first_answer(client: socket.socket) -> bytes:
-    client.sendall(REQUEST)
+    await asyncio.to_thread(client.sendall, REQUEST)  # on the loop it would block reads of a body still in transit
     return await answer_of(client)
 
 

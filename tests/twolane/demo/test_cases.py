@@ -41,6 +41,13 @@ def test_at_least_five_rows_are_answered_by_the_fast_lane_at_once() -> None:
     assert sum(row.expect.attempts == "fast=ok" and row.scene is Scene.CALM and not row.until for row in ROWS) >= 5
 
 
+def test_only_answers_of_the_quality_lane_need_smollm2() -> None:
+    """Without it those rows are skipped; everything about the fast lane, rules and faults is still played."""
+    needing = [row for row in ROWS if row.needs_smollm2]
+    assert 0 < len(needing) <= 2
+    assert all(row.expect.target == "quality" and row.scene is Scene.CALM for row in needing)
+
+
 def test_titles_are_told_apart() -> None:
     assert len({row.asked for row in ROWS}) == len(ROWS)
 

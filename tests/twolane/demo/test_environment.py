@@ -33,6 +33,17 @@ def test_the_gateway_meets_the_worker_through_the_proxy_and_the_quality_server_d
     assert variables["QUALITY_URL"] == "http://127.0.0.1:4"
 
 
+def test_without_smollm2_the_quality_lane_is_a_second_worker(tmp_path: Path) -> None:
+    """A process of its own: it answers also while the worker is killed."""
+    ports = {"gateway": 1, "admin": 2, "worker": 3, "quality": 4, "proxy": 5}
+    setting = Setting(checkpoint=tmp_path, policy=tmp_path / "p.yaml", logs=tmp_path, ports=ports, has_smollm2=False)
+    command = environment._quality_command(setting)
+    assert command.line[3:] == ("worker", "--checkpoint", str(tmp_path), "--port", "4", "--threads", "1")
+    assert command.log != environment._worker_command(setting).log
+    variables = environment._gateway_command(setting).environment
+    assert variables["QUALITY_MODEL"] == "diffusion:autoregressive"
+
+
 def test_calm_scenes_have_no_fault() -> None:
     assert FAULTS[Scene.CALM].mode is FAULTS[Scene.KILLED].mode is Mode.NONE
     disturbed = set(Scene) - {Scene.CALM, Scene.KILLED}

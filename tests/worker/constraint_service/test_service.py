@@ -11,7 +11,7 @@ import torch
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.requests import DenoisingParams
 from tests.worker.serving import MODEL, READ, events, serving, toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.anyio
@@ -124,7 +124,7 @@ async def test_checked_keywords_are_validated_before_the_first_byte(stream: bool
         if response.status_code == 200:  # the automaton has learnt to see it
             pytest.fail("choose another keyword for this test: " + response.text)
         assert problem(response)[:2] == (500, "invalid_output")
-        assert served.net.passes >= 6, "several attempts of a canvas each"
+        assert served.model.passes >= 6, "several attempts of a canvas each"
     async with serving(toy_model("[1,2]")) as served:
         response = await served.ask(stream=stream, response_format=distinct)
         assert response.status_code == 200

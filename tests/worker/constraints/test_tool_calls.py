@@ -134,7 +134,7 @@ CALLS = {
 }
 
 
-@pytest.placeholder.parametrize("syntax", Syntax)
+@pytest.mark.parametrize("syntax", Syntax)
 def test_the_rules_decide_what_accompanies_a_call(syntax: Syntax) -> None:
     """Text or none, one call or several, and no text after a call."""
     call = CALLS[syntax]
@@ -186,7 +186,7 @@ def test_a_thought_may_precede_text_or_a_call() -> None:
     assert compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.OPEN).accepts(with_placeholders(f"hm<channel|>{call}"))
 
 
-@pytest.placeholder.parametrize("syntax", Syntax)
+@pytest.mark.parametrize("syntax", Syntax)
 def test_text_without_a_call_satisfies_the_requested_format(syntax: Syntax) -> None:
     """Even where its text could start like a call."""
     automaton = compiled({"f": CITY}, syntax, required=False, text={"kind": "regex", "value": "<t[a-z]+>|[0-9]+"})
@@ -194,7 +194,7 @@ def test_text_without_a_call_satisfies_the_requested_format(syntax: Syntax) -> N
         assert automaton.accepts(with_placeholders(answer)) is accepted, answer
 
 
-@pytest.placeholder.parametrize(
+@pytest.mark.parametrize(
     ("schema", "keyword", "pointer"),
     [
         ({"type": "object", "properties": {"a": {"$ref": "http://x/y"}}}, "$ref", "/properties/a/$ref"),
@@ -202,7 +202,7 @@ def test_text_without_a_call_satisfies_the_requested_format(syntax: Syntax) -> N
         ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "type", ""),
     ],
 )
-@pytest.placeholder.parametrize("syntax", Syntax)
+@pytest.mark.parametrize("syntax", Syntax)
 def test_unsupported_parameters_are_refused_by_field(schema: Any, keyword: str, pointer: str, syntax: Syntax) -> None:
     """With keyword and pointer within the parameters of the tool."""
     with pytest.raises(UnsupportedSchema) as refused:

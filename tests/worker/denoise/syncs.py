@@ -167,13 +167,13 @@ def _is_tensor(value: Any) -> bool:
 def _place(what: str) -> str:
     """The innermost line of the product that is being carried out, else the innermost of anybody but us and torch."""
     frame: FrameType | None = sys._getframe(1)
-    stranger = ""
+    unknown_instruction = ""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if _PRODUCT in path.parts:
             inside = "/".join(path.parts[len(path.parts) - path.parts[::-1].index(_PRODUCT) :])
-            return f"{inside}:{frame.f_lineno} {what}{stranger}"
-        if not stranger and "torch" not in path.parts and path.name != Path(__file__).name:
-            stranger = f" (in {path.name}:{frame.f_lineno})"
+            return f"{inside}:{frame.f_lineno} {what}{unknown_instruction}"
+        if not unknown_instruction and "torch" not in path.parts and path.name != Path(__file__).name:
+            unknown_instruction = f" (in {path.name}:{frame.f_lineno})"
         frame = frame.f_back
-    return what + stranger
+    return what + unknown_instruction

@@ -12,7 +12,7 @@ BOUND = st.integers(0, 1300).map(lambda count: count / 64)
 
 
 @given(entropies=ENTROPIES, bound=BOUND)
-def test_it_takes_the_longest_run_of_surest_positions_whose_predecessors_fit(
+def test_it_takes_the_longest_run_of_most_likely_positions_whose_predecessors_fit(
     entropies: list[float], bound: float
 ) -> None:
     accepted = accept(torch.tensor([entropies]), torch.tensor([bound]))[0].tolist()

@@ -24,11 +24,11 @@ def test_a_fresh_canvas_has_no_memory() -> None:
     canvas = fresh(torch.tensor([4, 5, 6]), 8, torch.float32)
     assert canvas.soft.shape == (3, 8)
     assert not canvas.soft.any()
-    assert canvas.held.tolist() == [0, 0, 0]
+    assert canvas.unchanged.tolist() == [0, 0, 0]
     assert not torch.isin(canvas.surest, torch.arange(100)).any(), "no first canvas can equal its predecessor"
 
 
-def test_an_anchored_canvas_counts_as_the_surest_so_far() -> None:
+def test_an_anchored_canvas_counts_as_the_most_likely_so_far() -> None:
     canvas = fresh(torch.tensor([4, 5, 6]), 8, torch.float32, is_anchored=True)
     assert canvas.surest.tolist() == canvas.ids.tolist() == [4, 5, 6]
-    assert canvas.held.tolist() == [0, 0, 0]
+    assert canvas.unchanged.tolist() == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""In exact mode the same request and seed give the same bits alone, in any company, and after being parked."""
+"""In exact mode, results are bitwise equal regardless of batching and preemption."""
 
 from dataclasses import replace
 from random import Random
@@ -8,21 +8,22 @@ import pytest
 import torch
 
 from diffusion_worker.engine.loop import Capacity, Loop
-from diffusion_worker.types.generation import DecodingMode, DenoisingParams, Faulted, GenerationRequest
+from diffusion_worker.types.events import Faulted
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
 from diffusion_worker.types.step_batch import StepResult
 
-RECIPE = DenoisingParams(steps=5, canvas_length=12, confidence_threshold=1e-12)
+DENOISING = DenoisingParams(steps=5, canvas_length=12, confidence_threshold=1e-12)
 ROWS = 4
 Drafts = list[tuple[tuple[int, ...], tuple[float, ...]]]  # ids and log-probabilities of every step
 
 
-def asks(dice: Random, count: int) -> list[GenerationRequest]:
+def requests(dice: Random, count: int) -> list[GenerationRequest]:
     return [
         GenerationRequest(
             prompt_ids=tuple(dice.randint(6, 60) for _ in range(dice.randint(2, 70))),
             max_tokens=12 * dice.randint(1, 3),
             seed=n,
-            denoising=replace(RECIPE, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 4.0))),
+            denoising=replace(DENOISING, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 4.0))),
             temperature=dice.choice((None, 0.0, 1.3)),
             stream_prefix=dice.random() < 0.3,
             suffix_ids=dice.choice(((), (7, 8, 9))),
@@ -33,11 +34,11 @@ def asks(dice: Random, count: int) -> list[GenerationRequest]:
 
 
 def served(
-    net: Any, wanted: list[GenerationRequest], *, dice: Random | None = None, is_exact: bool = True
+    model: Any, wanted: list[GenerationRequest], *, dice: Random | None = None, is_exact: bool = True
 ) -> list[Drafts]:
-    """What every step of every ask showed. With `dice` they come at random iterations and lose their rows at times."""
+    """Drafts of every step of every request. With `dice`, requests arrive at random and are sometimes preempted."""
     capacity = Capacity(max_num_seqs=ROWS, max_context=128, is_exact=is_exact, prefill_chunk=16)
-    loop = Loop(net, capacity, gauge=lambda: (0, 0))
+    loop = Loop(model, capacity, gauge=lambda: (0, 0))
     shown: dict[int, Drafts] = {}
     step = loop._stepper.step
 
@@ -55,44 +56,44 @@ def served(
         while due and (dice is None or dice.random() < 0.4):
             shown[loop.add(due.pop(0))] = []
         if dice:
-            loop.scheduler.limit_rows(dice.choice((1, 2, ROWS, ROWS)), 0.0)
-        assert [event.error for _, event in loop.turn() if isinstance(event, Faulted)] == []
+            loop.scheduler.set_max_rows(dice.choice((1, 2, ROWS, ROWS)), 0.0)
+        assert [event.error for _, event in loop.step() if isinstance(event, Faulted)] == []
     return [shown[sequence] for sequence in sorted(shown)]
 
 
-def in_any_company(net: Any, seed: int, *, is_exact: bool = True) -> list[bool]:
-    """For every ask whether it showed the same bits in random company as alone."""
+def in_any_company(model: Any, seed: int, *, is_exact: bool = True) -> list[bool]:
+    """For every request, whether its bits are the same in a random batch as alone."""
     dice = Random(seed)
-    wanted = asks(dice, 8)
-    alone = [served(net, [one], is_exact=is_exact)[0] for one in wanted]
+    wanted = requests(dice, 8)
+    alone = [served(model, [one], is_exact=is_exact)[0] for one in wanted]
     order = dice.sample(range(len(wanted)), len(wanted))
-    together = served(net, [wanted[index] for index in order], dice=dice, is_exact=is_exact)
+    together = served(model, [wanted[index] for index in order], dice=dice, is_exact=is_exact)
     return [together[place] == alone[index] for place, index in enumerate(order)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("experts", [1, 4])
 def test_every_step_shows_the_same_bits_whoever_shares_the_batch(
-    make_net: Any, experts: int, dtype: torch.dtype
+    make_model: Any, experts: int, dtype: torch.dtype
 ) -> None:
-    net = make_net(dtype=dtype, experts=experts, is_exact=True, end_ids=())
-    assert all(in_any_company(net, 1))
+    model = make_model(dtype=dtype, experts=experts, is_exact=True, end_ids=())
+    assert all(in_any_company(model, 1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_holds_for_more_orders_and_threads(make_net: Any, dtype: torch.dtype, seed: int, threads: int) -> None:
+def test_it_holds_for_more_orders_and_threads(make_model: Any, dtype: torch.dtype, seed: int, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        net = make_net(dtype=dtype, experts=1 + 3 * (seed % 2), is_exact=True, end_ids=(), hidden=64, seed=seed)
-        assert all(in_any_company(net, seed))
+        model = make_model(dtype=dtype, experts=1 + 3 * (seed % 2), is_exact=True, end_ids=(), hidden=64, seed=seed)
+        assert all(in_any_company(model, seed))
     finally:
         torch.set_num_threads(before)
 
 
-def test_without_it_rounding_shows_so_the_promise_is_worth_something(make_net: Any) -> None:
-    net = make_net(dtype=torch.bfloat16, experts=4, end_ids=())
-    assert not all(in_any_company(net, 1, is_exact=False))
+def test_without_it_rounding_shows_so_the_promise_is_worth_something(make_model: Any) -> None:
+    model = make_model(dtype=torch.bfloat16, experts=4, end_ids=())
+    assert not all(in_any_company(model, 1, is_exact=False))

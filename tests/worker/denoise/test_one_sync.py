@@ -18,11 +18,11 @@ from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_trie import build_token_trie
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.types.step_batch import Batch, Copy, Decode, Denoise, Prefill
 from tests.worker.denoise.syncs import Syncs, counted_syncs
 
-RECIPE = DenoisingParams(steps=8, canvas_length=12)
+DENOISING = DenoisingParams(steps=8, canvas_length=12)
 DEVICE = torch.device("cpu")
 
 
@@ -41,8 +41,8 @@ def denoise(sequence: int, step: int, **changes: Any) -> Denoise:
         at=length(sequence),
         block=0,
         step=step,
-        opens=step == RECIPE.steps,
-        denoising=RECIPE,
+        opens=step == DENOISING.steps,
+        denoising=DENOISING,
         seed=sequence,
     )
     return replace(item, **changes)
@@ -52,10 +52,10 @@ def read(sequence: int, *, slot: int | None = None) -> Decode:
     return Decode(sequence=sequence, slot=sequence if slot is None else slot, ids=(7, 8), at=0, seed=1)
 
 
-def stepper_of(net: Any, rows: int) -> Stepper:
+def stepper_of(model: Any, rows: int) -> Stepper:
     """Whose first `rows` sequences are in the middle of a block; one slot is free."""
-    cache = KvCache(net.kv_layers, slots=rows + 1, slot_tokens=64, dtype=net.dtype, device=net.device)
-    stepper = Stepper(net, cache)
+    cache = KvCache(model.kv_layers, slots=rows + 1, slot_tokens=64, dtype=model.dtype, device=model.device)
+    stepper = Stepper(model, cache)
     stepper.step(
         Batch(prefills=tuple(map(append, range(rows))), denoises=tuple(denoise(row, 8) for row in range(rows)))
     )
@@ -72,16 +72,16 @@ def syncs_of(stepper: Stepper, batch: Batch) -> Syncs:
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
 @pytest.mark.parametrize("experts", [1, 4])
-def test_a_step_in_the_middle_of_blocks_waits_once(make_net: Any, experts: int, rows: int) -> None:
-    stepper = stepper_of(make_net(dtype=torch.float32, experts=experts), rows)
+def test_a_step_in_the_middle_of_blocks_waits_once(make_model: Any, experts: int, rows: int) -> None:
+    stepper = stepper_of(make_model(dtype=torch.float32, experts=experts), rows)
     syncs = syncs_of(stepper, Batch(denoises=tuple(denoise(row, 6) for row in range(rows))))
     assert syncs.decodes.total() == 1, str(syncs)
     assert not syncs.uploads, str(syncs)
 
 
 @pytest.mark.parametrize("rows", [1, 8])
-def test_a_step_in_which_a_prompt_joins_waits_once(make_net: Any, rows: int) -> None:
-    stepper = stepper_of(make_net(dtype=torch.float32), rows)
+def test_a_step_in_which_a_prompt_joins_waits_once(make_model: Any, rows: int) -> None:
+    stepper = stepper_of(make_model(dtype=torch.float32), rows)
     joined = (*(denoise(row, 6) for row in range(rows)), denoise(rows, 8))
     syncs = syncs_of(stepper, Batch(prefills=(append(rows),), denoises=joined))
     assert syncs.decodes.total() == 1, str(syncs)
@@ -89,25 +89,25 @@ def test_a_step_in_which_a_prompt_joins_waits_once(make_net: Any, rows: int) -> 
 
 
 @pytest.mark.parametrize("rows", [1, 8])
-def test_a_step_that_reads_left_to_right_waits_once(make_net: Any, rows: int) -> None:
-    net = make_net(dtype=torch.float32)
-    stepper = Stepper(net, KvCache(net.kv_layers, slots=8, slot_tokens=64, dtype=net.dtype, device=net.device))
+def test_a_step_of_autoregressive_decoding_waits_once(make_model: Any, rows: int) -> None:
+    model = make_model(dtype=torch.float32)
+    stepper = Stepper(model, KvCache(model.kv_layers, slots=8, slot_tokens=64, dtype=model.dtype, device=model.device))
     syncs = syncs_of(stepper, Batch(decodes=tuple(map(read, range(rows)))))
     assert syncs.decodes.total() == 1, str(syncs)
     assert not syncs.uploads, str(syncs)
 
 
-def test_a_step_with_work_of_every_kind_waits_once(make_net: Any) -> None:
+def test_a_step_with_work_of_every_kind_waits_once(make_model: Any) -> None:
     """Copies, a prompt, a seal, reads, and canvases of two lengths, pinned, anchored, greedy and sampled."""
-    stepper = stepper_of(make_net(dtype=torch.float32), 6)
-    wide = replace(RECIPE, canvas_length=5)
+    stepper = stepper_of(make_model(dtype=torch.float32), 6)
+    wide = replace(DENOISING, canvas_length=5)
     sealed = Prefill(sequence=1, slot=1, ids=tuple(range(6, 18)), at=length(1), is_seal=True)
     batch = Batch(
         releases=(4, 5),
         copies=(Copy(source=0, target=5, tokens=5),),
         prefills=(append(6), sealed),
         denoises=(
-            denoise(0, 6, head=(9,), tail=(8, 7), temperature=0.0),
+            denoise(0, 6, pinned_prefix=(9,), pinned_suffix=(8, 7), temperature=0.0),
             denoise(1, 8, at=length(1) + 12, block=1, temperature=1.5),
             denoise(2, 8, start_ids=(9, 9), anchor=0.5),
             denoise(6, 8, denoising=wide),
@@ -123,10 +123,10 @@ def test_a_step_with_work_of_every_kind_waits_once(make_net: Any) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 8])
-def test_a_step_with_constrained_rows_waits_once_more_however_many_they_are(make_net: Any, rows: int) -> None:
+def test_a_step_with_constrained_rows_waits_once_more_however_many_they_are(make_model: Any, rows: int) -> None:
     """Best texts are sought on the host: it needs the scores of those rows."""
-    net = make_net(dtype=torch.float32)
-    stepper, matcher = stepper_of(net, rows), any_text(net.info.vocab_size)
+    model = make_model(dtype=torch.float32)
+    stepper, matcher = stepper_of(model, rows), any_text(model.info.vocab_size)
     batch = Batch(
         denoises=tuple(denoise(row, 6, matcher=matcher if row % 2 == 0 else None) for row in range(rows)),
         decodes=(replace(read(rows + 1, slot=rows), matcher=matcher),),
@@ -207,8 +207,8 @@ def test_a_blocking_upload_is_told_from_one_that_is_queued() -> None:
     assert not syncs.decodes
 
 
-def test_a_place_is_named_by_the_line_of_the_product(make_net: Any) -> None:
-    syncs = syncs_of(stepper_of(make_net(dtype=torch.float32), 1), Batch(denoises=(denoise(0, 6),)))
+def test_a_place_is_named_by_the_line_of_the_product(make_model: Any) -> None:
+    syncs = syncs_of(stepper_of(make_model(dtype=torch.float32), 1), Batch(denoises=(denoise(0, 6),)))
     assert all(place.startswith(("denoise/", "memory/", "models/")) for place in (*syncs.decodes, *syncs.uploads)), (
         syncs
     )

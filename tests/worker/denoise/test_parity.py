@@ -1,7 +1,7 @@
 """Our loop and `generate()` of transformers agree on the surest canvas of every step of every block.
 
-In fp64, where rounding is no excuse, on chaotic random nets, where a wrong operation cannot hide. Each sequence is
-compared with a `generate()` of its own, whoever shares the batch.
+In fp64, where rounding is no excuse, on chaotic random models, where a wrong operation cannot hide. Each sequence is
+compared with a `generate()` of its own, whatever else is in the batch.
 """
 
 from dataclasses import dataclass, replace
@@ -13,12 +13,12 @@ import torch
 
 from diffusion_worker.denoise.draws import GeneratorDraws
 from diffusion_worker.denoise.stepper import Stepper
-from diffusion_worker.engine.capacity import Limits
-from diffusion_worker.engine.scheduler import Scheduler
+from diffusion_worker.engine.scheduler import Limits, Scheduler
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.slots import SlotTable
-from diffusion_worker.types.generation import BlockSealed, DenoisingParams, Finished, FinishReason, GenerationRequest
+from diffusion_worker.types.events import BlockSealed, Finished, FinishReason
 from diffusion_worker.types.observations import Observation, PreemptionObserved, PrefixObserved
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 
 STEPS_ONLY = DenoisingParams(steps=6, canvas_length=12, confidence_threshold=1e-12)
 Drafts = list[tuple[int, ...]]
@@ -26,7 +26,7 @@ Seen = list[Observation]
 
 
 @dataclass
-class Told:
+class Output:
     """What one sequence showed of itself."""
 
     drafts: Drafts
@@ -50,20 +50,20 @@ class _Recorder:
         pass
 
 
-def theirs(model: Any, ask: GenerationRequest, end_ids: tuple[int, ...]) -> Told:
+def theirs(model: Any, request: GenerationRequest, end_ids: tuple[int, ...]) -> Output:
     from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
         DiffusionGemmaGenerationConfig,
         EntropyBoundSamplerConfig,
     )
 
-    recorder, denoising = _Recorder(), ask.denoising
-    torch.manual_seed(ask.seed)
-    start = {"decoder_input_ids": torch.tensor([ask.start_ids])} if ask.start_ids else {}
+    recorder, denoising = _Recorder(), request.denoising
+    torch.manual_seed(request.seed)
+    start = {"decoder_input_ids": torch.tensor([request.start_ids])} if request.start_ids else {}
     out = model.generate(
-        torch.tensor([ask.prompt_ids]),
+        torch.tensor([request.prompt_ids]),
         streamer=recorder,
         generation_config=DiffusionGemmaGenerationConfig(
-            max_new_tokens=ask.max_tokens,
+            max_new_tokens=request.max_tokens,
             max_denoising_steps=denoising.steps,
             sampler_config=EntropyBoundSamplerConfig(entropy_bound=denoising.entropy_bound),
             t_min=denoising.t_min,
@@ -75,57 +75,59 @@ def theirs(model: Any, ask: GenerationRequest, end_ids: tuple[int, ...]) -> Told
         ),
         **start,
     )
-    return Told(recorder.drafts, out.sequences[0, len(ask.prompt_ids) :].tolist())
+    return Output(recorder.drafts, out.sequences[0, len(request.prompt_ids) :].tolist())
 
 
 def ours(
-    net: Any,
-    asks: list[GenerationRequest],
+    model: Any,
+    requests: list[GenerationRequest],
     *,
     slots: int = 4,
     arrivals: Random | None = None,
     seen: Seen | None = None,
     **limits: Any,
-) -> list[Told]:
-    """All asks through scheduler and stepper, drawing as transformers draws. With `arrivals` they come at random
+) -> list[Output]:
+    """All requests through scheduler and stepper, drawing as transformers draws. With `arrivals` they come at random
     iterations, and rows are taken away and given back as under memory pressure."""
-    table = SlotTable(net.kv_layers, slots, itemsize=net.dtype.itemsize)
-    cache = KvCache(net.kv_layers, slots=slots, slot_tokens=256, dtype=net.dtype, device=net.device)
-    bounds = Limits(max_num_seqs=slots, max_waiting=len(asks), max_context=256, **limits)
-    scheduler = Scheduler(net.info, bounds, table, seen.append if seen is not None else None)
+    table = SlotTable(model.kv_layers, slots, itemsize=model.dtype.itemsize)
+    cache = KvCache(model.kv_layers, slots=slots, slot_tokens=256, dtype=model.dtype, device=model.device)
+    bounds = Limits(max_num_seqs=slots, max_waiting=len(requests), max_context=256, **limits)
+    scheduler = Scheduler(model.info, bounds, table, seen.append if seen is not None else None)
     generators: dict[int, torch.Generator] = {}
-    stepper, told, due = Stepper(net, cache, GeneratorDraws(generators)), dict[int, Told](), list(asks)
+    stepper, outputs, due = Stepper(model, cache, GeneratorDraws(generators)), dict[int, Output](), list(requests)
     while due or scheduler.has_work:
         while due and (arrivals is None or arrivals.random() < 0.3):
             sequence = scheduler.add(due[0], 0.0)
             generators[sequence] = torch.Generator().manual_seed(due.pop(0).seed)
-            told[sequence] = Told([], [])
+            outputs[sequence] = Output([], [])
         if arrivals and arrivals.random() < 0.3:
-            scheduler.limit_rows(arrivals.randint(1, slots), 0.0)
+            scheduler.set_max_rows(arrivals.randint(1, slots), 0.0)
         if arrivals and arrivals.random() < 0.1:
-            scheduler.forget_retained()
+            scheduler.evict_retained()
         if arrivals and arrivals.random() < 0.2:
             scheduler.restore_slots(slots)
         batch = scheduler.next_batch(0.0)
         result = stepper.step(batch)
         assert result.faults == ()
         for canvas in result.canvases:
-            told[canvas.sequence].drafts.append(canvas.ids)
+            outputs[canvas.sequence].drafts.append(canvas.ids)
         for sequence, event in scheduler.update_from_output(batch, result, 0.0):
             if isinstance(event, BlockSealed):
-                told[sequence].ids += event.ids
+                outputs[sequence].ids += event.ids
             else:
                 assert isinstance(event, Finished)
-                told[sequence].end = event
+                outputs[sequence].end = event
     assert table.free == len(table)
-    return [told[sequence] for sequence in sorted(told)]
+    return [outputs[sequence] for sequence in sorted(outputs)]
 
 
 def prompt(seed: int, length: int, vocab: int = 61) -> tuple[int, ...]:
     return tuple(torch.randint(6, vocab, (length,), generator=torch.Generator().manual_seed(seed)).tolist())
 
 
-def ask(seed: int, *, length: int = 9, blocks: int = 1, denoising: DenoisingParams = STEPS_ONLY) -> GenerationRequest:
+def request(
+    seed: int, *, length: int = 9, blocks: int = 1, denoising: DenoisingParams = STEPS_ONLY
+) -> GenerationRequest:
     return GenerationRequest(
         prompt_ids=prompt(seed, length), max_tokens=blocks * denoising.canvas_length, seed=seed, denoising=denoising
     )
@@ -143,21 +145,21 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_every_step_of_every_block_shows_the_canvas_that_generate_shows(make_net: Any, shape: dict[str, Any]) -> None:
-    net = make_net(end_ids=(), **shape)
+def test_every_step_of_every_block_shows_the_canvas_that_generate_shows(make_model: Any, shape: dict[str, Any]) -> None:
+    model = make_model(end_ids=(), **shape)
     denoising = replace(STEPS_ONLY, canvas_length=shape.get("canvas", 12))
     for seed in range(3):
-        one = ask(seed, blocks=3, denoising=denoising)
-        expected, [found] = theirs(net._model, one, ()), ours(net, [one])
+        one = request(seed, blocks=3, denoising=denoising)
+        expected, [found] = theirs(model._model, one, ()), ours(model, [one])
         assert found.drafts == expected.drafts
         assert found.ids == expected.ids
         assert len(found.drafts) == 3 * denoising.steps
 
 
-def test_rows_of_different_requests_do_not_touch_each_other(make_net: Any) -> None:
-    net = make_net(end_ids=(), window=16)
-    asks = [
-        ask(
+def test_rows_of_different_requests_do_not_touch_each_other(make_model: Any) -> None:
+    model = make_model(end_ids=(), window=16)
+    requests = [
+        request(
             seed,
             length=length,
             blocks=blocks,
@@ -172,19 +174,19 @@ def test_rows_of_different_requests_do_not_touch_each_other(make_net: Any) -> No
             (6, 31, 1, 8, 0.1, 0.9),
         )
     ]
-    for found, one in zip(ours(net, asks, slots=3), asks, strict=True):
-        assert found.drafts == theirs(net._model, one, ()).drafts
+    for found, one in zip(ours(model, requests, slots=3), requests, strict=True):
+        assert found.drafts == theirs(model._model, one, ()).drafts
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("window", [8, 64])
-def test_rows_that_come_and_go_and_are_parked_and_reuse_prompts_change_nothing(
-    make_net: Any, window: int, seed: int
+def test_rows_that_come_and_go_and_are_preempted_and_reuse_prompts_change_nothing(
+    make_model: Any, window: int, seed: int
 ) -> None:
     """A budget of positions, prompts in chunks, rows lost and given back, contexts copied: whatever serving does."""
-    net, dice, seen = make_net(end_ids=(), window=window), Random(seed), list[Observation]()
+    model, dice, seen = make_model(end_ids=(), window=window), Random(seed), list[Observation]()
     common = prompt(77, 40)
-    asks = [
+    requests = [
         GenerationRequest(
             prompt_ids=common[: dice.choice((20, 33, 40))] + prompt(n, dice.randint(1, 30)),
             max_tokens=12 * dice.randint(1, 3),
@@ -194,35 +196,35 @@ def test_rows_that_come_and_go_and_are_parked_and_reuse_prompts_change_nothing(
         for n in range(8)
     ]
     found = ours(
-        net, asks, slots=3, arrivals=dice, seen=seen, max_step_tokens=dice.choice((None, 12, 40)), prefill_chunk=7
+        model, requests, slots=3, arrivals=dice, seen=seen, max_step_tokens=dice.choice((None, 12, 40)), prefill_chunk=7
     )
-    for one, mine in zip(asks, found, strict=True):
-        assert mine.drafts == theirs(net._model, one, ()).drafts
-    assert any(isinstance(each, PreemptionObserved) for each in seen), "nothing was parked: the test says nothing"
+    for one, mine in zip(requests, found, strict=True):
+        assert mine.drafts == theirs(model._model, one, ()).drafts
+    assert any(isinstance(each, PreemptionObserved) for each in seen), "nothing was preempted: the test proves nothing"
     assert any(isinstance(each, PrefixObserved) for each in seen), "nothing was reused: the test says nothing"
 
 
-def test_canvases_stop_early_at_the_step_where_generate_stops(make_net: Any) -> None:
-    net = make_net(end_ids=(), spread=0.6)
+def test_canvases_stop_early_at_the_step_where_generate_stops(make_model: Any) -> None:
+    model = make_model(end_ids=(), spread=0.6)
     stopped_at = set()
     for stability in (0, 1, 2):
         denoising = replace(STEPS_ONLY, steps=20, stability=stability, confidence_threshold=1.0, entropy_bound=8.0)
         for seed in range(3):
-            one = ask(seed, blocks=2, denoising=denoising)
-            expected, [found] = theirs(net._model, one, ()), ours(net, [one])
+            one = request(seed, blocks=2, denoising=denoising)
+            expected, [found] = theirs(model._model, one, ()), ours(model, [one])
             assert found.drafts == expected.drafts
             stopped_at.add(len(found.drafts))
     assert min(stopped_at) < 40, "no canvas stopped early: the test says nothing"
     assert len(stopped_at) > 2
 
 
-def test_an_end_token_inside_a_canvas_ends_the_answer_there(make_net: Any) -> None:
-    end_ids = tuple(range(6, 16))  # a chaotic net meets one of ten ids soon
-    net = make_net(end_ids=end_ids)
+def test_an_end_token_inside_a_canvas_ends_the_answer_there(make_model: Any) -> None:
+    end_ids = tuple(range(6, 16))  # a chaotic model meets one of ten ids soon
+    model = make_model(end_ids=end_ids)
     lengths = set()
     for seed in range(8):
-        one = ask(seed, blocks=4)
-        expected, [found] = theirs(net._model, one, end_ids), ours(net, [one])
+        one = request(seed, blocks=4)
+        expected, [found] = theirs(model._model, one, end_ids), ours(model, [one])
         assert found.drafts == expected.drafts
         assert found.end is not None
         if found.end.reason is FinishReason.STOP:
@@ -233,9 +235,9 @@ def test_an_end_token_inside_a_canvas_ends_the_answer_there(make_net: Any) -> No
     assert len(lengths) > 3, "too few answers ended: the test says nothing"
 
 
-def test_a_given_canvas_is_denoised_as_generate_denoises_it(make_net: Any) -> None:
+def test_a_given_canvas_is_denoised_as_generate_denoises_it(make_model: Any) -> None:
     """For one step: `generate()` draws a fresh canvas all the same and drops it, so the random streams part."""
-    net = make_net()
+    model = make_model()
     for seed in range(3):
-        one = replace(ask(seed, denoising=replace(STEPS_ONLY, steps=1)), start_ids=prompt(9, 12))
-        assert ours(net, [one])[0].drafts == theirs(net._model, one, (1,)).drafts
+        one = replace(request(seed, denoising=replace(STEPS_ONLY, steps=1)), start_ids=prompt(9, 12))
+        assert ours(model, [one])[0].drafts == theirs(model._model, one, (1,)).drafts

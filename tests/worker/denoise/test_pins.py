@@ -1,4 +1,4 @@
-"""Pinned positions are certain: shown to the net, kept in the answer, and of no entropy."""
+"""Pinned positions are certain: shown to the model, kept in the answer, and of no entropy."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from diffusion_worker.denoise.pins import FREE, mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.score import score
 from diffusion_worker.engine.loop import run
-from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 from diffusion_worker.types.step_batch import Denoise
 
 CPU = torch.device("cpu")
@@ -18,7 +18,16 @@ CPU = torch.device("cpu")
 def item(*, head: tuple[int, ...] = (), tail: tuple[int, ...] = ()) -> Denoise:
     denoising = DenoisingParams(canvas_length=8)
     return Denoise(
-        sequence=1, slot=0, at=0, block=0, step=3, opens=False, denoising=denoising, seed=0, head=head, tail=tail
+        sequence=1,
+        slot=0,
+        at=0,
+        block=0,
+        step=3,
+        opens=False,
+        denoising=denoising,
+        seed=0,
+        pinned_prefix=head,
+        pinned_suffix=tail,
     )
 
 
@@ -41,10 +50,10 @@ def test_head_and_tail_stand_at_the_two_ends_and_all_between_is_free(
     torch.testing.assert_close(mean_over_free(found.entropy, pins), found.entropy.amax(-1), msg="pins dilute the mean")
 
 
-def test_the_text_behind_a_gap_is_on_every_canvas_that_the_net_sees(make_net: Any) -> None:
-    net, shown = make_net(dtype=torch.float32, end_ids=()), list[list[int]]()
-    denoise = net.denoise
-    net.denoise = lambda canvas, soft, context: (shown.extend(canvas.tolist()), denoise(canvas, soft, context))[1]
+def test_the_text_behind_a_gap_is_on_every_canvas_that_the_model_sees(make_model: Any) -> None:
+    model, shown = make_model(dtype=torch.float32, end_ids=()), list[list[int]]()
+    denoise = model.denoise
+    model.denoise = lambda canvas, soft, context: (shown.extend(canvas.tolist()), denoise(canvas, soft, context))[1]
     one = GenerationRequest(
         prompt_ids=(20, 21),
         max_tokens=18,
@@ -52,7 +61,7 @@ def test_the_text_behind_a_gap_is_on_every_canvas_that_the_net_sees(make_net: An
         suffix_ids=(30, 31, 32),
         denoising=DenoisingParams(steps=4, canvas_length=12),
     )
-    [answer] = run(net, [one])
+    [answer] = run(model, [one])
     assert len(answer.ids) == 18, "two canvases of which nine positions each are the gap"
     assert len(shown) == answer.end.usage.denoising_steps
     assert all(canvas[-3:] == [30, 31, 32] for canvas in shown)

@@ -14,6 +14,6 @@ def test_accepted_positions_keep_their_token_and_all_others_become_noise() -> No
     assert renoise(TOKENS, ACCEPTED, NOISE, surest=SUREST, kept=kept).tolist() == [[1, 80, 3], [71, 81, 91]]
 
 
-def test_kept_positions_show_the_surest_token_unless_they_were_accepted() -> None:
+def test_kept_positions_show_the_most_likely_token_unless_they_were_accepted() -> None:
     kept = torch.tensor([[True, True, False], [False, False, True]])
     assert renoise(TOKENS, ACCEPTED, NOISE, surest=SUREST, kept=kept).tolist() == [[1, 12, 3], [71, 81, 16]]

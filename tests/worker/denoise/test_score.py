@@ -22,7 +22,7 @@ def test_the_entropy_is_in_nats_and_of_the_annealed_logits() -> None:
     assert math.isclose(found.entropy[0, 1].item(), math.log(3), rel_tol=1e-6)
 
 
-def test_the_log_probability_of_the_surest_is_at_temperature_one() -> None:
+def test_the_log_probability_of_the_most_likely_is_at_temperature_one() -> None:
     found = score(LOGITS, torch.tensor([0.4]))
     torch.testing.assert_close(found.logprob, LOGITS.log_softmax(-1).max(-1).values)
     assert found.surest[0, 0].item() == 0
@@ -35,7 +35,7 @@ def test_a_request_temperature_changes_what_is_sampled_and_nothing_else() -> Non
     torch.testing.assert_close(flat[2], (LOGITS[0] / 0.8 / 2.0).softmax(-1))
 
 
-def test_temperature_zero_takes_the_surest_token_in_its_row_only() -> None:
+def test_temperature_zero_takes_the_most_likely_token_in_its_row_only() -> None:
     scores = score(LOGITS.repeat(2, 1, 1), torch.tensor([0.8] * 2))
     sampled = torch.full((2, 2), 2)
     assert tokens_of(scores, sampled, (0.0, None)).tolist() == [scores.surest[0].tolist(), [2, 2]]

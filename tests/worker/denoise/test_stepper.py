@@ -11,14 +11,14 @@ from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import PrefillContext
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import DenoisingParams, SequenceId
+from diffusion_worker.types.requests import DenoisingParams, SequenceId
 from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill, StepResult
 
-RECIPE = DenoisingParams(steps=4, canvas_length=12)
+DENOISING = DenoisingParams(steps=4, canvas_length=12)
 
 
-def stepper(net: Any, *, slots: int = 4) -> Stepper:
-    return Stepper(net, KvCache(net.kv_layers, slots=slots, slot_tokens=64, dtype=net.dtype, device=net.device))
+def stepper(model: Any, *, slots: int = 4) -> Stepper:
+    return Stepper(model, KvCache(model.kv_layers, slots=slots, slot_tokens=64, dtype=model.dtype, device=model.device))
 
 
 def denoise(sequence: SequenceId, step: int = 4, **changes: Any) -> Denoise:
@@ -29,8 +29,8 @@ def denoise(sequence: SequenceId, step: int = 4, **changes: Any) -> Denoise:
         at=1,
         block=0,
         step=step,
-        opens=step == RECIPE.steps,
-        denoising=RECIPE,
+        opens=step == DENOISING.steps,
+        denoising=DENOISING,
         seed=sequence,
     )
     return replace(base, **changes)
@@ -45,26 +45,26 @@ def test_canvases_of_different_length_advance_in_one_batch() -> None:
     result = it.step(
         Batch(
             prefills=(append(1, 20, 21), append(2, 30)),
-            denoises=(denoise(1, at=2), denoise(2, denoising=replace(RECIPE, canvas_length=5))),
+            denoises=(denoise(1, at=2), denoise(2, denoising=replace(DENOISING, canvas_length=5))),
         )
     )
     assert {canvas.sequence: len(canvas.ids) for canvas in result.canvases} == {1: 12, 2: 5}
 
 
-def test_a_step_reports_the_surest_canvas_and_how_sure_it_is() -> None:
+def test_a_step_reports_the_most_likely_canvas_and_how_sure_it_is() -> None:
     it = stepper(ToyModel(confidence=0.9, pace=12))
     [canvas] = it.step(Batch(prefills=(append(1, 20, 21),), denoises=(denoise(1, at=2),))).canvases
     assert canvas.ids == (20, 21, 1) + (0,) * 9
     assert [round(2.718281828**logprob, 4) for logprob in canvas.logprobs] == [0.9] * 12
-    assert not canvas.is_settled
+    assert not canvas.has_converged
 
 
-def test_a_warm_start_is_what_the_first_pass_sees(make_net: Any) -> None:
-    net = make_net(dtype=torch.float32)
+def test_a_warm_start_is_what_the_first_pass_sees(make_model: Any) -> None:
+    model = make_model(dtype=torch.float32)
     seen: list[torch.Tensor] = []
-    real = net.denoise
-    net.denoise = lambda canvas, soft, context: (seen.append(canvas), real(canvas, soft, context))[1]
-    stepper(net).step(Batch(prefills=(append(1, 20),), denoises=(denoise(1, start_ids=(30, 31)),)))
+    real = model.denoise
+    model.denoise = lambda canvas, soft, context: (seen.append(canvas), real(canvas, soft, context))[1]
+    stepper(model).step(Batch(prefills=(append(1, 20),), denoises=(denoise(1, start_ids=(30, 31)),)))
     assert seen[0].tolist() == [[30, 31, 1] + [0] * 9]
 
 
@@ -103,9 +103,9 @@ def test_a_defect_that_is_not_of_the_pass_is_not_swallowed() -> None:
         it.step(Batch(denoises=(denoise(5, step=2),)))  # a canvas that never opened
 
 
-def test_a_slot_that_held_nan_is_clean_for_its_next_owner(make_net: Any) -> None:
+def test_a_slot_that_held_nan_is_clean_for_its_next_owner(make_model: Any) -> None:
     """What a mask hides is still multiplied by zero, and zero times NaN is NaN."""
-    it = stepper(make_net(dtype=torch.float32), slots=2)
+    it = stepper(make_model(dtype=torch.float32), slots=2)
     it.step(Batch(prefills=(append(1, *[7] * 40),)))
     it.cache.keys[0][0, :, :40] = float("nan")
     [fault] = it.step(Batch(denoises=(denoise(1, at=40),))).faults
@@ -116,10 +116,10 @@ def test_a_slot_that_held_nan_is_clean_for_its_next_owner(make_net: Any) -> None
     assert it.step(both).faults == ()
 
 
-def test_reading_gives_the_token_that_a_full_pass_would_give(make_net: Any) -> None:
+def test_decoding_gives_the_token_that_a_full_pass_would_give(make_model: Any) -> None:
     """One token at a time through the cache, past the sliding window, against the whole text at once."""
-    net = make_net(window=8)
-    it, text = stepper(net), (20, 21, 22, 23, 24)
+    model = make_model(window=8)
+    it, text = stepper(model), (20, 21, 22, 23, 24)
     [first] = it.step(Batch(decodes=(Decode(sequence=1, slot=0, ids=text, at=0, seed=0),))).tokens
     read = [first.id]
     for _ in range(15):
@@ -127,16 +127,16 @@ def test_reading_gives_the_token_that_a_full_pass_would_give(make_net: Any) -> N
         item = Decode(sequence=1, slot=0, ids=(read[-1],), at=at, seed=0)
         read.append(it.step(Batch(decodes=(item,))).tokens[0].id)
     whole = torch.tensor([[*text, *read]])
-    hidden = net._model.model.encoder(input_ids=whole).last_hidden_state
-    expected = net.logits(hidden)[0, len(text) - 1 : -1]
+    hidden = model._model.model.encoder(input_ids=whole).last_hidden_state
+    expected = model.logits(hidden)[0, len(text) - 1 : -1]
     assert read == expected.argmax(-1).tolist()
 
 
-def test_reading_rows_of_different_length_together_changes_none(make_net: Any) -> None:
-    net = make_net(window=8)
+def test_decoding_rows_of_different_length_together_changes_none(make_model: Any) -> None:
+    model = make_model(window=8)
 
     def tokens(*rows: int) -> dict[SequenceId, list[int]]:
-        it = stepper(net)
+        it = stepper(model)
         found: dict[SequenceId, list[int]] = {row: [] for row in rows}
         for turn in range(10):
             decodes = tuple(
@@ -159,7 +159,7 @@ def test_reading_rows_of_different_length_together_changes_none(make_net: Any) -
     assert len({tuple(ids) for ids in alone.values()}) == 3
 
 
-def test_reading_at_temperature_zero_is_greedy_and_above_zero_is_drawn_by_seed() -> None:
+def test_decoding_at_temperature_zero_is_greedy_and_above_zero_is_drawn_by_seed() -> None:
     it = stepper(ToyModel(confidence=0.3), slots=4)
     decodes = [
         Decode(sequence=n, slot=n, ids=(20, 21), at=0, seed=n, temperature=t)

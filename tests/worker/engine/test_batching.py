@@ -5,13 +5,13 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.engine.batching import Parts, compose
+from diffusion_worker.engine.batching import BatchItems, compose
 from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
 from diffusion_worker.memory.slots import Allocation
-from diffusion_worker.types.generation import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
 
 CANVAS, CHUNK = 4, 5
-ASK = GenerationRequest(
+REQUEST = GenerationRequest(
     prompt_ids=(9, 9, 9), max_tokens=100, seed=0, denoising=DenoisingParams(steps=3, canvas_length=CANVAS)
 )
 KINDS = ("prompt", "last of a prompt", "seal", "step", "read")
@@ -21,17 +21,17 @@ def placed(number: int, kind: str) -> Sequence:
     """A sequence that has a slot and wants what `kind` says."""
     prompt = (9,) * (12 if kind == "prompt" else 3)
     decoding_mode = DecodingMode.AUTOREGRESSIVE if kind == "read" else DecodingMode.DIFFUSION
-    ask = replace(ASK, prompt_ids=prompt, decoding_mode=decoding_mode)
-    it = Sequence(id=number, ask=ask, submitted=0.0, prefill_chunks=prefill_chunks_of(prompt, CHUNK))
+    request = replace(REQUEST, prompt_ids=prompt, decoding_mode=decoding_mode)
+    it = Sequence(id=number, request=request, submitted=0.0, prefill_chunks=prefill_chunks_of(prompt, CHUNK))
     it.allocate(Allocation(slot=number, reused=0, copy=None, boundary=0), chunk=CHUNK)
     if kind in ("seal", "step"):
-        it.appended(prompt)
+        it.record_prefill(prompt)
     if kind == "seal":
         it.open_block((5,) * CANVAS)
     return it
 
 
-def positions(parts: Parts) -> int:
+def positions(parts: BatchItems) -> int:
     return (
         sum(len(append.ids) for append in parts.prefills)
         + sum(denoise.denoising.canvas_length for denoise in parts.denoises)
@@ -39,7 +39,7 @@ def positions(parts: Parts) -> int:
     )
 
 
-def taking_part(parts: Parts) -> set[int]:
+def taking_part(parts: BatchItems) -> set[int]:
     return {part.sequence for part in (*parts.prefills, *parts.denoises, *parts.decodes)}
 
 
@@ -88,4 +88,4 @@ def test_a_long_prompt_in_parts_holds_nobody_up() -> None:
         assert {denoise.sequence for denoise in parts.denoises} == {1, 2}
         [append] = parts.prefills
         assert len(append.ids) <= CHUNK
-        long.appended(append.ids)
+        long.record_prefill(append.ids)

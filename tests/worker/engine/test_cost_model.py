@@ -7,29 +7,30 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from diffusion_worker.engine.cost_model import Forecast
+from diffusion_worker.engine.cost_model import CostModel
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.generation import DecodingMode, DenoisingParams, GenerationRequest, PredictedWait
+from diffusion_worker.types.observations import PredictedWait
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
 from diffusion_worker.types.step_batch import CanvasResult
 
-RECIPE = DenoisingParams(steps=12, canvas_length=8)
-ASK = GenerationRequest(prompt_ids=(9,) * 8, max_tokens=64, seed=0, denoising=RECIPE)
+DENOISING = DenoisingParams(steps=12, canvas_length=8)
+REQUEST = GenerationRequest(prompt_ids=(9,) * 8, max_tokens=64, seed=0, denoising=DENOISING)
 SECONDS = st.floats(0.0, 1e4)
 
 
-def sequence(ask: GenerationRequest = ASK) -> Sequence:
-    return Sequence(id=1, ask=ask, submitted=0.0, prefill_chunks=[ask.prompt_ids])
+def sequence(request: GenerationRequest = REQUEST) -> Sequence:
+    return Sequence(id=1, request=request, submitted=0.0, prefill_chunks=[request.prompt_ids])
 
 
-def canvas(number: int, ids: tuple[int, ...], *, entropy: float = 1.0, settled: bool = False) -> CanvasResult:
+def canvas(number: int, ids: tuple[int, ...], *, entropy: float = 1.0, converged: bool = False) -> CanvasResult:
     return CanvasResult(
         sequence=number,
         ids=ids,
         logprobs=(-0.1,) * len(ids),
         mean_entropy=entropy,
         accepted=1,
-        steady=0,
-        is_settled=settled,
+        stable_prefix=0,
+        has_converged=converged,
     )
 
 
@@ -43,11 +44,11 @@ def canvas(number: int, ids: tuple[int, ...], *, entropy: float = 1.0, settled: 
 def test_times_are_finite_and_not_negative_and_experience_corrects_them_fourfold_at_most(
     steps: list[tuple[float, int]], errors: list[tuple[float, float]], rows: int, iterations: float
 ) -> None:
-    it = Forecast()
+    it = CostModel()
     for seconds, together in steps:
-        it.took_step(seconds, together)
+        it.record_step(seconds, together)
     for plain_s, actual_s in errors:
-        it.waited(PredictedWait(decoding_mode=DecodingMode.DIFFUSION, plain_s=plain_s, wait_s=plain_s), actual_s)
+        it.record_wait(PredictedWait(decoding_mode=DecodingMode.DIFFUSION, plain_s=plain_s, wait_s=plain_s), actual_s)
     predicted_wait = it.predict_wait(iterations, rows, DecodingMode.DIFFUSION)
     assert predicted_wait is not None
     assert predicted_wait.plain_s >= 0.0
@@ -63,45 +64,45 @@ def test_times_are_finite_and_not_negative_and_experience_corrects_them_fourfold
 def test_a_sequence_needs_at_least_one_more_iteration_and_never_more_than_it_can(
     entropies: list[float], threshold: float, known: list[int]
 ) -> None:
-    it = Forecast()
+    it = CostModel()
     for tokens in known:
         other = sequence()
         other.emitted = tokens
-        it.finished(other)
-    one = sequence(replace(ASK, denoising=replace(RECIPE, confidence_threshold=threshold)))
+        it.record_finished(other)
+    one = sequence(replace(REQUEST, denoising=replace(DENOISING, confidence_threshold=threshold)))
     for entropy in entropies:
-        one.stepped(canvas(1, (5,) * 8, entropy=entropy), is_late=False)
+        one.record_step(canvas(1, (5,) * 8, entropy=entropy), is_late=False)
         assert 1.0 <= it.iterations(one) <= one.iterations_at_most()
 
 
 def test_the_price_of_a_row_is_learnt_and_more_rows_are_never_cheaper() -> None:
-    it = Forecast()
+    it = CostModel()
     for _ in range(50):
-        it.took_step(0.3, 1)
-        it.took_step(0.5, 3)
+        it.record_step(0.3, 1)
+        it.record_step(0.5, 3)
     assert it.step_s(2) == pytest.approx(0.4)
     assert it.step_s(8) == pytest.approx(1.0)
-    noisy = Forecast()
-    noisy.took_step(0.5, 1)
-    noisy.took_step(0.3, 3)
+    noisy = CostModel()
+    noisy.record_step(0.5, 1)
+    noisy.record_step(0.3, 3)
     assert (noisy.step_s(8) or 0.0) >= (noisy.step_s(1) or math.inf)
 
 
-def test_answers_are_expected_to_be_as_long_as_those_of_kin() -> None:
-    it = Forecast()
-    short, long = (replace(ASK, prompt_ids=(9,) * n, decoding_mode=DecodingMode.AUTOREGRESSIVE) for n in (8, 200))
-    for ask, tokens in ((short, 5), (long, 50)):
-        done = sequence(ask)
+def test_answers_are_expected_to_be_as_long_as_those_of_similar_requests() -> None:
+    it = CostModel()
+    short, long = (replace(REQUEST, prompt_ids=(9,) * n, decoding_mode=DecodingMode.AUTOREGRESSIVE) for n in (8, 200))
+    for request, tokens in ((short, 5), (long, 50)):
+        done = sequence(request)
         done.emitted = tokens
-        it.finished(done)
+        it.record_finished(done)
     assert it.iterations(sequence(short)) == 5
     assert it.iterations(sequence(long)) == 50
-    assert 5 < it.iterations(sequence(replace(short, prompt_ids=(9,) * 40))) < 50, "of strangers the mean"
+    assert 5 < it.iterations(sequence(replace(short, prompt_ids=(9,) * 40))) < 50, "the mean for an unknown bucket"
 
 
 def test_a_falling_entropy_shortens_what_is_expected_of_a_canvas() -> None:
-    it, flat, falling = Forecast(), sequence(), sequence()
+    it, flat, falling = CostModel(), sequence(), sequence()
     for before, after in ((1.0, 1.0), (1.0, 0.02)):
-        flat.stepped(canvas(1, (5,) * 8, entropy=before), is_late=False)
-        falling.stepped(canvas(1, (5,) * 8, entropy=after), is_late=False)
+        flat.record_step(canvas(1, (5,) * 8, entropy=before), is_late=False)
+        falling.record_step(canvas(1, (5,) * 8, entropy=after), is_late=False)
     assert it.iterations(falling) < it.iterations(flat)

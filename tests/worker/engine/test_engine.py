@@ -1,4 +1,4 @@
-"""The engine between event loop and device thread, driven by the toy net."""
+"""The engine between event loop and device thread, driven by the toy model."""
 
 import asyncio
 import threading
@@ -26,24 +26,17 @@ from diffusion_worker.errors import (
 )
 from diffusion_worker.models.interface import CanvasContext
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import (
-    BlockSealed,
-    DecodingMode,
-    Faulted,
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    Outcome,
-    Residency,
-)
-from diffusion_worker.types.observations import Observation, RefusalObserved, SequenceObserved
+from diffusion_worker.types.events import BlockSealed, Faulted, Finished, FinishReason
+from diffusion_worker.types.observations import Observation, Outcome, RefusalObserved, SequenceObserved
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
+from diffusion_worker.types.status import Residency
 
 pytestmark = pytest.mark.anyio
 
 POISON = 99
 
 
-class PoisonedNet(ToyModel):
+class PoisonedModel(ToyModel):
     """Returns NaN for rows whose prompt begins with POISON."""
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
@@ -52,7 +45,7 @@ class PoisonedNet(ToyModel):
         return logits
 
 
-class BrittleNet(ToyModel):
+class BrittleModel(ToyModel):
     """Raises if any row's prompt begins with POISON."""
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
@@ -61,14 +54,14 @@ class BrittleNet(ToyModel):
         return super().denoise(canvas, soft, context)
 
 
-def ask(net: ToyModel, *prompt: int, **changes: Any) -> GenerationRequest:
-    base = GenerationRequest(prompt_ids=prompt or (20, 21, 22), max_tokens=64, seed=1, denoising=net.info.denoising)
+def request(model: ToyModel, *prompt: int, **changes: Any) -> GenerationRequest:
+    base = GenerationRequest(prompt_ids=prompt or (20, 21, 22), max_tokens=64, seed=1, denoising=model.info.denoising)
     return replace(base, **changes)
 
 
 @asynccontextmanager
-async def serving(net: ToyModel, capacity: Capacity | None = None, **rest: Any) -> AsyncIterator[Engine]:
-    engine = Engine(lambda: net, capacity, **rest)
+async def serving(model: ToyModel, capacity: Capacity | None = None, **rest: Any) -> AsyncIterator[Engine]:
+    engine = Engine(lambda: model, capacity, **rest)
     engine.start()
     await engine.ready()
     try:
@@ -84,7 +77,7 @@ async def collect(output_stream: OutputStream) -> tuple[tuple[int, ...], Finishe
         if not isinstance(event, BlockSealed):
             return tuple(ids), event
         ids += event.ids
-    raise AssertionError("a ticket ended without an end")
+    raise AssertionError("a stream ended without an end")
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -93,32 +86,32 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_an_ask_is_answered_with_its_blocks_and_one_end() -> None:
-    net = ToyModel()
+async def test_a_request_is_answered_with_its_blocks_and_one_end() -> None:
+    model = ToyModel()
     prompt = tuple(range(20, 60))
-    async with serving(net) as engine:
-        ids, end = await collect(engine.submit(ask(net, *prompt)))
+    async with serving(model) as engine:
+        ids, end = await collect(engine.submit(request(model, *prompt)))
     assert ids == prompt
     assert isinstance(end, Finished)
     assert end.reason is FinishReason.STOP
     assert end.usage.completion_tokens == 41
 
 
-async def test_many_asks_at_once_each_get_their_own_answer() -> None:
-    net = ToyModel()
-    async with serving(net, Capacity(max_num_seqs=3)) as engine:
-        asks = [ask(net, *range(20, 23 + n), decoding_mode=tuple(DecodingMode)[n % 2]) for n in range(12)]
-        answers = await asyncio.gather(*(collect(engine.submit(one)) for one in asks))
-    assert [ids for ids, _ in answers] == [one.prompt_ids for one in asks]
+async def test_many_requests_at_once_each_get_their_own_answer() -> None:
+    model = ToyModel()
+    async with serving(model, Capacity(max_num_seqs=3)) as engine:
+        requests = [request(model, *range(20, 23 + n), decoding_mode=tuple(DecodingMode)[n % 2]) for n in range(12)]
+        answers = await asyncio.gather(*(collect(engine.submit(one)) for one in requests))
+    assert [ids for ids, _ in answers] == [one.prompt_ids for one in requests]
 
 
 async def test_max_tokens_is_exact() -> None:
-    net = ToyModel()
-    async with serving(net) as engine:
+    model = ToyModel()
+    async with serving(model) as engine:
         for count in (1, 15, 16, 17, 33):
             for decoding_mode in DecodingMode:
                 ids, end = await collect(
-                    engine.submit(ask(net, *[30] * 60, max_tokens=count, decoding_mode=decoding_mode))
+                    engine.submit(request(model, *[30] * 60, max_tokens=count, decoding_mode=decoding_mode))
                 )
                 assert len(ids) == end.usage.completion_tokens == count
 
@@ -132,43 +125,43 @@ async def test_the_event_loop_stays_awake_during_a_slow_pass() -> None:
             super()._take_time()
             turns_in_pass.append(turns - before)
 
-    net = Watched(seconds_per_pass=0.3)
-    async with serving(net) as engine:
-        answer = asyncio.create_task(collect(engine.submit(ask(net))))
+    model = Watched(seconds_per_pass=0.3)
+    async with serving(model) as engine:
+        answer = asyncio.create_task(collect(engine.submit(request(model))))
         while not answer.done():
             await asyncio.sleep(0.001)
             turns += 1
-    assert net.passes >= 3
+    assert model.passes >= 3
     assert sorted(turns_in_pass)[len(turns_in_pass) // 2] > 0
 
 
 async def test_a_reader_that_is_cancelled_stops_the_work() -> None:
-    net = ToyModel(seconds_per_pass=0.01, pace=1)
-    async with serving(net) as engine:
-        reader = asyncio.create_task(collect(engine.submit(ask(net, *[30] * 400, max_tokens=400))))
-        await until(lambda: net.passes > 2)
+    model = ToyModel(seconds_per_pass=0.01, pace=1)
+    async with serving(model) as engine:
+        reader = asyncio.create_task(collect(engine.submit(request(model, *[30] * 400, max_tokens=400))))
+        await until(lambda: model.passes > 2)
         reader.cancel()
         await until(lambda: engine.status().running == 0)
-        seen = net.passes
+        seen = model.passes
         await asyncio.sleep(0.05)
-        assert net.passes <= seen + 1, "at most the pass that was under way"
+        assert model.passes <= seen + 1, "at most the pass that was under way"
         assert engine.status().kv_bytes == 0
 
 
-async def test_leaving_the_context_of_a_ticket_aborts_it() -> None:
-    net = ToyModel(seconds_per_pass=0.005)
+async def test_leaving_the_context_of_a_stream_aborts_it() -> None:
+    model = ToyModel(seconds_per_pass=0.005)
     seen: list[Observation] = []
-    async with serving(net, observe=seen.append) as engine:
-        async with engine.submit(ask(net, *[30] * 400, max_tokens=400)) as output_stream:
+    async with serving(model, observe=seen.append) as engine:
+        async with engine.submit(request(model, *[30] * 400, max_tokens=400)) as output_stream:
             assert isinstance(await anext(output_stream), BlockSealed)
-        await until(lambda: not engine._tickets)
+        await until(lambda: not engine._streams)
     assert [o.outcome for o in seen if isinstance(o, SequenceObserved)] == [Outcome.CANCELLED]
 
 
-async def test_an_aborted_ticket_still_ends_once() -> None:
-    net = ToyModel(seconds_per_pass=0.005)
-    async with serving(net) as engine:
-        output_stream = engine.submit(ask(net, *[30] * 400, max_tokens=400))
+async def test_an_aborted_stream_still_ends_once() -> None:
+    model = ToyModel(seconds_per_pass=0.005)
+    async with serving(model) as engine:
+        output_stream = engine.submit(request(model, *[30] * 400, max_tokens=400))
         output_stream.abort()
         output_stream.abort()
         events = [event async for event in output_stream]
@@ -178,9 +171,9 @@ async def test_an_aborted_ticket_still_ends_once() -> None:
 
 
 async def test_a_reader_with_enough_gets_a_finished_end_with_true_figures() -> None:
-    net = ToyModel(seconds_per_pass=0.005)
-    async with serving(net) as engine:
-        output_stream = engine.submit(ask(net, *[30] * 400, max_tokens=400))
+    model = ToyModel(seconds_per_pass=0.005)
+    async with serving(model) as engine:
+        output_stream = engine.submit(request(model, *[30] * 400, max_tokens=400))
         first = await anext(output_stream)
         output_stream.stop()
         *_, end = [first, *[event async for event in output_stream]]
@@ -189,12 +182,12 @@ async def test_a_reader_with_enough_gets_a_finished_end_with_true_figures() -> N
     assert end.usage.completion_tokens < 400
 
 
-@pytest.mark.parametrize(("net", "error"), [(PoisonedNet(), NotFinite), (BrittleNet(), StepFailed)])
-async def test_a_row_that_fails_faults_alone(net: ToyModel, error: type[Exception]) -> None:
-    async with serving(net, Capacity(max_num_seqs=3)) as engine:
-        asks = [ask(net, 30, 31, 32), ask(net, POISON, 31, 32), ask(net, 40, 41)]
-        good, bad, other = await asyncio.gather(*(collect(engine.submit(one)) for one in asks))
-        again, _ = await collect(engine.submit(asks[0]))
+@pytest.mark.parametrize(("model", "error"), [(PoisonedModel(), NotFinite), (BrittleModel(), StepFailed)])
+async def test_a_row_that_fails_faults_alone(model: ToyModel, error: type[Exception]) -> None:
+    async with serving(model, Capacity(max_num_seqs=3)) as engine:
+        requests = [request(model, 30, 31, 32), request(model, POISON, 31, 32), request(model, 40, 41)]
+        good, bad, other = await asyncio.gather(*(collect(engine.submit(one)) for one in requests))
+        again, _ = await collect(engine.submit(requests[0]))
         assert engine._loop.scheduler.slots.free == len(engine._loop.scheduler.slots)
     assert isinstance(bad[1], Faulted)
     assert isinstance(bad[1].error, error)
@@ -203,8 +196,8 @@ async def test_a_row_that_fails_faults_alone(net: ToyModel, error: type[Exceptio
 
 
 async def test_a_defect_in_the_loop_faults_what_ran_and_the_engine_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = ToyModel()
-    async with serving(net) as engine:
+    model = ToyModel()
+    async with serving(model) as engine:
         real = engine._loop._stepper.step
         broken = iter([KeyError("a defect")])
 
@@ -214,18 +207,18 @@ async def test_a_defect_in_the_loop_faults_what_ran_and_the_engine_lives_on(monk
             return real(batch)
 
         monkeypatch.setattr(engine._loop._stepper, "step", step)
-        _, end = await collect(engine.submit(ask(net)))
+        _, end = await collect(engine.submit(request(model)))
         assert isinstance(end, Faulted)
         assert "a defect" in end.error.message
-        ids, _ = await collect(engine.submit(ask(net)))
+        ids, _ = await collect(engine.submit(request(model)))
         assert ids == (20, 21, 22)
         await until(lambda: engine.status().state is Residency.READY)
 
 
-async def test_same_seed_same_text_whoever_shares_the_batch(make_net: Any) -> None:
-    net = make_net(dtype=torch.float32, spread=0.02)
-    denoising = replace(net.info.denoising, steps=5)
-    asks = [
+async def test_same_seed_same_text_whoever_shares_the_batch(make_model: Any) -> None:
+    model = make_model(dtype=torch.float32, spread=0.02)
+    denoising = replace(model.info.denoising, steps=5)
+    requests = [
         GenerationRequest(
             prompt_ids=tuple(range(6, 12 + n)),
             max_tokens=24,
@@ -237,20 +230,20 @@ async def test_same_seed_same_text_whoever_shares_the_batch(make_net: Any) -> No
         for n in range(3)
         for way in DecodingMode
     ]
-    async with serving(net, Capacity(max_context=64)) as engine:
-        alone = [(await collect(engine.submit(one)))[0] for one in asks]
-        together = await asyncio.gather(*(collect(engine.submit(one)) for one in reversed(asks)))
+    async with serving(model, Capacity(max_context=64)) as engine:
+        alone = [(await collect(engine.submit(one)))[0] for one in requests]
+        together = await asyncio.gather(*(collect(engine.submit(one)) for one in reversed(requests)))
     assert alone == [ids for ids, _ in reversed(together)]
-    assert len(set(alone)) == len(asks)
+    assert len(set(alone)) == len(requests)
 
 
-async def test_before_the_weights_are_there_asks_are_refused_at_once_and_health_says_why() -> None:
+async def test_before_the_weights_are_there_requests_are_refused_at_once_and_health_says_why() -> None:
     may_load = threading.Event()
-    net = ToyModel()
+    model = ToyModel()
 
     def load() -> ToyModel:
         may_load.wait()
-        return net
+        return model
 
     seen: list[Observation] = []
     engine = Engine(load, observe=seen.append)
@@ -258,11 +251,11 @@ async def test_before_the_weights_are_there_asks_are_refused_at_once_and_health_
     engine.start()
     assert engine.status().state is Residency.LOADING
     with pytest.raises(NotResident) as refusal:
-        engine.submit(ask(net))
+        engine.submit(request(model))
     assert refusal.value.retry_after_s
     may_load.set()
     await engine.ready()
-    assert (await collect(engine.submit(ask(net))))[0] == (20, 21, 22)
+    assert (await collect(engine.submit(request(model))))[0] == (20, 21, 22)
     await engine.close()
     assert seen[0] == RefusalObserved(reason="not_resident")
 
@@ -277,7 +270,7 @@ async def test_a_checkpoint_that_cannot_be_loaded_is_reported_to_who_waits_for_i
         await engine.ready()
     assert engine.status().state is Residency.COLD
     with pytest.raises(NotResident):
-        engine.submit(ask(ToyModel()))
+        engine.submit(request(ToyModel()))
     await engine.close()
 
 
@@ -290,33 +283,33 @@ async def test_a_memory_limit_below_one_context_refuses_to_start() -> None:
 
 
 async def test_fewer_sequences_run_when_their_contexts_would_not_fit() -> None:
-    net = ToyModel(max_context=100)  # 800 bytes a context
-    async with serving(net, Capacity(max_num_seqs=8, memory_limit_bytes=2500)) as engine:
+    model = ToyModel(max_context=100)  # 800 bytes a context
+    async with serving(model, Capacity(max_num_seqs=8, memory_limit_bytes=2500)) as engine:
         status = engine.status()
         assert (status.max_num_seqs, status.memory_limit_bytes) == (3, 2500)
 
 
-async def test_beyond_queue_and_places_asks_are_refused() -> None:
-    net = ToyModel(seconds_per_pass=0.02)
-    async with serving(net, Capacity(max_num_seqs=1, max_waiting=1)) as engine:
-        tickets = [engine.submit(ask(net)) for _ in range(2)]
+async def test_beyond_queue_and_places_requests_are_refused() -> None:
+    model = ToyModel(seconds_per_pass=0.02)
+    async with serving(model, Capacity(max_num_seqs=1, max_waiting=1)) as engine:
+        streams = [engine.submit(request(model)) for _ in range(2)]
         with pytest.raises(OverCapacity):
-            engine.submit(ask(net))
+            engine.submit(request(model))
         with pytest.raises(PromptTooLong):
-            engine.submit(ask(net, max_tokens=5000))
-        for output_stream in tickets:
+            engine.submit(request(model, max_tokens=5000))
+        for output_stream in streams:
             await collect(output_stream)
 
 
 async def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
-    net = ToyModel(seconds_per_pass=0.1)
-    async with serving(net) as engine:
-        running = asyncio.create_task(collect(engine.submit(ask(net))))
+    model = ToyModel(seconds_per_pass=0.1)
+    async with serving(model) as engine:
+        running = asyncio.create_task(collect(engine.submit(request(model))))
         await until(lambda: engine.status().running == 1)
         leaving = asyncio.create_task(engine.drain(120.0))
         await asyncio.sleep(0)
         with pytest.raises(Draining):
-            engine.submit(ask(net))
+            engine.submit(request(model))
         await leaving
         ids, end = await running
     assert ids == (20, 21, 22)
@@ -325,7 +318,7 @@ async def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
 
 async def test_what_does_not_finish_in_time_is_told_so(engine_that_is_slow: Callable[[], Awaitable[Engine]]) -> None:
     engine = await engine_that_is_slow()
-    running = asyncio.create_task(collect(engine.submit(ask(ToyModel(), *[30] * 400, max_tokens=400))))
+    running = asyncio.create_task(collect(engine.submit(request(ToyModel(), *[30] * 400, max_tokens=400))))
     await until(lambda: engine.status().running == 1)
     await engine.drain(0.02)
     _, end = await running
@@ -345,11 +338,11 @@ def engine_that_is_slow() -> Callable[[], Awaitable[Engine]]:
 
 
 async def test_health_shows_what_runs_and_what_it_holds() -> None:
-    net = ToyModel(seconds_per_pass=0.1)
-    async with serving(net, Capacity(max_num_seqs=1)) as engine:
-        assert engine.info == net.info
+    model = ToyModel(seconds_per_pass=0.1)
+    async with serving(model, Capacity(max_num_seqs=1)) as engine:
+        assert engine.info == model.info
         assert engine.status().predicted_wait_ms is None
-        readers = [asyncio.create_task(collect(engine.submit(ask(net)))) for _ in range(2)]
+        readers = [asyncio.create_task(collect(engine.submit(request(model)))) for _ in range(2)]
         await until(lambda: engine.status().kv_bytes > 0 and engine.status().predicted_wait_ms is not None)
         status = engine.status()
         assert (status.state, status.running, status.waiting) == (Residency.READY, 1, 1)

@@ -7,42 +7,45 @@ import pytest
 
 from diffusion_worker.engine.loop import Capacity, Loop, run
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import BlockSealed, DecodingMode, Faulted, Finished, GenerationRequest
+from diffusion_worker.types.events import BlockSealed, Faulted, Finished
+from diffusion_worker.types.requests import DecodingMode, GenerationRequest
 
 
-def ask(net: Any, prompt: tuple[int, ...], **changes: Any) -> GenerationRequest:
-    return replace(GenerationRequest(prompt_ids=prompt, max_tokens=40, seed=0, denoising=net.info.denoising), **changes)
+def request(model: Any, prompt: tuple[int, ...], **changes: Any) -> GenerationRequest:
+    return replace(
+        GenerationRequest(prompt_ids=prompt, max_tokens=40, seed=0, denoising=model.info.denoising), **changes
+    )
 
 
-def test_answers_come_in_the_order_of_the_asks_however_many_run_together() -> None:
-    net = ToyModel()
-    asks = [ask(net, tuple(range(20, 21 + n)), decoding_mode=tuple(DecodingMode)[n % 2]) for n in range(10)]
+def test_answers_come_in_the_order_of_the_requests_however_many_run_together() -> None:
+    model = ToyModel()
+    requests = [request(model, tuple(range(20, 21 + n)), decoding_mode=tuple(DecodingMode)[n % 2]) for n in range(10)]
     for together in (1, 3, 16):
-        answers = run(net, asks, max_num_seqs=together)
-        assert [answer.ids for answer in answers] == [one.prompt_ids for one in asks]
+        answers = run(model, requests, max_num_seqs=together)
+        assert [answer.ids for answer in answers] == [one.prompt_ids for one in requests]
         assert all(isinstance(answer.end, Finished) for answer in answers)
 
 
-def test_no_asks_no_answers() -> None:
+def test_no_requests_no_answers() -> None:
     assert run(ToyModel(), []) == ()
 
 
 def test_batching_saves_passes_and_not_one_is_wasted() -> None:
-    net = ToyModel()
-    asks = [ask(net, (20, 21, 22))] * 4
-    run(net, asks, max_num_seqs=1)
-    alone, net.passes = net.passes, 0
-    run(net, asks, max_num_seqs=4)
-    assert alone == 4 * net.passes == 4 * 3, "one for the prompt, two for the canvas"
+    model = ToyModel()
+    requests = [request(model, (20, 21, 22))] * 4
+    run(model, requests, max_num_seqs=1)
+    alone, model.passes = model.passes, 0
+    run(model, requests, max_num_seqs=4)
+    assert alone == 4 * model.passes == 4 * 3, "one for the prompt, two for the canvas"
 
 
 def test_the_last_canvas_is_not_encoded_for_nobody() -> None:
-    net = ToyModel(denoising=replace(ToyModel().info.denoising, canvas_length=4))
-    [answer] = run(net, [ask(net, (20,) * 8, max_tokens=8)])
-    assert answer.end.usage.forward_passes == answer.end.usage.denoising_steps + 2 == net.passes
+    model = ToyModel(denoising=replace(ToyModel().info.denoising, canvas_length=4))
+    [answer] = run(model, [request(model, (20,) * 8, max_tokens=8)])
+    assert answer.end.usage.forward_passes == answer.end.usage.denoising_steps + 2 == model.passes
 
 
-def test_context_length_is_what_the_net_knows_unless_less_is_asked_for() -> None:
+def test_context_length_is_what_the_model_knows_unless_less_is_asked_for() -> None:
     assert Loop(ToyModel(max_context=500), Capacity()).limits.max_context == 500
     assert Loop(ToyModel(max_context=500), Capacity(max_context=90)).limits.max_context == 90
     assert Loop(ToyModel(max_context=500), Capacity(max_context=900)).limits.max_context == 500
@@ -50,21 +53,21 @@ def test_context_length_is_what_the_net_knows_unless_less_is_asked_for() -> None
 
 @pytest.mark.parametrize("decoding_mode", DecodingMode)
 def test_when_all_is_answered_nothing_is_held(decoding_mode: DecodingMode) -> None:
-    net = ToyModel()
-    loop = Loop(net, Capacity())
-    loop.add(ask(net, (20, 21), decoding_mode=decoding_mode))
+    model = ToyModel()
+    loop = Loop(model, Capacity())
+    loop.add(request(model, (20, 21), decoding_mode=decoding_mode))
     while loop.scheduler.has_work:
-        loop.turn()
+        loop.step()
     assert loop.scheduler.slots.used_bytes() == 0
     assert loop.scheduler.slots.free == len(loop.scheduler.slots)
 
 
-def test_a_prompt_that_a_slot_already_holds_is_not_computed_again(make_net: Any) -> None:
-    net = make_net()
+def test_a_prompt_that_a_slot_already_holds_is_not_computed_again(make_model: Any) -> None:
+    model = make_model()
     one = GenerationRequest(
-        prompt_ids=tuple(range(6, 30)), max_tokens=12, seed=3, denoising=replace(net.info.denoising, steps=4)
+        prompt_ids=tuple(range(6, 30)), max_tokens=12, seed=3, denoising=replace(model.info.denoising, steps=4)
     )
-    loop = Loop(net, Capacity(max_num_seqs=2, max_context=64))
+    loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
     answers = [answered(loop, one) for _ in range(3)]
     assert [end.usage.cached_tokens for _, end in answers] == [0, 24, 24]
     assert [end.usage.forward_passes for _, end in answers] == [5, 4, 4]
@@ -75,22 +78,22 @@ def answered(loop: Loop, one: GenerationRequest) -> tuple[tuple[int, ...], Finis
     """The answer of a loop that has nothing else to do."""
     sequence, ids = loop.add(one), ()
     while True:
-        for who, event in loop.turn():
+        for who, event in loop.step():
             if who == sequence and isinstance(event, BlockSealed):
                 ids += event.ids
             elif who == sequence and isinstance(event, Finished | Faulted):
                 return ids, event
 
 
-def test_a_context_whose_ring_was_overwritten_after_its_owner_had_left_is_not_kept(make_net: Any) -> None:
+def test_a_context_whose_ring_was_overwritten_after_its_owner_had_left_is_not_kept(make_model: Any) -> None:
     """A client leaves while its canvas is being sealed: the pass has written over the oldest tokens of every window."""
-    net = make_net(window=8)
+    model = make_model(window=8)
     one = GenerationRequest(
-        prompt_ids=tuple(range(6, 30)), max_tokens=36, seed=3, denoising=replace(net.info.denoising, steps=4)
+        prompt_ids=tuple(range(6, 30)), max_tokens=36, seed=3, denoising=replace(model.info.denoising, steps=4)
     )
-    undisturbed, _ = answered(Loop(net, Capacity(max_num_seqs=2, max_context=64)), one)
+    undisturbed, _ = answered(Loop(model, Capacity(max_num_seqs=2, max_context=64)), one)
 
-    loop = Loop(net, Capacity(max_num_seqs=2, max_context=64))
+    loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
     leaving, step = loop.add(one), loop._stepper.step
 
     def stepped(batch: Any) -> Any:
@@ -101,7 +104,7 @@ def test_a_context_whose_ring_was_overwritten_after_its_owner_had_left_is_not_ke
 
     loop._stepper.step = stepped  # type: ignore[method-assign]
     while loop.scheduler.running or loop.scheduler.waiting:
-        loop.turn()
+        loop.step()
     loop._stepper.step = step  # type: ignore[method-assign]
     assert loop.scheduler.slots.retained == 0
     again, end = answered(loop, one)

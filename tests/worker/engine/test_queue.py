@@ -7,27 +7,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.engine.cost_model import Forecast
-from diffusion_worker.engine.queue import MAKES_WAY, MOST_PARKS, WaitingQueue
+from diffusion_worker.engine.cost_model import CostModel
+from diffusion_worker.engine.queue import MAX_PREEMPTIONS, PREEMPTION_WORK_RATIO, WaitingQueue
 from diffusion_worker.engine.sequence import Sequence
-from diffusion_worker.types.generation import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
 
-ASK = GenerationRequest(
+REQUEST = GenerationRequest(
     prompt_ids=(9,), max_tokens=2, seed=0, denoising=DenoisingParams(), decoding_mode=DecodingMode.AUTOREGRESSIVE
 )
 
 
 def of_work(iterations: int, *, submitted: float = 0.0, **changes: Any) -> Sequence:
     """Half of `max_tokens` is expected of one read left to right while nothing has been learnt."""
-    ask = replace(ASK, max_tokens=2 * iterations, **changes)
-    return Sequence(id=iterations, ask=ask, submitted=submitted, prefill_chunks=[ask.prompt_ids])
+    request = replace(REQUEST, max_tokens=2 * iterations, **changes)
+    return Sequence(id=iterations, request=request, submitted=submitted, prefill_chunks=[request.prompt_ids])
 
 
 def line(*waiting: Sequence) -> WaitingQueue:
     """Every iteration takes a second."""
-    forecast = Forecast()
-    forecast.took_step(1.0, 1)
-    it = WaitingQueue(forecast)
+    cost_model = CostModel()
+    cost_model.record_step(1.0, 1)
+    it = WaitingQueue(cost_model)
     for sequence in waiting:
         it.add(sequence)
     return it
@@ -79,17 +79,17 @@ def test_who_has_waited_past_its_deadline_is_overdue_and_nobody_else() -> None:
 
 
 def test_a_victim_has_more_than_so_many_times_the_work_of_whoever_waits() -> None:
-    it, at_most = line(of_work(5)), int(5 * MAKES_WAY)
+    it, at_most = line(of_work(5)), int(5 * PREEMPTION_WORK_RATIO)
     assert it.victim([of_work(at_most)], 0.0, is_full=True) is None
     bigger, biggest = of_work(at_most + 1), of_work(at_most + 2)
     assert it.victim([bigger, biggest], 0.0, is_full=True) is biggest
     assert it.victim([bigger, biggest], 0.0, is_full=False) is None, "there is a place without it"
-    assert line().victim([biggest], 0.0, is_full=True) is None, "nobody waits"
+    assert line().victim([biggest], 0.0, is_full=True) is None, "the queue is empty"
 
 
 def test_nobody_makes_way_again_and_again() -> None:
     it, running = line(of_work(1)), of_work(100)
-    for _ in range(MOST_PARKS):
+    for _ in range(MAX_PREEMPTIONS):
         assert it.victim([running], 0.0, is_full=True) is running
         running.preempt(0.0)
     assert it.victim([running], 0.0, is_full=True) is None
@@ -101,8 +101,8 @@ def test_who_is_more_urgent_does_not_make_way_however_much_it_has_left() -> None
     assert it.victim([of_work(100, submitted=500.0, deadline_s=100.0)], 500.0, is_full=True) is None
 
 
-def waits(it: WaitingQueue, running: list[Sequence], ask: Sequence, rows: int = 1) -> float:
-    predicted_wait = it.predict_wait(running, rows, 0.0, ask)
+def waits(it: WaitingQueue, running: list[Sequence], request: Sequence, rows: int = 1) -> float:
+    predicted_wait = it.predict_wait(running, rows, 0.0, request)
     assert predicted_wait is not None
     return predicted_wait.wait_s
 
@@ -122,6 +122,6 @@ def test_the_place_that_is_free_first_is_taken() -> None:
     assert waits(line(), [of_work(10)], of_work(5), rows=2) == 0.0
 
 
-@pytest.mark.parametrize("ask", [None, of_work(5)])
-def test_the_wait_is_unknown_before_a_step_was_measured(ask: Sequence | None) -> None:
-    assert WaitingQueue(Forecast()).predict_wait([of_work(10)], 1, 0.0, ask) is None
+@pytest.mark.parametrize("newcomer", [None, of_work(5)])
+def test_the_wait_is_unknown_before_a_step_was_measured(newcomer: Sequence | None) -> None:
+    assert WaitingQueue(CostModel()).predict_wait([of_work(10)], 1, 0.0, newcomer) is None

@@ -1,4 +1,4 @@
-"""One ask by itself."""
+"""The state of a single sequence."""
 
 from dataclasses import replace
 
@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
-from diffusion_worker.types.generation import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
 from diffusion_worker.types.step_batch import CanvasResult
 
 END = 1
-RECIPE = DenoisingParams(steps=5, canvas_length=4)
-ASK = GenerationRequest(prompt_ids=(9, 9), max_tokens=100, seed=0, denoising=RECIPE)
+DENOISING = DenoisingParams(steps=5, canvas_length=4)
+REQUEST = GenerationRequest(prompt_ids=(9, 9), max_tokens=100, seed=0, denoising=DENOISING)
 
 
-def sequence(ask: GenerationRequest = ASK) -> Sequence:
-    return Sequence(id=1, ask=ask, submitted=0.0, prefill_chunks=[ask.prompt_ids])
+def sequence(request: GenerationRequest = REQUEST) -> Sequence:
+    return Sequence(id=1, request=request, submitted=0.0, prefill_chunks=[request.prompt_ids])
 
 
 def canvas(*ids: int) -> CanvasResult:
@@ -25,8 +25,8 @@ def canvas(*ids: int) -> CanvasResult:
         logprobs=(-0.1,) * len(ids),
         mean_entropy=0.0,
         accepted=0,
-        steady=0,
-        is_settled=True,
+        stable_prefix=0,
+        has_converged=True,
     )
 
 
@@ -37,7 +37,7 @@ def canvas(*ids: int) -> CanvasResult:
 def test_what_is_emitted_is_a_prefix_of_what_was_sealed_up_to_the_end_token_or_the_limit(
     blocks: list[list[int]], max_tokens: int
 ) -> None:
-    it, visible, has_end = sequence(replace(ASK, max_tokens=max_tokens)), [], False
+    it, visible, has_end = sequence(replace(REQUEST, max_tokens=max_tokens)), [], False
     for block in blocks:
         if has_end or it.is_full:
             break
@@ -51,8 +51,8 @@ def test_what_is_emitted_is_a_prefix_of_what_was_sealed_up_to_the_end_token_or_t
 
 
 def test_it_needs_at_most_as_many_iterations_as_its_blocks_can_take() -> None:
-    assert sequence(replace(ASK, max_tokens=9)).iterations_at_most() == 3 * 5
-    assert sequence(replace(ASK, max_tokens=9, decoding_mode=DecodingMode.AUTOREGRESSIVE)).iterations_at_most() == 9
+    assert sequence(replace(REQUEST, max_tokens=9)).iterations_at_most() == 3 * 5
+    assert sequence(replace(REQUEST, max_tokens=9, decoding_mode=DecodingMode.AUTOREGRESSIVE)).iterations_at_most() == 9
 
 
 def test_the_confidence_is_unknown_before_the_first_token() -> None:
@@ -62,20 +62,20 @@ def test_the_confidence_is_unknown_before_the_first_token() -> None:
 
 
 def test_it_is_due_at_its_deadline_and_never_without_one() -> None:
-    it = sequence(replace(ASK, deadline_s=2.0))
+    it = sequence(replace(REQUEST, deadline_s=2.0))
     assert not it.is_due(1.9)
     assert it.is_due(2.0)
     assert not sequence().is_due(1e9)
 
 
 @given(ids=st.lists(st.integers(0, 9), max_size=30).map(tuple), size=st.integers(1, 8), cut=st.integers(0, 30))
-def test_portions_are_the_ids_in_order_none_empty_none_too_long_and_cut_where_asked(
+def test_chunks_are_the_ids_in_order_none_empty_none_too_long_and_cut_where_asked(
     ids: tuple[int, ...], size: int, cut: int
 ) -> None:
     """Also of no ids at all: a context that another slot holds completely leaves nothing to append."""
     prefill_chunks = prefill_chunks_of(ids, size, cut=min(cut, len(ids)))
-    assert tuple(token for portion in prefill_chunks for token in portion) == ids
-    assert all(0 < len(portion) <= size for portion in prefill_chunks)
+    assert tuple(token for chunk_ids in prefill_chunks for token in chunk_ids) == ids
+    assert all(0 < len(chunk_ids) <= size for chunk_ids in prefill_chunks)
     if 0 < cut < len(ids):
         ends = [sum(map(len, prefill_chunks[: n + 1])) for n in range(len(prefill_chunks))]
         assert cut in ends

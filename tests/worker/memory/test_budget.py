@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.errors import BadSetting
 from diffusion_worker.memory.budget import context_bytes, fit_slots, plan, tokens_kept
-from diffusion_worker.types.generation import LayerKv, ModelSize
+from diffusion_worker.types.model_info import LayerKv, ModelSize
 
 FULL = LayerKv(heads=2, head_dim=512, window=None)
 SLIDING = LayerKv(heads=8, head_dim=256, window=1024)
@@ -40,7 +40,7 @@ def test_slots_never_exceed_what_is_wanted_or_what_is_free(wanted: int, slot: in
 
 
 def test_weights_larger_than_the_limit_are_refused_in_words() -> None:
-    with pytest.raises(BadSetting, match="leaves 0 bytes beside the weights"):
+    with pytest.raises(BadSetting, match="leaves 0 bytes after the weights"):
         fit_slots(8, slot_bytes=100, free_bytes=-5)
 
 
@@ -75,12 +75,12 @@ def test_a_plan_tells_the_bytes_of_a_token_before_and_after_the_windows_are_full
 
 
 @pytest.mark.parametrize(("wrong", "named"), [({"max_context": 262_145}, "--max-context"), ({"dtype": "int3"}, "int3")])
-def test_a_plan_beyond_the_net_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+def test_a_plan_beyond_the_model_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(BadSetting, match=named):
         plan(SIZE, **wrong)
 
 
-def test_a_config_without_a_dtype_asks_for_one() -> None:
+def test_a_config_without_a_dtype_requests_for_one() -> None:
     with pytest.raises(BadSetting, match="--dtype"):
         plan(replace(SIZE, dtype=None))
     assert plan(replace(SIZE, dtype=None), dtype="float32").dtype == "float32"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import FULL, SLIDING
-from diffusion_worker.types.generation import LayerKv
+from diffusion_worker.types.model_info import LayerKv
 
 LAYERS = (LayerKv(heads=1, head_dim=1, window=6), LayerKv(heads=1, head_dim=1, window=None))
 
@@ -26,7 +26,7 @@ class Filled:
     def extend(self, tokens: dict[int, list[int]], *, seal: bool = True) -> dict[int, list[torch.Tensor]]:
         """Append numbers as keys; returns per layer [rows, seen] what each row's last new token attends to."""
         slots, rows = list(tokens), list(tokens.values())
-        view = self.cache.appending(slots, [self.lengths[slot] for slot in slots], [len(row) for row in rows])
+        view = self.cache.prefill_view(slots, [self.lengths[slot] for slot in slots], [len(row) for row in rows])
         width = max(len(row) for row in rows)
         fresh = torch.tensor([row + [-1] * (width - len(row)) for row in rows], dtype=torch.float32)[:, None, :, None]
         seen = {}
@@ -45,7 +45,7 @@ class Filled:
 
     def context(self, slots: list[int], layer: int, *, bucket: int | None = None) -> list[list[int]]:
         """What a canvas on each slot sees, sorted."""
-        view = self.cache.decoding_mode(slots, [self.lengths[slot] for slot in slots], 4, bucket=bucket)
+        view = self.cache.canvas_view(slots, [self.lengths[slot] for slot in slots], 4, bucket=bucket)
         keys, mask = view.layers[layer].keys, view.masks[(SLIDING, FULL)[layer]]
         count = keys.shape[2]
         return [
@@ -85,16 +85,16 @@ def test_what_was_not_sealed_never_happened() -> None:
 
 def test_positions_go_on_behind_each_rows_own_context() -> None:
     it = cache()
-    assert it.decoding_mode([1, 2], [3, 7], 4).positions.tolist() == [[3, 4, 5, 6], [7, 8, 9, 10]]
-    assert it.appending([2, 1], [7, 3], [1, 2]).positions.tolist() == [[7, 8], [3, 4]]
+    assert it.canvas_view([1, 2], [3, 7], 4).positions.tolist() == [[3, 4, 5, 6], [7, 8, 9, 10]]
+    assert it.prefill_view([2, 1], [7, 3], [1, 2]).positions.tolist() == [[7, 8], [3, 4]]
 
 
 def test_a_view_is_kept_until_a_slot_a_length_or_a_content_changes() -> None:
     it = Filled()
     it.extend({1: [5]})
-    view = it.cache.decoding_mode([1], [1], 4)
-    assert it.cache.decoding_mode([1], [1], 4) is view
-    assert it.cache.decoding_mode([1], [1], 5) is not view
+    view = it.cache.canvas_view([1], [1], 4)
+    assert it.cache.canvas_view([1], [1], 4) is view
+    assert it.cache.canvas_view([1], [1], 5) is not view
     it.extend({1: [6]})
     assert it.context([1], 1) == [[5, 6]]
 
@@ -154,5 +154,5 @@ def test_scrubbing_wipes_the_slot_and_no_other() -> None:
 
 
 def test_more_tokens_than_a_slot_holds_are_refused() -> None:
-    with pytest.raises(ValueError, match="3 tokens after 2 exceed a slot of 4"):
-        cache(slot_tokens=4).appending([1], [2], [3])
+    with pytest.raises(ValueError, match="3 tokens after 2 exceed the slot size of 4"):
+        cache(slot_tokens=4).prefill_view([1], [2], [3])

@@ -1,4 +1,4 @@
-"""Where the weights are, and what that means for asks."""
+"""The model lifecycle, and which requests each state admits."""
 
 import itertools
 from pathlib import Path
@@ -8,18 +8,18 @@ import torch
 
 from diffusion_worker.errors import Draining, NotResident
 from diffusion_worker.memory.lifecycle import (
-    MOVES,
     SERVING,
+    TRANSITIONS,
     ModelLifecycle,
     _cgroup_bytes,
     _machine_bytes,
     memory_in_use,
     resident_bytes,
 )
-from diffusion_worker.types.generation import Residency
+from diffusion_worker.types.status import Residency
 
 
-def residence(state: Residency) -> ModelLifecycle:
+def lifecycle(state: Residency) -> ModelLifecycle:
     it = ModelLifecycle()
     it.state = state
     return it
@@ -27,28 +27,28 @@ def residence(state: Residency) -> ModelLifecycle:
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(Residency, Residency)))
 def test_only_the_moves_of_the_table_are_possible(old: Residency, new: Residency) -> None:
-    it = residence(old)
-    if new in MOVES[old] or new is old:
-        it.move(new)
+    it = lifecycle(old)
+    if new in TRANSITIONS[old] or new is old:
+        it.transition(new)
         assert it.state is new
     else:
-        with pytest.raises(ValueError, match=f"no move from {old} to {new}"):
-            it.move(new)
+        with pytest.raises(ValueError, match=f"no transition from {old} to {new}"):
+            it.transition(new)
 
 
 def test_every_state_can_be_reached_and_all_but_the_last_can_be_left() -> None:
     reached, frontier = {Residency.COLD}, [Residency.COLD]
     while frontier:
-        fresh = MOVES[frontier.pop()] - reached
+        fresh = TRANSITIONS[frontier.pop()] - reached
         reached |= fresh
         frontier += fresh
     assert reached == set(Residency)
-    assert [state for state in Residency if not MOVES[state]] == [Residency.DRAINING]
+    assert [state for state in Residency if not TRANSITIONS[state]] == [Residency.DRAINING]
 
 
 @pytest.mark.parametrize("state", Residency)
-def test_asks_are_admitted_only_where_weights_are_in_memory(state: Residency) -> None:
-    refusal = residence(state).refusal()
+def test_requests_are_admitted_only_where_weights_are_in_memory(state: Residency) -> None:
+    refusal = lifecycle(state).refusal()
     if state in SERVING:
         assert refusal is None
     else:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.memory.slots import MIN_REUSE, SlotTable
-from diffusion_worker.types.generation import LayerKv
+from diffusion_worker.types.model_info import LayerKv
 from diffusion_worker.types.step_batch import Copy
 
 FULL, RING = LayerKv(heads=1, head_dim=1, window=None), LayerKv(heads=1, head_dim=1, window=21)

@@ -12,37 +12,37 @@ PROMPT = torch.arange(6, 46)[None]
 CANVAS = torch.arange(20, 32)[None]
 
 
-def cache_of(net: Any, prompt: torch.Tensor = PROMPT) -> KvCache:
-    cache = KvCache(net.kv_layers, slots=1, slot_tokens=64, dtype=net.dtype, device=net.device)
-    view = cache.appending([0], [0], [prompt.shape[1]])
-    net.encode(prompt, view)
+def cache_of(model: Any, prompt: torch.Tensor = PROMPT) -> KvCache:
+    cache = KvCache(model.kv_layers, slots=1, slot_tokens=64, dtype=model.dtype, device=model.device)
+    view = cache.prefill_view([0], [0], [prompt.shape[1]])
+    model.encode(prompt, view)
     cache.seal(view)
     return cache
 
 
-def zeros(net: Any) -> torch.Tensor:
-    return torch.zeros(1, CANVAS.shape[1], net.info.hidden_size, dtype=net.dtype)
+def zeros(model: Any) -> torch.Tensor:
+    return torch.zeros(1, CANVAS.shape[1], model.info.hidden_size, dtype=model.dtype)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("experts", [1, 4])
 @pytest.mark.parametrize("window", [5, 16, 64])
-def test_a_first_step_gives_the_librarys_logits(make_net: Any, experts: int, window: int) -> None:
+def test_a_first_step_gives_the_librarys_logits(make_model: Any, experts: int, window: int) -> None:
     """Also with zero self-conditioning the canvas goes through the last norm of that module."""
-    net = make_net(experts=experts, window=window)
-    expected = net._model(input_ids=PROMPT, decoder_input_ids=CANVAS).logits
-    found = net.denoise(CANVAS, zeros(net), cache_of(net).decoding_mode([0], [40], 12))
+    model = make_model(experts=experts, window=window)
+    expected = model._model(input_ids=PROMPT, decoder_input_ids=CANVAS).logits
+    found = model.denoise(CANVAS, zeros(model), cache_of(model).canvas_view([0], [40], 12))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_mean_embeddings_say_exactly_what_logits_say_to_the_library(make_net: Any, dtype: torch.dtype) -> None:
-    net = make_net(dtype=dtype)
-    view = cache_of(net).decoding_mode([0], [40], 12)
-    z = net.denoise(CANVAS, zeros(net), view) / 0.7
-    found = net.denoise(CANVAS, net.soften(z.softmax(-1)), view)
-    expected = net._model(
+def test_mean_embeddings_say_exactly_what_logits_say_to_the_library(make_model: Any, dtype: torch.dtype) -> None:
+    model = make_model(dtype=dtype)
+    view = cache_of(model).canvas_view([0], [40], 12)
+    z = model.denoise(CANVAS, zeros(model), view) / 0.7
+    found = model.denoise(CANVAS, model.soften(z.softmax(-1)), view)
+    expected = model._model(
         decoder_input_ids=CANVAS,
         cache=view,
         decoder_attention_mask=view.masks,
@@ -50,78 +50,78 @@ def test_mean_embeddings_say_exactly_what_logits_say_to_the_library(make_net: An
         self_conditioning_logits=z.to(dtype),
     ).logits
     assert torch.equal(found, expected), "bit for bit: the step reuses the softmax that the library would repeat"
-    assert not torch.equal(found, net.denoise(CANVAS, zeros(net), view)), "self-conditioning does something"
+    assert not torch.equal(found, model.denoise(CANVAS, zeros(model), view)), "self-conditioning does something"
 
 
 @torch.no_grad()
-def test_every_position_of_a_canvas_sees_the_same_window_of_context(make_net: Any) -> None:
+def test_every_position_of_a_canvas_sees_the_same_window_of_context(make_model: Any) -> None:
     """On sliding layers it is the last window - 1 tokens for all, not a window per position: looked at behind the first
-    layer, before the positions of the canvas can tell each other."""
-    net = make_net(window=6)
+    layer, before the positions of the canvas can exchange it."""
+    model = make_model(window=6)
     seen: list[torch.Tensor] = []
-    net._decoder.layers[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
-    cache = cache_of(net)
-    assert cache.decoding_mode([0], [40], 12).layers[0].keys.shape[2] == 5
-    net.denoise(CANVAS, zeros(net), cache.decoding_mode([0], [40], 12))
+    model._decoder.layers[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
+    cache = cache_of(model)
+    assert cache.canvas_view([0], [40], 12).layers[0].keys.shape[2] == 5
+    model.denoise(CANVAS, zeros(model), cache.canvas_view([0], [40], 12))
     for kept in range(5):
         cache.keys[0][0, :, kept] += 1.0
-        net.denoise(CANVAS, zeros(net), cache.decoding_mode([0], [40], 12))
+        model.denoise(CANVAS, zeros(model), cache.canvas_view([0], [40], 12))
         assert bool((seen[-1] != seen[-2]).any(-1).all()), "each kept token is seen by every position"
 
 
 @torch.no_grad()
-def test_the_causal_pass_is_causal(make_net: Any) -> None:
+def test_the_causal_pass_is_causal(make_model: Any) -> None:
     """Left to itself the library builds no mask for an attention it does not know, and text sees its own future."""
-    net = make_net()
+    model = make_model()
     changed = PROMPT.clone()
     changed[0, -1] = 50
 
     def hidden(ids: torch.Tensor) -> torch.Tensor:
-        cache = KvCache(net.kv_layers, slots=1, slot_tokens=64, dtype=net.dtype, device=net.device)
-        return net.encode(ids, cache.appending([0], [0], [ids.shape[1]]))
+        cache = KvCache(model.kv_layers, slots=1, slot_tokens=64, dtype=model.dtype, device=model.device)
+        return model.encode(ids, cache.prefill_view([0], [0], [ids.shape[1]]))
 
     assert torch.equal(hidden(PROMPT)[:, :-1], hidden(changed)[:, :-1])
     torch.testing.assert_close(
-        net.logits(hidden(PROMPT)),
-        net.logits(net._model.model.encoder(input_ids=PROMPT).last_hidden_state),
+        model.logits(hidden(PROMPT)),
+        model.logits(model._model.model.encoder(input_ids=PROMPT).last_hidden_state),
         atol=1e-6,
         rtol=0,
     )
 
 
 @torch.no_grad()
-def test_logits_are_fp32_and_capped(make_net: Any) -> None:
-    net = make_net(dtype=torch.bfloat16)
-    found = net.denoise(CANVAS, zeros(net), cache_of(net).decoding_mode([0], [40], 12))
+def test_logits_are_fp32_and_capped(make_model: Any) -> None:
+    model = make_model(dtype=torch.bfloat16)
+    found = model.denoise(CANVAS, zeros(model), cache_of(model).canvas_view([0], [40], 12))
     assert found.dtype == torch.float32
     assert float(found.abs().max()) <= 30.0
 
 
 @torch.no_grad()
-def test_a_single_expert_without_dispatch_equals_the_librarys_dispatch(make_net: Any) -> None:
-    net = make_net(dtype=torch.float64)
-    for layer in net._decoder.layers:  # tied: the encoder has the same
+def test_a_single_expert_without_dispatch_equals_the_librarys_dispatch(make_model: Any) -> None:
+    model = make_model(dtype=torch.float64)
+    for layer in model._decoder.layers:  # tied: the encoder has the same
         layer.router.per_expert_scale.fill_(1.7)
-    view = cache_of(net).decoding_mode([0], [40], 12)
-    direct = net.denoise(CANVAS, zeros(net), view)
-    net._model.set_experts_implementation("eager")
-    torch.testing.assert_close(direct, net.denoise(CANVAS, zeros(net), view), atol=1e-9, rtol=0)
+    view = cache_of(model).canvas_view([0], [40], 12)
+    direct = model.denoise(CANVAS, zeros(model), view)
+    model._model.set_experts_implementation("eager")
+    torch.testing.assert_close(direct, model.denoise(CANVAS, zeros(model), view), atol=1e-9, rtol=0)
 
 
-def test_experts_are_run_in_the_fastest_way_that_fits_them(make_model: Any) -> None:
-    one, four = (make_model(experts=count).config.text_config for count in (1, 4))
+def test_experts_are_run_in_the_fastest_way_that_fits_them(make_library_model: Any) -> None:
+    one, four = (make_library_model(experts=count).config.text_config for count in (1, 4))
     assert experts_implementation(one, torch.float64) == SINGLE_EXPERT
     assert experts_implementation(four, torch.float32) == "grouped_mm"
     assert experts_implementation(four, torch.float64) == "eager", "grouped products do not know fp64"
 
 
-def test_the_models_own_generate_still_works_beside_ours(make_net: Any) -> None:
-    net = make_net()
-    out = net._model.generate(PROMPT, max_new_tokens=12, max_denoising_steps=2)
+def test_the_models_own_generate_still_works_beside_ours(make_model: Any) -> None:
+    model = make_model()
+    out = model._model.generate(PROMPT, max_new_tokens=12, max_denoising_steps=2)
     assert out.sequences.shape == (1, PROMPT.shape[1] + 12)
 
 
-def test_the_cache_is_shaped_by_the_layers(make_net: Any) -> None:
-    sliding, _, full = make_net(window=16).kv_layers
+def test_the_cache_is_shaped_by_the_layers(make_model: Any) -> None:
+    sliding, _, full = make_model(window=16).kv_layers
     assert (sliding.heads, sliding.head_dim, sliding.window) == (2, 8, 16)
     assert (full.heads, full.head_dim, full.window) == (1, 16, None)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import CheckpointBroken, CheckpointError, CheckpointForeign, CheckpointMissing
 from diffusion_worker.models.loader import LoadOptions, load, locate
-from diffusion_worker.types.generation import DenoisingParams, Finished, GenerationRequest
+from diffusion_worker.types.events import Finished
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 
 GENERATION = {
     "max_denoising_steps": 24,
@@ -30,9 +31,9 @@ NAME = "model.decoder.layers.0.mlp.gate_proj.weight"
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, make_model: Any) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory, make_library_model: Any) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    make_model(dtype=torch.float32).save_pretrained(folder)
+    make_library_model(dtype=torch.float32).save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps(GENERATION))
     return folder
 
@@ -57,8 +58,8 @@ def refusal(folder: Path, kind: type[CheckpointError]) -> str:
 
 
 def test_a_checkpoint_brings_its_numbers_and_answers(folder: Path) -> None:
-    net = load(str(folder), LoadOptions(device="cpu"))
-    assert net.info.denoising == DenoisingParams(
+    model = load(str(folder), LoadOptions(device="cpu"))
+    assert model.info.denoising == DenoisingParams(
         steps=24,
         t_min=0.3,
         t_max=0.9,
@@ -67,16 +68,21 @@ def test_a_checkpoint_brings_its_numbers_and_answers(folder: Path) -> None:
         entropy_bound=0.2,
         canvas_length=12,
     )
-    assert (net.info.end_ids, net.info.pad_id, net.info.vocab_size, net.info.max_context) == ((1, 7), 0, 61, 512)
-    assert net.info.dtype == "float32"
-    [answer] = run(net, [GenerationRequest(prompt_ids=(9, 10), max_tokens=5, seed=0, denoising=net.info.denoising)])
+    assert (model.info.end_ids, model.info.pad_id, model.info.vocab_size, model.info.max_context) == (
+        (1, 7),
+        0,
+        61,
+        512,
+    )
+    assert model.info.dtype == "float32"
+    [answer] = run(model, [GenerationRequest(prompt_ids=(9, 10), max_tokens=5, seed=0, denoising=model.info.denoising)])
     assert isinstance(answer.end, Finished)
 
 
 def test_loaded_weights_are_the_saved_ones(folder: Path) -> None:
     stored = load_file(folder / "model.safetensors")
-    net = load(str(folder))
-    assert torch.equal(net._model.get_parameter(NAME), stored[NAME])
+    model = load(str(folder))
+    assert torch.equal(model._model.get_parameter(NAME), stored[NAME])
 
 
 def test_the_number_format_can_be_chosen(folder: Path) -> None:
@@ -117,7 +123,7 @@ def test_a_hub_id_that_cannot_be_had_is_missing_and_says_so(monkeypatch: pytest.
         raise LocalEntryNotFoundError("no snapshot\nand much advice")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(CheckpointMissing, match=r"some/model.*not to be had from the hub: no snapshot$"):
+    with pytest.raises(CheckpointMissing, match=r"some/model.*could not be downloaded from the hub: no snapshot$"):
         locate("some/model")
 
 
@@ -164,13 +170,13 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
 
 def test_a_tensor_that_is_not_there_is_named(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.pop(NAME))
-    assert "lacks " in (message := refusal(folder, CheckpointBroken))
+    assert "missing weights for this config.json: " in (message := refusal(folder, CheckpointBroken))
     assert "layers.0.mlp.gate_proj.weight" in message, "under the encoder's or the decoder's name: they are tied"
 
 
 def test_a_tensor_that_does_not_belong_is_named(folder: Path) -> None:
-    rewrite(folder, lambda tensors: tensors.update(stranger=torch.zeros(2)))
-    assert "unexpected stranger" in refusal(folder, CheckpointBroken)
+    rewrite(folder, lambda tensors: tensors.update(unknown_tensor=torch.zeros(2)))
+    assert "unexpected weights for this config.json: unknown_tensor" in refusal(folder, CheckpointBroken)
 
 
 def test_a_tensor_of_another_shape_is_named(folder: Path) -> None:

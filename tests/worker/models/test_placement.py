@@ -1,4 +1,4 @@
-"""nets.placing: weights lie where and how they were asked to, or one line says why they cannot."""
+"""models.placing: weights lie where and how they were asked to, or one line says why they cannot."""
 
 import importlib.util
 import json
@@ -14,16 +14,17 @@ from safetensors.torch import load_file, save_file
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import BadSetting, CheckpointForeign, WorkerError
 from diffusion_worker.models.loader import LoadOptions, load
-from diffusion_worker.types.generation import Finished, GenerationRequest
+from diffusion_worker.types.events import Finished
+from diffusion_worker.types.requests import GenerationRequest
 
 BLOCK = 16
 HAS_COMPRESSED = importlib.util.find_spec("compressed_tensors") is not None
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, make_model: Any) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory, make_library_model: Any) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    make_model(dtype=torch.bfloat16, experts=4, vocab=64).save_pretrained(folder)
+    make_library_model(dtype=torch.bfloat16, experts=4, vocab=64).save_pretrained(folder)
     return folder
 
 
@@ -64,15 +65,15 @@ def refusal(folder: Path, kind: type[WorkerError], **options: Any) -> str:
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
 def test_the_experts_run_as_named(folder: Path, experts: str) -> None:
     """By the library's own names; all give the same answer up to rounding."""
-    net = load(str(folder), LoadOptions(device="cpu", dtype="float32", experts=experts))
-    assert net._model.config._experts_implementation == experts
-    [answer] = run(net, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=net.info.denoising)])
+    model = load(str(folder), LoadOptions(device="cpu", dtype="float32", experts=experts))
+    assert model._model.config._experts_implementation == experts
+    [answer] = run(model, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=model.info.denoising)])
     assert isinstance(answer.end, Finished)
 
 
 def test_an_unknown_way_to_run_experts_is_refused_with_those_there_are(folder: Path) -> None:
     message = refusal(folder, BadSetting, experts="quickly")
-    assert "--experts quickly: not one of auto, batched_mm" in message
+    assert "--experts quickly: unknown (choose from auto, batched_mm" in message
     assert "twolane" not in message
 
 
@@ -85,17 +86,17 @@ def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> Non
     """Before anything is read."""
     if torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available():
         pytest.skip("there is an accelerator")
-    assert f"--device {device}: not to be had here" in refusal(folder, BadSetting, device=device)
+    assert f"--device {device}: not available on this machine" in refusal(folder, BadSetting, device=device)
 
 
 def test_weights_can_be_placed_by_a_map(folder: Path) -> None:
     """Module by module; the answer is the same as without."""
     placed = {"model.encoder": "cpu", "model.decoder": "cpu", "lm_head": "cpu"}
-    net = load(str(folder), LoadOptions(device_map=placed))
+    model = load(str(folder), LoadOptions(device_map=placed))
     plain = load(str(folder), LoadOptions(device="cpu"))
-    ask = GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=net.info.denoising)
-    assert net.info == plain.info
-    assert [answer.ids for answer in run(net, [ask])] == [answer.ids for answer in run(plain, [ask])]
+    request = GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=model.info.denoising)
+    assert model.info == plain.info
+    assert [answer.ids for answer in run(model, [request])] == [answer.ids for answer in run(plain, [request])]
 
 
 def test_a_map_that_names_no_device_or_scatters_the_text_is_refused(folder: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_map_that_names_no_device_or_scatters_the_text_is_refused(folder: Path
 
 def test_a_map_needs_a_library_that_may_be_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    assert "needs accelerate" in refusal(folder, BadSetting, device_map="auto")
+    assert "requires accelerate" in refusal(folder, BadSetting, device_map="auto")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with an accelerator it stays as it is")
@@ -117,15 +118,15 @@ def test_an_fp8_checkpoint_loads_and_is_unpacked_where_nothing_could_run_it(
     """The library does so by itself on a CPU; its facts are then those of plain weights, and the numbers are those
     that were quantised."""
     make_fp8(folder, part)
-    net, plain = load(str(folder), LoadOptions(device="cpu", quantised=quantised)), load(str(saved))
-    assert net.info == plain.info
-    assert net.info.quantised is None
+    model, plain = load(str(folder), LoadOptions(device="cpu", quantised=quantised)), load(str(saved))
+    assert model.info == plain.info
+    assert model.info.quantised is None
     stored = load_file(folder / "model.safetensors")
     name = "model.decoder.layers.0.mlp.gate_proj.weight"
     assert stored[name].dtype == torch.float8_e4m3fn
-    torch.testing.assert_close(net._model.get_parameter(name), plain._model.get_parameter(name), atol=0.05, rtol=0.08)
-    assert not torch.equal(net._model.get_parameter(name), plain._model.get_parameter(name))
-    [answer] = run(net, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=net.info.denoising)])
+    torch.testing.assert_close(model._model.get_parameter(name), plain._model.get_parameter(name), atol=0.05, rtol=0.08)
+    assert not torch.equal(model._model.get_parameter(name), plain._model.get_parameter(name))
+    [answer] = run(model, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=model.info.denoising)])
     assert isinstance(answer.end, Finished)
 
 
@@ -133,7 +134,7 @@ def test_a_method_that_the_library_does_not_know_is_foreign(folder: Path) -> Non
     """Read as plain weights they would answer, only wrongly."""
     declare(folder, quant_method="modelopt", quant_algo="NVFP4")
     message = refusal(folder, CheckpointForeign)
-    assert f"{folder}: quantised by 'modelopt', which transformers " in message
+    assert f"{folder}: quantisation method 'modelopt' is not supported by transformers " in message
 
 
 @pytest.mark.skipif(HAS_COMPRESSED, reason="the library is there")

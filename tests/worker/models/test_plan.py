@@ -1,4 +1,4 @@
-"""A config alone tells what the net will be."""
+"""The size of a model follows from its config alone."""
 
 import json
 from collections.abc import Callable
@@ -36,28 +36,30 @@ def test_the_released_shape_keeps_five_whole_and_25_sliding_layers() -> None:
     assert shapes == ([(8, 256, 1024)] * 5 + [(2, 512, None)]) * 5
 
 
-def test_the_plan_of_the_shipped_checkpoint_is_what_the_loaded_net_takes() -> None:
+def test_the_plan_of_the_shipped_checkpoint_is_what_the_loaded_model_takes() -> None:
     """Parameters, bytes of weights, and bytes that a cache of three slots really allocates."""
-    net = load(str(TINY), LoadOptions(device="cpu"))
+    model = load(str(TINY), LoadOptions(device="cpu"))
     size = measure(TINY)
     found = plan(size)
-    weights = list(net._model.parameters())
-    assert size.parameters == net.info.parameters == sum(weight.numel() for weight in weights)
-    assert found.weight_bytes[net.info.dtype] == sum(weight.numel() * weight.element_size() for weight in weights)
-    assert size.kv_layers == net.kv_layers
+    weights = list(model._model.parameters())
+    assert size.parameters == model.info.parameters == sum(weight.numel() for weight in weights)
+    assert found.weight_bytes[model.info.dtype] == sum(weight.numel() * weight.element_size() for weight in weights)
+    assert size.kv_layers == model.kv_layers
     assert (found.dtype, size.max_context, found.canvas_length) == (
-        net.info.dtype,
-        net.info.max_context,
-        net.info.denoising.canvas_length,
+        model.info.dtype,
+        model.info.max_context,
+        model.info.denoising.canvas_length,
     )
-    cache = KvCache(net.kv_layers, slots=3, slot_tokens=size.max_context, dtype=net.dtype, device=torch.device("cpu"))
+    cache = KvCache(
+        model.kv_layers, slots=3, slot_tokens=size.max_context, dtype=model.dtype, device=torch.device("cpu")
+    )
     stored = sum(store.numel() * store.element_size() for store in (*cache.keys, *cache.values))
     assert 3 * found.contexts[-1].kv_bytes == stored
 
 
 def test_with_one_expert_all_but_the_tower_for_images_is_active() -> None:
-    net = load(str(TINY), LoadOptions(device="cpu"))
-    encoder = net._model.model.encoder
+    model = load(str(TINY), LoadOptions(device="cpu"))
+    encoder = model._model.model.encoder
     images = sum(
         weight.numel() for part in (encoder.vision_tower, encoder.embed_vision) for weight in part.parameters()
     )
@@ -83,7 +85,7 @@ def set_text(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         (set_text("layer_types", ["full_attention"]), CheckpointBroken, "config.json"),
     ],
 )
-def test_a_config_that_describes_no_net_is_refused_with_its_file(
+def test_a_config_that_describes_no_model_is_refused_with_its_file(
     tmp_path: Path, invalidate: Callable[[dict[str, Any]], object], kind: type[CheckpointError], named: str
 ) -> None:
     config = json.loads((TINY / "config.json").read_text())
@@ -95,7 +97,7 @@ def test_a_config_that_describes_no_net_is_refused_with_its_file(
     assert named in refused.value.message
 
 
-def test_a_missing_config_and_one_that_is_not_json_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_config_and_one_that_is_not_json_are_distinguished(tmp_path: Path) -> None:
     with pytest.raises(CheckpointMissing):
         measure(tmp_path)
     (tmp_path / "config.json").write_text("{")

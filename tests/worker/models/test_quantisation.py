@@ -1,4 +1,4 @@
-"""nets.quantisation: what the configs in use say of their weights."""
+"""models.quantisation: what the configs in use say of their weights."""
 
 from typing import Any
 

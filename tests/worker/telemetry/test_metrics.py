@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 
 from diffusion_worker.telemetry.metrics import Meters
-from diffusion_worker.types.generation import BlockStop, DecodingMode, EngineStatus, Outcome, Pressure, Residency, Usage
+from diffusion_worker.types.events import Usage
 from diffusion_worker.types.observations import (
     BlockObserved,
+    BlockStop,
     ConstraintObserved,
     ConstraintWork,
+    Outcome,
     PreemptionObserved,
     PrefixObserved,
     RefusalObserved,
@@ -18,6 +20,8 @@ from diffusion_worker.types.observations import (
     StepObserved,
     WaitObserved,
 )
+from diffusion_worker.types.requests import DecodingMode
+from diffusion_worker.types.status import EngineStatus, Pressure, Residency
 
 STATUS = EngineStatus(
     state=Residency.READY,
@@ -30,7 +34,7 @@ STATUS = EngineStatus(
     kv_bytes=5,
     retained_contexts=3,
     weight_bytes=7,
-    pressure=Pressure.ROWS,
+    pressure=Pressure.BATCH,
 )
 PHASES = ("queue", "prefill", "denoise")
 USAGE = Usage(prompt_tokens=3, completion_tokens=8, denoising_steps=3, forward_passes=4, confidence=0.9, converged=True)
@@ -50,10 +54,10 @@ def ended(outcome: Outcome, first_block_s: float | None = 0.1) -> SequenceObserv
 
 def test_a_finished_sequence_counts_time_tokens_and_rate() -> None:
     """Duration, time to first block, seconds per token, tokens per pass."""
-    meters = Meters("net")
+    meters = Meters("model")
     meters.observe(ended(Outcome.FINISHED))
     found = values(meters)
-    label = '{gen_ai_request_model="net"}'
+    label = '{gen_ai_request_model="model"}'
     assert found[f"gen_ai_server_request_duration_seconds_sum{label}"] == 0.8
     assert found[f"gen_ai_server_time_to_first_token_seconds_sum{label}"] == 0.1
     assert found[f"gen_ai_server_time_per_output_token_seconds_sum{label}"] == pytest.approx(0.1)
@@ -62,16 +66,16 @@ def test_a_finished_sequence_counts_time_tokens_and_rate() -> None:
 
 def test_a_cancelled_sequence_counts_as_cancelled_and_not_as_speed() -> None:
     """It says nothing about time per token."""
-    meters = Meters("net")
+    meters = Meters("model")
     meters.observe(ended(Outcome.CANCELLED, first_block_s=None))
     found = values(meters)
     assert found["twolane_worker_cancelled_total"] == 1
     assert found["twolane_worker_tokens_per_forward_count"] == 0
 
 
-def test_a_sequences_time_and_tokens_are_told_apart() -> None:
+def test_a_sequences_time_and_tokens_are_distinguished() -> None:
     """Queue, prefill and denoising make up its time; one that never had a slot took none of them."""
-    meters = Meters("net")
+    meters = Meters("model")
     meters.observe(replace(ended(Outcome.FINISHED), queue_s=0.2, prefill_s=0.1))
     meters.observe(ended(Outcome.FAULTED, first_block_s=None))
     found = values(meters)
@@ -85,7 +89,7 @@ def test_a_sequences_time_and_tokens_are_told_apart() -> None:
 
 def test_work_on_constraints_is_timed_by_its_kind() -> None:
     """A step without constraints spent none."""
-    meters = Meters("net")
+    meters = Meters("model")
     meters.observe(ConstraintObserved(work=ConstraintWork.COMPILE, seconds=1.5))
     meters.observe(StepObserved(seconds=0.01, rows=1, constraint_s=0.004))
     meters.observe(StepObserved(seconds=0.01, rows=1))
@@ -97,7 +101,7 @@ def test_work_on_constraints_is_timed_by_its_kind() -> None:
 
 def test_steps_blocks_and_refusals_are_counted() -> None:
     """With labels from closed sets."""
-    meters = Meters("net")
+    meters = Meters("model")
     meters.observe(StepObserved(seconds=0.01, rows=3))
     meters.observe(BlockObserved(stop=BlockStop.STABLE, denoising_steps=4, mean_entropy=0.001))
     meters.observe(RefusalObserved(reason="overloaded"))
@@ -109,8 +113,8 @@ def test_steps_blocks_and_refusals_are_counted() -> None:
 
 
 def test_reuse_parking_and_waiting_are_counted() -> None:
-    """A wait is judged by what had been foretold; of nothing there is no ratio."""
-    meters = Meters("net")
+    """The ratio of actual and predicted wait; none for a predicted wait of 0."""
+    meters = Meters("model")
     for tokens in (5, 7):
         meters.observe(PrefixObserved(tokens=tokens))
     meters.observe(PreemptionObserved())
@@ -127,7 +131,7 @@ def test_reuse_parking_and_waiting_are_counted() -> None:
 
 def test_gauges_show_the_present_status() -> None:
     """They are read when somebody looks."""
-    found = values(Meters("net"))
+    found = values(Meters("model"))
     assert found["twolane_worker_running"] == 2
     assert found["twolane_worker_predicted_wait_seconds"] == 1.5
     assert [found[f'twolane_worker_memory_bytes{{kind="{kind}"}}'] for kind in ("used", "limit", "weights")] == [
@@ -151,6 +155,6 @@ def test_two_workers_in_one_process_keep_apart() -> None:
 
 def test_all_names_follow_one_pattern() -> None:
     """Ours begin with twolane_worker_, the others with gen_ai_server_."""
-    families = re.findall(r"^# TYPE (\S+)", Meters("net").render(STATUS).decode(), re.M)
+    families = re.findall(r"^# TYPE (\S+)", Meters("model").render(STATUS).decode(), re.M)
     assert families
     assert all(name.startswith(("twolane_worker_", "gen_ai_server_")) for name in families)

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_ON
 from opentelemetry.trace import SpanKind
 
 from diffusion_worker.telemetry.tracing import Tracing
-from diffusion_worker.types.timeline import MOST_MOMENTS
+from diffusion_worker.types.timeline import MAX_EVENTS
 from tests.worker.serving import Served, serving, toy_model
 from twolane.process.tracing import Tracer
 
@@ -89,7 +89,7 @@ async def test_a_long_answer_has_a_bounded_number_of_events() -> None:
         spans = traced(served, ALWAYS_ON)
         await served.ask(model="toy:autoregressive", max_tokens=290)
     (span,) = spans
-    assert len(span.events) == MOST_MOMENTS
+    assert len(span.events) == MAX_EVENTS
     assert span.attributes["twolane.worker.events_dropped"] > 0
 
 

@@ -13,7 +13,7 @@ from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tokens.token_trie import token_trie_of
 from diffusion_worker.constraints.tokens.vocabulary_bytes import VocabularyBytes
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
-from diffusion_worker.types.generation import ModelInfo
+from diffusion_worker.types.model_info import ModelInfo
 from tests.worker.serving import toy_model, toy_tokenizer
 
 pytestmark = pytest.mark.anyio

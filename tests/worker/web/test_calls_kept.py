@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from diffusion_worker.models.toy import ToyModel
-from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.web.serving_state import Words
 from tests.worker.constraint_service.test_service import NoisyNet
 from tests.worker.released import END_IDS, released_words

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from diffusion_worker.types.generation import DenoisingParams
+from diffusion_worker.types.requests import DenoisingParams
 from tests.worker.serving import CHAT, MODEL, READ, Served, events, listening, serving, toy_model, toy_tokenizer, until
 
 pytestmark = pytest.mark.anyio
@@ -81,13 +81,13 @@ async def test_without_max_tokens_an_answer_is_bounded() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_stop_string_ends_text_and_work(model: str, stream: bool) -> None:
     """It lies across two blocks, it does not appear, and no further block is computed."""
-    net = toy_model(answer="a" * 14 + "STOP" + "b" * 900, seconds_per_pass=0.02, max_context=2000)
-    async with serving(net) as served:
+    toy = toy_model(answer="a" * 14 + "STOP" + "b" * 900, seconds_per_pass=0.02, max_context=2000)
+    async with serving(toy) as served:
         answer = await served.ask(model=model, stop=["STOP", "zz"], stream=stream, max_tokens=900)
         await until(lambda: served.engine.status().running == 0)
         text = deltas(answer.text) if stream else choice(answer)[0]
         assert text == "a" * 14
-        assert net.passes < 100  # of at least 114: the engine may be ahead of its reader, but not at the end
+        assert toy.passes < 100  # of at least 114: the engine may be ahead of its reader, but not at the end
         if not stream:
             assert choice(answer)[1] == "stop"
             assert answer.json()["usage"]["completion_tokens"] == 18
@@ -106,10 +106,10 @@ async def test_a_prediction_is_counted_where_it_held() -> None:
 
 async def test_the_same_seed_gives_the_same_text() -> None:
     """And without a seed each request draws its own."""
-    net = toy_model(
+    toy = toy_model(
         pace=0, denoising=DenoisingParams(canvas_length=16, steps=2)
     )  # sure of nothing: every token is drawn
-    async with serving(net) as served:
+    async with serving(toy) as served:
         texts = [choice(await served.ask(seed=seed, max_tokens=16))[0] for seed in (1, 1)]
         assert texts[0] == texts[1]
 
@@ -130,8 +130,8 @@ async def test_two_requests_advance_together() -> None:
 
 async def test_more_than_run_and_wait_are_shed_with_429() -> None:
     """At once, with the time to come back."""
-    net = toy_model(answer=LONG, seconds_per_pass=0.05, max_context=2000)
-    async with serving(net, max_num_seqs=1, max_waiting=1) as served:
+    toy = toy_model(answer=LONG, seconds_per_pass=0.05, max_context=2000)
+    async with serving(toy, max_num_seqs=1, max_waiting=1) as served:
         busy = [asyncio.create_task(served.ask(max_tokens=800)) for _ in range(2)]
         await until(lambda: served.engine.status().running + served.engine.status().waiting == 2)
         shed = await served.ask()
@@ -145,9 +145,9 @@ async def test_more_than_run_and_wait_are_shed_with_429() -> None:
 @pytest.mark.parametrize("source", ["header", "body"])
 async def test_a_deadline_returns_what_there_is(source: str) -> None:
     """The smaller of the two holds; the answer is cut like one that ran out of tokens."""
-    net = toy_model(answer=LONG, seconds_per_pass=0.03, max_context=2000)
+    toy = toy_model(answer=LONG, seconds_per_pass=0.03, max_context=2000)
     near, far = ("800", 60_000) if source == "header" else ("60000", 800)
-    async with serving(net) as served:
+    async with serving(toy) as served:
         answer = await served.ask(
             max_tokens=900, headers={"x-twolane-deadline-ms": near}, diffusion={"deadline_ms": far}
         )
@@ -191,8 +191,8 @@ async def test_an_error_before_the_first_block_has_its_own_status() -> None:
 
 async def test_an_error_after_the_first_block_is_the_last_event() -> None:
     """No [DONE] follows: the client must not take the text for whole."""
-    net = toy_model(answer=LONG, seconds_per_pass=0.02, max_context=2000)
-    async with serving(net) as served:
+    toy = toy_model(answer=LONG, seconds_per_pass=0.02, max_context=2000)
+    async with serving(toy) as served:
         asking = asyncio.create_task(served.ask(max_tokens=900, stream=True))
         await until(lambda: "sealed_blocks_total 0.0" not in _metrics(served))
         await served.engine.close()
@@ -208,21 +208,21 @@ def _metrics(served: Served) -> str:
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_a_client_that_leaves_stops_its_work(stream: bool, model: str) -> None:
     """Over a real socket: no pass is made for nobody."""
-    net = toy_model(answer=LONG, seconds_per_pass=0.01, max_context=2000)
-    async with listening(net) as served:
+    toy = toy_model(answer=LONG, seconds_per_pass=0.01, max_context=2000)
+    async with listening(toy) as served:
         body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 900, "stream": stream}
         reader, writer = await asyncio.open_connection("127.0.0.1", served.client.base_url.port)
         writer.write(_request(json.dumps(body).encode()))
-        await until(lambda: net.passes > 3)
+        await until(lambda: toy.passes > 3)
         if stream:
             await reader.readuntil(b'"role":"assistant"')
         writer.close()
         await until(lambda: served.engine.status().running == 0)
-        passes = net.passes
+        passes = toy.passes
         assert passes < 200
         assert "twolane_worker_cancelled_total 1.0" in _metrics(served)
         await served.ask("bye", max_tokens=1)  # the next client is served, and nothing else runs beside it
-        assert net.passes < passes + 10
+        assert toy.passes < passes + 10
 
 
 def _request(body: bytes) -> bytes:
@@ -290,8 +290,8 @@ def test_the_toy_speaks_the_embedded_vocabulary() -> None:
 
 async def test_a_canvas_streams_as_it_settles_and_drafts_show_it() -> None:
     """Text leaves before its block is sealed; drafts are opt-in, and a client that reads choices reads past them."""
-    net = toy_model(answer="y" * 40, pace=4)
-    async with serving(net) as served:
+    toy = toy_model(answer="y" * 40, pace=4)
+    async with serving(toy) as served:
         answer = await served.ask(stream=True, stream_options={"include_drafts": True}, max_tokens=60)
         plain = await served.ask(stream=True, max_tokens=60)
     chunks = [json.loads(data) for data in events(answer.text)[:-1]]

@@ -5,7 +5,7 @@ import pytest
 
 from diffusion_worker.text.channels import ChannelOutput
 from diffusion_worker.text.tool_calls import ToolCall
-from diffusion_worker.types.generation import Usage
+from diffusion_worker.types.events import Usage
 from diffusion_worker.web.chat_response import ChatWriter
 from diffusion_worker.web.response_parts import Details, ResponseMetadata, diffusion_body, event, usage_body
 

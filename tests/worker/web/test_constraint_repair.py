@@ -38,11 +38,11 @@ async def test_usage_counts_every_attempt() -> None:
     """In tokens and in passes; the prompt is counted once."""
     async with serving(toy_model(SAID)) as served:
         free = (await served.ask(model=READ, max_tokens=160)).json()["usage"]
-        passes = served.net.passes
+        passes = served.model.passes
         usage = (await served.ask(model=READ, seed=1, **FIELDS)).json()["usage"]
         assert usage["prompt_tokens"] == free["prompt_tokens"]
         assert usage["completion_tokens"] > free["completion_tokens"]
-        assert usage["diffusion"]["forward_passes"] == served.net.passes - passes
+        assert usage["diffusion"]["forward_passes"] == served.model.passes - passes
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])

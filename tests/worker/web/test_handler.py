@@ -18,14 +18,14 @@ TEXTS = st.text(alphabet="ab é🙂日", min_size=0, max_size=24)
 
 def fickle_net(texts: Sequence[str], every: int, pace: int) -> ToyModel:
     """It is sure of one text, and a few passes later as sure of another."""
-    net = toy_model(pace=pace)
+    model = toy_model(pace=pace)
     answers = [toy_tokenizer().encode_plain(text) for text in texts]
-    net.script = lambda _prompt: answers[net.passes // every % len(answers)]
-    return net
+    model.script = lambda _prompt: answers[model.passes // every % len(answers)]
+    return model
 
 
-async def streamed(net: ToyModel, **fields: Any) -> list[dict[str, Any]]:
-    async with serving(net) as served:
+async def streamed(model: ToyModel, **fields: Any) -> list[dict[str, Any]]:
+    async with serving(model) as served:
         options = {"include_drafts": True}
         response = await served.ask(stream=True, stream_options=options, seed=1, **fields)
         *chunks, done = events(response.text)

@@ -118,8 +118,8 @@ async def test_stop_strings_end_what_is_said_and_not_what_is_thought() -> None:
 async def test_without_tools_on_offer_nothing_is_called(choice: dict[str, Any]) -> None:
     """And the model is shown none."""
     shown: list[str] = []
-    net = released_net(lambda prompt: (shown.append(prompt), CALL)[1])
-    async with serving(net, released_words()) as served:
+    model = released_net(lambda prompt: (shown.append(prompt), CALL)[1])
+    async with serving(model, released_words()) as served:
         answer, reason = await message(served, **choice)
     assert "tool_calls" not in answer
     assert reason == "stop"
@@ -129,8 +129,8 @@ async def test_without_tools_on_offer_nothing_is_called(choice: dict[str, Any]) 
 async def test_tools_and_their_history_reach_the_model_in_its_own_syntax() -> None:
     """A call of an earlier answer and what the tool said, as the client sends them back."""
     seen: list[str] = []
-    net = released_net(lambda prompt: (seen.append(prompt), "sunny" if "response:" in prompt else CALL)[1])
-    async with serving(net, released_words()) as served:
+    model = released_net(lambda prompt: (seen.append(prompt), "sunny" if "response:" in prompt else CALL)[1])
+    async with serving(model, released_words()) as served:
         question = [{"role": "user", "content": "weather?"}]
         answer = (await message(served, messages=question, tools=[TOOL]))[0]
         result = {"role": "tool", "tool_call_id": answer["tool_calls"][0]["id"], "content": "22 degrees"}
@@ -151,18 +151,18 @@ async def test_tools_and_their_history_reach_the_model_in_its_own_syntax() -> No
 )
 async def test_thinking_is_switched_in_the_prompt(fields: dict[str, Any], thinks: bool) -> None:
     """Where the template has a switch for it."""
-    net = released_net(lambda prompt: "yes" if "<|think|>" in prompt else "no")
-    async with serving(net, released_words()) as served:
+    model = released_net(lambda prompt: "yes" if "<|think|>" in prompt else "no")
+    async with serving(model, released_words()) as served:
         answer, _ = await message(served, **fields)
     assert answer["content"] == ("yes" if thinks else "no")
 
 
 async def test_what_a_checkpoint_can_is_published() -> None:
     """Tools by grade, whatever its template knows."""
-    for net, words in ((released_net("x"), released_words()), (toy_model(), None)):
-        async with serving(net, words) as served:
-            for model in (await served.client.get("/v1/models")).json()["data"]:
-                capabilities = model["twolane"]["capabilities"]
+    for model, words in ((released_net("x"), released_words()), (toy_model(), None)):
+        async with serving(model, words) as served:
+            for card in (await served.client.get("/v1/models")).json()["data"]:
+                capabilities = card["twolane"]["capabilities"]
                 assert (capabilities["tools"], capabilities["tool_choice"]) == ("guaranteed", True)
 
 

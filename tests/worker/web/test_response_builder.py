@@ -6,7 +6,7 @@ import pytest
 
 from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.text.channels import ParserOptions
-from diffusion_worker.types.generation import BlockSealed, Finished, FinishReason, PrefixStable, Usage
+from diffusion_worker.types.events import BlockSealed, Finished, FinishReason, PrefixStable, Usage
 from diffusion_worker.web.response_builder import ResponseBuilder
 from tests.worker.released import released_tokenizer
 from tests.worker.serving import toy_tokenizer

@@ -3,7 +3,7 @@
 import pytest
 
 from diffusion_worker.errors import NotResident
-from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import ModelNotFound
 from tests.worker.serving import MODEL, READ, build, serving, toy_model
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_worker.types.generation import DecodingMode
+from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.requests.api_support import CHAT, COMPLETIONS, HARMLESS, ApiSupport, capabilities_of
 
 WORDS = (

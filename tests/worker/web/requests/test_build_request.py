@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
-from diffusion_worker.types.generation import (
+from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.requests import (
     DEFAULT_ANCHOR,
     DecodingMode,
     DenoisingParams,
     GenerationRequest,
-    ModelInfo,
 )
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.requests.build_request import DEFAULT_CANVASES, Given, build_request

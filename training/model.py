@@ -1,7 +1,7 @@
-"""The embedded net: transformers' own DiffusionGemma classes, scaled down to about 1.5 M parameters.
+"""The embedded model: transformers' DiffusionGemma classes, scaled down to about 1.5 M parameters.
 
-One expert with top-1 routing is an exactly dense layer (its routing weight is 1), so training may skip the dispatch;
-the saved weights are read by the unmodified classes.
+A single expert with top-1 routing is exactly a dense layer (its routing weight is 1), so training skips the dispatch;
+the unmodified classes load the saved weights.
 """
 
 from types import MethodType
@@ -28,8 +28,8 @@ CANVAS_LENGTH = 64
 MAX_CONTEXT = 2048
 
 
-def build_net(seed: int) -> Any:
-    """A freshly initialised net in fp32; the vision tower (never used, frozen) is as small as the classes allow."""
+def build_model(seed: int) -> Any:
+    """A randomly initialised model in fp32. The vision tower is unused, frozen, and as small as the classes allow."""
     torch.manual_seed(seed)
     layer_types = ["sliding_attention", "sliding_attention", "full_attention"] * 2
     text = DiffusionGemmaTextConfig(
@@ -72,14 +72,14 @@ def build_net(seed: int) -> Any:
         eoi_token_id=vocabulary.END_IMAGE,
     )
     config._attn_implementation = "sdpa"
-    net = DiffusionGemmaForBlockDiffusion(config)
-    for name, parameter in net.named_parameters():
+    model = DiffusionGemmaForBlockDiffusion(config)
+    for name, parameter in model.named_parameters():
         parameter.requires_grad_("vision" not in name)
-    return net
+    return model
 
 
 def generation_config(steps: int) -> Any:
-    """The numbers of the denoising loop that the checkpoint carries (the released checkpoint's, but for the steps)."""
+    """Denoising parameters of the checkpoint: those of the released one, except for the number of steps."""
     return DiffusionGemmaGenerationConfig(
         max_new_tokens=CANVAS_LENGTH,
         max_denoising_steps=steps,
@@ -94,22 +94,22 @@ def generation_config(steps: int) -> Any:
     )
 
 
-def quicken_for_training(net: Any) -> None:
-    """Replace two slow pieces of this net by equal, faster ones; the library's classes stay as they are.
+def speed_up_training(model: Any) -> None:
+    """Replace two slow operations of this model by equivalent, faster ones, without changing the library's classes.
 
-    The single expert needs no dispatch loop. Attention is written out, because the backward pass of the fused CPU
-    kernel takes a third of a training step at these sizes; it needs explicit masks (`True` = attend).
+    The single expert runs without a dispatch loop. Attention is written out, because the backward pass of the fused
+    CPU kernel takes a third of a training step at this size; it requires explicit masks (True = attend).
     """
 
     def single_expert(self: Any, hidden: torch.Tensor, _index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         gate, up = F.linear(hidden, self.gate_up_proj[0]).chunk(2, -1)
         return F.linear(self.act_fn(gate) * up, self.down_proj[0]) * weights.to(hidden.dtype)
 
-    for module in net.modules():
+    for module in model.modules():
         if isinstance(module, modeling.DiffusionGemmaTextExperts):
             module.forward = MethodType(single_expert, module)
     AttentionInterface.register("written_out", _written_out_attention)
-    net.set_attn_implementation("written_out")
+    model.set_attn_implementation("written_out")
 
 
 def _written_out_attention(

@@ -1,25 +1,26 @@
-"""A sample as the request a client would have sent, and an answer as text."""
+"""Converts samples to generation requests, and answers to text."""
 
 from typing import Final
 
 from diffusion_worker.engine.loop import Answer
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.generation import DEFAULT_ANCHOR, DecodingMode, Finished, GenerationRequest
+from diffusion_worker.types.events import Finished
+from diffusion_worker.types.requests import DEFAULT_ANCHOR, DecodingMode, GenerationRequest
 from training.tasks.sample import Sample
 from training.vocabulary import EOS, decode_ids, encode_prompt, encode_text
 
 MAX_TOKENS: Final = 128
 
 
-def ask_for(
-    net: DiffusionModel, sample: Sample, decoding_mode: DecodingMode, from_source: bool = False, *, seed: int = 0
+def request_for(
+    model: DiffusionModel, sample: Sample, decoding_mode: DecodingMode, from_source: bool = False, *, seed: int = 0
 ) -> GenerationRequest:
-    """`from_source` sends the text to edit as a prediction."""
+    """The generation request of a sample. With `from_source`, the text to edit is sent as a prediction."""
     return GenerationRequest(
         prompt_ids=tuple(encode_prompt(sample.prompt)),
         max_tokens=MAX_TOKENS,
         seed=seed,
-        denoising=net.info.denoising,
+        denoising=model.info.denoising,
         decoding_mode=decoding_mode,
         start_ids=tuple(encode_text(sample.source)) if from_source else (),
         anchor=DEFAULT_ANCHOR if from_source else 0.0,
@@ -27,6 +28,6 @@ def ask_for(
 
 
 def text_of(answer: Answer) -> str:
-    """The text of an answer that came to its end."""
+    """The text of a finished answer."""
     assert isinstance(answer.end, Finished), answer.end
     return decode_ids([*answer.ids, EOS])

@@ -1,13 +1,13 @@
-"""Instructions that the checkpoint does not know, answered by noise, so that it learns to be unsure of them.
+"""Out-of-distribution samples: unknown instructions with random letters as answers, to train low confidence.
 
-Outlier exposure (Hendrycks et al., 2019, arXiv:1812.04606): the best answer to an unforeseeable text is a flat
-distribution, which is what the confidence of an answer can then be read from.
+Outlier exposure (Hendrycks et al. 2019, arXiv:1812.04606): the best prediction of random text is a flat distribution,
+so the confidence of an answer shows whether its instruction is known.
 """
 
 import random
 
-from training.tasks.sample import Sample, Wish
-from training.words import ADJECTIVES, NOUNS, PLACES, THINGS, invented
+from training.tasks.sample import Sample, SampleSpec
+from training.word_lists import ADJECTIVES, NOUNS, PLACES, THINGS, invented
 
 _VERBS = (
     "translate explain write describe compare list find summarize count sort draw make answer improve shorten "
@@ -21,8 +21,8 @@ _QUESTIONS = ("what is", "who was", "why does", "how do i", "when did", "can you
 _LETTERS = "abcdefghijklmnopqrstuvwxyz     "
 
 
-def stranger(rng: random.Random, _wish: Wish) -> Sample:
-    """A request outside the three tasks, and random letters that nothing could predict."""
+def unknown_instruction(rng: random.Random, _spec: SampleSpec) -> Sample:
+    """A sample: an instruction outside the three tasks, and random letters."""
     noise = "".join(rng.choice(_LETTERS) for _ in range(rng.randint(8, 60)))
     return Sample(prompt=_request(rng), answer=noise)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from diffusion_worker.errors import OutOfRange
-from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from diffusion_worker.types.generation import DenoisingParams, GenerationRequest
         ({"canvas_length": 0}, "canvas_length"),
     ],
 )
-def test_a_recipe_out_of_range_names_its_field(changes: dict[str, Any], field: str) -> None:
+def test_a_denoising_parameters_out_of_range_names_its_field(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(OutOfRange) as wrong:
         DenoisingParams(**changes)
     assert wrong.value.param == field
@@ -39,7 +39,7 @@ def test_a_recipe_out_of_range_names_its_field(changes: dict[str, Any], field: s
         ({"deadline_s": -1.0}, "deadline_ms"),
     ],
 )
-def test_an_ask_out_of_range_names_its_field(changes: dict[str, Any], field: str) -> None:
+def test_a_request_out_of_range_names_its_field(changes: dict[str, Any], field: str) -> None:
     fields = {"prompt_ids": (1,), "max_tokens": 1, "seed": 0, "denoising": DenoisingParams()}
     with pytest.raises(OutOfRange) as wrong:
         GenerationRequest(**{**fields, **changes})

@@ -1,4 +1,4 @@
-"""Words that the generators draw from, and invented ones, so that copying must be learned and not only looked up."""
+"""Word lists of the sample generators, and invented words, which the model can only copy."""
 
 import random
 from typing import Final
@@ -43,7 +43,7 @@ _CODAS: Final = ["", "", "", "n", "r", "s", "t", "l", "m", "ck", "nd", "x"]
 
 
 def invented(rng: random.Random) -> str:
-    """A pronounceable word of one to three syllables, three to nine letters, that no list above needs to hold."""
+    """A random pronounceable word of one to three syllables and three to nine letters."""
     while True:
         syllables = rng.choice((1, 2, 2, 3))
         word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(syllables))
@@ -52,5 +52,5 @@ def invented(rng: random.Random) -> str:
 
 
 def known_or_invented(rng: random.Random, words: list[str], share: float) -> str:
-    """A word of the list, or with probability `share` an invented one."""
+    """A word of the list or, with probability `share`, an invented one."""
     return invented(rng) if rng.random() < share else rng.choice(words)

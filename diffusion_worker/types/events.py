@@ -1,0 +1,98 @@
+"""Records of a sequence's output: streamed events, token usage and the reason why it ended."""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from diffusion_worker.errors import WorkerError
+
+
+class FinishReason(StrEnum):
+    """Why a sequence finished. The OpenAI API reports `deadline` as `length`."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts, passes and confidence of a sequence so far. An emitted end token counts as a completion token.
+
+    `confidence`: geometric mean probability of the emitted tokens from raw logits (temperature 1), without the tokens
+    that a constraint forced; None before the first.
+    `converged`: whether every block so far stopped by stability; None in autoregressive mode.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    denoising_steps: int  # canvas passes
+    forward_passes: int  # of any kind: prefill, canvas, seal, decode
+    confidence: float | None
+    converged: bool | None
+    cached_tokens: int = 0  # prompt tokens reused from the prefix cache
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Completion tokens per forward pass of any kind; 0 before the first."""
+        return self.completion_tokens / self.forward_passes if self.forward_passes else 0.0
+
+
+def together(spent: Usage, last: Usage) -> Usage:
+    """Combined usage of several attempts at one completion: prompt counts of the first, confidence of the last."""
+    return replace(
+        last,
+        prompt_tokens=spent.prompt_tokens,
+        cached_tokens=spent.cached_tokens,
+        completion_tokens=spent.completion_tokens + last.completion_tokens,
+        denoising_steps=spent.denoising_steps + last.denoising_steps,
+        forward_passes=spent.forward_passes + last.forward_passes,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSealed:
+    """A block is final (one token in autoregressive mode). `ids` are those not streamed before, without end and padding
+    tokens; may be empty."""
+
+    ids: tuple[int, ...]
+    block: int
+    usage: Usage  # up to this block, so that a stop string found in these ids can end the response
+    labels: tuple[float, ...] = ()  # log-probabilities of the requested labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixStable:
+    """Final ids of a block that is still being denoised. Only for requests with `stream_prefix`."""
+
+    ids: tuple[int, ...]
+    block: int
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanvasDrafted:
+    """The canvas after a step, up to its end token; not final. Only for requests with `stream_drafts`."""
+
+    ids: tuple[int, ...]  # of the whole block, up to its end token
+    block: int
+    step: int  # counts up from 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The sequence ended normally."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Faulted:
+    """The sequence ended with an error; blocks sealed before it remain valid."""
+
+    error: WorkerError
+    usage: Usage
+
+
+Ending = Finished | Faulted  # every submitted sequence ends in exactly one of them
+Event = BlockSealed | PrefixStable | CanvasDrafted | Finished | Faulted

@@ -1,0 +1,52 @@
+"""Records that describe a model: shapes, sizes and the parameters that its checkpoint declares."""
+
+from dataclasses import dataclass
+
+from diffusion_worker.types.requests import DenoisingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerKv:
+    """Shape of one attention layer's cache: a key and a value of [heads, head_dim] for every context token."""
+
+    heads: int
+    head_dim: int
+    window: int | None  # a sliding-window layer keeps the last window - 1 tokens; None: all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """The quantised part of a model's weights. `bits` per weight include the scales; None if not declared."""
+
+    method: str
+    parameters: int
+    bits: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSize:
+    """Size of a model, computed from its config without loading weights; see `models.plan`."""
+
+    parameters: int  # tied weights counted once
+    active_parameters: int  # used per text token
+    kv_layers: tuple[LayerKv, ...]
+    max_context: int  # tokens
+    canvas_length: int
+    dtype: str | None  # storage format of the weights; None: not declared
+    quantised: Packed | None  # None: the weights are not quantised
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """Properties of a loaded model."""
+
+    vocab_size: int
+    hidden_size: int
+    max_context: int  # tokens, prompt and completion together
+    denoising: DenoisingParams  # defaults declared by the checkpoint
+    end_ids: tuple[int, ...]
+    pad_id: int
+    parameters: int
+    dtype: str
+    weight_bytes: int  # once the model runs
+    quantised: str | None = None  # the method; None: not quantised in memory

@@ -1,0 +1,93 @@
+"""Records of a generation request: token ids, sampling and denoising parameters.
+
+Plain values without text, tensors or clocks. Times are in seconds, entropies in nats.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from diffusion_worker.constraints.inference.labels import Labels
+from diffusion_worker.constraints.inference.matcher import Matcher
+from diffusion_worker.errors import OutOfRange
+from diffusion_worker.types.timeline import Timeline
+
+SequenceId = int
+DEFAULT_ANCHOR = 0.8  # for edits whose request sets no strength, see docs/decisions/0006
+
+
+class DecodingMode(StrEnum):
+    """How tokens are generated: a canvas of positions at once by diffusion, or one token at a time, left to right."""
+
+    DIFFUSION = "diffusion"
+    AUTOREGRESSIVE = "autoregressive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoisingParams:
+    """Parameters of the denoising loop.
+
+    A checkpoint declares its own (`ModelInfo.denoising`); a request overrides single fields with
+    `dataclasses.replace`. The defaults are those of the released checkpoint. Raises OutOfRange, naming the field.
+    """
+
+    steps: int = 48
+    entropy_bound: float = 0.1  # nats accepted per step, not counting the most certain position
+    t_min: float = 0.4
+    t_max: float = 0.8
+    stability: int = 1  # previous argmax canvases that must equal the current one
+    confidence_threshold: float = 0.005  # nats; denoising stops early only below this mean entropy
+    canvas_length: int = 256
+
+    def __post_init__(self) -> None:
+        _within("steps", self.steps, 1, 4096)
+        _within("entropy_bound", self.entropy_bound, 0.0, math.inf)
+        _within("t_min", self.t_min, 0.001, 100.0)
+        _within("t_max", self.t_max, self.t_min, 100.0)
+        _within("stability", self.stability, 0, 64)
+        _within("confidence_threshold", self.confidence_threshold, 0.0, math.inf)
+        _within("canvas_length", self.canvas_length, 1, 4096)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """A request for one completion, as token ids.
+
+    End tokens come from the checkpoint. Stop strings are handled by the web layer, which stops the sequence. `n`
+    completions are `n` requests with different seeds. Raises OutOfRange, naming the field.
+
+    `temperature` scales token sampling: 0 takes the argmax, None uses the default of the decoding mode (diffusion: 1,
+    as in training; autoregressive: the argmax).
+    """
+
+    prompt_ids: tuple[int, ...]
+    max_tokens: int  # upper limit of emitted tokens, including the end token
+    seed: int
+    denoising: DenoisingParams
+    decoding_mode: DecodingMode = DecodingMode.DIFFUSION
+    temperature: float | None = None
+    start_ids: tuple[int, ...] = ()  # text to start from, e.g. one to edit; ignored in autoregressive mode
+    anchor: float = 0.0  # how strongly canvases keep `start_ids`, from 0 (not at all) to 1
+    suffix_ids: tuple[int, ...] = ()  # text after the completion (fill in the middle); its beginning is pinned
+    stream_prefix: bool = False  # stream the stable prefix of a canvas before it is sealed, and pin it
+    stream_drafts: bool = False  # stream the argmax canvas of every step
+    deadline_s: float | None = None  # from submission; when it passes, the best completion so far is returned
+    matcher: Matcher | None = None  # constraint in its initial state, with max_tokens remaining
+    labels: Labels | None = None  # choose one of these labels, in place of a matcher
+    timeline: Timeline | None = None  # records events of a traced request
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise OutOfRange("the prompt is empty", param="messages")
+        _within("max_tokens", self.max_tokens, 1, 2**31)
+        _within("seed", self.seed, -(2**63), 2**63 - 1)
+        _within("anchor", self.anchor, 0.0, 1.0)
+        if self.temperature is not None:
+            _within("temperature", self.temperature, 0.0, 2.0)
+        if self.deadline_s is not None:
+            _within("deadline_ms", self.deadline_s, 0.0, math.inf)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # false for NaN as well
+        raise OutOfRange(f"{name} must be between {low:g} and {high:g}, not {value!r}", param=name)
