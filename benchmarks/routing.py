@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.routing_rows import Row, by_keywords, read_rows
-from benchmarks.routing_scores import BARS, Report, Told, lane_of, report, time_learned
+from benchmarks.routing_scores import BARS, Predicted, Report, lane_of, report, time_learned
 from gateway.classifier.weights import open_classifier, read_model
 from gateway.policy_files.load import load
 from gateway.routing.classify import Classify
@@ -37,11 +37,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     options = parser.parse_args()
     rows, policy = read_rows(options.file), load(options.policy, os.environ)
-    told = tell(rows, open_classifier(), policy)
-    found = report(told, time_learned(read_model()))
-    show(found, report(tell(rows, by_keywords, policy), None))
+    predicted = print_report(rows, open_classifier(), policy)
+    found = report(predicted, time_learned(read_model()))
+    show(found, report(print_report(rows, by_keywords, policy), None))
     if options.errors:
-        show_errors(told)
+        show_errors(predicted)
     if options.json:
         options.json.write_text(json.dumps(asdict(found), indent=2) + "\n")
     missed = found.missed()
@@ -50,10 +50,10 @@ def main() -> int:
     return 1 if options.check and missed else 0
 
 
-def tell(rows: Sequence[Row], classify: Classify, policy: Policy) -> list[Told]:
+def print_report(rows: Sequence[Row], classify: Classify, policy: Policy) -> list[Predicted]:
     """What a classifier says of every row, and the lane that follows."""
     found = [(row, classify(row.query)) for row in rows]
-    return [Told(row=row, said=said, is_fast=lane_of(policy, row.query, said)) for row, said in found]
+    return [Predicted(row=row, said=said, is_fast=lane_of(policy, row.query, said)) for row, said in found]
 
 
 def show(found: Report, keywords: Report) -> None:
@@ -70,12 +70,12 @@ def show(found: Report, keywords: Report) -> None:
     console.print(tasks)
 
 
-def show_errors(told: Sequence[Told]) -> None:
+def show_errors(predicted: Sequence[Predicted]) -> None:
     """What was told wrong, or sent down the wrong lane."""
-    for each in told:
+    for each in predicted:
         if not each.is_right or each.is_fast != each.should_be_fast:
             said = each.said
-            print(f"{each.row.name}: {each.row.task}, told {said.task} {said.confidence:.2f} by {said.evidence}")
+            print(f"{each.row.name}: {each.row.task}, predicted {said.task} {said.confidence:.2f} by {said.evidence}")
 
 
 def _number(value: Any) -> str:

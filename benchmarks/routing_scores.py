@@ -28,7 +28,7 @@ _TIMED_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Predicted:
     """A row, what was said of it, and whether the policy sends that down the fast lane."""
 
     row: Row
@@ -76,51 +76,51 @@ class Report:
         return value is None or (value <= bar if name.endswith("_us") else value >= bar)
 
 
-def report(told: Sequence[Told], times_us: Sequence[float] | None) -> Report:
+def report(predicted: Sequence[Predicted], times_us: Sequence[float] | None) -> Report:
     """Score everything; `times_us` are single calls of the learned witness."""
-    natural = [each for each in told if not each.row.is_templated]
-    precision, recall = lanes(told)
+    natural = [each for each in predicted if not each.row.is_templated]
+    precision, recall = lanes(predicted)
     natural_precision, natural_recall = lanes(natural)
     cuts = quantiles(times_us, n=100) if times_us else None
-    tasks = Counter(each.row.task.value for each in told)
-    right = Counter(each.row.task.value for each in told if each.is_right)
+    tasks = Counter(each.row.task.value for each in predicted)
+    right = Counter(each.row.task.value for each in predicted if each.is_right)
     return Report(
-        rows=len(told),
+        rows=len(predicted),
         macro_f1_natural=macro_f1(natural),
-        macro_f1_all=macro_f1(told),
+        macro_f1_all=macro_f1(predicted),
         fast_precision=precision,
         fast_recall=recall,
         fast_precision_natural=natural_precision,
         fast_recall_natural=natural_recall,
-        calibration_error=calibration_error(told),
+        calibration_error=calibration_error(predicted),
         learned_p50_us=cuts[49] if cuts else None,
         learned_p99_us=cuts[98] if cuts else None,
         by_task={task: (count, right[task]) for task, count in tasks.items()},
     )
 
 
-def macro_f1(told: Sequence[Told]) -> float:
+def macro_f1(predicted: Sequence[Predicted]) -> float:
     """F1 averaged over the tasks that occur as labels; what is right by `also_ok` counts for the label."""
-    tasks = {each.row.task for each in told}
-    hits = Counter(each.row.task for each in told if each.is_right)
-    missed = Counter(each.row.task for each in told if not each.is_right)
-    wrong = Counter(each.said.task for each in told if not each.is_right)
+    tasks = {each.row.task for each in predicted}
+    hits = Counter(each.row.task for each in predicted if each.is_right)
+    missed = Counter(each.row.task for each in predicted if not each.is_right)
+    wrong = Counter(each.said.task for each in predicted if not each.is_right)
     return sum(2 * hits[task] / (2 * hits[task] + missed[task] + wrong[task]) for task in tasks) / max(1, len(tasks))
 
 
-def lanes(told: Sequence[Told]) -> tuple[float, float]:
+def lanes(predicted: Sequence[Predicted]) -> tuple[float, float]:
     """Precision and recall of the fast lane."""
-    both = sum(each.is_fast and each.should_be_fast for each in told)
-    sent, meant = sum(each.is_fast for each in told), sum(each.should_be_fast for each in told)
+    both = sum(each.is_fast and each.should_be_fast for each in predicted)
+    sent, meant = sum(each.is_fast for each in predicted), sum(each.should_be_fast for each in predicted)
     return both / max(1, sent), both / max(1, meant)
 
 
-def calibration_error(told: Sequence[Told]) -> float:
+def calibration_error(predicted: Sequence[Predicted]) -> float:
     """Expected gap between confidence and share of right answers, in ten bins of confidence."""
     gaps = Counter[int]()
-    for each in told:
+    for each in predicted:
         gaps[min(9, int(each.said.confidence * 10))] += each.said.confidence - each.is_right  # type: ignore[assignment]
-    return sum(map(abs, gaps.values())) / max(1, len(told))
+    return sum(map(abs, gaps.values())) / max(1, len(predicted))
 
 
 def lane_of(policy: Policy, query: Query, said: Classification) -> bool:

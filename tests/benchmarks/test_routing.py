@@ -9,45 +9,47 @@ import pytest
 
 from benchmarks import routing
 from benchmarks.routing_rows import Row, by_keywords, read_rows
-from benchmarks.routing_scores import Told, calibration_error, lanes, macro_f1, report
+from benchmarks.routing_scores import Predicted, calibration_error, lanes, macro_f1, report
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
 
-def told(task: Task, said: Task, *, sure: float = 0.9, also_ok: frozenset[Task] = frozenset(), **given: Any) -> Told:
+def predicted(
+    task: Task, said: Task, *, sure: float = 0.9, also_ok: frozenset[Task] = frozenset(), **given: Any
+) -> Predicted:
     query = Query(request_id="", model="auto", body=b"", received_s=0.0)
     row = Row(name="r", task=task, also_ok=also_ok, is_templated=given.get("templated", False), query=query)
     classification = Classification(task=said, confidence=sure, evidence="words")
-    return Told(row=row, said=classification, is_fast=given.get("is_fast", False))
+    return Predicted(row=row, said=classification, is_fast=given.get("is_fast", False))
 
 
 def test_f1_is_averaged_over_the_tasks_that_occur() -> None:
     """Two of three edits found (F1 0.8), one chat and one stranger taken for it (F1 2/3)."""
-    rows = [told(Task.EDIT, Task.EDIT), told(Task.EDIT, Task.EDIT), told(Task.EDIT, Task.CHAT)]
-    assert macro_f1([*rows, told(Task.CHAT, Task.CHAT)]) == pytest.approx((0.8 + 2 / 3) / 2)
+    rows = [predicted(Task.EDIT, Task.EDIT), predicted(Task.EDIT, Task.EDIT), predicted(Task.EDIT, Task.CHAT)]
+    assert macro_f1([*rows, predicted(Task.CHAT, Task.CHAT)]) == pytest.approx((0.8 + 2 / 3) / 2)
 
 
 def test_a_task_that_is_as_good_counts_for_the_label() -> None:
-    assert macro_f1([told(Task.CODE, Task.EDIT, also_ok=frozenset({Task.EDIT}))]) == 1.0
+    assert macro_f1([predicted(Task.CODE, Task.EDIT, also_ok=frozenset({Task.EDIT}))]) == 1.0
 
 
 def test_lanes_are_judged_by_the_label_and_what_the_policy_did() -> None:
     rows = [
-        told(Task.EDIT, Task.EDIT, is_fast=True),
-        told(Task.EDIT, Task.EDIT, is_fast=False),
-        told(Task.CHAT, Task.EDIT, is_fast=True),
-        told(Task.CHAT, Task.CHAT),
+        predicted(Task.EDIT, Task.EDIT, is_fast=True),
+        predicted(Task.EDIT, Task.EDIT, is_fast=False),
+        predicted(Task.CHAT, Task.EDIT, is_fast=True),
+        predicted(Task.CHAT, Task.CHAT),
     ]
     assert lanes(rows) == (0.5, 0.5)
 
 
 def test_calibration_error_is_the_gap_between_sureness_and_truth() -> None:
-    rows = [told(Task.CHAT, Task.CHAT, sure=0.75), told(Task.CHAT, Task.CODE, sure=0.75)]
+    rows = [predicted(Task.CHAT, Task.CHAT, sure=0.75), predicted(Task.CHAT, Task.CODE, sure=0.75)]
     assert calibration_error(rows) == pytest.approx(0.25)
 
 
 def test_templated_rows_are_left_out_of_the_natural_figure() -> None:
-    found = report([told(Task.CHAT, Task.CHAT), told(Task.CODE, Task.CHAT, templated=True)], None)
+    found = report([predicted(Task.CHAT, Task.CHAT), predicted(Task.CODE, Task.CHAT, templated=True)], None)
     assert found.macro_f1_natural == 1.0
     assert found.macro_f1_all < 0.5
     assert "macro_f1_all" in found.missed()
@@ -113,4 +115,4 @@ def test_check_ends_0_where_all_is_right_and_1_where_it_is_not(
     assert _main(monkeypatch, str(rows), "--check", "--errors") == 1
     printed = capsys.readouterr().out
     assert "missed: macro_f1_all" in printed
-    assert "told translate" in printed
+    assert "predicted translate" in printed
