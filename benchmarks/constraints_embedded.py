@@ -66,7 +66,7 @@ def measure() -> Embedded:
 
 
 def _forward_ms(model: DiffusionModel) -> float:
-    """The net's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
+    """The model's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
     watched = InstrumentedModel(model, time.thread_time)
     request = _endless(model)
     loop = Loop(watched, Capacity(max_num_seqs=1, max_context=len(request.prompt_ids) + request.max_tokens))

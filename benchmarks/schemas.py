@@ -19,7 +19,7 @@ from typing import Any, Final
 import jsonschema
 from jsonschema.validators import validator_for
 
-from gateway.validation.json_schema import Schema, SchemaFault
+from gateway.validation.json_schema import Schema, SchemaError
 
 PIECE_CHARS: Final = 12  # a few tokens
 BUDGET_US: Final = 45.0  # of reading one piece along: what a relayed chunk may cost
@@ -68,7 +68,7 @@ def validate_row(row: dict[str, Any], tally: Tally) -> None:
     began = time.perf_counter()
     try:
         compiled = Schema(row["schema"])
-    except SchemaFault as fault:
+    except SchemaError as fault:
         tally.refused[fault.cause] = tally.refused.get(fault.cause, 0) + 1
         return
     tally.compile_us.append((time.perf_counter() - began) * 1e6)
@@ -80,7 +80,7 @@ def validate_row(row: dict[str, Any], tally: Tally) -> None:
 def _validate_instance(name: str, compiled: Schema, reference: Any, value: Any, tally: Tally) -> None:
     text = json.dumps(value, ensure_ascii=False)
     began = time.perf_counter()
-    is_valid = compiled.fault_of(value, len(text)) is None
+    is_valid = compiled.validate(value, len(text)) is None
     tally.check_us.append((time.perf_counter() - began) * 1e6)
     fault_at = _read_along(compiled, text, tally)
     tally.instances += 1
@@ -94,14 +94,14 @@ def _validate_instance(name: str, compiled: Schema, reference: Any, value: Any, 
 
 def _read_along(compiled: Schema, text: str, tally: Tally) -> int | None:
     """As a stream: the index of the first fault, if there is one."""
-    follower = compiled.follow()
+    follower = compiled.incremental_validator()
     pieces = [text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS)]
     began = time.perf_counter()
     for piece in pieces:
         if not follower.feed(piece):
             break
     tally.piece_us.append((time.perf_counter() - began) * 1e6 / max(1, len(pieces)))
-    return follower.fault_at
+    return follower.error_at
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
