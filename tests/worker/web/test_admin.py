@@ -1,4 +1,4 @@
-"""web.admin: weights come and go when told to, and what stands between is told."""
+"""Admin port: loading and unloading weights, state and limits."""
 
 import asyncio
 import contextlib
@@ -55,8 +55,8 @@ async def both(load: Any = None, *, cold: bool = True, **settings: Any) -> Async
         await worker.serving_state.engine.close()
 
 
-async def test_weights_come_when_asked_for_and_go_and_come_again() -> None:
-    """In between requests get their 503 at once."""
+async def test_weights_can_be_loaded_unloaded_and_reloaded() -> None:
+    """While they are unloaded, requests receive 503 immediately."""
     async with both() as it:
         assert (await it.state())["state"] == "cold"
         for _ in range(2):
@@ -72,8 +72,8 @@ async def test_weights_come_when_asked_for_and_go_and_come_again() -> None:
             assert (await it.public.get("/health")).status_code == 503
 
 
-async def test_the_state_tells_what_memory_is_used_for() -> None:
-    """Health's fields and more."""
+async def test_the_state_reports_memory_use() -> None:
+    """With all fields of /health."""
     async with both() as it:
         before = await it.state()
         await it.post("load")
@@ -85,8 +85,8 @@ async def test_the_state_tells_what_memory_is_used_for() -> None:
     assert set(after) >= {"state", "model", "memory", "kv_bytes", "version"}
 
 
-async def test_an_unload_lets_what_runs_finish() -> None:
-    """And refuses what comes meanwhile."""
+async def test_an_unload_waits_for_running_requests() -> None:
+    """New requests are refused meanwhile."""
 
     def load(_settings: Settings) -> tuple[Tokenization, DiffusionModel]:
         return toy_words(), toy_model(answer="y" * 60, seconds_per_pass=0.05)
@@ -103,8 +103,8 @@ async def test_an_unload_lets_what_runs_finish() -> None:
         assert (await leaving).json()["state"] == "cold"
 
 
-async def test_weights_that_cannot_be_loaded_are_told_and_tried_again() -> None:
-    """The worker stays, cold."""
+async def test_a_failed_load_is_reported_and_can_be_retried() -> None:
+    """The worker stays up without weights."""
     tries: list[int] = []
 
     def load(_settings: Settings) -> tuple[Tokenization, DiffusionModel]:
@@ -128,15 +128,14 @@ async def test_weights_that_cannot_be_loaded_are_told_and_tried_again() -> None:
         ("load", {"timeout_s": 1}, "timeout_s"),
     ],
 )
-async def test_what_makes_no_sense_is_refused_by_name(path: str, body: dict[str, Any], param: str) -> None:
-    """As everywhere."""
+async def test_invalid_fields_are_refused_by_name(path: str, body: dict[str, Any], param: str) -> None:
     async with both() as it:
         answer = await it.post(path, **body)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-async def test_the_two_ports_have_nothing_in_common_but_the_probes() -> None:
-    """Nobody unloads through the public port, nobody chats through the other."""
+async def test_both_ports_share_only_the_probes() -> None:
+    """Admin routes are not on the public port, and generation routes are not on the admin port."""
     async with both() as it:
         assert (await it.public.post("/admin/load")).status_code == 404
         assert (await it.admin.post(CHAT, json=HELLO)).status_code == 404
@@ -145,8 +144,8 @@ async def test_the_two_ports_have_nothing_in_common_but_the_probes() -> None:
             assert (await it.public.get(path)).status_code == (await it.admin.get(path)).status_code == 200
 
 
-async def test_keys_hold_on_both_ports(tmp_path: Path) -> None:
-    """The probes are open."""
+async def test_both_ports_require_api_keys(tmp_path: Path) -> None:
+    """Except for the probes."""
     keys = tmp_path / "keys"
     keys.write_text(f"me sha256:{hashlib.sha256(b'long').hexdigest()}\n")
     async with both(keys_file=keys) as it:
@@ -155,7 +154,7 @@ async def test_keys_hold_on_both_ports(tmp_path: Path) -> None:
         assert (await it.admin.get("/live")).status_code == 200
 
 
-async def test_fewer_requests_advance_together_as_long_as_told_also_after_a_reload() -> None:
+async def test_the_batch_limit_applies_until_changed_and_survives_a_reload() -> None:
     async with both(cold=False, max_num_seqs=4) as it:
         await it.worker.serving_state.engine.ready()
         assert (await it.post("limits", max_num_seqs=1)).status_code == 200
@@ -170,7 +169,7 @@ async def test_fewer_requests_advance_together_as_long_as_told_also_after_a_relo
 
 
 @pytest.mark.parametrize("body", [{}, {"max_num_seqs": 0}, {"max_num_seqs": 5}, {"max_num_seqs": "2"}, {"rows": 2}])
-async def test_a_limit_beyond_what_the_worker_has_is_refused_by_name(body: dict[str, Any]) -> None:
+async def test_a_limit_above_the_startup_value_is_refused_by_name(body: dict[str, Any]) -> None:
     async with both(max_num_seqs=4) as it:
         refused = await it.post("limits", **body)
         assert refused.status_code == 400

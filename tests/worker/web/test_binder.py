@@ -1,4 +1,4 @@
-"""One constraint, many clients: made once, given up only by all, refused again without being tried again."""
+"""Constraint service: concurrent requests share a compilation, and refusals are cached."""
 
 import asyncio
 from pathlib import Path
@@ -58,8 +58,8 @@ async def until_waiting(constraint_service: ConstraintService, count: int) -> No
             await asyncio.sleep(0)
 
 
-async def test_many_who_want_the_same_have_it_made_once() -> None:
-    """At the same time and afterwards; another constraint is another one."""
+async def test_concurrent_requests_share_one_compilation() -> None:
+    """Later requests use its result; another constraint is compiled separately."""
     compiler_pool = Slow()
     constraint_service = ConstraintService(compiler_pool=compiler_pool)
     waiting = [asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info())) for _ in range(20)]
@@ -74,8 +74,8 @@ async def test_many_who_want_the_same_have_it_made_once() -> None:
     await constraint_service.close()
 
 
-async def test_the_work_ends_when_the_last_who_waits_gives_up() -> None:
-    """Not before; and who comes afterwards begins anew."""
+async def test_compilation_is_cancelled_when_the_last_waiting_request_is_cancelled() -> None:
+    """Not earlier; a later request starts a new compilation."""
     compiler_pool = Slow()
     constraint_service = ConstraintService(compiler_pool=compiler_pool)
     first, second = (asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info())) for _ in range(2))
@@ -96,8 +96,8 @@ async def test_the_work_ends_when_the_last_who_waits_gives_up() -> None:
     await constraint_service.close()
 
 
-async def test_closing_gives_up_what_is_in_the_making() -> None:
-    """Who waits is told."""
+async def test_closing_cancels_running_compilations() -> None:
+    """Waiting requests receive an error."""
     compiler_pool = Slow()
     constraint_service = ConstraintService(compiler_pool=compiler_pool)
     waiting = asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info()))
@@ -108,8 +108,8 @@ async def test_closing_gives_up_what_is_in_the_making() -> None:
     assert compiler_pool.given_up == 1
 
 
-async def test_what_was_refused_is_refused_again_without_a_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a minute: who insists on a schema that takes too long would keep all others waiting."""
+async def test_a_refusal_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one minute: repeating a schema that takes too long must not delay other requests."""
     compiler_pool = Slow(UnsupportedSchema("takes too long", keyword="choice", pointer=""))
     compiler_pool.go.set()
     constraint_service = ConstraintService(compiler_pool=compiler_pool)
@@ -125,8 +125,8 @@ async def test_what_was_refused_is_refused_again_without_a_try(monkeypatch: pyte
     await constraint_service.close()
 
 
-async def test_an_answer_that_nobody_can_judge_spoils_its_constraint() -> None:
-    """The next request with it is refused before a step is spent on it."""
+async def test_a_failed_validation_disables_its_constraint() -> None:
+    """The next request with the same constraint is refused before generation."""
     value = {"type": "array", "items": {"pattern": "^(a+)+$"}}
     slow = Constraint(kind="json_schema", value=value, field="response_format")
     constraint_service = ConstraintService(compiler_pool=CompilerPool(validate_s=0.3))
@@ -139,8 +139,8 @@ async def test_an_answer_that_nobody_can_judge_spoils_its_constraint() -> None:
     await constraint_service.close()
 
 
-async def test_a_folder_saves_the_work_of_the_next_process(tmp_path: Path) -> None:
-    """And a broken file costs the work again, no more."""
+async def test_the_cache_folder_avoids_recompilation_in_the_next_process(tmp_path: Path) -> None:
+    """A broken cache file only causes a recompilation."""
     compiler_pool = Slow()
     compiler_pool.go.set()
     for is_broken, made in ((False, 1), (False, 1), (True, 2)):

@@ -1,4 +1,4 @@
-"""Calls on the wire, by construction: whatever the net says, in both syntaxes, both readings, streamed and whole."""
+"""Tool calls over HTTP are valid for any model output, in both syntaxes and decoding modes, streamed or not."""
 
 import copy
 import json
@@ -78,8 +78,8 @@ def check(calls: list[dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize("made", [embedded, released])
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_noise_becomes_the_calls_that_were_asked_for(made: Noisy, model: str) -> None:
-    """A call must stand where one is required, of the function that is named; else text or calls, nothing between."""
+async def test_a_random_model_produces_the_requested_calls(made: Noisy, model: str) -> None:
+    """A required call is present and calls the named function; otherwise the answer is text or valid calls."""
     async with serving(*made()) as served:
         for stream in (False, True):
             for choice in ("required", NAMED):
@@ -92,8 +92,8 @@ async def test_noise_becomes_the_calls_that_were_asked_for(made: Noisy, model: s
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_a_net_that_calls_is_read_as_it_is(model: str) -> None:
-    """Text first, then several calls; one only, where they shall not be parallel."""
+async def test_calls_of_the_model_are_parsed_unchanged(model: str) -> None:
+    """Text followed by several calls; a single one if parallel calls are disabled."""
     call = '<tool_call>{"name": "weather", "arguments": {"city": "Rome", "unit": "C"}}</tool_call>'
     said = f"Let me see. {call}\n{call}"
     async with serving(toy_model(said)) as served:
@@ -104,7 +104,7 @@ async def test_a_net_that_calls_is_read_as_it_is(model: str) -> None:
         assert len(check(calls)) == 1
 
 
-async def test_a_call_closes_in_time_or_is_refused() -> None:
+async def test_a_call_fits_into_max_tokens_or_the_request_is_refused() -> None:
     """Before anything is computed."""
     async with serving(*embedded()) as served:
         _, calls, reason = await answer(served, False, tool_choice=NAMED, max_tokens=80)
@@ -114,8 +114,8 @@ async def test_a_call_closes_in_time_or_is_refused() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_an_automaton_does_not_see_is_judged_before_it_leaves(stream: bool) -> None:
-    """Of every call; tried with other seeds, then a failure of ours."""
+async def test_arguments_are_validated_before_they_are_sent(stream: bool) -> None:
+    """Each call; after failed attempts with other seeds the response is a server error."""
     distinct = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": [1]}, "uniqueItems": True}}}
     distinct |= {"required": ["a"], "additionalProperties": False}
     good, bad = [tool("f", distinct)], [tool("f", copy.deepcopy(distinct))]
@@ -129,8 +129,8 @@ async def test_what_an_automaton_does_not_see_is_judged_before_it_leaves(stream:
         assert json.loads(calls[0]["function"]["arguments"]) == {"a": [1]}
 
 
-async def test_parameters_that_cannot_be_kept_are_refused_by_name() -> None:
-    """The field, the keyword in it and the pointer to it."""
+async def test_unsupported_parameter_schemas_are_refused_by_name() -> None:
+    """The error contains the field, the keyword and its JSON pointer."""
     far = {"type": "object", "properties": {"a": {"type": "integer", "divisibleBy": 3}}}
     async with serving(*embedded()) as served:
         for choice in ("auto", "required"):
@@ -140,7 +140,7 @@ async def test_parameters_that_cannot_be_kept_are_refused_by_name() -> None:
             assert "`divisibleBy` at `#/properties/a/divisibleBy`" in error["message"]
 
 
-async def test_beside_a_format_what_is_no_call_keeps_to_it() -> None:
+async def test_with_tools_and_a_format_text_follows_the_format() -> None:
     """Both were asked for."""
     number = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
     async with serving(toy_model("seven")) as served:

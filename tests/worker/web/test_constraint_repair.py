@@ -1,4 +1,4 @@
-"""web.mending: an answer that only the final check finds bad is mended where it is bad, and not said again."""
+"""Constraint repair: only the invalid span of an answer is regenerated."""
 
 import json
 from typing import Any
@@ -22,8 +22,8 @@ FIELDS: dict[str, Any] = {"response_format": schema(NOTE), "max_tokens": 160}
 
 @pytest.mark.parametrize("model", [MODEL, READ])
 @pytest.mark.parametrize("seed", range(3))
-async def test_the_span_is_mended_and_what_stands_before_it_is_kept(model: str, seed: int) -> None:
-    """A net that says the same for ever, without temperature."""
+async def test_the_invalid_span_is_repaired_and_the_text_before_it_is_kept(model: str, seed: int) -> None:
+    """With a deterministic model at temperature 0."""
     async with serving(toy_model(SAID)) as served:
         response = await served.ask(model=model, seed=seed, **FIELDS)
     assert response.status_code == 200, response.text
@@ -35,7 +35,7 @@ async def test_the_span_is_mended_and_what_stands_before_it_is_kept(model: str, 
 
 
 async def test_usage_counts_every_attempt() -> None:
-    """In tokens and in passes; the prompt is counted once."""
+    """Tokens and passes; the prompt is counted once."""
     async with serving(toy_model(SAID)) as served:
         free = (await served.ask(model=READ, max_tokens=160)).json()["usage"]
         passes = served.model.passes
