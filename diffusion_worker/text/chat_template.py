@@ -1,6 +1,6 @@
 """Renders messages to prompt ids with the checkpoint's chat template.
 
-A template is untrusted code and runs in Jinja's immutable sandbox. Messages and tools are untrusted text: control tokens
+A template is untrusted code and runs in a Jinja sandbox. Messages and tools are untrusted text: control tokens
 written in them are encoded as ordinary characters, so that a prompt cannot open or close a turn. The features of a
 template are derived from the variables that it uses.
 """

@@ -185,8 +185,8 @@ def test_no_text_of_a_request_becomes_a_control_token(text: str) -> None:
 )
 def test_the_variables_of_a_template_define_its_features(template: str, calls: Syntax, thinking: bool) -> None:
     """Variables that the template sets itself do not count."""
-    made = ChatTemplate(template, released_words().tokenizer)
-    assert (made.calls, made.features) == (calls, TemplateFeatures(thinking=thinking))
+    loaded = ChatTemplate(template, released_words().tokenizer)
+    assert (loaded.calls, loaded.features) == (calls, TemplateFeatures(thinking=thinking))
 
 
 def test_native_tool_calls_require_control_tokens(tokenizer: Tokenizer) -> None:

@@ -13,9 +13,9 @@ OTHER = '<tool_call>\n{"name":"g","arguments":{"n": 1.50e2}}\n</tool_call>'
 
 def read(*pieces: str) -> tuple[str, list[ToolCall]]:
     reader = TaggedCallReader()
-    found = [each for piece in pieces for each in reader.feed(piece)]
-    found.append(reader.flush())
-    return "".join(x for x in found if isinstance(x, str)), [x for x in found if isinstance(x, ToolCall)]
+    parsed = [each for piece in pieces for each in reader.feed(piece)]
+    parsed.append(reader.flush())
+    return "".join(x for x in parsed if isinstance(x, str)), [x for x in parsed if isinstance(x, ToolCall)]
 
 
 @given(st.integers(1, 40), st.integers(1, 40))

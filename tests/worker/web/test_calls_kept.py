@@ -36,7 +36,7 @@ def tool(name: str, parameters: Any = None) -> dict[str, Any]:
 
 TOOLS = [tool("weather", WEATHER), tool("stop")]
 NAMED = {"type": "function", "function": {"name": "weather"}}
-Noisy = Callable[[], tuple[ToyModel, Tokenization]]
+MakeModel = Callable[[], tuple[ToyModel, Tokenization]]
 
 
 def embedded() -> tuple[ToyModel, Tokenization]:
@@ -46,9 +46,9 @@ def embedded() -> tuple[ToyModel, Tokenization]:
 
 
 def released() -> tuple[ToyModel, Tokenization]:
-    words = released_words()
-    knobs: dict[str, Any] = {"vocab_size": words.tokenizer.size, "end_ids": END_IDS}
-    return NoisyNet(denoising=DenoisingParams(canvas_length=16, steps=4), **knobs), words
+    tokenization = released_words()
+    options: dict[str, Any] = {"vocab_size": tokenization.tokenizer.size, "end_ids": END_IDS}
+    return NoisyNet(denoising=DenoisingParams(canvas_length=16, steps=4), **options), tokenization
 
 
 async def answer(served: Served, stream: bool, **fields: Any) -> tuple[str, list[dict[str, Any]], str]:
@@ -76,11 +76,11 @@ def check(calls: list[dict[str, Any]]) -> list[str]:
     return [call["function"]["name"] for call in calls]
 
 
-@pytest.mark.parametrize("made", [embedded, released])
+@pytest.mark.parametrize("make_model", [embedded, released])
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_a_random_model_produces_the_requested_calls(made: Noisy, model: str) -> None:
+async def test_a_random_model_produces_the_requested_calls(make_model: MakeModel, model: str) -> None:
     """A required call is present and calls the named function; otherwise the answer is text or valid calls."""
-    async with serving(*made()) as served:
+    async with serving(*make_model()) as served:
         for stream in (False, True):
             for choice in ("required", NAMED):
                 text, calls, reason = await answer(served, stream, model=model, tool_choice=choice)
@@ -95,8 +95,8 @@ async def test_a_random_model_produces_the_requested_calls(made: Noisy, model: s
 async def test_calls_of_the_model_are_parsed_unchanged(model: str) -> None:
     """Text followed by several calls; a single one if parallel calls are disabled."""
     call = '<tool_call>{"name": "weather", "arguments": {"city": "Rome", "unit": "C"}}</tool_call>'
-    said = f"Let me see. {call}\n{call}"
-    async with serving(toy_model(said)) as served:
+    answer_text = f"Let me see. {call}\n{call}"
+    async with serving(toy_model(answer_text)) as served:
         text, calls, reason = await answer(served, True, model=model, max_tokens=300)
         assert (text, check(calls), reason) == ("Let me see. ", ["weather"] * 2, "tool_calls")
         assert calls[0]["function"]["arguments"] == '{"city": "Rome", "unit": "C"}'
@@ -120,11 +120,11 @@ async def test_arguments_are_validated_before_they_are_sent(stream: bool) -> Non
     distinct |= {"required": ["a"], "additionalProperties": False}
     good, bad = [tool("f", distinct)], [tool("f", copy.deepcopy(distinct))]
     bad[0]["function"]["parameters"]["properties"]["a"]["minItems"] = 2
-    said = '<tool_call>{"name": "f", "arguments": {"a": [%s]}}</tool_call>'
-    async with serving(toy_model(said % "1, 1")) as served:
+    answer_text = '<tool_call>{"name": "f", "arguments": {"a": [%s]}}</tool_call>'
+    async with serving(toy_model(answer_text % "1, 1")) as served:
         refused = await served.ask(tools=bad, tool_choice="required", max_tokens=100, stream=stream)
         assert (refused.status_code, refused.json()["error"]["code"]) == (500, "invalid_output")
-    async with serving(toy_model(said % "1")) as served:
+    async with serving(toy_model(answer_text % "1")) as served:
         _, calls, _ = await answer(served, stream, tools=good, tool_choice="required")
         assert json.loads(calls[0]["function"]["arguments"]) == {"a": [1]}
 
@@ -141,7 +141,7 @@ async def test_unsupported_parameter_schemas_are_refused_by_name() -> None:
 
 
 async def test_with_tools_and_a_format_text_follows_the_format() -> None:
-    """Both were asked for."""
+    """The request has tools and a response format."""
     number = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
     async with serving(toy_model("seven")) as served:
         text, calls, reason = await answer(served, False, response_format=number)

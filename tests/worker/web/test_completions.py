@@ -34,7 +34,7 @@ async def text_of(served: Served, prompt: Any = "The ", **fields: Any) -> str:
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_raw_text_is_continued(model: str) -> None:
     """Without a template: the model receives only the ids of the prompt."""
-    async with serving(toy_model()) as served:  # repeats what it is asked
+    async with serving(toy_model()) as served:  # repeats its prompt
         assert await text_of(served, "The brown fox", model=model) == "The brown fox"
         assert (await complete(served)).json()["usage"]["prompt_tokens"] == len("The ")
 
@@ -54,10 +54,10 @@ async def test_a_gap_is_filled_and_echo_returns_the_surrounding_text(suffix: str
     """For any length of the suffix."""
     prompt = "x = [1,\r\n\u2028é "
     async with serving(toy_model(answer=GAP)) as served:
-        asked = {"suffix": suffix, "max_tokens": 200}
-        assert await text_of(served, prompt, **asked) == GAP
-        assert await text_of(served, prompt, echo=True, **asked) == prompt + GAP + suffix
-        assert await text_of(served, prompt, echo=True, stop="🙂", **asked) == prompt + "brown é" + suffix
+        fields = {"suffix": suffix, "max_tokens": 200}
+        assert await text_of(served, prompt, **fields) == GAP
+        assert await text_of(served, prompt, echo=True, **fields) == prompt + GAP + suffix
+        assert await text_of(served, prompt, echo=True, stop="🙂", **fields) == prompt + "brown é" + suffix
 
 
 async def test_the_response_has_openais_form() -> None:
@@ -119,11 +119,11 @@ async def test_the_openai_client_completes_and_fills() -> None:
     async with listening(toy_model(answer="brown ")) as served:
         client = openai.AsyncOpenAI(base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0)
         async with client:
-            asked: Any = {"model": MODEL, "prompt": "The ", "suffix": "fox"}
-            whole = await client.completions.create(echo=True, **asked)
+            fields: Any = {"model": MODEL, "prompt": "The ", "suffix": "fox"}
+            whole = await client.completions.create(echo=True, **fields)
             assert whole.choices[0].text == "The brown fox"
             options: Any = {"include_drafts": True, "include_usage": True}
-            stream = await client.completions.create(stream=True, stream_options=options, **asked)
+            stream = await client.completions.create(stream=True, stream_options=options, **fields)
             parts = [part async for part in stream]
     assert "".join(part.choices[0].text for part in parts if part.choices) == "brown "
     drafts = [part.model_extra["twolane"] for part in parts if "twolane" in (part.model_extra or {})]

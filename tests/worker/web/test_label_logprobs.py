@@ -28,8 +28,8 @@ def formatted(schema: Any) -> dict[str, Any]:
 async def test_a_choice_takes_two_passes_and_returns_probabilities() -> None:
     """They sum to 1, the most likely label is the answer, and the confidence is its probability."""
     async with serving(noisy_net()) as served:
-        asked = {"structured_outputs": CHOICE, "logprobs": True, "top_logprobs": 3}
-        body = (await served.ask(**asked)).json()
+        fields = {"structured_outputs": CHOICE, "logprobs": True, "top_logprobs": 3}
+        body = (await served.ask(**fields)).json()
     [choice] = body["choices"]
     [entry] = choice["logprobs"]["content"]
     tops = entry["top_logprobs"]
@@ -48,14 +48,14 @@ async def test_a_choice_takes_two_passes_and_returns_probabilities() -> None:
 async def test_a_schema_of_enums_returns_probabilities_and_streams() -> None:
     """The probability of a confident model is high."""
     async with serving(toy_model('{"mood": "bad", "sure": true}')) as served:
-        asked = {"logprobs": True, "stream": True, "diffusion": {"canvas_length": 40}}
-        for given in ({"response_format": formatted(SCHEMA)}, {"structured_outputs": {"json": SCHEMA}}):
-            response = await served.ask(**asked, **given)
+        fields = {"logprobs": True, "stream": True, "diffusion": {"canvas_length": 40}}
+        for schema_fields in ({"response_format": formatted(SCHEMA)}, {"structured_outputs": {"json": SCHEMA}}):
+            response = await served.ask(**fields, **schema_fields)
             chunks = [json.loads(each)["choices"][0] for each in events(response.text)[:-1]]
-            [told] = [chunk for chunk in chunks if chunk["logprobs"]]
-            assert json.loads(told["delta"]["content"]) == {"mood": "bad", "sure": True}
-            [entry] = told["logprobs"]["content"]
-            assert entry["token"] == told["delta"]["content"]
+            [chunk_with_logprobs] = [chunk for chunk in chunks if chunk["logprobs"]]
+            assert json.loads(chunk_with_logprobs["delta"]["content"]) == {"mood": "bad", "sure": True}
+            [entry] = chunk_with_logprobs["logprobs"]["content"]
+            assert entry["token"] == chunk_with_logprobs["delta"]["content"]
             assert entry["top_logprobs"] == []
             assert math.exp(entry["logprob"]) > 0.9
             assert chunks[-1]["finish_reason"] == "stop"

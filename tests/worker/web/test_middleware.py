@@ -81,8 +81,8 @@ async def test_only_a_known_bearer_key_is_accepted(keys_file: Path, authorizatio
 
 
 def client_of(app: object) -> httpx.AsyncClient:
-    envelope = Middleware(app, build(toy_model()).serving_state)  # type: ignore[arg-type]
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=envelope), base_url="http://worker")
+    middleware = Middleware(app, build(toy_model()).serving_state)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=middleware), base_url="http://worker")
 
 
 async def test_a_worker_error_has_openais_form() -> None:

@@ -39,12 +39,12 @@ async def test_unknown_paths_and_methods_return_openais_error_body(
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"), [(MODEL, MODEL), (READ, READ), ("diffusion", MODEL), ("diffusion:autoregressive", READ)]
+    ("requested", "expected"), [(MODEL, MODEL), (READ, READ), ("diffusion", MODEL), ("diffusion:autoregressive", READ)]
 )
-async def test_a_model_is_found_by_id_and_alias(asked: str, found: str) -> None:
+async def test_a_model_is_found_by_id_and_alias(requested: str, expected: str) -> None:
     """The entry is the same as in the list."""
     async with serving(toy_model()) as served:
-        assert (await served.client.get(f"/v1/models/{asked}")).json()["id"] == found
+        assert (await served.client.get(f"/v1/models/{requested}")).json()["id"] == expected
 
 
 async def test_metrics_have_the_prometheus_format() -> None:

@@ -305,7 +305,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from([*CHAT.honoured, *IGNORED, *CHAT.off, "x"])
+NAMES = st.sampled_from([*CHAT.supported, *IGNORED, *CHAT.off, "x"])
 
 
 @given(fields=st.dictionaries(NAMES, JSON, max_size=5))

@@ -28,10 +28,10 @@ from diffusion_worker.web.requests.output_format import parse_constraint
     ],
 )
 def test_each_form_of_constraint_is_parsed(body: dict[str, Any], constraint: Constraint | None) -> None:
-    found = parse_constraint(Fields(body))
-    assert found == constraint
-    if found is not None:
-        field, _, inner = str(found.field).partition(".")
+    parsed = parse_constraint(Fields(body))
+    assert parsed == constraint
+    if parsed is not None:
+        field, _, inner = str(parsed.field).partition(".")
         assert inner in body[field] or field == "response_format"
 
 

@@ -57,14 +57,14 @@ def test_tool_choice_is_parsed(fields: dict[str, Any], required: bool, function:
 
 
 def test_tools_become_a_constraint() -> None:
-    """It contains only functions that may be called, each with the field for error messages; missing parameters are empty."""
-    given = Fields(
+    """Only functions that may be called, each with its field for error messages; missing parameters are empty."""
+    fields = Fields(
         {
             "tools": [*offered(WEATHER)["tools"], *offered({"name": "f"})["tools"]],
             "tool_choice": {"type": "function", "function": {"name": "f"}},
         }
     )
-    constraint = parse_tools(given).constraint(Syntax.TAGGED, Thought.NONE, Constraint(kind="json_object"))
+    constraint = parse_tools(fields).constraint(Syntax.TAGGED, Thought.NONE, Constraint(kind="json_object"))
     assert constraint.kind == "tools"
     assert constraint.value == {
         "functions": [{"name": "f", "parameters": NO_ARGUMENTS, "field": "tools[1].function.parameters"}],
