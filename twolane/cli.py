@@ -1,6 +1,6 @@
-"""The `twolane` command: finds the part a person asked for and hands over the rest of the line.
+"""The `twolane` command: dispatches to its subcommands.
 
-Each part is imported only when it is asked for: `twolane serve` runs on a machine without torch.
+A subcommand's module is imported only when it is used: `twolane serve` runs on a machine without torch.
 """
 
 import sys
@@ -11,23 +11,23 @@ from twolane.process.flags import WRONG_USE
 
 Main = Callable[[list[str]], int]
 
-# command -> (module, whether its parser wants the command's own name too, what it does)
+# command -> (module, whether its parser expects the command's own name, help)
 COMMANDS: Mapping[str, tuple[str, bool, str]] = {
     "init": ("twolane.init.command", False, "write and validate a policy for your own models"),
-    "serve": ("gateway.cli", True, "run the gateway: one endpoint in front of the lanes"),
-    "worker": ("diffusion_worker.cli", False, "run a diffusion worker: --checkpoint DIR_OR_HUB_ID"),
-    "quality": ("twolane.quality", False, "run a small quality lane (SmolLM2) on loopback"),
+    "serve": ("gateway.cli", True, "run the gateway"),
+    "worker": ("diffusion_worker.cli", False, "run a diffusion worker"),
+    "quality": ("twolane.quality", False, "run a small quality server (SmolLM2-135M) on loopback"),
     "policy": ("gateway.cli", True, "check, explain, simulate and compare policies"),
-    "keys": ("twolane.keys", False, "make a key for whoever may ask"),
-    "demo": ("twolane.demo.command", False, "start all three and send a tour of requests through them"),
-    "bench": ("twolane.bench.command", False, "load an endpoint on a schedule and tell what its clients felt"),
-    "tune": ("twolane.tune.command", False, "find the settings of a live worker that serve your prompts best"),
-    "chaos": ("twolane.chaos.command", False, "break workers, gateways and Redis under load, and count what was lost"),
-    "faults": ("twolane.fault_proxy.proxy", False, "run a proxy that spoils answers on demand"),
+    "keys": ("twolane.keys", False, "create an API key"),
+    "demo": ("twolane.demo.command", False, "start worker, quality server and gateway, and send sample requests"),
+    "bench": ("twolane.bench.command", False, "send an open-loop load and report client-side latency"),
+    "tune": ("twolane.tune.command", False, "find the best parameters of a live worker for your prompts"),
+    "chaos": ("twolane.chaos.command", False, "inject faults into workers, gateways and Redis under load"),
+    "faults": ("twolane.fault_proxy.proxy", False, "run a proxy that corrupts, delays or rejects responses"),
 }
-OWN_PACKAGES = ("gateway", "diffusion_worker", "twolane")  # no extra adds a module of these
+OWN_PACKAGES = ("gateway", "diffusion_worker", "twolane")  # part of every installation
 
-# command -> the extra of pyproject.toml that adds what it imports; any other command needs no extra
+# command -> the extra of pyproject.toml that it requires; other commands require none
 EXTRAS: Mapping[str, str] = {
     "worker": "worker",
     "quality": "demo",
@@ -39,7 +39,7 @@ EXTRAS: Mapping[str, str] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 good, 1 the work failed, 2 wrong use or configuration."""
+    """Run one command and return its exit code: 0 success, 1 failure, 2 wrong use or configuration."""
     line = sys.argv[1:] if argv is None else argv
     name, rest = (line[0], line[1:]) if line else ("--help", [])
     if name in ("-h", "--help", "help"):
@@ -49,19 +49,19 @@ def main(argv: list[str] | None = None) -> int:
         print(f"twolane {version()}")
         return 0
     if name not in COMMANDS:
-        print(f"twolane: no command {name!r} (there are: {', '.join(COMMANDS)})", file=sys.stderr)
+        print(f"twolane: unknown command {name!r} (choose from {', '.join(COMMANDS)})", file=sys.stderr)
         return WRONG_USE
     return _run(name, rest)
 
 
 def usage() -> str:
     """Return the help text: one line per command."""
-    lines = [f"  {name:<9}{does}" for name, (_, _, does) in COMMANDS.items()]
+    lines = [f"  {name:<9} {description}" for name, (_, _, description) in COMMANDS.items()]
     return "\n".join(
         [
-            "twolane: one OpenAI-style endpoint, a fast diffusion lane and a quality lane behind it.",
+            "twolane: one OpenAI-compatible endpoint in front of a text-diffusion worker and any autoregressive model.",
             "",
-            "usage: twolane COMMAND [OPTIONS]   (twolane COMMAND --help tells more)",
+            "usage: twolane COMMAND [OPTIONS]   (see twolane COMMAND --help)",
             "       twolane --version",
             "",
             *lines,
@@ -70,7 +70,7 @@ def usage() -> str:
 
 
 def version() -> str:
-    """Return the installed version, or say that the source tree is used as it lies."""
+    """Return the installed version, or `(not installed)` in a source tree."""
     try:
         return metadata.version("twolane")
     except metadata.PackageNotFoundError:
@@ -78,10 +78,10 @@ def version() -> str:
 
 
 def _run(name: str, rest: Sequence[str]) -> int:
-    module, keeps_name, _ = COMMANDS[name]
+    module, expects_name, _ = COMMANDS[name]
     try:
         command: Main = import_module(module).main
-        return command([name, *rest] if keeps_name else list(rest))  # may import the rest of what it needs
+        return command([name, *rest] if expects_name else list(rest))  # may import further packages
     except ModuleNotFoundError as missing:
         if str(missing.name).split(".")[0] in OWN_PACKAGES:
             raise

@@ -1,6 +1,6 @@
-"""`twolane keys new NAME`: a key for whoever may ask, and the line of a keys file that knows it.
+"""`twolane keys new NAME`: create an API key, and the line of a keys file that accepts it.
 
-The key itself is printed once and kept nowhere; the file gets its SHA-256. Exit codes: 0 made, 2 wrong use.
+The key is printed once and not stored; the file holds its SHA-256. Exit codes: 0 created, 2 wrong use.
 """
 
 import argparse
@@ -15,30 +15,37 @@ from twolane.process.flags import WRONG_USE, OneLineParser
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    read = _parse(sys.argv[1:] if argv is None else argv)
+    options = _parse(sys.argv[1:] if argv is None else argv)
     key = new_key()
     try:
-        if read.file is not None:
-            add_key(read.file, read.name, key)
+        if options.file is not None:
+            add_key(options.file, options.name, key)
     except ConfigurationError as error:
         print(f"twolane keys: {error}", file=sys.stderr)
         return WRONG_USE
     print(key)
-    if read.file is None:
-        print(key_line(read.name, key), file=sys.stderr)
+    if options.file is None:
+        print(key_line(options.name, key), file=sys.stderr)
     return 0
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = OneLineParser(prog="twolane keys", description="Keys for the gateway and the worker.")
-    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=OneLineParser)
-    new = verbs.add_parser("new", help="make a key: printed once, kept nowhere")
-    new.add_argument("name", type=_name, help="whose key it is: stands in the decision log")
-    new.add_argument("--file", type=Path, metavar="FILE", help="keys file to add its hash to; else the line is printed")
+    parser = OneLineParser(prog="twolane keys", description="Create API keys for the gateway and the worker.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=OneLineParser)
+    new = commands.add_parser(
+        "new", help="create a key", description="Create an API key. It is printed once and not stored."
+    )
+    new.add_argument("name", type=_name, help="name of the key's owner, written to the decision log")
+    new.add_argument(
+        "--file",
+        type=Path,
+        metavar="FILE",
+        help="keys file to add the key's hash to (default: print the line on stderr)",
+    )
     return parser.parse_args(argv)
 
 
 def _name(text: str) -> str:
     if not NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name: letters, digits and _ . @ -, 64 at most")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid name: use up to 64 letters, digits and _ . @ -")
     return text

@@ -1,7 +1,6 @@
-"""The quality lane for a machine without one: SmolLM2-135M-Instruct behind llama.cpp's own OpenAI-compatible server.
+"""`twolane quality`: SmolLM2-135M-Instruct with llama.cpp's OpenAI-compatible server, a placeholder for your own model.
 
-Knows how to start and end that server; `twolane.weights` finds or fetches its weights. Stands for whatever model a
-policy names; knows nothing of the gateway.
+`twolane.weights` finds or downloads the weights.
 """
 
 import importlib.util
@@ -22,18 +21,18 @@ DEFAULT_PORT = 8002
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualitySettings:
-    """How to serve: address, CPU threads, requests at once, and the context each of them has."""
+    """Address, CPU threads, concurrent requests (`slots`), and context per request."""
 
     host: str
     port: int
     threads: int
     slots: int
     context_tokens: int
-    default_answer_tokens: int
+    default_max_tokens: int
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serve until SIGTERM or ctrl-C. Returns 0 then, 2 when it cannot start (one line on stderr)."""
+    """Serve until SIGTERM or ctrl-C. Returns 0 then, 2 if it cannot start (one line on stderr)."""
     settings = _parse(argv)
     try:
         check(settings)
@@ -51,71 +50,87 @@ def main(argv: Sequence[str]) -> int:
 
 
 def check(settings: QualitySettings) -> None:
-    """Raise WrongUseError if a package is missing or the port is taken: known before anything is downloaded."""
+    """Raise WrongUseError if a package is missing or the port is in use, before anything is downloaded."""
     if importlib.util.find_spec("xllamacpp") is None:
         raise WrongUseError("the package xllamacpp is missing: pip install 'twolane[demo]'")
     if not port_is_free(settings.host, settings.port):
-        raise WrongUseError(f"port {settings.port} of {settings.host} is taken: choose another with --port")
+        raise WrongUseError(f"port {settings.port} of {settings.host} is in use; choose another with --port")
 
 
 def start(settings: QualitySettings, weights: Path) -> Any:
-    """Load the weights and listen; the server stops when the returned `xllamacpp.Server` is dropped.
+    """Load the weights and listen; the server stops when the returned `xllamacpp.Server` is garbage-collected.
 
-    Raises WrongUseError when the weights do not load.
+    Raises WrongUseError if the weights cannot be loaded.
     """
     import xllamacpp
 
     try:
         return xllamacpp.Server(_llama_params(xllamacpp.CommonParams(), weights, settings))
     except RuntimeError as cause:
-        place = f"{settings.host}:{settings.port}"
-        raise WrongUseError(f"llama.cpp did not start on {place} with {weights.name}: {cause}") from None
+        address = f"{settings.host}:{settings.port}"
+        raise WrongUseError(f"llama.cpp failed to start on {address} with {weights.name}: {cause}") from None
 
 
 def _parse(argv: Sequence[str]) -> QualitySettings:
-    parser = OneLineParser(prog="twolane quality", description=f"Serve {MODEL_ID} (135M), OpenAI-style, on loopback.")
+    parser = OneLineParser(
+        prog="twolane quality", description="Serve SmolLM2-135M on loopback, with an OpenAI-compatible API."
+    )
     parser.add_address(default_port=DEFAULT_PORT)
-    # One thread by default: llama.cpp's threads meet at spinning barriers, and on a busy machine the second one made
-    # generation ten times slower than one alone.
-    parser.add_argument("--threads", type=whole_number(1), default=1, help="CPU threads (%(default)s)")
-    parser.add_argument("--slots", type=whole_number(1), default=2, help="requests served at once (%(default)s)")
-    parser.add_argument("--context", type=whole_number(64), default=2048, help="tokens per request (%(default)s)")
-    parser.add_argument("--max-tokens", type=whole_number(1), default=256, help="if a request sets none (%(default)s)")
-    read = parser.parse_args(argv)
+    # One thread by default: llama.cpp's threads synchronise at spinning barriers, and on a busy machine a second
+    # thread made generation ten times slower.
+    parser.add_argument("--threads", type=whole_number(1), default=1, metavar="N", help="CPU threads (%(default)s)")
+    parser.add_argument(
+        "--slots", type=whole_number(1), default=2, metavar="N", help="concurrent requests (%(default)s)"
+    )
+    parser.add_argument(
+        "--context",
+        type=whole_number(64),
+        default=2048,
+        metavar="N",
+        help="context length of each request, in tokens (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=whole_number(1),
+        default=256,
+        metavar="N",
+        help="default max_tokens of requests (%(default)s)",
+    )
+    parsed = parser.parse_args(argv)
     return QualitySettings(
-        host=read.host,
-        port=read.port,
-        threads=read.threads,
-        slots=read.slots,
-        context_tokens=read.context,
-        default_answer_tokens=read.max_tokens,
+        host=parsed.host,
+        port=parsed.port,
+        threads=parsed.threads,
+        slots=parsed.slots,
+        context_tokens=parsed.context,
+        default_max_tokens=parsed.max_tokens,
     )
 
 
 def _llama_params(params: Any, weights: Path, settings: QualitySettings) -> Any:
-    """Fill llama.cpp's parameter object; whatever is not named here keeps llama.cpp's default."""
+    """Fill llama.cpp's parameter object; parameters not set here keep llama.cpp's defaults."""
     params.model.path = str(weights)
     params.model_alias = {MODEL_ID}
     params.hostnames = [settings.host]
     params.port = settings.port
     params.n_parallel = settings.slots
     params.n_ctx = settings.context_tokens * settings.slots  # llama.cpp divides the context among its slots
-    params.n_predict = settings.default_answer_tokens
+    params.n_predict = settings.default_max_tokens
     params.cpuparams.n_threads = settings.threads
     params.cpuparams_batch.n_threads = settings.threads
-    params.n_threads_http = settings.slots + 4  # a blocked answer holds its thread; health checks need one free
-    params.fit_params = False  # no search for a GPU's free memory
+    params.n_threads_http = settings.slots + 4  # a running request holds its thread; health checks need a free one
+    params.fit_params = False  # no fitting to the free memory of a GPU
     params.offline = True
     params.ui = False
     params.endpoint_slots = False
-    params.cors_origins = "null"  # no web page may read answers
+    params.cors_origins = "null"  # no web page may read responses
     params.cache_ram_mib = 0
     params.verbosity = 0
     return params
 
 
 def _stop_on_signals() -> threading.Event:
-    """Return an event that SIGTERM and SIGINT set, also while the weights still load."""
+    """Return an event that SIGTERM and SIGINT set, also while the weights are loading."""
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

@@ -1,4 +1,4 @@
-"""`python -m deploy.grafana` writes the dashboards as Grafana reads them; `--check` exits 1 if one is out of date."""
+"""`python -m deploy.grafana` writes the dashboards as Grafana JSON; `--check` exits 1 if a file is out of date."""
 
 import argparse
 import sys
@@ -13,21 +13,21 @@ FOLDER: Final = Path(__file__).parent / "dashboards"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 when the folder holds what the code says, 1 when it does not (only with --check)."""
+    """Return 0, or with --check 1 if the folder differs from the code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.grafana", description="Write the dashboards.")
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if a file is not up to date")
     check = parser.parse_args(argv).check
     wanted = {FOLDER / f"{board.uid}.json": render(board) for board in BOARDS}
     stale = [file for file, text in wanted.items() if not file.exists() or file.read_text() != text]
-    strangers = sorted(set(FOLDER.glob("*.json")) - set(wanted))
-    for file in [*stale, *strangers]:
-        print(f"{file.name}: {'not up to date' if check else 'removed' if file in strangers else 'written'}")
+    unexpected = sorted(set(FOLDER.glob("*.json")) - set(wanted))
+    for file in [*stale, *unexpected]:
+        print(f"{file.name}: {'not up to date' if check else 'removed' if file in unexpected else 'written'}")
     if check:
-        return 1 if stale or strangers else 0
+        return 1 if stale or unexpected else 0
     FOLDER.mkdir(exist_ok=True)
     for file in stale:
         file.write_text(wanted[file])
-    for file in strangers:
+    for file in unexpected:
         file.unlink()
     return 0
 

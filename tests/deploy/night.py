@@ -16,12 +16,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from deploy.grafana.answers import Answered, Window, ask
+from deploy.grafana.answers import Answered, Window, query_board
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.preview import preview
 from tests.deploy.known import ROOT
 from tests.deploy.standin import StandIn
-from twolane.bench.load import Manner, Sample, run
+from twolane.bench.load import LoadOptions, Sample, run
 from twolane.bench.plan import Call, Prompt, poisson
 from twolane.chaos.environment import redis_command
 from twolane.demo.prompts import ANNA, AS_ORDER, SHORT, SLOPPY
@@ -78,8 +78,8 @@ async def play(folder: Path, pictures: Path) -> Night:
         begin_s = time.time()
         async with asyncio.TaskGroup() as group:
             for seed, stream in enumerate((False, True)):
-                manner = Manner(url=stage.url("gateway"), stream=stream)
-                group.create_task(run(_calls(seed), manner, heard=samples.append))
+                options = LoadOptions(url=stage.url("gateway"), stream=stream)
+                group.create_task(run(_calls(seed), options, on_result=samples.append))
             group.create_task(_spoil(proxy))
             group.create_task(_crowd(stage))
             group.create_task(_change_policy(stage))
@@ -96,7 +96,7 @@ def _look(stage: Stage, samples: list[Sample], window: Window, pictures: Path) -
     return Night(
         samples=samples,
         complaints=preview(url, pictures, window),
-        answers={board.uid: ask(board, url, window) for board in BOARDS},
+        answers={board.uid: query_board(board, url, window) for board in BOARDS},
         pages={part: _read(f"{stage.url(part)}/metrics") for part in ("admin", "worker")},
         rules=[rule for group in rules for rule in group["rules"]],
         pictures=pictures,
@@ -181,7 +181,7 @@ async def _crowd(stage: Stage) -> None:
         await asyncio.sleep(8.0)
         bodies = [_body(ANNA, "", **{**AS_ORDER, "seed": 20 * number + n}) for n in range(20)]
         calls = [Call(due_s=0.0, prompt=Prompt(body=body)) for body in bodies]
-        await run(calls, Manner(url=stage.url("worker"), model="diffusion"), heard=lambda _: None)
+        await run(calls, LoadOptions(url=stage.url("worker"), model="diffusion"), on_result=lambda _: None)
 
 
 async def _change_policy(stage: Stage) -> None:

@@ -34,7 +34,7 @@ def test_the_night_was_as_bad_as_it_should_be(night: Night) -> None:
     outcomes = Counter(sample.outcome for sample in night.samples)
     assert outcomes[OK] > 2 * SECONDS
     assert outcomes.total() > outcomes[OK]
-    assert {sample.told.get("target") for sample in night.samples} >= {"fast", "careful", "quality"}
+    assert {sample.headers.get("target") for sample in night.samples} >= {"fast", "careful", "quality"}
 
 
 def test_every_query_of_every_panel_has_numbers(night: Night) -> None:

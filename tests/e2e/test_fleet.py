@@ -15,8 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from twolane.bench.load import OK, Manner, Sample, run
-from twolane.bench.plan import Prompt, in_turn, poisson
+from twolane.bench.load import OK, LoadOptions, Sample, run
+from twolane.bench.plan import Prompt, poisson, schedule
 from twolane.process.children import Child, Command
 from twolane.process.flags import free_port
 
@@ -104,9 +104,9 @@ class Fleet:
         samples: list[Sample] = []
         async with asyncio.TaskGroup() as group:
             for number, port in enumerate(self.gateways):
-                manner = Manner(url=f"http://127.0.0.1:{port}", stream=number == 1, timeout_s=620.0)
-                calls = in_turn(poisson(rate / 2, seconds, seed + number), prompts, seed)
-                group.create_task(run(calls, manner, heard=samples.append))
+                options = LoadOptions(url=f"http://127.0.0.1:{port}", stream=number == 1, timeout_s=620.0)
+                calls = schedule(poisson(rate / 2, seconds, seed + number), prompts, seed)
+                group.create_task(run(calls, options, on_result=samples.append))
         return samples
 
     def _write(self) -> None:

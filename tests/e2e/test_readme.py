@@ -23,13 +23,13 @@ def block(language: str, start: str) -> str:
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[str]:
     """The base URL of a demo that serves without a tour."""
-    command = [sys.executable, "-m", "twolane", "demo", "--no-tour", "--free-ports"]
+    command = [sys.executable, "-m", "twolane", "demo", "--serve-only", "--free-ports"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as demo:
         try:
             assert demo.stdout is not None
             url = None
             for line in demo.stdout:
-                if found := re.search(r"serves at (http://[\d.:]+)", line):
+                if found := re.search(r"Gateway: (http://[\d.:]+)", line):
                     url = found.group(1)
                     break
             assert url, "the demo never served"

@@ -1,4 +1,4 @@
-"""A small upstream on real sockets, written byte by byte so that the proxy is judged by something independent of it."""
+"""A small upstream on real sockets that writes HTTP by hand, so that it shares no code with the fault proxy."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ STREAMED = ('{"na', 'me":"an', 'na"', "}", "\n")
 
 
 class Upstream:
-    """Answers completions whole or as events; `/hang` never answers and notices when its client leaves."""
+    """Responds to completions, whole or streamed; `/hang` never responds and records when its client disconnects."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, bytes]] = []
-        self.asked = asyncio.Event()
-        self.left = asyncio.Event()
+        self.received = asyncio.Event()
+        self.closed = asyncio.Event()
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,10 +32,10 @@ class Upstream:
         body = await reader.readexactly(length)
         path = head.decode().split(" ")[1]
         self.requests.append((path, body))
-        self.asked.set()
+        self.received.set()
         if path == "/hang":
             await reader.read()
-            self.left.set()
+            self.closed.set()
         else:
             writer.write(self.answer(path, body))
             await writer.drain()

@@ -17,20 +17,20 @@ def test_a_new_key_is_valid_and_stands_in_no_file(tmp_path: Path, capsys: pytest
     assert load_keys(file).name_of(key.encode()) == "bob"
 
 
-def test_without_a_file_the_line_is_told_apart_from_the_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_file_the_key_is_on_stdout_and_the_line_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert keys.main(["new", "ann"]) == 0
-    told = capsys.readouterr()
-    assert told.err.strip() == key_line("ann", told.out.strip())
+    printed = capsys.readouterr()
+    assert printed.err.strip() == key_line("ann", printed.out.strip())
 
 
 @pytest.mark.parametrize("line", [["new", "a b"], ["new"], []])
-def test_wrong_use_is_one_line(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_reported_in_one_line(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         keys.main(line)
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_name_gets_one_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_has_one_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys"
     file.write_text("# ours\nann sha256:" + "0" * 64)
     assert keys.main(["new", "ann", "--file", str(file)]) == 2

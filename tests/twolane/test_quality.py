@@ -1,4 +1,4 @@
-"""The quality server: real weights, OpenAI's shapes, orderly refusals and an orderly end."""
+"""The quality server: real weights, an OpenAI-compatible API, clear errors and an orderly shutdown."""
 
 import importlib.util
 import json
@@ -52,13 +52,13 @@ def client(server: tuple[subprocess.Popen[bytes], str]) -> Iterator[openai.OpenA
 
 
 @pytest.mark.slow
-def test_it_says_what_it_is_and_that_it_is_well(server: tuple[subprocess.Popen[bytes], str]) -> None:
+def test_health_and_models_are_served(server: tuple[subprocess.Popen[bytes], str]) -> None:
     assert httpx.get(server[1] + "/health", timeout=120).json() == {"status": "ok"}
     assert [model["id"] for model in httpx.get(server[1] + "/v1/models", timeout=120).json()["data"]] == ["smollm2"]
 
 
 @pytest.mark.slow
-def test_it_answers_whole_with_true_usage(client: openai.OpenAI) -> None:
+def test_a_response_reports_its_usage(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": "What is the capital of France? Answer in one sentence."}],
@@ -87,7 +87,7 @@ def test_a_stream_ends_with_its_usage(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.slow
-def test_a_schema_is_kept_if_not_understood(client: openai.OpenAI) -> None:
+def test_a_response_matches_its_schema(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
         model="smollm2",
         messages=[{"role": "user", "content": "Extract the order as JSON: hi, 3 red lamps for anna"}],
@@ -107,8 +107,8 @@ def test_wrong_requests_get_errors_in_openai_shape(client: openai.OpenAI) -> Non
 
 
 @pytest.mark.slow
-def test_a_client_that_leaves_stops_the_generation(server: tuple[subprocess.Popen[bytes], str]) -> None:
-    """The process spends far less CPU time on a long answer whose client has gone than the whole would cost."""
+def test_a_disconnect_stops_the_generation(server: tuple[subprocess.Popen[bytes], str]) -> None:
+    """A disconnected client costs far less CPU time than the whole generation."""
     story = {"messages": [{"role": "user", "content": "Tell a story"}], "ignore_eos": True}
     url, pid, short, long = server[1] + "/v1/chat/completions", server[0].pid, 50, 1900
     begun = cpu_seconds(pid)
@@ -126,16 +126,16 @@ def test_a_client_that_leaves_stops_the_generation(server: tuple[subprocess.Pope
 
 
 @pytest.mark.slow
-def test_a_busy_port_is_one_line_and_exit_2() -> None:
+def test_a_busy_port_is_reported_in_one_line_with_exit_code_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         line = [sys.executable, "-m", "twolane", "quality", "--port", str(taken.getsockname()[1])]
         refused = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
-    assert "taken" in refused.stderr
+    assert "in use" in refused.stderr
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "text"),
     [
         (["--host", "0.0.0.0"], "not a loopback address"),
         (["--host", "example"], "not an address"),
@@ -144,12 +144,14 @@ def test_a_busy_port_is_one_line_and_exit_2() -> None:
         (["--speed", "9"], "--speed"),
     ],
 )
-def test_wrong_use_is_one_line_and_exit_2(line: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_reported_in_one_line_with_exit_code_2(
+    line: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
         quality.main(line)
-    told = capsys.readouterr().err
-    assert (stop.value.code, told.count("\n")) == (2, 1)
-    assert said in told
+    error = capsys.readouterr().err
+    assert (stop.value.code, error.count("\n")) == (2, 1)
+    assert text in error
 
 
 def test_a_missing_runtime_is_named_with_its_extra(
@@ -157,12 +159,12 @@ def test_a_missing_runtime_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert quality.main(["--port", "0"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "twolane[demo]" in told
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "twolane[demo]" in error
 
 
-def test_weights_that_cannot_be_fetched_are_one_line_and_exit_2(
+def test_unavailable_weights_are_reported_in_one_line_with_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def unavailable(say: object) -> Path:

@@ -1,4 +1,4 @@
-"""Figures of a load: percentiles, counts and rates over its samples. Pure."""
+"""Statistics of a load: percentiles, counts and rates over its samples. Pure."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Final
 from twolane.bench.load import OK, Sample
 
 PERCENTILES: Final = (50.0, 90.0, 95.0, 99.0, 99.9)
-LATE_S: Final = 0.05  # sent so long after it was due, a request says that the machine of the load was too slow
+LATE_S: Final = 0.05  # a request sent later than this means that the load generator itself was too slow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Percentiles of a time, in milliseconds, by percentile; `count` samples in all. Empty if there were none."""
+class LatencySummary:
+    """Mean, maximum and percentiles in milliseconds, of `count` samples. No percentiles without samples."""
 
     count: int
     mean_ms: float
@@ -25,23 +25,23 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What a load showed. Times are of answers that came whole; errors are counted and have no time."""
+    """Statistics of a load. Latencies are those of successful requests; errors are only counted."""
 
     sent: int
     answered: int
     seconds: float
     requests_per_s: float
     tokens_per_s: float
-    latency: Spread
-    first_token: Spread
+    latency: LatencySummary
+    first_token: LatencySummary
     late: int
     errors: Mapping[str, int]
     fallbacks: Mapping[str, int]
-    lanes: Mapping[str, Spread]  # latency by "route -> target"
+    lanes: Mapping[str, LatencySummary]  # latency by "route -> target"
 
     @property
     def success(self) -> float:
-        """Share of requests that were answered."""
+        """Share of requests that succeeded."""
         return self.answered / self.sent if self.sent else 0.0
 
 
@@ -50,12 +50,12 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(0, ceil(share / 100 * len(ordered)) - 1)]
 
 
-def spread(seconds: Iterable[float]) -> Spread:
-    """Percentiles of times in seconds."""
+def summarise(seconds: Iterable[float]) -> LatencySummary:
+    """Summarise latencies given in seconds."""
     ordered = sorted(1000 * value for value in seconds)
     if not ordered:
-        return Spread(count=0, mean_ms=0.0, max_ms=0.0, percentiles_ms={})
-    return Spread(
+        return LatencySummary(count=0, mean_ms=0.0, max_ms=0.0, percentiles_ms={})
+    return LatencySummary(
         count=len(ordered),
         mean_ms=sum(ordered) / len(ordered),
         max_ms=ordered[-1],
@@ -64,7 +64,7 @@ def spread(seconds: Iterable[float]) -> Spread:
 
 
 def figures(samples: Sequence[Sample]) -> Figures:
-    """All figures of a load, or of its beginning."""
+    """Return the statistics of all samples so far."""
     good = [sample for sample in samples if sample.outcome == OK]
     seconds = max((sample.ended_s for sample in samples), default=0.0)
     firsts = [sample.first_token_s for sample in good if sample.first_token_s is not None]
@@ -74,19 +74,19 @@ def figures(samples: Sequence[Sample]) -> Figures:
         seconds=seconds,
         requests_per_s=len(good) / seconds if seconds else 0.0,
         tokens_per_s=sum(sample.tokens or 0 for sample in good) / seconds if seconds else 0.0,
-        latency=spread(sample.latency_s for sample in good),
-        first_token=spread(firsts),
+        latency=summarise(sample.latency_s for sample in good),
+        first_token=summarise(firsts),
         late=sum(sample.sent_s - sample.call.due_s > LATE_S for sample in samples),
         errors=dict(Counter(sample.outcome for sample in samples if sample.outcome != OK).most_common()),
-        fallbacks=dict(Counter(sample.told["fallback"] for sample in samples if "fallback" in sample.told)),
+        fallbacks=dict(Counter(sample.headers["fallback"] for sample in samples if "fallback" in sample.headers)),
         lanes=_lanes(good),
     )
 
 
-def _lanes(good: Sequence[Sample]) -> dict[str, Spread]:
-    told = sorted((sample for sample in good if "target" in sample.told), key=_lane)
-    return {lane: spread(sample.latency_s for sample in group) for lane, group in groupby(told, key=_lane)}
+def _lanes(good: Sequence[Sample]) -> dict[str, LatencySummary]:
+    ordered = sorted((sample for sample in good if "target" in sample.headers), key=_lane)
+    return {lane: summarise(sample.latency_s for sample in group) for lane, group in groupby(ordered, key=_lane)}
 
 
 def _lane(sample: Sample) -> str:
-    return f"{sample.told.get('route', 'none')} -> {sample.told['target']}"
+    return f"{sample.headers.get('route', 'none')} -> {sample.headers['target']}"

@@ -1,8 +1,7 @@
-"""An open-loop load: every request leaves when it is due, whatever has become of those before it.
+"""An open-loop load generator: every request is sent at its scheduled time, whatever happened to earlier ones.
 
-Latency counts from the moment a request was due, not from when it was sent: a server that stands still makes all who
-would have come meanwhile wait, and they count (Tene, "How NOT to measure latency": coordinated omission). Knows the
-OpenAI wire and the gateway's headers; judges no answer.
+Latency counts from the scheduled time, not from the time of sending, so that requests delayed by a stalled server count
+as slow (Tene, "How NOT to measure latency": coordinated omission). Reads the OpenAI API and the gateway's headers.
 """
 
 import asyncio
@@ -18,29 +17,29 @@ from twolane.bench.plan import Call
 
 OK: Final = "ok"
 NO_CONNECTION: Final = "no_connection"
-CUT_OFF: Final = "cut_off"
+CONNECTION_CLOSED: Final = "connection_closed"
 TIMED_OUT: Final = "timed_out"
-NOT_UNDERSTOOD: Final = "not_understood"
-_TOLD: Final = ("target", "route", "fallback", "attempts")
+INVALID_RESPONSE: Final = "invalid_response"
+_HEADERS: Final = ("target", "route", "fallback", "attempts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How to ask: the root of the endpoint (without /v1), the model, whether to stream, when to give up (seconds), and
-    how many may be under way (None: any number; who is held back keeps its due moment)."""
+class LoadOptions:
+    """How to send requests. `url` is without /v1; `max_in_flight` None: no limit. A request that the limit delays keeps
+    its scheduled time."""
 
     url: str
     model: str = "auto"
     stream: bool = False
     timeout_s: float = 60.0
-    most_in_flight: int | None = None
+    max_in_flight: int | None = None
     key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What became of one call, in seconds since the load began. `outcome` is OK, an error code of the wire, `http_NNN`
-    or a word of this module; `told` what the gateway's headers say (target, route, fallback, attempts)."""
+    """The result of one call, in seconds since the start of the load. `outcome` is OK, an error code of the API,
+    `http_NNN` or a constant of this module; `headers` holds x-twolane-* by its last part (target, route, ...)."""
 
     call: Call
     sent_s: float
@@ -49,116 +48,118 @@ class Sample:
     outcome: str
     text: str = ""
     tokens: int | None = None
-    told: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def latency_s(self) -> float:
-        """From when it was due to its end."""
+        """From the scheduled time to the end."""
         return self.ended_s - self.call.due_s
 
     @property
     def first_token_s(self) -> float | None:
-        """From when it was due to the first text of a stream."""
+        """From the scheduled time to the first text of a stream."""
         return None if self.first_s is None else self.first_s - self.call.due_s
 
 
-class RefusedError(Exception):
-    """An answer that is none; `code` says why."""
+class ResponseError(Exception):
+    """A response that is an error; `code` is the outcome."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
 
 
-async def run(calls: Sequence[Call], manner: Manner, *, heard: Callable[[Sample], None]) -> None:
-    """Send every call when it is due and tell `heard` of each end. Cancelled, it hangs up on all that are under way."""
-    events = asyncio.get_running_loop()
-    gate = asyncio.Semaphore(manner.most_in_flight or len(calls) or 1)
-    async with connection(manner) as session, asyncio.TaskGroup() as group:
-        begin_s = events.time()
+async def run(calls: Sequence[Call], options: LoadOptions, *, on_result: Callable[[Sample], None]) -> None:
+    """Send every call at its time and pass each result to `on_result`. Cancelling closes all open requests."""
+    loop = asyncio.get_running_loop()
+    limit = asyncio.Semaphore(options.max_in_flight or len(calls) or 1)
+    async with open_session(options) as session, asyncio.TaskGroup() as group:
+        begin_s = loop.time()
 
         async def one(call: Call) -> None:
-            async with gate:
-                heard(await ask(session, call, manner, begin_s=begin_s))
+            async with limit:
+                on_result(await send(session, call, options, begin_s=begin_s))
 
         for call in sorted(calls, key=lambda call: call.due_s):
-            await asyncio.sleep(begin_s + call.due_s - events.time())
+            await asyncio.sleep(begin_s + call.due_s - loop.time())
             group.create_task(one(call))
 
 
-def connection(manner: Manner) -> aiohttp.ClientSession:
-    """A client without a limit of its own: a limit would hold requests back unseen."""
-    headers = {"authorization": f"Bearer {manner.key}"} if manner.key else {}
+def open_session(options: LoadOptions) -> aiohttp.ClientSession:
+    """Return a client without a connection limit, which would delay requests unnoticed."""
+    headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=manner.timeout_s),
+        timeout=aiohttp.ClientTimeout(total=options.timeout_s),
         headers=headers,
     )
 
 
-async def ask(
+async def send(
     session: aiohttp.ClientSession,
     call: Call,
-    manner: Manner,
+    options: LoadOptions,
     *,
     begin_s: float,
     headers: Mapping[str, str] | None = None,
 ) -> Sample:
-    """Send one request and hear it out. Raises nothing but CancelledError."""
-    events = asyncio.get_running_loop()
-    body = {"model": manner.model, **call.prompt.body, "stream": manner.stream}
-    if manner.stream:
+    """Send one request and read its whole response. Raises nothing but CancelledError."""
+    loop = asyncio.get_running_loop()
+    body = {"model": options.model, **call.prompt.body, "stream": options.stream}
+    if options.stream:
         body["stream_options"] = {"include_usage": True}
-    answer = _Answer()
-    sent_s = events.time() - begin_s
+    received = _Received()
+    sent_s = loop.time() - begin_s
     try:
-        async with session.post(f"{manner.url}/v1/chat/completions", json=body, headers=headers) as response:
-            answer.told = {word: value for word in _TOLD if (value := response.headers.get(f"x-twolane-{word}"))}
+        async with session.post(f"{options.url}/v1/chat/completions", json=body, headers=headers) as response:
+            received.headers = {
+                name: value for name in _HEADERS if (value := response.headers.get(f"x-twolane-{name}"))
+            }
             if response.status != 200:
-                raise RefusedError(_code(await response.read(), response.status))
-            async for text in _texts(response, answer):
-                if text and answer.first_at is None:
-                    answer.first_at = events.time()
-                answer.text += text
+                raise ResponseError(_code(await response.read(), response.status))
+            async for text in _texts(response, received):
+                if text and received.first_at is None:
+                    received.first_at = loop.time()
+                received.text += text
         outcome = OK
-    except RefusedError as refusal:
-        outcome = refusal.code
+    except ResponseError as error:
+        outcome = error.code
     except TimeoutError:
         outcome = TIMED_OUT
     except aiohttp.ClientConnectorError:
         outcome = NO_CONNECTION
     except (aiohttp.ClientError, OSError):
-        outcome = CUT_OFF
+        outcome = CONNECTION_CLOSED
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        outcome = NOT_UNDERSTOOD
+        outcome = INVALID_RESPONSE
     return Sample(
         call=call,
         sent_s=sent_s,
-        first_s=None if answer.first_at is None or not manner.stream else answer.first_at - begin_s,
-        ended_s=events.time() - begin_s,
+        first_s=None if received.first_at is None or not options.stream else received.first_at - begin_s,
+        ended_s=loop.time() - begin_s,
         outcome=outcome,
-        text=answer.text,
-        tokens=answer.tokens,
-        told=MappingProxyType(answer.told),
+        text=received.text,
+        tokens=received.tokens,
+        headers=MappingProxyType(received.headers),
     )
 
 
 @dataclass(slots=True)
-class _Answer:
-    """What has been heard so far."""
+class _Received:
+    """The part of a response received so far."""
 
     text: str = ""
     first_at: float | None = None
     tokens: int | None = None
-    told: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
 
-async def _texts(response: aiohttp.ClientResponse, answer: _Answer) -> AsyncIterator[str]:
-    """The pieces of an answer; a stream without an end is RefusedError as cut off."""
+async def _texts(response: aiohttp.ClientResponse, received: _Received) -> AsyncIterator[str]:
+    """Yield the pieces of a response. Raises ResponseError for a stream without an end or with an error."""
     if not response.content_type.startswith("text/event-stream"):
         whole = json.loads(await response.read())
-        answer.tokens = (whole.get("usage") or {}).get("completion_tokens")
-        yield _said(whole["choices"][0]["message"])
+        received.tokens = (whole.get("usage") or {}).get("completion_tokens")
+        yield _content(whole["choices"][0]["message"])
         return
     async for line in response.content:
         data = line.removeprefix(b"data:").strip()
@@ -168,15 +169,15 @@ async def _texts(response: aiohttp.ClientResponse, answer: _Answer) -> AsyncIter
             return
         chunk = json.loads(data)
         if "error" in chunk:
-            raise RefusedError(_code(data, 200))
-        answer.tokens = (chunk.get("usage") or {}).get("completion_tokens", answer.tokens)
+            raise ResponseError(_code(data, 200))
+        received.tokens = (chunk.get("usage") or {}).get("completion_tokens", received.tokens)
         for choice in chunk.get("choices", ())[:1]:
-            yield _said(choice["delta"])
-    raise RefusedError(CUT_OFF)
+            yield _content(choice["delta"])
+    raise ResponseError(CONNECTION_CLOSED)
 
 
-def _said(message: Mapping[str, Any]) -> str:
-    """The text, or the arguments of the calls in its place."""
+def _content(message: Mapping[str, Any]) -> str:
+    """Return the text of a message, followed by the arguments of its tool calls."""
     calls = message.get("tool_calls") or ()
     return (message.get("content") or "") + "".join(call["function"].get("arguments") or "" for call in calls)
 

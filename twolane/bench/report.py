@@ -1,4 +1,4 @@
-"""How the figures of a load look: a table for the terminal, a page of plots for a file. Knows no network."""
+"""Output of a load's statistics: a table for the terminal, plots for a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from twolane.bench.figures import PERCENTILES, Figures, Spread
+from twolane.bench.figures import PERCENTILES, Figures, LatencySummary
 from twolane.bench.load import OK, Sample
 from twolane.process.flags import WrongUseError
 
@@ -19,21 +19,21 @@ _SUFFIXES: Final = (".png", ".svg", ".pdf")
 
 
 def table(found: Figures) -> Table:
-    """One row per spread, counts in the caption."""
-    page = Table(
+    """Return a table with a row per latency summary, and counts in the caption."""
+    output = Table(
         title=_title(found), caption=_caption(found), title_justify="left", caption_justify="left", box=SIMPLE_HEAD
     )
-    page.add_column("ms", overflow="fold")
+    output.add_column("ms", overflow="fold")
     for name in ("count", "mean", *(f"p{share:g}" for share in PERCENTILES), "max"):
-        page.add_column(name, justify="right", no_wrap=True, min_width=5)  # never cut short
-    for name, times in _spreads(found):
-        page.add_row(name, *_cells(times))
-    return page
+        output.add_column(name, justify="right", no_wrap=True, min_width=5)  # never truncated
+    for name, times in _summaries(found):
+        output.add_row(name, *_cells(times))
+    return output
 
 
 def draw(samples: Sequence[Sample], found: Figures, path: Path) -> None:
-    """Draw latency over time, and its distribution on the scale of percentiles. Raises WrongUseError without
-    matplotlib or for a suffix that is none of its formats, OSError if the file cannot be written."""
+    """Plot latency over time, and its percentiles. Raises WrongUseError without matplotlib or for an unsupported
+    suffix, OSError if the file cannot be written."""
     check_drawable(path)
     from matplotlib.figure import Figure
 
@@ -46,23 +46,23 @@ def draw(samples: Sequence[Sample], found: Figures, path: Path) -> None:
 
 
 def check_drawable(path: Path) -> None:
-    """Raise WrongUseError if nothing can be drawn there: told before a load, not after."""
+    """Raise WrongUseError if no plot can be written to this path: checked before a load starts."""
     if path.suffix not in _SUFFIXES:
-        raise WrongUseError(f"{path}: a drawing ends in {', '.join(_SUFFIXES)}")
+        raise WrongUseError(f"{path}: unsupported suffix (choose from {', '.join(_SUFFIXES)})")
     try:
         import matplotlib  # noqa: F401 - is it there?
     except ModuleNotFoundError:
-        raise WrongUseError("drawing needs matplotlib: pip install 'twolane[load]'") from None
+        raise WrongUseError("plots need matplotlib: pip install 'twolane[load]'") from None
 
 
 def _draw_over_time(axes: "Axes", samples: Sequence[Sample]) -> None:
-    lanes = sorted({sample.told.get("target", "answered") for sample in samples if sample.outcome == OK})
+    lanes = sorted({sample.headers.get("target", "succeeded") for sample in samples if sample.outcome == OK})
     for lane, ink in zip(lanes, _INK * len(lanes), strict=False):
-        of = [one for one in samples if one.outcome == OK and one.told.get("target", "answered") == lane]
+        of = [one for one in samples if one.outcome == OK and one.headers.get("target", "succeeded") == lane]
         axes.scatter(*_points(of), s=9, color=ink, label=lane, alpha=0.7)
     if failed := [one for one in samples if one.outcome != OK]:
-        axes.scatter(*_points(failed), s=24, color="#c53030", marker="x", label="not answered")
-    axes.set(xlabel="due, seconds from the beginning", ylabel="milliseconds", yscale="log")
+        axes.scatter(*_points(failed), s=24, color="#c53030", marker="x", label="failed")
+    axes.set(xlabel="scheduled time, seconds", ylabel="milliseconds", yscale="log")
     axes.legend(loc="upper left")
 
 
@@ -71,7 +71,7 @@ def _points(samples: Sequence[Sample]) -> tuple[list[float], list[float]]:
 
 
 def _draw_distribution(axes: "Axes", found: Figures) -> None:
-    for (name, times), ink in zip(_spreads(found), _INK * 9, strict=False):
+    for (name, times), ink in zip(_summaries(found), _INK * 9, strict=False):
         if times.count:
             axes.plot(
                 [f"p{share:g}" for share in times.percentiles_ms] + ["max"],
@@ -86,14 +86,14 @@ def _draw_distribution(axes: "Axes", found: Figures) -> None:
         axes.legend(loc="upper left")
 
 
-def _spreads(found: Figures) -> list[tuple[str, Spread]]:
+def _summaries(found: Figures) -> list[tuple[str, LatencySummary]]:
     rows = [("latency", found.latency)]
     if found.first_token.count:
         rows.append(("first token", found.first_token))
     return [*rows, *found.lanes.items()]
 
 
-def _cells(times: Spread) -> list[str]:
+def _cells(times: LatencySummary) -> list[str]:
     values: list[Any] = [times.mean_ms, *(times.percentiles_ms.get(share) for share in PERCENTILES), times.max_ms]
     return [str(times.count), *("-" if not times.count or value is None else _short(value) for value in values)]
 
@@ -104,16 +104,18 @@ def _short(milliseconds: float) -> str:
 
 def _title(found: Figures) -> str:
     return (
-        f"{found.answered} of {found.sent} requests answered ({found.success:.2%}) in {found.seconds:.1f} s, "
-        f"{found.requests_per_s:.1f} a second, {found.tokens_per_s:.0f} tokens a second"
+        f"{found.answered} of {found.sent} requests succeeded ({found.success:.2%}) in {found.seconds:.1f} s, "
+        f"{found.requests_per_s:.1f} requests/s, {found.tokens_per_s:.0f} tokens/s"
     )
 
 
 def _caption(found: Figures) -> str:
-    lines = ["Times count from the moment a request was due."]
+    lines = ["Latency counts from the scheduled time of a request."]
     if found.late:
-        lines.append(f"{found.late} were sent late: what sends was too slow, or held them back.")
-    for name, counts in (("Not answered", found.errors), ("Fallbacks", found.fallbacks)):
+        lines.append(
+            f"{found.late} requests were sent late: the load generator was too slow, or --max-in-flight delayed them."
+        )
+    for name, counts in (("Errors", found.errors), ("Fallbacks", found.fallbacks)):
         if counts:
             lines.append(f"{name}: " + ", ".join(f"{what} {count}" for what, count in counts.items()))
     return "\n".join(lines)

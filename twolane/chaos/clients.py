@@ -1,7 +1,5 @@
-"""The clients of a chaos run: they ask as applications do, try again as the official client does, and judge answers.
-
-Knows two gateways and nothing behind them.
-"""
+"""The clients of a chaos run: they send requests as applications do, retry as the official client does, and check the
+responses."""
 
 import asyncio
 import json
@@ -12,98 +10,100 @@ from typing import Any, Final
 
 import jsonschema
 
-from twolane.bench.load import OK, Manner, Sample, ask, connection
+from twolane.bench.load import OK, LoadOptions, Sample, open_session, send
 from twolane.bench.plan import Call, Prompt, poisson
 from twolane.demo.prompts import AS_ORDER, ORDER_SCHEMA, SHORT
 
-TRIES: Final = 3  # the official client retries twice
+MAX_ATTEMPTS: Final = 3  # the official client retries twice
 PAUSE_S: Final = 0.5
-TIMEOUT_S: Final = 30.0  # over every deadline of the policy
-WRONG: Final = "wrong_answer"
+TIMEOUT_S: Final = 30.0  # above every deadline of the policy
+WRONG_RESPONSE: Final = "wrong_response"
 _NAMES: Final = ("anna", "ben", "carla", "dora", "emil")
 _ITEMS: Final = ("red lamp", "white clock", "blue chair", "green box")
-_SLOPPY: Final = ("Fixed brokn token in api", "adding missing test for cli", "Updated the docs of cache")
-_JUDGE: Final = jsonschema.Draft202012Validator(ORDER_SCHEMA)
+_SUBJECTS: Final = ("Fixed brokn token in api", "adding missing test for cli", "Updated the docs of cache")
+_VALIDATOR: Final = jsonschema.Draft202012Validator(ORDER_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """One request, at its end. `outcome`: OK, or why not even the last try was an answer."""
+class RequestResult:
+    """The result of one request. `outcome` is OK, or the error of the last attempt."""
 
-    trace: str  # that all its tries are part of: gateways write it down
+    trace: str  # shared by all attempts, and logged by the gateways
     due_s: float
     latency_s: float
     outcome: str
-    tries: int
+    attempts: int
     first_outcome: str
     fallback: str | None
     target: str | None
 
     @property
-    def is_good(self) -> bool:
-        """Whether it got its answer."""
+    def succeeded(self) -> bool:
+        """Whether it got a correct response."""
         return self.outcome == OK
 
 
-async def clients(urls: Sequence[str], rate: float, seconds: float, seed: int, heard: Callable[[Ended], None]) -> None:
-    """Ask `rate` times a second for so many seconds; returns when all have ended, each of them once."""
-    draw = random.Random(seed)  # noqa: S311 - a load, not a secret
-    calls = [Call(due_s=due_s, prompt=_prompt(draw)) for due_s in poisson(rate, seconds, seed)]
-    events = asyncio.get_running_loop()
-    begin_s = events.time()
-    manner = Manner(url=urls[0], timeout_s=TIMEOUT_S)
-    async with connection(manner) as session, asyncio.TaskGroup() as group:
+async def run_clients(
+    urls: Sequence[str], rate: float, seconds: float, seed: int, on_result: Callable[[RequestResult], None]
+) -> None:
+    """Send `rate` requests per second, and return when all have completed."""
+    rng = random.Random(seed)  # noqa: S311 - a load, not a secret
+    calls = [Call(due_s=due_s, prompt=_prompt(rng)) for due_s in poisson(rate, seconds, seed)]
+    loop = asyncio.get_running_loop()
+    begin_s = loop.time()
+    options = LoadOptions(url=urls[0], timeout_s=TIMEOUT_S)
+    async with open_session(options) as session, asyncio.TaskGroup() as group:
 
         async def one(number: int, call: Call) -> None:
-            streams = replace(manner, stream=number % 2 == 0)
-            trace = f"{draw.getrandbits(128) | 1:032x}"
-            first, tries = OK, 0
-            for tries in range(1, TRIES + 1):
-                url = urls[(number + tries) % len(urls)]
-                headers = {"traceparent": f"00-{trace}-{tries:016x}-00"}
-                sample = await ask(session, call, replace(streams, url=url), begin_s=begin_s, headers=headers)
-                sample = replace(sample, outcome=judged(sample))
-                first = sample.outcome if tries == 1 else first
+            of_this = replace(options, stream=number % 2 == 0)
+            trace = f"{rng.getrandbits(128) | 1:032x}"
+            first, attempt = OK, 0
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                url = urls[(number + attempt) % len(urls)]
+                headers = {"traceparent": f"00-{trace}-{attempt:016x}-00"}
+                sample = await send(session, call, replace(of_this, url=url), begin_s=begin_s, headers=headers)
+                sample = replace(sample, outcome=checked_outcome(sample))
+                first = sample.outcome if attempt == 1 else first
                 if sample.outcome == OK:
                     break
-                await asyncio.sleep(PAUSE_S * tries)
-            heard(_ended(trace, sample, tries, first))
+                await asyncio.sleep(PAUSE_S * attempt)
+            on_result(_result(trace, sample, attempt, first))
 
         for number, call in enumerate(calls):
-            await asyncio.sleep(begin_s + call.due_s - events.time())
+            await asyncio.sleep(begin_s + call.due_s - loop.time())
             group.create_task(one(number, call))
 
 
-def judged(sample: Sample) -> str:
-    """The outcome, unless the answer is none: an order has to be one, a subject has to be there."""
+def checked_outcome(sample: Sample) -> str:
+    """Return the outcome, WRONG_RESPONSE for an order that is not valid or a subject that is empty."""
     if sample.outcome != OK:
         return sample.outcome
     if sample.call.prompt.schema is None:
-        return OK if sample.text.strip() else WRONG
+        return OK if sample.text.strip() else WRONG_RESPONSE
     try:
-        return OK if _JUDGE.is_valid(json.loads(sample.text)) else WRONG
+        return OK if _VALIDATOR.is_valid(json.loads(sample.text)) else WRONG_RESPONSE
     except ValueError:
-        return WRONG
+        return WRONG_RESPONSE
 
 
-def _ended(trace: str, sample: Sample, tries: int, first: str) -> Ended:
-    return Ended(
+def _result(trace: str, sample: Sample, attempts: int, first: str) -> RequestResult:
+    return RequestResult(
         trace=trace,
         due_s=sample.call.due_s,
         latency_s=sample.latency_s,
         outcome=sample.outcome,
-        tries=tries,
+        attempts=attempts,
         first_outcome=first,
-        fallback=sample.told.get("fallback"),
-        target=sample.told.get("target"),
+        fallback=sample.headers.get("fallback"),
+        target=sample.headers.get("target"),
     )
 
 
-def _prompt(draw: random.Random) -> Prompt:
-    if draw.random() < 0.6:
-        said = f"i need {draw.randint(2, 30)} {draw.choice(_ITEMS)} for {draw.choice(_NAMES)} on monday"
-        return Prompt(body=_body(f"Extract the order as JSON: hi, {said}", AS_ORDER))
-    return Prompt(body=_body(f"Clean up this commit subject: {draw.choice(_SLOPPY)}", SHORT))
+def _prompt(rng: random.Random) -> Prompt:
+    if rng.random() < 0.6:
+        order = f"i need {rng.randint(2, 30)} {rng.choice(_ITEMS)} for {rng.choice(_NAMES)} on monday"
+        return Prompt(body=_body(f"Extract the order as JSON: hi, {order}", AS_ORDER))
+    return Prompt(body=_body(f"Clean up this commit subject: {rng.choice(_SUBJECTS)}", SHORT))
 
 
 def _body(text: str, more: Mapping[str, Any]) -> dict[str, Any]:

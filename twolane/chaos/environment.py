@@ -1,6 +1,5 @@
-"""The stage of a chaos run: Redis, three workers, a quality server and two gateways as processes, and proxies that can
-spoil what two of the workers answer. Knows how parts are started, hurt and healed.
-"""
+"""The environment of a chaos run: Redis, three workers, a quality server and two gateways as processes, and fault
+proxies before two of the workers."""
 
 import asyncio
 import contextlib
@@ -12,31 +11,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from twolane.chaos.plan import GATEWAYS, STORE, WORKERS, Deed, Trouble
+from twolane.chaos.plan import GATEWAYS, STORE, WORKERS, FaultInjection, FaultKind
 from twolane.fault_proxy.control import Fault
 from twolane.fault_proxy.proxy import FaultProxy
 from twolane.process.children import Child, Command, twolane_command
 from twolane.process.flags import WrongUseError, free_port
 
 HOST: Final = "127.0.0.1"
-UP_WITHIN_S: Final = 900.0
-LAST_WORKER: Final = "worker-3"  # the one that nothing happens to
+START_TIMEOUT_S: Final = 900.0
+LAST_WORKER: Final = "worker-3"  # never affected by a fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
-    """What a run is made with."""
+class ChaosConfig:
+    """Files of a run."""
 
     checkpoint: Path
     policy: Path
     logs: Path
 
 
-class ChaosStage:
-    """`async with ChaosStage(setting) as stage:` has all parts serving inside, and none of them running after."""
+class ChaosEnvironment:
+    """`async with ChaosEnvironment(config) as environment:` starts all parts, and ends them on exit."""
 
-    def __init__(self, setting: Setting) -> None:
-        self._setting = setting
+    def __init__(self, config: ChaosConfig) -> None:
+        self._config = config
         self._ports = {part: free_port() for part in (*WORKERS, LAST_WORKER, *GATEWAYS, STORE, "quality")}
         self._proxies = {worker: FaultProxy(self._url(worker)) for worker in WORKERS}
         self._children: dict[str, Child] = {}
@@ -44,18 +43,18 @@ class ChaosStage:
 
     @property
     def gateway_urls(self) -> tuple[str, ...]:
-        """Where applications ask."""
+        """The URLs for clients."""
         return tuple(self._url(gateway) for gateway in GATEWAYS)
 
     def decision_log(self, gateway: str) -> Path:
-        """Where a gateway writes its decisions."""
-        return self._setting.logs / f"{gateway}.decisions.jsonl"
+        """The path of a gateway's decision log."""
+        return self._config.logs / f"{gateway}.decisions.jsonl"
 
-    async def __aenter__(self) -> "ChaosStage":
+    async def __aenter__(self) -> "ChaosEnvironment":
         async with contextlib.AsyncExitStack() as parts:
             for proxy in self._proxies.values():
                 await parts.enter_async_context(proxy)
-            await self._add(parts, STORE, redis_command(self._setting.logs, self._ports[STORE]))
+            await self._add(parts, STORE, redis_command(self._config.logs, self._ports[STORE]))
             for worker in (*WORKERS, LAST_WORKER):
                 await self._add(parts, worker, self._worker_command(worker))
             quality = ("--port", str(self._ports["quality"]))
@@ -68,54 +67,54 @@ class ChaosStage:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for child in self._children.values():  # one that is stopped cannot end
+        for child in self._children.values():  # a stopped process cannot end
             _signal(child, signal.SIGCONT)
         await self._parts.aclose()
 
-    async def hurt(self, trouble: Trouble) -> None:
-        """Begin a trouble."""
-        child = self._children[trouble.part]
-        match trouble.deed:
-            case Deed.KILL:
+    async def inject(self, injection: FaultInjection) -> None:
+        """Start a fault."""
+        child = self._children[injection.part]
+        match injection.kind:
+            case FaultKind.KILL:
                 await child.kill()
-            case Deed.LEAVE:
+            case FaultKind.TERMINATE:
                 _signal(child, signal.SIGTERM)
-            case Deed.PAUSE:
+            case FaultKind.PAUSE:
                 _signal(child, signal.SIGSTOP)
-            case Deed.SPOIL:
-                self._proxies[trouble.part].fault = trouble.fault
+            case FaultKind.PROXY:
+                self._proxies[injection.part].fault = injection.fault
 
-    async def heal(self, trouble: Trouble) -> None:
-        """End it; returns when the part serves again. Raises ProcessError if it does not."""
-        child = self._children[trouble.part]
-        match trouble.deed:
-            case Deed.KILL:
+    async def recover(self, injection: FaultInjection) -> None:
+        """End a fault and wait until the part serves again. Raises ProcessError if it does not."""
+        child = self._children[injection.part]
+        match injection.kind:
+            case FaultKind.KILL:
                 await child.start()
-            case Deed.LEAVE:
+            case FaultKind.TERMINATE:
                 await child.stop(grace_s=30.0)
                 await child.start()
-            case Deed.PAUSE:
+            case FaultKind.PAUSE:
                 _signal(child, signal.SIGCONT)
-            case Deed.SPOIL:
-                self._proxies[trouble.part].fault = Fault()
-        if trouble.part != STORE:
-            await self._await(trouble.part)
+            case FaultKind.PROXY:
+                self._proxies[injection.part].fault = Fault()
+        if injection.part != STORE:
+            await self._await(injection.part)
 
     def memory_bytes(self) -> dict[str, int]:
-        """Resident memory by part (Linux; elsewhere nothing)."""
+        """Return resident memory by part (empty on other systems than Linux)."""
         return {name: held for name, child in self._children.items() if (held := _resident(child.pid))}
 
     async def _add(self, parts: contextlib.AsyncExitStack, name: str, command: Command) -> None:
         self._children[name] = await parts.enter_async_context(Child(command))
 
     async def _await(self, part: str) -> None:
-        await self._children[part].serve(f"{self._url(part)}/health", within_s=UP_WITHIN_S)
+        await self._children[part].serve(f"{self._url(part)}/health", within_s=START_TIMEOUT_S)
 
     def _url(self, part: str) -> str:
         return f"http://{HOST}:{self._ports[part]}"
 
     def _worker_command(self, worker: str) -> Command:
-        line = ("--checkpoint", str(self._setting.checkpoint), "--port", str(self._ports[worker]), "--threads", "1")
+        line = ("--checkpoint", str(self._config.checkpoint), "--port", str(self._ports[worker]), "--threads", "1")
         return self._command(worker, "worker", line)
 
     def _gateway_command(self, gateway: str) -> Command:
@@ -124,7 +123,7 @@ class ChaosStage:
             "WORKER_2_URL": self._proxies[WORKERS[1]].url,
             "WORKER_3_URL": self._url(LAST_WORKER),
             "QUALITY_URL": self._url("quality"),
-            "TWOLANE_POLICY": str(self._setting.policy),
+            "TWOLANE_POLICY": str(self._config.policy),
             "TWOLANE_PORT": str(self._ports[gateway]),
             "TWOLANE_ADMIN_PORT": "0",
             "TWOLANE_REDIS_URL": f"redis://{HOST}:{self._ports[STORE]}/0",
@@ -135,17 +134,17 @@ class ChaosStage:
     def _command(
         self, name: str, verb: str, line: tuple[str, ...], environment: Mapping[str, str] | None = None
     ) -> Command:
-        command = twolane_command(verb, line, environment=environment or {}, logs=self._setting.logs)
+        command = twolane_command(verb, line, environment=environment or {}, logs=self._config.logs)
         return Command(
-            name=name, line=command.line, environment=command.environment, log=self._setting.logs / f"{name}.log"
+            name=name, line=command.line, environment=command.environment, log=self._config.logs / f"{name}.log"
         )
 
 
 def redis_command(logs: Path, port: int) -> Command:
-    """A Redis that keeps nothing on the disk. Raises WrongUseError where there is none."""
+    """Return the command of a Redis without persistence. Raises WrongUseError if Redis is not installed."""
     server = shutil.which("redis-server")
     if server is None:
-        raise WrongUseError("no redis-server on this machine: `make redis` installs it")
+        raise WrongUseError("redis-server is not installed: run `make redis`")
     line = (server, "--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no", "--dir", str(logs))
     return Command(name=STORE, line=line, environment=dict(os.environ), log=logs / "redis.log")
 

@@ -1,7 +1,6 @@
-"""What goes wrong in a chaos run, and when: drawn from a seed before it begins. Pure.
+"""The fault schedule of a chaos run, drawn from a seed before the run starts. Pure.
 
-Troubles may overlap, but there is always one gateway and one place that can answer left: more than that, nobody could
-survive.
+Faults may overlap, but one gateway and one worker are always left: no system could answer without them.
 """
 
 import random
@@ -14,39 +13,38 @@ from twolane.fault_proxy.control import Fault, Mode
 GATEWAYS: Final = ("gateway-1", "gateway-2")
 WORKERS: Final = ("worker-1", "worker-2")
 STORE: Final = "redis"
-CALM_AT_BOTH_ENDS_S: Final = 5.0
+FAULT_FREE_S: Final = 5.0  # at the beginning and at the end
 
 
-_SOUND: Final = Fault()
+_NO_FAULT: Final = Fault()
 
 
-class Deed(StrEnum):
-    """What is done to a part."""
+class FaultKind(StrEnum):
+    """What happens to a part."""
 
-    KILL = "killed"  # SIGKILL; started again at the end
-    LEAVE = "told to leave"  # SIGTERM: it drains; started again at the end
-    PAUSE = "paused"  # SIGSTOP, at the end SIGCONT
-    SPOIL = "spoilt"  # what it answers passes through a fault
+    KILL = "killed"  # SIGKILL; restarted at the end
+    TERMINATE = "terminated"  # SIGTERM: it drains; restarted at the end
+    PAUSE = "paused"  # SIGSTOP; SIGCONT at the end
+    PROXY = "behind a fault"  # the fault proxy changes its responses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
-    """One thing that goes wrong, from `at_s` for `seconds`."""
+class FaultInjection:
+    """One fault, from `at_s` for `seconds`. `fault` is that of the proxy."""
 
     at_s: float
     seconds: float
     part: str
-    deed: Deed
-    fault: Fault = _SOUND
+    kind: FaultKind
+    fault: Fault = _NO_FAULT
 
     @property
     def ends_s(self) -> float:
-        """When it is made good."""
+        """When the part recovers."""
         return self.at_s + self.seconds
 
     def __str__(self) -> str:
-        how = f" ({self.fault.mode})" if self.deed is Deed.SPOIL else ""
-        return f"{self.part} {self.deed}{how}"
+        return f"{self.part}: {self.fault.mode if self.kind is FaultKind.PROXY else self.kind}"
 
 
 _FAULTS: Final = (
@@ -58,47 +56,47 @@ _FAULTS: Final = (
     Fault(mode=Mode.TOO_MANY, seconds=1.0, share=0.5),
     Fault(mode=Mode.BROKEN, share=0.5),
 )
-# part, deed, how long (seconds), how often beside the others
+# part, kind, shortest and longest duration (seconds), weight
 _KINDS: Final = (
-    *((worker, Deed.KILL, (1.0, 6.0), 2) for worker in WORKERS),
-    *((worker, Deed.PAUSE, (1.0, 6.0), 2) for worker in WORKERS),
-    *((worker, Deed.LEAVE, (1.0, 4.0), 1) for worker in WORKERS),
-    *((worker, Deed.SPOIL, (3.0, 8.0), 4) for worker in WORKERS),
-    *((gateway, Deed.KILL, (0.5, 3.0), 1) for gateway in GATEWAYS),
-    *((gateway, Deed.PAUSE, (0.5, 3.0), 1) for gateway in GATEWAYS),
-    *((gateway, Deed.LEAVE, (0.5, 3.0), 1) for gateway in GATEWAYS),
-    (STORE, Deed.KILL, (2.0, 8.0), 2),
-    (STORE, Deed.PAUSE, (2.0, 8.0), 2),
+    *((worker, FaultKind.KILL, (1.0, 6.0), 2) for worker in WORKERS),
+    *((worker, FaultKind.PAUSE, (1.0, 6.0), 2) for worker in WORKERS),
+    *((worker, FaultKind.TERMINATE, (1.0, 4.0), 1) for worker in WORKERS),
+    *((worker, FaultKind.PROXY, (3.0, 8.0), 4) for worker in WORKERS),
+    *((gateway, FaultKind.KILL, (0.5, 3.0), 1) for gateway in GATEWAYS),
+    *((gateway, FaultKind.PAUSE, (0.5, 3.0), 1) for gateway in GATEWAYS),
+    *((gateway, FaultKind.TERMINATE, (0.5, 3.0), 1) for gateway in GATEWAYS),
+    (STORE, FaultKind.KILL, (2.0, 8.0), 2),
+    (STORE, FaultKind.PAUSE, (2.0, 8.0), 2),
 )
 
 
-def troubles(seconds: float, every_s: float, seed: int) -> tuple[Trouble, ...]:
-    """About one every `every_s` seconds, none near the beginning or the end; every kind comes before any comes again
-    as often as its weight says."""
-    draw = random.Random(seed)  # noqa: S311 - a plan, not a secret
-    planned: list[Trouble] = []
-    bag: list[tuple[str, Deed, tuple[float, float], int]] = []
-    at_s = CALM_AT_BOTH_ENDS_S
+def schedule_faults(seconds: float, every_s: float, seed: int) -> tuple[FaultInjection, ...]:
+    """Schedule a fault every `every_s` seconds on average, none near the beginning or the end. Kinds are drawn without
+    replacement, as often as their weights say."""
+    rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    planned: list[FaultInjection] = []
+    bag: list[tuple[str, FaultKind, tuple[float, float], int]] = []
+    at_s = FAULT_FREE_S
     while True:
         if not bag:
-            bag = [kind for kind in _KINDS for _ in range(kind[3])]
-            draw.shuffle(bag)
-        part, deed, (least, most), _ = bag.pop()
-        fault = draw.choice(_FAULTS) if deed is Deed.SPOIL else _SOUND
-        one = Trouble(at_s=at_s, seconds=draw.uniform(least, most), part=part, deed=deed, fault=fault)
-        one = _put_off(one, planned)
-        if one.ends_s > seconds - CALM_AT_BOTH_ENDS_S:
-            return tuple(sorted(planned, key=lambda trouble: trouble.at_s))
+            bag = [entry for entry in _KINDS for _ in range(entry[3])]
+            rng.shuffle(bag)
+        part, kind, (least, most), _ = bag.pop()
+        fault = rng.choice(_FAULTS) if kind is FaultKind.PROXY else _NO_FAULT
+        one = FaultInjection(at_s=at_s, seconds=rng.uniform(least, most), part=part, kind=kind, fault=fault)
+        one = _postponed(one, planned)
+        if one.ends_s > seconds - FAULT_FREE_S:
+            return tuple(sorted(planned, key=lambda injection: injection.at_s))
         planned.append(one)
-        at_s += draw.uniform(0.5, 1.5) * every_s
+        at_s += rng.uniform(0.5, 1.5) * every_s
 
 
-def _put_off(one: Trouble, planned: list[Trouble]) -> Trouble:
-    """Later, as long as its part (of gateways: any) is in trouble or on its way back."""
+def _postponed(one: FaultInjection, planned: list[FaultInjection]) -> FaultInjection:
+    """Return the fault, later if its part (or any gateway, for a gateway) is still affected by an earlier fault."""
     busy = GATEWAYS if one.part in GATEWAYS else (one.part,)
-    free_s = max((other.ends_s + _BACK_S for other in planned if other.part in busy), default=0.0)
+    free_s = max((other.ends_s + _RESTART_S for other in planned if other.part in busy), default=0.0)
     at_s = max(one.at_s, free_s)
-    return Trouble(at_s=at_s, seconds=one.seconds, part=one.part, deed=one.deed, fault=one.fault)
+    return FaultInjection(at_s=at_s, seconds=one.seconds, part=one.part, kind=one.kind, fault=one.fault)
 
 
-_BACK_S: Final = 8.0  # until a worker or a gateway that was started again serves
+_RESTART_S: Final = 8.0  # until a restarted worker or gateway serves

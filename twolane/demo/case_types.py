@@ -1,6 +1,6 @@
-"""What a tour is made of: chapters of rows, each with the request to send and everything that must come of it.
+"""The parts of the demo: groups of cases, each a request to send and the response that is expected.
 
-Data and small pure rules; knows no client, no process, no table.
+Pure data and rules; no client, no processes, no output.
 """
 
 import json
@@ -12,29 +12,29 @@ from typing import Any
 import jsonschema
 
 
-class Scene(StrEnum):
-    """How the fast lane's surroundings are while a row is sent."""
+class DemoFault(StrEnum):
+    """What is wrong with the worker while a case is sent."""
 
-    CALM = "calm"
-    SPOILT_ONCE = "every other answer spoilt, the next one first"
-    SPOILT = "every answer spoilt"
-    CUT_OFF = "connections close inside the answer"
-    CROWDED = "the worker answers 429"
-    KILLED = "the worker's process is killed"
-    SLOW = "the worker answers late"
+    NONE = "none"
+    CORRUPT_ALTERNATE = "every other response is corrupted, beginning with the next one"
+    CORRUPT = "every response is corrupted"
+    TRUNCATE = "connections close within the response"
+    OVERLOADED = "the worker responds with 429"
+    WORKER_KILLED = "the worker process is killed"
+    WORKER_SLOW = "the worker responds late"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What an answer's text must be: in words for people, and as a check that returns a complaint or None."""
+    """A rule for a response's text: a description for people, and a check that returns what is wrong, or None."""
 
-    says: str
+    description: str
     check: Callable[[str], str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What must come back. `attempts` and `fallback` are regular expressions on the whole header; '' means absent."""
+    """An expected response. `attempts` and `fallback` are regular expressions for the whole header; '' means absent."""
 
     answer: Rule
     status: int = 200
@@ -46,81 +46,84 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the tour. `body` and `headers` are added to the request as they are.
+class Case:
+    """One request of the demo. `body` and `headers` are added to it unchanged.
 
-    `times` requests are sent and all must come out as expected; `together` sends them at once. With `until` they are
-    sent again and again until, `in_a_row` times, one of them comes out as expected; all must at least be answered.
-    `within_s` only bounds how long a demo that fails takes. `needs_smollm2`: skipped without SmolLM2.
+    It is sent `times` times, at once if `concurrent`, and every response must be as expected. With `repeat`, this round
+    is repeated until `consecutive` rounds contained an expected response; every other request must at least succeed.
+    `within_s` limits the duration of a case that fails. `needs_smollm2`: skipped without SmolLM2.
     """
 
-    asked: str
+    title: str
     prompt: str
     expect: Expectation
     model: str = "auto"
     body: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: bool = False
-    scene: Scene = Scene.CALM
+    fault: DemoFault = DemoFault.NONE
     times: int = 1
-    together: bool = False
-    until: bool = False
-    in_a_row: int = 1
+    concurrent: bool = False
+    repeat: bool = False
+    consecutive: int = 1
     within_s: float = 900.0
     needs_smollm2: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chapter:
-    """Rows that tell one thing, and that thing in a sentence."""
+class Group:
+    """Cases that show one feature, and a sentence about it."""
 
     title: str
-    says: str
-    rows: tuple[Row, ...]
+    description: str
+    cases: tuple[Case, ...]
 
 
-def exactly(text: str) -> Rule:
-    """The answer is this text, but for white space around it."""
-    return Rule(says="exact", check=lambda got: None if got.strip() == text else f"answer is not {text!r}")
+def equals(text: str) -> Rule:
+    """The response is this text, surrounding white space aside."""
+    return Rule(description="exact", check=lambda got: None if got.strip() == text else f"response is not {text!r}")
 
 
-def same_json(value: Any) -> Rule:
-    """The answer is this JSON value, however it is laid out."""
+def equals_json(value: Any) -> Rule:
+    """The response is this JSON value, in any layout."""
 
     def check(got: str) -> str | None:
         try:
-            return None if json.loads(got) == value else f"answer is not {json.dumps(value)}"
+            return None if json.loads(got) == value else f"response is not {json.dumps(value)}"
         except ValueError:
-            return "answer is not JSON"
+            return "response is not JSON"
 
-    return Rule(says="exact", check=check)
+    return Rule(description="exact", check=check)
 
 
-def fits(schema: Mapping[str, Any]) -> Rule:
-    """The answer is JSON that fits the schema, whatever it says."""
+def matches_schema(schema: Mapping[str, Any]) -> Rule:
+    """The response is JSON that is valid for the schema."""
     validator = jsonschema.Draft202012Validator(schema)
 
     def check(got: str) -> str | None:
         try:
-            return None if validator.is_valid(json.loads(got)) else "answer does not fit the schema"
+            return None if validator.is_valid(json.loads(got)) else "response does not match the schema"
         except ValueError:
-            return "answer is not JSON"
+            return "response is not JSON"
 
-    return Rule(says="fits the schema", check=check)
+    return Rule(description="matches the schema", check=check)
 
 
-def speaks_of(word: str) -> Rule:
-    """The answer contains the word."""
+def contains(word: str) -> Rule:
+    """The response contains the word, in any case."""
     return Rule(
-        says=f"speaks of {word}", check=lambda got: None if word.lower() in got.lower() else f"answer lacks {word!r}"
+        description=f"contains {word}",
+        check=lambda got: None if word.lower() in got.lower() else f"response does not contain {word!r}",
     )
 
 
-def anything() -> Rule:
-    """There is an answer."""
-    return Rule(says="some answer", check=lambda got: None if got.strip() else "answer is empty")
+def not_empty() -> Rule:
+    """The response has text."""
+    return Rule(description="not empty", check=lambda got: None if got.strip() else "response is empty")
 
 
-def error(code: str) -> Rule:
-    """The answer is an error with this code."""
-    return Rule(says=f"error {code}", check=lambda got: None if got == code else f"error code is {got!r}, not {code!r}")
+def error_code(code: str) -> Rule:
+    """The response is an error with this code."""
+    return Rule(
+        description=f"error {code}", check=lambda got: None if got == code else f"error code is {got!r}, not {code!r}"
+    )

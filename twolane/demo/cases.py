@@ -1,31 +1,41 @@
-"""The tour itself, as data: what is asked of the gateway, and everything that must come of it.
+"""The cases of the demo, as data: requests to the gateway, and the responses that are expected.
 
-Exact answers follow from the rules of the checkpoint's three tasks, not from what it happens to say.
+Exact responses follow from the rules of the checkpoint's three tasks, not from what it happened to generate.
 """
 
 from typing import Final
 
-from twolane.demo.case_types import Chapter, Expectation, Row, anything, error, exactly, fits, same_json, speaks_of
-from twolane.demo.fault_cases import BROKEN, DEAD, SLOW
+from twolane.demo.case_types import (
+    Case,
+    Expectation,
+    Group,
+    contains,
+    equals,
+    equals_json,
+    error_code,
+    matches_schema,
+    not_empty,
+)
+from twolane.demo.fault_cases import CORRUPTED, KILLED, SLOW
 from twolane.demo.prompts import (
     ANNA,
     ANNAS_ORDER,
     AS_ORDER,
-    COOL,
     EDIT,
     FRANCE,
+    GREEDY,
     ORDER_SCHEMA,
     PRIVATE,
     SHORT,
     SLOPPY,
 )
 
-FAST: Final = Chapter(
-    title="The fast lane",
-    says="Narrow, latency-bound work goes to a 1.6 M diffusion model that writes whole answers at once.",
-    rows=(
-        Row(
-            asked="clean up a commit subject (task named in metadata)",
+FAST: Final = Group(
+    title="Fast lane",
+    description="Narrow, latency-bound tasks go to a diffusion model of 1.6 M parameters.",
+    cases=(
+        Case(
+            title="clean up a commit subject (task label in metadata)",
             prompt=SLOPPY,
             body={"seed": 1, "metadata": {"task": "edit"}},
             expect=Expectation(
@@ -33,11 +43,11 @@ FAST: Final = Chapter(
                 route="edits",
                 target="fast",
                 attempts="fast=ok",
-                answer=exactly("fix broken token in api"),
+                answer=equals("fix broken token in api"),
             ),
         ),
-        Row(
-            asked="an edit, the old text given as OpenAI's prediction",
+        Case(
+            title="an edit with the old text as OpenAI's `prediction`",
             prompt="Clean up this commit subject: Removes stale cache from session.",
             body={**SHORT, "prediction": {"type": "content", "content": "Removes stale cache from session."}},
             expect=Expectation(
@@ -45,11 +55,11 @@ FAST: Final = Chapter(
                 route="edits",
                 target="fast",
                 attempts="fast=ok",
-                answer=exactly("remove stale cache from session"),
+                answer=equals("remove stale cache from session"),
             ),
         ),
-        Row(
-            asked="an order as JSON, by schema",
+        Case(
+            title="extract an order as JSON, with a schema",
             prompt=ANNA,
             body=AS_ORDER,
             expect=Expectation(
@@ -57,11 +67,11 @@ FAST: Final = Chapter(
                 route="constrained",
                 target="fast",
                 attempts="fast=ok",
-                answer=same_json(ANNAS_ORDER),
+                answer=equals_json(ANNAS_ORDER),
             ),
         ),
-        Row(
-            asked="the same by stream: checked before its first byte leaves",
+        Case(
+            title="the same as a stream, validated before its first byte",
             prompt="Extract the order as JSON: please send 8 no wait 12 blue mug to leo by friday thanks",
             body=AS_ORDER,
             stream=True,
@@ -70,11 +80,11 @@ FAST: Final = Chapter(
                 route="constrained",
                 target="fast",
                 attempts="fast=ok",
-                answer=same_json({"name": "leo", "qty": 12, "item": "blue mug", "day": "friday"}),
+                answer=equals_json({"name": "leo", "qty": 12, "item": "blue mug", "day": "friday"}),
             ),
         ),
-        Row(
-            asked="a 4x4 Sudoku (task named in metadata)",
+        Case(
+            title="a 4x4 Sudoku (task label in metadata)",
             prompt="Solve this sudoku: 1__4_3__2___3__1",
             body={**SHORT, "metadata": {"task": "reasoning"}},
             expect=Expectation(
@@ -82,38 +92,38 @@ FAST: Final = Chapter(
                 route="puzzles",
                 target="fast",
                 attempts="fast=ok",
-                answer=exactly("1234431221433421"),
+                answer=equals("1234431221433421"),
             ),
         ),
-        Row(
-            asked="the same weights read left to right, asked for by name",
+        Case(
+            title="left-to-right decoding of the same weights, selected by name",
             prompt=SLOPPY,
             body=SHORT,
             model="careful",
             expect=Expectation(
-                route="direct", target="careful", attempts="careful=ok", answer=exactly("fix broken token in api")
+                route="direct", target="careful", attempts="careful=ok", answer=equals("fix broken token in api")
             ),
         ),
     ),
 )
 
-QUALITY: Final = Chapter(
-    title="The quality lane",
-    says="Everything else goes to an autoregressive model, and so does what the fast lane is unsure of.",
-    rows=(
-        Row(
-            asked="an open question",
+QUALITY: Final = Group(
+    title="Quality lane",
+    description="An autoregressive model answers all other requests, and those of low confidence.",
+    cases=(
+        Case(
+            title="an open question",
             prompt=FRANCE,
-            body=COOL,
+            body=GREEDY,
             needs_smollm2=True,
             expect=Expectation(
-                task="chat", route="default", target="quality", attempts="quality=ok", answer=speaks_of("Paris")
+                task="chat", route="default", target="quality", attempts="quality=ok", answer=contains("Paris")
             ),
         ),
-        Row(
-            asked="an edit the small model never learnt: it says it is unsure",
+        Case(
+            title="an edit the small model was not trained for: low confidence",
             prompt="Rewrite this commit message to be clearer: 'fix stuff'",
-            body=COOL,
+            body=GREEDY,
             needs_smollm2=True,
             headers=EDIT,
             expect=Expectation(
@@ -122,34 +132,36 @@ QUALITY: Final = Chapter(
                 target="quality",
                 attempts="fast=low_confidence,quality=ok",
                 fallback="low_confidence",
-                answer=anything(),
+                answer=not_empty(),
             ),
         ),
-        Row(
-            asked="a known edit, but the header says chat",
+        Case(
+            title="a known edit, sent to chat by a header",
             prompt=SLOPPY,
-            body=COOL,
+            body=GREEDY,
             headers={"x-twolane-task": "chat"},
             expect=Expectation(
-                task="chat", route="default", target="quality", attempts="quality=ok", answer=anything()
+                task="chat", route="default", target="quality", attempts="quality=ok", answer=not_empty()
             ),
         ),
-        Row(
-            asked="an order by schema, from the quality lane by name",
+        Case(
+            title="an order with a schema, quality lane selected by name",
             prompt=ANNA,
             body=AS_ORDER,
             model="quality",
-            expect=Expectation(route="direct", target="quality", attempts="quality=ok", answer=fits(ORDER_SCHEMA)),
+            expect=Expectation(
+                route="direct", target="quality", attempts="quality=ok", answer=matches_schema(ORDER_SCHEMA)
+            ),
         ),
     ),
 )
 
-RULES: Final = Chapter(
-    title="Rules hold",
-    says="What is private stays in the cluster, also when something goes wrong; the quality lane counts as outside.",
-    rows=(
-        Row(
-            asked="a private order",
+PRIVACY: Final = Group(
+    title="Privacy and errors",
+    description="Private requests never leave the cluster, also after a failure; the quality lane counts as external.",
+    cases=(
+        Case(
+            title="a private order",
             prompt=ANNA,
             body=AS_ORDER,
             headers=PRIVATE,
@@ -158,24 +170,24 @@ RULES: Final = Chapter(
                 route="constrained",
                 target="fast",
                 attempts="fast=ok",
-                answer=same_json(ANNAS_ORDER),
+                answer=equals_json(ANNAS_ORDER),
             ),
         ),
-        Row(
-            asked="a private question only the outside could answer",
+        Case(
+            title="a private question for which only an external target exists",
             prompt=FRANCE,
-            body=COOL,
+            body=GREEDY,
             headers=PRIVATE,
-            expect=Expectation(status=503, answer=error("no_private_target")),
+            expect=Expectation(status=503, answer=error_code("no_private_target")),
         ),
-        Row(
-            asked="a model nobody serves",
+        Case(
+            title="a model that does not exist",
             prompt=FRANCE,
-            body=COOL,
+            body=GREEDY,
             model="gpt-99",
-            expect=Expectation(status=404, answer=error("model_not_found")),
+            expect=Expectation(status=404, answer=error_code("model_not_found")),
         ),
     ),
 )
 
-TOUR: Final = (FAST, QUALITY, RULES, BROKEN, DEAD, SLOW)
+GROUPS: Final = (FAST, QUALITY, PRIVACY, CORRUPTED, KILLED, SLOW)

@@ -1,7 +1,4 @@
-"""Sends the rows of a tour with the official `openai` client, as an application would, and notes what came back.
-
-Knows the client library; knows nothing of what is expected.
-"""
+"""Sends the demo's cases with the official `openai` client, as an application would, and records the responses."""
 
 import asyncio
 import time
@@ -10,71 +7,71 @@ from typing import Any
 
 import openai
 
-from twolane.demo.case_types import Row
+from twolane.demo.case_types import Case
 from twolane.demo.expectations import Reply, differences
 
 PAUSE_S = 0.05
-TIMEOUT_S = 600.0  # the gateway gives up first
+TIMEOUT_S = 600.0  # longer than the gateway's own deadlines
 
 
 def connect(gateway_url: str) -> openai.AsyncOpenAI:
-    """Return a client for the gateway that never retries: retrying is the gateway's business here."""
-    direct = openai.DefaultAsyncHttpx2Client(trust_env=False)  # loopback needs no proxy, whatever the environment says
+    """Return a client for the gateway that never retries, because the demo shows the gateway's own retries."""
+    direct = openai.DefaultAsyncHttpx2Client(trust_env=False)  # no proxy for loopback, whatever the environment sets
     return openai.AsyncOpenAI(
         base_url=f"{gateway_url}/v1", api_key="unused", max_retries=0, timeout=TIMEOUT_S, http_client=direct
     )
 
 
-async def send_row(client: openai.AsyncOpenAI, row: Row) -> list[Reply]:
-    """Send a row as often as it says and return every reply, in order of sending."""
-    return await _send_until(client, row) if row.until else await _send_round(client, row)
+async def send_case(client: openai.AsyncOpenAI, case: Case) -> list[Reply]:
+    """Send all requests of a case and return the replies in the order of sending."""
+    return await _send_repeatedly(client, case) if case.repeat else await _send_round(client, case)
 
 
-async def _send_round(client: openai.AsyncOpenAI, row: Row) -> list[Reply]:
-    if row.together:
-        return list(await asyncio.gather(*(send(client, row) for _ in range(row.times))))
-    return [await send(client, row) for _ in range(row.times)]
+async def _send_round(client: openai.AsyncOpenAI, case: Case) -> list[Reply]:
+    if case.concurrent:
+        return list(await asyncio.gather(*(send(client, case) for _ in range(case.times))))
+    return [await send(client, case) for _ in range(case.times)]
 
 
-async def _send_until(client: openai.AsyncOpenAI, row: Row) -> list[Reply]:
+async def _send_repeatedly(client: openai.AsyncOpenAI, case: Case) -> list[Reply]:
     replies: list[Reply] = []
-    good = 0
-    deadline = time.monotonic() + row.within_s
-    while good < row.in_a_row and time.monotonic() < deadline:
-        came = await _send_round(client, row)
-        good = good + 1 if any(not differences(row.expect, reply) for reply in came) else 0
-        replies += came
+    consecutive = 0
+    deadline = time.monotonic() + case.within_s
+    while consecutive < case.consecutive and time.monotonic() < deadline:
+        latest = await _send_round(client, case)
+        consecutive = consecutive + 1 if any(not differences(case.expect, reply) for reply in latest) else 0
+        replies += latest
         await asyncio.sleep(PAUSE_S)
     return replies
 
 
-async def send(client: openai.AsyncOpenAI, row: Row) -> Reply:
-    """Send one request and wait for the whole answer, streamed or not."""
+async def send(client: openai.AsyncOpenAI, case: Case) -> Reply:
+    """Send one request and wait for the whole response, streamed or not."""
     started = time.monotonic()
     try:
-        status, headers, text = await _create(client, row)
-        broken = ""
+        status, headers, text = await _create(client, case)
+        error = ""
     except openai.APIStatusError as refused:
-        status, headers, text, broken = refused.status_code, refused.response.headers, str(refused.code), ""
+        status, headers, text, error = refused.status_code, refused.response.headers, str(refused.code), ""
     except openai.APIConnectionError as lost:
-        status, headers, text, broken = 0, {}, "", f"no answer: {lost}"
-    except openai.APIError as late:
-        status, headers, text, broken = 200, {}, "", f"the stream ended with an error: {late.message}"
+        status, headers, text, error = 0, {}, "", f"no response: {lost}"
+    except openai.APIError as failed:
+        status, headers, text, error = 200, {}, "", f"the stream ended with an error: {failed.message}"
     return Reply(
         status=status,
         text=text,
         elapsed_ms=(time.monotonic() - started) * 1000,
         headers={name.lower(): value for name, value in headers.items()},
-        broken=broken,
+        error=error,
     )
 
 
-async def _create(client: openai.AsyncOpenAI, row: Row) -> tuple[int, Mapping[str, str], str]:
-    ask: Any = client.chat.completions.with_raw_response.create  # the body is data, beyond what overloads can type
-    messages = [{"role": "user", "content": row.prompt}]
-    raw = await ask(model=row.model, messages=messages, stream=row.stream, extra_headers=row.headers, **row.body)
-    answer = raw.parse()
-    if not row.stream:
-        return raw.status_code, raw.headers, answer.choices[0].message.content or ""
-    pieces = [chunk.choices[0].delta.content or "" async for chunk in answer if chunk.choices]
+async def _create(client: openai.AsyncOpenAI, case: Case) -> tuple[int, Mapping[str, str], str]:
+    create: Any = client.chat.completions.with_raw_response.create  # its overloads do not fit a body that is data
+    messages = [{"role": "user", "content": case.prompt}]
+    raw = await create(model=case.model, messages=messages, stream=case.stream, extra_headers=case.headers, **case.body)
+    parsed = raw.parse()
+    if not case.stream:
+        return raw.status_code, raw.headers, parsed.choices[0].message.content or ""
+    pieces = [chunk.choices[0].delta.content or "" async for chunk in parsed if chunk.choices]
     return raw.status_code, raw.headers, "".join(pieces)

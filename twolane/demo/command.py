@@ -1,7 +1,4 @@
-"""`twolane demo`: starts a worker, a quality server and the gateway, sends a tour of real requests, shows the outcome.
-
-The story of the demo in one file; each step it calls is a module of its own.
-"""
+"""`twolane demo`: starts a worker, a quality server and the gateway, sends sample requests and prints the results."""
 
 import asyncio
 import contextlib
@@ -19,13 +16,13 @@ import httpx
 import openai
 from rich.console import Console
 
-from twolane.demo import page as pages
-from twolane.demo.case_types import Chapter, Scene
-from twolane.demo.cases import TOUR
-from twolane.demo.client import connect, send_row
+from twolane.demo import output
+from twolane.demo.case_types import DemoFault, Group
+from twolane.demo.cases import GROUPS
+from twolane.demo.client import connect, send_case
 from twolane.demo.counters import Counters, read_counters
-from twolane.demo.environment import DEFAULT_PORTS, Setting, Stage, choose_ports
-from twolane.demo.expectations import Verdict, judge
+from twolane.demo.environment import DEFAULT_PORTS, DemoConfig, DemoEnvironment, choose_ports
+from twolane.demo.expectations import CaseResult, evaluate
 from twolane.process import bundled
 from twolane.process.children import ProcessError
 from twolane.process.flags import WRONG_USE, OneLineParser, WrongUseError
@@ -33,50 +30,53 @@ from twolane.weights import WeightsUnavailableError, ensure_weights
 
 IMPORTED_BY_CHILDREN: Final = ("torch", "transformers", "jsonschema", "xllamacpp")  # checked before any process starts
 WORK_FAILED: Final = 1
+GROUPS_IN_PICTURE: Final = 2
+GroupResults = list[tuple[Group, list[CaseResult]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What the command line asked for."""
+class Options:
+    """The command line."""
 
     once: bool
-    tour: bool
+    serve_only: bool
     free_ports: bool
     checkpoint: Path
     policy: Path
+    picture: Path | None
     has_smollm2: bool = True  # otherwise the quality lane is a second worker
 
 
 def main(argv: Sequence[str]) -> int:
-    """Play the tour. Returns 0 if every row came out as stated, 1 if not or when interrupted, 2 if it cannot start.
+    """Run the demo. Returns 0 if all cases passed, 1 if not or if interrupted, 2 if it cannot start.
 
-    Without --once it goes on serving after the tour until ctrl-C or SIGTERM, and then returns what the tour deserved.
+    Without --once it keeps serving after the sample requests, until ctrl-C or SIGTERM, and then returns their result.
     """
-    wish = _parse(argv)
-    page = pages.open_page()
+    console = output.open_console()
     try:
-        _look_for_files(wish)
-        wish = replace(wish, has_smollm2=_fetch_smollm2(page))
+        options = _parse(argv)
+        _check_files(options)
+        options = replace(options, has_smollm2=_fetch_smollm2(console))
     except WrongUseError as cause:
         print(f"twolane demo: {cause}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:  # during the download
         return WORK_FAILED
     logs = Path(tempfile.mkdtemp(prefix="twolane-demo-"))
-    result = asyncio.run(_until_stopped(page, wish, logs))
-    if result is not None and result != 0:
-        print(f"twolane demo: what the processes said is in {logs}", file=sys.stderr)
-        return result
+    code = asyncio.run(_until_stopped(console, options, logs))
+    if code is not None and code != 0:
+        print(f"twolane demo: the logs of the processes are in {logs}", file=sys.stderr)
+        return code
     shutil.rmtree(logs)
-    return WORK_FAILED if result is None else result
+    return WORK_FAILED if code is None else code
 
 
-async def _until_stopped(page: Console, wish: Wish, logs: Path) -> int | None:
-    """Run the demo as a task that ctrl-C and SIGTERM cancel, so that every child is ended on every way out.
+async def _until_stopped(console: Console, options: Options, logs: Path) -> int | None:
+    """Run the demo as a task that ctrl-C and SIGTERM cancel, so that its children always end with it.
 
-    Returns its result, None when it was interrupted before it had one.
+    Returns its exit code, None if it was interrupted before it had one.
     """
-    demo = asyncio.create_task(_demo(page, wish, logs))
+    demo = asyncio.create_task(_demo(console, options, logs))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, demo.cancel)
     try:
@@ -88,101 +88,121 @@ async def _until_stopped(page: Console, wish: Wish, logs: Path) -> int | None:
         return WORK_FAILED
 
 
-async def _demo(page: Console, wish: Wish, logs: Path) -> int:
-    setting = _setting(page, wish, logs)
-    page.print("Starting a diffusion worker, a quality server and the gateway ...", style="dim")
-    async with Stage(setting) as stage:
-        pages.show_opening(page, gateway_url=setting.url("gateway"), admin_url=setting.url("admin"))
-        result = await _tour(page, stage) if wish.tour else 0
-        if not wish.once:
-            pages.show_invitation(page, gateway_url=setting.url("gateway"))
+async def _demo(console: Console, options: Options, logs: Path) -> int:
+    config = _config(console, options, logs)
+    console.print("Starting a diffusion worker, a quality server and the gateway ...", style="dim")
+    async with DemoEnvironment(config) as environment:
+        output.show_addresses(console, gateway_url=config.url("gateway"), admin_url=config.url("admin"))
+        code = 0 if options.serve_only else await _send_requests(console, environment, options.picture)
+        if not options.once:
+            output.show_example(console, gateway_url=config.url("gateway"))
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-            page.print("Ending ...", style="dim")
-        return result
+            console.print("Stopping ...", style="dim")
+        return code
 
 
-async def _tour(page: Console, stage: Stage) -> int:
-    """Play every chapter, then read what the gateway counted meanwhile; whatever was disturbed must serve again."""
-    verdicts: list[Verdict] = []
-    async with connect(stage.setting.url("gateway")) as client:
-        for chapter in TOUR:
-            skipped = [] if stage.setting.has_smollm2 else [row for row in chapter.rows if row.needs_smollm2]
-            rows = [row for row in chapter.rows if row not in skipped]
-            played = await _play(page, stage, client, replace(chapter, rows=tuple(rows)))
-            pages.show_chapter(page, chapter, played)
-            for row in skipped:
-                pages.show_skipped(page, row, "requires SmolLM2")
-            verdicts += played
-    await stage.change(Scene.CALM)
-    counters = await _counters(stage)
-    pages.show_counters(page, counters)
-    for complaint in counters.lanes_out:
-        pages.show_complaint(page, complaint)
-    pages.show_result(page, verdicts)
-    return result_of(verdicts, counters)
+async def _send_requests(console: Console, environment: DemoEnvironment, picture: Path | None) -> int:
+    """Run all groups, then print the gateway's metrics; every lane must have recovered from its faults."""
+    groups: GroupResults = []
+    async with connect(environment.config.url("gateway")) as client:
+        for group in GROUPS:
+            skipped = [] if environment.config.has_smollm2 else [case for case in group.cases if case.needs_smollm2]
+            sent = tuple(case for case in group.cases if case not in skipped)
+            results = await _run_group(console, environment, client, replace(group, cases=sent))
+            output.show_group(console, group, results)
+            for case in skipped:
+                output.show_skipped(console, case, "requires SmolLM2")
+            groups.append((group, results))
+    await environment.inject(DemoFault.NONE)
+    counters = await _counters(environment)
+    output.show_counters(console, counters)
+    for failure in counters.lanes_not_serving:
+        output.show_failure(console, failure)
+    all_results = [result for _, results in groups for result in results]
+    output.show_result(console, all_results)
+    if picture is not None:
+        output.save_picture(picture, groups[:GROUPS_IN_PICTURE], all_results)
+    return exit_code(all_results, counters)
 
 
-def result_of(verdicts: Sequence[Verdict], counters: Counters) -> int:
-    """Return 0 exactly if every row came out as stated and every lane serves in the end."""
-    passed = bool(verdicts) and all(verdict.passed for verdict in verdicts) and not counters.lanes_out
+def exit_code(results: Sequence[CaseResult], counters: Counters) -> int:
+    """Return 0 if there are cases, all of them passed, and every lane is serving at the end."""
+    passed = bool(results) and all(result.passed for result in results) and not counters.lanes_not_serving
     return 0 if passed else WORK_FAILED
 
 
-async def _play(page: Console, stage: Stage, client: openai.AsyncOpenAI, chapter: Chapter) -> list[Verdict]:
-    verdicts = []
-    with pages.waiting(page, chapter.title) as now:
-        for row in chapter.rows:
-            now(row.asked)
-            await stage.change(row.scene)
-            if row.scene is not Scene.KILLED and not row.until:  # what is sent until it works may be sent before
-                await stage.until_fast_lane_serves()
-            verdicts.append(judge(row, await send_row(client, row)))
-    return verdicts
+async def _run_group(
+    console: Console, environment: DemoEnvironment, client: openai.AsyncOpenAI, group: Group
+) -> list[CaseResult]:
+    results = []
+    with output.progress(console, group.title) as show_case:
+        for case in group.cases:
+            show_case(case.title)
+            await environment.inject(case.fault)
+            if case.fault is not DemoFault.WORKER_KILLED and not case.repeat:  # a repeated case waits by itself
+                await environment.until_fast_lane_serves()
+            results.append(evaluate(case, await send_case(client, case)))
+    return results
 
 
-async def _counters(stage: Stage) -> Counters:
+async def _counters(environment: DemoEnvironment) -> Counters:
     async with httpx.AsyncClient(timeout=60.0, trust_env=False) as client:
-        metrics = await client.get(f"{stage.setting.url('admin')}/metrics")
+        metrics = await client.get(f"{environment.config.url('admin')}/metrics")
     return read_counters(metrics.raise_for_status().text)
 
 
-def _parse(argv: Sequence[str]) -> Wish:
+def _parse(argv: Sequence[str]) -> Options:
     parser = OneLineParser(
-        prog="twolane demo", description="Both lanes and the gateway on loopback, and a tour through."
+        prog="twolane demo",
+        description="Start a diffusion worker, a quality server and the gateway on loopback, send sample requests "
+        "through the gateway, print the results, and keep serving until ctrl-C.",
     )
-    parser.add_argument("--once", action="store_true", help="end after the tour; exit 0 only if all came out as stated")
-    parser.add_argument("--no-tour", action="store_true", help="start everything and serve, without the tour")
-    parser.add_argument("--free-ports", action="store_true", help="take any free ports instead of the usual ones")
-    parser.add_argument("--checkpoint", type=Path, default=bundled.checkpoint(bundled.TINY_CHECKPOINT), metavar="DIR")
-    parser.add_argument("--policy", type=Path, default=bundled.policy(bundled.DEMO_POLICY), metavar="FILE")
-    read = parser.parse_args(argv)
-    return Wish(
-        once=read.once,
-        tour=not read.no_tour,
-        free_ports=read.free_ports,
-        checkpoint=read.checkpoint,
-        policy=read.policy,
+    parser.add_argument("--once", action="store_true", help="exit after the sample requests; 0 only if all passed")
+    parser.add_argument("--serve-only", action="store_true", help="start and serve without sending sample requests")
+    parser.add_argument("--free-ports", action="store_true", help="use any free ports instead of the default ones")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=bundled.checkpoint(bundled.TINY_CHECKPOINT),
+        metavar="DIR",
+        help="checkpoint of the worker (default: the bundled twolane-tiny)",
     )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        default=bundled.policy(bundled.DEMO_POLICY),
+        metavar="FILE",
+        help="policy of the gateway (default: the bundled demo policy)",
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.svg", help=f"save the first {GROUPS_IN_PICTURE} tables as a picture"
+    )
+    parsed = parser.parse_args(argv)
+    if parsed.serve_only and (parsed.once or parsed.picture):
+        parser.error("--serve-only cannot be combined with --once or --picture")
+    return Options(**vars(parsed))
 
 
-def _look_for_files(wish: Wish) -> None:
-    """Raise WrongUseError before anything is started if something to start it with is missing."""
+def _check_files(options: Options) -> None:
+    """Raise WrongUseError if a package or a file is missing, before any process starts."""
     missing = [name for name in IMPORTED_BY_CHILDREN if importlib.util.find_spec(name) is None]
     if missing:
         raise WrongUseError(f"the package {missing[0]} is missing: pip install 'twolane[demo]'")
-    if not (wish.checkpoint / "config.json").is_file():
-        raise WrongUseError(f"no checkpoint in {wish.checkpoint}: choose one with --checkpoint")
-    if not wish.policy.is_file():
-        raise WrongUseError(f"no policy at {wish.policy}: choose one with --policy")
+    if not (options.checkpoint / "config.json").is_file():
+        raise WrongUseError(f"no checkpoint in {options.checkpoint}: choose one with --checkpoint")
+    if not options.policy.is_file():
+        raise WrongUseError(f"no policy at {options.policy}: choose one with --policy")
+    if options.picture is not None and not options.picture.absolute().parent.is_dir():
+        raise WrongUseError(f"--picture: no folder {options.picture.parent}")
 
 
-def _fetch_smollm2(page: Console) -> bool:
+def _fetch_smollm2(console: Console) -> bool:
     """Return whether the weights of SmolLM2 are available; if not, print why and what is used instead."""
     try:
-        ensure_weights(lambda line: page.print(line, style="dim", soft_wrap=True))
+        ensure_weights(lambda line: console.print(line, style="dim", soft_wrap=True))
     except WeightsUnavailableError as cause:
-        page.print(
+        console.print(
             f"SmolLM2 is not available ({cause}); using twolane-tiny with left-to-right decoding as the quality lane.",
             style="yellow", soft_wrap=True, markup=False,
         )  # fmt: skip
@@ -190,9 +210,11 @@ def _fetch_smollm2(page: Console) -> bool:
     return True
 
 
-def _setting(page: Console, wish: Wish, logs: Path) -> Setting:
-    ports = choose_ports(free_only=wish.free_ports)
+def _config(console: Console, options: Options, logs: Path) -> DemoConfig:
+    ports = choose_ports(free_only=options.free_ports)
     moved = [f"{part} {ports[part]}" for part, port in DEFAULT_PORTS.items() if ports[part] != port]
-    if moved and not wish.free_ports:
-        page.print(f"Some usual ports are taken, so these are used: {', '.join(moved)}.", style="yellow")
-    return Setting(checkpoint=wish.checkpoint, policy=wish.policy, logs=logs, ports=ports, has_smollm2=wish.has_smollm2)
+    if moved and not options.free_ports:
+        console.print(f"Default ports are in use; using other ports: {', '.join(moved)}.", style="yellow")
+    return DemoConfig(
+        checkpoint=options.checkpoint, policy=options.policy, logs=logs, ports=ports, has_smollm2=options.has_smollm2
+    )

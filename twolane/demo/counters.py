@@ -1,7 +1,4 @@
-"""Reads the gateway's own counters from its metrics page: p50 and p95 per target, fallbacks by reason, lane states.
-
-Knows Prometheus' text format and three metric names of the contract.
-"""
+"""Reads the gateway's Prometheus metrics: p50 and p95 per target, fallbacks by reason, lane states."""
 
 import math
 from collections import Counter, defaultdict
@@ -19,9 +16,9 @@ STATES = ("serving", "probing", "ejected")  # by their value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetCount:
-    """What one target answered: how many requests, and how long half of them and 95 % of them took at most.
+    """Number and latency of the responses of one target.
 
-    Quantiles are interpolated inside histogram buckets, so they are as fine as the buckets are.
+    Quantiles are interpolated within histogram buckets, so their precision is that of the buckets.
     """
 
     target: str
@@ -32,9 +29,9 @@ class TargetCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """The metrics page, as far as the tour tells of it.
+    """The metrics that the demo prints.
 
-    `fallbacks` counts by (from, to, reason); `lanes` has the state of each (route, target) that is guarded.
+    `fallbacks` counts by (from, to, reason); `lanes` has the state of each (route, target) with an SLO guard.
     """
 
     targets: tuple[TargetCount, ...]
@@ -42,14 +39,14 @@ class Counters:
     lanes: Mapping[tuple[str, str], str]
 
     @property
-    def lanes_out(self) -> tuple[str, ...]:
-        """The lanes that do not serve as they should, in words."""
+    def lanes_not_serving(self) -> tuple[str, ...]:
+        """A description of each lane that is not serving."""
         return tuple(f"lane {'/'.join(lane)} is {state}" for lane, state in self.lanes.items() if state != STATES[0])
 
 
-def read_counters(page: str) -> Counters:
-    """Read a metrics page in Prometheus' text format."""
-    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+def read_counters(metrics: str) -> Counters:
+    """Parse metrics in Prometheus' text format."""
+    samples = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
     buckets: dict[str, Counter[float]] = defaultdict(Counter)
     for sample in _named(samples, f"{DURATION}_bucket"):
         buckets[sample.labels["target"]][float(sample.labels["le"])] += int(sample.value)
@@ -67,9 +64,9 @@ def read_counters(page: str) -> Counters:
 
 
 def quantile_s(share: float, cumulative: Mapping[float, int]) -> float | None:
-    """Return the quantile of cumulative histogram buckets {upper bound: count}, None when they hold nothing.
+    """Return the quantile of cumulative histogram buckets {upper bound: count}, None if they are empty.
 
-    Interpolates as Prometheus' histogram_quantile does; beyond the last finite bound that bound is the answer.
+    Interpolates as Prometheus' histogram_quantile does; beyond the last finite bound it returns that bound.
     """
     bounds = sorted(cumulative)
     total = cumulative[bounds[-1]] if bounds else 0

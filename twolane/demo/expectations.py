@@ -1,24 +1,21 @@
-"""Compares what came back with what a row expects, and says in words what differs.
-
-Pure; knows replies and expectations, nothing of how they were sent or shown.
-"""
+"""Compares replies with what a case expects, and describes the differences. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from twolane.demo.case_types import Expectation, Row
+from twolane.demo.case_types import Case, Expectation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What one request brought. `text` is the answer, or the error's code when the status is not 200."""
+    """The reply to one request. `text` is the response, or the error's code if the status is not 200."""
 
     status: int
     text: str
     elapsed_ms: float
     headers: Mapping[str, str]  # names in lower case
-    broken: str = ""  # why the answer did not come to its end, '' if it did
+    error: str = ""  # why the response is incomplete, '' if it is complete
 
     def header(self, name: str) -> str:
         """Return `x-twolane-NAME`, '' if absent."""
@@ -26,63 +23,63 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """How a row came out: the reply to show, how many were sent, and what was not as stated."""
+class CaseResult:
+    """The result of a case: the reply to show, the number of requests sent, and every unmet expectation."""
 
-    row: Row
+    case: Case
     reply: Reply
     sent: int
-    complaints: tuple[str, ...]
+    failures: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether all came out as stated."""
-        return not self.complaints
+        """Whether every expectation was met."""
+        return not self.failures
 
 
-def judge(row: Row, replies: Sequence[Reply]) -> Verdict:
-    """Judge a row by all its replies; the first reply that is wrong is the one to show, else the last."""
-    if row.until:
-        return _judge_until(row, replies)
+def evaluate(case: Case, replies: Sequence[Reply]) -> CaseResult:
+    """Compare all replies with the case; the reply to show is the first wrong one, or else the last."""
+    if case.repeat:
+        return _evaluate_repeated(case, replies)
     for reply in replies:
-        if complaints := differences(row.expect, reply):
-            return Verdict(row=row, reply=reply, sent=len(replies), complaints=complaints)
-    return Verdict(row=row, reply=replies[-1], sent=len(replies), complaints=())
+        if failures := differences(case.expect, reply):
+            return CaseResult(case=case, reply=reply, sent=len(replies), failures=failures)
+    return CaseResult(case=case, reply=replies[-1], sent=len(replies), failures=())
 
 
-def _judge_until(row: Row, replies: Sequence[Reply]) -> Verdict:
-    """One reply of each of the last rounds must be as stated; all others must have been answered."""
+def _evaluate_repeated(case: Case, replies: Sequence[Reply]) -> CaseResult:
+    """Each of the last rounds needs one expected reply; every other request must have succeeded."""
     for reply in replies:
-        if reply.status != row.expect.status or reply.broken:
-            said = f"one of {len(replies)} was not answered: {reply.broken or reply.text}"
-            return Verdict(row=row, reply=reply, sent=len(replies), complaints=(said,))
-    rounds = [replies[begin : begin + row.times] for begin in range(0, len(replies), row.times)]
-    good = [next((each for each in came if not differences(row.expect, each)), None) for came in rounds]
-    shown = good[-1] or replies[-1]
-    if len(rounds) >= row.in_a_row and all(good[-row.in_a_row :]):
-        return Verdict(row=row, reply=shown, sent=len(replies), complaints=())
-    late = f"not within {row.within_s:g} s and {len(replies)} requests"
-    return Verdict(row=row, reply=shown, sent=len(replies), complaints=(late, *differences(row.expect, shown)))
+        if reply.status != case.expect.status or reply.error:
+            failure = f"one of {len(replies)} requests failed: {reply.error or reply.text}"
+            return CaseResult(case=case, reply=reply, sent=len(replies), failures=(failure,))
+    rounds = [replies[begin : begin + case.times] for begin in range(0, len(replies), case.times)]
+    expected = [next((reply for reply in one if not differences(case.expect, reply)), None) for one in rounds]
+    shown = expected[-1] or replies[-1]
+    if len(rounds) >= case.consecutive and all(expected[-case.consecutive :]):
+        return CaseResult(case=case, reply=shown, sent=len(replies), failures=())
+    failure = f"not reached within {case.within_s:g} s and {len(replies)} requests"
+    return CaseResult(case=case, reply=shown, sent=len(replies), failures=(failure, *differences(case.expect, shown)))
 
 
 def differences(expect: Expectation, reply: Reply) -> tuple[str, ...]:
-    """Return what differs, in words; nothing if all is as expected."""
-    if reply.broken:
-        return (reply.broken,)
+    """Return a description of each difference."""
+    if reply.error:
+        return (reply.error,)
     if reply.status != expect.status:
         return (f"status is {reply.status} ({reply.text}), not {expect.status}",)
     found = [
-        _unlike("task", reply.header("task"), expect.task),
-        _unlike("route", reply.header("route"), expect.route),
-        _unlike("target", reply.header("target"), expect.target),
-        _unlike("attempts", reply.header("attempts"), expect.attempts),
-        _unlike("fallback", reply.header("fallback"), expect.fallback),
+        _difference("task", reply.header("task"), expect.task),
+        _difference("route", reply.header("route"), expect.route),
+        _difference("target", reply.header("target"), expect.target),
+        _difference("attempts", reply.header("attempts"), expect.attempts),
+        _difference("fallback", reply.header("fallback"), expect.fallback),
         expect.answer.check(reply.text),
     ]
-    return tuple(complaint for complaint in found if complaint)
+    return tuple(difference for difference in found if difference)
 
 
-def _unlike(name: str, got: str, pattern: str | None) -> str | None:
+def _difference(name: str, got: str, pattern: str | None) -> str | None:
     if pattern is None or re.fullmatch(pattern, got):
         return None
     return f"{name} is {got or 'absent'}, not {pattern or 'absent'}"

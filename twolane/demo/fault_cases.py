@@ -1,156 +1,166 @@
-"""The second half of the tour, as data: what is asked while something is broken, dead or slow."""
+"""The cases with faults: requests while the worker's responses are corrupted, or it is killed, or slow."""
 
 from typing import Final
 
-from twolane.demo.case_types import Chapter, Expectation, Row, Scene, anything, error, exactly, fits, same_json
-from twolane.demo.prompts import ANNA, ANNAS_ORDER, AS_ORDER, COOL, EDIT, ORDER_SCHEMA, PRIVATE, SHORT, SLOPPY
+from twolane.demo.case_types import (
+    Case,
+    DemoFault,
+    Expectation,
+    Group,
+    equals,
+    equals_json,
+    error_code,
+    matches_schema,
+    not_empty,
+)
+from twolane.demo.prompts import ANNA, ANNAS_ORDER, AS_ORDER, EDIT, GREEDY, ORDER_SCHEMA, PRIVATE, SHORT, SLOPPY
 
-BROKEN: Final = Chapter(
-    title="Broken answers",
-    says="A proxy spoils what the worker sends. Nothing invalid leaves the gateway: it asks the next target.",
-    rows=(
-        Row(
-            asked="one answer's JSON spoilt: the second reading of the same weights answers",
+CORRUPTED: Final = Group(
+    title="Corrupted responses",
+    description="A proxy corrupts the worker's responses. The gateway rejects invalid ones and tries the next target.",
+    cases=(
+        Case(
+            title="one corrupted response: the second target answers",
             prompt=ANNA,
             body=AS_ORDER,
-            scene=Scene.SPOILT_ONCE,
+            fault=DemoFault.CORRUPT_ALTERNATE,
             expect=Expectation(
                 route="constrained",
                 target="careful",
                 attempts="fast=invalid_output,careful=ok",
                 fallback="invalid_output",
-                answer=same_json(ANNAS_ORDER),
+                answer=equals_json(ANNAS_ORDER),
             ),
         ),
-        Row(
-            asked="every answer's JSON spoilt, by stream",
+        Case(
+            title="every response corrupted, streamed",
             prompt=ANNA,
             body=AS_ORDER,
             stream=True,
-            scene=Scene.SPOILT,
+            fault=DemoFault.CORRUPT,
             expect=Expectation(
                 route="constrained",
                 target="quality",
                 attempts="fast=invalid_output,careful=invalid_output,quality=ok",
                 fallback="invalid_output",
-                answer=fits(ORDER_SCHEMA),
+                answer=matches_schema(ORDER_SCHEMA),
             ),
         ),
-        Row(
-            asked="the same, private: better no answer than one from outside",
+        Case(
+            title="the same, private: an error instead of an external target",
             prompt=ANNA,
             body=AS_ORDER,
             headers=PRIVATE,
-            scene=Scene.SPOILT,
+            fault=DemoFault.CORRUPT,
             expect=Expectation(
                 status=503,
                 route="constrained",
                 attempts="fast=invalid_output,careful=invalid_output",
                 fallback="invalid_output",
-                answer=error("no_private_target"),
+                answer=error_code("no_private_target"),
             ),
         ),
-        Row(
-            asked="the connection breaks inside the answer",
+        Case(
+            title="the connection closes within the response",
             prompt=SLOPPY,
-            body=COOL,
+            body=GREEDY,
             headers=EDIT,
-            scene=Scene.CUT_OFF,
+            fault=DemoFault.TRUNCATE,
             expect=Expectation(
                 route="edits",
                 target="quality",
                 attempts="fast=upstream_error,quality=ok",
                 fallback="upstream_error",
-                answer=anything(),
+                answer=not_empty(),
             ),
         ),
-        Row(
-            asked="the worker is crowded (429)",
+        Case(
+            title="the worker is overloaded (429)",
             prompt=SLOPPY,
-            body=COOL,
+            body=GREEDY,
             headers=EDIT,
-            scene=Scene.CROWDED,
+            fault=DemoFault.OVERLOADED,
             expect=Expectation(
                 route="edits",
                 target="quality",
                 attempts="fast=overloaded,quality=ok",
                 fallback="overloaded",
-                answer=anything(),
+                answer=not_empty(),
             ),
         ),
     ),
 )
 
-DEAD: Final = Chapter(
-    title="A dead worker",
-    says="The worker's process is killed, and later started again.",
-    rows=(
-        Row(
-            asked="orders, while there is no worker: all are answered",
+KILLED: Final = Group(
+    title="Killed worker",
+    description="The worker process is killed and later restarted.",
+    cases=(
+        Case(
+            title="orders without a worker: all are answered",
             prompt=ANNA,
             body=AS_ORDER,
-            scene=Scene.KILLED,
+            fault=DemoFault.WORKER_KILLED,
             times=4,
             expect=Expectation(
                 route="constrained",
                 target="quality",
                 attempts="fast=(upstream_error|not_resident|circuit_open),.*quality=ok",
                 fallback="upstream_error|not_resident|circuit_open",
-                answer=fits(ORDER_SCHEMA),
+                answer=matches_schema(ORDER_SCHEMA),
             ),
         ),
-        Row(
-            asked="the worker is started again: the fast lane is back",
+        Case(
+            title="the worker is restarted: the fast lane recovers",
             prompt=ANNA,
             body=AS_ORDER,
-            until=True,
-            expect=Expectation(route="constrained", target="fast", attempts="fast=ok", answer=same_json(ANNAS_ORDER)),
+            repeat=True,
+            expect=Expectation(route="constrained", target="fast", attempts="fast=ok", answer=equals_json(ANNAS_ORDER)),
         ),
     ),
 )
 
-SLOW: Final = Chapter(
-    title="A slow worker",
-    says="The worker's answers come later than the lane's SLO allows: late is not wrong, but the lane is ejected.",
-    rows=(
-        Row(
-            asked="edits at once: all come late",
+SLOW: Final = Group(
+    title="Slow worker",
+    description="Valid responses arrive later than the lane's SLO allows, so the lane is ejected.",
+    cases=(
+        Case(
+            title="concurrent edits: all are late",
             prompt=SLOPPY,
             body=SHORT,
             headers=EDIT,
-            scene=Scene.SLOW,
+            fault=DemoFault.WORKER_SLOW,
             times=12,
-            together=True,
+            concurrent=True,
             expect=Expectation(
-                route="edits", target="fast", attempts="fast=ok", answer=exactly("fix broken token in api")
+                route="edits", target="fast", attempts="fast=ok", answer=equals("fix broken token in api")
             ),
         ),
-        Row(
-            asked="the next edits do not wait for a slow lane",
+        Case(
+            title="the next edits skip the slow lane",
             prompt=SLOPPY,
-            body=COOL,
+            body=GREEDY,
             headers=EDIT,
-            scene=Scene.SLOW,
-            times=2,  # at once: where one is the probe of a benched lane, the other is not
-            together=True,
-            until=True,
+            fault=DemoFault.WORKER_SLOW,
+            times=2,  # concurrent: if one is the probe of an ejected lane, the other is not
+            concurrent=True,
+            repeat=True,
             expect=Expectation(
                 route="edits",
                 target="quality",
                 attempts="fast=p95_breach,quality=ok",
                 fallback="p95_breach",
-                answer=anything(),
+                answer=not_empty(),
             ),
         ),
-        Row(
-            asked="the worker is quick again: probes find out, the lane heals",
+        Case(
+            title="the worker is fast again: probes succeed, the lane recovers",
             prompt=SLOPPY,
-            body=COOL,
+            body=GREEDY,
             headers=EDIT,
-            until=True,
-            in_a_row=35,  # more than probing lets through
+            repeat=True,
+            consecutive=35,  # more than probing admits
             expect=Expectation(
-                route="edits", target="fast", attempts="fast=ok", answer=exactly("fix broken token in api")
+                route="edits", target="fast", attempts="fast=ok", answer=equals("fix broken token in api")
             ),
         ),
     ),

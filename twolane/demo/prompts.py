@@ -1,4 +1,4 @@
-"""What the rows of the tour ask, worded as the embedded checkpoint knows it, and the parameters they ask with."""
+"""Prompts of the demo, in the wording the bundled checkpoint was trained on, and request parameters."""
 
 from typing import Any, Final
 
@@ -19,7 +19,11 @@ AS_ORDER: Final = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "order", "schema": ORDER_SCHEMA}},
 }
 SHORT: Final = {"seed": 1, "max_tokens": 64}
-COOL: Final = {"seed": 1, "max_tokens": 40, "temperature": 0}  # the quality model rambles when warm
+GREEDY: Final = {
+    "seed": 1,
+    "max_tokens": 40,
+    "temperature": 0,
+}  # a small model needs temperature 0
 EDIT: Final = {"x-twolane-task": "edit"}
 PRIVATE: Final = {"x-twolane-private": "true"}
 

@@ -1,174 +1,108 @@
-"""HTTP/1.1 message framing over asyncio streams: heads, and bodies by content-length, chunks or end of connection.
-
-Knows RFC 9112 as far as a relay needs it (keep-alive, no trailers, no upgrades); knows nothing of what bodies mean.
-"""
+"""One side of a proxied HTTP/1.1 connection: h11's state machine over asyncio streams."""
 
 import asyncio
 import contextlib
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from typing import Final
 
-MAX_HEAD_BYTES = 64 * 1024
-READ_BYTES = 64 * 1024
-BODILESS_STATUS = (204, 304)
+import h11
 
-
-class BrokenFramingError(Exception):
-    """The peer ended a message early or wrote something that is not HTTP/1.1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
-    """The first line and the header fields of a message, names in lower case, in their order on the wire."""
-
-    first_line: str
-    fields: tuple[tuple[str, str], ...]
-
-    def value(self, name: str) -> str | None:
-        """Return the last value of a field, or None."""
-        found = [value for field, value in self.fields if field == name]
-        return found[-1] if found else None
-
-    @property
-    def words(self) -> tuple[str, str, str]:
-        """The three words of the first line: method, path, version; or version, status, reason."""
-        first, second, third = [*self.first_line.split(" ", 2), "", ""][:3]
-        return first, second, third
-
-    @property
-    def is_chunked(self) -> bool:
-        """Whether the body comes in chunks."""
-        return "chunked" in (self.value("transfer-encoding") or "").lower()
-
-    @property
-    def keeps_alive(self) -> bool:
-        """Whether the sender wants the connection to go on after this message."""
-        return "close" not in (self.value("connection") or "").lower() and "HTTP/1.0" not in self.first_line
-
-    def replace(self, fields: Iterable[tuple[str, str]]) -> "Head":
-        """Return this head with the named fields set to new values and every other field kept."""
-        new = tuple(fields)
-        names = {name for name, _ in new}
-        return Head(first_line=self.first_line, fields=(*(kv for kv in self.fields if kv[0] not in names), *new))
-
-    def without(self, *names: str) -> "Head":
-        """Return this head less the named fields."""
-        return Head(first_line=self.first_line, fields=tuple(kv for kv in self.fields if kv[0] not in names))
-
-    def encode(self) -> bytes:
-        """Return the bytes of the head, with the empty line that ends it."""
-        lines = [self.first_line, *(f"{name}: {value}" for name, value in self.fields), "", ""]
-        return "\r\n".join(lines).encode("latin-1")
+READ_BYTES: Final = 64 * 1024
+MAX_BUFFERED_BYTES: Final = 64 * 1024  # pipelined by a client that waits for a response
+HOP_BY_HOP: Final = (b"connection", b"keep-alive")
+Header = tuple[bytes, bytes]
 
 
-class Wire:
-    """One side of a connection, with a buffer of its own so that waiting for the peer to leave loses no byte."""
+class Peer:
+    """A client (`role` is h11.SERVER, ours) or an upstream (h11.CLIENT)."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, role: type[h11.CLIENT] | type[h11.SERVER]
+    ) -> None:
         self._reader = reader
-        self._buffer = bytearray()
-        self.writer = writer
+        self._writer = writer
+        self._state = h11.Connection(our_role=role)
 
-    async def read_head(self) -> Head | None:
-        """Return the next head, or None when the peer closed between two messages."""
-        while (end := self._buffer.find(b"\r\n\r\n")) < 0:
-            if len(self._buffer) > MAX_HEAD_BYTES:
-                raise BrokenFramingError("the head is too long")
-            if not await self._fill():
-                if self._buffer:
-                    raise BrokenFramingError("the peer closed inside a head")
-                return None
-        lines = self._take(end + 4)[:end].decode("latin-1").split("\r\n")
-        pairs = (line.partition(":")[::2] for line in lines[1:])
-        return Head(first_line=lines[0], fields=tuple((name.strip().lower(), value.strip()) for name, value in pairs))
+    async def receive_request(self) -> tuple[h11.Request, bytes] | None:
+        """Return the next request with its whole body, or None when the client closed between two requests."""
+        event = await self._next_event()
+        if not isinstance(event, h11.Request):
+            return None
+        if self._state.they_are_waiting_for_100_continue:
+            await self.send(h11.InformationalResponse(status_code=100, headers=[]))
+        return event, b"".join([piece async for piece in self.body()])
 
-    async def request_body(self, head: Head) -> bytes:
-        """Return the whole body of a request; without length and chunks there is none."""
-        return b"".join([piece async for piece in self._body(head, length_unknown=0)])
+    async def receive_response(self) -> h11.Response:
+        """Return the head of the response; interim responses (1xx) are dropped."""
+        while True:
+            event = await self._next_event()
+            if isinstance(event, h11.Response):
+                return event
+            if not isinstance(event, h11.InformationalResponse):
+                raise h11.RemoteProtocolError("the upstream closed the connection without a response")
 
-    def response_body(self, head: Head, *, asked_by: str) -> AsyncIterator[bytes]:
-        """Yield the body of a response as it comes, one piece a chunk; without a length it runs to the end."""
-        status = int(head.words[1]) if head.words[1].isdecimal() else 0
-        if asked_by == "HEAD" or status in BODILESS_STATUS:
-            return pieces_of()
-        return self._body(head, length_unknown=None)
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the body of the current message as it arrives. Raises h11.RemoteProtocolError if it is cut short."""
+        while isinstance(event := await self._next_event(), h11.Data):
+            yield bytes(event.data)
 
-    async def wait_until_gone(self) -> None:
-        """Return when the peer has closed its side; bytes that come before that are kept for the next read."""
-        while len(self._buffer) < MAX_HEAD_BYTES and await self._fill():
+    async def send(self, *events: h11.Event) -> None:
+        """Write the events and wait until the transport accepts more."""
+        for event in events:
+            self._writer.write(self._state.send(event) or b"")
+        await self._writer.drain()
+
+    async def send_response(self, status: int, headers: Iterable[Header], body: bytes) -> None:
+        """Send a whole response."""
+        fields = [*headers, (b"content-length", b"%d" % len(body))]
+        await self.send(h11.Response(status_code=status, headers=fields), h11.Data(data=body), h11.EndOfMessage())
+
+    def reuse(self) -> bool:
+        """Prepare for the next request; return False if this connection cannot carry one."""
+        if self._state.our_state is not h11.DONE or self._state.their_state is not h11.DONE:
+            return False
+        self._state.start_next_cycle()
+        return True
+
+    async def wait_until_closed(self) -> None:
+        """Return when the peer has closed its side; bytes received before that are kept for the next message."""
+        while len(self._state.trailing_data[0]) < MAX_BUFFERED_BYTES and await self._receive():
             pass
 
-    async def send(self, data: bytes) -> None:
-        """Write and wait until the transport takes more."""
-        self.writer.write(data)
-        await self.writer.drain()
+    def close(self) -> None:
+        """Close once everything written has been sent."""
+        self._writer.close()
+
+    def abort(self) -> None:
+        """Close at once, without sending what is still buffered."""
+        self._writer.transport.abort()
 
     def reset(self) -> None:
-        """Close so that the peer sees a reset and not an orderly end: lingering for zero seconds sends RST."""
-        connection = self.writer.get_extra_info("socket")
-        with contextlib.suppress(OSError):  # the peer was quicker
+        """Close so that the peer sees a reset and not an orderly end: SO_LINGER of zero seconds sends RST."""
+        connection = self._writer.get_extra_info("socket")
+        with contextlib.suppress(OSError):  # the peer closed first
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        self.abort()
 
-    async def _body(self, head: Head, *, length_unknown: int | None) -> AsyncIterator[bytes]:
-        declared = head.value("content-length")
-        if head.is_chunked:
-            async for piece in self._chunks():
-                yield piece
-            return
-        left = int(declared) if declared is not None and declared.isdecimal() else length_unknown
-        while left is None or left > 0:
-            if not self._buffer and not await self._fill():
-                if left is None:
-                    return
-                raise BrokenFramingError("the peer closed inside a body")
-            piece = self._take(len(self._buffer) if left is None else min(left, len(self._buffer)))
-            left = None if left is None else left - len(piece)
-            yield piece
+    async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
+        while (event := self._state.next_event()) is h11.NEED_DATA:
+            await self._receive()
+        assert event is not h11.NEED_DATA
+        return event  # type: ignore[return-value]
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        while True:
-            text = (await self._line()).partition(b";")[0].strip()
-            try:
-                size = int(text, 16)
-            except ValueError:
-                raise BrokenFramingError("a chunk without a size") from None
-            if size == 0:
-                while await self._line():
-                    pass
-                return
-            while len(self._buffer) < size + 2:
-                await self._fill_or_break()
-            yield self._take(size + 2)[:size]
-
-    async def _line(self) -> bytes:
-        while (end := self._buffer.find(b"\r\n")) < 0:
-            await self._fill_or_break()
-        return self._take(end + 2)[:end]
-
-    def _take(self, count: int) -> bytes:
-        taken = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return taken
-
-    async def _fill(self) -> bool:
+    async def _receive(self) -> bool:
         data = await self._reader.read(READ_BYTES)
-        self._buffer += data
+        self._state.receive_data(data)
         return bool(data)
 
-    async def _fill_or_break(self) -> None:
-        if not await self._fill():
-            raise BrokenFramingError("the peer closed inside a chunk")
+
+def without(headers: Iterable[Header], *names: bytes) -> list[Header]:
+    """Return the header fields without the named ones, and without those that concern one connection only."""
+    return [(name, value) for name, value in headers if name not in (*names, *HOP_BY_HOP)]
 
 
-def as_chunk(data: bytes) -> bytes:
-    """Frame one piece of a chunked body; the empty piece is the end of the body."""
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-async def pieces_of(*data: bytes) -> AsyncIterator[bytes]:
-    """Yield the given pieces: a body that is already known."""
-    for piece in data:
-        yield piece
+def value_of(headers: Iterable[Header], name: bytes) -> bytes:
+    """Return the last value of a header field, b"" if it is absent."""
+    return next((value for field, value in reversed(list(headers)) if field == name), b"")

@@ -1,7 +1,8 @@
-"""Which settings of a worker are tried, which trials are worth another look, and which is chosen. Pure.
+"""The search of `twolane tune`: candidate parameters, promotion to longer trials, and the final choice. Pure.
 
-Successive halving (Jamieson & Talwalkar, "Non-stochastic best arm identification", 2016) over a seeded sample: all are
-tried shortly, the better third three times as long, and so on. Better means: dominated by fewer in p95 and quality.
+Successive halving (Jamieson & Talwalkar, "Non-stochastic best arm identification", 2016) over a seeded sample of the
+parameter grid: every candidate gets a short trial, the better third a trial three times as long, and so on. A trial is
+better if fewer others dominate it in p95 latency and quality.
 """
 
 import itertools
@@ -11,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
-KEPT: Final = 3  # one in so many goes on, for so many times as long
+PROMOTION: Final = 3  # one candidate in three is promoted, to a trial three times as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knobs:
-    """Settings of a trial; None leaves the worker's own. All but `max_num_seqs` go with each request."""
+class Parameters:
+    """The parameters of a trial; None keeps the worker's default. All but `max_num_seqs` are sent with each request."""
 
     max_num_seqs: int | None = None
     steps: int | None = None
@@ -25,83 +26,85 @@ class Knobs:
     anchor: float | None = None
 
     @property
-    def wishes(self) -> dict[str, float]:
+    def request_params(self) -> dict[str, float]:
         """The object `diffusion` of a request."""
-        return {name: value for name, value in self.turned.items() if name != "max_num_seqs"}
+        return {name: value for name, value in self.changed.items() if name != "max_num_seqs"}
 
     @property
-    def turned(self) -> dict[str, float]:
-        """Those that are not the worker's own."""
+    def changed(self) -> dict[str, float]:
+        """The parameters that differ from the worker's defaults."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:g}" for name, value in self.turned.items()) or "as it is"
+        return ", ".join(f"{name} {value:g}" for name, value in self.changed.items()) or "worker defaults"
 
 
-NAMES: Final = tuple(knob.name for knob in fields(Knobs))
+NAMES: Final = tuple(parameter.name for parameter in fields(Parameters))
+DEFAULTS: Final = Parameters()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What a load showed under some settings. `quality`: share of the requests answered rightly."""
+    """The measurements of one load. `quality` is the share of requests with a correct response."""
 
-    knobs: Knobs
+    parameters: Parameters
     seconds: float  # of load
     sent: int
     p50_ms: float
-    p95_ms: float  # infinite if nothing was answered
+    p95_ms: float  # infinite if no request succeeded
     quality: float
     memory_bytes: int
     errors: Mapping[str, int]
 
     def dominates(self, other: "Trial") -> bool:
-        """As good in both, and better in one."""
+        """Return whether this trial is at least as good in both measures, and better in one."""
         as_good = self.p95_ms <= other.p95_ms and self.quality >= other.quality
         return as_good and (self.p95_ms < other.p95_ms or self.quality > other.quality)
 
 
-def candidates(choices: Mapping[str, Sequence[float]], most: int, seed: int) -> tuple[Knobs, ...]:
-    """The worker as it is, knobs turned alone, then combinations drawn from the seed; at most `most`, none twice."""
-    alone = [{name: value} for name, values in choices.items() for value in values]
-    mixed = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-    draw = random.Random(seed)  # noqa: S311 - a sample, not a secret
-    draw.shuffle(alone)
-    draw.shuffle(mixed)
-    turned = (Knobs(**values) for values in [{}, *alone[: most // 2], *mixed])  # type: ignore[arg-type]
-    return tuple(itertools.islice(dict.fromkeys(turned), most))
+def candidates(grid: Mapping[str, Sequence[float]], most: int, seed: int) -> tuple[Parameters, ...]:
+    """Return the defaults, single changes, then random combinations; `most` different candidates at most."""
+    single = [{name: value} for name, values in grid.items() for value in values]
+    combined = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    rng = random.Random(seed)  # noqa: S311 - a sample, not a secret
+    rng.shuffle(single)
+    rng.shuffle(combined)
+    found = (Parameters(**values) for values in [{}, *single[: most // 2], *combined])  # type: ignore[arg-type]
+    return tuple(itertools.islice(dict.fromkeys(found), most))
 
 
-def front(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """The trials that no other dominates, fastest first."""
+def pareto_front(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """Return the trials that no other dominates, fastest first."""
     known = tuple(trials)
     best = [trial for trial in known if not any(other.dominates(trial) for other in known)]
     return tuple(sorted(best, key=lambda trial: trial.p95_ms))
 
 
-def survivors(trials: Sequence[Trial]) -> tuple[Knobs, ...]:
-    """The better third, and always the worker as it is: the others are measured against it."""
-    others = [trial for trial in trials if trial.knobs != Knobs()]
+def promoted(trials: Sequence[Trial]) -> tuple[Parameters, ...]:
+    """Return the better third, and always the defaults, which the others are compared with."""
+    others = [trial for trial in trials if trial.parameters != DEFAULTS]
     ranked = sorted(others, key=lambda one: (sum(other.dominates(one) for other in trials), one.p95_ms))
-    return (Knobs(), *(trial.knobs for trial in ranked[: max(1, len(others) // KEPT)]))
+    return (DEFAULTS, *(trial.parameters for trial in ranked[: max(1, len(others) // PROMOTION)]))
 
 
 def choose(trials: Sequence[Trial], *, loss: float, p95_ms: float | None) -> Trial | None:
-    """Among those that stood the longest load, and within the p95, if one is asked for: the fastest whose quality is at
-    most `loss` below that of the worker as it is. Where none is, the best quality within the p95; None if even that is
-    not to be had."""
+    """Return the fastest of the longest trials within `p95_ms` whose quality is at most `loss` below the defaults'.
+
+    If there is none, return the one with the best quality within `p95_ms`; None if no trial is within it.
+    """
     longest_s = max((trial.seconds for trial in trials), default=0.0)
     last = [trial for trial in trials if trial.seconds == longest_s]
-    own = next((trial.quality for trial in last if trial.knobs == Knobs()), 0.0)
+    baseline = next((trial.quality for trial in last if trial.parameters == DEFAULTS), 0.0)
     in_time = [trial for trial in last if math.isfinite(trial.p95_ms) and (p95_ms is None or trial.p95_ms <= p95_ms)]
-    good = [trial for trial in in_time if trial.quality >= own - loss]
+    good = [trial for trial in in_time if trial.quality >= baseline - loss]
     if good:
         return min(good, key=lambda trial: (trial.p95_ms, -trial.quality))
     return max(in_time, key=lambda trial: (trial.quality, -trial.p95_ms), default=None)
 
 
-def last_of_each(trials: Iterable[Trial]) -> tuple[Trial, ...]:
-    """Of every setting the trial under the longest load."""
-    longest: dict[Knobs, Trial] = {}
+def longest_of_each(trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """Return the longest trial of each candidate."""
+    longest: dict[Parameters, Trial] = {}
     for trial in sorted(trials, key=lambda one: one.seconds):
-        longest[trial.knobs] = trial
+        longest[trial.parameters] = trial
     return tuple(longest.values())

@@ -1,4 +1,4 @@
-"""What a tuning found: a table, the Pareto front as a drawing, settings for the worker, lines for a policy."""
+"""Results of a search: a table, a plot of the Pareto front, settings for the worker, and a policy."""
 
 import math
 from collections.abc import Sequence
@@ -8,28 +8,28 @@ from typing import Final
 from rich.table import Table
 
 from twolane.bench.report import check_drawable
-from twolane.tune.plan import Knobs, Trial, front
+from twolane.tune.plan import DEFAULTS, Trial, pareto_front
 
-HEADROOM: Final = 1.25  # a promise at the measured p95 itself would be broken every other minute
+HEADROOM: Final = 1.25  # an SLO at the measured p95 itself would be violated about half of the time
 MEBIBYTE: Final = 2**20
 
 
 def table(trials: Sequence[Trial], chosen: Trial | None) -> Table:
-    """All settings, fastest first: those that no other dominates are marked with *, the chosen one with >."""
-    page = Table(title="Settings, each by its longest trial", title_justify="left")
-    page.add_column("")
-    page.add_column("settings")
+    """Return all candidates, fastest first; * marks the Pareto front and > the chosen one."""
+    output = Table(title="Longest trial of each candidate", title_justify="left")
+    output.add_column("")
+    output.add_column("parameters")
     for name in ("requests", "p50 ms", "p95 ms", "quality", "memory MiB", "errors"):
-        page.add_column(name, justify="right", no_wrap=True)
-    best = front(trials)
+        output.add_column(name, justify="right", no_wrap=True)
+    best = pareto_front(trials)
     for trial in sorted(trials, key=lambda one: one.p95_ms):
         mark = (">" if trial is chosen else "") + ("*" if trial in best else "")
-        page.add_row(mark, str(trial.knobs), *_cells(trial), style="bold" if trial is chosen else "")
-    return page
+        output.add_row(mark, str(trial.parameters), *_cells(trial), style="bold" if trial is chosen else "")
+    return output
 
 
 def draw(trials: Sequence[Trial], chosen: Trial | None, path: Path) -> None:
-    """Quality over p95, the front as a line. Raises WrongUseError without matplotlib, OSError if it cannot write."""
+    """Plot quality over p95 latency. Raises WrongUseError without matplotlib, OSError if the file cannot be written."""
     check_drawable(path)
     from matplotlib.figure import Figure
 
@@ -37,31 +37,31 @@ def draw(trials: Sequence[Trial], chosen: Trial | None, path: Path) -> None:
     axes = figure.subplots()
     known = [trial for trial in trials if math.isfinite(trial.p95_ms)]
     axes.scatter(*_points(known), color="#a0aec0", label="tried")
-    axes.plot(*_points(front(known)), color="#2b6cb0", marker="o", drawstyle="steps-post", label="Pareto front")
-    for trial, name, ink in ((_own(known), "as it is", "#2f855a"), (chosen, "chosen", "#c53030")):
+    axes.plot(*_points(pareto_front(known)), color="#2b6cb0", marker="o", drawstyle="steps-post", label="Pareto front")
+    for trial, name, ink in ((_with_defaults(known), "worker defaults", "#2f855a"), (chosen, "chosen", "#c53030")):
         if trial is not None:
             axes.scatter(*_points([trial]), s=120, facecolors="none", edgecolors=ink, linewidths=2, label=name)
-    axes.set(xlabel="p95, milliseconds", ylabel="quality, share answered rightly", xscale="log")
+    axes.set(xlabel="p95 latency, milliseconds", ylabel="quality, share of correct responses", xscale="log")
     axes.legend(loc="lower right")
     axes.grid(visible=True, alpha=0.3)
     figure.savefig(path, dpi=110)
 
 
 def environment_of(chosen: Trial) -> str:
-    """Lines for the worker's environment."""
-    rows = chosen.knobs.max_num_seqs
-    head = f"# p95 {chosen.p95_ms:.0f} ms, {chosen.quality:.1%} right, of {chosen.sent} requests.\n"
-    return head + (f"TWOLANE_WORKER_MAX_NUM_SEQS={rows}\n" if rows else "# As many together as it was started with.\n")
+    """Return environment variables for the worker."""
+    max_num_seqs = chosen.parameters.max_num_seqs
+    head = f"# Measured: {_measured(chosen)}.\n"
+    unchanged = "# max_num_seqs: keep the current value.\n"
+    return head + (f"TWOLANE_WORKER_MAX_NUM_SEQS={max_num_seqs}\n" if max_num_seqs else unchanged)
 
 
 def policy_of(chosen: Trial, *, url: str, model: str) -> str:
-    """A policy that `twolane policy check` accepts: what requests ask of the worker, and the p95 it can promise."""
-    wishes = ", ".join(f"{name}: {value:g}" for name, value in chosen.knobs.wishes.items())
-    promise_ms = math.ceil(chosen.p95_ms * HEADROOM)
-    measured = f"p95 {chosen.p95_ms:.0f} ms, {chosen.quality:.1%} right, of {chosen.sent} requests"
+    """Return a valid policy with the request parameters and an SLO above the measured p95."""
+    params = ", ".join(f"{name}: {value:g}" for name, value in chosen.parameters.request_params.items())
+    slo_ms = math.ceil(chosen.p95_ms * HEADROOM)
     return f"""\
-# Measured: {measured}; the promise is {HEADROOM - 1:.0%} above.
-# Take over `diffusion` into your worker's target, and `slo` into the routes that use it.
+# Measured: {_measured(chosen)}. The SLO is {HEADROOM - 1:.0%} above the measured p95.
+# Copy `diffusion` to your worker's target, and `slo` to the routes that use it.
 version: 1
 targets:
   fast:
@@ -69,12 +69,16 @@ targets:
     url: "{url}"
     model: "{model}"
     location: in_cluster
-    diffusion: {{{wishes}}}
+    diffusion: {{{params}}}
 routes:
   - name: tuned
     use: fast
-    slo: {{p95_ms: {promise_ms}}}
+    slo: {{p95_ms: {slo_ms}}}
 """
+
+
+def _measured(trial: Trial) -> str:
+    return f"p95 {trial.p95_ms:.0f} ms, {trial.quality:.1%} of {trial.sent} responses correct"
 
 
 def _cells(trial: Trial) -> list[str]:
@@ -93,5 +97,5 @@ def _points(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
     return [trial.p95_ms for trial in trials], [trial.quality for trial in trials]
 
 
-def _own(trials: Sequence[Trial]) -> Trial | None:
-    return next((trial for trial in trials if trial.knobs == Knobs()), None)
+def _with_defaults(trials: Sequence[Trial]) -> Trial | None:
+    return next((trial for trial in trials if trial.parameters == DEFAULTS), None)

@@ -1,6 +1,6 @@
-"""One trial: a live worker under a load of the user's prompts, its answers judged and its memory watched.
+"""One trial: a load of the user's prompts on a live worker, with the correctness of responses and peak memory.
 
-Knows the worker's wire, its health and its admin port; knows nothing of which trials are worth making.
+Uses the worker's API, its /health and its admin port.
 """
 
 import asyncio
@@ -16,81 +16,81 @@ import jsonschema
 import orjson
 
 from twolane.bench.figures import figures
-from twolane.bench.load import OK, Manner, Sample, run
+from twolane.bench.load import OK, LoadOptions, Sample, run
 from twolane.bench.plan import Call, Prompt
 from twolane.process.flags import WrongUseError
-from twolane.tune.plan import Knobs, Trial
+from twolane.tune.plan import Parameters, Trial
 
-WATCH_EVERY_S: Final = 0.5
-SETTLES_S: Final = 20.0  # what a trial left behind is waited for before the next
+MEMORY_INTERVAL_S: Final = 0.5
+IDLE_TIMEOUT_S: Final = 20.0  # for requests of the previous trial that are still running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """The worker on trial. `admin_url` None: the number of requests that advance together stays as it is. `matches`: a
-    right answer matches it as a whole, where a prompt expects nothing else."""
+class TunedWorker:
+    """The worker to load. Without `admin_url` its max_num_seqs is not changed. `matches` describes a correct response
+    for prompts that have neither `expect` nor a schema."""
 
-    manner: Manner
+    load: LoadOptions
     admin_url: str | None
-    most_seqs: int
+    max_num_seqs: int
     matches: re.Pattern[str] | None = None
 
 
-async def look(url: str) -> dict[str, Any]:
-    """The worker's health. Raises WrongUseError if there is no worker that serves."""
+async def read_health(url: str) -> dict[str, Any]:
+    """Return the worker's health. Raises WrongUseError if no worker is serving there."""
     try:
         async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
             health: dict[str, Any] = (await client.get(f"{url}/health")).json()
         if health["state"] not in ("ready", "degraded"):
             raise WrongUseError(f"{url}: the worker is {health['state']}")
         return health
-    except (httpx.HTTPError, ValueError, KeyError, TypeError) as fault:
-        raise WrongUseError(f"{url}: no worker answers there ({fault or type(fault).__name__})") from None
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as cause:
+        raise WrongUseError(f"{url}: no worker responds ({cause or type(cause).__name__})") from None
 
 
 @contextlib.asynccontextmanager
-async def restored(bench: Bench) -> AsyncIterator[None]:
-    """Whatever happens inside, the worker is left as it was found."""
+async def restored(worker: TunedWorker) -> AsyncIterator[None]:
+    """Restore the worker's max_num_seqs on exit, also after an error."""
     try:
         yield
     finally:
-        if bench.admin_url is not None:
-            await asyncio.shield(limit(bench, bench.most_seqs))
+        if worker.admin_url is not None:
+            await asyncio.shield(set_max_num_seqs(worker, worker.max_num_seqs))
 
 
-async def limit(bench: Bench, rows: int) -> None:
-    """Let so many requests advance together. Raises WrongUseError if the admin port does not do so."""
+async def set_max_num_seqs(worker: TunedWorker, value: int) -> None:
+    """Change the limit through the admin port. Raises WrongUseError if that fails."""
     async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
         try:
-            told = await client.post(f"{bench.admin_url}/admin/limits", json={"max_num_seqs": rows})
-            told.raise_for_status()
-        except httpx.HTTPError as fault:
-            raise WrongUseError(f"{bench.admin_url}: cannot set max_num_seqs to {rows} ({fault})") from None
+            response = await client.post(f"{worker.admin_url}/admin/limits", json={"max_num_seqs": value})
+            response.raise_for_status()
+        except httpx.HTTPError as cause:
+            raise WrongUseError(f"{worker.admin_url}: cannot set max_num_seqs to {value} ({cause})") from None
 
 
-async def attempt(bench: Bench, knobs: Knobs, calls: Sequence[Call], seconds: float) -> Trial:
-    """Load the worker under these settings, and wait until it is idle again."""
-    if bench.admin_url is not None:
-        await limit(bench, knobs.max_num_seqs or bench.most_seqs)
+async def run_trial(worker: TunedWorker, parameters: Parameters, calls: Sequence[Call], seconds: float) -> Trial:
+    """Load the worker with these parameters, and wait until it is idle again."""
+    if worker.admin_url is not None:
+        await set_max_num_seqs(worker, parameters.max_num_seqs or worker.max_num_seqs)
     samples: list[Sample] = []
-    async with _watching(bench.manner.url) as memory:
-        await run([_wished(call, knobs) for call in calls], bench.manner, heard=samples.append)
-    await _settle(bench.manner.url)
+    async with _memory_samples(worker.load.url) as memory:
+        await run([_with_parameters(call, parameters) for call in calls], worker.load, on_result=samples.append)
+    await _wait_until_idle(worker.load.url)
     found = figures(samples)
     return Trial(
-        knobs=knobs,
+        parameters=parameters,
         seconds=seconds,
         sent=len(samples),
         p50_ms=found.latency.percentiles_ms.get(50.0, inf),
         p95_ms=found.latency.percentiles_ms.get(95.0, inf),
-        quality=sum(is_right(sample, bench.matches) for sample in samples) / max(1, len(samples)),
+        quality=sum(is_correct(sample, worker.matches) for sample in samples) / max(1, len(samples)),
         memory_bytes=max(memory, default=0),
         errors=found.errors,
     )
 
 
-def is_right(sample: Sample, matches: re.Pattern[str] | None = None) -> bool:
-    """Whether a request got the answer that was expected of it: word for word, or valid for its schema, or matching."""
+def is_correct(sample: Sample, matches: re.Pattern[str] | None = None) -> bool:
+    """Return whether a response equals `expect`, or is valid for its schema, or matches the pattern, in this order."""
     if sample.outcome != OK:
         return False
     prompt = sample.call.prompt
@@ -98,50 +98,50 @@ def is_right(sample: Sample, matches: re.Pattern[str] | None = None) -> bool:
         return sample.text.strip() == prompt.expect.strip()
     if prompt.schema is not None:
         try:
-            judge = jsonschema.validators.validator_for(prompt.schema)(prompt.schema)
-            return bool(judge.is_valid(orjson.loads(sample.text)))
+            validator = jsonschema.validators.validator_for(prompt.schema)(prompt.schema)
+            return bool(validator.is_valid(orjson.loads(sample.text)))
         except orjson.JSONDecodeError:
             return False
     return matches is not None and matches.fullmatch(sample.text) is not None
 
 
-def can_be_judged(prompt: Prompt, matches: re.Pattern[str] | None) -> bool:
-    """Whether anything tells a right answer to it from a wrong one."""
+def has_correct_response(prompt: Prompt, matches: re.Pattern[str] | None) -> bool:
+    """Return whether a correct response to this prompt is defined."""
     return matches is not None or prompt.expect is not None or prompt.schema is not None
 
 
-def _wished(call: Call, knobs: Knobs) -> Call:
-    """The call with what is on trial; an anchor goes only with a text to hold on to."""
+def _with_parameters(call: Call, parameters: Parameters) -> Call:
+    """Return the call with the parameters of the trial; `anchor` only applies to requests with a prediction."""
     edits = call.prompt.body.get("prediction") is not None
-    wishes = {name: value for name, value in knobs.wishes.items() if edits or name != "anchor"}
-    if not wishes:
+    params = {name: value for name, value in parameters.request_params.items() if edits or name != "anchor"}
+    if not params:
         return call
-    body = {**call.prompt.body, "diffusion": {**call.prompt.body.get("diffusion", {}), **wishes}}
+    body = {**call.prompt.body, "diffusion": {**call.prompt.body.get("diffusion", {}), **params}}
     return replace(call, prompt=replace(call.prompt, body=body))
 
 
 @contextlib.asynccontextmanager
-async def _watching(url: str) -> AsyncIterator[list[int]]:
-    seen: list[int] = []
+async def _memory_samples(url: str) -> AsyncIterator[list[int]]:
+    used: list[int] = []
 
     async def watch() -> None:
         async with httpx.AsyncClient(timeout=5.0, trust_env=False) as client:
             while True:
                 with contextlib.suppress(httpx.HTTPError, ValueError, KeyError, TypeError):
-                    seen.append(int((await client.get(f"{url}/health")).json()["memory"]["used_bytes"]))
-                await asyncio.sleep(WATCH_EVERY_S)
+                    used.append(int((await client.get(f"{url}/health")).json()["memory"]["used_bytes"]))
+                await asyncio.sleep(MEMORY_INTERVAL_S)
 
     watcher = asyncio.create_task(watch())
     try:
-        yield seen
+        yield used
     finally:
         watcher.cancel()
         await asyncio.gather(watcher, return_exceptions=True)
 
 
-async def _settle(url: str) -> None:
-    """Wait until nothing runs or waits there, so that no trial pays for the one before."""
+async def _wait_until_idle(url: str) -> None:
+    """Wait until the worker is idle, so that a trial is not slowed down by the previous one."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(SETTLES_S):
-            while (health := await look(url))["running"] or health["waiting"]:  # noqa: ASYNC110 - another process's
+        async with asyncio.timeout(IDLE_TIMEOUT_S):
+            while (health := await read_health(url))["running"] or health["waiting"]:  # noqa: ASYNC110 - state of another process
                 await asyncio.sleep(0.1)

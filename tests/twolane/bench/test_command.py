@@ -1,4 +1,4 @@
-"""`twolane bench` reads its line, tells what it found, and never loses what was measured."""
+"""`twolane bench` parses its command line, reports statistics, and never loses measurements."""
 
 import json
 from pathlib import Path
@@ -22,32 +22,34 @@ def prompts(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (["ftp://x"], "'ftp://x' is not an http address"),
-        ([URL, "--rate", "0"], "'0' is not a number above 0"),
-        ([URL, "--rate", "nan"], "'nan' is not a number above 0"),
-        ([URL, "--success", "1.5"], "1.5 is above 1"),
-        ([URL, "--rate", "0.1", "--seconds", "0.1", "--arrivals", "constant"], "is not one request"),
-        ([URL, "--arrivals", "log"], "only lines of a decision log"),
-        ([URL, "--report", "figures.exe"], "a drawing ends in .png"),
+        (["ftp://x"], "'ftp://x' is not an http(s) URL"),
+        ([URL, "--rate", "0"], "'0' must be a number above 0"),
+        ([URL, "--rate", "nan"], "'nan' must be a number above 0"),
+        ([URL, "--success", "1.5"], "1.5 must be at most 1"),
+        ([URL, "--rate", "0.1", "--seconds", "0.1", "--arrivals", "constant"], "no request to send"),
+        ([URL, "--arrivals", "log"], "must come from a decision log"),
+        ([URL, "--report", "figures.exe"], "unsupported suffix (choose from .png"),
     ],
 )
-def test_wrong_use_is_one_line(line: list[str], says: str, prompts: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_use_is_reported_in_one_line(
+    line: list[str], says: str, prompts: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     try:
         code = command.main([*line, "--prompts", prompts])
-    except SystemExit as left:
-        code = left.code  # type: ignore[assignment]
-    told = capsys.readouterr().err
+    except SystemExit as stop:
+        code = stop.code  # type: ignore[assignment]
+    error = capsys.readouterr().err
     assert code == 2
-    assert says in told
-    assert told.count("\n") == 1
+    assert says in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
-def test_an_address_is_taken_with_and_without_its_version(url: str) -> None:
+def test_a_url_is_accepted_with_and_without_v1(url: str) -> None:
     assert command.root_url(url) == "http://h:1"
 
 
-def test_nothing_answered_is_a_failure_with_its_figures(
+def test_a_load_without_any_success_fails_and_reports_statistics(
     prompts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = ["--json", str(tmp_path / "f.json"), "--report", str(tmp_path / "f.png")]
@@ -65,7 +67,7 @@ def test_a_file_that_cannot_be_written_is_named(prompts: str, capsys: pytest.Cap
     assert "/no/such/folder/f.json" in capsys.readouterr().err
 
 
-def test_a_bar_that_is_missed_is_said(prompts: str) -> None:
-    wish = command.parse([URL, "--prompts", prompts, "--p95-ms", "5", "--success", "0.99"])
-    assert len(command.misses(figures([]), wish)) == 2
-    assert wish.calls[0] == Call(due_s=wish.calls[0].due_s, prompt=Prompt(body=wish.calls[0].prompt.body))
+def test_exceeded_limits_are_reported(prompts: str) -> None:
+    options = command.parse([URL, "--prompts", prompts, "--p95-ms", "5", "--success", "0.99"])
+    assert len(command.exceeded_limits(figures([]), options)) == 2
+    assert options.calls[0] == Call(due_s=options.calls[0].due_s, prompt=Prompt(body=options.calls[0].prompt.body))

@@ -1,4 +1,4 @@
-"""The rows keep what the tour promises: their answers follow from the tasks' own rules, and nothing is left unsaid."""
+"""The demo's cases expect complete results: exact responses follow from the rules of the tasks."""
 
 import itertools
 import json
@@ -7,83 +7,82 @@ import re
 import jsonschema
 import pytest
 
-from twolane.demo.case_types import Row, Scene
-from twolane.demo.cases import TOUR
-from twolane.demo.environment import FAULTS
+from twolane.demo.case_types import Case, DemoFault
+from twolane.demo.cases import GROUPS
+from twolane.demo.environment import PROXY_FAULTS
 from twolane.demo.prompts import ORDER_SCHEMA
 
-ROWS = [row for chapter in TOUR for row in chapter.rows]
-ANSWERED = [row for row in ROWS if row.expect.status == 200]
+CASES = [case for group in GROUPS for case in group.cases]
+ANSWERED = [case for case in CASES if case.expect.status == 200]
 
 
-def named(rows: list[Row]) -> list[object]:
-    return [pytest.param(row, id=row.asked) for row in rows]
+def named(cases: list[Case]) -> list[object]:
+    return [pytest.param(case, id=case.title) for case in cases]
 
 
-@pytest.mark.parametrize("row", named(ROWS))
-def test_every_row_fixes_its_seed(row: Row) -> None:
-    assert "seed" in row.body
+@pytest.mark.parametrize("case", named(CASES))
+def test_every_case_sets_a_seed(case: Case) -> None:
+    assert "seed" in case.body
 
 
-@pytest.mark.parametrize("row", named(ANSWERED))
-def test_every_answered_row_states_route_target_and_attempts(row: Row) -> None:
-    assert row.expect.route
-    assert row.expect.target
-    assert re.search(rf"(^|[,*]){row.expect.target}=ok$", row.expect.attempts)
+@pytest.mark.parametrize("case", named(ANSWERED))
+def test_every_case_with_a_response_expects_route_target_and_attempts(case: Case) -> None:
+    assert case.expect.route
+    assert case.expect.target
+    assert re.search(rf"(^|[,*]){case.expect.target}=ok$", case.expect.attempts)
 
 
-@pytest.mark.parametrize("row", named(ANSWERED))
-def test_a_row_states_a_fallback_exactly_if_it_expects_several_attempts(row: Row) -> None:
-    assert bool(row.expect.fallback) == ("," in row.expect.attempts)
+@pytest.mark.parametrize("case", named(ANSWERED))
+def test_a_case_expects_a_fallback_only_with_several_attempts(case: Case) -> None:
+    assert bool(case.expect.fallback) == ("," in case.expect.attempts)
 
 
-def test_at_least_five_rows_are_answered_by_the_fast_lane_at_once() -> None:
-    assert sum(row.expect.attempts == "fast=ok" and row.scene is Scene.CALM and not row.until for row in ROWS) >= 5
+def test_at_least_five_cases_are_answered_by_the_fast_lane_on_the_first_attempt() -> None:
+    calm = [case for case in CASES if case.fault is DemoFault.NONE and not case.repeat]
+    assert sum(case.expect.attempts == "fast=ok" for case in calm) >= 5
 
 
 def test_only_answers_of_the_quality_lane_need_smollm2() -> None:
-    """Without it those rows are skipped; everything about the fast lane, rules and faults is still played."""
-    needing = [row for row in ROWS if row.needs_smollm2]
+    """Without it those cases are skipped; those about the fast lane, privacy and faults still run."""
+    needing = [case for case in CASES if case.needs_smollm2]
     assert 0 < len(needing) <= 2
-    assert all(row.expect.target == "quality" and row.scene is Scene.CALM for row in needing)
+    assert all(case.expect.target == "quality" and case.fault is DemoFault.NONE for case in needing)
 
 
-def test_titles_are_told_apart() -> None:
-    assert len({row.asked for row in ROWS}) == len(ROWS)
+def test_titles_are_unique() -> None:
+    assert len({case.title for case in CASES}) == len(CASES)
 
 
-def test_every_scene_is_played_and_known_to_the_stage() -> None:
-    assert set(FAULTS) == set(Scene) == {row.scene for row in ROWS}
+def test_every_fault_is_used_and_known_to_the_environment() -> None:
+    assert set(PROXY_FAULTS) == set(DemoFault) == {case.fault for case in CASES}
 
 
-def test_the_tour_shows_what_it_must() -> None:
-    """One row at least for each thing a reader was promised."""
-    assert any("prediction" in row.body for row in ROWS)
-    assert {row.stream for row in ROWS if "response_format" in row.body} == {True, False}
-    assert any("fix stuff" in row.prompt and "low_confidence" in row.expect.fallback for row in ROWS)
-    assert any("x-twolane-task" in row.headers for row in ROWS)
-    assert any("x-twolane-private" in row.headers for row in ROWS)
-    assert any(row.expect.status == 404 for row in ROWS)
-    assert {"invalid_output", "p95_breach"} <= {row.expect.fallback for row in ROWS}
+def test_the_demo_covers_the_main_features() -> None:
+    assert any("prediction" in case.body for case in CASES)
+    assert {case.stream for case in CASES if "response_format" in case.body} == {True, False}
+    assert any("fix stuff" in case.prompt and "low_confidence" in case.expect.fallback for case in CASES)
+    assert any("x-twolane-task" in case.headers for case in CASES)
+    assert any("x-twolane-private" in case.headers for case in CASES)
+    assert any(case.expect.status == 404 for case in CASES)
+    assert {"invalid_output", "p95_breach"} <= {case.expect.fallback for case in CASES}
 
 
-@pytest.mark.parametrize("row", named([row for row in ROWS if row.prompt.startswith("Solve this sudoku: ")]))
-def test_a_sudoku_has_the_stated_solution_and_no_other(row: Row) -> None:
-    puzzle = row.prompt.removeprefix("Solve this sudoku: ")
+@pytest.mark.parametrize("case", named([case for case in CASES if case.prompt.startswith("Solve this sudoku: ")]))
+def test_a_sudoku_has_exactly_the_expected_solution(case: Case) -> None:
+    puzzle = case.prompt.removeprefix("Solve this sudoku: ")
     (solution,) = solutions(puzzle)
-    assert row.expect.answer.check(solution) is None
+    assert case.expect.answer.check(solution) is None
 
 
-@pytest.mark.parametrize("row", named([row for row in ROWS if "Extract the order" in row.prompt]))
-def test_an_orders_answer_is_made_of_words_of_its_message(row: Row) -> None:
-    """Whatever object the rule accepts fits the schema; a wrong object it refuses."""
-    assert row.body["response_format"]["json_schema"]["schema"] is ORDER_SCHEMA
-    assert row.expect.status != 200 or row.expect.answer.check('{"name":"nobody"}')
+@pytest.mark.parametrize("case", named([case for case in CASES if "Extract the order" in case.prompt]))
+def test_an_order_case_uses_the_order_schema_and_rejects_a_wrong_object(case: Case) -> None:
+    assert case.body["response_format"]["json_schema"]["schema"] is ORDER_SCHEMA
+    assert case.expect.status != 200 or case.expect.answer.check('{"name":"nobody"}')
 
 
-@pytest.mark.parametrize("row", named([row for row in ROWS if row.expect.answer.says == "exact"]))
-def test_exact_answers_are_told_from_others(row: Row) -> None:
-    assert row.expect.answer.check("something else")
+@pytest.mark.parametrize("case", named([case for case in CASES if case.expect.answer.description == "exact"]))
+def test_an_exact_rule_rejects_other_responses(case: Case) -> None:
+    assert case.expect.answer.check("something else")
 
 
 def test_the_order_schema_accepts_orders_and_missing_names() -> None:

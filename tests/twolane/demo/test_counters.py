@@ -1,4 +1,4 @@
-"""The gateway's metrics page is read as Prometheus would read it."""
+"""The gateway's metrics are parsed as Prometheus parses them."""
 
 import math
 
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from twolane.demo.counters import Counters, quantile_s, read_counters
 
 
-def page() -> str:
+def metrics() -> str:
     registry = CollectorRegistry()
     duration = Histogram(
         "twolane_request_duration_seconds", "", ("route", "target"), registry=registry, buckets=(0.1, 0.2, 0.4)
@@ -28,7 +28,7 @@ def page() -> str:
 
 
 def test_targets_are_counted_over_all_routes() -> None:
-    counters = read_counters(page())
+    counters = read_counters(metrics())
     fast, quality = counters.targets
     assert (fast.target, fast.answers) == ("fast", 4)
     assert fast.p50_ms == pytest.approx(150)
@@ -36,21 +36,21 @@ def test_targets_are_counted_over_all_routes() -> None:
     assert (quality.target, quality.answers) == ("quality", 1)
 
 
-def test_beyond_the_last_bound_that_bound_is_told() -> None:
-    assert read_counters(page()).targets[1].p95_ms == pytest.approx(400)
+def test_a_quantile_beyond_the_last_bound_is_that_bound() -> None:
+    assert read_counters(metrics()).targets[1].p95_ms == pytest.approx(400)
 
 
-def test_fallbacks_are_counted_by_their_reason() -> None:
-    assert read_counters(page()).fallbacks == {("fast", "quality", "deadline"): 4}
+def test_fallbacks_are_counted_by_reason() -> None:
+    assert read_counters(metrics()).fallbacks == {("fast", "quality", "deadline"): 4}
 
 
-def test_lanes_that_do_not_serve_are_told() -> None:
-    counters = read_counters(page())
+def test_lanes_that_are_not_serving_are_reported() -> None:
+    counters = read_counters(metrics())
     assert counters.lanes == {("edits", "fast"): "serving", ("constrained", "fast"): "ejected"}
-    assert counters.lanes_out == ("lane constrained/fast is ejected",)
+    assert counters.lanes_not_serving == ("lane constrained/fast is ejected",)
 
 
-def test_an_empty_page_counts_nothing() -> None:
+def test_empty_metrics_count_nothing() -> None:
     assert read_counters("") == Counters(targets=(), fallbacks={}, lanes={})
     assert quantile_s(0.5, {}) is None
     assert quantile_s(0.5, {1.0: 0, math.inf: 0}) is None

@@ -1,4 +1,4 @@
-"""The stage takes the usual ports where it can, and its scenes are faults of the proxy or the end of a process."""
+"""The demo's environment prefers default ports, and injects faults by the proxy or by killing the worker."""
 
 import socket
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from twolane.demo import environment
-from twolane.demo.case_types import Scene
-from twolane.demo.environment import FAULTS, HEADROOM, Setting, choose_ports, raise_slos, slowness
+from twolane.demo.case_types import DemoFault
+from twolane.demo.environment import HEADROOM, PROXY_FAULTS, DemoConfig, choose_ports, raise_slos, slowness
 from twolane.fault_proxy.control import Mode
 
 
-def test_usual_ports_are_taken_where_they_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_ports_are_used_if_they_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as soon_free:
         busy, free = taken.getsockname()[1], soon_free.getsockname()[1]
         soon_free.close()
@@ -21,36 +21,36 @@ def test_usual_ports_are_taken_where_they_are_free(monkeypatch: pytest.MonkeyPat
     assert ports["gateway"] != busy
 
 
-def test_free_ports_are_five_different_ones() -> None:
+def test_free_ports_are_all_different() -> None:
     assert len(set(choose_ports(free_only=True).values())) == 5
 
 
-def test_the_gateway_meets_the_worker_through_the_proxy_and_the_quality_server_directly(tmp_path: Path) -> None:
+def test_the_gateway_reaches_the_worker_through_the_proxy_and_the_quality_server_directly(tmp_path: Path) -> None:
     ports = {"gateway": 1, "admin": 2, "worker": 3, "quality": 4, "proxy": 5}
-    setting = Setting(checkpoint=tmp_path, policy=tmp_path / "p.yaml", logs=tmp_path, ports=ports)
-    variables = environment._gateway_command(setting).environment
+    config = DemoConfig(checkpoint=tmp_path, policy=tmp_path / "p.yaml", logs=tmp_path, ports=ports)
+    variables = environment._gateway_command(config).environment
     assert variables["WORKER_URL"] == "http://127.0.0.1:5"
     assert variables["QUALITY_URL"] == "http://127.0.0.1:4"
 
 
 def test_without_smollm2_the_quality_lane_is_a_second_worker(tmp_path: Path) -> None:
-    """A process of its own: it answers also while the worker is killed."""
+    """A separate process, which also serves while the worker is killed."""
     ports = {"gateway": 1, "admin": 2, "worker": 3, "quality": 4, "proxy": 5}
-    setting = Setting(checkpoint=tmp_path, policy=tmp_path / "p.yaml", logs=tmp_path, ports=ports, has_smollm2=False)
-    command = environment._quality_command(setting)
+    config = DemoConfig(checkpoint=tmp_path, policy=tmp_path / "p.yaml", logs=tmp_path, ports=ports, has_smollm2=False)
+    command = environment._quality_command(config)
     assert command.line[3:] == ("worker", "--checkpoint", str(tmp_path), "--port", "4", "--threads", "1")
-    assert command.log != environment._worker_command(setting).log
-    variables = environment._gateway_command(setting).environment
+    assert command.log != environment._worker_command(config).log
+    variables = environment._gateway_command(config).environment
     assert variables["QUALITY_MODEL"] == "diffusion:autoregressive"
 
 
-def test_calm_scenes_have_no_fault() -> None:
-    assert FAULTS[Scene.CALM].mode is FAULTS[Scene.KILLED].mode is Mode.NONE
-    disturbed = set(Scene) - {Scene.CALM, Scene.KILLED}
-    assert all(FAULTS[scene].mode is not Mode.NONE for scene in disturbed)
+def test_only_faults_of_responses_set_a_proxy_mode() -> None:
+    assert PROXY_FAULTS[DemoFault.NONE].mode is PROXY_FAULTS[DemoFault.WORKER_KILLED].mode is Mode.NONE
+    with_mode = set(DemoFault) - {DemoFault.NONE, DemoFault.WORKER_KILLED}
+    assert all(PROXY_FAULTS[fault].mode is not Mode.NONE for fault in with_mode)
 
 
-def test_slos_are_raised_only_where_calm_answers_come_near_the_tightest_of_them() -> None:
+def test_slos_are_raised_only_if_latency_without_faults_is_near_the_lowest_one() -> None:
     policy = "slo: {p95_ms: 1500, window_s: 300}\nslo: {p95_ms: 3000}"
     assert slowness(policy, 1500 / HEADROOM) == 1.0
     assert slowness(policy, 2 * 1500 / HEADROOM) == 2.0

@@ -1,13 +1,22 @@
-"""A row passes exactly if all that it states came out, and a complaint names what did not."""
+"""A case passes equals if all that it states came out, and a failure names what did not."""
 
 from typing import Any
 
 import pytest
 
-from twolane.demo.case_types import Expectation, Row, anything, error, exactly, fits, same_json, speaks_of
-from twolane.demo.expectations import Reply, differences, judge
+from twolane.demo.case_types import (
+    Case,
+    Expectation,
+    contains,
+    equals,
+    equals_json,
+    error_code,
+    matches_schema,
+    not_empty,
+)
+from twolane.demo.expectations import Reply, differences, evaluate
 
-EXPECT = Expectation(task="edit", route="edits", target="fast", attempts="fast=ok", answer=exactly("fix it"))
+EXPECT = Expectation(task="edit", route="edits", target="fast", attempts="fast=ok", answer=equals("fix it"))
 GOOD = {
     "x-twolane-task": "edit",
     "x-twolane-route": "edits",
@@ -16,17 +25,17 @@ GOOD = {
 }
 
 
-def reply(text: str = "fix it", *, status: int = 200, broken: str = "", **changed: str) -> Reply:
+def reply(text: str = "fix it", *, status: int = 200, error: str = "", **changed: str) -> Reply:
     headers = {**GOOD, **{f"x-twolane-{name}": value for name, value in changed.items()}}
-    return Reply(status=status, text=text, elapsed_ms=1.0, headers=headers, broken=broken)
+    return Reply(status=status, text=text, elapsed_ms=1.0, headers=headers, error=error)
 
 
-def row(**changed: Any) -> Row:
-    return Row(asked="an edit", prompt="p", expect=EXPECT, **changed)
+def case(**changed: Any) -> Case:
+    return Case(title="an edit", prompt="p", expect=EXPECT, **changed)
 
 
-def test_all_as_stated_passes() -> None:
-    assert judge(row(), [reply()]).passed
+def test_a_case_with_the_expected_reply_passes() -> None:
+    assert evaluate(case(), [reply()]).passed
 
 
 @pytest.mark.parametrize(
@@ -37,65 +46,65 @@ def test_all_as_stated_passes() -> None:
         (reply(target="quality"), "target"),
         (reply(attempts="fast=ok,quality=ok"), "attempts"),
         (reply(fallback="deadline"), "fallback"),
-        (reply("fix that"), "answer"),
+        (reply("fix that"), "response"),
         (reply(status=503), "status"),
-        (reply(broken="the stream ended with an error"), "stream"),
+        (reply(error="the stream ended with an error"), "stream"),
     ],
 )
-def test_each_difference_is_named(got: Reply, named: str) -> None:
-    (complaint,) = judge(row(), [got]).complaints
-    assert named in complaint
+def test_each_difference_is_described(got: Reply, named: str) -> None:
+    (failure,) = evaluate(case(), [got]).failures
+    assert named in failure
 
 
-def test_of_several_requests_all_must_be_right_and_the_wrong_one_is_shown() -> None:
+def test_all_requests_of_a_case_must_match_and_the_wrong_reply_is_shown() -> None:
     wrong = reply(target="quality")
-    verdict = judge(row(times=3), [reply(), wrong, reply()])
-    assert not verdict.passed
-    assert (verdict.reply, verdict.sent) == (wrong, 3)
+    result = evaluate(case(times=3), [reply(), wrong, reply()])
+    assert not result.passed
+    assert (result.reply, result.sent) == (wrong, 3)
 
 
-def test_until_forgives_other_answers_but_no_missing_one() -> None:
+def test_a_repeated_case_allows_other_responses_but_no_failed_request() -> None:
     other = reply(target="quality", attempts="quality=ok")
-    assert judge(row(until=True), [other, other, reply()]).passed
-    assert not judge(row(until=True), [reply(status=503, text="no_route"), reply()]).passed
-    assert "within 9 s and 5 requests" in judge(row(until=True, within_s=9), [other] * 5).complaints[0]
+    assert evaluate(case(repeat=True), [other, other, reply()]).passed
+    assert not evaluate(case(repeat=True), [reply(status=503, text="no_route"), reply()]).passed
+    assert "within 9 s and 5 requests" in evaluate(case(repeat=True, within_s=9), [other] * 5).failures[0]
 
 
-def test_until_can_ask_for_several_in_a_row() -> None:
+def test_a_repeated_case_can_require_consecutive_matches() -> None:
     other = reply(target="quality")
-    assert judge(row(until=True, in_a_row=2), [other, reply(), other, reply(), reply()]).passed
-    assert not judge(row(until=True, in_a_row=2), [reply(), other, reply(), other, reply()]).passed
-    assert not judge(row(until=True, in_a_row=2), [reply()]).passed
+    assert evaluate(case(repeat=True, consecutive=2), [other, reply(), other, reply(), reply()]).passed
+    assert not evaluate(case(repeat=True, consecutive=2), [reply(), other, reply(), other, reply()]).passed
+    assert not evaluate(case(repeat=True, consecutive=2), [reply()]).passed
 
 
-def test_of_a_round_one_good_reply_is_enough_and_is_the_one_to_show() -> None:
+def test_one_matching_reply_per_round_is_enough_and_is_shown() -> None:
     other, good = reply(target="quality"), reply()
-    verdict = judge(row(until=True, times=2), [other, other, good, other])
-    assert (verdict.passed, verdict.reply, verdict.sent) == (True, good, 4)
-    assert not judge(row(until=True, times=2), [good, other, other, other]).passed
+    result = evaluate(case(repeat=True, times=2), [other, other, good, other])
+    assert (result.passed, result.reply, result.sent) == (True, good, 4)
+    assert not evaluate(case(repeat=True, times=2), [good, other, other, other]).passed
 
 
-def test_absent_headers_are_told_as_absent() -> None:
+def test_absent_headers_are_described_as_absent() -> None:
     refused = Reply(status=404, text="model_not_found", elapsed_ms=1.0, headers={})
-    assert differences(Expectation(status=404, answer=error("model_not_found")), refused) == ()
+    assert differences(Expectation(status=404, answer=error_code("model_not_found")), refused) == ()
     assert "route is absent, not edits" in differences(
-        Expectation(status=404, route="edits", answer=anything()), refused
+        Expectation(status=404, route="edits", answer=not_empty()), refused
     )
 
 
 @pytest.mark.parametrize(
     ("rule", "good", "bad"),
     [
-        (exactly("a b"), " a b\n", "a  b"),
-        (same_json({"a": 1, "b": None}), '{"b": null,\n"a": 1}', '{"a": 1}'),
-        (same_json([1]), "[1]", "[1"),
-        (fits({"type": "object", "required": ["a"]}), '{"a": 2}', "{}"),
-        (fits({"type": "object"}), "{}", "no JSON"),
-        (speaks_of("Paris"), "it is paris.", "it is Rome."),
-        (anything(), "x", " \n"),
-        (error("no_route"), "no_route", "invalid_output"),
+        (equals("a b"), " a b\n", "a  b"),
+        (equals_json({"a": 1, "b": None}), '{"b": null,\n"a": 1}', '{"a": 1}'),
+        (equals_json([1]), "[1]", "[1"),
+        (matches_schema({"type": "object", "required": ["a"]}), '{"a": 2}', "{}"),
+        (matches_schema({"type": "object"}), "{}", "no JSON"),
+        (contains("Paris"), "it is paris.", "it is Rome."),
+        (not_empty(), "x", " \n"),
+        (error_code("no_route"), "no_route", "invalid_output"),
     ],
 )
-def test_rules_tell_good_from_bad(rule: Any, good: str, bad: str) -> None:
+def test_rules_accept_good_and_reject_bad_responses(rule: Any, good: str, bad: str) -> None:
     assert rule.check(good) is None
     assert rule.check(bad)

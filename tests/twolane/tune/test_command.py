@@ -1,4 +1,4 @@
-"""`twolane tune` reads its line, goes on where it stopped, and leaves the worker as it found it."""
+"""`twolane tune` parses its command line, resumes an interrupted run, and restores the worker."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import pytest
 
 from twolane.process.flags import WrongUseError, free_port
 from twolane.tune import command
+from twolane.tune.store import TrialStore
 
 ROOT = Path(__file__).parents[3]
 URL = "http://127.0.0.1:9"
@@ -28,42 +29,42 @@ def prompts(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (["--vary", "step=1"], "'step' is none of max_num_seqs, steps"),
+        (["--vary", "step=1"], "unknown parameter 'step' (choose from max_num_seqs, steps"),
         (["--vary", "steps=1.5"], "--vary steps=1.5"),
         (["--matches", "("], "--matches"),
         (["--trials", "1"], "'1' is not a whole number of at least 2"),
-        ([], "no worker answers there"),
+        ([], "no worker responds"),
     ],
 )
-def test_wrong_use_is_one_line(
+def test_wrong_use_is_reported_in_one_line(
     line: list[str], says: str, prompts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
         code = command.main([URL, "--prompts", prompts, "--out", str(tmp_path / "out"), *line])
-    except SystemExit as left:
-        code = left.code  # type: ignore[assignment]
-    told = capsys.readouterr().err
+    except SystemExit as stop:
+        code = stop.code  # type: ignore[assignment]
+    error = capsys.readouterr().err
     assert code == 2
-    assert says in told
-    assert told.count("\n") == 1
+    assert says in error
+    assert error.count("\n") == 1
 
 
-def test_prompts_without_a_right_answer_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompts_without_a_correct_response_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "hi"}\n')
     assert command.main([URL, "--prompts", str(file), "--out", str(tmp_path)]) == 2
-    assert "nothing tells a right answer to prompt 1" in capsys.readouterr().err
+    assert "prompt 1 needs `expect` or a schema" in capsys.readouterr().err
     assert command.parse([URL, "--prompts", str(file), "--out", str(tmp_path), "--matches", "h.*"]).matches
 
 
-def test_trials_of_another_question_are_not_taken_over(prompts: str, tmp_path: Path) -> None:
-    wish = command.parse([URL, "--prompts", prompts, "--out", str(tmp_path)])
-    (tmp_path / "trials.json").write_text(json.dumps({"question": "other", "trials": []}))
+def test_trials_of_other_inputs_are_not_reused(prompts: str, tmp_path: Path) -> None:
+    options = command.parse([URL, "--prompts", prompts, "--out", str(tmp_path)])
+    (tmp_path / "trials.json").write_text(json.dumps({"fingerprint": "other", "trials": []}))
     with pytest.raises(WrongUseError, match="choose another --out"):
-        command.Notebook(wish)
+        TrialStore(options.out, options.fingerprint())
     (tmp_path / "trials.json").write_text("{")
-    with pytest.raises(WrongUseError, match="holds no trials"):
-        command.Notebook(wish)
+    with pytest.raises(WrongUseError, match="is not a file of trials"):
+        TrialStore(options.out, options.fingerprint())
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +88,11 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
 
 
 @pytest.mark.slow
-def test_a_live_worker_is_tuned_and_left_as_it_was(worker: tuple[str, str], tmp_path: Path) -> None:
+def test_a_live_worker_is_tuned_and_restored(worker: tuple[str, str], tmp_path: Path) -> None:
     url, admin = worker
-    right = '{"name":"carla","qty":24,"item":"white clock","day":null}'
+    correct = '{"name":"carla","qty":24,"item":"white clock","day":null}'
     file = tmp_path / "prompts.jsonl"
-    file.write_text(json.dumps(json.loads(PROMPT) | {"expect": right}) + "\n")
+    file.write_text(json.dumps(json.loads(PROMPT) | {"expect": correct}) + "\n")
     line = [url, "--admin", admin, "--prompts", str(file), "--out", str(tmp_path / "out"), "--rate", "8"]
     line += ["--seconds", "1", "--trials", "4", "--vary", "steps=1,8", "--vary", "max_num_seqs=1"]
     command = [sys.executable, "-m", "twolane", "tune", *line]
@@ -102,7 +103,7 @@ def test_a_live_worker_is_tuned_and_left_as_it_was(worker: tuple[str, str], tmp_
     }  # fmt: skip
     assert httpx.get(f"{url}/health", timeout=120).json()["max_num_seqs"] == 8
     trials = json.loads((tmp_path / "out" / "trials.json").read_text())["trials"]
-    assert any(trial["knobs"]["max_num_seqs"] == 1 for trial in trials)
+    assert any(trial["parameters"]["max_num_seqs"] == 1 for trial in trials)
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=os.environ)
     assert again.returncode == 0
-    assert json.loads((tmp_path / "out" / "trials.json").read_text())["trials"] == trials  # nothing was measured anew
+    assert json.loads((tmp_path / "out" / "trials.json").read_text())["trials"] == trials  # no trial was repeated

@@ -1,4 +1,4 @@
-"""What a tuning writes is what the other commands read."""
+"""The files that `twolane tune` writes are valid input of the other commands."""
 
 import io
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.twolane.tune.test_plan import trial
 from twolane.tune.report import draw, environment_of, policy_of, table
 
 
-def test_the_gateway_takes_the_policy_and_it_promises_less_than_was_measured() -> None:
+def test_the_policy_is_valid_and_its_slo_is_above_the_measured_p95() -> None:
     policy = parse(
         policy_of(trial(80, 0.95, steps=8, anchor=0.4), url="http://h:1", model="diffusion"),
         file="tuned",
@@ -23,26 +23,26 @@ def test_the_gateway_takes_the_policy_and_it_promises_less_than_was_measured() -
     assert lane.slo.p95_ms == 100
 
 
-def test_no_wishes_are_a_policy_too() -> None:
+def test_a_policy_without_parameters_is_valid() -> None:
     assert parse(policy_of(trial(80, 0.95), url="http://h:1", model="diffusion"), file="tuned", environment={})
 
 
-def test_the_environment_sets_what_was_chosen_and_nothing_else() -> None:
+def test_the_environment_sets_only_the_chosen_value() -> None:
     assert "\nTWOLANE_WORKER_MAX_NUM_SEQS=2\n" in environment_of(trial(80, 0.95, max_num_seqs=2))
     lines = environment_of(trial(80, 0.95, steps=8)).splitlines()
     assert all(line.startswith("#") for line in lines)
 
 
-def test_the_table_marks_front_and_choice_and_the_drawing_is_one(tmp_path: Path) -> None:
+def test_the_table_marks_front_and_choice_and_the_plot_is_a_png(tmp_path: Path) -> None:
     chosen = trial(60, 0.9, steps=8)
     trials = [trial(100, 0.95), chosen, trial(200, 0.5, steps=4), trial(float("inf"), 0.0, steps=2)]
-    page = Console(width=120, record=True, file=io.StringIO())
-    page.print(table(trials, chosen))
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(table(trials, chosen))
     marks = {
         line.split("│")[2].strip(): line.split("│")[1].strip()
-        for line in page.export_text().splitlines()
+        for line in console.export_text().splitlines()
         if "│" in line
     }
-    assert marks == {"as it is": "*", "steps 8": ">*", "steps 4": "", "steps 2": ""}
+    assert marks == {"worker defaults": "*", "steps 8": ">*", "steps 4": "", "steps 2": ""}
     draw(trials, chosen, tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")

@@ -47,10 +47,10 @@ async def ports(load: Any = None, *, cold: bool = True, **settings: Any) -> Asyn
 
     worker = build_worker(toy_settings(admin_port=0, cold=cold, **settings), load or load_toy)
     worker.serving_state.engine.start(cold=cold)
-    made = Ports(worker)
+    result = Ports(worker)
     try:
-        async with made.public, made.admin:
-            yield made
+        async with result.public, result.admin:
+            yield result
     finally:
         await worker.serving_state.engine.close()
 
@@ -64,7 +64,7 @@ async def test_weights_can_be_loaded_unloaded_and_reloaded() -> None:
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_resident")
             loaded = await worker_ports.post("load")
             assert (loaded.status_code, loaded.json()["state"]) == (200, "ready")
-            assert (await worker_ports.post("load")).status_code == 200  # what is there already is there
+            assert (await worker_ports.post("load")).status_code == 200  # loading again has no effect
             assert (await worker_ports.public.post(CHAT, json=HELLO)).status_code == 200
             assert (await worker_ports.admin.get("/health")).status_code == 200
             gone = await worker_ports.post("unload", timeout_s=1)

@@ -86,7 +86,7 @@ async def test_a_stop_string_ends_the_text_and_the_generation(model: str, stream
         await until(lambda: served.engine.status().running == 0)
         text = deltas(answer.text) if stream else choice(answer)[0]
         assert text == "a" * 14
-        assert toy.passes < 100  # of at least 114: the engine may be ahead of its reader, but not at the end
+        assert toy.passes < 100  # a complete generation takes at least 114 passes
         if not stream:
             assert choice(answer)[1] == "stop"
             assert answer.json()["usage"]["completion_tokens"] == 18
@@ -106,7 +106,7 @@ async def test_the_same_seed_gives_the_same_text() -> None:
     """Without a seed each request draws a random one."""
     toy = toy_model(
         pace=0, denoising=DenoisingParams(canvas_length=16, steps=2)
-    )  # sure of nothing: every token is drawn
+    )  # an uncertain model: every token is sampled
     async with serving(toy) as served:
         texts = [choice(await served.ask(seed=seed, max_tokens=16))[0] for seed in (1, 1)]
         assert texts[0] == texts[1]
@@ -219,7 +219,7 @@ async def test_a_client_disconnect_stops_the_generation(stream: bool, model: str
         passes = toy.passes
         assert passes < 200
         assert "twolane_worker_cancelled_total 1.0" in _metrics(served)
-        await served.ask("bye", max_tokens=1)  # the next client is served, and nothing else runs beside it
+        await served.ask("bye", max_tokens=1)  # the next request is served, and no other is running
         assert toy.passes < passes + 10
 
 
@@ -299,4 +299,4 @@ async def test_the_stable_prefix_is_streamed_and_drafts_are_optional() -> None:
     assert first == list(range(1, len(first) + 1))
     assert drafts[-1]["draft"] == "y" * 8
     texts = [chunk["choices"][0]["delta"].get("content") for chunk in chunks if chunk["choices"]]
-    assert len([text for text in texts if text]) > 3  # more often than blocks are sealed
+    assert len([text for text in texts if text]) > 3  # more chunks than blocks

@@ -10,7 +10,7 @@ from tests.worker.serving import MODEL, READ, Served, events, listening, serving
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/completions"
-GAP = "brown é🙂 fox " * 3  # several canvases, characters over their borders
+GAP = "brown é🙂 fox " * 3  # several canvases, with characters across their boundaries
 
 
 async def complete(served: Served, prompt: Any = "The ", **fields: Any) -> Any:
