@@ -1,12 +1,12 @@
-"""Constraints on real schemas: `python -m benchmarks.constraints FILE.jsonl [--check] [--json FILE]`.
+"""Benchmark of constraints on real schemas: `python -m benchmarks.constraints FILE.jsonl [--check] [--json FILE]`.
 
-Each line of the file holds a `schema` and its `split`. Every schema that compiles is lifted onto a real vocabulary and
-answered from random logits, canvas after canvas, by best paths and by joint samples; every answer must close within
-its budget and, unless the compiler has left something to the final check, be valid. Beside it: what a step costs
-against the softmax of the same logits (one thread, both in numpy) and against passes of the embedded checkpoint, what
+Each line of the file holds a `schema` and its `split`. Every schema that compiles is compiled for a real vocabulary and
+answered from random logits, canvas after canvas, by best paths and by joint samples; every answer must close within its
+budget and, unless the compiler has left something to validation, be valid. It also measures the cost of a step relative
+to the softmax of the same logits (one thread, both in numpy) and against passes of the embedded checkpoint, what
 answers of that checkpoint cost and how many are right, and llguidance left to right on the same noise and the same
-net, where the extra `bench` is installed. Instances of schemas are tried by `benchmarks.constraints_compile`, accuracy
-alone, with more samples, by `benchmarks.constraints_answers`.
+model, where the extra `bench` is installed. Instances of schemas are tried by `benchmarks.constraints_compile`,
+accuracy alone, with more samples, by `benchmarks.constraints_answers`.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from benchmarks.constraints_tables import (
     WIDTH,
     embedded_table,
     figures_table,
+    methods_table,
     percentile,
     show,
     splits_table,
-    ways_table,
 )
-from benchmarks.constraints_tasks import FREE, KEPT, Way, ways
+from benchmarks.constraints_tasks import FREE, KEPT, Method, methods
 from benchmarks.left_to_right import LeftToRight
 from benchmarks.vocabularies import VOCABULARIES, Words, shipped
 
@@ -40,8 +40,8 @@ BARS: Final = {
     "refused in the worst of the easier splits": 1.0 - EASY_SHARE,
     "refused in the worst of the harder splits": 1.0 - HARD_SHARE,
     "invalid answers": 0.0,
-    "compile and lift, p50, ms": 150.0,
-    "compile and lift, p95, ms": 3000.0,
+    "compile, p50, ms": 150.0,
+    "compile, p95, ms": 3000.0,
     "best path, p50, x softmax": 1.0,
     "with marginals, p50, x softmax": 3.0,
     "embedded: best path, x forward pass": 0.5,
@@ -67,14 +67,14 @@ def main() -> int:
     )
     rows = [each for each in found if isinstance(each, Row)]
     refusals = [each for each in found if isinstance(each, Refusal)]
-    embedded, answered = measure(), ways(_left_to_right(shipped()), options.orders)
+    embedded, answered = measure(), methods(_left_to_right(shipped()), options.orders)
     figures = refused_figures(rows, refusals) | figures_of(rows) | embedded_figures(embedded) | task_figures(answered)
     console = Console(width=WIDTH)
     for table in (
         splits_table(rows, refusals),
         figures_table(figures, BARS),
         embedded_table(embedded),
-        ways_table(answered),
+        methods_table(answered),
     ):
         console.print(table)
     show(console, rows)
@@ -84,7 +84,7 @@ def main() -> int:
             "rows": [asdict(row) for row in rows],
             "refused": [asdict(refusal) for refusal in refusals],
             "embedded": asdict(embedded),
-            "orders": [asdict(way) for way in answered],
+            "orders": [asdict(method) for method in answered],
         }
         options.json.write_text(json.dumps(report, indent=1))
     return int(options.check and any(not figures[name] <= bar for name, bar in BARS.items()))
@@ -106,8 +106,8 @@ def refused_figures(rows: Sequence[Row], refusals: Sequence[Refusal]) -> dict[st
 def figures_of(rows: Sequence[Row]) -> dict[str, float]:
     """Of all schemas together."""
     measured = {
-        "compile and lift, {}, ms": [row.total_ms for row in rows],
-        "lift alone, {}, ms": [row.token_compile_ms for row in rows],
+        "compile, {}, ms": [row.total_ms for row in rows],
+        "token compilation, {}, ms": [row.token_compile_ms for row in rows],
         "best path, {}, x softmax": [row.step.best_share for row in rows],
         "with marginals, {}, x softmax": [row.step.marginals_share for row in rows],
         "joint sample on top, {}, x softmax": [row.step.sample / row.step.softmax for row in rows],
@@ -127,10 +127,10 @@ def embedded_figures(embedded: Embedded) -> dict[str, float]:
     }
 
 
-def task_figures(answered: Sequence[Way]) -> dict[str, float]:
+def task_figures(answered: Sequence[Method]) -> dict[str, float]:
     """Right answers lost to the schema over those won by it, in deviations of what chance gives (McNemar's test): of a
     few dozens the two canvases differ in a handful, either way."""
-    free, kept = (next(way.verdicts for way in answered if way.name == name) for name in (FREE, KEPT))
+    free, kept = (next(method.verdicts for method in answered if method.name == name) for name in (FREE, KEPT))
     changes = [before - after for before, after in zip(free, kept, strict=True) if before is not after]
     return {"orders: lost to the schema, deviations of chance": sum(changes) / math.sqrt(len(changes) or 1)}
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks.constraints_masks import MaskedNet
-from benchmarks.left_to_right import LeftToRight, OfNet
+from benchmarks.constraints_masks import MaskedModel
+from benchmarks.left_to_right import LeftToRight, OfModel
 from benchmarks.vocabularies import SHIPPED, shipped
 from diffusion_worker.constraints.compile import compile_constraint
 from diffusion_worker.constraints.inference.matcher import open_matcher
@@ -60,7 +60,7 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Method:
     """How one way of answering did: which samples were right, passes and ms of an answer on average."""
 
     decoding_mode: DecodingMode
@@ -70,36 +70,44 @@ class Way:
     ms: float
 
 
-def measure(net: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None) -> list[Way]:
+def measure(
+    model: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None
+) -> list[Method]:
     """All ways through the same `count` samples: canvases free, masked naively, constrained; left to right free,
     constrained, and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
     samples = [task.generator(rng, SampleSpec(split="test", invented=task.invented)) for _ in range(count)]
     automaton = compile_tokens(compile_constraint(task.constraint).automaton, shipped().read())
     assert automaton is not None
-    ways = []
+    methods = []
     for decoding_mode in DecodingMode:
-        asks = [
-            request_for(net, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
+        requests = [
+            request_for(model, sample, decoding_mode, seed=1000 * seed + place) for place, sample in enumerate(samples)
         ]
-        kept = [replace(ask, matcher=open_matcher(automaton, ask.max_tokens)) for ask in asks]
-        ways += [
-            _way(decoding_mode, "free", samples, _by(net, asks)),
-            _way(decoding_mode, KEPT, samples, _by(net, kept)),
+        kept = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]
+        methods += [
+            _measure_method(decoding_mode, "free", samples, _by(model, requests)),
+            _measure_method(decoding_mode, KEPT, samples, _by(model, kept)),
         ]
         if decoding_mode is DecodingMode.DIFFUSION:
-            ways.append(_way(decoding_mode, "naive mask", samples, _by(MaskedNet(net, automaton), asks)))
+            methods.append(
+                _measure_method(decoding_mode, "naive mask", samples, _by(MaskedModel(model, automaton), requests))
+            )
         elif guide is not None and task.constraint.kind == "json_schema":
-            ways.append(_way(decoding_mode, "llguidance", samples, _guided(net, guide, task.constraint.value, asks)))
-    return ways
+            methods.append(
+                _measure_method(
+                    decoding_mode, "llguidance", samples, _guided(model, guide, task.constraint.value, requests)
+                )
+            )
+    return methods
 
 
 def p_value(better: int, worse: int) -> float:
     """McNemar's exact test, two-sided: how likely pairs that differ are split at least so unevenly by chance
     alone."""
     pairs = better + worse
-    ways = sum(math.comb(pairs, count) for count in range(min(better, worse) + 1))
-    return float(min(1.0, 2 * ways / 2**pairs))
+    methods = sum(math.comb(pairs, count) for count in range(min(better, worse) + 1))
+    return float(min(1.0, 2 * methods / 2**pairs))
 
 
 def compared(free: Sequence[bool], other: Sequence[bool]) -> tuple[int, int, float]:
@@ -118,12 +126,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--check", action="store_true", help="exit 1 if a constraint costs right answers (p < 0.05)")
     options = parser.parse_args()
-    net = load(str(SHIPPED), LoadOptions(threads=1))
+    model = load(str(SHIPPED), LoadOptions(threads=1))
     guide = LeftToRight(shipped()) if importlib.util.find_spec("llguidance") else None
     rows: list[dict[str, Any]] = []
     for name in options.tasks:
         rows += _rows(
-            name, [measure(net, TASKS[name], count=options.count, seed=seed, guide=guide) for seed in options.seeds]
+            name, [measure(model, TASKS[name], count=options.count, seed=seed, guide=guide) for seed in options.seeds]
         )
     print("| " + " | ".join(rows[0]) + " |\n" + "| --- " * len(rows[0]) + "|")
     for row in rows:
@@ -133,11 +141,11 @@ def main() -> int:
     return int(options.check and any(_is_worse(row) for row in rows))
 
 
-def _way(decoding_mode: DecodingMode, name: str, samples: Sequence[Sample], answered: Answered) -> Way:
+def _measure_method(decoding_mode: DecodingMode, name: str, samples: Sequence[Sample], answered: Answered) -> Method:
     started = time.thread_time()
     answers = answered()
     seconds = time.thread_time() - started
-    return Way(
+    return Method(
         decoding_mode=decoding_mode,
         name=name,
         right=tuple(text == sample.answer for (text, _), sample in zip(answers, samples, strict=True)),
@@ -146,49 +154,49 @@ def _way(decoding_mode: DecodingMode, name: str, samples: Sequence[Sample], answ
     )
 
 
-def _by(net: DiffusionModel, asks: Sequence[GenerationRequest]) -> Answered:
+def _by(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Answered:
     """Eight rows share a pass."""
-    return lambda: [(text_of(answer), answer.end.usage.forward_passes) for answer in run(net, asks)]
+    return lambda: [(text_of(answer), answer.end.usage.forward_passes) for answer in run(model, requests)]
 
 
-def _guided(net: DiffusionModel, guide: LeftToRight, schema: Any, asks: Sequence[GenerationRequest]) -> Answered:
+def _guided(model: DiffusionModel, guide: LeftToRight, schema: Any, requests: Sequence[GenerationRequest]) -> Answered:
     """One after the other."""
 
     def answered() -> list[tuple[str, int]]:
-        found = [guide.decode(schema, OfNet(net, ask)) for ask in asks]
+        found = [guide.decode(schema, OfModel(model, request)) for request in requests]
         return [(decode_ids(list(each.ids)), len(each.ids)) for each in found if each is not None]
 
     return answered
 
 
-def _pooled(ways: Sequence[Way]) -> Way:
+def _pooled(methods: Sequence[Method]) -> Method:
     """One way over all seeds."""
     return replace(
-        ways[0],
-        right=tuple(one for way in ways for one in way.right),
-        passes=sum(way.passes for way in ways) / len(ways),
-        ms=sum(way.ms for way in ways) / len(ways),
+        methods[0],
+        right=tuple(one for method in methods for one in method.right),
+        passes=sum(method.passes for method in methods) / len(methods),
+        ms=sum(method.ms for method in methods) / len(methods),
     )
 
 
-def _rows(task: str, parts: Sequence[Sequence[Way]]) -> list[dict[str, Any]]:
+def _rows(task: str, parts: Sequence[Sequence[Method]]) -> list[dict[str, Any]]:
     """Of one task; each way against the free one of the same reading."""
-    ways = [_pooled(same) for same in zip(*parts, strict=True)]
-    free = {way.decoding_mode: way.right for way in ways if way.name == "free"}
+    methods = [_pooled(same) for same in zip(*parts, strict=True)]
+    free = {method.decoding_mode: method.right for method in methods if method.name == "free"}
     rows = []
-    for place, way in enumerate(ways):
-        gained, lost, p = compared(free[way.decoding_mode], way.right)
+    for place, method in enumerate(methods):
+        gained, lost, p = compared(free[method.decoding_mode], method.right)
         rows.append(
-            {"task": task, "reading": way.decoding_mode.value, "way": way.name, "right": sum(way.right)}
-            | {"of": len(way.right), "gained": gained, "lost": lost, "p": float(f"{p:.2g}")}
-            | {"passes": round(way.passes, 1), "ms": round(way.ms, 1)}
+            {"task": task, "reading": method.decoding_mode.value, "method": method.name, "right": sum(method.right)}
+            | {"of": len(method.right), "gained": gained, "lost": lost, "p": float(f"{p:.2g}")}
+            | {"passes": round(method.passes, 1), "ms": round(method.ms, 1)}
             | {"right by seed": " ".join(str(sum(part[place].right)) for part in parts)}
         )
     return rows
 
 
 def _is_worse(row: Mapping[str, Any]) -> bool:
-    return bool(row["way"] == KEPT and row["lost"] > row["gained"] and row["p"] < SIGNIFICANT)
+    return bool(row["method"] == KEPT and row["lost"] > row["gained"] and row["p"] < SIGNIFICANT)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What real schemas cost and keep: `python -m benchmarks.constraints_compile FILE.jsonl [--check] [--json FILE]`.
+"""Benchmark of the schema compiler on real schemas: `python -m benchmarks.constraints_compile FILE.jsonl [--check]
+[--json FILE]`.
 
 Each line of the file holds a `schema`, its `split`, and `tests`: instances that are `valid` or not. Counted per split:
-compiled, compiled with a final check, refused and by which keyword; how much processor time it took and how many states
-it gave (the compiler's half alone: lifting onto tokens is `benchmarks.constraints`). Of the instances: valid ones that
-are accepted once written in normal form, and invalid ones that are accepted, which must not be where no final check
-follows.
-Rows that jsonschema itself judges differently (`python_jsonschema_agrees_with_tests` is false) are left out.
+compiled, compiled with validation, refused and by which keyword; how much processor time it took and how many states it
+gave (the compiler's half alone: token compilation onto tokens is `benchmarks.constraints`). Of the instances: valid
+ones that are accepted once written in normal form, and invalid ones that are accepted, which must not be where no
+validation follows. Rows on which jsonschema disagrees with the data set (`python_jsonschema_agrees_with_tests` is
+false) are left out.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 HARD: Final = ("Github_hard", "Github_ultra", "JsonSchemaStore")
 EASY_SHARE: Final = 0.97
 HARD_SHARE: Final = 0.75
-P50_BUDGET_MS: Final = 75.0  # half of what a compilation with lifting may take
+P50_BUDGET_MS: Final = 75.0  # half of what a compilation with token compilation may take
 P95_BUDGET_MS: Final = 1500.0
 
 
@@ -47,7 +48,7 @@ class Row:
 
     @property
     def unsound(self) -> bool:
-        """Whether an invalid instance is accepted although no final check follows."""
+        """Whether an invalid instance is accepted although no validation follows."""
         return self.instances[2] > 0 and not self.needs_check
 
 
@@ -56,7 +57,7 @@ class Split:
     """Figures of one split, or of all."""
 
     schemas: int
-    compiled: int  # without a final check
+    compiled: int  # without validation
     with_check: int
     refused: dict[str, int]
     checked_keywords: dict[str, int]

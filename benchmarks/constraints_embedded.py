@@ -52,25 +52,25 @@ class Embedded:
 
 def measure() -> Embedded:
     """One row of the checkpoint, and its constraint; then rows together."""
-    net = load(str(SHIPPED), LoadOptions(threads=1))
+    model = load(str(SHIPPED), LoadOptions(threads=1))
     automaton = compile_tokens(compile_schema(ORDER_SCHEMA).automaton, shipped().read())
     assert automaton is not None
-    noise = Noise(canvas=net.info.denoising.canvas_length, vocab=len(automaton.token_sets.order), seed=0)
+    noise = Noise(canvas=model.info.denoising.canvas_length, vocab=len(automaton.token_sets.order), seed=0)
     ours = step_ms(automaton, noise.canvas_of(3.0))
     return Embedded(
-        forward=_forward_ms(net),
+        forward=_forward_ms(model),
         best=ours.best,
         step=ours.marginals + ours.sample,
-        mixed=_mixed(net, automaton),
+        mixed=_mixed(model, automaton),
     )
 
 
-def _forward_ms(net: DiffusionModel) -> float:
-    """The net's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
-    watched = InstrumentedModel(net, time.thread_time)
-    ask = _endless(net)
-    loop = Loop(watched, Capacity(max_num_seqs=1, max_context=len(ask.prompt_ids) + ask.max_tokens))
-    loop.add(ask)
+def _forward_ms(model: DiffusionModel) -> float:
+    """The model's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
+    watched = InstrumentedModel(model, time.thread_time)
+    request = _endless(model)
+    loop = Loop(watched, Capacity(max_num_seqs=1, max_context=len(request.prompt_ids) + request.max_tokens))
+    loop.add(request)
     spent = [watched.seconds]
     while len(spent) < STEPS:
         loop.step()
@@ -78,16 +78,18 @@ def _forward_ms(net: DiffusionModel) -> float:
     return 1000 * statistics.median(after - before for before, after in itertools.pairwise(spent))
 
 
-def _mixed(net: DiffusionModel, automaton: TokenAutomaton) -> tuple[MixedStep, ...]:
+def _mixed(model: DiffusionModel, automaton: TokenAutomaton) -> tuple[MixedStep, ...]:
     """Loops with more and more constrained rows take turns, so that a noisy moment falls on all alike."""
     seen: dict[int, list[Observation]] = {count: [] for count in CONSTRAINED}
-    ask = _endless(net)
+    request = _endless(model)
     loops = []
     for count, told in seen.items():
-        loop = Loop(net, Capacity(max_num_seqs=ROWS, max_context=len(ask.prompt_ids) + ask.max_tokens), told.append)
+        loop = Loop(
+            model, Capacity(max_num_seqs=ROWS, max_context=len(request.prompt_ids) + request.max_tokens), told.append
+        )
         for row in range(ROWS):
-            matcher = open_matcher(automaton, ask.max_tokens) if row < count else None
-            loop.add(replace(ask, seed=row, matcher=matcher))
+            matcher = open_matcher(automaton, request.max_tokens) if row < count else None
+            loop.add(replace(request, seed=row, matcher=matcher))
         loops.append(loop)
     for loop in itertools.chain.from_iterable(itertools.repeat(loops, STEPS - 1)):
         loop.step()
@@ -103,6 +105,6 @@ def _median(count: int, told: Sequence[Observation]) -> MixedStep:
     )
 
 
-def _endless(net: DiffusionModel) -> GenerationRequest:
+def _endless(model: DiffusionModel) -> GenerationRequest:
     """A canvas that does not settle while it is measured."""
-    return request_for(samples(1)[0], replace(net.info.denoising, steps=STEPS, stability=64))
+    return request_for(samples(1)[0], replace(model.info.denoising, steps=STEPS, stability=64))

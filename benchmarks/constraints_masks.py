@@ -1,5 +1,5 @@
-"""The naive way to put a constraint onto a canvas: at every position what *some* text has there, whatever stands beside
-it. Knows a net and one constraint; what it is compared with is in `constraints_answers`.
+"""Baseline: an independent token mask per position, which allows what *some* text has there. Knows a model and one
+constraint; what it is compared with is in `constraints_answers`.
 """
 
 import numpy as np
@@ -11,29 +11,29 @@ from diffusion_worker.constraints.inference.matcher import classes_of
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
 
-_NEVER = -1e4  # finite: a step takes infinite logits for a broken net
+_NEVER = -1e4  # finite: a step takes infinite logits for a broken model
 
 
 def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
     """[canvas, vocab] which tokens stand at each position of the first canvas in some text."""
-    classes, states = automaton.token_sets, {automaton.start}
-    masks = np.zeros((canvas, len(classes.order)), np.bool_)
+    token_sets, states = automaton.token_sets, {automaton.start}
+    masks = np.zeros((canvas, len(token_sets.order)), np.bool_)
     for mask in masks:
         edges = [
             edge
             for state in states - {automaton.done}
             for edge in range(automaton.first_edge[state], automaton.first_edge[state + 1])
         ]
-        atoms = np.zeros(classes.classes, np.bool_)
+        allowed = np.zeros(token_sets.classes, np.bool_)
         for label in {int(automaton.label[edge]) for edge in edges}:
-            atoms[classes_of(classes, label)] = True
-        mask[:] = atoms[classes.class_of]
+            allowed[classes_of(token_sets, label)] = True
+        mask[:] = allowed[token_sets.class_of]
         mask[automaton.padding_id] |= automaton.done in states
         states = {int(automaton.target[edge]) for edge in edges} | (states & {automaton.done})
     return masks
 
 
-class MaskedNet(InstrumentedModel):
+class MaskedModel(InstrumentedModel):
     """Masks each position of a canvas by itself. True for answers of one canvas."""
 
     def __init__(self, model: DiffusionModel, automaton: TokenAutomaton) -> None:

@@ -1,4 +1,4 @@
-"""One schema after the other: compiled, lifted onto a real vocabulary, answered from noise, and what that costs.
+"""Measures one schema after another: compilation for a real vocabulary, answers from random logits, and their cost.
 
 Knows nothing of bars and tables.
 """
@@ -37,14 +37,14 @@ class Row:
 
     id: str
     split: str
-    has_check: bool  # the compiler left keywords to the final check
+    has_check: bool  # the compiler left keywords to validation
     compile_ms: float
     token_compile_ms: float
     states: int
     edges: int
     shortest: int  # tokens, the end token counted
     answers: int
-    left_to_check: int  # answers that fail a keyword which the compiler left to the final check
+    left_to_check: int  # answers that fail a keyword which the compiler left to validation
     invalid: tuple[str, ...]
     step: StepMs
     best_logprob: float
@@ -52,7 +52,7 @@ class Row:
 
     @property
     def total_ms(self) -> float:
-        """Compiled and lifted."""
+        """Compile time including token compilation."""
         return self.compile_ms + self.token_compile_ms
 
 
@@ -96,12 +96,12 @@ def _row(
     started = time.thread_time()
     automaton = compile_tokens(compiled.automaton, vocabulary)
     token_compile_ms = 1000 * (time.thread_time() - started)
-    assert automaton is not None, f"{document['id']}: the vocabulary spells no answer"
+    assert automaton is not None, f"{document['id']}: no token sequence spells an answer"
     noise, left_to_right = tools
     logits = noise[0].canvas_of(3.0)
-    judge = AnswerValidator(document["schema"], has_check=bool(compiled.needs_check))
+    checker = AnswerChecker(document["schema"], has_check=bool(compiled.needs_check))
     for one in noise:
-        judge.try_answers(automaton, one, words)
+        checker.try_answers(automaton, one, words)
     return Row(
         id=document["id"],
         split=document["split"],
@@ -111,17 +111,17 @@ def _row(
         states=automaton.states,
         edges=automaton.edges,
         shortest=int(automaton.distance[automaton.start]),
-        answers=judge.answers,
-        left_to_check=judge.left_to_check,
-        invalid=tuple(judge.invalid),
+        answers=checker.answers,
+        left_to_check=checker.left_to_check,
+        invalid=tuple(checker.invalid),
         step=step_ms(automaton, logits),
         best_logprob=_best_logprob(automaton, logits),
         greedy=left_to_right.decode(document["schema"], of_canvas(logits)) if left_to_right else None,
     )
 
 
-class AnswerValidator:
-    """Answers of one schema, judged by jsonschema."""
+class AnswerChecker:
+    """Answers of one schema, checked against jsonschema."""
 
     def __init__(self, schema: Any, *, has_check: bool) -> None:
         cls = validator_for(schema)

@@ -1,4 +1,4 @@
-"""What constraints cost per step and whether they hold: random logits against one schema after the other.
+"""Measures the cost of constraints per step, and whether they hold, on random logits.
 
 Logits are drawn once and cut into canvases at random rows: drawing fresh ones would take longer than what is measured.
 Times are those of the running thread, so other work on the machine weighs little.
@@ -23,7 +23,7 @@ from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 Floats = NDArray[np.float32]
 Answer = TypeVar("Answer")
 REPEATS: Final = 3
-SCALES: Final = (0.0, 1.0, 3.0, 10.0)  # spread of the logits, from a net that knows nothing to one that is sure
+SCALES: Final = (0.0, 1.0, 3.0, 10.0)  # spread of the logits, from a model that knows nothing to one that is sure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class StepMs:
 
 
 class Noise:
-    """Logits of a net that knows nothing of the schema."""
+    """Logits of a model that knows nothing of the schema."""
 
     def __init__(self, *, canvas: int, vocab: int, seed: int) -> None:
         self.canvas = canvas
@@ -65,7 +65,7 @@ class Noise:
 
 
 def step_ms(automaton: TokenAutomaton, logits: Floats) -> StepMs:
-    """Cost of the first step of an answer that has room enough."""
+    """Cost of the first step of an answer without a binding token limit."""
     matcher = open_matcher(automaton, 1_000_000)
     softmax = _thread_ms(lambda: _softmax(logits))[0]
     best = _thread_ms(lambda: best_path(matcher, score_token_sets(automaton.token_sets, logits)))[0]

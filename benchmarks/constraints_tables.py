@@ -1,4 +1,4 @@
-"""How the figures of `benchmarks.constraints` are shown. Knows no engine."""
+"""Tables of the figures of `benchmarks.constraints`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -9,7 +9,7 @@ from rich.table import Table
 
 from benchmarks.constraints_embedded import ROWS, Embedded
 from benchmarks.constraints_rows import CANVAS, Refusal, Row
-from benchmarks.constraints_tasks import Way
+from benchmarks.constraints_tasks import Method
 
 WIDTH: Final = 200
 
@@ -81,11 +81,17 @@ def embedded_table(embedded: Embedded) -> Table:
     return table
 
 
-def ways_table(ways: Sequence[Way]) -> Table:
+def methods_table(methods: Sequence[Method]) -> Table:
     """The same requests answered in several ways."""
     table = Table("embedded checkpoint, orders as JSON", "right", "of", "passes", "ms")
-    for way in ways:
-        table.add_row(way.name, str(sum(way.verdicts)), str(len(way.verdicts)), f"{way.passes:.1f}", f"{way.ms:.0f}")
+    for method in methods:
+        table.add_row(
+            method.name,
+            str(sum(method.verdicts)),
+            str(len(method.verdicts)),
+            f"{method.passes:.1f}",
+            f"{method.ms:.0f}",
+        )
     return table
 
 

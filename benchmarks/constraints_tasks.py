@@ -1,4 +1,4 @@
-"""Orders to extract within their schema, by one net in several ways: right answers, passes of the net, time.
+"""Orders to extract within their schema, by one model in several ways: right answers, passes of the model, time.
 
 One request at a time, in thread time: the canvas free and within the schema, and left to right with our automaton and
 with llguidance. (With rows enough for figures about accuracy alone: `benchmarks.constraints_answers`.)
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from benchmarks.left_to_right import LeftToRight, OfNet
+from benchmarks.left_to_right import LeftToRight, OfModel
 from benchmarks.vocabularies import SHIPPED, shipped
 from benchmarks.worker_requests import InstrumentedModel
 from diffusion_worker.constraints.compile import compile_schema
@@ -31,7 +31,7 @@ KEPT: Final = "canvas, within the schema"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class Method:
     """One way to answer requests: which answers were right; means of passes, the prompt's among them, and of ms."""
 
     name: str
@@ -40,64 +40,64 @@ class Way:
     ms: float
 
 
-def ways(guided: LeftToRight | None, count: int) -> list[Way]:
+def methods(guided: LeftToRight | None, count: int) -> list[Method]:
     """All of them over the same requests; without llguidance, all but the last."""
-    net = InstrumentedModel(load(str(SHIPPED), LoadOptions(threads=1)))
+    model = InstrumentedModel(load(str(SHIPPED), LoadOptions(threads=1)))
     automaton = compile_tokens(compile_schema(SCHEMA).automaton, shipped().read())
     assert automaton is not None
     rng = random.Random(SEED)
     samples = [order(rng, SampleSpec(split="test", invented=1.0)) for _ in range(count)]
 
-    def asks(decoding_mode: DecodingMode, *, is_kept: bool) -> Iterator[GenerationRequest]:
+    def requests(decoding_mode: DecodingMode, *, is_kept: bool) -> Iterator[GenerationRequest]:
         for seed, sample in enumerate(samples):
-            ask = request_for(net, sample, decoding_mode, seed=seed)
-            yield replace(ask, matcher=open_matcher(automaton, ask.max_tokens)) if is_kept else ask
+            request = request_for(model, sample, decoding_mode, seed=seed)
+            yield replace(request, matcher=open_matcher(automaton, request.max_tokens)) if is_kept else request
 
     answers = [sample.answer for sample in samples]
     found = [
-        _way(FREE, net, list(asks(DecodingMode.DIFFUSION, is_kept=False)), answers, _by_us(net)),
-        _way(KEPT, net, list(asks(DecodingMode.DIFFUSION, is_kept=True)), answers, _by_us(net)),
-        _way(
+        _measure_method(FREE, model, list(requests(DecodingMode.DIFFUSION, is_kept=False)), answers, _by_us(model)),
+        _measure_method(KEPT, model, list(requests(DecodingMode.DIFFUSION, is_kept=True)), answers, _by_us(model)),
+        _measure_method(
             "left to right, our automaton",
-            net,
-            list(asks(DecodingMode.AUTOREGRESSIVE, is_kept=True)),
+            model,
+            list(requests(DecodingMode.AUTOREGRESSIVE, is_kept=True)),
             answers,
-            _by_us(net),
+            _by_us(model),
         ),
     ]
     if guided is not None:
-        by_guided = _by_guided(net, guided)
-        plain = list(asks(DecodingMode.AUTOREGRESSIVE, is_kept=False))
-        found.append(_way("left to right, llguidance", net, plain, answers, by_guided))
+        by_guided = _by_guided(model, guided)
+        plain = list(requests(DecodingMode.AUTOREGRESSIVE, is_kept=False))
+        found.append(_measure_method("left to right, llguidance", model, plain, answers, by_guided))
     return found
 
 
-def _way(
+def _measure_method(
     name: str,
-    net: InstrumentedModel,
-    asks: Sequence[GenerationRequest],
+    model: InstrumentedModel,
+    requests: Sequence[GenerationRequest],
     answers: Sequence[str],
     answer: Callable[[GenerationRequest], str],
-) -> Way:
-    answer(asks[0])  # what is made once is not what is measured
-    passes, started = net.passes, time.thread_time()
-    texts = [answer(ask) for ask in asks]
-    count = len(asks)
-    return Way(
+) -> Method:
+    answer(requests[0])  # what is made once is not what is measured
+    passes, started = model.passes, time.thread_time()
+    texts = [answer(request) for request in requests]
+    count = len(requests)
+    return Method(
         name=name,
         verdicts=tuple(text == right for text, right in zip(texts, answers, strict=True)),
-        passes=(net.passes - passes) / count,
+        passes=(model.passes - passes) / count,
         ms=1000 * (time.thread_time() - started) / count,
     )
 
 
-def _by_us(net: DiffusionModel) -> Callable[[GenerationRequest], str]:
-    return lambda ask: text_of(run(net, [ask])[0])
+def _by_us(model: DiffusionModel) -> Callable[[GenerationRequest], str]:
+    return lambda request: text_of(run(model, [request])[0])
 
 
-def _by_guided(net: DiffusionModel, guided: LeftToRight) -> Callable[[GenerationRequest], str]:
-    def answer(ask: GenerationRequest) -> str:
-        greedy = guided.decode(SCHEMA, OfNet(net, ask))
+def _by_guided(model: DiffusionModel, guided: LeftToRight) -> Callable[[GenerationRequest], str]:
+    def answer(request: GenerationRequest) -> str:
+        greedy = guided.decode(SCHEMA, OfModel(model, request))
         assert greedy is not None, "llguidance refuses the schema"
         return decode_ids(list(greedy.ids))
 

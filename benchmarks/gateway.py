@@ -1,8 +1,8 @@
-"""What the gateway costs: `python -m benchmarks.gateway [--check] [--json FILE]`.
+"""Cost of the gateway per request: `python -m benchmarks.gateway [--check] [--json FILE]`.
 
-A real gateway process stands between a canned upstream and a closed-loop client, all on loopback. The most robust
-figure on a small machine is the gateway's own CPU time per request (user + system of its process); the latency it adds
-is read against the same client talking to the upstream directly, in the same run.
+A real gateway process runs between a canned upstream and a closed-loop client, all on loopback. The most robust
+figure on a small machine is the gateway's CPU time per request (user + system time of its process); the latency it
+adds is compared with the same client talking to the upstream directly, in the same run.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks.loopback import Load, Timing, drive, serve_canned
 
 REQUEST_BUDGET_US: Final = 120.0
-LEARNED_BUDGET_US: Final = 100.0  # more, where only the words of a request tell its task
+LEARNED_BUDGET_US: Final = 100.0  # added for requests that the trained classifier has to classify
 CHUNK_BUDGET_US: Final = 45.0
 CHUNKS: Final = 64
 SCHEMA: Final = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -48,8 +48,8 @@ routes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One kind of request: the gateway's CPU time, and what the client saw through it and without it."""
+class Result:
+    """The result for one kind of request: the gateway's CPU time, and the latency with and without the gateway."""
 
     name: str
     requests: int
@@ -62,18 +62,18 @@ class Row:
 
     @property
     def is_within(self) -> bool:
-        """Is it within its budget?"""
+        """Whether the CPU time is within the budget."""
         if self.cpu_us_per_chunk is not None:
             return self.cpu_us_per_chunk <= CHUNK_BUDGET_US
         return self.cpu_us <= self.budget_us
 
 
 def main() -> int:
-    """Command line; returns 1 if `--check` finds a row over its budget, or a request failed."""
+    """Command line; returns 1 if `--check` finds a result over its budget, or if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=4000, help="requests of each kind")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a row is over its budget")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--check", action="store_true", help="exit 1 if a result is over its budget")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--upstream", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.upstream:
@@ -87,11 +87,13 @@ def main() -> int:
         gateway += ["--port", str(gateway_port), "--admin-port", str(admin_port)]
         with _process(upstream, upstream_port), _process(gateway, gateway_port) as process:
             _wait_until_healthy(gateway_port)
-            rows = [_measure(process.pid, gateway_port, upstream_port, load) for load in _loads(options.requests)]
-    _show(rows)
+            results = [_measure(process.pid, gateway_port, upstream_port, load) for load in _loads(options.requests)]
+    _show(results)
     if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    failed = any(row.failures for row in rows) or (options.check and not all(row.is_within for row in rows))
+        options.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    failed = any(result.failures for result in results) or (
+        options.check and not all(result.is_within for result in results)
+    )
     return int(failed)
 
 
@@ -110,14 +112,14 @@ def _loads(requests: int) -> tuple[Load, ...]:
     )
 
 
-def _measure(pid: int, gateway_port: int, upstream_port: int, load: Load) -> Row:
+def _measure(pid: int, gateway_port: int, upstream_port: int, load: Load) -> Result:
     warm = Load(name=load.name, body=load.body, requests=64, connections=16)
     asyncio.run(drive(gateway_port, warm))
     direct: Timing = asyncio.run(drive(upstream_port, load))
     before = _cpu_s(pid)
     through: Timing = asyncio.run(drive(gateway_port, load))
     cpu_us = 1e6 * (_cpu_s(pid) - before) / len(through.latencies_s)
-    return Row(
+    return Result(
         name=load.name,
         requests=len(through.latencies_s),
         cpu_us=cpu_us,
@@ -137,7 +139,7 @@ def _cpu_s(pid: int) -> float:
 
 @contextmanager
 def _process(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process that listens on `port`; ended on the way out."""
+    """Run a child process that listens on `port`, and terminate it at the end."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 30
@@ -184,20 +186,20 @@ def _stream_answer() -> list[bytes]:
     return [event({"role": "assistant"}, None), *words, event({}, "stop"), b"data: [DONE]\n\n"]
 
 
-def _show(rows: list[Row]) -> None:
+def _show(results: list[Result]) -> None:
     title = (
         f"Gateway on loopback: budgets {REQUEST_BUDGET_US:.0f} us a request,"
-        f" {LEARNED_BUDGET_US:.0f} us more where its words must tell its task, {CHUNK_BUDGET_US:.0f} us a chunk"
+        f" {LEARNED_BUDGET_US:.0f} us more with the trained classifier, {CHUNK_BUDGET_US:.0f} us a chunk"
     )
     table = Table(title=title, title_justify="left")
     for heading in ("", "requests", "CPU us", "CPU us a chunk", "p50 ms", "direct p50 ms", "failed"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for row in rows:
-        color = "green" if row.is_within else "red"
-        per_chunk = "" if row.cpu_us_per_chunk is None else f"[{color}]{row.cpu_us_per_chunk:.1f}"
-        cpu = f"{row.cpu_us:.0f}" if per_chunk else f"[{color}]{row.cpu_us:.0f}"
-        latencies = (f"{row.p50_ms:.2f}", f"{row.direct_p50_ms:.2f}")
-        table.add_row(row.name, str(row.requests), cpu, per_chunk, *latencies, str(row.failures))
+    for result in results:
+        color = "green" if result.is_within else "red"
+        per_chunk = "" if result.cpu_us_per_chunk is None else f"[{color}]{result.cpu_us_per_chunk:.1f}"
+        cpu = f"{result.cpu_us:.0f}" if per_chunk else f"[{color}]{result.cpu_us:.0f}"
+        latencies = (f"{result.p50_ms:.2f}", f"{result.direct_p50_ms:.2f}")
+        table.add_row(result.name, str(result.requests), cpu, per_chunk, *latencies, str(result.failures))
     Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 

@@ -1,7 +1,7 @@
-"""How good labels are that are read off the net at once: `python -m benchmarks.labels [--check] [--json FILE]`
+"""Benchmark of label probabilities: `python -m benchmarks.labels [--check] [--json FILE]`
 
 Held-out orders of the extraction task. All fields but one are given, the labels are the answers that are left. Right
-answers of the likeliest label (two passes) and of denoising within the same set, the log loss of the probabilities in
+answers of the most likely label (two passes) and of denoising within the same set, the log loss of the probabilities in
 nats, and the canvas passes of denoising.
 """
 
@@ -56,18 +56,20 @@ class Row:
     denoised_passes: float
 
 
-def measure(net: DiffusionModel, field: str, *, invented: bool, count: int, seed: int = 5) -> Row:
+def measure(model: DiffusionModel, field: str, *, invented: bool, count: int, seed: int = 5) -> Row:
     """Samples whose every answer fits on one canvas."""
     rng = random.Random(seed)
     sets: list[tuple[Sample, list[str]]] = []
     while len(sets) < count:
         sample = order(rng, SampleSpec(split="test", invented=float(invented)))
-        if max(map(len, answers := _answers(sample, field))) < net.info.denoising.canvas_length:
+        if max(map(len, answers := _answers(sample, field))) < model.info.denoising.canvas_length:
             sets.append((sample, answers))
-    asks = [request_for(net, sample, DecodingMode.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)]
-    weighed = [_weighed(net, ask, answers) for ask, (_, answers) in zip(asks, sets, strict=True)]
+    requests = [
+        request_for(model, sample, DecodingMode.DIFFUSION, seed=place) for place, (sample, _) in enumerate(sets)
+    ]
+    weighed = [_weighed(model, request, answers) for request, (_, answers) in zip(requests, sets, strict=True)]
     truths = [answers.index(sample.answer) for sample, answers in sets]
-    denoised = run(net, [_within(ask, answers) for ask, (_, answers) in zip(asks, sets, strict=True)])
+    denoised = run(model, [_within(request, answers) for request, (_, answers) in zip(requests, sets, strict=True)])
     return Row(
         field=field,
         words="invented" if invented else "known",
@@ -87,9 +89,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 under the bar")
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args()
-    net = load(str(SHIPPED), LoadOptions(threads=1))
+    model = load(str(SHIPPED), LoadOptions(threads=1))
     rows = [
-        measure(net, field, invented=invented, count=options.count) for field in FIELDS for invented in (False, True)
+        measure(model, field, invented=invented, count=options.count) for field in FIELDS for invented in (False, True)
     ]
     table = Table("field", "words", "samples", "labels", "right by labels", "log loss", "right denoised", "passes")
     for row in rows:
@@ -108,12 +110,12 @@ def _answers(sample: Sample, field: str) -> list[str]:
     return [json.dumps({**truth, field: value}, separators=(",", ":")) for value in values]
 
 
-def _weighed(net: DiffusionModel, ask: GenerationRequest, answers: Sequence[str]) -> tuple[float, ...]:
+def _weighed(model: DiffusionModel, request: GenerationRequest, answers: Sequence[str]) -> tuple[float, ...]:
     words = shipped()
     spellings = index_tokens(make_vocabulary_bytes(words.tokens, (words.end_id,), words.padding_id))
     labels = compile_labels([[answer] for answer in answers], spellings)
-    loop = Loop(net, Capacity(max_num_seqs=1, max_context=len(ask.prompt_ids) + ask.max_tokens))
-    loop.add(replace(ask, labels=labels))
+    loop = Loop(model, Capacity(max_num_seqs=1, max_context=len(request.prompt_ids) + request.max_tokens))
+    loop.add(replace(request, labels=labels))
     while loop.scheduler.has_work:
         for _, event in loop.step():
             if isinstance(event, BlockSealed):
@@ -121,11 +123,11 @@ def _weighed(net: DiffusionModel, ask: GenerationRequest, answers: Sequence[str]
     raise AssertionError("an ask with labels seals one canvas")
 
 
-def _within(ask: GenerationRequest, answers: Sequence[str]) -> GenerationRequest:
+def _within(request: GenerationRequest, answers: Sequence[str]) -> GenerationRequest:
     compiled = compile_constraint(Constraint(kind="choice", value=list(answers)))
     automaton = compile_tokens(compiled.automaton, shipped().read())
     assert automaton is not None
-    return replace(ask, matcher=open_matcher(automaton, ask.max_tokens))
+    return replace(request, matcher=open_matcher(automaton, request.max_tokens))
 
 
 if __name__ == "__main__":

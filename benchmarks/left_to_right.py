@@ -1,7 +1,7 @@
-"""Left-to-right constrained decoding with llguidance: mask, take the likeliest, go on.
+"""Left-to-right constrained decoding with llguidance: mask, take the most likely, go on.
 
 What every autoregressive engine does with a schema. On the logits of a canvas it is the greedy way through the same
-lattice of which our engine takes the best path; read from a net, it is the baseline in accuracy, passes and time. It
+lattice of which our engine takes the best path; read from a model, it is the baseline in accuracy, passes and time. It
 sees neither what comes later nor how many tokens are left.
 """
 
@@ -88,25 +88,25 @@ def of_canvas(logits: Floats) -> Source:
     return lambda ids: logits[len(ids)] if len(ids) < len(logits) else None
 
 
-class OfNet:
-    """Pass after pass of a net that reads left to right, over a context of its own."""
+class OfModel:
+    """Pass after pass of a model that reads left to right, over a context of its own."""
 
-    def __init__(self, net: DiffusionModel, ask: GenerationRequest) -> None:
-        self._net, self._ask, self._at = net, ask, 0
-        room = len(ask.prompt_ids) + ask.max_tokens
-        self._cache = KvCache(net.kv_layers, slots=1, slot_tokens=room, dtype=net.dtype, device=net.device)
+    def __init__(self, model: DiffusionModel, request: GenerationRequest) -> None:
+        self._model, self._request, self._at = model, request, 0
+        slot_tokens = len(request.prompt_ids) + request.max_tokens
+        self._cache = KvCache(model.kv_layers, slots=1, slot_tokens=slot_tokens, dtype=model.dtype, device=model.device)
 
     @torch.inference_mode()
     def __call__(self, ids: Sequence[int]) -> Floats | None:
         """One pass over what is new."""
-        if len(ids) == self._ask.max_tokens:
+        if len(ids) == self._request.max_tokens:
             return None
-        new = (*self._ask.prompt_ids, *ids)[self._at :]
+        new = (*self._request.prompt_ids, *ids)[self._at :]
         view = self._cache.prefill_view([0], [self._at], [len(new)])
-        hidden = self._net.encode(padded([new], self._net.device), view)
+        hidden = self._model.encode(padded([new], self._model.device), view)
         self._cache.seal(view)
         self._at += len(new)
-        logits: Floats = self._net.logits(hidden[0, -1]).numpy()
+        logits: Floats = self._model.logits(hidden[0, -1]).numpy()
         return logits
 
 

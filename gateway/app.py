@@ -98,8 +98,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
         registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
-        registry.set_targets(policies.current.places)
-        await registry.prepare(policies.current.places)
+        registry.set_targets(policies.current.endpoints)
+        await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
         metrics.gauges.add_source(
             lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
@@ -116,7 +116,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         watcher = PolicyWatcher(
             policies,
             lambda result: _on_reload(result, policies.current, metrics, registry),
-            prepare_targets=lambda policy: registry.prepare(policy.places),
+            prepare_targets=lambda policy: registry.prepare(policy.endpoints),
         )
         await stack.enter_async_context(_background_task(watcher.run(settings.policy_watch_s)))
         if peers is not None:
@@ -142,7 +142,7 @@ def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, reg
         metrics.reloaded("refused")
         _log.error("policy not reloaded: %s", result.message)
         return
-    registry.set_targets(policy.places)
+    registry.set_targets(policy.endpoints)
     metrics.set_policy(policy, time.time())
     metrics.reloaded("changed" if result else "unchanged")
     _log.info("policy %s", policy.version)

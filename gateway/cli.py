@@ -24,7 +24,7 @@ from gateway.errors import CannotStart, GatewayError
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
 from gateway.reliability.admission import admit
-from gateway.routing.route import choose
+from gateway.routing.route import plan_request
 from gateway.server.supervisor import run_supervised
 from gateway.settings import SCHEMA, Settings, read_settings
 from gateway.simulation.commands import add_verbs
@@ -153,7 +153,7 @@ def _explain(options: argparse.Namespace) -> int:
         headers = unique_headers(options.header)
         query = parse_chat(_read_bytes(options.request), headers, now_s=time.monotonic(), principal=options.key)
         classification = open_classifier()(query)
-        plan = choose(policy, query, classification, wall_s=wall_s, sample=0.0)
+        plan = plan_request(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:
         raise
     except GatewayError as error:

@@ -1,4 +1,4 @@
-"""What happened to one request: its attempts, and the decision that tells them. Made once, frozen, without any prompt.
+"""Records of what happened to one request: its attempts and the decision. They contain no prompt and no response text.
 
 Times are milliseconds since the request arrived, unless a name says otherwise.
 """
@@ -7,21 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from gateway.enums import AttemptOutcome, Likeness, Outcome, Reason, SchemaCheck, SloOutcome
+from gateway.enums import AttemptOutcome, Outcome, Reason, SchemaCheck, ShadowResult, SloOutcome
 from gateway.types import Classification, Usage
 from twolane.process.trace_context import Trace
 
-# A whole answer came, whatever it was worth: its latency counts.
+# A complete response was received, valid or not: its latency counts.
 ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE})
-# Given up unfinished: counts once it outlasted the budget.
+# Cancelled before completion: counts only if it had already exceeded the objective.
 ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
-# The request's own fault, or its luck: says nothing of the lane.
+# Caused by the request itself: not evidence about the lane.
 _NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.REFUSED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRecord:
-    """One candidate's share in a request; times count from the request's arrival. Skipped: no call was made."""
+    """One attempt of a request; times count from the request's arrival. If `skipped`, no call was made."""
 
     target: str
     started_ms: float
@@ -29,19 +29,19 @@ class AttemptRecord:
     outcome: Reason | AttemptOutcome
     first_byte_ms: float | None = None
     stream: bool = False
-    first_token_ms: float | None = None  # of a stream: when its first word came
-    url: str | None = None  # host:port of the server, if the target has several
-    detail: str = ""  # keyword and place in a schema, status of a server; never a value from prompt or answer
+    first_token_ms: float | None = None  # of a stream: when its first token came
+    url: str | None = None  # host:port of the endpoint, if the target has several
+    detail: str = ""  # schema keyword and pointer, or HTTP status; never a value from the prompt or the response
     skipped: bool = False
     probe: bool = False
-    hedge: bool = False  # made beside another one that took long
+    hedge: bool = False  # a second attempt, made because another one was slow
     usage: Usage | None = None
     span_id: int = 0  # in the request's trace; 0: none
-    budget_ms: float | None = None  # what its lane promises; None: nothing
+    budget_ms: float | None = None  # the lane's p95 objective; None: no objective
 
     @property
-    def promise(self) -> SloOutcome | None:
-        """What it says of its lane's promise, as the guard sees it and with faults beside; None: nothing."""
+    def slo_outcome(self) -> SloOutcome | None:
+        """Whether the attempt met its lane's objective; None if it does not count. Failures count as well."""
         if self.budget_ms is None or self.skipped or self.outcome in _NO_FAULT:
             return None
         if self.elapsed_ms > self.budget_ms and self.outcome in ANSWERED | ABANDONED:
@@ -52,15 +52,15 @@ class AttemptRecord:
 
     @property
     def elapsed_ms(self) -> float:
-        """How long it took, or took so far when it was given up."""
+        """Duration of the attempt, until its end or until it was cancelled."""
         return self.ended_ms - self.started_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Everything that was decided about one request and why; rendered as headers, metrics and a log line.
+    """Everything that was decided about one request, and why; rendered as headers, metrics and a log line.
 
-    Grows by returning new values. `target` is who sends the bytes, None if nobody did.
+    `target` is the target whose response is served; None if there is none.
     """
 
     time_s: float  # wall clock, seconds since the epoch
@@ -77,31 +77,31 @@ class Decision:
     outcome: Outcome = Outcome.OK
     schema_check: SchemaCheck | None = None
     usage: Usage | None = None
-    first_byte_ms: float | None = None  # when the first byte left us
+    first_byte_ms: float | None = None  # when the first byte was ready to be sent to the client
     total_ms: float = 0.0
-    overhead_ms: float = 0.0  # our own time: total without waiting for targets
+    overhead_ms: float = 0.0  # the gateway's own time: the total without the time spent in attempts
     cost: float = 0.0
     trace: Trace | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
 
     @property
     def tokens(self) -> int:
-        """In and out, of all attempts, as far as targets told."""
+        """Input and output tokens of all attempts, as far as targets reported them."""
         used = (attempt.usage for attempt in self.attempts if attempt.usage)
         return sum((usage.input_tokens or 0) + (usage.output_tokens or 0) for usage in used)
 
     @property
     def path(self) -> tuple[AttemptRecord, ...]:
-        """The attempts up to the one that answers, or all if none did; hedges that lost to it are beside the path."""
-        for place in range(len(self.attempts), 0, -1):
-            last = self.attempts[place - 1]
+        """The attempts up to the one that was served, or all if none was. Hedges that started later are excluded."""
+        for count in range(len(self.attempts), 0, -1):
+            last = self.attempts[count - 1]
             if last.target == self.target and not last.skipped:
-                return self.attempts[:place]
+                return self.attempts[:count]
         return self.attempts
 
     @property
     def changes(self) -> tuple[tuple[str, str, Reason], ...]:
-        """Every change of target on the path: from, to, and why."""
+        """Every change of target on the path: from, to, and the reason."""
         if len(self.attempts) < 2:
             return ()
         return tuple(
@@ -112,15 +112,15 @@ class Decision:
 
     @property
     def fallback(self) -> Reason | None:
-        """The reason of the last change of target, None if the first candidate answered (or nobody was left to)."""
+        """The reason of the last change of target; None if the first candidate was served or no other was tried."""
         changes = self.changes
         return changes[-1][2] if changes else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirrored:
-    """A request was asked of a shadow target as well."""
+    """The result of sending a request to a shadow target as well."""
 
     route: str
     target: str
-    likeness: Likeness
+    result: ShadowResult

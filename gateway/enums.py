@@ -1,13 +1,13 @@
-"""The closed sets of words that the gateway decides by, logs and shows: values on the wire, so never renamed lightly.
+"""Enumerations used in decisions, logs, metrics and headers. Their values are part of the wire format.
 
-They are spelled as in the contract; labels and headers come from here and from policies only, never from requests.
+Metric labels and headers take values from here and from policies only, never from requests.
 """
 
 from enum import StrEnum
 
 
 class Task(StrEnum):
-    """What a request wants done."""
+    """The task that a request was classified as."""
 
     EDIT = "edit"
     AUTOCOMPLETE = "autocomplete"
@@ -22,7 +22,7 @@ class Task(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a target did not give the answer: the closed set of fallback reasons."""
+    """Why a target did not serve the request (the fallback reason)."""
 
     INVALID_OUTPUT = "invalid_output"
     P95_BREACH = "p95_breach"
@@ -37,14 +37,14 @@ class Reason(StrEnum):
     REFUSED = "refused"
 
 
-# These speak of the server, not of one reading of it: every other target behind the same base URL shares them.
+# Reasons that concern the server as a whole: they apply to every target with the same base URL.
 SHARED_REASONS = frozenset(
     {Reason.UPSTREAM_ERROR, Reason.OVERLOADED, Reason.NOT_RESIDENT, Reason.P95_BREACH, Reason.CIRCUIT_OPEN}
 )
 
 
 class LaneState(StrEnum):
-    """What a lane, that is a target in its role in one route, may carry."""
+    """State of a lane (a target in its role in one route), as the SLO guard sets it."""
 
     SERVING = "serving"
     PROBING = "probing"
@@ -52,7 +52,7 @@ class LaneState(StrEnum):
 
 
 class BreakerState(StrEnum):
-    """In the electrical sense: closed lets requests through."""
+    """State of a circuit breaker: `closed` passes requests, `open` rejects them."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -60,14 +60,14 @@ class BreakerState(StrEnum):
 
 
 class Location(StrEnum):
-    """Where a target computes; a private request stays `in_cluster`."""
+    """Where a target runs. Private requests are sent to `in_cluster` targets only."""
 
     IN_CLUSTER = "in_cluster"
     EXTERNAL = "external"
 
 
 class Kind(StrEnum):
-    """Which adapter speaks to a target. `scripted` is the shipped fake and is never read from a policy file."""
+    """The upstream client of a target. `scripted` is a fake for tests and is not allowed in policy files."""
 
     WORKER = "worker"
     OPENAI = "openai"
@@ -76,7 +76,7 @@ class Kind(StrEnum):
 
 
 class Residency(StrEnum):
-    """Where a target's weights are. `unknown` before it was first asked, `unreachable` when nothing answers."""
+    """Lifecycle state of a target's weights: `unknown` before the first poll, `unreachable` if the poll fails."""
 
     UNKNOWN = "unknown"
     UNREACHABLE = "unreachable"
@@ -89,7 +89,7 @@ class Residency(StrEnum):
 
 
 class Buffer(StrEnum):
-    """What must be seen before the first byte may leave."""
+    """How much of a response is buffered before its first byte is sent to the client."""
 
     FULL = "full"
     FIRST_BYTES = "first_bytes"
@@ -105,29 +105,29 @@ class Outcome(StrEnum):
 
 
 class AttemptOutcome(StrEnum):
-    """How an attempt ended if not by a fallback `Reason`."""
+    """How an attempt ended, unless it ended with a fallback `Reason`."""
 
     OK = "ok"
     CANCELLED = "cancelled"
 
 
 class SloOutcome(StrEnum):
-    """What became of a lane's promise in one attempt."""
+    """Whether one attempt met its lane's latency objective."""
 
     MET = "met"
-    LATE = "late"  # answered later than promised, or given up when it was
+    LATE = "late"  # answered after the objective, or abandoned after it
     FAILED = "failed"
 
 
 class SchemaCheck(StrEnum):
-    """What the check of the served answer found; the word in `x-twolane-schema`."""
+    """Result of validating the served response; the value of the header `x-twolane-schema`."""
 
     VALID = "valid"
     REPAIRED = "repaired"
 
 
 class Capability(StrEnum):
-    """What a target can do and a request can need."""
+    """A feature that a target supports and a request may require."""
 
     CHAT = "chat"
     COMPLETIONS = "completions"
@@ -153,7 +153,7 @@ class Capability(StrEnum):
 
 
 class Grade(StrEnum):
-    """How far a capability goes: `json_schema` and `tools` use the first three, `prediction` the first and last two."""
+    """Support level: `json_schema` and `tools` use the first three values, `prediction` the first and the last two."""
 
     NONE = "none"
     BEST_EFFORT = "best_effort"
@@ -162,8 +162,8 @@ class Grade(StrEnum):
     ANCHORED = "anchored"
 
 
-class Form(StrEnum):
-    """The kinds of promise a request can ask an answer's text to keep."""
+class FormatKind(StrEnum):
+    """The kinds of output format that a request can ask for."""
 
     JSON_SCHEMA = "json_schema"
     JSON_OBJECT = "json_object"
@@ -172,8 +172,8 @@ class Form(StrEnum):
     TEMPLATE = "template"
 
 
-class Likeness(StrEnum):
-    """How the answer of a shadow compares with the one that was served."""
+class ShadowResult(StrEnum):
+    """How a shadow response compares with the served response."""
 
     SAME = "same"
     DIFFERENT = "different"

@@ -1,34 +1,34 @@
-"""Everything that can go wrong in the gateway, as one tree. The web layer needs only the fields to answer on the wire.
+"""All errors of the gateway, as one tree. The web layer builds responses from their fields alone.
 
 GatewayError
-├── BadRequest                the request itself is wrong; `param` names the field                      400
-│   ├── MalformedBody         not JSON, or too deep to read                                             400
-│   ├── InvalidField          a field of the wrong type, shape or range                                 400
-│   ├── BodyTooLarge          more bytes than are read from anyone                                      413
-│   ├── ModelNotFound         neither an alias nor a target                                             404
-│   ├── NotFound              no such path                                                              404
-│   ├── MethodNotAllowed      a path that wants another method                                          405
-│   └── Unauthorized          no key, or an unknown one                                                 401
-├── RateLimitExceeded                 a key has used what the policy grants it                                  429
-├── AttemptFailed             one target did not answer well; `reason` decides what happens next
-│   ├── UpstreamError         it broke, hung up, or spoke nonsense                                      502
-│   ├── Overloaded            it has too much to do                                                     503
-│   ├── NotResident           its weights are not in memory, or it is leaving                           503
-│   ├── DeadlineExceeded      the request's time was over                                               504
-│   ├── InvalidOutput         its answer breaks the request's schema                                    502
-│   ├── LowConfidence         it doubts its own answer more than the route allows                       502
-│   ├── Unsupported           it cannot honour what the request asks for                                400
-│   └── Refused               it turned this request down; its own words are passed on                  as it said
-├── NoRoute                   no candidate was left that could be called                                503
-│   └── NoPrivateTarget       none of those left is inside the cluster                                  503
-└── CannotStart               a file that cannot be used; one line names the cause (settings: twolane.process.errors)
-    ├── BadWeights            trained weights that are missing, broken, or made for other features
-    ├── TraceError            a trace or decision log that cannot be read; names file, line and column
-    ├── NoLatency             a simulation that does not know how long a target takes
-    └── PolicyError           a policy that is missing or wrong; names file, line, column and key
+├── BadRequest                the request is invalid; `param` names the field                           400
+│   ├── MalformedBody         the body is not JSON, or nested too deeply                                400
+│   ├── InvalidField          a field has the wrong type, shape or range                                400
+│   ├── BodyTooLarge          the body exceeds the size limit                                           413
+│   ├── ModelNotFound         the model is neither an alias nor a target                                404
+│   ├── NotFound              the path does not exist                                                   404
+│   ├── MethodNotAllowed      the path does not support the method                                      405
+│   └── Unauthorized          the API key is missing or unknown                                         401
+├── RateLimitExceeded         the API key exceeded its rate limit                                       429
+├── AttemptFailed             an attempt at one target failed; `reason` decides what happens next
+│   ├── UpstreamError         the target failed, disconnected, or sent an invalid response              502
+│   ├── Overloaded            the target is overloaded                                                  503
+│   ├── NotResident           the target's weights are not loaded, or it is draining                    503
+│   ├── DeadlineExceeded      the request's deadline passed                                             504
+│   ├── InvalidOutput         the response does not match the requested format                          502
+│   ├── LowConfidence         the target's confidence is below the route's minimum                      502
+│   ├── Unsupported           the target does not support what the request requires                     400
+│   └── Refused               the target rejected the request; its message is passed on                 the target's
+├── NoRoute                   no candidate is available                                                 503
+│   └── NoPrivateTarget       no candidate inside the cluster is available                              503
+└── CannotStart               a file is missing or invalid; one line names the cause (settings: twolane.process.errors)
+    ├── BadWeights            the classifier weights are missing, damaged, or of another version
+    ├── TraceError            a trace or decision log cannot be read; names file, line and column
+    ├── NoLatency             the simulation has no latency model for a target
+    └── PolicyError           the policy is missing or invalid; names file, line, column and key
 """
 
-# ruff: noqa: N818 - the names say what happened; "Error" behind each would only repeat the head of the tree.
+# ruff: noqa: N818 - the names say what happened; an "Error" suffix on each would only repeat the root of the tree.
 
 from pathlib import Path
 from typing import ClassVar
@@ -37,10 +37,10 @@ from gateway.enums import Reason
 
 
 class GatewayError(Exception):
-    """Head of the tree. `status` and `kind` are for HTTP, `code` is the stable word on the wire."""
+    """An unexpected internal error; the base class of all gateway errors."""
 
-    status: int = 500
-    code: str = "internal_error"
+    status: int = 500  # HTTP status
+    code: str = "internal_error"  # stable error code
     kind: ClassVar[str] = "server_error"  # OpenAI's `type`
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
@@ -51,12 +51,12 @@ class GatewayError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """May the same request succeed later?"""
+        """Whether the same request may succeed later."""
         return self.status in {429, 502, 503, 504}
 
 
 class BadRequest(GatewayError):
-    """The request itself is wrong; `param` names the field."""
+    """The request is invalid; `param` names the field."""
 
     status = 400
     code = "invalid_request_error"
@@ -64,57 +64,57 @@ class BadRequest(GatewayError):
 
 
 class MalformedBody(BadRequest):
-    """Not JSON, or nested too deep to read."""
+    """The body is not JSON, or nested too deeply."""
 
     code = "invalid_json"
 
 
 class InvalidField(BadRequest):
-    """A field of the wrong type, shape or range."""
+    """A field has the wrong type, shape or range."""
 
     code = "invalid_value"
 
 
 class BodyTooLarge(BadRequest):
-    """More bytes than are read from anyone."""
+    """The body exceeds the size limit."""
 
     status = 413
     code = "request_too_large"
 
 
 class ModelNotFound(BadRequest):
-    """Neither an alias nor a target has this name."""
+    """The requested model is neither an alias nor a target."""
 
     status = 404
     code = "model_not_found"
 
     def __init__(self, model: str) -> None:
-        super().__init__(f"The model {model!r} does not exist; GET /v1/models lists those that do.", param="model")
+        super().__init__(f"Model {model!r} not found; GET /v1/models lists the available models.", param="model")
 
 
 class NotFound(BadRequest):
-    """No such path."""
+    """The path does not exist."""
 
     status = 404
     code = "unknown_url"
 
 
 class MethodNotAllowed(BadRequest):
-    """A path that wants another method."""
+    """The path does not support the HTTP method."""
 
     status = 405
     code = "method_not_allowed"
 
 
 class Unauthorized(BadRequest):
-    """No key, or an unknown one."""
+    """The API key is missing or unknown."""
 
     status = 401
     code = "invalid_api_key"
 
 
 class RateLimitExceeded(GatewayError):
-    """A key has used what the policy grants it; `retry_after_s` tells when there is more."""
+    """The API key exceeded its rate limit; `retry_after_s` is the time until its quota refills."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -122,9 +122,9 @@ class RateLimitExceeded(GatewayError):
 
 
 class AttemptFailed(GatewayError):
-    """One target did not answer well; raised by adapters and checks, caught by the pipeline, which may fall back.
+    """An attempt failed; raised by upstream clients and checks, caught by the pipeline, which may fall back.
 
-    `detail` goes to the decision log: status words and places in a schema, never text of prompts or answers.
+    `detail` goes to the decision log: HTTP status, or schema keyword and pointer; never text of prompts or responses.
     """
 
     status = 502
@@ -138,13 +138,13 @@ class AttemptFailed(GatewayError):
 
 
 class UpstreamError(AttemptFailed):
-    """It broke, hung up, or spoke nonsense."""
+    """The target failed, disconnected, or sent an invalid response."""
 
     code = "upstream_error"
 
 
 class Overloaded(AttemptFailed):
-    """It has too much to do; `retry_after_s` as it said."""
+    """The target is overloaded; `retry_after_s` is the value that it reported."""
 
     status = 503
     code = "overloaded"
@@ -152,7 +152,7 @@ class Overloaded(AttemptFailed):
 
 
 class NotResident(AttemptFailed):
-    """Its weights are not in memory, or it is leaving."""
+    """The target's weights are not loaded, or it is draining."""
 
     status = 503
     code = "not_resident"
@@ -160,7 +160,7 @@ class NotResident(AttemptFailed):
 
 
 class DeadlineExceeded(AttemptFailed):
-    """The request's time was over."""
+    """The request's deadline passed."""
 
     status = 504
     code = "deadline_exceeded"
@@ -168,21 +168,21 @@ class DeadlineExceeded(AttemptFailed):
 
 
 class InvalidOutput(AttemptFailed):
-    """Its answer breaks the request's schema; `detail` names keyword and place in the schema."""
+    """The response does not match the requested format; `detail` names the schema keyword and pointer."""
 
     code = "invalid_output"
     reason = Reason.INVALID_OUTPUT
 
 
 class LowConfidence(AttemptFailed):
-    """It doubts its own answer more than the route allows."""
+    """The target's confidence is below the route's minimum."""
 
     code = "low_confidence"
     reason = Reason.LOW_CONFIDENCE
 
 
 class Unsupported(AttemptFailed):
-    """It cannot honour what the request asks for."""
+    """The target does not support what the request requires."""
 
     status = 400
     code = "unsupported"
@@ -191,7 +191,7 @@ class Unsupported(AttemptFailed):
 
 
 class Refused(AttemptFailed):
-    """It turned this request down; status, code and words are the target's own."""
+    """The target rejected the request; status, code and message are the target's."""
 
     status = 400
     code = "refused"
@@ -207,43 +207,43 @@ class Refused(AttemptFailed):
 
 
 class NoRoute(GatewayError):
-    """No candidate was left that could be called."""
+    """No candidate is available."""
 
     status = 503
     code = "no_route"
 
 
 class NoPrivateTarget(NoRoute):
-    """The request must stay in the cluster and nobody there could answer."""
+    """The request must stay in the cluster, and no candidate there is available."""
 
     code = "no_private_target"
 
 
 class CannotStart(GatewayError):
-    """Configuration that cannot be used; the message is one line and names the cause. Exit code 2."""
+    """A file is missing or invalid; the message is one line and names the cause. Exit code 2."""
 
 
 class BadWeights(CannotStart):
-    """Trained weights that are missing, broken, or made for other features."""
+    """The classifier weights are missing, damaged, or made for another version of the features."""
 
 
 class TraceError(CannotStart):
-    """A trace or decision log that cannot be read. The message reads `file:line:column: cause`."""
+    """A trace or decision log cannot be read. The message has the form `file:line:column: cause`."""
 
     def __init__(self, cause: str, *, file: Path, line: int = 0, column: int = 0) -> None:
         super().__init__(f"{file}:{line}:{column}: {cause}" if line else f"{file}: {cause}")
 
 
 class NoLatency(CannotStart):
-    """A simulation that does not know how long a target takes; the message names the target."""
+    """The simulation has no latency model for a target; the message names the target."""
 
 
 class PolicyError(CannotStart):
-    """A policy that is missing or wrong. The message reads `file:line:column: key: cause`."""
+    """The policy is missing or invalid. The message has the form `file:line:column: key: cause`."""
 
     def __init__(self, cause: str, *, file: str, line: int = 0, column: int = 0, key: str = "") -> None:
-        place = f"{file}:{line}:{column}" if line else file
-        super().__init__(f"{place}: {key}: {cause}" if key else f"{place}: {cause}", param=key or None)
+        position = f"{file}:{line}:{column}" if line else file
+        super().__init__(f"{position}: {key}: {cause}" if key else f"{position}: {cause}", param=key or None)
         self.file = file
         self.line = line
         self.column = column

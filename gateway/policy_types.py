@@ -1,7 +1,4 @@
-"""The terms a policy sets: what its lanes promise, which extra attempts keeping it may cost, and what keys may use.
-
-Records only; the units stand in the names.
-"""
+"""Settings that a policy defines for lanes, extra attempts and API keys: SLOs, checks, hedging, retries, limits."""
 
 from dataclasses import dataclass
 from math import inf
@@ -11,9 +8,9 @@ from gateway.enums import Buffer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slo:
-    """What a lane promises, and how it may come back after a ejection. What is not promised is infinite.
+    """A lane's latency objectives, and how it recovers from an ejection. An objective that is not set is infinite.
 
-    `first_token_p95_ms` counts for streams: from the call to the first word of the answer.
+    `first_token_p95_ms` applies to streams: from the call to the first token of the response.
     """
 
     p95_ms: float = inf
@@ -28,11 +25,11 @@ class Slo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checks:
-    """How an answer is held to what its request asked for. `first_bytes` of its text are held back by `buffer:
-    first_bytes`.
+    """How a response is validated. With `buffer: first_bytes`, that many bytes of its text are buffered.
 
-    `repair`: close syntax that is unambiguously unclosed. `send_error_to_fallback`: tell the next target what was
-    wrong."""
+    `repair` closes unambiguously unclosed JSON syntax. `send_error_to_fallback` sends the validation error to the next
+    target.
+    """
 
     buffer: Buffer = Buffer.FULL
     first_bytes: int = 256
@@ -42,9 +39,9 @@ class Checks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hedge:
-    """Ask the next target beside one that takes longer than `after_ms` (None: than 19 in 20 of its answers do).
+    """Send a second attempt to the next target after `after_ms` (None: after the lane's p95 latency).
 
-    At most `max_share` of the lane's requests are asked twice.
+    At most `max_share` of the lane's requests are hedged.
     """
 
     after_ms: float | None = None
@@ -53,7 +50,7 @@ class Hedge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """Ask the same target again, up to `times`, after it broke: at most `max_share` of the requests sent to it."""
+    """Retry the same target up to `times` after an upstream error, for at most `max_share` of its requests."""
 
     times: int = 1
     max_share: float = 0.2
@@ -61,12 +58,13 @@ class Retry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What one key may use. `keys` None: each key that no other limit names, and all requests without a key together.
+    """Rate limits of an API key. `keys` None applies to every key without its own limit, and to all keyless requests
+    together.
 
-    What is said for a minute may be used at once, and comes back evenly over the next minute. None: without limit.
+    A per-minute quota may be used at once and refills evenly over the next minute. None means unlimited.
     """
 
     keys: frozenset[str] | None = None
     requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None  # in and out together, as targets count them
+    tokens_per_minute: float | None = None  # input and output together, as targets report them
     max_in_flight: int | None = None

@@ -1,7 +1,4 @@
-"""Everything the gateway needs from outside, on one page. Each has a real implementation and a fake that ships.
-
-Knows records and errors only.
-"""
+"""Interfaces (ports) of the request pipeline. Each has a real implementation and a fake that ships with the package."""
 
 from collections.abc import AsyncGenerator
 from typing import Protocol
@@ -11,119 +8,118 @@ from gateway.policy_types import Limit
 from gateway.types import Call, Candidate, Delta, Health, Status, Verdict
 
 
-class Reply(Protocol):
-    """An answer being received. Exactly one reader; `aclose` may come at any time and hangs up on the target."""
+class UpstreamResponse(Protocol):
+    """A response being received. It has exactly one reader; `aclose` may be called at any time and cancels it."""
 
     def deltas(self) -> AsyncGenerator[Delta, None]:
-        """The events of a stream in order, or the one whole answer.
+        """The events of a stream in order, or the single complete response.
 
-        Ends only when the answer is complete; raises an AttemptFailed (never a foreign error) if it is cut short.
+        Ends only when the response is complete; raises AttemptFailed (never another error) if it is truncated.
         """
         ...
 
     async def aclose(self) -> None:
-        """Give the connection back, or close it if the answer was not read to its end."""
+        """Return the connection to the pool, or close it if the response was not read to its end."""
         ...
 
 
 class Upstream(Protocol):
-    """The door to one target."""
+    """The client for one target or endpoint."""
 
     @property
     def status(self) -> Status:
-        """What is known of the target now; costs nothing."""
+        """The last known status of the target; returns without I/O."""
         ...
 
-    async def send(self, call: Call) -> Reply:
-        """Make one attempt; returns when the target's answer begins. Raises AttemptFailed. Cancelling it hangs up."""
+    async def send(self, call: Call) -> UpstreamResponse:
+        """Make one attempt; returns when the response begins. Raises AttemptFailed. Cancelling closes the call."""
         ...
 
     async def aclose(self) -> None:
-        """Stop polling, close connections."""
+        """Stop polling and close connections."""
         ...
 
 
 class Permit(Protocol):
-    """Leave to make one attempt; handed back exactly once, with how it ended."""
+    """Permission to make one attempt; released exactly once, with the record of the attempt."""
 
     @property
     def probe(self) -> bool:
-        """Does this attempt test a ejected lane or an open breaker?"""
+        """Whether this attempt probes an ejected lane or a half-open breaker."""
         ...
 
     def release(self, attempt: AttemptRecord, now_s: float) -> None:
-        """Count the latency for the guard and the fault for the breaker, free the place."""
+        """Report the outcome to the SLO guard and the breaker, and free the in-flight slot."""
         ...
 
 
 class StateStore(Protocol):
-    """What is remembered of targets and lanes. Every call returns at once: replicas are merged behind its back."""
+    """State of targets, lanes and keys. No call blocks; state of other replicas is merged in the background."""
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
-        """Look, change nothing; cheap enough for every request."""
+        """The candidate's health, without side effects; cheap enough to call for every request."""
         ...
 
     def p95_ms(self, candidate: Candidate, now_s: float) -> float | None:
-        """The lane's p95 for display; None with too few answers to tell."""
+        """The lane's p95 latency for display; None if there are too few samples."""
         ...
 
     def acquire(
         self, candidate: Candidate, now_s: float, *, sample: float, healthy_fallback: bool, again: bool = False
     ) -> Permit | Verdict:
-        """Ask for room, of the breaker and of the SLO guard, for leave to call; a Verdict says why not.
+        """A permit from the concurrency limit, the breaker and the SLO guard, or a Verdict that says why not.
 
-        `sample` is uniform in [0, 1). `healthy_fallback`: a later candidate could take the request and is within its
-        own budget. `again`: this is a retry, for which `may_retry` was asked."""
+        `sample` is uniform in [0, 1). `healthy_fallback`: a later candidate could serve the request and is within its
+        own objective. `again`: this is a retry that `may_retry` allowed."""
         ...
 
     def acquire_quota(self, key: str | None, limit: Limit, now_s: float) -> float | None:
-        """May this key have another request? None: yes, and `release_quota` must be told of its end; else seconds to
-        wait."""
+        """None if the key is within its limit (then call `release_quota` at the end); else the seconds to wait."""
         ...
 
     def release_quota(self, key: str | None, tokens: int) -> None:
-        """A request that was let in has ended, and used so many tokens."""
+        """End a request that `acquire_quota` admitted, and count its tokens."""
         ...
 
     def may_retry(self, candidate: Candidate) -> bool:
-        """Is there a retry left for the target? If so it is taken."""
+        """Spend one retry of the target's retry budget; False if none is left."""
         ...
 
     def may_hedge(self, candidate: Candidate) -> bool:
-        """Is there a hedge left for the lane? If so it is taken."""
+        """Spend one hedge of the lane's budget; False if none is left."""
         ...
 
     def hedge_after_ms(self, candidate: Candidate, now_s: float) -> float:
-        """How long an attempt at the lane may take before a hedge is made beside it."""
+        """How long an attempt in the lane may take before it is hedged."""
         ...
 
 
 class Observer(Protocol):
-    """Who listens to what was decided: metrics, logs, traces. Must be quick and must not raise."""
+    """Receives decisions: metrics, logs, traces. Must be fast and must not raise."""
 
     def decided(self, decision: Decision) -> None:
-        """A request has ended, in exactly one way."""
+        """A request has ended; called exactly once for every request."""
         ...
 
     def mirrored(self, mirrored: Mirrored) -> None:
-        """A shadow was asked, too. Nobody needs to care."""
+        """A shadow attempt has ended."""
 
 
 class Clock(Protocol):
-    """Time, so that it can be virtual."""
+    """Source of time; simulations and tests replace it."""
 
     def now_s(self) -> float:
         """Monotonic seconds."""
         ...
 
     def wall_s(self) -> float:
-        """Seconds since the epoch, for people."""
+        """Seconds since the epoch, for logs and time windows."""
         ...
 
 
 class World(Clock, Protocol):
-    """Time and chance: what nobody below the composition root takes for himself."""
+    """Source of time and randomness, injected so that simulations are reproducible."""
 
     def sample(self) -> float:
-        """A number in [0, 1), all equally likely."""
+        """A random number, uniform in [0, 1)."""
         ...

@@ -1,6 +1,7 @@
-"""The records that travel through the gateway: made once at a border, frozen, and carrying their reason.
+"""Frozen records shared by all gateway modules: targets, queries, plans, health, responses.
 
-Knows no policy file, no HTTP, no clock. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
+Terms: a *target* is a named entry of the policy, an *endpoint* is one server behind it, a *lane* is a target's role in
+one route. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 from gateway.enums import (
     BreakerState,
     Capability,
-    Form,
+    FormatKind,
     Grade,
     Kind,
     LaneState,
@@ -26,58 +27,58 @@ from twolane.process.trace_context import Trace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """The words a target can honour. A graded word is in `words` exactly if its grade is not `none`."""
+    """The features that a target supports. A graded one is in `supported` if and only if its grade is not `none`."""
 
-    words: frozenset[Capability]
+    supported: frozenset[Capability]
     json_schema: Grade = Grade.NONE
     tools: Grade = Grade.NONE
     prediction: Grade = Grade.NONE
 
     def lacks(self, needs: frozenset[Capability]) -> frozenset[Capability]:
-        """The needed words that are missing."""
-        return needs - self.words
+        """The needed capabilities that are missing."""
+        return needs - self.supported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A named place that can answer. `capabilities` None means: discovered, see `Status`.
+    """A named entry of the policy. `capabilities` is None if they are discovered (see `Status`).
 
-    One with several `servers` is never called itself; each of those is a target with a url, a breaker and room of its
-    own, and `pool` it.
+    A target with several `endpoints` is never called itself. Each endpoint is a target with its own url, breaker and
+    concurrency limit, and its `pool` is the name of the target that it belongs to.
     """
 
     name: str
     kind: Kind
-    url: str  # base URL without /v1; targets with the same one live and die together
-    model: str  # what the target itself calls the model
+    url: str  # base URL without /v1; targets with the same base URL share failures
+    model: str  # the model's name at the target
     location: Location
     max_in_flight: int | None = None
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
     retry: Retry | None = None
-    diffusion: tuple[tuple[str, float], ...] = ()  # what a worker is asked for where a request says nothing
+    diffusion: tuple[tuple[str, float], ...] = ()  # a worker's default denoising parameters
     pool: str | None = None
-    servers: "tuple[Target, ...]" = ()
+    endpoints: "tuple[Target, ...]" = ()
 
     @property
-    def title(self) -> str:
-        """The name that a policy gave it: what headers, logs and lanes say."""
+    def policy_name(self) -> str:
+        """The target's name in the policy, also for an endpoint; used in headers, logs and lanes."""
         return self.pool or self.name
 
     @property
-    def server(self) -> str | None:
-        """Host and port, where the title alone does not tell which of several servers this is. Never a credential."""
+    def address(self) -> str | None:
+        """Host and port of an endpoint; None for a target with a single server. Never contains a credential."""
         return urlsplit(self.url).netloc.rpartition("@")[2] if self.pool else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """What the text of the answer must look like. Only the field of its form is set.
+class OutputFormat:
+    """The output format that a request requires. Only the field for its `form` is set.
 
     `schema` is the JSON Schema as sent (never changed), `digest` is "sha256:..." of its canonical form.
     """
 
-    form: Form
+    form: FormatKind
     schema: Any = None
     pattern: str | None = None  # regex or template
     choices: tuple[str, ...] = ()
@@ -86,7 +87,7 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function the answer may call; its arguments must fit `parameters` (a JSON Schema, or None: anything)."""
+    """A function that the response may call. `parameters` is a JSON Schema for its arguments; None: any object."""
 
     name: str
     parameters: Any = None
@@ -95,10 +96,10 @@ class Tool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One request as parsed at the border; below it nobody sees the client's JSON except adapters, in `body`.
+    """One parsed request. Only upstream clients read the client's JSON, from `body`.
 
-    `needs` are the capabilities without which the request cannot be honoured (defaults and harmless wishes left out).
-    Texts serve classification only and are never logged.
+    `needs` are the capabilities that a target must support; options that may be ignored safely are left out.
+    Texts are used for classification only and are never logged.
     """
 
     request_id: str
@@ -116,22 +117,22 @@ class Query:
     deadline_ms: float | None = None
     principal: str | None = None  # name of the key
     trace: Trace | None = None
-    expectation: Expectation | None = None
+    output_format: OutputFormat | None = None
     tools: tuple[Tool, ...] = ()
-    must_call: str | None = None  # the tool that `tool_choice` names; empty: any; None: no call is due
+    must_call: str | None = None  # the tool that `tool_choice` requires; empty: any tool; None: no call is required
     has_tools: bool = False
     has_prediction: bool = False
     has_suffix: bool = False
     has_images: bool = False
     needs: frozenset[Capability] = frozenset({Capability.CHAT})
-    prompt_chars: int = 0  # of all turns together
-    prefix_text: str = ""  # how the prompt begins
-    headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for conditions of routes; never logged
+    prompt_chars: int = 0  # of all messages together
+    prefix_text: str = ""  # the beginning of the prompt
+    headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for route conditions; never logged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """The task, how sure we are (0..1), and the evidence: `header`, `prediction`, `words: translate, into`."""
+    """The task, the confidence (0..1), and the evidence: `header`, `prediction`, `words: translate, into`."""
 
     task: Task
     confidence: float
@@ -140,29 +141,29 @@ class Classification:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A target in its role in one route: what the guard counts for (a lane), and what an attempt is made with."""
+    """A target in its role in one route (a lane): the unit of SLO accounting and the destination of an attempt."""
 
     route: str
     target: Target
     slo: Slo | None = None
     min_confidence: float | None = None
     hedge: Hedge | None = None
-    servers: "tuple[Candidate, ...]" = ()  # the same candidate at each server of its target, if that has several
+    per_endpoint: "tuple[Candidate, ...]" = ()  # one candidate for each endpoint of the target, if it has several
 
     @property
     def lane(self) -> tuple[str, str]:
-        """What SLO windows are kept by."""
-        return self.route, self.target.title
+        """The key of the lane: route and target."""
+        return self.route, self.target.policy_name
 
     @property
-    def places(self) -> "tuple[Candidate, ...]":
-        """Those that can be called."""
-        return self.servers or (self,)
+    def endpoints(self) -> "tuple[Candidate, ...]":
+        """The candidates that can be called: one for each endpoint, or the candidate itself."""
+        return self.per_endpoint or (self,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shadow:
-    """Whom a `share` of a route's requests is mirrored to, unheard."""
+    """The candidate that receives a copy of a `share` of a route's requests; its responses are discarded."""
 
     candidate: Candidate
     share: float
@@ -170,24 +171,24 @@ class Shadow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Whom to ask, in order, and what the answer must pass. `policy` is the hash of the policy that made it.
+    """The ordered candidates of one request, and the checks on its response. `policy` is the version of the policy.
 
-    `private` is the request's wish or the route's `private: true`; candidates already respect it.
+    `private` is true if the request or the route requires it; candidates are already filtered accordingly.
     """
 
     policy: str
     route: str
     candidates: tuple[Candidate, ...]
     deadline_ms: float | None = None
-    attempt_ms: float | None = None  # the longest an attempt may take to be ready to answer, if somebody else is left
+    attempt_ms: float | None = None  # the longest an attempt may take if another candidate is left
     private: bool = False
     shadow: Shadow | None = None
-    checks: Checks | None = None  # of the answer against the request's expectation and tools
+    checks: Checks | None = None  # of the response against the request's output format and tools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What a target last said of itself, or what was learnt by calling it. None means unknown, never zero."""
+    """The last known status of a target, polled or learned from calls. None means unknown, never zero."""
 
     residency: Residency = Residency.UNKNOWN
     predicted_wait_ms: float | None = None
@@ -196,7 +197,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """All that is known of a candidate at one moment; reading it changes nothing."""
+    """Everything known about a candidate at one moment; reading it has no side effects."""
 
     status: Status = field(default_factory=Status)
     lane: LaneState = LaneState.SERVING
@@ -207,7 +208,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """May this candidate be called now? If not, `reason` says why and `detail` with what figures."""
+    """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it."""
 
     reason: Reason | None = None
     detail: str = ""
@@ -215,24 +216,24 @@ class Verdict:
 
     @property
     def admitted(self) -> bool:
-        """True exactly if there is no reason against it."""
+        """True if and only if there is no `reason`."""
         return self.reason is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What the winning attempt cost by its own account. `confidence` (0..1) and `converged` come from our worker."""
+    """Usage that the target reported for an attempt. Only our worker reports `confidence` (0..1) and `converged`."""
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     confidence: float | None = None
     converged: bool | None = None
-    cost: float | None = None  # in dollars, where its price is known
+    cost: float | None = None  # in US dollars, if the price is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A call the answer makes, or a fragment of one: fragments with the same `index` concatenate."""
+    """A tool call of the response, or a fragment of one. Fragments with the same `index` are concatenated."""
 
     index: int
     name: str = ""
@@ -241,7 +242,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What one delta adds to choice `index`; in a whole answer, all of it."""
+    """What one delta adds to choice `index`; in a non-streamed response, the whole choice."""
 
     index: int
     text: str = ""
@@ -252,7 +253,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """One JSON object from a target: an event of a stream, or the whole answer. `data` may leave as it is."""
+    """One JSON object from a target: a stream event or a complete response. `data` can be forwarded unchanged."""
 
     data: bytes
     pieces: tuple[Piece, ...] = ()
@@ -261,13 +262,13 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What an adapter needs to make one attempt. `left_ms` is what remains of the request's deadline.
+    """Input of an upstream client for one attempt. `left_ms` is the time left until the request's deadline.
 
-    `rejected` is why an earlier answer was not good enough, for the target to read; None: it is not told.
+    `validation_error` says why an earlier response was rejected, and is sent to the target; None sends nothing.
     """
 
     target: Target
     query: Query
     left_ms: float | None = None
-    rejected: str | None = None
+    validation_error: str | None = None
     span_id: int = 0  # of this attempt in the query's trace

@@ -19,15 +19,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = parser.parse_args(argv).check
     wanted = {FOLDER / f"{board.uid}.json": render(board) for board in BOARDS}
     stale = [file for file, text in wanted.items() if not file.exists() or file.read_text() != text]
-    strangers = sorted(set(FOLDER.glob("*.json")) - set(wanted))
-    for file in [*stale, *strangers]:
-        print(f"{file.name}: {'not up to date' if check else 'removed' if file in strangers else 'written'}")
+    unexpected = sorted(set(FOLDER.glob("*.json")) - set(wanted))
+    for file in [*stale, *unexpected]:
+        print(f"{file.name}: {'not up to date' if check else 'removed' if file in unexpected else 'written'}")
     if check:
-        return 1 if stale or strangers else 0
+        return 1 if stale or unexpected else 0
     FOLDER.mkdir(exist_ok=True)
     for file in stale:
         file.write_text(wanted[file])
-    for file in strangers:
+    for file in unexpected:
         file.unlink()
     return 0
 

@@ -58,7 +58,7 @@ class Answered:
         return (*empty, *(f"{self.panel.title}: {one.name} is not a number" for one in self.curves if one.had_nan))
 
 
-def ask(board: Board, url: str, window: Window) -> tuple[Answered, ...]:
+def query(board: Board, url: str, window: Window) -> tuple[Answered, ...]:
     """Ask for every panel. Raises AnswerError."""
     return tuple(
         Answered(panel=panel, series=tuple(_series(query, url, window) for query in panel.queries))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from deploy.grafana.answers import AnswerError, Window, ask
+from deploy.grafana.answers import AnswerError, Window, query
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.drawing import WIDTH, draw, layout
 
@@ -58,7 +58,7 @@ def preview(url: str, folder: Path, window: Window) -> list[str]:
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     complaints: list[str] = []
     for board in BOARDS:
-        answers = ask(board, url, window)
+        answers = query(board, url, window)
         complaints += [f"{board.title}: {text}" for answered in answers for text in answered.complaints]
         page = folder / f"{board.uid}.svg"
         page.write_text(draw(board, answers, window), encoding="utf-8")

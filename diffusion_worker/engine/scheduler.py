@@ -312,7 +312,7 @@ class Scheduler:
         return sequence.id not in self._running
 
     def _emit(self, sequence: Sequence, ids: tuple[int, ...], now: float, labels: tuple[float, ...] = ()) -> None:
-        sequence.times.emit(now)
+        sequence.times.seal(now)
         sealed = BlockSealed(ids=ids, block=sequence.block, usage=sequence.usage(), labels=labels)
         self._outbox.append((sequence.id, sealed))
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.memory.slots import Allocation
-from diffusion_worker.text.alignment import place_of
+from diffusion_worker.text.alignment import aligned_index
 from diffusion_worker.types.events import Usage
 from diffusion_worker.types.observations import BlockStop, Outcome, PredictedWait, SequenceObserved
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest, SequenceId
@@ -281,7 +281,7 @@ class Sequence:
         self.mean_entropy, self.entropy_rate = math.inf, None
         if self.request.start_ids:  # continue in the start text after the output so far; from noise once it is used up
             output = self.all_ids[len(self.request.prompt_ids) :]
-            self.start = self.request.start_ids[place_of(output, self.request.start_ids) :]
+            self.start = self.request.start_ids[aligned_index(output, self.request.start_ids) :]
         self.steps_to_go = self.steps
 
     def record_token(self, token: TokenResult, ids: tuple[int, ...]) -> None:

@@ -83,7 +83,7 @@ class Meters:
             REQUEST_DURATION, "Time from submission to the end of a sequence", _SECONDS, **named
         )
         self._first = self._histogram(
-            TIME_TO_FIRST_TOKEN, "Time from submission to the first final tokens", _SECONDS, **named
+            TIME_TO_FIRST_TOKEN, "Time from submission to the first sealed block", _SECONDS, **named
         )
         self._per_token = self._histogram(
             TIME_PER_OUTPUT_TOKEN, "Duration of a finished sequence per completion token", _PER_TOKEN_SECONDS, **named
@@ -98,55 +98,11 @@ class Meters:
             DENOISING_STEPS, "Denoising steps per block", ["stop"], buckets=_STEPS, registry=self.registry
         )
         self._steps = {stop: steps.labels(stop=stop.value) for stop in BlockStop}
-        self._sealed = Counter(SEALED_BLOCKS, "Sealed canvases", registry=self.registry)
-        sequences = Counter(SEQUENCES, "Ended sequences", ["outcome"], registry=self.registry)
-        self._sequences = {outcome: sequences.labels(outcome=outcome.value) for outcome in Outcome}
-        tokens = Counter(
-            TOKENS,
-            "Tokens of ended sequences; cached tokens are included in prompt tokens",
-            ["kind"],
-            registry=self.registry,
-        )
-        self._prompt, self._cached, self._completion = (
-            tokens.labels(kind=kind) for kind in ("prompt", "cached", "completion")
-        )
-        phase = Histogram(PHASE, "Time of a sequence per phase", ["phase"], buckets=_SECONDS, registry=self.registry)
-        self._queue, self._prefill, self._denoise = (
-            phase.labels(phase=name) for name in ("queue", "prefill", "denoise")
-        )
-        constraint = Histogram(
-            CONSTRAINT,
-            "Time spent on constraints per phase",
-            ["phase"],
-            buckets=_CONSTRAINT_SECONDS,
-            registry=self.registry,
-        )
-        self._constraint = {work: constraint.labels(phase=work.value) for work in ConstraintWork}
-        self._cancelled = Counter(
-            CANCELLED, "Sequences cancelled because the client disconnected", registry=self.registry
-        )
-        self._prefix_hits = Counter(PREFIX_HITS, "Prefix-cache hits", registry=self.registry)
-        self._prefix_tokens = Counter(
-            PREFIX_TOKENS, "Prompt tokens reused from the prefix cache", registry=self.registry
-        )
-        self._preemptions = Counter(PREEMPTIONS, "Preempted sequences", registry=self.registry)
-        self._wait_ratio = self._histogram(WAIT_RATIO, "Actual / predicted queue wait", _RATIOS)
-        self._refused = Counter(REFUSED, "Rejected requests", ["reason"], registry=self.registry)
-        state = Gauge(STATE, "1 for the current state of the worker, else 0", ["state"], registry=self.registry)
-        self._states = {word: state.labels(state=word.value) for word in Residency}
-        memory = Gauge(MEMORY_BYTES, "Device memory", ["kind"], registry=self.registry)
-        self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
-        self._max_rows = Gauge(MAX_ROWS, "Sequences that may run together at present", registry=self.registry)
+        self._register_sequence_metrics()
+        self._register_event_metrics()
+        self._register_gauges()
         build = Gauge(BUILD_INFO, "Version and model of the worker", ["version", "model"], registry=self.registry)
         build.labels(version=version, model=model).set(1)
-        self._running = Gauge(RUNNING, "Running sequences", registry=self.registry)
-        self._waiting = Gauge(WAITING, "Queued sequences", registry=self.registry)
-        self._wait = Gauge(PREDICTED_WAIT, "Predicted queue wait of a new request", registry=self.registry)
-        self._kv = Gauge(KV_BYTES, "KV-cache bytes of running sequences", registry=self.registry)
-        self._pressure = Gauge(
-            PRESSURE, "1 prefix cache dropped, 2 batch reduced, 3 admission stopped", registry=self.registry
-        )
-        self._retained = Gauge(RETAINED, "Contexts in the prefix cache", registry=self.registry)
 
     def observe(self, observation: Observation) -> None:
         """Record one observation."""
@@ -189,6 +145,59 @@ class Meters:
         for word, gauge in self._states.items():
             gauge.set(word is status.state)
         return generate_latest(self.registry)
+
+    def _register_sequence_metrics(self) -> None:
+        self._sealed = Counter(SEALED_BLOCKS, "Sealed canvases", registry=self.registry)
+        sequences = Counter(SEQUENCES, "Ended sequences", ["outcome"], registry=self.registry)
+        self._sequences = {outcome: sequences.labels(outcome=outcome.value) for outcome in Outcome}
+        tokens = Counter(
+            TOKENS,
+            "Tokens of ended sequences; cached tokens are included in prompt tokens",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._prompt, self._cached, self._completion = (
+            tokens.labels(kind=kind) for kind in ("prompt", "cached", "completion")
+        )
+        phase = Histogram(PHASE, "Time of a sequence per phase", ["phase"], buckets=_SECONDS, registry=self.registry)
+        self._queue, self._prefill, self._denoise = (
+            phase.labels(phase=name) for name in ("queue", "prefill", "denoise")
+        )
+        constraint = Histogram(
+            CONSTRAINT,
+            "Time spent on constraints per phase",
+            ["phase"],
+            buckets=_CONSTRAINT_SECONDS,
+            registry=self.registry,
+        )
+        self._constraint = {work: constraint.labels(phase=work.value) for work in ConstraintWork}
+
+    def _register_event_metrics(self) -> None:
+        self._cancelled = Counter(
+            CANCELLED, "Sequences cancelled because the client disconnected", registry=self.registry
+        )
+        self._prefix_hits = Counter(PREFIX_HITS, "Prefix-cache hits", registry=self.registry)
+        self._prefix_tokens = Counter(
+            PREFIX_TOKENS, "Prompt tokens reused from the prefix cache", registry=self.registry
+        )
+        self._preemptions = Counter(PREEMPTIONS, "Preempted sequences", registry=self.registry)
+        self._wait_ratio = self._histogram(WAIT_RATIO, "Actual / predicted queue wait", _RATIOS)
+        self._refused = Counter(REFUSED, "Rejected requests", ["reason"], registry=self.registry)
+
+    def _register_gauges(self) -> None:
+        state = Gauge(STATE, "1 for the current state of the worker, else 0", ["state"], registry=self.registry)
+        self._states = {word: state.labels(state=word.value) for word in Residency}
+        memory = Gauge(MEMORY_BYTES, "Device memory", ["kind"], registry=self.registry)
+        self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
+        self._max_rows = Gauge(MAX_ROWS, "Sequences that may run together at present", registry=self.registry)
+        self._running = Gauge(RUNNING, "Running sequences", registry=self.registry)
+        self._waiting = Gauge(WAITING, "Queued sequences", registry=self.registry)
+        self._wait = Gauge(PREDICTED_WAIT, "Predicted queue wait of a new request", registry=self.registry)
+        self._kv = Gauge(KV_BYTES, "KV-cache bytes of running sequences", registry=self.registry)
+        self._pressure = Gauge(
+            PRESSURE, "1 prefix cache dropped, 2 batch reduced, 3 admission stopped", registry=self.registry
+        )
+        self._retained = Gauge(RETAINED, "Contexts in the prefix cache", registry=self.registry)
 
     def _take_sequence(self, observed: SequenceObserved) -> None:
         self._sequences[observed.outcome].inc()

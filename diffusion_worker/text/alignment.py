@@ -1,19 +1,17 @@
-"""Where in a given text an answer that follows it has arrived: edits lengthen and shorten, so counting is not enough.
-
-Pure function of ids.
-"""
+"""Alignment of an edited answer with its original text. Insertions and deletions shift positions, so indices differ."""
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 
-_TAIL = 16  # answered tokens that are compared
-_REACH = 48  # tokens that all edits so far may have inserted or removed
-_WINDOW = 128  # tokens that are aligned at once: time grows with its square, and with the text in a line
+_TAIL = 16  # last tokens of the answer that are compared
+_REACH = 48  # maximum shift by insertions and deletions, in tokens
+_WINDOW = 128  # tokens aligned at once: the time is quadratic in the window and linear in the text
 
 
-def place_of(answered: Sequence[int], text: Sequence[int]) -> int:
-    """Index in `text` of what should come behind `answered`: where the last answered tokens agree best with those
-    before it, and of equally good places the one nearest to plain counting."""
+def aligned_index(answered: Sequence[int], text: Sequence[int]) -> int:
+    """Index in `text` where the answer continues: where the last answered tokens match the preceding text best.
+
+    Among equally good indices, the one nearest to `len(answered)` is chosen."""
     plain = min(len(answered), len(text))
     tail = list(answered[-_TAIL:])
 
@@ -27,14 +25,15 @@ def place_of(answered: Sequence[int], text: Sequence[int]) -> int:
 
 
 def count_kept(answered: Sequence[int], text: Sequence[int]) -> int:
-    """How many tokens of `text` the answer has kept, in their order, whatever it has inserted or left out between. At
-    least so many: an edit longer than a window hides some of what follows it."""
+    """Number of tokens of `text` that the answer contains in the same order, ignoring insertions and deletions.
+
+    A lower bound: after an edit longer than a window some matches are missed."""
     kept = here = there = 0
     while here < len(answered) and there < len(text):
         mine, theirs = answered[here : here + _WINDOW], text[there : there + _WINDOW]
         *blocks, _end = SequenceMatcher(None, mine, theirs, autojunk=False).get_matching_blocks()
         kept += sum(block.size for block in blocks)
-        # Behind the last agreement both go on together; what follows it may be an edit that the window has cut.
+        # Continue after the last match; the rest of the window may be an edit that is cut off.
         here += blocks[-1].a + blocks[-1].size if blocks else len(mine)
         there += blocks[-1].b + blocks[-1].size if blocks else len(theirs)
     return kept

@@ -1,10 +1,10 @@
-"""What an answer says, what it thinks and what it calls: its ids, sorted by the control tokens between them.
+"""Splits the tokens of an answer into text, thought and tool calls at the control tokens between them.
 
     <|channel>thought … <channel|> the answer <|tool_call>call:name{…}<tool_call|>
 
-These are the released checkpoint's tokens. A checkpoint whose tokenizer lacks a pair has no such channel; where those
-of calls are lacking, calls are looked for in the text (see `envelope`). Ids come in pieces of any size: nothing depends
-on the borders of blocks. Knows no wire.
+These are the control tokens of the released checkpoint. A checkpoint whose tokenizer lacks a pair does not have that
+channel; without call tokens, tool calls are parsed from the text (see `tagged_tool_calls`). The result does not depend
+on block boundaries.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,38 +21,38 @@ from diffusion_worker.text.tool_calls import ToolCall, read_call
 THOUGHT = ("<|channel>", "<channel|>")
 CALL = ("<|tool_call>", "<tool_call|>")
 QUOTE = '<|"|>'
-THOUGHT_NAME = "thought"  # stands behind the opening token, on a line of its own
+THOUGHT_NAME = "thought"  # the line after the opening token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlTokens:
-    """Ids of the control tokens; None where the checkpoint has none."""
+    """Ids of the control tokens; None where the checkpoint does not have them."""
 
-    thought: tuple[int, int] | None  # opens, closes
+    thought: tuple[int, int] | None  # opening and closing token
     call: tuple[int, int] | None
     quote: int | None
 
     @property
-    def know_calls(self) -> bool:
-        """Whether calls can be read."""
+    def supports_calls(self) -> bool:
+        """Whether native tool calls can be parsed."""
         return self.call is not None and self.quote is not None
 
-    def leave_thought_open(self, prompt_ids: Sequence[int]) -> bool:
-        """Whether the template has begun the thought that the model is to continue."""
+    def has_open_thought(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether the prompt ends inside a thought that the template opened."""
         if self.thought is None:
             return False
         last = next((token for token in reversed(prompt_ids) if token in self.thought), None)
         return last == self.thought[0]
 
     def placeholders(self) -> dict[int, Placeholder]:
-        """By id, what stands for them in a constraint."""
+        """The placeholder of each control token in a constraint, by id."""
         thought = zip(self.thought or (), (Placeholder.THOUGHT_OPENS, Placeholder.THOUGHT_CLOSES), strict=False)
         call = zip(self.call or (), (Placeholder.CALL_OPENS, Placeholder.CALL_CLOSES), strict=False)
         return {**dict(thought), **dict(call), **({} if self.quote is None else {self.quote: Placeholder.QUOTE})}
 
 
 def control_tokens_of(tokenizer: Tokenizer) -> ControlTokens:
-    """The control tokens that a tokenizer knows."""
+    """The control tokens of a tokenizer."""
     ids = tokenizer.specials
 
     def pair(texts: tuple[str, str]) -> tuple[int, int] | None:
@@ -64,23 +64,23 @@ def control_tokens_of(tokenizer: Tokenizer) -> ControlTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChannelOutput:
-    """What has become final, and what was read for it."""
+    """Output that has become final."""
 
     text: str
     thought: str
     calls: tuple[ToolCall, ...]
-    ids_read: int  # of those given
-    text_ids: tuple[int, ...]  # those of them that belong to the text
-    labels: tuple[tuple[str, float], ...] = ()  # log-probabilities of labels, the likeliest first, where asked for
+    ids_read: int  # input ids consumed
+    text_ids: tuple[int, ...]  # the consumed ids that belong to the text
+    labels: tuple[tuple[str, float], ...] = ()  # labels and log-probabilities, most likely first; empty: not requested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParserOptions:
-    """How an answer is to be read. Without `calls`, their syntax, a call is text like any other."""
+    """How to parse an answer."""
 
-    stops: tuple[str, ...] = ()  # end the text; thoughts and calls are not searched
-    calls: Syntax | None = None
-    channels: bool = True  # without, all is text: what was asked for is no turn of a conversation
+    stops: tuple[str, ...] = ()  # stop strings; thoughts and tool calls are not searched
+    calls: Syntax | None = None  # syntax of tool calls; None: treated as text
+    channels: bool = True  # false for text completions: every token is text
 
 
 class _Channel(Enum):
@@ -90,102 +90,105 @@ class _Channel(Enum):
 
 
 class ChannelParser:
-    """One answer. Feed ids as they come, then flush once; after `stopped` no further id is read."""
+    """Parser of one answer. Feed ids as they arrive, then flush once; ids after a stop string are ignored."""
 
     def __init__(
-        self, tokenizer: Tokenizer, control_tokens: ControlTokens, wanted: ParserOptions, prompt_ids: Sequence[int] = ()
+        self,
+        tokenizer: Tokenizer,
+        control_tokens: ControlTokens,
+        options: ParserOptions,
+        prompt_ids: Sequence[int] = (),
     ) -> None:
-        self._tokenizer, self._wanted = tokenizer, wanted
+        self._tokenizer, self._options = tokenizer, options
         self._thought_tokens = control_tokens.thought or (None, None)
-        self._call_tokens = (control_tokens.call if wanted.calls is Syntax.NATIVE else None) or (None, None)
+        self._call_tokens = (control_tokens.call if options.calls is Syntax.NATIVE else None) or (None, None)
         self._quote = control_tokens.quote
-        self._detokenizer = Detokenizer(tokenizer, wanted.stops)
-        self._tagged_calls = _TaggedCalls(tokenizer) if wanted.calls is Syntax.TAGGED else None
+        self._detokenizer = Detokenizer(tokenizer, options.stops)
+        self._tagged_calls = _TaggedCalls(tokenizer) if options.calls is Syntax.TAGGED else None
         self._thought = _Thought(tokenizer)
-        self._call: list[int] = []  # the opening token and what followed
+        self._call: list[int] = []  # the opening token and the tokens after it
         self._channel = _Channel.TEXT
         self._texts: list[str] = []
         self._thoughts: list[str] = []
         self._calls: list[ToolCall] = []
         self._text_ids: list[int] = []
-        if control_tokens.leave_thought_open(prompt_ids):
+        if control_tokens.has_open_thought(prompt_ids):
             self._open_thought()
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has ended the answer."""
+        """Whether a stop string was found."""
         return self._detokenizer.stopped
 
     @property
     def thought_ids(self) -> int:
-        """How many ids of thought there were, control tokens and the channel's name left out."""
+        """Number of thought tokens, without control tokens and the channel name."""
         return self._thought.ids
 
     def feed(self, ids: Iterable[int]) -> ChannelOutput:
-        """What is final after these ids."""
+        """Consume ids; returns the output that is final after them."""
         read = 0
         for token in ids:
             if self.stopped:
                 break
             read += 1
-            self._take(token)
-        return self._outputs(read)
+            self._feed_token(token)
+        return self._output(read)
 
     def flush(self) -> ChannelOutput:
-        """What was held back, now that nothing follows. A call whose end token the end of the turn has swallowed is
-        still one if it is whole."""
+        """The remaining output, at the end of the answer. A complete tool call does not need its closing token."""
         if self._channel is _Channel.CALL:
             self._close_call()
         self._thoughts.append(self._thought.close())
         if self._tagged_calls is not None:
-            self._take_found(self._tagged_calls.flush())
+            self._add_parsed(self._tagged_calls.flush())
         self._texts.append(self._detokenizer.flush().text)
-        return self._outputs(0)
+        return self._output(0)
 
-    def _take(self, token: int) -> None:
+    def _feed_token(self, token: int) -> None:
         if token == self._thought_tokens[0]:
             self._open_thought()
         elif token == self._call_tokens[0]:
-            self._leave()
+            self._close_channel()
             self._channel, self._call = _Channel.CALL, [token]
         elif self._channel is _Channel.THOUGHT:
-            self._think(token)
+            self._feed_thought(token)
         elif self._channel is _Channel.CALL:
             self._call.append(token)
             if token == self._call_tokens[1]:
                 self._close_call()
         elif token not in (self._thought_tokens[1], self._call_tokens[1]):
-            self._say(token)
+            self._feed_text(token)
 
-    def _say(self, token: int) -> None:
+    def _feed_text(self, token: int) -> None:
         if self._tagged_calls is None:
             self._text_ids.append(token)
             self._texts.append(self._detokenizer.feed((token,)).text)
             return
-        self._take_found(self._tagged_calls.feed(token))
+        self._add_parsed(self._tagged_calls.feed(token))
         if not self._tagged_calls.is_calling:
             self._text_ids.append(token)
 
-    def _take_found(self, found: Iterable[str | ToolCall]) -> None:
-        for each in found:
+    def _add_parsed(self, parsed: Iterable[str | ToolCall]) -> None:
+        for each in parsed:
             if isinstance(each, ToolCall):
                 self._calls.append(each)
             else:
                 self._texts.append(self._detokenizer.add(each))
 
-    def _think(self, token: int) -> None:
+    def _feed_thought(self, token: int) -> None:
         if token == self._thought_tokens[1]:
-            self._leave()
+            self._close_channel()
         else:
             self._thoughts.append(self._thought.feed(token))
 
     def _open_thought(self) -> None:
-        self._leave()
+        self._close_channel()
         self._channel = _Channel.THOUGHT
         self._thought.open()
 
-    def _leave(self) -> None:
-        """Back to text; what was begun and not ended is settled."""
+    def _close_channel(self) -> None:
+        """Close the open channel and return to text."""
         if self._channel is _Channel.CALL:
             self._close_call()
         elif self._channel is _Channel.THOUGHT:
@@ -195,16 +198,16 @@ class ChannelParser:
         self._channel = _Channel.TEXT
 
     def _close_call(self) -> None:
-        """A call, or, where it is none, the text that it is."""
+        """Emit the tool call, or its text if it is malformed."""
         call = read_call(self._segments())
         if call is None:
-            self._texts.append(self._detokenizer.add(self._tokenizer.spelling(self._call)))
+            self._texts.append(self._detokenizer.add(self._tokenizer.decode_with_specials(self._call)))
         else:
             self._calls.append(call)
         self._channel, self._call = _Channel.TEXT, []
 
     def _segments(self) -> list[str]:
-        """The text of the call, cut at its quotes."""
+        """The text of the tool call, split at its quote tokens."""
         parts: list[list[int]] = [[]]
         for token in self._call:
             if token == self._quote:
@@ -213,7 +216,7 @@ class ChannelParser:
                 parts[-1].append(token)
         return [b"".join(map(self._tokenizer.token_bytes, part)).decode(errors="replace") for part in parts]
 
-    def _outputs(self, read: int) -> ChannelOutput:
+    def _output(self, read: int) -> ChannelOutput:
         output = ChannelOutput(
             text="".join(self._texts),
             thought="".join(self._thoughts),
@@ -221,53 +224,54 @@ class ChannelParser:
             ids_read=read,
             text_ids=tuple(self._text_ids),
         )
-        for taken in (self._texts, self._thoughts, self._calls, self._text_ids):
-            taken.clear()
+        for buffer in (self._texts, self._thoughts, self._calls, self._text_ids):
+            buffer.clear()
         return output
 
 
 class _TaggedCalls:
-    """Ids to text and calls."""
+    """Parses tagged tool calls from token ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._detokenizer, self._reader = Detokenizer(tokenizer), TaggedCallReader()
+        self._detokenizer, self._parser = Detokenizer(tokenizer), TaggedCallReader()
 
     @property
     def is_calling(self) -> bool:
-        return self._reader.is_calling
+        return self._parser.is_calling
 
     def feed(self, token: int) -> Iterable[str | ToolCall]:
-        return self._reader.feed(self._detokenizer.feed((token,)).text)
+        return self._parser.feed(self._detokenizer.feed((token,)).text)
 
     def flush(self) -> Iterable[str | ToolCall]:
-        return (*self._reader.feed(self._detokenizer.flush().text), self._reader.flush())
+        return (*self._parser.feed(self._detokenizer.flush().text), self._parser.flush())
 
 
 class _Thought:
-    """The text of thoughts: without the channel's name in front and white space behind, so that the block a model
-    writes when it does not think leaves nothing."""
+    """The text of thoughts, without the channel name and trailing white space.
+
+    The empty thought that a model writes when it does not think produces no text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._detokenizer = Detokenizer(tokenizer)
-        self._head: str | None = None  # while it may be the name; None behind it
-        self._held = ""  # white space, which leaves only if more follows
+        self._head: str | None = None  # text that may be the channel name; None after it
+        self._held = ""  # trailing white space, emitted only if more text follows
         self._is_empty = True
         self.ids = 0
 
     def open(self) -> None:
-        """A channel begins."""
+        """Start a thought channel."""
         self._head = ""
         self._held = "" if self._is_empty else "\n"
 
     def feed(self, token: int) -> str:
-        """The thought that is final after this id."""
+        """Consume one id; returns the thought text that is final after it."""
         was_named = self._head is None
-        text = self._behind_name(self._detokenizer.feed((token,)).text)
+        text = self._without_name(self._detokenizer.feed((token,)).text)
         self.ids += was_named or bool(text)
         return self._without_end(text)
 
     def close(self) -> str:
-        """The channel ends, or the answer."""
+        """End the channel; returns the remaining text."""
         text = self._detokenizer.cut()
         if self._head is not None:
             head, self._head = self._head + text, None
@@ -276,7 +280,7 @@ class _Thought:
         self._held = ""
         return text
 
-    def _behind_name(self, text: str) -> str:
+    def _without_name(self, text: str) -> str:
         if self._head is None:
             return text
         self._head += text

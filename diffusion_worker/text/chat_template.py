@@ -1,8 +1,8 @@
-"""Messages to prompt ids through the checkpoint's own chat template.
+"""Renders messages to prompt ids with the checkpoint's chat template.
 
-A template is code of strangers: it runs in jinja's immutable sandbox. A message is text of strangers, and so are the
-tools of a request: control tokens spelled in them stay ordinary characters, so that no prompt can open or close a turn.
-What a template can do is read off the variables that it asks for.
+A template is untrusted code and runs in Jinja's immutable sandbox. Messages and tools are untrusted text: control tokens
+written in them are encoded as ordinary characters, so that a prompt cannot open or close a turn. The features of a
+template are derived from the variables that it uses.
 """
 
 import json
@@ -21,74 +21,79 @@ from diffusion_worker.errors import CheckpointBroken, CheckpointMissing, Invalid
 from diffusion_worker.text.channels import control_tokens_of
 from diffusion_worker.text.messages import (
     Message,
-    enveloped_turns,
-    folded_turns,
-    template_turns,
+    folded_messages,
+    plain_messages,
+    template_messages,
     without_old_thoughts,
 )
 from diffusion_worker.text.tokenizer import Tokenizer, read_json
 
-# Unicode noncharacters, reserved for use inside one program: they mark control tokens that were spelled in a message.
-_CONTROL_TOKENS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
+# Unicode noncharacters, reserved for internal use: they mark control tokens written in a message.
+_MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 _THINKING = "enable_thinking"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
-    """What a checkpoint can be asked for beyond plain turns and tools."""
+class TemplateFeatures:
+    """Optional features of a chat template."""
 
-    thinking: bool = False  # the template has a switch for it
+    thinking: bool = False  # has a switch for thinking
 
 
-TURNS_ONLY = Abilities()
+NO_FEATURES = TemplateFeatures()
 
 
 class ChatTemplate:
-    """Renders conversations for one checkpoint. Raises CheckpointBroken when the template is no valid jinja."""
+    """The chat template of a checkpoint. Raises CheckpointBroken if it is not valid Jinja."""
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._control = _any_of(tokenizer.specials)
         environment = _environment()
         try:
-            decodes = meta.find_undeclared_variables(environment.parse(source))
+            variables = meta.find_undeclared_variables(environment.parse(source))
             self._template = environment.from_string(source)
         except TemplateError as error:
             raise CheckpointBroken(f"the chat template is not valid: {error}") from error
         control_tokens = control_tokens_of(tokenizer)
-        self.abilities = Abilities(thinking=_THINKING in decodes)
-        # Native: the template shows tools, and the tokenizer has the tokens of a call.
-        self.calls = Syntax.NATIVE if "tools" in decodes and control_tokens.know_calls else Syntax.TAGGED
+        self.features = TemplateFeatures(thinking=_THINKING in variables)
+        # Native: the template renders tools, and the tokenizer has control tokens for calls.
+        self.calls = Syntax.NATIVE if "tools" in variables and control_tokens.supports_calls else Syntax.TAGGED
         self._thinks = control_tokens.thought is not None
-        # Gemma 4's first templates knew no turns of tools; later ones look the answer up by the id of its call.
-        self._turns_of = folded_turns if "tool_responses" in source and "tool_call_id" not in source else template_turns
+        # Gemma 4's first templates have no tool messages; later ones look up the result by the id of its call.
+        self._to_template = (
+            folded_messages if "tool_responses" in source and "tool_call_id" not in source else template_messages
+        )
 
     def prompt_ids(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, thinking: bool | None = None
     ) -> tuple[int, ...]:
-        """Ids of the conversation up to where the model's turn begins; `tools` are OpenAI's objects, `thinking` None
-        leaves the choice to the template. Raises InvalidRequest with the template's own words."""
+        """Prompt ids of the conversation, up to the start of the model's turn.
+
+        `tools` are OpenAI objects; `thinking` None uses the template's default. Raises InvalidRequest with the
+        template's error message."""
         if self.calls is Syntax.TAGGED:
-            messages, tools = enveloped_turns(messages, tools), ()
-        turns = self._turns_of(without_old_thoughts(messages) if self._thinks else messages)
+            messages, tools = plain_messages(messages, tools), ()
+        turns = self._to_template(without_old_thoughts(messages) if self._thinks else messages)
         mark = _unused_mark(turns, tools)
-        given: dict[str, Any] = {"messages": self._guarded(turns, mark), "add_generation_prompt": True}
+        variables: dict[str, Any] = {"messages": self._guarded(turns, mark), "add_generation_prompt": True}
         if tools:
-            given["tools"] = self._guarded(tools, mark)
+            variables["tools"] = self._guarded(tools, mark)
         if thinking is not None:
-            given[_THINKING] = thinking
+            variables[_THINKING] = thinking
         try:
-            text = self._template.render(given, **self._tokenizer.named)
+            text = self._template.render(variables, **self._tokenizer.named)
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-            # Templates check little: wrong use shows as whatever Python raises inside them.
-            raise InvalidRequest(f"the chat template refuses these messages: {error}", param="messages") from error
+            # Templates validate little: invalid input raises arbitrary Python errors inside them.
+            raise InvalidRequest(
+                f"the chat template could not render the messages: {error}", param="messages"
+            ) from error
         return self._encode(text, mark)
 
     def _guarded(self, value: Any, mark: str) -> Any:
-        """The same value with a mark inside every control token that its texts spell; it is taken out again after
-        rendering."""
+        """The value with a mark inserted in every control token of its texts; it is removed after rendering."""
         if isinstance(value, str):
-            return self._control.sub(lambda found: _marked(found[0], mark), value)
+            return self._control.sub(lambda match: _marked(match[0], mark), value)
         if isinstance(value, Mapping):
             return {self._guarded(key, mark): self._guarded(inner, mark) for key, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -98,16 +103,16 @@ class ChatTemplate:
     def _encode(self, text: str, mark: str) -> tuple[int, ...]:
         if mark not in text:
             return self._tokenizer.encode(text)
-        spelled = _any_of(_marked(special, mark) for special in self._tokenizer.specials)
+        marked = _any_of(_marked(special, mark) for special in self._tokenizer.specials)
         ids: list[int] = []
-        for at, part in enumerate(spelled.split(text)):  # every second part is a spelled control token
+        for at, part in enumerate(marked.split(text)):  # every second part is a marked control token
             encode = self._tokenizer.encode_plain if at % 2 else self._tokenizer.encode
             ids += encode(part.replace(mark, ""))
         return tuple(ids)
 
 
 def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate:
-    """The template of a checkpoint folder: `chat_template.jinja`, or the entry in `tokenizer_config.json`."""
+    """Load the template of a checkpoint folder: `chat_template.jinja`, or the entry in `tokenizer_config.json`."""
     path = folder / "chat_template.jinja"
     try:
         source = path.read_text(encoding="utf-8")
@@ -121,7 +126,7 @@ def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate:
 def _configured_template(folder: Path) -> str:
     path = folder / "tokenizer_config.json"
     template = read_json(path).get("chat_template") if path.exists() else None
-    if isinstance(template, list):  # several named templates; the one called default is for chat
+    if isinstance(template, list):  # several named templates; "default" is the one for chat
         template = {entry.get("name"): entry.get("template") for entry in template}.get("default")
     if not isinstance(template, str):
         raise CheckpointMissing(
@@ -141,9 +146,9 @@ def _marked(special: str, mark: str) -> str:
     return special[:1] + mark + special[1:]
 
 
-def _any_of(words: Iterable[str]) -> re.Pattern[str]:
-    """Matches any of the words, the longest first; of no words, nothing. In any case, as templates may change it."""
-    ordered = sorted(words, key=len, reverse=True)
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Pattern that matches any of the texts, longest first. Ignores case, because templates may change it."""
+    ordered = sorted(texts, key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, ordered))})" if ordered else r"((?!))", re.IGNORECASE)
 
 
@@ -152,20 +157,20 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _to_json(value: object, indent: int | None = None) -> str:
-    """jinja's own filter escapes HTML, which a prompt must not."""
+    """Replaces Jinja's filter, which escapes HTML."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _unused_mark(*values: Any) -> str:
     used = set().union(*map(_characters, values))
-    for mark in _CONTROL_TOKENS:
+    for mark in _MARKS:
         if mark not in used:
             return mark
     raise InvalidRequest("the messages use every Unicode noncharacter from U+FDD0 to U+FDEF", param="messages")
 
 
 def _characters(value: Any) -> set[str]:
-    """Every character of every text inside."""
+    """All characters of all texts in a value."""
     if isinstance(value, str):
         return set(value)
     if isinstance(value, Mapping):

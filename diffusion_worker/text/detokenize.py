@@ -1,7 +1,7 @@
-"""Ids to text while they arrive: UTF-8 safe, cut at the first stop string.
+"""Incremental detokenization: UTF-8 safe, and cut at the first stop string.
 
-Text leaves only when it is final: an incomplete character waits for its bytes, and text that may be the beginning of a
-stop string waits until it is none. Knows nothing of blocks, the wire, or why an answer ended.
+Only final text is returned: an incomplete character is held back until it is complete, and text that may be the start
+of a stop string until it is known not to be one.
 """
 
 import codecs
@@ -13,7 +13,7 @@ from diffusion_worker.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """Text that may leave, how many of the ids given were read for it, and whether a stop string ended the answer."""
+    """Final text, the number of input ids consumed, and whether a stop string was found."""
 
     text: str
     ids_read: int
@@ -21,7 +21,7 @@ class Piece:
 
 
 class Detokenizer:
-    """The text of one answer. Feed ids as they come, then flush once."""
+    """Detokenizer of one answer. Feed ids as they arrive, then flush once."""
 
     def __init__(self, tokenizer: Tokenizer, stops: tuple[str, ...] = ()) -> None:
         self._tokenizer = tokenizer
@@ -29,7 +29,7 @@ class Detokenizer:
         self._scanner = StopScanner(stops)
 
     def feed(self, ids: Iterable[int]) -> Piece:
-        """The text that is final after these ids. After a stop no further id is read."""
+        """Consume ids; returns the text that is final after them. Ids after a stop string are ignored."""
         parts: list[str] = []
         read = 0
         for token in ids:
@@ -41,25 +41,25 @@ class Detokenizer:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has been found."""
+        """Whether a stop string was found."""
         return self._scanner.stopped
 
     def add(self, text: str) -> str:
-        """Text that comes from elsewhere stands here in the answer; what is final after it."""
+        """Insert text that was not decoded from ids; returns the text that is final after it."""
         return self._scanner.feed(text)
 
     def cut(self) -> str:
-        """The next id belongs elsewhere: bytes of an unfinished character become one U+FFFD."""
+        """End the current segment: the bytes of an incomplete character become one U+FFFD."""
         return self._scanner.feed(self._decoder.decode(b"", final=True))
 
     def flush(self) -> Piece:
-        """What was held back, now that nothing follows."""
+        """The text held back so far, at the end of the answer."""
         text = self.cut() + self._scanner.flush()
         return Piece(text=text, ids_read=0, stopped=self._scanner.stopped)
 
 
 class StopScanner:
-    """Finds the earliest stop string across the borders of pieces; the stop string itself never leaves."""
+    """Finds the first stop string, also across pieces; the stop string itself is never returned."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
         self._stops = stops
@@ -67,7 +67,7 @@ class StopScanner:
         self.stopped = False
 
     def feed(self, text: str) -> str:
-        """The text that cannot be part of a stop string any more."""
+        """Add text; returns the text that cannot be part of a stop string."""
         if self.stopped or not text:
             return ""
         held = self._held + text
@@ -80,12 +80,12 @@ class StopScanner:
         return held[: len(held) - keep]
 
     def flush(self) -> str:
-        """What was held back in vain."""
+        """The text held back so far."""
         held, self._held = self._held, ""
         return held
 
 
 def overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `stop`."""
+    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
     longest = min(len(text), len(stop) - 1)
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

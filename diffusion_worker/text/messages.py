@@ -1,7 +1,6 @@
-"""The turns of a conversation as a chat template wants them: cleaned of old thoughts, tools and calls as plain values,
-or, for templates that know neither, as text.
+"""Prepares messages for a chat template: old thoughts removed, tool calls as values.
 
-Knows the control tokens by their text, no ids and no template.
+For templates without tool support, tools, tool calls and tool results are written as text.
 """
 
 import json
@@ -14,12 +13,12 @@ from typing import Any, Final
 from diffusion_worker.constraints.tool_calls import CLOSE_TAG, OPEN_TAG
 from diffusion_worker.text.channels import THOUGHT
 
-# A block that is not closed reaches to the end: it was cut off while thinking.
-_SPELLED_THOUGHT = re.compile("{}.*?(?:{}|\\Z)\\s*".format(*map(re.escape, THOUGHT)), re.DOTALL)
+# An unclosed thought extends to the end: the response was cut off while thinking.
+_THOUGHT_BLOCK = re.compile("{}.*?(?:{}|\\Z)\\s*".format(*map(re.escape, THOUGHT)), re.DOTALL)
 ASSISTANT, USER, TOOL = "assistant", "user", "tool"
 SYSTEMS = ("system", "developer")
 _BEFORE_TOOLS: Final = "These functions can be called:"
-_BEHIND_TOOLS: Final = (
+_AFTER_TOOLS: Final = (
     f'A call is written {OPEN_TAG}{{"name": "...", "arguments": {{...}}}}{CLOSE_TAG}; '
     "several stand one behind the other."
 )
@@ -27,7 +26,7 @@ _BEHIND_TOOLS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastCall:
-    """A call in an earlier turn of the model."""
+    """A tool call in an earlier assistant message."""
 
     id: str
     name: str
@@ -36,60 +35,63 @@ class PastCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn: a role and its text; of the model also what it thought and called, of a tool what it answers."""
+    """One message; assistant messages may have a thought and tool calls, tool messages refer to a call."""
 
     role: str
     content: str
     thought: str = ""
     calls: tuple[PastCall, ...] = ()
-    call_id: str | None = None  # the call that a tool's turn answers
+    call_id: str | None = None  # of a tool message: the tool call it results
 
 
 def without_old_thoughts(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The same turns as the checkpoint was trained to see them. A thought belongs to the turn it was thought in: behind
-    the last question of the user it stays, so that a model that has called a tool goes on where it was; before it, it
-    goes. Thought that stands spelled out in an answer always goes."""
-    asked = max((at for at, message in enumerate(messages) if message.role == USER), default=-1)
+    """The messages without outdated thoughts, as the checkpoint was trained to see them.
+
+    Thoughts after the last user message are kept, so that the model can continue after a tool call. Earlier thoughts,
+    and thoughts written in the content, are removed."""
+    last_user = max((at for at, message in enumerate(messages) if message.role == USER), default=-1)
     return tuple(
-        _without_thought(message, keep=at > asked) if message.role == ASSISTANT else message
+        _without_thought(message, keep=at > last_user) if message.role == ASSISTANT else message
         for at, message in enumerate(messages)
     )
 
 
-def template_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Turns as most templates read them: OpenAI's shapes, arguments as values."""
+def template_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Messages in the form that most templates expect: OpenAI objects, arguments as values."""
     return [_turn(message) for message in messages]
 
 
-def folded_turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    """Turns for templates that know no turns of tools, but `tool_responses` within the turn that called them."""
+def folded_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Messages for templates that expect `tool_responses` in the assistant message instead of tool messages."""
     turns: list[dict[str, Any]] = []
-    for turn in template_turns(messages):
+    for turn in template_messages(messages):
         caller = turns[-1] if turns and turns[-1]["role"] == ASSISTANT else None
         if turn["role"] != TOOL or caller is None:
             turns.append(turn)
             continue
-        answer = {"name": _name_of(turn.get("tool_call_id"), caller), "response": turn["content"]}
-        caller.setdefault("tool_responses", []).append(answer)
+        response = {"name": _name_of(turn.get("tool_call_id"), caller), "response": turn["content"]}
+        caller.setdefault("tool_responses", []).append(response)
     return turns
 
 
-def enveloped_turns(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """The same conversation in plain turns. Tools (OpenAI's objects) stand at the end of the first turn, if that is the
-    system's, else in one of their own; calls in the text of their turn; what tools answered in turns of the user."""
+def plain_messages(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The conversation for templates without tool support.
+
+    Tools (OpenAI objects) are appended to the system message, which is created if missing. Tool calls are appended to
+    the text of their message, and tool results become user messages."""
     names = {call.id: call.name for message in messages for call in message.calls}
     turns: list[Message] = []
-    for are_answers, group in groupby(messages, lambda message: message.role == TOOL):
-        if are_answers:
-            answers = [_answer(names.get(each.call_id or "", "unknown"), each.content) for each in group]
-            turns.append(Message(role=USER, content="\n".join(answers)))
+    for are_results, group in groupby(messages, lambda message: message.role == TOOL):
+        if are_results:
+            results = [_tool_response(names.get(each.call_id or "", "unknown"), each.content) for each in group]
+            turns.append(Message(role=USER, content="\n".join(results)))
         else:
             turns.extend(map(_with_calls, group))
-    return tuple(_shown(tools, turns) if tools else turns)
+    return tuple(_with_tools(tools, turns) if tools else turns)
 
 
-def _shown(tools: Sequence[Mapping[str, Any]], turns: Sequence[Message]) -> list[Message]:
-    listed = "\n".join([_BEFORE_TOOLS, *(_json(tool["function"]) for tool in tools), _BEHIND_TOOLS])
+def _with_tools(tools: Sequence[Mapping[str, Any]], turns: Sequence[Message]) -> list[Message]:
+    listed = "\n".join([_BEFORE_TOOLS, *(_json(tool["function"]) for tool in tools), _AFTER_TOOLS])
     if turns and turns[0].role in SYSTEMS:
         return [replace(turns[0], content=f"{turns[0].content}\n\n{listed}"), *turns[1:]]
     return [Message(role=SYSTEMS[0], content=listed), *turns]
@@ -99,11 +101,11 @@ def _with_calls(message: Message) -> Message:
     calls = [
         f"{OPEN_TAG}{_json({'name': call.name, 'arguments': call.arguments})}{CLOSE_TAG}" for call in message.calls
     ]
-    said = [message.content] if message.content else []
-    return replace(message, content="\n".join([*said, *calls]), calls=())
+    text = [message.content] if message.content else []
+    return replace(message, content="\n".join([*text, *calls]), calls=())
 
 
-def _answer(name: str, content: str) -> str:
+def _tool_response(name: str, content: str) -> str:
     return f"<tool_response>{_json({'name': name, 'content': content})}</tool_response>"
 
 
@@ -114,7 +116,7 @@ def _json(value: object) -> str:
 def _without_thought(message: Message, *, keep: bool) -> Message:
     return Message(
         role=message.role,
-        content=_SPELLED_THOUGHT.sub("", message.content),
+        content=_THOUGHT_BLOCK.sub("", message.content),
         thought=message.thought if keep else "",
         calls=message.calls,
     )

@@ -1,9 +1,9 @@
-"""Calls of checkpoints that were trained on none, found in their text: tags around JSON.
+"""Parser of tagged tool calls, for checkpoints without control tokens for calls: tags around JSON.
 
     <tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>
 
-Many open models know this form (Hermes, Qwen). That nothing else looks like a call is the constraint's promise; what is
-no whole call stays text. Knows no ids; how earlier calls are shown is the business of `conversation`.
+Many open models use this form (Hermes, Qwen). The constraint ensures that other text does not look like a call; an
+incomplete call remains text. `messages` writes earlier calls in the same form.
 """
 
 import json
@@ -21,45 +21,45 @@ _JSON: Final = json.JSONDecoder()
 
 
 class TaggedCallReader:
-    """Finds calls in text that comes in pieces of any size; white space behind a call is no text."""
+    """Finds tool calls in text that arrives in pieces; white space after a call is dropped."""
 
     def __init__(self) -> None:
-        self._held = ""  # text that may open a call, or a call that is not closed
+        self._held = ""  # text that may start a tag, or an unclosed call
         self._has_called = False
         self.is_calling = False
 
     def feed(self, text: str) -> Iterator[str | ToolCall]:
-        """What is sure by now, in order."""
+        """Add text; yields final text and complete tool calls in order."""
         self._held += text
-        while (found := self._next()) is not None:
-            yield found
+        while (parsed := self._next()) is not None:
+            yield parsed
 
     def flush(self) -> str:
-        """What was held back, now that nothing follows: no whole call."""
+        """The remaining text at the end, including an incomplete call."""
         held, self._held = self._held, ""
-        return f"{OPEN_TAG}{held}" if self.is_calling else self._said(held)
+        return f"{OPEN_TAG}{held}" if self.is_calling else self._without_leading_space(held)
 
     def _next(self) -> str | ToolCall | None:
         return self._call() if self.is_calling else self._text()
 
     def _text(self) -> str | None:
-        """Up to the opening of a call, or as much as cannot be part of one; None: nothing."""
+        """Text up to an opening tag, or the text that cannot be part of one; None if there is none."""
         before, opens, behind = self._held.partition(OPEN_TAG)
         if opens:
             self.is_calling, self._held = True, behind
-            return self._said(before)
-        sure = len(before) - overlap(before, OPEN_TAG)
-        self._held = before[sure:]
-        return self._said(before[:sure]) or None
+            return self._without_leading_space(before)
+        final = len(before) - overlap(before, OPEN_TAG)
+        self._held = before[final:]
+        return self._without_leading_space(before[:final]) or None
 
-    def _said(self, text: str) -> str:
+    def _without_leading_space(self, text: str) -> str:
         return text.lstrip() if self._has_called else text
 
     def _call(self) -> ToolCall | None:
-        """A string may hold the closing tag, so the first one behind which the call is whole closes it."""
+        """The call, up to the first closing tag that completes it: a string may contain the closing tag."""
         at = self._held.find(CLOSE_TAG)
         while at >= 0:
-            if (call := read_tagged_calls(self._held[:at])) is not None:
+            if (call := read_tagged_call(self._held[:at])) is not None:
                 self.is_calling, self._has_called = False, True
                 self._held = self._held[at + len(CLOSE_TAG) :]
                 return call
@@ -67,8 +67,8 @@ class TaggedCallReader:
         return None
 
 
-def read_tagged_calls(text: str) -> ToolCall | None:
-    """The call between two tags, its arguments as they are written; None if it is none."""
+def read_tagged_call(text: str) -> ToolCall | None:
+    """The tool call between two tags, with its arguments as written; None if malformed."""
     head = _HEAD.match(text)
     if head is None:
         return None

@@ -1,7 +1,6 @@
-"""One checkpoint's tokenizer: text to ids, ids to bytes, special ids by name.
+"""Tokenizer of a checkpoint: text to token ids, ids to bytes, and special tokens by name.
 
-Reads `tokenizer.json` with the `tokenizers` library. Knows nothing of messages, of answers that arrive in pieces, or of
-the net: a vocabulary that does not fit the weights is the loader's finding.
+Reads `tokenizer.json` with the `tokenizers` library. The model loader checks that the vocabulary fits the weights.
 """
 
 import json
@@ -19,18 +18,18 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Tokenizer:
-    """Text to ids and back. Thread-safe: nothing changes after it is made.
+    """Converts text to ids and back. Immutable and therefore thread-safe.
 
     `specials` maps the text of every control token to its id; control tokens are never part of an answer's text.
-    `named` maps roles such as `bos_token` to their text, as templates ask for them. `opening` are the ids that the
-    checkpoint wants before raw text; a template writes them itself.
+    `named` maps roles such as `bos_token` to their text, for chat templates. `opening` contains the ids that the
+    checkpoint expects before raw text; chat templates write them themselves.
     """
 
     def __init__(self, document: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """From the two documents of a checkpoint. Raises CheckpointBroken, CheckpointForeign."""
+        """Create from `tokenizer.json` and `tokenizer_config.json`. Raises CheckpointBroken, CheckpointForeign."""
         text = json.dumps(document)
         self._library = _library(text)
-        # A second copy reads control tokens in a user's text as ordinary characters: a prompt must not change roles.
+        # A second copy encodes control tokens in user text as ordinary characters: a prompt must not change roles.
         self._plain = _library(text)
         self._plain.encode_special_tokens = True
         self.specials: Mapping[str, int] = {
@@ -42,43 +41,44 @@ class Tokenizer:
         self._bytes = _byte_table(document, self._library.get_vocab(with_added_tokens=True))
         self._controls = {token: text for text, token in self.specials.items()}
 
-    def _opening(self, is_asked_for: Any) -> tuple[int, ...]:
-        """The config decides where it speaks of it; else what the library itself writes before a text."""
-        if isinstance(is_asked_for, bool):
-            begin = self.specials.get(self.named.get("bos_token", ""))
-            return () if begin is None or not is_asked_for else (begin,)
+    def _opening(self, add_bos: Any) -> tuple[int, ...]:
+        """The opening ids as the config specifies, otherwise those that the library adds before a text."""
+        if isinstance(add_bos, bool):
+            bos = self.specials.get(self.named.get("bos_token", ""))
+            return () if bos is None or not add_bos else (bos,)
         encoded = self._library.encode("a", add_special_tokens=True)
         marked = zip(encoded.ids, encoded.special_tokens_mask, strict=True)
         return tuple(token for token, _ in takewhile(lambda pair: pair[1], marked))
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of text that a template wrote: control tokens count as such. Nothing is added."""
+        """Ids of text from a template, with control tokens recognised. No ids are added."""
         return tuple(self._library.encode(text, add_special_tokens=False).ids)
 
     def encode_plain(self, text: str) -> tuple[int, ...]:
-        """Ids of text that a stranger wrote: the characters `<eos>` stay characters."""
+        """Ids of untrusted text: the characters `<eos>` are encoded as characters."""
         return tuple(self._plain.encode(text, add_special_tokens=False).ids)
 
     def token_bytes(self, token: int) -> bytes:
-        """What a token adds to the text: UTF-8, not necessarily whole characters; empty for control tokens and for ids
-        outside the vocabulary (weights may have more rows than the tokenizer has words)."""
+        """The UTF-8 bytes of a token, possibly an incomplete character.
+
+        Empty for control tokens and for ids outside the vocabulary, because weights may have more rows than that."""
         return self._bytes.get(token, b"")
 
-    def spelling(self, ids: Iterable[int]) -> str:
-        """How ids are written down for people: control tokens as well, by their text."""
-        written = (self._controls.get(token, "").encode() or self.token_bytes(token) for token in ids)
-        return b"".join(written).decode(errors="replace")
+    def decode_with_specials(self, ids: Iterable[int]) -> str:
+        """Decode ids to readable text that includes control tokens."""
+        decoded = (self._controls.get(token, "").encode() or self.token_bytes(token) for token in ids)
+        return b"".join(decoded).decode(errors="replace")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint folder. Raises CheckpointMissing, CheckpointBroken, CheckpointForeign."""
+    """Load the tokenizer of a checkpoint folder. Raises CheckpointMissing, CheckpointBroken, CheckpointForeign."""
     document = read_json(folder / "tokenizer.json")
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     return Tokenizer(document, config)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a checkpoint's file. Raises CheckpointMissing, CheckpointBroken naming the file."""
+    """The JSON object of a checkpoint file. Raises CheckpointMissing and CheckpointBroken, with the path."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -86,14 +86,14 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointBroken(f"{path} cannot be read: {_first_line(error)}") from error
     if not isinstance(value, dict):
-        raise CheckpointBroken(f"{path} holds no JSON object")
+        raise CheckpointBroken(f"{path} does not contain a JSON object")
     return value
 
 
 def _library(text: str) -> Library:
     try:
         return Library.from_str(text)
-    except Exception as error:  # the library knows no other class for what is wrong with a file
+    except Exception as error:  # the library raises plain Exception for invalid files
         raise CheckpointBroken(f"tokenizer.json is not a usable tokenizer: {_first_line(error)}") from error
 
 
@@ -102,7 +102,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token` and its kin, as strings; older files write them as objects with a `content`."""
+    """`bos_token` and similar entries as strings; some files contain objects with a `content`."""
     named = {}
     for name, value in config.items():
         text = value.get("content") if isinstance(value, dict) else value
@@ -112,7 +112,7 @@ def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _byte_table(document: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[int, bytes]:
-    """Id to bytes for the whole vocabulary; an added token is its own text, a control token is nothing."""
+    """The bytes of every id; an added token has its own text, a control token has none."""
     spell = _speller(document.get("decoder"))
     table = {token: spell(symbol) for symbol, token in vocabulary.items()}
     for added in document.get("added_tokens", ()):
@@ -121,7 +121,7 @@ def _byte_table(document: Mapping[str, Any], vocabulary: Mapping[str, int]) -> d
 
 
 def _speller(decoder: Any) -> Callable[[str], bytes]:
-    """How this vocabulary spells bytes: GPT-2's printable symbols, or text with `<0xAB>` for single bytes (Gemma)."""
+    """Decoder of vocabulary entries: GPT-2's printable symbols, or text with `<0xAB>` for single bytes (Gemma)."""
     steps = decoder.get("decoders", [decoder]) if isinstance(decoder, dict) else []
     kinds = [step.get("type") for step in steps]
     if kinds == ["ByteLevel"]:
@@ -140,8 +140,8 @@ def _byte_level_speller() -> Callable[[str], bytes]:
 
 
 def _spell_text(symbol: str, replacements: list[tuple[str, str]]) -> bytes:
-    if found := _BYTE_TOKEN.fullmatch(symbol):
-        return bytes([int(found[1], 16)])
+    if match := _BYTE_TOKEN.fullmatch(symbol):
+        return bytes([int(match[1], 16)])
     for pattern, content in replacements:
         symbol = symbol.replace(pattern, content)
     return symbol.encode()

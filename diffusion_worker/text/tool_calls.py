@@ -1,11 +1,11 @@
-"""A tool call as the released checkpoint writes it, to a name and JSON arguments.
+"""Parser of native tool calls, as the released checkpoint writes them, to a name and JSON arguments.
 
     call:weather{city:<|"|>São Paulo<|"|>,days:3,units:[<|"|>C<|"|>],exact:true}
 
-The syntax is Gemma 4's: bare keys, strings between two quote tokens with nothing escaped inside, numbers and words of
-JSON bare. The quote is one token, so a string may hold any character and still ends where it ends. Also read, because
-the checkpoint is known to slip there and nothing else can be meant: strings in plain JSON quotes and single bare words.
-Everything else is no call. Knows no ids and no request: whether such a tool was offered is not asked here.
+The syntax is Gemma 4's: unquoted keys, strings between two quote tokens without escapes, and JSON numbers and literals.
+The quote is a control token, so a string may contain any character. Strings in JSON quotes and single bare words are
+accepted too: the checkpoint is known to write them, and their meaning is unambiguous. Anything else is not a call.
+Whether the tool was offered is not checked here.
 """
 
 import json
@@ -16,22 +16,23 @@ from dataclasses import dataclass
 _HEAD = re.compile(r"\s*call:\s*([^\s{}\[\](),:\"']+)\s*(?=\{)")
 _PIECE = re.compile(r"\s*(?:([{}\[\]:,])|(\"(?:[^\"\\]|\\.)*\")|([^\s{}\[\](),:\"']+)|\Z)", re.DOTALL)
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
-# Python's words are what a template shows that renders a value as it comes.
-_WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
+# Python literals occur when a template renders a value without `tojson`.
+_LITERALS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _MAX_DEPTH = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A function that the model wants called; `arguments` is the text of a JSON object, its numbers as written."""
+    """A tool call of the model; `arguments` is the text of a JSON object, with numbers as written."""
 
     name: str
     arguments: str
 
 
 def read_call(segments: Sequence[str]) -> ToolCall | None:
-    """The call that stands between a pair of call tokens, or None. `segments` is the text there, cut at every quote
-    token: each second segment stood between two of them."""
+    """The call between a pair of call tokens, or None if malformed.
+
+    `segments` is its text, split at the quote tokens: every second segment is a quoted string."""
     head = _HEAD.match(segments[0])
     if head is None or len(segments) % 2 == 0:  # the last string is not closed
         return None
@@ -44,13 +45,13 @@ def read_call(segments: Sequence[str]) -> ToolCall | None:
     return ToolCall(name=head[1], arguments=arguments)
 
 
-class _Malformed(Exception):  # noqa: N818 - a finding
-    """This is no call."""
+class _Malformed(Exception):  # noqa: N818 - an internal result, not an error
+    """The text is not a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A sign such as `{`, or a scalar: its JSON text, and what it says as a key."""
+    """A punctuation sign such as `{`, or a scalar with its JSON text and its value as a key."""
 
     sign: str = ""
     scalar: str = ""
@@ -58,7 +59,7 @@ class _Piece:
 
 
 class _Reader:
-    """Recursive descent over the pieces; what is taken is given back as JSON text."""
+    """Recursive descent parser over the pieces; each method returns JSON text."""
 
     def __init__(self, segments: Sequence[str]) -> None:
         self._pieces = [piece for at, text in enumerate(segments) for piece in _pieces(text, is_quoted=at % 2 == 1)]
@@ -77,7 +78,7 @@ class _Reader:
         return piece.scalar
 
     def expect(self, sign: str) -> None:
-        """Take exactly that sign; the empty one stands for the end."""
+        """Consume this sign; the empty string is the end of the text."""
         piece = self._take()
         if piece.scalar or piece.sign != sign:
             raise _Malformed
@@ -90,7 +91,7 @@ class _Reader:
         return f"{_json(piece.key)}:{self.value()}"
 
     def _until(self, close: str, member: Callable[[], str]) -> str:
-        """Members between commas, up to the closing sign; one comma too many before it does no harm."""
+        """Members separated by commas, up to the closing sign; a trailing comma is accepted."""
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise _Malformed
@@ -120,11 +121,11 @@ def _pieces(text: str, *, is_quoted: bool) -> Iterator[_Piece]:
         return
     at = 0
     while at < len(text):
-        found = _PIECE.match(text, at)
-        if found is None:
+        match = _PIECE.match(text, at)
+        if match is None:
             raise _Malformed
-        at = found.end()
-        sign, quoted, word = found.groups()
+        at = match.end()
+        sign, quoted, word = match.groups()
         if sign:
             yield _Piece(sign=sign)
         elif quoted:
@@ -141,7 +142,7 @@ def _json_string(quoted: str) -> _Piece:
 
 
 def _scalar(word: str) -> str:
-    return word if _NUMBER.fullmatch(word) else _WORDS.get(word) or _json(word)
+    return word if _NUMBER.fullmatch(word) else _LITERALS.get(word) or _json(word)
 
 
 def _json(text: str) -> str:

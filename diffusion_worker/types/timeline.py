@@ -63,8 +63,8 @@ class Times:
         if self.timeline:
             self.timeline.record("step", now, **numbers)
 
-    def emit(self, now: float) -> None:
-        """Record that final tokens were emitted."""
+    def seal(self, now: float) -> None:
+        """Record that a block was sealed; a decoded token counts as one."""
         self.first_block = now if self.first_block is None else self.first_block
 
     @property
@@ -79,5 +79,5 @@ class Times:
 
     @property
     def first_block_s(self) -> float | None:
-        """Time from submission until the first final tokens; None before that."""
+        """Time from submission until the first sealed block; None before that."""
         return None if self.first_block is None else self.first_block - self.submitted

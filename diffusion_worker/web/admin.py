@@ -1,7 +1,6 @@
-"""The admin surface, on a port of its own: look at the worker, bring its weights into memory, let them go, let
-fewer requests advance together.
+"""Routes of the admin port: state, load and unload weights, and limit the batch size.
 
-The same keys open it. A request returns when what it asked for is done.
+It uses the same API keys as the public port. A request returns when its operation is complete.
 """
 
 from typing import Any
@@ -10,7 +9,7 @@ from fastapi import Request, Response
 from starlette.types import ASGIApp
 
 from diffusion_worker.types.status import Pressure
-from diffusion_worker.web.health import health_body, json_response, probed_app
+from diffusion_worker.web.health import app_with_probes, health_body, json_response
 from diffusion_worker.web.http_io import read_body
 from diffusion_worker.web.middleware import Middleware
 from diffusion_worker.web.requests.fields import Fields
@@ -18,7 +17,7 @@ from diffusion_worker.web.requests.request_params import parse_body
 from diffusion_worker.web.serving_state import ServingState
 
 _PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/admin/limits", "/health", "/metrics")
-_MOST_BYTES = 4096  # of a body
+_MAX_BODY_BYTES = 4096
 # Values of `pressure` in the state: clients read them, so they do not follow the names in the code.
 _PRESSURE = {
     Pressure.NONE: "none",
@@ -29,37 +28,37 @@ _PRESSURE = {
 
 
 def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
-    """The whole application; an unload that names no `timeout_s` gives running requests `drain_s` seconds."""
-    app = probed_app(serving_state, _PATHS)
+    """The ASGI application of the admin port; `drain_s` is the default `timeout_s` of an unload."""
+    app = app_with_probes(serving_state, _PATHS)
 
     @app.get("/admin/state")
     async def state() -> Response:
-        """All that is known at a glance."""
+        """State of the worker and its memory."""
         return json_response(state_body(serving_state))
 
     @app.post("/admin/load")
     async def load(request: Request) -> Response:
-        """Weights into memory. A failure is told and leaves the worker as it was: cold."""
-        (await _fields(request)).only(())
+        """Load the weights. On an error the worker stays cold."""
+        (await _fields(request)).allow_only(())
         await serving_state.engine.load()
         return json_response(state_body(serving_state))
 
     @app.post("/admin/unload")
     async def unload(request: Request) -> Response:
-        """Weights out of memory, behind what runs."""
+        """Unload the weights after running requests finish, at most `timeout_s` seconds later."""
         fields = await _fields(request)
-        fields.only(("timeout_s",))
-        wished_s = fields.number("timeout_s", 0.0, 3600.0)
-        await serving_state.engine.unload(drain_s if wished_s is None else wished_s)
+        fields.allow_only(("timeout_s",))
+        timeout_s = fields.number("timeout_s", 0.0, 3600.0)
+        await serving_state.engine.unload(drain_s if timeout_s is None else timeout_s)
         return json_response(state_body(serving_state))
 
     @app.post("/admin/limits")
     async def limits(request: Request) -> Response:
-        """Fewer requests together than the worker started with, or as many again: what `twolane tune` turns."""
+        """Set the batch size, up to the value the worker started with. Used by `twolane tune`."""
         fields = await _fields(request)
-        fields.only(("max_num_seqs",))
+        fields.allow_only(("max_num_seqs",))
         fields.required("max_num_seqs")
-        rows = fields.whole("max_num_seqs", 1, serving_state.engine.max_rows)
+        rows = fields.integer("max_num_seqs", 1, serving_state.engine.max_rows)
         assert rows is not None, "it is required"
         serving_state.engine.limit(rows)
         return json_response(state_body(serving_state))
@@ -68,7 +67,7 @@ def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
 
 
 def state_body(serving_state: ServingState) -> dict[str, Any]:
-    """Health, and what memory has been given to or taken from; sizes are null while nothing is loaded."""
+    """Health, memory use and model size; sizes are null while no weights are loaded."""
     status, info = serving_state.engine.status(), serving_state.engine.info
     return {
         **health_body(serving_state),
@@ -81,6 +80,6 @@ def state_body(serving_state: ServingState) -> dict[str, Any]:
 
 
 async def _fields(request: Request) -> Fields:
-    """No body means: nothing special is asked for."""
-    body = await read_body(request.scope, request.receive, _MOST_BYTES)
+    """Fields of the body; an empty body is an empty object."""
+    body = await read_body(request.scope, request.receive, _MAX_BODY_BYTES)
     return parse_body(body) if body else Fields({})

@@ -1,4 +1,4 @@
-"""Chat answers in OpenAI's shape: what is said, thought and called, whole or in the chunks of a stream."""
+"""OpenAI chat completion responses: text, reasoning and tool calls, as one body or as stream chunks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,23 +10,23 @@ from diffusion_worker.web.response_parts import ResponseMetadata, Writer
 
 
 class ChatWriter(Writer):
-    """Thought and calls are there only if there were any; calls are numbered through."""
+    """Writes chat completions. Reasoning and tool calls are present only if there are any; calls are numbered."""
 
     PREFIX = "chatcmpl-"
     WHOLE = "chat.completion"
     CHUNK = "chat.completion.chunk"
 
-    def __init__(self, label: ResponseMetadata, *, include_usage: bool = False, top_logprobs: int = 0) -> None:
-        super().__init__(label, include_usage=include_usage)
-        self._calls = 0  # sent
+    def __init__(self, metadata: ResponseMetadata, *, include_usage: bool = False, top_logprobs: int = 0) -> None:
+        super().__init__(metadata, include_usage=include_usage)
+        self._calls = 0  # number of tool calls sent
         self._top_logprobs = top_logprobs
 
     def opening(self) -> bytes:
-        """The role."""
+        """The chunk with the role."""
         return self._chunk({"delta": {"role": "assistant", "content": ""}})
 
-    def part(self, output: ChannelOutput) -> bytes:
-        """Thought, text, and whole calls, each in an event of its own."""
+    def output_events(self, output: ChannelOutput) -> bytes:
+        """One event each for thought, text and every complete tool call."""
         deltas: list[dict[str, Any]] = []
         if output.thought:
             deltas.append({"reasoning_content": output.thought})
@@ -39,11 +39,11 @@ class ChatWriter(Writer):
         return b"".join(self._chunk({"delta": delta, **self._logprobs([output])}) for delta in deltas)
 
     def finish(self, reason: str, diffusion: Mapping[str, Any]) -> bytes:
-        """Nothing more is said."""
+        """The last chunk, with an empty delta."""
         return self._chunk({"delta": {}}, reason, diffusion=diffusion)
 
-    def _whole(self, output: Sequence[ChannelOutput]) -> dict[str, Any]:
-        """A message that only calls has a content of null."""
+    def _content(self, output: Sequence[ChannelOutput]) -> dict[str, Any]:
+        """The message; its content is null if it has only tool calls."""
         text, thought = "".join(part.text for part in output), "".join(part.thought for part in output)
         calls = [call for part in output for call in part.calls]
         message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
@@ -54,12 +54,12 @@ class ChatWriter(Writer):
         return {"message": message, **self._logprobs(output)}
 
     def _logprobs(self, output: Sequence[ChannelOutput]) -> dict[str, Any]:
-        """Beside the answer, where labels were weighed for it."""
+        """`logprobs`, if metadata probabilities were computed."""
         labels = next((part.labels for part in output if part.labels), ())
         return {"logprobs": logprobs_body(labels, self._top_logprobs)} if labels else {}
 
     def _call_body(self, number: int, call: ToolCall) -> dict[str, Any]:
-        """One call of an answer; its id is the answer's, numbered."""
+        """One tool call; its id is the response id with a number."""
         return {
             "id": f"call_{self._metadata.id.removeprefix(self.PREFIX)}_{number}",
             "type": "function",

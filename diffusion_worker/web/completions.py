@@ -1,5 +1,6 @@
-"""The text dialect, POST /v1/completions: raw text goes on, or a gap between two texts is filled. No template, no
-channels: what is written is text."""
+"""POST /v1/completions: continue a raw text, or fill in the middle.
+
+No chat template and no channels are applied."""
 
 import secrets
 
@@ -9,37 +10,39 @@ from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.web.completion_response import TextWriter
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.handler import PreparedRequest
-from diffusion_worker.web.requests.build_request import Given, build_request
+from diffusion_worker.web.requests.build_request import RequestInputs, build_request
 from diffusion_worker.web.requests.completion_request import CompletionRequest, Prompt, parse_completion
 from diffusion_worker.web.response_builder import ResponseBuilder
 from diffusion_worker.web.response_parts import new_metadata
 from diffusion_worker.web.serving_state import ServingState
 
 
-def understand_completion(serving_state: ServingState, body: bytes, deadline_ms: float | None) -> PreparedRequest:
-    """See `relay.PrepareRequest`."""
+def prepare_completion(serving_state: ServingState, body: bytes, deadline_ms: float | None) -> PreparedRequest:
+    """See `handler.PrepareRequest`."""
     request = parse_completion(body)
     params = request.params
     if params.constraint and request.suffix:
         raise Unsupported("'suffix' is not supported with a constrained answer.", param="suffix")
-    decoding_mode = serving_state.reading_of(params.model)
-    words, info = serving_state.resident()
-    given = Given(
-        prompt_ids=_prompt_ids(request.prompt, words.tokenizer, info),
+    decoding_mode = serving_state.decoding_mode_of(params.model)
+    tokenization, info = serving_state.loaded()
+    inputs = RequestInputs(
+        prompt_ids=_prompt_ids(request.prompt, tokenization.tokenizer, info),
         prompt_name="prompt",
         decoding_mode=decoding_mode,
         seed=secrets.randbits(63),
         deadline_ms=deadline_ms,
-        suffix_ids=words.tokenizer.encode_plain(request.suffix),
+        suffix_ids=tokenization.tokenizer.encode_plain(request.suffix),
     )
-    generation = build_request(params, given, info)
-    builder = ResponseBuilder(words.tokenizer, ParserOptions(stops=params.stops, channels=False), generation.prompt_ids)
+    generation = build_request(params, inputs, info)
+    builder = ResponseBuilder(
+        tokenization.tokenizer, ParserOptions(stops=params.stops, channels=False), generation.prompt_ids
+    )
     before, behind = _echo(request, builder)
-    label = new_metadata(TextWriter, serving_state.id_of(decoding_mode))
+    metadata = new_metadata(TextWriter, serving_state.model_id(decoding_mode))
     return PreparedRequest(
         generation=generation,
         builder=builder,
-        writer=TextWriter(label, include_usage=params.include_usage, before=before, behind=behind),
+        writer=TextWriter(metadata, include_usage=params.include_usage, before=before, behind=behind),
         is_stream=params.is_stream,
         include_usage=params.include_usage,
         constraint=params.constraint,
@@ -47,18 +50,18 @@ def understand_completion(serving_state: ServingState, body: bytes, deadline_ms:
 
 
 def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer, info: ModelInfo) -> tuple[int, ...]:
-    """Text begins as the checkpoint wants text to begin; ids are taken as they are."""
+    """Ids of the prompt. Text is preceded by the checkpoint's opening tokens; ids are used unchanged."""
     ids = (*tokenizer.opening, *tokenizer.encode_plain(prompt)) if isinstance(prompt, str) else prompt
     if not ids:
         raise InvalidValue("'prompt' must not be empty.", param="prompt")
     if not (min(ids) >= 0 and max(ids) < info.vocab_size):
-        raise InvalidValue(f"'prompt' must hold token ids from 0 to {info.vocab_size - 1}.", param="prompt")
+        raise InvalidValue(f"'prompt' must contain token ids from 0 to {info.vocab_size - 1}.", param="prompt")
     return ids
 
 
 def _echo(request: CompletionRequest, builder: ResponseBuilder) -> tuple[str, str]:
-    """What stands around the answer: the client's own text, never what tokens make of it."""
+    """The texts returned before and after the answer with `echo`: the client's own text, unless it sent ids."""
     if not request.is_echo:
         return "", ""
     prompt = request.prompt
-    return prompt if isinstance(prompt, str) else builder.sketch(prompt), request.suffix
+    return prompt if isinstance(prompt, str) else builder.draft_text(prompt), request.suffix

@@ -1,8 +1,9 @@
-"""What is tried after an answer that breaks what its automaton cannot see: the offending span anew, the rest kept.
+"""Next attempt after an answer that fails validation: regenerate the offending span and keep the remainder.
 
-Of the span one token is blamed, at random but by the request's seed, and forbidden where it stood. What is before it
-stays as it is and becomes context; what is behind it is offered to the next attempt as a text to edit. So no attempt
-repeats a former one in either reading, also where the net would say the same for ever. Knows no engine and no sockets.
+Some constraints cannot be expressed in the automaton and are validated on the complete answer. When that fails, one
+token of the offending span is chosen at random, seeded by the request, and forbidden at its position. The tokens before
+it are kept as context; the tokens from there on become the text that the next attempt edits. Every attempt therefore
+differs from all earlier ones, even with a deterministic model.
 """
 
 import random
@@ -19,12 +20,12 @@ from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.requests import DEFAULT_ANCHOR, GenerationRequest
 
 Ids = tuple[int, ...]
-_OF_JSON: Final = ("json_schema", "json_object")  # what is found wrong with these has a place in the text
+_JSON_KINDS: Final = ("json_schema", "json_object")  # constraints whose violations have a position in the text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvalidResponse:
-    """A whole answer that was judged and found bad."""
+    """A complete answer that failed validation."""
 
     ids: Ids
     text: str
@@ -34,74 +35,74 @@ class InvalidResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """The next attempt: what it keeps, and what to ask for behind that."""
+    """The next attempt: the ids to keep, and the generation request for the remainder."""
 
-    kept: Ids
+    kept_ids: Ids
     generation: GenerationRequest
 
 
 @dataclass(slots=True, kw_only=True)
 class ResponseRepairer:
-    """All attempts at one ask."""
+    """All attempts at one request."""
 
-    generation: GenerationRequest  # the first one
+    generation: GenerationRequest  # of the first attempt
     tokenizer: Tokenizer
-    blamed: dict[Ids, set[int]] = field(default_factory=dict)  # beginning -> tokens behind it that were found bad
+    rejected: dict[Ids, set[int]] = field(default_factory=dict)  # prefix -> next tokens that are forbidden after it
 
-    def mend(self, broken: InvalidResponse, attempt: int) -> Repair | None:
-        """None where nothing else could stand in the span."""
+    def repair(self, invalid: InvalidResponse, attempt: int) -> Repair | None:
+        """The next attempt, or None if no other token is allowed anywhere in the span."""
         assert self.generation.matcher is not None
-        ids, places = broken.ids, list(_places(broken, self.tokenizer))
+        ids, positions = invalid.ids, list(_offending_positions(invalid, self.tokenizer))
         is_forced = forced_tokens(self.generation.matcher.automaton, self.generation.matcher.state, np.asarray(ids))
-        free = [place for place in places if not is_forced[place]]
+        free = [position for position in positions if not is_forced[position]]
         random.Random(f"{self.generation.seed}/{attempt}").shuffle(free)  # noqa: S311 - no secret
-        for place in sorted(free, key=lambda place: not _says(self.tokenizer.token_bytes(ids[place]))):
-            if (mend := self._at(ids, place, attempt)) is not None:
-                return mend
+        for position in sorted(free, key=lambda position: not _has_content(self.tokenizer.token_bytes(ids[position]))):
+            if (repair := self._attempt_from(ids, position, attempt)) is not None:
+                return repair
         return None
 
-    def _at(self, ids: Ids, place: int, attempt: int) -> Repair | None:
+    def _attempt_from(self, ids: Ids, position: int, attempt: int) -> Repair | None:
         assert self.generation.matcher is not None
-        kept, rest = ids[:place], ids[place:]
-        blamed = self.blamed.setdefault(kept, set())
-        blamed.add(rest[0])
+        kept, remainder = ids[:position], ids[position:]
+        rejected = self.rejected.setdefault(kept, set())
+        rejected.add(remainder[0])
         matcher = self.generation.matcher.after(kept)
-        others = set(np.flatnonzero(allowed_tokens(matcher)).tolist()) - blamed
-        if not others:
+        allowed = set(np.flatnonzero(allowed_tokens(matcher)).tolist()) - rejected
+        if not allowed:
             return None
-        # White space would change the text and not what it says, so it is forbidden as well where anything else may be.
-        blank = {token for token in others if self.tokenizer.token_bytes(token).isspace()}
-        forbidden = blamed | blank if others - blank else blamed
+        # Other white space would not change the value, so it is forbidden where any other token is allowed.
+        blank = {token for token in allowed if self.tokenizer.token_bytes(token).isspace()}
+        forbidden = rejected | blank if allowed - blank else rejected
         generation = replace(
             self.generation,
             prompt_ids=(*self.generation.prompt_ids, *kept),
             max_tokens=self.generation.max_tokens - len(kept),
             seed=self.generation.seed ^ attempt,
-            start_ids=rest,
+            start_ids=remainder,
             anchor=DEFAULT_ANCHOR,
             matcher=replace(matcher, forbidden=frozenset(forbidden)),
         )
-        return Repair(kept=kept, generation=generation)
+        return Repair(kept_ids=kept, generation=generation)
 
 
-def _places(broken: InvalidResponse, tokenizer: Tokenizer) -> Iterable[int]:
-    """The tokens that write the offending span; all of them where nobody can tell."""
-    span = span_of(broken.text, broken.violation) if broken.kind in _OF_JSON else None
-    spelled = [tokenizer.token_bytes(token) for token in broken.ids]
-    before = sum(map(len, spelled)) - len(broken.text.encode())  # a header is no text
-    if span is None or not b"".join(spelled).endswith(broken.text.encode()):
-        return range(len(broken.ids))
-    first, last = (before + len(broken.text[:place].encode()) for place in span)
-    return _within(spelled, first, last)
+def _offending_positions(invalid: InvalidResponse, tokenizer: Tokenizer) -> Iterable[int]:
+    """Positions of the tokens of the offending span; all positions if the span is unknown."""
+    span = span_of(invalid.text, invalid.violation) if invalid.kind in _JSON_KINDS else None
+    token_texts = [tokenizer.token_bytes(token) for token in invalid.ids]
+    before = sum(map(len, token_texts)) - len(invalid.text.encode())  # the token prefix is not part of the text
+    if span is None or not b"".join(token_texts).endswith(invalid.text.encode()):
+        return range(len(invalid.ids))
+    first, last = (before + len(invalid.text[:position].encode()) for position in span)
+    return _within(token_texts, first, last)
 
 
-def _within(spelled: Sequence[bytes], first: int, last: int) -> Iterator[int]:
+def _within(token_texts: Sequence[bytes], first: int, last: int) -> Iterator[int]:
     at = 0
-    for place, part in enumerate(spelled):
-        if at < last and at + len(part) > first:
-            yield place
-        at += len(part)
+    for position, text in enumerate(token_texts):
+        if at < last and at + len(text) > first:
+            yield position
+        at += len(text)
 
 
-def _says(spelling: bytes) -> bool:
-    return any(byte >= 0x80 or chr(byte).isalnum() for byte in spelling)
+def _has_content(text: bytes) -> bool:
+    return any(byte >= 0x80 or chr(byte).isalnum() for byte in text)

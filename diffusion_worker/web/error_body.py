@@ -1,6 +1,6 @@
-"""What the web layer itself refuses, and how any error of the worker looks on OpenAI's wire.
+"""Errors of the web layer, and the OpenAI error body of every worker error.
 
-Statuses and codes are decided where an error is understood; here they are only written down.
+Each error class defines its own status and code.
 """
 
 import math
@@ -19,13 +19,13 @@ class InvalidJson(InvalidRequest):
 
 
 class InvalidType(InvalidRequest):
-    """A field of the wrong JSON type."""
+    """A field has the wrong JSON type."""
 
     code = "invalid_type"
 
 
 class InvalidValue(InvalidRequest):
-    """A field of the right type whose value means nothing."""
+    """A field has the right type and an invalid value."""
 
     code = "invalid_value"
 
@@ -37,41 +37,41 @@ class MissingField(InvalidRequest):
 
 
 class Unsupported(InvalidRequest):
-    """A field, or a value of it, that this model would have to ignore: it is refused by name instead."""
+    """A field, or its value, is not supported by this model. It is refused instead of ignored."""
 
     code = "unsupported_parameter"
 
 
 class BodyTooLarge(InvalidRequest):
-    """More bytes than a request may have."""
+    """The body exceeds the size limit."""
 
     status = 413
     code = "request_too_large"
 
 
 class ModelNotFound(InvalidRequest):
-    """No such model id here."""
+    """The model id is unknown."""
 
     status = 404
     code = "model_not_found"
 
 
 class NoSuchRoute(InvalidRequest):
-    """No such path here."""
+    """The path is unknown."""
 
     status = 404
     code = "unknown_url"
 
 
 class MethodNotAllowed(InvalidRequest):
-    """The path exists, the method does not."""
+    """The path does not support the method."""
 
     status = 405
     code = "method_not_allowed"
 
 
 class InvalidKey(InvalidRequest):
-    """No key, or one that nobody holds."""
+    """The API key is missing or unknown."""
 
     status = 401
     code = "invalid_api_key"
@@ -82,9 +82,9 @@ _TYPES: dict[int, str] = {401: "authentication_error", 429: "rate_limit_error"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """An error as it goes out: status, headers, and a body of OpenAI's shape."""
+    """An error response: status, headers and OpenAI's error body."""
 
-    LEAST_RETRY_S: ClassVar[int] = 1  # a Retry-After of 0 would make every client come back at once
+    MIN_RETRY_S: ClassVar[int] = 1  # a Retry-After of 0 would make every client retry immediately
 
     status: int
     headers: Headers
@@ -92,7 +92,7 @@ class Problem:
 
 
 def problem_of(error: WorkerError) -> Problem:
-    """The same error in OpenAI's words; `retry-after` in whole seconds where coming back makes sense."""
+    """The error response of an error, with `retry-after` in whole seconds for 429 and 503."""
     fallback = "invalid_request_error" if error.status < 500 else "server_error"
     detail = {
         "message": error.message,
@@ -106,7 +106,7 @@ def problem_of(error: WorkerError) -> Problem:
 def _headers(error: WorkerError) -> Headers:
     headers: Headers = ()
     if error.status in (429, 503):
-        wait_s = max(Problem.LEAST_RETRY_S, math.ceil(error.retry_after_s or 0.0))
+        wait_s = max(Problem.MIN_RETRY_S, math.ceil(error.retry_after_s or 0.0))
         headers = ((b"retry-after", str(wait_s).encode()),)
     if error.status == 401:
         headers = ((b"www-authenticate", b"Bearer"),)

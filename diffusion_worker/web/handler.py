@@ -1,8 +1,8 @@
-"""A generating endpoint as raw ASGI: read the request, submit, relay what the engine publishes. Both dialects share it.
+"""ASGI handler of the generation endpoints: read the request, submit it to the engine and send the response.
 
-Headers leave with the first text that is final, not before: until then an error still has a status of its own,
-afterwards it is the last event of the stream. What has left never changes. A client that leaves, at any point, aborts
-its sequence.
+Chat and text completions share it. A stream sends its headers with the first final text. An error before that has its
+own HTTP status; a later error is the last event of the stream. Sent text is never changed. When the client disconnects,
+its sequence is aborted.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from diffusion_worker.types.events import BlockSealed, CanvasDrafted, Faulted, F
 from diffusion_worker.types.requests import GenerationRequest
 from diffusion_worker.web.constraint_repair import InvalidResponse, ResponseRepairer
 from diffusion_worker.web.error_body import InvalidValue, problem_of
-from diffusion_worker.web.http_io import JSON, header, read_body, send_whole, unless_gone
+from diffusion_worker.web.http_io import JSON, cancel_on_disconnect, header, read_body, send_response
 from diffusion_worker.web.label_logprobs import Layouts
 from diffusion_worker.web.request_log import RequestLog, request_log_of
 from diffusion_worker.web.response_builder import ResponseBuilder
@@ -34,134 +34,140 @@ from diffusion_worker.web.response_parts import DONE, Details, Writer, diffusion
 from diffusion_worker.web.serving_state import ServingState
 
 DEADLINE_HEADER = "x-twolane-deadline-ms"
-MOST_ATTEMPTS = 6  # at an answer that breaks what its automaton cannot see
-_LARGE_BYTES = 64 * 1024  # reading and tokenizing more than this would hold up the event loop
+MAX_ATTEMPTS = 6  # generations per request when validation of the complete answer fails
+_LARGE_BYTES = 64 * 1024  # larger bodies are parsed in a thread, to keep the event loop responsive
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRequest:
-    """A request understood: what to ask the engine, how its answer is to be read, and how it is to be written."""
+    """A parsed request: the generation request, the response builder and the response writer."""
 
     generation: GenerationRequest
     builder: ResponseBuilder
     writer: Writer
     is_stream: bool
     include_usage: bool
-    constraint: Constraint | None = None  # not bound yet
-    headers: TokenPrefixes = NO_PREFIX  # ids that may stand before a constrained text
-    layouts: Layouts = ()  # the labels that the constraint leaves, where their probabilities are wanted
-    request_log: RequestLog | None = None  # who is told what came of it
-    kept: tuple[int, ...] = ()  # ids that the answer begins with, from an attempt before
+    constraint: Constraint | None = None  # not compiled yet
+    headers: TokenPrefixes = NO_PREFIX  # token prefixes allowed before the constrained text
+    layouts: Layouts = ()  # labels to compute probabilities for; empty: none requested
+    request_log: RequestLog | None = None  # receives the error and the usage
+    kept_ids: tuple[int, ...] = ()  # beginning of the answer, kept from an earlier attempt
 
 
-# A dialect: body and deadline in its header (milliseconds) to an order. Raises a InvalidRequest, or NotResident.
+# Prepares a request from its body and the deadline header (milliseconds). Raises InvalidRequest or NotResident.
 PrepareRequest = Callable[[ServingState, bytes, float | None], PreparedRequest]
 
 
 class Endpoint:
-    """One dialect's endpoint. Raises what `problems` knows how to write, as long as nothing has left."""
+    """One generation endpoint. Raises WorkerError until the response has started."""
 
-    def __init__(self, serving_state: ServingState, understand: PrepareRequest) -> None:
-        self._state, self._understand = serving_state, understand
+    def __init__(self, serving_state: ServingState, prepare: PrepareRequest) -> None:
+        self._state, self._prepare = serving_state, prepare
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         with request_log_of(scope, self._state.tracing) as request_log:
             prepared = replace(await self._read(scope, receive), request_log=request_log)
-            model = self._state.id_of(prepared.generation.decoding_mode)
+            model = self._state.model_id(prepared.generation.decoding_mode)
             if timeline := request_log.begin(prepared.generation, model=model, is_stream=prepared.is_stream):
                 prepared = replace(prepared, generation=replace(prepared.generation, timeline=timeline))
-            await unless_gone(receive, self._answer(prepared, send))
+            await cancel_on_disconnect(receive, self._answer(prepared, send))
 
     async def _read(self, scope: Scope, receive: Receive) -> PreparedRequest:
         deadline_ms = _deadline_ms(header(scope, DEADLINE_HEADER.encode()))
         body = await read_body(scope, receive, self._state.max_body_bytes)
         if len(body) > _LARGE_BYTES:
-            return await asyncio.to_thread(self._understand, self._state, body, deadline_ms)
-        return self._understand(self._state, body, deadline_ms)
+            return await asyncio.to_thread(self._prepare, self._state, body, deadline_ms)
+        return self._prepare(self._state, body, deadline_ms)
 
     async def _answer(self, prepared: PreparedRequest, send: Send) -> None:
-        """Bind what constrains the answer, then relay it: as it comes, or, where somebody must judge the whole of it,
-        as soon as it is found good."""
+        """Compile the constraint, then generate and send the answer.
+
+        An answer whose constraint needs validation of the complete text is buffered until it is valid."""
         if prepared.layouts:
             prepared = await self._with_labels(prepared)
         if prepared.constraint is None:
-            await self._relay(prepared, _reply(prepared, send))
+            await self._generate(prepared, _response_sink(prepared, send))
             return
-        started, (words, info) = time.monotonic(), self._state.resident()
-        bound = await self._state.constraint_service.bind(prepared.constraint, words.tokenizer, info, prepared.headers)
+        started, (tokenization, info) = time.monotonic(), self._state.loaded()
+        bound = await self._state.constraint_service.bind(
+            prepared.constraint, tokenization.tokenizer, info, prepared.headers
+        )
         matcher = open_matcher(bound.automaton, prepared.generation.max_tokens)
         prepared = replace(prepared, generation=replace(prepared.generation, matcher=matcher))
         if prepared.is_stream and not bound.needs_check:
-            await self._relay(prepared, _reply(prepared, send))
+            await self._generate(prepared, _response_sink(prepared, send))
             return
         generation = replace(
-            _with_time(prepared.generation, time.monotonic() - started), stream_prefix=False, stream_drafts=False
+            _less_time(prepared.generation, time.monotonic() - started), stream_prefix=False, stream_drafts=False
         )
-        await self._judged(replace(prepared, generation=generation), bound, send)
+        await self._generate_valid(replace(prepared, generation=generation), bound, send)
 
-    async def _judged(self, prepared: PreparedRequest, bound: BoundConstraint, send: Send) -> None:
-        """Try until an answer is found good. Raises InvalidOutput."""
-        started, repairer = (
-            time.monotonic(),
-            ResponseRepairer(generation=prepared.generation, tokenizer=self._state.resident()[0].tokenizer),
-        )
-        for attempt in range(1, MOST_ATTEMPTS + 1):
-            held = BufferedReply(_reply(prepared, send), prepared, bound)
-            await self._relay(prepared, held)
-            if held.broken is None:
+    async def _generate_valid(self, prepared: PreparedRequest, bound: BoundConstraint, send: Send) -> None:
+        """Generate until the answer is valid, at most MAX_ATTEMPTS times. Raises InvalidOutput."""
+        started = time.monotonic()
+        repairer = ResponseRepairer(generation=prepared.generation, tokenizer=self._state.loaded()[0].tokenizer)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            buffered = BufferedResponse(_response_sink(prepared, send), prepared, bound)
+            await self._generate(prepared, buffered)
+            if buffered.invalid is None:
                 return
-            mend = repairer.mend(held.broken, attempt) if attempt < MOST_ATTEMPTS else None
-            if mend is None:
-                raise InvalidOutput(f"the answer breaks its constraint: {held.broken.violation}")
-            generation = _with_time(mend.generation, time.monotonic() - started)
-            prepared = replace(prepared, generation=generation, kept=mend.kept, builder=prepared.builder.restarted())
+            repair = repairer.repair(buffered.invalid, attempt) if attempt < MAX_ATTEMPTS else None
+            if repair is None:
+                raise InvalidOutput(f"the answer violates its constraint: {buffered.invalid.violation}")
+            prepared = replace(
+                prepared,
+                generation=_less_time(repair.generation, time.monotonic() - started),
+                kept_ids=repair.kept_ids,
+                builder=prepared.builder.restart(),
+            )
 
     async def _with_labels(self, prepared: PreparedRequest) -> PreparedRequest:
-        """Every label keeps to the constraint, so it need not be bound."""
-        words, info = self._state.resident()
+        """Compile the labels. Each label satisfies the constraint, which is therefore dropped."""
+        tokenization, info = self._state.loaded()
         field = None if prepared.constraint is None else prepared.constraint.field
-        labels = await self._state.constraint_service.labels(prepared.layouts, field, words.tokenizer, info)
+        labels = await self._state.constraint_service.labels(prepared.layouts, field, tokenization.tokenizer, info)
         labels.check_length(min(prepared.generation.max_tokens, prepared.generation.denoising.canvas_length), field)
         return replace(prepared, generation=replace(prepared.generation, labels=labels), constraint=None)
 
-    async def _relay(self, prepared: PreparedRequest, reply: "Reply") -> None:
+    async def _generate(self, prepared: PreparedRequest, sink: "ResponseSink") -> None:
+        """Submit one generation request and write its output to the sink."""
         async with self._state.engine.submit(prepared.generation) as output_stream:
             try:
-                if prepared.kept:
-                    await reply.add(prepared.builder.keep(prepared.kept))
-                finished = await _follow(output_stream, prepared.builder, reply)
+                if prepared.kept_ids:
+                    await sink.add(prepared.builder.resume(prepared.kept_ids))
+                finished = await _follow(output_stream, prepared.builder, sink)
             except WorkerError as error:
                 if prepared.request_log:
                     prepared.request_log.error = error.code
-                await reply.fail(error)
+                await sink.fail(error)
                 return
             finally:
                 if prepared.request_log:
                     prepared.request_log.usage = prepared.builder.usage
         output = prepared.builder.close(finished)
-        await reply.finish(output, prepared.builder.finish_reason(finished))
+        await sink.finish(output, prepared.builder.finish_reason(finished))
 
 
-class Reply(Protocol):
-    """How an answer leaves."""
+class ResponseSink(Protocol):
+    """Receives the output of one generation request."""
 
     async def add(self, output: ChannelOutput) -> None:
-        """What is final."""
+        """Add final output."""
 
     async def draft(self, drafted: CanvasDrafted) -> None:
-        """What is not."""
+        """Add the draft of a canvas, which may still change."""
 
     async def finish(self, output: ChannelOutput, reason: str) -> None:
-        """What comes last, and the account."""
+        """Add the last output, the finish reason and the usage."""
 
     async def fail(self, error: WorkerError) -> None:
-        """There will be no (more) answer. Raises the error where it can still have a status."""
+        """End the response with an error. Raises it when no status has been sent."""
 
 
-class WholeReply:
-    """Everything at once."""
+class JsonResponse:
+    """Sends one JSON body when the answer is complete."""
 
     def __init__(self, send: Send, prepared: PreparedRequest) -> None:
         self._send, self._prepared = send, prepared
@@ -171,18 +177,18 @@ class WholeReply:
         self._outputs.append(output)
 
     async def draft(self, drafted: CanvasDrafted) -> None:
-        raise AssertionError(f"only a stream asks for drafts, and this is none: block {drafted.block}")
+        raise AssertionError(f"received a draft of block {drafted.block}, but the request does not stream")
 
     async def finish(self, output: ChannelOutput, reason: str) -> None:
-        body = self._prepared.writer.whole([*self._outputs, output], reason, _usage(self._prepared))
-        await send_whole(self._send, 200, (JSON,), body)
+        body = self._prepared.writer.response_body([*self._outputs, output], reason, _usage(self._prepared))
+        await send_response(self._send, 200, (JSON,), body)
 
     async def fail(self, error: WorkerError) -> None:
         raise error
 
 
-class Stream:
-    """Server-sent events. The headers are the point of no return."""
+class StreamingResponse:
+    """Sends server-sent events. The headers are sent with the first event."""
 
     def __init__(self, send: Send, prepared: PreparedRequest) -> None:
         self._send, self._prepared = send, prepared
@@ -190,21 +196,21 @@ class Stream:
         self._headers_sent = False
 
     async def add(self, output: ChannelOutput) -> None:
-        await self._write(self._writer.part(output))
+        await self._write(self._writer.output_events(output))
 
     async def draft(self, drafted: CanvasDrafted) -> None:
-        text = self._prepared.builder.sketch(drafted.ids)
+        text = self._prepared.builder.draft_text(drafted.ids)
         await self._write(self._writer.draft({"draft": text, "block": drafted.block, "step": drafted.step}))
 
     async def finish(self, output: ChannelOutput, reason: str) -> None:
         await self.add(output)
-        last = [self._writer.finish(reason, diffusion_body(self._prepared.builder.account()))]
+        last = [self._writer.finish(reason, diffusion_body(self._prepared.builder.final_usage()))]
         if self._prepared.include_usage:
             last.append(self._writer.usage(_usage(self._prepared)))
         await self._write(b"".join([*last, DONE]), more=False)
 
     async def fail(self, error: WorkerError) -> None:
-        """Inside a stream an error is an event, and no [DONE] follows: the answer is not whole."""
+        """Send the error as the last event, without [DONE], because the answer is incomplete."""
         if not self._headers_sent:
             raise error
         await self._write(event(problem_of(error).body), more=False)
@@ -218,37 +224,39 @@ class Stream:
             await self._send({"type": "http.response.body", "body": part, "more_body": more})
 
 
-class BufferedReply:
-    """Keeps an answer back until it is whole and judged. Where it breaks what only a look at the whole can tell, it is
-    `broken` and nothing has left. What a limit or a stop string has cut is not judged."""
+class BufferedResponse:
+    """Buffers an answer until it is complete and validated.
 
-    def __init__(self, reply: Reply, prepared: PreparedRequest, bound: BoundConstraint) -> None:
-        self._reply, self._prepared, self._bound = reply, prepared, bound
+    When validation fails, `invalid` is set and nothing has been sent. An answer that was cut by a limit or by a stop
+    string is not validated."""
+
+    def __init__(self, sink: ResponseSink, prepared: PreparedRequest, bound: BoundConstraint) -> None:
+        self._sink, self._prepared, self._bound = sink, prepared, bound
         self._outputs: list[ChannelOutput] = []
-        self.broken: InvalidResponse | None = None
+        self.invalid: InvalidResponse | None = None
 
     async def add(self, output: ChannelOutput) -> None:
         self._outputs.append(output)
 
     async def draft(self, drafted: CanvasDrafted) -> None:
-        """A look at what may never leave."""
+        """Drafts of an answer that is not validated yet are dropped."""
 
     async def finish(self, output: ChannelOutput, reason: str) -> None:
         is_whole = reason in ("stop", "tool_calls") and not self._prepared.builder.stopped
-        text = self._judged(output)
+        text = self._text_to_validate(output)
         if is_whole and (violation := await self._bound.validate(text)) is not None:
             ids, kind = self._prepared.builder.ids, self._bound.kind
-            self.broken = InvalidResponse(ids=ids, text=text, violation=violation, kind=kind)
+            self.invalid = InvalidResponse(ids=ids, text=text, violation=violation, kind=kind)
             return
         for each in self._outputs:
-            await self._reply.add(each)
-        await self._reply.finish(output, reason)
+            await self._sink.add(each)
+        await self._sink.finish(output, reason)
 
     async def fail(self, error: WorkerError) -> None:
-        await self._reply.fail(error)
+        await self._sink.fail(error)
 
-    def _judged(self, last: ChannelOutput) -> str:
-        """The answer as whoever judges it wants it."""
+    def _text_to_validate(self, last: ChannelOutput) -> str:
+        """The complete answer in the form that the validator expects."""
         whole = (*self._outputs, last)
         text = "".join(each.text for each in whole)
         if self._prepared.constraint is None or self._prepared.constraint.kind != "tools":
@@ -256,34 +264,33 @@ class BufferedReply:
         return tool_answer_text(text, [(call.name, call.arguments) for each in whole for call in each.calls])
 
 
-def _reply(prepared: PreparedRequest, send: Send) -> Reply:
-    return Stream(send, prepared) if prepared.is_stream else WholeReply(send, prepared)
+def _response_sink(prepared: PreparedRequest, send: Send) -> ResponseSink:
+    return StreamingResponse(send, prepared) if prepared.is_stream else JsonResponse(send, prepared)
 
 
-def _with_time(generation: GenerationRequest, spent_s: float) -> GenerationRequest:
-    return (
-        generation
-        if generation.deadline_s is None
-        else replace(generation, deadline_s=max(0.0, generation.deadline_s - spent_s))
-    )
+def _less_time(generation: GenerationRequest, spent_s: float) -> GenerationRequest:
+    """The request with its deadline reduced by the time already spent."""
+    if generation.deadline_s is None:
+        return generation
+    return replace(generation, deadline_s=max(0.0, generation.deadline_s - spent_s))
 
 
-async def _follow(output_stream: OutputStream, builder: ResponseBuilder, reply: Reply) -> Finished | None:
-    """Relay what happens until the end; None when a stop string ended the answer. Raises the error of a fault."""
-    async for happened in output_stream:
-        match happened:
+async def _follow(output_stream: OutputStream, builder: ResponseBuilder, sink: ResponseSink) -> Finished | None:
+    """Pass events to the sink until the sequence ends. Returns None when a stop string ended it; raises its error."""
+    async for output in output_stream:
+        match output:
             case BlockSealed() | PrefixStable():
-                await reply.add(builder.take(happened))
+                await sink.add(builder.add(output))
                 if builder.stopped:
                     output_stream.stop()
                     return None
             case CanvasDrafted():
-                await reply.draft(happened)
+                await sink.draft(output)
             case Finished():
-                return happened
+                return output
             case Faulted(error=error):
                 raise error
-    raise AssertionError("a sequence ends in Finished or Faulted")
+    raise AssertionError("the output stream ended without a Finished or Faulted event")
 
 
 def _usage(prepared: PreparedRequest) -> dict[str, Any]:
@@ -292,7 +299,7 @@ def _usage(prepared: PreparedRequest) -> dict[str, Any]:
         rejected_prediction_tokens=prepared.builder.rejected_prediction_tokens,
         reasoning_tokens=prepared.builder.reasoning_tokens,
     )
-    return usage_body(prepared.builder.account(), details)
+    return usage_body(prepared.builder.final_usage(), details)
 
 
 def _deadline_ms(text: str | None) -> float | None:

@@ -1,7 +1,4 @@
-"""What both ports show of the worker: that it lives, whether it serves, what it counts; and how a router refuses.
-
-Knows no generating route.
-"""
+"""Routes that both ports share: liveness, health, metrics and error responses of the router."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,44 +16,44 @@ from diffusion_worker.web.serving_state import ServingState
 _SERVING = frozenset({Residency.READY, Residency.DEGRADED})
 
 
-def probed_app(serving_state: ServingState, known: Sequence[str]) -> FastAPI:
-    """A router with the probes; whoever asks for another path is told which ones are `known`."""
+def app_with_probes(serving_state: ServingState, known: Sequence[str]) -> FastAPI:
+    """A FastAPI application with the probes; the 404 response lists the paths in `known`."""
     app = FastAPI(
         title="twolane worker",
         version=serving_state.version,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        # A global tracer provider must not make every probe a span.
+        # With a global tracer provider every probe would create a span.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
 
     @app.get("/live")
     async def live() -> Response:
-        """The process lives."""
+        """Liveness of the process."""
         return json_response({"status": "ok"})
 
     @app.get("/health")
     async def health() -> Response:
-        """Whether requests would be served, and how busy the worker is."""
+        """Readiness and load of the worker."""
         body = health_body(serving_state)
         return json_response(body, 200 if body["state"] in _SERVING else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        """Prometheus' text format."""
+        """Metrics in the Prometheus text format."""
         return Response(serving_state.meters.render(serving_state.engine.status()), media_type=CONTENT_TYPE)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        """Unknown paths and methods, in OpenAI's shape."""
+        """OpenAI error bodies for unknown paths and methods."""
         if error.status_code == 405:
-            return _refusal(MethodNotAllowed(f"{request.url.path} does not take {request.method}."))
-        return _refusal(NoSuchRoute(f"Unknown path {request.url.path}; there are {', '.join(known)}."))
+            return _refusal(MethodNotAllowed(f"{request.url.path} does not support {request.method}."))
+        return _refusal(NoSuchRoute(f"Unknown path {request.url.path}; available: {', '.join(known)}."))
 
     @app.exception_handler(WorkerError)
     async def refused(_request: Request, error: WorkerError) -> Response:
-        """The router would answer anything else with a page of its own."""
+        """OpenAI error bodies for worker errors."""
         return _refusal(error)
 
     return app
@@ -79,7 +76,7 @@ def health_body(serving_state: ServingState) -> dict[str, Any]:
 
 
 def json_response(body: object, status: int = 200) -> Response:
-    """A body that orjson writes."""
+    """A JSON response, serialised with orjson."""
     return Response(orjson.dumps(body), status_code=status, media_type="application/json")
 
 

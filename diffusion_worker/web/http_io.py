@@ -1,7 +1,4 @@
-"""One HTTP exchange over raw ASGI: read a bounded body, send a whole answer, notice that the client has left.
-
-Knows bytes and headers, nothing of what they mean.
-"""
+"""HTTP over raw ASGI: read a body up to a size limit, send a response, and cancel work when the client disconnects."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -18,7 +15,7 @@ JSON = (b"content-type", b"application/json")
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """The first header of that lower-case name."""
+    """The value of the first header with this lower-case name."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value.decode("latin-1"))
@@ -26,7 +23,7 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The whole body. Raises BodyTooLarge, before reading it where its length is announced, and ClientDisconnected."""
+    """The complete body. Raises ClientDisconnected, and BodyTooLarge, before reading if `content-length` exceeds it."""
     announced = (header(scope, b"content-length") or "").encode()
     try:
         return await http_body.read_body(receive, content_length=announced, limit=limit)
@@ -34,16 +31,15 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         raise BodyTooLarge(str(error)) from error
 
 
-async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
+async def send_response(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """A complete response."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Do the work; cancel it, and wait until it has cleaned up, as soon as the client leaves. Raises
-    ClientDisconnected then, and whatever the work raises."""
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; if the client disconnects, cancel it, wait for its clean-up and raise ClientDisconnected."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))
     try:

@@ -1,6 +1,6 @@
-"""Around every exchange: who may ask, the headers every response carries, and one answer whatever goes wrong.
+"""Outermost ASGI middleware: authentication, common response headers and error responses.
 
-Knows no routes; what it wraps may raise a WorkerError as long as nothing has left.
+The wrapped application may raise WorkerError until its response has started.
 """
 
 import logging
@@ -13,15 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.web import request_log
 from diffusion_worker.web.error_body import InvalidKey, problem_of
-from diffusion_worker.web.http_io import JSON, header, send_whole
+from diffusion_worker.web.http_io import JSON, header, send_response
 from diffusion_worker.web.serving_state import ServingState
 from twolane.process.api_keys import bearer_key
 from twolane.process.http_body import ClientDisconnected
 
-OPEN_PATHS = frozenset({"/live", "/health"})  # probes carry no key; every other path needs one where there are keys
+OPEN_PATHS = frozenset({"/live", "/health"})  # probes need no key; with a keys file every other path does
 REQUEST_ID, TRACE_PARENT, TRACE_RESPONSE = b"x-request-id", b"traceparent", b"traceresponse"
 PREDICTED_WAIT = b"x-twolane-worker-predicted-wait-ms"
-_REPEATABLE = re.compile(r"[\x21-\x7e]{1,128}")  # what we are willing to send back
+_REPEATABLE = re.compile(r"[\x21-\x7e]{1,128}")  # header values that are safe to return
 _log = logging.getLogger("twolane.worker")
 
 
@@ -33,33 +33,33 @@ class Middleware:
         self._state = serving_state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One exchange, which ends in exactly one answer unless its client has left."""
+        """Handle one request; it gets exactly one response unless its client has disconnected."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         scope[request_log.REQUEST_ID] = _request_id(scope)
-        post = _Post(send, scope, self._state)
+        response = _SendWithHeaders(send, scope, self._state)
         try:
-            self._admit(scope)
-            await self._app(scope, receive, post)
+            self._authenticate(scope)
+            await self._app(scope, receive, response)
         except ClientDisconnected:
             return
         except WorkerError as error:
-            await post.refuse(error)
-        except Exception:  # noqa: BLE001 - the outermost place of a request: a defect, too, gets an answer
+            await response.send_error(error)
+        except Exception:  # noqa: BLE001 - the last handler of a request: an unexpected error gets a response too
             _log.exception("a request failed")
-            await post.refuse(WorkerError("The worker failed on this request."))
+            await response.send_error(WorkerError("The worker failed to process this request."))
 
-    def _admit(self, scope: Scope) -> None:
+    def _authenticate(self, scope: Scope) -> None:
         """Raises InvalidKey."""
         if self._state.keys is None or scope["path"] in OPEN_PATHS:
             return
         if self._state.keys.name_of(bearer_key(scope["headers"])) is None:
-            raise InvalidKey("A valid key is required: Authorization: Bearer <key>.")
+            raise InvalidKey("A valid API key is required: Authorization: Bearer <key>.")
 
 
-class _Post:
-    """A send that adds the common headers and remembers whether the status has left."""
+class _SendWithHeaders:
+    """An ASGI send that adds the common headers and records whether the response has started."""
 
     def __init__(self, send: Send, scope: Scope, serving_state: ServingState) -> None:
         self._send, self._scope, self._state = send, scope, serving_state
@@ -71,12 +71,12 @@ class _Post:
             message["headers"] = [*message.get("headers", ()), *self._common()]
         await self._send(message)
 
-    async def refuse(self, error: WorkerError) -> None:
-        """The answer that is an error; too late once a status has left."""
+    async def send_error(self, error: WorkerError) -> None:
+        """Send an error response, unless a response has already started."""
         if self._has_started:
             return
         problem = problem_of(error)
-        await send_whole(self, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
+        await send_response(self, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
 
     def _common(self) -> list[tuple[bytes, bytes]]:
         common = [(REQUEST_ID, self._scope[request_log.REQUEST_ID].encode())]
@@ -93,6 +93,6 @@ class _Post:
 
 
 def _request_id(scope: Scope) -> str:
-    """As it came, if we are willing to send it back; else one of our own."""
-    given = header(scope, REQUEST_ID) or ""
-    return given if _REPEATABLE.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+    """The client's request id if it is safe to return, otherwise a new one."""
+    received = header(scope, REQUEST_ID) or ""
+    return received if _REPEATABLE.fullmatch(received) else f"req_{secrets.token_hex(12)}"

@@ -1,6 +1,6 @@
-"""What is told of one request to a generating endpoint when it is over: a line of the log, and a span if it is sampled.
+"""Log line and trace span of each generation request, written when it ends.
 
-However it ends: answered, refused, failed, left. Never its text.
+Written for every outcome: completed, refused, failed, or client disconnected. The text is never logged.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ TRACE: Final = "twolane.trace"
 
 @dataclass(slots=True, kw_only=True)
 class RequestLog:
-    """One request, from its head to its end; use it as a context. `error` and `usage` are set by whoever knows."""
+    """The log entry of one request; use it as a context manager. The handler sets `error` and `usage`."""
 
     operation: str
     request_id: str
     trace: Trace | None = None
-    tracing: Tracing | None = None  # None: nothing is traced here, whatever `trace` says
+    tracing: Tracing | None = None  # None: tracing is disabled, even with a `trace`
     model: str = ""
     is_stream: bool = False
     error: str = ""
@@ -47,19 +47,21 @@ class RequestLog:
     def __enter__(self) -> Self:
         if self._is_traced:
             self._timeline = Timeline()
-        TRACE_ID.set(self.trace.hex_id if self.trace else None)  # stays, for whoever writes the answer to a fault
+        TRACE_ID.set(
+            self.trace.hex_id if self.trace else None
+        )  # not reset, so that log lines of the error response have it too
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is not None:
             self.error = _code_of(error)
         if REQUESTS.isEnabledFor(logging.INFO):
-            REQUESTS.info("request", extra={"fields": self._line()})
+            REQUESTS.info("request", extra={"fields": self._log_fields()})
         if self.tracing is not None and self.trace is not None and self._is_traced:
-            self.tracing.ended(self.trace, self._request())
+            self.tracing.ended(self.trace, self._span())
 
     def begin(self, generation: GenerationRequest, *, model: str, is_stream: bool) -> Timeline | None:
-        """It was understood, and is about to be asked. Where its moments are to be noted, if anywhere."""
+        """Record the parsed request before it is submitted. Returns the timeline to fill, or None if not traced."""
         self._generation, self.model, self.is_stream = generation, model, is_stream
         return self._timeline
 
@@ -67,7 +69,7 @@ class RequestLog:
     def _is_traced(self) -> bool:
         return self.tracing is not None and self.trace is not None and self.trace.is_recorded
 
-    def _line(self) -> dict[str, Value | None]:
+    def _log_fields(self) -> dict[str, Value | None]:
         usage = self.usage
         return {
             "id": self.request_id,
@@ -82,7 +84,7 @@ class RequestLog:
             "confidence": usage.confidence if usage else None,
         }
 
-    def _request(self) -> Request:
+    def _span(self) -> Request:
         timeline = self._timeline or Timeline()
         moments = tuple(timeline.events)  # the engine's thread may still note the last one
         return Request(
@@ -117,7 +119,7 @@ class RequestLog:
 
 
 def request_log_of(scope: Scope, tracing: Tracing | None) -> RequestLog:
-    """A request that has come, its place in a trace settled; the scope keeps that, for the head of the response."""
+    """The log of a new request. Stores its trace in the scope, for the response headers."""
     sender = read_trace(dict(scope["headers"]))
     trace = scope[TRACE] = tracing.begin(sender) if tracing else sender
     operation = c.CHAT if scope["path"].startswith("/v1/chat") else c.TEXT

@@ -1,6 +1,6 @@
-"""One answer and its account, from the engine's events: pure, fed by whoever waits for them.
+"""Builds one answer and its usage from engine events.
 
-Knows no sockets and no JSON. `usage` speaks of what the client receives: ids behind a stop string are not counted.
+Pure: no sockets, no JSON. `usage` counts what the client receives: tokens after a stop string are not counted.
 """
 
 import dataclasses
@@ -18,42 +18,41 @@ from diffusion_worker.types.events import (
     together,
 )
 
-NO_CONTROL_TOKENS = ControlTokens(thought=None, call=None, quote=None)  # all is text
+NO_CONTROL_TOKENS = ControlTokens(thought=None, call=None, quote=None)  # every token is text
 
 
 class ResponseBuilder:
-    """Take whatever becomes final, then close once. After `stopped` nothing further is wanted."""
+    """Add each final block, then close once. Once `stopped` is true, no more blocks are needed."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        wanted: ParserOptions,
+        options: ParserOptions,
         prompt_ids: Sequence[int] = (),
         *,
         prediction: Sequence[int] = (),
         layouts: Sequence[Sequence[str]] = (),
         spent: Usage | None = None,
     ) -> None:
-        """`layouts`: the texts that mean each label, of which the first is told. `spent` on attempts that came to
-        nothing."""
-        self._tokenizer, self._wanted, self._prompt_ids = tokenizer, wanted, prompt_ids
+        """`layouts`: the equivalent texts of each label; the first is reported. `spent`: usage of failed attempts."""
+        self._tokenizer, self._options, self._prompt_ids = tokenizer, options, prompt_ids
         self._parser = ChannelParser(
-            tokenizer, control_tokens_of(tokenizer) if wanted.channels else NO_CONTROL_TOKENS, wanted, prompt_ids
+            tokenizer, control_tokens_of(tokenizer) if options.channels else NO_CONTROL_TOKENS, options, prompt_ids
         )
         self._prediction, self._layouts = prediction, layouts
         self._ids: list[int] = []
         self._text_ids: list[int] = []
-        self._counted = 0  # completion tokens before the present block
+        self._counted = 0  # completion tokens before the current block
         self._usage: Usage | None = None
         self._spent = spent
         self._calls = 0
         self.stopped = False
 
-    def restarted(self) -> "ResponseBuilder":
-        """One of the same request, of which nothing has been said, but for what this one has cost."""
+    def restart(self) -> "ResponseBuilder":
+        """An empty builder for the next attempt at the same request; it includes the usage so far."""
         return ResponseBuilder(
             self._tokenizer,
-            self._wanted,
+            self._options,
             self._prompt_ids,
             prediction=self._prediction,
             layouts=self._layouts,
@@ -62,11 +61,11 @@ class ResponseBuilder:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """All of the answer so far, a header included."""
+        """All token ids of the answer so far, including its prefix."""
         return tuple(self._ids)
 
-    def keep(self, ids: tuple[int, ...]) -> ChannelOutput:
-        """The answer begins as a former attempt did; that has been accounted for."""
+    def resume(self, ids: tuple[int, ...]) -> ChannelOutput:
+        """Start with ids kept from an earlier attempt, whose usage is already counted."""
         self._ids += ids
         output = self._parser.feed(ids)
         self._text_ids += output.text_ids
@@ -75,21 +74,21 @@ class ResponseBuilder:
 
     @property
     def reasoning_tokens(self) -> int:
-        """Completion tokens that were thought and not said."""
+        """Completion tokens of the thought channel."""
         return self._parser.thought_ids
 
     @property
     def accepted_prediction_tokens(self) -> int:
-        """How many ids of the text the prediction had, in the same order; what else was said may lie between."""
+        """Tokens of the prediction that occur in the text in the same order, not necessarily adjacent."""
         return count_kept(self._text_ids, self._prediction)
 
     @property
     def rejected_prediction_tokens(self) -> int:
-        """How many it had that are not among them."""
+        """Tokens of the prediction that were not accepted."""
         return len(self._prediction) - self.accepted_prediction_tokens
 
-    def take(self, block: BlockSealed | PrefixStable) -> ChannelOutput:
-        """What may leave now."""
+    def add(self, block: BlockSealed | PrefixStable) -> ChannelOutput:
+        """Add a block; returns the output that has become final."""
         self._ids += block.ids
         output = self._parser.feed(block.ids)
         self._text_ids += output.text_ids
@@ -102,12 +101,12 @@ class ResponseBuilder:
         return dataclasses.replace(output, labels=labels)
 
     def _ranked(self, logprobs: Sequence[float]) -> tuple[tuple[str, float], ...]:
-        """Labels and their log-probabilities, the likeliest first."""
+        """Labels and their log-probabilities, most likely first."""
         texts = [layouts[0] for layouts in self._layouts[: len(logprobs)]]
         return tuple(sorted(zip(texts, logprobs, strict=True), key=lambda label: -label[1]))
 
     def close(self, finished: Finished | None) -> ChannelOutput:
-        """What was held back; None when a stop string ended the answer before the engine did."""
+        """The output held back so far. `finished` is None when a stop string ended the answer."""
         if finished is not None and not self.stopped:
             self._usage = finished.usage
         output = self._parser.flush()
@@ -116,22 +115,23 @@ class ResponseBuilder:
 
     @property
     def usage(self) -> Usage | None:
-        """The same, or None before anything happened."""
+        """Usage so far, including earlier attempts; None before the first block."""
         return together(self._spent, self._usage) if self._spent and self._usage else self._usage or self._spent
 
-    def account(self) -> Usage:
-        """What the answer has cost so far; there is an account from the first block or the end on."""
+    def final_usage(self) -> Usage:
+        """Usage after the first block or the end of the sequence."""
         usage = self.usage
-        assert usage is not None, "asked before anything happened"
+        assert usage is not None, "no usage before the first block"
         return usage
 
     def finish_reason(self, finished: Finished | None) -> str:
-        """OpenAI's word, after `close`: a limit of tokens or of time is `length`; an answer that ended by itself has
-        called tools, or it is `stop`, as it is behind a stop string."""
+        """OpenAI's `finish_reason`; call it after `close`.
+
+        `length` for a token limit or a deadline; otherwise `tool_calls` if there are any, or `stop`."""
         if finished is not None and finished.reason is not FinishReason.STOP:
             return "length"
         return "tool_calls" if self._calls else "stop"
 
-    def sketch(self, ids: Sequence[int]) -> str:
-        """The text of ids of which nothing is final."""
+    def draft_text(self, ids: Sequence[int]) -> str:
+        """The text of ids that may still change."""
         return b"".join(map(self._tokenizer.token_bytes, ids)).decode(errors="replace")

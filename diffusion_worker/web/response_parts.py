@@ -1,7 +1,7 @@
-"""Answers in OpenAI's shapes, as far as both dialects share them: labels, accounts, and the events of a stream.
+"""Parts of OpenAI responses that chat and text completions share: response metadata, usage and stream events.
 
-`usage` adds `diffusion`. The chunk that carries a finish reason has the same `diffusion` object at its top level: so a
-gateway reads the confidence of a stream whose client asked for no usage.
+`usage` has an additional `diffusion` object. The chunk with the finish reason carries the same object at its top level,
+so that a gateway can read the confidence of a stream without `include_usage`.
 """
 
 import secrets
@@ -21,7 +21,7 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseMetadata:
-    """What every part of one answer repeats."""
+    """Fields that every chunk of one response repeats."""
 
     id: str
     model: str
@@ -29,47 +29,48 @@ class ResponseMetadata:
 
 
 class Writer(ABC):
-    """Writes one answer: whole, or as a stream of server-sent events in this order: opening, parts and drafts (none or
-    often), finish, usage, DONE. How a choice looks is for the dialect to say."""
+    """Writes one response, as a JSON body or as a stream of server-sent events.
 
-    PREFIX: ClassVar[str]  # of an answer's id
-    WHOLE: ClassVar[str]  # `object` of a whole answer
-    CHUNK: ClassVar[str]  # `object` of an event
+    Order of the events: opening, any number of output and draft events, finish, usage, DONE. Subclasses define the
+    content of a choice."""
 
-    def __init__(self, label: ResponseMetadata, *, include_usage: bool = False) -> None:
-        self._metadata = label
+    PREFIX: ClassVar[str]  # of the response id
+    WHOLE: ClassVar[str]  # `object` of a JSON body
+    CHUNK: ClassVar[str]  # `object` of a stream event
+
+    def __init__(self, metadata: ResponseMetadata, *, include_usage: bool = False) -> None:
+        self._metadata = metadata
         # OpenAI: with include_usage every chunk but the last has a usage of null.
         self._tail: dict[str, Any] = {"usage": None} if include_usage else {}
 
-    def whole(self, output: Sequence[ChannelOutput], reason: str, usage: Mapping[str, Any]) -> bytes:
-        """The answer of a request that did not stream."""
-        choice = self._choice(self._whole(output), reason)
+    def response_body(self, output: Sequence[ChannelOutput], reason: str, usage: Mapping[str, Any]) -> bytes:
+        """The body of a response that is not streamed."""
+        choice = self._choice(self._content(output), reason)
         return orjson.dumps({**self._head(self.WHOLE), "choices": [choice], "usage": usage})
 
     @abstractmethod
     def opening(self) -> bytes:
-        """Begins the answer; may be empty."""
+        """The first event of a stream; may be empty."""
 
     @abstractmethod
-    def part(self, output: ChannelOutput) -> bytes:
-        """What is final; empty if that is nothing."""
+    def output_events(self, output: ChannelOutput) -> bytes:
+        """The events for final output; empty without output."""
 
     @abstractmethod
     def finish(self, reason: str, diffusion: Mapping[str, Any]) -> bytes:
-        """Ends the answer and says how it came about."""
+        """The event with the finish reason and the `diffusion` object."""
 
     def usage(self, usage: Mapping[str, Any]) -> bytes:
-        """The event that `stream_options.include_usage` asks for."""
+        """The event requested with `stream_options.include_usage`."""
         return event({**self._head(self.CHUNK), "choices": [], "usage": usage})
 
     def draft(self, draft: Mapping[str, Any]) -> bytes:
-        """The event that `stream_options.include_drafts` asks for; it has no choice, so that whoever only reads text
-        reads past it."""
+        """The event requested with `stream_options.include_drafts`; without choices, so that clients can ignore it."""
         return event({**self._head(self.CHUNK), "choices": [], "twolane": draft, **self._tail})
 
     @abstractmethod
-    def _whole(self, output: Sequence[ChannelOutput]) -> dict[str, Any]:
-        """What a whole answer's choice holds beside the fields that all choices have."""
+    def _content(self, output: Sequence[ChannelOutput]) -> dict[str, Any]:
+        """The fields of a complete choice that differ between chat and text completions."""
 
     def _chunk(self, content: Mapping[str, Any], reason: str | None = None, **more: Any) -> bytes:
         return event({**self._head(self.CHUNK), "choices": [self._choice(content, reason)], **more, **self._tail})
@@ -87,26 +88,26 @@ class Writer(ABC):
 
 
 def new_metadata(kind: type[Writer], model: str) -> ResponseMetadata:
-    """A label nobody else has."""
+    """Metadata with a new random id."""
     return ResponseMetadata(id=f"{kind.PREFIX}{secrets.token_hex(12)}", model=model, created=int(time.time()))
 
 
 def event(value: Mapping[str, Any]) -> bytes:
-    """One server-sent event; JSON holds no line break."""
+    """One server-sent event. Serialised JSON contains no line break."""
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What OpenAI tells of the tokens of an answer, counted in ids."""
+    """OpenAI's `completion_tokens_details`."""
 
-    accepted_prediction_tokens: int = 0  # of the prediction, that the answer has kept
-    rejected_prediction_tokens: int = 0  # of the prediction, that it has not
-    reasoning_tokens: int = 0  # of the answer, that were thought and not said
+    accepted_prediction_tokens: int = 0  # tokens of the prediction that the answer contains
+    rejected_prediction_tokens: int = 0  # tokens of the prediction that it does not contain
+    reasoning_tokens: int = 0  # tokens of the thought channel
 
 
 def usage_body(usage: Usage, details: Details) -> dict[str, Any]:
-    """OpenAI's usage with our additions."""
+    """OpenAI's `usage` object with the additional `diffusion` object."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -122,7 +123,7 @@ def usage_body(usage: Usage, details: Details) -> dict[str, Any]:
 
 
 def diffusion_body(usage: Usage) -> dict[str, Any]:
-    """How the answer came about; read left to right, there are no denoising steps and nothing converges."""
+    """Denoising statistics of the answer; steps are 0 and `converged` is null in autoregressive mode."""
     return {
         "denoising_steps": usage.denoising_steps,
         "forward_passes": usage.forward_passes,

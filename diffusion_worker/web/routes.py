@@ -1,6 +1,6 @@
-"""The worker's HTTP surface: chat, text completions, models, health, metrics.
+"""Routes of the worker's public port: chat completions, text completions, models, health and metrics.
 
-The hot routes are raw ASGI and go past the router; everything else is looked up by FastAPI. All share one port.
+The generation endpoints are raw ASGI and bypass FastAPI, which serves all other routes.
 """
 
 from collections.abc import Mapping
@@ -10,26 +10,26 @@ from fastapi import FastAPI, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from diffusion_worker.types.requests import DecodingMode
-from diffusion_worker.web.chat import understand_chat
-from diffusion_worker.web.completions import understand_completion
+from diffusion_worker.web.chat import prepare_chat
+from diffusion_worker.web.completions import prepare_completion
 from diffusion_worker.web.error_body import MethodNotAllowed
 from diffusion_worker.web.handler import Endpoint
-from diffusion_worker.web.health import json_response, probed_app
+from diffusion_worker.web.health import app_with_probes, json_response
 from diffusion_worker.web.middleware import Middleware
 from diffusion_worker.web.requests.api_support import capabilities_of
 from diffusion_worker.web.serving_state import ServingState
 
-DIALECTS = {"/v1/chat/completions": understand_chat, "/v1/completions": understand_completion}
+DIALECTS = {"/v1/chat/completions": prepare_chat, "/v1/completions": prepare_completion}
 
 
 def build_routes(serving_state: ServingState) -> ASGIApp:
-    """The whole application."""
+    """The ASGI application of the public port."""
     hot = {path: Endpoint(serving_state, understand) for path, understand in DIALECTS.items()}
-    return Middleware(_Switch(hot, _cold_routes(serving_state)), serving_state)
+    return Middleware(_Router(hot, _cold_routes(serving_state)), serving_state)
 
 
-class _Switch:
-    """The hot routes first, past middleware and router."""
+class _Router:
+    """Routes generation requests to their endpoint, and everything else to FastAPI."""
 
     def __init__(self, hot: Mapping[str, Endpoint], cold: FastAPI) -> None:
         self._hot, self._cold = hot, cold
@@ -40,30 +40,30 @@ class _Switch:
             await self._cold(scope, receive, send)
             return
         if scope["method"] != "POST":
-            raise MethodNotAllowed(f"{scope['path']} takes POST, not {scope['method']}.")
+            raise MethodNotAllowed(f"{scope['path']} supports POST, not {scope['method']}.")
         await endpoint(scope, receive, send)
 
 
 def _cold_routes(serving_state: ServingState) -> FastAPI:
-    app = probed_app(serving_state, (*DIALECTS, "/v1/models"))
+    app = app_with_probes(serving_state, (*DIALECTS, "/v1/models"))
 
     @app.get("/v1/models")
     async def models() -> Response:
-        """Both readings of the weights."""
+        """One model per decoding mode."""
         return json_response(
             {"object": "list", "data": [model_body(serving_state, decoding_mode) for decoding_mode in DecodingMode]}
         )
 
     @app.get("/v1/models/{model:path}")
     async def model(model: str) -> Response:
-        """One of them, by id or alias."""
-        return json_response(model_body(serving_state, serving_state.reading_of(model)))
+        """One model, by id or alias."""
+        return json_response(model_body(serving_state, serving_state.decoding_mode_of(model)))
 
     return app
 
 
 def model_body(serving_state: ServingState, decoding_mode: DecodingMode) -> dict[str, Any]:
-    """One model id with what it can do; sizes are null until the weights are loaded."""
+    """One model id with its capabilities; sizes are null until the weights are loaded."""
     info = serving_state.engine.info
     extension = {
         "reading": decoding_mode.value,
@@ -73,7 +73,7 @@ def model_body(serving_state: ServingState, decoding_mode: DecodingMode) -> dict
         "canvas_length": info.denoising.canvas_length if info else None,
     }
     return {
-        "id": serving_state.id_of(decoding_mode),
+        "id": serving_state.model_id(decoding_mode),
         "object": "model",
         "created": serving_state.created,
         "owned_by": "twolane",

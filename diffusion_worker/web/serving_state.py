@@ -1,6 +1,6 @@
-"""What the web layer works with: the engine, the words of the checkpoint, who may ask, where measurements go.
+"""State shared by all requests: the engine, the tokenization of the checkpoint, API keys and telemetry.
 
-The words come with the weights, so they are absent until these are loaded.
+The tokenization is loaded with the weights and is None until then.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from diffusion_worker.engine.engine import Engine
 from diffusion_worker.errors import NotResident
 from diffusion_worker.telemetry.metrics import Meters
 from diffusion_worker.telemetry.tracing import Tracing
-from diffusion_worker.text.chat_template import Abilities, ChatTemplate
+from diffusion_worker.text.chat_template import ChatTemplate, TemplateFeatures
 from diffusion_worker.text.tokenizer import Tokenizer
 from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import RefusalObserved
@@ -20,8 +20,8 @@ from twolane.process.api_keys import Keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Words:
-    """The text side of a checkpoint."""
+class Tokenization:
+    """Tokenizer and chat template of a checkpoint."""
 
     tokenizer: Tokenizer
     template: ChatTemplate
@@ -29,7 +29,7 @@ class Words:
 
 @dataclass(slots=True, kw_only=True)
 class ServingState:
-    """One per process. `words` is set once, by whoever loads, before the engine is ready."""
+    """One per process. The model loader sets `tokenization` before the engine is ready."""
 
     model: str
     version: str
@@ -39,37 +39,37 @@ class ServingState:
     max_body_bytes: int
     keys: Keys | None = None
     tracing: Tracing | None = None
-    words: Words | None = None
+    tokenization: Tokenization | None = None
     constraint_service: ConstraintService = field(default_factory=ConstraintService)
     aliases: dict[str, DecodingMode] = field(init=False)
 
     def __post_init__(self) -> None:
         self.aliases = {"diffusion": DecodingMode.DIFFUSION, "diffusion:autoregressive": DecodingMode.AUTOREGRESSIVE}
 
-    def id_of(self, decoding_mode: DecodingMode) -> str:
-        """The model id under which a reading is served."""
+    def model_id(self, decoding_mode: DecodingMode) -> str:
+        """The model id of a decoding mode."""
         return self.model if decoding_mode is DecodingMode.DIFFUSION else f"{self.model}:{decoding_mode.value}"
 
-    def reading_of(self, model: str) -> DecodingMode:
-        """How a model id, or an alias of one, reads the weights. Raises ModelNotFound."""
+    def decoding_mode_of(self, model: str) -> DecodingMode:
+        """The decoding mode of a model id or alias. Raises ModelNotFound."""
         for decoding_mode in DecodingMode:
-            if model == self.id_of(decoding_mode):
+            if model == self.model_id(decoding_mode):
                 return decoding_mode
         if model in self.aliases:
             return self.aliases[model]
-        known = ", ".join([*map(self.id_of, DecodingMode), *self.aliases])
-        raise ModelNotFound(f"The model '{model}' does not exist here; there are: {known}.", param="model")
+        known = ", ".join([*map(self.model_id, DecodingMode), *self.aliases])
+        raise ModelNotFound(f"Model '{model}' not found; available: {known}.", param="model")
 
     @property
-    def abilities(self) -> Abilities | None:
-        """What the checkpoint can do; None before it is loaded."""
-        return self.words.template.abilities if self.words else None
+    def features(self) -> TemplateFeatures | None:
+        """Features of the chat template; None before it is loaded."""
+        return self.tokenization.template.features if self.tokenization else None
 
-    def resident(self) -> tuple[Words, ModelInfo]:
-        """Words and facts of the loaded checkpoint. Raises NotResident or Draining, and counts the refusal."""
+    def loaded(self) -> tuple[Tokenization, ModelInfo]:
+        """Tokenization and info of the loaded model. Raises and counts NotResident or Draining."""
         info = self.engine.info
-        if self.words is None or info is None:
-            error = self.engine.refusal() or NotResident("the weights are not in memory yet", retry_after_s=1.0)
+        if self.tokenization is None or info is None:
+            error = self.engine.refusal() or NotResident("the weights are not loaded yet", retry_after_s=1.0)
             self.meters.observe(RefusalObserved(reason=error.code))
             raise error
-        return self.words, info
+        return self.tokenization, info

@@ -1,7 +1,7 @@
-"""One call to one candidate: up to the point of no return, where its answer may leave, and beyond.
+"""One attempt: one call to one candidate, before and after the point of no return.
 
-Knows the request's journey and one door. Before that point every fault is an AttemptFailed, and somebody else may be
-asked; behind it a fault can only end the answer.
+Before that point nothing has been sent to the client, every failure is an AttemptFailed, and another candidate can be
+tried. After it (`commit`), a failure can only end the response.
 """
 
 import asyncio
@@ -15,164 +15,170 @@ from gateway.attempts.response_validation import ResponseValidation
 from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refused, UpstreamError
-from gateway.ports import Clock, Permit, Reply, Upstream
+from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
 from gateway.types import Call, Candidate, Delta, Usage
 from gateway.validation.json_schema import SchemaCache
 
-MAX_HELD_BYTES: Final = 32 * 1024 * 1024
+MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptParams:
-    """A candidate's turn in a request: leave to call it, its door, and what depends on who else could be asked.
+    """What an attempt needs: the permit, the upstream client, and what depends on the remaining candidates.
 
-    `limit_ms` is the time until its answer must be ready to leave, None without a deadline.
+    `limit_ms` is the time within which the response must be ready to be served; None without a deadline.
     """
 
     candidate: Candidate
     permit: Permit
     upstream: Upstream
     limit_ms: float | None = None
-    is_last: bool = True  # nobody else is left, so that what it says must do
+    is_last: bool = True  # no candidate is left, so a refusal is served
     hedge: bool = False
 
 
 class Attempt:
-    """However it ends, its permit is handed back exactly once and its connection is given back or closed."""
+    """One call. However it ends, its permit is released exactly once and its connection is returned or closed."""
 
-    def __init__(self, context: RequestContext, turn: AttemptParams, *, clock: Clock, schemas: SchemaCache) -> None:
-        self.candidate = turn.candidate
-        self.reason: Reason | None = None  # why it failed, if it did
-        self._journey = context
-        self._turn = turn
+    def __init__(self, context: RequestContext, params: AttemptParams, *, clock: Clock, schemas: SchemaCache) -> None:
+        self.candidate = params.candidate
+        self.reason: Reason | None = None  # why the attempt failed, if it did
+        self._context = context
+        self._params = params
         self._clock = clock
-        self._reply: Reply | None = None
+        self._response: UpstreamResponse | None = None
         self._deltas: AsyncGenerator[Delta, None] | None = None
-        self._held: list[Delta] = []
+        self._buffered: list[Delta] = []
         self._span_id = context.next_span_id()
         self._started_ms = context.at_ms(clock.now_s())
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
         self._usage: Usage | None = None
-        self._scrutiny = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
-        self.is_whole = False  # is all of the answer held? Then nothing follows
-        self._past_return = False  # the point of no return: from here on the answer may leave
-        self._ended = False
+        self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
+        self.is_complete = False  # the whole response is buffered, nothing follows
+        self._is_committed = False  # past the point of no return
+        self._is_ended = False
 
     async def open(self) -> bool:
-        """Call, hold back, check: may the answer leave? If not, the journey knows why and the target is hung up on.
+        """Call the target, buffer and validate its response. True if the response may be served.
 
-        So it is, too, when cancelled. What was opened is then either served (`win`) or given up (`lose`, `abandon`).
+        Otherwise, or when cancelled, the attempt is recorded and closed. An opened attempt must be served (`commit`)
+        or given up (`lose_hedge`, `aclose`).
         """
-        ready = False
+        is_ready = False
         try:
-            async with asyncio.timeout(_seconds(self._turn.limit_ms)):
-                self._held = await self._receive(self._turn.upstream)
-            if self.is_whole:
-                self._pass()
-            ready = True
+            async with asyncio.timeout(_seconds(self._params.limit_ms)):
+                self._buffered = await self._receive(self._params.upstream)
+            if self.is_complete:
+                self._validate()
+            is_ready = True
         except TimeoutError:
-            self._fail(DeadlineExceeded("The time for this request is over.", detail=self._overdue()))
-        except AttemptFailed as fault:
-            self._fail(fault)
+            self._fail(DeadlineExceeded("The request's deadline passed.", detail=self._timeout_detail()))
+        except AttemptFailed as error:
+            self._fail(error)
         finally:
-            if not ready:
-                await self.abandon()
-        return ready
+            if not is_ready:
+                await self.aclose()
+        return is_ready
 
-    async def win(self) -> list[Delta]:
-        """Behind the point of no return: what may leave at once. The rest, if any, comes from `rest`."""
-        self._past_return = True
+    async def commit(self) -> list[Delta]:
+        """Pass the point of no return. Returns the buffered deltas, to send at once; `remaining` has the others."""
+        self._is_committed = True
         now_s = self._clock.now_s()
-        self._journey.checked(self._scrutiny.result, self._scrutiny.took_ms)
-        self._journey.take(self.candidate, self._started_ms, self._usage, now_s)
-        if self.is_whole:
+        self._context.record_validation(self._validation.result, self._validation.took_ms)
+        self._context.commit(self.candidate, self._started_ms, self._usage, now_s)
+        if self.is_complete:
             self._end(AttemptOutcome.OK)
-            await self.abandon()
-        return self._held
+            await self.aclose()
+        return self._buffered
 
-    def lose(self) -> None:
-        """Another attempt of this request was quicker."""
+    def lose_hedge(self) -> None:
+        """Record that another attempt of this request was faster."""
         self._end(Reason.HEDGE)
 
-    async def rest(self) -> AsyncIterator[Delta]:
-        """What follows the held deltas. Raises AttemptFailed, which can no longer fall back."""
-        if self._ended or self._deltas is None:
+    async def remaining(self) -> AsyncIterator[Delta]:
+        """The deltas after the buffered ones. Raises AttemptFailed; fallback is no longer possible."""
+        if self._is_ended or self._deltas is None:
             return
         try:
             while (delta := await self._next(self._deltas)) is not None:
-                self._scrutiny.read_along(delta)
+                self._validation.feed(delta)
                 yield delta
-            self._scrutiny.judge([])
-        except AttemptFailed as fault:
-            self._fail(fault)
+            self._validation.finish([])
+        except AttemptFailed as error:
+            self._fail(error)
             raise
-        self._journey.checked(self._scrutiny.result, self._scrutiny.took_ms)
+        self._context.record_validation(self._validation.result, self._validation.took_ms)
         self._end(AttemptOutcome.OK)
-        await self.abandon()
+        await self.aclose()
 
-    async def abandon(self) -> None:
-        """Give the connection back, or hang up on an answer that is not complete: then the attempt was cancelled."""
+    async def aclose(self) -> None:
+        """Return the connection, or close it if the response is incomplete: the attempt then counts as cancelled."""
         self._end(AttemptOutcome.CANCELLED)
         if self._deltas is not None:
             await self._deltas.aclose()
-        if self._reply is not None:
-            await self._reply.aclose()
+        if self._response is not None:
+            await self._response.aclose()
 
     async def _receive(self, upstream: Upstream) -> list[Delta]:
-        """As much of the answer as must be seen before any of it may leave."""
-        query, rejected = self._journey.query, self._journey.rejected
+        """Receive as much of the response as must be buffered before any of it may be sent."""
+        query = self._context.query
         call = Call(
             target=self.candidate.target,
             query=query,
-            left_ms=self._turn.limit_ms,
-            rejected=rejected,
+            left_ms=self._params.limit_ms,
+            validation_error=self._context.validation_error,
             span_id=self._span_id,
         )
-        self._reply = await upstream.send(call)
-        self._deltas = self._reply.deltas()
-        # A confidence comes with the end of an answer.
-        wants_whole = not query.stream or self.candidate.min_confidence is not None
-        wanted = None if wants_whole else self._scrutiny.wanted_bytes
-        held: list[Delta] = []
-        size = told = 0
+        self._response = await upstream.send(call)
+        self._deltas = self._response.deltas()
+        # Targets report their confidence at the end of a response.
+        needs_all = not query.stream or self.candidate.min_confidence is not None
+        needed_bytes = None if needs_all else self._validation.bytes_to_buffer
+        buffered: list[Delta] = []
+        size = content_bytes = 0
         async for delta in self._deltas:
-            self._saw(delta)
-            held.append(delta)
+            self._observe(delta)
+            buffered.append(delta)
             size += len(delta.data)
-            if size > MAX_HELD_BYTES:
-                raise UpstreamError("The target's answer is too large to be checked.", detail="answer too large")
-            self._scrutiny.read_along(delta)  # no need to wait for the end of a lost answer
-            told += _told_bytes(delta)
-            if wanted is not None and told >= wanted:
-                return held
-        if not held:
-            raise UpstreamError("The target's answer is empty.", detail="empty answer")
-        self.is_whole = True
-        return held
+            if size > MAX_BUFFERED_BYTES:
+                raise UpstreamError(
+                    f"The target's response exceeds {MAX_BUFFERED_BYTES} bytes and cannot be validated.",
+                    detail="answer too large",
+                )
+            self._validation.feed(delta)  # fail early, not only at the end of the response
+            content_bytes += _content_bytes(delta)
+            if needed_bytes is not None and content_bytes >= needed_bytes:
+                return buffered
+        if not buffered:
+            raise UpstreamError("The target's response is empty.", detail="empty answer")
+        self.is_complete = True
+        return buffered
 
-    def _pass(self) -> None:
-        """Everything an answer must pass before its first byte leaves; raises AttemptFailed."""
-        if not self._turn.is_last and _is_refusal(self._held):
+    def _validate(self) -> None:
+        """All checks on a complete response before its first byte is sent; raises AttemptFailed."""
+        if not self._params.is_last and _is_refusal(self._buffered):
             raise Refused("The target declined to answer.", detail="declined")
-        self._held = self._scrutiny.judge(self._held)
+        self._buffered = self._validation.finish(self._buffered)
         self._check_confidence()
 
     def _check_confidence(self) -> None:
-        wanted = self.candidate.min_confidence
-        if wanted is None:
+        minimum = self.candidate.min_confidence
+        if minimum is None:
             return
         confidence = self._usage.confidence if self._usage else None
-        if confidence is None:  # the route asked for a witness, and there is none
-            raise LowConfidence("The target did not say how sure it is.", detail="no confidence given")
-        if confidence < wanted:
-            detail = f"confidence {confidence:.3f} < {wanted:g}"
-            raise LowConfidence(f"The target doubts its own answer: {detail}.", detail=detail)
+        if confidence is None:
+            raise LowConfidence(
+                "The route requires a minimum confidence, but the target reported none.", detail="no confidence given"
+            )
+        if confidence < minimum:
+            detail = f"confidence {confidence:.3f} < {minimum:g}"
+            raise LowConfidence(f"The target's confidence is below the route's minimum: {detail}.", detail=detail)
 
     async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
-        limit_s = _seconds(self._journey.left_ms(self._clock.now_s()))
+        limit_s = _seconds(self._context.left_ms(self._clock.now_s()))
         try:
-            if limit_s is None:  # a time-out that never comes costs as much as any
+            if limit_s is None:  # asyncio.timeout(None) would cost as much as a real time-out
                 delta = await anext(deltas, None)
             else:
                 async with asyncio.timeout(limit_s):
@@ -180,64 +186,65 @@ class Attempt:
         except TimeoutError:
             raise DeadlineExceeded("The request's deadline passed.", detail="deadline passed mid-stream") from None
         if delta is not None:
-            self._saw(delta)
+            self._observe(delta)
         return delta
 
-    def _saw(self, delta: Delta) -> None:
+    def _observe(self, delta: Delta) -> None:
+        """Record the times and the usage that a delta brings."""
         if self._first_byte_ms is None:
-            self._first_byte_ms = self._journey.at_ms(self._clock.now_s())
-        if self._first_token_ms is None and self._journey.query.stream and _told_bytes(delta):
-            self._first_token_ms = self._journey.at_ms(self._clock.now_s())
+            self._first_byte_ms = self._context.at_ms(self._clock.now_s())
+        if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
+            self._first_token_ms = self._context.at_ms(self._clock.now_s())
         if delta.usage is not None:
             self._usage = delta.usage
-            if self._past_return:
-                self._journey.used(delta.usage)
+            if self._is_committed:
+                self._context.record_usage(delta.usage)
 
-    def _fail(self, fault: AttemptFailed) -> None:
-        self.reason = fault.reason
-        self._end(fault.reason, fault)
+    def _fail(self, error: AttemptFailed) -> None:
+        self.reason = error.reason
+        self._end(error.reason, error)
 
-    def _overdue(self) -> str:
-        left_ms = self._journey.left_ms(self._clock.now_s())
-        return "deadline passed" if left_ms is None or left_ms <= 0 else "its part of the deadline passed"
+    def _timeout_detail(self) -> str:
+        left_ms = self._context.left_ms(self._clock.now_s())
+        return "deadline passed" if left_ms is None or left_ms <= 0 else "the attempt limit passed"
 
-    def _end(self, outcome: Reason | AttemptOutcome, fault: AttemptFailed | None = None) -> None:
-        """The first word about how it ended holds."""
-        if self._ended:
+    def _end(self, outcome: Reason | AttemptOutcome, error: AttemptFailed | None = None) -> None:
+        """Record the end of the attempt and release its permit; only the first call has an effect."""
+        if self._is_ended:
             return
-        self._ended = True
+        self._is_ended = True
         now_s = self._clock.now_s()
-        attempt = AttemptRecord(
-            target=self.candidate.target.title,
-            url=self.candidate.target.server,
+        record = AttemptRecord(
+            target=self.candidate.target.policy_name,
+            url=self.candidate.target.address,
             started_ms=self._started_ms,
-            ended_ms=self._journey.at_ms(now_s),
+            ended_ms=self._context.at_ms(now_s),
             outcome=outcome,
             first_byte_ms=self._first_byte_ms,
-            stream=self._journey.query.stream,
+            stream=self._context.query.stream,
             first_token_ms=self._first_token_ms,
-            detail=fault.detail if fault else "",
-            probe=self._turn.permit.probe,
-            hedge=self._turn.hedge,
+            detail=error.detail if error else "",
+            probe=self._params.permit.probe,
+            hedge=self._params.hedge,
             usage=self._usage,
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
         )
-        self._turn.permit.release(attempt, now_s)
-        self._journey.end(self.candidate, attempt, fault)
+        self._params.permit.release(record, now_s)
+        self._context.end_attempt(self.candidate, record, error)
 
 
 def _budget_ms(candidate: Candidate) -> float | None:
-    promised_ms = candidate.slo.p95_ms if candidate.slo else inf
-    return promised_ms if promised_ms < inf else None
+    p95_ms = candidate.slo.p95_ms if candidate.slo else inf
+    return p95_ms if p95_ms < inf else None
 
 
 def _seconds(limit_ms: float | None) -> float | None:
     return None if limit_ms is None else max(0.0, limit_ms / 1000)
 
 
-def _told_bytes(delta: Delta) -> int:
-    """How much of an answer it carries. The first chunk of a stream usually names a role and nothing else."""
+def _content_bytes(delta: Delta) -> int:
+    """Bytes of content in a delta. The first chunk of a stream usually carries a role and no content."""
     return sum(
         len(piece.text.encode("utf-8", "surrogatepass"))
         + len(piece.refusal)
@@ -247,7 +254,7 @@ def _told_bytes(delta: Delta) -> int:
 
 
 def _is_refusal(deltas: list[Delta]) -> bool:
-    """Did every choice decline, by its own words or by a filter's?"""
+    """Whether every choice is a refusal, by the model or by a content filter."""
     pieces = [piece for delta in deltas for piece in delta.pieces]
     declined = {piece.index for piece in pieces if piece.refusal or piece.finish_reason == "content_filter"}
     return bool(pieces) and declined == {piece.index for piece in pieces}

@@ -1,6 +1,6 @@
-"""What has happened to one request so far: grows attempt by attempt, and becomes a Decision whenever somebody asks.
+"""The mutable context of one request: collects its attempts, and renders them as a Decision at any time.
 
-Knows no clock (`now_s` comes with each call) and decides nothing itself.
+It makes no decisions and reads no clock; callers pass `now_s`.
 """
 
 from gateway.decision import AttemptRecord, Decision
@@ -22,54 +22,54 @@ _RETRY_S = 1.0
 
 
 class RequestContext:
-    """One request's way from target to target."""
+    """The state of one request while its candidates are tried."""
 
     def __init__(
         self, query: Query, classification: Classification, plan: Plan, *, wall_s: float, now_s: float
     ) -> None:
         self.query = query
         self.plan = plan
-        self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> who failed there, and why
+        self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.outcome = Outcome.OK
-        self.is_counted = False  # by the limit of its key
+        self.holds_quota = False  # of its API key, to be released at the end
         self.schema_check: SchemaCheck | None = None
         self.classification = classification
         self._wall_s = wall_s
         self._attempts: list[AttemptRecord] = []
-        self._fault: AttemptFailed | None = None
+        self._error: AttemptFailed | None = None
         self._usage: Usage | None = None
         self._target: str | None = None
-        self._server: str | None = None
+        self._address: str | None = None
         self._first_byte_ms: float | None = None
         self._timings_ms = {"classify": self.at_ms(now_s)}
-        self._taken_ms = 0.0
+        self._committed_start_ms = 0.0
         self._calls = 0
-        self._is_settled = True  # is there no call under way whose answer was taken?
+        self._is_streaming = False  # the committed attempt has not ended yet
 
     def at_ms(self, now_s: float) -> float:
         """Milliseconds since the request arrived."""
         return (now_s - self.query.received_s) * 1000
 
     def left_ms(self, now_s: float) -> float | None:
-        """What remains of the request's deadline; None: it has none."""
+        """The time left until the request's deadline; None without a deadline."""
         return None if self.plan.deadline_ms is None else self.plan.deadline_ms - self.at_ms(now_s)
 
     def limit_ms(self, now_s: float, *, is_last: bool) -> float | None:
-        """How long an attempt may take until its answer is ready: so that time is left for the others, if any are."""
+        """How long an attempt may take until its response is ready, so that time is left for later candidates."""
         left_ms, attempt_ms = self.left_ms(now_s), self.plan.attempt_ms
         if is_last or left_ms is None or attempt_ms is None:
             return left_ms
         return min(left_ms, attempt_ms)
 
     @property
-    def rejected(self) -> str | None:
-        """Why the last answer was not good enough, if whoever is asked next is to know."""
-        checks, fault = self.plan.checks, self._fault
-        is_told = checks is not None and checks.send_error_to_fallback and isinstance(fault, InvalidOutput)
-        return fault.detail if is_told and fault is not None else None
+    def validation_error(self) -> str | None:
+        """The validation error of the last response, if the policy sends it to the next target."""
+        checks, error = self.plan.checks, self._error
+        is_sent = checks is not None and checks.send_error_to_fallback and isinstance(error, InvalidOutput)
+        return error.detail if is_sent and error is not None else None
 
     def next_span_id(self) -> int:
-        """One for the attempt that sets out now; 0 if the request is not recorded."""
+        """A span id for the next attempt; 0 if the request is not recorded."""
         trace = self.query.trace
         if trace is None or not trace.is_recorded:
             return 0
@@ -77,14 +77,14 @@ class RequestContext:
         return trace.child_id(self._calls)
 
     def skip(self, candidate: Candidate, verdict: Verdict, now_s: float) -> None:
-        """The candidate was not called."""
+        """Record that a candidate was skipped."""
         assert verdict.reason is not None
         at_ms = self.at_ms(now_s)
-        self._note(
+        self._append(
             candidate,
             AttemptRecord(
-                target=candidate.target.title,
-                url=candidate.target.server,
+                target=candidate.target.policy_name,
+                url=candidate.target.address,
                 started_ms=at_ms,
                 ended_ms=at_ms,
                 outcome=verdict.reason,
@@ -93,39 +93,39 @@ class RequestContext:
             ),
         )
 
-    def end(self, candidate: Candidate, attempt: AttemptRecord, fault: AttemptFailed | None = None) -> None:
-        """A call came to its end, well or not; once an answer is taken, only that one is left to end."""
-        self._fault = fault
-        self._is_settled = True
-        self._note(candidate, attempt)
+    def end_attempt(self, candidate: Candidate, attempt: AttemptRecord, error: AttemptFailed | None = None) -> None:
+        """Record the end of an attempt. After `commit`, only the committed attempt can end."""
+        self._error = error
+        self._is_streaming = False
+        self._append(candidate, attempt)
 
-    def take(self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float) -> None:
-        """The candidate's answer may leave: from here on there is no other."""
-        self._target = candidate.target.title
-        self._server = candidate.target.server
-        self._taken_ms = started_ms
-        self._is_settled = False
+    def commit(self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float) -> None:
+        """The point of no return: this candidate's response is served."""
+        self._target = candidate.target.policy_name
+        self._address = candidate.target.address
+        self._committed_start_ms = started_ms
+        self._is_streaming = True
         self._usage = usage
         self._first_byte_ms = self.at_ms(now_s)
         self._timings_ms["queue"] = started_ms - self._timings_ms["classify"]
         self._timings_ms["upstream"] = self._first_byte_ms - started_ms
 
-    def checked(self, check: SchemaCheck | None, took_ms: float) -> None:
-        """The answer that is served was validated; None: it was not, or not yet."""
+    def record_validation(self, check: SchemaCheck | None, took_ms: float) -> None:
+        """Record the validation result of the served response; None if it was not validated, or not yet."""
         if check is None:
             return
         self.schema_check = check
         self._timings_ms["validate"] = took_ms
 
-    def used(self, usage: Usage) -> None:
-        """The account of a stream came behind its text."""
+    def record_usage(self, usage: Usage) -> None:
+        """Record the usage of a stream, which follows its content."""
         self._usage = usage
 
     def decision(self, now_s: float) -> Decision:
-        """All of it, as of now. A stream still running counts as an attempt that is well."""
+        """The decision as of now. A stream in progress counts as a successful attempt."""
         query, plan, total_ms = self.query, self.plan, self.at_ms(now_s)
-        attempts = self._attempts if self._is_settled else [*self._attempts, self._running(total_ms)]
-        if len(attempts) > 1:  # a hedge may end before the attempt that it was made beside
+        attempts = [*self._attempts, self._in_progress(total_ms)] if self._is_streaming else self._attempts
+        if len(attempts) > 1:  # a hedge may end before the attempt that it hedges
             attempts = sorted(attempts, key=_started_ms)
         return Decision(
             time_s=self._wall_s,
@@ -136,7 +136,7 @@ class RequestContext:
             route=plan.route,
             private=query.private or plan.private,
             stream=query.stream,
-            schema=query.expectation.digest if query.expectation else None,
+            schema=query.output_format.digest if query.output_format else None,
             attempts=tuple(attempts),
             target=self._target,
             outcome=self.outcome,
@@ -144,41 +144,41 @@ class RequestContext:
             usage=self._usage,
             first_byte_ms=self._first_byte_ms,
             total_ms=total_ms,
-            overhead_ms=max(0.0, total_ms - _waited_ms(attempts)),
+            overhead_ms=max(0.0, total_ms - _upstream_ms(attempts)),
             cost=sum(attempt.usage.cost or 0.0 for attempt in attempts if attempt.usage),
             trace=query.trace,
             timings_ms=dict(self._timings_ms),
         )
 
-    def nobody_left(self) -> GatewayError:
-        """The one answer of a request that no candidate answered: the last call's fault, or why nobody was called.
+    def final_error(self) -> GatewayError:
+        """The error of a request that no candidate served: the last call's error, or why no candidate was called.
 
-        A private request is told that nobody inside could serve it, unless it was itself at fault or out of time.
+        Private requests get NoPrivateTarget, unless the request itself is invalid or its deadline passed.
         """
         error = self._last_error()
         if self.plan.private and error.status >= 500 and not isinstance(error, DeadlineExceeded):
-            return NoPrivateTarget("No target inside the cluster could answer.", retry_after_s=_RETRY_S)
+            return NoPrivateTarget("No target inside the cluster could serve the request.", retry_after_s=_RETRY_S)
         return error
 
     def _last_error(self) -> GatewayError:
         if not self._attempts:
             return NoRoute("The route has no target.")
         last = self._attempts[-1]
-        if self._fault is None or last.outcome is Reason.DEADLINE:  # that time ran out outweighs what was lost in it
-            return _of_skip(last)
-        return self._fault
+        if self._error is None or last.outcome is Reason.DEADLINE:  # a passed deadline outweighs earlier errors
+            return _skip_error(last)
+        return self._error
 
-    def _running(self, now_ms: float) -> AttemptRecord:
+    def _in_progress(self, now_ms: float) -> AttemptRecord:
         assert self._target is not None
         return AttemptRecord(
             target=self._target,
-            url=self._server,
-            started_ms=self._taken_ms,
+            url=self._address,
+            started_ms=self._committed_start_ms,
             ended_ms=now_ms,
             outcome=AttemptOutcome.OK,
         )
 
-    def _note(self, candidate: Candidate, attempt: AttemptRecord) -> None:
+    def _append(self, candidate: Candidate, attempt: AttemptRecord) -> None:
         self._attempts.append(attempt)
         if isinstance(attempt.outcome, Reason) and attempt.outcome in SHARED_REASONS:
             self.failed.setdefault(candidate.target.url, (candidate.target.name, attempt.outcome))
@@ -188,24 +188,26 @@ def _started_ms(attempt: AttemptRecord) -> float:
     return attempt.started_ms
 
 
-def _waited_ms(attempts: list[AttemptRecord]) -> float:
-    """How long at least one attempt was under way. `attempts` in the order of their starts."""
-    waited_ms = until_ms = 0.0
+def _upstream_ms(attempts: list[AttemptRecord]) -> float:
+    """Time during which at least one attempt was in progress. `attempts` are ordered by their start."""
+    total_ms = until_ms = 0.0
     for attempt in attempts:
-        waited_ms += max(0.0, attempt.ended_ms - max(attempt.started_ms, until_ms))
+        total_ms += max(0.0, attempt.ended_ms - max(attempt.started_ms, until_ms))
         until_ms = max(until_ms, attempt.ended_ms)
-    return waited_ms
+    return total_ms
 
 
-def _of_skip(attempt: AttemptRecord) -> GatewayError:
-    """The error for a request whose every candidate was passed over; the last one's reason speaks."""
+def _skip_error(attempt: AttemptRecord) -> GatewayError:
+    """The error for a request whose last candidate was skipped, by the reason of the skip."""
     name, detail = attempt.target, attempt.detail
     if attempt.outcome is Reason.DEADLINE:
-        return DeadlineExceeded(f"The deadline left no time for target {name!r}: {detail}.")
+        return DeadlineExceeded(f"The deadline leaves no time for target {name!r}: {detail}.")
     if attempt.outcome is Reason.UNSUPPORTED:
-        return Unsupported(f"Target {name!r} cannot honour this request: {detail}.")
+        return Unsupported(f"Target {name!r} does not support this request: {detail}.")
     if attempt.outcome is Reason.OVERLOADED:
-        return Overloaded(f"Target {name!r} is full: {detail}.", retry_after_s=_RETRY_S)
+        return Overloaded(f"Target {name!r} is overloaded: {detail}.", retry_after_s=_RETRY_S)
     if attempt.outcome is Reason.NOT_RESIDENT:
         return NotResident(f"Target {name!r} is not ready: {detail}.", retry_after_s=_RETRY_S)
-    return NoRoute(f"No target can be called now; the last was {name!r}: {attempt.outcome}.", retry_after_s=_RETRY_S)
+    return NoRoute(
+        f"No target is available; the last candidate was {name!r}: {attempt.outcome}.", retry_after_s=_RETRY_S
+    )

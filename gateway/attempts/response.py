@@ -1,4 +1,4 @@
-"""What leaves the gateway for one query, whole or in pieces. Knows the attempt that won, not the wire."""
+"""The gateway's response to one query: an error, or deltas to send to the client."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
@@ -12,79 +12,79 @@ from gateway.types import Delta
 
 
 class ResponseListener(Protocol):
-    """Who hears what is sent, beside the client."""
+    """Receives a copy of what is sent to the client."""
 
-    def hear(self, delta: Delta) -> None:
+    def feed(self, delta: Delta) -> None:
         """One delta, in order."""
         ...
 
     def done(self) -> None:
-        """The answer was sent whole."""
+        """The response was sent completely."""
         ...
 
 
 class GatewayResponse:
-    """What leaves for one query: `error`, or `deltas`. Close it when sent, or when the client has left.
+    """The response to one query: `error`, or `deltas`. Close it when it was sent, or when the client disconnected.
 
-    An Answer with deltas exists only behind the point of no return: whoever answers now, answers to the end.
+    A response with deltas exists only after the point of no return: its target can no longer change.
     """
 
     def __init__(
         self,
         context: RequestContext,
-        explained: Callable[[RequestContext], Decision],
+        finish: Callable[[RequestContext], Decision],
         *,
-        held: Iterable[Delta] = (),
+        buffered: Iterable[Delta] = (),
         attempt: Attempt | None = None,
         error: GatewayError | None = None,
         recorder: ResponseListener | None = None,
     ) -> None:
         self.error = error
-        self._journey = context
-        self._explained = explained
-        self._held = held
+        self._context = context
+        self._finish = finish
+        self._buffered = buffered
         self._attempt = attempt
-        self._witness = recorder
+        self._recorder = recorder
         self._is_complete = error is not None
         self._is_closed = False
 
     def decision(self, now_s: float) -> Decision:
-        """What was decided up to now."""
-        return self._journey.decision(now_s)
+        """The decision as of now."""
+        return self._context.decision(now_s)
 
     async def deltas(self) -> AsyncIterator[Delta]:
-        """In order, once. Raises AttemptFailed where the answer breaks off; then its end must not look like one."""
-        for delta in self._held:
+        """The deltas in order, once. Raises AttemptFailed if the response is truncated: do not send a regular end."""
+        for delta in self._buffered:
             if self._is_sent(delta):
                 yield delta
-        if self._attempt is not None and not self._attempt.is_whole:
+        if self._attempt is not None and not self._attempt.is_complete:
             try:
-                async for delta in self._attempt.rest():
+                async for delta in self._attempt.remaining():
                     if self._is_sent(delta):
                         yield delta
             except AttemptFailed:
-                self._journey.outcome = Outcome.ERROR
+                self._context.outcome = Outcome.ERROR
                 self._is_complete = True
                 raise
         self._is_complete = True
 
     async def aclose(self) -> None:
-        """Hang up on whoever still answers, and tell what happened; further calls do nothing."""
+        """Cancel the attempt if it is in progress, and report the decision; further calls do nothing."""
         if self._is_closed:
             return
         self._is_closed = True
         if not self._is_complete:
-            self._journey.outcome = Outcome.CLIENT_GONE
+            self._context.outcome = Outcome.CLIENT_GONE
         try:
             if self._attempt is not None:
-                await self._attempt.abandon()
+                await self._attempt.aclose()
         finally:
-            self._explained(self._journey)
-        if self._witness is not None and self._journey.outcome is Outcome.OK:
-            self._witness.done()
+            self._finish(self._context)
+        if self._recorder is not None and self._context.outcome is Outcome.OK:
+            self._recorder.done()
 
     def _is_sent(self, delta: Delta) -> bool:
-        """We always ask for the account behind a stream; the client sees it only if it asked as well."""
-        if self._witness is not None:
-            self._witness.hear(delta)
-        return bool(delta.pieces) or self._journey.query.include_usage or not self._journey.query.stream
+        """The gateway always requests usage at the end of a stream; clients receive it only if they requested it."""
+        if self._recorder is not None:
+            self._recorder.feed(delta)
+        return bool(delta.pieces) or self._context.query.include_usage or not self._context.query.stream

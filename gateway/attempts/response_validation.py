@@ -1,6 +1,6 @@
-"""What one attempt's answer must pass, and how much of it must be seen before any may leave.
+"""Validation of one attempt's response by the route's checks, and how much of it is buffered first.
 
-Knows a route's checks and OpenAI's answers; whom else to ask is not its business. Every fault is an InvalidOutput.
+Every validation error is raised as InvalidOutput.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ from gateway.errors import InvalidOutput
 from gateway.policy_types import Checks
 from gateway.types import Delta, Query
 from gateway.upstreams.parse_response import with_texts
-from gateway.validation.json_schema import Fault, SchemaCache
+from gateway.validation.json_schema import SchemaCache, ValidationError
 from gateway.validation.response_check import ResponseCheck
 
 
 class ResponseValidation:
-    """`read_along` each delta as it comes, then `judge` the whole. `result` is None until then, or if nothing is asked.
+    """`feed` each delta as it arrives, then `finish`. `result` is None before that, and if there is nothing to check.
 
-    What might be repaired is not read along: a fence around good JSON is a fault at its first byte.
+    With `repair`, errors are not reported early: valid JSON in a Markdown fence is an error at its first byte.
     """
 
     def __init__(self, query: Query, checks: Checks | None, schemas: SchemaCache, now_s: Callable[[], float]) -> None:
@@ -30,43 +30,43 @@ class ResponseValidation:
         self._check = self._new_check()
 
     @property
-    def wanted_bytes(self) -> int | None:
-        """How much of its text must be seen before a stream may leave; None: all of the answer."""
+    def bytes_to_buffer(self) -> int | None:
+        """Bytes of text to buffer before a stream may be sent; None: the whole response."""
         if self._check is None or self._checks is None or self._checks.buffer is Buffer.NONE:
             return 1
         return self._checks.first_bytes if self._checks.buffer is Buffer.FIRST_BYTES else None
 
-    def read_along(self, delta: Delta) -> None:
-        """Raises InvalidOutput once nothing to come can mend the answer."""
+    def feed(self, delta: Delta) -> None:
+        """Raises InvalidOutput as soon as no continuation can make the response valid."""
         if self._check is not None:
             _raise_if(self._check.feed(delta.pieces))
 
-    def judge(self, held: list[Delta]) -> list[Delta]:
-        """Raises InvalidOutput, or returns what may be served of an answer of which `held` has not left yet."""
+    def finish(self, buffered: list[Delta]) -> list[Delta]:
+        """Return the deltas to serve: `buffered`, or repaired ones. Raises InvalidOutput."""
         if self._check is None:
-            return held
-        began_s = self._now_s()
-        fault = self._check.finish()
+            return buffered
+        started_s = self._now_s()
+        error = self._check.finish()
         self.result = SchemaCheck.VALID
-        if fault is not None:
-            repaired = self._repaired(self._check, held)
+        if error is not None:
+            repaired = self._repaired(self._check, buffered)
             if repaired is not None:
-                self.result, held, fault = SchemaCheck.REPAIRED, repaired, None
-        self.took_ms = (self._now_s() - began_s) * 1000
-        _raise_if(fault)
-        return held
+                self.result, buffered, error = SchemaCheck.REPAIRED, repaired, None
+        self.took_ms = (self._now_s() - started_s) * 1000
+        _raise_if(error)
+        return buffered
 
-    def _repaired(self, check: ResponseCheck, held: Sequence[Delta]) -> list[Delta] | None:
-        """The same answer with its syntax closed, if the route allows that and it is good then."""
+    def _repaired(self, check: ResponseCheck, buffered: Sequence[Delta]) -> list[Delta] | None:
+        """The response with its JSON syntax closed, if the route allows repair and the result is valid."""
         again = self._new_check()
         if self._checks is None or not self._checks.repair or again is None:
             return None
-        texts = check.mended()
+        texts = check.repaired_texts()
         if not texts:
             return None
-        repaired = with_texts(held, texts)
-        fault = again.feed(piece for delta in repaired for piece in delta.pieces) or again.finish()
-        return repaired if fault is None else None
+        repaired = with_texts(buffered, texts)
+        error = again.feed(piece for delta in repaired for piece in delta.pieces) or again.finish()
+        return repaired if error is None else None
 
     def _new_check(self) -> ResponseCheck | None:
         if self._checks is None:
@@ -75,6 +75,6 @@ class ResponseValidation:
         return check if check.has_something_to_check else None
 
 
-def _raise_if(fault: Fault | None) -> None:
-    if fault is not None:
-        raise InvalidOutput(f"The answer breaks the request's schema: {fault.detail}.", detail=fault.detail)
+def _raise_if(error: ValidationError | None) -> None:
+    if error is not None:
+        raise InvalidOutput(f"The response does not match the requested format: {error.detail}.", detail=error.detail)

@@ -1,7 +1,7 @@
-"""Shadow traffic: a share of the requests is asked of one more target, and the answers are compared.
+"""Shadow traffic: send a copy of a share of the requests to another target, and compare the responses.
 
-Nobody waits for it and what it says never leaves: it begins when the real answer has been sent, and at most a few run
-at once. Knows neither routes nor how a target is asked: that is told by the caller.
+A shadow request starts after the real response was sent, its response is discarded, and at most `MAX_CONCURRENT` run at
+once. The caller provides the function that sends a request.
 """
 
 import asyncio
@@ -14,36 +14,36 @@ import orjson
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Mirrored
-from gateway.enums import Likeness, Outcome
+from gateway.enums import Outcome, ShadowResult
 from gateway.errors import AttemptFailed
 from gateway.policy_types import Checks
 from gateway.ports import Clock, Observer
 from gateway.types import Delta, Plan
 
-MOST_AT_ONCE: Final = 8
-_LONGEST_MS: Final = 60_000.0
+MAX_CONCURRENT: Final = 8
+_MAX_DEADLINE_MS: Final = 60_000.0
 
-Ask = Callable[[RequestContext], Awaitable[GatewayResponse]]
+Handle = Callable[[RequestContext], Awaitable[GatewayResponse]]
 
 
 class Shadows:
-    """All shadows of a process; close it before the doors. `ask` plays a journey that nobody hears of."""
+    """All shadow requests of a process; close it before the upstream clients. `handle` sends a request unreported."""
 
-    def __init__(self, ask: Ask, observer: Observer, clock: Clock) -> None:
-        self._ask = ask
+    def __init__(self, handle: Handle, observer: Observer, clock: Clock) -> None:
+        self._handle = handle
         self._observer = observer
         self._clock = clock
         self._running: set[asyncio.Task[None]] = set()
 
     def recorder(self, context: RequestContext, sample: float) -> "ResponseRecorder | None":
-        """Somebody to hear the real answer, if this request is among those that are mirrored."""
+        """A recorder for the real response, if this request is sampled for shadowing."""
         shadow = context.plan.shadow
-        if shadow is None or sample >= shadow.share or len(self._running) >= MOST_AT_ONCE:
+        if shadow is None or sample >= shadow.share or len(self._running) >= MAX_CONCURRENT:
             return None
         return ResponseRecorder(lambda text: self._start(context, text))
 
     async def aclose(self) -> None:
-        """Give up whatever still runs."""
+        """Cancel the shadow requests in progress."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -54,66 +54,66 @@ class Shadows:
         task.add_done_callback(self._running.discard)
 
     async def _run(self, served: RequestContext, text: str) -> None:
-        context = self._mirror_of(served)
-        answer = await self._ask(context)
-        heard = ResponseRecorder(lambda _: None)
+        context = self._shadow_context(served)
+        response = await self._handle(context)
+        recorder = ResponseRecorder(lambda _: None)
         try:
-            async for delta in answer.deltas():
-                heard.hear(delta)
+            async for delta in response.deltas():
+                recorder.feed(delta)
         except AttemptFailed:
-            context.outcome = Outcome.ERROR  # which is a result, too
+            context.outcome = Outcome.ERROR
         finally:
-            await answer.aclose()
-        decision = answer.decision(self._clock.now_s())
-        likeness = Likeness.FAILED
+            await response.aclose()
+        decision = response.decision(self._clock.now_s())
+        result = ShadowResult.FAILED
         if decision.outcome is Outcome.OK:
-            likeness = Likeness.SAME if _alike(text, heard.text) else Likeness.DIFFERENT
-        target = context.plan.candidates[0].target.title
-        self._observer.mirrored(Mirrored(route=context.plan.route, target=target, likeness=likeness))
+            result = ShadowResult.SAME if _are_equal(text, recorder.text) else ShadowResult.DIFFERENT
+        target = context.plan.candidates[0].target.policy_name
+        self._observer.mirrored(Mirrored(route=context.plan.route, target=target, result=result))
 
-    def _mirror_of(self, served: RequestContext) -> RequestContext:
-        """The same request as if it had come now, with one candidate."""
+    def _shadow_context(self, served: RequestContext) -> RequestContext:
+        """The same request as if it had arrived now, with the shadow as its only candidate."""
         plan, shadow = served.plan, served.plan.shadow
         assert shadow is not None
-        alone = Plan(
+        shadow_plan = Plan(
             policy=plan.policy,
             route=plan.route,
             candidates=(shadow.candidate,),
-            deadline_ms=min(plan.deadline_ms or _LONGEST_MS, _LONGEST_MS),
+            deadline_ms=min(plan.deadline_ms or _MAX_DEADLINE_MS, _MAX_DEADLINE_MS),
             private=plan.private,
-            checks=plan.checks and Checks(),  # nobody waits, so nothing needs to be sent before it is whole
+            checks=plan.checks and Checks(),  # no client waits, so the whole response is buffered
         )
         now_s = self._clock.now_s()
-        trace = served.query.trace and replace(served.query.trace, flags=0, is_recorded=False)  # nobody waited for it
+        trace = served.query.trace and replace(served.query.trace, flags=0, is_recorded=False)  # not part of the trace
         query = replace(served.query, received_s=now_s, trace=trace)
-        return RequestContext(query, served.classification, alone, wall_s=self._clock.wall_s(), now_s=now_s)
+        return RequestContext(query, served.classification, shadow_plan, wall_s=self._clock.wall_s(), now_s=now_s)
 
 
 class ResponseRecorder:
-    """Hears an answer as it is sent; `tell` gets its text when it was sent whole."""
+    """Records a response as it is sent; calls `on_done` with its text if it was sent completely."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
+    def __init__(self, on_done: Callable[[str], None]) -> None:
+        self._on_done = on_done
         self._texts: list[str] = []
 
     @property
     def text(self) -> str:
-        """What was said, tool calls included, by every choice in order of arrival."""
+        """The text and tool calls of all choices, in order of arrival."""
         return "".join(self._texts)
 
-    def hear(self, delta: Delta) -> None:
-        """One delta of the answer."""
+    def feed(self, delta: Delta) -> None:
+        """Record one delta of the response."""
         for piece in delta.pieces:
             self._texts.append(piece.text)
             self._texts.extend(call.name + call.arguments for call in piece.tool_calls)
 
     def done(self) -> None:
-        """It was the last."""
-        self._tell(self.text)
+        """The response is complete."""
+        self._on_done(self.text)
 
 
-def _alike(one: str, other: str) -> bool:
-    """The same JSON, or the same text but for white space at its ends."""
+def _are_equal(one: str, other: str) -> bool:
+    """Equal as JSON, or as text without surrounding white space."""
     try:
         return bool(orjson.loads(one) == orjson.loads(other))
     except orjson.JSONDecodeError:

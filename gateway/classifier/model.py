@@ -1,8 +1,8 @@
-"""The last witness: a linear model over the words of a request, for what neither the application nor its form tells.
+"""The trained stage of task classification: a linear model over the words of a request.
 
-The model is handed in; where its weights come from, this file does not know. Its confidence is calibrated: of the
-answers given at 0.8, about four in five are right on prompts like those it was measured on (see the model's card). Of a
-text whose first and last words it hardly knows it is not sure at all, whatever their letters look like.
+It is used for requests that neither the client nor the request's structure assigns to a task. Its confidence is
+calibrated: of the predictions at 0.8, about four in five are right on prompts like those of the evaluation (see the
+model card). The confidence is reduced if the text's first and last words are mostly unknown (out of distribution).
 """
 
 from collections.abc import Mapping
@@ -13,23 +13,23 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.classifier.features import Features, features
-from gateway.classifier.hashing import Rows, places
+from gateway.classifier.hashing import Rows, hash_buckets
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
-_NAMED: Final = 3  # words that the evidence names at most
-_LOOKED_AT: Final = 8  # of the strongest features
+_MAX_NAMED: Final = 3  # words named in the evidence
+_MAX_CONSIDERED: Final = 8  # strongest features considered for the evidence
 KNOWN_BITS: Final = 20
-_ENOUGH: Final = 0.25  # known words at one of the edges, from which on probabilities are believed: three of twelve
-_LEAST: Final = 0.1  # of a probability that remains
+_KNOWN_SHARE: Final = 0.25  # share of known words at one edge above which the confidence is not reduced: 3 of 12
+_MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskModel:
-    """Weights [rows, tasks], the temperature already in them, and the words that evidence may name, by their hash.
+    """Weights [rows, tasks], scaled by the temperature, and the words that the evidence may name, by hash.
 
-    Only words of the model's own vocabulary are ever named: evidence is logged, and prompts are not. `known` [2^20] is
-    true at the places of all words that it learned from; of strange words about one in a hundred shares such a place.
+    Evidence is logged and prompts are not, so only words of the model's own vocabulary are named. `known` [2^20] is
+    true at the hash buckets of all words in the training data; about one in a hundred unknown words collides.
     """
 
     tasks: tuple[Task, ...]
@@ -38,15 +38,15 @@ class TaskModel:
     vocabulary: Mapping[int, str]
 
 
-class Learned:
-    """See `classify.ResponseRecorder`. Silent about a request without words."""
+class LearnedStage:
+    """See `classify.EvidenceStage`. Returns None for a request without words."""
 
     def __init__(self, model: TaskModel) -> None:
         self._model = model
         self._evenly = np.full(len(model.tasks), 1.0 / len(model.tasks), dtype=np.float32)
 
     def __call__(self, query: Query) -> Classification | None:
-        """The likeliest task by the words of the system prompt and the last user turn."""
+        """The most probable task given the words of the system prompt and the last user message."""
         found = features(system=query.system_text, user=query.last_user_text)
         if not found.own_words:
             return None
@@ -61,21 +61,21 @@ class Learned:
         )
 
     def _trust(self, found: Features) -> float:
-        """How far the text is made of words at all that the model may speak of."""
+        """The factor for the confidence, by the share of known words at the edges of the text."""
         size = found.edges[0].size
-        if not size:  # a script without spaces: its runs of characters speak
+        if not size:  # a script without spaces: only its character n-grams count
             return 1.0
         known = max(int(np.count_nonzero(self._known(edge))) for edge in found.edges)
-        return max(_LEAST, min(1.0, known / (_ENOUGH * size)))
+        return max(_MIN_TRUST, min(1.0, known / (_KNOWN_SHARE * size)))
 
     def _known(self, words: Rows) -> npt.NDArray[np.bool_]:
-        return self._model.known[places(words, KNOWN_BITS)]
+        return self._model.known[hash_buckets(words, KNOWN_BITS)]
 
     def _evidence(self, found: Features, rows: npt.NDArray[np.float32], best: int) -> str:
-        """`words`, and the strongest of them: those whose rows speak most for the task, against the average task."""
+        """`words`, and the strongest of them: those with the highest weight for the task, relative to the average."""
         strength = (rows[:, best] - rows @ self._evenly) * found.weights[: len(rows)]
-        order = strength.argsort()[: -_LOOKED_AT - 1 : -1]
+        order = strength.argsort()[: -_MAX_CONSIDERED - 1 : -1]
         strongest = zip(found.words[order].tolist(), strength[order].tolist(), strict=True)
         names = (self._model.vocabulary.get(word) for word, strong in strongest if strong > 0)
-        named = list(dict.fromkeys(name for name in names if name))[:_NAMED]
+        named = list(dict.fromkeys(name for name in names if name))[:_MAX_NAMED]
         return f"words: {', '.join(named)}" if named else "words"

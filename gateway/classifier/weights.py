@@ -1,6 +1,6 @@
-"""Reads and writes `tasks.npz`: the weights of the task classifier, one signed byte each with a scale per task.
+"""Reads and writes `tasks.npz`, the weights of the task classifier: int8 with one scale per task.
 
-Knows the file, not how to classify. Made by `python -m training.classifier`; its card is README.md beside it.
+The file is written by `python -m training.classifier`; README.md in this folder is its model card.
 """
 
 import zipfile
@@ -12,37 +12,40 @@ import numpy as np
 
 from gateway.classifier.features import TABLE_ROWS, VERSION
 from gateway.classifier.hashing import word_hash
-from gateway.classifier.model import KNOWN_BITS, Learned, TaskModel
+from gateway.classifier.model import KNOWN_BITS, LearnedStage, TaskModel
 from gateway.enums import Task
 from gateway.errors import BadWeights
-from gateway.routing.classify import WITNESSES, Classify, classify
+from gateway.routing.classify import STAGES, Classify, classify
 
 FILE: Final = Path(__file__).with_name("tasks.npz")
 MAX_BYTES: Final = 2_000_000
 
 
 def open_classifier(path: Path = FILE) -> Classify:
-    """Everything the gateway classifies with: the fixed witnesses, then the trained one. Raises BadWeights."""
-    return partial(classify, stages=(*WITNESSES, Learned(read_model(path))))
+    """The gateway's classifier: the fixed stages, then the trained one. Raises BadWeights."""
+    return partial(classify, stages=(*STAGES, LearnedStage(read_model(path))))
 
 
 def read_model(path: Path = FILE) -> TaskModel:
-    """Raises BadWeights, which says what is wrong with the file."""
+    """Read the weights. Raises BadWeights, which names the cause."""
     if not zipfile.is_zipfile(path):
-        raise BadWeights(f"{path}: missing, or no archive of weights")
+        raise BadWeights(f"{path}: file is missing or not an .npz archive")
     try:
         with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
             version, table, scales = int(file["version"]), file["table"], file["scales"]
             tasks, words = tuple(Task(str(name)) for name in file["tasks"]), [str(word) for word in file["words"]]
             known = np.unpackbits(file["known"]).astype(np.bool_)
-    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as fault:
-        raise BadWeights(f"{path}: not readable as weights: {fault}") from fault
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise BadWeights(f"{path}: cannot be read as classifier weights: {error}") from error
     if version == VERSION and known.shape != (1 << KNOWN_BITS,):
-        raise BadWeights(f"{path}: {known.size} places of known words do not fit")
+        raise BadWeights(f"{path}: the table of known words has {known.size} entries, expected {1 << KNOWN_BITS}")
     if version != VERSION:
-        raise BadWeights(f"{path}: made for version {version} of the features, this is {VERSION}")
+        raise BadWeights(f"{path}: made for version {version} of the features, expected version {VERSION}")
     if table.shape != (TABLE_ROWS, len(tasks)) or table.dtype != np.int8 or scales.shape != (len(tasks),):
-        raise BadWeights(f"{path}: a table of {table.dtype} {table.shape} and {scales.shape} scales does not fit")
+        raise BadWeights(
+            f"{path}: table of {table.dtype} {table.shape} with {scales.shape} scales does not fit,"
+            f" expected int8 {(TABLE_ROWS, len(tasks))} with {(len(tasks),)} scales"
+        )
     return TaskModel(
         tasks=tasks,
         weights=table.astype(np.float32) * scales.astype(np.float32),
@@ -52,7 +55,7 @@ def read_model(path: Path = FILE) -> TaskModel:
 
 
 def write_model(model: TaskModel, path: Path) -> None:
-    """The same bytes for the same model."""
+    """Write the weights; the same model gives the same bytes."""
     scales = np.abs(model.weights).max(axis=0) / 127.0
     np.savez_compressed(
         path,

@@ -64,8 +64,8 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         diffusion=_diffusion(entry, kind),
     )
     if entry.string("resolve", None) is not None:
-        return replace(target, servers=_discovered(target, entry, resolve))
-    return target if len(urls) == 1 else replace(target, servers=_numbered(target, urls))
+        return replace(target, endpoints=_discovered(target, entry, resolve))
+    return target if len(urls) == 1 else replace(target, endpoints=_numbered(target, urls))
 
 
 def _discovered(target: Target, entry: Section, resolve: Lookup) -> tuple[Target, ...]:

@@ -1,7 +1,7 @@
-"""May this candidate be called now? Each answer costs no time and says why.
+"""Admission checks without side effects: may this candidate be called now, and if not, why.
 
-Knows what was last heard of a target, not what is true: an attempt finds that out. Breaker, room and SLO guard
-change when asked, so the state store asks those; here is what only looks.
+They use the last known status of a target, which may be stale; the attempt finds out. Checks that change state
+(breaker, concurrency limit, SLO guard) are made by the state store.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,23 +10,23 @@ from typing import Final
 from gateway.enums import BreakerState, Reason, Residency
 from gateway.types import Candidate, Health, Query, Verdict
 
-# Unknown is admitted: the call itself finds out, and the breaker bounds what that costs.
-_NOT_THERE: Final = frozenset({Residency.COLD, Residency.LOADING, Residency.EVICTING, Residency.DRAINING})
+# UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
+_NOT_READY: Final = frozenset({Residency.COLD, Residency.LOADING, Residency.EVICTING, Residency.DRAINING})
 
 ADMITTED: Final = Verdict()
 
 
 def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float | None = None) -> Verdict:
-    """Skip a candidate that cannot honour the request, is not there, or would answer after the deadline.
+    """Skip a candidate that does not support the request, is not ready, or would miss the deadline.
 
-    `left_ms` is what remains of the request's time (None: no deadline). What is unknown never counts against a target.
+    `left_ms` is the time left until the deadline (None: no deadline). Unknown values never exclude a target.
     """
     capabilities = candidate.target.capabilities or health.status.capabilities
-    if capabilities is not None and not query.needs <= capabilities.words:
+    if capabilities is not None and not query.needs <= capabilities.supported:
         return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(capabilities.lacks(query.needs))))
-    if health.status.residency is Residency.UNREACHABLE:  # whoever polls it will say when it is back
+    if health.status.residency is Residency.UNREACHABLE:  # the health poller reports when it is back
         return Verdict(reason=Reason.UPSTREAM_ERROR, detail="unreachable at the last poll")
-    if health.status.residency in _NOT_THERE:
+    if health.status.residency in _NOT_READY:
         return Verdict(reason=Reason.NOT_RESIDENT, detail=health.status.residency)
     if left_ms is not None:
         wait_ms = health.status.predicted_wait_ms or 0.0
@@ -35,30 +35,30 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     return ADMITTED
 
 
-def too_busy(candidate: Candidate, health: Health) -> Verdict:
-    """Skip a candidate where waiting alone would take longer than its lane promises. Ask only where there is relief."""
+def check_predicted_wait(candidate: Candidate, health: Health) -> Verdict:
+    """Skip a candidate whose predicted wait exceeds its objective. Call this only if there is a healthy fallback."""
     slo, wait_ms = candidate.slo, health.status.predicted_wait_ms
     if slo is None or wait_ms is None or wait_ms <= min(slo.p95_ms, slo.first_token_p95_ms):
         return ADMITTED
-    return Verdict(reason=Reason.OVERLOADED, detail=f"predicted wait {wait_ms:.0f} ms is longer than promised")
+    return Verdict(reason=Reason.OVERLOADED, detail=f"predicted wait {wait_ms:.0f} ms exceeds the objective")
 
 
-def died_with(candidate: Candidate, failed: Mapping[str, tuple[str, Reason]]) -> Verdict:
-    """Skip a candidate whose server has already failed this request under another name.
+def check_shared_failure(candidate: Candidate, failed: Mapping[str, tuple[str, Reason]]) -> Verdict:
+    """Skip a candidate whose server already failed for this request under another target name.
 
-    `failed` maps a base URL to the target that failed or was skipped there, and why, if that is one of SHARED_REASONS.
+    `failed` maps a base URL to the target that failed or was skipped there and the reason, one of SHARED_REASONS.
     """
     other = failed.get(candidate.target.url)
-    if other is None or other[0] == candidate.target.name:  # its own fault does not bar it: this is a retry
+    if other is None or other[0] == candidate.target.name:  # its own failure does not exclude it: this is a retry
         return ADMITTED
     name, reason = other
     return Verdict(reason=reason, detail=f"same server as {name}")
 
 
 def has_healthy_fallback(candidate: Candidate, others: Iterable[tuple[Candidate, Health]], query: Query) -> bool:
-    """Could one of the `others`, who come after it, take the request from a candidate, and is it within its own budget?
+    """Whether one of the later candidates (`others`) could serve the request and is within its own objective.
 
-    Behind the same base URL there is no relief: it shares the slowness.
+    A target with the same base URL is no fallback: it is equally slow.
     """
     return any(
         other.target.url != candidate.target.url

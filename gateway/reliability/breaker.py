@@ -1,7 +1,7 @@
-"""A target's circuit breaker: a table of transitions, and one pure step over a frozen record.
+"""Circuit breaker: a transition table and pure functions over a frozen record.
 
-Knows no target, no clock and no store, so it means the same in one process and shared between replicas.
-Words are electrical: closed lets requests through, open does not.
+`closed` passes requests, `open` rejects them, `half_open` passes one trial request. Pure, so that it works the same in
+one process and when replicas share their state.
 """
 
 from dataclasses import dataclass, replace
@@ -13,42 +13,42 @@ from gateway.reliability.replication import BreakerSnapshot
 
 
 class BreakerEvent(StrEnum):
-    """What happened to the target, or to the time since."""
+    """An event that may change the state."""
 
     OK = "ok"  # an attempt was answered
-    FAULT = "fault"  # an attempt met an upstream error
-    TRIP = "trip"  # the faults in a row reached the limit
-    COOLED = "cooled"  # the time of being open is over
+    FAILURE = "failure"  # an attempt ended with an upstream error
+    TRIP = "trip"  # consecutive failures reached the limit
+    COOLED = "cooled"  # the open time is over
 
 
-# Whatever is not listed leaves the state as it is.
+# Other combinations leave the state unchanged.
 TABLE: Final[dict[tuple[BreakerState, BreakerEvent], BreakerState]] = {
     (BreakerState.CLOSED, BreakerEvent.TRIP): BreakerState.OPEN,
     (BreakerState.OPEN, BreakerEvent.COOLED): BreakerState.HALF_OPEN,
     (BreakerState.HALF_OPEN, BreakerEvent.OK): BreakerState.CLOSED,
-    (BreakerState.HALF_OPEN, BreakerEvent.FAULT): BreakerState.OPEN,
+    (BreakerState.HALF_OPEN, BreakerEvent.FAILURE): BreakerState.OPEN,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerRule:
-    """When to open and for how long. Each failed trial doubles the time, up to the limit."""
+    """Consecutive failures before the breaker opens, and for how long. Each failed trial doubles the open time."""
 
-    faults: int = 5
+    failures: int = 5
     open_s: float = 2.0
     open_max_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaker:
-    """One target's breaker. `trial_at_s` is when the one request of half_open set out, None while it has not.
+    """One target's breaker. `trial_at_s` is the start of the trial request in half_open; None before it started.
 
-    `era` grows with every opening and closing and is odd while not closed; between replicas the larger is the later.
+    `epoch` grows with every opening and closing and is odd while not closed; between replicas, the largest wins.
     """
 
     state: BreakerState = BreakerState.CLOSED
-    era: int = 0
-    faults: int = 0
+    epoch: int = 0
+    failures: int = 0
     open_s: float = 0.0
     opened_at_s: float = 0.0
     trial_at_s: float | None = None
@@ -58,24 +58,24 @@ CLOSED: Final = Breaker()
 
 
 def step(breaker: Breaker, event: BreakerEvent, now_s: float, rule: BreakerRule) -> Breaker:
-    """The breaker after `event`. Only OK and FAULT are told from outside; TRIP and COOLED are found here."""
+    """The breaker after `event`. Callers report OK and FAILURE only; TRIP and COOLED are derived here."""
     if breaker.state is BreakerState.CLOSED:
         if event is BreakerEvent.OK:
-            return replace(breaker, faults=0) if breaker.faults else breaker
-        if event is BreakerEvent.FAULT:
-            breaker = replace(breaker, faults=breaker.faults + 1)
-            event = BreakerEvent.TRIP if breaker.faults >= rule.faults else event
+            return replace(breaker, failures=0) if breaker.failures else breaker
+        if event is BreakerEvent.FAILURE:
+            breaker = replace(breaker, failures=breaker.failures + 1)
+            event = BreakerEvent.TRIP if breaker.failures >= rule.failures else event
     state = TABLE.get((breaker.state, event), breaker.state)
     if state is breaker.state:
         return breaker
     return _entered(breaker, state, now_s, rule)
 
 
-def ask(breaker: Breaker, now_s: float, rule: BreakerRule) -> tuple[bool, Breaker]:
-    """May a request pass? With the breaker to keep: in half_open one trial passes, and it is noted.
+def allow_request(breaker: Breaker, now_s: float, rule: BreakerRule) -> tuple[bool, Breaker]:
+    """Whether a request may pass, and the breaker to store. In half_open, one trial passes and is recorded.
 
-    Ask this last, after everything else that could turn the request away: the trial noted here must set out.
-    A trial whose outcome never came (its client left) no longer bars the way after another `open_s`.
+    Make this check last: a recorded trial must be sent. A trial without an outcome (its client disconnected) expires
+    after another `open_s`.
     """
     if breaker.state is BreakerState.CLOSED:
         return True, breaker
@@ -88,43 +88,43 @@ def ask(breaker: Breaker, now_s: float, rule: BreakerRule) -> tuple[bool, Breake
     return True, replace(breaker, trial_at_s=now_s)
 
 
-def closed(breaker: Breaker) -> Breaker:
-    """The breaker without its past."""
-    return Breaker(era=breaker.era + breaker.era % 2)
+def reset(breaker: Breaker) -> Breaker:
+    """The breaker closed, without its history."""
+    return Breaker(epoch=breaker.epoch + breaker.epoch % 2)
 
 
 def snapshot(breaker: Breaker, now_s: float) -> BreakerSnapshot:
-    """What to tell other replicas."""
+    """The state to send to other replicas."""
     return BreakerSnapshot(
-        era=breaker.era,
+        epoch=breaker.epoch,
         state=breaker.state,
-        faults=breaker.faults,
+        failures=breaker.failures,
         open_s=breaker.open_s,
         opened_s=now_s - breaker.opened_at_s,
     )
 
 
-def follow(breaker: Breaker, heard: BreakerSnapshot, told_s: float) -> Breaker:
-    """Take over what another replica knows later. Each replica sends a trial of its own when the time is over."""
-    if heard.era <= breaker.era:
+def merge(breaker: Breaker, other: BreakerSnapshot, written_s: float) -> Breaker:
+    """Adopt another replica's state if its epoch is later. Each replica sends its own trial when the open time ends."""
+    if other.epoch <= breaker.epoch:
         return breaker
-    if heard.state is BreakerState.CLOSED:
-        return Breaker(era=heard.era)
+    if other.state is BreakerState.CLOSED:
+        return Breaker(epoch=other.epoch)
     return Breaker(
         state=BreakerState.OPEN,
-        era=heard.era,
-        faults=heard.faults,
-        open_s=heard.open_s,
-        opened_at_s=told_s - heard.opened_s,
+        epoch=other.epoch,
+        failures=other.failures,
+        open_s=other.open_s,
+        opened_at_s=written_s - other.opened_s,
     )
 
 
 def _entered(breaker: Breaker, state: BreakerState, now_s: float, rule: BreakerRule) -> Breaker:
     if state is BreakerState.CLOSED:
-        return closed(breaker)
+        return reset(breaker)
     if state is BreakerState.HALF_OPEN:
         return replace(breaker, state=state, trial_at_s=None)
     failed_trial = breaker.state is BreakerState.HALF_OPEN
     open_s = min(2 * breaker.open_s, rule.open_max_s) if failed_trial else rule.open_s
-    era = breaker.era + (2 if failed_trial else 1)
-    return Breaker(state=state, era=era, faults=breaker.faults, open_s=open_s, opened_at_s=now_s)
+    epoch = breaker.epoch + (2 if failed_trial else 1)
+    return Breaker(state=state, epoch=epoch, failures=breaker.failures, open_s=open_s, opened_at_s=now_s)

@@ -1,8 +1,8 @@
-"""What one replica of the gateway tells the others of its lanes and targets.
+"""Snapshots that gateway replicas exchange to share the state of lanes, breakers, budgets and keys.
 
-State-based sharing (a G-counter beside a register that only grows; Shapiro et al. 2011, "Conflict-free Replicated Data
-Types"): a report says all that its writer counted itself, so hearing it twice, late or out of order does no harm.
-Clocks of replicas have nothing in common: times are told as ages in seconds, and `told_s` places them on the hearer's.
+State-based replication (grow-only counters and registers; Shapiro et al. 2011, "Conflict-free Replicated Data Types"):
+a snapshot contains everything that its writer counted itself, so receiving it twice, late or out of order is harmless.
+Clocks of replicas are unrelated, so times are sent as ages in seconds; `written_s` converts them to the reader's clock.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from gateway.policy_types import Slo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TallySnapshot:
-    """What was counted in one slice of a window whose middle was `age_s` ago."""
+    """Counts of one slice of a window; `age_s` is the age of its middle."""
 
     age_s: float
     total: int
@@ -22,47 +22,47 @@ class TallySnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneSnapshot:
-    """One lane as its writer sees it. `era` and `stage` only grow: of two replicas the larger pair is the later word.
+    """One lane as its writer sees it. Of two replicas, the larger pair of `epoch` and `ramp_stage` is the later state.
 
-    Tallies and probes are the writer's own, of this era alone.
+    Tallies and probes are the writer's own, in this epoch only.
     """
 
     slo: Slo
-    era: int
-    stage: int
-    since_s: float  # age of the present state
+    epoch: int
+    ramp_stage: int
+    since_s: float  # age of the current state
     serving_since_s: float  # age of the last return to full service; infinite if there was none
-    hold_s: float
+    ejection_s: float
     tallies: tuple[TallySnapshot, ...] = ()
-    probes: tuple[tuple[float, bool], ...] = ()  # age, and was it late?
+    probes: tuple[tuple[float, bool], ...] = ()  # age, and whether it was late
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerSnapshot:
-    """One target's breaker. `era` grows with every opening and closing."""
+    """One target's breaker. `epoch` grows with every opening and closing."""
 
-    era: int
+    epoch: int
     state: BreakerState
-    faults: int
+    failures: int
     open_s: float
     opened_s: float  # age of the opening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryBudgetSnapshot:
-    """What one replica has saved of extra attempts, and how many whole ones it ever gave to and took from others.
+    """The balance of one replica's retry budget, and the total of its transfers to and from other replicas.
 
-    Both only grow, so a gift is taken once however often it is heard of.
+    The totals only grow, so a transfer is credited once, however often it is received.
     """
 
-    saved: float
-    given: tuple[tuple[str, int], ...] = ()  # by the name of the other replica
-    taken: tuple[tuple[str, int], ...] = ()
+    balance: float
+    sent: tuple[tuple[str, int], ...] = ()  # by the name of the other replica
+    received: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyUsageSnapshot:
-    """What one replica ever let a key use, and its requests under way."""
+    """Total usage of a key at one replica, and its requests in flight."""
 
     requests: int
     tokens: int
@@ -71,7 +71,7 @@ class KeyUsageSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """All that one replica tells. Lanes and hedges by (route, target), breakers and retries by target, keys by name."""
+    """Everything one replica sends: lanes and hedges by (route, target), breakers and retries by target, keys."""
 
     lanes: tuple[tuple[tuple[str, str], LaneSnapshot], ...] = ()
     breakers: tuple[tuple[str, BreakerSnapshot], ...] = ()
@@ -82,8 +82,8 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerSnapshot:
-    """A report that came, from which replica, and when it was written by the hearer's own clock."""
+    """A received snapshot, the name of its replica, and when it was written, by the reader's clock."""
 
     name: str
-    told_s: float
+    written_s: float
     snapshot: Snapshot

@@ -1,13 +1,12 @@
-"""Extra attempts as a share of ordinary ones: what keeps hedges and retries from becoming a storm.
+"""Retry budgets: limit retries and hedges to a share of ordinary attempts, so that they cannot become a storm.
 
-Every ordinary attempt earns a share of an extra one, and each extra one costs a whole (retry budgets, as in Finagle
-and Envoy; for hedges: Dean and Barroso 2013, "The Tail at Scale"). So extras <= share x ordinary at any moment.
+Every ordinary attempt deposits a share of an extra one, and each extra attempt withdraws one (retry budgets, as in
+Finagle and Envoy; for hedges: Dean and Barroso 2013, "The Tail at Scale"). So extras <= share x ordinary at any moment.
 
-Replicas share what is saved without asking each other first: each spends only what is in its own purse, and whoever has
-more gives whole extras to who has less (escrow, O'Neil 1986; as a replicated type: Balegas et al. 2015, "Extending
-Eventually Consistent Cloud Databases for Enforcing Numeric Invariants"). A gift leaves the giver's purse before anybody
-hears of it, so all together never spend more than all together earned, whatever gets lost on the way. Knows neither
-clock nor target.
+Replicas share their balances without coordination: each spends only its own balance, and transfers whole extras to
+replicas with less (escrow, O'Neil 1986; as a replicated type: Balegas et al. 2015, "Extending Eventually Consistent
+Cloud Databases for Enforcing Numeric Invariants"). A transfer is deducted before it is published, so all replicas
+together never spend more than they earned together, even if messages are lost.
 """
 
 from collections import Counter, defaultdict
@@ -16,88 +15,89 @@ from typing import Final, Generic, TypeVar
 
 from gateway.reliability.replication import RetryBudgetSnapshot
 
-MOST_SAVED: Final = 10.0  # of all replicas together: a quiet night must not pay for a storm in the morning
-_SLACK: Final = 1e-9  # ten tenths are one
-_EMPTY: Final = RetryBudgetSnapshot(saved=0.0)
+MAX_BALANCE: Final = 10.0  # of all replicas together: a quiet night must not pay for a storm in the morning
+_EPSILON: Final = 1e-9  # for rounding: ten tenths are one
+_EMPTY: Final = RetryBudgetSnapshot(balance=0.0)
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 class RetryBudget:
-    """One replica's purse. Begins empty: the first extra attempt has been earned as well."""
+    """One replica's budget. It starts empty, so that even the first extra attempt is earned."""
 
-    __slots__ = ("_given", "_most", "_others", "_saved", "_taken")
+    __slots__ = ("_balance", "_limit", "_peers", "_received", "_sent")
 
     def __init__(self) -> None:
-        self._saved = 0.0
-        self._most = MOST_SAVED
-        self._others = frozenset[str]()  # heard of last
-        # Whole extras ever given and taken, by replica. Kept as long as the process lives: who forgets takes twice.
-        self._given = Counter[str]()
-        self._taken = Counter[str]()
+        self._balance = 0.0
+        self._limit = MAX_BALANCE
+        self._peers = frozenset[str]()  # of the last merge
+        # Totals of transfers by replica, kept for the life of the process: forgetting one would credit it twice.
+        self._sent = Counter[str]()
+        self._received = Counter[str]()
 
-    def earn(self, share: float) -> None:
-        """An ordinary attempt was made."""
-        self._saved = max(self._saved, min(self._saved + share, self._most))  # what others gave may exceed it
+    def deposit(self, share: float) -> None:
+        """Add the share of one ordinary attempt."""
+        self._balance = max(self._balance, min(self._balance + share, self._limit))  # transfers may exceed the limit
 
-    def spend(self) -> bool:
-        """May an extra attempt be made? If so, it is paid for."""
-        if self._saved < 1.0 - _SLACK:
+    def withdraw(self) -> bool:
+        """Pay for one extra attempt; False if the balance is too low."""
+        if self._balance < 1.0 - _EPSILON:
             return False
-        self._saved -= 1.0
+        self._balance -= 1.0
         return True
 
     def snapshot(self) -> RetryBudgetSnapshot:
-        """What to tell the other replicas; nothing of those that are gone: reports must not grow with every restart."""
-        given, taken = self._of_others(self._given), self._of_others(self._taken)
-        return RetryBudgetSnapshot(saved=self._saved, given=given, taken=taken)
+        """The state to send to other replicas. It omits replicas that are gone, so that it does not grow for ever."""
+        return RetryBudgetSnapshot(
+            balance=self._balance, sent=self._of_peers(self._sent), received=self._of_peers(self._received)
+        )
 
-    def _of_others(self, counts: Counter[str]) -> tuple[tuple[str, int], ...]:
-        return tuple((name, counts[name]) for name in sorted(self._others) if counts[name])
+    def _of_peers(self, totals: Counter[str]) -> tuple[tuple[str, int], ...]:
+        return tuple((name, totals[name]) for name in sorted(self._peers) if totals[name])
 
-    def merge(self, me: str, heard: Sequence[tuple[str, RetryBudgetSnapshot]]) -> None:
-        """Take what others gave to the replica `me`, once, and give to those who have less."""
-        self._others = frozenset(name for name, _ in heard)
-        for name, snapshot in heard:
-            gift = dict(snapshot.given).get(me, 0) - self._taken[name]
-            if gift > 0:
-                self._saved += gift
-                self._taken[name] += gift
-        balances = sorted((self._balance(me, name, snapshot), name) for name, snapshot in heard)
-        self._most = max(1.0, MOST_SAVED / (1 + len(balances)))
-        if self._saved + sum(balance for balance, _ in balances) > MOST_SAVED:  # earned before they had met
-            self._saved = min(self._saved, self._most)
-        self._give(balances)
+    def merge(self, me: str, peers: Sequence[tuple[str, RetryBudgetSnapshot]]) -> None:
+        """Credit new transfers to this replica (`me`), and send transfers to peers with a lower balance."""
+        self._peers = frozenset(name for name, _ in peers)
+        for name, snapshot in peers:
+            transfer = dict(snapshot.sent).get(me, 0) - self._received[name]
+            if transfer > 0:
+                self._balance += transfer
+                self._received[name] += transfer
+        balances = sorted((self._balance_of(me, name, snapshot), name) for name, snapshot in peers)
+        self._limit = max(1.0, MAX_BALANCE / (1 + len(balances)))
+        if self._balance + sum(balance for balance, _ in balances) > MAX_BALANCE:  # earned before the replicas met
+            self._balance = min(self._balance, self._limit)
+        self._send(balances)
 
-    def _balance(self, me: str, name: str, snapshot: RetryBudgetSnapshot) -> float:
-        """What another will have once it has heard of all our gifts."""
-        return snapshot.saved + max(0, self._given[name] - dict(snapshot.taken).get(me, 0))
+    def _balance_of(self, me: str, name: str, snapshot: RetryBudgetSnapshot) -> float:
+        """A peer's balance after it has received all our transfers."""
+        return snapshot.balance + max(0, self._sent[name] - dict(snapshot.received).get(me, 0))
 
-    def _give(self, others: Sequence[tuple[float, str]]) -> None:
-        """Half the difference, in whole extras: fractions would leave several with less than one each."""
-        for balance, name in others:
-            gift = int((self._saved - balance + _SLACK) // 2)
-            if gift < 1:
+    def _send(self, balances: Sequence[tuple[float, str]]) -> None:
+        """Send half the difference, in whole extras: fractions would leave several replicas with less than one each."""
+        for balance, name in balances:
+            transfer = int((self._balance - balance + _EPSILON) // 2)
+            if transfer < 1:
                 return
-            self._saved -= gift
-            self._given[name] += gift
+            self._balance -= transfer
+            self._sent[name] += transfer
 
 
 class RetryBudgets(Generic[Key]):
-    """A purse for every target, or for every lane."""
+    """One budget for every target, or for every lane."""
 
     def __init__(self) -> None:
-        self._purses: defaultdict[Key, RetryBudget] = defaultdict(RetryBudget)
+        self._budgets: defaultdict[Key, RetryBudget] = defaultdict(RetryBudget)
 
     def __getitem__(self, key: Key) -> RetryBudget:
-        return self._purses[key]
+        return self._budgets[key]
 
     def snapshot(self) -> tuple[tuple[Key, RetryBudgetSnapshot], ...]:
-        """All of them."""
-        return tuple((key, purse.snapshot()) for key, purse in self._purses.items())
+        """The state of all budgets to send to other replicas."""
+        return tuple((key, budget.snapshot()) for key, budget in self._budgets.items())
 
-    def merge(self, me: str, heard: Sequence[tuple[str, Sequence[tuple[Key, RetryBudgetSnapshot]]]]) -> None:
-        """What others said of theirs. Who has not used one yet has an empty one, and so have we."""
-        told = [(name, dict(purses)) for name, purses in heard]
-        for key in {*self._purses, *(key for _, purses in told for key in purses)}:
-            self._purses[key].merge(me, [(name, purses.get(key, _EMPTY)) for name, purses in told])
+    def merge(self, me: str, peers: Sequence[tuple[str, Sequence[tuple[Key, RetryBudgetSnapshot]]]]) -> None:
+        """Merge the peers' budgets. A budget that a replica has not used yet counts as empty."""
+        snapshots = [(name, dict(budgets)) for name, budgets in peers]
+        for key in {*self._budgets, *(key for _, budgets in snapshots for key in budgets)}:
+            self._budgets[key].merge(me, [(name, budgets.get(key, _EMPTY)) for name, budgets in snapshots])

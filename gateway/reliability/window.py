@@ -1,7 +1,7 @@
-"""What a lane did lately: counts and latencies in a sliding window of twelve slices.
+"""A sliding window of counts and latencies, in twelve slices, with a quantile sketch.
 
-Knows neither clock nor budget: `now_s` comes with each call, and the caller says what was over.
-Counts merge exactly between replicas, because a slice is named by its place in time.
+Callers pass the time (`now_s`) and whether an answer was over the objective. Counts of replicas merge exactly, because
+a slice is identified by its time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ _MOST_MS: Final = 1e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many answers came, and how many of them were over the budget."""
+    """The number of answers, and how many of them were over the objective."""
 
     total: int = 0
     over: int = 0
@@ -32,7 +32,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """One twelfth of a window, as it travels between replicas: `index` is floor(time / slice length)."""
+    """One twelfth of a window, as exchanged between replicas; `index` is floor(time / slice length)."""
 
     index: int
     counts: Counts
@@ -40,7 +40,7 @@ class Slice:
 
 
 class Window:
-    """A mutable sliding window; every method advances it to `now_s` first. Cost of an addition: about a microsecond."""
+    """A mutable sliding window; every method advances it to `now_s` first. `add` takes about a microsecond."""
 
     __slots__ = ("_newest", "_over", "_slice_s", "_slices", "_total")
 
@@ -52,7 +52,7 @@ class Window:
         self._over = 0
 
     def add(self, now_s: float, latency_ms: float, *, over: bool) -> None:
-        """Count one answer; for an attempt given up, `latency_ms` is what it took so far: the least it can be."""
+        """Count one answer. For an abandoned attempt, `latency_ms` is its duration so far, a lower bound."""
         tally = self._tally_at(self._advance(now_s))
         tally.total += 1
         tally.over += over
@@ -62,14 +62,14 @@ class Window:
         tally.latencies[bucket] = tally.latencies.get(bucket, 0) + 1
 
     def counts(self, now_s: float) -> Counts:
-        """What is in the window now."""
+        """The counts in the window."""
         self._advance(now_s)
         return Counts(total=self._total, over=self._over)
 
     def quantile(self, now_s: float, share: float) -> float | None:
-        """The latency in ms that `share` of the answers did not exceed (within 2 %), or None with too few to tell.
+        """The quantile `share` of the latencies in ms, within 2 %; None if there are too few.
 
-        Too few means that not one answer is expected beyond it: a p95 needs twenty latencies.
+        At least one latency must be expected above the quantile: a p95 needs twenty latencies.
         """
         self._advance(now_s)
         merged: dict[int, int] = {}
@@ -87,7 +87,7 @@ class Window:
         )
 
     def merge(self, now_s: float, slices: Iterable[Slice]) -> None:
-        """Add what another replica counted: not what has left this window; a clock ahead of ours counts as now."""
+        """Add another replica's slices. Expired ones are ignored; ones from a clock ahead of ours count as now."""
         newest = self._advance(now_s)
         for other in slices:
             if other.index > newest - SLICES:
@@ -100,20 +100,20 @@ class Window:
                     tally.latencies[bucket] = tally.latencies.get(bucket, 0) + count
 
     def tallies(self, now_s: float) -> tuple[TallySnapshot, ...]:
-        """The window's counts for replicas whose clocks are others."""
+        """The window's counts by age, for replicas with unrelated clocks."""
         self._advance(now_s)
         return tuple(
             TallySnapshot(age_s=now_s - (index + 0.5) * self._slice_s, total=tally.total, over=tally.over)
             for index, tally in sorted(self._slices.items())
         )
 
-    def merge_tallies(self, now_s: float, told_s: float, tallies: Iterable[TallySnapshot]) -> None:
-        """Add what another replica counted, placed to within half a slice; `told_s` is when it said so by our clock."""
+    def merge_tallies(self, now_s: float, written_s: float, tallies: Iterable[TallySnapshot]) -> None:
+        """Add another replica's counts, to within half a slice; `written_s` is when they were written, by our clock."""
         self.merge(
             now_s,
             (
                 Slice(
-                    index=int((told_s - tally.age_s) // self._slice_s),
+                    index=int((written_s - tally.age_s) // self._slice_s),
                     counts=Counts(total=tally.total, over=tally.over),
                     latencies={},
                 )
@@ -122,7 +122,7 @@ class Window:
         )
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all slices."""
         self._slices.clear()
         self._total = self._over = 0
 
@@ -133,15 +133,15 @@ class Window:
         return tally
 
     def _advance(self, now_s: float) -> int:
-        """Drop what has left the window; return the slice of `now_s`, or the newest if the clock stepped back."""
+        """Drop expired slices; return the slice of `now_s`, or the newest if the clock went back."""
         index = int(now_s // self._slice_s)
         if index <= self._newest:
             return self._newest
         self._newest = index
-        for old in [known for known in self._slices if known <= index - SLICES]:
-            gone = self._slices.pop(old)
-            self._total -= gone.total
-            self._over -= gone.over
+        for old in [each for each in self._slices if each <= index - SLICES]:
+            expired = self._slices.pop(old)
+            self._total -= expired.total
+            self._over -= expired.over
         return index
 
 
@@ -160,7 +160,7 @@ def bucket_of(latency_ms: float) -> int:
 
 
 def quantile(latencies: Mapping[int, int], share: float) -> float | None:
-    """Read a quantile in ms from bucket counts; None when not one sample is expected beyond it."""
+    """A quantile in ms from bucket counts; None if no sample is expected above it."""
     total = sum(latencies.values())
     if total * (1 - share) < 1 - 1e-9:
         return None
@@ -171,5 +171,5 @@ def quantile(latencies: Mapping[int, int], share: float) -> float | None:
 
 
 def _value_of(bucket: int) -> float:
-    """The value whose relative distance to both bounds of the bucket is the same."""
+    """The value with the same relative distance to both bounds of the bucket."""
     return 2 * exp(bucket * _GROWTH) / (1 + exp(_GROWTH))

@@ -1,7 +1,4 @@
-"""The conditions of a route: does it take this request?
-
-Pure functions of the request, its task and the wall clock, which comes with the call. Knows no route and no target.
-"""
+"""Conditions of a route: pure predicates over the request, its classification and the wall-clock time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,20 +15,20 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """A bound on a number; `sign` is one of COMPARISONS."""
+    """A bound on a number; `sign` is a key of COMPARISONS."""
 
     sign: str
     number: float
 
     def holds(self, value: float) -> bool:
-        """Is the value on the right side?"""
+        """Whether the value satisfies the bound."""
         return COMPARISONS[self.sign](value, self.number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hours:
-    """A part of the week in one time zone. From `start` up to but not `end`, in minutes after midnight; a window whose
-    end is not behind its start runs over midnight and belongs to the day that it began on."""
+    """A weekly time window in one time zone, from `start` to `end` (exclusive), in minutes after midnight. One with
+    `end` <= `start` crosses midnight and belongs to the day on which it starts."""
 
     zone: tzinfo
     days: frozenset[int] = frozenset(range(7))  # 0 is Monday
@@ -39,7 +36,7 @@ class Hours:
     end: int = 24 * 60
 
     def holds(self, wall_s: float) -> bool:
-        """Is it that time? `wall_s`: seconds since the epoch."""
+        """Whether the time is in the window; `wall_s` is in seconds since the epoch."""
         local = datetime.fromtimestamp(wall_s, self.zone)
         minute, day = 60 * local.hour + local.minute, local.weekday()
         if self.start < self.end:
@@ -49,14 +46,14 @@ class Hours:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a request header must be: one of `values`, or there at all (or not there) if they are None."""
+    """A condition on a request header: its value is one of `values`, or, if they are None, it is present or absent."""
 
     name: bytes  # in lower case
     values: frozenset[bytes] | None = None
     present: bool = True
 
     def holds(self, query: Query) -> bool:
-        """Compares whole values, blanks around them aside."""
+        """Whether the condition holds. Values are compared without surrounding white space."""
         value = query.headers.get(self.name)
         if self.values is None:
             return (value is not None) is self.present
@@ -65,7 +62,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class When:
-    """All that are given must hold; None, or empty, is not asked."""
+    """The conjunction of all given conditions; a condition that is None or empty is not checked."""
 
     tasks: frozenset[Task] | None = None
     confidence: Comparison | None = None
@@ -78,10 +75,10 @@ class When:
     private: bool | None = None
     prompt_chars: Comparison | None = None
     headers: tuple[Header, ...] = ()
-    hours: tuple[Hours, ...] = ()  # one of them must hold
+    hours: tuple[Hours, ...] = ()  # at least one must hold
 
     def matches(self, query: Query, classification: Classification, wall_s: float) -> bool:
-        """Does the route take the request at this time?"""
+        """Whether the route matches the request at this time."""
         if self.tasks is not None and classification.task not in self.tasks:
             return False
         if self.confidence is not None and not self.confidence.holds(classification.confidence):
@@ -98,7 +95,7 @@ class When:
     def _matches_what(self, query: Query) -> bool:
         return (
             (self.stream is None or query.stream is self.stream)
-            and (self.schema is None or (query.expectation is not None) is self.schema)
+            and (self.schema is None or (query.output_format is not None) is self.schema)
             and (self.tools is None or query.has_tools is self.tools)
             and (self.images is None or query.has_images is self.images)
             and (self.private is None or query.private is self.private)

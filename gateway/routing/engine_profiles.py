@@ -1,6 +1,6 @@
-"""What well-known engines can honour, for targets that do not publish their own capabilities.
+"""Capability profiles of well-known engines, for targets that do not publish their capabilities.
 
-A profile is a default: a policy may state `capabilities` word by word instead.
+A policy may list `capabilities` explicitly instead.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from gateway.types import Capabilities
 
 _SAMPLING: Final = "seed temperature top_p stop"
 _PROFILES: Final = {
-    # Its diffusion models refuse seeds, temperatures, biases and every structured output (vLLM 0.33, SamplingParams).
+    # vLLM's diffusion models reject seed, temperature, logit_bias and all structured outputs (vLLM 0.33).
     "vllm_diffusion": ("chat completions stream top_p stop n logprobs images", Grade.NONE, Grade.NONE),
-    # SGLang 0.5.23 refuses as much and logprobs besides; temperature and top_p it takes and ignores.
+    # SGLang 0.5.23 also rejects logprobs; it accepts and ignores temperature and top_p.
     "sglang_diffusion": ("chat completions stream stop images", Grade.NONE, Grade.NONE),
     "vllm": (
         f"chat completions stream {_SAMPLING} n logprobs logit_bias images json_schema json_object regex choice tools"
@@ -42,19 +42,19 @@ _PROFILES: Final = {
 }
 
 
-def capabilities_of(words: frozenset[Capability], *, json_schema: Grade, tools: Grade) -> Capabilities:
-    """Capabilities whose graded words agree with their grades."""
+def capabilities_of(supported: frozenset[Capability], *, json_schema: Grade, tools: Grade) -> Capabilities:
+    """Capabilities with consistent grades: a capability that is not in `supported` has grade `none`."""
     return Capabilities(
-        words=words,
-        json_schema=json_schema if Capability.JSON_SCHEMA in words else Grade.NONE,
-        tools=tools if Capability.TOOLS in words else Grade.NONE,
-        prediction=Grade.WARM_START if Capability.PREDICTION in words else Grade.NONE,
+        supported=supported,
+        json_schema=json_schema if Capability.JSON_SCHEMA in supported else Grade.NONE,
+        tools=tools if Capability.TOOLS in supported else Grade.NONE,
+        prediction=Grade.WARM_START if Capability.PREDICTION in supported else Grade.NONE,
     )
 
 
 ENGINES: Final[Mapping[str, Capabilities]] = MappingProxyType(
     {
-        name: capabilities_of(frozenset(map(Capability, words.split())), json_schema=json_schema, tools=tools)
-        for name, (words, json_schema, tools) in _PROFILES.items()
+        name: capabilities_of(frozenset(map(Capability, names.split())), json_schema=json_schema, tools=tools)
+        for name, (names, json_schema, tools) in _PROFILES.items()
     }
 )

@@ -1,6 +1,6 @@
-"""What a policy is, once compiled: targets, and routes in order, each with its plans ready. Immutable.
+"""A compiled policy: targets, and ordered routes with precomputed plans. Immutable.
 
-Knows no file format (that is `policy_files`) and no state. `content_hash` names the content, comments aside.
+`policy_files` parses and validates policy files. `content_hash` identifies the content, ignoring comments.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ from gateway.routing.conditions import When
 from gateway.types import Candidate, Plan, Shadow, Target
 
 AUTO: Final = "auto"
-DIRECT: Final = "direct"  # the route of a request that names a target itself
-HASH_DIGITS: Final = 12  # of the content hash, in headers and metrics
+DIRECT: Final = "direct"  # the route of requests whose `model` is a target
+HASH_DIGITS: Final = 12  # of the content hash, as shown in headers and metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A rule as written: who is asked first, who next, and what the answer must pass.
+    """A route as written in the policy: its first target, its fallbacks, and the checks on responses.
 
-    `use` is whom; with `shares`, one of those, each as often as its part of their sum says (a canary).
+    With `shares` (a traffic split, for example a canary), the first target is drawn from them, weighted by share.
     """
 
     name: str
@@ -35,16 +35,16 @@ class Route:
     deadline_ms: float | None = None
     attempt_ms: float | None = None
     hedge: Hedge | None = None
-    shadow: tuple[str, float] | None = None  # a target, and the share of requests that it gets as well
+    shadow: tuple[str, float] | None = None  # a target, and the share of requests that is copied to it
     checks: Checks | None = None
     private: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Who may be asked first, for draws below `until`.
+class TrafficSplit:
+    """One entry of a traffic split: the plans for random samples below `until`.
 
-    `private` is the plan for requests that must stay in the cluster: perhaps nobody can answer.
+    `private` is the plan for requests that must stay in the cluster; it may have no candidates.
     """
 
     open: Plan
@@ -54,19 +54,19 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A route compiled: its choices in order, usually one. `until` of the last is 1."""
+    """A compiled route: its traffic splits in order, usually one. `until` of the last is 1."""
 
     route: Route
-    choices: tuple[Choice, ...]
+    splits: tuple[TrafficSplit, ...]
 
     @property
     def open(self) -> Plan:
-        """The first choice's plan."""
-        return self.choices[0].open
+        """The first split's plan for requests that are not private."""
+        return self.splits[0].open
 
-    def drawn(self, sample: float) -> Choice:
-        """The choice for a number that is uniform in [0, 1)."""
-        return next((choice for choice in self.choices if sample < choice.until), self.choices[-1])
+    def pick(self, sample: float) -> TrafficSplit:
+        """The split for a random sample, uniform in [0, 1)."""
+        return next((split for split in self.splits if sample < split.until), self.splits[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,24 +82,24 @@ class Policy:
     limits: tuple[Limit, ...] = ()
 
     def limit_of(self, key: str | None) -> Limit | None:
-        """The one that holds for a key (None: a request without any): the first that names it, else the general one."""
+        """The limit of a key (None: no key): the first that names it, otherwise the general one."""
         named = (limit for limit in self.limits if limit.keys is not None and key in limit.keys)
         return next(named, None) or next((limit for limit in self.limits if limit.keys is None), None)
 
     @property
     def version(self) -> str:
-        """The first digits of the content hash: what headers, logs and metrics say."""
+        """The first digits of the content hash, as shown in headers, logs and metrics."""
         return self.content_hash[:HASH_DIGITS]
 
     @property
-    def places(self) -> tuple[Target, ...]:
-        """Every target that can be called: of those with several servers, the servers."""
-        return tuple(place for target in self.targets.values() for place in target.servers or (target,))
+    def endpoints(self) -> tuple[Target, ...]:
+        """Every target that can be called: the endpoints of targets that have several, otherwise the target."""
+        return tuple(endpoint for target in self.targets.values() for endpoint in target.endpoints or (target,))
 
     @property
     def lanes(self) -> tuple[Candidate, ...]:
-        """Every candidate of every route, in the policy's order: the lanes that can have a state."""
-        plans = (choice.open for rule in self.rules for choice in rule.choices)
+        """Every candidate of every route, in the policy's order."""
+        plans = (split.open for rule in self.rules for split in rule.splits)
         lanes = {candidate.lane: candidate for plan in plans for candidate in plan.candidates}
         return tuple(lanes.values())
 
@@ -113,9 +113,9 @@ def compile_policy(
     aliases: frozenset[str] = frozenset(),
     limits: tuple[Limit, ...] = (),
 ) -> Policy:
-    """Build the plans ahead, so that choosing costs nothing. The parts must be consistent: the loader's job.
+    """Precompute the plans of all routes. The parts must be consistent; the loader validates them.
 
-    `target_slos` is what a target promises where it is not a route's first choice, or the route promises nothing.
+    `target_slos` are the objectives of targets used as fallbacks, or in routes without an objective of their own.
     """
     version = content_hash[:HASH_DIGITS]
     rules = tuple(_rule(version, route, targets, target_slos) for route in routes)
@@ -132,7 +132,7 @@ def compile_policy(
 
 
 def _direct_route(target: str) -> Route:
-    """No fallback: who names a target wants that one. The answer is still checked."""
+    """The route of requests that name a target: no fallback, but the response is validated."""
     return Route(name=DIRECT, when=When(), use=target, checks=Checks())
 
 
@@ -141,24 +141,24 @@ def _rule(version: str, route: Route, targets: Mapping[str, Target], target_slos
     total = sum(share for _, share in shares)
     untils = accumulate(share / total for _, share in shares)
     shadow = _shadow(route, targets)
-    choices = []
+    splits = []
     for (first, _), until in zip(shares, untils, strict=True):
         names = (first, *(name for name in route.fall_back if name != first))
         candidates = tuple(_candidate(route, targets[name], target_slos, hedges=name == first) for name in names)
-        choices.append(_choice(version, route, candidates, shadow, until))
-    return Rule(route=route, choices=tuple(choices))
+        splits.append(_split(version, route, candidates, shadow, until))
+    return Rule(route=route, splits=tuple(splits))
 
 
-def _choice(
+def _split(
     version: str, route: Route, candidates: tuple[Candidate, ...], shadow: Shadow | None, until: float
-) -> Choice:
+) -> TrafficSplit:
     inside = tuple(candidate for candidate in candidates if candidate.target.location is Location.IN_CLUSTER)
     open_plan = _plan(version, route, inside if route.private else candidates, private=route.private)
     private = _plan(version, route, inside, private=True)
     if shadow is None:
-        return Choice(open=open_plan, private=private, until=until)
+        return TrafficSplit(open=open_plan, private=private, until=until)
     may_see_private = shadow.candidate.target.location is Location.IN_CLUSTER
-    return Choice(
+    return TrafficSplit(
         open=replace(open_plan, shadow=shadow if may_see_private or not open_plan.private else None),
         private=replace(private, shadow=shadow if may_see_private else None),
         until=until,
@@ -166,28 +166,32 @@ def _choice(
 
 
 def _shadow(route: Route, targets: Mapping[str, Target]) -> Shadow | None:
-    """Nothing is asked of its answers, so that it is compared as it is."""
+    """The shadow candidate. It has no objective and no minimum confidence: its response is compared as it is."""
     if route.shadow is None:
         return None
     name, share = route.shadow
     candidate = Candidate(route=route.name, target=targets[name])
-    servers = tuple(replace(candidate, target=server) for server in targets[name].servers)
-    return Shadow(candidate=replace(candidate, servers=servers), share=share)
+    return Shadow(candidate=_with_endpoints(candidate), share=share)
 
 
 def _candidate(route: Route, target: Target, target_slos: Mapping[str, Slo], *, hedges: bool) -> Candidate:
-    """A lane promises the same whether it is asked first or, in a shared route, next: it has one guard."""
+    """A lane has one SLO guard, so its objective is the same as a first choice and as a fallback of the route."""
     own = target_slos.get(target.name)
     firsts = dict(route.shares) or {route.use}
     candidate = Candidate(
         route=route.name,
         target=target,
         slo=(route.slo or own) if target.name in firsts else own,
-        # Only our worker says how sure it is of an answer.
+        # Only our worker reports a confidence.
         min_confidence=route.min_confidence if target.kind is Kind.WORKER else None,
         hedge=route.hedge if hedges else None,
     )
-    return replace(candidate, servers=tuple(replace(candidate, target=server) for server in target.servers))
+    return _with_endpoints(candidate)
+
+
+def _with_endpoints(candidate: Candidate) -> Candidate:
+    endpoints = candidate.target.endpoints
+    return replace(candidate, per_endpoint=tuple(replace(candidate, target=endpoint) for endpoint in endpoints))
 
 
 def _plan(version: str, route: Route, candidates: tuple[Candidate, ...], *, private: bool) -> Plan:

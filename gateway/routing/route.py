@@ -1,7 +1,4 @@
-"""From a request and its task to a plan: whom to ask, in order, and what the answer must pass.
-
-Knows neither health nor load: that is `admit`.
-"""
+"""Routing: from a request and its task to a plan. Health and load are checked later, by `reliability.admission`."""
 
 from dataclasses import replace
 
@@ -10,17 +7,17 @@ from gateway.routing.policy import Policy, Rule
 from gateway.types import Classification, Plan, Query
 
 
-def choose(policy: Policy, query: Query, classification: Classification, *, wall_s: float, sample: float) -> Plan:
-    """The plan of the first route that takes the request, or of the target it names itself.
+def plan_request(policy: Policy, query: Query, classification: Classification, *, wall_s: float, sample: float) -> Plan:
+    """The plan of the first route that matches the request, or of the target that the request names.
 
-    `wall_s` are seconds since the epoch, `sample` is uniform in [0, 1) and decides where targets share a route.
-    Raises ModelNotFound for a model that is neither an alias nor a target, NoPrivateTarget when a request must stay
-    in the cluster and nobody of its route is there.
+    `wall_s` is in seconds since the epoch; `sample` is uniform in [0, 1) and selects from a traffic split.
+    Raises ModelNotFound if the model is neither an alias nor a target, and NoPrivateTarget if the request must stay in
+    the cluster and the route has no target there.
     """
-    choice = _rule_for(policy, query, classification, wall_s).drawn(sample)
-    plan = choice.private if query.private else choice.open
+    split = _rule_for(policy, query, classification, wall_s).pick(sample)
+    plan = split.private if query.private else split.open
     if not plan.candidates:
-        raise NoPrivateTarget(f"The request must stay in the cluster, and no target of route {plan.route!r} is there.")
+        raise NoPrivateTarget(f"The request must stay in the cluster, but route {plan.route!r} has no target there.")
     return _with_deadline(plan, query)
 
 
@@ -30,16 +27,16 @@ def _rule_for(policy: Policy, query: Query, classification: Classification, wall
         if rule is None:
             raise ModelNotFound(query.model)
         return rule
-    # The loader made sure that the last route takes everything.
+    # The loader guarantees that the last route matches everything.
     return next(rule for rule in policy.rules if rule.route.when.matches(query, classification, wall_s))
 
 
 def _with_deadline(plan: Plan, query: Query) -> Plan:
-    """Of two deadlines the smaller holds; a request's own shortens what each attempt may take in proportion."""
-    wanted_ms, given_ms = query.deadline_ms, plan.deadline_ms
-    if wanted_ms is None or (given_ms is not None and given_ms <= wanted_ms):
+    """The plan with the shorter deadline. A shorter deadline of the request scales the attempt limit down with it."""
+    request_ms, route_ms = query.deadline_ms, plan.deadline_ms
+    if request_ms is None or (route_ms is not None and route_ms <= request_ms):
         return plan
     attempt_ms = plan.attempt_ms
-    if attempt_ms is not None and given_ms is not None:
-        attempt_ms *= wanted_ms / given_ms
-    return replace(plan, deadline_ms=wanted_ms, attempt_ms=attempt_ms)
+    if attempt_ms is not None and route_ms is not None:
+        attempt_ms *= request_ms / route_ms
+    return replace(plan, deadline_ms=request_ms, attempt_ms=attempt_ms)

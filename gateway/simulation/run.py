@@ -79,7 +79,7 @@ def simulate(policy: Policy, scenario: Scenario) -> Run:
     registry = SimulatedUpstreams(
         scenario.models, scenario.trace.arrivals, SeededRandom(scenario.seed), scenario.disruptions
     )
-    for target in policy.places:
+    for target in policy.endpoints:
         registry(target)
     return run_virtual(_run(policy, scenario, registry))
 
@@ -113,7 +113,7 @@ async def _client(pipeline: Pipeline, world: VirtualWorld, arrival: Arrival) -> 
     """Sends a request and reads the response to its end."""
     query: Query = query_of(arrival, world.now_s())
     world.bind_request(query.request_id)
-    response = await pipeline.answer(query)
+    response = await pipeline.handle(query)
     try:
         async for _ in response.deltas():
             pass

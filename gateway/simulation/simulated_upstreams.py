@@ -11,18 +11,18 @@ from typing import Final
 
 import orjson
 
-from gateway.enums import Capability, Form, Reason
+from gateway.enums import Capability, FormatKind, Reason
 from gateway.errors import AttemptFailed, NoLatency, NotResident, Overloaded, Refused, UpstreamError
 from gateway.simulation.latency_models import TargetModel
 from gateway.simulation.traffic import Arrival
 from gateway.simulation.virtual_time import SeededRandom
-from gateway.types import Call, Delta, Expectation, Query, Status, Target, Usage
+from gateway.types import Call, Delta, OutputFormat, Query, Status, Target, Usage
 from gateway.upstreams.parse_response import read_delta
 from gateway.validation.json_schema import check_schema
 
 CHARS_PER_TOKEN: Final = 4
 _SCHEMA: Final = {"type": "object"}
-_EXPECTATION: Final = Expectation(form=Form.JSON_SCHEMA, schema=_SCHEMA, digest=check_schema(_SCHEMA))
+_OUTPUT_FORMAT: Final = OutputFormat(form=FormatKind.JSON_SCHEMA, schema=_SCHEMA, digest=check_schema(_SCHEMA))
 _STATUS: Final = Status()
 _RAISED: Final[Mapping[Reason, type[AttemptFailed]]] = {
     Reason.UPSTREAM_ERROR: UpstreamError,
@@ -72,7 +72,7 @@ def query_of(arrival: Arrival, now_s: float) -> Query:
         stream=arrival.stream,
         private=arrival.private,
         principal=arrival.principal,
-        expectation=_EXPECTATION if arrival.has_schema else None,
+        output_format=_OUTPUT_FORMAT if arrival.has_schema else None,
         needs=frozenset(needs),
         prompt_chars=CHARS_PER_TOKEN * arrival.input_tokens,
     )
@@ -98,7 +98,7 @@ class SimulatedUpstreams:
         """Raises NoLatency for a target without a model."""
         upstream = self._upstreams.get(target.name)
         if upstream is None:
-            name = target.title
+            name = target.policy_name
             if name not in self._models:
                 raise NoLatency(
                     f"no latency model for target {name!r}: --fit a log with its responses, or set --latency {name}=MS"
@@ -174,7 +174,7 @@ class SimulatedUpstream:
 
 
 class SimulatedReply:
-    """See `ports.Reply`."""
+    """See `ports.UpstreamResponse`."""
 
     def __init__(self, arrival: Arrival, fault: Reason | None, *, rest_s: float, usage: Usage) -> None:
         self._stream = arrival.stream

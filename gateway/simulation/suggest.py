@@ -52,7 +52,7 @@ def suggest(log: Iterable[LoggedRequest], policy: Policy) -> tuple[Suggestion, .
 
 
 def _suggestion(rule: Rule, log: Sequence[LoggedRequest]) -> Suggestion | None:
-    primaries = {choice.open.candidates[0].target.name for choice in rule.choices if choice.open.candidates}
+    primaries = {choice.open.candidates[0].target.name for choice in rule.splits if choice.open.candidates}
     calls = [
         (line, attempt)
         for line in log
@@ -84,7 +84,7 @@ def _suggestion(rule: Rule, log: Sequence[LoggedRequest]) -> Suggestion | None:
 
 
 def _has_rival(rule: Rule) -> bool:
-    urls = {endpoint.target.url for each in rule.open.candidates for endpoint in each.places}
+    urls = {endpoint.target.url for each in rule.open.candidates for endpoint in each.endpoints}
     return bool(rule.route.fall_back) and len(urls) > 1
 
 

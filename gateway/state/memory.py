@@ -14,7 +14,7 @@ from gateway.enums import LaneState, Reason
 from gateway.policy_types import Limit, Slo
 from gateway.reliability import breaker as breakers
 from gateway.reliability.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
-from gateway.reliability.rate_limits import LIVING_S, KeyUsage
+from gateway.reliability.rate_limits import PEER_TTL_S, KeyUsage
 from gateway.reliability.replication import LaneSnapshot, PeerSnapshot, Snapshot
 from gateway.reliability.retry_budget import RetryBudgets
 from gateway.reliability.slo_guard import Admission, Guard
@@ -69,15 +69,15 @@ class MemoryStore:
 
     def release_quota(self, key: str | None, tokens: int) -> None:
         """See `ports.StateStore`."""
-        self._key_usage.left(key, tokens)
+        self._key_usage.release(key, tokens)
 
     def may_retry(self, candidate: Candidate) -> bool:
         """See `ports.StateStore`."""
-        return self._retries[candidate.target.title].spend()
+        return self._retries[candidate.target.policy_name].withdraw()
 
     def may_hedge(self, candidate: Candidate) -> bool:
         """See `ports.StateStore`."""
-        return self._hedges[candidate.lane].spend()
+        return self._hedges[candidate.lane].withdraw()
 
     def hedge_after_ms(self, candidate: Candidate, now_s: float) -> float:
         """The policy's value, else the lane's measured p95, else the p95 of its SLO."""
@@ -96,15 +96,15 @@ class MemoryStore:
         if target.max_in_flight is not None and in_flight >= target.max_in_flight:
             return Verdict(reason=Reason.OVERLOADED, detail=f"{in_flight} of {target.max_in_flight} in flight")
         breaker = self._breakers.get(target.name, CLOSED)
-        admitted, next_breaker = breakers.ask(breaker, now_s, self._rule)
+        admitted, next_breaker = breakers.allow_request(breaker, now_s, self._rule)
         if not admitted:
-            return Verdict(reason=Reason.CIRCUIT_OPEN, detail=f"open after {breaker.faults} faults")
+            return Verdict(reason=Reason.CIRCUIT_OPEN, detail=f"open after {breaker.failures} faults")
         admissions: list[_GuardAdmission] = []
         for objective in self._objectives(candidate):
             # A probe of one objective tests the others too: two ejections must not wait for each other's probes.
             is_probe = any(each.admission.probe for each in admissions)
             guard = self._guard(objective)
-            admission = guard.ask(now_s, sample=sample, healthy_fallback=healthy_fallback and not is_probe)
+            admission = guard.acquire(now_s, sample=sample, healthy_fallback=healthy_fallback and not is_probe)
             if admission is None:
                 return Verdict(
                     reason=Reason.P95_BREACH, detail=f"ejected, {objective.label} over {objective.slo.p95_ms:g} ms"
@@ -121,7 +121,7 @@ class MemoryStore:
         name, outcome = candidate.target.name, attempt.outcome
         self._in_flight[name] -= 1
         if outcome in _FAULTS:
-            self._record_in_breaker(name, BreakerEvent.FAULT, now_s)
+            self._record_in_breaker(name, BreakerEvent.FAILURE, now_s)
         elif outcome in _PROOF_OF_LIFE:
             self._record_in_breaker(name, BreakerEvent.OK, now_s)
 
@@ -129,7 +129,7 @@ class MemoryStore:
         """A poll found the server reachable again: earlier failures no longer count."""
         breaker = self._breakers.get(target)
         if breaker is not None:
-            self._breakers[target] = breakers.closed(breaker)
+            self._breakers[target] = breakers.reset(breaker)
 
     def snapshot(self, now_s: float) -> Snapshot:
         """What this process counted itself, for other replicas. In-flight counts are not shared."""
@@ -146,7 +146,7 @@ class MemoryStore:
         peer_lanes: dict[tuple[str, str], list[tuple[float, LaneSnapshot]]] = {lane: [] for lane in self._guards}
         for each in peers:
             for lane, snapshot in each.snapshot.lanes:
-                peer_lanes.setdefault(lane, []).append((each.told_s, snapshot))
+                peer_lanes.setdefault(lane, []).append((each.written_s, snapshot))
         for lane, snapshots in peer_lanes.items():
             guard = self._guards.get(lane)
             if guard is None:  # no requests here yet; the first one must see the peers' state
@@ -155,8 +155,8 @@ class MemoryStore:
         for each in peers:
             for name, opening in each.snapshot.breakers:
                 breaker = self._breakers.get(name, CLOSED)
-                self._breakers[name] = breakers.follow(breaker, opening, each.told_s)
-        living = [each for each in peers if now_s - each.told_s <= LIVING_S]  # silent replicas may be dead
+                self._breakers[name] = breakers.merge(breaker, opening, each.written_s)
+        living = [each for each in peers if now_s - each.written_s <= PEER_TTL_S]  # silent replicas may be dead
         self._hedges.merge(me, [(each.name, each.snapshot.hedges) for each in living])
         self._retries.merge(me, [(each.name, each.snapshot.retries) for each in living])
         self._key_usage.merge(now_s, [(each.name, each.snapshot.keys) for each in living])
@@ -164,9 +164,9 @@ class MemoryStore:
     def _earn_budget(self, candidate: Candidate) -> None:
         """A regular attempt earns a share of a retry and of a hedge."""
         if candidate.target.retry is not None:
-            self._retries[candidate.target.title].earn(candidate.target.retry.max_share)
+            self._retries[candidate.target.policy_name].deposit(candidate.target.retry.max_share)
         if candidate.hedge is not None:
-            self._hedges[candidate.lane].earn(candidate.hedge.max_share)
+            self._hedges[candidate.lane].deposit(candidate.hedge.max_share)
 
     def _record_in_breaker(self, name: str, event: BreakerEvent, now_s: float) -> None:
         breaker = self._breakers.get(name, CLOSED)

@@ -152,8 +152,8 @@ def _peers(reply: Sequence[Any], now_s: float) -> list[PeerSnapshot]:
     found: list[PeerSnapshot] = []
     for name, age_ms, encoded in zip(reply[::3], reply[1::3], reply[2::3], strict=True):
         with contextlib.suppress(msgspec.DecodeError):
-            told_s = now_s - float(age_ms) / 1000
+            written_s = now_s - float(age_ms) / 1000
             found.append(
-                PeerSnapshot(name=name.decode(errors="replace"), told_s=told_s, snapshot=_decoder.decode(encoded))
+                PeerSnapshot(name=name.decode(errors="replace"), written_s=written_s, snapshot=_decoder.decode(encoded))
             )
     return found

@@ -96,7 +96,7 @@ def lane_gauges(
         now_s, seen = clock.now_s(), set[str]()
         for candidate in policy().lanes:
             yield from _lane(candidate, state, now_s)
-            for endpoint in candidate.places:
+            for endpoint in candidate.endpoints:
                 if endpoint.target.name not in seen:
                     seen.add(endpoint.target.name)
                     yield from _target(endpoint, state, status_of(endpoint.target), now_s)

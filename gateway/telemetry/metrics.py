@@ -119,7 +119,7 @@ class Metrics:
 
     def mirrored(self, mirrored: Mirrored) -> None:
         """See `ports.Observer`."""
-        self._count(self._shadows, mirrored.route, mirrored.target, mirrored.likeness)
+        self._count(self._shadows, mirrored.route, mirrored.target, mirrored.result)
 
     def reloaded(self, result: str) -> None:
         """Count a reload of the policy: `changed`, `unchanged` or `refused`."""
@@ -177,7 +177,7 @@ class Metrics:
 
     def _time_lane(self, route: str, attempt: AttemptRecord) -> None:
         """Uses the same numbers as the lane's guard, so that dashboards and alerts agree with it."""
-        target, slo_outcome = attempt.target, attempt.promise
+        target, slo_outcome = attempt.target, attempt.slo_outcome
         if slo_outcome is not None:
             for result in SloOutcome:  # create all three series at once: a ratio needs them
                 self._count(self._slo_events, route, target, result, by=float(result is slo_outcome))

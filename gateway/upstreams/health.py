@@ -138,7 +138,7 @@ def _capabilities(published: Mapping[str, bool | str | None]) -> Capabilities:
         name: grade for name, grade in published.items() if name in _CAPABILITIES and grade not in (False, None, "none")
     }
     return Capabilities(
-        words=frozenset(Capability(name) for name in granted),
+        supported=frozenset(Capability(name) for name in granted),
         json_schema=_grade(granted.get("json_schema")),
         tools=_grade(granted.get("tools")),
         prediction=_grade(granted.get("prediction")),

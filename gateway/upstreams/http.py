@@ -56,7 +56,7 @@ async def post(session: aiohttp.ClientSession, url: URL, body: bytes, headers: d
 
 
 class HttpReply:
-    """A Reply over HTTP. The content type of the response says whether it is streamed."""
+    """An UpstreamResponse over HTTP. The content type of the response says whether it is streamed."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
@@ -68,7 +68,7 @@ class HttpReply:
         return self._response.content_type == "text/event-stream"
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
-        """See `ports.Reply`. A stream is complete only after `[DONE]`."""
+        """See `ports.UpstreamResponse`. A stream is complete only after `[DONE]`."""
         if not self.is_stream:
             yield read_delta(await self._whole())
             return

@@ -101,7 +101,7 @@ class LiteLLMUpstream:
 
 
 class LiteLLMReply:
-    """See `ports.Reply`."""
+    """See `ports.UpstreamResponse`."""
 
     def __init__(self, background: BackgroundLoop, response: Any, source: AsyncGenerator[Delta, None]) -> None:
         self._background = background
@@ -109,7 +109,7 @@ class LiteLLMReply:
         self._deltas = background.iterate(source)
 
     def deltas(self) -> AsyncGenerator[Delta, None]:
-        """See `ports.Reply`."""
+        """See `ports.UpstreamResponse`."""
         return self._deltas
 
     async def aclose(self) -> None:

@@ -35,11 +35,11 @@ def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any
         _apply_decoding_defaults(document, target.diffusion)
     if capabilities is not None:
         for capability, field in _OPTIONAL.items():
-            if capability not in capabilities.words:
+            if capability not in capabilities.supported:
                 document.pop(field, None)
-    if call.rejected is not None:
+    if call.validation_error is not None:
         _append_to_last_user_message(
-            document, f"An earlier answer to this was rejected: {call.rejected}. Answer again so that it fits."
+            document, f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
         )
     return document
 

@@ -68,7 +68,7 @@ class ScriptedUpstream:
 
 
 class ScriptedReply:
-    """See `ports.Reply`."""
+    """See `ports.UpstreamResponse`."""
 
     def __init__(
         self, owner: ScriptedUpstream, response: ScriptedResponse, *, stream: bool, sleep: Callable[[float], Any]

@@ -1,18 +1,18 @@
-"""Is the text so far the beginning of a JSON document (RFC 8259)? Fed piece by piece, it names the first fault's place.
+"""Incremental JSON parser (RFC 8259): checks whether the text so far is a prefix of a JSON document.
 
-A pushdown automaton over characters: knows the grammar, neither values nor schemas. Fed whole or in any pieces, it
-says the same. Whoever wants to know what is being read (see `schema_follow`) fills in the four methods that are told.
+A pushdown automaton over characters that reports the position of the first error. The result does not depend on how the
+text is split into chunks. Subclasses override four event methods to follow the document (see `incremental_validator`).
 """
 
 import re
 from enum import IntEnum
 from typing import Final
 
-MAX_DEPTH: Final = 512  # of arrays and objects; well below what the parser behind it can take
+MAX_DEPTH: Final = 512  # of arrays and objects; well below the limit of the JSON parser
 
 
 class _State(IntEnum):
-    """What may come next."""
+    """The automaton's state: what may come next."""
 
     VALUE = 0
     FIRST_ITEM = 1  # a value or ]
@@ -24,7 +24,7 @@ class _State(IntEnum):
     ESCAPE = 7
     HEX = 8
     LITERAL = 9
-    # Numbers, by what was read last.
+    # Numbers, by the last character read.
     MINUS = 10
     ZERO = 11
     INTEGER = 12
@@ -61,10 +61,10 @@ _AFTER_SCALAR: Final = {
 }
 _STARTS: Final = {'"': _State.STRING, "-": _State.MINUS, "0": _State.ZERO, **dict.fromkeys("123456789", _State.INTEGER)}
 _LITERALS: Final = {"t": "rue", "f": "alse", "n": "ull"}
-_BEGINNINGS: Final = frozenset({"[", "{", *_STARTS, *_LITERALS})
+_FIRST_CHARS: Final = frozenset({"[", "{", *_STARTS, *_LITERALS})
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _PLAIN: Final = re.compile(r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
-# A scalar that is whole in the piece at hand is read at once. A number is only whole if something follows it.
+# Fast path for a scalar that is complete in the current chunk. A number is complete only if something follows it.
 _SCALAR: Final = re.compile(
     r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
     r"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?=[ \t\n\r,\]}])"
@@ -75,67 +75,67 @@ _DIGITS: Final = frozenset("0123456789")
 
 
 class JsonPrefix:
-    """`feed` text; `fault_at` is the index of the first character that cannot be part of a JSON document."""
+    """`feed` text; `error_at` is the index of the first character that no JSON document can have there."""
 
     def __init__(self) -> None:
-        self.fault_at: int | None = None
+        self.error_at: int | None = None
         self._length = 0
         self._state = _State.VALUE
         self._open: list[str] = []
         self._in_key = False
         self._hex_left = 0
         self._literal_left = ""
-        self._at = 0  # of the character being read
-        self._piece = ""
-        self._token_at: int | None = None  # where the scalar or key began that is being read
-        self._token: list[str] = []  # what earlier pieces held of it
+        self._at = 0  # index of the current character
+        self._chunk = ""
+        self._token_at: int | None = None  # start of the current scalar or key
+        self._token: list[str] = []  # its parts in earlier chunks
 
     @property
     def is_complete(self) -> bool:
-        """Would the document be whole if it ended here?"""
+        """Whether the text is a complete JSON document."""
         return self.closing == ""
 
     @property
     def closing(self) -> str | None:
-        """The brackets that would make the document whole if it ended here; None if more is missing than brackets."""
-        ended = self._state is _State.AFTER or self._state in _COMPLETE_NUMBERS
-        if self.fault_at is not None or not ended:
+        """The closing brackets that would complete the document; None if more than brackets is missing."""
+        is_value_complete = self._state is _State.AFTER or self._state in _COMPLETE_NUMBERS
+        if self.error_at is not None or not is_value_complete:
             return None
         return "".join("]" if opened == "[" else "}" for opened in reversed(self._open))
 
     def feed(self, text: str) -> bool:
-        """Read on. False once there is a fault: nothing that follows can mend it."""
+        """Process a chunk. False once there is an error, which no continuation can correct."""
         at, end = 0, len(text)
-        self._piece = text
-        while self.fault_at is None and (at := self._leap(text, at)) < end:
+        self._chunk = text
+        while self.error_at is None and (at := self._skip(text, at)) < end:
             self._at = self._length + at
             if self._step(text[at]):
                 at += 1
-            elif self.fault_at is None:
-                self.fault_at = self._at
+            elif self.error_at is None:
+                self.error_at = self._at
         if self._token_at is not None:
             self._token.append(text[max(0, self._token_at - self._length) :])
         self._length += end
-        return self.fault_at is None
+        return self.error_at is None
 
-    def _begins(self, char: str, at: int) -> bool:  # noqa: ARG002 - for whoever wants to know
-        """A value begins with this character at index `at`. False: it must not, and `fault_at` is set."""
+    def _on_value(self, char: str, at: int) -> bool:  # noqa: ARG002 - for subclasses
+        """A value starts with `char` at index `at`. Return False, with `error_at` set, to reject it."""
         return True
 
-    def _named(self, raw: str, at: int) -> bool:  # noqa: ARG002
-        """A key was read, `raw` with its quotes."""
+    def _on_key(self, raw: str, at: int) -> bool:  # noqa: ARG002
+        """A key is complete; `raw` includes its quotes."""
         return True
 
-    def _said(self, raw: str, at: int) -> bool:  # noqa: ARG002
-        """A scalar was read. A number at the very end of a document is not told: it might go on."""
+    def _on_scalar(self, raw: str, at: int) -> bool:  # noqa: ARG002
+        """A scalar is complete. Not called for a number at the very end of the text: it might continue."""
         return True
 
-    def _closed(self, at: int) -> bool:  # noqa: ARG002
-        """An array or object ended."""
+    def _on_close(self, at: int) -> bool:  # noqa: ARG002
+        """An array or object is complete."""
         return True
 
-    def _leap(self, text: str, at: int) -> int:
-        """Pass over what needs no single steps: the inside of a string, white space, a scalar that is all there."""
+    def _skip(self, text: str, at: int) -> int:
+        """Fast path: skip the inside of a string, white space, or a complete scalar."""
         if self._state is _State.STRING:
             return _PLAIN.match(text, at).end()  # type: ignore[union-attr]  # the pattern matches everywhere
         if self._state not in _BETWEEN:
@@ -146,22 +146,22 @@ class JsonPrefix:
             return at
         if after is _State.COLON and text[at] != '"':
             return at
-        if not self._leapt(after, scalar[0], self._length + at):
+        if not self._skipped_scalar(after, scalar[0], self._length + at):
             return at
-        return self._leap(text, scalar.end())
+        return self._skip(text, scalar.end())
 
-    def _leapt(self, after: _State, raw: str, at: int) -> bool:
+    def _skipped_scalar(self, after: _State, raw: str, at: int) -> bool:
         self._state = after
         if after is _State.COLON:
-            return self._named(raw, at)
-        return self._begins(raw[0], at) and self._said(raw, at)
+            return self._on_key(raw, at)
+        return self._on_value(raw[0], at) and self._on_scalar(raw, at)
 
     def _step(self, char: str) -> bool:
-        """One character in the present state; False if it cannot be."""
-        if self._state in _COMPLETE_NUMBERS and not self._moves_number(char):
-            # A number has no closing mark: what follows it tells that it is over.
+        """Process one character; False if it is not allowed in the current state."""
+        if self._state in _COMPLETE_NUMBERS and not self._continues_number(char):
+            # A number has no terminator: the next character ends it.
             self._state = _State.AFTER
-            return self._token_ends(self._at) and (char in " \t\n\r" or self._step_structure(char))
+            return self._end_token(self._at) and (char in " \t\n\r" or self._step_structure(char))
         if self._state in _BETWEEN:
             return self._step_structure(char)
         return self._step_inside(char) if self._state in _INSIDE else self._step_number(char)
@@ -186,7 +186,7 @@ class JsonPrefix:
 
     def _step_value(self, char: str) -> bool:
         self._in_key = False
-        if char not in _BEGINNINGS or not self._begins(char, self._at):
+        if char not in _FIRST_CHARS or not self._on_value(char, self._at):
             return False
         if char in "[{":
             self._open.append(char)
@@ -211,17 +211,17 @@ class JsonPrefix:
 
     def _close(self, opened: str) -> bool:
         self._state = _State.AFTER
-        return bool(self._open) and self._open.pop() == opened and self._closed(self._at)
+        return bool(self._open) and self._open.pop() == opened and self._on_close(self._at)
 
-    def _token_ends(self, end: int) -> bool:
-        """A scalar or key that was read step by step is complete."""
+    def _end_token(self, end: int) -> bool:
+        """A scalar or key that was read character by character is complete."""
         at = self._token_at
         assert at is not None
-        begun = "".join(self._token)
-        raw = begun + self._piece[max(0, at - self._length) : end - self._length]
+        start = "".join(self._token)
+        raw = start + self._chunk[max(0, at - self._length) : end - self._length]
         self._token_at = None
         self._token.clear()
-        return self._named(raw, at) if self._in_key else self._said(raw, at)
+        return self._on_key(raw, at) if self._in_key else self._on_scalar(raw, at)
 
     def _step_inside(self, char: str) -> bool:
         """In a string, an escape or a literal."""
@@ -230,7 +230,7 @@ class JsonPrefix:
                 self._state = _State.ESCAPE
             elif char == '"':
                 self._state = _State.COLON if self._in_key else _State.AFTER
-                return self._token_ends(self._at + 1)
+                return self._end_token(self._at + 1)
             else:
                 return False
             return True
@@ -248,9 +248,9 @@ class JsonPrefix:
         if self._literal_left:
             return True
         self._state = _State.AFTER
-        return self._token_ends(self._at + 1)
+        return self._end_token(self._at + 1)
 
-    def _moves_number(self, char: str) -> bool:
+    def _continues_number(self, char: str) -> bool:
         return (self._state, char) in _OTHER_MOVES or (char in _DIGITS and self._state in _DIGIT_MOVES)
 
     def _step_number(self, char: str) -> bool:

@@ -1,7 +1,7 @@
-"""How much work a JSON Schema can make, before any of it is done: references resolved, and evaluations counted.
+"""Static cost bound of a JSON Schema: resolve references and count the evaluations that validation may need.
 
-Knows which keywords apply a schema to the same value and which to a part of it, and nothing of what they mean.
-A few hundred bytes of `allOf` over `$ref` can ask for 2^40 evaluations; counting them takes linear time.
+A few hundred bytes of `allOf` over `$ref` can require 2^40 evaluations; counting them takes linear time. The count only
+depends on which keywords apply a subschema in place and which apply it to a child of the value.
 """
 
 from collections.abc import Iterator
@@ -9,31 +9,31 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 MAX_DEPTH: Final = 64  # of a schema
-MAX_EVALUATIONS: Final = 200_000  # for a value with one of everything the schema mentions
-_FAR: Final = 10**12  # counting further tells nothing more
-_LEVELS: Final = 64  # of an answer; deeper ones are counted as this deep
-_JUDGED_LEVEL: Final = 4  # of an answer to a schema that contains itself
+MAX_EVALUATIONS: Final = 200_000  # for a value with one of everything that the schema mentions
+_COUNT_CAP: Final = 10**12  # counts saturate here
+_MAX_LEVELS: Final = 64  # nesting levels of a value; deeper values are counted as this deep
+_LIMITED_LEVEL: Final = 4  # of a value under a recursive schema, to which MAX_EVALUATIONS applies
 
-# How a keyword applies the schemas in its value: to the same value, to its parts, or only through references.
-_SAME, _PART, _SHELF = "same", "part", "shelf"
+# How a keyword applies its subschemas: to the same value, to its children, or only through references.
+_IN_PLACE, _CHILD, _DEFINITION = "in_place", "child", "definition"
 _KINDS: Final = {
     **dict.fromkeys(
-        ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies"), _SAME
+        ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies"), _IN_PLACE
     ),
-    **dict.fromkeys(("properties", "patternProperties", "additionalProperties", "unevaluatedProperties"), _PART),
-    **dict.fromkeys(("items", "prefixItems", "additionalItems", "unevaluatedItems", "contains"), _PART),
-    "propertyNames": _PART,
-    **dict.fromkeys(("$defs", "definitions"), _SHELF),
+    **dict.fromkeys(("properties", "patternProperties", "additionalProperties", "unevaluatedProperties"), _CHILD),
+    **dict.fromkeys(("items", "prefixItems", "additionalItems", "unevaluatedItems", "contains"), _CHILD),
+    "propertyNames": _CHILD,
+    **dict.fromkeys(("$defs", "definitions"), _DEFINITION),
 }
-# In these the value is schemas by name; elsewhere a mapping is itself a schema.
+# Keywords whose value maps names to schemas; elsewhere a mapping is itself a schema.
 _MAPS: Final = frozenset(
     {"properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"}
 )
-_UNKNOWN_SCOPE: Final = ("$dynamicRef", "$recursiveRef")
+_DYNAMIC_REFERENCES: Final = ("$dynamicRef", "$recursiveRef")
 
 
-class SchemaFault(ValueError):  # noqa: N818 - as in the tree of errors, the name says what happened
-    """A schema that cannot be used. `pointer` says where, `unsupported` that it is valid but more than is done here."""
+class SchemaError(ValueError):
+    """A schema is invalid, or valid but not supported (`unsupported`). `pointer` is the JSON pointer to the cause."""
 
     def __init__(self, cause: str, pointer: str = "#", *, unsupported: bool = False) -> None:
         super().__init__(f"{cause} at {pointer}")
@@ -43,95 +43,100 @@ class SchemaFault(ValueError):  # noqa: N818 - as in the tree of errors, the nam
 
 
 class SchemaCost:
-    """Evaluations needed for one value, by how deep the value is nested. Raises SchemaFault when there is no bound."""
+    """The evaluations needed for one value, by its nesting depth. Raises SchemaError if there is no bound."""
 
     def __init__(self, schema: Any) -> None:
         graph = _Graph(schema)
         self._by_level = graph.count()
-        self.is_recursive = len(self._by_level) > _LEVELS
-        judged = self._by_level[_JUDGED_LEVEL if self.is_recursive else -1]
-        if judged > MAX_EVALUATIONS:
-            raise SchemaFault("its combinations are too many to check", unsupported=True)
+        self.is_recursive = len(self._by_level) > _MAX_LEVELS
+        evaluations = self._by_level[_LIMITED_LEVEL if self.is_recursive else -1]
+        if evaluations > MAX_EVALUATIONS:
+            raise SchemaError(f"needs more than {MAX_EVALUATIONS} evaluations", unsupported=True)
 
     def of(self, value: Any) -> int:
         """Evaluations for a value with one element per array; longer arrays multiply it at most by their length."""
-        return self._by_level[_depth(value, _LEVELS)] if self.is_recursive else self._by_level[-1]
+        return self._by_level[_depth(value, _MAX_LEVELS)] if self.is_recursive else self._by_level[-1]
 
 
 class _Graph:
-    """Every schema that can be reached, numbered, and whom each asks for the same value and for its parts."""
+    """The graph of all reachable subschemas, numbered, with in-place edges and child edges."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
         self._numbers: dict[int, int] = {}
-        self._places: list[str] = []
-        self._same: list[list[int]] = []  # first by id(), then by number
-        self._parts: list[list[int]] = []
+        self._pointers: list[str] = []
+        self._in_place: list[list[int]] = []  # first by id(), then by number
+        self._children: list[list[int]] = []
         self._discover()
-        for edges in (self._same, self._parts):
+        for edges in (self._in_place, self._children):
             for number, children in enumerate(edges):
                 edges[number] = [self._numbers[child] for child in children]
 
     def count(self) -> list[int]:
-        """Evaluations of the root for values nested 0, 1, ... levels deep, until more levels change nothing."""
-        order = self._inner_first()
-        parts_cost = [0] * len(self._places)
+        """Evaluations of the root for values nested 0, 1, ... levels deep, until the count no longer changes."""
+        order = self._topological_order()
+        child_costs = [0] * len(self._pointers)
         by_level: list[int] = []
-        while len(by_level) <= _LEVELS:
-            costs = [0] * len(self._places)
+        while len(by_level) <= _MAX_LEVELS:
+            costs = [0] * len(self._pointers)
             for number in order:
-                own = 1 + sum(costs[child] for child in self._same[number])
-                costs[number] = min(own + sum(parts_cost[child] for child in self._parts[number]), _FAR)
+                own = 1 + sum(costs[child] for child in self._in_place[number])
+                costs[number] = min(own + sum(child_costs[child] for child in self._children[number]), _COUNT_CAP)
             by_level.append(costs[0] if costs else 1)
-            if costs == parts_cost and max(costs, default=0) < _FAR:
+            if costs == child_costs and max(costs, default=0) < _COUNT_CAP:
                 break
-            parts_cost = costs
+            child_costs = costs
         return by_level
 
     def _discover(self) -> None:
         waiting: list[tuple[Any, str, int]] = [(self._root, "#", 0)]
         while waiting:
-            node, place, depth = waiting.pop()
+            node, pointer, depth = waiting.pop()
             if not isinstance(node, dict) or id(node) in self._numbers:
                 continue
             if depth > MAX_DEPTH:
-                raise SchemaFault(f"nested deeper than {MAX_DEPTH} levels", place)
-            self._numbers[id(node)] = len(self._places)
-            self._places.append(place)
-            children = [*_children(node, place), *self._referenced(node, place)]
-            # What was evaluated is found out by evaluating it again.
-            twice = 2 if any(key in node for key in ("unevaluatedProperties", "unevaluatedItems")) else 1
-            same = [id(child) for child, _, kind in children if kind == _SAME and isinstance(child, dict)]
-            self._same.append(same * twice)
-            self._parts.append([id(child) for child, _, kind in children if kind == _PART and isinstance(child, dict)])
-            waiting += [(child, inside, depth + (kind != _SAME)) for child, inside, kind in children]
+                raise SchemaError(f"nested deeper than {MAX_DEPTH} levels", pointer)
+            self._numbers[id(node)] = len(self._pointers)
+            self._pointers.append(pointer)
+            children = [*_subschemas(node, pointer), *self._referenced(node, pointer)]
+            # The validator evaluates subschemas again to find out what is unevaluated.
+            factor = 2 if any(key in node for key in ("unevaluatedProperties", "unevaluatedItems")) else 1
+            by_kind = {
+                wanted: [id(child) for child, _, kind in children if kind == wanted and isinstance(child, dict)]
+                for wanted in (_IN_PLACE, _CHILD)
+            }
+            self._in_place.append(by_kind[_IN_PLACE] * factor)
+            self._children.append(by_kind[_CHILD])
+            waiting += [(child, inside, depth + (kind != _IN_PLACE)) for child, inside, kind in children]
 
-    def _referenced(self, node: dict[str, Any], place: str) -> Iterator[tuple[Any, str, str]]:
-        for keyword in _UNKNOWN_SCOPE:
+    def _referenced(self, node: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str, str]]:
+        for keyword in _DYNAMIC_REFERENCES:
             if isinstance(node.get(keyword), str):
-                raise SchemaFault(f"{keyword} is not supported", place, unsupported=True)
+                raise SchemaError(f"{keyword} is not supported", pointer, unsupported=True)
         reference = node.get("$ref")
         if not isinstance(reference, str):
             return
-        if node is not self._root and _renames(node):
-            raise SchemaFault("a reference beside an $id of its own is not supported", place, unsupported=True)
+        if node is not self._root and _has_own_base(node):
+            raise SchemaError("$ref next to $id is not supported", pointer, unsupported=True)
         if not reference.startswith("#"):
-            raise SchemaFault("only references into the schema itself are followed", f"{place}/$ref", unsupported=True)
-        yield _find(self._root, reference, place), reference, _SAME
+            raise SchemaError(
+                "only references within the schema (#...) are supported", f"{pointer}/$ref", unsupported=True
+            )
+        yield _find(self._root, reference, pointer), reference, _IN_PLACE
 
-    def _inner_first(self) -> list[int]:
-        """An order in which everything asked for the same value comes before who asks: there is one, or no end."""
+    def _topological_order(self) -> list[int]:
+        """Subschemas ordered so that in-place children come first. Raises SchemaError for a cycle."""
         order: list[int] = []
-        state = [0] * len(self._places)  # 0 new, 1 entered, 2 done
-        for start in range(len(self._places)):
+        state = [0] * len(self._pointers)  # 0 new, 1 entered, 2 done
+        for start in range(len(self._pointers)):
             waiting = [start]
             while waiting:
                 number = waiting[-1]
                 if state[number] == 0:
                     state[number] = 1
-                    for child in self._same[number]:
+                    for child in self._in_place[number]:
                         if state[child] == 1:
-                            raise SchemaFault("it refers to itself without end", self._places[child])
+                            raise SchemaError("infinite $ref recursion", self._pointers[child])
                         if state[child] == 0:
                             waiting.append(child)
                 else:
@@ -142,13 +147,13 @@ class _Graph:
         return order
 
 
-def _children(node: dict[str, Any], place: str) -> Iterator[tuple[Any, str, str]]:
-    """(schema, its place, how it is applied) for every schema directly inside `node`."""
+def _subschemas(node: dict[str, Any], pointer: str) -> Iterator[tuple[Any, str, str]]:
+    """(schema, its pointer, how it is applied) for every direct subschema of `node`."""
     for keyword, value in node.items():
         kind = _KINDS.get(keyword)
         if kind is None:
             continue
-        inside = f"{place}/{escaped(keyword)}"
+        inside = f"{pointer}/{escaped(keyword)}"
         if isinstance(value, list):
             yield from ((child, f"{inside}/{index}", kind) for index, child in enumerate(value))
         elif isinstance(value, dict) and keyword in _MAPS:
@@ -157,40 +162,40 @@ def _children(node: dict[str, Any], place: str) -> Iterator[tuple[Any, str, str]
             yield value, inside, kind
 
 
-def _find(root: Any, reference: str, place: str) -> Any:
-    """What a reference into the schema points to: a JSON pointer, or an anchor."""
+def _find(root: Any, reference: str, pointer: str) -> Any:
+    """Resolve a reference within the schema: a JSON pointer or an anchor. `pointer` is where the reference is."""
     fragment = unquote(reference[1:])
     if fragment and not fragment.startswith("/"):
-        return _find_anchor(root, fragment, place)
+        return _find_anchor(root, fragment, pointer)
     node = root
     for step in fragment.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
         try:
             node = node[int(name)] if isinstance(node, list) else node[name]
         except (KeyError, IndexError, ValueError, TypeError):
-            raise SchemaFault("it refers to nothing", f"{place}/$ref") from None
+            raise SchemaError("unresolved reference", f"{pointer}/$ref") from None
     return node
 
 
-def _find_anchor(root: Any, name: str, place: str) -> Any:
+def _find_anchor(root: Any, name: str, pointer: str) -> Any:
     waiting = [root]
     while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
             if node.get("$anchor") == name or f"#{name}" in (node.get("$id"), node.get("id")):
                 return node
-            waiting += [child for child, _, _ in _children(node, "")]
-    raise SchemaFault("it refers to nothing", f"{place}/$ref")
+            waiting += [child for child, _, _ in _subschemas(node, "")]
+    raise SchemaError("unresolved reference", f"{pointer}/$ref")
 
 
-def _renames(node: dict[str, Any]) -> bool:
+def _has_own_base(node: dict[str, Any]) -> bool:
     return any(isinstance(node.get(key), str) and not node[key].startswith("#") for key in ("$id", "id"))
 
 
-def _depth(value: Any, most: int) -> int:
-    """How deep a value is nested, no further than `most`."""
+def _depth(value: Any, limit: int) -> int:
+    """The nesting depth of a value, at most `limit`."""
     level, depth = [value], 0
-    while depth < most:
+    while depth < limit:
         level = [
             child
             for node in level
@@ -204,5 +209,5 @@ def _depth(value: Any, most: int) -> int:
 
 
 def escaped(name: str) -> str:
-    """A name as one step of a JSON pointer."""
+    """A name escaped as a reference token of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")

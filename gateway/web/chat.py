@@ -50,7 +50,7 @@ class ChatCompletions:
         except ClientDisconnected:
             return
         with CancelOnDisconnect(receive) as client:
-            answer = await self._pipeline.answer(query)
+            answer = await self._pipeline.handle(query)
             try:
                 await self._send(send, query, answer, client)
             finally:

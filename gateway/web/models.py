@@ -14,7 +14,7 @@ def models_of(policy: Policy, status_of: Callable[[Target], Status]) -> list[dic
     routed = [AUTO, *sorted(policy.aliases - {AUTO})]
     entries = [_entry(name, "twolane", {"routed": True}) for name in routed]
     return entries + [
-        _target(target, status_of((target.servers or (target,))[0])) for target in policy.targets.values()
+        _target(target, status_of((target.endpoints or (target,))[0])) for target in policy.targets.values()
     ]
 
 
@@ -33,7 +33,7 @@ def published_capabilities(capabilities: Capabilities) -> dict[str, bool | str]:
         "tools": capabilities.tools,
         "prediction": capabilities.prediction,
     }
-    published: dict[str, bool | str] = {capability.value: True for capability in sorted(capabilities.words)}
+    published: dict[str, bool | str] = {capability.value: True for capability in sorted(capabilities.supported)}
     return published | {name: grade.value for name, grade in graded.items() if grade is not Grade.NONE}
 
 

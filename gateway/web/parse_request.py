@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.enums import Capability, Form, Task
+from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.reliability.load_balancing import PREFIX_CHARS
-from gateway.types import Expectation, Query, Tool
-from gateway.validation.json_schema import SchemaFault, check_pattern, check_schema
+from gateway.types import OutputFormat, Query, Tool
+from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
 from gateway.web.request_schema import (
     ChatRequest,
     Message,
@@ -50,7 +50,7 @@ def parse_chat(
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
     request = decode(body)
-    expectation = _expectation(request)
+    output_format = _output_format(request)
     tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
@@ -71,14 +71,14 @@ def parse_chat(
         deadline_ms=_deadline_ms(request, headers),
         principal=principal,
         trace=trace,
-        expectation=expectation,
+        output_format=output_format,
         tools=tools,
         must_call=must_call(request.tool_choice) if tools else None,
         has_tools=bool(request.tools),
         has_prediction=request.prediction is not None,
         has_suffix=request.suffix is not None,
         has_images=images,
-        needs=_needs(request, expectation, images=images),
+        needs=_needs(request, output_format, images=images),
         prompt_chars=sum(map(len, texts)),
         prefix_text="".join(texts[:2])[:PREFIX_CHARS],
         headers=headers,
@@ -150,7 +150,7 @@ def _invalid_field(fault: str) -> BadRequest:
     return InvalidField(f"{fault}.", param=missing.group(1) if missing else None)
 
 
-def _expectation(request: ChatRequest) -> Expectation | None:
+def _output_format(request: ChatRequest) -> OutputFormat | None:
     """At most one constraint on the text: `response_format` or `structured_outputs`."""
     constraint = _from_structured_outputs(request.structured_outputs) if request.structured_outputs else None
     response_format = _from_format(request.response_format) if request.response_format else None
@@ -159,21 +159,21 @@ def _expectation(request: ChatRequest) -> Expectation | None:
     return constraint or response_format
 
 
-def _from_format(requested: ResponseFormat) -> Expectation | None:
+def _from_format(requested: ResponseFormat) -> OutputFormat | None:
     if requested.type == "text":
         return None
     if requested.type == "json_object":
-        return Expectation(form=Form.JSON_OBJECT)
+        return OutputFormat(form=FormatKind.JSON_OBJECT)
     param = "response_format.json_schema"
     if requested.json_schema is None:
         raise InvalidField(f"{param!r} is required for type 'json_schema'.", param=param)
     if not is_present(requested.json_schema.schema):
         raise InvalidField(f"'{param}.schema' is required.", param=f"{param}.schema")
     schema, digest = _schema(requested.json_schema.schema, f"{param}.schema")
-    return Expectation(form=Form.JSON_SCHEMA, schema=schema, digest=digest)
+    return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
 
 
-def _from_structured_outputs(requested: StructuredOutputs) -> Expectation:
+def _from_structured_outputs(requested: StructuredOutputs) -> OutputFormat:
     given = [name for name in ("regex", "choice", "template") if getattr(requested, name) is not None]
     if is_present(requested.json):
         given.append("json")
@@ -183,13 +183,13 @@ def _from_structured_outputs(requested: StructuredOutputs) -> Expectation:
         )
     if is_present(requested.json):
         schema, digest = _schema(requested.json, "structured_outputs.json")
-        return Expectation(form=Form.JSON_SCHEMA, schema=schema, digest=digest)
+        return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
     if requested.choice is not None:
-        return Expectation(form=Form.CHOICE, choices=tuple(requested.choice))
+        return OutputFormat(form=FormatKind.CHOICE, choices=tuple(requested.choice))
     if requested.regex is not None:
         _check_pattern(requested.regex)
-        return Expectation(form=Form.REGEX, pattern=requested.regex)
-    return Expectation(form=Form.TEMPLATE, pattern=requested.template)
+        return OutputFormat(form=FormatKind.REGEX, pattern=requested.regex)
+    return OutputFormat(form=FormatKind.TEMPLATE, pattern=requested.template)
 
 
 def _is_function(index: int, entry: ToolEntry) -> bool:
@@ -215,7 +215,7 @@ def _schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:
         raise InvalidField(f"{param!r} exceeds the limit of {MAX_SCHEMA_BYTES} bytes.", param=param)
     try:
         return _checked_schema(data)
-    except SchemaFault as fault:
+    except SchemaError as fault:
         raise InvalidField(f"{param!r} is not a supported JSON Schema: {fault}", param=param) from None
 
 
@@ -223,7 +223,7 @@ def _check_pattern(pattern: str) -> None:
     param = "structured_outputs.regex"
     try:
         _checked_pattern(pattern)
-    except SchemaFault as fault:
+    except SchemaError as fault:
         raise InvalidField(f"{param!r} is not a supported regular expression: {fault}", param=param) from None
 
 
@@ -239,7 +239,7 @@ def _checked_schema(data: bytes) -> tuple[Any, str]:
     return schema, check_schema(schema)
 
 
-def _needs(request: ChatRequest, expectation: Expectation | None, *, images: bool) -> frozenset[Capability]:
+def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: bool) -> frozenset[Capability]:
     """Values equal to OpenAI's defaults, and the best-effort `seed` and `prediction`, need no capability."""
     requested = {
         Capability.STREAM: request.stream,
@@ -255,8 +255,8 @@ def _needs(request: ChatRequest, expectation: Expectation | None, *, images: boo
         Capability.IMAGES: images,
     }
     found = [Capability.CHAT, *(capability for capability, is_requested in requested.items() if is_requested)]
-    if expectation:
-        found.append(Capability(expectation.form.value))
+    if output_format:
+        found.append(Capability(output_format.form.value))
     return frozenset(found)
 
 

@@ -9,10 +9,10 @@ import pytest
 from benchmarks import constraints
 from benchmarks.constraints import figures_of, refused_figures, task_figures
 from benchmarks.constraints_embedded import Embedded
-from benchmarks.constraints_rows import AnswerValidator, Refusal, Row
+from benchmarks.constraints_rows import AnswerChecker, Refusal, Row
 from benchmarks.constraints_steps import StepMs
 from benchmarks.constraints_tables import splits_table
-from benchmarks.constraints_tasks import FREE, KEPT, Way
+from benchmarks.constraints_tasks import FREE, KEPT, Method
 
 
 def row(**changes: object) -> Row:
@@ -36,9 +36,9 @@ def row(**changes: object) -> Row:
 
 
 def test_figures_are_ratios_to_the_softmax_and_counts_of_invalid_answers() -> None:
-    """Compiling counts with lifting, sampling by itself."""
+    """Compile time includes token compilation; sampling is separate."""
     figures = figures_of([row(), row(invalid=("{}", "[]"))])
-    assert figures["compile and lift, p50, ms"] == 30.0
+    assert figures["compile, p50, ms"] == 30.0
     assert figures["best path, p50, x softmax"] == pytest.approx(0.8)
     assert figures["with marginals, p95, x softmax"] == pytest.approx(2.0)
     assert figures["joint sample on top, p50, x softmax"] == pytest.approx(0.5)
@@ -56,7 +56,7 @@ def test_refusals_are_shares_of_their_splits() -> None:
 
 
 def test_a_split_has_three_counts() -> None:
-    """Compiled, compiled with a final check, refused by keyword."""
+    """Compiled, compiled with validation, refused by keyword."""
     rows = [row(), row(has_check=True, split="hard"), row(has_check=True, split="hard")]
     table = splits_table(rows, [Refusal(id="b", split="hard", keyword="$ref")])
     lines = list(zip(*(list(column.cells)[:5] for column in table.columns), strict=True))
@@ -70,7 +70,7 @@ def test_what_a_schema_costs_is_held_against_chance(lost: int, won: int, deviati
     """Answers that are right, or wrong, both ways say nothing."""
     verdicts = [(True, False)] * lost + [(False, True)] * won + [(True, True), (False, False)]
     free, kept = (
-        Way(name=name, verdicts=each, passes=1.0, ms=1.0)
+        Method(name=name, verdicts=each, passes=1.0, ms=1.0)
         for name, each in zip((FREE, KEPT), zip(*verdicts, strict=True), strict=True)
     )
     figures = task_figures([free, kept])
@@ -86,14 +86,14 @@ def test_the_embedded_checkpoint_is_measured_in_passes_of_it() -> None:
 
 
 def test_an_invalid_answer_is_forgiven_only_where_a_final_check_follows() -> None:
-    """The judge is jsonschema."""
+    """The reference is jsonschema."""
     strict, checked = (
-        AnswerValidator({"type": "integer"}, has_check=False),
-        AnswerValidator({"type": "integer"}, has_check=True),
+        AnswerChecker({"type": "integer"}, has_check=False),
+        AnswerChecker({"type": "integer"}, has_check=True),
     )
-    for judge in (strict, checked):
-        judge.take("7")
-        judge.take('"seven"')
+    for checker in (strict, checked):
+        checker.take("7")
+        checker.take('"seven"')
     assert (strict.answers, strict.left_to_check, strict.invalid) == (2, 0, ['"seven"'])
     assert (checked.answers, checked.left_to_check, checked.invalid) == (2, 1, [])
 
@@ -116,5 +116,5 @@ def test_it_runs_and_its_exit_code_tells(
     told = json.loads(report.read_text())
     assert [entry["id"] for entry in told["rows"]] == ["0"]
     assert [(entry["id"], entry["keyword"]) for entry in told["refused"]] == [("1", "type")]
-    assert [len(way["verdicts"]) for way in told["orders"]] == [2] * len(told["orders"])
+    assert [len(method["verdicts"]) for method in told["orders"]] == [2] * len(told["orders"])
     assert "canvas, within the schema" in capsys.readouterr().out

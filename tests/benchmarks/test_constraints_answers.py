@@ -15,11 +15,11 @@ from diffusion_worker.types.requests import DecodingMode
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["invented", "sudoku"])
 def test_a_constraint_costs_no_right_answer_beyond_chance(task: str) -> None:
-    """Words that were never trained on: there the net is least sure."""
-    net = load(str(SHIPPED), LoadOptions(threads=1))
-    ways = {(way.decoding_mode, way.name): way for way in measure(net, TASKS[task], count=60, seed=5)}
+    """Words that were never trained on: there the model is least sure."""
+    model = load(str(SHIPPED), LoadOptions(threads=1))
+    methods = {(method.decoding_mode, method.name): method for method in measure(model, TASKS[task], count=60, seed=5)}
     for decoding_mode in DecodingMode:
-        free, kept = ways[decoding_mode, "free"], ways[decoding_mode, "constrained"]
+        free, kept = methods[decoding_mode, "free"], methods[decoding_mode, "constrained"]
         gained, lost, p = compared(free.right, kept.right)
         assert lost <= gained or p >= 0.05
         assert sum(free.right) >= 50

@@ -1,4 +1,4 @@
-"""The routing benchmark: how it reads rows, scores them, and when `--check` fails."""
+"""The routing benchmark: reading examples, scores, and the exit code of `--check`."""
 
 import json
 import sys
@@ -8,46 +8,56 @@ from typing import Any
 import pytest
 
 from benchmarks import routing
-from benchmarks.routing_rows import Row, by_keywords, read_rows
-from benchmarks.routing_scores import Told, calibration_error, lanes, macro_f1, report
+from benchmarks.routing import (
+    Example,
+    Prediction,
+    by_keywords,
+    calibration_error,
+    lane_scores,
+    macro_f1,
+    read_examples,
+    report,
+)
 from gateway.enums import Task
 from gateway.types import Classification, Query
 
 
-def told(task: Task, said: Task, *, sure: float = 0.9, also_ok: frozenset[Task] = frozenset(), **given: Any) -> Told:
+def predicted(
+    task: Task, said: Task, *, confidence: float = 0.9, also_ok: frozenset[Task] = frozenset(), **given: Any
+) -> Prediction:
     query = Query(request_id="", model="auto", body=b"", received_s=0.0)
-    row = Row(name="r", task=task, also_ok=also_ok, is_templated=given.get("templated", False), query=query)
-    classification = Classification(task=said, confidence=sure, evidence="words")
-    return Told(row=row, said=classification, is_fast=given.get("is_fast", False))
+    example = Example(name="r", task=task, also_ok=also_ok, is_templated=given.get("templated", False), query=query)
+    classification = Classification(task=said, confidence=confidence, evidence="words")
+    return Prediction(example=example, classification=classification, is_fast=given.get("is_fast", False))
 
 
 def test_f1_is_averaged_over_the_tasks_that_occur() -> None:
-    """Two of three edits found (F1 0.8), one chat and one stranger taken for it (F1 2/3)."""
-    rows = [told(Task.EDIT, Task.EDIT), told(Task.EDIT, Task.EDIT), told(Task.EDIT, Task.CHAT)]
-    assert macro_f1([*rows, told(Task.CHAT, Task.CHAT)]) == pytest.approx((0.8 + 2 / 3) / 2)
+    """Two of three edits found (F1 0.8), one chat and one edit taken for a chat (F1 2/3)."""
+    rows = [predicted(Task.EDIT, Task.EDIT), predicted(Task.EDIT, Task.EDIT), predicted(Task.EDIT, Task.CHAT)]
+    assert macro_f1([*rows, predicted(Task.CHAT, Task.CHAT)]) == pytest.approx((0.8 + 2 / 3) / 2)
 
 
-def test_a_task_that_is_as_good_counts_for_the_label() -> None:
-    assert macro_f1([told(Task.CODE, Task.EDIT, also_ok=frozenset({Task.EDIT}))]) == 1.0
+def test_an_accepted_task_counts_for_the_label() -> None:
+    assert macro_f1([predicted(Task.CODE, Task.EDIT, also_ok=frozenset({Task.EDIT}))]) == 1.0
 
 
-def test_lanes_are_judged_by_the_label_and_what_the_policy_did() -> None:
+def test_lane_scores_compare_the_label_with_the_policys_lane() -> None:
     rows = [
-        told(Task.EDIT, Task.EDIT, is_fast=True),
-        told(Task.EDIT, Task.EDIT, is_fast=False),
-        told(Task.CHAT, Task.EDIT, is_fast=True),
-        told(Task.CHAT, Task.CHAT),
+        predicted(Task.EDIT, Task.EDIT, is_fast=True),
+        predicted(Task.EDIT, Task.EDIT, is_fast=False),
+        predicted(Task.CHAT, Task.EDIT, is_fast=True),
+        predicted(Task.CHAT, Task.CHAT),
     ]
-    assert lanes(rows) == (0.5, 0.5)
+    assert lane_scores(rows) == (0.5, 0.5)
 
 
-def test_calibration_error_is_the_gap_between_sureness_and_truth() -> None:
-    rows = [told(Task.CHAT, Task.CHAT, sure=0.75), told(Task.CHAT, Task.CODE, sure=0.75)]
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    rows = [predicted(Task.CHAT, Task.CHAT, confidence=0.75), predicted(Task.CHAT, Task.CODE, confidence=0.75)]
     assert calibration_error(rows) == pytest.approx(0.25)
 
 
-def test_templated_rows_are_left_out_of_the_natural_figure() -> None:
-    found = report([told(Task.CHAT, Task.CHAT), told(Task.CODE, Task.CHAT, templated=True)], None)
+def test_templated_examples_are_excluded_from_the_natural_figure() -> None:
+    found = report([predicted(Task.CHAT, Task.CHAT), predicted(Task.CODE, Task.CHAT, templated=True)], None)
     assert found.macro_f1_natural == 1.0
     assert found.macro_f1_all < 0.5
     assert "macro_f1_all" in found.missed()
@@ -75,8 +85,8 @@ def rows_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_rows_are_read_as_the_gateway_reads_requests(rows: Path) -> None:
-    found = read_rows(rows)
+def test_examples_are_parsed_like_requests(rows: Path) -> None:
+    found = read_examples(rows)
     assert [row.task for row in found] == [Task(row["task"]) for row in ROWS]
     assert found[4].query.has_tools
     assert found[5].query.has_suffix
@@ -84,26 +94,26 @@ def test_rows_are_read_as_the_gateway_reads_requests(rows: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["{", "{}", '{"task": "juggle", "messages": []}', '{"task": "chat"}'])
-def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+def test_an_invalid_line_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(ROWS[0]) + "\n" + line + "\n")
     with pytest.raises(ValueError, match=r"bad\.jsonl:2"):
-        read_rows(path)
+        read_examples(path)
 
 
-def test_the_keyword_rule_goes_by_one_word() -> None:
+def test_the_keyword_baseline_uses_single_words() -> None:
     query = Query(request_id="", model="auto", body=b"", received_s=0.0, last_user_text="please summarize")
     assert by_keywords(query).task is Task.SUMMARIZE
 
 
 def _main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    # Times of single calls mean little while other tests run: they are not what is tested here.
-    monkeypatch.setattr(routing, "time_learned", lambda _: [1.0] * 100)
+    # Times of single calls are unreliable while other tests run.
+    monkeypatch.setattr(routing, "time_classifier", lambda _: [1.0] * 100)
     monkeypatch.setattr(sys, "argv", ["routing", *arguments])
     return routing.main()
 
 
-def test_check_ends_0_where_all_is_right_and_1_where_it_is_not(
+def test_check_exits_1_if_a_figure_misses_its_threshold(
     rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     figures = tmp_path / "figures.json"
@@ -113,4 +123,4 @@ def test_check_ends_0_where_all_is_right_and_1_where_it_is_not(
     assert _main(monkeypatch, str(rows), "--check", "--errors") == 1
     printed = capsys.readouterr().out
     assert "missed: macro_f1_all" in printed
-    assert "told translate" in printed
+    assert "classified as translate" in printed

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.schemas import Tally, judge
+from benchmarks.schemas import Tally, validate_row
 
 ROW = {
     "id": "one",
@@ -15,14 +15,14 @@ ROW = {
 
 def test_a_row_is_judged_by_all_three() -> None:
     tally = Tally()
-    judge(ROW, tally)
+    validate_row(ROW, tally)
     assert (tally.schemas, tally.instances, tally.invalid, tally.found_early) == (1, 2, 1, 1)
     assert (tally.refused, tally.disagreements, tally.unsound) == ({}, [], [])
 
 
 def test_a_refused_schema_is_counted_by_its_cause() -> None:
     tally = Tally()
-    judge({"schema": {"$ref": "http://elsewhere/"}, "tests": []}, tally)
+    validate_row({"schema": {"$ref": "http://elsewhere/"}, "tests": []}, tally)
     assert list(tally.refused.values()) == [1]
 
 
@@ -32,6 +32,6 @@ def test_who_disagrees_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("benchmarks.schemas.validator_for", accepts_nothing)
     tally = Tally()
-    judge(ROW, tally)
+    validate_row(ROW, tally)
     assert tally.disagreements == ["one"]
     assert not tally.is_good

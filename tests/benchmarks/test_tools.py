@@ -26,10 +26,10 @@ def test_a_call_is_valid_if_it_is_one_and_fits(text: str, valid: bool) -> None:
 @pytest.mark.slow
 def test_the_shipped_checkpoint_keeps_both_bars() -> None:
     """On fewer samples than the benchmark takes."""
-    net = load(str(SHIPPED), LoadOptions(threads=1))
-    row = tools.measure(net, "extraction", DecodingMode.DIFFUSION, count=20)
+    model = load(str(SHIPPED), LoadOptions(threads=1))
+    row = tools.measure(model, "extraction", DecodingMode.DIFFUSION, count=20)
     assert row.beside >= row.alone >= 18
     assert (row.called, row.valid) == (0, 20)
-    found = labels.measure(net, "qty", invented=True, count=20)
+    found = labels.measure(model, "qty", invented=True, count=20)
     assert found.right >= found.denoised >= 18
     assert found.log_loss < 0.1

@@ -78,7 +78,7 @@ def test_a_misspelt_key_is_found_in_either_kind() -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_policy_of_every_overlay_loads_and_is_mounted_so_that_it_can_change(overlay: str) -> None:
     policy = find(overlay, "ConfigMap", "twolane-policy")["data"]["policy.yaml"]
-    assert parse(policy, ENVIRONMENT).places
+    assert parse(policy, ENVIRONMENT).endpoints
     mounts = {mount["name"]: mount for mount in container(overlay, "gateway")["volumeMounts"]}
     assert "subPath" not in mounts["policy"]
     (path,) = [one["value"] for one in container(overlay, "gateway")["env"] if one["name"] == "TWOLANE_POLICY"]

@@ -54,7 +54,7 @@ async def assert_idle(served: Served) -> None:
     await until(lambda: served.engine.status().running + served.engine.status().waiting == 0)
     status = served.engine.status()
     assert status.kv_bytes == 0
-    assert not served.engine._tickets
+    assert not served.engine._streams
     assert await answer(served, stream=False) == (200, TEXT)
 
 

@@ -98,7 +98,7 @@ class Stage:
 
     async def send(self, **body: Any) -> Sent:
         """Ask, read to the end, close."""
-        answer = await self.pipeline.answer(self.query(**body))
+        answer = await self.pipeline.handle(self.query(**body))
         try:
             return await self.read(answer)
         finally:

@@ -44,7 +44,7 @@ async def test_a_stream_leaves_before_its_end_and_is_found_valid_at_it(stage: An
 async def test_of_a_stream_the_first_bytes_are_held(stage: Any) -> None:
     """The second chunk completes the first twenty bytes; nothing leaves before, and nothing waits for more."""
     scene = stage(fast=says('{"s": "abc', "defghijklm", '", "n": 1}', between_s=1.0), quality=GOOD, route=FIRST)
-    answer = await scene.pipeline.answer(scene.query(stream=True, response_format=SCHEMA))
+    answer = await scene.pipeline.handle(scene.query(stream=True, response_format=SCHEMA))
     assert scene.clock.now_s() == 1002.0
     await scene.read(answer)
     await answer.aclose()
@@ -115,20 +115,20 @@ async def test_the_next_target_is_told_what_was_wrong_where_the_route_says_so(st
         fast=says('{"n": "1"}'), careful=says("{"), quality=GOOD, route={"checks": Checks(send_error_to_fallback=True)}
     )
     await scene.send(response_format=SCHEMA)
-    told = [scene.targets[name].calls[0].rejected for name in ("fast", "careful", "quality")]
+    told = [scene.targets[name].calls[0].validation_error for name in ("fast", "careful", "quality")]
     assert told == [None, "type at #/properties/n, byte 6", "json at its end"]
 
 
 async def test_otherwise_it_is_not_told(stage: Any) -> None:
     scene = stage(fast=says("{"), quality=GOOD)
     await scene.send(response_format=SCHEMA)
-    assert scene.targets["quality"].calls[0].rejected is None
+    assert scene.targets["quality"].calls[0].validation_error is None
 
 
 async def test_only_answers_are_rejected_not_faults(stage: Any) -> None:
     scene = stage(fast=fails(), quality=GOOD, route={"checks": Checks(send_error_to_fallback=True)})
     await scene.send(response_format=SCHEMA)
-    assert scene.targets["quality"].calls[0].rejected is None
+    assert scene.targets["quality"].calls[0].validation_error is None
 
 
 texts = st.sampled_from(['{"n": 1}', '{"n": 1', '{"n": "é"}', "```\n{}\n```", '{"n": 2,}'])
@@ -150,7 +150,7 @@ def test_held_whole_a_stream_is_served_exactly_if_the_whole_answer_would_be(
 
 async def test_an_answer_too_large_to_be_held_is_left_for_another(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each chunk is small, and nobody else counts them."""
-    monkeypatch.setattr("gateway.attempts.attempt.MAX_HELD_BYTES", 2000)
+    monkeypatch.setattr("gateway.attempts.attempt.MAX_BUFFERED_BYTES", 2000)
     scene = stage(fast=says('{"s": "', *["x" * 100] * 50, '"}'), quality=GOOD)
     sent = await scene.send(stream=True, response_format=SCHEMA)
     assert (sent.text, scene.attempts) == ('{"n": 1}', {"fast": "upstream_error", "quality": "ok"})

@@ -33,7 +33,7 @@ class Timed(ScriptedUpstream):
     async def send(self, call: Call) -> Any:
         took_s = self._takes_s()
         line = fails(UpstreamError("down")) if took_s is None else says("hi", before_s=took_s)
-        self._lines = [line] * (len(self.calls) + 1)
+        self._responses = [line] * (len(self.calls) + 1)
         return await super().send(call)
 
 

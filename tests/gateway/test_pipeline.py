@@ -1,4 +1,4 @@
-"""The story of a request, branch by branch, over scripted targets and a clock that stands still."""
+"""The pipeline, branch by branch, over scripted targets and a manual clock."""
 
 from typing import Any, cast
 
@@ -48,7 +48,7 @@ LINES = st.sampled_from(
 )
 
 
-async def test_the_first_candidate_answers_when_all_is_well(stage: Any) -> None:
+async def test_the_first_candidate_serves_the_request_if_it_succeeds(stage: Any) -> None:
     scene = stage(fast=says("hi"), quality=says("no"))
     sent = await scene.send()
     assert sent.text == "hi"
@@ -57,7 +57,7 @@ async def test_the_first_candidate_answers_when_all_is_well(stage: Any) -> None:
     assert scene.targets["quality"].calls == []
 
 
-async def test_a_fault_of_the_first_makes_the_second_answer(stage: Any) -> None:
+async def test_an_error_of_the_first_attempt_leaves_the_hedge_to_win(stage: Any) -> None:
     scene = stage(fast=fails(), quality=says("hi"))
     sent = await scene.send()
     assert sent.text == "hi"
@@ -74,13 +74,13 @@ async def test_a_server_that_failed_is_not_asked_again_under_another_name(stage:
     assert scene.decision.attempts[1].skipped
 
 
-async def test_an_invalid_answer_may_be_tried_by_another_reading_of_the_same_weights(stage: Any) -> None:
+async def test_an_invalid_response_may_fall_back_to_another_target_on_the_same_server(stage: Any) -> None:
     scene = stage(fast=says(BAD), careful=says(GOOD), quality=says("no"), **SAME_SERVER)
     await scene.send(response_format=SCHEMA)
     assert scene.attempts == {"fast": "invalid_output", "careful": "ok"}
 
 
-async def test_when_nobody_is_left_the_last_fault_is_the_answer(stage: Any) -> None:
+async def test_when_no_candidate_is_left_the_last_error_is_returned(stage: Any) -> None:
     scene = stage(fast=fails(), quality=says(BAD))
     sent = await scene.send(response_format=SCHEMA)
     assert (sent.error.status, sent.error.code) == (502, "invalid_output")
@@ -89,7 +89,9 @@ async def test_when_nobody_is_left_the_last_fault_is_the_answer(stage: Any) -> N
     assert scene.attempts == {"fast": "upstream_error", "quality": "invalid_output"}
 
 
-async def test_the_words_of_a_target_that_refuses_reach_the_client_if_nobody_else_answers(stage: Any) -> None:
+async def test_the_message_of_a_target_that_rejects_the_request_reaches_the_client_if_no_other_succeeds(
+    stage: Any,
+) -> None:
     told = Refused("'max_tokens' is too large.", status=400, code="invalid_value", param="max_tokens")
     scene = stage(fast=fails(Unsupported("no seeds here")), quality=fails(told))
     sent = await scene.send()
@@ -97,7 +99,7 @@ async def test_the_words_of_a_target_that_refuses_reach_the_client_if_nobody_els
     assert scene.attempts == {"fast": "unsupported", "quality": "refused"}
 
 
-async def test_a_model_that_declines_is_asked_only_if_nobody_else_can_be(stage: Any) -> None:
+async def test_a_refusal_is_served_only_if_no_other_target_is_left(stage: Any) -> None:
     declines = says(extra={"content": None, "refusal": "I would rather not."})
     scene = stage(fast=declines, quality=declines)
     sent = await scene.send()
@@ -113,7 +115,7 @@ async def test_a_private_request_stays_in_the_cluster(stage: Any) -> None:
     assert scene.decision.private
 
 
-async def test_a_private_request_that_is_itself_wrong_is_told_so(stage: Any) -> None:
+async def test_an_invalid_private_request_gets_its_own_error(stage: Any) -> None:
     scene = stage(fast=fails(Refused("'top_k' is unknown.", code="unsupported_parameter")), quality=says("no"))
     sent = await scene.send(metadata={"private": "true"})
     assert sent.error.status == 400
@@ -128,7 +130,7 @@ async def test_an_unknown_model_is_404_and_still_a_decision(stage: Any) -> None:
     assert scene.decision.route == ""
 
 
-async def test_a_target_can_be_named_and_then_nobody_else_is_asked(stage: Any) -> None:
+async def test_a_request_that_names_a_target_tries_no_other(stage: Any) -> None:
     scene = stage(fast=fails(), quality=says("hi"))
     sent = await scene.send(model="fast")
     assert sent.error.code == "upstream_error"
@@ -136,14 +138,14 @@ async def test_a_target_can_be_named_and_then_nobody_else_is_asked(stage: Any) -
     assert scene.targets["quality"].calls == []
 
 
-async def test_a_mistake_of_ours_is_explained_too_and_leaves_nothingin_flight(stage: Any) -> None:
+async def test_an_internal_error_has_a_decision_too_and_leaves_nothing_in_flight(stage: Any) -> None:
     scene = stage(fast=fails(cast("AttemptFailed", ZeroDivisionError())))
     with pytest.raises(ZeroDivisionError):
         await scene.send()
     assert (scene.decision.outcome, scene.attempts) == (Outcome.ERROR, {"fast": "cancelled"})
 
 
-async def test_explaining_calls_nobody_and_changes_nothing(stage: Any, tight_slo: Slo) -> None:
+async def test_explain_makes_no_calls_and_has_no_side_effects(stage: Any, tight_slo: Slo) -> None:
     scene = stage(fast=says("no"), quality=says("no"), route={"slo": tight_slo})
     scene.targets["fast"].status = Status(residency=Residency.COLD)
     decision, looks = scene.pipeline.explain(scene.query())
@@ -153,9 +155,9 @@ async def test_explaining_calls_nobody_and_changes_nothing(stage: Any, tight_slo
     assert scene.listener.decisions == []
 
 
-async def test_a_request_runs_to_its_end_under_the_policy_it_began_with(stage: Any) -> None:
+async def test_a_request_keeps_the_policy_that_it_started_with(stage: Any) -> None:
     scene = stage(fast=says("a", "b"))
-    answer = await scene.pipeline.answer(scene.query(stream=True))
+    answer = await scene.pipeline.handle(scene.query(stream=True))
     scene.pipeline._policies.current = stage(other=says("x")).policy
     await scene.read(answer)
     await answer.aclose()
@@ -165,10 +167,10 @@ async def test_a_request_runs_to_its_end_under_the_policy_it_began_with(stage: A
 
 
 @given(lines=st.tuples(LINES, LINES, LINES), stream=st.booleans(), schema=st.booleans(), private=st.booleans())
-async def test_whatever_the_targets_do_there_is_exactly_one_answer(
+async def test_whatever_the_targets_do_there_is_exactly_one_response(
     stage: Any, lines: tuple[Any, Any, Any], stream: bool, schema: bool, private: bool
 ) -> None:
-    """One decision, at most one call per target, every permit handed back, and nothing invalid behind a schema."""
+    """One decision, at most one call per target, every permit released, and no invalid output for a schema."""
     given_lines = dict(zip(("fast", "careful", "quality"), lines, strict=True))
     scene = stage(**given_lines, route={"min_confidence": 0.8}, **SAME_SERVER)
     body: dict[str, Any] = {"response_format": SCHEMA} if schema else {}

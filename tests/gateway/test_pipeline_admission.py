@@ -1,4 +1,4 @@
-"""Who is passed over before any time is lost: who cannot, is not ready, is full, slow or broken."""
+"""Candidates that are skipped without a call: unsupported, not ready, full, slow or failing."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ GOOD, BAD = '{"n": 1}', '{"m": 1}'
 PICTURE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
 
 
-async def test_a_target_without_a_needed_capability_is_passed_over(stage: Any) -> None:
+async def test_a_target_without_a_required_capability_is_skipped(stage: Any) -> None:
     words = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
     scene = stage(fast=says("no"), quality=says("hi"), fast_target={"capabilities": words})
     await scene.send(stop=["x"])
@@ -30,7 +30,7 @@ async def test_a_target_without_a_needed_capability_is_passed_over(stage: Any) -
     assert scene.decision.attempts[0].detail == "lacks stop"
 
 
-async def test_a_parameter_that_no_target_can_honour_is_a_clear_400(stage: Any) -> None:
+async def test_a_parameter_that_no_target_supports_is_a_clear_400(stage: Any) -> None:
     words = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
     scene = stage(fast=says("no"), fast_target={"capabilities": words})
     sent = await scene.send(n=2)
@@ -38,7 +38,7 @@ async def test_a_parameter_that_no_target_can_honour_is_a_clear_400(stage: Any) 
     assert "lacks n" in sent.error.message
 
 
-async def test_pictures_go_to_a_target_that_sees_and_are_a_clear_400_where_none_does(stage: Any) -> None:
+async def test_images_go_to_a_target_that_supports_them_and_are_a_clear_400_where_none_does(stage: Any) -> None:
     blind = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
     seeing = capabilities_of(frozenset({Capability.CHAT, Capability.IMAGES}), json_schema=Grade.NONE, tools=Grade.NONE)
     body = {"messages": [{"role": "user", "content": PICTURE}]}
@@ -58,7 +58,7 @@ async def test_discovered_capabilities_count_as_well(stage: Any) -> None:
     assert scene.attempts == {"fast": "unsupported", "quality": "ok"}
 
 
-async def test_a_model_that_is_not_in_memory_is_passed_over_without_losing_time(stage: Any) -> None:
+async def test_a_target_without_loaded_weights_is_skipped_without_delay(stage: Any) -> None:
     scene = stage(fast=says("no"), quality=says("hi"))
     scene.targets["fast"].status = Status(residency=Residency.LOADING)
     await scene.send()
@@ -66,7 +66,7 @@ async def test_a_model_that_is_not_in_memory_is_passed_over_without_losing_time(
     assert scene.targets["fast"].calls == []
 
 
-async def test_a_worker_too_busy_for_the_deadline_is_passed_over(stage: Any) -> None:
+async def test_a_worker_that_is_too_busy_for_the_deadline_is_skipped(stage: Any) -> None:
     scene = stage(fast=says("no"), quality=says("hi"), route={"deadline_ms": 500})
     scene.targets["fast"].status = Status(residency=Residency.READY, predicted_wait_ms=600)
     await scene.send()
@@ -74,7 +74,7 @@ async def test_a_worker_too_busy_for_the_deadline_is_passed_over(stage: Any) -> 
 
 
 @pytest.mark.parametrize(("other_is_up", "attempts"), [(True, "overloaded"), (False, "ok")])
-async def test_a_worker_whose_wait_alone_breaks_the_promise_is_passed_over_where_there_is_relief(
+async def test_a_worker_with_a_predicted_wait_over_the_objective_is_skipped_for_a_healthy_fallback(
     stage: Any, tight_slo: Slo, other_is_up: bool, attempts: str
 ) -> None:
     scene = stage(fast=says("hi"), quality=says("hi"), route={"slo": tight_slo})
@@ -85,8 +85,8 @@ async def test_a_worker_whose_wait_alone_breaks_the_promise_is_passed_over_where
     assert scene.attempts["fast"] == attempts
 
 
-async def test_a_slow_lane_is_benched_and_heals(stage: Any, tight_slo: Slo) -> None:
-    """Ten late answers bench it; while ejected only probes call it; quick probes bring it back."""
+async def test_a_slow_lane_is_ejected_and_recovers(stage: Any, tight_slo: Slo) -> None:
+    """Ten late answers eject it; while ejected only probes call it; fast probes restore it."""
     scene = stage(fast=[*[says("late", before_s=0.2)] * 12, says("hi")], quality=says("hi"), route={"slo": tight_slo})
     for _ in range(10):
         await scene.send()
@@ -102,14 +102,16 @@ async def test_a_slow_lane_is_benched_and_heals(stage: Any, tight_slo: Slo) -> N
     assert scene.listener.decisions[-1].attempts[0].probe is False
 
 
-async def test_a_slow_lane_is_not_benched_for_a_fallback_that_cannot_take_over(stage: Any, tight_slo: Slo) -> None:
+async def test_a_slow_lane_is_not_ejected_for_a_fallback_that_cannot_serve_the_request(
+    stage: Any, tight_slo: Slo
+) -> None:
     scene = stage(fast=says("late", before_s=0.2), route={"slo": tight_slo})
     for _ in range(30):
         await scene.send()
     assert {decision.target for decision in scene.listener.decisions} == {"fast"}
 
 
-async def test_a_target_that_keeps_failing_is_left_alone_for_a_while(stage: Any) -> None:
+async def test_a_target_that_keeps_failing_is_skipped_for_a_while(stage: Any) -> None:
     scene = stage(fast=[*[fails()] * 5, says("back")], quality=says("hi"))
     for _ in range(5):
         await scene.send()
@@ -127,9 +129,9 @@ async def test_invalid_answers_do_not_open_the_breaker(stage: Any) -> None:
     assert len(scene.targets["fast"].calls) == 8
 
 
-async def test_a_full_target_is_passed_over(stage: Any) -> None:
+async def test_a_target_at_its_concurrency_limit_is_skipped(stage: Any) -> None:
     scene = stage(fast=says("a", "b"), quality=says("hi"), fast_target={"max_in_flight": 1})
-    first = await scene.pipeline.answer(scene.query(stream=True))
+    first = await scene.pipeline.handle(scene.query(stream=True))
     await scene.send()
     assert scene.attempts == {"fast": "overloaded", "quality": "ok"}
     await scene.read(first)

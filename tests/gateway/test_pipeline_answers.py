@@ -1,4 +1,4 @@
-"""What of an answer may leave: it fits its schema, its maker is sure of it, and until then nothing is shown."""
+"""Responses that may be served: valid, confident, and buffered until both are known."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ GOOD, BAD = '{"n": 1}', '{"m": 1}'
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_breaks_the_schema_never_leaves(stage: Any, stream: bool) -> None:
+async def test_an_invalid_response_is_never_sent(stage: Any, stream: bool) -> None:
     scene = stage(fast=says('{"m"', ": 1}"), quality=says('{"n"', ": 1}"))
     sent = await scene.send(response_format=SCHEMA, stream=stream)
     assert sent.text == GOOD
@@ -29,7 +29,7 @@ async def test_an_answer_that_breaks_the_schema_never_leaves(stage: Any, stream:
     assert scene.decision.schema_check is SchemaCheck.VALID
 
 
-async def test_headers_of_a_held_stream_name_the_target_that_sends_the_bytes(stage: Any) -> None:
+async def test_headers_of_a_buffered_stream_name_the_target_that_sends_the_bytes(stage: Any) -> None:
     scene = stage(fast=says(BAD), quality=says(GOOD))
     sent = await scene.send(response_format=SCHEMA, stream=True)
     assert sent.headers.target == "quality"
@@ -37,13 +37,13 @@ async def test_headers_of_a_held_stream_name_the_target_that_sends_the_bytes(sta
     assert sent.headers.schema_check is SchemaCheck.VALID
 
 
-async def test_a_held_stream_is_relayed_chunk_by_chunk(stage: Any) -> None:
+async def test_a_buffered_stream_is_relayed_chunk_by_chunk(stage: Any) -> None:
     scene = stage(fast=says('{"n"', ": ", "1}"))
     sent = await scene.send(response_format=SCHEMA, stream=True)
     assert sent.texts == ['{"n"', ": ", "1}", ""]
 
 
-async def test_a_stream_that_can_no_longer_be_valid_is_left_before_its_end(stage: Any) -> None:
+async def test_a_stream_that_can_no_longer_be_valid_fails_before_its_end(stage: Any) -> None:
     scene = stage(fast=says("Sure", ", here you are: ", GOOD), quality=says(GOOD))
     sent = await scene.send(response_format=SCHEMA, stream=True)
     assert sent.text == GOOD
@@ -61,7 +61,7 @@ async def test_arguments_of_a_tool_call_are_checked(stage: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_its_maker_doubts_falls_back(stage: Any, stream: bool) -> None:
+async def test_a_response_with_low_confidence_falls_back(stage: Any, stream: bool) -> None:
     scene = stage(fast=says("eh", confidence=0.3), quality=says("hi"), route={"min_confidence": 0.8})
     sent = await scene.send(stream=stream)
     assert sent.text == "hi"
@@ -69,7 +69,7 @@ async def test_an_answer_its_maker_doubts_falls_back(stage: Any, stream: bool) -
     assert scene.decision.attempts[0].detail == "confidence 0.300 < 0.8"
 
 
-async def test_where_confidence_is_asked_for_silence_is_doubt(stage: Any) -> None:
+async def test_a_missing_confidence_counts_as_low_confidence(stage: Any) -> None:
     scene = stage(fast=says("eh"), quality=says("hi"), route={"min_confidence": 0.8})
     await scene.send()
     assert scene.attempts == {"fast": "low_confidence", "quality": "ok"}

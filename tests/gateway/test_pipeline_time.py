@@ -1,4 +1,4 @@
-"""Deadlines, streams and clients that leave: what ends a request in the middle, and what is said then."""
+"""Deadlines, streams and client disconnects: what ends a request early, and how it is reported."""
 
 import asyncio
 from typing import Any
@@ -30,7 +30,7 @@ async def test_each_attempt_gets_what_is_left_of_the_deadline(stage: Any) -> Non
     assert left == pytest.approx([1000, 750])
 
 
-async def test_an_attempt_that_outlasts_the_deadline_is_hung_up_on(stage: Any) -> None:
+async def test_an_attempt_that_exceeds_the_deadline_is_cancelled(stage: Any) -> None:
     scene = stage(fast=says("late"), quality=says("hi"))
     scene.targets["fast"]._sleep = hang(scene)
     sent = await scene.send(headers={b"x-twolane-deadline-ms": b"5"})
@@ -41,23 +41,23 @@ async def test_an_attempt_that_outlasts_the_deadline_is_hung_up_on(stage: Any) -
 
 async def test_a_stream_without_checks_is_relayed_as_it_comes(stage: Any) -> None:
     scene = stage(fast=says("a", "b", between_s=1.0))
-    answer = await scene.pipeline.answer(scene.query(stream=True))
+    answer = await scene.pipeline.handle(scene.query(stream=True))
     opened_s = scene.clock.time_s
     deltas = answer.deltas()
     assert (await anext(deltas)).pieces[0].text == "a"
-    assert scene.clock.time_s == opened_s  # nothing more was waited for
+    assert scene.clock.time_s == opened_s  # no further wait
     assert (await anext(deltas)).pieces[0].text == "b"
     await answer.aclose()
 
 
-async def test_a_stream_that_dies_before_its_first_text_falls_back(stage: Any) -> None:
+async def test_a_stream_that_fails_before_its_first_text_falls_back(stage: Any) -> None:
     scene = stage(fast=fails(UpstreamError("gone"), ""), quality=says("hi"))
     sent = await scene.send(stream=True)
     assert sent.text == "hi"
     assert scene.attempts == {"fast": "upstream_error", "quality": "ok"}
 
 
-async def test_a_stream_that_dies_behind_the_point_of_no_return_breaks_off_and_says_so(stage: Any) -> None:
+async def test_a_stream_that_fails_after_the_point_of_no_return_ends_with_an_error(stage: Any) -> None:
     scene = stage(fast=fails(UpstreamError("gone"), "a", "b"), quality=says("no"))
     sent = await scene.send(stream=True)
     assert sent.texts == ["a", "b"]
@@ -67,10 +67,10 @@ async def test_a_stream_that_dies_behind_the_point_of_no_return_breaks_off_and_s
     assert (scene.decision.outcome, scene.decision.target) == (Outcome.ERROR, "fast")
 
 
-async def test_a_stream_that_outlives_the_deadline_breaks_off_and_says_so(stage: Any) -> None:
+async def test_a_stream_that_exceeds_the_deadline_ends_with_an_error(stage: Any) -> None:
     scene = stage(fast=says("a", "b"))
-    answer = await scene.pipeline.answer(scene.query(stream=True, headers={b"x-twolane-deadline-ms": b"50"}))
-    answer._attempt._reply._sleep = hang(scene)
+    answer = await scene.pipeline.handle(scene.query(stream=True, headers={b"x-twolane-deadline-ms": b"50"}))
+    answer._attempt._response._sleep = hang(scene)
     sent = await scene.read(answer)
     await answer.aclose()
     assert sent.texts == ["a"]
@@ -78,10 +78,10 @@ async def test_a_stream_that_outlives_the_deadline_breaks_off_and_says_so(stage:
     assert scene.attempts == {"fast": "deadline"}
 
 
-async def test_a_client_that_leaves_before_the_answer_cancels_the_attempt(stage: Any) -> None:
+async def test_a_client_disconnect_before_the_response_cancels_the_attempt(stage: Any) -> None:
     scene = stage(fast=says("late"), quality=says("no"))
     scene.targets["fast"]._sleep = lambda _: asyncio.sleep(5)
-    task = asyncio.create_task(scene.pipeline.answer(scene.query()))
+    task = asyncio.create_task(scene.pipeline.handle(scene.query()))
     await asyncio.sleep(0.005)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -93,9 +93,9 @@ async def test_a_client_that_leaves_before_the_answer_cancels_the_attempt(stage:
     assert in_flight(scene) == 0
 
 
-async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(stage: Any) -> None:
+async def test_a_client_disconnect_during_a_stream_cancels_the_attempt(stage: Any) -> None:
     scene = stage(fast=says("a", "b", "c"))
-    answer = await scene.pipeline.answer(scene.query(stream=True))
+    answer = await scene.pipeline.handle(scene.query(stream=True))
     deltas = answer.deltas()
     await anext(deltas)
     await deltas.aclose()
@@ -106,7 +106,7 @@ async def test_a_client_that_leaves_inside_a_stream_hangs_up_on_the_target(stage
     assert in_flight(scene) == 0
 
 
-async def test_the_account_of_a_stream_is_kept_and_shown_only_if_asked_for(stage: Any) -> None:
+async def test_the_usage_of_a_stream_is_recorded_and_sent_only_if_requested(stage: Any) -> None:
     scene = stage(fast=says("hi"))
     quiet = await scene.send(stream=True)
     assert b"usage" not in b"".join(quiet.data)

@@ -96,4 +96,4 @@ def test_retries_earn_no_retries(play: Any) -> None:
     scene = play(story, fast=lines, quality=says("hi"), fast_target={"retry": Retry(max_share=0.2)})
     assert len(scene.targets["fast"].calls) == 25 + 5
     earned = scene.state.snapshot(0.0).retries
-    assert [round(purse.saved, 6) for _, purse in earned] == [0.0]
+    assert [round(budget.balance, 6) for _, budget in earned] == [0.0]

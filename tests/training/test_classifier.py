@@ -9,7 +9,7 @@ import pytest
 from gateway.classifier.weights import read_model, write_model
 from gateway.enums import Task
 from training.classifier.contexts import fillers
-from training.classifier.examples import FIT, HELD_OUT, PROMPTS, Author, examples, said, task_words
+from training.classifier.examples import FIT, HELD_OUT, PROMPTS, PromptGenerator, examples, rephrased, task_words
 from training.classifier.grammar import Grammar, read_rules
 
 
@@ -56,7 +56,7 @@ def test_examples_are_the_same_for_the_same_seed_and_take_the_tasks_in_turn() ->
 
 
 def test_lines_that_are_held_out_are_never_learned_from() -> None:
-    learned, held_out = Author(FIT), Author(HELD_OUT)
+    learned, held_out = PromptGenerator(FIT), PromptGenerator(HELD_OUT)
     for task in Task:
         assert not learned.lines(task) & held_out.lines(task)
         assert held_out.lines(task)
@@ -65,7 +65,7 @@ def test_lines_that_are_held_out_are_never_learned_from() -> None:
 def test_a_wish_said_otherwise_keeps_most_of_its_letters() -> None:
     rng, wish = random.Random(3), "Rewrite the sentence below."
     for _ in range(200):
-        assert len(set("rewitsnc") & set(said(rng, wish).lower())) >= 7
+        assert len(set("rewitsnc") & set(rephrased(rng, wish).lower())) >= 7
 
 
 def test_words_that_may_be_named_as_evidence_are_no_names() -> None:

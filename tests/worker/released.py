@@ -1,4 +1,4 @@
-"""Words of the released checkpoint's kind: its control tokens under their own ids, Gemma's way of spelling, and chat
+"""Tokenization of the released checkpoint's kind: its control tokens under their own ids, Gemma's way of spelling, and chat
 templates of the same shape as those it was published with, written here."""
 
 import functools
@@ -15,7 +15,7 @@ from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from diffusion_worker.types.requests import DenoisingParams
-from diffusion_worker.web.serving_state import Words
+from diffusion_worker.web.serving_state import Tokenization
 
 CONTROL = {
     "<pad>": 0,
@@ -134,12 +134,12 @@ def save_released_words(folder: Path, template: str = TEMPLATE) -> None:
 
 
 @functools.cache
-def released_words(template: str = TEMPLATE) -> Words:
+def released_words(template: str = TEMPLATE) -> Tokenization:
     """The same, loaded."""
     with tempfile.TemporaryDirectory() as name:
         save_released_words(Path(name), template)
         tokenizer = load_tokenizer(Path(name))
-        return Words(tokenizer=tokenizer, template=load_chat_template(Path(name), tokenizer))
+        return Tokenization(tokenizer=tokenizer, template=load_chat_template(Path(name), tokenizer))
 
 
 def released_tokenizer() -> Tokenizer:
@@ -149,7 +149,7 @@ def released_tokenizer() -> Tokenizer:
 
 def spelled(ids: Sequence[int]) -> str:
     """Ids with their control tokens written out."""
-    return released_tokenizer().spelling(ids)
+    return released_tokenizer().decode_with_specials(ids)
 
 
 def released_net(answer: str | Callable[[str], str], **knobs: Any) -> ToyModel:

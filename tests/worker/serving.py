@@ -22,7 +22,7 @@ from diffusion_worker.settings import Settings
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from diffusion_worker.types.requests import DenoisingParams
-from diffusion_worker.web.serving_state import Words
+from diffusion_worker.web.serving_state import Tokenization
 from training.vocabulary import save_tokenizer
 
 MODEL = "toy"
@@ -32,12 +32,12 @@ PLAIN = False  # for httpx's `verify`: loopback speaks plain HTTP, and reading t
 
 
 @functools.cache
-def toy_words() -> Words:
+def toy_words() -> Tokenization:
     """Tokenizer and template of the embedded checkpoint."""
     with tempfile.TemporaryDirectory() as name:
         save_tokenizer(Path(name))
         tokenizer = load_tokenizer(Path(name))
-        return Words(tokenizer=tokenizer, template=load_chat_template(Path(name), tokenizer))
+        return Tokenization(tokenizer=tokenizer, template=load_chat_template(Path(name), tokenizer))
 
 
 def toy_tokenizer() -> Tokenizer:
@@ -72,7 +72,7 @@ def toy_settings(**given: Any) -> Settings:
     return Settings(**{"checkpoint": "toy", "name": MODEL, "port": 0, "constraint_cache": compiled(), **given})
 
 
-def build(model: ToyModel, words: Words | None = None, **settings: Any) -> Worker:
+def build(model: ToyModel, words: Tokenization | None = None, **settings: Any) -> Worker:
     """A worker that is not started."""
     return build_worker(toy_settings(**settings), lambda _settings: (words or toy_words(), model))
 
@@ -96,7 +96,7 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(model: ToyModel, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def serving(model: ToyModel, words: Tokenization | None = None, **settings: Any) -> AsyncIterator[Served]:
     """A loaded worker without a socket."""
     worker = build(model, words, **settings)
     worker.serving_state.engine.start()
@@ -111,7 +111,7 @@ async def serving(model: ToyModel, words: Words | None = None, **settings: Any) 
 
 
 @contextlib.asynccontextmanager
-async def listening(model: ToyModel, words: Words | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def listening(model: ToyModel, words: Tokenization | None = None, **settings: Any) -> AsyncIterator[Served]:
     """The same behind a real socket on a free port."""
     async with serving(model, words, **settings) as served:
         config = uvicorn.Config(served.worker.app, http="httptools", lifespan="off", log_config=None, access_log=False)

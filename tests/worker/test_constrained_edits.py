@@ -37,7 +37,7 @@ def edit(old: str, **fields: Any) -> dict[str, Any]:
 async def test_an_edited_document_is_valid_whatever_the_model_says(old: str) -> None:
     """Random logits at every pass, with any anchor, streamed or not."""
     async with serving(NoisyNet(len(old))) as served:
-        encode = served.worker.serving_state.resident()[0].tokenizer.encode_plain
+        encode = served.worker.serving_state.loaded()[0].tokenizer.encode_plain
         for seed, anchor in enumerate((0.0, 0.8, 1.0)):
             body = edit(OLD[old], seed=seed, diffusion={"anchor": anchor})
             whole = await served.ask(**body)
@@ -61,7 +61,7 @@ def joined(streamed: str) -> tuple[str, str]:
 async def test_a_stream_near_max_tokens_closes_in_time_or_is_refused(model: str) -> None:
     """`{"item":"x","count":1}` takes 22 tokens and its end."""
     async with serving(NoisyNet()) as served:
-        encode = served.worker.serving_state.resident()[0].tokenizer.encode_plain
+        encode = served.worker.serving_state.loaded()[0].tokenizer.encode_plain
         for room in (23, 24, 30, 41):
             fields = {"model": model, "seed": room, "stream": True, "response_format": schema(ORDER)}
             text, reason = joined((await served.ask(max_tokens=room, **fields)).text)
@@ -89,7 +89,7 @@ async def test_a_valid_document_that_the_model_would_leave_costs_one_step() -> N
 async def test_at_any_deadline_what_arrives_is_valid(stream: bool) -> None:
     """Or is refused by name, where not even a first canvas was there in time."""
     async with serving(NoisyNet()) as served:
-        encode = served.worker.serving_state.resident()[0].tokenizer.encode_plain
+        encode = served.worker.serving_state.loaded()[0].tokenizer.encode_plain
         await served.ask(response_format=schema(ORDER))  # compiled by now
         for ms in (0, 1, 3, 6, 10, 15, 25, 50, 5000):
             headers = {"x-twolane-deadline-ms": str(ms)}

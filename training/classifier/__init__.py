@@ -1,1 +1,1 @@
-"""How the gateway's task classifier was made: prompts written by grammars, a linear fit, a calibrated confidence."""
+"""Training of the gateway's task classifier: prompts from grammars, a linear fit, calibrated confidence."""

@@ -1,7 +1,7 @@
 """Train the task classifier: `python -m training.classifier --out gateway/classifier/tasks.npz [--json FILE]`.
 
-Two fits. The first sees four fifths of the prompts' lines; the other fifth measures it and sets the temperature. The
-second sees all lines and is what ships, with that temperature. Two minutes on one core.
+Two fits. The first uses four fifths of the prompt templates; the rest is used to evaluate it and to fit the
+temperature. The second uses all templates, with that temperature, and is shipped. Two minutes on one core.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gateway.classifier.features import HASH_BITS
-from gateway.classifier.hashing import places, word_hash
+from gateway.classifier.hashing import hash_buckets, word_hash
 from gateway.classifier.model import KNOWN_BITS, TaskModel
 from gateway.classifier.weights import write_model
 from gateway.enums import Task
@@ -23,17 +23,17 @@ from training.classifier.examples import EVERYTHING, FIT, HELD_OUT, examples, ta
 from training.classifier.fit import Matrix, fit, matrix, scores, temperature
 
 SEED: Final = 20261125
-LEAST_TIMES: Final = 6  # at an edge, so that a word is known; short prompts have both edges in one
-VOCABULARY: Final = 2000  # words that evidence may name
+MIN_COUNT: Final = 6  # occurrences at an edge before a word counts as known; in short prompts both edges overlap
+VOCABULARY: Final = 2000  # words that the evidence may name
 
 
 def main() -> None:
-    """Command line; writes the weights, prints what was measured on the way."""
+    """Command line: write the weights and print the evaluation."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="where the weights go")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--examples", type=int, default=40_000, help="prompts written for each of the two fits")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="output file for the weights")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--examples", type=int, default=40_000, help="prompts generated for each of the two fits")
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the prompts")
     options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.monotonic()
@@ -46,24 +46,24 @@ def main() -> None:
 
 
 def train(*, count: int, epochs: int, seed: int = SEED) -> tuple[TaskModel, dict[str, Any]]:
-    """The model that ships, and what was measured of the one beside it that left lines out."""
+    """The shipped model, and the evaluation of the model that was fitted without the held-out templates."""
     held_out = matrix(examples(seed + 1, count=max(200, count // 8), shares=HELD_OUT))
     table = fit(matrix(examples(seed, count=count, shares=FIT)), seed=seed, epochs=epochs)
     found = scores(table, held_out)
     divisor = temperature(found, held_out.labels)
-    figures = {"temperature": round(divisor, 3), **judged(found / divisor, held_out.labels)}
+    figures = {"temperature": round(divisor, 3), **evaluate(found / divisor, held_out.labels)}
     everything = matrix(examples(seed + 2, count=count, shares=EVERYTHING))
     weights = (fit(everything, seed=seed, epochs=epochs).weight.detach() / divisor).numpy()
-    vocabulary, known = telling_words(weights), known_words(everything)
+    vocabulary, known = discriminative_words(weights), known_words(everything)
     return TaskModel(tasks=tuple(Task), weights=weights, known=known, vocabulary=vocabulary), figures
 
 
-def judged(found: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Accuracy, by task as well, and how far confidence is from it (expected calibration error in ten bins)."""
-    sure, told = found.softmax(1).max(1)
-    right = (told == labels).float()
-    bins = (sure * 10).clamp(max=9).long()
-    gaps = [abs(float((sure - right)[bins == n].sum())) for n in range(10)]
+def evaluate(found: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Accuracy overall and by task, and the expected calibration error in ten bins."""
+    confidence, predicted = found.softmax(1).max(1)
+    right = (predicted == labels).float()
+    bins = (confidence * 10).clamp(max=9).long()
+    gaps = [abs(float((confidence - right)[bins == n].sum())) for n in range(10)]
     return {
         "accuracy": round(float(right.mean()), 4),
         "by_task": {task.value: round(float(right[labels == at].mean()), 3) for at, task in enumerate(Task)},
@@ -72,17 +72,17 @@ def judged(found: Tensor, labels: Tensor) -> dict[str, Any]:
 
 
 def known_words(data: Matrix) -> np.ndarray:
-    """The places of all words that stand at the edge of several prompts: once is no acquaintance."""
+    """The hash buckets of all words that occur at an edge of at least MIN_COUNT prompts."""
     words, times = np.unique(data.edges, return_counts=True)
     known = np.zeros(1 << KNOWN_BITS, dtype=np.bool_)
-    known[places(words[times >= LEAST_TIMES], KNOWN_BITS)] = True
+    known[hash_buckets(words[times >= MIN_COUNT], KNOWN_BITS)] = True
     return known
 
 
-def telling_words(weights: np.ndarray) -> dict[int, str]:
-    """Of the words in the tasks' own lines, those whose rows tell the tasks apart most."""
+def discriminative_words(weights: np.ndarray) -> dict[int, str]:
+    """The words of the task templates whose weights differ most between tasks."""
     words = sorted(task_words())
-    rows = places(np.array([word_hash(word) for word in words], dtype=np.uint32), HASH_BITS)
+    rows = hash_buckets(np.array([word_hash(word) for word in words], dtype=np.uint32), HASH_BITS)
     spread = weights[rows].std(axis=1)
     kept = sorted(words[at] for at in np.argsort(-spread, kind="stable")[:VOCABULARY])
     return {word_hash(word): word for word in kept}

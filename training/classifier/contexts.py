@@ -1,4 +1,4 @@
-"""What prompts are about besides words: numbers, identifiers, source code, schemas, tables, puzzles.
+"""Generators for the content of prompts: numbers, identifiers, source code, schemas, tables, puzzles.
 
 Source code and technical prose come from the standard library of the running Python (PSF licence); everything else is
 written or computed here.
@@ -14,7 +14,7 @@ from importlib import import_module
 from training.classifier.grammar import Filler, Grammar
 from training.classifier.snippets import SNIPPETS
 
-# Whose source and docstrings are quoted.
+# Modules whose source and docstrings are quoted.
 _MODULES = tuple(
     import_module(name)
     for name in "argparse bisect calendar csv dataclasses difflib fractions heapq shutil statistics textwrap".split()
@@ -32,7 +32,7 @@ _FILES = "main.py app.js index.ts server.go lib.rs Main.java utils.rb config.yam
 
 
 def number(rng: random.Random) -> str:
-    """Two or three digits, or few."""
+    """A number of one to three digits."""
     return str(rng.choice((rng.randint(2, 20), rng.randint(10, 99), rng.randint(100, 999))))
 
 
@@ -42,18 +42,18 @@ def digit(rng: random.Random) -> str:
 
 
 def identifier(rng: random.Random) -> str:
-    """A name as programmers write them, in one of four habits."""
+    """An identifier in one of five naming styles."""
     verb, noun = rng.choice(_VERBS), rng.choice(_NOUNS)
     return rng.choice((f"{verb}_{noun}", verb + noun.title(), noun.title() + verb.title(), noun, f"{noun}_id"))
 
 
 def key(rng: random.Random) -> str:
-    """The name of a field."""
+    """A field name."""
     return rng.choice(_KEYS)
 
 
 def code(rng: random.Random) -> str:
-    """A piece of source: half of it Python of the standard library, half snippets in other languages; or several."""
+    """Source code: half Python from the standard library, half snippets in other languages; one to three pieces."""
     pieces = [
         rng.choice(_functions()) if rng.random() < 0.5 else _named(rng, rng.choice(SNIPPETS))
         for _ in range(rng.choice((1, 1, 1, 2, 3)))
@@ -62,27 +62,27 @@ def code(rng: random.Random) -> str:
 
 
 def fenced(rng: random.Random) -> str:
-    """Source between fences, with or without a language; sometimes bare."""
+    """Fenced source code, with or without a language; sometimes unfenced."""
     fence = rng.choice(("```", "```", "```python", "```js", "```ts", "```java", "```yaml", "```cpp"))
     source = code(rng)
     return source if rng.random() < 0.2 else f"{fence}\n{source}\n```"
 
 
 def cut_code(rng: random.Random) -> str:
-    """Source that breaks off somewhere in its second half."""
+    """Source code truncated in its second half."""
     source = code(rng)
     return source[: rng.randint(len(source) // 2, max(len(source) // 2, len(source) - 2))]
 
 
 def holed(rng: random.Random, hole: str) -> str:
-    """Source with one span replaced by `hole`."""
+    """Source code with one span replaced by `hole`."""
     source = code(rng)
     start = rng.randint(len(source) // 4, len(source) // 2)
     return source[:start] + hole + source[min(len(source) - 1, start + rng.randint(4, 80)) :]
 
 
 def schema(rng: random.Random) -> str:
-    """A JSON Schema in one line or indented, with or without the customary head."""
+    """A JSON Schema, compact or indented, with or without `$schema`, title and definitions."""
     found = _object(rng, depth=rng.randint(0, 2))
     if rng.random() < 0.4:
         draft = rng.choice(("draft-04", "draft-06", "draft-07"))
@@ -114,7 +114,7 @@ def _property(rng: random.Random, name: str, depth: int) -> dict[str, object]:
 
 
 def table(rng: random.Random) -> str:
-    """A few rows of CSV, a markdown table, or lines of `key: value`."""
+    """A few rows of CSV, a Markdown table, or lines of `key: value`."""
     keys = rng.sample(_KEYS, 3)
     rows = [[rng.choice(("Ann", "Bob", "Oslo", "x")), number(rng), number(rng)] for _ in range(rng.randint(1, 4))]
     style = rng.randrange(3)
@@ -141,13 +141,13 @@ def config(rng: random.Random) -> str:
 
 
 def salad(rng: random.Random, words: list[str]) -> str:
-    """Words of all prompts without order: teaches that words in the middle of a text say little of the task."""
+    """Random words of all prompts: words in the middle of a text are weak evidence for a task."""
     picked = [rng.choice(words) for _ in range(rng.randint(15, 90))]
     return " ".join(picked).capitalize() + rng.choice((".", ".", "?", "!"))
 
 
 def noise(rng: random.Random) -> str:
-    """What no task can be read from: letters, digits or signs of some script at random."""
+    """Random letters, digits or signs of some script, which indicate no task."""
     first, last = rng.choice(
         ((33, 126), (97, 122), (48, 57), (0x400, 0x44F), (0x3B1, 0x3C9), (0x10A0, 0x10F5), (0x4E00, 0x9FA5))
     )
@@ -163,7 +163,7 @@ def prose(rng: random.Random) -> str:
 
 
 def fillers(grammar: "list[Grammar]") -> dict[str, Filler]:
-    """The functions by the names that the grammars use. `grammar` will hold the one they are called from."""
+    """The generators by the names that grammars use. `grammar` will contain the calling grammar."""
 
     def ask(rng: random.Random, name: str) -> str:
         return grammar[0].expand(rng, f"‹{name}›")
@@ -207,13 +207,13 @@ def fillers(grammar: "list[Grammar]") -> dict[str, Filler]:
 
 
 def _named(rng: random.Random, snippet: str) -> str:
-    """A snippet with fresh names, so that no name tells a task."""
+    """A snippet with random names, so that no name indicates a task."""
     return snippet.replace("NAME", identifier(rng)).replace("THING", rng.choice(_NOUNS)).replace("NUM", number(rng))
 
 
 @cache
 def _functions() -> list[str]:
-    """Functions and methods of a few modules, short enough for a prompt."""
+    """Functions and methods of the quoted modules that are short enough for a prompt."""
     found: list[str] = []
     for module in _MODULES:
         source = inspect.getsource(module)
@@ -225,7 +225,7 @@ def _functions() -> list[str]:
 
 @cache
 def _paragraphs() -> list[str]:
-    """Paragraphs of the same modules' docstrings that are sentences."""
+    """Paragraphs of the quoted modules' docstrings that are sentences."""
     docs = [inspect.getdoc(each) or "" for module in _MODULES for each in (module, *vars(module).values())]
     pieces = {" ".join(piece.split()) for doc in docs for piece in doc.split("\n\n")}
     return sorted(piece for piece in pieces if 80 < len(piece) < 900 and piece[0].isupper() and piece.endswith("."))

@@ -1,6 +1,6 @@
-"""Labelled prompts: a line of a task's grammar, expanded, said in one of many registers, perhaps with a system prompt.
+"""Labelled prompts: a template of a task's grammar, expanded, in one of many registers, sometimes with a system prompt.
 
-Lines are held out whole: what is measured on `HELD_OUT` was written with lines that the fit never saw.
+Templates are held out completely: prompts of `HELD_OUT` use templates that the fit has never seen.
 """
 
 import random
@@ -29,15 +29,15 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """What the classifier reads of a request, and what it should say."""
+    """The classifier's input for one request, and its label."""
 
     task: Task
     system: str
     user: str
 
 
-class Author:
-    """Writes prompts; `shares` says with which tenths of the lines."""
+class PromptGenerator:
+    """Generates prompts from the tenths of the templates in `shares`."""
 
     def __init__(self, shares: frozenset[int], folder: Path = PROMPTS) -> None:
         rules: Rules = {}
@@ -49,14 +49,14 @@ class Author:
         self._groups = {task: self._groups_of(rules, task, shares) for task in Task}
 
     def _groups_of(self, rules: Rules, task: Task, shares: frozenset[int]) -> list[list[str]]:
-        """For every line of the task's own rules, the lines it stands for; those outside `shares` are left out."""
+        """For every line of the task's rules, the templates that it expands to, limited to `shares`."""
         roots = (task.value, f"{task} code", f"{task} foreign")
         found = [list(self._leaves(rules, line)) for name in roots for line in rules.get(name, ())]
         kept = [[leaf for leaf in leaves if share_of(leaf) in shares] for leaves in found]
         return [leaves for leaves in kept if leaves]
 
     def _leaves(self, rules: Rules, line: str) -> Iterator[str]:
-        """A line that is nothing but a rule's name stands for the lines of that rule."""
+        """A line that only references a rule expands to the lines of that rule."""
         alone = _REFERENCE.fullmatch(line)
         if alone is None or alone[1] not in rules:
             yield line
@@ -65,47 +65,47 @@ class Author:
             yield from self._leaves(rules, inner)
 
     def lines(self, task: Task) -> set[str]:
-        """The lines that a task's prompts are written from."""
+        """The templates of a task."""
         return {line for leaves in self._groups[task] for line in leaves}
 
     def write(self, rng: random.Random, task: Task) -> Example:
-        """One prompt of a task."""
+        """Generate one prompt of a task."""
         text = self._grammar.expand(rng, rng.choice(rng.choice(self._groups[task])))
         if rng.random() < 0.12:
-            text = self._beside_denied(rng, task, text)
-        return Example(task=task, system=self._system(rng, task), user=said(rng, text))
+            text = self._with_negation(rng, task, text)
+        return Example(task=task, system=self._system(rng, task), user=rephrased(rng, text))
 
-    def _beside_denied(self, rng: random.Random, task: Task, text: str) -> str:
-        """The same wish, and what somebody does not want: words of another task that must not tell it."""
+    def _with_negation(self, rng: random.Random, task: Task, text: str) -> str:
+        """The prompt with a negated instruction of another task, which must not change its label."""
         other = rng.choice([each for each in Task if each is not task])
         denied = self._grammar.expand(rng, f"‹not {other}›")
         lowered = text[:1].lower() + text[1:]
         before = (f"{denied}, {lowered}", f"{denied}; {lowered}", f"{denied}. {text}")
-        behind = (f"{text}\n\n{denied}.", f"{text} {denied}.")
-        return rng.choice((*before, *behind))
+        after = (f"{text}\n\n{denied}.", f"{text} {denied}.")
+        return rng.choice((*before, *after))
 
     def _system(self, rng: random.Random, task: Task) -> str:
-        """Mostly none; a general one tells nothing, the task's own one may."""
-        draw = rng.random()
-        if draw < 0.65:
+        """A system prompt: mostly none, otherwise a general one or one of the task."""
+        sample = rng.random()
+        if sample < 0.65:
             return ""
-        return self._grammar.expand(rng, "‹plain system›" if draw < 0.85 else f"‹{task} system›")
+        return self._grammar.expand(rng, "‹plain system›" if sample < 0.85 else f"‹{task} system›")
 
 
 def examples(seed: int, *, count: int, shares: frozenset[int] = EVERYTHING) -> list[Example]:
-    """`count` prompts, the tasks in turn; the same for the same seed."""
-    rng, author, tasks = random.Random(seed), Author(shares), list(Task)
-    return [author.write(rng, tasks[index % len(tasks)]) for index in range(count)]
+    """`count` prompts, cycling through the tasks; deterministic for a seed."""
+    rng, generator, tasks = random.Random(seed), PromptGenerator(shares), list(Task)
+    return [generator.write(rng, tasks[index % len(tasks)]) for index in range(count)]
 
 
 def task_words(folder: Path = PROMPTS) -> set[str]:
-    """The words of the tasks' own lines, in lower case; those that only contexts use are left out."""
+    """The words of the task templates, in lower case, without those of contexts."""
     rules = [read_rules(folder / f"{task}.txt") for task in Task]
     return {word.lower() for each in rules for word in Grammar(each, {}).words}
 
 
-def said(rng: random.Random, text: str) -> str:
-    """The same wish as different people type it: hasty, polite, without capitals, with slips of the fingers."""
+def rephrased(rng: random.Random, text: str) -> str:
+    """The prompt in another register: openers, closers, lower case, missing punctuation, typos."""
     if rng.random() < 0.18:
         opener = rng.choice(_OPENERS)
         text = opener + (text[:1].lower() + text[1:] if opener.endswith(", ") else text)
@@ -116,12 +116,12 @@ def said(rng: random.Random, text: str) -> str:
     if rng.random() < 0.06:
         text = text.rstrip("?.!:")
     if rng.random() < 0.08:
-        text = _slipped(rng, text)
+        text = _with_typos(rng, text)
     return text
 
 
-def _slipped(rng: random.Random, text: str) -> str:
-    """One to three letters swapped, lost or replaced."""
+def _with_typos(rng: random.Random, text: str) -> str:
+    """Insert one to three typos."""
     for _ in range(rng.randint(1, 3)):
         if len(text) < 4:
             break

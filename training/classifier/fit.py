@@ -1,4 +1,4 @@
-"""The fit: softmax regression over hashed features, then one temperature that makes the confidence honest.
+"""Softmax regression over hashed features, and temperature scaling for a calibrated confidence.
 
 Minimises cross-entropy with decay, by Adam over shuffled batches, in one thread: the same weights for the same seed on
 the same machine. Temperature after Guo et al. 2017, "On Calibration of Modern Neural Networks".
@@ -23,9 +23,9 @@ _BATCH = 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """Examples as the net reads them: rows and weights of all, where each begins, and the number of its task.
+    """Features of a set of examples: rows and weights, the start of each example, and its label.
 
-    `edges` are the hashes of the words at the edges of all.
+    `edges` are the hashes of the words at the edges of all examples.
     """
 
     rows: Tensor  # [features of all]
@@ -57,7 +57,7 @@ def matrix(examples: Sequence[Example]) -> Matrix:
 
 
 def fit(data: Matrix, *, seed: int, epochs: int, rate: float = 0.01, decay: float = 2e-6) -> nn.EmbeddingBag:
-    """A table [rows, tasks]: the score of a task is the weighted sum of the rows present."""
+    """Fit a table [rows, tasks]: the score of a task is the weighted sum of the active rows."""
     generator = torch.Generator().manual_seed(seed)
     table = nn.EmbeddingBag(TABLE_ROWS, len(_TASKS), mode="sum")
     nn.init.zeros_(table.weight)
@@ -79,13 +79,13 @@ def fit(data: Matrix, *, seed: int, epochs: int, rate: float = 0.01, decay: floa
 
 @torch.inference_mode()
 def scores(table: nn.EmbeddingBag, data: Matrix) -> Tensor:
-    """Scores [examples, tasks], before any temperature."""
+    """Scores [examples, tasks] before temperature scaling."""
     found: Tensor = table(data.rows, data.starts[:-1].to(torch.int32), data.weights)
     return found
 
 
 def temperature(found: Tensor, labels: Tensor) -> float:
-    """The divisor of the scores under which the confidences are likeliest, by search over a fine grid."""
+    """The temperature with the smallest loss, by search over a grid."""
     grid = np.geomspace(0.3, 5.0, 120)
     losses = [float(F.cross_entropy(found / float(divisor), labels)) for divisor in grid]
     return float(grid[int(np.argmin(losses))])

@@ -1,4 +1,4 @@
-"""Random sentences from grammars in plain text: what the prompts of every task are written in.
+"""Random sentences from plain-text grammars, from which the prompts of every task are generated.
 
 A file holds rules: a line `= name` opens one, each line after it is an alternative. In a line, «a|b» picks one of the
 parts, ‹name› is filled by that rule or by a function of the same name, and \\n is a line break. Parts may nest.
@@ -19,7 +19,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 def read_rules(path: Path) -> Rules:
-    """The rules of one file, in its order."""
+    """Read the rules of one file, in order."""
     rules: Rules = {}
     alternatives: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -31,7 +31,7 @@ def read_rules(path: Path) -> Rules:
 
 
 class Grammar:
-    """Rules, and functions for what no list of words can say (code, numbers, schemas)."""
+    """A grammar: rules, and generator functions for content such as code, numbers and schemas."""
 
     def __init__(self, rules: Rules, fillers: Mapping[str, Filler]) -> None:
         self._rules = rules
@@ -40,11 +40,11 @@ class Grammar:
         self.words = [word for line in lines for word in _WORD.findall(_REFERENCE.sub(" ", line))]  # as often as used
 
     def expand(self, rng: random.Random, line: str) -> str:
-        """One sentence of the many that a line stands for. Raises KeyError for an unknown rule."""
+        """A random expansion of a line. Raises KeyError for an unknown rule."""
         return self._run(rng, line, 0, "")[0]
 
     def _run(self, rng: random.Random, line: str, at: int, stop: str) -> tuple[str, int]:
-        """Expand from `at` to one of the characters in `stop`; the text, and where it stopped."""
+        """Expand from `at` up to one of the characters in `stop`; returns the text and the end position."""
         parts: list[str] = []
         while at < len(line) and line[at] not in stop:
             if line[at] == "‹":
@@ -60,7 +60,7 @@ class Grammar:
         return "".join(parts), at
 
     def _pick(self, rng: random.Random, line: str, at: int) -> tuple[str, int]:
-        """One of the parts up to the closing mark. All are expanded, so that nesting needs no second parser."""
+        """A random alternative, up to the closing mark. All are expanded, so that nesting needs no second parser."""
         choices = []
         while True:
             text, at = self._run(rng, line, at, "|»")
@@ -76,5 +76,5 @@ class Grammar:
 
 
 def share_of(line: str) -> int:
-    """A number in 0..9 that a line keeps for ever: lines are held out whole, so that tests see unread templates."""
+    """A stable number in 0..9 for a line, used to hold out templates."""
     return zlib.crc32(line.encode()) % 10

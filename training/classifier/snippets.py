@@ -1,4 +1,4 @@
-"""Source in languages other than Python, for prompts to be about. NAME, THING and NUM are replaced by fresh ones."""
+"""Source snippets in languages other than Python. NAME, THING and NUM are replaced by random values."""
 
 from typing import Final
 

@@ -151,7 +151,7 @@ def _words(capabilities: Capabilities) -> str:
     return ", ".join(
         f"{word} ({grades[word].replace('_', ' ')})" if grades.get(word, Grade.NONE) is not Grade.NONE else str(word)
         for word in Capability
-        if word in capabilities.words
+        if word in capabilities.supported
     )
 
 

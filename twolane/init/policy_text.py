@@ -65,7 +65,7 @@ def _routes(fast: Lane) -> Iterator[str]:
     if fast.engine == WORKER:
         yield "    min_confidence: 0.8  # less confident answers go to the quality lane"
     yield "    fall_back: [quality]"
-    if fast.engine == WORKER or Capability.JSON_SCHEMA in ENGINES[fast.engine].words:
+    if fast.engine == WORKER or Capability.JSON_SCHEMA in ENGINES[fast.engine].supported:
         yield "  # Requests with a JSON Schema: the complete answer is validated before its first byte is sent."
         yield "  - name: constrained"
         yield "    when: {schema: true}"

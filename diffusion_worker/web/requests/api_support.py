@@ -1,6 +1,6 @@
-"""How much of OpenAI's two dialects this worker honours: field by field, and as published capabilities.
+"""Support of the OpenAI API: supported request fields, and published capabilities.
 
-What is not honoured is refused by name, never ignored. Reading the honoured fields is the parsers' part.
+An unsupported field is refused by name, never ignored. The other modules of this package parse the supported fields.
 """
 
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from diffusion_worker.web.requests.fields import Fields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSupport:
-    """The fields of a dialect: `honoured` ones are read, those of `off` accepted only where the value says "off"."""
+    """The fields of one API: `supported` ones are parsed; those of `off` are accepted with the listed values only."""
 
-    honoured: tuple[str, ...]
+    supported: tuple[str, ...]
     off: Mapping[str, tuple[Any, ...]]
 
 
-_HONOURED = (
+_COMMON = (
     "model",
     "max_tokens",
     "seed",
@@ -39,11 +39,11 @@ _OFF: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
 }
 CHAT = ApiSupport(
-    honoured=(
-        *_HONOURED,
+    supported=(
+        *_COMMON,
         *("messages", "max_completion_tokens", "prediction", "response_format"),
         *("tools", "tool_choice", "parallel_tool_calls", "logprobs", "top_logprobs"),
-        *("reasoning_effort", "chat_template_kwargs"),  # where the template has a switch
+        *("reasoning_effort", "chat_template_kwargs"),  # if the chat template has a thinking switch
     ),
     off={
         **_OFF,
@@ -59,53 +59,53 @@ CHAT = ApiSupport(
     },
 )
 COMPLETIONS = ApiSupport(
-    honoured=(*_HONOURED, "prompt", "suffix", "echo"),
+    supported=(*_COMMON, "prompt", "suffix", "echo"),
     off={**_OFF, "logprobs": (), "prediction": (), "response_format": ()},  # `logprobs: 0` asks for some here
 )
-# They change no answer here: labels, storage and scheduling of OpenAI's own platform.
-HARMLESS_TEXTS = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
-HARMLESS_FLAGS = ("store",)
-HARMLESS = ("metadata", *HARMLESS_TEXTS, *HARMLESS_FLAGS)
-# The closed set of words that policies and `/v1/models` share, each with true, false or a grade.
-_OFFERED: Mapping[str, bool | str] = {
+# Fields of OpenAI's own platform (labels, storage, scheduling): accepted and without effect.
+IGNORED_STRINGS = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+IGNORED_BOOLEANS = ("store",)
+IGNORED = ("metadata", *IGNORED_STRINGS, *IGNORED_BOOLEANS)
+# The capability names that policies and `/v1/models` share, each with true, false or a grade.
+_CAPABILITIES: Mapping[str, bool | str] = {
     **dict.fromkeys(("chat", "completions", "stream", "seed", "temperature", "stop"), True),
     **dict.fromkeys(("json_object", "regex", "choice", "template", "tool_choice"), True),
     **dict.fromkeys(("top_p", "logit_bias", "n", "images", "embeddings"), False),
     **dict.fromkeys(("json_schema", "tools"), "guaranteed"),
 }
-# Only a canvas can start from a text, end in one, or tell labels apart in one pass.
-_OF_READING: Mapping[DecodingMode, Mapping[str, bool | str]] = {
+# Only diffusion can start from a text, end in a given text, or compare labels in one pass.
+_BY_DECODING_MODE: Mapping[DecodingMode, Mapping[str, bool | str]] = {
     DecodingMode.DIFFUSION: {"prediction": "anchored", "suffix": True, "logprobs": True},
     DecodingMode.AUTOREGRESSIVE: {"prediction": "none", "suffix": False, "logprobs": False},
 }
 
 
 def capabilities_of(decoding_mode: DecodingMode) -> Mapping[str, bool | str]:
-    """What a reading of a checkpoint can do."""
-    return {**_OFFERED, **_OF_READING[decoding_mode]}
+    """The capabilities of a decoding mode."""
+    return {**_CAPABILITIES, **_BY_DECODING_MODE[decoding_mode]}
 
 
-def check_surface(fields: Fields, support: ApiSupport) -> None:
-    """Raises Unsupported for the first field, or value of one, that would have to be ignored."""
-    fields.only((*support.honoured, *HARMLESS, *support.off))
+def check_fields(fields: Fields, support: ApiSupport) -> None:
+    """Raises Unsupported for the first field or value that is not supported."""
+    fields.allow_only((*support.supported, *IGNORED, *support.off))
     for name, off in support.off.items():
         value = fields.raw(name)
-        if value is not None and not any(_same(value, word) for word in off):
+        if value is not None and not any(_same(value, accepted) for accepted in off):
             raise fields.refuse(name, "is not supported by this model.")
-    if fields.whole("n", 1, 128) not in (None, 1):
+    if fields.integer("n", 1, 128) not in (None, 1):
         raise fields.refuse("n", "must be 1 for this model.")
-    _check_harmless(fields)
+    _check_ignored(fields)
 
 
-def _same(value: Any, word: Any) -> bool:
-    """Equality that tells 0 from false, as JSON does and Python does not."""
-    return bool(value == word) and isinstance(value, bool) is isinstance(word, bool)
+def _same(value: Any, other: Any) -> bool:
+    """JSON equality: unlike in Python, 0 and false differ."""
+    return bool(value == other) and isinstance(value, bool) is isinstance(other, bool)
 
 
-def _check_harmless(fields: Fields) -> None:
-    """They have no effect, but a wrong type is still a mistake worth telling."""
-    fields.part("metadata")
-    for name in HARMLESS_TEXTS:
+def _check_ignored(fields: Fields) -> None:
+    """Check the types of fields without effect: a wrong type is still reported."""
+    fields.object("metadata")
+    for name in IGNORED_STRINGS:
         fields.text(name)
-    for name in HARMLESS_FLAGS:
-        fields.flag(name)
+    for name in IGNORED_BOOLEANS:
+        fields.boolean(name)

@@ -1,47 +1,46 @@
-"""OpenAI's text completion request, parsed once into a record: a prompt to go on from, or a gap to fill.
+"""Parser of OpenAI text completion requests.
 
-A prompt is a string or the ids of its tokens; with a `suffix` the answer is what stands between the two. Knows no
-sockets, no engine and no torch.
+The prompt is a string or an array of token ids. With a `suffix`, the completion fills the gap between prompt and suffix.
 """
 
 from dataclasses import dataclass
 
 from diffusion_worker.web.error_body import InvalidType
-from diffusion_worker.web.requests.api_support import COMPLETIONS, check_surface
+from diffusion_worker.web.requests.api_support import COMPLETIONS, check_fields
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.request_params import RequestParams, parse_body, parse_request_params
 
-Prompt = str | tuple[int, ...]  # text, or ids as they are
+Prompt = str | tuple[int, ...]  # text, or token ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
-    """What a client wants, checked; only prompt length, ids and model id are still open."""
+    """A validated text completion request; prompt length, token ids and model id are checked later."""
 
     params: RequestParams
     prompt: Prompt
-    suffix: str = ""  # empty: nothing follows the answer
-    is_echo: bool = False  # return the prompt, and what follows, around the answer
+    suffix: str = ""  # text after the answer
+    is_echo: bool = False  # return prompt and suffix around the answer
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
-    """A request body, read and checked whole. Raises a InvalidRequest that names the first field found wrong."""
+    """Parse and validate a body. Raises InvalidRequest for the first error."""
     fields = parse_body(body)
-    check_surface(fields, COMPLETIONS)
+    check_fields(fields, COMPLETIONS)
     return CompletionRequest(
         params=parse_request_params(fields),
         prompt=_parse_prompt(fields),
         suffix=fields.text("suffix") or "",
-        is_echo=fields.flag("echo") or False,
+        is_echo=fields.boolean("echo") or False,
     )
 
 
 def _parse_prompt(fields: Fields) -> Prompt:
-    """OpenAI also takes several prompts at once, each with an answer of its own; those are refused."""
+    """The prompt. Several prompts in one request, which OpenAI allows, are refused."""
     value = fields.required("prompt")
     if isinstance(value, list) and any(isinstance(item, str | list) for item in value):
         if len(value) > 1:
-            raise fields.refuse("prompt", "must be one prompt for this model, not several.")
+            raise fields.refuse("prompt", "must contain a single prompt for this model.")
         [value] = value
     if isinstance(value, str):
         return value

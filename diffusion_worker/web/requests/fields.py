@@ -1,6 +1,6 @@
-"""Typed access to one JSON object of a stranger: every wrong field is named by its full path.
+"""Typed access to the fields of an untrusted JSON object. Errors name the full path of the field.
 
-An explicit null counts as absent, as in OpenAI's clients. Knows no field names of its own.
+A null value counts as absent, because OpenAI clients send null for fields that are not set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from typing import Any
 
 from diffusion_worker.web.error_body import InvalidType, InvalidValue, MissingField, Unsupported
 
-MAX_DEPTH = 64  # of objects and arrays in a body; a JSON Schema spends two per level
+MAX_DEPTH = 64  # of objects and arrays in a body; a JSON Schema uses two per level
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """An object and where it lies in the body, e.g. `stream_options`; the body itself lies at the empty path."""
+    """A JSON object and its path in the body, e.g. `stream_options`; the path of the body is empty."""
 
     values: Mapping[str, Any]
     path: str = ""
@@ -23,14 +23,14 @@ class Fields:
         """The full path of a field."""
         return f"{self.path}.{name}" if self.path else name
 
-    def only(self, known: Sequence[str]) -> None:
-        """Raises Unsupported for the first field that nobody reads."""
+    def allow_only(self, known: Sequence[str]) -> None:
+        """Raises Unsupported for the first field that is not in `known`."""
         for name in self.values:
             if name not in known:
                 raise Unsupported(f"Unrecognized field: '{self.param(name)}'.", param=self.param(name))
 
     def raw(self, name: str) -> Any:
-        """The value, or None when absent or null."""
+        """The value; None if absent or null."""
         return self.values.get(name)
 
     def required(self, name: str) -> Any:
@@ -41,29 +41,29 @@ class Fields:
         return value
 
     def text(self, name: str) -> str | None:
-        """A string."""
+        """A string; None if absent. Raises InvalidType."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, str):
             raise self._mistyped(name, "a string", value)
         return value
 
     def nonempty(self, name: str) -> str:
-        """A string that is there and says something."""
+        """A required, non-empty string."""
         self.required(name)
         text = self.text(name)
         if not text:
             raise self.invalid(name, "must not be empty.")
         return text
 
-    def flag(self, name: str) -> bool | None:
-        """True or false."""
+    def boolean(self, name: str) -> bool | None:
+        """A boolean; None if absent. Raises InvalidType."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, bool):
             raise self._mistyped(name, "a boolean", value)
         return value
 
-    def whole(self, name: str, low: int, high: int) -> int | None:
-        """An integer within bounds; 3.0 is none."""
+    def integer(self, name: str, low: int, high: int) -> int | None:
+        """An integer within bounds; None if absent. 3.0 is not an integer."""
         value = self.values.get(name)
         if value is None:
             return None
@@ -72,7 +72,7 @@ class Fields:
         return int(self._within(name, value, low, high))
 
     def number(self, name: str, low: float, high: float) -> float | None:
-        """A number within bounds."""
+        """A number within bounds; None if absent."""
         value = self.values.get(name)
         if value is None:
             return None
@@ -80,8 +80,8 @@ class Fields:
             raise self._mistyped(name, "a number", value)
         return float(self._within(name, value, low, high))
 
-    def part(self, name: str) -> "Fields | None":
-        """An object inside this one."""
+    def object(self, name: str) -> "Fields | None":
+        """A nested object; None if absent."""
         value = self.values.get(name)
         if value is None:
             return None
@@ -89,19 +89,19 @@ class Fields:
             raise self._mistyped(name, "an object", value)
         return Fields(value, self.param(name))
 
-    def parts(self, name: str) -> "tuple[Fields, ...]":
-        """An array of objects; required."""
+    def objects(self, name: str) -> "tuple[Fields, ...]":
+        """A required array of objects."""
         value = self.required(name)
         if not isinstance(value, list):
             raise self._mistyped(name, "an array", value)
         return tuple(Fields(self._object(name, at, item), self.param(f"{name}[{at}]")) for at, item in enumerate(value))
 
     def refuse(self, name: str, reason: str) -> Unsupported:
-        """The error for a field that is not honoured."""
+        """The error for an unsupported field."""
         return Unsupported(f"'{self.param(name)}' {reason}", param=self.param(name))
 
     def invalid(self, name: str, reason: str) -> InvalidValue:
-        """The error for a value that means nothing."""
+        """The error for an invalid value."""
         return InvalidValue(f"'{self.param(name)}' {reason}", param=self.param(name))
 
     def _object(self, name: str, at: int, item: Any) -> dict[str, Any]:
@@ -109,8 +109,8 @@ class Fields:
             raise self._mistyped(f"{name}[{at}]", "an object", item)
         return item
 
-    def _mistyped(self, name: str, wanted: str, value: Any) -> InvalidType:
-        return InvalidType(f"'{self.param(name)}' must be {wanted}, not {_kind(value)}.", param=self.param(name))
+    def _mistyped(self, name: str, expected: str, value: Any) -> InvalidType:
+        return InvalidType(f"'{self.param(name)}' must be {expected}, not {_kind(value)}.", param=self.param(name))
 
     def _within(self, name: str, value: float, low: float, high: float) -> float:
         if not low <= value <= high:
@@ -119,7 +119,7 @@ class Fields:
 
 
 def is_deeper(value: Any, limit: int) -> bool:
-    """Whether objects and arrays nest beyond the limit; level by level, so that no depth exhausts the stack."""
+    """Whether the nesting exceeds the limit. Iterative, so that deep nesting cannot exhaust the stack."""
     level = [value]
     for _ in range(limit):
         level = [
@@ -134,6 +134,6 @@ def is_deeper(value: Any, limit: int) -> bool:
 
 
 def _kind(value: Any) -> str:
-    """JSON's word for a Python value."""
+    """The JSON type name of a Python value."""
     names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "an array"}
     return names.get(type(value), "an object" if isinstance(value, dict) else "null")

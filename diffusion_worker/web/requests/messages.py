@@ -1,7 +1,4 @@
-"""The messages of a request: roles, text, calls and their answers.
-
-Knows OpenAI's shapes; how a turn is written for the model is the template's business.
-"""
+"""Parser of the `messages` of a chat request: roles, text, tool calls and tool results."""
 
 from typing import Any
 
@@ -11,36 +8,38 @@ from diffusion_worker.text.messages import ASSISTANT, TOOL, Message, PastCall
 from diffusion_worker.web.requests.fields import MAX_DEPTH, Fields, is_deeper
 
 ROLES = ("system", "developer", "user", ASSISTANT, TOOL)
-# A recorded answer of ours or of others carries these; null or empty they say nothing.
+# Fields of recorded assistant messages; accepted only if null or empty.
 _EMPTY_IN_MESSAGES = ("refusal", "audio", "annotations", "function_call")
 _OF_MODEL = ("tool_calls", "reasoning_content")
 _OF_TOOLS = ("tool_call_id", "name")
 
 
 def parse_messages(fields: Fields) -> tuple[Message, ...]:
-    """At least one turn. Raises a InvalidRequest naming the field; calls and their answers must find each other."""
+    """The messages, at least one. A tool result must refer to an earlier tool call. Raises InvalidRequest."""
     messages: list[Message] = []
     calls: set[str] = set()
-    for part in fields.parts("messages"):
+    for part in fields.objects("messages"):
         message = _parse_message(part)
         if message.call_id is not None and message.call_id not in calls:
-            raise part.invalid("tool_call_id", f"{message.call_id!r} is no call of an earlier message.")
+            raise part.invalid(
+                "tool_call_id", f"{message.call_id!r} is not the id of a tool call in an earlier message."
+            )
         calls.update(call.id for call in message.calls)
         messages.append(message)
     if not messages:
-        raise fields.invalid("messages", "must hold at least one message.")
+        raise fields.invalid("messages", "must contain at least one message.")
     return tuple(messages)
 
 
 def parse_text(fields: Fields, name: str) -> str:
-    """A string, or text parts, which are joined without anything between them."""
+    """A string, or text parts, which are concatenated."""
     if not isinstance(fields.raw(name), list):
         return fields.text(name) or ""
-    return "".join(map(_parse_part, fields.parts(name)))
+    return "".join(map(_parse_part, fields.objects(name)))
 
 
 def _parse_message(fields: Fields) -> Message:
-    fields.only(("role", "content", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS))
+    fields.allow_only(("role", "content", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS))
     role = fields.nonempty("role")
     if role == "function":
         raise fields.refuse("role", f"{role!r} is not supported by this model.")
@@ -66,28 +65,28 @@ def _parse_calls(fields: Fields, role: str) -> tuple[PastCall, ...]:
         return ()
     if role != ASSISTANT:
         raise fields.refuse("tool_calls", "is not supported by this model.")
-    return tuple(map(_parse_call, fields.parts("tool_calls")))
+    return tuple(map(_parse_call, fields.objects("tool_calls")))
 
 
 def _parse_call(fields: Fields) -> PastCall:
-    fields.only(("id", "type", "function", "index"))
+    fields.allow_only(("id", "type", "function", "index"))
     if fields.nonempty("type") != "function":
         raise fields.invalid("type", "must be 'function'.")
     fields.required("function")
-    function = fields.part("function") or fields
-    function.only(("name", "arguments"))
+    function = fields.object("function") or fields
+    function.allow_only(("name", "arguments"))
     return PastCall(id=fields.nonempty("id"), name=function.nonempty("name"), arguments=_parse_arguments(function))
 
 
 def _parse_arguments(fields: Fields) -> dict[str, Any]:
-    """OpenAI sends the text of an object. Templates want the object."""
+    """The arguments as an object, which chat templates expect; OpenAI clients send them as JSON text."""
     fields.required("arguments")
     try:
         arguments = orjson.loads(fields.text("arguments") or "{}")
     except orjson.JSONDecodeError:
         arguments = None
     if not isinstance(arguments, dict) or is_deeper(arguments, MAX_DEPTH):
-        raise fields.invalid("arguments", "must be the text of a JSON object.")
+        raise fields.invalid("arguments", "must be a string that contains a JSON object.")
     return arguments
 
 
@@ -95,6 +94,6 @@ def _parse_part(fields: Fields) -> str:
     kind = fields.nonempty("type")
     if kind != "text":
         raise fields.refuse(kind, "is not supported by this model: content must be text.")
-    fields.only(("type", "text"))
+    fields.allow_only(("type", "text"))
     fields.required("text")
     return fields.text("text") or ""

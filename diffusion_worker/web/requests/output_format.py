@@ -1,6 +1,6 @@
-"""What a request says its answer must be: OpenAI's `response_format`, and `structured_outputs` as vLLM names it.
+"""Parser of the output constraint: OpenAI's `response_format` and vLLM's `structured_outputs`.
 
-Read into one Constraint; whether it can be kept is the compiler's finding.
+Whether the constraint is supported is decided when it is compiled.
 """
 
 import re
@@ -17,9 +17,9 @@ _STRUCTURED: Final = ("regex", "choice", "template", "json")
 
 
 def parse_constraint(fields: Fields) -> Constraint | None:
-    """The one constraint of a body; None: any text will do. Raises a InvalidRequest that names the field."""
-    by_format = _parse_format(fields.part(_FORMAT))
-    by_structure = _parse_structured(fields.part("structured_outputs"))
+    """The constraint of a body; None: unconstrained. Raises InvalidRequest."""
+    by_format = _parse_format(fields.object(_FORMAT))
+    by_structure = _parse_structured(fields.object("structured_outputs"))
     if by_format and by_structure:
         raise fields.invalid("structured_outputs", "contradicts 'response_format'.")
     return by_format or by_structure
@@ -31,20 +31,20 @@ def _parse_format(fields: Fields | None) -> Constraint | None:
     kind = fields.nonempty("type")
     if kind not in ("text", "json_object", "json_schema"):
         raise fields.invalid("type", "must be one of text, json_object, json_schema.")
-    fields.only(("type", "json_schema") if kind == "json_schema" else ("type",))
+    fields.allow_only(("type", "json_schema") if kind == "json_schema" else ("type",))
     if kind == "json_schema":
         fields.required("json_schema")
-        schema = _named_schema(fields.part("json_schema") or fields)
+        schema = _named_schema(fields.object("json_schema") or fields)
         return Constraint(kind="json_schema", value=schema, field=_FORMAT)
     return Constraint(kind="json_object", field=_FORMAT) if kind == "json_object" else None
 
 
 def _named_schema(fields: Fields) -> Any:
-    fields.only(("name", "description", "schema", "strict"))
+    fields.allow_only(("name", "description", "schema", "strict"))
     if not _FORMAT_NAME.fullmatch(fields.nonempty("name")):
         raise fields.invalid("name", "must be 1 to 64 letters, digits, '_' or '-'.")
     fields.text("description")
-    fields.flag("strict")  # the schema is kept either way
+    fields.boolean("strict")  # the schema is always enforced
     check_schema(fields, "schema")
     return fields.raw("schema")
 
@@ -52,17 +52,18 @@ def _named_schema(fields: Fields) -> Any:
 def _parse_structured(fields: Fields | None) -> Constraint | None:
     if fields is None:
         return None
-    fields.only(_STRUCTURED)
-    given = [name for name in _STRUCTURED if fields.raw(name) is not None]
-    if len(given) != 1:
-        raise fields.invalid(given[1] if given else "regex", f"must stand alone: one of {', '.join(_STRUCTURED)}.")
-    field = fields.param(given[0])
-    match given[0]:
+    fields.allow_only(_STRUCTURED)
+    names = [name for name in _STRUCTURED if fields.raw(name) is not None]
+    if len(names) != 1:
+        allowed = ", ".join(_STRUCTURED)
+        raise fields.invalid(names[1] if names else "regex", f"is invalid here: set exactly one of {allowed}.")
+    field = fields.param(names[0])
+    match names[0]:
         case "regex":
             return Constraint(kind="regex", value=fields.nonempty("regex"), field=field)
         case "choice":
             return Constraint(kind="choice", value=_parse_choices(fields), field=field)
-        case "json":  # vLLM's other spelling of `response_format`
+        case "json":  # vLLM's alternative to `response_format`
             check_schema(fields, "json")
             return Constraint(kind="json_schema", value=fields.raw("json"), field=field)
     return Constraint(kind="template", value=_parse_template(fields), field=field)
@@ -73,19 +74,19 @@ def _parse_choices(fields: Fields) -> list[str]:
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
         raise InvalidType(f"'{fields.param('choice')}' must be an array of strings.", param=fields.param("choice"))
     if not choices or "" in choices:
-        raise fields.invalid("choice", "must hold at least one string, and no empty one.")
+        raise fields.invalid("choice", "must contain at least one string and no empty string.")
     return choices
 
 
 def _parse_template(fields: Fields) -> dict[str, Any]:
-    """A text, or a text and what may stand in its holes."""
+    """A template: a text, or a text and the constraints of its holes."""
     if isinstance(fields.raw("template"), str):
         return {"text": fields.nonempty("template")}
-    template = fields.part("template") or fields
-    template.only(("text", "holes"))
-    text, holes = template.nonempty("text"), template.part("holes")
+    template = fields.object("template") or fields
+    template.allow_only(("text", "holes"))
+    text, holes = template.nonempty("text"), template.object("holes")
     for name in holes.values if holes else ():
-        hole = holes.part(name) if holes else None
+        hole = holes.object(name) if holes else None
         if hole is not None:
-            hole.only(("regex", "choice"))
+            hole.allow_only(("regex", "choice"))
     return {"text": text, "holes": dict(holes.values) if holes else {}}

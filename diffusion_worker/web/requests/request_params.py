@@ -1,7 +1,4 @@
-"""What every way of asking has in common: a body becomes fields, and the fields that both dialects share one record.
-
-Knows neither messages nor prompts, no sockets, no engine and no torch.
-"""
+"""Parser of the request body and of the parameters that chat and text completions share."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ MAX_STOPS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overrides:
-    """The numbers of the extension object `diffusion` that belong to the loop; None keeps the checkpoint's own."""
+    """Overrides of the denoising params, from the extension object `diffusion`; None: default of the checkpoint."""
 
     steps: int | None = None
     entropy_bound: float | None = None
@@ -26,14 +23,14 @@ class Overrides:
     t_max: float | None = None
     canvas_length: int | None = None
 
-    def given(self) -> dict[str, float]:
-        """What was set, by name."""
+    def as_dict(self) -> dict[str, float]:
+        """The values that are set, by name."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestParams:
-    """What a client wants of an answer, whatever it answers; only the model id is still to be looked up."""
+    """Validated parameters of a request, except for its prompt; the model id is resolved later."""
 
     model: str
     max_tokens: int | None = None
@@ -46,7 +43,7 @@ class RequestParams:
     overrides: Overrides = Overrides()
     anchor: float | None = None
     deadline_ms: float | None = None
-    constraint: Constraint | None = None  # what the answer must be
+    constraint: Constraint | None = None  # of the answer
 
 
 def parse_body(body: bytes) -> Fields:
@@ -63,14 +60,14 @@ def parse_body(body: bytes) -> Fields:
 
 
 def parse_request_params(fields: Fields) -> RequestParams:
-    """The shared fields of a body. Raises a InvalidRequest that names the first one found wrong."""
-    is_stream = fields.flag("stream") or False
+    """Parse the shared fields of a body. Raises InvalidRequest for the first error."""
+    is_stream = fields.boolean("stream") or False
     include_usage, include_drafts = _parse_stream_options(fields, is_stream)
     diffusion = _parse_diffusion(fields)
     return RequestParams(
         model=fields.nonempty("model"),
         max_tokens=_parse_max_tokens(fields),
-        seed=fields.whole("seed", -(2**63), 2**63 - 1),
+        seed=fields.integer("seed", -(2**63), 2**63 - 1),
         temperature=fields.number("temperature", 0.0, 2.0),
         stops=_parse_stops(fields),
         is_stream=is_stream,
@@ -84,8 +81,8 @@ def parse_request_params(fields: Fields) -> RequestParams:
 
 
 def _parse_max_tokens(fields: Fields) -> int | None:
-    older = fields.whole("max_tokens", 1, 2**31 - 1)
-    newer = fields.whole("max_completion_tokens", 1, 2**31 - 1)
+    older = fields.integer("max_tokens", 1, 2**31 - 1)
+    newer = fields.integer("max_completion_tokens", 1, 2**31 - 1)
     if older is not None and newer is not None and older != newer:
         raise fields.invalid("max_tokens", "contradicts 'max_completion_tokens'.")
     return older if newer is None else newer
@@ -99,37 +96,37 @@ def _parse_stops(fields: Fields) -> tuple[str, ...]:
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
         raise InvalidType("'stop' must be a string or an array of strings.", param="stop")
     if len(stops) > MAX_STOPS:
-        raise fields.invalid("stop", f"must not hold more than {MAX_STOPS} strings.")
+        raise fields.invalid("stop", f"must not contain more than {MAX_STOPS} strings.")
     if "" in stops:
-        raise fields.invalid("stop", "must not hold an empty string.")
+        raise fields.invalid("stop", "must not contain an empty string.")
     return tuple(stops)
 
 
 def _parse_stream_options(fields: Fields, is_stream: bool) -> tuple[bool, bool]:
     """(include_usage, include_drafts)."""
-    options = fields.part("stream_options")
+    options = fields.object("stream_options")
     if options is None:
         return False, False
     if not is_stream:
         raise fields.invalid("stream_options", "is only allowed when 'stream' is true.")
-    options.only(("include_usage", "include_drafts", "include_obfuscation"))
-    if options.flag("include_obfuscation"):
+    options.allow_only(("include_usage", "include_drafts", "include_obfuscation"))
+    if options.boolean("include_obfuscation"):
         raise options.refuse("include_obfuscation", "is not supported by this model.")
-    return options.flag("include_usage") or False, options.flag("include_drafts") or False
+    return options.boolean("include_usage") or False, options.boolean("include_drafts") or False
 
 
 def _parse_diffusion(fields: Fields) -> Fields:
-    """The extension object; ranges that depend on the checkpoint are checked with its recipe."""
-    diffusion = fields.part("diffusion") or Fields({}, "diffusion")
-    diffusion.only((*(field.name for field in dataclasses.fields(Overrides)), "anchor", "deadline_ms"))
+    """The extension object; ranges that depend on the checkpoint are checked in `build_request`."""
+    diffusion = fields.object("diffusion") or Fields({}, "diffusion")
+    diffusion.allow_only((*(field.name for field in dataclasses.fields(Overrides)), "anchor", "deadline_ms"))
     return diffusion
 
 
 def _parse_overrides(fields: Fields) -> Overrides:
     return Overrides(
-        steps=fields.whole("steps", 1, 4096),
+        steps=fields.integer("steps", 1, 4096),
         entropy_bound=fields.number("entropy_bound", 0.0, 1e9),
         t_min=fields.number("t_min", 0.001, 100.0),
         t_max=fields.number("t_max", 0.001, 100.0),
-        canvas_length=fields.whole("canvas_length", 1, 4096),
+        canvas_length=fields.integer("canvas_length", 1, 4096),
     )

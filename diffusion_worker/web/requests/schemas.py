@@ -1,4 +1,4 @@
-"""JSON Schemas in a request: valid, or refused with the place that is not."""
+"""Validation of the JSON Schemas in a request."""
 
 import jsonschema_rs
 
@@ -6,13 +6,15 @@ from diffusion_worker.web.requests.fields import Fields
 
 
 def check_schema(fields: Fields, name: str) -> None:
-    """Compiling checks the meta-schema, every pattern and every reference. Offline: a reference must never make us
-    fetch what a stranger names. Raises MissingField, InvalidType, InvalidValue."""
+    """Check a schema against its meta-schema, including patterns and references.
+
+    Runs offline: a reference in an untrusted schema must not cause a network request. Raises MissingField,
+    InvalidType, InvalidValue."""
     fields.required(name)
-    schema = fields.part(name) or fields
+    schema = fields.object(name) or fields
     try:
         jsonschema_rs.validator_for(dict(schema.values), offline=True)
     except (ValueError, jsonschema_rs.ValidationError) as error:
-        place = "/".join(map(str, getattr(error, "instance_path", ()) or ()))
+        pointer = "/".join(map(str, getattr(error, "instance_path", ()) or ()))
         reason = getattr(error, "message", str(error))
-        raise fields.invalid(name, f"is not a valid JSON Schema at '#/{place}': {reason}.") from error
+        raise fields.invalid(name, f"is not a valid JSON Schema at '#/{pointer}': {reason}.") from error

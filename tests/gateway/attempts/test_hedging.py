@@ -1,6 +1,6 @@
-"""A second attempt beside a slow one: who wins, what it costs, what is left over.
+"""Hedging: which attempt wins, what it costs, and that nothing is left open.
 
-In virtual time: what takes seconds here takes none.
+In virtual time: seconds pass instantly.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ async def once(scene: Any, **body: Any) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_second_answers_when_the_first_takes_long(play: Any, stream: bool) -> None:
+def test_the_hedge_wins_if_the_first_attempt_is_slow(play: Any, stream: bool) -> None:
     sent, scene = play(
         lambda scene: once(scene, stream=stream),
         fast=says("slow", before_s=5.0), quality=says("quick", before_s=0.2), route={"hedge": ALWAYS},
@@ -33,11 +33,11 @@ def test_the_second_answers_when_the_first_takes_long(play: Any, stream: bool) -
     assert scene.attempts == {"fast": "hedge", "quality": "ok"}
     assert (scene.decision.target, scene.decision.fallback) == ("quality", Reason.HEDGE)
     assert scene.decision.total_ms == pytest.approx(300, abs=1)
-    assert scene.targets["fast"].left == 1  # hung up on
+    assert scene.targets["fast"].left == 1  # cancelled
 
 
-def test_of_two_that_are_ready_at_the_same_moment_the_other_one_is_hung_up_on(play: Any) -> None:
-    """Its connection would stay open else: nobody reads from it any more."""
+def test_of_two_attempts_that_are_ready_at_the_same_moment_the_other_is_cancelled(play: Any) -> None:
+    """Otherwise its connection would stay open, because nothing reads from it."""
     sent, scene = play(
         lambda scene: once(scene, stream=True),
         fast=says("a", "b", before_s=0.3), quality=says("c", "d", before_s=0.2), route={"hedge": ALWAYS},
@@ -48,7 +48,7 @@ def test_of_two_that_are_ready_at_the_same_moment_the_other_one_is_hung_up_on(pl
     assert scene.targets[lost].left == 1
 
 
-def test_headers_of_a_hedged_stream_name_who_won(play: Any) -> None:
+def test_headers_of_a_hedged_stream_name_the_winner(play: Any) -> None:
     sent, _ = play(
         lambda scene: once(scene, stream=True),
         fast=says("a", before_s=5.0), quality=says("b"), route={"hedge": ALWAYS},
@@ -59,7 +59,7 @@ def test_headers_of_a_hedged_stream_name_who_won(play: Any) -> None:
     ]
 
 
-def test_the_first_may_still_win_and_then_no_lane_was_changed(play: Any) -> None:
+def test_the_first_attempt_may_still_win_and_then_there_is_no_fallback(play: Any) -> None:
     sent, scene = play(
         once, fast=says("first", before_s=0.3), quality=says("late", before_s=5.0), route={"hedge": ALWAYS}
     )
@@ -70,7 +70,7 @@ def test_the_first_may_still_win_and_then_no_lane_was_changed(play: Any) -> None
     ]
     assert (scene.decision.target, scene.decision.fallback, scene.decision.changes) == ("fast", None, ())
     assert scene.targets["quality"].left == 1
-    assert scene.decision.overhead_ms == pytest.approx(0, abs=1e-6)  # time waited for two at once counts once
+    assert scene.decision.overhead_ms == pytest.approx(0, abs=1e-6)  # overlapping attempts count once
 
 
 def test_no_hedge_is_made_for_an_answer_in_time(play: Any) -> None:
@@ -78,7 +78,7 @@ def test_no_hedge_is_made_for_an_answer_in_time(play: Any) -> None:
     assert scene.targets["quality"].calls == []
 
 
-def test_an_invalid_answer_does_not_win(play: Any) -> None:
+def test_an_invalid_response_does_not_win(play: Any) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
     sent, scene = play(
         lambda scene: once(scene, response_format=schema),
@@ -88,14 +88,14 @@ def test_an_invalid_answer_does_not_win(play: Any) -> None:
     assert scene.attempts == {"fast": "ok", "quality": "invalid_output"}
 
 
-def test_when_the_slow_one_breaks_the_hedge_is_its_fallback(play: Any) -> None:
+def test_when_the_slow_attempt_fails_the_hedge_is_its_fallback(play: Any) -> None:
     sent, scene = play(once, fast=fails(before_s=0.2), quality=says("hi", before_s=0.5), route={"hedge": ALWAYS})
     assert sent.text == "hi"
     assert scene.attempts == {"fast": "upstream_error", "quality": "ok"}
     assert scene.decision.fallback is Reason.UPSTREAM_ERROR
 
 
-def test_when_both_fail_the_rest_is_asked_in_turn(play: Any) -> None:
+def test_when_both_attempts_fail_the_remaining_candidates_are_tried(play: Any) -> None:
     sent, scene = play(
         once, fast=fails(before_s=0.2), quality=fails(before_s=0.5), third=says("hi"), route={"hedge": ALWAYS}
     )
@@ -103,7 +103,7 @@ def test_when_both_fail_the_rest_is_asked_in_turn(play: Any) -> None:
     assert [each.target for each in scene.decision.attempts] == ["fast", "quality", "third"]
 
 
-def test_the_hedge_goes_to_another_server_and_the_one_between_stays_a_fallback(play: Any) -> None:
+def test_the_hedge_goes_to_another_server_and_the_skipped_candidate_stays_a_fallback(play: Any) -> None:
     _, scene = play(
         once, fast=fails(Refused("no"), before_s=1.0), careful=says("hi"), quality=fails(before_s=0.1),
         careful_target={"url": "http://fast"}, route={"hedge": ALWAYS},
@@ -132,7 +132,7 @@ def test_hedges_stay_within_their_share(play: Any) -> None:
 
 
 def test_a_hedge_after_p95_waits_as_long_as_nineteen_in_twenty_answers_take(play: Any) -> None:
-    """Until there are twenty answers the promise itself is the time."""
+    """With fewer than twenty answers, the objective is used."""
     slo = Slo(p95_ms=1000)
 
     async def story(scene: Any) -> Any:
@@ -148,7 +148,7 @@ def test_a_hedge_after_p95_waits_as_long_as_nineteen_in_twenty_answers_take(play
     assert (unknown_ms, known_ms) == (1000, pytest.approx(200, rel=0.03))
 
 
-def test_a_loser_counts_as_late_only_once_it_outlasted_its_promise(play: Any) -> None:
+def test_a_lost_hedge_counts_as_late_only_if_it_exceeded_its_objective(play: Any) -> None:
     async def story(scene: Any) -> Any:
         for _ in range(12):
             await scene.send()
@@ -163,7 +163,7 @@ def test_a_loser_counts_as_late_only_once_it_outlasted_its_promise(play: Any) ->
 
 
 @pytest.mark.parametrize("leaves_s", [0.0, 0.05, 0.3])
-def test_a_client_that_leaves_cancels_both(play: Any, leaves_s: float) -> None:
+def test_a_client_disconnect_cancels_both_attempts(play: Any, leaves_s: float) -> None:
     async def story(scene: Any) -> Any:
         asking = asyncio.create_task(scene.send())
         await asyncio.sleep(leaves_s)
@@ -178,7 +178,7 @@ def test_a_client_that_leaves_cancels_both(play: Any, leaves_s: float) -> None:
         assert {str(each.outcome) for each in scene.decision.attempts} == {"cancelled"}
 
 
-def test_an_attempt_that_uses_up_its_part_of_the_deadline_leaves_the_rest_to_the_next(play: Any) -> None:
+def test_an_attempt_that_exceeds_its_part_of_the_deadline_leaves_the_rest_to_the_next(play: Any) -> None:
     sent, scene = play(
         once, fast=says("a", before_s=9.0), quality=says("b", before_s=0.5),
         route={"deadline_ms": 1000, "attempt_ms": 400},
@@ -198,7 +198,7 @@ def test_a_requests_own_deadline_shortens_the_parts_too(play: Any) -> None:
     assert (sent.error.status, scene.decision.total_ms) == (504, pytest.approx(500))
 
 
-def test_the_part_of_a_stream_counts_until_its_first_word(play: Any) -> None:
+def test_the_attempt_limit_of_a_stream_applies_until_its_first_text(play: Any) -> None:
     sent, scene = play(
         lambda scene: once(scene, stream=True),
         fast=says("a", "b", "c", between_s=0.3), quality=says("no"), route={"deadline_ms": 5000, "attempt_ms": 400},
@@ -227,10 +227,10 @@ LINES = st.builds(
     deadline_ms=st.sampled_from([None, 150, 400]),
     attempt_ms=st.sampled_from([None, 60]),
 )
-def test_however_two_attempts_overlap_there_is_exactly_one_answer(
+def test_however_two_attempts_overlap_there_is_exactly_one_response(
     play: Any, lines: Any, stream: bool, schema: bool, deadline_ms: float | None, attempt_ms: float | None
 ) -> None:
-    """One decision, one call per target, every permit back, nobody left hanging, and the account agrees with itself."""
+    """One decision, one call per target, every permit released, no call left open, and consistent records."""
     wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
     route = {"hedge": ALWAYS, "deadline_ms": deadline_ms, "attempt_ms": attempt_ms if deadline_ms else None}
     body: dict[str, Any] = {"response_format": wanted} if schema else {}

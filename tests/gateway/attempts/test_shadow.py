@@ -1,12 +1,12 @@
-"""Shadow traffic: a share is asked twice and compared, and no client ever notices. In virtual time."""
+"""Shadow traffic: a share of requests is copied and compared, and clients never notice. In virtual time."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from gateway.attempts.shadow import MOST_AT_ONCE
-from gateway.enums import Likeness, Location, Outcome
+from gateway.attempts.shadow import MAX_CONCURRENT
+from gateway.enums import Location, Outcome, ShadowResult
 from gateway.upstreams.scripted import fails, says
 from tests.gateway.virtual import LoopClock, run_virtual
 
@@ -16,41 +16,41 @@ ALL = {"shadow": ("careful", 1.0)}
 def play(stage: Any, story: Any, **given: Any) -> Any:
     async def run() -> Any:
         scene = stage(clock=LoopClock(), **given)
-        told = await story(scene)
+        returned = await story(scene)
         await asyncio.sleep(100)
         await scene.pipeline.aclose()
         assert sum(scene.state._in_flight.values()) == 0
-        return scene, told
+        return scene, returned
 
     return run_virtual(run())
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("line", "likeness"),
+    ("line", "result"),
     [
-        (says("h", "i "), Likeness.SAME),
-        (says("ho"), Likeness.DIFFERENT),
-        (fails(), Likeness.FAILED),
-        (says("hi", before_s=99), Likeness.FAILED),  # nobody waits for ever
+        (says("h", "i "), ShadowResult.SAME),
+        (says("ho"), ShadowResult.DIFFERENT),
+        (fails(), ShadowResult.FAILED),
+        (says("hi", before_s=99), ShadowResult.FAILED),  # shadow requests have a deadline
     ],
 )
-def test_the_shadow_is_compared_and_never_answers(stage: Any, stream: bool, line: Any, likeness: Likeness) -> None:
+def test_the_shadow_response_is_compared_and_never_served(
+    stage: Any, stream: bool, line: Any, result: ShadowResult
+) -> None:
     scene, sent = play(stage, lambda s: s.send(stream=stream), fast=says("hi"), careful=line, route=ALL)
     assert sent.text == "hi"
     assert scene.attempts == {"fast": "ok"}
     assert len(scene.listener.decisions) == 1
-    assert [(each.route, each.target, each.likeness) for each in scene.listener.mirrors] == [
-        ("main", "careful", likeness)
-    ]
+    assert [(each.route, each.target, each.result) for each in scene.listener.mirrors] == [("main", "careful", result)]
 
 
 def test_json_is_compared_by_value(stage: Any) -> None:
     scene, _ = play(stage, lambda s: s.send(), fast=says('{"a": 1, "b": 2}'), careful=says('{"b":2,"a":1}'), route=ALL)
-    assert scene.listener.mirrors[0].likeness is Likeness.SAME
+    assert scene.listener.mirrors[0].result is ShadowResult.SAME
 
 
-def test_the_client_has_its_answer_before_the_shadow_is_asked(stage: Any) -> None:
+def test_the_client_gets_its_response_before_the_shadow_request_starts(stage: Any) -> None:
     async def story(scene: Any) -> Any:
         await scene.send()
         return scene.clock.now_s(), len(scene.targets["careful"].calls)
@@ -59,15 +59,15 @@ def test_the_client_has_its_answer_before_the_shadow_is_asked(stage: Any) -> Non
     assert (ended_s, asked) == (1000.0, 0)
 
 
-def test_only_the_share_is_mirrored(stage: Any) -> None:
-    for share, asked in ((0.51, 1), (0.49, 0)):  # the stage draws 0.5
+def test_only_the_share_is_shadowed(stage: Any) -> None:
+    for share, asked in ((0.51, 1), (0.49, 0)):  # the stage's random sample is 0.5
         scene, _ = play(
             stage, lambda s: s.send(), fast=says("hi"), careful=says("hi"), route={"shadow": ("careful", share)}
         )
         assert len(scene.targets["careful"].calls) == asked
 
 
-def test_an_answer_that_was_not_served_is_not_mirrored(stage: Any) -> None:
+def test_a_response_that_was_not_served_is_not_shadowed(stage: Any) -> None:
     scene, _ = play(stage, lambda s: s.send(), fast=fails(), careful=says("hi"), route=ALL)
     assert scene.decision.outcome is Outcome.ERROR
     assert scene.targets["careful"].calls == []
@@ -83,9 +83,9 @@ def test_a_private_request_has_no_shadow_outside(stage: Any) -> None:
         assert len(scene.targets["careful"].calls) == asked
 
 
-def test_slow_shadows_do_not_pile_up_and_end_with_the_gateway(stage: Any) -> None:
+def test_slow_shadow_requests_are_limited_and_end_with_the_gateway(stage: Any) -> None:
     async def story(scene: Any) -> Any:
-        for _ in range(3 * MOST_AT_ONCE):
+        for _ in range(3 * MAX_CONCURRENT):
             await scene.send()
         await asyncio.sleep(1)
         asked = len(scene.targets["careful"].calls)
@@ -93,4 +93,4 @@ def test_slow_shadows_do_not_pile_up_and_end_with_the_gateway(stage: Any) -> Non
         return asked
 
     scene, asked = play(stage, story, fast=says("hi"), careful=says("hi", before_s=50), route=ALL)
-    assert asked == MOST_AT_ONCE == scene.targets["careful"].left
+    assert asked == MAX_CONCURRENT == scene.targets["careful"].left

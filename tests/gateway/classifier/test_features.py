@@ -1,4 +1,4 @@
-"""Features: the same for the same text everywhere, bounded, and at peace with any text."""
+"""Features: deterministic, bounded, and defined for any text."""
 
 import subprocess
 import sys
@@ -25,8 +25,8 @@ def test_any_text_has_features_inside_the_table(system: str, user: str) -> None:
 
 
 @given(user=ANY_TEXT, filler=st.text(max_size=5))
-def test_of_a_long_text_only_head_and_tail_are_seen(user: str, filler: str) -> None:
-    """So that the time is bounded: what lies between them changes nothing."""
+def test_only_the_head_and_tail_of_a_long_text_are_used(user: str, filler: str) -> None:
+    """The time is bounded: the middle of a long text has no effect."""
     head, tail = (user * 500)[:500].ljust(500), (user * 400)[:400].rjust(400)
     middle, other = "x" * 5000, (filler * 9000)[:9000].rjust(9000)
     one, two = features(system="", user=head + middle + tail), features(system="", user=head + other + tail)
@@ -65,6 +65,6 @@ def test_no_word_or_pair_reaches_from_the_system_prompt_into_the_users_text() ->
 
 
 @pytest.mark.parametrize("text", ["", " ", "\x00", "\ud800", "🦊" * 2000, "İ" * 5000, "\n" * 100_000, "'" * 1000])
-def test_strange_texts_are_texts(text: str) -> None:
+def test_unusual_texts_are_accepted(text: str) -> None:
     found = features(system=text, user=text)
-    assert (found.rows >= (1 << HASH_BITS)).any()  # at least the mark that every request has
+    assert (found.rows >= (1 << HASH_BITS)).any()  # at least the flag that every request has

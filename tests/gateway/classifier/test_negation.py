@@ -1,4 +1,4 @@
-"""What a text denies: a few words behind a few words, never beyond a clause."""
+"""Negation: up to three words after a negating word, within a clause."""
 
 import re
 
@@ -12,7 +12,7 @@ from gateway.classifier.hashing import word_hash
 
 
 def denied(text: str) -> list[str]:
-    """The words that are other words than they would be alone."""
+    """The words that are hashed as negated."""
     found = features(system="", user=text).words.tolist()
     words = re.findall(r"[\w']+", text.lower().replace("’", "'"))
     return [word for word, seen in zip(words, found, strict=False) if seen != word_hash(word)]
@@ -40,19 +40,19 @@ def denied(text: str) -> list[str]:
         ("translate it", []),
     ],
 )
-def test_what_is_denied(text: str, words: list[str]) -> None:
+def test_negated_words_are_found(text: str, words: list[str]) -> None:
     assert denied(text) == words
 
 
-def test_the_letters_of_a_denied_word_do_not_speak_for_it_either() -> None:
-    """Runs of characters know a word in all its endings."""
+def test_the_ngrams_of_a_negated_word_do_not_count_either() -> None:
+    """N-grams recognise a word in all its forms."""
     plain, no = features(system="", user="summarize"), features(system="", user="never summarize")
     own_runs = set(plain.rows.tolist()[3:]) - {row for row in plain.rows.tolist() if row >= 1 << 15}
     assert len(own_runs & set(no.rows.tolist())) < len(own_runs) / 4
 
 
 @given(before=st.text(max_size=200), behind=st.text(max_size=200))
-def test_any_text_can_be_denied(before: str, behind: str) -> None:
+def test_any_text_can_be_negated(before: str, behind: str) -> None:
     found = features(system=behind, user=f"{before} don't {behind} nicht {before}")
     assert found.rows.shape == found.weights.shape
     assert np.isfinite(found.weights).all()

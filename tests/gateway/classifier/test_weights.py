@@ -1,4 +1,4 @@
-"""The weights that ship: whole, small, right on prompts like those they learned from, and modest about all others."""
+"""The shipped weights: valid, small, accurate on prompts like the training data, and uncertain about all others."""
 
 import random
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from tests.measured import cpu_s
 from training.classifier.examples import examples
 
 FAST = {Task.EDIT, Task.AUTOCOMPLETE, Task.STRUCTURED, Task.EXTRACTION}
-SURE_ENOUGH = 0.6  # for the fast lane, by the shipped policies
+FAST_THRESHOLD = 0.6  # for the fast lane, by the shipped policies
 CLASSIFY = open_classifier()
 
 
-def asked(user: str, system: str = "") -> Query:
+def query_of(user: str, system: str = "") -> Query:
     return Query(request_id="", model="auto", body=b"", received_s=0.0, last_user_text=user, system_text=system)
 
 
@@ -36,12 +36,12 @@ def test_the_file_is_small_and_fits_the_features() -> None:
 
 
 def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
-    """Fresh ones of lines it learned from; how far it is right on other people's prompts, its card says."""
-    told = [(each, CLASSIFY(asked(each.user, each.system))) for each in examples(987_654_321, count=1000)]
-    right = [said.task == each.task for each, said in told]
-    sure = [said.confidence for _, said in told]
-    assert sum(right) >= 940
-    assert abs(sum(sure) - sum(right)) <= 80
+    """New prompts from the training grammar; the model card reports the accuracy on other prompts."""
+    predictions = [(each, CLASSIFY(query_of(each.user, each.system))) for each in examples(987_654_321, count=1000)]
+    correct = [found.task == each.task for each, found in predictions]
+    confidences = [found.confidence for _, found in predictions]
+    assert sum(correct) >= 940
+    assert abs(sum(confidences) - sum(correct)) <= 80
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_it_is_right_on_fresh_prompts_and_knows_when_it_is_not() -> None:
         ("What is the capital of Denmark? Answer in one sentence.", Task.CHAT),
     ],
 )
-def test_plain_wishes_are_understood(text: str, task: Task) -> None:
-    assert CLASSIFY(asked(text)).task is task
+def test_plain_instructions_are_classified_correctly(text: str, task: Task) -> None:
+    assert CLASSIFY(query_of(text)).task is task
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,11 @@ def test_plain_wishes_are_understood(text: str, task: Task) -> None:
         ("Do not translate. Who wrote this? Il pleure dans mon coeur.", Task.TRANSLATE, Task.CHAT),
         ("Rather than rewriting it, tell me honestly what you think: the moon was pale.", Task.EDIT, Task.CHAT),
         ("Please don't proofread, I only want to know if it is kind: I hope you get well.", Task.EDIT, Task.CHAT),
-        ("Without extracting any names, tell me who is right: Ann says yes, Bob says no.", Task.EXTRACTION, Task.CHAT),
+        (
+            "Without extracting any names, tell me who is right: Ann says yes, Bob says no.",
+            Task.EXTRACTION,
+            Task.CHAT,
+        ),
         ("I need no JSON here. What is the tallest mountain of Africa?", Task.STRUCTURED, Task.CHAT),
         ("Don’t translate this, fix its grammar: she have went home", Task.TRANSLATE, Task.EDIT),
         ("No summary, please: translate to Danish: the soup is cold", Task.SUMMARIZE, Task.TRANSLATE),
@@ -78,27 +82,27 @@ def test_plain_wishes_are_understood(text: str, task: Task) -> None:
         ("Ne corrige pas, dis-moi ce que tu en penses : il fait beau", Task.EDIT, Task.CHAT),
     ],
 )
-def test_what_is_not_wanted_is_not_understood_as_wanted(text: str, unwanted: Task, task: Task) -> None:
-    said = CLASSIFY(asked(text))
-    assert said.task is not unwanted
-    assert said.task is task
+def test_a_negated_instruction_is_not_classified_as_requested(text: str, unwanted: Task, task: Task) -> None:
+    found = CLASSIFY(query_of(text))
+    assert found.task is not unwanted
+    assert found.task is task
 
 
 @pytest.mark.parametrize("verb", ["rewrite", "correct", "extract", "complete", "polish"])
 @pytest.mark.parametrize("denial", ["Don't {} it.", "Do not {} anything.", "You must never {} this.", "never {}!"])
-def test_a_denied_wish_alone_takes_nobody_down_the_fast_lane(verb: str, denial: str) -> None:
-    said = CLASSIFY(asked(denial.format(verb) + " The harbour was closed on Monday and the ships waited outside."))
-    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+def test_a_negated_instruction_alone_is_not_sent_to_the_fast_lane(verb: str, denial: str) -> None:
+    found = CLASSIFY(query_of(denial.format(verb) + " The harbour was closed on Monday and the ships waited outside."))
+    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize("words", [1, 2, 5, 12, 40, 150])
-def test_of_words_that_nobody_knows_it_is_not_sure(words: int) -> None:
-    """Syllables at random: their letters look like some language or other, and were once believed."""
+def test_unknown_words_give_a_low_confidence(words: int) -> None:
+    """Random syllables: their letters resemble some language, and once gave a high confidence."""
     rng, syllables = random.Random(words), [a + b for a in ("b", "kr", "z", "sh", "pl", "v") for b in "aeiou"]
     for _ in range(50):
         text = " ".join("".join(rng.choices(syllables, k=rng.randint(3, 5))) for _ in range(words))
-        said = CLASSIFY(asked(text + rng.choice(".?:")))
-        assert said.confidence < SURE_ENOUGH
+        found = CLASSIFY(query_of(text + rng.choice(".?:")))
+        assert found.confidence < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -106,14 +110,14 @@ def test_of_words_that_nobody_knows_it_is_not_sure(words: int) -> None:
     [
         "Соrrесt thе sреlling оf this sеntеnсе",  # Cyrillic letters that look Latin
         "\u202eecnetnes siht tcerroc",  # written backwards, and shown forwards
-        "correct" * 200,  # one word to us
-        '{"task": "edit", "confidence": 1.0}',  # says itself what it is
+        "correct" * 200,  # a single word
+        '{"task": "edit", "confidence": 1.0}',  # names its own task
         "extrakt extrct exract xtract",
     ],
 )
-def test_what_only_looks_like_a_wish_is_not_believed(text: str) -> None:
-    said = CLASSIFY(asked(text))
-    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+def test_text_that_only_resembles_an_instruction_gives_a_low_confidence(text: str) -> None:
+    found = CLASSIFY(query_of(text))
+    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -127,9 +131,9 @@ def test_what_only_looks_like_a_wish_is_not_believed(text: str) -> None:
         "እንደምን አደሩ ዛሬ እንዴት ነዎት",  # Amharic
     ],
 )
-def test_a_language_that_it_never_read_goes_to_the_quality_lane(text: str) -> None:
-    said = CLASSIFY(asked(text))
-    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+def test_an_unknown_language_goes_to_the_quality_lane(text: str) -> None:
+    found = CLASSIFY(query_of(text))
+    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
 
 
 @pytest.mark.parametrize(
@@ -148,28 +152,28 @@ def test_a_language_that_it_never_read_goes_to_the_quality_lane(text: str) -> No
         "1 2 3",
     ],
 )
-def test_what_nobody_could_understand_goes_to_the_quality_lane(text: str) -> None:
-    said = CLASSIFY(asked(text))
-    assert said.task not in FAST or said.confidence < SURE_ENOUGH
+def test_meaningless_text_goes_to_the_quality_lane(text: str) -> None:
+    found = CLASSIFY(query_of(text))
+    assert found.task not in FAST or found.confidence < FAST_THRESHOLD
 
 
 @given(user=st.text(max_size=400), system=st.text(max_size=100))
 @settings(deadline=None)
 def test_any_text_gets_a_task_and_a_probability(user: str, system: str) -> None:
-    said = CLASSIFY(asked(user, system))
-    assert said.task in Task
-    assert 0.0 < said.confidence <= 1.0
-    assert CLASSIFY(asked(user, system)) == said
+    found = CLASSIFY(query_of(user, system))
+    assert found.task in Task
+    assert 0.0 < found.confidence <= 1.0
+    assert CLASSIFY(query_of(user, system)) == found
 
 
 @pytest.mark.parametrize("unit", ["word ", "```\n", "<fim", "\n", "漢", "\ud800", "'"])
 def test_a_megabyte_of_anything_takes_no_longer_than_a_page(unit: str) -> None:
     page, text = (unit * (size // len(unit)) for size in (20_000, 1_000_000))
-    assert cpu_s(lambda: CLASSIFY(asked(text, text))) < 10 * cpu_s(lambda: CLASSIFY(asked(page, page)))
+    assert cpu_s(lambda: CLASSIFY(query_of(text, text))) < 10 * cpu_s(lambda: CLASSIFY(query_of(page, page)))
 
 
 def test_weights_survive_being_written_and_read(tmp_path: Path) -> None:
-    """A signed byte each: what is lost is below half a step. The same model gives the same bytes."""
+    """int8 quantisation: the error is below half a step. The same model gives the same bytes."""
     found = read_model()
     for name in ("one.npz", "two.npz"):
         write_model(found, tmp_path / name)
@@ -186,7 +190,7 @@ def _without(name: str) -> Callable[[dict[str, np.ndarray]], object]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("corrupt", "found"),
     [
         (lambda parts: parts.update(version=np.array(999)), "version 999"),
         (lambda parts: parts.update(table=parts["table"][:-1]), "does not fit"),
@@ -195,19 +199,19 @@ def _without(name: str) -> Callable[[dict[str, np.ndarray]], object]:
         (_without("scales"), "scales"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name(
-    tmp_path: Path, spoil: Callable[[dict[str, np.ndarray]], object], said: str
+def test_weights_that_do_not_fit_are_rejected_and_named(
+    tmp_path: Path, corrupt: Callable[[dict[str, np.ndarray]], object], found: str
 ) -> None:
     parts = dict(np.load(FILE))
-    spoil(parts)
+    corrupt(parts)
     np.savez(tmp_path / "bad.npz", **parts)
-    with pytest.raises(BadWeights, match=said) as caught:
+    with pytest.raises(BadWeights, match=found) as caught:
         read_model(tmp_path / "bad.npz")
     assert "bad.npz" in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [None, b"", b"PK\x03\x04 no archive", b"\x93NUMPY"])
-def test_a_missing_or_broken_file_stops_the_start_with_its_name(tmp_path: Path, data: bytes | None) -> None:
+def test_a_missing_or_damaged_file_prevents_the_start_and_is_named(tmp_path: Path, data: bytes | None) -> None:
     path = tmp_path / "tasks.npz"
     if data is not None:
         path.write_bytes(data)

@@ -40,7 +40,7 @@ class Names:
 
 
 def urls(policy: Policy) -> list[str]:
-    return [place.url for place in policy.places]
+    return [place.url for place in policy.endpoints]
 
 
 def policies(folder: Path, names: Names) -> Policies:
@@ -52,21 +52,21 @@ def policies(folder: Path, names: Names) -> Policies:
 def test_each_address_is_an_endpoint_named_after_it(tmp_path: Path) -> None:
     policy = policies(tmp_path, Names("10.0.0.1", "fd00::1")).current
     assert urls(policy) == ["http://10.0.0.1:8001", "http://[fd00::1]:8001"]
-    assert [place.name for place in policy.places] == ["fast/10.0.0.1:8001", "fast/[fd00::1]:8001"]
-    assert {place.title for place in policy.places} == {"fast"}
+    assert [place.name for place in policy.endpoints] == ["fast/10.0.0.1:8001", "fast/[fd00::1]:8001"]
+    assert {place.policy_name for place in policy.endpoints} == {"fast"}
 
 
 def test_a_leaving_endpoint_does_not_rename_others_and_a_failing_name_server_removes_none(tmp_path: Path) -> None:
     names = Names("10.0.0.1", "10.0.0.2")
     it = policies(tmp_path, names)
-    before = {place.url: place.name for place in it.current.places}
+    before = {place.url: place.name for place in it.current.endpoints}
     assert not it.endpoints_changed()
     names.is_away = True
     assert not it.endpoints_changed()
     assert urls(it.prepare()) == sorted(before)
     names.is_away, names.addresses = False, ("10.0.0.2", "10.0.0.3")
     assert it.endpoints_changed()
-    after = {place.url: place.name for place in it.prepare().places}
+    after = {place.url: place.name for place in it.prepare().endpoints}
     assert after["http://10.0.0.2:8001"] == before["http://10.0.0.2:8001"]
     assert not it.endpoints_changed()
 

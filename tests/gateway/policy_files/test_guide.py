@@ -16,7 +16,7 @@ from gateway.policy_types import Checks, Hedge, Limit, Retry, Slo
 from gateway.routing.classify import classify
 from gateway.routing.engine_profiles import ENGINES
 from gateway.routing.policy import Policy
-from gateway.routing.route import choose
+from gateway.routing.route import plan_request
 from gateway.web.parse_request import parse_chat
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "policies.md").read_text()
@@ -53,7 +53,7 @@ def asked(policy: Policy, request: dict[str, Any]) -> tuple[str, str]:
     body = {"model": "auto", "messages": [{"role": "user", "content": content}], **request}
     query = parse_chat(orjson.dumps(body), headers, now_s=0.0, principal=key)
     try:
-        plan = choose(policy, query, classify(query), wall_s=at.timestamp(), sample=sample)
+        plan = plan_request(policy, query, classify(query), wall_s=at.timestamp(), sample=sample)
     except GatewayError as error:
         return "", error.code
     return plan.route, ", ".join(candidate.target.name for candidate in plan.candidates)

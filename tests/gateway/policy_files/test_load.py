@@ -25,7 +25,7 @@ def test_targets_are_read_as_written(policy_with: PolicyWith) -> None:
     assert (fast.location, fast.max_in_flight, fast.capabilities) == (Location.IN_CLUSTER, 16, None)
     assert (quality.url, quality.key_env, quality.location) == ("https://example.com", "QUALITY_KEY", Location.EXTERNAL)
     assert quality.capabilities is not None
-    assert Capability.JSON_SCHEMA in quality.capabilities.words
+    assert Capability.JSON_SCHEMA in quality.capabilities.supported
 
 
 def test_routes_are_read_as_written(policy_with: PolicyWith) -> None:
@@ -69,7 +69,7 @@ def test_a_target_s_own_slo_applies_where_it_is_a_fallback(policy_with: PolicyWi
 def test_checks_are_read_as_written(policy_with: PolicyWith, written: str, checks: Checks | None) -> None:
     policy = policy_with("{schema: request, buffer: full}", written)
     assert policy.rules[0].route.checks == checks
-    assert policy.rules[0].open.checks == policy.rules[0].choices[0].private.checks == checks
+    assert policy.rules[0].open.checks == policy.rules[0].splits[0].private.checks == checks
 
 
 def test_the_first_bytes_can_be_buffered_without_min_confidence(policy_with: PolicyWith) -> None:
@@ -83,7 +83,7 @@ def test_the_first_bytes_can_be_buffered_without_min_confidence(policy_with: Pol
 def test_declared_capabilities_are_best_effort(policy_with: PolicyWith) -> None:
     stated = policy_with("engine: vllm", "capabilities: [chat, stream, json_schema]").targets["quality"].capabilities
     assert stated is not None
-    assert stated.words == {Capability.CHAT, Capability.STREAM, Capability.JSON_SCHEMA}
+    assert stated.supported == {Capability.CHAT, Capability.STREAM, Capability.JSON_SCHEMA}
     assert (stated.json_schema, stated.tools) == (Grade.BEST_EFFORT, Grade.NONE)
 
 

@@ -1,4 +1,4 @@
-"""Admission by what is known: capabilities, residency, time left, a server that just failed, relief behind."""
+"""Admission checks: capabilities, residency, deadline, shared failures, healthy fallback."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,13 +7,13 @@ import pytest
 
 from gateway.enums import SHARED_REASONS, BreakerState, Capability, Reason, Residency
 from gateway.policy_types import Slo
-from gateway.reliability.admission import admit, died_with, has_healthy_fallback, too_busy
+from gateway.reliability.admission import admit, check_predicted_wait, check_shared_failure, has_healthy_fallback
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Candidate, Capabilities, Health, Query, Status, Target
 
 MakeQuery = Callable[..., Query]
 MakeTarget = Callable[..., Target]
-CHAT_ONLY = Capabilities(words=frozenset({Capability.CHAT}))
+CHAT_ONLY = Capabilities(supported=frozenset({Capability.CHAT}))
 NEEDS_SCHEMA = frozenset({Capability.CHAT, Capability.JSON_SCHEMA})
 
 
@@ -27,7 +27,7 @@ def health(**fields: object) -> Health:
     return Health(status=Status(**fields))  # type: ignore[arg-type]
 
 
-def test_a_target_that_cannot_honour_the_request_is_skipped_and_says_what_it_lacks(
+def test_a_target_that_does_not_support_the_request_is_skipped_with_the_missing_capability(
     candidate: Callable[..., Candidate], query: MakeQuery
 ) -> None:
     verdict = admit(candidate(capabilities=CHAT_ONLY), query(needs=NEEDS_SCHEMA), Health())
@@ -87,28 +87,28 @@ def test_a_target_that_would_answer_too_late_is_skipped(
         (Slo(first_token_p95_ms=100), 100, True),
     ],
 )
-def test_a_wait_longer_than_the_promise_is_not_begun(
+def test_a_target_with_a_predicted_wait_over_the_objective_is_skipped(
     candidate: Callable[..., Candidate], slo: Slo | None, wait_ms: float | None, admitted: bool
 ) -> None:
-    verdict = too_busy(replace(candidate(), slo=slo), health(predicted_wait_ms=wait_ms))
+    verdict = check_predicted_wait(replace(candidate(), slo=slo), health(predicted_wait_ms=wait_ms))
     assert verdict.admitted is admitted
     assert admitted or verdict.reason is Reason.OVERLOADED
 
 
 def test_a_server_that_failed_under_one_name_is_not_called_under_another(candidate: Callable[..., Candidate]) -> None:
     failed = {"http://worker": ("fast", Reason.UPSTREAM_ERROR)}
-    verdict = died_with(candidate("careful", url="http://worker"), failed)
+    verdict = check_shared_failure(candidate("careful", url="http://worker"), failed)
     assert (verdict.reason, verdict.detail) == (Reason.UPSTREAM_ERROR, "same server as fast")
-    assert died_with(candidate("quality"), failed).admitted
+    assert check_shared_failure(candidate("quality"), failed).admitted
 
 
-def test_a_retry_is_not_barred_by_the_fault_that_it_mends(candidate: Callable[..., Candidate]) -> None:
-    assert died_with(
+def test_a_retry_is_not_excluded_by_the_failure_that_it_follows(candidate: Callable[..., Candidate]) -> None:
+    assert check_shared_failure(
         candidate("fast", url="http://worker"), {"http://worker": ("fast", Reason.UPSTREAM_ERROR)}
     ).admitted
 
 
-def test_faults_of_one_reading_are_not_shared_by_the_server() -> None:
+def test_failures_of_one_target_alone_are_not_shared_by_its_server() -> None:
     assert {*SHARED_REASONS} == {
         Reason.UPSTREAM_ERROR,
         Reason.OVERLOADED,
@@ -129,22 +129,20 @@ def test_faults_of_one_reading_are_not_shared_by_the_server() -> None:
         (Health(status=Status(capabilities=CHAT_ONLY)), False),
     ],
 )
-def test_relief_is_a_later_lane_that_could_take_the_request_within_its_budget(
+def test_a_healthy_fallback_is_a_later_lane_that_can_serve_the_request_within_its_objective(
     candidate: Callable[..., Candidate], query: MakeQuery, later: Health, healthy_fallback: bool
 ) -> None:
     asked = query(needs=NEEDS_SCHEMA)
     assert has_healthy_fallback(candidate("fast"), [(candidate("quality"), later)], asked) is healthy_fallback
 
 
-def test_the_same_server_is_no_relief_and_neither_is_nobody(
-    candidate: Callable[..., Candidate], query: MakeQuery
-) -> None:
+def test_the_same_server_is_no_healthy_fallback(candidate: Callable[..., Candidate], query: MakeQuery) -> None:
     fast, careful = candidate("fast", url="http://worker"), candidate("careful", url="http://worker")
     assert not has_healthy_fallback(fast, [(careful, Health())], query())
     assert not has_healthy_fallback(fast, [], query())
 
 
 def test_the_engine_of_a_released_diffusion_model_takes_no_schema_seed_or_temperature() -> None:
-    words = ENGINES["vllm_diffusion"].words
+    words = ENGINES["vllm_diffusion"].supported
     assert not words & {Capability.JSON_SCHEMA, Capability.SEED, Capability.TEMPERATURE}
     assert Capability.CHAT in words

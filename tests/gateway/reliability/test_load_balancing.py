@@ -1,4 +1,4 @@
-"""Several servers behind one target: the least busy is asked, equals by the prompt, the broken last."""
+"""Load balancing: the least loaded endpoint, the preferred one for a prefix, unavailable ones last."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,51 +16,53 @@ URLS = ("http://a", "http://b", "http://c")
 
 @pytest.fixture(name="candidate")
 def make_candidate(target: Callable[..., Target]) -> Candidate:
-    servers = tuple(target(f"fast/{n}", url=url, pool="fast", max_in_flight=8) for n, url in enumerate(URLS, 1))
-    whole = Candidate(route="r", target=target("fast", url=URLS[0], servers=servers))
-    return replace(whole, servers=tuple(replace(whole, target=server) for server in servers))
+    endpoints = tuple(target(f"fast/{n}", url=url, pool="fast", max_in_flight=8) for n, url in enumerate(URLS, 1))
+    whole = Candidate(route="r", target=target("fast", url=URLS[0], endpoints=endpoints))
+    return replace(whole, per_endpoint=tuple(replace(whole, target=endpoint) for endpoint in endpoints))
 
 
-def busy(**healths: Health) -> Callable[[Candidate], Health]:
+def healths(**healths: Health) -> Callable[[Candidate], Health]:
     return lambda candidate: healths.get(candidate.target.url.removeprefix("http://"), Health())
 
 
-def waits(milliseconds: float) -> Health:
+def waiting(milliseconds: float) -> Health:
     return Health(status=Status(residency=Residency.READY, predicted_wait_ms=milliseconds))
 
 
-def asked(candidate: Candidate, query: Query, health_of: Callable[[Candidate], Health], **more: object) -> str:
+def picked(candidate: Candidate, query: Query, health_of: Callable[[Candidate], Health], **more: object) -> str:
     return pick_endpoint(candidate, query, health_of, **more).target.url.removeprefix("http://")  # type: ignore[arg-type]
 
 
-def test_prompts_that_begin_alike_go_to_the_same_server_and_others_are_spread(
+def test_prompts_with_the_same_prefix_go_to_the_same_endpoint_and_others_are_spread(
     candidate: Candidate, query: MakeQuery
 ) -> None:
-    homes = [asked(candidate, query(prefix_text=f"conversation {n}"), busy()) for n in range(300)]
-    assert homes == [asked(candidate, query(prefix_text=f"conversation {n}"), busy()) for n in range(300)]
-    assert min(Counter(homes).values()) > 60
+    picks = [picked(candidate, query(prefix_text=f"conversation {n}"), healths()) for n in range(300)]
+    assert picks == [picked(candidate, query(prefix_text=f"conversation {n}"), healths()) for n in range(300)]
+    assert min(Counter(picks).values()) > 60
 
 
-def test_a_server_that_is_gone_moves_only_its_own_prompts(candidate: Candidate, query: MakeQuery) -> None:
+def test_an_endpoint_that_is_gone_moves_only_its_own_prompts(candidate: Candidate, query: MakeQuery) -> None:
     queries = [query(prefix_text=f"conversation {n}") for n in range(100)]
-    gone = busy(b=Health(status=Status(residency=Residency.UNREACHABLE)))
+    gone = healths(b=Health(status=Status(residency=Residency.UNREACHABLE)))
     for each in queries:
-        before, after = asked(candidate, each, busy()), asked(candidate, each, gone)
+        before, after = picked(candidate, each, healths()), picked(candidate, each, gone)
         assert after != "b"
         assert before in ("b", after)
 
 
-def test_the_favourite_is_left_when_another_is_free_much_sooner(candidate: Candidate, query: MakeQuery) -> None:
-    favourite = asked(candidate, query(), busy())
-    others = [name for name in "abc" if name != favourite]
-    assert asked(candidate, query(), busy(**{favourite: waits(40)})) == favourite  # reading the prompt again costs more
-    assert asked(candidate, query(), busy(**{favourite: waits(500), others[0]: waits(300)})) == others[1]
+def test_another_endpoint_is_picked_if_the_preferred_one_has_a_much_longer_wait(
+    candidate: Candidate, query: MakeQuery
+) -> None:
+    preferred = picked(candidate, query(), healths())
+    others = [name for name in "abc" if name != preferred]
+    assert picked(candidate, query(), healths(**{preferred: waiting(40)})) == preferred  # a repeated prefill costs more
+    assert picked(candidate, query(), healths(**{preferred: waiting(500), others[0]: waiting(300)})) == others[1]
 
 
-def test_where_no_wait_is_told_requests_in_flight_decide(candidate: Candidate, query: MakeQuery) -> None:
-    favourite = asked(candidate, query(), busy())
-    assert asked(candidate, query(), busy(**{favourite: Health(in_flight=1)})) == favourite
-    assert asked(candidate, query(), busy(**{favourite: Health(in_flight=3)})) != favourite
+def test_without_predicted_waits_requests_in_flight_decide(candidate: Candidate, query: MakeQuery) -> None:
+    preferred = picked(candidate, query(), healths())
+    assert picked(candidate, query(), healths(**{preferred: Health(in_flight=1)})) == preferred
+    assert picked(candidate, query(), healths(**{preferred: Health(in_flight=3)})) != preferred
 
 
 @pytest.mark.parametrize(
@@ -72,17 +74,17 @@ def test_where_no_wait_is_told_requests_in_flight_decide(candidate: Candidate, q
         Health(status=Status(residency=Residency.LOADING)),
     ],
 )
-def test_a_server_that_cannot_be_called_is_passed_by(candidate: Candidate, query: MakeQuery, ill: Health) -> None:
-    assert asked(candidate, query(), busy(a=ill, b=ill)) == "c"
-    assert asked(candidate, query(), busy(a=ill, b=ill, c=ill)) in "abc"  # admission says why
+def test_an_endpoint_that_is_not_admitted_is_not_picked(candidate: Candidate, query: MakeQuery, ill: Health) -> None:
+    assert picked(candidate, query(), healths(a=ill, b=ill)) == "c"
+    assert picked(candidate, query(), healths(a=ill, b=ill, c=ill)) in "abc"  # admission says why
 
 
-def test_the_server_that_just_failed_is_not_asked_again_while_there_is_another(
+def test_the_endpoint_that_just_failed_is_avoided_while_there_is_another(
     candidate: Candidate, query: MakeQuery
 ) -> None:
-    assert asked(candidate, query(), busy(), avoid={"http://a", "http://c"}) == "b"
+    assert picked(candidate, query(), healths(), avoid={"http://a", "http://c"}) == "b"
 
 
-def test_a_target_with_one_server_is_what_it_is(target: Callable[..., Target], query: MakeQuery) -> None:
+def test_a_target_with_one_server_is_returned_unchanged(target: Callable[..., Target], query: MakeQuery) -> None:
     alone = Candidate(route="r", target=target())
-    assert pick_endpoint(alone, query(), busy()) is alone
+    assert pick_endpoint(alone, query(), healths()) is alone

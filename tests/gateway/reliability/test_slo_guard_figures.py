@@ -1,7 +1,7 @@
-"""The figures the guard was designed by: how often it benches for nothing, how soon for good reason, how it heals.
+"""The figures that the SLO guard was designed for: false ejections, time to eject, time to recover.
 
-Hundreds of hours of traffic, seeded. Between two ejections the guard only counts, and counting is done for all arrivals
-at once (numpy); that the two count alike is tested first.
+Hundreds of hours of seeded traffic. Between two ejections the guard only counts, so the counting is vectorised with
+numpy; the first test verifies that both count alike.
 """
 
 import heapq
@@ -21,7 +21,7 @@ SLICE_S = SLO.window_s / SLICES
 
 
 def traffic(rate: float, hours: float, late: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arrivals (s), ends (s) in their order, and which of those were over budget."""
+    """Arrivals (s), ends (s) in order, and which of those were over the objective."""
     dice = np.random.default_rng(seed)
     arrivals = np.cumsum(dice.exponential(1 / rate, size=int(rate * hours * 3600)))
     slow = dice.random(len(arrivals)) < late
@@ -31,7 +31,7 @@ def traffic(rate: float, hours: float, late: float, seed: int) -> tuple[np.ndarr
 
 
 def breaches(arrivals: np.ndarray, ends: np.ndarray, slow: np.ndarray) -> np.ndarray:
-    """At which arrivals a lane that only serves would be ejected: what `Guard` decides, for all at once."""
+    """The arrivals at which an always-serving lane would be ejected: the guard's decision, vectorised."""
     late = np.concatenate([[0], np.cumsum(slow)])
     newest = np.searchsorted(ends, arrivals, side="right")
     oldest = np.searchsorted(ends // SLICE_S, arrivals // SLICE_S - SLICES, side="right")
@@ -41,24 +41,22 @@ def breaches(arrivals: np.ndarray, ends: np.ndarray, slow: np.ndarray) -> np.nda
     return (total >= MIN_ANSWERS) & (over >= table[total])
 
 
-def test_counting_for_all_at_once_is_what_the_guard_does() -> None:
+def test_the_vectorised_count_equals_the_guards() -> None:
     arrivals, ends, slow = traffic(rate=5, hours=0.3, late=0.08, seed=11)
     expected = breaches(arrivals, ends, slow)
-    guard, told = Guard(SLO), 0
+    guard, finished = Guard(SLO), 0
     for arrival, is_breached in zip(arrivals, expected, strict=True):
-        while told < len(ends) and ends[told] <= arrival:
-            guard.finished(float(ends[told]), Admission(era=0), 1000 * (SLOW_S if slow[told] else FAST_S))
-            told += 1
+        while finished < len(ends) and ends[finished] <= arrival:
+            guard.finished(float(ends[finished]), Admission(epoch=0), 1000 * (SLOW_S if slow[finished] else FAST_S))
+            finished += 1
         assert guard.within_budget(float(arrival)) is not bool(is_breached)
     assert expected.any()
 
 
 @pytest.mark.parametrize("late", [0.02, 0.04])
 @pytest.mark.parametrize(("rate", "hours"), [(0.5, 400), (2, 100), (5, 60), (20, 20), (50, 8)])
-def test_a_lane_that_keeps_its_promise_is_benched_for_nothing_once_in_a_day_at_most(
-    rate: float, hours: float, late: float
-) -> None:
-    """At 2 to 4 % over budget: 0.05 ejections an hour. One begins where none was in the minute before."""
+def test_a_lane_within_its_objective_is_ejected_at_most_once_a_day(rate: float, hours: float, late: float) -> None:
+    """At 2 to 4 % over the objective: 0.05 ejections an hour. One starts if there was none in the minute before."""
     arrivals, ends, slow = traffic(rate, hours, late, seed=3)
     times = arrivals[breaches(arrivals, ends, slow)]
     ejections = int(len(times) > 0) + int((np.diff(times) > SLO.window_s).sum())
@@ -69,7 +67,7 @@ Changes = list[tuple[float, LaneState]]
 
 
 def walk(rate: float, hours: float, seed: int, *, late: float, slow_until_s: float = 0.0) -> Changes:
-    """Every change of state of a real guard under this traffic; until `slow_until_s` every answer is slow."""
+    """Every state change of a real guard under this traffic; until `slow_until_s` every answer is slow."""
     dice = np.random.default_rng(seed)
     guard, order = Guard(SLO), count()
     changes: Changes = [(0.0, LaneState.SERVING)]
@@ -79,7 +77,7 @@ def walk(rate: float, hours: float, seed: int, *, late: float, slow_until_s: flo
             ended_s, _, admission, latency_s = heapq.heappop(pending)
             guard.finished(ended_s, admission, 1000 * latency_s)
         sample, chance = dice.random(2)
-        admission = guard.ask(now_s, sample=sample, healthy_fallback=True)
+        admission = guard.acquire(now_s, sample=sample, healthy_fallback=True)
         if guard.state is not changes[-1][1]:
             changes.append((now_s, guard.state))
         if admission is not None:
@@ -89,8 +87,8 @@ def walk(rate: float, hours: float, seed: int, *, late: float, slow_until_s: flo
 
 
 @pytest.mark.parametrize(("rate", "within_s"), [(0.5, 45), (2, 13), (5, 13), (20, 13), (50, 13)])
-def test_a_lane_whose_every_answer_is_slow_is_left_within_seconds(rate: float, within_s: float) -> None:
-    """3 to 13 s from 2 requests a second on; below, ten answers must first be seen."""
+def test_a_lane_with_only_slow_answers_is_ejected_within_seconds(rate: float, within_s: float) -> None:
+    """3 to 13 s from 2 requests a second on; below that, ten answers take longer to arrive."""
     for seed in range(5):
         changes = walk(rate, within_s / 3600, seed, late=1.0)
         assert changes[1][1] is LaneState.EJECTED
@@ -99,7 +97,7 @@ def test_a_lane_whose_every_answer_is_slow_is_left_within_seconds(rate: float, w
 
 @pytest.mark.parametrize(("rate", "within_s"), [(0.5, 200), (2, 80), (20, 45), (50, 45)])
 def test_a_lane_that_is_fast_again_serves_again_soon_at_any_traffic(rate: float, within_s: float) -> None:
-    """By its probes: ten are enough. Then 10, 50 and 100 % of the traffic, in this order."""
+    """Ten probes are enough. Then 10, 50 and 100 % of the traffic, in this order."""
     for seed in range(3):
         changes = walk(rate, (100 + within_s) / 3600, seed, late=0.02, slow_until_s=100)
         healed_s = [at_s for at_s, state in changes if state is LaneState.SERVING and at_s > 100]
@@ -109,7 +107,9 @@ def test_a_lane_that_is_fast_again_serves_again_soon_at_any_traffic(rate: float,
 
 
 @pytest.mark.parametrize(("rate", "hours"), [(0.5, 6), (5, 2), (20, 2)])
-def test_a_lane_over_budget_for_8_percent_is_benched_at_most_fifteen_times_an_hour(rate: float, hours: float) -> None:
-    """It does break its promise; the hold-down that doubles keeps it from flapping."""
+def test_a_lane_over_its_objective_for_8_percent_is_ejected_at_most_fifteen_times_an_hour(
+    rate: float, hours: float
+) -> None:
+    """It does miss its objective; the doubling ejection time keeps it from flapping."""
     changes = walk(rate, hours, seed=5, late=0.08)
     assert len([state for _, state in changes if state is LaneState.EJECTED]) <= 1 + 15 * hours

@@ -32,7 +32,7 @@ def test_the_window_holds_exactly_the_last_twelve_slices(rows: list[tuple[float,
     assert filled(rows).counts(now_s) == Counts(total=len(inside), over=sum(inside))
 
 
-def test_an_answer_leaves_when_its_slice_is_a_whole_window_old() -> None:
+def test_an_answer_expires_when_its_slice_is_one_window_old() -> None:
     window = filled([(0.0, True, 10.0)])
     assert window.counts(WINDOW_S - 0.001).total == 1
     assert window.counts(WINDOW_S).total == 0
@@ -59,7 +59,7 @@ def test_merging_two_windows_is_the_window_of_all_their_answers(
     assert merged.slices(now_s) == together.slices(now_s)
 
 
-def test_slices_that_left_the_window_are_not_merged() -> None:
+def test_expired_slices_are_not_merged() -> None:
     window = Window(WINDOW_S)
     old = Slice(index=0, counts=Counts(total=5, over=5), latencies={1: 5})
     window.merge(WINDOW_S, [old])

@@ -1,20 +1,20 @@
-"""Classification: what counts as evidence, in which order, and how sure it makes."""
+"""Classification: the kinds of evidence, their order, and their confidence."""
 
 from collections.abc import Callable
 
 import pytest
 
-from gateway.enums import Form, Task
+from gateway.enums import FormatKind, Task
 from gateway.routing.classify import CONFIDENCE, classify
-from gateway.types import Classification, Expectation, Query
+from gateway.types import Classification, OutputFormat, Query
 from tests.measured import cpu_s
 
 MakeQuery = Callable[..., Query]
-SCHEMA = Expectation(form=Form.JSON_SCHEMA, schema={})
+SCHEMA = OutputFormat(form=FormatKind.JSON_SCHEMA, schema={})
 
 
-def test_the_application_has_the_last_word(query: MakeQuery) -> None:
-    asked = query(task_hint=Task.SUMMARIZE, task_hint_from="metadata", has_prediction=True, expectation=SCHEMA)
+def test_a_task_named_by_the_client_has_priority(query: MakeQuery) -> None:
+    asked = query(task_hint=Task.SUMMARIZE, task_hint_from="metadata", has_prediction=True, output_format=SCHEMA)
     assert classify(asked) == Classification(task=Task.SUMMARIZE, confidence=1.0, evidence="metadata")
 
 
@@ -23,18 +23,22 @@ def test_the_application_has_the_last_word(query: MakeQuery) -> None:
     [
         ({"has_prediction": True}, Task.EDIT, "prediction"),
         ({"has_suffix": True}, Task.AUTOCOMPLETE, "suffix"),
-        ({"has_tools": True, "expectation": SCHEMA}, Task.AGENT, "tools"),
-        ({"expectation": SCHEMA}, Task.STRUCTURED, "response_format"),
-        ({"expectation": Expectation(form=Form.JSON_OBJECT)}, Task.STRUCTURED, "response_format"),
-        ({"expectation": Expectation(form=Form.REGEX, pattern="a")}, Task.STRUCTURED, "structured_outputs"),
-        ({"expectation": Expectation(form=Form.CHOICE, choices=("a",))}, Task.STRUCTURED, "structured_outputs"),
+        ({"has_tools": True, "output_format": SCHEMA}, Task.AGENT, "tools"),
+        ({"output_format": SCHEMA}, Task.STRUCTURED, "response_format"),
+        ({"output_format": OutputFormat(form=FormatKind.JSON_OBJECT)}, Task.STRUCTURED, "response_format"),
+        ({"output_format": OutputFormat(form=FormatKind.REGEX, pattern="a")}, Task.STRUCTURED, "structured_outputs"),
+        (
+            {"output_format": OutputFormat(form=FormatKind.CHOICE, choices=("a",))},
+            Task.STRUCTURED,
+            "structured_outputs",
+        ),
         ({"last_user_text": "<|fim_prefix|>def f(<|fim_suffix|>)<|fim_middle|>"}, Task.AUTOCOMPLETE, "fim_markers"),
         ({"last_user_text": "<fim_prefix>a<fim_suffix>b<fim_middle>"}, Task.AUTOCOMPLETE, "fim_markers"),
         ({"last_user_text": "<｜fim▁begin｜>a<｜fim▁hole｜>b<｜fim▁end｜>"}, Task.AUTOCOMPLETE, "fim_markers"),
         ({"last_user_text": "<PRE> a <SUF> b <MID>"}, Task.AUTOCOMPLETE, "fim_markers"),
     ],
 )
-def test_the_form_of_a_request_gives_its_task_away(
+def test_the_structure_of_a_request_determines_its_task(
     query: MakeQuery, fields: dict[str, object], task: Task, evidence: str
 ) -> None:
     found = classify(query(**fields))
@@ -57,19 +61,19 @@ def test_the_form_of_a_request_gives_its_task_away(
         "\x00\ud7ff🦊",
     ],
 )
-def test_without_evidence_it_is_a_chat_that_no_sensible_route_takes(query: MakeQuery, text: str) -> None:
+def test_without_evidence_it_is_a_chat_with_a_confidence_below_any_threshold(query: MakeQuery, text: str) -> None:
     found = classify(query(last_user_text=text))
     assert (found.task, found.evidence) == (Task.CHAT, "none")
     assert found.confidence < 0.6
 
 
-def test_markers_are_seen_at_both_ends_of_a_long_text(query: MakeQuery) -> None:
+def test_markers_are_found_at_both_ends_of_a_long_text(query: MakeQuery) -> None:
     filler = "word " * 50_000
     for text in ("<fim_prefix>" + filler, filler + "<fim_middle>"):
         assert classify(query(last_user_text=text)).task is Task.AUTOCOMPLETE
 
 
-def test_more_witnesses_can_be_heard_behind_the_others(query: MakeQuery) -> None:
+def test_more_stages_can_follow(query: MakeQuery) -> None:
     def learned(_: Query) -> Classification:
         return Classification(task=Task.TRANSLATE, confidence=0.8, evidence="words")
 
@@ -77,7 +81,7 @@ def test_more_witnesses_can_be_heard_behind_the_others(query: MakeQuery) -> None
 
 
 @pytest.mark.parametrize("text", ["```a\n" * 6400, "\n" * 32_000 + "```a", "```a\n" + " \n" * 15_000, "<|fim" * 6000])
-def test_hostile_text_takes_no_longer_than_its_length(query: MakeQuery, text: str) -> None:
-    """Eight times the text takes eight times as long, not sixty-four."""
+def test_hostile_text_takes_linear_time(query: MakeQuery, text: str) -> None:
+    """Linear time: eight times the text takes eight times as long, not sixty-four."""
     part, whole = query(last_user_text=text[: len(text) // 8]), query(last_user_text=text)
     assert cpu_s(lambda: classify(whole), times=9) < 40 * cpu_s(lambda: classify(part), times=9)

@@ -1,4 +1,4 @@
-"""Conditions of routes: each alone, together, and what time it is where."""
+"""Route conditions: each alone, combined, and time windows in time zones."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway.enums import Form, Task
+from gateway.enums import FormatKind, Task
 from gateway.routing.conditions import Comparison, Header, Hours, When
-from gateway.types import Classification, Expectation, Query
+from gateway.types import Classification, OutputFormat, Query
 
 MakeQuery = Callable[..., Query]
 EDIT = Classification(task=Task.EDIT, confidence=0.7, evidence="prediction")
@@ -34,7 +34,7 @@ WORKDAYS = frozenset(range(5))
         (When(stream=True), {"stream": True}, True),
         (When(stream=True), {}, False),
         (When(stream=False), {}, True),
-        (When(schema=True), {"expectation": Expectation(form=Form.JSON_OBJECT)}, True),
+        (When(schema=True), {"output_format": OutputFormat(form=FormatKind.JSON_OBJECT)}, True),
         (When(schema=True), {}, False),
         (When(private=True), {"private": True}, True),
         (When(private=False), {"private": True}, False),
@@ -53,14 +53,14 @@ WORKDAYS = frozenset(range(5))
         (When(headers=(TEAM, THERE)), {"headers": {b"x-team": b"ads"}}, False),
     ],
 )
-def test_a_route_takes_a_request_when_all_its_conditions_hold(
+def test_a_route_matches_a_request_when_all_its_conditions_hold(
     query: MakeQuery, when: When, fields: dict[str, object], matches: bool
 ) -> None:
     assert when.matches(query(**fields), EDIT, 0.0) is matches
 
 
 OFFICE = Hours(zone=ZoneInfo("Europe/Berlin"), days=WORKDAYS, start=8 * 60, end=18 * 60)
-NIGHT = Hours(zone=UTC, days=frozenset({4}), start=22 * 60, end=6 * 60)  # the one that begins on Friday
+NIGHT = Hours(zone=UTC, days=frozenset({4}), start=22 * 60, end=6 * 60)  # the night that starts on Friday
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ NIGHT = Hours(zone=UTC, days=frozenset({4}), start=22 * 60, end=6 * 60)  # the o
         (Hours(zone=UTC), "2026-07-04T00:00", True),
     ],
 )
-def test_a_window_of_time_is_of_its_zone_and_of_the_day_it_began_on(hours: Hours, utc: str, holds: bool) -> None:
+def test_a_time_window_is_evaluated_in_its_zone_and_on_the_day_it_starts(hours: Hours, utc: str, holds: bool) -> None:
     assert hours.holds(datetime.fromisoformat(utc).replace(tzinfo=UTC).timestamp()) is holds
 
 

@@ -1,4 +1,4 @@
-"""A compiled policy: conditions, plans made ahead, promises given to the right lanes."""
+"""A compiled policy: conditions, precomputed plans, and the objectives of lanes."""
 
 from collections.abc import Callable
 
@@ -26,36 +26,36 @@ def compiled(target: MakeTarget, *routes: Route) -> Policy:
     )
 
 
-def test_the_routes_promise_is_for_its_first_choice_and_others_keep_their_own(target: MakeTarget) -> None:
+def test_the_routes_objective_applies_to_its_first_target_and_fallbacks_keep_their_own(target: MakeTarget) -> None:
     route = Route(name="r", when=When(), use="fast", fall_back=("careful", "quality"), slo=SLO)
     lanes = {lane.target.name: lane.slo for lane in compiled(target, route).lanes}
     assert lanes == {"fast": SLO, "careful": None, "quality": OWN}
 
 
-def test_without_a_promise_of_the_route_the_targets_own_counts(target: MakeTarget) -> None:
+def test_without_an_objective_of_the_route_the_targets_own_applies(target: MakeTarget) -> None:
     assert compiled(target, Route(name="r", when=When(), use="fast")).lanes[0].slo == OWN
 
 
-def test_only_the_worker_is_asked_how_sure_it_is(target: MakeTarget) -> None:
+def test_only_workers_have_a_minimum_confidence(target: MakeTarget) -> None:
     route = Route(name="r", when=When(), use="fast", fall_back=("quality",), min_confidence=0.8)
     assert [lane.min_confidence for lane in compiled(target, route).lanes] == [0.8, None]
 
 
-def test_the_private_plan_has_only_targets_inside(target: MakeTarget) -> None:
+def test_the_private_plan_has_only_targets_in_the_cluster(target: MakeTarget) -> None:
     rule = compiled(target, Route(name="r", when=When(), use="quality", fall_back=("fast",))).rules[0]
     assert [candidate.target.name for candidate in rule.open.candidates] == ["quality", "fast"]
-    assert [candidate.target.name for candidate in rule.choices[0].private.candidates] == ["fast"]
-    assert (rule.open.private, rule.choices[0].private.private) == (False, True)
+    assert [candidate.target.name for candidate in rule.splits[0].private.candidates] == ["fast"]
+    assert (rule.open.private, rule.splits[0].private.private) == (False, True)
 
 
-def test_a_route_that_keeps_requests_in_is_private_for_everybody(target: MakeTarget) -> None:
+def test_a_private_route_is_private_for_all_requests(target: MakeTarget) -> None:
     route = Route(name="r", when=When(), use="fast", fall_back=("quality",), private=True)
     plan = compiled(target, route).rules[0].open
     assert plan.private
     assert [candidate.target.name for candidate in plan.candidates] == ["fast"]
 
 
-def test_every_target_can_be_named_itself_without_fallback_but_with_checks(target: MakeTarget) -> None:
+def test_every_target_has_a_direct_route_without_fallback_but_with_checks(target: MakeTarget) -> None:
     policy = compiled(target, Route(name="r", when=When(), use="fast"))
     assert set(policy.direct) == set(policy.targets)
     plan = policy.direct["quality"].open
@@ -67,23 +67,23 @@ def test_plans_carry_the_first_digits_of_the_hash(target: MakeTarget) -> None:
     assert policy.version == "0123456789ab" == policy.rules[0].open.policy
 
 
-def test_targets_that_share_a_route_are_drawn_by_their_parts(target: MakeTarget) -> None:
+def test_a_traffic_split_picks_targets_by_their_shares(target: MakeTarget) -> None:
     route = Route(
         name="r", when=When(), use="fast", shares=(("fast", 3), ("careful", 1)), fall_back=("quality", "fast")
     )
     rule = compiled(target, route).rules[0]
 
     def asked(sample: float) -> list[str]:
-        return [candidate.target.name for candidate in rule.drawn(sample).open.candidates]
+        return [candidate.target.name for candidate in rule.pick(sample).open.candidates]
 
     assert asked(0.0) == asked(0.7499) == ["fast", "quality"]
     assert asked(0.75) == asked(0.9999999) == ["careful", "quality", "fast"]
 
 
-def test_a_lane_of_a_shared_route_promises_the_same_wherever_it_stands(target: MakeTarget) -> None:
-    """Otherwise its guard would begin anew with every draw."""
+def test_a_lane_of_a_traffic_split_has_the_same_objective_at_every_position(target: MakeTarget) -> None:
+    """Otherwise its guard would restart with every sample."""
     shares = (("fast", 1), ("careful", 1))
     route = Route(name="r", when=When(), use="fast", shares=shares, fall_back=("fast", "careful"), slo=SLO)
     rule = compiled(target, route).rules[0]
-    assert {each.slo for choice in rule.choices for each in choice.open.candidates} == {SLO}
+    assert {each.slo for split in rule.splits for each in split.open.candidates} == {SLO}
     assert [lane.target.name for lane in compiled(target, route).lanes] == ["fast", "careful"]

@@ -1,4 +1,4 @@
-"""Choosing: aliases are routed, targets are addressed, anything else does not exist; private requests stay in."""
+"""Routing: aliases, direct targets, unknown models, private requests, deadlines."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from gateway.enums import Kind, Location, Task
 from gateway.errors import ModelNotFound, NoPrivateTarget
 from gateway.routing.conditions import Comparison, When
 from gateway.routing.policy import Policy, Route, compile_policy
-from gateway.routing.route import choose
+from gateway.routing.route import plan_request
 from gateway.types import Classification, Query, Target
 
 MakeQuery = Callable[..., Query]
@@ -33,18 +33,18 @@ def make_policy(target: Callable[..., Target]) -> Policy:
 
 
 @pytest.mark.parametrize("model", ["auto", "small-model"])
-def test_auto_and_aliases_take_the_first_route_that_fits(policy: Policy, query: MakeQuery, model: str) -> None:
-    assert choose(policy, query(model=model), EDIT, wall_s=0.0, sample=0.0).route == "edits"
-    assert choose(policy, query(model=model), CHAT, wall_s=0.0, sample=0.0).route == "default"
+def test_auto_and_aliases_use_the_first_matching_route(policy: Policy, query: MakeQuery, model: str) -> None:
+    assert plan_request(policy, query(model=model), EDIT, wall_s=0.0, sample=0.0).route == "edits"
+    assert plan_request(policy, query(model=model), CHAT, wall_s=0.0, sample=0.0).route == "default"
 
 
 def test_too_little_confidence_takes_the_default_route(policy: Policy, query: MakeQuery) -> None:
     unsure = Classification(task=Task.EDIT, confidence=0.55, evidence="words")
-    assert choose(policy, query(), unsure, wall_s=0.0, sample=0.0).route == "default"
+    assert plan_request(policy, query(), unsure, wall_s=0.0, sample=0.0).route == "default"
 
 
-def test_a_targets_name_addresses_it_alone(policy: Policy, query: MakeQuery) -> None:
-    plan = choose(policy, query(model="fast"), CHAT, wall_s=0.0, sample=0.0)
+def test_a_request_that_names_a_target_is_routed_to_it_alone(policy: Policy, query: MakeQuery) -> None:
+    plan = plan_request(policy, query(model="fast"), CHAT, wall_s=0.0, sample=0.0)
     assert [candidate.target.name for candidate in plan.candidates] == ["fast"]
     assert plan.checks is not None
 
@@ -52,28 +52,30 @@ def test_a_targets_name_addresses_it_alone(policy: Policy, query: MakeQuery) -> 
 @pytest.mark.parametrize("model", ["gpt-4", "AUTO", "", "edits", "default"])
 def test_any_other_model_does_not_exist(policy: Policy, query: MakeQuery, model: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
-        choose(policy, query(model=model), EDIT, wall_s=0.0, sample=0.0)
+        plan_request(policy, query(model=model), EDIT, wall_s=0.0, sample=0.0)
     assert (caught.value.status, caught.value.param) == (404, "model")
 
 
 def test_a_private_request_never_leaves_even_when_falling_back(policy: Policy, query: MakeQuery) -> None:
-    plan = choose(policy, query(private=True), EDIT, wall_s=0.0, sample=0.0)
+    plan = plan_request(policy, query(private=True), EDIT, wall_s=0.0, sample=0.0)
     assert plan.private
     assert [candidate.target.name for candidate in plan.candidates] == ["fast"]
 
 
 @pytest.mark.parametrize("model", ["auto", "quality"])
-def test_a_private_request_with_nobody_inside_is_refused(policy: Policy, query: MakeQuery, model: str) -> None:
+def test_a_private_request_without_a_target_in_the_cluster_is_rejected(
+    policy: Policy, query: MakeQuery, model: str
+) -> None:
     with pytest.raises(NoPrivateTarget):
-        choose(policy, query(private=True, model=model), CHAT, wall_s=0.0, sample=0.0)
+        plan_request(policy, query(private=True, model=model), CHAT, wall_s=0.0, sample=0.0)
 
 
 @pytest.mark.parametrize(("asked", "holds"), [(None, 3000), (1000.0, 1000.0), (9000.0, 3000)])
-def test_of_two_deadlines_the_smaller_holds(
+def test_the_shorter_of_two_deadlines_applies(
     policy: Policy, query: MakeQuery, asked: float | None, holds: float
 ) -> None:
-    assert choose(policy, query(deadline_ms=asked), EDIT, wall_s=0.0, sample=0.0).deadline_ms == holds
+    assert plan_request(policy, query(deadline_ms=asked), EDIT, wall_s=0.0, sample=0.0).deadline_ms == holds
 
 
 def test_a_requests_deadline_holds_where_the_route_has_none(policy: Policy, query: MakeQuery) -> None:
-    assert choose(policy, query(deadline_ms=50.0), CHAT, wall_s=0.0, sample=0.0).deadline_ms == 50.0
+    assert plan_request(policy, query(deadline_ms=50.0), CHAT, wall_s=0.0, sample=0.0).deadline_ms == 50.0

@@ -78,7 +78,7 @@ def test_any_response_resets_the_failure_count() -> None:
 
 
 def test_an_open_breaker_admits_one_trial_as_a_probe() -> None:
-    store = MemoryStore(BreakerRule(faults=1, open_s=2))
+    store = MemoryStore(BreakerRule(failures=1, open_s=2))
     play(store, Reason.UPSTREAM_ERROR)
     trial = store.acquire(lane(), 3.5, sample=0.5, healthy_fallback=True)
     assert not isinstance(trial, Verdict)
@@ -90,7 +90,7 @@ def test_an_open_breaker_admits_one_trial_as_a_probe() -> None:
 
 
 def test_a_server_that_is_reachable_again_is_called_at_once() -> None:
-    store = MemoryStore(BreakerRule(faults=1, open_s=30))
+    store = MemoryStore(BreakerRule(failures=1, open_s=30))
     play(store, Reason.UPSTREAM_ERROR)
     assert play(store, AttemptOutcome.OK) == [Reason.CIRCUIT_OPEN]
     store.reset_breaker("fast")
@@ -111,7 +111,7 @@ def test_attempts_are_limited_by_max_in_flight() -> None:
 
 def test_a_full_target_does_not_use_up_the_breaker_s_trial() -> None:
     """The breaker records its trial when asked, so it is asked last."""
-    store, full = MemoryStore(BreakerRule(faults=1, open_s=2)), lane(max_in_flight=1)
+    store, full = MemoryStore(BreakerRule(failures=1, open_s=2)), lane(max_in_flight=1)
     running = store.acquire(full, 0.0, sample=0.5, healthy_fallback=False)
     play(store, Reason.UPSTREAM_ERROR)
     assert isinstance(store.acquire(full, 4.0, sample=0.5, healthy_fallback=False), Verdict)
@@ -176,7 +176,7 @@ def play_streams(store: MemoryStore, slo: Slo, attempt: AttemptRecord, times: in
     ],
 )
 def test_a_late_first_token_ejects_a_lane_of_streams(attempt: AttemptRecord, is_late: bool) -> None:
-    store = MemoryStore(BreakerRule(faults=1000))
+    store = MemoryStore(BreakerRule(failures=1000))
     refused = play_streams(store, FIRST, attempt, times=12)
     assert refused == (["ejected, p95 of the first token over 50 ms"] * 2 if is_late else [])
 
@@ -201,6 +201,6 @@ def test_a_silent_replica_receives_no_retry_budget(silent_s: float, given: int) 
     candidate = lane(retry=Retry(max_share=0.2))
     for _ in range(50):
         store.acquire(candidate, 100.0, sample=0.5, healthy_fallback=True)
-    store.merge(100.0, [PeerSnapshot(name="other", told_s=100.0 - silent_s, snapshot=Snapshot())], me="us")
-    (purse,) = (purse for _, purse in store.snapshot(100.0).retries)
-    assert purse.given == ((("other", given),) if given else ())
+    store.merge(100.0, [PeerSnapshot(name="other", written_s=100.0 - silent_s, snapshot=Snapshot())], me="us")
+    (budget,) = (budget for _, budget in store.snapshot(100.0).retries)
+    assert budget.sent == ((("other", given),) if given else ())

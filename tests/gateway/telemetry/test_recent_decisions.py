@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.decision import Mirrored
-from gateway.enums import Likeness
+from gateway.enums import ShadowResult
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 
@@ -44,7 +44,7 @@ def test_a_raising_observer_is_counted_each_time_logged_once_and_does_not_affect
     observers = Observers((Clumsy(1), recent, metrics), metrics.observer_failed)
     for number in range(3):
         observers.decided(decision(query_id=f"req_{number}"))
-    observers.mirrored(Mirrored(route="edits", target="fast", likeness=Likeness.SAME))
+    observers.mirrored(Mirrored(route="edits", target="fast", result=ShadowResult.SAME))
     assert recent.get("req_2") is not None
     assert b'twolane_observer_faults_total{observer="Clumsy"} 4.0' in metrics.render()[0]
     assert [record.levelname for record in caplog.records] == ["ERROR"]

@@ -50,7 +50,7 @@ async def test_a_worker_is_known_after_one_poll(fake: Any) -> None:
     status = poller.status_of("diffusion")
     assert (status.residency, status.predicted_wait_ms) == (Residency.READY, 42)
     assert status.capabilities is not None
-    assert Capability.SEED in status.capabilities.words
+    assert Capability.SEED in status.capabilities.supported
     assert poller.status_of("plain").capabilities is None
 
 

@@ -17,7 +17,7 @@ def sent(
     target = Target(name="t", kind=kind, url="http://t", model="theirs", location=Location.EXTERNAL)
     given = {"model": "auto", "messages": [], **body}
     query = Query(request_id="r", model="auto", body=orjson.dumps(given), received_s=0, stream=bool(body.get("stream")))
-    call = Call(target=target, query=query, rejected=rejected)
+    call = Call(target=target, query=query, validation_error=rejected)
     document: dict[str, Any] = orjson.loads(body_for(call, capabilities))
     return document
 
@@ -61,7 +61,7 @@ def test_streams_always_include_usage() -> None:
 
 def test_hints_that_a_target_does_not_support_are_dropped() -> None:
     body = {"prediction": {"type": "content", "content": "x"}, "seed": 5, "temperature": 0.5}
-    plain = Capabilities(words=frozenset({Capability.CHAT}))
+    plain = Capabilities(supported=frozenset({Capability.CHAT}))
     assert set(sent(Kind.OPENAI, body, plain)) == {"model", "messages", "temperature"}
     assert set(sent(Kind.OPENAI, body, ENGINES["openai"])) == {"model", "messages", *body}
     assert set(sent(Kind.WORKER, body, None)) == {"model", "messages", *body}

@@ -1,4 +1,4 @@
-"""Any JSON Schema and any value, small enough to meet each other: what property tests draw from."""
+"""Hypothesis strategies for small JSON Schemas and values."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ keywords = {
 
 
 def extend(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Schemas that apply other schemas."""
+    """Schemas with subschemas."""
     several = st.lists(inner, min_size=1, max_size=2)
     applicators = {
         **dict.fromkeys(("allOf", "anyOf", "oneOf", "prefixItems"), several),

@@ -1,4 +1,4 @@
-"""The JSON automaton agrees with a parser, and is indifferent to how its text is cut."""
+"""The incremental JSON parser agrees with a real one, however the text is split."""
 
 import json
 
@@ -39,7 +39,7 @@ def refuse(constant: str) -> None:
 
 
 def parses(text: str) -> bool:
-    """The word of a parser that adds nothing to the grammar but NaN and its like, which are switched off."""
+    """The result of a parser whose only extensions to the grammar, NaN and the like, are disabled."""
     try:
         json.loads(text, parse_constant=refuse)
     except ValueError:
@@ -63,23 +63,23 @@ def test_it_accepts_exactly_what_a_parser_accepts(text: str) -> None:
 
 
 @given(documents | mangled | near_json)
-def test_fed_whole_or_character_by_character_it_says_the_same(text: str) -> None:
+def test_the_result_is_the_same_for_the_whole_text_and_for_single_characters(text: str) -> None:
     whole, piecewise = fed(text), fed(*text)
-    assert (whole.fault_at, whole.is_complete) == (piecewise.fault_at, piecewise.is_complete)
+    assert (whole.error_at, whole.is_complete) == (piecewise.error_at, piecewise.is_complete)
 
 
 @given(documents, st.data())
-def test_every_beginning_of_a_document_is_viable(text: str, data: st.DataObject) -> None:
+def test_every_prefix_of_a_document_is_viable(text: str, data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(text)))
-    assert fed(text[:cut]).fault_at is None
+    assert fed(text[:cut]).error_at is None
 
 
 @given(mangled | near_json)
-def test_before_its_fault_a_text_is_viable_and_through_it_not(text: str) -> None:
-    fault_at = fed(text).fault_at
+def test_a_text_is_viable_before_its_error_and_not_after_it(text: str) -> None:
+    fault_at = fed(text).error_at
     if fault_at is not None:
-        assert fed(text[:fault_at]).fault_at is None
-        assert fed(text[: fault_at + 1]).fault_at == fault_at
+        assert fed(text[:fault_at]).error_at is None
+        assert fed(text[: fault_at + 1]).error_at == fault_at
 
 
 @pytest.mark.parametrize(
@@ -97,17 +97,17 @@ def test_before_its_fault_a_text_is_viable_and_through_it_not(text: str) -> None
         ("{true:2}", 1),
     ],
 )
-def test_the_fault_is_the_first_impossible_character(text: str, fault_at: int) -> None:
+def test_the_error_is_at_the_first_impossible_character(text: str, fault_at: int) -> None:
     prefix = JsonPrefix()
     assert prefix.feed(text) is False
-    assert prefix.fault_at == fault_at
+    assert prefix.error_at == fault_at
     assert not prefix.is_complete
 
 
-def test_nothing_after_a_fault_matters() -> None:
-    assert fed("x", '{"a": 1}').fault_at == 0
+def test_nothing_after_an_error_matters() -> None:
+    assert fed("x", '{"a": 1}').error_at == 0
 
 
 def test_depth_is_bounded() -> None:
-    assert fed("[" * MAX_DEPTH).fault_at is None
-    assert fed("[" * (MAX_DEPTH + 1)).fault_at == MAX_DEPTH
+    assert fed("[" * MAX_DEPTH).error_at is None
+    assert fed("[" * (MAX_DEPTH + 1)).error_at == MAX_DEPTH

@@ -1,4 +1,4 @@
-"""Mending syntax: only what is unambiguous, and never what was good."""
+"""JSON repair: only unambiguous syntax, and never valid JSON."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.validation.json_repair import MOST_CHARS, mend
+from gateway.validation.json_repair import MAX_CHARS, repair
 
 documents = st.recursive(
     st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=4),
@@ -16,7 +16,7 @@ documents = st.recursive(
 
 
 @pytest.mark.parametrize(
-    ("text", "mended"),
+    ("text", "repaired"),
     [
         ('{"a": [1, 2', '{"a": [1, 2]}'),
         ('{"a": {"b": "c"}', '{"a": {"b": "c"}}'),
@@ -31,14 +31,14 @@ documents = st.recursive(
         ("[[1,],[2,],[{},],]", "[[1],[2],[{}]]"),
     ],
 )
-def test_what_is_unambiguous_is_mended(text: str, mended: str) -> None:
-    assert mend(text) == mended
+def test_unambiguous_syntax_is_repaired(text: str, repaired: str) -> None:
+    assert repair(text) == repaired
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        '{"a": "b',  # the text may have gone on
+        '{"a": "b',  # the string may be truncated
         '{"a": tru',
         '{"a":',
         '{"a": 1, ',
@@ -53,17 +53,17 @@ def test_what_is_unambiguous_is_mended(text: str, mended: str) -> None:
         "",
         "[1,, 2]",
         '{"a":, }',
-        "[" + "1," * (MOST_CHARS // 2) + "1",
+        "[" + "1," * (MAX_CHARS // 2) + "1",
         "[1" * 600,
     ],
 )
-def test_what_could_mean_more_than_one_thing_is_left_alone(text: str) -> None:
-    assert mend(text) is None
+def test_ambiguous_syntax_is_not_repaired(text: str) -> None:
+    assert repair(text) is None
 
 
 @given(documents)
-def test_good_json_is_not_touched(text: str) -> None:
-    assert mend(text) is None
+def test_valid_json_is_not_changed(text: str) -> None:
+    assert repair(text) is None
 
 
 @given(documents, st.integers(1, 5))
@@ -74,12 +74,12 @@ def test_brackets_missing_at_the_end_come_back_as_they_were(text: str, most: int
             break
         cut = cut[:-1].rstrip()
     if cut != text and cut[-1:] not in ("[", "{", ","):
-        assert json.loads(mend(cut) or "null") == json.loads(text)
+        assert json.loads(repair(cut) or "null") == json.loads(text)
 
 
 @given(st.text(alphabet='{}[]",:1 \n`', max_size=25))
-def test_what_is_mended_is_json_and_needs_no_more(text: str) -> None:
-    mended = mend(text)
-    if mended is not None:
-        json.loads(mended)
-        assert mend(mended) is None
+def test_repaired_text_is_json_and_needs_no_further_repair(text: str) -> None:
+    repaired = repair(text)
+    if repaired is not None:
+        json.loads(repaired)
+        assert repair(repaired) is None

@@ -1,4 +1,4 @@
-"""Schemas: usable or refused by place, in agreement with the reference implementation, at bounded cost."""
+"""JSON Schemas: accepted or rejected with a pointer, in agreement with the reference, at bounded cost."""
 
 import json
 from typing import Any
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 
 from gateway.validation.json_schema import (
-    Fault,
     Schema,
     SchemaCache,
-    SchemaFault,
+    SchemaError,
+    ValidationError,
     check_pattern,
     check_schema,
     digest_of,
@@ -23,15 +23,15 @@ from tests.gateway.validation.any_schema import schemas, values
 from tests.measured import cpu_s
 
 
-def faults(schema: Any, text: str) -> Fault | None:
-    return Schema(schema).fault_of(orjson.loads(text), len(text))
+def error_of(schema: Any, text: str) -> ValidationError | None:
+    return Schema(schema).validate(orjson.loads(text), len(text))
 
 
 @given(schemas, st.lists(values, min_size=1, max_size=4))
 def test_the_compiled_validator_agrees_with_the_reference(schema: Any, instances: list[Any]) -> None:
     compiled, reference = Schema(schema), jsonschema.Draft202012Validator(schema)
     for value in instances:
-        assert (compiled.fault_of(value, 10) is None) is reference.is_valid(value)
+        assert (compiled.validate(value, 10) is None) is reference.is_valid(value)
 
 
 DRAFTS = ["http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-06/schema#",
@@ -60,26 +60,26 @@ def test_each_keyword_means_what_the_declared_draft_says(draft: str, keyword: st
     try:
         reference.check_schema(schema)
     except jsonschema.SchemaError:
-        with pytest.raises(SchemaFault):
+        with pytest.raises(SchemaError):
             Schema(schema)
     else:
-        assert (Schema(schema).fault_of(value, 10) is None) is reference(schema).is_valid(value)
+        assert (Schema(schema).validate(value, 10) is None) is reference(schema).is_valid(value)
 
 
 @pytest.mark.parametrize(
     ("schema", "value", "valid"),
     [
-        # Decimals are exact, where binary floats leave a remainder.
+        # Decimals are exact, unlike binary floats.
         ({"multipleOf": 0.1}, 0.3, True),
-        # Patterns are ECMA 262's: ASCII classes, and $ is the end of the text, not the place before a last newline.
+        # Patterns follow ECMA 262: ASCII classes, and $ matches only at the end of the text.
         ({"pattern": "^\\d$"}, "٣", False),
         ({"pattern": "^a$"}, "a\n", False),
-        # A keyword that newer drafts moved is still honoured: who writes it means it.
+        # A keyword that newer drafts moved still applies.
         ({"dependencies": {"a": ["b"]}}, {"a": 1}, False),
     ],
 )
-def test_where_it_knowingly_differs_from_the_reference(schema: Any, value: Any, valid: bool) -> None:
-    assert (Schema(schema).fault_of(value, 10) is None) is valid
+def test_the_intended_differences_from_the_reference(schema: Any, value: Any, valid: bool) -> None:
+    assert (Schema(schema).validate(value, 10) is None) is valid
     assert jsonschema.Draft202012Validator(schema).is_valid(value) is not valid
 
 
@@ -104,17 +104,17 @@ PERSON = {
         ("secret", "type at #"),
     ],
 )
-def test_a_fault_names_keyword_and_place_in_the_schema_and_no_value(value: Any, detail: str) -> None:
-    fault = faults(PERSON, json.dumps(value))
-    assert fault is not None
-    assert fault.detail == detail
-    assert "secret" not in repr(fault)
+def test_an_error_names_keyword_and_pointer_and_no_value(value: Any, detail: str) -> None:
+    error = error_of(PERSON, json.dumps(value))
+    assert error is not None
+    assert error.detail == detail
+    assert "secret" not in repr(error)
 
 
-def test_a_long_place_is_cut() -> None:
-    fault = faults({"properties": {"n" * 500: {"type": "null"}}}, json.dumps({"n" * 500: 1}))
-    assert fault is not None
-    assert len(fault.detail) <= 160
+def test_a_long_pointer_is_truncated() -> None:
+    error = error_of({"properties": {"n" * 500: {"type": "null"}}}, json.dumps({"n" * 500: 1}))
+    assert error is not None
+    assert len(error.detail) <= 160
 
 
 def deep_list(depth: int) -> list[Any]:
@@ -127,22 +127,22 @@ def deep_list(depth: int) -> list[Any]:
 @pytest.mark.parametrize(
     ("schema", "pointer", "cause"),
     [
-        ({"type": "strin"}, "#/type", "breaks its own draft"),
-        ({"properties": {"a": {"minimum": "1"}}}, "#/properties/a/minimum", "breaks its own draft"),
-        ({"required": "a"}, "#/required", "breaks its own draft"),
+        ({"type": "strin"}, "#/type", "is not valid under its declared draft"),
+        ({"properties": {"a": {"minimum": "1"}}}, "#/properties/a/minimum", "is not valid under its declared draft"),
+        ({"required": "a"}, "#/required", "is not valid under its declared draft"),
         ({"properties": {"a": {"pattern": "("}}}, "#/properties/a/pattern", "not a regular expression"),
         ({"pattern": "^(a{1,1000}){1,1000}$"}, "#/pattern", "not a regular expression"),
         ({"$schema": "https://example.com/draft"}, "#/$schema", "an unknown draft"),
-        ({"$ref": "https://example.com/s"}, "#/$ref", "references into the schema itself"),
+        ({"$ref": "https://example.com/s"}, "#/$ref", "only references within the schema"),
         ({"const": deep_list(400)}, "#", "Recursion limit"),
-        ([], "#", "a schema is an object"),
-        ("type", "#", "a schema is an object"),
-        (None, "#", "a schema is an object"),
+        ([], "#", "a schema must be an object"),
+        ("type", "#", "a schema must be an object"),
+        (None, "#", "a schema must be an object"),
         ({"maximum": 10**30}, "#", "cannot be written as JSON"),
     ],
 )
-def test_a_schema_that_cannot_be_used_is_refused_with_its_place(schema: Any, pointer: str, cause: str) -> None:
-    with pytest.raises(SchemaFault, match=cause) as caught:
+def test_an_unusable_schema_is_rejected_with_its_pointer(schema: Any, pointer: str, cause: str) -> None:
+    with pytest.raises(SchemaError, match=cause) as caught:
         check_schema(schema)
     assert caught.value.pointer == pointer
     assert str(caught.value).endswith(f"at {pointer}")
@@ -157,22 +157,22 @@ def test_the_digest_ignores_layout_and_order() -> None:
 
 @pytest.mark.parametrize("pattern", ["^(a+)+$", "(x+x+)+y", "^(?=(a+)+$)", "(?!q)(x+x+)+y", "^(a|aa)+$", "(.*)*\\1z"])
 def test_no_pattern_takes_long_on_hostile_text(pattern: str) -> None:
-    """Backtracking would double with every character; what is allowed grows with the square."""
+    """Backtracking would double with every character; quadratic time is allowed."""
     schema = Schema({"pattern": pattern})
 
-    def judge(length: int) -> None:
+    def validate(length: int) -> None:
         for text in ("a" * length + "!", "x" * length):
-            schema.fault_of(text, len(text))
+            schema.validate(text, len(text))
 
-    assert cpu_s(lambda: judge(5000)) < 500 * cpu_s(lambda: judge(500))
+    assert cpu_s(lambda: validate(5000)) < 500 * cpu_s(lambda: validate(500))
 
 
-def test_too_much_work_is_a_fault_instead_of_a_wait() -> None:
+def test_too_much_work_is_an_error_instead_of_a_wait() -> None:
     schema = Schema(json.loads('{"properties": {"x": {"allOf": [{"$ref": "#"}, {"$ref": "#"}]}}}'))
     value: Any = {}
     for _ in range(40):
         value = {"x": value}
-    assert schema.fault_of(value, 400) == Fault(keyword="cost", place="#")  # 2**40 steps would never end
+    assert schema.validate(value, 400) == ValidationError(keyword="cost", pointer="#")  # 2**40 steps would never end
 
 
 @pytest.mark.parametrize(
@@ -188,16 +188,16 @@ def test_too_much_work_is_a_fault_instead_of_a_wait() -> None:
     ],
 )
 def test_a_pattern_must_match_the_whole_text(pattern: str, text: str, matches: bool) -> None:
-    assert (check_pattern(pattern).fault_of(text, len(text)) is None) is matches
+    assert (check_pattern(pattern).validate(text, len(text)) is None) is matches
 
 
 @pytest.mark.parametrize("pattern", ["(", "a)|(b", "[", "a{1,100000}", "a" * 5000])
 def test_a_pattern_that_cannot_be_checked_is_refused(pattern: str) -> None:
-    with pytest.raises(SchemaFault, match=r"expression|longer"):
+    with pytest.raises(SchemaError, match=r"expression|longer"):
         check_pattern(pattern)
 
 
-def test_the_cache_forgets_what_was_used_longest_ago() -> None:
+def test_the_cache_evicts_the_least_recently_used_schema() -> None:
     cache, made = SchemaCache(capacity=2), []
 
     def get(name: str) -> Schema:

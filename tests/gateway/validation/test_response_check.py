@@ -1,4 +1,4 @@
-"""Answers are checked against what their request asked for, whole or as they stream."""
+"""Responses are checked against the requested format, complete or while they stream."""
 
 import json
 from collections.abc import Callable
@@ -8,35 +8,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.enums import Form
-from gateway.types import Expectation, Piece, Query, Tool, ToolCall
-from gateway.validation.json_schema import SchemaCache, SchemaFault
+from gateway.enums import FormatKind
+from gateway.types import OutputFormat, Piece, Query, Tool, ToolCall
+from gateway.validation.json_schema import SchemaCache, SchemaError
 from gateway.validation.response_check import ResponseCheck
 
 MakeQuery = Callable[..., Query]
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-JSON_SCHEMA = Expectation(form=Form.JSON_SCHEMA, schema=SCHEMA)
-JSON_OBJECT = Expectation(form=Form.JSON_OBJECT)
+JSON_SCHEMA = OutputFormat(form=FormatKind.JSON_SCHEMA, schema=SCHEMA)
+JSON_OBJECT = OutputFormat(form=FormatKind.JSON_OBJECT)
 TOOLS = (Tool(name="add", parameters={"required": ["x"], "properties": {"x": {"type": "number"}}}), Tool(name="now"))
 
 
-def verdict(query: Query, *pieces: Piece) -> str | None:
-    """The detail of the first fault, pieces fed one by one."""
+def error_of(query: Query, *pieces: Piece) -> str | None:
+    """The detail of the first error; pieces are fed one by one."""
     check = ResponseCheck(query, SchemaCache(), early=query.stream)
     for piece in pieces:
-        fault = check.feed([piece])
-        if fault is not None:
-            return f"early: {fault.detail}"
-    fault = check.finish()
-    return fault and fault.detail
+        error = check.feed([piece])
+        if error is not None:
+            return f"early: {error.detail}"
+    error = check.finish()
+    return error and error.detail
 
 
-def said(text: str, index: int = 0) -> Piece:
+def piece_of(text: str, index: int = 0) -> Piece:
     return Piece(index=index, text=text)
 
 
 @pytest.mark.parametrize(
-    ("expectation", "text", "detail"),
+    ("output_format", "text", "detail"),
     [
         (JSON_SCHEMA, '{"n": 1}', None),
         (JSON_SCHEMA, ' {"n": 1}\n', None),
@@ -52,20 +52,20 @@ def said(text: str, index: int = 0) -> Piece:
         (JSON_SCHEMA, '{"n": NaN}', "json at #, byte 6"),
         (JSON_OBJECT, "{}", None),
         (JSON_OBJECT, "[]", "type at #, byte 0"),
-        (Expectation(form=Form.REGEX, pattern="[a-z]+"), "abc", None),
-        (Expectation(form=Form.REGEX, pattern="[a-z]+"), "abc!", "regex at #"),
-        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "yes", None),
-        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "maybe", "choice at #, byte 0"),
-        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "ye", "choice at #"),
-        (Expectation(form=Form.CHOICE, choices=("yes", "no")), "yes!", "choice at #, byte 3"),
-        (Expectation(form=Form.TEMPLATE, pattern="x"), "anything", None),
+        (OutputFormat(form=FormatKind.REGEX, pattern="[a-z]+"), "abc", None),
+        (OutputFormat(form=FormatKind.REGEX, pattern="[a-z]+"), "abc!", "regex at #"),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "yes", None),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "maybe", "choice at #, byte 0"),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "ye", "choice at #"),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "yes!", "choice at #, byte 3"),
+        (OutputFormat(form=FormatKind.TEMPLATE, pattern="x"), "anything", None),
         (None, "anything", None),
     ],
 )
-def test_a_text_must_keep_what_was_asked(
-    query: MakeQuery, expectation: Expectation | None, text: str, detail: str | None
+def test_a_text_must_match_the_requested_format(
+    query: MakeQuery, output_format: OutputFormat | None, text: str, detail: str | None
 ) -> None:
-    assert verdict(query(expectation=expectation), said(text)) == detail
+    assert error_of(query(output_format=output_format), piece_of(text)) == detail
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_text_must_keep_what_was_asked(
 def test_a_call_must_name_a_known_tool_with_fitting_arguments(
     query: MakeQuery, call: ToolCall, detail: str | None
 ) -> None:
-    assert verdict(query(tools=TOOLS), Piece(index=0, tool_calls=(call,))) == detail
+    assert error_of(query(tools=TOOLS), Piece(index=0, tool_calls=(call,))) == detail
 
 
 @pytest.mark.parametrize(
@@ -99,128 +99,130 @@ def test_a_call_must_name_a_known_tool_with_fitting_arguments(
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_that_was_due_must_come(
+def test_a_required_tool_call_must_be_present(
     query: MakeQuery, must_call: str | None, called: str | None, detail: str | None, stream: bool
 ) -> None:
-    asked = query(tools=TOOLS, must_call=must_call, stream=stream)
+    wanted = query(tools=TOOLS, must_call=must_call, stream=stream)
     calls = (ToolCall(index=0, name=called, arguments="{}"),) if called else ()
-    found = verdict(asked, Piece(index=0, tool_calls=calls, text="" if called else "no"))
+    found = error_of(wanted, Piece(index=0, tool_calls=calls, text="" if called else "no"))
     assert (found and found.removeprefix("early: ")) == detail
 
 
 def test_fragments_of_a_call_are_one_call(query: MakeQuery) -> None:
     fragments = [ToolCall(index=0, name="add"), *(ToolCall(index=0, arguments=part) for part in '{"x":1}')]
-    assert verdict(query(tools=TOOLS), *(Piece(index=0, tool_calls=(part,)) for part in fragments)) is None
+    assert error_of(query(tools=TOOLS), *(Piece(index=0, tool_calls=(part,)) for part in fragments)) is None
 
 
-def test_a_choice_that_calls_need_not_say_anything_besides(query: MakeQuery) -> None:
+def test_a_choice_with_tool_calls_needs_no_text(query: MakeQuery) -> None:
     call = ToolCall(index=0, name="now", arguments="{}")
-    asked = query(tools=TOOLS, expectation=JSON_SCHEMA)
-    assert verdict(asked, Piece(index=0, tool_calls=(call,))) is None
-    assert verdict(asked, Piece(index=0, tool_calls=(call,), text="Calling now")) == "json at #, byte 0"
+    wanted = query(tools=TOOLS, output_format=JSON_SCHEMA)
+    assert error_of(wanted, Piece(index=0, tool_calls=(call,))) is None
+    assert error_of(wanted, Piece(index=0, tool_calls=(call,), text="Calling now")) == "json at #, byte 0"
 
 
-def test_calls_are_not_judged_where_nothing_was_said_about_tools(query: MakeQuery) -> None:
+def test_tool_calls_are_not_checked_if_the_request_has_no_tools(query: MakeQuery) -> None:
     call = ToolCall(index=0, name="web_search", arguments="?")
-    assert verdict(query(), Piece(index=0, tool_calls=(call,))) is None
+    assert error_of(query(), Piece(index=0, tool_calls=(call,))) is None
 
 
-def test_every_choice_must_be_good(query: MakeQuery) -> None:
-    asked = query(expectation=JSON_SCHEMA)
-    assert verdict(asked, said('{"n": 1}', 0), said('{"n": 2}', 1)) is None
-    assert verdict(asked, said('{"n": 1}', 0), said('{"n": ""}', 1)) == "type at #/properties/n, byte 6"
+def test_every_choice_must_be_valid(query: MakeQuery) -> None:
+    wanted = query(output_format=JSON_SCHEMA)
+    assert error_of(wanted, piece_of('{"n": 1}', 0), piece_of('{"n": 2}', 1)) is None
+    assert error_of(wanted, piece_of('{"n": 1}', 0), piece_of('{"n": ""}', 1)) == "type at #/properties/n, byte 6"
 
 
-def test_a_refusal_is_an_answer(query: MakeQuery) -> None:
-    assert verdict(query(expectation=JSON_SCHEMA), Piece(index=0, refusal="I must not.")) is None
+def test_a_refusal_is_a_valid_response(query: MakeQuery) -> None:
+    assert error_of(query(output_format=JSON_SCHEMA), Piece(index=0, refusal="I must not.")) is None
 
 
-def test_an_answer_without_choices_keeps_no_promise(query: MakeQuery) -> None:
-    assert verdict(query(expectation=JSON_SCHEMA)) == "choices at #"
-    assert verdict(query()) is None
+def test_a_response_without_choices_is_invalid(query: MakeQuery) -> None:
+    assert error_of(query(output_format=JSON_SCHEMA)) == "choices at #"
+    assert error_of(query()) is None
 
 
-def test_a_stream_is_left_at_its_first_impossible_character(query: MakeQuery) -> None:
-    asked = query(expectation=JSON_SCHEMA, stream=True)
-    assert verdict(asked, said('{"n"'), said(" = 1}"), said("more")) == "early: json at #, byte 5"
+def test_a_stream_fails_at_its_first_impossible_character(query: MakeQuery) -> None:
+    wanted = query(output_format=JSON_SCHEMA, stream=True)
+    assert error_of(wanted, piece_of('{"n"'), piece_of(" = 1}"), piece_of("more")) == "early: json at #, byte 5"
 
 
-def test_a_stream_is_left_at_the_first_value_that_breaks_its_schema(query: MakeQuery) -> None:
-    asked = query(expectation=JSON_SCHEMA, stream=True)
+def test_a_stream_fails_at_its_first_invalid_value(query: MakeQuery) -> None:
+    wanted = query(output_format=JSON_SCHEMA, stream=True)
     assert (
-        verdict(asked, said('{"m": 1, "n"'), said(': "'), said("never read"))
+        error_of(wanted, piece_of('{"m": 1, "n"'), piece_of(': "'), piece_of("never read"))
         == "early: type at #/properties/n, byte 14"
     )
 
 
-def test_a_stream_is_left_when_no_choice_begins_so(query: MakeQuery) -> None:
-    asked = query(expectation=Expectation(form=Form.CHOICE, choices=("yes", "yesterday")), stream=True)
-    assert verdict(asked, said("yes"), said("terdax"), said("?")) == "early: choice at #, byte 8"
+def test_a_stream_fails_when_no_choice_has_this_prefix(query: MakeQuery) -> None:
+    wanted = query(output_format=OutputFormat(form=FormatKind.CHOICE, choices=("yes", "yesterday")), stream=True)
+    assert error_of(wanted, piece_of("yes"), piece_of("terdax"), piece_of("?")) == "early: choice at #, byte 8"
 
 
-def test_a_call_is_left_at_the_first_argument_that_breaks_its_schema(query: MakeQuery) -> None:
+def test_a_tool_call_fails_at_the_first_invalid_argument(query: MakeQuery) -> None:
     fragments = [
         ToolCall(index=0, name="add"),
         *(ToolCall(index=0, arguments=part) for part in ('{"x"', ": tr", "ue}")),
     ]
-    found = verdict(query(tools=TOOLS, stream=True), *(Piece(index=0, tool_calls=(part,)) for part in fragments))
+    found = error_of(query(tools=TOOLS, stream=True), *(Piece(index=0, tool_calls=(part,)) for part in fragments))
     assert found == "early: type at tool add: #/properties/x, byte 6"
 
 
 @given(st.data())
-def test_the_verdict_does_not_depend_on_how_the_answer_is_cut(data: st.DataObject) -> None:
+def test_the_result_does_not_depend_on_how_the_response_is_split(data: st.DataObject) -> None:
     value: Any = data.draw(st.sampled_from([{"n": 1}, {"n": "é🦊"}, {}, [1.5e3], "x"]))
     text = json.dumps(value, ensure_ascii=data.draw(st.booleans()))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    asked = Query(
-        request_id="r", model="auto", body=b"", received_s=0, expectation=JSON_SCHEMA, stream=data.draw(st.booleans())
+    wanted = Query(
+        request_id="r", model="auto", body=b"", received_s=0, output_format=JSON_SCHEMA, stream=data.draw(st.booleans())
     )
-    assert verdict(asked, *map(said, parts)) == verdict(asked, said(text))
+    assert error_of(wanted, *map(piece_of, parts)) == error_of(wanted, piece_of(text))
 
 
 @pytest.mark.parametrize(
     ("fields", "something"),
     [
         ({}, False),
-        ({"expectation": JSON_OBJECT}, True),
+        ({"output_format": JSON_OBJECT}, True),
         ({"tools": TOOLS}, True),
-        ({"expectation": Expectation(form=Form.TEMPLATE, pattern="x")}, False),
+        ({"output_format": OutputFormat(form=FormatKind.TEMPLATE, pattern="x")}, False),
     ],
 )
-def test_it_knows_whether_there_is_anything_to_check(query: MakeQuery, fields: dict[str, Any], something: bool) -> None:
+def test_it_reports_whether_there_is_anything_to_check(
+    query: MakeQuery, fields: dict[str, Any], something: bool
+) -> None:
     assert ResponseCheck(query(**fields), SchemaCache(), early=False).has_something_to_check is something
 
 
 def test_a_schema_is_compiled_once_for_many_answers(query: MakeQuery) -> None:
     schemas = SchemaCache()
     for _ in range(3):
-        check = ResponseCheck(query(expectation=JSON_SCHEMA), schemas, early=False)
-        check.feed([said('{"n": 1}')])
+        check = ResponseCheck(query(output_format=JSON_SCHEMA), schemas, early=False)
+        check.feed([piece_of('{"n": 1}')])
         assert check.finish() is None
     assert len(schemas) == 1
 
 
-def test_an_unusable_schema_is_the_requests_fault_not_the_answers(query: MakeQuery) -> None:
-    asked = query(expectation=Expectation(form=Form.JSON_SCHEMA, schema={"type": "x"}))
-    check = ResponseCheck(asked, SchemaCache(), early=False)
-    with pytest.raises(SchemaFault):
-        check.feed([said("{}")])
+def test_an_unusable_schema_is_an_error_of_the_request(query: MakeQuery) -> None:
+    wanted = query(output_format=OutputFormat(form=FormatKind.JSON_SCHEMA, schema={"type": "x"}))
+    check = ResponseCheck(wanted, SchemaCache(), early=False)
+    with pytest.raises(SchemaError):
+        check.feed([piece_of("{}")])
 
 
-def mended(query: Query, *pieces: Piece) -> dict[tuple[int, int | None], str]:
+def repaired_texts_of(query: Query, *pieces: Piece) -> dict[tuple[int, int | None], str]:
     check = ResponseCheck(query, SchemaCache(), early=False)
     check.feed(pieces)
-    return check.mended()
+    return check.repaired_texts()
 
 
-def test_texts_and_arguments_that_only_lack_their_end_can_be_mended(query: MakeQuery) -> None:
+def test_texts_and_arguments_that_lack_only_closing_brackets_are_repaired(query: MakeQuery) -> None:
     call = ToolCall(index=2, name="add", arguments='{"x": 1')
-    asked = query(expectation=JSON_SCHEMA, tools=TOOLS)
-    pieces = [said('{"n": [1'), said('{"n": 1}', 1), Piece(index=2, tool_calls=(call,))]
-    assert mended(asked, *pieces) == {(0, None): '{"n": [1]}', (2, 2): '{"x": 1}'}
+    wanted = query(output_format=JSON_SCHEMA, tools=TOOLS)
+    pieces = [piece_of('{"n": [1'), piece_of('{"n": 1}', 1), Piece(index=2, tool_calls=(call,))]
+    assert repaired_texts_of(wanted, *pieces) == {(0, None): '{"n": [1]}', (2, 2): '{"x": 1}'}
 
 
 @pytest.mark.parametrize("piece", [Piece(index=0, finish_reason="length"), Piece(index=0, refusal="no")])
-def test_what_was_cut_short_or_refused_is_not_mended(query: MakeQuery, piece: Piece) -> None:
-    assert mended(query(expectation=JSON_SCHEMA), said('{"n": 1'), piece) == {}
+def test_truncated_and_refused_choices_are_not_repaired(query: MakeQuery, piece: Piece) -> None:
+    assert repaired_texts_of(query(output_format=JSON_SCHEMA), piece_of('{"n": 1'), piece) == {}

@@ -1,20 +1,20 @@
-"""Schemas are bounded before they are used: references end inside, combinations are counted, depth is limited."""
+"""Schema cost: references resolve inside the schema, evaluations are counted, depth is limited."""
 
 import json
 from typing import Any
 
 import pytest
 
-from gateway.validation.schema_cost import SchemaCost, SchemaFault
+from gateway.validation.schema_cost import SchemaCost, SchemaError
 
 
 def decoded(schema: Any) -> Any:
-    """As it comes from the wire: no two places share an object."""
+    """As decoded from JSON: no two nodes share an object."""
     return json.loads(json.dumps(schema))
 
 
 def tower(width: int, height: int) -> dict[str, Any]:
-    """Each level asks the next one `width` times for the same value: width ** height evaluations."""
+    """Each level applies the next one `width` times in place: width ** height evaluations."""
     levels: dict[str, Any] = {f"a{i}": {"allOf": [{"$ref": f"#/$defs/a{i + 1}"}] * width} for i in range(height)}
     return {"$defs": {**levels, f"a{height}": {"type": "object"}}, "$ref": "#/$defs/a0"}
 
@@ -39,14 +39,14 @@ def test_a_plain_schema_costs_what_it_says() -> None:
     assert not cost.is_recursive
 
 
-def test_combinations_through_references_are_counted_without_doing_them() -> None:
+def test_combinations_through_references_are_counted_without_evaluating_them() -> None:
     assert SchemaCost(decoded(tower(2, 10))).of({}) > 2**10
-    with pytest.raises(SchemaFault, match="too many") as caught:
-        SchemaCost(decoded(tower(2, 60)))  # doing them would never end
+    with pytest.raises(SchemaError, match="evaluations") as caught:
+        SchemaCost(decoded(tower(2, 60)))  # evaluating them would never end
     assert caught.value.unsupported
 
 
-def test_a_schema_that_contains_itself_costs_as_much_as_the_value_is_deep() -> None:
+def test_the_cost_of_a_recursive_schema_grows_with_the_depth_of_the_value() -> None:
     cost = SchemaCost({"properties": {"x": {"$ref": "#"}}})
     assert cost.is_recursive
     assert cost.of(value_of_depth(20)) - cost.of(value_of_depth(10)) == 20
@@ -57,7 +57,7 @@ def test_doubling_recursion_grows_with_depth_until_it_is_far_too_much() -> None:
     assert cost.of(value_of_depth(40)) > 10**9 > 10**4 > cost.of(value_of_depth(5))
 
 
-def test_what_was_evaluated_is_evaluated_again_to_find_the_rest() -> None:
+def test_unevaluated_keywords_double_the_count() -> None:
     plain = {"allOf": [{"properties": {"a": {}}}]}
     assert SchemaCost({**plain, "unevaluatedProperties": False}).of({}) > SchemaCost(plain).of({})
 
@@ -65,20 +65,20 @@ def test_what_was_evaluated_is_evaluated_again_to_find_the_rest() -> None:
 @pytest.mark.parametrize(
     ("schema", "cause"),
     [
-        ({"$ref": "#"}, "without end"),
-        ({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}}, "without end"),
-        ({"$ref": "#/$defs/nobody"}, "refers to nothing"),
-        ({"$ref": "#nobody"}, "refers to nothing"),
-        ({"items": {"$ref": "https://example.com/schema.json"}}, "references into the schema itself"),
-        ({"$ref": "file:///etc/passwd"}, "references into the schema itself"),
-        ({"$ref": "other.json#/a"}, "references into the schema itself"),
+        ({"$ref": "#"}, "infinite .ref recursion"),
+        ({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"$ref": "#/$defs/a"}}}, "infinite .ref recursion"),
+        ({"$ref": "#/$defs/nobody"}, "unresolved reference"),
+        ({"$ref": "#nobody"}, "unresolved reference"),
+        ({"items": {"$ref": "https://example.com/schema.json"}}, "only references within the schema"),
+        ({"$ref": "file:///etc/passwd"}, "only references within the schema"),
+        ({"$ref": "other.json#/a"}, "only references within the schema"),
         ({"$dynamicRef": "#node"}, "dynamicRef"),
-        ({"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/b"}}}, r"beside an \$id"),
+        ({"properties": {"a": {"$id": "https://example.com/a", "$ref": "#/b"}}}, r"next to \$id"),
         (nested(65), "nested deeper"),
     ],
 )
-def test_references_must_end_inside_the_schema(schema: dict[str, Any], cause: str) -> None:
-    with pytest.raises(SchemaFault, match=cause):
+def test_references_must_resolve_inside_the_schema(schema: dict[str, Any], cause: str) -> None:
+    with pytest.raises(SchemaError, match=cause):
         SchemaCost(schema)
 
 
@@ -102,7 +102,7 @@ def test_ordinary_schemas_pass(schema: Any) -> None:
     SchemaCost(schema).of(value_of_depth(3))
 
 
-def test_a_fault_names_its_place() -> None:
-    with pytest.raises(SchemaFault) as caught:
+def test_an_error_names_its_pointer() -> None:
+    with pytest.raises(SchemaError) as caught:
         SchemaCost({"properties": {"a/b": {"items": [{}, {"$ref": "http://x"}]}}})
     assert caught.value.pointer == "#/properties/a~1b/items/1/$ref"

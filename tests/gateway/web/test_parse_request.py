@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.enums import Capability, Form, Task
+from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.types import Query
 from gateway.web.parse_request import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, parse_chat, unique_headers
@@ -32,7 +32,7 @@ def format_of(schema: Any) -> dict[str, Any]:
 
 def test_a_plain_request_needs_nothing_but_chat() -> None:
     query = parse(messages=[{"role": "system", "content": "be brief"}, USER])
-    assert (query.model, query.stream, query.private, query.expectation) == ("auto", False, False, None)
+    assert (query.model, query.stream, query.private, query.output_format) == ("auto", False, False, None)
     assert (query.system_text, query.last_user_text, query.message_count) == ("be brief", "hi", 2)
     assert query.needs == {Capability.CHAT}
     assert (query.principal, query.received_s) == ("anna", 5.0)
@@ -92,11 +92,11 @@ def test_an_assistant_s_message_may_have_no_content() -> None:
 
 
 def test_equal_schemas_have_one_digest_regardless_of_layout() -> None:
-    first = parse(response_format=format_of({"type": "object", "title": "t"})).expectation
-    second = parse(response_format=format_of({"title": "t", "type": "object"})).expectation
+    first = parse(response_format=format_of({"type": "object", "title": "t"})).output_format
+    second = parse(response_format=format_of({"title": "t", "type": "object"})).output_format
     assert first is not None
     assert second is not None
-    assert first.form is Form.JSON_SCHEMA
+    assert first.form is FormatKind.JSON_SCHEMA
     assert first.digest == second.digest
     assert str(first.digest).startswith("sha256:")
 

@@ -1,4 +1,4 @@
-"""What is kept of compiled constraints: found again by content, bounded, and never the worse for a broken file."""
+"""The constraint cache: keyed by content, bounded, and robust to corrupt files."""
 
 import os
 import time
@@ -33,7 +33,7 @@ def same(ours: CompiledConstraint, theirs: CompiledConstraint) -> bool:
     return compiled.to_bytes(ours) == compiled.to_bytes(theirs)
 
 
-def test_what_is_ready_crosses_a_border_whole() -> None:
+def test_a_compiled_constraint_round_trips() -> None:
     """As bytes and back."""
     here = made(POINT)
     there = compiled.from_bytes(compiled.to_bytes(here))
@@ -42,8 +42,8 @@ def test_what_is_ready_crosses_a_border_whole() -> None:
     assert there.automaton.vocabulary == vocabulary().digest
 
 
-def test_equal_digests_mean_equal_content_words_and_headers() -> None:
-    """The order of members counts; so does what may stand before the text."""
+def test_equal_digests_mean_equal_content_vocabulary_and_prefixes() -> None:
+    """Member order counts, and so do allowed prefixes."""
     assert digest_of(YES, "a") == digest_of(YES, "a")
     others = (
         digest_of(YES, "b"),
@@ -53,15 +53,15 @@ def test_equal_digests_mean_equal_content_words_and_headers() -> None:
     assert len({digest_of(YES, "a"), *others}) == 4
 
 
-def test_another_version_of_the_compiler_finds_nothing_of_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An automaton made by other rules is another automaton."""
+def test_another_compiler_version_has_other_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So results of another version are never reused."""
     before = digest_of(YES, "a")
     monkeypatch.setattr(compiled, "_VERSIONS", "of tomorrow")
     assert digest_of(YES, "a") != before
 
 
-def test_a_store_outlives_its_process(tmp_path: Path) -> None:
-    """Another one with the same folder finds what this one has put there."""
+def test_a_cache_outlives_its_process(tmp_path: Path) -> None:
+    """A new cache on the same folder finds the entry."""
     ConstraintCache(tmp_path).put("a", made())
     found = ConstraintCache(tmp_path).get("a")
     assert found is not None
@@ -71,8 +71,8 @@ def test_a_store_outlives_its_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 9, 100, -20])
-def test_a_broken_file_is_absent_and_removed(tmp_path: Path, cut: int) -> None:
-    """A crash of another process costs a compilation, nothing else."""
+def test_a_corrupt_file_is_absent_and_removed(tmp_path: Path, cut: int) -> None:
+    """A partial file costs a compilation, nothing else."""
     content = compiled.to_bytes(made())[:cut] or b"PK\x03\x04 broken"
     (tmp_path / "a.constraint").write_bytes(content)
     assert ConstraintCache(tmp_path).get("a") is None
@@ -82,7 +82,7 @@ def test_a_broken_file_is_absent_and_removed(tmp_path: Path, cut: int) -> None:
 
 
 def test_memory_and_folder_are_bounded(tmp_path: Path) -> None:
-    """The least recently used leaves first; what a writer that died has left behind goes with it."""
+    """The least recently used entry is evicted first, and abandoned partial files are removed."""
     size = len(compiled.to_bytes(made()))
     (tmp_path / "dead.part").write_bytes(b"half")
     os.utime(tmp_path / "dead.part", (0, 0))
@@ -100,7 +100,7 @@ def test_memory_and_folder_are_bounded(tmp_path: Path) -> None:
     assert not (tmp_path / "d.constraint").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_no_error(tmp_path: Path) -> None:
     """Memory still serves."""
     cache = ConstraintCache(tmp_path / "x")
     (tmp_path / "x").rmdir()
@@ -108,7 +108,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert cache.get("a") is not None
 
 
-def test_an_automaton_is_the_same_every_time() -> None:
-    """Or files of one process would be strangers to another."""
+def test_automata_are_reproducible() -> None:
+    """So the files of one process are valid for another."""
     assert same(made(POINT), made(POINT))
     assert np.array_equal(made().automaton.distance, made().automaton.distance)

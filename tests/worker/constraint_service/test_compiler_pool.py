@@ -1,4 +1,4 @@
-"""Compiling and judging in processes of their own: typed answers, bounded time, and nothing that stays behind."""
+"""The compiler pool: typed errors, time limits, and no leftover processes."""
 
 import asyncio
 import contextlib
@@ -48,13 +48,13 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_words_cross_the_border_whole() -> None:
+def test_vocabulary_bytes_round_trip() -> None:
     """Empty, long and strange ones."""
     here = make_vocabulary_bytes([b"", b"\n\x00", b"", b"yes" * 50, b"\xff"], (0, 2), 2)
     assert from_bytes(to_bytes(here)) == here
 
 
-async def test_the_process_makes_what_this_one_would() -> None:
+async def test_the_process_compiles_as_this_one_does() -> None:
     """For one vocabulary and for the next."""
     compiler_pool = CompilerPool()
     try:
@@ -70,7 +70,7 @@ async def test_the_process_makes_what_this_one_would() -> None:
     assert not is_running(pid)
 
 
-async def test_refusals_cross_the_border_whole() -> None:
+async def test_refusals_round_trip() -> None:
     """With keyword, pointer and message; and the process lives on."""
     compiler_pool = CompilerPool()
     try:
@@ -89,7 +89,7 @@ async def test_refusals_cross_the_border_whole() -> None:
         await compiler_pool.close()
 
 
-async def test_a_constraint_that_takes_too_long_is_refused_and_its_process_ended() -> None:
+async def test_a_constraint_over_the_time_limit_is_refused_and_its_process_killed() -> None:
     """The time bounds every constraint, and the next one gets a fresh process."""
     compiler_pool = CompilerPool()
     try:
@@ -106,8 +106,8 @@ async def test_a_constraint_that_takes_too_long_is_refused_and_its_process_ended
         await compiler_pool.close()
 
 
-async def test_an_answer_that_cannot_be_judged_in_time_holds_up_nobody() -> None:
-    """A back-tracking expression would take years; the loop goes on meanwhile, and other answers are judged after."""
+async def test_a_validation_over_the_time_limit_blocks_nothing_else() -> None:
+    """The event loop keeps running during a backtracking expression, and later answers are validated."""
     compiler_pool = CompilerPool(validate_s=1.0)
     with contextlib.suppress(UnsupportedSchema):  # however long the process takes to start
         assert await compiler_pool.validate(SLOW_TO_CHECK, '["aaa"]') is None
@@ -128,8 +128,8 @@ async def test_an_answer_that_cannot_be_judged_in_time_holds_up_nobody() -> None
         await compiler_pool.close()
 
 
-async def test_a_process_that_died_is_replaced() -> None:
-    """Between two constraints nobody notices."""
+async def test_a_crashed_process_is_replaced() -> None:
+    """Between two jobs, without an error."""
     compiler_pool = CompilerPool()
     try:
         await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)
@@ -139,8 +139,8 @@ async def test_a_process_that_died_is_replaced() -> None:
         await compiler_pool.close()
 
 
-async def test_a_constraint_that_kills_its_process_twice_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an error of ours, not of the client's."""
+async def test_a_constraint_that_crashes_its_process_twice_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a server error, not a client error."""
     monkeypatch.setattr("diffusion_worker.constraint_service.compiler_pool.sys.executable", "/bin/true")
     compiler_pool = CompilerPool()
     with pytest.raises(CompilerFailed):
@@ -150,8 +150,8 @@ async def test_a_constraint_that_kills_its_process_twice_is_given_up(monkeypatch
     await compiler_pool.close()
 
 
-async def test_who_gives_up_ends_the_work_and_who_waits_for_a_turn_is_told() -> None:
-    """Cancelled while at work: the process has ended. Behind others for too long: a status to come back with."""
+async def test_cancelling_kills_the_job_and_a_busy_process_refuses() -> None:
+    """A cancelled job kills its process; a request that waits too long gets a retryable error."""
     compiler_pool = CompilerPool()
     try:
         await compiler_pool.compile(YES, vocabulary(), NO_PREFIX)

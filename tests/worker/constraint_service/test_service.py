@@ -1,4 +1,4 @@
-"""Constraints on the wire: kept in both dialects and readings, or refused by name; a last look at the whole."""
+"""Constraints over HTTP: enforced in both APIs and decoding modes, or refused by name."""
 
 import json
 import re
@@ -57,7 +57,7 @@ def problem(response: httpx.Response) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_noise_becomes_what_was_asked_for(model: str) -> None:
+async def test_random_logits_satisfy_the_constraint(model: str) -> None:
     """Schema, object, expression, choice and template, in one worker, and a row without a constraint beside them."""
     async with serving(noisy_net()) as served:
         order = json.loads(content(await served.ask(model=model, response_format=schema(ORDER), max_tokens=90)))
@@ -74,7 +74,7 @@ async def test_noise_becomes_what_was_asked_for(model: str) -> None:
             assert re.fullmatch(pattern, text), text
 
 
-async def test_a_net_that_knows_the_answer_is_not_disturbed() -> None:
+async def test_a_constraint_does_not_change_a_correct_answer() -> None:
     """Its own layout and words are among what the schema allows."""
     said = '{ "item": "tea",\n  "count": 3 }'
     async with serving(toy_model(said)) as served:
@@ -100,7 +100,7 @@ async def test_a_stream_near_max_tokens_closes_in_time() -> None:
         assert set(json.loads("".join(choice["delta"].get("content", "") for choice in choices))) == {"item", "count"}
 
 
-async def test_what_cannot_be_kept_is_refused_by_name() -> None:
+async def test_unsupported_constraints_are_refused_by_name() -> None:
     """The field, and in the message keyword and place."""
     async with serving(toy_model()) as served:
         response = await served.ask(response_format=schema({"properties": {"a": {"$dynamicRef": "#"}}}))
@@ -115,7 +115,7 @@ async def test_what_cannot_be_kept_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_keyword_that_only_the_whole_shows_is_checked_before_anything_leaves(stream: bool) -> None:
+async def test_checked_keywords_are_validated_before_the_first_byte(stream: bool) -> None:
     """Where nothing else can be written, the answer is a status and no wrong answer."""
     distinct = schema({"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2, "uniqueItems": True})
     same = schema({"type": "array", "items": {"enum": [1]}, "minItems": 2, "maxItems": 2, "uniqueItems": True})
@@ -131,9 +131,9 @@ async def test_a_keyword_that_only_the_whole_shows_is_checked_before_anything_le
         assert "[DONE]" in response.text or content(response) == "[1,2]"
 
 
-async def test_the_same_constraint_is_bound_once() -> None:
+async def test_the_same_constraint_is_compiled_once() -> None:
     async with serving(noisy_net()) as served:
-        words, info = served.worker.serving_state.resident()
+        words, info = served.worker.serving_state.loaded()
         first = await served.ask(structured_outputs={"choice": ["a", "b"]}, max_tokens=9)
         assert first.status_code == 200
         one = Constraint(kind="choice", value=["a", "b"])

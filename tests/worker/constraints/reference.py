@@ -1,4 +1,4 @@
-"""Automata the slow way, to test the quick ones against: dense tables, membership by definition, Moore's minimum."""
+"""Reference automata for tests: dense tables, membership by definition, Moore's minimisation."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from diffusion_worker.constraints.automata.automaton import DEAD, ByteAutomaton,
 
 
 def automaton_of(words: Iterable[bytes]) -> ByteAutomaton:
-    """The minimal automaton of a finite set, by residual languages: a state is what may still follow."""
+    """The minimal automaton of a finite set, by residual languages: a state is the set of remaining words."""
     start = frozenset(words)
     numbers = {start: 0}
     order, rows = [start], list[list[Edge]]()
@@ -29,7 +29,7 @@ def automaton_of(words: Iterable[bytes]) -> ByteAutomaton:
 
 
 def moore_classes(automaton: ByteAutomaton) -> int:
-    """How many states the minimal automaton of the same language has, the dead one left out."""
+    """The number of states of the minimal automaton, without the dead state."""
     part = np.unique(automaton.accepting, return_inverse=True)[1].ravel()  # one class where all accept, not class 1
     while True:
         ahead = np.append(part, -1)[automaton.next]

@@ -27,8 +27,8 @@ MEMBERS: list[tuple[Kind, Any, list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("kind", "value", "good", "bad"), MEMBERS)
-def test_every_kind_admits_its_answers_only(kind: Kind, value: Any, good: list[str], bad: list[str]) -> None:
-    """And the final check, which shares no code with the automaton, agrees."""
+def test_every_kind_accepts_exactly_its_answers(kind: Kind, value: Any, good: list[str], bad: list[str]) -> None:
+    """Validation, which shares no code with the automaton, agrees."""
     constraint = Constraint(kind=kind, value=value)
     compiled, check = compile_constraint(constraint), make_validator(constraint)
     assert [text for text in good if not compiled.automaton.accepts(text.encode())] == []
@@ -38,7 +38,7 @@ def test_every_kind_admits_its_answers_only(kind: Kind, value: Any, good: list[s
 
 
 @pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, value, _, _ in MEMBERS])
-def test_random_answers_pass_the_final_check(kind: Kind, value: Any) -> None:
+def test_random_answers_pass_validation(kind: Kind, value: Any) -> None:
     """Whatever the automaton accepts."""
     constraint = Constraint(kind=kind, value=value)
     compiled, check, draw = compile_constraint(constraint), make_validator(constraint), random.Random(0)
@@ -70,7 +70,7 @@ def test_random_answers_pass_the_final_check(kind: Kind, value: Any) -> None:
         ),
     ],
 )
-def test_what_cannot_be_kept_is_refused_by_name(constraint: Constraint, message: str) -> None:
+def test_unsupported_constraints_are_refused_by_name(constraint: Constraint, message: str) -> None:
     """With a 400, before anything is generated."""
     with pytest.raises(InvalidRequest, match=message) as caught:
         compile_constraint(constraint)
@@ -78,7 +78,7 @@ def test_what_cannot_be_kept_is_refused_by_name(constraint: Constraint, message:
 
 
 def test_a_refusal_names_keyword_and_pointer() -> None:
-    """So that the client can mend the schema."""
+    """So that the client can fix the schema."""
     schema = {"properties": {"a/b": {"items": {"$ref": "other.json"}}}}
     with pytest.raises(UnsupportedSchema) as caught:
         compile_schema(schema)
@@ -89,7 +89,7 @@ def test_a_refusal_names_keyword_and_pointer() -> None:
 @pytest.mark.parametrize(
     "layout", [{"indent": 2}, {"indent": "\t"}, {"separators": (",", ":")}, {"separators": (" , ", " : ")}]
 )
-def test_the_models_own_layout_is_admitted(layout: dict[str, Any]) -> None:
+def test_any_json_layout_is_accepted(layout: dict[str, Any]) -> None:
     """White space wherever JSON allows it."""
     schema = {
         "properties": {"a": {"items": {"type": "integer"}}, "b": {"enum": [{"x": [1, 2]}]}},
@@ -99,8 +99,8 @@ def test_the_models_own_layout_is_admitted(layout: dict[str, Any]) -> None:
     assert compile_schema(schema).automaton.accepts(f"\n {text}\r\n".encode())
 
 
-def test_recursion_is_unrolled_and_says_that_it_was_cut() -> None:
-    """To the depth of the caps; beyond it nothing is accepted."""
+def test_recursion_is_unrolled_to_a_reported_limit() -> None:
+    """To the recursion limit of the tier; nothing deeper is accepted."""
     tree = {
         "$ref": "#/$defs/t",
         "$defs": {"t": {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}, "additionalProperties": False}},
@@ -122,8 +122,8 @@ def test_optional_members_do_not_double_the_states() -> None:
     assert states(100) < 2.5 * states(50)
 
 
-def test_a_large_schema_climbs_down_the_ladder() -> None:
-    """Rather than being refused."""
+def test_a_large_schema_takes_a_stricter_tier() -> None:
+    """Instead of being refused."""
     free = {f"m{index}": {"type": "object"} for index in range(40)}
     compiled = compile_schema({"type": "object", "properties": free})
     assert compiled.stats.tier > 0
@@ -131,7 +131,7 @@ def test_a_large_schema_climbs_down_the_ladder() -> None:
 
 
 def test_compilation_is_deterministic() -> None:
-    """The same table each time, so results can be kept by content."""
+    """The same table each time, so results can be cached by content."""
     schema = {
         "anyOf": [{"type": "object", "properties": {"a": {"enum": [1, "x"]}}}, {"type": "string", "maxLength": 3}]
     }
@@ -140,14 +140,14 @@ def test_compilation_is_deterministic() -> None:
 
 
 def test_a_lone_surrogate_in_a_schema_is_never_written() -> None:
-    """No UTF-8 text holds one."""
+    """No UTF-8 text contains one."""
     compiled = compile_schema({"enum": ["\ud800", "a"]})
     assert compiled.automaton.accepts(b'"a"')
     assert not compiled.automaton.accepts(b'"\xed\xa0\x80"')
     assert not compiled.automaton.accepts(b'"\\ud800"')
 
 
-def test_a_number_that_json_cannot_say_is_refused() -> None:
+def test_nan_and_infinity_are_refused() -> None:
     """Python's reader takes NaN and Infinity for numbers; a schema must not bring them in."""
     for value in (float("nan"), float("inf")):
         with pytest.raises(InvalidRequest, match="NaN or an infinite number"):

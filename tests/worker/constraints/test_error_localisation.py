@@ -1,4 +1,4 @@
-"""constraints.blame: which characters a violation speaks of."""
+"""Error localisation: the characters that a violation refers to."""
 
 import json
 
@@ -17,7 +17,7 @@ ANY = st.recursive(
 
 
 @given(value=ANY, indent=st.sampled_from([None, 0, 3]))
-def test_every_value_is_found_where_it_stands(value: object, indent: int | None) -> None:
+def test_every_value_has_its_span(value: object, indent: int | None) -> None:
     text = f" {json.dumps(value, indent=indent)}\n"
     for place, start, end in values(text):
         inner = value
@@ -37,7 +37,7 @@ def test_a_violation_of_jsonschema_names_the_span() -> None:
     assert text[slice(*span)] == '"x"'
 
 
-def test_what_names_no_place_has_no_span() -> None:
+def test_a_violation_without_a_path_has_no_span() -> None:
     assert span_of("[1, 1]", "not one of the choices") is None
     for broken in ("", "[1,", '{"a"', "[1 2"):
         assert span_of(broken, "$: wrong") is None

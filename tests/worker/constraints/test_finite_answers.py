@@ -1,4 +1,4 @@
-"""constraints.finite: a few answers are written out, or it is said that they are not a few."""
+"""finite_answers: a few answers are enumerated, or reported as not finite."""
 
 import json
 from typing import Any
@@ -48,8 +48,8 @@ def values(schema: Any) -> list[Any] | None:
         (True, None),
     ],
 )
-def test_a_schema_of_enums_is_the_list_of_its_values(schema: Any, expected: list[Any] | None) -> None:
-    """All of them valid; whatever else a schema may say makes it none."""
+def test_a_schema_of_enums_is_enumerated(schema: Any, expected: list[Any] | None) -> None:
+    """All values are valid; any other keyword makes the answers not finite."""
     found = values(schema)
     assert json.dumps(found) == json.dumps(expected)  # true is not 1
     for value in found or ():
@@ -57,14 +57,14 @@ def test_a_schema_of_enums_is_the_list_of_its_values(schema: Any, expected: list
 
 
 @pytest.mark.parametrize("leaf", [{"const": 1}, {"const": 1, "type": "string"}])
-def test_references_that_multiply_are_given_up(leaf: Any) -> None:
-    """In no time, whether their ends hold a value or none."""
+def test_references_that_multiply_are_abandoned_early(leaf: Any) -> None:
+    """Quickly, whether the leaves have values or not."""
     defs: dict[str, Any] = {f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 90} for at in range(7)}
     assert values({"$ref": "#/$defs/d0", "$defs": {**defs, "d7": leaf}}) is None
 
 
-def test_a_value_is_laid_out_compact_and_as_python_does() -> None:
-    """A choice has one layout, a text with nothing to lay out too."""
+def test_a_value_has_a_compact_and_a_default_layout() -> None:
+    """A choice has one layout, and so has a scalar."""
     texts = label_texts(Constraint(kind="json_schema", value=closed(c=COLOUR)))
     assert texts is not None
     assert texts[1] == ('{"c":"grün"}', '{"c": "grün"}')

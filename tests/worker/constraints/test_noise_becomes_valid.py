@@ -1,4 +1,4 @@
-"""Random logits in, valid JSON out: schemas of many kinds, judged by jsonschema."""
+"""Random logits in, valid JSON out: schemas of many kinds, checked against jsonschema."""
 
 import json
 import re
@@ -79,7 +79,7 @@ def test_every_answer_is_valid_and_closes_in_time(name: str, is_sampled: bool) -
         ),
     ],
 )
-def test_so_do_regexes_choices_and_templates(constraint: Constraint, pattern: str) -> None:
+def test_regexes_choices_and_templates_close_in_time_too(constraint: Constraint, pattern: str) -> None:
     """Judged by Python's own regular expressions."""
     automaton = compile_tokens(compile_constraint(constraint).automaton, VOCABULARY)
     assert automaton is not None

@@ -1,4 +1,4 @@
-"""The traps of real vocabularies: tokens that span borders, parts of characters, leading spaces."""
+"""Real vocabularies: tokens that span JSON boundaries, hold parts of characters or leading spaces."""
 
 import functools
 import json
@@ -34,13 +34,13 @@ TEXTS = (
 
 
 @functools.cache
-def words_of(name: str) -> Words:
+def vocabulary_bytes_of(name: str) -> Words:
     return VOCABULARIES[name]()
 
 
 @functools.cache
 def token_trie_of(name: str) -> TokenTrie:
-    return words_of(name).read()
+    return vocabulary_bytes_of(name).read()
 
 
 @functools.cache
@@ -55,9 +55,9 @@ def compiled_tokens(name: str) -> TokenAutomaton:
     return automaton
 
 
-def spellings(words: Words, text: bytes, seed: int) -> list[int]:
-    """Some way to cut a text into tokens: at every place a random one of those that fit."""
-    random, by_text = np.random.default_rng(seed), by_spelling(words)
+def tokenization(words: Words, text: bytes, seed: int) -> list[int]:
+    """A random tokenization: at every position one of the tokens that match."""
+    random, by_text = np.random.default_rng(seed), by_bytes(words)
     ids, at = list[int](), 0
     while at < len(text):
         fitting = [by_text[piece] for end in range(at + 1, len(text) + 1) if (piece := text[at:end]) in by_text]
@@ -67,18 +67,18 @@ def spellings(words: Words, text: bytes, seed: int) -> list[int]:
 
 
 @functools.cache
-def by_spelling(words: Words) -> dict[bytes, int]:
+def by_bytes(words: Words) -> dict[bytes, int]:
     return {spelling: token for token, spelling in enumerate(words.tokens) if spelling}
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
 @pytest.mark.parametrize("text", TEXTS)
-def test_every_way_to_cut_a_valid_document_into_tokens_is_allowed(name: str, text: str) -> None:
-    """Fifty ways each; and the end token stands behind the whole, not before."""
-    words, automaton = words_of(name), compiled_tokens(name)
+def test_every_tokenization_of_a_valid_document_is_allowed(name: str, text: str) -> None:
+    """Fifty transitions each; and the end token stands behind the whole, not before."""
+    words, automaton = vocabulary_bytes_of(name), compiled_tokens(name)
     assert language().accepts(text.encode())
     for seed in range(50):
-        ids = spellings(words, text.encode(), seed)
+        ids = tokenization(words, text.encode(), seed)
         assert automaton.walk(automaton.start, [*ids, words.end_id]) == automaton.done
         assert automaton.walk(automaton.start, [*ids[:-1], words.end_id]) == -1
 
@@ -87,11 +87,11 @@ def test_every_way_to_cut_a_valid_document_into_tokens_is_allowed(name: str, tex
 @pytest.mark.parametrize(
     "before", ["", "{", '{"name":"', '{"name":"a', '{"name":"a","kind":"', '{"name":"\\', '{"name":"é']
 )
-def test_at_a_border_exactly_those_tokens_may_stand_whose_bytes_may(name: str, before: str) -> None:
+def test_at_a_token_boundary_a_token_is_allowed_exactly_if_its_bytes_are(name: str, before: str) -> None:
     """The whole vocabulary, token by token, against the walk over its bytes: `":"`, `",`, halves of characters."""
-    words, automaton = words_of(name), compiled_tokens(name)
+    words, automaton = vocabulary_bytes_of(name), compiled_tokens(name)
     byte_state = language().walk(language().start, before.encode())
-    state = automaton.walk(automaton.start, spellings(words, before.encode(), 0))
+    state = automaton.walk(automaton.start, tokenization(words, before.encode(), 0))
     wrong = [
         token
         for token, spelling in enumerate(words.tokens)
@@ -102,9 +102,9 @@ def test_at_a_border_exactly_those_tokens_may_stand_whose_bytes_may(name: str, b
 
 
 @pytest.mark.parametrize("name", ["smollm2", "tekken"])
-def test_there_are_tokens_that_span_borders_and_split_characters(name: str) -> None:
-    """The traps are real: what the other tests walk over is in these vocabularies."""
-    spelled = set(words_of(name).tokens)
+def test_vocabularies_have_tokens_that_span_boundaries_and_split_characters(name: str) -> None:
+    """The cases of the other tests do occur in these vocabularies."""
+    spelled = set(vocabulary_bytes_of(name).tokens)
     assert {b'":', b'",', b'{"', b'":"', b" a"} & spelled >= {b'":', b'{"', b" a"}
     assert any(_is_part_of_a_character(spelling) for spelling in spelled)
 
@@ -119,9 +119,9 @@ def _is_part_of_a_character(spelling: bytes) -> bool:
 
 @pytest.mark.parametrize("name", VOCABULARIES)
 @pytest.mark.parametrize("is_sampled", [False, True])
-def test_noise_becomes_valid_documents(name: str, is_sampled: bool) -> None:
+def test_random_logits_give_valid_documents(name: str, is_sampled: bool) -> None:
     """From the shortest possible answer to one over several canvases."""
-    words, automaton = words_of(name), compiled_tokens(name)
+    words, automaton = vocabulary_bytes_of(name), compiled_tokens(name)
     noise = Noise(canvas=64, vocab=len(words.tokens), seed=7)
     shortest = int(automaton.distance[automaton.start])
     for budget in (shortest, shortest + 1, shortest + 30, shortest + 200):

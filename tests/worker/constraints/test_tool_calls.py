@@ -1,4 +1,5 @@
-"""Calls as an automaton, judged by who reads them back and by jsonschema: in either syntax, whatever the schema."""
+"""Calls as an automaton, checked against who reads them back and by jsonschema: in either syntax, whatever the
+schema."""
 
 import json
 import random
@@ -20,7 +21,7 @@ from diffusion_worker.text.tool_calls import ToolCall, read_call
 from tests.worker.constraints.reference import random_member
 from tests.worker.constraints.schema.test_builder import SCHEMAS
 
-SPELLED = {
+PLACEHOLDERS = {
     "<|channel>": Placeholder.THOUGHT_OPENS,
     "<channel|>": Placeholder.THOUGHT_CLOSES,
     "<|tool_call>": Placeholder.CALL_OPENS,
@@ -48,16 +49,16 @@ def compiled(schemas: dict[str, Any], syntax: Syntax, **rules: Any) -> ByteAutom
     return compile_constraint(tools(schemas, syntax, **rules)).automaton
 
 
-def marked(text: str) -> bytes:
-    """Control tokens as their marks."""
+def with_placeholders(text: str) -> bytes:
+    """Replace control tokens by their placeholders."""
     found = text.encode()
-    for token, mark in SPELLED.items():
-        found = found.replace(token.encode(), bytes((mark,)))
+    for token, placeholder in PLACEHOLDERS.items():
+        found = found.replace(token.encode(), bytes((placeholder,)))
     return found
 
 
 def read(answer: bytes, syntax: Syntax) -> tuple[str, list[ToolCall]]:
-    """The text and the calls, as the worker's own readers find them."""
+    """The text and the calls, as the worker parses them."""
     if syntax is Syntax.TAGGED:
         reader = TaggedCallReader()
         found = [*reader.feed(answer.decode()), reader.flush()]
@@ -85,7 +86,7 @@ def natively(value: Any) -> str:
 
 
 def possible(constraint: Constraint) -> Compilation:
-    """Schemas that admit no object are another test's business."""
+    """Skip schemas that accept no object."""
     try:
         return compile_constraint(constraint)
     except UnsupportedSchema as error:
@@ -94,8 +95,8 @@ def possible(constraint: Constraint) -> Compilation:
 
 
 @given(SCHEMAS, st.sampled_from(Syntax), st.integers(0, 2**32))
-def test_whatever_is_accepted_is_read_back_as_a_valid_call(schema: Any, syntax: Syntax, seed: int) -> None:
-    """Random answers of random schemas; what keywords leave to the final check is left to it."""
+def test_accepted_texts_parse_as_valid_calls(schema: Any, syntax: Syntax, seed: int) -> None:
+    """Random answers of random schemas; what keywords leave to validation is left to it."""
     made = possible(tools({"f": schema, "g-2": CITY}, syntax, parallel=True))
     draw = random.Random(seed)
     for _ in range(4):
@@ -118,10 +119,10 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["x", "true", "3", "a-b.c"]), VALUES, max_size=3))
-def test_what_json_may_say_can_be_said_natively(arguments: dict[str, Any]) -> None:
+def test_every_json_object_has_a_native_form(arguments: dict[str, Any]) -> None:
     """Any characters in strings, controls and quotes too: nothing is escaped there."""
-    assume(ANY_OBJECT.accepts(json.dumps(arguments).encode()))  # the caps bound how deep an object may be
-    answer = marked(f"<|tool_call>call:f{natively(arguments)}<tool_call|>")
+    assume(ANY_OBJECT.accepts(json.dumps(arguments).encode()))  # the size limits bound how deep an object may be
+    answer = with_placeholders(f"<|tool_call>call:f{natively(arguments)}<tool_call|>")
     is_accepted = ANY_CALL.accepts(answer)
     assert is_accepted
     assert [json.loads(call.arguments) for call in read(answer, Syntax.NATIVE)[1]] == [arguments]
@@ -134,8 +135,8 @@ CALLS = {
 
 
 @pytest.mark.parametrize("syntax", Syntax)
-def test_the_rules_say_what_stands_beside_a_call(syntax: Syntax) -> None:
-    """Text or no text, one call or several; behind a call no text."""
+def test_the_rules_decide_what_accompanies_a_call(syntax: Syntax) -> None:
+    """Text or none, one call or several, and no text after a call."""
     call = CALLS[syntax]
     alone, free = compiled({"f": CITY}, syntax), compiled({"f": CITY}, syntax, required=False, parallel=True)
     for answer, by_must, by_choice in (
@@ -149,26 +150,29 @@ def test_the_rules_say_what_stands_beside_a_call(syntax: Syntax) -> None:
         (call.replace("city", "town"), False, False),
         (call[:-3], False, False),
     ):
-        assert (alone.accepts(marked(answer)), free.accepts(marked(answer))) == (by_must, by_choice), answer
+        assert (alone.accepts(with_placeholders(answer)), free.accepts(with_placeholders(answer))) == (
+            by_must,
+            by_choice,
+        ), answer
 
 
-def test_an_envelope_opens_nowhere_but_before_a_call() -> None:
-    """So nothing that is text can be taken for one."""
+def test_the_open_tag_occurs_only_before_a_call() -> None:
+    """So no text can be parsed as a call."""
     free = compiled({"f": CITY}, Syntax.TAGGED, required=False)
     assert free.accepts(b"a <tool_call a <tool_cal<tool_ <")
     assert not free.accepts(b"the tag is <tool_call> or so")
 
 
-def test_keys_of_other_signs_stand_in_quotes() -> None:
-    """A key of plain signs may."""
+def test_keys_with_special_characters_are_quoted() -> None:
+    """Other keys may omit the quotes."""
     automaton = compiled({"f": CITY}, Syntax.NATIVE)
     quoted = '<|tool_call>call:f{<|"|>city<|"|>:<|"|>"}\\n<|"|>,<|"|>größe x<|"|>:1.5}<tool_call|>'
-    assert automaton.accepts(marked(quoted))
-    assert not automaton.accepts(marked(quoted.replace('<|"|>größe x<|"|>', "größe x")))
+    assert automaton.accepts(with_placeholders(quoted))
+    assert not automaton.accepts(with_placeholders(quoted.replace('<|"|>größe x<|"|>', "größe x")))
 
 
-def test_a_thought_may_stand_before_either() -> None:
-    """Or goes on where the prompt has begun it."""
+def test_a_thought_may_precede_text_or_a_call() -> None:
+    """Or continue one that the prompt has opened."""
     call = CALLS[Syntax.NATIVE]
     may = compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.ALLOWED)
     for answer, accepted in (
@@ -178,16 +182,16 @@ def test_a_thought_may_stand_before_either() -> None:
         (f"<|channel>thought\nhm{call}", False),
         ("<|channel>thought\nhm<channel|>", False),
     ):
-        assert may.accepts(marked(answer)) is accepted, answer
-    assert compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.OPEN).accepts(marked(f"hm<channel|>{call}"))
+        assert may.accepts(with_placeholders(answer)) is accepted, answer
+    assert compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.OPEN).accepts(with_placeholders(f"hm<channel|>{call}"))
 
 
 @pytest.mark.parametrize("syntax", Syntax)
-def test_what_is_no_call_keeps_to_the_format_asked_for(syntax: Syntax) -> None:
-    """Even where its text could begin as a call does."""
+def test_text_without_a_call_satisfies_the_requested_format(syntax: Syntax) -> None:
+    """Even where its text could start like a call."""
     automaton = compiled({"f": CITY}, syntax, required=False, text={"kind": "regex", "value": "<t[a-z]+>|[0-9]+"})
     for answer, accepted in (("42", True), ("<tool>", True), (CALLS[syntax], True), ("so", False), ("", False)):
-        assert automaton.accepts(marked(answer)) is accepted, answer
+        assert automaton.accepts(with_placeholders(answer)) is accepted, answer
 
 
 @pytest.mark.parametrize(
@@ -199,10 +203,8 @@ def test_what_is_no_call_keeps_to_the_format_asked_for(syntax: Syntax) -> None:
     ],
 )
 @pytest.mark.parametrize("syntax", Syntax)
-def test_arguments_that_cannot_be_kept_are_refused_by_field(
-    schema: Any, keyword: str, pointer: str, syntax: Syntax
-) -> None:
-    """Keyword and pointer, within the parameters of the tool that they are in."""
+def test_unsupported_parameters_are_refused_by_field(schema: Any, keyword: str, pointer: str, syntax: Syntax) -> None:
+    """With keyword and pointer within the parameters of the tool."""
     with pytest.raises(UnsupportedSchema) as refused:
         compiled({"f": CITY, "g": schema}, syntax)
     assert refused.value.param == "tools[1].function.parameters"
@@ -210,8 +212,8 @@ def test_arguments_that_cannot_be_kept_are_refused_by_field(
         assert (refused.value.keyword, refused.value.pointer) == (keyword, pointer)
 
 
-def test_many_tools_share_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By ever more frugal caps; where no caps will do, the tools are refused together."""
+def test_many_tools_share_the_state_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By ever more frugal size limits; where no size limits will do, the tools are refused together."""
     schemas: dict[str, Any] = {f"f{at}": {"properties": {f"p{at}": {"maxLength": 60}}} for at in range(3)}
     roomy = compile_constraint(tools(schemas, Syntax.TAGGED))
     monkeypatch.setattr("diffusion_worker.constraints.compile.MAX_TOOL_STATES", 2000)

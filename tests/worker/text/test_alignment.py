@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.text.alignment import count_kept, place_of
+from diffusion_worker.text.alignment import aligned_index, count_kept
 
 IDS = st.lists(st.integers(0, 3), max_size=300)
 
@@ -43,7 +43,7 @@ def test_an_unchanged_text_is_kept_whole_and_nothing_is_counted_twice(text: list
 def test_behind_an_unchanged_beginning_the_place_is_exactly_there(text: list[int], share: float) -> None:
     """However repetitive: of equally good places the nearest to counting."""
     end = int(share * len(text))
-    assert place_of(text[:end], text) == end
+    assert aligned_index(text[:end], text) == end
 
 
 @given(at=st.integers(20, 150), shift=st.integers(-40, 40), behind=st.integers(16, 50))
@@ -51,9 +51,9 @@ def test_insertions_and_deletions_before_it_move_the_place(at: int, shift: int, 
     text = list(range(300))
     inserted, left_out = list(range(1000, 1000 + max(0, shift))), max(0, -shift)
     end = at + left_out + behind
-    assert place_of([*text[:at], *inserted, *text[at + left_out : end]], text) == end
+    assert aligned_index([*text[:at], *inserted, *text[at + left_out : end]], text) == end
 
 
 def test_an_answer_longer_than_the_text_has_arrived_at_its_end() -> None:
-    assert place_of([7] * 100, [5, 6]) == 2
-    assert place_of([5, 6], []) == 0
+    assert aligned_index([7] * 100, [5, 6]) == 2
+    assert aligned_index([5, 6], []) == 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from diffusion_worker.constraints.tool_calls import Syntax
 from diffusion_worker.errors import CheckpointBroken, CheckpointMissing, InvalidRequest
-from diffusion_worker.text.chat_template import Abilities, ChatTemplate, load_chat_template
+from diffusion_worker.text.chat_template import ChatTemplate, TemplateFeatures, load_chat_template
 from diffusion_worker.text.messages import Message, PastCall
 from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from tests.worker.released import CONTROL, FIRST_TEMPLATE, TEMPLATE, released_words, spelled
@@ -188,7 +188,7 @@ def test_no_text_of_a_request_becomes_a_control_token(text: str) -> None:
 def test_what_a_template_asks_for_is_what_it_can_do(template: str, calls: Syntax, thinking: bool) -> None:
     """A variable that it sets itself is not asked for."""
     made = ChatTemplate(template, released_words().tokenizer)
-    assert (made.calls, made.abilities) == (calls, Abilities(thinking=thinking))
+    assert (made.calls, made.features) == (calls, TemplateFeatures(thinking=thinking))
 
 
 def test_native_calls_need_their_tokens(tokenizer: Tokenizer) -> None:
@@ -205,7 +205,9 @@ def test_a_template_without_tools_is_shown_them_as_text(tokenizer: Tokenizer) ->
         Message(role="assistant", content="", calls=(call,)),
         Message(role="tool", content="sunny", call_id="1"),
     ]
-    shown = tokenizer.spelling(template.prompt_ids(turns, [{"type": "function", "function": {"name": "weather"}}]))
+    shown = tokenizer.decode_with_specials(
+        template.prompt_ids(turns, [{"type": "function", "function": {"name": "weather"}}])
+    )
     assert shown.startswith(
         '[system]These functions can be called:\n{"name": "weather"}\nA call is written <tool_call>'
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diffusion_worker.text.messages import Message, PastCall, folded_turns, template_turns, without_old_thoughts
+from diffusion_worker.text.messages import Message, PastCall, folded_messages, template_messages, without_old_thoughts
 
 CALL = PastCall(id="1", name="f", arguments={"a": 1})
 
@@ -42,7 +42,7 @@ def test_thought_spelled_out_in_an_answer_goes(content: str, cleaned: str) -> No
 
 def test_turns_are_openais_shapes() -> None:
     """Only what is there; arguments as values."""
-    assert template_turns([user(), model("", "hm", CALL), tool("r")]) == [
+    assert template_messages([user(), model("", "hm", CALL), tool("r")]) == [
         {"role": "user", "content": "q"},
         {
             "role": "assistant",
@@ -56,6 +56,6 @@ def test_turns_are_openais_shapes() -> None:
 
 def test_answers_of_tools_can_be_folded_into_the_turn_that_called() -> None:
     """In their order and under the function's name; an answer without a call before it stays a turn of its own."""
-    turns = folded_turns([tool("lost"), model("", "", CALL), tool("r"), tool("s", "2"), user()])
+    turns = folded_messages([tool("lost"), model("", "", CALL), tool("r"), tool("s", "2"), user()])
     assert [turn["role"] for turn in turns] == ["tool", "assistant", "user"]
     assert turns[1]["tool_responses"] == [{"name": "f", "response": "r"}, {"name": "unknown", "response": "s"}]

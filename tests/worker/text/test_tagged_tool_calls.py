@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_worker.text.tagged_tool_calls import TaggedCallReader, read_tagged_calls
+from diffusion_worker.text.tagged_tool_calls import TaggedCallReader, read_tagged_call
 from diffusion_worker.text.tool_calls import ToolCall
 
 CALL = '<tool_call>{"name": "f", "arguments": {"a": "</tool_call>"}}</tool_call>'
@@ -62,4 +62,4 @@ def test_what_is_no_whole_call_stays_text(text: str) -> None:
 )
 def test_what_can_be_no_call_is_none(text: str) -> None:
     """Between two tags."""
-    assert read_tagged_calls(text) is None
+    assert read_tagged_call(text) is None

@@ -9,11 +9,11 @@ def test_the_first_time_of_everything_holds() -> None:
     assert (times.queue_s, times.prefill_s, times.first_block_s) == (None, None, None)
     times.schedule(11.0)
     times.step(13.0, 14.0, block=0)
-    times.emit(15.0)
+    times.seal(15.0)
     times.preempt(16.0)
     times.schedule(18.0)
     times.step(19.0, 20.0, block=1)
-    times.emit(21.0)
+    times.seal(21.0)
     assert (times.queue_s, times.prefill_s, times.first_block_s) == (1.0, 2.0, 5.0)
 
 

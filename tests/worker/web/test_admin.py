@@ -14,7 +14,7 @@ from diffusion_worker.app import Worker, build_worker
 from diffusion_worker.errors import CheckpointMissing
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.settings import Settings
-from diffusion_worker.web.serving_state import Words
+from diffusion_worker.web.serving_state import Tokenization
 from tests.worker.serving import CHAT, MODEL, toy_model, toy_settings, toy_words, until
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +42,7 @@ def _client(app: Any) -> httpx.AsyncClient:
 
 @contextlib.asynccontextmanager
 async def both(load: Any = None, *, cold: bool = True, **settings: Any) -> AsyncIterator[Both]:
-    def load_toy(_settings: Settings) -> tuple[Words, DiffusionModel]:
+    def load_toy(_settings: Settings) -> tuple[Tokenization, DiffusionModel]:
         return toy_words(), toy_model()
 
     worker = build_worker(toy_settings(admin_port=0, cold=cold, **settings), load or load_toy)
@@ -88,7 +88,7 @@ async def test_the_state_tells_what_memory_is_used_for() -> None:
 async def test_an_unload_lets_what_runs_finish() -> None:
     """And refuses what comes meanwhile."""
 
-    def load(_settings: Settings) -> tuple[Words, DiffusionModel]:
+    def load(_settings: Settings) -> tuple[Tokenization, DiffusionModel]:
         return toy_words(), toy_model(answer="y" * 60, seconds_per_pass=0.05)
 
     async with both(load, cold=False) as it:
@@ -107,7 +107,7 @@ async def test_weights_that_cannot_be_loaded_are_told_and_tried_again() -> None:
     """The worker stays, cold."""
     tries: list[int] = []
 
-    def load(_settings: Settings) -> tuple[Words, DiffusionModel]:
+    def load(_settings: Settings) -> tuple[Tokenization, DiffusionModel]:
         tries.append(1)
         if len(tries) == 1:
             raise CheckpointMissing("nothing there")

@@ -118,7 +118,7 @@ async def test_what_was_refused_is_refused_again_without_a_try(monkeypatch: pyte
             await constraint_service.bind(YES, TOKENIZER, info())
         assert caught.value.param == "structured_outputs.choice"
     assert compiler_pool.begun == 1
-    monkeypatch.setattr("diffusion_worker.constraint_service.service.REFUSED_S", 0.0)
+    monkeypatch.setattr("diffusion_worker.constraint_service.service.REFUSAL_TTL_S", 0.0)
     with pytest.raises(UnsupportedSchema):
         await constraint_service.bind(YES, TOKENIZER, info())
     assert compiler_pool.begun == 2

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.types.requests import DenoisingParams
-from diffusion_worker.web.serving_state import Words
+from diffusion_worker.web.serving_state import Tokenization
 from tests.worker.constraint_service.test_service import NoisyNet
 from tests.worker.released import END_IDS, released_words
 from tests.worker.serving import MODEL, READ, Served, events, serving, toy_model, toy_words
@@ -36,16 +36,16 @@ def tool(name: str, parameters: Any = None) -> dict[str, Any]:
 
 TOOLS = [tool("weather", WEATHER), tool("stop")]
 NAMED = {"type": "function", "function": {"name": "weather"}}
-Noisy = Callable[[], tuple[ToyModel, Words]]
+Noisy = Callable[[], tuple[ToyModel, Tokenization]]
 
 
-def embedded() -> tuple[ToyModel, Words]:
+def embedded() -> tuple[ToyModel, Tokenization]:
     return NoisyNet(
         vocab_size=toy_words().tokenizer.size, denoising=DenoisingParams(canvas_length=16, steps=4)
     ), toy_words()
 
 
-def released() -> tuple[ToyModel, Words]:
+def released() -> tuple[ToyModel, Tokenization]:
     words = released_words()
     knobs: dict[str, Any] = {"vocab_size": words.tokenizer.size, "end_ids": END_IDS}
     return NoisyNet(denoising=DenoisingParams(canvas_length=16, steps=4), **knobs), words

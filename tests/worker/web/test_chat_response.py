@@ -9,7 +9,7 @@ from diffusion_worker.types.events import Usage
 from diffusion_worker.web.chat_response import ChatWriter
 from diffusion_worker.web.response_parts import Details, ResponseMetadata, diffusion_body, event, usage_body
 
-LABEL = ResponseMetadata(id="chatcmpl-1", model="m", created=5)
+METADATA = ResponseMetadata(id="chatcmpl-1", model="m", created=5)
 USAGE = Usage(
     prompt_tokens=3,
     completion_tokens=8,
@@ -21,7 +21,7 @@ USAGE = Usage(
 )
 
 
-def heard(text: str = "", thought: str = "", *calls: str) -> ChannelOutput:
+def output(text: str = "", thought: str = "", *calls: str) -> ChannelOutput:
     """What became final; calls by their names."""
     called = tuple(ToolCall(name=name, arguments="{}") for name in calls)
     return ChannelOutput(text=text, thought=thought, calls=called, ids_read=0, text_ids=())
@@ -30,7 +30,7 @@ def heard(text: str = "", thought: str = "", *calls: str) -> ChannelOutput:
 @pytest.mark.parametrize("text", ["a\nb", "\r\n\r\n", "data: x\n\n", "\u2028é🙂"])
 def test_an_event_is_one_line_whatever_the_text(text: str) -> None:
     """A line break in an answer must not end the event."""
-    sent = ChatWriter(LABEL).part(heard(text))
+    sent = ChatWriter(METADATA).output_events(output(text))
     assert sent.startswith(b"data: ")
     assert sent.endswith(b"\n\n")
     assert b"\n" not in sent[:-2]
@@ -40,7 +40,7 @@ def test_an_event_is_one_line_whatever_the_text(text: str) -> None:
 
 def test_a_completion_repeats_its_label() -> None:
     """Id, model and time, with one choice."""
-    body = orjson.loads(ChatWriter(LABEL).whole([heard("t")], "stop", {}))
+    body = orjson.loads(ChatWriter(METADATA).response_body([output("t")], "stop", {}))
     assert (body["id"], body["model"], body["created"], body["object"]) == ("chatcmpl-1", "m", 5, "chat.completion")
     assert body["choices"] == [
         {
@@ -54,7 +54,9 @@ def test_a_completion_repeats_its_label() -> None:
 
 def test_thought_and_calls_are_there_only_if_there_were_any() -> None:
     """A message that only calls says nothing; ids of calls are numbered through."""
-    body = orjson.loads(ChatWriter(LABEL).whole([heard("", "h", "f"), heard("", "m", "g")], "tool_calls", {}))
+    body = orjson.loads(
+        ChatWriter(METADATA).response_body([output("", "h", "f"), output("", "m", "g")], "tool_calls", {})
+    )
     message = body["choices"][0]["message"]
     assert (message["content"], message["reasoning_content"]) == (None, "hm")
     assert [(call["id"], call["function"]["name"]) for call in message["tool_calls"]] == [
@@ -64,10 +66,14 @@ def test_thought_and_calls_are_there_only_if_there_were_any() -> None:
 
 
 def test_a_stream_numbers_its_calls_and_sends_each_whole() -> None:
-    """Thought before text before calls, an event for each; nothing heard is nothing sent."""
-    writer = ChatWriter(LABEL)
-    assert writer.part(heard()) == b""
-    sent = (writer.part(heard("t", "hm", "f")) + writer.part(heard("", "", "g", "h"))).decode().split("\n\n")
+    """Thought before text before calls, an event for each; nothing output is nothing sent."""
+    writer = ChatWriter(METADATA)
+    assert writer.output_events(output()) == b""
+    sent = (
+        (writer.output_events(output("t", "hm", "f")) + writer.output_events(output("", "", "g", "h")))
+        .decode()
+        .split("\n\n")
+    )
     deltas = [orjson.loads(part[6:])["choices"][0]["delta"] for part in sent if part]
     assert [next(iter(delta)) for delta in deltas] == ["reasoning_content", "content", *["tool_calls"] * 3]
     assert [delta["tool_calls"][0]["index"] for delta in deltas[2:]] == [0, 1, 2]
@@ -100,6 +106,6 @@ def test_an_error_inside_a_stream_is_an_event_like_any_other() -> None:
 
 def test_a_draft_has_no_choice_that_a_reader_of_text_could_stumble_over() -> None:
     """With include_usage it carries the null that all chunks carry."""
-    body = orjson.loads(ChatWriter(LABEL, include_usage=True).draft({"draft": "a", "block": 0, "step": 3})[6:])
+    body = orjson.loads(ChatWriter(METADATA, include_usage=True).draft({"draft": "a", "block": 0, "step": 3})[6:])
     assert (body["choices"], body["twolane"], body["usage"]) == ([], {"draft": "a", "block": 0, "step": 3}, None)
     assert (body["id"], body["object"]) == ("chatcmpl-1", "chat.completion.chunk")

@@ -64,7 +64,7 @@ async def test_attempts_are_few_and_none_repeats_another(model: str, monkeypatch
             texts.append(text)
             return "$.pair: wrong"
 
-        monkeypatch.setattr(served.worker.serving_state.constraint_service._pool, "violation", never)
+        monkeypatch.setattr(served.worker.serving_state.constraint_service._pool, "validate", never)
         response = await served.ask(model=model, **FIELDS)
         assert served.engine.status().running == 0
     assert (response.status_code, response.json()["error"]["code"]) == (500, "invalid_output")

@@ -16,7 +16,7 @@ from tests.worker.serving import events, serving, toy_model, toy_tokenizer
 TEXTS = st.text(alphabet="ab é🙂日", min_size=0, max_size=24)
 
 
-def fickle_net(texts: Sequence[str], every: int, pace: int) -> ToyModel:
+def fickle_model(texts: Sequence[str], every: int, pace: int) -> ToyModel:
     """It is sure of one text, and a few passes later as sure of another."""
     model = toy_model(pace=pace)
     answers = [toy_tokenizer().encode_plain(text) for text in texts]
@@ -44,7 +44,7 @@ async def streamed(model: ToyModel, **fields: Any) -> list[dict[str, Any]]:
 def test_every_draft_goes_on_from_what_has_been_sent(texts: list[str], every: int, pace: int, stop: str | None) -> None:
     """One canvas of a net that changes its mind: no later look at it takes anything back."""
     sent = ""
-    for chunk in asyncio.run(streamed(fickle_net(texts, every, pace), stop=stop, max_tokens=16)):
+    for chunk in asyncio.run(streamed(fickle_model(texts, every, pace), stop=stop, max_tokens=16)):
         if "twolane" in chunk:
             assert chunk["twolane"]["draft"].startswith(sent)
         else:
@@ -61,15 +61,15 @@ def test_every_draft_goes_on_from_what_has_been_sent(texts: list[str], every: in
 def test_pieces_make_the_text_of_all_ids(texts: list[str], every: int, stop: str | None) -> None:
     """Over several canvases: characters and stop strings that lie across pieces are neither broken nor missed."""
     taken: list[int] = []
-    take = ResponseBuilder.take
+    take = ResponseBuilder.add
 
     def recorded(self: ResponseBuilder, block: Any) -> Any:
         taken.extend(block.ids)
         return take(self, block)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ResponseBuilder, "take", recorded)
-        chunks = asyncio.run(streamed(fickle_net(texts, every, 8), stop=stop, max_tokens=60))
+        patch.setattr(ResponseBuilder, "add", recorded)
+        chunks = asyncio.run(streamed(fickle_model(texts, every, 8), stop=stop, max_tokens=60))
     whole = b"".join(map(toy_tokenizer().token_bytes, taken)).decode(errors="replace")
     sent = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
     assert sent == (whole if stop is None else whole.partition(stop)[0])

@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.web.error_body import BodyTooLarge
-from diffusion_worker.web.http_io import read_body, unless_gone
+from diffusion_worker.web.http_io import cancel_on_disconnect, read_body
 from twolane.process.http_body import ClientDisconnected
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ async def test_work_is_cancelled_and_cleaned_up_when_the_client_leaves() -> None
             cleaned.set()
 
     with pytest.raises(ClientDisconnected):
-        await unless_gone(wire.receive, work())
+        await cancel_on_disconnect(wire.receive, work())
     assert cleaned.is_set()
 
 
@@ -71,7 +71,7 @@ async def test_an_error_of_the_work_is_its_own() -> None:
         raise WorkerError("broken")
 
     with pytest.raises(WorkerError, match="broken"):
-        await unless_gone(Wire().receive, work())
+        await cancel_on_disconnect(Wire().receive, work())
 
 
 async def test_cancelling_the_exchange_cancels_the_work() -> None:
@@ -85,7 +85,7 @@ async def test_cancelling_the_exchange_cancels_the_work() -> None:
         finally:
             ended.set()
 
-    exchange = asyncio.create_task(unless_gone(Wire().receive, work()))
+    exchange = asyncio.create_task(cancel_on_disconnect(Wire().receive, work()))
     await began.wait()
     exchange.cancel()
     with pytest.raises(asyncio.CancelledError):

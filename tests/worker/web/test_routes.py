@@ -8,7 +8,7 @@ import pytest
 from diffusion_worker.app import build_worker
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.settings import Settings
-from diffusion_worker.web.serving_state import Words
+from diffusion_worker.web.serving_state import Tokenization
 from tests.worker.serving import CHAT, MODEL, READ, serving, toy_model, toy_settings, toy_words
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ async def test_while_weights_load_the_worker_lives_and_is_not_ready() -> None:
     """Probes tell the two apart; requests get their 503 at once, and it is counted."""
     may_load = threading.Event()
 
-    def load(_settings: Settings) -> tuple[Words, DiffusionModel]:
+    def load(_settings: Settings) -> tuple[Tokenization, DiffusionModel]:
         may_load.wait(20)
         return toy_words(), toy_model()
 

@@ -19,13 +19,13 @@ from tests.worker.serving import MODEL, READ, build, serving, toy_model
 )
 def test_an_id_and_its_alias_read_the_weights_the_same_way(model: str, decoding_mode: DecodingMode) -> None:
     """Aliases are stable whatever the checkpoint is called."""
-    assert build(toy_model()).serving_state.reading_of(model) is decoding_mode
+    assert build(toy_model()).serving_state.decoding_mode_of(model) is decoding_mode
 
 
 def test_an_unknown_id_is_told_which_there_are() -> None:
     """All four."""
     with pytest.raises(ModelNotFound) as caught:
-        build(toy_model()).serving_state.reading_of("gpt")
+        build(toy_model()).serving_state.decoding_mode_of("gpt")
     assert all(known in caught.value.message for known in (MODEL, READ, "diffusion"))
 
 
@@ -34,7 +34,7 @@ async def test_words_and_facts_are_there_once_loaded_and_not_before() -> None:
     """Before, a request is refused and counted."""
     serving_state = build(toy_model()).serving_state
     with pytest.raises(NotResident):
-        serving_state.resident()
+        serving_state.loaded()
     assert b'refused_total{reason="not_resident"} 1.0' in serving_state.meters.render(serving_state.engine.status())
     async with serving(toy_model(max_context=123)) as served:
-        assert served.worker.serving_state.resident()[1].max_context == 123
+        assert served.worker.serving_state.loaded()[1].max_context == 123

@@ -1,4 +1,4 @@
-"""The record that every constraint is compiled to."""
+"""The byte automaton."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ ANY_BYTES = st.binary(max_size=5)
 
 
 @given(WORDS, ANY_BYTES)
-def test_a_finite_set_accepts_its_words_and_nothing_else(words: set[bytes], other: bytes) -> None:
+def test_a_finite_language_accepts_exactly_its_words(words: set[bytes], other: bytes) -> None:
     """Membership is exact."""
     automaton = automaton_of(words)
     assert all(automaton.accepts(word) for word in words)
@@ -30,14 +30,14 @@ def test_bytes_with_equal_columns_share_a_class(words: set[bytes]) -> None:
 
 @given(WORDS)
 def test_the_reference_is_minimal_and_trimmed(words: set[bytes]) -> None:
-    """So it may judge others."""
+    """So it can serve as a reference."""
     automaton = automaton_of(words)
     assert moore_classes(automaton) == automaton.states
     assert is_trimmed(automaton)
 
 
 @pytest.mark.parametrize(("text", "end"), [(b"", True), (b"a", True), (b"ab", True), (b"b", False), (b"abc", False)])
-def test_a_walk_dies_once_nothing_can_follow(text: bytes, end: bool) -> None:
+def test_a_walk_stays_dead_after_a_missing_transition(text: bytes, end: bool) -> None:
     """And stays dead."""
     automaton = automaton_of({b"ab", b"ac"})
     assert (automaton.walk(automaton.start, text) != -1) == end

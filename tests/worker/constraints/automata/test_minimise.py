@@ -35,8 +35,8 @@ def run(rows: list[list[tuple[int, int, int]]], accepting: list[bool], word: byt
 
 
 @given(st.integers(0, 2**32), WORDS)
-def test_the_language_stays_and_no_state_is_left_over(seed: int, words: list[bytes]) -> None:
-    """Same members, as few states as possible, all of them useful."""
+def test_the_language_is_preserved_with_the_fewest_states(seed: int, words: list[bytes]) -> None:
+    """Same words, as few states as possible, all of them live."""
     rows, accepting = scrambled(seed)
     small = minimise(rows, accepting, 0)
     if small is EMPTY:
@@ -48,15 +48,15 @@ def test_the_language_stays_and_no_state_is_left_over(seed: int, words: list[byt
     assert is_trimmed(automaton)
 
 
-def test_long_chains_with_different_ends_are_told_apart() -> None:
-    """Depth costs no rounds: the first colour already knows the ends."""
+def test_long_chains_with_different_ends_are_distinguished() -> None:
+    """Depth costs no rounds: the initial partition already separates the ends."""
     length = 3000
     rows = [[(97, 97, state + 1)] for state in range(length)] + [[]]
     small = minimise(rows, [False] * length + [True], 0)
     assert len(small.rows) == length + 1
 
 
-def test_a_loop_and_its_unrolled_copy_are_one() -> None:
-    """Equal languages fold, however they are laid out."""
+def test_a_loop_and_its_unrolled_copy_are_merged() -> None:
+    """States with equal languages are merged."""
     rows = [[(97, 97, 1)], [(97, 97, 2)], [(97, 97, 1)]]
     assert len(minimise(rows, [True, True, True], 0).rows) == 1

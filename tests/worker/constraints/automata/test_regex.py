@@ -1,4 +1,4 @@
-"""Regular expressions, judged by Python's `re` where the two dialects agree."""
+"""Regular expressions, checked against Python's `re` where the two dialects agree."""
 
 import re
 
@@ -59,7 +59,7 @@ def test_a_pattern_is_searched_as_re_searches_it(pattern: str, texts: list[str])
 @pytest.mark.parametrize(
     "pattern", [r"(a)\1", r"\bword\b", "(?<=a)b", r"\p{L}", "(?i)a", "a(?=b)c", "a(", "[]a]", "a{,2}", "*"]
 )
-def test_what_is_not_regular_says_so(pattern: str) -> None:
+def test_unsupported_expressions_raise_not_regular(pattern: str) -> None:
     """And is not mistaken for something else."""
     with pytest.raises(NotRegular):
         dfa_of_pattern(pattern)
@@ -76,7 +76,7 @@ def test_readings_differ_only_where_ecma_and_python_do() -> None:
 
 
 @given(st.sets(TEXTS, max_size=6), TEXTS)
-def test_words_and_what_is_left_without_them(members: set[str], text: str) -> None:
+def test_boolean_operations_on_languages(members: set[str], text: str) -> None:
     """Sets of words, and their algebra."""
     some = dfa_of_words(frozenset(members))
     pattern = dfa_of_pattern("a")
@@ -87,7 +87,7 @@ def test_words_and_what_is_left_without_them(members: set[str], text: str) -> No
 
 
 @pytest.mark.parametrize(("pattern", "found"), [("^a{2,5}$", (2, 5)), ("a", (1, None)), ("^(|abc)$", (0, 3))])
-def test_the_extent_of_a_language(pattern: str, found: tuple[int, int | None]) -> None:
+def test_the_length_range_of_a_language(pattern: str, found: tuple[int, int | None]) -> None:
     """Shortest and longest member."""
     assert length_range(dfa_of_pattern(pattern)) == found
 

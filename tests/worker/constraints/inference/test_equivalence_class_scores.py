@@ -1,4 +1,4 @@
-"""Atoms are weighed as if each were gathered and summed in double precision."""
+"""Equivalence class scores equal those of each class gathered and summed in double precision."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ TOKENS = (b"", b"", *(bytes([byte]) for byte in b"abcdefghijklmnop"), *(b"x%d" %
 
 
 def token_sets_of(sizes: tuple[int, int]) -> TokenSets:
-    """A language of one letter, then any token but some: atoms of one, of several, and perhaps of most tokens."""
+    """A language of one letter, then any token but some: equivalence classes of one, of several, and perhaps of most
+    tokens."""
     first, several = sizes
     rows = [
         [(ord("a") + offset, ord("a") + offset, 1) for offset in range(first)],

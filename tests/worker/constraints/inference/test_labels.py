@@ -1,4 +1,4 @@
-"""Labels are as likely as all the ways to write them together."""
+"""Labels are as likely as all the transitions to write them together."""
 
 import itertools
 
@@ -18,7 +18,7 @@ WORDS = index_tokens(make_vocabulary_bytes(TOKENS, ENDS, 0))
 
 
 def by_hand(text: bytes, logprobs: np.ndarray) -> float:
-    """The probability that a canvas spells the text and then ends, every way to do so written out."""
+    """The probability that a canvas spells the text and then ends, by enumerating all tokenizations."""
     return sum(
         float(np.exp(sum(logprobs[position, token] for position, token in enumerate((*ids, end)))))
         for length in range(1, CANVAS)
@@ -33,7 +33,7 @@ def by_hand(text: bytes, logprobs: np.ndarray) -> float:
     st.integers(0, 2**32 - 1),
     st.sampled_from([0.0, 1.0, 5.0]),
 )
-def test_they_are_the_sums_over_all_spellings(texts: list[bytes], seed: int, scale: float) -> None:
+def test_masses_are_sums_over_all_tokenizations(texts: list[bytes], seed: int, scale: float) -> None:
     """Normalised over the labels; 0 for one that is too long for the canvas."""
     logits = (np.random.default_rng(seed).standard_normal((CANVAS, len(TOKENS))) * scale).astype(np.float32)
     logprobs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
@@ -45,8 +45,8 @@ def test_they_are_the_sums_over_all_spellings(texts: list[bytes], seed: int, sca
     assert found.sum() == pytest.approx(1.0)
 
 
-def test_a_label_is_as_likely_as_its_layouts_together() -> None:
-    """It is told in the first of them, in as few tokens as can be."""
+def test_a_label_has_the_mass_of_all_its_layouts() -> None:
+    """Its answer is the first layout in the fewest tokens."""
     labels = compile_labels([["ab", "a"], ["b"]], WORDS)
     assert labels.answers == ((5,), (4,))
     logprobs = np.log(np.full((3, len(TOKENS)), 1 / 8))[:, labels.tokens]
@@ -55,8 +55,8 @@ def test_a_label_is_as_likely_as_its_layouts_together() -> None:
     assert np.exp(label_logprobs(labels, logprobs)) == pytest.approx(masses / masses.sum())
 
 
-def test_labels_that_are_empty_or_cannot_be_spelled_are_refused() -> None:
-    """Also those that take more tokens than there is room for, the end counted."""
+def test_empty_and_unspellable_labels_are_refused() -> None:
+    """Also those that take more tokens than there is positions for, the end counted."""
     with pytest.raises(InvalidRequest, match="is empty"):
         compile_labels([["a"], [""]], WORDS)
     with pytest.raises(InvalidRequest, match="cannot spell the label 'abc'"):
@@ -67,7 +67,7 @@ def test_labels_that_are_empty_or_cannot_be_spelled_are_refused() -> None:
         labels.check_length(2)
 
 
-def test_labels_that_no_canvas_can_hold_are_told_nothing_of() -> None:
-    """Equal probabilities instead of numbers that are none."""
+def test_labels_longer_than_the_canvas_get_uniform_probabilities() -> None:
+    """Instead of NaN."""
     labels = compile_labels([["a"], ["b"]], WORDS)
     assert np.exp(label_logprobs(labels, np.full((2, len(labels.tokens)), -np.inf))) == pytest.approx([0.5, 0.5])

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.inference.marginals import backward_masses, marginals
 from diffusion_worker.constraints.inference.token_set_scores import weigh_token_sets
 from diffusion_worker.constraints.tokens.transition_graph import transition_graph_of
-from tests.worker.constraints.by_hand import PADDING, Case, cases
+from tests.worker.constraints.by_enumeration import PADDING, Case, cases
 from tests.worker.constraints.inference.test_viterbi import opened
 
 
 def by_hand(case: Case, max_tokens: int) -> tuple[float, np.ndarray]:
-    """Log mass of all texts, and [room, vocab + 1] what each position holds; the last column is the tail."""
+    """Log mass of all texts, and [positions, vocab + 1] what each position holds; the last column is the padding."""
     texts = case.texts(max_tokens)
     total = float(np.logaddexp.reduce(list(texts.values())))
     held = np.zeros((min(len(case.logits), max_tokens), len(case.tokens) + 1))
@@ -27,8 +27,8 @@ def by_hand(case: Case, max_tokens: int) -> tuple[float, np.ndarray]:
 
 
 @given(cases(), st.integers(1, 6), st.booleans())
-def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int, is_large: bool) -> None:
-    """Mass, probability of every token at every place, and entropy; also in the way that is meant for large ones."""
+def test_marginals_are_sums_over_all_texts(case: Case, max_tokens: int, is_large: bool) -> None:
+    """Mass, probability of every token at every position, and entropy; also by the algorithm for large automata."""
     matcher = opened(case, max_tokens)
     masses = weigh_token_sets(matcher.automaton.token_sets, case.logits)
     backward = backward_masses(matcher, masses)
@@ -54,8 +54,8 @@ def test_they_are_the_sums_over_all_texts(case: Case, max_tokens: int, is_large:
 
 
 @given(cases(), st.integers(1, 6))
-def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) -> None:
-    """The net is sure of a token that may not stand: all that may is e^-2000 likely, and still weighed."""
+def test_tiny_masses_do_not_underflow(case: Case, max_tokens: int) -> None:
+    """The model is sure of a token that may not stand: all that may is e^-2000 likely, and still weighed."""
     matcher = opened(case, max_tokens)
     logits = case.logits / 100.0
     logits[:, PADDING] = 2000.0
@@ -68,7 +68,7 @@ def test_nothing_is_lost_far_below_the_likeliest(case: Case, max_tokens: int) ->
 
 @pytest.mark.parametrize("few", [0, 512])
 @given(cases())
-def test_where_no_token_is_left_there_is_nothing_to_weigh(few: int, case: Case) -> None:
+def test_no_remaining_tokens_give_empty_marginals(few: int, case: Case) -> None:
     """A text that ended with the last token it had: no position, no entropy."""
     matcher = opened(case, 6)
     ended = replace(matcher, state=matcher.automaton.done, tokens_left=0)

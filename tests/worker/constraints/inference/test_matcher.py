@@ -1,4 +1,4 @@
-"""constraints.choices: what may stand next, judged by walking every token."""
+"""matcher: the next-token mask, checked by walking every token."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def automaton_of(pattern: str) -> TokenAutomaton:
     return automaton
 
 
-def test_what_is_allowed_is_what_leads_on_and_still_closes_in_time() -> None:
+def test_allowed_tokens_lead_on_and_still_close_in_time() -> None:
     """Along a text, for every budget from the tightest."""
     automaton = automaton_of('"([^"\\\\x]|xyz)*"')
     matcher = open_matcher(automaton, 7)
@@ -32,7 +32,7 @@ def test_what_is_allowed_is_what_leads_on_and_still_closes_in_time() -> None:
         matcher = matcher.after((token,))
 
 
-def test_near_the_end_only_what_closes_is_allowed() -> None:
+def test_near_the_end_only_closing_tokens_are_allowed() -> None:
     automaton = automaton_of('"[a-z]*"')
     matcher = open_matcher(automaton, 4).after((WORDS.tokens.index(b'"'),))
     assert allowed_tokens(matcher).sum() == 27

@@ -13,7 +13,7 @@ from diffusion_worker.constraints.inference.sample import sample_path
 from diffusion_worker.constraints.inference.token_set_scores import weigh_token_sets
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_trie import build_token_trie
-from tests.worker.constraints.by_hand import Case, cases
+from tests.worker.constraints.by_enumeration import Case, cases
 from tests.worker.constraints.inference.test_viterbi import opened
 
 uniforms = st.floats(0.0, 1.0, exclude_max=True)
@@ -33,7 +33,7 @@ def test_every_draw_is_allowed(case: Case, max_tokens: int, draws: list[float]) 
 
 @given(cases(), st.integers(1, 6), st.integers(0, 2**32 - 1))
 @settings(max_examples=10)  # fixed: the more often a statistic is drawn, the likelier one exceeds its bound
-def test_texts_come_as_often_as_they_are_likely(case: Case, max_tokens: int, seed: int) -> None:
+def test_texts_are_drawn_with_their_probability(case: Case, max_tokens: int, seed: int) -> None:
     """Pearson's statistic of 2000 draws stays within six deviations of what chance gives."""
     matcher = opened(case, max_tokens)
     logits = case.logits / max(1.0, float(np.abs(case.logits).max()) / 3.0)
@@ -54,7 +54,7 @@ def test_texts_come_as_often_as_they_are_likely(case: Case, max_tokens: int, see
     assert sum(parts) < freedom + 6 * np.sqrt(2 * freedom)
 
 
-def test_a_large_atom_is_drawn_like_any_other() -> None:
+def test_a_large_equivalence_class_is_sampled_exactly() -> None:
     """Ten thousand tokens that no state tells apart: a number picks the token whose share it falls into."""
     tokens = [b"", b"", *(b"a%d" % number for number in range(10_000))]
     language = freeze([[(ord("a"), ord("a"), 1)], [(byte, byte, 1) for byte in b"0123456789"]], [False, True], 0)

@@ -10,11 +10,11 @@ from diffusion_worker.constraints.inference.token_set_scores import score_token_
 from diffusion_worker.constraints.inference.viterbi import best_path
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.errors import AnswerDoesNotFit
-from tests.worker.constraints.by_hand import PADDING, Case, cases
+from tests.worker.constraints.by_enumeration import PADDING, Case, cases
 
 
 def opened(case: Case, max_tokens: int) -> Matcher:
-    """A cursor at the beginning, where the case has one."""
+    """A matcher at the beginning, where the case has one."""
     automaton = compile_tokens(case.language, case.vocabulary)
     assume(automaton is not None and automaton.distance[automaton.start] <= max_tokens)
     return open_matcher(automaton, max_tokens)
@@ -25,7 +25,7 @@ def best(matcher: Matcher, logits: np.ndarray) -> CanvasPath:
 
 
 @given(cases(), st.integers(1, 6))
-def test_it_is_the_best_of_all(case: Case, max_tokens: int) -> None:
+def test_the_best_path_is_optimal(case: Case, max_tokens: int) -> None:
     """Against every text written out; a path that is allowed exists whenever the shortest answer fits."""
     path = best(opened(case, max_tokens), case.logits)
     texts = case.texts(max_tokens)
@@ -36,7 +36,7 @@ def test_it_is_the_best_of_all(case: Case, max_tokens: int) -> None:
 
 
 @given(cases(), st.integers(1, 6))
-def test_a_normaliser_that_is_known_changes_nothing(case: Case, max_tokens: int) -> None:
+def test_a_known_normaliser_changes_nothing(case: Case, max_tokens: int) -> None:
     """It is what the sum of exponentials comes to."""
     matcher = opened(case, max_tokens)
     known = np.logaddexp.reduce(case.logits, axis=1)
@@ -46,7 +46,7 @@ def test_a_normaliser_that_is_known_changes_nothing(case: Case, max_tokens: int)
 
 @given(cases(canvas=2), st.integers(1, 7), st.randoms(use_true_random=False))
 def test_canvas_after_canvas_the_text_closes_in_time(case: Case, max_tokens: int, random: object) -> None:
-    """Whatever the net says, exactly within the budget; and the cursor that the tokens lead to is the path's own."""
+    """Whatever the model says, exactly within the budget; and the matcher that the tokens lead to is the path's own."""
     matcher = opened(case, max_tokens)
     written: list[int] = []
     while matcher.tokens_left and not matcher.is_done:
@@ -61,7 +61,7 @@ def test_canvas_after_canvas_the_text_closes_in_time(case: Case, max_tokens: int
 
 
 @given(cases(), st.integers(1, 6))
-def test_even_where_the_net_forbids_everything_there_is_a_path(case: Case, max_tokens: int) -> None:
+def test_infinite_logits_still_leave_a_path(case: Case, max_tokens: int) -> None:
     """Logits of -inf lower a token, they cannot take the guarantee away."""
     matcher = opened(case, max_tokens)
     logits = np.full_like(case.logits, -np.inf)
@@ -83,7 +83,7 @@ def test_an_answer_that_cannot_fit_is_refused_before_the_first_canvas(case: Case
 
 
 @given(cases(canvas=2), st.integers(1, 6))
-def test_a_canvas_that_leaves_the_constraint_or_the_budget_is_no_cursor(case: Case, max_tokens: int) -> None:
+def test_a_canvas_that_violates_the_constraint_or_budget_is_refused(case: Case, max_tokens: int) -> None:
     """`after` accepts exactly what the enumeration allows."""
     matcher = opened(case, max_tokens)
     texts = case.texts(max_tokens)

@@ -1,6 +1,6 @@
-"""JSON Schema as an automaton, judged by jsonschema: on whole small worlds of values, and on random members.
+"""Compiled JSON Schemas, checked against jsonschema: on whole small worlds of values, and on random members.
 
-*Sound*: what the automaton accepts is valid, unless the compilation named keywords that it leaves to the final check.
+*Sound*: what the automaton accepts is valid, unless the compilation named keywords that it leaves to validation.
 *Complete*: what is valid is accepted, once its members stand in some order.
 """
 
@@ -20,7 +20,7 @@ from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 from tests.worker.constraints.reference import accepts_in_some_order, is_trimmed, moore_classes, random_member
 
 Json = Any
-ROOMY = replace(SIZE_TIERS[0], states=20_000)  # no rung below it: every value of the world is within the caps
+ROOMY = replace(SIZE_TIERS[0], states=20_000)  # no rung below it: every value of the world is within the size limits
 NAMES = ("a", "b", "c")
 SCALARS: tuple[Json, ...] = (None, True, False, 0, 1, 2, -1, 7, 10, 1.5, -2.5, "", "a", "ab", "b", "é", "aaa")
 WORLD: tuple[Json, ...] = (
@@ -109,7 +109,7 @@ SCHEMAS = st.recursive(scalars(), combined, max_leaves=6)
 
 
 def compiled_or_none(schema: Json) -> Compilation | None:
-    """None: the schema admits nothing."""
+    """None: the schema is unsatisfiable."""
     try:
         return compile_schema(schema, tiers=(ROOMY,))
     except UnsupportedSchema as error:
@@ -118,13 +118,14 @@ def compiled_or_none(schema: Json) -> Compilation | None:
 
 
 @given(SCHEMAS)
-def test_a_small_world_is_divided_as_jsonschema_divides_it(schema: Json) -> None:
-    """Valid values are accepted, in some order of members; invalid ones are not, unless a keyword is left open."""
-    judge = jsonschema.Draft202012Validator(schema)
+def test_the_automaton_and_jsonschema_agree_on_a_small_world(schema: Json) -> None:
+    """Valid values are accepted, in some order of members; invalid ones are not, unless a keyword is left to
+    validation."""
+    validator = jsonschema.Draft202012Validator(schema)
     compiled = compiled_or_none(schema)
     for value in WORLD:
         accepted = compiled is not None and accepts_in_some_order(compiled.automaton, value)
-        valid = judge.is_valid(value)
+        valid = validator.is_valid(value)
         if accepted != valid:
             assert accepted, value
             assert compiled is not None
@@ -137,12 +138,12 @@ def test_random_members_are_valid(schema: Json, seed: int) -> None:
     compiled = compiled_or_none(schema)
     assume(compiled is not None)
     assert compiled is not None
-    judge = jsonschema.Draft202012Validator(schema)
+    validator = jsonschema.Draft202012Validator(schema)
     draw = random.Random(seed)
     for _ in range(8):
         text = random_member(compiled.automaton, draw)
         value = json.loads(text.decode())
-        assert compiled.needs_check or judge.is_valid(value), text
+        assert compiled.needs_check or validator.is_valid(value), text
 
 
 @given(SCHEMAS)
@@ -156,8 +157,8 @@ def test_automata_are_minimal_and_trimmed(schema: Json) -> None:
 
 
 @pytest.mark.parametrize("schema", [False, {"type": "string", "minLength": 2, "maxLength": 1}, {"enum": []}])
-def test_a_schema_that_admits_nothing_is_refused(schema: Json) -> None:
-    """Rather than giving an automaton in which nothing can be written."""
+def test_an_unsatisfiable_schema_is_refused(schema: Json) -> None:
+    """Instead of giving an automaton of the empty language."""
     with pytest.raises(UnsupportedSchema, match="accepts no value"):
         compile_schema(schema)
 
@@ -169,29 +170,29 @@ def test_a_schema_that_admits_nothing_is_refused(schema: Json) -> None:
         ({"$schema": "http://json-schema.org/draft-03/schema#", "type": ["null", {"type": "string"}]}, "type"),
     ],
 )
-def test_what_only_draft_3_knows_is_refused_by_name(schema: Json, keyword: str) -> None:
-    """Its metaschema lets pass what no later one does."""
+def test_draft_3_keywords_are_refused_by_name(schema: Json, keyword: str) -> None:
+    """The metaschema of draft 3 accepts what later ones reject."""
     with pytest.raises(UnsupportedSchema) as caught:
         compile_schema(schema)
     assert caught.value.keyword == keyword
 
 
-def test_a_dialect_that_is_no_string_is_no_schema() -> None:
-    """A clean refusal, not a crash of whoever looks the dialect up."""
+def test_a_dialect_that_is_not_a_string_is_refused() -> None:
+    """A 400, not an internal error."""
     with pytest.raises(InvalidRequest, match="must be a string"):
         compile_schema({"$schema": 5})
 
 
-def test_thousands_of_literals_are_told_apart_in_one_pass() -> None:
-    """Equal ones once, true and 1 apart, in their own order."""
+def test_thousands_of_literals_are_deduplicated_in_one_pass() -> None:
+    """true and 1 stay distinct, and the order is kept."""
     values = [*range(3000), 1.0, True, "1"]
     automaton = compile_schema({"enum": values}, tiers=(ROOMY,)).automaton
     assert all(automaton.accepts(json.dumps(value).encode()) for value in (0, 2999, True, "1"))
     assert not automaton.accepts(b"3000")
 
 
-def test_branches_too_many_to_exclude_each_other_are_united_and_checked() -> None:
-    """Rather than refused for want of states."""
+def test_too_many_oneof_branches_are_united_and_checked() -> None:
+    """Instead of exceeding the state budget."""
     branches = [
         {"type": "object", "properties": {f"p{i}": {"type": "string"}, "n": {"type": "integer"}}, "required": [f"p{i}"]}
         for i in range(8)

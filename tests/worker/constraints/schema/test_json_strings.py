@@ -1,4 +1,4 @@
-"""Strings as JSON writes them: every legal spelling, no other."""
+"""Strings as JSON writes them: every legal encoding, no other."""
 
 import json
 
@@ -47,7 +47,7 @@ FREE, PLAIN = automaton(ANY_TEXT, free=True), automaton(ANY_TEXT, free=False)
 
 @pytest.mark.parametrize("text", TORTURE)
 @pytest.mark.parametrize("ascii_only", [False, True])
-def test_what_writers_write_is_admitted(text: str, ascii_only: bool) -> None:
+def test_serialised_strings_are_accepted(text: str, ascii_only: bool) -> None:
     """Raw UTF-8 and escapes, surrogate pairs included."""
     encoded = json.dumps(text, ensure_ascii=ascii_only).encode()
     assert FREE.accepts(encoded)
@@ -55,21 +55,21 @@ def test_what_writers_write_is_admitted(text: str, ascii_only: bool) -> None:
 
 
 @pytest.mark.parametrize("encoded", NOT_STRINGS)
-def test_what_is_no_string_is_not_admitted(encoded: bytes) -> None:
+def test_malformed_strings_are_rejected(encoded: bytes) -> None:
     """Strict UTF-8, no lone surrogates, no bare controls."""
     assert not FREE.accepts(encoded)
     assert not PLAIN.accepts(encoded)
 
 
-def test_only_the_free_spelling_escapes_what_needs_no_escape() -> None:
+def test_only_the_free_encoding_accepts_unnecessary_escapes() -> None:
     """`\\u0041` is an A."""
     assert FREE.accepts(b'"\\u0041\\/"')
     assert not PLAIN.accepts(b'"\\u0041"')
 
 
 @given(st.binary(max_size=12))
-def test_bytes_are_admitted_exactly_if_json_reads_them(inside: bytes) -> None:
-    """But for lone surrogates, which Python's reader lets pass."""
+def test_bytes_are_accepted_exactly_if_json_parses_them(inside: bytes) -> None:
+    """Except for lone surrogates, which Python's parser accepts."""
     encoded = b'"' + inside + b'"'
     try:
         text = json.loads(encoded.decode())
@@ -80,7 +80,7 @@ def test_bytes_are_admitted_exactly_if_json_reads_them(inside: bytes) -> None:
 
 
 @given(st.text(max_size=6), st.integers(0, 3), st.integers(0, 4))
-def test_lengths_count_code_points_however_they_are_spelled(text: str, low: int, high: int) -> None:
+def test_lengths_count_code_points_in_every_encoding(text: str, low: int, high: int) -> None:
     """Neither bytes nor UTF-16 units."""
     counted = automaton(with_length(ANY_TEXT, low, high), free=False) if low <= high else None
     for ascii_only in (False, True):
@@ -88,8 +88,8 @@ def test_lengths_count_code_points_however_they_are_spelled(text: str, low: int,
         assert (counted is not None and counted.accepts(encoded)) == (low <= len(text) <= high)
 
 
-def test_a_restricted_string_means_the_same_in_every_spelling() -> None:
-    """An escape cannot smuggle in what the expression refuses."""
+def test_a_restricted_string_means_the_same_in_every_encoding() -> None:
+    """An escape cannot bypass the pattern."""
     strings = automaton(dfa_of_pattern("^[^é]+$"), free=False)
     assert strings.accepts(b'"e"')
     assert not strings.accepts('"é"'.encode())

@@ -1,4 +1,4 @@
-"""The table of keywords says the truth: every keyword has a witness that shows what becomes of it."""
+"""The table of keywords is correct: every keyword has an example that shows its treatment."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ KEPT: dict[str, tuple[Any, Any, Any]] = {
     "then": ({"if": {"const": "a"}, "then": False}, "b", "a"),
     "else": ({"if": {"type": "string"}, "else": {"type": "null"}}, "a", 1),
 }
-# keyword: a schema that leaves it to the final check, and a value that only the check forbids
+# keyword: a schema that leaves it to validation, and a value that only the check forbids
 CHECKED: dict[str, tuple[Any, Any]] = {
     "patternProperties": ({"patternProperties": {"^.{1,99}$": {"type": "null"}}}, None),
     "propertyNames": ({"propertyNames": {"pattern": r"\bb"}}, {"a": 1}),
@@ -115,20 +115,20 @@ def text(value: Any) -> bytes:
 
 
 def with_treatment(*treatments: str) -> set[str]:
-    """Which keywords the table treats so."""
+    """The keywords with one of these treatments."""
     return {name for name, keyword in KEYWORDS.items() if keyword.treatment in treatments}
 
 
-def test_every_keyword_has_its_witness() -> None:
-    """Nobody can add a row without showing that it holds."""
+def test_every_keyword_has_an_example() -> None:
+    """A row cannot be added without an example."""
     assert set(KEPT) == with_treatment("automaton", "automaton or checked")
     assert set(CHECKED) | set(MANY) | {"format"} == with_treatment("automaton or checked", "checked")
     assert set(REFUSED) == with_treatment("refused")
 
 
 @pytest.mark.parametrize("keyword", sorted(KEPT))
-def test_what_is_in_the_automaton_cannot_be_violated(keyword: str) -> None:
-    """And needs no final check."""
+def test_automaton_keywords_cannot_be_violated(keyword: str) -> None:
+    """And need no validation."""
     schema, good, bad = KEPT[keyword]
     compiled = compile_schema(schema)
     assert compiled.needs_check == ()
@@ -137,8 +137,8 @@ def test_what_is_in_the_automaton_cannot_be_violated(keyword: str) -> None:
 
 
 @pytest.mark.parametrize("keyword", sorted({**CHECKED, **MANY}))
-def test_what_is_checked_after_is_named_and_found(keyword: str) -> None:
-    """The automaton lets it pass, the check does not."""
+def test_checked_keywords_are_reported_and_validated(keyword: str) -> None:
+    """The automaton accepts the violation, validation reports it."""
     schema, bad = {**CHECKED, **MANY}[keyword]
     compiled = compile_schema(schema)
     assert NAMED_AS.get(keyword, keyword) in compiled.needs_check
@@ -148,7 +148,7 @@ def test_what_is_checked_after_is_named_and_found(keyword: str) -> None:
 
 
 @pytest.mark.parametrize("keyword", sorted(REFUSED))
-def test_what_is_refused_is_refused_by_name(keyword: str) -> None:
+def test_refused_keywords_are_named(keyword: str) -> None:
     """Wherever it stands."""
     for schema, pointer in ((REFUSED[keyword], f"/{keyword}"), ({"items": REFUSED[keyword]}, f"/items/{keyword}")):
         with pytest.raises(UnsupportedSchema) as caught:
@@ -172,6 +172,6 @@ def test_annotations_change_nothing(keyword: str) -> None:
     assert compile_schema(noted).automaton.next.tobytes() == compile_schema(plain).automaton.next.tobytes()
 
 
-def test_the_page_is_written_from_the_table() -> None:
-    """`python -m diffusion_worker.constraints.schema.keyword_page > docs/reference/json-schema.md` after a change."""
-    assert (Path(__file__).parents[4] / "docs/reference/json-schema.md").read_text() == page()
+def test_the_page_is_generated_from_the_table() -> None:
+    """`python -m diffusion_worker.constraints.schema.keyword_page > docs/constraints-keywords.md` after a change."""
+    assert (Path(__file__).parents[4] / "docs/constraints-keywords.md").read_text() == page()

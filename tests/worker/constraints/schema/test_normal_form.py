@@ -1,4 +1,4 @@
-"""The normal form of a value: the same value, in the order that the automaton reads."""
+"""Normal form: the same value in the member order of the automaton."""
 
 import json
 from typing import Any
@@ -31,8 +31,8 @@ SHAPES = {
         ({"allOf": [POINT], "properties": {"y": True}}, {"x": 1, "y": 2}, ["y", "x"]),
     ],
 )
-def test_members_stand_as_declared(schema: Any, value: Any, names: list[str]) -> None:
-    """Own ones first, then those of the alternative that suits, then the rest; at every depth."""
+def test_members_are_in_declared_order(schema: Any, value: Any, names: list[str]) -> None:
+    """The schema's own, those of the matching alternative, then undeclared ones; at every depth."""
     found = to_normal_form(schema, value)
     assert list(found) == names
     assert found == value
@@ -40,6 +40,6 @@ def test_members_stand_as_declared(schema: Any, value: Any, names: list[str]) ->
 
 
 @given(st.recursive(st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from("xyz"), inner)))
-def test_nothing_is_added_or_lost(value: Any) -> None:
-    """Also where the schema does not fit at all."""
+def test_no_member_is_added_or_lost(value: Any) -> None:
+    """Also where the value violates the schema."""
     assert to_normal_form(SHAPES, value) == value

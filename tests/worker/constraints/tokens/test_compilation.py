@@ -1,4 +1,4 @@
-"""The token automaton allows exactly the spellings of the language, closed by an end token."""
+"""The token automaton accepts exactly the tokenizations of the language, followed by an end token."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.automata.automaton import freeze
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
-from tests.worker.constraints.by_hand import END, PADDING, SECOND_END, Case, cases
+from tests.worker.constraints.by_enumeration import END, PADDING, SECOND_END, Case, cases
 
 ANY = [(byte, byte, 0) for byte in b"abc"]
 
@@ -20,7 +20,7 @@ def compiled_tokens(case: Case, prefixes: tuple[tuple[int, ...], ...] = ((),)) -
 
 
 @given(cases())
-def test_a_token_may_stand_where_the_bytes_may_go_on_and_close(case: Case) -> None:
+def test_a_token_is_allowed_exactly_if_its_bytes_are(case: Case) -> None:
     """For every short sequence: the walk over tokens lives exactly if the walk over bytes does and can be closed."""
     automaton = compiled_tokens(case)
     if automaton is None:
@@ -44,7 +44,7 @@ def test_a_token_may_stand_where_the_bytes_may_go_on_and_close(case: Case) -> No
 
 
 @given(cases())
-def test_nothing_but_the_tail_follows_the_end(case: Case) -> None:
+def test_only_padding_follows_the_end(case: Case) -> None:
     """Behind the end every token keeps the state, and costs nothing."""
     automaton = compiled_tokens(case)
     if automaton is not None:
@@ -53,8 +53,8 @@ def test_nothing_but_the_tail_follows_the_end(case: Case) -> None:
 
 
 @given(cases())
-def test_every_token_is_in_one_atom_and_no_class_cuts_an_atom(case: Case) -> None:
-    """Tokens share an atom exactly when no edge tells them apart."""
+def test_token_sets_are_unions_of_equivalence_classes(case: Case) -> None:
+    """Tokens share an equivalence class exactly when no edge tells them apart."""
     automaton = compiled_tokens(case)
     if automaton is None:
         return
@@ -66,14 +66,14 @@ def test_every_token_is_in_one_atom_and_no_class_cuts_an_atom(case: Case) -> Non
         token: tuple(automaton.after(state, token) for state in range(automaton.states - 1))
         for token in range(len(case.tokens))
     }
-    for atom, leaf in enumerate(classes.leaf_of):
-        assert classes.class_at[leaf] == atom
+    for index, leaf in enumerate(classes.leaf_of):
+        assert classes.class_at[leaf] == index
     for first, second in itertools.combinations(steps, 2):
         assert (classes.class_of[first] == classes.class_of[second]) == (steps[first] == steps[second])
 
 
-def test_a_language_that_no_token_can_spell_is_none() -> None:
-    """A vocabulary without the byte."""
+def test_a_language_that_no_token_spells_is_none() -> None:
+    """The vocabulary lacks a byte."""
     language = freeze([[(ord("x"), ord("x"), 1)], []], [False, True], 0)
     assert (
         compile_tokens(language, Case(language, (b"", b"", b"", b"a"), np.zeros((1, 4), np.float32)).vocabulary) is None
@@ -81,7 +81,7 @@ def test_a_language_that_no_token_can_spell_is_none() -> None:
 
 
 @given(cases(), st.booleans())
-def test_a_header_stands_before_the_text_and_only_there(case: Case, is_optional: bool) -> None:
+def test_a_prefix_precedes_the_text_and_nothing_else(case: Case, is_optional: bool) -> None:
     """One of several, or none at all if that is among them."""
     prefixes = ((PADDING, 3), (PADDING, 4, PADDING), *((),) * is_optional)
     plain, headed = compiled_tokens(case), compiled_tokens(case, prefixes)
@@ -102,7 +102,7 @@ printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_s
 
 
 @given(st.integers(0, 20), st.lists(printable, min_size=1, max_size=30), st.sampled_from([b'"', b'"}', b'":"']))
-def test_where_states_count_bytes_so_do_tokens(limit: int, spelled: list[str], closing: bytes) -> None:
+def test_counting_states_count_the_bytes_of_tokens(limit: int, spelled: list[str], closing: bytes) -> None:
     """A string of bounded length: tokens of every length from every state, longer than any shortcut too."""
     rows: list[list[tuple[int, int, int]]] = []
     for count in range(limit + 1):
@@ -125,12 +125,12 @@ def _same_future(automaton: TokenAutomaton, state: int, byte_state: int, limit: 
     """Whether as many more bytes may follow."""
     if state < 0 or byte_state > limit:
         return True
-    room = limit - byte_state
-    return automaton.walk(state, (3,) * room) >= 0 > automaton.walk(state, (3,) * (room + 1))
+    remaining = limit - byte_state
+    return automaton.walk(state, (3,) * remaining) >= 0 > automaton.walk(state, (3,) * (remaining + 1))
 
 
-def test_a_header_that_could_be_text_is_refused() -> None:
-    """With an optional header the first token must tell."""
+def test_a_prefix_that_could_be_text_is_refused() -> None:
+    """With an optional prefix the first token must tell."""
     language = freeze([ANY], [True], 0)
     case = Case(language, (b"", b"", b"", b"a"), np.zeros((1, 4), np.float32))
     with pytest.raises(ValueError, match="control token"):
@@ -138,7 +138,7 @@ def test_a_header_that_could_be_text_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", [b'{"a":"x"}', b'{"a":""}', '{"a":"\u00e9\U0001f600"}'.encode(), b'{"a":"b"}'])
-def test_tokens_that_span_borders_spell_what_their_bytes_spell(text: bytes) -> None:
+def test_tokens_that_span_boundaries_are_exact(text: bytes) -> None:
     """Quotes glued to colons and commas, leading spaces, single bytes of long characters: every way to cut a text into
     tokens is allowed, and none that cuts it otherwise."""
     tokens = (b"", b"", b"", b'":"', b'"}', b'{"', b'"a', b" x", b"x", *(bytes([byte]) for byte in sorted(set(text))))
@@ -146,14 +146,14 @@ def test_tokens_that_span_borders_spell_what_their_bytes_spell(text: bytes) -> N
     language = freeze([*rows, []], [*[False] * len(text), True], 0)
     automaton = compiled_tokens(Case(language, tokens, np.zeros((1, len(tokens)), np.float32)))
     assert automaton is not None
-    for ids in _spellings(text, tokens):
+    for ids in _tokenizations(text, tokens):
         assert automaton.walk(automaton.start, (*ids, END)) == automaton.done
         assert automaton.walk(automaton.start, (*ids[:-1], END)) == -1
-    assert automaton.distance[automaton.start] == min(len(ids) for ids in _spellings(text, tokens)) + 1
+    assert automaton.distance[automaton.start] == min(len(ids) for ids in _tokenizations(text, tokens)) + 1
 
 
-def _spellings(text: bytes, tokens: tuple[bytes, ...]) -> list[tuple[int, ...]]:
+def _tokenizations(text: bytes, tokens: tuple[bytes, ...]) -> list[tuple[int, ...]]:
     if not text:
         return [()]
     fitting = [token for token, spelling in enumerate(tokens) if spelling and text.startswith(spelling)]
-    return [(token, *rest) for token in fitting for rest in _spellings(text[len(tokens[token]) :], tokens)]
+    return [(token, *rest) for token in fitting for rest in _tokenizations(text[len(tokens[token]) :], tokens)]

@@ -1,4 +1,4 @@
-"""Runs are reduced as one by one, however their lengths are spread."""
+"""Segments are reduced as one by one, however their lengths are spread."""
 
 import numpy as np
 from hypothesis import given
@@ -14,7 +14,7 @@ counts = st.one_of(
 
 
 @given(counts, st.integers(0, 2**32 - 1))
-def test_each_run_has_its_own_largest_and_sum(lengths: list[int], seed: int) -> None:
+def test_each_segment_has_its_own_maximum_and_sum(lengths: list[int], seed: int) -> None:
     """And the layout holds every member once."""
     lengths = sorted(lengths, reverse=True)
     members = np.random.default_rng(seed).standard_normal(sum(lengths))

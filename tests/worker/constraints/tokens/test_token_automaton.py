@@ -1,4 +1,4 @@
-"""A token automaton survives the way to another process; anything else is refused."""
+"""Serialisation of token automata."""
 
 import dataclasses
 
@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import from_bytes, to_bytes
-from tests.worker.constraints.by_hand import Case, cases
+from tests.worker.constraints.by_enumeration import Case, cases
 
 
 @given(cases())
-def test_it_comes_back_as_it_went(case: Case) -> None:
+def test_serialisation_round_trips(case: Case) -> None:
     """Field by field."""
     automaton = compile_tokens(case.language, case.vocabulary)
     assume(automaton is not None)
@@ -30,7 +30,7 @@ def test_it_comes_back_as_it_went(case: Case) -> None:
 
 
 @given(cases(), st.integers(0, 400))
-def test_a_file_cut_short_is_refused(case: Case, kept: int) -> None:
+def test_a_truncated_file_is_refused(case: Case, kept: int) -> None:
     """A full disk must not become a wrong constraint."""
     automaton = compile_tokens(case.language, case.vocabulary)
     assume(automaton is not None)

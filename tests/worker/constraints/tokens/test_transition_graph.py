@@ -1,4 +1,4 @@
-"""The wiring of an automaton says what its edges say, with fewer ways."""
+"""The transition graph is equivalent to the automaton, with fewer transitions."""
 
 import gc
 import weakref
@@ -21,7 +21,7 @@ from diffusion_worker.constraints.inference.viterbi import backward_best, best_p
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.constraints.tokens.transition_graph import TransitionGraph, Transitions, transition_graph_of
-from tests.worker.constraints.by_hand import Case, cases
+from tests.worker.constraints.by_enumeration import Case, cases
 from tests.worker.constraints.inference.test_viterbi import opened
 
 # Any key may follow any other, so most states behind a value have the same edges.
@@ -29,7 +29,7 @@ KEYS = {"type": "object", "properties": {name: {"type": "string"} for name in ("
 
 
 @pytest.fixture(autouse=True, scope="module")
-def hubs_wherever_they_save_a_way() -> Iterator[None]:
+def epsilon_states_wherever_they_save_a_transition() -> Iterator[None]:
     """Small automata have none otherwise."""
     with patch("diffusion_worker.constraints.tokens.transition_graph._LEAST_SAVED", 1):
         yield
@@ -42,7 +42,7 @@ def keyed() -> TokenAutomaton:
 
 
 def unrolled(transitions: Transitions | None, first: int) -> dict[int, list[tuple[int, int]]]:
-    """Node -> what its ways read and where they lead."""
+    """Node -> what its transitions read and where they lead."""
     found: dict[int, list[tuple[int, int]]] = {}
     if transitions is not None:
         owner = np.zeros(len(transitions.label))
@@ -53,7 +53,7 @@ def unrolled(transitions: Transitions | None, first: int) -> dict[int, list[tupl
 
 
 def edges_by_node(graph: TransitionGraph) -> dict[int, Counter[tuple[int, int]]]:
-    """Node of a state -> its edges, those of its hubs among them."""
+    """Node of a state -> its edges, those of its epsilon states among them."""
     epsilon_states = unrolled(graph.from_epsilon, graph.states)
     return {
         node: Counter(way for label, target in transitions for way in epsilon_states.get(target, [(label, target)]))
@@ -72,13 +72,13 @@ def told(automaton: TokenAutomaton, graph: TransitionGraph) -> dict[int, Counter
 
 
 @given(cases(), st.integers(1, 6))
-def test_it_has_the_edges_of_the_automaton(case: Case, max_tokens: int) -> None:
-    """None more, none less, none twice."""
+def test_the_graph_has_the_edges_of_the_automaton(case: Case, max_tokens: int) -> None:
+    """Exactly once each."""
     automaton = opened(case, max_tokens).automaton
     assert edges_by_node(transition_graph_of(automaton)) == told(automaton, transition_graph_of(automaton))
 
 
-def test_what_states_share_is_wired_once() -> None:
+def test_shared_edges_are_stored_once() -> None:
     """And still every state has its edges."""
     automaton = keyed()
     graph = transition_graph_of(automaton)
@@ -88,8 +88,8 @@ def test_what_states_share_is_wired_once() -> None:
     assert edges_by_node(graph) == told(automaton, graph)
 
 
-def test_few_shared_edges_are_not_worth_another_kind_of_node() -> None:
-    """Its calls would take longer than the edges."""
+def test_few_shared_edges_get_no_epsilon_state() -> None:
+    """The numpy calls for them would cost more than the edges."""
     with patch("diffusion_worker.constraints.tokens.transition_graph._LEAST_SAVED", 2000):
         automaton = keyed()
         graph = transition_graph_of(automaton)
@@ -98,7 +98,7 @@ def test_few_shared_edges_are_not_worth_another_kind_of_node() -> None:
     assert edges_by_node(graph) == told(automaton, graph)
 
 
-def test_it_is_made_once_and_dies_with_its_automaton() -> None:
+def test_the_graph_is_built_once_and_freed_with_its_automaton() -> None:
     automaton = keyed()
     assert transition_graph_of(automaton) is transition_graph_of(automaton)
     graph = weakref.ref(transition_graph_of(automaton).from_states.segments)
@@ -107,7 +107,7 @@ def test_it_is_made_once_and_dies_with_its_automaton() -> None:
     assert graph() is None
 
 
-def test_values_are_those_of_every_edge_by_itself() -> None:
+def test_values_equal_those_over_plain_edges() -> None:
     """The best completions, by the automaton's own edges."""
     automaton = keyed()
     matcher, graph = open_matcher(automaton, 30), transition_graph_of(automaton)
@@ -121,7 +121,7 @@ def test_values_are_those_of_every_edge_by_itself() -> None:
         assert (found[position] == expected).all()
 
 
-def test_hubs_change_neither_texts_nor_masses_nor_marginals() -> None:
+def test_epsilon_states_change_no_result() -> None:
     """The same automaton wired with and without."""
     wired, plain = keyed(), keyed()
     with patch("diffusion_worker.constraints.tokens.transition_graph._LEAST_SAVED", 2000):

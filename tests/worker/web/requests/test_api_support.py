@@ -3,7 +3,7 @@
 import pytest
 
 from diffusion_worker.types.requests import DecodingMode
-from diffusion_worker.web.requests.api_support import CHAT, COMPLETIONS, HARMLESS, ApiSupport, capabilities_of
+from diffusion_worker.web.requests.api_support import CHAT, COMPLETIONS, IGNORED, ApiSupport, capabilities_of
 
 WORDS = (
     "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice seed "
@@ -36,7 +36,7 @@ def test_only_a_canvas_starts_from_a_text_or_ends_in_one() -> None:
 @pytest.mark.parametrize("support", [CHAT, COMPLETIONS])
 def test_no_field_is_both_honoured_and_refused(support: ApiSupport) -> None:
     """Three tables without overlap."""
-    names = [*support.honoured, *HARMLESS, *support.off]
+    names = [*support.supported, *IGNORED, *support.off]
     assert len(set(names)) == len(names)
 
 

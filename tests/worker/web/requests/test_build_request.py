@@ -14,7 +14,7 @@ from diffusion_worker.types.requests import (
     GenerationRequest,
 )
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
-from diffusion_worker.web.requests.build_request import DEFAULT_CANVASES, Given, build_request
+from diffusion_worker.web.requests.build_request import DEFAULT_CANVASES, RequestInputs, build_request
 from diffusion_worker.web.requests.request_params import Overrides, RequestParams
 
 FACTS = ModelInfo(
@@ -29,7 +29,7 @@ FACTS = ModelInfo(
     weight_bytes=0,
 )
 REQUEST = RequestParams(model="m")
-GIVEN = Given(
+GIVEN = RequestInputs(
     prompt_ids=(5,) * 10, prompt_name="messages", decoding_mode=DecodingMode.DIFFUSION, seed=99, deadline_ms=None
 )
 
@@ -125,7 +125,7 @@ def test_only_who_reads_along_is_told_early() -> None:
     ],
 )
 def test_left_to_right_there_is_no_canvas_to_speak_of(
-    request_: RequestParams, given: dict[str, Any], param: str
+    request_: RequestParams, inputs: dict[str, Any], param: str
 ) -> None:
     """What only a canvas understands is refused by name."""
     with pytest.raises(Unsupported) as caught:

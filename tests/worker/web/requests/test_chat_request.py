@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.errors import InvalidRequest
 from diffusion_worker.text.messages import Message
-from diffusion_worker.web.requests.api_support import CHAT, HARMLESS
+from diffusion_worker.web.requests.api_support import CHAT, IGNORED
 from diffusion_worker.web.requests.chat_request import ChatRequest, parse_chat
 from diffusion_worker.web.requests.fields import MAX_DEPTH
 from diffusion_worker.web.requests.request_params import Overrides, RequestParams
@@ -310,7 +310,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from([*CHAT.honoured, *HARMLESS, *CHAT.off, "x"])
+NAMES = st.sampled_from([*CHAT.honoured, *IGNORED, *CHAT.off, "x"])
 
 
 @given(fields=st.dictionaries(NAMES, JSON, max_size=5))

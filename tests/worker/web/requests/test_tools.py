@@ -7,11 +7,11 @@ import pytest
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.constraints.tool_calls import NO_ARGUMENTS, Syntax, Thought
 from diffusion_worker.errors import InvalidRequest
-from diffusion_worker.text.chat_template import TURNS_ONLY, Abilities
+from diffusion_worker.text.chat_template import NO_FEATURES, TemplateFeatures
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.tools import NO_TOOLS, parse_thinking, parse_tools
 
-ABLE = Abilities(thinking=True)
+ABLE = TemplateFeatures(thinking=True)
 WEATHER = {"name": "weather", "description": "of a city", "parameters": {"type": "object", "properties": {}}}
 
 
@@ -52,11 +52,11 @@ def test_a_choice_of_none_offers_nothing() -> None:
     ],
 )
 def test_a_choice_says_whether_what_and_how_often_to_call(
-    fields: dict[str, Any], must: bool, only: str | None, many: bool
+    fields: dict[str, Any], required: bool, only: str | None, many: bool
 ) -> None:
     """A function that is named is called once."""
     tools = parse_tools(Fields({**offer(WEATHER), **fields}))
-    assert (tools.must, tools.only, tools.many) == (must, only, many)
+    assert (tools.required, tools.function, tools.parallel) == (must, only, many)
 
 
 def test_an_offer_becomes_a_constraint() -> None:
@@ -165,5 +165,5 @@ def test_a_wrong_switch_is_named(values: dict[str, Any], param: str) -> None:
 @pytest.mark.parametrize("values", [{"reasoning_effort": "low"}, {"chat_template_kwargs": {"enable_thinking": False}}])
 def test_a_template_without_a_switch_refuses_it_by_name(values: dict[str, Any]) -> None:
     """It would have to be ignored."""
-    error = refused(values, lambda fields: parse_thinking(fields, TURNS_ONLY))
+    error = refused(values, lambda fields: parse_thinking(fields, NO_FEATURES))
     assert (error.param, error.code) == (next(iter(values)), "unsupported_parameter")

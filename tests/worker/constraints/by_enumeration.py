@@ -1,4 +1,4 @@
-"""The constraint engine the slow way: every text written out, every sum taken term by term."""
+"""Reference inference for tests: every text enumerated, every sum taken term by term."""
 
 import itertools
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PADDING, END, SECOND_END = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A small language, a small vocabulary, and what a net might say."""
+    """A small language, a small vocabulary, and random logits."""
 
     language: ByteAutomaton
     tokens: tuple[bytes, ...]  # ids 0 to 2 are control tokens
@@ -23,7 +23,7 @@ class Case:
 
     @property
     def vocabulary(self) -> TokenTrie:
-        """The tokens as the engine knows them."""
+        """The tokens as the engine represents them."""
         return build_token_trie(self.tokens, (END, SECOND_END), PADDING)
 
     @property
@@ -33,7 +33,7 @@ class Case:
         return exact - np.logaddexp.reduce(exact, axis=1, keepdims=True)
 
     def distance(self, state: int) -> float:
-        """Fewest tokens to close from a state of the language, the end token counted; inf if never."""
+        """Fewest tokens that close a text from a state of the language, end token included; inf if none do."""
         steps, seen, frontier = 1, {state}, {state}
         while frontier:
             if any(self.language.accepting[q] for q in frontier):
@@ -43,26 +43,26 @@ class Case:
         return np.inf
 
     def texts(self, tokens_left: int) -> dict[tuple[int, ...], float]:
-        """Every way to fill the canvas that can still close -> its log probability; tails are left off."""
-        room = min(len(self.logits), tokens_left)
+        """Every way to fill the canvas that can still close -> its log probability; padding is left out."""
+        remaining = min(len(self.logits), tokens_left)
         found = {}
-        for length in range(room + 1):
+        for length in range(remaining + 1):
             for ids in itertools.product(range(len(self.tokens)), repeat=length):
-                if self._is_allowed(ids, room, tokens_left):
+                if self._is_allowed(ids, remaining, tokens_left):
                     found[ids] = float(sum(self.logprobs[position, token] for position, token in enumerate(ids)))
         return found
 
-    def _is_allowed(self, ids: tuple[int, ...], room: int, tokens_left: int) -> bool:
+    def _is_allowed(self, ids: tuple[int, ...], remaining: int, tokens_left: int) -> bool:
         text, ends = (
             ids[:-1] if ids and ids[-1] in (END, SECOND_END) else ids,
             bool(ids) and ids[-1] in (END, SECOND_END),
         )
-        if any(not self.tokens[token] for token in text) or (not ends and len(ids) < room):
+        if any(not self.tokens[token] for token in text) or (not ends and len(ids) < remaining):
             return False
         state = self.language.walk(self.language.start, b"".join(self.tokens[token] for token in text))
         if state < 0:
             return False
-        return bool(self.language.accepting[state]) if ends else self.distance(state) <= tokens_left - room
+        return bool(self.language.accepting[state]) if ends else self.distance(state) <= tokens_left - remaining
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""Reading a text along with its schema: sure of every fault, at the same place however the text is cut."""
+"""Incremental validation: every error is certain, and its position does not depend on how the text is split."""
 
 import json
 from typing import Any
@@ -10,30 +10,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 
+from gateway.validation.incremental_validator import MAX_BRANCHES, IncrementalValidator
 from gateway.validation.json_schema import Schema
-from gateway.validation.schema_stream import MOST_READERS, SchemaFollower
 from tests.gateway.validation.any_schema import schemas, values
 
 
-def read(schema: Any, *pieces: str) -> SchemaFollower:
-    follower = Schema(schema).follow()
+def read(schema: Any, *pieces: str) -> IncrementalValidator:
+    validator = Schema(schema).incremental_validator()
     for piece in pieces:
-        follower.feed(piece)
-    return follower
+        validator.feed(piece)
+    return validator
 
 
-def said(schema: Any, *pieces: str) -> str | None:
-    """The keyword, its place and the index of the first fault."""
-    follower = read(schema, *pieces)
-    if follower.fault_at is None:
+def error_of(schema: Any, *pieces: str) -> str | None:
+    """The keyword, its pointer and the index of the first error."""
+    validator = read(schema, *pieces)
+    if validator.error_at is None:
         return None
-    breach = follower.breach
-    return f"{breach.keyword} {breach.place} {follower.fault_at}" if breach else f"json {follower.fault_at}"
+    violation = validator.violation
+    return (
+        f"{violation.keyword} {violation.pointer} {validator.error_at}" if violation else f"json {validator.error_at}"
+    )
 
 
 @given(schemas, values, st.sampled_from([None, 1]))
-def test_what_it_refuses_the_reference_refuses(schema: Any, value: Any, indent: int | None) -> None:
-    if read(schema, json.dumps(value, indent=indent)).fault_at is not None:
+def test_what_it_rejects_the_reference_rejects(schema: Any, value: Any, indent: int | None) -> None:
+    if read(schema, json.dumps(value, indent=indent)).error_at is not None:
         assert not jsonschema.Draft202012Validator(schema).is_valid(value)
 
 
@@ -75,26 +77,26 @@ def test_in_every_draft_it_agrees_with_the_compiled_validator_and_that_with_the_
     text = json.dumps(value) + " "
     try:
         compiled = Schema(whole)
-    except ValueError:  # no schema of this draft, or one without end
+    except ValueError:  # not a schema of this draft, or infinite recursion
         return
-    is_valid = compiled.fault_of(value, len(text)) is None
+    is_valid = compiled.validate(value, len(text)) is None
     assert validator_for(whole)(whole).is_valid(value) is is_valid
-    follower = compiled.follow()
-    assert follower.feed(text) or not is_valid, follower.breach
+    validator = compiled.incremental_validator()
+    assert validator.feed(text) or not is_valid, validator.violation
 
 
 @given(schemas, values)
-def test_it_says_the_same_however_the_text_is_cut(schema: Any, value: Any) -> None:
+def test_the_result_does_not_depend_on_how_the_text_is_split(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
-    assert said(schema, text) == said(schema, *text)
+    assert error_of(schema, text) == error_of(schema, *text)
 
 
 @given(schemas, values)
-def test_before_its_fault_nothing_is_wrong(schema: Any, value: Any) -> None:
+def test_no_error_is_reported_before_its_position(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
-    at = read(schema, text).fault_at
+    at = read(schema, text).error_at
     if at is not None:
-        assert read(schema, text[:at]).fault_at is None
+        assert read(schema, text[:at]).error_at is None
 
 
 ORDER = {
@@ -111,7 +113,7 @@ ORDER = {
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "error"),
     [
         ('{"name": "abc"}', None),
         ("[", "type # 0"),
@@ -129,25 +131,27 @@ ORDER = {
         ('{"name": "a\\u00', None),
     ],
 )
-def test_a_fault_is_told_at_the_first_character_that_cannot_be_mended(text: str, fault: str | None) -> None:
-    assert said(ORDER, text) == fault
-    assert said(ORDER, *text) == fault
+def test_an_error_is_reported_at_the_first_character_that_no_continuation_can_correct(
+    text: str, error: str | None
+) -> None:
+    assert error_of(ORDER, text) == error
+    assert error_of(ORDER, *text) == error
 
 
 @pytest.mark.parametrize(
     ("schema", "text"),
     [
-        # What stands beside `$ref` counts since 2019-09, and before that it does not.
+        # Siblings of `$ref` apply since 2019-09, and not before.
         ({"$schema": "http://json-schema.org/draft-07/schema#", "$ref": "#/definitions/any", "type": "string",
           "definitions": {"any": {}}}, "1 "),
-        # A reference below an `$id` leads to another place than it seems to.
+        # A reference below an `$id` resolves against that base.
         ({"properties": {"a": {"$id": "http://other/", "properties": {"b": {"$ref": "#/$defs/x"}},
                                "$defs": {"x": {"type": "number"}}}}, "$defs": {"x": {"type": "string"}}},
          '{"a": {"b": 1}}'),
-        # Items by place were called `items` up to 2019-09.
+        # Positional items were called `items` up to 2019-09.
         ({"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "string"}], "prefixItems": [False],
           "additionalItems": {"type": "integer"}}, '["a", 1]'),
-        # A name that a pattern describes is not an additional one.
+        # A name that matches `patternProperties` is not an additional one.
         ({"additionalProperties": False, "patternProperties": {"^x": {}}}, '{"x1": 1}'),
         ({"$schema": "http://json-schema.org/draft-04/schema#", "minimum": 3, "exclusiveMinimum": False}, "3 "),
         ({"$ref": "#/$defs/tree", "$defs": {"tree": {"properties": {"next": {"$ref": "#/$defs/tree"}}}}},
@@ -155,13 +159,13 @@ def test_a_fault_is_told_at_the_first_character_that_cannot_be_mended(text: str,
         ({"$ref": "#/examples/0", "examples": [{"pattern": 5, "required": [[1]], "type": "q"}]}, "null "),
     ],
 )  # fmt: skip
-def test_drafts_and_references_are_not_taken_for_more_than_they_say(schema: Any, text: str) -> None:
+def test_drafts_and_references_are_interpreted_as_specified(schema: Any, text: str) -> None:
     try:
         compiled = Schema(schema)
-    except ValueError:  # refused as a whole: nothing is followed through it
+    except ValueError:  # the schema is rejected
         return
-    assert compiled.follow().feed(text)
-    assert compiled.fault_of(orjson.loads(text), len(text)) is None
+    assert compiled.incremental_validator().feed(text)
+    assert compiled.validate(orjson.loads(text), len(text)) is None
 
 
 OPTIONAL = {
@@ -180,7 +184,7 @@ OPTIONAL = {
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "error"),
     [
         ('{"age": null, "pet": {"kind": "cat", "lives": 9}, "list": ["a", [1, 2]]}', None),
         ('{"age": "', "anyOf #/properties/age 8"),
@@ -194,9 +198,9 @@ OPTIONAL = {
         ('{"list": [[1], "x", [2, 2], {', None),
     ],
 )
-def test_where_no_alternative_is_left_nothing_can_mend_it(text: str, fault: str | None) -> None:
-    assert said(OPTIONAL, text) == fault
-    assert said(OPTIONAL, *text) == fault
+def test_it_is_an_error_when_no_alternative_is_left(text: str, error: str | None) -> None:
+    assert error_of(OPTIONAL, text) == error
+    assert error_of(OPTIONAL, *text) == error
 
 
 branches = st.lists(objects, min_size=1, max_size=3)
@@ -216,28 +220,26 @@ forked = st.fixed_dictionaries(
 
 
 @given(forked, values)
-def test_a_fork_that_refuses_is_refused_by_the_reference_and_the_other_way_round_it_is_never_early(
-    schema: Any, value: Any
-) -> None:
+def test_alternatives_reject_only_what_the_reference_rejects(schema: Any, value: Any) -> None:
     text = json.dumps(value) + " "
-    at = read(schema, text).fault_at
-    assert at == read(schema, *text).fault_at
+    at = read(schema, text).error_at
+    assert at == read(schema, *text).error_at
     if at is not None:
         assert not jsonschema.Draft202012Validator(schema).is_valid(value)
-        assert read(schema, text[:at]).fault_at is None
+        assert read(schema, text[:at]).error_at is None
 
 
-def test_alternatives_that_double_at_every_level_are_followed_as_far_as_there_is_room() -> None:
+def test_alternatives_that_double_at_every_level_are_followed_within_the_budget() -> None:
     twice: Any = {"$defs": {"x": {"anyOf": [{"items": {"$ref": "#/$defs/x"}}, {"items": {"$ref": "#/$defs/x"}}]}}}
-    follower = Schema({**twice, "$ref": "#/$defs/x"}).follow()
-    assert follower.feed("[" * 400 + "1" + "]" * 400 + " ")
-    assert follower._reader._room.left == MOST_READERS  # and all room is given back
+    validator = Schema({**twice, "$ref": "#/$defs/x"}).incremental_validator()
+    assert validator.feed("[" * 400 + "1" + "]" * 400 + " ")
+    assert validator._validator._budget.left == MAX_BRANCHES  # the whole budget was returned
 
 
 def test_depth_and_breadth_are_bounded() -> None:
     wide = {"allOf": [{"type": "integer"} for _ in range(500)]}
-    assert said(wide, '"') == "type #/allOf/0 0"
+    assert error_of(wide, '"') == "type #/allOf/0 0"
     deep: Any = {}
     for _ in range(60):
         deep = {"items": deep}
-    assert said(deep, "[" * 513) == "json 512"
+    assert error_of(deep, "[" * 513) == "json 512"

@@ -1,0 +1,227 @@
+"""Incremental JSON Schema validation: validate a JSON text while it arrives, and report the first certain error.
+
+Combines the grammar (`json_prefix`) with the incremental view of a schema (`incremental_schema`). An error is certain;
+without one, the complete text must still be validated. For duplicate keys, the first member counts.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+
+from gateway.validation.incremental_schema import IncrementalSchema, Subschema, Subschemas, Violation
+from gateway.validation.json_prefix import JsonPrefix
+from gateway.validation.schema_cost import escaped
+
+MAX_BRANCHES: Final = 32  # alternatives followed at once; further ones are left to the final validation
+
+
+class IncrementalValidator(JsonPrefix):
+    """`feed` text as to a JsonPrefix. After an error, `violation` is the keyword, or None if the text is not JSON."""
+
+    def __init__(self, schema: IncrementalSchema) -> None:
+        super().__init__()
+        self.violation: Violation | None = None
+        self._validator = _Validator(schema, schema.root, _BranchBudget())
+
+    def _on_value(self, char: str, at: int) -> bool:
+        return self._accept(self._validator.on_value(char), at)
+
+    def _on_key(self, raw: str, at: int) -> bool:
+        return self._accept(self._validator.on_key(_parsed(raw)), at)
+
+    def _on_scalar(self, raw: str, at: int) -> bool:
+        return self._accept(self._validator.on_scalar(_parsed(raw)), at)
+
+    def _on_close(self, at: int) -> bool:
+        return self._accept(self._validator.on_close(), at)
+
+    def _accept(self, violation: Violation | None, at: int) -> bool:
+        if violation is None:
+            return True
+        self.violation = violation
+        self.error_at = at
+        return False
+
+
+@dataclass(slots=True)
+class _BranchBudget:
+    """How many more alternatives may be followed; without a limit, a recursive schema doubles them at every level."""
+
+    left: int = MAX_BRANCHES
+
+
+@dataclass(slots=True)
+class _Container:
+    """An open array or object. `next` holds the subschemas of the next value."""
+
+    subschemas: Subschemas
+    is_object: bool
+    next: Subschemas = ()
+    names: set[str] = field(default_factory=set)
+    items: int = 0
+
+
+@dataclass(slots=True)
+class _Alternatives:
+    """The alternatives of one value (`anyOf`, `oneOf`) that are still possible."""
+
+    violation: Violation  # if none is left
+    depth: int  # nesting depth of the value that they apply to
+    validators: "list[_Validator]"
+
+
+class _Validator:
+    """Validates one value against one schema. Each event returns the Violation that is now certain, or None."""
+
+    def __init__(self, schema: IncrementalSchema, root: Subschemas | Violation, budget: _BranchBudget) -> None:
+        self._schema = schema
+        self._root = root
+        self._budget = budget
+        self._stack: list[_Container] = []
+        self._value: Subschemas = ()  # of the value that started last
+        self._alternatives: list[_Alternatives] = []
+
+    def on_value(self, char: str) -> Violation | None:
+        """A value starts with this character."""
+        expected = self._expected()
+        if isinstance(expected, Violation):
+            return expected
+        for subschema in expected:
+            if subschema.first_chars is not None and char not in subschema.first_chars:
+                return Violation("type", subschema.pointer)
+            if subschema.alternatives:
+                self._alternatives += self._new_alternatives(subschema)
+        self._value = expected
+        violation = self._feed_alternatives(lambda validator: validator.on_value(char)) if self._alternatives else None
+        if char in "[{":
+            self._stack.append(_Container(expected, char == "{"))
+        return violation
+
+    def on_key(self, name: object) -> Violation | None:
+        """The name of a member is complete."""
+        container = self._stack[-1]
+        if container.subschemas and isinstance(name, str):
+            container.names.add(name)
+            expected = _too_many_members(container) or self._schema.member(container.subschemas, name)
+            if isinstance(expected, Violation):
+                return expected
+            container.next = expected
+        return self._feed_alternatives(lambda validator: validator.on_key(name)) if self._alternatives else None
+
+    def on_scalar(self, value: object) -> Violation | None:
+        """The value that started last is this scalar."""
+        if value is not _UNREADABLE:
+            for subschema in self._value:
+                if subschema.scalar is not None and (violation := _violation_of(subschema, value)) is not None:
+                    return violation
+        return self._end_value(lambda validator: validator.on_scalar(value)) if self._alternatives else None
+
+    def on_close(self) -> Violation | None:
+        """The innermost array or object is complete."""
+        container = self._stack.pop()
+        for subschema in container.subschemas:
+            violation = (
+                _missing_members(subschema, container.names)
+                if container.is_object
+                else _too_few_items(subschema, container.items)
+            )
+            if violation is not None:
+                return violation
+        return self._end_value(lambda validator: validator.on_close()) if self._alternatives else None
+
+    def release(self) -> None:
+        """Return this validator's share of the branch budget."""
+        self._budget.left += 1
+        for alternatives in self._alternatives:
+            for validator in alternatives.validators:
+                validator.release()
+
+    def _expected(self) -> Subschemas | Violation:
+        if not self._stack:
+            return self._root
+        container = self._stack[-1]
+        if container.is_object:
+            return container.next
+        container.items += 1
+        return self._schema.item(container.subschemas, container.items - 1) if container.subschemas else ()
+
+    def _new_alternatives(self, subschema: Subschema) -> Iterator[_Alternatives]:
+        """The alternatives of a value that starts, as far as the budget allows to follow all of them."""
+        for keyword in subschema.alternatives:
+            branches = self._schema.branches(subschema, keyword)
+            if not branches or len(branches) > self._budget.left:
+                continue
+            self._budget.left -= len(branches)
+            validators = [_Validator(self._schema, branch, self._budget) for branch in branches]
+            yield _Alternatives(Violation(keyword, subschema.pointer), len(self._stack), validators)
+
+    def _feed_alternatives(self, event: "Callable[[_Validator], Violation | None]") -> Violation | None:
+        """Drop the alternatives that an event rules out; a Violation if none is left."""
+        for alternatives in self._alternatives:
+            possible = []
+            for validator in alternatives.validators:
+                if event(validator) is None:
+                    possible.append(validator)
+                else:
+                    validator.release()
+            alternatives.validators = possible
+            if not possible:
+                return alternatives.violation
+        return None
+
+    def _end_value(self, event: "Callable[[_Validator], Violation | None]") -> Violation | None:
+        """A value is complete; remove its alternatives."""
+        violation = self._feed_alternatives(event)
+        while self._alternatives and self._alternatives[-1].depth >= len(self._stack):
+            for validator in self._alternatives.pop().validators:
+                validator.release()
+        return violation
+
+
+_UNREADABLE = object()
+
+
+def _parsed(raw: str) -> object:
+    """The parsed scalar or key; _UNREADABLE if it cannot be represented, which the final validation reports."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return _UNREADABLE
+
+
+def _violation_of(subschema: Subschema, value: object) -> Violation | None:
+    assert subschema.scalar is not None
+    if subschema.scalar.is_valid(value):
+        return None
+    return Violation(next(iter(subschema.scalar.iter_errors(value))).kind.name, subschema.pointer)
+
+
+def _missing_members(subschema: Subschema, names: set[str]) -> Violation | None:
+    """Missing members, reported as by the final validation: at the missing property's schema, if there is one."""
+    required = subschema.schema.get("required")
+    for name in required if isinstance(required, list) else ():
+        if isinstance(name, str) and name not in names:
+            properties = subschema.schema.get("properties")
+            has_schema = isinstance(properties, dict) and name in properties
+            return Violation(
+                "required", f"{subschema.pointer}/properties/{escaped(name)}" if has_schema else subschema.pointer
+            )
+    minimum = subschema.schema.get("minProperties")
+    if isinstance(minimum, int | float) and len(names) < minimum:
+        return Violation("minProperties", subschema.pointer)
+    return None
+
+
+def _too_many_members(container: _Container) -> Violation | None:
+    for subschema in container.subschemas:
+        maximum = subschema.schema.get("maxProperties")
+        if isinstance(maximum, int | float) and len(container.names) > maximum:
+            return Violation("maxProperties", subschema.pointer)
+    return None
+
+
+def _too_few_items(subschema: Subschema, items: int) -> Violation | None:
+    minimum = subschema.schema.get("minItems")
+    return Violation("minItems", subschema.pointer) if isinstance(minimum, int | float) and items < minimum else None
