@@ -106,5 +106,5 @@ async def test_the_official_client_reads_label_probabilities() -> None:
             extra_body={"diffusion": {"canvas_length": 40}},
         )
         assert isinstance(parsed.choices[0].message.parsed, Mood)
-        with pytest.raises(openai.BadRequestError, match="'logprobs' needs an answer out of at most"):
+        with pytest.raises(openai.BadRequestError, match="'logprobs' requires a choice"):
             await client.chat.completions.create(model=MODEL, messages=messages, logprobs=True)  # type: ignore[arg-type]
