@@ -83,9 +83,11 @@ def _mixed(model: DiffusionModel, automaton: TokenAutomaton) -> tuple[MixedStep,
     seen: dict[int, list[Observation]] = {count: [] for count in CONSTRAINED}
     request = _endless(model)
     loops = []
-    for count, told in seen.items():
+    for count, observations in seen.items():
         loop = Loop(
-            model, Capacity(max_num_seqs=ROWS, max_context=len(request.prompt_ids) + request.max_tokens), told.append
+            model,
+            Capacity(max_num_seqs=ROWS, max_context=len(request.prompt_ids) + request.max_tokens),
+            observations.append,
         )
         for row in range(ROWS):
             matcher = open_matcher(automaton, request.max_tokens) if row < count else None
@@ -93,11 +95,11 @@ def _mixed(model: DiffusionModel, automaton: TokenAutomaton) -> tuple[MixedStep,
         loops.append(loop)
     for loop in itertools.chain.from_iterable(itertools.repeat(loops, STEPS - 1)):
         loop.step()
-    return tuple(_median(count, told) for count, told in seen.items())
+    return tuple(_median(count, observations) for count, observations in seen.items())
 
 
-def _median(count: int, told: Sequence[Observation]) -> MixedStep:
-    steps = [each for each in told if isinstance(each, StepObserved) and each.rows == ROWS][WARM_UP:]
+def _median(count: int, observations: Sequence[Observation]) -> MixedStep:
+    steps = [each for each in observations if isinstance(each, StepObserved) and each.rows == ROWS][WARM_UP:]
     return MixedStep(
         constrained=count,
         ms=1000 * statistics.median(step.seconds for step in steps),

@@ -1,4 +1,4 @@
-"""The secrets of docker-compose.yml, made once: keys files of gateway and worker, and the keys that parts use.
+"""Create the secrets of docker-compose.yml once: keys files of gateway and worker, and the keys of the components.
 
 `python -m deploy.compose.make_secrets [FOLDER]`. Prints the key for applications; nothing is overwritten.
 """
@@ -13,7 +13,7 @@ FOLDER: Final = Path(__file__).parent / "secrets"
 
 
 def main(folder: Path = FOLDER) -> int:
-    """Write the files, or say that there are some."""
+    """Write the files unless they exist."""
     if folder.exists():
         print(f"{folder}: there already; delete it to make others", file=sys.stderr)
         return 1
@@ -28,7 +28,7 @@ def main(folder: Path = FOLDER) -> int:
 
 
 def write(file: Path, text: str) -> None:
-    """Readable by all who may enter the folder: the containers run as users of their own."""
+    """World-readable inside a private folder, because the containers run as different users."""
     file.write_text(text, encoding="utf-8")
     file.chmod(0o444)
 

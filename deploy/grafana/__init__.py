@@ -1,1 +1,1 @@
-"""Twolane's Grafana dashboards as code. `python -m deploy.grafana` writes what lies in `dashboards/`."""
+"""Twolane's Grafana dashboards as code. `python -m deploy.grafana` writes `dashboards/`."""

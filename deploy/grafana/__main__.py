@@ -1,4 +1,4 @@
-"""`python -m deploy.grafana` writes the dashboards as Grafana reads them; `--check` exits 1 if one is out of date."""
+"""`python -m deploy.grafana` writes the dashboards as Grafana JSON; `--check` exits 1 if a file is out of date."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ FOLDER: Final = Path(__file__).parent / "dashboards"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 when the folder holds what the code says, 1 when it does not (only with --check)."""
+    """Return 0, or with --check 1 if the folder differs from the code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.grafana", description="Write the dashboards.")
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if a file is not up to date")
     check = parser.parse_args(argv).check

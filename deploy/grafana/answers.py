@@ -1,4 +1,4 @@
-"""What Prometheus answers a Board: each query of each panel over the last minutes, Grafana's variables filled in."""
+"""Query results for a Board from Prometheus: every query of every panel, with Grafana's variables filled in."""
 
 import json
 import math
@@ -13,12 +13,12 @@ from deploy.grafana.panels import Board, Panel, Query
 
 
 class AnswerError(Exception):
-    """Prometheus cannot be asked, or does not understand; the text says what was asked."""
+    """Prometheus cannot be reached or rejects the query; the message names the query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """From when to when (seconds since the epoch), a point every `step_s`; rates look `rate_s` back."""
+    """Time range (seconds since the epoch), resolution `step_s` and rate window `rate_s`."""
 
     begin_s: float
     end_s: float
@@ -28,7 +28,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """One curve: its name as the legend says, its points (seconds since the epoch, value), NaN left out."""
+    """One series: its legend name and its points (seconds since the epoch, value) without NaN."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -37,19 +37,19 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """A panel and, for each of its queries, what came back."""
+    """A panel and the series of each of its queries."""
 
     panel: Panel
     series: tuple[tuple[Series, ...], ...]
 
     @property
     def curves(self) -> tuple[Series, ...]:
-        """Of all queries."""
+        """Series of all queries."""
         return tuple(one for found in self.series for one in found)
 
     @property
     def complaints(self) -> tuple[str, ...]:
-        """Queries without a point, and curves with points that are no number."""
+        """Queries without data and series that contain NaN."""
         empty = [
             f"{self.panel.title}: no data for {query.expr}"
             for query, found in zip(self.panel.queries, self.series, strict=True)
@@ -58,8 +58,8 @@ class Answered:
         return (*empty, *(f"{self.panel.title}: {one.name} is not a number" for one in self.curves if one.had_nan))
 
 
-def query(board: Board, url: str, window: Window) -> tuple[Answered, ...]:
-    """Ask for every panel. Raises AnswerError."""
+def query_board(board: Board, url: str, window: Window) -> tuple[Answered, ...]:
+    """Run the queries of every panel. Raises AnswerError."""
     return tuple(
         Answered(panel=panel, series=tuple(_series(query, url, window) for query in panel.queries))
         for panel in board.panels
@@ -67,7 +67,7 @@ def query(board: Board, url: str, window: Window) -> tuple[Answered, ...]:
 
 
 def filled_in(expr: str, window: Window) -> str:
-    """The expression with the values that Grafana would put in, for all jobs and instances."""
+    """The expression with Grafana's variables replaced, for all jobs and instances."""
     values = {
         "$__rate_interval": f"{window.rate_s:.0f}s",
         "$__range": f"{window.end_s - window.begin_s:.0f}s",

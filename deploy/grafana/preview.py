@@ -1,6 +1,6 @@
 """`python -m deploy.grafana.preview URL --out DIR` draws every dashboard from a live Prometheus, without Grafana.
 
-An SVG per dashboard, and a PNG where there is a Chromium; exit 1 if a query brought nothing.
+Writes an SVG per dashboard, and a PNG if Chromium is installed; exits 1 if a query returns no data.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from deploy.grafana.answers import AnswerError, Window, query
+from deploy.grafana.answers import AnswerError, Window, query_board
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.drawing import WIDTH, draw, layout
 
@@ -27,16 +27,18 @@ _PICTURE_S: Final = 60.0
 
 
 class PictureError(Exception):
-    """The browser did not take a picture; the text says what it said."""
+    """The browser failed to take a screenshot; the message contains its output."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Return 0 if every query of every panel brought numbers, 1 if not or if Prometheus cannot be asked."""
+    """Return 0 if every query of every panel returns numbers, otherwise (or if Prometheus is unreachable) 1."""
     parser = argparse.ArgumentParser(prog="python -m deploy.grafana.preview", description="Draw the dashboards.")
-    parser.add_argument("url", help="of a Prometheus, like http://127.0.0.1:9090")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go")
-    parser.add_argument("--minutes", type=_positive, default=60.0, help="how far back (%(default)s)")
-    parser.add_argument("--rate-seconds", type=_positive, default=60.0, help="window of rates (%(default)s)")
+    parser.add_argument("url", help="URL of Prometheus, such as http://127.0.0.1:9090")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    parser.add_argument("--minutes", type=_positive, default=60.0, help="time range in minutes (default: %(default)s)")
+    parser.add_argument(
+        "--rate-seconds", type=_positive, default=60.0, help="rate window in seconds (default: %(default)s)"
+    )
     read = parser.parse_args(argv)
     end_s = time.time()
     begin_s = end_s - 60 * read.minutes
@@ -54,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def preview(url: str, folder: Path, window: Window) -> list[str]:
-    """Draw all boards; return what is wrong with their answers. Raises AnswerError, PictureError."""
+    """Draw all dashboards; return the problems found in their data. Raises AnswerError, PictureError."""
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     complaints: list[str] = []
     for board in BOARDS:
-        answers = query(board, url, window)
+        answers = query_board(board, url, window)
         complaints += [f"{board.title}: {text}" for answered in answers for text in answered.complaints]
         page = folder / f"{board.uid}.svg"
         page.write_text(draw(board, answers, window), encoding="utf-8")
@@ -68,7 +70,7 @@ def preview(url: str, folder: Path, window: Window) -> list[str]:
 
 
 def photograph(browser: str, page: Path, *, height: int) -> Path:
-    """A PNG beside the page. Raises PictureError with what the browser said."""
+    """Write a PNG next to the SVG. Raises PictureError with the browser's output."""
     picture = page.with_suffix(".png")
     with tempfile.TemporaryDirectory(prefix="twolane-browser-", ignore_cleanup_errors=True) as profile:
         _run(_line(browser, page, picture, profile=profile, height=height))
@@ -78,14 +80,14 @@ def photograph(browser: str, page: Path, *, height: int) -> Path:
 def _line(browser: str, page: Path, picture: Path, *, profile: str, height: int) -> tuple[str, ...]:
     return (
         *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1"),
-        "--host-resolver-rules=MAP * ~NOTFOUND",  # whatever a browser likes to ask at its start: not from here
+        "--host-resolver-rules=MAP * ~NOTFOUND",  # no network requests by the browser
         *(f"--user-data-dir={profile}", f"--window-size={WIDTH},{height}"),
         *(f"--screenshot={picture}", page.resolve().as_uri()),
     )
 
 
 def _run(line: Sequence[str]) -> None:
-    """In a group of its own, because a browser is many processes: none of them outlives its time."""
+    """Run in its own process group, so that no browser process outlives the timeout."""
     with subprocess.Popen(  # noqa: S603 - a browser of this machine
         line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     ) as process:

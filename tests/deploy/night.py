@@ -16,7 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from deploy.grafana.answers import Answered, Window, query
+from deploy.grafana.answers import Answered, Window, query_board
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.preview import preview
 from tests.deploy.known import ROOT
@@ -96,7 +96,7 @@ def _look(stage: Stage, samples: list[Sample], window: Window, pictures: Path) -
     return Night(
         samples=samples,
         complaints=preview(url, pictures, window),
-        answers={board.uid: query(board, url, window) for board in BOARDS},
+        answers={board.uid: query_board(board, url, window) for board in BOARDS},
         pages={part: _read(f"{stage.url(part)}/metrics") for part in ("admin", "worker")},
         rules=[rule for group in rules for rule in group["rules"]],
         pictures=pictures,

@@ -1,5 +1,5 @@
-"""Tokenization of the released checkpoint's kind: its control tokens under their own ids, Gemma's way of spelling, and chat
-templates of the same shape as those it was published with, written here."""
+"""Tokenization of the released checkpoint's kind: its control tokens under their own ids, Gemma's way of spelling, and
+chat templates of the same shape as those it was published with, written here."""
 
 import functools
 import json

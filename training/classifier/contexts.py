@@ -165,15 +165,15 @@ def prose(rng: random.Random) -> str:
 def fillers(grammar: "list[Grammar]") -> dict[str, Filler]:
     """The generators by the names that grammars use. `grammar` will contain the calling grammar."""
 
-    def ask(rng: random.Random, name: str) -> str:
+    def sample(rng: random.Random, name: str) -> str:
         return grammar[0].expand(rng, f"‹{name}›")
 
     def cut_sentence(rng: random.Random) -> str:
-        words = ask(rng, "sentence").split(" ")
+        words = sample(rng, "sentence").split(" ")
         return " ".join(words[: max(1, rng.randint(len(words) // 3, max(1, len(words) - 2)))])
 
     def blank_sentence(rng: random.Random) -> str:
-        words = ask(rng, "sentence").split(" ")
+        words = sample(rng, "sentence").split(" ")
         words[rng.randrange(len(words))] = rng.choice(("____", "[BLANK]", "___", "[MASK]"))
         return " ".join(words)
 
@@ -189,8 +189,8 @@ def fillers(grammar: "list[Grammar]") -> dict[str, Filler]:
         "fenced": fenced,
         "cut code": cut_code,
         "fenced cut": lambda rng: fence(cut_code(rng)),
-        "holed": lambda rng: holed(rng, ask(rng, "hole")),
-        "fenced holed": lambda rng: fence(holed(rng, ask(rng, "hole"))),
+        "holed": lambda rng: holed(rng, sample(rng, "hole")),
+        "fenced holed": lambda rng: fence(holed(rng, sample(rng, "hole"))),
         "cut sentence": cut_sentence,
         "blank sentence": blank_sentence,
         "schema": schema,

@@ -1,4 +1,4 @@
-"""All dashboards, in the order in which an operator asks."""
+"""All dashboards, in the order in which an operator needs them."""
 
 from typing import Final
 

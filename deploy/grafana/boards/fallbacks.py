@@ -1,4 +1,4 @@
-"""Why a request went where it went: changes of target, passed-over targets, hedges, and what validation found."""
+"""Why requests were served by another target: fallbacks, skipped targets, hedges and validation results."""
 
 from typing import Final
 
@@ -9,44 +9,49 @@ HEDGES: Final = "twolane_hedges_total"
 VALIDATED: Final = "twolane_validations_total"
 
 _CHANGES: Final = Section(
-    title="Changes of target",
+    title="Fallbacks",
     panels=(
-        lines("Fallbacks by reason", "Why the answer of a target was not taken.", "reqps", rate(FALLBACK, "reason")),
-        lines("Fallbacks from -> to", "Which target passed on to which.", "reqps", rate(FALLBACK, "from", "to")),
         lines(
-            "Changes per request",
-            "Share of a route's requests that changed target; over 1 where they change more than once.",
+            "Fallbacks by reason",
+            "Fallbacks per second by the reason the target's response was not used.",
+            "reqps",
+            rate(FALLBACK, "reason"),
+        ),
+        lines("Fallbacks by direction", "From which target to which target.", "reqps", rate(FALLBACK, "from", "to")),
+        lines(
+            "Fallbacks per request",
+            "Fallbacks divided by requests of the route. Above 100 % if requests fall back more than once.",
             "percentunit",
             share_of(FALLBACK, "twolane_requests_total", "route", where=""),
         ),
         lines(
-            "Passed over uncalled",
-            "Targets that were next but not asked: ejected, breaker open, busy, not able.",
+            "Skipped targets",
+            "Candidate targets that were not called: ejected, breaker open, overloaded or not eligible.",
             "reqps",
             rate("twolane_skips_total", "target", "reason"),
         ),
         lines(
             "Attempts by outcome",
-            "Every call: ok, cancelled, or why it was no answer.",
+            "All attempts: ok, cancelled or the failure reason.",
             "reqps",
             rate("twolane_attempts_total", "target", "outcome"),
         ),
         lines(
-            "Confidence of answers",
-            "The worker's own, at the 5th and 50th percentile. `min_confidence` cuts from below.",
+            "Response confidence",
+            "Confidence reported by the worker, 5th and 50th percentile. Responses below `min_confidence` fall back.",
             "percentunit",
             quantile(0.05, "twolane_answer_confidence", "target"),
             quantile(0.5, "twolane_answer_confidence", "target"),
         ),
         lines(
-            "Low confidence",
-            "Answers of the worker that it was not sure enough of, by route.",
+            "Low-confidence fallbacks",
+            "Responses below the route's `min_confidence`.",
             "reqps",
             rate(FALLBACK, "route", where='reason="low_confidence"'),
         ),
         lines(
             "Failed attempts by target",
-            "Attempts that were no answer, by the reason that the trace carries as error.type.",
+            "Attempts that failed, by `error.type` of the trace.",
             "reqps",
             rate(
                 "gen_ai_client_operation_duration_seconds_count",
@@ -61,22 +66,27 @@ _CHANGES: Final = Section(
 _CHECKS: Final = Section(
     title="Validation",
     panels=(
-        lines("Checks by result", "valid, repaired or invalid.", "reqps", rate(VALIDATED, "target", "result")),
         lines(
-            "Invalid by keyword",
-            "The keyword of the schema that failed. Nothing of any answer is kept.",
+            "Validations by result",
+            "Validated responses: valid, repaired or invalid.",
+            "reqps",
+            rate(VALIDATED, "target", "result"),
+        ),
+        lines(
+            "Invalid responses by keyword",
+            "JSON Schema keyword that the response violated. Response content is not recorded.",
             "reqps",
             rate(VALIDATED, "target", "keyword", where='result="invalid"'),
         ),
         lines(
-            "Repaired",
-            "Answers whose unclosed syntax was closed, as the route allows.",
+            "Repaired responses",
+            "Responses whose unclosed JSON was completed, on routes that allow repair.",
             "reqps",
             rate(VALIDATED, "route", "target", where='result="repaired"'),
         ),
         lines(
-            "Share invalid",
-            "Of the answers of a target that were checked.",
+            "Invalid share",
+            "Invalid share of the validated responses of a target.",
             "percentunit",
             share_of(VALIDATED, VALIDATED, "target", where='result="invalid"'),
         ),
@@ -84,23 +94,23 @@ _CHECKS: Final = Section(
 )
 
 _EXTRA: Final = Section(
-    title="Extra attempts",
+    title="Hedges and shadows",
     panels=(
         lines(
             "Hedges",
-            "Second attempts: won, or lost to the first.",
+            "Hedged attempts: won if they answered first, otherwise lost.",
             "reqps",
             rate(HEDGES, "route", "result"),
         ),
         lines(
             "Hedges won",
-            "Share of hedges that answered. Near 0 the delay is too short, near 1 the first target is too slow.",
+            "Share of hedges that answered first. Near 0 %: delay too short; near 100 %: first target too slow.",
             "percentunit",
             share_of(HEDGES, HEDGES, "route", where='result="won"'),
         ),
         lines(
             "Shadows",
-            "Answers compared with the one that was served: same, different or failed.",
+            "Shadow responses compared with the served response: same, different or failed.",
             "reqps",
             rate("twolane_shadows_total", "target", "result"),
         ),
@@ -110,7 +120,7 @@ _EXTRA: Final = Section(
 FALLBACKS: Final = Board(
     uid="twolane-fallbacks",
     title="Twolane / Fallbacks",
-    description="Why requests went where they went.",
+    description="Fallbacks, skipped targets, validation results, hedges and shadows.",
     jobs_of="twolane_policy_info",
     sections=(_CHANGES, _CHECKS, _EXTRA),
 )

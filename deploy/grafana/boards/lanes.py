@@ -1,4 +1,4 @@
-"""The first page to look at: what each lane carries, how long it takes, and whether it keeps its promise."""
+"""The first dashboard to look at: traffic, latency and SLO of each lane."""
 
 from typing import Final
 
@@ -22,13 +22,13 @@ from deploy.grafana.panels import (
 
 REQUESTS: Final = "twolane_requests_total"
 SECONDS: Final = "twolane_request_duration_seconds"
-BUDGET: Final = Query(
-    expr=f"max by (route, target) (twolane_lane_budget_seconds{{{HERE}}})", legend="budget {{route}} {{target}}"
+OBJECTIVE: Final = Query(
+    expr=f"max by (route, target) (twolane_lane_budget_seconds{{{HERE}}})", legend="objective {{route}} {{target}}"
 )
 
 
 def _burn(window: str) -> Query:
-    """Recorded, so that the page and the alert speak of one figure."""
+    """A recorded series, so that dashboard and alert use the same figure."""
     return Query(
         expr=f'max by (route, target) (lane:twolane_burn:rate{window}{{job=~"$job"}})',
         legend=f"{window} {{{{route}}}} {{{{target}}}}",
@@ -36,24 +36,24 @@ def _burn(window: str) -> Query:
 
 
 _GLANCE: Final = Section(
-    title="At a glance",
+    title="Overview",
     panels=(
-        number("Requests", "Requests ended per second, all outcomes.", "reqps", rate_of(REQUESTS)),
+        number("Requests", "Completed requests per second, all outcomes.", "reqps", rate_of(REQUESTS)),
         number(
-            "Failed",
-            "Share of requests that got an error from us. Clients that hung up are not counted.",
+            "Error rate",
+            "Share of requests that received an error from the gateway. Client disconnects are not counted.",
             "percentunit",
             share_of(REQUESTS, REQUESTS, where='outcome="error"').expr,
         ),
         number(
-            "Changed target",
-            "Changes of target per request. One request can change more than once.",
+            "Fallbacks per request",
+            "A request can fall back more than once.",
             "percentunit",
             share_of("twolane_fallbacks_total", REQUESTS, where="").expr,
         ),
         number(
-            "Lanes ejected",
-            "Lanes out of service for their p95, over all gateways shown.",
+            "Ejected lanes",
+            "Lanes ejected for missing their objective, summed over the selected gateways.",
             "short",
             f"sum(twolane_lane_state{{{HERE}}} == bool 2)",
         ),
@@ -61,36 +61,41 @@ _GLANCE: Final = Section(
 )
 
 _TRAFFIC: Final = Section(
-    title="Who carries what",
+    title="Traffic per lane",
     panels=(
         lines(
             "Requests by route and target",
-            "Who answered, per second. A route whose target changes here has fallen back.",
+            "Requests per second by serving target. If a route's target changes, the route has fallen back.",
             "reqps",
             rate(REQUESTS, "route", "target"),
         ),
         lines(
             "Requests by task",
-            "What requests wanted done, as classified.",
+            "Requests per second by classified task.",
             "reqps",
             rate(REQUESTS, "task"),
         ),
-        lines("Requests by outcome", "ok, error or client_gone.", "reqps", rate(REQUESTS, "outcome")),
         lines(
-            "Predicted wait of targets",
-            "What workers say a request sent now would wait, as the gateways hear it.",
+            "Requests by outcome",
+            "Requests per second by outcome: ok, error or client_gone.",
+            "reqps",
+            rate(REQUESTS, "outcome"),
+        ),
+        lines(
+            "Predicted wait by target",
+            "Queue wait that the workers predict for a new request, as last reported to the gateways.",
             "s",
             gauge("twolane_target_predicted_wait_seconds", "target", how="max"),
         ),
         states(
-            "Residency of targets",
-            "Where a target's weights are, as the gateways hear it.",
+            "Model state by target",
+            "Lifecycle state of the target's weights, as last reported to the gateways.",
             gauge("twolane_target_residency", "target", "state", how="max"),
             words=YES_OR_NO,
         ),
         lines(
-            "In flight",
-            "Attempts under way at each target, over the gateways shown.",
+            "Attempts in flight",
+            "Attempts in progress by target, summed over the selected gateways.",
             "short",
             gauge("twolane_in_flight", "target"),
         ),
@@ -98,84 +103,84 @@ _TRAFFIC: Final = Section(
 )
 
 _LATENCY: Final = Section(
-    title="How long it takes",
+    title="Latency",
     panels=(
         lines(
-            "p95 against budget",
-            "p95 of good answers as clients felt them, and what each lane promises. Interpolated within buckets.",
+            "p95 against objective",
+            "p95 of successful requests as seen by clients, and the lane's objective. Interpolated within buckets.",
             "s",
             quantile(0.95, SECONDS, "route", "target"),
-            BUDGET,
+            OBJECTIVE,
         ),
         lines(
             "p50 and p99",
-            "The usual request and the unlucky one, per route and target.",
+            "Median and 99th percentile of request duration, by route and target.",
             "s",
             quantile(0.5, SECONDS, "route", "target"),
             quantile(0.99, SECONDS, "route", "target"),
         ),
         lines(
-            "First byte",
-            "Until the first byte left us. With `buffer: full` that is the whole answer.",
+            "Time to first byte",
+            "p95 until the gateway sends the first byte. With `buffer: full` this is the whole response.",
             "s",
             quantile(0.95, "twolane_time_to_first_byte_seconds", "route", "target"),
         ),
         lines(
-            "First token in a lane",
-            "p95 of streams, from the call to the first word, where the policy promises one; with that promise.",
+            "Time to first token",
+            "p95 of streams in lanes with a first-token objective, and that objective.",
             "s",
             quantile(0.95, "twolane_lane_first_token_seconds", "route", "target"),
             gauge("twolane_lane_first_token_budget_seconds", "route", "target", how="max"),
         ),
         lines(
-            "First chunk of attempts",
-            "Until a target said its first word, attempts that were thrown away included.",
+            "Time to first chunk",
+            "p95 until the first chunk of each attempt, discarded attempts included.",
             "s",
             quantile(0.95, "gen_ai_client_operation_time_to_first_chunk_seconds", "gen_ai_request_model"),
         ),
     ),
 )
 
-_PROMISES: Final = Section(
-    title="Promises",
+_SLO: Final = Section(
+    title="SLO events",
     panels=(
         states(
             "Lane state",
-            "Benched lanes carry probes only; probing ones a growing share. The worst of the gateways shown.",
+            "Ejected lanes receive only probes, probing lanes a growing share. Worst state of the selected gateways.",
             gauge("twolane_lane_state", "route", "target", how="max"),
             words=words(serving=Colour.GOOD, probing=Colour.SOSO, ejected=Colour.BAD),
         ),
         states(
-            "Breaker",
-            "Open after repeated faults: the target is not called until a trial succeeds.",
+            "Breaker state",
+            "Open after repeated failures: the target is not called until a trial request succeeds.",
             gauge("twolane_breaker_state", "target", how="max"),
             words=words(closed=Colour.GOOD, half_open=Colour.SOSO, open=Colour.BAD),
         ),
         lines(
-            "p95 as the guard sees it",
-            "The window that ejections are decided by, of attempts and not of requests, against the budget.",
+            "Lane p95",
+            "p95 of attempts in the SLO guard's window, which decides ejections, and the objective.",
             "s",
             Query(
                 expr=f"max by (route, target) (twolane_lane_p95_seconds{{{HERE}}})", legend="p95 {{route}} {{target}}"
             ),
-            BUDGET,
+            OBJECTIVE,
         ),
         lines(
-            "Latency as the guard counts it",
-            "p95 and median of whole answers and of attempts that outlasted the budget, per lane.",
+            "Attempt latency",
+            "p95 and median of completed attempts and of attempts that exceeded the objective.",
             "s",
             quantile(0.95, "twolane_lane_latency_seconds", "route", "target"),
             quantile(0.5, "twolane_lane_latency_seconds", "route", "target"),
         ),
         lines(
-            "Promises by result",
-            "Attempts that kept the budget, were over it, or failed.",
+            "SLO events by result",
+            "Attempts that met the objective, exceeded it (late) or failed.",
             "reqps",
             rate("twolane_slo_events_total", "route", "target", "result"),
         ),
         lines(
-            "Burn of the error budget",
-            "1: one attempt in twenty over budget or failed, just what a p95 allows. Alerts page at 14.4 and 6.\n"
+            "Error-budget burn rate",
+            "1: one attempt in twenty is late or failed, exactly what a p95 allows. Alerts page at 14.4 and 6.\n"
             "Recorded by deploy/prometheus/rules/burn.yml.",
             "short",
             _burn("5m"),
@@ -187,7 +192,7 @@ _PROMISES: Final = Section(
 LANES: Final = Board(
     uid="twolane-lanes",
     title="Twolane / Lanes",
-    description="What each lane carries, how long it takes, and whether it keeps its promise.",
+    description="Traffic, latency and SLO of each lane.",
     jobs_of="twolane_policy_info",
-    sections=(_GLANCE, _TRAFFIC, _LATENCY, _PROMISES),
+    sections=(_GLANCE, _TRAFFIC, _LATENCY, _SLO),
 )

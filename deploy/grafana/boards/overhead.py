@@ -1,4 +1,4 @@
-"""What the gateway itself adds to a request."""
+"""Time the gateway itself adds to a request."""
 
 from typing import Final
 
@@ -6,16 +6,20 @@ from deploy.grafana.panels import HERE, Board, Query, Section, lines, mean, numb
 
 OVERHEAD_SECONDS: Final = "twolane_overhead_seconds"
 
-_OWN_TIME: Final = Section(
-    title="Our own time",
+_OVERHEAD: Final = Section(
+    title="Gateway overhead",
     panels=(
-        number("Mean", "Our own time per request.", "s", mean(OVERHEAD_SECONDS).expr),
-        number("p99", "One request in a hundred takes longer.", "s", quantile(0.99, OVERHEAD_SECONDS).expr),
-        number("Requests", "Requests ended per second.", "reqps", rate_of("twolane_requests_total")),
-        number("Gateways", "That answered the last scrape.", "short", f"sum(up{{{HERE}}})"),
+        number(
+            "Mean overhead", "Gateway time per request, without waiting for targets.", "s", mean(OVERHEAD_SECONDS).expr
+        ),
+        number(
+            "p99 overhead", "99th percentile of gateway time per request.", "s", quantile(0.99, OVERHEAD_SECONDS).expr
+        ),
+        number("Requests", "Completed requests per second.", "reqps", rate_of("twolane_requests_total")),
+        number("Gateways", "Gateways that answered the last scrape.", "short", f"sum(up{{{HERE}}})"),
         lines(
-            "Overhead",
-            "Total without waiting for targets: parsing, classifying, choosing, validating, writing.",
+            "Overhead percentiles",
+            "Parsing, classification, routing, validation and writing, without waiting for targets.",
             "s",
             quantile(0.5, OVERHEAD_SECONDS),
             quantile(0.95, OVERHEAD_SECONDS),
@@ -23,13 +27,13 @@ _OWN_TIME: Final = Section(
         ),
         lines(
             "Overhead per gateway",
-            "Mean. One that stands out shares its core with somebody.",
+            "Mean. An outlier probably shares its CPU core with another process.",
             "s",
             mean(OVERHEAD_SECONDS, "instance"),
         ),
         lines(
-            "Share of the request",
-            "Our own time over the time of good answers.",
+            "Overhead share",
+            "Gateway time divided by the duration of successful requests.",
             "percentunit",
             Query(
                 expr=f"({rate_of(f'{OVERHEAD_SECONDS}_sum')} / {rate_of('twolane_request_duration_seconds_sum')}) >= 0",
@@ -37,8 +41,8 @@ _OWN_TIME: Final = Section(
             ),
         ),
         lines(
-            "Scrape",
-            "How long Prometheus waits for a gateway's metrics.",
+            "Scrape duration",
+            "Time Prometheus waits for a gateway's metrics.",
             "s",
             Query(expr=f"max by (instance) (scrape_duration_seconds{{{HERE}}})", legend="{{instance}}"),
         ),
@@ -48,7 +52,7 @@ _OWN_TIME: Final = Section(
 OVERHEAD: Final = Board(
     uid="twolane-overhead",
     title="Twolane / Gateway overhead",
-    description="What the gateway itself adds to a request.",
+    description="Time the gateway itself adds to a request.",
     jobs_of="twolane_policy_info",
-    sections=(_OWN_TIME,),
+    sections=(_OVERHEAD,),
 )

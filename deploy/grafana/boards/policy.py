@@ -1,4 +1,4 @@
-"""What the gateways are told to do, whether they could do it, and what it costs."""
+"""The policies in use, errors and cost."""
 
 from typing import Final
 
@@ -25,25 +25,25 @@ _POLICY: Final = Section(
     panels=(
         lines(
             "Policies in use",
-            "Gateways by the hash of the policy they run. Two for long: somebody did not reload.",
+            "Gateways by policy hash. Two hashes for longer than a few seconds: a gateway failed to reload.",
             "short",
             gauge("twolane_policy_info", "hash"),
         ),
         states(
-            "Policy and file",
-            "Stale: the file on the disk does not load, and the last good policy goes on.",
+            "Policy file state",
+            "Stale: the file on disk fails to load and the gateway keeps the last valid policy.",
             gauge("twolane_policy_current", "instance", how="min"),
             words=words(stale=Colour.BAD, current=Colour.GOOD),
         ),
         lines(
             "Reloads",
-            "Readings of the policy file: changed, unchanged or refused.",
+            "Reloads of the policy file: changed, unchanged or refused.",
             "ops",
             rate("twolane_policy_reloads_total", "result"),
         ),
         lines(
-            "Age of the policy",
-            "Since the running policy was loaded, per gateway.",
+            "Policy age",
+            "Time since the active policy was loaded, by gateway.",
             "s",
             Query(
                 expr=f"time() - max by (instance) (twolane_policy_loaded_timestamp_seconds{{{HERE}}})",
@@ -52,13 +52,13 @@ _POLICY: Final = Section(
         ),
         lines(
             "Versions",
-            "Gateways by the version of the program.",
+            "Gateways by version.",
             "short",
             gauge("twolane_build_info", "version"),
         ),
         states(
             "Shared state",
-            "Whether the last exchange with the other gateways, through Redis, worked.",
+            "Whether the last exchange with other replicas through Redis succeeded.",
             gauge("twolane_store_up", "instance", how="min"),
             words=words(lost=Colour.BAD, up=Colour.GOOD),
         ),
@@ -70,25 +70,25 @@ _ERRORS: Final = Section(
     panels=(
         lines(
             "Errors by route and task",
-            "Requests that nobody could answer.",
+            "Requests for which every candidate target failed.",
             "reqps",
             rate(REQUESTS, "route", "task", where='outcome="error"'),
         ),
         lines(
-            "Share failed by route",
-            "Of all that ended, clients that hung up included in the whole.",
+            "Error rate by route",
+            "Share of completed requests. Client disconnects count as completed.",
             "percentunit",
             share_of(REQUESTS, REQUESTS, "route", where='outcome="error"'),
         ),
         lines(
-            "Decision lines lost",
-            "The disk was slower than the requests, or full.",
+            "Dropped decision-log lines",
+            "Lines dropped because the disk was full or too slow.",
             "ops",
             rate("twolane_decisions_dropped_total", "instance"),
         ),
         lines(
-            "Decisions not noted",
-            "Mistakes of ours that cost a figure, a line or a span, and no request. 0 while there are none.",
+            "Observer faults",
+            "Internal errors that lost a metric, a log line or a span. No request is affected.",
             "ops",
             Query(
                 expr=f"{rate_of('twolane_observer_faults_total', 'observer')} or 0 * {rate_of(REQUESTS)}",
@@ -102,20 +102,20 @@ _COST: Final = Section(
     title="Cost",
     panels=(
         number(
-            "Spend in the shown time",
-            "Of all targets whose price is known, over the range on the screen.",
+            "Spend in time range",
+            "All targets with a known price, over the dashboard's time range.",
             "currencyUSD",
             f"sum(increase(twolane_cost_dollars_total{{{HERE}}}[$__range]))",
         ),
         lines(
             "Spend per hour",
-            "At the present rate, by target, where its price is known; attempts that were thrown away included.",
+            "At the current rate, by target with a known price. Discarded attempts are included.",
             "currencyUSD",
             Query(expr=f"3600 * {rate_of('twolane_cost_dollars_total', 'target')}", legend="{{target}}"),
         ),
         lines(
             "Tokens by target",
-            "Read and written, per second.",
+            "Input and output tokens per second.",
             "ops",
             rate("gen_ai_client_token_usage_sum", "gen_ai_request_model", "gen_ai_token_type"),
         ),
@@ -125,7 +125,7 @@ _COST: Final = Section(
 POLICY: Final = Board(
     uid="twolane-policy",
     title="Twolane / Policy and cost",
-    description="What the gateways are told to do, whether they could, and what it costs.",
+    description="Policies in use, errors and cost.",
     jobs_of="twolane_policy_info",
     sections=(_POLICY, _ERRORS, _COST),
 )

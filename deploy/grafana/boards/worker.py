@@ -1,4 +1,4 @@
-"""The fast lane from inside: who waits, how the batches are filled, what a token costs, what memory is left."""
+"""Queue, batches, steps, sequences and memory of the diffusion workers."""
 
 from typing import Final
 
@@ -22,23 +22,23 @@ from deploy.grafana.panels import (
 
 W: Final = "twolane_worker"
 
-_KEPT: Final = gauge(f"{W}_retained_contexts", "instance")
+_CACHED: Final = gauge(f"{W}_retained_contexts", "instance")
 _ROWS: Final = mean(f"{W}_rows_per_step", "instance")
 
 _GLANCE: Final = Section(
-    title="At a glance",
+    title="Overview",
     panels=(
         number(
-            "Workers that serve",
+            "Serving workers",
             "Workers in state ready or degraded.",
             "short",
             f'sum({W}_state{{{HERE}, state=~"ready|degraded"}})',
         ),
-        number("Waiting", "Sequences that wait for a place.", "short", f"sum({W}_waiting{{{HERE}}})"),
-        number("Blocks sealed", "Finished canvases per second.", "ops", rate_of(f"{W}_sealed_blocks_total")),
+        number("Waiting sequences", "Sequences in the waiting queue.", "short", f"sum({W}_waiting{{{HERE}}})"),
+        number("Sealed blocks", "Completed canvases per second.", "ops", rate_of(f"{W}_sealed_blocks_total")),
         number(
             "Longest predicted wait",
-            "What a request sent to the fullest worker now would wait.",
+            "Wait predicted for a new request at the busiest worker.",
             "s",
             f"max({W}_predicted_wait_seconds{{{HERE}}})",
         ),
@@ -50,78 +50,78 @@ _QUEUE: Final = Section(
     panels=(
         lines(
             "Running and waiting",
-            "Sequences that advance, those that wait for a place, and how many may advance together.",
+            "Running sequences, waiting sequences and the limit of running sequences (`max_num_seqs`).",
             "short",
             Query(expr=gauge(f"{W}_running", "instance").expr, legend="running {{instance}}"),
             Query(expr=gauge(f"{W}_waiting", "instance").expr, legend="waiting {{instance}}"),
-            Query(expr=gauge(f"{W}_max_num_seqs", "instance").expr, legend="room {{instance}}"),
+            Query(expr=gauge(f"{W}_max_num_seqs", "instance").expr, legend="max_num_seqs {{instance}}"),
         ),
         lines(
             "Predicted wait",
-            "What the gateway and the autoscaler go by.",
+            "Predicted queue wait, used by the gateway and the autoscaler.",
             "s",
             gauge(f"{W}_predicted_wait_seconds", "instance", how="max"),
         ),
         lines(
-            "Refused at the door",
-            "Requests turned away, by reason.",
+            "Rejected requests",
+            "Requests rejected at admission, by reason.",
             "reqps",
             rate(f"{W}_refused_total", "reason"),
         ),
         lines(
-            "Left and parked",
-            "Sequences whose client hung up, and those that made way for a time.",
+            "Left and preempted",
+            "Sequences cancelled by a client disconnect, and sequences preempted by others.",
             "ops",
             Query(expr=rate_of(f"{W}_cancelled_total"), legend="cancelled"),
-            Query(expr=rate_of(f"{W}_preemptions_total"), legend="parked"),
+            Query(expr=rate_of(f"{W}_preemptions_total"), legend="preempted"),
         ),
     ),
 )
 
-_LOOP: Final = Section(
-    title="The loop",
+_STEPS: Final = Section(
+    title="Denoising loop",
     panels=(
         lines(
             "Step time",
-            "One iteration over all rows.",
+            "Duration of one engine iteration over all rows, median and p95.",
             "s",
             quantile(0.5, f"{W}_step_seconds"),
             quantile(0.95, f"{W}_step_seconds"),
         ),
         lines(
             "Rows per step",
-            "Sequences that share an iteration: how full batches are.",
+            "Sequences per engine iteration (mean batch size).",
             "short",
             _ROWS,
         ),
         lines(
             "Denoising steps per block",
-            "By why denoising ended: stable (sure of itself), steps (told to stop), deadline.",
+            "Mean, by stop reason: stable (converged), steps (step limit), deadline.",
             "short",
             mean(f"{W}_denoising_steps", "stop"),
         ),
         lines(
             "Tokens per forward pass",
-            "Over 1 diffusion is quicker than reading left to right.",
+            "Above 1, diffusion needs fewer passes than left-to-right decoding.",
             "short",
             mean(f"{W}_tokens_per_forward"),
             quantile(0.5, f"{W}_tokens_per_forward"),
         ),
         lines(
-            "Constraints",
-            "Seconds of work per second: compile, step (on the host, between passes) and validate.",
+            "Constraint load",
+            "Seconds of work per second by phase: compile, step (on the host, between passes) and validate.",
             "percentunit",
             rate(f"{W}_constraint_seconds_sum", "phase"),
         ),
         lines(
-            "One piece of work on a constraint",
-            "Mean time by phase.",
+            "Constraint time",
+            "Mean duration by phase.",
             "s",
             mean(f"{W}_constraint_seconds", "phase"),
         ),
         lines(
             "Entropy of sealed blocks",
-            "Nats per position: how unsure the net was of what it wrote.",
+            "Mean nats per position: the model's uncertainty about its output.",
             "short",
             mean(f"{W}_mean_entropy"),
         ),
@@ -132,35 +132,45 @@ _SEQUENCES: Final = Section(
     title="Sequences",
     panels=(
         lines(
-            "Duration",
-            "From submission to end.",
+            "Request duration",
+            "From submission to completion, median and p95.",
             "s",
             quantile(0.5, "gen_ai_server_request_duration_seconds", "gen_ai_request_model"),
             quantile(0.95, "gen_ai_server_request_duration_seconds", "gen_ai_request_model"),
         ),
-        lines("Sequences by outcome", "How they ended.", "ops", rate(f"{W}_sequences_total", "outcome")),
         lines(
-            "Phases",
-            "p95 of what a sequence spends in queue, prefill and denoising.",
+            "Sequences by outcome",
+            "Completed sequences per second by outcome.",
+            "ops",
+            rate(f"{W}_sequences_total", "outcome"),
+        ),
+        lines(
+            "Time by phase",
+            "p95 of the time a sequence spends in queue, prefill and denoising.",
             "s",
             quantile(0.95, f"{W}_phase_seconds", "phase"),
         ),
-        lines("Tokens", "Read, recalled (part of those read) and written.", "ops", rate(f"{W}_tokens_total", "kind")),
         lines(
-            "First block",
-            "From submission to the first sealed block.",
+            "Token throughput",
+            "Input tokens, those of them served from the prefix cache, and output tokens.",
+            "ops",
+            rate(f"{W}_tokens_total", "kind"),
+        ),
+        lines(
+            "Time to first block",
+            "p95 from submission to the first sealed block.",
             "s",
             quantile(0.95, "gen_ai_server_time_to_first_token_seconds", "gen_ai_request_model"),
         ),
         lines(
             "Time per output token",
-            "Of finished sequences.",
+            "Mean over completed sequences.",
             "s",
             mean("gen_ai_server_time_per_output_token_seconds", "gen_ai_request_model"),
         ),
         lines(
-            "Waited over foretold",
-            "Median of real wait over predicted wait of those that had to wait: 1 is a good prophet.",
+            "Actual / predicted queue wait",
+            "Median over sequences that had to wait. 1: the prediction is exact.",
             "short",
             quantile(0.5, f"{W}_queue_wait_prediction_ratio"),
         ),
@@ -168,45 +178,50 @@ _SEQUENCES: Final = Section(
 )
 
 _MEMORY: Final = Section(
-    title="Memory and residency",
+    title="Memory and model state",
     panels=(
         states(
-            "Residency",
-            "Where the weights are.",
+            "Model state",
+            "Lifecycle state of each worker's weights.",
             Query(expr=f"max by (instance, state) ({W}_state{{{HERE}}})", legend="{{instance}} {{state}}"),
             words=YES_OR_NO,
         ),
         lines(
-            "Memory of the device",
-            "In use, of that weights, against its limit.",
+            "Device memory",
+            "Memory in use, the part used by weights, and the limit.",
             "bytes",
             gauge(f"{W}_memory_bytes", "instance", "kind"),
         ),
         lines(
             "Versions and models",
-            "Workers by the version of the program and the checkpoint they serve.",
+            "Workers by version and served checkpoint.",
             "short",
             gauge(f"{W}_build_info", "version", "model"),
         ),
-        lines("Keys and values", "Of running sequences.", "bytes", gauge(f"{W}_kv_bytes", "instance")),
+        lines("KV cache", "KV-cache bytes of running sequences.", "bytes", gauge(f"{W}_kv_bytes", "instance")),
         states(
-            "Pressure",
-            "What was given up for memory.",
+            "Memory pressure level",
+            "What the worker gave up to save memory: prefix cache, then batch size, then admission.",
             gauge(f"{W}_memory_pressure_level", "instance", how="max"),
-            words=words(none=Colour.GOOD, retained_contexts=Colour.SOSO, rows=Colour.BAD, the_door=Colour.BAD),
+            words=words(
+                none=Colour.GOOD,
+                prefix_cache_dropped=Colour.SOSO,
+                batch_reduced=Colour.BAD,
+                admission_stopped=Colour.BAD,
+            ),
         ),
         lines(
-            "Prefixes reused",
-            "Tokens per second that were not computed again.",
+            "Prefix-cache reuse",
+            "Tokens per second that were not recomputed, and hits per second.",
             "ops",
             Query(expr=rate_of(f"{W}_prefix_tokens_total"), legend="tokens"),
             Query(expr=rate_of(f"{W}_prefix_hits_total"), legend="hits"),
         ),
         lines(
-            "Contexts kept",
-            "For reuse; the first to go under pressure.",
+            "Cached contexts",
+            "Contexts in the prefix cache, which is dropped first under memory pressure.",
             "short",
-            _KEPT,
+            _CACHED,
         ),
     ),
 )
@@ -214,7 +229,7 @@ _MEMORY: Final = Section(
 WORKER: Final = Board(
     uid="twolane-worker",
     title="Twolane / Worker",
-    description="The fast lane from inside.",
+    description="Queue, batches, steps, sequences and memory of the diffusion workers.",
     jobs_of=f"{W}_state",
-    sections=(_GLANCE, _QUEUE, _LOOP, _SEQUENCES, _MEMORY),
+    sections=(_GLANCE, _QUEUE, _STEPS, _SEQUENCES, _MEMORY),
 )

@@ -1,5 +1,6 @@
-"""Generates the documentation page on JSON Schema keywords from the compiler's tables: `python -m
-diffusion_worker.constraints.schema.keyword_page > docs/reference/json-schema.md`."""
+"""Generates docs/reference/json-schema.md, the page on JSON Schema keywords, from the tables of the compiler:
+`python -m diffusion_worker.constraints.schema.keyword_page > docs/reference/json-schema.md`.
+"""
 
 import sys
 from dataclasses import astuple, fields

@@ -1,7 +1,7 @@
 """Parser of OpenAI text completion requests.
 
-The prompt is a string or an array of token ids. With a `suffix`, the completion fills the gap between prompt and suffix.
-"""
+The prompt is a string or an array of token ids. With a `suffix`, the completion fills the gap between prompt and
+suffix."""
 
 from dataclasses import dataclass
 

@@ -173,5 +173,5 @@ def test_annotations_change_nothing(keyword: str) -> None:
 
 
 def test_the_page_is_generated_from_the_table() -> None:
-    """`python -m diffusion_worker.constraints.schema.keyword_page > docs/constraints-keywords.md` after a change."""
-    assert (Path(__file__).parents[4] / "docs/constraints-keywords.md").read_text() == page()
+    """`python -m diffusion_worker.constraints.schema.keyword_page > docs/reference/json-schema.md` after a change."""
+    assert (Path(__file__).parents[4] / "docs/reference/json-schema.md").read_text() == page()
