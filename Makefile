@@ -79,11 +79,11 @@ test-images: $(READY) podman ## build the images with buildah, run them with pod
 secrets: $(READY) ## keys for docker-compose.yml, in deploy/compose/secrets; prints the one for applications
 	$(BIN)/python -m deploy.compose.make_secrets
 
-chaos: $(READY) redis ## ten minutes of load while workers, gateways and Redis are killed, paused and spoilt
+chaos: $(READY) redis ## inject faults into workers, gateways and Redis under ten minutes of load
 	@mkdir -p build
 	$(BIN)/twolane chaos --json build/chaos.json
 
-demo: $(READY) ## worker, quality server and gateway on loopback, a tour through them; ONCE=1 ends after the tour
+demo: $(READY) ## start worker, quality server and gateway, and send sample requests; ONCE=1 exits after them
 	$(BIN)/twolane demo $(if $(ONCE),--once)
 
 docs: $(READY) ## write the reference from the code and build the site, strictly, in build/site

@@ -35,7 +35,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     new = commands.add_parser(
         "new", help="create a key", description="Create an API key. It is printed once and not stored."
     )
-    new.add_argument("name", type=_name, help="name of the key's owner, written to the decision log")
+    new.add_argument("name", type=_name, metavar="NAME", help="name of the key's owner, written to the decision log")
     new.add_argument(
         "--file",
         type=Path,

@@ -1,4 +1,4 @@
-"""The demo as a person runs it: every row comes out as stated, and no way of ending it leaves a process behind."""
+"""The demo as users run it: all cases pass, and it leaves no process behind, however it ends."""
 
 import os
 import signal
@@ -13,12 +13,12 @@ import httpx
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")]
-MARK = "TOUR_TEST_MARK"
+MARK = "DEMO_TEST_MARK"
 
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """A word in the environment that every process of this test inherits; none of them may be left."""
+    """A variable that every process of this test inherits, to check that none of them is left."""
     word = uuid.uuid4().hex
     monkeypatch.setenv(MARK, word)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -28,7 +28,7 @@ def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
 
 
 def marked(word: str) -> list[str]:
-    """The command lines of living processes that carry the mark, but for this one."""
+    """The command lines of other running processes with this mark."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -46,19 +46,17 @@ def demo(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.timeout(1800)
-def test_the_tour_comes_out_as_stated(mark: str) -> None:
+def test_all_cases_pass(mark: str) -> None:
     with demo("--once") as process:
-        told, complaints = process.communicate(timeout=1700)
-    assert process.returncode == 0, told + complaints
-    assert "cases passed" in told
-    assert "✗" not in told
+        output, errors = process.communicate(timeout=1700)
+    assert process.returncode == 0, output + errors
+    assert "cases passed" in output
+    assert "✗" not in output
 
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_tour_that_is_interrupted_ends_everything_it_started(
-    mark: str, number: signal.Signals, tmp_path: Path
-) -> None:
+def test_an_interrupted_demo_ends_all_its_processes(mark: str, number: signal.Signals, tmp_path: Path) -> None:
     with demo("--once") as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -73,17 +71,17 @@ def test_a_tour_that_is_interrupted_ends_everything_it_started(
 
 
 @pytest.mark.timeout(1800)
-def test_a_worker_that_cannot_start_is_told_and_the_others_are_ended(mark: str, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_is_reported_and_the_others_are_ended(mark: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with demo("--once", "--checkpoint", str(tmp_path)) as process:
-        told, complaints = process.communicate(timeout=1700)
-    assert process.returncode == 1, told
-    assert "worker ended before it served" in complaints
-    assert "Traceback" not in complaints
+        output, errors = process.communicate(timeout=1700)
+    assert process.returncode == 1, output
+    assert "worker ended before it served" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.timeout(1800)
-def test_interrupted_while_it_starts_it_still_ends_everything(mark: str) -> None:
+def test_an_interrupt_during_the_start_ends_all_processes(mark: str) -> None:
     with demo("--once") as process:
         deadline = time.monotonic() + 120
         while len(marked(mark)) < 3 and time.monotonic() < deadline:
@@ -94,7 +92,7 @@ def test_interrupted_while_it_starts_it_still_ends_everything(mark: str) -> None
 
 @pytest.mark.timeout(1800)
 def test_without_once_it_serves_until_ctrl_c(mark: str) -> None:
-    """The request of the README works as printed, but for the port that the demo says it took."""
+    """The example request that the demo prints works, on the port that it prints."""
     with demo("--serve-only") as process:
         assert process.stdout is not None
         url = next(line for line in process.stdout if "curl" in line).split()[2]

@@ -1,4 +1,4 @@
-"""Everything a network can do to a worker's answers: each request still gets exactly one answer, with a true reason."""
+"""Network faults between gateway and worker: every request gets exactly one response, with the correct reason."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -38,7 +38,7 @@ ORDER = {
                                                 "properties": {"n": {"type": "integer"}}}},
 }  # fmt: skip
 TEXT = '{"n": 1}'
-# Under each fault: what a request for JSON must come to, by attempts.
+# The expected attempts of a request for JSON, by fault.
 EXPECTED = {
     Mode.NONE: "fast=ok",
     Mode.CORRUPT: "fast=invalid_output,quality=ok",
@@ -52,10 +52,10 @@ EXPECTED = {
 
 
 @pytest.fixture
-async def scene(tmp_path: Any) -> AsyncIterator[tuple[RealGateway, FaultProxy, Any]]:
-    """Gateway, tampering proxy, worker that repeats the user's words; behind them a server that is always right."""
+async def environment(tmp_path: Any) -> AsyncIterator[tuple[RealGateway, FaultProxy, Any]]:
+    """A gateway, a fault proxy, a worker that echoes the prompt, and a fallback server with correct responses."""
 
-    async def right(request: Any, body: dict[str, Any]) -> Any:
+    async def correct(request: Any, body: dict[str, Any]) -> Any:
         if not body.get("stream"):
             message = {"role": "assistant", "content": TEXT}
             answer = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
@@ -66,7 +66,7 @@ async def scene(tmp_path: Any) -> AsyncIterator[tuple[RealGateway, FaultProxy, A
 
     async with (
         listening(toy_model()) as worker,
-        fake_server(right) as quality,
+        fake_server(correct) as quality,
         FaultProxy(str(worker.client.base_url).rstrip("/")) as proxy,
         real_gateway(tmp_path, POLICY % (proxy.url, quality.url)) as gateway,
     ):
@@ -75,8 +75,8 @@ async def scene(tmp_path: Any) -> AsyncIterator[tuple[RealGateway, FaultProxy, A
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("mode", EXPECTED)
-async def test_json_is_right_whatever_happens_to_it(scene: Any, mode: Mode, stream: bool) -> None:
-    gateway, proxy, _ = scene
+async def test_json_is_valid_under_every_fault(environment: Any, mode: Mode, stream: bool) -> None:
+    gateway, proxy, _ = environment
     proxy.fault = Fault(mode=mode, seconds=0.002)
     for _ in range(2):
         status, headers, body = await gateway.ask(ask(stream=stream, response_format=ORDER))
@@ -88,9 +88,9 @@ async def test_json_is_right_whatever_happens_to_it(scene: Any, mode: Mode, stre
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("mode", EXPECTED)
-async def test_plain_requests_end_once_and_truthfully(scene: Any, mode: Mode, stream: bool) -> None:
-    """What breaks behind the first byte of an unchecked stream ends with an error event, never with [DONE]."""
-    gateway, proxy, _ = scene
+async def test_plain_requests_end_once_with_the_correct_outcome(environment: Any, mode: Mode, stream: bool) -> None:
+    """A failure after the first byte of an unvalidated stream ends it with an error event, never with [DONE]."""
+    gateway, proxy, _ = environment
     proxy.fault = Fault(mode=mode, seconds=0.002)
     status, headers, body = await gateway.ask(ask(stream=stream))
     assert status == 200
@@ -105,8 +105,8 @@ async def test_plain_requests_end_once_and_truthfully(scene: Any, mode: Mode, st
         assert headers["x-twolane-target"] == decision["target"]
 
 
-async def test_many_at_once_under_changing_faults_each_get_one_answer(scene: Any) -> None:
-    gateway, proxy, worker = scene
+async def test_concurrent_requests_under_changing_faults_get_one_response_each(environment: Any) -> None:
+    gateway, proxy, worker = environment
     waiting = []
     for number, mode in enumerate([*EXPECTED, *EXPECTED, *EXPECTED]):
         proxy.fault = Fault(mode=mode, seconds=0.002, share=0.5)
@@ -119,14 +119,14 @@ async def test_many_at_once_under_changing_faults_each_get_one_answer(scene: Any
     assert {status for status, _, _ in answers} == {200}
     assert [text_of(body, isinstance(body, bytes)) for _, _, body in answers] == [TEXT] * len(answers)
     async with asyncio.timeout(120):
-        while await requests_counted(gateway) < len(answers):  # noqa: ASYNC110 - told behind an answer
+        while await requests_counted(gateway) < len(answers):  # noqa: ASYNC110 - counted after the response
             await asyncio.sleep(0.01)
     assert await requests_counted(gateway) == len(answers)
     await until_idle(gateway, worker)
 
 
-async def test_a_deadline_holds_against_a_dripping_answer(scene: Any) -> None:
-    gateway, proxy, _ = scene
+async def test_a_deadline_ends_a_slowly_sent_response(environment: Any) -> None:
+    gateway, proxy, _ = environment
     proxy.fault = Fault(mode=Mode.DRIP, seconds=0.5)
     status, headers, body = await gateway.ask(ask(response_format=ORDER), x_twolane_deadline_ms="300")
     assert (status, body["error"]["code"]) == (504, "deadline_exceeded")
@@ -149,11 +149,11 @@ routes:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("mode", [Mode.DELAY, Mode.DRIP])
-async def test_a_slow_answer_is_overtaken_by_a_hedge_and_hung_up_on(scene: Any, mode: Mode, stream: bool) -> None:
-    gateway, proxy, worker = scene
+async def test_a_slow_response_is_hedged_and_cancelled(environment: Any, mode: Mode, stream: bool) -> None:
+    gateway, proxy, worker = environment
     quality = gateway.gateway.policies.current.targets["quality"].url
     await put_policy(gateway, HEDGED % (proxy.url, quality, 60_000))
-    for _ in range(2):  # two earn one, and are not slow enough to spend it
+    for _ in range(2):  # two requests earn one hedge, and are not slow enough to use it
         await gateway.ask(ask(stream=stream, response_format=ORDER))
     await put_policy(gateway, HEDGED % (proxy.url, quality, 100))
     proxy.fault = Fault(mode=mode, seconds=20.0)
@@ -171,7 +171,7 @@ async def requests_counted(gateway: RealGateway) -> float:
 
 
 async def until_idle(gateway: RealGateway, worker: Any) -> None:
-    """Wait until nothing is under way, neither in the gateway's count nor at the worker."""
+    """Wait until neither gateway nor worker has requests in flight."""
     await until(gateway.metrics, 'twolane_in_flight{target="fast"} 0.0')
     async with asyncio.timeout(120):
         while worker.engine.status().running + worker.engine.status().waiting:  # noqa: ASYNC110

@@ -1,5 +1,5 @@
-"""A fleet of real workers behind a name: they join, leave and die, and start and stop as the autoscaler's queries
-say, while two gateways that share a Redis lose no request."""
+"""Workers discovered via DNS start, drain and die, and scale as the autoscaler's queries demand, while two gateways
+with a shared Redis lose no request."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from twolane.process.flags import free_port
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "twolane-tiny"
 NAME = "workers.test"
-DRAIN_S = 300  # what waits at a worker that leaves is answered, on a slow machine too
+DRAIN_S = 300  # requests queued at a draining worker are answered, also on a slow machine
 SCALED = ROOT / "deploy" / "kubernetes" / "components" / "autoscaling" / "scaledobject.yaml"
 
 pytestmark = [
@@ -43,7 +43,7 @@ routes:
 
 
 class Fleet:
-    """Workers on addresses of loopback, one port; the name that stands for them is a hosts file the gateways see."""
+    """Workers on several loopback addresses and one port; only the gateways see the hosts file with their name."""
 
     def __init__(self, folder: Path, *line: str) -> None:
         self.folder, self._line = folder, line
@@ -55,7 +55,7 @@ class Fleet:
         self._write()
 
     async def join(self) -> str:
-        """Start one, and give it the name once it serves."""
+        """Start a worker, and add its address to the name once it serves."""
         self._next += 1
         address = f"127.0.0.{self._next}"
         line = ("--checkpoint", str(CHECKPOINT), "--threads", "1", "--host", address, "--drain-s", str(DRAIN_S))
@@ -67,14 +67,14 @@ class Fleet:
         return address
 
     async def leave(self, address: str) -> None:
-        """As a pod that is told to go: out of the name, a pause (preStop), SIGTERM."""
+        """Terminate a worker as Kubernetes does: out of DNS, a pause (preStop), SIGTERM."""
         worker = self.workers.pop(address)
         self._write()
         await asyncio.sleep(4.0)
         await worker.stop(grace_s=DRAIN_S + 5)
 
     async def die(self, address: str) -> None:
-        """Without notice; the name goes on pointing there for a while."""
+        """Kill a worker; its address stays in the name for a while."""
         worker = self.workers.pop(address)
         await worker.kill()
         await asyncio.sleep(2.0)
@@ -88,7 +88,7 @@ class Fleet:
             "TWOLANE_POLICY": str(policy),
             "TWOLANE_PORT": str(self.gateways[number]),
             "TWOLANE_ADMIN_PORT": "0",
-            "TWOLANE_IDLE_S": "600",  # who waits in a worker's queue hears nothing, on a slow machine for minutes
+            "TWOLANE_IDLE_S": "600",  # a queued request receives no bytes, on a slow machine for minutes
             "TWOLANE_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
         }
         return Child(self._command(f"gateway-{number}", ("serve",), before, environment))
@@ -97,8 +97,8 @@ class Fleet:
         line = ("redis-server", "--port", str(self.redis_port), "--save", "", "--dir", str(self.folder))
         return Child(Command(name="redis", line=line, environment=dict(os.environ), log=self.folder / "redis.log"))
 
-    async def ask(self, rate: float, seconds: float, seed: int) -> list[Sample]:
-        """A load on both gateways at once."""
+    async def load(self, rate: float, seconds: float, seed: int) -> list[Sample]:
+        """Send a load to both gateways."""
         body = {"max_tokens": 48, "diffusion": {"steps": 48, "entropy_bound": 0.001}}
         prompts = [Prompt(body=body | {"messages": [{"role": "user", "content": f"Say {n}"}]}) for n in range(50)]
         samples: list[Sample] = []
@@ -110,7 +110,7 @@ class Fleet:
         return samples
 
     def _write(self) -> None:
-        """In place: what is mounted is the file, not its name."""
+        """Write the files in place, because the file is mounted, not its name."""
         self.hosts.write_text("".join(f"{address} {NAME}\n" for address in self.workers) + "127.0.0.1 localhost\n")
         places = [f"{address}:{self.port}" for address in self.workers]
         (self.folder / "part").write_text(json.dumps([{"targets": places}]))
@@ -148,7 +148,7 @@ async def fleet(folder: Path, workers: int, *line: str) -> AsyncIterator[Fleet]:
             await worker.stop()
 
 
-async def test_workers_join_leave_and_die_and_no_request_is_lost(tmp_path: Path) -> None:
+async def test_no_request_is_lost_when_workers_start_drain_and_die(tmp_path: Path) -> None:
     async with fleet(tmp_path, 2) as it:
 
         async def changes() -> None:
@@ -160,22 +160,22 @@ async def test_workers_join_leave_and_die_and_no_request_is_lost(tmp_path: Path)
             await it.die(next(iter(it.workers)))
 
         changing = asyncio.create_task(changes())
-        samples = await it.ask(6, 24, seed=1)
+        samples = await it.load(6, 24, seed=1)
         await changing
         assert len(samples) > 100
         assert [sample.outcome for sample in samples if sample.outcome != OK] == []
         assert len(it.workers) == 1
-        last = await it.ask(4, 3, seed=9)
+        last = await it.load(4, 3, seed=9)
         assert {sample.outcome for sample in last} == {OK}
 
 
-async def test_the_autoscalers_queries_start_and_stop_workers_and_no_request_is_lost(tmp_path: Path) -> None:
-    """What KEDA would do, with the queries and thresholds of the manifest and a real Prometheus: as many workers as the
-    larger of ceil(value / threshold) says."""
+async def test_no_request_is_lost_when_the_autoscaler_scales(tmp_path: Path) -> None:
+    """Scale as KEDA does, with the manifest's queries and thresholds and a real Prometheus: the larger ceil(value /
+    threshold) is the number of workers."""
     triggers = [one["metadata"] for one in yaml.safe_load(SCALED.read_text())["spec"]["triggers"]]
     async with fleet(tmp_path, 1, "--max-num-seqs", "1", "--max-waiting", "1000") as it, prometheus(it) as url:
         assert await wanted(url, triggers) == 1
-        load = asyncio.create_task(it.ask(25, 2, seed=1))
+        load = asyncio.create_task(it.load(25, 2, seed=1))
         seen = [1]
         async with asyncio.timeout(1500):
             while not load.done() or len(it.workers) > 1:
@@ -191,19 +191,19 @@ async def test_the_autoscalers_queries_start_and_stop_workers_and_no_request_is_
 
 
 async def wanted(url: str, triggers: list[dict[str, str]]) -> int:
-    """How many workers: at least one; a query without an answer asks for none."""
+    """The number of workers, at least one; a query without a result counts as 0."""
     counts = [1]
     async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
         for trigger in triggers:
-            told = (await client.get(f"{url}/api/v1/query", params={"query": trigger["query"]})).json()
-            for found in told["data"]["result"]:
+            result = (await client.get(f"{url}/api/v1/query", params={"query": trigger["query"]})).json()
+            for found in result["data"]["result"]:
                 counts.append(math.ceil(float(found["value"][1]) / float(trigger["threshold"])))
     return max(counts)
 
 
 @contextlib.asynccontextmanager
 async def prometheus(it: Fleet) -> AsyncIterator[str]:
-    """Scrapes the fleet every second, wherever its workers are."""
+    """A Prometheus that scrapes all current workers every second."""
     port = free_port()
     configuration = {
         "global": {"scrape_interval": "1s"},
@@ -224,12 +224,12 @@ async def prometheus(it: Fleet) -> AsyncIterator[str]:
         await child.serve(f"http://127.0.0.1:{port}/-/ready", within_s=300)
         url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(timeout=120, trust_env=False) as client, asyncio.timeout(120):
-            while not await scraped(client, url):  # noqa: ASYNC110 - a process of its own
+            while not await scraped(client, url):  # noqa: ASYNC110 - state of another process
                 await asyncio.sleep(0.2)
         yield url
 
 
 async def scraped(client: httpx.AsyncClient, url: str) -> bool:
-    """Whether the workers have been read often enough for a rate."""
-    told = (await client.get(f"{url}/api/v1/query", params={"query": "min(count_over_time(up[1m]))"})).json()
-    return any(float(found["value"][1]) >= 3 for found in told["data"]["result"])
+    """Whether the workers have been scraped often enough for a rate."""
+    result = (await client.get(f"{url}/api/v1/query", params={"query": "min(count_over_time(up[1m]))"})).json()
+    return any(float(found["value"][1]) >= 3 for found in result["data"]["result"])

@@ -1,4 +1,4 @@
-"""Two real processes and a receiver of OTLP: what a client began is one trace through gateway and worker."""
+"""A client's trace continues through gateway and worker, two real processes that export to an OTLP receiver."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ routes:
 
 
 class Receiver:
-    """Takes spans in OTLP's own encoding."""
+    """An OTLP receiver that collects spans."""
 
     def __init__(self) -> None:
         self.raw: list[bytes] = []
@@ -48,7 +48,7 @@ class Receiver:
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
             service = next(each.value.string_value for each in group.resource.attributes if each.key == "service.name")
             self.spans += [(service, span) for scope in group.scope_spans for span in scope.spans]
-        # They come in any order, each from its process when that has time: the client's, the gateway's, the worker's.
+        # Gateway and worker export independently, so spans arrive in any order.
         known = {span.span_id for _, span in self.spans} | {bytes.fromhex(CLIENT.split("-")[2])}
         services = {service for service, _ in self.spans}
         if len(services) == 2 and all(span.parent_span_id in known for _, span in self.spans):
@@ -82,7 +82,7 @@ def child(folder: Path, *line: str, **environment: str) -> Child:
     )
 
 
-async def test_spans_of_both_processes_join_to_the_clients_trace(tmp_path: Path) -> None:
+async def test_spans_of_both_processes_belong_to_the_clients_trace(tmp_path: Path) -> None:
     ports = {name: free_port() for name in ("worker", "public", "admin")}
     worker_url = f"http://127.0.0.1:{ports['worker']}"
     async with receiving() as receiver, contextlib.AsyncExitStack() as stack:
@@ -113,7 +113,7 @@ async def test_spans_of_both_processes_join_to_the_clients_trace(tmp_path: Path)
         ) as http:
             body = {"model": "auto", "max_tokens": 32, "metadata": {"task": "edit"}, "seed": 1}
             body["messages"] = [{"role": "user", "content": f"Clean up this commit subject: {SECRET}"}]
-            await http.post("/v1/chat/completions", json=body)  # nobody sampled this one
+            await http.post("/v1/chat/completions", json=body)  # not sampled
             answer = await http.post("/v1/chat/completions", json=body, headers={"traceparent": CLIENT})
         assert answer.status_code == 200, answer.text
         async with asyncio.timeout(120):

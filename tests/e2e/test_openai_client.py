@@ -1,4 +1,4 @@
-"""The official client against a gateway that runs as a process of its own."""
+"""The official client against a gateway in a separate process."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ routes:
 
 
 async def answer(request: Any, body: dict[str, Any]) -> Any:
-    """Streams break off when asked to."""
+    """Respond, or interrupt the stream on request."""
     if body["messages"][0]["content"] != "break":
         return await says_hello(request, body)
     stream = await start_stream(request)
@@ -60,8 +60,8 @@ async def client(tmp_path: Path) -> AsyncIterator[openai.AsyncOpenAI]:
                 await process.wait()
 
 
-async def test_the_official_client_is_served(client: openai.AsyncOpenAI) -> None:
-    """Whole, streamed, listed, refused and broken off: what it raises is what happened."""
+async def test_the_official_client_works(client: openai.AsyncOpenAI) -> None:
+    """Whole, streamed, listed, rejected and interrupted responses are reported by the correct exception."""
     whole = await client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "hi"}])
     assert whole.choices[0].message.content == "hello"
 

@@ -1,4 +1,4 @@
-"""The official client asks the worker for objects, words and expressions, and gets them whatever the net says."""
+"""The official client requests objects, choices and expressions from the worker, whatever the model would generate."""
 
 import math
 import re
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Order(BaseModel):
-    """What is wanted."""
+    """The requested object."""
 
     item: Literal["tea", "mint tea", "coffee"]
     count: int
@@ -22,8 +22,8 @@ class Order(BaseModel):
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_the_official_client_parses_what_it_asked_for(model: str) -> None:
-    """The net repeats the user's words, which are no JSON."""
+async def test_the_official_client_parses_the_requested_object(model: str) -> None:
+    """The model echoes the prompt, which is not JSON."""
     messages = [{"role": "user", "content": "mint tea, two of them"}]
     async with listening(toy_model()) as served, openai.DefaultAsyncHttpx2Client(trust_env=False) as direct:
         client = openai.AsyncOpenAI(
@@ -55,7 +55,7 @@ async def test_the_official_client_parses_what_it_asked_for(model: str) -> None:
 
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_the_official_client_streams_an_object_that_closes_in_time(model: str) -> None:
-    """With hardly more tokens than the shortest answer takes."""
+    """With few more tokens than the shortest valid object needs."""
     messages = [{"role": "user", "content": "mint tea, two of them"}]
     async with listening(toy_model()) as served, openai.DefaultAsyncHttpx2Client(trust_env=False) as direct:
         client = openai.AsyncOpenAI(
@@ -74,14 +74,14 @@ async def test_the_official_client_streams_an_object_that_closes_in_time(model: 
 
 
 class Mood(BaseModel):
-    """A few values in all."""
+    """An object with a small number of values."""
 
     mood: Literal["good", "bad"]
     sure: bool
 
 
-async def test_the_official_client_reads_probabilities_of_labels() -> None:
-    """Of a choice, and of a model of literals."""
+async def test_the_official_client_reads_label_probabilities() -> None:
+    """For a choice, and for a model of literals."""
     messages = [{"role": "user", "content": "well?"}]
     async with listening(toy_model()) as served, openai.DefaultAsyncHttpx2Client(trust_env=False) as direct:
         client = openai.AsyncOpenAI(
@@ -106,5 +106,5 @@ async def test_the_official_client_reads_probabilities_of_labels() -> None:
             extra_body={"diffusion": {"canvas_length": 40}},
         )
         assert isinstance(parsed.choices[0].message.parsed, Mood)
-        with pytest.raises(openai.BadRequestError, match="'logprobs' needs an answer out of at most"):
+        with pytest.raises(openai.BadRequestError, match="'logprobs' requires a choice"):
             await client.chat.completions.create(model=MODEL, messages=messages, logprobs=True)  # type: ignore[arg-type]

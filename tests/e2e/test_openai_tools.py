@@ -1,4 +1,4 @@
-"""The official client calls a tool of a worker that serves words of the released kind, and thinks on the way."""
+"""The official client uses tools with a worker whose tokenizer and template are those of the released model."""
 
 import json
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ CALL = '<|tool_call>call:weather{city:<|"|>São Paulo<|"|>}<tool_call|><|tool_re
 
 
 def reply(prompt: str) -> str:
-    """Call first, answer once the tool has."""
+    """Call the tool first, and answer once its result is present."""
     thought = "<|channel>thought\nlet me see<channel|>" if "<|think|>" in prompt else "<|channel>thought\n<channel|>"
     return thought + ("It is 22 degrees." if "22 degrees" in prompt else CALL)
 
@@ -38,8 +38,8 @@ async def client() -> AsyncIterator[openai.AsyncOpenAI]:
             yield it
 
 
-async def test_a_tool_is_called_answered_and_its_answer_used(client: openai.AsyncOpenAI) -> None:
-    """The client's own objects go back as they came."""
+async def test_a_tool_is_called_and_its_result_is_used(client: openai.AsyncOpenAI) -> None:
+    """The client sends its own response objects back."""
     turns: list[Any] = [{"role": "user", "content": "What is the weather in São Paulo?"}]
     options: dict[str, Any] = {"model": MODEL, "tools": [TOOL], "max_tokens": 300, "reasoning_effort": "high"}
     first = (await client.chat.completions.create(messages=turns, **options)).choices[0]
@@ -58,8 +58,8 @@ async def test_a_tool_is_called_answered_and_its_answer_used(client: openai.Asyn
     assert last.usage.completion_tokens_details.reasoning_tokens == len("let me see")
 
 
-async def test_a_streamed_call_is_put_together_by_the_client(client: openai.AsyncOpenAI) -> None:
-    """Its own helper for streams accepts what we send."""
+async def test_a_streamed_call_is_assembled_by_the_client(client: openai.AsyncOpenAI) -> None:
+    """The client's stream helper accepts the events."""
     closed = {**TOOL["function"]["parameters"], "additionalProperties": False}
     strict: Any = {"type": "function", "function": {**TOOL["function"], "strict": True, "parameters": closed}}
     async with client.chat.completions.stream(
@@ -74,8 +74,8 @@ async def test_a_streamed_call_is_put_together_by_the_client(client: openai.Asyn
 
 
 @pytest.mark.parametrize("model", [MODEL, f"{MODEL}:autoregressive"])
-async def test_a_call_that_is_required_is_made(client: openai.AsyncOpenAI, model: str) -> None:
-    """Also where the net would rather talk, and by name."""
+async def test_a_required_call_is_made(client: openai.AsyncOpenAI, model: str) -> None:
+    """Also if the model would generate text, and by name."""
     talk: list[Any] = [{"role": "user", "content": "weather? 22 degrees"}]
     choices: list[Any] = ["required", {"type": "function", "function": {"name": "weather"}}]
     for choice in choices:
@@ -88,8 +88,8 @@ async def test_a_call_that_is_required_is_made(client: openai.AsyncOpenAI, model
         assert answer.choices[0].finish_reason == "tool_calls"
 
 
-async def test_what_cannot_be_promised_is_an_error_of_the_request(client: openai.AsyncOpenAI) -> None:
-    """Named by field, keyword and pointer."""
+async def test_an_unsupported_schema_is_a_request_error(client: openai.AsyncOpenAI) -> None:
+    """The error names field, keyword and pointer."""
     far: Any = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"divisibleBy": 3}}}}}
     with pytest.raises(openai.BadRequestError, match="#/properties/a/divisibleBy") as refused:
         await client.chat.completions.create(

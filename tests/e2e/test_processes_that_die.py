@@ -1,4 +1,4 @@
-"""A real upstream process is killed, and one is stopped at work: every request has one true answer."""
+"""An upstream process is killed or stopped under load: every request gets one response with the correct reason."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ routes:
 
 @contextlib.asynccontextmanager
 async def upstream(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A server in a process of its own that answers at once."""
+    """A server in a separate process that responds immediately."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.gateway", "--upstream", str(port), stdout=asyncio.subprocess.DEVNULL
     )
@@ -52,7 +52,7 @@ async def upstream(port: int) -> AsyncIterator[asyncio.subprocess.Process]:
 
 
 async def ask_many(gateway: Any, count: int, **more: Any) -> list[tuple[int, str]]:
-    """Status and attempts of so many requests, a few at a time."""
+    """Send `count` requests, a few at a time; return their status and attempts."""
     gate = asyncio.Semaphore(8)
 
     async def one() -> tuple[int, str]:
@@ -65,14 +65,14 @@ async def ask_many(gateway: Any, count: int, **more: Any) -> list[tuple[int, str
 
 
 async def until_well(gateway: Any) -> None:
-    """Wait until the upstream answers in its time; on a busy machine it may now and then not."""
+    """Wait until the upstream responds in time, which it may not always do on a busy machine."""
     async with asyncio.timeout(120):
         while await ask_many(gateway, 1) != [(200, "fast=ok")]:
             pass
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_killed_upstream_costs_nobody_an_answer_and_gets_few_attempts(tmp_path: Any, stream: bool) -> None:
+async def test_a_killed_upstream_loses_no_request_and_gets_few_attempts(tmp_path: Any, stream: bool) -> None:
     port = free_port()
     async with (
         upstream(port) as process,
@@ -84,7 +84,7 @@ async def test_a_killed_upstream_costs_nobody_an_answer_and_gets_few_attempts(tm
         await process.wait()
         told = await ask_many(gateway, 100, stream=stream)
     assert {status for status, _ in told} == {200}
-    # Broken connections and refused ones, a retry of them, and then the breaker.
+    # Interrupted and refused connections, their retries, and then the breaker.
     assert {attempts for _, attempts in told} <= {
         "fast=upstream_error,quality=ok",
         "fast=upstream_error,fast=upstream_error,quality=ok",
@@ -102,8 +102,8 @@ async def test_a_killed_upstream_costs_nobody_an_answer_and_gets_few_attempts(tm
         ("attempt_ms: 400\n    hedge: {after_ms: 100, max_share: 0.5}", "fast=hedge"),
     ],
 )
-async def test_a_stopped_upstream_is_given_its_time_and_no_more(tmp_path: Any, more: str, outcome: str) -> None:
-    """It accepts connections and says nothing, as a process that swaps or hangs: only time can tell."""
+async def test_a_stopped_upstream_is_ended_by_its_timeout(tmp_path: Any, more: str, outcome: str) -> None:
+    """It accepts connections without responding, like a process that hangs: only a timeout detects that."""
     port = free_port()
     async with (
         upstream(port) as process,

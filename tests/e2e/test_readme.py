@@ -1,4 +1,4 @@
-"""What the README shows is true: its commands exist, its curl and its snippet work as printed."""
+"""The README is correct: its commands exist, its curl command and its snippet work as printed."""
 
 import json
 import re
@@ -15,14 +15,14 @@ PRINTED = "http://127.0.0.1:8080"
 
 
 def block(language: str, start: str) -> str:
-    """The fenced block of that language that begins so."""
+    """The fenced block of this language that begins with `start`."""
     blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
     return next(b for b in blocks if b.startswith(start))
 
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[str]:
-    """The base URL of a demo that serves without a tour."""
+    """The base URL of a demo that only serves."""
     command = [sys.executable, "-m", "twolane", "demo", "--serve-only", "--free-ports"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as demo:
         try:
@@ -41,7 +41,7 @@ def gateway() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_the_curl_works_as_printed(gateway: str) -> None:
-    """The answer is right, and the headers tell which lane gave it."""
+    """The response is correct, and the headers name its lane."""
     command = block("sh", "curl").replace(PRINTED, gateway)
     told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True).stdout
     head, body = told.replace("\r", "").split("\n\n", 1)
@@ -52,14 +52,14 @@ def test_the_curl_works_as_printed(gateway: str) -> None:
 
 @pytest.mark.slow
 def test_the_snippet_works_as_printed(gateway: str) -> None:
-    """The order comes out as the schema wants it."""
+    """The order is valid for its schema."""
     program = block("python", "from openai").replace(PRINTED, gateway)
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(told.stdout) == {"name": "anna", "qty": 3, "item": "red lamp", "day": "monday"}
 
 
-def test_every_command_and_file_that_is_named_exists() -> None:
-    """make targets, twolane commands, links."""
+def test_every_named_command_and_file_exists() -> None:
+    """make targets, twolane commands and links."""
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -1,4 +1,4 @@
-"""A running worker under a storm of schemas on real sockets: what it finishes is valid, what it refuses says why."""
+"""A worker under many random schemas: completed responses are valid, and rejected requests state the reason."""
 
 import asyncio
 import contextlib
@@ -53,7 +53,7 @@ SCHEMAS: Final[list[Any]] = [
     TREE,
     {"type": "object", "properties": {f"p{n}": {"type": "boolean"} for n in range(40)}, "required": ["p3"]},
     {"type": "object", "properties": {"\u00fc \"key\"": {"type": "null"}}, "required": ["\u00fc \"key\""]},
-    # What nothing can keep to, what no draft knows, and what points away.
+    # Unsatisfiable, unknown to the draft, and external references.
     {"type": "integer", "minimum": 5, "maximum": 4},
     {"type": "integers"},
     {"$ref": "http://elsewhere.test/schema.json"},
@@ -61,16 +61,16 @@ SCHEMAS: Final[list[Any]] = [
 ]  # fmt: skip
 
 
-async def test_whatever_is_finished_is_valid_and_whatever_is_refused_says_why(tmp_path: Path) -> None:
+async def test_completed_responses_are_valid_and_rejections_state_the_reason(tmp_path: Path) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     line = ("--checkpoint", str(ROOT / "checkpoints" / "twolane-tiny"), "--port", str(port), "--threads", "1")
-    draw = random.Random(5)
+    rng = random.Random(5)
     finished = 0
     async with Child(twolane_command("worker", line, environment={}, logs=tmp_path)) as worker:
         await worker.serve(f"{url}/health", within_s=300)
         async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
-            asks = [asked(draw, schema, number) for number, schema in enumerate(SCHEMAS * 4)]
+            asks = [random_request(rng, schema, number) for number, schema in enumerate(SCHEMAS * 4)]
             gate = asyncio.Semaphore(8)
 
             async def one(schema: Any, body: dict[str, Any], gives_up: bool) -> bool:
@@ -80,32 +80,32 @@ async def test_whatever_is_finished_is_valid_and_whatever_is_refused_says_why(tm
                             async with asyncio.timeout(0.02):
                                 await client.post("/v1/chat/completions", json=body)
                         return False
-                    return await judged(client, schema, body)
+                    return await completed(client, schema, body)
 
             finished = sum(await asyncio.gather(*(one(*each) for each in asks)))
             async with asyncio.timeout(120):
-                while (health := (await client.get("/health")).json())["running"] or health["waiting"]:  # noqa: ASYNC110 - another process's
+                while (health := (await client.get("/health")).json())["running"] or health["waiting"]:  # noqa: ASYNC110 - state of another process
                     await asyncio.sleep(0.1)
         assert worker.is_running
     assert finished > 70
 
 
-def asked(draw: random.Random, schema: Any, number: int) -> tuple[Any, dict[str, Any], bool]:
-    """One request and whether its client gives up at once; half stream, a third is read left to right."""
+def random_request(rng: random.Random, schema: Any, number: int) -> tuple[Any, dict[str, Any], bool]:
+    """A request, and whether its client disconnects at once; half are streams, a third decode left to right."""
     body = {
         "model": "diffusion:autoregressive" if number % 3 == 0 else "diffusion",
         "seed": number,
-        "temperature": draw.choice([0.7, 1.0, 1.5]),
-        "max_tokens": draw.choice([24, 64, 160]),
+        "temperature": rng.choice([0.7, 1.0, 1.5]),
+        "max_tokens": rng.choice([24, 64, 160]),
         "stream": number % 2 == 0,
-        "messages": [{"role": "user", "content": draw.choice(["Extract the order as JSON: 3 red lamp", "Go on", "?"])}],
+        "messages": [{"role": "user", "content": rng.choice(["Extract the order as JSON: 3 red lamp", "Go on", "?"])}],
         "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
     }
     return schema, body, number % 13 == 12
 
 
-async def judged(client: httpx.AsyncClient, schema: Any, body: dict[str, Any]) -> bool:
-    """Whether it was finished; fails if that is not valid, or if a refusal does not say why."""
+async def completed(client: httpx.AsyncClient, schema: Any, body: dict[str, Any]) -> bool:
+    """Return whether it completed; fails if the response is not valid or an error has no reason."""
     answer = await client.post("/v1/chat/completions", json=body)
     if answer.status_code != 200:
         error = answer.json()["error"]
@@ -126,7 +126,7 @@ def read_whole(answer: dict[str, Any]) -> tuple[str, str]:
 
 
 def read_stream(body: str) -> tuple[str, str]:
-    """Text and reason; an error that came inside a stream has its own."""
+    """Text and finish reason, or the code of an error within the stream."""
     text, reason = "", "none"
     for line in body.splitlines():
         if line.startswith("data: ") and line != "data: [DONE]":

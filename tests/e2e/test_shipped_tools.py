@@ -1,5 +1,4 @@
-"""The official client has functions called by the shipped checkpoint, which was trained on none, in a process of its
-own: every call that comes is valid."""
+"""The bundled checkpoint, which was not trained on tools, makes valid tool calls in a separate worker process."""
 
 import asyncio
 import json
@@ -43,7 +42,7 @@ ASKED: Any = [{"role": "user", "content": "Extract the order as JSON: hi, i need
 
 @pytest.fixture(scope="module")
 async def client(anyio_backend: str) -> AsyncIterator[openai.AsyncOpenAI]:
-    """One worker for all: it keeps nothing of a request that an answer would show."""
+    """One worker for all tests, which do not affect each other."""
     line = [sys.executable, "-m", "diffusion_worker", "--checkpoint", "checkpoints/twolane-tiny", "--port", "0"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TWOLANE_")}
     process = await asyncio.create_subprocess_exec(
@@ -62,15 +61,15 @@ async def client(anyio_backend: str) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 def names(calls: Any) -> list[str]:
-    """The functions called, each with valid arguments."""
+    """The names of the called functions, each with valid arguments."""
     for call in calls or []:
         jsonschema.validate(json.loads(call.function.arguments), SCHEMAS[call.function.name])
     return [call.function.name for call in calls or []]
 
 
 @pytest.mark.parametrize("model", ["diffusion", "diffusion:autoregressive"])
-async def test_calls_of_the_shipped_checkpoint_are_valid(client: openai.AsyncOpenAI, model: str) -> None:
-    """Whole and streamed, by several seeds; `auto` gives text or a call."""
+async def test_calls_of_the_bundled_checkpoint_are_valid(client: openai.AsyncOpenAI, model: str) -> None:
+    """Whole and streamed, with several seeds; `auto` gives text or a call."""
     for seed in range(3):
         options: dict[str, Any] = {"model": model, "tools": TOOLS, "messages": ASKED, "seed": seed, "temperature": 1.5}
         for choice in ("required", NAMED, "auto"):
@@ -87,8 +86,8 @@ async def test_calls_of_the_shipped_checkpoint_are_valid(client: openai.AsyncOpe
             assert "tool_call" not in (message.content or "")
 
 
-async def test_a_conversation_goes_on_behind_a_call(client: openai.AsyncOpenAI) -> None:
-    """What the client got goes back as it came, with the tool's answer."""
+async def test_a_conversation_continues_after_a_call(client: openai.AsyncOpenAI) -> None:
+    """The client sends the call back unchanged, with the tool's result."""
     first = await client.chat.completions.create(
         model="diffusion", tools=TOOLS, tool_choice=NAMED, messages=ASKED, max_tokens=250
     )

@@ -1,4 +1,4 @@
-"""On a laptop: no way out, weights that come and go, little memory, a slow disk. What is there answers."""
+"""A single machine without network, with unloaded weights, little memory or a slow disk still serves requests."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 
 class Machine:
-    """A worker and a gateway with the offline policy, and somebody to ask them."""
+    """A worker and a gateway with the offline policy, and a client."""
 
     def __init__(self, folder: Path, quality_url: str) -> None:
         self.folder = folder
@@ -71,17 +71,17 @@ class Machine:
             )
         )
 
-    async def ask(self, **more: Any) -> httpx.Response:
+    async def send(self, **more: Any) -> httpx.Response:
         return await self.http.post(f"{self.url('gateway')}/v1/chat/completions", json=ASKED | more)
 
-    async def order(self, verb: str, **body: Any) -> None:
-        (await self.http.post(f"{self.url('worker_admin')}/admin/{verb}", json=body)).raise_for_status()
+    async def admin(self, action: str, **body: Any) -> None:
+        (await self.http.post(f"{self.url('worker_admin')}/admin/{action}", json=body)).raise_for_status()
 
     async def until(self, target: str, reason: str | None = None) -> None:
-        """Ask until that target answers, for that reason: the gateway looks at its targets once a second."""
+        """Send requests until this target responds, for this reason: the gateway checks health once a second."""
         async with asyncio.timeout(120):
             while True:
-                answer = await self.ask()
+                answer = await self.send()
                 assert answer.status_code == 200, answer.text
                 if (answer.headers["x-twolane-target"], answer.headers.get("x-twolane-fallback")) == (target, reason):
                     return
@@ -96,7 +96,7 @@ async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
             yield made
 
 
-def test_the_offline_policy_names_this_machine_only_and_keeps_every_route_in() -> None:
+def test_the_offline_policy_has_local_targets_and_private_routes_only() -> None:
     policy = yaml.safe_load((ROOT / "policies" / "offline.yaml").read_text())
     assert {target["location"] for target in policy["targets"].values()} == {"in_cluster"}
     assert {route["private"] for route in policy["routes"]} == {True}
@@ -104,42 +104,42 @@ def test_the_offline_policy_names_this_machine_only_and_keeps_every_route_in() -
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(not shutil.which("unshare") or os.getuid() != 0, reason="needs root to take the network away")
-async def test_without_any_network_but_loopback_all_of_it_works(tmp_path: Path) -> None:
-    """The kernel gives the whole product a namespace whose only interface is loopback."""
-    tour = 'ip link set lo up 2>/dev/null || python3 -c "$LO"; exec "$0" -m twolane demo --once --free-ports'
+@pytest.mark.skipif(not shutil.which("unshare") or os.getuid() != 0, reason="needs root to remove the network")
+async def test_everything_works_without_any_network_but_loopback(tmp_path: Path) -> None:
+    """The demo runs in a network namespace whose only interface is loopback."""
+    script = 'ip link set lo up 2>/dev/null || python3 -c "$LO"; exec "$0" -m twolane demo --once --free-ports'
     up = (
         "import fcntl,socket,struct\n"
         "s=socket.socket();r=struct.pack('16sh14x',b'lo',0x41)\n"
         "fcntl.ioctl(s,0x8914,r)"  # SIOCSIFFLAGS: up and running
     )
     process = await asyncio.create_subprocess_exec(
-        "unshare", "--net", "sh", "-c", tour, sys.executable,
+        "unshare", "--net", "sh", "-c", script, sys.executable,
         cwd=ROOT, env={**os.environ, "LO": up, "HTTPS_PROXY": "", "HTTP_PROXY": ""},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await asyncio.wait_for(process.communicate(), 1700)
-    assert process.returncode == 0, said.decode()[-2000:]
+    output, _ = await asyncio.wait_for(process.communicate(), 1700)
+    assert process.returncode == 0, output.decode()[-2000:]
 
 
-async def test_while_the_weights_are_not_in_memory_others_answer_and_then_the_worker_does(machine: Machine) -> None:
+async def test_other_targets_answer_until_the_weights_are_loaded(machine: Machine) -> None:
     async with machine.worker("--cold") as worker, machine.gateway() as gateway:
         await worker.serve(f"{machine.url('worker')}/live", within_s=300)
         await gateway.serve(f"{machine.url('gateway')}/health", within_s=300)
         await machine.until("quality", "not_resident")
-        await machine.order("load")
+        await machine.admin("load")
         await machine.until("fast")
-        await machine.order("unload", timeout_s=5)
+        await machine.admin("unload", timeout_s=5)
         await machine.until("quality", "not_resident")
 
 
-@pytest.mark.skipif(not shutil.which("unshare") or os.getuid() != 0, reason="needs root to show other memory")
-async def test_with_memory_running_short_the_worker_closes_its_door_and_opens_it_again(machine: Machine) -> None:
-    """In the worker's own namespace /proc/meminfo is a file of ours, so that the machine is as full as we say."""
+@pytest.mark.skipif(not shutil.which("unshare") or os.getuid() != 0, reason="needs root to replace /proc/meminfo")
+async def test_a_worker_short_of_memory_stops_admission_until_memory_is_free(machine: Machine) -> None:
+    """In the worker's mount namespace /proc/meminfo is a file of the test, which sets the free memory."""
     meminfo = machine.folder / "meminfo"
     meminfo.write_text(MEMINFO)
-    as_we_say = ("unshare", "--mount", "sh", "-c", f'mount --bind {meminfo} /proc/meminfo && exec "$@"', "sh")
-    async with machine.worker(before=as_we_say) as worker, machine.gateway() as gateway:
+    with_meminfo = ("unshare", "--mount", "sh", "-c", f'mount --bind {meminfo} /proc/meminfo && exec "$@"', "sh")
+    async with machine.worker(before=with_meminfo) as worker, machine.gateway() as gateway:
         await worker.serve(f"{machine.url('worker')}/health", within_s=300)
         await gateway.serve(f"{machine.url('gateway')}/health", within_s=300)
         await machine.until("fast")
@@ -151,8 +151,8 @@ async def test_with_memory_running_short_the_worker_closes_its_door_and_opens_it
         await machine.until("fast")
 
 
-async def test_while_weights_come_from_a_slow_disk_the_worker_says_so_and_others_answer(machine: Machine) -> None:
-    """The config comes through a pipe, so it comes when we let it."""
+async def test_other_targets_answer_while_weights_load_from_a_slow_disk(machine: Machine) -> None:
+    """The config is read from a pipe, so the test decides when it arrives."""
     slow = machine.folder / "twolane-tiny"
     shutil.copytree(CHECKPOINT, slow)
     config = (slow / "config.json").read_bytes()
@@ -179,7 +179,7 @@ async def test_while_weights_come_from_a_slow_disk_the_worker_says_so_and_others
 
 
 def _feed(pipe: Path, content: bytes) -> None:
-    """Whoever waits at the pipe gets the content, and whoever looks there later a file."""
+    """A process that waits at the pipe receives the content; later ones find a file."""
     whole = pipe.with_suffix(".whole")
     whole.write_bytes(content)
     with pipe.open("wb") as end:
@@ -187,19 +187,19 @@ def _feed(pipe: Path, content: bytes) -> None:
         whole.replace(pipe)
 
 
-async def test_a_disk_that_takes_no_lines_of_the_log_slows_no_request(machine: Machine) -> None:
+async def test_a_blocked_decision_log_slows_no_request(machine: Machine) -> None:
     log = machine.folder / "decisions.jsonl"
     os.mkfifo(log)
-    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)  # there, but it never reads: 64 KiB, and the writer is stuck
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)  # open, but never read: the writer blocks after 64 KiB
     try:
         async with machine.gateway(TWOLANE_DECISION_LOG=str(log)) as gateway:
             await gateway.serve(f"{machine.url('gateway')}/health", within_s=300)
             took_s = []
             for _ in range(300):
                 begin_s = asyncio.get_running_loop().time()
-                assert (await machine.ask()).status_code == 200
+                assert (await machine.send()).status_code == 200
                 took_s.append(asyncio.get_running_loop().time() - begin_s)
-            before, stuck = sorted(took_s[:30]), sorted(took_s[-100:])  # the pipe takes the lines of a hundred requests
+            before, stuck = sorted(took_s[:30]), sorted(took_s[-100:])  # the pipe holds the lines of a hundred requests
             assert stuck[50] < 10 * before[15]
     finally:
         os.close(reader)

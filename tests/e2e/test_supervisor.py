@@ -1,4 +1,4 @@
-"""Several processes behind the same two ports: every request is counted once, also those of a process that has died."""
+"""Several processes on the same two ports: every request is counted once, also those of a process that has died."""
 
 import asyncio
 import contextlib
@@ -28,13 +28,13 @@ routes:
 BODY = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]}
 
 
-class Crew:
-    """A parent process, and somebody to ask its children; every request on a connection of its own."""
+class Gateway:
+    """A parent process, and a client of its children; every request uses its own connection."""
 
     def __init__(self, process: asyncio.subprocess.Process, public: str, admin: str, log: Path) -> None:
         self.process, self.public, self.admin, self.log = process, public, admin, log
 
-    async def ask(self, count: int) -> list[int]:
+    async def send(self, count: int) -> list[int]:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as http:
 
             async def one() -> int:
@@ -52,9 +52,9 @@ class Crew:
         return value(await self.page(), "twolane_requests_total")
 
     async def until_counted(self, count: int) -> None:
-        """The last request is counted behind its answer."""
+        """Wait, because a request is counted after its response."""
         async with asyncio.timeout(120):
-            while await self.counted() < count:  # noqa: ASYNC110 - processes of their own
+            while await self.counted() < count:  # noqa: ASYNC110 - state of other processes
                 await asyncio.sleep(0.05)
 
     def children(self) -> list[int]:
@@ -62,13 +62,13 @@ class Crew:
         return [int(pid) for pid in told.split()]
 
     async def until_serving(self, count: int) -> None:
-        """So many processes have said that they serve."""
+        """Wait until `count` processes have logged that they serve."""
         await until(lambda: self.log.read_text().count(", policy ") >= count)
 
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(120):
-        while not holds():  # noqa: ASYNC110 - what other processes do sends us no event
+        while not holds():  # noqa: ASYNC110 - state of other processes
             await asyncio.sleep(0.05)
 
 
@@ -76,8 +76,8 @@ def value(page: str, name: str) -> float:
     return sum(float(found) for found in re.findall(rf"^{name}(?:{{.*}})? ([0-9.e+]+)", page, re.MULTILINE))
 
 
-async def begun(folder: Path, url: str, *, workers: int, **environment: str) -> Crew:
-    """A parent that has been started."""
+async def started(folder: Path, url: str, *, workers: int, **environment: str) -> Gateway:
+    """Start a parent process."""
     policy, log, ports = folder / "policy.yaml", folder / "log", (free_port(), free_port())
     policy.write_text(POLICY % url)
     kept = {name: given for name, given in os.environ.items() if not name.startswith(("TWOLANE_", "PROMETHEUS_"))}
@@ -89,13 +89,13 @@ async def begun(folder: Path, url: str, *, workers: int, **environment: str) -> 
             stdout=output,
             stderr=output,
         )
-    return Crew(process, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", log)
+    return Gateway(process, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}", log)
 
 
 @contextlib.asynccontextmanager
-async def crew(folder: Path, url: str, *, workers: int = 3) -> AsyncIterator[Crew]:
-    """One whose processes all serve."""
-    made = await begun(folder, url, workers=workers)
+async def gateway(folder: Path, url: str, *, workers: int = 3) -> AsyncIterator[Gateway]:
+    """A parent whose processes all serve."""
+    made = await started(folder, url, workers=workers)
     try:
         await made.until_serving(workers)
         yield made
@@ -105,16 +105,16 @@ async def crew(folder: Path, url: str, *, workers: int = 3) -> AsyncIterator[Cre
         await made.process.wait()
 
 
-async def test_every_request_is_counted_once_whoever_is_asked_and_whoever_has_died(tmp_path: Path) -> None:
-    async with fake_server() as server, crew(tmp_path, server.url) as serving:
-        assert set(await serving.ask(120)) == {200}
+async def test_every_request_is_counted_once_by_any_process_also_after_a_crash(tmp_path: Path) -> None:
+    async with fake_server() as server, gateway(tmp_path, server.url) as serving:
+        assert set(await serving.send(120)) == {200}
         await serving.until_counted(120)
         assert {await serving.counted() for _ in range(8)} == {120.0}
         first = serving.children()
         os.kill(first[0], signal.SIGKILL)
         await serving.until_serving(4)
         assert await serving.counted() == 120.0
-        assert set(await serving.ask(60)) == {200}
+        assert set(await serving.send(60)) == {200}
         await serving.until_counted(180)
         assert {await serving.counted() for _ in range(8)} == {180.0}
         assert len(set(serving.children()) & set(first)) == 2
@@ -135,8 +135,8 @@ async def test_requests_in_flight_are_the_sum_of_all_processes(tmp_path: Path) -
         await release.wait()
         return await says_hello(request, body)
 
-    async with fake_server(slow) as server, crew(tmp_path, server.url, workers=2) as serving:
-        asking = asyncio.create_task(serving.ask(12))
+    async with fake_server(slow) as server, gateway(tmp_path, server.url, workers=2) as serving:
+        asking = asyncio.create_task(serving.send(12))
         async with asyncio.timeout(120):
             while value(await serving.page(), "twolane_in_flight") != 12:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
@@ -144,8 +144,8 @@ async def test_requests_in_flight_are_the_sum_of_all_processes(tmp_path: Path) -
         assert set(await asking) == {200}
 
 
-async def test_children_leave_when_their_parent_was_killed(tmp_path: Path) -> None:
-    async with fake_server() as server, crew(tmp_path, server.url, workers=2) as serving:
+async def test_children_exit_when_their_parent_is_killed(tmp_path: Path) -> None:
+    async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
         children = serving.children()
         serving.process.kill()
         await until(lambda: not any(_lives(pid) for pid in children))
@@ -157,15 +157,15 @@ def _lives(pid: int) -> bool:
     return False
 
 
-async def test_what_keeps_one_from_starting_ends_all_with_its_exit_code(tmp_path: Path) -> None:
+async def test_a_failed_start_ends_all_processes_with_its_exit_code(tmp_path: Path) -> None:
     missing = str(tmp_path / "no" / "keys")
-    made = await begun(tmp_path, "http://127.0.0.1:1", workers=2, TWOLANE_KEYS_FILE=missing)
+    made = await started(tmp_path, "http://127.0.0.1:1", workers=2, TWOLANE_KEYS_FILE=missing)
     assert await asyncio.wait_for(made.process.wait(), 120) == 2
     assert missing in made.log.read_text()
 
 
-async def test_a_process_that_dies_again_and_again_is_not_started_for_ever(tmp_path: Path) -> None:
-    async with fake_server() as server, crew(tmp_path, server.url, workers=1 + 1) as serving:
+async def test_a_process_that_crashes_repeatedly_is_not_restarted_forever(tmp_path: Path) -> None:
+    async with fake_server() as server, gateway(tmp_path, server.url, workers=1 + 1) as serving:
         while serving.process.returncode is None:
             for pid in serving.children():
                 with contextlib.suppress(ProcessLookupError):

@@ -6,7 +6,7 @@ from typing import Final
 
 TINY_CHECKPOINT: Final = "twolane-tiny"
 DEFAULT_POLICY: Final = "default.yaml"
-DEMO_POLICY: Final = "tour.yaml"
+DEMO_POLICY: Final = "demo.yaml"
 CHAOS_POLICY: Final = "chaos.yaml"
 _DATA: Final = "_data"  # created by setup.py, in wheels only
 

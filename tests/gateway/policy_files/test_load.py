@@ -106,7 +106,7 @@ def test_the_environment_is_part_of_the_content(policy_with: PolicyWith) -> None
     assert one.content_hash == policy_with().content_hash != other.content_hash
 
 
-@pytest.mark.parametrize("name", ["default.yaml", "tour.yaml"])
+@pytest.mark.parametrize("name", ["default.yaml", "demo.yaml"])
 def test_the_shipped_policies_load_without_any_environment(name: str) -> None:
     policy = load(POLICIES / name, {})
     assert set(policy.targets) == {"fast", "careful", "quality"}
