@@ -25,6 +25,19 @@ def test_every_policy_key_is_described_and_nothing_else() -> None:
     assert {key for key, _ in keys_of(editor_schema())} == set(DESCRIPTIONS)
 
 
+def test_every_flag_of_every_command_is_explained_beside_or_below_it() -> None:
+    """In the help texts: a flag's explanation begins two columns behind it, or on the next line."""
+    lines = PAGES["reference/cli.md"].splitlines()
+    flags = [number for number, line in enumerate(lines) if re.match(r"  -", line)]
+    assert len(flags) > 100
+    bare = [
+        lines[number]
+        for number in flags
+        if not re.match(r"  -.*?\S {2,}\S", lines[number]) and not re.match(r" {12,}\S", lines[number + 1])
+    ]
+    assert bare == []
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """Strictly: a missing page, a broken link or a broken anchor fails."""

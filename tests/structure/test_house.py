@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("gateway", "diffusion_worker", "twolane", "training", "benchmarks", "deploy")
-MAX_FILE_LINES = 400
+MAX_FILE_LINES = 400  # a longer file needs its reason in LONGER_FILES
+HARD_FILE_LINES = 800
 MAX_FUNCTION_LINES = 60
 MAX_ARGUMENTS = 6
 MEDIAN_FUNCTION_LINES = 12
@@ -44,7 +45,8 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
         for path in sources()
         if (lines := len(path.read_text().splitlines())) > MAX_FILE_LINES
     }
-    assert set(long) <= set(LONGER_FILES), long
+    assert set(long) == set(LONGER_FILES), long
+    assert max(long.values(), default=0) <= HARD_FILE_LINES
 
 
 def test_no_function_is_longer_than_a_screen() -> None:
