@@ -1,6 +1,6 @@
-"""A Board and its answers as one SVG that needs no network, no script and no Grafana: good enough to see what is wrong.
+"""Draw a Board and its query results as one SVG, without network, scripts or Grafana, to check dashboards by eye.
 
-Knows the grid of 24 columns that Grafana lays panels out on, and nothing of where answers come from.
+Uses Grafana's 24-column grid; independent of where the data comes from.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ STATE_COLOURS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """A place on the page, in pixels from its upper left corner."""
+    """A rectangle of the page, in pixels from the upper left corner."""
 
     left: int
     top: int
@@ -38,7 +38,7 @@ class Box:
 
 
 def layout(board: Board) -> tuple[tuple[Box, ...], int]:
-    """Where each panel goes, in the board's order, and how high the page is: rows are filled from the left."""
+    """The box of each panel, in the board's order, and the height of the page. Rows are filled from the left."""
     boxes: list[Box] = []
     top = _HEADING
     for section in board.sections:
@@ -87,14 +87,14 @@ def _panel(box: Box, answered: Answered, window: Window) -> Iterator[str]:
 
 
 def _lines(box: Box, curves: Sequence[Series], unit: str, window: Window) -> Iterator[str]:
-    """Curves from 0 to the highest point, its value at the axis, the first few by name below."""
+    """Curves from 0 to the maximum, the maximum at the axis, and a legend of the first few."""
     most = max((value for one in curves for _, value in one.points), default=0.0) or 1.0
     bottom, height = box.height - 46, box.height - 74
     yield _text(6, 30, said(most, unit), size=10, colour="#666666")
     yield f'<line x1="6" y1="{bottom}" x2="{box.width - 6}" y2="{bottom}" stroke="#cccccc"/>'
     for one, colour in zip(curves, _cycle(len(curves)), strict=True):
         places = [(_x(box, at_s, window), bottom - height * max(value, 0.0) / most) for at_s, value in one.points]
-        if len(places) == 1:  # a line of one point would not be seen
+        if len(places) == 1:  # a line of one point would be invisible
             places.append((places[0][0] + 3, places[0][1]))
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
@@ -104,7 +104,7 @@ def _lines(box: Box, curves: Sequence[Series], unit: str, window: Window) -> Ite
 
 
 def _bands(box: Box, curves: Sequence[Series], words: tuple[Word, ...], window: Window) -> Iterator[str]:
-    """One band per series, a piece per point, coloured by its value; what it is at the end in words."""
+    """One band per series, a segment per point coloured by its value, and the last value as text."""
     height = min(24, (box.height - 30) // max(1, len(curves)))
     piece = (box.width - 180) * window.step_s / (window.end_s - window.begin_s)
     for number, one in enumerate(curves):

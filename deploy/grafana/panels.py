@@ -1,7 +1,7 @@
-"""What a dashboard says, free of any drawing program: boards, sections, panels, and how their queries are built.
+"""Dashboards independent of the renderer: boards, sections, panels, and helpers that build their queries.
 
-Queries are PromQL with two marks: HERE stands for the matchers that keep to the chosen job and instances, SPAN for the
-window that a rate needs at the shown resolution. Knows neither Grafana's JSON nor a data source.
+Queries are PromQL with two placeholders: HERE, the matchers of the selected jobs and instances, and SPAN, the rate
+window at the shown resolution. This module knows neither Grafana's JSON nor a data source.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SPAN: Final = "$__rate_interval"
 
 
 class Colour(StrEnum):
-    """What a state looks like, in Grafana's words."""
+    """Colour of a state, as Grafana names it."""
 
     GOOD = "green"
     SOSO = "yellow"
@@ -23,14 +23,14 @@ class Colour(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
-    """What the value of a state is called, and how it looks."""
+    """Display text and colour of a state value."""
 
     text: str
     colour: Colour
 
 
 def words(**named: Colour) -> tuple[Word, ...]:
-    """For the values 0, 1, 2, ... in order; underscores are spaces."""
+    """Display texts of the values 0, 1, 2, ... in order; underscores become spaces."""
     return tuple(Word(text=text.replace("_", " "), colour=colour) for text, colour in named.items())
 
 
@@ -38,7 +38,7 @@ YES_OR_NO: Final = words(no=Colour.NEITHER, yes=Colour.GOOD)
 
 
 class Kind(StrEnum):
-    """How a panel is drawn."""
+    """Visualization of a panel."""
 
     LINES = "timeseries"
     NUMBER = "stat"
@@ -47,7 +47,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One expression, and how each series of its answer is called (labels in double braces)."""
+    """A PromQL expression and its legend format (labels in double braces)."""
 
     expr: str
     legend: str
@@ -55,8 +55,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One question an operator has. `unit` is Grafana's word; `words` names the values 0, 1, 2, ... of a state; `width`
-    counts the 24 columns of the grid."""
+    """`unit` is a Grafana unit id; `words` names the values 0, 1, 2, ... of a state; `width` counts columns of the
+    24-column grid."""
 
     title: str
     description: str
@@ -77,7 +77,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """A dashboard. `uid` is its address and file name, `jobs_of` a metric that every job it can show has."""
+    """A dashboard. `uid` is its Grafana uid and file name, `jobs_of` a metric that all its jobs export."""
 
     uid: str
     title: str
@@ -92,12 +92,12 @@ class Board:
 
 
 def lines(title: str, description: str, unit: str, *queries: Query) -> Panel:
-    """A panel of curves, half the width of the page."""
+    """A time-series panel, half the width of the page."""
     return Panel(title=title, description=description, unit=unit, queries=queries)
 
 
 def number(title: str, description: str, unit: str, expr: str) -> Panel:
-    """One number, as it is now."""
+    """A panel with the current value of one number."""
     return Panel(
         title=title,
         description=description,
@@ -109,23 +109,22 @@ def number(title: str, description: str, unit: str, expr: str) -> Panel:
 
 
 def states(title: str, description: str, query: Query, *, words: tuple[Word, ...]) -> Panel:
-    """Bands that change colour; value n is `words[n]`."""
+    """A state timeline; value n is shown as `words[n]`."""
     return Panel(title=title, description=description, unit="short", queries=(query,), kind=Kind.STATES, words=words)
 
 
 def rate(counter: str, *by: str, where: str = "") -> Query:
-    """How often per second, summed over everything but `by`."""
+    """Rate per second, summed over all labels except `by`."""
     return Query(expr=rate_of(counter, *by, where=where), legend=_legend(by) or "all")
 
 
 def gauge(name: str, *by: str, how: str = "sum", where: str = "") -> Query:
-    """A state, put together over everything but `by` by `how` (sum, max, min, avg)."""
+    """A gauge, aggregated with `how` (sum, max, min, avg) over all labels except `by`."""
     return Query(expr=f"{how}{_by(by)} ({name}{{{_matchers(where)}}})", legend=_legend(by) or "all")
 
 
 def quantile(share: float, histogram: str, *by: str) -> Query:
-    """The value that `share` of all observations stay under. Where nothing was observed there is no point: NaN >= 0 is
-    false."""
+    """The `share` quantile of a histogram. Without observations there is no data point, because NaN >= 0 is false."""
     buckets = rate_of(f"{histogram}_bucket", "le", *by)
     return Query(
         expr=f"histogram_quantile({share:g}, {buckets}) >= 0",
@@ -134,14 +133,14 @@ def quantile(share: float, histogram: str, *by: str) -> Query:
 
 
 def mean(histogram: str, *by: str) -> Query:
-    """Sum over count; no point where nothing was observed."""
+    """Sum divided by count; no data point without observations."""
     total, count = rate_of(f"{histogram}_sum", *by), rate_of(f"{histogram}_count", *by)
     return Query(expr=f"({total} / {count}) >= 0", legend=" ".join(filter(None, ("mean", _legend(by)))))
 
 
 def share_of(part: str, whole: str, *by: str, where: str) -> Query:
-    """Events of `part` that match `where`, per event of `whole`: 0 where there is none, no point where `whole` is
-    silent."""
+    """Events of `part` that match `where`, divided by events of `whole`. 0 if there are none; no data point if `whole`
+    has no events."""
     counted = rate_of(part, *by, where=where)
     everything = rate_of(whole, *by)
     return Query(expr=f"(({counted} or 0 * {everything}) / {everything}) >= 0", legend=_legend(by) or "share")

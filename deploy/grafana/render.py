@@ -1,4 +1,4 @@
-"""A Board as Grafana's JSON, through Grafana's own SDK: classic dashboards, which Grafana 10 to 12 read."""
+"""Render a Board as Grafana JSON with Grafana's SDK: classic dashboards, for Grafana 10 to 12."""
 
 from itertools import count
 from string import ascii_uppercase
@@ -31,7 +31,7 @@ _Drawn = timeseries.Panel | stat.Panel | statetimeline.Panel
 
 
 def render(board: Board) -> str:
-    """The file's whole text: the same Board gives the same bytes."""
+    """The text of the file; deterministic."""
     page = (
         dashboard.Dashboard(board.title)
         .uid(board.uid)
@@ -54,7 +54,7 @@ def render(board: Board) -> str:
 
 
 def _values_of(name: str, query: str) -> dashboard.QueryVariable:
-    """Looked up anew when the time range changes: instances come and go."""
+    """A variable that is refreshed when the time range changes, because instances come and go."""
     return (
         dashboard.QueryVariable(name)
         .label(name.capitalize())
@@ -85,7 +85,7 @@ def _drawn(panel: Panel) -> _Drawn:
 
 
 def _empty(kind: Kind) -> _Drawn:
-    """Nothing of how a panel looks is left to Grafana's defaults, which move from version to version."""
+    """An empty panel with explicit options, because Grafana's defaults change between versions."""
     legend = common.VizLegendOptions().show_legend(True).display_mode(LegendDisplayMode.LIST)
     legend = legend.placement(LegendPlacement.BOTTOM)
     tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from diffusion_worker.constraints.tool_calls import CLOSE_TAG, OPEN_TAG
 from diffusion_worker.text.channels import THOUGHT
 
-# An unclosed thought extends to the end: the response was cut off while thinking.
+# An unclosed thought extends to the end: the answer was cut off while thinking.
 _THOUGHT_BLOCK = re.compile("{}.*?(?:{}|\\Z)\\s*".format(*map(re.escape, THOUGHT)), re.DOTALL)
 ASSISTANT, USER, TOOL = "assistant", "user", "tool"
 SYSTEMS = ("system", "developer")
@@ -41,7 +41,7 @@ class Message:
     content: str
     thought: str = ""
     calls: tuple[PastCall, ...] = ()
-    call_id: str | None = None  # of a tool message: the tool call it results
+    call_id: str | None = None  # of a tool message: the tool call it belongs to
 
 
 def without_old_thoughts(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -43,11 +43,11 @@ def prepare_chat(serving_state: ServingState, body: bytes, deadline_ms: float | 
         inputs = replace(inputs, prompt_ids=_behind_header(inputs.prompt_ids, tokenization))
     generation = build_request(params, inputs, info)
     constraint, headers = _constraint(request, tokenization, generation.prompt_ids)
-    wanted = ParserOptions(stops=params.stops, calls=tokenization.template.calls if tools.offered else None)
+    options = ParserOptions(stops=params.stops, calls=tokenization.template.calls if tools.offered else None)
     return PreparedRequest(
         generation=generation,
         builder=ResponseBuilder(
-            tokenization.tokenizer, wanted, generation.prompt_ids, prediction=generation.start_ids, layouts=layouts
+            tokenization.tokenizer, options, generation.prompt_ids, prediction=generation.start_ids, layouts=layouts
         ),
         writer=ChatWriter(
             new_metadata(ChatWriter, serving_state.model_id(decoding_mode)),

@@ -137,7 +137,7 @@ class Endpoint:
             try:
                 if prepared.kept_ids:
                     await sink.add(prepared.builder.resume(prepared.kept_ids))
-                finished = await _follow(output_stream, prepared.builder, sink)
+                finished = await _forward_events(output_stream, prepared.builder, sink)
             except WorkerError as error:
                 if prepared.request_log:
                     prepared.request_log.error = error.code
@@ -275,7 +275,7 @@ def _less_time(generation: GenerationRequest, spent_s: float) -> GenerationReque
     return replace(generation, deadline_s=max(0.0, generation.deadline_s - spent_s))
 
 
-async def _follow(output_stream: OutputStream, builder: ResponseBuilder, sink: ResponseSink) -> Finished | None:
+async def _forward_events(output_stream: OutputStream, builder: ResponseBuilder, sink: ResponseSink) -> Finished | None:
     """Pass events to the sink until the sequence ends. Returns None when a stop string ended it; raises its error."""
     async for output in output_stream:
         match output:

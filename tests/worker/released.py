@@ -1,4 +1,4 @@
-"""Tokenization of the released checkpoint's kind: its control tokens under their own ids, Gemma's way of spelling, and
+"""Tokenization of the released checkpoint's kind: its control tokens under their own ids, Gemma's vocabulary form, and
 chat templates of the same shape as those it was published with, written here."""
 
 import functools

@@ -60,7 +60,7 @@ CHAT = ApiSupport(
 )
 COMPLETIONS = ApiSupport(
     supported=(*_COMMON, "prompt", "suffix", "echo"),
-    off={**_OFF, "logprobs": (), "prediction": (), "response_format": ()},  # `logprobs: 0` asks for some here
+    off={**_OFF, "logprobs": (), "prediction": (), "response_format": ()},  # here `logprobs: 0` requests logprobs
 )
 # Fields of OpenAI's own platform (labels, storage, scheduling): accepted and without effect.
 IGNORED_STRINGS = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")

@@ -1,4 +1,4 @@
-"""Three tokenizers of different kinds: the embedded checkpoint's bytes, a byte-level one with merges, Gemma's kind."""
+"""Three kinds of tokenizers: the embedded checkpoint's bytes, byte-level BPE with merges, and Gemma's kind."""
 
 import json
 from pathlib import Path

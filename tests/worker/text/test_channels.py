@@ -1,4 +1,4 @@
-"""text.channels: what is said, thought and called, whatever the borders of blocks."""
+"""Channel parser: text, thought and tool calls, independent of block boundaries."""
 
 import json
 from itertools import pairwise
@@ -14,7 +14,7 @@ from tests.worker.released import CONTROL, released_tokenizer
 from tests.worker.serving import toy_tokenizer
 
 TOKENIZER = released_tokenizer()
-MARKS = control_tokens_of(TOKENIZER)
+CONTROL_TOKENS = control_tokens_of(TOKENIZER)
 CALLS = ParserOptions(calls=Syntax.NATIVE)
 WEATHER = '<|tool_call>call:weather{city:<|"|>São Paulo<|"|>,days:3}<tool_call|>'
 
@@ -29,10 +29,10 @@ def joined(parts: list[ChannelOutput]) -> tuple[str, str, list[tuple[str, object
     return "".join(part.text for part in parts), "".join(part.thought for part in parts), calls
 
 
-def listen(text: str, wanted: ParserOptions = CALLS, *, prompt: str = "") -> tuple[str, str, list[tuple[str, object]]]:
+def parsed(text: str, options: ParserOptions = CALLS, *, prompt: str = "") -> tuple[str, str, list[tuple[str, object]]]:
     """Text, thought and calls of a whole answer, fed id by id."""
-    listener = ChannelParser(TOKENIZER, MARKS, wanted, ids(prompt))
-    return joined([*(listener.feed((token,)) for token in ids(text)), listener.flush()])
+    parser = ChannelParser(TOKENIZER, CONTROL_TOKENS, options, ids(prompt))
+    return joined([*(parser.feed((token,)) for token in ids(text)), parser.flush()])
 
 
 @pytest.mark.parametrize(
@@ -54,22 +54,22 @@ def listen(text: str, wanted: ParserOptions = CALLS, *, prompt: str = "") -> tup
         ("<|channel>thought\na<|channel>thought\nb<channel|>c", "c", "a\nb"),
     ],
 )
-def test_thought_is_told_from_text(answer: str, text: str, thought: str) -> None:
-    """The channel's name and the empty block leave no trace; a thought that is cut off is no answer."""
-    assert listen(answer) == (text, thought, [])
+def test_thought_is_separated_from_text(answer: str, text: str, thought: str) -> None:
+    """The channel name and an empty thought produce no text; a thought that is cut off is not part of the answer."""
+    assert parsed(answer) == (text, thought, [])
 
 
-def test_a_thought_that_the_template_has_begun_goes_on() -> None:
-    """The opening token stands in the prompt then, not in the answer."""
-    assert listen("hm<channel|>x", prompt="<|turn>model\n<|channel>thought\n") == ("x", "hm", [])
-    assert listen("x", prompt="<|turn>model\n<|channel>thought\n<channel|>") == ("x", "", [])
+def test_a_thought_opened_by_the_prompt_continues() -> None:
+    """The opening token is in the prompt and not in the answer."""
+    assert parsed("hm<channel|>x", prompt="<|turn>model\n<|channel>thought\n") == ("x", "hm", [])
+    assert parsed("x", prompt="<|turn>model\n<|channel>thought\n<channel|>") == ("x", "", [])
 
 
-def test_calls_become_names_and_json() -> None:
-    """Several in a row, behind thought and text; the quote is one token, so a string may say what it likes."""
+def test_tool_calls_are_parsed_to_names_and_json() -> None:
+    """Several calls after thought and text; a quoted string may contain any character."""
     answer = f'<|channel>thought\nhm<channel|>Look:{WEATHER}<|tool_call>call:f{{a:[<|"|>}}<|"|>]}}<tool_call|>'
     weather = ("weather", {"city": "São Paulo", "days": 3})
-    assert listen(answer) == ("Look:", "hm", [weather, ("f", {"a": ["}"]})])
+    assert parsed(answer) == ("Look:", "hm", [weather, ("f", {"a": ["}"]})])
 
 
 @pytest.mark.parametrize(
@@ -81,37 +81,36 @@ def test_calls_become_names_and_json() -> None:
         "<|tool_call>call:f{a:1",
     ],
 )
-def test_a_malformed_call_is_left_as_text(call: str) -> None:
-    """Spelled out whole, so that a reader sees what went wrong."""
-    assert listen(f"a{call}") == (f"a{call}", "", [])
+def test_a_malformed_call_remains_text(call: str) -> None:
+    """With its control tokens written out, so that the error is visible."""
+    assert parsed(f"a{call}") == (f"a{call}", "", [])
 
 
-def test_a_call_that_is_whole_needs_no_closing_token() -> None:
-    """The checkpoint may end its turn with `<|tool_response>`, which is an end token, right behind the brace."""
-    assert listen("<|tool_call>call:f{a:1}")[2] == [("f", {"a": 1})]
-    assert listen(f"<|tool_call>call:f{{a:1}}{WEATHER}")[2][0] == ("f", {"a": 1})
-    assert listen("<|channel>thought\nhm<|tool_call>call:f{}<tool_call|>") == ("", "hm", [("f", {})])
+def test_a_complete_call_needs_no_closing_token() -> None:
+    """The checkpoint may end its turn with the end token `<|tool_response>` directly after the brace."""
+    assert parsed("<|tool_call>call:f{a:1}")[2] == [("f", {"a": 1})]
+    assert parsed(f"<|tool_call>call:f{{a:1}}{WEATHER}")[2][0] == ("f", {"a": 1})
+    assert parsed("<|channel>thought\nhm<|tool_call>call:f{}<tool_call|>") == ("", "hm", [("f", {})])
 
 
-def test_without_tools_on_offer_a_call_is_text() -> None:
-    """Nobody would know what to do with it."""
-    assert listen("<|tool_call>call:f{a:1}<tool_call|>", ParserOptions()) == ("call:f{a:1}", "", [])
+def test_without_tools_a_call_is_text() -> None:
+    assert parsed("<|tool_call>call:f{a:1}<tool_call|>", ParserOptions()) == ("call:f{a:1}", "", [])
 
 
-def test_stop_strings_are_looked_for_in_text_only() -> None:
-    """Not in thought, not in arguments; and across a thought the text is one."""
+def test_stop_strings_are_searched_in_text_only() -> None:
+    """Not in thoughts or arguments; the text before and after a thought is searched as one."""
     answer = f"<|channel>thought\nan END<channel|>a E{WEATHER}<|channel>thought\nEND<channel|>ND of it"
-    text, thought, calls = listen(answer, ParserOptions(stops=("END", "Paulo"), calls=Syntax.NATIVE))
+    text, thought, calls = parsed(answer, ParserOptions(stops=("END", "Paulo"), calls=Syntax.NATIVE))
     assert (text, thought, len(calls)) == ("a ", "an END\nEND", 1)
 
 
-def test_thought_is_counted_in_ids_behind_its_name() -> None:
-    """The block that says nothing counts nothing."""
-    listener = ChannelParser(TOKENIZER, MARKS, CALLS)
-    listener.feed(ids("<|channel>thought\n<channel|>x"))
-    assert listener.thought_ids == 0
-    listener.feed(ids("<|channel>thought\nabc<channel|>x"))
-    assert listener.thought_ids == 3
+def test_thought_tokens_are_counted_without_the_channel_name() -> None:
+    """An empty thought counts 0."""
+    parser = ChannelParser(TOKENIZER, CONTROL_TOKENS, CALLS)
+    parser.feed(ids("<|channel>thought\n<channel|>x"))
+    assert parser.thought_ids == 0
+    parser.feed(ids("<|channel>thought\nabc<channel|>x"))
+    assert parser.thought_ids == 3
 
 
 PARTS = [
@@ -129,32 +128,32 @@ PARTS = [
 
 
 @given(answer=st.lists(st.sampled_from(PARTS), max_size=16).map("".join), cuts=st.sets(st.integers(1, 120), max_size=6))
-def test_borders_of_blocks_leave_no_trace(answer: str, cuts: set[int]) -> None:
-    """However ids arrive, the same is heard; nothing raises, whatever a net writes."""
-    wanted = ParserOptions(stops=("END",), calls=Syntax.NATIVE)
-    given_ids = ids(answer)
-    borders = [0, *sorted(cut for cut in cuts if cut < len(given_ids)), len(given_ids)]
-    listener = ChannelParser(TOKENIZER, MARKS, wanted)
-    parts = [listener.feed(given_ids[start:end]) for start, end in pairwise(borders)]
-    assert joined([*parts, listener.flush()]) == listen(answer, wanted)
+def test_block_boundaries_do_not_change_the_result(answer: str, cuts: set[int]) -> None:
+    """For any answer; the parser never raises."""
+    options = ParserOptions(stops=("END",), calls=Syntax.NATIVE)
+    answer_ids = ids(answer)
+    borders = [0, *sorted(cut for cut in cuts if cut < len(answer_ids)), len(answer_ids)]
+    parser = ChannelParser(TOKENIZER, CONTROL_TOKENS, options)
+    parts = [parser.feed(answer_ids[start:end]) for start, end in pairwise(borders)]
+    assert joined([*parts, parser.flush()]) == parsed(answer, options)
 
 
 @given(answer=st.lists(st.integers(0, TOKENIZER.size + 3) | st.sampled_from([*CONTROL.values()]), max_size=60))
-def test_any_ids_are_heard(answer: list[int]) -> None:
-    """An untrained net writes anything; control tokens appear only where a malformed call is shown."""
-    listener = ChannelParser(TOKENIZER, MARKS, ParserOptions())
-    text, thought, calls = joined([listener.feed(answer), listener.flush()])
+def test_any_token_ids_can_be_parsed(answer: list[int]) -> None:
+    """An untrained model emits arbitrary tokens; control tokens are shown only in malformed calls."""
+    parser = ChannelParser(TOKENIZER, CONTROL_TOKENS, ParserOptions())
+    text, thought, calls = joined([parser.feed(answer), parser.flush()])
     assert not calls
     assert not any(control in text + thought for control in CONTROL)
 
 
 @given(answer=st.lists(st.integers(0, 300), max_size=60))
-def test_a_checkpoint_without_these_tokens_is_untouched(answer: list[int]) -> None:
-    """Its answer is what its bytes say, as if this module did not exist."""
+def test_without_control_tokens_the_answer_is_plain_text(answer: list[int]) -> None:
+    """The result equals that of the detokenizer."""
     tokenizer = toy_tokenizer()
-    listener = ChannelParser(tokenizer, control_tokens_of(tokenizer), ParserOptions(stops=("ab",), calls=Syntax.NATIVE))
+    parser = ChannelParser(tokenizer, control_tokens_of(tokenizer), ParserOptions(stops=("ab",), calls=Syntax.NATIVE))
     plain = Detokenizer(tokenizer, ("ab",))
     pieces = [plain.feed(answer), plain.flush()]
-    heard = [listener.feed(answer), listener.flush()]
-    assert joined(heard) == ("".join(piece.text for piece in pieces), "", [])
-    assert heard[0].ids_read == pieces[0].ids_read
+    outputs = [parser.feed(answer), parser.flush()]
+    assert joined(outputs) == ("".join(piece.text for piece in pieces), "", [])
+    assert outputs[0].ids_read == pieces[0].ids_read

@@ -1,4 +1,4 @@
-"""text.detokenize: text leaves when it is final, never before."""
+"""Detokenizer: only final text is returned."""
 
 import pytest
 from hypothesis import given
@@ -11,8 +11,8 @@ TEXT = st.text(alphabet="abé日🙂 \n", max_size=30)
 
 
 @given(text=TEXT, cuts=st.lists(st.integers(1, 4), max_size=40))
-def test_text_is_the_same_however_the_ids_arrive(tokenizer: Tokenizer, text: str, cuts: list[int]) -> None:
-    """Borders between blocks leave no trace, and no piece shows half a character."""
+def test_text_does_not_depend_on_how_ids_are_split(tokenizer: Tokenizer, text: str, cuts: list[int]) -> None:
+    """No piece ends in an incomplete character."""
     ids = list(tokenizer.encode_plain(text))
     detokenizer, pieces = Detokenizer(tokenizer), []
     for cut in [*cuts, len(ids)]:
@@ -22,8 +22,8 @@ def test_text_is_the_same_however_the_ids_arrive(tokenizer: Tokenizer, text: str
     assert "".join(pieces) + detokenizer.flush().text == text
 
 
-def test_an_unfinished_character_is_held_back_then_replaced(tokenizer: Tokenizer) -> None:
-    """Bytes that never become a character end as one U+FFFD."""
+def test_an_incomplete_character_is_held_back_then_replaced(tokenizer: Tokenizer) -> None:
+    """At the end, its bytes become one U+FFFD."""
     ids = [token for token in range(tokenizer.size) if tokenizer.token_bytes(token) == b"\xe2"]
     detokenizer = Detokenizer(tokenizer)
     assert detokenizer.feed(ids[:1]).text == ""
@@ -31,8 +31,8 @@ def test_an_unfinished_character_is_held_back_then_replaced(tokenizer: Tokenizer
 
 
 @given(ids=st.lists(st.integers(0, 300), max_size=60))
-def test_any_ids_give_valid_text(tokenizer: Tokenizer, ids: list[int]) -> None:
-    """An untrained net writes any bytes; the text is Unicode all the same."""
+def test_any_ids_produce_valid_unicode(tokenizer: Tokenizer, ids: list[int]) -> None:
+    """An untrained model emits arbitrary bytes."""
     detokenizer = Detokenizer(tokenizer)
     text = detokenizer.feed(ids).text + detokenizer.flush().text
     assert text == b"".join(map(tokenizer.token_bytes, ids)).decode(errors="replace")
@@ -43,8 +43,8 @@ def test_any_ids_give_valid_text(tokenizer: Tokenizer, ids: list[int]) -> None:
     pieces=st.lists(st.text(alphabet="ab\n", max_size=5), max_size=10),
     stops=st.lists(st.text(alphabet="ab\n", min_size=1, max_size=4), max_size=4),
 )
-def test_the_first_stop_string_ends_the_text_whatever_the_borders(pieces: list[str], stops: list[str]) -> None:
-    """Feeding by pieces stops where the piece-free search does, up to overlapping stops that end at the same time."""
+def test_the_first_stop_string_ends_the_text_across_pieces(pieces: list[str], stops: list[str]) -> None:
+    """The result equals a search in the complete text, up to overlapping stop strings that end at the same position."""
     scanner = StopScanner(tuple(stops))
     out = "".join(map(scanner.feed, pieces))
     out += scanner.flush()
@@ -56,8 +56,8 @@ def test_the_first_stop_string_ends_the_text_whatever_the_borders(pieces: list[s
         assert out == whole
 
 
-def test_what_may_become_a_stop_string_is_held_back() -> None:
-    """Half of it must not leave; when it turns out otherwise, it does."""
+def test_the_start_of_a_stop_string_is_held_back() -> None:
+    """It is returned when it turns out not to be a stop string."""
     scanner = StopScanner(("END",))
     assert scanner.feed("word E") == "word "
     assert scanner.feed("N") == ""
@@ -68,8 +68,8 @@ def test_what_may_become_a_stop_string_is_held_back() -> None:
     assert scanner.flush() == ""
 
 
-def test_ids_behind_a_stop_string_are_not_read(tokenizer: Tokenizer) -> None:
-    """The count of ids read is what the answer is charged for."""
+def test_ids_after_a_stop_string_are_not_consumed(tokenizer: Tokenizer) -> None:
+    """The number of consumed ids is the number that is billed."""
     ids = tokenizer.encode_plain("aEbbbb")
     piece = Detokenizer(tokenizer, ("E",)).feed(ids)
     assert (piece.text, piece.stopped) == ("a", True)
@@ -77,7 +77,7 @@ def test_ids_behind_a_stop_string_are_not_read(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("special", ["<eos>", "<pad>"])
-def test_control_tokens_leave_no_text(tokenizer: Tokenizer, special: str) -> None:
-    """Not even when a net writes them in the middle."""
+def test_control_tokens_produce_no_text(tokenizer: Tokenizer, special: str) -> None:
+    """Also in the middle of an answer."""
     ids = [*tokenizer.encode_plain("a"), tokenizer.specials[special], *tokenizer.encode_plain("b")]
     assert Detokenizer(tokenizer).feed(ids).text == "ab"

@@ -1,4 +1,4 @@
-"""text.conversation: old thoughts go, calls find their answers."""
+"""Messages for chat templates: old thoughts are removed, tool results are matched to their calls."""
 
 import pytest
 
@@ -19,8 +19,8 @@ def tool(content: str, call_id: str = "1") -> Message:
     return Message(role="tool", content=content, call_id=call_id)
 
 
-def test_a_thought_stays_in_the_turn_it_was_thought_in() -> None:
-    """Behind the last question the model goes on where it was; what it thought before is not shown again."""
+def test_thoughts_after_the_last_user_message_are_kept() -> None:
+    """The model can continue them after a tool call; earlier thoughts are removed."""
     turns = [user(), model("a", "old"), user(), model("", "new", CALL), tool("r"), model("", "newer", CALL)]
     assert [turn.thought for turn in without_old_thoughts(turns)] == ["", "", "", "new", "", "newer"]
 
@@ -35,13 +35,13 @@ def test_a_thought_stays_in_the_turn_it_was_thought_in() -> None:
         ("no <channel|> at all", "no <channel|> at all"),
     ],
 )
-def test_thought_spelled_out_in_an_answer_goes(content: str, cleaned: str) -> None:
-    """Clients that know no `reasoning_content` send back what they were sent."""
+def test_thoughts_written_in_the_content_are_removed(content: str, cleaned: str) -> None:
+    """Clients without `reasoning_content` send answers back as they received them."""
     assert without_old_thoughts([model(content), user(content)]) == (model(cleaned), user(content))
 
 
-def test_turns_are_openais_shapes() -> None:
-    """Only what is there; arguments as values."""
+def test_messages_have_openais_form() -> None:
+    """Only fields that are set; arguments as values."""
     assert template_messages([user(), model("", "hm", CALL), tool("r")]) == [
         {"role": "user", "content": "q"},
         {
@@ -54,8 +54,8 @@ def test_turns_are_openais_shapes() -> None:
     ]
 
 
-def test_answers_of_tools_can_be_folded_into_the_turn_that_called() -> None:
-    """In their order and under the function's name; an answer without a call before it stays a turn of its own."""
+def test_tool_results_can_be_folded_into_the_message_of_the_call() -> None:
+    """In order and with the function name; a result without a preceding call stays a message of its own."""
     turns = folded_messages([tool("lost"), model("", "", CALL), tool("r"), tool("s", "2"), user()])
     assert [turn["role"] for turn in turns] == ["tool", "assistant", "user"]
     assert turns[1]["tool_responses"] == [{"name": "f", "response": "r"}, {"name": "unknown", "response": "s"}]

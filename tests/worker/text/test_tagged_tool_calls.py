@@ -1,4 +1,4 @@
-"""text.envelope: calls in tags around JSON, found in text that comes in pieces."""
+"""Tagged tool calls: JSON between tags, parsed from text that arrives in pieces."""
 
 import pytest
 from hypothesis import given
@@ -13,14 +13,14 @@ OTHER = '<tool_call>\n{"name":"g","arguments":{"n": 1.50e2}}\n</tool_call>'
 
 def read(*pieces: str) -> tuple[str, list[ToolCall]]:
     reader = TaggedCallReader()
-    found = [each for piece in pieces for each in reader.feed(piece)]
-    found.append(reader.flush())
-    return "".join(x for x in found if isinstance(x, str)), [x for x in found if isinstance(x, ToolCall)]
+    parsed = [each for piece in pieces for each in reader.feed(piece)]
+    parsed.append(reader.flush())
+    return "".join(x for x in parsed if isinstance(x, str)), [x for x in parsed if isinstance(x, ToolCall)]
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
-def test_calls_are_found_wherever_pieces_end(first: int, size: int) -> None:
-    """A string may hold the closing tag; arguments stay as they are written; white space behind a call is no text."""
+def test_calls_are_found_across_pieces(first: int, size: int) -> None:
+    """A string may contain the closing tag, arguments are unchanged, white space after a call is dropped."""
     answer = f"Well <tool_<b>. {CALL}\n{OTHER}\n"
     pieces = [answer[:first], *(answer[at : at + size] for at in range(first, len(answer), size))]
     assert read(*pieces) == (
@@ -32,8 +32,7 @@ def test_calls_are_found_wherever_pieces_end(first: int, size: int) -> None:
     )
 
 
-def test_text_leaves_as_soon_as_it_is_no_tag() -> None:
-    """What may become one waits."""
+def test_text_is_returned_once_it_cannot_start_a_tag() -> None:
     reader = TaggedCallReader()
     assert list(reader.feed("a <tool")) == ["a "]
     assert list(reader.feed("box")) == ["<toolbox"]
@@ -42,8 +41,7 @@ def test_text_leaves_as_soon_as_it_is_no_tag() -> None:
 
 
 @pytest.mark.parametrize("text", ["<tool_call>{", f"so {CALL[:-3]}", "<tool_call>x</tool_call>", "a <"])
-def test_what_is_no_whole_call_stays_text(text: str) -> None:
-    """Whole."""
+def test_an_incomplete_call_remains_text(text: str) -> None:
     assert read(text) == (text, [])
 
 
@@ -60,6 +58,5 @@ def test_what_is_no_whole_call_stays_text(text: str) -> None:
         '{"name": "f", "arguments": ' + '{"a":' * 5000 + "1" + "}" * 5000 + "}",
     ],
 )
-def test_what_can_be_no_call_is_none(text: str) -> None:
-    """Between two tags."""
+def test_malformed_calls_are_rejected(text: str) -> None:
     assert read_tagged_call(text) is None

@@ -1,4 +1,4 @@
-"""text.tool_calls: the released checkpoint's syntax becomes JSON, and what is none stays none."""
+"""Native tool calls: the released checkpoint's syntax is converted to JSON, everything else is rejected."""
 
 import json
 from typing import Any
@@ -42,14 +42,14 @@ VALUES = st.recursive(
 
 
 @given(name=NAMES, arguments=st.dictionaries(NAMES, VALUES, max_size=4))
-def test_what_a_template_writes_is_read_back(name: str, arguments: dict[str, Any]) -> None:
-    """Any text between quotes, any depth, every kind of value."""
+def test_calls_written_by_the_template_are_parsed(name: str, arguments: dict[str, Any]) -> None:
+    """Any quoted text, any depth, every kind of value."""
     assert read(f"call:{name}{written(arguments)}") == (name, arguments)
 
 
 @given(segments=st.lists(st.text(alphabet='{}[]:,"\\ab1.- \n', max_size=8), min_size=1, max_size=5))
-def test_any_text_is_a_call_or_none_and_never_an_error(segments: list[str]) -> None:
-    """And a call's arguments are always a JSON object."""
+def test_any_text_is_parsed_or_rejected_without_an_error(segments: list[str]) -> None:
+    """The arguments of a call are always a JSON object."""
     call = read_call([f"call:f{{{segments[0]}", *segments[1:]])
     assert call is None or isinstance(json.loads(call.arguments), dict)
 
@@ -70,8 +70,8 @@ def test_any_text_is_a_call_or_none_and_never_an_error(segments: list[str]) -> N
         ("call:f{a:None,b:True,c:False}", {"a": None, "b": True, "c": False}),
     ],
 )
-def test_shapes_that_are_calls(text: str, arguments: dict[str, Any]) -> None:
-    """Plain JSON quotes and bare words are known slips with one meaning only."""
+def test_accepted_forms_of_calls(text: str, arguments: dict[str, Any]) -> None:
+    """JSON quotes and bare words are known deviations with an unambiguous meaning."""
     assert read(text) == ("f", arguments)
 
 
@@ -102,13 +102,13 @@ def test_shapes_that_are_calls(text: str, arguments: dict[str, Any]) -> None:
         "call:f" + "{a:" * 100_000,
     ],
 )
-def test_shapes_that_are_none(text: str) -> None:
-    """Round brackets, a bare opener, anything cut off or ambiguous; nothing is guessed, at whatever depth."""
+def test_rejected_forms_of_calls(text: str) -> None:
+    """Parentheses, a bare opening token, and anything incomplete or ambiguous, at any depth."""
     assert read(text) is None
 
 
-def test_numbers_stay_as_they_were_written() -> None:
-    """No float comes in between."""
+def test_numbers_are_kept_as_written() -> None:
+    """They are not converted to floats."""
     call = read_call(["call:f{a:1.10,b:123456789012345678901234567890,c:1e999}"])
     assert call is not None
     assert call.arguments == '{"a":1.10,"b":123456789012345678901234567890,"c":1e999}'

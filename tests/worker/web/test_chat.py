@@ -1,4 +1,4 @@
-"""web.chat and web.relay: answers, streams, stop strings, clients that leave."""
+"""Chat completions: answers, streams, stop strings and client disconnects."""
 
 import asyncio
 import json
@@ -26,8 +26,8 @@ def deltas(text: str) -> str:
 
 
 @pytest.mark.parametrize("model", [MODEL, READ, "diffusion", "diffusion:autoregressive"])
-async def test_an_answer_over_several_blocks_comes_whole(model: str) -> None:
-    """Either reading of the weights, by id or alias, whole or streamed."""
+async def test_an_answer_over_several_blocks_is_complete(model: str) -> None:
+    """In both decoding modes, by id or alias, streamed or not."""
     text = "größer 日本 🙂 " * 2
     async with serving(toy_model()) as served:
         assert choice(await served.ask(text, model=model)) == (text, "stop")
@@ -36,8 +36,8 @@ async def test_an_answer_over_several_blocks_comes_whole(model: str) -> None:
         assert deltas(streamed.text) == text
 
 
-async def test_a_stream_has_its_parts_in_order() -> None:
-    """Role, text as it becomes final, finish with `diffusion`, DONE; usage only when asked for."""
+async def test_the_events_of_a_stream_are_in_order() -> None:
+    """Role, final text, finish with `diffusion`, DONE; usage only if requested."""
     async with serving(toy_model()) as served:
         *chunks, done = events((await served.ask("x" * 40, stream=True)).text)
     first, *middle, last = map(json.loads, chunks)
@@ -52,8 +52,8 @@ async def test_a_stream_has_its_parts_in_order() -> None:
     assert not any("usage" in chunk for chunk in (first, *middle, last))
 
 
-async def test_usage_of_a_stream_comes_in_a_chunk_of_its_own() -> None:
-    """All others then carry a null, as OpenAI's do."""
+async def test_usage_of_a_stream_is_a_separate_chunk() -> None:
+    """All other chunks then have a null usage, as with OpenAI."""
     async with serving(toy_model()) as served:
         answer = await served.ask("hello", stream=True, stream_options={"include_usage": True})
     *others, usage = [json.loads(data) for data in events(answer.text)[:-1]]
@@ -64,37 +64,35 @@ async def test_usage_of_a_stream_comes_in_a_chunk_of_its_own() -> None:
 
 @pytest.mark.parametrize("max_tokens", [1, 5, 16, 17, 40])
 async def test_max_tokens_is_exact(max_tokens: int) -> None:
-    """Not a multiple of the canvas."""
+    """Not rounded to a multiple of the canvas length."""
     async with serving(toy_model(answer="y" * 100)) as served:
         answer = await served.ask(max_tokens=max_tokens)
     assert choice(answer) == ("y" * max_tokens, "length")
     assert answer.json()["usage"]["completion_tokens"] == max_tokens
 
 
-async def test_without_max_tokens_an_answer_is_bounded() -> None:
-    """By four canvases."""
+async def test_without_max_tokens_an_answer_is_limited_to_four_canvases() -> None:
     async with serving(toy_model(answer="y" * 500)) as served:
         assert choice(await served.ask()) == ("y" * 64, "length")
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_stop_string_ends_text_and_work(model: str, stream: bool) -> None:
-    """It lies across two blocks, it does not appear, and no further block is computed."""
+async def test_a_stop_string_ends_the_text_and_the_generation(model: str, stream: bool) -> None:
+    """It spans two blocks, is not returned, and no further block is computed."""
     toy = toy_model(answer="a" * 14 + "STOP" + "b" * 900, seconds_per_pass=0.02, max_context=2000)
     async with serving(toy) as served:
         answer = await served.ask(model=model, stop=["STOP", "zz"], stream=stream, max_tokens=900)
         await until(lambda: served.engine.status().running == 0)
         text = deltas(answer.text) if stream else choice(answer)[0]
         assert text == "a" * 14
-        assert toy.passes < 100  # of at least 114: the engine may be ahead of its reader, but not at the end
+        assert toy.passes < 100  # a complete generation takes at least 114 passes
         if not stream:
             assert choice(answer)[1] == "stop"
             assert answer.json()["usage"]["completion_tokens"] == 18
 
 
-async def test_a_prediction_is_counted_where_it_held() -> None:
-    """Emitted tokens that the prediction had; the others of it are rejected."""
+async def test_accepted_and_rejected_prediction_tokens_are_counted() -> None:
     async with serving(toy_model(answer="hello world")) as served:
         answer = await served.ask(prediction={"type": "content", "content": "hello there"})
         assert answer.json()["usage"]["completion_tokens_details"] == {
@@ -105,17 +103,17 @@ async def test_a_prediction_is_counted_where_it_held() -> None:
 
 
 async def test_the_same_seed_gives_the_same_text() -> None:
-    """And without a seed each request draws its own."""
+    """Without a seed each request draws a random one."""
     toy = toy_model(
         pace=0, denoising=DenoisingParams(canvas_length=16, steps=2)
-    )  # sure of nothing: every token is drawn
+    )  # an uncertain model: every token is sampled
     async with serving(toy) as served:
         texts = [choice(await served.ask(seed=seed, max_tokens=16))[0] for seed in (1, 1)]
         assert texts[0] == texts[1]
 
 
-async def test_two_requests_advance_together() -> None:
-    """Neither waits for the other's end."""
+async def test_two_requests_are_batched() -> None:
+    """Neither waits for the other to finish."""
     ended: list[str] = []
     async with serving(toy_model(answer=LONG, seconds_per_pass=0.01, max_context=2000)) as served:
         slow = asyncio.create_task(served.ask(max_tokens=400), name="slow")
@@ -128,8 +126,8 @@ async def test_two_requests_advance_together() -> None:
         assert ended == ["quick", "slow"]
 
 
-async def test_more_than_run_and_wait_are_shed_with_429() -> None:
-    """At once, with the time to come back."""
+async def test_requests_over_capacity_receive_429() -> None:
+    """Immediately, with Retry-After."""
     toy = toy_model(answer=LONG, seconds_per_pass=0.05, max_context=2000)
     async with serving(toy, max_num_seqs=1, max_waiting=1) as served:
         busy = [asyncio.create_task(served.ask(max_tokens=800)) for _ in range(2)]
@@ -143,8 +141,8 @@ async def test_more_than_run_and_wait_are_shed_with_429() -> None:
 
 
 @pytest.mark.parametrize("source", ["header", "body"])
-async def test_a_deadline_returns_what_there_is(source: str) -> None:
-    """The smaller of the two holds; the answer is cut like one that ran out of tokens."""
+async def test_a_deadline_returns_the_answer_so_far(source: str) -> None:
+    """The smaller deadline applies; the finish reason is that of an answer that reached max_tokens."""
     toy = toy_model(answer=LONG, seconds_per_pass=0.03, max_context=2000)
     near, far = ("800", 60_000) if source == "header" else ("60000", 800)
     async with serving(toy) as served:
@@ -158,22 +156,22 @@ async def test_a_deadline_returns_what_there_is(source: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["soon", "-1", "nan", "inf", ""])
-async def test_a_deadline_that_is_none_is_refused(value: str) -> None:
-    """By the name of the header."""
+async def test_an_invalid_deadline_header_is_refused(value: str) -> None:
+    """The error names the header."""
     async with serving(toy_model()) as served:
         answer = await served.ask(headers={"x-twolane-deadline-ms": value})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "x-twolane-deadline-ms")
 
 
-async def test_numbers_of_the_loop_can_be_set() -> None:
-    """Fewer steps are fewer passes, and honesty about not having settled."""
+async def test_denoising_params_can_be_set() -> None:
+    """Fewer steps are fewer passes, and `converged` is false."""
     async with serving(toy_model(answer="y" * 16, pace=4)) as served:
         usage = (await served.ask(diffusion={"steps": 2}, max_tokens=16)).json()["usage"]["diffusion"]
         assert (usage["denoising_steps"], usage["converged"]) == (2, False)
 
 
-async def test_a_large_prompt_does_not_hold_up_the_event_loop() -> None:
-    """It is read on another thread; its length is then refused with the numbers."""
+async def test_a_large_prompt_does_not_block_the_event_loop() -> None:
+    """It is parsed in a thread; the error for its length contains the limit."""
     async with serving(toy_model(max_context=1000)) as served:
         answer = await served.ask("x" * 200_000)
         error = answer.json()["error"]
@@ -182,7 +180,7 @@ async def test_a_large_prompt_does_not_hold_up_the_event_loop() -> None:
 
 
 async def test_an_error_before_the_first_block_has_its_own_status() -> None:
-    """Also for a stream: nothing has left yet."""
+    """Also for streams, because nothing has been sent yet."""
     async with serving(toy_model(confidence=float("nan"))) as served:
         for stream in (False, True):
             answer = await served.ask(stream=stream)
@@ -190,7 +188,7 @@ async def test_an_error_before_the_first_block_has_its_own_status() -> None:
 
 
 async def test_an_error_after_the_first_block_is_the_last_event() -> None:
-    """No [DONE] follows: the client must not take the text for whole."""
+    """Without [DONE], so that the client knows the answer is incomplete."""
     toy = toy_model(answer=LONG, seconds_per_pass=0.02, max_context=2000)
     async with serving(toy) as served:
         asking = asyncio.create_task(served.ask(max_tokens=900, stream=True))
@@ -206,8 +204,8 @@ def _metrics(served: Served) -> str:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_a_client_that_leaves_stops_its_work(stream: bool, model: str) -> None:
-    """Over a real socket: no pass is made for nobody."""
+async def test_a_client_disconnect_stops_the_generation(stream: bool, model: str) -> None:
+    """Over a real socket: no passes are computed after the disconnect."""
     toy = toy_model(answer=LONG, seconds_per_pass=0.01, max_context=2000)
     async with listening(toy) as served:
         body = {"model": model, "messages": [{"role": "user", "content": "x"}], "max_tokens": 900, "stream": stream}
@@ -221,7 +219,7 @@ async def test_a_client_that_leaves_stops_its_work(stream: bool, model: str) -> 
         passes = toy.passes
         assert passes < 200
         assert "twolane_worker_cancelled_total 1.0" in _metrics(served)
-        await served.ask("bye", max_tokens=1)  # the next client is served, and nothing else runs beside it
+        await served.ask("bye", max_tokens=1)  # the next request is served, and no other is running
         assert toy.passes < passes + 10
 
 
@@ -233,15 +231,15 @@ def _request(body: bytes) -> bytes:
 
 
 async def test_a_body_too_large_is_refused_over_a_socket() -> None:
-    """The client gets its 413, not a reset, and the connection serves on."""
+    """The client receives 413, not a connection reset, and the connection stays usable."""
     async with listening(toy_model(), max_body_bytes=10_000) as served:
         answer = await served.ask("x" * 3_000_000)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
         assert (await served.ask("hello")).status_code == 200
 
 
-async def test_half_a_request_leaves_nothing_behind() -> None:
-    """A client that leaves while sending costs nothing."""
+async def test_an_incomplete_request_leaves_no_state() -> None:
+    """The client disconnects while sending the body."""
     async with listening(toy_model()) as served:
         with socket.create_connection(("127.0.0.1", served.client.base_url.port or 0)) as half:
             half.sendall(_request(b'{"model": "toy"}')[:-5])
@@ -249,8 +247,7 @@ async def test_half_a_request_leaves_nothing_behind() -> None:
         assert served.engine.status().running == 0
 
 
-async def test_the_official_client_reads_answers_and_streams() -> None:
-    """As any application would."""
+async def test_the_openai_client_reads_answers_and_streams() -> None:
     async with listening(toy_model()) as served:
         client = openai.AsyncOpenAI(base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0)
         async with client:
@@ -269,8 +266,8 @@ async def test_the_official_client_reads_answers_and_streams() -> None:
             assert [model.id for model in models.data] == [MODEL, READ]
 
 
-async def test_the_official_client_reads_errors() -> None:
-    """Their class, code and param."""
+async def test_the_openai_client_reads_errors() -> None:
+    """Class, code and param."""
     async with listening(toy_model()) as served:
         client = openai.AsyncOpenAI(base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0)
         async with client:
@@ -283,13 +280,13 @@ async def test_the_official_client_reads_errors() -> None:
             assert (bad.value.code, bad.value.param) == ("unsupported_parameter", "top_p")
 
 
-def test_the_toy_speaks_the_embedded_vocabulary() -> None:
-    """What these tests rely on."""
+def test_the_toy_model_uses_the_embedded_vocabulary() -> None:
+    """A precondition of these tests."""
     assert toy_tokenizer().size == 272
 
 
-async def test_a_canvas_streams_as_it_settles_and_drafts_show_it() -> None:
-    """Text leaves before its block is sealed; drafts are opt-in, and a client that reads choices reads past them."""
+async def test_the_stable_prefix_is_streamed_and_drafts_are_optional() -> None:
+    """Text is sent before its block is sealed; clients that read only choices can ignore drafts."""
     toy = toy_model(answer="y" * 40, pace=4)
     async with serving(toy) as served:
         answer = await served.ask(stream=True, stream_options={"include_drafts": True}, max_tokens=60)
@@ -302,4 +299,4 @@ async def test_a_canvas_streams_as_it_settles_and_drafts_show_it() -> None:
     assert first == list(range(1, len(first) + 1))
     assert drafts[-1]["draft"] == "y" * 8
     texts = [chunk["choices"][0]["delta"].get("content") for chunk in chunks if chunk["choices"]]
-    assert len([text for text in texts if text]) > 3  # more often than blocks are sealed
+    assert len([text for text in texts if text]) > 3  # more chunks than blocks

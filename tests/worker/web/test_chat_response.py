@@ -1,4 +1,4 @@
-"""web.answers and web.writer: bytes of OpenAI's shape."""
+"""Chat responses in OpenAI's form."""
 
 import orjson
 import pytest
@@ -28,8 +28,8 @@ def output(text: str = "", thought: str = "", *calls: str) -> ChannelOutput:
 
 
 @pytest.mark.parametrize("text", ["a\nb", "\r\n\r\n", "data: x\n\n", "\u2028é🙂"])
-def test_an_event_is_one_line_whatever_the_text(text: str) -> None:
-    """A line break in an answer must not end the event."""
+def test_an_event_is_always_one_line(text: str) -> None:
+    """A line break in the text must not end the event."""
     sent = ChatWriter(METADATA).output_events(output(text))
     assert sent.startswith(b"data: ")
     assert sent.endswith(b"\n\n")
@@ -38,7 +38,7 @@ def test_an_event_is_one_line_whatever_the_text(text: str) -> None:
     assert orjson.loads(sent[6:])["choices"][0]["delta"]["content"] == text
 
 
-def test_a_completion_repeats_its_label() -> None:
+def test_a_completion_contains_its_metadata() -> None:
     """Id, model and time, with one choice."""
     body = orjson.loads(ChatWriter(METADATA).response_body([output("t")], "stop", {}))
     assert (body["id"], body["model"], body["created"], body["object"]) == ("chatcmpl-1", "m", 5, "chat.completion")
@@ -52,8 +52,8 @@ def test_a_completion_repeats_its_label() -> None:
     ]
 
 
-def test_thought_and_calls_are_there_only_if_there_were_any() -> None:
-    """A message that only calls says nothing; ids of calls are numbered through."""
+def test_reasoning_and_calls_are_present_only_if_there_are_any() -> None:
+    """A message with only calls has null content; call ids are numbered."""
     body = orjson.loads(
         ChatWriter(METADATA).response_body([output("", "h", "f"), output("", "m", "g")], "tool_calls", {})
     )
@@ -65,8 +65,8 @@ def test_thought_and_calls_are_there_only_if_there_were_any() -> None:
     ]
 
 
-def test_a_stream_numbers_its_calls_and_sends_each_whole() -> None:
-    """Thought before text before calls, an event for each; nothing output is nothing sent."""
+def test_a_stream_numbers_its_calls_and_sends_each_complete() -> None:
+    """Thought, text and calls in this order, one event each; empty output sends nothing."""
     writer = ChatWriter(METADATA)
     assert writer.output_events(output()) == b""
     sent = (
@@ -85,8 +85,7 @@ def test_a_stream_numbers_its_calls_and_sends_each_whole() -> None:
     }
 
 
-def test_usage_adds_up_and_keeps_unknowns_null() -> None:
-    """No confidence yet, nothing to converge: null, not a number that looks like one."""
+def test_usage_is_summed_and_unknown_values_are_null() -> None:
     body = usage_body(USAGE, Details(accepted_prediction_tokens=4, rejected_prediction_tokens=1, reasoning_tokens=2))
     assert body["total_tokens"] == 11
     assert body["prompt_tokens_details"] == {"cached_tokens": 2}
@@ -99,13 +98,13 @@ def test_usage_adds_up_and_keeps_unknowns_null() -> None:
     assert (body["diffusion"]["tokens_per_forward"], body["diffusion"]["confidence"]) == (2.667, None)
 
 
-def test_an_error_inside_a_stream_is_an_event_like_any_other() -> None:
+def test_an_error_in_a_stream_is_a_data_event() -> None:
     """Clients look for `error` in the data."""
     assert event({"error": {}}) == b'data: {"error":{}}\n\n'
 
 
-def test_a_draft_has_no_choice_that_a_reader_of_text_could_stumble_over() -> None:
-    """With include_usage it carries the null that all chunks carry."""
+def test_a_draft_event_has_no_choices() -> None:
+    """With include_usage its usage is null, as in other chunks."""
     body = orjson.loads(ChatWriter(METADATA, include_usage=True).draft({"draft": "a", "block": 0, "step": 3})[6:])
     assert (body["choices"], body["twolane"], body["usage"]) == ([], {"draft": "a", "block": 0, "step": 3}, None)
     assert (body["id"], body["object"]) == ("chatcmpl-1", "chat.completion.chunk")

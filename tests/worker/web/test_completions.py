@@ -1,4 +1,4 @@
-"""web.completions: raw text goes on, gaps are filled, and what surrounds an answer comes back as it was sent."""
+"""Text completions: raw text is continued, gaps are filled, and `echo` returns the surrounding text."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ from tests.worker.serving import MODEL, READ, Served, events, listening, serving
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/completions"
-GAP = "brown é🙂 fox " * 3  # several canvases, characters over their borders
+GAP = "brown é🙂 fox " * 3  # several canvases, with characters across their boundaries
 
 
 async def complete(served: Served, prompt: Any = "The ", **fields: Any) -> Any:
@@ -32,9 +32,9 @@ async def text_of(served: Served, prompt: Any = "The ", **fields: Any) -> str:
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_raw_text_goes_on(model: str) -> None:
-    """No template: the net sees the prompt's ids and nothing else."""
-    async with serving(toy_model()) as served:  # repeats what it is asked
+async def test_raw_text_is_continued(model: str) -> None:
+    """Without a template: the model receives only the ids of the prompt."""
+    async with serving(toy_model()) as served:  # repeats its prompt
         assert await text_of(served, "The brown fox", model=model) == "The brown fox"
         assert (await complete(served)).json()["usage"]["prompt_tokens"] == len("The ")
 
@@ -43,25 +43,25 @@ IDS = list(toy_tokenizer().encode_plain("abc"))
 
 
 @pytest.mark.parametrize("prompt", ["abc", ["abc"], IDS, [IDS]])
-async def test_a_prompt_may_be_text_or_ids_or_a_list_of_one_of_them(prompt: Any) -> None:
+async def test_a_prompt_is_text_or_ids_or_a_list_with_one_of_them(prompt: Any) -> None:
     """They mean the same text."""
     async with serving(toy_model()) as served:
         assert await text_of(served, prompt, echo=True) == "abcabc"
 
 
 @pytest.mark.parametrize("suffix", ["", " jumps", "\n\tdüring ☃ a very long text behind the gap" * 4])
-async def test_a_gap_is_filled_and_its_surroundings_come_back_as_they_were(suffix: str) -> None:
-    """Whatever lies behind the gap, however long: only what fills it is new."""
+async def test_a_gap_is_filled_and_echo_returns_the_surrounding_text(suffix: str) -> None:
+    """For any length of the suffix."""
     prompt = "x = [1,\r\n\u2028é "
     async with serving(toy_model(answer=GAP)) as served:
-        asked = {"suffix": suffix, "max_tokens": 200}
-        assert await text_of(served, prompt, **asked) == GAP
-        assert await text_of(served, prompt, echo=True, **asked) == prompt + GAP + suffix
-        assert await text_of(served, prompt, echo=True, stop="🙂", **asked) == prompt + "brown é" + suffix
+        fields = {"suffix": suffix, "max_tokens": 200}
+        assert await text_of(served, prompt, **fields) == GAP
+        assert await text_of(served, prompt, echo=True, **fields) == prompt + GAP + suffix
+        assert await text_of(served, prompt, echo=True, stop="🙂", **fields) == prompt + "brown é" + suffix
 
 
-async def test_the_shape_is_openais() -> None:
-    """Object, id, choice; a stream's last chunk tells how the answer came about."""
+async def test_the_response_has_openais_form() -> None:
+    """Object, id and choice; the last chunk of a stream has the `diffusion` object."""
     async with serving(toy_model(answer="hello")) as served:
         body = (await complete(served)).json()
         assert (body["object"], body["id"][:5], body["model"]) == ("text_completion", "cmpl-", MODEL)
@@ -100,31 +100,30 @@ async def test_the_shape_is_openais() -> None:
         ({"suffix": "x", "model": READ}, "suffix", "unsupported_parameter"),
     ],
 )
-async def test_what_is_wrong_or_not_honoured_is_refused_by_name(fields: Any, param: str, code: str) -> None:
-    """As in the chat dialect."""
+async def test_invalid_or_unsupported_fields_are_refused_by_name(fields: Any, param: str, code: str) -> None:
     async with serving(toy_model(max_context=4096)) as served:
         answer = await complete(served, **{"prompt": "The ", **fields})
         error = answer.json()["error"]
         assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
 
 
-async def test_every_off_position_is_accepted() -> None:
-    """OpenAI's clients send defaults along."""
+async def test_disabled_values_of_unsupported_fields_are_accepted() -> None:
+    """OpenAI clients send default values."""
     off = {"n": 1, "best_of": 1, "logprobs": None, "echo": False, "suffix": None, "logit_bias": {}, "user": "u"}
     async with serving(toy_model(answer="hello")) as served:
         assert await text_of(served, top_p=1, presence_penalty=0, frequency_penalty=0, **off) == "hello"
 
 
-async def test_the_official_client_completes_and_fills() -> None:
-    """Whole, streamed, and with drafts that it reads past."""
+async def test_the_openai_client_completes_and_fills() -> None:
+    """With and without streaming, and with drafts, which it ignores."""
     async with listening(toy_model(answer="brown ")) as served:
         client = openai.AsyncOpenAI(base_url=f"{served.client.base_url}/v1", api_key="none", max_retries=0)
         async with client:
-            asked: Any = {"model": MODEL, "prompt": "The ", "suffix": "fox"}
-            whole = await client.completions.create(echo=True, **asked)
+            fields: Any = {"model": MODEL, "prompt": "The ", "suffix": "fox"}
+            whole = await client.completions.create(echo=True, **fields)
             assert whole.choices[0].text == "The brown fox"
             options: Any = {"include_drafts": True, "include_usage": True}
-            stream = await client.completions.create(stream=True, stream_options=options, **asked)
+            stream = await client.completions.create(stream=True, stream_options=options, **fields)
             parts = [part async for part in stream]
     assert "".join(part.choices[0].text for part in parts if part.choices) == "brown "
     drafts = [part.model_extra["twolane"] for part in parts if "twolane" in (part.model_extra or {})]

@@ -1,4 +1,4 @@
-"""web.mending: an answer that only the final check finds bad is mended where it is bad, and not said again."""
+"""Constraint repair: only the invalid span of an answer is regenerated."""
 
 import json
 from typing import Any
@@ -16,27 +16,27 @@ NOTE = {
     "required": ["head", "pair", "tail"],
     "additionalProperties": False,
 }
-SAID = '{"head":"as it was","pair":["x","x"],"tail":"so"}'
+ANSWER = '{"head":"as it was","pair":["x","x"],"tail":"so"}'
 FIELDS: dict[str, Any] = {"response_format": schema(NOTE), "max_tokens": 160}
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])
 @pytest.mark.parametrize("seed", range(3))
-async def test_the_span_is_mended_and_what_stands_before_it_is_kept(model: str, seed: int) -> None:
-    """A net that says the same for ever, without temperature."""
-    async with serving(toy_model(SAID)) as served:
+async def test_the_invalid_span_is_repaired_and_the_text_before_it_is_kept(model: str, seed: int) -> None:
+    """With a deterministic model at temperature 0."""
+    async with serving(toy_model(ANSWER)) as served:
         response = await served.ask(model=model, seed=seed, **FIELDS)
     assert response.status_code == 200, response.text
     text = response.json()["choices"][0]["message"]["content"]
-    found = json.loads(text)
+    value = json.loads(text)
     assert text.startswith('{"head":"as it was","pair":[')
-    assert sorted(found["pair"]) == ["x", "y"]
-    assert found["tail"] in ("so", "no")
+    assert sorted(value["pair"]) == ["x", "y"]
+    assert value["tail"] in ("so", "no")
 
 
 async def test_usage_counts_every_attempt() -> None:
-    """In tokens and in passes; the prompt is counted once."""
-    async with serving(toy_model(SAID)) as served:
+    """Tokens and passes; the prompt is counted once."""
+    async with serving(toy_model(ANSWER)) as served:
         free = (await served.ask(model=READ, max_tokens=160)).json()["usage"]
         passes = served.model.passes
         usage = (await served.ask(model=READ, seed=1, **FIELDS)).json()["usage"]
@@ -47,7 +47,7 @@ async def test_usage_counts_every_attempt() -> None:
 
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_a_stream_shows_the_mended_answer_alone(model: str) -> None:
-    async with serving(toy_model(SAID)) as served:
+    async with serving(toy_model(ANSWER)) as served:
         response = await served.ask(model=model, stream=True, seed=1, **FIELDS)
     chunks = [json.loads(part[6:]) for part in response.text.split("\n\n") if part and part != "data: [DONE]"]
     text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
@@ -58,7 +58,7 @@ async def test_a_stream_shows_the_mended_answer_alone(model: str) -> None:
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_attempts_are_few_and_none_repeats_another(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[str] = []
-    async with serving(toy_model(SAID)) as served:
+    async with serving(toy_model(ANSWER)) as served:
 
         async def never(_constraint: object, text: str) -> str:
             texts.append(text)

@@ -1,4 +1,4 @@
-"""web.problems: every error of the tree has one face on the wire."""
+"""Error bodies: status, type and code of every worker error."""
 
 import pytest
 
@@ -23,25 +23,23 @@ from diffusion_worker.web.error_body import problem_of
         (errors.DeadlineExceeded("m"), 504, "server_error", "deadline_exceeded"),
     ],
 )
-def test_status_type_and_code(error: errors.WorkerError, status: int, kind: str, code: str) -> None:
-    """As OpenAI shapes them."""
+def test_errors_have_openais_status_type_and_code(error: errors.WorkerError, status: int, kind: str, code: str) -> None:
     problem = problem_of(error)
     assert problem.status == status
     assert problem.body == {"error": {"message": "m", "type": kind, "param": None, "code": code}}
 
 
 @pytest.mark.parametrize(("wait_s", "seconds"), [(None, b"1"), (0.0, b"1"), (0.2, b"1"), (2.1, b"3"), (7.0, b"7")])
-def test_refusals_say_in_whole_seconds_when_to_come_back(wait_s: float | None, seconds: bytes) -> None:
-    """Never at once: that would only add to the load."""
+def test_refusals_have_retry_after_in_whole_seconds(wait_s: float | None, seconds: bytes) -> None:
+    """At least 1: an immediate retry would only add load."""
     for error in (errors.OverCapacity("m", retry_after_s=wait_s), errors.NotResident("m", retry_after_s=wait_s)):
         assert problem_of(error).headers == ((b"retry-after", seconds),)
 
 
-def test_other_errors_ask_nobody_to_come_back() -> None:
-    """A bad request stays bad."""
+def test_other_errors_have_no_retry_after() -> None:
     assert problem_of(errors.InvalidRequest("m", retry_after_s=3.0)).headers == ()
 
 
-def test_a_missing_key_names_the_scheme() -> None:
-    """As HTTP wants it with 401."""
+def test_a_missing_key_returns_www_authenticate() -> None:
+    """As HTTP requires with 401."""
     assert problem_of(error_body.InvalidKey("m")).headers == ((b"www-authenticate", b"Bearer"),)

@@ -1,4 +1,4 @@
-"""web.relay: on the wire, what has been sent never changes, whatever the net makes of it later."""
+"""Handler: sent text never changes, even if the model changes its output later."""
 
 import asyncio
 import json
@@ -41,8 +41,8 @@ async def streamed(model: ToyModel, **fields: Any) -> list[dict[str, Any]]:
     pace=st.integers(1, 16),
     stop=st.sampled_from([None, "ab", "🙂"]),
 )
-def test_every_draft_goes_on_from_what_has_been_sent(texts: list[str], every: int, pace: int, stop: str | None) -> None:
-    """One canvas of a net that changes its mind: no later look at it takes anything back."""
+def test_every_draft_starts_with_the_sent_text(texts: list[str], every: int, pace: int, stop: str | None) -> None:
+    """With a model that changes its output on one canvas."""
     sent = ""
     for chunk in asyncio.run(streamed(fickle_model(texts, every, pace), stop=stop, max_tokens=16)):
         if "twolane" in chunk:
@@ -58,8 +58,8 @@ def test_every_draft_goes_on_from_what_has_been_sent(texts: list[str], every: in
     every=st.integers(1, 9),
     stop=st.sampled_from([None, "ab", "b é", "🙂日"]),
 )
-def test_pieces_make_the_text_of_all_ids(texts: list[str], every: int, stop: str | None) -> None:
-    """Over several canvases: characters and stop strings that lie across pieces are neither broken nor missed."""
+def test_streamed_pieces_make_up_the_complete_text(texts: list[str], every: int, stop: str | None) -> None:
+    """Over several canvases, with characters and stop strings across pieces."""
     taken: list[int] = []
     take = ResponseBuilder.add
 

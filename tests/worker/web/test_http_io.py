@@ -1,4 +1,4 @@
-"""web.exchange: bounded bodies, and work that ends when its client does."""
+"""HTTP over ASGI: bounded bodies, and work that is cancelled when the client disconnects."""
 
 import asyncio
 from collections.abc import Iterator
@@ -34,22 +34,21 @@ class Wire:
         return {"type": "http.disconnect"}
 
 
-async def test_a_body_in_pieces_is_read_whole() -> None:
-    """Up to its limit exactly."""
+async def test_a_body_in_pieces_is_read_completely() -> None:
+    """Up to exactly the limit."""
     wire = Wire(b"ab", b"", b"cd")
     assert await read_body(wire.scope, wire.receive, 4) == b"abcd"
 
 
-async def test_an_announced_excess_is_refused_before_it_is_read() -> None:
-    """Nobody buffers what is going to be refused."""
+async def test_a_too_large_content_length_is_refused_before_reading() -> None:
     wire = Wire(b"ab", announced=5)
     with pytest.raises(BodyTooLarge):
         await read_body(wire.scope, wire.receive, 4)
     assert wire.taken == 0
 
 
-async def test_work_is_cancelled_and_cleaned_up_when_the_client_leaves() -> None:
-    """Only then is the client's leaving reported."""
+async def test_work_is_cancelled_and_cleaned_up_when_the_client_disconnects() -> None:
+    """ClientDisconnected is raised after the clean-up."""
     wire, cleaned = Wire(), asyncio.Event()
 
     async def work() -> None:
@@ -64,8 +63,8 @@ async def test_work_is_cancelled_and_cleaned_up_when_the_client_leaves() -> None
     assert cleaned.is_set()
 
 
-async def test_an_error_of_the_work_is_its_own() -> None:
-    """It is not taken for a client that left."""
+async def test_an_error_of_the_work_is_raised() -> None:
+    """It is not reported as a disconnect."""
 
     async def work() -> None:
         raise WorkerError("broken")
@@ -74,8 +73,8 @@ async def test_an_error_of_the_work_is_its_own() -> None:
         await cancel_on_disconnect(Wire().receive, work())
 
 
-async def test_cancelling_the_exchange_cancels_the_work() -> None:
-    """A server that shuts down leaves nothing running."""
+async def test_cancelling_the_request_cancels_the_work() -> None:
+    """A server shutdown leaves nothing running."""
     began, ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""Label probabilities on the wire: two passes, whole labels, in OpenAI's shape; elsewhere a clear refusal."""
+"""Label probabilities over HTTP: two passes, complete labels, OpenAI's form; otherwise refused."""
 
 import json
 import math
@@ -25,11 +25,11 @@ def formatted(schema: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
 
 
-async def test_a_choice_is_made_in_two_passes_with_its_probabilities() -> None:
-    """They sum to 1, the likeliest is the answer, and the confidence is its probability."""
+async def test_a_choice_takes_two_passes_and_returns_probabilities() -> None:
+    """They sum to 1, the most likely label is the answer, and the confidence is its probability."""
     async with serving(noisy_net()) as served:
-        asked = {"structured_outputs": CHOICE, "logprobs": True, "top_logprobs": 3}
-        body = (await served.ask(**asked)).json()
+        fields = {"structured_outputs": CHOICE, "logprobs": True, "top_logprobs": 3}
+        body = (await served.ask(**fields)).json()
     [choice] = body["choices"]
     [entry] = choice["logprobs"]["content"]
     tops = entry["top_logprobs"]
@@ -45,24 +45,24 @@ async def test_a_choice_is_made_in_two_passes_with_its_probabilities() -> None:
     assert usage["completion_tokens"] == len(entry["bytes"]) + 1
 
 
-async def test_a_schema_of_enums_is_a_choice_too_and_streams() -> None:
-    """A net that is sure is told to be."""
+async def test_a_schema_of_enums_returns_probabilities_and_streams() -> None:
+    """The probability of a confident model is high."""
     async with serving(toy_model('{"mood": "bad", "sure": true}')) as served:
-        asked = {"logprobs": True, "stream": True, "diffusion": {"canvas_length": 40}}
-        for given in ({"response_format": formatted(SCHEMA)}, {"structured_outputs": {"json": SCHEMA}}):
-            response = await served.ask(**asked, **given)
+        fields = {"logprobs": True, "stream": True, "diffusion": {"canvas_length": 40}}
+        for schema_fields in ({"response_format": formatted(SCHEMA)}, {"structured_outputs": {"json": SCHEMA}}):
+            response = await served.ask(**fields, **schema_fields)
             chunks = [json.loads(each)["choices"][0] for each in events(response.text)[:-1]]
-            [told] = [chunk for chunk in chunks if chunk["logprobs"]]
-            assert json.loads(told["delta"]["content"]) == {"mood": "bad", "sure": True}
-            [entry] = told["logprobs"]["content"]
-            assert entry["token"] == told["delta"]["content"]
+            [chunk_with_logprobs] = [chunk for chunk in chunks if chunk["logprobs"]]
+            assert json.loads(chunk_with_logprobs["delta"]["content"]) == {"mood": "bad", "sure": True}
+            [entry] = chunk_with_logprobs["logprobs"]["content"]
+            assert entry["token"] == chunk_with_logprobs["delta"]["content"]
             assert entry["top_logprobs"] == []
             assert math.exp(entry["logprob"]) > 0.9
             assert chunks[-1]["finish_reason"] == "stop"
 
 
-async def test_labels_and_others_share_a_batch_and_channels_do_not_disturb() -> None:
-    """The label stands behind the empty thought of a checkpoint that writes one."""
+async def test_labels_share_a_batch_with_other_requests() -> None:
+    """With a thought channel, the label follows the empty thought."""
     async with serving(released_net("<|channel>thought\n<channel|>no"), released_words()) as served:
         labelled = (await served.ask(structured_outputs=CHOICE, logprobs=True)).json()["choices"][0]
         plain = (await served.ask()).json()["choices"][0]
@@ -95,7 +95,7 @@ async def test_labels_and_others_share_a_batch_and_channels_do_not_disturb() -> 
         ({"structured_outputs": CHOICE, "logprobs": False, "top_logprobs": 2}, "invalid_value", "top_logprobs"),
     ],
 )
-async def test_where_there_are_none_the_request_is_refused(fields: dict[str, Any], code: str, param: str) -> None:
+async def test_logprobs_are_refused_where_unsupported(fields: dict[str, Any], code: str, param: str) -> None:
     """By name, before anything is computed."""
     async with serving(toy_model()) as served:
         refused = await served.ask(**{"logprobs": True, **fields})
@@ -103,8 +103,8 @@ async def test_where_there_are_none_the_request_is_refused(fields: dict[str, Any
     assert (refused.status_code, error["code"], error["param"]) == (400, code, param)
 
 
-async def test_the_capability_is_that_of_the_canvas() -> None:
-    """Read left to right, every label would take passes of its own."""
+async def test_only_diffusion_has_the_logprobs_capability() -> None:
+    """In autoregressive mode every label would need its own passes."""
     async with serving(toy_model()) as served:
         for model, has in ((MODEL, True), (READ, False)):
             listed = (await served.client.get(f"/v1/models/{model}")).json()

@@ -1,4 +1,4 @@
-"""web.envelope: common headers, keys, and one answer whatever happens inside."""
+"""Middleware: common headers, API keys, and one response for every error."""
 
 import hashlib
 import re
@@ -24,8 +24,8 @@ def keys_file(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_request_id_is_echoed_or_made() -> None:
-    """Whatever the answer is."""
+async def test_a_request_id_is_returned_or_created() -> None:
+    """For every response."""
     async with serving(toy_model()) as served:
         answer = await served.client.get("/live", headers={"x-request-id": "abc-1"})
         assert answer.headers["x-request-id"] == "abc-1"
@@ -34,23 +34,23 @@ async def test_a_request_id_is_echoed_or_made() -> None:
 
 
 @pytest.mark.parametrize("strange", ["x" * 129, "a b", "caf\xe9"])
-async def test_a_strange_request_id_is_replaced(strange: str) -> None:
-    """Only short printable ASCII is sent back."""
+async def test_an_unsafe_request_id_is_replaced(strange: str) -> None:
+    """Only short printable ASCII is returned."""
     async with serving(toy_model()) as served:
         answer = await served.client.get("/live", headers={"x-request-id": strange.encode("latin-1")})
         assert answer.headers["x-request-id"].startswith("req_")
 
 
-async def test_a_trace_parent_is_passed_back() -> None:
-    """Present only if given."""
+async def test_a_traceparent_is_returned() -> None:
+    """Only if the request has one."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with serving(toy_model()) as served:
         assert (await served.client.get("/live", headers={"traceparent": trace})).headers["traceparent"] == trace
         assert "traceparent" not in (await served.client.get("/live")).headers
 
 
-async def test_the_predicted_wait_is_told_on_every_response_once_measured() -> None:
-    """Errors, health and answers alike; before the first step there is nothing to tell."""
+async def test_every_response_has_the_predicted_wait_once_measured() -> None:
+    """Errors, health and answers; absent before the first step."""
     async with serving(toy_model()) as served:
         assert "x-twolane-worker-predicted-wait-ms" not in (await served.client.get("/live")).headers
         await served.ask()
@@ -58,8 +58,8 @@ async def test_the_predicted_wait_is_told_on_every_response_once_measured() -> N
             assert int(answer.headers["x-twolane-worker-predicted-wait-ms"]) >= 0
 
 
-async def test_with_keys_every_path_but_the_probes_needs_one(keys_file: Path) -> None:
-    """Fail closed: a path nobody thought of is closed, too."""
+async def test_with_keys_every_path_except_probes_requires_one(keys_file: Path) -> None:
+    """Fails closed: unknown paths require a key too."""
     async with serving(toy_model(), keys_file=keys_file) as served:
         for path in ("/v1/models", "/metrics", "/nowhere", "/v1/chat/completions"):
             answer = await served.client.get(path)
@@ -73,20 +73,20 @@ async def test_with_keys_every_path_but_the_probes_needs_one(keys_file: Path) ->
     ("authorization", "status"),
     [(f"Bearer {KEY}", 200), (f"bearer {KEY}", 200), (f"Basic {KEY}", 401), (f"Bearer {KEY}x", 401), ("Bearer", 401)],
 )
-async def test_only_a_known_bearer_key_opens(keys_file: Path, authorization: str, status: int) -> None:
-    """The scheme is read without regard to case, the key is not."""
+async def test_only_a_known_bearer_key_is_accepted(keys_file: Path, authorization: str, status: int) -> None:
+    """The scheme is case-insensitive, the key is not."""
     async with serving(toy_model(), keys_file=keys_file) as served:
         answer = await served.ask(headers={"authorization": authorization})
         assert answer.status_code == status
 
 
 def client_of(app: object) -> httpx.AsyncClient:
-    envelope = Middleware(app, build(toy_model()).serving_state)  # type: ignore[arg-type]
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=envelope), base_url="http://worker")
+    middleware = Middleware(app, build(toy_model()).serving_state)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=middleware), base_url="http://worker")
 
 
-async def test_an_error_of_ours_is_written_in_openais_shape() -> None:
-    """Wherever below it was raised."""
+async def test_a_worker_error_has_openais_form() -> None:
+    """Wherever it was raised."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise OverCapacity("full", retry_after_s=2.5)
@@ -97,8 +97,8 @@ async def test_an_error_of_ours_is_written_in_openais_shape() -> None:
     assert answer.json()["error"]["code"] == "overloaded"
 
 
-async def test_a_defect_is_answered_without_its_details(caplog: pytest.LogCaptureFixture) -> None:
-    """The log has them; the client gets a 500 of the usual shape."""
+async def test_an_unexpected_error_returns_500_without_details(caplog: pytest.LogCaptureFixture) -> None:
+    """The details are logged."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("secret detail")
@@ -110,8 +110,7 @@ async def test_a_defect_is_answered_without_its_details(caplog: pytest.LogCaptur
     assert "secret detail" in caplog.text
 
 
-async def test_after_the_status_has_left_no_second_answer_follows() -> None:
-    """The point of no return."""
+async def test_after_the_response_has_started_no_error_response_is_sent() -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

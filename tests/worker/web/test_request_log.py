@@ -1,4 +1,4 @@
-"""web.request_log: one line per request in the JSON log, whatever becomes of it."""
+"""Request log: one line of the JSON log per request, for every outcome."""
 
 import io
 
@@ -12,7 +12,7 @@ SENDER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
 @pytest.mark.anyio
-async def test_every_request_is_a_line_without_its_text() -> None:
+async def test_every_request_is_logged_without_its_text() -> None:
     written = io.StringIO()
     with json_lines(written):
         async with serving(toy_model()) as served:

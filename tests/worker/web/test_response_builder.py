@@ -1,4 +1,4 @@
-"""web.transcript: text, stop strings and a true account from the engine's events."""
+"""Response builder: text, stop strings and usage from engine events."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ def block(text: str, completion: int) -> BlockSealed:
     return BlockSealed(ids=ids(text), block=0, usage=usage(completion))
 
 
-def test_what_is_steady_counts_like_what_is_sealed() -> None:
-    """A block that was told in parts is told once, and a stop string is found across the parts."""
+def test_a_stable_prefix_counts_like_a_sealed_block() -> None:
+    """Each token is counted once, and a stop string is found across prefix and block."""
     builder = ResponseBuilder(TOKENIZER, ParserOptions(stops=("STOP",)))
     assert builder.add(PrefixStable(ids=ids("abS"), block=0, usage=usage(3))).text == "ab"
     assert builder.add(BlockSealed(ids=ids("TO"), block=0, usage=usage(5))).text == ""
@@ -42,22 +42,22 @@ def test_what_is_steady_counts_like_what_is_sealed() -> None:
     assert builder.final_usage().completion_tokens == 6
 
 
-def test_without_channels_all_is_text() -> None:
-    """A raw text is no turn: nothing of it is a thought, and control tokens say nothing."""
+def test_without_channels_every_token_is_text() -> None:
+    """Text completions have no thoughts, and control tokens produce no text."""
     builder = ResponseBuilder(RELEASED, ParserOptions(channels=False))
     output = builder.add(released("<|channel>thought\nhm<channel|>ab", 14))
     assert (output.text, output.thought) == ("thought\nhmab", "")
 
 
-def test_a_sketch_is_the_text_of_ids_that_are_not_final() -> None:
-    """It changes nothing, and half a character does not end it."""
+def test_draft_text_does_not_change_the_state() -> None:
+    """An incomplete character becomes U+FFFD."""
     builder = ResponseBuilder(TOKENIZER, ParserOptions())
     assert builder.draft_text((*ids("a"), *ids("é")[:1])) == "a\ufffd"
     assert builder.add(block("b", 1)).text == "b"
 
 
-def test_text_and_account_follow_the_blocks() -> None:
-    """The account of the end holds, end token included."""
+def test_text_and_usage_follow_the_blocks() -> None:
+    """The final usage includes the end token."""
     builder = ResponseBuilder(TOKENIZER, ParserOptions())
     assert builder.add(block("ab", 2)).text + builder.add(block("c", 4)).text == "abc"
     finished = Finished(reason=FinishReason.STOP, usage=usage(4))
@@ -65,8 +65,8 @@ def test_text_and_account_follow_the_blocks() -> None:
     assert builder.final_usage() == usage(4)
 
 
-def test_an_answer_cut_at_a_stop_string_counts_no_token_behind_it() -> None:
-    """Not those of the same block, not its end token."""
+def test_tokens_after_a_stop_string_are_not_counted() -> None:
+    """Neither those of the same block nor the end token."""
     builder = ResponseBuilder(TOKENIZER, ParserOptions(stops=("X",)))
     assert builder.add(block("ab", 2)).text == "ab"
     assert builder.add(block("cXde", 7)).text == "c"
@@ -75,8 +75,8 @@ def test_an_answer_cut_at_a_stop_string_counts_no_token_behind_it() -> None:
     assert builder.final_usage().completion_tokens == 4
 
 
-def test_a_stop_string_over_the_border_of_blocks_is_found() -> None:
-    """Its beginning was held back, so nothing has to be taken back."""
+def test_a_stop_string_across_blocks_is_found() -> None:
+    """Its beginning was held back, so nothing has to be retracted."""
     builder = ResponseBuilder(TOKENIZER, ParserOptions(stops=("STOP",)))
     assert builder.add(block("abST", 4)).text == "ab"
     assert builder.add(block("OPcd", 8)).text == ""
@@ -84,8 +84,8 @@ def test_a_stop_string_over_the_border_of_blocks_is_found() -> None:
     assert builder.final_usage().completion_tokens == 6
 
 
-def test_what_was_held_back_in_vain_leaves_at_the_end() -> None:
-    """Half a stop string is text after all, half a character is U+FFFD."""
+def test_held_back_text_is_returned_at_the_end() -> None:
+    """The start of a stop string becomes text, an incomplete character becomes U+FFFD."""
     builder = ResponseBuilder(TOKENIZER, ParserOptions(stops=("STOP",)))
     sealed = BlockSealed(ids=(*ids("ST"), *ids("é")[:1]), block=0, usage=usage(3))
     assert builder.add(sealed).text == ""
@@ -96,10 +96,8 @@ def test_what_was_held_back_in_vain_leaves_at_the_end() -> None:
     ("prediction", "blocks", "accepted"),
     [("abcd", ["ab", "cd"], 4), ("abcd", ["axcd"], 3), ("abcd", ["xabc"], 3), ("ab", ["abab"], 2), ("", ["ab"], 0)],
 )
-def test_accepted_prediction_tokens_are_found_wherever_edits_have_moved_them(
-    prediction: str, blocks: list[str], accepted: int
-) -> None:
-    """Across blocks, and never more than either side has."""
+def test_accepted_prediction_tokens_are_found_despite_edits(prediction: str, blocks: list[str], accepted: int) -> None:
+    """Across blocks, and at most as many as prediction and answer have."""
     builder = ResponseBuilder(TOKENIZER, ParserOptions(), prediction=ids(prediction))
     for text in blocks:
         builder.add(block(text, len(text)))
@@ -110,15 +108,15 @@ def test_accepted_prediction_tokens_are_found_wherever_edits_have_moved_them(
     ("reason", "word"),
     [(FinishReason.STOP, "stop"), (FinishReason.LENGTH, "length"), (FinishReason.DEADLINE, "length"), (None, "stop")],
 )
-def test_finish_reasons_are_openais(reason: FinishReason | None, word: str) -> None:
-    """None is an answer that a stop string ended."""
+def test_finish_reasons_have_openais_names(reason: FinishReason | None, word: str) -> None:
+    """None: ended by a stop string."""
     finished = None if reason is None else Finished(reason=reason, usage=usage(1))
     assert ResponseBuilder(TOKENIZER, ParserOptions()).finish_reason(finished) == word
 
 
 @pytest.mark.parametrize(("reason", "word"), [(FinishReason.STOP, "tool_calls"), (FinishReason.LENGTH, "length")])
-def test_an_answer_that_called_says_so_unless_it_was_cut(reason: FinishReason, word: str) -> None:
-    """Also a call that only the end of the turn has ended."""
+def test_the_finish_reason_is_tool_calls_unless_the_answer_was_cut(reason: FinishReason, word: str) -> None:
+    """Also for a call without its closing token."""
     builder = ResponseBuilder(RELEASED, ParserOptions(calls=Syntax.NATIVE))
     assert not builder.add(released("<|tool_call>call:f{}", 9)).calls
     finished = Finished(reason=reason, usage=usage(9))
@@ -126,8 +124,8 @@ def test_an_answer_that_called_says_so_unless_it_was_cut(reason: FinishReason, w
     assert builder.finish_reason(finished) == word
 
 
-def test_thought_is_accounted_for_apart_and_predicts_nothing() -> None:
-    """A prediction speaks of the text, wherever that begins."""
+def test_thought_tokens_are_counted_separately_from_the_prediction() -> None:
+    """A prediction is compared with the text only."""
     builder = ResponseBuilder(RELEASED, ParserOptions(), prediction=RELEASED.encode("ab"))
     builder.add(released("<|channel>thought\nhm<channel|>ab", 14))
     assert (builder.reasoning_tokens, builder.accepted_prediction_tokens) == (2, 2)

@@ -1,4 +1,4 @@
-"""web.routes: what is there, what is not, and how each is told."""
+"""Routes: models, metrics, health, and errors for unknown paths."""
 
 import threading
 
@@ -28,8 +28,9 @@ pytestmark = pytest.mark.anyio
         ("GET", "/v1/models/nothing", 404, "model_not_found"),
     ],
 )
-async def test_what_is_not_there_is_told_in_openais_shape(method: str, path: str, status: int, code: str) -> None:
-    """With the usual object, not a page of the framework's."""
+async def test_unknown_paths_and_methods_return_openais_error_body(
+    method: str, path: str, status: int, code: str
+) -> None:
     async with serving(toy_model()) as served:
         answer = await served.client.request(method, path, content=b"{}")
         error = answer.json()["error"]
@@ -38,16 +39,15 @@ async def test_what_is_not_there_is_told_in_openais_shape(method: str, path: str
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"), [(MODEL, MODEL), (READ, READ), ("diffusion", MODEL), ("diffusion:autoregressive", READ)]
+    ("requested", "expected"), [(MODEL, MODEL), (READ, READ), ("diffusion", MODEL), ("diffusion:autoregressive", READ)]
 )
-async def test_a_model_is_found_by_id_and_alias(asked: str, found: str) -> None:
-    """One entry, the same as in the list."""
+async def test_a_model_is_found_by_id_and_alias(requested: str, expected: str) -> None:
+    """The entry is the same as in the list."""
     async with serving(toy_model()) as served:
-        assert (await served.client.get(f"/v1/models/{asked}")).json()["id"] == found
+        assert (await served.client.get(f"/v1/models/{requested}")).json()["id"] == expected
 
 
-async def test_metrics_speak_prometheus() -> None:
-    """On the same port as everything else."""
+async def test_metrics_have_the_prometheus_format() -> None:
     async with serving(toy_model()) as served:
         await served.ask()
         answer = await served.client.get("/metrics")
@@ -56,8 +56,8 @@ async def test_metrics_speak_prometheus() -> None:
     assert "twolane_worker_sealed_blocks_total 1.0" in answer.text
 
 
-async def test_while_weights_load_the_worker_lives_and_is_not_ready() -> None:
-    """Probes tell the two apart; requests get their 503 at once, and it is counted."""
+async def test_while_weights_load_the_worker_is_live_and_not_ready() -> None:
+    """Requests receive 503 immediately, and the refusal is counted."""
     may_load = threading.Event()
 
     def load(_settings: Settings) -> tuple[Tokenization, DiffusionModel]:
@@ -85,8 +85,8 @@ async def test_while_weights_load_the_worker_lives_and_is_not_ready() -> None:
             await worker.serving_state.engine.close()
 
 
-async def test_a_shorter_context_than_the_nets_is_published_and_kept_to() -> None:
-    """An answer without max_tokens fits in, a prompt beyond it is refused with the number."""
+async def test_a_reduced_context_length_is_published_and_enforced() -> None:
+    """An answer without max_tokens fits in; a longer prompt is refused with the limit."""
     async with serving(toy_model(answer="y" * 90), max_context=50) as served:
         assert (await served.client.get(f"/v1/models/{MODEL}")).json()["twolane"]["context_length"] == 50
         answer = (await served.ask("x" * 27)).json()

@@ -1,4 +1,4 @@
-"""web.desk: model ids, and what is resident."""
+"""Serving state: model ids, and the loaded model."""
 
 import pytest
 
@@ -17,12 +17,12 @@ from tests.worker.serving import MODEL, READ, build, serving, toy_model
         ("diffusion:autoregressive", DecodingMode.AUTOREGRESSIVE),
     ],
 )
-def test_an_id_and_its_alias_read_the_weights_the_same_way(model: str, decoding_mode: DecodingMode) -> None:
-    """Aliases are stable whatever the checkpoint is called."""
+def test_an_id_and_its_alias_have_the_same_decoding_mode(model: str, decoding_mode: DecodingMode) -> None:
+    """Aliases do not depend on the name of the checkpoint."""
     assert build(toy_model()).serving_state.decoding_mode_of(model) is decoding_mode
 
 
-def test_an_unknown_id_is_told_which_there_are() -> None:
+def test_the_error_for_an_unknown_id_lists_the_available_ones() -> None:
     """All four."""
     with pytest.raises(ModelNotFound) as caught:
         build(toy_model()).serving_state.decoding_mode_of("gpt")
@@ -30,8 +30,8 @@ def test_an_unknown_id_is_told_which_there_are() -> None:
 
 
 @pytest.mark.anyio
-async def test_words_and_facts_are_there_once_loaded_and_not_before() -> None:
-    """Before, a request is refused and counted."""
+async def test_tokenization_and_info_are_available_once_loaded() -> None:
+    """Before that, requests are refused and counted."""
     serving_state = build(toy_model()).serving_state
     with pytest.raises(NotResident):
         serving_state.loaded()

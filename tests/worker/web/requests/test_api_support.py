@@ -1,4 +1,4 @@
-"""web.surface: what is published is what is honoured."""
+"""API support: published capabilities agree with the supported fields."""
 
 import pytest
 
@@ -11,14 +11,14 @@ WORDS = (
 ).split()
 
 
-def test_capabilities_use_the_closed_set_of_words() -> None:
-    """Each word has its say, for both readings."""
+def test_capabilities_use_the_names_of_the_policy() -> None:
+    """All of them, for both decoding modes."""
     for decoding_mode in DecodingMode:
         assert sorted(capabilities_of(decoding_mode)) == sorted(WORDS)
 
 
-def test_graded_words_carry_a_grade() -> None:
-    """A grade where there is one, true or false elsewhere."""
+def test_graded_capabilities_have_a_grade() -> None:
+    """All others are true or false."""
     for decoding_mode in DecodingMode:
         capabilities = capabilities_of(decoding_mode)
         assert (capabilities["json_schema"], capabilities["tools"]) == ("guaranteed", "guaranteed")
@@ -26,22 +26,20 @@ def test_graded_words_carry_a_grade() -> None:
         assert {type(value) for word, value in capabilities.items()} == {bool, str}
 
 
-def test_only_a_canvas_starts_from_a_text_or_ends_in_one() -> None:
-    """Left to right there is nothing to anchor, and nobody sees what follows."""
+def test_only_diffusion_supports_prediction_and_suffix() -> None:
     canvas, read = (capabilities_of(decoding_mode) for decoding_mode in DecodingMode)
     assert (canvas["prediction"], canvas["suffix"], canvas["completions"]) == ("anchored", True, True)
     assert (read["prediction"], read["suffix"], read["completions"]) == ("none", False, True)
 
 
 @pytest.mark.parametrize("support", [CHAT, COMPLETIONS])
-def test_no_field_is_both_honoured_and_refused(support: ApiSupport) -> None:
-    """Three tables without overlap."""
+def test_no_field_is_both_supported_and_refused(support: ApiSupport) -> None:
     names = [*support.supported, *IGNORED, *support.off]
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("support", [CHAT, COMPLETIONS])
-def test_what_is_published_as_missing_is_refused_as_a_field(support: ApiSupport) -> None:
+def test_capabilities_published_as_false_are_refused_as_fields(support: ApiSupport) -> None:
     """A published false and an accepted field would contradict each other."""
     for word, has in capabilities_of(DecodingMode.DIFFUSION).items():
         if has is False and word in ("top_p", "logit_bias"):

@@ -1,4 +1,4 @@
-"""web.openai: a body is read whole or refused with the name of what is wrong."""
+"""Chat requests: a body is parsed completely or refused with the name of the invalid field."""
 
 import contextlib
 import json
@@ -35,13 +35,12 @@ def schema_format(schema: object, **more: Any) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **more}}
 
 
-def test_a_small_request_has_openai_defaults() -> None:
-    """Model and messages are enough."""
+def test_a_minimal_request_has_openais_defaults() -> None:
+    """Model and messages are sufficient."""
     assert parse() == ChatRequest(params=RequestParams(model="m"), messages=(Message(role="user", content="hello"),))
 
 
-def test_every_honoured_field_is_read() -> None:
-    """Nothing honoured is lost on the way."""
+def test_every_supported_field_is_parsed() -> None:
     request = parse(
         max_completion_tokens=7,
         seed=-3,
@@ -80,13 +79,12 @@ def test_every_honoured_field_is_read() -> None:
 
 
 def test_null_counts_as_absent() -> None:
-    """OpenAI's clients send nulls for what was not set."""
+    """OpenAI clients send null for fields that are not set."""
     names = ["max_tokens", "seed", "temperature", "stop", "stream", "stream_options", "prediction", "response_format"]
     assert parse(**dict.fromkeys([*names, "tools", "n", "metadata", "logit_bias", "diffusion"])) == parse()
 
 
-def test_text_parts_are_joined_and_turns_keep_their_order() -> None:
-    """Content is a string or text parts."""
+def test_text_parts_are_joined_and_messages_keep_their_order() -> None:
     messages = [
         {"role": "system", "content": "S"},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
@@ -124,8 +122,8 @@ def test_text_parts_are_joined_and_turns_keep_their_order() -> None:
         {"diffusion": {}},
     ],
 )
-def test_what_has_no_effect_is_accepted(harmless: dict[str, Any]) -> None:
-    """Labels of OpenAI's platform, and every switch in its off position."""
+def test_fields_without_effect_are_accepted(harmless: dict[str, Any]) -> None:
+    """Fields of OpenAI's platform, and disabled values of unsupported fields."""
     parse(**harmless)
 
 
@@ -166,8 +164,7 @@ def test_what_has_no_effect_is_accepted(harmless: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_what_would_have_to_be_ignored_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
-    """The client learns which field, and that it is the model that lacks it."""
+def test_unsupported_fields_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
     error = refused(**fields)
     assert (error.code, error.param) == ("unsupported_parameter", param)
     assert param in error.message
@@ -247,8 +244,8 @@ def test_what_would_have_to_be_ignored_is_refused_by_name(fields: dict[str, Any]
         ({"diffusion": {"deadline_ms": -1}}, "diffusion.deadline_ms", "invalid_value"),
     ],
 )
-def test_a_wrong_field_is_named_with_its_full_path(fields: dict[str, Any], param: str, code: str) -> None:
-    """Type, range, absence: each has its code."""
+def test_an_invalid_field_is_named_with_its_full_path(fields: dict[str, Any], param: str, code: str) -> None:
+    """Type, range and absence have different codes."""
     error = refused(**fields)
     assert (error.param, error.code) == (param, code)
 
@@ -264,31 +261,30 @@ def test_a_wrong_field_is_named_with_its_full_path(fields: dict[str, Any], param
         ({"$schema": "http://127.0.0.1:9/meta"}, "#/"),
     ],
 )
-def test_an_invalid_schema_is_refused_with_its_place(schema: dict[str, Any], place: str) -> None:
-    """Also references that lead nowhere, or to another machine: nothing is ever fetched."""
+def test_an_invalid_schema_is_refused_with_its_json_pointer(schema: dict[str, Any], place: str) -> None:
+    """Also unresolvable and remote references: nothing is fetched."""
     error = refused(response_format=schema_format(schema))
     assert error.param == "response_format.json_schema.schema"
     assert f"'{place}'" in error.message
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"hello", b'{"a": NaN}', b"\xff", b'{"a": "\\ud800"}', b"{}{}"])
-def test_what_is_not_json_is_refused(body: bytes) -> None:
-    """With what the parser says and where."""
+def test_invalid_json_is_refused(body: bytes) -> None:
+    """With the message and position of the parser."""
     with pytest.raises(InvalidRequest) as caught:
         parse_chat(body)
     assert caught.value.code == "invalid_json"
 
 
 @pytest.mark.parametrize("body", [b"[]", b"5", b'"x"', b"null"])
-def test_a_body_is_an_object(body: bytes) -> None:
-    """Other JSON is told so."""
+def test_a_body_must_be_an_object(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="must be a JSON object"):
         parse_chat(body)
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 1000, 100_000])
-def test_deep_nesting_is_refused_before_anything_recurses(depth: int) -> None:
-    """At whatever depth, by a 400."""
+def test_deep_nesting_is_refused(depth: int) -> None:
+    """With 400, at any depth, without recursion."""
     body = (
         b'{"model":"m","messages":[{"role":"user","content":"x"}],"metadata":' + b'{"a":' * depth + b"1" + b"}" * depth
     )
@@ -297,8 +293,7 @@ def test_deep_nesting_is_refused_before_anything_recurses(depth: int) -> None:
     assert caught.value.code == "invalid_json"
 
 
-def test_nesting_up_to_the_limit_is_read() -> None:
-    """A body of exactly that depth is fine."""
+def test_nesting_up_to_the_limit_is_accepted() -> None:
     metadata: dict[str, Any] = {}
     for _ in range(MAX_DEPTH - 2):
         metadata = {"a": metadata}
@@ -310,11 +305,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from([*CHAT.honoured, *IGNORED, *CHAT.off, "x"])
+NAMES = st.sampled_from([*CHAT.supported, *IGNORED, *CHAT.off, "x"])
 
 
 @given(fields=st.dictionaries(NAMES, JSON, max_size=5))
-def test_any_json_is_read_or_refused_as_a_bad_ask(fields: dict[str, Any]) -> None:
-    """Never another exception, whatever strangers send."""
+def test_any_json_is_parsed_or_refused_as_an_invalid_request(fields: dict[str, Any]) -> None:
+    """No other exception is raised for untrusted input."""
     with contextlib.suppress(InvalidRequest):
         parse(**fields)

@@ -1,4 +1,4 @@
-"""web.turns: messages with calls and their answers."""
+"""Messages with tool calls and tool results."""
 
 from typing import Any
 
@@ -23,8 +23,8 @@ def parse(*messages: dict[str, Any]) -> tuple[Message, ...]:
     return parse_messages(Fields({"messages": list(messages)}))
 
 
-def test_calls_and_their_answers_are_read() -> None:
-    """Arguments become the object that their text means; thought comes along, whether it stays is decided later."""
+def test_tool_calls_and_results_are_parsed() -> None:
+    """Arguments become objects; thoughts are parsed too and removed later if outdated."""
     turns = parse({**called(), "reasoning_content": "hm"}, answered(content=[{"type": "text", "text": "sunny"}]))
     assert turns == (
         Message(
@@ -38,8 +38,8 @@ def test_calls_and_their_answers_are_read() -> None:
 
 
 @pytest.mark.parametrize("arguments", ["", "{}"])
-def test_no_arguments_are_an_empty_object(arguments: str) -> None:
-    """Both spellings are in use."""
+def test_empty_arguments_are_an_empty_object(arguments: str) -> None:
+    """Both forms are in use."""
     assert parse(called(arguments))[0].calls[0].arguments == {}
 
 
@@ -66,8 +66,8 @@ def test_no_arguments_are_an_empty_object(arguments: str) -> None:
         ([{"role": "function", "content": "x"}], "messages[0].role"),
     ],
 )
-def test_a_wrong_turn_is_named_with_its_path(messages: list[dict[str, Any]], param: str) -> None:
-    """Nothing but a InvalidRequest, at whatever depth."""
+def test_an_invalid_message_is_named_with_its_path(messages: list[dict[str, Any]], param: str) -> None:
+    """Only InvalidRequest is raised, at any depth."""
     with pytest.raises(InvalidRequest) as caught:
         parse(*messages)
     assert caught.value.param == param

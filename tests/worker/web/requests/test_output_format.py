@@ -1,4 +1,4 @@
-"""web.formats: one constraint is read, or the field that is wrong is named."""
+"""Output format: one constraint is parsed, or the invalid field is named."""
 
 from typing import Any
 
@@ -27,11 +27,11 @@ from diffusion_worker.web.requests.output_format import parse_constraint
         ),
     ],
 )
-def test_each_way_to_ask_is_read(body: dict[str, Any], constraint: Constraint | None) -> None:
-    found = parse_constraint(Fields(body))
-    assert found == constraint
-    if found is not None:
-        field, _, inner = str(found.field).partition(".")
+def test_each_form_of_constraint_is_parsed(body: dict[str, Any], constraint: Constraint | None) -> None:
+    parsed = parse_constraint(Fields(body))
+    assert parsed == constraint
+    if parsed is not None:
+        field, _, inner = str(parsed.field).partition(".")
         assert inner in body[field] or field == "response_format"
 
 
@@ -56,7 +56,7 @@ def test_each_way_to_ask_is_read(body: dict[str, Any], constraint: Constraint | 
         ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "structured_outputs"),
     ],
 )
-def test_what_is_wrong_is_named(body: dict[str, Any], param: str) -> None:
+def test_an_invalid_field_is_named(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         parse_constraint(Fields(body))
     assert raised.value.param is not None

@@ -1,4 +1,4 @@
-"""web.tools: what is offered and how hard to think, as far as the checkpoint can."""
+"""Tools, tool choice and the thinking switch."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from diffusion_worker.text.chat_template import NO_FEATURES, TemplateFeatures
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.tools import NO_TOOLS, parse_thinking, parse_tools
 
-ABLE = TemplateFeatures(thinking=True)
+THINKING = TemplateFeatures(thinking=True)
 WEATHER = {"name": "weather", "description": "of a city", "parameters": {"type": "object", "properties": {}}}
 
 
-def offer(function: Any) -> dict[str, Any]:
+def offered(function: Any) -> dict[str, Any]:
     return {"tools": [{"type": "function", "function": function}]}
 
 
@@ -26,24 +26,23 @@ def refused(values: dict[str, Any], parse: Any = parse_tools) -> InvalidRequest:
     return caught.value
 
 
-def test_tools_are_handed_on_as_templates_read_them() -> None:
-    """`strict` changes nothing, so the template is not told of it; a missing description is an empty one."""
-    assert parse_tools(Fields(offer({**WEATHER, "strict": True}))).offered == (
+def test_tools_are_passed_on_in_the_form_of_templates() -> None:
+    """`strict` has no effect and is not passed on; a missing description becomes empty."""
+    assert parse_tools(Fields(offered({**WEATHER, "strict": True}))).offered == (
         {"type": "function", "function": WEATHER},
     )
-    assert parse_tools(Fields(offer({"name": "f"}))).offered == (
+    assert parse_tools(Fields(offered({"name": "f"}))).offered == (
         {"type": "function", "function": {"name": "f", "description": ""}},
     )
 
 
-def test_a_choice_of_none_offers_nothing() -> None:
-    """A model that is shown no tool calls none."""
-    assert parse_tools(Fields({**offer(WEATHER), "tool_choice": "none"})) == NO_TOOLS
-    assert parse_tools(Fields({**offer(WEATHER), "tool_choice": "auto"})).offered
+def test_tool_choice_none_offers_no_tools() -> None:
+    assert parse_tools(Fields({**offered(WEATHER), "tool_choice": "none"})) == NO_TOOLS
+    assert parse_tools(Fields({**offered(WEATHER), "tool_choice": "auto"})).offered
 
 
 @pytest.mark.parametrize(
-    ("fields", "must", "only", "many"),
+    ("fields", "required", "function", "parallel"),
     [
         ({}, False, None, True),
         ({"tool_choice": "auto", "parallel_tool_calls": False}, False, None, False),
@@ -51,24 +50,21 @@ def test_a_choice_of_none_offers_nothing() -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, True, "weather", False),
     ],
 )
-def test_a_choice_says_whether_what_and_how_often_to_call(
-    fields: dict[str, Any], required: bool, only: str | None, many: bool
-) -> None:
-    """A function that is named is called once."""
-    tools = parse_tools(Fields({**offer(WEATHER), **fields}))
-    assert (tools.required, tools.function, tools.parallel) == (must, only, many)
+def test_tool_choice_is_parsed(fields: dict[str, Any], required: bool, function: str | None, parallel: bool) -> None:
+    """A named function is called once."""
+    tools = parse_tools(Fields({**offered(WEATHER), **fields}))
+    assert (tools.required, tools.function, tools.parallel) == (required, function, parallel)
 
 
-def test_an_offer_becomes_a_constraint() -> None:
-    """Only what may be called is in it, each with the field that a refusal will name; without parameters none are
-    taken."""
-    given = Fields(
+def test_tools_become_a_constraint() -> None:
+    """Only functions that may be called, each with its field for error messages; missing parameters are empty."""
+    fields = Fields(
         {
-            "tools": [*offer(WEATHER)["tools"], *offer({"name": "f"})["tools"]],
+            "tools": [*offered(WEATHER)["tools"], *offered({"name": "f"})["tools"]],
             "tool_choice": {"type": "function", "function": {"name": "f"}},
         }
     )
-    constraint = parse_tools(given).constraint(Syntax.TAGGED, Thought.NONE, Constraint(kind="json_object"))
+    constraint = parse_tools(fields).constraint(Syntax.TAGGED, Thought.NONE, Constraint(kind="json_object"))
     assert constraint.kind == "tools"
     assert constraint.value == {
         "functions": [{"name": "f", "parameters": NO_ARGUMENTS, "field": "tools[1].function.parameters"}],
@@ -93,13 +89,13 @@ def test_an_offer_becomes_a_constraint() -> None:
         ({"type": "function", "function": {"name": "other"}}, "tool_choice"),
     ],
 )
-def test_a_wrong_choice_is_named(choice: Any, param: str) -> None:
-    """Also one of a function that is not there."""
-    assert refused({**offer(WEATHER), "tool_choice": choice}).param == param
+def test_an_invalid_tool_choice_is_named(choice: Any, param: str) -> None:
+    """Also an unknown function."""
+    assert refused({**offered(WEATHER), "tool_choice": choice}).param == param
 
 
-def test_nothing_to_call_cannot_be_required() -> None:
-    """Elsewhere an empty list asks for nothing."""
+def test_a_required_call_needs_tools() -> None:
+    """Otherwise an empty list of tools is accepted."""
     assert refused({"tools": [], "tool_choice": "required"}).param == "tool_choice"
     assert parse_tools(Fields({"tools": [], "tool_choice": "auto"})) == NO_TOOLS
 
@@ -111,18 +107,18 @@ def test_nothing_to_call_cannot_be_required() -> None:
         ({"tools": ["x"]}, "tools[0]"),
         ({"tools": [{"type": "retrieval"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
-        (offer({}), "tools[0].function.name"),
-        (offer({"name": "a b"}), "tools[0].function.name"),
-        (offer({"name": "f", "code": "x"}), "tools[0].function.code"),
-        (offer({"name": "f", "description": 5}), "tools[0].function.description"),
-        (offer({"name": "f", "strict": "yes"}), "tools[0].function.strict"),
-        (offer({"name": "f", "parameters": {"type": "nonsense"}}), "tools[0].function.parameters"),
-        ({"tools": offer({"name": "f"})["tools"] * 2}, "tools"),
-        ({"tools": offer({"name": "f"})["tools"] * 129}, "tools"),
+        (offered({}), "tools[0].function.name"),
+        (offered({"name": "a b"}), "tools[0].function.name"),
+        (offered({"name": "f", "code": "x"}), "tools[0].function.code"),
+        (offered({"name": "f", "description": 5}), "tools[0].function.description"),
+        (offered({"name": "f", "strict": "yes"}), "tools[0].function.strict"),
+        (offered({"name": "f", "parameters": {"type": "nonsense"}}), "tools[0].function.parameters"),
+        ({"tools": offered({"name": "f"})["tools"] * 2}, "tools"),
+        ({"tools": offered({"name": "f"})["tools"] * 129}, "tools"),
         ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
     ],
 )
-def test_a_wrong_tool_is_named_with_its_path(values: dict[str, Any], param: str) -> None:
+def test_an_invalid_tool_is_named_with_its_path(values: dict[str, Any], param: str) -> None:
     """Before anything is rendered."""
     assert refused(values).param == param
 
@@ -139,9 +135,9 @@ def test_a_wrong_tool_is_named_with_its_path(values: dict[str, Any], param: str)
         ({"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "none"}, False),
     ],
 )
-def test_thinking_has_two_spellings(values: dict[str, Any], thinking: bool | None) -> None:
-    """OpenAI's and vLLM's; without either the template decides."""
-    assert parse_thinking(Fields(values), ABLE) is thinking
+def test_thinking_has_two_parameters(values: dict[str, Any], thinking: bool | None) -> None:
+    """OpenAI's and vLLM's; without either, the template decides."""
+    assert parse_thinking(Fields(values), THINKING) is thinking
 
 
 @pytest.mark.parametrize(
@@ -157,13 +153,12 @@ def test_thinking_has_two_spellings(values: dict[str, Any], thinking: bool | Non
         ),
     ],
 )
-def test_a_wrong_switch_is_named(values: dict[str, Any], param: str) -> None:
+def test_an_invalid_thinking_switch_is_named(values: dict[str, Any], param: str) -> None:
     """Also two that contradict each other."""
-    assert refused(values, lambda fields: parse_thinking(fields, ABLE)).param == param
+    assert refused(values, lambda fields: parse_thinking(fields, THINKING)).param == param
 
 
 @pytest.mark.parametrize("values", [{"reasoning_effort": "low"}, {"chat_template_kwargs": {"enable_thinking": False}}])
-def test_a_template_without_a_switch_refuses_it_by_name(values: dict[str, Any]) -> None:
-    """It would have to be ignored."""
+def test_the_thinking_switch_is_refused_without_template_support(values: dict[str, Any]) -> None:
     error = refused(values, lambda fields: parse_thinking(fields, NO_FEATURES))
     assert (error.param, error.code) == (next(iter(values)), "unsupported_parameter")

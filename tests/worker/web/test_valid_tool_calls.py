@@ -1,4 +1,4 @@
-"""Calls on the wire, by construction: whatever the net says, in both syntaxes, both readings, streamed and whole."""
+"""Tool calls over HTTP are valid for any model output, in both syntaxes and decoding modes, streamed or not."""
 
 import copy
 import json
@@ -36,7 +36,7 @@ def tool(name: str, parameters: Any = None) -> dict[str, Any]:
 
 TOOLS = [tool("weather", WEATHER), tool("stop")]
 NAMED = {"type": "function", "function": {"name": "weather"}}
-Noisy = Callable[[], tuple[ToyModel, Tokenization]]
+MakeModel = Callable[[], tuple[ToyModel, Tokenization]]
 
 
 def embedded() -> tuple[ToyModel, Tokenization]:
@@ -46,9 +46,9 @@ def embedded() -> tuple[ToyModel, Tokenization]:
 
 
 def released() -> tuple[ToyModel, Tokenization]:
-    words = released_words()
-    knobs: dict[str, Any] = {"vocab_size": words.tokenizer.size, "end_ids": END_IDS}
-    return NoisyNet(denoising=DenoisingParams(canvas_length=16, steps=4), **knobs), words
+    tokenization = released_words()
+    options: dict[str, Any] = {"vocab_size": tokenization.tokenizer.size, "end_ids": END_IDS}
+    return NoisyNet(denoising=DenoisingParams(canvas_length=16, steps=4), **options), tokenization
 
 
 async def answer(served: Served, stream: bool, **fields: Any) -> tuple[str, list[dict[str, Any]], str]:
@@ -76,11 +76,11 @@ def check(calls: list[dict[str, Any]]) -> list[str]:
     return [call["function"]["name"] for call in calls]
 
 
-@pytest.mark.parametrize("made", [embedded, released])
+@pytest.mark.parametrize("make_model", [embedded, released])
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_noise_becomes_the_calls_that_were_asked_for(made: Noisy, model: str) -> None:
-    """A call must stand where one is required, of the function that is named; else text or calls, nothing between."""
-    async with serving(*made()) as served:
+async def test_a_random_model_produces_the_requested_calls(make_model: MakeModel, model: str) -> None:
+    """A required call is present and calls the named function; otherwise the answer is text or valid calls."""
+    async with serving(*make_model()) as served:
         for stream in (False, True):
             for choice in ("required", NAMED):
                 text, calls, reason = await answer(served, stream, model=model, tool_choice=choice)
@@ -92,11 +92,11 @@ async def test_noise_becomes_the_calls_that_were_asked_for(made: Noisy, model: s
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_a_net_that_calls_is_read_as_it_is(model: str) -> None:
-    """Text first, then several calls; one only, where they shall not be parallel."""
+async def test_calls_of_the_model_are_parsed_unchanged(model: str) -> None:
+    """Text followed by several calls; a single one if parallel calls are disabled."""
     call = '<tool_call>{"name": "weather", "arguments": {"city": "Rome", "unit": "C"}}</tool_call>'
-    said = f"Let me see. {call}\n{call}"
-    async with serving(toy_model(said)) as served:
+    answer_text = f"Let me see. {call}\n{call}"
+    async with serving(toy_model(answer_text)) as served:
         text, calls, reason = await answer(served, True, model=model, max_tokens=300)
         assert (text, check(calls), reason) == ("Let me see. ", ["weather"] * 2, "tool_calls")
         assert calls[0]["function"]["arguments"] == '{"city": "Rome", "unit": "C"}'
@@ -104,7 +104,7 @@ async def test_a_net_that_calls_is_read_as_it_is(model: str) -> None:
         assert len(check(calls)) == 1
 
 
-async def test_a_call_closes_in_time_or_is_refused() -> None:
+async def test_a_call_fits_into_max_tokens_or_the_request_is_refused() -> None:
     """Before anything is computed."""
     async with serving(*embedded()) as served:
         _, calls, reason = await answer(served, False, tool_choice=NAMED, max_tokens=80)
@@ -114,23 +114,23 @@ async def test_a_call_closes_in_time_or_is_refused() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_an_automaton_does_not_see_is_judged_before_it_leaves(stream: bool) -> None:
-    """Of every call; tried with other seeds, then a failure of ours."""
+async def test_arguments_are_validated_before_they_are_sent(stream: bool) -> None:
+    """Each call; after failed attempts with other seeds the response is a server error."""
     distinct = {"type": "object", "properties": {"a": {"type": "array", "items": {"enum": [1]}, "uniqueItems": True}}}
     distinct |= {"required": ["a"], "additionalProperties": False}
     good, bad = [tool("f", distinct)], [tool("f", copy.deepcopy(distinct))]
     bad[0]["function"]["parameters"]["properties"]["a"]["minItems"] = 2
-    said = '<tool_call>{"name": "f", "arguments": {"a": [%s]}}</tool_call>'
-    async with serving(toy_model(said % "1, 1")) as served:
+    answer_text = '<tool_call>{"name": "f", "arguments": {"a": [%s]}}</tool_call>'
+    async with serving(toy_model(answer_text % "1, 1")) as served:
         refused = await served.ask(tools=bad, tool_choice="required", max_tokens=100, stream=stream)
         assert (refused.status_code, refused.json()["error"]["code"]) == (500, "invalid_output")
-    async with serving(toy_model(said % "1")) as served:
+    async with serving(toy_model(answer_text % "1")) as served:
         _, calls, _ = await answer(served, stream, tools=good, tool_choice="required")
         assert json.loads(calls[0]["function"]["arguments"]) == {"a": [1]}
 
 
-async def test_parameters_that_cannot_be_kept_are_refused_by_name() -> None:
-    """The field, the keyword in it and the pointer to it."""
+async def test_unsupported_parameter_schemas_are_refused_by_name() -> None:
+    """The error contains the field, the keyword and its JSON pointer."""
     far = {"type": "object", "properties": {"a": {"type": "integer", "divisibleBy": 3}}}
     async with serving(*embedded()) as served:
         for choice in ("auto", "required"):
@@ -140,8 +140,8 @@ async def test_parameters_that_cannot_be_kept_are_refused_by_name() -> None:
             assert "`divisibleBy` at `#/properties/a/divisibleBy`" in error["message"]
 
 
-async def test_beside_a_format_what_is_no_call_keeps_to_it() -> None:
-    """Both were asked for."""
+async def test_with_tools_and_a_format_text_follows_the_format() -> None:
+    """The request has tools and a response format."""
     number = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "integer"}}}
     async with serving(toy_model("seven")) as served:
         text, calls, reason = await answer(served, False, response_format=number)

@@ -1,4 +1,4 @@
-"""Thought, calls and their history over HTTP, for a checkpoint of the released kind."""
+"""Thought, tool calls and their history over HTTP, with control tokens like those of the released checkpoint."""
 
 import json
 from typing import Any
@@ -41,8 +41,8 @@ async def message(served: Served, **fields: Any) -> tuple[dict[str, Any], str]:
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_thought_goes_to_its_own_field(model: str) -> None:
-    """Over several blocks of either reading; counted as reasoning, and as completion."""
+async def test_thought_is_returned_in_its_own_field(model: str) -> None:
+    """Over several blocks in both decoding modes; counted as reasoning and completion tokens."""
     async with serving(released_net(f"{THOUGHT}a cat"), released_words()) as served:
         answer, reason = await message(served, model=model)
         assert answer == {
@@ -57,15 +57,15 @@ async def test_thought_goes_to_its_own_field(model: str) -> None:
     assert usage["completion_tokens"] == len("what could it be") + len("a cat") + len("thought\n") + 3
 
 
-async def test_the_empty_thought_leaves_nothing() -> None:
-    """As the checkpoint writes it when it does not think."""
+async def test_an_empty_thought_is_not_returned() -> None:
+    """The checkpoint writes one if it does not think."""
     async with serving(released_net("<|channel>thought\n<channel|>a cat"), released_words()) as served:
         answer, _ = await message(served)
     assert answer == {"role": "assistant", "content": "a cat", "refusal": None}
 
 
-async def test_thought_that_uses_up_all_tokens_is_no_answer() -> None:
-    """Nothing was said, and the client can see why."""
+async def test_an_answer_with_only_a_thought_has_no_content() -> None:
+    """The finish reason is `length`."""
     async with serving(released_net(f"{THOUGHT}a cat"), released_words()) as served:
         answer, reason = await message(served, max_tokens=20)
     assert (answer["content"], reason) == ("", "length")
@@ -73,8 +73,8 @@ async def test_thought_that_uses_up_all_tokens_is_no_answer() -> None:
 
 
 @pytest.mark.parametrize("end", ["", "<|tool_response>", "<turn|>more", "<eos>more"])
-async def test_calls_are_translated_and_any_end_token_ends_the_turn(end: str) -> None:
-    """Several in one answer, each with an id of its own."""
+async def test_calls_are_parsed_and_any_end_token_ends_the_turn(end: str) -> None:
+    """Several in one answer, each with its own id."""
     async with serving(released_net(THOUGHT + CALL + LISBON + end), released_words()) as served:
         answer, reason = await message(served, tools=[TOOL])
         info = served.engine.info
@@ -88,16 +88,15 @@ async def test_calls_are_translated_and_any_end_token_ends_the_turn(end: str) ->
     assert len({call["id"] for call in answer["tool_calls"]}) == 2
 
 
-async def test_one_call_at_a_time_is_one_call() -> None:
-    """What would have followed is not read."""
+async def test_without_parallel_calls_there_is_one_call() -> None:
     async with serving(released_net(CALL + LISBON), released_words()) as served:
         answer, reason = await message(served, tools=[TOOL], parallel_tool_calls=False)
     assert ([call["function"]["name"] for call in answer["tool_calls"]], reason) == (["weather"], "tool_calls")
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])
-async def test_a_malformed_call_becomes_a_well_formed_one(model: str) -> None:
-    """The net calls as the checkpoint is known to slip; nothing but a call is allowed."""
+async def test_the_constraint_prevents_malformed_calls(model: str) -> None:
+    """With a model that prefers a known malformed call."""
     async with serving(released_net("<|tool_call>call:weather(city=1)<tool_call|>"), released_words()) as served:
         answer, reason = await message(served, tools=[TOOL], tool_choice="required", model=model)
     [call] = answer["tool_calls"]
@@ -105,8 +104,8 @@ async def test_a_malformed_call_becomes_a_well_formed_one(model: str) -> None:
     assert isinstance(json.loads(call["function"]["arguments"])["city"], str)
 
 
-async def test_stop_strings_end_what_is_said_and_not_what_is_thought() -> None:
-    """Nor what is called."""
+async def test_stop_strings_apply_to_text_only() -> None:
+    """Not to thoughts and tool calls."""
     async with serving(released_net(f"{THOUGHT}so be it{CALL}"), released_words()) as served:
         stopped, reason = await message(served, stop="be", tools=[TOOL])
         assert (stopped["reasoning_content"], stopped["content"], reason) == ("what could it be", "so ", "stop")
@@ -115,8 +114,8 @@ async def test_stop_strings_end_what_is_said_and_not_what_is_thought() -> None:
 
 
 @pytest.mark.parametrize("choice", [{}, {"tools": [TOOL], "tool_choice": "none"}])
-async def test_without_tools_on_offer_nothing_is_called(choice: dict[str, Any]) -> None:
-    """And the model is shown none."""
+async def test_without_tools_nothing_is_called(choice: dict[str, Any]) -> None:
+    """The prompt contains no tools."""
     shown: list[str] = []
     model = released_net(lambda prompt: (shown.append(prompt), CALL)[1])
     async with serving(model, released_words()) as served:
@@ -126,8 +125,8 @@ async def test_without_tools_on_offer_nothing_is_called(choice: dict[str, Any]) 
     assert not any("weather" in prompt for prompt in shown)
 
 
-async def test_tools_and_their_history_reach_the_model_in_its_own_syntax() -> None:
-    """A call of an earlier answer and what the tool said, as the client sends them back."""
+async def test_tools_and_call_history_are_rendered_in_the_models_syntax() -> None:
+    """An earlier call and its result, as clients send them back."""
     seen: list[str] = []
     model = released_net(lambda prompt: (seen.append(prompt), "sunny" if "response:" in prompt else CALL)[1])
     async with serving(model, released_words()) as served:
@@ -149,16 +148,15 @@ async def test_tools_and_their_history_reach_the_model_in_its_own_syntax() -> No
         ({"chat_template_kwargs": {"enable_thinking": False}}, False),
     ],
 )
-async def test_thinking_is_switched_in_the_prompt(fields: dict[str, Any], thinks: bool) -> None:
-    """Where the template has a switch for it."""
+async def test_thinking_is_switched_by_the_template(fields: dict[str, Any], thinks: bool) -> None:
     model = released_net(lambda prompt: "yes" if "<|think|>" in prompt else "no")
     async with serving(model, released_words()) as served:
         answer, _ = await message(served, **fields)
     assert answer["content"] == ("yes" if thinks else "no")
 
 
-async def test_what_a_checkpoint_can_is_published() -> None:
-    """Tools by grade, whatever its template knows."""
+async def test_capabilities_of_a_checkpoint_are_published() -> None:
+    """Tools with a grade, independent of the template."""
     for model, words in ((released_net("x"), released_words()), (toy_model(), None)):
         async with serving(model, words) as served:
             for card in (await served.client.get("/v1/models")).json()["data"]:
@@ -167,15 +165,15 @@ async def test_what_a_checkpoint_can_is_published() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"reasoning_effort": "low"}, {"chat_template_kwargs": {"enable_thinking": True}}])
-async def test_what_a_checkpoint_cannot_is_refused_by_name(fields: dict[str, Any]) -> None:
-    """The embedded one knows no thought."""
+async def test_unsupported_features_of_a_checkpoint_are_refused_by_name(fields: dict[str, Any]) -> None:
+    """The embedded checkpoint has no thought channel."""
     async with serving(toy_model()) as served:
         answer = await served.ask(**fields)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, next(iter(fields)))
 
 
 async def test_images_are_refused_by_name() -> None:
-    """The checkpoint could look at them, this worker cannot show them."""
+    """The checkpoint supports images, the worker does not."""
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
     async with serving(released_net("x"), released_words()) as served:
         answer = await served.ask(messages=[{"role": "user", "content": [image]}])

@@ -1,4 +1,4 @@
-"""One constraint, many clients: made once, given up only by all, refused again without being tried again."""
+"""Constraint service: concurrent requests share a compilation, and refusals are cached."""
 
 import asyncio
 from pathlib import Path
@@ -26,29 +26,29 @@ def info() -> ModelInfo:
     return toy_model().info
 
 
-class Slow(CompilerPool):
-    """Works when it is told to, and counts."""
+class SlowCompilerPool(CompilerPool):
+    """Compiles when the test allows it, and counts compilations."""
 
     def __init__(self, refusal: InvalidRequest | None = None) -> None:
         super().__init__()
         self.go = asyncio.Event()
         self.starts = asyncio.Semaphore(0)
-        self.begun = self.made = self.given_up = 0
+        self.started = self.compiled = self.cancelled = 0
         self._refusal = refusal
 
     async def compile(
         self, constraint: Constraint, words: VocabularyBytes, prefixes: TokenPrefixes
     ) -> CompiledConstraint:
-        self.begun += 1
+        self.started += 1
         self.starts.release()
         try:
             await self.go.wait()
         except asyncio.CancelledError:
-            self.given_up += 1
+            self.cancelled += 1
             raise
         if self._refusal:
             raise self._refusal
-        self.made += 1
+        self.compiled += 1
         return compile_for_vocabulary(constraint, token_trie_of(words), prefixes)
 
 
@@ -58,75 +58,75 @@ async def until_waiting(constraint_service: ConstraintService, count: int) -> No
             await asyncio.sleep(0)
 
 
-async def test_many_who_want_the_same_have_it_made_once() -> None:
-    """At the same time and afterwards; another constraint is another one."""
-    compiler_pool = Slow()
+async def test_concurrent_requests_share_one_compilation() -> None:
+    """Later requests use its result; another constraint is compiled separately."""
+    compiler_pool = SlowCompilerPool()
     constraint_service = ConstraintService(compiler_pool=compiler_pool)
     waiting = [asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info())) for _ in range(20)]
     await until_waiting(constraint_service, 20)
     compiler_pool.go.set()
-    found = await asyncio.gather(*waiting)
+    results = await asyncio.gather(*waiting)
     later = await constraint_service.bind(YES, TOKENIZER, info())
-    assert {id(bound.automaton) for bound in (*found, later)} == {id(later.automaton)}
-    assert (compiler_pool.begun, compiler_pool.made) == (1, 1)
+    assert {id(bound.automaton) for bound in (*results, later)} == {id(later.automaton)}
+    assert (compiler_pool.started, compiler_pool.compiled) == (1, 1)
     await constraint_service.bind(Constraint(kind="choice", value=["no"]), TOKENIZER, info())
-    assert compiler_pool.made == 2
+    assert compiler_pool.compiled == 2
     await constraint_service.close()
 
 
-async def test_the_work_ends_when_the_last_who_waits_gives_up() -> None:
-    """Not before; and who comes afterwards begins anew."""
-    compiler_pool = Slow()
+async def test_compilation_is_cancelled_when_the_last_waiting_request_is_cancelled() -> None:
+    """Not earlier; a later request starts a new compilation."""
+    compiler_pool = SlowCompilerPool()
     constraint_service = ConstraintService(compiler_pool=compiler_pool)
     first, second = (asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info())) for _ in range(2))
     await compiler_pool.starts.acquire()
     await until_waiting(constraint_service, 2)
     first.cancel()
     await asyncio.wait([first])
-    assert compiler_pool.given_up == 0
+    assert compiler_pool.cancelled == 0
     second.cancel()
     await asyncio.wait([second])
     third = asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info()))
     await compiler_pool.starts.acquire()
-    assert compiler_pool.given_up == 1
+    assert compiler_pool.cancelled == 1
     compiler_pool.go.set()
     await third
-    assert compiler_pool.made == 1
+    assert compiler_pool.compiled == 1
     assert not constraint_service._pending
     await constraint_service.close()
 
 
-async def test_closing_gives_up_what_is_in_the_making() -> None:
-    """Who waits is told."""
-    compiler_pool = Slow()
+async def test_closing_cancels_running_compilations() -> None:
+    """Waiting requests receive an error."""
+    compiler_pool = SlowCompilerPool()
     constraint_service = ConstraintService(compiler_pool=compiler_pool)
     waiting = asyncio.create_task(constraint_service.bind(YES, TOKENIZER, info()))
     await compiler_pool.starts.acquire()
     await constraint_service.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert compiler_pool.given_up == 1
+    assert compiler_pool.cancelled == 1
 
 
-async def test_what_was_refused_is_refused_again_without_a_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a minute: who insists on a schema that takes too long would keep all others waiting."""
-    compiler_pool = Slow(UnsupportedSchema("takes too long", keyword="choice", pointer=""))
+async def test_a_refusal_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one minute: repeating a schema that takes too long must not delay other requests."""
+    compiler_pool = SlowCompilerPool(UnsupportedSchema("takes too long", keyword="choice", pointer=""))
     compiler_pool.go.set()
     constraint_service = ConstraintService(compiler_pool=compiler_pool)
     for _ in range(3):
         with pytest.raises(UnsupportedSchema) as caught:
             await constraint_service.bind(YES, TOKENIZER, info())
         assert caught.value.param == "structured_outputs.choice"
-    assert compiler_pool.begun == 1
+    assert compiler_pool.started == 1
     monkeypatch.setattr("diffusion_worker.constraint_service.service.REFUSAL_TTL_S", 0.0)
     with pytest.raises(UnsupportedSchema):
         await constraint_service.bind(YES, TOKENIZER, info())
-    assert compiler_pool.begun == 2
+    assert compiler_pool.started == 2
     await constraint_service.close()
 
 
-async def test_an_answer_that_nobody_can_judge_spoils_its_constraint() -> None:
-    """The next request with it is refused before a step is spent on it."""
+async def test_a_failed_validation_disables_its_constraint() -> None:
+    """The next request with the same constraint is refused before generation."""
     value = {"type": "array", "items": {"pattern": "^(a+)+$"}}
     slow = Constraint(kind="json_schema", value=value, field="response_format")
     constraint_service = ConstraintService(compiler_pool=CompilerPool(validate_s=0.3))
@@ -139,17 +139,17 @@ async def test_an_answer_that_nobody_can_judge_spoils_its_constraint() -> None:
     await constraint_service.close()
 
 
-async def test_a_folder_saves_the_work_of_the_next_process(tmp_path: Path) -> None:
-    """And a broken file costs the work again, no more."""
-    compiler_pool = Slow()
+async def test_the_cache_folder_avoids_recompilation_in_the_next_process(tmp_path: Path) -> None:
+    """A broken cache file only causes a recompilation."""
+    compiler_pool = SlowCompilerPool()
     compiler_pool.go.set()
-    for is_broken, made in ((False, 1), (False, 1), (True, 2)):
+    for is_broken, compiled in ((False, 1), (False, 1), (True, 2)):
         if is_broken:
             _break_files(tmp_path)
         constraint_service = ConstraintService(ConstraintCache(tmp_path), compiler_pool)
         await constraint_service.bind(YES, TOKENIZER, info())
         await constraint_service.close()
-        assert compiler_pool.made == made
+        assert compiler_pool.compiled == compiled
 
 
 def _break_files(folder: Path) -> None:
