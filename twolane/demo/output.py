@@ -19,6 +19,7 @@ from twolane.demo.expectations import CaseResult
 WIDTH_WITHOUT_TERMINAL: Final = 160
 WIDTH_OF_PICTURE: Final = 110
 WIDE: Final = 132  # columns, from which on every field has its own column
+ROOMY: Final = 100  # columns, from which on an attempt fits on one line
 RESPONSE_CHARS: Final = 76
 TARGET_STYLES: Final = {"fast": "bold green", "careful": "bold cyan", "quality": "bold yellow"}
 WEB_FONT: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture must not load anything
@@ -48,9 +49,10 @@ def show_group(console: Console, group: Group, results: Sequence[CaseResult]) ->
     console.print()
     console.print(f"[bold]{group.title}.[/] {group.description}")
     wide = console.width >= WIDE
-    table = _wide_table() if wide else _narrow_table()
+    roomy = console.width >= ROOMY
+    table = _wide_table() if wide else _narrow_table(roomy=roomy)
     for result in results:
-        table.add_row(*(_wide_cells(result) if wide else _narrow_cells(result)))
+        table.add_row(*(_wide_cells(result) if wide else _narrow_cells(result, roomy=roomy)))
     console.print(table)
     for result in results:
         for failure in result.failures:
@@ -150,24 +152,24 @@ def _wide_cells(result: CaseResult) -> tuple[str, ...]:
     )
 
 
-def _narrow_table() -> Table:
+def _narrow_table(*, roomy: bool) -> Table:
     """The same in fewer columns: the response below the request, the route below the task, no target."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, expand=True, header_style="dim")
     table.add_column("", width=1)
     table.add_column("request → response", ratio=1)
     table.add_column("task, route", width=11)
-    table.add_column("attempts", width=16)
+    table.add_column("attempts", width=22 if roomy else 16)
     table.add_column("ms", width=5, justify="right")
     return table
 
 
-def _narrow_cells(result: CaseResult) -> tuple[str, ...]:
+def _narrow_cells(result: CaseResult, *, roomy: bool) -> tuple[str, ...]:
     reply = result.reply
     return (
         _mark(result),
         f"{_request(result)}\n→ {_response(result)}",
         f"{reply.header('task')}\n[dim]{reply.header('route')}[/]",
-        _attempts(reply.header("attempts"), between="\n  "),
+        _attempts(reply.header("attempts"), between=" " if roomy else "\n  "),
         f"{reply.elapsed_ms:.0f}",
     )
 
