@@ -215,7 +215,7 @@ async def test_an_answer_that_the_worker_cannot_mend_falls_back(
         parts = chunk("[1,2]") + b"data: [DONE]\n\n"
         return web.Response(body=parts if stream else whole, content_type=SSE if stream else "application/json")
 
-    monkeypatch.setattr(pair.worker.worker.serving_state.constraint_service._workshop, "violation", never)
+    monkeypatch.setattr(pair.worker.worker.serving_state.constraint_service._pool, "validate", never)
     pair.quality.answer = answers
     distinct = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2, "uniqueItems": True}
     status, headers, body = await pair.ask(
