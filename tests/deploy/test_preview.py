@@ -1,5 +1,6 @@
 """The preview tells emptiness from data, and draws what it got."""
 
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -105,11 +106,19 @@ def test_a_browser_that_fails_is_named_and_leaves_nothing(tmp_path: Path) -> Non
 
 
 def test_a_browser_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.grafana.preview._PICTURE_S", 0.2)
+    monkeypatch.setattr("deploy.grafana.preview._PICTURE_S", 3.0)
     browser, children = tmp_path / "browser", tmp_path / "child"
-    browser.write_text(f"#!/bin/sh\nsleep 60 &\necho $! > {children}\nwait\n")
+    browser.write_text(f"#!/bin/sh\nsleep 3600 &\necho $! > {children}\nwait\n")
     browser.chmod(0o755)
     with pytest.raises(PictureError, match="longer than"):
         photograph(str(browser), tmp_path / "page.svg", height=100)
-    state = Path(f"/proc/{children.read_text().strip()}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    while is_alive(int(children.read_text())):
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and only waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
