@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.types import ASGIApp
 
-from diffusion_worker.types.status import Pressure
 from diffusion_worker.web.health import app_with_probes, health_body, json_response
 from diffusion_worker.web.http_io import read_body
 from diffusion_worker.web.middleware import Middleware
@@ -18,13 +17,6 @@ from diffusion_worker.web.serving_state import ServingState
 
 _PATHS = ("/admin/state", "/admin/load", "/admin/unload", "/admin/limits", "/health", "/metrics")
 _MAX_BODY_BYTES = 4096
-# Values of `pressure` in the state: clients read them, so they do not follow the names in the code.
-_PRESSURE = {
-    Pressure.NONE: "none",
-    Pressure.PREFIX_CACHE: "retained",
-    Pressure.BATCH: "rows",
-    Pressure.ADMISSION: "door",
-}
 
 
 def build_admin(serving_state: ServingState, *, drain_s: float) -> ASGIApp:
@@ -73,7 +65,7 @@ def state_body(serving_state: ServingState) -> dict[str, Any]:
         **health_body(serving_state),
         "kv_bytes": status.kv_bytes,
         "retained_contexts": status.retained_contexts,
-        "pressure": _PRESSURE[status.pressure],
+        "pressure": status.pressure.name.lower(),
         "parameters": info.parameters if info else None,
         "dtype": info.dtype if info else None,
     }

@@ -146,7 +146,7 @@ async def test_a_worker_short_of_memory_stops_admission_until_memory_is_free(mac
         meminfo.write_text(re.sub(r"MemAvailable: +\d+", "MemAvailable: 1000", MEMINFO))  # in place
         await machine.until("quality", "overloaded")
         state = (await machine.http.get(f"{machine.url('worker_admin')}/admin/state")).json()
-        assert (state["state"], state["pressure"]) == ("degraded", "door")
+        assert (state["state"], state["pressure"]) == ("degraded", "admission")
         meminfo.write_text(MEMINFO)
         await machine.until("fast")
 
