@@ -1,7 +1,7 @@
 """The request pipeline: classify, route, then try the candidates in order, with retries, hedging and fallback.
 
-This module is the whole story of a request. It calls pure decision functions (`routing`, `reliability`) and ports
-(`ports.py`), never sockets. Every request ends with exactly one `Decision`, which explains it.
+This module contains the complete control flow of a request. It calls pure decision functions (`routing`, `reliability`)
+and ports (`ports.py`), never sockets. Every request ends with exactly one `Decision`, which explains it.
 """
 
 import asyncio

@@ -25,7 +25,7 @@ class FaultKind(StrEnum):
     KILL = "killed"  # SIGKILL; restarted at the end
     TERMINATE = "terminated"  # SIGTERM: it drains; restarted at the end
     PAUSE = "paused"  # SIGSTOP; SIGCONT at the end
-    PROXY = "behind a fault"  # the fault proxy changes its responses
+    PROXY = "behind a fault"  # the fault proxy corrupts, delays or rejects its responses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

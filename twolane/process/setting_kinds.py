@@ -1,4 +1,4 @@
-"""The kinds of values that settings have: how the text of a flag or variable is parsed, and what `--help` calls it."""
+"""Kinds of setting values: how the text of a flag or variable is parsed, and its name in `--help`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,4 +80,4 @@ def _switch(given: str) -> bool:
     return words[given.lower()]
 
 
-SWITCH: Final = Kind(metavar="", parse=_switch)  # a flag without a value; its variable is true or false
+SWITCH: Final = Kind(metavar="", parse=_switch)  # as a flag it takes no value; as a variable it is true or false
