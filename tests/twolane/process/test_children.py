@@ -1,4 +1,5 @@
-"""Children never outlive us: not when they are stubborn, not when we fail, are cancelled or are killed."""
+"""Children never outlive their parent: neither if they ignore signals, nor if the parent fails, is cancelled or is
+killed."""
 
 import asyncio
 import os
@@ -35,7 +36,7 @@ def python(code: str, *arguments: str, log: Path) -> Command:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and only waits to be collected does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Constraints of every kind, as a request names them."""
+"""Compilation of every kind of constraint."""
 
 import json
 import random

@@ -1,5 +1,5 @@
-"""Calls as an automaton, checked against who reads them back and by jsonschema: in either syntax, whatever the
-schema."""
+"""The automaton of tool calls, checked against the worker's parsers and jsonschema, in both syntaxes and for random
+schemas."""
 
 import json
 import random
@@ -213,7 +213,7 @@ def test_unsupported_parameters_are_refused_by_field(schema: Any, keyword: str, 
 
 
 def test_many_tools_share_the_state_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By ever more frugal size limits; where no size limits will do, the tools are refused together."""
+    """The compiler tries stricter size limits; if none is sufficient, all tools are refused together."""
     schemas: dict[str, Any] = {f"f{at}": {"properties": {f"p{at}": {"maxLength": 60}}} for at in range(3)}
     roomy = compile_constraint(tools(schemas, Syntax.TAGGED))
     monkeypatch.setattr("diffusion_worker.constraints.compile.MAX_TOOL_STATES", 2000)

@@ -1,4 +1,4 @@
-"""Labels are as likely as all the transitions to write them together."""
+"""The probability of a label is the sum over all tokenizations of it."""
 
 import itertools
 
@@ -56,7 +56,7 @@ def test_a_label_has_the_mass_of_all_its_layouts() -> None:
 
 
 def test_empty_and_unspellable_labels_are_refused() -> None:
-    """Also those that take more tokens than there is positions for, the end counted."""
+    """Also those that need more tokens than there are positions, including the end token."""
     with pytest.raises(InvalidRequest, match="is empty"):
         compile_labels([["a"], [""]], WORDS)
     with pytest.raises(InvalidRequest, match="cannot spell the label 'abc'"):

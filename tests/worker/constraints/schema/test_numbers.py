@@ -68,7 +68,7 @@ def test_no_text_rounds_onto_an_exclusive_bound(text: str) -> None:
     ],
 )
 def test_free_numbers_are_those_of_json(text: str, number: bool, integer: bool) -> None:
-    """But for exponents of three digits, which overflow."""
+    """Except for exponents of three digits, which overflow."""
     for kind, expected in ((False, number), (True, integer)):
         graph = Graph(max_states=1000)
         start = free_number(graph, graph.state([], accepting=True), integer=kind)
