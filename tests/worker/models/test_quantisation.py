@@ -1,4 +1,4 @@
-"""models.quantisation: what the configs in use say of their weights."""
+"""models.quantisation: parsing the declarations of common configs."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_bits_of_a_weight_with_its_share_of_a_scale(said: dict[str, Any], method
 
 @pytest.mark.parametrize("config", [{}, {"quantization_config": None}, {"quantization_config": "fp8"}])
 def test_plain_weights_have_none(config: dict[str, Any]) -> None:
-    """Nothing is said, or nothing that could be read."""
+    """Configs without a declaration, or with an unreadable one."""
     assert quantisation_of(config) is None
 
 
@@ -66,7 +66,7 @@ def test_it_may_be_said_of_the_text_alone() -> None:
     ],
 )
 def test_matrices_are_covered_unless_left_out(name: str, is_covered: bool) -> None:
-    """By pattern or by part of their name; words and norms stay as they are."""
+    """By pattern or by part of their name; embeddings and norms are not quantised."""
     found = quantisation_of({"quantization_config": NVFP4})
     assert found is not None
     assert found.covers(name) is is_covered
