@@ -6,7 +6,7 @@ PROVIDERS := .venv/.providers
 
 # Containers often disable bytecode; without it every process of a test compiles our modules again.
 export PYTHONDONTWRITEBYTECODE :=
-# Two processes share the tests, a file at a time; tests/conftest.py puts the longest first.
+# Two processes run the tests, one file at a time; tests/conftest.py starts the longest files first.
 PYTEST_SHARED := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup redis prometheus chromium kubectl podman providers check format test test-quick test-deploy \

@@ -37,12 +37,12 @@ class StepMs:
 
     @property
     def best_share(self) -> float:
-        """In softmaxes."""
+        """Cost of the best path, relative to a softmax."""
         return self.best / self.softmax
 
     @property
     def marginals_share(self) -> float:
-        """In softmaxes."""
+        """Cost of best path and marginals, relative to a softmax."""
         return self.marginals / self.softmax
 
 

@@ -139,7 +139,15 @@ def _right(samples: Sequence[Sample], answers: Sequence[str]) -> int:
 
 
 def _show(rows: Sequence[Row]) -> None:
-    table = Table("task", "reading", "samples", "right alone", "right beside a tool", "calls", "valid when required")
+    table = Table(
+        "task",
+        "reading",
+        "samples",
+        "correct without tools",
+        "correct with an offered tool",
+        "calls",
+        "valid when required",
+    )
     for row in rows:
         counts = (row.count, row.alone, row.beside, row.called, row.valid)
         table.add_row(row.task, row.decoding_mode.value, *map(str, counts))

@@ -87,7 +87,7 @@ def cursor_of(name: str, max_tokens: int) -> Matcher:
 
 
 def request(name: str | None, *, max_tokens: int = 120, **changes: Any) -> GenerationRequest:
-    """The matcher of a constraint, by its name."""
+    """A request with the constraint of this name; None: unconstrained."""
     one = GenerationRequest(prompt_ids=(20, 21), max_tokens=max_tokens, seed=0, denoising=DENOISING)
     return replace(one, matcher=cursor_of(name, max_tokens) if name else None, **changes)
 
@@ -202,7 +202,7 @@ def test_near_its_deadline_a_text_that_can_close_does(monkeypatch: pytest.Monkey
 
 
 def test_forced_tokens_earn_no_confidence() -> None:
-    """The model gives every token of noise a small probability; in a choice of one text, no token is unforced."""
+    """The model gives every token of noise a small probability; in a choice of one text, every token is forced."""
     automaton = compile_tokens(compile_constraint(Constraint(kind="choice", value=["perhaps"])).automaton, VOCABULARY)
     assert automaton is not None
     for decoding_mode in DecodingMode:

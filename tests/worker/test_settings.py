@@ -87,7 +87,7 @@ def test_a_misspelled_variable_is_refused_with_the_near_one() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_no_keys(host: str) -> None:
-    """Every spelling of it."""
+    """Every spelling of a loopback address."""
     assert read_settings([*NEEDED, "--host", host], {}).host == host
 
 

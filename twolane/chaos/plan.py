@@ -72,7 +72,7 @@ _KINDS: Final = (
 
 def schedule_faults(seconds: float, every_s: float, seed: int) -> tuple[FaultInjection, ...]:
     """Schedule a fault every `every_s` seconds on average, none near the beginning or the end. Kinds are drawn without
-    replacement, as often as their weights say."""
+    replacement, in proportion to their weights."""
     rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
     planned: list[FaultInjection] = []
     bag: list[tuple[str, FaultKind, tuple[float, float], int]] = []

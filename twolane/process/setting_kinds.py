@@ -10,7 +10,7 @@ LONGEST_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """`parse` raises ValueError with a message that says what is allowed and does not repeat a secret."""
+    """`parse` raises ValueError with a message that describes the allowed values and does not repeat a secret."""
 
     metavar: str
     parse: Callable[[str], Any]

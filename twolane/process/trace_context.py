@@ -1,7 +1,7 @@
 """W3C Trace Context: the position of a request in a distributed trace, as headers encode it. Pure.
 
 Spans are created when a request has ended; this module creates only the ids that must exist earlier, because they are
-sent to the servers that the request calls. Knows no sampler and no exporter.
+sent to the servers that the request calls. Independent of samplers and exporters.
 """
 
 import re

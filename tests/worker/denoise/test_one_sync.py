@@ -53,7 +53,7 @@ def read(sequence: int, *, slot: int | None = None) -> Decode:
 
 
 def stepper_of(model: Any, rows: int) -> Stepper:
-    """A loop whose first `rows` sequences are in the middle of a block; one slot is free."""
+    """A stepper whose first `rows` sequences are in the middle of a block; one slot is free."""
     cache = KvCache(model.kv_layers, slots=rows + 1, slot_tokens=64, dtype=model.dtype, device=model.device)
     stepper = Stepper(model, cache)
     stepper.step(

@@ -24,7 +24,7 @@ def of_work(iterations: int, *, submitted: float = 0.0, **changes: Any) -> Seque
 
 
 def line(*waiting: Sequence) -> WaitingQueue:
-    """A cost model in which every iteration takes a second."""
+    """A waiting queue with a cost model in which every iteration takes a second."""
     cost_model = CostModel()
     cost_model.record_step(1.0, 1)
     it = WaitingQueue(cost_model)
