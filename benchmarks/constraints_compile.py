@@ -144,7 +144,14 @@ def failures(splits: dict[str, Split]) -> list[str]:
 def show(splits: dict[str, Split]) -> None:
     """Print one line per split."""
     table = Table(
-        "split", "schemas", "compiled", "with check", "refused", "p50/p95/max ms", "states p50/max", "valid kept"
+        "split",
+        "schemas",
+        "compiled",
+        "with validation",
+        "refused",
+        "p50/p95/max ms",
+        "states p50/max",
+        "valid accepted",
     )
     for name, split in splits.items():
         kept, valid = split.valid_accepted
@@ -154,7 +161,7 @@ def show(splits: dict[str, Split]) -> None:
         table.add_row(name, *counts, times, f"{split.p50_states} / {split.max_states}", f"{kept} of {valid}")
     console = Console(width=150)
     console.print(table)
-    console.print("left to the final check:", dict(sorted(splits["all"].checked_keywords.items())))
+    console.print("left to validation:", dict(sorted(splits["all"].checked_keywords.items())))
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

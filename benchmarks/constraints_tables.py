@@ -22,7 +22,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def splits_table(rows: Sequence[Row], refusals: Sequence[Refusal]) -> Table:
     """Print one line per split and one for all. Times are in ms, costs relative to a softmax of the same logits."""
     table = Table(
-        *("split", "schemas", "compiled", "with check", "refused"),
+        *("split", "schemas", "compiled", "with validation", "refused"),
         *("ms p50 / p95 / max", "states p50 / max", "edges p50 / max"),
         *("answers", "invalid", "checked after", "best p50 / p95", "marginals p50 / p95"),
     )
@@ -74,7 +74,7 @@ def figures_table(figures: Mapping[str, float], bars: Mapping[str, float]) -> Ta
 
 def embedded_table(embedded: Embedded) -> Table:
     """Print the steps of the serving loop with increasing numbers of constrained rows."""
-    table = Table("embedded checkpoint, rows in a step", "constrained", "step, ms", "of it constraints, ms", "share")
+    table = Table("embedded checkpoint, rows in a step", "constrained", "step, ms", "constraints, ms", "share")
     for step in embedded.mixed:
         share = f"{step.constraint_ms / step.ms:.0%}"
         table.add_row(str(ROWS), str(step.constrained), f"{step.ms:.1f}", f"{step.constraint_ms:.1f}", share)

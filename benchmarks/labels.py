@@ -93,7 +93,9 @@ def main() -> int:
     rows = [
         measure(model, field, invented=invented, count=options.count) for field in FIELDS for invented in (False, True)
     ]
-    table = Table("field", "words", "samples", "labels", "right by labels", "log loss", "right denoised", "passes")
+    table = Table(
+        "field", "words", "samples", "labels", "correct with labels", "log loss", "correct by denoising", "passes"
+    )
     for row in rows:
         counts = (row.count, row.labels, row.right, f"{row.log_loss:.4f}", row.denoised, f"{row.denoised_passes:.1f}")
         table.add_row(row.field, row.words, *map(str, counts))

@@ -150,7 +150,7 @@ def throughput(
             name="staggered, tokens/s",
             value=speed["staggered"] / speed["alone"] / allowed,
             detail=f"{speed['staggered']:.0f} against {speed['alone']:.0f} alone; the model allows {allowed:.2f} x; "
-            f"{agreeing(staggered, wanted)} of {len(requests)} answers right",
+            f"{agreeing(staggered, wanted)} of {len(requests)} answers correct",
         ),
         Figure(
             name="staggered, tokens/s again",

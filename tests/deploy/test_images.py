@@ -71,7 +71,7 @@ class Deployed:
 
 
 def options(environment: tuple[str, ...], volumes: tuple[str, ...], health: str) -> tuple[str, ...]:
-    """As podman's flags. The health check is the image's own, at a port that is free here."""
+    """Start it with podman's flags. The health check is the image's own, on a free port of this machine."""
     told = [flag for name in environment for flag in ("--env", name)]
     mounted = [flag for volume in volumes for flag in ("--volume", volume)]
     return (*told, *mounted, "--health-cmd", json.dumps(["python3", "-c", health]), "--tmpfs", "/tmp")
@@ -133,7 +133,8 @@ def test_a_gateway_without_keys_refuses_to_listen_to_the_world(containers: Conta
 def test_the_manifests_of_kubernetes_run_and_answer(
     containers: Containers, redis_image: str, gateway_image: str, worker_image: str, tmp_path: Path
 ) -> None:
-    """By `podman play kube`: confined as they say, keys and policy mounted, the worker found by its name."""
+    """Started by `podman play kube`: with the manifests' confinement, mounted keys and policy, and the worker
+    discovered by name."""
     it = Deployed(containers, tmp_path)
     key = _application_key(it.secrets)
     played = Played(containers, tmp_path, it.ports)

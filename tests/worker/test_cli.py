@@ -63,7 +63,7 @@ def test_wrong_use_ends_at_once_with_2(arguments: list[str], named: str) -> None
 
 
 def test_a_wrong_variable_ends_with_2() -> None:
-    """By its own name."""
+    """The error names the variable."""
     ended = outcome("--checkpoint", "x", TWOLANE_WORKER_MAX_NUM_SEQS="many")
     assert ended.returncode == 2
     assert_one_line(ended.stderr, "TWOLANE_WORKER_MAX_NUM_SEQS")
@@ -201,7 +201,7 @@ def test_a_plan_says_how_it_counts_quantised_weights(
 def test_a_plan_that_cannot_be_made_ends_with_2(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With one line, and no table."""
+    """The error is one line, without a table."""
     try:
         code = main(arguments)
     except SystemExit as ended:  # argparse found it

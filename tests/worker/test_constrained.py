@@ -93,7 +93,7 @@ def request(name: str | None, *, max_tokens: int = 120, **changes: Any) -> Gener
 
 
 def is_member(name: str, ids: Sequence[int]) -> bool:
-    """By jsonschema or a regular expression, never by the automaton."""
+    """Checked by jsonschema or a regular expression, never by the automaton."""
     text = WORDS.text(list(ids)).decode()
     match CONSTRAINTS[name]:
         case Constraint(kind="json_schema", value=schema):

@@ -100,7 +100,7 @@ def test_neighbours_notice_nothing(is_exact: bool) -> None:
 
 
 def test_a_row_of_nan_faults_alone() -> None:
-    """Instead of choosing by it."""
+    """The row fails; no label is chosen from NaN."""
     good, bad = (replace(request(None), labels=LABELS, prompt_ids=prompt) for prompt in ((20, 21), (99, 21)))
     fine, faulted = run(FixedNet(), [good, bad])
     assert isinstance(fine.end, Finished)

@@ -66,7 +66,7 @@ def test_a_wrong_flag_is_refused_by_name(arguments: list[str], named: str) -> No
     ("text", "device_map"), [("auto", "auto"), ('{"": 0, "model.encoder.vision_tower": "cpu"}', None)]
 )
 def test_a_device_map_is_a_word_or_an_object(text: str, device_map: str | None) -> None:
-    """In transformers' own terms."""
+    """Values are those of transformers."""
     settings = read_settings([*NEEDED, "--device-map", text], {})
     assert settings.device_map == (device_map or {"": 0, "model.encoder.vision_tower": "cpu"})
 

@@ -120,7 +120,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["x", "true", "3", "a-b.c"]), VALUES, max_size=3))
 def test_every_json_object_has_a_native_form(arguments: dict[str, Any]) -> None:
-    """Any characters in strings, controls and quotes too: nothing is escaped there."""
+    """Strings may contain any characters, also control characters and quotes: nothing is escaped."""
     assume(ANY_OBJECT.accepts(json.dumps(arguments).encode()))  # the size limits bound how deep an object may be
     answer = with_placeholders(f"<|tool_call>call:f{natively(arguments)}<tool_call|>")
     is_accepted = ANY_CALL.accepts(answer)
@@ -172,7 +172,7 @@ def test_keys_with_special_characters_are_quoted() -> None:
 
 
 def test_a_thought_may_precede_text_or_a_call() -> None:
-    """Or continue one that the prompt has opened."""
+    """It may also continue a thought that the prompt has opened."""
     call = CALLS[Syntax.NATIVE]
     may = compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.ALLOWED)
     for answer, accepted in (

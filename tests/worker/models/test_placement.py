@@ -64,7 +64,7 @@ def refusal(folder: Path, kind: type[WorkerError], **options: Any) -> str:
 
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
 def test_the_experts_run_as_named(folder: Path, experts: str) -> None:
-    """By the library's own names; all give the same answer up to rounding."""
+    """Implementations have the library's names; all give the same answer up to rounding."""
     model = load(str(folder), LoadOptions(device="cpu", dtype="float32", experts=experts))
     assert model._model.config._experts_implementation == experts
     [answer] = run(model, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=model.info.denoising)])
@@ -83,7 +83,7 @@ def test_exact_mode_chooses_its_own_experts(folder: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda:7", "xpu", "mps"])
 def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
-    """Before anything is read."""
+    """The error precedes any read of weights."""
     if torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available():
         pytest.skip("there is an accelerator")
     assert f"--device {device}: not available on this machine" in refusal(folder, BadSetting, device=device)

@@ -35,7 +35,7 @@ NVFP4 = {
     ],
 )
 def test_bits_of_a_weight_with_its_share_of_a_scale(said: dict[str, Any], method: str, bits: float | None) -> None:
-    """As far as the config declares them; no guess otherwise."""
+    """Bits are those that the config declares; otherwise unknown."""
     found = quantisation_of({"quantization_config": said})
     assert found is not None
     assert (found.method, found.bits) == (method, bits)
@@ -73,6 +73,6 @@ def test_matrices_are_covered_unless_left_out(name: str, is_covered: bool) -> No
 
 
 def test_parts_of_names_may_end_in_a_star() -> None:
-    """As modelopt writes them."""
+    """Excluded modules in modelopt's format."""
     left_out = Quantisation(method="modelopt", bits=8.0, left_out=("model.encoder.vision_tower*",))
     assert not left_out.covers("model.encoder.vision_tower.patch_embedder.input_proj.weight")

@@ -68,6 +68,6 @@ def test_empty_and_unspellable_labels_are_refused() -> None:
 
 
 def test_labels_longer_than_the_canvas_get_uniform_probabilities() -> None:
-    """Instead of NaN."""
+    """The probabilities are uniform, not NaN."""
     labels = compile_labels([["a"], ["b"]], WORDS)
     assert np.exp(label_logprobs(labels, np.full((2, len(labels.tokens)), -np.inf))) == pytest.approx([0.5, 0.5])

@@ -73,7 +73,7 @@ def test_infinite_logits_still_leave_a_path(case: Case, max_tokens: int) -> None
 
 @given(cases(), st.integers(1, 3))
 def test_an_answer_that_cannot_fit_is_refused_before_the_first_canvas(case: Case, lacking: int) -> None:
-    """And named: the shortest answer and the limit. With as many tokens as it takes it is not."""
+    """The error names the shortest answer and the limit. A sufficient limit is accepted."""
     automaton = compile_tokens(case.language, case.vocabulary)
     assume(automaton is not None)
     shortest = int(automaton.distance[automaton.start])

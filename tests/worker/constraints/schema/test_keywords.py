@@ -128,7 +128,7 @@ def test_every_keyword_has_an_example() -> None:
 
 @pytest.mark.parametrize("keyword", sorted(KEPT))
 def test_automaton_keywords_cannot_be_violated(keyword: str) -> None:
-    """And need no validation."""
+    """Such schemas need no validation."""
     schema, good, bad = KEPT[keyword]
     compiled = compile_schema(schema)
     assert compiled.needs_check == ()
