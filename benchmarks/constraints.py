@@ -1,12 +1,12 @@
 """Benchmark of constraints on real schemas: `python -m benchmarks.constraints FILE.jsonl [--check] [--json FILE]`.
 
 Each line of the file holds a `schema` and its `split`. Every schema that compiles is compiled for a real vocabulary and
-answered from random logits, canvas after canvas, by best paths and by joint samples; every answer must close within its
-budget and, unless the compiler has left something to validation, be valid. It also measures the cost of a step relative
-to the softmax of the same logits (one thread, both in numpy) and against passes of the embedded checkpoint, what
-answers of that checkpoint cost and how many are right, and llguidance left to right on the same noise and the same
-model, where the extra `bench` is installed. Instances of schemas are tried by `benchmarks.constraints_compile`,
-accuracy alone, with more samples, by `benchmarks.constraints_answers`.
+decoded from random logits, canvas after canvas, by best paths and by joint samples; every answer must close within its
+budget and be valid, unless the compiler left a keyword to validation. It also measures the cost of a step relative to
+the softmax of the same logits (one thread, both in numpy) and to passes of the embedded checkpoint, the cost and
+accuracy of that checkpoint's answers and, if the extra `bench` is installed, llguidance decoding left to right from the
+same noise and the same model. `benchmarks.constraints_compile` tests instances of the schemas;
+`benchmarks.constraints_answers` measures accuracy with more samples.
 """
 
 import argparse
@@ -51,15 +51,15 @@ BARS: Final = {
 
 
 def main() -> int:
-    """Command line; returns 1 if `--check` finds a bar missed."""
+    """Command line; returns 1 if `--check` finds a figure that misses its bar."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure misses its bar")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--vocabulary", choices=sorted(VOCABULARIES), default="smollm2")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--limit", type=int, help="schemas at most")
-    parser.add_argument("--orders", type=int, default=60, help="requests to the embedded checkpoint")
+    parser.add_argument("--limit", type=int, help="maximum number of schemas")
+    parser.add_argument("--orders", type=int, default=60, help="number of requests to the embedded checkpoint")
     options = parser.parse_args()
     words = VOCABULARIES[options.vocabulary]()
     found = list(
@@ -91,7 +91,7 @@ def main() -> int:
 
 
 def refused_figures(rows: Sequence[Row], refusals: Sequence[Refusal]) -> dict[str, float]:
-    """The largest share of schemas refused in any split, of the easier ones and of the harder ones; 0 of none."""
+    """The largest share of refused schemas in any easier and in any harder split; 0 without splits."""
     refused = [refusal.split for refusal in refusals]
     splits = [*refused, *(row.split for row in rows)]
     shares = {split: refused.count(split) / splits.count(split) for split in set(splits)}
@@ -104,7 +104,7 @@ def refused_figures(rows: Sequence[Row], refusals: Sequence[Refusal]) -> dict[st
 
 
 def figures_of(rows: Sequence[Row]) -> dict[str, float]:
-    """Of all schemas together."""
+    """Figures over all schemas."""
     measured = {
         "compile, {}, ms": [row.total_ms for row in rows],
         "token compilation, {}, ms": [row.token_compile_ms for row in rows],
@@ -120,7 +120,7 @@ def figures_of(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def embedded_figures(embedded: Embedded) -> dict[str, float]:
-    """Of the shipped checkpoint, in passes of it."""
+    """Figures of the shipped checkpoint, relative to its forward pass."""
     return {
         "embedded: best path, x forward pass": embedded.best / embedded.forward,
         "embedded: best path, marginals and sample, x forward pass": embedded.step / embedded.forward,
@@ -128,8 +128,8 @@ def embedded_figures(embedded: Embedded) -> dict[str, float]:
 
 
 def task_figures(answered: Sequence[Method]) -> dict[str, float]:
-    """Right answers lost to the schema over those won by it, in deviations of what chance gives (McNemar's test): of a
-    few dozens the two canvases differ in a handful, either way."""
+    """Correct answers lost with the schema minus those gained, in standard deviations under chance (McNemar's test): of
+    a few dozen answers, only a handful differ, in either direction."""
     free, kept = (next(method.verdicts for method in answered if method.name == name) for name in (FREE, KEPT))
     changes = [before - after for before, after in zip(free, kept, strict=True) if before is not after]
     return {"orders: lost to the schema, deviations of chance": sum(changes) / math.sqrt(len(changes) or 1)}

@@ -1,8 +1,9 @@
-"""Does a constraint cost the embedded checkpoint right answers? `python -m benchmarks.constraints_answers [--check]`
+"""Benchmark of the accuracy of constrained answers: `python -m benchmarks.constraints_answers [--check]`.
 
-Held-out samples of the tasks whose answers have a form, answered in every way that there is: without the constraint,
-with it, and with what else could keep it (a naive mask on the canvas, llguidance left to right). All ways answer the
-same samples with the same seeds, so they are compared in pairs (McNemar's exact test). Right is the very same text.
+The embedded checkpoint answers held-out samples of the tasks with a fixed format in several ways: without a constraint,
+with it, and with alternatives that enforce the format too (a naive mask on the canvas, llguidance left to right). All
+ways answer the same samples with the same seeds, so they are compared in pairs (McNemar's exact test). An answer is
+correct if its text is identical to the expected one.
 """
 
 import argparse
@@ -38,12 +39,12 @@ from training.vocabulary import decode_ids
 GRID: Final = "[1-4]{16}"
 SIGNIFICANT: Final = 0.05
 KEPT: Final = "constrained"
-Answered = Callable[[], Sequence[tuple[str, int]]]  # texts, and the passes each of them took
+Answered = Callable[[], Sequence[tuple[str, int]]]  # texts, and the passes of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """Where samples come from and what form their answers have."""
+    """A task: the source of its samples and the format of their answers."""
 
     generator: Generator
     invented: float
@@ -61,7 +62,7 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """How one way of answering did: which samples were right, passes and ms of an answer on average."""
+    """The results of one way of answering: which samples were correct, and the mean passes and ms per answer."""
 
     decoding_mode: DecodingMode
     name: str
@@ -73,8 +74,8 @@ class Method:
 def measure(
     model: DiffusionModel, task: Task, *, count: int, seed: int, guide: LeftToRight | None = None
 ) -> list[Method]:
-    """All ways through the same `count` samples: canvases free, masked naively, constrained; left to right free,
-    constrained, and, with a guide and a schema, by llguidance."""
+    """Answer the same `count` samples in all ways: on canvases unconstrained, with a naive mask, and constrained; left
+    to right unconstrained, constrained and, with a guide and a schema, by llguidance."""
     rng = random.Random(seed)
     samples = [task.generator(rng, SampleSpec(split="test", invented=task.invented)) for _ in range(count)]
     automaton = compile_tokens(compile_constraint(task.constraint).automaton, shipped().read())
@@ -103,28 +104,28 @@ def measure(
 
 
 def p_value(better: int, worse: int) -> float:
-    """McNemar's exact test, two-sided: how likely pairs that differ are split at least so unevenly by chance
-    alone."""
+    """McNemar's exact test, two-sided: the probability that chance alone splits the differing pairs at least this
+    unevenly."""
     pairs = better + worse
     methods = sum(math.comb(pairs, count) for count in range(min(better, worse) + 1))
     return float(min(1.0, 2 * methods / 2**pairs))
 
 
 def compared(free: Sequence[bool], other: Sequence[bool]) -> tuple[int, int, float]:
-    """(right only in the other, right only free, p) of paired answers."""
+    """(correct only in the other way, correct only unconstrained, p) of paired answers."""
     gained = sum(b and not a for a, b in zip(free, other, strict=True))
     lost = sum(a and not b for a, b in zip(free, other, strict=True))
     return gained, lost, p_value(gained, lost)
 
 
 def main() -> int:
-    """Command line; with `--check` 1 if a constraint costs right answers beyond chance."""
+    """Command line; returns 1 if `--check` finds a constraint that loses significantly many correct answers."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100, help="samples of each task and seed")
+    parser.add_argument("--count", type=int, default=100, help="number of samples per task and seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[5], help="of the samples")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a constraint costs right answers (p < 0.05)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a constraint lowers accuracy (p < 0.05)")
     options = parser.parse_args()
     model = load(str(SHIPPED), LoadOptions(threads=1))
     guide = LeftToRight(shipped()) if importlib.util.find_spec("llguidance") else None
@@ -155,12 +156,12 @@ def _measure_method(decoding_mode: DecodingMode, name: str, samples: Sequence[Sa
 
 
 def _by(model: DiffusionModel, requests: Sequence[GenerationRequest]) -> Answered:
-    """Eight rows share a pass."""
+    """Answer the samples on canvases, eight rows per pass."""
     return lambda: [(text_of(answer), answer.end.usage.forward_passes) for answer in run(model, requests)]
 
 
 def _guided(model: DiffusionModel, guide: LeftToRight, schema: Any, requests: Sequence[GenerationRequest]) -> Answered:
-    """One after the other."""
+    """Answer the samples one after the other."""
 
     def answered() -> list[tuple[str, int]]:
         found = [guide.decode(schema, OfModel(model, request)) for request in requests]
@@ -170,7 +171,7 @@ def _guided(model: DiffusionModel, guide: LeftToRight, schema: Any, requests: Se
 
 
 def _pooled(methods: Sequence[Method]) -> Method:
-    """One way over all seeds."""
+    """Combine the results of one way over all seeds."""
     return replace(
         methods[0],
         right=tuple(one for method in methods for one in method.right),
@@ -180,7 +181,7 @@ def _pooled(methods: Sequence[Method]) -> Method:
 
 
 def _rows(task: str, parts: Sequence[Sequence[Method]]) -> list[dict[str, Any]]:
-    """Of one task; each way against the free one of the same reading."""
+    """Print the table of one task: each way compared with the unconstrained one of the same decoding mode."""
     methods = [_pooled(same) for same in zip(*parts, strict=True)]
     free = {method.decoding_mode: method.right for method in methods if method.name == "free"}
     rows = []

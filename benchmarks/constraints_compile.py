@@ -1,12 +1,12 @@
 """Benchmark of the schema compiler on real schemas: `python -m benchmarks.constraints_compile FILE.jsonl [--check]
 [--json FILE]`.
 
-Each line of the file holds a `schema`, its `split`, and `tests`: instances that are `valid` or not. Counted per split:
-compiled, compiled with validation, refused and by which keyword; how much processor time it took and how many states it
-gave (the compiler's half alone: token compilation onto tokens is `benchmarks.constraints`). Of the instances: valid
-ones that are accepted once written in normal form, and invalid ones that are accepted, which must not be where no
+Each line of the file holds a `schema`, its `split`, and `tests`: instances that are `valid` or not. It counts per
+split: schemas that compile, compile with validation, or are refused, by keyword; and it measures CPU time and number of
+states (of the schema compiler only: `benchmarks.constraints` measures token compilation). Of the instances it counts
+the valid ones that are accepted in normal form, and the invalid ones that are accepted, which is an error unless
 validation follows. Rows on which jsonschema disagrees with the data set (`python_jsonschema_agrees_with_tests` is
-false) are left out.
+false) are skipped.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 HARD: Final = ("Github_hard", "Github_ultra", "JsonSchemaStore")
 EASY_SHARE: Final = 0.97
 HARD_SHARE: Final = 0.75
-P50_BUDGET_MS: Final = 75.0  # half of what a compilation with token compilation may take
+P50_BUDGET_MS: Final = 75.0  # half of the budget of a compilation that includes token compilation
 P95_BUDGET_MS: Final = 1500.0
 
 
@@ -40,7 +40,7 @@ class Row:
 
     split: str
     ms: float
-    refused: str | None = None  # by which keyword
+    refused: str | None = None  # the keyword that was refused
     needs_check: tuple[str, ...] = ()
     states: int = 0
     tier: int = 0
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Figures of one split, or of all."""
+    """Figures of one split, or of all splits."""
 
     schemas: int
     compiled: int  # without validation
@@ -71,12 +71,12 @@ class Split:
 
     @property
     def share(self) -> float:
-        """Of schemas that compile in either way."""
+        """Schemas that compile, with or without validation."""
         return (self.compiled + self.with_check) / self.schemas
 
 
 def measure(case: dict[str, Any]) -> Row:
-    """Compile one schema and try its instances."""
+    """Compile one schema and test its instances."""
     started = time.process_time()
     try:
         compiled = compile_schema(case["schema"])
@@ -109,7 +109,7 @@ def _instances(compiled: Compilation, case: dict[str, Any]) -> tuple[int, int, i
 
 
 def summed(rows: Sequence[Row]) -> Split:
-    """The figures of some rows."""
+    """The figures of the given rows."""
     times = sorted(row.ms for row in rows)
     states = [row.states for row in rows if row.refused is None] or [0]
     return Split(
@@ -129,7 +129,7 @@ def summed(rows: Sequence[Row]) -> Split:
 
 
 def failures(splits: dict[str, Split]) -> list[str]:
-    """Which budgets are missed."""
+    """The budgets that are exceeded."""
     whole = splits["all"]
     missed = [
         f"{name}: {split.share:.1%} compile"
@@ -142,9 +142,16 @@ def failures(splits: dict[str, Split]) -> list[str]:
 
 
 def show(splits: dict[str, Split]) -> None:
-    """One line for each split."""
+    """Print one line per split."""
     table = Table(
-        "split", "schemas", "compiled", "with check", "refused", "p50/p95/max ms", "states p50/max", "valid kept"
+        "split",
+        "schemas",
+        "compiled",
+        "with validation",
+        "refused",
+        "p50/p95/max ms",
+        "states p50/max",
+        "valid accepted",
     )
     for name, split in splits.items():
         kept, valid = split.valid_accepted
@@ -154,18 +161,18 @@ def show(splits: dict[str, Split]) -> None:
         table.add_row(name, *counts, times, f"{split.p50_states} / {split.max_states}", f"{kept} of {valid}")
     console = Console(width=150)
     console.print(table)
-    console.print("left to the final check:", dict(sorted(splits["all"].checked_keywords.items())))
+    console.print("left to validation:", dict(sorted(splits["all"].checked_keywords.items())))
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
-    """Exit status 1 if `--check` is given and a budget is missed."""
-    parser = argparse.ArgumentParser(description="compile real schemas")
+    """Command line; returns 1 if `--check` finds an exceeded budget."""
+    parser = argparse.ArgumentParser(description="benchmark the schema compiler on real schemas")
     parser.add_argument("file", type=Path)
-    parser.add_argument("--check", action="store_true", help="fail if a budget is missed")
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a budget is exceeded")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(None if arguments is None else list(arguments))
     cases = [json.loads(line) for line in options.file.read_text().splitlines()]
-    compile_schema(True)  # imports and first-use tables are not what is measured
+    compile_schema(True)  # warm-up: imports and tables built on first use are not measured
     by_split: dict[str, list[Row]] = defaultdict(list)
     for case in cases:
         if case.get("python_jsonschema_agrees_with_tests") is not False:
@@ -176,7 +183,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     if options.json:
         options.json.write_text(json.dumps({name: asdict(split) for name, split in splits.items()}, indent=1))
     missed = failures(splits)
-    print("\n".join(missed) if missed else "all budgets met")
+    print("\n".join(missed) if missed else "all figures are within their budgets")
     return 1 if options.check and missed else 0
 
 

@@ -1,6 +1,7 @@
-"""What a constraint costs beside a pass of the embedded checkpoint, one thread: canvases of 64 over 272 tokens.
+"""Measures the cost of a constraint relative to a pass of the embedded checkpoint, on one thread: canvases of 64
+positions over 272 tokens.
 
-First the engine's part of a step by itself, beside a pass with one row; then whole steps of the loop that serves, in
+First the constraint engine's part of a step, compared with a pass of one row; then whole steps of the serving loop, in
 which some of the rows are constrained.
 """
 
@@ -26,14 +27,14 @@ from diffusion_worker.types.requests import GenerationRequest
 from twolane.demo.prompts import ORDER_SCHEMA
 
 STEPS: Final = 40
-WARM_UP: Final = 4  # steps that read prompts and fill caches
+WARM_UP: Final = 4  # warm-up steps, which prefill prompts and fill caches
 ROWS: Final = 4
 CONSTRAINED: Final = (0, 2, 4)  # of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixedStep:
-    """A step of ROWS rows in ms, and the engine's part of it; medians."""
+    """Medians in ms of a step with ROWS rows, and of the constraint engine's part of it."""
 
     constrained: int
     ms: float
@@ -42,7 +43,7 @@ class MixedStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedded:
-    """In ms; `step` is a best path, marginals and a joint sample together."""
+    """Times in ms; `step` is the sum of a best path, marginals and a joint sample."""
 
     forward: float
     best: float
@@ -51,7 +52,7 @@ class Embedded:
 
 
 def measure() -> Embedded:
-    """One row of the checkpoint, and its constraint; then rows together."""
+    """Measure one row of the checkpoint and its constraint, then several rows together."""
     model = load(str(SHIPPED), LoadOptions(threads=1))
     automaton = compile_tokens(compile_schema(ORDER_SCHEMA).automaton, shipped().read())
     assert automaton is not None
@@ -66,7 +67,8 @@ def measure() -> Embedded:
 
 
 def _forward_ms(model: DiffusionModel) -> float:
-    """The model's part of a step with one row: the median over steps of a canvas that never settles, in thread time."""
+    """The model's part of a step with one row: the median over steps of a canvas that never converges, in thread CPU
+    time."""
     watched = InstrumentedModel(model, time.thread_time)
     request = _endless(model)
     loop = Loop(watched, Capacity(max_num_seqs=1, max_context=len(request.prompt_ids) + request.max_tokens))
@@ -79,7 +81,7 @@ def _forward_ms(model: DiffusionModel) -> float:
 
 
 def _mixed(model: DiffusionModel, automaton: TokenAutomaton) -> tuple[MixedStep, ...]:
-    """Loops with more and more constrained rows take turns, so that a noisy moment falls on all alike."""
+    """Loops with increasing numbers of constrained rows alternate, so that noise affects all alike."""
     seen: dict[int, list[Observation]] = {count: [] for count in CONSTRAINED}
     request = _endless(model)
     loops = []
@@ -108,5 +110,5 @@ def _median(count: int, observations: Sequence[Observation]) -> MixedStep:
 
 
 def _endless(model: DiffusionModel) -> GenerationRequest:
-    """A canvas that does not settle while it is measured."""
+    """A canvas that does not converge during the measurement."""
     return request_for(samples(1)[0], replace(model.info.denoising, steps=STEPS, stability=64))

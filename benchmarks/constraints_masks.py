@@ -1,5 +1,5 @@
-"""Baseline: an independent token mask per position, which allows what *some* text has there. Knows a model and one
-constraint; what it is compared with is in `constraints_answers`.
+"""Baseline: an independent token mask per position, which allows the tokens that *some* text has there.
+`constraints_answers` compares it with the constraint engine.
 """
 
 import numpy as np
@@ -11,11 +11,11 @@ from diffusion_worker.constraints.inference.matcher import classes_of
 from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
 
-_NEVER = -1e4  # finite: a step takes infinite logits for a broken model
+_NEVER = -1e4  # finite, because a step treats infinite logits as a model fault
 
 
 def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
-    """[canvas, vocab] which tokens stand at each position of the first canvas in some text."""
+    """[canvas, vocab] the tokens that occur at each position of the first canvas in some text."""
     token_sets, states = automaton.token_sets, {automaton.start}
     masks = np.zeros((canvas, len(token_sets.order)), np.bool_)
     for mask in masks:
@@ -34,12 +34,12 @@ def naive_masks(automaton: TokenAutomaton, canvas: int) -> NDArray[np.bool_]:
 
 
 class MaskedModel(InstrumentedModel):
-    """Masks each position of a canvas by itself. True for answers of one canvas."""
+    """Masks each position of a canvas independently. Correct only for answers of one canvas."""
 
     def __init__(self, model: DiffusionModel, automaton: TokenAutomaton) -> None:
         super().__init__(model)
         self._masks = torch.from_numpy(naive_masks(automaton, model.info.denoising.canvas_length))
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
-        """One pass."""
+        """Run one pass and mask its logits."""
         return super().denoise(canvas, soft, context).masked_fill(~self._masks, _NEVER)

@@ -1,7 +1,4 @@
-"""Measures one schema after another: compilation for a real vocabulary, answers from random logits, and their cost.
-
-Knows nothing of bars and tables.
-"""
+"""Measures each schema: compilation for a real vocabulary, answers from random logits, and their cost."""
 
 import json
 import time
@@ -27,13 +24,13 @@ from diffusion_worker.constraints.tokens.token_trie import TokenTrie
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 CANVAS: Final = 256
-SPARE: Final = 40  # tokens beyond the shortest answer, for the answers that are pressed
-ROOM: Final = 600  # for those that are not
+SPARE: Final = 40  # tokens beyond the shortest answer, for answers with a tight limit
+ROOM: Final = 600  # for answers with a loose limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One schema that compiled."""
+    """Figures of a schema that compiled."""
 
     id: str
     split: str
@@ -44,7 +41,7 @@ class Row:
     edges: int
     shortest: int  # tokens, the end token counted
     answers: int
-    left_to_check: int  # answers that fail a keyword which the compiler left to validation
+    left_to_check: int  # answers that violate a keyword that the compiler left to validation
     invalid: tuple[str, ...]
     step: StepMs
     best_logprob: float
@@ -58,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """One schema that did not compile, and the keyword it was refused by."""
+    """A schema that did not compile, and the keyword for which it was refused."""
 
     id: str
     split: str
@@ -68,7 +65,7 @@ class Refusal:
 def measure_rows(
     file: Path, words: Words, *, seeds: int, limit: int | None, guided: LeftToRight | None
 ) -> Iterator[Row | Refusal]:
-    """Every schema of a file, one after the other."""
+    """Measure every schema of a file, one after the other."""
     vocabulary = words.read()
     noise = [Noise(canvas=CANVAS, vocab=vocabulary.size, seed=seed) for seed in range(seeds)]
     for line in file.read_text().splitlines()[:limit]:
@@ -121,7 +118,7 @@ def _row(
 
 
 class AnswerChecker:
-    """Answers of one schema, checked against jsonschema."""
+    """Decode answers of one schema and check them against jsonschema."""
 
     def __init__(self, schema: Any, *, has_check: bool) -> None:
         cls = validator_for(schema)
@@ -132,14 +129,14 @@ class AnswerChecker:
         self.invalid = list[str]()
 
     def try_answers(self, automaton: TokenAutomaton, noise: Noise, words: Words) -> None:
-        """Pressed and roomy, best paths and joint samples."""
+        """Decode and check answers with tight and loose limits, as best paths and as joint samples."""
         shortest = int(automaton.distance[automaton.start])
         for budget in (shortest, shortest + SPARE, shortest + ROOM):
             for is_sampled in (False, True):
                 self.take(spelled(words, random_answer(automaton, noise, budget, is_sampled=is_sampled)))
 
     def take(self, text: str) -> None:
-        """Judge one answer."""
+        """Check one answer."""
         self.answers += 1
         if self._validator.is_valid(json.loads(text)):
             return
@@ -150,7 +147,7 @@ class AnswerChecker:
 
 
 def _best_logprob(automaton: TokenAutomaton, logits: np.ndarray[Any, np.dtype[np.float32]]) -> float:
-    """Of the best path over a whole canvas, in which the answer need close; -inf where it cannot."""
+    """Log probability of the best path over a whole canvas on which the answer must close; -inf if it cannot."""
     if automaton.distance[automaton.start] > CANVAS:
         return float("-inf")
     return best_path(open_matcher(automaton, CANVAS), score_token_sets(automaton.token_sets, logits)).logprob

@@ -1,7 +1,7 @@
-"""Measures the cost of constraints per step, and whether they hold, on random logits.
+"""Measures the cost of constraints per step, and checks that they hold, on random logits.
 
-Logits are drawn once and cut into canvases at random rows: drawing fresh ones would take longer than what is measured.
-Times are those of the running thread, so other work on the machine weighs little.
+Logits are drawn once and canvases start at random rows of them, because drawing new logits would take longer than the
+measured code. Times are CPU times of the running thread, so other work on the machine has little effect.
 """
 
 import time
@@ -23,12 +23,12 @@ from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton
 Floats = NDArray[np.float32]
 Answer = TypeVar("Answer")
 REPEATS: Final = 3
-SCALES: Final = (0.0, 1.0, 3.0, 10.0)  # spread of the logits, from a model that knows nothing to one that is sure
+SCALES: Final = (0.0, 1.0, 3.0, 10.0)  # spread of the logits, from an uncertain to a confident model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMs:
-    """One step on one canvas, in ms. Scoring the classes is part of `best`, weighing them of `marginals`."""
+    """One step on one canvas, in ms. `best` includes scoring the classes, `marginals` includes their masses."""
 
     softmax: float  # of the same logits
     best: float  # best path
@@ -37,17 +37,17 @@ class StepMs:
 
     @property
     def best_share(self) -> float:
-        """In softmaxes."""
+        """Cost of the best path, relative to a softmax."""
         return self.best / self.softmax
 
     @property
     def marginals_share(self) -> float:
-        """In softmaxes."""
+        """Cost of best path and marginals, relative to a softmax."""
         return self.marginals / self.softmax
 
 
 class Noise:
-    """Logits of a model that knows nothing of the schema."""
+    """Random logits, independent of the schema."""
 
     def __init__(self, *, canvas: int, vocab: int, seed: int) -> None:
         self.canvas = canvas
@@ -55,12 +55,12 @@ class Noise:
         self._random = np.random.default_rng(seed + 1)
 
     def canvas_of(self, scale: float) -> Floats:
-        """[canvas, vocab] from a random row on."""
+        """[canvas, vocab] the logits from a random row on."""
         first = int(self._random.integers(self.canvas))
         return self._rows[first : first + self.canvas] * np.float32(scale)
 
     def uniforms(self) -> NDArray[np.float64]:
-        """[canvas]."""
+        """[canvas] uniform numbers in [0, 1)."""
         return self._random.random(self.canvas)
 
 
@@ -79,7 +79,8 @@ def step_ms(automaton: TokenAutomaton, logits: Floats) -> StepMs:
 
 
 def random_answer(automaton: TokenAutomaton, noise: Noise, max_tokens: int, *, is_sampled: bool) -> list[int]:
-    """An answer of as many canvases as it takes, from noise of all scales: its ids, the end token left off.
+    """Decode an answer over as many canvases as it needs, from noise of all scales; returns its ids without the end
+    token.
 
     Raises AssertionError when it does not close within `max_tokens`.
     """
@@ -95,7 +96,7 @@ def random_answer(automaton: TokenAutomaton, noise: Noise, max_tokens: int, *, i
 
 
 def spelled(words: Words, ids: list[int]) -> str:
-    """The text of an answer. Raises UnicodeDecodeError if it is none."""
+    """The text of an answer. Raises UnicodeDecodeError for invalid UTF-8."""
     return words.text(ids).decode()
 
 
@@ -109,14 +110,14 @@ def _sampled(matcher: Matcher, logits: Floats, noise: Noise) -> CanvasPath:
 
 
 def _softmax(logits: Floats) -> Floats:
-    """What the step pays anyway."""
+    """The softmax, which a step computes in any case."""
     shares: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     return shares
 
 
 def _thread_ms(work: Callable[[], Answer]) -> tuple[float, Answer]:
-    """The quickest of some runs, and what it returned."""
+    """The shortest duration of several runs, and the result."""
     best = float("inf")
     for _ in range(REPEATS):
         started = time.thread_time()

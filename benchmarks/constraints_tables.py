@@ -15,14 +15,14 @@ WIDTH: Final = 200
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """NaN of nothing."""
+    """The percentile; NaN without values."""
     return float(np.percentile(values, share)) if values else float("nan")
 
 
 def splits_table(rows: Sequence[Row], refusals: Sequence[Refusal]) -> Table:
-    """One line for each split, and one for all. Times in ms, costs in softmaxes of the same logits."""
+    """Print one line per split and one for all. Times are in ms, costs relative to a softmax of the same logits."""
     table = Table(
-        *("split", "schemas", "compiled", "with check", "refused"),
+        *("split", "schemas", "compiled", "with validation", "refused"),
         *("ms p50 / p95 / max", "states p50 / max", "edges p50 / max"),
         *("answers", "invalid", "checked after", "best p50 / p95", "marginals p50 / p95"),
     )
@@ -63,7 +63,7 @@ def _of(values: Sequence[float], *shares: float, form: str) -> str:
 
 
 def figures_table(figures: Mapping[str, float], bars: Mapping[str, float]) -> Table:
-    """Every figure beside its bar, where it has one."""
+    """Print every figure with its bar, if it has one."""
     table = Table("figure", "value", "bar")
     for name, value in figures.items():
         bar = bars.get(name)
@@ -73,8 +73,8 @@ def figures_table(figures: Mapping[str, float], bars: Mapping[str, float]) -> Ta
 
 
 def embedded_table(embedded: Embedded) -> Table:
-    """Steps of the loop that serves, with more and more constrained rows."""
-    table = Table("embedded checkpoint, rows in a step", "constrained", "step, ms", "of it constraints, ms", "share")
+    """Print the steps of the serving loop with increasing numbers of constrained rows."""
+    table = Table("embedded checkpoint, rows in a step", "constrained", "step, ms", "constraints, ms", "share")
     for step in embedded.mixed:
         share = f"{step.constraint_ms / step.ms:.0%}"
         table.add_row(str(ROWS), str(step.constrained), f"{step.ms:.1f}", f"{step.constraint_ms:.1f}", share)
@@ -82,7 +82,7 @@ def embedded_table(embedded: Embedded) -> Table:
 
 
 def methods_table(methods: Sequence[Method]) -> Table:
-    """The same requests answered in several ways."""
+    """Print the results of answering the same requests in several ways."""
     table = Table("embedded checkpoint, orders as JSON", "right", "of", "passes", "ms")
     for method in methods:
         table.add_row(
@@ -96,7 +96,7 @@ def methods_table(methods: Sequence[Method]) -> Table:
 
 
 def show(console: Console, rows: Sequence[Row]) -> None:
-    """What is not a table: invalid answers, and llguidance on the same noise."""
+    """Print the invalid answers, and the comparison with llguidance on the same noise."""
     for row in rows:
         for text in row.invalid[:1]:
             console.print(f"{row.id}: invalid: {text[:200]!r}", style="red", markup=False)
@@ -110,8 +110,8 @@ def show(console: Console, rows: Sequence[Row]) -> None:
         f"left to right (llguidance), same noise, {len(pairs)} schemas it accepts: closed within {CANVAS} tokens "
         f"{len(closed)}, best path {ours}; grammar {percentile([g.compile_ms for _, g in pairs], 50):.2f} ms p50, "
         f"decoding {percentile([g.ms for _, g in pairs], 50):.1f} ms p50 in "
-        f"{percentile([float(len(g.ids)) for _, g in pairs], 50):.0f} passes of the net, best path in 1"
+        f"{percentile([float(len(g.ids)) for _, g in pairs], 50):.0f} forward passes, best path in 1"
     )
     if closed:
         gain = [row.best_logprob - greedy.logprob for row, greedy in closed]
-        console.print(f"where both close, the best path is likelier by {percentile(gain, 50):.1f} nats (p50)")
+        console.print(f"where both close, the best path gains {percentile(gain, 50):.1f} nats (p50)")

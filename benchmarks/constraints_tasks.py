@@ -1,7 +1,7 @@
-"""Orders to extract within their schema, by one model in several ways: right answers, passes of the model, time.
+"""Measures order extraction under a schema by one model in several ways: correct answers, forward passes, time.
 
-One request at a time, in thread time: the canvas free and within the schema, and left to right with our automaton and
-with llguidance. (With rows enough for figures about accuracy alone: `benchmarks.constraints_answers`.)
+One request at a time, in thread CPU time: on a canvas with and without the schema, and left to right with our automaton
+and with llguidance. `benchmarks.constraints_answers` uses enough samples to compare accuracy.
 """
 
 import random
@@ -32,7 +32,8 @@ KEPT: Final = "canvas, within the schema"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One way to answer requests: which answers were right; means of passes, the prompt's among them, and of ms."""
+    """One way of answering requests: which answers were correct, and the mean passes (including the prompt's) and
+    ms."""
 
     name: str
     verdicts: tuple[bool, ...]
@@ -41,7 +42,7 @@ class Method:
 
 
 def methods(guided: LeftToRight | None, count: int) -> list[Method]:
-    """All of them over the same requests; without llguidance, all but the last."""
+    """All ways over the same requests; without llguidance, all except the last."""
     model = InstrumentedModel(load(str(SHIPPED), LoadOptions(threads=1)))
     automaton = compile_tokens(compile_schema(SCHEMA).automaton, shipped().read())
     assert automaton is not None
@@ -79,7 +80,7 @@ def _measure_method(
     answers: Sequence[str],
     answer: Callable[[GenerationRequest], str],
 ) -> Method:
-    answer(requests[0])  # what is made once is not what is measured
+    answer(requests[0])  # warm-up: objects that are built once are not measured
     passes, started = model.passes, time.thread_time()
     texts = [answer(request) for request in requests]
     count = len(requests)

@@ -71,8 +71,8 @@ class Result:
 def main() -> int:
     """Command line; returns 1 if `--check` finds a result over its budget, or if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=4000, help="requests of each kind")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a result is over its budget")
+    parser.add_argument("--requests", type=int, default=4000, help="number of requests per kind")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a result exceeds its budget")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--upstream", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()

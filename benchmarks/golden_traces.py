@@ -37,7 +37,7 @@ BEGIN = datetime(2026, 1, 5, 9, tzinfo=UTC)
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare only; exit 1 if a file differs")
+    parser.add_argument("--check", action="store_true", help="only compare; exit with 1 if a file differs")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as folder:
         made = write(Path(folder) if check else HOME)

@@ -1,8 +1,8 @@
-"""Benchmark of label probabilities: `python -m benchmarks.labels [--check] [--json FILE]`
+"""Benchmark of label probabilities: `python -m benchmarks.labels [--check] [--json FILE]`.
 
-Held-out orders of the extraction task. All fields but one are given, the labels are the answers that are left. Right
-answers of the most likely label (two passes) and of denoising within the same set, the log loss of the probabilities in
-nats, and the canvas passes of denoising.
+Uses held-out orders of the extraction task: all fields except one are given, and the labels are the remaining possible
+answers. It measures the accuracy of the most likely label (two passes) and of denoising within the same set, the log
+loss of the probabilities in nats, and the canvas passes of denoising.
 """
 
 import argparse
@@ -44,20 +44,20 @@ FIELDS: Final[dict[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Of one field and kind of words. Log loss is a mean in nats, passes are those of denoising."""
+    """Results for one field and one vocabulary. The log loss is a mean in nats; passes are those of denoising."""
 
     field: str
     words: str
     count: int
-    labels: int  # of a sample, on the average
+    labels: int  # mean per sample
     right: int
     log_loss: float
-    denoised: int  # right by denoising
+    denoised: int  # correct answers of denoising
     denoised_passes: float
 
 
 def measure(model: DiffusionModel, field: str, *, invented: bool, count: int, seed: int = 5) -> Row:
-    """Samples whose every answer fits on one canvas."""
+    """Measure samples for which every possible answer fits on one canvas."""
     rng = random.Random(seed)
     sets: list[tuple[Sample, list[str]]] = []
     while len(sets) < count:
@@ -83,17 +83,19 @@ def measure(model: DiffusionModel, field: str, *, invented: bool, count: int, se
 
 
 def main() -> int:
-    """Command line; with `--check` 1 if labels are less often right than denoising."""
+    """Command line; returns 1 if `--check` finds labels correct less often than denoising."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100, help="samples of each row")
-    parser.add_argument("--check", action="store_true", help="exit 1 under the bar")
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--count", type=int, default=100, help="number of samples per row")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a result is below its bar")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     model = load(str(SHIPPED), LoadOptions(threads=1))
     rows = [
         measure(model, field, invented=invented, count=options.count) for field in FIELDS for invented in (False, True)
     ]
-    table = Table("field", "words", "samples", "labels", "right by labels", "log loss", "right denoised", "passes")
+    table = Table(
+        "field", "words", "samples", "labels", "correct with labels", "log loss", "correct by denoising", "passes"
+    )
     for row in rows:
         counts = (row.count, row.labels, row.right, f"{row.log_loss:.4f}", row.denoised, f"{row.denoised_passes:.1f}")
         table.add_row(row.field, row.words, *map(str, counts))
@@ -104,7 +106,7 @@ def main() -> int:
 
 
 def _answers(sample: Sample, field: str) -> list[str]:
-    """The right one and its rivals, as the task writes them."""
+    """The correct answer and its alternatives, as the task writes them."""
     truth = json.loads(sample.answer)
     values = dict.fromkeys((*FIELDS[field], truth[field]))
     return [json.dumps({**truth, field: value}, separators=(",", ":")) for value in values]
@@ -120,7 +122,7 @@ def _weighed(model: DiffusionModel, request: GenerationRequest, answers: Sequenc
         for _, event in loop.step():
             if isinstance(event, BlockSealed):
                 return event.labels
-    raise AssertionError("an ask with labels seals one canvas")
+    raise AssertionError("a request with labels seals one canvas")
 
 
 def _within(request: GenerationRequest, answers: Sequence[str]) -> GenerationRequest:

@@ -1,8 +1,8 @@
-"""Left-to-right constrained decoding with llguidance: mask, take the most likely, go on.
+"""Left-to-right constrained decoding with llguidance: mask the logits, take the most likely token, repeat.
 
-What every autoregressive engine does with a schema. On the logits of a canvas it is the greedy way through the same
-lattice of which our engine takes the best path; read from a model, it is the baseline in accuracy, passes and time. It
-sees neither what comes later nor how many tokens are left.
+Every autoregressive engine enforces a schema this way. On the logits of a canvas it is the greedy path through the
+lattice of which our engine takes the best path; with a model it is the baseline for accuracy, passes and time. It takes
+into account neither later positions nor the number of tokens left.
 """
 
 import json
@@ -22,12 +22,12 @@ from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.requests import GenerationRequest
 
 Floats = NDArray[np.float32]
-Source = Callable[[Sequence[int]], Floats | None]  # ids so far -> logits [vocab] of the next one, None: no room for it
+Source = Callable[[Sequence[int]], Floats | None]  # ids so far -> logits [vocab] of the next token; None: at the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Greedy:
-    """One decoding: how long the grammar took to compile and the text to find, and whether it was closed."""
+    """One decoding: the time to compile the grammar and to decode the text, and whether the text was closed."""
 
     compile_ms: float
     ms: float
@@ -49,7 +49,7 @@ class LeftToRight:
         self._tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(_Spelling(words)), len(words.tokens))
 
     def decode(self, schema: Any, source: Source) -> Greedy | None:
-        """The greedy text; None where llguidance refuses the schema."""
+        """The greedy text; None if llguidance refuses the schema."""
         started = time.thread_time()
         try:
             grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(schema))
@@ -84,12 +84,12 @@ class LeftToRight:
 
 
 def of_canvas(logits: Floats) -> Source:
-    """Position after position of logits [positions, vocab]."""
+    """A source that returns logits [positions, vocab] position by position."""
     return lambda ids: logits[len(ids)] if len(ids) < len(logits) else None
 
 
 class OfModel:
-    """Pass after pass of a model that reads left to right, over a context of its own."""
+    """A source that runs one causal pass of a model per token, over its own context."""
 
     def __init__(self, model: DiffusionModel, request: GenerationRequest) -> None:
         self._model, self._request, self._at = model, request, 0
@@ -98,7 +98,7 @@ class OfModel:
 
     @torch.inference_mode()
     def __call__(self, ids: Sequence[int]) -> Floats | None:
-        """One pass over what is new."""
+        """Run one pass over the new tokens."""
         if len(ids) == self._request.max_tokens:
             return None
         new = (*self._request.prompt_ids, *ids)[self._at :]
@@ -111,7 +111,7 @@ class OfModel:
 
 
 class _Spelling:
-    """A vocabulary as llguidance asks for it."""
+    """A vocabulary in the form that llguidance expects."""
 
     def __init__(self, words: Words) -> None:
         self.eos_token_id = words.end_id
@@ -121,7 +121,7 @@ class _Spelling:
         self._single = {spelling: token for token, spelling in enumerate(words.tokens) if len(spelling) == 1}
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Byte by byte: only forced texts are tokenised, and none are asked for here."""
+        """Tokenise byte by byte: llguidance tokenises only forced texts, which are not used here."""
         content = text.encode() if isinstance(text, str) else text
         return [
             self._single[content[at : at + 1]] for at in range(len(content)) if content[at : at + 1] in self._single

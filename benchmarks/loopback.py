@@ -1,5 +1,5 @@
-"""A canned OpenAI-shaped server and a closed-loop client on loopback: both as light as asyncio allows, so that what is
-measured between them is the gateway. Knows neither."""
+"""A canned OpenAI-shaped server and a closed-loop client on loopback: both as light as asyncio allows, so that the
+gateway between them dominates the measurement."""
 
 import asyncio
 import time
@@ -20,13 +20,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What the client saw."""
+    """The client's measurements."""
 
     latencies_s: tuple[float, ...]
     failures: int
 
     def quantile_ms(self, share: float) -> float:
-        """The latency that `share` of the requests stayed under."""
+        """The latency that `share` of the requests did not exceed."""
         ordered = sorted(self.latencies_s)
         return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 

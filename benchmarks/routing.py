@@ -63,7 +63,7 @@ def main() -> int:
     parser.add_argument("file", type=Path, metavar="FILE.jsonl", help="labelled requests")
     parser.add_argument("--policy", type=Path, default=POLICY, help="policy that maps tasks to lanes")
     parser.add_argument("--errors", action="store_true", help="list the misclassified requests")
-    parser.add_argument("--check", action="store_true", help="exit 1 if a figure is beyond its threshold")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a figure misses its threshold")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     examples, policy = read_examples(options.file), load(options.policy, os.environ)

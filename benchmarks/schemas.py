@@ -22,12 +22,12 @@ from jsonschema.validators import validator_for
 from gateway.validation.json_schema import Schema, SchemaError
 
 PIECE_CHARS: Final = 12  # a few tokens
-BUDGET_US: Final = 45.0  # of reading one piece along: what a relayed chunk may cost
+BUDGET_US: Final = 45.0  # incremental validation of one piece: the budget per forwarded chunk
 
 
 @dataclass(slots=True)
 class Tally:
-    """What was found. Times are medians over instances or schemas, in microseconds."""
+    """The results. Times are medians over instances or schemas, in microseconds."""
 
     schemas: int = 0
     refused: dict[str, int] = field(default_factory=dict)
@@ -35,23 +35,23 @@ class Tally:
     invalid: int = 0
     disagreements: list[str] = field(default_factory=list)  # ids of rows
     unsound: list[str] = field(default_factory=list)
-    found_early: int = 0  # invalid instances that were told before their end
+    found_early: int = 0  # invalid instances that were detected before their end
     compile_us: list[float] = field(default_factory=list)
     check_us: list[float] = field(default_factory=list)
     piece_us: list[float] = field(default_factory=list)
 
     @property
     def is_good(self) -> bool:
-        """Did compiled validator, reference and stream agree, within the budget?"""
+        """Whether compiled validator, reference and stream agreed, within the budget."""
         return not self.disagreements and not self.unsound and median(self.piece_us) <= BUDGET_US
 
 
 def main() -> int:
-    """Command line; returns 1 if `--check` finds a disagreement or a budget exceeded."""
+    """Command line; returns 1 if `--check` finds a disagreement or an exceeded budget."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.jsonl")
-    parser.add_argument("--check", action="store_true", help="exit 1 on a disagreement, or over budget")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--check", action="store_true", help="exit with 1 on a disagreement or an exceeded budget")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     options = parser.parse_args()
     tally = Tally()
     for row in _rows(options.file):
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 def validate_row(row: dict[str, Any], tally: Tally) -> None:
-    """One schema and all its instances."""
+    """Measure one schema and all its instances."""
     tally.schemas += 1
     began = time.perf_counter()
     try:
@@ -93,7 +93,7 @@ def _validate_instance(name: str, compiled: Schema, reference: Any, value: Any, 
 
 
 def _read_along(compiled: Schema, text: str, tally: Tally) -> int | None:
-    """As a stream: the index of the first fault, if there is one."""
+    """Validate a text as a stream; returns the index of the first error, or None."""
     follower = compiled.incremental_validator()
     pieces = [text[at : at + PIECE_CHARS] for at in range(0, len(text), PIECE_CHARS)]
     began = time.perf_counter()
@@ -105,7 +105,7 @@ def _read_along(compiled: Schema, text: str, tally: Tally) -> int | None:
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """Rows that their own authors' validator contradicts are left out."""
+    """The rows of a file, without those on which the reference validator contradicts the data set."""
     for line in file.read_text().splitlines():
         row = json.loads(line)
         if row.get("python_jsonschema_agrees_with_tests") is not False:
@@ -114,10 +114,10 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _print(tally: Tally) -> None:
     print(f"{tally.schemas} schemas, refused: {tally.refused or 'none'}")
-    print(f"{tally.instances} instances, {tally.invalid} invalid, {tally.found_early} of these told before their end")
+    print(f"{tally.instances} instances, {tally.invalid} invalid, {tally.found_early} of these detected early")
     print(f"disagreements with jsonschema: {tally.disagreements or 'none'}; unsound streams: {tally.unsound or 'none'}")
     times = (median(tally.compile_us), median(tally.check_us), median(tally.piece_us))
-    print("compile {:.0f} us a schema, check {:.1f} us an instance, read along {:.1f} us a piece".format(*times))
+    print("compile {:.0f} us a schema, check {:.1f} us an instance, incremental {:.1f} us a piece".format(*times))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Benchmark of offered tools with the embedded checkpoint: `python -m benchmarks.tools [--check] [--json FILE]`
+"""Benchmark of offered tools with the embedded checkpoint: `python -m benchmarks.tools [--check] [--json FILE]`.
 
-Held-out samples of its tasks, answered by the loop that serves, alone and with a tool on offer that the task has no use
-for (`auto`; the prompt stays as it is, so that only the constraint differs): right answers of each, and calls. Then
-calls that are required, sampled at temperature 1.5: how many of them are valid.
+The serving loop answers held-out samples of the checkpoint's tasks, without tools and with an offered tool that the
+task does not need (`auto`; the prompt is unchanged, so that only the constraint differs). It counts correct answers and
+calls, and then the valid calls among required ones sampled at temperature 1.5.
 """
 
 import argparse
@@ -51,19 +51,19 @@ WEATHER: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Of one task and reading, counts of answers."""
+    """Counts of answers for one task and decoding mode."""
 
     task: str
     decoding_mode: DecodingMode
     count: int
-    alone: int  # right
-    beside: int  # right with a tool on offer
-    called: int  # with a tool on offer, of which the task has no use
-    valid: int  # calls, where they are required
+    alone: int  # correct without a tool
+    beside: int  # correct with an offered tool
+    called: int  # calls of an offered tool that the task does not need
+    valid: int  # valid calls where a call is required
 
 
 def offer(*, must: bool) -> TokenAutomaton:
-    """A tool, as the embedded checkpoint is to call it."""
+    """The tool that is offered to the embedded checkpoint."""
     function = {"name": "weather", "parameters": WEATHER, "field": "tools[0].function.parameters"}
     rules = {"syntax": Syntax.TAGGED, "thought": Thought.NONE, "required": must, "parallel": False, "text": None}
     compiled = compile_constraint(Constraint(kind="tools", value={"functions": [function], **rules}))
@@ -73,7 +73,7 @@ def offer(*, must: bool) -> TokenAutomaton:
 
 
 def measure(model: DiffusionModel, task: str, decoding_mode: DecodingMode, *, count: int, seed: int = 5) -> Row:
-    """The same samples three times."""
+    """Answer the same samples three times: without a tool, with an offered tool, with a required call."""
     rng = random.Random(seed)
     samples = [TASKS[task](rng, SampleSpec(split="test")) for _ in range(count)]
     alone = _answers(model, samples, decoding_mode)
@@ -91,7 +91,7 @@ def measure(model: DiffusionModel, task: str, decoding_mode: DecodingMode, *, co
 
 
 def is_valid(text: str) -> bool:
-    """Whether a text is one call and nothing else, with arguments that jsonschema finds valid."""
+    """Whether a text is exactly one call, with arguments that jsonschema accepts."""
     reader = TaggedCallReader()
     found = [part for part in (*reader.feed(text), reader.flush()) if part]
     return [
@@ -101,11 +101,12 @@ def is_valid(text: str) -> bool:
 
 
 def main() -> int:
-    """Command line; with `--check` 1 if a tool on offer costs right answers, or a call that is due is not valid."""
+    """Command line; returns 1 if `--check` finds that an offered tool loses correct answers, or an invalid required
+    call."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100, help="samples of each row")
-    parser.add_argument("--check", action="store_true", help="exit 1 under the bar")
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--count", type=int, default=100, help="number of samples per row")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a result is below its bar")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     model = load(str(SHIPPED), LoadOptions(threads=1))
     rows = [
@@ -138,7 +139,15 @@ def _right(samples: Sequence[Sample], answers: Sequence[str]) -> int:
 
 
 def _show(rows: Sequence[Row]) -> None:
-    table = Table("task", "reading", "samples", "right alone", "right beside a tool", "calls", "valid when required")
+    table = Table(
+        "task",
+        "reading",
+        "samples",
+        "correct without tools",
+        "correct with an offered tool",
+        "calls",
+        "valid when required",
+    )
     for row in rows:
         counts = (row.count, row.alone, row.beside, row.called, row.valid)
         table.add_row(row.task, row.decoding_mode.value, *map(str, counts))

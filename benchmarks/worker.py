@@ -150,7 +150,7 @@ def throughput(
             name="staggered, tokens/s",
             value=speed["staggered"] / speed["alone"] / allowed,
             detail=f"{speed['staggered']:.0f} against {speed['alone']:.0f} alone; the model allows {allowed:.2f} x; "
-            f"{agreeing(staggered, wanted)} of {len(requests)} answers right",
+            f"{agreeing(staggered, wanted)} of {len(requests)} answers correct",
         ),
         Figure(
             name="staggered, tokens/s again",
@@ -218,7 +218,7 @@ async def loaded(model: DiffusionModel, requests: Sequence[GenerationRequest], n
     """Event-loop stalls and memory growth of the engine under load."""
     load_seen = await under_load(model, requests, seconds=8.0, num_requests=num_requests)
     return [
-        Figure(name="event loop held up, p99", value=load_seen.stall_p99_ms, detail="1 ms ticks beside 8 clients"),
+        Figure(name="event loop held up, p99", value=load_seen.stall_p99_ms, detail="1 ms ticks with 8 clients"),
         Figure(name="resident memory, growth", value=load_seen.growth_mib, detail=f"over {num_requests} requests"),
     ]
 

@@ -40,7 +40,7 @@ def _device_map(given: str) -> str | Mapping[str, str | int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Raises ConfigurationError where two values do not go together."""
+    """Raises ConfigurationError for incompatible values."""
 
     checkpoint: str = setting(
         text("ID_OR_FOLDER"), "folder of the checkpoint, its id on the Hugging Face hub, or twolane-tiny (packaged)"

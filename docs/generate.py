@@ -1,6 +1,6 @@
 """Write docs/reference and the list of decisions from the code: `python -m docs.generate [--check]`.
 
-`--check` writes nothing and exits 1 if a page differs from what the code says; the tests run it.
+`--check` writes nothing and exits 1 if a page differs from the code; the tests run it.
 """
 
 import argparse
@@ -184,7 +184,7 @@ def _errors() -> Iterator[str]:
     yield from ("## Worker", "", "The gateway maps these to its own when it calls a worker.", "")
     from diffusion_worker.errors import BadSetting, CheckpointError, WorkerError
 
-    import_module("diffusion_worker.web.error_body")  # what the web layer refuses itself
+    import_module("diffusion_worker.web.error_body")  # errors of the web layer itself
     served_by_worker = [kind for kind in _tree(WorkerError) if not issubclass(kind, CheckpointError | BadSetting)]
     yield from _table(
         ("status", "code", "meaning"),
@@ -237,7 +237,7 @@ def _metrics() -> Iterator[str]:
 
 
 def _decisions() -> Iterator[str]:
-    yield from ("# Decisions", "", "One screen each: context, choice, price.", "")
+    yield from ("# Decisions", "", "Each decision is one page: context, choice, price.", "")
     for path in sorted((HOME / "decisions").glob("[0-9]*.md")):
         number, title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ").split(". ", 1)
         yield f"- {number}. [{title}]({path.name})"

@@ -1,4 +1,4 @@
-"""`python -m gateway` is `twolane`, the gateway's part of it."""
+"""`python -m gateway`: the gateway's commands of `twolane`."""
 
 import sys
 

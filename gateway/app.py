@@ -60,7 +60,7 @@ class SystemWorld:
         return time.time()
 
     def sample(self) -> float:
-        """From the process's random generator."""
+        """A number from the process's random generator."""
         return random.random()  # noqa: S311 - not for cryptography
 
 
@@ -163,7 +163,7 @@ async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
 
 @contextlib.asynccontextmanager
 async def _background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run a coroutine beside the requests until the block ends."""
+    """Run a coroutine in the background until the block ends."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -231,7 +231,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Installs nothing."""
+        """Install no handlers."""
         yield
 
 

@@ -1,7 +1,7 @@
 """The request pipeline: classify, route, then try the candidates in order, with retries, hedging and fallback.
 
-This module is the whole story of a request. It calls pure decision functions (`routing`, `reliability`) and ports
-(`ports.py`), never sockets. Every request ends with exactly one `Decision`, which explains it.
+This module contains the complete control flow of a request. It calls pure decision functions (`routing`, `reliability`)
+and ports (`ports.py`), never sockets. Every request ends with exactly one `Decision`, which explains it.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ class Pipeline:
         self._shadows = Shadows(self._handle_shadow, observer, world)
 
     async def handle(self, query: Query) -> GatewayResponse:
-        """Return exactly one response: deltas to send, or an error that says why. The caller closes it.
+        """Return exactly one response: deltas to send, or an error with the reason. The caller closes it.
 
         Cancelling this call cancels the attempts in progress.
         """
@@ -154,7 +154,7 @@ class Pipeline:
         return retry is not None and tries <= retry.times and self._state.may_retry(candidate)
 
     async def _open(self, context: RequestContext, attempt: Attempt, remaining: deque[Candidate]) -> Attempt | None:
-        """Open an attempt, hedged if the route says so; the attempt that succeeded, or None."""
+        """Open an attempt, hedged if the route enables it; returns the attempt that succeeded, or None."""
         hedge = attempt.candidate.hedge
         if hedge is None or not remaining:
             return attempt if await attempt.open() else None
@@ -205,7 +205,7 @@ class Pipeline:
     def _acquire(
         self, context: RequestContext, candidate: Candidate, later: Collection[Candidate], *, again: bool
     ) -> Permit | Verdict:
-        """A permit to call a candidate, or why not. Checks without side effects come first."""
+        """A permit to call a candidate, or the reason for the refusal. Checks without side effects come first."""
         verdict = self._check(context, candidate)
         if not verdict.admitted:
             return verdict

@@ -67,7 +67,8 @@ class StateStore(Protocol):
     def acquire(
         self, candidate: Candidate, now_s: float, *, sample: float, healthy_fallback: bool, again: bool = False
     ) -> Permit | Verdict:
-        """A permit from the concurrency limit, the breaker and the SLO guard, or a Verdict that says why not.
+        """A permit from the concurrency limit, the breaker and the SLO guard, or a Verdict with the reason for the
+        refusal.
 
         `sample` is uniform in [0, 1). `healthy_fallback`: a later candidate could serve the request and is within its
         own objective. `again`: this is a retry that `may_retry` allowed."""

@@ -23,7 +23,7 @@ def _descriptors(given: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Raises ConfigurationError where two values do not go together."""
+    """Raises ConfigurationError for incompatible values."""
 
     host: str = setting(
         text("HOST"), "address of the public port; non-loopback addresses require a keys file", default="127.0.0.1"

@@ -264,7 +264,8 @@ class Delta:
 class Call:
     """Input of an upstream client for one attempt. `left_ms` is the time left until the request's deadline.
 
-    `validation_error` says why an earlier response was rejected, and is sent to the target; None sends nothing.
+    `validation_error` is the reason why an earlier response was rejected, and is sent to the target; None sends
+    nothing.
     """
 
     target: Target

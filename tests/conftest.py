@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures that all tests share."""
 
 import gc
 import os
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Before torch is imported, and for every process that a test starts. Threads that spin while they wait for one another
-# bring a machine with fewer idle cores than threads to a halt: a test of two threads took 120 s instead of 5.
+# Set before torch is imported, and inherited by every process that a test starts. Threads that spin while they wait for
+# each other stall a machine with fewer idle cores than threads: a test with two threads took 120 s instead of 5.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# A busy machine must not decide whether a property holds.
+# A property test must not fail because the machine is busy.
 _STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", _STEADY, max_examples=50)
 settings.register_profile("nightly", _STEADY, max_examples=300)
@@ -20,8 +20,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where processes share the tests, start with the files that take longest, so that none of them runs alone at the
-    end: those of slow tests, the ones with the longest timeout first."""
+    """With several test processes, start with the files that take longest, so that none of them runs alone at the end:
+    files with the longest timeout first, then those with slow tests."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     longest: dict[Path, float] = {}
@@ -33,8 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exempt what was imported (torch, transformers, every test module) from garbage collection: it lives as long as
-    the process, and each full collection would walk over it again."""
+    """Exempt imported modules (torch, transformers, every test module) from garbage collection: they live as long as
+    the process, and each full collection would traverse them again."""
     gc.collect()
     gc.freeze()
 

@@ -47,7 +47,7 @@ class WeightsUnavailableError(Exception):
 
 
 def ensure_weights(say: Callable[[str], None]) -> Path:
-    """Return the GGUF file: the installed one, else the cached one, else download it and announce that with `say`.
+    """Return the GGUF file: the installed one, else the cached one, else a new download, which is announced with `say`.
 
     Raises WeightsUnavailableError, and KeyboardInterrupt when the download is interrupted by SIGINT or SIGTERM.
     """

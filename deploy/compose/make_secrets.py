@@ -15,7 +15,7 @@ FOLDER: Final = Path(__file__).parent / "secrets"
 def main(folder: Path = FOLDER) -> int:
     """Write the files unless they exist."""
     if folder.exists():
-        print(f"{folder}: there already; delete it to make others", file=sys.stderr)
+        print(f"{folder}: already exists; delete it to create new secrets", file=sys.stderr)
         return 1
     folder.mkdir(mode=0o711, parents=True)
     application, worker, metrics = (new_key() for _ in range(3))

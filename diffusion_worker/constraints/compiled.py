@@ -1,7 +1,7 @@
 """A compiled constraint: the token automaton of a constraint for one vocabulary, and its serialisation for pipe and
 disk.
 
-Runs both stages of the compilation. It stores nothing and starts no process (see `compiledservice`).
+Runs both stages of the compilation. It stores nothing and starts no process (see `constraint_service`).
 """
 
 import json

@@ -62,7 +62,8 @@ def _distinct(values: Iterator[Any]) -> list[Any]:
 
 
 class _Enumerator:
-    """Reads values out of one document, in a bounded number of looks: references may multiply them beyond measure."""
+    """Enumerates the values of one document in a bounded number of visits, because references may multiply them without
+    limit."""
 
     def __init__(self, root: Any) -> None:
         self._root, self._looks = root, 0

@@ -1,9 +1,9 @@
 """Converts the automaton of JSON arguments into the native call syntax of the released checkpoint.
 
-    {"city": "São Paulo", "days": 3}   →   {city:<|"|>São Paulo<|"|>,days:3}
+{"city": "São Paulo", "days": 3} → {city:<|"|>São Paulo<|"|>,days:3}
 
-State by state: white space between values is removed, strings stand unescaped between two quote tokens, and keys of
-plain ASCII characters may omit the quotes. Whether a state lies inside a string, and whether that string is a key, is
+State by state: white space between values is removed, strings are unescaped between two quote tokens, and keys of plain
+ASCII characters may omit the quotes. Whether a state lies inside a string, and whether that string is a key, is
 recovered from the automaton alone: what may follow differs, so minimisation never merges such states.
 """
 

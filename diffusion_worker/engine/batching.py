@@ -34,7 +34,7 @@ class BatchItems:
 
 
 def compose(running: Iterable[Sequence], priority: Callable[[Sequence], float], budget: int | None) -> BatchItems:
-    """Work for as many sequences as `budget` positions allow (None: unlimited), but for at least one.
+    """Work for as many sequences as `budget` positions allow (None: unlimited), and for at least one.
 
     Sealed canvases come first, because a short pass lets a whole canvas continue; then the lowest `priority` value.
     Prefills come last.

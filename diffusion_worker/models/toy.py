@@ -106,7 +106,7 @@ class ToyModel:
 
     def _continues(self, keys: torch.Tensor, values: torch.Tensor, ids: torch.Tensor) -> bool:
         """Whether ids [new], padded on the right, continue the scripted output: contexts are assembled from cached
-        prefixes, so a position does not tell whether a token belongs to the prompt."""
+        prefixes, so the position of a token does not show whether it belongs to the prompt."""
         if not len(keys):
             return False
         new = ids.tolist()

@@ -1,7 +1,7 @@
-"""The names of OpenTelemetry's conventions that the worker's spans use, and our own beside them. Pure constants.
+"""Attribute names of the worker's spans: OpenTelemetry's semantic conventions and Twolane's own. Pure constants.
 
-Those for generative models are in development and live in a repository of their own since 2026
-(open-telemetry/semantic-conventions-genai, read at 004902b). A change of the conventions is a change of this file.
+The conventions for generative models are in development, in a repository of their own since 2026
+(open-telemetry/semantic-conventions-genai, read at 004902b); when they change, this file changes.
 """
 
 from typing import Final
@@ -20,8 +20,8 @@ STEPS: Final = "twolane.worker.denoising_steps"
 PASSES: Final = "twolane.worker.forward_passes"
 CONFIDENCE: Final = "twolane.worker.confidence"
 CONVERGED: Final = "twolane.worker.converged"
-QUEUE: Final = "twolane.worker.queue"  # seconds until it had a slot
-PREFILL: Final = "twolane.worker.prefill"  # seconds from then to the first step
+QUEUE: Final = "twolane.worker.queue"  # seconds from submission until a slot was allocated
+PREFILL: Final = "twolane.worker.prefill"  # seconds from the slot allocation to the first step
 EVENTS_DROPPED: Final = "twolane.worker.events_dropped"
 
 CHAT: Final = "chat"  # values

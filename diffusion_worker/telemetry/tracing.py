@@ -1,4 +1,4 @@
-"""The span of a request, made when it is over, with the events of its timeline."""
+"""Tracing: the span of a request, created after it has ended, with the events of its timeline."""
 
 import time
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Value = str | bool | int | float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request that is over. Times are monotonic seconds; `error` is a code, "" if there was none."""
+    """A request that has ended. Times are monotonic seconds; `error` is an error code, or empty."""
 
     name: str
     started_s: float
@@ -29,14 +29,14 @@ class Request:
 
 
 class Tracing:
-    """Begins the traces of requests and exports their spans when they are over."""
+    """Starts the traces of requests and exports their spans when they end."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer
         self.begin, self.close = tracer.begin, tracer.close
 
     def ended(self, trace: Trace, request: Request) -> None:
-        """A recorded request is over."""
+        """Export the span of a recorded request."""
         self._tracer.export([_span_of(trace, request, self._tracer.resource)])
 
 

@@ -86,7 +86,7 @@ class RequestLog:
 
     def _span(self) -> Request:
         timeline = self._timeline or Timeline()
-        moments = tuple(timeline.events)  # the engine's thread may still note the last one
+        moments = tuple(timeline.events)  # the engine's thread may still record the last event
         return Request(
             name=f"{self.operation} {self.model}".rstrip(),
             started_s=self._started_s,

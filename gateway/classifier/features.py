@@ -40,9 +40,9 @@ _SALTS: Final = tuple(np.uint32(salt) for salt in (0x85EBCA6B, 0xC2B2AE35, 0x27D
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """Rows of the model's table and their weights; `words[i]` is the hash of the word that row i stands for.
+    """Rows of the model's table and their weights; `words[i]` is the hash of the word of row i.
 
-    `rows` and `weights` have shape [features]; only the first `words.size` rows stand for words, `own_words` of them
+    `rows` and `weights` have shape [features]; only the first `words.size` rows represent words, `own_words` of them
     from the user. `edges` are the hashes of the user's first and last words, in scripts that separate words by spaces.
     """
 

@@ -24,7 +24,7 @@ _TIME: Final = {
     "days": "Weekdays: mon to sun.",
     "zone": "IANA time zone; UTC if absent.",
     "from": "Start, HH:MM, inclusive.",
-    "to": "End, HH:MM, exclusive; may lie past midnight.",
+    "to": "End, HH:MM, exclusive; may be past midnight.",
 }
 
 

@@ -15,7 +15,7 @@ Lookup = Callable[[str, int], tuple[str, ...]]
 
 class Resolver:
     """Resolves hosts and remembers the results. If the name server does not answer, the last result stays valid. If it
-    answers that the host has no addresses, the result is empty: a released address may belong to somebody else, who
+    answers that the host has no addresses, the result is empty: a released address may belong to another party, which
     must not receive prompts and keys."""
 
     def __init__(self, lookup: Lookup | None = None) -> None:

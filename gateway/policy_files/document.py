@@ -1,6 +1,6 @@
 """Reads a YAML file into a tree with positions and substitutes environment variables.
 
-Knows nothing of the policy language. `${NAME}` must be set; `${NAME:-default}` may be unset.
+Independent of the policy language. `${NAME}` must be set; `${NAME:-default}` may be unset.
 """
 
 import re
@@ -45,7 +45,7 @@ def read_document(path: Path, environment: Mapping[str, str]) -> CommentedMap:
 
 
 def parse_document(text: str, environment: Mapping[str, str], *, file: str) -> CommentedMap:
-    """As `read_document`, for a text; errors call it `file`."""
+    """As `read_document`, for a text; error messages use `file` as its name."""
     try:
         document = _reader().load(text)
         if not isinstance(document, CommentedMap):

@@ -1,6 +1,6 @@
 """Typed access to a YAML mapping, key by key: every error carries line, column and the nearest valid key.
 
-Knows YAML and positions, not the policy language.
+Depends on YAML and positions only, not on the policy language.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +17,15 @@ _ABSENT: Final = object()
 
 
 class SchemaVisitor(Protocol):
-    """Receives every key that the readers ask for; `schema` builds the JSON Schema from it."""
+    """Receives every key that the readers read; `schema` builds the JSON Schema from it."""
 
     def key(self, path: str, key: str, takes: dict[str, Any], *, required: bool) -> None:
-        """In the section at `path`, `key` accepts what the JSON Schema `takes` describes."""
+        """The JSON Schema `takes` describes the values of `key` in the section at `path`."""
         ...
 
 
 class Section:
-    """One mapping of the file. `close` refuses every key that no reader asked for."""
+    """One mapping of the file. `close` refuses every key that was not read."""
 
     def __init__(self, node: Any, *, file: str, path: str = "", visitor: SchemaVisitor | None = None) -> None:
         self.node = node
@@ -170,7 +170,7 @@ class Section:
                 raise self.error(f"this key was renamed: use {replacement}", key)
 
     def close(self) -> None:
-        """Refuse the keys that no reader asked for."""
+        """Refuse the keys that were not read."""
         for key in self.node:
             if key not in self._known:
                 raise self.error(f"unknown key{suggestion(str(key), self._known)}", str(key))

@@ -2,8 +2,8 @@
 
 A prompt's preferred endpoint depends only on the beginning of the prompt (rendezvous hashing, Thaler and Ravishankar
 1998), so that every gateway prefers the same one, where the prefix is probably cached, and adding or removing an
-endpoint moves no other prompts. If the preferred endpoint is busier than the least loaded one by more than a cached
-prefix is worth, the least loaded one is picked (after Mirrokni, Thorup and Zadimoghaddam 2018, "Consistent Hashing with
+endpoint moves no other prompts. If the preferred endpoint is busier than the least loaded one by more than the value of
+a cached prefix, the least loaded one is picked (after Mirrokni, Thorup and Zadimoghaddam 2018, "Consistent Hashing with
 Bounded Loads").
 """
 

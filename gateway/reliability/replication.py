@@ -1,8 +1,8 @@
 """Snapshots that gateway replicas exchange to share the state of lanes, breakers, budgets and keys.
 
 State-based replication (grow-only counters and registers; Shapiro et al. 2011, "Conflict-free Replicated Data Types"):
-a snapshot contains everything that its writer counted itself, so receiving it twice, late or out of order is harmless.
-Clocks of replicas are unrelated, so times are sent as ages in seconds; `written_s` converts them to the reader's clock.
+a snapshot contains all counts of its own writer, so receiving it twice, late or out of order is harmless. Clocks of
+replicas are unrelated, so times are sent as ages in seconds; `written_s` converts them to the reader's clock.
 """
 
 from dataclasses import dataclass

@@ -47,7 +47,8 @@ class RetryBudget:
         return True
 
     def snapshot(self) -> RetryBudgetSnapshot:
-        """The state to send to other replicas. It omits replicas that are gone, so that it does not grow for ever."""
+        """The state to send to other replicas. It omits replicas that have ended, so that it does not grow without
+        bound."""
         return RetryBudgetSnapshot(
             balance=self._balance, sent=self._of_peers(self._sent), received=self._of_peers(self._received)
         )

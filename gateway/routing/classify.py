@@ -1,7 +1,7 @@
 """Task classification: evidence stages in order of cost; the first one that recognises the task decides.
 
 The stages here have a fixed confidence for each kind of evidence (`CONFIDENCE`). After them, the gateway uses a trained
-linear model (`gateway.classifier`). Policies decide what a confidence is worth; a route usually requires 0.6 or more.
+linear model (`gateway.classifier`). Policies set the required confidence; a route usually requires 0.6 or more.
 """
 
 import re

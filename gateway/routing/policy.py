@@ -71,7 +71,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A whole policy; made by `compile_policy`."""
+    """A whole policy, created by `compile_policy`."""
 
     content_hash: str
     targets: Mapping[str, Target]

@@ -77,7 +77,8 @@ class _Supervisor:
         self._started[process] = time.monotonic()
 
     def supervise(self) -> int:
-        """Restart processes until told to stop (0), or until restarting is pointless (the last exit code)."""
+        """Restart processes until a signal to stop (returns 0), or until restarting is pointless (returns the last exit
+        code)."""
         while True:
             received = signal.sigwait(_SIGNALS)
             if received in (signal.SIGTERM, signal.SIGINT):

@@ -54,7 +54,7 @@ class Faults:
     after_ms: tuple[float, ...] = ()
 
     def sample_fault(self, sample: float) -> tuple[Reason | None, float]:
-        """The failure for a number in [0, 1), and its time in ms; None: a good response."""
+        """The failure for a number in [0, 1), and its time in ms; None: a successful response."""
         position = bisect_right(self.until, sample)
         return (self.reasons[position], self.after_ms[position]) if position < len(self.reasons) else (None, 0.0)
 

@@ -194,4 +194,4 @@ class SimulatedReply:
             yield replace(whole, usage=self._usage)
 
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""

@@ -70,7 +70,7 @@ class LoggedAttempt(msgspec.Struct, frozen=True):
 
     @property
     def elapsed_ms(self) -> float:
-        """From the call to its end."""
+        """Duration from the call to its end."""
         return self.ended_ms - self.started_ms
 
 

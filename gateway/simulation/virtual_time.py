@@ -50,7 +50,7 @@ def run_virtual(main: Coroutine[Any, Any, Result]) -> Result:
 class SeededRandom:
     """Random numbers keyed by seed, request and purpose, not by order: one request never changes another's numbers.
 
-    Two policies see the same numbers on one trace, so their difference is theirs alone (common random numbers).
+    Two policies see the same numbers on one trace, so only the policies differ (common random numbers).
     """
 
     def __init__(self, seed: int) -> None:
@@ -64,7 +64,7 @@ class SeededRandom:
 
 
 class VirtualWorld:
-    """See `ports.World`. `bind_request` sets the request whose random numbers the running task draws."""
+    """See `ports.World`. `bind_request` sets the request whose random numbers the running task uses."""
 
     def __init__(self, random: SeededRandom, *, epoch_s: float) -> None:
         """`epoch_s`: the wall clock time at which the loop's clock shows 0."""
@@ -82,7 +82,7 @@ class VirtualWorld:
         return self._epoch_s + self._loop.time()
 
     def bind_request(self, request_id: str) -> None:
-        """From here on this task, and those it starts, draw this request's numbers."""
+        """From now on, this task and the tasks it starts use this request's numbers."""
         self._request.set((request_id, [0]))
 
     def sample(self) -> float:

@@ -132,7 +132,7 @@ class MemoryStore:
             self._breakers[target] = breakers.reset(breaker)
 
     def snapshot(self, now_s: float) -> Snapshot:
-        """What this process counted itself, for other replicas. In-flight counts are not shared."""
+        """The counts of this process, for other replicas. In-flight counts are not shared."""
         return Snapshot(
             lanes=tuple((lane, guard.snapshot(now_s)) for lane, guard in self._guards.items()),
             breakers=tuple((name, breakers.snapshot(breaker, now_s)) for name, breaker in self._breakers.items()),

@@ -64,7 +64,7 @@ class ReplicatedState(Protocol):
     """The state that replicas share."""
 
     def snapshot(self, now_s: float) -> Snapshot:
-        """All that this process counted itself."""
+        """The counts of this process."""
         ...
 
     def merge(self, now_s: float, peers: Sequence[PeerSnapshot], *, me: str) -> None:
@@ -96,7 +96,7 @@ class Replica:
             await asyncio.sleep(EXCHANGE_EVERY_S * random.uniform(0.9, 1.0))  # noqa: S311 - jitter
 
     async def exchange(self) -> None:
-        """One exchange. A failure loses nothing but time."""
+        """One exchange. A failed exchange only delays the state."""
         from redis.exceptions import RedisError
 
         self._sequence += 1

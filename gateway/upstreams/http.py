@@ -1,6 +1,6 @@
 """One HTTP call to a target: sends the body, yields Deltas, and raises the gateway's errors only.
 
-Knows OpenAI's framing (whole or streamed), not the content.
+Handles OpenAI's framing (whole or streamed), not the content.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ async def post(session: aiohttp.ClientSession, url: URL, body: bytes, headers: d
 
 
 class HttpReply:
-    """An UpstreamResponse over HTTP. The content type of the response says whether it is streamed."""
+    """An UpstreamResponse over HTTP. The content type of the response determines whether it is streamed."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response

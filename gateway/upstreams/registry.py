@@ -44,7 +44,7 @@ class UpstreamRegistry:
         return upstream
 
     def set_targets(self, targets: Iterable[Target]) -> None:
-        """Set the targets of the running policy: create new clients, stop polling workers that are gone."""
+        """Set the targets of the running policy: create new clients, stop polling workers that were removed."""
         wanted = {target.name: target for target in targets}
         self._upstreams = {name: known for name, known in self._upstreams.items() if name in wanted}
         for target in wanted.values():

@@ -1,4 +1,4 @@
-"""Incremental parser of server-sent events. Knows the framing, not the content."""
+"""Incremental parser of server-sent events. Handles the framing, not the content."""
 
 from typing import Final
 

@@ -17,7 +17,7 @@ SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
 TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace and the gateway's span
 
-# What each header says, for docs/reference/headers.md.
+# Description of each header, for docs/reference/headers.md.
 MEANINGS = {
     REQUEST_ID: "Request ID: the client's own, or a new one. Also in logs and traces.",
     TASK: "Task of the request, as declared or classified.",

@@ -274,7 +274,7 @@ def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | Non
 
 
 def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
-    """Private if the header or the metadata says so."""
+    """Whether the header or the metadata marks the request as private."""
     in_header = _boolean(_text(headers.get(b"x-twolane-private")), "x-twolane-private")
     in_metadata = _boolean((request.metadata or {}).get("private", False), "metadata.private")
     return in_header or in_metadata

@@ -1,4 +1,4 @@
-"""The constraint benchmark counts what it should and fails where a bar is missed."""
+"""The constraint benchmark counts correctly and fails if a bar is missed."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A constraint costs the shipped checkpoint no right answer; and how that is told from chance."""
+"""A constraint loses no correct answer of the shipped checkpoint, beyond what chance explains."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from diffusion_worker.types.requests import DecodingMode
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["invented", "sudoku"])
 def test_a_constraint_costs_no_right_answer_beyond_chance(task: str) -> None:
-    """Words that were never trained on: there the model is least sure."""
+    """Invented words, for which the model is least certain."""
     model = load(str(SHIPPED), LoadOptions(threads=1))
     methods = {(method.decoding_mode, method.name): method for method in measure(model, TASKS[task], count=60, seed=5)}
     for decoding_mode in DecodingMode:
@@ -27,7 +27,7 @@ def test_a_constraint_costs_no_right_answer_beyond_chance(task: str) -> None:
 
 
 def test_the_paired_test_is_mcnemars() -> None:
-    """Six of six pairs one way: 2 / 2**6; as many either way: chance."""
+    """Six of six pairs in one direction give 2 / 2**6; equally many in both directions give 1."""
     assert p_value(6, 0) == pytest.approx(2 / 64)
     assert p_value(3, 3) == p_value(0, 0) == 1.0
     assert compared([True, True, False], [True, False, True]) == (1, 1, 1.0)

@@ -1,4 +1,4 @@
-"""The schema benchmark counts what it says, and notices who disagrees."""
+"""The schema benchmark counts correctly and detects disagreements."""
 
 from typing import Any
 

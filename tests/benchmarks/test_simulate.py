@@ -1,4 +1,4 @@
-"""The benchmark of simulation measures what it says."""
+"""The simulation benchmark measures the rate of simulated requests."""
 
 import json
 from pathlib import Path

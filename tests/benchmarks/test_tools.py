@@ -1,4 +1,5 @@
-"""A tool on offer costs the shipped checkpoint nothing, calls due are valid, labels are as right as denoising."""
+"""With the shipped checkpoint, an offered tool loses no accuracy, required calls are valid, and labels are as accurate
+as denoising."""
 
 import pytest
 
@@ -19,13 +20,13 @@ from diffusion_worker.types.requests import DecodingMode
     ],
 )
 def test_a_call_is_valid_if_it_is_one_and_fits(text: str, valid: bool) -> None:
-    """By other means than the engine's."""
+    """Checked without the engine's own parser."""
     assert tools.is_valid(text) is valid
 
 
 @pytest.mark.slow
 def test_the_shipped_checkpoint_keeps_both_bars() -> None:
-    """On fewer samples than the benchmark takes."""
+    """Uses fewer samples than the benchmark."""
     model = load(str(SHIPPED), LoadOptions(threads=1))
     row = tools.measure(model, "extraction", DecodingMode.DIFFUSION, count=20)
     assert row.beside >= row.alone >= 18

@@ -10,7 +10,7 @@ def cost(rows: int, model_ms: float) -> StepCost:
 
 
 def test_a_bar_is_cleared_on_its_right_side_only() -> None:
-    """An upper bar holds below, a lower bar above; both hold at the bar itself."""
+    """A value passes an upper bar at or below it, and a lower bar at or above it."""
     assert Bar(note="", at_most=1.0).is_cleared_by(1.0)
     assert not Bar(note="", at_most=1.0).is_cleared_by(1.01)
     assert Bar(note="", at_least=0.85).is_cleared_by(0.85)
@@ -18,18 +18,18 @@ def test_a_bar_is_cleared_on_its_right_side_only() -> None:
 
 
 def test_every_bar_has_exactly_one_side() -> None:
-    """A bar without a side would be cleared by anything."""
+    """Any value would pass a bar without a side."""
     assert all((bar.at_most is None) != (bar.at_least is None) for bar in BARS.values())
 
 
 def test_a_figure_is_judged_by_the_bar_of_its_name() -> None:
-    """A latency over that of `generate()` misses."""
+    """A latency above that of `generate()` misses the bar."""
     assert Figure(name="single request, latency", value=0.9, detail="").is_cleared
     assert not Figure(name="single request, latency", value=1.1, detail="").is_cleared
 
 
 def test_the_ceiling_is_rows_times_the_price_of_one_over_the_price_of_all() -> None:
-    """Eight rows for twice the price of one allow four times the speed."""
+    """Eight rows at twice the cost of one row allow a speed-up of four."""
     assert allowed_speed_up({1: cost(1, 5.0), CONCURRENCY: cost(CONCURRENCY, 10.0)}) == CONCURRENCY / 2
 
 

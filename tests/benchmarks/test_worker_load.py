@@ -14,7 +14,7 @@ def test_a_quantile_is_a_value_that_occurred() -> None:
 
 
 def test_growth_leaves_out_the_first_tenth() -> None:
-    """What is allocated once at the start is no leak; what goes on growing is one."""
+    """A single allocation at the start is not a leak; continued growth is."""
     assert growth([0] * 10 + [50] * 90) == 0
     assert growth(range(100)) == pytest.approx(80)
 

@@ -15,7 +15,7 @@ def requests(model: ToyModel, count: int) -> list[GenerationRequest]:
 
 
 def test_requests_arrive_some_steps_apart_until_all_seats_are_taken() -> None:
-    """Then one comes for every answer."""
+    """After that, one request arrives for every finished one."""
     assert [arrived(turn, 0, rows=3, stagger=2) for turn in range(7)] == [1, 1, 2, 2, 3, 3, 3]
     assert arrived(20, 4, rows=3, stagger=2) == 7
 

@@ -1,4 +1,4 @@
-"""The two halves on the wire: the real gateway in front of the real worker on its toy net, everything over sockets."""
+"""Gateway and worker together: the real gateway in front of the real worker with the toy model, over sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -58,7 +58,7 @@ async def both(net: ToyModel, tmp_path: Any, **settings: Any) -> AsyncIterator[B
 
 @pytest.fixture
 async def pair(tmp_path: Any) -> AsyncIterator[Both]:
-    """The net repeats the user's words."""
+    """The toy model repeats the user's text."""
     async for made in both(toy_model(), tmp_path):
         yield made
 
@@ -99,11 +99,11 @@ async def test_a_held_stream_of_the_worker_comes_through(pair: Both) -> None:
     assert events.pop() == b"[DONE]"
     chunks = [orjson.loads(event) for event in events]
     assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == "7"
-    assert all(chunk["choices"] for chunk in chunks)  # the account was asked for by us alone
+    assert all(chunk["choices"] for chunk in chunks)  # only the gateway requested the usage
 
 
 async def test_an_invalid_answer_goes_on_to_the_other_reading_and_then_to_the_other_server(pair: Both) -> None:
-    """The worker keeps to the schema, but a stop string may cut what it says."""
+    """The worker follows the schema, but a stop string may truncate its answer."""
     status, headers, _ = await pair.ask("7", response_format=NUMBER, stop=["7"])
     assert headers["x-twolane-attempts"] == "fast=invalid_output,careful=invalid_output,quality=invalid_output"
     assert status == 502
@@ -123,7 +123,7 @@ async def test_a_schema_that_the_worker_cannot_keep_falls_back(pair: Both) -> No
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_call_that_is_required_is_made_by_the_fast_lane(pair: Both, stream: bool) -> None:
-    """Whatever its net would say; the gateway has judged the arguments before they leave."""
+    """For any model output; the gateway validates the arguments before it sends them."""
     tools = [{"type": "function", "function": {"name": "add", "parameters": ADDENDS}}]
     status, headers, body = await pair.ask(
         "seven", {"x_twolane_task": "structured"}, tools=tools, tool_choice="required", stream=stream, max_tokens=150
@@ -141,14 +141,14 @@ async def test_a_call_that_is_required_is_made_by_the_fast_lane(pair: Both, stre
 
 
 async def test_tools_that_the_worker_cannot_keep_to_fall_back(pair: Both) -> None:
-    """And a lane that does not call although it must is left."""
+    """The last lane omits the required call, which is an invalid output."""
     old = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"divisibleBy": 3}}}}}
     _, headers, _ = await pair.ask("aa", {"x_twolane_task": "structured"}, tools=[old], tool_choice="required")
     assert headers["x-twolane-attempts"] == "fast=unsupported,careful=unsupported,quality=invalid_output"
 
 
 async def test_probabilities_of_labels_come_through_and_others_fall_back(pair: Both) -> None:
-    """The worker has them where the answer is one of a few; its other reading is known to have none."""
+    """The worker supports them if the answer is one of a few; its autoregressive mode does not."""
     task = {"x_twolane_task": "structured"}
     few = {"choice": ["yes", "no"]}
     _, headers, body = await pair.ask("no", task, structured_outputs=few, logprobs=True, top_logprobs=2)
@@ -160,7 +160,7 @@ async def test_probabilities_of_labels_come_through_and_others_fall_back(pair: B
 
 
 async def test_an_answer_that_cannot_fit_falls_back(pair: Both) -> None:
-    """Another model may have longer words."""
+    """Another model may have longer tokens."""
     long = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": "x" * 60}}}
     _, headers, _ = await pair.ask("aa", response_format=long)
     assert headers["x-twolane-attempts"].startswith("fast=unsupported,")
@@ -172,7 +172,7 @@ async def test_what_the_worker_does_not_honour_is_known_before_it_is_asked(pair:
 
 
 async def test_what_the_worker_refuses_by_name_falls_back(pair: Both) -> None:
-    """A field of which the gateway knows nothing."""
+    """A field that the gateway does not know."""
     _, headers, _ = await pair.ask(frequency_penalty=0.5)
     assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
     assert pair.quality.bodies[-1]["frequency_penalty"] == 0.5
@@ -205,7 +205,7 @@ async def test_a_worker_that_leaves_is_passed_over(pair: Both) -> None:
 async def test_an_answer_that_the_worker_cannot_mend_falls_back(
     pair: Both, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says so by its own error, and nothing of it has left, streams included."""
+    """The worker reports its own error, and no part of the answer was sent, streams included."""
 
     async def never(_constraint: object, _text: str) -> str:
         return "$: not good enough"

@@ -1,4 +1,5 @@
-"""What applications, dashboards and log readers rely on: words, headers, metrics and codes, name by name."""
+"""The gateway's interface for applications, dashboards and log readers: enum values, headers, metrics and codes, by
+name."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What gateway, dashboards and probes rely on: the worker's health, models, usage and refusals, field by field."""
+"""The worker's interface for gateway, dashboards and probes: health, models, usage and errors, field by field."""
 
 import json
 from typing import Any
@@ -46,12 +46,12 @@ async def test_health_has_its_fields_and_no_others() -> None:
 
 
 def test_states_are_the_closed_set() -> None:
-    """The words a gateway knows."""
+    """The states that a gateway knows."""
     assert {state.value for state in Residency} == STATES
 
 
 async def test_a_worker_that_leaves_is_not_ready_and_refuses() -> None:
-    """503 with the state in the body, and `draining` with the time to come back."""
+    """503 with the state in the body; `draining` also has Retry-After."""
     async with serving(toy_model()) as served:
         await served.engine.drain(1.0)
         health, refused = await served.client.get("/health"), await served.ask()
@@ -69,7 +69,7 @@ async def test_live_is_200_in_every_state() -> None:
 
 
 async def test_models_publish_both_readings_with_aliases_and_capabilities() -> None:
-    """`twolane.capabilities` maps every word of the closed set to true, false or its grade."""
+    """`twolane.capabilities` maps every capability of the closed set to true, false or its grade."""
     async with serving(toy_model()) as served:
         listing = (await served.client.get("/v1/models")).json()
     assert listing["object"] == "list"
@@ -107,7 +107,7 @@ USAGE_SHAPE = {
 
 
 async def test_usage_has_its_fields_and_is_true() -> None:
-    """`hello` and its end token, from one canvas that settled."""
+    """`hello` and its end token, from one canvas that converged."""
     async with serving(toy_model()) as served:
         body = (await served.ask("hello")).json()
     usage = body["usage"]
@@ -139,7 +139,7 @@ async def test_a_doubtful_answer_says_so() -> None:
 
 
 async def test_a_stream_ends_with_diffusion_on_its_finish_chunk() -> None:
-    """So that a gateway reads the confidence although its client asked for no usage."""
+    """A gateway can read the confidence although its client requested no usage."""
     async with serving(toy_model()) as served:
         *_, finish, done = events((await served.ask("hello", stream=True)).text)
     assert done == "[DONE]"

@@ -1,7 +1,7 @@
-"""docker-compose.yml run by podman-compose, as it stands but for what a test may not take: bridges, others' images.
+"""docker-compose.yml run by podman-compose, unchanged except for what a test cannot use: bridge networks and images of
+registries.
 
-Of every service stay its image, settings, mounts, secrets, limits and confinement; its network is the host's, on free
-ports.
+Every service keeps its settings, mounts, secrets, limits and confinement; it uses the host's network, on free ports.
 """
 
 import sys
@@ -45,16 +45,16 @@ class Composed:
         self._compose("up", "--detach")
 
     def down(self) -> None:
-        """Whatever was started is gone."""
+        """Remove all containers that were started."""
         if self._file.exists():
             self._compose("down", "--volumes", check=False)
 
     def logs(self) -> str:
-        """What the containers said."""
+        """The logs of the containers."""
         return "".join(self._containers.run("podman", "logs", f"twolane_{p}_1", check=False) for p in PARTS)
 
     def container(self, part: str) -> dict[str, Any]:
-        """As podman knows it."""
+        """podman's description of a part's container."""
         told = yaml.safe_load(self._containers.run("podman", "inspect", f"twolane_{part}_1"))
         found: dict[str, Any] = told[0]
         return found

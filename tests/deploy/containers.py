@@ -1,4 +1,4 @@
-"""Images and containers for the tests that run them: built from the recipes, with this machine's own way to packages.
+"""Images and containers for tests: built from the recipes, with this machine's own package index.
 
 Everything has the tag `twolane-test` and is removed by `cleared`.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/twolane-test/base"
-# What a container needs that may neither raise limits nor talk to systemd, as in most continuous integration.
+# Options for environments that can neither raise limits nor use systemd, such as most continuous integration.
 CONFIGURATION = """
 [containers]
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
@@ -27,7 +27,7 @@ events_logger = "file"
 
 
 class Containers:
-    """buildah and podman, with a configuration of ours."""
+    """buildah and podman with the tests' own configuration."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class Containers:
         }
 
     def run(self, *line: str | Path, seconds: float = 600, check: bool = True) -> str:
-        """Run a command and return what it said; a failure says all of it."""
+        """Run a command and return its output; a failure reports the complete output."""
         done = subprocess.run(
             line, env=self._environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False
         )
@@ -46,19 +46,19 @@ class Containers:
         return done.stdout.strip()
 
     def base(self) -> str:
-        """A small Debian with Python, made here: no image registry is asked."""
+        """A small Debian with Python, built locally without an image registry."""
         tar = self.folder / "base.tar"
         packages = "--include=python3,python3-venv,ca-certificates"
         self.run("mmdebstrap", "--variant=minbase", packages, "bookworm", tar, seconds=1200)
         return self._build_text(BASE, f"FROM scratch\nADD {tar.name} /\n")
 
     def redis(self) -> str:
-        """Redis out of the distribution, in the place of the image that the compose file names."""
+        """Redis from the distribution, which replaces the image that the compose file names."""
         text = f'FROM {BASE}\nRUN apt-get update && apt-get install -y redis-server\nUSER 999\nCMD ["redis-server"]\n'
         return self._build_text("localhost/twolane-test/redis", text)
 
     def build(self, recipe: str) -> str:
-        """One of the recipes in deploy/images, upon the base."""
+        """An image built from a recipe in deploy/images and the base image."""
         tag = f"localhost/twolane-test/{recipe}"
         file = f"deploy/images/{recipe}.Containerfile"
         line = ["--build-arg", f"BASE_IMAGE={BASE}", "--file", file, "--tag", tag, "."]
@@ -66,12 +66,13 @@ class Containers:
         return tag
 
     def size(self, tag: str) -> int:
-        """Bytes of an image."""
+        """The size of an image in bytes."""
         return int(self.run("podman", "image", "inspect", tag, "--format", "{{.Size}}"))
 
     @contextlib.contextmanager
     def running(self, tag: str, *command: str, options: tuple[str, ...] = ()) -> Iterator[str]:
-        """A container, gone afterwards; the network is the host's, as bridges need more than a test may take."""
+        """A container that is removed at the end. It uses the host's network, because bridge networks require more
+        privileges."""
         line = ("podman", "run", "--detach", "--network", "host", "--read-only", "--cap-drop", "ALL")
         container = self.run(*line, *options, tag, *command).splitlines()[-1]
         try:
@@ -80,7 +81,7 @@ class Containers:
             self.run("podman", "rm", "--force", "--time", "5", container, check=False)
 
     def until_healthy(self, container: str, *, seconds: float = 600) -> None:
-        """Wait until the health check that the image brings is content."""
+        """Wait until the image's own health check succeeds."""
         ends = time.monotonic() + seconds
         line = ["podman", "healthcheck", "run", container]
         while subprocess.run(line, env=self._environment, capture_output=True, timeout=120, check=False).returncode:
@@ -93,7 +94,7 @@ class Containers:
         for name in names:
             if "/twolane-test/" in name:
                 self.run("podman", "rmi", "--force", name, check=False)
-            elif "/podman-pause:" in name:  # made by itself for pods; stays if others use it
+            elif "/podman-pause:" in name:  # podman creates it for pods; it stays if others use it
                 self.run("podman", "rmi", name, check=False)
 
     def _build_text(self, tag: str, text: str) -> str:
@@ -103,12 +104,12 @@ class Containers:
 
 
 def can_run() -> bool:
-    """Whether this machine has what it takes."""
+    """Whether this machine has the required tools."""
     return os.getuid() == 0 and all(shutil.which(name) for name in ("podman", "buildah", "mmdebstrap", "runc"))
 
 
 def _packages() -> list[str]:
-    """The way to packages that pip has here: its files of configuration, and the folders that they name."""
+    """pip's access to packages on this machine: its configuration files, and the folders that they name."""
     told = subprocess.run(
         [sys.executable, "-m", "pip", "config", "debug"], capture_output=True, text=True, timeout=120, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""Every name that a query may use: what the programs export, what the rules record, what Prometheus adds."""
+"""Every metric name that a query may use: exported by the programs, recorded by rules, or added by Prometheus."""
 
 from pathlib import Path
 
@@ -24,13 +24,13 @@ def metrics() -> set[str]:
 
 
 def exported() -> set[str]:
-    """The same; of histograms also what they are made of."""
+    """Exported names, including the component series of histograms."""
     found = metrics()
     return found | {name + end for name in found for end in ("_bucket", "_sum", "_count")}
 
 
 def recorded() -> set[str]:
-    """Names that recording rules make."""
+    """Names that recording rules create."""
     return {str(rule["record"]) for rule in rules("record")}
 
 

@@ -1,4 +1,4 @@
-"""What kubectl makes of an overlay."""
+"""Renders an overlay with kubectl."""
 
 import functools
 import os

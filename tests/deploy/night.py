@@ -1,5 +1,5 @@
-"""One bad night, played in a minute: worker, stand-in, gateway, Redis and Prometheus as they run in production, a load,
-and faults. What Prometheus then knows is kept, and the dashboards are drawn from it.
+"""A degradation scenario of one minute: worker, fake quality server, gateway, Redis and Prometheus run as in
+production, with a load and faults. The data of Prometheus is kept, and the dashboards are drawn from it.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ SECONDS = 45.0
 RATE = 5.0
 UP_WITHIN_S = 900.0
 PARTS = ("worker", "quality", "gateway", "admin", "redis", "prometheus")
-# From which second on what is done to the answers of the fast lane.
+# The fault of the fast lane's answers, by the second at which it starts.
 TROUBLES = (
     (10.0, Fault(mode=Mode.CORRUPT, share=0.6)),
     (20.0, Fault(mode=Mode.BROKEN)),
@@ -45,7 +45,7 @@ TROUBLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Night:
-    """What is left of it."""
+    """The results of the scenario."""
 
     samples: list[Sample]
     answers: Mapping[str, tuple[Answered, ...]]
@@ -57,7 +57,7 @@ class Night:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Where everything is."""
+    """The addresses and files of all parts."""
 
     folder: Path
     ports: Mapping[str, int] = field(default_factory=lambda: {part: free_port() for part in PARTS})
@@ -71,7 +71,7 @@ class Stage:
 
 
 async def play(folder: Path, pictures: Path) -> Night:
-    """The whole night; nothing of it is running afterwards."""
+    """Run the whole scenario; all processes have ended afterwards."""
     stage = Stage(folder=folder)
     samples: list[Sample] = []
     async with _serving(stage) as proxy:
@@ -120,7 +120,7 @@ async def _serving(stage: Stage) -> AsyncIterator[FaultProxy]:
 
 
 def _worker(stage: Stage) -> Command:
-    """With so little room that requests wait and some are refused."""
+    """Its batch and queue are so small that requests wait and some are rejected."""
     line = ("--checkpoint", str(ROOT / "checkpoints/twolane-tiny"), "--port", str(stage.ports["worker"]))
     room = ("--threads", "1", "--max-num-seqs", "3", "--max-waiting", "6")
     return twolane_command("worker", (*line, *room), environment={}, logs=stage.folder)
@@ -142,7 +142,7 @@ def _gateway(stage: Stage, spoilt_url: str) -> Command:
 
 
 def _prometheus(stage: Stage) -> Command:
-    """The file that ships, at our addresses, and looking every second."""
+    """The shipped configuration with the test's addresses and a scrape interval of one second."""
     yaml = YAML(typ="safe")
     setting = yaml.load(ROOT / "deploy/prometheus/prometheus.yml")
     setting["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -176,7 +176,8 @@ async def _spoil(proxy: FaultProxy) -> None:
 
 
 async def _crowd(stage: Stage) -> None:
-    """Twice as many at once as the worker has room for; past the gateway, which would not send them."""
+    """Send twice as many concurrent requests as the worker admits, directly, because the gateway would not send
+    them."""
     for number in range(3):
         await asyncio.sleep(8.0)
         bodies = [_body(ANNA, "", **{**AS_ORDER, "seed": 20 * number + n}) for n in range(20)]
@@ -185,7 +186,7 @@ async def _crowd(stage: Stage) -> None:
 
 
 async def _change_policy(stage: Stage) -> None:
-    """Touched, changed, and at last spoilt: the night ends with a policy that does not load."""
+    """Touch, change and finally corrupt the policy: the scenario ends with a policy that does not load."""
     text = stage.policy.read_text()
     for pause_s, now in ((6.0, f"{text}\n# more"), (6.0, text.replace("0.9999", "0.9998")), (22.0, f"{text}\n]")):
         await asyncio.sleep(pause_s)

@@ -1,8 +1,8 @@
 """The manifests of the small overlay, run by podman on this machine's network.
 
-Changed is what a cluster would give: images, weights, names of services, ports (pods share the host's here). Podman 4.3
-cannot read one secret both as variables and as files, and has no timers for probes: keys are mounted from a folder, and
-probes are left to whoever tests.
+Everything that a cluster would provide is replaced: images, weights, service names, ports (pods share the host's here).
+Podman 4.3 cannot read one secret both as variables and as files, and has no timers for probes: keys are mounted from a
+folder, and tests call the probes.
 """
 
 import base64
@@ -18,19 +18,19 @@ from tests.deploy.kustomized import Manifest, built
 
 PARTS = ("redis", "worker", "gateway")
 SECRET = "twolane-keys"
-POLICY = "twolane-policy"  # a ConfigMap, of which podman makes a volume
+POLICY = "twolane-policy"  # a ConfigMap, which podman converts to a volume
 _OF_CLUSTERS = ("ports", "startupProbe", "readinessProbe", "livenessProbe")
 
 
 class Played:
-    """Redis, a worker and a gateway as the overlay says, at these ports."""
+    """Redis, a worker and a gateway as in the overlay, on these ports."""
 
     def __init__(self, containers: Containers, folder: Path, ports: dict[str, str]) -> None:
         self._containers, self._folder, self._ports = containers, folder, ports
         self._file = folder / "played.yaml"
 
     def play(self, secrets: Path, checkpoint: Path) -> None:
-        """Start all of it."""
+        """Start all parts."""
         self._write_secret((secrets / "gateway.env").read_text().strip().partition("=")[2])
         folders = {"checkpoint": checkpoint, "keys": secrets}
         self._file.write_text(
@@ -39,19 +39,19 @@ class Played:
         self._containers.run("podman", "play", "kube", "--network", "host", self._file)
 
     def end(self) -> None:
-        """Whether it was started or not."""
+        """Remove all parts, whether or not they were started."""
         for part in PARTS:
             self._containers.run("podman", "pod", "rm", "--force", f"{part}-pod-0", check=False)
         self._containers.run("podman", "secret", "rm", SECRET, check=False)
         self._containers.run("podman", "volume", "rm", POLICY, check=False)
 
     def container(self, part: str) -> Manifest:
-        """What podman says of a part's container."""
+        """podman's description of a part's container."""
         told: Manifest = json.loads(self._containers.run("podman", "inspect", f"{part}-pod-0-{part}"))[0]
         return told
 
     def logs(self) -> str:
-        """What all parts said."""
+        """The logs of all parts."""
         return "\n".join(self._containers.run("podman", "logs", f"{part}-pod-0-{part}", check=False) for part in PARTS)
 
     def _write_secret(self, worker_key: str) -> None:

@@ -1,4 +1,4 @@
-"""What a test wants to know of a PromQL expression."""
+"""Analyses PromQL expressions for tests."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _PARTS = ("lhs", "rhs", "expr", "param", "vector_selector")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """One metric in an expression: whose, with which labels matched, inside a rate of which window."""
+    """One metric in an expression: its name, its label matchers, and the window of the rate around it."""
 
     name: str
     labels: frozenset[str]
@@ -21,14 +21,14 @@ class Selector:
 
 
 def filled_in(expr: str, **more: str) -> str:
-    """The expression with the values that a dashboard puts in."""
+    """The expression with a dashboard's variables replaced."""
     for variable, value in (DASHBOARD_VARIABLES | {f"${name}": value for name, value in more.items()}).items():
         expr = expr.replace(variable, value)
     return expr
 
 
 def selectors(expr: str) -> list[Selector]:
-    """All of them; raises ValueError if the expression does not parse."""
+    """All metrics in an expression. Raises ValueError if it does not parse."""
     return list(_walk(promql_parser.parse(expr), None))
 
 

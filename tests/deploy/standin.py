@@ -1,4 +1,4 @@
-"""A quality lane that takes no time: answers orders and sentences, whole or as a stream."""
+"""A fake quality server without latency: answers orders and sentences, whole or as a stream."""
 
 import asyncio
 import json

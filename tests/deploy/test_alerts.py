@@ -1,4 +1,4 @@
-"""Alerts and recording rules: they load, name no dead metric, and each is explained and tried both ways."""
+"""Alerts and recording rules load, use only existing metrics, have a runbook, and are tested firing and not firing."""
 
 import os
 import re
@@ -51,7 +51,7 @@ def test_no_runbook_is_left_of_an_alert_that_is_gone() -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_is_tried_both_ways(alert: str) -> None:
-    """It fires in one unit test, and is silent in another whose series are its own metrics."""
+    """It fires in one unit test, and does not fire in another one with series of its metrics."""
     fires, silent = False, False
     read = {selector.name for selector in selectors(str(ALERTS[alert]["expr"]))}
     read |= {"twolane_slo_events_total"} if any(name in recorded() for name in read) else set()

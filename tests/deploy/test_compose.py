@@ -1,4 +1,4 @@
-"""docker-compose.yml and the images' recipes: valid, confined, pinned, and in step with what they start."""
+"""docker-compose.yml and the images' recipes: valid, confined, pinned, and consistent with the programs they start."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The dashboards are what the code says, keep the rules of Grafana's dashboard-linter, and name no dead metric."""
+"""The dashboards match their code, follow the rules of Grafana's dashboard-linter, and use only existing metrics."""
 
 import json
 import re
@@ -15,12 +15,12 @@ from tests.deploy.known import OF_PROMETHEUS, ROOT, exported, metrics, recorded
 from tests.deploy.promql import filled_in, selectors
 
 PAGES = {board.uid: json.loads((FOLDER / f"{board.uid}.json").read_text()) for board in BOARDS}
-RATE_INTERVAL_S = 60.0  # what promql.filled_in makes of $__rate_interval
+RATE_INTERVAL_S = 60.0  # the value of $__rate_interval in promql.filled_in
 RANGE_S = 3600.0
 
 
 def panels(page: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All but headings."""
+    """All panels except headings."""
     return (panel for panel in page["panels"] if panel["type"] != "row")
 
 
@@ -96,7 +96,7 @@ def test_a_query_parses_keeps_to_its_instances_and_rates_its_counters(panel: dic
 
 
 def test_no_metric_goes_unseen() -> None:
-    """What is exported and on no page is dead weight, or a page lacks a panel."""
+    """Every exported metric is shown on a dashboard."""
     asked = [
         selectors(filled_in(target["expr"])) for page in PAGES.values() for p in panels(page) for target in p["targets"]
     ]

@@ -1,4 +1,4 @@
-"""The images, built by their recipes and run as they would be: `make test-images`."""
+"""The images, built from their recipes and run as in production: `make test-images`."""
 
 import json
 import os
@@ -28,7 +28,7 @@ ORDER = {
 
 
 class Deployed:
-    """Gateway, worker and Redis in containers, and somebody with a key."""
+    """Gateway, worker and Redis in containers, and a client with a key."""
 
     def __init__(self, containers: Containers, folder: Path) -> None:
         self.containers = containers
@@ -39,7 +39,7 @@ class Deployed:
         self.secrets.chmod(0o755)
         self.checkpoint = folder / "checkpoint"
         shutil.copytree(ROOT / "checkpoints" / "twolane-tiny", self.checkpoint)
-        for path in [folder, *folder.rglob("*")]:  # the containers' user is nobody's here
+        for path in [folder, *folder.rglob("*")]:  # the containers' user does not exist on this machine
             path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
     @property
@@ -71,7 +71,7 @@ class Deployed:
 
 
 def options(environment: tuple[str, ...], volumes: tuple[str, ...], health: str) -> tuple[str, ...]:
-    """As podman's flags. The health check is the image's own, at a port that is free here."""
+    """Start it with podman's flags. The health check is the image's own, on a free port of this machine."""
     told = [flag for name in environment for flag in ("--env", name)]
     mounted = [flag for volume in volumes for flag in ("--volume", volume)]
     return (*told, *mounted, "--health-cmd", json.dumps(["python3", "-c", health]), "--tmpfs", "/tmp")
@@ -82,7 +82,7 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]
     if not can_run():
         pytest.skip("needs root, podman, buildah, runc and mmdebstrap: `make podman`")
     made = Containers(tmp_path_factory.mktemp("images"))
-    made.clear()  # what a run that was killed left
+    made.clear()  # left over from a killed run
     try:
         made.base()
         yield made
@@ -133,7 +133,8 @@ def test_a_gateway_without_keys_refuses_to_listen_to_the_world(containers: Conta
 def test_the_manifests_of_kubernetes_run_and_answer(
     containers: Containers, redis_image: str, gateway_image: str, worker_image: str, tmp_path: Path
 ) -> None:
-    """By `podman play kube`: confined as they say, keys and policy mounted, the worker found by its name."""
+    """Started by `podman play kube`: with the manifests' confinement, mounted keys and policy, and the worker
+    discovered by name."""
     it = Deployed(containers, tmp_path)
     key = _application_key(it.secrets)
     played = Played(containers, tmp_path, it.ports)
@@ -211,7 +212,7 @@ def test_a_request_goes_through_all_of_it_and_each_leaves_in_order(
         ).text
         assert "\ntwolane_store_up 1.0\n" in metrics
         for container in (gateway, worker):
-            containers.run("podman", "stop", "--time", "300", container)  # who is killed in the end has another code
+            containers.run("podman", "stop", "--time", "300", container)  # a killed process has another exit code
             assert containers.run("podman", "inspect", container, "--format", "{{.State.ExitCode}}") == "0"
 
 
@@ -226,7 +227,7 @@ def _answered_by(it: Deployed, key: str, target: str) -> httpx.Response:
 
 
 def _policy_is_followed(it: Deployed, key: str) -> None:
-    """Written beside and renamed, as an editor does."""
+    """Write a new file and rename it, as an editor does."""
     before = it.ask(key).headers["x-twolane-policy"]
     text = (it.policies / "default.yaml").read_text().replace("p95_ms: 2000", "p95_ms: 2500")
     (it.policies / "new").write_text(text)
@@ -240,7 +241,7 @@ def _policy_is_followed(it: Deployed, key: str) -> None:
 
 
 def _application_key(secrets: Path) -> str:
-    """The one printed is gone; make another for the test."""
+    """The printed key is no longer available, so create another one for the test."""
     from twolane.process.api_keys import key_line
 
     file = secrets / "gateway-keys"

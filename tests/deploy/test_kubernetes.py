@@ -51,14 +51,14 @@ def test_every_manifest_is_valid_to_the_letter(overlay: str) -> None:
 
 
 def check_custom(manifest: Manifest) -> None:
-    """By the resource's own types; a key that they do not know does not come back out of them."""
+    """Validate with the resource's own types, which drop unknown keys."""
     model = getattr(importlib.import_module(CUSTOM[manifest["kind"]]), manifest["kind"])
     read = model.model_validate(manifest).model_dump(by_alias=True, exclude_unset=True, mode="json")
     assert plain(read) == plain(manifest)
 
 
 def plain(value: Any) -> Any:
-    """Numbers and quantities may come back as text."""
+    """Numbers and quantities may be returned as text."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else str(value)

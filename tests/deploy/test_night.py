@@ -1,4 +1,4 @@
-"""Dashboards and alerts on live data: nothing is empty, nothing is blank, nothing is dead."""
+"""Dashboards and alerts on live data: every panel has data, every picture has content, every alert has series."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ NEEDED = ("prometheus", "chromium", "redis-server")
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
-    """Played once; its pictures stay in build/dashboards."""
+    """Runs the scenario once; its pictures stay in build/dashboards."""
     missing = [program for program in NEEDED if shutil.which(program) is None]
     if missing and not os.environ.get("CI"):
         pytest.skip(f"no {missing[0]}; `make prometheus chromium redis` installs it")
@@ -30,7 +30,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
 
 
 def test_the_night_was_as_bad_as_it_should_be(night: Night) -> None:
-    """Else the other tests would look at nothing."""
+    """Otherwise the other tests would check nothing."""
     outcomes = Counter(sample.outcome for sample in night.samples)
     assert outcomes[OK] > 2 * SECONDS
     assert outcomes.total() > outcomes[OK]

@@ -1,4 +1,4 @@
-"""The preview tells emptiness from data, and draws what it got."""
+"""The preview reports missing data and draws the results of queries."""
 
 import time
 import xml.etree.ElementTree as ET
@@ -117,7 +117,7 @@ def test_a_browser_that_hangs_is_ended_with_its_children(tmp_path: Path, monkeyp
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and only waits to be collected does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""The documentation site: its reference is what the code says, it builds strictly, and no link leads nowhere."""
+"""The documentation site: its reference matches the code, it builds in strict mode, and no link is broken."""
 
 import os
 import re

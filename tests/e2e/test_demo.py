@@ -76,7 +76,7 @@ def test_a_worker_that_cannot_start_is_reported_and_the_others_are_ended(mark: s
     with demo("--once", "--checkpoint", str(tmp_path)) as process:
         output, errors = process.communicate(timeout=1700)
     assert process.returncode == 1, output
-    assert "worker ended before it served" in errors
+    assert "worker exited before it was ready" in errors
     assert "Traceback" not in errors
 
 

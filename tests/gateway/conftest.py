@@ -1,4 +1,4 @@
-"""What the gateway's tests are written with: a stage for the story, real sockets for the wire."""
+"""Fixtures of the gateway's tests: a pipeline over scripted targets, and gateways on real sockets."""
 
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -29,7 +29,7 @@ def tight_slo() -> Slo:
 
 @pytest.fixture(scope="session")
 def fake() -> Any:
-    """A server to stand behind the gateway: `async with fake(answer) as server`."""
+    """A fake target of the gateway: `async with fake(answer) as server`."""
     return fake_server
 
 
@@ -63,7 +63,7 @@ def make_play(stage: Any) -> Callable[..., Any]:
 
 @pytest.fixture(name="query")
 def make_query() -> Callable[..., Query]:
-    """A chat request with what the test says of it."""
+    """A chat request with the fields that the test sets."""
 
     def build(**fields: Any) -> Query:
         return Query(**{"request_id": "req_1", "model": "auto", "body": b"{}", "received_s": 0.0, **fields})
@@ -73,7 +73,7 @@ def make_query() -> Callable[..., Query]:
 
 @pytest.fixture(name="target")
 def make_target() -> Callable[..., Target]:
-    """A target inside the cluster, behind a server of its own."""
+    """A target inside the cluster, with its own server."""
 
     def build(name: str = "fast", **fields: Any) -> Target:
         given = {"kind": Kind.WORKER, "url": f"http://{name}", "model": "m", "location": Location.IN_CLUSTER, **fields}

@@ -28,7 +28,7 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the process and wait until it responds."""
         options = {"port": self._port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self._folder}
         line = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         self._process = subprocess.Popen(["redis-server", *line], stdout=subprocess.DEVNULL)
@@ -38,7 +38,7 @@ class RedisServer:
             assert time.monotonic() < deadline
 
     def say(self, command: bytes) -> bytes:
-        """One command without arguments; nothing if nobody answers."""
+        """Send one command without arguments; returns nothing if there is no response."""
         try:
             with socket.create_connection(self.address, timeout=30) as connection:
                 connection.sendall(command + b"\r\n")
@@ -47,15 +47,15 @@ class RedisServer:
             return b""
 
     def stall(self) -> None:
-        """It takes connections and says nothing."""
+        """Stop the process: it accepts connections and does not respond."""
         self._signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """It answers whatever waited."""
+        """Continue the process: it answers the waiting requests."""
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """It is gone, with all it knew."""
+        """Kill the process; its data is lost."""
         if self._process is not None:
             self._signal(signal.SIGKILL)
             self._process.wait()
@@ -68,7 +68,7 @@ class RedisServer:
 
 @contextlib.contextmanager
 def redis_server(folder: Path) -> Iterator[RedisServer]:
-    """Skips where there is none (`make redis` installs it), but not in CI: there it must be."""
+    """Skips if redis-server is missing (`make redis` installs it), but not in CI, where it is required."""
     if shutil.which("redis-server") is None and not os.environ.get("CI"):
         pytest.skip("no redis-server; `make redis` installs it")
     server = RedisServer(folder)
@@ -80,9 +80,9 @@ def redis_server(folder: Path) -> Iterator[RedisServer]:
 
 
 async def until_exchanged(redis: RedisServer, *, replicas: int, namespace: str = "twolane") -> None:
-    """Wait until what each of the gateways knows now has reached all others: each has spoken three times from here on.
+    """Wait until the current state of each gateway has reached all others: each has published three times from now on.
 
-    The first of them may have been on its way, and the second is heard with the third.
+    The first of them may have been on its way, and the second is received with the third.
     """
     key = f"{{{namespace}}}:replicas"
     async with Redis.from_url(redis.url) as client, asyncio.timeout(120):

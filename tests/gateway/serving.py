@@ -1,4 +1,4 @@
-"""A gateway on real sockets, put together by its own composition root, and servers to stand behind it."""
+"""A gateway on real sockets, assembled by its own composition root, and fake target servers."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from gateway.settings import Settings
 
 @dataclass
 class FakeServer:
-    """An OpenAI-compatible server on loopback that does what `answer` says; `lost` counts clients that hung up."""
+    """An OpenAI-compatible server on loopback that responds with `answer`; `lost` counts clients that disconnected."""
 
     answer: Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -79,7 +79,7 @@ def chunk(text: str) -> bytes:
 
 
 async def says_hello(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Whole or streamed, as asked."""
+    """Whole or streamed, as requested."""
     if not body.get("stream"):
         return web.json_response(completion("hello"))
     stream = await start_stream(request)
@@ -106,7 +106,7 @@ class RealGateway:
     client: aiohttp.ClientSession
 
     async def ask(self, body: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
-        """POST a chat request; what is not a mapping goes as it is."""
+        """POST a chat request; a body that is not a mapping is sent unchanged."""
         body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]} if body is None else body
         data = io.BytesIO(orjson.dumps(body) if isinstance(body, dict) else body)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -123,10 +123,10 @@ class RealGateway:
 
 @contextlib.asynccontextmanager
 async def real_gateway(tmp_path: Path, policy: str, **settings: Any) -> AsyncIterator[RealGateway]:
-    """Serve a policy, written as text, on loopback in this very loop."""
+    """Serve a policy, given as text, on loopback in the running event loop."""
     file = tmp_path / "policy.yaml"
     file.write_text(policy)
-    patient = {"connect_s": 60, "health_timeout_s": 60}  # what is slow only because the machine is busy is not away
+    patient = {"connect_s": 60, "health_timeout_s": 60}  # on a busy machine a slow target is still reachable
     chosen = Settings(**{"port": 0, "admin_port": 0, "policy": file, **patient, **settings})
     async with open_gateway(chosen) as gateway, contextlib.AsyncExitStack() as stack:
         urls = [await stack.enter_async_context(_served(app)) for app in (gateway.public, gateway.admin)]
@@ -149,7 +149,7 @@ async def _served(app: Any) -> AsyncIterator[str]:
 
 
 def two_lanes(fast: str, quality: str, **route: Any) -> str:
-    """A worker first, another server behind it."""
+    """A policy with the target `fast` first and `quality` as its fallback."""
     return orjson.dumps(
         {
             "version": 1,
@@ -179,7 +179,7 @@ def ask(text: str = "hi", **more: Any) -> dict[str, Any]:
 
 
 async def last_decision(gateway: Any, headers: dict[str, str]) -> Any:
-    """What was decided; it is told behind the answer, a moment later."""
+    """The decision of a request; it is published shortly after the response."""
     url = f"{gateway.admin_url}/admin/decisions/{headers['x-request-id']}"
     async with asyncio.timeout(120):
         while True:
@@ -191,7 +191,7 @@ async def last_decision(gateway: Any, headers: dict[str, str]) -> Any:
 
 
 async def until(read: Any, word: str) -> str:
-    """Read again until the word is there: what is told behind an answer comes a moment later."""
+    """Read repeatedly until the text is present: decisions are published shortly after the response."""
     async with asyncio.timeout(120):
         while True:
             page: str = await read()

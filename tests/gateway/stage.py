@@ -1,4 +1,4 @@
-"""A pipeline over scripted targets: a clock that is set by hand, and a policy in one line."""
+"""A pipeline over scripted targets, with a manual clock and a policy in one line."""
 
 import asyncio
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from gateway.web.parse_request import parse_chat
 
 
 class HandClock:
-    """Stands still until told; sleeping moves it."""
+    """A clock that advances only when set, and by sleeping."""
 
     def __init__(self) -> None:
         self.time_s = 1000.0
@@ -43,7 +43,7 @@ class HandClock:
 
 @dataclass
 class Listener:
-    """Every decision that was told."""
+    """Records every published decision."""
 
     decisions: list[Decision] = field(default_factory=list)
     mirrors: list[Mirrored] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Listener:
 
 @dataclass
 class Sent:
-    """What a client would have got."""
+    """The response as a client receives it."""
 
     texts: list[str]
     data: list[bytes]
@@ -97,7 +97,7 @@ class Stage:
         return parse_chat(orjson.dumps(document), headers, now_s=self.clock.now_s(), principal=None)
 
     async def send(self, **body: Any) -> Sent:
-        """Ask, read to the end, close."""
+        """Send a request, read the response to its end, and close it."""
         answer = await self.pipeline.handle(self.query(**body))
         try:
             return await self.read(answer)
@@ -164,7 +164,7 @@ def _target(name: str, changes: dict[str, Any]) -> Target:
 
 
 def hang(scene: Any) -> Any:
-    """The deadline of a call is real time, what is left of it is the scene's: let both pass."""
+    """The deadline of a call uses real time, the time left uses the manual clock: advance both."""
 
     async def sleep(_: float) -> None:
         scene.clock.time_s += 5

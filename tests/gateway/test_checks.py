@@ -1,4 +1,4 @@
-"""What a route's checks do to an answer on its way: held, read along, repaired, and told to who is asked next."""
+"""Response validation of a route: buffering, incremental validation, repair, and errors sent to the fallback."""
 
 import asyncio
 from typing import Any
@@ -37,12 +37,12 @@ async def test_a_stream_leaves_before_its_end_and_is_found_valid_at_it(stage: An
     scene = stage(fast=says(*LONG), quality=GOOD, route=route)
     sent = await scene.send(stream=True, response_format=SCHEMA)
     assert sent.text == "".join(LONG)
-    assert sent.headers.schema_check is None  # not known yet when the headers left
+    assert sent.headers.schema_check is None  # not known yet when the headers were sent
     assert scene.decision.schema_check is SchemaCheck.VALID
 
 
 async def test_of_a_stream_the_first_bytes_are_held(stage: Any) -> None:
-    """The second chunk completes the first twenty bytes; nothing leaves before, and nothing waits for more."""
+    """The second chunk completes the first twenty bytes; nothing is sent before, and nothing waits for more."""
     scene = stage(fast=says('{"s": "abc', "defghijklm", '", "n": 1}', between_s=1.0), quality=GOOD, route=FIRST)
     answer = await scene.pipeline.handle(scene.query(stream=True, response_format=SCHEMA))
     assert scene.clock.now_s() == 1002.0
@@ -149,7 +149,7 @@ def test_held_whole_a_stream_is_served_exactly_if_the_whole_answer_would_be(
 
 
 async def test_an_answer_too_large_to_be_held_is_left_for_another(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each chunk is small, and nobody else counts them."""
+    """Each chunk is small, and only this limit counts them."""
     monkeypatch.setattr("gateway.attempts.attempt.MAX_BUFFERED_BYTES", 2000)
     scene = stage(fast=says('{"s": "', *["x" * 100] * 50, '"}'), quality=GOOD)
     sent = await scene.send(stream=True, response_format=SCHEMA)

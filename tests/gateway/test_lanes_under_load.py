@@ -1,4 +1,4 @@
-"""What an operator relies on: a lane that slips is left, clients hardly notice, and it comes back by itself, once.
+"""Lanes under load: a slow lane is ejected, clients hardly notice, and it recovers automatically, once.
 
 The whole pipeline under open-loop traffic in virtual time; latencies and arrivals are seeded.
 """
@@ -24,7 +24,7 @@ SLO = Slo(p95_ms=BUDGET_MS, window_s=60)
 
 
 class Timed(ScriptedUpstream):
-    """Answers after as long as `takes_s` says at that moment; None: breaks at once."""
+    """Answers after the latency that `takes_s` returns at that moment; None: fails at once."""
 
     def __init__(self, takes_s: Callable[[], float | None], sleep: Any) -> None:
         super().__init__([says("hi")], sleep=sleep)
@@ -39,7 +39,7 @@ class Timed(ScriptedUpstream):
 
 @dataclass
 class Told:
-    """One request as its client saw it, and the lane's state then."""
+    """One request as its client observed it, and the lane's state at that time."""
 
     at_s: float
     took_ms: float
@@ -185,4 +185,4 @@ def test_a_fast_lane_that_is_down_costs_nobody_an_answer_and_gets_no_storm(stage
     tries = sum(not each.skipped for told in in_outage for each in told.attempts if each.target == "fast")
     assert tries <= 12  # the breaker's trials: 2 s, 4 s, 8 s, ... apart
     assert run.share_of_fast(112, 120) > 0.98
-    assert run.p95_ms(20, 80) < 260  # whoever is passed over loses no time
+    assert run.p95_ms(20, 80) < 260  # a skipped target costs no time

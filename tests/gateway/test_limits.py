@@ -1,4 +1,5 @@
-"""Keys with limits, over real sockets: who is over is told when to come back, and nobody else suffers."""
+"""Rate limits over real sockets: a key over its limit receives 429 with Retry-After, and other keys are not
+affected."""
 
 import asyncio
 import hashlib
@@ -42,12 +43,12 @@ async def test_a_key_that_used_its_requests_gets_429_and_others_go_on(tmp_path: 
         assert 28 <= int(headers["retry-after"]) <= 30
         assert "x-twolane-attempts" not in headers
         assert (await gateway.ask(authorization="Bearer bobbob"))[0] == 200
-        assert len(server.bodies) == 3  # the refused one reached nobody
+        assert len(server.bodies) == 3  # the refused request reached no target
 
 
 async def test_tokens_count_when_they_are_told(tmp_path: Path) -> None:
     async with (
-        fake_server() as server,  # tells of three tokens in and two out
+        fake_server() as server,  # reports three input and two output tokens
         real_gateway(tmp_path, limited(server.url, {"tokens_per_minute": 4})) as gateway,
     ):
         assert [(await gateway.ask())[0] for _ in range(2)] == [200, 429]
@@ -92,7 +93,7 @@ async def test_a_request_that_is_itself_wrong_costs_nothing(tmp_path: Path) -> N
 
 @pytest.mark.slow
 async def test_two_gateways_hold_a_key_to_one_limit(tmp_path: Path) -> None:
-    """What was used at one is gone at the other, too, as soon as it has heard of it."""
+    """Usage at one replica counts at the other too, once it has been received."""
     with redis_server(tmp_path) as redis:
         async with fake_server() as server:
             text, places = limited(server.url, {"requests_per_minute": 10}), (tmp_path / "one", tmp_path / "other")
@@ -109,4 +110,4 @@ async def test_two_gateways_hold_a_key_to_one_limit(tmp_path: Path) -> None:
                 await until_exchanged(redis, replicas=2)
                 answers = [(await other.ask())[0] for _ in range(9)]
                 leaked = ceil((monotonic() - began_s) / 6)
-                assert 5 <= answers.count(200) <= 5 + leaked  # nine but four, and what has leaked
+                assert 5 <= answers.count(200) <= 5 + leaked  # nine minus four, plus what has drained

@@ -1,4 +1,4 @@
-"""Two whole gateways over one Redis: they agree on a ejection, and serve whatever befalls Redis."""
+"""Two complete gateways over one Redis: they agree on an ejection, and serve during any failure of Redis."""
 
 import asyncio
 from pathlib import Path
@@ -34,7 +34,7 @@ async def slow(*_: Any) -> web.StreamResponse:
 
 
 async def until(gateway: RealGateway, line: str) -> None:
-    """Wait until the metrics say so."""
+    """Wait until the metrics show it."""
     async with asyncio.timeout(120):
         while line not in await gateway.metrics():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -68,7 +68,8 @@ def hedging(fast: str, quality: str) -> str:
 
 
 async def test_two_gateways_share_their_hedges_and_stay_in_the_share_together(tmp_path: Path) -> None:
-    """What quick answers earned at one pays for hedges at the other, where alone the first nine could not be made."""
+    """The hedge budget earned at one replica pays for hedges at the other, which alone could not make the first
+    nine."""
     took_s = 0.0
 
     async def takes(*_: Any) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""A second attempt at the same target after a broken one: when, how often, and never as a storm. In virtual time."""
+"""Retries at the same target after a failed attempt: when, how often, and never as a storm. In virtual time."""
 
 import asyncio
 from typing import Any
@@ -83,7 +83,7 @@ def test_a_target_is_asked_again_no_more_often_than_it_says(play: Any, times: in
 
 
 def test_retries_earn_no_retries(play: Any) -> None:
-    """Every second attempt breaks, so each is asked for again: 25 requests pay for five, and these for none."""
+    """Every second attempt fails and is retried: 25 requests earn five retries, and retries earn none."""
 
     async def story(scene: Any) -> Any:
         for _ in range(25):

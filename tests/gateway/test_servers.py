@@ -1,4 +1,4 @@
-"""A target with several servers on real sockets: who is asked, what is said of it, and what happens when one dies."""
+"""A target with several endpoints on real sockets: load balancing, reporting, and the failure of one endpoint."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ async def test_prompts_are_spread_and_a_conversation_stays_where_it_began(servin
         fake() as three,
         serving(POLICY % (one.url, two.url, three.url)) as gateway,
     ):
-        for number in range(30):  # that all of them like the same server best is not to be feared
+        for number in range(30):  # it is improbable that all of them prefer the same endpoint
             for _ in range(2):
                 status, headers, _ = await gateway.ask(asking(f"conversation {number}"))
                 assert (status, headers["x-twolane-attempts"]) == (200, "pool=ok")
@@ -65,7 +65,7 @@ async def test_the_list_of_models_has_the_target_once(serving: Any, fake: Any) -
 
 
 async def test_a_decision_says_which_server_was_asked_and_which_was_passed_over(serving: Any, fake: Any) -> None:
-    """By host and port: of a target with one server its name tells."""
+    """Endpoints are named by host and port; a target with one server has only its name."""
     async with fake() as one, fake() as quality:
         policy = POLICY.replace("url:", "max_in_flight: 4, url:") % (one.url, DEAD + "/secret", quality.url)
         async with serving(policy) as gateway:
@@ -82,7 +82,7 @@ async def test_a_decision_says_which_server_was_asked_and_which_was_passed_over(
 
 
 async def leaves(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
-    """What a worker says that has been told to go."""
+    """The responses of a draining worker."""
     return web.json_response({"error": {"code": "draining", "message": "leaving"}}, status=503)
 
 

@@ -1,4 +1,4 @@
-"""Settings of the gateway: its defaults, and what does not go together. Reading them: tests/twolane/process."""
+"""Settings of the gateway: defaults, and incompatible values. tests/twolane/process covers their parsing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Time that passes only when everybody waits: hours of traffic in a moment, and every run the same."""
+"""Virtual time, which advances only when all tasks wait: hours of traffic take a moment, and runs are reproducible."""
 
 import asyncio
 import selectors
@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 
 
 class _Selector(selectors.DefaultSelector):
-    """Instead of waiting for a time-out, jumps to it."""
+    """A selector that jumps to the next timeout instead of waiting for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop without real time; sockets still work, but nobody waits for them."""
+    """An event loop without real time; sockets work, but the loop does not wait for them."""
 
     def __init__(self) -> None:
         self._virtual = _Selector()
@@ -35,7 +35,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class LoopClock:
-    """The running loop's time as a `ports.World` without surprises; `sleep` lets it pass."""
+    """The running loop's time as a deterministic `ports.World`; `sleep` advances it."""
 
     def now_s(self) -> float:
         return asyncio.get_running_loop().time()

@@ -1,7 +1,7 @@
-"""The built wheel in a virtual environment of its own and an empty folder: every command finds what it needs in it.
+"""The built wheel in its own virtual environment and an empty folder: every command finds its files in the wheel.
 
-The environment sees the test environment's packages behind its own, so that nothing is downloaded; that Twolane itself
-comes from the wheel is checked.
+The environment can import the test environment's packages too, so that nothing is downloaded; a check ensures that
+Twolane itself comes from the wheel.
 """
 
 import json
@@ -74,7 +74,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
         [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
         capture_output=True, text=True, check=True,
     ).stdout.strip())  # fmt: skip
-    # Paths of a .pth file come behind the environment's own folder, and the .pth files there are not read.
+    # Paths of a .pth file follow the environment's own folder on sys.path, and .pth files in them are not read.
     behind = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "behind.pth").write_text("\n".join(behind))
     kept = {

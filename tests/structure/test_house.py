@@ -1,4 +1,4 @@
-"""The house rules that a machine can see. Import floors are checked by import-linter in `make check`."""
+"""The project's rules that can be checked automatically. import-linter checks import layers in `make check`."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ LONGER_FILES: dict[str, str] = {}
 
 
 def sources() -> list[Path]:
-    """Every Python file of the product, tests left out."""
+    """Every Python file of the product, without tests."""
     return sorted(path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
 
 
@@ -50,7 +50,7 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
 
 
 def test_no_function_is_longer_than_a_screen() -> None:
-    """The longest function fits a screen, and the usual one a dozen lines."""
+    """The longest function fits on a screen, and the median one in a dozen lines."""
     lengths = {f"{path.relative_to(ROOT)}:{node.name}": length(node) for path in sources() for node in functions(path)}
     too_long = {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES}
     assert not too_long
@@ -58,7 +58,7 @@ def test_no_function_is_longer_than_a_screen() -> None:
 
 
 def test_no_function_takes_more_than_six_arguments() -> None:
-    """More than six belong into a record."""
+    """More than six parameters belong in a record."""
     crowded = {
         f"{path.relative_to(ROOT)}:{node.name}": count
         for path in sources()
@@ -74,7 +74,7 @@ def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_every_module_has_a_name_that_says_something_and_a_docstring() -> None:
-    """Files named after nothing attract everything."""
+    """Files without a specific name attract unrelated code."""
     for path in sources():
         assert path.stem not in NAMELESS, path
         if path.name != "__init__.py":
@@ -82,7 +82,8 @@ def test_every_module_has_a_name_that_says_something_and_a_docstring() -> None:
 
 
 def test_broad_exception_handlers_give_their_reason() -> None:
-    """`except Exception` is for the outermost place of a process, and says so on its line or the one before."""
+    """`except Exception` is allowed at the outermost level of a process only, with a comment on its line or the line
+    before."""
     for path in sources():
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines):
@@ -103,7 +104,7 @@ def test_the_gateway_starts_without_torch_transformers_and_litellm(package: str)
 
 
 def test_the_repository_names_no_machine_path() -> None:
-    """A user has the repository only, wherever it lies."""
+    """Users have only the repository, at any path."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     places = re.compile(r"(?<![\w.])/(?:work|home|root)/\w|\.\./shared|index-url|\.library")
     guilty = [
@@ -118,7 +119,7 @@ def test_the_repository_names_no_machine_path() -> None:
 
 
 def test_every_archive_of_the_providers_extra_is_known_by_its_hash_in_the_pinned_version() -> None:
-    """litellm had malicious releases: what `make providers` installs is exactly what was looked at."""
+    """litellm had malicious releases: `make providers` installs exactly the reviewed archives."""
     lines = (ROOT / "requirements-providers.txt").read_text().splitlines()
     asked = [line.rstrip(" \\") for line in lines if line and not line.startswith(("#", " "))]
     hashed = sum(line.startswith("    --hash=sha256:") for line in lines)

@@ -25,7 +25,7 @@ ALLOWED = {
     "_ATOM": "RFC 5322 calls it so",
     "_from_hub": "the Hugging Face hub",
 }
-# Riddles and inversions that the first texts were full of.
+# Riddles and inversions, which were common in the first texts.
 PHRASES = (
     "whoever",
     "but for",
@@ -49,7 +49,16 @@ PHRASES = (
     "gets company",
     "no leave to",
 )
-READ_BY_USERS = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs", "policies", "deploy")
+READ_BY_USERS = (
+    "README.md",
+    "Makefile",
+    "CONTRIBUTING.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "docs",
+    "policies",
+    "deploy",
+)
 HISTORY = ("docs/log.md", "CHANGELOG.md")
 
 

@@ -1,4 +1,4 @@
-"""How the classifier's prompts are written, and that its training works from end to end."""
+"""Generation of the classifier's prompts, and its training from end to end."""
 
 import json
 import random

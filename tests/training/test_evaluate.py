@@ -1,4 +1,4 @@
-"""The evaluation of the shipped checkpoint: its figures come from the loop that serves, and its bars are real."""
+"""The evaluation of the shipped checkpoint: its figures come from the serving loop, and its bars can fail."""
 
 import json
 import subprocess
@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def sure(right: tuple[bool, ...], confidences: tuple[float, ...]) -> Outcome:
-    """An outcome of which only the confidences matter."""
+    """An outcome with the given confidences; its other fields do not matter."""
     return Outcome(accuracy=0.0, passes=1.0, latency_ms=1.0, converged=1.0, right=right, confidences=confidences)
 
 
 def test_a_threshold_between_right_and_wrong_answers_separates_them_wholly() -> None:
-    """It serves every right answer and no wrong one."""
+    """The threshold serves every correct answer and no incorrect one."""
     found = separate([sure((True, False), (0.9, 0.2)), sure((True, False), (0.8, 0.7))])
     assert (found.auroc, found.threshold, found.right_served, found.wrong_served) == (1.0, 0.8, 1.0, 0.0)
 

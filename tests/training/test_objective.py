@@ -41,7 +41,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_a_canvas_holds_the_answer_its_end_and_padding() -> None:
-    """The clean canvas is what the worker shall seal."""
+    """The clean canvas is the one that the worker should seal."""
     batch = batch_of(SHORT)
     ids = batch.clean[0].tolist()
     assert decode_ids(ids) == "cd"

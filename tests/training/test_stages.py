@@ -1,4 +1,4 @@
-"""Stages of training are data: what they promise of rates and of unroll can be read off them."""
+"""Training stages are data: learning rates and unrolled steps follow from them."""
 
 import random
 

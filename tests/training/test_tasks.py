@@ -1,4 +1,5 @@
-"""The generators: every sample is right by its own rules, and test combinations are never trained on."""
+"""The sample generators: every sample is correct by its task's rules, and test combinations do not occur in
+training."""
 
 import json
 import random
@@ -19,7 +20,7 @@ def draw(task: str, count: int, **spec: object) -> list[Sample]:
 
 @pytest.mark.parametrize("task", list(TASKS))
 def test_the_same_seed_draws_the_same_samples(task: str) -> None:
-    """A resumed run must see what an uninterrupted one would have seen."""
+    """A resumed run must use the same samples as an uninterrupted one."""
     assert draw(task, 20, invented=0.5) == draw(task, 20, invented=0.5)
 
 
@@ -32,7 +33,7 @@ def test_no_answer_is_in_both_splits(task: str) -> None:
 
 
 def test_every_order_fits_its_schema_and_says_its_values() -> None:
-    """Each value of the answer stands in the message."""
+    """The message contains each value of the answer."""
     for sample in draw("extraction", 300, invented=0.5):
         answer = json.loads(sample.answer)
         jsonschema.validate(answer, orders.SCHEMA)
@@ -54,7 +55,7 @@ def test_there_are_288_solved_grids_as_is_known() -> None:
 
 
 def test_a_clean_subject_keeps_every_invented_word_of_its_source() -> None:
-    """Typing errors fall on known words only."""
+    """Typing errors occur in known words only."""
     for sample in draw("clean-up", 300, invented=1.0):
         assert sample.prompt == commits.PREFIX + sample.source
         known = {*commits.VERBS, *commits.QUALITIES, "speed", "up", "in", "for", "from", "on"}

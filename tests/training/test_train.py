@@ -1,4 +1,4 @@
-"""A training run that was cut off goes on as if it had not been."""
+"""An interrupted training run resumes with the results of an uninterrupted one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The byte vocabulary: training's arithmetic and the saved tokenizer are the same thing."""
+"""The byte vocabulary: training and the saved tokenizer encode text identically."""
 
 from pathlib import Path
 
@@ -42,6 +42,6 @@ def test_the_chat_template_writes_what_training_wrote(tokenizer: Tokenizer) -> N
 
 
 def test_text_ends_at_the_first_end_token() -> None:
-    """What stands behind it is padding or noise."""
+    """The tokens after it are padding or noise."""
     ids = [*vocabulary.encode_text("ab"), vocabulary.EOS, *vocabulary.encode_text("c")]
     assert vocabulary.decode_ids(ids) == "ab"

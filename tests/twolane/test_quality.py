@@ -30,7 +30,7 @@ ORDER = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The real server in a process of its own, ended by SIGTERM."""
+    """The real server in its own process, ended by SIGTERM."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "twolane", "quality", "--port", str(port)], stdout=subprocess.PIPE

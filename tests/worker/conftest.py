@@ -1,4 +1,4 @@
-"""Small random models of the real architecture, made in a blink."""
+"""Small random models of the real architecture, created within milliseconds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -82,7 +82,7 @@ def _make_library_model(
 
 
 def _make_model(**shape: Any) -> DiffusionGemmaModel:
-    """The same behind our interface; `end_ids` and `is_exact` may be given."""
+    """The same model behind our interface; `end_ids` and `is_exact` are optional."""
     end_ids, is_exact = shape.pop("end_ids", (1,)), shape.pop("is_exact", False)
     model = _make_library_model(**shape)
     text = model.config.text_config
@@ -102,7 +102,7 @@ def _make_model(**shape: Any) -> DiffusionGemmaModel:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Models this small lose more time to waking threads than they win; who tests threads sets them."""
+    """Use one thread: for models this small, more threads are slower. Tests of threads set their own number."""
     torch.set_num_threads(1)
 
 

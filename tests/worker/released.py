@@ -65,7 +65,7 @@ _CALLS = """
       {{- '<|tool_call>call:' + call.function.name + '{' + pairs(call.function.arguments) + '}<tool_call|>' -}}
     {%- endfor -%}
 """
-# With turns of tools, looked up by the id of their call; thought goes on behind the last question.
+# With tool messages, matched by call id; thoughts continue after the last user message.
 TEMPLATE = (
     _MACROS
     + """
@@ -95,7 +95,7 @@ TEMPLATE = (
 {%- if add_generation_prompt and not ns.open -%}{{- '<|turn>model\\n' -}}{%- endif -%}
 """
 )
-# As first published: a tool answers within the turn that called it.
+# As first published: a tool result is part of the turn that called it.
 FIRST_TEMPLATE = (
     _MACROS
     + """
@@ -148,13 +148,12 @@ def released_tokenizer() -> Tokenizer:
 
 
 def spelled(ids: Sequence[int]) -> str:
-    """Ids with their control tokens written out."""
+    """The text of ids, with control tokens written out."""
     return released_tokenizer().decode_with_specials(ids)
 
 
 def released_net(answer: str | Callable[[str], str], **knobs: Any) -> ToyModel:
-    """A model that answers with this text, in which control tokens count as such; or with what it makes of the
-    prompt."""
+    """A model that answers with this text, in which control tokens are recognised, or with a function of the prompt."""
     tokenizer = released_tokenizer()
 
     def script(prompt: tuple[int, ...]) -> tuple[int, ...]:

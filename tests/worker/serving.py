@@ -1,4 +1,4 @@
-"""A worker on the toy model, put together by the product's own composition root, for every test that needs one."""
+"""A worker with the toy model, assembled by the product's own composition root, for all tests."""
 
 import asyncio
 import atexit
@@ -45,7 +45,7 @@ def toy_tokenizer() -> Tokenizer:
 
 
 def toy_model(answer: str | None = None, **knobs: Any) -> ToyModel:
-    """A model that answers everything with `answer`, or with the user's own words."""
+    """A model that always answers with `answer`, or else repeats the user's text."""
     tokenizer = toy_tokenizer()
     specials = set(tokenizer.specials.values())
 
@@ -128,7 +128,7 @@ async def listening(model: ToyModel, words: Tokenization | None = None, **settin
 
 
 async def until(holds: Callable[[], bool], within_s: float = 120) -> None:
-    """Wait until something holds; fails the test when it does not."""
+    """Wait until a condition holds; fails the test on a timeout."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - many kinds of things are waited for
             await asyncio.sleep(0.002)

@@ -1,4 +1,4 @@
-"""cli: exit codes, and one line that names the cause."""
+"""The command line: exit codes, and one line that names the cause."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ def outcome(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def assert_one_line(text: str, named: str) -> None:
-    """What a person reads on stderr."""
+    """The text on stderr."""
     assert len(text.splitlines()) == 1, text
     assert text.startswith("twolane worker: ")
     assert named in text
@@ -63,14 +63,14 @@ def test_wrong_use_ends_at_once_with_2(arguments: list[str], named: str) -> None
 
 
 def test_a_wrong_variable_ends_with_2() -> None:
-    """By its own name."""
+    """The error names the variable."""
     ended = outcome("--checkpoint", "x", TWOLANE_WORKER_MAX_NUM_SEQS="many")
     assert ended.returncode == 2
     assert_one_line(ended.stderr, "TWOLANE_WORKER_MAX_NUM_SEQS")
 
 
 def test_a_busy_port_ends_with_2() -> None:
-    """Somebody else listens there."""
+    """Another process listens on the port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = outcome("--checkpoint", "x", "--port", str(port))
@@ -135,7 +135,7 @@ def test_a_wrong_keys_file_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_too_little_memory_ends_with_2(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Arithmetic says so before a request does."""
+    """The memory plan reports it before any request."""
     assert main(["--checkpoint", str(checkpoint), "--port", "0", "--memory-limit-bytes", "1"]) == 2
     assert_one_line(capsys.readouterr().err, "memory")
 
@@ -175,7 +175,7 @@ def test_a_plan_prints_a_table_and_writes_the_same_figures(tmp_path: Path, capsy
 def test_a_plan_says_how_it_counts_quantised_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], said: dict[str, Any] | None, lines: list[str]
 ) -> None:
-    """By declared bits, or not at all; and whether that lasts once the model runs."""
+    """By declared bits, if declared; and whether the running model stays quantised."""
     config = json.loads((Path(TINY) / "config.json").read_text()) | ({"quantization_config": said} if said else {})
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["--plan", str(tmp_path)]) == 0
@@ -201,7 +201,7 @@ def test_a_plan_says_how_it_counts_quantised_weights(
 def test_a_plan_that_cannot_be_made_ends_with_2(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With one line, and no table."""
+    """The error is one line, without a table."""
     try:
         code = main(arguments)
     except SystemExit as ended:  # argparse found it
@@ -265,7 +265,7 @@ def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> No
 
 @pytest.mark.slow
 def test_a_cold_worker_loads_unloads_and_leaves_when_told_to(checkpoint: Path) -> None:
-    """Everything through its admin port, in exact mode, with every size set by hand."""
+    """A worker in exact mode with all sizes set explicitly, used through its admin port."""
     sizes = ["--max-context", "256", "--prefill-chunk", "64", "--max-step-tokens", "300", "--prefix-slots", "2"]
     with (
         worker_process(checkpoint, "--cold", "--admin-port", "0", "--exact", *sizes) as (process, opening),

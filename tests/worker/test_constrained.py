@@ -1,4 +1,4 @@
-"""Constraints through the whole loop: whatever the model says, what comes out is what was asked for, and in time."""
+"""Constraints through the whole loop: for any model output, the answer satisfies the constraint and closes in time."""
 
 import json
 import re
@@ -59,7 +59,7 @@ OF_SHIPPED: dict[str, Any] = {
 
 
 class NoisyNet(ToyModel):
-    """Says something else at every pass."""
+    """A model with a different output at every pass."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(**OF_SHIPPED)
@@ -87,13 +87,13 @@ def cursor_of(name: str, max_tokens: int) -> Matcher:
 
 
 def request(name: str | None, *, max_tokens: int = 120, **changes: Any) -> GenerationRequest:
-    """Of a constraint by its name."""
+    """A request with the constraint of this name; None: unconstrained."""
     one = GenerationRequest(prompt_ids=(20, 21), max_tokens=max_tokens, seed=0, denoising=DENOISING)
     return replace(one, matcher=cursor_of(name, max_tokens) if name else None, **changes)
 
 
 def is_member(name: str, ids: Sequence[int]) -> bool:
-    """By jsonschema or a regular expression, never by the automaton."""
+    """Checked by jsonschema or a regular expression, never by the automaton."""
     text = WORDS.text(list(ids)).decode()
     match CONSTRAINTS[name]:
         case Constraint(kind="json_schema", value=schema):
@@ -140,7 +140,8 @@ def test_a_text_closes_however_tight_max_tokens_is(name: str, decoding_mode: Dec
 
 
 class HalfSureNet(NoisyNet):
-    """Sure of how its first canvas begins; behind that it says something else at every pass."""
+    """A model that is certain of the beginning of its first canvas, and has a different output at every pass after
+    it."""
 
     def __init__(self, beginning: str, seed: int) -> None:
         super().__init__(seed)
@@ -148,14 +149,14 @@ class HalfSureNet(NoisyNet):
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         logits = super().denoise(canvas, soft, context)
-        if int(context.positions[0, 0]) == 2:  # behind the prompt
+        if int(context.positions[0, 0]) == 2:  # after the prompt
             logits[0, torch.arange(len(self._beginning)), self._beginning] = 40.0
         return logits
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_what_was_told_early_stays_and_leads_to_a_valid_text(seed: int) -> None:
-    """The beginning that a client has is a border for every later step."""
+    """Every later step keeps the text that the client has received."""
     loop = Loop(HalfSureNet('{"item":"la', seed), Capacity(max_context=200))
     loop.add(request("an object", stream_prefix=True, seed=seed, denoising=replace(DENOISING, steps=8)))
     emitted = [event for event in turned(loop) if isinstance(event, BlockSealed | PrefixStable)]
@@ -167,7 +168,7 @@ def test_what_was_told_early_stays_and_leads_to_a_valid_text(seed: int) -> None:
 
 @pytest.mark.parametrize("step", range(1, 9))
 def test_at_a_deadline_the_text_is_made_whole(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever step the deadline falls on, on the first canvas or the second."""
+    """At any step of the deadline, on the first or the second canvas."""
     clock = [0.0]
     monkeypatch.setattr("diffusion_worker.engine.loop.time.monotonic", lambda: clock[0])
     for name in CONSTRAINTS:
@@ -201,7 +202,7 @@ def test_near_its_deadline_a_text_that_can_close_does(monkeypatch: pytest.Monkey
 
 
 def test_forced_tokens_earn_no_confidence() -> None:
-    """The model gives every token of noise a small probability; of a choice of one nothing is left to be sure of."""
+    """The model gives every token of noise a small probability; in a choice of one text, every token is forced."""
     automaton = compile_tokens(compile_constraint(Constraint(kind="choice", value=["perhaps"])).automaton, VOCABULARY)
     assert automaton is not None
     for decoding_mode in DecodingMode:
@@ -224,7 +225,7 @@ def test_who_shares_the_batch_does_not_matter() -> None:
 
 
 def turned(loop: Loop, clock: list[float] | None = None) -> Iterator[Any]:
-    """All events until nothing is left to do; every turn takes a second of the clock."""
+    """All events until the loop is idle; every iteration takes one second of the clock."""
     while loop.scheduler.has_work:
         happened = loop.step()
         yield from (event for _, event in happened)
@@ -251,7 +252,7 @@ def test_a_constrained_row_of_nan_faults_alone() -> None:
 
 
 def test_constant_shapes_take_constraints_too() -> None:
-    """Rows that belong to nobody have none, and the same request gives the same text in whatever others."""
+    """Dummy rows have no constraint, and a request gives the same text in any batch."""
     texts = []
     for others in (0, 2):
         loop = Loop(ToyModel(lambda p: p * 3, **OF_SHIPPED), Capacity(max_context=200, max_num_seqs=3, is_exact=True))

@@ -1,5 +1,4 @@
-"""Constraint x editing: whatever the old document is and whatever the model says, the edited one keeps to its
-schema."""
+"""Constrained edits: for any old document and any model output, the edited document satisfies its schema."""
 
 import json
 from typing import Any
@@ -73,7 +72,7 @@ async def test_a_stream_near_max_tokens_closes_in_time_or_is_refused(model: str)
 
 
 async def test_a_valid_document_that_the_model_would_leave_costs_one_step() -> None:
-    """As it would without a schema; one that it would not leave is changed where the model says so."""
+    """A valid document is kept as without a schema, and changed where the model changes it."""
     async with serving(toy_model(VALID)) as served:
         fields = {"diffusion": {"canvas_length": 64, "steps": 16}}
         kept = (await served.ask(**edit(VALID, **fields))).json()
@@ -87,7 +86,7 @@ async def test_a_valid_document_that_the_model_would_leave_costs_one_step() -> N
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_at_any_deadline_what_arrives_is_valid(stream: bool) -> None:
-    """Or is refused by name, where not even a first canvas was there in time."""
+    """Or fails with `deadline_exceeded` if not even the first canvas existed in time."""
     async with serving(NoisyNet()) as served:
         encode = served.worker.serving_state.loaded()[0].tokenizer.encode_plain
         await served.ask(response_format=schema(ORDER))  # compiled by now

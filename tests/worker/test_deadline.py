@@ -1,4 +1,4 @@
-"""A deadline at any step is answered with the best canvas so far: exactly one ending, and it says why."""
+"""A deadline at any step returns the best canvas so far, with exactly one finish event that names the reason."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ STEP_S = 1.0
 
 
 class _Clock:
-    """Time that passes only when a step is taken."""
+    """A clock that advances only with steps."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -30,7 +30,7 @@ def answered(monkeypatch: pytest.MonkeyPatch, deadline_s: float) -> tuple[tuple[
     monkeypatch.setattr(loop_module, "time", clock)
     model = ToyModel(lambda _prompt: tuple(range(40, 64)), denoising=DENOISING, pace=2)
     it = Loop(model, Capacity(max_num_seqs=1), gauge=lambda: (0, 1))
-    # The first request teaches the loop what a step takes.
+    # The loop learns the duration of a step from the first request.
     for wanted in (None, deadline_s):
         it.add(GenerationRequest(prompt_ids=(20, 21), max_tokens=24, seed=1, denoising=DENOISING, deadline_s=wanted))
         ids: list[int] = []

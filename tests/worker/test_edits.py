@@ -1,4 +1,4 @@
-"""Anchored edits through the loop that serves: what an unchanged text costs, and where a longer one goes on."""
+"""Anchored edits through the serving loop: the cost of an unchanged text, and the continuation of a longer one."""
 
 import pytest
 
@@ -13,7 +13,7 @@ TEXT = (*range(30, 34), *range(40, 55))  # 19 ids: two canvases and a part of a 
 def edit(
     answer: tuple[int, ...], source: tuple[int, ...], anchor: float, *, confidence: float = 1.0
 ) -> tuple[tuple[int, ...], int]:
-    """(ids, denoising steps) of a request whose right answer is `answer` and whose prediction is `source`."""
+    """(ids, denoising steps) of a request whose correct answer is `answer` and whose prediction is `source`."""
     model = ToyModel(lambda _prompt: answer, denoising=DENOISING, pace=4, confidence=confidence)
     request = GenerationRequest(
         prompt_ids=(20, 21), max_tokens=40, seed=1, denoising=DENOISING, start_ids=source, anchor=anchor
@@ -37,7 +37,7 @@ def test_without_an_anchor_a_start_is_only_a_hint() -> None:
 
 @pytest.mark.parametrize("changed", [(*TEXT[:3], 99, *TEXT[3:]), (*TEXT[:3], *TEXT[5:]), (*TEXT[:3], 99, *TEXT[4:])])
 def test_canvases_behind_an_insertion_or_a_loss_go_on_where_the_text_does(changed: tuple[int, ...]) -> None:
-    """Only the first canvas differs from the text; those behind it are shifted, and still cost one step each."""
+    """Only the first canvas differs from the text; later canvases are shifted, and still cost one step each."""
     ids, steps = edit(changed, TEXT, 1.0)
     _, first = edit(changed[:8], TEXT[:8], 1.0)
     assert ids == changed

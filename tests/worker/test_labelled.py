@@ -1,4 +1,4 @@
-"""Labels through the whole loop: chosen in two steps, beside rows of any other kind, which notice nothing."""
+"""Labels through the whole loop: chosen in two steps, without an effect on other rows of the batch."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ LABELS = compile_labels([["yes"], ["no"], ["perhaps"]], SPELLINGS)
 
 
 class FixedNet(NoisyNet):
-    """Says the same noise at every pass and to every row; NaN to rows whose prompt begins with 99."""
+    """A model that returns the same noise at every pass for every row, and NaN for rows whose prompt begins with 99."""
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         rows, length = canvas.shape
@@ -41,7 +41,7 @@ def expected(labels: Labels) -> np.ndarray:
 
 
 def test_the_likeliest_label_is_the_answer_of_the_second_step() -> None:
-    """Its probabilities are those of the model's words on that canvas; its own is the confidence."""
+    """The label probabilities follow from the model's tokens on that canvas; that of the answer is the confidence."""
     loop = Loop(FixedNet(), Capacity(max_context=200))
     loop.add(request(None, labels=LABELS))
     sealed, finished = turned(loop)
@@ -71,7 +71,7 @@ def test_whatever_is_sealed_is_a_label(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_denoising_parameters_that_wants_no_stability_still_takes_two_passes() -> None:
-    """The first looks at nothing but noise."""
+    """The first step sees only noise."""
     loop = Loop(FixedNet(), Capacity(max_context=200))
     loop.add(request(None, labels=LABELS, denoising=replace(DENOISING, stability=0, confidence_threshold=100.0)))
     *_, finished = turned(loop)
@@ -80,7 +80,7 @@ def test_a_denoising_parameters_that_wants_no_stability_still_takes_two_passes()
 
 @pytest.mark.parametrize("is_exact", [False, True])
 def test_neighbours_notice_nothing(is_exact: bool) -> None:
-    """Nor does a row with labels of its neighbours."""
+    """A row with labels does not depend on its neighbours either."""
     free, bound = request(None, max_tokens=40), request("a pattern", seed=1)
     few, other = (
         replace(request(None), labels=labels) for labels in (LABELS, compile_labels([["a"], ["bc"]], SPELLINGS))
@@ -100,7 +100,7 @@ def test_neighbours_notice_nothing(is_exact: bool) -> None:
 
 
 def test_a_row_of_nan_faults_alone() -> None:
-    """Instead of choosing by it."""
+    """The row fails; no label is chosen from NaN."""
     good, bad = (replace(request(None), labels=LABELS, prompt_ids=prompt) for prompt in ((20, 21), (99, 21)))
     fine, faulted = run(FixedNet(), [good, bad])
     assert isinstance(fine.end, Finished)

@@ -1,4 +1,5 @@
-"""Memory that runs short, with a made-up gauge: what is given up, that it is really freed, and that it comes back."""
+"""Memory pressure with an artificial gauge: the measures of each level, that they free memory, and that they are
+reversed."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A folder as the released checkpoint's, only small and random, through the product's own loading to an answer."""
+"""A checkpoint folder like the released one's, but small and random, from loading to an answer."""
 
 import json
 from pathlib import Path
@@ -40,8 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_library_model: Any) ->
 
 
 async def test_such_a_folder_is_loaded_asked_and_answers(folder: Path) -> None:
-    """Numbers and end tokens from its files, turns through its template; what a random model says is of no account, but
-    the shape of it is right whatever it says."""
+    """Params and end tokens come from its files, prompts from its template; the form of an answer is correct for any
+    output of the random model."""
     worker = build_worker(toy_settings(checkpoint=str(folder), device="cpu", experts="grouped_mm"))
     worker.serving_state.engine.start()
     transport = httpx.ASGITransport(app=worker.app)

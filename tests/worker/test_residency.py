@@ -1,4 +1,4 @@
-"""The weights come and go by order while the worker lives: load, unload, and what becomes of requests meanwhile."""
+"""Weights are loaded and unloaded on request while the worker runs, and requests meanwhile get the correct response."""
 
 import asyncio
 from collections.abc import Callable
@@ -47,7 +47,7 @@ async def test_weights_can_be_loaded_let_go_and_loaded_again() -> None:
             engine.submit(REQUEST)
         for turn in (1, 2, 3):
             await engine.load()
-            await engine.load()  # once more changes nothing
+            await engine.load()  # repeating it has no effect
             assert loads == turn
             assert isinstance(await ending(engine.submit(REQUEST)), Finished)
             await engine.unload(1.0)

@@ -1,4 +1,4 @@
-"""settings: flags over variables over defaults, and every mistake refused by name."""
+"""Settings: flags precede variables, which precede defaults; every error names its flag or variable."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ def test_everything_but_the_checkpoint_has_a_default() -> None:
 
 
 def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None:
-    """The order is that of nearness to the person who types."""
+    """Flags precede variables, which precede defaults."""
     environment = {f"{PREFIX}PORT": "9001", f"{PREFIX}MAX_WAITING": "3", "PORT": "1"}
     settings = read_settings([*NEEDED, "--port", "9002"], environment)
     assert (settings.port, settings.max_waiting) == (9002, 3)
@@ -55,7 +55,7 @@ def test_the_checkpoint_may_come_from_the_environment() -> None:
     ],
 )
 def test_a_wrong_flag_is_refused_by_name(arguments: list[str], named: str) -> None:
-    """One line tells which flag and what is wrong with it."""
+    """One line names the flag and the error."""
     with pytest.raises(ConfigurationError) as caught:
         read_settings(arguments, {})
     assert named in str(caught.value)
@@ -66,19 +66,19 @@ def test_a_wrong_flag_is_refused_by_name(arguments: list[str], named: str) -> No
     ("text", "device_map"), [("auto", "auto"), ('{"": 0, "model.encoder.vision_tower": "cpu"}', None)]
 )
 def test_a_device_map_is_a_word_or_an_object(text: str, device_map: str | None) -> None:
-    """In transformers' own terms."""
+    """Values are those of transformers."""
     settings = read_settings([*NEEDED, "--device-map", text], {})
     assert settings.device_map == (device_map or {"": 0, "model.encoder.vision_tower": "cpu"})
 
 
 def test_a_wrong_variable_is_refused_by_its_own_name() -> None:
-    """The variable is named, not the flag nobody typed."""
+    """The error names the variable, not the flag, which was not used."""
     with pytest.raises(ConfigurationError, match=f"{PREFIX}PORT: 'tcp://10.0.0.1:80' is not a whole number"):
         read_settings(NEEDED, {f"{PREFIX}PORT": "tcp://10.0.0.1:80"})
 
 
 def test_a_misspelled_variable_is_refused_with_the_near_one() -> None:
-    """It would otherwise be a silent default."""
+    """It would otherwise be ignored silently."""
     with pytest.raises(
         ConfigurationError, match=f"{PREFIX}MAX_NUM_SEQ: unknown setting; did you mean {PREFIX}MAX_NUM_SEQS"
     ):
@@ -87,12 +87,12 @@ def test_a_misspelled_variable_is_refused_with_the_near_one() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
 def test_loopback_needs_no_keys(host: str) -> None:
-    """Every spelling of it."""
+    """Every spelling of a loopback address."""
     assert read_settings([*NEEDED, "--host", host], {}).host == host
 
 
 def test_another_address_is_allowed_with_a_keys_file() -> None:
-    """Then someone decides who may ask."""
+    """A keys file restricts access."""
     settings = read_settings([*NEEDED, "--host", "0.0.0.0", "--keys-file", "keys"], {})
     assert settings.keys_file == Path("keys")
 
@@ -169,13 +169,13 @@ def test_no_setting_is_retired_that_is_still_in_use() -> None:
     ],
 )
 def test_what_cannot_work_is_refused_at_the_start(arguments: list[str], named: str) -> None:
-    """A cold worker that nobody could warm, an admin port open to the world."""
+    """A cold worker without an admin port, and an admin port on a public address without keys."""
     with pytest.raises(ConfigurationError) as caught:
         read_settings([*NEEDED, *arguments], {})
     assert named in str(caught.value)
 
 
 def test_by_default_there_is_no_admin_port_and_weights_are_loaded_at_once() -> None:
-    """And contexts that begin alike are computed once."""
+    """The prefix cache is enabled by default."""
     settings = read_settings(NEEDED, {})
     assert (settings.admin_port, settings.cold, settings.exact, settings.prefix_slots) == (None, False, False, 8)

@@ -2,7 +2,7 @@
 
 A file holds rules: a line `= name` opens one, each line after it is an alternative. In a line, «a|b» picks one of the
 parts, ‹name› is filled by that rule or by a function of the same name, and \\n is a line break. Parts may nest.
-Knows nothing of tasks.
+Independent of tasks.
 """
 
 import random

@@ -103,7 +103,7 @@ async def send(
     begin_s: float,
     headers: Mapping[str, str] | None = None,
 ) -> Sample:
-    """Send one request and read its whole response. Raises nothing but CancelledError."""
+    """Send one request and read its whole response. Raises only CancelledError."""
     loop = asyncio.get_running_loop()
     body = {"model": options.model, **call.prompt.body, "stream": options.stream}
     if options.stream:

@@ -176,7 +176,7 @@ def parse(argv: Sequence[str]) -> Options:
     parser = OneLineParser(
         prog="twolane chaos",
         description="Send a steady load to two gateways on loopback while workers, gateways and Redis are killed, "
-        "paused or put behind faults, and report failed and duplicate requests. Requires redis-server.",
+        "paused or affected by a fault proxy, and report failed and duplicate requests. Requires redis-server.",
     )
     parser.add_argument(
         "--seconds", type=_duration, default=600.0, metavar="N", help="duration, at least 20 seconds (%(default)g)"

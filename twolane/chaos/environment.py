@@ -67,7 +67,7 @@ class ChaosEnvironment:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for child in self._children.values():  # a stopped process cannot end
+        for child in self._children.values():  # a process stopped by SIGSTOP does not handle SIGTERM
             _signal(child, signal.SIGCONT)
         await self._parts.aclose()
 

@@ -25,7 +25,7 @@ class FaultKind(StrEnum):
     KILL = "killed"  # SIGKILL; restarted at the end
     TERMINATE = "terminated"  # SIGTERM: it drains; restarted at the end
     PAUSE = "paused"  # SIGSTOP; SIGCONT at the end
-    PROXY = "behind a fault"  # the fault proxy changes its responses
+    PROXY = "behind a fault"  # the fault proxy corrupts, delays or rejects its responses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ _KINDS: Final = (
 
 def schedule_faults(seconds: float, every_s: float, seed: int) -> tuple[FaultInjection, ...]:
     """Schedule a fault every `every_s` seconds on average, none near the beginning or the end. Kinds are drawn without
-    replacement, as often as their weights say."""
+    replacement, in proportion to their weights."""
     rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
     planned: list[FaultInjection] = []
     bag: list[tuple[str, FaultKind, tuple[float, float], int]] = []

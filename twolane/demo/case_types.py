@@ -80,7 +80,7 @@ class Group:
 
 
 def equals(text: str) -> Rule:
-    """The response is this text, surrounding white space aside."""
+    """The response is this text, ignoring surrounding white space."""
     return Rule(description="exact", check=lambda got: None if got.strip() == text else f"response is not {text!r}")
 
 

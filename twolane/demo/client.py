@@ -67,7 +67,7 @@ async def send(client: openai.AsyncOpenAI, case: Case) -> Reply:
 
 
 async def _create(client: openai.AsyncOpenAI, case: Case) -> tuple[int, Mapping[str, str], str]:
-    create: Any = client.chat.completions.with_raw_response.create  # its overloads do not fit a body that is data
+    create: Any = client.chat.completions.with_raw_response.create  # its overloads reject a body built at run time
     messages = [{"role": "user", "content": case.prompt}]
     raw = await create(model=case.model, messages=messages, stream=case.stream, extra_headers=case.headers, **case.body)
     parsed = raw.parse()

@@ -140,7 +140,7 @@ async def _run_group(
         for case in group.cases:
             show_case(case.title)
             await environment.inject(case.fault)
-            if case.fault is not DemoFault.WORKER_KILLED and not case.repeat:  # a repeated case waits by itself
+            if case.fault is not DemoFault.WORKER_KILLED and not case.repeat:  # a repeated case waits in its own loop
                 await environment.until_fast_lane_serves()
             results.append(evaluate(case, await send_case(client, case)))
     return results

@@ -1,6 +1,6 @@
 """A fault proxy on loopback: it forwards requests to an upstream and delays, corrupts or rejects responses on demand.
 
-Every fault is deterministic. Knows HTTP/1.1 and the outer shape of completions, not lanes or policies.
+Every fault is deterministic. Depends on HTTP/1.1 and the outer form of completions, not on lanes or policies.
 """
 
 import argparse

@@ -1,6 +1,7 @@
-"""Child processes that never outlive us: started in groups of their own, awaited until they serve, ended by their id.
+"""Child processes that never outlive their parent: started in process groups, awaited until ready, stopped by process
+id.
 
-Knows processes and `/health`; knows nothing of what the children do.
+Depends on processes and `/health` only, not on what the children do.
 """
 
 import asyncio
@@ -24,12 +25,12 @@ LOG_TAIL_LINES: Final = 12
 
 
 class ProcessError(Exception):
-    """A child did not come up; the text names it and carries the end of its log."""
+    """A child process did not start; the message names it and contains the end of its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What to start: a name for people, the command line, its whole environment, where its output goes."""
+    """A process to start: a display name, the command line, its complete environment, and the file for its output."""
 
     name: str
     line: tuple[str, ...]
@@ -38,7 +39,7 @@ class Command:
 
 
 class Child:
-    """One running child. `async with` is left only when neither it nor its own children are there any more."""
+    """One running child. `async with` ends only after the child and its own children have exited."""
 
     def __init__(self, command: Command) -> None:
         self.command = command
@@ -70,25 +71,26 @@ class Child:
                 stdout=log,
                 stderr=log,
                 env=self.command.environment,
-                start_new_session=True,  # ctrl-C at the terminal reaches us alone, and we end them in order
+                start_new_session=True,  # ctrl-C must signal only the parent, which stops its children
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
 
     async def serve(self, health_url: str, *, within_s: float) -> None:
-        """Wait until `health_url` answers 200; raises ProcessError if it ends before or takes longer."""
+        """Wait until `health_url` returns 200. Raises ProcessError if the process exits before that, or after
+        `within_s`."""
         deadline = time.monotonic() + within_s
         async with httpx.AsyncClient(timeout=10.0, trust_env=False) as client:
             while not await _answers(client, health_url):
                 if not self.is_running:
-                    raise ProcessError(f"{self.command.name} ended before it served: {self.last_words()}")
+                    raise ProcessError(f"{self.command.name} exited before it was ready: {self.last_words()}")
                 if time.monotonic() > deadline:
                     raise ProcessError(
-                        f"{self.command.name} did not serve within {within_s:.0f} s: {self.last_words()}"
+                        f"{self.command.name} was not ready within {within_s:.0f} s: {self.last_words()}"
                     )
                 await asyncio.sleep(POLL_S)
 
     async def stop(self, *, grace_s: float = GRACE_S) -> None:
-        """Ask it to end, and end it if it does not within `grace_s`; also when we are cancelled meanwhile."""
+        """Send SIGTERM, then SIGKILL if the process does not exit within `grace_s`, even if this call is cancelled."""
         if self._process is None:
             return
         try:
@@ -98,12 +100,12 @@ class Child:
         except TimeoutError:
             pass
         finally:
-            self._signal(signal.SIGKILL)  # whatever of its group is left
+            self._signal(signal.SIGKILL)  # the rest of its process group
             await asyncio.shield(self._process.wait())
             await self._outlast_group()
 
     async def kill(self) -> None:
-        """End it without notice, as a crash would."""
+        """Kill the process, as a crash would."""
         self._signal(signal.SIGKILL)
         if self._process is not None:
             await self._process.wait()
@@ -111,21 +113,21 @@ class Child:
     def last_words(self) -> str:
         """Return the end of its log."""
         text = self.command.log.read_text(errors="replace") if self.command.log.exists() else ""
-        return "\n".join(text.strip().splitlines()[-LOG_TAIL_LINES:]) or "(it said nothing)"
+        return "\n".join(text.strip().splitlines()[-LOG_TAIL_LINES:]) or "(no output)"
 
     async def _outlast_group(self) -> None:
-        """Wait until its own children, which nobody here can wait for, have gone as well."""
-        for _ in range(GONE_POLLS):  # one that nobody collects stays listed, so not for ever
+        """Wait until its own children, which are not ours to wait for, have exited too."""
+        for _ in range(GONE_POLLS):  # bounded, because a zombie that its parent does not reap stays listed
             if not self._signal(0):
                 return
             await asyncio.sleep(POLL_S / 10)
 
     def _signal(self, number: int) -> bool:
-        """Signal the whole group; return whether there was anybody in it."""
+        """Signal the whole process group; return whether it had any process."""
         if self._process is None:
             return False
         try:
-            os.killpg(self._process.pid, number)  # it leads its own group, so its id is the group's
+            os.killpg(self._process.pid, number)  # it leads its own process group, so its id is the group id
         except ProcessLookupError:
             return False
         return True
@@ -134,8 +136,8 @@ class Child:
 def twolane_command(name: str, arguments: Sequence[str], *, environment: Mapping[str, str], logs: Path) -> Command:
     """Return the command that runs `twolane NAME ARGUMENTS` with this interpreter.
 
-    Settings in our own environment are not handed on: what is started depends on the arguments given here alone. Its
-    temporary files go beside its log, so that they go when that goes.
+    Settings in our own environment are not inherited: the child depends only on the arguments given here. Its temporary
+    files are in the folder of its log, so that they are deleted with it.
     """
     line = (sys.executable, "-m", "twolane", name, *arguments)
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("TWOLANE_", "QUALITY_"))}
@@ -152,5 +154,5 @@ async def _answers(client: httpx.AsyncClient, url: str) -> bool:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end the child if we are killed without a chance to do it (Linux; elsewhere we only try)."""
+    """Let the kernel kill the child when the parent is killed (Linux only; no effect elsewhere)."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

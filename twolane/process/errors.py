@@ -1,5 +1,5 @@
-"""What keeps a process from starting."""
+"""Errors that prevent a process from starting."""
 
 
 class ConfigurationError(Exception):
-    """A flag, an environment variable or a file that cannot be used; the message is one line and names it."""
+    """A flag, an environment variable or a file is invalid; the message is one line and names it."""

@@ -1,6 +1,6 @@
-"""Command-line parsing in the house manner: wrong use is one line on stderr and exit code 2.
+"""Command-line parsing that all commands share: a usage error is one line on stderr and exit code 2.
 
-Knows argparse; knows nothing of what the commands do.
+Depends on argparse only, not on the commands.
 """
 
 import argparse
@@ -13,14 +13,14 @@ from typing import NoReturn
 
 WRONG_USE = 2
 FIRST_PORT = 20_000
-FIRST_EPHEMERAL_PORT = 32_768  # ip_local_port_range of Linux; others begin higher
+FIRST_EPHEMERAL_PORT = 32_768  # start of ip_local_port_range on Linux; other systems start higher
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaints fit on one line."""
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the complaint with the way to more help, and exit 2."""
+        """Print the error with a reference to --help, and exit with code 2."""
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(WRONG_USE)
 
@@ -35,11 +35,11 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 class WrongUseError(Exception):
-    """A command cannot start as asked; its text is the one line a person needs."""
+    """A command cannot start because of its arguments or environment; the message is one line for the user."""
 
 
 def loopback_host(text: str) -> str:
-    """Accept `localhost` and loopback addresses only: what listens here asks for no keys."""
+    """Accept `localhost` and loopback addresses only, because these servers do not check API keys."""
     if text == "localhost":
         return "127.0.0.1"
     try:
@@ -47,7 +47,7 @@ def loopback_host(text: str) -> str:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not an address") from None
     if not address.is_loopback:
-        raise argparse.ArgumentTypeError(f"{text} is not a loopback address, and this server asks for no keys")
+        raise argparse.ArgumentTypeError(f"{text} is not a loopback address, and this server does not check API keys")
     return text
 
 
@@ -59,7 +59,7 @@ def port_number(text: str) -> int:
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers that are at least `least`."""
+    """Return a parser of whole numbers that are at least `least`."""
 
     def read(text: str) -> int:
         if not text.isdecimal() or int(text) < least:
@@ -70,7 +70,7 @@ def whole_number(least: int) -> Callable[[str], int]:
 
 
 def port_is_free(host: str, port: int) -> bool:
-    """Say whether nobody listens on (host, port) now; port 0 is always free."""
+    """Return whether no server listens on (host, port) now; port 0 is always free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,8 +84,8 @@ def port_is_free(host: str, port: int) -> bool:
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that was free a moment ago.
 
-    It lies below those that the kernel hands out for port 0 and for outgoing connections, so that it is still free when
-    a process that takes long to start gets to it.
+    It is below the range from which the kernel assigns ports for port 0 and for outgoing connections, so that it is
+    still free when a process that starts slowly binds it.
     """
     while not port_is_free(host, port := FIRST_PORT + secrets.randbelow(FIRST_EPHEMERAL_PORT - FIRST_PORT)):
         pass

@@ -12,12 +12,12 @@ class BodyTooLargeError(Exception):
 
 
 class ClientDisconnected(Exception):  # noqa: N818 - says what happened
-    """The client closed the connection; nobody is left to answer."""
+    """The client closed the connection, so no response can be sent."""
 
 
 async def read_body(receive: Receive, *, content_length: bytes, limit: int) -> bytes:
-    """The whole body. Raises BodyTooLargeError, before reading anything if `content_length` (the header, empty if it is
-    absent) announces too much, and ClientDisconnected."""
+    """The whole body. Raises ClientDisconnected, and BodyTooLargeError, before reading anything if `content_length`
+    (the header, empty if absent) exceeds the limit."""
     if content_length.isdigit() and int(content_length) > limit:
         raise BodyTooLargeError(limit)
     parts: list[bytes] = []

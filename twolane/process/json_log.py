@@ -1,4 +1,4 @@
-"""Logging as JSON lines, written by a thread of its own so that no request waits for the stream.
+"""Logging as JSON lines, written by a background thread so that no request waits for the stream.
 
 A line carries the trace id of the request it belongs to. Lines are dropped when the reader of the stream stops reading.
 """
@@ -24,7 +24,7 @@ class JsonLines(logging.Formatter):
     """`extra={"fields": {...}}` of a log call becomes keys of the line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line. Values that JSON does not know are written as text."""
+        """One line. Values that JSON cannot represent are written as text."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC)
             .isoformat(timespec="milliseconds")
@@ -44,16 +44,16 @@ class _Queue(QueueHandler):
     """Queues records; a full queue drops them: a blocked reader of stderr must not stop the process."""
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        record.trace_id = TRACE_ID.get()  # read on the thread and in the context of the call
+        record.trace_id = TRACE_ID.get()  # read on the thread and in the context of the logging call
         return record
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """A dropped line is not reported."""
+        """Drop the line without a report."""
 
 
 @contextlib.contextmanager
 def json_lines(stream: TextIO) -> Iterator[None]:
-    """Everything that is logged inside, at INFO and above, goes to the stream as JSON."""
+    """Within the block, write all log records of level INFO and above to the stream as JSON."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     waiting: queue.Queue[logging.LogRecord | None] = queue.Queue(MAX_QUEUED)
@@ -68,7 +68,7 @@ def json_lines(stream: TextIO) -> Iterator[None]:
     finally:
         root.removeHandler(inlet)
         root.setLevel(before)
-        with contextlib.suppress(queue.Full):  # the reader may have stopped: end all the same
+        with contextlib.suppress(queue.Full):  # the reader may have stopped: end anyway
             waiting.put(None, timeout=FLUSH_S)
         writer.join(FLUSH_S)
 

@@ -1,4 +1,4 @@
-"""The kinds of values that settings have: how the text of a flag or variable is parsed, and what `--help` calls it."""
+"""Kinds of setting values: how the text of a flag or variable is parsed, and its name in `--help`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ LONGEST_S: Final = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """`parse` raises ValueError with a message that says what is allowed and does not repeat a secret."""
+    """`parse` raises ValueError with a message that describes the allowed values and does not repeat a secret."""
 
     metavar: str
     parse: Callable[[str], Any]
@@ -80,4 +80,4 @@ def _switch(given: str) -> bool:
     return words[given.lower()]
 
 
-SWITCH: Final = Kind(metavar="", parse=_switch)  # a flag without a value; its variable is true or false
+SWITCH: Final = Kind(metavar="", parse=_switch)  # as a flag it takes no value; as a variable it is true or false

@@ -21,10 +21,10 @@ from twolane.process.errors import ConfigurationError
 from twolane.process.setting_kinds import SWITCH, Kind
 
 T = TypeVar("T")
-HELP_COLUMN: Final = 30  # longer flags stand on a line of their own
+HELP_COLUMN: Final = 30  # longer flags are printed on their own line
 _SPEC: Final = "setting"  # key of a field's metadata
-_NEAR: Final = 0.75  # how alike a misspelt name is, without the prefix
-# Kubernetes and container links set such variables for a service called like our prefix: nobody misspelt them.
+_NEAR: Final = 0.75  # minimum similarity of a misspelt name, without the prefix
+# Kubernetes and container links set such variables for a service named like our prefix: they are not misspelt.
 _OF_A_SERVICE: Final = re.compile(r".*(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 
 
@@ -34,7 +34,7 @@ class Spec:
 
     kind: Kind
     explanation: str
-    fallback: str = ""  # a variable that platforms set by themselves; ours takes precedence
+    fallback: str = ""  # a variable that hosting platforms set; ours takes precedence
     is_secret: bool = False
     is_internal: bool = False
 
@@ -46,7 +46,8 @@ def setting(kind: Kind, explanation: str, *, default: Any = MISSING, **options: 
 
 
 class SettingsHelp(argparse.HelpFormatter):
-    """One column of flags, one of explanations; a flag that is too long for the first has a line of its own."""
+    """Prints a column of flags and a column of explanations; a flag that is too long for its column has its own
+    line."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=HELP_COLUMN)
@@ -61,9 +62,9 @@ class SettingsSchema(Generic[T]):
 
     record: type[T]
     prefix: str  # of its variables
-    retired: Mapping[str, str] = field(default_factory=dict)  # variable -> the one that took its place
-    shares_prefix_with: tuple[str, ...] = ()  # longer prefixes, of other programs
-    refuse_every_unknown: bool = True  # False: the prefix is used for other things too, so only misspelt ones
+    retired: Mapping[str, str] = field(default_factory=dict)  # retired variable -> its replacement
+    shares_prefix_with: tuple[str, ...] = ()  # longer prefixes that belong to other programs
+    refuse_every_unknown: bool = True  # False: the prefix has other uses too, so only misspelt variables are refused
 
     def flag(self, name: str) -> str:
         """The flag of a field."""
@@ -98,13 +99,13 @@ class SettingsSchema(Generic[T]):
                 yield f"`{self.flag(each.name)}`", f"`{self.variable(each.name)}`", default, spec.explanation
 
     def flags_in(self, namespace: argparse.Namespace) -> dict[str, str]:
-        """The settings among parsed arguments, as text by field name."""
+        """The settings in parsed arguments, as text by field name."""
         names = {each.name for each, spec in self._specs() if not spec.is_internal}
         given = {name: value for name, value in vars(namespace).items() if name in names}
         return {name: str(value).lower() if isinstance(value, bool) else value for name, value in given.items()}
 
     def command_line(self, flags: Mapping[str, str]) -> list[str]:
-        """The arguments that `flags_in` would read as these flags."""
+        """The arguments that `flags_in` reads as these flags."""
         line: list[str] = []
         for each, spec in self._specs():
             value = flags.get(each.name)
@@ -135,7 +136,7 @@ class SettingsSchema(Generic[T]):
             yield each, each.metadata[_SPEC]
 
     def _check_names(self, environment: Mapping[str, str]) -> None:
-        """A misspelt or retired variable would otherwise be a silent default."""
+        """Refuse misspelt and retired variables, which would otherwise be ignored silently."""
         known = [each.name.upper() for each, _ in self._specs()]
         for variable in sorted(environment):
             if variable in self.retired:
@@ -154,7 +155,7 @@ class SettingsSchema(Generic[T]):
 
 def _parse(each: Field[Any], spec: Spec, text: str, source: str) -> Any:
     if not text and each.default is None:
-        return None  # an optional setting is unset by an empty variable, as compose files write it
+        return None  # an empty variable unsets an optional setting, as compose files write it
     try:
         return spec.kind.parse(text)
     except ValueError as error:

@@ -40,7 +40,7 @@ def is_loopback(host: str) -> bool:
 
 
 def require_keys(*, host: str, flag: str, variable: str, prefix: str) -> None:
-    """Raise ConfigurationError for an address that others can reach; call it where there is no keys file."""
+    """Raise ConfigurationError for an address that other machines can reach; call it if there is no keys file."""
     if not is_loopback(host):
         raise ConfigurationError(
             f"{flag} {host} ({variable}): non-loopback addresses require a keys file;"

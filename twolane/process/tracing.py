@@ -1,8 +1,8 @@
-"""Tracing with OpenTelemetry, set up by the standard `OTEL_*` variables: whether, which requests, and where to.
+"""Tracing with OpenTelemetry. The standard `OTEL_*` variables configure whether and where spans are exported, and which
+requests are sampled.
 
-Without an exporter nothing of OpenTelemetry's SDK is imported. Which requests are sampled is decided when they arrive;
-spans are made by each program when a request is over, and go through a batch processor of this process's own: there is
-no global provider.
+Without an exporter, OpenTelemetry's SDK is not imported. A request is sampled or not when it arrives; each program
+creates its spans when a request has ended and passes them to a batch processor of its own. There is no global provider.
 """
 
 import random
@@ -30,10 +30,10 @@ _SAMPLERS: Final = tuple(
 
 
 class Processor(Protocol):
-    """Where ended spans go; OpenTelemetry's BatchSpanProcessor is one."""
+    """Receives ended spans; OpenTelemetry's BatchSpanProcessor implements it."""
 
     def on_end(self, span: "ReadableSpan") -> None:
-        """Take a span without waiting."""
+        """Accept a span without waiting."""
         ...
 
     def shutdown(self) -> None:
@@ -42,14 +42,14 @@ class Processor(Protocol):
 
 
 class Tracer:
-    """Gives requests their place in a trace, and exports spans. `resource` belongs to every span."""
+    """Assigns requests to traces and exports their spans. Every span has the given `resource`."""
 
     def __init__(self, sampler: "Sampler", processor: Processor, resource: "Resource") -> None:
         self._sampler, self._processor, self.resource = sampler, processor, resource
 
     def begin(self, caller: Trace | None) -> Trace:
-        """A request's place below its caller, or at the root of a new trace. One that is not sampled says so, so that
-        the servers it calls do not begin traces of their own."""
+        """The context of a request: a child of its caller, or the root of a new trace. The context of an unsampled
+        request states that, so that the servers it calls do not start traces of their own."""
         from opentelemetry.sdk.trace.sampling import Decision
 
         trace_id = caller.trace_id if caller else random.getrandbits(128) or 1
@@ -71,13 +71,13 @@ class Tracer:
             self._processor.on_end(span)
 
     def close(self) -> None:
-        """Export what is left, for as long as the exporter's own time-outs allow."""
+        """Export the remaining spans, within the exporter's own timeouts."""
         self._processor.shutdown()
 
 
 def open_tracer(environment: Mapping[str, str], *, service: str) -> Tracer | None:
-    """None unless there is an exporter: `OTEL_TRACES_EXPORTER=otlp`, or an endpoint for OTLP. `service` is the name if
-    OTEL_SERVICE_NAME is not set. Raises ConfigurationError."""
+    """None unless an exporter is configured: `OTEL_TRACES_EXPORTER=otlp`, or an endpoint for OTLP. `service` is the
+    service name if OTEL_SERVICE_NAME is not set. Raises ConfigurationError."""
     if not _has_exporter(environment):
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -87,8 +87,8 @@ def open_tracer(environment: Mapping[str, str], *, service: str) -> Tracer | Non
 
     resource = Resource.create({} if "OTEL_SERVICE_NAME" in environment else {"service.name": service})
     try:
-        sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # as OTEL_TRACES_SAMPLER says
-        processor = BatchSpanProcessor(OTLPSpanExporter())  # as OTEL_BSP_* and OTEL_EXPORTER_OTLP_* say
+        sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler  # configured by OTEL_TRACES_SAMPLER
+        processor = BatchSpanProcessor(OTLPSpanExporter())  # configured by OTEL_BSP_* and OTEL_EXPORTER_OTLP_*
     except ValueError as error:
         raise ConfigurationError(f"OTEL_*: {error}") from error
     return Tracer(sampler, processor, resource)
@@ -117,7 +117,7 @@ def _span_id() -> int:
 
 
 def _context_of(caller: Trace | None) -> "Context":
-    """The caller as the SDK's samplers see it; none is an empty context."""
+    """The caller's context in the form that the SDK's samplers expect; empty without a caller."""
     from opentelemetry.context import Context
     from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 

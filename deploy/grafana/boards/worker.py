@@ -201,7 +201,7 @@ _MEMORY: Final = Section(
         lines("KV cache", "KV-cache bytes of running sequences.", "bytes", gauge(f"{W}_kv_bytes", "instance")),
         states(
             "Memory pressure level",
-            "What the worker gave up to save memory: prefix cache, then batch size, then admission.",
+            "Measures in effect to save memory: 1 prefix cache dropped, 2 batch reduced, 3 admission stopped.",
             gauge(f"{W}_memory_pressure_level", "instance", how="max"),
             words=words(
                 none=Colour.GOOD,

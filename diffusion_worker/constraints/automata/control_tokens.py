@@ -1,4 +1,4 @@
-"""Placeholders of control tokens: bytes that occur in no UTF-8 text stand for them, so that one byte automaton can
+"""Placeholders of control tokens: bytes that occur in no UTF-8 text represent them, so that one byte automaton can
 require both.
 
 A vocabulary prepared for token compilation maps these tokens to their placeholders, and no other token may spell one.

@@ -1,4 +1,4 @@
-"""Label probabilities: how likely each of a few texts is to be the whole answer, from the log probabilities of one
+"""Label probabilities: the probability that each of a few texts is the whole answer, from the log probabilities of one
 canvas.
 
 The mass of a label is the probability that the canvas spells it and then ends, with positions taken as independent,

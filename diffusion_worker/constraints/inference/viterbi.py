@@ -53,8 +53,8 @@ def backward_best(matcher: Matcher, best: Doubles) -> Doubles:
 
 
 def backward_pass(matcher: Matcher, scores: Doubles, joining: Callable[[Segments], Join]) -> Doubles:
-    """The backward recursion over `scores` [positions, sets + 1]: a transition is worth the score of its set plus the
-    value of its target; `joining` reduces the transitions of each node into `out`."""
+    """The backward recursion over `scores` [positions, sets + 1]: the value of a transition is the score of its set
+    plus the value of its target; `joining` reduces the transitions of each node into `out`."""
     graph, positions = transition_graph_of(matcher.automaton), len(scores)
     values = np.empty((positions + 1, graph.nodes))
     values[positions, graph.node_of] = final_values(matcher, positions)

@@ -1,6 +1,6 @@
 """How every keyword of JSON Schema is treated: the closed table from which docs/reference/json-schema.md is generated.
 
-Unknown keywords are annotations, as the specification says; every keyword that asserts something is listed.
+Unknown keywords are annotations, as the specification says; every keyword that restricts values is listed.
 """
 
 from collections.abc import Mapping

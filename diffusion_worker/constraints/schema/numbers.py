@@ -45,7 +45,7 @@ class Bounds:
 
     @property
     def empty(self) -> bool:
-        """Whether no number lies between."""
+        """Whether no number satisfies the bounds."""
         if self.low is None or self.high is None:
             return False
         return self.low > self.high or (self.low == self.high and (self.above or self.below))

@@ -27,7 +27,7 @@ from diffusion_worker.constraints.tokens.token_sets import RangeSets, intern_set
 from diffusion_worker.constraints.tokens.token_trie import TokenTrie, TrieNodes
 
 Ints = NDArray[np.int32]
-TOKEN_COMPILATION_VERSION = 1  # part of every cache key; raise it whenever a token automaton may come out differently
+TOKEN_COMPILATION_VERSION = 1  # part of every cache key; raise it whenever the resulting automaton may change
 _BATCH = 1024  # states that walk together: limits memory
 
 

@@ -1,10 +1,10 @@
 """The token automaton: a deterministic finite automaton whose edges are labelled with sets of tokens, and its
 serialisation.
 
-A state stands for the text written so far. Tokens that no edge tells apart form a token equivalence class, and a token
-set (the label of an edge) is a union of such classes. The tens of thousands of tokens that may stand inside a string
-are one class, so scoring a set costs a few additions. A set's score is always a sum over its members, never the total
-minus the rest, which would cancel in floating point.
+A state represents the text written so far. Tokens that no edge distinguishes form a token equivalence class, and a
+token set (the label of an edge) is a union of such classes. The tens of thousands of tokens that may stand inside a
+string are one class, so scoring a set costs a few additions. A set's score is always a sum over its members, never the
+total minus the rest, which would cancel in floating point.
 """
 
 import io

@@ -33,7 +33,7 @@ class RealClock:
 
 
 class Peer:
-    """The state of one replica; exchanges only when told to."""
+    """The state of one replica; exchanges only on demand."""
 
     def __init__(self, url: str, namespace: str = "tests") -> None:
         self.store = MemoryStore()

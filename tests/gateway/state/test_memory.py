@@ -110,7 +110,7 @@ def test_attempts_are_limited_by_max_in_flight() -> None:
 
 
 def test_a_full_target_does_not_use_up_the_breaker_s_trial() -> None:
-    """The breaker records its trial when asked, so it is asked last."""
+    """The breaker records its trial when it is checked, so it is checked last."""
     store, full = MemoryStore(BreakerRule(failures=1, open_s=2)), lane(max_in_flight=1)
     running = store.acquire(full, 0.0, sample=0.5, healthy_fallback=False)
     play(store, Reason.UPSTREAM_ERROR)

@@ -1,4 +1,4 @@
-"""Tracing: whether, which requests, and what is found of them."""
+"""Tracing: when it is enabled, which requests are recorded, and the contents of their spans."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ CALLER = Trace(trace_id=0xABC, span_id=0xDEF, flags=1, state="vendor=1")
 
 
 class Kept:
-    """A processor that keeps what it gets."""
+    """A span processor that keeps all spans."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -30,7 +30,7 @@ class Kept:
         self.spans.append(span)
 
     def shutdown(self) -> None:
-        """Nothing is left."""
+        """Nothing to export."""
 
 
 def tracing(sampler: Any = ALWAYS_ON) -> tuple[Tracing, list[ReadableSpan]]:
@@ -39,7 +39,7 @@ def tracing(sampler: Any = ALWAYS_ON) -> tuple[Tracing, list[ReadableSpan]]:
 
 
 def traced(decision: Any, trace: Trace, **changes: Any) -> Any:
-    """The decision of a request that stands there, its attempts with the spans they were given."""
+    """The decision of a recorded request, with the span ids of its attempts."""
     plain = decision(trace=trace, **changes)
     attempts = [replace(each, span_id=trace.child_id(n)) for n, each in enumerate(plain.attempts, 1)]
     return replace(plain, attempts=tuple(attempts))
@@ -101,7 +101,7 @@ def test_samples_of_a_recorded_request_point_to_its_trace(decision: Any) -> None
 
 
 def test_without_an_exporter_nothing_of_opentelemetrys_sdk_is_imported() -> None:
-    """FastAPI brings the API by itself."""
+    """FastAPI imports OpenTelemetry's API itself."""
     code = "import sys, gateway.app; print([m for m in sys.modules if m.startswith(('opentelemetry.sdk', 'requests'))])"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.strip() == "[]"

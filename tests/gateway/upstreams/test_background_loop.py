@@ -48,7 +48,7 @@ async def test_blocking_the_background_loop_does_not_block_the_main_loop(loop: B
 
 
 class Source:
-    """Counts, or waits for ever at `stuck_at`; knows whether it was closed and whether a wait was cancelled."""
+    """Counts, or waits forever at `stuck_at`; records whether it was closed and whether a wait was cancelled."""
 
     def __init__(self, stuck_at: int = -1) -> None:
         self.stuck_at = stuck_at

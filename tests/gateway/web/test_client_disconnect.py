@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Client:
-    """Disconnects when told to."""
+    """Disconnects on demand."""
 
     def __init__(self) -> None:
         self.leaves = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The demo's exit code tells whether all cases passed; a start that fails is reported in one line."""
+"""The demo's exit code reports whether all cases passed; a failed start is reported in one line."""
 
 import importlib.util
 from pathlib import Path

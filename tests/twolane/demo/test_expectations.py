@@ -1,4 +1,4 @@
-"""A case passes equals if all that it states came out, and a failure names what did not."""
+"""A case passes if all its expectations are met, and a failure names the unmet ones."""
 
 from typing import Any
 

@@ -1,4 +1,5 @@
-"""`twolane init` against real servers on loopback: what it writes, what it says, and where it sends a key."""
+"""`twolane init` against real servers on loopback: the policy it writes, its output, and the servers that receive a
+key."""
 
 import asyncio
 import contextlib
@@ -19,7 +20,7 @@ KEY = "sk-secret-of-the-test"
 
 
 class Server:
-    """An OpenAI-compatible server that lists models as it is told, and notes who asked with which key."""
+    """An OpenAI-compatible server that lists the given models, and records the keys of requests."""
 
     def __init__(self) -> None:
         self.models: list[dict[str, Any]] = [{"id": "big-model", "owned_by": "vllm"}]
@@ -47,7 +48,7 @@ class Server:
 
 @contextlib.contextmanager
 def in_thread(serve: Callable[[], contextlib.AbstractAsyncContextManager[Any]]) -> Iterator[Any]:
-    """Run an asynchronous server in a loop of its own: the command has its own one."""
+    """Run an asynchronous server in its own event loop, because the command runs another one."""
     loop, ready, found = asyncio.new_event_loop(), threading.Event(), []
     stop = asyncio.Event()
 
@@ -104,7 +105,7 @@ def worker_url() -> Iterator[str]:
 
 @pytest.fixture
 def nobody() -> str:
-    """A URL where nobody listens."""
+    """A URL on which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
@@ -235,7 +236,8 @@ def test_another_engine_where_a_worker_should_be_is_told(quality: Server, capsys
 def test_what_a_target_can_do_is_told_as_the_gateway_will_see_it(
     worker_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For an OpenAI-compatible target the gateway goes by its engine, also if the server publishes a list."""
+    """For an OpenAI-compatible target the gateway uses its engine profile, even if the server publishes
+    capabilities."""
     line = ["--fast-url", worker_url, "--quality-url", worker_url, "--quality-model", "diffusion:autoregressive"]
     assert command.main(line) == 0
     said = capsys.readouterr().out.splitlines()

@@ -26,7 +26,7 @@ def test_the_policy_is_valid_and_short_for_every_engine(engine: str) -> None:
 
 
 def test_only_a_worker_is_asked_for_its_confidence() -> None:
-    """Other engines report none, and every one of their answers would count as unsure."""
+    """Other engines report no confidence, and all their answers would count as uncertain."""
     assert "min_confidence" in render(fast(WORKER), QUALITY)
     assert "min_confidence" not in render(fast("vllm_diffusion"), QUALITY)
 
@@ -69,7 +69,7 @@ def test_the_quality_lane_gets_no_private_requests_unless_the_user_says_so() -> 
 
 
 def test_the_documentation_keys_exist_in_the_schema_for_editors() -> None:
-    """What the policy says is what an editor with policies/schema.json accepts."""
+    """An editor with policies/schema.json accepts the policy."""
     import json
 
     import jsonschema

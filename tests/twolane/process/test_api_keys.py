@@ -77,7 +77,7 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_added_is_what_is_loaded(tmp_path: Path) -> None:
-    """Also behind a last line without an end."""
+    """Also after a last line without a line break."""
     file = written(tmp_path, "# ours\n" + key_line("ann", "a"))
     key = new_key()
     add_key(file, "bob", key)

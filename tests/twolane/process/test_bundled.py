@@ -1,4 +1,4 @@
-"""Shipped files are found in a checkout and in an installed package, and never in place of the user's own."""
+"""Packaged files are found in a checkout and in an installed package, and never override the user's own."""
 
 import importlib
 import os
@@ -23,7 +23,7 @@ def test_every_policy_that_a_command_starts_with_is_there(name: str) -> None:
 
 
 def test_an_installed_package_uses_what_it_carries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also beside a folder that another package calls `policies`."""
+    """Also if another package has a folder named `policies`."""
     (tmp_path / "twolane" / "_data" / "policies").mkdir(parents=True)
     (tmp_path / "policies").mkdir()
     monkeypatch.setattr(bundled, "files", lambda package: tmp_path / package)

@@ -1,4 +1,5 @@
-"""Children never outlive us: not when they are stubborn, not when we fail, are cancelled or are killed."""
+"""Children never outlive their parent: neither if they ignore signals, nor if the parent fails, is cancelled or is
+killed."""
 
 import asyncio
 import os
@@ -35,7 +36,7 @@ def python(code: str, *arguments: str, log: Path) -> Command:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and only waits to be collected does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -70,13 +71,13 @@ async def test_a_child_is_awaited_until_it_serves_and_ended_after(tmp_path: Path
 
 async def test_a_child_that_ends_early_is_told_with_its_last_words(tmp_path: Path) -> None:
     async with Child(python("import sys; sys.exit('no such checkpoint')", log=tmp_path)) as child:
-        with pytest.raises(ProcessError, match="ended before it served: no such checkpoint"):
+        with pytest.raises(ProcessError, match="exited before it was ready: no such checkpoint"):
             await child.serve(f"http://127.0.0.1:{free_port()}/health", within_s=300)
 
 
 async def test_a_child_that_never_serves_is_given_up(tmp_path: Path) -> None:
     async with Child(python(SLEEPER, log=tmp_path)) as child:
-        with pytest.raises(ProcessError, match="did not serve within"):
+        with pytest.raises(ProcessError, match="was not ready within"):
             await child.serve(f"http://127.0.0.1:{free_port()}/health", within_s=0.3)
     assert not child.is_running
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Wire:
-    """What a server hands to an application: the parts of a body, then the end of the connection."""
+    """ASGI messages as a server sends them: the parts of a body, then the disconnect."""
 
     def __init__(self, *parts: bytes, is_complete: bool = True) -> None:
         self.taken = 0

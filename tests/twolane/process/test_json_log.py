@@ -1,4 +1,4 @@
-"""JSON lines: one per call, with the trace of the request, and never in the way of one."""
+"""JSON logging: one line per call, with the request's trace id, and without blocking requests."""
 
 import io
 import logging
@@ -52,7 +52,7 @@ def test_a_reader_that_stands_still_costs_lines_and_no_requests(monkeypatch: pyt
     with json_lines(Still()):
         for number in range(50):
             logging.getLogger("twolane.worker").warning("%d", number)
-    released.set()  # only now: whoever waited for the reader would not have come here
+    released.set()  # only now: a writer that waited for the reader would not get here
 
 
 def test_outside_nothing_is_changed() -> None:

@@ -1,4 +1,4 @@
-"""Settings: flags over variables over defaults, and every mistake is one line that names its source."""
+"""Settings: flags precede variables, which precede defaults; every error is one line that names its source."""
 
 # ruff: noqa: RUF009 - `setting` makes a dataclass field
 
@@ -18,7 +18,7 @@ from twolane.process.settings import SettingsHelp, SettingsSchema, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """One of every kind."""
+    """A record with a setting of every kind."""
 
     source: str = setting(text("PLACE"), "where it comes from")
     port: int = setting(whole(0, 65535), "port; 100% of it", default=80)
@@ -139,7 +139,7 @@ def test_a_misspelt_variable_is_refused_with_the_nearest_name(variable: str, nea
 
 
 def test_a_retired_variable_is_refused_with_its_new_name() -> None:
-    """Also where it had another prefix."""
+    """Also if its prefix was different."""
     assert refusal(APP_HOLD_S="1") == "APP_HOLD_S was renamed: use APP_WAIT_S"
     assert refusal(OLD_PORT="1") == "OLD_PORT was renamed: use APP_PORT"
 

@@ -1,4 +1,4 @@
-"""Sockets are bound early, and an address that cannot be used is an error of one line."""
+"""Sockets are bound early, and an unusable address is an error of one line."""
 
 import socket
 
@@ -40,7 +40,7 @@ def test_a_port_in_use_is_named_with_its_setting() -> None:
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid", "a" * 80])
 def test_an_address_that_is_not_ours_is_named(host: str) -> None:
-    """With the words of the system."""
+    """With the system's error message."""
     with pytest.raises(ConfigurationError, match=f"--host: cannot listen on {host} port 0: .") as refused:
         bind(host, 0, setting="--host")
     assert "\n" not in str(refused.value)

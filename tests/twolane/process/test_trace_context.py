@@ -1,4 +1,4 @@
-"""W3C Trace Context: what is read, what is handed on."""
+"""W3C Trace Context: parsing and forwarding."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tracing: whether there is any, which requests are sampled, and where their place is."""
+"""Tracing: when it is enabled, which requests are sampled, and their position in a trace."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 
 
 class Kept:
-    """A processor that keeps what it gets."""
+    """A span processor that keeps all spans."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -108,7 +108,7 @@ def test_without_an_exporter_there_is_no_tracer(environment: dict[str, str]) -> 
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Tracer]:
-    """A tracer with an exporter, as the environment says; OpenTelemetry reads the process's own."""
+    """A tracer with an exporter configured by the environment; OpenTelemetry reads the variables of the process."""
     environment = {**ENDPOINT, **request.param}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -34,7 +34,7 @@ def same(ours: CompiledConstraint, theirs: CompiledConstraint) -> bool:
 
 
 def test_a_compiled_constraint_round_trips() -> None:
-    """As bytes and back."""
+    """Serialised and deserialised."""
     here = made(POINT)
     there = compiled.from_bytes(compiled.to_bytes(here))
     assert (there.needs_check, there.stats) == (here.needs_check, here.stats)

@@ -71,7 +71,7 @@ async def test_the_process_compiles_as_this_one_does() -> None:
 
 
 async def test_refusals_round_trip() -> None:
-    """With keyword, pointer and message; and the process lives on."""
+    """The error has keyword, pointer and message; the process continues."""
     compiler_pool = CompilerPool()
     try:
         with pytest.raises(UnsupportedSchema) as caught:

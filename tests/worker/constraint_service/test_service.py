@@ -25,7 +25,7 @@ ORDER = {
 
 
 class NoisyNet(ToyModel):
-    """Says something else at every pass."""
+    """A model with a different output at every pass."""
 
     def denoise(self, canvas: torch.Tensor, soft: torch.Tensor, context: CanvasContext) -> torch.Tensor:
         like = super().denoise(canvas, soft, context)
@@ -58,7 +58,7 @@ def problem(response: httpx.Response) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("model", [MODEL, READ])
 async def test_random_logits_satisfy_the_constraint(model: str) -> None:
-    """Schema, object, expression, choice and template, in one worker, and a row without a constraint beside them."""
+    """Schema, object, expression, choice and template in one worker, together with an unconstrained row."""
     async with serving(noisy_net()) as served:
         order = json.loads(content(await served.ask(model=model, response_format=schema(ORDER), max_tokens=90)))
         assert isinstance(order["count"], int)
@@ -75,7 +75,7 @@ async def test_random_logits_satisfy_the_constraint(model: str) -> None:
 
 
 async def test_a_constraint_does_not_change_a_correct_answer() -> None:
-    """Its own layout and words are among what the schema allows."""
+    """The schema allows the model's own layout and text."""
     said = '{ "item": "tea",\n  "count": 3 }'
     async with serving(toy_model(said)) as served:
         assert content(await served.ask(response_format=schema(ORDER), max_tokens=90)) == said
@@ -101,7 +101,7 @@ async def test_a_stream_near_max_tokens_closes_in_time() -> None:
 
 
 async def test_unsupported_constraints_are_refused_by_name() -> None:
-    """The field, and in the message keyword and place."""
+    """The error names the field; its message names keyword and position."""
     async with serving(toy_model()) as served:
         response = await served.ask(response_format=schema({"properties": {"a": {"$dynamicRef": "#"}}}))
         assert problem(response) == (400, "unsupported_schema", "response_format")
@@ -116,12 +116,12 @@ async def test_unsupported_constraints_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_checked_keywords_are_validated_before_the_first_byte(stream: bool) -> None:
-    """Where nothing else can be written, the answer is a status and no wrong answer."""
+    """If no valid answer can be generated, the response is an error, never an invalid answer."""
     distinct = schema({"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2, "uniqueItems": True})
     same = schema({"type": "array", "items": {"enum": [1]}, "minItems": 2, "maxItems": 2, "uniqueItems": True})
     async with serving(toy_model("[1,1]")) as served:
         response = await served.ask(stream=stream, response_format=same)
-        if response.status_code == 200:  # the automaton has learnt to see it
+        if response.status_code == 200:  # the automaton enforces it
             pytest.fail("choose another keyword for this test: " + response.text)
         assert problem(response)[:2] == (500, "invalid_output")
         assert served.model.passes >= 6, "several attempts of a canvas each"

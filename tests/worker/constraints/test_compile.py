@@ -1,4 +1,4 @@
-"""Constraints of every kind, as a request names them."""
+"""Compilation of every kind of constraint."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def test_every_kind_accepts_exactly_its_answers(kind: Kind, value: Any, good: li
 
 @pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind, value, _, _ in MEMBERS])
 def test_random_answers_pass_validation(kind: Kind, value: Any) -> None:
-    """Whatever the automaton accepts."""
+    """Every text that the automaton accepts is valid."""
     constraint = Constraint(kind=kind, value=value)
     compiled, check, draw = compile_constraint(constraint), make_validator(constraint), random.Random(0)
     for _ in range(20):

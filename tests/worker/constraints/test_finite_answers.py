@@ -1,4 +1,4 @@
-"""finite_answers: a few answers are enumerated, or reported as not finite."""
+"""Finite answers: a few answers are enumerated, or reported as not finite."""
 
 import json
 from typing import Any
@@ -58,7 +58,7 @@ def test_a_schema_of_enums_is_enumerated(schema: Any, expected: list[Any] | None
 
 @pytest.mark.parametrize("leaf", [{"const": 1}, {"const": 1, "type": "string"}])
 def test_references_that_multiply_are_abandoned_early(leaf: Any) -> None:
-    """Quickly, whether the leaves have values or not."""
+    """It is fast, whether or not the leaves have values."""
     defs: dict[str, Any] = {f"d{at}": {"anyOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 90} for at in range(7)}
     assert values({"$ref": "#/$defs/d0", "$defs": {**defs, "d7": leaf}}) is None
 

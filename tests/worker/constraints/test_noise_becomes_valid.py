@@ -53,7 +53,7 @@ SCHEMAS: dict[str, Any] = {
 @pytest.mark.parametrize("name", SCHEMAS)
 @pytest.mark.parametrize("is_sampled", [False, True])
 def test_every_answer_is_valid_and_closes_in_time(name: str, is_sampled: bool) -> None:
-    """Several seeds, from the tightest budget to several canvases, shorter and longer than the answer wants."""
+    """Several seeds, from the smallest budget to several canvases, shorter and longer than the answer needs."""
     compiled = compile_schema(SCHEMAS[name])
     assert not compiled.needs_check
     automaton = compile_tokens(compiled.automaton, VOCABULARY)

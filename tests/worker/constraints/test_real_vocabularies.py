@@ -74,7 +74,7 @@ def by_bytes(words: Words) -> dict[bytes, int]:
 @pytest.mark.parametrize("name", VOCABULARIES)
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_tokenization_of_a_valid_document_is_allowed(name: str, text: str) -> None:
-    """Fifty transitions each; and the end token stands behind the whole, not before."""
+    """Fifty tokenizations each; the end token is allowed after the whole text, not before."""
     words, automaton = vocabulary_bytes_of(name), compiled_tokens(name)
     assert language().accepts(text.encode())
     for seed in range(50):

@@ -1,5 +1,5 @@
-"""Calls as an automaton, checked against who reads them back and by jsonschema: in either syntax, whatever the
-schema."""
+"""The automaton of tool calls, checked against the worker's parsers and jsonschema, in both syntaxes and for random
+schemas."""
 
 import json
 import random
@@ -120,7 +120,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["x", "true", "3", "a-b.c"]), VALUES, max_size=3))
 def test_every_json_object_has_a_native_form(arguments: dict[str, Any]) -> None:
-    """Any characters in strings, controls and quotes too: nothing is escaped there."""
+    """Strings may contain any characters, also control characters and quotes: nothing is escaped."""
     assume(ANY_OBJECT.accepts(json.dumps(arguments).encode()))  # the size limits bound how deep an object may be
     answer = with_placeholders(f"<|tool_call>call:f{natively(arguments)}<tool_call|>")
     is_accepted = ANY_CALL.accepts(answer)
@@ -172,7 +172,7 @@ def test_keys_with_special_characters_are_quoted() -> None:
 
 
 def test_a_thought_may_precede_text_or_a_call() -> None:
-    """Or continue one that the prompt has opened."""
+    """It may also continue a thought that the prompt has opened."""
     call = CALLS[Syntax.NATIVE]
     may = compiled({"f": CITY}, Syntax.NATIVE, thought=Thought.ALLOWED)
     for answer, accepted in (
@@ -213,7 +213,7 @@ def test_unsupported_parameters_are_refused_by_field(schema: Any, keyword: str, 
 
 
 def test_many_tools_share_the_state_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By ever more frugal size limits; where no size limits will do, the tools are refused together."""
+    """The compiler tries stricter size limits; if none is sufficient, all tools are refused together."""
     schemas: dict[str, Any] = {f"f{at}": {"properties": {f"p{at}": {"maxLength": 60}}} for at in range(3)}
     roomy = compile_constraint(tools(schemas, Syntax.TAGGED))
     monkeypatch.setattr("diffusion_worker.constraints.compile.MAX_TOOL_STATES", 2000)

@@ -1,11 +1,11 @@
 """Counts where the host would wait for the device, on a CPU, where nothing ever waits.
 
-With an accelerator a pass is queued and the host runs ahead, until it wants to know a value: reading one waits for all
-that was queued before. A blocking upload (`torch.tensor(numbers, device=...)`) waits as well: the copy is made from
-memory that is not pinned, so torch lets the stream run dry first. `counted_syncs` notes both, each with its line.
+With an accelerator, passes are queued and the host runs ahead until it reads a value, which waits for everything queued
+before. A blocking upload (`torch.tensor(numbers, device=...)`) waits as well: the copy is made from memory that is not
+pinned, so torch first waits for the stream. `counted_syncs` records both, with their source lines.
 
-What a tensor is called is all there is to go by, as every device here is the CPU: a tensor is on the host if it was
-made without naming a device, or fetched with `cpu()`, or computed from such tensors only. All others count as remote.
+Every device is the CPU here, so tensors are tracked by their origin: a tensor is on the host if it was created without
+a device, fetched with `cpu()`, or computed from such tensors only. All others count as remote.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _PRODUCT = "diffusion_worker"
 
 @dataclass(slots=True)
 class Syncs:
-    """Place -> how often. A place is `file:line what`."""
+    """Location -> number of syncs. A location is `file:line what`."""
 
     decodes: Counter[str] = field(default_factory=Counter)
     uploads: Counter[str] = field(default_factory=Counter)
@@ -46,7 +46,7 @@ class Syncs:
 
 @contextlib.contextmanager
 def counted_syncs() -> Iterator[Syncs]:
-    """Everything done inside is counted; the counts may be looked at inside and afterwards."""
+    """Count all syncs within the block; the counts can be read within it and afterwards."""
     syncs, host = Syncs(), _Host()
     with _Methods(syncs, host), _Operators(syncs, host):
         yield syncs
@@ -66,13 +66,13 @@ class _Host:
             self._tensors[id(tensor)] = tensor
 
     def drop(self, moved: Any) -> None:
-        """On the CPU a tensor that is moved away stays the very same object."""
+        """On the CPU, moving a tensor to the device returns the same object."""
         for tensor in _tensors(moved):
             self._tensors.pop(id(tensor), None)
 
 
 class _Methods(TorchFunctionMode):
-    """What Python asks of tensors."""
+    """Intercepts Python's operations on tensors."""
 
     def __init__(self, syncs: Syncs, host: _Host) -> None:
         super().__init__()
@@ -107,14 +107,14 @@ class _Methods(TorchFunctionMode):
         return _moves(name, args, kwargs) and not is_remote and not kwargs.get("non_blocking", False)
 
     def _stays(self, name: str, kwargs: Mapping[str, Any], given: list[torch.Tensor], *, is_remote: bool) -> bool:
-        """Whether what is made is on the host again."""
+        """Whether the result is on the host."""
         if name in _MAKING or name in _MAKING_FROM_NUMBERS:
             return kwargs.get("device") is None and not given
         return bool(given) and not is_remote and name not in ("to", "cuda")
 
 
 class _Operators(TorchDispatchMode):
-    """What reaches an operator, also from within the library."""
+    """Intercepts operators, also those called by the library."""
 
     def __init__(self, syncs: Syncs, host: _Host) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class _Operators(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        # In inference mode operators arrive whole that are taken apart first outside it.
+        # In inference mode, operators arrive undecomposed that are decomposed outside it.
         with self:
             parts = func.decompose(*args, **(kwargs or {}))
         if parts is not NotImplemented:
@@ -140,7 +140,7 @@ def _moves(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
 
 
 def _reads(name: str, args: tuple[Any, ...]) -> bool:
-    """Also an index of truth values: how many it selects must be known before the result has a shape."""
+    """Also a boolean index: the shape of the result depends on the number of selected elements."""
     if name in ("index", "index_put", "index_put_"):
         return any(part.dtype == torch.bool for part in args[1] if part is not None)
     return name in _READING_OPERATORS
@@ -165,7 +165,7 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _place(what: str) -> str:
-    """The innermost line of the product that is being carried out, else the innermost of anybody but us and torch."""
+    """The innermost line of the product on the stack, else the innermost line outside of this module and torch."""
     frame: FrameType | None = sys._getframe(1)
     unknown_instruction = ""
     while frame is not None:

@@ -1,4 +1,4 @@
-"""Acceptance keeps the surest positions within the bound."""
+"""Acceptance keeps the most certain positions within the bound."""
 
 import torch
 from hypothesis import given

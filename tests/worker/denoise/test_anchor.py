@@ -1,4 +1,4 @@
-"""How strongly a canvas keeps to a given text."""
+"""Anchoring: how strongly a canvas keeps a given text."""
 
 import pytest
 import torch

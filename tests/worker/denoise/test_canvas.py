@@ -1,4 +1,4 @@
-"""How canvases open."""
+"""Creation of canvases."""
 
 import torch
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Draws depend on their key alone, and follow the probabilities."""
+"""Draws depend only on their key, and follow the probabilities."""
 
 import torch
 from hypothesis import given

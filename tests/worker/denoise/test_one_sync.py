@@ -1,7 +1,7 @@
-"""How often the host waits for the device in one step, whatever the rows; and that the counting itself can be trusted.
+"""The host waits for the device once per step, for any number of rows; the counting itself is tested too.
 
-One read a step, one more where a row is constrained, and no upload that waits: what a pass needs from the host goes
-through the one door that queues it.
+One read per step, one more if a row is constrained, and no blocking upload: all inputs of a pass go through
+`host_to_device`, which queues the copy.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def read(sequence: int, *, slot: int | None = None) -> Decode:
 
 
 def stepper_of(model: Any, rows: int) -> Stepper:
-    """Whose first `rows` sequences are in the middle of a block; one slot is free."""
+    """A stepper whose first `rows` sequences are in the middle of a block; one slot is free."""
     cache = KvCache(model.kv_layers, slots=rows + 1, slot_tokens=64, dtype=model.dtype, device=model.device)
     stepper = Stepper(model, cache)
     stepper.step(
@@ -124,7 +124,7 @@ def test_a_step_with_work_of_every_kind_waits_once(make_model: Any) -> None:
 
 @pytest.mark.parametrize("rows", [1, 8])
 def test_a_step_with_constrained_rows_waits_once_more_however_many_they_are(make_model: Any, rows: int) -> None:
-    """Best texts are sought on the host: it needs the scores of those rows."""
+    """Constraint inference runs on the host and needs the scores of the constrained rows."""
     model = make_model(dtype=torch.float32)
     stepper, matcher = stepper_of(model, rows), any_text(model.info.vocab_size)
     batch = Batch(

@@ -1,7 +1,7 @@
-"""Our loop and `generate()` of transformers agree on the surest canvas of every step of every block.
+"""Our loop and transformers' `generate()` agree on the argmax canvas of every step of every block.
 
-In fp64, where rounding is no excuse, on chaotic random models, where a wrong operation cannot hide. Each sequence is
-compared with a `generate()` of its own, whatever else is in the batch.
+In fp64, so that rounding explains no difference, and on chaotic random models, so that a wrong operation is visible.
+Each sequence is compared with its own `generate()`, for any other rows in the batch.
 """
 
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ Seen = list[Observation]
 
 @dataclass
 class Output:
-    """What one sequence showed of itself."""
+    """The drafts and the output of one sequence."""
 
     drafts: Drafts
     ids: list[int]
@@ -87,8 +87,8 @@ def ours(
     seen: Seen | None = None,
     **limits: Any,
 ) -> list[Output]:
-    """All requests through scheduler and stepper, drawing as transformers draws. With `arrivals` they come at random
-    iterations, and rows are taken away and given back as under memory pressure."""
+    """Run all requests through scheduler and stepper with transformers' draws. With `arrivals` they arrive at random
+    iterations, and the batch shrinks and grows as under memory pressure."""
     table = SlotTable(model.kv_layers, slots, itemsize=model.dtype.itemsize)
     cache = KvCache(model.kv_layers, slots=slots, slot_tokens=256, dtype=model.dtype, device=model.device)
     bounds = Limits(max_num_seqs=slots, max_waiting=len(requests), max_context=256, **limits)
@@ -183,7 +183,7 @@ def test_rows_of_different_requests_do_not_touch_each_other(make_model: Any) -> 
 def test_rows_that_come_and_go_and_are_preempted_and_reuse_prompts_change_nothing(
     make_model: Any, window: int, seed: int
 ) -> None:
-    """A budget of positions, prompts in chunks, rows lost and given back, contexts copied: whatever serving does."""
+    """As in serving: a budget of positions, prompts in chunks, preemptions and copied contexts."""
     model, dice, seen = make_model(end_ids=(), window=window), Random(seed), list[Observation]()
     common = prompt(77, 40)
     requests = [
@@ -219,7 +219,7 @@ def test_canvases_stop_early_at_the_step_where_generate_stops(make_model: Any) -
 
 
 def test_an_end_token_inside_a_canvas_ends_the_answer_there(make_model: Any) -> None:
-    end_ids = tuple(range(6, 16))  # a chaotic model meets one of ten ids soon
+    end_ids = tuple(range(6, 16))  # a chaotic model soon generates one of ten ids
     model = make_model(end_ids=end_ids)
     lengths = set()
     for seed in range(8):
@@ -236,7 +236,7 @@ def test_an_end_token_inside_a_canvas_ends_the_answer_there(make_model: Any) -> 
 
 
 def test_a_given_canvas_is_denoised_as_generate_denoises_it(make_model: Any) -> None:
-    """For one step: `generate()` draws a fresh canvas all the same and drops it, so the random streams part."""
+    """For one step: `generate()` draws a new canvas anyway and discards it, so the random streams diverge."""
     model = make_model()
     for seed in range(3):
         one = replace(request(seed, denoising=replace(STEPS_ONLY, steps=1)), start_ids=prompt(9, 12))

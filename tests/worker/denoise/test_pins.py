@@ -1,4 +1,4 @@
-"""Pinned positions are certain: shown to the model, kept in the answer, and of no entropy."""
+"""Pinned positions are certain: the model sees them, the answer keeps them, and their entropy is zero."""
 
 from typing import Any
 

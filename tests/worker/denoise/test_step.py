@@ -1,4 +1,4 @@
-"""One step over rows whose parameters all differ gives each row what it would get alone."""
+"""A step over rows with different parameters gives each row the result that it has alone."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Carrying out batches: groups, isolation of failures, freed rows, and the traps of the passes."""
+"""Executing batches: groups, isolation of failures, released rows, and edge cases of the passes."""
 
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ def stepper(model: Any, *, slots: int = 4) -> Stepper:
 
 
 def denoise(sequence: SequenceId, step: int = 4, **changes: Any) -> Denoise:
-    """`at` must be given behind a longer prompt; sequence n lives in slot n - 1."""
+    """`at` is required after a longer prompt; sequence n uses slot n - 1."""
     base = Denoise(
         sequence=sequence,
         slot=sequence - 1,
@@ -100,11 +100,11 @@ def test_a_row_that_raises_is_found_and_its_neighbours_lose_nothing() -> None:
 def test_a_defect_that_is_not_of_the_pass_is_not_swallowed() -> None:
     it = stepper(ToyModel())
     with pytest.raises(KeyError):
-        it.step(Batch(denoises=(denoise(5, step=2),)))  # a canvas that never opened
+        it.step(Batch(denoises=(denoise(5, step=2),)))  # a canvas that was never created
 
 
 def test_a_slot_that_held_nan_is_clean_for_its_next_owner(make_model: Any) -> None:
-    """What a mask hides is still multiplied by zero, and zero times NaN is NaN."""
+    """Masked values are multiplied by zero, and zero times NaN is NaN."""
     it = stepper(make_model(dtype=torch.float32), slots=2)
     it.step(Batch(prefills=(append(1, *[7] * 40),)))
     it.cache.keys[0][0, :, :40] = float("nan")

@@ -1,4 +1,4 @@
-"""What fits into one iteration, and who goes first."""
+"""Selection of the work of one iteration, and its order."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ KINDS = ("prompt", "last of a prompt", "seal", "step", "read")
 
 
 def placed(number: int, kind: str) -> Sequence:
-    """A sequence that has a slot and wants what `kind` says."""
+    """A sequence that has a slot and needs work of this `kind`."""
     prompt = (9,) * (12 if kind == "prompt" else 3)
     decoding_mode = DecodingMode.AUTOREGRESSIVE if kind == "read" else DecodingMode.DIFFUSION
     request = replace(REQUEST, prompt_ids=prompt, decoding_mode=decoding_mode)

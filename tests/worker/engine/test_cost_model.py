@@ -1,4 +1,4 @@
-"""How long work takes: never nonsense, and learnt from kin."""
+"""The cost model: predictions are always plausible, and are learnt from similar requests."""
 
 import math
 from dataclasses import replace

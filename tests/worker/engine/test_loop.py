@@ -1,4 +1,4 @@
-"""The loop without asyncio: what evaluation runs is what serves."""
+"""The loop without asyncio: evaluation uses the same loop as serving."""
 
 from dataclasses import replace
 from typing import Any
@@ -75,7 +75,7 @@ def test_a_prompt_that_a_slot_already_holds_is_not_computed_again(make_model: An
 
 
 def answered(loop: Loop, one: GenerationRequest) -> tuple[tuple[int, ...], Finished | Faulted]:
-    """The answer of a loop that has nothing else to do."""
+    """The answer of a loop without other requests."""
     sequence, ids = loop.add(one), ()
     while True:
         for who, event in loop.step():
@@ -86,7 +86,8 @@ def answered(loop: Loop, one: GenerationRequest) -> tuple[tuple[int, ...], Finis
 
 
 def test_a_context_whose_ring_was_overwritten_after_its_owner_had_left_is_not_kept(make_model: Any) -> None:
-    """A client leaves while its canvas is being sealed: the pass has written over the oldest tokens of every window."""
+    """A client disconnects while its canvas is being sealed: the pass has overwritten the oldest tokens of every
+    window."""
     model = make_model(window=8)
     one = GenerationRequest(
         prompt_ids=tuple(range(6, 30)), max_tokens=36, seed=3, denoising=replace(model.info.denoising, steps=4)

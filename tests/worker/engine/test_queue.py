@@ -1,4 +1,4 @@
-"""Who gets the next slot, who makes way for it, and how long one more would wait."""
+"""The waiting queue: the next sequence to schedule, the sequence to preempt, and the predicted wait."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,13 +18,13 @@ REQUEST = GenerationRequest(
 
 
 def of_work(iterations: int, *, submitted: float = 0.0, **changes: Any) -> Sequence:
-    """Half of `max_tokens` is expected of one read left to right while nothing has been learnt."""
+    """Before any observation, an autoregressive request is expected to generate half of `max_tokens`."""
     request = replace(REQUEST, max_tokens=2 * iterations, **changes)
     return Sequence(id=iterations, request=request, submitted=submitted, prefill_chunks=[request.prompt_ids])
 
 
 def line(*waiting: Sequence) -> WaitingQueue:
-    """Every iteration takes a second."""
+    """A waiting queue with a cost model in which every iteration takes a second."""
     cost_model = CostModel()
     cost_model.record_step(1.0, 1)
     it = WaitingQueue(cost_model)

@@ -1,4 +1,4 @@
-"""The scheduler, driven with made-up results: no torch, no model, no clock."""
+"""The scheduler with artificial results: no torch, no model, no clock."""
 
 import subprocess
 import sys
@@ -73,7 +73,7 @@ def canvas(sequence: int, ids: tuple[int, ...], *, converged: bool = False, logp
 
 
 def play(it: Scheduler, *ids: tuple[int, ...], converged: bool = False, now: float = 0.0) -> list[tuple[int, Event]]:
-    """One iteration per canvas given; every running canvas looks like it."""
+    """Run one iteration per given canvas; every running canvas equals it."""
     happened: list[tuple[int, Event]] = []
     for surest in ids:
         batch = it.next_batch(now)
@@ -384,7 +384,7 @@ def test_the_wait_is_unknown_until_a_step_was_measured_and_zero_while_places_are
 def test_the_predicted_wait_grows_with_the_work_ahead() -> None:
     it, now = scheduler(running=1, waiting=9), 0.0
     it.add(REQUEST, now)
-    while it.running or it.waiting:  # what a request usually takes is learnt from one
+    while it.running or it.waiting:  # the duration of a request is learnt from one
         batch = it.next_batch(now)
         now += 0.5
         it.update_from_output(
@@ -419,7 +419,7 @@ def test_an_idle_scheduler_has_nothing_to_do_once_rows_are_freed() -> None:
 
 
 def test_contexts_that_are_forgotten_are_not_copied_into_slots_that_are_gone() -> None:
-    """A copy to be retained is due when memory pressure takes its slot away."""
+    """A copy into the prefix cache is pending when memory pressure removes its slot."""
     layers = (LayerKv(heads=1, head_dim=1, window=5),)
     limits = Limits(max_num_seqs=2, max_waiting=4, max_context=64)
     it = Scheduler(INFO, limits, SlotTable(layers, 5, itemsize=4))
@@ -446,7 +446,7 @@ def test_contexts_that_are_forgotten_are_not_copied_into_slots_that_are_gone() -
 def test_every_sequence_ends_exactly_once_and_every_slot_is_free_again(
     dice: Random, running: int, budget: int | None, chunk: int
 ) -> None:
-    """Whatever comes, leaves, faults, is late, is preempted or loses its rows, at whatever moment."""
+    """Requests arrive, end, fail, exceed deadlines and are preempted, and the batch shrinks, at any time."""
     limits = Limits(max_num_seqs=running, max_waiting=99, max_context=64, max_step_tokens=budget, prefill_chunk=chunk)
     table = SlotTable((LayerKv(heads=1, head_dim=1, window=9),), running + 1, itemsize=4)
     it, now, due = Scheduler(INFO, limits, table), 0.0, dice.randint(1, 12)

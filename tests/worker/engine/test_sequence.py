@@ -72,7 +72,7 @@ def test_it_is_due_at_its_deadline_and_never_without_one() -> None:
 def test_chunks_are_the_ids_in_order_none_empty_none_too_long_and_cut_where_asked(
     ids: tuple[int, ...], size: int, cut: int
 ) -> None:
-    """Also of no ids at all: a context that another slot holds completely leaves nothing to append."""
+    """Also of no ids: a context that another slot holds completely needs no prefill."""
     prefill_chunks = prefill_chunks_of(ids, size, cut=min(cut, len(ids)))
     assert tuple(token for chunk_ids in prefill_chunks for token in chunk_ids) == ids
     assert all(0 < len(chunk_ids) <= size for chunk_ids in prefill_chunks)

@@ -1,4 +1,4 @@
-"""What fits is known by arithmetic."""
+"""The memory budget is computed before anything is allocated."""
 
 from dataclasses import replace
 from typing import Any
@@ -56,7 +56,7 @@ SIZE = ModelSize(
 
 
 def test_a_plan_counts_the_slots_that_weights_and_contexts_leave_room_for() -> None:
-    """One byte less than three contexts beside the weights is room for two."""
+    """One byte less than weights and three contexts leaves room for two contexts."""
     one = 20_480 * 8192 + 204_800 * 1023
     room = 50_000_000_000 + 3 * one
     fitting = [

@@ -1,4 +1,4 @@
-"""The cache keeps what was sealed, where it belongs, and nothing of what was not."""
+"""The cache keeps sealed tokens at their positions, and nothing of failed passes."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def cache(slots: int = 3, slot_tokens: int = 40) -> KvCache:
 
 
 class Filled:
-    """A cache and how many tokens each slot has been given, as `memory.slots` keeps it."""
+    """A cache and the number of tokens in each slot, as `memory.slots` records it."""
 
     def __init__(self, **shape: int) -> None:
         self.cache = cache(**shape)
@@ -44,7 +44,7 @@ class Filled:
         return seen
 
     def context(self, slots: list[int], layer: int, *, bucket: int | None = None) -> list[list[int]]:
-        """What a canvas on each slot sees, sorted."""
+        """The tokens that a canvas on each slot attends to, sorted."""
         view = self.cache.canvas_view(slots, [self.lengths[slot] for slot in slots], 4, bucket=bucket)
         keys, mask = view.layers[layer].keys, view.masks[(SLIDING, FULL)[layer]]
         count = keys.shape[2]
@@ -118,10 +118,10 @@ def test_a_view_of_a_slots_former_text_is_not_shown_to_its_next() -> None:
 
 @given(length=st.integers(1, 20), taken=st.integers(1, 20), more=st.integers(1, 9))
 def test_a_copy_sees_what_its_source_saw_and_goes_its_own_way(length: int, taken: int, more: int) -> None:
-    taken = length if length > 5 else min(taken, length)  # of a ring that has wrapped only its present length
+    taken = length if length > 5 else min(taken, length)  # a wrapped ring can be copied at its current length only
     it = Filled()
     it.extend({0: list(range(length)), 1: list(range(60, 67))})
-    it.context([1, 2], 0)  # a view that the copy must not leave stale
+    it.context([1, 2], 0)  # a view that the copy must invalidate
     it.cache.copy(0, 1, taken)
     it.lengths[1] = taken
     assert it.context([1], 1) == [list(range(taken))]

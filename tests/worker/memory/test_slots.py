@@ -1,4 +1,4 @@
-"""A slot has one owner, and only what is truly the same beginning is reused."""
+"""A slot has one owner, and only an identical prefix is reused."""
 
 from random import Random
 
@@ -76,7 +76,8 @@ def test_what_is_spoilt_is_not_kept_and_exact_tables_keep_nothing() -> None:
 def test_a_copy_done_in_the_order_told_always_holds_what_the_table_says(
     dice: Random, slots: int, has_ring: bool
 ) -> None:
-    """A made-up cache beside the table: per slot its full layer, and of its ring the length it stands at."""
+    """An artificial cache next to the slot table: for each slot its full layer, and the current length of its ring
+    buffer."""
     it = table(slots, layers=(FULL, RING) if has_ring else (FULL,))
     kept: list[list[int]] = [[] for _ in range(slots)]
     owners: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Our two passes over the library's classes give the library's own numbers, and avoid its known traps."""
+"""Our two passes over the library's classes give the library's own results, and avoid its known pitfalls."""
 
 from typing import Any
 
@@ -55,8 +55,8 @@ def test_mean_embeddings_say_exactly_what_logits_say_to_the_library(make_model: 
 
 @torch.no_grad()
 def test_every_position_of_a_canvas_sees_the_same_window_of_context(make_model: Any) -> None:
-    """On sliding layers it is the last window - 1 tokens for all, not a window per position: looked at behind the first
-    layer, before the positions of the canvas can exchange it."""
+    """In sliding-window layers all positions attend to the last window - 1 tokens, not to a window per position. Tested
+    after the first layer, before the canvas positions can exchange information."""
     model = make_model(window=6)
     seen: list[torch.Tensor] = []
     model._decoder.layers[0].register_forward_hook(lambda _module, _inputs, output: seen.append(output[0]))
@@ -71,7 +71,8 @@ def test_every_position_of_a_canvas_sees_the_same_window_of_context(make_model: 
 
 @torch.no_grad()
 def test_the_causal_pass_is_causal(make_model: Any) -> None:
-    """Left to itself the library builds no mask for an attention it does not know, and text sees its own future."""
+    """By default the library builds no mask for an unknown attention implementation, so tokens would attend to later
+    ones."""
     model = make_model()
     changed = PROMPT.clone()
     changed[0, -1] = 50

@@ -1,4 +1,4 @@
-"""A checkpoint loads, or what is wrong with it is named with its file."""
+"""A checkpoint loads, or the error names the file and the problem."""
 
 import json
 import shutil

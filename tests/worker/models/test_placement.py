@@ -1,4 +1,4 @@
-"""models.placing: weights lie where and how they were asked to, or one line says why they cannot."""
+"""models.placement: weights are loaded with the requested placement and dtype, or one line states why not."""
 
 import importlib.util
 import json
@@ -64,7 +64,7 @@ def refusal(folder: Path, kind: type[WorkerError], **options: Any) -> str:
 
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
 def test_the_experts_run_as_named(folder: Path, experts: str) -> None:
-    """By the library's own names; all give the same answer up to rounding."""
+    """Implementations have the library's names; all give the same answer up to rounding."""
     model = load(str(folder), LoadOptions(device="cpu", dtype="float32", experts=experts))
     assert model._model.config._experts_implementation == experts
     [answer] = run(model, [GenerationRequest(prompt_ids=(9, 10), max_tokens=3, seed=0, denoising=model.info.denoising)])
@@ -83,7 +83,7 @@ def test_exact_mode_chooses_its_own_experts(folder: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda:7", "xpu", "mps"])
 def test_a_device_that_is_not_there_is_refused(folder: Path, device: str) -> None:
-    """Before anything is read."""
+    """The error precedes any read of weights."""
     if torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available():
         pytest.skip("there is an accelerator")
     assert f"--device {device}: not available on this machine" in refusal(folder, BadSetting, device=device)
@@ -100,7 +100,7 @@ def test_weights_can_be_placed_by_a_map(folder: Path) -> None:
 
 
 def test_a_map_that_names_no_device_or_scatters_the_text_is_refused(folder: Path) -> None:
-    """Contexts are kept on one device."""
+    """All contexts are on one device."""
     assert "--device-map" in refusal(folder, BadSetting, device_map={"": "moon"})
     assert "--device-map" in refusal(folder, BadSetting, device_map={"": "cpu", "model.decoder.layers.1": "meta"})
 
@@ -115,8 +115,8 @@ def test_a_map_needs_a_library_that_may_be_missing(folder: Path, monkeypatch: py
 def test_an_fp8_checkpoint_loads_and_is_unpacked_where_nothing_could_run_it(
     folder: Path, saved: Path, quantised: str, part: str | None
 ) -> None:
-    """The library does so by itself on a CPU; its facts are then those of plain weights, and the numbers are those
-    that were quantised."""
+    """The library dequantises on a CPU; the model info is then that of unquantised weights, and the values are the
+    quantised ones."""
     make_fp8(folder, part)
     model, plain = load(str(folder), LoadOptions(device="cpu", quantised=quantised)), load(str(saved))
     assert model.info == plain.info
@@ -131,7 +131,7 @@ def test_an_fp8_checkpoint_loads_and_is_unpacked_where_nothing_could_run_it(
 
 
 def test_a_method_that_the_library_does_not_know_is_foreign(folder: Path) -> None:
-    """Read as plain weights they would answer, only wrongly."""
+    """Loaded as unquantised weights, the model would give wrong answers without an error."""
     declare(folder, quant_method="modelopt", quant_algo="NVFP4")
     message = refusal(folder, CheckpointForeign)
     assert f"{folder}: quantisation method 'modelopt' is not supported by transformers " in message
@@ -139,7 +139,7 @@ def test_a_method_that_the_library_does_not_know_is_foreign(folder: Path) -> Non
 
 @pytest.mark.skipif(HAS_COMPRESSED, reason="the library is there")
 def test_a_missing_quantiser_is_named_in_one_line(folder: Path) -> None:
-    """What to install stands in it."""
+    """The error names the package to install."""
     declare(folder, quant_method="compressed-tensors", format="nvfp4-pack-quantized", config_groups={})
     message = refusal(folder, CheckpointForeign)
     assert "quantised by 'compressed-tensors'" in message
@@ -148,6 +148,6 @@ def test_a_missing_quantiser_is_named_in_one_line(folder: Path) -> None:
 
 @pytest.mark.parametrize("said", [{"quant_method": "nvfp4"}, {"quant_method": "bitsandbytes", "load_in_4bit": True}])
 def test_what_a_quantiser_refuses_is_passed_on(folder: Path, said: dict[str, Any]) -> None:
-    """In its own words, with the folder and the method."""
+    """The library's error message, with the folder and the method."""
     declare(folder, **said)
     assert f"{folder}: quantised by {said['quant_method']!r}: " in refusal(folder, CheckpointForeign)

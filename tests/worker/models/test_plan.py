@@ -19,8 +19,9 @@ TINY = Path(__file__).parents[3] / "checkpoints" / "twolane-tiny"
 
 
 def test_the_released_shape_has_26_billion_parameters_of_which_4_are_active() -> None:
-    """By hand: what a token does not pass through is 120 of 128 experts in 30 layers, three matrices of 2816 x 704
-    each, and the tower for images: 16 layers of width 768, positions, patches and the projection into the text."""
+    """Computed by hand: the parameters that a token does not use are 120 of 128 experts in 30 layers, three matrices of
+    2816 x 704 each, and the vision tower: 16 layers of width 768, positions, patches and the projection into the
+    text."""
     size = measure(RELEASED)
     idle = 30 * (128 - 8) * 3 * 2816 * 704
     layer = 3 * 768 * 3072 + 4 * 768 * 768 + 4 * 768 + 2 * 64
@@ -115,8 +116,8 @@ def test_a_missing_config_and_one_that_is_not_json_are_distinguished(tmp_path: P
 def test_quantised_weights_are_planned_by_the_bits_that_the_config_declares(
     tmp_path: Path, said: dict[str, Any], bits: float, gigabytes: tuple[float, float]
 ) -> None:
-    """The released shape: matrices of layers and experts in so many bits, the table of words and norms as they are.
-    Parameters do not change, and what is saved makes room for contexts."""
+    """The released shape: matrices of layers and experts in the given number of bits, embeddings and norms unquantised.
+    The number of parameters is unchanged, and the saved memory is available for contexts."""
     content = {**json.loads(RELEASED.read_text()), "quantization_config": said}
     (tmp_path / "config.json").write_text(json.dumps(content))
     plain, size = measure(RELEASED), measure(tmp_path)

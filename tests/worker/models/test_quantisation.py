@@ -1,4 +1,4 @@
-"""models.quantisation: what the configs in use say of their weights."""
+"""models.quantisation: parsing the declarations of common configs."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ NVFP4 = {
     ],
 )
 def test_bits_of_a_weight_with_its_share_of_a_scale(said: dict[str, Any], method: str, bits: float | None) -> None:
-    """As far as the config declares them; no guess otherwise."""
+    """Bits are those that the config declares; otherwise unknown."""
     found = quantisation_of({"quantization_config": said})
     assert found is not None
     assert (found.method, found.bits) == (method, bits)
@@ -43,7 +43,7 @@ def test_bits_of_a_weight_with_its_share_of_a_scale(said: dict[str, Any], method
 
 @pytest.mark.parametrize("config", [{}, {"quantization_config": None}, {"quantization_config": "fp8"}])
 def test_plain_weights_have_none(config: dict[str, Any]) -> None:
-    """Nothing is said, or nothing that could be read."""
+    """Configs without a declaration, or with an unreadable one."""
     assert quantisation_of(config) is None
 
 
@@ -66,13 +66,13 @@ def test_it_may_be_said_of_the_text_alone() -> None:
     ],
 )
 def test_matrices_are_covered_unless_left_out(name: str, is_covered: bool) -> None:
-    """By pattern or by part of their name; words and norms stay as they are."""
+    """By pattern or by part of their name; embeddings and norms are not quantised."""
     found = quantisation_of({"quantization_config": NVFP4})
     assert found is not None
     assert found.covers(name) is is_covered
 
 
 def test_parts_of_names_may_end_in_a_star() -> None:
-    """As modelopt writes them."""
+    """Excluded modules in modelopt's format."""
     left_out = Quantisation(method="modelopt", bits=8.0, left_out=("model.encoder.vision_tower*",))
     assert not left_out.covers("model.encoder.vision_tower.patch_embedder.input_proj.weight")

@@ -51,8 +51,8 @@ def test_its_confidence_is_the_confidence_of_the_answer(decoding_mode: DecodingM
 
 @pytest.mark.parametrize("decoding_mode", DecodingMode)
 def test_it_tells_prompt_from_answer_however_a_context_was_put_together(decoding_mode: DecodingMode) -> None:
-    """A conversation goes on: what was the answer is prompt now, and most of it stands in the cache already; the same
-    prompt comes again; a long prompt comes in chunks."""
+    """A conversation continues: the earlier answer is part of the prompt and mostly cached; the same prompt is
+    repeated; a long prompt is prefilled in chunks."""
     model = ToyModel(lambda prompt: (len(prompt) % 200 + 20,) * 3)
     prompts = [range(50, 60), (*range(50, 60), 30, 30, 30, 1, 77), range(50, 60), (*range(50, 60), 88), [9] * 700]
     answers = run(model, [request(model, *prompt, decoding_mode=decoding_mode) for prompt in prompts], max_num_seqs=1)

@@ -1,4 +1,4 @@
-"""telemetry: observations become Prometheus text under the agreed names."""
+"""Metrics: observations become Prometheus text with the documented names."""
 
 import re
 from dataclasses import replace
@@ -130,7 +130,7 @@ def test_reuse_parking_and_waiting_are_counted() -> None:
 
 
 def test_gauges_show_the_present_status() -> None:
-    """They are read when somebody looks."""
+    """Gauges are read at scrape time."""
     found = values(Meters("model"))
     assert found["twolane_worker_running"] == 2
     assert found["twolane_worker_predicted_wait_seconds"] == 1.5

@@ -1,4 +1,4 @@
-"""Tracing: which requests are traced, and what a span says."""
+"""Tracing: which requests are traced, and the contents of a span."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ SECRET = "zebra"
 
 
 class Kept:
-    """A processor that keeps what it gets."""
+    """A span processor that keeps all spans."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -31,11 +31,11 @@ class Kept:
         self.spans.append(span)
 
     def shutdown(self) -> None:
-        """Nothing is left."""
+        """Nothing to export."""
 
 
 def traced(served: Served, sampler: Any = DEFAULT_ON) -> list[ReadableSpan]:
-    """From now on the worker traces; its spans."""
+    """Enable tracing in the worker; returns its spans."""
     kept = Kept()
     served.worker.serving_state.tracing = Tracing(Tracer(sampler, kept, Resource({"service.name": "test"})))
     return kept.spans

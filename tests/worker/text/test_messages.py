@@ -55,7 +55,7 @@ def test_messages_have_openais_form() -> None:
 
 
 def test_tool_results_can_be_folded_into_the_message_of_the_call() -> None:
-    """In order and with the function name; a result without a preceding call stays a message of its own."""
+    """In order and with the function name; a result without a preceding call remains a separate message."""
     turns = folded_messages([tool("lost"), model("", "", CALL), tool("r"), tool("s", "2"), user()])
     assert [turn["role"] for turn in turns] == ["tool", "assistant", "user"]
     assert turns[1]["tool_responses"] == [{"name": "f", "response": "r"}, {"name": "unknown", "response": "s"}]

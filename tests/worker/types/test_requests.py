@@ -1,4 +1,4 @@
-"""Records refuse what cannot be, by the name of the field."""
+"""Records refuse invalid values and name the field."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Times and trails: when one sequence got where."""
+"""Timestamps and timelines of sequences."""
 
 from diffusion_worker.types.timeline import MAX_EVENTS, Timeline, Times
 

@@ -21,7 +21,7 @@ def test_a_finite_language_accepts_exactly_its_words(words: set[bytes], other: b
 
 @given(WORDS)
 def test_bytes_with_equal_columns_share_a_class(words: set[bytes]) -> None:
-    """Folding loses nothing, and leaves no two equal columns."""
+    """Byte classes lose no transition, and no two columns are equal."""
     automaton = automaton_of(words)
     assert automaton.classes.shape == (256,)
     columns = {column.tobytes() for column in np.ascontiguousarray(automaton.next.T)}
@@ -38,6 +38,6 @@ def test_the_reference_is_minimal_and_trimmed(words: set[bytes]) -> None:
 
 @pytest.mark.parametrize(("text", "end"), [(b"", True), (b"a", True), (b"ab", True), (b"b", False), (b"abc", False)])
 def test_a_walk_stays_dead_after_a_missing_transition(text: bytes, end: bool) -> None:
-    """And stays dead."""
+    """The dead state has no way out."""
     automaton = automaton_of({b"ab", b"ac"})
     assert (automaton.walk(automaton.start, text) != -1) == end

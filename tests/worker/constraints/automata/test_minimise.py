@@ -36,7 +36,7 @@ def run(rows: list[list[tuple[int, int, int]]], accepting: list[bool], word: byt
 
 @given(st.integers(0, 2**32), WORDS)
 def test_the_language_is_preserved_with_the_fewest_states(seed: int, words: list[bytes]) -> None:
-    """Same words, as few states as possible, all of them live."""
+    """The same language with the minimum number of states, all of them live."""
     rows, accepting = scrambled(seed)
     small = minimise(rows, accepting, 0)
     if small is EMPTY:

@@ -49,7 +49,7 @@ TEXTS = st.text(alphabet="aabbcxyz01-.@[]{,", max_size=8)
 
 @given(st.sampled_from(PATTERNS), st.lists(TEXTS, min_size=5, max_size=30))
 def test_a_pattern_is_searched_as_re_searches_it(pattern: str, texts: list[str]) -> None:
-    """Unanchored unless it says otherwise."""
+    """Patterns are unanchored unless they contain anchors."""
     language = dfa_of_pattern(pattern)
     reference = pattern.replace("(?<n>", "(?P<n>")
     for text in texts:
@@ -60,7 +60,7 @@ def test_a_pattern_is_searched_as_re_searches_it(pattern: str, texts: list[str])
     "pattern", [r"(a)\1", r"\bword\b", "(?<=a)b", r"\p{L}", "(?i)a", "a(?=b)c", "a(", "[]a]", "a{,2}", "*"]
 )
 def test_unsupported_expressions_raise_not_regular(pattern: str) -> None:
-    """And is not mistaken for something else."""
+    """Unsupported syntax is not misinterpreted."""
     with pytest.raises(NotRegular):
         dfa_of_pattern(pattern)
 
@@ -118,7 +118,7 @@ def test_the_length_range_of_a_language(pattern: str, found: tuple[int, int | No
     ],
 )
 def test_formats(name: str, good: list[str], bad: list[str]) -> None:
-    """Every format that the automaton keeps."""
+    """Every format that the automaton enforces."""
     language = dfa_of_pattern(FORMATS[name], whole=True)
     assert [text for text in good if not accepts(language, text)] == []
     assert [text for text in bad if accepts(language, text)] == []

@@ -37,7 +37,7 @@ def token_sets_of(sizes: tuple[int, int]) -> TokenSets:
 def test_peak_mass_and_entropy_are_those_of_the_members(
     sizes: tuple[int, int], scale: float, offset: float, seed: int
 ) -> None:
-    """Whether exponentials need a shift or not: logits that are flat, peaked, all high or all low."""
+    """With and without a shift of exponentials: logits that are flat, peaked, all high or all low."""
     token_sets = token_sets_of(sizes)
     logits = (np.random.default_rng(seed).standard_normal((3, len(TOKENS))) * scale + offset).astype(np.float32)
     found = EquivalenceClassScores(token_sets, logits)
@@ -55,7 +55,7 @@ def test_peak_mass_and_entropy_are_those_of_the_members(
 
 @given(st.sampled_from([1.0, 300.0]), st.floats(-150.0, 150.0), st.integers(0, 2**32 - 1))
 def test_peaks_alone_are_the_same_peaks(scale: float, offset: float, seed: int) -> None:
-    """And the normaliser is found, or taken where it is known."""
+    """The normaliser is computed, or used if it is given."""
     token_sets = token_sets_of((3, 5))
     logits = (np.random.default_rng(seed).standard_normal((3, len(TOKENS))) * scale + offset).astype(np.float32)
     whole, quick, told = (EquivalenceClassScores(token_sets, logits) for _ in range(3))

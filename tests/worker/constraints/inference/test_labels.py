@@ -1,4 +1,4 @@
-"""Labels are as likely as all the transitions to write them together."""
+"""The probability of a label is the sum over all tokenizations of it."""
 
 import itertools
 
@@ -56,7 +56,7 @@ def test_a_label_has_the_mass_of_all_its_layouts() -> None:
 
 
 def test_empty_and_unspellable_labels_are_refused() -> None:
-    """Also those that take more tokens than there is positions for, the end counted."""
+    """Also those that need more tokens than there are positions, including the end token."""
     with pytest.raises(InvalidRequest, match="is empty"):
         compile_labels([["a"], [""]], WORDS)
     with pytest.raises(InvalidRequest, match="cannot spell the label 'abc'"):
@@ -68,6 +68,6 @@ def test_empty_and_unspellable_labels_are_refused() -> None:
 
 
 def test_labels_longer_than_the_canvas_get_uniform_probabilities() -> None:
-    """Instead of NaN."""
+    """The probabilities are uniform, not NaN."""
     labels = compile_labels([["a"], ["b"]], WORDS)
     assert np.exp(label_logprobs(labels, np.full((2, len(labels.tokens)), -np.inf))) == pytest.approx([0.5, 0.5])

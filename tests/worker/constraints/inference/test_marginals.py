@@ -55,7 +55,8 @@ def test_marginals_are_sums_over_all_texts(case: Case, max_tokens: int, is_large
 
 @given(cases(), st.integers(1, 6))
 def test_tiny_masses_do_not_underflow(case: Case, max_tokens: int) -> None:
-    """The model is sure of a token that may not stand: all that may is e^-2000 likely, and still weighed."""
+    """The model is certain of a token that is not allowed: all allowed texts have probability e^-2000, and still have
+    marginals."""
     matcher = opened(case, max_tokens)
     logits = case.logits / 100.0
     logits[:, PADDING] = 2000.0

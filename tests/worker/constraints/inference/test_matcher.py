@@ -1,4 +1,4 @@
-"""matcher: the next-token mask, checked by walking every token."""
+"""The matcher: its next-token mask, checked by walking every token."""
 
 import numpy as np
 

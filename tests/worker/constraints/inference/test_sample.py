@@ -1,4 +1,4 @@
-"""A sampled path is one of the texts that can close in time, as often as it is likely."""
+"""A sampled path is a text that can close in time, with the correct probability."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ uniforms = st.floats(0.0, 1.0, exclude_max=True)
 
 @given(cases(), st.integers(1, 6), st.lists(uniforms, min_size=3, max_size=3))
 def test_every_draw_is_allowed(case: Case, max_tokens: int, draws: list[float]) -> None:
-    """Whatever the numbers, 0 and the largest below 1 among them; the same numbers give the same text."""
+    """For any random numbers, including 0 and the largest below 1; the same numbers give the same text."""
     matcher = opened(case, max_tokens)
     masses = weigh_token_sets(matcher.automaton.token_sets, case.logits)
     path = sample_path(matcher, masses, backward_masses(matcher, masses), np.array(draws))
@@ -55,7 +55,7 @@ def test_texts_are_drawn_with_their_probability(case: Case, max_tokens: int, see
 
 
 def test_a_large_equivalence_class_is_sampled_exactly() -> None:
-    """Ten thousand tokens that no state tells apart: a number picks the token whose share it falls into."""
+    """Ten thousand tokens in one equivalence class: a random number selects the token whose share contains it."""
     tokens = [b"", b"", *(b"a%d" % number for number in range(10_000))]
     language = freeze([[(ord("a"), ord("a"), 1)], [(byte, byte, 1) for byte in b"0123456789"]], [False, True], 0)
     automaton = compile_tokens(language, build_token_trie(tokens, (1,), 0))

@@ -37,7 +37,7 @@ def test_the_best_path_is_optimal(case: Case, max_tokens: int) -> None:
 
 @given(cases(), st.integers(1, 6))
 def test_a_known_normaliser_changes_nothing(case: Case, max_tokens: int) -> None:
-    """It is what the sum of exponentials comes to."""
+    """It equals the log of the sum of exponentials."""
     matcher = opened(case, max_tokens)
     known = np.logaddexp.reduce(case.logits, axis=1)
     path = best_path(matcher, score_token_sets(matcher.automaton.token_sets, case.logits, known))
@@ -46,7 +46,8 @@ def test_a_known_normaliser_changes_nothing(case: Case, max_tokens: int) -> None
 
 @given(cases(canvas=2), st.integers(1, 7), st.randoms(use_true_random=False))
 def test_canvas_after_canvas_the_text_closes_in_time(case: Case, max_tokens: int, random: object) -> None:
-    """Whatever the model says, exactly within the budget; and the matcher that the tokens lead to is the path's own."""
+    """For any logits the path stays within the budget, and advancing the matcher by its tokens gives the path's
+    matcher."""
     matcher = opened(case, max_tokens)
     written: list[int] = []
     while matcher.tokens_left and not matcher.is_done:
@@ -62,7 +63,7 @@ def test_canvas_after_canvas_the_text_closes_in_time(case: Case, max_tokens: int
 
 @given(cases(), st.integers(1, 6))
 def test_infinite_logits_still_leave_a_path(case: Case, max_tokens: int) -> None:
-    """Logits of -inf lower a token, they cannot take the guarantee away."""
+    """Logits of -inf lower a token's score; they do not break the guarantee."""
     matcher = opened(case, max_tokens)
     logits = np.full_like(case.logits, -np.inf)
     logits[:, PADDING] = 0.0
@@ -72,7 +73,7 @@ def test_infinite_logits_still_leave_a_path(case: Case, max_tokens: int) -> None
 
 @given(cases(), st.integers(1, 3))
 def test_an_answer_that_cannot_fit_is_refused_before_the_first_canvas(case: Case, lacking: int) -> None:
-    """And named: the shortest answer and the limit. With as many tokens as it takes it is not."""
+    """The error names the shortest answer and the limit. A sufficient limit is accepted."""
     automaton = compile_tokens(case.language, case.vocabulary)
     assume(automaton is not None)
     shortest = int(automaton.distance[automaton.start])

@@ -1,7 +1,7 @@
-"""Compiled JSON Schemas, checked against jsonschema: on whole small worlds of values, and on random members.
+"""Compiled JSON Schemas, checked against jsonschema: on all values of small sets, and on random members.
 
 *Sound*: what the automaton accepts is valid, unless the compilation named keywords that it leaves to validation.
-*Complete*: what is valid is accepted, once its members stand in some order.
+*Complete*: a valid value is accepted in some order of its members.
 """
 
 import json
@@ -20,7 +20,7 @@ from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 from tests.worker.constraints.reference import accepts_in_some_order, is_trimmed, moore_classes, random_member
 
 Json = Any
-ROOMY = replace(SIZE_TIERS[0], states=20_000)  # no rung below it: every value of the world is within the size limits
+ROOMY = replace(SIZE_TIERS[0], states=20_000)  # the last tier: every value of the set is within its size limits
 NAMES = ("a", "b", "c")
 SCALARS: tuple[Json, ...] = (None, True, False, 0, 1, 2, -1, 7, 10, 1.5, -2.5, "", "a", "ab", "b", "é", "aaa")
 WORLD: tuple[Json, ...] = (
@@ -148,7 +148,7 @@ def test_random_members_are_valid(schema: Json, seed: int) -> None:
 
 @given(SCHEMAS)
 def test_automata_are_minimal_and_trimmed(schema: Json) -> None:
-    """As the record promises."""
+    """As the docstring of the record states."""
     compiled = compiled_or_none(schema)
     assume(compiled is not None and compiled.stats.states < 1500)
     assert compiled is not None

@@ -128,7 +128,7 @@ def test_every_keyword_has_an_example() -> None:
 
 @pytest.mark.parametrize("keyword", sorted(KEPT))
 def test_automaton_keywords_cannot_be_violated(keyword: str) -> None:
-    """And need no validation."""
+    """Such schemas need no validation."""
     schema, good, bad = KEPT[keyword]
     compiled = compile_schema(schema)
     assert compiled.needs_check == ()
@@ -149,7 +149,7 @@ def test_checked_keywords_are_reported_and_validated(keyword: str) -> None:
 
 @pytest.mark.parametrize("keyword", sorted(REFUSED))
 def test_refused_keywords_are_named(keyword: str) -> None:
-    """Wherever it stands."""
+    """At any position in the schema."""
     for schema, pointer in ((REFUSED[keyword], f"/{keyword}"), ({"items": REFUSED[keyword]}, f"/items/{keyword}")):
         with pytest.raises(UnsupportedSchema) as caught:
             compile_schema(schema)

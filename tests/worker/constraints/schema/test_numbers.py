@@ -16,7 +16,7 @@ VALUES = st.lists(st.decimals(-400, 400, places=3, allow_nan=False, allow_infini
 
 
 def within(bounds: Bounds, value: Decimal) -> bool:
-    """By definition."""
+    """Whether the value satisfies the bounds, by definition."""
     low = bounds.low is None or (value > bounds.low if bounds.above else value >= bounds.low)
     return low and (bounds.high is None or (value < bounds.high if bounds.below else value <= bounds.high))
 
@@ -68,7 +68,7 @@ def test_no_text_rounds_onto_an_exclusive_bound(text: str) -> None:
     ],
 )
 def test_free_numbers_are_those_of_json(text: str, number: bool, integer: bool) -> None:
-    """But for exponents of three digits, which overflow."""
+    """Except for exponents of three digits, which overflow."""
     for kind, expected in ((False, number), (True, integer)):
         graph = Graph(max_states=1000)
         start = free_number(graph, graph.state([], accepting=True), integer=kind)
@@ -78,7 +78,7 @@ def test_free_numbers_are_those_of_json(text: str, number: bool, integer: bool) 
 
 @given(st.integers(1, 40), st.integers(-2000, 2000))
 def test_multiples_are_those_without_remainder(modulus: int, value: int) -> None:
-    """Of either sign."""
+    """Multiples of either sign."""
     graph = Graph(max_states=1000)
     start = multiples(graph, modulus, graph.state([], accepting=True))
     minimal = minimise(graph.rows, graph.accepting, start)

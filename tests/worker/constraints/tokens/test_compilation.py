@@ -45,7 +45,7 @@ def test_a_token_is_allowed_exactly_if_its_bytes_are(case: Case) -> None:
 
 @given(cases())
 def test_only_padding_follows_the_end(case: Case) -> None:
-    """Behind the end every token keeps the state, and costs nothing."""
+    """After the end, every token keeps the state and has score 0."""
     automaton = compiled_tokens(case)
     if automaton is not None:
         assert all(automaton.after(automaton.done, token) == automaton.done for token in range(len(case.tokens)))
@@ -54,7 +54,7 @@ def test_only_padding_follows_the_end(case: Case) -> None:
 
 @given(cases())
 def test_token_sets_are_unions_of_equivalence_classes(case: Case) -> None:
-    """Tokens share an equivalence class exactly when no edge tells them apart."""
+    """Tokens share an equivalence class exactly if no edge distinguishes them."""
     automaton = compiled_tokens(case)
     if automaton is None:
         return
@@ -122,7 +122,7 @@ def test_counting_states_count_the_bytes_of_tokens(limit: int, spelled: list[str
 
 
 def _same_future(automaton: TokenAutomaton, state: int, byte_state: int, limit: int) -> bool:
-    """Whether as many more bytes may follow."""
+    """Whether this number of further bytes may follow."""
     if state < 0 or byte_state > limit:
         return True
     remaining = limit - byte_state
@@ -130,7 +130,7 @@ def _same_future(automaton: TokenAutomaton, state: int, byte_state: int, limit: 
 
 
 def test_a_prefix_that_could_be_text_is_refused() -> None:
-    """With an optional prefix the first token must tell."""
+    """With an optional prefix, the first token must decide between prefix and text."""
     language = freeze([ANY], [True], 0)
     case = Case(language, (b"", b"", b"", b"a"), np.zeros((1, 4), np.float32))
     with pytest.raises(ValueError, match="control token"):

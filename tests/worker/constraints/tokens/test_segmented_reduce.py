@@ -15,7 +15,7 @@ counts = st.one_of(
 
 @given(counts, st.integers(0, 2**32 - 1))
 def test_each_segment_has_its_own_maximum_and_sum(lengths: list[int], seed: int) -> None:
-    """And the layout holds every member once."""
+    """The layout contains every member once."""
     lengths = sorted(lengths, reverse=True)
     members = np.random.default_rng(seed).standard_normal(sum(lengths))
     parts = np.split(members, np.cumsum(lengths)[:-1])

@@ -33,7 +33,7 @@ def test_every_token_is_found_where_its_bytes_lead(tokens: list[bytes]) -> None:
 
 @given(spelled)
 def test_a_subtree_is_one_range_with_its_byte_set(tokens: list[bytes]) -> None:
-    """What pruning relies on."""
+    """Token compilation relies on this when it skips subtrees."""
     vocabulary = build_token_trie([b"", *tokens], (0,), 0)
     nodes = vocabulary.nodes
     for text in tokens:

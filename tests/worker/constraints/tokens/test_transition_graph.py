@@ -79,7 +79,7 @@ def test_the_graph_has_the_edges_of_the_automaton(case: Case, max_tokens: int) -
 
 
 def test_shared_edges_are_stored_once() -> None:
-    """And still every state has its edges."""
+    """Every state still has its edges."""
     automaton = keyed()
     graph = transition_graph_of(automaton)
     assert graph.from_epsilon is not None
