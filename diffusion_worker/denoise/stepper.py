@@ -5,7 +5,7 @@ However many rows a batch has, the host waits for the device once, after all pas
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -17,6 +17,7 @@ from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.step import canvas_result, step
 from diffusion_worker.errors import NotFinite, StepFailed
 from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.models.device_errors import is_fatal
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.requests import SequenceId
@@ -66,7 +67,7 @@ class Stepper:
     @torch.inference_mode()
     def step(self, batch: Batch) -> StepResult:
         """Run one iteration. If a pass over several rows raises, each row is retried alone, so that only failing rows
-        fault."""
+        fault. After any other error the contents of the cache are unknown, see `reset`."""
         self._prepare(batch)
         outcomes: list[Outcome] = []
         for group in self._together(batch.prefills, lambda item: item.is_seal):
@@ -77,7 +78,17 @@ class Stepper:
             outcomes += self._isolated(steps, self._denoise)
         for decodes in self._together(batch.decodes, lambda item: item.at == 0):
             outcomes += self._isolated(decodes, self._decode)
-        return self._fetch(outcomes)
+        return replace(self._fetch(outcomes), slots=None if batch.slots is None else self.slots)
+
+    @property
+    def slots(self) -> int:
+        """Number of cache slots for sequences."""
+        return self.cache.slots - (self._padding is not None)
+
+    @torch.inference_mode()
+    def reset(self) -> None:
+        """Invalidate the contents of the cache. Canvases stay: a step replaces them, but never writes to them."""
+        self.cache.reset()
 
     def _prepare(self, batch: Batch) -> None:
         for sequence in batch.releases:
@@ -90,10 +101,11 @@ class Stepper:
     def _prefill(self, items: Sequence[Prefill]) -> list[Outcome]:
         view = self.cache.prefill_view([i.slot for i in items], [i.at for i in items], [len(i.ids) for i in items])
         hidden = self.model.encode(padded([i.ids for i in items], self.model.device), view)
-        self.cache.seal(view)
         # A context that holds NaN must not enter the prefix cache, even if its owner never denoises a canvas.
         finite = (hidden - hidden).flatten(1).sum(-1, keepdim=True)  # [rows, 1] 0, or NaN if any value is not finite
-        return [_Passed(items=items, report=finite.double())]
+        report = finite.double()
+        self.cache.seal(view)
+        return [_Passed(items=items, report=report)]
 
     def _denoise(self, items: Sequence[Denoise]) -> list[Outcome]:
         canvases = [self._canvas_of(item) for item in items]
@@ -164,10 +176,13 @@ class Stepper:
 
     def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Outcome]]) -> list[Outcome]:
         """Run the items together; if that raises, one by one, so that only failing items are lost. This is safe because
-        a pass commits context and canvases only after its last tensor operation."""
+        a pass commits context and canvases only after its last tensor operation. An error of the commit itself
+        (CacheDamaged), or one that the device does not survive, fails the step."""
         try:
             return run(items)
         except _PASS_ERRORS as error:
+            if is_fatal(error):
+                raise
             if len(items) > 1:
                 return [outcome for item in items for outcome in self._isolated([item], run)]
             return [self._fault(items[0], StepFailed(f"the forward pass failed: {error}"))]

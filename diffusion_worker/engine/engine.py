@@ -16,7 +16,7 @@ from dataclasses import replace
 from diffusion_worker.engine.loop import Capacity, Gauge, Loop
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.engine.scheduler import SequenceEvent
-from diffusion_worker.errors import Draining, NotResident, OverCapacity, Refused, StepFailed, WorkerError
+from diffusion_worker.errors import Draining, NotResident, OverCapacity, Refused, WorkerError
 from diffusion_worker.memory.lifecycle import SERVING, ModelLifecycle, memory_in_use, release_cached
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.events import Ending
@@ -235,7 +235,7 @@ class Engine:
             try:
                 happened = loop.step()
             except Exception as error:  # noqa: BLE001 - the thread must survive: running sequences fail, later ones are served
-                loop.fault_all(StepFailed(f"the step failed: {error!r}"))
+                loop.recover(error)
                 self._call_soon(self._set_state, Residency.DEGRADED)
                 continue
             self._update_state(loop)

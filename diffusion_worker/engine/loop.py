@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.scheduler import Limits, Scheduler, SequenceEvent
-from diffusion_worker.errors import WorkerError
+from diffusion_worker.errors import StepFailed, WorkerError
 from diffusion_worker.memory.budget import context_bytes, fit_slots
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.lifecycle import memory_in_use
@@ -26,6 +26,7 @@ from diffusion_worker.types.status import Pressure
 
 Gauge = Callable[[], tuple[int, int]]  # (used, limit) in bytes of the memory under pressure
 PRESSURE_EVERY_S = 0.25
+GROW_RETRY_S = 5.0  # after there was no memory for more slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +67,8 @@ class Loop:
         self._gauge = gauge or (lambda: memory_in_use(model.device))
         self._pressure_monitor = PressureMonitor()
         self._allowed_rows, self._max_rows_changed = self.limits.max_num_seqs, False
-        self._checked_at = float("-inf")
+        self._checked_at, self._grow_from = float("-inf"), float("-inf")
+        self._is_stepping = False  # in the stepper: an error there leaves the cache in an unknown state
         self._lock = threading.Lock()
 
     @property
@@ -99,9 +101,26 @@ class Loop:
         self.check_memory()
         with self._lock:
             batch = self.scheduler.next_batch(time.monotonic())
+        self._is_stepping = True
         result = self._stepper.step(batch)
+        self._is_stepping = False
+        now = time.monotonic()
+        if batch.slots is not None and result.slots != batch.slots:
+            self._grow_from = now + GROW_RETRY_S
         with self._lock:
-            return self.scheduler.update_from_output(batch, result, time.monotonic())
+            return self.scheduler.update_from_output(batch, result, now)
+
+    def recover(self, error: Exception) -> None:
+        """After `step` has raised `error`: end the running sequences and invalidate all cached contexts, because copies
+        and passes of the step are lost. After a defect outside the stepper the queued ones end, too, since one of them
+        may be the cause."""
+        failure, now = StepFailed(f"the step failed: {error!r}"), time.monotonic()
+        with self._lock:
+            if not self._is_stepping:
+                self.scheduler.fault_all(failure, now)
+            self.scheduler.reset(failure, now, slots=self._stepper.slots)
+        self._is_stepping = False
+        self._stepper.reset()
 
     def check_memory(self) -> None:
         """Apply the memory-pressure level and `set_max_rows`: drop or restore the prefix cache, and shrink or grow the
@@ -118,7 +137,7 @@ class Loop:
                 self._max_rows_changed = False
             if level:
                 self.scheduler.evict_retained()
-            elif before:
+            elif now >= self._grow_from:
                 self.scheduler.restore_slots(self._max_slots)
 
     def predicted_wait_s(self) -> float | None:

@@ -156,17 +156,24 @@ class Scheduler:
         """Drop the prefix cache and free its slots; returns the number of contexts dropped."""
         dropped = self.slots.evict_retained()
         self._copies = []  # only copies into the prefix cache are pending here, possibly into slots that are now freed
-        slots = max(self.slots.shrunk_to(), self.rows)
-        if slots < len(self.slots):
+        slots = min(max(self.slots.shrunk_to(), self.rows), len(self.slots))
+        if slots < len(self.slots) or self._resized is not None:  # also in place of slots that were to be added
             self.slots.resize(slots)
             self._resized = slots
         return dropped
 
     def restore_slots(self, slots: int) -> None:
-        """Grow to `slots` slots again."""
+        """Ask for `slots` slots again; they are used once a step has reported that it had the memory for them."""
         if slots > len(self.slots):
-            self.slots.resize(slots)
             self._resized = slots
+
+    def reset(self, error: WorkerError, now: float, *, slots: int) -> None:
+        """After a failed step: end the running sequences with `error` and forget all cached contexts. The cache has
+        `slots` slots. Queued sequences stay, and are prefilled from the start when they run."""
+        for sequence in tuple(self._running.values()):
+            self._fault(sequence, error, now)
+        self._copies, self._resized = [], None
+        self.slots.reset(slots)
 
     def next_batch(self, now: float) -> Batch:
         """The work of the next iteration: release ended sequences, admit queued ones, advance what fits the budget."""
@@ -191,6 +198,8 @@ class Scheduler:
         """Take in the results of a step; returns all events since the last call. Results of sequences that ended in
         the meantime are dropped."""
         self._measure(now - self._iteration_start, batch, result.constraint_s)
+        if result.slots is not None:
+            self.slots.resize(result.slots)
         for fault in result.faults:
             if sequence := self._running.get(fault.sequence):
                 self._fault(sequence, fault.error, now)

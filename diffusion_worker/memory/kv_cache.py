@@ -1,7 +1,7 @@
 """The KV cache: keys and values of contexts in preallocated slots, and the views through which layers access them.
 
 Slots are numbers here; `memory.slots` decides who owns them and passes the number of tokens that each holds. A slot
-changes only in `seal`, `copy` and `zero`, so a failed pass leaves no trace. The views have the attributes that
+changes only in `seal`, `copy`, `zero` and `reset`, so a failed pass leaves no trace. The views have the attributes that
 transformers' layers expect of a cache, and hold masks and positions of one pass over rows of different lengths. Padding
 is on the right. What depends on lengths alone is computed on the host, so no view waits for the device.
 """
@@ -13,13 +13,19 @@ from typing import Any
 import torch
 
 from diffusion_worker.memory.budget import tokens_kept
+from diffusion_worker.memory.lifecycle import release_cached
+from diffusion_worker.models.device_errors import is_out_of_memory
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import FULL, SLIDING
 from diffusion_worker.types.model_info import LayerKv
 
 
+class CacheDamaged(Exception):  # noqa: N818 - as in `errors`
+    """Writing to slots failed halfway: their contents are unknown, so that the pass must not be repeated."""
+
+
 class KvCache:
-    """`keys[layer]`, `values[layer]`: [slots, heads, tokens kept, head_dim].
+    """`keys[layer]`, `values[layer]`: [slots or more, heads, tokens kept, head_dim].
 
     The context token at position p is stored at index p % capacity. Keys carry their rotary position and softmax does
     not depend on order, so a sliding-window layer is a ring buffer: its valid entries are those below
@@ -37,12 +43,13 @@ class KvCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.device = device
+        self._slots = slots
         self._last_view: tuple[object, CanvasView] | None = None
 
     @property
     def slots(self) -> int:
         """Number of slots."""
-        return len(self.keys[0])
+        return self._slots
 
     def prefill_view(self, slots: Sequence[int], lengths: Sequence[int], counts: Sequence[int]) -> "PrefillView":
         """A view for a causal pass over `counts[i]` new tokens after `lengths[i]` cached ones in `slots[i]`; see
@@ -53,9 +60,13 @@ class KvCache:
         return PrefillView(self, slots=tuple(slots), lengths=tuple(lengths), counts=tuple(counts))
 
     def seal(self, view: "PrefillView") -> None:
-        """Write the tokens of a finished pass into their slots."""
-        view.write()
+        """Write the tokens of a finished pass into their slots. Raises CacheDamaged if that fails halfway: a ring
+        buffer has then lost old entries."""
         self._last_view = None
+        try:
+            view.write()
+        except Exception as error:
+            raise CacheDamaged(f"writing to the KV cache failed: {error}") from error
 
     def canvas_view(
         self, slots: Sequence[int], lengths: Sequence[int], canvas_length: int, *, bucket: int | None = None
@@ -82,16 +93,49 @@ class KvCache:
             store[slot].zero_()
         self._last_view = None
 
-    def resize(self, slots: int) -> None:
-        """Keep the first `slots` slots, or add empty ones. Done layer by layer, so that at most one layer is allocated
-        twice; dropped memory is freed at once."""
+    def reset(self) -> None:
+        """Zero all slots: after a failed step their contents are unknown."""
         self._last_view = None
+        for store in (*self.keys, *self.values):
+            store.zero_()
+
+    def resize(self, slots: int) -> None:
+        """Keep the first `slots` slots, or add empty ones: all or nothing. If memory runs out while slots are added,
+        the number stays what it was, see `slots`; dropping slots always succeeds.
+
+        Done layer by layer, so that at most one layer is allocated twice. A layer may temporarily have more slots than
+        `slots`, which nothing reaches; it never has fewer.
+        """
+        self._last_view = None
+        before, self._slots = self._slots, min(slots, self._slots)
+        if slots > before and self._grow(slots):
+            self._slots = slots
+        else:
+            self._trim(self._slots)
+        release_cached()
+
+    def _grow(self, slots: int) -> bool:
+        """Give every layer at least `slots` slots, the new ones empty; returns False if memory runs out."""
         for stores in (self.keys, self.values):
             for layer, store in enumerate(stores):
-                resized = store.new_zeros((slots, *store.shape[1:]))
-                common = min(slots, len(store))
-                resized[:common] = store[:common]
-                stores[layer] = resized
+                try:
+                    stores[layer] = _resized(store, slots, kept=self._slots)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    return False
+        return True
+
+    def _trim(self, slots: int) -> None:
+        """Free the memory beyond `slots` slots, as far as there is memory for the copies of the kept ones."""
+        for stores in (self.keys, self.values):
+            for layer, store in enumerate(stores):
+                try:
+                    stores[layer] = _resized(store, slots, kept=slots)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    return
 
 
 @dataclass(slots=True)
@@ -201,6 +245,16 @@ class PrefillView:
             index = torch.remainder(length + token, capacity)
             parts.append(torch.stack([torch.full_like(token, slot), torch.full_like(token, row), token, index]))
         return upload(torch.cat(parts, dim=1), self._store.device)
+
+
+def _resized(store: torch.Tensor, slots: int, *, kept: int) -> torch.Tensor:
+    """A store of `slots` slots with the first `kept` of this one; the others are zero."""
+    if len(store) == slots:
+        store[kept:].zero_()
+        return store
+    resized = store.new_zeros((slots, *store.shape[1:]))
+    resized[:kept] = store[:kept]
+    return resized
 
 
 def _all_full(lengths: tuple[int, ...], kept: int, capacity: int) -> bool:

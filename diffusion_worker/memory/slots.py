@@ -125,6 +125,10 @@ class SlotTable:
         assert all(slot.owner is None for slot in self._slots[slots:]), "an owned slot would be lost"
         self._slots = self._slots[:slots] + [_Slot() for _ in range(slots - len(self._slots))]
 
+    def reset(self, slots: int) -> None:
+        """Forget all contents and owners; there are `slots` slots from now on."""
+        self._slots = [_Slot() for _ in range(slots)]
+
     def used_bytes(self) -> int:
         """Bytes of keys and values in owned slots."""
         owned = [len(slot.ids) for slot in self._slots if slot.owner is not None]

@@ -130,12 +130,14 @@ class RowFault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """Results of a batch. A sequence among `faults` has no other result."""
+    """Results of a batch. A sequence among `faults` has no other result. `slots`: number of cache slots after a batch
+    that changes it; the old number where there was no memory for more."""
 
     canvases: tuple[CanvasResult, ...] = ()
     tokens: tuple[TokenResult, ...] = ()
     faults: tuple[RowFault, ...] = ()
     constraint_s: float = 0.0  # host time spent on constraints
+    slots: int | None = None
 
 
 def late_start(steps: int, anchor: float) -> int:

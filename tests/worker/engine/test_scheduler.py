@@ -446,7 +446,7 @@ def test_contexts_that_are_forgotten_are_not_copied_into_slots_that_are_gone() -
 def test_every_sequence_ends_exactly_once_and_every_slot_is_free_again(
     dice: Random, running: int, budget: int | None, chunk: int
 ) -> None:
-    """Requests arrive, end, fail, exceed deadlines and are preempted, and the batch shrinks, at any time."""
+    """Requests arrive, end, fail, exceed deadlines and are preempted, the batch shrinks and steps fail, at any time."""
     limits = Limits(max_num_seqs=running, max_waiting=99, max_context=64, max_step_tokens=budget, prefill_chunk=chunk)
     table = SlotTable((LayerKv(heads=1, head_dim=1, window=9),), running + 1, itemsize=4)
     it, now, due = Scheduler(INFO, limits, table), 0.0, dice.randint(1, 12)
@@ -473,7 +473,10 @@ def test_every_sequence_ends_exactly_once_and_every_slot_is_free_again(
         assert len({item.sequence for item in items}) <= running
         if added and dice.random() < 0.1:
             it.leave(dice.choice(added), now)  # in the middle of a step
-        happened = it.update_from_output(batch, made_up(batch, dice), now + dice.random())
+        result = made_up(batch, dice)
+        if batch.slots is not None:  # memory for more slots may be short
+            result = replace(result, slots=dice.choice((batch.slots, min(batch.slots, len(table)))))
+        happened = it.update_from_output(batch, result, now + dice.random())
         ends += [sequence for sequence, event in happened if isinstance(event, Finished | Faulted)]
     assert sorted(ends) == added
     assert table.free == len(table)
@@ -488,6 +491,8 @@ def disturb(it: Scheduler, added: list[int], dice: Random, now: float) -> None:
         it.evict_retained()
     if dice.random() < 0.2:
         it.restore_slots(5)
+    if dice.random() < 0.03:
+        it.reset(StepFailed("broken"), now, slots=len(it.slots))
 
 
 def made_up(batch: Batch, dice: Random) -> StepResult:

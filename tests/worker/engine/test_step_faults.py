@@ -1,0 +1,232 @@
+"""A step that fails at any point changes no later answer: property over every tensor operation of a run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from diffusion_worker.engine import loop as loop_module
+from diffusion_worker.engine.loop import Capacity, Loop
+from diffusion_worker.errors import StepFailed
+from diffusion_worker.memory import kv_cache
+from diffusion_worker.types.events import BlockSealed, Event, Faulted, Finished
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.step_batch import Batch, Copy
+from tests.worker.conftest import _make_model
+
+DENOISING = DenoisingParams(steps=3, canvas_length=8, confidence_threshold=1e-12)
+PREFIX = tuple(range(6, 30))  # longer than MIN_REUSE, and than the windows of the model
+ERRORS: tuple[Callable[[], Exception], ...] = (
+    lambda: RuntimeError("a kernel failed"),
+    lambda: torch.OutOfMemoryError("out of memory"),
+    MemoryError,
+    lambda: KeyError("not an error of a forward pass"),
+)
+
+
+class FaultyDevice(TorchDispatchMode):
+    """Raises an error in place of `repeats` tensor operations, from operation number `at` on; counts all of them."""
+
+    def __init__(self, at: int = -1, repeats: int = 1, error: Callable[[], Exception] = ERRORS[0]) -> None:
+        super().__init__()
+        self.count, self._bad, self._error = 0, range(at, at + repeats), error
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        if self.count - 1 in self._bad:
+            raise self._error()
+        return func(*args, **(kwargs or {}))
+
+
+def requests() -> list[GenerationRequest]:
+    """Three requests that share a prefix, and two that do not; each needs two canvases or several tokens."""
+    base = GenerationRequest(prompt_ids=PREFIX, max_tokens=12, seed=1, denoising=DENOISING, temperature=1.0)
+    return [
+        replace(base, prompt_ids=(*PREFIX, 31), seed=2),
+        replace(base, prompt_ids=(*PREFIX, 32, 33), seed=3, stream_prefix=True),
+        replace(base, prompt_ids=(*PREFIX, 34), seed=4, decoding_mode=DecodingMode.AUTOREGRESSIVE, max_tokens=5),
+        replace(base, prompt_ids=tuple(range(40, 45)), seed=5),
+        replace(base, prompt_ids=tuple(range(50, 53)), seed=6, decoding_mode=DecodingMode.AUTOREGRESSIVE, max_tokens=5),
+    ]
+
+
+@cache
+def model() -> Any:
+    return _make_model(end_ids=(), window=8)
+
+
+def fresh(is_exact: bool = False) -> Loop:
+    capacity = Capacity(max_num_seqs=5, max_context=64, prefix_slots=0 if is_exact else 3, is_exact=is_exact)
+    return Loop(model(), capacity, gauge=lambda: (10, 100))
+
+
+def warmed(is_exact: bool = False) -> Loop:
+    """A loop that retains contexts, among them the shared prefix itself, which later requests copy."""
+    it = fresh(is_exact)
+    served(it, requests()[:1])
+    served(it, requests()[1:2])
+    return it
+
+
+def served(it: Loop, wave: Sequence[GenerationRequest], device: FaultyDevice | None = None) -> list[list[Event]]:
+    """Events of every request. Steps run on `device` as the engine runs them; memory becomes short in between."""
+    events: dict[int, list[Event]] = {it.add(one): [] for one in wave}
+    turn = 0
+    while it.scheduler.has_work:
+        if device and turn == 4:
+            it.scheduler.set_max_rows(2, 0.0)
+            it.scheduler.evict_retained()
+        if device and turn == 7:
+            it.scheduler.set_max_rows(5, 0.0)
+            it.scheduler.restore_slots(it._max_slots)
+        turn += 1
+        for sequence, event in stepped(it, device):
+            events[sequence].append(event)
+    return list(events.values())
+
+
+def stepped(it: Loop, device: FaultyDevice | None) -> Sequence[tuple[int, Event]]:
+    if device is None:
+        return it.step()
+    try:
+        with device:
+            return it.step()
+    except Exception as error:
+        it.recover(error)
+        assert it.scheduler.slots.retained == it.scheduler.running == 0
+        return ()
+
+
+def ids(events: Sequence[Event]) -> tuple[int, ...]:
+    return tuple(token for event in events if hasattr(event, "ids") for token in event.ids)
+
+
+@cache
+def expected(is_exact: bool) -> list[list[Event]]:
+    return served(fresh(is_exact), requests())
+
+
+@cache
+def operations(is_exact: bool) -> int:
+    """Number of tensor operations in a run without faults."""
+    it, counting = warmed(is_exact), FaultyDevice()
+    served(it, requests(), counting)
+    return counting.count
+
+
+@given(
+    share=st.floats(0.0, 1.0, exclude_max=True),
+    repeats=st.sampled_from((1, 1, 3, 40, 400)),
+    error=st.sampled_from(ERRORS),
+    is_exact=st.booleans(),
+)
+@pytest.mark.timeout(600)
+def test_after_a_fault_at_any_operation_every_answer_equals_that_of_a_fresh_worker(
+    share: float, repeats: int, error: Callable[[], Exception], is_exact: bool
+) -> None:
+    it = warmed(is_exact)
+    faulty = FaultyDevice(int(share * operations(is_exact)), repeats, error)
+    survivors = served(it, requests(), faulty)
+    for survivor, whole in zip(survivors, expected(is_exact), strict=True):
+        assert isinstance(survivor[-1], Finished | Faulted)
+        if isinstance(survivor[-1], Finished):
+            assert ids(survivor) == ids(whole)
+    it.scheduler.set_max_rows(5, 0.0)
+    it.scheduler.restore_slots(it._max_slots)
+    it.step()
+    has_prefixes = it.scheduler.slots.retained > 0
+    later = served(it, requests())
+    assert [ids(one) for one in later] == [ids(one) for one in expected(is_exact)]
+    if not has_prefixes:  # the same batches as a fresh worker's: the same bits, and the same passes
+        assert later == expected(is_exact)
+    assert len(it.scheduler.slots) == it._stepper.slots
+
+
+def test_copies_of_a_failed_step_are_not_believed_to_have_been_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = warmed()
+    step, copies = it._stepper.step, list[Copy]()
+
+    def fails_with_copies(batch: Batch) -> Any:
+        copies.extend(batch.copies)
+        if batch.copies:
+            raise RuntimeError("a kernel failed")
+        return step(batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(it._stepper, "step", fails_with_copies)
+        lost = it.add(requests()[0])
+        with pytest.raises(RuntimeError, match="a kernel failed") as failure:
+            it.step()
+    it.recover(failure.value)
+    assert copies, "nothing was copied: the test says nothing"
+    [(sequence, event)] = it.step()
+    assert sequence == lost
+    assert isinstance(event, Faulted)
+    assert isinstance(event.error, StepFailed)
+    assert served(it, requests()) == expected(False)
+
+
+def test_queued_requests_survive_a_failed_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = Loop(model(), Capacity(max_num_seqs=1, max_context=64), gauge=lambda: (10, 100))
+    running, queued = (it.add(one) for one in (requests()[0], requests()[3]))
+    with monkeypatch.context() as patched:
+        patched.setattr(it._stepper, "_fetch", lambda _outcomes: torch.zeros(2) @ torch.zeros(3))
+        with pytest.raises(RuntimeError) as failure:
+            it.step()
+    it.recover(failure.value)
+    events: dict[int, list[Event]] = {running: [], queued: []}
+    while it.scheduler.has_work:
+        for sequence, event in it.step():
+            events[sequence].append(event)
+    assert isinstance(events[running][-1], Faulted)
+    assert ids(events[queued]) == ids(expected(False)[3])
+
+
+def test_a_resize_without_memory_keeps_the_old_slots_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "PRESSURE_EVERY_S", 0.0)
+    monkeypatch.setattr("diffusion_worker.memory.pressure.HOLD_S", 0.0)
+    share = [88]
+    it = Loop(model(), Capacity(max_num_seqs=5, max_context=64, prefix_slots=3), gauge=lambda: (share[0], 100))
+    it.step()
+    assert len(it.scheduler.slots) == it._stepper.slots == 5
+    share[0], allocate, allocated = 10, kv_cache._resized, 0
+
+    def short(store: torch.Tensor, slots: int, *, kept: int) -> torch.Tensor:
+        nonlocal allocated
+        allocated += slots > 5
+        if allocated > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return allocate(store, slots, kept=kept)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(kv_cache, "_resized", short)
+        it.step()
+        assert allocated > 3, "the memory was not short: the test says nothing"
+        assert len(it.scheduler.slots) == it._stepper.slots == 5
+        assert served(it, requests()) == expected(False)
+        assert allocated == 4, "not tried again at once"
+    assert {len(store) for store in (*it._stepper.cache.keys, *it._stepper.cache.values)} <= {5, 8}
+    it._grow_from = 0.0  # GROW_RETRY_S later
+    it.step()
+    assert len(it.scheduler.slots) == it._stepper.slots == 8
+    assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected(False)]
+
+
+def test_blocks_sealed_before_a_failed_step_stay_delivered() -> None:
+    it = fresh()
+    sequence = it.add(requests()[0])
+    events: list[Event] = []
+    while not any(isinstance(event, BlockSealed) for event in events):
+        events += [event for _, event in it.step()]
+    with pytest.raises(KeyError) as failure, FaultyDevice(0, 1, ERRORS[3]):
+        it.step()
+    it.recover(failure.value)
+    events += [event for who, event in it.step() if who == sequence]
+    assert isinstance(events[-1], Faulted)
+    assert ids(events) == ids(expected(False)[0])[: len(ids(events))] != ()
