@@ -1,4 +1,4 @@
-"""Command-line parsing in the house manner: wrong use is one line on stderr and exit code 2.
+"""Command-line parsing in one style: wrong use is one line on stderr and exit code 2.
 
 Knows argparse; knows nothing of what the commands do.
 """
@@ -17,29 +17,32 @@ FIRST_EPHEMERAL_PORT = 32_768  # ip_local_port_range of Linux; others begin high
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose complaints fit on one line."""
+    """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the complaint with the way to more help, and exit 2."""
+        """Print the error and where help is, and exit 2."""
         print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(WRONG_USE)
 
     def add_address(self, *, default_port: int) -> None:
         """Add --host (loopback only) and --port (0 takes any free one)."""
         self.add_argument(
-            "--host", type=loopback_host, default="127.0.0.1", help="loopback address to listen on (%(default)s)"
+            "--host",
+            type=loopback_host,
+            default="127.0.0.1",
+            help="loopback address to listen on (default: %(default)s)",
         )
         self.add_argument(
-            "--port", type=port_number, default=default_port, help="port; 0 selects any free one (%(default)s)"
+            "--port", type=port_number, default=default_port, help="port; 0 selects any free one (default: %(default)s)"
         )
 
 
 class WrongUseError(Exception):
-    """A command cannot start as asked; its text is the one line a person needs."""
+    """A command cannot start as asked; its text is one line for the user."""
 
 
 def loopback_host(text: str) -> str:
-    """Accept `localhost` and loopback addresses only: what listens here asks for no keys."""
+    """Accept `localhost` and loopback addresses only: what listens here does not authenticate clients."""
     if text == "localhost":
         return "127.0.0.1"
     try:
@@ -47,7 +50,9 @@ def loopback_host(text: str) -> str:
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not an address") from None
     if not address.is_loopback:
-        raise argparse.ArgumentTypeError(f"{text} is not a loopback address, and this server asks for no keys")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a loopback address, and this server does not authenticate clients"
+        )
     return text
 
 
