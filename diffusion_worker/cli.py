@@ -61,7 +61,7 @@ def _plan_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--dtype",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
         help="format of weights and contexts [default: auto, as stored]",
     )

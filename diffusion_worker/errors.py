@@ -30,7 +30,10 @@ from typing import ClassVar
 
 
 class WorkerError(Exception):
-    """An error of the worker. `status` is the HTTP status, `code` the stable error code in responses."""
+    """An unexpected internal error.
+
+    The base class of all errors of the worker. `status` is the HTTP status, `code` the stable error code in responses.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"

@@ -145,11 +145,15 @@ def _values(node: Mapping[str, Any]) -> str:
 
 
 def _one_value(node: Mapping[str, Any]) -> str:
+    if "anyOf" in node:
+        return _values(node)
     if "enum" in node:
         return ", ".join(f"`{word}`" for word in map(str, node["enum"]))
     kind = str(node.get("type", ""))
     if kind == "array":
         return f"list of {_one_value(node['items'])}" if "enum" not in node["items"] else "list"
+    if "minimum" in node and node["minimum"] == node.get("maximum"):
+        return f"`{node['minimum']}`"
     if "minimum" in node or "maximum" in node:
         return f"{kind}, {node.get('minimum', '')} to {node.get('maximum', '')}"
     return {"object": "mapping", "boolean": "true or false", "string": "text"}.get(kind, kind)

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from gateway.app import serve
 from gateway.classifier.weights import open_classifier
@@ -44,13 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        options = _parser().parse_args(arguments)
+        options, unknown = _parser().parse_known_args(arguments)
+        if unknown:
+            _reject_unknown(arguments, unknown)
         return int(options.run(options))
     except (CannotStart, ConfigurationError) as error:
         print(f"twolane {arguments[0] if arguments else ''}: {error}", file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
         return SUCCESS
+
+
+def _reject_unknown(arguments: Sequence[str], unknown: Sequence[str]) -> NoReturn:
+    """Name the command; argparse itself would name only the program, because it collects these at the top level."""
+    length = 2 if arguments[0] == "policy" else 1
+    parser = OneLineParser(prog=" ".join(("twolane", *arguments[:length])))
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--key", metavar="NAME", help="name of the API key of the request")
     explain.add_argument(
         "--at",
-        type=datetime.fromisoformat,
+        type=_time,
         metavar="TIME",
         help="time of the request, such as 2026-07-01T12:00+00:00 (default: now)",
     )
@@ -136,6 +145,13 @@ def _check(options: argparse.Namespace) -> int:
 def _schema(_: argparse.Namespace) -> int:
     print(json.dumps(editor_schema(), indent=1))
     return SUCCESS
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an ISO 8601 time, such as 2026-07-01T12:00+00:00") from None
 
 
 def _header(text: str) -> tuple[bytes, bytes]:

@@ -37,7 +37,10 @@ from gateway.enums import Reason
 
 
 class GatewayError(Exception):
-    """An unexpected internal error; the base class of all gateway errors."""
+    """An unexpected internal error.
+
+    The base class of all gateway errors.
+    """
 
     status: int = 500  # HTTP status
     code: str = "internal_error"  # stable error code

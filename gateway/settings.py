@@ -56,7 +56,7 @@ class Settings:
     )
     decision_log_files: int = setting(whole(1, 1000), "rotated decision logs to keep", default=5)
     max_body_bytes: int = setting(whole(1024, 1 << 30), "maximum size of a request body", default=4_194_304)
-    recent_decisions: int = setting(whole(1, 1_000_000), "decisions kept for /admin/decisions", default=1000)
+    recent_decisions: int = setting(whole(1, 1_000_000), "decisions kept for /admin/decisions/ID", default=1000)
     connect_s: float = setting(seconds(), "connect timeout of targets", default=2.0)
     idle_s: float = setting(seconds(), "idle timeout while reading from a target", default=60.0)
     health_timeout_s: float = setting(

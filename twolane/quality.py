@@ -78,23 +78,25 @@ def _parse(argv: Sequence[str]) -> QualitySettings:
     parser.add_address(default_port=DEFAULT_PORT)
     # One thread by default: llama.cpp's threads synchronise at spinning barriers, and on a busy machine a second
     # thread made generation ten times slower.
-    parser.add_argument("--threads", type=whole_number(1), default=1, metavar="N", help="CPU threads (%(default)s)")
     parser.add_argument(
-        "--slots", type=whole_number(1), default=2, metavar="N", help="concurrent requests (%(default)s)"
+        "--threads", type=whole_number(1), default=1, metavar="N", help="CPU threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--slots", type=whole_number(1), default=2, metavar="N", help="concurrent requests (default: %(default)s)"
     )
     parser.add_argument(
         "--context",
         type=whole_number(64),
         default=2048,
         metavar="N",
-        help="context length of each request, in tokens (%(default)s)",
+        help="context length of each request, in tokens (default: %(default)s)",
     )
     parser.add_argument(
         "--max-tokens",
         type=whole_number(1),
         default=256,
         metavar="N",
-        help="default max_tokens of requests (%(default)s)",
+        help="default max_tokens of requests (default: %(default)s)",
     )
     parsed = parser.parse_args(argv)
     return QualitySettings(

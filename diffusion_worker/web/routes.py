@@ -66,7 +66,7 @@ def model_body(serving_state: ServingState, decoding_mode: DecodingMode) -> dict
     """One model id with its capabilities; sizes are null until the weights are loaded."""
     info = serving_state.engine.info
     extension = {
-        "decoding": decoding_mode.value,
+        "decoding_mode": decoding_mode.value,
         "aliases": [alias for alias, meant in serving_state.aliases.items() if meant is decoding_mode],
         "capabilities": capabilities_of(decoding_mode),
         "context_length": info.max_context if info else None,

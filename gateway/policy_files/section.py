@@ -184,7 +184,7 @@ class Section:
         if default is REQUIRED:
             near = get_close_matches(key, [str(known) for known in self.node if known not in self._known], n=1)
             raise self.error(
-                f"required key {key!r} is missing" + (f"; did you mean it by {near[0]!r}?" if near else "")
+                f"required key {key!r} is missing" + (f"; is {near[0]!r} a misspelling of it?" if near else "")
             )
         return _ABSENT
 

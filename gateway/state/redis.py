@@ -144,7 +144,7 @@ def connect(url: str) -> "Redis":
     try:
         return Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=once)
     except ValueError as fault:  # the message names the scheme or the port, never the password
-        raise ConfigurationError(f"TWOLANE_REDIS_URL: {fault}") from None
+        raise ConfigurationError(f"--redis-url (TWOLANE_REDIS_URL): {fault}") from None
 
 
 def _peers(reply: Sequence[Any], now_s: float) -> list[PeerSnapshot]:

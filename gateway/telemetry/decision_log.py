@@ -28,7 +28,9 @@ class DecisionLog:
         try:
             self._file = RotatingFile(path, max_bytes=max_bytes, keep=keep)
         except OSError as fault:
-            raise ConfigurationError(f"TWOLANE_DECISION_LOG: cannot write {path}: {fault.strerror}") from fault
+            raise ConfigurationError(
+                f"--decision-log (TWOLANE_DECISION_LOG): cannot write {path}: {fault.strerror}"
+            ) from fault
         self._waiting: deque[Decision] = deque()  # append and popleft are atomic
         self._drop = on_drop
         self._closing = threading.Event()

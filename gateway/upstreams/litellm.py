@@ -63,7 +63,9 @@ class LiteLLMLibrary:
         try:
             return await asyncio.shield(self._loading)
         except ImportError as fault:
-            raise UpstreamError("litellm cannot be imported.", detail=type(fault).__name__) from fault
+            raise UpstreamError(
+                "The package litellm cannot be imported: pip install 'twolane[providers]'", detail=type(fault).__name__
+            ) from fault
 
     async def aclose(self) -> None:
         """Cancel all calls, close litellm's connections, end the thread."""

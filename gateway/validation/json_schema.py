@@ -130,7 +130,7 @@ def _compile(schema: dict[str, Any] | bool) -> jsonschema_rs.Validator:
             raise SchemaError("not a regular expression that can be checked in bounded time", pointer) from None
         if isinstance(schema, dict) and "meta-schema" in error.message:
             raise SchemaError("an unknown draft", "#/$schema", unsupported=True) from None
-        raise SchemaError(f"is not valid under its declared draft ({error.kind.name})", pointer) from None
+        raise SchemaError(f"violates its draft ({error.kind.name})", pointer) from None
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         raise SchemaError(str(error).splitlines()[0]) from None
 

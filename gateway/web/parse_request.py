@@ -18,6 +18,7 @@ from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.types import OutputFormat, Query, Tool
 from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
 from gateway.web.request_schema import (
+    ALLOWED,
     ChatRequest,
     Message,
     ResponseFormat,
@@ -36,6 +37,7 @@ _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
+_INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
@@ -145,9 +147,11 @@ def _invalid_field(fault: str) -> BadRequest:
     found = _PATH.match(fault)
     if found:
         cause, param = found.groups()
-        return InvalidField(f"{cause} at {param!r}.", param=param or None)
+        allowed = ALLOWED.get(_INDEX.sub("[]", param)) if cause.startswith("Invalid enum value") else None
+        listed = f"; allowed: {', '.join(allowed)}" if allowed else ""
+        return InvalidField(f"{cause.replace(' enum', '')} at {param!r}{listed}.", param=param or None)
     missing = re.search(r"required field `(\w+)`", fault)
-    return InvalidField(f"{fault}.", param=missing.group(1) if missing else None)
+    return InvalidField(f"{missing[1]!r} is required.", param=missing[1]) if missing else InvalidField(f"{fault}.")
 
 
 def _output_format(request: ChatRequest) -> OutputFormat | None:

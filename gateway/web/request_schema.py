@@ -3,7 +3,7 @@
 msgspec reports an invalid value with its path.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
@@ -12,6 +12,14 @@ MAX_TOOLS = 512
 MAX_CHOICES = 4096
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+Format = Literal["text", "json_object", "json_schema"]
+PredictionType = Literal["content"]
+# Values of the fields that allow only a few, by path without indices: msgspec's message does not list them.
+ALLOWED: Final = {
+    "messages[].role": get_args(Role),
+    "response_format.type": get_args(Format),
+    "prediction.type": get_args(PredictionType),
+}
 # Raw accepts any JSON, null included, and cannot be in a union; use `is_present`.
 ABSENT = msgspec.Raw()
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -52,7 +60,7 @@ class NamedSchema(msgspec.Struct):
 class ResponseFormat(msgspec.Struct):
     """The required format of the response text."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Format
     json_schema: NamedSchema | None = None
 
 
@@ -93,7 +101,7 @@ def must_call(choice: Any) -> str | None:
 class Prediction(msgspec.Struct):
     """OpenAI's predicted outputs: the text being edited."""
 
-    type: Literal["content"]
+    type: PredictionType
     content: str | list[Part]
 
 

@@ -167,6 +167,18 @@ def test_a_request_is_explained_with_its_headers_its_key_and_its_time(
             assert line in out
 
 
+@pytest.mark.parametrize(("command", "named"), [(["serve"], "serve"), (["policy", "schema"], "policy schema")])
+def test_an_unknown_flag_is_refused_by_its_command(capsys: Any, command: list[str], named: str) -> None:
+    code, _, err = run(capsys, *command, "--prot", "1")
+    assert (code, err) == (2, f"twolane {named}: unrecognized arguments: --prot 1 (see twolane {named} --help)\n")
+
+
+def test_a_time_that_cannot_be_read_is_refused_with_an_example(capsys: Any, tmp_path: Path) -> None:
+    code, _, err = run(capsys, "policy", "explain", str(tmp_path / "request.json"), "--at", "noon")
+    assert code == 2
+    assert "argument --at: 'noon' is not an ISO 8601 time, such as 2026-07-01T12:00+00:00" in err
+
+
 def test_a_header_without_a_value_is_wrong_use(capsys: Any) -> None:
     code, _, errors = run(capsys, "policy", "explain", "r.json", "--header", "x-batch")
     assert code == 2

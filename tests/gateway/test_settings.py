@@ -50,6 +50,14 @@ def test_a_misspelt_variable_is_refused() -> None:
         read_settings({"TWOLANE_PROT": "9000"}, {})
 
 
+@pytest.mark.parametrize(("variable", "near"), [("KEYS", "KEYS_FILE"), ("POLICY_FILE", "POLICY"), ("LOG_LEVEL", "LOG")])
+def test_a_variable_with_words_missing_or_added_is_refused(variable: str, near: str) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"TWOLANE_{variable}: unknown setting; did you mean TWOLANE_{near}\\?"
+    ):
+        read_settings({f"TWOLANE_{variable}": "x"}, {})
+
+
 def test_variables_of_orchestrators_policies_and_the_worker_are_ignored() -> None:
     others = {
         "TWOLANE_SERVICE_HOST": "x",
@@ -57,6 +65,7 @@ def test_variables_of_orchestrators_policies_and_the_worker_are_ignored() -> Non
         "TWOLANE_PORT_8080_TCP": "x",
         "TWOLANE_GATEWAY_PORT": "tcp://10.0.0.1:8080",
         "TWOLANE_REDIS_PORT": "tcp://10.0.0.1:6379",
+        "TWOLANE_POLICY_PORT": "tcp://10.0.0.1:80",
         "TWOLANE_WORKER_PORT": "x",
         "TWOLANE_OPENAI_KEY": "sk-of-a-policy",
     }

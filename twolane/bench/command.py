@@ -104,43 +104,7 @@ def exceeded_limits(found: Figures, options: Options) -> list[str]:
 
 def parse(argv: Sequence[str]) -> Options:
     """Parse the command line. Raises WrongUseError, or exits with code 2 and one line."""
-    parser = OneLineParser(
-        prog="twolane bench",
-        description="Send an open-loop load to an OpenAI-compatible endpoint and report client-side latency.",
-        epilog="FILE holds one JSON object per line: a chat completion body, {prompt, expect, schema}, or a line of a "
-        "decision log, which is replaced by generated text of the same size. The API key is read from OPENAI_API_KEY.",
-    )
-    parser.add_argument("url", metavar="URL", type=root_url, help="URL of the endpoint, with or without /v1")
-    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="requests to send, as JSON Lines")
-    parser.add_argument("--rate", type=positive, default=2.0, metavar="N", help="requests per second (%(default)s)")
-    parser.add_argument(
-        "--seconds", type=positive, default=30.0, metavar="N", help="duration of the load (%(default)s)"
-    )
-    parser.add_argument(
-        "--arrivals", choices=ARRIVALS, default="poisson", help="arrival times; log: those of the log (%(default)s)"
-    )
-    parser.add_argument(
-        "--faster", type=positive, default=1.0, metavar="X", help="speed-up factor for --arrivals log (%(default)s)"
-    )
-    parser.add_argument("--model", default="auto", help="model to request (%(default)s)")
-    parser.add_argument("--stream", action="store_true", help="request streams, and report the time to first token")
-    parser.add_argument(
-        "--timeout", type=positive, default=60.0, metavar="S", help="seconds until a request times out (%(default)s)"
-    )
-    parser.add_argument(
-        "--max-in-flight",
-        type=whole_number(1),
-        metavar="N",
-        help="cap concurrent requests; delayed ones are counted",
-    )
-    parser.add_argument("--seed", type=whole_number(0), default=1, metavar="N", help="random seed (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the statistics to this file")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write plots to this file (.png, .svg or .pdf)")
-    parser.add_argument("--p95-ms", type=positive, metavar="N", help="exit with 1 if the p95 latency is above N ms")
-    parser.add_argument(
-        "--success", type=share, metavar="X", help="exit with 1 if the share of successful requests is below X (0 to 1)"
-    )
-    read = parser.parse_args(argv)
+    read = _parser().parse_args(argv)
     if read.report is not None:
         check_drawable(read.report)
     return Options(
@@ -157,6 +121,65 @@ def parse(argv: Sequence[str]) -> Options:
         report=read.report,
         p95_ms=read.p95_ms,
         success=read.success,
+    )
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="twolane bench",
+        description="Send an open-loop load to an OpenAI-compatible endpoint and report client-side latency.",
+        epilog="FILE holds one JSON object per line: a chat completion body, {prompt, expect, schema}, or a line of a "
+        "decision log, which is replaced by generated text of the same size. The API key is read from OPENAI_API_KEY.",
+    )
+    parser.add_argument("url", metavar="URL", type=root_url, help="URL of the endpoint, with or without /v1")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE", help="requests to send, as JSON Lines")
+    parser.add_argument(
+        "--rate", type=positive, default=2.0, metavar="N", help="requests per second (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive, default=30.0, metavar="N", help="duration of the load (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--arrivals",
+        choices=ARRIVALS,
+        default="poisson",
+        help="arrival times; log: those of the log (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--faster",
+        type=positive,
+        default=1.0,
+        metavar="X",
+        help="speed-up factor for --arrivals log (default: %(default)s)",
+    )
+    parser.add_argument("--model", default="auto", help="model to request (default: %(default)s)")
+    parser.add_argument("--stream", action="store_true", help="request streams, and report the time to first token")
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=60.0,
+        metavar="S",
+        help="seconds until a request times out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-in-flight",
+        type=whole_number(1),
+        metavar="N",
+        help="cap concurrent requests; delayed ones are counted",
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=1, metavar="N", help="random seed (default: %(default)s)"
+    )
+    _add_results(parser)
+    return parser
+
+
+def _add_results(parser: OneLineParser) -> None:
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the statistics to this file")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write plots to this file (.png, .svg or .pdf)")
+    parser.add_argument("--p95-ms", type=positive, metavar="N", help="exit with 1 if the p95 latency is above N ms")
+    parser.add_argument(
+        "--success", type=share, metavar="X", help="exit with 1 if the share of successful requests is below X (0 to 1)"
     )
 
 

@@ -179,20 +179,32 @@ def parse(argv: Sequence[str]) -> Options:
         "paused or affected by a fault proxy, and report failed and duplicate requests. Requires redis-server.",
     )
     parser.add_argument(
-        "--seconds", type=_duration, default=600.0, metavar="N", help="duration, at least 20 seconds (%(default)g)"
+        "--seconds",
+        type=_duration,
+        default=600.0,
+        metavar="N",
+        help="duration, at least 20 seconds (default: %(default)g)",
     )
-    parser.add_argument("--rate", type=positive, default=5.0, metavar="N", help="requests per second (%(default)g)")
+    parser.add_argument(
+        "--rate", type=positive, default=5.0, metavar="N", help="requests per second (default: %(default)g)"
+    )
     parser.add_argument(
         "--every",
         dest="every_s",
         type=positive,
         default=8.0,
         metavar="S",
-        help="average seconds between two faults (%(default)g)",
+        help="average seconds between two faults (default: %(default)g)",
     )
-    parser.add_argument("--seed", type=whole_number(0), default=1, metavar="N", help="random seed (%(default)s)")
     parser.add_argument(
-        "--success", type=share, default=0.999, metavar="X", help="minimum share of successful requests (%(default)s)"
+        "--seed", type=whole_number(0), default=1, metavar="N", help="random seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--success",
+        type=share,
+        default=0.999,
+        metavar="X",
+        help="minimum share of successful requests (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint",

@@ -27,10 +27,13 @@ class OneLineParser(argparse.ArgumentParser):
     def add_address(self, *, default_port: int) -> None:
         """Add --host (loopback only) and --port (0 takes any free one)."""
         self.add_argument(
-            "--host", type=loopback_host, default="127.0.0.1", help="loopback address to listen on (%(default)s)"
+            "--host",
+            type=loopback_host,
+            default="127.0.0.1",
+            help="loopback address to listen on (default: %(default)s)",
         )
         self.add_argument(
-            "--port", type=port_number, default=default_port, help="port; 0 selects any free one (%(default)s)"
+            "--port", type=port_number, default=default_port, help="port; 0 selects any free one (default: %(default)s)"
         )
 
 

@@ -146,11 +146,21 @@ class SettingsSchema(Generic[T]):
                 continue
             if _OF_A_SERVICE.fullmatch(name):
                 continue
-            near = get_close_matches(name, known, n=1, cutoff=_NEAR)
+            near = get_close_matches(name, known, n=1, cutoff=_NEAR) or _same_start(name, known)
             if near:
                 raise ConfigurationError(f"{variable}: unknown setting; did you mean {self.prefix}{near[0]}?")
             if self.refuse_every_unknown:
                 raise ConfigurationError(f"{variable}: unknown setting")
+
+
+def _same_start(name: str, known: list[str]) -> list[str]:
+    """Settings with more or fewer words at the end: `KEYS` for `KEYS_FILE`, `POLICY_FILE` for `POLICY`.
+
+    Not `..._PORT`: Kubernetes sets it for a service whose name begins like ours.
+    """
+    if name.endswith("_PORT"):
+        return []
+    return [each for each in known if each.startswith(f"{name}_") or name.startswith(f"{each}_")]
 
 
 def _parse(each: Field[Any], spec: Spec, text: str, source: str) -> Any:

@@ -196,7 +196,7 @@ def _parser() -> OneLineParser:
         "--out", type=Path, required=True, metavar="FOLDER", help="output folder (resumes an earlier run)"
     )
     parser.add_argument("--admin", type=root_url, metavar="URL", help="the worker's admin port, to vary max_num_seqs")
-    parser.add_argument("--model", default="diffusion", help="model to request (%(default)s)")
+    parser.add_argument("--model", default="diffusion", help="model to request (default: %(default)s)")
     parser.add_argument("--stream", action="store_true", help="request streams")
     parser.add_argument(
         "--matches", type=_pattern, metavar="REGEX", help="a correct response matches this pattern completely"
@@ -208,16 +208,28 @@ def _parser() -> OneLineParser:
         metavar="NAME=A,B",
         help=f"values to try, instead of the default grid; NAME is one of {', '.join(NAMES)}; repeatable",
     )
-    parser.add_argument("--rate", type=positive, default=4.0, metavar="N", help="requests per second (%(default)s)")
     parser.add_argument(
-        "--seconds", type=positive, default=5.0, metavar="N", help="duration of the shortest trials (%(default)s)"
+        "--rate", type=positive, default=4.0, metavar="N", help="requests per second (default: %(default)s)"
     )
     parser.add_argument(
-        "--trials", type=whole_number(2), default=18, metavar="N", help="candidates in the first round (%(default)s)"
+        "--seconds",
+        type=positive,
+        default=5.0,
+        metavar="N",
+        help="duration of the shortest trials (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=whole_number(0), default=1, metavar="N", help="random seed (%(default)s)")
     parser.add_argument(
-        "--loss", type=_share, default=0.01, metavar="X", help="maximum loss of quality, 0 to 1 (%(default)s)"
+        "--trials",
+        type=whole_number(2),
+        default=18,
+        metavar="N",
+        help="candidates in the first round (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=1, metavar="N", help="random seed (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--loss", type=_share, default=0.01, metavar="X", help="maximum loss of quality, 0 to 1 (default: %(default)s)"
     )
     parser.add_argument("--p95-ms", type=positive, metavar="N", help="maximum p95 latency in milliseconds")
     return parser

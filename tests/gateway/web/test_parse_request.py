@@ -213,7 +213,7 @@ def test_a_missing_field_is_named(missing: str) -> None:
     del body[missing]
     with pytest.raises(InvalidField) as told:
         parse_bytes(orjson.dumps(body))
-    assert told.value.param == missing
+    assert (told.value.message, told.value.param) == (f"{missing!r} is required.", missing)
 
 
 @pytest.mark.parametrize(
@@ -270,3 +270,26 @@ FIELDS = st.sampled_from(
 def test_arbitrary_values_raise_only_bad_request(body: dict[str, Any]) -> None:
     with contextlib.suppress(BadRequest):
         parse(**body)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            {"messages": [USER, {"role": "usr", "content": "hi"}]},
+            "Invalid value 'usr' at 'messages[1].role'; allowed: system, developer, user, assistant, tool, function.",
+        ),
+        (
+            {"response_format": {"type": "xml"}},
+            "Invalid value 'xml' at 'response_format.type'; allowed: text, json_object, json_schema.",
+        ),
+        (
+            {"prediction": {"type": "guess", "content": "x"}},
+            "Invalid value 'guess' at 'prediction.type'; allowed: content.",
+        ),
+    ],
+)
+def test_a_value_outside_a_closed_set_is_refused_with_the_allowed_ones(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidField) as refused:
+        parse(**body)
+    assert str(refused.value.message) == message

@@ -85,6 +85,13 @@ async def test_while_weights_load_the_worker_is_live_and_not_ready() -> None:
             await worker.serving_state.engine.close()
 
 
+async def test_every_decoding_mode_is_a_model() -> None:
+    async with serving(toy_model(answer="y")) as served:
+        models = (await served.client.get("/v1/models")).json()["data"]
+        modes = {model["id"]: model["twolane"]["decoding_mode"] for model in models}
+        assert modes == {MODEL: "diffusion", f"{MODEL}:autoregressive": "autoregressive"}
+
+
 async def test_a_reduced_context_length_is_published_and_enforced() -> None:
     """An answer without max_tokens fits in; a longer prompt is refused with the limit."""
     async with serving(toy_model(answer="y" * 90), max_context=50) as served:
