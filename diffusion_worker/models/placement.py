@@ -132,7 +132,7 @@ def _placement(options: LoadOptions, device: torch.device, quantisation: Quantis
     try:
         importlib.import_module("accelerate")
     except ImportError:
-        raise BadSetting("--device-map requires accelerate, which is not installed") from None
+        raise BadSetting("--device-map requires accelerate, which is missing: pip install 'twolane[worker]'") from None
     return {"device_map": kwargs}
 
 

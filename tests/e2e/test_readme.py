@@ -1,9 +1,11 @@
 """The README is correct: its commands exist, its curl command and its snippet work as printed."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ PRINTED = "http://127.0.0.1:8080"
 
 def block(language: str, start: str) -> str:
     """The fenced block of this language that begins with `start`."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    blocks = map(textwrap.dedent, re.findall(rf"^ *```{language}\n(.*?)^ *```", README, re.DOTALL | re.MULTILINE))
     return next(b for b in blocks if b.startswith(start))
 
 
@@ -70,3 +72,26 @@ def test_every_named_command_and_file_exists() -> None:
         assert f"  {command} " in help_text, command
     for link in re.findall(r"\]\(([^)#]+)\)", README):
         assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_the_steps_to_your_own_models_work_as_printed(tmp_path: Path) -> None:
+    """`twolane init` writes a policy with the key of the quality lane, and both policies are valid."""
+    export = block("sh", "export WORKER_URL").strip()
+    steps = (
+        block("sh", "twolane init")
+        .replace("twolane ", f"{sys.executable} -m twolane ")
+        .replace("--out", "--no-probe --out")
+    )
+    (tmp_path / "printed.yaml").write_text(block("yaml", "version: 1"))
+    script = f"set -e\n{export}\n{steps}\n{sys.executable} -m twolane policy check printed.yaml"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "key_env: QUALITY_API_KEY" in (tmp_path / "twolane.yaml").read_text()
