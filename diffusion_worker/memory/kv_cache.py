@@ -65,7 +65,7 @@ class KvCache:
         self._last_view = None
         try:
             view.write()
-        except Exception as error:
+        except Exception as error:  # whatever it is, the contents are undefined now
             raise CacheDamaged(f"writing to the KV cache failed: {error}") from error
 
     def canvas_view(
