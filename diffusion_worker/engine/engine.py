@@ -226,9 +226,9 @@ class Engine:
         try:
             self._run_until_unload(loop)
             reason = self._shutdown_error()
-        except DeviceFailed as failure:
+        except Exception as error:  # noqa: BLE001 - a worker that cannot recover must not go on saying that it is ready
+            reason = failure = _failure_of(error)
             self._call_soon(self._fail, failure)
-            reason = failure
         self._call_soon(self._publish, loop.fault_all(reason))
         del loop
         self._call_soon(self._release_model)
@@ -308,3 +308,9 @@ class Engine:
     def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is waiting
             self._events.call_soon_threadsafe(callback, *arguments)
+
+
+def _failure_of(error: Exception) -> DeviceFailed:
+    if isinstance(error, DeviceFailed):
+        return error
+    return DeviceFailed(f"the worker cannot recover from a failed step: {error!r}", retry_after_s=1.0)

@@ -120,6 +120,22 @@ async def test_a_failed_device_makes_the_worker_unready_and_is_reported(
     assert not engine._thread.is_alive()
 
 
+async def test_a_worker_that_cannot_recover_fails_instead_of_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Device(denoising=DENOISING)
+    engine = Engine(lambda: model)
+    engine.start()
+    await engine.ready()
+    try:
+        monkeypatch.setattr(engine._loop, "recover", lambda _error: next(iter(())))
+        model.error = ImportError("no kernel")
+        end = await ending(engine, request())
+        assert isinstance(end, Faulted)
+        assert "StopIteration" in end.error.message
+        assert isinstance(await engine.failure(), DeviceFailed)
+    finally:
+        await engine.close()
+
+
 async def test_running_and_queued_requests_end_when_the_device_fails() -> None:
     model = Device(denoising=DENOISING, seconds_per_pass=0.01, pace=1)
     engine = Engine(lambda: model, Capacity(max_num_seqs=2))
