@@ -116,7 +116,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
 
 def serve(settings: Settings, public: socket.socket, admin: socket.socket | None = None) -> None:
     """Serve on bound sockets until a signal arrives. Raises BadSetting or a CheckpointError if the model cannot be
-    loaded."""
+    loaded, and DeviceFailed if the device fails."""
     worker = build_worker(settings)
     with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_worker(worker, public, admin))
@@ -124,7 +124,7 @@ def serve(settings: Settings, public: socket.socket, admin: socket.socket | None
 
 async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket | None = None) -> None:
     """Listen while loading; at a signal, reject new requests, let running ones finish, and return. Raises the error of
-    loading."""
+    loading, or DeviceFailed once the device has failed."""
     engine, leave = worker.serving_state.engine, asyncio.Event()
     servers = [_Server(worker.app)] + ([_Server(worker.admin)] if admin else [])
     _listen_to_signals(leave, servers)
@@ -132,17 +132,18 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
     sockets = [public] + ([admin] if admin else [])
     serving = [asyncio.create_task(_serve(*each)) for each in zip(servers, sockets, strict=True)]
     print(_opening_line(worker, public, admin), flush=True)
-    leaving = asyncio.create_task(leave.wait())
+    leaving, failing = asyncio.create_task(leave.wait()), asyncio.create_task(engine.failure())
     loading = None if worker.is_cold else asyncio.create_task(_announce(worker))
     try:
         await asyncio.wait([task for task in (loading, leaving) if task], return_when=asyncio.FIRST_COMPLETED)
         if loading and loading.done():
             loading.result()
-        await leaving
+        await asyncio.wait([leaving, failing], return_when=asyncio.FIRST_COMPLETED)
+        if failing.done():
+            raise failing.result()
     finally:
-        leaving.cancel()
-        if loading:
-            loading.cancel()
+        for task in (leaving, failing, *([loading] if loading else [])):
+            task.cancel()
         with suppress(TimeoutError):  # also after a failure: the device thread runs until the engine is closed
             async with asyncio.timeout(worker.drain_s + CLOSING_S):
                 await engine.drain(worker.drain_s)

@@ -3,7 +3,8 @@
 `--plan CONFIG` prints the memory plan of a model from its config alone, and exits.
 
 Exit codes: 0, shut down by a signal, or plan printed; 2, invalid usage, settings or checkpoint, with one line on stderr
-that names the cause; 1, with a traceback, a defect.
+that names the cause; 3, the device failed and cannot be used by this process again, so that a supervisor should restart
+the worker; 1, with a traceback, a defect.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from diffusion_worker.errors import BadSetting, CheckpointError
+from diffusion_worker.errors import BadSetting, CheckpointError, DeviceFailed
 from diffusion_worker.memory.budget import Plan, plan
 from diffusion_worker.settings import read_settings
 from twolane.process.bundled import resolve_checkpoint
@@ -23,6 +24,7 @@ from twolane.process.flags import WRONG_USE, OneLineParser
 from twolane.process.sockets import bind
 
 GOOD = 0
+DEVICE_FAILED = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadSetting, CheckpointError, ConfigurationError) as error:
         print(f"twolane worker: {' '.join(str(error).split())}", file=sys.stderr)
         return WRONG_USE
+    except DeviceFailed as error:
+        print(f"twolane worker: {' '.join(str(error).split())}", file=sys.stderr)
+        return DEVICE_FAILED
     return GOOD
 
 

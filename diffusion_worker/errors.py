@@ -9,7 +9,8 @@ WorkerError
 ├── Refused                   a valid request that cannot be served now; see `retry_after_s`
 │   ├── OverCapacity          the queue is full                                                     429
 │   ├── NotResident           the weights are not loaded                                            503
-│   └── Draining              the worker is shutting down                                           503
+│   ├── Draining              the worker is shutting down                                           503
+│   └── DeviceFailed          the device failed; the worker exits                                   503
 ├── CompilerFailed            the constraint compiler process crashed                               500
 ├── SequenceFailed            an accepted sequence failed
 │   ├── NotFinite             its logits contain NaN or infinity                                    500
@@ -104,6 +105,12 @@ class Draining(Refused):
     """The worker is draining: running requests finish, new ones are rejected."""
 
     code = "draining"
+
+
+class DeviceFailed(Refused):
+    """The device failed: the worker refuses all requests and exits, to be restarted by its supervisor."""
+
+    code = "device_failed"
 
 
 class CompilerFailed(WorkerError):

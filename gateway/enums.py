@@ -85,6 +85,7 @@ class Residency(StrEnum):
     READY = "ready"
     DEGRADED = "degraded"
     EVICTING = "evicting"
+    FAILED = "failed"
     DRAINING = "draining"
 
 

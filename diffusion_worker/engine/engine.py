@@ -16,7 +16,7 @@ from dataclasses import replace
 from diffusion_worker.engine.loop import Capacity, Gauge, Loop
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.engine.scheduler import SequenceEvent
-from diffusion_worker.errors import Draining, NotResident, OverCapacity, Refused, WorkerError
+from diffusion_worker.errors import DeviceFailed, Draining, NotResident, OverCapacity, Refused, WorkerError
 from diffusion_worker.memory.lifecycle import SERVING, ModelLifecycle, memory_in_use, release_cached
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.events import Ending
@@ -61,6 +61,7 @@ class Engine:
         `load`."""
         self._events = asyncio.get_running_loop()
         self._loaded: asyncio.Future[None] = self._events.create_future()
+        self._failure: asyncio.Future[DeviceFailed] = self._events.create_future()
         self._evicted = asyncio.Event()
         self._stopped = asyncio.Event()
         self._thread.start()
@@ -70,6 +71,10 @@ class Engine:
     async def ready(self) -> None:
         """Wait until the model is loaded. Raises the error of loading: a CheckpointError or BadSetting."""
         await asyncio.shield(self._loaded)
+
+    async def failure(self) -> DeviceFailed:
+        """Wait until the device fails. All requests have ended by then or are refused, and the process should exit."""
+        return await asyncio.shield(self._failure)
 
     async def load(self) -> None:
         """Load the weights and wait until they serve. Raises the error of loading, NotResident while the weights are
@@ -218,29 +223,40 @@ class Engine:
             self._call_soon(self._refuse_to_start, error)
             return
         self._call_soon(self._begin_serving, loop)
-        self._run_until_unload(loop)
-        loop.fault_all(self._shutdown_error())
-        self._call_soon(self._publish, loop.step())
+        try:
+            self._run_until_unload(loop)
+            reason = self._shutdown_error()
+        except Exception as error:  # noqa: BLE001 - a worker that cannot recover must not go on saying that it is ready
+            reason = failure = _failure_of(error)
+            self._call_soon(self._fail, failure)
+        self._call_soon(self._publish, loop.fault_all(reason))
         del loop
         self._call_soon(self._release_model)
 
     def _run_until_unload(self, loop: Loop) -> None:
         while not self._should_unload.is_set():
             self._wakeup.clear()
-            if not loop.scheduler.has_work:
-                loop.check_memory()
-                self._update_state(loop)
-                self._wakeup.wait(IDLE_CHECK_S)
-                continue
             try:
-                happened = loop.step()
+                self._turn(loop)
+            except DeviceFailed:
+                raise
             except Exception as error:  # noqa: BLE001 - the thread must survive: running sequences fail, later ones are served
                 loop.recover(error)
                 self._call_soon(self._set_state, Residency.DEGRADED)
-                continue
+
+    def _turn(self, loop: Loop) -> None:
+        """One step, or one wait while there is no work."""
+        if not loop.scheduler.has_work:
+            loop.check_memory()
             self._update_state(loop)
-            if happened:
-                self._call_soon(self._publish, happened)
+            self._wakeup.wait(IDLE_CHECK_S)
+            return
+        happened = loop.step()
+        self._update_state(loop)
+        if happened:
+            self._call_soon(self._publish, happened)
+        if loop.is_suspect:
+            loop.check_device()
 
     def _update_state(self, loop: Loop) -> None:
         """Degraded while memory pressure shrinks the batch; a successful step restores the ready state."""
@@ -258,6 +274,13 @@ class Engine:
             self._lifecycle.transition(Residency.COLD)
         self._loaded.set_exception(error)
         self._loaded.exception()  # mark as retrieved: no warning if `ready` is never awaited
+
+    def _fail(self, failure: DeviceFailed) -> None:
+        """On the event loop: refuse all requests from now on."""
+        self._loop = None
+        if self._lifecycle.state is not Residency.DRAINING:
+            self._lifecycle.transition(Residency.FAILED)
+        self._failure.set_result(failure)
 
     def _begin_serving(self, loop: Loop) -> None:
         self._loop = loop
@@ -285,3 +308,9 @@ class Engine:
     def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is waiting
             self._events.call_soon_threadsafe(callback, *arguments)
+
+
+def _failure_of(error: Exception) -> DeviceFailed:
+    if isinstance(error, DeviceFailed):
+        return error
+    return DeviceFailed(f"the worker cannot recover from a failed step: {error!r}", retry_after_s=1.0)

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.stepper import Stepper
+from diffusion_worker.engine.device_check import DeviceCheck
 from diffusion_worker.engine.scheduler import Limits, Scheduler, SequenceEvent
-from diffusion_worker.errors import StepFailed, WorkerError
+from diffusion_worker.errors import DeviceFailed, StepFailed, WorkerError
 from diffusion_worker.memory.budget import context_bytes, fit_slots
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.lifecycle import memory_in_use
 from diffusion_worker.memory.pressure import BATCH_SHARE, PressureMonitor
 from diffusion_worker.memory.slots import SlotTable
+from diffusion_worker.models.device_errors import is_fatal
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.events import BlockSealed, Faulted, Finished, PrefixStable
 from diffusion_worker.types.observations import Observer, Outcome
@@ -26,6 +28,7 @@ from diffusion_worker.types.status import Pressure
 
 Gauge = Callable[[], tuple[int, int]]  # (used, limit) in bytes of the memory under pressure
 PRESSURE_EVERY_S = 0.25
+SUSPECT_STEPS = 2  # consecutive steps with faulting rows, after which the device is checked
 GROW_RETRY_S = 5.0  # after there was no memory for more slots
 
 
@@ -68,6 +71,8 @@ class Loop:
         self._pressure_monitor = PressureMonitor()
         self._allowed_rows, self._max_rows_changed = self.limits.max_num_seqs, False
         self._checked_at, self._grow_from = float("-inf"), float("-inf")
+        self._device_check = DeviceCheck(model)
+        self._faulting_steps = 0  # consecutive ones, in which a row faulted
         self._is_stepping = False  # in the stepper: an error there leaves the cache in an unknown state
         self._lock = threading.Lock()
 
@@ -86,10 +91,11 @@ class Loop:
         with self._lock:
             self.scheduler.leave(sequence, time.monotonic(), outcome=outcome)
 
-    def fault_all(self, error: WorkerError) -> None:
-        """See `Scheduler.fault_all`."""
+    def fault_all(self, error: WorkerError) -> tuple[SequenceEvent, ...]:
+        """See `Scheduler.fault_all`; returns all events that are not delivered yet. Does not use the device."""
         with self._lock:
             self.scheduler.fault_all(error, time.monotonic())
+            return self.scheduler.take_events()
 
     def set_max_rows(self, rows: int) -> None:
         """Run at most `rows` sequences from the next step on, and never more than `max_num_seqs`."""
@@ -104,6 +110,8 @@ class Loop:
         self._is_stepping = True
         result = self._stepper.step(batch)
         self._is_stepping = False
+        if batch.prefills or batch.denoises or batch.decodes:
+            self._faulting_steps = self._faulting_steps + 1 if result.faults else 0
         now = time.monotonic()
         if batch.slots is not None and result.slots != batch.slots:
             self._grow_from = now + GROW_RETRY_S
@@ -113,14 +121,31 @@ class Loop:
     def recover(self, error: Exception) -> None:
         """After `step` has raised `error`: end the running sequences and invalidate all cached contexts, because copies
         and passes of the step are lost. After a defect outside the stepper the queued ones end, too, since one of them
-        may be the cause."""
+        may be the cause. Raises DeviceFailed, and leaves all sequences as they are, if the device cannot go on."""
+        if is_fatal(error):
+            raise DeviceFailed(f"the device failed: {error}", retry_after_s=1.0) from error
+        try:
+            self._stepper.reset()
+        except Exception as second:  # of any kind: nothing can be computed on contents that are unknown
+            raise DeviceFailed(f"the KV cache cannot be reset: {second}", retry_after_s=1.0) from second
+        self.check_device()
         failure, now = StepFailed(f"the step failed: {error!r}"), time.monotonic()
         with self._lock:
             if not self._is_stepping:
                 self.scheduler.fault_all(failure, now)
             self.scheduler.reset(failure, now, slots=self._stepper.slots)
         self._is_stepping = False
-        self._stepper.reset()
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the device may be the reason why rows fault, see `check_device`."""
+        return self._faulting_steps >= SUSPECT_STEPS
+
+    def check_device(self) -> None:
+        """Step a small request. Raises DeviceFailed if it fails; otherwise only the requests before it have failed."""
+        self._faulting_steps = 0
+        if failure := self._device_check.failure():
+            raise DeviceFailed(f"the device failed a check: {failure}", retry_after_s=1.0) from failure
 
     def check_memory(self) -> None:
         """Apply the memory-pressure level and `set_max_rows`: drop or restore the prefix cache, and shrink or grow the

@@ -216,6 +216,10 @@ class Scheduler:
         for token in result.tokens:
             if sequence := self._active_sequence(decodes[token.sequence]):
                 self._update_token(sequence, decodes[token.sequence], token, now)
+        return self.take_events()
+
+    def take_events(self) -> tuple[SequenceEvent, ...]:
+        """All events since the last call."""
         happened, self._outbox = tuple(self._outbox), []
         return happened
 

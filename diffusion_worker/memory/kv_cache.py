@@ -65,7 +65,7 @@ class KvCache:
         self._last_view = None
         try:
             view.write()
-        except Exception as error:  # whatever it is, the contents are undefined now
+        except Exception as error:  # of any kind: part of the tokens may be written
             raise CacheDamaged(f"writing to the KV cache failed: {error}") from error
 
     def canvas_view(

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import torch
 
-from diffusion_worker.errors import Draining, NotResident, Refused
+from diffusion_worker.errors import DeviceFailed, Draining, NotResident, Refused
 from diffusion_worker.types.status import Residency
 
 TRANSITIONS: dict[Residency, frozenset[Residency]] = {
     Residency.COLD: frozenset({Residency.LOADING, Residency.DRAINING}),
     Residency.LOADING: frozenset({Residency.READY, Residency.COLD, Residency.DRAINING}),
-    Residency.READY: frozenset({Residency.DEGRADED, Residency.EVICTING, Residency.DRAINING}),
-    Residency.DEGRADED: frozenset({Residency.READY, Residency.EVICTING, Residency.DRAINING}),
-    Residency.EVICTING: frozenset({Residency.COLD, Residency.DRAINING}),
+    Residency.READY: frozenset({Residency.DEGRADED, Residency.EVICTING, Residency.FAILED, Residency.DRAINING}),
+    Residency.DEGRADED: frozenset({Residency.READY, Residency.EVICTING, Residency.FAILED, Residency.DRAINING}),
+    Residency.EVICTING: frozenset({Residency.COLD, Residency.FAILED, Residency.DRAINING}),
+    Residency.FAILED: frozenset({Residency.DRAINING}),
     Residency.DRAINING: frozenset(),
 }
 CGROUP = Path("/sys/fs/cgroup")
@@ -46,6 +47,8 @@ class ModelLifecycle:
             return None
         if self.state is Residency.DRAINING:
             return Draining("the worker is shutting down and accepts no new requests", retry_after_s=1.0)
+        if self.state is Residency.FAILED:
+            return DeviceFailed("the device failed; the worker is exiting", retry_after_s=1.0)
         return NotResident(f"the weights are not loaded (state: {self.state})", retry_after_s=1.0)
 
 

@@ -23,9 +23,11 @@ _NO_HOST_MEMORY = ("can't allocate memory", "not enough memory")
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether a CUDA context never survives this error. Only errors of the runtime itself count, by the beginning of
-    their message, so that no text of a request can look like one."""
-    return isinstance(error, RuntimeError) and str(error).startswith(tuple(_CUDA + text for text in FATAL))
+    """Whether a CUDA context never survives this error, or its cause. Only errors of the runtime itself count, by the
+    beginning of their message, so that no text of a request can look like one."""
+    if isinstance(error, RuntimeError) and str(error).startswith(tuple(_CUDA + text for text in FATAL)):
+        return True
+    return error.__cause__ is not None and is_fatal(error.__cause__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

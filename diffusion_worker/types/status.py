@@ -12,6 +12,7 @@ class Residency(StrEnum):
     READY = "ready"
     DEGRADED = "degraded"
     EVICTING = "evicting"
+    FAILED = "failed"  # the device cannot be used by this process again
     DRAINING = "draining"
 
 

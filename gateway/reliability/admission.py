@@ -11,7 +11,9 @@ from gateway.enums import BreakerState, Reason, Residency
 from gateway.types import Candidate, Health, Query, Verdict
 
 # UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
-_NOT_READY: Final = frozenset({Residency.COLD, Residency.LOADING, Residency.EVICTING, Residency.DRAINING})
+_NOT_READY: Final = frozenset(
+    {Residency.COLD, Residency.LOADING, Residency.EVICTING, Residency.FAILED, Residency.DRAINING}
+)
 
 ADMITTED: Final = Verdict()
 

@@ -23,7 +23,7 @@ from gateway.errors import (
     UpstreamError,
 )
 
-_NOT_RESIDENT: Final = frozenset({"not_resident", "draining", "model_not_loaded", "loading"})
+_NOT_RESIDENT: Final = frozenset({"not_resident", "draining", "device_failed", "model_not_loaded", "loading"})
 _UNSUPPORTED: Final = frozenset(
     {
         *("unsupported", "unsupported_schema", "unsupported_parameter", "unsupported_value"),

@@ -9,7 +9,7 @@ from diffusion_worker.types.status import Residency
 from tests.worker.serving import MODEL, READ, events, serving, toy_model, until
 
 pytestmark = pytest.mark.anyio
-STATES = {"cold", "loading", "ready", "degraded", "evicting", "draining"}
+STATES = {"cold", "loading", "ready", "degraded", "evicting", "failed", "draining"}
 WORDS = set(
     "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice seed "
     "temperature top_p logprobs logit_bias stop n stream images embeddings".split()

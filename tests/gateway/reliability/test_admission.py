@@ -51,6 +51,7 @@ def test_discovered_capabilities_count_where_the_policy_states_none(
         (Residency.COLD, Reason.NOT_RESIDENT),
         (Residency.LOADING, Reason.NOT_RESIDENT),
         (Residency.EVICTING, Reason.NOT_RESIDENT),
+        (Residency.FAILED, Reason.NOT_RESIDENT),
         (Residency.DRAINING, Reason.NOT_RESIDENT),
     ],
 )

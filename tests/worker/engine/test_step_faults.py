@@ -1,5 +1,6 @@
 """A step that fails at any point changes no later answer: property over every tensor operation of a run."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -30,17 +31,25 @@ ERRORS: tuple[Callable[[], Exception], ...] = (
 )
 
 
-class FaultyDevice(TorchDispatchMode):
-    """Raises an error in place of `repeats` tensor operations, from operation number `at` on; counts all of them."""
+# Writes to slots by a pass, to slots by a copy and to new memory; None: every operation.
+KINDS = (None, "aten::index_put_", "aten::copy_", "aten::new_zeros")
 
-    def __init__(self, at: int = -1, repeats: int = 1, error: Callable[[], Exception] = ERRORS[0]) -> None:
+
+class FaultyDevice(TorchDispatchMode):
+    """Raises an error in place of `repeats` tensor operations of one kind, from the one with number `at` on; counts
+    them all."""
+
+    def __init__(
+        self, kind: str | None, at: int = -1, repeats: int = 1, error: Callable[[], Exception] = ERRORS[0]
+    ) -> None:
         super().__init__()
-        self.count, self._bad, self._error = 0, range(at, at + repeats), error
+        self.count, self._kind, self._bad, self._error = 0, kind, range(at, at + repeats), error
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        if self.count - 1 in self._bad:
-            raise self._error()
+        if self._kind in (None, func.name().split(".")[0]):
+            self.count += 1
+            if self.count - 1 in self._bad:
+                raise self._error()
         return func(*args, **(kwargs or {}))
 
 
@@ -62,8 +71,10 @@ def model() -> Any:
 
 
 def fresh(is_exact: bool = False) -> Loop:
-    capacity = Capacity(max_num_seqs=5, max_context=64, prefix_slots=0 if is_exact else 3, is_exact=is_exact)
-    return Loop(model(), capacity, gauge=lambda: (10, 100))
+    capacity = Capacity(max_num_seqs=5, max_context=64, prefix_slots=5, prefill_chunk=10, is_exact=is_exact)
+    it = Loop(model(), capacity)
+    it._checked_at = math.inf  # no measured memory pressure: `served` makes it up at fixed turns
+    return it
 
 
 def warmed(is_exact: bool = False) -> Loop:
@@ -113,14 +124,16 @@ def expected(is_exact: bool) -> list[list[Event]]:
 
 
 @cache
-def operations(is_exact: bool) -> int:
-    """Number of tensor operations in a run without faults."""
-    it, counting = warmed(is_exact), FaultyDevice()
+def operations(is_exact: bool, kind: str | None) -> int:
+    """Number of such tensor operations in a run without faults."""
+    it, counting = warmed(is_exact), FaultyDevice(kind)
     served(it, requests(), counting)
+    assert counting.count, "there is none: the test says nothing"
     return counting.count
 
 
 @given(
+    kind=st.sampled_from(KINDS),
     share=st.floats(0.0, 1.0, exclude_max=True),
     repeats=st.sampled_from((1, 1, 3, 40, 400)),
     error=st.sampled_from(ERRORS),
@@ -128,10 +141,10 @@ def operations(is_exact: bool) -> int:
 )
 @pytest.mark.timeout(600)
 def test_after_a_fault_at_any_operation_every_answer_equals_that_of_a_fresh_worker(
-    share: float, repeats: int, error: Callable[[], Exception], is_exact: bool
+    kind: str | None, share: float, repeats: int, error: Callable[[], Exception], is_exact: bool
 ) -> None:
     it = warmed(is_exact)
-    faulty = FaultyDevice(int(share * operations(is_exact)), repeats, error)
+    faulty = FaultyDevice(kind, int(share * operations(is_exact, kind)), repeats, error)
     survivors = served(it, requests(), faulty)
     for survivor, whole in zip(survivors, expected(is_exact), strict=True):
         assert isinstance(survivor[-1], Finished | Faulted)
@@ -209,7 +222,7 @@ def test_a_resize_without_memory_keeps_the_old_slots_and_is_tried_again(monkeypa
         it.step()
         assert allocated > 3, "the memory was not short: the test says nothing"
         assert len(it.scheduler.slots) == it._stepper.slots == 5
-        assert served(it, requests()) == expected(False)
+        assert [ids(one) for one in served(it, requests())] == [ids(one) for one in expected(False)]
         assert allocated == 4, "not tried again at once"
     assert {len(store) for store in (*it._stepper.cache.keys, *it._stepper.cache.values)} <= {5, 8}
     it._grow_from = 0.0  # GROW_RETRY_S later
@@ -224,9 +237,18 @@ def test_blocks_sealed_before_a_failed_step_stay_delivered() -> None:
     events: list[Event] = []
     while not any(isinstance(event, BlockSealed) for event in events):
         events += [event for _, event in it.step()]
-    with pytest.raises(KeyError) as failure, FaultyDevice(0, 1, ERRORS[3]):
+    with pytest.raises(KeyError) as failure, FaultyDevice(None, 0, 1, ERRORS[3]):
         it.step()
     it.recover(failure.value)
     events += [event for who, event in it.step() if who == sequence]
     assert isinstance(events[-1], Faulted)
     assert ids(events) == ids(expected(False)[0])[: len(ids(events))] != ()
+
+
+def test_a_seal_that_fails_halfway_is_not_repeated_over_the_ring_that_it_has_overwritten() -> None:
+    """Repeated row by row, the pass would attend to new entries in place of the old ones that they replaced."""
+    for at in range(0, operations(False, "aten::index_put_"), 3):
+        it = warmed()
+        faulty = FaultyDevice("aten::index_put_", at)
+        for survivor, whole in zip(served(it, requests(), faulty), expected(False), strict=True):
+            assert isinstance(survivor[-1], Faulted) or ids(survivor) == ids(whole)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffusion_worker.errors import Draining, NotResident
+from diffusion_worker.errors import DeviceFailed, Draining, NotResident
 from diffusion_worker.memory.lifecycle import (
     SERVING,
     TRANSITIONS,
@@ -52,7 +52,8 @@ def test_requests_are_admitted_only_where_weights_are_in_memory(state: Residency
     if state in SERVING:
         assert refusal is None
     else:
-        assert isinstance(refusal, Draining if state is Residency.DRAINING else NotResident)
+        kinds = {Residency.DRAINING: Draining, Residency.FAILED: DeviceFailed}
+        assert isinstance(refusal, kinds.get(state, NotResident))
         assert refusal.retry_after_s
 
 
