@@ -42,6 +42,9 @@ routes:
 """
 
 
+COVERED = 6  # requests at a worker that surely can be retried when it dies
+
+
 class Fleet:
     """Workers on several loopback addresses and one port; only the gateways see the hosts file with their name."""
 
@@ -74,11 +77,21 @@ class Fleet:
         await worker.stop(grace_s=DRAIN_S + 5)
 
     async def die(self, address: str) -> None:
-        """Kill a worker; its address stays in the name for a while."""
+        """Kill a worker; its address stays in the name for a while. On a slow machine requests pile up: wait until the
+        retry budget, ten requests at most, covers those that the worker holds."""
+        async with asyncio.timeout(600):
+            while await self._load_of(address) > COVERED:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.1)
         worker = self.workers.pop(address)
         await worker.kill()
         await asyncio.sleep(2.0)
         self._write()
+
+    async def _load_of(self, address: str) -> int:
+        """Requests that a worker holds, running or queued."""
+        async with httpx.AsyncClient(timeout=120, trust_env=False) as client:
+            health = (await client.get(f"http://{address}:{self.port}/health")).json()
+        return int(health["running"]) + int(health["waiting"])
 
     def gateway(self, number: int) -> Child:
         policy = self.folder / "policy.yaml"
