@@ -22,6 +22,7 @@ from gateway.errors import GatewayError, PolicyError
 from gateway.pipeline import Pipeline
 from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
+from gateway.reliability.loop_lag import LoopLag
 from gateway.routing.policy import Policy
 from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
@@ -30,6 +31,7 @@ from gateway.state.redis import shared_state
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lane_gauges
+from gateway.telemetry.loop_lag import watch_loop
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.multiprocess import FOLDER_VARIABLE, PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
@@ -49,7 +51,10 @@ _log = logging.getLogger("gateway")
 
 
 class SystemWorld:
-    """See `ports.World`."""
+    """See `ports.World`. `lag` is that of the event loop whose callers use this world."""
+
+    def __init__(self, lag: LoopLag | None = None) -> None:
+        self._lag = lag or LoopLag()
 
     def now_s(self) -> float:
         """Monotonic seconds."""
@@ -58,6 +63,10 @@ class SystemWorld:
     def wall_s(self) -> float:
         """Seconds since the epoch."""
         return time.time()
+
+    def stalled_s(self, since_s: float, now_s: float) -> float:
+        """See `LoopLag`."""
+        return self._lag.stalled_s(since_s, now_s)
 
     def sample(self) -> float:
         """A number from the process's random generator."""
@@ -90,7 +99,9 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(tracing)
         if settings.decision_log is not None:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
-        state, clock = MemoryStore(), SystemWorld()
+        lag = LoopLag()
+        await stack.enter_async_context(_background_task(watch_loop(lag, metrics.loop_lagged)))
+        state, clock = MemoryStore(), SystemWorld(lag)
         if settings.redis_url is not None:
             shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
             replica = await stack.enter_async_context(shared)

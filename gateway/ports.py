@@ -124,3 +124,7 @@ class World(Clock, Protocol):
     def sample(self) -> float:
         """A random number, uniform in [0, 1)."""
         ...
+
+    def stalled_s(self, since_s: float, now_s: float) -> float:
+        """The most that stalls of the event loop can have delayed an attempt that began at `since_s`."""
+        ...

@@ -15,7 +15,7 @@ from gateway.attempts.response_validation import ResponseValidation
 from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refused, UpstreamError
-from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
+from gateway.ports import Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
 from gateway.validation.json_schema import SchemaCache
 
@@ -40,7 +40,7 @@ class AttemptParams:
 class Attempt:
     """One call. However it ends, its permit is released exactly once and its connection is returned or closed."""
 
-    def __init__(self, context: RequestContext, params: AttemptParams, *, clock: Clock, schemas: SchemaCache) -> None:
+    def __init__(self, context: RequestContext, params: AttemptParams, *, clock: World, schemas: SchemaCache) -> None:
         self.candidate = params.candidate
         self.reason: Reason | None = None  # why the attempt failed, if it did
         self._context = context
@@ -50,7 +50,8 @@ class Attempt:
         self._deltas: AsyncGenerator[Delta, None] | None = None
         self._buffered: list[Delta] = []
         self._span_id = context.next_span_id()
-        self._started_ms = context.at_ms(clock.now_s())
+        self._started_s = clock.now_s()
+        self._received_ms: float | None = None  # when a whole response had arrived
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
         self._usage: Usage | None = None
@@ -86,7 +87,7 @@ class Attempt:
         self._is_committed = True
         now_s = self._clock.now_s()
         self._context.record_validation(self._validation.result, self._validation.took_ms)
-        self._context.commit(self.candidate, self._started_ms, self._usage, now_s)
+        self._context.commit(self.candidate, self._context.at_ms(self._started_s), self._usage, now_s)
         if self.is_complete:
             self._end(AttemptOutcome.OK)
             await self.aclose()
@@ -153,6 +154,7 @@ class Attempt:
         if not buffered:
             raise UpstreamError("The target's response is empty.", detail="empty answer")
         self.is_complete = True
+        self._received_ms = self._arrived_ms(self._clock.now_s())  # its validation is not the target's time
         return buffered
 
     def _validate(self) -> None:
@@ -192,13 +194,17 @@ class Attempt:
     def _observe(self, delta: Delta) -> None:
         """Record the times and the usage that a delta brings."""
         if self._first_byte_ms is None:
-            self._first_byte_ms = self._context.at_ms(self._clock.now_s())
+            self._first_byte_ms = self._arrived_ms(self._clock.now_s())
         if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
-            self._first_token_ms = self._context.at_ms(self._clock.now_s())
+            self._first_token_ms = self._arrived_ms(self._clock.now_s())
         if delta.usage is not None:
             self._usage = delta.usage
             if self._is_committed:
                 self._context.record_usage(delta.usage)
+
+    def _arrived_ms(self, now_s: float) -> float:
+        """When what was read just now had arrived: lag of the gateway's own event loop is not the target's time."""
+        return self._context.at_ms(now_s - self._clock.stalled_s(self._started_s, now_s))
 
     def _fail(self, error: AttemptFailed) -> None:
         self.reason = error.reason
@@ -217,8 +223,8 @@ class Attempt:
         record = AttemptRecord(
             target=self.candidate.target.policy_name,
             url=self.candidate.target.address,
-            started_ms=self._started_ms,
-            ended_ms=self._context.at_ms(now_s),
+            started_ms=self._context.at_ms(self._started_s),
+            ended_ms=self._arrived_ms(now_s) if self._received_ms is None else self._received_ms,
             outcome=outcome,
             first_byte_ms=self._first_byte_ms,
             stream=self._context.query.stream,

@@ -73,6 +73,10 @@ class Metrics:
         self._overhead = self._histogram(
             names.OVERHEAD_SECONDS, "Time spent in the gateway itself, per request.", names.OVERHEAD_BUCKETS
         )
+        self._loop_lag = self._histogram(
+            names.LOOP_LAG_SECONDS, "Longest lag of the event loop in each tenth of a second.", names.LAG_BUCKETS
+        )
+        self._shed = self._counter(names.SHED, "Requests refused because the gateway itself was overloaded.")
         self._confidence = self._histogram(
             names.CONFIDENCE, "Confidence reported with responses.", names.CONFIDENCE_BUCKETS, "route", "target"
         )
@@ -129,6 +133,14 @@ class Metrics:
     def dropped(self, lines: int) -> None:
         """Count dropped lines of the decision log."""
         self._count(self._dropped, by=lines)
+
+    def loop_lagged(self, lag_s: float) -> None:
+        """Observe the longest lag of the event loop since the last call."""
+        self._observe(self._loop_lag, lag_s)
+
+    def shed(self) -> None:
+        """Count a request that was refused before it was read."""
+        self._count(self._shed)
 
     def observer_failed(self, observer: str) -> None:
         """Count a failure of an observer."""
