@@ -99,8 +99,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(tracing)
         if settings.decision_log is not None:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
-        lag = LoopLag()
-        await stack.enter_async_context(_background_task(watch_loop(lag, metrics.loop_lagged)))
+        lag = await stack.enter_async_context(_watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(lag)
         if settings.redis_url is not None:
             shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
@@ -164,6 +163,14 @@ def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
     with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
         yield log
+
+
+@contextlib.asynccontextmanager
+async def _watched_loop(metrics: Metrics) -> AsyncIterator[LoopLag]:
+    """The lag of the running event loop, measured until the block ends."""
+    lag = LoopLag()
+    async with _background_task(watch_loop(lag, metrics.loop_lagged)):
+        yield lag
 
 
 async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:

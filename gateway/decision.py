@@ -38,6 +38,7 @@ class AttemptRecord:
     usage: Usage | None = None
     span_id: int = 0  # in the request's trace; 0: none
     budget_ms: float | None = None  # the lane's p95 objective; None: no objective
+    queued_ms: float | None = None  # time spent waiting for a slot of the target; None: did not wait
 
     @property
     def slo_outcome(self) -> SloOutcome | None:

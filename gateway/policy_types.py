@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
 from gateway.enums import Buffer
 
@@ -54,6 +55,17 @@ class Retry:
 
     times: int = 1
     max_share: float = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Requests that wait for a slot of a full target, and for how long. `max_requests` 0: none waits."""
+
+    max_requests: int = 64
+    max_wait_ms: float = 1000.0
+
+
+DEFAULT_QUEUE: Final = Queue()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from gateway.enums import (
     Residency,
     Task,
 )
-from gateway.policy_types import Checks, Hedge, Retry, Slo
+from gateway.policy_types import DEFAULT_QUEUE, Checks, Hedge, Queue, Retry, Slo
 from twolane.process.trace_context import Trace
 
 
@@ -53,6 +53,7 @@ class Target:
     model: str  # the model's name at the target
     location: Location
     max_in_flight: int | None = None
+    queue: Queue = DEFAULT_QUEUE  # of requests that wait while `max_in_flight` is reached
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
     retry: Retry | None = None
@@ -204,15 +205,21 @@ class Health:
     within_budget: bool = True
     breaker: BreakerState = BreakerState.CLOSED
     in_flight: int = 0
+    waiting: int = 0  # for a slot of the target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it."""
+    """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it.
+
+    `is_slow`: skipped only because another candidate should be faster. `is_full`: all slots of the target are in use.
+    """
 
     reason: Reason | None = None
     detail: str = ""
     probe: bool = False
+    is_slow: bool = False
+    is_full: bool = False
 
     @property
     def admitted(self) -> bool:

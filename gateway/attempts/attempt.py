@@ -35,6 +35,7 @@ class AttemptParams:
     limit_ms: float | None = None
     is_last: bool = True  # no candidate is left, so a refusal is served
     hedge: bool = False
+    queued_ms: float | None = None
 
 
 class Attempt:
@@ -235,6 +236,7 @@ class Attempt:
             usage=self._usage,
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
+            queued_ms=self._params.queued_ms,
         )
         self._params.permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)

@@ -48,7 +48,11 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.location": "in_cluster, or external: never receives private requests.",
         "targets.*.engine": "Capability profile of a well-known engine.",
         "targets.*.capabilities": "Capabilities of the server, instead of an engine profile.",
-        "targets.*.max_in_flight": "Concurrent requests; beyond them the target is skipped as overloaded.",
+        "targets.*.max_in_flight": "Concurrent requests; beyond them the next target is tried, then requests wait in"
+        " `queue`.",
+        "targets.*.queue": "Requests that wait for the target while it is full and no other target is free.",
+        "targets.*.queue.max_requests": "Waiting requests; 0 refuses at once. Default 64.",
+        "targets.*.queue.max_wait_ms": "Longest wait in milliseconds, within the deadline. Default 1000.",
         "targets.*.retry": "Retries at the same target after a connection fault or 5xx.",
         "targets.*.retry.times": "Retries per request.",
         "targets.*.retry.max_share": "Retry budget: retries as a fraction of requests sent to the target.",

@@ -36,7 +36,7 @@ limits: [{keys: a, max_in_flight: 1}]
 targets:
   fast:
     {kind: worker, url: "http://a", model: m, location: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
-     diffusion: {}}
+     diffusion: {}, max_in_flight: 1, queue: {}}
   name: {kind: worker, url: "http://d", model: m, location: in_cluster, resolve: dns}
   pool: {kind: openai, urls: ["http://b"], model: m, location: external, engine: vllm}
   other: {kind: openai, url: "http://c", model: m, location: external, capabilities: [chat]}

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from gateway.enums import Capability, Grade, Kind, Location
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.dns import Lookup
-from gateway.policy_files.objectives import check_name, read_retry, read_slo
+from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_types import Slo
 from gateway.routing.engine_profiles import ENGINES, capabilities_of
@@ -58,6 +58,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         model=entry.string("model"),
         location=entry.choice("location", Location),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
+        queue=read_queue(entry),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
         key_env=key_env,
         retry=read_retry(entry),
