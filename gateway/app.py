@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
 from gateway.web.asgi_responses import send_error
-from gateway.web.auth import Authenticate
+from gateway.web.auth import Authenticate, fairness_key
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
+from gateway.web.ingress import Ingress, IngressConnection
 from gateway.web.routes import HotRoutes, public_app
 from twolane.process.api_keys import Keys, load_keys
 from twolane.process.sockets import url_of
@@ -79,6 +81,7 @@ class Gateway:
 
     public: ASGIApp
     admin: ASGIApp
+    ingress: Ingress
     policies: Policies
     watcher: PolicyWatcher
 
@@ -133,6 +136,9 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.callback(peers.close)
             await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
+        ingress = Ingress(
+            paths=frozenset({PATH}), lag=lag, on_shed=metrics.shed, key_of=lambda scope: fairness_key(scope, keys)
+        )
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes, begin=begin)
         public = public_app(lambda: policies.current, lambda target: registry(target).status)
         admin = admin_app(
@@ -141,6 +147,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         yield Gateway(
             public=_protected(HotRoutes({PATH: chat}, public), keys),
             admin=_protected(admin, keys),
+            ingress=ingress,
             policies=policies,
             watcher=watcher,
         )
@@ -198,7 +205,8 @@ async def serve(settings: Settings) -> None:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
         public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
-            public, admin = (build_server(app, drain_s=settings.drain_s) for app in (gateway.public, gateway.admin))
+            public = build_server(gateway.public, drain_s=settings.drain_s, ingress=gateway.ingress)
+            admin = build_server(gateway.admin, drain_s=settings.drain_s)
             _install_signal_handlers(gateway, (public, admin), parent=handed_down[2] if handed_down else None)
             _tune_garbage_collector()
             print(
@@ -253,12 +261,16 @@ class _Server(uvicorn.Server):
         yield
 
 
-def build_server(app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE_S) -> uvicorn.Server:
-    """The server of one port. `drain_s`: time for requests to finish during shutdown."""
+def build_server(
+    app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE_S, ingress: Ingress | None = None
+) -> uvicorn.Server:
+    """The server of one port. `drain_s`: time for requests to finish during shutdown. With an `ingress`, requests may
+    have to wait for the event loop."""
+    protocol: Any = partial(IngressConnection, ingress=ingress) if ingress else ClientConnection
     config = uvicorn.Config(
         app,
         loop="none",
-        http=ClientConnection,
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,

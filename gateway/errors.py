@@ -19,6 +19,7 @@ GatewayError
 │   ├── LowConfidence         the target's confidence is below the route's minimum                      502
 │   ├── Unsupported           the target does not support what the request requires                     400
 │   └── Refused               the target rejected the request; its message is passed on                 the target's
+├── GatewayOverloaded         the gateway itself cannot keep up                                         503
 ├── NoRoute                   no candidate is available                                                 503
 │   └── NoPrivateTarget       no candidate inside the cluster is available                              503
 └── CannotStart               a file is missing or invalid; one line names the cause (settings: twolane.process.errors)
@@ -122,6 +123,13 @@ class RateLimitExceeded(GatewayError):
     status = 429
     code = "rate_limit_exceeded"
     kind = "rate_limit_error"
+
+
+class GatewayOverloaded(GatewayError):
+    """The gateway itself cannot keep up with its requests; this one was refused before it was read."""
+
+    status = 503
+    code = "overloaded"
 
 
 class AttemptFailed(GatewayError):

@@ -9,6 +9,14 @@ from twolane.process.api_keys import Keys, bearer_key
 OPEN_PATHS = frozenset({"/live", "/health"})
 
 
+def fairness_key(scope: Scope, keys: Keys | None) -> str:
+    """Whose share of the gateway a request uses: its API key's, or its client's where no keys are required. Requests
+    with an unknown key share one."""
+    if keys is not None:
+        return keys.name_of(bearer_key(scope["headers"])) or ""
+    return str(scope["client"][0]) if scope.get("client") else ""
+
+
 class Authenticate:
     """ASGI middleware: stores the name of the API key in `scope["state"]["principal"]`; refuses requests without a
     valid key."""
