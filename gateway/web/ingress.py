@@ -9,7 +9,8 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Final
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -29,7 +30,8 @@ RETRY_AFTER_S: Final = 1.0
 _ERROR: Final = GatewayOverloaded("The gateway is overloaded; try again later.", retry_after_s=RETRY_AFTER_S)
 
 
-class _Arrival(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class _Arrival:
     connection: "IngressConnection"
     cycle: RequestResponseCycle
     app: ASGI3Application

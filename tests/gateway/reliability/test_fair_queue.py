@@ -54,7 +54,7 @@ def test_a_key_within_its_share_is_never_displaced_by_a_flood(flood: int, limit:
 def test_an_item_that_leaves_is_not_served(keys: list[str], data: st.DataObject) -> None:
     queue, _ = filled(keys, 100)
     gone = data.draw(st.sampled_from([(key, number) for number, key in enumerate(keys)]))
-    queue.remove(*[gone[0], gone])
+    queue.remove(gone[0], gone)
     queue.remove(gone[0], gone)  # a second time changes nothing
     assert len(queue) == len(keys) - 1
     assert gone not in [queue.pop() for _ in range(len(queue))]
