@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 CONNECTIONS: Final = 32  # of the closed loop
-ONSET_S: Final = 2.0
+ONSET_S: Final = 3.0
 TICK_S: Final = 0.001
 UPSTREAM_S: Final = 0.001
 LOW, HIGH = 0.7, 1.5

@@ -7,9 +7,10 @@ import logging
 import os
 import random
 import signal
+import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
 from gateway.reliability.loop_lag import LoopLag
 from gateway.routing.policy import Policy
+from gateway.server.handover import Receiver
 from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
@@ -136,9 +138,6 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.callback(peers.close)
             await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
-        ingress = Ingress(
-            paths=frozenset({PATH}), lag=lag, on_shed=metrics.shed, key_of=lambda scope: fairness_key(scope, keys)
-        )
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes, begin=begin)
         public = public_app(lambda: policies.current, lambda target: registry(target).status)
         admin = admin_app(
@@ -147,7 +146,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         yield Gateway(
             public=_protected(HotRoutes({PATH: chat}, public), keys),
             admin=_protected(admin, keys),
-            ingress=ingress,
+            ingress=_ingress(lag, metrics, keys),
             policies=policies,
             watcher=watcher,
         )
@@ -180,6 +179,13 @@ async def _watched_loop(metrics: Metrics) -> AsyncIterator[LoopLag]:
         yield lag
 
 
+def _ingress(lag: LoopLag, metrics: Metrics, keys: Keys | None) -> Ingress:
+    """Where chat requests wait for the event loop; health checks and other routes do not."""
+    return Ingress(
+        paths=frozenset({PATH}), lag=lag, on_shed=metrics.shed, key_of=lambda scope: fairness_key(scope, keys)
+    )
+
+
 async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
     while True:
         await asyncio.to_thread(peers.publish, metrics.gauges.refresh())
@@ -203,18 +209,22 @@ async def serve(settings: Settings) -> None:
     handed_down = settings.handed_down
     with contextlib.ExitStack() as sockets:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
-        public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
+        first, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
             public = build_server(gateway.public, drain_s=settings.drain_s, ingress=gateway.ingress)
             admin = build_server(gateway.admin, drain_s=settings.drain_s)
-            _install_signal_handlers(gateway, (public, admin), parent=handed_down[2] if handed_down else None)
+            stop = _install_signal_handlers(gateway, (public, admin))
+            if handed_down:
+                public.receive_connections(first, on_parent_gone=stop)
             _tune_garbage_collector()
             print(
-                f"twolane serve: {url_of(public_socket)}, admin {url_of(admin_socket)},"
+                f"twolane serve: {f'process {os.getpid()}' if handed_down else url_of(first)},"
+                f" admin {url_of(admin_socket)},"
                 f" policy {settings.policy} ({gateway.policies.current.version})",
                 flush=True,
             )
-            await asyncio.gather(public.serve(sockets=[public_socket]), admin.serve(sockets=[admin_socket]))
+            listening = [] if handed_down else [first]
+            await asyncio.gather(public.serve(sockets=listening), admin.serve(sockets=[admin_socket]))
 
 
 def _tune_garbage_collector() -> None:
@@ -252,8 +262,43 @@ def _protected(app: ASGIApp, keys: Keys | None) -> ASGIApp:
     return ErrorBoundary(Authenticate(app, keys))
 
 
-class _Server(uvicorn.Server):
-    """Two servers share one event loop, so neither may install signal handlers."""
+class Server(uvicorn.Server):
+    """Two servers share one event loop, so neither may install signal handlers. Its connections come from a listening
+    socket, or from a parent process."""
+
+    _receiver: Receiver | None = None
+
+    def receive_connections(self, channel: socket.socket, *, on_parent_gone: Callable[[], None]) -> None:
+        """Take connections that the parent process has accepted, once this server has started."""
+        self._receiver = Receiver(
+            channel,
+            adopt=self._adopt,
+            connections=lambda: len(self.server_state.connections),
+            on_parent_gone=on_parent_gone,
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to serve."""
+        await super().startup(sockets)
+        if self._receiver is not None:
+            self._receiver.start()
+
+    def stop(self) -> None:
+        """Accept nothing from now on, and shut down."""
+        if self._receiver is not None:
+            self._receiver.close()
+        self.should_exit = True
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        def protocol() -> asyncio.Protocol:
+            kind: Any = self.config.http_protocol_class
+            connected: asyncio.Protocol = kind(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return connected
+
+        with contextlib.suppress(OSError):  # the client has left already
+            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -263,7 +308,7 @@ class _Server(uvicorn.Server):
 
 def build_server(
     app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE_S, ingress: Ingress | None = None
-) -> uvicorn.Server:
+) -> Server:
     """The server of one port. `drain_s`: time for requests to finish during shutdown. With an `ingress`, requests may
     have to wait for the event loop."""
     protocol: Any = partial(IngressConnection, ingress=ingress) if ingress else ClientConnection
@@ -280,24 +325,19 @@ def build_server(
         timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
-    return _Server(config)
+    return Server(config)
 
 
-def _install_signal_handlers(gateway: Gateway, servers: tuple[uvicorn.Server, ...], parent: int | None) -> None:
-    """`parent` becomes readable when the parent process ends."""
+def _install_signal_handlers(gateway: Gateway, servers: tuple[Server, ...]) -> Callable[[], None]:
+    """Returns the function that stops the servers."""
 
     def stop() -> None:
         for server in servers:
-            server.should_exit = True
-
-    def stop_with_parent(pipe: int) -> None:
-        loop.remove_reader(pipe)
-        stop()
+            server.stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     if sys.platform != "win32":
         loop.add_signal_handler(signal.SIGHUP, gateway.watcher.request_reload)
-    if parent is not None:
-        loop.add_reader(parent, stop_with_parent, parent)
+    return stop

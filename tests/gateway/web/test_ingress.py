@@ -84,7 +84,7 @@ def test_above_the_capacity_the_surplus_is_refused_and_the_rest_served() -> None
 
 def test_a_key_within_its_share_is_not_refused_when_another_one_floods() -> None:
     results, _ = overloaded({"flood": 2000, "quiet": 200}, 10)
-    assert results["quiet", "refused"] <= 0.02 * 2000
+    assert results["quiet", "refused"] == 0
     assert results["flood", "refused"] >= 0.5 * 20_000
     assert results["flood", "started"] >= 0.9 * 600 * 10
 
@@ -102,7 +102,7 @@ def test_a_loop_that_lags_for_other_reasons_refuses_too_but_not_after_a_hiccup()
         return results
 
     assert run_virtual(story([0.002, 1.0, 0.002, 0.002]))["a", "refused"] == 0
-    assert run_virtual(story([0.4] * 8))["a", "refused"] == 5
+    assert run_virtual(story([0.4] * 12))["a", "refused"] >= 4
 
 
 def test_a_client_that_left_while_its_request_waited_is_forgotten() -> None:
