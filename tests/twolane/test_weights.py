@@ -149,7 +149,8 @@ def test_an_interrupted_download_leaves_neither_files_nor_processes(
     _, complaint = process.communicate(timeout=120)
     assert b"KeyboardInterrupt" in complaint
     assert list((tmp_path / "cache" / "twolane").iterdir()) == []
-    assert not _is_running(int((tmp_path / "pid").read_text()))
+    while _is_running(int((tmp_path / "pid").read_text())):  # killed, but the kernel may still be ending it
+        time.sleep(0.02)
 
 
 def _is_running(pid: int) -> bool:
