@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,14 @@ from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.admin import admin_app
+from gateway.web.admin import admin_app, scope_of
 from gateway.web.asgi_responses import send_error
-from gateway.web.auth import Authenticate
+from gateway.web.auth import Authenticate, ask_scope
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.routes import HotRoutes, public_app
-from twolane.process.api_keys import Keys, load_keys
+from twolane.process.api_keys import KeyScope
+from twolane.process.keys_file import KeysFile
 from twolane.process.sockets import url_of
 
 _log = logging.getLogger("gateway")
@@ -77,9 +78,11 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A complete gateway without its sockets. Raises CannotStart or ConfigurationError."""
-    keys = load_keys(settings.keys_file) if settings.keys_file else None
+    keys = KeysFile(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
+        if keys is not None:
+            await stack.enter_async_context(_background_task(keys.follow()))
         folder = os.environ.get(FOLDER_VARIABLE)
         peers = MultiprocessMetrics(Path(folder)) if folder else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
@@ -130,7 +133,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         )
         yield Gateway(
             public=_protected(HotRoutes({PATH: chat}, public), keys),
-            admin=_protected(admin, keys),
+            admin=_protected(admin, keys, scope_of),
             policies=policies,
             watcher=watcher,
         )
@@ -222,8 +225,8 @@ class ErrorBoundary:
             await send_error(send, GatewayError("Internal error of the gateway; see its log."))
 
 
-def _protected(app: ASGIApp, keys: Keys | None) -> ASGIApp:
-    return ErrorBoundary(Authenticate(app, keys))
+def _protected(app: ASGIApp, keys: KeysFile | None, scope_of: Callable[[str], KeyScope | None] = ask_scope) -> ASGIApp:
+    return ErrorBoundary(Authenticate(app, (lambda: keys.current) if keys else None, scope_of))
 
 
 class _Server(uvicorn.Server):

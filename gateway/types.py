@@ -116,6 +116,8 @@ class Query:
     task_hint_from: str = ""  # "header" or "metadata"
     deadline_ms: float | None = None
     principal: str | None = None  # name of the key
+    allowed_models: frozenset[str] | None = None  # by the key; None: all
+    allowed_routes: frozenset[str] | None = None
     trace: Trace | None = None
     output_format: OutputFormat | None = None
     tools: tuple[Tool, ...] = ()

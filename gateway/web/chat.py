@@ -69,7 +69,7 @@ class ChatCompletions:
         state: dict[str, Any] = scope.get("state") or {}
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
-        return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"), trace=trace)
+        return parse_chat(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
 
     async def _send(self, send: Send, query: Query, answer: GatewayResponse, client: CancelOnDisconnect) -> None:
         headers = describe(answer.decision(self._clock.now_s()))
