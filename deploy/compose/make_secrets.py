@@ -19,8 +19,9 @@ def main(folder: Path = FOLDER) -> int:
         return 1
     folder.mkdir(mode=0o711, parents=True)
     application, worker, metrics = (new_key() for _ in range(3))
-    write(folder / "gateway-keys", f"{key_line('application', application)}\n{key_line('metrics', metrics)}\n")
-    write(folder / "worker-keys", f"{key_line('gateway', worker)}\n{key_line('metrics', metrics)}\n")
+    scrape = key_line("metrics", metrics, ["scopes=metrics"])
+    write(folder / "gateway-keys", f"{key_line('application', application)}\n{scrape}\n")
+    write(folder / "worker-keys", f"{key_line('gateway', worker)}\n{scrape}\n")
     write(folder / "metrics-key", metrics)
     write(folder / "gateway.env", f"WORKER_API_KEY={worker}\n")
     print(application)

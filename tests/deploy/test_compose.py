@@ -95,9 +95,16 @@ def test_the_secrets_open_what_they_are_for_and_are_never_overwritten(
     metrics = (folder / "metrics-key").read_text().encode()
     worker = (folder / "gateway.env").read_text().strip().removeprefix("WORKER_API_KEY=").encode()
     gateway_keys, worker_keys = load_keys(folder / "gateway-keys"), load_keys(folder / "worker-keys")
-    assert (gateway_keys.name_of(application.encode()), gateway_keys.name_of(metrics)) == ("application", "metrics")
-    assert (worker_keys.name_of(worker), worker_keys.name_of(metrics)) == ("gateway", "metrics")
-    assert gateway_keys.name_of(worker) is None
+    granted = [
+        (gateway_keys.find(application.encode()), "application", {"ask"}),
+        (gateway_keys.find(metrics), "metrics", {"metrics"}),
+        (worker_keys.find(worker), "gateway", {"ask"}),
+        (worker_keys.find(metrics), "metrics", {"metrics"}),
+    ]
+    for key, name, scopes in granted:
+        assert key is not None
+        assert (key.name, key.scopes) == (name, scopes)
+    assert gateway_keys.find(worker) is None
     named = yaml.safe_load(COMPOSE.read_text())["secrets"].values()
     assert {Path(one["file"]).name for one in named} | {"gateway.env"} == {file.name for file in folder.iterdir()}
     assert make_secrets(folder) == 1

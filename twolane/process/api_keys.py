@@ -83,7 +83,8 @@ class Keys:
 
 
 def load_keys(file: Path) -> Keys:
-    """Read a keys file. Raises ConfigurationError, which names file and line and never repeats the line."""
+    """Read a keys file, which may contain no key. Raises ConfigurationError, which names file and line and never
+    repeats the line."""
     return Keys(_parse(file, _text_of(file)))
 
 
@@ -102,6 +103,9 @@ def add_key(file: Path, line: str) -> None:
     file cannot be read or written, or would not be valid with it."""
     known = _text_of(file) if file.exists() else ""
     text = ("" if known.endswith("\n") or not known else "\n") + line + "\n"
+    name = line.split(maxsplit=1)[0]
+    if any(key.name == name for key in _parse(file, known).values()):
+        raise ConfigurationError(f"keys file {file}: {name} already has a key")
     _parse(file, known + text)
     try:
         with open(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8") as end:
@@ -152,7 +156,7 @@ def _key(name: str, options: list[str], place: str) -> Key:
     given: dict[str, frozenset[str]] = {}
     for option in options:
         which, _, values = option.partition("=")
-        if which not in _OPTIONS or (option != _PRIVATE_ONLY) != bool(values):
+        if which not in _OPTIONS or (which == _PRIVATE_ONLY) == bool(values):
             raise ConfigurationError(f"{place}: {name}: unknown option; allowed: {', '.join(_OPTIONS.values())}")
         if which in given:
             raise ConfigurationError(f"{place}: {name}: {which} is repeated")
