@@ -95,7 +95,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
         state, clock = MemoryStore(), SystemWorld()
         if settings.redis_url is not None:
-            shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
+            url, namespace = settings.redis_url, settings.redis_namespace
+            shared = shared_state(state, state.budgets, clock, url=url, namespace=namespace)
             replica = await stack.enter_async_context(shared)
             metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
@@ -104,6 +105,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
+        if settings.redis_url is None and any(limit.is_daily for limit in policies.current.limits):
+            _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
         metrics.gauges.add_source(
             lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
         )
