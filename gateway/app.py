@@ -38,7 +38,7 @@ from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app, scope_of
 from gateway.web.asgi_responses import send_error
-from gateway.web.auth import Authenticate, ask_scope
+from gateway.web.auth import Authenticate, send_scope
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.routes import HotRoutes, public_app
@@ -83,8 +83,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     async with contextlib.AsyncExitStack() as stack:
         if keys is not None:
             await stack.enter_async_context(_background_task(keys.follow()))
-        folder = os.environ.get(FOLDER_VARIABLE)
-        peers = MultiprocessMetrics(Path(folder)) if folder else None
+        peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
@@ -95,18 +94,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
         state, clock = MemoryStore(), SystemWorld()
         if settings.redis_url is not None:
-            url, namespace = settings.redis_url, settings.redis_namespace
-            shared = shared_state(state, state.budgets, clock, url=url, namespace=namespace)
-            replica = await stack.enter_async_context(shared)
-            metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+            await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
+        elif any(limit.is_daily for limit in policies.current.limits):
+            _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
         registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
-        if settings.redis_url is None and any(limit.is_daily for limit in policies.current.limits):
-            _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
         metrics.gauges.add_source(
             lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
         )
@@ -159,6 +155,17 @@ def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
     with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
         yield log
+
+
+@contextlib.asynccontextmanager
+async def _shared_state(
+    state: MemoryStore, clock: SystemWorld, metrics: Metrics, url: str, settings: Settings
+) -> AsyncIterator[None]:
+    """Share the state with the other replicas until the block ends."""
+    namespace = settings.redis_namespace
+    async with shared_state(state, state.budgets, clock, url=url, namespace=namespace) as replica:
+        metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+        yield
 
 
 async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
@@ -228,7 +235,7 @@ class ErrorBoundary:
             await send_error(send, GatewayError("Internal error of the gateway; see its log."))
 
 
-def _protected(app: ASGIApp, keys: KeysFile | None, scope_of: Callable[[str], KeyScope | None] = ask_scope) -> ASGIApp:
+def _protected(app: ASGIApp, keys: KeysFile | None, scope_of: Callable[[str], KeyScope | None] = send_scope) -> ASGIApp:
     return ErrorBoundary(Authenticate(app, (lambda: keys.current) if keys else None, scope_of))
 
 

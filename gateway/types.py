@@ -287,7 +287,7 @@ class QuotaRefusal:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
+class LimitStatus:
     """One limit per minute: its size, what is left now, and the seconds until all of it is available again."""
 
     limit: float
@@ -299,5 +299,5 @@ class Allowance:
 class Quota:
     """What is left of a key's limits per minute; None where it has none."""
 
-    requests: Allowance | None
-    tokens: Allowance | None
+    requests: LimitStatus | None
+    tokens: LimitStatus | None

@@ -66,7 +66,7 @@ def _scope_of(path: str) -> KeyScope:
     """The scope that a path needs, on either port."""
     if path == "/metrics":
         return KeyScope.METRICS
-    return KeyScope.ADMIN if path.startswith("/admin/") else KeyScope.ASK
+    return KeyScope.ADMIN if path.startswith("/admin/") else KeyScope.SEND
 
 
 class _SendWithHeaders:

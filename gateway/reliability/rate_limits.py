@@ -13,7 +13,7 @@ from typing import Final
 
 from gateway.policy_types import Limit
 from gateway.reliability.replication import KeyUsageSnapshot
-from gateway.types import Allowance, Quota
+from gateway.types import LimitStatus, Quota
 
 _MINUTE_S: Final = 60.0
 PEER_TTL_S: Final = 3.0  # a peer's snapshot older than a few exchanges is ignored
@@ -38,11 +38,11 @@ class _Bucket:
         self._drain(now_s, per_minute)
         return max(0.0, self._level + amount - per_minute) * _MINUTE_S / per_minute
 
-    def allowance(self, now_s: float, per_minute: float) -> Allowance:
+    def status(self, now_s: float, per_minute: float) -> LimitStatus:
         """What still fits now."""
         self._drain(now_s, per_minute)
         remaining, reset_s = max(0.0, per_minute - self._level), self._level * _MINUTE_S / per_minute
-        return Allowance(limit=per_minute, remaining=remaining, reset_s=reset_s)
+        return LimitStatus(limit=per_minute, remaining=remaining, reset_s=reset_s)
 
     def _drain(self, now_s: float, per_minute: float) -> None:
         drained = max(0.0, now_s - self._at_s) * per_minute / _MINUTE_S
@@ -101,8 +101,8 @@ class KeyUsage:
         """What is left of the key's limits per minute."""
         own, requests, tokens = self._of(key), limit.requests_per_minute, limit.tokens_per_minute
         return Quota(
-            requests=None if requests is None else own.request_bucket.allowance(now_s, requests),
-            tokens=None if tokens is None else own.token_bucket.allowance(now_s, tokens),
+            requests=None if requests is None else own.request_bucket.status(now_s, requests),
+            tokens=None if tokens is None else own.token_bucket.status(now_s, tokens),
         )
 
     def snapshot(self) -> tuple[tuple[str, KeyUsageSnapshot], ...]:

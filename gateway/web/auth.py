@@ -11,9 +11,9 @@ from twolane.process.api_keys import Keys, KeyScope, bearer_key
 OPEN_PATHS = frozenset({"/live", "/health"})
 
 
-def ask_scope(_path: str) -> KeyScope:
+def send_scope(_path: str) -> KeyScope:
     """The scope of every path of the public port."""
-    return KeyScope.ASK
+    return KeyScope.SEND
 
 
 class Authenticate:
@@ -21,7 +21,7 @@ class Authenticate:
     those whose key lacks the scope of the path."""
 
     def __init__(
-        self, app: ASGIApp, keys: Callable[[], Keys] | None, scope_of: Callable[[str], KeyScope | None] = ask_scope
+        self, app: ASGIApp, keys: Callable[[], Keys] | None, scope_of: Callable[[str], KeyScope | None] = send_scope
     ) -> None:
         """`keys` returns the current keys; None: no key is required. `scope_of` a path: None if any key will do."""
         self._app = app

@@ -64,12 +64,12 @@ def describe_quota(quota: Quota | None) -> ResponseHeaders:
     if quota is None:
         return []
     headers: ResponseHeaders = []
-    for name, allowance in ((b"requests", quota.requests), (b"tokens", quota.tokens)):
-        if allowance is not None:
+    for name, status in ((b"requests", quota.requests), (b"tokens", quota.tokens)):
+        if status is not None:
             headers += [
-                (RATE_LIMIT + b"limit-" + name, b"%d" % allowance.limit),
-                (RATE_LIMIT + b"remaining-" + name, b"%d" % allowance.remaining),
-                (RATE_LIMIT + b"reset-" + name, b"%dms" % ceil(allowance.reset_s * 1000)),
+                (RATE_LIMIT + b"limit-" + name, b"%d" % status.limit),
+                (RATE_LIMIT + b"remaining-" + name, b"%d" % status.remaining),
+                (RATE_LIMIT + b"reset-" + name, b"%dms" % ceil(status.reset_s * 1000)),
             ]
     return headers
 

@@ -39,7 +39,7 @@ _OPTIONS: Final = {
 class KeyScope(StrEnum):
     """What a key is for."""
 
-    ASK = "ask"
+    SEND = "ask"
     METRICS = "metrics"
     ADMIN = "admin"
 
@@ -49,7 +49,7 @@ class Key:
     """One line of a keys file. `models` and `routes` restrict its requests; None: all of them."""
 
     name: str
-    scopes: frozenset[KeyScope] = frozenset({KeyScope.ASK})
+    scopes: frozenset[KeyScope] = frozenset({KeyScope.SEND})
     models: frozenset[str] | None = None
     routes: frozenset[str] | None = None
     private_only: bool = False
@@ -161,7 +161,7 @@ def _key(name: str, options: list[str], place: str) -> Key:
         if which in given:
             raise ConfigurationError(f"{place}: {name}: {which} is repeated")
         given[which] = frozenset(part for part in values.split(",") if part)
-    scopes = given.get("scopes", frozenset({KeyScope.ASK}))
+    scopes = given.get("scopes", frozenset({KeyScope.SEND}))
     if not scopes or not scopes <= set(KeyScope):
         raise ConfigurationError(f"{place}: {name}: unknown scope; allowed: {', '.join(KeyScope)}")
     key = Key(
@@ -171,6 +171,6 @@ def _key(name: str, options: list[str], place: str) -> Key:
         routes=given.get("routes"),
         private_only=_PRIVATE_ONLY in given,
     )
-    if key.is_restricted and KeyScope.ASK not in key.scopes:
+    if key.is_restricted and KeyScope.SEND not in key.scopes:
         raise ConfigurationError(f"{place}: {name}: models, routes and private-only require the scope ask")
     return key
