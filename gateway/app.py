@@ -41,14 +41,15 @@ from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.admin import admin_app
+from gateway.web.admin import admin_app, scope_of
 from gateway.web.asgi_responses import send_error
-from gateway.web.auth import Authenticate, fairness_key
+from gateway.web.auth import Authenticate, fairness_key, send_scope
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.ingress import Ingress, IngressConnection
 from gateway.web.routes import HotRoutes, public_app
-from twolane.process.api_keys import Keys, load_keys
+from twolane.process.api_keys import KeyScope
+from twolane.process.keys_file import KeysFile
 from twolane.process.sockets import url_of
 
 _log = logging.getLogger("gateway")
@@ -91,11 +92,12 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A complete gateway without its sockets. Raises CannotStart or ConfigurationError."""
-    keys = load_keys(settings.keys_file) if settings.keys_file else None
+    keys = KeysFile(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        folder = os.environ.get(FOLDER_VARIABLE)
-        peers = MultiprocessMetrics(Path(folder)) if folder else None
+        if keys is not None:
+            await stack.enter_async_context(_background_task(keys.follow()))
+        peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
@@ -107,18 +109,16 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         lag = await stack.enter_async_context(_watched_loop(metrics))
         state, clock = MemoryStore(), SystemWorld(lag)
         if settings.redis_url is not None:
-            shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
-            replica = await stack.enter_async_context(shared)
-            metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+            await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
+        elif any(limit.is_daily for limit in policies.current.limits):
+            _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
         registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
-        metrics.gauges.add_source(
-            lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
-        )
+        metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, status_of=registry.status_of))
         pipeline = Pipeline(
             policies=policies,
             classify=open_classifier(),
@@ -139,13 +139,13 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
         chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes, begin=begin)
-        public = public_app(lambda: policies.current, lambda target: registry(target).status)
+        public = public_app(lambda: policies.current, registry.status_of)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
         yield Gateway(
             public=_protected(HotRoutes({PATH: chat}, public), keys),
-            admin=_protected(admin, keys),
+            admin=_protected(admin, keys, scope_of),
             ingress=_ingress(lag, metrics, keys),
             policies=policies,
             watcher=watcher,
@@ -179,11 +179,24 @@ async def _watched_loop(metrics: Metrics) -> AsyncIterator[LoopLag]:
         yield lag
 
 
-def _ingress(lag: LoopLag, metrics: Metrics, keys: Keys | None) -> Ingress:
+def _ingress(lag: LoopLag, metrics: Metrics, keys: KeysFile | None) -> Ingress:
     """Where chat requests wait for the event loop; health checks and other routes do not."""
-    return Ingress(
-        paths=frozenset({PATH}), lag=lag, on_shed=metrics.shed, key_of=lambda scope: fairness_key(scope, keys)
-    )
+
+    def key_of(scope: Scope) -> str:
+        return fairness_key(scope, keys.current if keys else None)
+
+    return Ingress(paths=frozenset({PATH}), lag=lag, on_shed=metrics.shed, key_of=key_of)
+
+
+@contextlib.asynccontextmanager
+async def _shared_state(
+    state: MemoryStore, clock: SystemWorld, metrics: Metrics, url: str, settings: Settings
+) -> AsyncIterator[None]:
+    """Share the state with the other replicas until the block ends."""
+    namespace = settings.redis_namespace
+    async with shared_state(state, state.budgets, clock, url=url, namespace=namespace) as replica:
+        metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+        yield
 
 
 async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
@@ -258,8 +271,8 @@ class ErrorBoundary:
             await send_error(send, GatewayError("Internal error of the gateway; see its log."))
 
 
-def _protected(app: ASGIApp, keys: Keys | None) -> ASGIApp:
-    return ErrorBoundary(Authenticate(app, keys))
+def _protected(app: ASGIApp, keys: KeysFile | None, scope_of: Callable[[str], KeyScope | None] = send_scope) -> ASGIApp:
+    return ErrorBoundary(Authenticate(app, (lambda: keys.current) if keys else None, scope_of))
 
 
 class Server(uvicorn.Server):

@@ -13,58 +13,95 @@ from gateway.policy_types import Slo
 from gateway.reliability.loop_lag import LoopLag
 from gateway.telemetry.loop_lag import watch_loop
 from gateway.upstreams.scripted import says
+from tests.gateway.virtual import LoopClock, run_virtual
 
-pytestmark = pytest.mark.anyio
 BLOCK_S = 0.05
-SLO = Slo(p95_ms=30)
+SLO = Slo(p95_ms=30, first_token_p95_ms=30)
 
 
-class RealWorld(SystemWorld):
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+class BlockedClock(LoopClock):
+    """Virtual time that passes while the loop is blocked, as by other requests, in every turn."""
+
+    def __init__(self) -> None:
+        self.lag = LoopLag()
+
+    def stalled_s(self, since_s: float, now_s: float) -> float:
+        return self.lag.stalled_s(since_s, now_s)
+
+    @contextlib.asynccontextmanager
+    async def blocked(self) -> AsyncIterator[None]:
+        loop: Any = asyncio.get_running_loop()
+
+        async def block() -> None:
+            while True:
+                loop._virtual.now_s += BLOCK_S
+                await asyncio.sleep(0)
+
+        tasks = [
+            asyncio.create_task(watch_loop(self.lag, lambda _: None, clock=loop.time)),
+            asyncio.create_task(block()),
+        ]
+        try:
+            await asyncio.sleep(0)
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@contextlib.asynccontextmanager
-async def blocked_loop() -> AsyncIterator[RealWorld]:
-    """Every turn of the loop is held up, as by other requests."""
-    lag = LoopLag()
+def blocked(stage: Any, requests: int, *, stream: bool = False, **lines: Any) -> Any:
+    """The stage after these requests at once and a last one, all while the loop is blocked."""
+
+    async def story() -> Any:
+        clock = BlockedClock()
+        scene = stage(clock=clock, route={"slo": SLO}, **lines)
+        async with clock.blocked():
+            await asyncio.gather(*(scene.send(stream=stream) for _ in range(requests)))
+            await scene.send(stream=stream)
+        return scene
+
+    return run_virtual(story())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_quick_target_is_not_ejected_because_the_gateway_is_blocked(stage: Any, stream: bool) -> None:
+    scene = blocked(stage, 40, stream=stream, fast=says("hi", before_s=0.001), quality=says("no"))
+    assert {decision.target for decision in scene.listener.decisions} == {"fast"}
+    attempts = [attempt for decision in scene.listener.decisions for attempt in decision.attempts]
+    assert max(attempt.elapsed_ms for attempt in attempts) < SLO.p95_ms
+    assert min(decision.overhead_ms for decision in scene.listener.decisions) > 1000 * BLOCK_S / 2  # ours
+
+
+def test_a_slow_target_is_ejected_although_the_gateway_is_blocked(stage: Any) -> None:
+    scene = blocked(stage, 20, fast=says("hi", before_s=0.8), quality=says("hi"))
+    assert scene.attempts == {"fast": "p95_breach", "quality": "ok"}
+
+
+@pytest.mark.anyio
+async def test_a_real_loop_that_is_blocked_is_not_the_targets_fault_either(stage: Any) -> None:
+    class World(SystemWorld):
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(seconds)
 
     async def block() -> None:
         while True:
             time.sleep(BLOCK_S)  # noqa: ASYNC251 - this is what is tested
             await asyncio.sleep(0)
 
+    lag = LoopLag()
     tasks = [asyncio.create_task(watch_loop(lag, lambda _: None)), asyncio.create_task(block())]
-    try:
-        await asyncio.sleep(0)
-        yield RealWorld(lag)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_quick_target_is_not_ejected_because_the_gateway_is_blocked(stage: Any, stream: bool) -> None:
-    slo = Slo(p95_ms=30, first_token_p95_ms=30)
-    async with blocked_loop() as world:
-        scene = stage(fast=says("hi", before_s=0.001), quality=says("no"), clock=world, route={"slo": slo})
-        for _ in range(2):
-            await asyncio.gather(*(scene.send(stream=stream) for _ in range(20)))
-    assert {decision.target for decision in scene.listener.decisions} == {"fast"}
-    attempts = [attempt for decision in scene.listener.decisions for attempt in decision.attempts]
-    assert max(attempt.elapsed_ms for attempt in attempts) < slo.p95_ms
-    assert min(decision.overhead_ms for decision in scene.listener.decisions) > 1000 * BLOCK_S / 2  # ours
-
-
-async def test_a_slow_target_is_ejected_although_the_gateway_is_blocked(stage: Any) -> None:
-    async with blocked_loop() as world:
-        scene = stage(fast=says("hi", before_s=0.8), quality=says("hi"), clock=world, route={"slo": SLO})
+    await asyncio.sleep(0)
+    scene = stage(fast=says("hi", before_s=0.001), quality=says("no"), clock=World(lag), route={"slo": SLO})
+    for _ in range(2):
         await asyncio.gather(*(scene.send() for _ in range(20)))
-        await scene.send()
-    assert scene.attempts == {"fast": "p95_breach", "quality": "ok"}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert {decision.target for decision in scene.listener.decisions} == {"fast"}
 
 
+@pytest.mark.anyio
 async def test_the_validation_of_an_answer_is_the_gateways_time(stage: Any, monkeypatch: Any) -> None:
     scene = stage(fast=says("{}", before_s=0.1))
 
@@ -78,6 +115,7 @@ async def test_the_validation_of_an_answer_is_the_gateways_time(stage: Any, monk
     assert scene.decision.overhead_ms == pytest.approx(5000)
 
 
+@pytest.mark.anyio
 async def test_the_lag_of_the_loop_is_reported() -> None:
     lag, reports = LoopLag(), list[float]()
     task = asyncio.create_task(watch_loop(lag, reports.append))
