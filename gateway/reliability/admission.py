@@ -54,7 +54,15 @@ def check_shared_failure(candidate: Candidate, failed: Mapping[str, tuple[str, R
     if other is None or other[0] == candidate.target.name:  # its own failure does not exclude it: this is a retry
         return ADMITTED
     name, reason = other
-    return Verdict(reason=reason, detail=f"same server as {name}")
+    return Verdict(reason=reason, detail=f"same server as {name}", is_shared=True)
+
+
+def check_context_length(needed_tokens: int, limit: int | None) -> Verdict:
+    """Skip a candidate whose context is known to be too short for a request that another one found too long."""
+    if limit is None or not needed_tokens or needed_tokens <= limit:
+        return ADMITTED
+    detail = f"context of {limit} tokens, at least {needed_tokens} needed"
+    return Verdict(reason=Reason.CONTEXT_LENGTH_EXCEEDED, detail=detail, param="messages")
 
 
 def has_healthy_fallback(candidate: Candidate, others: Iterable[tuple[Candidate, Health]], query: Query) -> bool:
