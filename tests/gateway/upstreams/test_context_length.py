@@ -67,8 +67,8 @@ TOO_LONG = {
     ),
     "TGI": ("Input validation error: `inputs` must have less than 4095 tokens. Given: 5077", 4095, None),
     "TGI, total": (
-        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and 200"
-        " `max_new_tokens`",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens and"
+        " 200 `max_new_tokens`",
         4096,
         None,
     ),
