@@ -44,6 +44,8 @@ class Middleware:
         response = _SendWithHeaders(send, scope, self._state)
         try:
             self._authenticate(scope)
+            if self._state.running.has_ended:
+                raise _draining()
             with self._state.running:
                 await self._app(scope, receive, response)
         except ClientDisconnected:
@@ -51,7 +53,7 @@ class Middleware:
         except asyncio.CancelledError:
             if not self._state.running.is_over():
                 raise
-            await response.send_error(Draining("the worker is shutting down", retry_after_s=1.0))
+            await response.send_error(_draining())
         except WorkerError as error:
             await response.send_error(error)
         except Exception:  # noqa: BLE001 - the last handler of a request: an unexpected error gets a response too
@@ -64,6 +66,10 @@ class Middleware:
             return
         if self._state.keys.name_of(bearer_key(scope["headers"])) is None:
             raise InvalidKey("A valid API key is required: Authorization: Bearer <key>.")
+
+
+def _draining() -> Draining:
+    return Draining("the worker is shutting down", retry_after_s=1.0)
 
 
 class _SendWithHeaders:
