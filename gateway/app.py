@@ -133,19 +133,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        running = RunningRequests()
-
-        def end_drain() -> None:
-            pipeline.stop()
-            running.end()
-
-        yield Gateway(
-            public=_protected(HotRoutes({PATH: chat}, public), keys, running),
-            admin=_protected(admin, keys, running),
-            policies=policies,
-            watcher=watcher,
-            end_drain=end_drain,
-        )
+        apps = (HotRoutes({PATH: chat}, public), admin)
+        yield _protected(*apps, keys=keys, policies=policies, watcher=watcher, on_end=pipeline.stop)
 
 
 def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:
@@ -213,8 +202,18 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(25_000, 20, 50)
 
 
-def _protected(app: ASGIApp, keys: Keys | None, running: RunningRequests) -> ASGIApp:
-    return ErrorBoundary(Authenticate(app, keys), running)
+def _protected(
+    public: ASGIApp, admin: ASGIApp, *, keys: Keys | None, on_end: Callable[[], None], **more: Any
+) -> Gateway:
+    """The two applications behind authentication. `on_end` is called before the requests in progress are ended."""
+    running = RunningRequests()
+
+    def end_drain() -> None:
+        on_end()
+        running.end()
+
+    apps = (ErrorBoundary(Authenticate(app, keys), running) for app in (public, admin))
+    return Gateway(public=next(apps), admin=next(apps), end_drain=end_drain, **more)
 
 
 class _Server(uvicorn.Server):

@@ -118,7 +118,7 @@ class Unauthorized(BadRequest):
 
 
 class RateLimitExceeded(GatewayError):
-    """The API key exceeded its rate limit; `retry_after_s` is the time until its quota refills."""
+    """The API key exceeded its rate limit; `retry-after` is the time until its quota refills."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -155,7 +155,7 @@ class UpstreamError(AttemptFailed):
 
 
 class Overloaded(AttemptFailed):
-    """The target is overloaded; `retry_after_s` is the value that it reported."""
+    """The target is overloaded, or its concurrency limit is reached."""
 
     status = 503
     code = "overloaded"
@@ -163,7 +163,7 @@ class Overloaded(AttemptFailed):
 
 
 class TargetRateLimited(Overloaded):
-    """The target's provider limits the rate of the gateway's requests; `retry_after_s` is what it reported."""
+    """The target's provider limits the rate of the gateway's requests; `retry-after` is what it reported."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -188,7 +188,7 @@ class NotResident(AttemptFailed):
 
 
 class DeadlineExceeded(AttemptFailed):
-    """The request's deadline passed."""
+    """The request's deadline passed, an attempt exceeded its limit, or a stream its total limit."""
 
     status = 504
     code = "deadline_exceeded"
@@ -196,7 +196,10 @@ class DeadlineExceeded(AttemptFailed):
 
 
 class InvalidOutput(AttemptFailed):
-    """The response does not match the requested format; `detail` names the schema keyword and pointer."""
+    """The response does not match the requested format.
+
+    `detail` names the schema keyword and pointer.
+    """
 
     code = "invalid_output"
     reason = Reason.INVALID_OUTPUT
@@ -272,7 +275,7 @@ class NoRoute(GatewayError):
 
 
 class NoPrivateTarget(NoRoute):
-    """The request must stay in the cluster, and no candidate there is available."""
+    """The request must stay in the cluster, and no candidate there is available; no retry if the route has none."""
 
     code = "no_private_target"
 
