@@ -212,8 +212,8 @@ def _protected(
         on_end()
         running.end()
 
-    apps = (ErrorBoundary(Authenticate(app, keys), running) for app in (public, admin))
-    return Gateway(public=next(apps), admin=next(apps), end_drain=end_drain, **more)
+    public, admin = (ErrorBoundary(Authenticate(app, keys), running) for app in (public, admin))
+    return Gateway(public=public, admin=admin, end_drain=end_drain, **more)
 
 
 class _Server(uvicorn.Server):
