@@ -20,7 +20,7 @@ from gateway.reliability.fair_queue import FairQueue
 from gateway.reliability.load_shedding import LoadShedder
 from gateway.reliability.loop_lag import LoopLag
 from gateway.web.connection import ClientConnection
-from gateway.web.error_body import body_of, headers_of
+from gateway.web.error_body import JSON, body_of, headers_of
 from gateway.web.headers import REQUEST_ID
 
 STARTS_PER_TURN: Final = 4
@@ -150,10 +150,10 @@ def _is_large(cycle: RequestResponseCycle) -> bool:
 
 def _head(*, closes: bool) -> bytes:
     body = body_of(_ERROR)
-    headers = [*headers_of(_ERROR), (b"x-should-retry", b"true"), (b"content-length", b"%d" % len(body))]
+    headers = [(b"content-type", JSON), *headers_of(_ERROR), (b"content-length", b"%d" % len(body))]
     if closes:
         headers.append((b"connection", b"close"))
-    return b"".join(b"%s: %s\r\n" % header for header in dict(headers).items())
+    return b"".join(b"%s: %s\r\n" % header for header in headers)
 
 
 _HEADS: Final = {closes: _head(closes=closes) for closes in (False, True)}
