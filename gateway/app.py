@@ -34,7 +34,7 @@ from gateway.state.redis import shared_state
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lane_gauges
-from gateway.telemetry.loop_lag import watch_loop
+from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.multiprocess import FOLDER_VARIABLE, PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
@@ -108,8 +108,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(tracing)
         if settings.decision_log is not None:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
-        lag = await stack.enter_async_context(_watched_loop(metrics))
-        state, clock = MemoryStore(), SystemWorld(lag)
+        watch = await stack.enter_async_context(_watched_loop(metrics))
+        state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
         elif any(limit.is_daily for limit in policies.current.limits):
@@ -148,7 +148,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
         apps = (HotRoutes({PATH: chat}, public), admin)
-        ingress = _ingress(lag, metrics, keys)
+        ingress = _ingress(watch, metrics, keys)
         yield _protected(*apps, keys=keys, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
 
 
@@ -172,20 +172,22 @@ def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[
 
 
 @contextlib.asynccontextmanager
-async def _watched_loop(metrics: Metrics) -> AsyncIterator[LoopLag]:
-    """The lag of the running event loop, measured until the block ends."""
-    lag = LoopLag()
-    async with _background_task(watch_loop(lag, metrics.loop_lagged)):
-        yield lag
+async def _watched_loop(metrics: Metrics) -> AsyncIterator[LoopWatch]:
+    """Measures the lag of the running event loop until the block ends."""
+    watch = LoopWatch(LoopLag(), metrics.loop_lagged)
+    async with _background_task(watch.run()):
+        yield watch
 
 
-def _ingress(lag: LoopLag, metrics: Metrics, keys: KeysFile | None) -> Ingress:
+def _ingress(watch: LoopWatch, metrics: Metrics, keys: KeysFile | None) -> Ingress:
     """Where chat requests wait for the event loop; health checks and other routes do not."""
 
     def key_of(scope: Scope) -> str:
         return fairness_key(scope, keys.current if keys else None)
 
-    return Ingress(paths=frozenset({PATH}), lag=lag, on_shed=metrics.shed, key_of=key_of)
+    ingress = Ingress(paths=frozenset({PATH}), watch=watch, on_shed=metrics.shed, key_of=key_of)
+    watch.is_busy = lambda: ingress.is_busy
+    return ingress
 
 
 @contextlib.asynccontextmanager

@@ -101,6 +101,11 @@ class Attempt:
             self._limits.end_in(self._total_until_s - now_s)
         return self._buffered
 
+    def lasted_s(self) -> float:
+        """How long the target has taken so far."""
+        now_s = self._clock.now_s()
+        return now_s - self._started_s - self._clock.stalled_s(self._started_s, now_s)
+
     def lose_hedge(self) -> None:
         """Record that another attempt of this request was faster."""
         self._end(Reason.HEDGE)

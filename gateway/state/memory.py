@@ -28,6 +28,7 @@ _FAULTS = frozenset({Reason.UPSTREAM_ERROR})
 # The server responded, if only to reject the request.
 _PROOF_OF_LIFE = ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED}
 # The objective in the worst state determines the lane's state.
+_MIN_HEDGE_MS: Final = 1.0  # a busy gateway cannot tell shorter latencies from its own lag
 _SEVERITY: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.EJECTED)
 
 
@@ -100,7 +101,7 @@ class MemoryStore:
         if candidate.hedge.after_ms is not None:
             return candidate.hedge.after_ms
         assert candidate.slo is not None
-        return self.p95_ms(candidate, now_s) or candidate.slo.p95_ms
+        return max(_MIN_HEDGE_MS, self.p95_ms(candidate, now_s) or candidate.slo.p95_ms)
 
     def acquire(
         self,

@@ -7,29 +7,49 @@ from typing import Final
 
 from gateway.reliability.loop_lag import MARK_EVERY_S, LoopLag
 
+IDLE_EVERY_S: Final = 0.5  # nobody waits for the loop; every wake-up costs more than a mark
 REPORT_EVERY_S: Final = 0.1
 
 
-async def watch_loop(
-    lag: LoopLag, report: Callable[[float], None], *, clock: Callable[[], float] = time.monotonic
-) -> None:
-    """Mark the turns of the loop until cancelled. `report` receives the longest lag of each tenth of a second."""
-    loop = asyncio.get_running_loop()
-    worst_s, reported_s = 0.0, clock()
-    timer: asyncio.Handle | None = None
+class LoopWatch:
+    """Marks the turns of the loop, rarely while `is_busy` is false. `report` receives the longest lag since the last
+    report, ten times a second or at every mark."""
 
-    def mark() -> None:
-        nonlocal timer, worst_s, reported_s
-        now_s = clock()
-        worst_s = max(worst_s, lag.mark(now_s))
-        if now_s - reported_s >= REPORT_EVERY_S:
-            report(worst_s)
-            worst_s, reported_s = 0.0, now_s
-        timer = loop.call_later(MARK_EVERY_S, mark)
+    def __init__(
+        self, lag: LoopLag, report: Callable[[float], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.lag = lag
+        self.is_busy: Callable[[], bool] = lambda: True
+        self._report = report
+        self.clock = clock
+        self._timer: asyncio.Handle | None = None
+        self._is_idle = False
+        self._worst_s = 0.0
+        self._reported_s = clock()
 
-    mark()
-    try:
-        await loop.create_future()
-    finally:
-        if timer is not None:
-            timer.cancel()
+    async def run(self) -> None:
+        """Watch the loop until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        self._mark()
+        try:
+            await self._loop.create_future()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def wake(self) -> None:
+        """A request has arrived: mark every turn from now on."""
+        if self._is_idle and self._timer is not None:
+            self._timer.cancel()
+            self._mark()
+
+    def _mark(self) -> None:
+        now_s = self.clock()
+        self._is_idle = not self.is_busy()
+        wait_s = self.lag.mark(now_s, every_s=IDLE_EVERY_S if self._is_idle else MARK_EVERY_S)
+        self._worst_s = max(self._worst_s, self.lag.late_s)
+        if now_s - self._reported_s >= REPORT_EVERY_S:
+            self._report(self._worst_s)
+            self._worst_s, self._reported_s = 0.0, now_s
+        self._timer = self._loop.call_later(wait_s, self._mark) if wait_s else self._loop.call_soon(self._mark)

@@ -222,7 +222,9 @@ class Metrics:
     def _make_overload_metrics(self) -> None:
         """Create the metrics of the gateway's own load and of full targets."""
         self._loop_lag = self._histogram(
-            names.LOOP_LAG_SECONDS, "Longest lag of the event loop in each tenth of a second.", names.LAG_BUCKETS
+            names.LOOP_LAG_SECONDS,
+            "Longest lag of the event loop in each tenth of a second.",
+            names.LAG_BUCKETS,
         )
         self._queue_wait = self._histogram(
             names.QUEUE_WAIT_SECONDS,

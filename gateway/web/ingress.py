@@ -7,8 +7,7 @@ nothing is parsed, no task is started, and the connection stays open.
 
 import asyncio
 import secrets
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from gateway.errors import GatewayOverloaded
 from gateway.reliability.fair_queue import FairQueue
 from gateway.reliability.load_shedding import LoadShedder
-from gateway.reliability.loop_lag import LoopLag
+from gateway.telemetry.loop_lag import LoopWatch
 from gateway.web.connection import ClientConnection
 from gateway.web.error_body import JSON, body_of, headers_of
 from gateway.web.headers import REQUEST_ID
@@ -46,24 +45,30 @@ class Ingress:
         self,
         *,
         paths: frozenset[str],
-        lag: LoopLag,
+        watch: LoopWatch,
         on_shed: Callable[[], None],
         key_of: Callable[[Any], str],
         shedder: LoadShedder | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.paths = paths
-        self._lag = lag
+        self._watch = watch
         self._on_shed = on_shed
         self._key_of = key_of
         self._shedder = shedder or LoadShedder()
-        self._clock = clock
+        self._clock = watch.clock
         self._queue: FairQueue[_Arrival] = FairQueue()
         self._started = 0  # in this turn of the loop
         self._is_scheduled = False
+        self._running: Collection[object] = ()  # requests of the server
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request waits or is in progress."""
+        return bool(self._queue or self._running)
 
     def arrive(self, connection: "IngressConnection", cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Start a request now, or when its turn comes."""
+        self._running = connection.tasks
         arrival = _Arrival(connection, cycle, app, self._clock())
         if not self._queue and self._started < STARTS_PER_TURN:
             self._decide(arrival)
@@ -71,6 +76,7 @@ class Ingress:
             evicted = self._queue.offer(self._key_of(cycle.scope), arrival, limit=MAX_WAITING)
             if evicted is not None:
                 self._refuse(evicted)
+        self._watch.wake()
         self._schedule()
 
     def _turn(self) -> None:
@@ -87,7 +93,7 @@ class Ingress:
 
     def _decide(self, arrival: _Arrival) -> None:
         now_s = self._clock()
-        if self._shedder.admits(now_s - arrival.at_s + self._lag.sustained_s, now_s):
+        if self._shedder.admits(now_s - arrival.at_s + self._watch.lag.sustained_s, now_s):
             self._started += 1
             arrival.connection.start(arrival.cycle, arrival.app)
         else:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.app import SystemWorld
-from gateway.policy_types import Slo
+from gateway.policy_types import Hedge, Slo
 from gateway.reliability.loop_lag import LoopLag
-from gateway.telemetry.loop_lag import watch_loop
+from gateway.telemetry.loop_lag import LoopWatch
 from gateway.upstreams.scripted import says
 from tests.gateway.virtual import LoopClock, run_virtual
 
@@ -38,7 +38,7 @@ class BlockedClock(LoopClock):
                 await asyncio.sleep(0)
 
         tasks = [
-            asyncio.create_task(watch_loop(self.lag, lambda _: None, clock=loop.time)),
+            asyncio.create_task(LoopWatch(self.lag, lambda _: None, clock=loop.time).run()),
             asyncio.create_task(block()),
         ]
         try:
@@ -50,12 +50,14 @@ class BlockedClock(LoopClock):
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def blocked(stage: Any, requests: int, *, stream: bool = False, **lines: Any) -> Any:
+def blocked(
+    stage: Any, requests: int, *, stream: bool = False, route: dict[str, Any] | None = None, **lines: Any
+) -> Any:
     """The stage after these requests at once and a last one, all while the loop is blocked."""
 
     async def story() -> Any:
         clock = BlockedClock()
-        scene = stage(clock=clock, route={"slo": SLO}, **lines)
+        scene = stage(clock=clock, route=route or {"slo": SLO}, **lines)
         async with clock.blocked():
             await asyncio.gather(*(scene.send(stream=stream) for _ in range(requests)))
             await scene.send(stream=stream)
@@ -68,9 +70,20 @@ def blocked(stage: Any, requests: int, *, stream: bool = False, **lines: Any) ->
 def test_a_quick_target_is_not_ejected_because_the_gateway_is_blocked(stage: Any, stream: bool) -> None:
     scene = blocked(stage, 40, stream=stream, fast=says("hi", before_s=0.001), quality=says("no"))
     assert {decision.target for decision in scene.listener.decisions} == {"fast"}
-    attempts = [attempt for decision in scene.listener.decisions for attempt in decision.attempts]
-    assert max(attempt.elapsed_ms for attempt in attempts) < SLO.p95_ms
+    assert max(attempt.elapsed_ms for attempt in attempts_of(scene)) < SLO.p95_ms
     assert min(decision.overhead_ms for decision in scene.listener.decisions) > 1000 * BLOCK_S / 2  # ours
+
+
+def test_a_request_is_not_hedged_because_the_gateway_is_blocked(stage: Any) -> None:
+    route = {"hedge": Hedge(after_ms=20, max_share=0.5)}
+    lines = {"fast": says("hi", before_s=0.001), "quality": says("no")}
+    assert not any(each.hedge for each in attempts_of(blocked(stage, 40, route=route, **lines)))
+    lines["fast"] = says("hi", before_s=0.8)
+    assert any(each.hedge for each in attempts_of(blocked(stage, 40, route=route, **lines)))
+
+
+def attempts_of(scene: Any) -> list[Any]:
+    return [attempt for decision in scene.listener.decisions for attempt in decision.attempts]
 
 
 def test_a_slow_target_is_ejected_although_the_gateway_is_blocked(stage: Any) -> None:
@@ -90,7 +103,7 @@ async def test_a_real_loop_that_is_blocked_is_not_the_targets_fault_either(stage
             await asyncio.sleep(0)
 
     lag = LoopLag()
-    tasks = [asyncio.create_task(watch_loop(lag, lambda _: None)), asyncio.create_task(block())]
+    tasks = [asyncio.create_task(LoopWatch(lag, lambda _: None).run()), asyncio.create_task(block())]
     await asyncio.sleep(0)
     scene = stage(fast=says("hi", before_s=0.001), quality=says("no"), clock=World(lag), route={"slo": SLO})
     for _ in range(2):
@@ -118,10 +131,35 @@ async def test_the_validation_of_an_answer_is_the_gateways_time(stage: Any, monk
 @pytest.mark.anyio
 async def test_the_lag_of_the_loop_is_reported() -> None:
     lag, reports = LoopLag(), list[float]()
-    task = asyncio.create_task(watch_loop(lag, reports.append))
+    task = asyncio.create_task(LoopWatch(lag, reports.append).run())
     await asyncio.sleep(0)
     while not reports or max(reports) < 0.1:
         time.sleep(0.11)  # noqa: ASYNC251 - this is what is tested
         await asyncio.sleep(0.001)
     task.cancel()
     assert max(reports) < 60
+
+
+def test_an_idle_loop_is_marked_rarely_until_a_request_arrives() -> None:
+    async def story() -> tuple[int, int]:
+        busy, marks = False, 0
+
+        class Lag(LoopLag):
+            def mark(self, now_s: float, **more: Any) -> float:
+                nonlocal marks
+                marks += 1
+                return super().mark(now_s, **more)
+
+        watch = LoopWatch(Lag(), lambda _: None, clock=asyncio.get_running_loop().time)
+        watch.is_busy = lambda: busy
+        task = asyncio.create_task(watch.run())
+        await asyncio.sleep(10)
+        idle, busy = marks, True
+        watch.wake()
+        await asyncio.sleep(1)
+        task.cancel()
+        return idle, marks - idle
+
+    idle, busy = run_virtual(story())
+    assert idle <= 25
+    assert busy >= 150

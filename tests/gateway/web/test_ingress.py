@@ -11,6 +11,7 @@ import pytest
 
 from gateway.reliability.load_shedding import LoadShedder, SheddingRule
 from gateway.reliability.loop_lag import LoopLag
+from gateway.telemetry.loop_lag import LoopWatch
 from gateway.web.ingress import MAX_DISCARDED_BYTES, STARTS_PER_TURN, Ingress
 from tests.gateway.serving import ask, one_lane
 from tests.gateway.virtual import run_virtual
@@ -28,6 +29,7 @@ class Client:
         self.key = key
         self.results = results
         self.transport = SimpleNamespace(is_closing=lambda: False)
+        self.tasks: set[Any] = set()
 
     def start(self, cycle: Any, _: Any) -> None:
         self.results[self.key, "started"] += 1
@@ -44,10 +46,9 @@ def cycle(key: str) -> Any:
 def ingress_of(clock: Any, shed: list[None], *, lag: LoopLag | None = None) -> Ingress:
     return Ingress(
         paths=frozenset({PATH}),
-        lag=lag or LoopLag(),
+        watch=LoopWatch(lag or LoopLag(), lambda _: None, clock=clock),
         on_shed=lambda: shed.append(None),
         key_of=lambda scope: scope["key"],
-        clock=clock,
     )
 
 
