@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion_worker.text.chat_template import TemplateFeatures
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.requests.fields import Fields
 
@@ -87,9 +88,10 @@ _BY_DECODING_MODE: Mapping[DecodingMode, Mapping[str, bool | str]] = {
 }
 
 
-def capabilities_of(decoding_mode: DecodingMode) -> Mapping[str, bool | str]:
-    """The capabilities of a decoding mode."""
-    return {**_CAPABILITIES, **_BY_DECODING_MODE[decoding_mode]}
+def capabilities_of(decoding_mode: DecodingMode, features: TemplateFeatures | None = None) -> Mapping[str, bool | str]:
+    """The capabilities of a decoding mode. `features` of the chat template are None until it is loaded."""
+    thinks = features is not None and features.thinking
+    return {**_CAPABILITIES, "reasoning_effort": thinks, **_BY_DECODING_MODE[decoding_mode]}
 
 
 def check_fields(fields: Fields, support: ApiSupport) -> None:
