@@ -15,8 +15,10 @@ from gateway.attempts.response_validation import ResponseValidation
 from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refused, UpstreamError
+from gateway.parameters import ignored_by
 from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
 from gateway.types import Call, Candidate, Delta, Usage
+from gateway.upstreams.fan_out import needs_fan_out, send_each
 from gateway.validation.json_schema import SchemaCache
 
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -54,6 +56,7 @@ class Attempt:
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
         self._usage: Usage | None = None
+        self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self.is_complete = False  # the whole response is buffered, nothing follows
         self._is_committed = False  # past the point of no return
@@ -128,9 +131,10 @@ class Attempt:
             query=query,
             left_ms=self._params.limit_ms,
             validation_error=self._context.validation_error,
+            ignored=self._ignored,
             span_id=self._span_id,
         )
-        self._response = await upstream.send(call)
+        self._response = await (send_each(upstream, call) if needs_fan_out(upstream, call) else upstream.send(call))
         self._deltas = self._response.deltas()
         # Targets report their confidence at the end of a response.
         needs_all = not query.stream or self.candidate.min_confidence is not None
@@ -229,6 +233,7 @@ class Attempt:
             usage=self._usage,
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
+            ignored=self._ignored,
         )
         self._params.permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)

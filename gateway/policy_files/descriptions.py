@@ -48,6 +48,8 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.location": "in_cluster, or external: never receives private requests.",
         "targets.*.engine": "Capability profile of a well-known engine.",
         "targets.*.capabilities": "Capabilities of the server, instead of an engine profile.",
+        "targets.*.ignore": "Request parameters that are left out of requests to this target; responses name them.",
+        "targets.*.takes": "Request parameters that the server takes beyond those of its engine or capabilities.",
         "targets.*.max_in_flight": "Concurrent requests; beyond them the target is skipped as overloaded.",
         "targets.*.retry": "Retries at the same target after a connection fault or 5xx.",
         "targets.*.retry.times": "Retries per request.",

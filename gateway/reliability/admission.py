@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.enums import BreakerState, Reason, Residency
+from gateway.parameters import lacking
 from gateway.types import Candidate, Health, Query, Verdict
 
 # UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
@@ -24,8 +25,8 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     `left_ms` is the time left until the deadline (None: no deadline). Unknown values never exclude a target.
     """
     capabilities = candidate.target.capabilities or health.status.capabilities
-    if capabilities is not None and not query.needs <= capabilities.supported:
-        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(capabilities.lacks(query.needs))))
+    if capabilities is not None and (names := lacking(candidate.target, capabilities, query)):
+        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(names)))
     if health.status.residency is Residency.UNREACHABLE:  # the health poller reports when it is back
         return Verdict(reason=Reason.UPSTREAM_ERROR, detail="unreachable at the last poll")
     if health.status.residency in _NOT_READY:
