@@ -7,6 +7,7 @@ out. What is left is listed in the target's `ignore` and left out as well, or th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
@@ -138,6 +139,35 @@ def read_parameters(document: Mapping[str, Any]) -> tuple[RequestParameters, fro
         names=frozenset(names + unknown), fields=frozenset(fields), unknown=frozenset(unknown)
     )
     return parameters, frozenset(needs)
+
+
+class Treatment(StrEnum):
+    """What happens to a parameter that has an effect. Values without effect are left out unless it is `passed`."""
+
+    PASSED = "passed"  # unchanged, whatever its value
+    WITH_EFFECT = "with effect"  # passed on if it has an effect: the server decides
+    LEFT_OUT = "left out"
+    IGNORED = "ignored"  # left out and named in the response, by the default of `ignore`
+    CALLS = "n calls"  # one call for each choice
+    REFUSED = "refused"  # the target is skipped as unsupported
+
+
+def treatment(name: str, capabilities: Capabilities, ignore: frozenset[str] = frozenset()) -> Treatment:
+    """What happens to a parameter of the table at a target with these capabilities."""
+    parameter = PARAMETERS[name]
+    if name in ignore:
+        return Treatment.IGNORED
+    if name not in not_taken(capabilities):
+        return Treatment.PASSED
+    if parameter.is_hint:
+        return Treatment.LEFT_OUT
+    if name == "n":
+        return Treatment.CALLS
+    if parameter.capability is None:
+        is_passed = capabilities.is_open and name not in capabilities.missing
+    else:
+        is_passed = parameter.capability in capabilities.passes
+    return Treatment.WITH_EFFECT if is_passed else Treatment.REFUSED
 
 
 def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozenset[str]:

@@ -85,7 +85,7 @@ LITELLM_FIELDS: Final = frozenset(_PLATFORM.split()) - {"metadata"} | {NAME, CAC
 def fields_for(capabilities: Capabilities, kind: Kind, engine: str | None) -> Capabilities:
     """The same capabilities with the request fields that a target takes. Without an `engine`, the policy lists them."""
     if kind is Kind.LITELLM:  # litellm refuses what the provider does not support
-        return replace(capabilities, fields=LITELLM_FIELDS, passes=_PENALTIES)
+        return replace(capabilities, fields=LITELLM_FIELDS, is_open=False, missing=frozenset(), passes=_PENALTIES)
     return replace(
         capabilities,
         fields=frozenset(_FIELDS[engine or "openai"].split()),
