@@ -26,7 +26,7 @@ _TREATMENTS: Final = (
     ),
     (
         "n calls",
-        "One call for each choice, up to {most}, {at_once} at a time, with seeds `seed`, `seed + 1`, ...; usage is added up.",
+        "One call per choice: up to {most}, {at_once} at a time, seeds `seed`, `seed + 1` and so on; usage adds up.",
     ),
     (
         "refused",
