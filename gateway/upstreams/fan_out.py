@@ -33,7 +33,7 @@ async def send_each(upstream: Upstream, call: Call) -> "FanOutResponse":
     response = FanOutResponse(upstream, call)
     try:
         await response.begin()
-    except BaseException:
+    except BaseException:  # also a cancellation
         await response.aclose()
         raise
     return response

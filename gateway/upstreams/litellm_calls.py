@@ -73,12 +73,13 @@ def provider_parameters(litellm: Any, model: str) -> frozenset[str] | None:
 def _is_sent(name: str, value: Any, provider_takes: Container[str] | None) -> bool:
     if name == "model" or value is None:
         return False
-    if name not in _FORWARDED:
-        raise Unsupported(f"Targets of kind litellm do not support {name!r}.", detail="parameter", param=name)
     parameter = PARAMETERS.get(name)
-    if parameter is None or provider_takes is None or name in provider_takes:
-        return True
-    return not parameter.is_hint and parameter.has_effect(value)
+    is_taken = name in _FORWARDED and (parameter is None or provider_takes is None or name in provider_takes)
+    if is_taken or (parameter is not None and (parameter.is_hint or not parameter.has_effect(value))):
+        return is_taken
+    if name in _FORWARDED:
+        return True  # litellm refuses it
+    raise Unsupported(f"Targets of kind litellm do not support {name!r}.", detail="parameter", param=name)
 
 
 async def deltas_of(litellm: Any, model: str, response: Any) -> AsyncGenerator[Delta, None]:

@@ -78,7 +78,8 @@ async def test_the_provider_receives_its_key_and_no_unlisted_parameters(serving:
     ((path, headers, sent),) = server.requests
     assert (path, headers["x-api-key"]) == ("/v1/messages", "the-key")
     assert "x-evil" not in headers
-    assert set(sent) == {"model", "messages", "max_tokens"}
+    assert set(sent) == {"model", "messages", "max_tokens", "service_tier", "metadata"}, "hints that it supports"
+    assert sent["metadata"] == {"user_id": "anna"}
 
 
 async def test_tools_travel_both_ways(serving: Any) -> None:
