@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from gateway.enums import Kind
-from gateway.parameters import CACHE_CONTROL, NAME, not_taken
+from gateway.parameters import CACHE_CONTROL, NAME, NESTED, not_taken
 from gateway.types import Call, Capabilities
 
 _GATEWAY_METADATA: Final = ("task", "private")
@@ -60,10 +60,9 @@ def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) ->
     for name in fields.keys() & unwanted.keys():
         if unwanted[name].is_hint or not unwanted[name].has_effect(_read(fields[name])):
             del fields[name]
-    ignore = call.target.ignore
-    for name, remove in ((NAME, _remove_names), (CACHE_CONTROL, _remove_cache_control)):
-        if name in unwanted or name in ignore:
-            remove(fields)
+    for name in NESTED & call.query.parameters.names:
+        if name in unwanted or name in call.ignored:
+            _REMOVE[name](fields)
 
 
 def _request_one_choice(fields: Fields, choice: int) -> None:
@@ -74,21 +73,22 @@ def _request_one_choice(fields: Fields, choice: int) -> None:
         fields["seed"] = _raw(seed + choice)
 
 
-def _remove_names(fields: Fields) -> None:
-    if b'"name"' in bytes(fields["messages"]):
-        _edit_messages(fields, lambda messages: [message.pop("name", None) for message in messages])
-
-
 def _remove_cache_control(fields: Fields) -> None:
     """Of messages, of parts of their content, and of tools."""
     for name in ("messages", "tools"):
-        if name in fields and b'"cache_control"' in bytes(fields[name]):
-            entries = _read(fields[name])
+        if entries := _value(fields, name):
             for entry in entries:
                 parts = entry.get("content")
                 for each in (entry, *(parts if isinstance(parts, list) else ())):
                     each.pop(CACHE_CONTROL, None)
             fields[name] = _raw(entries)
+
+
+def _remove_names(fields: Fields) -> None:
+    _edit_messages(fields, lambda messages: [message.pop("name", None) for message in messages])
+
+
+_REMOVE: Final = {NAME: _remove_names, CACHE_CONTROL: _remove_cache_control}
 
 
 def _edit_messages(fields: Fields, edit: Callable[[list[dict[str, Any]]], object]) -> None:

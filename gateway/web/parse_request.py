@@ -5,8 +5,9 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -14,14 +15,16 @@ import orjson
 
 from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
-from gateway.parameters import read_parameters
+from gateway.parameters import CACHE_CONTROL, NAME, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.types import OutputFormat, Query, Tool
 from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
 from gateway.web.request_schema import (
+    ABSENT,
     ALLOWED,
     ChatRequest,
     Message,
+    Part,
     ResponseFormat,
     StructuredOutputs,
     ToolEntry,
@@ -59,7 +62,7 @@ def parse_chat(
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
     images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
-    parameters, needs = read_parameters(document)
+    parameters, needs = read_parameters(document, _nested_parameters(request))
     return Query(
         request_id=f"req_{secrets.token_hex(12)}",
         model=request.model,
@@ -248,6 +251,16 @@ def _checked_schema(data: bytes) -> tuple[Any, str]:
     """Cached, because applications send the same few schemas repeatedly."""
     schema = msgspec.json.decode(data)
     return schema, check_schema(schema)
+
+
+def _nested_parameters(request: ChatRequest) -> Iterator[str]:
+    """The parameters that are present within messages and tools."""
+    if any(message.name is not None for message in request.messages):
+        yield NAME
+    lists = [message.content for message in request.messages if isinstance(message.content, list)]
+    marked: Iterable[Message | ToolEntry | Part] = chain(request.messages, request.tools or (), *lists)
+    if any(each.cache_control is not ABSENT for each in marked):
+        yield CACHE_CONTROL
 
 
 def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: bool) -> frozenset[Capability]:

@@ -35,6 +35,7 @@ class Part(msgspec.Struct):
 
     type: str
     text: str | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 class Message(msgspec.Struct):
@@ -42,6 +43,8 @@ class Message(msgspec.Struct):
 
     role: Role
     content: str | list[Part] | None = None
+    name: str | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 class StreamOptions(msgspec.Struct):
@@ -86,6 +89,7 @@ class ToolEntry(msgspec.Struct):
 
     type: str
     function: Function | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 def must_call(choice: Any) -> str | None:

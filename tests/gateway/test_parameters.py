@@ -16,7 +16,7 @@ from diffusion_worker.web.requests.api_support import capabilities_of
 from docs.parameters import parameter_targets
 from gateway.enums import Kind, Location
 from gateway.errors import PolicyError, Unsupported
-from gateway.parameters import CACHE_CONTROL, NAME, PARAMETERS, Treatment, lacking, treatment
+from gateway.parameters import NESTED, PARAMETERS, Treatment, lacking, treatment
 from gateway.policy_files.load import parse
 from gateway.types import Call, Query, Target
 from gateway.upstreams.litellm_calls import arguments_for
@@ -91,7 +91,6 @@ EFFECTIVE: Mapping[str, Any] = {
     "dry_multiplier": 0.5,
     "xtc_probability": 0.5,
 }
-NESTED = {NAME, CACHE_CONTROL}
 OFF = {name: each.off[0] for name, each in PARAMETERS.items() if each.off}
 PLAIN = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 
