@@ -68,5 +68,6 @@ def _sampled(items: Sequence[Decode], logits: torch.Tensor, draws: Draws) -> tor
     if rows := [row for row, item in enumerate(items) if item.truncation and item.temperature]:
         index = upload(rows, logits.device)
         truncations = [item.truncation for item in items if item.truncation and item.temperature]
-        probabilities = probabilities.index_copy(0, index, truncated(scaled[index], truncations))
+        replaced = truncated(scaled[index], truncations).to(probabilities.dtype)
+        probabilities = probabilities.index_copy(0, index, replaced)
     return draws.sample(keys, probabilities[:, None])[:, 0]

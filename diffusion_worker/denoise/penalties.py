@@ -59,7 +59,7 @@ def penalised(items: Sequence[Decode], logits: torch.Tensor) -> torch.Tensor:
         if item.penalties is not None:
             tokens, known = _known(item, logits.device)
             changed = _apply(item.penalties.penalties, logits[row, tokens], *known)
-            adjusted[row].index_copy_(0, tokens, changed)
+            adjusted[row].index_copy_(0, tokens, changed.to(adjusted.dtype))
     return adjusted
 
 

@@ -48,7 +48,7 @@ def score(
         adjusted = each.logits / temperature[each.row]
         if pins is not None:
             adjusted = torch.where((pins[each.row] == FREE)[:, None], adjusted, z[each.row][:, each.tokens])
-        z[each.row].index_copy_(1, each.tokens, adjusted)
+        z[each.row].index_copy_(1, each.tokens, adjusted.to(z.dtype))
         likeliest[each.row] = z[each.row].argmax(-1)
     probabilities = z.softmax(-1)  # not exp(log_softmax): the same operation as transformers, so that canvases agree
     surest = pin_ids(likeliest, pins)

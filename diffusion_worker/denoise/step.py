@@ -123,7 +123,7 @@ def _sample_truncated(
     depend on the others. Constrained rows are sampled on the host."""
     for row, item in enumerate(items):
         if item.truncation is not None and item.matcher is None and item.temperature != 0.0:
-            probabilities = truncated_canvas(scores.z[row] / (item.temperature or 1.0), item.truncation)
+            probabilities = truncated_canvas(scores.z[row], item.truncation, item.temperature or 1.0)
             sampled[row] = draws.sample([keys[row]], probabilities[None])[0]
 
 

@@ -27,7 +27,7 @@ def truncated(logits: torch.Tensor, truncations: Sequence[Truncation]) -> torch.
         upload([getattr(each, name) for each in truncations], logits.device)[:, None]
         for name in ("top_k", "top_p", "min_p")
     )
-    weights = (logits - logits.amax(-1, keepdim=True)).exp()  # 1 for the most likely token
+    weights = (logits - logits.amax(-1, keepdim=True)).exp().float()  # 1 for the most likely token
     weights = torch.where(weights >= min_p, weights, 0.0)
     if any(each.top_k for each in truncations):
         wanted = torch.where(top_k > 0, top_k, logits.shape[-1])
@@ -40,11 +40,11 @@ def truncated(logits: torch.Tensor, truncations: Sequence[Truncation]) -> torch.
     return weights / weights.sum(-1, keepdim=True)
 
 
-def truncated_canvas(logits: torch.Tensor, truncation: Truncation) -> torch.Tensor:
-    """The same for one row [canvas, vocab], in blocks of positions."""
+def truncated_canvas(logits: torch.Tensor, truncation: Truncation, temperature: float = 1.0) -> torch.Tensor:
+    """The same for one row [canvas, vocab] and its temperature, in blocks of positions."""
     block = max(1, _AT_ONCE // logits.shape[-1])
     parts = (logits[first : first + block] for first in range(0, len(logits), block))
-    return torch.cat([truncated(part, [truncation] * len(part)) for part in parts])
+    return torch.cat([truncated(part / temperature, [truncation] * len(part)) for part in parts])
 
 
 def likeliest_tokens(

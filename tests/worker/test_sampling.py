@@ -19,10 +19,10 @@ AUTOREGRESSIVE = replace(DIFFUSION, decoding_mode=DecodingMode.AUTOREGRESSIVE, t
 PENALTIES = Penalties(presence=0.7, frequency=0.4, repetition=1.3, logit_bias=((9, 1.5),))
 
 
-@pytest.fixture(scope="module")
-def model(make_model: Any) -> Any:
+@pytest.fixture(scope="module", params=[torch.float32, torch.float64], ids=str)
+def model(make_model: Any, request: Any) -> Any:
     """A small vocabulary, so that tokens repeat, without an end."""
-    return make_model(vocab=VOCAB, end_ids=(), dtype=torch.float32)
+    return make_model(vocab=VOCAB, end_ids=(), dtype=request.param)
 
 
 def ids_of(model: Any, *requests: GenerationRequest) -> list[tuple[int, ...]]:
