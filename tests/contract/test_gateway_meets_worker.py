@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -215,6 +216,16 @@ async def test_several_choices_come_from_several_calls_to_the_worker(pair: Both)
     [alone] = [(await pair.ask(seed=1))[2]]
     assert body["usage"]["completion_tokens"] == 3 * alone["usage"]["completion_tokens"]
     assert body["usage"]["diffusion"]["denoising_steps"] >= 3
+    _, _, raw = await pair.ask(n=2, stream=True, stream_options={"include_usage": True})
+    events = [event.removeprefix(b"data: ") for event in raw.strip().split(b"\n\n")]
+    assert events.pop() == b"[DONE]"
+    chunks = [orjson.loads(event) for event in events]
+    texts = {0: "", 1: ""}
+    for choice in chain.from_iterable(each["choices"] for each in chunks):
+        texts[choice["index"]] += choice["delta"].get("content") or ""
+    assert texts == {0: "hello", 1: "hello"}
+    [usage] = [each["usage"] for each in chunks if each.get("usage")]
+    assert usage["completion_tokens"] == 2 * alone["usage"]["completion_tokens"]
 
 
 @pytest.mark.parametrize("field", [{"thinking": {"type": "enabled"}}, {"future": 1}, {"reasoning_effort": "high"}])
