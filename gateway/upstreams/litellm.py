@@ -80,10 +80,9 @@ class LiteLLMLibrary:
 class LiteLLMUpstream:
     """An Upstream for `kind: litellm`. The policy states its capabilities."""
 
-    def __init__(self, target: Target, library: LiteLLMLibrary, *, idle_s: float) -> None:
+    def __init__(self, target: Target, library: LiteLLMLibrary) -> None:
         self._key = key_of(target)
         self._library = library
-        self._idle_s = idle_s
         self._takes: frozenset[str] | None = None  # the provider's parameters, once litellm is loaded; empty: unknown
         library.load()
 
@@ -98,7 +97,7 @@ class LiteLLMUpstream:
         model = call.target.model
         if self._takes is None:
             self._takes = provider_parameters(litellm, model) or frozenset()
-        arguments = arguments_for(call, key=self._key, idle_s=self._idle_s, provider_takes=self._takes or None)
+        arguments = arguments_for(call, key=self._key, provider_takes=self._takes or None)
         response = await self._library.background.run(_complete(litellm, arguments))
         return LiteLLMReply(self._library.background, response, deltas_of(litellm, model, response))
 

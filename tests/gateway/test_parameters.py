@@ -281,7 +281,7 @@ def as_litellm(body: dict[str, Any], provider_takes: Container[str] | None = Non
         capabilities=TARGETS["litellm"][0],
     )
     query = Query(request_id="r", model="auto", body=orjson.dumps({**PLAIN, **body}), received_s=0)
-    found = arguments_for(Call(target=target, query=query), key="", idle_s=1, provider_takes=provider_takes)
+    found = arguments_for(Call(target=target, query=query), key="", provider_takes=provider_takes)
     return {name: value for name, value in found.items() if name in PARAMETERS}
 
 
