@@ -240,7 +240,7 @@ async def test_what_the_worker_cannot_honour_falls_back_without_a_call(pair: Bot
 
 async def test_a_prompt_too_long_for_the_worker_falls_back(pair: Both) -> None:
     _, headers, _ = await pair.ask("x" * 100_000)
-    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
+    assert headers["x-twolane-attempts"] == "fast=context_length_exceeded,quality=ok"
 
 
 async def test_metadata_of_ours_does_not_trouble_the_worker(pair: Both) -> None:
