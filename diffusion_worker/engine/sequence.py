@@ -75,6 +75,8 @@ class Sequence:
         penalties = self.request.penalties
         has_repetition = penalties is not None and penalties.repetition != 1.0
         self._prompt_tokens = frozenset(self.request.prompt_ids if has_repetition else ())
+        if penalties is not None:
+            self.occurrences.update(self.request.prompt_ids[len(self.request.prompt_ids) - self.request.kept :])
 
     @property
     def is_autoregressive(self) -> bool:

@@ -107,6 +107,7 @@ class GenerationRequest:
     temperature: float | None = None
     truncation: Truncation | None = None  # None: any token may be sampled
     penalties: Penalties | None = None
+    kept: int = 0  # tokens at the end of the prompt that are output of an earlier attempt; penalties count them so
     start_ids: tuple[int, ...] = ()  # text to start from, e.g. one to edit; ignored in autoregressive mode
     anchor: float = 0.0  # how strongly canvases keep `start_ids`, from 0 (not at all) to 1
     suffix_ids: tuple[int, ...] = ()  # text after the completion (fill in the middle); its beginning is pinned
