@@ -35,7 +35,12 @@ def document_of(decision: Decision) -> dict[str, Any]:
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
     queued = None if attempt.queued_ms is None else _ms(attempt.queued_ms)
-    optional = {"url": attempt.url, "hedge": attempt.hedge, "queued_ms": queued}  # only if set
+    optional = {
+        "url": attempt.url,
+        "hedge": attempt.hedge,
+        "queued_ms": queued,
+        "ignored": attempt.ignored,
+    }  # only if set
     return {
         "target": attempt.target,
         "started_ms": _ms(attempt.started_ms),
