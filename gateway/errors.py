@@ -13,6 +13,7 @@ GatewayError
 ├── AttemptFailed             an attempt at one target failed; `reason` decides what happens next
 │   ├── UpstreamError         the target failed, disconnected, or sent an invalid response              502
 │   ├── Overloaded            the target is overloaded                                                  503
+│   ├── UpstreamAuth          the target rejected the gateway's credentials                             502
 │   ├── NotResident           the target's weights are not loaded, or it is draining                    503
 │   ├── DeadlineExceeded      the request's deadline passed                                             504
 │   ├── InvalidOutput         the response does not match the requested format                          502
@@ -45,17 +46,13 @@ class GatewayError(Exception):
     status: int = 500  # HTTP status
     code: str = "internal_error"  # stable error code
     kind: ClassVar[str] = "server_error"  # OpenAI's `type`
+    retryable: bool = True  # whether the same request may succeed later; sent as `x-should-retry`
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
-
-    @property
-    def retryable(self) -> bool:
-        """Whether the same request may succeed later."""
-        return self.status in {429, 502, 503, 504}
 
 
 class BadRequest(GatewayError):
@@ -152,6 +149,14 @@ class Overloaded(AttemptFailed):
     status = 503
     code = "overloaded"
     reason = Reason.OVERLOADED
+
+
+class UpstreamAuth(AttemptFailed):
+    """The target rejected the gateway's credentials, or they cannot be sent; the operator must replace them."""
+
+    code = "upstream_auth"
+    reason = Reason.UPSTREAM_AUTH
+    retryable = False
 
 
 class NotResident(AttemptFailed):

@@ -52,13 +52,22 @@ class Target:
     url: str  # base URL without /v1; targets with the same base URL share failures
     model: str  # the model's name at the target
     location: Location
+    path: str = "/v1/chat/completions"  # of chat completions below `url`, with the query if there is one
     max_in_flight: int | None = None
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
+    key_file: str | None = None  # file that holds the credential
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # sent with every call; never logged
+    retry_after_max_s: float = 300.0  # a longer `Retry-After` of the target is shortened to this
     retry: Retry | None = None
     diffusion: tuple[tuple[str, float], ...] = ()  # a worker's default denoising parameters
     pool: str | None = None
     endpoints: "tuple[Target, ...]" = ()
+
+    @property
+    def chat_url(self) -> str:
+        """The URL that is called."""
+        return self.url + self.path
 
     @property
     def policy_name(self) -> str:
@@ -249,6 +258,8 @@ class Piece:
     refusal: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str | None = None
+    other_bytes: int = 0  # of content that the gateway does not interpret: reasoning, legacy function calls, audio
+    is_answer: bool = False  # it carries content, even if that is an empty text; a role alone is no answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ Only the parameters listed here are forwarded: others could change where litellm
 
 import contextlib
 import math
+import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -13,7 +14,7 @@ import orjson
 
 from gateway.errors import AttemptFailed, Refused, Unsupported, UpstreamError
 from gateway.types import Call, Delta, Usage
-from gateway.upstreams.errors import from_error_object
+from gateway.upstreams.errors import from_error_object, read_retry_after
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.request_body import document_for
 
@@ -51,6 +52,8 @@ def arguments_for(call: Call, *, key: str, idle_s: float) -> dict[str, Any]:
         arguments["api_base"] = target.url
     if key:
         arguments["api_key"] = key
+    if target.headers:
+        arguments["extra_headers"] = dict(target.headers)
     return arguments
 
 
@@ -165,8 +168,5 @@ def _message(fault: Exception) -> str:
 
 def _retry_after_s(fault: Exception) -> float | None:
     headers = getattr(fault, "litellm_response_headers", None) or {}
-    try:
-        seconds = float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    lowered = {str(name).lower(): str(value) for name, value in dict(headers).items()}
+    return read_retry_after(lowered, now_s=time.time())

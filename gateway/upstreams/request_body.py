@@ -14,19 +14,22 @@ _GATEWAY_METADATA: Final = ("task", "private")
 _OPTIONAL: Final = {Capability.PREDICTION: "prediction", Capability.SEED: "seed"}
 
 
-def body_for(call: Call, capabilities: Capabilities | None) -> bytes:
-    """The body to send. With unknown `capabilities` (None) no field is dropped."""
-    return orjson.dumps(document_for(call, capabilities))
+def body_for(call: Call, capabilities: Capabilities | None, *, stream_options: bool = True) -> bytes:
+    """The body to send. With unknown `capabilities` (None) no field is dropped. `stream_options`: the target takes
+    them."""
+    return orjson.dumps(document_for(call, capabilities, stream_options=stream_options))
 
 
-def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any]:
+def document_for(call: Call, capabilities: Capabilities | None, *, stream_options: bool = True) -> dict[str, Any]:
     """The same before serialisation, for clients with another API."""
     target, query = call.target, call.query
     document: dict[str, Any] = orjson.loads(query.body)
     document["model"] = target.model
     _strip_metadata(document)
     _normalise_schema(document)
-    if query.stream:
+    if not stream_options:
+        document.pop("stream_options", None)
+    elif query.stream:
         # Token counts and confidence arrive with the usage; it is removed for clients that did not request it.
         document["stream_options"] = {**(document.get("stream_options") or {}), "include_usage": True}
     if target.kind is not Kind.WORKER:

@@ -103,7 +103,7 @@ async def test_rejections_by_a_target_keep_their_meaning(fake: Any, serving: Any
         503: (503, "overloaded"),
         500: (502, "upstream_error"),
         400: (400, "some_code"),
-        401: (502, "upstream_error"),
+        401: (502, "upstream_auth"),
     }
     assert (got, body["error"]["code"]) == expected[status]
     assert (body["error"]["message"] == "told by the target") == (status == 400)

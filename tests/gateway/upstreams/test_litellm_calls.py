@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from gateway.enums import Kind, Location
-from gateway.errors import Overloaded, Refused, Unsupported, UpstreamError
+from gateway.errors import Overloaded, Refused, Unsupported, UpstreamAuth, UpstreamError
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Query, Target, Usage
 from gateway.upstreams.litellm_calls import _with_cost, arguments_for, fault_of
@@ -76,7 +76,7 @@ def raised(name: str, status: int | None, message: str = "told", *, of: type[Exc
         (raised("RateLimitError", 429), Overloaded, "status 429"),
         (raised("ServiceUnavailableError", 503), Overloaded, "status 503"),
         (raised("InternalServerError", 500), UpstreamError, "status 500"),
-        (raised("AuthenticationError", 401), UpstreamError, "status 401"),
+        (raised("AuthenticationError", 401), UpstreamAuth, "status 401"),
         (raised("BadRequestError", 400), Refused, "status 400"),
         (raised("UnsupportedParamsError", 400), Unsupported, "UnsupportedParamsError"),
         (raised("ContextWindowExceededError", 400), Unsupported, "ContextWindowExceededError"),
