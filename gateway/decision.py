@@ -16,7 +16,7 @@ ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFI
 # Cancelled before completion: counts only if it had already exceeded the objective.
 ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
 # Caused by the request itself: not evidence about the lane.
-_NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.REFUSED})
+_NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.REFUSED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,9 @@ class AttemptRecord:
     usage: Usage | None = None
     span_id: int = 0  # in the request's trace; 0: none
     budget_ms: float | None = None  # the lane's p95 objective; None: no objective
+    is_hang: bool = False  # the target sent nothing for as long as the policy lets it
+    retry_after_s: float | None = None  # the target asked not to be called again before
+    is_quota: bool = False  # because of its provider's rate limit
 
     @property
     def slo_outcome(self) -> SloOutcome | None:
@@ -49,6 +52,12 @@ class AttemptRecord:
         if self.outcome in ANSWERED:
             return SloOutcome.MET
         return None if self.outcome in ABANDONED else SloOutcome.FAILED
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether the server itself failed, so that its breaker counts it. A deadline that the client chose, or that
+        other attempts used up, proves nothing."""
+        return self.outcome is Reason.UPSTREAM_ERROR or self.is_hang
 
     @property
     def elapsed_ms(self) -> float:

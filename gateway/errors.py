@@ -10,15 +10,19 @@ GatewayError
 │   ├── MethodNotAllowed      the path does not support the method                                      405
 │   └── Unauthorized          the API key is missing or unknown                                         401
 ├── RateLimitExceeded         the API key exceeded its rate limit                                       429
+├── Draining                  the gateway is shutting down                                              503
 ├── AttemptFailed             an attempt at one target failed; `reason` decides what happens next
 │   ├── UpstreamError         the target failed, disconnected, or sent an invalid response              502
 │   ├── Overloaded            the target is overloaded                                                  503
+│   │   ├── TargetRateLimited the target's provider limits the rate of the gateway's requests           429
+│   │   └── InsufficientQuota the account at the target's provider has no quota left                    429
 │   ├── UpstreamAuth          the target rejected the gateway's credentials                             502
 │   ├── NotResident           the target's weights are not loaded, or it is draining                    503
 │   ├── DeadlineExceeded      the request's deadline passed                                             504
 │   ├── InvalidOutput         the response does not match the requested format                          502
 │   ├── LowConfidence         the target's confidence is below the route's minimum                      502
 │   ├── Unsupported           the target does not support what the request requires                     400
+│   ├── ContextLengthExceeded the request is longer than the target's context                           400
 │   └── Refused               the target rejected the request; its message is passed on                 the target's
 ├── NoRoute                   no candidate is available                                                 503
 │   └── NoPrivateTarget       no candidate inside the cluster is available                              503
@@ -61,6 +65,7 @@ class BadRequest(GatewayError):
     status = 400
     code = "invalid_request_error"
     kind = "invalid_request_error"
+    retryable = False
 
 
 class MalformedBody(BadRequest):
@@ -121,6 +126,13 @@ class RateLimitExceeded(GatewayError):
     kind = "rate_limit_error"
 
 
+class Draining(GatewayError):
+    """The gateway is shutting down, and the request did not finish within the drain period."""
+
+    status = 503
+    code = "draining"
+
+
 class AttemptFailed(GatewayError):
     """An attempt failed; raised by upstream clients and checks, caught by the pipeline, which may fall back.
 
@@ -149,6 +161,23 @@ class Overloaded(AttemptFailed):
     status = 503
     code = "overloaded"
     reason = Reason.OVERLOADED
+
+
+class TargetRateLimited(Overloaded):
+    """The target's provider limits the rate of the gateway's requests; `retry_after_s` is what it reported."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    kind = "rate_limit_error"
+
+
+class InsufficientQuota(Overloaded):
+    """The gateway's account at the target's provider has no quota or credit left; waiting does not help."""
+
+    status = 429
+    code = "insufficient_quota"
+    kind = "insufficient_quota"
+    retryable = False
 
 
 class UpstreamAuth(AttemptFailed):
@@ -180,6 +209,7 @@ class InvalidOutput(AttemptFailed):
 
     code = "invalid_output"
     reason = Reason.INVALID_OUTPUT
+    retryable = False
 
 
 class LowConfidence(AttemptFailed):
@@ -187,6 +217,7 @@ class LowConfidence(AttemptFailed):
 
     code = "low_confidence"
     reason = Reason.LOW_CONFIDENCE
+    retryable = False
 
 
 class Unsupported(AttemptFailed):
@@ -196,6 +227,33 @@ class Unsupported(AttemptFailed):
     code = "unsupported"
     kind = "invalid_request_error"
     reason = Reason.UNSUPPORTED
+    retryable = False
+
+
+class ContextLengthExceeded(AttemptFailed):
+    """The request is longer than the target's context; the message is that of the target with the longest context.
+
+    `limit` is the target's context and `needed` what the request needs, both in tokens of that target; None: unknown.
+    """
+
+    status = 400
+    code = "context_length_exceeded"
+    kind = "invalid_request_error"
+    reason = Reason.CONTEXT_LENGTH_EXCEEDED
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: int | None = None,
+        needed: int | None = None,
+        param: str | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(message, detail=detail or "context length exceeded", param=param or "messages")
+        self.limit = limit
+        self.needed = needed
 
 
 class Refused(AttemptFailed):
@@ -205,6 +263,7 @@ class Refused(AttemptFailed):
     code = "refused"
     kind = "invalid_request_error"
     reason = Reason.REFUSED
+    retryable = False
 
     def __init__(
         self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None, detail: str = ""
@@ -225,6 +284,10 @@ class NoPrivateTarget(NoRoute):
     """The request must stay in the cluster, and no candidate there is available."""
 
     code = "no_private_target"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, retryable: bool = True) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.retryable = retryable
 
 
 class CannotStart(GatewayError):

@@ -6,7 +6,7 @@ one route. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.enums import (
@@ -21,8 +21,10 @@ from gateway.enums import (
     Residency,
     Task,
 )
-from gateway.policy_types import Checks, Hedge, Retry, Slo
+from gateway.policy_types import DEFAULT_IDLE_S, DEFAULT_TOTAL_MS, Checks, Hedge, Retry, Slo
 from twolane.process.trace_context import Trace
+
+MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,7 @@ class Capabilities:
     json_schema: Grade = Grade.NONE
     tools: Grade = Grade.NONE
     prediction: Grade = Grade.NONE
+    context_length: int | None = None  # tokens, prompt and completion together; None: unknown
 
     def lacks(self, needs: frozenset[Capability]) -> frozenset[Capability]:
         """The needed capabilities that are missing."""
@@ -54,6 +57,7 @@ class Target:
     location: Location
     path: str = "/v1/chat/completions"  # of chat completions below `url`, with the query if there is one
     max_in_flight: int | None = None
+    idle_s: float = DEFAULT_IDLE_S  # between two chunks of a stream
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
     key_file: str | None = None  # file that holds the credential
@@ -188,11 +192,18 @@ class Plan:
     policy: str
     route: str
     candidates: tuple[Candidate, ...]
-    deadline_ms: float | None = None
+    deadline_ms: float | None = None  # of the first byte of a stream that is passed on, or of the whole answer
+    total_ms: float = DEFAULT_TOTAL_MS  # of a stream as a whole, and of an answer without a deadline
     attempt_ms: float | None = None  # the longest an attempt may take if another candidate is left
+    patience_ms: float | None = None  # how long the policy lets an attempt take, if the request's deadline is shorter
     private: bool = False
     shadow: Shadow | None = None
     checks: Checks | None = None  # of the response against the request's output format and tools
+
+    @property
+    def silence_limit_ms(self) -> float:
+        """A target that sends nothing for so long hangs: the policy's own limit, whatever the request allows."""
+        return self.patience_ms or self.attempt_ms or self.deadline_ms or MAX_SILENCE_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,15 +224,26 @@ class Health:
     within_budget: bool = True
     breaker: BreakerState = BreakerState.CLOSED
     in_flight: int = 0
+    retry_after_s: float = 0.0  # until the target may be called again, as it asked
+    is_quota: bool = False  # its provider's rate limit is the cause of `retry_after_s`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it."""
+    """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it.
+
+    `param` is the request's field that the target does not support. `retry_after_s` is the time until the target may be
+    called again, if known, and `is_quota` says that its provider's rate limit is the cause. `is_shared`: another target
+    at the same server failed, so this is no cause of its own.
+    """
 
     reason: Reason | None = None
     detail: str = ""
     probe: bool = False
+    param: str | None = None
+    retry_after_s: float | None = None
+    is_quota: bool = False
+    is_shared: bool = False
 
     @property
     def admitted(self) -> bool:
@@ -273,7 +295,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """Input of an upstream client for one attempt. `left_ms` is the time left until the request's deadline.
+    """Input of an upstream client for one attempt. `left_ms` is the time within which the answer must be complete.
 
     `validation_error` is the reason why an earlier response was rejected, and is sent to the target; None sends
     nothing.

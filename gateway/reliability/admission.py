@@ -26,6 +26,10 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     capabilities = candidate.target.capabilities or health.status.capabilities
     if capabilities is not None and not query.needs <= capabilities.supported:
         return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(capabilities.lacks(query.needs))))
+    if health.retry_after_s > 0:
+        wait_s = health.retry_after_s
+        detail = f"asked to be called again after {wait_s:.0f} s"
+        return Verdict(reason=Reason.OVERLOADED, detail=detail, retry_after_s=wait_s, is_quota=health.is_quota)
     if health.status.residency is Residency.UNREACHABLE:  # the health poller reports when it is back
         return Verdict(reason=Reason.UPSTREAM_ERROR, detail="unreachable at the last poll")
     if health.status.residency in _NOT_READY:
@@ -54,7 +58,15 @@ def check_shared_failure(candidate: Candidate, failed: Mapping[str, tuple[str, R
     if other is None or other[0] == candidate.target.name:  # its own failure does not exclude it: this is a retry
         return ADMITTED
     name, reason = other
-    return Verdict(reason=reason, detail=f"same server as {name}")
+    return Verdict(reason=reason, detail=f"same server as {name}", is_shared=True)
+
+
+def check_context_length(needed_tokens: int, limit: int | None) -> Verdict:
+    """Skip a candidate whose context is known to be too short for a request that another one found too long."""
+    if limit is None or not needed_tokens or needed_tokens <= limit:
+        return ADMITTED
+    detail = f"context of {limit} tokens, at least {needed_tokens} needed"
+    return Verdict(reason=Reason.CONTEXT_LENGTH_EXCEEDED, detail=detail, param="messages")
 
 
 def has_healthy_fallback(candidate: Candidate, others: Iterable[tuple[Candidate, Health]], query: Query) -> bool:

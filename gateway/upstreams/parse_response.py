@@ -160,8 +160,8 @@ def _rewritten(data: bytes, calls: CallIndexes) -> tuple[bytes, _Completion] | N
 def _lacks_index(choices: list[_Choice]) -> bool:
     """Whether a fragment of a tool call says nothing about which call it belongs to."""
     for choice in choices:
-        if choice.delta is not None and choice.delta.tool_calls:
-            return any(call.index is None for call in choice.delta.tool_calls)
+        if choice.delta is not None and choice.delta.tool_calls and None in [c.index for c in choice.delta.tool_calls]:
+            return True
     return False
 
 

@@ -24,8 +24,6 @@ from gateway.upstreams.openai import OpenAIUpstream
 from gateway.upstreams.proxies import proxy_of
 from gateway.upstreams.worker import WorkerUpstream
 
-_PROVIDER_IDLE_S = 60.0
-
 _log = logging.getLogger("gateway")
 
 
@@ -95,8 +93,7 @@ class UpstreamRegistry:
     def _make(self, target: Target) -> Upstream:
         key = self._keys[target.name] = TargetKey(target, os.environ)
         if target.kind is Kind.LITELLM:
-            idle_s = self._session.timeout.sock_read or _PROVIDER_IDLE_S
-            return LiteLLMUpstream(self._providers, key, idle_s=idle_s)
+            return LiteLLMUpstream(self._providers, key)
         endpoint = ChatEndpoint(target, self._session, proxy_of(target, os.environ))
         if target.kind is Kind.WORKER:
             return WorkerUpstream(target, endpoint, key, self._poller_for(target, key))

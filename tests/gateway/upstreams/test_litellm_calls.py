@@ -25,7 +25,7 @@ TARGET = Target(
 def asked(body: dict[str, Any], *, key: str = "", left_ms: float | None = None) -> dict[str, Any]:
     document = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **body}
     query = Query(request_id="r", model="auto", body=orjson.dumps(document), received_s=0)
-    return arguments_for(Call(target=TARGET, query=query, left_ms=left_ms), key=key, idle_s=60)
+    return arguments_for(Call(target=TARGET, query=query, left_ms=left_ms), key=key)
 
 
 def test_only_openai_s_parameters_are_forwarded() -> None:
