@@ -129,7 +129,7 @@ def _read(data: bytes, calls: CallIndexes) -> Delta | None:
         completion = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         completion = None
-    if completion is None or completion.choices is None or _lacks_index(completion.choices):
+    if completion is None or completion.choices is None or _is_unusual(completion.choices):
         rewritten = _rewritten(data, calls)
         if rewritten is None:
             return None
@@ -157,10 +157,15 @@ def _rewritten(data: bytes, calls: CallIndexes) -> tuple[bytes, _Completion] | N
         raise MalformedAnswer("The target's response is not a chat completion.", detail="malformed answer") from fault
 
 
-def _lacks_index(choices: list[_Choice]) -> bool:
-    """Whether a fragment of a tool call says nothing about which call it belongs to."""
+def _is_unusual(choices: list[_Choice]) -> bool:
+    """Whether applications could not use a choice: it has neither delta nor message, or a fragment of a tool call that
+    says nothing about which call it belongs to."""
     for choice in choices:
-        if choice.delta is not None and choice.delta.tool_calls and None in [c.index for c in choice.delta.tool_calls]:
+        delta = choice.delta
+        if delta is None:
+            if choice.message is None:
+                return True
+        elif delta.tool_calls and None in [call.index for call in delta.tool_calls]:
             return True
     return False
 

@@ -71,6 +71,8 @@ def _choice(position: int, choice: dict[str, Any], calls: CallIndexes) -> dict[s
             result[key] = _body(body, number, calls if key == "delta" else None)
         elif key in choice:
             result[key] = None
+    if result.get("delta") is None and result.get("message") is None:
+        result["delta"] = {}
     return result
 
 
