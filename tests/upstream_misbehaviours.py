@@ -1,28 +1,22 @@
-"""An upstream on a raw socket that answers in every way that servers have been seen to answer, right and wrong.
+"""Every way in which servers have been seen to answer, right and wrong, as scripts for `tests.scripted_server`.
 
 Each case has a name, which is the model to ask for, and what must come of it: whole and streamed, through a gateway,
 and asked directly by OpenAI's client. A request whose last message is not `MISBEHAVE` gets a healthy answer.
 """
 
-import asyncio
-import contextlib
 import gzip
 import json
-import socket
-import struct
 import zlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+from tests.scripted_server import HANG, RESET, Script, Step
 
 MISBEHAVE: Final = "misbehave"
 TEXT: Final = "hello world"
 HEALTHY: Final = "I am well"
 CALL: Final = ("add", '{"a":1}')
-
-# Steps of a script: bytes are sent, numbers are pauses in seconds.
-HANG, RESET = object(), object()
-Step = Any
 
 # What must come of a case, through a gateway.
 OK: Final = "ok"  # the text or the tool call, with a finish reason
@@ -157,7 +151,7 @@ LENIENT_STREAMS: Final[dict[str, tuple[Step, ...] | bytes]] = {
     "index-float": GOOD.replace(b'"index": 0', b'"index": 0.0'),
     "created-float": GOOD.replace(b'"created": 1', b'"created": 1.5'),
     "created-text": GOOD.replace(b'"created": 1', b'"created": "now"'),
-    "head-fields-missing": GOOD.replace(b'"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", ', b""),
+    "head-fields-missing": GOOD.replace(HELLO[6 : HELLO.index(b'"choices"')], b"{"),
     "head-fields-null": GOOD.replace(b'"c"', b"null").replace(b'"m"', b"null"),
     "unknown-fields": GOOD.replace(b'"id"', b'"x": {"y": [1, {"z": null}]}, "id"'),
     "empty-finish-reasons": ROLE + event({"content": "hello"}, "") + event({"content": " world"}, "") + STOP + DONE,
@@ -205,7 +199,8 @@ LENIENT_CALLS: Final[dict[str, bytes]] = {
     "call-without-index": event({"role": "assistant", "tool_calls": [CALLED]}),
     "call-without-id": event({"tool_calls": [{"index": 0, "function": {"name": "add", "arguments": '{"a":1}'}}]}),
     "call-with-nulls": _TOOL_START
-    + event({"content": None, "tool_calls": [{"index": 0, "id": None, "type": None, "function": {"name": None, "arguments": ":1}"}}]}),
+    + event({"content": None, "tool_calls": [
+        {"index": 0, "id": None, "type": None, "function": {"name": None, "arguments": ":1}"}}]}),
     "call-index-float": event({"tool_calls": [{**CALLED, "index": 0.0}]}),
     "call-arguments-object": event({"tool_calls": [{"index": 0, "function": {"name": "add", "arguments": {"a": 1}}}]}),
     "call-behind-empty-list": event({"tool_calls": []}) + event({"tool_calls": [{"index": 0, **CALLED}]}),
@@ -255,9 +250,10 @@ LENIENT_WHOLE: Final[dict[str, tuple[Step, ...] | bytes]] = {
     "index-text": whole(choices=[{"index": "0", "message": {"content": TEXT}, "finish_reason": "stop"}]),
     "logprobs-infinite": _JSON.replace(b'"index": 0', b'"index": 0, "logprobs": {"content": [{"logprob": -Infinity}]}'),
     "role-missing": whole({"content": TEXT}),
-    "text-in-parts": whole({"role": "assistant", "content": [{"type": "text", "text": "hello "}, {"type": "text", "text": "world"}]}),
+    "text-in-parts": whole({"content": [{"type": "text", "text": "hello "}, {"type": "text", "text": "world"}]}),
     "reasoning": whole({"role": "assistant", "content": TEXT, "reasoning_content": "hm"}),
-    "two-choices": whole(choices=[{"message": {"content": TEXT}, "finish_reason": "stop"}, {"message": {"content": "b"}}]),
+    "two-choices": whole(choices=[
+        {"message": {"content": TEXT}, "finish_reason": "stop"}, {"message": {"content": "b"}}]),
     "redirect-307": sized(b"", "Location: /elsewhere", status="307 Temporary Redirect"),
     "redirect-308": sized(b"", "Location: /elsewhere?x=1", status="308 Permanent Redirect"),
 }  # fmt: skip
@@ -265,15 +261,17 @@ LENIENT_WHOLE_CALLS: Final[dict[str, bytes]] = {
     "call": whole({"role": "assistant", "content": None, "tool_calls": [CALLED]}, "tool_calls"),
     "call-without-id": whole({"tool_calls": [{"function": CALLED["function"]}]}, "tool_calls"),
     "call-with-index": whole({"content": "", "tool_calls": [{"index": 0.0, **CALLED}]}, "tool_calls"),
-    "call-arguments-object": whole({"tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}, "tool_calls"),
+    "call-arguments-object": whole(
+        {"tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}]}, "tool_calls"
+    ),
     "legacy-function-call": whole({"content": None, "function_call": CALLED["function"]}, "function_call"),
 }
 
 # Answers that OpenAI's client does not understand, or understands less of, and the gateway does.
 MORE_LENIENT: Final[dict[tuple[str, bool], tuple[tuple[Step, ...] | bytes, str]]] = {
     ("stream-answered-whole", True): (sized(_JSON), OK),
-    ("whole-answered-by-a-stream", False): (chunked(GOOD), OK),
-    ("whole-answered-by-a-stream-of-json-type", False): (chunked(GOOD, kind="application/json"), OK),
+    ("whole-answered-by-a-stream", False): ((chunked(GOOD),), OK),
+    ("whole-answered-by-a-stream-of-json-type", False): ((chunked(GOOD, kind="application/json"),), OK),
     ("ping-with-text", True): (b"event: ping\ndata: 2026-11-29\n\n" + GOOD, OK),
     ("event-without-data", True): (b"event: ping\n\nretry: 7\n\n" + GOOD, OK),
     ("delta-null", True): (ROLE + event(None) + HELLO + WORLD + STOP + DONE, OK),
@@ -281,7 +279,8 @@ MORE_LENIENT: Final[dict[tuple[str, bool], tuple[tuple[Step, ...] | bytes, str]]
     ("broken-off-behind-finish", True): ((chunked(ROLE, HELLO, WORLD, STOP, end=False),), OK),
     ("reset-behind-finish", True): ((chunked(ROLE, HELLO, WORLD, STOP, end=False), 0.02, RESET), OK),
     ("silent-behind-finish", True): ((chunked(ROLE, HELLO, WORLD, STOP, end=False), HANG), OK),
-    ("gzip-members", False): (sized(gzip.compress(_JSON[:9]) + gzip.compress(_JSON[9:]), "Content-Encoding: x-gzip"), OK),
+    ("gzip-members", False): (
+        sized(gzip.compress(_JSON[:9]) + gzip.compress(_JSON[9:]), "Content-Encoding: x-gzip"), OK),
     ("done-without-finish", True): (ROLE + HELLO + WORLD + DONE, INCOMPLETE),
     ("finish-reason-null", False): (whole(finish=None), INCOMPLETE),
     ("empty-text", False): (whole({"role": "assistant", "content": ""}), EMPTY),
@@ -354,7 +353,6 @@ USELESS: Final[dict[str, tuple[tuple[Step, ...] | bytes, str]]] = {
 }  # fmt: skip
 
 
-
 def _behind_text(events: bytes) -> tuple[Step, ...]:
     """Sent once the first text has been read: what comes together with an error is not passed on."""
     return chunked(ROLE, HELLO, end=False), 0.1, b"%x\r\n%s\r\n0\r\n\r\n" % (len(events), events)
@@ -420,74 +418,17 @@ def _steps(does: tuple[Step, ...] | bytes, *, stream: bool) -> tuple[Step, ...]:
     return (chunked(does),) if stream else sized(does)
 
 
-def _is_framed(sent: bytes) -> bool:
-    """Whether the end of the response is marked, so that the connection can be used again."""
-    while sent.startswith((b"HTTP/1.1 100", b"HTTP/1.1 103")):
-        sent = sent.partition(b"\r\n\r\n")[2]
-    head, _, body = sent.lower().partition(b"\r\n\r\n")
-    if b"connection: close" in head or not head.startswith(b"http/1.1"):
-        return False
-    if b"transfer-encoding:" in head:
-        return body.endswith(b"0\r\n\r\n")
-    if head.split(b" ")[1] in (b"204", b"304"):
-        return not body
-    return b"content-length:%d\r\n" % len(body) in head.replace(b": ", b":") + b"\r\n"
+def script_of(found: Iterable[Case]) -> Script:
+    """The script of a server that plays these cases, by model. Other requests get a healthy answer."""
+    scripts = {(case.name, case.stream): case.steps for case in found}
 
-
-class Upstream:
-    """See the module. `requests` are the request lines with the headers, as received."""
-
-    def __init__(self, scripts: Iterable[Case]) -> None:
-        self.requests: list[bytes] = []
-        self.bodies: list[dict[str, Any]] = []
-        self.url = ""
-        self._scripts = {(case.name, case.stream): case.steps for case in scripts}
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while await self._answer(reader, writer):
-                pass
-        writer.close()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request. False: close the connection."""
-        sent = await reader.readuntil(b"\r\n\r\n")
-        lengths = [line for line in sent.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-        body = json.loads(await reader.readexactly(int(lengths[0].split(b":")[1])))
-        self.requests.append(sent)
-        self.bodies.append(body)
-        steps = self._steps_for(sent, body)
-        for step in steps:
-            if step is HANG:
-                await reader.read()  # until the client gives up
-                return False
-            if step is RESET:
-                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                return False
-            if isinstance(step, bytes):
-                writer.write(step)
-                await writer.drain()
-            else:
-                await asyncio.sleep(step)
-        return _is_framed(b"".join(step for step in steps if isinstance(step, bytes)))
-
-    def _steps_for(self, sent: bytes, body: dict[str, Any]) -> Sequence[Step]:
+    def script(head: bytes, body: dict[str, Any]) -> Sequence[Step]:
         stream = bool(body.get("stream"))
         if body["messages"][-1]["content"] != MISBEHAVE or body["model"] == "good":
             healthy = event({"role": "assistant", "content": HEALTHY}) + STOP + DONE
             return (chunked(healthy),) if stream else sized(whole({"role": "assistant", "content": HEALTHY}))
-        if sent.startswith(b"POST /elsewhere"):
+        if head.startswith(b"POST /elsewhere"):  # where redirects lead
             return (chunked(GOOD),) if stream else sized(_JSON)
-        return self._scripts[body["model"], stream]
+        return scripts[body["model"], stream]
 
-
-@contextlib.asynccontextmanager
-async def misbehaving_upstream(scripts: Iterable[Case]) -> AsyncIterator[Upstream]:
-    """Serve on a free port of loopback."""
-    upstream = Upstream(scripts)
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
-    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield upstream
-    finally:
-        server.close()
+    return script

@@ -1,5 +1,7 @@
-"""Whatever a target does, the client gets a right answer: what OpenAI's client reads to a good end directly, it reads to
-the same end through the gateway; everything else falls back, or ends with an error event. Then the target still serves.
+"""Whatever a target does, the client gets a right answer.
+
+What OpenAI's client reads to a good end directly, it reads to the same end through the gateway. Everything else falls
+back, or ends with an error event. Afterwards the target still serves.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import openai
 import pytest
 
 from tests.gateway.serving import real_gateway
+from tests.scripted_server import scripted_server
 from tests.upstream_misbehaviours import (
     CALL,
     CUT,
@@ -23,7 +26,7 @@ from tests.upstream_misbehaviours import (
     TEXT,
     Case,
     cases,
-    misbehaving_upstream,
+    script_of,
 )
 
 pytestmark = pytest.mark.anyio
@@ -63,9 +66,13 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gateway.upstreams.http._TRAILER_S", 0.2)
         folder = tmp_path_factory.mktemp("gateway")
-        async with misbehaving_upstream(CASES) as upstream, real_gateway(folder, policy(upstream.url)) as gateway:
-            async with client(upstream.url) as direct, client(gateway.url) as through:
-                yield SimpleNamespace(upstream=upstream, gateway=gateway, direct=direct, through=through)
+        async with (
+            scripted_server(script_of(CASES)) as upstream,
+            real_gateway(folder, policy(upstream.url)) as gateway,
+            client(upstream.url) as direct,
+            client(gateway.url) as through,
+        ):
+            yield SimpleNamespace(gateway=gateway, direct=direct, through=through)
 
 
 def client(url: str) -> openai.AsyncOpenAI:
@@ -75,9 +82,7 @@ def client(url: str) -> openai.AsyncOpenAI:
 async def ask(asked: openai.AsyncOpenAI, case: Case, text: str = MISBEHAVE) -> tuple[Answer, dict[str, str]]:
     """The answer, and the headers of the response."""
     messages: Any = [{"role": "user", "content": text}]
-    raw = await asked.chat.completions.with_raw_response.create(
-        model=case.name, messages=messages, stream=case.stream
-    )
+    raw = await asked.chat.completions.with_raw_response.create(model=case.name, messages=messages, stream=case.stream)
     parsed: Any = raw.parse()
     answer = await streamed(parsed) if case.stream else said(parsed.choices[0].message, parsed.choices[0].finish_reason)
     return answer, dict(raw.headers)
@@ -156,7 +161,7 @@ async def test_an_answer_without_a_finish_reason_is_not_counted_as_good(world: A
     case = next(case for case in CASES if case.right == INCOMPLETE and case.stream)
     await ask(world.through, case)
     page = await world.gateway.metrics()
-    assert f'outcome="incomplete",' in page.replace(" ", "") or 'outcome="incomplete"' in page
+    assert 'outcome="incomplete",' in page.replace(" ", "") or 'outcome="incomplete"' in page
 
 
 def test_there_are_many_misbehaviours() -> None:
