@@ -7,7 +7,7 @@ They use the last known status of a target, which may be stale; the attempt find
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from gateway.enums import BreakerState, Reason, Residency
+from gateway.enums import BreakerState, Capability, Reason, Residency
 from gateway.types import Candidate, Health, Query, Verdict
 
 # UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
@@ -16,6 +16,16 @@ _NOT_READY: Final = frozenset(
 )
 
 ADMITTED: Final = Verdict()
+# The request's field that asks for a capability, where it has another name.
+_FIELDS: Final = {
+    Capability.CHAT: "messages",
+    Capability.IMAGES: "messages",
+    Capability.JSON_SCHEMA: "response_format",
+    Capability.JSON_OBJECT: "response_format",
+    Capability.REGEX: "structured_outputs",
+    Capability.CHOICE: "structured_outputs",
+    Capability.TEMPLATE: "structured_outputs",
+}
 
 
 def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float | None = None) -> Verdict:
@@ -25,11 +35,17 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     """
     capabilities = candidate.target.capabilities or health.status.capabilities
     if capabilities is not None and not query.needs <= capabilities.supported:
+<<<<<<< HEAD
         return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(capabilities.lacks(query.needs))))
     if health.retry_after_s > 0:
         wait_s = health.retry_after_s
         detail = f"asked to be called again after {wait_s:.0f} s"
         return Verdict(reason=Reason.OVERLOADED, detail=detail, retry_after_s=wait_s, is_quota=health.is_quota)
+=======
+        lacking = sorted(capabilities.lacks(query.needs))
+        param = _FIELDS.get(lacking[0], lacking[0].value)
+        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(lacking), param=param)
+>>>>>>> time
     if health.status.residency is Residency.UNREACHABLE:  # the health poller reports when it is back
         return Verdict(reason=Reason.UPSTREAM_ERROR, detail="unreachable at the last poll")
     if health.status.residency in _NOT_READY:

@@ -17,7 +17,8 @@ def plan_request(policy: Policy, query: Query, classification: Classification, *
     split = _rule_for(policy, query, classification, wall_s).pick(sample)
     plan = split.private if query.private else split.open
     if not plan.candidates:
-        raise NoPrivateTarget(f"The request must stay in the cluster, but route {plan.route!r} has no target there.")
+        text = f"The request must stay in the cluster, but route {plan.route!r} has no target there."
+        raise NoPrivateTarget(text, retryable=False)
     return _with_deadline(plan, query)
 
 

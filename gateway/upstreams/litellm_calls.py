@@ -102,7 +102,7 @@ def fault_of(fault: Exception) -> AttemptFailed:
         return Unsupported(message, detail=name)
     if name == "ContentPolicyViolationError":
         return Refused(message, status=400, code="content_policy_violation", detail=name)
-    found = from_error_object({"message": message}, status=status)
+    found = from_error_object({**_error_object(fault), "message": message}, status=status)
     found.retry_after_s = _retry_after_s(fault)
     return found
 
@@ -163,12 +163,22 @@ def _status(fault: Exception) -> int | None:
 
 def _message(fault: Exception) -> str:
     """The provider's message without litellm's prefix, unwrapped from its JSON if necessary."""
-    text = str(getattr(fault, "message", "") or fault)
+    text = _error_object(fault).get("message") or _text_of(fault).removeprefix(f"litellm.{type(fault).__name__}: ")
+    return str(text)[:_MAX_MESSAGE]
+
+
+def _error_object(fault: Exception) -> dict[str, Any]:
+    """The provider's error object, if litellm's message contains it as JSON."""
+    text = _text_of(fault)
     try:
-        found = orjson.loads(text[text.index("{") :])["error"]["message"]
+        error = orjson.loads(text[text.index("{") :])["error"]
     except (ValueError, KeyError, TypeError):
-        found = text.removeprefix(f"litellm.{type(fault).__name__}: ")
-    return str(found)[:_MAX_MESSAGE]
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
+def _text_of(fault: Exception) -> str:
+    return str(getattr(fault, "message", "") or fault)
 
 
 def _retry_after_s(fault: Exception) -> float | None:
