@@ -35,17 +35,13 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     """
     capabilities = candidate.target.capabilities or health.status.capabilities
     if capabilities is not None and not query.needs <= capabilities.supported:
-<<<<<<< HEAD
-        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(capabilities.lacks(query.needs))))
+        lacking = sorted(capabilities.lacks(query.needs))
+        param = _FIELDS.get(lacking[0], lacking[0].value)
+        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(lacking), param=param)
     if health.retry_after_s > 0:
         wait_s = health.retry_after_s
         detail = f"asked to be called again after {wait_s:.0f} s"
         return Verdict(reason=Reason.OVERLOADED, detail=detail, retry_after_s=wait_s, is_quota=health.is_quota)
-=======
-        lacking = sorted(capabilities.lacks(query.needs))
-        param = _FIELDS.get(lacking[0], lacking[0].value)
-        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(lacking), param=param)
->>>>>>> time
     if health.status.residency is Residency.UNREACHABLE:  # the health poller reports when it is back
         return Verdict(reason=Reason.UPSTREAM_ERROR, detail="unreachable at the last poll")
     if health.status.residency in _NOT_READY:
