@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
@@ -69,10 +70,10 @@ def _is_framed(sent: bytes) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def scripted_server(script: Script) -> AsyncIterator[ScriptedServer]:
+async def scripted_server(script: Script, *, ssl: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedServer]:
     """Serve on a free port of loopback."""
     scripted = ScriptedServer(script)
-    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(scripted.serve, "127.0.0.1", 0, ssl=ssl)
     scripted.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield scripted

@@ -63,10 +63,6 @@ class _Completion(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
-class MalformedAnswer(UpstreamError):  # noqa: N818 - says what happened
-    """The data is not the JSON of a completion."""
-
-
 _decoder = msgspec.json.Decoder(_Completion)
 _usage_decoder = msgspec.json.Decoder(_Usage)
 _MAX_TOKENS: Final = 1 << 40  # above any real response, and within what readers of the log can represent
@@ -154,7 +150,7 @@ def _rewritten(data: bytes, calls: CallIndexes) -> tuple[bytes, _Completion] | N
         rewritten = lenient.dump(lenient.normalise(document, calls))
         return rewritten, _decoder.decode(rewritten)
     except (ValueError, TypeError, RecursionError) as fault:  # the decoder's errors are ValueErrors
-        raise MalformedAnswer("The target's response is not a chat completion.", detail="malformed answer") from fault
+        raise UpstreamError("The target's response is not a chat completion.", detail="malformed answer") from fault
 
 
 def _is_unusual(choices: list[_Choice]) -> bool:

@@ -38,6 +38,15 @@ def load(data: bytes) -> Any:
     return json.loads(data)
 
 
+def is_json(data: bytes) -> bool:
+    """Whether `load` can read it."""
+    try:
+        load(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def dump(document: Any) -> bytes:
     """Standard JSON: NaN and infinities become null, lone surrogates U+FFFD. Integers of any size keep their digits."""
     try:

@@ -8,9 +8,9 @@ from typing import Final
 
 from gateway.errors import UpstreamError
 from gateway.types import Delta
-from gateway.upstreams.answers import reframe
+from gateway.upstreams.answers import lenient, reframe
 from gateway.upstreams.answers.lenient import CallIndexes
-from gateway.upstreams.parse_response import MalformedAnswer, error_of, read_delta, read_event
+from gateway.upstreams.parse_response import error_of, read_delta, read_event
 from gateway.upstreams.sse_reader import Event, EventReader, EventTooLarge
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -134,9 +134,5 @@ def _delta_of(event: Event, calls: CallIndexes) -> Delta | None:
     pings."""
     if event.name == b"error":
         raise error_of(event.data)
-    try:
-        return read_event(event.data, calls)
-    except MalformedAnswer:
-        if event.name in (b"", b"message"):
-            raise
-        return None
+    is_ping = event.name not in (b"", b"message") and not lenient.is_json(event.data)
+    return None if is_ping else read_event(event.data, calls)
