@@ -5,7 +5,7 @@ tried. After it (`commit`), a failure can only end the response.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
@@ -245,6 +245,13 @@ class Attempt:
         self.error = error
         self._end(error.reason, error)
 
+    def _priced_usage(self) -> Usage | None:
+        """The usage with the cost by the target's price, if the policy has one."""
+        usage, price = self._usage, self.candidate.target.price
+        if usage is None or price is None:
+            return usage
+        return replace(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
+
     def _end(self, outcome: Reason | AttemptOutcome, error: AttemptFailed | None = None) -> None:
         """Record the end of the attempt and release its permit; only the first call has an effect."""
         if self._is_ended:
@@ -265,7 +272,7 @@ class Attempt:
             detail=error.detail if error else "",
             probe=self._params.permit.probe,
             hedge=self._params.hedge,
-            usage=self._usage,
+            usage=self._priced_usage(),
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
             is_hang=self._is_hang(outcome, now_s),

@@ -12,11 +12,12 @@ from gateway.policy_files import renamed_keys
 from gateway.policy_files.dns import Lookup
 from gateway.policy_files.objectives import check_name, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
-from gateway.policy_types import DEFAULT_IDLE_S, Slo
+from gateway.policy_types import DEFAULT_IDLE_S, Price, Slo
 from gateway.routing.engine_profiles import ENGINES, capabilities_of
 from gateway.routing.policy import AUTO
 from gateway.types import Capabilities, Target
 
+_MAX_PRICE: Final = 1e6  # dollars per million tokens
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KINDS: Final = (Kind.WORKER, Kind.OPENAI, Kind.LITELLM)
 _CHAT: Final = "/chat/completions"
@@ -75,6 +76,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         retry_after_max_s=entry.number("retry_after_max_s", 300.0, minimum=0, maximum=86_400),
         retry=read_retry(entry),
         diffusion=_diffusion(entry, kind),
+        price=_price(entry),
     )
     if entry.string("resolve", None) is not None:
         return replace(target, endpoints=_discovered(target, entry, resolve))
@@ -205,6 +207,19 @@ def _chat_url(parts: SplitResult, kind: Kind) -> _Url:
         is_whole = parts.path.rstrip("/") == _CHAT
         path, added = path.removesuffix("/v1").rstrip("/"), added if is_whole else "/v1" + added
     return _Url(origin + path, added + (f"?{parts.query}" if parts.query else ""))
+
+
+def _price(entry: Section) -> Price | None:
+    """Unknown by default; `kind: litellm` then uses litellm's own price list."""
+    given = entry.section("price")
+    if given is None:
+        return None
+    price = Price(
+        input=given.number("input_per_million", minimum=0, maximum=_MAX_PRICE),
+        output=given.number("output_per_million", minimum=0, maximum=_MAX_PRICE),
+    )
+    given.close()
+    return price
 
 
 def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:

@@ -38,7 +38,7 @@ class ErrorBoundary:
             if not self._running.is_over():
                 raise
             await response.fail(_draining())
-        except Exception:
+        except Exception:  # any unexpected error must still end in exactly one response
             _log.exception("request failed")
             if not await response.fail(GatewayError("Internal error of the gateway; see its log.")):
                 raise
