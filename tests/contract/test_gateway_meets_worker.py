@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from diffusion_worker.models.toy import ToyModel
-from tests.gateway.serving import RealGateway, chunk, completion, fake_server, real_gateway
+from tests.gateway.serving import STOP, RealGateway, chunk, completion, fake_server, real_gateway
 from tests.worker.serving import listening, toy_model
 
 pytestmark = pytest.mark.anyio
@@ -180,7 +180,7 @@ async def test_what_the_worker_refuses_by_name_falls_back(pair: Both) -> None:
 
 async def test_a_prompt_too_long_for_the_worker_falls_back(pair: Both) -> None:
     _, headers, _ = await pair.ask("x" * 100_000)
-    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
+    assert headers["x-twolane-attempts"] == "fast=context_length_exceeded,quality=ok"
 
 
 async def test_metadata_of_ours_does_not_trouble_the_worker(pair: Both) -> None:
@@ -212,7 +212,7 @@ async def test_an_answer_that_the_worker_cannot_mend_falls_back(
 
     async def answers(_request: object, _body: object) -> web.Response:
         whole = orjson.dumps(completion("[1,2]"))
-        parts = chunk("[1,2]") + b"data: [DONE]\n\n"
+        parts = chunk("[1,2]") + STOP + b"data: [DONE]\n\n"
         return web.Response(body=parts if stream else whole, content_type=SSE if stream else "application/json")
 
     monkeypatch.setattr(pair.worker.worker.serving_state.constraint_service._pool, "validate", never)
