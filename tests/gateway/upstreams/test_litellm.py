@@ -94,7 +94,7 @@ async def test_tools_travel_both_ways(serving: Any) -> None:
 @pytest.mark.parametrize(
     ("status", "told"),
     [
-        (429, (503, "overloaded")),
+        (429, (429, "rate_limit_exceeded")),
         (529, (503, "overloaded")),
         (500, (502, "upstream_error")),
         (503, (503, "overloaded")),
