@@ -156,7 +156,7 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
 
 
 async def _drain(worker: Worker, hurry: asyncio.Event) -> None:
-    """Let running requests finish. A second signal ends the drain; also after a failure, because the device thread runs
+    """Let running requests finish. A second ctrl-C ends the drain; also after a failure, because the device thread runs
     until the engine is closed."""
     engine = worker.serving_state.engine
     draining, hurrying = asyncio.create_task(engine.drain(worker.drain_s)), asyncio.create_task(hurry.wait())
@@ -214,13 +214,14 @@ class _Server(uvicorn.Server):
 
 
 def _listen_to_signals(leave: asyncio.Event, hurry: asyncio.Event) -> None:
-    """The first signal starts the drain, the second ends it."""
+    """SIGTERM and ctrl-C start the drain; a second ctrl-C ends it."""
 
-    def on_signal() -> None:
+    def on_interrupt() -> None:
         (hurry if leave.is_set() else leave).set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, leave.set)
+    loop.add_signal_handler(signal.SIGINT, on_interrupt)
 
 
 def _logging(settings: Settings) -> AbstractContextManager[None]:

@@ -223,3 +223,26 @@ async def test_a_target_with_a_too_large_response_is_replaced(
         body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
         status, headers, _ = await gateway.ask(body)
     assert (status, headers["x-twolane-attempts"]) == (200, "fast=upstream_error,quality=ok")
+
+
+async def test_the_openai_client_reads_a_stream_with_heartbeats_and_raises_its_error(
+    fake: Any, serving: Any, wire: Any
+) -> None:
+    openai = pytest.importorskip("openai")
+
+    async def slow(request: web.Request, body: Any) -> web.StreamResponse:
+        await asyncio.sleep(0.1)
+        if body["max_tokens"] == 1:
+            return web.json_response({"error": {"message": "told", "code": "nope"}}, status=400)
+        return await wire.says_hello(request, body)
+
+    async with fake(slow) as server, serving(one_lane(server.url), heartbeat_s=0.02) as gateway:
+        client = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0)
+        common = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        chunks = [chunk async for chunk in await client.chat.completions.create(**common, max_tokens=9)]
+        failing = await client.chat.completions.create(**common, max_tokens=1)  # the head has been sent
+        with pytest.raises(openai.APIError) as raised:
+            await anext(aiter(failing))
+        await client.close()
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "hello"
+    assert (raised.value.code, raised.value.body["message"]) == ("nope", "told")

@@ -22,10 +22,12 @@ def body(**more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("drain_s", "signals"), [(0.1, 1), (300.0, 2)], ids=["at the end of the drain period", "at a second signal"]
+    ("drain_s", "signals"),
+    [(0.1, [signal.SIGTERM]), (300.0, [signal.SIGINT, signal.SIGINT])],
+    ids=["at the end of the drain period", "at a second ctrl-C"],
 )
 async def test_requests_that_outlast_the_drain_period_get_a_response(
-    drain_s: float, signals: int, monkeypatch: pytest.MonkeyPatch
+    drain_s: float, signals: list[signal.Signals], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A whole answer, a stream that has begun, a body that never ends, and a constraint that is being compiled."""
 
@@ -52,8 +54,8 @@ async def test_requests_that_outlast_the_drain_period_get_a_response(
             writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: worker\r\ncontent-length: 100\r\n\r\nhalf".encode())
             while len(worker.serving_state.running._tasks) < 4:  # noqa: ASYNC110 - all of them have arrived
                 await asyncio.sleep(0.01)
-            for _ in range(signals):
-                os.kill(os.getpid(), signal.SIGTERM)
+            for number in signals:
+                os.kill(os.getpid(), number)
                 await asyncio.sleep(0.05)  # two signals at once are one
             events = [line async for line in lines if line.startswith("data: ")]
             whole = await asyncio.gather(*asked)
