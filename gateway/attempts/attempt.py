@@ -64,6 +64,7 @@ class Attempt:
         self._started_ms = context.at_ms(clock.now_s())
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
+        self._has_answer = False
         self._has_finish_reason = False
         self._usage: Usage | None = None
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
@@ -156,7 +157,7 @@ class Attempt:
             content_bytes += _content_bytes(delta)
             if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
                 return buffered
-        if not buffered:
+        if not self._has_answer:
             raise UpstreamError("The target's response is empty.", detail="empty answer")
         self.is_complete = True
         return buffered
@@ -228,6 +229,7 @@ class Attempt:
         if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
             self._first_token_ms = self._context.at_ms(self._clock.now_s())
         for piece in delta.pieces:
+            self._has_answer = self._has_answer or piece.is_answer
             self._has_finish_reason = self._has_finish_reason or piece.finish_reason is not None
         if delta.usage is not None:
             self._usage = delta.usage

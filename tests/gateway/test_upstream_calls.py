@@ -336,6 +336,19 @@ async def test_a_proxy_that_is_down_or_unsupported_is_an_upstream_error(
     assert server.heads == []
 
 
+async def test_a_second_choice_may_begin_long_after_the_first_has_ended(
+    serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.upstreams.http._TRAILER_S", 0.01)
+    first = event({"content": "one"}) + event({}, "stop")
+    second = event({"content": "two"}, choice={"index": 1}) + event({}, "stop", choice={"index": 1}) + DONE
+    late = always(chunked(first, end=False), 0.1, b"%x\r\n%s\r\n0\r\n\r\n" % (len(second), second))
+    async with scripted_server(late) as server, serving(policy(server.url)) as gateway:
+        _, _, body = await gateway.ask(ask(stream=True, n=2))
+    assert b'"two"' in body
+    assert body.endswith(DONE)
+
+
 async def test_an_event_without_choices_does_not_hold_back_the_text(serving: Any) -> None:
     """Pings arrive while the model thinks: the text that follows is the first byte."""
     pings = always(chunked(data('{"type": "ping"}'), event({"content": TEXT}), event({}, "stop") + DONE))
