@@ -23,8 +23,10 @@ from gateway.errors import (
     TargetRateLimited,
     UpstreamError,
 )
+from gateway.parameters import ignored_by
 from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
 from gateway.types import Call, Candidate, Delta, Usage
+from gateway.upstreams.fan_out import needs_fan_out, send_each
 from gateway.validation.json_schema import SchemaCache
 
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -67,6 +69,7 @@ class Attempt:
         self._has_answer = False
         self._has_finish_reason = False
         self._usage: Usage | None = None
+        self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
         # Targets report their confidence at the end of a response.
@@ -170,11 +173,12 @@ class Attempt:
             query=self._context.query,
             left_ms=left_ms if left_ms < inf else None,
             validation_error=self._context.validation_error,
+            ignored=self._ignored,
             span_id=self._span_id,
         )
         try:
             with self._limits:
-                return await upstream.send(call)
+                return await (send_each(upstream, call) if needs_fan_out(upstream, call) else upstream.send(call))
         except TimeoutError as fault:
             raise self._time_out() from fault
 
@@ -277,6 +281,7 @@ class Attempt:
             usage=self._priced_usage(),
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
+            ignored=self._ignored,
             is_hang=self._is_hang(outcome, now_s),
             retry_after_s=error.retry_after_s if isinstance(error, Overloaded) else None,
             is_quota=isinstance(error, TargetRateLimited),

@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 import aiohttp
 from yarl import URL
 
-from gateway.enums import Capability
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.types import Delta, Query, Target
 from gateway.upstreams.answers.content_encoding import CorruptBody, UnsupportedEncoding, decoder_for
@@ -102,7 +101,7 @@ class HttpReply:
     def __init__(self, response: aiohttp.ClientResponse, query: Query) -> None:
         self._response = response
         self._stream = query.stream
-        self._is_single = Capability.N not in query.needs  # of several choices, one may begin when another has ended
+        self._is_single = query.n == 1  # of several choices, one may begin when another has ended
         self.headers = response.headers
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
