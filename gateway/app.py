@@ -36,13 +36,13 @@ from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.admin import admin_app
-from gateway.web.auth import Authenticate
+from gateway.web.admin import admin_app, scope_of
+from gateway.web.auth import Authenticate, send_scope
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.error_boundary import ErrorBoundary
 from gateway.web.routes import HotRoutes, public_app
-from twolane.process.api_keys import Keys, load_keys
+from twolane.process.keys_file import KeysFile
 from twolane.process.running_requests import RunningRequests
 from twolane.process.sockets import url_of
 
@@ -80,11 +80,12 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A complete gateway without its sockets. Raises CannotStart or ConfigurationError."""
-    keys = load_keys(settings.keys_file) if settings.keys_file else None
+    keys = KeysFile(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        folder = os.environ.get(FOLDER_VARIABLE)
-        peers = MultiprocessMetrics(Path(folder)) if folder else None
+        if keys is not None:
+            await stack.enter_async_context(_background_task(keys.follow()))
+        peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
@@ -95,9 +96,9 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
         state, clock = MemoryStore(), SystemWorld()
         if settings.redis_url is not None:
-            shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
-            replica = await stack.enter_async_context(shared)
-            metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+            await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
+        elif any(limit.is_daily for limit in policies.current.limits):
+            _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
         session = open_session(connect_s=settings.connect_s)
         registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
@@ -133,19 +134,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        running = RunningRequests()
-
-        def end_drain() -> None:
-            pipeline.stop()
-            running.end()
-
-        yield Gateway(
-            public=_protected(HotRoutes({PATH: chat}, public), keys, running),
-            admin=_protected(admin, keys, running),
-            policies=policies,
-            watcher=watcher,
-            end_drain=end_drain,
-        )
+        apps = (HotRoutes({PATH: chat}, public), admin)
+        yield _protected(*apps, keys=keys, policies=policies, watcher=watcher, on_end=pipeline.stop)
 
 
 def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:
@@ -165,6 +155,17 @@ def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
     with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
         yield log
+
+
+@contextlib.asynccontextmanager
+async def _shared_state(
+    state: MemoryStore, clock: SystemWorld, metrics: Metrics, url: str, settings: Settings
+) -> AsyncIterator[None]:
+    """Share the state with the other replicas until the block ends."""
+    namespace = settings.redis_namespace
+    async with shared_state(state, state.budgets, clock, url=url, namespace=namespace) as replica:
+        metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+        yield
 
 
 async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
@@ -213,8 +214,20 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(25_000, 20, 50)
 
 
-def _protected(app: ASGIApp, keys: Keys | None, running: RunningRequests) -> ASGIApp:
-    return ErrorBoundary(Authenticate(app, keys), running)
+def _protected(
+    public: ASGIApp, admin: ASGIApp, *, keys: KeysFile | None, on_end: Callable[[], None], **more: Any
+) -> Gateway:
+    """The two applications behind authentication. `on_end` is called before the requests in progress are ended."""
+    running = RunningRequests()
+
+    def end_drain() -> None:
+        on_end()
+        running.end()
+
+    find = (lambda: keys.current) if keys else None
+    public = ErrorBoundary(Authenticate(public, find, send_scope), running)
+    admin = ErrorBoundary(Authenticate(admin, find, scope_of), running)
+    return Gateway(public=public, admin=admin, end_drain=end_drain, **more)
 
 
 class _Server(uvicorn.Server):

@@ -21,6 +21,7 @@ from typing import Final, NoReturn
 from gateway.app import serve
 from gateway.classifier.weights import open_classifier
 from gateway.errors import CannotStart, GatewayError
+from gateway.parameters import ignored_by
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
 from gateway.reliability.admission import admit
@@ -32,6 +33,7 @@ from gateway.types import Health, Plan, Query
 from gateway.upstreams.registry import credential_problems, describe_call
 from gateway.web.parse_request import parse_chat, unique_headers
 from twolane.process import bundled
+from twolane.process.api_keys import Key
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import WRONG_USE, OneLineParser
 from twolane.process.json_log import json_lines
@@ -173,7 +175,8 @@ def _explain(options: argparse.Namespace) -> int:
     wall_s = options.at.timestamp() if options.at else time.time()
     try:
         headers = unique_headers(options.header)
-        query = parse_chat(_read_bytes(options.request), headers, now_s=time.monotonic(), principal=options.key)
+        key = Key(name=options.key) if options.key else None
+        query = parse_chat(_read_bytes(options.request), headers, now_s=time.monotonic(), key=key)
         classification = open_classifier()(query)
         plan = plan_request(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:
@@ -215,6 +218,8 @@ def _verdicts(plan: Plan, query: Query) -> Iterator[str]:
     for position, candidate in enumerate(plan.candidates, 1):
         target, verdict = candidate.target, admit(candidate, query, Health())
         state = "eligible" if verdict.admitted else f"skipped: {verdict.reason}, {verdict.detail}"
+        if verdict.admitted and (ignored := ignored_by(target, query)):
+            state = f"{state}, ignores {', '.join(ignored)}"
         reported = " (capabilities reported by the worker)" if target.capabilities is None else ""
         yield f"{'try ' + str(position):<9}{target.name} ({target.location}): {state}{reported}"
 

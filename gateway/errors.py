@@ -8,8 +8,10 @@ GatewayError
 │   ├── ModelNotFound         the model is neither an alias nor a target                                404
 │   ├── NotFound              the path does not exist                                                   404
 │   ├── MethodNotAllowed      the path does not support the method                                      405
-│   └── Unauthorized          the API key is missing or unknown                                         401
+│   ├── Unauthorized          the API key is missing or unknown                                         401
+│   └── PermissionDenied      the API key may not do this                                               403
 ├── RateLimitExceeded         the API key exceeded its rate limit                                       429
+│   └── BudgetExceeded        the API key has used its budget of the day                                429
 ├── Draining                  the gateway is shutting down                                              503
 ├── AttemptFailed             an attempt at one target failed; `reason` decides what happens next
 │   ├── UpstreamError         the target failed, disconnected, or sent an invalid response              502
@@ -118,12 +120,27 @@ class Unauthorized(BadRequest):
     code = "invalid_api_key"
 
 
+class PermissionDenied(BadRequest):
+    """The API key may not do this; `param` names the field that it may not use."""
+
+    status = 403
+    code = "permission_denied"
+
+
 class RateLimitExceeded(GatewayError):
-    """The API key exceeded its rate limit; `retry_after_s` is the time until its quota refills."""
+    """The API key exceeded its rate limit; `retry-after` is the time until its quota refills."""
 
     status = 429
     code = "rate_limit_exceeded"
     kind = "rate_limit_error"
+
+
+class BudgetExceeded(RateLimitExceeded):
+    """The API key has used its daily budget; `retry-after` is the time until the next day (UTC)."""
+
+    code = "insufficient_quota"
+    kind = "insufficient_quota"
+    retryable = False  # not within the time that clients wait between retries
 
 
 class Draining(GatewayError):
@@ -156,7 +173,7 @@ class UpstreamError(AttemptFailed):
 
 
 class Overloaded(AttemptFailed):
-    """The target is overloaded; `retry_after_s` is the value that it reported."""
+    """The target is overloaded, or its concurrency limit is reached."""
 
     status = 503
     code = "overloaded"
@@ -164,7 +181,7 @@ class Overloaded(AttemptFailed):
 
 
 class TargetRateLimited(Overloaded):
-    """The target's provider limits the rate of the gateway's requests; `retry_after_s` is what it reported."""
+    """The target's provider limits the rate of the gateway's requests; `retry-after` is what it reported."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -197,7 +214,7 @@ class NotResident(AttemptFailed):
 
 
 class DeadlineExceeded(AttemptFailed):
-    """The request's deadline passed."""
+    """The request's deadline passed, an attempt exceeded its limit, or a stream its total limit."""
 
     status = 504
     code = "deadline_exceeded"
@@ -205,7 +222,10 @@ class DeadlineExceeded(AttemptFailed):
 
 
 class InvalidOutput(AttemptFailed):
-    """The response does not match the requested format; `detail` names the schema keyword and pointer."""
+    """The response does not match the requested format.
+
+    `detail` names the schema keyword and pointer.
+    """
 
     code = "invalid_output"
     reason = Reason.INVALID_OUTPUT
@@ -281,7 +301,7 @@ class NoRoute(GatewayError):
 
 
 class NoPrivateTarget(NoRoute):
-    """The request must stay in the cluster, and no candidate there is available."""
+    """The request must stay in the cluster, and no candidate there is available; no retry if the route has none."""
 
     code = "no_private_target"
 

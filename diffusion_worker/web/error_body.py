@@ -77,7 +77,14 @@ class InvalidKey(InvalidRequest):
     code = "invalid_api_key"
 
 
-_TYPES: dict[int, str] = {401: "authentication_error", 429: "rate_limit_error"}
+class PermissionDenied(InvalidRequest):
+    """The API key lacks the scope of the path."""
+
+    status = 403
+    code = "permission_denied"
+
+
+_TYPES: dict[int, str] = {429: "rate_limit_error"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +99,7 @@ class Problem:
 
 
 def problem_of(error: WorkerError) -> Problem:
-    """The error response of an error, with `retry-after` in whole seconds for 429 and 503."""
+    """The error response of an error: tells whether to try again, and for 429 and 503 when, in whole seconds."""
     fallback = "invalid_request_error" if error.status < 500 else "server_error"
     detail = {
         "message": error.message,
@@ -104,10 +111,10 @@ def problem_of(error: WorkerError) -> Problem:
 
 
 def _headers(error: WorkerError) -> Headers:
-    headers: Headers = ()
+    headers: Headers = ((b"x-should-retry", b"true" if error.retryable else b"false"),)
     if error.status in (429, 503):
         wait_s = max(Problem.MIN_RETRY_S, math.ceil(error.retry_after_s or 0.0))
-        headers = ((b"retry-after", str(wait_s).encode()),)
+        headers += ((b"retry-after", str(wait_s).encode()),)
     if error.status == 401:
-        headers = ((b"www-authenticate", b"Bearer"),)
+        headers += ((b"www-authenticate", b"Bearer"),)
     return headers

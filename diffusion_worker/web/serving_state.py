@@ -16,7 +16,8 @@ from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import ModelNotFound
-from twolane.process.api_keys import Keys
+from twolane.process.keys_file import KeysFile
+from twolane.process.running_requests import RunningRequests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +38,11 @@ class ServingState:
     engine: Engine
     meters: Meters
     max_body_bytes: int
-    keys: Keys | None = None
+    keys: KeysFile | None = None
     tracing: Tracing | None = None
     tokenization: Tokenization | None = None
     constraint_service: ConstraintService = field(default_factory=ConstraintService)
+    running: RunningRequests = field(default_factory=RunningRequests)
     aliases: dict[str, DecodingMode] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ tried. After it (`commit`), a failure can only end the response.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
@@ -23,8 +23,10 @@ from gateway.errors import (
     TargetRateLimited,
     UpstreamError,
 )
+from gateway.parameters import ignored_by
 from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
 from gateway.types import Call, Candidate, Delta, Usage
+from gateway.upstreams.fan_out import needs_fan_out, send_each
 from gateway.validation.json_schema import SchemaCache
 
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -64,8 +66,10 @@ class Attempt:
         self._started_ms = context.at_ms(clock.now_s())
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
+        self._has_answer = False
         self._has_finish_reason = False
         self._usage: Usage | None = None
+        self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
         # Targets report their confidence at the end of a response.
@@ -156,7 +160,7 @@ class Attempt:
             content_bytes += _content_bytes(delta)
             if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
                 return buffered
-        if not buffered:
+        if not self._has_answer:
             raise UpstreamError("The target's response is empty.", detail="empty answer")
         self.is_complete = True
         return buffered
@@ -169,11 +173,12 @@ class Attempt:
             query=self._context.query,
             left_ms=left_ms if left_ms < inf else None,
             validation_error=self._context.validation_error,
+            ignored=self._ignored,
             span_id=self._span_id,
         )
         try:
             with self._limits:
-                return await upstream.send(call)
+                return await (send_each(upstream, call) if needs_fan_out(upstream, call) else upstream.send(call))
         except TimeoutError as fault:
             raise self._time_out() from fault
 
@@ -228,6 +233,7 @@ class Attempt:
         if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
             self._first_token_ms = self._context.at_ms(self._clock.now_s())
         for piece in delta.pieces:
+            self._has_answer = self._has_answer or piece.is_answer
             self._has_finish_reason = self._has_finish_reason or piece.finish_reason is not None
         if delta.usage is not None:
             self._usage = delta.usage
@@ -244,6 +250,13 @@ class Attempt:
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
         self._end(error.reason, error)
+
+    def _priced_usage(self) -> Usage | None:
+        """The usage with the cost by the target's price, if the policy has one."""
+        usage, price = self._usage, self.candidate.target.price
+        if usage is None or price is None:
+            return usage
+        return replace(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
 
     def _end(self, outcome: Reason | AttemptOutcome, error: AttemptFailed | None = None) -> None:
         """Record the end of the attempt and release its permit; only the first call has an effect."""
@@ -265,9 +278,10 @@ class Attempt:
             detail=error.detail if error else "",
             probe=self._params.permit.probe,
             hedge=self._params.hedge,
-            usage=self._usage,
+            usage=self._priced_usage(),
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
+            ignored=self._ignored,
             is_hang=self._is_hang(outcome, now_s),
             retry_after_s=error.retry_after_s if isinstance(error, Overloaded) else None,
             is_quota=isinstance(error, TargetRateLimited),

@@ -45,6 +45,22 @@ class Cause(IntEnum):
     DEADLINE = 9  # the request's own deadline passed
 
 
+MEANINGS: Final[Mapping[Cause, str]] = {
+    Cause.DEADLINE: "The request's deadline passed: 504 `deadline_exceeded`.",
+    Cause.FAULT: "A target failed: 502 `upstream_error`, or 503 `no_route` if it was known to be unreachable.",
+    Cause.LATE: "An attempt took too long: 504 `deadline_exceeded`.",
+    Cause.UNAVAILABLE: "A target was not available: 503 `overloaded`, `not_resident` or `no_route`.",
+    Cause.QUOTA: "The providers of the targets limit the rate of requests: 429 `rate_limit_exceeded` with the shortest"
+    " `retry-after`.",
+    Cause.ACCOUNT: "The gateway's account at a provider has no quota left, or its credentials are rejected: 429"
+    " `insufficient_quota`, 502 `upstream_auth`.",
+    Cause.OUTPUT: "An answer did not match what the request asked for, or was uncertain: 502 `invalid_output` or"
+    " `low_confidence`.",
+    Cause.REFUSED: "A target rejected the request: its own status, code and message.",
+    Cause.CONTEXT_LENGTH: "The request is too long: 400 `context_length_exceeded`, in the words of the target with the"
+    " longest context.",
+    Cause.UNSUPPORTED: "The request asks for what no target supports: 400 `unsupported`.",
+}
 TRANSIENT: Final = frozenset(cause for cause in Cause if cause >= Cause.QUOTA)
 _CAUSES: Final[Mapping[Reason, Cause]] = {
     Reason.UNSUPPORTED: Cause.UNSUPPORTED,

@@ -7,7 +7,8 @@ They use the last known status of a target, which may be stale; the attempt find
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from gateway.enums import BreakerState, Reason, Residency
+from gateway.enums import BreakerState, Capability, Reason, Residency
+from gateway.parameters import lacking
 from gateway.types import Candidate, Health, Query, Verdict
 
 # UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
@@ -16,6 +17,16 @@ _NOT_READY: Final = frozenset(
 )
 
 ADMITTED: Final = Verdict()
+# The request's field that asks for a capability, where it has another name.
+_FIELDS: Final[Mapping[str, str]] = {
+    Capability.CHAT: "messages",
+    Capability.IMAGES: "messages",
+    Capability.JSON_SCHEMA: "response_format",
+    Capability.JSON_OBJECT: "response_format",
+    Capability.REGEX: "structured_outputs",
+    Capability.CHOICE: "structured_outputs",
+    Capability.TEMPLATE: "structured_outputs",
+}
 
 
 def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float | None = None) -> Verdict:
@@ -24,8 +35,11 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     `left_ms` is the time left until the deadline (None: no deadline). Unknown values never exclude a target.
     """
     capabilities = candidate.target.capabilities or health.status.capabilities
-    if capabilities is not None and not query.needs <= capabilities.supported:
-        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(capabilities.lacks(query.needs))))
+    if capabilities is not None and (missing := lacking(candidate.target, capabilities, query)):
+        names = sorted(missing)
+        return Verdict(
+            reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(names), param=_FIELDS.get(names[0], names[0])
+        )
     if health.retry_after_s > 0:
         wait_s = health.retry_after_s
         detail = f"asked to be called again after {wait_s:.0f} s"

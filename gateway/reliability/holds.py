@@ -1,4 +1,4 @@
-"""Targets that asked not to be called for a while (`Retry-After`, RFC 9110, section 10.2.3). Pure: callers pass times."""
+"""Targets that asked not to be called for a while (`Retry-After`, RFC 9110, section 10.2.3). Pure: times are given."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

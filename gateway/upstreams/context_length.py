@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-_MARKS: Final = frozenset({"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"})
+_NAMES: Final = frozenset({"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"})
 _MAX_SCANNED: Final = 1000  # characters of a message: the cause comes first
 _N: Final = r"(\d[\d,_]{0,14})"
 
@@ -77,8 +77,8 @@ def read_context_limit(error: Mapping[str, Any]) -> ContextLimit | None:
     """The figures of an error object (`message`, `type`, `code`, llama.cpp's `n_ctx`); None if it has another cause."""
     message = error.get("message")
     words = message[:_MAX_SCANNED].lower() if isinstance(message, str) else ""
-    is_marked = any(isinstance(error.get(key), str) and error[key] in _MARKS for key in ("code", "type"))
-    if not is_marked and not _WORDS.search(words):
+    is_named = any(isinstance(error.get(key), str) and error[key] in _NAMES for key in ("code", "type"))
+    if not is_named and not _WORDS.search(words):
         return None
     limit, needed = _figures(words)
     limit, needed = _count(error.get("n_ctx")) or limit, _count(error.get("n_prompt_tokens")) or needed

@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from gateway.errors import AttemptFailed, UpstreamError
-from gateway.types import Delta, Target
+from gateway.types import Delta, Query, Target
 from gateway.upstreams.answers.content_encoding import CorruptBody, UnsupportedEncoding, decoder_for
 from gateway.upstreams.answers.reader import AnswerReader
 from gateway.upstreams.errors import from_response, translate_errors
@@ -68,9 +68,8 @@ class ChatEndpoint:
         self._problem = proxy.problem if proxy else None
         self._proxy = URL(proxy.url) if proxy and not proxy.problem else None
 
-    async def post(self, body: bytes, headers: Mapping[str, str], *, stream: bool) -> "HttpReply | ErrorAnswer":
-        """Returns when the headers of the response have arrived. `stream`: whether the body asks for a stream. Raises
-        AttemptFailed.
+    async def post(self, body: bytes, headers: Mapping[str, str], query: Query) -> "HttpReply | ErrorAnswer":
+        """Returns when the headers of the response have arrived. Raises AttemptFailed.
 
         Follows redirects that keep method and body (307, 308) on the same host. The credentials are sent again only to
         the same origin, or where http becomes https. Another host never receives the request.
@@ -85,7 +84,7 @@ class ChatEndpoint:
                     url, data=data, headers=sent, allow_redirects=False, proxy=self._proxy
                 )
                 if 200 <= response.status < 300:
-                    return HttpReply(response, stream=stream)
+                    return HttpReply(response, query)
                 next_url = _redirect(response, url)
                 if next_url is None:
                     return await _error_answer(response)
@@ -97,18 +96,19 @@ class ChatEndpoint:
 
 
 class HttpReply:
-    """An UpstreamResponse over HTTP. `stream`: the form in which the deltas are returned, whatever the target sends."""
+    """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends."""
 
-    def __init__(self, response: aiohttp.ClientResponse, *, stream: bool) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, query: Query) -> None:
         self._response = response
-        self._stream = stream
+        self._stream = query.stream
+        self._is_single = query.n == 1  # of several choices, one may begin when another has ended
         self.headers = response.headers
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
         """See `ports.UpstreamResponse`. A stream is complete with `[DONE]`, or if it ends after its finish reasons."""
         reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES)
         parts = _decoded(self._response)
-        while (part := await _next(parts, reader)) is not None:
+        while (part := await self._next(parts, reader)) is not None:
             for delta in reader.feed(part):
                 yield delta
             if reader.is_done:
@@ -124,23 +124,22 @@ class HttpReply:
         else:
             self._response.close()
 
+    async def _next(self, parts: AsyncIterator[bytes], reader: AnswerReader) -> bytes | None:
+        """The next part of the body; None at its end. Once the answer is complete, a target that breaks off or falls
+        silent has done its work."""
+        if not (reader.is_finished and self._is_single):
+            return await anext(parts, None)
+        try:
+            async with asyncio.timeout(_TRAILER_S):
+                return await anext(parts, None)
+        except (UpstreamError, TimeoutError):
+            return None
+
     async def _linger(self) -> None:
         """Read the end of the body after `[DONE]`, so that the connection can be reused."""
         with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_LINGER_S):
                 await self._response.content.readany()
-
-
-async def _next(parts: AsyncIterator[bytes], reader: AnswerReader) -> bytes | None:
-    """The next part of the body; None at its end. Once the answer is complete, a target that breaks off or falls silent
-    has done its work."""
-    if not reader.is_finished:
-        return await anext(parts, None)
-    try:
-        async with asyncio.timeout(_TRAILER_S):
-            return await anext(parts, None)
-    except (UpstreamError, TimeoutError):
-        return None
 
 
 async def _decoded(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:

@@ -17,7 +17,7 @@ from gateway.types import Target
 
 POLL_S: Final = 0.5
 _MAX_BYTES: Final = 64 * 1024
-_BYTE_ORDER_MARKS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_ENCODINGS: Final = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 # `NAME=value`, as in a .env file. A name is in upper case or says what it is, because padded keys also contain "=".
 _ASSIGNMENT: Final = re.compile(
     r"(?:export\s+|set\s+)?(?P<name>[A-Z][A-Z0-9_]*|\w*(?i:key|token|secret)\w*)\s*=\s*(?P<value>[^=\s].*)"
@@ -124,7 +124,7 @@ def read_key_file(file: Path) -> Key:
         return Key(problem=f"{source}: {getattr(fault, 'strerror', None) or fault}")
     if len(data) > _MAX_BYTES:
         return Key(problem=f"{source} is larger than {_MAX_BYTES} bytes", is_unusable=True)
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), "utf-8")
+    encoding = next((name for mark, name in _ENCODINGS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError:

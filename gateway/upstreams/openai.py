@@ -48,7 +48,7 @@ class OpenAIUpstream:
 
     async def _post(self, call: Call, headers: Mapping[str, str], *, stream_options: bool) -> HttpReply | ErrorAnswer:
         body = body_for(call, call.target.capabilities, stream_options=stream_options)
-        return await self._endpoint.post(body, headers, stream=call.query.stream)
+        return await self._endpoint.post(body, headers, call.query)
 
 
 def _names_stream_options(answer: HttpReply | ErrorAnswer) -> bool:

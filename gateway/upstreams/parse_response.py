@@ -63,10 +63,6 @@ class _Completion(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw()
 
 
-class MalformedAnswer(UpstreamError):  # noqa: N818 - says what happened
-    """The data is not the JSON of a completion."""
-
-
 _decoder = msgspec.json.Decoder(_Completion)
 _usage_decoder = msgspec.json.Decoder(_Usage)
 _MAX_TOKENS: Final = 1 << 40  # above any real response, and within what readers of the log can represent
@@ -129,7 +125,7 @@ def _read(data: bytes, calls: CallIndexes) -> Delta | None:
         completion = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         completion = None
-    if completion is None or completion.choices is None or _lacks_index(completion.choices):
+    if completion is None or completion.choices is None or _is_unusual(completion.choices):
         rewritten = _rewritten(data, calls)
         if rewritten is None:
             return None
@@ -154,13 +150,18 @@ def _rewritten(data: bytes, calls: CallIndexes) -> tuple[bytes, _Completion] | N
         rewritten = lenient.dump(lenient.normalise(document, calls))
         return rewritten, _decoder.decode(rewritten)
     except (ValueError, TypeError, RecursionError) as fault:  # the decoder's errors are ValueErrors
-        raise MalformedAnswer("The target's response is not a chat completion.", detail="malformed answer") from fault
+        raise UpstreamError("The target's response is not a chat completion.", detail="malformed answer") from fault
 
 
-def _lacks_index(choices: list[_Choice]) -> bool:
-    """Whether a fragment of a tool call says nothing about which call it belongs to."""
+def _is_unusual(choices: list[_Choice]) -> bool:
+    """Whether applications could not use a choice: it has neither delta nor message, or a fragment of a tool call that
+    says nothing about which call it belongs to."""
     for choice in choices:
-        if choice.delta is not None and choice.delta.tool_calls and None in [c.index for c in choice.delta.tool_calls]:
+        delta = choice.delta
+        if delta is None:
+            if choice.message is None:
+                return True
+        elif delta.tool_calls and None in [call.index for call in delta.tool_calls]:
             return True
     return False
 

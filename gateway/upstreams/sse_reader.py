@@ -13,7 +13,8 @@ class EventTooLarge(Exception):  # noqa: N818 - says what happened
 
 
 class Event(NamedTuple):
-    """One event with data. `name` is the value of its last `event:` line; empty if there is none."""
+    """One event with data, which is JSON: its lines are joined with blanks. `name` is the value of the last `event:`
+    line; empty if there is none."""
 
     name: bytes
     data: bytes
@@ -77,4 +78,5 @@ def _event_of(text: bytes) -> Event:
             data.append(value.removeprefix(b" "))
         elif field == b"event":
             name = value.removeprefix(b" ")
-    return Event(name, b"\n".join(data))
+    # A line end inside JSON is white space, and the data is forwarded as one line.
+    return Event(name, b" ".join(data))

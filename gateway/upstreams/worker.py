@@ -32,7 +32,7 @@ class WorkerUpstream:
             headers["x-twolane-deadline-ms"] = str(max(1, int(call.left_ms)))
         try:
             body = body_for(call, capabilities)
-            answer = await self._endpoint.post(body, headers, stream=call.query.stream)
+            answer = await self._endpoint.post(body, headers, call.query)
             if isinstance(answer, ErrorAnswer):
                 raise answer.fault()
         except AttemptFailed as fault:

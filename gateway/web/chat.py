@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
+from gateway.decision import Decision
 from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
@@ -16,7 +17,7 @@ from gateway.web import sse
 from gateway.web.asgi_responses import send_error, send_json
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
-from gateway.web.headers import REQUEST_ID, ResponseHeaders, describe
+from gateway.web.headers import REQUEST_ID, ResponseHeaders, describe, describe_quota
 from gateway.web.parse_request import parse_chat, unique_headers
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
@@ -69,12 +70,15 @@ class ChatCompletions:
         state: dict[str, Any] = scope.get("state") or {}
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
-        return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"), trace=trace)
+        return parse_chat(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
+
+    def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
+        return describe(decision) + describe_quota(self._pipeline.quota(query))
 
     async def _whole(self, query: Query, send: Send, client: CancelOnDisconnect) -> None:
         answer = await self._pipeline.handle(query)
         try:
-            headers = describe(answer.decision(self._clock.now_s()))
+            headers = self._headers(query, answer.decision(self._clock.now_s()))
             if answer.error is not None:
                 client.stop()
                 await send_error(send, answer.error, headers)
@@ -89,7 +93,7 @@ class ChatCompletions:
         contexts: list[RequestContext] = []
 
         def headers() -> ResponseHeaders:
-            return describe(contexts[0].decision(self._clock.now_s()))
+            return self._headers(query, contexts[0].decision(self._clock.now_s()))
 
         stream = EventStream(send, headers, heartbeat_s=self._heartbeat_s)
         stream.start()

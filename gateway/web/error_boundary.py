@@ -28,18 +28,24 @@ class ErrorBoundary:
             await self._app(scope, receive, send)
             return
         response = _Response(send)
+        if self._running.has_ended:
+            await response.fail(_draining())
+            return
         try:
             with self._running:
                 await self._app(scope, receive, response)
         except asyncio.CancelledError:
             if not self._running.is_over():
                 raise
-            text = "The gateway is shutting down, and the request did not finish in time."
-            await response.fail(Draining(text, retry_after_s=_RETRY_S))
-        except Exception:
+            await response.fail(_draining())
+        except Exception:  # any unexpected error must still end in exactly one response
             _log.exception("request failed")
             if not await response.fail(GatewayError("Internal error of the gateway; see its log.")):
                 raise
+
+
+def _draining() -> Draining:
+    return Draining("The gateway is shutting down, and the request did not finish in time.", retry_after_s=_RETRY_S)
 
 
 class _Response:

@@ -65,8 +65,8 @@ class EventStream:
             return
         comment = b""
         if self._early:
-            known = [*(headers_of(error) if error else ()), *self._headers()]
-            comment = sse.header_comment(each for each in known if each not in self._early)
+            known, sent = [*(headers_of(error) if error else ()), *self._headers()], {name for name, _ in self._early}
+            comment = sse.header_comment(each for each in known if each[0] not in sent)
         await self.write(comment + (sse.error_event(error) if error else sse.DONE), more=False)
 
     async def aclose(self) -> None:

@@ -1,6 +1,9 @@
 """Response headers from a Decision. All header names of responses are defined here."""
 
+from math import ceil
+
 from gateway.decision import Decision
+from gateway.types import Quota
 
 RequestHeaders = dict[bytes, bytes]
 ResponseHeaders = list[tuple[bytes, bytes]]
@@ -12,9 +15,11 @@ ROUTE = b"x-twolane-route"
 TARGET = b"x-twolane-target"
 ATTEMPTS = b"x-twolane-attempts"
 FALLBACK = b"x-twolane-fallback"
+IGNORED = b"x-twolane-ignored"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
+RATE_LIMIT = b"x-ratelimit-"
 RETRY_AFTER = b"retry-after"
 SHOULD_RETRY = b"x-should-retry"
 TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace and the gateway's span
@@ -26,11 +31,16 @@ MEANINGS = {
     CONFIDENCE: "Confidence of the classification, 0 to 1.",
     ROUTE: "Route of the policy that took the request; `direct` if the request named a target.",
     TARGET: "Target that produced the response; absent if none did.",
-    ATTEMPTS: "Every target tried or skipped, in order, with `ok` or the reason: `fast=low_confidence,quality=ok`.",
+    ATTEMPTS: "Every target tried or skipped, in order, with `ok`, `incomplete` or the reason:"
+    " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
+    IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "`valid`, or `repaired`: result of validating the response against what the request asked for.",
     SERVER_TIMING: "Milliseconds spent in each phase (classify, queue, upstream, validate) and in total.",
+    RATE_LIMIT + b"limit-requests": "Requests per minute of the API key, if it has a limit; `-tokens` likewise.",
+    RATE_LIMIT + b"remaining-requests": "Requests that the API key may still send now; `-tokens` likewise.",
+    RATE_LIMIT + b"reset-requests": "Time until the whole limit is available again; `-tokens` likewise.",
     TRACE: "W3C trace ID and span ID, if the request is sampled.",
     RETRY_AFTER: "On errors: seconds after which the request may succeed, if that is known.",
     SHOULD_RETRY: "On errors: `false` if the same request would fail again, else `true`. OpenAI's clients follow it.",
@@ -50,12 +60,28 @@ def describe(decision: Decision) -> ResponseHeaders:
         (TARGET, decision.target),
         (ATTEMPTS, ",".join(f"{attempt.target}={attempt.outcome}" for attempt in decision.attempts)),
         (FALLBACK, decision.fallback),
+        (IGNORED, ",".join(decision.ignored)),
         (POLICY, decision.policy),
         (SCHEMA, decision.schema_check),
         (SERVER_TIMING, _timing(decision)),
         (TRACE, decision.trace.header() if decision.trace and decision.trace.is_recorded else None),
     )
     return [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
+
+
+def describe_quota(quota: Quota | None) -> ResponseHeaders:
+    """OpenAI's rate limit headers, for the limits that the request's API key has."""
+    if quota is None:
+        return []
+    headers: ResponseHeaders = []
+    for name, status in ((b"requests", quota.requests), (b"tokens", quota.tokens)):
+        if status is not None:
+            headers += [
+                (RATE_LIMIT + b"limit-" + name, b"%d" % status.limit),
+                (RATE_LIMIT + b"remaining-" + name, b"%d" % status.remaining),
+                (RATE_LIMIT + b"reset-" + name, b"%dms" % ceil(status.reset_s * 1000)),
+            ]
+    return headers
 
 
 def _timing(decision: Decision) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 class RunningRequests:
     """`with running:` around the work of a request, in its own task.
 
-    `end` cancels all of them and those that follow. Who catches the cancellation asks `is_over`, and responds.
+    `end` cancels all of them. Who catches the cancellation asks `is_over`, and responds. Refuse requests that arrive
+    once it `has_ended`.
     """
 
     def __init__(self) -> None:
@@ -19,8 +20,6 @@ class RunningRequests:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        if self.has_ended:
-            task.cancel()
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> None:
         task = asyncio.current_task()

@@ -38,6 +38,15 @@ def load(data: bytes) -> Any:
     return json.loads(data)
 
 
+def is_json(data: bytes) -> bool:
+    """Whether `load` can read it."""
+    try:
+        load(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def dump(document: Any) -> bytes:
     """Standard JSON: NaN and infinities become null, lone surrogates U+FFFD. Integers of any size keep their digits."""
     try:
@@ -71,6 +80,8 @@ def _choice(position: int, choice: dict[str, Any], calls: CallIndexes) -> dict[s
             result[key] = _body(body, number, calls if key == "delta" else None)
         elif key in choice:
             result[key] = None
+    if result.get("delta") is None and result.get("message") is None:
+        result["delta"] = {}
     return result
 
 

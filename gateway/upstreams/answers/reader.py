@@ -8,9 +8,9 @@ from typing import Final
 
 from gateway.errors import UpstreamError
 from gateway.types import Delta
-from gateway.upstreams.answers import reframe
+from gateway.upstreams.answers import lenient, reframe
 from gateway.upstreams.answers.lenient import CallIndexes
-from gateway.upstreams.parse_response import MalformedAnswer, error_of, read_delta, read_event
+from gateway.upstreams.parse_response import error_of, read_delta, read_event
 from gateway.upstreams.sse_reader import Event, EventReader, EventTooLarge
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -34,7 +34,6 @@ class AnswerReader:
         self._document: list[bytes] | None = None  # of a whole response, or of the chunks to be merged
         self._size = 0
         self._calls = CallIndexes()
-        self._has_answer = False
         self._open: set[int] = set()
         self._finished: set[int] = set()
 
@@ -56,7 +55,7 @@ class AnswerReader:
         return self._start(self._head + data)
 
     def close(self) -> list[Delta]:
-        """The deltas that the end of the body completes. Raises AttemptFailed for a truncated or empty response."""
+        """The deltas that the end of the body completes. Raises AttemptFailed for a truncated response."""
         if self._events is None:
             return self._whole(self._head if self._document is None else b"".join(self._document))
         deltas = [] if self.is_done else self._deltas(self._events.close())
@@ -64,8 +63,6 @@ class AnswerReader:
             raise UpstreamError(
                 "The target closed the connection before the response was complete.", detail="stream cut short"
             )
-        if not self._has_answer:
-            raise UpstreamError("The target's response is empty.", detail="empty answer")
         return deltas if self._document is None else self._whole(reframe.as_whole(self._document))
 
     def _start(self, data: bytes) -> list[Delta]:
@@ -107,7 +104,6 @@ class AnswerReader:
 
     def _observe(self, delta: Delta) -> None:
         for piece in delta.pieces:
-            self._has_answer = self._has_answer or piece.is_answer
             if piece.finish_reason is not None:
                 self._finished.add(piece.index)
                 self._open.discard(piece.index)
@@ -117,8 +113,6 @@ class AnswerReader:
     def _whole(self, document: bytes) -> list[Delta]:
         """The one delta of a whole response, or its chunks if a stream was requested."""
         delta = read_delta(document)
-        if not any(piece.is_answer for piece in delta.pieces):
-            raise UpstreamError("The target's response is empty.", detail="empty answer")
         return [read_delta(chunk) for chunk in reframe.as_chunks(delta.data)] if self._stream else [delta]
 
     def _keep(self, data: bytes) -> None:
@@ -134,9 +128,5 @@ def _delta_of(event: Event, calls: CallIndexes) -> Delta | None:
     pings."""
     if event.name == b"error":
         raise error_of(event.data)
-    try:
-        return read_event(event.data, calls)
-    except MalformedAnswer:
-        if event.name in (b"", b"message"):
-            raise
-        return None
+    is_ping = event.name not in (b"", b"message") and not lenient.is_json(event.data)
+    return None if is_ping else read_event(event.data, calls)

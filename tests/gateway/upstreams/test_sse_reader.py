@@ -17,7 +17,7 @@ STREAM = (
     b"retry: 5\n\n"
     b"data: [DONE]\n\n"
 )
-EVENTS = [(b"", b"one"), (b"x", b"two"), (b"", b"three"), (b"", b"a\nb"), (b"", b"[DONE]")]
+EVENTS = [(b"", b"one"), (b"x", b"two"), (b"", b"three"), (b"", b"a b"), (b"", b"[DONE]")]
 
 
 @given(cuts=st.lists(st.integers(0, 2 * len(STREAM)), max_size=12), end=st.sampled_from([b"\n", b"\r\n", b"\r"]))

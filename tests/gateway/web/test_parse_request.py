@@ -13,6 +13,7 @@ from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.types import Query
 from gateway.web.parse_request import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, parse_chat, unique_headers
 from gateway.web.request_schema import MAX_MESSAGES
+from twolane.process.api_keys import Key
 
 USER = {"role": "user", "content": "hi"}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
@@ -23,7 +24,7 @@ def parse(headers: dict[bytes, bytes] | None = None, **body: Any) -> Query:
 
 
 def parse_bytes(body: bytes, headers: dict[bytes, bytes] | None = None) -> Query:
-    return parse_chat(body, headers or {}, now_s=5.0, principal="anna")
+    return parse_chat(body, headers or {}, now_s=5.0, key=Key(name="anna"))
 
 
 def format_of(schema: Any) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def test_a_plain_request_needs_nothing_but_chat() -> None:
 
 def test_default_values_need_no_capability() -> None:
     quiet = {"temperature": 1, "top_p": 1, "n": 1, "logprobs": False, "logit_bias": {}, "stop": None, "tools": []}
+    quiet |= {"top_k": -1, "min_p": 0, "presence_penalty": 0, "repetition_penalty": 1, "reasoning_effort": "none"}
     assert parse(**quiet, seed=3, response_format={"type": "text"}).needs == {Capability.CHAT}
 
 
@@ -49,7 +51,13 @@ def test_default_values_need_no_capability() -> None:
     [
         ("temperature", 0, "temperature"),
         ("top_p", 0.5, "top_p"),
-        ("n", 2, "n"),
+        ("n", 17, "n"),
+        ("top_k", 40, "top_k"),
+        ("min_p", 0.1, "min_p"),
+        ("presence_penalty", 0.1, "presence_penalty"),
+        ("frequency_penalty", -0.1, "frequency_penalty"),
+        ("repetition_penalty", 1.1, "repetition_penalty"),
+        ("reasoning_effort", "high", "reasoning_effort"),
         ("stop", ["x"], "stop"),
         ("stream", True, "stream"),
         ("logprobs", True, "logprobs"),
