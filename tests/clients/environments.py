@@ -1,8 +1,8 @@
 """An environment of its own for each client, with exact versions, kept between runs.
 
 `python -m tests.clients.environments` builds them all. `tests/clients/NAME` holds `requirements.txt` (every package,
-exactly) and, for Node, `package-lock.json`. The environment is `build/clients/NAME-HASH`, where the hash is that of these
-files, so a change builds a new one.
+exactly) and, for Node, `package-lock.json`. The environment is `build/clients/NAME-HASH`, where the hash is that of
+these files, so a change builds a new one.
 """
 
 import fcntl
