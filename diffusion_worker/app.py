@@ -9,8 +9,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,11 +35,11 @@ from diffusion_worker.web.admin import build_admin
 from diffusion_worker.web.routes import build_routes
 from diffusion_worker.web.serving_state import ServingState, Tokenization
 from twolane.process.api_keys import load_keys
+from twolane.process.http_server import build_server
 from twolane.process.json_log import json_lines
 from twolane.process.sockets import url_of
 
 Load = Callable[[Settings], tuple[Tokenization, DiffusionModel]]
-KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that clients close them first
 BACKLOG = 2048
 CLOSING_S = 5  # grace period for connections and the device thread, after draining
 
@@ -126,7 +126,7 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
     """Listen while loading; at a signal, reject new requests, let running ones finish, and return. Raises the error of
     loading, or DeviceFailed once the device has failed."""
     engine, leave = worker.serving_state.engine, asyncio.Event()
-    servers = [_Server(worker.app)] + ([_Server(worker.admin)] if admin else [])
+    servers = [build_server(app, drain_s=CLOSING_S) for app in ([worker.app, worker.admin] if admin else [worker.app])]
     _listen_to_signals(leave, servers)
     engine.start(cold=worker.is_cold)
     sockets = [public] + ([admin] if admin else [])
@@ -155,7 +155,7 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
         await asyncio.gather(*serving)
 
 
-async def _serve(server: "_Server", listener: socket.socket) -> None:
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     listener.listen(BACKLOG)
     await server.serve(sockets=[listener])
 
@@ -171,33 +171,7 @@ def _opening_line(worker: Worker, public: socket.socket, admin: socket.socket | 
     return f"twolane worker: {url_of(public)} is open{admin_url}, {worker.serving_state.model} is {state}"
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn without signal handlers: new requests receive 503 until the engine has drained."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=CLOSING_S,
-            )
-        )
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no handlers: two servers share the process."""
-        yield
-
-
-def _listen_to_signals(leave: asyncio.Event, servers: Sequence[_Server]) -> None:
+def _listen_to_signals(leave: asyncio.Event, servers: Sequence[uvicorn.Server]) -> None:
     def on_signal() -> None:
         if leave.is_set():  # second signal: do not wait for connections
             for server in servers:

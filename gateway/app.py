@@ -40,9 +40,9 @@ from gateway.web.admin import admin_app
 from gateway.web.asgi_responses import send_error
 from gateway.web.auth import Authenticate
 from gateway.web.chat import PATH, ChatCompletions
-from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.routes import HotRoutes, public_app
 from twolane.process.api_keys import Keys, load_keys
+from twolane.process.http_server import build_server
 from twolane.process.sockets import url_of
 
 _log = logging.getLogger("gateway")
@@ -224,33 +224,6 @@ class ErrorBoundary:
 
 def _protected(app: ASGIApp, keys: Keys | None) -> ASGIApp:
     return ErrorBoundary(Authenticate(app, keys))
-
-
-class _Server(uvicorn.Server):
-    """Two servers share one event loop, so neither may install signal handlers."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no handlers."""
-        yield
-
-
-def build_server(app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE_S) -> uvicorn.Server:
-    """The server of one port. `drain_s`: time for requests to finish during shutdown."""
-    config = uvicorn.Config(
-        app,
-        loop="none",
-        http=ClientConnection,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=keep_alive_s,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
-    )
-    return _Server(config)
 
 
 def _install_signal_handlers(gateway: Gateway, servers: tuple[uvicorn.Server, ...], parent: int | None) -> None:

@@ -13,8 +13,9 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from gateway.app import Gateway, build_server, open_gateway
+from gateway.app import Gateway, open_gateway
 from gateway.settings import Settings
+from twolane.process.http_server import build_server
 
 
 @dataclass
