@@ -39,9 +39,11 @@ from twolane.process.request_cycle import CONTINUE, STATUS_LINES, Headers, Reque
 QUIET_S: Final = 0.5  # a connection used more recently is likely to be used again
 RECHECK_S: Final = 0.05  # for the loop to read the socket, and for a reset to arrive
 PROBE_S: Final = 0.25  # after the end of a client's stream; most responses are complete before
+PIECE_BYTES: Final = 65_536  # that are parsed at once
 BUFFERED_BYTES: Final = 65_536  # of a body that its application has not read yet
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 _CHECKED: Final = frozenset({b"host", b"transfer-encoding", b"expect"})
+_UPGRADES: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
 _IDLE, _HEAD, _BODY = range(3)  # what is expected next: a request, the rest of a head, the rest of a body
 _log = logging.getLogger("twolane.http")
 
@@ -105,9 +107,10 @@ class ClientConnection(asyncio.Protocol):
         "_final",
         "_has_begun",
         "_has_eof",
+        "_has_probed",
         "_head_fed",
-        "_head_size",
         "_head_since_s",
+        "_head_size",
         "_headers",
         "_hosts",
         "_is_chunked",
@@ -147,7 +150,7 @@ class ClientConnection(asyncio.Protocol):
         self._phase = _IDLE
         self._used_s = self._head_since_s = self._body_since_s = loop.time()
         self._head_fed = self._head_size = self._body_fed = self._body_received = 0
-        self._is_draining = self._has_eof = self._is_read_paused = self._has_begun = False
+        self._is_draining = self._has_eof = self._is_read_paused = self._has_begun = self._has_probed = False
         self._is_deaf = False  # further bytes are discarded
         self._paused_s: float | None = None  # since when the client has not taken enough of its response
         self._closing_s: float | None = None  # since when the connection only waits for the client to close
@@ -164,7 +167,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed, by either side."""
-        self._server_state.connections.discard(self)  # type: ignore[arg-type]  # as above
+        self._server_state.connections.discard(self)
         self._listener.remove(self)
         self._is_deaf = True
         for cycle in self._open:
@@ -174,6 +177,14 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         self._used_s = self._loop.time()
+        if len(data) <= PIECE_BYTES:
+            self._take(data)
+            return
+        view = memoryview(data)  # in pieces, so that the size of a head behind another request is known well enough
+        for at in range(0, len(data), PIECE_BYTES):
+            self._take(view[at : at + PIECE_BYTES])
+
+    def _take(self, data: bytes | memoryview) -> None:
         if self._is_deaf:
             return
         if self._phase == _IDLE:
@@ -237,6 +248,8 @@ class ClientConnection(asyncio.Protocol):
         """A request starts; during shutdown it is the last of its connection."""
         version = self._parser.get_http_version()
         self._check_head(version)
+        if self._parser.should_upgrade():
+            return  # see `_without_upgrade`
         scope = self._scope(version)
         is_last = self._is_draining or version == "1.0" or not self._parser.should_keep_alive()
         expects_continue = self._expects_continue and version == "1.1"
@@ -260,8 +273,10 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request's body is complete; the response may have been sent before."""
-        cycle, self._parsing, self._phase, self._has_begun = self._parsing, None, _IDLE, False
-        assert cycle is not None
+        cycle = self._parsing
+        if cycle is None:
+            return  # as above
+        self._parsing, self._phase, self._has_begun = None, _IDLE, False
         cycle.end_body()
         if cycle.is_last and cycle.is_complete:
             self._close()
@@ -347,7 +362,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._paused_s is not None and now_s - self._paused_s > allowed.write_s:
             self._listener.on_broken(Broken.WRITE_TIMEOUT)
             self._transport.abort()
-        elif (self._has_eof or self._is_read_paused) and self._abort_if_gone():
+        elif (self._has_eof or self._is_read_paused) and self._has_left():
             return
         elif self._phase == _HEAD and now_s - self._head_since_s > allowed.head_s:
             self._head_timed_out()
@@ -367,20 +382,29 @@ class ClientConnection(asyncio.Protocol):
 
     # Parsing
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes | memoryview) -> None:
         while data and not self._is_deaf:
             try:
                 self._parser.feed_data(data)
                 return
-            except httptools.HttpParserUpgrade as upgrade:  # every upgrade is declined: go on behind this request
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_upgrade() + bytes(data[upgrade.args[0] :])
                 self._parser = httptools.HttpRequestParser(self)
-                data = data[upgrade.args[0] :]
             except httptools.HttpParserError as error:
                 if not self._parsing and self._open and self._open[-1].is_last:  # behind the last request
                     self._is_deaf, self._phase = True, _HEAD
                 elif not self._is_deaf:
                     self._refuse(self._malformed(error, data))
                 return
+
+    def _without_upgrade(self) -> bytes:
+        """The head that has just been parsed, without its request for another protocol, which is declined. The parser
+        ignores the body of such a request; Java's client asks for HTTP/2 with every first one."""
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        closes = any(name == b"connection" and b"close" in value.lower() for name, value in self._headers)
+        kept = [header for header in self._headers if header[0] not in _UPGRADES]
+        lines = [b"%b %b HTTP/%b" % (method, self._url, version), *(b"%b: %b" % header for header in kept)]
+        return b"\r\n".join([*lines, *([b"connection: close"] if closes else []), b"", b""])
 
     def _check_sizes(self) -> None:
         if self._is_deaf:
@@ -390,10 +414,10 @@ class ClientConnection(asyncio.Protocol):
         elif self._phase == _BODY and self._body_fed - 2 * self._body_received > self._limits.framing_bytes:
             self._refuse(filled(limits.MALFORMED, "chunks are too small or their extensions too long"))
 
-    def _malformed(self, error: httptools.HttpParserError, data: bytes) -> Refusal:
+    def _malformed(self, error: httptools.HttpParserError, data: bytes | memoryview) -> Refusal:
         if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(error.__context__, _Refused):
             _log.error("the connection failed", exc_info=error)
-        if data.startswith(_TLS_HANDSHAKE):
+        if bytes(data[:2]) == _TLS_HANDSHAKE:
             return limits.NO_PLAIN_HTTP
         return filled(limits.MALFORMED, str(error) or "the request line is not valid")
 
@@ -543,10 +567,17 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._close()
 
+    def _has_left(self) -> bool:
+        """Whether the client has left, found without reading. Its stream may end behind bytes that are not read yet."""
+        if not self._has_eof and not self._has_probed and _poll(self._transport) & select.POLLRDHUP:
+            self._probe()
+        return self._abort_if_gone()
+
     def _probe(self) -> None:
         """The client's stream has ended: send what a living client ignores. See the module."""
         if self._transport.is_closing() or not self._open or self._abort_if_gone():
             return
+        self._has_probed = True
         cycle = self._open[0]
         if cycle.may_send_interim:
             self.write(CONTINUE)
@@ -575,5 +606,5 @@ def _has_unread(transport: asyncio.BaseTransport) -> bool:
 def _poll(transport: asyncio.BaseTransport) -> int:
     """The state of the socket now; errors and hang-ups are always included."""
     poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN | select.POLLRDHUP)
     return next((state for _, state in poll.poll(0)), 0)

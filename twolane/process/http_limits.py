@@ -93,9 +93,7 @@ NO_PLAIN_HTTP: Final = Refusal(
 UNKNOWN_CODING: Final = Refusal(
     status=501, code="invalid_http", message="The only supported transfer coding is 'chunked'."
 )
-UNKNOWN_VERSION: Final = Refusal(
-    status=505, code="invalid_http", message="This server supports HTTP/1.0 and HTTP/1.1."
-)
+UNKNOWN_VERSION: Final = Refusal(status=505, code="invalid_http", message="This server supports HTTP/1.0 and HTTP/1.1.")
 NO_TUNNEL: Final = Refusal(status=501, code="invalid_http", message="The method CONNECT is not supported.")
 UNKNOWN_EXPECTATION: Final = Refusal(
     status=417, code="invalid_http", message="The only supported expectation is '100-continue'."

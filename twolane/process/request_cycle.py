@@ -232,6 +232,7 @@ class RequestCycle:
         if self._left:
             raise RuntimeError("the body is shorter than its content-length")
         self.is_complete = True
+        self._body = bytearray()  # what the application did not read
         self._event.set()
         self._wire.finished(self)
 
