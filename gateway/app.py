@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,13 @@ from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
 from gateway.web.asgi_responses import send_error
-from gateway.web.auth import Authenticate
 from gateway.web.chat import PATH, ChatCompletions
+from gateway.web.protection import Protection, limits_of
 from gateway.web.routes import HotRoutes, public_app
-from twolane.process.api_keys import Keys, load_keys
+from twolane.process.byte_budget import ByteBudget
+from twolane.process.connection import Listener
 from twolane.process.http_server import build_server
+from twolane.process.keys_file import KeysFile
 from twolane.process.sockets import url_of
 
 _log = logging.getLogger("gateway")
@@ -72,16 +74,18 @@ class Gateway:
     admin: ASGIApp
     policies: Policies
     watcher: PolicyWatcher
+    listener: Callable[[], Listener]  # makes the listener of one port
 
 
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A complete gateway without its sockets. Raises CannotStart or ConfigurationError."""
-    keys = load_keys(settings.keys_file) if settings.keys_file else None
+    keys = KeysFile(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        folder = os.environ.get(FOLDER_VARIABLE)
-        peers = MultiprocessMetrics(Path(folder)) if folder else None
+        if keys is not None:
+            await stack.enter_async_context(_background_task(keys.follow()))
+        peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
@@ -92,9 +96,9 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
         state, clock = MemoryStore(), SystemWorld()
         if settings.redis_url is not None:
-            shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
-            replica = await stack.enter_async_context(shared)
-            metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+            await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
+        elif any(limit.is_daily for limit in policies.current.limits):
+            _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
         registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
@@ -128,11 +132,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
+        budget = ByteBudget(settings.max_inflight_bytes, largest=settings.max_body_bytes)
+        metrics.gauges.add_source(lambda: [Reading(names.BYTES_IN_FLIGHT, (), budget.used)])
+        protection = Protection(settings=settings, keys=keys, budget=budget, on_refused=metrics.listener_refused)
         yield Gateway(
-            public=_protected(HotRoutes({PATH: chat}, public), keys),
-            admin=_protected(admin, keys),
+            public=ErrorBoundary(protection.public(HotRoutes({PATH: chat}, public))),
+            admin=ErrorBoundary(protection.admin(admin)),
             policies=policies,
             watcher=watcher,
+            listener=lambda: Listener(limits_of(settings), metrics.listener_refused),
         )
 
 
@@ -153,6 +161,17 @@ def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
     with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
         yield log
+
+
+@contextlib.asynccontextmanager
+async def _shared_state(
+    state: MemoryStore, clock: SystemWorld, metrics: Metrics, url: str, settings: Settings
+) -> AsyncIterator[None]:
+    """Share the state with the other replicas until the block ends."""
+    namespace = settings.redis_namespace
+    async with shared_state(state, state.budgets, clock, url=url, namespace=namespace) as replica:
+        metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+        yield
 
 
 async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
@@ -180,7 +199,10 @@ async def serve(settings: Settings) -> None:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
         public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
-            public, admin = (build_server(app, drain_s=settings.drain_s) for app in (gateway.public, gateway.admin))
+            public, admin = (
+                build_server(app, drain_s=settings.drain_s, listener=gateway.listener())
+                for app in (gateway.public, gateway.admin)
+            )
             _install_signal_handlers(gateway, (public, admin), parent=handed_down[2] if handed_down else None)
             _tune_garbage_collector()
             print(
@@ -220,10 +242,6 @@ class ErrorBoundary:
             if started or scope["type"] != "http":
                 raise
             await send_error(send, GatewayError("Internal error of the gateway; see its log."))
-
-
-def _protected(app: ASGIApp, keys: Keys | None) -> ASGIApp:
-    return ErrorBoundary(Authenticate(app, keys))
 
 
 def _install_signal_handlers(gateway: Gateway, servers: tuple[uvicorn.Server, ...], parent: int | None) -> None:

@@ -8,8 +8,14 @@ GatewayError
 │   ├── ModelNotFound         the model is neither an alias nor a target                                404
 │   ├── NotFound              the path does not exist                                                   404
 │   ├── MethodNotAllowed      the path does not support the method                                      405
-│   └── Unauthorized          the API key is missing or unknown                                         401
+│   ├── Unauthorized          the API key is missing or unknown                                         401
+│   ├── PermissionDenied      the API key may not do this                                               403
+│   ├── ForbiddenHost         a gateway without keys is not known under this host name                  403
+│   ├── ForbiddenOrigin       web pages of this origin may not send requests                            403
+│   └── UnsupportedMediaType  the body is not sent as plain JSON                                        415
+├── TooManyBytes              the bodies and answers of other requests fill the memory set aside for them 503
 ├── RateLimitExceeded         the API key exceeded its rate limit                                       429
+│   └── BudgetExceeded        the API key has used its budget of the day                                429
 ├── AttemptFailed             an attempt at one target failed; `reason` decides what happens next
 │   ├── UpstreamError         the target failed, disconnected, or sent an invalid response              502
 │   ├── Overloaded            the target is overloaded                                                  503
@@ -116,12 +122,54 @@ class Unauthorized(BadRequest):
     code = "invalid_api_key"
 
 
+class PermissionDenied(BadRequest):
+    """The API key may not do this; `param` names the field that it may not use."""
+
+    status = 403
+    code = "permission_denied"
+
+
+class ForbiddenHost(BadRequest):
+    """A gateway without API keys serves only requests whose `Host` names this machine."""
+
+    status = 403
+    code = "forbidden_host"
+
+
+class ForbiddenOrigin(BadRequest):
+    """Web pages of this origin may not send requests to the gateway."""
+
+    status = 403
+    code = "forbidden_origin"
+
+
+class UnsupportedMediaType(BadRequest):
+    """The body's content type or encoding is not accepted."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class TooManyBytes(GatewayError):
+    """The bodies and answers of other requests fill the memory set aside for them; retry after `retry_after_s`."""
+
+    status = 503
+    code = "overloaded"
+
+
 class RateLimitExceeded(GatewayError):
     """The API key exceeded its rate limit; `retry_after_s` is the time until its quota refills."""
 
     status = 429
     code = "rate_limit_exceeded"
     kind = "rate_limit_error"
+
+
+class BudgetExceeded(RateLimitExceeded):
+    """The API key has used its daily budget; `retry_after_s` is the time until the next day (UTC)."""
+
+    code = "insufficient_quota"
+    kind = "insufficient_quota"
 
 
 class AttemptFailed(GatewayError):

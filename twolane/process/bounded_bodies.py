@@ -29,7 +29,7 @@ class BoundedBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        owner: str | None = (scope.get("state") or {}).get("principal")
+        owner: str | None = getattr((scope.get("state") or {}).get("key"), "name", None)
         with self._budget.hold(owner) as holding:
             HOLDING.set(holding)
             body = _BoundedBody(receive, send, holding, self._max_body_bytes, self._refuse)
@@ -40,11 +40,18 @@ class BoundedBodies:
 class _BoundedBody:
     """The channels of one request. An overrun is answered here; the application then sees a disconnect."""
 
-    __slots__ = ("_has_started", "_holding", "_is_refused", "_max_body_bytes", "_received", "_receive", "_refuse", "_send")
+    __slots__ = (
+        "_has_started",
+        "_holding",
+        "_is_refused",
+        "_max_body_bytes",
+        "_receive",
+        "_received",
+        "_refuse",
+        "_send",
+    )
 
-    def __init__(
-        self, receive: Receive, send: Send, holding: Holding, max_body_bytes: int, refuse: Refuse
-    ) -> None:
+    def __init__(self, receive: Receive, send: Send, holding: Holding, max_body_bytes: int, refuse: Refuse) -> None:
         self._receive, self._send, self._holding = receive, send, holding
         self._max_body_bytes, self._refuse = max_body_bytes, refuse
         self._received = 0
