@@ -71,7 +71,7 @@ class Metrics:
         )
         self._refusals = self._counter(
             names.LISTENER_REFUSALS,
-            "Requests refused, or connections closed, before a request was understood.",
+            "Requests refused or connections closed by the listener.",
             "reason",
         )
         self._dropped = self._counter(names.DECISIONS_DROPPED, "Dropped lines of the decision log.")

@@ -1,7 +1,9 @@
 """POST /v1/chat/completions as raw ASGI, whole or streamed. The pipeline decides the response."""
 
+import asyncio
 import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -15,7 +17,7 @@ from gateway.web import sse
 from gateway.web.asgi_responses import send_bytes, send_error, send_json, start_stream
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.headers import REQUEST_ID, describe, describe_quota
-from gateway.web.parse_request import parse_chat, unique_headers
+from gateway.web.parse_request import LARGE_BYTES, check_encoding, parse_chat, unique_headers
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
 from twolane.process.trace_context import Trace, read_trace
@@ -61,6 +63,7 @@ class ChatCompletions:
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {PATH}; use POST.")
         headers = unique_headers(scope["headers"])
+        check_encoding(headers)
         announced = headers.get(b"content-length", b"")
         try:
             body = await read_body(receive, content_length=announced, limit=self._max_body_bytes)
@@ -69,7 +72,8 @@ class ChatCompletions:
         state: dict[str, Any] = scope.get("state") or {}
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
-        return parse_chat(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
+        parse = partial(parse_chat, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
+        return await asyncio.to_thread(parse) if len(body) > LARGE_BYTES else parse()
 
     async def _send(self, send: Send, query: Query, answer: GatewayResponse, client: CancelOnDisconnect) -> None:
         headers = describe(answer.decision(self._clock.now_s())) + describe_quota(self._pipeline.quota(query))

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from gateway.enums import Capability, FormatKind, Task
-from gateway.errors import BadRequest, InvalidField, MalformedBody
+from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.types import OutputFormat, Query, Tool
 from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
@@ -28,15 +28,14 @@ from gateway.web.request_schema import (
     must_call,
 )
 from twolane.process.api_keys import Key
+from twolane.process.json_body import JsonBodyError, check_json
 from twolane.process.trace_context import Trace
 
-MAX_DEPTH = 64
 MAX_SCHEMA_BYTES = 65_536
+LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
+_METADATA = "metadata"
 
 _decoder = msgspec.json.Decoder(ChatRequest)
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
@@ -52,6 +51,7 @@ def parse_chat(
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
+    body = _checked(body)
     request = decode(body)
     output_format = _output_format(request)
     tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
@@ -103,10 +103,15 @@ def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
     return found
 
 
+def check_encoding(headers: dict[bytes, bytes]) -> None:
+    """Raises UnsupportedMediaType for a compressed body."""
+    encoding = _text(headers.get(b"content-encoding")).lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(f"The content encoding {encoding!r} is not supported; send the body uncompressed.")
+
+
 def decode(body: bytes) -> ChatRequest:
-    """Parses the body; its depth is checked before any recursive parser reads it."""
-    if is_deeper(body, MAX_DEPTH):
-        raise MalformedBody(f"The request body is nested deeper than {MAX_DEPTH} levels.")
+    """Parses a body whose depth was checked before any recursive parser reads it."""
     try:
         request = _decoder.decode(body)
         orjson.loads(body)  # msgspec does not validate unused fields, and targets receive them
@@ -117,16 +122,16 @@ def decode(body: bytes) -> ChatRequest:
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
 
-def is_deeper(body: bytes, depth: int) -> bool:
-    """Whether this JSON is nested deeper than `depth`. Exact for valid JSON; other bytes are left to the decoder."""
-    if body.count(b"{") + body.count(b"[") <= depth:
-        return False
-    brackets = _STRINGS.sub(b"", body).translate(_BRACES_TO_BRACKETS, _NOT_BRACKETS)
-    for _ in range(depth):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")  # removes the innermost level
-    return bool(brackets)
+def _checked(body: bytes) -> bytes:
+    """The body without a byte order mark. Raises MalformedBody, or InvalidField for a key that is repeated."""
+    try:
+        body, keys = check_json(body)
+    except JsonBodyError as fault:
+        raise (InvalidField(str(fault), param=fault.key) if fault.key else MalformedBody(str(fault))) from None
+    for key in keys:
+        if key != _METADATA and key.lower() == _METADATA:  # whoever ignores case would read it as private
+            raise InvalidField(f"{key!r} must be written {_METADATA!r}.", param=key)
+    return body
 
 
 def text_of(message: Message) -> str:
@@ -283,8 +288,9 @@ def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | Non
 def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
     """Whether the header or the metadata marks the request as private."""
     in_header = _boolean(_text(headers.get(b"x-twolane-private")), "x-twolane-private")
-    in_metadata = _boolean((request.metadata or {}).get("private", False), "metadata.private")
-    return in_header or in_metadata
+    marks = [value for name, value in (request.metadata or {}).items() if name.lower() == "private"]
+    in_metadata = [_boolean(value, "metadata.private") for value in marks]
+    return in_header or any(in_metadata)
 
 
 def _boolean(value: Any, param: str) -> bool:

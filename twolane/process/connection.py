@@ -57,7 +57,7 @@ class Listener:
     refused or closed because it broke a limit or the rules of HTTP."""
 
     def __init__(
-        self, limits: HttpLimits | None = None, on_broken: Callable[[Broken], None] = lambda broken: None
+        self, limits: HttpLimits | None = None, on_broken: Callable[[Broken], None] = lambda _broken: None
     ) -> None:
         self.limits, self.on_broken = limits or HttpLimits(), on_broken
         self._connections: set[ClientConnection] = set()
@@ -165,7 +165,7 @@ class ClientConnection(asyncio.Protocol):
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn only calls `shutdown`
         self._listener.add(self, self._loop)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the interface's signature
         """The connection is closed, by either side."""
         self._server_state.connections.discard(self)
         self._listener.remove(self)
