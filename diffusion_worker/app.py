@@ -31,9 +31,13 @@ from diffusion_worker.telemetry.metrics import Meters
 from diffusion_worker.telemetry.tracing import open_tracing
 from diffusion_worker.text.chat_template import load_chat_template
 from diffusion_worker.text.tokenizer import load_tokenizer
+from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.web.admin import build_admin
 from diffusion_worker.web.routes import build_routes
 from diffusion_worker.web.serving_state import ServingState, Tokenization
+from twolane.process.byte_budget import ByteBudget
+from twolane.process.connection import Listener
+from twolane.process.http_limits import HttpLimits, limits_of
 from twolane.process.http_server import build_server
 from twolane.process.json_log import json_lines
 from twolane.process.keys_file import KeysFile
@@ -53,6 +57,7 @@ class Worker:
     admin: ASGIApp
     is_cold: bool  # start without loading weights
     drain_s: float  # for running requests at shutdown
+    limits: HttpLimits  # of client connections
 
 
 def load_checkpoint(settings: Settings) -> tuple[Tokenization, DiffusionModel]:
@@ -101,6 +106,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         engine=Engine(load_model, capacity, meters.observe),
         meters=meters,
         max_body_bytes=settings.max_body_bytes,
+        byte_budget=ByteBudget(settings.max_inflight_bytes, largest=settings.max_body_bytes),
         keys=KeysFile(settings.keys_file, allows_restrictions=False) if settings.keys_file else None,
         tracing=open_tracing(os.environ),
         constraint_service=ConstraintService(_store(settings.constraint_cache), observe=meters.observe),
@@ -111,6 +117,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         admin=build_admin(serving_state, drain_s=settings.drain_s),
         is_cold=settings.cold,
         drain_s=settings.drain_s,
+        limits=limits_of(settings),
     )
 
 
@@ -126,7 +133,8 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
     """Listen while loading; at a signal, reject new requests, let running ones finish, and return. Raises the error of
     loading, or DeviceFailed once the device has failed."""
     engine, leave = worker.serving_state.engine, asyncio.Event()
-    servers = [build_server(app, drain_s=CLOSING_S) for app in ([worker.app, worker.admin] if admin else [worker.app])]
+    apps = [worker.app, worker.admin] if admin else [worker.app]
+    servers = [build_server(app, drain_s=CLOSING_S, listener=listener_of(worker)) for app in apps]
     _listen_to_signals(leave, servers)
     engine.start(cold=worker.is_cold)
     sockets = [public] + ([admin] if admin else [])
@@ -154,6 +162,12 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*serving)
+
+
+def listener_of(worker: Worker) -> Listener:
+    """The client connections of one port."""
+    observe = worker.serving_state.meters.observe
+    return Listener(worker.limits, lambda broken: observe(RefusalObserved(reason=broken.value)))
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:

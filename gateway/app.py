@@ -39,10 +39,11 @@ from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
 from gateway.web.asgi_responses import send_error
 from gateway.web.chat import PATH, ChatCompletions
-from gateway.web.protection import Protection, limits_of
+from gateway.web.protection import Protection
 from gateway.web.routes import HotRoutes, public_app
 from twolane.process.byte_budget import ByteBudget
 from twolane.process.connection import Listener
+from twolane.process.http_limits import limits_of
 from twolane.process.http_server import build_server
 from twolane.process.keys_file import KeysFile
 from twolane.process.sockets import url_of

@@ -114,6 +114,10 @@ class MethodNotAllowed(BadRequest):
     status = 405
     code = "method_not_allowed"
 
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow  # methods that the path supports
+
 
 class Unauthorized(BadRequest):
     """The API key is missing or unknown."""

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from diffusion_worker.errors import InvalidRequest, WorkerError
+from diffusion_worker.errors import InvalidRequest, Refused, WorkerError
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -47,6 +47,10 @@ class BodyTooLarge(InvalidRequest):
 
     status = 413
     code = "request_too_large"
+
+
+class TooManyBytes(Refused):
+    """The bodies of other requests fill the memory set aside for them; retry after `retry_after_s`."""
 
 
 class ModelNotFound(InvalidRequest):

@@ -52,6 +52,7 @@ class PreparedRequest:
     headers: TokenPrefixes = NO_PREFIX  # token prefixes allowed before the constrained text
     layouts: Layouts = ()  # labels to compute probabilities for; empty: none requested
     request_log: RequestLog | None = None  # receives the error and the usage
+    owner: str = ""  # name of the API key
     kept_ids: tuple[int, ...] = ()  # beginning of the answer, kept from an earlier attempt
 
 
@@ -68,7 +69,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         with request_log_of(scope, self._state.tracing) as request_log:
-            prepared = replace(await self._read(scope, receive), request_log=request_log)
+            owner = getattr((scope.get("state") or {}).get("key"), "name", "")
+            prepared = replace(await self._read(scope, receive), request_log=request_log, owner=owner)
             model = self._state.model_id(prepared.generation.decoding_mode)
             if timeline := request_log.begin(prepared.generation, model=model, is_stream=prepared.is_stream):
                 prepared = replace(prepared, generation=replace(prepared.generation, timeline=timeline))
@@ -92,7 +94,7 @@ class Endpoint:
             return
         started, (tokenization, info) = time.monotonic(), self._state.loaded()
         bound = await self._state.constraint_service.bind(
-            prepared.constraint, tokenization.tokenizer, info, prepared.headers
+            prepared.constraint, tokenization.tokenizer, info, prepared.headers, owner=prepared.owner
         )
         matcher = open_matcher(bound.automaton, prepared.generation.max_tokens)
         prepared = replace(prepared, generation=replace(prepared.generation, matcher=matcher))

@@ -60,6 +60,7 @@ class Middleware:
         needed = _scope_of(scope["path"])
         if not key.allows(needed):
             raise PermissionDenied(f"This API key lacks the scope `{needed}`.")
+        scope.setdefault("state", {})["key"] = key
 
 
 def _scope_of(path: str) -> KeyScope:

@@ -61,7 +61,7 @@ class ChatCompletions:
     async def _read(self, scope: Scope, receive: Receive) -> Query:
         now_s = self._clock.now_s()
         if scope["method"] != "POST":
-            raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {PATH}; use POST.")
+            raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {PATH}; use POST.", allow="POST")
         headers = unique_headers(scope["headers"])
         check_encoding(headers)
         announced = headers.get(b"content-length", b"")

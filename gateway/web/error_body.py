@@ -4,7 +4,7 @@ import math
 
 import orjson
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, MethodNotAllowed
 
 JSON = b"application/json"
 
@@ -21,4 +21,6 @@ def headers_of(error: GatewayError) -> list[tuple[bytes, bytes]]:
     headers = [(b"content-type", JSON)]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow.encode()))
     return headers

@@ -15,7 +15,6 @@ from twolane.process.api_keys import Keys
 from twolane.process.bounded_bodies import BoundedBodies
 from twolane.process.byte_budget import BudgetExceededError, ByteBudget
 from twolane.process.http_body import BodyTooLargeError
-from twolane.process.http_limits import HttpLimits
 from twolane.process.keys_file import KeysFile
 
 BYTE_BUDGET = "byte_budget"  # reason of a refusal, beside those of the listener
@@ -54,13 +53,3 @@ class Protection:
         if isinstance(fault, BudgetExceededError):
             self.on_refused(BYTE_BUDGET)
         await refuse_body(send, fault)
-
-
-def limits_of(settings: Settings) -> HttpLimits:
-    """The limits of client connections."""
-    return HttpLimits(
-        head_s=settings.head_timeout_s,
-        body_s=settings.body_timeout_s,
-        keep_alive_s=settings.keep_alive_s,
-        write_s=settings.write_timeout_s,
-    )

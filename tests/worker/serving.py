@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from diffusion_worker.app import Worker, build_worker
+from diffusion_worker.app import Worker, build_worker, listener_of
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.settings import Settings
@@ -114,7 +114,7 @@ async def serving(model: ToyModel, words: Tokenization | None = None, **settings
 async def listening(model: ToyModel, words: Tokenization | None = None, **settings: Any) -> AsyncIterator[Served]:
     """The same behind a real socket on a free port."""
     async with serving(model, words, **settings) as served:
-        server = build_server(served.worker.app, drain_s=60)
+        server = build_server(served.worker.app, drain_s=60, listener=listener_of(served.worker))
         listener = socket.create_server(("127.0.0.1", 0))
         task = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

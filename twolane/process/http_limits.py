@@ -7,7 +7,7 @@ error object, like those of the applications.
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
 # Longer than clients and load balancers keep idle connections (Go 90 s, cloud load balancers up to 600 s): the side
 # that sends requests must be the one that closes.
@@ -33,6 +33,29 @@ class HttpLimits:
     def interval_s(self) -> float:
         """How often connections are checked."""
         return min(4.0, self.head_s, self.body_s, self.keep_alive_s, self.write_s, self.linger_s) / 4
+
+
+class ClientSettings(Protocol):
+    """The settings of a program that limit its clients."""
+
+    @property
+    def head_timeout_s(self) -> float: ...
+    @property
+    def body_timeout_s(self) -> float: ...
+    @property
+    def keep_alive_s(self) -> float: ...
+    @property
+    def write_timeout_s(self) -> float: ...
+
+
+def limits_of(settings: ClientSettings) -> HttpLimits:
+    """The limits of client connections that a program's settings name."""
+    return HttpLimits(
+        head_s=settings.head_timeout_s,
+        body_s=settings.body_timeout_s,
+        keep_alive_s=settings.keep_alive_s,
+        write_s=settings.write_timeout_s,
+    )
 
 
 class Broken(StrEnum):
