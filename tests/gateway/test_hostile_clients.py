@@ -1,4 +1,4 @@
-"""Hostile clients on real sockets: an ordinary client is answered beside them, and afterwards nothing of them is left."""
+"""Hostile clients on real sockets: ordinary ones are answered beside them, and afterwards nothing of them is left."""
 
 import asyncio
 import contextlib
@@ -96,24 +96,12 @@ async def client_that_never_reads(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setblocking(False)
         await asyncio.get_running_loop().sock_sendall(client, request(orjson.dumps(ask("flood", stream=True))))
-        while not is_reset(client):  # noqa: ASYNC110 - looks without reading
+        while not client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # noqa: ASYNC110 - looks without reading
             await asyncio.sleep(0.01)
 
 
-def is_reset(client: socket.socket) -> bool:
-    """Whether the other side is gone: nothing but an error can arrive at a socket whose buffer is full."""
-    return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0 or _state_of(client) != ESTABLISHED
-
-
-ESTABLISHED = 1
-
-
-def _state_of(client: socket.socket) -> int:
-    return client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-
-
 async def client_that_leaves(port: int) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request(orjson.dumps(ask("hang"))))
     await writer.drain()
     await asyncio.sleep(0.05)
@@ -155,7 +143,7 @@ async def attacked(fake: Any, serving: Any, **settings: Any) -> AsyncIterator[tu
         tasks, descriptors = len(asyncio.all_tasks()), open_descriptors()
         yield gateway, server, int(gateway.url.rpartition(":")[2])
         async with asyncio.timeout(60):
-            while len(asyncio.all_tasks()) > tasks or open_descriptors() > descriptors + SPARE:
+            while len(asyncio.all_tasks()) > tasks or open_descriptors() > descriptors + SPARE:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert "twolane_bytes_in_flight 0.0" in await gateway.metrics()
 
@@ -175,7 +163,7 @@ async def test_ordinary_clients_are_answered_beside_every_kind_of_hostile_one(fa
             assert (status, body["choices"][0]["message"]["content"]) == (200, "hello")
         await asyncio.gather(*attacks)
         async with asyncio.timeout(60):
-            while server.lost < 6:  # those that never read, and those that left
+            while server.lost < 6:  # noqa: ASYNC110 - those that never read, and those that left
                 await asyncio.sleep(0.01)
         page = await gateway.metrics()
         for reason in ("head_size", "head_timeout", "body_timeout", "write_timeout", "malformed"):
@@ -194,7 +182,7 @@ async def test_large_bodies_beyond_the_budget_are_refused_before_they_are_read(f
             writers.append(writer)
             writer.write(request(hanging))
         await until(gateway.metrics, f"twolane_bytes_in_flight {3.0 * len(hanging):.6g}"[:30])
-        while len(server.bodies) < 4:
+        while len(server.bodies) < 4:  # noqa: ASYNC110 - the target has no event for it
             await asyncio.sleep(0.01)
         answer = await everything(port, PATH + b"connection: close\r\ncontent-length: %d\r\n\r\n" % (2 * size))
         assert status_and_code(answer) == (503, "overloaded")

@@ -22,6 +22,8 @@ has left answers with a reset: an interim response (RFC 9110, 15.2), or a leadin
 import asyncio
 import logging
 import select
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
@@ -41,6 +43,7 @@ RECHECK_S: Final = 0.05  # for the loop to read the socket, and for a reset to a
 PROBE_S: Final = 0.25  # after the end of a client's stream; most responses are complete before
 PIECE_BYTES: Final = 65_536  # that are parsed at once
 BUFFERED_BYTES: Final = 65_536  # of a body that its application has not read yet
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _TLS_HANDSHAKE: Final = b"\x16\x03"
 _CHECKED: Final = frozenset({b"host", b"transfer-encoding", b"expect"})
 _UPGRADES: Final = frozenset({b"connection", b"upgrade", b"http2-settings"})
@@ -358,10 +361,10 @@ class ClientConnection(asyncio.Protocol):
         allowed = self._limits
         if self._closing_s is not None:
             if now_s - self._closing_s > allowed.linger_s:
-                self._transport.abort()
+                self._reset()
         elif self._paused_s is not None and now_s - self._paused_s > allowed.write_s:
             self._listener.on_broken(Broken.WRITE_TIMEOUT)
-            self._transport.abort()
+            self._reset()
         elif (self._has_eof or self._is_read_paused) and self._has_left():
             return
         elif self._phase == _HEAD and now_s - self._head_since_s > allowed.head_s:
@@ -554,6 +557,11 @@ class ClientConnection(asyncio.Protocol):
         if self._closing_s is None:
             self._closing_s = self._loop.time()
         self._transport.close()
+
+    def _reset(self) -> None:
+        """Close at once. Without a reset the kernel would keep what the client does not take."""
+        self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._transport.abort()
 
     def _close_when_quiet(self, quiet_s: float) -> None:
         """Close, unless the connection was used a moment ago or a request is waiting in the socket."""
