@@ -35,10 +35,10 @@ from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.web.admin import build_admin
 from diffusion_worker.web.routes import build_routes
 from diffusion_worker.web.serving_state import ServingState, Tokenization
-from twolane.process.byte_budget import ByteBudget
-from twolane.process.connection import Listener
-from twolane.process.http_limits import HttpLimits, limits_of
-from twolane.process.http_server import build_server
+from twolane.process.http.byte_budget import ByteBudget
+from twolane.process.http.connection import Listener
+from twolane.process.http.limits import HttpLimits, limits_of
+from twolane.process.http.server import build_server
 from twolane.process.json_log import json_lines
 from twolane.process.keys_file import KeysFile
 from twolane.process.sockets import url_of

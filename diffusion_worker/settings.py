@@ -12,7 +12,7 @@ from typing import Final
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import OneLineParser
-from twolane.process.http_limits import KEEP_ALIVE_S
+from twolane.process.http.limits import KEEP_ALIVE_S
 from twolane.process.setting_kinds import SWITCH, Kind, one_of, path, seconds, text, whole
 from twolane.process.settings import SettingsHelp, SettingsSchema, setting
 from twolane.process.sockets import require_keys

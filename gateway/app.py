@@ -41,10 +41,9 @@ from gateway.web.asgi_responses import send_error
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.protection import Protection
 from gateway.web.routes import HotRoutes, public_app
-from twolane.process.byte_budget import ByteBudget
-from twolane.process.connection import Listener
-from twolane.process.http_limits import limits_of
-from twolane.process.http_server import build_server
+from twolane.process.http.byte_budget import ByteBudget
+from twolane.process.http.connection import Listener
+from twolane.process.http.server import build_server
 from twolane.process.keys_file import KeysFile
 from twolane.process.sockets import url_of
 
@@ -106,9 +105,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
-        metrics.gauges.add_source(
-            lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
-        )
+        _add_gauges(metrics, policies, state, clock, registry)
         pipeline = Pipeline(
             policies=policies,
             classify=open_classifier(),
@@ -133,16 +130,28 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        budget = ByteBudget(settings.max_inflight_bytes, largest=settings.max_body_bytes)
-        metrics.gauges.add_source(lambda: [Reading(names.BYTES_IN_FLIGHT, (), budget.used)])
-        protection = Protection(settings=settings, keys=keys, budget=budget, on_refused=metrics.listener_refused)
+        protection = _protection(settings, keys, metrics)
         yield Gateway(
             public=ErrorBoundary(protection.public(HotRoutes({PATH: chat}, public))),
             admin=ErrorBoundary(protection.admin(admin)),
             policies=policies,
             watcher=watcher,
-            listener=lambda: Listener(limits_of(settings), metrics.listener_refused),
+            listener=protection.listener,
         )
+
+
+def _add_gauges(
+    metrics: Metrics, policies: Policies, state: MemoryStore, clock: SystemWorld, registry: UpstreamRegistry
+) -> None:
+    metrics.gauges.add_source(
+        lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
+    )
+
+
+def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> Protection:
+    budget = ByteBudget(settings.max_inflight_bytes, largest=settings.max_body_bytes)
+    metrics.gauges.add_source(lambda: [Reading(names.BYTES_IN_FLIGHT, (), budget.used)])
+    return Protection(settings=settings, keys=keys, budget=budget, on_refused=metrics.listener_refused)
 
 
 def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:

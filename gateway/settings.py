@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from twolane.process.errors import ConfigurationError
-from twolane.process.http_limits import KEEP_ALIVE_S
+from twolane.process.http.limits import KEEP_ALIVE_S
 from twolane.process.setting_kinds import Kind, names, one_of, origins, path, seconds, text, whole
 from twolane.process.settings import SettingsSchema, setting
 from twolane.process.sockets import require_keys

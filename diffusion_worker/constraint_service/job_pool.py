@@ -189,7 +189,7 @@ class JobPool:
         try:
             async with asyncio.timeout_at(until_s):
                 return await granted
-        except BaseException as error:
+        except BaseException as error:  # also a cancellation: the process must not be lost
             if self._grants.pop(job, None) is not None:
                 self._queue.remove(job)
             else:  # granted in the same moment

@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.web.error_body import BodyTooLarge, Headers, TooManyBytes, problem_of
 from twolane.process import http_body
-from twolane.process.bounded_bodies import RETRY_AFTER_S
-from twolane.process.byte_budget import BudgetExceededError
+from twolane.process.http.bounded_bodies import RETRY_AFTER_S
+from twolane.process.http.byte_budget import BudgetExceededError
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected
 
 JSON = (b"content-type", b"application/json")

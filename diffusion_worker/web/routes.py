@@ -20,8 +20,8 @@ from diffusion_worker.web.http_io import refuse_body
 from diffusion_worker.web.middleware import Middleware
 from diffusion_worker.web.requests.api_support import capabilities_of
 from diffusion_worker.web.serving_state import ServingState
-from twolane.process.bounded_bodies import BoundedBodies
-from twolane.process.byte_budget import BudgetExceededError
+from twolane.process.http.bounded_bodies import BoundedBodies
+from twolane.process.http.byte_budget import BudgetExceededError
 from twolane.process.http_body import BodyTooLargeError
 
 DIALECTS = {"/v1/chat/completions": prepare_chat, "/v1/completions": prepare_completion}

@@ -16,7 +16,7 @@ from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import ModelNotFound
-from twolane.process.byte_budget import ByteBudget
+from twolane.process.http.byte_budget import ByteBudget
 from twolane.process.keys_file import KeysFile
 
 

@@ -7,8 +7,8 @@ from starlette.types import Send
 
 from gateway.errors import BodyTooLarge, GatewayError, TooManyBytes
 from gateway.web.error_body import JSON, body_of, headers_of
-from twolane.process.bounded_bodies import RETRY_AFTER_S
-from twolane.process.byte_budget import BudgetExceededError
+from twolane.process.http.bounded_bodies import RETRY_AFTER_S
+from twolane.process.http.byte_budget import BudgetExceededError
 from twolane.process.http_body import BodyTooLargeError
 
 Headers = Iterable[tuple[bytes, bytes]]

@@ -28,7 +28,7 @@ from gateway.web.request_schema import (
     must_call,
 )
 from twolane.process.api_keys import Key
-from twolane.process.json_body import JsonBodyError, check_json
+from twolane.process.http.json_body import JsonBodyError, check_json
 from twolane.process.trace_context import Trace
 
 MAX_SCHEMA_BYTES = 65_536
@@ -288,8 +288,8 @@ def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | Non
 def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
     """Whether the header or the metadata marks the request as private."""
     in_header = _boolean(_text(headers.get(b"x-twolane-private")), "x-twolane-private")
-    marks = [value for name, value in (request.metadata or {}).items() if name.lower() == "private"]
-    in_metadata = [_boolean(value, "metadata.private") for value in marks]
+    values = [value for name, value in (request.metadata or {}).items() if name.lower() == "private"]
+    in_metadata = [_boolean(value, "metadata.private") for value in values]
     return in_header or any(in_metadata)
 
 

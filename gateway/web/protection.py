@@ -12,8 +12,10 @@ from gateway.web.auth import Authenticate
 from gateway.web.browser_guard import BrowserGuard
 from gateway.web.cors import Cors
 from twolane.process.api_keys import Keys
-from twolane.process.bounded_bodies import BoundedBodies
-from twolane.process.byte_budget import BudgetExceededError, ByteBudget
+from twolane.process.http.bounded_bodies import BoundedBodies
+from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget
+from twolane.process.http.connection import Listener
+from twolane.process.http.limits import limits_of
 from twolane.process.http_body import BodyTooLargeError
 from twolane.process.keys_file import KeysFile
 
@@ -22,7 +24,7 @@ BYTE_BUDGET = "byte_budget"  # reason of a refusal, beside those of the listener
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protection:
-    """Of both ports. `on_refused` is called with the reason when the byte budget refuses a request."""
+    """Of both ports. `on_refused` is called with the reason when the listener or the byte budget refuses a request."""
 
     settings: Settings
     keys: KeysFile | None
@@ -37,6 +39,10 @@ class Protection:
     def admin(self, app: ASGIApp) -> ASGIApp:
         """The application of the admin port."""
         return self._guarded(Authenticate(self._bounded(app), self._keys(), scope_of))
+
+    def listener(self) -> Listener:
+        """The client connections of one port."""
+        return Listener(limits_of(self.settings), self.on_refused)
 
     def _keys(self) -> Callable[[], Keys] | None:
         keys = self.keys

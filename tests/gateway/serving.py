@@ -15,8 +15,8 @@ from aiohttp import web
 
 from gateway.app import Gateway, open_gateway
 from gateway.settings import Settings
-from twolane.process.connection import Listener
-from twolane.process.http_server import build_server
+from twolane.process.http.connection import Listener
+from twolane.process.http.server import build_server
 
 
 @dataclass

@@ -23,7 +23,7 @@ from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.web.serving_state import Tokenization
 from training.vocabulary import save_tokenizer
-from twolane.process.http_server import build_server
+from twolane.process.http.server import build_server
 
 MODEL = "toy"
 READ = f"{MODEL}:autoregressive"

@@ -9,7 +9,7 @@ from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.web.error_body import InvalidJson, InvalidType
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.output_format import parse_constraint
-from twolane.process.json_body import JsonBodyError, check_json
+from twolane.process.http.json_body import JsonBodyError, check_json
 
 MAX_STOPS = 4
 MAX_VALUES = 500_000  # of the whole body: a prompt may consist of token ids

@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from twolane.process.byte_budget import HOLDING, BudgetExceededError, ByteBudget, Holding
+from twolane.process.http.byte_budget import HOLDING, BudgetExceededError, ByteBudget, Holding
 from twolane.process.http_body import BodyTooLargeError
 
 RETRY_AFTER_S: Final = 1.0

@@ -15,9 +15,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from twolane.process import connection
-from twolane.process.connection import Listener
-from twolane.process.http_limits import Broken, HttpLimits
+from twolane.process.http import connection
+from twolane.process.http.connection import Listener
+from twolane.process.http.limits import Broken, HttpLimits
 
 pytestmark = pytest.mark.anyio
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nhi"

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
-from twolane.process.http_limits import DRAINED, FAILED, Refusal
+from twolane.process.http.limits import DRAINED, FAILED, Refusal
 
 STATUS_LINES: Final = {
     status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from twolane.process.connection import Listener
+from twolane.process.http.connection import Listener
 
 
 class Server(uvicorn.Server):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twolane.process.bounded_bodies import BoundedBodies
-from twolane.process.byte_budget import OWNER_SHARE, BudgetExceededError, ByteBudget, Holding, hold_more
+from twolane.process.http.bounded_bodies import BoundedBodies
+from twolane.process.http.byte_budget import OWNER_SHARE, BudgetExceededError, ByteBudget, Holding, hold_more
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
 
 OWNERS = (None, "a", "b")

@@ -34,9 +34,9 @@ from starlette.types import ASGIApp
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from twolane.process import http_limits as limits
-from twolane.process.http_limits import Broken, HttpLimits, Refusal, filled
-from twolane.process.request_cycle import CONTINUE, STATUS_LINES, Headers, RequestCycle
+from twolane.process.http import limits
+from twolane.process.http.limits import Broken, HttpLimits, Refusal, filled
+from twolane.process.http.request_cycle import CONTINUE, STATUS_LINES, Headers, RequestCycle
 
 QUIET_S: Final = 0.5  # a connection used more recently is likely to be used again
 RECHECK_S: Final = 0.05  # for the loop to read the socket, and for a reset to arrive

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twolane.process.json_body import MAX_DEPTH, MAX_VALUES, JsonBodyError, check_json, shape_of
+from twolane.process.http.json_body import MAX_DEPTH, MAX_VALUES, JsonBodyError, check_json, shape_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(),
