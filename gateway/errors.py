@@ -156,7 +156,7 @@ class UnsupportedMediaType(BadRequest):
 
 
 class TooManyBytes(GatewayError):
-    """The bodies and answers of other requests fill the memory set aside for them; retry after `retry_after_s`."""
+    """The bodies and answers of other requests fill the memory set aside for them; `retry-after` says when to try again."""
 
     status = 503
     code = "overloaded"

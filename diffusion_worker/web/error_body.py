@@ -50,7 +50,7 @@ class BodyTooLarge(InvalidRequest):
 
 
 class TooManyBytes(Refused):
-    """The bodies of other requests fill the memory set aside for them; retry after `retry_after_s`."""
+    """The bodies of other requests fill the memory set aside for them; `retry-after` says when to try again."""
 
 
 class ModelNotFound(InvalidRequest):

@@ -79,12 +79,22 @@ class Refusal:
     message: str
     retry_after_s: int | None = None
 
+    @property
+    def kind(self) -> str:
+        """OpenAI's `type`."""
+        return "invalid_request_error" if self.status < 500 or self.status in (501, 505) else "server_error"
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status in (408, 500, 503)
+
     def response(self, status_line: bytes, default_headers: list[tuple[bytes, bytes]]) -> bytes:
         """The complete response."""
-        kind = "invalid_request_error" if self.status < 500 or self.status in (501, 505) else "server_error"
-        error = {"message": self.message, "type": kind, "param": None, "code": self.code}
+        error = {"message": self.message, "type": self.kind, "param": None, "code": self.code}
         body = json.dumps({"error": error}).encode()
         headers = [*default_headers, (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers.append((b"x-should-retry", b"true" if self.retryable else b"false"))
         if self.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % self.retry_after_s))
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
