@@ -115,7 +115,7 @@ class MethodNotAllowed(BadRequest):
     status = 405
     code = "method_not_allowed"
 
-    def __init__(self, message: str, *, allow: str) -> None:
+    def __init__(self, message: str, *, allow: str = "") -> None:
         super().__init__(message)
         self.allow = allow  # methods that the path supports
 
@@ -156,7 +156,7 @@ class UnsupportedMediaType(BadRequest):
 
 
 class TooManyBytes(GatewayError):
-    """The bodies and answers of other requests fill the memory set aside for them; `retry-after` says when to try again."""
+    """The bodies and answers of other requests fill the memory set aside for them; `retry-after` says when to retry."""
 
     status = 503
     code = "overloaded"

@@ -50,7 +50,7 @@ class BodyTooLarge(InvalidRequest):
 
 
 class TooManyBytes(Refused):
-    """The bodies of other requests fill the memory set aside for them; `retry-after` says when to try again."""
+    """The bodies of other requests fill the memory set aside for them; `retry-after` says when to retry."""
 
 
 class ModelNotFound(InvalidRequest):

@@ -17,6 +17,7 @@ from gateway.types import Delta
 from gateway.upstreams.errors import from_response, translate_errors
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.sse_reader import EventReader, EventTooLarge
+from twolane.process.http.byte_budget import hold_more
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
@@ -90,6 +91,7 @@ class HttpReply:
             async for part in self._response.content.iter_any():
                 parts.append(part)
                 size += len(part)
+                hold_more(len(part))
                 if size > MAX_ANSWER_BYTES:
                     raise UpstreamError("The target's response is too large.", detail="answer too large")
         return b"".join(parts)

@@ -228,3 +228,40 @@ async def test_a_request_that_a_shell_pipes_in_is_answered(fake: Any, serving: A
             answer = await everything(port, request(body), shut=True)
             assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
             assert answer.endswith(b"}")
+
+
+async def test_answers_count_while_they_are_held(fake: Any, serving: Any) -> None:
+    """Whole ones, and streams that are held back for validation."""
+    size, go = 300_000, asyncio.Event()
+
+    async def large(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if not body.get("stream"):
+            response = web.StreamResponse(headers={"content-type": "application/json"})
+            await response.prepare(request)
+            whole = orjson.dumps(completion("x" * size))
+            await response.write(whole[:-10])
+            await go.wait()
+            await response.write(whole[-10:])
+            return response
+        stream = await start_stream(request)
+        await stream.write(
+            b"data: " + orjson.dumps({"choices": [{"index": 0, "delta": {"content": "y" * size}}]}) + b"\n\n"
+        )
+        await go.wait()
+        await stream.write(b"data: [DONE]\n\n")
+        return stream
+
+    policy = one_lane("%s", validate={"schema": "request", "buffer": "full"})
+    async with fake(large) as server, serving(policy % server.url) as gateway:
+        for stream in (False, True):
+            go.clear()
+            asking = asyncio.create_task(gateway.ask(ask(stream=stream)))
+            while held_bytes(await gateway.metrics()) < size:  # noqa: ASYNC110 - a page of metrics
+                await asyncio.sleep(0.01)
+            go.set()
+            await asking
+            await until(gateway.metrics, "twolane_bytes_in_flight 0.0")
+
+
+def held_bytes(page: str) -> float:
+    return float(page.partition("\ntwolane_bytes_in_flight ")[2].partition("\n")[0])
