@@ -229,7 +229,7 @@ def _listener_errors() -> Iterator[str]:
         "Of both programs, before a request is understood or if it cannot be finished. The connection is then closed.",
         "",
     )
-    yield from _table(
+    yield from table(
         ("status", "code", "type", "message", "retry"),
         sorted(
             (
