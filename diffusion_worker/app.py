@@ -41,7 +41,7 @@ from twolane.process.http.limits import HttpLimits, limits_of
 from twolane.process.http.server import build_server
 from twolane.process.json_log import json_lines
 from twolane.process.keys_file import KeysFile
-from twolane.process.sockets import url_of
+from twolane.process.sockets import raise_descriptor_limit, url_of
 
 Load = Callable[[Settings], tuple[Tokenization, DiffusionModel]]
 BACKLOG = 2048
@@ -124,6 +124,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
 def serve(settings: Settings, public: socket.socket, admin: socket.socket | None = None) -> None:
     """Serve on bound sockets until a signal arrives. Raises BadSetting or a CheckpointError if the model cannot be
     loaded, and DeviceFailed if the device fails."""
+    raise_descriptor_limit()
     worker = build_worker(settings)
     with _logging(settings), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run_worker(worker, public, admin))

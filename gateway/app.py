@@ -46,7 +46,7 @@ from twolane.process.http.connection import Listener
 from twolane.process.http.server import build_server
 from twolane.process.keys_file import KeysFile
 from twolane.process.running_requests import RunningRequests
-from twolane.process.sockets import url_of
+from twolane.process.sockets import raise_descriptor_limit, url_of
 
 CLOSING_S = 3.0  # for the last responses, after the drain period
 _log = logging.getLogger("gateway")
@@ -204,6 +204,7 @@ async def _background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[Non
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or ctrl-C, then let running requests finish. Raises CannotStart or ConfigurationError."""
     handed_down = settings.handed_down
+    raise_descriptor_limit()
     with contextlib.ExitStack() as sockets:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
         public_socket, admin_socket = (sockets.enter_context(each) for each in bound)

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,8 @@ class ChatCompletions:
         """`begin` starts the request's span in the caller's trace."""
         self._pipeline = pipeline
         self._clock = clock
+        # Few threads: parsing takes ten times the memory of a body, and more would not be faster.
+        self._parsers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="parse")
         self._max_body_bytes = max_body_bytes
         self._heartbeat_s = heartbeat_s
         self._begin = begin
@@ -74,7 +77,9 @@ class ChatCompletions:
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
         parse = partial(parse_chat, body, headers, now_s=now_s, key=state.get("key"), trace=trace)
-        return await asyncio.to_thread(parse) if len(body) > LARGE_BYTES else parse()
+        if len(body) <= LARGE_BYTES:
+            return parse()
+        return await asyncio.get_running_loop().run_in_executor(self._parsers, parse)
 
     def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
         return describe(decision) + describe_quota(self._pipeline.quota(query))

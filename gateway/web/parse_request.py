@@ -17,6 +17,7 @@ from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
 from gateway.parameters import CACHE_CONTROL, NAME, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
+from gateway.routing.classify import SEARCHED_CHARS
 from gateway.types import OutputFormat, Query, Tool
 from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
 from gateway.web.request_schema import (
@@ -68,8 +69,8 @@ def parse_chat(
         model=request.model,
         body=body,
         received_s=now_s,
-        system_text="\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM),
-        last_user_text=_last_text("user", request.messages, texts),
+        system_text=_ends("\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM)),
+        last_user_text=_ends(_last_text("user", request.messages, texts)),
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -152,6 +153,11 @@ def _last_text(role: str, messages: list[Message], texts: list[str]) -> str:
     return next(
         (text for message, text in zip(reversed(messages), reversed(texts), strict=True) if message.role == role), ""
     )
+
+
+def _ends(text: str) -> str:
+    """What the classification reads of a text. The rest of a long one would take up to four times the body's memory."""
+    return text if len(text) <= 2 * SEARCHED_CHARS else text[:SEARCHED_CHARS] + text[-SEARCHED_CHARS:]
 
 
 def _has_images(message: Message) -> bool:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
+from gateway.routing.classify import SEARCHED_CHARS
 from gateway.types import Query
 from gateway.web.parse_request import MAX_SCHEMA_BYTES, check_encoding, parse_chat, unique_headers
 from gateway.web.request_schema import MAX_MESSAGES
@@ -237,6 +238,16 @@ def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
 def test_deep_nesting_is_refused_before_recursive_parsing(opening: bytes) -> None:
     with pytest.raises(MalformedBody, match="nested deeper"):
         parse_bytes(opening * 100_000)
+
+
+def test_of_a_long_text_only_the_ends_are_kept() -> None:
+    """Those that the classification reads; its length is that of the whole."""
+    text = "<|fim_prefix|>" + "x" * 100_000 + "the end"
+    query = parse(messages=[{"role": "system", "content": text}, {"role": "user", "content": text}])
+    for kept in (query.system_text, query.last_user_text):
+        assert len(kept) == 2 * SEARCHED_CHARS
+        assert (kept[:SEARCHED_CHARS], kept[-SEARCHED_CHARS:]) == (text[:SEARCHED_CHARS], text[-SEARCHED_CHARS:])
+    assert query.prompt_chars == 2 * len(text)
 
 
 PRIVATE = b'"model":"auto","messages":[{"role":"user","content":"hi"}]'
