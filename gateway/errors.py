@@ -115,9 +115,11 @@ class MethodNotAllowed(BadRequest):
     status = 405
     code = "method_not_allowed"
 
+    allow: str = ""  # methods that the path supports
+
     def __init__(self, message: str, *, allow: str = "") -> None:
         super().__init__(message)
-        self.allow = allow  # methods that the path supports
+        self.allow = allow
 
 
 class Unauthorized(BadRequest):

@@ -73,6 +73,12 @@ class MethodNotAllowed(InvalidRequest):
     status = 405
     code = "method_not_allowed"
 
+    allow: str = ""  # methods that the path supports
+
+    def __init__(self, message: str, *, allow: str = "") -> None:
+        super().__init__(message)
+        self.allow = allow
+
 
 class InvalidKey(InvalidRequest):
     """The API key is missing or unknown."""
@@ -119,6 +125,8 @@ def _headers(error: WorkerError) -> Headers:
     if error.status in (429, 503):
         wait_s = max(Problem.MIN_RETRY_S, math.ceil(error.retry_after_s or 0.0))
         headers += ((b"retry-after", str(wait_s).encode()),)
+    if isinstance(error, MethodNotAllowed):
+        headers = ((b"allow", error.allow.encode()),)
     if error.status == 401:
         headers += ((b"www-authenticate", b"Bearer"),)
     return headers

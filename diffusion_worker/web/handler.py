@@ -9,6 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -65,6 +66,8 @@ class Endpoint:
 
     def __init__(self, serving_state: ServingState, prepare: PrepareRequest) -> None:
         self._state, self._prepare = serving_state, prepare
+        # Few threads: a large body takes many times its size in memory, and the engine needs the processors.
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -80,7 +83,8 @@ class Endpoint:
         deadline_ms = _deadline_ms(header(scope, DEADLINE_HEADER.encode()))
         body = await read_body(scope, receive, self._state.max_body_bytes)
         if len(body) > _LARGE_BYTES:
-            return await asyncio.to_thread(self._prepare, self._state, body, deadline_ms)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, self._prepare, self._state, body, deadline_ms)
         return self._prepare(self._state, body, deadline_ms)
 
     async def _answer(self, prepared: PreparedRequest, send: Send) -> None:

@@ -56,7 +56,7 @@ class _Router:
             await self._cold(scope, receive, send)
             return
         if scope["method"] != "POST":
-            raise MethodNotAllowed(f"{scope['path']} supports POST, not {scope['method']}.")
+            raise MethodNotAllowed(f"{scope['path']} supports POST, not {scope['method']}.", allow="POST")
         await endpoint(scope, receive, send)
 
 

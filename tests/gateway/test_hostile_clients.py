@@ -222,6 +222,33 @@ def resident_bytes() -> int:
         return int(pages.read().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.parametrize(
+    ("line", "status", "allow"),
+    [
+        (b"HEAD /health", 200, None),
+        (b"HEAD /v1/models", 200, None),
+        (b"HEAD /nowhere", 404, None),
+        (b"HEAD /v1/chat/completions", 405, b"POST"),
+        (b"OPTIONS /v1/chat/completions", 405, b"POST"),
+        (b"OPTIONS /v1/models", 405, b"GET"),
+        (b"OPTIONS *", 404, None),
+        (b"DELETE /v1/chat/completions", 405, b"POST"),
+        (b"GET http://localhost/health", 200, None),
+        (b"GET http://evil.example/health", 403, None),
+    ],
+)
+async def test_other_methods_and_forms_of_a_target_get_sensible_responses(
+    line: bytes, status: int, allow: bytes | None, fake: Any, serving: Any
+) -> None:
+    async with attacked(fake, serving) as (_, _, port):
+        answer = await everything(port, line + b" HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    headers = dict(part.split(b": ", 1) for part in head.split(b"\r\n")[1:])
+    assert (int(head.split()[1]), headers.get(b"allow")) == (status, allow)
+    assert (body == b"") == line.startswith(b"HEAD")
+    assert int(headers[b"content-length"]) > 0
+
+
 async def test_a_request_that_a_shell_pipes_in_is_answered(fake: Any, serving: Any) -> None:
     """`nc -N` shuts its sending half behind the request."""
     async with attacked(fake, serving) as (_, _, port):

@@ -98,6 +98,14 @@ async def test_a_half_closed_client_is_answered_however_long_it_takes() -> None:
         assert b"y" * 80 in final
 
 
+async def test_head_has_the_headers_of_get_without_a_body() -> None:
+    async with attacked() as served:
+        for path in (b"/health", b"/v1/models"):
+            answer = await everything(served, b"HEAD %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path)
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert answer.endswith(b"\r\n\r\n")
+
+
 def test_the_limits_of_connections_are_settings() -> None:
     times = {"head_timeout_s": 1.0, "body_timeout_s": 2.0, "keep_alive_s": 3.0, "write_timeout_s": 4.0}
     limits = listener_of(build(toy_model(), **times)).limits
