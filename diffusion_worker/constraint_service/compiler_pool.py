@@ -5,7 +5,7 @@ import json
 from typing import Final
 
 from diffusion_worker.constraint_service.compiler_process import constraint_job, vocabulary_job
-from diffusion_worker.constraint_service.job_pool import JobPool, JobProcess, Times
+from diffusion_worker.constraint_service.job_pool import START_S, JobPool, JobProcess, Times
 from diffusion_worker.constraint_service.validator_process import validation_job
 from diffusion_worker.constraints.compiled import CompiledConstraint, TokenPrefixes, from_bytes
 from diffusion_worker.constraints.spec import Constraint
@@ -14,14 +14,13 @@ from diffusion_worker.errors import CompilerFailed, UnsupportedSchema
 
 COMPILE: Final = Times(quick_s=2.0, limit_s=10.0, wait_s=10.0)
 VALIDATE: Final = Times(quick_s=0.5, limit_s=3.0, wait_s=10.0)
-_START_S: Final = 30.0  # to start and load a vocabulary, on a busy machine
 
 
 class CompilerPool:
     """Compiles and validates, for each API key its share of the time. Close it after use."""
 
     def __init__(self, *, compiling: Times = COMPILE, validating: Times = VALIDATE) -> None:
-        self._compilers = JobPool("compiler_process", compiling, longest_s=_START_S)
+        self._compilers = JobPool("compiler_process", compiling)
         self._validators = JobPool("validator_process", validating)
 
     async def compile(
@@ -60,7 +59,7 @@ async def _load_vocabulary(process: JobProcess, vocabulary: VocabularyBytes) -> 
     if process.loaded_vocabulary == vocabulary.digest:
         return
     try:
-        await process.request(vocabulary_job(vocabulary), _START_S)
+        await process.request(vocabulary_job(vocabulary), START_S)
     except TimeoutError:
         raise CompilerFailed("the constraint compiler did not load the vocabulary in time") from None
     process.loaded_vocabulary = vocabulary.digest

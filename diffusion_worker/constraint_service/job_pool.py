@@ -21,6 +21,7 @@ from diffusion_worker.constraint_service.fair_queue import FairQueue, Job
 from diffusion_worker.constraint_service.pipe_framing import LENGTH_BYTES, frame, read_refusal
 from diffusion_worker.errors import CompilerFailed, OverCapacity
 
+START_S: Final = 30.0  # to start, or to load a vocabulary, on a busy machine
 _GRACE_S: Final = 5.0  # after which an orphaned process ends itself
 _ATTEMPTS: Final = 2  # a process may have died between two jobs
 _ROOT: Final = Path(__file__).parents[2]
@@ -52,6 +53,7 @@ class JobProcess:
         self._process: Process | None = None
         self._exiting: set[asyncio.Task[int]] = set()
         self.loaded_vocabulary = ""  # digest
+        self._is_ready = False
 
     async def request(self, job: bytes, limit_s: float, prolong: Callable[[], float] = lambda: 0.0) -> bytes:
         """Send a job and return the response. Raises InvalidRequest or UnsupportedSchema as the job does, TimeoutError
@@ -77,8 +79,15 @@ class JobProcess:
         return response[1:]
 
     async def start(self) -> None:
-        """Start the process if it is not running."""
-        await self._ensure_running()
+        """Start the process if it is not running, and wait until it can take a job: the time does not count as the
+        job's. Raises CompilerFailed if it takes too long."""
+        await self.ensure_running()
+        if not self._is_ready:
+            try:
+                await self.request(b"", START_S)
+            except TimeoutError:
+                raise CompilerFailed("the process of the constraint did not start in time") from None
+            self._is_ready = True
 
     async def close(self) -> None:
         """Kill the process and wait for its exit. A later request starts a new one."""
@@ -86,7 +95,7 @@ class JobProcess:
         await asyncio.gather(*self._exiting)
 
     async def _send(self, job: bytes) -> bytes:
-        process = await self._ensure_running()
+        process = await self.ensure_running()
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(frame(job))
@@ -94,14 +103,15 @@ class JobProcess:
         length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
         return await process.stdout.readexactly(length)
 
-    async def _ensure_running(self) -> Process:
+    async def ensure_running(self) -> Process:
+        """The process, started if need be."""
         if self._process is None or self._process.returncode is not None:
             self._kill()
             self._process = await asyncio.create_subprocess_exec(*self._command, stdin=PIPE, stdout=PIPE, cwd=_ROOT)
         return self._process
 
     def _kill(self) -> None:
-        process, self._process, self.loaded_vocabulary = self._process, None, ""
+        process, self._process, self.loaded_vocabulary, self._is_ready = self._process, None, "", False
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -116,11 +126,10 @@ class JobProcess:
 class JobPool:
     """Processes that do jobs of one kind. Close it after use."""
 
-    def __init__(self, module: str, times: Times, *, longest_s: float = 0.0, processes: int = 2) -> None:
-        """`longest_s`: the longest time of any other job, for which `prepare` uses a process."""
-        limit_s = max(longest_s, times.limit_s)
+    def __init__(self, module: str, times: Times, *, processes: int = 2) -> None:
         self.times = times
-        self._processes = tuple(JobProcess(module, longest_s=limit_s) for _ in range(processes))
+        longest_s = max(START_S, times.limit_s)
+        self._processes = tuple(JobProcess(module, longest_s=longest_s) for _ in range(processes))
         self._idle = list(self._processes)  # the last one is used first, because it is warm
         self._queue = FairQueue()
         self._grants: dict[Job, asyncio.Future[JobProcess]] = {}
@@ -140,6 +149,7 @@ class JobPool:
         while deaths < _ATTEMPTS:
             process, started_s = await self._acquire(job, waits_until_s), loop.time()
             try:
+                await process.start()
                 if prepare is not None:
                     await prepare(process)
                 limit_s = self.times.limit_s if job.is_long else min(self.times.quick_s, self.times.limit_s)
@@ -159,7 +169,7 @@ class JobPool:
         if self._idle:
             process = self._idle.pop()
             try:
-                await process.start()
+                await process.ensure_running()
             finally:
                 self._idle.append(process)
                 self._dispatch()

@@ -72,11 +72,7 @@ class Metrics:
         self._observer_faults = self._counter(
             names.OBSERVER_FAULTS, "Decisions that an observer failed to record.", "observer"
         )
-        self._refusals = self._counter(
-            names.LISTENER_REFUSALS,
-            "Requests refused or connections closed by the listener.",
-            "reason",
-        )
+        self._refusals = self._counter(names.LISTENER_REFUSALS, "Requests refused by the listener.", "reason")
         self._dropped = self._counter(names.DECISIONS_DROPPED, "Dropped lines of the decision log.")
         self._overhead = self._histogram(
             names.OVERHEAD_SECONDS, "Time spent in the gateway itself, per request.", names.OVERHEAD_BUCKETS
