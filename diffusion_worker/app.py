@@ -111,6 +111,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         tracing=open_tracing(os.environ),
         constraint_service=ConstraintService(_store(settings.constraint_cache), observe=meters.observe),
     )
+    meters.read_bytes(lambda: serving_state.byte_budget.used)
     return Worker(
         serving_state=serving_state,
         app=build_routes(serving_state),

@@ -155,6 +155,8 @@ async def test_bodies_beyond_the_budget_are_refused_before_they_are_read() -> No
         answer = await everything(served, HEAD + b"connection: close\r\ncontent-length: %d\r\n\r\n" % (2 * size))
         assert status_and_code(answer) == (503, "overloaded")
         assert b"retry-after: 1\r\n" in answer
+        page = (await served.client.get("/metrics")).text
+        assert float(page.partition("\ntwolane_worker_bytes_in_flight ")[2].partition("\n")[0]) == 2 * size
         assert (await served.ask()).status_code == 200
         writer.close()
 
