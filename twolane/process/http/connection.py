@@ -40,6 +40,7 @@ from twolane.process.http.request_cycle import CONTINUE, STATUS_LINES, Headers, 
 
 QUIET_S: Final = 0.5  # a connection used more recently is likely to be used again
 RECHECK_S: Final = 0.05  # for the loop to read the socket, and for a reset to arrive
+DRAINING_HEAD_S: Final = 2.0  # for a head, during shutdown
 PROBE_S: Final = 0.25  # after the end of a client's stream; most responses are complete before
 PIECE_BYTES: Final = 65_536  # that are parsed at once
 BUFFERED_BYTES: Final = 65_536  # of a body that its application has not read yet
@@ -355,6 +356,8 @@ class ClientConnection(asyncio.Protocol):
             self._open[-1].is_last = True
         elif self._phase == _IDLE:
             self._close_when_quiet(QUIET_S)
+        if self._closing_s is not None:
+            self._loop.call_later(QUIET_S, self._transport.abort)
 
     def check(self, now_s: float) -> None:
         """Apply the limits of time."""
@@ -367,7 +370,7 @@ class ClientConnection(asyncio.Protocol):
             self._reset()
         elif (self._has_eof or self._is_read_paused) and self._has_left():
             return
-        elif self._phase == _HEAD and now_s - self._head_since_s > allowed.head_s:
+        elif self._phase == _HEAD and now_s - self._head_since_s > self._head_s:
             self._head_timed_out()
         elif self._phase == _BODY and self._parsing is not None and self._parsing.is_complete:
             if now_s - self._body_since_s > allowed.linger_s:
@@ -524,11 +527,15 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._send_final(refusal)
 
+    @property
+    def _head_s(self) -> float:
+        return min(self._limits.head_s, DRAINING_HEAD_S) if self._is_draining else self._limits.head_s
+
     def _head_timed_out(self) -> None:
         if not self._has_begun:  # only line ends
             self._close()
         else:
-            self._refuse(filled(limits.HEAD_TIMED_OUT, self._limits.head_s), Broken.HEAD_TIMEOUT)
+            self._refuse(filled(limits.HEAD_TIMED_OUT, self._head_s), Broken.HEAD_TIMEOUT)
 
     def _send_final(self, refusal: Refusal) -> None:
         if not self._transport.is_closing():
@@ -551,6 +558,8 @@ class ClientConnection(asyncio.Protocol):
             self._is_read_paused = False
             self._transport.resume_reading()
         self._transport.write_eof()
+        if self._is_draining:
+            self._loop.call_later(QUIET_S, self._transport.abort)
 
     def _close(self) -> None:
         """Close when the queued bytes are sent; `check` aborts if the client does not take them."""

@@ -218,6 +218,8 @@ class RequestCycle:
                 lines.append(b"transfer-encoding: chunked\r\n")
             else:
                 self.is_last = True
+        if self._expects_continue and not self.body_is_complete:
+            self.is_last = True  # the client may leave out the body now, and its next request would be taken for it
         if self.is_last:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
