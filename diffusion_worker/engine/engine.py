@@ -16,6 +16,7 @@ from dataclasses import replace
 from diffusion_worker.engine.loop import Capacity, Gauge, Loop
 from diffusion_worker.engine.output_stream import OutputStream
 from diffusion_worker.engine.scheduler import SequenceEvent
+from diffusion_worker.engine.startup import open_loop
 from diffusion_worker.errors import DeviceFailed, Draining, NotResident, OverCapacity, Refused, WorkerError
 from diffusion_worker.memory.lifecycle import SERVING, ModelLifecycle, memory_in_use, release_cached
 from diffusion_worker.models.interface import DiffusionModel
@@ -153,7 +154,7 @@ class Engine:
             max_num_seqs=loop.scheduler.rows if loop else self._capacity.max_num_seqs,
             predicted_wait_ms=None if wait_s is None else wait_s * 1000.0,
             memory_used_bytes=used,
-            memory_limit_bytes=loop.memory_limit_bytes if loop else limit,
+            memory_limit_bytes=loop.plan.memory_limit_bytes if loop else limit,
             kv_bytes=loop.scheduler.slots.used_bytes() if loop else 0,
             weight_bytes=loop.model.info.weight_bytes if loop else 0,
             retained_contexts=loop.scheduler.slots.retained if loop else 0,
@@ -218,7 +219,7 @@ class Engine:
 
     def _serve_one_model(self) -> None:
         try:
-            loop = Loop(self._load(), self._capacity, self._observe, self._gauge)
+            loop = open_loop(self._load(), self._capacity, self._observe, self._gauge)
         except Exception as error:  # noqa: BLE001 - every loading error is raised by `ready`
             self._call_soon(self._refuse_to_start, error)
             return

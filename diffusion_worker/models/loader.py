@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
-from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel
+from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
 from diffusion_worker.models.placement import AUTO, LoadOptions, first_line, meta_model, place, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from diffusion_worker.types.model_info import ModelInfo
@@ -138,6 +138,7 @@ def _info(folder: Path, generation: Mapping[str, Any], model: Any, denoising: De
     return ModelInfo(
         vocab_size=text.vocab_size,
         hidden_size=text.hidden_size,
+        step=step_shape(text),
         max_context=text.max_position_embeddings,
         denoising=denoising,
         end_ids=end_ids,

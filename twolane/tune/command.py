@@ -114,7 +114,7 @@ async def tune(options: Options, store: TrialStore, console: Console) -> None:
         max_num_seqs=health["max_num_seqs"],
         matches=options.matches,
     )
-    remaining = candidates(_usable_grid(options, worker), options.trials, options.seed)
+    remaining = candidates(_usable_grid(options, worker, health.get("diffusion") or {}), options.trials, options.seed)
     columns = (TextColumn("{task.description}"), TimeElapsedColumn())
     bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     async with restored(worker):
@@ -132,8 +132,9 @@ async def tune(options: Options, store: TrialStore, console: Console) -> None:
             remaining = promoted(trials)
 
 
-def _usable_grid(options: Options, worker: TunedWorker) -> dict[str, Sequence[float]]:
-    """The grid without `max_num_seqs` if there is no admin port, and without `anchor` if no prompt is an edit."""
+def _usable_grid(options: Options, worker: TunedWorker, most: Mapping[str, float | None]) -> dict[str, Sequence[float]]:
+    """The grid without `max_num_seqs` if there is no admin port, without `anchor` if no prompt is an edit, and without
+    values above `most`, which the worker refuses."""
     edits = any(prompt.body.get("prediction") is not None for prompt in options.prompts)
     grid: dict[str, Sequence[float]] = dict(options.grid)
     grid["max_num_seqs"] = [value for value in options.grid.get("max_num_seqs", ()) if value < worker.max_num_seqs]
@@ -141,7 +142,9 @@ def _usable_grid(options: Options, worker: TunedWorker) -> dict[str, Sequence[fl
         del grid["max_num_seqs"]
     if not edits:
         grid.pop("anchor", None)
-    return grid
+    for name, limit in most.items():
+        grid[name] = [value for value in grid.pop(name, ()) if limit is None or value <= limit]
+    return {name: values for name, values in grid.items() if values}
 
 
 def _write_results(options: Options, trials: Sequence[Trial], chosen: Trial | None, console: Console) -> int:

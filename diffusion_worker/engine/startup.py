@@ -1,0 +1,72 @@
+"""Opens a loop on a loaded model: plans its memory, runs the warm-up step, and plans again where the device disagrees."""
+
+from collections.abc import Callable
+
+from diffusion_worker.engine.loop import Capacity, Gauge, Loop, plan_of
+from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed, SequenceFailed
+from diffusion_worker.memory.lifecycle import release_cached
+from diffusion_worker.memory.serving_plan import ServingPlan
+from diffusion_worker.models.device_errors import is_fatal, is_out_of_memory
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.observations import Observer
+
+GROWTH = 1.25  # of the expected peak, after a warm-up without enough memory
+
+
+def open_loop(
+    model: DiffusionModel, capacity: Capacity, observe: Observer | None = None, gauge: Gauge | None = None
+) -> Loop:
+    """A loop whose largest step has been tried. If a step takes more memory than computed, the context, and with a
+    configured context the batch, is reduced until it fits.
+
+    Raises BadSetting if nothing fits or a kernel is missing, CheckpointBroken if the model returns NaN, or DeviceFailed.
+    """
+
+    def plan(scale: float) -> ServingPlan:
+        return plan_of(model, capacity, step_scale=scale)
+
+    scale, current = 1.0, plan(1.0)
+    while True:
+        loop, peak = _try(model, capacity, observe, gauge, current)
+        scale, refined = replan(plan, scale, current, peak)
+        if loop is not None and same_sizes(refined, current):
+            return loop
+        loop, current = None, refined
+        release_cached()
+
+
+def replan(
+    plan: Callable[[float], ServingPlan], scale: float, current: ServingPlan, peak: int | None
+) -> tuple[float, ServingPlan]:
+    """(scale of the computed peak, plan) after a warm-up with the `current` plan measured `peak` bytes; None: it ran
+    out of memory, so that the plan must become smaller. The larger of the computed and the measured peak counts."""
+    if peak is not None:
+        scale *= max(1.0, peak / max(1, current.step_bytes))
+        return scale, plan(scale)
+    refined = current
+    while same_sizes(refined, current):
+        scale *= GROWTH
+        refined = plan(scale)
+    return scale, refined
+
+
+def same_sizes(one: ServingPlan, other: ServingPlan) -> bool:
+    """Whether two plans allocate the same."""
+    return (one.max_context, one.max_num_seqs, one.slots) == (other.max_context, other.max_num_seqs, other.slots)
+
+
+def _try(
+    model: DiffusionModel, capacity: Capacity, observe: Observer | None, gauge: Gauge | None, plan: ServingPlan
+) -> tuple[Loop | None, int | None]:
+    """(loop, peak of its warm-up); no loop if memory ran out."""
+    try:
+        loop = Loop(model, capacity, observe, gauge, plan)
+        return loop, loop.warm_up() or 0
+    except SequenceFailed as error:
+        raise CheckpointBroken(f"the warm-up step failed: {error}") from error
+    except (RuntimeError, MemoryError, ImportError) as error:
+        if is_out_of_memory(error):
+            return None, None
+        if is_fatal(error):
+            raise DeviceFailed(f"the device failed in the warm-up step: {error}", retry_after_s=1.0) from error
+        raise BadSetting(f"the warm-up step failed: {type(error).__name__}: {error}") from error

@@ -1,0 +1,79 @@
+"""The warm-up: one step of the largest batch on the worker's own cache, which shows that it fits in memory and that its
+kernels exist.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from diffusion_worker.denoise.exact import Padding
+from diffusion_worker.denoise.stepper import Outcome, Stepper
+from diffusion_worker.engine.scheduler import Limits
+from diffusion_worker.errors import CheckpointBroken
+from diffusion_worker.memory.kv_cache import KvCache
+from diffusion_worker.models.interface import DiffusionModel
+from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill
+
+Work = TypeVar("Work", Prefill, Denoise, Decode)
+
+
+def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
+    """For every row a prefill chunk, a sealed canvas, a canvas and a token to decode, each at the end of the longest
+    context. The rows use one slot each, in reverse order, so that their contexts are gathered."""
+    slots = range(limits.max_num_seqs - 1, -1, -1)
+    chunk = min(limits.prefill_chunk, limits.max_context)
+    canvas = min(info.denoising.canvas_length, limits.max_context)
+
+    def prefill(slot: int, tokens: int, *, is_seal: bool) -> Prefill:
+        ids = (info.vocab_size // 2,) * tokens
+        return Prefill(sequence=slot, slot=slot, ids=ids, at=limits.max_context - tokens, is_seal=is_seal)
+
+    return Batch(
+        prefills=(
+            *(prefill(slot, chunk, is_seal=False) for slot in slots),
+            *(prefill(slot, canvas, is_seal=True) for slot in slots),
+        ),
+        denoises=tuple(
+            Denoise(
+                sequence=slot,
+                slot=slot,
+                at=max(0, limits.max_context - canvas - slot % 2),  # of unlike length, so that a mask is needed
+                block=0,
+                step=1,
+                opens=True,
+                denoising=info.denoising,
+                seed=slot,
+                temperature=0.7,
+            )
+            for slot in slots
+        ),
+        decodes=tuple(
+            Decode(sequence=-1 - slot, slot=slot, ids=(info.vocab_size // 2,), at=limits.max_context - 1, seed=slot)
+            for slot in slots
+        ),
+    )
+
+
+def run_largest_step(model: DiffusionModel, cache: KvCache, limits: Limits, padding: Padding | None) -> int | None:
+    """Step `largest_batch` and leave the cache empty. Returns the peak of allocated memory on a CUDA device, in bytes
+    beyond what was allocated before. Raises the error of a pass, or CheckpointBroken if the model returns NaN."""
+    stepper = _WholeStepper(model, cache, padding=padding)
+    is_measured = model.device.type == "cuda"
+    before = torch.cuda.memory_allocated(model.device) if is_measured else 0
+    if is_measured:
+        torch.cuda.reset_peak_memory_stats(model.device)
+    result = stepper.step(largest_batch(model.info, limits))
+    peak = torch.cuda.max_memory_allocated(model.device) - before if is_measured else None
+    stepper.reset()
+    if result.faults:
+        raise CheckpointBroken(f"the warm-up step failed: {result.faults[0].error}")
+    return peak
+
+
+class _WholeStepper(Stepper):
+    """Does not repeat a failed pass row by row: each row alone would need less memory."""
+
+    def _isolated(self, items: Sequence[Work], run: Callable[[Sequence[Work]], list[Outcome]]) -> list[Outcome]:
+        return run(items)
