@@ -146,7 +146,7 @@ def _plan_lines(found: Plan) -> list[str]:
     lines += [_context_line(context) for context in found.contexts]
     lines += [
         "",
-        f"A step has up to {found.max_num_seqs} sequences with a canvas or a prefill chunk of {found.prefill_chunk} tokens.",
+        f"A step has {found.max_num_seqs} sequences, each with a canvas or {found.prefill_chunk} tokens of its prompt.",
         "Not included: other memory of the process.",
     ]
     if found.quantised and found.stored_weight_bytes is None:

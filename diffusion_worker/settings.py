@@ -68,10 +68,10 @@ class Settings:
     )
     max_body_bytes: int = setting(whole(1024, 2**31), "maximum size of a request body", default=4 * 2**20)
     memory_limit_bytes: int = setting(
-        whole(0, 2**50), "memory for weights and KV cache; 0: all memory of the device", default=0
+        whole(0, 2**50), "memory for weights, KV cache and steps; 0: all memory of the device", default=0
     )
     max_context: int = setting(
-        whole(0, 2**30), "maximum tokens of prompt and answer; 0: the maximum of the model", default=0
+        whole(0, 2**30), "maximum tokens of prompt and answer; 0: the longest default that fits, see --plan", default=0
     )
     prefix_slots: int = setting(whole(0, 100_000), "prefix-cache slots", default=8)
     prefill_chunk: int = setting(whole(1, 2**20), "maximum prompt tokens of a request per step", default=512)

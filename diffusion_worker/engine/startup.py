@@ -1,4 +1,4 @@
-"""Opens a loop on a loaded model: plans its memory, runs the warm-up step, and plans again where the device disagrees."""
+"""Opens a loop on a loaded model: plans its memory, warms up, and plans again if a step needs more than computed."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,8 @@ def open_loop(
     """A loop whose largest step has been tried. If a step takes more memory than computed, the context, and with a
     configured context the batch, is reduced until it fits.
 
-    Raises BadSetting if nothing fits or a kernel is missing, CheckpointBroken if the model returns NaN, or DeviceFailed.
+    Raises BadSetting if nothing fits or a kernel is missing, CheckpointBroken if rows of the step fail, or
+    DeviceFailed.
     """
 
     def plan(scale: float) -> ServingPlan:

@@ -1,6 +1,6 @@
 """Decides context length, batch size and number of KV-cache slots from the memory of the device.
 
-Weights, the slots of a full batch, the peak of a step with that batch and a reserve must fit together. Plain arithmetic.
+Weights, the slots of a full batch, the peak of a step with that batch and a reserve must fit. Plain arithmetic.
 """
 
 from collections.abc import Sequence
@@ -119,7 +119,7 @@ def _refusal(model: ModelMemory, demand: Demand, limit_bytes: int, step_scale: f
     slot, step = _needs(model, demand, step_scale, context=context, rows=rows)
     room = max(0, _beside_weights(model, limit_bytes))
     return (
-        f"out of memory: {limit_bytes} bytes, less {RESERVE:.0%} reserve and {model.weight_bytes} for the weights, leave "
-        f"{room}; {rows} sequences of {context} tokens need {(rows + demand.spare_slots) * slot} for contexts and {step} "
-        f"for a step (lower --max-num-seqs, --max-context or --prefill-chunk, or raise --memory-limit-bytes)"
+        f"out of memory: {limit_bytes} bytes, less {RESERVE:.0%} reserve and {model.weight_bytes} for the weights, "
+        f"leave {room}; {rows} sequences of {context} tokens need {(rows + demand.spare_slots) * slot} for contexts "
+        f"and {step} for a step (lower --max-num-seqs, --max-context or --prefill-chunk; raise --memory-limit-bytes)"
     )

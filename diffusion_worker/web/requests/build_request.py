@@ -111,8 +111,8 @@ def _check_work(max_tokens: int, denoising: DenoisingParams, info: ModelInfo) ->
     most = MAX_WORK * math.ceil(info.max_context / info.denoising.canvas_length) * info.denoising.steps
     if steps > most:
         raise OutOfRange(
-            f"'diffusion.canvas_length': {max_tokens} tokens in canvases of {denoising.canvas_length} take up to {steps} "
-            f"steps; at most {most} are allowed.",
+            f"'diffusion.canvas_length': {max_tokens} tokens in canvases of {denoising.canvas_length} take up to "
+            f"{steps} steps; at most {most} are allowed.",
             param="diffusion.canvas_length",
         )
 

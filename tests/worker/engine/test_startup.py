@@ -1,5 +1,6 @@
 """Before `ready`: a warm-up step, and a smaller plan where the device needs more memory than computed."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -39,11 +40,16 @@ def test_the_larger_of_the_computed_and_the_measured_peak_counts(share: float) -
 
 
 def test_a_warm_up_without_enough_memory_leads_to_a_smaller_plan_until_nothing_fits() -> None:
-    scale, plan, contexts = 1.0, plan_for(1.0), [plan_for(1.0).max_context]
-    with pytest.raises(BadSetting, match="--max-num-seqs"):
-        for _ in range(100):
+    contexts = [plan_for(1.0).max_context]
+
+    def reduce() -> None:
+        scale, plan = 1.0, plan_for(1.0)
+        while True:
             scale, plan = replan(plan_for, scale, plan, None)
             contexts.append(plan.max_context)
+
+    with pytest.raises(BadSetting, match="--max-num-seqs"):
+        reduce()
     assert contexts == sorted(contexts, reverse=True)
     assert contexts[-1] < contexts[0]
 
@@ -64,7 +70,7 @@ def test_an_open_loop_has_been_warmed_up_with_the_plan_that_it_uses(monkeypatch:
     loop = open_loop(ToyModel(max_context=262_144), Capacity(prefix_slots=8))
     assert loop.plan is tried[-1]
     assert len(tried) == 3
-    assert not any(same_sizes(one, other) for one, other in zip(tried, tried[1:], strict=False))
+    assert not any(same_sizes(one, other) for one, other in itertools.pairwise(tried))
 
 
 @pytest.mark.parametrize("is_exact", [False, True])

