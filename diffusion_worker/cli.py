@@ -17,6 +17,7 @@ from pathlib import Path
 
 from diffusion_worker.errors import BadSetting, CheckpointError, DeviceFailed
 from diffusion_worker.memory.plan import ContextPlan, Plan, PlanOptions, plan
+from diffusion_worker.models.hub import require
 from diffusion_worker.settings import read_settings
 from twolane.process.bundled import resolve_checkpoint
 from twolane.process.errors import ConfigurationError
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if settings.admin_port is not None:
                 named = "--admin-port (TWOLANE_WORKER_ADMIN_PORT)"
                 admin = sockets.enter_context(bind(settings.admin_host, settings.admin_port, setting=named))
+            require(settings.checkpoint, settings.revision)
             from diffusion_worker.app import serve  # imports torch, which --help and a busy port need not wait for
 
             serve(settings, public, admin)

@@ -5,7 +5,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,6 +44,9 @@ class Settings:
 
     checkpoint: str = setting(
         text("ID_OR_FOLDER"), "folder of the checkpoint, its id on the Hugging Face hub, or twolane-tiny (packaged)"
+    )
+    revision: str | None = setting(
+        text("REVISION"), "branch, tag or commit of a checkpoint on the hub; if unset, main", default=None
     )
     name: str | None = setting(
         text("NAME"), "model id in the API; if unset, the last part of the checkpoint", default=None
@@ -123,7 +126,33 @@ class Settings:
         return self.name or Path(self.checkpoint).resolve().name
 
 
+# Flags of vLLM that ask for what the worker does not do, by a part of their name, and what to do instead.
+_FOREIGN: Final = (
+    (
+        re.compile(r"-?-(tp|pp|dp|ep|dcp|.*parallel.*)"),
+        "a worker runs on one device: start one worker per card with --device cuda:0, --device cuda:1, … and list them "
+        "under urls: in the policy",
+    ),
+    (
+        re.compile(r"--.*(lora|adapter).*"),
+        "LoRA adapters are not supported: merge the adapter into its base model and serve the result",
+    ),
+    (
+        re.compile(r"--(mm-.*|.*(-mm-|multimodal|image|media|video|audio).*)"),
+        "images and other media are not supported: requests are text",
+    ),
+)
 SCHEMA: Final = SettingsSchema(record=Settings, prefix=PREFIX)
+
+
+def refuse_foreign_flags(arguments: Sequence[str], known: Collection[str]) -> None:
+    """Refuse flags for tensor parallelism, LoRA adapters and images by name, as vLLM's users write them. Raises
+    ConfigurationError."""
+    for word in arguments:
+        flag = word.split("=")[0].replace("_", "-").lower()
+        for pattern, instead in _FOREIGN if flag.startswith("-") and flag not in known else ():
+            if pattern.fullmatch(flag):
+                raise ConfigurationError(f"{word.split('=')[0]}: {instead}")
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> Settings:
@@ -137,6 +166,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str] | Non
         allow_abbrev=False,
         formatter_class=SettingsHelp,
     )
+    refuse_foreign_flags(arguments, known={SCHEMA.flag(name) for name in Settings.__dataclass_fields__})
     SCHEMA.add_flags(parser)
     flags = SCHEMA.flags_in(parser.parse_args(arguments))
     return SCHEMA.read(os.environ if environment is None else environment, flags)

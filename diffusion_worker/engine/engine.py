@@ -22,7 +22,7 @@ from diffusion_worker.memory.lifecycle import SERVING, ModelLifecycle, memory_in
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.events import Ending
 from diffusion_worker.types.model_info import ModelInfo
-from diffusion_worker.types.observations import Observer, Outcome, RefusalObserved
+from diffusion_worker.types.observations import Observer, Outcome, RefusalObserved, StartObserved, StartPhase
 from diffusion_worker.types.requests import GenerationRequest, SequenceId
 from diffusion_worker.types.status import EngineStatus, Pressure, Residency
 
@@ -219,7 +219,11 @@ class Engine:
 
     def _serve_one_model(self) -> None:
         try:
-            loop = open_loop(self._load(), self._capacity, self._observe, self._gauge)
+            began = time.monotonic()
+            model = self._load()
+            self._observe(StartObserved(phase=StartPhase.LOAD, seconds=time.monotonic() - began))
+            loop = open_loop(model, self._capacity, self._observe, self._gauge)
+            del model  # unloading frees the memory with the loop
         except Exception as error:  # noqa: BLE001 - every loading error is raised by `ready`
             self._call_soon(self._refuse_to_start, error)
             return

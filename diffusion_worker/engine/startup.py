@@ -1,5 +1,7 @@
 """Opens a loop on a loaded model: plans its memory, warms up, and plans again if a step needs more than computed."""
 
+import sys
+import time
 from collections.abc import Callable
 
 from diffusion_worker.engine.loop import Capacity, Gauge, Loop, plan_of
@@ -8,7 +10,7 @@ from diffusion_worker.memory.lifecycle import release_cached
 from diffusion_worker.memory.serving_plan import ServingPlan
 from diffusion_worker.models.device_errors import is_fatal, is_out_of_memory
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.types.observations import Observer
+from diffusion_worker.types.observations import Observer, StartObserved, StartPhase
 
 GROWTH = 1.25  # of the expected peak, after a warm-up without enough memory
 
@@ -27,10 +29,15 @@ def open_loop(
         return plan_of(model, capacity, step_scale=scale)
 
     scale, current = 1.0, plan(1.0)
+    began, compiled = time.monotonic(), _compile_seconds()
     while True:
         loop, peak = _try(model, capacity, observe, gauge, current)
         scale, refined = replan(plan, scale, current, peak)
         if loop is not None and same_sizes(refined, current):
+            compiling = _compile_seconds() - compiled
+            warming = max(0.0, time.monotonic() - began - compiling)
+            for phase, seconds in ((StartPhase.COMPILE, compiling), (StartPhase.WARM_UP, warming)):
+                (observe or _ignore)(StartObserved(phase=phase, seconds=seconds))
             return loop
         loop, current = None, refined
         release_cached()
@@ -71,3 +78,16 @@ def _try(
         if is_fatal(error):
             raise DeviceFailed(f"the device failed in the warm-up step: {error}", retry_after_s=1.0) from error
         raise BadSetting(f"the warm-up step failed: {type(error).__name__}: {error}") from error
+
+
+def _compile_seconds() -> float:
+    """Seconds that this process has spent in `torch.compile`; 0 while nothing was compiled."""
+    if "torch._dynamo" not in sys.modules:
+        return 0.0
+    from torch._dynamo.utils import compilation_time_metrics
+
+    return sum(compilation_time_metrics.get("_compile.compile_inner", ()))
+
+
+def _ignore(_observation: object) -> None:
+    pass

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_worker.engine.loop import run
 from diffusion_worker.errors import CheckpointBroken, CheckpointError, CheckpointForeign, CheckpointMissing
-from diffusion_worker.models.loader import LoadOptions, load, locate
+from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.types.events import Finished
 from diffusion_worker.types.requests import DenoisingParams, GenerationRequest
 
