@@ -77,7 +77,8 @@ class Item:
         """Bytes to download."""
         if self.is_complete:
             return 0
-        return max(0, self.file.size - (self.part.stat().st_size if self.part.is_file() else 0))
+        have = self.part.stat().st_size if self.part.is_file() else 0
+        return self.file.size - (have if have <= self.file.size else 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,7 +184,7 @@ def _download(item: Item, advance: Any) -> None:
         except BlockingIOError:
             raise FetchRefusedError(f"{item.part}: another process is downloading it") from None
         if part.tell() > item.file.size:  # of another revision with the same name
-            part.truncate(0)
+            _begin_again(part)
         _get_rest(item, part, advance)
         part.flush()
         os.fsync(part.fileno())
@@ -218,16 +219,20 @@ def _get(item: Item, part: BinaryIO, advance: Any) -> str:
         ) as response:
             hf_raise_for_status(response)
             if have and response.status_code == 200:  # the server sends the whole file: begin again
-                part.truncate(0)
-                part.seek(0)
+                _begin_again(part)
                 advance(-have)
-            for chunk in response.iter_bytes(_CHUNK):
+            for chunk in response.iter_bytes():  # as they arrive: a larger buffer is lost when the connection breaks
                 kept = chunk[: item.file.size - part.tell()]
                 part.write(kept)
                 advance(len(kept))
     except (OSError, _transport_error()) as error:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return "the server ended the file early"
+
+
+def _begin_again(part: BinaryIO) -> None:
+    part.seek(0)
+    part.truncate()
 
 
 def _digest(item: Item) -> str:

@@ -17,10 +17,13 @@ def is_hub_id(source: str) -> bool:
 
 def hub_problem(source: str, revision: str | None, error: Exception) -> str:
     """What is wrong and what to do, in one line, for an error of huggingface_hub."""
-    return f"{source}: {_refusal(revision, error) or f'no such folder, and the hub cannot be reached: {_cause(error)}'}"
+    for each in _chain(error):
+        if refusal := _refusal(revision, each):
+            return f"{source}: {refusal}"
+    return f"{source}: no such folder, and the hub cannot be reached: {_first_line(_chain(error)[-1])}"
 
 
-def _refusal(revision: str | None, error: Exception) -> str | None:
+def _refusal(revision: str | None, error: BaseException) -> str | None:
     """What the hub has answered; None if it has not."""
     from huggingface_hub import errors
 
@@ -49,13 +52,18 @@ def _is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _status(error: Exception) -> int | None:
+def _status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     return None if response is None else int(response.status_code)
 
 
-def _cause(error: BaseException) -> str:
-    """The first line of the innermost cause: the outer ones only say that there was an error."""
-    while cause := error.__cause__:
-        error = cause
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and its causes; huggingface_hub wraps an answer of the hub if there is no local copy either."""
+    chain = [error]
+    while cause := chain[-1].__cause__:
+        chain.append(cause)
+    return chain
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

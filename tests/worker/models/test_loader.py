@@ -110,28 +110,6 @@ def test_weights_in_several_files_are_found_by_their_index(folder: Path) -> None
     assert "b.safetensors: no such file" in refusal(folder, CheckpointMissing)
 
 
-@pytest.mark.parametrize("source", ["/nowhere/at/all", "./nowhere", "nowhere", "a/b/c"])
-def test_a_folder_that_is_not_there_is_missing(source: str) -> None:
-    with pytest.raises(CheckpointMissing, match=r"no such folder"):
-        locate(source)
-
-
-def test_a_hub_id_that_cannot_be_had_is_missing_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> str:
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        raise LocalEntryNotFoundError("no snapshot\nand much advice")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(CheckpointMissing, match=r"some/model.*could not be downloaded from the hub: no snapshot$"):
-        locate("some/model")
-
-
-def test_a_hub_id_with_a_local_copy_is_that_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
-    assert locate("some/model") == folder
-
-
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
