@@ -38,7 +38,7 @@ def test_a_revision_is_the_one_that_is_looked_for(hub: Hub) -> None:
 
 
 def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="--revision v1: .* is a folder"):
+    with pytest.raises(BadSetting, match=r"--revision v1: .* is a folder"):
         require(str(tmp_path), "v1")
 
 
@@ -80,7 +80,7 @@ def test_an_unreachable_hub_is_told_in_one_line_before_the_port_is_open(
 def test_an_adapter_is_refused_by_name(tmp_path: Path, hub: Hub) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"x")
-    with pytest.raises(CheckpointForeign, match="a LoRA adapter, .* merge it into its base model"):
+    with pytest.raises(CheckpointForeign, match=r"a LoRA adapter, .* merge it into its base model"):
         require(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")  # as some trainers write
     with pytest.raises(CheckpointForeign, match="a LoRA adapter"):
