@@ -24,8 +24,8 @@ from diffusion_worker.constraint_service.service import ConstraintService
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity
 from diffusion_worker.errors import BadSetting, CheckpointBroken
+from diffusion_worker.models.checkpoint_source import locate
 from diffusion_worker.models.compiler import run_eager_without_compiler
-from diffusion_worker.models.hub import locate
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.settings import Settings

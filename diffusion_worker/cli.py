@@ -17,7 +17,7 @@ from pathlib import Path
 
 from diffusion_worker.errors import BadSetting, CheckpointError, DeviceFailed
 from diffusion_worker.memory.plan import ContextPlan, Plan, PlanOptions, plan
-from diffusion_worker.models.hub import require
+from diffusion_worker.models.checkpoint_source import require
 from diffusion_worker.settings import read_settings
 from twolane.process.bundled import resolve_checkpoint
 from twolane.process.errors import ConfigurationError

@@ -22,7 +22,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from twolane.process.flags import WRONG_USE, OneLineParser
-from twolane.process.hub import FILES, hub_problem, is_hub_id
+from twolane.process.hugging_face import FILES, download_problem, is_repo_id
 
 GOOD: Final = 0
 FAILED: Final = 1
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def fetch(checkpoint: str, revision: str | None = None, out: Path | None = None) -> Path:
     """Download a checkpoint into the folder `out`, or into the cache of the hub, where `twolane worker --checkpoint ID`
     finds it; returns its folder. Says on stderr how much space it needs before it begins. Raises FetchError."""
-    if not is_hub_id(checkpoint):
+    if not is_repo_id(checkpoint):
         raise FetchRefusedError(f"{checkpoint}: not an id of the hub (owner/name)")
     commit, files = _listing(checkpoint, revision)
     items = _items(checkpoint, commit, files, out)
@@ -125,7 +125,7 @@ def _listing(checkpoint: str, revision: str | None) -> tuple[str, tuple[RemoteFi
     try:
         info = HfApi().model_info(checkpoint, revision=revision, files_metadata=True)
     except (OSError, HFValidationError, _transport_error()) as error:
-        raise FetchRefusedError(hub_problem(checkpoint, revision, error)) from error
+        raise FetchRefusedError(download_problem(checkpoint, revision, error)) from error
     files = tuple(
         RemoteFile(
             name=each.rfilename,
@@ -253,14 +253,15 @@ def _link(checkpoint: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=list(FILES)))
     except (OSError, _transport_error()) as error:
-        raise FetchError(hub_problem(checkpoint, revision, error)) from error
+        raise FetchError(download_problem(checkpoint, revision, error)) from error
 
 
 def _transport_error() -> type[Exception]:
     """The base class of errors of the hub's HTTP client."""
-    from httpx2 import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError
 
-    return HTTPError
+    found: type[Exception] = HfHubHTTPError.__bases__[0]
+    return found
 
 
 def _progress() -> Progress:

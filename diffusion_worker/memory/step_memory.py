@@ -38,10 +38,10 @@ def _canvas_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, i
         _attention_bytes(layer, shape, tokens_kept(layer, work.context) + work.canvas_length, itemsize)
         for layer in layers
     )
-    net = _net_bytes(attention, shape, work.canvas_length, itemsize)
+    layers_bytes = _layer_bytes(attention, shape, work.canvas_length, itemsize)
     sampler = LOGIT_COPIES * work.canvas_length * shape.vocab_size * _LOGIT_BYTES
     state = work.canvas_length * shape.attention_width * itemsize  # self-conditioning, ids and masks
-    return context_bytes(layers, work.context, itemsize) + state + max(net, sampler)
+    return context_bytes(layers, work.context, itemsize) + state + max(layers_bytes, sampler)
 
 
 def _prefill_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, itemsize: int) -> int:
@@ -55,11 +55,11 @@ def _prefill_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, 
     )
     new = sum(2 * layer.heads * layer.head_dim for layer in layers) * chunk * itemsize
     seen = max(tokens_kept(layer, work.context) for layer in layers) + chunk
-    net = _net_bytes(attention, shape, chunk, itemsize) + new + chunk * seen  # with a mask of one byte
-    return max(net, chunk * seen * _POSITION_BYTES)
+    layers_bytes = _layer_bytes(attention, shape, chunk, itemsize) + new + chunk * seen  # with a mask of one byte
+    return max(layers_bytes, chunk * seen * _POSITION_BYTES)
 
 
-def _net_bytes(attention: int, shape: StepShape, tokens: int, itemsize: int) -> int:
+def _layer_bytes(attention: int, shape: StepShape, tokens: int, itemsize: int) -> int:
     """A layer over `tokens` tokens: its attention, then its feed-forward part."""
     return max(
         attention + tokens * shape.attention_width * itemsize,

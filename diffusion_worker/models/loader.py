@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from diffusion_worker.errors import BadSetting, CheckpointBroken, CheckpointForeign, CheckpointMissing, OutOfRange
+from diffusion_worker.models.checkpoint_source import CONFIG
 from diffusion_worker.models.diffusion_gemma import DiffusionGemmaModel, step_shape
-from diffusion_worker.models.hub import CONFIG
 from diffusion_worker.models.placement import AUTO, LoadOptions, first_line, meta_model, place, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of
 from diffusion_worker.types.model_info import ModelInfo
@@ -25,7 +25,7 @@ _GENERATION = "generation_config.json"
 
 
 def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGemmaModel:
-    """Load the model of a folder, see `hub.locate`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or
+    """Load the model of a folder, see `checkpoint_source.locate`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or
     BadSetting."""
     options = options or LoadOptions()
     if options.threads:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_worker.errors import CheckpointBroken, OutOfRange
+from diffusion_worker.models.checkpoint_source import CONFIG
 from diffusion_worker.models.diffusion_gemma import kv_shapes, step_shape
-from diffusion_worker.models.hub import CONFIG
 from diffusion_worker.models.loader import read_config
 from diffusion_worker.models.placement import VISION_MODULES, first_line, meta_model, plain_config
 from diffusion_worker.models.quantisation import Quantisation, quantisation_of

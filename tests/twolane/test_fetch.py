@@ -56,7 +56,7 @@ def test_a_checkpoint_is_downloaded_once_and_its_space_is_told_before(
 def test_files_in_the_hubs_cache_are_found_by_its_id_without_the_hub(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diffusion_worker.models.hub import locate, require
+    from diffusion_worker.models.checkpoint_source import locate, require
 
     folder = fetch.fetch(hub.model)
     assert {name: (folder / name).read_bytes() for name in WANTED} == WANTED

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from diffusion_worker.errors import BadSetting, CheckpointForeign, CheckpointMissing
-from twolane.process.hub import FILES, hub_problem, is_hub_id
+from twolane.process.hugging_face import FILES, download_problem, is_repo_id
 
 CONFIG: Final = "config.json"
 ADAPTER: Final = "adapter_config.json"  # written by peft beside the weights of an adapter
@@ -15,7 +15,7 @@ def require(source: str, revision: str | None = None) -> None:
     or in the local cache of the hub. Raises CheckpointMissing, CheckpointForeign for an adapter, or BadSetting."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        _config_from_hub(source, revision)
+        _download_config(source, revision)
         return
     if revision is not None:
         raise BadSetting(f"--revision {revision}: {source} is a folder; only ids of the hub have revisions")
@@ -37,10 +37,10 @@ def locate(source: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=list(FILES)))
     except _errors() as error:
-        raise CheckpointMissing(f"checkpoint {hub_problem(source, revision, error)}") from error
+        raise CheckpointMissing(f"checkpoint {download_problem(source, revision, error)}") from error
 
 
-def _config_from_hub(source: str, revision: str | None) -> None:
+def _download_config(source: str, revision: str | None) -> None:
     from huggingface_hub import file_exists, hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -50,13 +50,13 @@ def _config_from_hub(source: str, revision: str | None) -> None:
     except RemoteEntryNotFoundError as error:
         if file_exists(source, ADAPTER, revision=revision):
             raise _adapter(source) from error
-        raise CheckpointMissing(f"checkpoint {hub_problem(source, revision, error)}") from error
+        raise CheckpointMissing(f"checkpoint {download_problem(source, revision, error)}") from error
     except _errors() as error:
-        raise CheckpointMissing(f"checkpoint {hub_problem(source, revision, error)}") from error
+        raise CheckpointMissing(f"checkpoint {download_problem(source, revision, error)}") from error
 
 
 def _require_id(source: str) -> None:
-    if not is_hub_id(source):
+    if not is_repo_id(source):
         raise CheckpointMissing(f"checkpoint {source}: no such folder")
 
 

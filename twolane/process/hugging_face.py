@@ -10,12 +10,12 @@ from typing import Final
 FILES: Final = ("*.json", "*.safetensors", "*.jinja")
 
 
-def is_hub_id(source: str) -> bool:
+def is_repo_id(source: str) -> bool:
     """Whether a checkpoint is an id such as `owner/name`, and not the path of a folder."""
     return not Path(source).is_absolute() and not source.startswith((".", "~")) and source.count("/") == 1
 
 
-def hub_problem(source: str, revision: str | None, error: Exception) -> str:
+def download_problem(source: str, revision: str | None, error: Exception) -> str:
     """What is wrong and what to do, in one line, for an error of huggingface_hub."""
     for each in _chain(error):
         if refusal := _refusal(revision, each):

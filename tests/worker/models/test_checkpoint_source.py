@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_worker.cli import main
 from diffusion_worker.errors import BadSetting, CheckpointForeign, CheckpointMissing
-from diffusion_worker.models.hub import locate, require
+from diffusion_worker.models.checkpoint_source import locate, require
 from tests.hub_server import COMMIT, Hub, serving
 
 FILES = {"config.json": b'{"model_type": "diffusion_gemma"}', "model.safetensors": b"x" * 1000}
