@@ -25,8 +25,8 @@ _GENERATION = "generation_config.json"
 
 
 def load(folder: str | Path, options: LoadOptions | None = None) -> DiffusionGemmaModel:
-    """Load the model of a folder, see `checkpoint_source.locate`. Raises CheckpointMissing, CheckpointForeign, CheckpointBroken or
-    BadSetting."""
+    """Load the model of a folder, see `checkpoint_source.locate`. Raises CheckpointMissing, CheckpointForeign,
+    CheckpointBroken or BadSetting."""
     options = options or LoadOptions()
     if options.threads:
         torch.set_num_threads(options.threads)
