@@ -128,6 +128,7 @@ def test_a_broken_checkpoint_ends_with_2(
 
 def test_a_wrong_keys_file_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Refused before any request without a key is served."""
+    (tmp_path / "config.json").write_text("{}")
     keys = tmp_path / "keys"
     keys.write_text("gateway secret\n")
     assert main(["--checkpoint", str(tmp_path), "--port", "0", "--keys-file", str(keys)]) == 2

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -207,8 +208,9 @@ async def test_health_says_failed_with_503_and_requests_are_refused() -> None:
 
 
 def test_the_process_exits_with_the_code_for_a_failed_device(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "config.json").write_text("{}")
     model = toy_model()
 
     def raises(*_inputs: Any) -> Any:
@@ -220,7 +222,7 @@ def test_the_process_exits_with_the_code_for_a_failed_device(
         port = free.getsockname()[1]
     client = threading.Thread(target=_ask_until_answered, args=(f"http://127.0.0.1:{port}",))
     client.start()
-    assert cli.main(["--checkpoint", "toy", "--port", str(port)]) == cli.DEVICE_FAILED == 3
+    assert cli.main(["--checkpoint", str(tmp_path), "--port", str(port)]) == cli.DEVICE_FAILED == 3
     client.join()
     assert "an illegal memory access was encountered" in capsys.readouterr().err
 

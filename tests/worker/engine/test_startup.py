@@ -19,6 +19,7 @@ from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed
 from diffusion_worker.memory.serving_plan import ServingPlan, plan_serving
 from diffusion_worker.models.device_errors import FATAL
 from diffusion_worker.models.toy import ToyModel
+from diffusion_worker.types.observations import Observation, StartObserved, StartPhase
 from diffusion_worker.types.status import Residency
 from tests.worker.memory.test_serving_plan import BF16, DEFAULTS
 
@@ -111,8 +112,8 @@ def test_a_failed_pass_of_the_largest_step_is_not_repeated_row_by_row(monkeypatc
 
 @pytest.mark.anyio
 async def test_a_worker_is_ready_only_after_a_step() -> None:
-    model, states = ToyModel(), list[Residency]()
-    engine = Engine(lambda: model)
+    model, states, seen = ToyModel(), list[Residency](), list[Observation]()
+    engine = Engine(lambda: model, observe=seen.append)
     denoise = model.denoise
 
     def watched(*inputs: Any) -> torch.Tensor:
@@ -123,7 +124,22 @@ async def test_a_worker_is_ready_only_after_a_step() -> None:
     engine.start()
     await engine.ready()
     assert states == [Residency.LOADING]
+    phases = {each.phase: each.seconds for each in seen if isinstance(each, StartObserved)}
+    assert phases.keys() == set(StartPhase)
+    assert phases[StartPhase.COMPILE] == 0.0 < phases[StartPhase.WARM_UP]
     await engine.close()
+
+
+def test_seconds_of_compiling_are_told_apart_from_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Observation] = []
+
+    def warm_up(_loop: Loop) -> None:
+        torch.compile(lambda x: x * 3, backend="eager")(torch.ones(2))
+
+    monkeypatch.setattr(Loop, "warm_up", warm_up)
+    open_loop(ToyModel(), Capacity(), seen.append)
+    phases = {each.phase: each.seconds for each in seen if isinstance(each, StartObserved)}
+    assert phases[StartPhase.COMPILE] > 0.0
 
 
 def raises(error: Exception) -> Callable[..., torch.Tensor]:
