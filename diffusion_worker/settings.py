@@ -130,8 +130,8 @@ class Settings:
 _FOREIGN: Final = (
     (
         re.compile(r"-?-(tp|pp|dp|ep|dcp|.*parallel.*)"),
-        "a worker runs on one device: start one worker per card with --device cuda:0, --device cuda:1, … and list them "
-        "under urls: in the policy",
+        "a worker runs on one device: start one worker per card, each with CUDA_VISIBLE_DEVICES and a port of its own, "
+        "and list them under urls: in the policy",
     ),
     (
         re.compile(r"--.*(lora|adapter).*"),
