@@ -225,6 +225,8 @@ class Engine:
             loop = open_loop(model, self._capacity, self._observe, self._gauge)
             del model  # unloading frees the memory with the loop
         except Exception as error:  # noqa: BLE001 - every loading error is raised by `ready`
+            if isinstance(error, WorkerError):  # a defect keeps its traceback
+                _forget_frames(error)
             self._call_soon(self._refuse_to_start, error)
             return
         self._call_soon(self._begin_serving, loop)
@@ -313,6 +315,13 @@ class Engine:
     def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody is waiting
             self._events.call_soon_threadsafe(callback, *arguments)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and its causes: their frames would keep weights in memory."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _failure_of(error: Exception) -> DeviceFailed:

@@ -13,6 +13,7 @@ import pytest
 from twolane.process.flags import WrongUseError, free_port
 from twolane.tune import command
 from twolane.tune.store import TrialStore
+from twolane.tune.trial import TunedWorker
 
 ROOT = Path(__file__).parents[3]
 URL = "http://127.0.0.1:9"
@@ -55,6 +56,17 @@ def test_prompts_without_a_correct_response_are_rejected(tmp_path: Path, capsys:
     assert command.main([URL, "--prompts", str(file), "--out", str(tmp_path)]) == 2
     assert "prompt 1 needs `expect` or a schema" in capsys.readouterr().err
     assert command.parse([URL, "--prompts", str(file), "--out", str(tmp_path), "--matches", "h.*"]).matches
+
+
+def test_values_that_the_worker_refuses_are_not_tried(prompts: str, tmp_path: Path) -> None:
+    """With the largest values of its /health, as far as it says them."""
+    options = command.parse([URL, "--prompts", prompts, "--out", str(tmp_path)])
+    tuned = TunedWorker(load=options.load, admin_url=None, max_num_seqs=8, matches=None)
+    whole = {name: command.DEFAULT_GRID[name] for name in ("steps", "entropy_bound", "canvas_length")}
+    for most in ({}, {"steps": None, "canvas_length": None}):
+        assert {name: tuple(values) for name, values in command._usable_grid(options, tuned, most).items()} == whole
+    fitting = command._usable_grid(options, tuned, {"steps": 24, "canvas_length": 16})
+    assert fitting == {"steps": [4, 8, 16], "entropy_bound": command.DEFAULT_GRID["entropy_bound"]}
 
 
 def test_trials_of_other_inputs_are_not_reused(prompts: str, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Before `ready`: a warm-up step, and a smaller plan where the device needs more memory than computed."""
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -173,4 +175,23 @@ async def test_a_worker_whose_first_step_fails_does_not_become_ready(
     with pytest.raises(error, match=says):
         await engine.ready()
     assert engine.status().state is Residency.COLD
+    await engine.close()
+
+
+@pytest.mark.anyio
+async def test_a_refused_start_does_not_keep_the_weights() -> None:
+    models: list[weakref.ref[ToyModel]] = []
+
+    def load() -> ToyModel:
+        model = ToyModel()
+        model.encode = raises(ImportError("kernels is required"))  # type: ignore[method-assign]
+        models.append(weakref.ref(model))
+        return model
+
+    engine = Engine(load)
+    engine.start()
+    with pytest.raises(BadSetting):
+        await engine.ready()
+    gc.collect()
+    assert models[0]() is None
     await engine.close()
