@@ -14,6 +14,7 @@ from diffusion_worker.errors import CheckpointBroken
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.models.interface import DiffusionModel
 from diffusion_worker.types.model_info import ModelInfo
+from diffusion_worker.types.requests import Truncation
 from diffusion_worker.types.step_batch import Batch, Decode, Denoise, Prefill
 
 Work = TypeVar("Work", Prefill, Denoise, Decode)
@@ -21,7 +22,7 @@ Work = TypeVar("Work", Prefill, Denoise, Decode)
 
 def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
     """For every row a prefill chunk, a sealed canvas, a canvas and a token to decode, each at the end of the longest
-    context. The rows use one slot each, in reverse order, so that their contexts are gathered."""
+    context; tokens are sampled with all truncations. The rows use one slot each, in reverse order, so that their contexts are gathered."""
     slots = range(limits.max_num_seqs - 1, -1, -1)
     chunk = min(limits.prefill_chunk, limits.max_context)
     canvas = min(info.denoising.canvas_length, limits.max_context)
@@ -46,6 +47,7 @@ def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
                 denoising=info.denoising,
                 seed=slot,
                 temperature=0.7,
+                truncation=Truncation(top_k=50, top_p=0.9, min_p=0.01),
             )
             for slot in slots
         ),

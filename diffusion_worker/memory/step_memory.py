@@ -39,7 +39,8 @@ def _canvas_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, i
         for layer in layers
     )
     layers_bytes = _layer_bytes(attention, shape, work.canvas_length, itemsize)
-    sampler = LOGIT_COPIES * work.canvas_length * shape.vocab_size * _LOGIT_BYTES
+    copies = LOGIT_COPIES + (work.rows == 1)  # truncation runs row by row: for one row alone it is the peak
+    sampler = copies * work.canvas_length * shape.vocab_size * _LOGIT_BYTES
     state = work.canvas_length * shape.attention_width * itemsize  # self-conditioning, ids and masks
     return context_bytes(layers, work.context, itemsize) + state + max(layers_bytes, sampler)
 
@@ -55,7 +56,8 @@ def _prefill_bytes(layers: Sequence[LayerKv], shape: StepShape, work: StepWork, 
     )
     new = sum(2 * layer.heads * layer.head_dim for layer in layers) * chunk * itemsize
     seen = max(tokens_kept(layer, work.context) for layer in layers) + chunk
-    layers_bytes = _layer_bytes(attention, shape, chunk, itemsize) + new + chunk * seen  # with a mask of one byte
+    mask = chunk * seen * (1 + 2 * itemsize)  # conditions, and the bias that a fused kernel makes of them and pads
+    layers_bytes = _layer_bytes(attention, shape, chunk, itemsize) + new + mask
     return max(layers_bytes, chunk * seen * _POSITION_BYTES)
 
 

@@ -75,7 +75,7 @@ def peak(batch: Batch, limits: Limits) -> int:
     return live.peak
 
 
-@pytest.mark.parametrize(("rows", "context"), [(2, 8192), (8, 32_768), (8, 131_072)])
+@pytest.mark.parametrize(("rows", "context"), [(1, 8192), (2, 8192), (8, 32_768), (8, 131_072)])
 def test_the_computed_peak_covers_the_real_one_and_hardly_more(rows: int, context: int) -> None:
     model, limits = released(), Limits(max_num_seqs=rows, max_waiting=0, max_context=context)
     whole = largest_batch(model.info, limits)
@@ -87,4 +87,4 @@ def test_the_computed_peak_covers_the_real_one_and_hardly_more(rows: int, contex
         measured = peak(batch, limits)
         assert measured <= computed <= 1.4 * measured
     everything = peak(whole, limits)
-    assert everything <= step_bytes(model.kv_layers, model.info.step, work, 2) <= 1.1 * everything
+    assert everything <= step_bytes(model.kv_layers, model.info.step, work, 2) <= 1.25 * everything  # a single slot is not gathered
