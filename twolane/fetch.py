@@ -98,12 +98,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def fetch(checkpoint: str, revision: str | None = None, out: Path | None = None) -> Path:
     """Download a checkpoint into the folder `out`, or into the cache of the hub, where `twolane worker --checkpoint ID`
-    finds it; returns its folder. Says on stderr how much space it needs before it begins. Raises FetchError."""
+    finds it; returns its folder.
+
+    Verifies files that are there already, and says on stderr how much space it needs before it begins. Raises
+    FetchError."""
     if not is_repo_id(checkpoint):
         raise FetchRefusedError(f"{checkpoint}: not an id of the hub (owner/name)")
     commit, files = _listing(checkpoint, revision)
     items = _items(checkpoint, commit, files, out)
     try:
+        _drop_other_contents(items)
         _check_space(items, items[0].path.parent)
         with _progress() as progress:
             task = progress.add_task(checkpoint, total=sum(item.file.size for item in items))
@@ -165,6 +169,14 @@ def _safe(name: str) -> Path:
     return path
 
 
+def _drop_other_contents(items: Sequence[Item]) -> None:
+    """Delete files of another revision, which may have the same size. In the hub's cache a file's name is its digest."""
+    for item in items:
+        is_named_by_digest = item.path.name == item.file.digest
+        if item.is_complete and not is_named_by_digest and _digest(item.path, item.file) != item.file.digest:
+            item.path.unlink()
+
+
 def _check_space(items: Sequence[Item], folder: Path) -> None:
     """Say what is needed, and raise FetchRefusedError if there is less."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +200,7 @@ def _download(item: Item, advance: Any) -> None:
         _get_rest(item, part, advance)
         part.flush()
         os.fsync(part.fileno())
-    digest = _digest(item)
+    digest = _digest(item.part, item.file)
     if digest != item.file.digest:
         item.part.unlink()
         raise FetchError(f"{item.file.name}: its digest is {digest}, not {item.file.digest}: deleted; run this again")
@@ -235,10 +247,10 @@ def _begin_again(part: BinaryIO) -> None:
     part.truncate()
 
 
-def _digest(item: Item) -> str:
-    hasher = item.file.hasher()
-    with item.part.open("rb") as part:
-        while chunk := part.read(_CHUNK):
+def _digest(path: Path, file: RemoteFile) -> str:
+    hasher = file.hasher()
+    with path.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
             hasher.update(chunk)
     digest: str = hasher.hexdigest()
     return digest

@@ -22,7 +22,8 @@ Work = TypeVar("Work", Prefill, Denoise, Decode)
 
 def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
     """For every row a prefill chunk, a sealed canvas, a canvas and a token to decode, each at the end of the longest
-    context; tokens are sampled with all truncations. The rows use one slot each, in reverse order, so that their contexts are gathered."""
+    context; tokens are sampled with all truncations. The rows use one slot each, in reverse order, so that their
+    contexts are gathered."""
     slots = range(limits.max_num_seqs - 1, -1, -1)
     chunk = min(limits.prefill_chunk, limits.max_context)
     canvas = min(info.denoising.canvas_length, limits.max_context)

@@ -22,6 +22,7 @@ FILES = {
     "README.md": b"not needed",
 }
 WANTED = {name: content for name, content in FILES.items() if name != "README.md"}
+ROOT = Path(__file__).parents[2]
 BIG = "model-00001-of-00002.safetensors"
 
 
@@ -102,7 +103,7 @@ def test_an_interrupted_download_goes_on_where_it_ended(hub: Hub, tmp_path: Path
         "f._get = once\n"
         f"sys.exit(f.main(['fetch', {hub.model!r}, '--out', {str(out)!r}]))"
     )
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -142,6 +143,13 @@ def test_bytes_of_another_revision_are_found_by_the_digest(hub: Hub, tmp_path: P
     (tmp_path / f"{BIG}.part").write_bytes(b"x" * (len(FILES[BIG]) + 1))
     fetch.fetch(hub.model, out=tmp_path)
     assert contents(tmp_path) == WANTED
+
+
+def test_a_file_of_another_revision_with_the_same_size_is_replaced(hub: Hub, tmp_path: Path) -> None:
+    fetch.fetch(hub.model, out=tmp_path)
+    hub.files = {name: bytes(reversed(content)) for name, content in FILES.items()}
+    fetch.fetch(hub.model, out=tmp_path)
+    assert contents(tmp_path) == {name: hub.files[name] for name in WANTED}
 
 
 def test_without_space_nothing_is_downloaded(

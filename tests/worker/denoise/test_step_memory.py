@@ -87,4 +87,6 @@ def test_the_computed_peak_covers_the_real_one_and_hardly_more(rows: int, contex
         measured = peak(batch, limits)
         assert measured <= computed <= 1.4 * measured
     everything = peak(whole, limits)
-    assert everything <= step_bytes(model.kv_layers, model.info.step, work, 2) <= 1.25 * everything  # a single slot is not gathered
+    assert (
+        everything <= step_bytes(model.kv_layers, model.info.step, work, 2) <= 1.25 * everything
+    )  # a single slot is not gathered
