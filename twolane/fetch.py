@@ -170,7 +170,7 @@ def _safe(name: str) -> Path:
 
 
 def _drop_other_contents(items: Sequence[Item]) -> None:
-    """Delete files of another revision, which may have the same size. In the hub's cache a file's name is its digest."""
+    """Delete files of another revision, perhaps of the same size. In the hub's cache a file's name is its digest."""
     for item in items:
         is_named_by_digest = item.path.name == item.file.digest
         if item.is_complete and not is_named_by_digest and _digest(item.path, item.file) != item.file.digest:
