@@ -60,9 +60,8 @@ def app_with_probes(serving_state: ServingState, known: Sequence[str]) -> FastAP
 
 
 def health_body(serving_state: ServingState) -> dict[str, Any]:
-    """State and load of the worker, and the largest values of a request's `diffusion` object; null until the weights
-    are loaded."""
-    status, info = serving_state.engine.status(), serving_state.engine.info
+    """State and load of the worker."""
+    status = serving_state.engine.status()
     wait_ms = status.predicted_wait_ms
     return {
         "state": status.state.value,
@@ -72,10 +71,6 @@ def health_body(serving_state: ServingState) -> dict[str, Any]:
         "max_num_seqs": status.max_num_seqs,
         "predicted_wait_ms": None if wait_ms is None else round(wait_ms),
         "memory": {"used_bytes": status.memory_used_bytes, "limit_bytes": status.memory_limit_bytes},
-        "diffusion": {
-            "steps": info.denoising.steps if info else None,
-            "canvas_length": info.denoising.canvas_length if info else None,
-        },
         "version": serving_state.version,
     }
 
