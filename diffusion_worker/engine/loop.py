@@ -13,7 +13,7 @@ from diffusion_worker.denoise.exact import Padding
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.engine.device_check import DeviceCheck
 from diffusion_worker.engine.scheduler import Limits, Scheduler, SequenceEvent
-from diffusion_worker.engine.warm_up import run_largest_step
+from diffusion_worker.engine.warm_up import CudaPeak, run_largest_step
 from diffusion_worker.errors import DeviceFailed, StepFailed, WorkerError
 from diffusion_worker.memory.kv_cache import KvCache
 from diffusion_worker.memory.lifecycle import memory_in_use
@@ -92,7 +92,8 @@ class Loop:
             if error := self._device_check.failure():
                 raise error
             return None
-        return run_largest_step(self.model, self._stepper.cache, self.limits, self._padding)
+        meter = CudaPeak(self.model.device) if self.model.device.type == "cuda" else None
+        return run_largest_step(self.model, self._stepper.cache, self.limits, self._padding, meter)
 
     @property
     def pressure(self) -> Pressure:

@@ -3,7 +3,7 @@ kernels exist.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -59,16 +59,45 @@ def largest_batch(info: ModelInfo, limits: Limits) -> Batch:
     )
 
 
-def run_largest_step(model: DiffusionModel, cache: KvCache, limits: Limits, padding: Padding | None) -> int | None:
-    """Step `largest_batch` and leave the cache empty. Returns the peak of allocated memory on a CUDA device, in bytes
-    beyond what was allocated before. Raises the error of a pass, or CheckpointBroken if the model returns NaN."""
+class PeakMeter(Protocol):
+    """Measures the peak of allocated memory."""
+
+    def start(self) -> None:
+        """Begin to measure."""
+        ...
+
+    def peak(self) -> int:
+        """Bytes allocated at most since the start, beyond those that were allocated then."""
+        ...
+
+
+class CudaPeak:
+    """The peak of torch's allocator on a CUDA device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = 0
+
+    def start(self) -> None:
+        """See `PeakMeter.start`."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._before = torch.cuda.memory_allocated(self._device)
+
+    def peak(self) -> int:
+        """See `PeakMeter.peak`."""
+        return torch.cuda.max_memory_allocated(self._device) - self._before
+
+
+def run_largest_step(
+    model: DiffusionModel, cache: KvCache, limits: Limits, padding: Padding | None, meter: PeakMeter | None = None
+) -> int | None:
+    """Step `largest_batch` and leave the cache empty. Returns the peak that `meter` measured, in bytes. Raises the error
+    of a pass, or CheckpointBroken if the model returns NaN."""
     stepper = _WholeStepper(model, cache, padding=padding)
-    is_measured = model.device.type == "cuda"
-    before = torch.cuda.memory_allocated(model.device) if is_measured else 0
-    if is_measured:
-        torch.cuda.reset_peak_memory_stats(model.device)
+    if meter is not None:
+        meter.start()
     result = stepper.step(largest_batch(model.info, limits))
-    peak = torch.cuda.max_memory_allocated(model.device) - before if is_measured else None
+    peak = None if meter is None else meter.peak()
     stepper.reset()
     if result.faults:
         raise CheckpointBroken(f"the warm-up step failed: {result.faults[0].error}")

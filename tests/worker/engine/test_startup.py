@@ -16,7 +16,7 @@ from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.engine.scheduler import Limits
 from diffusion_worker.engine.startup import open_loop, replan, same_sizes
-from diffusion_worker.engine.warm_up import largest_batch, run_largest_step
+from diffusion_worker.engine.warm_up import CudaPeak, largest_batch, run_largest_step
 from diffusion_worker.errors import BadSetting, CheckpointBroken, DeviceFailed
 from diffusion_worker.memory.serving_plan import ServingPlan, plan_serving
 from diffusion_worker.models.device_errors import FATAL
@@ -89,6 +89,39 @@ def test_the_largest_step_has_every_pass_for_every_row_and_leaves_an_empty_cache
     assert {(len(item.ids), item.is_seal) for item in batch.prefills} == {(40, False), (12, True)}
     assert run_largest_step(model, loop._stepper.cache, loop.limits, loop._padding) is None, "not measured on a CPU"
     assert not any(store.any() for store in (*loop._stepper.cache.keys, *loop._stepper.cache.values))
+
+
+class Recorded:
+    """A meter that notes how many passes had run when it was asked."""
+
+    def __init__(self, model: ToyModel) -> None:
+        self._model = model
+        self.passes = list[int]()
+
+    def start(self) -> None:
+        self.passes.append(self._model.passes)
+
+    def peak(self) -> int:
+        self.passes.append(self._model.passes)
+        return 1234
+
+
+def test_the_peak_is_measured_around_all_passes_of_the_largest_step() -> None:
+    model = ToyModel()
+    loop = Loop(model, Capacity(max_num_seqs=2, max_context=64))
+    meter = Recorded(model)
+    assert run_largest_step(model, loop._stepper.cache, loop.limits, None, meter) == 1234
+    assert meter.passes == [0, 4], "prompt chunks, sealed canvases, canvases and decodes"
+
+
+def test_the_peak_of_a_card_is_what_its_allocator_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated: no CUDA device is needed."""
+    said = {"memory_allocated": 700, "max_memory_allocated": 1900, "reset_peak_memory_stats": None}
+    for name, value in said.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
+    meter = CudaPeak(torch.device("cuda:1"))
+    meter.start()
+    assert meter.peak() == 1200
 
 
 def test_a_largest_batch_fits_into_a_context_that_is_shorter_than_a_chunk_and_a_canvas() -> None:
