@@ -91,8 +91,8 @@ class CudaPeak:
 def run_largest_step(
     model: DiffusionModel, cache: KvCache, limits: Limits, padding: Padding | None, meter: PeakMeter | None = None
 ) -> int | None:
-    """Step `largest_batch` and leave the cache empty. Returns the peak that `meter` measured, in bytes. Raises the error
-    of a pass, or CheckpointBroken if the model returns NaN."""
+    """Step `largest_batch` and leave the cache empty. Returns the peak that `meter` measured, in bytes. Raises the
+    error of a pass, or CheckpointBroken if the model returns NaN."""
     stepper = _WholeStepper(model, cache, padding=padding)
     if meter is not None:
         meter.start()

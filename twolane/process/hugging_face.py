@@ -38,7 +38,7 @@ def _refusal(revision: str | None, error: BaseException) -> str | None:
         case errors.RemoteEntryNotFoundError():
             says = "the hub has no config.json for it: not a checkpoint of transformers"
         case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled() if _is_offline():
-            says = "no such folder, not downloaded yet, and HF_HUB_OFFLINE forbids downloads"
+            says = "no such folder, not downloaded yet (twolane weights fetch), and HF_HUB_OFFLINE forbids downloads"
         case errors.HFValidationError():
             says = "no such folder, and not an id of the hub (owner/name)"
         case errors.HfHubHTTPError() if _status(error) in (401, 403):
