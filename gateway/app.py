@@ -7,16 +7,13 @@ import logging
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.types import ASGIApp, Scope
 
 from gateway.classifier.weights import open_classifier
@@ -26,7 +23,7 @@ from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
 from gateway.reliability.loop_lag import LoopLag
 from gateway.routing.policy import Policy
-from gateway.server.handover import Receiver
+from gateway.server.public_server import PublicServer
 from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
@@ -41,16 +38,18 @@ from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.admin import admin_app, scope_of
-from gateway.web.auth import Authenticate, fairness_key, send_scope
+from gateway.web.admin import admin_app
+from gateway.web.auth import fairness_key
 from gateway.web.chat import PATH, ChatCompletions
-from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.error_boundary import ErrorBoundary
-from gateway.web.ingress import Ingress, IngressConnection
+from gateway.web.ingress import Ingress
+from gateway.web.protection import Protection
 from gateway.web.routes import HotRoutes, public_app
+from twolane.process.http.byte_budget import ByteBudget
+from twolane.process.http.server import config_of
 from twolane.process.keys_file import KeysFile
 from twolane.process.running_requests import RunningRequests
-from twolane.process.sockets import url_of
+from twolane.process.sockets import raise_descriptor_limit, url_of
 
 CLOSING_S = 3.0  # for the last responses, after the drain period
 _log = logging.getLogger("gateway")
@@ -88,7 +87,15 @@ class Gateway:
     ingress: Ingress
     policies: Policies
     watcher: PolicyWatcher
+    protection: Protection
     end_drain: Callable[[], None]  # end the requests in progress with an error
+
+    def servers(self, *, drain_s: float) -> tuple[PublicServer, PublicServer]:
+        """The servers of the public and of the admin port. `drain_s`: time for requests to finish during shutdown."""
+        public = config_of(self.public, drain_s=drain_s, listener=self.protection.listener(self.ingress.arrive))
+        return PublicServer(public), PublicServer(
+            config_of(self.admin, drain_s=drain_s, listener=self.protection.listener())
+        )
 
 
 @contextlib.asynccontextmanager
@@ -120,7 +127,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         registry.set_targets(policies.current.endpoints)
         await registry.prepare(policies.current.endpoints)
         metrics.set_policy(policies.current, clock.wall_s())
-        metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, status_of=registry.status_of))
+        _add_gauges(metrics, policies, state, clock, registry)
         pipeline = Pipeline(
             policies=policies,
             classify=open_classifier(),
@@ -147,9 +154,21 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        apps = (HotRoutes({PATH: chat}, public), admin)
-        ingress = _ingress(watch, metrics, keys)
-        yield _protected(*apps, keys=keys, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
+        apps, protection = (HotRoutes({PATH: chat}, public), admin), _protection(settings, keys, metrics)
+        more = {"policies": policies, "watcher": watcher, "ingress": _ingress(watch, metrics, keys)}
+        yield _protected(*apps, protection, on_end=pipeline.stop, **more)
+
+
+def _add_gauges(
+    metrics: Metrics, policies: Policies, state: MemoryStore, clock: SystemWorld, registry: UpstreamRegistry
+) -> None:
+    metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, status_of=registry.status_of))
+
+
+def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> Protection:
+    budget = ByteBudget(settings.max_inflight_bytes, largest=settings.max_body_bytes)
+    metrics.gauges.add_source(lambda: [Reading(names.BYTES_IN_FLIGHT, (), budget.used)])
+    return Protection(settings=settings, keys=keys, budget=budget, on_refused=metrics.listener_refused)
 
 
 def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:
@@ -222,13 +241,12 @@ async def _background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[Non
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or ctrl-C, then let running requests finish. Raises CannotStart or ConfigurationError."""
     handed_down = settings.handed_down
+    raise_descriptor_limit()
     with contextlib.ExitStack() as sockets:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
         first, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
-            limit_s = settings.drain_s + CLOSING_S
-            public = build_server(gateway.public, drain_s=limit_s, ingress=gateway.ingress)
-            admin = build_server(gateway.admin, drain_s=limit_s)
+            public, admin = gateway.servers(drain_s=settings.drain_s + CLOSING_S)
             stop = _install_signal_handlers(gateway, (public, admin), drain_s=settings.drain_s)
             if handed_down:
                 public.receive_connections(first, on_parent_gone=stop)
@@ -251,88 +269,27 @@ def _tune_garbage_collector() -> None:
 
 
 def _protected(
-    public: ASGIApp, admin: ASGIApp, *, keys: KeysFile | None, on_end: Callable[[], None], **more: Any
+    public: ASGIApp, admin: ASGIApp, protection: Protection, *, on_end: Callable[[], None], **more: Any
 ) -> Gateway:
-    """The two applications behind authentication. `on_end` is called before the requests in progress are ended."""
+    """The two applications behind their protection. `on_end` is called before the requests in progress are ended."""
     running = RunningRequests()
 
     def end_drain() -> None:
         on_end()
         running.end()
 
-    find = (lambda: keys.current) if keys else None
-    public = ErrorBoundary(Authenticate(public, find, send_scope), running)
-    admin = ErrorBoundary(Authenticate(admin, find, scope_of), running)
-    return Gateway(public=public, admin=admin, end_drain=end_drain, **more)
-
-
-class Server(uvicorn.Server):
-    """Two servers share one event loop, so neither may install signal handlers. Its connections come from a listening
-    socket, or from a parent process."""
-
-    _receiver: Receiver | None = None
-
-    def receive_connections(self, channel: socket.socket, *, on_parent_gone: Callable[[], None]) -> None:
-        """Take connections that the parent process has accepted, once this server has started."""
-        self._receiver = Receiver(
-            channel,
-            adopt=self._adopt,
-            connections=lambda: len(self.server_state.connections),
-            on_parent_gone=on_parent_gone,
-        )
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to serve."""
-        await super().startup(sockets)
-        if self._receiver is not None:
-            self._receiver.start()
-
-    def stop(self) -> None:
-        """Accept nothing from now on, and shut down."""
-        if self._receiver is not None:
-            self._receiver.close()
-        self.should_exit = True
-
-    async def _adopt(self, connection: socket.socket) -> None:
-        def protocol() -> asyncio.Protocol:
-            kind: Any = self.config.http_protocol_class
-            connected: asyncio.Protocol = kind(
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-            return connected
-
-        with contextlib.suppress(OSError):  # the client has left already
-            await asyncio.get_running_loop().connect_accepted_socket(protocol, connection)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Install no handlers."""
-        yield
-
-
-def build_server(
-    app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE_S, ingress: Ingress | None = None
-) -> Server:
-    """The server of one port. `drain_s`: time for requests to finish during shutdown. With an `ingress`, requests may
-    have to wait for the event loop."""
-    protocol: Any = partial(IngressConnection, ingress=ingress) if ingress else ClientConnection
-    config = uvicorn.Config(
-        app,
-        loop="none",
-        http=protocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=keep_alive_s,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
+    return Gateway(
+        public=ErrorBoundary(protection.public(public), running),
+        admin=ErrorBoundary(protection.admin(admin), running),
+        protection=protection,
+        end_drain=end_drain,
+        **more,
     )
-    return Server(config)
 
 
-def _install_signal_handlers(gateway: Gateway, servers: tuple[Server, ...], *, drain_s: float) -> Callable[[], None]:
+def _install_signal_handlers(
+    gateway: Gateway, servers: tuple[PublicServer, ...], *, drain_s: float
+) -> Callable[[], None]:
     """Returns the function that stops the servers. A second ctrl-C ends the drain."""
 
     def stop() -> None:

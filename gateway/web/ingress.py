@@ -11,29 +11,28 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
 from gateway.errors import GatewayOverloaded
 from gateway.reliability.fair_queue import FairQueue
 from gateway.reliability.load_shedding import LoadShedder
 from gateway.telemetry.loop_lag import LoopWatch
-from gateway.web.connection import ClientConnection
 from gateway.web.error_body import JSON, body_of, headers_of
 from gateway.web.headers import REQUEST_ID
+from twolane.process.http.connection import ClientConnection
+from twolane.process.http.request_cycle import RequestCycle
 
 STARTS_PER_TURN: Final = 4
 MAX_WAITING: Final = 4096
 MAX_DISCARDED_BYTES: Final = 65_536  # of a refused request's body; a connection that sends more is closed
 RETRY_AFTER_S: Final = 1.0
 _ERROR: Final = GatewayOverloaded("The gateway is overloaded; try again later.", retry_after_s=RETRY_AFTER_S)
+_BODY: Final = body_of(_ERROR)
+_HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR), (b"content-length", b"%d" % len(_BODY)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Arrival:
-    connection: "IngressConnection"
-    cycle: RequestResponseCycle
-    app: ASGI3Application
+    connection: ClientConnection
+    cycle: RequestCycle
     at_s: float
 
 
@@ -66,10 +65,13 @@ class Ingress:
         """Whether any request waits or is in progress."""
         return bool(self._queue or self._running)
 
-    def arrive(self, connection: "IngressConnection", cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Start a request now, or when its turn comes."""
+    def arrive(self, connection: ClientConnection, cycle: RequestCycle) -> None:
+        """Start a request now, or when its turn comes; refuse it if the loop is overloaded."""
         self._running = connection.tasks
-        arrival = _Arrival(connection, cycle, app, self._clock())
+        if cycle.scope["method"] != "POST" or cycle.scope["path"] not in self.paths:
+            connection.start(cycle)
+            return
+        arrival = _Arrival(connection, cycle, self._clock())
         if not self._queue and self._started < STARTS_PER_TURN:
             self._decide(arrival)
         else:
@@ -85,7 +87,7 @@ class Ingress:
         self._started = 0
         while self._queue and self._started < STARTS_PER_TURN:
             arrival = self._queue.pop()
-            if not arrival.connection.transport.is_closing():
+            if arrival.connection.is_open and not arrival.cycle.is_disconnected:
                 arrival.cycle.scope["state"]["received_s"] = arrival.at_s
                 self._decide(arrival)
         if self._queue or self._started:
@@ -95,13 +97,16 @@ class Ingress:
         now_s = self._clock()
         if self._shedder.admits(now_s - arrival.at_s + self._watch.lag.sustained_s, now_s):
             self._started += 1
-            arrival.connection.start(arrival.cycle, arrival.app)
+            arrival.connection.start(arrival.cycle)
         else:
             self._refuse(arrival)
 
     def _refuse(self, arrival: _Arrival) -> None:
+        """The rest of a small body is discarded; behind a large one the connection is closed."""
         self._on_shed()
-        arrival.connection.refuse(arrival.cycle)
+        cycle = arrival.cycle
+        cycle.is_last = cycle.is_last or _is_large(cycle)
+        cycle.respond(_ERROR.status, [(REQUEST_ID, b"req_" + secrets.token_hex(12).encode()), *_HEADERS], _BODY)
 
     def _schedule(self) -> None:
         if not self._is_scheduled:
@@ -109,65 +114,9 @@ class Ingress:
             asyncio.get_running_loop().call_soon(self._turn)
 
 
-class IngressConnection(ClientConnection):
-    """A client connection whose requests wait for their turn."""
-
-    def __init__(self, *args: Any, ingress: Ingress, **kwargs: Any) -> None:
-        """Takes the arguments of uvicorn's protocols."""
-        super().__init__(*args, **kwargs)
-        self._ingress = ingress
-
-    def start(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Start a request."""
-        super()._start_asgi_task(cycle, app)
-
-    def refuse(self, cycle: RequestResponseCycle) -> None:
-        """Respond with 503. The rest of the body is discarded; if it is large, the connection is closed."""
-        if self.transport.is_closing():
-            return
-        closes = not cycle.keep_alive or _is_large(cycle)
-        cycle.response_started = cycle.response_complete = True
-        cycle.keep_alive = not closes
-        self.transport.write(_refusal(self.server_state.default_headers, closes=closes))
-        if closes:
-            cycle.transport.close()
-        if self.pipeline:  # not from here: a client may have sent thousands of requests at once
-            self.loop.call_soon(cycle.on_response)
-        else:
-            cycle.on_response()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        scope = cycle.scope
-        if scope["method"] == "POST" and scope["path"] in self._ingress.paths:
-            self._ingress.arrive(self, cycle, app)
-        else:
-            self.start(cycle, app)
-
-
-def _is_large(cycle: RequestResponseCycle) -> bool:
-    """Whether the body is too large to discard, or of unknown length; a client that waits for 100 sends none."""
-    if cycle.waiting_for_100_continue:
-        return True
-    if not cycle.more_body:
+def _is_large(cycle: RequestCycle) -> bool:
+    """Whether the body is too large to discard, or of unknown length."""
+    if cycle.body_is_complete:
         return False
     length = next((value for name, value in cycle.scope["headers"] if name == b"content-length"), b"")
     return not length.isdigit() or int(length) > MAX_DISCARDED_BYTES
-
-
-def _head(*, closes: bool) -> bytes:
-    body = body_of(_ERROR)
-    headers = [(b"content-type", JSON), *headers_of(_ERROR), (b"content-length", b"%d" % len(body))]
-    if closes:
-        headers.append((b"connection", b"close"))
-    return b"".join(b"%s: %s\r\n" % header for header in headers)
-
-
-_HEADS: Final = {closes: _head(closes=closes) for closes in (False, True)}
-_BODY: Final = b"\r\n" + body_of(_ERROR)
-
-
-def _refusal(default_headers: list[tuple[bytes, bytes]], *, closes: bool) -> bytes:
-    """The whole response."""
-    first = b"".join(b"%s: %s\r\n" % header for header in default_headers)
-    request_id = b"%s: req_%s\r\n" % (REQUEST_ID, secrets.token_hex(12).encode())
-    return b"HTTP/1.1 503 Service Unavailable\r\n" + first + request_id + _HEADS[closes] + _BODY
