@@ -59,6 +59,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         location=entry.choice("location", Location),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
+        engine=entry.node.get("engine"),
         key_env=key_env,
         retry=read_retry(entry),
         diffusion=_diffusion(entry, kind),

@@ -17,19 +17,19 @@ _PROFILES: Final = {
     # SGLang 0.5.23 also rejects logprobs; it accepts and ignores temperature and top_p.
     "sglang_diffusion": ("chat completions stream stop images", Grade.NONE, Grade.NONE),
     "vllm": (
-        f"chat completions stream {_SAMPLING} n logprobs logit_bias images json_schema json_object regex choice tools"
-        " tool_choice embeddings",
+        f"chat completions stream {_SAMPLING} n logprobs logit_bias images json_schema json_object regex choice grammar"
+        " tools tool_choice embeddings",
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),
     "sglang": (
-        f"chat completions stream {_SAMPLING} n logprobs logit_bias images json_schema json_object regex tools"
+        f"chat completions stream {_SAMPLING} n logprobs logit_bias images json_schema json_object regex grammar tools"
         " tool_choice embeddings",
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),
     "llama_cpp": (
-        f"chat completions stream {_SAMPLING} logprobs logit_bias json_schema json_object tools tool_choice",
+        f"chat completions stream {_SAMPLING} logprobs logit_bias json_schema json_object grammar tools tool_choice",
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),

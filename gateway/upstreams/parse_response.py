@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
-import orjson
 
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.types import Delta, Piece, ToolCall, Usage
 from gateway.upstreams.errors import from_error_object
+from twolane.process import exact_json
 
 
 class _Function(msgspec.Struct):
@@ -16,15 +16,22 @@ class _Function(msgspec.Struct):
     arguments: str | None = None
 
 
+class _Custom(msgspec.Struct):
+    name: str | None = None
+    input: str | None = None
+
+
 class _ToolCall(msgspec.Struct):
     index: int | None = None
     function: _Function | None = None
+    custom: _Custom | None = None
 
 
 class _Body(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None  # the older form of a single call
 
 
 class _Choice(msgspec.Struct):
@@ -84,7 +91,7 @@ def with_texts(deltas: Iterable[Delta], texts: Mapping[tuple[int, int | None], s
 def _with_texts(
     data: bytes, texts: Mapping[tuple[int, int | None], str], left: dict[tuple[int, int | None], str]
 ) -> bytes:
-    document = orjson.loads(data)
+    document = exact_json.loads(data)
     for choice in document["choices"]:
         index = choice.get("index", 0)
         body = choice.get("delta") or choice.get("message") or {}
@@ -94,7 +101,7 @@ def _with_texts(
             number, function = call.get("index", position), call.get("function") or {}
             if function.get("arguments") and (index, number) in texts:
                 function["arguments"] = left.pop((index, number), "")
-    return orjson.dumps(document)
+    return exact_json.dumps(document)
 
 
 def _stream_error(error: bytes) -> AttemptFailed:
@@ -111,14 +118,21 @@ def _piece(choice: _Choice) -> Piece:
         index=choice.index,
         text=body.content or "",
         refusal=body.refusal or "",
-        tool_calls=tuple(_tool_call(position, call) for position, call in enumerate(body.tool_calls or ())),
+        tool_calls=_tool_calls(body),
         finish_reason=choice.finish_reason,
     )
+
+
+def _tool_calls(body: _Body) -> tuple[ToolCall, ...]:
+    calls = body.tool_calls or ((_ToolCall(function=body.function_call),) if body.function_call else ())
+    return tuple(_tool_call(position, call) for position, call in enumerate(calls))
 
 
 def _tool_call(position: int, call: _ToolCall) -> ToolCall:
     """Whole responses number tool calls by position only."""
     function = call.function or _Function()
+    if call.custom is not None:
+        function = _Function(name=call.custom.name, arguments=call.custom.input)
     return ToolCall(
         index=position if call.index is None else call.index,
         name=function.name or "",

@@ -4,28 +4,29 @@ else."""
 from collections.abc import Iterable
 from typing import Any, Final
 
-import orjson
-
 from gateway.enums import Capability, Kind
+from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
+from gateway.upstreams.output_format import write_format
+from twolane.process import exact_json
 
-_GATEWAY_METADATA: Final = ("task", "private")
 # Dropped for targets without the capability: both are hints that do not affect correctness.
 _OPTIONAL: Final = {Capability.PREDICTION: "prediction", Capability.SEED: "seed"}
 
 
 def body_for(call: Call, capabilities: Capabilities | None) -> bytes:
     """The body to send. With unknown `capabilities` (None) no field is dropped."""
-    return orjson.dumps(document_for(call, capabilities))
+    return exact_json.dumps(document_for(call, capabilities))
 
 
 def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any]:
     """The same before serialisation, for clients with another API."""
     target, query = call.target, call.query
-    document: dict[str, Any] = orjson.loads(query.body)
+    document: dict[str, Any] = exact_json.loads(query.body)
     document["model"] = target.model
     _strip_metadata(document)
-    _normalise_schema(document)
+    if query.output_format is not None:
+        write_format(document, query.output_format, target)
     if query.stream:
         # Token counts and confidence arrive with the usage; it is removed for clients that did not request it.
         document["stream_options"] = {**(document.get("stream_options") or {}), "include_usage": True}
@@ -48,7 +49,7 @@ def _strip_metadata(document: dict[str, Any]) -> None:
     metadata = document.get("metadata")
     if not metadata:
         return
-    remaining = {name: value for name, value in metadata.items() if name not in _GATEWAY_METADATA}
+    remaining = without_hints(metadata)
     if remaining:
         document["metadata"] = remaining
     else:
@@ -72,13 +73,3 @@ def _append_to_last_user_message(document: dict[str, Any], note: str) -> None:
         last["content"] = [*last["content"], {"type": "text", "text": note}]
     else:
         last["content"] = f"{last.get('content') or ''}\n\n{note}"
-
-
-def _normalise_schema(document: dict[str, Any]) -> None:
-    """Converts vLLM's `structured_outputs.json` to OpenAI's `response_format`, which every target with schemas
-    supports."""
-    structured = document.get("structured_outputs")
-    if structured and structured.get("json") is not None:
-        named = {"name": "answer", "schema": structured["json"]}
-        document["response_format"] = {"type": "json_schema", "json_schema": named}
-        del document["structured_outputs"]

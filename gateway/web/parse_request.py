@@ -6,31 +6,22 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 import re
 import secrets
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 import msgspec
-import orjson
 
-from gateway.enums import Capability, FormatKind, Task
+from gateway.enums import Capability, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.reliability.load_balancing import PREFIX_CHARS
-from gateway.types import OutputFormat, Query, Tool
-from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
-from gateway.web.request_schema import (
-    ALLOWED,
-    ChatRequest,
-    Message,
-    ResponseFormat,
-    StructuredOutputs,
-    ToolEntry,
-    is_present,
-    must_call,
-)
+from gateway.routing import metadata_hints
+from gateway.types import OutputFormat, Query
+from gateway.web.offered_tools import tool_choice_of, tools_of
+from gateway.web.output_format import output_format_of
+from gateway.web.request_schema import ALLOWED, ChatRequest, Message
+from twolane.process import exact_json
 from twolane.process.trace_context import Trace
 
 MAX_DEPTH = 64
-MAX_SCHEMA_BYTES = 65_536
 
 _decoder = msgspec.json.Decoder(ChatRequest)
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -39,7 +30,6 @@ _BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
 
 def parse_chat(
@@ -52,8 +42,8 @@ def parse_chat(
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
     request = decode(body)
-    output_format = _output_format(request)
-    tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
+    output_format = output_format_of(request, request.extra_body)
+    tools = tools_of(request)
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
     images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
@@ -75,8 +65,8 @@ def parse_chat(
         trace=trace,
         output_format=output_format,
         tools=tools,
-        must_call=must_call(request.tool_choice) if tools else None,
-        has_tools=bool(request.tools),
+        tool_choice=tool_choice_of(request, tools),
+        has_tools=bool(request.tools or request.functions),
         has_prediction=request.prediction is not None,
         has_suffix=request.suffix is not None,
         has_images=images,
@@ -106,11 +96,11 @@ def decode(body: bytes) -> ChatRequest:
         raise MalformedBody(f"The request body is nested deeper than {MAX_DEPTH} levels.")
     try:
         request = _decoder.decode(body)
-        orjson.loads(body)  # msgspec does not validate unused fields, and targets receive them
+        exact_json.loads(body)  # the typed decoder does not validate unused fields, and targets receive them
         return request
     except msgspec.ValidationError as fault:
         raise _invalid_field(str(fault)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, orjson.JSONDecodeError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, exact_json.JsonError) as fault:
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
 
@@ -154,95 +144,6 @@ def _invalid_field(fault: str) -> BadRequest:
     return InvalidField(f"{missing[1]!r} is required.", param=missing[1]) if missing else InvalidField(f"{fault}.")
 
 
-def _output_format(request: ChatRequest) -> OutputFormat | None:
-    """At most one constraint on the text: `response_format` or `structured_outputs`."""
-    constraint = _from_structured_outputs(request.structured_outputs) if request.structured_outputs else None
-    response_format = _from_format(request.response_format) if request.response_format else None
-    if constraint and response_format:
-        raise InvalidField("Set 'response_format' or 'structured_outputs', not both.", param="structured_outputs")
-    return constraint or response_format
-
-
-def _from_format(requested: ResponseFormat) -> OutputFormat | None:
-    if requested.type == "text":
-        return None
-    if requested.type == "json_object":
-        return OutputFormat(form=FormatKind.JSON_OBJECT)
-    param = "response_format.json_schema"
-    if requested.json_schema is None:
-        raise InvalidField(f"{param!r} is required for type 'json_schema'.", param=param)
-    if not is_present(requested.json_schema.schema):
-        raise InvalidField(f"'{param}.schema' is required.", param=f"{param}.schema")
-    schema, digest = _schema(requested.json_schema.schema, f"{param}.schema")
-    return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
-
-
-def _from_structured_outputs(requested: StructuredOutputs) -> OutputFormat:
-    given = [name for name in ("regex", "choice", "template") if getattr(requested, name) is not None]
-    if is_present(requested.json):
-        given.append("json")
-    if len(given) != 1:
-        raise InvalidField(
-            "'structured_outputs' requires exactly one of regex, choice, template and json.", param="structured_outputs"
-        )
-    if is_present(requested.json):
-        schema, digest = _schema(requested.json, "structured_outputs.json")
-        return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
-    if requested.choice is not None:
-        return OutputFormat(form=FormatKind.CHOICE, choices=tuple(requested.choice))
-    if requested.regex is not None:
-        _check_pattern(requested.regex)
-        return OutputFormat(form=FormatKind.REGEX, pattern=requested.regex)
-    return OutputFormat(form=FormatKind.TEMPLATE, pattern=requested.template)
-
-
-def _is_function(index: int, entry: ToolEntry) -> bool:
-    if entry.type == "function" and entry.function is None:
-        param = f"tools[{index}].function"
-        raise InvalidField(f"{param!r} is required for type 'function'.", param=param)
-    return entry.function is not None
-
-
-def _tool(index: int, entry: ToolEntry) -> Tool:
-    function = entry.function
-    assert function is not None
-    if not is_present(function.parameters):
-        return Tool(name=function.name)
-    schema, digest = _schema(function.parameters, f"tools[{index}].function.parameters")
-    return Tool(name=function.name, parameters=schema, digest=digest)
-
-
-def _schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:
-    """The schema and its digest. Raises InvalidField if it is too large or not a valid schema."""
-    data = bytes(raw)
-    if len(data) > MAX_SCHEMA_BYTES:
-        raise InvalidField(f"{param!r} exceeds the limit of {MAX_SCHEMA_BYTES} bytes.", param=param)
-    try:
-        return _checked_schema(data)
-    except SchemaError as fault:
-        raise InvalidField(f"{param!r} is not a supported JSON Schema: {fault}", param=param) from None
-
-
-def _check_pattern(pattern: str) -> None:
-    param = "structured_outputs.regex"
-    try:
-        _checked_pattern(pattern)
-    except SchemaError as fault:
-        raise InvalidField(f"{param!r} is not a supported regular expression: {fault}", param=param) from None
-
-
-@lru_cache(maxsize=256)
-def _checked_pattern(pattern: str) -> None:
-    check_pattern(pattern)
-
-
-@lru_cache(maxsize=1024)
-def _checked_schema(data: bytes) -> tuple[Any, str]:
-    """Cached, because applications send the same few schemas repeatedly."""
-    schema = msgspec.json.decode(data)
-    return schema, check_schema(schema)
-
-
 def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: bool) -> frozenset[Capability]:
     """Values equal to OpenAI's defaults, and the best-effort `seed` and `prediction`, need no capability."""
     requested = {
@@ -253,7 +154,7 @@ def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: 
         Capability.STOP: request.stop,
         Capability.LOGPROBS: request.logprobs,
         Capability.LOGIT_BIAS: request.logit_bias,
-        Capability.TOOLS: request.tools,
+        Capability.TOOLS: request.tools or request.functions,
         Capability.TOOL_CHOICE: request.tools and request.tool_choice not in (None, "auto", "none"),
         Capability.SUFFIX: request.suffix is not None,
         Capability.IMAGES: images,
@@ -265,30 +166,40 @@ def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: 
 
 
 def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | None, str]:
-    given: Any = _text(headers.get(b"x-twolane-task"))
-    source, param = "header", "x-twolane-task"
-    if not given:
-        given, source, param = (request.metadata or {}).get("task"), "metadata", "metadata.task"
-    if given is None:
-        return None, ""
-    try:
-        return Task(given), source
-    except ValueError:
-        raise InvalidField(f"{param!r} must be one of {', '.join(Task)}.", param=param) from None
+    """The task that the client named, and where. In `metadata`, `task` is often the application's own."""
+    in_header = _text(headers.get(b"x-twolane-task"))
+    if in_header:
+        return _known_task(in_header, "x-twolane-task"), "header"
+    metadata = request.metadata or {}
+    if metadata.get(metadata_hints.TASK) is not None:
+        return _known_task(metadata[metadata_hints.TASK], f"metadata.{metadata_hints.TASK}"), "metadata"
+    task = metadata_hints.task_of(metadata.get("task"))
+    return task, "metadata" if task is not None else ""
+
+
+def _known_task(given: Any, param: str) -> Task:
+    task = metadata_hints.task_of(given)
+    if task is None:
+        raise InvalidField(f"{param!r} must be one of {', '.join(Task)}.", param=param)
+    return task
 
 
 def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
-    """Whether the header or the metadata marks the request as private."""
-    in_header = _boolean(_text(headers.get(b"x-twolane-private")), "x-twolane-private")
-    in_metadata = _boolean((request.metadata or {}).get("private", False), "metadata.private")
-    return in_header or in_metadata
+    """Whether the header or the metadata marks the request as private. In `metadata`, `private` may be the
+    application's own: only a yes or no has a meaning here."""
+    metadata = request.metadata or {}
+    given = {
+        "x-twolane-private": _text(headers.get(b"x-twolane-private")),
+        f"metadata.{metadata_hints.PRIVATE}": metadata.get(metadata_hints.PRIVATE, False),
+    }
+    # Every value is checked: a typo must not send a private request out of the cluster.
+    found = [_boolean(value, param) for param, value in given.items()]
+    return any(found) or bool(metadata_hints.boolean_of(metadata.get("private")))
 
 
 def _boolean(value: Any, param: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    boolean = _BOOLEANS.get(value.strip().lower()) if isinstance(value, str) else None
-    if boolean is None:  # a typo must not send a private request out of the cluster
+    boolean = metadata_hints.boolean_of(value)
+    if boolean is None:
         raise InvalidField(f"{param!r} must be true or false.", param=param)
     return boolean
 

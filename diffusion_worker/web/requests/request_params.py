@@ -3,12 +3,11 @@
 import dataclasses
 from dataclasses import dataclass
 
-import orjson
-
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.web.error_body import InvalidJson, InvalidType
 from diffusion_worker.web.requests.fields import MAX_DEPTH, Fields, is_deeper
 from diffusion_worker.web.requests.output_format import parse_constraint
+from twolane.process import exact_json
 
 MAX_STOPS = 4
 
@@ -49,8 +48,8 @@ class RequestParams:
 def parse_body(body: bytes) -> Fields:
     """The JSON object of a body, no deeper than MAX_DEPTH. Raises InvalidJson."""
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        value = exact_json.loads(body)
+    except exact_json.JsonError as error:
         raise InvalidJson(f"The body is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise InvalidJson("The body must be a JSON object.")

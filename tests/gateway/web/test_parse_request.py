@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.types import Query
-from gateway.web.parse_request import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, parse_chat, unique_headers
+from gateway.web.output_format import MAX_SCHEMA_BYTES
+from gateway.web.parse_request import MAX_DEPTH, is_deeper, parse_chat, unique_headers
 from gateway.web.request_schema import MAX_MESSAGES
 
 USER = {"role": "user", "content": "hi"}
