@@ -27,7 +27,8 @@ MEANINGS = {
     ATTEMPTS: "Every target tried or skipped, in order, with `ok` or the reason: `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
     POLICY: "Hash of the policy that decided.",
-    SCHEMA: "`valid`, or `repaired`: result of validating the response against what the request asked for.",
+    SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
+    " (cut off by a token limit or a stop string, and valid as far as it goes).",
     SERVER_TIMING: "Milliseconds spent in each phase (classify, queue, upstream, validate) and in total.",
     TRACE: "W3C trace ID and span ID, if the request is sampled.",
 }

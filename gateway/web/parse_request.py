@@ -190,7 +190,7 @@ def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
     metadata = request.metadata or {}
     given = {
         "x-twolane-private": _text(headers.get(b"x-twolane-private")),
-        f"metadata.{metadata_hints.PRIVATE}": metadata.get(metadata_hints.PRIVATE, False),
+        f"metadata.{metadata_hints.PRIVATE}": metadata.get(metadata_hints.PRIVATE) or False,
     }
     # Every value is checked: a typo must not send a private request out of the cluster.
     found = [_boolean(value, param) for param, value in given.items()]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-MAX_DIGITS: Final = 4300  # of one integer: Python's limit against quadratic conversion time
+MAX_DIGITS: Final = 4299  # of one integer: Python's limit, with a sign, against quadratic conversion time
 
 
 _BYTE: Final = re.compile(r"\(byte (\d+)\)")
