@@ -17,7 +17,8 @@ WRONG = says('{"n": "1"}')
 NO_VALIDATE: Any = {"checks": READ_ALONG}
 OFF: Any = {"checks": None}
 FULL: Any = {"checks": Checks()}
-TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
+FUNCTION = {"name": "f", "parameters": SCHEMA}
+TOOL = {"type": "function", "function": FUNCTION}
 OTHER = {"type": "function", "function": {"name": "g"}}
 CUSTOM = {"type": "custom", "custom": {"name": "patch"}}
 
@@ -70,7 +71,7 @@ FORMS: list[Any] = [
         says("neither"),
     ),
     ({"tools": [CUSTOM, TOOL]}, calls(("other", "text"))),
-    ({"functions": [{"name": "f", "parameters": SCHEMA}]}, says("", extra={"function_call": {"name": "f", "arguments": "{}"}})),
+    ({"functions": [FUNCTION]}, says("", extra={"function_call": {"name": "f", "arguments": "{}"}})),
     ({"functions": [{"name": "f"}], "function_call": {"name": "f"}}, says("no")),
 ]  # fmt: skip
 
