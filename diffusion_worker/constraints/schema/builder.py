@@ -18,7 +18,7 @@ from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, canonical
 from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
-from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, Layout, literals
+from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
 from diffusion_worker.constraints.schema.property_names import MemberGroup, allowed_names, member_groups
 from diffusion_worker.constraints.schema.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Shape, Text
@@ -53,7 +53,7 @@ class Builder:
 
     def __init__(self, limits: SizeLimits, combiner: Combiner, white_space: WhiteSpace = WhiteSpace.BOUNDED) -> None:
         self.graph = Graph(max_states=limits.states)
-        self.layout = Layout(self.graph, white_space)
+        self.layout = Layout(self.graph, white_space, INDENTS[: limits.indents])
         self.limits = limits
         self.combiner = combiner
         self.unchecked: set[str] = set()
@@ -90,7 +90,7 @@ class Builder:
         starts: list[int] = []
         if given := [value for shape in shapes for value in shape.literals or ()]:
             kept = [value for value in _distinct(given) if self.combiner.satisfies(value, conj)]
-            starts.extend(literals(self.graph, self.layout, kept, continuation.following))
+            starts.extend(literals(self.graph, self.layout, kept, continuation.following, continuation.depth))
         starts.extend(self._typed([shape for shape in shapes if shape.literals is None], continuation))
         return self.graph.state(self.graph.merged([], *starts)) if starts else None
 
@@ -279,7 +279,6 @@ class _Object:
         return self._layout.state(closing, names, self._depth + 1) if closing or names else None
 
     def _names_at(self, at: int, count: int) -> list[Edge]:
-        """The opening quote of a name, unless no further member is allowed."""
         keys = None if self._full(count) else self._keys(at, count)
         return [] if keys is None else [(QUOTE, QUOTE, keys)]
 
@@ -295,13 +294,12 @@ class _Object:
         return self._after_member(closing, names) if closing or names else None
 
     def _after_member(self, closing: list[Edge], names: list[Edge]) -> int:
-        """The state after a member: the closing brace, or a comma and the next name on a line of its own."""
+        """The state after a member: the closing brace, or a comma and the next name."""
         commas = [(COMMA, COMMA, self._layout.state((), names, self._depth + 1))] if names else []
         return self._layout.state(commas, closing, self._depth)
 
     def _keys(self, at: int, count: int) -> int | None:
-        """The state after the opening quote of a name: declared member `at` or a later one, up to the next required
-        one."""
+        """The state after the opening quote of a name: member `at` or a later one, up to the next required one."""
         starts: list[int] = []
         plain: list[tuple[str, int]] = []
         required = False

@@ -6,7 +6,7 @@ RFC 8259 allows it) lets a model that does not know an answer fill `max_tokens` 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from diffusion_worker.constraints.automata.automaton import Edge
@@ -20,14 +20,16 @@ COLON: Final = 0x3A
 _NEWLINE: Final = 0x0A
 _SPACE: Final = 0x20
 _ANY_WHITE: Final[tuple[Edge, ...]] = ((0x09, 0x0A, SELF), (0x0D, 0x0D, SELF), (0x20, 0x20, SELF))
-_INDENTS: Final = (2, 4)  # spaces per level
+INDENTS: Final = (2, 4)  # spaces per level
 
 
 class Layout:
-    """Places white space. `depth` is the nesting depth of a line: 0 for the outermost brackets."""
+    """Places white space. `depth` is the nesting depth of a line: 0 for the outermost brackets. Without `indents`, a
+    document is on one line."""
 
-    def __init__(self, graph: Graph, white_space: WhiteSpace) -> None:
+    def __init__(self, graph: Graph, white_space: WhiteSpace, indents: Sequence[int] = INDENTS) -> None:
         self._graph = graph
+        self._indents = indents
         self._is_any = white_space == WhiteSpace.ANY
 
     def edges(self, direct: Iterable[Edge], line: Iterable[Edge], depth: int) -> list[Edge]:
@@ -38,8 +40,8 @@ class Layout:
         if not line:
             return list(direct)
         token = self._graph.state(line)
-        indented = self._indented(token, depth)
-        return [*direct, *line, (_SPACE, _SPACE, token), (_NEWLINE, _NEWLINE, indented)]
+        newline = [(_NEWLINE, _NEWLINE, self._indented(token, depth))] if self._indents else []
+        return [*direct, *line, (_SPACE, _SPACE, token), *newline]
 
     def state(self, direct: Iterable[Edge], line: Iterable[Edge], depth: int) -> int:
         """The state with these edges."""
@@ -71,7 +73,7 @@ class Layout:
 
     def _indented(self, token: int, depth: int) -> int:
         """The state after a newline: the indentation, then what `token` reads."""
-        widths = {indent * depth for indent in _INDENTS}
+        widths = {indent * depth for indent in self._indents}
         row = self._graph.rows[token]
         state = token
         for width in reversed(range(max(widths))):
@@ -79,42 +81,42 @@ class Layout:
         return state
 
 
-def literals(graph: Graph, layout: Layout, values: Iterable[Any], following: int) -> list[int]:
-    """The states before any of the values of `enum` or `const`; they may overlap. Containers are on one line."""
+def literals(graph: Graph, layout: Layout, values: Iterable[Any], following: int, depth: int) -> list[int]:
+    """The states before any of the values of `enum` or `const` at this nesting depth; they may overlap."""
     texts = [value for value in values if isinstance(value, str)]
     states = [string(graph, dfa_of_words(frozenset(texts)), following)] if texts else []
-    states.extend(_literal(graph, layout, value, following) for value in values if not isinstance(value, str))
+    literal = _Literals(graph, layout)
+    states.extend(literal.state(value, following, depth) for value in values if not isinstance(value, str))
     return states
 
 
-def _literal(graph: Graph, layout: Layout, value: Any, following: int) -> int:
-    if isinstance(value, str):
-        return string(graph, dfa_of_words(frozenset((value,))), following)
-    if isinstance(value, list):
-        return _container(graph, layout, b"[]", [(None, part) for part in value], following)
-    if isinstance(value, dict):
-        return _container(graph, layout, b"{}", list(value.items()), following)
-    forms = {json.dumps(value)}
-    if isinstance(value, float) and value.is_integer():
-        forms.add(str(int(value)))
-    return graph.union(_word(graph, form.encode(), following) for form in forms)
+class _Literals:
+    def __init__(self, graph: Graph, layout: Layout) -> None:
+        self._graph = graph
+        self._layout = layout
 
+    def state(self, value: Any, following: int, depth: int) -> int:
+        """The state before a value. A number ends at the next byte of another kind, so its last byte leads to
+        `following` itself."""
+        if isinstance(value, str):
+            return string(self._graph, dfa_of_words(frozenset((value,))), following)
+        if isinstance(value, list):
+            return self._container(b"[]", [(None, part) for part in value], following, depth)
+        if isinstance(value, dict):
+            return self._container(b"{}", list(value.items()), following, depth)
+        forms = {json.dumps(value)}
+        if isinstance(value, float) and value.is_integer():
+            forms.add(str(int(value)))
+        return self._graph.union(self._graph.word(form.encode(), following) for form in forms)
 
-def _word(graph: Graph, word: bytes, following: int) -> int:
-    """A number ends at the next byte of another kind, so its last byte leads to `following` itself."""
-    return graph.word(word, following)
-
-
-def _container(
-    graph: Graph, layout: Layout, brackets: bytes, parts: list[tuple[str | None, Any]], following: int
-) -> int:
-    state = layout.spaced(graph.state([(brackets[1], brackets[1], following)]))
-    for index, (name, value) in reversed(list(enumerate(parts))):
-        state = _literal(graph, layout, value, state)
-        if name is not None:
-            state = string(graph, dfa_of_words(frozenset((name,))), layout.sign(COLON, state))
-        if index:
-            state = graph.state(layout.edges([(COMMA, COMMA, layout.spaced(state))], (), 0))
-        else:
-            state = layout.spaced(state)
-    return graph.state([(brackets[0], brackets[0], state)])
+    def _container(self, brackets: bytes, parts: list[tuple[str | None, Any]], following: int, depth: int) -> int:
+        graph, layout = self._graph, self._layout
+        state = layout.state((), [(brackets[1], brackets[1], following)], depth)
+        for index, (name, value) in reversed(list(enumerate(parts))):
+            state = self.state(value, state, depth + 1)
+            if name is not None:
+                state = string(graph, dfa_of_words(frozenset((name,))), layout.sign(COLON, state))
+            state = layout.state((), graph.rows[state], depth + 1)
+            if index:
+                state = layout.state([(COMMA, COMMA, state)], (), depth)
+        return graph.state([(brackets[0], brackets[0], state)])

@@ -17,8 +17,6 @@ from diffusion_worker.types.requests import (
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.requests.request_params import Overrides, RequestParams
 
-DEFAULT_CANVASES = 4  # limit of an answer without max_tokens, if the context is long enough
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestInputs:
@@ -36,14 +34,14 @@ class RequestInputs:
 def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo) -> GenerationRequest:
     """The generation request for the engine. The smaller of both deadlines applies.
 
-    Without max_tokens the limit is DEFAULT_CANVASES canvases or the rest of the context. Raises PromptTooLong,
-    OutOfRange, InvalidValue, Unsupported."""
+    Without max_tokens the limit is the rest of the context. Raises PromptTooLong, OutOfRange, InvalidValue,
+    Unsupported."""
     _check_decoding_mode(params, inputs)
     denoising = _denoising(params.overrides, info.denoising)
     deadlines_ms = [ms for ms in (params.deadline_ms, inputs.deadline_ms) if ms is not None]
     return GenerationRequest(
         prompt_ids=inputs.prompt_ids,
-        max_tokens=_max_tokens(params.max_tokens, inputs, denoising, info),
+        max_tokens=_max_tokens(params.max_tokens, inputs, info),
         seed=inputs.seed if params.seed is None else params.seed,
         denoising=denoising,
         decoding_mode=inputs.decoding_mode,
@@ -90,7 +88,7 @@ def _denoising(overrides: Overrides, defaults: DenoisingParams) -> DenoisingPara
         raise OutOfRange(f"'diffusion.{error.param}': {error.message}", param=f"diffusion.{error.param}") from error
 
 
-def _max_tokens(requested: int | None, inputs: RequestInputs, denoising: DenoisingParams, info: ModelInfo) -> int:
+def _max_tokens(requested: int | None, inputs: RequestInputs, info: ModelInfo) -> int:
     prompt = len(inputs.prompt_ids)
     left = info.max_context - prompt
     if left < 1 or (requested or 0) > left:
@@ -100,4 +98,4 @@ def _max_tokens(requested: int | None, inputs: RequestInputs, denoising: Denoisi
             f"and the request needs {answer}.",
             param=inputs.prompt_name if left < 1 else "max_tokens",
         )
-    return requested or min(left, DEFAULT_CANVASES * denoising.canvas_length)
+    return requested or left
