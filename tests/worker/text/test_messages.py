@@ -2,7 +2,14 @@
 
 import pytest
 
-from diffusion_worker.text.messages import Message, PastCall, folded_messages, template_messages, without_old_thoughts
+from diffusion_worker.text.messages import (
+    Message,
+    PastCall,
+    folded_messages,
+    plain_messages,
+    template_messages,
+    without_old_thoughts,
+)
 
 CALL = PastCall(id="1", name="f", arguments={"a": 1})
 
