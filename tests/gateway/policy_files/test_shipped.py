@@ -39,6 +39,6 @@ def test_prose_alone_is_a_constrained_request_only_if_it_says_what_it_wants(
     name: str, body: dict[str, Any], route: str
 ) -> None:
     fields = {"model": "auto", "messages": [{"role": "user", "content": body["text"]}], **body}
-    query = parse_chat(json.dumps(fields).encode(), {}, now_s=0.0, principal=None)
+    query = parse_chat(json.dumps(fields).encode(), {}, now_s=0.0, key=None)
     plan = plan_request(load(POLICIES / name, {}), query, CLASSIFY(query), wall_s=0.0, sample=0.0)
     assert plan.route == route

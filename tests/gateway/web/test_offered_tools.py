@@ -16,7 +16,7 @@ ANY = ToolChoice()
 
 def parse(**body: Any) -> Query:
     document = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **body}
-    return parse_chat(json.dumps(document).encode(), {}, now_s=0.0, principal=None)
+    return parse_chat(json.dumps(document).encode(), {}, now_s=0.0, key=None)
 
 
 def only(*names: str, is_required: bool = False) -> ToolChoice:

@@ -15,7 +15,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
 
 def parse(**body: Any) -> Query:
     document = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **body}
-    return parse_chat(json.dumps(document).encode(), {}, now_s=0.0, principal=None)
+    return parse_chat(json.dumps(document).encode(), {}, now_s=0.0, key=None)
 
 
 def format_of(**body: Any) -> OutputFormat:
