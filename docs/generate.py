@@ -9,7 +9,6 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
@@ -169,31 +168,57 @@ def _headers() -> Iterator[str]:
     yield from _table(("header", "meaning"), ((f"`{name.decode()}`", text) for name, text in MEANINGS.items()))
 
 
+_ERRORS_HEAD: Final = """\
+# Errors
+
+Every error has OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, and the header `x-should-retry`,
+which OpenAI's clients follow. `param` names the field at fault, or is null. `retry-after` says in whole seconds when to
+try again, if that is known.
+
+In a stream, an error before the first event has its own status. A later one is the last event, `event: error` with the
+same body, and no `[DONE]` follows. If a [heartbeat](../policies.md#time-limits-and-heartbeats) has sent the head of the
+stream, the status is 200 and the error is an event as well; its headers precede it as a comment.
+"""
+_CAUSES_HEAD: Final = """\
+## Which error is reported
+
+Every candidate of a request may fail or be skipped for another cause. The first cause of this list that occurred is
+reported. A cause that may pass comes before one that would fail again, so an outage is never reported as an invalid
+request: the target that was down might have served it.
+"""
+
+
 def _errors() -> Iterator[str]:
+    from gateway.attempts.final_error import MEANINGS, Cause
     from gateway.errors import AttemptFailed, CannotStart, GatewayError
 
-    yield from (
-        "# Errors",
-        "",
-        'Errors have OpenAI\'s shape: `{"error": {"message", "type", "param", "code"}}`. `param` names the field.',
-        "",
-        "## Gateway",
-        "",
-    )
+    yield from (_ERRORS_HEAD, "## Gateway", "")
     served = [kind for kind in _tree(GatewayError) if not issubclass(kind, CannotStart) and kind is not AttemptFailed]
-    yield from _table(
-        ("status", "code", "type", "meaning"),
-        ((str(kind.status), f"`{kind.code}`", f"`{kind.kind}`", _first_line(kind)) for kind in served),
-    )
-    yield from ("## Worker", "", "The gateway maps these to its own when it calls a worker.", "")
+    yield from _error_table(served, lambda kind: str(kind.kind))
+    yield _CAUSES_HEAD
+    for number, cause in enumerate(sorted(Cause, reverse=True), 1):
+        yield f"{number}. {MEANINGS[cause]}"
+    yield from ("", "## Worker", "", "The gateway maps these to its own when it calls a worker.", "")
     from diffusion_worker.errors import BadSetting, CheckpointError, WorkerError
+    from diffusion_worker.web.error_body import problem_of  # defines the errors of the web layer itself
 
-    import_module("diffusion_worker.web.error_body")  # errors of the web layer itself
     served_by_worker = [kind for kind in _tree(WorkerError) if not issubclass(kind, CheckpointError | BadSetting)]
-    yield from _table(
-        ("status", "code", "meaning"),
-        ((str(kind.status), f"`{kind.code}`", _first_line(kind)) for kind in served_by_worker),
-    )
+    yield from _error_table(served_by_worker, lambda kind: str(problem_of(_example(kind)).body["error"]["type"]))
+
+
+def _error_table(kinds: Iterable[type[Any]], type_of: Callable[[type[Any]], str]) -> Iterator[str]:
+    rows = {
+        (str(kind.status), f"`{kind.code}`", f"`{type_of(kind)}`", _first_line(kind), "yes" if kind.retryable else "no")
+        for kind in kinds
+    }
+    yield from _table(("status", "code", "type", "when", "retry"), sorted(rows))
+
+
+def _example(kind: type[Any]) -> Any:
+    """An error of this class, without its constructor's arguments."""
+    error: Any = Exception.__new__(kind)
+    error.message, error.param, error.retry_after_s = "", None, None
+    return error
 
 
 def _tree(kind: type[Any]) -> Iterator[type[Any]]:

@@ -16,7 +16,7 @@ ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFI
 # Cancelled before completion: counts only if it had already exceeded the objective.
 ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
 # Caused by the request itself: not evidence about the lane.
-_NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.REFUSED})
+_NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.REFUSED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ class Reason(StrEnum):
     NOT_RESIDENT = "not_resident"
     CIRCUIT_OPEN = "circuit_open"
     UNSUPPORTED = "unsupported"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     LOW_CONFIDENCE = "low_confidence"
     REFUSED = "refused"
 

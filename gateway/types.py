@@ -21,7 +21,7 @@ from gateway.enums import (
     Residency,
     Task,
 )
-from gateway.policy_types import Checks, Hedge, Price, Retry, Slo
+from gateway.policy_types import DEFAULT_IDLE_S, DEFAULT_TOTAL_MS, Checks, Hedge, Price, Retry, Slo
 from twolane.process.trace_context import Trace
 
 
@@ -33,6 +33,7 @@ class Capabilities:
     json_schema: Grade = Grade.NONE
     tools: Grade = Grade.NONE
     prediction: Grade = Grade.NONE
+    context_length: int | None = None  # tokens, prompt and completion together; None: unknown
 
     def lacks(self, needs: frozenset[Capability]) -> frozenset[Capability]:
         """The needed capabilities that are missing."""
@@ -53,6 +54,7 @@ class Target:
     model: str  # the model's name at the target
     location: Location
     max_in_flight: int | None = None
+    idle_s: float = DEFAULT_IDLE_S  # between two chunks of a stream
     capabilities: Capabilities | None = None
     engine: str | None = None  # the engine whose capability profile it has
     key_env: str | None = None  # environment variable that holds the credential, never the credential
@@ -197,7 +199,8 @@ class Plan:
     policy: str
     route: str
     candidates: tuple[Candidate, ...]
-    deadline_ms: float | None = None
+    deadline_ms: float | None = None  # of the first byte of a stream that is passed on, or of the whole answer
+    total_ms: float = DEFAULT_TOTAL_MS  # of a stream as a whole, and of an answer without a deadline
     attempt_ms: float | None = None  # the longest an attempt may take if another candidate is left
     private: bool = False
     shadow: Shadow | None = None
@@ -226,11 +229,20 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it."""
+    """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it.
+
+    `param` is the request's field that the target does not support. `retry_after_s` is the time until the target may be
+    called again, if known, and `is_quota` says that its provider's rate limit is the cause. `is_shared`: another target
+    at the same server failed, so this is no cause of its own.
+    """
 
     reason: Reason | None = None
     detail: str = ""
     probe: bool = False
+    param: str | None = None
+    retry_after_s: float | None = None
+    is_quota: bool = False
+    is_shared: bool = False
 
     @property
     def admitted(self) -> bool:
@@ -283,7 +295,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """Input of an upstream client for one attempt. `left_ms` is the time left until the request's deadline.
+    """Input of an upstream client for one attempt. `left_ms` is the time within which the answer must be complete.
 
     `validation_error` is the reason why an earlier response was rejected, and is sent to the target; None sends
     nothing.

@@ -11,7 +11,7 @@ from gateway.policy_files import renamed_keys
 from gateway.policy_files.dns import Lookup
 from gateway.policy_files.objectives import check_name, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
-from gateway.policy_types import Price, Slo
+from gateway.policy_types import DEFAULT_IDLE_S, Price, Slo
 from gateway.routing.engine_profiles import ENGINES, capabilities_of
 from gateway.routing.policy import AUTO
 from gateway.types import Capabilities, Target
@@ -23,6 +23,7 @@ _INSTALL: Final = "pip install --require-hashes --requirement requirements-provi
 # The decoding parameters of a request's `diffusion` object, with their bounds.
 _INTEGERS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
 _NUMBERS: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
+_MAX_IDLE_S: Final = 3600
 _UNSUPPORTED: Final = {"limits": "limits per target (other than max_in_flight)"}
 
 
@@ -59,6 +60,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         model=entry.string("model"),
         location=entry.choice("location", Location),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
+        idle_s=entry.number("idle_s", DEFAULT_IDLE_S, minimum=0.1, maximum=_MAX_IDLE_S),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
         engine=entry.node.get("engine"),
         key_env=key_env,
@@ -173,8 +175,10 @@ def _capabilities(entry: Section, kind: Kind) -> Capabilities:
         raise entry.error(
             f"a target of kind {kind} requires exactly one of `engine` and `capabilities`", "engine" if engine else None
         )
+    length = entry.integer("context_length", None, minimum=1, maximum=1 << 30)
     if engine is None:
-        return capabilities_of(frozenset(supported), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)
+        own = capabilities_of(frozenset(supported), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)
+        return replace(own, context_length=length)
     if engine not in ENGINES:
         raise entry.error(f"unknown engine {engine!r}{suggestion(engine, ENGINES)}", "engine")
-    return ENGINES[engine]
+    return replace(ENGINES[engine], context_length=length)

@@ -31,6 +31,7 @@ class _Health(msgspec.Struct):
 class _Extension(msgspec.Struct):
     aliases: list[str] = []
     capabilities: dict[str, bool | str | None] | None = None
+    context_length: int | None = None
 
 
 class _Model(msgspec.Struct):
@@ -127,7 +128,9 @@ def read_models(listing: bytes) -> dict[str, Capabilities]:
     found: dict[str, Capabilities] = {}
     for entry in _read(listing, _Listing).data:
         if entry.twolane is not None and entry.twolane.capabilities is not None:
-            capabilities = _capabilities(entry.twolane.capabilities)
+            capabilities = replace(
+                _capabilities(entry.twolane.capabilities), context_length=entry.twolane.context_length
+            )
             found.update(dict.fromkeys([entry.id, *entry.twolane.aliases], capabilities))
     return found
 

@@ -80,10 +80,9 @@ class LiteLLMLibrary:
 class LiteLLMUpstream:
     """An Upstream for `kind: litellm`. The policy states its capabilities."""
 
-    def __init__(self, target: Target, library: LiteLLMLibrary, *, idle_s: float) -> None:
+    def __init__(self, target: Target, library: LiteLLMLibrary) -> None:
         self._key = key_of(target)
         self._library = library
-        self._idle_s = idle_s
         library.load()
 
     @property
@@ -93,7 +92,7 @@ class LiteLLMUpstream:
 
     async def send(self, call: Call) -> "LiteLLMReply":
         """See `ports.Upstream`."""
-        arguments = arguments_for(call, key=self._key, idle_s=self._idle_s)
+        arguments = arguments_for(call, key=self._key)
         litellm = await self._library.loaded()
         response = await self._library.background.run(_complete(litellm, arguments))
         return LiteLLMReply(self._library.background, response, deltas_of(litellm, call.target.model, response))

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.errors import AttemptFailed, Refused, Unsupported, UpstreamError
+from gateway.errors import AttemptFailed, ContextLengthExceeded, Refused, Unsupported, UpstreamError
+from gateway.policy_types import DEFAULT_TOTAL_MS
 from gateway.types import Call, Delta, Usage
+from gateway.upstreams.context_length import ContextLimit, read_context_limit
 from gateway.upstreams.errors import from_error_object
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.request_body import document_for
@@ -34,19 +36,20 @@ _OFF: Final[Mapping[str, Any]] = {
 }
 _MAX_MESSAGE: Final = 500
 # By the name of the exception's class or base classes; other exceptions by their status.
-_UNSUPPORTED: Final = frozenset({"UnsupportedParamsError", "ContextWindowExceededError", "ImageFetchError"})
+_UNSUPPORTED: Final = frozenset({"UnsupportedParamsError", "ImageFetchError"})
+_TOO_LONG: Final = "ContextWindowExceededError"
 _TIMEOUTS: Final = frozenset({"Timeout", "APITimeoutError", "TimeoutError"})
 _UNREACHABLE: Final = frozenset({"APIConnectionError"})
 
 
-def arguments_for(call: Call, *, key: str, idle_s: float) -> dict[str, Any]:
+def arguments_for(call: Call, *, key: str) -> dict[str, Any]:
     """Arguments of `litellm.acompletion`. Raises Unsupported for content that the gateway would have to download."""
     target = call.target
     document = document_for(call, target.capabilities)
     _refuse_remote_content(document["messages"])
-    left_s = math.inf if call.left_ms is None else call.left_ms / 1000
+    left_ms = DEFAULT_TOTAL_MS if call.left_ms is None else call.left_ms  # without one litellm sets a limit of its own
     arguments = {name: value for name, value in document.items() if name in _FORWARDED and value is not None}
-    arguments.update(_OFF, model=target.model, timeout=min(left_s, idle_s))
+    arguments.update(_OFF, model=target.model, timeout=left_ms / 1000)
     if target.url.startswith(("http://", "https://")):
         arguments["api_base"] = target.url
     if key:
@@ -83,18 +86,21 @@ def fault_of(fault: Exception) -> AttemptFailed:
     names = {kind.__name__ for kind in type(fault).__mro__}
     name = type(fault).__name__
     if names & _TIMEOUTS:
-        return UpstreamError("Idle timeout while reading from the provider.", detail=name)
+        return UpstreamError("The provider did not answer in time.", detail=name)
     if names & _UNREACHABLE:
         return UpstreamError("Cannot connect to the provider.", detail=name)
     status = _status(fault)
     if status is None:
         return UpstreamError("The provider's response could not be parsed.", detail=name)
     message = _message(fault)
+    if _TOO_LONG in names:
+        said = read_context_limit({"message": message}) or ContextLimit()
+        return ContextLengthExceeded(message, limit=said.limit, needed=said.needed, detail=name)
     if names & _UNSUPPORTED:
         return Unsupported(message, detail=name)
     if name == "ContentPolicyViolationError":
         return Refused(message, status=400, code="content_policy_violation", detail=name)
-    found = from_error_object({"message": message}, status=status)
+    found = from_error_object({**_error_object(fault), "message": message}, status=status)
     found.retry_after_s = _retry_after_s(fault)
     return found
 
@@ -155,12 +161,22 @@ def _status(fault: Exception) -> int | None:
 
 def _message(fault: Exception) -> str:
     """The provider's message without litellm's prefix, unwrapped from its JSON if necessary."""
-    text = str(getattr(fault, "message", "") or fault)
+    text = _error_object(fault).get("message") or _text_of(fault).removeprefix(f"litellm.{type(fault).__name__}: ")
+    return str(text)[:_MAX_MESSAGE]
+
+
+def _error_object(fault: Exception) -> dict[str, Any]:
+    """The provider's error object, if litellm's message contains it as JSON."""
+    text = _text_of(fault)
     try:
-        found = orjson.loads(text[text.index("{") :])["error"]["message"]
+        error = orjson.loads(text[text.index("{") :])["error"]
     except (ValueError, KeyError, TypeError):
-        found = text.removeprefix(f"litellm.{type(fault).__name__}: ")
-    return str(found)[:_MAX_MESSAGE]
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
+def _text_of(fault: Exception) -> str:
+    return str(getattr(fault, "message", "") or fault)
 
 
 def _retry_after_s(fault: Exception) -> float | None:

@@ -19,6 +19,8 @@ POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
 RATE_LIMIT = b"x-ratelimit-"
+RETRY_AFTER = b"retry-after"
+SHOULD_RETRY = b"x-should-retry"
 TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace and the gateway's span
 
 # Description of each header, for docs/reference/headers.md.
@@ -38,7 +40,11 @@ MEANINGS = {
     RATE_LIMIT + b"remaining-requests": "Requests that the API key may still send now; `-tokens` likewise.",
     RATE_LIMIT + b"reset-requests": "Time until the whole limit is available again; `-tokens` likewise.",
     TRACE: "W3C trace ID and span ID, if the request is sampled.",
+    RETRY_AFTER: "On errors: seconds after which the request may succeed, if that is known.",
+    SHOULD_RETRY: "On errors: `false` if the same request would fail again, else `true`. OpenAI's clients follow it.",
 }
+# What is known before a target has answered: the headers of a stream whose head is sent by a heartbeat.
+KNOWN_EARLY = frozenset({REQUEST_ID, TASK, CONFIDENCE, ROUTE, POLICY, TRACE})
 
 
 def describe(decision: Decision) -> ResponseHeaders:

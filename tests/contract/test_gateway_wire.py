@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 CLOSED_SETS = {
     enums.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
     enums.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
-    " unsupported low_confidence refused",
+    " unsupported context_length_exceeded low_confidence refused",
     enums.LaneState: "serving probing ejected",
     enums.BreakerState: "closed open half_open",
     enums.Outcome: "ok error client_gone",
@@ -32,6 +32,7 @@ CLOSED_SETS = {
 HEADERS = (
     "x-request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
     " x-twolane-fallback x-twolane-policy x-twolane-schema server-timing traceresponse"
+    " retry-after x-should-retry x-ratelimit-"
 )
 METRICS = (
     "gen_ai_client_operation_duration_seconds gen_ai_client_operation_time_to_first_chunk_seconds"
@@ -47,7 +48,7 @@ METRICS = (
 )
 CODES = (
     "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
-    " rate_limit_exceeded"
+    " rate_limit_exceeded insufficient_quota context_length_exceeded draining invalid_api_key"
 )
 POLICY = """
 version: 1

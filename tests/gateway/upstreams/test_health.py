@@ -140,7 +140,7 @@ async def test_polling_continues_after_invalid_responses(fake: Any, monkeypatch:
 
 
 def _session() -> aiohttp.ClientSession:
-    return open_session(connect_s=60, idle_s=60)
+    return open_session(connect_s=60)
 
 
 def _nothing() -> None:
