@@ -202,13 +202,13 @@ async def test_an_answer_that_cannot_fit_falls_back(pair: Both) -> None:
 
 async def test_what_the_worker_does_not_honour_is_known_before_it_is_asked(pair: Both) -> None:
     _, headers, _ = await pair.ask(n=2)
-    assert headers["x-twolane-attempts"] == "fast=context_length_exceeded,quality=ok"
+    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
 
 
 async def test_what_the_worker_refuses_by_name_falls_back(pair: Both) -> None:
     """A field that the gateway does not know."""
     _, headers, _ = await pair.ask(frequency_penalty=0.5)
-    assert headers["x-twolane-attempts"] == "fast=context_length_exceeded,quality=ok"
+    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
     assert pair.quality.bodies[-1]["frequency_penalty"] == 0.5
 
 
