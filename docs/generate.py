@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
+from docs.parameters import parameters
+from docs.tables import table
+
 HOME: Final = Path(__file__).parent
 _HEAD: Final = "<!-- Written by `python -m docs.generate`; do not edit. -->\n\n"
 
@@ -37,6 +40,7 @@ def pages() -> Iterator[tuple[str, str]]:
         "reference/cli.md": _cli,
         "reference/policy.md": _policy,
         "reference/headers.md": _headers,
+        "reference/parameters.md": parameters,
         "reference/errors.md": _errors,
         "reference/metrics.md": _metrics,
         "decisions/index.md": _decisions,
@@ -47,14 +51,6 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def _is_current(path: Path, text: str) -> bool:
     return path.exists() and path.read_text(encoding="utf-8") == text
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + " --- |" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-    yield ""
 
 
 # Settings
@@ -72,7 +68,7 @@ def _settings() -> Iterator[str]:
     )
     for title, schema in (("Gateway: `twolane serve`", GATEWAY), ("Worker: `twolane worker`", WORKER)):
         yield from (f"## {title}", "")
-        yield from _table(("flag", "variable", "default", "meaning"), schema.rows())
+        yield from table(("flag", "variable", "default", "meaning"), schema.rows())
 
 
 # Command line
@@ -114,7 +110,7 @@ def _policy() -> Iterator[str]:
         "",
     )
     found = dict(keys_of(editor_schema()))
-    yield from _table(
+    yield from table(
         ("key", "value", "meaning"),
         ((f"`{key}`", values, DESCRIPTIONS[key]) for key, values in found.items()),
     )
@@ -165,7 +161,7 @@ def _headers() -> Iterator[str]:
     from gateway.web.headers import MEANINGS
 
     yield from ("# Response headers", "", "Every response of `/v1/*` carries these, errors included.", "")
-    yield from _table(("header", "meaning"), ((f"`{name.decode()}`", text) for name, text in MEANINGS.items()))
+    yield from table(("header", "meaning"), ((f"`{name.decode()}`", text) for name, text in MEANINGS.items()))
 
 
 _ERRORS_HEAD: Final = """\
@@ -211,7 +207,7 @@ def _error_table(kinds: Iterable[type[Any]], type_of: Callable[[type[Any]], str]
         (str(kind.status), f"`{kind.code}`", f"`{type_of(kind)}`", _first_line(kind), "yes" if kind.retryable else "no")
         for kind in kinds
     }
-    yield from _table(("status", "code", "type", "when", "retry"), sorted(rows))
+    yield from table(("status", "code", "type", "when", "retry"), sorted(rows))
 
 
 def _example(kind: type[Any]) -> Any:
@@ -257,9 +253,9 @@ def _metrics() -> Iterator[str]:
         (f"`{name}`", "gauge", ", ".join(f"`{label}`" for label in family.labels), family.help)
         for name, family in FAMILIES.items()
     )
-    yield from _table(("metric", "type", "labels", "meaning"), (*rows(Metrics().registry), *states))
+    yield from table(("metric", "type", "labels", "meaning"), (*rows(Metrics().registry), *states))
     yield from ("## Worker", "")
-    yield from _table(("metric", "type", "labels", "meaning"), rows(Meters("model").registry))
+    yield from table(("metric", "type", "labels", "meaning"), rows(Meters("model").registry))
 
 
 # Decisions

@@ -27,17 +27,21 @@ from twolane.process.trace_context import Trace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """The features that a target supports. A graded one is in `supported` if and only if its grade is not `none`."""
+    """The features that a target supports. A graded one is in `supported` if and only if its grade is not `none`.
+
+    `fields` are further request fields that it takes. At an open target, the server decides about all others except
+    those that are `missing`, and about the capabilities that it `passes`: they are sent if they have an effect.
+    """
 
     supported: frozenset[Capability]
     json_schema: Grade = Grade.NONE
     tools: Grade = Grade.NONE
     prediction: Grade = Grade.NONE
+    fields: frozenset[str] = frozenset()
+    is_open: bool = False
+    missing: frozenset[str] = frozenset()
+    passes: frozenset[Capability] = frozenset()
     context_length: int | None = None  # tokens, prompt and completion together; None: unknown
-
-    def lacks(self, needs: frozenset[Capability]) -> frozenset[Capability]:
-        """The needed capabilities that are missing."""
-        return needs - self.supported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,7 @@ class Target:
     retry: Retry | None = None
     price: Price | None = None
     diffusion: tuple[tuple[str, float], ...] = ()  # a worker's default denoising parameters
+    ignore: frozenset[str] = frozenset()  # parameters that are left out of requests to it
     pool: str | None = None
     endpoints: "tuple[Target, ...]" = ()
 
@@ -113,6 +118,15 @@ class ToolChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestParameters:
+    """The parameters of a request that have an effect, by name; see `gateway.parameters`."""
+
+    names: frozenset[str] = frozenset()  # all of them
+    fields: frozenset[str] = frozenset()  # known ones that have no capability and are no hints
+    unknown: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
 
@@ -145,6 +159,8 @@ class Query:
     has_suffix: bool = False
     has_images: bool = False
     needs: frozenset[Capability] = frozenset({Capability.CHAT})
+    parameters: RequestParameters = field(default_factory=RequestParameters)
+    n: int = 1  # choices
     prompt_chars: int = 0  # of all messages together
     prefix_text: str = ""  # the beginning of the prompt
     headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for route conditions; never logged
@@ -305,6 +321,8 @@ class Call:
     query: Query
     left_ms: float | None = None
     validation_error: str | None = None
+    ignored: tuple[str, ...] = ()  # parameters to leave out
+    choice: int | None = None  # request only this one of the query's `n` choices; None: all of them
     span_id: int = 0  # of this attempt in the query's trace
 
 

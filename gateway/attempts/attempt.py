@@ -15,8 +15,10 @@ from gateway.attempts.response_validation import ResponseValidation
 from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refused, UpstreamError
+from gateway.parameters import ignored_by
 from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
 from gateway.types import Call, Candidate, Delta, Usage
+from gateway.upstreams.fan_out import needs_fan_out, send_each
 from gateway.validation.json_schema import SchemaCache
 
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -56,6 +58,7 @@ class Attempt:
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
         self._usage: Usage | None = None
+        self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
         # Targets report their confidence at the end of a response.
@@ -159,11 +162,12 @@ class Attempt:
             query=self._context.query,
             left_ms=left_ms if left_ms < inf else None,
             validation_error=self._context.validation_error,
+            ignored=self._ignored,
             span_id=self._span_id,
         )
         try:
             with self._limits:
-                return await upstream.send(call)
+                return await (send_each(upstream, call) if needs_fan_out(upstream, call) else upstream.send(call))
         except TimeoutError as fault:
             raise self._time_out() from fault
 
@@ -254,6 +258,7 @@ class Attempt:
             usage=self._priced_usage(),
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
+            ignored=self._ignored,
         )
         self._params.permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)

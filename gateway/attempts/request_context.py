@@ -7,6 +7,7 @@ from gateway.attempts.final_error import Failure, final_error
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
 from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
+from gateway.parameters import ignored_by
 from gateway.types import Candidate, Classification, Plan, Query, Usage, Verdict
 
 
@@ -30,6 +31,7 @@ class RequestContext:
         self._failures: list[Failure] = []
         self._usage: Usage | None = None
         self._target: str | None = None
+        self._ignored: tuple[str, ...] = ()
         self._address: str | None = None
         self._first_byte_ms: float | None = None
         self._timings_ms = {"classify": self.at_ms(now_s)}
@@ -104,6 +106,7 @@ class RequestContext:
     def commit(self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float) -> None:
         """The point of no return: this candidate's response is served."""
         self._target = candidate.target.policy_name
+        self._ignored = ignored_by(candidate.target, self.query)
         self._address = candidate.target.address
         self._committed_start_ms = started_ms
         self._is_streaming = True
@@ -164,6 +167,7 @@ class RequestContext:
             started_ms=self._committed_start_ms,
             ended_ms=now_ms,
             outcome=AttemptOutcome.OK,
+            ignored=self._ignored,
         )
 
     def _append(self, candidate: Candidate, attempt: AttemptRecord) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.enums import BreakerState, Capability, Reason, Residency
+from gateway.parameters import lacking
 from gateway.types import Candidate, Health, Query, Verdict
 
 # UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
@@ -17,7 +18,7 @@ _NOT_READY: Final = frozenset(
 
 ADMITTED: Final = Verdict()
 # The request's field that asks for a capability, where it has another name.
-_FIELDS: Final = {
+_FIELDS: Final[Mapping[str, str]] = {
     Capability.CHAT: "messages",
     Capability.IMAGES: "messages",
     Capability.JSON_SCHEMA: "response_format",
@@ -34,10 +35,11 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     `left_ms` is the time left until the deadline (None: no deadline). Unknown values never exclude a target.
     """
     capabilities = candidate.target.capabilities or health.status.capabilities
-    if capabilities is not None and not query.needs <= capabilities.supported:
-        lacking = sorted(capabilities.lacks(query.needs))
-        param = _FIELDS.get(lacking[0], lacking[0].value)
-        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(lacking), param=param)
+    if capabilities is not None and (missing := lacking(candidate.target, capabilities, query)):
+        names = sorted(missing)
+        return Verdict(
+            reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(names), param=_FIELDS.get(names[0], names[0])
+        )
     if health.status.residency is Residency.UNREACHABLE:  # the health poller reports when it is back
         return Verdict(reason=Reason.UPSTREAM_ERROR, detail="unreachable at the last poll")
     if health.status.residency in _NOT_READY:

@@ -21,6 +21,7 @@ WAIT_HEADER: Final = "x-twolane-worker-predicted-wait-ms"
 _CAPABILITIES: Final = frozenset(Capability)
 _GRADES: Final = frozenset(Grade)
 _RESIDENCIES: Final = frozenset(Residency)
+WORKER_FIELDS: Final = frozenset({"chat_template_kwargs"})  # the worker refuses what its template does not support
 
 
 class _Health(msgspec.Struct):
@@ -145,6 +146,7 @@ def _capabilities(published: Mapping[str, bool | str | None]) -> Capabilities:
         json_schema=_grade(granted.get("json_schema")),
         tools=_grade(granted.get("tools")),
         prediction=_grade(granted.get("prediction")),
+        fields=WORKER_FIELDS,
     )
 
 

@@ -8,13 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from gateway.enums import FormatKind, Kind
+from gateway.parameters import FORMAT_FIELDS
 from gateway.types import OutputFormat, Target
 
-# The fields that ask for a format, except `response_format` and `structured_outputs`.
-_SPELLINGS: Final = (
-    "guided_json guided_regex guided_choice guided_grammar guided_decoding_backend guided_whitespace_pattern regex ebnf"
-    " json_schema grammar format".split()
-)
+FIELDS: Final = FORMAT_FIELDS | {"extra_body"}  # that `write_format` reads and writes
 _CONSTRAINTS: Final = ("json", "json_object", "regex", "choice", "grammar")
 _WORKER: Final = "worker"
 Spell = Callable[[OutputFormat], dict[str, Any] | None]
@@ -32,7 +29,7 @@ def write_format(document: dict[str, Any], wanted: OutputFormat, target: Target)
             return
         spelled = found
     options = _options(document)
-    for name in (*_SPELLINGS, "response_format", "structured_outputs"):
+    for name in FORMAT_FIELDS:
         document.pop(name, None)
     document.update(spelled)
     if options and target.kind is Kind.WORKER:
@@ -62,7 +59,8 @@ def _unnest(document: dict[str, Any]) -> None:
     nested = document.get("extra_body")
     if not isinstance(nested, dict):
         return
-    for name in (*_SPELLINGS, "response_format", "structured_outputs"):
+    nested = document["extra_body"] = {**nested}
+    for name in FORMAT_FIELDS:
         if name in nested:
             document[name] = nested.pop(name)
     if not nested:

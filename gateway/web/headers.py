@@ -15,6 +15,7 @@ ROUTE = b"x-twolane-route"
 TARGET = b"x-twolane-target"
 ATTEMPTS = b"x-twolane-attempts"
 FALLBACK = b"x-twolane-fallback"
+IGNORED = b"x-twolane-ignored"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
@@ -32,6 +33,7 @@ MEANINGS = {
     TARGET: "Target that produced the response; absent if none did.",
     ATTEMPTS: "Every target tried or skipped, in order, with `ok` or the reason: `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
+    IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
     " (cut off by a token limit or a stop string, and valid as far as it goes).",
@@ -58,6 +60,7 @@ def describe(decision: Decision) -> ResponseHeaders:
         (TARGET, decision.target),
         (ATTEMPTS, ",".join(f"{attempt.target}={attempt.outcome}" for attempt in decision.attempts)),
         (FALLBACK, decision.fallback),
+        (IGNORED, ",".join(decision.ignored)),
         (POLICY, decision.policy),
         (SCHEMA, decision.schema_check),
         (SERVER_TIMING, _timing(decision)),

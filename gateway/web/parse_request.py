@@ -5,19 +5,21 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from gateway.enums import Capability, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
+from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.routing import metadata_hints
 from gateway.types import OutputFormat, Query
 from gateway.web.offered_tools import tool_choice_of, tools_of
 from gateway.web.output_format import output_format_of
-from gateway.web.request_schema import ALLOWED, ChatRequest, Message
+from gateway.web.request_schema import ABSENT, ALLOWED, ChatRequest, Message, Part, ToolEntry
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
@@ -42,12 +44,13 @@ def parse_chat(
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
-    request = decode(body)
+    request, document = decode(body)
     output_format = output_format_of(request, request.extra_body)
     tools = tools_of(request)
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
     images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
+    parameters, needs = read_parameters(_without_forms(document), _nested_parameters(request))
     return Query(
         request_id=f"req_{secrets.token_hex(12)}",
         model=request.model,
@@ -73,7 +76,9 @@ def parse_chat(
         has_prediction=request.prediction is not None,
         has_suffix=request.suffix is not None,
         has_images=images,
-        needs=_needs(request, output_format, images=images),
+        needs=needs | _needs(request, output_format, images=images),
+        parameters=parameters,
+        n=request.n or 1,
         prompt_chars=sum(map(len, texts)),
         prefix_text="".join(texts[:2])[:PREFIX_CHARS],
         headers=headers,
@@ -93,14 +98,14 @@ def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
     return found
 
 
-def decode(body: bytes) -> ChatRequest:
-    """Parses the body; its depth is checked before any recursive parser reads it."""
+def decode(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
+    """Parses the body, to types and as it is; its depth is checked before any recursive parser reads it."""
     if is_deeper(body, MAX_DEPTH):
         raise MalformedBody(f"The request body is nested deeper than {MAX_DEPTH} levels.")
     try:
         request = _decoder.decode(body)
-        exact_json.loads(body)  # the typed decoder does not validate unused fields, and targets receive them
-        return request
+        # The typed decoder does not validate unused fields, and targets receive them.
+        return request, exact_json.loads(body)
     except msgspec.ValidationError as fault:
         raise _invalid_field(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, exact_json.JsonError) as fault:
@@ -147,16 +152,28 @@ def _invalid_field(fault: str) -> BadRequest:
     return InvalidField(f"{missing[1]!r} is required.", param=missing[1]) if missing else InvalidField(f"{fault}.")
 
 
+def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
+    """The body without an `extra_body` that only asks for an output format, which the gateway translates."""
+    extra = document.get("extra_body")
+    if isinstance(extra, dict) and extra.keys() <= FORMAT_FIELDS:
+        return {name: value for name, value in document.items() if name != "extra_body"}
+    return document
+
+
+def _nested_parameters(request: ChatRequest) -> Iterator[str]:
+    """The parameters that are present within messages and tools."""
+    if any(message.name is not None for message in request.messages):
+        yield NAME
+    lists = [message.content for message in request.messages if isinstance(message.content, list)]
+    marked: Iterable[Message | ToolEntry | Part] = chain(request.messages, request.tools or (), *lists)
+    if any(each.cache_control is not ABSENT for each in marked):
+        yield CACHE_CONTROL
+
+
 def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: bool) -> frozenset[Capability]:
-    """Values equal to OpenAI's defaults, and the best-effort `seed` and `prediction`, need no capability."""
+    """The capabilities that fields other than parameters need; see `read_parameters`."""
     requested = {
         Capability.STREAM: request.stream,
-        Capability.TEMPERATURE: request.temperature not in (None, 1),
-        Capability.TOP_P: request.top_p not in (None, 1),
-        Capability.N: request.n not in (None, 1),
-        Capability.STOP: request.stop,
-        Capability.LOGPROBS: request.logprobs,
-        Capability.LOGIT_BIAS: request.logit_bias,
         Capability.TOOLS: request.tools or request.functions,
         Capability.TOOL_CHOICE: request.tools and request.tool_choice not in (None, "auto", "none"),
         Capability.SUFFIX: request.suffix is not None,

@@ -33,6 +33,7 @@ class Part(msgspec.Struct):
 
     type: str
     text: str | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 class Message(msgspec.Struct):
@@ -40,6 +41,8 @@ class Message(msgspec.Struct):
 
     role: Role
     content: str | list[Part] | None = None
+    name: str | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 class StreamOptions(msgspec.Struct):
@@ -133,6 +136,7 @@ class ToolEntry(msgspec.Struct):
     type: str
     function: Function | None = None
     custom: CustomTool | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 class Prediction(msgspec.Struct):
@@ -157,6 +161,11 @@ class ChatRequest(Forms, kw_only=True):
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None

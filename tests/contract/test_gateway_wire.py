@@ -24,14 +24,15 @@ CLOSED_SETS = {
     enums.AttemptOutcome: "ok cancelled",
     enums.SchemaCheck: "valid repaired truncated",
     enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template grammar"
-    " tools tool_choice seed temperature top_p logprobs logit_bias stop n stream images embeddings",
+    " tools tool_choice seed temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty"
+    " reasoning_effort logprobs logit_bias stop n stream images embeddings",
     enums.Grade: "none best_effort guaranteed warm_start anchored",
     enums.Location: "in_cluster external",
     enums.Buffer: "full first_bytes none",
 }
 HEADERS = (
     "x-request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
-    " x-twolane-fallback x-twolane-policy x-twolane-schema server-timing traceresponse"
+    " x-twolane-fallback x-twolane-ignored x-twolane-policy x-twolane-schema server-timing traceresponse"
     " retry-after x-should-retry x-ratelimit-"
 )
 METRICS = (
@@ -45,6 +46,7 @@ METRICS = (
     " twolane_lane_first_token_budget_seconds twolane_target_residency twolane_target_predicted_wait_seconds"
     " twolane_policy_loaded_timestamp_seconds twolane_policy_current twolane_build_info"
     " twolane_decisions_dropped_total twolane_slo_events_total twolane_observer_faults_total"
+    " twolane_ignored_parameters_total"
 )
 CODES = (
     "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"

@@ -36,12 +36,17 @@ def asked(body: dict[str, Any], *, key: str = "", left_ms: float | None = None) 
     return arguments_for(Call(target=TARGET, query=query, left_ms=left_ms), key=key)
 
 
-def test_only_openai_s_parameters_are_forwarded() -> None:
-    given = asked({"temperature": 0.1, "top_k": 4, "api_base": "http://evil", "num_retries": 9, "metadata": {"a": "b"}})
+def test_only_known_parameters_are_forwarded() -> None:
+    """Others could change where litellm sends the call. Its `metadata` is its own."""
+    given = asked({"temperature": 0.1, "metadata": {"a": "b"}})
     assert given["temperature"] == 0.1
     assert given["num_retries"] == given["max_retries"] == 0
-    assert not {"top_k", "api_base", "metadata", "api_key"} & set(given)
+    assert not {"api_base", "metadata", "api_key"} & set(given)
     assert given["model"] == "gemini/some"
+    for unknown in ({"api_base": "http://evil"}, {"num_retries": 9}, {"extra_headers": {}}, {"mock_response": "x"}):
+        with pytest.raises(Unsupported) as refused:
+            asked(unknown)
+        assert {refused.value.param} == set(unknown)
 
 
 def test_the_key_is_forwarded_and_calls_end_at_their_deadline() -> None:
