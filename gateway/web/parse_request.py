@@ -174,7 +174,7 @@ def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: 
     """The capabilities that fields other than parameters need; see `read_parameters`."""
     requested = {
         Capability.STREAM: request.stream,
-        Capability.TOOLS: request.tools or request.functions,
+        Capability.TOOLS: request.tools,
         Capability.TOOL_CHOICE: request.tools and request.tool_choice not in (None, "auto", "none"),
         Capability.SUFFIX: request.suffix is not None,
         Capability.IMAGES: images,
