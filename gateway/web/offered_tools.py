@@ -15,6 +15,7 @@ from gateway.web.request_schema import ChatRequest, CustomTool, Function, is_pre
 
 _NO_CALL: Final = frozenset({"none"})
 _ANY_CALL: Final = frozenset({"required", "any"})
+_TYPES: Final = frozenset({"function", "custom"})
 _NAMED: Final = ("function", "custom", "tool")
 
 
@@ -38,7 +39,9 @@ def tool_choice_of(request: ChatRequest, tools: tuple[Tool, ...]) -> ToolChoice:
     unknown = sorted((allowed or frozenset()) - {tool.name for tool in tools})
     if unknown:
         raise InvalidField(f"{param!r} names the tool {unknown[0]!r}, which is not offered.", param=param)
-    return ToolChoice(is_required=is_required, allowed=allowed, parallel=parallel)
+    # A tool that the target runs itself may be what `required` led to: its calls are not part of the answer.
+    is_seen = allowed is not None or all(entry.type in _TYPES for entry in request.tools or ())
+    return ToolChoice(is_required=is_required and is_seen, allowed=allowed, parallel=parallel)
 
 
 def _from_tools(request: ChatRequest) -> Iterator[Tool]:

@@ -62,6 +62,12 @@ def test_parallel_calls_may_be_excluded() -> None:
     assert parse(tools=FUNCTIONS, parallel_tool_calls=None).tool_choice.parallel
 
 
+def test_a_tool_that_the_target_runs_itself_may_fulfil_a_required_call() -> None:
+    tools = [*FUNCTIONS, {"type": "web_search"}]
+    assert not parse(tools=tools, tool_choice="required").tool_choice.is_required
+    assert parse(tools=tools, tool_choice=FUNCTIONS[0]).tool_choice.is_required
+
+
 def test_without_tools_there_are_no_rules() -> None:
     assert parse(tool_choice="required", parallel_tool_calls=False).tool_choice == ANY
     assert parse(tools=[{"type": "web_search"}], tool_choice="required").tool_choice == ANY
