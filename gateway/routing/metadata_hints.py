@@ -31,9 +31,11 @@ def boolean_of(value: Any) -> bool | None:
 
 def without_hints(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The application's own metadata, which targets receive."""
-    hints = {TASK, PRIVATE}
-    if task_of(metadata.get("task")) is not None:
-        hints.add("task")
-    if boolean_of(metadata.get("private")) is not None:
-        hints.add("private")
-    return {name: value for name, value in metadata.items() if name not in hints}
+    return {name: value for name, value in metadata.items() if not _is_hint(name.lower(), value)}
+
+
+def _is_hint(name: str, value: Any) -> bool:
+    """Names are compared in lower case, as where `private` is read."""
+    if name == "task":
+        return task_of(value) is not None
+    return name in (TASK, PRIVATE) or (name == "private" and boolean_of(value) is not None)

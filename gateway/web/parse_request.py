@@ -12,24 +12,24 @@ from typing import Any
 import msgspec
 
 from gateway.enums import Capability, Task
-from gateway.errors import BadRequest, InvalidField, MalformedBody
+from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
 from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.routing import metadata_hints
+from gateway.routing.classify import SEARCHED_CHARS
 from gateway.types import OutputFormat, Query
 from gateway.web.offered_tools import tool_choice_of, tools_of
 from gateway.web.output_format import output_format_of
 from gateway.web.request_schema import ABSENT, ALLOWED, ChatRequest, Message, Part, ToolEntry
 from twolane.process import exact_json
 from twolane.process.api_keys import Key
+from twolane.process.http.json_body import JsonBodyError, check_json
 from twolane.process.trace_context import Trace
 
-MAX_DEPTH = 64
+LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
+_METADATA = "metadata"
 
 _decoder = msgspec.json.Decoder(ChatRequest)
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
@@ -44,6 +44,7 @@ def parse_chat(
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
+    body = _checked(body)
     request, document = decode(body)
     output_format = output_format_of(request, request.extra_body)
     tools = tools_of(request)
@@ -56,8 +57,8 @@ def parse_chat(
         model=request.model,
         body=body,
         received_s=now_s,
-        system_text="\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM),
-        last_user_text=_last_text("user", request.messages, texts),
+        system_text=_ends("\n".join(t for m, t in zip(request.messages, texts, strict=True) if m.role in _SYSTEM)),
+        last_user_text=_ends(_last_text("user", request.messages, texts)),
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
@@ -98,10 +99,15 @@ def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
     return found
 
 
+def check_encoding(headers: dict[bytes, bytes]) -> None:
+    """Raises UnsupportedMediaType for a compressed body."""
+    encoding = _text(headers.get(b"content-encoding")).lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(f"The content encoding {encoding!r} is not supported; send the body uncompressed.")
+
+
 def decode(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
-    """Parses the body, to types and as it is; its depth is checked before any recursive parser reads it."""
-    if is_deeper(body, MAX_DEPTH):
-        raise MalformedBody(f"The request body is nested deeper than {MAX_DEPTH} levels.")
+    """Parses a body, to types and as it is; its depth was checked before any recursive parser reads it."""
     try:
         request = _decoder.decode(body)
         # The typed decoder does not validate unused fields, and targets receive them.
@@ -112,16 +118,16 @@ def decode(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
 
-def is_deeper(body: bytes, depth: int) -> bool:
-    """Whether this JSON is nested deeper than `depth`. Exact for valid JSON; other bytes are left to the decoder."""
-    if body.count(b"{") + body.count(b"[") <= depth:
-        return False
-    brackets = _STRINGS.sub(b"", body).translate(_BRACES_TO_BRACKETS, _NOT_BRACKETS)
-    for _ in range(depth):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")  # removes the innermost level
-    return bool(brackets)
+def _checked(body: bytes) -> bytes:
+    """The body without a byte order mark. Raises MalformedBody, or InvalidField for a key that is repeated."""
+    try:
+        body, keys = check_json(body)
+    except JsonBodyError as fault:
+        raise (InvalidField(str(fault), param=fault.key) if fault.key else MalformedBody(str(fault))) from None
+    for key in keys:
+        if key != _METADATA and key.lower() == _METADATA:  # whoever ignores case would read it as private
+            raise InvalidField(f"{key!r} must be written {_METADATA!r}.", param=key)
+    return body
 
 
 def text_of(message: Message) -> str:
@@ -135,6 +141,11 @@ def _last_text(role: str, messages: list[Message], texts: list[str]) -> str:
     return next(
         (text for message, text in zip(reversed(messages), reversed(texts), strict=True) if message.role == role), ""
     )
+
+
+def _ends(text: str) -> str:
+    """What the classification reads of a text. The rest of a long one would take up to four times the body's memory."""
+    return text if len(text) <= 2 * SEARCHED_CHARS else text[:SEARCHED_CHARS] + text[-SEARCHED_CHARS:]
 
 
 def _has_images(message: Message) -> bool:
@@ -206,15 +217,18 @@ def _known_task(given: Any, param: str) -> Task:
 
 def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
     """Whether the header or the metadata marks the request as private. In `metadata`, `private` may be the
-    application's own: only a yes or no has a meaning here."""
-    metadata = request.metadata or {}
-    given = {
-        "x-twolane-private": _text(headers.get(b"x-twolane-private")),
-        f"metadata.{metadata_hints.PRIVATE}": metadata.get(metadata_hints.PRIVATE) or False,
-    }
+    application's own: only a yes or no has a meaning here. Names in another case count: a request that says it is
+    private must not leave the cluster for its spelling."""
+    given = {"x-twolane-private": _text(headers.get(b"x-twolane-private"))}
+    found = []
+    for name, value in (request.metadata or {}).items():
+        if name.lower() == metadata_hints.PRIVATE and value is not None:
+            given[f"metadata.{name}"] = value
+        elif name.lower() == "private":
+            found.append(bool(metadata_hints.boolean_of(value)))
     # Every value is checked: a typo must not send a private request out of the cluster.
-    found = [_boolean(value, param) for param, value in given.items()]
-    return any(found) or bool(metadata_hints.boolean_of(metadata.get("private")))
+    found += [_boolean(value, param) for param, value in given.items()]
+    return any(found)
 
 
 def _boolean(value: Any, param: str) -> bool:
