@@ -4,6 +4,7 @@ Pure: the random seed and token ids are arguments.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 from diffusion_worker.errors import OutOfRange, PromptTooLong
@@ -16,6 +17,9 @@ from diffusion_worker.types.requests import (
 )
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.requests.request_params import Overrides, RequestParams
+
+# Denoising steps of a request, as a multiple of those that fill a context with the checkpoint's own parameters.
+MAX_WORK = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +38,17 @@ class RequestInputs:
 def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo) -> GenerationRequest:
     """The generation request for the engine. The smaller of both deadlines applies.
 
-    Without max_tokens the limit is the rest of the context. Raises PromptTooLong, OutOfRange, InvalidValue,
-    Unsupported."""
+    Without max_tokens the limit is the rest of the context, within MAX_WORK. Raises PromptTooLong, OutOfRange,
+    InvalidValue, Unsupported."""
     _check_decoding_mode(params, inputs)
     _check_logit_bias(params, info)
     denoising = _denoising(params.overrides, info.denoising)
+    max_tokens = _max_tokens(params.max_tokens, inputs, denoising, info)
+    _check_work(max_tokens, denoising, info)
     deadlines_ms = [ms for ms in (params.deadline_ms, inputs.deadline_ms) if ms is not None]
     return GenerationRequest(
         prompt_ids=inputs.prompt_ids,
-        max_tokens=_max_tokens(params.max_tokens, inputs, info),
+        max_tokens=max_tokens,
         seed=inputs.seed if params.seed is None else params.seed,
         denoising=denoising,
         decoding_mode=inputs.decoding_mode,
@@ -93,13 +99,39 @@ def _anchor(params: RequestParams, inputs: RequestInputs) -> float:
 
 
 def _denoising(overrides: Overrides, defaults: DenoisingParams) -> DenoisingParams:
+    """The checkpoint's parameters with those of the request. Steps and canvas may be shorter than the checkpoint's, but
+    not longer: memory is planned for them, and a longer canvas would slow every other request down."""
+    for name in ("steps", "canvas_length"):
+        wanted, most = getattr(overrides, name), getattr(defaults, name)
+        if wanted is not None and wanted > most:
+            raise OutOfRange(
+                f"'diffusion.{name}' must be at most {most}, the checkpoint's own value, not {wanted}.",
+                param=f"diffusion.{name}",
+            )
     try:
         return dataclasses.replace(defaults, **overrides.as_dict())  # type: ignore[arg-type]
     except OutOfRange as error:
         raise OutOfRange(f"'diffusion.{error.param}': {error.message}", param=f"diffusion.{error.param}") from error
 
 
-def _max_tokens(requested: int | None, inputs: RequestInputs, info: ModelInfo) -> int:
+def _check_work(max_tokens: int, denoising: DenoisingParams, info: ModelInfo) -> None:
+    """Refuse more than MAX_WORK times the denoising steps that a whole context takes with the checkpoint's own
+    parameters: very short canvases would occupy the worker with steps of one token each."""
+    steps = math.ceil(max_tokens / denoising.canvas_length) * denoising.steps
+    most = _most_steps(info)
+    if steps > most:
+        raise OutOfRange(
+            f"'diffusion.canvas_length': {max_tokens} tokens in canvases of {denoising.canvas_length} take up to "
+            f"{steps} steps; at most {most} are allowed.",
+            param="diffusion.canvas_length",
+        )
+
+
+def _most_steps(info: ModelInfo) -> int:
+    return MAX_WORK * math.ceil(info.max_context / info.denoising.canvas_length) * info.denoising.steps
+
+
+def _max_tokens(requested: int | None, inputs: RequestInputs, denoising: DenoisingParams, info: ModelInfo) -> int:
     prompt = len(inputs.prompt_ids)
     left = info.max_context - prompt
     if left < 1 or (requested or 0) > left:
@@ -109,4 +141,5 @@ def _max_tokens(requested: int | None, inputs: RequestInputs, info: ModelInfo) -
             f"and the request needs {answer}.",
             param=inputs.prompt_name if left < 1 else "max_tokens",
         )
-    return requested or left
+    most_canvases = max(1, _most_steps(info) // denoising.steps)
+    return requested or min(left, most_canvases * denoising.canvas_length)
