@@ -72,6 +72,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
         idle_s=entry.number("idle_s", DEFAULT_IDLE_S, minimum=0.1, maximum=_MAX_IDLE_S),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
+        engine=entry.node.get("engine"),
         key_env=key_env,
         key_file=key_file,
         headers=_headers(entry, has_key=key_env is not None or key_file is not None),
