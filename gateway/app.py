@@ -155,8 +155,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
         apps, protection = (HotRoutes({PATH: chat}, public), admin), _protection(settings, keys, metrics)
-        more = {"policies": policies, "watcher": watcher, "ingress": _ingress(watch, metrics, keys)}
-        yield _protected(*apps, protection, on_end=pipeline.stop, **more)
+        ingress = _ingress(watch, metrics, keys)
+        yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
 
 
 def _add_gauges(

@@ -99,6 +99,14 @@ class Buffer(StrEnum):
     NONE = "none"
 
 
+class RunawayScope(StrEnum):
+    """Which texts of a response are cut when they run away (see `validation.runaway`)."""
+
+    FORM = "form"  # those that must have a form: structured output, arguments of tool calls
+    ALL = "all"  # free text too
+    NONE = "none"
+
+
 class Outcome(StrEnum):
     """How a request ended."""
 
@@ -128,6 +136,7 @@ class SchemaCheck(StrEnum):
 
     VALID = "valid"
     REPAIRED = "repaired"
+    TRUNCATED = "truncated"  # valid as far as it goes: a token limit or a stop string cut it
 
 
 class Capability(StrEnum):
@@ -142,6 +151,7 @@ class Capability(StrEnum):
     REGEX = "regex"
     CHOICE = "choice"
     TEMPLATE = "template"
+    GRAMMAR = "grammar"
     TOOLS = "tools"
     TOOL_CHOICE = "tool_choice"
     SEED = "seed"
@@ -180,6 +190,7 @@ class FormatKind(StrEnum):
     REGEX = "regex"
     CHOICE = "choice"
     TEMPLATE = "template"
+    GRAMMAR = "grammar"
 
 
 class ShadowResult(StrEnum):

@@ -110,10 +110,15 @@ PARAMETERS: Final[Mapping[str, Parameter]] = MappingProxyType(
         **{name: Parameter(name=name, off=off) for name, off in _OTHERS.items()},
     }
 )
+# Fields that ask for an output format, as OpenAI and common engines spell them.
+FORMAT_FIELDS: Final = frozenset(
+    "response_format structured_outputs guided_json guided_regex guided_choice guided_grammar guided_decoding_backend"
+    " guided_whitespace_pattern json_schema regex ebnf grammar structural_tag format".split()
+)
 # Fields that every target takes, or that the gateway translates; what they ask for has capabilities of its own.
-HANDLED: Final = frozenset(
-    "model messages stream stream_options max_tokens max_completion_tokens response_format structured_outputs tools"
-    " tool_choice parallel_tool_calls suffix diffusion".split()
+HANDLED: Final = FORMAT_FIELDS | frozenset(
+    "model messages stream stream_options max_tokens max_completion_tokens tools tool_choice parallel_tool_calls suffix"
+    " diffusion".split()
 )
 
 

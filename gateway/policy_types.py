@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from gateway.enums import Buffer
+from gateway.enums import Buffer, RunawayScope
 
 DEFAULT_TOTAL_MS: Final = 1_800_000.0  # half an hour: longer than any answer that somebody waits for
 DEFAULT_IDLE_S: Final = 120.0
@@ -32,13 +32,18 @@ class Checks:
     """How a response is validated. With `buffer: first_bytes`, that many bytes of its text are buffered.
 
     `repair` closes unambiguously unclosed JSON syntax. `send_error_to_fallback` sends the validation error to the next
-    target.
+    target. `runaway` says which streamed texts are cut when they run away.
     """
 
     buffer: Buffer = Buffer.FULL
     first_bytes: int = 256
     repair: bool = False
     send_error_to_fallback: bool = False
+    runaway: RunawayScope = RunawayScope.FORM
+
+
+# Checks of a route without `validate`: streams are read along while they are forwarded.
+READ_ALONG: Final = Checks(buffer=Buffer.NONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

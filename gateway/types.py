@@ -74,6 +74,7 @@ class Target:
     queue: Queue = DEFAULT_QUEUE  # of requests that wait while `max_in_flight` is reached
     idle_s: float = DEFAULT_IDLE_S  # between two chunks of a stream
     capabilities: Capabilities | None = None
+    engine: str | None = None  # the engine whose capability profile it has
     key_env: str | None = None  # environment variable that holds the credential, never the credential
     key_file: str | None = None  # file that holds the credential
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # sent with every call; never logged
@@ -110,18 +111,32 @@ class OutputFormat:
 
     form: FormatKind
     schema: Any = None
-    pattern: str | None = None  # regex or template
+    pattern: str | None = None  # of a regex; of a template, a regex that is equivalent to it
     choices: tuple[str, ...] = ()
     digest: str | None = None
+    grammar: str | None = None  # only targets can check it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function that the response may call. `parameters` is a JSON Schema for its arguments; None: any object."""
+    """A tool that the response may call. `parameters` is a JSON Schema for the arguments of a function; None: any
+    object. The input of a custom tool is text, which must match `pattern` if there is one.
+    """
 
     name: str
     parameters: Any = None
     digest: str | None = None
+    is_custom: bool = False
+    pattern: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolChoice:
+    """Which tools a response may and must call. `allowed` None: every offered tool; `parallel`: several calls."""
+
+    is_required: bool = False
+    allowed: frozenset[str] | None = None
+    parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +175,7 @@ class Query:
     trace: Trace | None = None
     output_format: OutputFormat | None = None
     tools: tuple[Tool, ...] = ()
-    must_call: str | None = None  # the tool that `tool_choice` requires; empty: any tool; None: no call is required
+    tool_choice: ToolChoice = ToolChoice()
     has_tools: bool = False
     has_prediction: bool = False
     has_suffix: bool = False
@@ -298,7 +313,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A tool call of the response, or a fragment of one. Fragments with the same `index` are concatenated."""
+    """A tool call of the response, or a fragment of one. Fragments with the same `index` are concatenated.
+
+    `arguments` of a custom tool is its input.
+    """
 
     index: int
     name: str = ""

@@ -21,12 +21,12 @@ from diffusion_worker.constraints.schema.json_strings import utf8_text
 from diffusion_worker.constraints.schema.keywords import keyword_at
 from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS, SizeLimits
 from diffusion_worker.constraints.schema.validation import SchemaValidator
-from diffusion_worker.constraints.spec import Constraint, template_parts
+from diffusion_worker.constraints.spec import Constraint, WhiteSpace, template_parts
 from diffusion_worker.constraints.tool_calls import Function, Syntax, Thought, ToolCallRules, compile_tool_calls
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 
 MAX_TOOL_STATES: Final = 60_000  # under construction, for all tools of a request together
-COMPILER_VERSION: Final = 2  # part of every cache key; raise it whenever the compiler may produce a different automaton
+COMPILER_VERSION: Final = 3  # part of every cache key; raise it whenever the compiler may produce a different automaton
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +60,9 @@ def compile_constraint(constraint: Constraint) -> Compilation:
 def _compile(constraint: Constraint) -> Compilation:
     match constraint.kind:
         case "json_schema":
-            return compile_schema(constraint.value)
+            return compile_schema(constraint.value, white_space=constraint.white_space)
         case "json_object":
-            return compile_schema({"type": "object"})
+            return compile_schema({"type": "object"}, white_space=constraint.white_space)
         case "regex":
             return _compile_tree("regex", lambda: parse(constraint.value))
         case "choice":
@@ -72,17 +72,22 @@ def _compile(constraint: Constraint) -> Compilation:
                 "template", lambda: Seq(tuple(_part(part) for part in template_parts(constraint.value)))
             )
         case "tools":
-            return _compile_tools(constraint.value)
+            return _compile_tools(constraint.value, constraint.white_space)
 
 
-def compile_schema(schema: Schema, *, tiers: Sequence[SizeLimits] = SIZE_TIERS) -> Compilation:
+def compile_schema(
+    schema: Schema,
+    *,
+    tiers: Sequence[SizeLimits] = SIZE_TIERS,
+    white_space: WhiteSpace = WhiteSpace.BOUNDED,
+) -> Compilation:
     """Compile a schema to its documents in normal form, on the first tier whose state budget is sufficient."""
     document, validator = Document(schema), SchemaValidator(schema)
     strict, lenient = Combiner(document, validator), Combiner(document, validator, lenient=True)
     attempts = [(tier, limits, combiner) for combiner in (strict, lenient) for tier, limits in enumerate(tiers)]
     pointer = ""
     for tier, limits, combiner in attempts:
-        builder = Builder(limits, combiner)
+        builder = Builder(limits, combiner, white_space)
         try:
             start = builder.document()
         except TooLarge:
@@ -96,11 +101,11 @@ def compile_schema(schema: Schema, *, tiers: Sequence[SizeLimits] = SIZE_TIERS) 
     raise UnsupportedSchema("the schema exceeds the state budget", keyword=keyword_at(pointer), pointer=pointer)
 
 
-def _compile_tools(value: Mapping[str, Any]) -> Compilation:
+def _compile_tools(value: Mapping[str, Any], white_space: WhiteSpace) -> Compilation:
     """Compile the tools of a request, on the first tier whose state budget is sufficient for all of them."""
     text = [_compile(Constraint(**value["text"]))] if value["text"] else []
     for tier in range(len(SIZE_TIERS)):
-        functions = [_compile_function(function, SIZE_TIERS[tier:]) for function in value["functions"]]
+        functions = [_compile_function(function, SIZE_TIERS[tier:], white_space) for function in value["functions"]]
         rules = ToolCallRules(
             functions=[Function(name=name, arguments=compiled.automaton) for name, compiled in functions],
             syntax=Syntax(value["syntax"]),
@@ -108,6 +113,7 @@ def _compile_tools(value: Mapping[str, Any]) -> Compilation:
             required=value["required"],
             parallel=value["parallel"],
             text=text[0].automaton if text else None,
+            white_space=white_space,
         )
         try:
             minimal = compile_tool_calls(rules, max_states=MAX_TOOL_STATES)
@@ -119,10 +125,12 @@ def _compile_tools(value: Mapping[str, Any]) -> Compilation:
     raise UnsupportedSchema("the tools exceed the state budget", keyword="tools", pointer="")
 
 
-def _compile_function(function: Mapping[str, Any], tiers: Sequence[SizeLimits]) -> tuple[str, Compilation]:
+def _compile_function(
+    function: Mapping[str, Any], tiers: Sequence[SizeLimits], white_space: WhiteSpace
+) -> tuple[str, Compilation]:
     """The function's name and compiled parameters. Errors name the request field."""
     try:
-        compiled = compile_schema(function["parameters"], tiers=tiers)
+        compiled = compile_schema(function["parameters"], tiers=tiers, white_space=white_space)
         if compiled.automaton.walk(compiled.automaton.start, b"{") == DEAD:
             raise UnsupportedSchema("the schema accepts no object", keyword="type", pointer="")
     except InvalidRequest as error:

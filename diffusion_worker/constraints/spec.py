@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final, Literal
 
 from diffusion_worker.errors import InvalidRequest
@@ -16,6 +17,13 @@ Kind = Literal["json_schema", "json_object", "regex", "choice", "template", "too
 MAX_BYTES: Final = 1_000_000
 _HOLE: Final = re.compile(r"\{\{(\w+)\}\}")
 _ANY_LINE: Final = r"[^\n\r]+"
+
+
+class WhiteSpace(StrEnum):
+    """The white space that is allowed between the tokens of a JSON document."""
+
+    BOUNDED = "bounded"
+    ANY = "any"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,14 +36,14 @@ class Constraint:
 
     kind: Kind
     value: Any = None
+    white_space: WhiteSpace = WhiteSpace.BOUNDED  # in JSON
     field: str | None = field(default=None, compare=False)  # the request field that errors name
 
     def content(self) -> bytes:
         """The constraint as JSON, members in the given order. Raises InvalidRequest if it is too long."""
         try:
-            content = json.dumps(
-                {"kind": self.kind, "value": self.value}, separators=(",", ":"), allow_nan=False
-            ).encode()
+            record = {"kind": self.kind, "value": self.value, "white_space": self.white_space}
+            content = json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
         except RecursionError:
             raise InvalidRequest("the constraint is nested too deeply") from None
         except ValueError:

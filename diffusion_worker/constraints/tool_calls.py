@@ -21,7 +21,8 @@ from diffusion_worker.constraints.automata.ranges import subtract
 from diffusion_worker.constraints.automata.regex import SCALARS
 from diffusion_worker.constraints.native_tool_calls import native_arguments
 from diffusion_worker.constraints.schema.json_strings import characters
-from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, WHITE, before, sign
+from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, Layout
+from diffusion_worker.constraints.spec import WhiteSpace
 
 OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"  # of the tagged syntax
 NO_ARGUMENTS: Final[Mapping[str, Any]] = {
@@ -68,6 +69,7 @@ class ToolCallRules:
     parallel: bool  # several calls in one answer
     thought: Thought = Thought.NONE
     text: ByteAutomaton | None = None
+    white_space: WhiteSpace = WhiteSpace.BOUNDED  # of tagged calls
 
 
 def compile_tool_calls(rules: ToolCallRules, *, max_states: int) -> RangeDfa:
@@ -77,10 +79,16 @@ def compile_tool_calls(rules: ToolCallRules, *, max_states: int) -> RangeDfa:
     after_call = graph.reserve() if rules.parallel else end
     is_native = rules.syntax is Syntax.NATIVE
     opener = bytes((Placeholder.CALL_OPENS,)) if is_native else OPEN_TAG.encode()
-    called = (_native if is_native else _tagged)(graph, rules.functions, after_call)
+    layout = Layout(graph, rules.white_space)
+    called = (
+        _native(graph, rules.functions, after_call)
+        if is_native
+        else _tagged(graph, layout, rules.functions, after_call)
+    )
     start = graph.word(opener, called)
     if rules.parallel:
-        graph.fill(after_call, [*(() if is_native else WHITE), *graph.rows[start]], accepting=True)
+        more = graph.rows[start]
+        graph.fill(after_call, more if is_native else layout.edges((), more, 0), accepting=True)
     if not rules.required and rules.text is None:
         start = _any_text(graph, opener, called)
     elif not rules.required and rules.text is not None:
@@ -98,19 +106,19 @@ def _native(graph: Graph, functions: Sequence[Function], after_call: int) -> int
     return graph.union(starts)
 
 
-def _tagged(graph: Graph, functions: Sequence[Function], after_call: int) -> int:
+def _tagged(graph: Graph, layout: Layout, functions: Sequence[Function], after_call: int) -> int:
     """The state after the opening tag."""
-    closing = graph.word(b"}", before(graph, graph.word(CLOSE_TAG.encode(), after_call)))
+    closing = layout.spaced(graph.word(b"}", layout.tag(graph.word(CLOSE_TAG.encode(), after_call))))
     starts = []
     for each in functions:
-        arguments = _member(graph, "arguments", _object(graph, each.arguments, closing))
-        starts.append(graph.word(f'"{each.name}"'.encode(), sign(graph, COMMA, arguments)))
-    return sign(graph, _BRACE, _member(graph, "name", graph.union(starts)))
+        arguments = _member(graph, layout, "arguments", _object(graph, each.arguments, closing))
+        starts.append(graph.word(f'"{each.name}"'.encode(), layout.sign(COMMA, arguments)))
+    return layout.tag(graph.word(b"{", layout.spaced(_member(graph, layout, "name", graph.union(starts)))))
 
 
-def _member(graph: Graph, name: str, value: int) -> int:
+def _member(graph: Graph, layout: Layout, name: str, value: int) -> int:
     """A member name, a colon and the value."""
-    return graph.word(f'"{name}"'.encode(), sign(graph, COLON, value))
+    return graph.word(f'"{name}"'.encode(), layout.sign(COLON, value))
 
 
 def _object(graph: Graph, automaton: Automaton, closing: int) -> int:

@@ -17,6 +17,7 @@ _DECAY = 0.98  # decay of older observations in the fit of the step cost, per ob
 _ERROR_SMOOTHING = 0.03
 _MAX_LOG_CORRECTION = math.log(4.0)  # bound of the wait correction: a factor of 4 up or down
 _DEFAULT_SHARE = 0.5  # expected share of the maximum before any observation
+_DEFAULT_TOKENS = 256  # at most, of a completion: without max_tokens the maximum is the context length
 
 Bucket = tuple[DecodingMode, int]  # decoding mode, and round(4 * log2(prompt length))
 Key = TypeVar("Key")
@@ -79,7 +80,7 @@ class CostModel:
     def iterations(self, sequence: Sequence) -> float:
         """Predicted remaining iterations of a sequence, at least 1."""
         at_most = sequence.iterations_at_most()
-        tokens = self._tokens.of(_bucket(sequence), sequence.request.max_tokens)
+        tokens = self._tokens.of(_bucket(sequence), sequence.request.max_tokens, prior=_DEFAULT_TOKENS)
         if sequence.is_autoregressive:
             return max(1.0, min(at_most, tokens - sequence.emitted))
         further_blocks = max(0.0, math.ceil((tokens - sequence.emitted) / sequence.width) - 1)
@@ -116,10 +117,10 @@ class _Means(Generic[Key]):
         self._means[key] = _running_mean(self._means.get(key), value)
         self._all = _running_mean(self._all, value)
 
-    def of(self, key: Key, at_most: float) -> float:
-        """The mean of `key`, at most `at_most`; half of `at_most` before any observation."""
+    def of(self, key: Key, at_most: float, *, prior: float = math.inf) -> float:
+        """The mean of `key`, at most `at_most`; before any observation half of `at_most`, at most `prior`."""
         mean = self._means.get(key, self._all)
-        return max(1.0, _DEFAULT_SHARE * at_most) if mean is None else min(mean, at_most)
+        return max(1.0, min(_DEFAULT_SHARE * at_most, prior)) if mean is None else min(mean, at_most)
 
 
 class _LinearFit:

@@ -17,6 +17,7 @@ from diffusion_worker.text.channels import THOUGHT
 _THOUGHT_BLOCK = re.compile("{}.*?(?:{}|\\Z)\\s*".format(*map(re.escape, THOUGHT)), re.DOTALL)
 ASSISTANT, USER, TOOL = "assistant", "user", "tool"
 SYSTEMS = ("system", "developer")
+_TEXT: Final = "text"
 _BEFORE_TOOLS: Final = "These functions can be called:"
 _AFTER_TOOLS: Final = (
     f'A call is written {OPEN_TAG}{{"name": "...", "arguments": {{...}}}}{CLOSE_TAG}; '
@@ -26,11 +27,12 @@ _AFTER_TOOLS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastCall:
-    """A tool call in an earlier assistant message."""
+    """A tool call in an earlier assistant message. `arguments` is text if it is not a JSON object: a call that was cut
+    off, for example."""
 
     id: str
     name: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any] | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,12 +130,17 @@ def _turn(message: Message) -> dict[str, Any]:
         turn["reasoning_content"] = message.thought
     if message.calls:
         turn["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _values(call.arguments)}}
             for call in message.calls
         ]
     if message.call_id is not None:
         turn["tool_call_id"] = message.call_id
     return turn
+
+
+def _values(arguments: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Arguments as templates expect them. Many iterate over the members, so text becomes the value of one."""
+    return {_TEXT: arguments} if isinstance(arguments, str) else dict(arguments)
 
 
 def _name_of(call_id: str | None, caller: Mapping[str, Any]) -> str:

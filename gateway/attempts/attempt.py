@@ -312,9 +312,12 @@ def _budget_ms(candidate: Candidate) -> float | None:
 
 
 def _content_bytes(delta: Delta) -> int:
-    """Bytes of content in a delta. The first chunk of a stream usually carries a role and no content."""
+    """Bytes of content in a delta. The first chunk of a stream usually carries a role and no content.
+
+    White space alone is none: a response that begins with it and never ends falls back while nothing has been sent.
+    """
     return sum(
-        len(piece.text.encode("utf-8", "surrogatepass"))
+        (0 if piece.text.isspace() else len(piece.text.encode("utf-8", "surrogatepass")))
         + len(piece.refusal)
         + piece.other_bytes
         + sum(len(call.name) + len(call.arguments) for call in piece.tool_calls)

@@ -5,7 +5,7 @@ Every validation error is raised as InvalidOutput.
 
 from collections.abc import Callable, Sequence
 
-from gateway.enums import Buffer, SchemaCheck
+from gateway.enums import Buffer, RunawayScope, SchemaCheck
 from gateway.errors import InvalidOutput
 from gateway.policy_types import Checks
 from gateway.types import Delta, Query
@@ -15,7 +15,7 @@ from gateway.validation.response_check import ResponseCheck
 
 
 class ResponseValidation:
-    """`feed` each delta as it arrives, then `finish`. `result` is None before that, and if there is nothing to check.
+    """`feed` each delta as it arrives, then `finish`. `result` is None before that, and if nothing can be checked.
 
     With `repair`, errors are not reported early: valid JSON in a Markdown fence is an error at its first byte.
     """
@@ -47,13 +47,16 @@ class ResponseValidation:
             return buffered
         started_s = self._now_s()
         error = self._check.finish()
-        self.result = SchemaCheck.VALID
-        if error is not None:
-            repaired = self._repaired(self._check, buffered)
-            if repaired is not None:
-                self.result, buffered, error = SchemaCheck.REPAIRED, repaired, None
+        repaired = None if error is None else self._repaired(self._check, buffered)
         self.took_ms = (self._now_s() - started_s) * 1000
+        if repaired is not None:
+            self.result = SchemaCheck.REPAIRED
+            return repaired
         _raise_if(error)
+        if self._check.is_truncated:
+            self.result = SchemaCheck.TRUNCATED
+        elif self._check.is_verified:
+            self.result = SchemaCheck.VALID
         return buffered
 
     def _repaired(self, check: ResponseCheck, buffered: Sequence[Delta]) -> list[Delta] | None:
@@ -71,7 +74,11 @@ class ResponseValidation:
     def _new_check(self) -> ResponseCheck | None:
         if self._checks is None:
             return None
-        check = ResponseCheck(self._query, self._schemas, early=self._query.stream and not self._checks.repair)
+        query, checks = self._query, self._checks
+        if query.output_format is None and not query.tools and checks.runaway is not RunawayScope.ALL:
+            return None
+        early = query.stream and not checks.repair
+        check = ResponseCheck(query, self._schemas, early=early, runaway=checks.runaway)
         return check if check.has_something_to_check else None
 
 

@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
-import orjson
-
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.decision import Mirrored
@@ -19,6 +17,7 @@ from gateway.errors import AttemptFailed
 from gateway.policy_types import Checks
 from gateway.ports import Clock, Observer
 from gateway.types import Delta, Plan
+from twolane.process import exact_json
 
 MAX_CONCURRENT: Final = 8
 _MAX_DEADLINE_MS: Final = 60_000.0
@@ -116,6 +115,6 @@ class ResponseRecorder:
 def _are_equal(one: str, other: str) -> bool:
     """Equal as JSON, or as text without surrounding white space."""
     try:
-        return bool(orjson.loads(one) == orjson.loads(other))
-    except orjson.JSONDecodeError:
+        return bool(exact_json.loads(one) == exact_json.loads(other))
+    except exact_json.JsonError:
         return one.strip() == other.strip()

@@ -22,6 +22,7 @@ _MAX_CONSIDERED: Final = 8  # strongest features considered for the evidence
 KNOWN_BITS: Final = 20
 _KNOWN_SHARE: Final = 0.25  # share of known words at one edge above which the confidence is not reduced: 3 of 12
 _MIN_TRUST: Final = 0.1  # the smallest factor by which the confidence is reduced
+_STRUCTURED_WORDS: Final = 8  # a shorter text that asks for JSON, such as "As JSON.", says too little about the answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,7 @@ class LearnedStage:
         odds = np.exp(scores - scores[best])
         return Classification(
             task=self._model.tasks[best],
-            confidence=float(1.0 / odds.sum()) * self._trust(found),
+            confidence=float(1.0 / odds.sum()) * self._trust(found) * _certainty(self._model.tasks[best], found),
             evidence=self._evidence(found, rows[: found.words.size], best),
         )
 
@@ -79,3 +80,8 @@ class LearnedStage:
         names = (self._model.vocabulary.get(word) for word, strong in strongest if strong > 0)
         named = list(dict.fromkeys(name for name in names if name))[:_MAX_NAMED]
         return f"words: {', '.join(named)}" if named else "words"
+
+
+def _certainty(task: Task, found: Features) -> float:
+    """The factor for structured output that a few words ask for: a request that is sure of its form says which."""
+    return min(1.0, found.own_words / _STRUCTURED_WORDS) if task is Task.STRUCTURED else 1.0

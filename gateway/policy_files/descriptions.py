@@ -111,12 +111,15 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].shadow": "Mirror a fraction of requests to another target and compare the responses.",
         "routes[].shadow.target": "Target that receives the mirrored requests.",
         "routes[].shadow.share": "Fraction of requests to mirror, 0 to 1.",
-        "routes[].validate": "Validation of responses before they are returned.",
+        "routes[].validate": "Validation of responses against what the request asked for; none: no validation. Without"
+        " it, whole responses are validated, and streams while they are forwarded.",
         "routes[].validate.schema": "request: against what the request asked for; none: no validation.",
         "routes[].validate.buffer": "full: send nothing before the response is validated; first_bytes: validate a first"
         " part, then stream; none: validate while streaming.",
         "routes[].validate.first_bytes": "Bytes to buffer with `buffer: first_bytes`.",
         "routes[].validate.repair": "syntax: close JSON that is unambiguously unclosed; none.",
+        "routes[].validate.runaway": "Which streamed texts are cut when they run away (white space, digits, one token"
+        " over and over): form: structured output and tool arguments; all: free text too; none.",
         "routes[].validate.send_error_to_fallback": "Tell the next target what was wrong with the previous response.",
         "limits": "Rate limits and daily budgets for API keys.",
         "limits[].keys": "Names of API keys; absent: each key without a limit of its own.",

@@ -52,6 +52,7 @@ routes:
     fall_back: pool
   - name: second
     when: {time: [{days: mon}]}
+    validate: none
     use: {fast: 1, other: 1}
   - {name: last, use: fast}
 """

@@ -73,6 +73,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         queue=read_queue(entry),
         idle_s=entry.number("idle_s", DEFAULT_IDLE_S, minimum=0.1, maximum=_MAX_IDLE_S),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
+        engine=entry.node.get("engine"),
         key_env=key_env,
         key_file=key_file,
         headers=_headers(entry, has_key=key_env is not None or key_file is not None),

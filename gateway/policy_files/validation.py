@@ -2,10 +2,10 @@
 
 from enum import StrEnum
 
-from gateway.enums import Buffer
+from gateway.enums import Buffer, RunawayScope
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.section import Section
-from gateway.policy_types import Checks
+from gateway.policy_types import READ_ALONG, Checks
 
 _MAX_FIRST_BYTES = 1 << 20
 
@@ -15,17 +15,24 @@ class _SchemaSource(StrEnum):
     NONE = "none"
 
 
+class _Off(StrEnum):
+    NONE = "none"
+
+
 class _Repair(StrEnum):
     SYNTAX = "syntax"
     NONE = "none"
 
 
 def read_checks(entry: Section, *, needs_confidence: bool, can_fall_back: bool) -> Checks | None:
-    """None if nothing is validated. `min_confidence` needs the full response, because the confidence comes at its
-    end."""
+    """READ_ALONG without a `validate`, None if nothing is validated (`validate: none`, or `schema: none` in it).
+    `min_confidence` needs the full response, because the confidence comes at its end."""
+    if isinstance(entry.node.get("validate"), str):
+        entry.choice("validate", _Off)
+        return None
     validate = entry.section("validate")
     if validate is None:
-        return None
+        return READ_ALONG
     validate.reject_renamed(renamed_keys.VALIDATE)
     defaults = Checks()
     is_checked = validate.choice("schema", _SchemaSource, _SchemaSource.REQUEST) is _SchemaSource.REQUEST
@@ -35,6 +42,7 @@ def read_checks(entry: Section, *, needs_confidence: bool, can_fall_back: bool) 
         first_bytes=validate.integer("first_bytes", defaults.first_bytes, minimum=1, maximum=_MAX_FIRST_BYTES),
         repair=validate.choice("repair", _Repair, _Repair.NONE) is _Repair.SYNTAX,
         send_error_to_fallback=validate.boolean("send_error_to_fallback", False),
+        runaway=validate.choice("runaway", RunawayScope, defaults.runaway),
     )
     validate.close()
     if not is_checked:
@@ -62,6 +70,7 @@ def _refuse_without_check(validate: Section, checks: Checks) -> None:
         ("first_bytes", validate.has("first_bytes")),
         ("repair", checks.repair),
         ("send_error_to_fallback", checks.send_error_to_fallback),
+        ("runaway", validate.has("runaway")),
     ):
         if is_set:
             raise validate.error("not allowed with schema: none", key)

@@ -21,18 +21,18 @@ _PROFILES: Final = {
     "sglang_diffusion": ("chat completions stream stop images", Grade.NONE, Grade.NONE),
     "vllm": (
         f"chat completions stream {_OPEN_WEIGHTS} n logprobs logit_bias images json_schema json_object regex choice"
-        " tools tool_choice embeddings",
+        " grammar tools tool_choice embeddings",
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),
     "sglang": (
-        f"chat completions stream {_OPEN_WEIGHTS} n logprobs logit_bias images json_schema json_object regex tools"
-        " tool_choice embeddings",
+        f"chat completions stream {_OPEN_WEIGHTS} n logprobs logit_bias images json_schema json_object regex grammar"
+        " tools tool_choice embeddings",
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,
     ),
     "llama_cpp": (
-        f"chat completions stream {_SAMPLING} top_k min_p logprobs logit_bias json_schema json_object tools"
+        f"chat completions stream {_SAMPLING} top_k min_p logprobs logit_bias json_schema json_object grammar tools"
         " tool_choice",
         Grade.GUARANTEED,
         Grade.BEST_EFFORT,

@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Final
 
 from gateway.enums import Kind, Location
-from gateway.policy_types import DEFAULT_TOTAL_MS, Checks, Hedge, Limit, Slo
+from gateway.policy_types import DEFAULT_TOTAL_MS, READ_ALONG, Checks, Hedge, Limit, Slo
 from gateway.routing.conditions import When
 from gateway.types import Candidate, Plan, Shadow, Target
 
@@ -37,7 +37,7 @@ class Route:
     attempt_ms: float | None = None
     hedge: Hedge | None = None
     shadow: tuple[str, float] | None = None  # a target, and the share of requests that is copied to it
-    checks: Checks | None = None
+    checks: Checks | None = READ_ALONG  # None: nothing is checked
     private: bool = False
 
 
@@ -133,8 +133,8 @@ def compile_policy(
 
 
 def _direct_route(target: str) -> Route:
-    """The route of requests that name a target: no fallback, but the response is validated."""
-    return Route(name=DIRECT, when=When(), use=target, checks=Checks())
+    """The route of requests that name a target: no fallback, so nothing is gained by holding a stream back."""
+    return Route(name=DIRECT, when=When(), use=target)
 
 
 def _rule(version: str, route: Route, targets: Mapping[str, Target], target_slos: Mapping[str, Slo]) -> Rule:

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
-import orjson
 
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.types import Delta, Piece, ToolCall, Usage
 from gateway.upstreams.answers import lenient
 from gateway.upstreams.answers.lenient import CallIndexes
 from gateway.upstreams.errors import from_error_object
+from twolane.process import exact_json
 
 _ABSENT: Final = msgspec.Raw()
 
@@ -24,16 +24,22 @@ class _Function(msgspec.Struct):
     arguments: str | None = None
 
 
+class _Custom(msgspec.Struct):
+    name: str | None = None
+    input: str | None = None
+
+
 class _ToolCall(msgspec.Struct):
     index: int | None = None
     function: _Function | None = None
+    custom: _Custom | None = None
 
 
 class _Body(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
-    function_call: msgspec.Raw = _ABSENT
+    function_call: msgspec.Raw = _ABSENT  # the older form of a single call
     reasoning_content: msgspec.Raw = _ABSENT
     reasoning: msgspec.Raw = _ABSENT
     audio: msgspec.Raw = _ABSENT
@@ -64,6 +70,7 @@ class _Completion(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Completion)
+_function_decoder = msgspec.json.Decoder(_Function)
 _usage_decoder = msgspec.json.Decoder(_Usage)
 _MAX_TOKENS: Final = 1 << 40  # above any real response, and within what readers of the log can represent
 _FALSY: Final = frozenset({b"", b"null", b"false", b"0", b'""', b"{}", b"[]"})  # OpenAI's clients ignore such an error
@@ -107,7 +114,7 @@ def with_texts(deltas: Iterable[Delta], texts: Mapping[tuple[int, int | None], s
 def _with_texts(
     data: bytes, texts: Mapping[tuple[int, int | None], str], left: dict[tuple[int, int | None], str]
 ) -> bytes:
-    document = orjson.loads(data)
+    document = exact_json.loads(data)
     for choice in document["choices"]:
         index = choice.get("index", 0)
         body = choice.get("delta") or choice.get("message") or {}
@@ -117,7 +124,7 @@ def _with_texts(
             number, function = call.get("index", position), call.get("function") or {}
             if function.get("arguments") and (index, number) in texts:
                 function["arguments"] = left.pop((index, number), "")
-    return orjson.dumps(document)
+    return exact_json.dumps(document)
 
 
 def _read(data: bytes, calls: CallIndexes) -> Delta | None:
@@ -187,13 +194,25 @@ def _piece(position: int, choice: _Choice) -> Piece:
         index=position if choice.index is None else choice.index,
         text=body.content or "",
         refusal=body.refusal or "",
-        tool_calls=tuple(_tool_call(number, call) for number, call in enumerate(calls)) if calls else (),
+        tool_calls=tuple(_tool_call(number, call) for number, call in enumerate(calls)) if calls else _older_call(body),
         finish_reason=choice.finish_reason or None,
         other_bytes=other_bytes,
         is_answer=body.content is not None
         or bool(body.refusal or calls or other_bytes)
         or choice.finish_reason in _ENDS_WITHOUT_CONTENT,
     )
+
+
+def _older_call(body: _Body) -> tuple[ToolCall, ...]:
+    """The call in `function_call`, if there is one."""
+    raw = body.function_call
+    if raw is _ABSENT or bytes(raw) in _FALSY:
+        return ()
+    try:
+        function = _function_decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError):  # other content, which applications may understand
+        return ()
+    return (ToolCall(index=0, name=function.name or "", arguments=function.arguments or ""),)
 
 
 def _other_bytes(body: _Body) -> int:
@@ -208,6 +227,8 @@ def _other_bytes(body: _Body) -> int:
 def _tool_call(position: int, call: _ToolCall) -> ToolCall:
     """Whole responses number tool calls by position only."""
     function = call.function or _Function()
+    if call.custom is not None:
+        function = _Function(name=call.custom.name, arguments=call.custom.input)
     return ToolCall(
         index=position if call.index is None else call.index,
         name=function.name or "",

@@ -9,9 +9,10 @@ from msgspec import Raw
 
 from gateway.enums import Kind
 from gateway.parameters import CACHE_CONTROL, NAME, NESTED, not_taken
+from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
+from gateway.upstreams.output_format import FIELDS, write_format
 
-_GATEWAY_METADATA: Final = ("task", "private")
 _decode: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode: Final = msgspec.json.encode
 _read: Final = msgspec.json.decode
@@ -39,7 +40,7 @@ def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
     fields: Fields = _decode(query.body)
     fields["model"] = _raw(target.model)
     _strip_metadata(fields)
-    _normalise_schema(fields)
+    _write_format(fields, call)
     _leave_out(fields, call, capabilities)
     if call.choice is not None:
         _request_one_choice(fields, call.choice)
@@ -113,7 +114,7 @@ def _strip_metadata(fields: Fields) -> None:
     metadata = _value(fields, "metadata")
     if not metadata:
         return
-    remaining = {name: value for name, value in metadata.items() if name not in _GATEWAY_METADATA}
+    remaining = without_hints(metadata)
     if remaining:
         fields["metadata"] = _raw(remaining)
     else:
@@ -138,14 +139,14 @@ def _append_to_last_user_message(messages: list[dict[str, Any]], note: str) -> N
         last["content"] = f"{last.get('content') or ''}\n\n{note}"
 
 
-def _normalise_schema(fields: Fields) -> None:
-    """Converts vLLM's `structured_outputs.json` to OpenAI's `response_format`, which every target with schemas
-    supports."""
-    structured = fields.get("structured_outputs")
-    if structured is None or b'"json"' not in bytes(structured):
+def _write_format(fields: Fields, call: Call) -> None:
+    """The output format as the target spells it. Fields that do not change keep their bytes."""
+    wanted = call.query.output_format
+    if wanted is None:
         return
-    schema = (_read(structured, type=Fields | None) or {}).get("json")
-    if schema is not None and bytes(schema) != b"null":
-        named = {"name": "answer", "schema": schema}
-        fields["response_format"] = _raw({"type": "json_schema", "json_schema": named})
-        del fields["structured_outputs"]
+    given = {name: _read(fields[name]) for name in FIELDS & fields.keys()}
+    written = {**given}
+    write_format(written, wanted, call.target)
+    for name in given.keys() - written.keys():
+        del fields[name]
+    fields.update({name: _raw(value) for name, value in written.items() if given.get(name) != value})

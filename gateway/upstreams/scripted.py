@@ -27,6 +27,7 @@ class ScriptedResponse:
     before_s: float = 0.0
     between_s: float = 0.0
     confidence: float | None = None
+    finish_reason: str = "stop"
     extra: dict[str, Any] = field(default_factory=dict)  # merged into the message of a whole response
 
 
@@ -99,7 +100,9 @@ def _stream(response: ScriptedResponse) -> Sequence[dict[str, Any]]:
         for text in response.texts
     ]
     if not response.fault:
-        chunks.append({"id": "scripted", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        chunks.append(
+            {"id": "scripted", "choices": [{"index": 0, "delta": {}, "finish_reason": response.finish_reason}]}
+        )
         chunks.append({"id": "scripted", "choices": [], "usage": _usage(response)})
     return chunks
 
@@ -108,7 +111,7 @@ def _whole(response: ScriptedResponse) -> Sequence[dict[str, Any]]:
     if response.fault:
         return ()
     message = {"role": "assistant", "content": "".join(response.texts), **response.extra}
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    choice = {"index": 0, "message": message, "finish_reason": response.finish_reason}
     return ({"id": "scripted", "object": "chat.completion", "choices": [choice], "usage": _usage(response)},)
 
 

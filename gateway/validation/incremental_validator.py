@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import orjson
-
 from gateway.validation.incremental_schema import IncrementalSchema, Subschema, Subschemas, Violation
 from gateway.validation.json_prefix import JsonPrefix
 from gateway.validation.schema_cost import escaped
+from twolane.process import exact_json
 
 MAX_BRANCHES: Final = 32  # alternatives followed at once; further ones are left to the final validation
 
@@ -186,8 +185,8 @@ _UNREADABLE = object()
 def _parsed(raw: str) -> object:
     """The parsed scalar or key; _UNREADABLE if it cannot be represented, which the final validation reports."""
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        return exact_json.loads(raw)
+    except exact_json.JsonError:
         return _UNREADABLE
 
 

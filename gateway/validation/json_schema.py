@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import jsonschema_rs
-import orjson
 
 from gateway.validation.incremental_schema import IncrementalSchema
 from gateway.validation.incremental_validator import IncrementalValidator
 from gateway.validation.schema_cost import SchemaCost, SchemaError, escaped
+from twolane.process import exact_json
 
 __all__ = ["Schema", "SchemaCache", "SchemaError", "ValidationError", "check_pattern", "check_schema", "digest_of"]
 
@@ -115,8 +115,8 @@ def check_pattern(pattern: str) -> Schema:
 def digest_of(schema: Any) -> str:
     """A digest that ignores layout and the order of keys."""
     try:
-        canonical = orjson.dumps(schema, option=orjson.OPT_SORT_KEYS)
-    except TypeError as error:  # a number beyond 64 bits, a lone surrogate
+        canonical = exact_json.dumps(schema, sort_keys=True)
+    except exact_json.JsonError as error:  # a lone surrogate
         raise SchemaError(f"cannot be written as JSON: {error}") from error
     return "sha256:" + hashlib.sha256(canonical).hexdigest()
 

@@ -36,7 +36,8 @@ MEANINGS = {
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
     POLICY: "Hash of the policy that decided.",
-    SCHEMA: "`valid`, or `repaired`: result of validating the response against what the request asked for.",
+    SCHEMA: "Result of validating the response against what the request asked for: `valid`, `repaired`, or `truncated`"
+    " (cut off by a token limit or a stop string, and valid as far as it goes).",
     SERVER_TIMING: "Milliseconds spent in each phase (classify, queue, upstream, validate) and in total.",
     RATE_LIMIT + b"limit-requests": "Requests per minute of the API key, if it has a limit; `-tokens` likewise.",
     RATE_LIMIT + b"remaining-requests": "Requests that the API key may still send now; `-tokens` likewise.",

@@ -6,37 +6,26 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from itertools import chain
 from typing import Any
 
 import msgspec
-import orjson
 
-from gateway.enums import Capability, FormatKind, Task
+from gateway.enums import Capability, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
-from gateway.parameters import CACHE_CONTROL, NAME, read_parameters
+from gateway.parameters import CACHE_CONTROL, FORMAT_FIELDS, NAME, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
+from gateway.routing import metadata_hints
 from gateway.routing.classify import SEARCHED_CHARS
-from gateway.types import OutputFormat, Query, Tool
-from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
-from gateway.web.request_schema import (
-    ABSENT,
-    ALLOWED,
-    ChatRequest,
-    Message,
-    Part,
-    ResponseFormat,
-    StructuredOutputs,
-    ToolEntry,
-    is_present,
-    must_call,
-)
+from gateway.types import OutputFormat, Query
+from gateway.web.offered_tools import tool_choice_of, tools_of
+from gateway.web.output_format import output_format_of
+from gateway.web.request_schema import ABSENT, ALLOWED, ChatRequest, Message, Part, ToolEntry
+from twolane.process import exact_json
 from twolane.process.api_keys import Key
 from twolane.process.http.json_body import JsonBodyError, check_json
 from twolane.process.trace_context import Trace
 
-MAX_SCHEMA_BYTES = 65_536
 LARGE_BYTES = 32_768  # a larger body is parsed in a thread: on the loop, 4 MB would stop all other requests for 50 ms
 _METADATA = "metadata"
 
@@ -44,7 +33,6 @@ _decoder = msgspec.json.Decoder(ChatRequest)
 _PATH = re.compile(r"(.*) - at `\$\.?(.*)`$", re.DOTALL)
 _INDEX = re.compile(r"\[[^\]]*\]")
 _SYSTEM = ("system", "developer")
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "": False}
 
 
 def parse_chat(
@@ -58,12 +46,12 @@ def parse_chat(
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
     body = _checked(body)
     request, document = decode(body)
-    output_format = _output_format(request)
-    tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
+    output_format = output_format_of(request, request.extra_body)
+    tools = tools_of(request)
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
     images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
-    parameters, needs = read_parameters(document, _nested_parameters(request))
+    parameters, needs = read_parameters(_without_forms(document), _nested_parameters(request))
     return Query(
         request_id=f"req_{secrets.token_hex(12)}",
         model=request.model,
@@ -84,8 +72,8 @@ def parse_chat(
         trace=trace,
         output_format=output_format,
         tools=tools,
-        must_call=must_call(request.tool_choice) if tools else None,
-        has_tools=bool(request.tools),
+        tool_choice=tool_choice_of(request, tools),
+        has_tools=bool(request.tools or request.functions),
         has_prediction=request.prediction is not None,
         has_suffix=request.suffix is not None,
         has_images=images,
@@ -122,11 +110,11 @@ def decode(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
     """Parses a body, to types and as it is; its depth was checked before any recursive parser reads it."""
     try:
         request = _decoder.decode(body)
-        # msgspec does not validate unused fields, and targets receive them
-        return request, orjson.loads(body)
+        # The typed decoder does not validate unused fields, and targets receive them.
+        return request, exact_json.loads(body)
     except msgspec.ValidationError as fault:
         raise _invalid_field(str(fault)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, orjson.JSONDecodeError) as fault:
+    except (msgspec.DecodeError, UnicodeDecodeError, exact_json.JsonError) as fault:
         raise MalformedBody(f"The request body is not valid JSON: {fault}") from None
 
 
@@ -175,93 +163,12 @@ def _invalid_field(fault: str) -> BadRequest:
     return InvalidField(f"{missing[1]!r} is required.", param=missing[1]) if missing else InvalidField(f"{fault}.")
 
 
-def _output_format(request: ChatRequest) -> OutputFormat | None:
-    """At most one constraint on the text: `response_format` or `structured_outputs`."""
-    constraint = _from_structured_outputs(request.structured_outputs) if request.structured_outputs else None
-    response_format = _from_format(request.response_format) if request.response_format else None
-    if constraint and response_format:
-        raise InvalidField("Set 'response_format' or 'structured_outputs', not both.", param="structured_outputs")
-    return constraint or response_format
-
-
-def _from_format(requested: ResponseFormat) -> OutputFormat | None:
-    if requested.type == "text":
-        return None
-    if requested.type == "json_object":
-        return OutputFormat(form=FormatKind.JSON_OBJECT)
-    param = "response_format.json_schema"
-    if requested.json_schema is None:
-        raise InvalidField(f"{param!r} is required for type 'json_schema'.", param=param)
-    if not is_present(requested.json_schema.schema):
-        raise InvalidField(f"'{param}.schema' is required.", param=f"{param}.schema")
-    schema, digest = _schema(requested.json_schema.schema, f"{param}.schema")
-    return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
-
-
-def _from_structured_outputs(requested: StructuredOutputs) -> OutputFormat:
-    given = [name for name in ("regex", "choice", "template") if getattr(requested, name) is not None]
-    if is_present(requested.json):
-        given.append("json")
-    if len(given) != 1:
-        raise InvalidField(
-            "'structured_outputs' requires exactly one of regex, choice, template and json.", param="structured_outputs"
-        )
-    if is_present(requested.json):
-        schema, digest = _schema(requested.json, "structured_outputs.json")
-        return OutputFormat(form=FormatKind.JSON_SCHEMA, schema=schema, digest=digest)
-    if requested.choice is not None:
-        return OutputFormat(form=FormatKind.CHOICE, choices=tuple(requested.choice))
-    if requested.regex is not None:
-        _check_pattern(requested.regex)
-        return OutputFormat(form=FormatKind.REGEX, pattern=requested.regex)
-    return OutputFormat(form=FormatKind.TEMPLATE, pattern=requested.template)
-
-
-def _is_function(index: int, entry: ToolEntry) -> bool:
-    if entry.type == "function" and entry.function is None:
-        param = f"tools[{index}].function"
-        raise InvalidField(f"{param!r} is required for type 'function'.", param=param)
-    return entry.function is not None
-
-
-def _tool(index: int, entry: ToolEntry) -> Tool:
-    function = entry.function
-    assert function is not None
-    if not is_present(function.parameters):
-        return Tool(name=function.name)
-    schema, digest = _schema(function.parameters, f"tools[{index}].function.parameters")
-    return Tool(name=function.name, parameters=schema, digest=digest)
-
-
-def _schema(raw: msgspec.Raw, param: str) -> tuple[Any, str]:
-    """The schema and its digest. Raises InvalidField if it is too large or not a valid schema."""
-    data = bytes(raw)
-    if len(data) > MAX_SCHEMA_BYTES:
-        raise InvalidField(f"{param!r} exceeds the limit of {MAX_SCHEMA_BYTES} bytes.", param=param)
-    try:
-        return _checked_schema(data)
-    except SchemaError as fault:
-        raise InvalidField(f"{param!r} is not a supported JSON Schema: {fault}", param=param) from None
-
-
-def _check_pattern(pattern: str) -> None:
-    param = "structured_outputs.regex"
-    try:
-        _checked_pattern(pattern)
-    except SchemaError as fault:
-        raise InvalidField(f"{param!r} is not a supported regular expression: {fault}", param=param) from None
-
-
-@lru_cache(maxsize=256)
-def _checked_pattern(pattern: str) -> None:
-    check_pattern(pattern)
-
-
-@lru_cache(maxsize=1024)
-def _checked_schema(data: bytes) -> tuple[Any, str]:
-    """Cached, because applications send the same few schemas repeatedly."""
-    schema = msgspec.json.decode(data)
-    return schema, check_schema(schema)
+def _without_forms(document: dict[str, Any]) -> dict[str, Any]:
+    """The body without an `extra_body` that only asks for an output format, which the gateway translates."""
+    extra = document.get("extra_body")
+    if isinstance(extra, dict) and extra.keys() <= FORMAT_FIELDS:
+        return {name: value for name, value in document.items() if name != "extra_body"}
+    return document
 
 
 def _nested_parameters(request: ChatRequest) -> Iterator[str]:
@@ -290,31 +197,43 @@ def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: 
 
 
 def _task(request: ChatRequest, headers: dict[bytes, bytes]) -> tuple[Task | None, str]:
-    given: Any = _text(headers.get(b"x-twolane-task"))
-    source, param = "header", "x-twolane-task"
-    if not given:
-        given, source, param = (request.metadata or {}).get("task"), "metadata", "metadata.task"
-    if given is None:
-        return None, ""
-    try:
-        return Task(given), source
-    except ValueError:
-        raise InvalidField(f"{param!r} must be one of {', '.join(Task)}.", param=param) from None
+    """The task that the client named, and where. In `metadata`, `task` is often the application's own."""
+    in_header = _text(headers.get(b"x-twolane-task"))
+    if in_header:
+        return _known_task(in_header, "x-twolane-task"), "header"
+    metadata = request.metadata or {}
+    if metadata.get(metadata_hints.TASK) is not None:
+        return _known_task(metadata[metadata_hints.TASK], f"metadata.{metadata_hints.TASK}"), "metadata"
+    task = metadata_hints.task_of(metadata.get("task"))
+    return task, "metadata" if task is not None else ""
+
+
+def _known_task(given: Any, param: str) -> Task:
+    task = metadata_hints.task_of(given)
+    if task is None:
+        raise InvalidField(f"{param!r} must be one of {', '.join(Task)}.", param=param)
+    return task
 
 
 def _private(request: ChatRequest, headers: dict[bytes, bytes]) -> bool:
-    """Whether the header or the metadata marks the request as private."""
-    in_header = _boolean(_text(headers.get(b"x-twolane-private")), "x-twolane-private")
-    values = [value for name, value in (request.metadata or {}).items() if name.lower() == "private"]
-    in_metadata = [_boolean(value, "metadata.private") for value in values]
-    return in_header or any(in_metadata)
+    """Whether the header or the metadata marks the request as private. In `metadata`, `private` may be the
+    application's own: only a yes or no has a meaning here. Names in another case count: a request that says it is
+    private must not leave the cluster for its spelling."""
+    given = {"x-twolane-private": _text(headers.get(b"x-twolane-private"))}
+    found = []
+    for name, value in (request.metadata or {}).items():
+        if name.lower() == metadata_hints.PRIVATE and value is not None:
+            given[f"metadata.{name}"] = value
+        elif name.lower() == "private":
+            found.append(bool(metadata_hints.boolean_of(value)))
+    # Every value is checked: a typo must not send a private request out of the cluster.
+    found += [_boolean(value, param) for param, value in given.items()]
+    return any(found)
 
 
 def _boolean(value: Any, param: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    boolean = _BOOLEANS.get(value.strip().lower()) if isinstance(value, str) else None
-    if boolean is None:  # a typo must not send a private request out of the cluster
+    boolean = metadata_hints.boolean_of(value)
+    if boolean is None:
         raise InvalidField(f"{param!r} must be true or false.", param=param)
     return boolean
 

@@ -12,12 +12,10 @@ MAX_TOOLS = 512
 MAX_CHOICES = 4096
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-Format = Literal["text", "json_object", "json_schema"]
 PredictionType = Literal["content"]
 # Values of the fields that allow only a few, by path without indices: msgspec's message does not list them.
 ALLOWED: Final = {
     "messages[].role": get_args(Role),
-    "response_format.type": get_args(Format),
     "prediction.type": get_args(PredictionType),
 }
 # Raw accepts any JSON, null included, and cannot be in a union; use `is_present`.
@@ -61,20 +59,47 @@ class NamedSchema(msgspec.Struct):
 
 
 class ResponseFormat(msgspec.Struct):
-    """The required format of the response text."""
+    """The required format of the response text. Besides OpenAI's fields: `schema` (llama.cpp, Together), `pattern`
+    (Together), `value` (TGI), `grammar` (Fireworks)."""
 
-    type: Format
+    type: str
     json_schema: NamedSchema | None = None
+    schema: msgspec.Raw = ABSENT
+    pattern: str | None = None
+    value: msgspec.Raw = ABSENT
+    grammar: str | None = None
+
+
+Choices = Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_CHOICES)]
 
 
 class StructuredOutputs(msgspec.Struct):
     """vLLM's extended constraints; exactly one may be set."""
 
     regex: str | None = None
-    choice: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
-    template: str | None = None
-    # "json" is equivalent to response_format.
-    json: msgspec.Raw = ABSENT
+    choice: Choices | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    template: msgspec.Raw = ABSENT  # our worker's
+    structural_tag: msgspec.Raw = ABSENT
+    json: msgspec.Raw = ABSENT  # a schema, or its text
+
+
+class Forms(msgspec.Struct):
+    """The fields that ask for an output format, as OpenAI and common engines spell them."""
+
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: msgspec.Raw = ABSENT  # vLLM before `structured_outputs`
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
+    json_schema: msgspec.Raw = ABSENT  # llama.cpp, SGLang
+    regex: str | None = None  # SGLang
+    ebnf: str | None = None
+    structural_tag: msgspec.Raw = ABSENT
+    grammar: str | None = None  # llama.cpp
+    format: msgspec.Raw = ABSENT  # Ollama: "json" or a schema
 
 
 class Function(msgspec.Struct):
@@ -84,22 +109,34 @@ class Function(msgspec.Struct):
     parameters: msgspec.Raw = ABSENT
 
 
+class CustomGrammar(msgspec.Struct):
+    """The grammar of a custom tool's input."""
+
+    syntax: str | None = None
+    definition: str | None = None
+
+
+class CustomFormat(msgspec.Struct):
+    """The format of a custom tool's input."""
+
+    type: str | None = None
+    grammar: CustomGrammar | None = None
+
+
+class CustomTool(msgspec.Struct):
+    """A tool whose input is text."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    format: CustomFormat | None = None
+
+
 class ToolEntry(msgspec.Struct):
-    """An entry of `tools`; only functions have a schema to check."""
+    """An entry of `tools`; entries of other types are run by the target itself."""
 
     type: str
     function: Function | None = None
+    custom: CustomTool | None = None
     cache_control: msgspec.Raw = ABSENT
-
-
-def must_call(choice: Any) -> str | None:
-    """The function that a `tool_choice` requires; empty for any function; None if no call is required or the value
-    is unknown."""
-    if choice == "required":
-        return ""
-    function = choice.get("function") if isinstance(choice, dict) else None
-    name = function.get("name") if isinstance(function, dict) else None
-    return name if isinstance(name, str) and name else None
 
 
 class Prediction(msgspec.Struct):
@@ -115,7 +152,7 @@ class DiffusionOptions(msgspec.Struct):
     deadline_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
-class ChatRequest(msgspec.Struct):
+class ChatRequest(Forms, kw_only=True):
     """A chat completion request, with the fields that routing needs."""
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
@@ -137,10 +174,12 @@ class ChatRequest(msgspec.Struct):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
     logit_bias: dict[str, float] | None = None
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
+    extra_body: Forms | None = None  # of clients that send the SDKs' argument itself
     tools: Annotated[list[ToolEntry], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[Function], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
+    function_call: Any = None
     suffix: str | None = None
     prediction: Prediction | None = None
     metadata: dict[str, Any] | None = None

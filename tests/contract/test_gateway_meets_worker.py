@@ -103,11 +103,45 @@ async def test_a_held_stream_of_the_worker_comes_through(pair: Both) -> None:
     assert all(chunk["choices"] for chunk in chunks)  # only the gateway requested the usage
 
 
-async def test_an_invalid_answer_goes_on_to_the_other_reading_and_then_to_the_other_server(pair: Both) -> None:
-    """The worker follows the schema, but a stop string may truncate its answer."""
+async def test_an_answer_that_its_stop_string_cut_is_served_as_truncated(pair: Both) -> None:
+    """The worker follows the schema; every other target would be cut at the same place."""
     status, headers, _ = await pair.ask("7", response_format=NUMBER, stop=["7"])
-    assert headers["x-twolane-attempts"] == "fast=invalid_output,careful=invalid_output,quality=invalid_output"
-    assert status == 502
+    assert (status, headers["x-twolane-attempts"], headers["x-twolane-schema"]) == (200, "fast=ok", "truncated")
+
+
+async def test_integers_beyond_64_bits_keep_their_digits_through_both_programs(pair: Both) -> None:
+    number = 123456789012345678901234567890
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"const": number}}}
+    status, headers, body = await pair.ask("7", response_format=schema, max_tokens=80)
+    assert (status, headers["x-twolane-schema"]) == (200, "valid")
+    assert body["choices"][0]["message"]["content"] == str(number)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"guided_json": {"type": "integer"}},
+        {"json_schema": {"type": "integer"}, "extra_body": {}},
+        {"regex": "[0-9]"},
+        {"guided_choice": ["5", "7"]},
+        {"format": {"type": "integer"}},
+    ],
+)
+async def test_the_worker_receives_a_form_in_its_own_spelling(pair: Both, form: dict[str, Any]) -> None:
+    status, headers, body = await pair.ask("7", **form)
+    assert (status, headers["x-twolane-attempts"], headers["x-twolane-schema"]) == (200, "fast=ok", "valid")
+    assert body["choices"][0]["message"]["content"] == "7"
+
+
+async def test_only_allowed_tools_are_called(pair: Both) -> None:
+    tools = [{"type": "function", "function": {"name": name, "parameters": ADDENDS}} for name in ("add", "take")]
+    named = {"type": "function", "function": {"name": "take"}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}}
+    status, headers, body = await pair.ask(
+        "seven", {"x_twolane_task": "structured"}, tools=tools, tool_choice=allowed, max_tokens=150
+    )
+    assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok")
+    assert {call["function"]["name"] for call in body["choices"][0]["message"]["tool_calls"]} == {"take"}
 
 
 async def test_the_worker_keeps_to_a_schema_whatever_its_net_would_say(pair: Both) -> None:

@@ -22,9 +22,9 @@ CLOSED_SETS = {
     enums.BreakerState: "closed open half_open",
     enums.Outcome: "ok error client_gone",
     enums.AttemptOutcome: "ok incomplete cancelled",
-    enums.SchemaCheck: "valid repaired",
-    enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
-    " tool_choice seed temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty"
+    enums.SchemaCheck: "valid repaired truncated",
+    enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template grammar"
+    " tools tool_choice seed temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty"
     " reasoning_effort logprobs logit_bias stop n stream images embeddings",
     enums.Grade: "none best_effort guaranteed warm_start anchored",
     enums.Location: "in_cluster external",

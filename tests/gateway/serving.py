@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -82,9 +83,12 @@ STOP = b'data: {"id":"c1","choices":[{"index":0,"delta":{},"finish_reason":"stop
 
 
 async def says_hello(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-    """Whole or streamed, as requested."""
+    """Whole or streamed, as requested; with the call that `function_call` names."""
     if not body.get("stream"):
-        return web.json_response(completion("hello"))
+        answer = completion("hello")
+        if isinstance(named := body.get("function_call"), dict):
+            answer["choices"][0]["message"]["function_call"] = {**named, "arguments": "{}"}
+        return web.json_response(answer)
     stream = await start_stream(request)
     for text in ("hel", "lo"):
         await stream.write(chunk(text))
@@ -111,7 +115,7 @@ class RealGateway:
     async def ask(self, body: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
         """POST a chat request; a body that is not a mapping is sent unchanged."""
         body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}]} if body is None else body
-        data = io.BytesIO(orjson.dumps(body) if isinstance(body, dict) else body)
+        data = io.BytesIO(json.dumps(body).encode() if isinstance(body, dict) else body)
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.client.post(f"{self.url}/v1/chat/completions", data=data, headers=names) as response:
             raw = await response.read()

@@ -71,6 +71,8 @@ def _routes(fast: Lane) -> Iterator[str]:
         yield "    when: {schema: true}"
         yield "    use: fast"
         yield "    validate: {schema: request, buffer: full}"
+        if fast.engine == WORKER:
+            yield "    min_confidence: 0.8"
         yield "    fall_back: [quality]"
     yield "  - name: default  # everything else"
     yield "    use: quality"

@@ -1,7 +1,7 @@
 """From a JSON Schema to automaton states: each value is built backwards from the state that follows it.
 
-Texts are accepted in normal form: declared members in declared order, then undeclared ones in a loop; strings and
-numbers as `json_strings` and `numbers` encode them; white space anywhere; within the limits of `size_limits`. Every
+Texts are accepted in normal form: declared members in declared order, then undeclared ones in a loop; strings, numbers
+and white space as `json_strings`, `numbers` and `json_syntax` write them; within the limits of `size_limits`. Every
 accepted text satisfies the schema except for the keywords in `unchecked`; every value within the limits is accepted in
 its normal form.
 """
@@ -18,12 +18,13 @@ from diffusion_worker.constraints.automata.graph import Graph, TooLarge
 from diffusion_worker.constraints.schema.combine import Combiner
 from diffusion_worker.constraints.schema.document import Conj, canonical
 from diffusion_worker.constraints.schema.json_strings import QUOTE, string, string_body
-from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, WHITE, before, literals, padded, sign
+from diffusion_worker.constraints.schema.json_syntax import COLON, COMMA, INDENTS, Layout, literals
 from diffusion_worker.constraints.schema.numbers import Numbers, number
 from diffusion_worker.constraints.schema.property_names import MemberGroup, allowed_names, member_groups
 from diffusion_worker.constraints.schema.shapes import TYPES, ItemLayer, Items, MemberLayer, Members, Shape, Text
 from diffusion_worker.constraints.schema.size_limits import SizeLimits
 from diffusion_worker.constraints.schema.strings import MIN_WIDE, language
+from diffusion_worker.constraints.spec import WhiteSpace
 
 T = TypeVar("T", Numbers, Text, Items, Members)
 _OPEN_BRACKET: Final = 0x5B
@@ -50,8 +51,9 @@ class Builder:
     """One attempt to build a schema within one tier of size limits. `truncations` counts how often a depth limit
     removed values."""
 
-    def __init__(self, limits: SizeLimits, combiner: Combiner) -> None:
+    def __init__(self, limits: SizeLimits, combiner: Combiner, white_space: WhiteSpace = WhiteSpace.BOUNDED) -> None:
         self.graph = Graph(max_states=limits.states)
+        self.layout = Layout(self.graph, white_space, INDENTS[: limits.indents])
         self.limits = limits
         self.combiner = combiner
         self.unchecked: set[str] = set()
@@ -62,11 +64,9 @@ class Builder:
         self._known: dict[tuple[Conj, Continuation], int | None] = {}
 
     def document(self) -> int | None:
-        """The state before a whole document with optional surrounding white space."""
-        end = self.graph.reserve()
-        self.graph.fill(end, [(0x09, 0x0A, end), (0x0D, 0x0D, end), (0x20, 0x20, end)], accepting=True)
-        start = self.value((self.combiner.document.root,), Continuation(following=end))
-        return None if start is None else before(self.graph, start)
+        """The state before a whole document and the white space around it."""
+        start = self.value((self.combiner.document.root,), Continuation(following=self.layout.end()))
+        return None if start is None else self.layout.start(start)
 
     def value(self, conj: Conj, continuation: Continuation) -> int | None:
         """The state before a value that satisfies all nodes; None: no such value within the limits."""
@@ -90,7 +90,7 @@ class Builder:
         starts: list[int] = []
         if given := [value for shape in shapes for value in shape.literals or ()]:
             kept = [value for value in _distinct(given) if self.combiner.satisfies(value, conj)]
-            starts.extend(literals(self.graph, kept, continuation.following))
+            starts.extend(literals(self.graph, self.layout, kept, continuation.following, continuation.depth))
         starts.extend(self._typed([shape for shape in shapes if shape.literals is None], continuation))
         return self.graph.state(self.graph.merged([], *starts)) if starts else None
 
@@ -151,6 +151,7 @@ class _Array:
 
     def __init__(self, builder: Builder, items: Items, continuation: Continuation) -> None:
         self._builder, self._graph, self._items, self._continuation = builder, builder.graph, items, continuation
+        self._layout, self._depth = builder.layout, continuation.depth
         self._low, self._high = self._capped(items.low, "minItems"), items.high
         if self._high is not None and self._high > max(builder.limits.items, self._low):
             self._high = None
@@ -169,10 +170,9 @@ class _Array:
     def inner(self) -> int | None:
         """The state after the opening bracket."""
         start = self._chain()
-        edges: list[Edge] = [(_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following)] if self._low == 0 else []
-        if start is not None:
-            edges += self._graph.rows[start]
-        return padded(self._graph, edges) if edges else None
+        items = self._graph.rows[start] if start is not None else ()
+        closing = [self._closing] if self._low == 0 else []
+        return self._layout.state(closing, items, self._depth + 1) if closing or items else None
 
     def _chain(self) -> int | None:
         """The state before the first item, built from the last item backwards. An unsatisfiable item ends the array."""
@@ -185,23 +185,23 @@ class _Array:
         return next_item
 
     def _after(self, count: int, next_item: int | None) -> int | None:
-        edges: list[Edge] = []
-        if next_item is not None:
-            edges.append((COMMA, COMMA, before(self._graph, next_item)))
-        if count >= self._low:
-            edges.append((_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following))
-        return padded(self._graph, edges) if edges else None
+        item = () if next_item is None else self._graph.rows[next_item]
+        commas = [(COMMA, COMMA, self._layout.state((), item, self._depth + 1))] if item else []
+        closing = [self._closing] if count >= self._low else []
+        return self._layout.state(commas, closing, self._depth) if commas or closing else None
 
     def _loop(self, index: int) -> int | None:
         """The state before item `index` of an unbounded array."""
         graph = self._graph
         after, inner = graph.reserve(), graph.reserve()
-        graph.fill(
-            after, [*WHITE, (COMMA, COMMA, inner), (_CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following)]
-        )
+        graph.fill(after, self._layout.edges([(COMMA, COMMA, inner)], [self._closing], self._depth))
         item = self._item(index, after)
-        graph.fill(inner, [] if item is None else [*WHITE, *graph.rows[item]])
+        graph.fill(inner, [] if item is None else self._layout.edges((), graph.rows[item], self._depth + 1))
         return item
+
+    @property
+    def _closing(self) -> Edge:
+        return _CLOSE_BRACKET, _CLOSE_BRACKET, self._continuation.following
 
     def _item(self, index: int, following: int) -> int | None:
         unconstrained = index >= self._items.prefix and self._items.unconstrained
@@ -217,6 +217,7 @@ class _Object:
 
     def __init__(self, builder: Builder, members: Members, continuation: Continuation) -> None:
         self._builder, self._graph, self._members, self._continuation = builder, builder.graph, members, continuation
+        self._layout, self._depth = builder.layout, continuation.depth
         allowed = allowed_names(builder.combiner, members, builder.limits, builder.unchecked)
         self._names = [name for name in members.declared if accepts(allowed, name)]
         self._required = set(members.required)
@@ -274,10 +275,12 @@ class _Object:
         for index in reversed(range(len(self._names))):  # last member first, which keeps the recursion shallow
             for count in range(min(index, most) + 1):
                 self._after_name(index, count)
-        edges = self._closing(0, 0)
-        if not self._full(0) and (keys := self._keys(0, 0)) is not None:
-            edges.append((QUOTE, QUOTE, keys))
-        return padded(self._graph, edges) if edges else None
+        closing, names = self._closing(0, 0), self._names_at(0, 0)
+        return self._layout.state(closing, names, self._depth + 1) if closing or names else None
+
+    def _names_at(self, at: int, count: int) -> list[Edge]:
+        keys = None if self._full(count) else self._keys(at, count)
+        return [] if keys is None else [(QUOTE, QUOTE, keys)]
 
     def _closing(self, at: int, count: int) -> list[Edge]:
         """The closing brace, unless a required member is missing."""
@@ -287,14 +290,16 @@ class _Object:
 
     def _after(self, at: int, count: int) -> int | None:
         """The state after a member and before declared member `at`."""
-        edges = self._closing(at, count)
-        if not self._full(count) and (keys := self._keys(at, count)) is not None:
-            edges.append((COMMA, COMMA, padded(self._graph, [(QUOTE, QUOTE, keys)])))
-        return padded(self._graph, edges) if edges else None
+        closing, names = self._closing(at, count), self._names_at(at, count)
+        return self._after_member(closing, names) if closing or names else None
+
+    def _after_member(self, closing: list[Edge], names: list[Edge]) -> int:
+        """The state after a member: the closing brace, or a comma and the next name."""
+        commas = [(COMMA, COMMA, self._layout.state((), names, self._depth + 1))] if names else []
+        return self._layout.state(commas, closing, self._depth)
 
     def _keys(self, at: int, count: int) -> int | None:
-        """The state after the opening quote of a name: declared member `at` or a later one, up to the next required
-        one."""
+        """The state after the opening quote of a name: member `at` or a later one, up to the next required one."""
         starts: list[int] = []
         plain: list[tuple[str, int]] = []
         required = False
@@ -320,7 +325,7 @@ class _Object:
             after = self._after(index + 1, self._incremented(count))
             conj = self._builder.combiner.member(self._members, self._names[index])
             value = None if after is None else self._value(conj, after, unconstrained=False)
-            self._after_names[key] = None if value is None else sign(self._graph, COLON, value)
+            self._after_names[key] = None if value is None else self._layout.sign(COLON, value)
         return self._after_names[key]
 
     def _value(self, conj: Conj, following: int, *, unconstrained: bool) -> int | None:
@@ -346,18 +351,16 @@ class _Object:
         return self._extra[count]
 
     def _undeclared_after(self, count: int, keys: int | None) -> int:
-        edges: list[Edge] = [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)] if count >= self._low else []
-        if keys is not None:
-            edges.append((COMMA, COMMA, padded(self._graph, [(QUOTE, QUOTE, keys)])))
-        return padded(self._graph, edges)
+        closing: list[Edge] = [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)] if count >= self._low else []
+        return self._after_member(closing, [] if keys is None else [(QUOTE, QUOTE, keys)])
 
     def _loop(self, count: int) -> int:
         graph = self._graph
         after, quote = graph.reserve(), graph.reserve()
         closing = [(_CLOSE_BRACE, _CLOSE_BRACE, self._continuation.following)] if count >= self._low else []
-        graph.fill(after, [*WHITE, (COMMA, COMMA, quote), *closing])
+        graph.fill(after, self._layout.edges([(COMMA, COMMA, quote)], closing, self._depth))
         keys = self._group_names(after)
-        graph.fill(quote, [*WHITE, (QUOTE, QUOTE, keys)])
+        graph.fill(quote, self._layout.edges((), [(QUOTE, QUOTE, keys)], self._depth + 1))
         return keys
 
     def _group_names(self, following: int) -> int:
@@ -366,7 +369,7 @@ class _Object:
         for group in self._groups:
             value = self._value(group.conj, following, unconstrained=group.unconstrained)
             if value is not None:
-                starts.append(string_body(self._graph, group.names, sign(self._graph, COLON, value)))
+                starts.append(string_body(self._graph, group.names, self._layout.sign(COLON, value)))
         return self._graph.state(self._graph.merged([], *starts))
 
 

@@ -57,6 +57,7 @@ _LIMIT_COLUMNS: Final = {
     "wide": "counted characters of all strings",
     "items": "items",
     "members": "members",
+    "indents": "widths of indentation",
 }
 
 

@@ -22,16 +22,17 @@ class SizeLimits:
     wide: int  # counted code points of all strings together
     items: int  # counted items of an array
     members: int  # counted members of an object
+    indents: int  # widths of indentation per level that bounded white space offers, of (2, 4)
 
 
-# states, free_depth, undeclared_depth, recursion, depth, length, wide, items, members
+# states, free_depth, undeclared_depth, recursion, depth, length, wide, items, members, indents
 _TIERS: Final = (
-    (8_000, 3, 1, 3, 24, 64, 128, 32, 16),
-    (10_000, 2, 1, 2, 16, 32, 128, 16, 8),
-    (14_000, 2, 0, 2, 12, 16, 128, 8, 4),
-    (18_000, 1, -1, 1, 10, 8, 128, 4, 2),
-    (25_000, 1, -1, 0, 8, 4, 1000, 3, 1),
-    (30_000, 0, -1, 0, 5, 0, 1000, 2, 1),
+    (10_000, 3, 1, 3, 24, 64, 128, 32, 16, 2),
+    (12_500, 2, 1, 2, 16, 32, 128, 16, 8, 2),
+    (17_500, 2, 0, 2, 12, 16, 128, 8, 4, 2),
+    (22_500, 1, -1, 1, 10, 8, 128, 4, 2, 1),
+    (31_000, 1, -1, 0, 8, 4, 1000, 3, 1, 1),
+    (37_500, 0, -1, 0, 5, 0, 1000, 2, 1, 0),
 )
 SIZE_TIERS: Final = tuple(
     SizeLimits(**dict(zip((entry.name for entry in fields(SizeLimits)), tier, strict=True))) for tier in _TIERS

@@ -18,7 +18,6 @@ from diffusion_worker.types.requests import (
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
 from diffusion_worker.web.requests.request_params import Overrides, RequestParams
 
-DEFAULT_CANVASES = 4  # limit of an answer without max_tokens, if the context is long enough
 # Denoising steps of a request, as a multiple of those that fill a context with the checkpoint's own parameters.
 MAX_WORK = 4
 
@@ -39,8 +38,8 @@ class RequestInputs:
 def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo) -> GenerationRequest:
     """The generation request for the engine. The smaller of both deadlines applies.
 
-    Without max_tokens the limit is DEFAULT_CANVASES canvases or the rest of the context. Raises PromptTooLong,
-    OutOfRange, InvalidValue, Unsupported."""
+    Without max_tokens the limit is the rest of the context, within MAX_WORK. Raises PromptTooLong, OutOfRange,
+    InvalidValue, Unsupported."""
     _check_decoding_mode(params, inputs)
     _check_logit_bias(params, info)
     denoising = _denoising(params.overrides, info.denoising)
@@ -119,13 +118,17 @@ def _check_work(max_tokens: int, denoising: DenoisingParams, info: ModelInfo) ->
     """Refuse more than MAX_WORK times the denoising steps that a whole context takes with the checkpoint's own
     parameters: very short canvases would occupy the worker with steps of one token each."""
     steps = math.ceil(max_tokens / denoising.canvas_length) * denoising.steps
-    most = MAX_WORK * math.ceil(info.max_context / info.denoising.canvas_length) * info.denoising.steps
+    most = _most_steps(info)
     if steps > most:
         raise OutOfRange(
             f"'diffusion.canvas_length': {max_tokens} tokens in canvases of {denoising.canvas_length} take up to "
             f"{steps} steps; at most {most} are allowed.",
             param="diffusion.canvas_length",
         )
+
+
+def _most_steps(info: ModelInfo) -> int:
+    return MAX_WORK * math.ceil(info.max_context / info.denoising.canvas_length) * info.denoising.steps
 
 
 def _max_tokens(requested: int | None, inputs: RequestInputs, denoising: DenoisingParams, info: ModelInfo) -> int:
@@ -138,4 +141,5 @@ def _max_tokens(requested: int | None, inputs: RequestInputs, denoising: Denoisi
             f"and the request needs {answer}.",
             param=inputs.prompt_name if left < 1 else "max_tokens",
         )
-    return requested or min(left, DEFAULT_CANVASES * denoising.canvas_length)
+    most_canvases = max(1, _most_steps(info) // denoising.steps)
+    return requested or min(left, most_canvases * denoising.canvas_length)

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import orjson
-
 from diffusion_worker.text.messages import ASSISTANT, TOOL, Message, PastCall
 from diffusion_worker.web.requests.fields import MAX_DEPTH, Fields, is_deeper
+from twolane.process import exact_json
 
 MAX_MESSAGES = 4096  # as in the gateway
 ROLES = ("system", "developer", "user", ASSISTANT, TOOL)
@@ -54,7 +53,7 @@ def _parse_message(fields: Fields) -> Message:
         if fields.raw(name):
             raise fields.refuse(name, "is not supported by this model.")
     calls = _parse_calls(fields, role)
-    if not calls:
+    if role != ASSISTANT:  # an assistant's message may be empty: it was cut off, refused, or only thought
         fields.required("content")
     return Message(
         role=role,
@@ -83,16 +82,19 @@ def _parse_call(fields: Fields) -> PastCall:
     return PastCall(id=fields.nonempty("id"), name=function.nonempty("name"), arguments=_parse_arguments(function))
 
 
-def _parse_arguments(fields: Fields) -> dict[str, Any]:
-    """The arguments as an object, which chat templates expect; OpenAI clients send them as JSON text."""
-    fields.required("arguments")
+def _parse_arguments(fields: Fields) -> dict[str, Any] | str:
+    """The arguments as an object, which chat templates expect; OpenAI clients send them as JSON text.
+
+    Text that is no object stays text: the model wrote it, and the conversation must be able to go on."""
+    given = fields.raw("arguments")
+    if isinstance(given, dict):
+        return given
+    text = fields.text("arguments") or ""
     try:
-        arguments = orjson.loads(fields.text("arguments") or "{}")
-    except orjson.JSONDecodeError:
-        arguments = None
-    if not isinstance(arguments, dict) or is_deeper(arguments, MAX_DEPTH):
-        raise fields.invalid("arguments", "must be a string that contains a JSON object.")
-    return arguments
+        arguments = exact_json.loads(text) if text.strip() else {}
+    except exact_json.JsonError:
+        return text
+    return arguments if isinstance(arguments, dict) and not is_deeper(arguments, MAX_DEPTH) else text
 
 
 def _parse_part(fields: Fields) -> str:

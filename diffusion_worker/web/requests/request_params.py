@@ -4,13 +4,12 @@ import dataclasses
 import re
 from dataclasses import dataclass
 
-import orjson
-
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.types.requests import MAX_REPETITION, MIN_REPETITION, Penalties, Truncation
 from diffusion_worker.web.error_body import InvalidJson, InvalidType, InvalidValue
 from diffusion_worker.web.requests.fields import Fields
 from diffusion_worker.web.requests.output_format import parse_constraint
+from twolane.process import exact_json
 from twolane.process.http.json_body import JsonBodyError, check_json
 
 MAX_STOPS = 4
@@ -57,10 +56,10 @@ def parse_body(body: bytes) -> Fields:
     """The JSON object of a body. Raises InvalidJson; also for a repeated key, which it names."""
     try:
         body, _ = check_json(body, max_values=MAX_VALUES)
-        value = orjson.loads(body)
+        value = exact_json.loads(body)
     except JsonBodyError as error:
         raise InvalidJson(str(error), param=error.key) from None
-    except orjson.JSONDecodeError as error:
+    except exact_json.JsonError as error:
         raise InvalidJson(f"The body is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
         raise InvalidJson("The body must be a JSON object.")

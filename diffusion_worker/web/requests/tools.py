@@ -7,9 +7,9 @@ has no effect.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from diffusion_worker.constraints.spec import Constraint
+from diffusion_worker.constraints.spec import Constraint, WhiteSpace
 from diffusion_worker.constraints.tool_calls import NO_ARGUMENTS, Syntax, Thought
 from diffusion_worker.text.chat_template import TemplateFeatures
 from diffusion_worker.web.requests.fields import Fields
@@ -26,7 +26,7 @@ class Tools:
 
     offered: tuple[Mapping[str, Any], ...] = ()
     required: bool = False  # the answer must contain a tool call
-    function: str | None = None  # the only function that may be called; None: any
+    allowed: frozenset[str] | None = None  # the functions that may be called; None: any
     parallel: bool = True  # several calls are allowed
 
     def constraint(self, syntax: Syntax, thought: Thought, text: Constraint | None) -> Constraint:
@@ -38,11 +38,16 @@ class Tools:
                 "field": f"tools[{at}].function.parameters",
             }
             for at, tool in enumerate(self.offered)
-            if self.function in (None, tool["function"]["name"])
+            if self.allowed is None or tool["function"]["name"] in self.allowed
         ]
         rules = {"syntax": syntax, "thought": thought, "required": self.required, "parallel": self.parallel}
-        alternative = text and {"kind": text.kind, "value": text.value}
-        return Constraint(kind="tools", value={"functions": functions, **rules, "text": alternative}, field="tools")
+        alternative = text and {"kind": text.kind, "value": text.value, "white_space": text.white_space}
+        return Constraint(
+            kind="tools",
+            value={"functions": functions, **rules, "text": alternative},
+            white_space=text.white_space if text else WhiteSpace.BOUNDED,
+            field="tools",
+        )
 
 
 NO_TOOLS = Tools()
@@ -58,36 +63,65 @@ def parse_tools(fields: Fields) -> Tools:
     names = {tool["function"]["name"] for tool in offered}
     if len(names) < len(offered):
         raise fields.invalid("tools", "must not contain the same function name twice.")
-    choice, only = _parse_choice(fields)
-    if choice == "required" and not offered:
+    choice = _parse_choice(fields)
+    if choice.mode == "required" and not offered:
         raise fields.invalid("tool_choice", "is 'required', but there are no 'tools'.")
-    if only is not None and only not in names:
-        raise fields.invalid("tool_choice", f"names the function {only!r}, which is not in 'tools'.")
+    for name in sorted((choice.allowed or frozenset()) - names):
+        raise fields.invalid("tool_choice", f"names the function {name!r}, which is not in 'tools'.")
     return Tools(
-        offered=() if choice == "none" else offered,
-        required=choice == "required",
-        function=only,
-        parallel=parallel is not False and only is None,
+        offered=() if choice.mode == "none" else offered,
+        required=choice.mode == "required",
+        allowed=choice.allowed,
+        parallel=parallel is not False and not choice.is_single,
     )
 
 
-def _parse_choice(fields: Fields) -> tuple[str, str | None]:
-    """The tool choice (`auto`, `none` or `required`), and the function name if it selects a single function."""
+class _Choice(NamedTuple):
+    """`mode` is `auto`, `none` or `required`; `is_single`: exactly one call, of a named function."""
+
+    mode: str
+    allowed: frozenset[str] | None = None
+    is_single: bool = False
+
+
+def _parse_choice(fields: Fields) -> _Choice:
     value = fields.raw("tool_choice")
     if value is None:
-        return "auto", None
+        return _Choice("auto")
     if isinstance(value, str):
         if value not in ("auto", "none", "required"):
             raise fields.invalid("tool_choice", "must be auto, none, required, or an object that names a function.")
-        return value, None
+        return _Choice(value)
     choice = fields.object("tool_choice") or fields
-    if choice.nonempty("type") != "function":
-        raise choice.refuse("type", "must be 'function' for this model.")
+    kind = choice.nonempty("type")
+    if kind == "allowed_tools":
+        return _parse_allowed(choice)
+    if kind != "function":
+        raise choice.refuse("type", "must be 'function' or 'allowed_tools' for this model.")
     choice.allow_only(("type", "function"))
     choice.required("function")
     function = choice.object("function") or choice
     function.allow_only(("name",))
-    return "required", function.nonempty("name")
+    return _Choice("required", frozenset((function.nonempty("name"),)), is_single=True)
+
+
+def _parse_allowed(choice: Fields) -> _Choice:
+    """A subset of the tools, in mode `auto` or `required`."""
+    choice.allow_only(("type", "allowed_tools"))
+    choice.required("allowed_tools")
+    allowed = choice.object("allowed_tools") or choice
+    allowed.allow_only(("mode", "tools"))
+    mode = allowed.nonempty("mode")
+    if mode not in ("auto", "required"):
+        raise allowed.invalid("mode", "must be auto or required.")
+    names: set[str] = set()
+    for entry in allowed.objects("tools"):
+        entry.allow_only(("type", "function"))
+        entry.required("function")
+        names.add((entry.object("function") or entry).nonempty("name"))
+    if not names:
+        raise allowed.invalid("tools", "must contain at least one tool.")
+    return _Choice(mode, frozenset(names))
 
 
 def parse_thinking(fields: Fields, features: TemplateFeatures) -> bool | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,3 +76,14 @@ def test_a_script_without_spaces_does_not_reduce_the_confidence(query: MakeQuery
     found = LearnedStage(model())(query(last_user_text="请把这个翻译成英语"))
     assert found is not None
     assert found.confidence >= 0.5
+
+
+@pytest.mark.parametrize(("words", "factor"), [(1, 1 / 8), (4, 0.5), (8, 1.0), (40, 1.0)])
+def test_a_few_words_that_ask_for_structure_are_less_certain(query: MakeQuery, words: int, factor: float) -> None:
+    """ "As JSON." says too little about the answer; other tasks are not affected."""
+    text = " ".join(["translate"] * words)
+    sure, other = (replace(model(), tasks=(task, Task.CHAT)) for task in (Task.STRUCTURED, Task.TRANSLATE))
+    found, same = (LearnedStage(each)(query(last_user_text=text)) for each in (sure, other))
+    assert found is not None
+    assert same is not None
+    assert found.confidence == pytest.approx(same.confidence * factor)

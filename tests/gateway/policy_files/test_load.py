@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.enums import Buffer, Capability, Grade, Kind, Location, Task
+from gateway.enums import Buffer, Capability, Grade, Kind, Location, RunawayScope, Task
 from gateway.errors import PolicyError
 from gateway.policy_files.load import load, parse
-from gateway.policy_types import Checks, Hedge, Retry, Slo
+from gateway.policy_types import READ_ALONG, Checks, Hedge, Retry, Slo
 from gateway.routing.conditions import Comparison
 from gateway.routing.policy import Policy
 from gateway.types import Query
@@ -35,7 +35,7 @@ def test_routes_are_read_as_written(policy_with: PolicyWith) -> None:
     assert (edits.use, edits.fall_back, edits.min_confidence, edits.deadline_ms) == ("fast", ("quality",), 0.8, 3000)
     assert edits.slo == Slo(p95_ms=400, window_s=60)
     assert edits.checks == Checks(buffer=Buffer.FULL)
-    assert (default.use, default.fall_back, default.checks) == ("quality", (), None)
+    assert (default.use, default.fall_back, default.checks) == ("quality", (), READ_ALONG)
 
 
 def test_extra_attempts_are_read_as_written(policy_with: PolicyWith) -> None:
@@ -63,7 +63,11 @@ def test_a_target_s_own_slo_applies_where_it_is_a_fallback(policy_with: PolicyWi
             Checks(repair=True, send_error_to_fallback=True),
         ),
         ("{buffer: full, repair: none, send_error_to_fallback: false}", Checks()),
+        ("{runaway: all}", Checks(runaway=RunawayScope.ALL)),
+        ("{runaway: none}", Checks(runaway=RunawayScope.NONE)),
         ("{schema: none, buffer: none}", None),
+        ("{schema: none}", None),
+        ("none", None),
     ],
 )
 def test_checks_are_read_as_written(policy_with: PolicyWith, written: str, checks: Checks | None) -> None:

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from gateway.enums import Buffer, Kind, Location, Task
-from gateway.policy_types import Checks, Slo
+from gateway.enums import Kind, Location, Task
+from gateway.policy_types import READ_ALONG, Slo
 from gateway.routing.conditions import When
 from gateway.routing.policy import DIRECT, Policy, Route, compile_policy
 from gateway.types import Classification, Query, Target
@@ -59,7 +59,7 @@ def test_every_target_has_a_direct_route_without_fallback_but_with_checks(target
     policy = compiled(target, Route(name="r", when=When(), use="fast"))
     assert set(policy.direct) == set(policy.targets)
     plan = policy.direct["quality"].open
-    assert (plan.route, len(plan.candidates), plan.checks) == (DIRECT, 1, Checks(buffer=Buffer.FULL))
+    assert (plan.route, len(plan.candidates), plan.checks) == (DIRECT, 1, READ_ALONG)
 
 
 def test_plans_carry_the_first_digits_of_the_hash(target: MakeTarget) -> None:

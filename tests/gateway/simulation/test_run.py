@@ -78,16 +78,17 @@ def test_a_run_uses_neither_the_wall_clock_nor_global_randomness(policy: Any, po
     assert len(simulate(policy(), scenario).completed) == len(scenario.trace.arrivals)
 
 
-def test_an_invalid_response_falls_back_only_where_the_policy_validates(policy: Any, poisson: Any) -> None:
+def test_an_invalid_response_falls_back_unless_the_policy_does_not_validate(policy: Any, poisson: Any) -> None:
     """The response text is invalid; the real validation detects it."""
     faults = {True: Faults(until=(0.25,), reasons=(Reason.INVALID_OUTPUT,), after_ms=(100.0,))}
     fast = TargetModel(whole=LinearLatency(base_ms=100), first=LinearLatency(base_ms=50), ratios=(1.0,), faults=faults)
     scenario = Scenario(trace=poisson(rate=10, seconds=60, has_schema=True), models={**MODELS, "fast": fast})
-    checked = report(simulate(policy(("use: fast", "use: fast\n    validate: {schema: request}")), scenario))
+    checked = report(simulate(policy(), scenario))
     fallbacks = {each.reason: each.requests for each in checked.fallbacks}
     assert set(fallbacks) == {Reason.INVALID_OUTPUT}
     assert abs(fallbacks[Reason.INVALID_OUTPUT] / checked.requests - 0.25) < 0.06
-    assert report(simulate(policy(), scenario)).fallbacks == ()
+    unchecked = policy(("use: fast", "use: fast\n    validate: none"))
+    assert report(simulate(unchecked, scenario)).fallbacks == ()
 
 
 def test_an_uncertain_response_falls_back_only_with_min_confidence(policy: Any, poisson: Any) -> None:

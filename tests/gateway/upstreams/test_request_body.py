@@ -67,11 +67,21 @@ def test_hints_that_a_target_does_not_support_are_dropped() -> None:
     assert set(sent(Kind.WORKER, body, None)) == {"model", "messages", *body}
 
 
-def test_vllm_s_json_schema_is_converted_to_response_format() -> None:
-    document = sent(Kind.OPENAI, {"structured_outputs": {"json": {"type": "object"}}})
-    assert document["response_format"]["json_schema"]["schema"] == {"type": "object"}
-    assert "structured_outputs" not in document
-    assert sent(Kind.OPENAI, {"structured_outputs": {"regex": "a"}})["structured_outputs"] == {"regex": "a"}
+@pytest.mark.parametrize("metadata", [{"task": "checkout"}, {"private": "n/a"}, {"task": 5, "private": None}])
+def test_metadata_of_the_application_is_forwarded(metadata: dict[str, Any]) -> None:
+    assert sent(Kind.OPENAI, {"metadata": metadata})["metadata"] == metadata
+
+
+def test_hints_with_the_prefix_stay_in_the_gateway() -> None:
+    assert "metadata" not in sent(Kind.WORKER, {"metadata": {"twolane_task": "edit", "twolane_private": "no"}})
+
+
+@pytest.mark.parametrize("number", [b"%d" % 2**63, b"%d" % 2**64, b"%d" % -(2**64), b"1" * 90])
+def test_integers_of_any_size_are_forwarded_with_all_digits(number: bytes) -> None:
+    target = Target(name="t", kind=Kind.OPENAI, url="http://t", model="m", location=Location.EXTERNAL)
+    body = b'{"messages":[{"role":"user","content":"hi"}],"user_id":' + number + b',"logit_bias":{"5":1.5}}'
+    query = Query(request_id="r", model="auto", body=body, received_s=0)
+    assert b'"user_id":' + number + b"," in body_for(Call(target=target, query=query), None)
 
 
 def test_other_fields_are_forwarded_unchanged() -> None:

@@ -138,7 +138,6 @@ def deep_list(depth: int) -> list[Any]:
         ([], "#", "a schema must be an object"),
         ("type", "#", "a schema must be an object"),
         (None, "#", "a schema must be an object"),
-        ({"maximum": 10**30}, "#", "cannot be written as JSON"),
     ],
 )
 def test_an_unusable_schema_is_rejected_with_its_pointer(schema: Any, pointer: str, cause: str) -> None:

@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.enums import FormatKind
-from gateway.types import OutputFormat, Piece, Query, Tool, ToolCall
+from gateway.enums import Capability, FormatKind, RunawayScope
+from gateway.types import OutputFormat, Piece, Query, Tool, ToolCall, ToolChoice
 from gateway.validation.json_schema import SchemaCache, SchemaError
 from gateway.validation.response_check import ResponseCheck
 
 MakeQuery = Callable[..., Query]
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 JSON_SCHEMA = OutputFormat(form=FormatKind.JSON_SCHEMA, schema=SCHEMA)
+REQUIRED = ToolChoice(is_required=True)
 JSON_OBJECT = OutputFormat(form=FormatKind.JSON_OBJECT)
 TOOLS = (Tool(name="add", parameters={"required": ["x"], "properties": {"x": {"type": "number"}}}), Tool(name="now"))
 
@@ -58,7 +59,10 @@ def piece_of(text: str, index: int = 0) -> Piece:
         (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "maybe", "choice at #, byte 0"),
         (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "ye", "choice at #"),
         (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "yes!", "choice at #, byte 3"),
-        (OutputFormat(form=FormatKind.TEMPLATE, pattern="x"), "anything", None),
+        (OutputFormat(form=FormatKind.TEMPLATE, pattern="On [a-z]+"), "On monday", None),
+        (OutputFormat(form=FormatKind.TEMPLATE, pattern="On [a-z]+"), "On 5", "regex at #"),
+        (OutputFormat(form=FormatKind.TEMPLATE), "anything", None),
+        (OutputFormat(form=FormatKind.GRAMMAR, grammar="root ::= a"), "anything", None),
         (None, "anything", None),
     ],
 )
@@ -88,24 +92,137 @@ def test_a_call_must_name_a_known_tool_with_fitting_arguments(
 
 
 @pytest.mark.parametrize(
-    ("must_call", "called", "detail"),
+    ("choice", "called", "detail"),
     [
-        ("", None, "tool_choice at #"),
-        ("", "now", None),
-        ("now", "now", None),
-        ("add", "now", "tool_choice at #"),
-        ("add", None, "tool_choice at #"),
-        (None, None, None),
+        (REQUIRED, None, "tool_choice at #"),
+        (REQUIRED, "now", None),
+        (ToolChoice(is_required=True, allowed=frozenset({"now"})), "now", None),
+        (ToolChoice(is_required=True, allowed=frozenset({"add"})), "now", "tool_choice at #"),
+        (ToolChoice(is_required=True, allowed=frozenset({"add"})), None, "tool_choice at #"),
+        (ToolChoice(allowed=frozenset({"add"})), "now", "tool_choice at #"),
+        (ToolChoice(allowed=frozenset({"add"})), None, None),
+        (ToolChoice(allowed=frozenset()), "now", "tool_choice at #"),
+        (ToolChoice(allowed=frozenset()), None, None),
+        (ToolChoice(), None, None),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_required_tool_call_must_be_present(
-    query: MakeQuery, must_call: str | None, called: str | None, detail: str | None, stream: bool
+def test_calls_follow_the_tool_choice(
+    query: MakeQuery, choice: ToolChoice, called: str | None, detail: str | None, stream: bool
 ) -> None:
-    wanted = query(tools=TOOLS, must_call=must_call, stream=stream)
+    wanted = query(tools=TOOLS, tool_choice=choice, stream=stream)
     calls = (ToolCall(index=0, name=called, arguments="{}"),) if called else ()
     found = error_of(wanted, Piece(index=0, tool_calls=calls, text="" if called else "no"))
     assert (found and found.removeprefix("early: ")) == detail
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_several_calls_are_one_too_many_without_parallel_calls(query: MakeQuery, stream: bool) -> None:
+    calls = tuple(ToolCall(index=index, name="now", arguments="{}") for index in range(2))
+    for parallel, detail in ((True, None), (False, "early: parallel_tool_calls at #")):
+        wanted = query(tools=TOOLS, tool_choice=ToolChoice(parallel=parallel), stream=stream)
+        assert error_of(wanted, *(Piece(index=0, tool_calls=(call,)) for call in calls)) == detail
+        assert error_of(wanted, *(Piece(index=index, tool_calls=(calls[0],)) for index in range(2))) is None
+
+
+@pytest.mark.parametrize(
+    ("input_", "detail"), [("abc", None), ("abc!", "regex at tool patch: #"), ("", "regex at tool patch: #")]
+)
+def test_the_input_of_a_custom_tool_is_text(query: MakeQuery, input_: str, detail: str | None) -> None:
+    free, lower = (Tool(name="patch", is_custom=True, pattern=pattern) for pattern in (None, "[a-z]+"))
+    piece = Piece(index=0, tool_calls=(ToolCall(index=0, name="patch", arguments=input_),))
+    assert error_of(query(tools=(*TOOLS, lower)), piece) == detail
+    assert error_of(query(tools=(*TOOLS, free)), piece) is None
+
+
+CUT = Piece(index=0, finish_reason="length")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("output_format", "text", "detail", "is_truncated"),
+    [
+        (JSON_SCHEMA, '{"n": 1}', None, False),
+        (JSON_SCHEMA, '{"n": 1', None, True),
+        (JSON_SCHEMA, '{"m": "half a str', None, True),
+        (JSON_SCHEMA, "", None, True),
+        (JSON_SCHEMA, '{"n": "1", ', "type at #/properties/n, byte 6", False),
+        (JSON_SCHEMA, "Sure", "json at #, byte 0", False),
+        (JSON_OBJECT, '{"a": [1, {"b": tr', None, True),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "ye", None, True),
+        (OutputFormat(form=FormatKind.CHOICE, choices=("yes", "no")), "yo", "choice at #, byte 1", False),
+        (OutputFormat(form=FormatKind.REGEX, pattern="[a-z]+!"), "abc", None, True),
+        (None, "half a sent", None, False),
+    ],
+)
+def test_a_text_that_a_token_limit_cut_is_valid_as_far_as_it_goes(
+    query: MakeQuery,
+    output_format: OutputFormat | None,
+    text: str,
+    detail: str | None,
+    is_truncated: bool,
+    stream: bool,
+) -> None:
+    check = ResponseCheck(query(output_format=output_format, stream=stream), SchemaCache(), early=stream)
+    error = check.feed([piece_of(text), CUT]) or check.finish()
+    assert (error and error.detail, check.is_truncated) == (detail, is_truncated)
+
+
+@pytest.mark.parametrize(
+    ("call", "detail"),
+    [
+        (ToolCall(index=0, name="add", arguments='{"x": '), None),
+        (ToolCall(index=0, name="ad"), None),
+        (ToolCall(index=0, name="add"), None),
+        (ToolCall(index=0, name="sub"), "name at a tool call"),
+        (ToolCall(index=0, name="add", arguments='{"x": "1"'), "type at tool add: #/properties/x, byte 6"),
+        (None, None),
+    ],
+)
+def test_a_call_may_be_cut_as_well(query: MakeQuery, call: ToolCall | None, detail: str | None) -> None:
+    wanted = query(tools=TOOLS, tool_choice=REQUIRED)
+    assert error_of(wanted, Piece(index=0, tool_calls=(call,) if call else ()), CUT) == detail
+
+
+def test_a_stop_string_of_the_request_may_cut_the_text(query: MakeQuery) -> None:
+    stopping = query(output_format=JSON_SCHEMA, needs=frozenset({Capability.CHAT, Capability.STOP}))
+    assert error_of(stopping, piece_of('{"n": 1')) is None
+    assert error_of(stopping, piece_of('{"n": "1"')) == "type at #/properties/n, byte 6"
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64 + 1, 10**40])
+@pytest.mark.parametrize("stream", [False, True])
+def test_integers_are_compared_exactly(query: MakeQuery, number: int, stream: bool) -> None:
+    wanted = query(output_format=OutputFormat(form=FormatKind.JSON_SCHEMA, schema={"const": number}), stream=stream)
+    assert error_of(wanted, piece_of(str(number))) is None
+    assert str(error_of(wanted, piece_of(f"{number + 1} "))).removeprefix("early: ") == "const at #, byte 0"
+
+
+@pytest.mark.parametrize("text", [" " * 9000, '{"n": ' + "1" * 9000, '{"s": "' + "the " * 3000])
+def test_a_stream_that_runs_away_fails(query: MakeQuery, text: str) -> None:
+    pieces = [piece_of(text[at : at + 5]) for at in range(0, len(text), 5)]
+    found = error_of(query(output_format=JSON_OBJECT, stream=True), *pieces)
+    assert "early: " in str(found)
+    assert "_runaway at #" in str(found)
+    arguments = [Piece(index=0, tool_calls=(ToolCall(index=0, name="now" if at == 0 else "", arguments=piece.text),))
+                 for at, piece in enumerate(pieces)]  # fmt: skip
+    assert "_runaway at tool now: #" in str(error_of(query(tools=TOOLS, stream=True), *arguments))
+
+
+def test_free_text_runs_away_only_where_the_route_says_so(query: MakeQuery) -> None:
+    blanks = [piece_of(" " * 5000)]
+    for scope, detail in ((RunawayScope.ALL, "whitespace_runaway at #"), (RunawayScope.FORM, None)):
+        check = ResponseCheck(query(stream=True), SchemaCache(), early=True, runaway=scope)
+        error = check.feed(blanks)
+        assert (error and error.detail) == detail
+    unguarded = ResponseCheck(
+        query(output_format=JSON_OBJECT, stream=True), SchemaCache(), early=True, runaway=RunawayScope.NONE
+    )
+    assert unguarded.feed(blanks) is None
+
+
+def test_a_whole_response_has_ended_and_cannot_run_away(query: MakeQuery) -> None:
+    assert error_of(query(output_format=JSON_SCHEMA), piece_of('{"n":' + " " * 250_000 + "1}")) is None
 
 
 def test_fragments_of_a_call_are_one_call(query: MakeQuery) -> None:
@@ -131,8 +248,24 @@ def test_every_choice_must_be_valid(query: MakeQuery) -> None:
     assert error_of(wanted, piece_of('{"n": 1}', 0), piece_of('{"n": ""}', 1)) == "type at #/properties/n, byte 6"
 
 
-def test_a_refusal_is_a_valid_response(query: MakeQuery) -> None:
-    assert error_of(query(output_format=JSON_SCHEMA), Piece(index=0, refusal="I must not.")) is None
+@pytest.mark.parametrize(
+    "piece", [Piece(index=0, refusal="I must not."), Piece(index=0, finish_reason="content_filter")]
+)
+def test_a_refusal_is_a_valid_response(query: MakeQuery, piece: Piece) -> None:
+    assert error_of(query(output_format=JSON_SCHEMA), piece) is None
+
+
+@pytest.mark.parametrize(
+    ("output_format", "is_verified"),
+    [
+        (JSON_SCHEMA, True),
+        (OutputFormat(form=FormatKind.GRAMMAR), False),
+        (OutputFormat(form=FormatKind.TEMPLATE), False),
+    ],
+)
+def test_a_grammar_is_not_verified(query: MakeQuery, output_format: OutputFormat, is_verified: bool) -> None:
+    check = ResponseCheck(query(output_format=output_format), SchemaCache(), early=False)
+    assert check.is_verified is is_verified
 
 
 def test_a_response_without_choices_is_invalid(query: MakeQuery) -> None:
@@ -185,7 +318,7 @@ def test_the_result_does_not_depend_on_how_the_response_is_split(data: st.DataOb
         ({}, False),
         ({"output_format": JSON_OBJECT}, True),
         ({"tools": TOOLS}, True),
-        ({"output_format": OutputFormat(form=FormatKind.TEMPLATE, pattern="x")}, False),
+        ({"output_format": OutputFormat(form=FormatKind.GRAMMAR)}, True),
     ],
 )
 def test_it_reports_whether_there_is_anything_to_check(

@@ -1,6 +1,7 @@
 """Parsing of chat requests, and errors that name the invalid field."""
 
 import contextlib
+import json
 from typing import Any
 
 import orjson
@@ -12,7 +13,8 @@ from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody, UnsupportedMediaType
 from gateway.routing.classify import SEARCHED_CHARS
 from gateway.types import Query
-from gateway.web.parse_request import MAX_SCHEMA_BYTES, check_encoding, parse_chat, unique_headers
+from gateway.web.output_format import MAX_SCHEMA_BYTES
+from gateway.web.parse_request import check_encoding, parse_chat, unique_headers
 from gateway.web.request_schema import MAX_MESSAGES
 from twolane.process.api_keys import Key
 
@@ -83,11 +85,6 @@ def test_tools_and_a_forced_choice_are_separate_needs() -> None:
     assert Capability.TOOL_CHOICE in parse(tools=tools, tool_choice="required").needs
     assert Capability.TOOL_CHOICE not in parse(tools=tools, tool_choice="auto").needs
     assert parse(tools=tools).tools[0].parameters == SCHEMA
-    named = {"type": "function", "function": {"name": "f"}}
-    due = {"auto": None, "none": None, "required": "", None: None}
-    assert {choice: parse(tools=tools, tool_choice=choice).must_call for choice in due} == due
-    assert [parse(tools=given, tool_choice=named).must_call for given in (tools, None)] == ["f", None]
-    assert parse(tools=tools, tool_choice={"type": "allowed_tools"}).must_call is None
 
 
 def test_content_in_parts_is_joined() -> None:
@@ -153,10 +150,10 @@ def test_the_task_header_takes_precedence_over_metadata() -> None:
     ("headers", "body", "param"),
     [
         ({b"x-twolane-task": b"poetry"}, {}, "x-twolane-task"),
-        ({}, {"metadata": {"task": ["edit"]}}, "metadata.task"),
+        ({}, {"metadata": {"twolane_task": ["edit"]}}, "metadata.twolane_task"),
+        ({}, {"metadata": {"twolane_task": "checkout"}}, "metadata.twolane_task"),
         ({b"x-twolane-private": b"treu"}, {}, "x-twolane-private"),
-        ({}, {"metadata": {"private": "maybe"}}, "metadata.private"),
-        ({}, {"metadata": {"private": 1}}, "metadata.private"),
+        ({}, {"metadata": {"twolane_private": "maybe"}}, "metadata.twolane_private"),
         ({b"x-twolane-deadline-ms": b"soon"}, {}, "x-twolane-deadline-ms"),
         ({b"x-twolane-deadline-ms": b"-1"}, {}, "x-twolane-deadline-ms"),
         ({b"x-twolane-deadline-ms": b"nan"}, {}, "x-twolane-deadline-ms"),
@@ -168,6 +165,43 @@ def test_an_invalid_hint_is_refused_by_name(headers: dict[bytes, bytes], body: d
     with pytest.raises(InvalidField) as told:
         parse(headers, **body)
     assert told.value.param == param
+
+
+@pytest.mark.parametrize("task", ["checkout", "", 5, None, ["edit"], {"name": "edit"}, "Edit"])
+@pytest.mark.parametrize("private", ["n/a", "maybe", "", None, 7, [True], "unknown"])
+def test_metadata_of_the_application_is_no_hint(task: Any, private: Any) -> None:
+    query = parse(metadata={"task": task, "private": private, "team": "billing"})
+    assert (query.task_hint, query.private) == (None, False)
+
+
+@pytest.mark.parametrize("name", ["private", "twolane_private"])
+@pytest.mark.parametrize("yes", [True, "true", "TRUE", " yes ", "1", 1, "on"])
+def test_a_yes_in_metadata_makes_a_request_private(name: str, yes: Any) -> None:
+    assert parse(metadata={name: yes}).private
+
+
+@pytest.mark.parametrize(
+    "body", [{"private": True, "twolane_private": False}, {"private": "n/a", "twolane_private": 1}]
+)
+def test_a_request_is_private_if_any_hint_says_so(body: dict[str, Any]) -> None:
+    assert parse(metadata=body).private
+    assert parse({b"x-twolane-private": b"no"}, metadata=body).private
+
+
+def test_the_hint_with_the_prefix_takes_precedence() -> None:
+    query = parse(metadata={"task": "code", "twolane_task": "edit"})
+    assert (query.task_hint, query.task_hint_from) == (Task.EDIT, "metadata")
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, 2**64 + 1, -(2**63) - 1, 10**40, 10**400])
+def test_a_schema_may_contain_integers_of_any_size(number: int) -> None:
+    query = parse_bytes(
+        json.dumps(
+            {"model": "auto", "messages": [USER], "user": number, "response_format": format_of({"const": number})}
+        ).encode()
+    )
+    assert query.output_format is not None
+    assert query.output_format.schema == {"const": number}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +234,6 @@ def test_an_invalid_hint_is_refused_by_name(headers: dict[bytes, bytes], body: d
         ({"response_format": format_of({"$ref": "http://example.org/x"})}, "response_format.json_schema.schema"),
         ({"response_format": format_of({"pattern": "("})}, "response_format.json_schema.schema"),
         ({"response_format": format_of({"title": "x" * MAX_SCHEMA_BYTES})}, "response_format.json_schema.schema"),
-        ({"structured_outputs": {}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
         ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
@@ -314,6 +347,8 @@ JSON = st.recursive(
 )
 FIELDS = st.sampled_from(
     "messages stream response_format structured_outputs tools tool_choice metadata diffusion prediction stop logit_bias"
+    " guided_json guided_regex guided_choice json_schema regex ebnf grammar format extra_body functions function_call"
+    " parallel_tool_calls structural_tag"
     " stream_options suffix n temperature".split()
 )
 
@@ -333,7 +368,8 @@ def test_arbitrary_values_raise_only_bad_request(body: dict[str, Any]) -> None:
         ),
         (
             {"response_format": {"type": "xml"}},
-            "Invalid value 'xml' at 'response_format.type'; allowed: text, json_object, json_schema.",
+            "Invalid value 'xml' at 'response_format.type'; allowed: text, json_object, json_schema, regex,"
+            " grammar, structural_tag.",
         ),
         (
             {"prediction": {"type": "guess", "content": "x"}},

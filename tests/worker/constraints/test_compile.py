@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from diffusion_worker.constraints.automata.automaton import DEAD
 from diffusion_worker.constraints.compile import compile_constraint, compile_schema
 from diffusion_worker.constraints.schema.size_limits import SIZE_TIERS
 from diffusion_worker.constraints.schema.validation import make_validator
-from diffusion_worker.constraints.spec import Constraint, Kind
+from diffusion_worker.constraints.spec import Constraint, Kind, WhiteSpace
 from diffusion_worker.errors import InvalidRequest, UnsupportedSchema
 from tests.worker.constraints.reference import random_member
 
@@ -19,7 +20,7 @@ LETTER = {
     "holes": {"who": {"choice": ["Ann", "Zoë"]}, "by": {"regex": "[A-Z]+"}},
 }
 MEMBERS: list[tuple[Kind, Any, list[str], list[str]]] = [
-    ("json_object", None, ["{}", ' {"a": [1, {"b": null}]} \n'], ["[]", "1", '{"a"}', "{'a':1}", ""]),
+    ("json_object", None, ["{}", '{"a": [1, {"b": null}]}\n'], ["[]", "1", '{"a"}', "{'a':1}", ""]),
     ("regex", r"\d{2}|[a-c]+é", ["12", "abcé"], ["1", "123", "x12", "é"]),
     ("choice", ["yes", "no", "naïve"], ["yes", "no", "naïve"], ["", "ye", "yesno", '"yes"']),
     ("template", LETTER, ["Dear Zoë,\nhello!\nYours, A"], ["Dear Bob,\nhello!\nYours, A", "Dear Ann,\n\nYours, A"]),
@@ -86,17 +87,65 @@ def test_a_refusal_names_keyword_and_pointer() -> None:
     assert caught.value.code == "unsupported_schema"
 
 
+NESTED = {
+    "properties": {"a": {"items": {"type": "integer"}}, "b": {"enum": [{"x": [1, {"y": 2}]}]}, "c": {}},
+    "additionalProperties": False,
+}
+VALUE = {"a": [1, 2], "b": {"x": [1, {"y": 2}]}, "c": {"free": [[], {}, [0]]}}
+
+
 @pytest.mark.parametrize(
     "layout", [{"indent": 2}, {"indent": "\t"}, {"separators": (",", ":")}, {"separators": (" , ", " : ")}]
 )
-def test_any_json_layout_is_accepted(layout: dict[str, Any]) -> None:
+def test_any_json_layout_is_accepted_if_the_request_says_so(layout: dict[str, Any]) -> None:
     """White space wherever JSON allows it."""
-    schema = {
-        "properties": {"a": {"items": {"type": "integer"}}, "b": {"enum": [{"x": [1, 2]}]}},
-        "additionalProperties": False,
-    }
-    text = json.dumps({"a": [1, 2], "b": {"x": [1, 2]}}, **layout)
-    assert compile_schema(schema).automaton.accepts(f"\n {text}\r\n".encode())
+    text = json.dumps(VALUE, **layout)
+    automaton = compile_schema(NESTED, white_space=WhiteSpace.ANY).automaton
+    assert automaton.accepts(f"\n {text}\r\n".encode())
+    assert automaton.accepts(f"{' ' * 500}{text}{' ' * 500}".encode())
+
+
+@pytest.mark.parametrize("layout", [{}, {"separators": (",", ":")}, {"indent": 2}, {"indent": 4}])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_the_layouts_that_serialisers_write_are_accepted(layout: dict[str, Any], end: str) -> None:
+    assert compile_schema(NESTED).automaton.accepts((json.dumps(VALUE, **layout) + end).encode())
+
+
+def longest_white_space(constraint: Constraint) -> int:
+    """The longest run of white space outside strings, on any path of the automaton."""
+    automaton = compile_constraint(constraint).automaton
+    white = [automaton.classes[byte] for byte in b" \t\n\r"]
+    targets = [{int(row[column]) for column in white} - {DEAD} for row in automaton.next]
+    inside = {state for state, row in enumerate(automaton.next) if row[automaton.classes[ord("z")]] != DEAD}
+    longest = 0
+    level = set(range(automaton.states)) - inside
+    while level := {target for state in level for target in targets[state]} - inside:
+        longest += 1
+        assert longest < 1000, "unbounded"
+    return longest
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [NESTED, {"type": "object"}, {}, {"enum": [[1, {"a": [2]}]]}, {"type": "array", "items": {"type": "null"}}],
+)
+def test_no_answer_contains_a_long_run_of_white_space(schema: dict[str, Any]) -> None:
+    """A newline, and at most four spaces per level."""
+    found = longest_white_space(Constraint(kind="json_schema", value=schema))
+    assert 0 < found <= 1 + 4 * 6
+
+
+def test_white_space_around_calls_is_bounded_as_well() -> None:
+    value = {
+        "functions": [{"name": "f", "parameters": {"type": "object"}, "field": "tools"}],
+        "syntax": "tagged", "thought": "none", "required": True, "parallel": True, "text": None,
+    }  # fmt: skip
+    constraint = Constraint(kind="tools", value=value)
+    assert longest_white_space(constraint) <= 1 + 4 * 6
+    automaton = compile_constraint(constraint).automaton
+    call = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
+    hermes = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    assert automaton.accepts(f"{call}\n{hermes}{call}".encode())
 
 
 def test_recursion_is_unrolled_to_a_reported_limit() -> None:

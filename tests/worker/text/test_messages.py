@@ -2,7 +2,14 @@
 
 import pytest
 
-from diffusion_worker.text.messages import Message, PastCall, folded_messages, template_messages, without_old_thoughts
+from diffusion_worker.text.messages import (
+    Message,
+    PastCall,
+    folded_messages,
+    plain_messages,
+    template_messages,
+    without_old_thoughts,
+)
 
 CALL = PastCall(id="1", name="f", arguments={"a": 1})
 
@@ -59,3 +66,11 @@ def test_tool_results_can_be_folded_into_the_message_of_the_call() -> None:
     turns = folded_messages([tool("lost"), model("", "", CALL), tool("r"), tool("s", "2"), user()])
     assert [turn["role"] for turn in turns] == ["tool", "assistant", "user"]
     assert turns[1]["tool_responses"] == [{"name": "f", "response": "r"}, {"name": "unknown", "response": "s"}]
+
+
+def test_arguments_that_are_no_object_are_rendered_as_text() -> None:
+    """A call that was cut off: as it is where the template has no tools, else as the value of one argument."""
+    cut = Message(role="assistant", content="", calls=(PastCall(id="1", name="f", arguments='{"city": "Ro'),))
+    assert template_messages([cut])[0]["tool_calls"][0]["function"]["arguments"] == {"text": '{"city": "Ro'}
+    [shown] = plain_messages([cut], [])
+    assert shown.content == '<tool_call>{"name": "f", "arguments": "{\\"city\\": \\"Ro"}</tool_call>'

@@ -71,9 +71,22 @@ async def test_max_tokens_is_exact(max_tokens: int) -> None:
     assert answer.json()["usage"]["completion_tokens"] == max_tokens
 
 
-async def test_without_max_tokens_an_answer_is_limited_to_four_canvases() -> None:
-    async with serving(toy_model(answer="y" * 500)) as served:
-        assert choice(await served.ask()) == ("y" * 64, "length")
+async def test_without_max_tokens_an_answer_may_take_the_rest_of_the_context() -> None:
+    async with serving(toy_model(answer="y" * 500, max_context=150)) as served:
+        answer = await served.ask()
+        text, reason = choice(answer)
+        usage = answer.json()["usage"]
+        assert (set(text), reason, usage["total_tokens"]) == ({"y"}, "length", 150)
+
+
+async def test_a_schema_that_needs_more_than_four_canvases_needs_no_max_tokens() -> None:
+    names = [f"flag_{number}" for number in range(14)]
+    properties = {name: {"type": "boolean"} for name in names}
+    schema = {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+    named = {"type": "json_schema", "json_schema": {"name": "flags", "schema": schema}}
+    async with serving(toy_model(answer="y" * 500, max_context=1000)) as served:
+        text, reason = choice(await served.ask(response_format=named))
+    assert (set(json.loads(text)), reason) == (set(names), "stop")
 
 
 @pytest.mark.parametrize("model", [MODEL, READ])

@@ -17,7 +17,7 @@ from diffusion_worker.types.requests import (
     GenerationRequest,
 )
 from diffusion_worker.web.error_body import InvalidValue, Unsupported
-from diffusion_worker.web.requests.build_request import DEFAULT_CANVASES, MAX_WORK, RequestInputs, build_request
+from diffusion_worker.web.requests.build_request import MAX_WORK, RequestInputs, build_request
 from diffusion_worker.web.requests.request_params import Overrides, RequestParams
 
 INFO = ModelInfo(
@@ -43,10 +43,10 @@ def built(request: RequestParams = REQUEST, info: ModelInfo = INFO, **inputs: An
 
 
 def test_defaults_of_the_checkpoint_apply() -> None:
-    """Denoising params of the checkpoint, four canvases, the random seed."""
+    """Denoising params of the checkpoint, the rest of the context, the random seed."""
     assert built() == GenerationRequest(
         prompt_ids=(5,) * 10,
-        max_tokens=DEFAULT_CANVASES * 16,
+        max_tokens=INFO.max_context - 10,
         seed=99,
         denoising=INFO.denoising,
         decoding_mode=DecodingMode.DIFFUSION,
@@ -61,9 +61,9 @@ def test_request_params_override_the_defaults() -> None:
     assert got.denoising == replace(INFO.denoising, steps=4, canvas_length=8)
 
 
-def test_the_default_length_depends_on_canvas_and_remaining_context() -> None:
-    """Four canvases of the requested length, at most the rest of the context."""
-    assert built(replace(REQUEST, overrides=Overrides(canvas_length=10))).max_tokens == 40
+def test_the_default_length_is_the_rest_of_the_context() -> None:
+    assert built(replace(REQUEST, overrides=Overrides(canvas_length=10))).max_tokens == 190
+    assert built(replace(REQUEST, overrides=Overrides(canvas_length=1))).max_tokens < 190  # of very short canvases
     assert built(prompt_ids=(5,) * 180).max_tokens == 20
 
 

@@ -37,20 +37,49 @@ def test_tool_calls_and_results_are_parsed() -> None:
     )
 
 
-@pytest.mark.parametrize("arguments", ["", "{}"])
+@pytest.mark.parametrize("arguments", ["", "{}", " ", "\n"])
 def test_empty_arguments_are_an_empty_object(arguments: str) -> None:
     """Both forms are in use."""
     assert parse(called(arguments))[0].calls[0].arguments == {}
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        "[]",
+        '"Rome"',
+        "{city: Rome}",
+        '{"city": "Ro',
+        '{"city"',
+        '{"a":' * 100 + "1" + "}" * 100,
+        '{"a":' * 9999,
+        "Rome",
+    ],
+)
+def test_arguments_that_are_no_object_stay_text(arguments: str) -> None:
+    """The model wrote them, perhaps cut off, and the conversation goes on."""
+    assert parse(called(arguments), answered())[0].calls[0].arguments == arguments
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Rome"}, '{"city": "Rome"}', ' {"city": "Rome"} '])
+def test_arguments_may_be_an_object_or_its_text(arguments: Any) -> None:
+    assert parse(called(arguments))[0].calls[0].arguments == {"city": "Rome"}
+
+
+def test_integers_in_arguments_are_exact() -> None:
+    assert parse(called('{"id": 12345678901234567890123}'))[0].calls[0].arguments == {"id": 12345678901234567890123}
+
+
+@pytest.mark.parametrize("message", [{"content": ""}, {"content": None}, {}, {"content": None, "tool_calls": []}])
+def test_an_answer_in_the_history_may_be_empty(message: dict[str, Any]) -> None:
+    assert parse({"role": "assistant", **message})[0].content == ""
+
+
+@pytest.mark.parametrize(
     ("messages", "param"),
     [
-        ([called("[]")], "messages[0].tool_calls[0].function.arguments"),
-        ([called("{city: Rome}")], "messages[0].tool_calls[0].function.arguments"),
-        ([called('{"a":' * 100 + "1" + "}" * 100)], "messages[0].tool_calls[0].function.arguments"),
-        ([called('{"a":' * 9999 + "1" + "}" * 9999)], "messages[0].tool_calls[0].function.arguments"),
-        ([called({"city": "Rome"})], "messages[0].tool_calls[0].function.arguments"),
+        ([called(7)], "messages[0].tool_calls[0].function.arguments"),
+        ([{"role": "user", "content": None}], "messages[0].content"),
         ([called(id="")], "messages[0].tool_calls[0].id"),
         ([called(type="custom")], "messages[0].tool_calls[0].type"),
         ([called(mood="x")], "messages[0].tool_calls[0].mood"),

@@ -15,6 +15,11 @@ THINKING = TemplateFeatures(thinking=True)
 WEATHER = {"name": "weather", "description": "of a city", "parameters": {"type": "object", "properties": {}}}
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 def offered(function: Any) -> dict[str, Any]:
     return {"tools": [{"type": "function", "function": function}]}
 
@@ -42,18 +47,30 @@ def test_tool_choice_none_offers_no_tools() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "required", "function", "parallel"),
+    ("fields", "required", "allowed", "parallel"),
     [
         ({}, False, None, True),
         ({"tool_choice": "auto", "parallel_tool_calls": False}, False, None, False),
         ({"tool_choice": "required", "parallel_tool_calls": True}, True, None, True),
-        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, True, "weather", False),
+        ({"tool_choice": {"type": "function", "function": {"name": "weather"}}}, True, {"weather"}, False),
+        ({"tool_choice": allowed("auto", "weather")}, False, {"weather"}, True),
+        ({"tool_choice": allowed("required", "weather"), "parallel_tool_calls": False}, True, {"weather"}, False),
     ],
 )
-def test_tool_choice_is_parsed(fields: dict[str, Any], required: bool, function: str | None, parallel: bool) -> None:
+def test_tool_choice_is_parsed(
+    fields: dict[str, Any], required: bool, allowed: set[str] | None, parallel: bool
+) -> None:
     """A named function is called once."""
     tools = parse_tools(Fields({**offered(WEATHER), **fields}))
-    assert (tools.required, tools.function, tools.parallel) == (required, function, parallel)
+    assert (tools.required, tools.allowed, tools.parallel) == (required, allowed, parallel)
+
+
+def test_only_allowed_tools_may_be_called_and_all_are_shown() -> None:
+    tools = [*offered(WEATHER)["tools"], *offered({"name": "f"})["tools"]]
+    parsed = parse_tools(Fields({"tools": tools, "tool_choice": allowed("auto", "f")}))
+    constraint = parsed.constraint(Syntax.TAGGED, Thought.NONE, None)
+    assert len(parsed.offered) == 2
+    assert [each["name"] for each in constraint.value["functions"]] == ["f"]
 
 
 def test_tools_become_a_constraint() -> None:
@@ -72,7 +89,7 @@ def test_tools_become_a_constraint() -> None:
         "thought": "none",
         "required": True,
         "parallel": False,
-        "text": {"kind": "json_object", "value": None},
+        "text": {"kind": "json_object", "value": None, "white_space": "bounded"},
     }
 
 
@@ -82,7 +99,15 @@ def test_tools_become_a_constraint() -> None:
         ("any", "tool_choice"),
         (1, "tool_choice"),
         ([], "tool_choice"),
-        ({"type": "allowed_tools"}, "tool_choice.type"),
+        ({"type": "web_search"}, "tool_choice.type"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools"),
+        (allowed("none", "weather"), "tool_choice.allowed_tools.mode"),
+        (allowed("auto"), "tool_choice.allowed_tools.tools"),
+        (allowed("auto", "other"), "tool_choice"),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "custom"}]}},
+            "tool_choice.allowed_tools.tools[0].function",
+        ),
         ({"type": "function"}, "tool_choice.function"),
         ({"type": "function", "function": {"name": ""}}, "tool_choice.function.name"),
         ({"type": "function", "function": {"name": "weather", "mood": 1}}, "tool_choice.function.mood"),

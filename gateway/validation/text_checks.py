@@ -1,0 +1,275 @@
+"""Checks of one text against its required form, while it arrives or when it is complete.
+
+A text that a token limit or a stop string cut off (`is_cut`) is valid as far as it goes: `is_truncated` then says so.
+"""
+
+from typing import Any, Final, Protocol
+
+from gateway.enums import FormatKind
+from gateway.types import OutputFormat, Tool
+from gateway.validation.incremental_validator import IncrementalValidator
+from gateway.validation.json_prefix import JsonPrefix
+from gateway.validation.json_repair import repair
+from gateway.validation.json_schema import Schema, SchemaCache, ValidationError, check_pattern, digest_of
+from gateway.validation.runaway import RunawayDetector
+from twolane.process import exact_json
+
+# In longer texts, the position of an error is not searched for: it would block the event loop.
+_MAX_LOCATED_CHARS: Final = 1 << 16
+
+
+class TextCheck(Protocol):
+    """Checks one text: `feed` chunks, then `finish` once. Either returns the first error; stop after an error."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """After `finish`: whether the text was accepted although it is incomplete, because it was cut."""
+        ...
+
+    def feed(self, chunk: str) -> ValidationError | None:
+        """An error that no continuation of the text can correct."""
+        ...
+
+    def finish(self, *, is_cut: bool = False) -> ValidationError | None:
+        """The error of the complete text; with `is_cut`, only one that no continuation could correct."""
+        ...
+
+    def repaired(self) -> str | None:
+        """The text with its syntax repaired; None if that is not needed or not possible."""
+        ...
+
+
+class JsonCheck:
+    """The text is a JSON document, valid under the schema if there is one. `early` reports errors while it arrives."""
+
+    def __init__(self, schema: Schema | None, *, early: bool) -> None:
+        self.is_truncated = False
+        self._schema = schema
+        self._chunks: list[str] = []
+        self._parser = self._new_parser() if early else None
+
+    def feed(self, chunk: str) -> ValidationError | None:
+        """See `TextCheck`."""
+        self._chunks.append(chunk)
+        if self._parser is None or self._parser.feed(chunk):
+            return None
+        return _error_of(self._parser, "".join(self._chunks))
+
+    def finish(self, *, is_cut: bool = False) -> ValidationError | None:
+        """See `TextCheck`. The compiled validator decides; the incremental one locates the error."""
+        text = "".join(self._chunks)
+        try:
+            value = exact_json.loads(text)
+        except exact_json.JsonError as error:
+            located = self._located(text)
+            self.is_truncated = is_cut and located is None
+            return None if self.is_truncated else located or self._syntax_error(text, error.byte)
+        invalid = self._schema.validate(value, len(text)) if self._schema is not None else None
+        return invalid and (self._located(text) or invalid)
+
+    def repaired(self) -> str | None:
+        """See `TextCheck`: JSON syntax."""
+        return repair("".join(self._chunks))
+
+    def _new_parser(self) -> JsonPrefix:
+        return JsonPrefix() if self._schema is None else self._schema.incremental_validator()
+
+    def _located(self, text: str) -> ValidationError | None:
+        """The error with its position, as `feed` would have reported it; None if it cannot be located."""
+        if len(text) > _MAX_LOCATED_CHARS:
+            return None
+        parser = self._new_parser()
+        return None if parser.feed(text) else _error_of(parser, text)
+
+    def _syntax_error(self, text: str, byte: int | None) -> ValidationError:
+        """The text is truncated, or contains what the JSON parser cannot represent."""
+        prefix = JsonPrefix()
+        if len(text) > _MAX_LOCATED_CHARS or not prefix.feed(text) or prefix.is_complete:
+            return ValidationError(keyword="json", pointer="#", byte=byte)
+        return ValidationError(keyword="json", pointer="its end")
+
+
+class ChoiceCheck:
+    """The text is one of a list of strings."""
+
+    def __init__(self, choices: tuple[str, ...], *, early: bool) -> None:
+        self.is_truncated = False
+        self._choices = choices
+        self._possible = choices if early else None  # those that start with the text so far
+        self._chunks: list[str] = []
+        self._length = 0
+
+    def feed(self, chunk: str) -> ValidationError | None:
+        """See `TextCheck`."""
+        self._chunks.append(chunk)
+        if self._possible is None:
+            return None
+        self._possible = tuple(choice for choice in self._possible if choice.startswith(chunk, self._length))
+        self._length += len(chunk)
+        return None if self._possible else self._error()
+
+    def finish(self, *, is_cut: bool = False) -> ValidationError | None:
+        """See `TextCheck`."""
+        text = "".join(self._chunks)
+        if text in self._choices:
+            return None
+        self.is_truncated = is_cut and any(choice.startswith(text) for choice in self._choices)
+        return None if self.is_truncated else self._error()
+
+    def repaired(self) -> str | None:
+        """See `TextCheck`."""
+        return None
+
+    def _error(self) -> ValidationError:
+        """The error at the first byte that differs from every choice; a truncated text has no such byte."""
+        text = "".join(self._chunks)
+        matching = max((_common_prefix(text, choice) for choice in self._choices), default=0)
+        byte = _bytes(text, matching) if matching < len(text) else None
+        return ValidationError(keyword="choice", pointer="#", byte=byte)
+
+
+class PatternCheck:
+    """The whole text matches a regular expression, compiled by `json_schema.check_pattern`."""
+
+    def __init__(self, pattern: Schema) -> None:
+        self.is_truncated = False
+        self._pattern = pattern
+        self._chunks: list[str] = []
+
+    def feed(self, chunk: str) -> ValidationError | None:
+        """See `TextCheck`. Never an error: the regex engine cannot match prefixes."""
+        self._chunks.append(chunk)
+        return None
+
+    def finish(self, *, is_cut: bool = False) -> ValidationError | None:
+        """See `TextCheck`."""
+        text = "".join(self._chunks)
+        if self._pattern.validate(text, len(text)) is None:
+            return None
+        self.is_truncated = is_cut
+        return None if is_cut else ValidationError(keyword="regex", pointer="#")
+
+    def repaired(self) -> str | None:
+        """See `TextCheck`."""
+        return None
+
+
+class AnyText:
+    """Any text: free text, the input of a custom tool without a pattern, and grammars, which only targets check."""
+
+    is_truncated = False
+
+    def feed(self, chunk: str) -> ValidationError | None:  # noqa: ARG002 - the protocol's signature
+        """See `TextCheck`."""
+        return None
+
+    def finish(self, *, is_cut: bool = False) -> ValidationError | None:  # noqa: ARG002
+        """See `TextCheck`."""
+        return None
+
+    def repaired(self) -> str | None:
+        """See `TextCheck`."""
+        return None
+
+
+class GuardedCheck:
+    """A check that also fails as soon as its text runs away."""
+
+    def __init__(self, check: TextCheck, detector: RunawayDetector) -> None:
+        self._check = check
+        self._detector = detector
+
+    @property
+    def is_truncated(self) -> bool:
+        """See `TextCheck`."""
+        return self._check.is_truncated
+
+    def feed(self, chunk: str) -> ValidationError | None:
+        """See `TextCheck`."""
+        error = self._check.feed(chunk)
+        if error is not None:
+            return error
+        keyword = self._detector.feed(chunk)
+        return None if keyword is None else ValidationError(keyword=keyword, pointer="#")
+
+    def finish(self, *, is_cut: bool = False) -> ValidationError | None:
+        """See `TextCheck`."""
+        return self._check.finish(is_cut=is_cut)
+
+    def repaired(self) -> str | None:
+        """See `TextCheck`."""
+        return self._check.repaired()
+
+
+class TextChecks:
+    """Makes the checks of one response. `guarded`: each of them fails as soon as its text runs away."""
+
+    def __init__(self, schemas: SchemaCache, *, early: bool, guarded: bool) -> None:
+        self._schemas = schemas
+        self._early = early
+        self._guarded = guarded
+
+    def of_format(self, wanted: OutputFormat) -> TextCheck:
+        """The check of a choice's text. Raises SchemaError for a schema that cannot be compiled."""
+        if wanted.form is FormatKind.CHOICE:
+            return self._guard(ChoiceCheck(wanted.choices, early=self._early), is_json=False)
+        if wanted.form is FormatKind.JSON_OBJECT:
+            return self._json(self._any_object())
+        if wanted.form is FormatKind.JSON_SCHEMA:
+            return self._json(self._schema(wanted.schema, wanted.digest))
+        return self._pattern(wanted.pattern)
+
+    def of_tool(self, tool: Tool) -> TextCheck:
+        """The check of a call's arguments; any object if the tool declares no parameters."""
+        if not tool.is_custom:
+            is_any = tool.parameters is None
+            return self._json(self._any_object() if is_any else self._schema(tool.parameters, tool.digest))
+        return AnyText() if tool.pattern is None else self._pattern(tool.pattern)
+
+    def of_free_text(self) -> TextCheck:
+        """The check of text that has no form."""
+        return self._guard(AnyText(), is_json=False)
+
+    def _json(self, schema: Schema) -> TextCheck:
+        return self._guard(JsonCheck(schema, early=self._early), is_json=True)
+
+    def _pattern(self, pattern: str | None) -> TextCheck:
+        if pattern is None:
+            return self._guard(AnyText(), is_json=False)
+        compiled = self._schemas.get(f"regex:{pattern}", lambda: check_pattern(pattern))
+        return self._guard(PatternCheck(compiled), is_json=False)
+
+    def _guard(self, check: TextCheck, *, is_json: bool) -> TextCheck:
+        return GuardedCheck(check, RunawayDetector(is_json=is_json)) if self._guarded else check
+
+    def _any_object(self) -> Schema:
+        return self._schemas.get("json_object", lambda: Schema({"type": "object"}))
+
+    def _schema(self, schema: Any, digest: str | None) -> Schema:
+        return self._schemas.get(digest or digest_of(schema), lambda: Schema(schema))
+
+
+def is_checkable(wanted: OutputFormat) -> bool:
+    """Whether a text can be checked against this format: a grammar cannot."""
+    return wanted.pattern is not None or wanted.form not in (FormatKind.GRAMMAR, FormatKind.TEMPLATE)
+
+
+def _error_of(parser: JsonPrefix, text: str) -> ValidationError:
+    at = parser.error_at
+    assert at is not None
+    if isinstance(parser, IncrementalValidator) and parser.violation is not None:
+        violation = parser.violation
+        return ValidationError(keyword=violation.keyword, pointer=violation.pointer, byte=_bytes(text, at))
+    return ValidationError(keyword="json", pointer="#", byte=_bytes(text, at))
+
+
+def _bytes(text: str, characters: int) -> int:
+    return len(text[:characters].encode("utf-8", "surrogatepass"))
+
+
+def _common_prefix(text: str, choice: str) -> int:
+    """The length of the common prefix in characters."""
+    for at, (ours, theirs) in enumerate(zip(text, choice, strict=False)):
+        if ours != theirs:
+            return at
+    return min(len(text), len(choice))

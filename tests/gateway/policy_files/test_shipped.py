@@ -1,0 +1,44 @@
+"""The shipped policies: which requests their fast lane takes, and what it must fulfil."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.classifier.weights import open_classifier
+from gateway.policy_files.load import load
+from gateway.routing.route import plan_request
+from gateway.web.parse_request import parse_chat
+
+POLICIES = Path(__file__).parents[3] / "policies"
+CLASSIFY = open_classifier()
+
+
+@pytest.mark.parametrize("name", ["default.yaml", "demo.yaml", "offline.yaml", "chaos.yaml"])
+def test_every_shipped_route_that_uses_the_fast_lane_requires_confidence(name: str) -> None:
+    """A worker's answer in the right form may still be one that the model does not know."""
+    routes = [rule.route for rule in load(POLICIES / name, {}).rules]
+    assert [route.name for route in routes if route.use == "fast" and (route.min_confidence or 0) < 0.8] == []
+
+
+@pytest.mark.parametrize("name", ["default.yaml", "demo.yaml", "offline.yaml"])
+@pytest.mark.parametrize(
+    ("body", "route"),
+    [
+        ({"text": "As JSON."}, "default"),
+        ({"text": "Please answer as JSON"}, "default"),
+        ({"text": "json"}, "default"),
+        ({"text": "As JSON.", "response_format": {"type": "json_object"}}, "constrained"),
+        ({"text": "hi", "guided_choice": ["a", "b"]}, "constrained"),
+        ({"text": "hi", "metadata": {"task": "structured"}}, "constrained"),
+        ({"text": "Return a JSON object with the fields name and age for: Bob is 5 years old"}, "constrained"),
+    ],
+)
+def test_prose_alone_is_a_constrained_request_only_if_it_says_what_it_wants(
+    name: str, body: dict[str, Any], route: str
+) -> None:
+    fields = {"model": "auto", "messages": [{"role": "user", "content": body["text"]}], **body}
+    query = parse_chat(json.dumps(fields).encode(), {}, now_s=0.0, key=None)
+    plan = plan_request(load(POLICIES / name, {}), query, CLASSIFY(query), wall_s=0.0, sample=0.0)
+    assert plan.route == route
