@@ -1,4 +1,5 @@
-"""Cost of the gateway per request: `python -m benchmarks.gateway [--check] [--json FILE]`.
+"""Cost of the gateway per request: `python -m benchmarks.gateway [--check] [--json FILE]`; `--overload`: see
+`gateway_overload`.
 
 A real gateway process runs between a canned upstream and a closed-loop client, all on loopback. The most robust
 figure on a small machine is the gateway's CPU time per request (user + system time of its process); the latency it
@@ -21,9 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import gateway_overload as overload
 from benchmarks.loopback import Load, Timing, drive, serve_canned
 
 REQUEST_BUDGET_US: Final = 120.0
@@ -72,10 +75,15 @@ def main() -> int:
     """Command line; returns 1 if `--check` finds a result over its budget, or if a request failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=4000, help="number of requests per kind")
+    parser.add_argument("--overload", action="store_true", help="measure answers and refusals under overload instead")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of --overload")
+    parser.add_argument("--seconds", type=float, default=4.0, help="duration of each load of --overload")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a result exceeds its budget")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     parser.add_argument("--upstream", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.upstream and options.overload:
+        uvloop.run(overload.serve_upstream(options.upstream, _plain_answer()))
     if options.upstream:
         asyncio.run(serve_canned(options.upstream, _plain_answer(), _stream_answer))
     upstream_port, gateway_port, admin_port = _free_ports(3)
@@ -83,10 +91,13 @@ def main() -> int:
         policy = Path(folder) / "policy.yaml"
         policy.write_text(POLICY.format(port=upstream_port))
         upstream = [sys.executable, "-m", "benchmarks.gateway", "--upstream", str(upstream_port)]
+        upstream += ["--overload"] if options.overload else []
         gateway = [sys.executable, "-m", "twolane", "serve", "--policy", str(policy)]
         gateway += ["--port", str(gateway_port), "--admin-port", str(admin_port)]
-        with _process(upstream, upstream_port), _process(gateway, gateway_port) as process:
+        with _process(upstream, upstream_port) as server, _process(gateway, gateway_port) as process:
             _wait_until_healthy(gateway_port)
+            if options.overload:
+                return _overload(options, process.pid, server.pid, gateway_port)
             results = [_measure(process.pid, gateway_port, upstream_port, load) for load in _loads(options.requests)]
     _show(results)
     if options.json:
@@ -95,6 +106,18 @@ def main() -> int:
         options.check and not all(result.is_within for result in results)
     )
     return int(failed)
+
+
+def _overload(options: argparse.Namespace, gateway: int, upstream: int, port: int) -> int:
+    """Measure under overload: the gateway on one processor, the load and the upstream on another."""
+    for pid, index in ((gateway, 0), (upstream, 1), (os.getpid(), 1)):
+        overload.pin(pid, index)
+    body = next(iter(_loads(1))).body
+    rounds = overload.measure(port, body, rounds=options.rounds, seconds=options.seconds)
+    overload.show(rounds)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(each) for each in rounds], indent=1) + "\n")
+    return int(options.check and not overload.is_within(rounds))
 
 
 def _loads(requests: int) -> tuple[Load, ...]:

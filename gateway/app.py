@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Scope
 
 from gateway.classifier.weights import open_classifier
 from gateway.errors import PolicyError
 from gateway.pipeline import Pipeline
 from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
+from gateway.reliability.loop_lag import LoopLag
 from gateway.routing.policy import Policy
+from gateway.server.public_server import PublicServer
 from gateway.server.sockets import bind_both, inherited
 from gateway.settings import Settings
 from gateway.state.memory import MemoryStore
@@ -30,6 +31,7 @@ from gateway.state.redis import shared_state
 from gateway.telemetry import metric_names as names
 from gateway.telemetry.decision_log import DecisionLog
 from gateway.telemetry.gauges import Reading, lane_gauges
+from gateway.telemetry.loop_lag import LoopWatch
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.multiprocess import FOLDER_VARIABLE, PUBLISH_EVERY_S, MultiprocessMetrics
 from gateway.telemetry.recent_decisions import Observers, RecentDecisions
@@ -37,13 +39,14 @@ from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app
+from gateway.web.auth import fairness_key
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.error_boundary import ErrorBoundary
+from gateway.web.ingress import Ingress
 from gateway.web.protection import Protection
 from gateway.web.routes import HotRoutes, public_app
 from twolane.process.http.byte_budget import ByteBudget
-from twolane.process.http.connection import Listener
-from twolane.process.http.server import build_server
+from twolane.process.http.server import config_of
 from twolane.process.keys_file import KeysFile
 from twolane.process.running_requests import RunningRequests
 from twolane.process.sockets import raise_descriptor_limit, url_of
@@ -53,7 +56,10 @@ _log = logging.getLogger("gateway")
 
 
 class SystemWorld:
-    """See `ports.World`."""
+    """See `ports.World`. `lag` is that of the event loop whose callers use this world."""
+
+    def __init__(self, lag: LoopLag | None = None) -> None:
+        self._lag = lag or LoopLag()
 
     def now_s(self) -> float:
         """Monotonic seconds."""
@@ -62,6 +68,10 @@ class SystemWorld:
     def wall_s(self) -> float:
         """Seconds since the epoch."""
         return time.time()
+
+    def stalled_s(self, since_s: float, now_s: float) -> float:
+        """See `LoopLag`."""
+        return self._lag.stalled_s(since_s, now_s)
 
     def sample(self) -> float:
         """A number from the process's random generator."""
@@ -74,10 +84,18 @@ class Gateway:
 
     public: ASGIApp
     admin: ASGIApp
+    ingress: Ingress
     policies: Policies
     watcher: PolicyWatcher
-    listener: Callable[[], Listener]  # makes the listener of one port
+    protection: Protection
     end_drain: Callable[[], None]  # end the requests in progress with an error
+
+    def servers(self, *, drain_s: float) -> tuple[PublicServer, PublicServer]:
+        """The servers of the public and of the admin port. `drain_s`: time for requests to finish during shutdown."""
+        public = config_of(self.public, drain_s=drain_s, listener=self.protection.listener(self.ingress.arrive))
+        return PublicServer(public), PublicServer(
+            config_of(self.admin, drain_s=drain_s, listener=self.protection.listener())
+        )
 
 
 @contextlib.asynccontextmanager
@@ -97,7 +115,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(tracing)
         if settings.decision_log is not None:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
-        state, clock = MemoryStore(), SystemWorld()
+        watch = await stack.enter_async_context(_watched_loop(metrics))
+        state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
         elif any(limit.is_daily for limit in policies.current.limits):
@@ -131,20 +150,19 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         chat = ChatCompletions(
             pipeline, clock, max_body_bytes=settings.max_body_bytes, heartbeat_s=settings.heartbeat_s, begin=begin
         )
-        public = public_app(lambda: policies.current, lambda target: registry(target).status)
+        public = public_app(lambda: policies.current, registry.status_of)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
         apps, protection = (HotRoutes({PATH: chat}, public), admin), _protection(settings, keys, metrics)
-        yield _protected(*apps, protection, policies=policies, watcher=watcher, on_end=pipeline.stop)
+        ingress = _ingress(watch, metrics, keys)
+        yield _protected(*apps, protection, policies=policies, watcher=watcher, ingress=ingress, on_end=pipeline.stop)
 
 
 def _add_gauges(
     metrics: Metrics, policies: Policies, state: MemoryStore, clock: SystemWorld, registry: UpstreamRegistry
 ) -> None:
-    metrics.gauges.add_source(
-        lane_gauges(lambda: policies.current, state, clock, status_of=lambda target: registry(target).status)
-    )
+    metrics.gauges.add_source(lane_gauges(lambda: policies.current, state, clock, status_of=registry.status_of))
 
 
 def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> Protection:
@@ -170,6 +188,25 @@ def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
     with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
         yield log
+
+
+@contextlib.asynccontextmanager
+async def _watched_loop(metrics: Metrics) -> AsyncIterator[LoopWatch]:
+    """Measures the lag of the running event loop until the block ends."""
+    watch = LoopWatch(LoopLag(), metrics.loop_lagged)
+    async with _background_task(watch.run()):
+        yield watch
+
+
+def _ingress(watch: LoopWatch, metrics: Metrics, keys: KeysFile | None) -> Ingress:
+    """Where chat requests wait for the event loop; health checks and other routes do not."""
+
+    def key_of(scope: Scope) -> str:
+        return fairness_key(scope, keys.current if keys else None)
+
+    ingress = Ingress(paths=frozenset({PATH}), watch=watch, on_shed=metrics.shed, key_of=key_of)
+    watch.is_busy = lambda: ingress.is_busy
+    return ingress
 
 
 @contextlib.asynccontextmanager
@@ -207,21 +244,21 @@ async def serve(settings: Settings) -> None:
     raise_descriptor_limit()
     with contextlib.ExitStack() as sockets:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
-        public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
+        first, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
-            public, admin = (
-                build_server(app, drain_s=settings.drain_s + CLOSING_S, listener=gateway.listener())
-                for app in (gateway.public, gateway.admin)
-            )
-            parent = handed_down[2] if handed_down else None
-            _install_signal_handlers(gateway, (public, admin), parent=parent, drain_s=settings.drain_s)
+            public, admin = gateway.servers(drain_s=settings.drain_s + CLOSING_S)
+            stop = _install_signal_handlers(gateway, (public, admin), drain_s=settings.drain_s)
+            if handed_down:
+                public.receive_connections(first, on_parent_gone=stop)
             _tune_garbage_collector()
             print(
-                f"twolane serve: {url_of(public_socket)}, admin {url_of(admin_socket)},"
+                f"twolane serve: {f'process {os.getpid()}' if handed_down else url_of(first)},"
+                f" admin {url_of(admin_socket)},"
                 f" policy {settings.policy} ({gateway.policies.current.version})",
                 flush=True,
             )
-            await asyncio.gather(public.serve(sockets=[public_socket]), admin.serve(sockets=[admin_socket]))
+            listening = [] if handed_down else [first]
+            await asyncio.gather(public.serve(sockets=listening), admin.serve(sockets=[admin_socket]))
 
 
 def _tune_garbage_collector() -> None:
@@ -244,30 +281,26 @@ def _protected(
     return Gateway(
         public=ErrorBoundary(protection.public(public), running),
         admin=ErrorBoundary(protection.admin(admin), running),
-        listener=protection.listener,
+        protection=protection,
         end_drain=end_drain,
         **more,
     )
 
 
 def _install_signal_handlers(
-    gateway: Gateway, servers: tuple[uvicorn.Server, ...], *, parent: int | None, drain_s: float
-) -> None:
-    """`parent` becomes readable when the parent process ends. A second ctrl-C ends the drain."""
+    gateway: Gateway, servers: tuple[PublicServer, ...], *, drain_s: float
+) -> Callable[[], None]:
+    """Returns the function that stops the servers. A second ctrl-C ends the drain."""
 
     def stop() -> None:
         if not any(server.should_exit for server in servers):
             loop.call_later(drain_s, gateway.end_drain)
         for server in servers:
-            server.should_exit = True
+            server.stop()
 
     def interrupt() -> None:
         if any(server.should_exit for server in servers):
             gateway.end_drain()
-        stop()
-
-    def stop_with_parent(pipe: int) -> None:
-        loop.remove_reader(pipe)
         stop()
 
     loop = asyncio.get_running_loop()
@@ -275,5 +308,4 @@ def _install_signal_handlers(
     loop.add_signal_handler(signal.SIGINT, interrupt)
     if sys.platform != "win32":
         loop.add_signal_handler(signal.SIGHUP, gateway.watcher.request_reload)
-    if parent is not None:
-        loop.add_reader(parent, stop_with_parent, parent)
+    return stop

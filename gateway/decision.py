@@ -38,6 +38,7 @@ class AttemptRecord:
     usage: Usage | None = None
     span_id: int = 0  # in the request's trace; 0: none
     budget_ms: float | None = None  # the lane's p95 objective; None: no objective
+    queued_ms: float | None = None  # time spent waiting for a slot of the target; None: did not wait
     ignored: tuple[str, ...] = ()  # parameters that the policy left out of the request
     is_hang: bool = False  # the target sent nothing for as long as the policy lets it
     retry_after_s: float | None = None  # the target asked not to be called again before

@@ -30,6 +30,7 @@ GatewayError
 │   ├── Unsupported           the target does not support what the request requires                     400
 │   ├── ContextLengthExceeded the request is longer than the target's context                           400
 │   └── Refused               the target rejected the request; its message is passed on                 the target's
+├── GatewayOverloaded         the gateway itself cannot keep up                                         503
 ├── NoRoute                   no candidate is available                                                 503
 │   └── NoPrivateTarget       no candidate inside the cluster is available                              503
 └── CannotStart               a file is missing or invalid; one line names the cause (settings: twolane.process.errors)
@@ -186,6 +187,13 @@ class Draining(GatewayError):
 
     status = 503
     code = "draining"
+
+
+class GatewayOverloaded(GatewayError):
+    """The gateway itself cannot keep up with its requests; this one was refused before it was read."""
+
+    status = 503
+    code = "overloaded"
 
 
 class AttemptFailed(GatewayError):

@@ -6,7 +6,8 @@ and ports (`ports.py`), never sockets. Every request ends with exactly one `Deci
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Iterable
+from contextlib import closing
 from typing import Protocol
 
 from gateway.attempts.attempt import Attempt, AttemptParams
@@ -15,10 +16,11 @@ from gateway.attempts.hedging import open_hedged
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.attempts.shadow import Shadows
+from gateway.attempts.waiting import Queued, wait_for_slot
 from gateway.decision import Decision
-from gateway.enums import Outcome, Reason
+from gateway.enums import BreakerState, Outcome, Reason
 from gateway.errors import BudgetExceeded, ContextLengthExceeded, GatewayError, RateLimitExceeded
-from gateway.ports import Observer, Permit, StateStore, Upstream, World
+from gateway.ports import Observer, Permit, StateStore, Upstream, Waiter, World
 from gateway.reliability.admission import (
     admit,
     check_context_length,
@@ -26,6 +28,7 @@ from gateway.reliability.admission import (
     check_shared_failure,
     has_healthy_fallback,
 )
+from gateway.reliability.last_resort import last_resorts, worth_waiting
 from gateway.reliability.load_balancing import pick_endpoint
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
@@ -150,8 +153,19 @@ class Pipeline:
     # Attempts: candidates in order, with retries and hedging
 
     async def _try_candidates(self, context: RequestContext) -> Attempt | None:
-        """The first attempt whose response may be served; None if every candidate failed or was skipped."""
-        remaining = deque(context.plan.candidates)
+        """The first attempt whose response may be served; None if every candidate failed or was skipped.
+
+        If all did, those that were skipped for their latency are tried, then those that were full.
+        """
+        attempt = await self._try_in_order(context, context.plan.candidates)
+        if attempt is None and context.skipped:
+            slow = last_resorts(context.skipped)
+            context.forgive_slowness(slow)
+            attempt = await self._try_in_order(context, slow) or await self._try_when_free(context)
+        return attempt
+
+    async def _try_in_order(self, context: RequestContext, candidates: Iterable[Candidate]) -> Attempt | None:
+        remaining = deque(candidates)
         tries: Counter[str] = Counter()
         while remaining:
             candidate = remaining.popleft()
@@ -173,6 +187,50 @@ class Pipeline:
         error = attempt.error
         if isinstance(error, ContextLengthExceeded) and error.limit is not None:
             self._context_limits.learn(attempt.candidate.target, error.limit, self._clock.now_s())
+
+    async def _try_when_free(self, context: RequestContext) -> Attempt | None:
+        """Wait for a slot of the full candidates and try the one that grants it; if that fails, wait for the others."""
+        began_s, left_ms = self._clock.now_s(), context.left_ms(self._clock.now_s())
+        deadline_s = None if left_ms is None else began_s + left_ms / 1000
+        tried: set[str] = set()
+        while candidates := self._full_endpoints(context, tried):
+            waiter = await wait_for_slot(
+                candidates,
+                context.query.principal,
+                state=self._state,
+                clock=self._clock,
+                began_s=began_s,
+                deadline_s=deadline_s,
+            )
+            with closing(waiter):
+                now_s = self._clock.now_s()
+                queued_ms = (now_s - began_s) * 1000
+                if waiter.granted is None:
+                    if queued_ms > 0:
+                        is_late = deadline_s is not None and now_s >= deadline_s
+                        reason = Reason.DEADLINE if is_late else Reason.OVERLOADED
+                        verdict = Verdict(reason=reason, detail=f"no free slot within {queued_ms:.0f} ms")
+                        context.skip(candidates[0], verdict, now_s, queued_ms=queued_ms)
+                    return None
+                tried.add(waiter.granted.target.name)
+                began_s = now_s
+                attempt = self._start_attempt(context, waiter.granted, (), queued=Queued(waiter, queued_ms))
+            winner = None if attempt is None else await self._open(context, attempt, deque())
+            if winner is not None:
+                return winner
+        return None
+
+    def _full_endpoints(self, context: RequestContext, tried: Container[str]) -> tuple[Candidate, ...]:
+        """The endpoints of full candidates that could serve the request."""
+        return tuple(
+            endpoint
+            for candidate in worth_waiting(context.skipped)
+            for endpoint in candidate.endpoints
+            if endpoint.target.name not in tried
+            and endpoint.target.queue.max_requests
+            and self._check(context, endpoint).admitted
+            and self._health(endpoint).breaker is not BreakerState.OPEN
+        )
 
     def _should_retry(self, candidate: Candidate, attempt: Attempt, tries: int) -> bool:
         """Whether to try the same target again. An endpoint that is draining has not started any work and is skipped
@@ -216,29 +274,39 @@ class Pipeline:
         *,
         again: bool = False,
         hedge: bool = False,
+        queued: Queued | None = None,
     ) -> Attempt | None:
         """An attempt at a candidate, or None if the candidate is skipped."""
-        candidate = self._at_endpoint(candidate, context.query, avoid=context.failed)
-        permit = self._acquire(context, candidate, later, again=again)
-        now_s = self._clock.now_s()
+        chosen, candidate = candidate, self._at_endpoint(candidate, context.query, avoid=context.failed)
+        permit = self._acquire(context, candidate, later, again=again, waiter=queued.waiter if queued else None)
+        now_s, queued_ms = self._clock.now_s(), queued.waited_ms if queued else None
         if isinstance(permit, Verdict):
-            context.skip(candidate, permit, now_s)
+            context.skipped.append((chosen, permit))
+            context.skip(candidate, permit, now_s, queued_ms=queued_ms)
             return None
+        is_last = not later and not (context.skipped and last_resorts(context.skipped))
         params = AttemptParams(
             candidate=candidate,
             permit=permit,
             upstream=self._upstreams(candidate.target),
-            limit_ms=context.limit_ms(now_s, is_last=not later),
+            limit_ms=context.limit_ms(now_s, is_last=is_last),
             total_ms=context.total_left_ms(now_s),
             is_last=not later,
             hedge=hedge,
+            queued_ms=queued_ms,
         )
         return Attempt(context, params, clock=self._clock, schemas=self._schemas)
 
     # Admission
 
     def _acquire(
-        self, context: RequestContext, candidate: Candidate, later: Collection[Candidate], *, again: bool
+        self,
+        context: RequestContext,
+        candidate: Candidate,
+        later: Collection[Candidate],
+        *,
+        again: bool,
+        waiter: Waiter | None = None,
     ) -> Permit | Verdict:
         """A permit to call a candidate, or the reason for the refusal. Checks without side effects come first."""
         verdict = self._check(context, candidate)
@@ -251,7 +319,12 @@ class Pipeline:
         if healthy_fallback and not (verdict := check_predicted_wait(candidate, self._health(candidate))).admitted:
             return verdict
         return self._state.acquire(
-            candidate, self._clock.now_s(), sample=self._sample(), healthy_fallback=healthy_fallback, again=again
+            candidate,
+            self._clock.now_s(),
+            sample=self._sample(),
+            healthy_fallback=healthy_fallback,
+            again=again,
+            waiter=waiter,
         )
 
     def _check(self, context: RequestContext, candidate: Candidate) -> Verdict:
@@ -280,8 +353,8 @@ class Pipeline:
     # The end of a request
 
     async def _handle_shadow(self, context: RequestContext) -> GatewayResponse:
-        """Send a shadow request like any other, but report no decision."""
-        attempt = await self._try_candidates(context)
+        """Send a shadow request like any other, but report no decision. It never waits for a slot."""
+        attempt = await self._try_in_order(context, context.plan.candidates)
         if attempt is None:
             context.outcome = Outcome.ERROR
             return GatewayResponse(context, self._decision, error=context.final_error())

@@ -66,6 +66,17 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Requests that wait for a slot of a full target, and for how long. `max_requests` 0: none waits."""
+
+    max_requests: int = 64
+    max_wait_ms: float = 1000.0
+
+
+DEFAULT_QUEUE: Final = Queue()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
     """Rate limits of an API key. `keys` None applies to every key without its own limit, and to all keyless requests
     together.

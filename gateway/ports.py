@@ -1,6 +1,6 @@
 """Interfaces (ports) of the request pipeline. Each has a real implementation and a fake that ships with the package."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.decision import AttemptRecord, Decision, Mirrored
@@ -53,6 +53,32 @@ class Permit(Protocol):
         ...
 
 
+class Waiter(Protocol):
+    """A request that waits for a slot of a full target. Close it in any case."""
+
+    @property
+    def waits_for(self) -> Mapping[str, Candidate]:
+        """The candidates whose slots it waits for, by name of the target."""
+        ...
+
+    @property
+    def granted(self) -> Candidate | None:
+        """The candidate whose slot it holds."""
+        ...
+
+    def leave(self, name: str) -> None:
+        """Stop waiting for a target."""
+        ...
+
+    def claim(self) -> None:
+        """The slot now belongs to a permit."""
+        ...
+
+    def close(self) -> None:
+        """Leave all queues, or give back a slot that was not claimed."""
+        ...
+
+
 class StateStore(Protocol):
     """State of targets, lanes and keys. No call blocks; state of other replicas is merged in the background."""
 
@@ -65,13 +91,26 @@ class StateStore(Protocol):
         ...
 
     def acquire(
-        self, candidate: Candidate, now_s: float, *, sample: float, healthy_fallback: bool, again: bool = False
+        self,
+        candidate: Candidate,
+        now_s: float,
+        *,
+        sample: float,
+        healthy_fallback: bool,
+        again: bool = False,
+        waiter: Waiter | None = None,
     ) -> Permit | Verdict:
         """A permit from the concurrency limit, the breaker and the SLO guard, or a Verdict with the reason for the
         refusal.
 
         `sample` is uniform in [0, 1). `healthy_fallback`: a later candidate could serve the request and is within its
-        own objective. `again`: this is a retry that `may_retry` allowed."""
+        own objective. `again`: this is a retry that `may_retry` allowed. `waiter` was granted the slot for this
+        attempt."""
+        ...
+
+    def wait(self, candidates: Sequence[Candidate], key: str | None, wake: Callable[[], None]) -> Waiter:
+        """Wait for a slot of any of the candidates' targets, in queues that are fair between API keys. `wake` is called
+        when a slot is granted, or when the waiter had to leave the last queue."""
         ...
 
     def acquire_quota(self, key: str | None, limit: Limit, now_s: float, wall_s: float) -> QuotaRefusal | None:
@@ -127,4 +166,8 @@ class World(Clock, Protocol):
 
     def sample(self) -> float:
         """A random number, uniform in [0, 1)."""
+        ...
+
+    def stalled_s(self, since_s: float, now_s: float) -> float:
+        """The most that stalls of the event loop can have delayed an attempt that began at `since_s`."""
         ...

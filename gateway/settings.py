@@ -18,8 +18,8 @@ PREFIX: Final = "TWOLANE_"
 
 def _descriptors(given: str) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in given.split(",")) if given else ()
-    if len(numbers) not in (0, 3):
-        raise ValueError("not three file descriptors")
+    if len(numbers) not in (0, 2):
+        raise ValueError("not two file descriptors")
     return numbers
 
 
@@ -41,7 +41,7 @@ class Settings:
         default=1,
     )
     handed_down: tuple[int, ...] = setting(
-        Kind(metavar="N,N,N", parse=_descriptors), "sockets of the parent process", default=(), is_internal=True
+        Kind(metavar="N,N", parse=_descriptors), "sockets of the parent process", default=(), is_internal=True
     )
     policy: Path = setting(
         path(),

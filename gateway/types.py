@@ -21,7 +21,17 @@ from gateway.enums import (
     Residency,
     Task,
 )
-from gateway.policy_types import DEFAULT_IDLE_S, DEFAULT_TOTAL_MS, Checks, Hedge, Price, Retry, Slo
+from gateway.policy_types import (
+    DEFAULT_IDLE_S,
+    DEFAULT_QUEUE,
+    DEFAULT_TOTAL_MS,
+    Checks,
+    Hedge,
+    Price,
+    Queue,
+    Retry,
+    Slo,
+)
 from twolane.process.trace_context import Trace
 
 MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
@@ -61,6 +71,7 @@ class Target:
     location: Location
     path: str = "/v1/chat/completions"  # of chat completions below `url`, with the query if there is one
     max_in_flight: int | None = None
+    queue: Queue = DEFAULT_QUEUE  # of requests that wait while `max_in_flight` is reached
     idle_s: float = DEFAULT_IDLE_S  # between two chunks of a stream
     capabilities: Capabilities | None = None
     engine: str | None = None  # the engine whose capability profile it has
@@ -258,6 +269,7 @@ class Health:
     within_budget: bool = True
     breaker: BreakerState = BreakerState.CLOSED
     in_flight: int = 0
+    waiting: int = 0  # for a slot of the target
     retry_after_s: float = 0.0  # until the target may be called again, as it asked
     is_quota: bool = False  # its provider's rate limit is the cause of `retry_after_s`
 
@@ -269,11 +281,14 @@ class Verdict:
     `param` is the request's field that the target does not support. `retry_after_s` is the time until the target may be
     called again, if known, and `is_quota` says that its provider's rate limit is the cause. `is_shared`: another target
     at the same server failed, so this is no cause of its own.
+    `is_slow`: skipped only because another candidate should be faster. `is_full`: all slots of the target are in use.
     """
 
     reason: Reason | None = None
     detail: str = ""
     probe: bool = False
+    is_slow: bool = False
+    is_full: bool = False
     param: str | None = None
     retry_after_s: float | None = None
     is_quota: bool = False

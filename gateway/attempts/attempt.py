@@ -24,7 +24,7 @@ from gateway.errors import (
     UpstreamError,
 )
 from gateway.parameters import ignored_by
-from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
+from gateway.ports import Permit, Upstream, UpstreamResponse, World
 from gateway.types import Call, Candidate, Delta, Usage
 from gateway.upstreams.fan_out import needs_fan_out, send_each
 from gateway.validation.json_schema import SchemaCache
@@ -49,12 +49,13 @@ class AttemptParams:
     total_ms: float = inf
     is_last: bool = True  # no candidate is left, so a refusal is served
     hedge: bool = False
+    queued_ms: float | None = None
 
 
 class Attempt:
     """One call. However it ends, its permit is released exactly once and its connection is returned or closed."""
 
-    def __init__(self, context: RequestContext, params: AttemptParams, *, clock: Clock, schemas: SchemaCache) -> None:
+    def __init__(self, context: RequestContext, params: AttemptParams, *, clock: World, schemas: SchemaCache) -> None:
         self.candidate = params.candidate
         self.error: AttemptFailed | None = None  # why the attempt failed, if it did
         self._context = context
@@ -64,7 +65,8 @@ class Attempt:
         self._deltas: AsyncGenerator[Delta, None] | None = None
         self._buffered: list[Delta] = []
         self._span_id = context.next_span_id()
-        self._started_ms = context.at_ms(clock.now_s())
+        self._started_s = clock.now_s()
+        self._received_ms: float | None = None  # when a whole response had arrived
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
         self._has_answer = False
@@ -106,13 +108,18 @@ class Attempt:
         self._is_committed = True
         now_s = self._clock.now_s()
         self._context.record_validation(self._validation.result, self._validation.took_ms)
-        self._context.commit(self.candidate, self._started_ms, self._usage, now_s)
+        self._context.commit(self.candidate, self._context.at_ms(self._started_s), self._usage, now_s)
         if self.is_complete:
             self._end(AttemptOutcome.OK)
             await self.aclose()
         else:  # from here on the stream is limited as a whole, no longer by the deadline
             self._limits.end_in(self._total_until_s - now_s)
         return self._buffered
+
+    def lasted_s(self) -> float:
+        """How long the target has taken so far."""
+        now_s = self._clock.now_s()
+        return now_s - self._started_s - self._clock.stalled_s(self._started_s, now_s)
 
     def lose_hedge(self) -> None:
         """Record that another attempt of this request was faster."""
@@ -166,6 +173,7 @@ class Attempt:
         if not self._has_answer:
             raise UpstreamError("The target's response is empty.", detail="empty answer")
         self.is_complete = True
+        self._received_ms = self._arrived_ms(self._clock.now_s())  # its validation is not the target's time
         return buffered
 
     async def _call(self, upstream: Upstream) -> UpstreamResponse:
@@ -230,11 +238,11 @@ class Attempt:
     def _observe(self, delta: Delta) -> None:
         """Record the times and the usage that a delta brings."""
         if self._first_byte_ms is None:
-            self._first_byte_ms = self._context.at_ms(self._clock.now_s())
+            self._first_byte_ms = self._arrived_ms(self._clock.now_s())
             if self._context.query.stream:
                 self._limits.limit_pauses(self.candidate.target.idle_s)
         if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
-            self._first_token_ms = self._context.at_ms(self._clock.now_s())
+            self._first_token_ms = self._arrived_ms(self._clock.now_s())
         for piece in delta.pieces:
             self._has_answer = self._has_answer or piece.is_answer
             self._has_finish_reason = self._has_finish_reason or piece.finish_reason is not None
@@ -243,10 +251,14 @@ class Attempt:
             if self._is_committed:
                 self._context.record_usage(delta.usage)
 
+    def _arrived_ms(self, now_s: float) -> float:
+        """When what was read just now had arrived: lag of the gateway's own event loop is not the target's time."""
+        return self._context.at_ms(now_s - self._clock.stalled_s(self._started_s, now_s))
+
     def _is_hang(self, outcome: Reason | AttemptOutcome, now_s: float) -> bool:
         """Whether the target sent nothing for as long as the policy lets it. The client's own, shorter deadline, and
         what earlier attempts left of the route's, prove nothing."""
-        waited_ms = self._context.at_ms(now_s) - self._started_ms
+        waited_ms = (now_s - self._started_s) * 1000
         is_silent = outcome is Reason.DEADLINE and self._first_byte_ms is None
         return is_silent and waited_ms >= _MOST * self._context.plan.silence_limit_ms
 
@@ -272,8 +284,8 @@ class Attempt:
         record = AttemptRecord(
             target=self.candidate.target.policy_name,
             url=self.candidate.target.address,
-            started_ms=self._started_ms,
-            ended_ms=self._context.at_ms(now_s),
+            started_ms=self._context.at_ms(self._started_s),
+            ended_ms=self._arrived_ms(now_s) if self._received_ms is None else self._received_ms,
             outcome=outcome,
             first_byte_ms=self._first_byte_ms,
             stream=self._context.query.stream,
@@ -284,6 +296,7 @@ class Attempt:
             usage=self._priced_usage(),
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
+            queued_ms=self._params.queued_ms,
             ignored=self._ignored,
             is_hang=self._is_hang(outcome, now_s),
             retry_after_s=error.retry_after_s if isinstance(error, Overloaded) else None,

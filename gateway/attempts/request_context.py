@@ -3,6 +3,8 @@
 It makes no decisions and reads no clock; callers pass `now_s`.
 """
 
+from collections.abc import Collection
+
 from gateway.attempts.final_error import Failure, final_error
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
@@ -20,6 +22,7 @@ class RequestContext:
         self.query = query
         self.plan = plan
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
+        self.skipped: list[tuple[Candidate, Verdict]] = []
         self.outcome = Outcome.OK
         self.holds_quota = False  # of its API key, to be released at the end
         self.schema_check: SchemaCheck | None = None
@@ -73,8 +76,13 @@ class RequestContext:
         self._calls += 1
         return trace.child_id(self._calls)
 
-    def skip(self, candidate: Candidate, verdict: Verdict, now_s: float) -> None:
-        """Record that a candidate was skipped."""
+    def forgive_slowness(self, slow: Collection[Candidate]) -> None:
+        """From now on, these candidates, which were skipped only for their latency, may be called."""
+        self.skipped = [each for each in self.skipped if each[0] not in slow]
+        self.failed = {url: failed for url, failed in self.failed.items() if failed[1] is not Reason.P95_BREACH}
+
+    def skip(self, candidate: Candidate, verdict: Verdict, now_s: float, *, queued_ms: float | None = None) -> None:
+        """Record that a candidate was skipped, if need be after waiting for a slot."""
         assert verdict.reason is not None
         at_ms = self.at_ms(now_s)
         name = candidate.target.policy_name
@@ -89,6 +97,7 @@ class RequestContext:
                 outcome=verdict.reason,
                 detail=verdict.detail,
                 skipped=True,
+                queued_ms=queued_ms,
             ),
         )
 
@@ -149,7 +158,7 @@ class RequestContext:
             usage=self._usage,
             first_byte_ms=self._first_byte_ms,
             total_ms=total_ms,
-            overhead_ms=max(0.0, total_ms - _upstream_ms(attempts)),
+            overhead_ms=max(0.0, total_ms - _upstream_ms(attempts) - sum(each.queued_ms or 0.0 for each in attempts)),
             cost=sum(attempt.usage.cost or 0.0 for attempt in attempts if attempt.usage),
             trace=query.trace,
             timings_ms=dict(self._timings_ms),

@@ -57,7 +57,11 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.price": "What the target costs, for the decision log and daily budgets.",
         "targets.*.price.input_per_million": "US dollars per million prompt tokens.",
         "targets.*.price.output_per_million": "US dollars per million completion tokens.",
-        "targets.*.max_in_flight": "Concurrent requests; beyond them the target is skipped as overloaded.",
+        "targets.*.max_in_flight": "Concurrent requests; beyond them the next target is tried, then requests wait in"
+        " `queue`.",
+        "targets.*.queue": "Requests that wait for the target while it is full and no other target is free.",
+        "targets.*.queue.max_requests": "Waiting requests; 0 refuses at once. Default 64.",
+        "targets.*.queue.max_wait_ms": "Longest wait in milliseconds, within the deadline. Default 1000.",
         "targets.*.idle_s": "Longest pause between two chunks of a stream, in seconds; not before the first chunk, and"
         " not for answers that are not streamed.",
         "targets.*.context_length": "Tokens that the model takes, prompt and completion together; a request that"

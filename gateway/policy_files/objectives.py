@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.section import Section
-from gateway.policy_types import Hedge, Retry, Slo
+from gateway.policy_types import DEFAULT_QUEUE, Hedge, Queue, Retry, Slo
 
 # Names appear in headers (`fast=ok,quality=ok`) and as metric labels.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}")
@@ -81,3 +81,16 @@ def read_retry(entry: Section) -> Retry | None:
     share = retry.number("max_share", defaults.max_share, minimum=0, maximum=MAX_RETRY_SHARE)
     retry.close()
     return Retry(times=times, max_share=share)
+
+
+def read_queue(entry: Section) -> Queue:
+    """The `queue` of a target that limits its requests in flight."""
+    queue = entry.section("queue")
+    if queue is None:
+        return DEFAULT_QUEUE
+    if not entry.has("max_in_flight"):
+        raise entry.error("requires `max_in_flight`: without it, the target is never full", "queue")
+    most = queue.integer("max_requests", DEFAULT_QUEUE.max_requests, minimum=0, maximum=100_000)
+    wait_ms = queue.number("max_wait_ms", DEFAULT_QUEUE.max_wait_ms, minimum=1, maximum=_HOUR_S * 1000)
+    queue.close()
+    return Queue(max_requests=most, max_wait_ms=wait_ms)

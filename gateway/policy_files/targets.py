@@ -12,7 +12,7 @@ from gateway.enums import Capability, Grade, Kind, Location
 from gateway.parameters import HANDLED, PARAMETERS
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.dns import Lookup
-from gateway.policy_files.objectives import check_name, read_retry, read_slo
+from gateway.policy_files.objectives import check_name, read_queue, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_types import DEFAULT_IDLE_S, Price, Slo
 from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, capabilities_of, fields_for
@@ -70,6 +70,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         model=entry.string("model"),
         location=entry.choice("location", Location),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
+        queue=read_queue(entry),
         idle_s=entry.number("idle_s", DEFAULT_IDLE_S, minimum=0.1, maximum=_MAX_IDLE_S),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
         engine=entry.node.get("engine"),

@@ -60,7 +60,8 @@ def check_predicted_wait(candidate: Candidate, health: Health) -> Verdict:
     slo, wait_ms = candidate.slo, health.status.predicted_wait_ms
     if slo is None or wait_ms is None or wait_ms <= min(slo.p95_ms, slo.first_token_p95_ms):
         return ADMITTED
-    return Verdict(reason=Reason.OVERLOADED, detail=f"predicted wait {wait_ms:.0f} ms exceeds the objective")
+    detail = f"predicted wait {wait_ms:.0f} ms exceeds the objective"
+    return Verdict(reason=Reason.OVERLOADED, detail=detail, is_slow=True)
 
 
 def check_shared_failure(candidate: Candidate, failed: Mapping[str, tuple[str, Reason]]) -> Verdict:

@@ -1,4 +1,4 @@
-"""The two listening sockets: bound at once, or inherited from a parent process."""
+"""The two listening sockets, bound at once; or the sockets inherited from a parent process."""
 
 import socket
 from typing import Final
@@ -22,9 +22,10 @@ def bind_both(settings: Settings) -> tuple[socket.socket, socket.socket]:
 
 
 def inherited(numbers: tuple[int, ...]) -> tuple[socket.socket, socket.socket]:
-    """The sockets that a parent process has bound. Raises ConfigurationError."""
+    """The channel on which a parent process hands over connections, and the admin socket that it has bound. Raises
+    ConfigurationError."""
     try:
-        public, admin = (socket.socket(fileno=number) for number in numbers[:2])
+        channel, admin = (socket.socket(fileno=number) for number in numbers)
     except (OSError, ValueError) as fault:
         raise ConfigurationError(f"TWOLANE_HANDED_DOWN: {numbers} are not sockets: {fault}") from fault
-    return public, admin
+    return channel, admin

@@ -1,13 +1,16 @@
 """Process supervisor: runs several gateway processes on the same two ports, restarts them, and stops them together.
 
-The parent serves no requests. It binds the sockets and its children inherit them, so a connection that no process has
-accepted yet survives the end of one. A process that dies is restarted; one that cannot start, or exits early several
-times in a row, stops all. Signals are received with `sigtimedwait`, so there are no handler races. POSIX only.
+The parent serves no requests: it accepts the connections of the public port and hands each to a process (`dispatcher`);
+the socket of the admin port is inherited. A process that dies is restarted; one that cannot start, or exits early
+several times in a row, stops all. Signals arrive as bytes on a socket (`set_wakeup_fd`), so there are no handler races.
+POSIX only.
 """
 
 import os
+import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +20,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from gateway.server.dispatcher import Dispatcher
 from gateway.server.sockets import bind_both
 from gateway.settings import PREFIX, Settings
 from gateway.telemetry.multiprocess import FOLDER_VARIABLE, forget, forget_all
@@ -26,7 +30,8 @@ from twolane.process.sockets import url_of
 EARLY_EXIT_S: Final = 5.0  # a process that ends this early has not served
 MAX_EARLY_EXITS: Final = 3  # consecutive
 GRACE_S: Final = 8.0  # in addition to the drain time: the last responses, and the end of the process
-_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+HANDOVER_S: Final = 1.0  # for connections on their way, before the processes are stopped
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 def run_supervised(settings: Settings, arguments: Sequence[str]) -> int:
@@ -36,56 +41,40 @@ def run_supervised(settings: Settings, arguments: Sequence[str]) -> int:
     with ExitStack() as stack:
         folder = _folder(stack)
         public, admin = (stack.enter_context(bound) for bound in bind_both(settings))
-        child_end, parent_end = os.pipe()  # closed when this process dies, however it dies: then the children stop, too
-        for number in (child_end, parent_end):
-            stack.callback(os.close, number)
-        numbers = (public.fileno(), admin.fileno(), child_end)
-        environment = {
-            **os.environ,
-            FOLDER_VARIABLE: str(folder),
-            f"{PREFIX}WORKERS": "1",
-            f"{PREFIX}HANDED_DOWN": ",".join(map(str, numbers)),
-        }
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
-        supervisor = _Supervisor(tuple(arguments), environment, numbers, folder)
-        stack.callback(supervisor.kill)
+        selector = stack.enter_context(selectors.DefaultSelector())
+        signals = _signals(stack)
+        selector.register(signals, selectors.EVENT_READ, signals)
+        dispatcher = Dispatcher(public, selector, expected=settings.workers)
+        environment = {**os.environ, FOLDER_VARIABLE: str(folder), f"{PREFIX}WORKERS": "1"}
+        processes = _Processes(tuple(arguments), environment, admin, folder, dispatcher)
+        stack.callback(processes.kill)
         print(f"twolane serve: {settings.workers} processes on {url_of(public)}, admin {url_of(admin)}", flush=True)
         for _ in range(settings.workers):
-            supervisor.start()
+            processes.start()
+        supervisor = _Supervisor(selector, signals, dispatcher, processes)
         return supervisor.supervise() or supervisor.stop(settings.drain_s + GRACE_S)
 
 
 class _Supervisor:
-    """The child processes; those in `_started` are running."""
+    """The event loop of the parent."""
 
     def __init__(
-        self, arguments: tuple[str, ...], environment: Mapping[str, str], numbers: tuple[int, ...], folder: Path
+        self, selector: selectors.BaseSelector, signals: socket.socket, dispatcher: Dispatcher, processes: "_Processes"
     ) -> None:
-        self._arguments, self._environment, self._numbers, self._folder = arguments, environment, numbers, folder
-        self._started: dict[subprocess.Popen[bytes], float] = {}
+        self._selector, self._signals = selector, signals
+        self._dispatcher, self._processes = dispatcher, processes
         self._early_exits = 0
-
-    def start(self) -> None:
-        """Start one process."""
-        process = subprocess.Popen(  # noqa: S603 - this program
-            [sys.executable, "-m", "gateway", *self._arguments],
-            env=self._environment,
-            pass_fds=self._numbers,
-            preexec_fn=_unblock_signals,  # noqa: PLW1509 - this process has one thread
-        )
-        self._started[process] = time.monotonic()
 
     def supervise(self) -> int:
         """Restart processes until a signal to stop (returns 0), or until restarting is pointless (returns the last exit
         code)."""
         while True:
-            received = signal.sigwait(_SIGNALS)
-            if received in (signal.SIGTERM, signal.SIGINT):
-                return 0
-            if received == signal.SIGHUP:
-                self._send(signal.SIGHUP)
-            for process, lived_s in self._reap():
+            for received in self._wait(1.0):
+                if received in (signal.SIGTERM, signal.SIGINT):
+                    return 0
+                if received == signal.SIGHUP:
+                    self._processes.send(signal.SIGHUP)
+            for process, lived_s in self._processes.reap():
                 print(
                     f"twolane serve: process {process.pid} exited with {process.returncode}; restarting it",
                     file=sys.stderr,
@@ -94,35 +83,91 @@ class _Supervisor:
                 if process.returncode == 2 or self._early_exits >= MAX_EARLY_EXITS:
                     self.stop(GRACE_S)
                     return process.returncode if process.returncode > 0 else 1
-                self.start()
+                self._processes.start()
 
     def stop(self, within_s: float) -> int:
-        """Send SIGTERM and wait `within_s`; `kill` ends the rest. Always returns 0."""
-        self._send(signal.SIGTERM)
+        """Hand over the connections that have been accepted, send SIGTERM and wait `within_s`; `kill` ends the rest.
+        Always returns 0."""
+        self._dispatcher.close()
+        until = time.monotonic() + HANDOVER_S
+        while self._processes.any_running and self._dispatcher.pending and time.monotonic() < until:
+            self._wait(HANDOVER_S / 10)
+            self._processes.reap()
+        self._processes.send(signal.SIGTERM)
         until = time.monotonic() + within_s
-        self._reap()
-        while self._started and (left_s := until - time.monotonic()) > 0:
-            signal.sigtimedwait({signal.SIGCHLD}, left_s)  # blocked, so one that arrived meanwhile is pending
-            self._reap()
+        self._processes.reap()
+        while self._processes.any_running and (left_s := until - time.monotonic()) > 0:
+            self._wait(min(left_s, 1.0))
+            self._processes.reap()
         return 0
 
-    def kill(self) -> None:
-        """Kill the remaining processes."""
-        self._send(signal.SIGKILL)
-        for process in list(self._started):
-            process.wait()
-        self._reap()
+    def _wait(self, timeout_s: float) -> Sequence[int]:
+        """Handle events of connections, once; returns the signals that have arrived."""
+        received = b""
+        for key, _ in self._selector.select(timeout_s):
+            if key.data is self._signals:
+                received = self._signals.recv(64)
+            else:
+                self._dispatcher.handle(key.data)
+        self._dispatcher.update()
+        return received
 
-    def _send(self, number: signal.Signals) -> None:
+
+class _Processes:
+    """The child processes; those in `_started` are running."""
+
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        environment: Mapping[str, str],
+        admin: socket.socket,
+        folder: Path,
+        dispatcher: Dispatcher,
+    ) -> None:
+        self._arguments, self._environment, self._admin = arguments, environment, admin
+        self._folder, self._dispatcher = folder, dispatcher
+        self._started: dict[subprocess.Popen[bytes], tuple[int, float]] = {}  # number at the dispatcher, start
+        self._count = 0
+
+    @property
+    def any_running(self) -> bool:
+        """Whether any process has not been seen to end."""
+        return bool(self._started)
+
+    def start(self) -> None:
+        """Start one process. Its channel closes when this process dies, however it dies: then it stops, too."""
+        self._count += 1
+        with self._dispatcher.add(self._count) as channel:
+            numbers = (channel.fileno(), self._admin.fileno())
+            process = subprocess.Popen(  # noqa: S603 - this program
+                [sys.executable, "-m", "gateway", *self._arguments],
+                env={**self._environment, f"{PREFIX}HANDED_DOWN": ",".join(map(str, numbers))},
+                pass_fds=numbers,
+            )
+        self._started[process] = (self._count, time.monotonic())
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to all."""
         for process in self._started:
             process.send_signal(number)
 
-    def _reap(self) -> list[tuple[subprocess.Popen[bytes], float]]:
+    def reap(self) -> list[tuple[subprocess.Popen[bytes], float]]:
         """Processes that ended since the last call, with their lifetimes. Their counters are kept."""
         ended = [process for process in self._started if process.poll() is not None]
+        found = []
         for process in ended:
             forget(self._folder, process.pid)
-        return [(process, time.monotonic() - self._started.pop(process)) for process in ended]
+            number, began_s = self._started.pop(process)
+            self._dispatcher.remove(number)
+            found.append((process, time.monotonic() - began_s))
+        return found
+
+    def kill(self) -> None:
+        """Kill the remaining processes."""
+        self.send(signal.SIGKILL)
+        for process in list(self._started):
+            process.wait()
+        self.reap()
 
 
 def _folder(stack: ExitStack) -> Path:
@@ -141,6 +186,18 @@ def _folder(stack: ExitStack) -> Path:
     return folder
 
 
-def _unblock_signals() -> None:
-    """Runs in the child, which handles signals normally."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+def _signals(stack: ExitStack) -> socket.socket:
+    """A socket that receives the number of each signal as a byte."""
+    ours, theirs = socket.socketpair()
+    for each in (ours, theirs):
+        each.setblocking(False)
+        stack.enter_context(each)
+    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    stack.callback(signal.set_wakeup_fd, before)
+    for number in _SIGNALS:
+        stack.callback(signal.signal, number, signal.signal(number, _ignore))
+    return ours
+
+
+def _ignore(*_: object) -> None:
+    """The number of the signal arrives on the socket."""

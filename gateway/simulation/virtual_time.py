@@ -81,6 +81,10 @@ class VirtualWorld:
         """Virtual seconds since the epoch."""
         return self._epoch_s + self._loop.time()
 
+    def stalled_s(self, since_s: float, now_s: float) -> float:  # noqa: ARG002 - see the protocol
+        """A simulated loop does not stall."""
+        return 0.0
+
     def bind_request(self, request_id: str) -> None:
         """From now on, this task and the tasks it starts use this request's numbers."""
         self._request.set((request_id, [0]))

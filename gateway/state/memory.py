@@ -4,7 +4,7 @@ budgets, key usage.
 Nothing here waits. Replicas exchange their state with `snapshot` and `merge`; `redis` transports it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from typing import Final, NamedTuple
@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from gateway.decision import ABANDONED, ANSWERED, AttemptRecord
 from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Reason
 from gateway.policy_types import Limit, Slo
+from gateway.ports import Waiter
 from gateway.reliability import breaker as breakers
 from gateway.reliability.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
 from gateway.reliability.daily_budgets import DailyBudgets
@@ -20,6 +21,7 @@ from gateway.reliability.rate_limits import ANONYMOUS, PEER_TTL_S, KeyUsage
 from gateway.reliability.replication import LaneSnapshot, PeerSnapshot, Snapshot
 from gateway.reliability.retry_budget import RetryBudgets
 from gateway.reliability.slo_guard import Admission, Guard
+from gateway.reliability.waiting_queue import Slots
 from gateway.types import Candidate, Health, Quota, QuotaRefusal, Status, Verdict
 
 # The server responded, if only to reject the request.
@@ -27,6 +29,7 @@ _PROOF_OF_LIFE = ANSWERED | {
     *(Reason.REFUSED, Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.UPSTREAM_AUTH),
 }
 # The objective in the worst state determines the lane's state.
+_MIN_HEDGE_MS: Final = 1.0  # a busy gateway cannot tell shorter latencies from its own lag
 _SEVERITY: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.EJECTED)
 
 
@@ -36,7 +39,8 @@ class MemoryStore:
     def __init__(self, rule: BreakerRule | None = None) -> None:
         self._rule = rule or BreakerRule()
         self._breakers: dict[str, Breaker] = {}
-        self._in_flight: dict[str, int] = {}
+        self._slots = Slots()
+        self._in_flight = self._slots.in_use
         self._guards: dict[tuple[str, str], Guard] = {}
         self._objectives_by_lane: dict[tuple[str, str], tuple[Slo, tuple[_Objective, ...]]] = {}
         self._retries = RetryBudgets[str]()
@@ -61,6 +65,7 @@ class MemoryStore:
             within_budget=within_budget,
             breaker=self._breakers.get(name, CLOSED).state,
             in_flight=self._in_flight.get(name, 0),
+            waiting=self._slots.waiting(name),
             retry_after_s=hold_s,
             is_quota=is_quota,
         )
@@ -101,16 +106,23 @@ class MemoryStore:
         if candidate.hedge.after_ms is not None:
             return candidate.hedge.after_ms
         assert candidate.slo is not None
-        return self.p95_ms(candidate, now_s) or candidate.slo.p95_ms
+        return max(_MIN_HEDGE_MS, self.p95_ms(candidate, now_s) or candidate.slo.p95_ms)
 
     def acquire(
-        self, candidate: Candidate, now_s: float, *, sample: float, healthy_fallback: bool, again: bool = False
+        self,
+        candidate: Candidate,
+        now_s: float,
+        *,
+        sample: float,
+        healthy_fallback: bool,
+        again: bool = False,
+        waiter: Waiter | None = None,
     ) -> "MemoryPermit | Verdict":
         """Checks capacity, then the breaker, then the guards. A breaker trial that was granted must be started."""
         target = candidate.target
-        in_flight = self._in_flight.get(target.name, 0)
-        if target.max_in_flight is not None and in_flight >= target.max_in_flight:
-            return Verdict(reason=Reason.OVERLOADED, detail=f"{in_flight} of {target.max_in_flight} in flight")
+        if waiter is None and self._slots.is_full(target.name, target.max_in_flight):
+            detail = f"{self._in_flight.get(target.name, 0)} of {target.max_in_flight} in flight"
+            return Verdict(reason=Reason.OVERLOADED, detail=detail, is_full=True)
         breaker = self._breakers.get(target.name, CLOSED)
         admitted, next_breaker = breakers.allow_request(breaker, now_s, self._rule)
         if not admitted:
@@ -127,15 +139,22 @@ class MemoryStore:
                 )
             admissions.append(_GuardAdmission(guard, admission, objective))
         self._breakers[target.name] = next_breaker
-        self._in_flight[target.name] = in_flight + 1
+        if waiter is None:
+            self._slots.take(target.name)
+        else:
+            waiter.claim()
         if not again:
             self._earn_budget(candidate)
         return MemoryPermit(self, candidate, admissions, trial=next_breaker.trial_at_s is not None)
 
+    def wait(self, candidates: Sequence[Candidate], key: str | None, wake: Callable[[], None]) -> Waiter:
+        """See `ports.StateStore`."""
+        return self._slots.wait(candidates, key, wake)
+
     def record_end(self, candidate: Candidate, attempt: AttemptRecord, now_s: float) -> None:
         """Called when a permit is released."""
         name, outcome = candidate.target.name, attempt.outcome
-        self._in_flight[name] -= 1
+        self._slots.give_back(name)
         if attempt.is_fault:
             self._record_in_breaker(name, BreakerEvent.FAILURE, now_s)
         elif outcome in _PROOF_OF_LIFE or (outcome is AttemptOutcome.INCOMPLETE and self._is_on_trial(name)):

@@ -34,7 +34,13 @@ def document_of(decision: Decision) -> dict[str, Any]:
 
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
-    optional = {"url": attempt.url, "hedge": attempt.hedge, "ignored": attempt.ignored}  # only if set
+    queued = None if attempt.queued_ms is None else _ms(attempt.queued_ms)
+    optional = {
+        "url": attempt.url,
+        "hedge": attempt.hedge,
+        "queued_ms": queued,
+        "ignored": attempt.ignored,
+    }  # only if set
     return {
         "target": attempt.target,
         "started_ms": _ms(attempt.started_ms),

@@ -45,6 +45,7 @@ FAMILIES: Final = {
     ),
     names.BREAKER_STATE: Family("State of the circuit breaker: 0 closed, 1 half open, 2 open.", ("target",)),
     names.IN_FLIGHT: Family("Attempts in flight.", ("target",), sum),
+    names.WAITING: Family("Requests that wait for a slot of the target.", ("target",), sum),
     names.TARGET_RESIDENCY: Family("1 for the last reported state of the worker's weights.", ("target", "state")),
     names.TARGET_WAIT_SECONDS: Family("Queue wait of a new request as last predicted by the worker.", ("target",)),
     names.POLICY_INFO: Family("Hash of the running policy.", ("hash",)),
@@ -124,6 +125,7 @@ def _target(endpoint: Candidate, state: StateStore, status: Status, now_s: float
     health, label = state.health(endpoint, status, now_s), (endpoint.target.name,)
     yield Reading(names.BREAKER_STATE, label, _BREAKER_NUMBER[health.breaker])
     yield Reading(names.IN_FLIGHT, label, health.in_flight)
+    yield Reading(names.WAITING, label, health.waiting)
     if status.residency is not Residency.UNKNOWN:
         yield Reading(names.TARGET_RESIDENCY, (*label, status.residency), 1)
     if status.predicted_wait_ms is not None:

@@ -31,6 +31,8 @@ LANE_P95_SECONDS: Final = "twolane_lane_p95_seconds"
 LANE_BUDGET_SECONDS: Final = "twolane_lane_budget_seconds"
 LANE_FIRST_TOKEN_BUDGET: Final = "twolane_lane_first_token_budget_seconds"  # noqa: S105 - a metric
 BREAKER_STATE: Final = "twolane_breaker_state"
+WAITING: Final = "twolane_requests_waiting"
+QUEUE_WAIT_SECONDS: Final = "twolane_queue_wait_seconds"
 IN_FLIGHT: Final = "twolane_in_flight"
 TARGET_RESIDENCY: Final = "twolane_target_residency"
 TARGET_WAIT_SECONDS: Final = "twolane_target_predicted_wait_seconds"
@@ -40,6 +42,8 @@ POLICY_RELOADS: Final = "twolane_policy_reloads_total"
 POLICY_LOADED: Final = "twolane_policy_loaded_timestamp_seconds"
 POLICY_CURRENT: Final = "twolane_policy_current"
 STORE_UP: Final = "twolane_store_up"
+LOOP_LAG_SECONDS: Final = "twolane_event_loop_lag_seconds"
+SHED: Final = "twolane_shed_requests_total"
 BUILD_INFO: Final = "twolane_build_info"
 
 # OpenTelemetry's conventions for clients of generative models, one sample per attempt.
@@ -53,6 +57,7 @@ SECONDS_BUCKETS: Final = (
     *(1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0, 35.0, 60.0, 120.0),
 )
 OVERHEAD_BUCKETS: Final = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5)
+LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 CONFIDENCE_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
 TOKEN_BUCKETS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536)
 

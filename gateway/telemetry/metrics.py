@@ -77,6 +77,7 @@ class Metrics:
         self._overhead = self._histogram(
             names.OVERHEAD_SECONDS, "Time spent in the gateway itself, per request.", names.OVERHEAD_BUCKETS
         )
+        self._make_overload_metrics()
         self._confidence = self._histogram(
             names.CONFIDENCE, "Confidence reported with responses.", names.CONFIDENCE_BUCKETS, "route", "target"
         )
@@ -138,6 +139,14 @@ class Metrics:
         """Count dropped lines of the decision log."""
         self._count(self._dropped, by=lines)
 
+    def loop_lagged(self, lag_s: float) -> None:
+        """Observe the longest lag of the event loop since the last call."""
+        self._observe(self._loop_lag, lag_s)
+
+    def shed(self) -> None:
+        """Count a request that was refused before it was read."""
+        self._count(self._shed)
+
     def observer_failed(self, observer: str) -> None:
         """Count a failure of an observer."""
         self._count(self._observer_faults, observer)
@@ -160,6 +169,8 @@ class Metrics:
 
     def _attempted(self, route: str, attempt: AttemptRecord) -> None:
         target, outcome, usage = attempt.target, attempt.outcome, attempt.usage
+        if attempt.queued_ms is not None:
+            self._time(self._queue_wait, attempt.queued_ms, target, "expired" if attempt.skipped else "served")
         if attempt.skipped:
             self._count(self._skips, route, target, outcome)
             return
@@ -217,6 +228,22 @@ class Metrics:
             child = self._children[(family, *labels)] = family.labels(*labels) if labels else family
         assert isinstance(child, Histogram)
         child.observe(value, self._exemplar)
+
+    def _make_overload_metrics(self) -> None:
+        """Create the metrics of the gateway's own load and of full targets."""
+        self._loop_lag = self._histogram(
+            names.LOOP_LAG_SECONDS,
+            "Longest lag of the event loop in each tenth of a second.",
+            names.LAG_BUCKETS,
+        )
+        self._queue_wait = self._histogram(
+            names.QUEUE_WAIT_SECONDS,
+            "Time that a request waited for a slot of a full target.",
+            names.SECONDS_BUCKETS,
+            *("target", "result"),
+        )
+        self._shed = self._counter(names.SHED, "Requests refused because the gateway itself was overloaded.")
+        self._count(self._shed, by=0)
 
     def _make_timers(self, bounds: tuple[float, ...]) -> None:
         """Create the latency histograms."""

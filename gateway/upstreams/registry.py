@@ -15,7 +15,7 @@ from yarl import URL
 from gateway.enums import Kind
 from gateway.errors import CannotStart, UpstreamError
 from gateway.ports import Upstream
-from gateway.types import Target
+from gateway.types import Status, Target
 from gateway.upstreams.health import HealthPoller
 from gateway.upstreams.http import ChatEndpoint
 from gateway.upstreams.keys import KeyWatcher, TargetKey
@@ -51,6 +51,10 @@ class UpstreamRegistry:
         upstream = self._make(target)
         self._upstreams[target.name] = (target, upstream)
         return upstream
+
+    def status_of(self, target: Target) -> Status:
+        """The last known status of this target."""
+        return self(target).status
 
     def set_targets(self, targets: Iterable[Target]) -> None:
         """Set the targets of the running policy: create new clients, stop polling workers that were removed, follow

@@ -15,6 +15,15 @@ _NO_KEY = (
 OPEN_PATHS = frozenset({"/live", "/health"})
 
 
+def fairness_key(scope: Scope, keys: Keys | None) -> str:
+    """Whose share of the gateway a request uses: its API key's, or its client's where no keys are required. Requests
+    with an unknown key share one."""
+    if keys is not None:
+        key = keys.find(key_of(scope["headers"]))
+        return key.name if key else ""
+    return str(scope["client"][0]) if scope.get("client") else ""
+
+
 def send_scope(_path: str) -> KeyScope:
     """The scope of every path of the public port."""
     return KeyScope.SEND

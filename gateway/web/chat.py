@@ -63,7 +63,8 @@ class ChatCompletions:
             await (self._stream if query.stream else self._whole)(query, send, client)
 
     async def _read(self, scope: Scope, receive: Receive) -> Query:
-        now_s = self._clock.now_s()
+        state: dict[str, Any] = scope.get("state") or {}
+        now_s = state.get("received_s") or self._clock.now_s()
         if scope["method"] != "POST":
             raise MethodNotAllowed(f"Method {scope['method']} is not allowed for {PATH}; use POST.", allow="POST")
         headers = unique_headers(scope["headers"])
@@ -73,7 +74,6 @@ class ChatCompletions:
             body = await read_body(receive, content_length=announced, limit=self._max_body_bytes)
         except BodyTooLargeError as error:
             raise BodyTooLarge(str(error)) from error
-        state: dict[str, Any] = scope.get("state") or {}
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
         parse = partial(parse_chat, body, headers, now_s=now_s, key=state.get("key"), trace=trace)

@@ -14,8 +14,9 @@ from gateway.web.cors import Cors
 from twolane.process.api_keys import Keys
 from twolane.process.http.bounded_bodies import BoundedBodies
 from twolane.process.http.byte_budget import BudgetExceededError, ByteBudget
-from twolane.process.http.connection import Listener
+from twolane.process.http.connection import ClientConnection, Listener
 from twolane.process.http.limits import limits_of
+from twolane.process.http.request_cycle import RequestCycle
 from twolane.process.http_body import BodyTooLargeError
 from twolane.process.keys_file import KeysFile
 
@@ -40,9 +41,9 @@ class Protection:
         """The application of the admin port."""
         return self._guarded(Authenticate(self._bounded(app), self._keys(), scope_of))
 
-    def listener(self) -> Listener:
-        """The client connections of one port."""
-        return Listener(limits_of(self.settings), self.on_refused)
+    def listener(self, arrive: Callable[[ClientConnection, RequestCycle], None] | None = None) -> Listener:
+        """The client connections of one port; see `Listener` for `arrive`."""
+        return Listener(limits_of(self.settings), self.on_refused, arrive)
 
     def _keys(self) -> Callable[[], Keys] | None:
         keys = self.keys

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,11 @@ class Gateway:
         async with asyncio.timeout(120):
             while await self.counted() < count:  # noqa: ASYNC110 - state of other processes
                 await asyncio.sleep(0.05)
+
+    def connect(self, count: int) -> list[socket.socket]:
+        """Connections that send nothing yet."""
+        host, port = self.public.removeprefix("http://").split(":")
+        return [socket.create_connection((host, int(port)), timeout=120) for _ in range(count)]
 
     def children(self) -> list[int]:
         told = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
@@ -120,7 +128,9 @@ async def test_every_request_is_counted_once_by_any_process_also_after_a_crash(t
         assert len(set(serving.children()) & set(first)) == 2
         page = await serving.page("application/openmetrics-text")
         assert 'twolane_lane_latency_seconds_bucket{le="730.0",route="default",target="only"} 180.0' in page
-        assert value(page, "twolane_in_flight") == 0
+        async with asyncio.timeout(120):  # the other processes publish their gauges every second
+            while value(await serving.page(), "twolane_in_flight") != 0:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
         assert page.count("twolane_policy_info{") == 1
         assert page.endswith("# EOF\n")
         serving.process.send_signal(signal.SIGTERM)
@@ -192,3 +202,64 @@ async def test_a_process_that_crashes_repeatedly_is_not_restarted_forever(tmp_pa
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(serving.process.wait(), 0.2)
     assert serving.process.returncode == 1
+
+
+def held_by(pids: list[int], connections: list[socket.socket]) -> Counter[int]:
+    """How many of the connections each process holds, by /proc/net/tcp (proc(5)): our port is its remote port."""
+    ours = {each.getsockname()[1] for each in connections}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {f"socket:[{row[9]}]" for row in rows if int(row[2].rpartition(":")[2], 16) in ours}
+    held = Counter[int]()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                held[pid] += os.readlink(link) in inodes
+    return held
+
+
+def answers(connections: list[socket.socket]) -> list[bytes]:
+    """Send a request on each connection, and read the status line of its response; closes them."""
+    body = json.dumps(BODY).encode()
+    for each in connections:
+        each.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+        )
+    return [_status_line(each) for each in connections]
+
+
+def _status_line(connection: socket.socket) -> bytes:
+    with connection:
+        return connection.recv(15)
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+async def test_of_64_new_connections_no_process_takes_more_than_one_and_a_half_shares(
+    tmp_path: Path, is_loaded: bool
+) -> None:
+    async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
+        assert set(await serving.send(4)) == {200}  # all processes have started
+        load = [asyncio.create_task(serving.send(8)) for _ in range(8 if is_loaded else 0)]
+        await asyncio.sleep(0)
+        connections = await asyncio.to_thread(serving.connect, 64)
+        await asyncio.gather(*load)
+        await until(lambda: sum(held.values()) == 64 if (held := held_by(serving.children(), connections)) else False)
+        assert max(held_by(serving.children(), connections).values()) <= 48
+        for each in connections:
+            each.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_process_that_ends_resets_no_connection_that_waits_for_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    async with fake_server() as server, gateway(tmp_path, server.url, workers=2) as serving:
+        assert set(await serving.send(4)) == {200}
+        stopped = serving.children()[0]
+        os.kill(stopped, signal.SIGSTOP)  # connections that it is handed wait
+        connections = await asyncio.to_thread(serving.connect, 32)
+        asking = asyncio.create_task(asyncio.to_thread(answers, connections))
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        os.kill(stopped, number)
+        os.kill(stopped, signal.SIGCONT)
+        assert set(await asking) == {b"HTTP/1.1 200 OK"}

@@ -73,7 +73,7 @@ def make_query() -> Callable[..., Query]:
     return build
 
 
-@pytest.fixture(name="target")
+@pytest.fixture(name="target", scope="session")  # it only hands out a function
 def make_target() -> Callable[..., Target]:
     """A target inside the cluster, with its own server."""
 

@@ -33,6 +33,9 @@ class HandClock:
     def wall_s(self) -> float:
         return 1_700_000_000.0 + self.time_s
 
+    def stalled_s(self, since_s: float, now_s: float) -> float:
+        return 0.0
+
     def sample(self) -> float:
         return 0.5
 

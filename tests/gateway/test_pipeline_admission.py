@@ -138,3 +138,61 @@ async def test_a_target_at_its_concurrency_limit_is_skipped(stage: Any) -> None:
     await first.aclose()
     await scene.send()
     assert scene.attempts == {"fast": "ok"}
+
+
+async def test_a_lane_ejected_for_its_latency_is_called_before_the_gateway_gives_up(stage: Any, tight_slo: Slo) -> None:
+    lines = [*[says("late", before_s=0.2)] * 10, says("saved")]
+    scene = stage(fast=lines, quality=fails(), route={"slo": tight_slo})
+    for _ in range(10):
+        await scene.send()
+    scene.targets["quality"].calls.clear()
+    assert (await scene.send()).text == "saved"
+    last = scene.listener.decisions[-1]
+    assert [f"{each.target}={each.outcome}" for each in last.attempts] == [
+        "fast=p95_breach",
+        "quality=upstream_error",
+        "fast=ok",
+    ]
+    assert last.fallback is Reason.UPSTREAM_ERROR
+
+
+async def test_a_lane_skipped_for_its_predicted_wait_is_called_before_the_gateway_gives_up(
+    stage: Any, tight_slo: Slo
+) -> None:
+    scene = stage(fast=says("saved"), quality=fails(), route={"slo": tight_slo})
+    scene.targets["fast"].status = Status(residency=Residency.READY, predicted_wait_ms=150)
+    assert (await scene.send()).text == "saved"
+
+
+async def test_a_breaker_that_faults_opened_is_not_passed_even_as_a_last_resort(stage: Any) -> None:
+    scene = stage(fast=fails(), quality=[*[says("hi")] * 5, fails()])
+    for _ in range(5):
+        await scene.send()
+    sent = await scene.send()
+    assert sent.error.status == 502
+    assert len(scene.targets["fast"].calls) == 5
+
+
+async def test_an_ejected_lane_whose_breaker_is_open_is_not_called(stage: Any, tight_slo: Slo) -> None:
+    lines = [*[says("late", before_s=0.2)] * 10, fails()]
+    scene = stage(fast=lines, quality=fails(), route={"slo": tight_slo})
+    for _ in range(10):
+        await scene.send()
+    for _ in range(8):
+        await scene.send()
+    assert len(scene.targets["fast"].calls) == 15  # five faults open its breaker
+
+
+@pytest.mark.parametrize(("last", "attempts"), [(says("saved"), 1), (fails(), 1)])
+async def test_two_lanes_at_one_slow_server_are_one_last_resort(
+    stage: Any, tight_slo: Slo, last: Any, attempts: int
+) -> None:
+    lines = [*[says("late", before_s=0.2)] * 10, last]
+    scene = stage(
+        fast=lines, quality=fails(), careful=says("no"), route={"slo": tight_slo}, careful_target={"url": "http://fast"}
+    )
+    for _ in range(10):
+        await scene.send()
+    await scene.send()
+    assert len(scene.targets["fast"].calls) == 10 + attempts
+    assert scene.targets["careful"].calls == []

@@ -36,8 +36,8 @@ def test_an_empty_path_means_none() -> None:
         ("TWOLANE_HEARTBEAT_S", "nan"),
         ("TWOLANE_DRAIN_S", "-1"),
         ("TWOLANE_LOG", "xml"),
-        ("TWOLANE_HANDED_DOWN", "1,2"),
-        ("TWOLANE_HANDED_DOWN", "a,b,c"),
+        ("TWOLANE_HANDED_DOWN", "1,2,3"),
+        ("TWOLANE_HANDED_DOWN", "a,b"),
     ],
 )
 def test_a_wrong_value_names_its_variable(name: str, value: str) -> None:

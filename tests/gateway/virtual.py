@@ -43,6 +43,9 @@ class LoopClock:
     def wall_s(self) -> float:
         return 1_700_000_000.0 + self.now_s()
 
+    def stalled_s(self, since_s: float, now_s: float) -> float:
+        return 0.0
+
     def sample(self) -> float:
         return 0.5
 

@@ -25,7 +25,7 @@ import select
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote
 
@@ -61,9 +61,14 @@ class Listener:
     refused or closed because it broke a limit or the rules of HTTP."""
 
     def __init__(
-        self, limits: HttpLimits | None = None, on_broken: Callable[[Broken], None] = lambda _broken: None
+        self,
+        limits: HttpLimits | None = None,
+        on_broken: Callable[[Broken], None] = lambda _broken: None,
+        arrive: "Callable[[ClientConnection, RequestCycle], None] | None" = None,
     ) -> None:
-        self.limits, self.on_broken = limits or HttpLimits(), on_broken
+        """`arrive` is called with every request whose turn has come on its connection, and starts it
+        (`ClientConnection.start`) or responds (`RequestCycle.respond`), now or later; None: it starts at once."""
+        self.limits, self.on_broken, self.arrive = limits or HttpLimits(), on_broken, arrive
         self._connections: set[ClientConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -302,6 +307,11 @@ class ClientConnection(asyncio.Protocol):
         """Whether bytes can still be sent."""
         return not self._transport.is_closing()
 
+    @property
+    def tasks(self) -> Collection[object]:
+        """The tasks of all requests of the server."""
+        return self._server_state.tasks
+
     def write(self, data: bytes) -> None:
         """Queue bytes for the client."""
         self._transport.write(data)
@@ -493,6 +503,13 @@ class ClientConnection(asyncio.Protocol):
     # Requests
 
     def _start(self, cycle: RequestCycle) -> None:
+        if self._listener.arrive is None:
+            self.start(cycle)
+        else:
+            self._listener.arrive(self, cycle)
+
+    def start(self, cycle: RequestCycle) -> None:
+        """Run the application for this request."""
         task = self._loop.create_task(cycle.run(self._app))
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)

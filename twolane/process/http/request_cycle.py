@@ -134,6 +134,12 @@ class RequestCycle:
             _log.error("the application returned without completing its response")
             self._fail(FAILED)
 
+    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole response, with its content-length, without an application. The request's body is discarded."""
+        self._app_status, self._headers = status, headers
+        self._write(self._start(), body, is_end=True)
+        self._complete()
+
     async def receive(self) -> Message:
         """See the ASGI specification."""
         if self._expects_continue and not self.has_started and not self.is_disconnected:

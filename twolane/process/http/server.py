@@ -20,7 +20,12 @@ class Server(uvicorn.Server):
 
 def build_server(app: ASGIApp, *, drain_s: float, listener: Listener | None = None) -> Server:
     """The server of one port. `drain_s`: time for requests to finish during shutdown."""
-    config = uvicorn.Config(
+    return Server(config_of(app, drain_s=drain_s, listener=listener))
+
+
+def config_of(app: ASGIApp, *, drain_s: float, listener: Listener | None = None) -> uvicorn.Config:
+    """The same as uvicorn's configuration."""
+    return uvicorn.Config(
         app,
         loop="none",
         http=listener or Listener(),  # type: ignore[arg-type]  # any callable that makes a protocol
@@ -33,4 +38,3 @@ def build_server(app: ASGIApp, *, drain_s: float, listener: Listener | None = No
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
-    return Server(config)

@@ -1,0 +1,63 @@
+"""A bounded waiting queue that is fair between keys.
+
+Each key has a first-in-first-out queue of its own, and they are served in turn (Nagle 1987, "On Packet Switches with
+Infinite Storage"). If the queue is full, the newest item of the key with the most items has to leave (McKenney 1990,
+"Stochastic Fairness Queuing"), so that a key that floods the queue displaces only itself.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+class FairQueue(Generic[Item]):
+    """All operations take constant time, except `offer` to a full queue, which looks at each key."""
+
+    def __init__(self) -> None:
+        self._by_key: OrderedDict[str, dict[Item, None]] = OrderedDict()  # the next key to be served first
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Item]:
+        """All items, by key."""
+        return (item for items in self._by_key.values() for item in items)
+
+    def offer(self, key: str, item: Item, *, limit: int) -> Item | None:
+        """Add an item. If that exceeds the limit, one item has to leave and is returned: it may be the new one."""
+        if self._length < limit:
+            self._add(key, item)
+            return None
+        longest = max(self._by_key, key=lambda each: len(self._by_key[each]), default=key)
+        if len(self._by_key.get(longest, ())) <= len(self._by_key.get(key, ())) + 1:
+            return item
+        newest = next(reversed(self._by_key[longest]))
+        self.remove(longest, newest)
+        self._add(key, item)
+        return newest
+
+    def pop(self) -> Item:
+        """Remove and return the oldest item of the next key. The queue must not be empty."""
+        key, items = next(iter(self._by_key.items()))
+        item = next(iter(items))
+        self.remove(key, item)
+        if key in self._by_key:
+            self._by_key.move_to_end(key)
+        return item
+
+    def remove(self, key: str, item: Item) -> None:
+        """Remove an item, if it is in the queue."""
+        items = self._by_key.get(key)
+        if items is None or item not in items:
+            return
+        del items[item]
+        self._length -= 1
+        if not items:
+            del self._by_key[key]
+
+    def _add(self, key: str, item: Item) -> None:
+        self._by_key.setdefault(key, {})[item] = None
+        self._length += 1

@@ -1,0 +1,45 @@
+"""When the gateway itself is overloaded, and which requests it then refuses.
+
+Controlled delay with two limits (Nichols and Jacobson 2012, "Controlling Queue Delay"; Maurer 2015, "Fail at Scale"):
+a burst may wait, because it ends by itself, but a load that exceeds the capacity fills any queue. So once all requests
+of a whole second have waited too long, the gateway counts as overloaded and keeps only a short queue: those that it
+answers, it answers quickly. It stays overloaded until it has had to refuse nothing for a while.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheddingRule:
+    """The gateway is overloaded when all requests of `interval_s` have waited for longer than `target_s`. From then on,
+    they may wait for `overloaded_delay_s`, until none was refused for `calm_s`. None ever waits for longer than
+    `max_delay_s`."""
+
+    target_s: float = 0.25
+    interval_s: float = 1.0
+    overloaded_delay_s: float = 0.01
+    calm_s: float = 1.0
+    max_delay_s: float = 2.0
+
+
+class LoadShedder:
+    """Decides for each request when its turn comes."""
+
+    def __init__(self, rule: SheddingRule | None = None) -> None:
+        self._rule = rule or SheddingRule()
+        self._late_since_s = inf  # requests have waited for longer than the target since then
+        self._overloaded_until_s = -inf
+
+    def admits(self, delay_s: float, now_s: float) -> bool:
+        """Whether to serve a request that waited for `delay_s`, or refuse it."""
+        rule = self._rule
+        self._late_since_s = min(self._late_since_s, now_s) if delay_s > rule.target_s else inf
+        if now_s >= self._overloaded_until_s and now_s - self._late_since_s < rule.interval_s:
+            limit_s = rule.max_delay_s
+        else:
+            limit_s = rule.overloaded_delay_s
+        if delay_s <= limit_s:
+            return True
+        self._overloaded_until_s = now_s + rule.calm_s
+        return False

@@ -1,0 +1,55 @@
+"""Measures the lag of the running event loop with a timer."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from gateway.reliability.loop_lag import MARK_EVERY_S, LoopLag
+
+IDLE_EVERY_S: Final = 0.5  # nobody waits for the loop; every wake-up costs more than a mark
+REPORT_EVERY_S: Final = 0.1
+
+
+class LoopWatch:
+    """Marks the turns of the loop, rarely while `is_busy` is false. `report` receives the longest lag since the last
+    report, ten times a second or at every mark."""
+
+    def __init__(
+        self, lag: LoopLag, report: Callable[[float], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.lag = lag
+        self.is_busy: Callable[[], bool] = lambda: True
+        self._report = report
+        self.clock = clock
+        self._timer: asyncio.Handle | None = None
+        self._is_idle = False
+        self._worst_s = 0.0
+        self._reported_s = clock()
+
+    async def run(self) -> None:
+        """Watch the loop until cancelled."""
+        self._loop = asyncio.get_running_loop()
+        self._mark()
+        try:
+            await self._loop.create_future()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def wake(self) -> None:
+        """A request has arrived: mark every turn from now on."""
+        if self._is_idle and self._timer is not None:
+            self._timer.cancel()
+            self._mark()
+
+    def _mark(self) -> None:
+        now_s = self.clock()
+        self._is_idle = not self.is_busy()
+        wait_s = self.lag.mark(now_s, every_s=IDLE_EVERY_S if self._is_idle else MARK_EVERY_S)
+        self._worst_s = max(self._worst_s, self.lag.late_s)
+        if now_s - self._reported_s >= REPORT_EVERY_S:
+            self._report(self._worst_s)
+            self._worst_s, self._reported_s = 0.0, now_s
+        self._timer = self._loop.call_later(wait_s, self._mark) if wait_s else self._loop.call_soon(self._mark)

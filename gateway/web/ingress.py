@@ -1,0 +1,122 @@
+"""Where requests wait for the gateway's own event loop, and are refused if it is overloaded.
+
+A loop that starts every request at once turns ever more slowly: under overload, all requests are late. So each turn of
+the loop starts only a few; the others wait in a queue that is fair between API keys. A request is refused by its head:
+nothing is parsed, no task is started, and the connection stays open.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.errors import GatewayOverloaded
+from gateway.reliability.fair_queue import FairQueue
+from gateway.reliability.load_shedding import LoadShedder
+from gateway.telemetry.loop_lag import LoopWatch
+from gateway.web.error_body import JSON, body_of, headers_of
+from gateway.web.headers import REQUEST_ID
+from twolane.process.http.connection import ClientConnection
+from twolane.process.http.request_cycle import RequestCycle
+
+STARTS_PER_TURN: Final = 4
+MAX_WAITING: Final = 4096
+MAX_DISCARDED_BYTES: Final = 65_536  # of a refused request's body; a connection that sends more is closed
+RETRY_AFTER_S: Final = 1.0
+_ERROR: Final = GatewayOverloaded("The gateway is overloaded; try again later.", retry_after_s=RETRY_AFTER_S)
+_BODY: Final = body_of(_ERROR)
+_HEADERS: Final = ((b"content-type", JSON), *headers_of(_ERROR), (b"content-length", b"%d" % len(_BODY)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Arrival:
+    connection: ClientConnection
+    cycle: RequestCycle
+    at_s: float
+
+
+class Ingress:
+    """The queue of one server. `key_of` finds whose share a request uses, by its ASGI scope; requests for one of the
+    `paths` may have to wait."""
+
+    def __init__(
+        self,
+        *,
+        paths: frozenset[str],
+        watch: LoopWatch,
+        on_shed: Callable[[], None],
+        key_of: Callable[[Any], str],
+        shedder: LoadShedder | None = None,
+    ) -> None:
+        self.paths = paths
+        self._watch = watch
+        self._on_shed = on_shed
+        self._key_of = key_of
+        self._shedder = shedder or LoadShedder()
+        self._clock = watch.clock
+        self._queue: FairQueue[_Arrival] = FairQueue()
+        self._started = 0  # in this turn of the loop
+        self._is_scheduled = False
+        self._running: Collection[object] = ()  # requests of the server
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request waits or is in progress."""
+        return bool(self._queue or self._running)
+
+    def arrive(self, connection: ClientConnection, cycle: RequestCycle) -> None:
+        """Start a request now, or when its turn comes; refuse it if the loop is overloaded."""
+        self._running = connection.tasks
+        if cycle.scope["method"] != "POST" or cycle.scope["path"] not in self.paths:
+            connection.start(cycle)
+            return
+        arrival = _Arrival(connection, cycle, self._clock())
+        if not self._queue and self._started < STARTS_PER_TURN:
+            self._decide(arrival)
+        else:
+            evicted = self._queue.offer(self._key_of(cycle.scope), arrival, limit=MAX_WAITING)
+            if evicted is not None:
+                self._refuse(evicted)
+        self._watch.wake()
+        self._schedule()
+
+    def _turn(self) -> None:
+        """A new turn of the loop: start the next requests."""
+        self._is_scheduled = False
+        self._started = 0
+        while self._queue and self._started < STARTS_PER_TURN:
+            arrival = self._queue.pop()
+            if arrival.connection.is_open and not arrival.cycle.is_disconnected:
+                arrival.cycle.scope["state"]["received_s"] = arrival.at_s
+                self._decide(arrival)
+        if self._queue or self._started:
+            self._schedule()
+
+    def _decide(self, arrival: _Arrival) -> None:
+        now_s = self._clock()
+        if self._shedder.admits(now_s - arrival.at_s + self._watch.lag.sustained_s, now_s):
+            self._started += 1
+            arrival.connection.start(arrival.cycle)
+        else:
+            self._refuse(arrival)
+
+    def _refuse(self, arrival: _Arrival) -> None:
+        """The rest of a small body is discarded; behind a large one the connection is closed."""
+        self._on_shed()
+        cycle = arrival.cycle
+        cycle.is_last = cycle.is_last or _is_large(cycle)
+        cycle.respond(_ERROR.status, [(REQUEST_ID, b"req_" + secrets.token_hex(12).encode()), *_HEADERS], _BODY)
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+
+def _is_large(cycle: RequestCycle) -> bool:
+    """Whether the body is too large to discard, or of unknown length."""
+    if cycle.body_is_complete:
+        return False
+    length = next((value for name, value in cycle.scope["headers"] if name == b"content-length"), b"")
+    return not length.isdigit() or int(length) > MAX_DISCARDED_BYTES
