@@ -2,8 +2,8 @@
 
 A hash per day has one field for each account (a key at a replica) with its total. Totals only grow, so writing them
 twice changes nothing, and those of a replica that has restarted remain. Every change gets a number, and a replica reads
-the accounts that have changed since its last exchange. It exchanges as soon as a key was checked or has spent, and twice
-a second in any case, so that it knows what was spent elsewhere before the first request of a key that was idle here.
+the accounts that have changed since its last exchange. It exchanges as soon as a key was checked or has spent, and
+twice a second in any case, so that it knows what was spent elsewhere before the first request of a key that was idle.
 
 The hash also holds a random epoch. If it has changed, Redis has lost its data, and every replica writes all totals that
 it knows, also those of the others.

@@ -6,6 +6,7 @@ from starlette.types import Send
 
 from gateway.errors import GatewayError
 from gateway.web.error_body import JSON, body_of, headers_of
+from gateway.web.headers import REQUEST_ID, new_request_id
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -19,6 +20,11 @@ async def send_error(send: Send, error: GatewayError, headers: Headers = ()) -> 
     """An error in OpenAI's format."""
     content_type = (b"content-type", JSON)
     await _send_whole(send, error.status, [content_type, *headers_of(error), *headers], body_of(error))
+
+
+async def send_early_error(send: Send, error: GatewayError, request_id: str | None = None) -> None:
+    """An error in OpenAI's format for a request without a decision; the request gets an ID if it has none."""
+    await send_error(send, error, [(REQUEST_ID, (request_id or new_request_id()).encode())])
 
 
 async def start_stream(send: Send, headers: Headers) -> None:

@@ -4,7 +4,6 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 """
 
 import re
-import secrets
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
@@ -19,6 +18,7 @@ from gateway.parameters import CACHE_CONTROL, NAME, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.types import OutputFormat, Query, Tool
 from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
+from gateway.web.headers import new_request_id
 from gateway.web.request_schema import (
     ABSENT,
     ALLOWED,
@@ -64,7 +64,7 @@ def parse_chat(
     images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
     parameters, needs = read_parameters(document, _nested_parameters(request))
     return Query(
-        request_id=f"req_{secrets.token_hex(12)}",
+        request_id=new_request_id(),
         model=request.model,
         body=body,
         received_s=now_s,

@@ -7,20 +7,21 @@ updates a ConfigMap or a Secret, and it costs one stat per check.
 import os
 from pathlib import Path
 
-Fingerprint = tuple[str, int, int, int]
+Fingerprint = tuple[str, int, int, int, int]
 
 
 def fingerprint(path: Path) -> Fingerprint | None:
-    """Identifies a version of a file without reading it; None if the file does not exist. Follows symlinks."""
+    """Identifies a version of a file without reading it; None if the file does not exist. Follows symlinks. The time of
+    the last status change is part of it, so that a file that could not be read is read again after a chmod."""
     try:
         found = path.stat()
-        return os.path.realpath(path), found.st_ino, found.st_size, found.st_mtime_ns
+        return os.path.realpath(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     except OSError:
         return None
 
 
 class FileWatch:
-    """Tells when a file differs from the version that was loaded last."""
+    """Reports when a file differs from the version that was loaded last."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
