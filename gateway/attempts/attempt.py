@@ -18,7 +18,7 @@ from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refus
 from gateway.parameters import ignored_by
 from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
 from gateway.types import Call, Candidate, Delta, Usage
-from gateway.upstreams.fan_out import needs_fan_out, send_each
+from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -165,9 +165,11 @@ class Attempt:
             ignored=self._ignored,
             span_id=self._span_id,
         )
+        if needs_fan_out(upstream, call):
+            return FanOutResponse(upstream, call)
         try:
             with self._limits:
-                return await (send_each(upstream, call) if needs_fan_out(upstream, call) else upstream.send(call))
+                return await upstream.send(call)
         except TimeoutError as fault:
             raise self._time_out() from fault
 

@@ -12,6 +12,7 @@ from gateway.parameters import CACHE_CONTROL, NAME, NESTED, not_taken
 from gateway.types import Call, Capabilities
 
 _GATEWAY_METADATA: Final = ("task", "private")
+_MAX_SEED: Final = 2**63 - 1  # servers take 64-bit integers
 _decode: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode: Final = msgspec.json.encode
 _read: Final = msgspec.json.decode
@@ -70,7 +71,7 @@ def _request_one_choice(fields: Fields, choice: int) -> None:
     fields.pop("n", None)
     seed = _value(fields, "seed")
     if isinstance(seed, int):
-        fields["seed"] = _raw(seed + choice)
+        fields["seed"] = _raw(seed + choice if seed + choice <= _MAX_SEED else seed - choice)
 
 
 def _remove_cache_control(fields: Fields) -> None:
