@@ -297,8 +297,8 @@ class Pipeline:
             context.outcome = Outcome.ERROR
         decision = self._decision(context)
         if context.limit is not None:
-            spent = decision.tokens, decision.cost
-            self._state.release_quota(decision.principal, context.limit, *spent, wall_s=self._clock.wall_s())
+            wall_s = self._clock.wall_s()
+            self._state.release_quota(decision.principal, context.limit, *decision.charged, wall_s=wall_s)
         self._observer.decided(decision)
         return decision
 

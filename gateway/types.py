@@ -6,7 +6,8 @@ one route. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from math import ceil
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.enums import (
@@ -23,6 +24,8 @@ from gateway.enums import (
 )
 from gateway.policy_types import DEFAULT_IDLE_S, DEFAULT_TOTAL_MS, Checks, Hedge, Price, Retry, Slo
 from twolane.process.trace_context import Trace
+
+CHARS_PER_TOKEN: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +263,13 @@ class Usage:
     confidence: float | None = None
     converged: bool | None = None
     cost: float | None = None  # in US dollars, if the price is known
+
+
+def estimate_usage(prompt_chars: int, output_chars: int, price: Price | None) -> Usage:
+    """What a call has probably used, at four characters per token (OpenAI's rule of thumb for English)."""
+    prompt, output = ceil(prompt_chars / CHARS_PER_TOKEN), ceil(output_chars / CHARS_PER_TOKEN)
+    cost = None if price is None else price.cost(prompt, output)
+    return Usage(input_tokens=prompt, output_tokens=output, cost=cost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

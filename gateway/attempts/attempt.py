@@ -17,7 +17,7 @@ from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refused, UpstreamError
 from gateway.parameters import ignored_by
 from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
-from gateway.types import Call, Candidate, Delta, Usage
+from gateway.types import Call, Candidate, Delta, Usage, estimate_usage
 from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 
@@ -58,6 +58,7 @@ class Attempt:
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
         self._usage: Usage | None = None
+        self._output_chars = 0
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
@@ -223,6 +224,10 @@ class Attempt:
                 self._limits.limit_pauses(self.candidate.target.idle_s)
         if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
             self._first_token_ms = self._context.at_ms(self._clock.now_s())
+        for piece in delta.pieces:
+            self._output_chars += len(piece.text)
+            for call in piece.tool_calls:
+                self._output_chars += len(call.arguments)
         if delta.usage is not None:
             self._usage = delta.usage
             if self._is_committed:
@@ -238,6 +243,14 @@ class Attempt:
         if usage is None or price is None:
             return usage
         return replace(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
+
+    def _estimate(self, outcome: Reason | AttemptOutcome) -> Usage | None:
+        """Usage follows at the end of a response, so it is missing for a client that left before; and some targets do
+        not report any."""
+        is_used = self._first_byte_ms is not None or outcome is AttemptOutcome.CANCELLED
+        if self._usage is not None or not is_used:
+            return None
+        return estimate_usage(self._context.query.prompt_chars, self._output_chars, self.candidate.target.price)
 
     def _end(self, outcome: Reason | AttemptOutcome, error: AttemptFailed | None = None) -> None:
         """Record the end of the attempt and release its permit; only the first call has an effect."""
@@ -258,6 +271,7 @@ class Attempt:
             probe=self._params.permit.probe,
             hedge=self._params.hedge,
             usage=self._priced_usage(),
+            estimate=self._estimate(outcome),
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
             ignored=self._ignored,

@@ -121,10 +121,11 @@ async def test_the_first_error_is_raised_at_once_and_cancels_the_others() -> Non
 async def test_nothing_of_a_stream_is_passed_on_before_every_first_call_has_responded() -> None:
     """The second call is refused after the first one has begun: another target can still be tried."""
     upstream = ScriptedUpstream([says(*"abc"), fails(Overloaded("busy"), before_s=1)], sleep=_late)
-    response, got = FanOutResponse(upstream, call_of(2, stream=True)), []
+    response = FanOutResponse(upstream, call_of(2, stream=True))
+    deltas = response.deltas()
+    got = [await anext(deltas)]
     with pytest.raises(Overloaded):
-        async for delta in response.deltas():
-            got.append(delta)
+        await anext(deltas)
     await response.aclose()
     assert [delta.pieces for delta in got] == [()]
     assert [delta.usage and delta.usage.output_tokens for delta in got] == [3], "what the first one has used"
