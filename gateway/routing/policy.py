@@ -89,6 +89,14 @@ class Policy:
         return self.limit_by_key.get(key or "", self.general_limit)
 
     @property
+    def unpriced(self) -> tuple[str, ...]:
+        """The external targets whose cost is not known, if a limit counts dollars: `kind: litellm` has a price list."""
+        if all(limit.dollars_per_day is None for limit in self.limits):
+            return ()
+        outside = (target for target in self.targets.values() if target.location is Location.EXTERNAL)
+        return tuple(target.name for target in outside if target.price is None and target.kind is not Kind.LITELLM)
+
+    @property
     def version(self) -> str:
         """The first digits of the content hash, as shown in headers, logs and metrics."""
         return self.content_hash[:HASH_DIGITS]

@@ -142,6 +142,21 @@ async def test_a_daily_budget_outlives_the_gateway_where_there_is_a_redis(tmp_pa
                     assert [(await gateway.ask())[0] for _ in statuses] == statuses
 
 
+async def test_a_gateway_without_redis_says_that_it_counts_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the start, and when a policy with a daily budget is loaded later."""
+    async with fake_server() as server, real_gateway(tmp_path, one_lane(server.url)) as gateway:
+        assert "counted by each process alone" not in caplog.text
+        policy = limited(server.url, {"tokens_per_day": 9})
+        await asyncio.to_thread((tmp_path / "policy.yaml").write_bytes, policy.encode())
+        await gateway.gateway.watcher.reload()
+        assert "counted by each process alone" in caplog.text
+    caplog.clear()
+    async with real_gateway(tmp_path, policy):
+        assert "counted by each process alone" in caplog.text
+
+
 async def test_headers_say_what_is_left_of_a_keys_limits(tmp_path: Path) -> None:
     async with (
         fake_server() as server,
