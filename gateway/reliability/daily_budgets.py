@@ -99,4 +99,4 @@ _ZERO: Final = Spent()
 
 
 def _nothing() -> None:
-    """Without other replicas nobody needs to know."""
+    """Without other replicas there is nothing to exchange."""

@@ -35,6 +35,7 @@ class FanOutResponse:
     def __init__(self, upstream: Upstream, call: Call) -> None:
         self._upstream = upstream
         self._call = call
+        self._one = replace(call, query=replace(call.query, n=1))  # clients read a single choice more leniently
         self._free = asyncio.Semaphore(MAX_AT_ONCE)
         self._items: asyncio.Queue[_Item] = asyncio.Queue(maxsize=MAX_AT_ONCE)
         self._is_closed = False
@@ -78,7 +79,7 @@ class FanOutResponse:
 
     async def _receive(self, choice: int) -> None:
         async with self._free:
-            response = await self._upstream.send(replace(self._call, choice=choice))
+            response = await self._upstream.send(replace(self._one, choice=choice))
             try:
                 async for delta in response.deltas():
                     await self._items.put((choice, delta))

@@ -107,6 +107,7 @@ async def test_a_reader_that_leaves_closes_every_call() -> None:
     assert await anext(response.deltas())
     await response.aclose()
     assert upstream.left == 4
+    assert [(call.choice, call.query.n) for call in upstream.calls] == [(choice, 1) for choice in range(4)]
 
 
 async def test_the_first_error_is_raised_at_once_and_cancels_the_others() -> None:
