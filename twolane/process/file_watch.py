@@ -16,7 +16,7 @@ def fingerprint(path: Path) -> Fingerprint | None:
     try:
         found = path.stat()
         return os.path.realpath(path), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL character in the path
         return None
 
 
@@ -31,8 +31,8 @@ class FileWatch:
         """The file is about to be read."""
         self._loaded = fingerprint(self._path)
 
-    def has_settled(self) -> bool:
+    def has_settled(self, *, again: bool = False) -> bool:
         """Whether the file differs from the loaded one and has not changed since the last check (it may be half
-        written)."""
+        written). `again`: loading it failed, so it need not differ."""
         before, self._last = self._last, fingerprint(self._path)
-        return self._last == before and self._last != self._loaded
+        return self._last == before and (again or self._last != self._loaded)

@@ -32,7 +32,7 @@ class KeysFile:
         """Reload the file when it changes, until cancelled."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            if self._watch.has_settled() or self._error:
+            if self._watch.has_settled(again=bool(self._error)):
                 await asyncio.to_thread(self._reload)
 
     def _reload(self) -> None:
