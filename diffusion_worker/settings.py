@@ -12,6 +12,7 @@ from typing import Final
 
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import OneLineParser
+from twolane.process.http.limits import KEEP_ALIVE_S
 from twolane.process.setting_kinds import SWITCH, Kind, one_of, path, seconds, text, whole
 from twolane.process.settings import SettingsHelp, SettingsSchema, setting
 from twolane.process.sockets import require_keys
@@ -67,6 +68,19 @@ class Settings:
         whole(0, 100_000), "maximum number of waiting requests; further ones receive 429", default=64
     )
     max_body_bytes: int = setting(whole(1024, 2**31), "maximum size of a request body", default=4 * 2**20)
+    max_inflight_bytes: int = setting(
+        whole(1024, 2**40),
+        "request bodies held in memory at a time; further requests receive 503",
+        default=64 * 2**20,
+    )
+    head_timeout_s: float = setting(seconds(), "time for a client to send the headers of a request", default=20.0)
+    body_timeout_s: float = setting(
+        seconds(), "time for a client to send a request body, plus 1 s for each 16 KiB", default=20.0
+    )
+    keep_alive_s: float = setting(seconds(), "time that an idle client connection is kept open", default=KEEP_ALIVE_S)
+    write_timeout_s: float = setting(
+        seconds(), "disconnect a client that does not read its response for this time", default=60.0
+    )
     memory_limit_bytes: int = setting(
         whole(0, 2**50), "memory for weights and KV cache; 0: all memory of the device", default=0
     )
@@ -112,6 +126,11 @@ class Settings:
             if self.keys_file is None:
                 flag, variable = SCHEMA.flag(name), SCHEMA.variable(name)
                 require_keys(host=getattr(self, name), flag=flag, variable=variable, prefix=PREFIX)
+        if self.max_inflight_bytes < self.max_body_bytes:
+            raise ConfigurationError(
+                f"{SCHEMA.flag('max_inflight_bytes')} {self.max_inflight_bytes}: must be at least"
+                f" {SCHEMA.flag('max_body_bytes')}, {self.max_body_bytes}"
+            )
         if self.cold and self.admin_port is None:
             raise ConfigurationError("--cold requires --admin-port")
         if self.device_map is not None and self.device != "auto":

@@ -3,6 +3,7 @@
 Each Meters has its own registry, so that several workers can share a process. Label values come from closed sets.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -51,6 +52,7 @@ PREEMPTIONS: Final = "twolane_worker_preemptions_total"
 WAIT_RATIO: Final = "twolane_worker_queue_wait_prediction_ratio"
 PRESSURE: Final = "twolane_worker_memory_pressure_level"
 RETAINED: Final = "twolane_worker_retained_contexts"
+BYTES_IN_FLIGHT: Final = "twolane_worker_bytes_in_flight"
 SEQUENCES: Final = "twolane_worker_sequences_total"
 TOKENS: Final = "twolane_worker_tokens_total"
 PHASE: Final = "twolane_worker_phase_seconds"
@@ -103,6 +105,10 @@ class Meters:
         self._register_gauges()
         build = Gauge(BUILD_INFO, "Version and model of the worker", ["version", "model"], registry=self.registry)
         build.labels(version=version, model=model).set(1)
+
+    def read_bytes(self, read: Callable[[], int]) -> None:
+        """Read the bytes in flight when the metrics are rendered."""
+        self._bytes.set_function(read)
 
     def observe(self, observation: Observation) -> None:
         """Record one observation."""
@@ -197,6 +203,7 @@ class Meters:
         self._pressure = Gauge(
             PRESSURE, "1 prefix cache dropped, 2 batch reduced, 3 admission stopped", registry=self.registry
         )
+        self._bytes = Gauge(BYTES_IN_FLIGHT, "Bytes of request bodies held in memory", registry=self.registry)
         self._retained = Gauge(RETAINED, "Contexts in the prefix cache", registry=self.registry)
 
     def _take_sequence(self, observed: SequenceObserved) -> None:

@@ -72,7 +72,8 @@ class _Response:
     async def fail(self, error: GatewayError) -> bool:
         """Send the error, if the response allows it."""
         if not self._state:
-            await send_early_error(self._send, error, self._scope.get("state", {}).get("request_id"))
+            request_id = self._scope.get("state", {}).get("request_id")
+            await send_early_error(self._send, error, request_id=request_id)
         elif self._state == "started" and self._is_stream:
             await send_bytes(self._send, sse.error_event(error), more=False)
         return not self._state or self._is_stream

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
-from diffusion_worker.app import Worker, build_worker
+from diffusion_worker.app import Worker, build_worker, listener_of
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.models.toy import ToyModel
 from diffusion_worker.settings import Settings
@@ -24,6 +23,7 @@ from diffusion_worker.text.tokenizer import Tokenizer, load_tokenizer
 from diffusion_worker.types.requests import DenoisingParams
 from diffusion_worker.web.serving_state import Tokenization
 from training.vocabulary import save_tokenizer
+from twolane.process.http.server import build_server
 
 MODEL = "toy"
 READ = f"{MODEL}:autoregressive"
@@ -114,8 +114,7 @@ async def serving(model: ToyModel, words: Tokenization | None = None, **settings
 async def listening(model: ToyModel, words: Tokenization | None = None, **settings: Any) -> AsyncIterator[Served]:
     """The same behind a real socket on a free port."""
     async with serving(model, words, **settings) as served:
-        config = uvicorn.Config(served.worker.app, http="httptools", lifespan="off", log_config=None, access_log=False)
-        server = uvicorn.Server(config)
+        server = build_server(served.worker.app, drain_s=60, listener=listener_of(served.worker))
         listener = socket.create_server(("127.0.0.1", 0))
         task = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
