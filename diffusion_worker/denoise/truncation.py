@@ -57,7 +57,7 @@ def likeliest_tokens(
     Called for every position of a canvas at every step: only the few tokens that top_p may keep are sorted.
     """
     relative = log_weights - log_weights.max()
-    tokens = np.flatnonzero(relative >= -_NEGLIGIBLE)
+    tokens: NDArray[np.integer] = np.flatnonzero(relative >= -_NEGLIGIBLE)
     weights: NDArray[np.float64] = np.exp(relative[tokens])
     if truncation.min_p:
         tokens, weights = _at_least(truncation.min_p, tokens, weights)
