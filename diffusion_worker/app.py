@@ -24,8 +24,10 @@ from diffusion_worker.constraint_service.service import ConstraintService
 from diffusion_worker.engine.engine import Engine
 from diffusion_worker.engine.loop import Capacity
 from diffusion_worker.errors import BadSetting, CheckpointBroken
+from diffusion_worker.models.checkpoint_source import locate
+from diffusion_worker.models.compiler import run_eager_without_compiler
 from diffusion_worker.models.interface import DiffusionModel
-from diffusion_worker.models.loader import LoadOptions, load, locate
+from diffusion_worker.models.loader import LoadOptions, load
 from diffusion_worker.settings import Settings
 from diffusion_worker.telemetry.metrics import Meters
 from diffusion_worker.telemetry.tracing import open_tracing
@@ -62,7 +64,7 @@ class Worker:
 
 def load_checkpoint(settings: Settings) -> tuple[Tokenization, DiffusionModel]:
     """Load tokenizer, chat template and weights from a folder or the hub. Raises a CheckpointError."""
-    folder = locate(settings.checkpoint)
+    folder = locate(settings.checkpoint, settings.revision)
     tokenizer = load_tokenizer(folder)
     words = Tokenization(tokenizer=tokenizer, template=load_chat_template(folder, tokenizer))
     options = LoadOptions(
@@ -73,7 +75,8 @@ def load_checkpoint(settings: Settings) -> tuple[Tokenization, DiffusionModel]:
         quantised=settings.quantised,
         threads=settings.threads,
     )
-    model = load(str(folder), options)
+    model = load(folder, options)
+    run_eager_without_compiler(model.device.type, _say)
     if tokenizer.size > model.info.vocab_size:
         raise CheckpointBroken(
             f"{folder}: tokenizer.json has {tokenizer.size} tokens, but the model has {model.info.vocab_size}"
@@ -223,6 +226,10 @@ def _store(folder: Path | None) -> ConstraintCache:
         return ConstraintCache(folder)
     except OSError as error:
         raise BadSetting(f"--constraint-cache {folder}: {error.strerror or error}") from error
+
+
+def _say(line: str) -> None:
+    print(f"twolane worker: {line}", flush=True)
 
 
 def _version() -> str:

@@ -78,7 +78,11 @@ def _cli() -> Iterator[str]:
     from twolane.cli import COMMANDS, usage
 
     yield from ("# Command line", "", "```text", usage(), "```", "")
-    verbs = {"policy": ("check", "schema", "explain", "simulate", "diff", "suggest"), "keys": ("new",)}
+    verbs = {
+        "policy": ("check", "schema", "explain", "simulate", "diff", "suggest"),
+        "keys": ("new",),
+        "weights": ("fetch",),
+    }
     for command in COMMANDS:
         yield f"## twolane {command}"
         yield ""

@@ -20,6 +20,8 @@ from diffusion_worker.types.observations import (
     PrefixObserved,
     RefusalObserved,
     SequenceObserved,
+    StartObserved,
+    StartPhase,
     StepObserved,
     WaitObserved,
 )
@@ -58,6 +60,7 @@ TOKENS: Final = "twolane_worker_tokens_total"
 PHASE: Final = "twolane_worker_phase_seconds"
 CONSTRAINT: Final = "twolane_worker_constraint_seconds"
 MAX_ROWS: Final = "twolane_worker_max_num_seqs"
+START: Final = "twolane_worker_start_seconds"
 BUILD_INFO: Final = "twolane_worker_build_info"
 
 _SECONDS = (  # at most a factor of 2 apart; SLO thresholds are buckets of the gateway's histograms
@@ -133,6 +136,8 @@ class Meters:
                 self._prefix_tokens.inc(tokens)
             case PreemptionObserved():
                 self._preemptions.inc()
+            case StartObserved(phase=phase, seconds=seconds):
+                self._start[phase].set(seconds)
             case WaitObserved(predicted_s=predicted_s, actual_s=actual_s) if predicted_s > 0.0:
                 self._wait_ratio.observe(actual_s / predicted_s)
 
@@ -195,6 +200,13 @@ class Meters:
         self._states = {word: state.labels(state=word.value) for word in Residency}
         memory = Gauge(MEMORY_BYTES, "Device memory", ["kind"], registry=self.registry)
         self._used, self._limit, self._weights = (memory.labels(kind=kind) for kind in ("used", "limit", "weights"))
+        start = Gauge(
+            START,
+            "Duration of the last start per phase; warm_up is without compiling",
+            ["phase"],
+            registry=self.registry,
+        )
+        self._start = {phase: start.labels(phase=phase.value) for phase in StartPhase}
         self._max_rows = Gauge(MAX_ROWS, "Sequences that may run together at present", registry=self.registry)
         self._running = Gauge(RUNNING, "Running sequences", registry=self.registry)
         self._waiting = Gauge(WAITING, "Queued sequences", registry=self.registry)

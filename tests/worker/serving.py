@@ -104,6 +104,7 @@ async def serving(model: ToyModel, words: Tokenization | None = None, **settings
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
         try:
             await worker.serving_state.engine.ready()
+            model.passes = 0  # without the warm-up
             yield Served(worker=worker, model=model, client=client)
         finally:
             await worker.serving_state.engine.close()
