@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Scope
 from gateway.classifier.weights import open_classifier
 from gateway.errors import PolicyError
 from gateway.pipeline import Pipeline
+from gateway.policy_files.limits import budget_problems
 from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
 from gateway.reliability.loop_lag import LoopLag
@@ -119,8 +120,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         state, clock = MemoryStore(), SystemWorld(watch.lag)
         if settings.redis_url is not None:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
-        elif any(limit.is_daily for limit in policies.current.limits):
-            _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
+        is_shared = settings.redis_url is not None
+        _warn_of_budgets(policies.current, is_shared=is_shared)
         session = open_session(connect_s=settings.connect_s)
         registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
@@ -139,7 +140,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         stack.push_async_callback(pipeline.aclose)
         watcher = PolicyWatcher(
             policies,
-            lambda result: _on_reload(result, policies.current, metrics, registry),
+            lambda result: _on_reload(result, policies.current, metrics, registry, is_shared=is_shared),
             prepare_targets=lambda policy: registry.prepare(policy.endpoints),
         )
         await stack.enter_async_context(_background_task(watcher.run(settings.policy_watch_s)))
@@ -171,7 +172,16 @@ def _protection(settings: Settings, keys: KeysFile | None, metrics: Metrics) -> 
     return Protection(settings=settings, keys=keys, budget=budget, on_refused=metrics.listener_refused)
 
 
-def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:
+def _warn_of_budgets(policy: Policy, *, is_shared: bool) -> None:
+    if not is_shared and any(limit.is_daily for limit in policy.limits):
+        _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
+    for problem in budget_problems(policy):
+        _log.warning(problem)
+
+
+def _on_reload(
+    result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry, *, is_shared: bool
+) -> None:
     """Apply a reloaded policy; an invalid one leaves the running policy in place."""
     if isinstance(result, PolicyError):
         metrics.reloaded("refused")
@@ -180,6 +190,8 @@ def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, reg
     registry.set_targets(policy.endpoints)
     metrics.set_policy(policy, time.time())
     metrics.reloaded("changed" if result else "unchanged")
+    if result:
+        _warn_of_budgets(policy, is_shared=is_shared)
     _log.info("policy %s", policy.version)
 
 

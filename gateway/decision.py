@@ -36,6 +36,7 @@ class AttemptRecord:
     probe: bool = False
     hedge: bool = False  # a second attempt, made because another one was slow
     usage: Usage | None = None
+    estimate: Usage | None = None  # of what a call has used whose target reported no usage
     span_id: int = 0  # in the request's trace; 0: none
     budget_ms: float | None = None  # the lane's p95 objective; None: no objective
     queued_ms: float | None = None  # time spent waiting for a slot of the target; None: did not wait
@@ -101,10 +102,11 @@ class Decision:
         return self.path[-1].ignored if self.target is not None and self.path else ()
 
     @property
-    def tokens(self) -> int:
-        """Input and output tokens of all attempts, as far as targets reported them."""
-        used = (attempt.usage for attempt in self.attempts if attempt.usage)
-        return sum((usage.input_tokens or 0) + (usage.output_tokens or 0) for usage in used)
+    def charged(self) -> tuple[int, float]:
+        """Tokens and dollars of all attempts that count for the limits of the key: as reported, otherwise estimated."""
+        used = [usage for attempt in self.attempts if (usage := attempt.usage or attempt.estimate)]
+        tokens = sum((usage.input_tokens or 0) + (usage.output_tokens or 0) for usage in used)
+        return tokens, sum(usage.cost or 0.0 for usage in used)
 
     @property
     def path(self) -> tuple[AttemptRecord, ...]:

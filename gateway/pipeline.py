@@ -147,7 +147,7 @@ class Pipeline:
             return BudgetExceeded("This API key has used its budget of today (UTC).", retry_after_s=refusal.wait_s)
         if refusal is not None:
             return RateLimitExceeded("Rate limit exceeded for this API key.", retry_after_s=refusal.wait_s)
-        context.holds_quota = True
+        context.limit = limit
         return None
 
     # Attempts: candidates in order, with retries and hedging
@@ -369,8 +369,9 @@ class Pipeline:
         if self._is_stopped and context.outcome is Outcome.CLIENT_GONE:
             context.outcome = Outcome.ERROR
         decision = self._decision(context)
-        if context.holds_quota:
-            self._state.release_quota(decision.principal, decision.tokens, decision.cost, self._clock.wall_s())
+        if context.limit is not None:
+            wall_s = self._clock.wall_s()
+            self._state.release_quota(decision.principal, context.limit, *decision.charged, wall_s=wall_s)
         self._observer.decided(decision)
         return decision
 

@@ -117,8 +117,8 @@ class StateStore(Protocol):
         """None if the key is within its limit; then call `release_quota` at the end. `wall_s`: since the epoch."""
         ...
 
-    def release_quota(self, key: str | None, tokens: int, dollars: float, wall_s: float) -> None:
-        """End a request that `acquire_quota` admitted, and count its tokens and its cost."""
+    def release_quota(self, key: str | None, limit: Limit, tokens: int, dollars: float, *, wall_s: float) -> None:
+        """End a request that `acquire_quota` admitted within `limit`, and count its tokens and its cost."""
         ...
 
     def quota(self, key: str | None, limit: Limit, now_s: float) -> Quota:

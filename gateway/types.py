@@ -6,6 +6,7 @@ one route. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -34,6 +35,7 @@ from gateway.policy_types import (
 )
 from twolane.process.trace_context import Trace
 
+CHARS_PER_TOKEN: Final = 4
 MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
 
 
@@ -309,6 +311,13 @@ class Usage:
     confidence: float | None = None
     converged: bool | None = None
     cost: float | None = None  # in US dollars, if the price is known
+
+
+def estimate_usage(prompt_chars: int, output_chars: int, price: Price | None) -> Usage:
+    """What a call has probably used, at four characters per token (OpenAI's rule of thumb for English)."""
+    prompt, output = ceil(prompt_chars / CHARS_PER_TOKEN), ceil(output_chars / CHARS_PER_TOKEN)
+    cost = None if price is None else price.cost(prompt, output)
+    return Usage(input_tokens=prompt, output_tokens=output, cost=cost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,9 @@ never counts itself, nor later ones: two positions that count each other would e
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.pins import FREE
@@ -81,20 +83,28 @@ def _adjustment(row: int, item: Denoise, text: CanvasText, logits: torch.Tensor)
 
 def _known(item: Denoise | Decode, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """([tokens] ids, [3, tokens] bias, whether in the prompt, occurrences in the output) of the tokens that the host
-    knows to be affected."""
+    knows to be affected. This happens at every step, so the prompt, which may be long, is not sorted again."""
     assert item.penalties is not None
-    bias, output = dict(item.penalties.penalties.logit_bias), dict(item.penalties.output)
-    prompt = item.penalties.prompt
-    tokens = sorted({*bias, *output, *prompt})
-    numbers = [
-        [bias.get(token, 0.0) for token in tokens],
-        [float(token in prompt) for token in tokens],
-        [float(output.get(token, 0)) for token in tokens],
-    ]
-    return (
-        upload(torch.tensor(tokens, dtype=torch.long), device),
-        upload(torch.tensor(numbers, dtype=torch.float32), device),
-    )
+    bias, output, prompt = item.penalties.penalties.logit_bias, item.penalties.output, np.asarray(item.penalties.prompt)
+    others = np.array(sorted({token for token, _ in (*bias, *output)}), dtype=np.int64)
+    others = others[~_is_in(prompt, others)]
+    tokens = np.concatenate([prompt, others])
+    numbers = np.zeros((3, len(tokens)), dtype=np.float32)
+    numbers[1, : len(prompt)] = 1.0
+    for row, pairs in ((0, bias), (2, output)):
+        if pairs:
+            listed = np.array([token for token, _ in pairs], dtype=np.int64)
+            places = np.where(
+                _is_in(prompt, listed), prompt.searchsorted(listed), len(prompt) + others.searchsorted(listed)
+            )
+            numbers[row, places] = [number for _, number in pairs]
+    return upload(torch.from_numpy(tokens), device), upload(torch.from_numpy(numbers), device)
+
+
+def _is_in(ascending: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the tokens are among the ascending ones."""
+    found: NDArray[np.bool_] = ascending.searchsorted(tokens, "right") > ascending.searchsorted(tokens, "left")
+    return found
 
 
 def _apply(

@@ -17,6 +17,7 @@ from diffusion_worker.types.requests import Truncation
 
 _ONE_BITS = 0x3F800000  # of 1.0 in float32, the largest weight
 _AT_ONCE = 1 << 24  # numbers per block, to bound temporary memory
+_FEW: Final = 64  # tokens that usually contain the nucleus
 _NEGLIGIBLE: Final = 40.0  # nats below the most likely token; all such tokens together are below float32's rounding
 
 
@@ -50,26 +51,45 @@ def truncated_canvas(logits: torch.Tensor, truncation: Truncation, temperature: 
 def likeliest_tokens(
     log_weights: NDArray[np.float64], truncation: Truncation
 ) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
-    """The same on the host, for one position: the tokens that the truncation keeps, and their weights (1 for the most
-    likely one)."""
+    """The same on the host, for one position: the tokens that the truncation keeps, in ascending order, and their
+    weights (1 for the most likely one).
+
+    Called for every position of a canvas at every step: only the few tokens that top_p may keep are sorted.
+    """
     relative = log_weights - log_weights.max()
-    tokens = np.flatnonzero(relative >= -_NEGLIGIBLE)
-    tokens = tokens[np.argsort(-relative[tokens], kind="stable")]
+    tokens: NDArray[np.integer] = np.flatnonzero(relative >= -_NEGLIGIBLE)
     weights: NDArray[np.float64] = np.exp(relative[tokens])
-    kept = int((weights >= truncation.min_p).sum())
-    if truncation.top_k:
-        kept = _with_equals(weights[:kept], truncation.top_k)
+    if truncation.min_p:
+        tokens, weights = _at_least(truncation.min_p, tokens, weights)
+    if 0 < truncation.top_k < len(tokens):
+        tokens, weights = _at_least(_nth_largest(weights, truncation.top_k), tokens, weights)
     if truncation.top_p < 1.0:
-        mass = weights[:kept].cumsum()
-        reached = int(mass.searchsorted(truncation.top_p * mass[-1], side="left")) + 1
-        kept = _with_equals(weights[:kept], reached)
-    return tokens[:kept], weights[:kept]
+        tokens, weights = _at_least(_nucleus(weights, truncation.top_p), tokens, weights)
+    return tokens, weights
 
 
-def _with_equals(descending: NDArray[np.float64], count: int) -> int:
-    """`count`, and those after it that are equal to the last one counted."""
-    count = min(count, len(descending))
-    return int((descending >= descending[count - 1]).sum())
+def _at_least(
+    least: float, tokens: NDArray[np.integer], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+    kept = weights >= least
+    return tokens[kept], weights[kept]
+
+
+def _nth_largest(weights: NDArray[np.float64], number: int) -> float:
+    return float(np.partition(weights, -number)[-number])
+
+
+def _nucleus(weights: NDArray[np.float64], top_p: float) -> float:
+    """The smallest weight that the share `top_p` of the mass needs, counted from the largest weight on."""
+    wanted, candidates, number = top_p * weights.sum(), weights, _FEW
+    while number < len(weights):
+        candidates = weights[weights >= _nth_largest(weights, number)]
+        if candidates.sum() >= wanted:
+            break
+        candidates, number = weights, number * 16
+    descending = -np.sort(-candidates)
+    reached = int(descending.cumsum().searchsorted(wanted))
+    return float(descending[min(reached, len(descending) - 1)])
 
 
 def _threshold(weights: torch.Tensor, wanted: torch.Tensor, *, of_mass: bool) -> torch.Tensor:

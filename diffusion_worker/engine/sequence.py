@@ -4,6 +4,7 @@ Independent of other sequences; free of tensors and of a clock.
 """
 
 import math
+from array import array
 from collections import Counter, deque
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Sequence:
     waiting_since: float = 0.0
     predicted_wait: PredictedWait | None = None  # for its first scheduling
     times: Times = field(init=False)
-    _prompt_tokens: frozenset[int] = field(init=False)  # for a repetition penalty
+    _prompt_tokens: "array[int]" = field(init=False)  # for a repetition penalty, each once and in ascending order
 
     def __post_init__(self) -> None:
         self.start, self.matcher = self.request.start_ids, self.request.matcher
@@ -74,7 +75,7 @@ class Sequence:
         self.times = Times(self.submitted, self.request.timeline)
         penalties = self.request.penalties
         has_repetition = penalties is not None and penalties.repetition != 1.0
-        self._prompt_tokens = frozenset(self.request.prompt_ids if has_repetition else ())
+        self._prompt_tokens = array("q", sorted(set(self.request.prompt_ids)) if has_repetition else ())
         if penalties is not None:
             self.occurrences.update(self.request.prompt_ids[len(self.request.prompt_ids) - self.request.kept :])
 

@@ -5,7 +5,8 @@ of context tokens it holds.
 """
 
 import math
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, field
 
 from diffusion_worker.constraints.inference.labels import Labels
 from diffusion_worker.constraints.inference.matcher import Matcher
@@ -39,7 +40,7 @@ class PenaltyInputs:
     current canvas or token, each once and with its number of occurrences."""
 
     penalties: Penalties
-    prompt: frozenset[int] = frozenset()  # empty without a repetition penalty
+    prompt: "array[int]" = field(default_factory=lambda: array("q"))  # ascending; for a repetition penalty
     output: tuple[tuple[int, int], ...] = ()  # (token, occurrences)
 
 

@@ -25,8 +25,8 @@ from gateway.errors import (
 )
 from gateway.parameters import ignored_by
 from gateway.ports import Permit, Upstream, UpstreamResponse, World
-from gateway.types import Call, Candidate, Delta, Usage
-from gateway.upstreams.fan_out import needs_fan_out, send_each
+from gateway.types import Call, Candidate, Delta, Usage, estimate_usage
+from gateway.upstreams.fan_out import FanOutResponse, needs_fan_out
 from gateway.validation.json_schema import SchemaCache
 from twolane.process.http.byte_budget import hold_more
 
@@ -72,6 +72,7 @@ class Attempt:
         self._has_answer = False
         self._has_finish_reason = False
         self._usage: Usage | None = None
+        self._output_chars = 0
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
         self._limits = ReadLimits()
@@ -187,9 +188,11 @@ class Attempt:
             ignored=self._ignored,
             span_id=self._span_id,
         )
+        if needs_fan_out(upstream, call):
+            return FanOutResponse(upstream, call)
         try:
             with self._limits:
-                return await (send_each(upstream, call) if needs_fan_out(upstream, call) else upstream.send(call))
+                return await upstream.send(call)
         except TimeoutError as fault:
             raise self._time_out() from fault
 
@@ -244,6 +247,9 @@ class Attempt:
         if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
             self._first_token_ms = self._arrived_ms(self._clock.now_s())
         for piece in delta.pieces:
+            self._output_chars += len(piece.text)
+            for call in piece.tool_calls:
+                self._output_chars += len(call.arguments)
             self._has_answer = self._has_answer or piece.is_answer
             self._has_finish_reason = self._has_finish_reason or piece.finish_reason is not None
         if delta.usage is not None:
@@ -273,6 +279,14 @@ class Attempt:
             return usage
         return replace(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
 
+    def _estimate(self, outcome: Reason | AttemptOutcome) -> Usage | None:
+        """Usage follows at the end of a response, so it is missing for a client that left before; and some targets do
+        not report any."""
+        is_used = self._first_byte_ms is not None or outcome is AttemptOutcome.CANCELLED
+        if self._usage is not None or not is_used:
+            return None
+        return estimate_usage(self._context.query.prompt_chars, self._output_chars, self.candidate.target.price)
+
     def _end(self, outcome: Reason | AttemptOutcome, error: AttemptFailed | None = None) -> None:
         """Record the end of the attempt and release its permit; only the first call has an effect."""
         if self._is_ended:
@@ -294,6 +308,7 @@ class Attempt:
             probe=self._params.permit.probe,
             hedge=self._params.hedge,
             usage=self._priced_usage(),
+            estimate=self._estimate(outcome),
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
             queued_ms=self._params.queued_ms,

@@ -24,6 +24,7 @@ from gateway.errors import (
     Overloaded,
     TargetRateLimited,
     Unsupported,
+    UpstreamAuth,
 )
 from gateway.types import Verdict
 
@@ -164,6 +165,8 @@ def _skip_error(failure: Failure) -> GatewayError:
             return Overloaded(f"Target {name!r} is overloaded: {detail}.")
         case Reason.NOT_RESIDENT:
             return NotResident(f"Target {name!r} is not ready: {detail}.")
+        case Reason.UPSTREAM_AUTH:
+            return UpstreamAuth(f"Target {name!r} rejects the gateway's credentials: {detail}.")
         case reason:
             text = f"No target is available; the last candidate was {name!r}: {reason}."
             return NoRoute(text, retry_after_s=RETRY_S)

@@ -10,6 +10,7 @@ from gateway.decision import AttemptRecord, Decision
 from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
 from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
 from gateway.parameters import ignored_by
+from gateway.policy_types import Limit
 from gateway.types import Candidate, Classification, Plan, Query, Usage, Verdict
 
 
@@ -24,7 +25,7 @@ class RequestContext:
         self.failed: dict[str, tuple[str, Reason]] = {}  # base URL -> the target that failed there, and the reason
         self.skipped: list[tuple[Candidate, Verdict]] = []
         self.outcome = Outcome.OK
-        self.holds_quota = False  # of its API key, to be released at the end
+        self.limit: Limit | None = None  # of its API key, whose quota is to be released at the end
         self.schema_check: SchemaCheck | None = None
         self.classification = classification
         self._wall_s = wall_s

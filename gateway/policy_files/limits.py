@@ -1,12 +1,20 @@
 """The `limits` section of a policy: rate limits, concurrency limits and daily budgets per API key."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from gateway.policy_files.section import Section
 from gateway.policy_types import Limit
+from gateway.routing.policy import Policy
 
 _MAX: Final = 1e9
 _KEYS: Final = ("requests_per_minute", "tokens_per_minute", "max_in_flight", "tokens_per_day", "dollars_per_day")
+
+
+def budget_problems(policy: Policy) -> Iterator[str]:
+    """What keeps daily budgets from counting everything."""
+    for name in policy.unpriced:
+        yield f"limits: dollars_per_day does not count target {name!r}, which has no price"
 
 
 def read_limits(top: Section) -> tuple[Limit, ...]:

@@ -80,7 +80,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         retry_after_max_s=entry.number("retry_after_max_s", 300.0, minimum=0, maximum=86_400),
         retry=read_retry(entry),
         diffusion=_diffusion(entry, kind),
-        ignore=_ignore(entry),
+        ignore=_ignore(entry, frozenset() if kind is Kind.WORKER else _parameters(entry, "takes")),
         price=_price(entry),
     )
     if entry.string("resolve", None) is not None:
@@ -261,13 +261,16 @@ def _capabilities(entry: Section, kind: Kind) -> Capabilities:
     return replace(found, fields=found.fields | takes, context_length=length)
 
 
-def _ignore(entry: Section) -> frozenset[str]:
-    """The parameters to leave out; without the key, those of the engine's profile."""
+def _ignore(entry: Section, takes: frozenset[str]) -> frozenset[str]:
+    """The parameters to leave out; without the key, those of the engine's profile that the policy does not take."""
     if not entry.has("ignore"):
         entry.strings("ignore", None)
         engine = entry.node.get("engine")
-        return DEFAULT_IGNORE.get(engine, frozenset()) if isinstance(engine, str) else frozenset()
-    return _parameters(entry, "ignore")
+        return DEFAULT_IGNORE.get(engine, frozenset()) - takes if isinstance(engine, str) else frozenset()
+    ignore = _parameters(entry, "ignore")
+    if both := sorted(ignore & takes):
+        raise entry.error(f"{both[0]!r} is also in `takes`", "ignore")
+    return ignore
 
 
 def _parameters(entry: Section, key: str) -> frozenset[str]:

@@ -17,6 +17,9 @@ _NOT_READY: Final = frozenset(
 )
 
 ADMITTED: Final = Verdict()
+# Names of fields are the client's: they must not fill errors and logs.
+_MAX_NAMES: Final = 8
+_MAX_NAME: Final = 64
 # The request's field that asks for a capability, where it has another name.
 _FIELDS: Final[Mapping[str, str]] = {
     Capability.CHAT: "messages",
@@ -36,10 +39,10 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     """
     capabilities = candidate.target.capabilities or health.status.capabilities
     if capabilities is not None and (missing := lacking(candidate.target, capabilities, query)):
-        names = sorted(missing)
-        return Verdict(
-            reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(names), param=_FIELDS.get(names[0], names[0])
-        )
+        names = [name[:_MAX_NAME] for name in sorted(missing)]
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+        detail = f"lacks {', '.join(names[:_MAX_NAMES])}{more}"
+        return Verdict(reason=Reason.UNSUPPORTED, detail=detail, param=_FIELDS.get(names[0], names[0]))
     if health.retry_after_s > 0:
         wait_s = health.retry_after_s
         detail = f"asked to be called again after {wait_s:.0f} s"

@@ -81,11 +81,20 @@ class Policy:
     direct: Mapping[str, Rule]
     aliases: frozenset[str] = field(default_factory=frozenset)
     limits: tuple[Limit, ...] = ()
+    limit_by_key: Mapping[str, Limit] = field(default_factory=dict)
+    general_limit: Limit | None = None
 
     def limit_of(self, key: str | None) -> Limit | None:
         """The limit of a key (None: no key): the first that names it, otherwise the general one."""
-        named = (limit for limit in self.limits if limit.keys is not None and key in limit.keys)
-        return next(named, None) or next((limit for limit in self.limits if limit.keys is None), None)
+        return self.limit_by_key.get(key or "", self.general_limit)
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """The external targets whose cost is not known, if a limit counts dollars: `kind: litellm` has a price list."""
+        if all(limit.dollars_per_day is None for limit in self.limits):
+            return ()
+        outside = (target for target in self.targets.values() if target.location is Location.EXTERNAL)
+        return tuple(target.name for target in outside if target.price is None and target.kind is not Kind.LITELLM)
 
     @property
     def version(self) -> str:
@@ -129,6 +138,8 @@ def compile_policy(
         direct=direct,
         aliases=aliases | {AUTO},
         limits=limits,
+        limit_by_key={key: limit for limit in reversed(limits) for key in limit.keys or ()},
+        general_limit=next((limit for limit in limits if limit.keys is None), None),
     )
 
 

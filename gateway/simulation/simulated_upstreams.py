@@ -16,11 +16,10 @@ from gateway.errors import AttemptFailed, NoLatency, NotResident, Overloaded, Re
 from gateway.simulation.latency_models import TargetModel
 from gateway.simulation.traffic import Arrival
 from gateway.simulation.virtual_time import SeededRandom
-from gateway.types import Call, Delta, OutputFormat, Query, Status, Target, Usage
+from gateway.types import CHARS_PER_TOKEN, Call, Delta, OutputFormat, Query, Status, Target, Usage
 from gateway.upstreams.parse_response import read_delta
 from gateway.validation.json_schema import check_schema
 
-CHARS_PER_TOKEN: Final = 4
 _SCHEMA: Final = {"type": "object"}
 _OUTPUT_FORMAT: Final = OutputFormat(form=FormatKind.JSON_SCHEMA, schema=_SCHEMA, digest=check_schema(_SCHEMA))
 _STATUS: Final = Status()

@@ -83,10 +83,11 @@ class MemoryStore:
         wait_s = self._key_usage.acquire(key, limit, now_s)
         return None if wait_s is None else QuotaRefusal(wait_s=wait_s)
 
-    def release_quota(self, key: str | None, tokens: int, dollars: float, wall_s: float) -> None:
+    def release_quota(self, key: str | None, limit: Limit, tokens: int, dollars: float, *, wall_s: float) -> None:
         """See `ports.StateStore`."""
         self._key_usage.release(key, tokens)
-        self.budgets.add(key or ANONYMOUS, tokens, dollars, wall_s)
+        if limit.is_daily:
+            self.budgets.add(key or ANONYMOUS, tokens, dollars, wall_s)
 
     def quota(self, key: str | None, limit: Limit, now_s: float) -> Quota:
         """See `ports.StateStore`."""

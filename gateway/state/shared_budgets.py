@@ -1,27 +1,62 @@
 """Daily budgets shared by replicas through Redis, without a request waiting for it.
 
-A hash per day and key has one field for each replica with its own totals. Totals only grow, so writing them twice
-changes nothing, and those of a replica that has restarted remain. A replica writes as soon as a request has ended, and
-reads the totals of a key whenever it has checked the key's budget: its knowledge is older than one round trip only for
-a key that was idle.
+A hash per day has one field for each account (a key at a replica) with its total. Totals only grow, so writing them
+twice changes nothing, and those of a replica that has restarted remain. Every change gets a number, and a replica reads
+the accounts that have changed since its last exchange. It exchanges as soon as a key was checked or has spent, and
+twice a second in any case, so that it knows what was spent elsewhere before the first request of a key that was idle.
+
+The hash also holds a random epoch. If it has changed, Redis has lost its data, and every replica writes all totals that
+it knows, also those of the others.
 """
 
 import asyncio
 import logging
 import random
 import secrets
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gateway.ports import Clock
-from gateway.reliability.daily_budgets import DailyBudgets, Spent
+from gateway.reliability.daily_budgets import Account, DailyBudgets, Spent
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 PAUSE_S: Final = 0.01  # between two exchanges, so that a busy replica makes at most a hundred a second
-RETRY_S: Final = 0.5
+EVERY_S: Final = 0.5
 KEEP_S: Final = 2 * 86_400
 TIMEOUT_S: Final = 1.0
+
+# ARGV: the epoch and version of the last exchange, an epoch for an empty hash, seconds to keep it, then account, total.
+_SCRIPT: Final = """
+local totals, changes = KEYS[1], KEYS[2]
+redis.call('HSETNX', totals, 'epoch', ARGV[3])
+local epoch = redis.call('HGET', totals, 'epoch')
+local since = epoch == ARGV[1] and tonumber(ARGV[2]) or 0
+local version = tonumber(redis.call('HGET', totals, 'version') or 0)
+local function numbers(text)
+  local tokens, nanodollars = string.match(text or '', '^(%d+) (%d+)$')
+  return tonumber(tokens or 0), tonumber(nanodollars or 0)
+end
+for i = 5, #ARGV, 2 do
+  local tokens, nanodollars = numbers(ARGV[i + 1])
+  local had_tokens, had_nanodollars = numbers(redis.call('HGET', totals, ARGV[i]) or nil)
+  if tokens > had_tokens or nanodollars > had_nanodollars then
+    version = version + 1
+    redis.call('HSET', totals, ARGV[i], ARGV[i + 1])
+    redis.call('ZADD', changes, version, ARGV[i])
+  end
+end
+redis.call('HSET', totals, 'version', version)
+redis.call('EXPIRE', totals, ARGV[4])
+redis.call('EXPIRE', changes, ARGV[4])
+local reply = {epoch, version}
+for _, account in ipairs(redis.call('ZRANGEBYSCORE', changes, '(' .. since, '+inf')) do
+  reply[#reply + 1] = account
+  reply[#reply + 1] = redis.call('HGET', totals, account) or ''
+end
+return reply
+"""
 
 _log = logging.getLogger("gateway")
 
@@ -32,77 +67,73 @@ class SharedBudgets:
     def __init__(self, budgets: DailyBudgets, clock: Clock, redis: "Redis", *, namespace: str) -> None:
         self._budgets = budgets
         self._clock = clock
-        self._redis = redis
+        self._script = redis.register_script(_SCRIPT)
         self._prefix = f"{{{namespace}}}:spent"
-        self._me = secrets.token_hex(8).encode()
         self._wanted = asyncio.Event()
-        self._is_loaded = False
+        self._known = (0, b"", 0)  # day, epoch and version of the last exchange
         self._has_warned = False
+        budgets.me = secrets.token_hex(8)
         budgets.on_activity = self._wanted.set
 
     async def run(self) -> None:
-        """Exchange whenever there is something to exchange, until cancelled."""
+        """Exchange until cancelled."""
         while True:
-            is_done = await self.exchange()
-            if not is_done:
-                self._wanted.set()
-            await asyncio.sleep(PAUSE_S if is_done else RETRY_S * random.uniform(0.8, 1.0))  # noqa: S311 - jitter
-            await self._wanted.wait()
+            try:
+                is_done = await self.exchange()
+            except Exception:  # noqa: BLE001 - top of this task: one bad exchange must not end all sharing
+                _log.exception("daily budgets: an exchange failed")
+                is_done = False
+            await asyncio.sleep(PAUSE_S if is_done else EVERY_S * random.uniform(0.8, 1.0))  # noqa: S311 - jitter
+            await self._until_wanted()
 
     async def exchange(self) -> bool:
-        """Write the own totals that have changed and read those of the keys in use; the first time, of all keys. False
-        if Redis does not answer: nothing is lost, the next exchange makes up for it."""
+        """Write the totals that have changed here, and read those that have changed elsewhere. False if Redis does not
+        answer: nothing is lost, the next exchange makes up for it."""
         from redis.exceptions import RedisError
 
         self._wanted.clear()
-        day = self._budgets.begin_day(self._clock.wall_s())
-        changed, asked = self._budgets.take_outgoing()
+        day, changed = self._budgets.begin_day(self._clock.wall_s()), self._budgets.take_changed()
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                if not self._is_loaded:
-                    names = await self._redis.smembers(self._index(day))
-                    asked |= {name.decode() for name in names if isinstance(name, bytes)}
-                await self._exchange(day, changed, sorted(asked))
+                await self._exchange(day, changed)
         except (RedisError, OSError, TimeoutError) as fault:
-            self._budgets.return_outgoing(day, changed, asked)
+            self._budgets.mark_changed(day, changed)
             if not self._has_warned:
                 _log.warning("daily budgets: Redis does not respond (%s); counting alone", type(fault).__name__)
             self._has_warned = True
             return False
-        self._is_loaded, self._has_warned = True, False
+        self._has_warned = False
         return True
 
-    async def _exchange(self, day: int, changed: dict[str, Spent], asked: list[str]) -> None:
-        if not asked:
+    async def _exchange(self, day: int, changed: dict[Account, Spent]) -> None:
+        known_day, known_epoch, since = self._known
+        if known_day != day:
+            known_epoch, since = b"", 0
+        arguments: list[Any] = [known_epoch, since, secrets.token_hex(8), KEEP_S]
+        for account, spent in changed.items():
+            arguments += [f"{account.replica} {account.key}", f"{spent.tokens} {spent.nanodollars}"]
+        keys = [f"{self._prefix}:{day}", f"{self._prefix}:{day}:changes"]
+        epoch, version, *accounts = await self._script(keys=keys, args=arguments)
+        self._budgets.merge(day, dict(map(_parse, accounts[::2], accounts[1::2])))
+        self._known = day, epoch, version
+        if known_epoch not in (b"", epoch):
+            self._budgets.mark_changed(day)
+            self._wanted.set()
+
+    async def _until_wanted(self) -> None:
+        try:
+            async with asyncio.timeout(EVERY_S):
+                await self._wanted.wait()
+        except TimeoutError:
             return
-        batch = self._redis.pipeline(transaction=False)
-        for key, spent in changed.items():
-            batch.hset(self._hash(day, key), self._me, f"{spent.tokens} {spent.nanodollars}")
-            batch.expire(self._hash(day, key), KEEP_S)
-            batch.sadd(self._index(day), key)
-            batch.expire(self._index(day), KEEP_S)
-        for key in asked:
-            batch.hgetall(self._hash(day, key))
-        replies = (await batch.execute())[-len(asked) :]
-        for key, fields in zip(asked, replies, strict=True):
-            self._budgets.set_others(day, key, self._sum_of_others(fields))
-
-    def _sum_of_others(self, fields: dict[bytes, bytes]) -> Spent:
-        totals = [_parse(value) for replica, value in fields.items() if replica != self._me]
-        return Spent(sum(each.tokens for each in totals), sum(each.nanodollars for each in totals))
-
-    def _hash(self, day: int, key: str) -> str:
-        return f"{self._prefix}:{day}:{key}"
-
-    def _index(self, day: int) -> str:
-        return f"{self._prefix}:{day}"
 
 
-def _parse(value: bytes) -> Spent:
-    """A field that another program wrote counts as nothing."""
-    parts: list[Any] = value.split()
+def _parse(account: bytes, total: bytes) -> tuple[Account, Spent]:
+    """A total that another program wrote counts as nothing."""
+    replica, _, key = account.decode(errors="replace").partition(" ")
+    parts: Sequence[bytes] = total.split()
     try:
         tokens, nanodollars = map(int, parts)
     except ValueError:
-        return Spent()
-    return Spent(tokens, nanodollars)
+        return Account(replica, key), Spent()
+    return Account(replica, key), Spent(tokens, nanodollars)

@@ -1,6 +1,7 @@
 """Serves a request for `n` choices by n calls for one choice each, at targets that do not support `n`.
 
 The responses are merged into one: choices are numbered, usage is added up. If one call fails, all are cancelled.
+Nothing is passed on before each of the first calls has responded: if the target refuses one, another can be tried.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.enums import Capability
+from gateway.parameters import not_taken
 from gateway.ports import Upstream
 from gateway.types import Call, Delta
 from gateway.upstreams.parse_response import read_delta
@@ -25,52 +26,43 @@ def needs_fan_out(upstream: Upstream, call: Call) -> bool:
     if call.query.n == 1 or "n" in call.ignored:
         return False
     capabilities = call.target.capabilities or upstream.status.capabilities
-    return capabilities is None or Capability.N not in capabilities.supported
-
-
-async def send_each(upstream: Upstream, call: Call) -> "FanOutResponse":
-    """Make the calls; returns when the first response begins. Raises AttemptFailed. Cancelling closes all calls."""
-    response = FanOutResponse(upstream, call)
-    try:
-        await response.begin()
-    except BaseException:  # also a cancellation
-        await response.aclose()
-        raise
-    return response
+    return capabilities is None or "n" in not_taken(capabilities)
 
 
 class FanOutResponse:
-    """See `ports.UpstreamResponse`."""
+    """See `ports.UpstreamResponse`. Makes the calls at once; closing it cancels those in progress."""
 
     def __init__(self, upstream: Upstream, call: Call) -> None:
         self._upstream = upstream
         self._call = call
+        self._one = replace(call, query=replace(call.query, n=1))  # clients read a single choice more leniently
         self._free = asyncio.Semaphore(MAX_AT_ONCE)
         self._items: asyncio.Queue[_Item] = asyncio.Queue(maxsize=MAX_AT_ONCE)
-        self._first: _Item = None
+        self._is_closed = False
         self._task = asyncio.create_task(self._run(), name="choices")
 
-    async def begin(self) -> None:
-        """Wait for the first item of any response. Raises the error of a call that failed before it."""
-        self._first = await self._items.get()
-        if isinstance(self._first, BaseException):
-            raise self._first
-
     async def deltas(self) -> AsyncGenerator[Delta, None]:
-        """See `ports.UpstreamResponse`."""
+        """See `ports.UpstreamResponse`. What the other calls have used is reported before the error of one."""
         merged = _Stream() if self._call.query.stream else _Whole()
-        item = self._first
-        while item is not None:
+        silent = set(range(min(self._call.query.n, MAX_AT_ONCE)))
+        held: list[Delta] = []
+        while (item := await self._items.get()) is not None:
             if isinstance(item, BaseException):
+                for delta in merged.used():
+                    yield delta
                 raise item
-            for delta in merged.add(*item):
-                yield delta
-            item = await self._items.get()
-        for delta in merged.finish():
+            held += merged.add(*item)
+            silent.discard(item[0])
+            if not silent:
+                for delta in held:
+                    yield delta
+                held.clear()
+        for delta in (*held, *merged.finish()):
             yield delta
 
     async def aclose(self) -> None:
         """Cancel the calls in progress."""
+        self._is_closed = True
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -80,13 +72,14 @@ class FanOutResponse:
                 for choice in range(self._call.query.n):
                     group.create_task(self._receive(choice))
         except BaseExceptionGroup as faults:
-            await self._items.put(faults.exceptions[0])
+            if not self._is_closed:  # then nobody reads the queue, which may be full
+                await self._items.put(faults.exceptions[0])
         else:
             await self._items.put(None)
 
     async def _receive(self, choice: int) -> None:
         async with self._free:
-            response = await self._upstream.send(replace(self._call, choice=choice))
+            response = await self._upstream.send(replace(self._one, choice=choice))
             try:
                 async for delta in response.deltas():
                     await self._items.put((choice, delta))
@@ -107,6 +100,10 @@ class _Merged:
             self._usages[choice] = usage
         if delta.usage is not None and delta.usage.cost is not None:
             self._costs[choice] = delta.usage.cost
+
+    def used(self) -> Iterable[Delta]:
+        """The usage alone, as far as it is known."""
+        return (self.delta({"choices": []}),) if self._usages else ()
 
     def delta(self, document: dict[str, Any]) -> Delta:
         """The document with the usage of all choices."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from gateway.errors import UpstreamAuth
 from gateway.types import Target
+from twolane.process.file_watch import FileWatch
 
 POLL_S: Final = 0.5
 _MAX_BYTES: Final = 64 * 1024
@@ -42,8 +43,9 @@ class TargetKey:
     def __init__(self, target: Target, environment: Mapping[str, str]) -> None:
         self.file = Path(target.key_file) if target.key_file else None
         self._target = target
+        self._watch = FileWatch(self.file) if self.file else None
         self._key = read_target_key(target, environment)
-        self._loaded = self._last = _fingerprint(self.file)
+        self._fault = self._key.problem  # of the file as it is
 
     @property
     def problem(self) -> str | None:
@@ -58,19 +60,20 @@ class TargetKey:
         return self._key.value
 
     def refresh(self) -> None:
-        """Read the file again once it has changed and settled. A file that became unusable leaves the last key in
-        force. Blocking; raises nothing."""
-        before, self._last = self._last, _fingerprint(self.file)
-        if self._last != before or self._last == self._loaded or self.file is None:
+        """Read the file again once it has changed and settled, and as long as it cannot be read. A file that became
+        unusable leaves the last key in force. Blocking; raises nothing."""
+        if self.file is None or self._watch is None or not self._watch.has_settled(again=bool(self._fault)):
             return
-        self._loaded = self._last
-        key = read_key_file(self.file)
+        self._watch.loading()
+        key, known = read_key_file(self.file), self._fault
+        self._fault = key.problem
         if key.problem is None:
             _log.info("target %s: key changed", self._target.policy_name)
             self._key = key
             return
         is_kept = bool(self._key.value) and not self._key.is_unusable
-        _log.warning("target %s: %s%s", self._target.policy_name, key.problem, "; the last key is kept" * is_kept)
+        if key.problem != known:
+            _log.warning("target %s: %s%s", self._target.policy_name, key.problem, "; the last key is kept" * is_kept)
         if not is_kept:
             self._key = key
 
@@ -176,12 +179,3 @@ def _unquoted(text: str) -> str:
 
 def _named(key: Key, source: str) -> Key:
     return Key(key.value, f"{source} {key.problem}", key.is_unusable) if key.problem else key
-
-
-def _fingerprint(file: Path | None) -> tuple[int, ...] | None:
-    """Identifies a version of a file without reading it; None if it cannot be read. Follows symlinks."""
-    try:
-        found = file.stat() if file is not None else None
-    except (OSError, ValueError):
-        return None
-    return None if found is None else (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -13,6 +13,7 @@ from gateway.routing.metadata_hints import without_hints
 from gateway.types import Call, Capabilities
 from gateway.upstreams.output_format import FIELDS, write_format
 
+_MAX_SEED: Final = 2**63 - 1  # servers take 64-bit integers
 _decode: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode: Final = msgspec.json.encode
 _read: Final = msgspec.json.decode
@@ -75,7 +76,7 @@ def _request_one_choice(fields: Fields, choice: int) -> None:
     fields.pop("n", None)
     seed = _value(fields, "seed")
     if isinstance(seed, int):
-        fields["seed"] = _raw(seed + choice)
+        fields["seed"] = _raw(seed + choice if seed + choice <= _MAX_SEED else seed - choice)
 
 
 def _remove_cache_control(fields: Fields) -> None:

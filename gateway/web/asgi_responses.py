@@ -1,12 +1,12 @@
 """ASGI messages of responses: JSON, errors and event streams."""
 
-import secrets
 from collections.abc import Iterable
 
 from starlette.types import Send
 
 from gateway.errors import BodyTooLarge, GatewayError, TooManyBytes
 from gateway.web.error_body import JSON, body_of, headers_of
+from gateway.web.headers import REQUEST_ID, new_request_id
 from twolane.process.http.bounded_bodies import RETRY_AFTER_S
 from twolane.process.http.byte_budget import BudgetExceededError
 from twolane.process.http_body import BodyTooLargeError
@@ -25,14 +25,20 @@ async def send_error(send: Send, error: GatewayError, headers: Headers = ()) -> 
     await _send_whole(send, error.status, [content_type, *headers_of(error), *headers], body_of(error))
 
 
+async def send_early_error(
+    send: Send, error: GatewayError, headers: Headers = (), *, request_id: str | None = None
+) -> None:
+    """An error in OpenAI's format for a request without a decision; the request gets an ID if it has none."""
+    await send_error(send, error, [(REQUEST_ID, (request_id or new_request_id()).encode()), *headers])
+
+
 async def refuse_body(send: Send, fault: BodyTooLargeError | BudgetExceededError) -> None:
     """The response to a body that is too large, or too large for now."""
-    request_id = [(b"x-request-id", b"req_" + secrets.token_hex(12).encode())]
     if isinstance(fault, BodyTooLargeError):
-        await send_error(send, BodyTooLarge(str(fault)), request_id)
+        await send_early_error(send, BodyTooLarge(str(fault)))
     else:
         message = "The gateway holds as many bytes of requests and answers as its memory allows."
-        await send_error(send, TooManyBytes(message, retry_after_s=RETRY_AFTER_S), request_id)
+        await send_early_error(send, TooManyBytes(message, retry_after_s=RETRY_AFTER_S))
 
 
 async def start_stream(send: Send, headers: Headers) -> None:

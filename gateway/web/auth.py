@@ -5,7 +5,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import PermissionDenied, Unauthorized
-from gateway.web.asgi_responses import send_error
+from gateway.web.asgi_responses import send_early_error
 from twolane.process.api_keys import Keys, KeyScope, key_of
 
 _NO_KEY = (
@@ -54,11 +54,11 @@ class Authenticate:
             return
         key = self._keys().find(key_of(scope["headers"]))
         if key is None:
-            await send_error(send, Unauthorized(_NO_KEY))
+            await send_early_error(send, Unauthorized(_NO_KEY))
             return
         needed = self._scope_of(scope["path"])
         if needed is not None and not key.allows(needed):
-            await send_error(send, PermissionDenied(f"This API key lacks the scope `{needed}`."))
+            await send_early_error(send, PermissionDenied(f"This API key lacks the scope `{needed}`."))
             return
         scope.setdefault("state", {})["key"] = key
         await self._app(scope, receive, send)

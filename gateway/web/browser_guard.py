@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import ForbiddenHost, GatewayError, UnsupportedMediaType
-from gateway.web.asgi_responses import send_error
+from gateway.web.asgi_responses import send_early_error
 
 # The content types that a page may send without a preflight (Fetch standard, "CORS-safelisted request-header").
 _WITHOUT_PREFLIGHT: Final = frozenset({b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data"})
@@ -38,7 +38,7 @@ class BrowserGuard:
         if problem is None:
             await self._app(scope, receive, send)
         else:
-            await send_error(send, problem)
+            await send_early_error(send, problem)
 
     def _problem(self, scope: Scope) -> GatewayError | None:
         host, types, is_browser = b"", list[bytes](), False

@@ -1,7 +1,6 @@
 """POST /v1/chat/completions as raw ASGI, whole or streamed. The pipeline decides the response."""
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,10 +16,10 @@ from gateway.pipeline import Pipeline
 from gateway.ports import Clock
 from gateway.types import Query
 from gateway.web import sse
-from gateway.web.asgi_responses import send_error, send_json
+from gateway.web.asgi_responses import send_early_error, send_error, send_json
 from gateway.web.client_disconnect import CancelOnDisconnect
 from gateway.web.event_stream import EventStream
-from gateway.web.headers import REQUEST_ID, ResponseHeaders, describe, describe_quota
+from gateway.web.headers import ResponseHeaders, describe, describe_quota
 from gateway.web.parse_request import LARGE_BYTES, check_encoding, parse_chat, unique_headers
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
@@ -55,10 +54,11 @@ class ChatCompletions:
         try:
             query = await self._read(scope, receive)
         except BadRequest as error:
-            await send_error(send, error, [(REQUEST_ID, b"req_" + secrets.token_hex(12).encode())])
+            await send_early_error(send, error)
             return
         except ClientDisconnected:
             return
+        scope.setdefault("state", {})["request_id"] = query.request_id
         with CancelOnDisconnect(receive) as client:
             await (self._stream if query.stream else self._whole)(query, send, client)
 

@@ -11,7 +11,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ForbiddenOrigin
-from gateway.web.asgi_responses import send_error
+from gateway.web.asgi_responses import send_early_error
 from gateway.web.headers import MEANINGS
 
 ANY: Final = "*"
@@ -62,7 +62,7 @@ async def _answer_preflight(
     send: Send, headers: dict[bytes, bytes], added: list[tuple[bytes, bytes]], *, is_allowed: bool
 ) -> None:
     if not is_allowed:
-        await send_error(send, ForbiddenOrigin("This origin is not allowed; see --cors-origins."), added)
+        await send_early_error(send, ForbiddenOrigin("This origin is not allowed; see --cors-origins."), added)
         return
     answer = [*added, (b"access-control-allow-methods", _METHODS), (b"access-control-max-age", _MAX_AGE_S)]
     requested = headers.get(b"access-control-request-headers", b"")

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import Draining, GatewayError
 from gateway.web import sse
-from gateway.web.asgi_responses import send_bytes, send_error
+from gateway.web.asgi_responses import send_bytes, send_early_error
 from twolane.process.running_requests import RunningRequests
 
 _log = logging.getLogger("gateway")
@@ -27,7 +27,7 @@ class ErrorBoundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        response = _Response(send)
+        response = _Response(scope, send)
         if self._running.has_ended:
             await response.fail(_draining())
             return
@@ -51,9 +51,10 @@ def _draining() -> Draining:
 class _Response:
     """An ASGI send that knows what was sent."""
 
-    __slots__ = ("_is_stream", "_send", "_state")
+    __slots__ = ("_is_stream", "_scope", "_send", "_state")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
         self._send = send
         self._state = ""
         self._is_stream = False
@@ -71,7 +72,8 @@ class _Response:
     async def fail(self, error: GatewayError) -> bool:
         """Send the error, if the response allows it."""
         if not self._state:
-            await send_error(self._send, error)
+            request_id = self._scope.get("state", {}).get("request_id")
+            await send_early_error(self._send, error, request_id=request_id)
         elif self._state == "started" and self._is_stream:
             await send_bytes(self._send, sse.error_event(error), more=False)
         return not self._state or self._is_stream

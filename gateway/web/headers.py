@@ -1,5 +1,6 @@
 """Response headers from a Decision. All header names of responses are defined here."""
 
+import secrets
 from math import ceil
 
 from gateway.decision import Decision
@@ -26,7 +27,7 @@ TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace and the gateway
 
 # Description of each header, for docs/reference/headers.md.
 MEANINGS = {
-    REQUEST_ID: "Request ID: the client's own, or a new one. Also in logs and traces.",
+    REQUEST_ID: "ID of the request, new for each; also in logs and traces, and sent to the targets.",
     TASK: "Task of the request, as declared or classified.",
     CONFIDENCE: "Confidence of the classification, 0 to 1.",
     ROUTE: "Route of the policy that took the request; `direct` if the request named a target.",
@@ -47,7 +48,17 @@ MEANINGS = {
     SHOULD_RETRY: "On errors: `false` if the same request would fail again, else `true`. OpenAI's clients follow it.",
 }
 # What is known before a target has answered: the headers of a stream whose head is sent by a heartbeat.
-KNOWN_EARLY = frozenset({REQUEST_ID, TASK, CONFIDENCE, ROUTE, POLICY, TRACE})
+KNOWN_EARLY = frozenset(
+    {
+        *(REQUEST_ID, TASK, CONFIDENCE, ROUTE, POLICY, TRACE),
+        *(RATE_LIMIT + part + of for part in (b"limit-", b"remaining-", b"reset-") for of in (b"requests", b"tokens")),
+    }
+)
+
+
+def new_request_id() -> str:
+    """A random ID for a request."""
+    return f"req_{secrets.token_hex(12)}"
 
 
 def describe(decision: Decision) -> ResponseHeaders:

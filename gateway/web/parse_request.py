@@ -4,7 +4,6 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 """
 
 import re
-import secrets
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -18,6 +17,7 @@ from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.routing import metadata_hints
 from gateway.routing.classify import SEARCHED_CHARS
 from gateway.types import OutputFormat, Query
+from gateway.web.headers import new_request_id
 from gateway.web.offered_tools import tool_choice_of, tools_of
 from gateway.web.output_format import output_format_of
 from gateway.web.request_schema import ABSENT, ALLOWED, ChatRequest, Message, Part, ToolEntry
@@ -53,7 +53,7 @@ def parse_chat(
     images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
     parameters, needs = read_parameters(_without_forms(document), _nested_parameters(request))
     return Query(
-        request_id=f"req_{secrets.token_hex(12)}",
+        request_id=new_request_id(),
         model=request.model,
         body=body,
         received_s=now_s,

@@ -14,6 +14,7 @@ from gateway.errors import GatewayError, MethodNotAllowed, NotFound
 from gateway.routing.policy import Policy
 from gateway.types import Status, Target
 from gateway.web.error_body import body_of, headers_of
+from gateway.web.headers import REQUEST_ID, new_request_id
 from gateway.web.models import model_of, models_of
 from twolane.process.api_keys import Key
 
@@ -94,4 +95,5 @@ def json_response(document: Any, status: int = 200) -> Response:
 def error_response(error: GatewayError) -> Response:
     """An error response."""
     headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+    headers[REQUEST_ID.decode()] = new_request_id()
     return Response(body_of(error), status_code=error.status, headers=headers, media_type="application/json")

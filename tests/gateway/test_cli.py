@@ -69,6 +69,16 @@ def test_a_check_prints_the_url_that_will_be_called_and_warns_of_unusable_keys(
     assert "secret" not in out + err
 
 
+def test_a_check_warns_of_targets_whose_cost_a_budget_cannot_count(capsys: Any, policy: Path) -> None:
+    budget = "limits: [{dollars_per_day: 5}]\n"
+    policy.write_text(POLICY + budget)
+    code, _, err = run(capsys, "policy", "check", str(policy))
+    assert (code, err) == (0, "warning: limits: dollars_per_day does not count target 'quality', which has no price\n")
+    price = ", price: {input_per_million: 1, output_per_million: 2}}"
+    policy.write_text(POLICY.replace("location: external}", f"location: external{price}") + budget)
+    assert run(capsys, "policy", "check", str(policy))[2] == ""
+
+
 def test_an_invalid_policy_is_located_by_file_line_and_key(capsys: Any, policy: Path) -> None:
     policy.write_text(POLICY.replace("use: quality", "us: quality"))
     code, out, err = run(capsys, "policy", "check", str(policy))

@@ -47,6 +47,7 @@ def test_a_request_without_an_answer_yet_gets_503_and_may_be_tried_again(play: A
     assert (received.status, orjson.loads(received.body)["error"]["code"]) == (503, "draining")
     assert orjson.loads(received.body)["error"].keys() == {"message", "type", "param", "code"}
     assert (received.header["retry-after"], received.header["x-should-retry"]) == ("1", "true")
+    assert received.header["x-request-id"] == scene.decision.query_id
     assert scene.decision.outcome is Outcome.ERROR  # the client did not leave
     assert scene.targets["fast"].left == 1
 
@@ -77,6 +78,7 @@ def test_a_request_that_arrives_after_the_end_gets_503_and_reaches_no_target(pla
 
     received, scene = play(story, fast=says("no"))
     assert received.status == 503
+    assert received.header["x-request-id"].startswith("req_")
     assert scene.targets["fast"].calls == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from tests.gateway.redis_server import redis_server, until_exchanged
-from tests.gateway.serving import completion, fake_server, one_lane, real_gateway
+from tests.gateway.serving import ask, completion, fake_server, one_lane, real_gateway, says_hello
 
 pytestmark = pytest.mark.anyio
 
@@ -142,6 +142,21 @@ async def test_a_daily_budget_outlives_the_gateway_where_there_is_a_redis(tmp_pa
                     assert [(await gateway.ask())[0] for _ in statuses] == statuses
 
 
+async def test_a_gateway_without_redis_says_that_it_counts_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the start, and when a policy with a daily budget is loaded later."""
+    async with fake_server() as server, real_gateway(tmp_path, one_lane(server.url)) as gateway:
+        assert "counted by each process alone" not in caplog.text
+        policy = limited(server.url, {"tokens_per_day": 9})
+        await asyncio.to_thread((tmp_path / "policy.yaml").write_bytes, policy.encode())
+        await gateway.gateway.watcher.reload()
+        assert "counted by each process alone" in caplog.text
+    caplog.clear()
+    async with real_gateway(tmp_path, policy):
+        assert "counted by each process alone" in caplog.text
+
+
 async def test_headers_say_what_is_left_of_a_keys_limits(tmp_path: Path) -> None:
     async with (
         fake_server() as server,
@@ -154,6 +169,27 @@ async def test_headers_say_what_is_left_of_a_keys_limits(tmp_path: Path) -> None
         await gateway.ask()
         status, refused, _ = await gateway.ask()
         assert (status, refused["x-ratelimit-remaining-requests"]) == (429, "0")
+
+
+async def test_a_heartbeat_sends_what_is_left_of_a_keys_limits(tmp_path: Path) -> None:
+    """It is known before the answer, and clients that pace themselves read it from the head."""
+    has_head = asyncio.Event()
+
+    async def answer(request: Any, body: Any) -> Any:
+        await has_head.wait()
+        return await says_hello(request, body)
+
+    async with (
+        fake_server(answer) as server,
+        real_gateway(tmp_path, limited(server.url, {"requests_per_minute": 2}), heartbeat_s=0.01) as gateway,
+        gateway.client.post(f"{gateway.url}/v1/chat/completions", json=ask(stream=True)) as response,
+    ):
+        assert response.headers["x-ratelimit-remaining-requests"] == "1"
+        assert "x-twolane-target" not in response.headers
+        has_head.set()
+        text = await response.text()
+    assert ": x-twolane-target = only" in text
+    assert "x-ratelimit" not in text
 
 
 async def test_without_limits_there_are_no_rate_limit_headers(tmp_path: Path) -> None:

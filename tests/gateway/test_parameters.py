@@ -239,6 +239,7 @@ async def test_an_ignored_parameter_is_named_in_header_log_and_metric(tmp_path: 
         ("ignore: [tools]", "'tools' is not a parameter"),
         ("ignore: {a: 1}", "expected a string or a list of strings"),
         ("takes: [model]", "'model' is not a parameter"),
+        ("takes: [top_a, min_p], ignore: [min_p]", "'min_p' is also in `takes`"),
     ],
 )
 def test_a_policy_may_not_ignore_anything_else(line: str, problem: str) -> None:
@@ -265,6 +266,14 @@ def test_a_target_may_take_more_than_its_engine() -> None:
     assert capabilities is not None
     for name in ("min_p", "cache_control"):
         assert treatment(name, capabilities) is Treatment.PASSED
+
+
+def test_what_the_policy_takes_is_not_ignored_by_the_default_of_its_engine() -> None:
+    target = "kind: openai, engine: vllm_diffusion, url: 'http://a', model: m, location: external"
+    policy = parse(
+        f"version: 1\ntargets:\n  t: {{{target}, takes: [temperature]}}\nroutes: [{{name: default, use: t}}]", {}
+    )
+    assert policy.targets["t"].ignore == {"top_k", "min_p"}
 
 
 def arrived(server: FakeServer) -> dict[str, Any]:

@@ -39,7 +39,7 @@ async def test_requests_that_outlast_the_drain_period_get_a_response(
     listener = socket.create_server(("127.0.0.1", 0))
     running = asyncio.create_task(run_worker(worker, listener))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False) as client:
         while worker.serving_state.tokenization is None:  # noqa: ASYNC110 - set by the thread that loads
             await asyncio.sleep(0.01)
         await worker.serving_state.engine.ready()
@@ -47,7 +47,7 @@ async def test_requests_that_outlast_the_drain_period_get_a_response(
             asyncio.create_task(client.post(CHAT, json=body())),
             asyncio.create_task(client.post(CHAT, json=body(response_format={"type": "json_object"}))),
         ]
-        async with asyncio.timeout(20), client.stream("POST", CHAT, json=body(stream=True)) as stream:
+        async with asyncio.timeout(120), client.stream("POST", CHAT, json=body(stream=True)) as stream:
             lines = stream.aiter_lines()
             first = await anext(lines)
             reader, writer = await asyncio.open_connection(*listener.getsockname())

@@ -23,6 +23,7 @@ class KeysFile:
         self._path = path
         self._allows_restrictions = allows_restrictions
         self._watch = FileWatch(path)
+        self._error = ""  # why the file as it is could not be loaded
         self.current: Keys = self._read()
         if not len(self.current):
             raise ConfigurationError(f"keys file {path} contains no key")
@@ -31,18 +32,23 @@ class KeysFile:
         """Reload the file when it changes, until cancelled."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            if self._watch.has_settled():
+            if self._watch.has_settled(again=bool(self._error)):
                 await asyncio.to_thread(self._reload)
 
     def _reload(self) -> None:
         """A file without any key revokes them all. One that cannot be read or parsed keeps the keys as they are: a
-        deleted file, or a line with a mistake, must not lock everybody out."""
+        deleted file, or a line with a mistake, must not lock everybody out. It is read again until that succeeds,
+        because the cause may pass without a change of the file (no free file descriptor, a network file system)."""
         self._watch.loading()
         try:
             keys = self._read()
-        except ConfigurationError as error:
-            _log.error("%s; the keys loaded before remain valid", error)
+        except Exception as error:  # noqa: BLE001 - whatever happens, the next change must be loaded
+            cause = str(error) if isinstance(error, ConfigurationError) else f"keys file {self._path}: {error!r}"
+            if cause != self._error:
+                _log.error("%s; the keys loaded before remain valid", cause)
+            self._error = cause
             return
+        self._error = ""
         self.current = keys
         _log.info("keys file %s: %d keys", self._path, len(keys))
 

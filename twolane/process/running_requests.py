@@ -8,8 +8,8 @@ from typing import Any
 class RunningRequests:
     """`with running:` around the work of a request, in its own task.
 
-    `end` cancels all of them. Who catches the cancellation asks `is_over`, and responds. Refuse requests that arrive
-    once it `has_ended`.
+    `end` cancels all of them. A handler that catches the cancellation calls `is_over`, and responds if it returns True.
+    Requests that arrive when it `has_ended` must be refused.
     """
 
     def __init__(self) -> None:

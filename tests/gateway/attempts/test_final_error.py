@@ -54,6 +54,12 @@ def test_every_reason_has_a_cause() -> None:
     assert set(_CAUSES) == set(Reason)
 
 
+@pytest.mark.parametrize("reason", sorted(set(Reason) - OF_CALLS))
+def test_the_error_of_a_skipped_target_may_be_retried_exactly_if_its_cause_may_pass(reason: Reason) -> None:
+    failure = skipped(reason)
+    assert final_error([failure]).retryable == (failure.cause in TRANSIENT)
+
+
 @given(FAILURES)
 def test_an_outage_is_never_reported_as_an_invalid_request(failures: list[Failure]) -> None:
     error = final_error(failures)

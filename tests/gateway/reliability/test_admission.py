@@ -9,7 +9,7 @@ from gateway.enums import SHARED_REASONS, BreakerState, Capability, Reason, Resi
 from gateway.policy_types import Slo
 from gateway.reliability.admission import admit, check_predicted_wait, check_shared_failure, has_healthy_fallback
 from gateway.routing.engine_profiles import ENGINES
-from gateway.types import Candidate, Capabilities, Health, Query, Status, Target
+from gateway.types import Candidate, Capabilities, Health, Query, RequestParameters, Status, Target
 
 MakeQuery = Callable[..., Query]
 MakeTarget = Callable[..., Target]
@@ -32,6 +32,19 @@ def test_a_target_that_does_not_support_the_request_is_skipped_with_the_missing_
 ) -> None:
     verdict = admit(candidate(capabilities=CHAT_ONLY), query(needs=NEEDS_SCHEMA), Health())
     assert (verdict.reason, verdict.detail) == (Reason.UNSUPPORTED, "lacks json_schema")
+
+
+def test_names_of_a_client_s_fields_do_not_fill_errors_and_logs(
+    candidate: Callable[..., Candidate], query: MakeQuery
+) -> None:
+    unknown = frozenset({f"{number:02d}{'x' * 10_000}" for number in range(20)})
+    verdict = admit(
+        candidate(capabilities=CHAT_ONLY), query(parameters=RequestParameters(names=unknown, unknown=unknown)), Health()
+    )
+    assert len(verdict.detail) < 1000
+    assert verdict.detail.startswith("lacks 00xx")
+    assert verdict.detail.endswith(" and 12 more")
+    assert len(verdict.param or "") == 64
 
 
 def test_discovered_capabilities_count_where_the_policy_states_none(

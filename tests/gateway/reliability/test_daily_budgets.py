@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.policy_types import Limit
-from gateway.reliability.daily_budgets import DAY_S, DailyBudgets, Spent
+from gateway.reliability.daily_budgets import DAY_S, Account, DailyBudgets, Spent
 
 NOON_S = datetime(2026, 11, 29, 12, tzinfo=UTC).timestamp()
 TOKENS = Limit(tokens_per_day=100)
@@ -48,25 +48,41 @@ def test_what_other_replicas_spent_counts_on_its_own_day_only() -> None:
     budgets = DailyBudgets()
     day = budgets.begin_day(NOON_S)
     budgets.add("ann", 40, 0.0, NOON_S)
-    budgets.set_others(day - 1, "ann", Spent(60, 0))
+    budgets.merge(day - 1, {Account("other", "ann"): Spent(60, 0)})
     assert budgets.wait_s("ann", TOKENS, NOON_S) == 0
-    budgets.set_others(day, "ann", Spent(60, 0))
+    budgets.merge(day, {Account("other", "ann"): Spent(60, 0)})
     assert budgets.wait_s("ann", TOKENS, NOON_S) > 0
 
 
-def test_an_exchange_that_failed_is_made_up_for() -> None:
-    budgets = DailyBudgets()
+def test_totals_only_grow_and_count_once() -> None:
+    """Also those that come back from the store, or that the store has lost."""
+    budgets = DailyBudgets("me")
+    day = budgets.begin_day(NOON_S)
+    budgets.add("ann", 40, 0.0, NOON_S)
+    for totals in ({Account("me", "ann"): Spent(40, 0)}, {Account("other", "ann"): Spent(59, 0)}) * 2:
+        budgets.merge(day, totals)
+    assert budgets.wait_s("ann", TOKENS, NOON_S) == 0
+    budgets.merge(day, {Account("other", "ann"): Spent(60, 0)})
+    budgets.merge(day, {Account("other", "ann"): Spent(0, 0)})
+    assert budgets.wait_s("ann", TOKENS, NOON_S) > 0
+
+
+def test_what_the_store_did_not_get_is_written_next_time() -> None:
+    budgets = DailyBudgets("me")
     budgets.add("ann", 1, 0.0, NOON_S)
-    budgets.wait_s("bob", TOKENS, NOON_S)
-    day = budgets.day
-    changed, asked = budgets.take_outgoing()
-    assert (changed, asked) == ({"ann": Spent(1, 0)}, {"ann", "bob"})
-    assert budgets.take_outgoing() == ({}, set())
-    budgets.return_outgoing(day, changed, asked)
+    day, own = budgets.day, Account("me", "ann")
+    changed = budgets.take_changed()
+    assert changed == {own: Spent(1, 0)}
+    assert budgets.take_changed() == {}
+    budgets.mark_changed(day, changed)
     budgets.add("ann", 1, 0.0, NOON_S)
-    assert budgets.take_outgoing() == ({"ann": Spent(2, 0)}, {"ann", "bob"})
-    budgets.return_outgoing(day - 1, changed, asked)
-    assert budgets.take_outgoing() == ({}, set())
+    assert budgets.take_changed() == {own: Spent(2, 0)}
+    budgets.mark_changed(day - 1, changed)
+    assert budgets.take_changed() == {}
+    budgets.merge(day, {Account("other", "bob"): Spent(3, 0)})
+    assert budgets.take_changed() == {}, "the store has it"
+    budgets.mark_changed(day)
+    assert budgets.take_changed().keys() == {own, Account("other", "bob")}
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), max_size=40))

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Location, Reason
-from gateway.policy_types import Retry, Slo
+from gateway.policy_types import Limit, Retry, Slo
 from gateway.reliability.breaker import BreakerRule
 from gateway.reliability.replication import PeerSnapshot, Snapshot
 from gateway.state.memory import MemoryStore
@@ -275,3 +275,13 @@ def test_a_silent_replica_receives_no_retry_budget(silent_s: float, given: int) 
     store.merge(100.0, [PeerSnapshot(name="other", written_s=100.0 - silent_s, snapshot=Snapshot())], me="us")
     (budget,) = (budget for _, budget in store.snapshot(100.0).retries)
     assert budget.sent == ((("other", given),) if given else ())
+
+
+def test_only_keys_with_a_daily_budget_are_counted_by_day() -> None:
+    """What is counted is exchanged with other replicas, so requests of other keys must not cause any exchange."""
+    store = MemoryStore()
+    for limit in (Limit(requests_per_minute=9), Limit(tokens_per_day=9)):
+        assert store.acquire_quota("ann", limit, 0, 0) is None
+        assert store.budgets.take_changed() == {}
+        store.release_quota("ann", limit, 5, 0.0, wall_s=0)
+    assert [spent.tokens for spent in store.budgets.take_changed().values()] == [5]

@@ -10,7 +10,7 @@ import pytest
 from gateway.enums import Capability, Kind, Location
 from gateway.errors import Overloaded, UpstreamError
 from gateway.types import Call, Capabilities, Query, Target
-from gateway.upstreams.fan_out import MAX_AT_ONCE, needs_fan_out, send_each
+from gateway.upstreams.fan_out import MAX_AT_ONCE, FanOutResponse, needs_fan_out
 from gateway.upstreams.request_body import body_for
 from gateway.upstreams.scripted import ScriptedUpstream, fails, says
 
@@ -30,7 +30,7 @@ def call_of(n: int, **body: Any) -> Call:
 
 
 async def read(upstream: ScriptedUpstream, call: Call) -> list[dict[str, Any]]:
-    response = await send_each(upstream, call)
+    response = FanOutResponse(upstream, call)
     try:
         return [orjson.loads(delta.data) async for delta in response.deltas()]
     finally:
@@ -69,6 +69,13 @@ def test_every_choice_is_a_call_for_one_with_a_seed_of_its_own() -> None:
     assert [(body.get("n"), body["seed"]) for body in sent] == [(None, 5), (None, 6), (None, 7)]
 
 
+def test_seeds_of_choices_differ_and_stay_integers_of_64_bits() -> None:
+    call = call_of(3, seed=2**63 - 2)
+    seeds = {orjson.loads(body_for(replace(call, choice=choice), ONE_CHOICE))["seed"] for choice in range(3)}
+    assert len(seeds) == 3
+    assert max(seeds) < 2**63
+
+
 def test_it_is_used_only_for_several_choices_at_targets_without_n() -> None:
     upstream, several = ScriptedUpstream([says("a")]), call_of(2)
     able = replace(TARGET, capabilities=replace(ONE_CHOICE, supported=ONE_CHOICE.supported | {Capability.N}))
@@ -76,30 +83,31 @@ def test_it_is_used_only_for_several_choices_at_targets_without_n() -> None:
     assert not needs_fan_out(upstream, call_of(1))
     assert not needs_fan_out(upstream, replace(several, target=able))
     assert not needs_fan_out(upstream, replace(several, ignored=("n",)))
+    takes = replace(TARGET, capabilities=replace(ONE_CHOICE, fields=frozenset({"n"})))
+    assert not needs_fan_out(upstream, replace(several, target=takes))
 
 
 async def test_calls_are_limited_and_closed_when_the_response_is() -> None:
     waiting = asyncio.Event()
     upstream = ScriptedUpstream([says("a")], sleep=lambda _: waiting.wait())
-    opening = asyncio.create_task(send_each(upstream, call_of(MAX_AT_ONCE + 3)))
+    response = FanOutResponse(upstream, call_of(MAX_AT_ONCE + 3))
     while len(upstream.calls) < MAX_AT_ONCE:  # noqa: ASYNC110 - the fake has no event for it
         await asyncio.sleep(0)
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(upstream.calls) == MAX_AT_ONCE
-    opening.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await opening
+    await response.aclose()
     assert upstream.left == MAX_AT_ONCE
 
 
 async def test_a_reader_that_leaves_closes_every_call() -> None:
     """Also those that wait because nobody reads what they bring."""
     upstream = ScriptedUpstream([says(*"abcdefgh")])
-    response = await send_each(upstream, call_of(4, stream=True))
+    response = FanOutResponse(upstream, call_of(4, stream=True))
     assert await anext(response.deltas())
     await response.aclose()
     assert upstream.left == 4
+    assert [(call.choice, call.query.n) for call in upstream.calls] == [(choice, 1) for choice in range(4)]
 
 
 async def test_the_first_error_is_raised_at_once_and_cancels_the_others() -> None:
@@ -109,6 +117,49 @@ async def test_the_first_error_is_raised_at_once_and_cancels_the_others() -> Non
     with pytest.raises(UpstreamError):
         await read(upstream, call_of(2, stream=True))
     assert upstream.left == 1, "the other one"
+
+
+async def test_nothing_of_a_stream_is_passed_on_before_every_first_call_has_responded() -> None:
+    """The second call is refused after the first one has begun: another target can still be tried."""
+    upstream = ScriptedUpstream([says(*"abc"), fails(Overloaded("busy"), before_s=1)], sleep=_late)
+    response = FanOutResponse(upstream, call_of(2, stream=True))
+    deltas = response.deltas()
+    got = [await anext(deltas)]
+    with pytest.raises(Overloaded):
+        await anext(deltas)
+    await response.aclose()
+    assert [delta.pieces for delta in got] == [()]
+    assert [delta.usage and delta.usage.output_tokens for delta in got] == [3], "what the first one has used"
+
+
+async def test_closing_ends_also_if_a_call_fails_meanwhile_and_nobody_reads() -> None:
+    """The queue is full, so nobody could take the error."""
+
+    class FailsToClose(ScriptedUpstream):
+        async def send(self, call: Call) -> Any:
+            reply = await super().send(call)
+            closes = reply.aclose
+
+            async def aclose() -> None:
+                await closes()
+                raise UpstreamError("failed to close")
+
+            reply.aclose = aclose  # type: ignore[method-assign]
+            return reply
+
+    upstream = FailsToClose([says(*"abcdefgh")])
+    response = FanOutResponse(upstream, call_of(2, stream=True))
+    while not response._items.full():  # noqa: ASYNC110 - the fake has no event for it
+        await asyncio.sleep(0)
+    async with asyncio.timeout(60):
+        await response.aclose()
+    assert upstream.left == 2
+
+
+async def _late(seconds: float) -> None:
+    """Time passes after everything that can happen without it."""
+    for _ in range(50 if seconds else 1):
+        await asyncio.sleep(0)
 
 
 async def _hold(seconds: float) -> None:

@@ -120,6 +120,30 @@ def test_a_changed_file_is_followed_and_a_broken_one_leaves_the_last_key(tmp_pat
     assert key.value == "sk-3"
 
 
+def test_a_key_that_could_not_be_read_is_read_without_another_change_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """No free file descriptor, or a network file system that was away: the new key must not wait for the next one."""
+    file = tmp_path / "key"
+    file.write_text("sk-1")
+    key = TargetKey(target(key_file=str(file)), {})
+
+    def fail(*_: Any) -> Any:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "open", fail)
+        file.unlink()
+        os.write(fd := os.open(file, os.O_WRONLY | os.O_CREAT), b"sk-2")
+        os.close(fd)
+        for _ in range(4):
+            key.refresh()
+        assert key.value == "sk-1"
+    key.refresh()
+    assert key.value == "sk-2"
+    assert caplog.text.count("Too many open files") == 1
+
+
 def test_a_file_that_appears_later_is_followed_too(tmp_path: Path) -> None:
     file = tmp_path / "key"
     key = TargetKey(target(key_file=str(file)), {})

@@ -31,8 +31,9 @@ def keys_file(tmp_path: Path) -> Path:
 async def test_without_a_valid_key_nothing_but_probes_is_answered(fake: Any, serving: Any, keys_file: Path) -> None:
     async with fake() as server, serving(POLICY % server.url, keys_file=keys_file) as gateway:
         for given in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic sk-anna"}):
-            status, _, body = await gateway.ask(**given)
+            status, headers, body = await gateway.ask(**given)
             assert (status, body["error"]["code"]) == (401, "invalid_api_key")
+            assert headers["x-request-id"].startswith("req_")
         for path in ("/v1/models", "/docs", "/openapi.json", "/nothing"):
             async with gateway.client.get(gateway.url + path) as response:
                 assert response.status == 401

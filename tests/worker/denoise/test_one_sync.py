@@ -4,6 +4,7 @@ One read per step, one more if a row is constrained, and no blocking upload: all
 `host_to_device`, which queues the copy.
 """
 
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,9 @@ from tests.worker.denoise.syncs import Syncs, counted_syncs
 DENOISING = DenoisingParams(steps=8, canvas_length=12)
 DEVICE = torch.device("cpu")
 TRUNCATION = Truncation(top_k=9, top_p=0.9, min_p=0.01)
-PENALTIES = PenaltyInputs(penalties=Penalties(presence=1.0, repetition=1.1), prompt=frozenset((6, 7)), output=((8, 2),))
+PENALTIES = PenaltyInputs(
+    penalties=Penalties(presence=1.0, repetition=1.1), prompt=array("q", (6, 7)), output=((8, 2),)
+)
 
 
 def length(sequence: int) -> int:

@@ -1,5 +1,8 @@
 """Penalties change logits by vLLM's formulas and count what a left-to-right decoder would have seen."""
 
+from array import array
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given
@@ -41,7 +44,7 @@ def by_vllm(logits: torch.Tensor, wanted: Penalties, prompt: list[int], output: 
 
 def inputs(wanted: Penalties, prompt: list[int], output: list[int]) -> PenaltyInputs:
     counts = tuple((token, output.count(token)) for token in dict.fromkeys(output))
-    return PenaltyInputs(penalties=wanted, prompt=frozenset(prompt), output=counts)
+    return PenaltyInputs(penalties=wanted, prompt=array("q", sorted(set(prompt))), output=counts)
 
 
 def denoise(wanted: PenaltyInputs | None, *, pinned_prefix: tuple[int, ...] = ()) -> Denoise:
@@ -138,6 +141,20 @@ def test_the_most_likely_token_is_that_after_penalties_and_its_log_probability_i
     found = score(logits, torch.ones(1), None, adjustments([denoise(wanted)], text, logits))
     assert found.surest.tolist() == [[6] * CANVAS]
     torch.testing.assert_close(found.logprob, logits.log_softmax(-1)[..., 6])
+
+
+def test_a_step_does_not_go_through_a_long_prompt_token_by_token() -> None:
+    """It would hold up every row of the batch, at every step."""
+
+    class Prompt(array):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[int]:
+            raise AssertionError
+
+        __contains__ = __getitem__ = __iter__  # type: ignore[assignment]
+
+    wanted = PenaltyInputs(penalties=Penalties(repetition=2.0), prompt=Prompt("q", (3, 5)), output=((4, 1),))
+    item = Decode(sequence=0, slot=0, at=0, ids=(1,), seed=0, penalties=wanted)
+    assert penalised([item], torch.ones(1, VOCAB)).tolist() == [[1, 1, 1, 0.5, 0.5, 0.5, 1, 1, 1, 1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Truncated sampling keeps exactly the tokens that vLLM's definitions keep, on the device and on the host."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -58,6 +60,22 @@ def test_the_host_keeps_the_same_tokens_as_the_device(seed: int, wanted: Truncat
     found = truncated(logits, [wanted])[0]
     assert sorted(tokens.tolist()) == found.nonzero()[:, 0].tolist()
     np.testing.assert_allclose(weights / weights.sum(), found[tokens].numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9, 0.999])
+def test_the_host_sorts_few_tokens_of_a_large_vocabulary(top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorting 262,144 tokens at each of 256 positions would take seconds a step."""
+    logits = torch.from_numpy(5 * np.random.default_rng(1).standard_normal((1, 20_000))).float()
+    sort, sizes = np.sort, []
+
+    def record(values: Any) -> Any:
+        sizes.append(len(values))
+        return sort(values)
+
+    monkeypatch.setattr(np, "sort", record)
+    tokens, _ = likeliest_tokens(logits[0].double().numpy(), Truncation(top_p=top_p))
+    assert tokens.tolist() == truncated(logits, [Truncation(top_p=top_p)])[0].nonzero()[:, 0].tolist()
+    assert sum(sizes) <= 16 * len(tokens) + 64
 
 
 def test_tokens_as_likely_as_the_last_one_are_kept() -> None:
