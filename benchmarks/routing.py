@@ -111,7 +111,7 @@ def _example(document: Mapping[str, Any], number: int) -> Example:
         task=Task(document["task"]),
         also_ok=frozenset(map(Task, document.get("also_ok") or ())),
         is_templated=bool(document.get("templated")),
-        query=parse_chat(orjson.dumps(_body(document)), {}, now_s=0.0, principal=None),
+        query=parse_chat(orjson.dumps(_body(document)), {}, now_s=0.0, key=None),
     )
 
 

@@ -34,8 +34,8 @@ from diffusion_worker.text.tokenizer import load_tokenizer
 from diffusion_worker.web.admin import build_admin
 from diffusion_worker.web.routes import build_routes
 from diffusion_worker.web.serving_state import ServingState, Tokenization
-from twolane.process.api_keys import load_keys
 from twolane.process.json_log import json_lines
+from twolane.process.keys_file import KeysFile
 from twolane.process.sockets import url_of
 
 Load = Callable[[Settings], tuple[Tokenization, DiffusionModel]]
@@ -101,7 +101,7 @@ def build_worker(settings: Settings, load_both: Load = load_checkpoint) -> Worke
         engine=Engine(load_model, capacity, meters.observe),
         meters=meters,
         max_body_bytes=settings.max_body_bytes,
-        keys=load_keys(settings.keys_file) if settings.keys_file else None,
+        keys=KeysFile(settings.keys_file, allows_restrictions=False) if settings.keys_file else None,
         tracing=open_tracing(os.environ),
         constraint_service=ConstraintService(_store(settings.constraint_cache), observe=meters.observe),
     )
@@ -133,6 +133,7 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
     serving = [asyncio.create_task(_serve(*each)) for each in zip(servers, sockets, strict=True)]
     print(_opening_line(worker, public, admin), flush=True)
     leaving, failing = asyncio.create_task(leave.wait()), asyncio.create_task(engine.failure())
+    following = [asyncio.create_task(keys.follow())] if (keys := worker.serving_state.keys) else []
     loading = None if worker.is_cold else asyncio.create_task(_announce(worker))
     try:
         await asyncio.wait([task for task in (loading, leaving) if task], return_when=asyncio.FIRST_COMPLETED)
@@ -142,7 +143,7 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
         if failing.done():
             raise failing.result()
     finally:
-        for task in (leaving, failing, *([loading] if loading else [])):
+        for task in (leaving, failing, *following, *([loading] if loading else [])):
             task.cancel()
         with suppress(TimeoutError):  # also after a failure: the device thread runs until the engine is closed
             async with asyncio.timeout(worker.drain_s + CLOSING_S):

@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,14 @@ from gateway.telemetry.recent_decisions import Observers, RecentDecisions
 from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
-from gateway.web.admin import admin_app
+from gateway.web.admin import admin_app, scope_of
 from gateway.web.asgi_responses import send_error
-from gateway.web.auth import Authenticate
+from gateway.web.auth import Authenticate, send_scope
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
 from gateway.web.routes import HotRoutes, public_app
-from twolane.process.api_keys import Keys, load_keys
+from twolane.process.api_keys import KeyScope
+from twolane.process.keys_file import KeysFile
 from twolane.process.sockets import url_of
 
 _log = logging.getLogger("gateway")
@@ -77,11 +78,12 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """A complete gateway without its sockets. Raises CannotStart or ConfigurationError."""
-    keys = load_keys(settings.keys_file) if settings.keys_file else None
+    keys = KeysFile(settings.keys_file) if settings.keys_file else None
     policies = Policies(settings.policy, os.environ)
     async with contextlib.AsyncExitStack() as stack:
-        folder = os.environ.get(FOLDER_VARIABLE)
-        peers = MultiprocessMetrics(Path(folder)) if folder else None
+        if keys is not None:
+            await stack.enter_async_context(_background_task(keys.follow()))
+        peers = MultiprocessMetrics(Path(folder)) if (folder := os.environ.get(FOLDER_VARIABLE)) else None
         metrics, recent = Metrics(peers), RecentDecisions(settings.recent_decisions)
         observers: list[Observer] = [metrics, recent]
         tracing = open_tracing(os.environ)
@@ -92,9 +94,9 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             observers.append(stack.enter_context(_decision_log(settings, settings.decision_log, metrics)))
         state, clock = MemoryStore(), SystemWorld()
         if settings.redis_url is not None:
-            shared = shared_state(state, clock, url=settings.redis_url, namespace=settings.redis_namespace)
-            replica = await stack.enter_async_context(shared)
-            metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+            await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
+        elif any(limit.is_daily for limit in policies.current.limits):
+            _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
         session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
         registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
@@ -130,7 +132,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         )
         yield Gateway(
             public=_protected(HotRoutes({PATH: chat}, public), keys),
-            admin=_protected(admin, keys),
+            admin=_protected(admin, keys, scope_of),
             policies=policies,
             watcher=watcher,
         )
@@ -153,6 +155,17 @@ def _decision_log(settings: Settings, path: Path, metrics: Metrics) -> Iterator[
     max_bytes, keep = settings.decision_log_bytes, settings.decision_log_files
     with contextlib.closing(DecisionLog(path, on_drop=metrics.dropped, max_bytes=max_bytes, keep=keep)) as log:
         yield log
+
+
+@contextlib.asynccontextmanager
+async def _shared_state(
+    state: MemoryStore, clock: SystemWorld, metrics: Metrics, url: str, settings: Settings
+) -> AsyncIterator[None]:
+    """Share the state with the other replicas until the block ends."""
+    namespace = settings.redis_namespace
+    async with shared_state(state, state.budgets, clock, url=url, namespace=namespace) as replica:
+        metrics.gauges.add_source(lambda: [Reading(names.STORE_UP, (), replica.is_up)])
+        yield
 
 
 async def _publish_gauges(peers: MultiprocessMetrics, metrics: Metrics) -> None:
@@ -222,8 +235,8 @@ class ErrorBoundary:
             await send_error(send, GatewayError("Internal error of the gateway; see its log."))
 
 
-def _protected(app: ASGIApp, keys: Keys | None) -> ASGIApp:
-    return ErrorBoundary(Authenticate(app, keys))
+def _protected(app: ASGIApp, keys: KeysFile | None, scope_of: Callable[[str], KeyScope | None] = send_scope) -> ASGIApp:
+    return ErrorBoundary(Authenticate(app, (lambda: keys.current) if keys else None, scope_of))
 
 
 class _Server(uvicorn.Server):

@@ -31,6 +31,7 @@ from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
 from gateway.web.parse_request import parse_chat, unique_headers
 from twolane.process import bundled
+from twolane.process.api_keys import Key
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import WRONG_USE, OneLineParser
 from twolane.process.json_log import json_lines
@@ -167,7 +168,8 @@ def _explain(options: argparse.Namespace) -> int:
     wall_s = options.at.timestamp() if options.at else time.time()
     try:
         headers = unique_headers(options.header)
-        query = parse_chat(_read_bytes(options.request), headers, now_s=time.monotonic(), principal=options.key)
+        key = Key(name=options.key) if options.key else None
+        query = parse_chat(_read_bytes(options.request), headers, now_s=time.monotonic(), key=key)
         classification = open_classifier()(query)
         plan = plan_request(policy, query, classification, wall_s=wall_s, sample=0.0)
     except CannotStart:

@@ -8,8 +8,10 @@ GatewayError
 │   ├── ModelNotFound         the model is neither an alias nor a target                                404
 │   ├── NotFound              the path does not exist                                                   404
 │   ├── MethodNotAllowed      the path does not support the method                                      405
-│   └── Unauthorized          the API key is missing or unknown                                         401
+│   ├── Unauthorized          the API key is missing or unknown                                         401
+│   └── PermissionDenied      the API key may not do this                                               403
 ├── RateLimitExceeded         the API key exceeded its rate limit                                       429
+│   └── BudgetExceeded        the API key has used its budget of the day                                429
 ├── AttemptFailed             an attempt at one target failed; `reason` decides what happens next
 │   ├── UpstreamError         the target failed, disconnected, or sent an invalid response              502
 │   ├── Overloaded            the target is overloaded                                                  503
@@ -116,12 +118,26 @@ class Unauthorized(BadRequest):
     code = "invalid_api_key"
 
 
+class PermissionDenied(BadRequest):
+    """The API key may not do this; `param` names the field that it may not use."""
+
+    status = 403
+    code = "permission_denied"
+
+
 class RateLimitExceeded(GatewayError):
     """The API key exceeded its rate limit; `retry_after_s` is the time until its quota refills."""
 
     status = 429
     code = "rate_limit_exceeded"
     kind = "rate_limit_error"
+
+
+class BudgetExceeded(RateLimitExceeded):
+    """The API key has used its daily budget; `retry_after_s` is the time until the next day (UTC)."""
+
+    code = "insufficient_quota"
+    kind = "insufficient_quota"
 
 
 class AttemptFailed(GatewayError):

@@ -16,14 +16,14 @@ from gateway.attempts.response import GatewayResponse
 from gateway.attempts.shadow import Shadows
 from gateway.decision import Decision
 from gateway.enums import Outcome, Reason
-from gateway.errors import GatewayError, RateLimitExceeded
+from gateway.errors import BudgetExceeded, GatewayError, RateLimitExceeded
 from gateway.ports import Observer, Permit, StateStore, Upstream, World
 from gateway.reliability.admission import admit, check_predicted_wait, check_shared_failure, has_healthy_fallback
 from gateway.reliability.load_balancing import pick_endpoint
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
 from gateway.routing.route import plan_request
-from gateway.types import Candidate, Classification, Health, Plan, Query, Target, Verdict
+from gateway.types import Candidate, Classification, Health, Plan, Query, Quota, Target, Verdict
 from gateway.validation.json_schema import SchemaCache
 
 
@@ -80,6 +80,11 @@ class Pipeline:
         recorder = self._shadows.recorder(context, self._sample()) if context.plan.shadow is not None else None
         return GatewayResponse(context, self._finish, buffered=buffered, attempt=attempt, recorder=recorder)
 
+    def quota(self, query: Query) -> Quota | None:
+        """What is left of the limits of the request's API key; None if it has none."""
+        limit = self._policies.current.limit_of(query.principal)
+        return None if limit is None else self._state.quota(query.principal, limit, self._clock.now_s())
+
     async def aclose(self) -> None:
         """Cancel the shadow requests in progress."""
         await self._shadows.aclose()
@@ -115,10 +120,14 @@ class Pipeline:
     def _check_rate_limit(self, context: RequestContext) -> RateLimitExceeded | None:
         """Acquire the quota of the request's API key. Shadow requests are not counted."""
         query, limit = context.query, self._policies.current.limit_of(context.query.principal)
-        wait_s = None if limit is None else self._state.acquire_quota(query.principal, limit, self._clock.now_s())
-        if wait_s is not None:
-            return RateLimitExceeded("Rate limit exceeded for this API key.", retry_after_s=wait_s)
-        context.holds_quota = limit is not None
+        if limit is None:
+            return None
+        refusal = self._state.acquire_quota(query.principal, limit, self._clock.now_s(), self._clock.wall_s())
+        if refusal is not None and refusal.is_daily:
+            return BudgetExceeded("This API key has used its budget of today (UTC).", retry_after_s=refusal.wait_s)
+        if refusal is not None:
+            return RateLimitExceeded("Rate limit exceeded for this API key.", retry_after_s=refusal.wait_s)
+        context.holds_quota = True
         return None
 
     # Attempts: candidates in order, with retries and hedging
@@ -253,7 +262,7 @@ class Pipeline:
         """Release the quota and report the decision."""
         decision = self._decision(context)
         if context.holds_quota:
-            self._state.release_quota(decision.principal, decision.tokens)
+            self._state.release_quota(decision.principal, decision.tokens, decision.cost, self._clock.wall_s())
         self._observer.decided(decision)
         return decision
 

@@ -68,3 +68,22 @@ class Limit:
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None  # input and output together, as targets report them
     max_in_flight: int | None = None
+    tokens_per_day: float | None = None  # UTC days
+    dollars_per_day: float | None = None  # as far as the costs of targets are known
+
+    @property
+    def is_daily(self) -> bool:
+        """Whether it includes a budget per day."""
+        return self.tokens_per_day is not None or self.dollars_per_day is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a target costs, in US dollars per million tokens."""
+
+    input: float
+    output: float
+
+    def cost(self, input_tokens: int | None, output_tokens: int | None) -> float:
+        """The cost of one call in US dollars."""
+        return ((input_tokens or 0) * self.input + (output_tokens or 0) * self.output) / 1_000_000

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from gateway.decision import AttemptRecord, Decision, Mirrored
 from gateway.policy_types import Limit
-from gateway.types import Call, Candidate, Delta, Health, Status, Verdict
+from gateway.types import Call, Candidate, Delta, Health, Quota, QuotaRefusal, Status, Verdict
 
 
 class UpstreamResponse(Protocol):
@@ -74,12 +74,16 @@ class StateStore(Protocol):
         own objective. `again`: this is a retry that `may_retry` allowed."""
         ...
 
-    def acquire_quota(self, key: str | None, limit: Limit, now_s: float) -> float | None:
-        """None if the key is within its limit (then call `release_quota` at the end); else the seconds to wait."""
+    def acquire_quota(self, key: str | None, limit: Limit, now_s: float, wall_s: float) -> QuotaRefusal | None:
+        """None if the key is within its limit; then call `release_quota` at the end. `wall_s`: since the epoch."""
         ...
 
-    def release_quota(self, key: str | None, tokens: int) -> None:
-        """End a request that `acquire_quota` admitted, and count its tokens."""
+    def release_quota(self, key: str | None, tokens: int, dollars: float, wall_s: float) -> None:
+        """End a request that `acquire_quota` admitted, and count its tokens and its cost."""
+        ...
+
+    def quota(self, key: str | None, limit: Limit, now_s: float) -> Quota:
+        """What is left of the key's limits per minute."""
         ...
 
     def may_retry(self, candidate: Candidate) -> bool:

@@ -21,7 +21,7 @@ from gateway.enums import (
     Residency,
     Task,
 )
-from gateway.policy_types import Checks, Hedge, Retry, Slo
+from gateway.policy_types import Checks, Hedge, Price, Retry, Slo
 from twolane.process.trace_context import Trace
 
 
@@ -56,6 +56,7 @@ class Target:
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
     retry: Retry | None = None
+    price: Price | None = None
     diffusion: tuple[tuple[str, float], ...] = ()  # a worker's default denoising parameters
     pool: str | None = None
     endpoints: "tuple[Target, ...]" = ()
@@ -116,6 +117,8 @@ class Query:
     task_hint_from: str = ""  # "header" or "metadata"
     deadline_ms: float | None = None
     principal: str | None = None  # name of the key
+    allowed_models: frozenset[str] | None = None  # by the key; None: all
+    allowed_routes: frozenset[str] | None = None
     trace: Trace | None = None
     output_format: OutputFormat | None = None
     tools: tuple[Tool, ...] = ()
@@ -273,3 +276,28 @@ class Call:
     left_ms: float | None = None
     validation_error: str | None = None
     span_id: int = 0  # of this attempt in the query's trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaRefusal:
+    """A request over a limit of its key. `is_daily`: over the budget of the day."""
+
+    wait_s: float
+    is_daily: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitStatus:
+    """One limit per minute: its size, what is left now, and the seconds until all of it is available again."""
+
+    limit: float
+    remaining: float
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What is left of a key's limits per minute; None where it has none."""
+
+    requests: LimitStatus | None
+    tokens: LimitStatus | None

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from twolane.process.api_keys import NAME, add_key, key_line, new_key
+from twolane.process.api_keys import NAME, KeyScope, add_key, key_line, new_key
 from twolane.process.errors import ConfigurationError
 from twolane.process.flags import WRONG_USE, OneLineParser
 
@@ -17,15 +17,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = _parse(sys.argv[1:] if argv is None else argv)
     key = new_key()
+    line = key_line(options.name, key, _restrictions(options))
     try:
         if options.file is not None:
-            add_key(options.file, options.name, key)
+            add_key(options.file, line)
     except ConfigurationError as error:
         print(f"twolane keys: {error}", file=sys.stderr)
         return WRONG_USE
     print(key)
     if options.file is None:
-        print(key_line(options.name, key), file=sys.stderr)
+        print(line, file=sys.stderr)
     return 0
 
 
@@ -42,7 +43,29 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="FILE",
         help="keys file to add the key's hash to (default: print the line on stderr)",
     )
+    new.add_argument(
+        "--scope",
+        type=KeyScope,
+        choices=list(KeyScope),
+        action="append",
+        dest="scopes",
+        help="ask: send requests; metrics: read /metrics; admin: use the admin port; repeatable (default: ask)",
+    )
+    new.add_argument(
+        "--model", action="append", dest="models", metavar="NAME", help="allow only this model; repeatable"
+    )
+    new.add_argument(
+        "--route", action="append", dest="routes", metavar="NAME", help="allow only this route; repeatable"
+    )
+    new.add_argument("--private-only", action="store_true", help="treat every request of the key as private")
     return parser.parse_args(argv)
+
+
+def _restrictions(options: argparse.Namespace) -> list[str]:
+    """The options of the key's line in a keys file."""
+    lists = {"scopes": options.scopes, "models": options.models, "routes": options.routes}
+    written = [f"{name}={','.join(values)}" for name, values in lists.items() if values]
+    return [*written, "private-only"] if options.private_only else written
 
 
 def _name(text: str) -> str:

@@ -77,6 +77,13 @@ class InvalidKey(InvalidRequest):
     code = "invalid_api_key"
 
 
+class PermissionDenied(InvalidRequest):
+    """The API key lacks the scope of the path."""
+
+    status = 403
+    code = "permission_denied"
+
+
 _TYPES: dict[int, str] = {401: "authentication_error", 429: "rate_limit_error"}
 
 

@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from diffusion_worker.errors import WorkerError
 from diffusion_worker.web import request_log
-from diffusion_worker.web.error_body import InvalidKey, problem_of
+from diffusion_worker.web.error_body import InvalidKey, PermissionDenied, problem_of
 from diffusion_worker.web.http_io import JSON, header, send_response
 from diffusion_worker.web.serving_state import ServingState
-from twolane.process.api_keys import bearer_key
+from twolane.process.api_keys import KeyScope, bearer_key
 from twolane.process.http_body import ClientDisconnected
 
 OPEN_PATHS = frozenset({"/live", "/health"})  # probes need no key; with a keys file every other path does
@@ -51,11 +51,22 @@ class Middleware:
             await response.send_error(WorkerError("The worker failed to process this request."))
 
     def _authenticate(self, scope: Scope) -> None:
-        """Raises InvalidKey."""
+        """Raises InvalidKey or PermissionDenied."""
         if self._state.keys is None or scope["path"] in OPEN_PATHS:
             return
-        if self._state.keys.name_of(bearer_key(scope["headers"])) is None:
+        key = self._state.keys.current.find(bearer_key(scope["headers"]))
+        if key is None:
             raise InvalidKey("A valid API key is required: Authorization: Bearer <key>.")
+        needed = _scope_of(scope["path"])
+        if not key.allows(needed):
+            raise PermissionDenied(f"This API key lacks the scope `{needed}`.")
+
+
+def _scope_of(path: str) -> KeyScope:
+    """The scope that a path needs, on either port."""
+    if path == "/metrics":
+        return KeyScope.METRICS
+    return KeyScope.ADMIN if path.startswith("/admin/") else KeyScope.SEND
 
 
 class _SendWithHeaders:

@@ -16,7 +16,7 @@ from diffusion_worker.types.model_info import ModelInfo
 from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import ModelNotFound
-from twolane.process.api_keys import Keys
+from twolane.process.keys_file import KeysFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class ServingState:
     engine: Engine
     meters: Meters
     max_body_bytes: int
-    keys: Keys | None = None
+    keys: KeysFile | None = None
     tracing: Tracing | None = None
     tokenization: Tokenization | None = None
     constraint_service: ConstraintService = field(default_factory=ConstraintService)

@@ -6,7 +6,7 @@ tried. After it (`commit`), a failure can only end the response.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
@@ -204,6 +204,13 @@ class Attempt:
         self.reason = error.reason
         self._end(error.reason, error)
 
+    def _priced_usage(self) -> Usage | None:
+        """The usage with the cost by the target's price, if the policy has one."""
+        usage, price = self._usage, self.candidate.target.price
+        if usage is None or price is None:
+            return usage
+        return replace(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
+
     def _timeout_detail(self) -> str:
         left_ms = self._context.left_ms(self._clock.now_s())
         return "deadline passed" if left_ms is None or left_ms <= 0 else "the attempt limit passed"
@@ -226,7 +233,7 @@ class Attempt:
             detail=error.detail if error else "",
             probe=self._params.permit.probe,
             hedge=self._params.hedge,
-            usage=self._usage,
+            usage=self._priced_usage(),
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
         )

@@ -48,6 +48,9 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.location": "in_cluster, or external: never receives private requests.",
         "targets.*.engine": "Capability profile of a well-known engine.",
         "targets.*.capabilities": "Capabilities of the server, instead of an engine profile.",
+        "targets.*.price": "What the target costs, for the decision log and daily budgets.",
+        "targets.*.price.input_per_million": "US dollars per million prompt tokens.",
+        "targets.*.price.output_per_million": "US dollars per million completion tokens.",
         "targets.*.max_in_flight": "Concurrent requests; beyond them the target is skipped as overloaded.",
         "targets.*.retry": "Retries at the same target after a connection fault or 5xx.",
         "targets.*.retry.times": "Retries per request.",
@@ -99,10 +102,12 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].validate.first_bytes": "Bytes to buffer with `buffer: first_bytes`.",
         "routes[].validate.repair": "syntax: close JSON that is unambiguously unclosed; none.",
         "routes[].validate.send_error_to_fallback": "Tell the next target what was wrong with the previous response.",
-        "limits": "Rate limits for API keys.",
+        "limits": "Rate limits and daily budgets for API keys.",
         "limits[].keys": "Names of API keys; absent: each key without a limit of its own.",
         "limits[].requests_per_minute": "Requests per minute.",
         "limits[].tokens_per_minute": "Prompt and completion tokens per minute.",
         "limits[].max_in_flight": "Concurrent requests.",
+        "limits[].tokens_per_day": "Prompt and completion tokens per day (UTC).",
+        "limits[].dollars_per_day": "Cost per day (UTC) in US dollars.",
     }
 )

@@ -1,4 +1,4 @@
-"""The `limits` section of a policy: rate and concurrency limits per API key."""
+"""The `limits` section of a policy: rate limits, concurrency limits and daily budgets per API key."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from gateway.policy_files.section import Section
 from gateway.policy_types import Limit
 
 _MAX: Final = 1e9
-_KEYS: Final = ("requests_per_minute", "tokens_per_minute", "max_in_flight")
+_KEYS: Final = ("requests_per_minute", "tokens_per_minute", "max_in_flight", "tokens_per_day", "dollars_per_day")
 
 
 def read_limits(top: Section) -> tuple[Limit, ...]:
@@ -32,6 +32,8 @@ def _limit(entry: Section) -> Limit:
         requests_per_minute=entry.number("requests_per_minute", None, minimum=0.001, maximum=_MAX),
         tokens_per_minute=entry.number("tokens_per_minute", None, minimum=1, maximum=_MAX),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=1_000_000),
+        tokens_per_day=entry.number("tokens_per_day", None, minimum=1, maximum=_MAX * 1000),
+        dollars_per_day=entry.number("dollars_per_day", None, minimum=0.000001, maximum=_MAX),
     )
     entry.close()
     if not any(entry.has(key) for key in _KEYS):

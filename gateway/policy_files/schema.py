@@ -38,7 +38,8 @@ targets:
     {kind: worker, url: "http://a", model: m, location: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
      diffusion: {}}
   name: {kind: worker, url: "http://d", model: m, location: in_cluster, resolve: dns}
-  pool: {kind: openai, urls: ["http://b"], model: m, location: external, engine: vllm}
+  pool: {kind: openai, urls: ["http://b"], model: m, location: external, engine: vllm,
+    price: {input_per_million: 1, output_per_million: 1}}
   other: {kind: openai, url: "http://c", model: m, location: external, capabilities: [chat]}
 routes:
   - name: first

@@ -11,11 +11,12 @@ from gateway.policy_files import renamed_keys
 from gateway.policy_files.dns import Lookup
 from gateway.policy_files.objectives import check_name, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
-from gateway.policy_types import Slo
+from gateway.policy_types import Price, Slo
 from gateway.routing.engine_profiles import ENGINES, capabilities_of
 from gateway.routing.policy import AUTO
 from gateway.types import Capabilities, Target
 
+_MAX_PRICE: Final = 1e6  # dollars per million tokens
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KINDS: Final = (Kind.WORKER, Kind.OPENAI, Kind.LITELLM)
 _INSTALL: Final = "pip install --require-hashes --requirement requirements-providers.txt"
@@ -62,6 +63,7 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         key_env=key_env,
         retry=read_retry(entry),
         diffusion=_diffusion(entry, kind),
+        price=_price(entry),
     )
     if entry.string("resolve", None) is not None:
         return replace(target, endpoints=_discovered(target, entry, resolve))
@@ -134,6 +136,19 @@ def _base_url(entry: Section, url: str, kind: Kind, key: str, item: int | None =
         raise entry.error("a base URL must not contain credentials, a query or a fragment", key, item)
     bare = url.rstrip("/")
     return bare if kind is Kind.LITELLM else bare.removesuffix("/v1").rstrip("/")
+
+
+def _price(entry: Section) -> Price | None:
+    """Unknown by default; `kind: litellm` then uses litellm's own price list."""
+    given = entry.section("price")
+    if given is None:
+        return None
+    price = Price(
+        input=given.number("input_per_million", minimum=0, maximum=_MAX_PRICE),
+        output=given.number("output_per_million", minimum=0, maximum=_MAX_PRICE),
+    )
+    given.close()
+    return price
 
 
 def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:

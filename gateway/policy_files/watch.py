@@ -4,7 +4,6 @@ one."""
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -13,10 +12,9 @@ from gateway.errors import CannotStart, PolicyError
 from gateway.policy_files.dns import Resolver
 from gateway.policy_files.load import load
 from gateway.routing.policy import Policy
+from twolane.process.file_watch import FileWatch
 
 RESOLVE_EVERY_S: Final = 2.0  # shorter than the preStop delay of a pod, so a terminating pod is dropped in time
-
-Fingerprint = tuple[str, int, int, int]
 
 _log = logging.getLogger("gateway")
 
@@ -77,7 +75,7 @@ class PolicyWatcher:
         self._on_reload = on_reload
         self._prepare_targets = prepare_targets
         self._reload_requested = asyncio.Event()
-        self._loaded = self._last = fingerprint(policies.path)
+        self._watch = FileWatch(policies.path)
         self._resolved_s = float("-inf")
 
     def request_reload(self) -> None:
@@ -85,22 +83,18 @@ class PolicyWatcher:
         self._reload_requested.set()
 
     async def run(self, every_s: float) -> None:
-        """Check the file every `every_s` seconds until cancelled.
-
-        Polling is deliberate: unlike inotify it sees changes on network file systems and the symlink swaps by which
-        Kubernetes updates a ConfigMap, and it costs one stat per check.
-        """
+        """Check the file every `every_s` seconds until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every_s):
                     await self._reload_requested.wait()
-            if self._reload_requested.is_set() or self._has_settled() or await self._has_new_addresses():
+            if self._reload_requested.is_set() or self._watch.has_settled() or await self._has_new_addresses():
                 self._reload_requested.clear()
                 await self.reload()
 
     async def reload(self) -> None:
         """Load in a thread, so that no request waits for the parser; then swap."""
-        self._loaded = fingerprint(self._policies.path)
+        self._watch.loading()
         try:
             prepared = await asyncio.to_thread(self._policies.prepare)
             if self._prepare_targets is not None:
@@ -126,18 +120,3 @@ class PolicyWatcher:
             return False
         self._resolved_s = now_s
         return await asyncio.to_thread(self._policies.endpoints_changed)
-
-    def _has_settled(self) -> bool:
-        """Whether the file differs from the loaded one and has not changed since the last check (it may be half
-        written)."""
-        before, self._last = self._last, fingerprint(self._policies.path)
-        return self._last == before and self._last != self._loaded
-
-
-def fingerprint(path: Path) -> Fingerprint | None:
-    """Identifies a version of a file without reading it; None if the file does not exist. Follows symlinks."""
-    try:
-        found = path.stat()
-        return os.path.realpath(path), found.st_ino, found.st_size, found.st_mtime_ns
-    except OSError:
-        return None

@@ -13,11 +13,12 @@ from typing import Final
 
 from gateway.policy_types import Limit
 from gateway.reliability.replication import KeyUsageSnapshot
+from gateway.types import LimitStatus, Quota
 
 _MINUTE_S: Final = 60.0
 PEER_TTL_S: Final = 3.0  # a peer's snapshot older than a few exchanges is ignored
 _MAX_PEERS: Final = 64  # remembered for each key; some may have ended
-_ANONYMOUS: Final = ""  # all requests without a key count as one key
+ANONYMOUS: Final = ""  # all requests without a key count as one key
 
 
 class _Bucket:
@@ -34,10 +35,19 @@ class _Bucket:
 
     def wait_s(self, now_s: float, per_minute: float, amount: float) -> float:
         """Seconds until `amount` fits; 0 if it fits now."""
+        self._drain(now_s, per_minute)
+        return max(0.0, self._level + amount - per_minute) * _MINUTE_S / per_minute
+
+    def status(self, now_s: float, per_minute: float) -> LimitStatus:
+        """What still fits now."""
+        self._drain(now_s, per_minute)
+        remaining, reset_s = max(0.0, per_minute - self._level), self._level * _MINUTE_S / per_minute
+        return LimitStatus(limit=per_minute, remaining=remaining, reset_s=reset_s)
+
+    def _drain(self, now_s: float, per_minute: float) -> None:
         drained = max(0.0, now_s - self._at_s) * per_minute / _MINUTE_S
         self._level = max(0.0, self._level - drained)
         self._at_s = now_s
-        return max(0.0, self._level + amount - per_minute) * _MINUTE_S / per_minute
 
 
 class _Counters:
@@ -87,6 +97,14 @@ class KeyUsage:
         own.tokens += tokens
         own.token_bucket.add(tokens)
 
+    def quota(self, key: str | None, limit: Limit, now_s: float) -> Quota:
+        """What is left of the key's limits per minute."""
+        own, requests, tokens = self._of(key), limit.requests_per_minute, limit.tokens_per_minute
+        return Quota(
+            requests=None if requests is None else own.request_bucket.status(now_s, requests),
+            tokens=None if tokens is None else own.token_bucket.status(now_s, tokens),
+        )
+
     def snapshot(self) -> tuple[tuple[str, KeyUsageSnapshot], ...]:
         """The totals to send to other replicas."""
         return tuple(
@@ -111,7 +129,7 @@ class KeyUsage:
                 own.peers_in_flight += snapshot.in_flight
 
     def _of(self, key: str | None) -> _Counters:
-        own = self._counters.get(key or _ANONYMOUS)
+        own = self._counters.get(key or ANONYMOUS)
         if own is None:
-            own = self._counters[key or _ANONYMOUS] = _Counters()
+            own = self._counters[key or ANONYMOUS] = _Counters()
         return own

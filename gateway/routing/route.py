@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gateway.errors import ModelNotFound, NoPrivateTarget
+from gateway.errors import ModelNotFound, NoPrivateTarget, PermissionDenied
 from gateway.routing.policy import Policy, Rule
 from gateway.types import Classification, Plan, Query
 
@@ -12,10 +12,14 @@ def plan_request(policy: Policy, query: Query, classification: Classification, *
 
     `wall_s` is in seconds since the epoch; `sample` is uniform in [0, 1) and selects from a traffic split.
     Raises ModelNotFound if the model is neither an alias nor a target, and NoPrivateTarget if the request must stay in
-    the cluster and the route has no target there.
+    the cluster and the route has no target there, and PermissionDenied if the API key may not use the model or route.
     """
+    if query.allowed_models is not None and query.model not in query.allowed_models:
+        raise PermissionDenied(f"This API key may not use model {query.model!r}.", param="model")
     split = _rule_for(policy, query, classification, wall_s).pick(sample)
     plan = split.private if query.private else split.open
+    if query.allowed_routes is not None and plan.route not in query.allowed_routes:
+        raise PermissionDenied(f"This API key may not use route {plan.route!r}.", param="model")
     if not plan.candidates:
         raise NoPrivateTarget(f"The request must stay in the cluster, but route {plan.route!r} has no target there.")
     return _with_deadline(plan, query)

@@ -14,11 +14,12 @@ from gateway.enums import LaneState, Reason
 from gateway.policy_types import Limit, Slo
 from gateway.reliability import breaker as breakers
 from gateway.reliability.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
-from gateway.reliability.rate_limits import PEER_TTL_S, KeyUsage
+from gateway.reliability.daily_budgets import DailyBudgets
+from gateway.reliability.rate_limits import ANONYMOUS, PEER_TTL_S, KeyUsage
 from gateway.reliability.replication import LaneSnapshot, PeerSnapshot, Snapshot
 from gateway.reliability.retry_budget import RetryBudgets
 from gateway.reliability.slo_guard import Admission, Guard
-from gateway.types import Candidate, Health, Status, Verdict
+from gateway.types import Candidate, Health, Quota, QuotaRefusal, Status, Verdict
 
 # Failures of the server itself; other reasons do not predict whether it would serve the next request.
 _FAULTS = frozenset({Reason.UPSTREAM_ERROR})
@@ -40,6 +41,7 @@ class MemoryStore:
         self._retries = RetryBudgets[str]()
         self._hedges = RetryBudgets[tuple[str, str]]()
         self._key_usage = KeyUsage()
+        self.budgets = DailyBudgets()
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
         """Read-only."""
@@ -63,13 +65,22 @@ class MemoryStore:
         guard = self._guards.get(candidate.lane)
         return guard.p95_ms(now_s) if guard else None
 
-    def acquire_quota(self, key: str | None, limit: Limit, now_s: float) -> float | None:
+    def acquire_quota(self, key: str | None, limit: Limit, now_s: float, wall_s: float) -> QuotaRefusal | None:
         """See `ports.StateStore`."""
-        return self._key_usage.acquire(key, limit, now_s)
+        until_next_day_s = self.budgets.wait_s(key or ANONYMOUS, limit, wall_s)
+        if until_next_day_s > 0:
+            return QuotaRefusal(wait_s=until_next_day_s, is_daily=True)
+        wait_s = self._key_usage.acquire(key, limit, now_s)
+        return None if wait_s is None else QuotaRefusal(wait_s=wait_s)
 
-    def release_quota(self, key: str | None, tokens: int) -> None:
+    def release_quota(self, key: str | None, tokens: int, dollars: float, wall_s: float) -> None:
         """See `ports.StateStore`."""
         self._key_usage.release(key, tokens)
+        self.budgets.add(key or ANONYMOUS, tokens, dollars, wall_s)
+
+    def quota(self, key: str | None, limit: Limit, now_s: float) -> Quota:
+        """See `ports.StateStore`."""
+        return self._key_usage.quota(key, limit, now_s)
 
     def may_retry(self, candidate: Candidate) -> bool:
         """See `ports.StateStore`."""

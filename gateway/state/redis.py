@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 
 from gateway.ports import Clock
+from gateway.reliability.daily_budgets import DailyBudgets
 from gateway.reliability.replication import PeerSnapshot, Snapshot
+from gateway.state.shared_budgets import SharedBudgets
 from twolane.process.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -120,17 +122,26 @@ class Replica:
 
 
 @contextlib.asynccontextmanager
-async def shared_state(state: ReplicatedState, clock: Clock, *, url: str, namespace: str) -> AsyncIterator[Replica]:
-    """A replica that exchanges in the background until the block ends. Raises ConfigurationError for an invalid URL."""
+async def shared_state(
+    state: ReplicatedState, budgets: DailyBudgets, clock: Clock, *, url: str, namespace: str
+) -> AsyncIterator[Replica]:
+    """A replica that exchanges in the background until the block ends; it begins with what its key budgets have spent
+    today. Raises ConfigurationError for an invalid URL."""
     redis = connect(url)
     replica = Replica(state, clock, redis, namespace=namespace)
-    task = asyncio.create_task(replica.run(), name="shared state")
+    shared_budgets = SharedBudgets(budgets, clock, redis, namespace=namespace)
+    await shared_budgets.exchange()
+    tasks = [
+        asyncio.create_task(replica.run(), name="shared state"),
+        asyncio.create_task(shared_budgets.run(), name="daily budgets"),
+    ]
     try:
         yield replica
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await shared_budgets.exchange()
         await redis.aclose()
 
 

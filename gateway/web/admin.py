@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from gateway import __version__
+from gateway.decision import Decision
 from gateway.errors import BodyTooLarge, NotFound
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
@@ -18,8 +19,17 @@ from gateway.telemetry.recent_decisions import RecentDecisions
 from gateway.types import Candidate, Health, Verdict
 from gateway.web.parse_request import parse_chat, unique_headers
 from gateway.web.routes import NO_TELEMETRY, install_error_handlers, json_response
+from twolane.process.api_keys import Key, KeyScope
 
 MAX_BODY_BYTES = 4 * 1024 * 1024
+_DECISIONS = "/admin/decisions/"
+
+
+def scope_of(path: str) -> KeyScope | None:
+    """The scope that an API key needs for a path of the admin port. Any key reads the decisions of its own requests."""
+    if path == "/metrics":
+        return KeyScope.METRICS
+    return None if path.startswith(_DECISIONS) else KeyScope.ADMIN
 
 
 def admin_app(
@@ -44,11 +54,11 @@ def admin_app(
             body, content_type = await asyncio.to_thread(metrics.render, request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
 
-    @app.get("/admin/decisions/{query_id}")
-    async def decision(query_id: str) -> Response:
-        """The full decision of a recent request."""
+    @app.get(_DECISIONS + "{query_id}")
+    async def decision(request: Request, query_id: str) -> Response:
+        """The full decision of a recent request: of any with the scope `admin`, otherwise of the key's own."""
         found = recent.get(query_id)
-        if found is None:
+        if found is None or not _may_read(request.scope.get("state", {}).get("key"), found):
             raise NotFound(f"Decision {query_id!r} not found; only recent decisions are kept.")
         return json_response(document_of(found))
 
@@ -58,7 +68,7 @@ def admin_app(
         body = await request.body()
         if len(body) > MAX_BODY_BYTES:
             raise BodyTooLarge(f"The request body exceeds the limit of {MAX_BODY_BYTES} bytes.")
-        query = parse_chat(body, unique_headers(request.scope["headers"]), now_s=clock.now_s(), principal=None)
+        query = parse_chat(body, unique_headers(request.scope["headers"]), now_s=clock.now_s(), key=None)
         decision, evaluations = pipeline.explain(query)
         return json_response(
             {
@@ -74,6 +84,11 @@ def admin_app(
         )
 
     return app
+
+
+def _may_read(key: Key | None, decision: Decision) -> bool:
+    """Without a keys file there is no key, and everything may be read."""
+    return key is None or key.allows(KeyScope.ADMIN) or decision.principal == key.name
 
 
 def _candidate(candidate: Candidate, health: Health, verdict: Verdict) -> dict[str, Any]:

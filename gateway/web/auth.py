@@ -1,24 +1,35 @@
-"""API keys on every route except a named few. Pure ASGI, so that streams pass unchanged."""
+"""API keys on every route except a named few, and what each may do. Pure ASGI, so that streams pass unchanged."""
+
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.errors import Unauthorized
+from gateway.errors import PermissionDenied, Unauthorized
 from gateway.web.asgi_responses import send_error
-from twolane.process.api_keys import Keys, bearer_key
+from twolane.process.api_keys import Keys, KeyScope, bearer_key
 
 OPEN_PATHS = frozenset({"/live", "/health"})
 
 
-class Authenticate:
-    """ASGI middleware: stores the name of the API key in `scope["state"]["principal"]`; refuses requests without a
-    valid key."""
+def send_scope(_path: str) -> KeyScope:
+    """The scope of every path of the public port."""
+    return KeyScope.SEND
 
-    def __init__(self, app: ASGIApp, keys: Keys | None) -> None:
+
+class Authenticate:
+    """ASGI middleware: stores the API key (`Key`) in `scope["state"]["key"]`; refuses requests without a valid key, and
+    those whose key lacks the scope of the path."""
+
+    def __init__(
+        self, app: ASGIApp, keys: Callable[[], Keys] | None, scope_of: Callable[[str], KeyScope | None] = send_scope
+    ) -> None:
+        """`keys` returns the current keys; None: no key is required. `scope_of` a path: None if any key will do."""
         self._app = app
         self._keys = keys
+        self._scope_of = scope_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward the request or respond with 401."""
+        """Forward the request, or respond with 401 or 403."""
         if self._keys is None or scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -28,9 +39,13 @@ class Authenticate:
         if scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        name = self._keys.name_of(bearer_key(scope["headers"]))
-        if name is None:
+        key = self._keys().find(bearer_key(scope["headers"]))
+        if key is None:
             await send_error(send, Unauthorized("Missing or invalid API key; send 'Authorization: Bearer KEY'."))
             return
-        scope.setdefault("state", {})["principal"] = name
+        needed = self._scope_of(scope["path"])
+        if needed is not None and not key.allows(needed):
+            await send_error(send, PermissionDenied(f"This API key lacks the scope `{needed}`."))
+            return
+        scope.setdefault("state", {})["key"] = key
         await self._app(scope, receive, send)

@@ -14,7 +14,7 @@ from gateway.types import Query
 from gateway.web import sse
 from gateway.web.asgi_responses import send_bytes, send_error, send_json, start_stream
 from gateway.web.client_disconnect import CancelOnDisconnect
-from gateway.web.headers import REQUEST_ID, describe
+from gateway.web.headers import REQUEST_ID, describe, describe_quota
 from gateway.web.parse_request import parse_chat, unique_headers
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
@@ -69,10 +69,10 @@ class ChatCompletions:
         state: dict[str, Any] = scope.get("state") or {}
         trace = self._begin(read_trace(headers))
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
-        return parse_chat(body, headers, now_s=now_s, principal=state.get("principal"), trace=trace)
+        return parse_chat(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
 
     async def _send(self, send: Send, query: Query, answer: GatewayResponse, client: CancelOnDisconnect) -> None:
-        headers = describe(answer.decision(self._clock.now_s()))
+        headers = describe(answer.decision(self._clock.now_s())) + describe_quota(self._pipeline.quota(query))
         if answer.error is not None:
             client.stop()
             await send_error(send, answer.error, headers)

@@ -1,6 +1,9 @@
 """Response headers from a Decision. All header names of responses are defined here."""
 
+from math import ceil
+
 from gateway.decision import Decision
+from gateway.types import Quota
 
 RequestHeaders = dict[bytes, bytes]
 ResponseHeaders = list[tuple[bytes, bytes]]
@@ -15,6 +18,7 @@ FALLBACK = b"x-twolane-fallback"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
+RATE_LIMIT = b"x-ratelimit-"
 TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace and the gateway's span
 
 # Description of each header, for docs/reference/headers.md.
@@ -29,6 +33,9 @@ MEANINGS = {
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "`valid`, or `repaired`: result of validating the response against what the request asked for.",
     SERVER_TIMING: "Milliseconds spent in each phase (classify, queue, upstream, validate) and in total.",
+    RATE_LIMIT + b"limit-requests": "Requests per minute of the API key, if it has a limit; `-tokens` likewise.",
+    RATE_LIMIT + b"remaining-requests": "Requests that the API key may still send now; `-tokens` likewise.",
+    RATE_LIMIT + b"reset-requests": "Time until the whole limit is available again; `-tokens` likewise.",
     TRACE: "W3C trace ID and span ID, if the request is sampled.",
 }
 
@@ -50,6 +57,21 @@ def describe(decision: Decision) -> ResponseHeaders:
         (TRACE, decision.trace.header() if decision.trace and decision.trace.is_recorded else None),
     )
     return [(name, value.encode("latin-1", "replace")) for name, value in pairs if value]
+
+
+def describe_quota(quota: Quota | None) -> ResponseHeaders:
+    """OpenAI's rate limit headers, for the limits that the request's API key has."""
+    if quota is None:
+        return []
+    headers: ResponseHeaders = []
+    for name, status in ((b"requests", quota.requests), (b"tokens", quota.tokens)):
+        if status is not None:
+            headers += [
+                (RATE_LIMIT + b"limit-" + name, b"%d" % status.limit),
+                (RATE_LIMIT + b"remaining-" + name, b"%d" % status.remaining),
+                (RATE_LIMIT + b"reset-" + name, b"%dms" % ceil(status.reset_s * 1000)),
+            ]
+    return headers
 
 
 def _timing(decision: Decision) -> str:

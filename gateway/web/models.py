@@ -9,18 +9,21 @@ from gateway.routing.policy import AUTO, Policy
 from gateway.types import Capabilities, Status, Target
 
 
-def models_of(policy: Policy, status_of: Callable[[Target], Status]) -> list[dict[str, Any]]:
-    """OpenAI's list, with `auto` first."""
+def models_of(
+    policy: Policy, status_of: Callable[[Target], Status], allowed: frozenset[str] | None = None
+) -> list[dict[str, Any]]:
+    """OpenAI's list, with `auto` first; of the `allowed` models only, if there is such a limit."""
     routed = [AUTO, *sorted(policy.aliases - {AUTO})]
     entries = [_entry(name, "twolane", {"routed": True}) for name in routed]
-    return entries + [
-        _target(target, status_of((target.endpoints or (target,))[0])) for target in policy.targets.values()
-    ]
+    entries += [_target(target, status_of((target.endpoints or (target,))[0])) for target in policy.targets.values()]
+    return entries if allowed is None else [entry for entry in entries if entry["id"] in allowed]
 
 
-def model_of(policy: Policy, status_of: Callable[[Target], Status], name: str) -> dict[str, Any]:
+def model_of(
+    policy: Policy, status_of: Callable[[Target], Status], name: str, allowed: frozenset[str] | None = None
+) -> dict[str, Any]:
     """One entry. Raises ModelNotFound."""
-    for entry in models_of(policy, status_of):
+    for entry in models_of(policy, status_of, allowed):
         if entry["id"] == name:
             return entry
     raise ModelNotFound(name)

@@ -27,6 +27,7 @@ from gateway.web.request_schema import (
     is_present,
     must_call,
 )
+from twolane.process.api_keys import Key
 from twolane.process.trace_context import Trace
 
 MAX_DEPTH = 64
@@ -47,7 +48,7 @@ def parse_chat(
     headers: dict[bytes, bytes],
     *,
     now_s: float,
-    principal: str | None,
+    key: Key | None,
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
@@ -67,11 +68,13 @@ def parse_chat(
         message_count=len(request.messages),
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
-        private=_private(request, headers),
+        private=_private(request, headers) or (key is not None and key.private_only),
         task_hint=task,
         task_hint_from=task_from,
         deadline_ms=_deadline_ms(request, headers),
-        principal=principal,
+        principal=key.name if key else None,
+        allowed_models=key.models if key else None,
+        allowed_routes=key.routes if key else None,
         trace=trace,
         output_format=output_format,
         tools=tools,

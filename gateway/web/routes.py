@@ -15,6 +15,7 @@ from gateway.routing.policy import Policy
 from gateway.types import Status, Target
 from gateway.web.error_body import body_of, headers_of
 from gateway.web.models import model_of, models_of
+from twolane.process.api_keys import Key
 
 # FastAPI's spans and meters would cost more than a whole request.
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}
@@ -49,16 +50,21 @@ def public_app(policy: Callable[[], Policy], status_of: Callable[[Target], Statu
         return json_response({"status": "ok", "version": __version__, "policy": policy().version})
 
     @app.get("/v1/models")
-    async def models() -> Response:
-        """List the models that requests can name."""
-        return json_response({"object": "list", "data": models_of(policy(), status_of)})
+    async def models(request: Request) -> Response:
+        """List the models that requests can name, as far as the API key allows them."""
+        return json_response({"object": "list", "data": models_of(policy(), status_of, _allowed_models(request))})
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
+    async def model(request: Request, name: str) -> Response:
         """One model."""
-        return json_response(model_of(policy(), status_of, name))
+        return json_response(model_of(policy(), status_of, name, _allowed_models(request)))
 
     return app
+
+
+def _allowed_models(request: Request) -> frozenset[str] | None:
+    key: Key | None = request.scope.get("state", {}).get("key")
+    return key.models if key else None
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -36,10 +36,10 @@ class Deployed:
         self.secrets, self.policies = folder / "secrets", folder / "policies"
         shutil.copytree(ROOT / "policies", self.policies)
         assert make_secrets(self.secrets) == 0
-        self.secrets.chmod(0o755)
         self.checkpoint = folder / "checkpoint"
         shutil.copytree(ROOT / "checkpoints" / "twolane-tiny", self.checkpoint)
-        for path in [folder, *folder.rglob("*")]:  # the containers' user does not exist on this machine
+        self.secrets.chmod(0o711)
+        for path in [folder, *self.policies.rglob("*"), *self.checkpoint.rglob("*"), self.policies, self.checkpoint]:
             path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
 
     @property
@@ -245,6 +245,5 @@ def _application_key(secrets: Path) -> str:
     from twolane.process.api_keys import key_line
 
     file = secrets / "gateway-keys"
-    file.chmod(0o644)
     file.write_text(file.read_text() + key_line("tests", "tl-tests") + "\n")
     return "tl-tests"

@@ -14,7 +14,6 @@ from deploy.kubernetes.__main__ import OUT, render
 from diffusion_worker.settings import PREFIX as WORKER_PREFIX
 from diffusion_worker.settings import Settings as WorkerSettings
 from gateway.policy_files.load import parse
-from gateway.reliability.rate_limits import KeyUsage
 from gateway.settings import PREFIX, Settings
 from tests.deploy.known import exported
 from tests.deploy.kustomized import Manifest, built
@@ -83,15 +82,6 @@ def test_the_policy_of_every_overlay_loads_and_is_mounted_so_that_it_can_change(
     assert "subPath" not in mounts["policy"]
     (path,) = [one["value"] for one in container(overlay, "gateway")["env"] if one["name"] == "TWOLANE_POLICY"]
     assert path == f"{mounts['policy']['mountPath']}/policy.yaml"
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_key_that_reads_metrics_asks_nothing_and_applications_are_not_limited(overlay: str) -> None:
-    policy = parse(find(overlay, "ConfigMap", "twolane-policy")["data"]["policy.yaml"], ENVIRONMENT)
-    limit = policy.limit_of("metrics")
-    assert limit is not None
-    assert KeyUsage().acquire("metrics", limit, 1e9) is not None
-    assert policy.limit_of("application") is None
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

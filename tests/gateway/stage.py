@@ -94,7 +94,7 @@ class Stage:
     def query(self, **body: Any) -> Query:
         headers = body.pop("headers", {})
         document = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], **body}
-        return parse_chat(orjson.dumps(document), headers, now_s=self.clock.now_s(), principal=None)
+        return parse_chat(orjson.dumps(document), headers, now_s=self.clock.now_s(), key=None)
 
     async def send(self, **body: Any) -> Sent:
         """Send a request, read the response to its end, and close it."""

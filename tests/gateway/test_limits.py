@@ -111,3 +111,52 @@ async def test_two_gateways_hold_a_key_to_one_limit(tmp_path: Path) -> None:
                 answers = [(await other.ask())[0] for _ in range(9)]
                 leaked = ceil((monotonic() - began_s) / 6)
                 assert 5 <= answers.count(200) <= 5 + leaked  # nine minus four, plus what has drained
+
+
+def priced(url: str, **limit: Any) -> str:
+    """The fake server reports three input and two output tokens: a request costs 7 millionths of a dollar."""
+    price = '"location": "in_cluster", "price": {"input_per_million": 1, "output_per_million": 2}'
+    return limited(url, limit).replace('"location":"in_cluster"', price)
+
+
+@pytest.mark.parametrize("limit", [{"dollars_per_day": 0.00001}, {"tokens_per_day": 9}])
+async def test_a_key_that_has_spent_its_daily_budget_gets_429_until_midnight(
+    tmp_path: Path, limit: dict[str, Any]
+) -> None:
+    """The second request is the last one that starts within the budget."""
+    async with fake_server() as server, real_gateway(tmp_path, priced(server.url, **limit)) as gateway:
+        answers = [await gateway.ask() for _ in range(3)]
+        assert [status for status, _, _ in answers] == [200, 200, 429]
+        _, headers, body = answers[-1]
+        assert body["error"]["code"] == body["error"]["type"] == "insufficient_quota"
+        assert 0 < int(headers["retry-after"]) <= 86_400
+        assert len(server.bodies) == 2
+
+
+async def test_a_daily_budget_outlives_the_gateway_where_there_is_a_redis(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis:
+        async with fake_server() as server:
+            text = priced(server.url, tokens_per_day=9)
+            for statuses in ([200, 200, 429], [429]):
+                async with real_gateway(tmp_path, text, redis_url=redis.url) as gateway:
+                    assert [(await gateway.ask())[0] for _ in statuses] == statuses
+
+
+async def test_headers_say_what_is_left_of_a_keys_limits(tmp_path: Path) -> None:
+    async with (
+        fake_server() as server,
+        real_gateway(tmp_path, limited(server.url, {"requests_per_minute": 2, "tokens_per_minute": 1000})) as gateway,
+    ):
+        _, first, _ = await gateway.ask()
+        assert (first["x-ratelimit-limit-requests"], first["x-ratelimit-remaining-requests"]) == ("2", "1")
+        assert 0 < int(first["x-ratelimit-reset-requests"].removesuffix("ms")) <= 30_000
+        assert first["x-ratelimit-limit-tokens"] == "1000"
+        await gateway.ask()
+        status, refused, _ = await gateway.ask()
+        assert (status, refused["x-ratelimit-remaining-requests"]) == (429, "0")
+
+
+async def test_without_limits_there_are_no_rate_limit_headers(tmp_path: Path) -> None:
+    async with fake_server() as server, real_gateway(tmp_path, one_lane(server.url)) as gateway:
+        _, headers, _ = await gateway.ask()
+        assert not [name for name in headers if name.startswith("x-ratelimit")]

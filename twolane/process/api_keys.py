@@ -1,16 +1,24 @@
-"""API keys: the grammar of keys files, lookup in constant time, and the key that a request carries.
+"""API keys: the grammar of keys files, what each key may do, and the key that a request carries.
 
-A keys file has one key per line, `name sha256:<64 hex digits>`; blank lines and lines that begin with `#` are skipped.
-A name has 1 to 64 letters, digits and `_ . @ -`, and is case-sensitive. Names and keys are unique. The keys themselves
-are stored nowhere: they are long and random, so a plain hash of one cannot be reversed.
+A keys file has one key per line: `name sha256:<64 hex digits>`, followed by what restricts the key:
+
+    scopes=ask,metrics      any of `ask` (send requests), `metrics`, `admin`; without it `ask` alone
+    models=auto,fast        the models that requests may name
+    routes=edits,default    the routes that requests may take
+    private-only            every request is treated as private
+
+Blank lines and lines that begin with `#` are skipped. A name has 1 to 64 letters, digits and `_ . @ -`, and is
+case-sensitive. Names and keys are unique. The keys themselves are stored nowhere: they are long and random, so a plain
+hash of one cannot be reversed.
 """
 
 import hashlib
-import hmac
+import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -18,31 +26,66 @@ from twolane.process.errors import ConfigurationError
 
 KEY_BYTES: Final = 32
 NAME: Final = re.compile(r"[\w.@-]{1,64}")
-_LINE: Final = re.compile(rf"(?P<name>{NAME.pattern})\s+sha256:(?P<digest>[0-9a-fA-F]{{64}})")
+_LINE: Final = re.compile(rf"(?P<name>{NAME.pattern})\s+sha256:(?P<digest>[0-9a-fA-F]{{64}})(?P<options>(\s+\S+)*)")
+_PRIVATE_ONLY: Final = "private-only"
+_OPTIONS: Final = {
+    "scopes": "scopes=ask,metrics,admin",
+    "models": "models=NAME,NAME",
+    "routes": "routes=NAME,NAME",
+    _PRIVATE_ONLY: _PRIVATE_ONLY,
+}
 
 
-@dataclass(frozen=True, slots=True)
+class KeyScope(StrEnum):
+    """What a key is for."""
+
+    SEND = "ask"
+    METRICS = "metrics"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One line of a keys file. `models` and `routes` restrict its requests; None: all of them."""
+
+    name: str
+    scopes: frozenset[KeyScope] = frozenset({KeyScope.SEND})
+    models: frozenset[str] | None = None
+    routes: frozenset[str] | None = None
+    private_only: bool = False
+
+    def allows(self, scope: KeyScope) -> bool:
+        """Whether the key has this scope. `admin` includes `metrics`."""
+        return scope in self.scopes or (scope is KeyScope.METRICS and KeyScope.ADMIN in self.scopes)
+
+    @property
+    def is_restricted(self) -> bool:
+        """Whether the key is restricted to models, routes or private requests."""
+        return self.models is not None or self.routes is not None or self.private_only
+
+
 class Keys:
-    """Names with the SHA-256 of their key."""
+    """All keys of a file."""
 
-    entries: tuple[tuple[str, bytes], ...]
+    def __init__(self, by_digest: Mapping[bytes, Key]) -> None:
+        self._by_digest = dict(by_digest)
 
-    def name_of(self, key: bytes) -> str | None:
-        """The name of this key. It is compared with every entry, so that the time taken reveals nothing."""
-        digest = hashlib.sha256(key).digest()
-        found = None
-        for name, expected in self.entries:
-            if hmac.compare_digest(digest, expected):
-                found = name
-        return found
+    def find(self, key: bytes) -> Key | None:
+        """What is known of this key, or None. The lookup may take a different time for each SHA-256, which reveals
+        nothing about the key that it was made from."""
+        return self._by_digest.get(hashlib.sha256(key).digest())
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._by_digest.values())
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
 
 
 def load_keys(file: Path) -> Keys:
-    """Read a keys file. Raises ConfigurationError, which names file and line and never repeats the line."""
-    keys = _parse(file, _text_of(file))
-    if not keys.entries:
-        raise ConfigurationError(f"keys file {file} contains no key")
-    return keys
+    """Read a keys file, which may contain no key. Raises ConfigurationError, which names file and line and never
+    repeats the line."""
+    return Keys(_parse(file, _text_of(file)))
 
 
 def new_key() -> str:
@@ -50,21 +93,23 @@ def new_key() -> str:
     return f"tl-{secrets.token_urlsafe(KEY_BYTES)}"
 
 
-def key_line(name: str, key: str) -> str:
-    """The line of a keys file that accepts this key."""
-    return f"{name} sha256:{hashlib.sha256(key.encode()).hexdigest()}"
+def key_line(name: str, key: str, options: Iterable[str] = ()) -> str:
+    """The line of a keys file that accepts this key. `options` restrict it, see above."""
+    return " ".join((name, f"sha256:{hashlib.sha256(key.encode()).hexdigest()}", *options))
 
 
-def add_key(file: Path, name: str, key: str) -> None:
-    """Append a key to a keys file, which is created if need be. Raises ConfigurationError if the file cannot be read or
-    written, is not valid, or contains the name already."""
+def add_key(file: Path, line: str) -> None:
+    """Append a line to a keys file, which is created for its owner alone if need be. Raises ConfigurationError if the
+    file cannot be read or written, or would not be valid with it."""
     known = _text_of(file) if file.exists() else ""
-    line = key_line(name, key)
-    if any(each == name for each, _ in _parse(file, known).entries):
+    text = ("" if known.endswith("\n") or not known else "\n") + line + "\n"
+    name = line.split(maxsplit=1)[0]
+    if any(key.name == name for key in _parse(file, known).values()):
         raise ConfigurationError(f"keys file {file}: {name} already has a key")
+    _parse(file, known + text)
     try:
-        with file.open("a", encoding="utf-8") as end:
-            end.write(("" if known.endswith("\n") or not known else "\n") + line + "\n")
+        with open(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8") as end:
+            end.write(text)
     except OSError as error:
         raise ConfigurationError(f"keys file {file}: {error.strerror or error}") from error
 
@@ -86,19 +131,46 @@ def _text_of(file: Path) -> str:
         raise ConfigurationError(f"keys file {file}: {cause}") from error
 
 
-def _parse(file: Path, text: str) -> Keys:
-    entries: dict[str, bytes] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+def _parse(file: Path, text: str) -> dict[bytes, Key]:
+    entries: dict[bytes, Key] = {}
+    names: set[str] = set()
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
+        place = f"keys file {file}, line {number}"
         found = _LINE.fullmatch(stripped)
         if found is None:
-            raise ConfigurationError(f"keys file {file}, line {number}: expected `name sha256:<64 hex digits>`")
+            raise ConfigurationError(f"{place}: expected `name sha256:<64 hex digits>`, then options")
         name, digest = found["name"], bytes.fromhex(found["digest"])
-        if name in entries:
-            raise ConfigurationError(f"keys file {file}, line {number}: duplicate name {name}")
-        if digest in entries.values():
-            raise ConfigurationError(f"keys file {file}, line {number}: {name} has the same key as another name")
-        entries[name] = digest
-    return Keys(tuple(entries.items()))
+        if name in names:
+            raise ConfigurationError(f"{place}: duplicate name {name}")
+        if digest in entries:
+            raise ConfigurationError(f"{place}: {name} has the same key as another name")
+        names.add(name)
+        entries[digest] = _key(name, found["options"].split(), place)
+    return entries
+
+
+def _key(name: str, options: list[str], place: str) -> Key:
+    given: dict[str, frozenset[str]] = {}
+    for option in options:
+        which, _, values = option.partition("=")
+        if which not in _OPTIONS or (which == _PRIVATE_ONLY) == bool(values):
+            raise ConfigurationError(f"{place}: {name}: unknown option; allowed: {', '.join(_OPTIONS.values())}")
+        if which in given:
+            raise ConfigurationError(f"{place}: {name}: {which} is repeated")
+        given[which] = frozenset(part for part in values.split(",") if part)
+    scopes = given.get("scopes", frozenset({KeyScope.SEND}))
+    if not scopes or not scopes <= set(KeyScope):
+        raise ConfigurationError(f"{place}: {name}: unknown scope; allowed: {', '.join(KeyScope)}")
+    key = Key(
+        name=name,
+        scopes=frozenset(map(KeyScope, scopes)),
+        models=given.get("models"),
+        routes=given.get("routes"),
+        private_only=_PRIVATE_ONLY in given,
+    )
+    if key.is_restricted and KeyScope.SEND not in key.scopes:
+        raise ConfigurationError(f"{place}: {name}: models, routes and private-only require the scope ask")
+    return key

@@ -18,6 +18,7 @@ from gateway.routing.engine_profiles import ENGINES
 from gateway.routing.policy import Policy
 from gateway.routing.route import plan_request
 from gateway.web.parse_request import parse_chat
+from twolane.process.api_keys import Key
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "policies.md").read_text()
 EXAMPLES = [(found[1], found.end()) for found in re.finditer(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)]
@@ -51,7 +52,7 @@ def asked(policy: Policy, request: dict[str, Any]) -> tuple[str, str]:
     if request.pop("image", False):
         content = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]
     body = {"model": "auto", "messages": [{"role": "user", "content": content}], **request}
-    query = parse_chat(orjson.dumps(body), headers, now_s=0.0, principal=key)
+    query = parse_chat(orjson.dumps(body), headers, now_s=0.0, key=Key(name=key) if key else None)
     try:
         plan = plan_request(policy, query, classify(query), wall_s=at.timestamp(), sample=sample)
     except GatewayError as error:

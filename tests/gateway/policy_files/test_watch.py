@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from gateway.errors import CannotStart, PolicyError
-from gateway.policy_files.watch import Policies, PolicyWatcher, fingerprint
+from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.routing.policy import Policy
+from twolane.process.file_watch import fingerprint
 
 TEXT = """\
 version: 1
@@ -135,8 +136,8 @@ def test_a_file_that_is_still_being_written_is_not_loaded(path: Path) -> None:
     settled = []
     for size in range(3):
         path.write_text(TEXT + "# more\n" * size)
-        settled.append(watcher._has_settled())
-    settled += [watcher._has_settled(), watcher._has_settled()]
+        settled.append(watcher._watch.has_settled())
+    settled += [watcher._watch.has_settled(), watcher._watch.has_settled()]
     assert settled == [False, False, False, True, True]
 
 
@@ -169,7 +170,7 @@ async def test_a_policy_is_activated_once_its_targets_are_prepared(path: Path) -
     watcher = PolicyWatcher(policies, told.append, prepare_targets=prepare)
     put(path, OTHER)
     reading = asyncio.create_task(watcher.reload())
-    while watcher._loaded != fingerprint(path) or not loaded._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110
+    while watcher._watch._loaded != fingerprint(path) or not loaded._waiters:  # type: ignore[attr-defined]  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert (policies.current.targets["fast"].model, told) == ("m", [])
     loaded.set()

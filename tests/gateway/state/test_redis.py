@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.enums import BreakerState, LaneState, Reason
+from gateway.reliability.daily_budgets import DailyBudgets
 from gateway.state.memory import MemoryStore
 from gateway.state.redis import shared_state
 from gateway.types import Status
@@ -160,7 +161,7 @@ async def test_a_bad_snapshot_does_not_end_sharing(redis: RedisServer) -> None:
     store = FailsOnce()
     async with (
         peers(redis) as (one, _),
-        shared_state(store, RealClock(), url=redis.url, namespace="tests") as replica,
+        shared_state(store, DailyBudgets(), RealClock(), url=redis.url, namespace="tests") as replica,
     ):
         one.answered(200, 11)
         await one.replica.exchange()
@@ -172,6 +173,6 @@ async def test_a_bad_snapshot_does_not_end_sharing(redis: RedisServer) -> None:
 
 async def test_an_invalid_url_is_refused_without_showing_its_password() -> None:
     with pytest.raises(ConfigurationError, match="TWOLANE_REDIS_URL") as refused:
-        async with shared_state(MemoryStore(), RealClock(), url="http://:secret@host:1", namespace="n"):
+        async with shared_state(MemoryStore(), DailyBudgets(), RealClock(), url="http://:secret@host:1", namespace="n"):
             pass
     assert "secret" not in str(refused.value)

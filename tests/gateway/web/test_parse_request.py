@@ -13,6 +13,7 @@ from gateway.errors import BadRequest, InvalidField, MalformedBody
 from gateway.types import Query
 from gateway.web.parse_request import MAX_DEPTH, MAX_SCHEMA_BYTES, is_deeper, parse_chat, unique_headers
 from gateway.web.request_schema import MAX_MESSAGES
+from twolane.process.api_keys import Key
 
 USER = {"role": "user", "content": "hi"}
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
@@ -23,7 +24,7 @@ def parse(headers: dict[bytes, bytes] | None = None, **body: Any) -> Query:
 
 
 def parse_bytes(body: bytes, headers: dict[bytes, bytes] | None = None) -> Query:
-    return parse_chat(body, headers or {}, now_s=5.0, principal="anna")
+    return parse_chat(body, headers or {}, now_s=5.0, key=Key(name="anna"))
 
 
 def format_of(schema: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from twolane.process.api_keys import add_key, bearer_key, key_line, load_keys, new_key
+from twolane.process.api_keys import Keys, KeyScope, add_key, bearer_key, key_line, load_keys, new_key
 from twolane.process.errors import ConfigurationError
 
 
@@ -19,39 +19,69 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
+def name_of(keys: Keys, key: bytes) -> str | None:
+    found = keys.find(key)
+    return found and found.name
+
+
+def test_a_key_without_options_sends_requests_and_does_nothing_else(tmp_path: Path) -> None:
+    key = load_keys(written(tmp_path, key_line("ann", "a"))).find(b"a")
+    assert key is not None
+    assert [scope for scope in KeyScope if key.allows(scope)] == ["ask"]
+    assert not key.is_restricted
+
+
+def test_options_of_a_key_grant_scopes_and_restrict_its_requests(tmp_path: Path) -> None:
+    options = ["scopes=ask,admin", "models=auto,fast", "routes=edits", "private-only"]
+    key = load_keys(written(tmp_path, key_line("ann", "a", options))).find(b"a")
+    assert key is not None
+    assert key.scopes == {"ask", "admin"}
+    assert key.allows(KeyScope.METRICS)  # an administrator also reads metrics
+    assert (key.models, key.routes, key.private_only) == ({"auto", "fast"}, {"edits"}, True)
+
+
+def test_a_keys_file_that_is_created_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    add_key(tmp_path / "new", key_line("ann", "a"))
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_key_is_known_by_its_hash_alone(tmp_path: Path) -> None:
     """Comments and blank lines are skipped."""
     path = written(tmp_path, f"# ours\n\n{key_line('gateway', 'secret-1')}\n  {key_line('bench', 'secret-2')}\n")
     keys = load_keys(path)
-    assert keys.name_of(b"secret-1") == "gateway"
-    assert keys.name_of(b"secret-2") == "bench"
-    assert keys.name_of(b"secret-3") is None
-    assert keys.name_of(b"") is None
+    assert name_of(keys, b"secret-1") == "gateway"
+    assert name_of(keys, b"secret-2") == "bench"
+    assert name_of(keys, b"secret-3") is None
+    assert name_of(keys, b"") is None
     assert "secret-1" not in path.read_text()
 
 
 def test_the_hash_may_be_in_either_case_and_a_name_keeps_its_own(tmp_path: Path) -> None:
     text = f"Ann sha256:{digest('a').upper()}\nann sha256:{digest('b')}\n"
     keys = load_keys(written(tmp_path, text))
-    assert (keys.name_of(b"a"), keys.name_of(b"b")) == ("Ann", "ann")
+    assert (name_of(keys, b"a"), name_of(keys, b"b")) == ("Ann", "ann")
 
 
 @pytest.mark.parametrize("name", ["ann", "team.a@example-1_b", "José", "x" * 64])
 def test_a_name_is_letters_digits_and_a_few_marks(tmp_path: Path, name: str) -> None:
-    assert load_keys(written(tmp_path, key_line(name, "k"))).name_of(b"k") == name
+    assert name_of(load_keys(written(tmp_path, key_line(name, "k"))), b"k") == name
 
 
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("", "contains no key"),
-        ("# only a comment\n", "contains no key"),
         ("gateway secret\n", "line 1: expected"),
         ("# fine\ngateway sha256:abc\n", "line 2: expected"),
         ("gateway SHA256:" + 64 * "0", "line 1: expected"),
         ("gateway: sha256:" + 64 * "0", "line 1: expected"),
         ("a/b sha256:" + 64 * "0", "line 1: expected"),
         ("x" * 65 + " sha256:" + 64 * "0", "line 1: expected"),
+        (key_line("a", "k", ["scope=ask"]), "line 1: a: unknown option; allowed: scopes=ask,metrics,admin, models="),
+        (key_line("a", "k", ["private-only=yes"]), "line 1: a: unknown option"),
+        (key_line("a", "k", ["models="]), "line 1: a: unknown option"),
+        (key_line("a", "k", ["scopes=ask,root"]), "line 1: a: unknown scope; allowed: ask, metrics, admin"),
+        (key_line("a", "k", ["models=a", "models=b"]), "line 1: a: models is repeated"),
+        (key_line("a", "k", ["scopes=metrics", "private-only"]), "line 1: a: models, routes and private-only require"),
         (f"a sha256:{'0' * 64}\na sha256:{'1' * 64}\n", "line 2: duplicate name a"),
         (f"a sha256:{'0' * 64}\nb sha256:{'0' * 64}\n", "line 2: b has the same key"),
     ],
@@ -80,11 +110,11 @@ def test_what_is_added_is_what_is_loaded(tmp_path: Path) -> None:
     """Also after a last line without a line break."""
     file = written(tmp_path, "# ours\n" + key_line("ann", "a"))
     key = new_key()
-    add_key(file, "bob", key)
-    assert load_keys(file).name_of(key.encode()) == "bob"
-    assert load_keys(file).name_of(b"a") == "ann"
-    add_key(tmp_path / "new", "bob", key)
-    assert load_keys(tmp_path / "new").name_of(key.encode()) == "bob"
+    add_key(file, key_line("bob", key))
+    assert name_of(load_keys(file), key.encode()) == "bob"
+    assert name_of(load_keys(file), b"a") == "ann"
+    add_key(tmp_path / "new", key_line("bob", key))
+    assert name_of(load_keys(tmp_path / "new"), key.encode()) == "bob"
 
 
 @pytest.mark.parametrize(
@@ -93,13 +123,13 @@ def test_what_is_added_is_what_is_loaded(tmp_path: Path) -> None:
 def test_a_file_that_could_not_be_loaded_afterwards_is_left_alone(tmp_path: Path, text: str, cause: str) -> None:
     file = written(tmp_path, text)
     with pytest.raises(ConfigurationError, match=cause):
-        add_key(file, "ann", "b")
+        add_key(file, key_line("ann", "b"))
     assert file.read_text() == text
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"keys file .*: No such file"):
-        add_key(tmp_path / "no" / "keys", "ann", "a")
+        add_key(tmp_path / "no" / "keys", key_line("ann", "a"))
 
 
 @pytest.mark.parametrize(

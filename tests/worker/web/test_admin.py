@@ -151,9 +151,16 @@ async def test_both_ports_share_only_the_probes() -> None:
 async def test_both_ports_require_api_keys(tmp_path: Path) -> None:
     """Except for the probes."""
     keys = tmp_path / "keys"
-    keys.write_text(f"me sha256:{hashlib.sha256(b'long').hexdigest()}\n")
+    digest, app = hashlib.sha256(b"long").hexdigest(), hashlib.sha256(b"app").hexdigest()
+    keys.write_text(f"me sha256:{digest} scopes=admin\napp sha256:{app}\n")
     async with ports(keys_file=keys) as worker_ports:
         assert (await worker_ports.post("load")).status_code == 401
+        for path in ("/admin/state", "/metrics"):
+            refused = await worker_ports.admin.get(path, headers={"authorization": "Bearer app"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "permission_denied")
+        for path in ("/v1/models", "/metrics"):
+            allowed = await worker_ports.public.get(path, headers={"authorization": "Bearer app"})
+            assert allowed.status_code == (200 if path == "/v1/models" else 403)
         assert (
             await worker_ports.admin.get("/admin/state", headers={"authorization": "Bearer long"})
         ).status_code == 200
