@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from asyncio import StreamReader, StreamWriter
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from diffusion_worker.errors import CompilerFailed, OverCapacity, UnsupportedSch
 
 COMPILE_S: Final = 10.0
 VALIDATE_S: Final = 3.0
-_START_S: Final = 30.0  # to start and load a vocabulary, on a busy machine
+_START_S: Final = 30.0  # to start, and to load a vocabulary, on a busy machine
 _GRACE_S: Final = 5.0  # after which an orphaned process ends itself
 _ATTEMPTS: Final = 2  # a process may have died between two jobs
 _ROOT: Final = Path(__file__).parents[2]
@@ -46,6 +47,7 @@ class JobProcess:
         )
         self._exclusive = asyncio.Lock()
         self._process: Process | None = None
+        self._is_ready = False
         self._exiting: set[asyncio.Task[int]] = set()
         self.loaded_vocabulary = ""  # digest
 
@@ -64,11 +66,13 @@ class JobProcess:
 
     async def request(self, job: bytes, limit_s: float) -> bytes:
         """Send a job and return the response. Raises InvalidRequest or UnsupportedSchema as the job does, TimeoutError
-        after `limit_s`. The process is killed unless the job completes, also on cancellation."""
+        after `limit_s`, which do not include the start of the process, CompilerFailed if it does not start. The process
+        is killed unless the job completes, also on cancellation."""
         response = b""
         try:
+            source, sink = await self._until_ready()
             async with asyncio.timeout(limit_s):
-                response = await self._send(job)
+                response = await _exchange(job, source, sink)
         except TimeoutError:  # a subclass of OSError
             raise
         except (OSError, EOFError) as error:  # broken pipe or early end of file
@@ -91,14 +95,19 @@ class JobProcess:
         self._kill()
         await asyncio.gather(*self._exiting)
 
-    async def _send(self, job: bytes) -> bytes:
+    async def _until_ready(self) -> tuple[StreamReader, StreamWriter]:
+        """Start the process if necessary, and return the pipes from and to it once it is ready for jobs."""
         process = await self._ensure_running()
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(frame(job))
-        await process.stdin.drain()
-        length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "big")
-        return await process.stdout.readexactly(length)
+        if not self._is_ready:
+            try:
+                async with asyncio.timeout(_START_S):
+                    await process.stdout.readexactly(LENGTH_BYTES)
+            except TimeoutError:
+                raise CompilerFailed(f"the constraint process did not start within {_START_S:g} s") from None
+            self._is_ready = True
+        return process.stdout, process.stdin
 
     async def _ensure_running(self) -> Process:
         if self._process is None or self._process.returncode is not None:
@@ -107,7 +116,7 @@ class JobProcess:
         return self._process
 
     def _kill(self) -> None:
-        process, self._process, self.loaded_vocabulary = self._process, None, ""
+        process, self._process, self._is_ready, self.loaded_vocabulary = self._process, None, False, ""
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -119,12 +128,20 @@ class JobProcess:
         waiting.add_done_callback(self._exiting.discard)
 
 
+async def _exchange(job: bytes, source: StreamReader, sink: StreamWriter) -> bytes:
+    sink.write(frame(job))
+    await sink.drain()
+    length = int.from_bytes(await source.readexactly(LENGTH_BYTES), "big")
+    return await source.readexactly(length)
+
+
 class CompilerPool:
     """The compiler process and the validator process. Close it after use."""
 
     def __init__(self, *, compile_s: float = COMPILE_S, validate_s: float = VALIDATE_S) -> None:
         self._compile_s, self._validate_s = compile_s, validate_s
-        self._compiler = JobProcess("compiler_process", longest_s=max(compile_s, _START_S))
+        self._load_s = max(compile_s, _START_S)
+        self._compiler = JobProcess("compiler_process", longest_s=self._load_s)
         self._validator = JobProcess("validator_process", longest_s=validate_s)
 
     async def compile(
@@ -168,7 +185,7 @@ class CompilerPool:
         if self._compiler.loaded_vocabulary == vocabulary.digest:
             return
         try:
-            await self._compiler.request(vocabulary_job(vocabulary), _START_S)
+            await self._compiler.request(vocabulary_job(vocabulary), self._load_s)
         except TimeoutError:
             raise CompilerFailed("the constraint compiler did not load the vocabulary in time") from None
         self._compiler.loaded_vocabulary = vocabulary.digest

@@ -1,8 +1,8 @@
 """Pipe framing: the request-response protocol of the compiler and validator processes on standard input and output.
 
-A frame is four bytes of length, big-endian, then the content. A response starts with `+`, or with `-` and an error as
-JSON. The process ends when its input does. An alarm limits every job even if the parent is gone, and memory is limited
-too.
+A frame is four bytes of length, big-endian, then the content. The process sends an empty frame once it is ready for
+jobs. A response starts with `+`, or with `-` and an error as JSON. The process ends when its input does. An alarm
+limits every job even if the parent is gone, and memory is limited too.
 """
 
 import json
@@ -45,6 +45,8 @@ def read_refusal(content: bytes) -> InvalidRequest:
 
 def serve(work: Work, source: BinaryIO, sink: BinaryIO, *, limit_s: float = 0.0) -> None:
     """Serve until the input ends. A job that takes longer than `limit_s` (0: no limit) ends the process."""
+    sink.write(frame(b""))
+    sink.flush()
     while len(length := source.read(LENGTH_BYTES)) == LENGTH_BYTES:
         content = source.read(int.from_bytes(length, "big"))
         signal.setitimer(signal.ITIMER_REAL, limit_s)
