@@ -58,7 +58,7 @@ $(PROVIDERS): $(READY) requirements-providers.txt
 check: $(READY) ## check lint rules, format, types and import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers 2
+	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 format: $(READY) ## format the code and apply automatic lint fixes
