@@ -83,7 +83,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]
         yield url, admin
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(500)
         log.close()
 
 
