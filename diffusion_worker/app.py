@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -125,9 +125,9 @@ def serve(settings: Settings, public: socket.socket, admin: socket.socket | None
 async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket | None = None) -> None:
     """Listen while loading; at a signal, reject new requests, let running ones finish, and return. Raises the error of
     loading, or DeviceFailed once the device has failed."""
-    engine, leave = worker.serving_state.engine, asyncio.Event()
+    engine, leave, hurry = worker.serving_state.engine, asyncio.Event(), asyncio.Event()
     servers = [_Server(worker.app)] + ([_Server(worker.admin)] if admin else [])
-    _listen_to_signals(leave, servers)
+    _listen_to_signals(leave, hurry)
     engine.start(cold=worker.is_cold)
     sockets = [public] + ([admin] if admin else [])
     serving = [asyncio.create_task(_serve(*each)) for each in zip(servers, sockets, strict=True)]
@@ -145,15 +145,30 @@ async def run_worker(worker: Worker, public: socket.socket, admin: socket.socket
     finally:
         for task in (leaving, failing, *following, *([loading] if loading else [])):
             task.cancel()
-        with suppress(TimeoutError):  # also after a failure: the device thread runs until the engine is closed
-            async with asyncio.timeout(worker.drain_s + CLOSING_S):
-                await engine.drain(worker.drain_s)
+        await _drain(worker, hurry)
+        worker.serving_state.running.end()  # the engine has none left: those that read a body, or compile a constraint
         await worker.serving_state.constraint_service.close()
         if worker.serving_state.tracing is not None:
             await asyncio.to_thread(worker.serving_state.tracing.close)
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*serving)
+
+
+async def _drain(worker: Worker, hurry: asyncio.Event) -> None:
+    """Let running requests finish. A second ctrl-C ends the drain; also after a failure, because the device thread runs
+    until the engine is closed."""
+    engine = worker.serving_state.engine
+    draining, hurrying = asyncio.create_task(engine.drain(worker.drain_s)), asyncio.create_task(hurry.wait())
+    try:
+        await asyncio.wait((draining, hurrying), timeout=worker.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING_S):
+                await (engine.close() if hurry.is_set() else draining)
+    finally:
+        for task in (draining, hurrying):
+            task.cancel()
+        await asyncio.gather(draining, hurrying, return_exceptions=True)
 
 
 async def _serve(server: "_Server", listener: socket.socket) -> None:
@@ -198,15 +213,15 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _listen_to_signals(leave: asyncio.Event, servers: Sequence[_Server]) -> None:
-    def on_signal() -> None:
-        if leave.is_set():  # second signal: do not wait for connections
-            for server in servers:
-                server.should_exit = server.force_exit = True
-        leave.set()
+def _listen_to_signals(leave: asyncio.Event, hurry: asyncio.Event) -> None:
+    """SIGTERM and ctrl-C start the drain; a second ctrl-C ends it."""
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    def on_interrupt() -> None:
+        (hurry if leave.is_set() else leave).set()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, leave.set)
+    loop.add_signal_handler(signal.SIGINT, on_interrupt)
 
 
 def _logging(settings: Settings) -> AbstractContextManager[None]:

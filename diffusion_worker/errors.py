@@ -38,6 +38,7 @@ class WorkerError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
+    retryable: ClassVar[bool] = True  # whether the same request may succeed later; sent as `x-should-retry`
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -51,6 +52,7 @@ class InvalidRequest(WorkerError):
 
     status = 400
     code = "invalid_request_error"
+    retryable = False
 
 
 class OutOfRange(InvalidRequest):
@@ -139,6 +141,7 @@ class InvalidOutput(SequenceFailed):
     """Every attempt violated a keyword that is checked only on complete output."""
 
     code = "invalid_output"
+    retryable = False
 
 
 class DeadlineExceeded(SequenceFailed):

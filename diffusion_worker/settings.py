@@ -104,7 +104,7 @@ class Settings:
     )
     log: str = setting(one_of("plain", "json"), "log format on stderr; json adds one line per request", default="plain")
     drain_s: float = setting(
-        seconds(may_be_zero=True), "time for running requests to finish after SIGTERM", default=10.0
+        seconds(may_be_zero=True), "time for running requests to finish after SIGTERM", default=310.0
     )
 
     def __post_init__(self) -> None:

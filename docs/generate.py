@@ -9,10 +9,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
+
+from docs.parameters import parameters
+from docs.tables import table
 
 HOME: Final = Path(__file__).parent
 _HEAD: Final = "<!-- Written by `python -m docs.generate`; do not edit. -->\n\n"
@@ -38,6 +40,7 @@ def pages() -> Iterator[tuple[str, str]]:
         "reference/cli.md": _cli,
         "reference/policy.md": _policy,
         "reference/headers.md": _headers,
+        "reference/parameters.md": parameters,
         "reference/errors.md": _errors,
         "reference/metrics.md": _metrics,
         "decisions/index.md": _decisions,
@@ -48,14 +51,6 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def _is_current(path: Path, text: str) -> bool:
     return path.exists() and path.read_text(encoding="utf-8") == text
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + " --- |" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
-    yield ""
 
 
 # Settings
@@ -73,7 +68,7 @@ def _settings() -> Iterator[str]:
     )
     for title, schema in (("Gateway: `twolane serve`", GATEWAY), ("Worker: `twolane worker`", WORKER)):
         yield from (f"## {title}", "")
-        yield from _table(("flag", "variable", "default", "meaning"), schema.rows())
+        yield from table(("flag", "variable", "default", "meaning"), schema.rows())
 
 
 # Command line
@@ -115,7 +110,7 @@ def _policy() -> Iterator[str]:
         "",
     )
     found = dict(keys_of(editor_schema()))
-    yield from _table(
+    yield from table(
         ("key", "value", "meaning"),
         ((f"`{key}`", values, DESCRIPTIONS[key]) for key, values in found.items()),
     )
@@ -166,34 +161,60 @@ def _headers() -> Iterator[str]:
     from gateway.web.headers import MEANINGS
 
     yield from ("# Response headers", "", "Every response of `/v1/*` carries these, errors included.", "")
-    yield from _table(("header", "meaning"), ((f"`{name.decode()}`", text) for name, text in MEANINGS.items()))
+    yield from table(("header", "meaning"), ((f"`{name.decode()}`", text) for name, text in MEANINGS.items()))
+
+
+_ERRORS_HEAD: Final = """\
+# Errors
+
+Every error has OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, and the header `x-should-retry`,
+which OpenAI's clients follow. `param` names the field at fault, or is null. `retry-after` says in whole seconds when to
+try again, if that is known.
+
+In a stream, an error before the first event has its own status. A later one is the last event, `event: error` with the
+same body, and no `[DONE]` follows. If a [heartbeat](../policies.md#time-limits-and-heartbeats) has sent the head of the
+stream, the status is 200 and the error is an event as well; its headers precede it as a comment.
+"""
+_CAUSES_HEAD: Final = """\
+## Which error is reported
+
+Every candidate of a request may fail or be skipped for another cause. The first cause of this list that occurred is
+reported. A cause that may pass comes before one that would fail again, so an outage is never reported as an invalid
+request: the target that was down might have served it.
+"""
 
 
 def _errors() -> Iterator[str]:
+    from gateway.attempts.final_error import MEANINGS, Cause
     from gateway.errors import AttemptFailed, CannotStart, GatewayError
 
-    yield from (
-        "# Errors",
-        "",
-        'Errors have OpenAI\'s shape: `{"error": {"message", "type", "param", "code"}}`. `param` names the field.',
-        "",
-        "## Gateway",
-        "",
-    )
+    yield from (_ERRORS_HEAD, "## Gateway", "")
     served = [kind for kind in _tree(GatewayError) if not issubclass(kind, CannotStart) and kind is not AttemptFailed]
-    yield from _table(
-        ("status", "code", "type", "meaning"),
-        ((str(kind.status), f"`{kind.code}`", f"`{kind.kind}`", _first_line(kind)) for kind in served),
-    )
-    yield from ("## Worker", "", "The gateway maps these to its own when it calls a worker.", "")
+    yield from _error_table(served, lambda kind: str(kind.kind))
+    yield _CAUSES_HEAD
+    for number, cause in enumerate(sorted(Cause, reverse=True), 1):
+        yield f"{number}. {MEANINGS[cause]}"
+    yield from ("", "## Worker", "", "The gateway maps these to its own when it calls a worker.", "")
     from diffusion_worker.errors import BadSetting, CheckpointError, WorkerError
+    from diffusion_worker.web.error_body import problem_of  # defines the errors of the web layer itself
 
-    import_module("diffusion_worker.web.error_body")  # errors of the web layer itself
     served_by_worker = [kind for kind in _tree(WorkerError) if not issubclass(kind, CheckpointError | BadSetting)]
-    yield from _table(
-        ("status", "code", "meaning"),
-        ((str(kind.status), f"`{kind.code}`", _first_line(kind)) for kind in served_by_worker),
-    )
+    yield from _error_table(served_by_worker, lambda kind: str(problem_of(_example(kind)).body["error"]["type"]))
+
+
+def _error_table(kinds: Iterable[type[Any]], type_of: Callable[[type[Any]], str]) -> Iterator[str]:
+    rows = {
+        (str(kind.status), f"`{kind.code}`", f"`{type_of(kind)}`", _first_line(kind), "yes" if kind.retryable else "no")
+        for kind in kinds
+    }
+    yield from table(("status", "code", "type", "when", "retry"), sorted(rows))
+
+
+def _example(kind: type[Any]) -> Any:
+    """An error of this class, without its constructor's arguments."""
+    error: Any = Exception.__new__(kind)
+    error.message, error.param, error.retry_after_s = "", None, None
+    return error
 
 
 def _tree(kind: type[Any]) -> Iterator[type[Any]]:
@@ -232,9 +253,9 @@ def _metrics() -> Iterator[str]:
         (f"`{name}`", "gauge", ", ".join(f"`{label}`" for label in family.labels), family.help)
         for name, family in FAMILIES.items()
     )
-    yield from _table(("metric", "type", "labels", "meaning"), (*rows(Metrics().registry), *states))
+    yield from table(("metric", "type", "labels", "meaning"), (*rows(Metrics().registry), *states))
     yield from ("## Worker", "")
-    yield from _table(("metric", "type", "labels", "meaning"), rows(Meters("model").registry))
+    yield from table(("metric", "type", "labels", "meaning"), rows(Meters("model").registry))
 
 
 # Decisions

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from gateway.classifier.weights import open_classifier
-from gateway.errors import GatewayError, PolicyError
+from gateway.errors import PolicyError
 from gateway.pipeline import Pipeline
 from gateway.policy_files.watch import Policies, PolicyWatcher
 from gateway.ports import Observer
@@ -37,15 +37,16 @@ from gateway.telemetry.tracing import open_tracing, passing
 from gateway.upstreams.http import open_session
 from gateway.upstreams.registry import UpstreamRegistry
 from gateway.web.admin import admin_app, scope_of
-from gateway.web.asgi_responses import send_error
 from gateway.web.auth import Authenticate, send_scope
 from gateway.web.chat import PATH, ChatCompletions
 from gateway.web.connection import KEEP_ALIVE_S, ClientConnection
+from gateway.web.error_boundary import ErrorBoundary
 from gateway.web.routes import HotRoutes, public_app
-from twolane.process.api_keys import KeyScope
 from twolane.process.keys_file import KeysFile
+from twolane.process.running_requests import RunningRequests
 from twolane.process.sockets import url_of
 
+CLOSING_S = 3.0  # for the last responses, after the drain period
 _log = logging.getLogger("gateway")
 
 
@@ -73,6 +74,7 @@ class Gateway:
     admin: ASGIApp
     policies: Policies
     watcher: PolicyWatcher
+    end_drain: Callable[[], None]  # end the requests in progress with an error
 
 
 @contextlib.asynccontextmanager
@@ -97,7 +99,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             await stack.enter_async_context(_shared_state(state, clock, metrics, settings.redis_url, settings))
         elif any(limit.is_daily for limit in policies.current.limits):
             _log.warning("daily budgets are counted by each process alone; set --redis-url to count them together")
-        session = open_session(connect_s=settings.connect_s, idle_s=settings.idle_s)
+        session = open_session(connect_s=settings.connect_s)
         registry = UpstreamRegistry(session, on_return=state.reset_breaker, health_timeout_s=settings.health_timeout_s)
         stack.push_async_callback(registry.aclose)
         registry.set_targets(policies.current.endpoints)
@@ -125,17 +127,15 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             stack.callback(peers.close)
             await stack.enter_async_context(_background_task(_publish_gauges(peers, metrics)))
         begin = tracing.begin if tracing else passing
-        chat = ChatCompletions(pipeline, clock, max_body_bytes=settings.max_body_bytes, begin=begin)
+        chat = ChatCompletions(
+            pipeline, clock, max_body_bytes=settings.max_body_bytes, heartbeat_s=settings.heartbeat_s, begin=begin
+        )
         public = public_app(lambda: policies.current, lambda target: registry(target).status)
         admin = admin_app(
             policy=lambda: policies.current, pipeline=pipeline, clock=clock, metrics=metrics, recent=recent
         )
-        yield Gateway(
-            public=_protected(HotRoutes({PATH: chat}, public), keys),
-            admin=_protected(admin, keys, scope_of),
-            policies=policies,
-            watcher=watcher,
-        )
+        apps = (HotRoutes({PATH: chat}, public), admin)
+        yield _protected(*apps, keys=keys, policies=policies, watcher=watcher, on_end=pipeline.stop)
 
 
 def _on_reload(result: bool | PolicyError, policy: Policy, metrics: Metrics, registry: UpstreamRegistry) -> None:
@@ -193,8 +193,11 @@ async def serve(settings: Settings) -> None:
         bound = inherited(handed_down) if handed_down else bind_both(settings)
         public_socket, admin_socket = (sockets.enter_context(each) for each in bound)
         async with open_gateway(settings) as gateway:
-            public, admin = (build_server(app, drain_s=settings.drain_s) for app in (gateway.public, gateway.admin))
-            _install_signal_handlers(gateway, (public, admin), parent=handed_down[2] if handed_down else None)
+            public, admin = (
+                build_server(app, drain_s=settings.drain_s + CLOSING_S) for app in (gateway.public, gateway.admin)
+            )
+            parent = handed_down[2] if handed_down else None
+            _install_signal_handlers(gateway, (public, admin), parent=parent, drain_s=settings.drain_s)
             _tune_garbage_collector()
             print(
                 f"twolane serve: {url_of(public_socket)}, admin {url_of(admin_socket)},"
@@ -211,32 +214,20 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(25_000, 20, 50)
 
 
-class ErrorBoundary:
-    """Converts unexpected errors to responses."""
+def _protected(
+    public: ASGIApp, admin: ASGIApp, *, keys: KeysFile | None, on_end: Callable[[], None], **more: Any
+) -> Gateway:
+    """The two applications behind authentication. `on_end` is called before the requests in progress are ended."""
+    running = RunningRequests()
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def end_drain() -> None:
+        on_end()
+        running.end()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Log an unexpected error and respond with 500; after the first byte, close the connection instead."""
-        started = False
-
-        async def watch(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watch)
-        except Exception:  # any unexpected error must still end in exactly one response
-            _log.exception("request failed")
-            if started or scope["type"] != "http":
-                raise
-            await send_error(send, GatewayError("Internal error of the gateway; see its log."))
-
-
-def _protected(app: ASGIApp, keys: KeysFile | None, scope_of: Callable[[str], KeyScope | None] = send_scope) -> ASGIApp:
-    return ErrorBoundary(Authenticate(app, (lambda: keys.current) if keys else None, scope_of))
+    find = (lambda: keys.current) if keys else None
+    public = ErrorBoundary(Authenticate(public, find, send_scope), running)
+    admin = ErrorBoundary(Authenticate(admin, find, scope_of), running)
+    return Gateway(public=public, admin=admin, end_drain=end_drain, **more)
 
 
 class _Server(uvicorn.Server):
@@ -266,20 +257,29 @@ def build_server(app: ASGIApp, *, drain_s: float, keep_alive_s: int = KEEP_ALIVE
     return _Server(config)
 
 
-def _install_signal_handlers(gateway: Gateway, servers: tuple[uvicorn.Server, ...], parent: int | None) -> None:
-    """`parent` becomes readable when the parent process ends."""
+def _install_signal_handlers(
+    gateway: Gateway, servers: tuple[uvicorn.Server, ...], *, parent: int | None, drain_s: float
+) -> None:
+    """`parent` becomes readable when the parent process ends. A second ctrl-C ends the drain."""
 
     def stop() -> None:
+        if not any(server.should_exit for server in servers):
+            loop.call_later(drain_s, gateway.end_drain)
         for server in servers:
             server.should_exit = True
+
+    def interrupt() -> None:
+        if any(server.should_exit for server in servers):
+            gateway.end_drain()
+        stop()
 
     def stop_with_parent(pipe: int) -> None:
         loop.remove_reader(pipe)
         stop()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    loop.add_signal_handler(signal.SIGINT, interrupt)
     if sys.platform != "win32":
         loop.add_signal_handler(signal.SIGHUP, gateway.watcher.request_reload)
     if parent is not None:

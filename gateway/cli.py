@@ -21,6 +21,7 @@ from typing import Final, NoReturn
 from gateway.app import serve
 from gateway.classifier.weights import open_classifier
 from gateway.errors import CannotStart, GatewayError
+from gateway.parameters import ignored_by
 from gateway.policy_files.load import load
 from gateway.policy_files.schema import editor_schema
 from gateway.reliability.admission import admit
@@ -211,6 +212,8 @@ def _verdicts(plan: Plan, query: Query) -> Iterator[str]:
     for position, candidate in enumerate(plan.candidates, 1):
         target, verdict = candidate.target, admit(candidate, query, Health())
         state = "eligible" if verdict.admitted else f"skipped: {verdict.reason}, {verdict.detail}"
+        if verdict.admitted and (ignored := ignored_by(target, query)):
+            state = f"{state}, ignores {', '.join(ignored)}"
         reported = " (capabilities reported by the worker)" if target.capabilities is None else ""
         yield f"{'try ' + str(position):<9}{target.name} ({target.location}): {state}{reported}"
 

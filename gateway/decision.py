@@ -16,7 +16,7 @@ ANSWERED = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFI
 # Cancelled before completion: counts only if it had already exceeded the objective.
 ABANDONED = frozenset({AttemptOutcome.CANCELLED, Reason.DEADLINE, Reason.HEDGE})
 # Caused by the request itself: not evidence about the lane.
-_NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.REFUSED})
+_NO_FAULT = frozenset({Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.REFUSED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,7 @@ class AttemptRecord:
     usage: Usage | None = None
     span_id: int = 0  # in the request's trace; 0: none
     budget_ms: float | None = None  # the lane's p95 objective; None: no objective
+    ignored: tuple[str, ...] = ()  # parameters that the policy left out of the request
 
     @property
     def slo_outcome(self) -> SloOutcome | None:
@@ -83,6 +84,11 @@ class Decision:
     cost: float = 0.0
     trace: Trace | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)  # classify, queue, upstream, validate
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The parameters that the policy left out of the request to the target that was served."""
+        return self.path[-1].ignored if self.target is not None and self.path else ()
 
     @property
     def tokens(self) -> int:

@@ -12,14 +12,18 @@ GatewayError
 │   └── PermissionDenied      the API key may not do this                                               403
 ├── RateLimitExceeded         the API key exceeded its rate limit                                       429
 │   └── BudgetExceeded        the API key has used its budget of the day                                429
+├── Draining                  the gateway is shutting down                                              503
 ├── AttemptFailed             an attempt at one target failed; `reason` decides what happens next
 │   ├── UpstreamError         the target failed, disconnected, or sent an invalid response              502
 │   ├── Overloaded            the target is overloaded                                                  503
+│   │   ├── TargetRateLimited the target's provider limits the rate of the gateway's requests           429
+│   │   └── InsufficientQuota the account at the target's provider has no quota left                    429
 │   ├── NotResident           the target's weights are not loaded, or it is draining                    503
 │   ├── DeadlineExceeded      the request's deadline passed                                             504
 │   ├── InvalidOutput         the response does not match the requested format                          502
 │   ├── LowConfidence         the target's confidence is below the route's minimum                      502
 │   ├── Unsupported           the target does not support what the request requires                     400
+│   ├── ContextLengthExceeded the request is longer than the target's context                           400
 │   └── Refused               the target rejected the request; its message is passed on                 the target's
 ├── NoRoute                   no candidate is available                                                 503
 │   └── NoPrivateTarget       no candidate inside the cluster is available                              503
@@ -47,17 +51,13 @@ class GatewayError(Exception):
     status: int = 500  # HTTP status
     code: str = "internal_error"  # stable error code
     kind: ClassVar[str] = "server_error"  # OpenAI's `type`
+    retryable: bool = True  # whether the same request may succeed later; sent as `x-should-retry`
 
     def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
-
-    @property
-    def retryable(self) -> bool:
-        """Whether the same request may succeed later."""
-        return self.status in {429, 502, 503, 504}
 
 
 class BadRequest(GatewayError):
@@ -66,6 +66,7 @@ class BadRequest(GatewayError):
     status = 400
     code = "invalid_request_error"
     kind = "invalid_request_error"
+    retryable = False
 
 
 class MalformedBody(BadRequest):
@@ -126,7 +127,7 @@ class PermissionDenied(BadRequest):
 
 
 class RateLimitExceeded(GatewayError):
-    """The API key exceeded its rate limit; `retry_after_s` is the time until its quota refills."""
+    """The API key exceeded its rate limit; `retry-after` is the time until its quota refills."""
 
     status = 429
     code = "rate_limit_exceeded"
@@ -134,10 +135,18 @@ class RateLimitExceeded(GatewayError):
 
 
 class BudgetExceeded(RateLimitExceeded):
-    """The API key has used its daily budget; `retry_after_s` is the time until the next day (UTC)."""
+    """The API key has used its daily budget; `retry-after` is the time until the next day (UTC)."""
 
     code = "insufficient_quota"
     kind = "insufficient_quota"
+    retryable = False  # not within the time that clients wait between retries
+
+
+class Draining(GatewayError):
+    """The gateway is shutting down, and the request did not finish within the drain period."""
+
+    status = 503
+    code = "draining"
 
 
 class AttemptFailed(GatewayError):
@@ -163,11 +172,28 @@ class UpstreamError(AttemptFailed):
 
 
 class Overloaded(AttemptFailed):
-    """The target is overloaded; `retry_after_s` is the value that it reported."""
+    """The target is overloaded, or its concurrency limit is reached."""
 
     status = 503
     code = "overloaded"
     reason = Reason.OVERLOADED
+
+
+class TargetRateLimited(Overloaded):
+    """The target's provider limits the rate of the gateway's requests; `retry-after` is what it reported."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    kind = "rate_limit_error"
+
+
+class InsufficientQuota(Overloaded):
+    """The gateway's account at the target's provider has no quota or credit left; waiting does not help."""
+
+    status = 429
+    code = "insufficient_quota"
+    kind = "insufficient_quota"
+    retryable = False
 
 
 class NotResident(AttemptFailed):
@@ -179,7 +205,7 @@ class NotResident(AttemptFailed):
 
 
 class DeadlineExceeded(AttemptFailed):
-    """The request's deadline passed."""
+    """The request's deadline passed, an attempt exceeded its limit, or a stream its total limit."""
 
     status = 504
     code = "deadline_exceeded"
@@ -187,10 +213,14 @@ class DeadlineExceeded(AttemptFailed):
 
 
 class InvalidOutput(AttemptFailed):
-    """The response does not match the requested format; `detail` names the schema keyword and pointer."""
+    """The response does not match the requested format.
+
+    `detail` names the schema keyword and pointer.
+    """
 
     code = "invalid_output"
     reason = Reason.INVALID_OUTPUT
+    retryable = False
 
 
 class LowConfidence(AttemptFailed):
@@ -198,6 +228,7 @@ class LowConfidence(AttemptFailed):
 
     code = "low_confidence"
     reason = Reason.LOW_CONFIDENCE
+    retryable = False
 
 
 class Unsupported(AttemptFailed):
@@ -207,6 +238,33 @@ class Unsupported(AttemptFailed):
     code = "unsupported"
     kind = "invalid_request_error"
     reason = Reason.UNSUPPORTED
+    retryable = False
+
+
+class ContextLengthExceeded(AttemptFailed):
+    """The request is longer than the target's context; the message is that of the target with the longest context.
+
+    `limit` is the target's context and `needed` what the request needs, both in tokens of that target; None: unknown.
+    """
+
+    status = 400
+    code = "context_length_exceeded"
+    kind = "invalid_request_error"
+    reason = Reason.CONTEXT_LENGTH_EXCEEDED
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: int | None = None,
+        needed: int | None = None,
+        param: str | None = None,
+        detail: str = "",
+    ) -> None:
+        super().__init__(message, detail=detail or "context length exceeded", param=param or "messages")
+        self.limit = limit
+        self.needed = needed
 
 
 class Refused(AttemptFailed):
@@ -216,6 +274,7 @@ class Refused(AttemptFailed):
     code = "refused"
     kind = "invalid_request_error"
     reason = Reason.REFUSED
+    retryable = False
 
     def __init__(
         self, message: str, *, status: int = 400, code: str | None = None, param: str | None = None, detail: str = ""
@@ -233,9 +292,13 @@ class NoRoute(GatewayError):
 
 
 class NoPrivateTarget(NoRoute):
-    """The request must stay in the cluster, and no candidate there is available."""
+    """The request must stay in the cluster, and no candidate there is available; no retry if the route has none."""
 
     code = "no_private_target"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, retryable: bool = True) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.retryable = retryable
 
 
 class CannotStart(GatewayError):

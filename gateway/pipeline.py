@@ -10,15 +10,22 @@ from collections.abc import Callable, Collection, Container
 from typing import Protocol
 
 from gateway.attempts.attempt import Attempt, AttemptParams
+from gateway.attempts.context_limits import ContextLimits
 from gateway.attempts.hedging import open_hedged
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
 from gateway.attempts.shadow import Shadows
 from gateway.decision import Decision
 from gateway.enums import Outcome, Reason
-from gateway.errors import BudgetExceeded, GatewayError, RateLimitExceeded
+from gateway.errors import BudgetExceeded, ContextLengthExceeded, GatewayError, RateLimitExceeded
 from gateway.ports import Observer, Permit, StateStore, Upstream, World
-from gateway.reliability.admission import admit, check_predicted_wait, check_shared_failure, has_healthy_fallback
+from gateway.reliability.admission import (
+    admit,
+    check_context_length,
+    check_predicted_wait,
+    check_shared_failure,
+    has_healthy_fallback,
+)
 from gateway.reliability.load_balancing import pick_endpoint
 from gateway.routing.classify import Classify
 from gateway.routing.policy import Policy
@@ -57,14 +64,20 @@ class Pipeline:
         self._clock = world
         self._sample = world.sample
         self._schemas = SchemaCache()
+        self._context_limits = ContextLimits()
         self._shadows = Shadows(self._handle_shadow, observer, world)
+        self._is_stopped = False
 
-    async def handle(self, query: Query) -> GatewayResponse:
+    async def handle(
+        self, query: Query, *, on_start: Callable[[RequestContext], None] = lambda _: None
+    ) -> GatewayResponse:
         """Return exactly one response: deltas to send, or an error with the reason. The caller closes it.
 
-        Cancelling this call cancels the attempts in progress.
+        `on_start` receives the context once the request is routed, before any target is called. Cancelling this call
+        cancels the attempts in progress.
         """
         context, error = self._route(query, self._sample())
+        on_start(context)
         error = error or self._check_rate_limit(context)
         if error is not None:
             return self._error_response(context, error)
@@ -84,6 +97,10 @@ class Pipeline:
         """What is left of the limits of the request's API key; None if it has none."""
         limit = self._policies.current.limit_of(query.principal)
         return None if limit is None else self._state.quota(query.principal, limit, self._clock.now_s())
+
+    def stop(self) -> None:
+        """The gateway ends: requests that are cancelled from now on failed, their clients did not leave."""
+        self._is_stopped = True
 
     async def aclose(self) -> None:
         """Cancel the shadow requests in progress."""
@@ -146,17 +163,25 @@ class Pipeline:
             winner = await self._open(context, attempt, remaining)
             if winner is not None:
                 return winner
+            self._learn(attempt)
             if self._should_retry(candidate, attempt, tries[name]):
                 remaining.appendleft(candidate)
         return None
+
+    def _learn(self, attempt: Attempt) -> None:
+        """Remember a context length that a target named in its error."""
+        error = attempt.error
+        if isinstance(error, ContextLengthExceeded) and error.limit is not None:
+            self._context_limits.learn(attempt.candidate.target, error.limit, self._clock.now_s())
 
     def _should_retry(self, candidate: Candidate, attempt: Attempt, tries: int) -> bool:
         """Whether to try the same target again. An endpoint that is draining has not started any work and is skipped
         from now on, so trying another endpoint needs no retry budget; an endpoint that failed may fail again at the
         same cost."""
-        if attempt.reason is Reason.NOT_RESIDENT:
+        reason = attempt.error.reason if attempt.error is not None else None
+        if reason is Reason.NOT_RESIDENT:
             return tries < len(candidate.per_endpoint)
-        return attempt.reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries)
+        return reason is Reason.UPSTREAM_ERROR and self._may_retry(candidate, tries)
 
     def _may_retry(self, candidate: Candidate, tries: int) -> bool:
         retry = candidate.target.retry
@@ -204,6 +229,7 @@ class Pipeline:
             permit=permit,
             upstream=self._upstreams(candidate.target),
             limit_ms=context.limit_ms(now_s, is_last=not later),
+            total_ms=context.total_left_ms(now_s),
             is_last=not later,
             hedge=hedge,
         )
@@ -233,8 +259,15 @@ class Pipeline:
         verdict = check_shared_failure(candidate, context.failed)
         if not verdict.admitted:
             return verdict
-        left_ms = context.left_ms(self._clock.now_s())
-        return admit(candidate, context.query, self._health(candidate), left_ms=left_ms)
+        now_s, health = self._clock.now_s(), self._health(candidate)
+        if context.needed_tokens:
+            capabilities = candidate.target.capabilities or health.status.capabilities
+            declared = capabilities.context_length if capabilities is not None else None
+            limit = self._context_limits.of(candidate.target, now_s) or declared
+            verdict = check_context_length(context.needed_tokens, limit)
+            if not verdict.admitted:
+                return verdict
+        return admit(candidate, context.query, health, left_ms=context.left_ms(now_s))
 
     def _at_endpoint(self, candidate: Candidate, query: Query, *, avoid: Container[str] = ()) -> Candidate:
         """The candidate at one of its target's endpoints, chosen by load balancing."""
@@ -260,6 +293,8 @@ class Pipeline:
 
     def _finish(self, context: RequestContext) -> Decision:
         """Release the quota and report the decision."""
+        if self._is_stopped and context.outcome is Outcome.CLIENT_GONE:
+            context.outcome = Outcome.ERROR
         decision = self._decision(context)
         if context.holds_quota:
             self._state.release_quota(decision.principal, decision.tokens, decision.cost, self._clock.wall_s())

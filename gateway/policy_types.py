@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from math import inf
+from typing import Final
 
 from gateway.enums import Buffer
+
+DEFAULT_TOTAL_MS: Final = 1_800_000.0  # half an hour: longer than any answer that somebody waits for
+DEFAULT_IDLE_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

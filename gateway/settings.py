@@ -58,7 +58,11 @@ class Settings:
     max_body_bytes: int = setting(whole(1024, 1 << 30), "maximum size of a request body", default=4_194_304)
     recent_decisions: int = setting(whole(1, 1_000_000), "decisions kept for /admin/decisions/ID", default=1000)
     connect_s: float = setting(seconds(), "connect timeout of targets", default=2.0)
-    idle_s: float = setting(seconds(), "idle timeout while reading from a target", default=60.0)
+    heartbeat_s: float = setting(
+        seconds(may_be_zero=True),
+        "send a comment on a stream that has been silent for this long; 0 sends none",
+        default=15.0,
+    )
     health_timeout_s: float = setting(
         seconds(), "timeout of a worker's health check; two timeouts in a row make it unreachable", default=1.0
     )
@@ -72,7 +76,7 @@ class Settings:
     redis_namespace: str = setting(
         text("NAME"), "replicas with the same namespace share state in Redis", default="twolane"
     )
-    drain_s: float = setting(seconds(), "time for running requests to finish after SIGTERM", default=10.0)
+    drain_s: float = setting(seconds(), "time for running requests to finish after SIGTERM", default=310.0)
     log: str = setting(one_of("plain", "json"), "log format on stderr", default="plain")
 
     def __post_init__(self) -> None:
@@ -84,7 +88,11 @@ class Settings:
 
 # Policies may name variables of their own that begin with TWOLANE_, so only misspelt ones are refused.
 SCHEMA: Final = SettingsSchema(
-    record=Settings, prefix=PREFIX, shares_prefix_with=("TWOLANE_WORKER_",), refuse_every_unknown=False
+    record=Settings,
+    prefix=PREFIX,
+    retired={"TWOLANE_IDLE_S": "`idle_s` of a target in the policy"},
+    shares_prefix_with=("TWOLANE_WORKER_",),
+    refuse_every_unknown=False,
 )
 
 

@@ -21,22 +21,27 @@ from gateway.enums import (
     Residency,
     Task,
 )
-from gateway.policy_types import Checks, Hedge, Price, Retry, Slo
+from gateway.policy_types import DEFAULT_IDLE_S, DEFAULT_TOTAL_MS, Checks, Hedge, Price, Retry, Slo
 from twolane.process.trace_context import Trace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """The features that a target supports. A graded one is in `supported` if and only if its grade is not `none`."""
+    """The features that a target supports. A graded one is in `supported` if and only if its grade is not `none`.
+
+    `fields` are further request fields that it takes. At an open target, the server decides about all others except
+    those that are `missing`, and about the capabilities that it `passes`: they are sent if they have an effect.
+    """
 
     supported: frozenset[Capability]
     json_schema: Grade = Grade.NONE
     tools: Grade = Grade.NONE
     prediction: Grade = Grade.NONE
-
-    def lacks(self, needs: frozenset[Capability]) -> frozenset[Capability]:
-        """The needed capabilities that are missing."""
-        return needs - self.supported
+    fields: frozenset[str] = frozenset()
+    is_open: bool = False
+    missing: frozenset[str] = frozenset()
+    passes: frozenset[Capability] = frozenset()
+    context_length: int | None = None  # tokens, prompt and completion together; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +58,13 @@ class Target:
     model: str  # the model's name at the target
     location: Location
     max_in_flight: int | None = None
+    idle_s: float = DEFAULT_IDLE_S  # between two chunks of a stream
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
     retry: Retry | None = None
     price: Price | None = None
     diffusion: tuple[tuple[str, float], ...] = ()  # a worker's default denoising parameters
+    ignore: frozenset[str] = frozenset()  # parameters that are left out of requests to it
     pool: str | None = None
     endpoints: "tuple[Target, ...]" = ()
 
@@ -96,6 +103,15 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestParameters:
+    """The parameters of a request that have an effect, by name; see `gateway.parameters`."""
+
+    names: frozenset[str] = frozenset()  # all of them
+    fields: frozenset[str] = frozenset()  # known ones that have no capability and are no hints
+    unknown: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """One parsed request. Only upstream clients read the client's JSON, from `body`.
 
@@ -128,6 +144,8 @@ class Query:
     has_suffix: bool = False
     has_images: bool = False
     needs: frozenset[Capability] = frozenset({Capability.CHAT})
+    parameters: RequestParameters = field(default_factory=RequestParameters)
+    n: int = 1  # choices
     prompt_chars: int = 0  # of all messages together
     prefix_text: str = ""  # the beginning of the prompt
     headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)  # for route conditions; never logged
@@ -182,7 +200,8 @@ class Plan:
     policy: str
     route: str
     candidates: tuple[Candidate, ...]
-    deadline_ms: float | None = None
+    deadline_ms: float | None = None  # of the first byte of a stream that is passed on, or of the whole answer
+    total_ms: float = DEFAULT_TOTAL_MS  # of a stream as a whole, and of an answer without a deadline
     attempt_ms: float | None = None  # the longest an attempt may take if another candidate is left
     private: bool = False
     shadow: Shadow | None = None
@@ -211,11 +230,20 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it."""
+    """Whether a candidate may be called now. If not, `reason` is the cause and `detail` the figures behind it.
+
+    `param` is the request's field that the target does not support. `retry_after_s` is the time until the target may be
+    called again, if known, and `is_quota` says that its provider's rate limit is the cause. `is_shared`: another target
+    at the same server failed, so this is no cause of its own.
+    """
 
     reason: Reason | None = None
     detail: str = ""
     probe: bool = False
+    param: str | None = None
+    retry_after_s: float | None = None
+    is_quota: bool = False
+    is_shared: bool = False
 
     @property
     def admitted(self) -> bool:
@@ -265,7 +293,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """Input of an upstream client for one attempt. `left_ms` is the time left until the request's deadline.
+    """Input of an upstream client for one attempt. `left_ms` is the time within which the answer must be complete.
 
     `validation_error` is the reason why an earlier response was rejected, and is sent to the target; None sends
     nothing.
@@ -275,6 +303,8 @@ class Call:
     query: Query
     left_ms: float | None = None
     validation_error: str | None = None
+    ignored: tuple[str, ...] = ()  # parameters to leave out
+    choice: int | None = None  # request only this one of the query's `n` choices; None: all of them
     span_id: int = 0  # of this attempt in the query's trace
 
 

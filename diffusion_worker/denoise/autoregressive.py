@@ -10,6 +10,8 @@ import torch
 
 from diffusion_worker.constraints.inference.matcher import allowed_tokens
 from diffusion_worker.denoise.draws import DrawKey, Draws
+from diffusion_worker.denoise.penalties import penalised
+from diffusion_worker.denoise.truncation import truncated
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import DiffusionModel, PrefillContext
 from diffusion_worker.types.step_batch import Decode, TokenResult
@@ -26,6 +28,7 @@ def decode(model: DiffusionModel, items: Sequence[Decode], context: PrefillConte
     last = upload([len(item.ids) - 1 for item in items], model.device)
     logits = model.logits(hidden[torch.arange(len(items), device=model.device), last])  # [rows, vocab]
     limited, is_forced = _limited(items, logits)
+    limited = penalised(items, limited)
     ids = limited.argmax(-1)
     if any(item.temperature for item in items):
         is_sampled = upload([bool(item.temperature) for item in items], model.device)
@@ -60,5 +63,11 @@ def _sampled(items: Sequence[Decode], logits: torch.Tensor, draws: Draws) -> tor
     """Ids [rows] sampled at each item's temperature; the context length is the step of the draw."""
     keys = [DrawKey(sequence=i.sequence, seed=i.seed, block=0, step=i.at + len(i.ids)) for i in items]
     divisor = upload([item.temperature or 1.0 for item in items], logits.device)
-    probabilities = (logits / divisor[:, None]).softmax(-1)
+    scaled = logits / divisor[:, None]
+    probabilities = scaled.softmax(-1)
+    if rows := [row for row, item in enumerate(items) if item.truncation and item.temperature]:
+        index = upload(rows, logits.device)
+        truncations = [item.truncation for item in items if item.truncation and item.temperature]
+        replaced = truncated(scaled[index], truncations).to(probabilities.dtype)
+        probabilities = probabilities.index_copy(0, index, replaced)
     return draws.sample(keys, probabilities[:, None])[:, 0]

@@ -16,6 +16,7 @@ class Canvas:
     soft: torch.Tensor  # [canvas, hidden] self-conditioning; zeros before the first step
     surest: torch.Tensor  # [canvas] most likely ids of the previous step; -1 before the first
     unchanged: torch.Tensor  # [canvas] number of steps for which each has not changed
+    accepted: torch.Tensor  # [canvas] positions of `ids` that were accepted or kept, and are not noise
 
 
 def fresh(ids: torch.Tensor, hidden_size: int, dtype: torch.dtype, *, is_anchored: bool = False) -> Canvas:
@@ -26,6 +27,7 @@ def fresh(ids: torch.Tensor, hidden_size: int, dtype: torch.dtype, *, is_anchore
         soft=torch.zeros(len(ids), hidden_size, dtype=dtype, device=ids.device),
         surest=ids if is_anchored else torch.full_like(ids, -1),
         unchanged=torch.zeros_like(ids),
+        accepted=torch.full_like(ids, is_anchored, dtype=torch.bool),
     )
 
 

@@ -10,6 +10,7 @@ a step without constrained rows does not wait.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from diffusion_worker.constraints.inference.sample import sample_path
 from diffusion_worker.constraints.inference.token_set_scores import TokenSetMasses, weigh_token_sets
 from diffusion_worker.constraints.inference.viterbi import best_path
 from diffusion_worker.denoise.score import Scores
+from diffusion_worker.denoise.truncation import likeliest_tokens
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.types.step_batch import Denoise
 
@@ -96,14 +98,12 @@ class _ConstrainedRow:
             matcher = _matcher_for(
                 item.matcher, item.pinned_prefix, free=canvas - self._pinned, near_deadline=item.near_deadline
             )
-            self._infer(matcher, z[self._pinned :], uniforms[self._pinned :], item.temperature)
+            self._infer(item, matcher, z[self._pinned :], uniforms[self._pinned :])
         self.forced[: self._pinned] = forced_tokens(
             item.matcher.automaton, item.matcher.state, self.surest[: self._pinned]
         )
 
-    def _infer(
-        self, matcher: Matcher, z: NDArray[np.float32], uniforms: NDArray[np.float32], temperature: float | None
-    ) -> None:
+    def _infer(self, item: Denoise, matcher: Matcher, z: NDArray[np.float32], uniforms: NDArray[np.float32]) -> None:
         free, automaton = slice(self._pinned, None), matcher.automaton
         if matcher.forbidden:
             z = z.copy()
@@ -116,7 +116,7 @@ class _ConstrainedRow:
         self.forced[self._pinned : self._pinned + best.length] = forced_tokens(
             automaton, matcher.state, best.tokens[: best.length]
         )
-        self.sampled[free] = _sampled_path(matcher, masses, backward, uniforms, temperature).tokens
+        self.sampled[free] = _sampled_path(item, matcher, masses, backward, uniforms).tokens
 
 
 def _matcher_for(matcher: Matcher, pinned: tuple[int, ...], *, free: int, near_deadline: bool) -> Matcher:
@@ -129,14 +129,15 @@ def _matcher_for(matcher: Matcher, pinned: tuple[int, ...], *, free: int, near_d
 
 
 def _sampled_path(
+    item: Denoise,
     matcher: Matcher,
     masses: TokenSetMasses,
     backward: NDArray[np.float64],
     uniforms: NDArray[np.float32],
-    temperature: float | None,
 ) -> CanvasPath:
-    """A path sampled at the request's `temperature`, which scales sampling only."""
-    if temperature not in (None, 0.0, 1.0):
-        masses = weigh_token_sets(matcher.automaton.token_sets, masses.scores.logits / np.float32(temperature))
+    """A path sampled at the request's temperature and with its truncation, which affect sampling only."""
+    if item.temperature not in (None, 0.0, 1.0):
+        masses = weigh_token_sets(matcher.automaton.token_sets, masses.scores.logits / np.float32(item.temperature))
         backward = backward_masses(matcher, masses)
-    return sample_path(matcher, masses, backward, np.minimum(uniforms, _BELOW_ONE).astype(np.float64))
+    truncate = None if item.truncation is None else partial(likeliest_tokens, truncation=item.truncation)
+    return sample_path(matcher, masses, backward, np.minimum(uniforms, _BELOW_ONE).astype(np.float64), truncate)

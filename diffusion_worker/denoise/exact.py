@@ -35,6 +35,8 @@ class Padding:
             start_ids=(),
             anchor=0.0,
             temperature=None,
+            truncation=None,
+            penalties=None,
             matcher=None,
             labels=None,
         )
@@ -44,5 +46,6 @@ class Padding:
             soft=torch.zeros_like(like.soft),
             surest=torch.zeros_like(like.surest),
             unchanged=torch.zeros_like(like.unchanged),
+            accepted=torch.zeros_like(like.accepted),
         )
         return [*items, *[item] * missing], [*canvases, *[canvas] * missing]

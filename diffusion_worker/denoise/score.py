@@ -3,11 +3,13 @@
 Pure functions of tensors.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from diffusion_worker.denoise.pins import pin_ids, pin_logits
+from diffusion_worker.denoise.penalties import Adjustment
+from diffusion_worker.denoise.pins import FREE, pin_ids, pin_logits
 from diffusion_worker.models.host_to_device import upload
 
 
@@ -32,11 +34,24 @@ def annealed_temperature(
     return t_min + span * (step / steps)
 
 
-def score(logits: torch.Tensor, temperature: torch.Tensor, pins: torch.Tensor | None = None) -> Scores:
-    """Scores of fp32 logits [rows, canvas, vocab] at temperature [rows]; `pins` as in `denoise.pins`."""
+def score(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    pins: torch.Tensor | None = None,
+    adjustments: Sequence[Adjustment] = (),
+) -> Scores:
+    """Scores of fp32 logits [rows, canvas, vocab] at temperature [rows]; `pins` as in `denoise.pins`. `adjustments`
+    replace single logits, but not in `logprob`: it is the model's confidence."""
     z = pin_logits(logits, pins) / temperature[:, None, None]
+    likeliest = logits.argmax(-1)
+    for each in adjustments:
+        adjusted = each.logits / temperature[each.row]
+        if pins is not None:
+            adjusted = torch.where((pins[each.row] == FREE)[:, None], adjusted, z[each.row][:, each.tokens])
+        z[each.row].index_copy_(1, each.tokens, adjusted.to(z.dtype))
+        likeliest[each.row] = z[each.row].argmax(-1)
     probabilities = z.softmax(-1)  # not exp(log_softmax): the same operation as transformers, so that canvases agree
-    surest = pin_ids(logits.argmax(-1), pins)
+    surest = pin_ids(likeliest, pins)
     return Scores(
         z=z,
         probabilities=probabilities,

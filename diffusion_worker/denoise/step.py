@@ -18,10 +18,12 @@ from diffusion_worker.denoise.canvas import Canvas
 from diffusion_worker.denoise.constrain import constrain
 from diffusion_worker.denoise.draws import DrawKey, Draws
 from diffusion_worker.denoise.label import label
+from diffusion_worker.denoise.penalties import CanvasText, adjustments
 from diffusion_worker.denoise.pins import mean_over_free, pin_ids, pins_of
 from diffusion_worker.denoise.renoise import renoise
-from diffusion_worker.denoise.score import annealed_temperature, sampling_probabilities, score, tokens_of
+from diffusion_worker.denoise.score import Scores, annealed_temperature, sampling_probabilities, score, tokens_of
 from diffusion_worker.denoise.stop import has_converged, stable_prefix, unchanged_for
+from diffusion_worker.denoise.truncation import truncated_canvas
 from diffusion_worker.models.host_to_device import upload
 from diffusion_worker.models.interface import CanvasContext, DiffusionModel
 from diffusion_worker.types.step_batch import CanvasResult, Denoise
@@ -48,20 +50,19 @@ def step(
     shown = pin_ids(torch.stack([canvas.ids for canvas in canvases]), pins)
 
     logits = model.denoise(shown, torch.stack([canvas.soft for canvas in canvases]), context)
-    plain = score(logits, rows.temperature, pins)
+    uncounted = (*model.info.end_ids, model.info.pad_id)
+    text = CanvasText(ids=shown, canvases=canvases, pins=pins, uncounted=uncounted)
+    plain = score(logits, rows.temperature, pins, adjustments(items, text, logits))
     sampled = draws.sample(keys, sampling_probabilities(plain, temperatures))
+    _sample_truncated(items, keys, plain, sampled, draws)
     noise = draws.noise(keys, logits.shape[1], logits.shape[2])
     constrained = constrain(items, plain, sampled, lambda: draws.text(keys, logits.shape[1]), logits)
     labelled = label(items, constrained, logits)
     constrained, scores = labelled.constrained, labelled.constrained.scores
     accepted = accept(scores.entropy, rows.entropy_bound)
-    ids = renoise(
-        tokens_of(scores, constrained.sampled, temperatures),
-        accepted,
-        noise,
-        surest=scores.surest,
-        kept=kept(scores.probabilities.amax(-1), rows.anchor),
-    )
+    is_kept = kept(scores.probabilities.amax(-1), rows.anchor)
+    proposed = tokens_of(scores, constrained.sampled, temperatures)
+    ids = renoise(proposed, accepted, noise, surest=scores.surest, kept=is_kept)
     unchanged = unchanged_for(
         scores.surest,
         torch.stack([canvas.surest for canvas in canvases]),
@@ -71,11 +72,18 @@ def step(
     converged = has_converged(unchanged, mean_entropy, rows.stability, rows.confidence_threshold)
     converged = torch.where(labelled.rows, labelled.done, converged)
 
+    has_text = accepted | is_kept
     soft = model.soften(scores.probabilities)
     single = [mean_entropy, accepted.sum(-1), stable_prefix(unchanged, scores.logprob), converged]
     return Advanced(
         canvases=tuple(
-            Canvas(ids=ids[row], soft=soft[row], surest=scores.surest[row], unchanged=unchanged[row])
+            Canvas(
+                ids=ids[row],
+                soft=soft[row],
+                surest=scores.surest[row],
+                unchanged=unchanged[row],
+                accepted=has_text[row],
+            )
             for row in range(len(items))
         ),
         report=torch.cat(
@@ -106,6 +114,17 @@ def canvas_result(item: Denoise, row: Sequence[float], labels: tuple[float, ...]
         has_converged=bool(converged),
         labels=labels,
     )
+
+
+def _sample_truncated(
+    items: Sequence[Denoise], keys: Sequence[DrawKey], scores: Scores, sampled: torch.Tensor, draws: Draws
+) -> None:
+    """Replace the sampled tokens [rows, canvas] of rows with a truncation. Each row alone, so that its result does not
+    depend on the others. Constrained rows are sampled on the host."""
+    for row, item in enumerate(items):
+        if item.truncation is not None and item.matcher is None and item.temperature != 0.0:
+            probabilities = truncated_canvas(scores.z[row], item.truncation, item.temperature or 1.0)
+            sampled[row] = draws.sample([keys[row]], probabilities[None])[0]
 
 
 class _Rows:

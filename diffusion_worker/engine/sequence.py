@@ -4,7 +4,7 @@ Independent of other sequences; free of tensors and of a clock.
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,7 +15,15 @@ from diffusion_worker.text.alignment import aligned_index
 from diffusion_worker.types.events import Usage
 from diffusion_worker.types.observations import BlockStop, Outcome, PredictedWait, SequenceObserved
 from diffusion_worker.types.requests import DecodingMode, GenerationRequest, SequenceId
-from diffusion_worker.types.step_batch import CanvasResult, Decode, Denoise, Prefill, TokenResult, late_start
+from diffusion_worker.types.step_batch import (
+    CanvasResult,
+    Decode,
+    Denoise,
+    PenaltyInputs,
+    Prefill,
+    TokenResult,
+    late_start,
+)
 from diffusion_worker.types.timeline import Times
 
 CLOSING_STEPS = 3  # steps before the deadline at which constrained text must end on its canvas
@@ -53,15 +61,22 @@ class Sequence:
     forward_passes: int = 0
     converged: bool = True
     preempted: int = 0  # number of preemptions
+    occurrences: Counter[int] = field(default_factory=Counter)  # of output tokens; counted only for penalties
     waiting_since: float = 0.0
     predicted_wait: PredictedWait | None = None  # for its first scheduling
     times: Times = field(init=False)
+    _prompt_tokens: frozenset[int] = field(init=False)  # for a repetition penalty
 
     def __post_init__(self) -> None:
         self.start, self.matcher = self.request.start_ids, self.request.matcher
         self.steps_to_go = self.steps
         self.waiting_since = self.submitted
         self.times = Times(self.submitted, self.request.timeline)
+        penalties = self.request.penalties
+        has_repetition = penalties is not None and penalties.repetition != 1.0
+        self._prompt_tokens = frozenset(self.request.prompt_ids if has_repetition else ())
+        if penalties is not None:
+            self.occurrences.update(self.request.prompt_ids[len(self.request.prompt_ids) - self.request.kept :])
 
     @property
     def is_autoregressive(self) -> bool:
@@ -160,6 +175,8 @@ class Sequence:
             denoising=self.request.denoising,
             seed=self.request.seed,
             temperature=self.request.temperature,
+            truncation=self.request.truncation,
+            penalties=self.penalty_inputs,
             start_ids=self.start,
             anchor=self.anchor,
             pinned_prefix=self.streamed,
@@ -179,7 +196,18 @@ class Sequence:
             at=self.context,
             seed=self.request.seed,
             temperature=self.request.temperature,
+            truncation=self.request.truncation,
+            penalties=self.penalty_inputs,
             matcher=self.matcher,
+        )
+
+    @property
+    def penalty_inputs(self) -> PenaltyInputs | None:
+        """The request's penalties and the tokens they count; None without penalties."""
+        if self.request.penalties is None:
+            return None
+        return PenaltyInputs(
+            penalties=self.request.penalties, prompt=self._prompt_tokens, output=tuple(self.occurrences.items())
         )
 
     @property
@@ -275,8 +303,7 @@ class Sequence:
         chunk_ids = sealed[: self.width]
         if self.matcher is not None:
             self.matcher = self.matcher.after(chunk_ids)
-        self.prefill_chunks.append(chunk_ids)
-        self.pending.append(chunk_ids)
+        self._append(chunk_ids)
         self.block += 1
         self.mean_entropy, self.entropy_rate = math.inf, None
         if self.request.start_ids:  # continue in the start text after the output so far; from noise once it is used up
@@ -293,9 +320,15 @@ class Sequence:
         if not token.is_forced:
             self.scored += 1
             self.logprob += token.logprob
-        self.prefill_chunks.append((token.id,))
-        self.pending.append((token.id,))
+        self._append((token.id,))
         self.block = self.emitted - 1
+
+    def _append(self, ids: tuple[int, ...]) -> None:
+        """Append output to the context."""
+        self.prefill_chunks.append(ids)
+        self.pending.append(ids)
+        if self.request.penalties is not None:
+            self.occurrences.update(ids)
 
 
 def prefill_chunks_of(ids: tuple[int, ...], size: int, *, cut: int = 0) -> list[tuple[int, ...]]:

@@ -13,6 +13,7 @@ from diffusion_worker.errors import OutOfRange
 from diffusion_worker.types.timeline import Timeline
 
 SequenceId = int
+MIN_REPETITION, MAX_REPETITION = 0.01, 100.0  # bounds of the repetition penalty
 DEFAULT_ANCHOR = 0.8  # for edits whose request sets no strength, see docs/decisions/0006
 
 
@@ -50,6 +51,44 @@ class DenoisingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Truncation:
+    """Tokens that sampling may choose, as in vLLM: those with at least `min_p` times the probability of the most likely
+    token, then the `top_k` most likely ones (0: all), then the most likely ones that together reach `top_p`.
+
+    Tokens as likely as the last one chosen are kept. Applied after the temperature. Raises OutOfRange.
+    """
+
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within("top_k", self.top_k, 0, 2**31 - 1)
+        _within("top_p", self.top_p, 0.0, 1.0)
+        _within("min_p", self.min_p, 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Penalties:
+    """Changes of single logits before anything else, as in vLLM: `logit_bias` is added; the logits of tokens of the
+    prompt and of the output are divided by `repetition`, or multiplied if negative; then `frequency` times the number
+    of occurrences in the output, and `presence` if there are any, are subtracted. Raises OutOfRange.
+    """
+
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token, bias)
+
+    def __post_init__(self) -> None:
+        _within("presence_penalty", self.presence, -2.0, 2.0)
+        _within("frequency_penalty", self.frequency, -2.0, 2.0)
+        _within("repetition_penalty", self.repetition, MIN_REPETITION, MAX_REPETITION)
+        for _, bias in self.logit_bias:
+            _within("logit_bias", bias, -100.0, 100.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """A request for one completion, as token ids.
 
@@ -66,6 +105,9 @@ class GenerationRequest:
     denoising: DenoisingParams
     decoding_mode: DecodingMode = DecodingMode.DIFFUSION
     temperature: float | None = None
+    truncation: Truncation | None = None  # None: any token may be sampled
+    penalties: Penalties | None = None
+    kept: int = 0  # tokens at the end of the prompt that are output of an earlier attempt; penalties count them so
     start_ids: tuple[int, ...] = ()  # text to start from, e.g. one to edit; ignored in autoregressive mode
     anchor: float = 0.0  # how strongly canvases keep `start_ids`, from 0 (not at all) to 1
     suffix_ids: tuple[int, ...] = ()  # text after the completion (fill in the middle); its beginning is pinned

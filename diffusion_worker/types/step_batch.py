@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from diffusion_worker.constraints.inference.labels import Labels
 from diffusion_worker.constraints.inference.matcher import Matcher
 from diffusion_worker.errors import WorkerError
-from diffusion_worker.types.requests import DenoisingParams, SequenceId
+from diffusion_worker.types.requests import DenoisingParams, Penalties, SequenceId, Truncation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,16 @@ class Prefill:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PenaltyInputs:
+    """The penalties of a sequence, and the tokens that they count: those of the prompt, and of the output before the
+    current canvas or token, each once and with its number of occurrences."""
+
+    penalties: Penalties
+    prompt: frozenset[int] = frozenset()  # empty without a repetition penalty
+    output: tuple[tuple[int, int], ...] = ()  # (token, occurrences)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Denoise:
     """One denoising step of one canvas.
 
@@ -52,6 +62,8 @@ class Denoise:
     denoising: DenoisingParams
     seed: int
     temperature: float | None = None
+    truncation: Truncation | None = None
+    penalties: PenaltyInputs | None = None
     start_ids: tuple[int, ...] = ()
     anchor: float = 0.0
     pinned_prefix: tuple[int, ...] = ()
@@ -72,6 +84,8 @@ class Decode:
     at: int
     seed: int
     temperature: float | None = None
+    truncation: Truncation | None = None
+    penalties: PenaltyInputs | None = None
     matcher: Matcher | None = None
 
 

@@ -77,6 +77,7 @@ class ResponseRepairer:
             self.generation,
             prompt_ids=(*self.generation.prompt_ids, *kept),
             max_tokens=self.generation.max_tokens - len(kept),
+            kept=len(kept),
             seed=self.generation.seed ^ attempt,
             start_ids=remainder,
             anchor=DEFAULT_ANCHOR,

@@ -84,7 +84,7 @@ class PermissionDenied(InvalidRequest):
     code = "permission_denied"
 
 
-_TYPES: dict[int, str] = {401: "authentication_error", 429: "rate_limit_error"}
+_TYPES: dict[int, str] = {429: "rate_limit_error"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,7 @@ class Problem:
 
 
 def problem_of(error: WorkerError) -> Problem:
-    """The error response of an error, with `retry-after` in whole seconds for 429 and 503."""
+    """The error response of an error: tells whether to try again, and for 429 and 503 when, in whole seconds."""
     fallback = "invalid_request_error" if error.status < 500 else "server_error"
     detail = {
         "message": error.message,
@@ -111,10 +111,10 @@ def problem_of(error: WorkerError) -> Problem:
 
 
 def _headers(error: WorkerError) -> Headers:
-    headers: Headers = ()
+    headers: Headers = ((b"x-should-retry", b"true" if error.retryable else b"false"),)
     if error.status in (429, 503):
         wait_s = max(Problem.MIN_RETRY_S, math.ceil(error.retry_after_s or 0.0))
-        headers = ((b"retry-after", str(wait_s).encode()),)
+        headers += ((b"retry-after", str(wait_s).encode()),)
     if error.status == 401:
-        headers = ((b"www-authenticate", b"Bearer"),)
+        headers += ((b"www-authenticate", b"Bearer"),)
     return headers

@@ -3,6 +3,7 @@
 The wrapped application may raise WorkerError until its response has started.
 """
 
+import asyncio
 import logging
 import re
 import secrets
@@ -10,16 +11,18 @@ import secrets
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diffusion_worker.errors import WorkerError
+from diffusion_worker.errors import Draining, WorkerError
 from diffusion_worker.web import request_log
 from diffusion_worker.web.error_body import InvalidKey, PermissionDenied, problem_of
 from diffusion_worker.web.http_io import JSON, header, send_response
+from diffusion_worker.web.response_parts import event
 from diffusion_worker.web.serving_state import ServingState
 from twolane.process.api_keys import KeyScope, bearer_key
 from twolane.process.http_body import ClientDisconnected
 
 OPEN_PATHS = frozenset({"/live", "/health"})  # probes need no key; with a keys file every other path does
 REQUEST_ID, TRACE_PARENT, TRACE_RESPONSE = b"x-request-id", b"traceparent", b"traceresponse"
+_EVENTS = b"text/event-stream"
 PREDICTED_WAIT = b"x-twolane-worker-predicted-wait-ms"
 _REPEATABLE = re.compile(r"[\x21-\x7e]{1,128}")  # header values that are safe to return
 _log = logging.getLogger("twolane.worker")
@@ -41,9 +44,16 @@ class Middleware:
         response = _SendWithHeaders(send, scope, self._state)
         try:
             self._authenticate(scope)
-            await self._app(scope, receive, response)
+            if self._state.running.has_ended:
+                raise _draining()
+            with self._state.running:
+                await self._app(scope, receive, response)
         except ClientDisconnected:
             return
+        except asyncio.CancelledError:
+            if not self._state.running.is_over():
+                raise
+            await response.send_error(_draining())
         except WorkerError as error:
             await response.send_error(error)
         except Exception:  # noqa: BLE001 - the last handler of a request: an unexpected error gets a response too
@@ -69,24 +79,34 @@ def _scope_of(path: str) -> KeyScope:
     return KeyScope.ADMIN if path.startswith("/admin/") else KeyScope.SEND
 
 
+def _draining() -> Draining:
+    return Draining("the worker is shutting down", retry_after_s=1.0)
+
+
 class _SendWithHeaders:
     """An ASGI send that adds the common headers and records whether the response has started."""
 
     def __init__(self, send: Send, scope: Scope, serving_state: ServingState) -> None:
         self._send, self._scope, self._state = send, scope, serving_state
-        self._has_started = False
+        self._has_started = self._is_stream = self._is_complete = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._has_started = True
-            message["headers"] = [*message.get("headers", ()), *self._common()]
+            headers = list(message.get("headers", ()))
+            self._is_stream = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in headers)
+            message["headers"] = [*headers, *self._common()]
+        else:
+            self._is_complete = not message.get("more_body", False)
         await self._send(message)
 
     async def send_error(self, error: WorkerError) -> None:
-        """Send an error response, unless a response has already started."""
-        if self._has_started:
-            return
+        """Send an error response, or the last event of a stream that has started."""
         problem = problem_of(error)
+        if self._has_started:
+            if self._is_stream and not self._is_complete:
+                await self._send({"type": "http.response.body", "body": event(problem.body), "more_body": False})
+            return
         await send_response(self, problem.status, (JSON, *problem.headers), orjson.dumps(problem.body))
 
     def _common(self) -> list[tuple[bytes, bytes]]:

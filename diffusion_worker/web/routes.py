@@ -68,7 +68,7 @@ def model_body(serving_state: ServingState, decoding_mode: DecodingMode) -> dict
     extension = {
         "decoding_mode": decoding_mode.value,
         "aliases": [alias for alias, meant in serving_state.aliases.items() if meant is decoding_mode],
-        "capabilities": capabilities_of(decoding_mode),
+        "capabilities": capabilities_of(decoding_mode, serving_state.features),
         "context_length": info.max_context if info else None,
         "canvas_length": info.denoising.canvas_length if info else None,
     }

@@ -17,6 +17,7 @@ from diffusion_worker.types.observations import RefusalObserved
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.error_body import ModelNotFound
 from twolane.process.keys_file import KeysFile
+from twolane.process.running_requests import RunningRequests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class ServingState:
     tracing: Tracing | None = None
     tokenization: Tokenization | None = None
     constraint_service: ConstraintService = field(default_factory=ConstraintService)
+    running: RunningRequests = field(default_factory=RunningRequests)
     aliases: dict[str, DecodingMode] = field(init=False)
 
     def __post_init__(self) -> None:

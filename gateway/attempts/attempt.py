@@ -4,19 +4,21 @@ Before that point nothing has been sent to the client, every failure is an Attem
 tried. After it (`commit`), a failure can only end the response.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
+from gateway.attempts.read_limits import Expired, ReadLimits
 from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation
 from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, Reason
 from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refused, UpstreamError
+from gateway.parameters import ignored_by
 from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
 from gateway.types import Call, Candidate, Delta, Usage
+from gateway.upstreams.fan_out import needs_fan_out, send_each
 from gateway.validation.json_schema import SchemaCache
 
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
@@ -26,13 +28,15 @@ MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
 class AttemptParams:
     """What an attempt needs: the permit, the upstream client, and what depends on the remaining candidates.
 
-    `limit_ms` is the time within which the response must be ready to be served; None without a deadline.
+    `limit_ms` is the time within which the response must be ready to be served: as a whole, or the beginning of a
+    stream that is passed on as it comes. `total_ms` is the time left for such a stream as a whole.
     """
 
     candidate: Candidate
     permit: Permit
     upstream: Upstream
-    limit_ms: float | None = None
+    limit_ms: float = inf
+    total_ms: float = inf
     is_last: bool = True  # no candidate is left, so a refusal is served
     hedge: bool = False
 
@@ -42,7 +46,7 @@ class Attempt:
 
     def __init__(self, context: RequestContext, params: AttemptParams, *, clock: Clock, schemas: SchemaCache) -> None:
         self.candidate = params.candidate
-        self.reason: Reason | None = None  # why the attempt failed, if it did
+        self.error: AttemptFailed | None = None  # why the attempt failed, if it did
         self._context = context
         self._params = params
         self._clock = clock
@@ -54,7 +58,13 @@ class Attempt:
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
         self._usage: Usage | None = None
+        self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
+        self._limits = ReadLimits()
+        # Targets report their confidence at the end of a response.
+        needs_all = not context.query.stream or self.candidate.min_confidence is not None
+        self._needed_bytes = None if needs_all else self._validation.bytes_to_buffer
+        self._total_until_s = clock.now_s() + params.total_ms / 1000
         self.is_complete = False  # the whole response is buffered, nothing follows
         self._is_committed = False  # past the point of no return
         self._is_ended = False
@@ -67,13 +77,11 @@ class Attempt:
         """
         is_ready = False
         try:
-            async with asyncio.timeout(_seconds(self._params.limit_ms)):
-                self._buffered = await self._receive(self._params.upstream)
+            self._limits.end_in(self._params.limit_ms / 1000)
+            self._buffered = await self._receive(self._params.upstream)
             if self.is_complete:
                 self._validate()
             is_ready = True
-        except TimeoutError:
-            self._fail(DeadlineExceeded("The request's deadline passed.", detail=self._timeout_detail()))
         except AttemptFailed as error:
             self._fail(error)
         finally:
@@ -90,6 +98,8 @@ class Attempt:
         if self.is_complete:
             self._end(AttemptOutcome.OK)
             await self.aclose()
+        else:  # from here on the stream is limited as a whole, no longer by the deadline
+            self._limits.end_in(self._total_until_s - now_s)
         return self._buffered
 
     def lose_hedge(self) -> None:
@@ -115,6 +125,7 @@ class Attempt:
     async def aclose(self) -> None:
         """Return the connection, or close it if the response is incomplete: the attempt then counts as cancelled."""
         self._end(AttemptOutcome.CANCELLED)
+        self._limits.close()
         if self._deltas is not None:
             await self._deltas.aclose()
         if self._response is not None:
@@ -122,23 +133,11 @@ class Attempt:
 
     async def _receive(self, upstream: Upstream) -> list[Delta]:
         """Receive as much of the response as must be buffered before any of it may be sent."""
-        query = self._context.query
-        call = Call(
-            target=self.candidate.target,
-            query=query,
-            left_ms=self._params.limit_ms,
-            validation_error=self._context.validation_error,
-            span_id=self._span_id,
-        )
-        self._response = await upstream.send(call)
+        self._response = await self._call(upstream)
         self._deltas = self._response.deltas()
-        # Targets report their confidence at the end of a response.
-        needs_all = not query.stream or self.candidate.min_confidence is not None
-        needed_bytes = None if needs_all else self._validation.bytes_to_buffer
         buffered: list[Delta] = []
         size = content_bytes = 0
-        async for delta in self._deltas:
-            self._observe(delta)
+        while (delta := await self._next(self._deltas)) is not None:
             buffered.append(delta)
             size += len(delta.data)
             if size > MAX_BUFFERED_BYTES:
@@ -148,12 +147,29 @@ class Attempt:
                 )
             self._validation.feed(delta)  # fail early, not only at the end of the response
             content_bytes += _content_bytes(delta)
-            if needed_bytes is not None and content_bytes >= needed_bytes:
+            if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
                 return buffered
         if not buffered:
             raise UpstreamError("The target's response is empty.", detail="empty answer")
         self.is_complete = True
         return buffered
+
+    async def _call(self, upstream: Upstream) -> UpstreamResponse:
+        """The beginning of the response. The target is told when the whole of it must be complete."""
+        left_ms = self._params.limit_ms if self._needed_bytes is None else self._params.total_ms
+        call = Call(
+            target=self.candidate.target,
+            query=self._context.query,
+            left_ms=left_ms if left_ms < inf else None,
+            validation_error=self._context.validation_error,
+            ignored=self._ignored,
+            span_id=self._span_id,
+        )
+        try:
+            with self._limits:
+                return await (send_each(upstream, call) if needs_fan_out(upstream, call) else upstream.send(call))
+        except TimeoutError as fault:
+            raise self._time_out() from fault
 
     def _validate(self) -> None:
         """All checks on a complete response before its first byte is sent; raises AttemptFailed."""
@@ -176,23 +192,33 @@ class Attempt:
             raise LowConfidence(f"The target's confidence is below the route's minimum: {detail}.", detail=detail)
 
     async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
-        limit_s = _seconds(self._context.left_ms(self._clock.now_s()))
         try:
-            if limit_s is None:  # asyncio.timeout(None) would cost as much as a real time-out
+            with self._limits:
                 delta = await anext(deltas, None)
-            else:
-                async with asyncio.timeout(limit_s):
-                    delta = await anext(deltas, None)
-        except TimeoutError:
-            raise DeadlineExceeded("The request's deadline passed.", detail="deadline passed mid-stream") from None
+        except TimeoutError as fault:
+            raise self._time_out() from fault
         if delta is not None:
             self._observe(delta)
         return delta
+
+    def _time_out(self) -> AttemptFailed:
+        """The error for the limit that expired."""
+        if self._limits.expired is not Expired.UNTIL:
+            pause = f"no chunk within {self.candidate.target.idle_s:g} s"
+            return UpstreamError(f"The target stopped sending: {pause}.", detail=pause)
+        if self._is_committed:
+            return DeadlineExceeded("The stream exceeded its total time limit.", detail="total limit passed mid-stream")
+        left_ms = self._context.left_ms(self._clock.now_s())
+        is_attempt = left_ms is not None and left_ms >= 1 and self._context.total_left_ms(self._clock.now_s()) >= 1
+        detail = "the attempt limit passed" if is_attempt else "deadline passed"
+        return DeadlineExceeded("The request's deadline passed.", detail=detail)
 
     def _observe(self, delta: Delta) -> None:
         """Record the times and the usage that a delta brings."""
         if self._first_byte_ms is None:
             self._first_byte_ms = self._context.at_ms(self._clock.now_s())
+            if self._context.query.stream:
+                self._limits.limit_pauses(self.candidate.target.idle_s)
         if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
             self._first_token_ms = self._context.at_ms(self._clock.now_s())
         if delta.usage is not None:
@@ -201,7 +227,7 @@ class Attempt:
                 self._context.record_usage(delta.usage)
 
     def _fail(self, error: AttemptFailed) -> None:
-        self.reason = error.reason
+        self.error = error
         self._end(error.reason, error)
 
     def _priced_usage(self) -> Usage | None:
@@ -210,10 +236,6 @@ class Attempt:
         if usage is None or price is None:
             return usage
         return replace(usage, cost=price.cost(usage.input_tokens, usage.output_tokens))
-
-    def _timeout_detail(self) -> str:
-        left_ms = self._context.left_ms(self._clock.now_s())
-        return "deadline passed" if left_ms is None or left_ms <= 0 else "the attempt limit passed"
 
     def _end(self, outcome: Reason | AttemptOutcome, error: AttemptFailed | None = None) -> None:
         """Record the end of the attempt and release its permit; only the first call has an effect."""
@@ -236,6 +258,7 @@ class Attempt:
             usage=self._priced_usage(),
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
+            ignored=self._ignored,
         )
         self._params.permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)
@@ -244,10 +267,6 @@ class Attempt:
 def _budget_ms(candidate: Candidate) -> float | None:
     p95_ms = candidate.slo.p95_ms if candidate.slo else inf
     return p95_ms if p95_ms < inf else None
-
-
-def _seconds(limit_ms: float | None) -> float | None:
-    return None if limit_ms is None else max(0.0, limit_ms / 1000)
 
 
 def _content_bytes(delta: Delta) -> int:

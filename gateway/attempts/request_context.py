@@ -3,22 +3,12 @@
 It makes no decisions and reads no clock; callers pass `now_s`.
 """
 
+from gateway.attempts.final_error import Failure, final_error
 from gateway.decision import AttemptRecord, Decision
 from gateway.enums import SHARED_REASONS, AttemptOutcome, Outcome, Reason, SchemaCheck
-from gateway.errors import (
-    AttemptFailed,
-    DeadlineExceeded,
-    GatewayError,
-    InvalidOutput,
-    NoPrivateTarget,
-    NoRoute,
-    NotResident,
-    Overloaded,
-    Unsupported,
-)
+from gateway.errors import AttemptFailed, ContextLengthExceeded, GatewayError, InvalidOutput
+from gateway.parameters import ignored_by
 from gateway.types import Candidate, Classification, Plan, Query, Usage, Verdict
-
-_RETRY_S = 1.0
 
 
 class RequestContext:
@@ -36,9 +26,12 @@ class RequestContext:
         self.classification = classification
         self._wall_s = wall_s
         self._attempts: list[AttemptRecord] = []
+        self.needed_tokens = 0  # at least, as far as targets that found the request too long reported
         self._error: AttemptFailed | None = None
+        self._failures: list[Failure] = []
         self._usage: Usage | None = None
         self._target: str | None = None
+        self._ignored: tuple[str, ...] = ()
         self._address: str | None = None
         self._first_byte_ms: float | None = None
         self._timings_ms = {"classify": self.at_ms(now_s)}
@@ -54,12 +47,16 @@ class RequestContext:
         """The time left until the request's deadline; None without a deadline."""
         return None if self.plan.deadline_ms is None else self.plan.deadline_ms - self.at_ms(now_s)
 
-    def limit_ms(self, now_s: float, *, is_last: bool) -> float | None:
+    def total_left_ms(self, now_s: float) -> float:
+        """The time left for a stream as a whole."""
+        return self.plan.total_ms - self.at_ms(now_s)
+
+    def limit_ms(self, now_s: float, *, is_last: bool) -> float:
         """How long an attempt may take until its response is ready, so that time is left for later candidates."""
-        left_ms, attempt_ms = self.left_ms(now_s), self.plan.attempt_ms
-        if is_last or left_ms is None or attempt_ms is None:
-            return left_ms
-        return min(left_ms, attempt_ms)
+        limit_ms, attempt_ms = self.total_left_ms(now_s), self.plan.attempt_ms
+        if self.plan.deadline_ms is not None:
+            limit_ms = min(limit_ms, self.plan.deadline_ms - self.at_ms(now_s))
+        return limit_ms if is_last or attempt_ms is None else min(limit_ms, attempt_ms)
 
     @property
     def validation_error(self) -> str | None:
@@ -80,10 +77,12 @@ class RequestContext:
         """Record that a candidate was skipped."""
         assert verdict.reason is not None
         at_ms = self.at_ms(now_s)
+        name = candidate.target.policy_name
+        self._failures.append(Failure(target=name, verdict=verdict, left_ms=self.left_ms(now_s)))
         self._append(
             candidate,
             AttemptRecord(
-                target=candidate.target.policy_name,
+                target=name,
                 url=candidate.target.address,
                 started_ms=at_ms,
                 ended_ms=at_ms,
@@ -96,12 +95,18 @@ class RequestContext:
     def end_attempt(self, candidate: Candidate, attempt: AttemptRecord, error: AttemptFailed | None = None) -> None:
         """Record the end of an attempt. After `commit`, only the committed attempt can end."""
         self._error = error
+        if error is not None:
+            left_ms = None if self.plan.deadline_ms is None else self.plan.deadline_ms - attempt.ended_ms
+            self._failures.append(Failure(target=attempt.target, error=error, left_ms=left_ms))
+        if isinstance(error, ContextLengthExceeded):
+            self.needed_tokens = max(self.needed_tokens, error.needed or (error.limit or 0) + 1)
         self._is_streaming = False
         self._append(candidate, attempt)
 
     def commit(self, candidate: Candidate, started_ms: float, usage: Usage | None, now_s: float) -> None:
         """The point of no return: this candidate's response is served."""
         self._target = candidate.target.policy_name
+        self._ignored = ignored_by(candidate.target, self.query)
         self._address = candidate.target.address
         self._committed_start_ms = started_ms
         self._is_streaming = True
@@ -151,22 +156,8 @@ class RequestContext:
         )
 
     def final_error(self) -> GatewayError:
-        """The error of a request that no candidate served: the last call's error, or why no candidate was called.
-
-        Private requests get NoPrivateTarget, unless the request itself is invalid or its deadline passed.
-        """
-        error = self._last_error()
-        if self.plan.private and error.status >= 500 and not isinstance(error, DeadlineExceeded):
-            return NoPrivateTarget("No target inside the cluster could serve the request.", retry_after_s=_RETRY_S)
-        return error
-
-    def _last_error(self) -> GatewayError:
-        if not self._attempts:
-            return NoRoute("The route has no target.")
-        last = self._attempts[-1]
-        if self._error is None or last.outcome is Reason.DEADLINE:  # a passed deadline outweighs earlier errors
-            return _skip_error(last)
-        return self._error
+        """The error of a request that no candidate served."""
+        return final_error(self._failures, private=self.plan.private)
 
     def _in_progress(self, now_ms: float) -> AttemptRecord:
         assert self._target is not None
@@ -176,6 +167,7 @@ class RequestContext:
             started_ms=self._committed_start_ms,
             ended_ms=now_ms,
             outcome=AttemptOutcome.OK,
+            ignored=self._ignored,
         )
 
     def _append(self, candidate: Candidate, attempt: AttemptRecord) -> None:
@@ -195,19 +187,3 @@ def _upstream_ms(attempts: list[AttemptRecord]) -> float:
         total_ms += max(0.0, attempt.ended_ms - max(attempt.started_ms, until_ms))
         until_ms = max(until_ms, attempt.ended_ms)
     return total_ms
-
-
-def _skip_error(attempt: AttemptRecord) -> GatewayError:
-    """The error for a request whose last candidate was skipped, by the reason of the skip."""
-    name, detail = attempt.target, attempt.detail
-    if attempt.outcome is Reason.DEADLINE:
-        return DeadlineExceeded(f"The deadline leaves no time for target {name!r}: {detail}.")
-    if attempt.outcome is Reason.UNSUPPORTED:
-        return Unsupported(f"Target {name!r} does not support this request: {detail}.")
-    if attempt.outcome is Reason.OVERLOADED:
-        return Overloaded(f"Target {name!r} is overloaded: {detail}.", retry_after_s=_RETRY_S)
-    if attempt.outcome is Reason.NOT_RESIDENT:
-        return NotResident(f"Target {name!r} is not ready: {detail}.", retry_after_s=_RETRY_S)
-    return NoRoute(
-        f"No target is available; the last candidate was {name!r}: {attempt.outcome}.", retry_after_s=_RETRY_S
-    )

@@ -80,6 +80,7 @@ class Shadows:
             route=plan.route,
             candidates=(shadow.candidate,),
             deadline_ms=min(plan.deadline_ms or _MAX_DEADLINE_MS, _MAX_DEADLINE_MS),
+            total_ms=min(plan.total_ms, _MAX_DEADLINE_MS),
             private=plan.private,
             checks=plan.checks and Checks(),  # no client waits, so the whole response is buffered
         )

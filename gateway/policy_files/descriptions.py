@@ -48,10 +48,16 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "targets.*.location": "in_cluster, or external: never receives private requests.",
         "targets.*.engine": "Capability profile of a well-known engine.",
         "targets.*.capabilities": "Capabilities of the server, instead of an engine profile.",
+        "targets.*.ignore": "Request parameters that are left out of requests to this target; responses name them.",
+        "targets.*.takes": "Request parameters that the server takes beyond those of its engine or capabilities.",
         "targets.*.price": "What the target costs, for the decision log and daily budgets.",
         "targets.*.price.input_per_million": "US dollars per million prompt tokens.",
         "targets.*.price.output_per_million": "US dollars per million completion tokens.",
         "targets.*.max_in_flight": "Concurrent requests; beyond them the target is skipped as overloaded.",
+        "targets.*.idle_s": "Longest pause between two chunks of a stream, in seconds; not before the first chunk, and"
+        " not for answers that are not streamed.",
+        "targets.*.context_length": "Tokens that the model takes, prompt and completion together; a request that"
+        " another target found longer skips this one.",
         "targets.*.retry": "Retries at the same target after a connection fault or 5xx.",
         "targets.*.retry.times": "Retries per request.",
         "targets.*.retry.max_share": "Retry budget: retries as a fraction of requests sent to the target.",
@@ -85,7 +91,9 @@ DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "routes[].fall_back": "Targets to try next, in order.",
         "routes[].min_confidence": "Responses below this confidence fall back.",
         "routes[].private": "true: every request of this route stays at in_cluster targets.",
-        "routes[].deadline_ms": "Time limit of a request, all attempts together, in milliseconds.",
+        "routes[].deadline_ms": "Time limit, all attempts together, in milliseconds: for the first byte of a stream"
+        " that is passed on as it comes, for the whole of any other answer.",
+        "routes[].total_ms": "Time limit of a stream as a whole, in milliseconds; of any answer without a deadline.",
         "routes[].attempt_ms": "Time limit of one attempt while another target is left, in milliseconds.",
         **_below("routes[].slo", _SLO),
         "routes[].hedge": "Send the request to the next target too if the first is slow; the first good response wins.",

@@ -9,7 +9,7 @@ from gateway.policy_files.conditions import read_when
 from gateway.policy_files.objectives import check_name, read_hedge, read_slo
 from gateway.policy_files.section import Section, suggestion
 from gateway.policy_files.validation import read_checks
-from gateway.policy_types import Hedge, Slo
+from gateway.policy_types import DEFAULT_TOTAL_MS, Hedge, Slo
 from gateway.routing.policy import DIRECT, Route
 from gateway.types import Target
 
@@ -55,6 +55,7 @@ def _route(entry: Section, targets: Mapping[str, Target]) -> Route:
         slo=slo,
         min_confidence=min_confidence,
         deadline_ms=deadline_ms,
+        total_ms=_total_ms(entry, deadline_ms),
         attempt_ms=_attempt_ms(entry, deadline_ms, len(fall_back)),
         hedge=_hedge(entry, slo, lanes),
         shadow=_shadow(entry, targets),
@@ -96,6 +97,14 @@ def _fall_back(entry: Section, targets: Mapping[str, Target]) -> tuple[str, ...]
         if name == entry.node["use"]:  # with shares, one target may fall back to another
             raise entry.error(f"target {name!r} cannot fall back to itself", "fall_back", number)
     return names
+
+
+def _total_ms(entry: Section, deadline_ms: float | None) -> float:
+    """The time limit of a stream as a whole, which includes the time to its first byte."""
+    total_ms: float = entry.number("total_ms", max(DEFAULT_TOTAL_MS, deadline_ms or 0), minimum=1, maximum=_MAX_MS)
+    if deadline_ms is not None and total_ms < deadline_ms:
+        raise entry.error(f"must not be below deadline_ms ({deadline_ms:g})", "total_ms")
+    return total_ms
 
 
 def _attempt_ms(entry: Section, deadline_ms: float | None, fallbacks: int) -> float | None:

@@ -2,17 +2,19 @@
 
 import re
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import Final
 from urllib.parse import urlsplit
 
 from gateway.enums import Capability, Grade, Kind, Location
+from gateway.parameters import HANDLED, PARAMETERS
 from gateway.policy_files import renamed_keys
 from gateway.policy_files.dns import Lookup
 from gateway.policy_files.objectives import check_name, read_retry, read_slo
 from gateway.policy_files.section import Section, suggestion
-from gateway.policy_types import Price, Slo
-from gateway.routing.engine_profiles import ENGINES, capabilities_of
+from gateway.policy_types import DEFAULT_IDLE_S, Price, Slo
+from gateway.routing.engine_profiles import DEFAULT_IGNORE, ENGINES, capabilities_of, fields_for
 from gateway.routing.policy import AUTO
 from gateway.types import Capabilities, Target
 
@@ -23,6 +25,7 @@ _INSTALL: Final = "pip install --require-hashes --requirement requirements-provi
 # The decoding parameters of a request's `diffusion` object, with their bounds.
 _INTEGERS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
 _NUMBERS: Final = {"entropy_bound": (0.0, 1e6), "t_min": (0.0, 1e3), "t_max": (0.0, 1e3), "anchor": (0.0, 1.0)}
+_MAX_IDLE_S: Final = 3600
 _UNSUPPORTED: Final = {"limits": "limits per target (other than max_in_flight)"}
 
 
@@ -59,10 +62,12 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
         model=entry.string("model"),
         location=entry.choice("location", Location),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
+        idle_s=entry.number("idle_s", DEFAULT_IDLE_S, minimum=0.1, maximum=_MAX_IDLE_S),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
         key_env=key_env,
         retry=read_retry(entry),
         diffusion=_diffusion(entry, kind),
+        ignore=_ignore(entry),
         price=_price(entry),
     )
     if entry.string("resolve", None) is not None:
@@ -165,15 +170,41 @@ def _diffusion(entry: Section, kind: Kind) -> tuple[tuple[str, float], ...]:
 
 
 def _capabilities(entry: Section, kind: Kind) -> Capabilities:
-    """Only workers publish their capabilities; for other kinds the policy lists them or names the engine."""
+    """Only workers publish their capabilities; for other kinds the policy lists them or names the engine. `takes` adds
+    parameters."""
     supported = entry.choices("capabilities", Capability, None)
     engine = entry.string("engine", None)
+    takes = _parameters(entry, "takes")
     if (supported is None) == (engine is None):
         raise entry.error(
             f"a target of kind {kind} requires exactly one of `engine` and `capabilities`", "engine" if engine else None
         )
+    length = entry.integer("context_length", None, minimum=1, maximum=1 << 30)
     if engine is None:
-        return capabilities_of(frozenset(supported), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)
-    if engine not in ENGINES:
+        listed = capabilities_of(frozenset(supported), json_schema=Grade.BEST_EFFORT, tools=Grade.BEST_EFFORT)
+    elif engine in ENGINES:
+        listed = ENGINES[engine]
+    else:
         raise entry.error(f"unknown engine {engine!r}{suggestion(engine, ENGINES)}", "engine")
-    return ENGINES[engine]
+    found = fields_for(listed, kind, engine)
+    return replace(found, fields=found.fields | takes, context_length=length)
+
+
+def _ignore(entry: Section) -> frozenset[str]:
+    """The parameters to leave out; without the key, those of the engine's profile."""
+    if not entry.has("ignore"):
+        entry.strings("ignore", None)
+        engine = entry.node.get("engine")
+        return DEFAULT_IGNORE.get(engine, frozenset()) if isinstance(engine, str) else frozenset()
+    return _parameters(entry, "ignore")
+
+
+def _parameters(entry: Section, key: str) -> frozenset[str]:
+    """Names of request parameters. Unknown ones are allowed, because servers add new ones, but not near misses."""
+    names: tuple[str, ...] = entry.strings(key, ())
+    for item, name in enumerate(names):
+        if name in HANDLED:
+            raise entry.error(f"{name!r} is not a parameter that can be listed here", key, item)
+        if name not in PARAMETERS and (near := get_close_matches(name, PARAMETERS, n=1, cutoff=0.8)):
+            raise entry.error(f"unknown parameter {name!r}; did you mean {near[0]!r}?", key, item)
+    return frozenset(names) | (frozenset({"top_logprobs"}) if "logprobs" in names else frozenset())

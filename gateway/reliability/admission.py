@@ -7,7 +7,8 @@ They use the last known status of a target, which may be stale; the attempt find
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from gateway.enums import BreakerState, Reason, Residency
+from gateway.enums import BreakerState, Capability, Reason, Residency
+from gateway.parameters import lacking
 from gateway.types import Candidate, Health, Query, Verdict
 
 # UNKNOWN is admitted: the call itself finds out, and the breaker limits the cost.
@@ -16,6 +17,16 @@ _NOT_READY: Final = frozenset(
 )
 
 ADMITTED: Final = Verdict()
+# The request's field that asks for a capability, where it has another name.
+_FIELDS: Final[Mapping[str, str]] = {
+    Capability.CHAT: "messages",
+    Capability.IMAGES: "messages",
+    Capability.JSON_SCHEMA: "response_format",
+    Capability.JSON_OBJECT: "response_format",
+    Capability.REGEX: "structured_outputs",
+    Capability.CHOICE: "structured_outputs",
+    Capability.TEMPLATE: "structured_outputs",
+}
 
 
 def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float | None = None) -> Verdict:
@@ -24,8 +35,11 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
     `left_ms` is the time left until the deadline (None: no deadline). Unknown values never exclude a target.
     """
     capabilities = candidate.target.capabilities or health.status.capabilities
-    if capabilities is not None and not query.needs <= capabilities.supported:
-        return Verdict(reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(sorted(capabilities.lacks(query.needs))))
+    if capabilities is not None and (missing := lacking(candidate.target, capabilities, query)):
+        names = sorted(missing)
+        return Verdict(
+            reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(names), param=_FIELDS.get(names[0], names[0])
+        )
     if health.status.residency is Residency.UNREACHABLE:  # the health poller reports when it is back
         return Verdict(reason=Reason.UPSTREAM_ERROR, detail="unreachable at the last poll")
     if health.status.residency in _NOT_READY:
@@ -54,7 +68,15 @@ def check_shared_failure(candidate: Candidate, failed: Mapping[str, tuple[str, R
     if other is None or other[0] == candidate.target.name:  # its own failure does not exclude it: this is a retry
         return ADMITTED
     name, reason = other
-    return Verdict(reason=reason, detail=f"same server as {name}")
+    return Verdict(reason=reason, detail=f"same server as {name}", is_shared=True)
+
+
+def check_context_length(needed_tokens: int, limit: int | None) -> Verdict:
+    """Skip a candidate whose context is known to be too short for a request that another one found too long."""
+    if limit is None or not needed_tokens or needed_tokens <= limit:
+        return ADMITTED
+    detail = f"context of {limit} tokens, at least {needed_tokens} needed"
+    return Verdict(reason=Reason.CONTEXT_LENGTH_EXCEEDED, detail=detail, param="messages")
 
 
 def has_healthy_fallback(candidate: Candidate, others: Iterable[tuple[Candidate, Health]], query: Query) -> bool:

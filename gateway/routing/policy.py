@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import Final
 
 from gateway.enums import Kind, Location
-from gateway.policy_types import Checks, Hedge, Limit, Slo
+from gateway.policy_types import DEFAULT_TOTAL_MS, Checks, Hedge, Limit, Slo
 from gateway.routing.conditions import When
 from gateway.types import Candidate, Plan, Shadow, Target
 
@@ -33,6 +33,7 @@ class Route:
     slo: Slo | None = None
     min_confidence: float | None = None
     deadline_ms: float | None = None
+    total_ms: float = DEFAULT_TOTAL_MS
     attempt_ms: float | None = None
     hedge: Hedge | None = None
     shadow: tuple[str, float] | None = None  # a target, and the share of requests that is copied to it
@@ -200,6 +201,7 @@ def _plan(version: str, route: Route, candidates: tuple[Candidate, ...], *, priv
         route=route.name,
         candidates=candidates,
         deadline_ms=route.deadline_ms,
+        total_ms=route.total_ms,
         attempt_ms=route.attempt_ms,
         private=private,
         checks=route.checks,

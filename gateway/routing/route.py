@@ -21,7 +21,8 @@ def plan_request(policy: Policy, query: Query, classification: Classification, *
     if query.allowed_routes is not None and plan.route not in query.allowed_routes:
         raise PermissionDenied(f"This API key may not use route {plan.route!r}.", param="model")
     if not plan.candidates:
-        raise NoPrivateTarget(f"The request must stay in the cluster, but route {plan.route!r} has no target there.")
+        text = f"The request must stay in the cluster, but route {plan.route!r} has no target there."
+        raise NoPrivateTarget(text, retryable=False)
     return _with_deadline(plan, query)
 
 

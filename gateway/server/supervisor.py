@@ -25,7 +25,7 @@ from twolane.process.sockets import url_of
 
 EARLY_EXIT_S: Final = 5.0  # a process that ends this early has not served
 MAX_EARLY_EXITS: Final = 3  # consecutive
-GRACE_S: Final = 5.0  # in addition to the drain time
+GRACE_S: Final = 8.0  # in addition to the drain time: the last responses, and the end of the process
 _SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 
 

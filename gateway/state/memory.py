@@ -24,7 +24,7 @@ from gateway.types import Candidate, Health, Quota, QuotaRefusal, Status, Verdic
 # Failures of the server itself; other reasons do not predict whether it would serve the next request.
 _FAULTS = frozenset({Reason.UPSTREAM_ERROR})
 # The server responded, if only to reject the request.
-_PROOF_OF_LIFE = ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED}
+_PROOF_OF_LIFE = ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED}
 # The objective in the worst state determines the lane's state.
 _SEVERITY: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.EJECTED)
 

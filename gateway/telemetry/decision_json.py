@@ -34,7 +34,7 @@ def document_of(decision: Decision) -> dict[str, Any]:
 
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
-    optional = {"url": attempt.url, "hedge": attempt.hedge}  # only if set
+    optional = {"url": attempt.url, "hedge": attempt.hedge, "ignored": attempt.ignored}  # only if set
     return {
         "target": attempt.target,
         "started_ms": _ms(attempt.started_ms),

@@ -48,6 +48,9 @@ class Metrics:
             names.FALLBACKS, "Fallbacks from one target to another.", "route", "from", "to", "reason"
         )
         self._skips = self._counter(names.SKIPS, "Targets skipped without a call.", "route", "target", "reason")
+        self._ignored = self._counter(
+            names.IGNORED, "Calls from which a target's `ignore` left out a parameter.", "target", "parameter"
+        )
         self._slo_events = self._counter(
             names.SLO_EVENTS, "Attempts that met or missed the SLO of their lane.", "route", "target", "result"
         )
@@ -157,6 +160,8 @@ class Metrics:
             return
         self._count(self._attempts, route, target, outcome)
         self._time_lane(route, attempt)
+        for parameter in attempt.ignored:
+            self._count(self._ignored, target, parameter)
         if attempt.hedge:
             self._count(self._hedges, route, _hedged(attempt))
         self._time(self._operation, attempt.elapsed_ms, _CHAT, target, "" if outcome is AttemptOutcome.OK else outcome)

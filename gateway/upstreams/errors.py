@@ -14,24 +14,30 @@ import orjson
 
 from gateway.errors import (
     AttemptFailed,
+    ContextLengthExceeded,
     DeadlineExceeded,
+    InsufficientQuota,
     InvalidOutput,
     NotResident,
     Overloaded,
     Refused,
+    TargetRateLimited,
     Unsupported,
     UpstreamError,
 )
+from gateway.upstreams.context_length import read_context_limit
 
 _NOT_RESIDENT: Final = frozenset({"not_resident", "draining", "device_failed", "model_not_loaded", "loading"})
 _UNSUPPORTED: Final = frozenset(
     {
         *("unsupported", "unsupported_schema", "unsupported_parameter", "unsupported_value"),
-        *("context_length_exceeded", "answer_does_not_fit"),
+        "answer_does_not_fit",
     }
 )
+# The account at the provider has no money or quota left: unlike a rate limit, it does not refill by waiting.
+_NO_CREDIT: Final = frozenset({"insufficient_quota", "insufficient_balance", "billing_hard_limit_reached"})
 # Caused by the gateway's configuration, not by the client's request, so the client must not see them as its own error.
-_GATEWAY_FAULTS: Final = frozenset({401, 402, 403, 404, 405, 407, 421, 499})
+_GATEWAY_FAULTS: Final = frozenset({401, 403, 404, 405, 407, 421, 499})
 _MAX_MESSAGE: Final = 500
 
 
@@ -54,21 +60,45 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
         return InvalidOutput(
             "The target could not produce output that matches the schema.", detail=f"status {status}, {code}"
         )
-    if status in (429, 503, 529) or code == "overloaded":
-        return Overloaded("The target is overloaded.", detail=f"status {status}")
+    if (overload := _overload_error(error, code, status)) is not None:
+        return overload
+    if (context := read_context_limit(error)) is not None:  # whatever the status: some servers send 500 or 413
+        return ContextLengthExceeded(
+            _message(error, status),
+            limit=context.limit,
+            needed=context.needed,
+            param=_text(error.get("param")) or None,
+            detail=f"status {status}, context length",
+        )
     if status >= 500 or status in _GATEWAY_FAULTS or status < 400:
         return UpstreamError(f"The target returned HTTP status {status}.", detail=f"status {status}")
     return _request_error(error, code, status)
 
 
+def _overload_error(error: Mapping[str, Any], code: str, status: int) -> Overloaded | None:
+    """A target that cannot take the request now: no quota left, rate limited, or too busy."""
+    if _NO_CREDIT & {code, _text(error.get("type"))} or status == 402:
+        return InsufficientQuota(
+            "The gateway's account at the target's provider has no quota left.", detail=f"status {status}, no quota"
+        )
+    if (status == 429 and code != "overloaded") or (status == 502 and code == "rate_limit_exceeded"):
+        # A worker's full queue is 429 `overloaded`; inside a stream, the code is all there is.
+        return TargetRateLimited("The target's provider limits the rate of requests.", detail=f"status {status}")
+    if status in (429, 503, 529) or code == "overloaded":
+        return Overloaded("The target is overloaded.", detail=f"status {status}")
+    return None
+
+
 def _request_error(error: Mapping[str, Any], code: str, status: int) -> AttemptFailed:
-    message = (
-        _text(error.get("message"))[:_MAX_MESSAGE] or f"The target rejected the request with HTTP status {status}."
-    )
+    message = _message(error, status)
     param = _text(error.get("param")) or None
     if code in _UNSUPPORTED:
         return Unsupported(message, detail=f"status {status}, {code}", param=param)
     return Refused(message, status=status, code=code or None, param=param)
+
+
+def _message(error: Mapping[str, Any], status: int) -> str:
+    return _text(error.get("message"))[:_MAX_MESSAGE] or f"The target rejected the request with HTTP status {status}."
 
 
 @contextmanager
@@ -79,9 +109,7 @@ def translate_errors() -> Iterator[None]:
     except aiohttp.ClientConnectorError as fault:
         raise UpstreamError("Cannot connect to the target.", detail="connection refused") from fault
     except TimeoutError as fault:
-        raise UpstreamError(
-            "Idle timeout while reading from the target.", detail="no byte within the idle limit"
-        ) from fault
+        raise UpstreamError("Cannot connect to the target in time.", detail="connect timeout") from fault
     except (aiohttp.ClientError, ConnectionError, OSError) as fault:
         raise UpstreamError("The target closed the connection.", detail=_kind(fault)) from fault
     except ValueError as fault:  # aiohttp raises it for lines and headers beyond its limits
@@ -98,10 +126,17 @@ def _error_object(body: bytes) -> Mapping[str, Any]:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         return {}
-    error = document.get("error") if isinstance(document, dict) else None
-    if isinstance(error, str):
-        return {"message": error}
-    return error if isinstance(error, dict) else {}
+    if not isinstance(document, dict):
+        return {}
+    error = document.get("error")
+    if isinstance(error, dict):
+        return error
+    if isinstance(error, str):  # TGI; its type stands beside it
+        return {"message": error, "type": document.get("error_type")}
+    if isinstance(document.get("message"), str):  # vLLM and Mistral: the object itself
+        return document
+    detail = document.get("detail")  # FastAPI
+    return {"message": detail} if isinstance(detail, str) else {}
 
 
 def _text(value: Any) -> str:

@@ -21,6 +21,7 @@ WAIT_HEADER: Final = "x-twolane-worker-predicted-wait-ms"
 _CAPABILITIES: Final = frozenset(Capability)
 _GRADES: Final = frozenset(Grade)
 _RESIDENCIES: Final = frozenset(Residency)
+WORKER_FIELDS: Final = frozenset({"chat_template_kwargs"})  # the worker refuses what its template does not support
 
 
 class _Health(msgspec.Struct):
@@ -31,6 +32,7 @@ class _Health(msgspec.Struct):
 class _Extension(msgspec.Struct):
     aliases: list[str] = []
     capabilities: dict[str, bool | str | None] | None = None
+    context_length: int | None = None
 
 
 class _Model(msgspec.Struct):
@@ -127,7 +129,9 @@ def read_models(listing: bytes) -> dict[str, Capabilities]:
     found: dict[str, Capabilities] = {}
     for entry in _read(listing, _Listing).data:
         if entry.twolane is not None and entry.twolane.capabilities is not None:
-            capabilities = _capabilities(entry.twolane.capabilities)
+            capabilities = replace(
+                _capabilities(entry.twolane.capabilities), context_length=entry.twolane.context_length
+            )
             found.update(dict.fromkeys([entry.id, *entry.twolane.aliases], capabilities))
     return found
 
@@ -142,6 +146,7 @@ def _capabilities(published: Mapping[str, bool | str | None]) -> Capabilities:
         json_schema=_grade(granted.get("json_schema")),
         tools=_grade(granted.get("tools")),
         prediction=_grade(granted.get("prediction")),
+        fields=WORKER_FIELDS,
     )
 
 

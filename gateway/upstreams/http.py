@@ -25,15 +25,15 @@ _LARGE_BODY: Final = 1 << 20
 _LINGER_S: Final = 0.2
 
 
-def open_session(*, connect_s: float, idle_s: float) -> aiohttp.ClientSession:
-    """The connection pool of the gateway. `idle_s` limits the time between two reads, not the whole response.
+def open_session(*, connect_s: float) -> aiohttp.ClientSession:
+    """The connection pool of the gateway. Attempts limit the time of their reads themselves.
 
     Idle connections are closed before common servers close them (5 s), so that a request does not meet a closed one.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=idle_s),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
         skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
         auto_decompress=False,
         trust_env=False,

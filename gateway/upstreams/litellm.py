@@ -19,7 +19,7 @@ from typing import Any, Final
 from gateway.errors import UpstreamError
 from gateway.types import Call, Delta, Status, Target
 from gateway.upstreams.background_loop import BackgroundLoop
-from gateway.upstreams.litellm_calls import arguments_for, close_stream, deltas_of, fault_of
+from gateway.upstreams.litellm_calls import arguments_for, close_stream, deltas_of, fault_of, provider_parameters
 from gateway.upstreams.openai import key_of
 
 _STATUS: Final = Status()
@@ -80,10 +80,10 @@ class LiteLLMLibrary:
 class LiteLLMUpstream:
     """An Upstream for `kind: litellm`. The policy states its capabilities."""
 
-    def __init__(self, target: Target, library: LiteLLMLibrary, *, idle_s: float) -> None:
+    def __init__(self, target: Target, library: LiteLLMLibrary) -> None:
         self._key = key_of(target)
         self._library = library
-        self._idle_s = idle_s
+        self._takes: frozenset[str] | None = None  # the provider's parameters, once litellm is loaded; empty: unknown
         library.load()
 
     @property
@@ -93,10 +93,13 @@ class LiteLLMUpstream:
 
     async def send(self, call: Call) -> "LiteLLMReply":
         """See `ports.Upstream`."""
-        arguments = arguments_for(call, key=self._key, idle_s=self._idle_s)
         litellm = await self._library.loaded()
+        model = call.target.model
+        if self._takes is None:
+            self._takes = provider_parameters(litellm, model) or frozenset()
+        arguments = arguments_for(call, key=self._key, provider_takes=self._takes or None)
         response = await self._library.background.run(_complete(litellm, arguments))
-        return LiteLLMReply(self._library.background, response, deltas_of(litellm, call.target.model, response))
+        return LiteLLMReply(self._library.background, response, deltas_of(litellm, model, response))
 
     async def aclose(self) -> None:
         """Nothing to close: the library is shared."""

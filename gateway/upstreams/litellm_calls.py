@@ -1,26 +1,31 @@
 """Translates requests into litellm calls, and litellm's responses and exceptions back.
 
-Only the parameters listed here are forwarded: others could change where litellm sends the call.
+Only parameters of the table in `gateway.parameters` are forwarded: others could change where litellm sends the call.
 """
 
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Container, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
-from gateway.errors import AttemptFailed, Refused, Unsupported, UpstreamError
+from gateway.errors import AttemptFailed, ContextLengthExceeded, Refused, Unsupported, UpstreamError
+from gateway.parameters import PARAMETERS
+from gateway.policy_types import DEFAULT_TOTAL_MS
+from gateway.routing.engine_profiles import LITELLM_FIELDS
 from gateway.types import Call, Delta, Usage
+from gateway.upstreams.context_length import ContextLimit, read_context_limit
 from gateway.upstreams.errors import from_error_object
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.request_body import document_for
 
-_FORWARDED: Final = frozenset(
-    "messages temperature top_p n stop max_tokens max_completion_tokens presence_penalty frequency_penalty logit_bias"
-    " user seed response_format tools tool_choice parallel_tool_calls logprobs top_logprobs reasoning_effort prediction"
-    " stream stream_options".split()
+_FORWARDED: Final = (
+    frozenset(name for name, parameter in PARAMETERS.items() if parameter.capability)
+    | LITELLM_FIELDS
+    | frozenset("messages max_tokens max_completion_tokens response_format tools tool_choice".split())
+    | frozenset("parallel_tool_calls stream stream_options".split())
 )
 # OpenAI's fields of a response; litellm's additions are dropped.
 _RESPONSE_FIELDS: Final = frozenset("id object created model choices usage system_fingerprint service_tier".split())
@@ -34,24 +39,48 @@ _OFF: Final[Mapping[str, Any]] = {
 }
 _MAX_MESSAGE: Final = 500
 # By the name of the exception's class or base classes; other exceptions by their status.
-_UNSUPPORTED: Final = frozenset({"UnsupportedParamsError", "ContextWindowExceededError", "ImageFetchError"})
+_UNSUPPORTED: Final = frozenset({"UnsupportedParamsError", "ImageFetchError"})
+_TOO_LONG: Final = "ContextWindowExceededError"
 _TIMEOUTS: Final = frozenset({"Timeout", "APITimeoutError", "TimeoutError"})
 _UNREACHABLE: Final = frozenset({"APIConnectionError"})
 
 
-def arguments_for(call: Call, *, key: str, idle_s: float) -> dict[str, Any]:
-    """Arguments of `litellm.acompletion`. Raises Unsupported for content that the gateway would have to download."""
+def arguments_for(call: Call, *, key: str, provider_takes: Container[str] | None = None) -> dict[str, Any]:
+    """Arguments of `litellm.acompletion`. `provider_takes` are the provider's parameters, if known: hints and values
+    without effect are left out for others. Raises Unsupported for a field that litellm does not know, and for content
+    that the gateway would have to download."""
     target = call.target
     document = document_for(call, target.capabilities)
     _refuse_remote_content(document["messages"])
-    left_s = math.inf if call.left_ms is None else call.left_ms / 1000
-    arguments = {name: value for name, value in document.items() if name in _FORWARDED and value is not None}
-    arguments.update(_OFF, model=target.model, timeout=min(left_s, idle_s))
+    left_ms = DEFAULT_TOTAL_MS if call.left_ms is None else call.left_ms  # without one litellm sets a limit of its own
+    arguments = {name: value for name, value in document.items() if _is_sent(name, value, provider_takes)}
+    arguments.update(_OFF, model=target.model, timeout=left_ms / 1000)
     if target.url.startswith(("http://", "https://")):
         arguments["api_base"] = target.url
     if key:
         arguments["api_key"] = key
     return arguments
+
+
+def provider_parameters(litellm: Any, model: str) -> frozenset[str] | None:
+    """The parameters of OpenAI's API that the provider of a model supports; None if litellm does not know."""
+    try:
+        found = litellm.get_supported_openai_params(model=model)
+    except Exception:  # noqa: BLE001 - raises arbitrary types for unknown models
+        return None
+    return frozenset(found) if found else None
+
+
+def _is_sent(name: str, value: Any, provider_takes: Container[str] | None) -> bool:
+    if name == "model" or value is None:
+        return False
+    parameter = PARAMETERS.get(name)
+    is_taken = name in _FORWARDED and (parameter is None or provider_takes is None or name in provider_takes)
+    if is_taken or (parameter is not None and (parameter.is_hint or not parameter.has_effect(value))):
+        return is_taken
+    if name in _FORWARDED:
+        return True  # litellm refuses it
+    raise Unsupported(f"Targets of kind litellm do not support {name!r}.", detail="parameter", param=name)
 
 
 async def deltas_of(litellm: Any, model: str, response: Any) -> AsyncGenerator[Delta, None]:
@@ -83,18 +112,21 @@ def fault_of(fault: Exception) -> AttemptFailed:
     names = {kind.__name__ for kind in type(fault).__mro__}
     name = type(fault).__name__
     if names & _TIMEOUTS:
-        return UpstreamError("Idle timeout while reading from the provider.", detail=name)
+        return UpstreamError("The provider did not answer in time.", detail=name)
     if names & _UNREACHABLE:
         return UpstreamError("Cannot connect to the provider.", detail=name)
     status = _status(fault)
     if status is None:
         return UpstreamError("The provider's response could not be parsed.", detail=name)
     message = _message(fault)
+    if _TOO_LONG in names:
+        said = read_context_limit({"message": message}) or ContextLimit()
+        return ContextLengthExceeded(message, limit=said.limit, needed=said.needed, detail=name)
     if names & _UNSUPPORTED:
         return Unsupported(message, detail=name)
     if name == "ContentPolicyViolationError":
         return Refused(message, status=400, code="content_policy_violation", detail=name)
-    found = from_error_object({"message": message}, status=status)
+    found = from_error_object({**_error_object(fault), "message": message}, status=status)
     found.retry_after_s = _retry_after_s(fault)
     return found
 
@@ -155,12 +187,22 @@ def _status(fault: Exception) -> int | None:
 
 def _message(fault: Exception) -> str:
     """The provider's message without litellm's prefix, unwrapped from its JSON if necessary."""
-    text = str(getattr(fault, "message", "") or fault)
+    text = _error_object(fault).get("message") or _text_of(fault).removeprefix(f"litellm.{type(fault).__name__}: ")
+    return str(text)[:_MAX_MESSAGE]
+
+
+def _error_object(fault: Exception) -> dict[str, Any]:
+    """The provider's error object, if litellm's message contains it as JSON."""
+    text = _text_of(fault)
     try:
-        found = orjson.loads(text[text.index("{") :])["error"]["message"]
+        error = orjson.loads(text[text.index("{") :])["error"]
     except (ValueError, KeyError, TypeError):
-        found = text.removeprefix(f"litellm.{type(fault).__name__}: ")
-    return str(found)[:_MAX_MESSAGE]
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
+def _text_of(fault: Exception) -> str:
+    return str(getattr(fault, "message", "") or fault)
 
 
 def _retry_after_s(fault: Exception) -> float | None:

@@ -98,9 +98,12 @@ def _with_texts(
 
 
 def _stream_error(error: bytes) -> AttemptFailed:
-    """An error inside a stream that began with status 200: only its code identifies it."""
+    """An error inside a stream that began with status 200: only its code identifies it, which may be an HTTP status."""
     error_object = msgspec.json.decode(error)
-    return from_error_object(error_object if isinstance(error_object, dict) else {}, status=502)
+    if not isinstance(error_object, dict):
+        return from_error_object({"message": error_object}, status=502)
+    code = error_object.get("code")
+    return from_error_object(error_object, status=code if isinstance(code, int) and 400 <= code < 600 else 502)
 
 
 def _piece(choice: _Choice) -> Piece:

@@ -18,8 +18,6 @@ from gateway.upstreams.litellm import LiteLLMLibrary, LiteLLMUpstream
 from gateway.upstreams.openai import OpenAIUpstream, key_of
 from gateway.upstreams.worker import WorkerUpstream
 
-_PROVIDER_IDLE_S = 60.0
-
 
 class UpstreamRegistry:
     """Call it with a target. `on_return` receives the targets of a worker that is reachable again."""
@@ -77,7 +75,7 @@ class UpstreamRegistry:
         if target.kind is Kind.WORKER:
             return WorkerUpstream(target, self._session, self._poller_for(target))
         if target.kind is Kind.LITELLM:
-            return LiteLLMUpstream(target, self._providers, idle_s=self._session.timeout.sock_read or _PROVIDER_IDLE_S)
+            return LiteLLMUpstream(target, self._providers)
         if target.kind is Kind.OPENAI:
             return OpenAIUpstream(target, self._session)
         raise ValueError(f"no adapter for targets of kind {target.kind}")  # the policy loader refuses these

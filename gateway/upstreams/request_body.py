@@ -1,70 +1,130 @@
-"""Rewrites the client's body for one target: sets its model name, removes the gateway's fields, keeps everything
-else."""
+"""Rewrites the client's body for one target: sets its model name, removes the gateway's fields and the parameters that
+the target does not take, and keeps everything else byte for byte."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-import orjson
+import msgspec
+from msgspec import Raw
 
-from gateway.enums import Capability, Kind
+from gateway.enums import Kind
+from gateway.parameters import CACHE_CONTROL, NAME, NESTED, not_taken
 from gateway.types import Call, Capabilities
 
 _GATEWAY_METADATA: Final = ("task", "private")
-# Dropped for targets without the capability: both are hints that do not affect correctness.
-_OPTIONAL: Final = {Capability.PREDICTION: "prediction", Capability.SEED: "seed"}
+_decode: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_encode: Final = msgspec.json.encode
+_read: Final = msgspec.json.decode
+
+Fields = dict[str, Raw]
 
 
 def body_for(call: Call, capabilities: Capabilities | None) -> bytes:
-    """The body to send. With unknown `capabilities` (None) no field is dropped."""
-    return orjson.dumps(document_for(call, capabilities))
+    """The body to send. With unknown `capabilities` (None) only ignored parameters are left out."""
+    return _encode(fields_for(call, capabilities))
 
 
 def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any]:
-    """The same before serialisation, for clients with another API."""
+    """The same as an object, for clients with another API."""
+    return {name: _read(value) for name, value in fields_for(call, capabilities).items()}
+
+
+def fields_for(call: Call, capabilities: Capabilities | None) -> Fields:
+    """The fields of the body to send, each as JSON."""
     target, query = call.target, call.query
-    document: dict[str, Any] = orjson.loads(query.body)
-    document["model"] = target.model
-    _strip_metadata(document)
-    _normalise_schema(document)
+    fields: Fields = _decode(query.body)
+    fields["model"] = _raw(target.model)
+    _strip_metadata(fields)
+    _normalise_schema(fields)
+    _leave_out(fields, call, capabilities)
+    if call.choice is not None:
+        _request_one_choice(fields, call.choice)
     if query.stream:
         # Token counts and confidence arrive with the usage; it is removed for clients that did not request it.
-        document["stream_options"] = {**(document.get("stream_options") or {}), "include_usage": True}
+        fields["stream_options"] = _raw({**(_value(fields, "stream_options") or {}), "include_usage": True})
     if target.kind is not Kind.WORKER:
-        document.pop("diffusion", None)
+        fields.pop("diffusion", None)
     elif target.diffusion:
-        _apply_decoding_defaults(document, target.diffusion)
-    if capabilities is not None:
-        for capability, field in _OPTIONAL.items():
-            if capability not in capabilities.supported:
-                document.pop(field, None)
+        _apply_decoding_defaults(fields, target.diffusion)
     if call.validation_error is not None:
-        _append_to_last_user_message(
-            document, f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
-        )
-    return document
+        note = f"An earlier answer to this was rejected: {call.validation_error}. Answer again so that it fits."
+        _edit_messages(fields, lambda messages: _append_to_last_user_message(messages, note))
+    return fields
 
 
-def _strip_metadata(document: dict[str, Any]) -> None:
-    metadata = document.get("metadata")
+def _leave_out(fields: Fields, call: Call, capabilities: Capabilities | None) -> None:
+    """Remove ignored parameters and, if the target does not take them, hints and values without effect."""
+    for name in call.ignored:
+        fields.pop(name, None)
+    unwanted = not_taken(capabilities) if capabilities is not None else {}
+    for name in fields.keys() & unwanted.keys():
+        if unwanted[name].is_hint or not unwanted[name].has_effect(_read(fields[name])):
+            del fields[name]
+    for name in NESTED & call.query.parameters.names:
+        if name in unwanted or name in call.ignored:
+            _REMOVE[name](fields)
+
+
+def _request_one_choice(fields: Fields, choice: int) -> None:
+    """With a seed of its own: equal seeds would give equal choices."""
+    fields.pop("n", None)
+    seed = _value(fields, "seed")
+    if isinstance(seed, int):
+        fields["seed"] = _raw(seed + choice)
+
+
+def _remove_cache_control(fields: Fields) -> None:
+    """Of messages, of parts of their content, and of tools."""
+    for name in ("messages", "tools"):
+        if entries := _value(fields, name):
+            for entry in entries:
+                parts = entry.get("content")
+                for each in (entry, *(parts if isinstance(parts, list) else ())):
+                    each.pop(CACHE_CONTROL, None)
+            fields[name] = _raw(entries)
+
+
+def _remove_names(fields: Fields) -> None:
+    _edit_messages(fields, lambda messages: [message.pop("name", None) for message in messages])
+
+
+_REMOVE: Final = {NAME: _remove_names, CACHE_CONTROL: _remove_cache_control}
+
+
+def _edit_messages(fields: Fields, edit: Callable[[list[dict[str, Any]]], object]) -> None:
+    messages = _read(fields["messages"])
+    edit(messages)
+    fields["messages"] = _raw(messages)
+
+
+def _raw(value: Any) -> Raw:
+    return Raw(_encode(value))
+
+
+def _value(fields: Fields, name: str) -> Any:
+    return _read(fields[name]) if name in fields else None
+
+
+def _strip_metadata(fields: Fields) -> None:
+    metadata = _value(fields, "metadata")
     if not metadata:
         return
     remaining = {name: value for name, value in metadata.items() if name not in _GATEWAY_METADATA}
     if remaining:
-        document["metadata"] = remaining
+        fields["metadata"] = _raw(remaining)
     else:
-        del document["metadata"]
+        del fields["metadata"]
 
 
-def _apply_decoding_defaults(document: dict[str, Any], configured: Iterable[tuple[str, float]]) -> None:
+def _apply_decoding_defaults(fields: Fields, configured: Iterable[tuple[str, float]]) -> None:
     """The policy's decoding parameters, overridden by the request's. `anchor` applies only with a `prediction`."""
-    edits = document.get("prediction") is not None
+    edits = _value(fields, "prediction") is not None
     defaults = {name: value for name, value in configured if edits or name != "anchor"}
-    document["diffusion"] = {**defaults, **(document.get("diffusion") or {})}
+    fields["diffusion"] = _raw({**defaults, **(_value(fields, "diffusion") or {})})
 
 
-def _append_to_last_user_message(document: dict[str, Any], note: str) -> None:
+def _append_to_last_user_message(messages: list[dict[str, Any]], note: str) -> None:
     """Appended to the last user message, because some chat templates require roles to alternate."""
-    messages = document["messages"]
     last = next((message for message in reversed(messages) if message.get("role") == "user"), None)
     if last is None:
         messages.append({"role": "user", "content": note})
@@ -74,11 +134,14 @@ def _append_to_last_user_message(document: dict[str, Any], note: str) -> None:
         last["content"] = f"{last.get('content') or ''}\n\n{note}"
 
 
-def _normalise_schema(document: dict[str, Any]) -> None:
+def _normalise_schema(fields: Fields) -> None:
     """Converts vLLM's `structured_outputs.json` to OpenAI's `response_format`, which every target with schemas
     supports."""
-    structured = document.get("structured_outputs")
-    if structured and structured.get("json") is not None:
-        named = {"name": "answer", "schema": structured["json"]}
-        document["response_format"] = {"type": "json_schema", "json_schema": named}
-        del document["structured_outputs"]
+    structured = fields.get("structured_outputs")
+    if structured is None or b'"json"' not in bytes(structured):
+        return
+    schema = (_read(structured, type=Fields | None) or {}).get("json")
+    if schema is not None and bytes(schema) != b"null":
+        named = {"name": "answer", "schema": schema}
+        fields["response_format"] = _raw({"type": "json_schema", "json_schema": named})
+        del fields["structured_outputs"]

@@ -17,7 +17,8 @@ async def send_json(send: Send, body: bytes, *, status: int = 200, headers: Head
 
 async def send_error(send: Send, error: GatewayError, headers: Headers = ()) -> None:
     """An error in OpenAI's format."""
-    await _send_whole(send, error.status, [*headers_of(error), *headers], body_of(error))
+    content_type = (b"content-type", JSON)
+    await _send_whole(send, error.status, [content_type, *headers_of(error), *headers], body_of(error))
 
 
 async def start_stream(send: Send, headers: Headers) -> None:

@@ -6,15 +6,18 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response import GatewayResponse
-from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, MethodNotAllowed
+from gateway.decision import Decision
+from gateway.errors import AttemptFailed, BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed
 from gateway.pipeline import Pipeline
 from gateway.ports import Clock
 from gateway.types import Query
 from gateway.web import sse
-from gateway.web.asgi_responses import send_bytes, send_error, send_json, start_stream
+from gateway.web.asgi_responses import send_error, send_json
 from gateway.web.client_disconnect import CancelOnDisconnect
-from gateway.web.headers import REQUEST_ID, describe, describe_quota
+from gateway.web.event_stream import EventStream
+from gateway.web.headers import REQUEST_ID, ResponseHeaders, describe, describe_quota
 from gateway.web.parse_request import parse_chat, unique_headers
 from twolane.process.http_body import BodyTooLargeError, ClientDisconnected, read_body
 from twolane.process.json_log import TRACE_ID
@@ -32,12 +35,14 @@ class ChatCompletions:
         clock: Clock,
         *,
         max_body_bytes: int,
+        heartbeat_s: float,
         begin: Callable[[Trace | None], Trace | None] = lambda caller: caller,
     ) -> None:
         """`begin` starts the request's span in the caller's trace."""
         self._pipeline = pipeline
         self._clock = clock
         self._max_body_bytes = max_body_bytes
+        self._heartbeat_s = heartbeat_s
         self._begin = begin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,11 +55,7 @@ class ChatCompletions:
         except ClientDisconnected:
             return
         with CancelOnDisconnect(receive) as client:
-            answer = await self._pipeline.handle(query)
-            try:
-                await self._send(send, query, answer, client)
-            finally:
-                await answer.aclose()
+            await (self._stream if query.stream else self._whole)(query, send, client)
 
     async def _read(self, scope: Scope, receive: Receive) -> Query:
         now_s = self._clock.now_s()
@@ -71,27 +72,49 @@ class ChatCompletions:
         TRACE_ID.set(trace.hex_id if trace else None)  # of every line that is logged for this request
         return parse_chat(body, headers, now_s=now_s, key=state.get("key"), trace=trace)
 
-    async def _send(self, send: Send, query: Query, answer: GatewayResponse, client: CancelOnDisconnect) -> None:
-        headers = describe(answer.decision(self._clock.now_s())) + describe_quota(self._pipeline.quota(query))
-        if answer.error is not None:
-            client.stop()
-            await send_error(send, answer.error, headers)
-        elif query.stream:
-            await self._send_stream(send, answer, headers, client)
-        else:
+    def _headers(self, query: Query, decision: Decision) -> ResponseHeaders:
+        return describe(decision) + describe_quota(self._pipeline.quota(query))
+
+    async def _whole(self, query: Query, send: Send, client: CancelOnDisconnect) -> None:
+        answer = await self._pipeline.handle(query)
+        try:
+            headers = self._headers(query, answer.decision(self._clock.now_s()))
+            if answer.error is not None:
+                client.stop()
+                await send_error(send, answer.error, headers)
+                return
             async for delta in answer.deltas():
                 client.stop()
                 await send_json(send, delta.data, headers=headers)
+        finally:
+            await answer.aclose()
 
-    async def _send_stream(
-        self, send: Send, answer: GatewayResponse, headers: list[tuple[bytes, bytes]], client: CancelOnDisconnect
-    ) -> None:
-        await start_stream(send, headers)
-        last = sse.DONE
+    async def _stream(self, query: Query, send: Send, client: CancelOnDisconnect) -> None:
+        contexts: list[RequestContext] = []
+
+        def headers() -> ResponseHeaders:
+            return self._headers(query, contexts[0].decision(self._clock.now_s()))
+
+        stream = EventStream(send, headers, heartbeat_s=self._heartbeat_s)
+        stream.start()
+        try:
+            answer = await self._pipeline.handle(query, on_start=contexts.append)
+            try:
+                await _send_deltas(stream, answer, client)
+            finally:
+                await answer.aclose()
+        finally:
+            await stream.aclose()
+
+
+async def _send_deltas(stream: EventStream, answer: GatewayResponse, client: CancelOnDisconnect) -> None:
+    """Send the answer. A failure in the middle is the last event of the stream, without [DONE]."""
+    error: GatewayError | None = answer.error
+    if error is None:
         try:
             async for delta in answer.deltas():
-                await send_bytes(send, sse.event(delta.data))
-        except AttemptFailed as error:
-            last = sse.error_event(error)  # bytes have been sent, so end with an error event and no [DONE]
-        client.stop()
-        await send_bytes(send, last, more=False)
+                await stream.write(sse.event(delta.data))
+        except AttemptFailed as fault:
+            error = fault
+    client.stop()
+    await stream.end(error)

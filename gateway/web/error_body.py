@@ -5,6 +5,7 @@ import math
 import orjson
 
 from gateway.errors import GatewayError
+from gateway.web.headers import RETRY_AFTER, SHOULD_RETRY
 
 JSON = b"application/json"
 
@@ -17,8 +18,8 @@ def body_of(error: GatewayError) -> bytes:
 
 
 def headers_of(error: GatewayError) -> list[tuple[bytes, bytes]]:
-    """Headers of the error itself."""
-    headers = [(b"content-type", JSON)]
+    """Headers of the error itself, which tell a client whether and when to try again."""
+    headers = [(SHOULD_RETRY, b"true" if error.retryable else b"false")]
     if error.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        headers.append((RETRY_AFTER, b"%d" % max(1, math.ceil(error.retry_after_s))))
     return headers

@@ -15,10 +15,13 @@ ROUTE = b"x-twolane-route"
 TARGET = b"x-twolane-target"
 ATTEMPTS = b"x-twolane-attempts"
 FALLBACK = b"x-twolane-fallback"
+IGNORED = b"x-twolane-ignored"
 POLICY = b"x-twolane-policy"
 SCHEMA = b"x-twolane-schema"
 SERVER_TIMING = b"server-timing"
 RATE_LIMIT = b"x-ratelimit-"
+RETRY_AFTER = b"retry-after"
+SHOULD_RETRY = b"x-should-retry"
 TRACE = b"traceresponse"  # W3C Trace Context level 2: the trace and the gateway's span
 
 # Description of each header, for docs/reference/headers.md.
@@ -30,6 +33,7 @@ MEANINGS = {
     TARGET: "Target that produced the response; absent if none did.",
     ATTEMPTS: "Every target tried or skipped, in order, with `ok` or the reason: `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
+    IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
     POLICY: "Hash of the policy that decided.",
     SCHEMA: "`valid`, or `repaired`: result of validating the response against what the request asked for.",
     SERVER_TIMING: "Milliseconds spent in each phase (classify, queue, upstream, validate) and in total.",
@@ -37,7 +41,11 @@ MEANINGS = {
     RATE_LIMIT + b"remaining-requests": "Requests that the API key may still send now; `-tokens` likewise.",
     RATE_LIMIT + b"reset-requests": "Time until the whole limit is available again; `-tokens` likewise.",
     TRACE: "W3C trace ID and span ID, if the request is sampled.",
+    RETRY_AFTER: "On errors: seconds after which the request may succeed, if that is known.",
+    SHOULD_RETRY: "On errors: `false` if the same request would fail again, else `true`. OpenAI's clients follow it.",
 }
+# What is known before a target has answered: the headers of a stream whose head is sent by a heartbeat.
+KNOWN_EARLY = frozenset({REQUEST_ID, TASK, CONFIDENCE, ROUTE, POLICY, TRACE})
 
 
 def describe(decision: Decision) -> ResponseHeaders:
@@ -51,6 +59,7 @@ def describe(decision: Decision) -> ResponseHeaders:
         (TARGET, decision.target),
         (ATTEMPTS, ",".join(f"{attempt.target}={attempt.outcome}" for attempt in decision.attempts)),
         (FALLBACK, decision.fallback),
+        (IGNORED, ",".join(decision.ignored)),
         (POLICY, decision.policy),
         (SCHEMA, decision.schema_check),
         (SERVER_TIMING, _timing(decision)),

@@ -5,8 +5,9 @@ The only module that interprets the client's JSON. Whether a model exists is dec
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -14,13 +15,16 @@ import orjson
 
 from gateway.enums import Capability, FormatKind, Task
 from gateway.errors import BadRequest, InvalidField, MalformedBody
+from gateway.parameters import CACHE_CONTROL, NAME, read_parameters
 from gateway.reliability.load_balancing import PREFIX_CHARS
 from gateway.types import OutputFormat, Query, Tool
 from gateway.validation.json_schema import SchemaError, check_pattern, check_schema
 from gateway.web.request_schema import (
+    ABSENT,
     ALLOWED,
     ChatRequest,
     Message,
+    Part,
     ResponseFormat,
     StructuredOutputs,
     ToolEntry,
@@ -52,12 +56,13 @@ def parse_chat(
     trace: Trace | None = None,
 ) -> Query:
     """Raises BadRequest (or a subclass) whose `param` names the field or header."""
-    request = decode(body)
+    request, document = decode(body)
     output_format = _output_format(request)
     tools = tuple(_tool(*numbered) for numbered in enumerate(request.tools or ()) if _is_function(*numbered))
     task, task_from = _task(request, headers)
     texts = [text_of(message) for message in request.messages]
     images = any(_has_images(message) for message in request.messages if not isinstance(message.content, str))
+    parameters, needs = read_parameters(document, _nested_parameters(request))
     return Query(
         request_id=f"req_{secrets.token_hex(12)}",
         model=request.model,
@@ -83,7 +88,9 @@ def parse_chat(
         has_prediction=request.prediction is not None,
         has_suffix=request.suffix is not None,
         has_images=images,
-        needs=_needs(request, output_format, images=images),
+        needs=needs | _needs(request, output_format, images=images),
+        parameters=parameters,
+        n=request.n or 1,
         prompt_chars=sum(map(len, texts)),
         prefix_text="".join(texts[:2])[:PREFIX_CHARS],
         headers=headers,
@@ -103,14 +110,14 @@ def unique_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
     return found
 
 
-def decode(body: bytes) -> ChatRequest:
-    """Parses the body; its depth is checked before any recursive parser reads it."""
+def decode(body: bytes) -> tuple[ChatRequest, dict[str, Any]]:
+    """Parses the body, to types and as it is; its depth is checked before any recursive parser reads it."""
     if is_deeper(body, MAX_DEPTH):
         raise MalformedBody(f"The request body is nested deeper than {MAX_DEPTH} levels.")
     try:
         request = _decoder.decode(body)
-        orjson.loads(body)  # msgspec does not validate unused fields, and targets receive them
-        return request
+        # msgspec does not validate unused fields, and targets receive them
+        return request, orjson.loads(body)
     except msgspec.ValidationError as fault:
         raise _invalid_field(str(fault)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, orjson.JSONDecodeError) as fault:
@@ -246,16 +253,20 @@ def _checked_schema(data: bytes) -> tuple[Any, str]:
     return schema, check_schema(schema)
 
 
+def _nested_parameters(request: ChatRequest) -> Iterator[str]:
+    """The parameters that are present within messages and tools."""
+    if any(message.name is not None for message in request.messages):
+        yield NAME
+    lists = [message.content for message in request.messages if isinstance(message.content, list)]
+    marked: Iterable[Message | ToolEntry | Part] = chain(request.messages, request.tools or (), *lists)
+    if any(each.cache_control is not ABSENT for each in marked):
+        yield CACHE_CONTROL
+
+
 def _needs(request: ChatRequest, output_format: OutputFormat | None, *, images: bool) -> frozenset[Capability]:
-    """Values equal to OpenAI's defaults, and the best-effort `seed` and `prediction`, need no capability."""
+    """The capabilities that fields other than parameters need; see `read_parameters`."""
     requested = {
         Capability.STREAM: request.stream,
-        Capability.TEMPERATURE: request.temperature not in (None, 1),
-        Capability.TOP_P: request.top_p not in (None, 1),
-        Capability.N: request.n not in (None, 1),
-        Capability.STOP: request.stop,
-        Capability.LOGPROBS: request.logprobs,
-        Capability.LOGIT_BIAS: request.logit_bias,
         Capability.TOOLS: request.tools,
         Capability.TOOL_CHOICE: request.tools and request.tool_choice not in (None, "auto", "none"),
         Capability.SUFFIX: request.suffix is not None,

@@ -35,6 +35,7 @@ class Part(msgspec.Struct):
 
     type: str
     text: str | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 class Message(msgspec.Struct):
@@ -42,6 +43,8 @@ class Message(msgspec.Struct):
 
     role: Role
     content: str | list[Part] | None = None
+    name: str | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 class StreamOptions(msgspec.Struct):
@@ -86,6 +89,7 @@ class ToolEntry(msgspec.Struct):
 
     type: str
     function: Function | None = None
+    cache_control: msgspec.Raw = ABSENT
 
 
 def must_call(choice: Any) -> str | None:
@@ -120,6 +124,11 @@ class ChatRequest(msgspec.Struct):
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=-1)] | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     max_tokens: Positive | None = None
     max_completion_tokens: Positive | None = None

@@ -91,4 +91,4 @@ def json_response(document: Any, status: int = 200) -> Response:
 def error_response(error: GatewayError) -> Response:
     """An error response."""
     headers = {name.decode(): value.decode() for name, value in headers_of(error)}
-    return Response(body_of(error), status_code=error.status, headers=headers)
+    return Response(body_of(error), status_code=error.status, headers=headers, media_type="application/json")

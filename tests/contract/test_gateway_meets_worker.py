@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -166,21 +167,80 @@ async def test_an_answer_that_cannot_fit_falls_back(pair: Both) -> None:
     assert headers["x-twolane-attempts"].startswith("fast=unsupported,")
 
 
-async def test_what_the_worker_does_not_honour_is_known_before_it_is_asked(pair: Both) -> None:
-    _, headers, _ = await pair.ask(n=2)
-    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_ordinary_clients_send_keeps_the_fast_lane(pair: Both, private: bool, stream: bool) -> None:
+    """Sampling parameters are honoured; hints, identities and values without effect are left out."""
+    part = {"type": "text", "text": "fix the bug", "cache_control": {"type": "ephemeral"}}
+    status, headers, _ = await pair.ask(
+        messages=[{"role": "user", "name": "anna", "content": [part]}],
+        headers={"x_twolane_task": "edit", **({"x_twolane_private": "true"} if private else {})},
+        prediction={"type": "content", "content": "fix teh bug"},
+        stream=stream,
+        temperature=0.7,
+        top_p=0.95,
+        top_k=40,
+        min_p=0,
+        seed=3,
+        logit_bias={},
+        presence_penalty=0.1,
+        frequency_penalty=0.1,
+        repetition_penalty=1,
+        reasoning_effort="low",
+        verbosity="low",
+        keep_alive="5m",
+        store=True,
+        n=1,
+        user="u",
+        safety_identifier="s",
+        prompt_cache_key="k",
+        service_tier="auto",
+        metadata={"team": "a"},
+        logprobs=False,
+        top_logprobs=0,
+        best_of=1,
+        modalities=["text"],
+        stop=None,
+        think=False,
+    )
+    assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok")
+    assert "x-twolane-ignored" not in headers
+    assert pair.quality.bodies == []
 
 
-async def test_what_the_worker_refuses_by_name_falls_back(pair: Both) -> None:
-    """A field that the gateway does not know."""
-    _, headers, _ = await pair.ask(frequency_penalty=0.5)
+async def test_several_choices_come_from_several_calls_to_the_worker(pair: Both) -> None:
+    status, headers, body = await pair.ask(n=3, seed=1)
+    assert (status, headers["x-twolane-attempts"]) == (200, "fast=ok")
+    assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
+    assert {choice["message"]["content"] for choice in body["choices"]} == {"hello"}
+    [alone] = [(await pair.ask(seed=1))[2]]
+    assert body["usage"]["completion_tokens"] == 3 * alone["usage"]["completion_tokens"]
+    assert body["usage"]["diffusion"]["denoising_steps"] >= 3
+    _, _, raw = await pair.ask(n=2, stream=True, stream_options={"include_usage": True})
+    events = [event.removeprefix(b"data: ") for event in raw.strip().split(b"\n\n")]
+    assert events.pop() == b"[DONE]"
+    chunks = [orjson.loads(event) for event in events]
+    texts = {0: "", 1: ""}
+    for choice in chain.from_iterable(each["choices"] for each in chunks):
+        texts[choice["index"]] += choice["delta"].get("content") or ""
+    assert texts == {0: "hello", 1: "hello"}
+    [usage] = [each["usage"] for each in chunks if each.get("usage")]
+    assert usage["completion_tokens"] == 2 * alone["usage"]["completion_tokens"]
+
+
+@pytest.mark.parametrize("field", [{"thinking": {"type": "enabled"}}, {"future": 1}, {"reasoning_effort": "high"}])
+async def test_what_the_worker_cannot_honour_falls_back_without_a_call(pair: Both, field: Any) -> None:
+    _, headers, _ = await pair.ask(**field)
     assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
-    assert pair.quality.bodies[-1]["frequency_penalty"] == 0.5
+    assert field.items() <= pair.quality.bodies[-1].items()
+    status, headers, body = await pair.ask(**field, headers={"x_twolane_private": "true"})
+    assert (status, body["error"]["code"]) == (400, "unsupported")
+    assert next(iter(field)) in body["error"]["message"]
 
 
 async def test_a_prompt_too_long_for_the_worker_falls_back(pair: Both) -> None:
     _, headers, _ = await pair.ask("x" * 100_000)
-    assert headers["x-twolane-attempts"] == "fast=unsupported,quality=ok"
+    assert headers["x-twolane-attempts"] == "fast=context_length_exceeded,quality=ok"
 
 
 async def test_metadata_of_ours_does_not_trouble_the_worker(pair: Both) -> None:

@@ -17,21 +17,23 @@ pytestmark = pytest.mark.anyio
 CLOSED_SETS = {
     enums.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
     enums.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
-    " unsupported low_confidence refused",
+    " unsupported context_length_exceeded low_confidence refused",
     enums.LaneState: "serving probing ejected",
     enums.BreakerState: "closed open half_open",
     enums.Outcome: "ok error client_gone",
     enums.AttemptOutcome: "ok cancelled",
     enums.SchemaCheck: "valid repaired",
     enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
-    " tool_choice seed temperature top_p logprobs logit_bias stop n stream images embeddings",
+    " tool_choice seed temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty"
+    " reasoning_effort logprobs logit_bias stop n stream images embeddings",
     enums.Grade: "none best_effort guaranteed warm_start anchored",
     enums.Location: "in_cluster external",
     enums.Buffer: "full first_bytes none",
 }
 HEADERS = (
     "x-request-id x-twolane-task x-twolane-confidence x-twolane-route x-twolane-target x-twolane-attempts"
-    " x-twolane-fallback x-twolane-policy x-twolane-schema server-timing traceresponse"
+    " x-twolane-fallback x-twolane-ignored x-twolane-policy x-twolane-schema server-timing traceresponse"
+    " retry-after x-should-retry x-ratelimit-"
 )
 METRICS = (
     "gen_ai_client_operation_duration_seconds gen_ai_client_operation_time_to_first_chunk_seconds"
@@ -44,10 +46,11 @@ METRICS = (
     " twolane_lane_first_token_budget_seconds twolane_target_residency twolane_target_predicted_wait_seconds"
     " twolane_policy_loaded_timestamp_seconds twolane_policy_current twolane_build_info"
     " twolane_decisions_dropped_total twolane_slo_events_total twolane_observer_faults_total"
+    " twolane_ignored_parameters_total"
 )
 CODES = (
     "overloaded not_resident invalid_output no_route deadline_exceeded no_private_target model_not_found"
-    " rate_limit_exceeded"
+    " rate_limit_exceeded insufficient_quota context_length_exceeded draining invalid_api_key"
 )
 POLICY = """
 version: 1

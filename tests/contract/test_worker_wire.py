@@ -12,7 +12,8 @@ pytestmark = pytest.mark.anyio
 STATES = {"cold", "loading", "ready", "degraded", "evicting", "failed", "draining"}
 WORDS = set(
     "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice seed "
-    "temperature top_p logprobs logit_bias stop n stream images embeddings".split()
+    "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty reasoning_effort logprobs "
+    "logit_bias stop n stream images embeddings".split()
 )
 
 
@@ -150,7 +151,8 @@ async def test_a_stream_ends_with_diffusion_on_its_finish_chunk() -> None:
     ("fields", "status", "kind", "param", "code"),
     [
         ({"model": "gpt-5"}, 404, "invalid_request_error", "model", "model_not_found"),
-        ({"top_p": 0.5}, 400, "invalid_request_error", "top_p", "unsupported_parameter"),
+        ({"top_p": 1.5}, 400, "invalid_request_error", "top_p", "invalid_value"),
+        ({"n": 2}, 400, "invalid_request_error", "n", "unsupported_parameter"),
         ({"max_tokens": 100_000}, 400, "invalid_request_error", "max_tokens", "context_length_exceeded"),
         ({"temperature": 3}, 400, "invalid_request_error", "temperature", "invalid_value"),
         ({"messages": []}, 400, "invalid_request_error", "messages", "invalid_value"),

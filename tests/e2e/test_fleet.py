@@ -101,7 +101,6 @@ class Fleet:
             "TWOLANE_POLICY": str(policy),
             "TWOLANE_PORT": str(self.gateways[number]),
             "TWOLANE_ADMIN_PORT": "0",
-            "TWOLANE_IDLE_S": "600",  # a queued request receives no bytes, on a slow machine for minutes
             "TWOLANE_REDIS_URL": f"redis://127.0.0.1:{self.redis_port}/0",
         }
         return Child(self._command(f"gateway-{number}", ("serve",), before, environment))

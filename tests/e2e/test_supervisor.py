@@ -128,6 +128,25 @@ async def test_every_request_is_counted_once_by_any_process_also_after_a_crash(t
     assert len(server.bodies) == 180
 
 
+async def test_at_the_end_of_the_drain_period_every_request_of_every_process_gets_503(tmp_path: Path) -> None:
+    begun = asyncio.Semaphore(0)
+
+    async def hang(*_: Any) -> Any:
+        begun.release()
+        await asyncio.sleep(600)
+
+    async with fake_server(hang) as server:
+        made = await started(tmp_path, server.url, workers=2, TWOLANE_DRAIN_S="0.5")
+        await made.until_serving(2)
+        asking = asyncio.create_task(made.send(16))
+        async with asyncio.timeout(120):
+            for _ in range(16):
+                await begun.acquire()
+            made.process.send_signal(signal.SIGTERM)
+            assert await asking == [503] * 16
+            assert await made.process.wait() == 0
+
+
 async def test_requests_in_flight_are_the_sum_of_all_processes(tmp_path: Path) -> None:
     release = asyncio.Event()
 

@@ -99,7 +99,7 @@ async def test_rejections_by_a_target_keep_their_meaning(fake: Any, serving: Any
     async with fake(answer) as server, serving(one_lane(server.url)) as gateway:
         got, headers, body = await gateway.ask()
     expected = {
-        429: (503, "overloaded"),
+        429: (429, "rate_limit_exceeded"),
         503: (503, "overloaded"),
         500: (502, "upstream_error"),
         400: (400, "some_code"),
@@ -165,14 +165,22 @@ async def test_a_deadline_header_ends_the_request_in_time(fake: Any, serving: An
     assert headers["x-twolane-attempts"] == "only=deadline"
 
 
-async def test_a_silent_target_is_abandoned_after_the_idle_timeout(fake: Any, serving: Any) -> None:
-    async def answer(*_: Any) -> web.StreamResponse:
+async def test_a_target_that_stops_in_mid_stream_is_abandoned_after_its_idle_timeout(
+    fake: Any, serving: Any, wire: Any
+) -> None:
+    async def answer(request: web.Request, _: Any) -> web.StreamResponse:
+        stream = await wire.start_stream(request)
+        await stream.write(wire.chunk("half"))
         await asyncio.sleep(30)
-        return web.Response()
+        return stream
 
-    async with fake(answer) as fast, fake() as quality, serving(two_lanes(fast.url, quality.url), idle_s=1.5) as it:
-        _, headers, _ = await it.ask()
-    assert headers["x-twolane-attempts"] == "fast=upstream_error,quality=ok"
+    async with fake(answer) as server:
+        policy = one_lane(server.url).replace('"kind"', '"idle_s": 0.1, "kind"')
+        async with serving(policy) as gateway:
+            _, headers, body = await gateway.ask(ask(stream=True))
+            decision = await last_decision(gateway, headers)
+    assert body.startswith(wire.chunk("half") + b"event: error\n")
+    assert decision["attempts"][0]["detail"] == "no chunk within 0.1 s"
 
 
 @pytest.mark.parametrize(
@@ -215,3 +223,26 @@ async def test_a_target_with_a_too_large_response_is_replaced(
         body = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
         status, headers, _ = await gateway.ask(body)
     assert (status, headers["x-twolane-attempts"]) == (200, "fast=upstream_error,quality=ok")
+
+
+async def test_the_openai_client_reads_a_stream_with_heartbeats_and_raises_its_error(
+    fake: Any, serving: Any, wire: Any
+) -> None:
+    openai = pytest.importorskip("openai")
+
+    async def slow(request: web.Request, body: Any) -> web.StreamResponse:
+        await asyncio.sleep(0.1)
+        if body["max_tokens"] == 1:
+            return web.json_response({"error": {"message": "told", "code": "nope"}}, status=400)
+        return await wire.says_hello(request, body)
+
+    async with fake(slow) as server, serving(one_lane(server.url), heartbeat_s=0.02) as gateway:
+        client = openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0)
+        common = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        chunks = [chunk async for chunk in await client.chat.completions.create(**common, max_tokens=9)]
+        failing = await client.chat.completions.create(**common, max_tokens=1)  # the head has been sent
+        with pytest.raises(openai.APIError) as raised:
+            await anext(aiter(failing))
+        await client.close()
+    assert "".join(chunk.choices[0].delta.content for chunk in chunks) == "hello"
+    assert (raised.value.code, raised.value.body["message"]) == ("nope", "told")

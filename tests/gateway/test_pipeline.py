@@ -80,10 +80,10 @@ async def test_an_invalid_response_may_fall_back_to_another_target_on_the_same_s
     assert scene.attempts == {"fast": "invalid_output", "careful": "ok"}
 
 
-async def test_when_no_candidate_is_left_the_last_error_is_returned(stage: Any) -> None:
+async def test_when_no_candidate_is_left_a_fault_that_may_pass_is_reported_before_an_invalid_output(stage: Any) -> None:
     scene = stage(fast=fails(), quality=says(BAD))
     sent = await scene.send(response_format=SCHEMA)
-    assert (sent.error.status, sent.error.code) == (502, "invalid_output")
+    assert (sent.error.status, sent.error.code, sent.error.retryable) == (502, "upstream_error", True)
     assert scene.decision.outcome is Outcome.ERROR
     assert scene.decision.target is None
     assert scene.attempts == {"fast": "upstream_error", "quality": "invalid_output"}

@@ -33,7 +33,7 @@ async def test_a_target_without_a_required_capability_is_skipped(stage: Any) -> 
 async def test_a_parameter_that_no_target_supports_is_a_clear_400(stage: Any) -> None:
     words = capabilities_of(frozenset({Capability.CHAT}), json_schema=Grade.NONE, tools=Grade.NONE)
     scene = stage(fast=says("no"), fast_target={"capabilities": words})
-    sent = await scene.send(n=2)
+    sent = await scene.send(n=17)
     assert (sent.error.status, sent.error.code) == (400, "unsupported")
     assert "lacks n" in sent.error.message
 

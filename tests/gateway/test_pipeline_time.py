@@ -67,17 +67,6 @@ async def test_a_stream_that_fails_after_the_point_of_no_return_ends_with_an_err
     assert (scene.decision.outcome, scene.decision.target) == (Outcome.ERROR, "fast")
 
 
-async def test_a_stream_that_exceeds_the_deadline_ends_with_an_error(stage: Any) -> None:
-    scene = stage(fast=says("a", "b"))
-    answer = await scene.pipeline.handle(scene.query(stream=True, headers={b"x-twolane-deadline-ms": b"50"}))
-    answer._attempt._response._sleep = hang(scene)
-    sent = await scene.read(answer)
-    await answer.aclose()
-    assert sent.texts == ["a"]
-    assert sent.broken.code == "deadline_exceeded"
-    assert scene.attempts == {"fast": "deadline"}
-
-
 async def test_a_client_disconnect_before_the_response_cancels_the_attempt(stage: Any) -> None:
     scene = stage(fast=says("late"), quality=says("no"))
     scene.targets["fast"]._sleep = lambda _: asyncio.sleep(5)

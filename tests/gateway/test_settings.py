@@ -32,8 +32,8 @@ def test_an_empty_path_means_none() -> None:
         ("TWOLANE_PORT", "70000"),
         ("TWOLANE_PORT", "tcp://10.0.0.1:80"),
         ("TWOLANE_MAX_BODY_BYTES", "1"),
-        ("TWOLANE_IDLE_S", "0"),
-        ("TWOLANE_IDLE_S", "nan"),
+        ("TWOLANE_CONNECT_S", "0"),
+        ("TWOLANE_HEARTBEAT_S", "nan"),
         ("TWOLANE_DRAIN_S", "-1"),
         ("TWOLANE_LOG", "xml"),
         ("TWOLANE_HANDED_DOWN", "1,2"),
@@ -93,4 +93,9 @@ def test_a_redis_password_does_not_show() -> None:
 def test_no_setting_is_retired_that_is_still_in_use() -> None:
     known = {SCHEMA.variable(name) for name in Settings.__dataclass_fields__}
     assert not set(SCHEMA.retired) & known
-    assert set(SCHEMA.retired.values()) <= known
+    assert {use for use in SCHEMA.retired.values() if not use.endswith("in the policy")} <= known
+
+
+def test_the_idle_timeout_is_no_setting_any_more_but_a_key_of_a_target() -> None:
+    with pytest.raises(ConfigurationError, match="TWOLANE_IDLE_S was renamed: use `idle_s` of a target in the policy"):
+        read_settings({"TWOLANE_IDLE_S": "30"}, {})

@@ -18,6 +18,7 @@ from twolane.process.children import Child, Command, twolane_command
 from twolane.process.flags import WrongUseError, free_port
 
 HOST: Final = "127.0.0.1"
+DRAIN_S: Final = "25"  # longer than the deadlines of policies/chaos.yaml
 START_TIMEOUT_S: Final = 900.0
 LAST_WORKER: Final = "worker-3"  # never affected by a fault
 
@@ -91,7 +92,7 @@ class ChaosEnvironment:
             case FaultKind.KILL:
                 await child.start()
             case FaultKind.TERMINATE:
-                await child.stop(grace_s=30.0)
+                await child.stop(grace_s=float(DRAIN_S) + 10.0)
                 await child.start()
             case FaultKind.PAUSE:
                 _signal(child, signal.SIGCONT)
@@ -115,7 +116,7 @@ class ChaosEnvironment:
 
     def _worker_command(self, worker: str) -> Command:
         line = ("--checkpoint", str(self._config.checkpoint), "--port", str(self._ports[worker]), "--threads", "1")
-        return self._command(worker, "worker", line)
+        return self._command(worker, "worker", (*line, "--drain-s", DRAIN_S))
 
     def _gateway_command(self, gateway: str) -> Command:
         environment = {
@@ -127,6 +128,7 @@ class ChaosEnvironment:
             "TWOLANE_PORT": str(self._ports[gateway]),
             "TWOLANE_ADMIN_PORT": "0",
             "TWOLANE_REDIS_URL": f"redis://{HOST}:{self._ports[STORE]}/0",
+            "TWOLANE_DRAIN_S": DRAIN_S,
             "TWOLANE_DECISION_LOG": str(self.decision_log(gateway)),
         }
         return self._command(gateway, "serve", (), environment)

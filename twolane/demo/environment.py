@@ -181,7 +181,6 @@ def _gateway_command(config: DemoConfig) -> Command:
         "TWOLANE_PORT": str(config.ports["gateway"]),
         "TWOLANE_ADMIN_PORT": str(config.ports["admin"]),
         "TWOLANE_CONNECT_S": "60",
-        "TWOLANE_IDLE_S": "600",
         "TWOLANE_HEALTH_TIMEOUT_S": "60",
     }
     return twolane_command("serve", (), environment=environment, logs=config.logs)

@@ -7,31 +7,46 @@ position, so that a caller that derives it from seed, block, step and position g
 """
 
 import math
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffusion_worker.constraints.inference.equivalence_class_scores import CHUNK, Floats
-from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher
-from diffusion_worker.constraints.inference.token_set_scores import TokenSetMasses
+from diffusion_worker.constraints.inference.matcher import CanvasPath, Matcher, classes_of
+from diffusion_worker.constraints.inference.token_set_scores import FLOOR, TokenSetMasses
 from diffusion_worker.constraints.inference.viterbi import write_path
-from diffusion_worker.constraints.tokens.token_automaton import TokenSets
-from diffusion_worker.constraints.tokens.transition_graph import transition_graph_of
+from diffusion_worker.constraints.tokens.token_automaton import TokenAutomaton, TokenSets
+from diffusion_worker.constraints.tokens.transition_graph import TransitionGraph, transition_graph_of
 
 Doubles = NDArray[np.float64]
+# From the log weights of all tokens, the tokens that may be chosen and their weights.
+Truncate = Callable[[Doubles], tuple[NDArray[np.integer], Doubles]]
 _FEW: Final = 16
 _BELOW_ONE: Final = 1.0 - 2.0**-53
 
 
-def sample_path(matcher: Matcher, masses: TokenSetMasses, backward: Doubles, uniforms: Doubles) -> CanvasPath:
-    """Draw one text. `backward` is the result of `backward_masses`; `uniforms` [canvas] are in [0, 1)."""
+def sample_path(
+    matcher: Matcher,
+    masses: TokenSetMasses,
+    backward: Doubles,
+    uniforms: Doubles,
+    truncate: Truncate | None = None,
+) -> CanvasPath:
+    """Draw one text. `backward` is the result of `backward_masses`; `uniforms` [canvas] are in [0, 1). `truncate`
+    limits the tokens at each position, given the text before it."""
     automaton, graph = matcher.automaton, transition_graph_of(matcher.automaton)
     members = _Members(automaton.token_sets, masses)
     state, tokens = matcher.state, []
     for position in range(len(backward) - 1):
         if state == automaton.done:
             break
+        if truncate is not None:
+            weights = _token_weights(automaton, graph, state, masses.scores.logits[position], backward[position + 1])
+            tokens.append(_truncated(*truncate(weights), uniforms[position]))
+            state = automaton.after(state, tokens[-1])
+            continue
         first, stop = automaton.first_edge[state], automaton.first_edge[state + 1]
         log_weights = (
             masses.mass[position, graph.label[first:stop]] + backward[position + 1, graph.target_node[first:stop]]
@@ -41,6 +56,21 @@ def sample_path(matcher: Matcher, masses: TokenSetMasses, backward: Doubles, uni
         tokens.append(members.choose(position, int(automaton.label[edge]), rest))
         state = int(automaton.target[edge])
     return write_path(matcher, masses.scores, tokens, state)
+
+
+def _token_weights(
+    automaton: TokenAutomaton, graph: TransitionGraph, state: int, logits: Floats, completions: Doubles
+) -> Doubles:
+    """[vocab] log weight of each token as the next one: its logit, and the mass of the completions after it."""
+    of_class = np.full(automaton.token_sets.classes, -np.inf)
+    for edge in range(automaton.first_edge[state], automaton.first_edge[state + 1]):
+        of_class[classes_of(automaton.token_sets, int(automaton.label[edge]))] = completions[graph.target_node[edge]]
+    weights: Doubles = np.maximum(logits, FLOOR) + of_class[automaton.token_sets.class_of]
+    return weights
+
+
+def _truncated(tokens: NDArray[np.integer], shares: Doubles, uniform: float) -> int:
+    return int(tokens[_invert(shares, uniform)[0]])
 
 
 class _Members:

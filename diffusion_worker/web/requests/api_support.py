@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion_worker.text.chat_template import TemplateFeatures
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.requests.fields import Fields
 
@@ -24,6 +25,13 @@ _COMMON = (
     "max_tokens",
     "seed",
     "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
     "stop",
     "stream",
     "stream_options",
@@ -32,10 +40,6 @@ _COMMON = (
     "structured_outputs",
 )
 _OFF: Mapping[str, tuple[Any, ...]] = {
-    "logit_bias": ({},),
-    "top_p": (1,),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "best_of": (1,),
 }
 CHAT = ApiSupport(
@@ -54,7 +58,6 @@ CHAT = ApiSupport(
         "images": (),
         "suffix": (),
         "echo": (False,),
-        "verbosity": (),
         "web_search_options": (),
     },
 )
@@ -62,15 +65,20 @@ COMPLETIONS = ApiSupport(
     supported=(*_COMMON, "prompt", "suffix", "echo"),
     off={**_OFF, "logprobs": (), "prediction": (), "response_format": ()},  # here `logprobs: 0` requests logprobs
 )
-# Fields of OpenAI's own platform (labels, storage, scheduling): accepted and without effect.
-IGNORED_STRINGS = ("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+# Fields of a platform (labels, storage, scheduling) and hints: accepted and without effect.
+IGNORED_STRINGS = (
+    *("user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+    "verbosity",  # a hint
+)
 IGNORED_BOOLEANS = ("store",)
-IGNORED = ("metadata", *IGNORED_STRINGS, *IGNORED_BOOLEANS)
+IGNORED = ("metadata", "keep_alive", *IGNORED_STRINGS, *IGNORED_BOOLEANS)  # `keep_alive`: Ollama's, of any type
 # The capability names that policies and `/v1/models` share, each with true, false or a grade.
 _CAPABILITIES: Mapping[str, bool | str] = {
     **dict.fromkeys(("chat", "completions", "stream", "seed", "temperature", "stop"), True),
     **dict.fromkeys(("json_object", "regex", "choice", "template", "tool_choice"), True),
-    **dict.fromkeys(("top_p", "logit_bias", "n", "images", "embeddings"), False),
+    **dict.fromkeys(("top_p", "top_k", "min_p", "logit_bias"), True),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty", "repetition_penalty"), True),
+    **dict.fromkeys(("n", "images", "embeddings"), False),
     **dict.fromkeys(("json_schema", "tools"), "guaranteed"),
 }
 # Only diffusion can start from a text, end in a given text, or compare labels in one pass.
@@ -80,9 +88,10 @@ _BY_DECODING_MODE: Mapping[DecodingMode, Mapping[str, bool | str]] = {
 }
 
 
-def capabilities_of(decoding_mode: DecodingMode) -> Mapping[str, bool | str]:
-    """The capabilities of a decoding mode."""
-    return {**_CAPABILITIES, **_BY_DECODING_MODE[decoding_mode]}
+def capabilities_of(decoding_mode: DecodingMode, features: TemplateFeatures | None = None) -> Mapping[str, bool | str]:
+    """The capabilities of a decoding mode. `features` of the chat template are None until it is loaded."""
+    thinks = features is not None and features.thinking
+    return {**_CAPABILITIES, "reasoning_effort": thinks, **_BY_DECODING_MODE[decoding_mode]}
 
 
 def check_fields(fields: Fields, support: ApiSupport) -> None:

@@ -39,6 +39,7 @@ def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo)
     Without max_tokens the limit is DEFAULT_CANVASES canvases or the rest of the context. Raises PromptTooLong,
     OutOfRange, InvalidValue, Unsupported."""
     _check_decoding_mode(params, inputs)
+    _check_logit_bias(params, info)
     denoising = _denoising(params.overrides, info.denoising)
     deadlines_ms = [ms for ms in (params.deadline_ms, inputs.deadline_ms) if ms is not None]
     return GenerationRequest(
@@ -48,6 +49,8 @@ def build_request(params: RequestParams, inputs: RequestInputs, info: ModelInfo)
         denoising=denoising,
         decoding_mode=inputs.decoding_mode,
         temperature=params.temperature,
+        truncation=params.truncation,
+        penalties=params.penalties,
         start_ids=inputs.prediction_ids or (),
         anchor=_anchor(params, inputs),
         suffix_ids=inputs.suffix_ids,
@@ -72,6 +75,14 @@ def _check_decoding_mode(params: RequestParams, inputs: RequestInputs) -> None:
     for name, is_requested in requested.items():
         if is_requested:
             raise Unsupported(f"'{name}' is not supported in autoregressive mode.", param=name)
+
+
+def _check_logit_bias(params: RequestParams, info: ModelInfo) -> None:
+    for token, _ in params.penalties.logit_bias if params.penalties else ():
+        if token >= info.vocab_size:
+            raise OutOfRange(
+                f"'logit_bias': token {token} is outside the vocabulary (size {info.vocab_size}).", param="logit_bias"
+            )
 
 
 def _anchor(params: RequestParams, inputs: RequestInputs) -> float:

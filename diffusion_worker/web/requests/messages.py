@@ -11,7 +11,7 @@ ROLES = ("system", "developer", "user", ASSISTANT, TOOL)
 # Fields of recorded assistant messages; accepted only if null or empty.
 _EMPTY_IN_MESSAGES = ("refusal", "audio", "annotations", "function_call")
 _OF_MODEL = ("tool_calls", "reasoning_content")
-_OF_TOOLS = ("tool_call_id", "name")
+_OF_TOOLS = ("tool_call_id",)
 
 
 def parse_messages(fields: Fields) -> tuple[Message, ...]:
@@ -39,7 +39,8 @@ def parse_text(fields: Fields, name: str) -> str:
 
 
 def _parse_message(fields: Fields) -> Message:
-    fields.allow_only(("role", "content", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS))
+    fields.allow_only(("role", "content", "name", *_EMPTY_IN_MESSAGES, *_OF_MODEL, *_OF_TOOLS))
+    fields.text("name")  # chat templates have no place for it
     role = fields.nonempty("role")
     if role == "function":
         raise fields.refuse("role", f"{role!r} is not supported by this model.")
@@ -94,6 +95,6 @@ def _parse_part(fields: Fields) -> str:
     kind = fields.nonempty("type")
     if kind != "text":
         raise fields.refuse(kind, "is not supported by this model: content must be text.")
-    fields.allow_only(("type", "text"))
+    fields.allow_only(("type", "text", "cache_control"))  # `cache_control`: a hint of other providers
     fields.required("text")
     return fields.text("text") or ""

@@ -1,16 +1,19 @@
 """Parser of the request body and of the parameters that chat and text completions share."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 import orjson
 
 from diffusion_worker.constraints.spec import Constraint
-from diffusion_worker.web.error_body import InvalidJson, InvalidType
+from diffusion_worker.types.requests import MAX_REPETITION, MIN_REPETITION, Penalties, Truncation
+from diffusion_worker.web.error_body import InvalidJson, InvalidType, InvalidValue
 from diffusion_worker.web.requests.fields import MAX_DEPTH, Fields, is_deeper
 from diffusion_worker.web.requests.output_format import parse_constraint
 
 MAX_STOPS = 4
+MAX_BIASES = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,9 @@ class RequestParams:
     model: str
     max_tokens: int | None = None
     seed: int | None = None
-    temperature: float | None = None
+    temperature: float | None = None  # 0 where the truncation leaves the most likely token only
+    truncation: Truncation | None = None
+    penalties: Penalties | None = None
     stops: tuple[str, ...] = ()
     is_stream: bool = False
     include_usage: bool = False
@@ -64,11 +69,14 @@ def parse_request_params(fields: Fields) -> RequestParams:
     is_stream = fields.boolean("stream") or False
     include_usage, include_drafts = _parse_stream_options(fields, is_stream)
     diffusion = _parse_diffusion(fields)
+    temperature, truncation = _parse_sampling(fields)
     return RequestParams(
         model=fields.nonempty("model"),
         max_tokens=_parse_max_tokens(fields),
         seed=fields.integer("seed", -(2**63), 2**63 - 1),
-        temperature=fields.number("temperature", 0.0, 2.0),
+        temperature=temperature,
+        truncation=truncation,
+        penalties=_parse_penalties(fields),
         stops=_parse_stops(fields),
         is_stream=is_stream,
         include_usage=include_usage,
@@ -78,6 +86,48 @@ def parse_request_params(fields: Fields) -> RequestParams:
         deadline_ms=diffusion.number("deadline_ms", 0.0, 1e9),
         constraint=parse_constraint(fields),
     )
+
+
+def _parse_sampling(fields: Fields) -> tuple[float | None, Truncation | None]:
+    """(temperature, truncation). Values without effect are None; vLLM also writes `top_k: -1` for all tokens."""
+    temperature = fields.number("temperature", 0.0, 2.0)
+    truncation = Truncation(
+        top_k=max(0, fields.integer("top_k", -1, 2**31 - 1) or 0),
+        top_p=_number(fields, "top_p", (0.0, 1.0), default=1.0),
+        min_p=_number(fields, "min_p", (0.0, 1.0), default=0.0),
+    )
+    if truncation.top_k == 1 or truncation.top_p == 0.0:
+        return 0.0, None
+    return temperature, None if truncation == Truncation() else truncation
+
+
+def _parse_penalties(fields: Fields) -> Penalties | None:
+    """None if they have no effect."""
+    penalties = Penalties(
+        presence=_number(fields, "presence_penalty", (-2.0, 2.0), default=0.0),
+        frequency=_number(fields, "frequency_penalty", (-2.0, 2.0), default=0.0),
+        repetition=_number(fields, "repetition_penalty", (MIN_REPETITION, MAX_REPETITION), default=1.0),
+        logit_bias=_parse_logit_bias(fields.object("logit_bias")),
+    )
+    return None if penalties == Penalties() else penalties
+
+
+def _parse_logit_bias(fields: Fields | None) -> tuple[tuple[int, float], ...]:
+    """(token, bias) pairs; token ids beyond the vocabulary are refused later."""
+    if fields is None:
+        return ()
+    if len(fields.values) > MAX_BIASES:
+        raise InvalidValue(f"'logit_bias' must not contain more than {MAX_BIASES} tokens.", param="logit_bias")
+    for name in fields.values:
+        if not re.fullmatch("[0-9]{1,9}", name):
+            raise InvalidValue(f"'logit_bias' must map token ids to numbers; {name!r} is no id.", param="logit_bias")
+    biases = {int(name): _number(fields, name, (-100.0, 100.0), default=0.0) for name in fields.values}
+    return tuple((token, bias) for token, bias in sorted(biases.items()) if bias)
+
+
+def _number(fields: Fields, name: str, bounds: tuple[float, float], *, default: float) -> float:
+    value = fields.number(name, *bounds)
+    return default if value is None else value
 
 
 def _parse_max_tokens(fields: Fields) -> int | None:

@@ -96,16 +96,17 @@ def parse_thinking(fields: Fields, features: TemplateFeatures) -> bool | None:
     Set by OpenAI's `reasoning_effort`, reduced to on and off, or by vLLM's `chat_template_kwargs`."""
     effort = fields.text("reasoning_effort")
     options = fields.object("chat_template_kwargs")
-    for name in ("reasoning_effort", "chat_template_kwargs"):
-        if fields.raw(name) and not features.thinking:
-            raise fields.refuse(name, "is not supported by this model.")
     if effort is not None and effort not in _EFFORTS:
         raise fields.invalid("reasoning_effort", f"must be one of {', '.join(_EFFORTS)}.")
     by_effort = None if effort is None else _EFFORTS[effort]
-    if options is None:
-        return by_effort
+    options = options or Fields({}, "chat_template_kwargs")
     options.allow_only(("enable_thinking",))
     switch = options.boolean("enable_thinking")
+    if not features.thinking:
+        for name, is_on in (("reasoning_effort", by_effort), ("chat_template_kwargs", switch)):
+            if is_on:
+                raise fields.refuse(name, "is not supported by this model.")
+        return None
     if None not in (switch, by_effort) and switch is not by_effort:
         raise options.invalid("enable_thinking", "contradicts 'reasoning_effort'.")
     return by_effort if switch is None else switch

@@ -126,10 +126,14 @@ def test_wrong_use_is_one_line_and_code_2(capsys: Any, given: tuple[str, ...], s
 
 def test_an_explanation_says_whether_each_target_is_eligible(capsys: Any) -> None:
     Path("p.yaml").write_text(POLICY.replace("engine: vllm", "capabilities: [chat]"))
-    request = {"model": "auto", "n": 2, "metadata": {"task": "edit"}, "messages": [{"role": "user", "content": "hi"}]}
+    messages = [{"role": "user", "content": "hi"}]
+    request = {"model": "auto", "stop": "x", "metadata": {"task": "edit"}, "messages": messages}
     Path("r.json").write_text(json.dumps(request))
     code, out, _ = run(capsys, "explain", "r.json", "--policy", "p.yaml")
     assert code == 0
     assert "task     edit (1.00, by metadata)" in out
     assert "try 1    fast (in_cluster): eligible (capabilities reported by the worker)" in out
-    assert "try 2    quality (external): skipped: unsupported, lacks n" in out
+    assert "try 2    quality (external): skipped: unsupported, lacks stop" in out
+    Path("p.yaml").write_text(POLICY.replace("engine: vllm", "capabilities: [chat], ignore: [stop]"))
+    _, out, _ = run(capsys, "explain", "r.json", "--policy", "p.yaml")
+    assert "try 2    quality (external): eligible, ignores stop" in out

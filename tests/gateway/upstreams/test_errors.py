@@ -6,10 +6,13 @@ import pytest
 
 from gateway.errors import (
     AttemptFailed,
+    ContextLengthExceeded,
     DeadlineExceeded,
+    InsufficientQuota,
     NotResident,
     Overloaded,
     Refused,
+    TargetRateLimited,
     Unsupported,
     UpstreamError,
 )
@@ -20,7 +23,10 @@ from gateway.upstreams.errors import from_response, translate_errors
     ("status", "code", "kind"),
     [
         (429, "overloaded", Overloaded),
-        (429, "rate_limit_exceeded", Overloaded),
+        (429, "rate_limit_exceeded", TargetRateLimited),
+        (429, None, TargetRateLimited),
+        (429, "insufficient_quota", InsufficientQuota),
+        (402, None, InsufficientQuota),
         (503, None, Overloaded),
         (503, "overloaded", Overloaded),
         (503, "not_resident", NotResident),
@@ -31,7 +37,9 @@ from gateway.upstreams.errors import from_response, translate_errors
         (502, None, UpstreamError),
         (400, "unsupported_parameter", Unsupported),
         (400, "unsupported_schema", Unsupported),
-        (400, "context_length_exceeded", Unsupported),
+        (400, "context_length_exceeded", ContextLengthExceeded),
+        (500, "context_length_exceeded", ContextLengthExceeded),
+        (400, "answer_does_not_fit", Unsupported),
         (400, "invalid_value", Refused),
         (413, None, Refused),
         (422, None, Refused),

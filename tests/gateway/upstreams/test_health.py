@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -12,7 +13,7 @@ from gateway.enums import Capability, Grade, Residency
 from gateway.errors import NotResident, Overloaded
 from gateway.routing.engine_profiles import capabilities_of
 from gateway.types import Status
-from gateway.upstreams.health import HealthPoller, read_models
+from gateway.upstreams.health import WORKER_FIELDS, HealthPoller, read_models
 from gateway.upstreams.http import open_session
 from twolane.process.flags import free_port
 
@@ -57,6 +58,7 @@ async def test_a_worker_is_known_after_one_poll(fake: Any) -> None:
 def test_capabilities_are_read_with_their_grades_and_unknown_ones_ignored() -> None:
     words = frozenset({Capability.CHAT, Capability.SEED, Capability.JSON_SCHEMA, Capability.PREDICTION})
     expected = capabilities_of(words, json_schema=Grade.BEST_EFFORT, tools=Grade.NONE)
+    expected = replace(expected, fields=WORKER_FIELDS)
     assert read_models(orjson.dumps(MODELS)) == {"tiny": expected, "diffusion": expected}
 
 
@@ -140,7 +142,7 @@ async def test_polling_continues_after_invalid_responses(fake: Any, monkeypatch:
 
 
 def _session() -> aiohttp.ClientSession:
-    return open_session(connect_s=60, idle_s=60)
+    return open_session(connect_s=60)
 
 
 def _nothing() -> None:

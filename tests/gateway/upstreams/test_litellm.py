@@ -67,13 +67,19 @@ async def test_a_provider_streams_in_openai_s_format(
 async def test_the_provider_receives_its_key_and_no_unlisted_parameters(serving: Any) -> None:
     slipped = {"api_base": "http://127.0.0.1:9/", "api_key": "theirs", "mock_response": "fake", "fallbacks": ["x"],
                "custom_llm_provider": "openai", "extra_headers": {"x-evil": "1"}, "num_retries": 5}  # fmt: skip
+    hints = {"user": "anna", "store": True, "service_tier": "auto", "verbosity": "low"}
     async with provider_server(speaks_anthropic) as server, serving(policy(server.url)) as gateway:
-        status, _, body = await gateway.ask(ask(metadata={"task": "chat"}, diffusion={"steps": 2}, **slipped))
+        for name in slipped:
+            status, _, body = await gateway.ask(ask(**{name: slipped[name]}))
+            assert (status, body["error"]["code"]) == (400, "unsupported")
+            assert name in body["error"]["message"]
+        status, _, body = await gateway.ask(ask(metadata={"task": "chat"}, diffusion={"steps": 2}, **hints))
     assert (status, body["choices"][0]["message"]["content"]) == (200, "hello")
     ((path, headers, sent),) = server.requests
     assert (path, headers["x-api-key"]) == ("/v1/messages", "the-key")
     assert "x-evil" not in headers
-    assert set(sent) == {"model", "messages", "max_tokens"}
+    assert set(sent) == {"model", "messages", "max_tokens", "service_tier", "metadata"}, "hints that it supports"
+    assert sent["metadata"] == {"user_id": "anna"}
 
 
 async def test_tools_travel_both_ways(serving: Any) -> None:
@@ -94,7 +100,7 @@ async def test_tools_travel_both_ways(serving: Any) -> None:
 @pytest.mark.parametrize(
     ("status", "told"),
     [
-        (429, (503, "overloaded")),
+        (429, (429, "rate_limit_exceeded")),
         (529, (503, "overloaded")),
         (500, (502, "upstream_error")),
         (503, (503, "overloaded")),

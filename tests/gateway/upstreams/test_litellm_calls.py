@@ -7,7 +7,15 @@ import orjson
 import pytest
 
 from gateway.enums import Kind, Location
-from gateway.errors import Overloaded, Refused, Unsupported, UpstreamError
+from gateway.errors import (
+    ContextLengthExceeded,
+    InsufficientQuota,
+    Overloaded,
+    Refused,
+    TargetRateLimited,
+    Unsupported,
+    UpstreamError,
+)
 from gateway.routing.engine_profiles import ENGINES
 from gateway.types import Call, Query, Target, Usage
 from gateway.upstreams.litellm_calls import _with_cost, arguments_for, fault_of
@@ -25,21 +33,26 @@ TARGET = Target(
 def asked(body: dict[str, Any], *, key: str = "", left_ms: float | None = None) -> dict[str, Any]:
     document = {"model": "auto", "messages": [{"role": "user", "content": "hi"}], **body}
     query = Query(request_id="r", model="auto", body=orjson.dumps(document), received_s=0)
-    return arguments_for(Call(target=TARGET, query=query, left_ms=left_ms), key=key, idle_s=60)
+    return arguments_for(Call(target=TARGET, query=query, left_ms=left_ms), key=key)
 
 
-def test_only_openai_s_parameters_are_forwarded() -> None:
-    given = asked({"temperature": 0.1, "top_k": 4, "api_base": "http://evil", "num_retries": 9, "metadata": {"a": "b"}})
+def test_only_known_parameters_are_forwarded() -> None:
+    """Others could change where litellm sends the call. Its `metadata` is its own."""
+    given = asked({"temperature": 0.1, "metadata": {"a": "b"}})
     assert given["temperature"] == 0.1
     assert given["num_retries"] == given["max_retries"] == 0
-    assert not {"top_k", "api_base", "metadata", "api_key"} & set(given)
+    assert not {"api_base", "metadata", "api_key"} & set(given)
     assert given["model"] == "gemini/some"
+    for unknown in ({"api_base": "http://evil"}, {"num_retries": 9}, {"extra_headers": {}}, {"mock_response": "x"}):
+        with pytest.raises(Unsupported) as refused:
+            asked(unknown)
+        assert {refused.value.param} == set(unknown)
 
 
 def test_the_key_is_forwarded_and_calls_end_at_their_deadline() -> None:
     assert asked({}, key="k")["api_key"] == "k"
     assert asked({}, left_ms=1500)["timeout"] == 1.5
-    assert asked({})["timeout"] == 60
+    assert asked({})["timeout"] == 1800
 
 
 @pytest.mark.parametrize(
@@ -63,6 +76,9 @@ def test_an_inline_image_is_forwarded() -> None:
     assert asked({"messages": [{"role": "user", "content": [part]}]})["messages"][0]["content"] == [part]
 
 
+NO_QUOTA = 'litellm.RateLimitError: {"error": {"message": "told", "type": "insufficient_quota", "code": null}}'
+
+
 def raised(name: str, status: int | None, message: str = "told", *, of: type[Exception] = Exception) -> Exception:
     """As litellm would: a class of this name, made while handling the provider's own."""
     kind = type(name, (of,), {"status_code": status, "message": message, "litellm_response_headers": {}})
@@ -73,13 +89,14 @@ def raised(name: str, status: int | None, message: str = "told", *, of: type[Exc
 @pytest.mark.parametrize(
     ("fault", "meaning", "detail"),
     [
-        (raised("RateLimitError", 429), Overloaded, "status 429"),
+        (raised("RateLimitError", 429), TargetRateLimited, "status 429"),
+        (raised("RateLimitError", 429, NO_QUOTA), InsufficientQuota, "status 429, no quota"),
         (raised("ServiceUnavailableError", 503), Overloaded, "status 503"),
         (raised("InternalServerError", 500), UpstreamError, "status 500"),
         (raised("AuthenticationError", 401), UpstreamError, "status 401"),
         (raised("BadRequestError", 400), Refused, "status 400"),
         (raised("UnsupportedParamsError", 400), Unsupported, "UnsupportedParamsError"),
-        (raised("ContextWindowExceededError", 400), Unsupported, "ContextWindowExceededError"),
+        (raised("ContextWindowExceededError", 400), ContextLengthExceeded, "ContextWindowExceededError"),
         (raised("ContentPolicyViolationError", 400), Refused, "ContentPolicyViolationError"),
         (raised("Timeout", 408), UpstreamError, "Timeout"),
         (raised("APIConnectionError", 500), UpstreamError, "APIConnectionError"),

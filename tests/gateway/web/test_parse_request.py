@@ -42,6 +42,7 @@ def test_a_plain_request_needs_nothing_but_chat() -> None:
 
 def test_default_values_need_no_capability() -> None:
     quiet = {"temperature": 1, "top_p": 1, "n": 1, "logprobs": False, "logit_bias": {}, "stop": None, "tools": []}
+    quiet |= {"top_k": -1, "min_p": 0, "presence_penalty": 0, "repetition_penalty": 1, "reasoning_effort": "none"}
     assert parse(**quiet, seed=3, response_format={"type": "text"}).needs == {Capability.CHAT}
 
 
@@ -50,7 +51,13 @@ def test_default_values_need_no_capability() -> None:
     [
         ("temperature", 0, "temperature"),
         ("top_p", 0.5, "top_p"),
-        ("n", 2, "n"),
+        ("n", 17, "n"),
+        ("top_k", 40, "top_k"),
+        ("min_p", 0.1, "min_p"),
+        ("presence_penalty", 0.1, "presence_penalty"),
+        ("frequency_penalty", -0.1, "frequency_penalty"),
+        ("repetition_penalty", 1.1, "repetition_penalty"),
+        ("reasoning_effort", "high", "reasoning_effort"),
         ("stop", ["x"], "stop"),
         ("stream", True, "stream"),
         ("logprobs", True, "logprobs"),

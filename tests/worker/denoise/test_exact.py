@@ -9,7 +9,13 @@ import torch
 
 from diffusion_worker.engine.loop import Capacity, Loop
 from diffusion_worker.types.events import Faulted
-from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import (
+    DecodingMode,
+    DenoisingParams,
+    GenerationRequest,
+    Penalties,
+    Truncation,
+)
 from diffusion_worker.types.step_batch import StepResult
 
 DENOISING = DenoisingParams(steps=5, canvas_length=12, confidence_threshold=1e-12)
@@ -25,6 +31,8 @@ def requests(dice: Random, count: int) -> list[GenerationRequest]:
             seed=n,
             denoising=replace(DENOISING, steps=dice.randint(2, 6), entropy_bound=dice.choice((0.1, 4.0))),
             temperature=dice.choice((None, 0.0, 1.3)),
+            truncation=dice.choice((None, None, None, Truncation(top_p=0.9, min_p=0.01), Truncation(top_k=5))),
+            penalties=dice.choice((None, None, Penalties(presence=0.5, repetition=1.2))),
             stream_prefix=dice.random() < 0.3,
             suffix_ids=dice.choice(((), (7, 8, 9))),
             decoding_mode=DecodingMode.AUTOREGRESSIVE if n % 5 == 4 else DecodingMode.DIFFUSION,

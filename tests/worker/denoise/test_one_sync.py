@@ -18,12 +18,14 @@ from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_trie import build_token_trie
 from diffusion_worker.denoise.stepper import Stepper
 from diffusion_worker.memory.kv_cache import KvCache
-from diffusion_worker.types.requests import DenoisingParams
-from diffusion_worker.types.step_batch import Batch, Copy, Decode, Denoise, Prefill
+from diffusion_worker.types.requests import DenoisingParams, Penalties, Truncation
+from diffusion_worker.types.step_batch import Batch, Copy, Decode, Denoise, PenaltyInputs, Prefill
 from tests.worker.denoise.syncs import Syncs, counted_syncs
 
 DENOISING = DenoisingParams(steps=8, canvas_length=12)
 DEVICE = torch.device("cpu")
+TRUNCATION = Truncation(top_k=9, top_p=0.9, min_p=0.01)
+PENALTIES = PenaltyInputs(penalties=Penalties(presence=1.0, repetition=1.1), prompt=frozenset((6, 7)), output=((8, 2),))
 
 
 def length(sequence: int) -> int:
@@ -98,7 +100,8 @@ def test_a_step_of_autoregressive_decoding_waits_once(make_model: Any, rows: int
 
 
 def test_a_step_with_work_of_every_kind_waits_once(make_model: Any) -> None:
-    """Copies, a prompt, a seal, reads, and canvases of two lengths, pinned, anchored, greedy and sampled."""
+    """Copies, a prompt, a seal, reads, and canvases of two lengths, pinned, anchored, greedy and sampled, truncated and
+    with penalties."""
     stepper = stepper_of(make_model(dtype=torch.float32), 6)
     wide = replace(DENOISING, canvas_length=5)
     sealed = Prefill(sequence=1, slot=1, ids=tuple(range(6, 18)), at=length(1), is_seal=True)
@@ -108,12 +111,22 @@ def test_a_step_with_work_of_every_kind_waits_once(make_model: Any) -> None:
         prefills=(append(6), sealed),
         denoises=(
             denoise(0, 6, pinned_prefix=(9,), pinned_suffix=(8, 7), temperature=0.0),
-            denoise(1, 8, at=length(1) + 12, block=1, temperature=1.5),
-            denoise(2, 8, start_ids=(9, 9), anchor=0.5),
+            denoise(1, 8, at=length(1) + 12, block=1, temperature=1.5, truncation=TRUNCATION),
+            denoise(2, 8, start_ids=(9, 9), anchor=0.5, penalties=PENALTIES),
+            denoise(3, 6, pinned_prefix=(9,), truncation=TRUNCATION, penalties=PENALTIES),
             denoise(6, 8, denoising=wide),
         ),
         decodes=(
-            Decode(sequence=7, slot=5, ids=(7, 8), at=5, seed=1, temperature=0.7),
+            Decode(
+                sequence=7,
+                slot=5,
+                ids=(7, 8),
+                at=5,
+                seed=1,
+                temperature=0.7,
+                truncation=TRUNCATION,
+                penalties=PENALTIES,
+            ),
             Decode(sequence=8, slot=4, ids=(7, 8, 9), at=0, seed=1),
         ),
     )

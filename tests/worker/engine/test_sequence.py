@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_worker.engine.sequence import Sequence, prefill_chunks_of
-from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest
+from diffusion_worker.types.requests import DecodingMode, DenoisingParams, GenerationRequest, Penalties
 from diffusion_worker.types.step_batch import CanvasResult
 
 END = 1
@@ -53,6 +53,19 @@ def test_what_is_emitted_is_a_prefix_of_what_was_sealed_up_to_the_end_token_or_t
 def test_it_needs_at_most_as_many_iterations_as_its_blocks_can_take() -> None:
     assert sequence(replace(REQUEST, max_tokens=9)).iterations_at_most() == 3 * 5
     assert sequence(replace(REQUEST, max_tokens=9, decoding_mode=DecodingMode.AUTOREGRESSIVE)).iterations_at_most() == 9
+
+
+def test_penalties_count_sealed_output_and_what_an_earlier_attempt_kept() -> None:
+    plain = replace(REQUEST, prompt_ids=(9, 8, 8, 7), kept=1)
+    assert sequence(plain).penalty_inputs is None
+    it = sequence(replace(plain, penalties=Penalties(repetition=1.2)))
+    it.open_block((8, 5, 5, 5))
+    inputs = it.penalty_inputs
+    assert inputs is not None
+    assert (inputs.prompt, dict(inputs.output)) == ({9, 8, 7}, {7: 1, 8: 1, 5: 3})
+    again = sequence(replace(plain, penalties=Penalties(presence=1.0))).penalty_inputs
+    assert again is not None
+    assert again.prompt == frozenset(), "only the repetition penalty counts the prompt"
 
 
 def test_the_confidence_is_unknown_before_the_first_token() -> None:

@@ -276,8 +276,8 @@ async def test_the_openai_client_reads_errors() -> None:
                 await client.chat.completions.create(model="gpt", messages=messages)
             assert missing.value.code == "model_not_found"
             with pytest.raises(openai.BadRequestError) as bad:
-                await client.chat.completions.create(model=MODEL, messages=messages, top_p=0.5)
-            assert (bad.value.code, bad.value.param) == ("unsupported_parameter", "top_p")
+                await client.chat.completions.create(model=MODEL, messages=messages, n=2)
+            assert (bad.value.code, bad.value.param) == ("unsupported_parameter", "n")
 
 
 def test_the_toy_model_uses_the_embedded_vocabulary() -> None:

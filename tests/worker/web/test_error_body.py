@@ -13,7 +13,7 @@ from diffusion_worker.web.error_body import problem_of
         (errors.OutOfRange("m"), 400, "invalid_request_error", "invalid_value"),
         (errors.PromptTooLong("m"), 400, "invalid_request_error", "context_length_exceeded"),
         (error_body.Unsupported("m"), 400, "invalid_request_error", "unsupported_parameter"),
-        (error_body.InvalidKey("m"), 401, "authentication_error", "invalid_api_key"),
+        (error_body.InvalidKey("m"), 401, "invalid_request_error", "invalid_api_key"),
         (error_body.ModelNotFound("m"), 404, "invalid_request_error", "model_not_found"),
         (error_body.BodyTooLarge("m"), 413, "invalid_request_error", "request_too_large"),
         (errors.OverCapacity("m"), 429, "rate_limit_error", "overloaded"),
@@ -33,13 +33,28 @@ def test_errors_have_openais_status_type_and_code(error: errors.WorkerError, sta
 def test_refusals_have_retry_after_in_whole_seconds(wait_s: float | None, seconds: bytes) -> None:
     """At least 1: an immediate retry would only add load."""
     for error in (errors.OverCapacity("m", retry_after_s=wait_s), errors.NotResident("m", retry_after_s=wait_s)):
-        assert problem_of(error).headers == ((b"retry-after", seconds),)
+        assert dict(problem_of(error).headers) == {b"x-should-retry": b"true", b"retry-after": seconds}
 
 
 def test_other_errors_have_no_retry_after() -> None:
-    assert problem_of(errors.InvalidRequest("m", retry_after_s=3.0)).headers == ()
+    assert dict(problem_of(errors.InvalidRequest("m", retry_after_s=3.0)).headers) == {b"x-should-retry": b"false"}
+
+
+@pytest.mark.parametrize(
+    ("error", "should_retry"),
+    [
+        (errors.PromptTooLong("m"), b"false"),
+        (error_body.InvalidKey("m"), b"false"),
+        (errors.InvalidOutput("m"), b"false"),
+        (errors.StepFailed("m"), b"true"),
+        (errors.DeadlineExceeded("m"), b"true"),
+        (errors.Draining("m"), b"true"),
+    ],
+)
+def test_clients_are_told_whether_the_same_request_may_succeed(error: errors.WorkerError, should_retry: bytes) -> None:
+    assert dict(problem_of(error).headers)[b"x-should-retry"] == should_retry
 
 
 def test_a_missing_key_returns_www_authenticate() -> None:
     """As HTTP requires with 401."""
-    assert problem_of(error_body.InvalidKey("m")).headers == ((b"www-authenticate", b"Bearer"),)
+    assert (b"www-authenticate", b"Bearer") in problem_of(error_body.InvalidKey("m")).headers

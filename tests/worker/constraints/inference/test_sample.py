@@ -1,6 +1,7 @@
 """A sampled path is a text that can close in time, with the correct probability."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 from hypothesis import given, settings
@@ -13,6 +14,8 @@ from diffusion_worker.constraints.inference.sample import sample_path
 from diffusion_worker.constraints.inference.token_set_scores import weigh_token_sets
 from diffusion_worker.constraints.tokens.compilation import compile_tokens
 from diffusion_worker.constraints.tokens.token_trie import build_token_trie
+from diffusion_worker.denoise.truncation import likeliest_tokens
+from diffusion_worker.types.requests import Truncation
 from tests.worker.constraints.by_enumeration import Case, cases
 from tests.worker.constraints.inference.test_viterbi import opened
 
@@ -52,6 +55,25 @@ def test_texts_are_drawn_with_their_probability(case: Case, max_tokens: int, see
     parts.append((seen[~often].sum() - rare) ** 2 / rare if rare > 1 else 0.0)
     freedom = int(often.sum()) + 1
     assert sum(parts) < freedom + 6 * np.sqrt(2 * freedom)
+
+
+@given(cases(), st.integers(1, 6), st.lists(uniforms, min_size=3, max_size=3))
+def test_a_truncated_draw_is_allowed_and_takes_a_token_that_the_truncation_keeps(
+    case: Case, max_tokens: int, draws: list[float]
+) -> None:
+    """Truncated to one token, each token is the most likely one after the tokens before it, by enumeration."""
+    matcher = opened(case, max_tokens)
+    masses = weigh_token_sets(matcher.automaton.token_sets, case.logits)
+    truncate = partial(likeliest_tokens, truncation=Truncation(top_k=1))
+    path = sample_path(matcher, masses, backward_masses(matcher, masses), np.array(draws), truncate)
+    ids, texts = tuple(path.tokens[: path.length].tolist()), case.texts(max_tokens)
+    assert ids in texts
+    for position, token in enumerate(ids):
+        mass: dict[int, float] = {}
+        for text, weight in texts.items():
+            if text[:position] == ids[:position] and len(text) > position:
+                mass[text[position]] = np.logaddexp(mass.get(text[position], -np.inf), weight)
+        assert mass[token] >= max(mass.values()) - 1e-4
 
 
 def test_a_large_equivalence_class_is_sampled_exactly() -> None:

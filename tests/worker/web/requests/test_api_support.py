@@ -5,9 +5,10 @@ import pytest
 from diffusion_worker.types.requests import DecodingMode
 from diffusion_worker.web.requests.api_support import CHAT, COMPLETIONS, IGNORED, ApiSupport, capabilities_of
 
+SAMPLING = "temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty logit_bias seed stop"
 WORDS = (
-    "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice seed "
-    "temperature top_p logprobs logit_bias stop n stream images embeddings"
+    "chat completions suffix prediction json_schema json_object regex choice template tools tool_choice "
+    f"{SAMPLING} reasoning_effort logprobs n stream images embeddings"
 ).split()
 
 
@@ -39,8 +40,10 @@ def test_no_field_is_both_supported_and_refused(support: ApiSupport) -> None:
 
 
 @pytest.mark.parametrize("support", [CHAT, COMPLETIONS])
-def test_capabilities_published_as_false_are_refused_as_fields(support: ApiSupport) -> None:
-    """A published false and an accepted field would contradict each other."""
-    for word, has in capabilities_of(DecodingMode.DIFFUSION).items():
-        if has is False and word in ("top_p", "logit_bias"):
-            assert word in support.off
+@pytest.mark.parametrize("decoding_mode", DecodingMode)
+def test_a_sampling_parameter_is_published_if_and_only_if_it_is_a_supported_field(
+    decoding_mode: DecodingMode, support: ApiSupport
+) -> None:
+    for word in SAMPLING.split():
+        assert capabilities_of(decoding_mode)[word] is True
+        assert word in support.supported

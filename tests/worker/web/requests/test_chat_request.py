@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from diffusion_worker.constraints.spec import Constraint
 from diffusion_worker.errors import InvalidRequest
 from diffusion_worker.text.messages import Message
+from diffusion_worker.types.requests import Penalties, Truncation
 from diffusion_worker.web.requests.api_support import CHAT, IGNORED
 from diffusion_worker.web.requests.chat_request import ChatRequest, parse_chat
 from diffusion_worker.web.requests.fields import MAX_DEPTH
@@ -78,6 +79,22 @@ def test_every_supported_field_is_parsed() -> None:
     assert request == ChatRequest(params=params, messages=(Message(role="user", content="hello"),), prediction="xy")
 
 
+def test_sampling_parameters_are_read_and_values_without_effect_are_none() -> None:
+    """So that a request with them is treated as one without."""
+    sampling = {"top_p": 0.9, "top_k": 40, "min_p": 0.05}
+    penalties = {"presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1}
+    params = parse(**sampling, **penalties, logit_bias={"7": 3, "5": -100, "6": 0}).params
+    assert params.truncation == Truncation(top_p=0.9, top_k=40, min_p=0.05)
+    assert params.penalties == Penalties(presence=0.5, frequency=-0.5, repetition=1.1, logit_bias=((5, -100), (7, 3)))
+    off = {"top_p": 1, "top_k": -1, "min_p": 0, "presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1}
+    assert parse(**off, logit_bias={}) == parse()
+
+
+@pytest.mark.parametrize("greedy", [{"top_k": 1}, {"top_p": 0}])
+def test_truncation_to_the_most_likely_token_is_temperature_zero(greedy: dict[str, Any]) -> None:
+    assert parse(**greedy, temperature=1.5) == parse(temperature=0)
+
+
 def test_null_counts_as_absent() -> None:
     """OpenAI clients send null for fields that are not set."""
     names = ["max_tokens", "seed", "temperature", "stop", "stream", "stream_options", "prediction", "response_format"]
@@ -113,6 +130,16 @@ def test_text_parts_are_joined_and_messages_keep_their_order() -> None:
         {"frequency_penalty": 0},
         {"presence_penalty": 0.0},
         {"logit_bias": {}},
+        {"logit_bias": {"7": 0}},
+        {"top_k": -1},
+        {"top_k": 0},
+        {"min_p": 0},
+        {"repetition_penalty": 1},
+        {"messages": [{"role": "user", "content": "hello", "name": "anna"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "e"}}]}]},
+        {"verbosity": "low"},
+        {"keep_alive": "5m"},
+        {"keep_alive": -1},
         {"modalities": ["text"]},
         {"response_format": {"type": "text"}},
         {"response_format": {"type": "json_object"}},
@@ -131,24 +158,17 @@ def test_fields_without_effect_are_accepted(harmless: dict[str, Any]) -> None:
     ("fields", "param"),
     [
         ({"functions": [{}]}, "functions"),
-        ({"logit_bias": {"1": 2}}, "logit_bias"),
-        ({"top_p": 0.9}, "top_p"),
-        ({"top_p": True}, "top_p"),
         ({"n": 2}, "n"),
         ({"suffix": "x"}, "suffix"),
-        ({"frequency_penalty": 0.1}, "frequency_penalty"),
-        ({"presence_penalty": -1}, "presence_penalty"),
         ({"structured_outputs": {"grammar": "a"}}, "structured_outputs.grammar"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"reasoning_effort": "low"}, "reasoning_effort"),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
         ({"guided_json": {}}, "guided_json"),
-        ({"top_k": 4}, "top_k"),
         ({"diffusion": {"speed": 1}}, "diffusion.speed"),
         ({"stream": True, "stream_options": {"include_moods": True}}, "stream_options.include_moods"),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
-        ({"messages": [{"role": "user", "content": "x", "name": "n"}]}, "messages[0].name"),
         ({"messages": [{"role": "user", "content": "x", "mood": "n"}]}, "messages[0].mood"),
         (
             {"messages": [*HELLO, {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -159,8 +179,8 @@ def test_fields_without_effect_are_accepted(harmless: dict[str, Any]) -> None:
             "messages[0].content[1].input_audio",
         ),
         (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]}]},
-            "messages[0].content[0].cache_control",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "mood": {}}]}]},
+            "messages[0].content[0].mood",
         ),
     ],
 )
@@ -201,6 +221,20 @@ def test_unsupported_fields_are_refused_by_name(fields: dict[str, Any], param: s
         ({"temperature": 2.1}, "temperature", "invalid_value"),
         ({"temperature": -0.1}, "temperature", "invalid_value"),
         ({"temperature": "hot"}, "temperature", "invalid_type"),
+        ({"top_p": True}, "top_p", "invalid_type"),
+        ({"top_p": -0.1}, "top_p", "invalid_value"),
+        ({"top_p": 1.1}, "top_p", "invalid_value"),
+        ({"top_k": 1.5}, "top_k", "invalid_type"),
+        ({"top_k": -2}, "top_k", "invalid_value"),
+        ({"min_p": 1.1}, "min_p", "invalid_value"),
+        ({"presence_penalty": -2.1}, "presence_penalty", "invalid_value"),
+        ({"frequency_penalty": "1"}, "frequency_penalty", "invalid_type"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "invalid_value"),
+        ({"logit_bias": [1]}, "logit_bias", "invalid_type"),
+        ({"logit_bias": {"the": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1", "invalid_value"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias", "invalid_value"),
+        ({"messages": [{"role": "user", "content": "x", "name": 5}]}, "messages[0].name", "invalid_type"),
         ({"n": 0}, "n", "invalid_value"),
         ({"n": "1"}, "n", "invalid_type"),
         ({"stop": 5}, "stop", "invalid_type"),

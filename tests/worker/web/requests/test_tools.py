@@ -158,7 +158,12 @@ def test_an_invalid_thinking_switch_is_named(values: dict[str, Any], param: str)
     assert refused(values, lambda fields: parse_thinking(fields, THINKING)).param == param
 
 
-@pytest.mark.parametrize("values", [{"reasoning_effort": "low"}, {"chat_template_kwargs": {"enable_thinking": False}}])
+@pytest.mark.parametrize("values", [{"reasoning_effort": "none"}, {"chat_template_kwargs": {"enable_thinking": False}}])
+def test_a_model_that_never_thinks_may_be_told_not_to(values: dict[str, Any]) -> None:
+    assert parse_thinking(Fields(values), NO_FEATURES) is None
+
+
+@pytest.mark.parametrize("values", [{"reasoning_effort": "low"}, {"chat_template_kwargs": {"enable_thinking": True}}])
 def test_the_thinking_switch_is_refused_without_template_support(values: dict[str, Any]) -> None:
     error = refused(values, lambda fields: parse_thinking(fields, NO_FEATURES))
     assert (error.param, error.code) == (next(iter(values)), "unsupported_parameter")

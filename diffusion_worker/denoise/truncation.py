@@ -1,0 +1,88 @@
+"""Truncated sampling: min_p, top_k and top_p, in vLLM's order.
+
+Nucleus sampling (top_p): Holtzman et al. 2020, arXiv:1904.09751; min-p: Nguyen et al. 2024, arXiv:2407.01082. Pure
+functions of tensors. Each of the three keeps the tokens above a threshold, which is found by bisection over the bits of
+the probabilities: that is exact, needs no sort of the vocabulary, and does not wait for the device.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffusion_worker.models.host_to_device import upload
+from diffusion_worker.types.requests import Truncation
+
+_ONE_BITS = 0x3F800000  # of 1.0 in float32, the largest weight
+_AT_ONCE = 1 << 24  # numbers per block, to bound temporary memory
+_NEGLIGIBLE: Final = 40.0  # nats below the most likely token; all such tokens together are below float32's rounding
+
+
+def truncated(logits: torch.Tensor, truncations: Sequence[Truncation]) -> torch.Tensor:
+    """Probabilities [positions, vocab] of logits that are already scaled by the temperature, exactly 0 for tokens that
+    the truncation of their position excludes."""
+    top_k, top_p, min_p = (
+        upload([getattr(each, name) for each in truncations], logits.device)[:, None]
+        for name in ("top_k", "top_p", "min_p")
+    )
+    weights = (logits - logits.amax(-1, keepdim=True)).exp().float()  # 1 for the most likely token
+    weights = torch.where(weights >= min_p, weights, 0.0)
+    if any(each.top_k for each in truncations):
+        wanted = torch.where(top_k > 0, top_k, logits.shape[-1])
+        weights = torch.where(weights >= _threshold(weights, wanted, of_mass=False), weights, 0.0)
+    if any(each.top_p < 1.0 for each in truncations):
+        # For top_p 1 the sum over all might not reach the target because of rounding.
+        wanted = torch.where(top_p < 1.0, top_p, 0.0) * weights.sum(-1, keepdim=True, dtype=torch.float64)
+        threshold = torch.where(top_p < 1.0, _threshold(weights, wanted, of_mass=True), 0.0)
+        weights = torch.where(weights >= threshold, weights, 0.0)
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def truncated_canvas(logits: torch.Tensor, truncation: Truncation, temperature: float = 1.0) -> torch.Tensor:
+    """The same for one row [canvas, vocab] and its temperature, in blocks of positions."""
+    block = max(1, _AT_ONCE // logits.shape[-1])
+    parts = (logits[first : first + block] for first in range(0, len(logits), block))
+    return torch.cat([truncated(part / temperature, [truncation] * len(part)) for part in parts])
+
+
+def likeliest_tokens(
+    log_weights: NDArray[np.float64], truncation: Truncation
+) -> tuple[NDArray[np.integer], NDArray[np.float64]]:
+    """The same on the host, for one position: the tokens that the truncation keeps, and their weights (1 for the most
+    likely one)."""
+    relative = log_weights - log_weights.max()
+    tokens = np.flatnonzero(relative >= -_NEGLIGIBLE)
+    tokens = tokens[np.argsort(-relative[tokens], kind="stable")]
+    weights: NDArray[np.float64] = np.exp(relative[tokens])
+    kept = int((weights >= truncation.min_p).sum())
+    if truncation.top_k:
+        kept = _with_equals(weights[:kept], truncation.top_k)
+    if truncation.top_p < 1.0:
+        mass = weights[:kept].cumsum()
+        reached = int(mass.searchsorted(truncation.top_p * mass[-1], side="left")) + 1
+        kept = _with_equals(weights[:kept], reached)
+    return tokens[:kept], weights[:kept]
+
+
+def _with_equals(descending: NDArray[np.float64], count: int) -> int:
+    """`count`, and those after it that are equal to the last one counted."""
+    count = min(count, len(descending))
+    return int((descending >= descending[count - 1]).sum())
+
+
+def _threshold(weights: torch.Tensor, wanted: torch.Tensor, *, of_mass: bool) -> torch.Tensor:
+    """The largest threshold [positions, 1] that `wanted` [positions, 1] of the weights [positions, vocab] reach: their
+    sum, or their number. Weights are in [0, 1], where floating-point numbers are ordered as their bits are."""
+    bits = weights.view(torch.int32)
+    low = torch.zeros_like(bits[:, :1])
+    high = torch.full_like(low, _ONE_BITS + 1)
+    for _ in range(_ONE_BITS.bit_length()):
+        middle = (low + high) // 2
+        reached = bits >= middle
+        counted = torch.where(reached, weights, 0.0).double() if of_mass else reached
+        found = counted.sum(-1, keepdim=True)
+        is_enough = found >= wanted
+        low, high = torch.where(is_enough, middle, low), torch.where(is_enough, high, middle)
+    return low.view(torch.float32)

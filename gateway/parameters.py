@@ -1,0 +1,220 @@
+"""Request parameters: which values change nothing, which are hints, and what happens to each at a target.
+
+A parameter that a target takes is passed on unchanged. At any other target, hints and values without effect are left
+out. What is left is listed in the target's `ignore` and left out as well, or the target is skipped as unsupported.
+`docs/reference/parameters.md` is generated from this table.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.enums import Capability
+from gateway.types import Capabilities, Query, RequestParameters, Target
+
+NAME: Final = "messages[].name"
+CACHE_CONTROL: Final = "cache_control"  # of a message, of a part of its content, or of a tool
+NESTED: Final = frozenset({NAME, CACHE_CONTROL})
+MAX_FAN_OUT: Final = 16  # choices that are requested one by one from a target without `n`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter. `off` are the values that change nothing, apart from null. A hint may be left out, whatever its
+    value. A target with the `capability` takes the parameter."""
+
+    name: str
+    capability: Capability | None = None
+    off: tuple[Any, ...] = ()
+    is_hint: bool = False
+
+    def has_effect(self, value: Any) -> bool:
+        """Whether leaving the value out would change the answer."""
+        if value is None:
+            return False
+        for each in self.off:  # noqa: SIM110 - a generator takes twice as long
+            if value == each and isinstance(value, bool) is isinstance(each, bool):  # in JSON, 0 and false differ
+                return False
+        return True
+
+
+# With a capability, by its name.
+_SAMPLING: Final[Mapping[str, tuple[Any, ...]]] = {
+    "temperature": (1,),
+    "top_p": (1,),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "logit_bias": ({},),
+    "stop": ([],),
+    "n": (1,),
+    "logprobs": (False,),
+    # The default and below: models that do not think cannot think less.
+    "reasoning_effort": ("none", "minimal", "low", "medium"),
+}
+# Of OpenAI's API, and of vLLM, SGLang, llama.cpp and Ollama.
+_OTHERS: Final[Mapping[str, tuple[Any, ...]]] = {
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "web_search_options": (),
+    "chat_template_kwargs": ({}, {"enable_thinking": False}),
+    "thinking": ({"type": "disabled"},),
+    "enable_thinking": (False,),
+    "think": (False,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "length_penalty": (1,),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "echo": (False,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "no_repeat_ngram_size": (0,),
+    "repeat_penalty": (1,),
+    "typical_p": (1,),
+    "tfs_z": (1,),
+    "top_a": (0,),
+    "mirostat": (0,),
+    "dynatemp_range": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+}
+_HINTS: Final[Mapping[str, Capability | None]] = {
+    "seed": Capability.SEED,  # best effort, also at OpenAI
+    "prediction": Capability.PREDICTION,
+    **dict.fromkeys(
+        (
+            *("user", "safety_identifier", NAME, "metadata", "request_id"),  # identities and labels
+            *("store", "service_tier", "priority"),  # storage and scheduling on the provider's side
+            *("prompt_cache_key", "prompt_cache_retention", "cache_salt", "cache_prompt", "id_slot", CACHE_CONTROL),
+            *("keep_alive", "verbosity", "include_reasoning"),
+        )
+    ),
+}
+PARAMETERS: Final[Mapping[str, Parameter]] = MappingProxyType(
+    {
+        **{name: Parameter(name=name, capability=Capability(name), off=off) for name, off in _SAMPLING.items()},
+        "top_logprobs": Parameter(name="top_logprobs", capability=Capability.LOGPROBS, off=(0,)),
+        **{name: Parameter(name=name, capability=each, is_hint=True) for name, each in _HINTS.items()},
+        **{name: Parameter(name=name, off=off) for name, off in _OTHERS.items()},
+    }
+)
+# Fields that every target takes, or that the gateway translates; what they ask for has capabilities of its own.
+HANDLED: Final = frozenset(
+    "model messages stream stream_options max_tokens max_completion_tokens response_format structured_outputs tools"
+    " tool_choice parallel_tool_calls suffix diffusion".split()
+)
+
+
+_NO_PARAMETERS: Final = RequestParameters()
+
+
+def read_parameters(
+    document: Mapping[str, Any], nested: Iterable[str] = ()
+) -> tuple[RequestParameters, frozenset[Capability]]:
+    """The parameters of a request body that have an effect, and the capabilities that they need. `nested` are the names
+    of those that are present within messages and tools."""
+    names, fields, unknown, needs = [*nested], [], [], []
+    for name, value in document.items():
+        if name in HANDLED:
+            continue
+        parameter = PARAMETERS.get(name)
+        if parameter is None:
+            if value is not None:
+                unknown.append(name)
+        elif parameter.has_effect(value):
+            names.append(name)
+            if parameter.is_hint or (name == "n" and value <= MAX_FAN_OUT):
+                continue
+            if parameter.capability is None:
+                fields.append(name)
+            else:
+                needs.append(parameter.capability)
+    if not names and not unknown:
+        return _NO_PARAMETERS, frozenset()
+    parameters = RequestParameters(
+        names=frozenset(names + unknown), fields=frozenset(fields), unknown=frozenset(unknown)
+    )
+    return parameters, frozenset(needs)
+
+
+class Treatment(StrEnum):
+    """What happens to a parameter that has an effect. Values without effect are left out unless it is `passed`."""
+
+    PASSED = "passed"  # unchanged, whatever its value
+    WITH_EFFECT = "with effect"  # passed on if it has an effect: the server decides
+    LEFT_OUT = "left out"
+    IGNORED = "ignored"  # left out and named in the response, by the default of `ignore`
+    CALLS = "n calls"  # one call for each choice
+    REFUSED = "refused"  # the target is skipped as unsupported
+
+
+def treatment(name: str, capabilities: Capabilities, ignore: frozenset[str] = frozenset()) -> Treatment:
+    """What happens to a parameter of the table at a target with these capabilities."""
+    parameter = PARAMETERS[name]
+    if name in ignore:
+        return Treatment.IGNORED
+    if name not in not_taken(capabilities):
+        return Treatment.PASSED
+    if parameter.is_hint:
+        return Treatment.LEFT_OUT
+    if name == "n":
+        return Treatment.CALLS
+    if parameter.capability is None:
+        is_passed = capabilities.is_open and name not in capabilities.missing
+    else:
+        is_passed = parameter.capability in capabilities.passes
+    return Treatment.WITH_EFFECT if is_passed else Treatment.REFUSED
+
+
+def lacking(target: Target, capabilities: Capabilities, query: Query) -> frozenset[str]:
+    """Names of the capabilities and parameters that a request needs, and that the target neither takes nor ignores."""
+    asked = query.parameters
+    if query.needs <= capabilities.supported and not asked.fields and not asked.unknown:
+        return frozenset()
+    missing = {need.value for need in query.needs - capabilities.supported - capabilities.passes}
+    if capabilities.is_open:
+        missing.update(asked.fields & capabilities.missing)
+    else:
+        missing.update(asked.fields | asked.unknown)
+    return frozenset(missing - capabilities.fields - target.ignore)
+
+
+def ignored_by(target: Target, query: Query) -> tuple[str, ...]:
+    """The parameters of a request that have an effect and that the policy tells the target to ignore."""
+    return tuple(sorted(target.ignore & query.parameters.names)) if target.ignore else ()
+
+
+_NOT_TAKEN: Final[dict[int, tuple[Capabilities, Mapping[str, Parameter]]]] = {}
+_MAX_CACHED: Final = 256
+
+
+def not_taken(capabilities: Capabilities) -> Mapping[str, Parameter]:
+    """The known parameters that a target with these capabilities does not take. Cached by identity: hashing would take
+    longer than all the rest of `request_body`."""
+    known = _NOT_TAKEN.get(id(capabilities))
+    if known is not None:
+        return known[1]
+    if len(_NOT_TAKEN) >= _MAX_CACHED:
+        _NOT_TAKEN.clear()
+    found = _parameters_not_taken(capabilities)
+    _NOT_TAKEN[id(capabilities)] = capabilities, found  # which keeps the id from being reused
+    return found
+
+
+def _parameters_not_taken(capabilities: Capabilities) -> Mapping[str, Parameter]:
+    def is_taken(name: str, parameter: Parameter) -> bool:
+        return name in capabilities.fields or parameter.capability in capabilities.supported
+
+    return {name: parameter for name, parameter in PARAMETERS.items() if not is_taken(name, parameter)}

@@ -1,0 +1,77 @@
+"""Outermost ASGI middleware: unexpected errors and the end of a drain become responses."""
+
+import asyncio
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import Draining, GatewayError
+from gateway.web import sse
+from gateway.web.asgi_responses import send_bytes, send_error
+from twolane.process.running_requests import RunningRequests
+
+_log = logging.getLogger("gateway")
+_RETRY_S = 1.0  # another replica, or the next process of this one, takes over
+_EVENTS = b"text/event-stream"
+
+
+class ErrorBoundary:
+    """Every request ends with exactly one response. `running` ends those that outlast the drain period."""
+
+    def __init__(self, app: ASGIApp, running: RunningRequests) -> None:
+        self._app = app
+        self._running = running
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond with the error, or end a stream with an error event; any other response that began is cut."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        response = _Response(send)
+        if self._running.has_ended:
+            await response.fail(_draining())
+            return
+        try:
+            with self._running:
+                await self._app(scope, receive, response)
+        except asyncio.CancelledError:
+            if not self._running.is_over():
+                raise
+            await response.fail(_draining())
+        except Exception:  # any unexpected error must still end in exactly one response
+            _log.exception("request failed")
+            if not await response.fail(GatewayError("Internal error of the gateway; see its log.")):
+                raise
+
+
+def _draining() -> Draining:
+    return Draining("The gateway is shutting down, and the request did not finish in time.", retry_after_s=_RETRY_S)
+
+
+class _Response:
+    """An ASGI send that knows what was sent."""
+
+    __slots__ = ("_is_stream", "_send", "_state")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._state = ""
+        self._is_stream = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._state = "started"
+            self._is_stream = any(
+                name == b"content-type" and value.startswith(_EVENTS) for name, value in message["headers"]
+            )
+        elif not message.get("more_body", False):
+            self._state = "complete"
+        await self._send(message)
+
+    async def fail(self, error: GatewayError) -> bool:
+        """Send the error, if the response allows it."""
+        if not self._state:
+            await send_error(self._send, error)
+        elif self._state == "started" and self._is_stream:
+            await send_bytes(self._send, sse.error_event(error), more=False)
+        return not self._state or self._is_stream

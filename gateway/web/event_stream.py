@@ -1,0 +1,106 @@
+"""One response as server-sent events: sends a comment whenever nothing was sent for a while.
+
+Clients and proxies close connections that are silent for long, also while a target thinks or an answer is buffered. A
+heartbeat sends the head of the response, not the answer: the status is then 200, but the target may still change, and
+an error follows as an event.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.types import Send
+
+from gateway.errors import GatewayError
+from gateway.web import sse
+from gateway.web.asgi_responses import send_bytes, send_error, start_stream
+from gateway.web.error_body import headers_of
+from gateway.web.headers import KNOWN_EARLY, ResponseHeaders
+
+
+class EventStream:
+    """`start` it before waiting for the answer; then `write` and `end`, and `aclose` in any case.
+
+    `headers` returns the headers of the response as far as they are known. `heartbeat_s` 0 sends no heartbeats.
+    """
+
+    def __init__(self, send: Send, headers: Callable[[], ResponseHeaders], *, heartbeat_s: float) -> None:
+        self._send = send
+        self._headers = headers
+        self._heartbeat_s = heartbeat_s
+        self._loop = asyncio.get_running_loop()
+        self._sent_s = self._loop.time()
+        self._is_writing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._ping: asyncio.Task[None] | None = None
+        self._early: ResponseHeaders = []  # headers that a heartbeat sent
+        self._has_begun = False  # the head was sent, or is being sent
+
+    def start(self) -> None:
+        """Begin to send heartbeats."""
+        if self._heartbeat_s:
+            self._timer = self._loop.call_later(self._heartbeat_s, self._check)
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        """Send events, after the head."""
+        self._is_writing = True
+        try:
+            await self._finish_ping()
+            if not self._has_begun:
+                self._has_begun = True
+                await start_stream(self._send, self._headers())
+            await send_bytes(self._send, data, more=more)
+        finally:
+            self._sent_s = self._loop.time()
+            self._is_writing = False
+
+    async def end(self, error: GatewayError | None = None) -> None:
+        """Send the last event, or an error as a response of its own if no head was sent.
+
+        Headers that the head of a heartbeat could not contain precede the last event as one comment.
+        """
+        self._stop_timer()
+        await self._finish_ping()
+        if error is not None and not self._has_begun:
+            await send_error(self._send, error, self._headers())
+            return
+        comment = b""
+        if self._early:
+            known, sent = [*(headers_of(error) if error else ()), *self._headers()], {name for name, _ in self._early}
+            comment = sse.header_comment(each for each in known if each[0] not in sent)
+        await self.write(comment + (sse.error_event(error) if error else sse.DONE), more=False)
+
+    async def aclose(self) -> None:
+        """Send no more heartbeats."""
+        self._stop_timer()
+        if self._ping is not None:
+            self._ping.cancel()
+            await asyncio.gather(self._ping, return_exceptions=True)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def _finish_ping(self) -> None:
+        """Messages are sent one after the other, also to a client that reads slowly."""
+        if self._ping is not None:
+            await self._ping
+            self._ping = None
+
+    def _check(self) -> None:
+        """The timer fired. It is not set again for every write, but looks how long ago the last one was."""
+        due_s = self._sent_s + self._heartbeat_s - self._loop.time()
+        if self._is_writing or (self._ping is not None and not self._ping.done()):
+            due_s = self._heartbeat_s  # the client reads slowly
+        elif due_s <= 0:
+            self._ping = asyncio.create_task(self._send_ping(), name="heartbeat")
+            due_s = self._heartbeat_s
+        self._timer = self._loop.call_later(due_s, self._check)
+
+    async def _send_ping(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._early = [(name, value) for name, value in self._headers() if name in KNOWN_EARLY]
+            await start_stream(self._send, self._early)
+        await send_bytes(self._send, sse.PING)
+        self._sent_s = self._loop.time()

@@ -1,0 +1,41 @@
+"""The requests in progress of a server, so that the end of a drain ends each with a response instead of a cut."""
+
+import asyncio
+from types import TracebackType
+from typing import Any
+
+
+class RunningRequests:
+    """`with running:` around the work of a request, in its own task.
+
+    `end` cancels all of them. Who catches the cancellation asks `is_over`, and responds. Refuse requests that arrive
+    once it `has_ended`.
+    """
+
+    def __init__(self) -> None:
+        self.has_ended = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _: TracebackType | None) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.discard(task)
+
+    def end(self) -> None:
+        """The drain period is over."""
+        self.has_ended = True
+        for task in self._tasks:
+            task.cancel()
+
+    def is_over(self) -> bool:
+        """Whether `end` caused the cancellation that was just caught; if so, the task is no longer cancelled."""
+        task = asyncio.current_task()
+        if not self.has_ended or task is None:
+            return False
+        task.uncancel()
+        return True
