@@ -240,7 +240,7 @@ def worker_process(checkpoint: Path, *more: str) -> Iterator[tuple[subprocess.Po
 def test_a_worker_serves_and_leaves_cleanly_when_told_to(checkpoint: Path) -> None:
     """SIGTERM lets a running answer finish and refuses new ones; then the process ends with 0 and an empty stderr."""
     with (
-        worker_process(checkpoint) as (process, opening),
+        worker_process(checkpoint, "--drain-s", "500") as (process, opening),
         httpx.Client(base_url=opening.split()[2], timeout=120) as client,
     ):
         body = {
