@@ -53,11 +53,11 @@ CORRUPTED: Final = Group(
             headers=PRIVATE,
             fault=DemoFault.CORRUPT,
             expect=Expectation(
-                status=503,
+                status=502,
                 route="constrained",
                 attempts="fast=invalid_output,careful=invalid_output",
                 fallback="invalid_output",
-                answer=error_code("no_private_target"),
+                answer=error_code("invalid_output"),
             ),
         ),
         Case(
