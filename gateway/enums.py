@@ -29,6 +29,7 @@ class Reason(StrEnum):
     DEADLINE = "deadline"
     HEDGE = "hedge"
     UPSTREAM_ERROR = "upstream_error"
+    UPSTREAM_AUTH = "upstream_auth"
     OVERLOADED = "overloaded"
     NOT_RESIDENT = "not_resident"
     CIRCUIT_OPEN = "circuit_open"
@@ -110,6 +111,7 @@ class AttemptOutcome(StrEnum):
     """How an attempt ended, unless it ended with a fallback `Reason`."""
 
     OK = "ok"
+    INCOMPLETE = "incomplete"  # answered, but without a finish reason: the end may be missing
     CANCELLED = "cancelled"
 
 

@@ -18,6 +18,7 @@ GatewayError
 │   ├── Overloaded            the target is overloaded                                                  503
 │   │   ├── TargetRateLimited the target's provider limits the rate of the gateway's requests           429
 │   │   └── InsufficientQuota the account at the target's provider has no quota left                    429
+│   ├── UpstreamAuth          the target rejected the gateway's credentials                             502
 │   ├── NotResident           the target's weights are not loaded, or it is draining                    503
 │   ├── DeadlineExceeded      the request's deadline passed                                             504
 │   ├── InvalidOutput         the response does not match the requested format                          502
@@ -193,6 +194,14 @@ class InsufficientQuota(Overloaded):
     status = 429
     code = "insufficient_quota"
     kind = "insufficient_quota"
+    retryable = False
+
+
+class UpstreamAuth(AttemptFailed):
+    """The target rejected the gateway's credentials, or they cannot be sent; the operator must replace them."""
+
+    code = "upstream_auth"
+    reason = Reason.UPSTREAM_AUTH
     retryable = False
 
 

@@ -6,7 +6,7 @@ one route. Times named `_s` are monotonic seconds, `_ms` are milliseconds.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.enums import (
@@ -23,6 +23,8 @@ from gateway.enums import (
 )
 from gateway.policy_types import DEFAULT_IDLE_S, DEFAULT_TOTAL_MS, Checks, Hedge, Price, Retry, Slo
 from twolane.process.trace_context import Trace
+
+MAX_SILENCE_MS: Final = 120_000.0  # of a target on a route without any limit of time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +59,25 @@ class Target:
     url: str  # base URL without /v1; targets with the same base URL share failures
     model: str  # the model's name at the target
     location: Location
+    path: str = "/v1/chat/completions"  # of chat completions below `url`, with the query if there is one
     max_in_flight: int | None = None
     idle_s: float = DEFAULT_IDLE_S  # between two chunks of a stream
     capabilities: Capabilities | None = None
     key_env: str | None = None  # environment variable that holds the credential, never the credential
+    key_file: str | None = None  # file that holds the credential
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # sent with every call; never logged
+    retry_after_max_s: float = 300.0  # a longer `Retry-After` of the target is shortened to this
     retry: Retry | None = None
     price: Price | None = None
     diffusion: tuple[tuple[str, float], ...] = ()  # a worker's default denoising parameters
     ignore: frozenset[str] = frozenset()  # parameters that are left out of requests to it
     pool: str | None = None
     endpoints: "tuple[Target, ...]" = ()
+
+    @property
+    def chat_url(self) -> str:
+        """The URL that is called."""
+        return self.url + self.path
 
     @property
     def policy_name(self) -> str:
@@ -203,9 +214,15 @@ class Plan:
     deadline_ms: float | None = None  # of the first byte of a stream that is passed on, or of the whole answer
     total_ms: float = DEFAULT_TOTAL_MS  # of a stream as a whole, and of an answer without a deadline
     attempt_ms: float | None = None  # the longest an attempt may take if another candidate is left
+    patience_ms: float | None = None  # how long the policy lets an attempt take, if the request's deadline is shorter
     private: bool = False
     shadow: Shadow | None = None
     checks: Checks | None = None  # of the response against the request's output format and tools
+
+    @property
+    def silence_limit_ms(self) -> float:
+        """A target that sends nothing for so long hangs: the policy's own limit, whatever the request allows."""
+        return self.patience_ms or self.attempt_ms or self.deadline_ms or MAX_SILENCE_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +243,8 @@ class Health:
     within_budget: bool = True
     breaker: BreakerState = BreakerState.CLOSED
     in_flight: int = 0
+    retry_after_s: float = 0.0  # until the target may be called again, as it asked
+    is_quota: bool = False  # its provider's rate limit is the cause of `retry_after_s`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,6 +299,8 @@ class Piece:
     refusal: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str | None = None
+    other_bytes: int = 0  # of content that the gateway does not interpret: reasoning, legacy function calls, audio
+    is_answer: bool = False  # it carries content, even if that is an empty text; a role alone is no answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

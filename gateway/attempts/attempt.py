@@ -14,7 +14,15 @@ from gateway.attempts.request_context import RequestContext
 from gateway.attempts.response_validation import ResponseValidation
 from gateway.decision import AttemptRecord
 from gateway.enums import AttemptOutcome, Reason
-from gateway.errors import AttemptFailed, DeadlineExceeded, LowConfidence, Refused, UpstreamError
+from gateway.errors import (
+    AttemptFailed,
+    DeadlineExceeded,
+    LowConfidence,
+    Overloaded,
+    Refused,
+    TargetRateLimited,
+    UpstreamError,
+)
 from gateway.parameters import ignored_by
 from gateway.ports import Clock, Permit, Upstream, UpstreamResponse
 from gateway.types import Call, Candidate, Delta, Usage
@@ -22,6 +30,7 @@ from gateway.upstreams.fan_out import needs_fan_out, send_each
 from gateway.validation.json_schema import SchemaCache
 
 MAX_BUFFERED_BYTES: Final = 32 * 1024 * 1024
+_MOST: Final = 0.9  # of a limit; routing and the end of earlier attempts use up the rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +66,8 @@ class Attempt:
         self._started_ms = context.at_ms(clock.now_s())
         self._first_byte_ms: float | None = None
         self._first_token_ms: float | None = None
+        self._has_answer = False
+        self._has_finish_reason = False
         self._usage: Usage | None = None
         self._ignored = ignored_by(params.candidate.target, context.query)
         self._validation = ResponseValidation(context.query, context.plan.checks, schemas, clock.now_s)
@@ -149,7 +160,7 @@ class Attempt:
             content_bytes += _content_bytes(delta)
             if self._needed_bytes is not None and content_bytes >= self._needed_bytes:
                 return buffered
-        if not buffered:
+        if not self._has_answer:
             raise UpstreamError("The target's response is empty.", detail="empty answer")
         self.is_complete = True
         return buffered
@@ -221,10 +232,20 @@ class Attempt:
                 self._limits.limit_pauses(self.candidate.target.idle_s)
         if self._first_token_ms is None and self._context.query.stream and _content_bytes(delta):
             self._first_token_ms = self._context.at_ms(self._clock.now_s())
+        for piece in delta.pieces:
+            self._has_answer = self._has_answer or piece.is_answer
+            self._has_finish_reason = self._has_finish_reason or piece.finish_reason is not None
         if delta.usage is not None:
             self._usage = delta.usage
             if self._is_committed:
                 self._context.record_usage(delta.usage)
+
+    def _is_hang(self, outcome: Reason | AttemptOutcome, now_s: float) -> bool:
+        """Whether the target sent nothing for as long as the policy lets it. The client's own, shorter deadline, and
+        what earlier attempts left of the route's, prove nothing."""
+        waited_ms = self._context.at_ms(now_s) - self._started_ms
+        is_silent = outcome is Reason.DEADLINE and self._first_byte_ms is None
+        return is_silent and waited_ms >= _MOST * self._context.plan.silence_limit_ms
 
     def _fail(self, error: AttemptFailed) -> None:
         self.error = error
@@ -243,6 +264,8 @@ class Attempt:
             return
         self._is_ended = True
         now_s = self._clock.now_s()
+        if outcome is AttemptOutcome.OK and not self._has_finish_reason:
+            outcome = AttemptOutcome.INCOMPLETE
         record = AttemptRecord(
             target=self.candidate.target.policy_name,
             url=self.candidate.target.address,
@@ -259,6 +282,9 @@ class Attempt:
             span_id=self._span_id,
             budget_ms=_budget_ms(self.candidate),
             ignored=self._ignored,
+            is_hang=self._is_hang(outcome, now_s),
+            retry_after_s=error.retry_after_s if isinstance(error, Overloaded) else None,
+            is_quota=isinstance(error, TargetRateLimited),
         )
         self._params.permit.release(record, now_s)
         self._context.end_attempt(self.candidate, record, error)
@@ -274,6 +300,7 @@ def _content_bytes(delta: Delta) -> int:
     return sum(
         len(piece.text.encode("utf-8", "surrogatepass"))
         + len(piece.refusal)
+        + piece.other_bytes
         + sum(len(call.name) + len(call.arguments) for call in piece.tool_calls)
         for piece in delta.pieces
     )

@@ -52,7 +52,8 @@ MEANINGS: Final[Mapping[Cause, str]] = {
     Cause.UNAVAILABLE: "A target was not available: 503 `overloaded`, `not_resident` or `no_route`.",
     Cause.QUOTA: "The providers of the targets limit the rate of requests: 429 `rate_limit_exceeded` with the shortest"
     " `retry-after`.",
-    Cause.ACCOUNT: "The gateway's account at a provider has no quota left: 429 `insufficient_quota`.",
+    Cause.ACCOUNT: "The gateway's account at a provider has no quota left, or its credentials are rejected: 429"
+    " `insufficient_quota`, 502 `upstream_auth`.",
     Cause.OUTPUT: "An answer did not match what the request asked for, or was uncertain: 502 `invalid_output` or"
     " `low_confidence`.",
     Cause.REFUSED: "A target rejected the request: its own status, code and message.",
@@ -73,6 +74,7 @@ _CAUSES: Final[Mapping[Reason, Cause]] = {
     Reason.P95_BREACH: Cause.UNAVAILABLE,
     Reason.HEDGE: Cause.UNAVAILABLE,
     Reason.DEADLINE: Cause.LATE,
+    Reason.UPSTREAM_AUTH: Cause.ACCOUNT,
     Reason.UPSTREAM_ERROR: Cause.FAULT,
 }
 # Outages: a private request is told that its targets inside the cluster are not available.

@@ -16,7 +16,7 @@ from gateway.routing.engine_profiles import ENGINES
 
 _VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
 # Sections whose keys are chosen by the author of the policy.
-_KEYED_BY_NAME: Final = frozenset({"targets", "routes[].use", "routes[].when.header"})
+_KEYED_BY_NAME: Final = frozenset({"targets", "targets.*.headers", "routes[].use", "routes[].when.header"})
 _COMPARISON: Final = {"type": "string", "pattern": rf"^\s*({'|'.join(COMPARISONS)})\s*[0-9.]+\s*$"}
 _CLOCK: Final = {"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$|^24:00$"}
 # Keys that are read as strings and then validated further.
@@ -36,11 +36,11 @@ limits: [{keys: a, max_in_flight: 1}]
 targets:
   fast:
     {kind: worker, url: "http://a", model: m, location: in_cluster, key_env: KEY, retry: {}, slo: &slo {p95_ms: 1},
-     diffusion: {}}
+     diffusion: {}, headers: {x-team: a}}
   name: {kind: worker, url: "http://d", model: m, location: in_cluster, resolve: dns}
   pool: {kind: openai, urls: ["http://b"], model: m, location: external, engine: vllm,
     price: {input_per_million: 1, output_per_million: 1}}
-  other: {kind: openai, url: "http://c", model: m, location: external, capabilities: [chat]}
+  other: {kind: openai, url: "http://c", model: m, location: external, capabilities: [chat], key_file: k}
 routes:
   - name: first
     when: {header: {x-team: a, x-debug: true}, time: {days: mon}}

@@ -4,8 +4,9 @@ import re
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
-from typing import Final
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Final, NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 from gateway.enums import Capability, Grade, Kind, Location
 from gateway.parameters import HANDLED, PARAMETERS
@@ -21,6 +22,14 @@ from gateway.types import Capabilities, Target
 _MAX_PRICE: Final = 1e6  # dollars per million tokens
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _KINDS: Final = (Kind.WORKER, Kind.OPENAI, Kind.LITELLM)
+_CHAT: Final = "/chat/completions"
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# Headers of the connection, of the body, and those that the gateway sends itself.
+_OWN_HEADERS: Final = frozenset(
+    "connection keep-alive proxy-connection proxy-authorization te trailer transfer-encoding upgrade expect host"
+    " content-length content-type content-encoding accept-encoding x-request-id traceparent tracestate"
+    " x-twolane-deadline-ms".split()
+)
 _INSTALL: Final = "pip install --require-hashes --requirement requirements-providers.txt"
 # The decoding parameters of a request's `diffusion` object, with their bounds.
 _INTEGERS: Final = {"steps": (1, 4096), "canvas_length": (1, 4096)}
@@ -51,20 +60,22 @@ def read_targets(top: Section, resolve: Lookup) -> tuple[dict[str, Target], dict
 def _target(entry: Section, name: str, resolve: Lookup) -> Target:
     entry.reject_renamed(renamed_keys.TARGET)
     kind = _kind(entry)
-    key_env = entry.string("key_env", None)
-    if key_env is not None and not _VARIABLE.fullmatch(key_env):
-        raise entry.error("expected the name of an environment variable, not the key itself", "key_env")
+    key_env, key_file = _key_source(entry)
     urls = _urls(entry, kind)
     target = Target(
         name=name,
         kind=kind,
-        url=urls[0],
+        url=urls[0].base,
+        path=urls[0].path,
         model=entry.string("model"),
         location=entry.choice("location", Location),
         max_in_flight=entry.integer("max_in_flight", None, minimum=1, maximum=100_000),
         idle_s=entry.number("idle_s", DEFAULT_IDLE_S, minimum=0.1, maximum=_MAX_IDLE_S),
         capabilities=None if kind is Kind.WORKER else _capabilities(entry, kind),
         key_env=key_env,
+        key_file=key_file,
+        headers=_headers(entry, has_key=key_env is not None or key_file is not None),
+        retry_after_max_s=entry.number("retry_after_max_s", 300.0, minimum=0, maximum=86_400),
         retry=read_retry(entry),
         diffusion=_diffusion(entry, kind),
         ignore=_ignore(entry),
@@ -73,6 +84,37 @@ def _target(entry: Section, name: str, resolve: Lookup) -> Target:
     if entry.string("resolve", None) is not None:
         return replace(target, endpoints=_discovered(target, entry, resolve))
     return target if len(urls) == 1 else replace(target, endpoints=_numbered(target, urls))
+
+
+def _key_source(entry: Section) -> tuple[str | None, str | None]:
+    """The variable or the file that holds the key. A relative path starts at the folder of the policy."""
+    key_env, key_file = entry.string("key_env", None), entry.string("key_file", None)
+    if key_env is not None and not _VARIABLE.fullmatch(key_env):
+        raise entry.error("expected the name of an environment variable, not the key itself", "key_env")
+    if key_env is not None and key_file is not None:
+        raise entry.error("set either `key_env` or `key_file`, not both", "key_file")
+    return key_env, None if key_file is None else str(Path(entry.file).parent / Path(key_file).expanduser())
+
+
+def _headers(entry: Section, *, has_key: bool) -> tuple[tuple[str, str], ...]:
+    """Static headers. Errors name the header and never repeat its value, which may be a credential."""
+    section = entry.section("headers")
+    if section is None:
+        return ()
+    headers: list[tuple[str, str]] = []
+    for name in map(str, section.node):
+        value = section.string(name)
+        lowered = name.lower()
+        if not _HEADER_NAME.fullmatch(name):
+            raise section.error("expected the name of an HTTP header", name)
+        if lowered in _OWN_HEADERS or lowered in (known.lower() for known, _ in headers):
+            raise section.error("this header is set by the gateway, or is set twice", name)
+        if lowered == "authorization" and has_key:
+            raise section.error("set either this header or a key, not both", name)
+        if not value.isascii() or not value.isprintable():
+            raise section.error("the value has a character that cannot be sent in an HTTP header", name)
+        headers.append((name, value.strip()))
+    return tuple(headers)
 
 
 def _discovered(target: Target, entry: Section, resolve: Lookup) -> tuple[Target, ...]:
@@ -93,10 +135,11 @@ def _discovered(target: Target, entry: Section, resolve: Lookup) -> tuple[Target
     )
 
 
-def _numbered(target: Target, urls: tuple[str, ...]) -> tuple[Target, ...]:
+def _numbered(target: Target, urls: "tuple[_Url, ...]") -> tuple[Target, ...]:
     """Endpoints numbered from 1. A policy cannot refer to them, because names contain no slash."""
     return tuple(
-        replace(target, name=f"{target.name}/{number}", url=url, pool=target.name) for number, url in enumerate(urls, 1)
+        replace(target, name=f"{target.name}/{number}", url=url.base, path=url.path, pool=target.name)
+        for number, url in enumerate(urls, 1)
     )
 
 
@@ -109,38 +152,64 @@ def _kind(entry: Section) -> Kind:
     return Kind(kind)
 
 
-def _urls(entry: Section, kind: Kind) -> tuple[str, ...]:
+class _Url(NamedTuple):
+    """A server's base URL, and the path of its chat completions below it."""
+
+    base: str
+    path: str
+
+
+def _urls(entry: Section, kind: Kind) -> tuple[_Url, ...]:
     """One `url`, or several `urls` of equivalent servers. A litellm target without a `url` is identified by its
     model."""
     if not entry.has("urls"):
         if kind is Kind.LITELLM and not entry.has("url"):
-            return (f"litellm:{entry.string('model')}",)
-        return (_base_url(entry, entry.string("url"), kind, "url"),)
+            return (_Url(f"litellm:{entry.string('model')}", ""),)
+        return (_url(entry, entry.string("url"), kind, "url"),)
     if entry.has("url"):
         raise entry.error("set either `url` or `urls`, not both", "urls")
-    urls = tuple(_base_url(entry, url, kind, "urls", item) for item, url in enumerate(entry.strings("urls")))
+    urls = tuple(_url(entry, url, kind, "urls", item) for item, url in enumerate(entry.strings("urls")))
     if not urls:
         raise entry.error("expected at least one URL", "urls")
     for item, url in enumerate(urls):
         if url in urls[:item]:
-            raise entry.error(f"duplicate URL {url!r}", "urls", item)
+            raise entry.error(f"duplicate URL {url.base!r}", "urls", item)
     return urls
 
 
-def _base_url(entry: Section, url: str, kind: Kind, key: str, item: int | None = None) -> str:
-    """Without the trailing /v1, which is added to every request path (litellm adds its own). Credentials are
-    refused."""
+def _url(entry: Section, url: str, kind: Kind, key: str, item: int | None = None) -> _Url:
+    """A checked URL. Credentials are refused, because URLs are logged."""
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url.strip())
         parts.port  # noqa: B018 - the property validates the port
     except ValueError as error:
         raise entry.error(f"invalid URL: {error}", key, item) from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise entry.error("expected http://host[:port][/path] or https://...", key, item)
-    if parts.username is not None or parts.query or parts.fragment:
-        raise entry.error("a base URL must not contain credentials, a query or a fragment", key, item)
-    bare = url.rstrip("/")
-    return bare if kind is Kind.LITELLM else bare.removesuffix("/v1").rstrip("/")
+    if parts.username is not None or parts.fragment:
+        raise entry.error("a base URL must not contain credentials or a fragment", key, item)
+    if parts.query and kind is not Kind.OPENAI:
+        raise entry.error("a query is allowed only for targets of kind openai", key, item)
+    return _chat_url(parts, kind)
+
+
+def _chat_url(parts: SplitResult, kind: Kind) -> _Url:
+    """The path as given decides, as with the `base_url` of OpenAI's clients: `/chat/completions` is added unless it
+    ends the path. A URL without a path gets /v1, and workers always have it."""
+    origin = f"{parts.scheme}://{parts.netloc}"
+    if kind is Kind.LITELLM:
+        return _Url(origin + parts.path.rstrip("/"), "")
+    path, added = parts.path, ""
+    if path.rstrip("/").endswith(_CHAT):
+        path, slash = path.rstrip("/").removesuffix(_CHAT), "/" * path.endswith("/")
+        added = _CHAT + slash
+    else:
+        path, added = path.rstrip("/"), _CHAT
+    if path.endswith("/v1") or not path or kind is Kind.WORKER:
+        # The base URL identifies the server, so it is the same for a server that is given with /v1 and without.
+        is_whole = parts.path.rstrip("/") == _CHAT
+        path, added = path.removesuffix("/v1").rstrip("/"), added if is_whole else "/v1" + added
+    return _Url(origin + path, added + (f"?{parts.query}" if parts.query else ""))
 
 
 def _price(entry: Section) -> Price | None:

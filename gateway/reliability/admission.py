@@ -40,6 +40,10 @@ def admit(candidate: Candidate, query: Query, health: Health, *, left_ms: float 
         return Verdict(
             reason=Reason.UNSUPPORTED, detail="lacks " + ", ".join(names), param=_FIELDS.get(names[0], names[0])
         )
+    if health.retry_after_s > 0:
+        wait_s = health.retry_after_s
+        detail = f"asked to be called again after {wait_s:.0f} s"
+        return Verdict(reason=Reason.OVERLOADED, detail=detail, retry_after_s=wait_s, is_quota=health.is_quota)
     if health.status.residency is Residency.UNREACHABLE:  # the health poller reports when it is back
         return Verdict(reason=Reason.UPSTREAM_ERROR, detail="unreachable at the last poll")
     if health.status.residency in _NOT_READY:

@@ -49,6 +49,14 @@ class BreakerSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HoldSnapshot:
+    """A target that asked not to be called for a while: the time left, and whether a rate limit is the cause."""
+
+    left_s: float
+    is_quota: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetryBudgetSnapshot:
     """The balance of one replica's retry budget, and the total of its transfers to and from other replicas.
 
@@ -71,13 +79,14 @@ class KeyUsageSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Everything one replica sends: lanes and hedges by (route, target), breakers and retries by target, keys."""
+    """Everything one replica sends: lanes and hedges by (route, target), breakers, retries, holds by target, keys."""
 
     lanes: tuple[tuple[tuple[str, str], LaneSnapshot], ...] = ()
     breakers: tuple[tuple[str, BreakerSnapshot], ...] = ()
     hedges: tuple[tuple[tuple[str, str], RetryBudgetSnapshot], ...] = ()
     retries: tuple[tuple[str, RetryBudgetSnapshot], ...] = ()
     keys: tuple[tuple[str, KeyUsageSnapshot], ...] = ()
+    holds: tuple[tuple[str, HoldSnapshot], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,8 @@ def _with_deadline(plan: Plan, query: Query) -> Plan:
     request_ms, route_ms = query.deadline_ms, plan.deadline_ms
     if request_ms is None or (route_ms is not None and route_ms <= request_ms):
         return plan
+    patience_ms = plan.silence_limit_ms
     attempt_ms = plan.attempt_ms
     if attempt_ms is not None and route_ms is not None:
         attempt_ms *= request_ms / route_ms
-    return replace(plan, deadline_ms=request_ms, attempt_ms=attempt_ms)
+    return replace(plan, deadline_ms=request_ms, attempt_ms=attempt_ms, patience_ms=patience_ms)

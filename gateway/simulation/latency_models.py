@@ -20,13 +20,15 @@ from gateway.simulation.traffic import LoggedAttempt, LoggedRequest
 
 POINTS: Final = 501  # points kept of a distribution
 SPREAD: Final = 0.25  # standard deviation of the log of an assumed latency: p95 is 1.5 times the median
-_ANSWERED: Final = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE})
+_ANSWERED: Final = frozenset(
+    {AttemptOutcome.OK, AttemptOutcome.INCOMPLETE, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE}
+)
 # Abandoned: the elapsed time is a lower bound, as in the guard's window.
 _ABANDONED: Final = frozenset({Reason.DEADLINE, Reason.HEDGE})
 # Failures of the target; the gateway's own reasons are reproduced by the simulation itself.
 _FAULTS: Final = frozenset(
     {
-        Reason.UPSTREAM_ERROR, Reason.OVERLOADED, Reason.NOT_RESIDENT, Reason.REFUSED,
+        Reason.UPSTREAM_ERROR, Reason.UPSTREAM_AUTH, Reason.OVERLOADED, Reason.NOT_RESIDENT, Reason.REFUSED,
         Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE,
     }
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Final
 import orjson
 
 from gateway.enums import Capability, FormatKind, Reason
-from gateway.errors import AttemptFailed, NoLatency, NotResident, Overloaded, Refused, UpstreamError
+from gateway.errors import AttemptFailed, NoLatency, NotResident, Overloaded, Refused, UpstreamAuth, UpstreamError
 from gateway.simulation.latency_models import TargetModel
 from gateway.simulation.traffic import Arrival
 from gateway.simulation.virtual_time import SeededRandom
@@ -26,6 +26,7 @@ _OUTPUT_FORMAT: Final = OutputFormat(form=FormatKind.JSON_SCHEMA, schema=_SCHEMA
 _STATUS: Final = Status()
 _RAISED: Final[Mapping[Reason, type[AttemptFailed]]] = {
     Reason.UPSTREAM_ERROR: UpstreamError,
+    Reason.UPSTREAM_AUTH: UpstreamAuth,
     Reason.OVERLOADED: Overloaded,
     Reason.NOT_RESIDENT: NotResident,
     Reason.REFUSED: Refused,

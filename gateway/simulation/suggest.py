@@ -22,7 +22,9 @@ from gateway.simulation.traffic import LoggedRequest
 MIN_RESPONSES: Final = 100  # of a lane; with fewer, p95 depends on a handful of outliers
 MARGIN: Final = 1.25  # an objective equal to the p95 would be exceeded in every second window
 DEADLINE_FACTOR: Final = 2.0  # a deadline is meant for failures, not for slow successes
-_ANSWERED: Final = frozenset({AttemptOutcome.OK, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE})
+_ANSWERED: Final = frozenset(
+    {AttemptOutcome.OK, AttemptOutcome.INCOMPLETE, Reason.INVALID_OUTPUT, Reason.LOW_CONFIDENCE}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

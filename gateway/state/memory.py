@@ -10,21 +10,22 @@ from math import inf
 from typing import Final, NamedTuple
 
 from gateway.decision import ABANDONED, ANSWERED, AttemptRecord
-from gateway.enums import LaneState, Reason
+from gateway.enums import AttemptOutcome, BreakerState, Kind, LaneState, Reason
 from gateway.policy_types import Limit, Slo
 from gateway.reliability import breaker as breakers
 from gateway.reliability.breaker import CLOSED, Breaker, BreakerEvent, BreakerRule
 from gateway.reliability.daily_budgets import DailyBudgets
+from gateway.reliability.holds import Holds
 from gateway.reliability.rate_limits import ANONYMOUS, PEER_TTL_S, KeyUsage
 from gateway.reliability.replication import LaneSnapshot, PeerSnapshot, Snapshot
 from gateway.reliability.retry_budget import RetryBudgets
 from gateway.reliability.slo_guard import Admission, Guard
 from gateway.types import Candidate, Health, Quota, QuotaRefusal, Status, Verdict
 
-# Failures of the server itself; other reasons do not predict whether it would serve the next request.
-_FAULTS = frozenset({Reason.UPSTREAM_ERROR})
 # The server responded, if only to reject the request.
-_PROOF_OF_LIFE = ANSWERED | {Reason.REFUSED, Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED}
+_PROOF_OF_LIFE = ANSWERED | {
+    *(Reason.REFUSED, Reason.UNSUPPORTED, Reason.CONTEXT_LENGTH_EXCEEDED, Reason.UPSTREAM_AUTH),
+}
 # The objective in the worst state determines the lane's state.
 _SEVERITY: Final = (LaneState.SERVING, LaneState.PROBING, LaneState.EJECTED)
 
@@ -41,6 +42,7 @@ class MemoryStore:
         self._retries = RetryBudgets[str]()
         self._hedges = RetryBudgets[tuple[str, str]]()
         self._key_usage = KeyUsage()
+        self._holds = Holds()
         self.budgets = DailyBudgets()
 
     def health(self, candidate: Candidate, status: Status, now_s: float) -> Health:
@@ -52,12 +54,15 @@ class MemoryStore:
             if guard is not None:
                 lane = max(lane, guard.state, key=_SEVERITY.index) if lane is not guard.state else lane
                 within_budget = within_budget and guard.within_budget(now_s)
+        hold_s, is_quota = self._holds.left(name, now_s)
         return Health(
             status=status,
             lane=lane,
             within_budget=within_budget,
             breaker=self._breakers.get(name, CLOSED).state,
             in_flight=self._in_flight.get(name, 0),
+            retry_after_s=hold_s,
+            is_quota=is_quota,
         )
 
     def p95_ms(self, candidate: Candidate, now_s: float) -> float | None:
@@ -131,10 +136,14 @@ class MemoryStore:
         """Called when a permit is released."""
         name, outcome = candidate.target.name, attempt.outcome
         self._in_flight[name] -= 1
-        if outcome in _FAULTS:
+        if attempt.is_fault:
             self._record_in_breaker(name, BreakerEvent.FAILURE, now_s)
-        elif outcome in _PROOF_OF_LIFE:
+        elif outcome in _PROOF_OF_LIFE or (outcome is AttemptOutcome.INCOMPLETE and self._is_on_trial(name)):
             self._record_in_breaker(name, BreakerEvent.OK, now_s)
+        # A worker publishes its predicted wait, which is newer and more exact than the wait of one refusal.
+        if attempt.retry_after_s is not None and candidate.target.kind is not Kind.WORKER:
+            wait_s = min(attempt.retry_after_s, candidate.target.retry_after_max_s)
+            self._holds.hold(name, now_s + wait_s, is_quota=attempt.is_quota)
 
     def reset_breaker(self, target: str) -> None:
         """A poll found the server reachable again: earlier failures no longer count."""
@@ -150,6 +159,7 @@ class MemoryStore:
             hedges=self._hedges.snapshot(),
             retries=self._retries.snapshot(),
             keys=self._key_usage.snapshot(),
+            holds=self._holds.snapshot(now_s),
         )
 
     def merge(self, now_s: float, peers: Sequence[PeerSnapshot], *, me: str) -> None:
@@ -167,6 +177,7 @@ class MemoryStore:
             for name, opening in each.snapshot.breakers:
                 breaker = self._breakers.get(name, CLOSED)
                 self._breakers[name] = breakers.merge(breaker, opening, each.written_s)
+            self._holds.merge(each.snapshot.holds, each.written_s)
         living = [each for each in peers if now_s - each.written_s <= PEER_TTL_S]  # silent replicas may be dead
         self._hedges.merge(me, [(each.name, each.snapshot.hedges) for each in living])
         self._retries.merge(me, [(each.name, each.snapshot.retries) for each in living])
@@ -178,6 +189,10 @@ class MemoryStore:
             self._retries[candidate.target.policy_name].deposit(candidate.target.retry.max_share)
         if candidate.hedge is not None:
             self._hedges[candidate.lane].deposit(candidate.hedge.max_share)
+
+    def _is_on_trial(self, name: str) -> bool:
+        """Whether the breaker waits for a sign of life. To a closed one, an answer without an end says nothing."""
+        return self._breakers.get(name, CLOSED).state is not BreakerState.CLOSED
 
     def _record_in_breaker(self, name: str, event: BreakerEvent, now_s: float) -> None:
         breaker = self._breakers.get(name, CLOSED)

@@ -4,9 +4,10 @@ A target's message is passed on if the client's request caused the error, and dr
 (credentials, addresses).
 """
 
-import math
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from email.utils import mktime_tz, parsedate_tz
 from typing import Any, Final
 
 import aiohttp
@@ -23,6 +24,7 @@ from gateway.errors import (
     Refused,
     TargetRateLimited,
     Unsupported,
+    UpstreamAuth,
     UpstreamError,
 )
 from gateway.upstreams.context_length import read_context_limit
@@ -37,7 +39,7 @@ _UNSUPPORTED: Final = frozenset(
 # The account at the provider has no money or quota left: unlike a rate limit, it does not refill by waiting.
 _NO_CREDIT: Final = frozenset({"insufficient_quota", "insufficient_balance", "billing_hard_limit_reached"})
 # Caused by the gateway's configuration, not by the client's request, so the client must not see them as its own error.
-_GATEWAY_FAULTS: Final = frozenset({401, 403, 404, 405, 407, 421, 499})
+_GATEWAY_FAULTS: Final = frozenset({404, 405, 407, 408, 421, 499})
 _MAX_MESSAGE: Final = 500
 
 
@@ -45,7 +47,7 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> Attem
     """The error for a response whose status is not 200."""
     error = _error_object(body)
     fault = from_error_object(error, status=status)
-    fault.retry_after_s = _seconds(headers.get("retry-after"))
+    fault.retry_after_s = read_retry_after(headers, now_s=time.time())
     return fault
 
 
@@ -54,7 +56,7 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
     code = _text(error.get("code"))
     if code in _NOT_RESIDENT:
         return NotResident("The target's model is not loaded.", detail=f"status {status}, {code}")
-    if code == "deadline_exceeded" or status in (408, 504):
+    if code == "deadline_exceeded":
         return DeadlineExceeded("The target exceeded its deadline.", detail=f"status {status}")
     if code == "invalid_output":  # the worker's own validation failed: it is healthy, and a retry would fail again
         return InvalidOutput(
@@ -62,6 +64,8 @@ def from_error_object(error: Mapping[str, Any], *, status: int) -> AttemptFailed
         )
     if (overload := _overload_error(error, code, status)) is not None:
         return overload
+    if status in (401, 403):
+        return UpstreamAuth("The target rejected the gateway's credentials.", detail=f"status {status}")
     if (context := read_context_limit(error)) is not None:  # whatever the status: some servers send 500 or 413
         return ContextLengthExceeded(
             _message(error, status),
@@ -106,6 +110,10 @@ def translate_errors() -> Iterator[None]:
     """Raise exceptions of the HTTP client as errors of the gateway."""
     try:
         yield
+    except aiohttp.ClientProxyConnectionError as fault:
+        raise UpstreamError("Cannot connect to the proxy.", detail="proxy: connection refused") from fault
+    except aiohttp.ClientHttpProxyError as fault:
+        raise UpstreamError("The proxy rejected the connection.", detail=f"proxy: status {fault.status}") from fault
     except aiohttp.ClientConnectorError as fault:
         raise UpstreamError("Cannot connect to the target.", detail="connection refused") from fault
     except TimeoutError as fault:
@@ -143,9 +151,29 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _seconds(value: str | None) -> float | None:
-    try:
-        seconds = float(value or "")
-    except ValueError:  # a date, or absent
+def read_retry_after(headers: Mapping[str, str], *, now_s: float) -> float | None:
+    """Seconds from `retry-after-ms` or `retry-after`; None if there is neither, or it is invalid. Reads what OpenAI's
+    clients read: a number of seconds, or a date.
+
+    A date counts from the response's own `date`, because the clocks of two machines may differ. `now_s`, in seconds
+    since the epoch, is used if there is none.
+    """
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name, "").strip()
+        with suppress(ValueError):  # a date, or absent
+            seconds = float(value) * unit_s
+            return seconds if seconds >= 0 and value[:1].isdigit() else None  # neither NaN nor `inf`
+    until_s = _epoch_s(headers.get("retry-after", ""))
+    if until_s is None:
         return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    sent_s = _epoch_s(headers.get("date", ""))
+    return max(0.0, until_s - (now_s if sent_s is None else sent_s))
+
+
+def _epoch_s(date: str) -> float | None:
+    """An HTTP date in seconds since the epoch. Raises nothing."""
+    try:
+        parts = parsedate_tz(date)
+        return None if parts is None else mktime_tz(parts)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 
 from gateway.enums import Capability, Grade, Residency
-from gateway.errors import AttemptFailed, NotResident
+from gateway.errors import AttemptFailed, NotResident, UpstreamAuth
 from gateway.types import Capabilities, Status
 
 POLL_S: Final = 1.0
@@ -48,20 +48,21 @@ _Kind = TypeVar("_Kind", _Health, _Listing)
 
 
 class HealthPoller:
-    """Run `run` in a task. `on_return` is called when an unreachable worker responds again."""
+    """Run `run` in a task. `on_return` is called when an unreachable worker responds again, `key` for the
+    key of each poll."""
 
     def __init__(
         self,
         url: str,
         session: aiohttp.ClientSession,
         *,
-        key: str = "",
+        key: Callable[[], str] = str,
         on_return: Callable[[], None],
         timeout_s: float = 1.0,
     ) -> None:
         self._url = url
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._key = key
         self._session = session
         self._on_return = on_return
         self._status = Status()
@@ -107,6 +108,8 @@ class HealthPoller:
         except (aiohttp.ClientError, OSError):
             self._update(Residency.UNREACHABLE, None)
             return False
+        except UpstreamAuth:  # the key cannot be sent; a call says so
+            return False
         self._timed_out_polls = 0
         self._update(_residency(health.state), health.predicted_wait_ms)
         return True
@@ -120,7 +123,8 @@ class HealthPoller:
 
     async def _get(self, path: str) -> bytes:
         """The body, whatever the status: a worker that is not ready responds with 503 and a body."""
-        async with self._session.get(self._url + path, headers=self._headers, timeout=self._timeout) as response:
+        headers = {"authorization": f"Bearer {key}"} if (key := self._key()) else {}
+        async with self._session.get(self._url + path, headers=headers, timeout=self._timeout) as response:
             return await response.read()
 
 

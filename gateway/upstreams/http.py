@@ -1,28 +1,32 @@
 """One HTTP call to a target: sends the body, yields Deltas, and raises the gateway's errors only.
 
-Handles OpenAI's framing (whole or streamed), not the content.
+Handles HTTP: redirects, proxies and content codings. `answers.reader` reads the body.
 """
 
 import asyncio
 import contextlib
 import io
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Final, NamedTuple
 
 import aiohttp
 from yarl import URL
 
-from gateway.errors import UpstreamError
-from gateway.types import Delta
+from gateway.errors import AttemptFailed, UpstreamError
+from gateway.types import Delta, Query, Target
+from gateway.upstreams.answers.content_encoding import CorruptBody, UnsupportedEncoding, decoder_for
+from gateway.upstreams.answers.reader import AnswerReader
 from gateway.upstreams.errors import from_response, translate_errors
-from gateway.upstreams.parse_response import read_delta
-from gateway.upstreams.sse_reader import EventReader, EventTooLarge
+from gateway.upstreams.proxies import Proxy
 
 MAX_ANSWER_BYTES: Final = 32 * 1024 * 1024
 MAX_ERROR_BYTES: Final = 64 * 1024
-DONE: Final = b"[DONE]"
+_MAX_HEADER_BYTES: Final = 64 * 1024
+_MAX_REDIRECTS: Final = 3
 _LARGE_BODY: Final = 1 << 20
 _LINGER_S: Final = 0.2
+# After a complete answer, a stream only brings its usage and `[DONE]`.
+_TRAILER_S: Final = 5.0
 
 
 def open_session(*, connect_s: float) -> aiohttp.ClientSession:
@@ -35,46 +39,83 @@ def open_session(*, connect_s: float) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_s),
         skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
+        max_line_size=_MAX_HEADER_BYTES,
+        max_field_size=_MAX_HEADER_BYTES,
         auto_decompress=False,
         trust_env=False,
     )
 
 
-async def post(session: aiohttp.ClientSession, url: URL, body: bytes, headers: dict[str, str]) -> "HttpReply":
-    """Returns when the headers of a 200 response have arrived. Raises AttemptFailed for any other; follows no
-    redirects."""
-    data = body if len(body) < _LARGE_BODY else io.BytesIO(body)  # aiohttp writes a BytesIO in chunks
-    with translate_errors():
-        response = await session.post(url, data=data, headers=headers, allow_redirects=False)
-        if response.status == 200:
-            return HttpReply(response)
-        try:
-            error_body = await response.content.read(MAX_ERROR_BYTES)
-        finally:
-            response.close()
-    raise from_response(response.status, response.headers, error_body)
+class ErrorAnswer(NamedTuple):
+    """A response with an error status; `body` is its decoded beginning."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def fault(self) -> AttemptFailed:
+        """The error that it means."""
+        return from_response(self.status, self.headers, self.body)
+
+
+class ChatEndpoint:
+    """The URL of a target's chat completions, with the target's static headers and its proxy."""
+
+    def __init__(self, target: Target, session: aiohttp.ClientSession, proxy: Proxy | None = None) -> None:
+        self._session = session
+        self._url = URL(target.chat_url, encoded=True)
+        self._headers = dict(target.headers)
+        self._problem = proxy.problem if proxy else None
+        self._proxy = URL(proxy.url) if proxy and not proxy.problem else None
+
+    async def post(self, body: bytes, headers: Mapping[str, str], query: Query) -> "HttpReply | ErrorAnswer":
+        """Returns when the headers of the response have arrived. Raises AttemptFailed.
+
+        Follows redirects that keep method and body (307, 308) on the same host. The credentials are sent again only to
+        the same origin, or where http becomes https. Another host never receives the request.
+        """
+        if self._problem is not None:
+            raise UpstreamError("The configured proxy cannot be used.", detail=self._problem)
+        url, sent = self._url, {**self._headers, **headers}
+        with translate_errors():
+            for _ in range(_MAX_REDIRECTS):
+                data = body if len(body) < _LARGE_BODY else io.BytesIO(body)  # aiohttp writes a BytesIO in chunks
+                response = await self._session.post(
+                    url, data=data, headers=sent, allow_redirects=False, proxy=self._proxy
+                )
+                if 200 <= response.status < 300:
+                    return HttpReply(response, query)
+                next_url = _redirect(response, url)
+                if next_url is None:
+                    return await _error_answer(response)
+                response.close()
+                if not _keeps_credentials(url, next_url):
+                    sent = {name: value for name, value in headers.items() if name != "authorization"}
+                url = next_url
+        raise UpstreamError("The target redirects too often.", detail=f"more than {_MAX_REDIRECTS - 1} redirects")
 
 
 class HttpReply:
-    """An UpstreamResponse over HTTP. The content type of the response determines whether it is streamed."""
+    """An UpstreamResponse over HTTP, in the form that the query asks for, whatever the target sends."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, query: Query) -> None:
         self._response = response
+        self._stream = query.stream
+        self._is_single = query.n == 1  # of several choices, one may begin when another has ended
         self.headers = response.headers
 
-    @property
-    def is_stream(self) -> bool:
-        """Whether the response is an event stream."""
-        return self._response.content_type == "text/event-stream"
-
     async def deltas(self) -> AsyncGenerator[Delta, None]:
-        """See `ports.UpstreamResponse`. A stream is complete only after `[DONE]`."""
-        if not self.is_stream:
-            yield read_delta(await self._whole())
-            return
-        async for data in self._events():
-            yield read_delta(data)
-        await self._linger()
+        """See `ports.UpstreamResponse`. A stream is complete with `[DONE]`, or if it ends after its finish reasons."""
+        reader = AnswerReader(stream=self._stream, max_bytes=MAX_ANSWER_BYTES)
+        parts = _decoded(self._response)
+        while (part := await self._next(parts, reader)) is not None:
+            for delta in reader.feed(part):
+                yield delta
+            if reader.is_done:
+                await self._linger()
+                break
+        for delta in reader.close():
+            yield delta
 
     async def aclose(self) -> None:
         """Return the connection to the pool if the response was read to its end, else close it."""
@@ -83,34 +124,73 @@ class HttpReply:
         else:
             self._response.close()
 
-    async def _whole(self) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        with translate_errors():
-            async for part in self._response.content.iter_any():
-                parts.append(part)
-                size += len(part)
-                if size > MAX_ANSWER_BYTES:
-                    raise UpstreamError("The target's response is too large.", detail="answer too large")
-        return b"".join(parts)
-
-    async def _events(self) -> AsyncIterator[bytes]:
-        reader = EventReader()
+    async def _next(self, parts: AsyncIterator[bytes], reader: AnswerReader) -> bytes | None:
+        """The next part of the body; None at its end. Once the answer is complete, a target that breaks off or falls
+        silent has done its work."""
+        if not (reader.is_finished and self._is_single):
+            return await anext(parts, None)
         try:
-            with translate_errors():
-                async for part in self._response.content.iter_any():
-                    for data in reader.feed(part):
-                        if data == DONE:
-                            return
-                        yield data
-        except EventTooLarge as fault:
-            raise UpstreamError("The target's response is too large.", detail="event too large") from fault
-        raise UpstreamError(
-            "The target closed the connection before the response was complete.", detail="stream cut short"
-        )
+            async with asyncio.timeout(_TRAILER_S):
+                return await anext(parts, None)
+        except (UpstreamError, TimeoutError):
+            return None
 
     async def _linger(self) -> None:
         """Read the end of the body after `[DONE]`, so that the connection can be reused."""
         with contextlib.suppress(TimeoutError, aiohttp.ClientError, OSError):
             async with asyncio.timeout(_LINGER_S):
                 await self._response.content.readany()
+
+
+async def _decoded(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    """The parts of the body without their content coding."""
+    with translate_errors():
+        try:
+            decoder = decoder_for(response.headers.get("content-encoding", ""))
+            async for part in response.content.iter_any():
+                if decoder is None:
+                    yield part
+                    continue
+                for piece in decoder.decode(part):
+                    yield piece
+        except UnsupportedEncoding as fault:
+            raise UpstreamError(
+                "The target's response has a content encoding that was not requested.",
+                detail=f"content-encoding {fault}",
+            ) from fault
+        except CorruptBody as fault:
+            raise UpstreamError("The target's compressed response is corrupt.", detail="corrupt encoding") from fault
+
+
+async def _error_answer(response: aiohttp.ClientResponse) -> ErrorAnswer:
+    """Reads as much of the body as is needed for its message. The status counts even if the body cannot be read."""
+    body = bytearray()
+    try:
+        async for part in _decoded(response):
+            body += part
+            if len(body) >= MAX_ERROR_BYTES:
+                break
+    except UpstreamError:
+        pass
+    finally:
+        response.close()
+    return ErrorAnswer(response.status, response.headers, bytes(body[:MAX_ERROR_BYTES]))
+
+
+def _redirect(response: aiohttp.ClientResponse, url: URL) -> URL | None:
+    """The URL to follow; None if the response is no redirect, or one that is not followed."""
+    location = response.headers.get("location")
+    if response.status not in (307, 308) or not location:
+        return None
+    try:
+        found = url.join(URL(location))
+    except ValueError:
+        return None
+    is_downgrade = url.scheme == "https" and found.scheme != "https"
+    return None if found.host != url.host or found.scheme not in ("http", "https") or is_downgrade else found
+
+
+def _keeps_credentials(url: URL, next_url: URL) -> bool:
+    if url.origin() == next_url.origin():
+        return True
+    return (url.scheme, url.port, next_url.scheme, next_url.port) == ("http", 80, "https", 443)

@@ -17,10 +17,10 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import Any, Final
 
 from gateway.errors import UpstreamError
-from gateway.types import Call, Delta, Status, Target
+from gateway.types import Call, Delta, Status
 from gateway.upstreams.background_loop import BackgroundLoop
+from gateway.upstreams.keys import TargetKey
 from gateway.upstreams.litellm_calls import arguments_for, close_stream, deltas_of, fault_of, provider_parameters
-from gateway.upstreams.openai import key_of
 
 _STATUS: Final = Status()
 _SWITCH_INTERVAL_S: Final = 0.0005  # a tenth of the default
@@ -80,8 +80,8 @@ class LiteLLMLibrary:
 class LiteLLMUpstream:
     """An Upstream for `kind: litellm`. The policy states its capabilities."""
 
-    def __init__(self, target: Target, library: LiteLLMLibrary) -> None:
-        self._key = key_of(target)
+    def __init__(self, library: LiteLLMLibrary, key: TargetKey) -> None:
+        self._key = key
         self._library = library
         self._takes: frozenset[str] | None = None  # the provider's parameters, once litellm is loaded; empty: unknown
         library.load()
@@ -97,7 +97,7 @@ class LiteLLMUpstream:
         model = call.target.model
         if self._takes is None:
             self._takes = provider_parameters(litellm, model) or frozenset()
-        arguments = arguments_for(call, key=self._key, provider_takes=self._takes or None)
+        arguments = arguments_for(call, key=self._key.value, provider_takes=self._takes or None)
         response = await self._library.background.run(_complete(litellm, arguments))
         return LiteLLMReply(self._library.background, response, deltas_of(litellm, model, response))
 

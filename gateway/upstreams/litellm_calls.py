@@ -4,7 +4,7 @@ Only parameters of the table in `gateway.parameters` are forwarded: others could
 """
 
 import contextlib
-import math
+import time
 from collections.abc import AsyncGenerator, Container, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -17,7 +17,7 @@ from gateway.policy_types import DEFAULT_TOTAL_MS
 from gateway.routing.engine_profiles import LITELLM_FIELDS
 from gateway.types import Call, Delta, Usage
 from gateway.upstreams.context_length import ContextLimit, read_context_limit
-from gateway.upstreams.errors import from_error_object
+from gateway.upstreams.errors import from_error_object, read_retry_after
 from gateway.upstreams.parse_response import read_delta
 from gateway.upstreams.request_body import document_for
 
@@ -59,6 +59,8 @@ def arguments_for(call: Call, *, key: str, provider_takes: Container[str] | None
         arguments["api_base"] = target.url
     if key:
         arguments["api_key"] = key
+    if target.headers:
+        arguments["extra_headers"] = dict(target.headers)
     return arguments
 
 
@@ -207,8 +209,5 @@ def _text_of(fault: Exception) -> str:
 
 def _retry_after_s(fault: Exception) -> float | None:
     headers = getattr(fault, "litellm_response_headers", None) or {}
-    try:
-        seconds = float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    lowered = {str(name).lower(): str(value) for name, value in dict(headers).items()}
+    return read_retry_after(lowered, now_s=time.time())

@@ -1,24 +1,30 @@
 """Upstream client for servers with OpenAI's chat completions API. Their health is known only from calls."""
 
-import os
-
-import aiohttp
-from yarl import URL
+from collections.abc import Mapping
+from typing import Final
 
 from gateway.types import Call, Status, Target
-from gateway.upstreams.http import HttpReply, post
+from gateway.upstreams.http import ChatEndpoint, ErrorAnswer, HttpReply
+from gateway.upstreams.keys import TargetKey
 from gateway.upstreams.request_body import body_for
 
-_STATUS = Status()
+_STATUS: Final = Status()
+_INVALID_FIELD: Final = (400, 422)
+_STREAM_OPTIONS: Final = b"stream_options"
 
 
 class OpenAIUpstream:
-    """An Upstream for `kind: openai`. The policy states its capabilities."""
+    """An Upstream for `kind: openai`. The policy states its capabilities.
 
-    def __init__(self, target: Target, session: aiohttp.ClientSession) -> None:
-        self._session = session
-        self._url = URL(f"{target.url}/v1/chat/completions")
-        self._key = key_of(target)
+    The gateway asks every stream for its usage, which some servers reject as an unknown field. Such a server is called
+    once more without it, and from then on never gets it.
+    """
+
+    def __init__(self, target: Target, endpoint: ChatEndpoint, key: TargetKey) -> None:
+        self._endpoint = endpoint
+        self._key = key
+        self._takes_stream_options = True
+        self._has_own_auth = any(name.lower() == "authorization" for name, _ in target.headers)
 
     @property
     def status(self) -> Status:
@@ -27,16 +33,26 @@ class OpenAIUpstream:
 
     async def send(self, call: Call) -> HttpReply:
         """See `ports.Upstream`."""
-        body = body_for(call, call.target.capabilities)
-        return await post(self._session, self._url, body, headers_for(call, key=self._key))
+        stream = call.query.stream
+        headers = headers_for(call, key="" if self._has_own_auth else self._key.value)
+        answer = await self._post(call, headers, stream_options=self._takes_stream_options)
+        if stream and self._takes_stream_options and _names_stream_options(answer):
+            answer = await self._post(call, headers, stream_options=False)
+            self._takes_stream_options = isinstance(answer, ErrorAnswer)
+        if isinstance(answer, ErrorAnswer):
+            raise answer.fault()
+        return answer
 
     async def aclose(self) -> None:
         """Nothing to close: the session owns the connections."""
 
+    async def _post(self, call: Call, headers: Mapping[str, str], *, stream_options: bool) -> HttpReply | ErrorAnswer:
+        body = body_for(call, call.target.capabilities, stream_options=stream_options)
+        return await self._endpoint.post(body, headers, call.query)
 
-def key_of(target: Target) -> str:
-    """The API key, from the environment variable that the policy names; empty if there is none."""
-    return os.environ.get(target.key_env, "") if target.key_env else ""
+
+def _names_stream_options(answer: HttpReply | ErrorAnswer) -> bool:
+    return isinstance(answer, ErrorAnswer) and answer.status in _INVALID_FIELD and _STREAM_OPTIONS in answer.body
 
 
 def headers_for(call: Call, *, key: str = "") -> dict[str, str]:

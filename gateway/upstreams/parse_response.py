@@ -1,14 +1,22 @@
-"""Parses an OpenAI response, whole or one chunk, into a Delta. The original bytes are kept."""
+"""Parses an OpenAI response, whole or one chunk, into a Delta. The original bytes are kept where clients can use them.
+
+A response with OpenAI's types is decoded in one pass. Any other goes through `answers.lenient`, which accepts what
+OpenAI's own clients accept.
+"""
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import orjson
 
 from gateway.errors import AttemptFailed, UpstreamError
 from gateway.types import Delta, Piece, ToolCall, Usage
+from gateway.upstreams.answers import lenient
+from gateway.upstreams.answers.lenient import CallIndexes
 from gateway.upstreams.errors import from_error_object
+
+_ABSENT: Final = msgspec.Raw()
 
 
 class _Function(msgspec.Struct):
@@ -25,10 +33,14 @@ class _Body(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: msgspec.Raw = _ABSENT
+    reasoning_content: msgspec.Raw = _ABSENT
+    reasoning: msgspec.Raw = _ABSENT
+    audio: msgspec.Raw = _ABSENT
 
 
 class _Choice(msgspec.Struct):
-    index: int = 0
+    index: int | None = None
     delta: _Body | None = None
     message: _Body | None = None
     finish_reason: str | None = None
@@ -47,29 +59,40 @@ class _Usage(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
 
 
 _decoder = msgspec.json.Decoder(_Completion)
+_usage_decoder = msgspec.json.Decoder(_Usage)
 _MAX_TOKENS: Final = 1 << 40  # above any real response, and within what readers of the log can represent
+_FALSY: Final = frozenset({b"", b"null", b"false", b"0", b'""', b"{}", b"[]"})  # OpenAI's clients ignore such an error
+# A choice that ended for one of these reasons is an answer without any content.
+_ENDS_WITHOUT_CONTENT: Final = frozenset({"length", "content_filter"})
+_NO_BODY: Final = _Body()
 
 
 def read_delta(data: bytes) -> Delta:
-    """Raises AttemptFailed for an error object and for anything that is not a completion."""
-    try:
-        completion = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
-        raise UpstreamError("The target's response is not a chat completion.", detail="malformed answer") from fault
-    if bytes(completion.error) not in (b"", b"null"):
-        raise _stream_error(bytes(completion.error))
-    if completion.choices is None:
+    """A whole response, or one chunk of a stream. Raises AttemptFailed for an error object and for anything that is not
+    a completion."""
+    delta = _read(data, CallIndexes())
+    if delta is None:
         raise UpstreamError("The target's response is not a chat completion.", detail="no choices")
-    return Delta(
-        data=data,
-        pieces=tuple(_piece(choice) for choice in completion.choices),
-        usage=_usage(completion.usage) if completion.usage else None,
-    )
+    return delta
+
+
+def read_event(data: bytes, calls: CallIndexes) -> Delta | None:
+    """One event of a stream; None if it adds nothing to the response, such as a ping. Raises AttemptFailed."""
+    return _read(data, calls)
+
+
+def error_of(data: bytes) -> AttemptFailed:
+    """The error that an event named `error` reports, with or without an `error` object around it."""
+    try:
+        found: Any = lenient.load(data)
+    except (ValueError, RecursionError):
+        found = None
+    return _error_of((found.get("error") or found) if isinstance(found, dict) else found)
 
 
 def with_texts(deltas: Iterable[Delta], texts: Mapping[tuple[int, int | None], str]) -> list[Delta]:
@@ -97,26 +120,89 @@ def _with_texts(
     return orjson.dumps(document)
 
 
-def _stream_error(error: bytes) -> AttemptFailed:
-    """An error inside a stream that began with status 200: only its code identifies it, which may be an HTTP status."""
-    error_object = msgspec.json.decode(error)
-    if not isinstance(error_object, dict):
-        return from_error_object({"message": error_object}, status=502)
-    code = error_object.get("code")
-    return from_error_object(error_object, status=code if isinstance(code, int) and 400 <= code < 600 else 502)
+def _read(data: bytes, calls: CallIndexes) -> Delta | None:
+    try:
+        completion = _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        completion = None
+    if completion is None or completion.choices is None or _is_unusual(completion.choices):
+        rewritten = _rewritten(data, calls)
+        if rewritten is None:
+            return None
+        data, completion = rewritten
+    pieces = tuple(_piece(position, choice) for position, choice in enumerate(completion.choices or ()))
+    error = bytes(completion.error)
+    if error not in _FALSY and not _is_whole_answer(completion, pieces):
+        raise _error_of(lenient.load(error))
+    usage = bytes(completion.usage)
+    return Delta(data=data, pieces=pieces, usage=_usage(usage) if usage and usage != b"null" else None)
 
 
-def _piece(choice: _Choice) -> Piece:
-    body = choice.delta or choice.message
-    if body is None:
-        return Piece(index=choice.index, finish_reason=choice.finish_reason)
+def _rewritten(data: bytes, calls: CallIndexes) -> tuple[bytes, _Completion] | None:
+    """The slow path: the document with OpenAI's types. None if there is neither a choice, nor usage, nor an error."""
+    try:
+        document = lenient.load(data)
+        if not isinstance(document, dict):
+            return None
+        is_empty = not isinstance(document.get("choices"), list)
+        if is_empty and not document.get("error") and not isinstance(document.get("usage"), dict):
+            return None
+        rewritten = lenient.dump(lenient.normalise(document, calls))
+        return rewritten, _decoder.decode(rewritten)
+    except (ValueError, TypeError, RecursionError) as fault:  # the decoder's errors are ValueErrors
+        raise UpstreamError("The target's response is not a chat completion.", detail="malformed answer") from fault
+
+
+def _is_unusual(choices: list[_Choice]) -> bool:
+    """Whether applications could not use a choice: it has neither delta nor message, or a fragment of a tool call that
+    says nothing about which call it belongs to."""
+    for choice in choices:
+        delta = choice.delta
+        if delta is None:
+            if choice.message is None:
+                return True
+        elif delta.tool_calls and None in [call.index for call in delta.tool_calls]:
+            return True
+    return False
+
+
+def _is_whole_answer(completion: _Completion, pieces: tuple[Piece, ...]) -> bool:
+    """Whether it is a complete response with content: OpenAI's clients ignore an `error` beside it."""
+    is_whole = any(choice.message is not None for choice in completion.choices or ())
+    return is_whole and any(piece.is_answer for piece in pieces)
+
+
+def _error_of(found: Any) -> AttemptFailed:
+    """An error inside a response that began with status 200: its code identifies it, or is the status."""
+    fields: Mapping[str, Any] = found if isinstance(found, dict) else {"message": found}
+    code = lenient.count_of(fields.get("code"))
+    return from_error_object(fields, status=code if code is not None and 400 <= code < 600 else 502)
+
+
+def _piece(position: int, choice: _Choice) -> Piece:
+    body = choice.delta or choice.message or _NO_BODY
+    other_bytes = _other_bytes(body)
+    calls = body.tool_calls
     return Piece(
-        index=choice.index,
+        index=position if choice.index is None else choice.index,
         text=body.content or "",
         refusal=body.refusal or "",
-        tool_calls=tuple(_tool_call(position, call) for position, call in enumerate(body.tool_calls or ())),
-        finish_reason=choice.finish_reason,
+        tool_calls=tuple(_tool_call(number, call) for number, call in enumerate(calls)) if calls else (),
+        finish_reason=choice.finish_reason or None,
+        other_bytes=other_bytes,
+        is_answer=body.content is not None
+        or bool(body.refusal or calls or other_bytes)
+        or choice.finish_reason in _ENDS_WITHOUT_CONTENT,
     )
+
+
+def _other_bytes(body: _Body) -> int:
+    """Bytes of content that is neither text nor a tool call."""
+    size = 0
+    for field in (body.reasoning_content, body.reasoning, body.function_call, body.audio):
+        if field is not _ABSENT and (raw := bytes(field)) not in _FALSY:
+            size += len(raw)
+    return size
 
 
 def _tool_call(position: int, call: _ToolCall) -> ToolCall:
@@ -129,8 +215,12 @@ def _tool_call(position: int, call: _ToolCall) -> ToolCall:
     )
 
 
-def _usage(usage: _Usage) -> Usage:
+def _usage(data: bytes) -> Usage | None:
     """Usage as reported by the target. Impossible values are treated as not reported."""
+    try:
+        usage = _usage_decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return _unusual_usage(lenient.load(data))
     diffusion = usage.diffusion or _Diffusion()
     confidence = diffusion.confidence
     return Usage(
@@ -138,6 +228,16 @@ def _usage(usage: _Usage) -> Usage:
         output_tokens=_count(usage.completion_tokens),
         confidence=confidence if confidence is not None and 0 <= confidence <= 1 else None,
         converged=diffusion.converged,
+    )
+
+
+def _unusual_usage(usage: Any) -> Usage | None:
+    """Usage whose fields have other types than OpenAI's, for example counts written as floats."""
+    if not isinstance(usage, dict):
+        return None
+    return Usage(
+        input_tokens=_count(lenient.count_of(usage.get("prompt_tokens"))),
+        output_tokens=_count(lenient.count_of(usage.get("completion_tokens"))),
     )
 
 

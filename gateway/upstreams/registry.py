@@ -5,18 +5,26 @@ The only module that selects an adapter by kind.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import aiohttp
+from yarl import URL
 
 from gateway.enums import Kind
 from gateway.errors import CannotStart, UpstreamError
 from gateway.ports import Upstream
 from gateway.types import Target
 from gateway.upstreams.health import HealthPoller
+from gateway.upstreams.http import ChatEndpoint
+from gateway.upstreams.keys import KeyWatcher, TargetKey
 from gateway.upstreams.litellm import LiteLLMLibrary, LiteLLMUpstream
-from gateway.upstreams.openai import OpenAIUpstream, key_of
+from gateway.upstreams.openai import OpenAIUpstream
+from gateway.upstreams.proxies import proxy_of
 from gateway.upstreams.worker import WorkerUpstream
+
+_log = logging.getLogger("gateway")
 
 
 class UpstreamRegistry:
@@ -29,6 +37,9 @@ class UpstreamRegistry:
         self._health_timeout_s = health_timeout_s
         self._on_return = on_return
         self._upstreams: dict[str, tuple[Target, Upstream]] = {}
+        self._keys: dict[str, TargetKey] = {}
+        self._key_watcher = KeyWatcher()
+        self._watching: asyncio.Task[None] | None = None
         self._pollers: dict[str, tuple[HealthPoller, asyncio.Task[None]]] = {}
         self._providers = LiteLLMLibrary()
 
@@ -42,11 +53,18 @@ class UpstreamRegistry:
         return upstream
 
     def set_targets(self, targets: Iterable[Target]) -> None:
-        """Set the targets of the running policy: create new clients, stop polling workers that were removed."""
+        """Set the targets of the running policy: create new clients, stop polling workers that were removed, follow
+        the key files. Logs what is wrong with keys and proxies."""
         wanted = {target.name: target for target in targets}
         self._upstreams = {name: known for name, known in self._upstreams.items() if name in wanted}
         for target in wanted.values():
             self(target)
+        self._keys = {name: key for name, key in self._keys.items() if name in wanted}
+        self._key_watcher.set_keys(list(self._keys.values()))
+        if self._watching is None and any(key.file is not None for key in self._keys.values()):
+            self._watching = asyncio.create_task(self._key_watcher.run(), name="key files")
+        for problem in credential_problems(wanted.values(), os.environ):
+            _log.warning("%s", problem)
         urls = {target.url for target in wanted.values() if target.kind is Kind.WORKER}
         for url in [url for url in self._pollers if url not in urls]:
             self._pollers.pop(url)[1].cancel()
@@ -63,6 +81,7 @@ class UpstreamRegistry:
     async def aclose(self) -> None:
         """Stop polling and close all connections."""
         tasks = [task for _, task in self._pollers.values()]
+        tasks += [self._watching] if self._watching is not None else []
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -72,20 +91,22 @@ class UpstreamRegistry:
         await self._session.close()
 
     def _make(self, target: Target) -> Upstream:
-        if target.kind is Kind.WORKER:
-            return WorkerUpstream(target, self._session, self._poller_for(target))
+        key = self._keys[target.name] = TargetKey(target, os.environ)
         if target.kind is Kind.LITELLM:
-            return LiteLLMUpstream(target, self._providers)
+            return LiteLLMUpstream(self._providers, key)
+        endpoint = ChatEndpoint(target, self._session, proxy_of(target, os.environ))
+        if target.kind is Kind.WORKER:
+            return WorkerUpstream(target, endpoint, key, self._poller_for(target, key))
         if target.kind is Kind.OPENAI:
-            return OpenAIUpstream(target, self._session)
+            return OpenAIUpstream(target, endpoint, key)
         raise ValueError(f"no adapter for targets of kind {target.kind}")  # the policy loader refuses these
 
-    def _poller_for(self, target: Target) -> HealthPoller:
+    def _poller_for(self, target: Target, key: TargetKey) -> HealthPoller:
         if target.url not in self._pollers:
             poller = HealthPoller(
                 target.url,
                 self._session,
-                key=key_of(target),
+                key=lambda: key.value,
                 on_return=lambda: self._notify_return(target.url),
                 timeout_s=self._health_timeout_s,
             )
@@ -96,3 +117,30 @@ class UpstreamRegistry:
         for target, _ in self._upstreams.values():
             if target.url == url:
                 self._on_return(target.name)
+
+
+def credential_problems(targets: Iterable[Target], environment: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the keys and proxies of targets, one line for each. Never contains a key."""
+    seen: set[str] = set()
+    for target in targets:
+        if target.policy_name in seen:  # endpoints of one target share its key
+            continue
+        seen.add(target.policy_name)
+        problem = TargetKey(target, environment).problem
+        proxy = proxy_of(target, environment)
+        for found in (problem, proxy.problem if proxy else None):
+            if found is not None:
+                yield f"target {target.policy_name}: {found}"
+
+
+def describe_call(target: Target, environment: Mapping[str, str]) -> str:
+    """What a request to this target is: the URL that is called, and whether a proxy is used. Values of a query may be
+    credentials, so only the API version is shown."""
+    if target.kind is Kind.LITELLM:
+        base = "" if target.url.startswith("litellm:") else f" at {target.url}"
+        return f"{target.model} through litellm{base}"
+    url = URL(target.chat_url, encoded=True)
+    shown = {name: value if name == "api-version" else "***" for name, value in url.query.items()}
+    proxy = proxy_of(target, environment)
+    through = f" through the proxy of {proxy.variable}" if proxy else ""
+    return f"POST {url.with_query(None)}{'?' if shown else ''}{'&'.join(map('='.join, shown.items()))}{through}"

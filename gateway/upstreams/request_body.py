@@ -19,9 +19,13 @@ _read: Final = msgspec.json.decode
 Fields = dict[str, Raw]
 
 
-def body_for(call: Call, capabilities: Capabilities | None) -> bytes:
-    """The body to send. With unknown `capabilities` (None) only ignored parameters are left out."""
-    return _encode(fields_for(call, capabilities))
+def body_for(call: Call, capabilities: Capabilities | None, *, stream_options: bool = True) -> bytes:
+    """The body to send. With unknown `capabilities` (None) only ignored parameters are left out. `stream_options`: the
+    target takes them."""
+    fields = fields_for(call, capabilities)
+    if not stream_options:
+        fields.pop("stream_options", None)
+    return _encode(fields)
 
 
 def document_for(call: Call, capabilities: Capabilities | None) -> dict[str, Any]:

@@ -1,6 +1,9 @@
-"""Incremental parser of server-sent events. Handles the framing, not the content."""
+"""Incremental parser of server-sent events. Handles the framing, not the content.
 
-from typing import Final
+Follows the event stream interpretation of the HTML standard (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+"""
+
+from typing import Final, NamedTuple
 
 MAX_EVENT_BYTES: Final = 4 * 1024 * 1024
 
@@ -9,28 +12,71 @@ class EventTooLarge(Exception):  # noqa: N818 - says what happened
     """No event ends within `MAX_EVENT_BYTES`."""
 
 
-class EventReader:
-    """Feed it bytes; it returns the `data` of every complete event and keeps the incomplete rest."""
+class Event(NamedTuple):
+    """One event with data, which is JSON: its lines are joined with blanks. `name` is the value of the last `event:`
+    line; empty if there is none."""
 
-    __slots__ = ("_remainder",)
+    name: bytes
+    data: bytes
+
+
+class EventReader:
+    """Feed it bytes without a byte order mark; it returns the complete events that carry data. Lines end with LF, CR
+    or CRLF."""
+
+    __slots__ = ("_ends_line", "_parts", "_size", "_skips_lf")
 
     def __init__(self) -> None:
-        self._remainder = b""
+        self._parts: list[bytes] = []  # of the incomplete event; joined once, when it is complete
+        self._size = 0
+        self._ends_line = False  # the last part ends with a line
+        self._skips_lf = False  # the last byte was CR, so an LF that follows belongs to it
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The data of the events that end in `data`, in order; comments and empty events are skipped."""
-        buffered = self._remainder + data if self._remainder else data
-        if b"\r" in buffered:
-            buffered = buffered.replace(b"\r\n", b"\n")
-        *events, self._remainder = buffered.split(b"\n\n")
-        if len(self._remainder) > MAX_EVENT_BYTES:
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that end in `data`, in order. Raises EventTooLarge."""
+        if self._skips_lf and data:
+            data = data.removeprefix(b"\n")
+            self._skips_lf = False
+        if b"\r" in data:
+            self._skips_lf = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if not data:
+            return []
+        if b"\n\n" not in data and not (self._ends_line and data.startswith(b"\n")):
+            self._keep(data)
+            return []
+        *texts, remainder = b"".join((*self._parts, data)).split(b"\n\n")
+        self._parts, self._size, self._ends_line = [], 0, False
+        self._keep(remainder)
+        return [event for text in texts if (event := _event_of(text)).data]
+
+    def close(self) -> list[Event]:
+        """The last event, if the stream ended without the blank line that ends an event."""
+        event = _event_of(b"".join(self._parts))
+        self._parts = []
+        return [event] if event.data else []
+
+    def _keep(self, data: bytes) -> None:
+        if not data:
+            return
+        self._parts.append(data)
+        self._size += len(data)
+        self._ends_line = data.endswith(b"\n")
+        if self._size > MAX_EVENT_BYTES:
             raise EventTooLarge
-        return [found for text in events if (found := _data_of(text))]
 
 
-def _data_of(event: bytes) -> bytes:
-    """Fast path for the common single `data: ...` line; other events are parsed line by line per the standard."""
-    if event.startswith(b"data: ") and b"\n" not in event:
-        return event[6:]
-    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines)
+def _event_of(text: bytes) -> Event:
+    """Fast path for the common single `data: ...` line; other events are parsed line by line. Comments and unknown
+    fields are skipped."""
+    if text.startswith(b"data: ") and b"\n" not in text:
+        return Event(b"", text[6:])
+    name, data = b"", []
+    for line in text.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            name = value.removeprefix(b" ")
+    # A line end inside JSON is white space, and the data is forwarded as one line.
+    return Event(name, b" ".join(data))

@@ -1,25 +1,22 @@
 """Upstream client for Twolane's worker: forwards the deadline, keeps its extensions, and reads its load from every
 response."""
 
-import aiohttp
-from yarl import URL
-
 from gateway.errors import AttemptFailed
 from gateway.types import Call, Status, Target
 from gateway.upstreams.health import HealthPoller
-from gateway.upstreams.http import HttpReply, post
-from gateway.upstreams.openai import headers_for, key_of
+from gateway.upstreams.http import ChatEndpoint, ErrorAnswer, HttpReply
+from gateway.upstreams.keys import TargetKey
+from gateway.upstreams.openai import headers_for
 from gateway.upstreams.request_body import body_for
 
 
 class WorkerUpstream:
     """An Upstream for `kind: worker`. Targets at the same URL share a poller, because they are one process."""
 
-    def __init__(self, target: Target, session: aiohttp.ClientSession, poller: HealthPoller) -> None:
+    def __init__(self, target: Target, endpoint: ChatEndpoint, key: TargetKey, poller: HealthPoller) -> None:
         self._model = target.model
-        self._session = session
-        self._url = URL(f"{target.url}/v1/chat/completions")
-        self._key = key_of(target)
+        self._endpoint = endpoint
+        self._key = key
         self._poller = poller
 
     @property
@@ -30,17 +27,19 @@ class WorkerUpstream:
     async def send(self, call: Call) -> HttpReply:
         """See `ports.Upstream`."""
         capabilities = call.target.capabilities or self.status.capabilities
-        headers = headers_for(call, key=self._key)
+        headers = headers_for(call, key=self._key.value)
         if call.left_ms is not None:
             headers["x-twolane-deadline-ms"] = str(max(1, int(call.left_ms)))
         try:
             body = body_for(call, capabilities)
-            reply = await post(self._session, self._url, body, headers)
+            answer = await self._endpoint.post(body, headers, call.query)
+            if isinstance(answer, ErrorAnswer):
+                raise answer.fault()
         except AttemptFailed as fault:
             self._poller.record_failure(fault)
             raise
-        self._poller.record_response(reply.headers)
-        return reply
+        self._poller.record_response(answer.headers)
+        return answer
 
     async def aclose(self) -> None:
         """Nothing to close: the registry owns the poller, which other targets may share."""

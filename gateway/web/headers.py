@@ -31,7 +31,8 @@ MEANINGS = {
     CONFIDENCE: "Confidence of the classification, 0 to 1.",
     ROUTE: "Route of the policy that took the request; `direct` if the request named a target.",
     TARGET: "Target that produced the response; absent if none did.",
-    ATTEMPTS: "Every target tried or skipped, in order, with `ok` or the reason: `fast=low_confidence,quality=ok`.",
+    ATTEMPTS: "Every target tried or skipped, in order, with `ok`, `incomplete` or the reason:"
+    " `fast=low_confidence,quality=ok`.",
     FALLBACK: "Reason of the last change of target; absent if the first target answered.",
     IGNORED: "Request parameters that the target's `ignore` left out, such as `temperature,top_k`; absent if none.",
     POLICY: "Hash of the policy that decided.",

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from diffusion_worker.models.toy import ToyModel
-from tests.gateway.serving import RealGateway, chunk, completion, fake_server, real_gateway
+from tests.gateway.serving import STOP, RealGateway, chunk, completion, fake_server, real_gateway
 from tests.worker.serving import listening, toy_model
 
 pytestmark = pytest.mark.anyio
@@ -272,7 +272,7 @@ async def test_an_answer_that_the_worker_cannot_mend_falls_back(
 
     async def answers(_request: object, _body: object) -> web.Response:
         whole = orjson.dumps(completion("[1,2]"))
-        parts = chunk("[1,2]") + b"data: [DONE]\n\n"
+        parts = chunk("[1,2]") + STOP + b"data: [DONE]\n\n"
         return web.Response(body=parts if stream else whole, content_type=SSE if stream else "application/json")
 
     monkeypatch.setattr(pair.worker.worker.serving_state.constraint_service._pool, "validate", never)

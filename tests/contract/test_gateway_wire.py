@@ -16,12 +16,12 @@ pytestmark = pytest.mark.anyio
 
 CLOSED_SETS = {
     enums.Task: "edit autocomplete structured extraction reasoning chat agent code summarize translate",
-    enums.Reason: "invalid_output p95_breach deadline hedge upstream_error overloaded not_resident circuit_open"
-    " unsupported context_length_exceeded low_confidence refused",
+    enums.Reason: "invalid_output p95_breach deadline hedge upstream_error upstream_auth overloaded not_resident"
+    " circuit_open unsupported context_length_exceeded low_confidence refused",
     enums.LaneState: "serving probing ejected",
     enums.BreakerState: "closed open half_open",
     enums.Outcome: "ok error client_gone",
-    enums.AttemptOutcome: "ok cancelled",
+    enums.AttemptOutcome: "ok incomplete cancelled",
     enums.SchemaCheck: "valid repaired",
     enums.Capability: "chat completions suffix prediction json_schema json_object regex choice template tools"
     " tool_choice seed temperature top_p top_k min_p presence_penalty frequency_penalty repetition_penalty"

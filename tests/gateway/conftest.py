@@ -10,7 +10,7 @@ import pytest
 from gateway.enums import Kind, Location
 from gateway.policy_types import Slo
 from gateway.types import Query, Target
-from tests.gateway.serving import chunk, completion, fake_server, real_gateway, says_hello, start_stream
+from tests.gateway.serving import STOP, chunk, completion, fake_server, real_gateway, says_hello, start_stream
 from tests.gateway.stage import build_stage
 from tests.gateway.virtual import LoopClock, run_virtual
 
@@ -41,8 +41,10 @@ def serving(tmp_path: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def wire() -> Any:
-    """Answers as bytes: `completion`, `chunk`, `start_stream`."""
-    return SimpleNamespace(completion=completion, chunk=chunk, start_stream=start_stream, says_hello=says_hello)
+    """Answers as bytes: `completion`, `chunk`, `stop`, `start_stream`."""
+    return SimpleNamespace(
+        completion=completion, chunk=chunk, stop=STOP, start_stream=start_stream, says_hello=says_hello
+    )
 
 
 @pytest.fixture(name="play", scope="session")  # it only hands out a function

@@ -78,6 +78,9 @@ def chunk(text: str) -> bytes:
     return b"data: " + orjson.dumps(plain) + b"\n\n"
 
 
+STOP = b'data: {"id":"c1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+
+
 async def says_hello(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
     """Whole or streamed, as requested."""
     if not body.get("stream"):
@@ -85,7 +88,7 @@ async def says_hello(request: web.Request, body: dict[str, Any]) -> web.StreamRe
     stream = await start_stream(request)
     for text in ("hel", "lo"):
         await stream.write(chunk(text))
-    await stream.write(b"data: [DONE]\n\n")
+    await stream.write(STOP + b"data: [DONE]\n\n")
     return stream
 
 

@@ -41,7 +41,7 @@ async def test_a_stream_ends_with_done(fake: Any, serving: Any, wire: Any) -> No
         status, headers, body = await gateway.ask(ask(stream=True))
     assert status == 200
     assert headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert body == wire.chunk("hel") + wire.chunk("lo") + b"data: [DONE]\n\n"
+    assert body == wire.chunk("hel") + wire.chunk("lo") + wire.stop + b"data: [DONE]\n\n"
 
 
 async def test_twolane_extensions_are_not_forwarded(fake: Any, serving: Any) -> None:

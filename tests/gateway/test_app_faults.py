@@ -72,7 +72,7 @@ async def test_a_buffered_stream_that_is_invalid_sends_no_byte(fake: Any, servin
 
     async def right(request: web.Request, _: Any) -> web.StreamResponse:
         stream = await wire.start_stream(request)
-        await stream.write(wire.chunk('{"n"') + wire.chunk(": 1}") + b"data: [DONE]\n\n")
+        await stream.write(wire.chunk('{"n"') + wire.chunk(": 1}") + wire.stop + b"data: [DONE]\n\n")
         return stream
 
     policy = {"validate": {"schema": "request", "buffer": "full"}}
@@ -85,7 +85,7 @@ async def test_a_buffered_stream_that_is_invalid_sends_no_byte(fake: Any, servin
     assert status == 200
     assert headers["x-twolane-attempts"] == "fast=invalid_output,quality=ok"
     assert headers["x-twolane-schema"] == "valid"
-    assert body == wire.chunk('{"n"') + wire.chunk(": 1}") + b"data: [DONE]\n\n"
+    assert body == wire.chunk('{"n"') + wire.chunk(": 1}") + wire.stop + b"data: [DONE]\n\n"
 
 
 @pytest.mark.parametrize("status", [429, 503, 500, 400, 401])
@@ -103,7 +103,7 @@ async def test_rejections_by_a_target_keep_their_meaning(fake: Any, serving: Any
         503: (503, "overloaded"),
         500: (502, "upstream_error"),
         400: (400, "some_code"),
-        401: (502, "upstream_error"),
+        401: (502, "upstream_auth"),
     }
     assert (got, body["error"]["code"]) == expected[status]
     assert (body["error"]["message"] == "told by the target") == (status == 400)
@@ -244,5 +244,5 @@ async def test_the_openai_client_reads_a_stream_with_heartbeats_and_raises_its_e
         with pytest.raises(openai.APIError) as raised:
             await anext(aiter(failing))
         await client.close()
-    assert "".join(chunk.choices[0].delta.content for chunk in chunks) == "hello"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "hello"
     assert (raised.value.code, raised.value.body["message"]) == ("nope", "told")

@@ -48,6 +48,27 @@ def test_a_valid_policy_is_reported_as_valid(capsys: Any, policy: Path) -> None:
     assert "valid; 1 targets, 1 routes" in out
 
 
+def test_a_check_prints_the_url_that_will_be_called_and_warns_of_unusable_keys(
+    capsys: Any, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = """
+  azure: {kind: openai, url: "https://h/openai/d?api-version=2&sig=secret", model: m, engine: openai,
+          location: external, headers: {api-key: secret}}
+  pool: {kind: worker, urls: ["http://a:1", "http://b:1/v1"], model: m, location: in_cluster}
+"""
+    with_key = POLICY.replace("location: external}", "location: external, key_env: ABSENT_KEY}")
+    policy.write_text(with_key.replace("\nroutes:", f"{more}routes:"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@p:3128")
+    monkeypatch.setenv("NO_PROXY", "")
+    code, out, err = run(capsys, "policy", "check", str(policy))
+    assert code == 0
+    through = "through the proxy of HTTPS_PROXY"
+    assert f"  azure: POST https://h/openai/d/chat/completions?api-version=2&sig=*** {through}\n" in out
+    assert "  pool: POST http://a:1/v1/chat/completions\n  pool: POST http://b:1/v1/chat/completions\n" in out
+    assert err == "warning: target quality: key_env: the variable ABSENT_KEY is not set\n"
+    assert "secret" not in out + err
+
+
 def test_an_invalid_policy_is_located_by_file_line_and_key(capsys: Any, policy: Path) -> None:
     policy.write_text(POLICY.replace("use: quality", "us: quality"))
     code, out, err = run(capsys, "policy", "check", str(policy))

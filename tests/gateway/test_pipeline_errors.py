@@ -111,7 +111,6 @@ async def test_an_outage_of_the_first_target_outweighs_what_the_last_one_cannot_
     [
         ({"temperature": 0.3}, "temperature"),
         ({"logit_bias": {"1": 1}}, "logit_bias"),
-        ({"n": 2}, "n"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"structured_outputs": {"regex": "a+"}}, "structured_outputs"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages"),

@@ -191,7 +191,7 @@ def _parse(argv: Sequence[str]) -> Options:
 def _add_lane(
     group: argparse._ArgumentGroup, name: str, *, url: str | None, engines: tuple[str, ...], engine: str | None
 ) -> None:
-    base = "base URL, with or without /v1"
+    base = "base URL, as for OpenAI's clients; /v1 is added if there is no path"
     if url is None:
         group.add_argument(f"--{name}-url", type=_url, required=True, metavar="URL", help=base)
     else:

@@ -7,6 +7,7 @@ import asyncio
 import os
 from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from gateway.enums import Kind
 from gateway.types import Capabilities, Target
 from gateway.upstreams.health import read_models
+from gateway.upstreams.keys import read_target_key
 
 MAX_BODY_BYTES: Final = 4 << 20
 # `owned_by` in the list of models, and the name of that engine in a policy.
@@ -59,10 +61,10 @@ async def probe_all(targets: list[Target], *, timeout_s: float) -> list[ProbeRes
 
 
 async def _probe(session: aiohttp.ClientSession, target: Target, timeout_s: float) -> ProbeResult:
-    key = os.environ.get(target.key_env, "") if target.key_env else ""
+    key = read_target_key(target, os.environ).value
     headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        status, body = await _get(session, f"{target.url}/v1/models", headers)
+        status, body = await _get(session, _models_url(target), headers)
         problem = _refusal(status, target, has_key=bool(key))
         if problem is not None:
             return ProbeResult(problem=problem)
@@ -75,6 +77,12 @@ async def _probe(session: aiohttp.ClientSession, target: Target, timeout_s: floa
     except (aiohttp.ClientError, OSError, ValueError) as fault:
         return ProbeResult(problem=f"cannot be reached: {_cause(fault)}")
     return result
+
+
+def _models_url(target: Target) -> str:
+    """Next to the chat completions, as OpenAI's clients find it."""
+    path, question, query = target.chat_url.partition("?")
+    return path.rstrip("/").removesuffix("/chat/completions") + "/models" + question + query
 
 
 async def _get(session: aiohttp.ClientSession, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
@@ -97,14 +105,16 @@ def _refusal(status: int, target: Target, *, has_key: bool) -> str | None:
         return f"requires an API key (HTTP {status}): {remedy}"
     if 300 <= status < 400:
         return f"redirects (HTTP {status}); redirects are not followed"
-    return f"does not list its models: /v1/models returned HTTP {status}"
+    return f"does not list its models: {urlsplit(_models_url(target)).path} returned HTTP {status}"
 
 
 def _read_listing(body: bytes, target: Target) -> ProbeResult:
     try:
         listing = msgspec.json.decode(body, type=_Listing)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ProbeResult(problem="does not list its models: the response of /v1/models is invalid")
+        return ProbeResult(
+            problem=f"does not list its models: the response of {urlsplit(_models_url(target)).path} is invalid"
+        )
     owners = {model.owned_by for model in listing.data}
     engines = {_ENGINES[owner] for owner in owners if owner in _ENGINES}
     aliases = [alias for model in listing.data if model.twolane for alias in model.twolane.aliases]

@@ -91,8 +91,8 @@ Refused = Callable[..., PolicyError]
         ("https://example.com/v1/", "http://u:p@example.com", "targets.quality.url: a base URL must not contain"),
         (
             "https://example.com/v1/",
-            "http://example.com?key=1",
-            "a base URL must not contain credentials, a query or a fragment",
+            "http://user:key@example.com",
+            "a base URL must not contain credentials or a fragment",
         ),
         ("https://example.com/v1/", "http://example.com:99999", "targets.quality.url: invalid URL"),
         ("    max_in_flight: 16\n", "    urls: [http://a]\n", "9:5: targets.fast.urls: set either `url` or `urls`"),

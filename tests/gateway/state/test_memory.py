@@ -1,6 +1,7 @@
 """State of one process: which outcomes count for the breaker, for the guard, or for neither."""
 
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import pytest
@@ -18,7 +19,14 @@ SLO = Slo(p95_ms=100, window_s=12)
 
 def lane(**changes: Any) -> Candidate:
     target = Target(
-        name="fast", kind=Kind.WORKER, url="http://fast", model="m", location=Location.IN_CLUSTER, **changes
+        **{
+            "name": "fast",
+            "kind": Kind.WORKER,
+            "url": "http://fast",
+            "model": "m",
+            "location": Location.IN_CLUSTER,
+            **changes,
+        }
     )
     return Candidate(route="edits", target=target, slo=SLO)
 
@@ -140,6 +148,69 @@ def test_p95_is_known_after_enough_responses() -> None:
     assert store.p95_ms(lane(), 1.0) is None
     play(store, AttemptOutcome.OK, times=1, took_ms=50)
     assert store.p95_ms(lane(), 1.0) == pytest.approx(50, rel=0.02)
+
+
+@pytest.mark.parametrize("is_hang", [False, True])
+def test_a_deadline_counts_for_the_breaker_only_if_the_target_hung(is_hang: bool) -> None:
+    store = MemoryStore(BreakerRule(failures=1))
+    permit = store.acquire(lane(), 1.0, sample=0.5, healthy_fallback=False)
+    assert not isinstance(permit, Verdict)
+    permit.release(replace(attempt(Reason.DEADLINE), is_hang=is_hang), 1.0)
+    assert health(store).breaker is (BreakerState.OPEN if is_hang else BreakerState.CLOSED)
+
+
+def test_an_answer_without_an_end_neither_forgives_failures_nor_keeps_a_breaker_open() -> None:
+    store = MemoryStore(BreakerRule(failures=2, open_s=2))
+    for outcome in (Reason.UPSTREAM_ERROR, AttemptOutcome.INCOMPLETE, Reason.UPSTREAM_ERROR):
+        assert play(store, outcome) == []
+    assert health(store).breaker is BreakerState.OPEN
+    assert play(store, AttemptOutcome.INCOMPLETE, now_s=4.0) == []
+    assert health(store).breaker is BreakerState.CLOSED
+
+
+def limited(store: MemoryStore, wait_s: float, *, is_quota: bool = True, **target: Any) -> Candidate:
+    """A call that is told to wait."""
+    candidate = Candidate(route="edits", target=lane(**target).target)
+    permit = store.acquire(candidate, 10.0, sample=0.5, healthy_fallback=False)
+    assert not isinstance(permit, Verdict)
+    permit.release(replace(attempt(Reason.OVERLOADED), retry_after_s=wait_s, is_quota=is_quota), 10.0)
+    return candidate
+
+
+def test_a_target_is_held_until_it_may_be_called_again() -> None:
+    store = MemoryStore()
+    candidate = limited(store, 60, kind=Kind.OPENAI)
+    found = store.health(candidate, Status(), 15.0)
+    assert (found.retry_after_s, found.is_quota) == (55.0, True)
+    assert store.health(candidate, Status(), 70.0).retry_after_s == 0
+
+
+def test_a_shorter_wait_does_not_end_a_longer_one_and_a_long_one_is_shortened() -> None:
+    store = MemoryStore()
+    limited(store, 60, kind=Kind.OPENAI)
+    candidate = limited(store, 5, is_quota=False, kind=Kind.OPENAI)
+    assert store.health(candidate, Status(), 11.0).retry_after_s == 59.0
+    limited(store, inf, kind=Kind.OPENAI, retry_after_max_s=100)
+    assert store.health(candidate, Status(), 11.0).retry_after_s == 99.0
+
+
+def test_a_worker_is_not_held_because_it_reports_its_wait() -> None:
+    store = MemoryStore()
+    assert store.health(limited(store, 60), Status(), 11.0).retry_after_s == 0
+
+
+def test_replicas_share_waits_and_never_extend_them() -> None:
+    one, other = MemoryStore(), MemoryStore()
+    candidate = limited(one, 60, kind=Kind.OPENAI)
+    for now_s in (20.0, 30.0):  # the clocks differ by 1000 s
+        peer = PeerSnapshot(name="one", written_s=now_s + 1000, snapshot=one.snapshot(now_s))
+        other.merge(now_s + 1000, [peer], me="other")
+        back = PeerSnapshot(name="other", written_s=now_s, snapshot=other.snapshot(now_s + 1000))
+        one.merge(now_s, [back], me="one")
+    assert other.health(candidate, Status(), 1030.0).retry_after_s == pytest.approx(40)
+    assert other.health(candidate, Status(), 1030.0).is_quota
+    assert one.health(candidate, Status(), 30.0).retry_after_s == pytest.approx(40)
+    assert one.snapshot(71.0).holds == ()
 
 
 FIRST = Slo(first_token_p95_ms=50, window_s=12, probe_every_s=0.5, base_ejection_s=1)

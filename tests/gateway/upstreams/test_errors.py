@@ -1,5 +1,7 @@
 """Mapping of error responses and HTTP client exceptions."""
 
+from math import inf
+
 import aiohttp
 import orjson
 import pytest
@@ -14,9 +16,10 @@ from gateway.errors import (
     Refused,
     TargetRateLimited,
     Unsupported,
+    UpstreamAuth,
     UpstreamError,
 )
-from gateway.upstreams.errors import from_response, translate_errors
+from gateway.upstreams.errors import from_response, read_retry_after, translate_errors
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,8 @@ from gateway.upstreams.errors import from_response, translate_errors
         (503, "not_resident", NotResident),
         (503, "draining", NotResident),
         (504, "deadline_exceeded", DeadlineExceeded),
-        (504, None, DeadlineExceeded),
+        (504, None, UpstreamError),
+        (408, None, UpstreamError),
         (500, "step_failed", UpstreamError),
         (502, None, UpstreamError),
         (400, "unsupported_parameter", Unsupported),
@@ -43,7 +47,8 @@ from gateway.upstreams.errors import from_response, translate_errors
         (400, "invalid_value", Refused),
         (413, None, Refused),
         (422, None, Refused),
-        (401, "invalid_api_key", UpstreamError),
+        (401, "invalid_api_key", UpstreamAuth),
+        (403, None, UpstreamAuth),
         (404, "model_not_found", UpstreamError),
         (499, "cancelled", UpstreamError),
         (302, None, UpstreamError),
@@ -73,10 +78,39 @@ def test_an_error_without_openai_s_format_is_mapped_by_status(body: bytes) -> No
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [("3", 3.0), ("0.5", 0.5), ("soon", None), ("-1", None), ("inf", None), ("", None)]
+    ("value", "seconds"),
+    [
+        *[("3", 3.0), ("0.5", 0.5), (" 3 ", 3.0), ("0", 0.0), ("9" * 400, inf)],
+        *[("soon", None), ("-1", None), ("inf", None), ("nan", None), ("", None)],
+        ("Thu, 32 Foo 2026", None),
+    ],
 )
 def test_retry_after_is_read_if_valid(value: str, seconds: float | None) -> None:
     assert from_response(429, {"retry-after": value}, b"").retry_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("sent", "until", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:50:37 GMT", 60),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:50:37 GMT", 60),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun Nov  6 08:50:37 1994", 60),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 10:50:37 +0200", 60),
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:00 GMT", 0),
+        ("", "Sun, 06 Nov 1994 08:50:37 GMT", 100),
+        ("broken", "Sun, 06 Nov 1994 08:50:37 GMT", 100),
+    ],
+)
+def test_a_date_counts_from_the_date_of_the_response(sent: str, until: str, seconds: float) -> None:
+    """The clocks of two machines may differ; the gateway's is used only if the response has none."""
+    now_s = 784111837.0 - 100
+    assert read_retry_after({"date": sent, "retry-after": until}, now_s=now_s) == seconds
+
+
+def test_milliseconds_outweigh_seconds_unless_they_are_invalid() -> None:
+    assert read_retry_after({"retry-after-ms": "1500", "retry-after": "9"}, now_s=0) == 1.5
+    assert read_retry_after({"retry-after-ms": "soon", "retry-after": "9"}, now_s=0) == 9
+    assert read_retry_after({}, now_s=0) is None
 
 
 @pytest.mark.parametrize(

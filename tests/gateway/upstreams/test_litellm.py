@@ -104,7 +104,7 @@ async def test_tools_travel_both_ways(serving: Any) -> None:
         (529, (503, "overloaded")),
         (500, (502, "upstream_error")),
         (503, (503, "overloaded")),
-        (401, (502, "upstream_error")),
+        (401, (502, "upstream_auth")),
         (404, (502, "upstream_error")),
         (400, (400, "refused")),
         (413, (413, "refused")),

@@ -14,6 +14,7 @@ from gateway.errors import (
     Refused,
     TargetRateLimited,
     Unsupported,
+    UpstreamAuth,
     UpstreamError,
 )
 from gateway.routing.engine_profiles import ENGINES
@@ -93,7 +94,7 @@ def raised(name: str, status: int | None, message: str = "told", *, of: type[Exc
         (raised("RateLimitError", 429, NO_QUOTA), InsufficientQuota, "status 429, no quota"),
         (raised("ServiceUnavailableError", 503), Overloaded, "status 503"),
         (raised("InternalServerError", 500), UpstreamError, "status 500"),
-        (raised("AuthenticationError", 401), UpstreamError, "status 401"),
+        (raised("AuthenticationError", 401), UpstreamAuth, "status 401"),
         (raised("BadRequestError", 400), Refused, "status 400"),
         (raised("UnsupportedParamsError", 400), Unsupported, "UnsupportedParamsError"),
         (raised("ContextWindowExceededError", 400), ContextLengthExceeded, "ContextWindowExceededError"),

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import AttemptFailed, DeadlineExceeded, UpstreamError
+from gateway.errors import AttemptFailed, DeadlineExceeded, Overloaded, UpstreamError
 from gateway.types import Piece, ToolCall, Usage
-from gateway.upstreams.parse_response import read_delta, with_texts
+from gateway.upstreams.answers.lenient import CallIndexes
+from gateway.upstreams.parse_response import read_delta, read_event, with_texts
 
 
 def test_a_whole_response_is_one_delta() -> None:
@@ -36,8 +37,8 @@ def test_a_whole_response_is_one_delta() -> None:
     assert delta.data is data
     calls = (ToolCall(index=0, name="f", arguments="{}"), ToolCall(index=1, name="g", arguments="[]"))
     assert delta.pieces == (
-        Piece(index=0, tool_calls=calls, finish_reason="tool_calls"),
-        Piece(index=1, text="hi", finish_reason="stop"),
+        Piece(index=0, tool_calls=calls, finish_reason="tool_calls", is_answer=True),
+        Piece(index=1, text="hi", finish_reason="stop", is_answer=True),
     )
     assert delta.usage == Usage(input_tokens=1, output_tokens=2, confidence=0.5, converged=True)
 
@@ -46,7 +47,7 @@ def test_a_chunk_is_read_with_its_fragments() -> None:
     fragment = {"index": 2, "function": {"arguments": '{"a'}}
     chunk = {"choices": [{"index": 0, "delta": {"content": "x", "tool_calls": [fragment]}}], "usage": None}
     delta = read_delta(orjson.dumps(chunk))
-    assert delta.pieces == (Piece(index=0, text="x", tool_calls=(ToolCall(index=2, arguments='{"a'),)),)
+    assert delta.pieces == (Piece(index=0, text="x", tool_calls=(ToolCall(index=2, arguments='{"a'),), is_answer=True),)
     assert delta.usage is None
 
 
@@ -59,11 +60,119 @@ def test_an_error_inside_a_stream_keeps_its_meaning() -> None:
         read_delta(b'{"error": "boom"}')
 
 
-def test_a_null_error_is_none() -> None:
-    assert read_delta(b'{"error": null, "choices": []}').pieces == ()
+@pytest.mark.parametrize("error", [None, {}, "", False, []])
+def test_an_empty_error_is_none(error: Any) -> None:
+    assert read_delta(orjson.dumps({"error": error, "choices": []})).pieces == ()
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"choices": 1}', b"\xff", b'{"choices": [{"delta": "x"}]}'])
+def test_an_error_beside_a_whole_answer_is_ignored_and_one_in_a_chunk_is_not() -> None:
+    message = {"choices": [{"message": {"content": "hi"}}], "error": {"message": "late"}}
+    assert read_delta(orjson.dumps(message)).pieces[0].text == "hi"
+    with pytest.raises(UpstreamError):
+        read_delta(orjson.dumps({"choices": [{"delta": {"content": "hi"}}], "error": {"message": "late"}}))
+
+
+def test_the_code_of_an_error_with_status_200_may_be_a_status() -> None:
+    with pytest.raises(Overloaded):
+        read_delta(b'{"error": {"message": "slow down", "code": 429}}')
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "is_answer"),
+    [
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab", True),
+        ({"content": ["a", {"text": "b"}, {"type": "reference", "reference_ids": [1]}]}, "ab", True),
+        ({"content": {"type": "text", "text": "a"}}, "a", True),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}, "", True),
+        ({"content": []}, "", True),
+        ({"content": 7}, "7", True),
+        ({"content": ""}, "", True),
+        ({"content": None}, "", False),
+        ({"role": "assistant"}, "", False),
+        ({"reasoning_content": "hm"}, "", True),
+        ({"function_call": {"name": "f", "arguments": ""}}, "", True),
+        ({"tool_calls": []}, "", False),
+        ({"tool_calls": {"id": "a", "function": {"name": "f", "arguments": "{}"}}}, "", True),
+        ("x", "", False),
+    ],
+)
+def test_content_is_read_in_the_forms_that_servers_send(body: Any, text: str, is_answer: bool) -> None:
+    delta = read_delta(orjson.dumps({"choices": [{"index": 0, "delta": body}]}))
+    assert [(piece.text, piece.is_answer) for piece in delta.pieces] == [(text, is_answer)]
+
+
+def test_text_in_parts_is_forwarded_as_text_and_reasoning_beside_it() -> None:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "a"}]
+    delta = read_delta(orjson.dumps({"id": "x", "choices": [{"message": {"content": parts}}]}))
+    (choice,) = orjson.loads(delta.data)["choices"]
+    assert choice["message"] == {"content": "a", "reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize("index", [1.0, "1"])
+def test_an_index_of_another_type_is_an_index(index: Any) -> None:
+    delta = read_delta(orjson.dumps({"choices": [{"index": index, "delta": {"content": "a"}}]}))
+    assert delta.pieces[0].index == 1
+
+
+def test_choices_without_an_index_are_numbered_by_position() -> None:
+    delta = read_delta(b'{"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}')
+    assert [(piece.index, piece.text) for piece in delta.pieces] == [(0, "a"), (1, "b")]
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e400"])
+def test_numbers_that_json_does_not_have_are_forwarded_as_null(value: str) -> None:
+    data = f'{{"choices": [{{"delta": {{"content": 3}}, "logprobs": {{"x": {value}}}}}]}}'.encode()
+    assert orjson.loads(read_delta(data).data)["choices"][0]["logprobs"] == {"x": None}
+
+
+def test_integers_of_any_size_survive_a_rewrite_and_lone_surrogates_are_replaced() -> None:
+    data = b'{"choices": [{"delta": {"content": ["a\\ud800"]}}], "id": 123456789012345678901234567890}'
+    rewritten = read_delta(data).data
+    assert b"123456789012345678901234567890" in rewritten
+    assert read_delta(rewritten).pieces[0].text == "a\ufffd"
+
+
+def test_fragments_of_tool_calls_without_an_index_are_numbered_by_id_or_name() -> None:
+    calls = CallIndexes()
+    fragments: list[dict[str, Any]] = [
+        {"id": "a", "function": {"name": "f", "arguments": "{"}},
+        {"function": {"arguments": "}"}},
+        {"id": "a", "function": {"name": "f", "arguments": ""}},
+        {"id": "b", "function": {"name": "f", "arguments": {"x": 1}}},
+        {"function": {"name": "g", "arguments": "{}"}},
+    ]
+    found: list[tuple[int, str]] = []
+    for fragment in fragments:
+        delta = read_event(orjson.dumps({"choices": [{"index": 0, "delta": {"tool_calls": [fragment]}}]}), calls)
+        assert delta is not None
+        found += [(call.index, call.arguments) for call in delta.pieces[0].tool_calls]
+        (sent,) = orjson.loads(delta.data)["choices"][0]["delta"]["tool_calls"]
+        assert sent["index"] == found[-1][0]
+    assert found == [(0, "{"), (0, "}"), (0, ""), (1, '{"x":1}'), (2, "{}")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'{"type": "ping"}', b"{}", b'{"choices": null}', b'{"choices": "x"}', b"null", b"[]", b'"ping"', b"7"],
+)
+def test_an_event_that_adds_nothing_is_skipped(data: bytes) -> None:
+    assert read_event(data, CallIndexes()) is None
+
+
+def test_usage_beside_no_choices_is_kept_and_forwarded_with_an_empty_list() -> None:
+    delta = read_event(b'{"usage": {"prompt_tokens": 3.0, "completion_tokens": "4", "extra": []}}', CallIndexes())
+    assert delta is not None
+    assert (delta.usage, delta.pieces) == (Usage(input_tokens=3, output_tokens=4), ())
+    assert orjson.loads(delta.data)["choices"] == []
+
+
+@pytest.mark.parametrize("usage", [None, [], "x", 7, {}, {"prompt_tokens": None}, {"prompt_tokens": {"a": 1}}])
+def test_odd_usage_does_not_spoil_an_answer(usage: Any) -> None:
+    delta = read_delta(orjson.dumps({"choices": [{"message": {"content": "hi"}}], "usage": usage}))
+    assert (delta.pieces[0].text, delta.usage in (None, Usage())) == ("hi", True)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"choices": 1}', b"\xff"])
 def test_an_invalid_response_is_an_upstream_error(data: bytes) -> None:
     with pytest.raises(UpstreamError):
         read_delta(data)

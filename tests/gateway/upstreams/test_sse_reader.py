@@ -17,16 +17,31 @@ STREAM = (
     b"retry: 5\n\n"
     b"data: [DONE]\n\n"
 )
-DATA = [b"one", b"two", b"three", b"a\nb", b"[DONE]"]
+EVENTS = [(b"", b"one"), (b"x", b"two"), (b"", b"three"), (b"", b"a b"), (b"", b"[DONE]")]
 
 
-@given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=12), crlf=st.booleans())
-def test_chunk_boundaries_do_not_matter(cuts: list[int], crlf: bool) -> None:
-    stream = STREAM.replace(b"\n", b"\r\n") if crlf else STREAM
+@given(cuts=st.lists(st.integers(0, 2 * len(STREAM)), max_size=12), end=st.sampled_from([b"\n", b"\r\n", b"\r"]))
+def test_neither_chunk_boundaries_nor_the_kind_of_line_ends_matter(cuts: list[int], end: bytes) -> None:
+    stream = STREAM.replace(b"\n", end)
     borders = [0, *sorted(cuts), len(stream)]
     reader = EventReader()
-    found = [data for start, end in pairwise(borders) for data in reader.feed(stream[start:end])]
-    assert found == DATA
+    found = [event for start, end in pairwise(borders) for event in reader.feed(stream[start:end])]
+    assert found == EVENTS
+    assert reader.close() == []
+
+
+def test_the_last_event_needs_no_blank_line_once_the_stream_has_ended() -> None:
+    reader = EventReader()
+    assert reader.feed(b"data: one\r\rdata: [DONE]\n") == [(b"", b"one")]
+    assert reader.close() == [(b"", b"[DONE]")]
+    assert EventReader().close() == []
+
+
+def test_a_long_event_in_small_parts_takes_linear_time() -> None:
+    reader = EventReader()
+    for _ in range(200_000):
+        reader.feed(b"data:x\n")
+    assert len(reader.feed(b"\n")) == 1
 
 
 def test_an_incomplete_event_is_not_returned() -> None:

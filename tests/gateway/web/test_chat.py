@@ -106,7 +106,7 @@ async def test_a_line_of_the_json_log_carries_the_trace_of_its_request(
 ) -> None:
     """Also where the request ends in a defect; a request without a trace has none."""
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("a bug")
 
     written = io.StringIO()

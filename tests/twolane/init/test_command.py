@@ -39,7 +39,7 @@ class Server:
             raise web.HTTPFound(self.redirect_to)
         if self.key is not None and given != f"Bearer {self.key}":
             raise web.HTTPUnauthorized
-        if request.path != "/v1/models":
+        if request.path not in ("/v1/models", "/v1beta/openai/models"):
             raise web.HTTPNotFound
         if self.body is not None:
             return web.Response(body=self.body)
@@ -114,6 +114,11 @@ def nobody() -> str:
 def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TEST_KEY", raising=False)
+
+
+def test_models_are_listed_next_to_the_chat_completions(worker_url: str, quality: Server) -> None:
+    assert command.main(["--fast-url", worker_url, "--quality-url", f"{quality.url}/v1beta/openai"]) == 0
+    assert [path for path, _ in quality.asked] == ["/v1beta/openai/models"]
 
 
 def test_models_and_engines_are_found_and_capabilities_told(

@@ -1,0 +1,163 @@
+"""Reads completions whose fields have other types than OpenAI's, as leniently as OpenAI's clients do.
+
+OpenAI's client for Python reads bodies with `json.loads` and does not validate fields. This module accepts the same
+JSON and converts what applications could not use: text in parts, arguments as objects, tool calls without an index.
+It is the slow path: a completion that has OpenAI's types is never parsed here, and its bytes are forwarded unchanged.
+"""
+
+import json
+from math import isfinite
+from typing import Any
+
+import orjson
+
+_THOUGHTS = ("thinking", "reasoning")
+
+
+class CallIndexes:
+    """Numbers the tool calls of a stream that carry no index: a new id, or a name without an id, begins a new call."""
+
+    def __init__(self) -> None:
+        self._last: dict[int, tuple[int, Any]] = {}  # by choice: index and id of its last call
+
+    def index_of(self, choice: int, call: dict[str, Any]) -> int:
+        """The index of a call, or of the call that this fragment continues."""
+        number, last_id = self._last.get(choice, (-1, None))
+        call_id = call.get("id")
+        function = call.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        if number < 0 or (call_id and call_id != last_id) or (name and not call_id):
+            number += 1
+        self._last[choice] = (number, call_id or last_id)
+        return number
+
+
+def load(data: bytes) -> Any:
+    """The document, as `json.loads` reads it: with NaN, a byte order mark, UTF-16 and lone surrogates. Raises
+    ValueError or RecursionError."""
+    return json.loads(data)
+
+
+def is_json(data: bytes) -> bool:
+    """Whether `load` can read it."""
+    try:
+        load(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def dump(document: Any) -> bytes:
+    """Standard JSON: NaN and infinities become null, lone surrogates U+FFFD. Integers of any size keep their digits."""
+    try:
+        return orjson.dumps(document)
+    except TypeError:  # an integer beyond 64 bits, or a lone surrogate
+        return json.dumps(_standard(document), separators=(",", ":")).encode()
+
+
+def normalise(document: dict[str, Any], calls: CallIndexes) -> dict[str, Any]:
+    """The same completion or chunk with OpenAI's types in all fields that the gateway reads; the others stay."""
+    choices = document.get("choices")
+    found = choices if isinstance(choices, list) else ()
+    kept = [_choice(position, choice, calls) for position, choice in enumerate(found) if isinstance(choice, dict)]
+    return {**document, "choices": kept}
+
+
+def count_of(value: Any) -> int | None:
+    """A number of tokens, given as a number or as text."""
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _choice(position: int, choice: dict[str, Any], calls: CallIndexes) -> dict[str, Any]:
+    index = _number(choice.get("index"))
+    number = position if index is None else int(index)
+    reason = choice.get("finish_reason")
+    result = {**choice, "index": number, "finish_reason": reason if isinstance(reason, str) else None}
+    for key in ("delta", "message"):
+        body = choice.get(key)
+        if isinstance(body, dict):
+            result[key] = _body(body, number, calls if key == "delta" else None)
+        elif key in choice:
+            result[key] = None
+    if result.get("delta") is None and result.get("message") is None:
+        result["delta"] = {}
+    return result
+
+
+def _body(body: dict[str, Any], choice: int, calls: CallIndexes | None) -> dict[str, Any]:
+    result = dict(body)
+    content = body.get("content")
+    if not isinstance(content, str | None):
+        text, thought = _texts(content)
+        result["content"] = text
+        if thought and not body.get("reasoning_content"):
+            result["reasoning_content"] = thought
+    if not isinstance(body.get("refusal"), str | None):
+        result["refusal"] = None
+    if "tool_calls" in body:
+        found = body["tool_calls"]
+        listed = found if isinstance(found, list) else [found]
+        result["tool_calls"] = [_call(call, choice, calls) for call in listed if isinstance(call, dict)] or None
+    return result
+
+
+def _texts(content: Any) -> tuple[str | None, str]:
+    """The text and the reasoning of a content that is not a string, for example of Mistral's list of parts."""
+    parts = content if isinstance(content, list) else [content]
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, dict) and part.get("type") in _THOUGHTS:
+            thoughts.extend(text for text in _texts(part.get(part["type"]) or part.get("text"))[:1] if text)
+        elif isinstance(part, dict) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(part, bool | int | float):
+            texts.append(json.dumps(part))
+    return "".join(texts) if texts or not thoughts else None, "".join(thoughts)
+
+
+def _call(call: dict[str, Any], choice: int, calls: CallIndexes | None) -> dict[str, Any]:
+    """`calls` is None in a complete message, whose calls are numbered by their position."""
+    index = _number(call.get("index"))
+    result = {name: value for name, value in call.items() if name != "index"}
+    if index is not None:
+        result["index"] = int(index)
+    elif calls is not None:
+        result["index"] = calls.index_of(choice, call)
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return result | ({"function": None} if "function" in call else {})
+    name, arguments = function.get("name"), function.get("arguments")
+    if not isinstance(name, str | None):
+        name = None
+    if not isinstance(arguments, str | None):
+        arguments = dump(arguments).decode()
+    changed = {key: value for key, value in (("name", name), ("arguments", arguments)) if key in function}
+    return result | {"function": {**function, **changed}}
+
+
+def _number(value: Any) -> float | int | None:
+    """An integer, also written as a float or as text; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, int):
+        return value if value >= 0 else None
+    return value if isfinite(value) and value >= 0 else None
+
+
+def _standard(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_standard(key): _standard(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_standard(each) for each in value]
+    if isinstance(value, str):
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return None if isinstance(value, float) and not isfinite(value) else value

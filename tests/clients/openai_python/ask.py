@@ -1,0 +1,55 @@
+"""Ask one question per case with OpenAI's client for Python.
+
+stdin: {"url": ..., "cases": [{"model": ..., "stream": ..., "text": ...}]}; stdout: one JSON line for each, in order:
+{"text", "calls": [[name, arguments]], "finished", "error"}.
+"""
+
+import json
+import sys
+from typing import Any
+
+from openai import OpenAI
+
+
+def main() -> None:
+    """Sequential: a mistake in one case must not disturb another."""
+    given = json.load(sys.stdin)
+    client = OpenAI(base_url=given["url"], api_key="k", max_retries=0, timeout=60)
+    for case in given["cases"]:
+        print(json.dumps(answer(client, case)), flush=True)
+
+
+def answer(client: OpenAI, case: dict[str, Any]) -> dict[str, Any]:
+    """What an application sees of one answer."""
+    seen: dict[str, Any] = {"text": "", "calls": [], "finished": False, "error": ""}
+    messages = [{"role": "user", "content": case["text"]}]
+    try:
+        made: Any = client.chat.completions.create(model=case["model"], messages=messages, stream=case["stream"])  # type: ignore[call-overload]
+        for each in made if case["stream"] else [made]:
+            for choice in (each and each.choices) or ():
+                add(seen, choice.delta if case["stream"] else choice.message, choice)
+    except Exception as error:  # an answer that the client cannot read raises whatever its parser raises
+        seen["error"] = getattr(error, "code", None) or type(error).__name__
+    return seen
+
+
+def add(seen: dict[str, Any], part: Any, choice: Any) -> None:
+    """Add a message, or a fragment of one, of the first choice."""
+    if choice.index:
+        return
+    content = part.content
+    seen["text"] += "".join(each["text"] for each in content) if isinstance(content, list) else content or ""
+    seen["finished"] = seen["finished"] or bool(choice.finish_reason)
+    for function in (*(call.function for call in part.tool_calls or ()), part.function_call):
+        if function is None:
+            continue
+        if function.name:
+            seen["calls"].append(["", ""])
+        given = function.arguments
+        text = given if isinstance(given, str) or given is None else json.dumps(given, separators=(",", ":"))
+        seen["calls"][-1][0] += function.name or ""
+        seen["calls"][-1][1] += text or ""
+
+
+if __name__ == "__main__":
+    main()

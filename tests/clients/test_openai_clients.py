@@ -1,0 +1,48 @@
+"""OpenAI's own clients for Python and Node, as released, before every answer that they read to a good end directly.
+
+Through the gateway they read the same.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.environments import CLIENTS, command
+from tests.gateway.serving import real_gateway
+from tests.gateway.test_upstream_misbehaviours import policy
+from tests.scripted_server import scripted_server
+from tests.upstream_misbehaviours import MISBEHAVE, cases, script_of
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
+READABLE = [case for case in cases() if case.direct]
+
+
+async def answers_of(line: list[str | Path], url: str) -> list[Any]:
+    """What the client's script saw, case by case."""
+    asked = [{"model": case.name, "stream": case.stream, "text": MISBEHAVE} for case in READABLE]
+    process = await asyncio.create_subprocess_exec(
+        *line, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    given = json.dumps({"url": f"{url}/v1", "cases": asked}).encode()
+    out, complaint = await process.communicate(given)
+    assert process.returncode == 0, complaint.decode()
+    return [json.loads(each) for each in out.splitlines()]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_client_reads_through_the_gateway_whatever_it_reads_directly(client: str, tmp_path: Path) -> None:
+    """Each client forgives other things, so what is right is what it reads directly."""
+    line = await asyncio.to_thread(command, client)
+    async with (
+        scripted_server(script_of(READABLE)) as upstream,
+        real_gateway(tmp_path, policy(upstream.url)) as gateway,
+    ):
+        direct, through = await asyncio.gather(answers_of(line, upstream.url), answers_of(line, gateway.url))
+    names = [f"{case.name} ({'stream' if case.stream else 'whole'})" for case in READABLE]
+    read = {name: seen for name, seen in zip(names, direct, strict=True) if seen["finished"] and not seen["error"]}
+    assert len(read) > 0.8 * len(READABLE)
+    differ = {name: seen for name, seen in zip(names, through, strict=True) if seen != read.get(name, seen)}
+    assert not differ

@@ -1,0 +1,163 @@
+"""Keys of targets: as people write them, followed, and never a reason to stop."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.enums import Kind, Location
+from gateway.errors import UpstreamAuth
+from gateway.types import Target
+from gateway.upstreams.keys import TargetKey, read_key
+from gateway.upstreams.registry import credential_problems
+
+KEY = "sk-Ab_1.~+/=="
+
+
+def target(**fields: Any) -> Target:
+    common = {"kind": Kind.OPENAI, "url": "http://h", "model": "m", "location": Location.IN_CLUSTER}
+    return Target(**{"name": "quality", **common, **fields})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(KEY, f"{KEY}\n", f"{KEY}\r\n", f"\ufeff{KEY}\n", f"  {KEY}\t\n\n", f"# the key\n\n{KEY}\n"),
+        *(f'"{KEY}"', f"'{KEY}'\n", f"`{KEY}`", f'" {KEY} "'),
+        *(f"OPENAI_API_KEY={KEY}", f"export OPENAI_API_KEY='{KEY}'\n", f"OPENAI_API_KEY = {KEY}", f"set KEY={KEY}\r\n"),
+        *(f'KEY="{KEY}" # production', f"KEY={KEY} # production", f"api_key={KEY}", f"token={KEY}"),
+        *(f"Bearer {KEY}", f"bearer {KEY}", f'"Bearer {KEY}"', f"KEY=Bearer {KEY}"),
+        *(f"Authorization: Bearer {KEY}", f"authorization:Bearer  {KEY}"),
+    ],
+)
+def test_a_key_is_read_as_people_write_it(text: str) -> None:
+    assert read_key(text).value == KEY
+
+
+@pytest.mark.parametrize("key", ["c2VjcmV0MTIz=", "QUJD==", "ABCDEF==", "key", "a:b", "user:key", "AIzaSy-_x", "x=y=z"])
+def test_a_bare_key_with_signs_of_its_own_is_left_alone(key: str) -> None:
+    assert read_key(key).value == key
+
+
+@pytest.mark.parametrize("text", ["", "\n", "  \r\n", "\ufeff", '""', "# nothing\n", "KEY=''"])
+def test_an_empty_key_is_a_problem_and_no_key(text: str) -> None:
+    key = read_key(text)
+    assert (key.value, key.problem, key.is_unusable) == ("", "is empty", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("sk-\x07abc", "cannot be sent"),
+        ("sk-\x00abc", "cannot be sent"),
+        ("sk-\u043a\u043b\u044e\u0447", "cannot be sent"),
+        ("\u201csk-abc\u201d", "cannot be sent"),
+        ("sk-abc\u200b", "cannot be sent"),
+        ("sk-abc sk-def", "contains a blank"),
+        ("one\ntwo\n", "has 2 lines"),
+        ("A=one\nB=two\n", "has 2 lines"),
+    ],
+)
+def test_an_impossible_key_is_a_problem_that_does_not_repeat_it(text: str, problem: str) -> None:
+    key = read_key(text)
+    assert (key.value, key.is_unusable) == ("", True)
+    assert problem in str(key.problem)
+    assert "sk-" not in str(key.problem)
+
+
+@given(st.text(max_size=40))
+def test_whatever_is_read_can_be_sent_or_is_a_problem(text: str) -> None:
+    key = read_key(text)
+    assert bool(key.value) != bool(key.problem)
+    assert key.value.isascii()
+    assert key.value.isprintable()
+
+
+@pytest.mark.parametrize(
+    "data", [b"sk-a\n", b"\xef\xbb\xbfsk-a\r\n", "\ufeffsk-a\r\n".encode("utf-16-le"), "\ufeffsk-a".encode("utf-16-be")]
+)
+def test_files_of_every_editor_are_read(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "key"
+    file.write_bytes(data)
+    assert TargetKey(target(key_file=str(file)), {}).value == "sk-a"
+
+
+def test_a_key_that_cannot_be_sent_fails_each_attempt_with_its_own_reason() -> None:
+    key = TargetKey(target(key_env="KEY"), {"KEY": "sk-\u20ac"})
+    with pytest.raises(UpstreamAuth):
+        assert key.value
+
+
+def change(file: Path, data: bytes, key: TargetKey) -> None:
+    """Write the file, and let two polls pass: the second one sees that it has settled."""
+    file.write_bytes(data)
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1_000_000))
+    key.refresh()
+    key.refresh()
+
+
+def test_a_changed_file_is_followed_and_a_broken_one_leaves_the_last_key(tmp_path: Path, caplog: Any) -> None:
+    file = tmp_path / "key"
+    file.write_text("sk-1")
+    key = TargetKey(target(key_file=str(file)), {})
+    key.refresh()
+    assert key.value == "sk-1"
+    change(file, b"KEY=sk-2\r\n", key)
+    assert key.value == "sk-2"
+    for broken in (b"", b"\xff\xff\xff", b"a b", b"x" * 70_000):
+        change(file, broken, key)
+        assert key.value == "sk-2"
+    file.unlink()
+    key.refresh()
+    key.refresh()
+    key.refresh()
+    assert key.value == "sk-2"
+    assert caplog.text.count("No such file") == 1
+    change(file, b"sk-3", key)
+    assert key.value == "sk-3"
+
+
+def test_a_file_that_appears_later_is_followed_too(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    key = TargetKey(target(key_file=str(file)), {})
+    assert key.value == ""
+    change(file, b"sk-1", key)
+    assert key.value == "sk-1"
+
+
+def test_symlinks_are_followed_as_kubernetes_swaps_them(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "key").write_text(f"sk-{name}")
+    (tmp_path / "current").symlink_to("one")
+    key = TargetKey(target(key_file=str(tmp_path / "current" / "key")), {})
+    (tmp_path / "next").symlink_to("two")
+    (tmp_path / "next").rename(tmp_path / "current")
+    key.refresh()
+    key.refresh()
+    assert key.value == "sk-two"
+
+
+def test_problems_name_the_target_and_the_source_once_per_target(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    endpoints = [target(name=f"pool/{number}", pool="pool", key_env="ABSENT") for number in (1, 2)]
+    found = [
+        *endpoints,
+        target(name="folder", key_file=str(tmp_path)),
+        target(name="empty", key_file=str(tmp_path / "empty")),
+        target(name="bad", key_env="BAD"),
+        target(name="good", key_env="GOOD"),
+        target(name="none"),
+        target(name="outside", location=Location.EXTERNAL),
+    ]
+    environment = {"BAD": "sk-\x01", "GOOD": "sk-1", "ALL_PROXY": "socks5://p:1080"}
+    assert list(credential_problems(found, environment)) == [
+        "target pool: key_env: the variable ABSENT is not set",
+        f"target folder: key_file: {tmp_path}: Is a directory",
+        f"target empty: key_file: {tmp_path / 'empty'} is empty",
+        "target bad: key_env: the variable BAD has a character that cannot be sent in an HTTP header",
+        "target outside: ALL_PROXY: expected http://[user:password@]host[:port] or https://...",
+    ]
